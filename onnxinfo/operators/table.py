@@ -1,0 +1,230 @@
+"""How an ONNX operator becomes a torch function: the table, and its registration with onnx2torch.
+
+An operator is a plain function named as ONNX names it. Its positional parameters are the operator's inputs, its
+keyword-only parameters the attributes with ONNX's defaults; it returns a tensor, or a tuple for several outputs::
+
+    @operator()
+    def Elu(X, *, alpha=1.0):
+        return torch.where(X > 0, X, alpha * torch.expm1(X))
+
+    @operator(versions=(13, None))
+    def Squeeze(data, axes: Ints = None):
+        ...
+
+A parameter annotated ``Ints`` or ``Floats`` holds shape arithmetic: the function receives a list of Python numbers
+(or None where the optional input is absent), whether the operand is a constant of the model or computed at run time.
+An operator whose meaning changed between opsets has one function per range of versions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import onnx
+import torch
+from onnx2torch.node_converters import registry
+from onnx2torch.onnx_graph import OnnxGraph
+from onnx2torch.onnx_node import OnnxNode
+from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
+from torch import Tensor, nn
+
+MICROSOFT = "com.microsoft"
+
+# Markers for parameters that hold shape arithmetic; the functions see plain lists.
+Ints = list[int] | None
+Floats = list[float] | None
+
+Function = Callable[..., Any]
+Converter = Callable[[OnnxNode, OnnxGraph], OperationConverterResult]
+
+
+class Versions(NamedTuple):
+    """A closed range of operator versions; ``last`` is None for "and every later one"."""
+
+    first: int
+    last: int | None
+
+    def __contains__(self, version: object) -> bool:
+        return isinstance(version, int) and self.first <= version and (self.last is None or version <= self.last)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table: what serves an operator for a range of its versions."""
+
+    domain: str
+    op_type: str
+    versions: Versions
+    converter: Converter
+
+
+TABLE: list[Entry] = []
+
+
+def operator(
+    name: str | None = None, *, domain: str = "", versions: tuple[int, int | None] = (1, None)
+) -> Callable[[Function], Function]:
+    """Put a function into the table, under its own name unless ``name`` is given."""
+
+    def enter(function: Function) -> Function:
+        def convert(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+            return _convert(function, node, graph)
+
+        op_type = name or function.__name__.rstrip("_")
+        TABLE.append(Entry(domain, op_type, Versions(*versions), convert))
+        return function
+
+    return enter
+
+
+def converter(
+    *op_types: str, domain: str = "", versions: tuple[int, int | None] = (1, None)
+) -> Callable[[Converter], Converter]:
+    """Put an onnx2torch converter into the table, for operators that need more than their operands' values."""
+
+    def enter(function: Converter) -> Converter:
+        TABLE.extend(Entry(domain, op_type, Versions(*versions), function) for op_type in op_types)
+        return function
+
+    return enter
+
+
+class Operator(nn.Module):
+    """A function of the table with the constants and attributes of one node bound to it.
+
+    Parameters
+    ----------
+    function
+        The function of the table.
+    constants
+        By position: operands known before the model runs, as lists (shape arithmetic), tensors or None (absent).
+    listed
+        By position: "Ints" or "Floats" where the function expects a list of numbers.
+    attributes
+        The node's attributes.
+    """
+
+    def __init__(
+        self, function: Function, constants: dict[int, Any], listed: dict[int, str], attributes: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.function = function
+        self.constants = constants
+        self.listed = listed
+        self.attributes = attributes
+
+    def forward(self, *operands: Any) -> Any:
+        arguments = iter(operands)
+        total = len(operands) + len(self.constants)
+        bound = [self.constants[i] if i in self.constants else next(arguments) for i in range(total)]
+        for i in self.listed:
+            if isinstance(bound[i], Tensor):
+                bound[i] = bound[i].reshape(-1).tolist()
+        return self.function(*_on_one_device(bound), **self.attributes)
+
+    def extra_repr(self) -> str:
+        return self.function.__name__
+
+
+def _on_one_device(operands: list[Any]) -> list[Any]:
+    """Shape arithmetic stays on the host; where it meets tensors of an accelerator, it follows them there."""
+    devices = {operand.device for operand in operands if isinstance(operand, Tensor)}
+    if len(devices) < 2:
+        return operands
+    target = next(device for device in devices if device.type != "cpu")
+    return [operand.to(target) if isinstance(operand, Tensor) else operand for operand in operands]
+
+
+def _convert(function: Function, node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+    annotations = _listed_parameters(function, len(node.input_values))
+    constants: dict[int, Any] = {}
+    dynamic: list[str] = []
+    for i, name in enumerate(node.input_values):
+        value = _constant_operand(name, graph, listed=i in annotations)
+        if value is _DYNAMIC:
+            dynamic.append(name)
+        else:
+            constants[i] = value
+    attributes = {a.name: attribute_value(a) for a in node.proto.attribute}
+    module = Operator(function, constants, annotations, attributes)
+    return OperationConverterResult(module, OnnxMapping(tuple(dynamic), tuple(node.output_values)))
+
+
+_DYNAMIC = object()
+
+
+def _constant_operand(name: str, graph: OnnxGraph, *, listed: bool) -> Any:
+    if name == "":
+        return None
+    if name not in graph.initializers:
+        return _DYNAMIC
+    value = graph.initializers[name].to_torch()
+    if listed:
+        return value.reshape(-1).tolist()
+    # Float constants are weights: they belong to the module's buffers, shared and moved with it.
+    if value.is_floating_point() or value.is_complex() or value.dim() > 1:
+        return _DYNAMIC
+    return value
+
+
+def _listed_parameters(function: Function, count: int) -> dict[int, str]:
+    """Positions (of the first ``count`` operands) that the function wants as lists of numbers."""
+    listed = {}
+    for i, parameter in enumerate(inspect.signature(function).parameters.values()):
+        annotation = str(parameter.annotation)
+        if i < count and annotation in ("Ints", "Floats") and parameter.kind is not parameter.VAR_POSITIONAL:
+            listed[i] = annotation
+    return listed
+
+
+def attribute_value(attribute: onnx.AttributeProto) -> Any:
+    """A node's attribute as Python value: bytes become str, tensors torch tensors; graphs stay protos."""
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode()
+    if attribute.type == onnx.AttributeProto.STRINGS:
+        return [item.decode() for item in value]
+    if isinstance(value, onnx.TensorProto):
+        return torch.from_numpy(onnx.numpy_helper.to_array(value).copy())
+    if attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):
+        return list(value)
+    return value
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """Register the table with onnx2torch for as long as the context lasts.
+
+    Precedence: a converter somebody else registered with onnx2torch, then this table, then onnx2torch's own. The
+    registry is left as it was found, so registering one's own converter works before and after.
+    """
+    registry_ = registry._CONVERTER_REGISTRY
+    before = dict(registry_)
+    history = _schema_versions()
+    try:
+        for entry in TABLE:
+            for version in history.get((entry.domain, entry.op_type), {1}):
+                key = registry.OperationDescription(entry.domain, entry.op_type, version)
+                if version not in entry.versions or _somebody_elses(before.get(key)):
+                    continue
+                registry_.pop(key, None)
+                registry.add_converter(entry.op_type, version, entry.domain)(entry.converter)
+        yield
+    finally:
+        registry_.clear()
+        registry_.update(before)
+
+
+def _somebody_elses(converter: Any) -> bool:
+    return converter is not None and not converter.__module__.startswith("onnx2torch.")
+
+
+def _schema_versions() -> dict[tuple[str, str], set[int]]:
+    versions: dict[tuple[str, str], set[int]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        versions.setdefault((schema.domain, schema.name), set()).add(schema.since_version)
+    return versions
