@@ -1,0 +1,57 @@
+"""The command line: each command parses its arguments, calls one function of :mod:`onnxinfo` and prints."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+# Command name -> module of this package that defines it (as a function of the same name, dashes as underscores).
+# Commands are imported when they run, so that starting costs nothing for the others.
+COMMANDS: dict[str, str] = {}
+
+
+class Commands(click.Group):
+    """A group whose commands are imported on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{COMMANDS[cmd_name]}", __name__)
+        command = getattr(module, cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="onnxinfo")
+@click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no remarks: results and errors only.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool, quiet: bool) -> None:
+    """How much of its input does each layer of a trained network discard?"""
+    ctx.obj = {"quiet": quiet}
+
+
+def main() -> None:
+    """Run the command line; exit 2 on usage errors, 1 on failures, 130 when interrupted."""
+    from onnxinfo import OnnxinfoError
+
+    debug = "--debug" in sys.argv[1:] or bool(os.environ.get("ONNXINFO_DEBUG"))
+    try:
+        # `--debug` works wherever it stands on the line.
+        cli([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="onnxinfo", standalone_mode=True)
+    except OnnxinfoError as error:
+        if debug:
+            raise
+        click.echo(f"onnxinfo: error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,5 @@
+"""``python -m onnxinfo``: the command line."""
+
+from onnxinfo.cli import main
+
+main()
