@@ -50,17 +50,55 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None) -> fx.Grap
     loaded = load(model)
     names = list(outputs) if outputs is not None else [o.name for o in loaded.proto.graph.output]
     proto = normalize(expose_only(loaded, names)).proto
+    opsets = {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import}
     with operators.registered():
-        return _GraphBuilder(proto).build()
+        return _GraphBuilder(_Scope(proto.graph, opsets)).build()
+
+
+class _Scope(OnnxGraph):  # type: ignore[misc]
+    """A graph as converters see it: what an enclosing graph defines is visible, and subgraphs can be built.
+
+    Parameters
+    ----------
+    proto
+        The graph.
+    opsets
+        Opset version by domain.
+    outer
+        The graph around it, for the body of a control flow operator.
+    """
+
+    def __init__(self, proto: onnx.GraphProto, opsets: dict[str, int], outer: _Scope | None = None) -> None:
+        super().__init__(proto)
+        self.opsets = opsets
+        self.nested = outer is not None
+        self.own_initializers = dict(self.initializers)
+        if outer is not None:
+            hidden = {*self.input_values, *self._node_output_values}
+            visible = {name: value for name, value in outer.initializers.items() if name not in hidden}
+            self._initializers = visible | self.own_initializers
+            self._value_info = {**outer.value_info, **self.value_info}
+
+    def subgraph(self, proto: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[str, ...]]:
+        """Convert the body of a control flow operator.
+
+        Returns
+        -------
+        module
+            Takes the body's inputs, then the captured values.
+        captured
+            Names of the values of this graph, or of one around it, that the body uses.
+        """
+        builder = _GraphBuilder(_Scope(proto, self.opsets, self))
+        return builder.build(), tuple(builder.captured)
 
 
 class _GraphBuilder:
     """Build one fx graph from one ONNX graph whose nodes are topologically sorted."""
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self.onnx_graph = OnnxGraph(proto.graph)
-        self.opsets = {opset.domain: opset.version for opset in proto.opset_import}
-        self.opsets.setdefault("", self.opsets.get("ai.onnx", 1))
+    def __init__(self, onnx_graph: _Scope) -> None:
+        self.onnx_graph = onnx_graph
+        self.captured: list[str] = []
         self.root = nn.Module()
         self.initializers = nn.Module()
         self.root.add_module("initializers", self.initializers)
@@ -68,7 +106,7 @@ class _GraphBuilder:
         self.values: dict[str, fx.Node] = {}
 
     def build(self) -> fx.GraphModule:
-        initializers = self.onnx_graph.initializers
+        initializers = self.onnx_graph.own_initializers
         for i, name in enumerate(n for n in self.onnx_graph.input_values if n not in initializers):
             self.values[name] = self.graph.placeholder(f"input_{i + 1}")
         for index, node in enumerate(self.onnx_graph.nodes.values()):
@@ -79,7 +117,7 @@ class _GraphBuilder:
 
     def _add(self, index: int, node: OnnxNode) -> None:
         domain = "" if node.domain == "ai.onnx" else node.domain
-        version = self.opsets.get(domain, 1)
+        version = self.onnx_graph.opsets.get(domain or "ai.onnx", 1)
         try:
             converter = get_converter(node.operation_type, version, domain)
             module, mapping = converter(node, self.onnx_graph)
@@ -101,11 +139,13 @@ class _GraphBuilder:
                 self.values[name] = self.graph.call_function(getitem, (result, position))
 
     def _value(self, name: str) -> fx.Node:
+        if name not in self.values and name not in self.onnx_graph.own_initializers and self.onnx_graph.nested:
+            with self.graph.inserting_before(next((n for n in self.graph.nodes if n.op != "placeholder"), None)):
+                self.values[name] = self.graph.placeholder(f"captured_{len(self.captured) + 1}")
+            self.captured.append(name)
         if name not in self.values:
-            tensor = self.onnx_graph.initializers[name].to_torch()
+            tensor = operators.initializer_value(name, self.onnx_graph)
             buffer = f"initializer_{sum(1 for _ in self.initializers.buffers())}"
             self.initializers.register_buffer(buffer, tensor)
             self.values[name] = self.graph.get_attr(f"initializers.{buffer}")
         return self.values[name]
-
-

@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import ml_dtypes
+import numpy as np
 import onnx
 import torch
 from onnx2torch.node_converters import registry
@@ -106,16 +108,24 @@ class Operator(nn.Module):
         By position: "Ints" or "Floats" where the function expects a list of numbers.
     attributes
         The node's attributes.
+    outputs
+        How many outputs the node names; of a function's tuple a single one receives the first value.
     """
 
     def __init__(
-        self, function: Function, constants: dict[int, Any], listed: dict[int, str], attributes: dict[str, Any]
+        self,
+        function: Function,
+        constants: dict[int, Any],
+        listed: dict[int, str],
+        attributes: dict[str, Any],
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.function = function
         self.constants = constants
         self.listed = listed
         self.attributes = attributes
+        self.outputs = outputs
 
     def forward(self, *operands: Any) -> Any:
         arguments = iter(operands)
@@ -124,7 +134,8 @@ class Operator(nn.Module):
         for i in self.listed:
             if isinstance(bound[i], Tensor):
                 bound[i] = bound[i].reshape(-1).tolist()
-        return self.function(*_on_one_device(bound), **self.attributes)
+        result = self.function(*_on_one_device(bound), **self.attributes)
+        return result[0] if self.outputs == 1 and isinstance(result, tuple) else result
 
     def extra_repr(self) -> str:
         return self.function.__name__
@@ -150,7 +161,7 @@ def _convert(function: Function, node: OnnxNode, graph: OnnxGraph) -> OperationC
         else:
             constants[i] = value
     attributes = {a.name: attribute_value(a) for a in node.proto.attribute}
-    module = Operator(function, constants, annotations, attributes)
+    module = Operator(function, constants, annotations, attributes, len(node.output_values))
     return OperationConverterResult(module, OnnxMapping(tuple(dynamic), tuple(node.output_values)))
 
 
@@ -162,7 +173,7 @@ def _constant_operand(name: str, graph: OnnxGraph, *, listed: bool) -> Any:
         return None
     if name not in graph.initializers:
         return _DYNAMIC
-    value = graph.initializers[name].to_torch()
+    value = initializer_value(name, graph)
     if listed:
         return value.reshape(-1).tolist()
     # Float constants are weights: they belong to the module's buffers, shared and moved with it.
@@ -189,10 +200,41 @@ def attribute_value(attribute: onnx.AttributeProto) -> Any:
     if attribute.type == onnx.AttributeProto.STRINGS:
         return [item.decode() for item in value]
     if isinstance(value, onnx.TensorProto):
-        return torch.from_numpy(onnx.numpy_helper.to_array(value).copy())
+        return tensor_from(onnx.numpy_helper.to_array(value))
     if attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):
         return list(value)
     return value
+
+
+# Element types numpy knows through ml_dtypes only, and the torch type that holds their values.
+_TORCH_TYPES = {
+    np.dtype(ml_dtypes.bfloat16): torch.bfloat16,
+    np.dtype(ml_dtypes.float8_e4m3fn): torch.float8_e4m3fn,
+    np.dtype(ml_dtypes.float8_e4m3fnuz): torch.float8_e4m3fnuz,
+    np.dtype(ml_dtypes.float8_e5m2): torch.float8_e5m2,
+    np.dtype(ml_dtypes.float8_e5m2fnuz): torch.float8_e5m2fnuz,
+    np.dtype(ml_dtypes.float8_e8m0fnu): torch.float8_e8m0fnu,
+}
+_WIDER_TYPES = {
+    np.dtype(ml_dtypes.int2): np.int8,
+    np.dtype(ml_dtypes.int4): np.int8,
+    np.dtype(ml_dtypes.uint2): np.uint8,
+    np.dtype(ml_dtypes.uint4): np.uint8,
+    np.dtype(ml_dtypes.float4_e2m1fn): np.float32,
+}
+
+
+def tensor_from(array: np.ndarray[Any, Any]) -> Tensor:
+    """Copy an array into a torch tensor; 2 and 4 bit types widen to the next type torch computes with."""
+    if array.dtype in _TORCH_TYPES:
+        raw = array.view(f"u{array.dtype.itemsize}").copy()
+        return torch.from_numpy(raw).view(_TORCH_TYPES[array.dtype])
+    return torch.from_numpy(array.astype(_WIDER_TYPES.get(array.dtype, array.dtype)))
+
+
+def initializer_value(name: str, graph: OnnxGraph) -> Tensor:
+    """Read a constant of the model as torch tensor."""
+    return tensor_from(onnx.numpy_helper.to_array(graph.initializers[name].proto))
 
 
 @contextmanager
