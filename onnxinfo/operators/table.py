@@ -232,6 +232,11 @@ def tensor_from(array: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(array.astype(_WIDER_TYPES.get(array.dtype, array.dtype)))
 
 
+def torch_type(element_type: int) -> torch.dtype:
+    """Return the torch type that holds values of an ONNX element type."""
+    return tensor_from(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(element_type))).dtype
+
+
 def initializer_value(name: str, graph: OnnxGraph) -> Tensor:
     """Read a constant of the model as torch tensor."""
     return tensor_from(onnx.numpy_helper.to_array(graph.initializers[name].proto))

@@ -1,0 +1,227 @@
+"""Control flow: the bodies are graphs of their own, with the outer values they use as additional inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import torch
+from onnx2torch.onnx_graph import OnnxGraph
+from onnx2torch.onnx_node import OnnxNode
+from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
+from torch import Tensor, fx, nn
+
+from .table import attribute_value, converter, torch_type
+
+Values = list[Any]
+
+
+@converter("If")
+def _if(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+    attributes = _attributes(node)
+    then_branch, then_captured = graph.subgraph(attributes["then_branch"])
+    else_branch, else_captured = graph.subgraph(attributes["else_branch"])
+    module = If(then_branch, else_branch, len(then_captured))
+    inputs = (*node.input_values, *then_captured, *else_captured)
+    return OperationConverterResult(module, OnnxMapping(inputs, node.output_values))
+
+
+@converter("Loop")
+def _loop(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+    proto = _attributes(node)["body"]
+    body, captured = graph.subgraph(proto)
+    carried = len(proto.input) - 2
+    module = Loop(body, carried, [_empty_scan(output) for output in proto.output[1 + carried :]])
+    limit_and_condition = (*node.input_values, "", "")[:2]
+    inputs = (*limit_and_condition, *node.input_values[2:], *captured)
+    return OperationConverterResult(module, OnnxMapping(inputs, node.output_values))
+
+
+@converter("Scan", versions=(9, None))
+def _scan(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+    attributes = _attributes(node)
+    proto = attributes.pop("body")
+    body, captured = graph.subgraph(proto)
+    module = Scan(body, len(proto.input), len(proto.output), **attributes)
+    return OperationConverterResult(module, OnnxMapping((*node.input_values, *captured), node.output_values))
+
+
+@converter("Scan", versions=(8, 8))
+def _scan_8(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+    if node.input_values[0]:
+        raise NotImplementedError("sequence lengths of Scan 8 have no converter; write the model in opset 9 or later")
+    attributes = _attributes(node)
+    proto = attributes["body"]
+    body, captured = graph.subgraph(proto)
+    directions = attributes.get("directions")
+    scans = attributes["num_scan_inputs"]
+    scan = Scan(body, len(proto.input), len(proto.output), num_scan_inputs=scans, scan_input_directions=directions)
+    inputs = (*node.input_values[1:], *captured)
+    return OperationConverterResult(BatchedScan(scan), OnnxMapping(inputs, node.output_values))
+
+
+@converter("SequenceMap")
+def _sequence_map(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+    body, captured = graph.subgraph(_attributes(node)["body"])
+    module = SequenceMap(body, len(node.input_values))
+    return OperationConverterResult(module, OnnxMapping((*node.input_values, *captured), node.output_values))
+
+
+def _attributes(node: OnnxNode) -> dict[str, Any]:
+    return {a.name: attribute_value(a) for a in node.proto.attribute}
+
+
+def _empty_scan(output: onnx.ValueInfoProto) -> Tensor:
+    """Scan output of a loop without iterations; dimensions the model leaves open are empty too."""
+    tensor = output.type.tensor_type
+    return torch.empty(0, *(d.dim_value for d in tensor.shape.dim), dtype=torch_type(tensor.elem_type))
+
+
+def _unpacked(values: Values) -> Any:
+    """Return a node's only output as it is, several as a list."""
+    return values[0] if len(values) == 1 else values
+
+
+class If(nn.Module):
+    """Run one of two graphs."""
+
+    def __init__(self, then_branch: fx.GraphModule, else_branch: fx.GraphModule, then_captured: int) -> None:
+        super().__init__()
+        self.then_branch = then_branch
+        self.else_branch = else_branch
+        self.then_captured = then_captured
+
+    def forward(self, condition: Tensor, *captured: Any) -> Any:
+        """Run the branch that the condition names, on the outer values it uses."""
+        if bool(condition):
+            return _unpacked(self.then_branch(*captured[: self.then_captured]))
+        return _unpacked(self.else_branch(*captured[self.then_captured :]))
+
+
+class Loop(nn.Module):
+    """Repeat a graph on its own results, up to a number of times and while a condition holds.
+
+    A condition computed by the body ends the loop even where the node has no condition input, as in ONNX Runtime.
+
+    Parameters
+    ----------
+    body
+        Takes iteration number, condition, carried values and captured values; returns condition, carried values and
+        this iteration's part of each scan output.
+    carried
+        How many values an iteration hands to the next.
+    empty
+        Each scan output of a loop that ends before its first iteration.
+    """
+
+    def __init__(self, body: fx.GraphModule, carried: int, empty: list[Tensor]) -> None:
+        super().__init__()
+        self.body = body
+        self.carried = carried
+        self.empty = empty
+
+    def forward(self, limit: Tensor | None, condition: Tensor | None, *operands: Any) -> Any:
+        """Run the loop; returns the carried values after the last iteration, then the stacked scan outputs."""
+        carried, captured = operands[: self.carried], operands[self.carried :]
+        end = None if limit is None else int(limit)
+        condition = torch.tensor(True) if condition is None else condition
+        steps: list[Values] = []
+        while (end is None or len(steps) < end) and bool(condition):
+            condition, *values = self.body(torch.tensor(len(steps)), condition, *carried, *captured)
+            carried = tuple(values[: self.carried])
+            steps.append(values[self.carried :])
+        scanned = [torch.stack(parts) for parts in zip(*steps, strict=True)] if steps else self.empty
+        return _unpacked([*carried, *scanned])
+
+
+class Scan(nn.Module):
+    """Run a graph over slices of tensors, handing state from one slice to the next.
+
+    Parameters
+    ----------
+    body
+        Takes state, one slice of each scanned input and captured values; returns state and slices of the outputs.
+    inputs, outputs
+        How many values the body takes (captured ones excepted) and returns.
+    num_scan_inputs, scan_input_axes, scan_input_directions, scan_output_axes, scan_output_directions
+        As ONNX defines them; absent lists are zeros.
+    """
+
+    def __init__(
+        self,
+        body: fx.GraphModule,
+        inputs: int,
+        outputs: int,
+        *,
+        num_scan_inputs: int,
+        scan_input_axes: list[int] | None = None,
+        scan_input_directions: list[int] | None = None,
+        scan_output_axes: list[int] | None = None,
+        scan_output_directions: list[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.inputs = inputs
+        self.states = inputs - num_scan_inputs
+        scans = outputs - self.states
+        self.input_axes = scan_input_axes or [0] * num_scan_inputs
+        self.input_reversed = scan_input_directions or [0] * num_scan_inputs
+        self.output_axes = scan_output_axes or [0] * scans
+        self.output_reversed = scan_output_directions or [0] * scans
+
+    def forward(self, *operands: Any) -> Any:
+        """Run the scan; returns the final state, then the scanned outputs."""
+        state = operands[: self.states]
+        captured = operands[self.inputs :]
+        slices = [
+            list(reversed(tensor.unbind(axis))) if backward else tensor.unbind(axis)
+            for tensor, axis, backward in zip(
+                operands[self.states : self.inputs], self.input_axes, self.input_reversed, strict=True
+            )
+        ]
+        steps: list[Values] = []
+        for parts in zip(*slices, strict=True):
+            values = self.body(*state, *parts, *captured)
+            state = tuple(values[: self.states])
+            steps.append(values[self.states :])
+        scanned = [
+            torch.stack(parts[::-1] if backward else parts, axis)
+            for parts, axis, backward in zip(
+                zip(*steps, strict=True), self.output_axes, self.output_reversed, strict=True
+            )
+        ]
+        return _unpacked([*state, *scanned])
+
+
+class BatchedScan(nn.Module):
+    """Scan of opset 8: operands have a batch axis in front, and each sample is scanned on its own."""
+
+    def __init__(self, scan: Scan) -> None:
+        super().__init__()
+        self.scan = scan
+
+    def forward(self, *operands: Any) -> Any:
+        """Run the scan on every sample; returns final states and scanned outputs, stacked."""
+        batched, captured = operands[: self.scan.inputs], operands[self.scan.inputs :]
+        results = [self.scan(*sample, *captured) for sample in zip(*batched, strict=True)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results)
+        return [torch.stack(values) for values in zip(*results, strict=True)]
+
+
+class SequenceMap(nn.Module):
+    """Run a graph on every element of a sequence; tensors among the inputs take part in every run."""
+
+    def __init__(self, body: fx.GraphModule, inputs: int) -> None:
+        super().__init__()
+        self.body = body
+        self.inputs = inputs
+
+    def forward(self, sequence: Values, *operands: Any) -> Any:
+        """Return one sequence per output of the body."""
+        arguments, captured = operands[: self.inputs - 1], operands[self.inputs - 1 :]
+        results = [
+            self.body(element, *(a[i] if isinstance(a, list) else a for a in arguments), *captured)
+            for i, element in enumerate(sequence)
+        ]
+        return _unpacked([list(values) for values in zip(*results, strict=True)])
