@@ -74,7 +74,7 @@ def operator(
 
     def enter(function: Function) -> Function:
         def convert(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
-            return _convert(function, node, graph)
+            return bind(function, node, graph)
 
         op_type = name or function.__name__.rstrip("_")
         TABLE.append(Entry(domain, op_type, Versions(*versions), convert))
@@ -150,7 +150,8 @@ def _on_one_device(operands: list[Any]) -> list[Any]:
     return [operand.to(target) if isinstance(operand, Tensor) else operand for operand in operands]
 
 
-def _convert(function: Function, node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+def bind(function: Function, node: OnnxNode, graph: OnnxGraph, **attributes: Any) -> OperationConverterResult:
+    """Convert a node to a function of the table; attributes given here come before the node's own."""
     annotations = _listed_parameters(function, len(node.input_values))
     constants: dict[int, Any] = {}
     dynamic: list[str] = []
@@ -160,7 +161,7 @@ def _convert(function: Function, node: OnnxNode, graph: OnnxGraph) -> OperationC
             dynamic.append(name)
         else:
             constants[i] = value
-    attributes = {a.name: attribute_value(a) for a in node.proto.attribute}
+    attributes = {a.name: attribute_value(a) for a in node.proto.attribute} | attributes
     module = Operator(function, constants, annotations, attributes, len(node.output_values))
     return OperationConverterResult(module, OnnxMapping(tuple(dynamic), tuple(node.output_values)))
 
@@ -221,11 +222,13 @@ _WIDER_TYPES = {
     np.dtype(ml_dtypes.uint2): np.uint8,
     np.dtype(ml_dtypes.uint4): np.uint8,
     np.dtype(ml_dtypes.float4_e2m1fn): np.float32,
+    np.dtype(ml_dtypes.float6_e2m3fn): np.float32,
+    np.dtype(ml_dtypes.float6_e3m2fn): np.float32,
 }
 
 
 def tensor_from(array: np.ndarray[Any, Any]) -> Tensor:
-    """Copy an array into a torch tensor; 2 and 4 bit types widen to the next type torch computes with."""
+    """Copy an array into a torch tensor; types of 2 to 6 bits widen to the next type torch computes with."""
     if array.dtype in _TORCH_TYPES:
         raw = array.view(f"u{array.dtype.itemsize}").copy()
         return torch.from_numpy(raw).view(_TORCH_TYPES[array.dtype])
@@ -235,6 +238,13 @@ def tensor_from(array: np.ndarray[Any, Any]) -> Tensor:
 def torch_type(element_type: int) -> torch.dtype:
     """Return the torch type that holds values of an ONNX element type."""
     return tensor_from(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(element_type))).dtype
+
+
+def element_type(name: str, graph: OnnxGraph) -> int:
+    """Return the ONNX element type of a tensor of the graph, 0 where it is not known."""
+    if name in graph.initializers:
+        return int(graph.initializers[name].proto.data_type)
+    return int(graph.value_info[name].type.tensor_type.elem_type) if name in graph.value_info else 0
 
 
 def initializer_value(name: str, graph: OnnxGraph) -> Tensor:

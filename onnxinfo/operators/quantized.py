@@ -1,0 +1,202 @@
+"""Quantised operators, with the straight-through estimator: the value is ONNX Runtime's, rounding has gradient one.
+
+Gradients cannot pass integer tensors, so what an operator quantises is carried on as whole numbers in a float tensor:
+float32 where that is exact, else float64. Inside the range of the quantised type the gradient is the unrounded
+operator's, outside it is zero. What the model stores as integers (weights, zero points) stays so.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import torch
+from onnx2torch.onnx_graph import OnnxGraph
+from onnx2torch.onnx_node import OnnxNode
+from onnx2torch.utils.common import OperationConverterResult
+from torch import Tensor
+
+from .nn import Conv
+from .table import bind, converter, element_type, operator, torch_type
+
+# Below this, float32 adds whole numbers without rounding.
+_EXACT_IN_FLOAT32 = 2**24
+_WIDEST_UINT8 = 255
+
+_MINIFLOATS = {
+    np.dtype(getattr(ml_dtypes, f"float{format}"))
+    for format in ("8_e4m3fn", "8_e4m3fnuz", "8_e5m2", "8_e5m2fnuz", "6_e2m3fn", "6_e3m2fn", "4_e2m1fn")
+}
+
+
+def single(x: Tensor) -> Tensor:
+    """Convert to float32 what has less precision than it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def straight_through(exact: Tensor, smooth: Tensor) -> Tensor:
+    """Return the values of ``exact`` with the gradient of ``smooth``."""
+    return smooth + (exact - smooth).detach()
+
+
+def round_to_integer(x: Tensor, zero_point: Tensor | int, low: int, high: int) -> Tensor:
+    """Round half to even, add the zero point and saturate."""
+    # Clamping first gives the same values, and keeps infinities out of the difference that carries the gradient.
+    x = single(x).clamp(low - _plain(zero_point), high - _plain(zero_point))
+    return straight_through(x.round(), x) + _plain(zero_point)
+
+
+def round_to_float(x: Tensor, type: int, saturate: int = 1) -> Tensor:
+    """Round half to even to the values of an ONNX float type of 4 to 8 bits."""
+    format = ml_dtypes.finfo(onnx.helper.tensor_dtype_to_np_dtype(type))
+    largest = float(format.max)
+    x = single(x)
+    exponent = torch.frexp(x.detach()).exponent.clamp(min=int(format.minexp) + 1) - 1
+    step = torch.ldexp(torch.ones_like(x), exponent - format.nmant)
+    rounded = (x / step).round() * step
+    if not saturate:
+        overflow = math.inf if type == onnx.TensorProto.FLOAT8E5M2 else math.nan
+        rounded = torch.where(rounded.abs() > largest, overflow * x.sign(), rounded)
+        return straight_through(rounded, x)
+    return straight_through(rounded.clamp(-largest, largest), x.clamp(-largest, largest))
+
+
+def dequantized(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Any:
+    """Return ``(x - zero_point) * scale``; scale and zero point broadcast as they are."""
+    return centred(x, zero_point).to(scale.dtype) * scale
+
+
+def requantized(x: Tensor, zero_point: Tensor | None = None) -> Tensor:
+    """Round ``x``, which is in units of the scale, to the type of the zero point (uint8 without one)."""
+    limits = torch.iinfo(torch.uint8 if zero_point is None else zero_point.dtype)
+    return round_to_integer(x, 0 if zero_point is None else zero_point, limits.min, limits.max)
+
+
+def centred(x: Tensor, zero_point: Tensor | None = None) -> Any:
+    """Return ``x - zero_point`` in a type without overflow: int32 for integers, else a float type."""
+    return _plain(x) if zero_point is None else _plain(x) - _plain(zero_point)
+
+
+def _plain(x: Any) -> Any:
+    """Widen a tensor to a type that torch computes with."""
+    if not isinstance(x, Tensor) or x.dtype == torch.int32:
+        return x
+    if x.is_floating_point():
+        return x.float() if x.dtype.itemsize < 2 else x
+    return x.to(torch.int32 if x.dtype.itemsize < 4 else torch.int64)
+
+
+def _along(parameter: Tensor | None, x: Tensor, axis: int, block_size: int) -> Tensor | None:
+    """Shape scales or zero points to broadcast with ``x``: one per tensor, per index of an axis, or per block."""
+    if parameter is None:
+        return None
+    parameter = _plain(parameter)
+    if parameter.numel() == 1 and parameter.dim() < 2:
+        return parameter.reshape(())
+    if block_size:
+        return parameter.repeat_interleave(block_size, axis).narrow(axis, 0, x.shape[axis])
+    if parameter.dim() != 1:
+        raise ValueError(f"scales of shape {tuple(parameter.shape)} without a block size; expected one axis")
+    return _on_axis(parameter, axis, x.dim())
+
+
+def _on_axis(parameter: Tensor | None, axis: int, rank: int) -> Tensor | None:
+    """Shape one value per index of an axis to broadcast with a tensor of that rank."""
+    if parameter is None or parameter.numel() == 1:
+        return parameter
+    shape = [1] * rank
+    shape[axis] = -1
+    return parameter.reshape(shape)
+
+
+def _rows(parameter: Tensor | None) -> Tensor | None:
+    """Shape one value per row of a matrix to broadcast with it."""
+    return parameter.unsqueeze(-1) if parameter is not None and parameter.dim() == 1 else parameter
+
+
+@converter("QuantizeLinear")
+def _quantize_linear(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+    zero_point = node.input_values[2] if len(node.input_values) > 2 else ""
+    declared = (node.attributes.get("output_dtype"), element_type(zero_point, graph))
+    type = next((t for t in (*declared, element_type(node.output_values[0], graph)) if t), onnx.TensorProto.UINT8)
+    return bind(QuantizeLinear, node, graph, output_dtype=type)
+
+
+def QuantizeLinear(x, y_scale, y_zero_point=None, *, output_dtype, axis=1, block_size=0, precision=0, saturate=1):
+    scale = _along(y_scale, x, axis, block_size)
+    zero_point = _along(y_zero_point, x, axis, block_size)
+    scale = scale.to(torch_type(precision)) if precision else scale
+    quotient = x.to(scale.dtype) / scale
+    if onnx.helper.tensor_dtype_to_np_dtype(output_dtype) in _MINIFLOATS:
+        return round_to_float(quotient if zero_point is None else quotient + zero_point, output_dtype, saturate)
+    limits = ml_dtypes.iinfo(onnx.helper.tensor_dtype_to_np_dtype(output_dtype))
+    return round_to_integer(quotient, 0 if zero_point is None else zero_point, int(limits.min), int(limits.max))
+
+
+@operator()
+def DequantizeLinear(x, x_scale, x_zero_point=None, *, axis=1, block_size=0, output_dtype=0):
+    scale = _along(x_scale, x, axis, block_size)
+    zero_point = _along(x_zero_point, x, axis, block_size)
+    return dequantized(x, scale.to(torch_type(output_dtype)) if output_dtype else _plain(scale), zero_point)
+
+
+@operator()
+def DynamicQuantizeLinear(x):
+    low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
+    width = (high - low) / _WIDEST_UINT8
+    scale = torch.where(width == 0, 1.0, width)
+    zero_point = (-low / scale).detach().clamp(0, _WIDEST_UINT8).round().to(torch.uint8)
+    return requantized(x / scale, zero_point), scale, zero_point
+
+
+@operator()
+def MatMulInteger(A, B, a_zero_point=None, b_zero_point=None):
+    return _whole_matmul(centred(A, _rows(a_zero_point)), centred(B, b_zero_point))
+
+
+@operator()
+def QLinearMatMul(a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point):
+    product = _whole_matmul(centred(a, _rows(a_zero_point)), centred(b, b_zero_point))
+    scale = single(_rows(a_scale)) * single(b_scale) / single(_rows(y_scale))
+    return requantized(product.to(scale.dtype) * scale, _rows(y_zero_point))
+
+
+@operator()
+def ConvInteger(x, w, x_zero_point=None, w_zero_point=None, **attributes):
+    weight = centred(w, _on_axis(w_zero_point, 0, w.dim()))
+    return _whole_conv(centred(x, x_zero_point), weight, None, attributes)
+
+
+@operator()
+def QLinearConv(x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B=None, **attributes):
+    weight = centred(w, _on_axis(w_zero_point, 0, w.dim()))
+    product = _whole_conv(centred(x, x_zero_point), weight, B, attributes)
+    scale = x_scale * _on_axis(w_scale, 1, w.dim()) / y_scale
+    return requantized(product.to(scale.dtype) * scale, y_zero_point)
+
+
+def _whole_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply matrices of whole numbers of at most nine bits exactly."""
+    column = _WIDEST_UINT8 * b.shape[0 if b.dim() == 1 else -2] if b.is_floating_point() else _largest_sum(b, -2)
+    type = _exact_type(a, b, largest=_WIDEST_UINT8 * column)
+    return a.to(type) @ b.to(type)
+
+
+def _whole_conv(x: Tensor, w: Tensor, bias: Tensor | None, attributes: dict[str, Any]) -> Tensor:
+    """Convolve whole numbers of at most nine bits exactly."""
+    largest = _WIDEST_UINT8 * _largest_sum(w.flatten(1), 1) + (0 if bias is None else int(bias.abs().max()))
+    type = _exact_type(x, w, largest=largest)
+    return Conv(x.to(type), w.to(type), None if bias is None else bias.to(type), **attributes)
+
+
+def _largest_sum(x: Tensor, axis: int) -> int:
+    return int(x.abs().sum(axis).max())
+
+
+def _exact_type(*operands: Tensor, largest: int) -> torch.dtype:
+    """Return the float type in which no sum of the operands' products, of the given size, is rounded."""
+    wide = largest >= _EXACT_IN_FLOAT32 or any(operand.dtype == torch.float64 for operand in operands)
+    return torch.float64 if wide else torch.float32
