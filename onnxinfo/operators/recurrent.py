@@ -1,0 +1,220 @@
+"""Recurrent layers: LSTM, GRU and RNN as ONNX defines them, through torch's fused kernels where those do the same.
+
+Shapes in the comments: T time steps, B samples, D directions, G gates, I inputs, H hidden units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import functional
+
+from .table import operator
+
+State = tuple[Tensor, ...]
+Cell = Callable[[Tensor, State], State]
+Activation = Callable[[Tensor], Tensor]
+
+# Function with its parameters' defaults, in the order in which it takes values from activation_alpha and _beta.
+_ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], dict[str, float | None]]] = {
+    "affine": (lambda x, alpha, beta: alpha * x + beta, {"alpha": 1.0, "beta": 0.0}),
+    "elu": (functional.elu, {"alpha": 1.0}),
+    "hardsigmoid": (lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1), {"alpha": 0.2, "beta": 0.5}),
+    "leakyrelu": (lambda x, alpha: functional.leaky_relu(x, alpha), {"alpha": 0.01}),
+    "relu": (torch.relu, {}),
+    "scaledtanh": (lambda x, alpha, beta: alpha * torch.tanh(beta * x), {"alpha": None, "beta": None}),
+    "sigmoid": (torch.sigmoid, {}),
+    "softplus": (functional.softplus, {}),
+    "softsign": (functional.softsign, {}),
+    "tanh": (torch.tanh, {}),
+    "thresholdedrelu": (lambda x, alpha: torch.where(x >= alpha, x, 0.0), {"alpha": 1.0}),
+}
+
+
+@operator()
+def LSTM(X, W, R, B=None, sequence_lens=None, initial_h=None, initial_c=None, P=None, *, input_forget=0, **attributes):
+    layer = _Layer(X, W, R, B, sequence_lens, [initial_h, initial_c], **attributes)
+    functions = layer.activations(["Sigmoid", "Tanh", "Tanh"])
+    if layer.plain and P is None and not input_forget and layer.default_activations:
+        return layer.fused(torch.lstm, order=[0, 2, 3, 1])
+
+    def cell(d: int) -> Cell:
+        f, g, h = functions[d]
+        pi, po, pf = (0, 0, 0) if P is None else P[d].chunk(3)
+
+        def step(x: Tensor, state: State) -> State:
+            hidden, c = state
+            i, o, forget, candidate = (x + hidden @ R[d].t()).chunk(4, -1)
+            i = f(layer.clipped(i + pi * c))
+            forget = 1 - i if input_forget else f(layer.clipped(forget + pf * c))
+            c = forget * c + i * g(layer.clipped(candidate))
+            return f(layer.clipped(o + po * c)) * h(c), c
+
+        return step
+
+    return layer.run(cell, layer.input_bias + layer.recurrent_bias)
+
+
+@operator()
+def GRU(X, W, R, B=None, sequence_lens=None, initial_h=None, *, linear_before_reset=0, **attributes):
+    layer = _Layer(X, W, R, B, sequence_lens, [initial_h], **attributes)
+    functions = layer.activations(["Sigmoid", "Tanh"])
+    if layer.plain and linear_before_reset and layer.default_activations:
+        return layer.fused(torch.gru, order=[1, 0, 2])
+    hidden_size = R.shape[-1]
+
+    def cell(d: int) -> Cell:
+        f, g = functions[d]
+        gates, candidate = R[d].split([2 * hidden_size, hidden_size])
+        gate_bias, candidate_bias = layer.recurrent_bias[d].split([2 * hidden_size, hidden_size])
+
+        def step(x: Tensor, state: State) -> State:
+            (hidden,) = state
+            x_gates, x_candidate = x.split([2 * hidden_size, hidden_size], -1)
+            z, r = f(layer.clipped(x_gates + functional.linear(hidden, gates, gate_bias))).chunk(2, -1)
+            if linear_before_reset:
+                recurrent = r * functional.linear(hidden, candidate, candidate_bias)
+            else:
+                recurrent = functional.linear(r * hidden, candidate, candidate_bias)
+            h = g(layer.clipped(x_candidate + recurrent))
+            return ((1 - z) * h + z * hidden,)
+
+        return step
+
+    return layer.run(cell, layer.input_bias)
+
+
+@operator()
+def RNN(X, W, R, B=None, sequence_lens=None, initial_h=None, **attributes):
+    layer = _Layer(X, W, R, B, sequence_lens, [initial_h], **attributes)
+    functions = layer.activations(["Tanh"])
+    if layer.plain and layer.default_activations:
+        return layer.fused(torch.rnn_tanh, order=[0])
+
+    def cell(d: int) -> Cell:
+        (f,) = functions[d]
+        return lambda x, state: (f(layer.clipped(x + state[0] @ R[d].t())),)
+
+    return layer.run(cell, layer.input_bias + layer.recurrent_bias)
+
+
+class _Layer:
+    """What the three operators share: operands in one layout, directions, sequence lengths.
+
+    Parameters
+    ----------
+    X, W, R, B, sequence_lens
+        As ONNX defines them: (T, B, I) or with ``layout=1`` (B, T, I); (D, G H, I); (D, G H, H); (D, 2 G H); (B,).
+    initial
+        Initial states or None: (D, B, H), with ``layout=1`` (B, D, H).
+    """
+
+    def __init__(
+        self,
+        X: Tensor,
+        W: Tensor,
+        R: Tensor,
+        B: Tensor | None,
+        sequence_lens: Tensor | None,
+        initial: list[Tensor | None],
+        *,
+        direction: str = "forward",
+        layout: int = 0,
+        clip: float | None = None,
+        activations: list[str] | None = None,
+        activation_alpha: list[float] | None = None,
+        activation_beta: list[float] | None = None,
+        hidden_size: int | None = None,
+        output_sequence: int = 1,
+    ) -> None:
+        self.X = X.transpose(0, 1) if layout else X
+        self.W, self.R = W, R
+        self.B = X.new_zeros(W.shape[0], 2 * W.shape[1]) if B is None else B
+        self.input_bias, self.recurrent_bias = self.B.chunk(2, -1)
+        self.lengths = sequence_lens
+        self.layout = layout
+        self.clip = clip
+        self.reversed = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
+        zeros = X.new_zeros(len(self.reversed), self.X.shape[1], R.shape[-1])
+        self.initial = [zeros if s is None else s.transpose(0, 1) if layout else s for s in initial]
+        self.names = activations
+        self.alpha = activation_alpha or []
+        self.beta = activation_beta or []
+        self.plain = clip is None and sequence_lens is None and not _transformed(X, W, R, self.B, *self.initial)
+
+    def activations(self, default: list[str]) -> list[list[Activation]]:
+        """Return the functions of each direction."""
+        names = self.names or default * len(self.reversed)
+        self.default_activations = [name.lower() for name in names] == [n.lower() for n in default * len(self.reversed)]
+        values = {"alpha": iter(self.alpha), "beta": iter(self.beta)}
+        functions: list[Activation] = []
+        for name in names:
+            function, defaults = _ACTIVATIONS[name.lower()]
+            functions.append(partial(function, **{k: next(values[k], v) for k, v in defaults.items()}))
+        return [functions[i : i + len(default)] for i in range(0, len(functions), len(default))]
+
+    def clipped(self, x: Tensor) -> Tensor:
+        """Limit the input of an activation."""
+        return x if self.clip is None else x.clamp(-self.clip, self.clip)
+
+    def run(self, cell: Callable[[int], Cell], bias: Tensor) -> tuple[Tensor, ...]:
+        """Step through time in each direction; return Y and the final states in the node's layout."""
+        results = [
+            self._direction(
+                functional.linear(self.X, self.W[d], bias[d]), cell(d), tuple(s[d] for s in self.initial), backward
+            )
+            for d, backward in enumerate(self.reversed)
+        ]
+        outputs, finals = zip(*results, strict=True)
+        return self._arranged(torch.stack(outputs, 1), *map(torch.stack, zip(*finals, strict=True)))
+
+    def _direction(self, projected: Tensor, cell: Cell, state: State, backward: bool) -> tuple[Tensor, State]:
+        outputs = []
+        times = list(enumerate(projected.unbind(0)))
+        for t, x in reversed(times) if backward else times:
+            after = cell(x, state)
+            output = after[0]
+            if self.lengths is not None:
+                # A sequence that has ended (or, backwards, not begun) keeps its state.
+                running = (t < self.lengths).unsqueeze(-1)
+                after = tuple(torch.where(running, new, old) for new, old in zip(after, state, strict=True))
+                output = torch.where(running, output, 0.0)
+            state = after
+            outputs.append(output)
+        return torch.stack(outputs[::-1] if backward else outputs), state
+
+    def fused(self, kernel: Callable[..., Any], order: list[int]) -> tuple[Tensor, ...]:
+        """Run torch's kernel, which holds the gates in another order."""
+
+        def reordered(parameter: Tensor) -> Tensor:
+            return torch.cat([parameter.chunk(len(order))[gate] for gate in order])
+
+        directions = range(len(self.reversed))
+        parameters = [reordered(p) for d in directions for p in (self.W[d], self.R[d], *self.B[d].chunk(2))]
+        states = self.initial if len(self.initial) > 1 else self.initial[0]
+        backward = self.reversed == [True]
+        X = self.X.flip(0) if backward else self.X
+        # cuDNN would want the weights in one piece of memory, and has no second derivative.
+        with torch.backends.cudnn.flags(enabled=False):
+            Y, *final = kernel(X, states, parameters, True, 1, 0.0, False, len(self.reversed) == 2, False)
+        Y = (Y.flip(0) if backward else Y).unflatten(-1, (len(self.reversed), -1)).transpose(1, 2)
+        return self._arranged(Y, *final)
+
+    def _arranged(self, Y: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """From (T, D, B, H) and (D, B, H) to the layout of the node."""
+        if not self.layout:
+            return (Y, *states)
+        return (Y.permute(2, 0, 1, 3), *(state.transpose(0, 1) for state in states))
+
+
+def _transformed(*operands: Tensor) -> bool:
+    """Whether torch.func or forward mode is at work, which the fused kernels know nothing of."""
+    return any(
+        torch._C._functorch.is_functorch_wrapped_tensor(operand) or forward_ad.unpack_dual(operand).tangent is not None
+        for operand in operands
+    )
