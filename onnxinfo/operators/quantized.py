@@ -20,7 +20,7 @@ from onnx2torch.utils.common import OperationConverterResult
 from torch import Tensor
 
 from .nn import Conv
-from .table import bind, converter, element_type, operator, torch_type
+from .table import bind, converter, element_type, operator, single, torch_type
 
 # Below this, float32 adds whole numbers without rounding.
 _EXACT_IN_FLOAT32 = 2**24
@@ -30,11 +30,6 @@ _MINIFLOATS = {
     np.dtype(getattr(ml_dtypes, f"float{format}"))
     for format in ("8_e4m3fn", "8_e4m3fnuz", "8_e5m2", "8_e5m2fnuz", "6_e2m3fn", "6_e3m2fn", "4_e2m1fn")
 }
-
-
-def single(x: Tensor) -> Tensor:
-    """Convert to float32 what has less precision than it."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def straight_through(exact: Tensor, smooth: Tensor) -> Tensor:

@@ -235,6 +235,11 @@ def tensor_from(array: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(array.astype(_WIDER_TYPES.get(array.dtype, array.dtype)))
 
 
+def single(x: Tensor) -> Tensor:
+    """Convert to float32 what has less precision than it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def torch_type(element_type: int) -> torch.dtype:
     """Return the torch type that holds values of an ONNX element type."""
     return tensor_from(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(element_type))).dtype
