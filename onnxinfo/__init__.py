@@ -30,6 +30,9 @@ _LAZY = {
     "expose": "surgery",
     "extract": "surgery",
     "convert": "convert",
+    "open": "archive",
+    "Archive": "archive",
+    "Run": "archive",
 }
 
 __all__ = [

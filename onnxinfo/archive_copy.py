@@ -1,0 +1,137 @@
+"""Archives made of runs of other archives: the one way in which the structure of a file ever changes.
+
+What is copied is checked on the way. The new file is complete before it takes its name, so an interruption leaves what
+was there before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from . import archive_guard as guard
+from .archive import Run
+from .archive_file import create_file
+from .archive_format import (
+    COMPRESSION,
+    FORMAT,
+    STATUS,
+    VERSION,
+    RunSchema,
+    cell_checksums,
+    create_run,
+    write_attribute,
+)
+from .errors import ArchiveError
+
+
+@dataclass(frozen=True)
+class LostCell:
+    """A cell that was marked finished, but is not what was written."""
+
+    run: str
+    metric: str
+    layer: str
+    sample: int
+
+
+def new_archive(path: Path) -> h5py.File:
+    """Create an archive without runs and return it open for writing."""
+    file = create_file(path)
+    write_attribute(file, "format", FORMAT)
+    write_attribute(file, "format_version", VERSION)
+    return file
+
+
+def schema_of(run: Run) -> RunSchema:
+    """Return what a run is about, as its writer was told."""
+    return RunSchema(
+        layers=run.layers,
+        axes=run.axes,
+        sample_shape=run.sample_shape,
+        sample_names=run.sample_names,
+        metrics=run.metrics,
+        unit=run.unit,
+        recipe=run.recipe,
+        labels=run.labels,
+        thumbnails=run.thumbnails,
+        provenance={key: value for key, value in run.provenance.items() if key not in ("format", "format_version")},
+    )
+
+
+def copy_run(run: Run, file: h5py.File, name: str) -> list[LostCell]:
+    """Copy a run into another archive.
+
+    Parameters
+    ----------
+    run
+        The run, of an archive open for reading.
+    file
+        An archive open for writing, in which `name` is not taken.
+    name
+        The run's name there.
+
+    Returns
+    -------
+    list of LostCell
+        Cells whose checksum does not hold; in the copy they are not finished.
+
+    Raises
+    ------
+    ArchiveError
+        The run's description cannot be read.
+    """
+    if run.compression not in COMPRESSION:
+        raise ArchiveError(f"run '{run.name}' has unknown compression '{run.compression}'; it is damaged")
+    group = create_run(file, name, schema_of(run), compression=run.compression, created=run.created)
+    lost: list[LostCell] = []
+    for metric in run.metrics:
+        lost += _copy_metric(run, metric.name, group)
+    status = guard.array(guard.dataset(run.group, "status", [], ["|u1"]))
+    finished = all((group[f"{metric.name}_done"][()] == 1).all() for metric in run.metrics)
+    is_complete = int(status) == STATUS.index("complete")
+    group["status"][()] = status if finished or not is_complete else STATUS.index("open")
+    group["elapsed"][()] = run.elapsed
+    return lost
+
+
+def _copy_metric(run: Run, name: str, target: h5py.Group) -> list[LostCell]:
+    metric = run.metric(name)
+    shape = run.shape
+    normalizer = run.normalizer(name)
+    columns = [guard.array(guard.dataset(run.group, metric.dataset(c.name), shape, [c.dtype])) for c in metric.columns]
+    checksum = guard.array(guard.dataset(run.group, f"{name}_checksum", shape, ["<u4"]))
+    marked = run.finished(name)
+    whole = marked & (cell_checksums(normalizer, columns, shape) == checksum)
+    if metric.has_map:
+        whole = _copy_maps(run, name, whole, target)
+    target[f"{name}_normalizer"][...] = normalizer
+    target[f"{name}_checksum"][...] = np.where(whole, checksum, 0)
+    for column, data in zip(metric.columns, columns, strict=True):
+        fill = np.nan if column.dtype == "<f8" else 0
+        target[metric.dataset(column.name)][...] = np.where(whole, data, fill).astype(column.dtype)
+    target[f"{name}_done"][...] = whole.astype("|u1")
+    return [
+        LostCell(run.name, name, run.layers[layer].name, int(sample)) for layer, sample in np.argwhere(marked & ~whole)
+    ]
+
+
+def _copy_maps(run: Run, name: str, wanted: npt.NDArray[np.bool_], target: h5py.Group) -> npt.NDArray[np.bool_]:
+    """Copy the wanted maps that are what was written, and tell which these are."""
+    whole = np.zeros(run.shape, dtype=bool)
+    source = run.maps(name)
+    checksum = guard.array(guard.dataset(run.group, f"{name}_map_checksum", run.shape, ["<u4"]))
+    for layer, sample in np.argwhere(wanted):
+        try:
+            data = guard.cell(source, int(layer), int(sample))
+        except ArchiveError:
+            continue
+        if guard.crc32(data) == checksum[layer, sample]:
+            target[f"{name}_map"][layer, sample] = data
+            whole[layer, sample] = True
+    target[f"{name}_map_checksum"][...] = np.where(whole, checksum, 0)
+    return whole

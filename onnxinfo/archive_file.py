@@ -1,0 +1,294 @@
+"""The archive as a file: one writer, replacement as a whole, and opening what a dead writer left open."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import h5py
+
+from .archive_format import LIBVER
+from .errors import ArchiveError, UsageError
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SUPERBLOCK_SIZE = 48
+FLAGS_OFFSET = 11
+
+
+class WriterLock:
+    """The right to write an archive, held through a lock on ``<archive>.lock``.
+
+    The operating system gives it back when the process ends, however it ends. It is not the archive itself that is
+    locked, because HDF5 locks that by its own rules and replacing the file would leave the lock behind.
+
+    Raises
+    ------
+    ArchiveError
+        Another process holds it, or the folder cannot be written.
+    """
+
+    def __init__(self, archive: Path) -> None:
+        self._path = archive.with_name(archive.name + ".lock")
+        self._file: IO[bytes] = self._acquire(archive)
+
+    def _acquire(self, archive: Path) -> IO[bytes]:
+        # Readers that look whether a writer is at work hold the lock for an instant: that is no reason to give up.
+        for attempt in range(5):
+            time.sleep(0.05 * attempt)
+            try:
+                file = self._path.open("ab")
+            except OSError as error:
+                raise ArchiveError(f"cannot write {archive}: {error.strerror}; choose a writable folder") from None
+            if _try_lock(file) and self._is_current(file):
+                return file
+            file.close()
+        raise ArchiveError(f"{archive} is being written by another process; wait for it or write to another file")
+
+    def _is_current(self, file: IO[bytes]) -> bool:
+        # The previous holder may have removed the file between our opening and our locking it.
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Give the right back."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+        self._file.close()
+
+    def __enter__(self) -> WriterLock:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.release()
+
+
+def is_being_written(archive: Path) -> bool:
+    """Tell whether a live process holds the right to write the archive."""
+    try:
+        with archive.with_name(archive.name + ".lock").open("rb") as file:
+            return not _try_lock(file, shared=True)
+    except OSError:
+        return False
+
+
+def _try_lock(file: IO[bytes], *, shared: bool = False) -> bool:
+    try:
+        import fcntl
+    except ImportError:
+        return _try_lock_windows(file)
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        warnings.warn(
+            f"{file.name}: the file system offers no locks ({error.strerror}); take care that one process writes",
+            stacklevel=4,
+        )
+    return True
+
+
+def _try_lock_windows(file: IO[bytes]) -> bool:
+    import msvcrt
+
+    try:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    except OSError:
+        return False
+    return True
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """Return the file behind `path`, links followed, or where it would be.
+
+    Raises
+    ------
+    UsageError
+        There is something else than a regular file, or no folder to hold it.
+    """
+    resolved = Path(path).resolve()
+    if resolved.exists() and not resolved.is_file():
+        raise UsageError(f"{path} is not a regular file; name an HDF5 file")
+    if not resolved.parent.is_dir():
+        raise UsageError(f"folder {resolved.parent} does not exist; create it first")
+    return resolved
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`, which replaces `path` once the block has succeeded.
+
+    Until then the original stays as it is, whatever happens; the new content has reached the disk before it
+    replaces the old.
+
+    Raises
+    ------
+    ArchiveError
+        The folder cannot be written or is full.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise ArchiveError(f"cannot write {path}: {error.strerror}; choose a writable folder") from None
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        _copy_mode(path, part)
+        fsync(part)
+        os.replace(part, path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise ArchiveError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _copy_mode(path: Path, part: Path) -> None:
+    if path.exists():
+        shutil.copymode(path, part)
+    else:
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)
+
+
+def fsync(path: Path) -> None:
+    """Return once the file's content is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def fsync_folder(folder: Path) -> None:
+    """Return once the folder's entries are on the disk, where the system can tell."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def create_file(path: Path) -> h5py.File:
+    """Return a new HDF5 file open for writing, in the version of the file format that archives use."""
+    return h5py.File(path, "w", libver=LIBVER, track_order=True)
+
+
+def open_to_read(path: Path) -> h5py.File:
+    """Open an HDF5 file to read, also while it is written and after its writer died.
+
+    Raises
+    ------
+    ArchiveError
+        There is no such file, or it is no HDF5 file, or it is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(SUPERBLOCK_SIZE)
+    except OSError as error:
+        raise ArchiveError(f"cannot read {path}: {error.strerror}") from None
+    if not head.startswith(SIGNATURE):
+        raise ArchiveError(f"{path} is not an HDF5 file; name a file written by 'onnxinfo analyze'")
+    attempts: tuple[Callable[[], h5py.File], ...] = (
+        lambda: h5py.File(path, "r"),
+        # A run is being written to it, or was when the machine stopped.
+        lambda: h5py.File(path, "r", swmr=True),
+        # The writer died in the instant before its run was open to readers.
+        lambda: h5py.File(io.BufferedReader(_WithoutFlags(path), 1 << 20), "r"),
+    )
+    message = ""
+    for attempt in attempts:
+        try:
+            return attempt()
+        except (OSError, RuntimeError, ValueError) as error:
+            message = message or str(error).partition("(")[2].rstrip(")") or str(error)
+    raise ArchiveError(f"{path} is damaged ({message}); try 'onnxinfo recover'")
+
+
+class _WithoutFlags(io.RawIOBase):
+    """A file as it would be had its writer closed it: the superblock's consistency flags read as zero."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._superblock = clear_flags(self._file.read(SUPERBLOCK_SIZE))
+        self._file.seek(0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any, /) -> int:
+        position = self._file.tell()
+        count = self._file.readinto(buffer) or 0
+        covered = self._superblock[position : position + count]
+        memoryview(buffer).cast("B")[: len(covered)] = covered
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def clear_flags(superblock: bytes) -> bytes:
+    """Return a superblock (HDF5 file format, version 2 or 3) that says: no writer has the file open.
+
+    Anything else is returned unchanged.
+    """
+    if len(superblock) < SUPERBLOCK_SIZE or superblock[8] not in (2, 3) or superblock[9] != 8:
+        return superblock
+    body = superblock[:FLAGS_OFFSET] + b"\0" + superblock[FLAGS_OFFSET + 1 : SUPERBLOCK_SIZE - 4]
+    return body + lookup3(body).to_bytes(4, "little") + superblock[SUPERBLOCK_SIZE:]
+
+
+def lookup3(data: bytes, initial: int = 0) -> int:
+    """Return Bob Jenkins's lookup3 hash (``hashlittle``), the checksum of HDF5's metadata."""
+    mask = 0xFFFFFFFF
+
+    def rotate(value: int, bits: int) -> int:
+        return ((value << bits) | (value >> (32 - bits))) & mask
+
+    a = b = c = (0xDEADBEEF + len(data) + initial) & mask
+    blocks = max(0, (len(data) - 1) // 12)
+    words = [
+        int.from_bytes(data[offset : offset + 4].ljust(4, b"\0"), "little") for offset in range(0, len(data) + 12, 4)
+    ]
+    for block in range(blocks):
+        a, b, c = (value + words[3 * block + i] & mask for i, value in enumerate((a, b, c)))
+        a = (a - c & mask) ^ rotate(c, 4)
+        c = c + b & mask
+        b = (b - a & mask) ^ rotate(a, 6)
+        a = a + c & mask
+        c = (c - b & mask) ^ rotate(b, 8)
+        b = b + a & mask
+        a = (a - c & mask) ^ rotate(c, 16)
+        c = c + b & mask
+        b = (b - a & mask) ^ rotate(a, 19)
+        a = a + c & mask
+        c = (c - b & mask) ^ rotate(b, 4)
+        b = b + a & mask
+    if not data:
+        return c
+    a, b, c = (value + words[3 * blocks + i] & mask for i, value in enumerate((a, b, c)))
+    c = (c ^ b) - rotate(b, 14) & mask
+    a = (a ^ c) - rotate(c, 11) & mask
+    b = (b ^ a) - rotate(a, 25) & mask
+    c = (c ^ b) - rotate(b, 16) & mask
+    a = (a ^ c) - rotate(c, 4) & mask
+    b = (b ^ a) - rotate(a, 14) & mask
+    return (c ^ b) - rotate(b, 24) & mask

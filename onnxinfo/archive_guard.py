@@ -1,0 +1,264 @@
+"""Reading HDF5 that may have been made to do harm: nothing is followed, and nothing is taken before it is measured.
+
+Only what the format describes is touched, each item checked for kind, type, shape and storage first. HDF5's filters
+never run: a deflated chunk is inflated here, to the size it must have and not a byte further.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ArchiveError
+
+MAX_MEMBERS = 10_000
+MAX_MAP_BYTES = 1 << 28
+MAX_ATTRIBUTE_BYTES = 1 << 24
+# Besides the deflated data: what deflate adds to data it cannot shrink, with room to spare.
+CHUNK_OVERHEAD = 4096
+
+_LIBRARY_ERRORS = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+)
+
+
+class damaged:  # noqa: N801 - reads as a clause: with damaged(what)
+    """Turn every error of the HDF5 library into an :class:`ArchiveError` that names what was being read."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, _LIBRARY_ERRORS):
+            detail = " ".join(str(error).split())
+            raise ArchiveError(f"{self._what} cannot be read ({detail}); try 'onnxinfo validate'") from error
+
+
+def members(group: h5py.Group) -> list[str]:
+    """Return the names of a group's members.
+
+    Raises
+    ------
+    ArchiveError
+        There are more than ``MAX_MEMBERS``, or they cannot be read.
+    """
+    with damaged(f"group {group.name}"):
+        if group.id.get_num_objs() > MAX_MEMBERS:
+            raise ArchiveError(f"group {group.name} has more than {MAX_MEMBERS} members; not an archive of onnxinfo")
+        return [str(name) for name in group]
+
+
+def member(group: h5py.Group, name: str, kind: type[h5py.Group] | type[h5py.Dataset]) -> Any:
+    """Return a member of a group, or None where it is no group or dataset of the file itself.
+
+    Soft and external links are not followed.
+
+    Raises
+    ------
+    ArchiveError
+        It cannot be read.
+    """
+    what = f"{group.name}/{name}"
+    with damaged(what):
+        if group.get(name, getlink=True, default=None).__class__ is not h5py.HardLink:
+            return None
+        if group.get(name, getclass=True) is not kind:
+            return None
+        return group[name]
+
+
+def attribute(target: h5py.HLObject, name: str) -> str | int | float | None:
+    """Return an attribute that is a number or a fixed-length text, or None where it is absent or of another kind."""
+    with damaged(f"attribute {name} of {target.name}"):
+        if name not in target.attrs:
+            return None
+        identifier = target.attrs.get_id(name)
+        kind = identifier.get_type()
+        if identifier.shape not in ((), (1,)) or identifier.get_storage_size() > MAX_ATTRIBUTE_BYTES:
+            return None
+        if isinstance(kind, h5py.h5t.TypeStringID):
+            if kind.is_variable_str():
+                return None
+            value = np.empty(identifier.shape, dtype=f"S{kind.get_size()}")
+            identifier.read(value, mtype=kind)
+            return bytes(value.reshape(-1)[0]).decode("utf-8", "backslashreplace")
+        if isinstance(kind, h5py.h5t.TypeIntegerID):
+            return int(np.asarray(target.attrs[name]).reshape(-1)[0])
+        if isinstance(kind, h5py.h5t.TypeFloatID):
+            return float(np.asarray(target.attrs[name]).reshape(-1)[0])
+        return None
+
+
+def attributes(target: h5py.HLObject) -> dict[str, str | int | float]:
+    """Return all attributes that are numbers or fixed-length texts."""
+    with damaged(f"attributes of {target.name}"):
+        if len(target.attrs) > MAX_MEMBERS:
+            raise ArchiveError(f"{target.name} has more than {MAX_MEMBERS} attributes; not an archive of onnxinfo")
+        names = list(target.attrs)
+    values = {name: attribute(target, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def dataset(group: h5py.Group, name: str, shape: Sequence[int | None], dtypes: Sequence[str]) -> h5py.Dataset:
+    """Return a dataset after checking its type, shape and storage.
+
+    Parameters
+    ----------
+    group
+        The run.
+    name
+        Name of the dataset.
+    shape
+        What its shape must be; None stands for any size.
+    dtypes
+        Element types allowed, as NumPy type strings; ``S`` stands for fixed-length text of any length.
+
+    Raises
+    ------
+    ArchiveError
+        It is absent, or something else than the format says, or its data lies outside the file.
+    """
+    found = member(group, name, h5py.Dataset)
+    what = f"{group.name}/{name}"
+    if found is None:
+        raise ArchiveError(f"{what} is missing; try 'onnxinfo validate'")
+    with damaged(what):
+        dtype = found.dtype
+        if dtype.str not in dtypes and not (dtype.kind == "S" and "S" in dtypes):
+            raise ArchiveError(f"{what} has type {dtype}, expected {' or '.join(dtypes)}")
+        actual = found.shape
+        if (
+            actual is None
+            or len(actual) != len(shape)
+            or any(n not in (None, m) for n, m in zip(shape, actual, strict=True))
+        ):
+            raise ArchiveError(f"{what} has shape {actual}, expected {tuple(shape)}")
+        _check_storage(found, what)
+    return found
+
+
+def _check_storage(found: h5py.Dataset, what: str) -> None:
+    plist = found.id.get_create_plist()
+    layout = plist.get_layout()
+    if layout == h5py.h5d.VIRTUAL or plist.get_external_count():
+        raise ArchiveError(f"{what} keeps its data in another file, which onnxinfo does not follow")
+    if layout == h5py.h5d.CHUNKED:
+        if found.chunks[:2] != (1, 1) or found.chunks[2:] != found.shape[2:]:
+            raise ArchiveError(f"{what} has chunks {found.chunks}, expected one for each layer and sample")
+        if found.dtype.itemsize * int(np.prod(found.chunks, dtype=object)) > MAX_MAP_BYTES:
+            raise ArchiveError(f"{what} declares maps over {MAX_MAP_BYTES >> 20} MiB; not an archive of onnxinfo")
+        _filters(plist, found, what)
+    elif found.size and found.id.get_storage_size() < found.dtype.itemsize * found.size:
+        raise ArchiveError(f"{what} declares {found.size} numbers but stores fewer; the file is damaged")
+    elif found.dtype.itemsize * found.size > found.file.id.get_filesize():
+        raise ArchiveError(f"{what} declares more data than the file has; the file is damaged")
+
+
+def _filters(plist: Any, found: h5py.Dataset, what: str) -> list[int]:
+    filters = [plist.get_filter(position) for position in range(plist.get_nfilters())]
+    codes = [code for code, *_ in filters]
+    if codes not in ([], [h5py.h5z.FILTER_DEFLATE], [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE]):
+        raise ArchiveError(f"{what} uses filters {codes}, expected shuffle and deflate only")
+    return codes
+
+
+def array(found: h5py.Dataset) -> npt.NDArray[Any]:
+    """Read a dataset that is not chunked, after :func:`dataset`; its checksum, if it has one, must hold.
+
+    Raises
+    ------
+    ArchiveError
+        It cannot be read, or something else than what was written is there.
+    """
+    with damaged(found.name):
+        if found.id.get_create_plist().get_layout() == h5py.h5d.CHUNKED:
+            raise ArchiveError(f"{found.name} is chunked, expected contiguous")
+        refresh(found)
+        data: npt.NDArray[Any] = np.asarray(found[()])
+    checksum = attribute(found, "crc32")
+    if checksum is not None and checksum != crc32(data):
+        raise ArchiveError(f"{found.name} is damaged: its checksum does not match; try 'onnxinfo validate'")
+    return data
+
+
+def refresh(found: h5py.Dataset) -> None:
+    """Forget what was read of a dataset before, if its file may be written meanwhile."""
+    if found.file.swmr_mode:
+        found.id.refresh()
+
+
+def crc32(data: npt.NDArray[Any]) -> int:
+    """Return the CRC-32 of an array's bytes in C order."""
+    return zlib.crc32(np.ascontiguousarray(data).tobytes())
+
+
+def texts(found: h5py.Dataset) -> list[str]:
+    """Read a one-dimensional dataset of fixed-length text."""
+    return [bytes(item).decode("utf-8", "backslashreplace") for item in array(found)]
+
+
+def cell(found: h5py.Dataset, layer: int, sample: int) -> npt.NDArray[Any]:
+    """Read the map of one (layer, sample), after :func:`dataset`.
+
+    Raises
+    ------
+    ArchiveError
+        It cannot be read, or it does not have the size it must have.
+    """
+    what = f"{found.name} at layer {layer}, sample {sample}"
+    with damaged(what):
+        refresh(found)
+        plist = found.id.get_create_plist()
+        if plist.get_layout() != h5py.h5d.CHUNKED:
+            return np.asarray(found[layer, sample])
+        return _chunk(found, (layer, sample, *(0,) * (found.ndim - 2)), _filters(plist, found, what), what)
+
+
+def _chunk(found: h5py.Dataset, offset: tuple[int, ...], filters: list[int], what: str) -> npt.NDArray[Any]:
+    shape, dtype = found.shape[2:], found.dtype
+    size = dtype.itemsize * int(np.prod(shape))
+    stored = found.id.get_chunk_info_by_coord(offset)
+    if stored.byte_offset is None:
+        return np.full(shape, found.fillvalue, dtype=dtype)
+    if stored.size > size + size // 1000 + CHUNK_OVERHEAD:
+        raise ArchiveError(f"{what} is stored in {stored.size} bytes, expected at most {size}; the file is damaged")
+    mask, data = found.id.read_direct_chunk(offset)
+    for position, code in reversed([*enumerate(filters)]):
+        if mask >> position & 1:
+            continue
+        data = _inflate(data, size, what) if code == h5py.h5z.FILTER_DEFLATE else _unshuffle(data, dtype.itemsize)
+    if len(data) != size:
+        raise ArchiveError(f"{what} has {len(data)} bytes, expected {size}; the file is damaged")
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def _inflate(data: bytes, size: int, what: str) -> bytes:
+    stream = zlib.decompressobj()
+    try:
+        inflated = stream.decompress(data, size)
+    except zlib.error as error:
+        raise ArchiveError(f"{what} cannot be inflated ({error}); the file is damaged") from None
+    if stream.unconsumed_tail:
+        raise ArchiveError(f"{what} inflates to more than {size} bytes; the file is damaged")
+    return inflated
+
+
+def _unshuffle(data: bytes, itemsize: int) -> bytes:
+    whole = len(data) // itemsize * itemsize
+    planes = np.frombuffer(data, dtype=np.uint8, count=whole).reshape(itemsize, -1)
+    return planes.T.tobytes() + bytes(data[whole:])
