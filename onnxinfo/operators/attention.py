@@ -83,12 +83,12 @@ def additive(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(~mask, -math.inf)
 
 
-def visible(queries: int, keys: int, offset: Any, left: int, right: int, device: torch.device) -> Tensor:
+def visible(queries: int, keys: int, offset: int | Tensor, left: int, right: int, device: torch.device) -> Tensor:
     """Mask of a sliding window: query i stands at key ``i + offset``; a negative bound is no bound."""
     distance = torch.arange(keys, device=device) - torch.arange(queries, device=device).unsqueeze(-1) - offset
     above = distance >= -left if left >= 0 else torch.ones_like(distance, dtype=torch.bool)
     below = distance <= right if right >= 0 else torch.ones_like(distance, dtype=torch.bool)
-    return above.logical_and(below)
+    return torch.logical_and(above, below)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
