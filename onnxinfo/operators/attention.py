@@ -93,7 +93,7 @@ def visible(queries: int, keys: int, offset: int | Tensor, left: int, right: int
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(batch, sequence, heads * size) to (batch, heads, sequence, size)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from onnx2torch.onnx_node import OnnxNode
 from onnx2torch.utils.common import OperationConverterResult
 from torch import Tensor
 
-from .nn import Conv
+from .conv import Conv
 from .table import bind, converter, element_type, operator, single, torch_type
 
 # Below this, float32 adds whole numbers without rounding.
@@ -41,7 +41,7 @@ def round_to_integer(x: Tensor, zero_point: Tensor | int, low: int, high: int) -
     """Round half to even, add the zero point and saturate."""
     # Clamping first gives the same values, and keeps infinities out of the difference that carries the gradient.
     x = single(x).clamp(low - _plain(zero_point), high - _plain(zero_point))
-    return straight_through(x.round(), x) + _plain(zero_point)
+    return straight_through(x.round(), x).add(_plain(zero_point))
 
 
 def round_to_float(x: Tensor, type: int, saturate: int = 1) -> Tensor:
@@ -180,7 +180,7 @@ def _whole_matmul(a: Tensor, b: Tensor) -> Tensor:
     return a.to(type) @ b.to(type)
 
 
-def _whole_conv(x: Tensor, w: Tensor, bias: Tensor | None, attributes: dict[str, Any]) -> Tensor:
+def _whole_conv(x: Tensor, w: Tensor, bias: Tensor | None, attributes: dict[str, Any]) -> Any:
     """Convolve whole numbers of at most nine bits exactly."""
     largest = _WIDEST_UINT8 * _largest_sum(w.flatten(1), 1) + (0 if bias is None else int(bias.abs().max()))
     type = _exact_type(x, w, largest=largest)
