@@ -1,0 +1,111 @@
+"""How well a solution meets its constraint and its optimality condition, measured with fresh noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .probe import Feature, Halves
+
+#: A cell whose measured ratio is off by more than this, beyond twice its standard error, has not converged.
+RATIO_TOLERANCE = 0.02
+#: A cell whose measured mean H is below the optimum by more than this many nats, beyond error, has not converged.
+GAP_TOLERANCE = 0.05
+#: Noises of the pass that also takes gradients, and the most that the ratio alone is measured with.
+GRADIENT_NOISES = 32
+RATIO_NOISES = 256
+RATIO_STDERR = 0.02
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Quality of a block of cells; every tensor is (S,).
+
+    Attributes
+    ----------
+    ratio, ratio_stderr
+        ``r = E||h(x+sigma*delta)-f||^2 / (alpha D)`` and its standard error; 1 at the met constraint.
+    residual, residual_stderr
+        Root mean square over uncapped units of ``sigma_i dL/dsigma_i`` relative to its mean, minus one: 0 at the
+        optimum. To second order, the mean H lies ``residual^2 / 4`` nats below the optimum.
+    converged
+        Neither the ratio nor the residual is off by more than its tolerance, beyond twice its standard error.
+    """
+
+    ratio: Tensor
+    ratio_stderr: Tensor
+    residual: Tensor
+    residual_stderr: Tensor
+    converged: Tensor
+
+
+def certify(feature: Feature, sigma: Tensor, target: Tensor, free: Tensor) -> Certificate:
+    """Measure the certificate of a solution.
+
+    Parameters
+    ----------
+    feature
+        The layer's feature on a block of S samples.
+    sigma
+        Noise scales, (S, n), standardised.
+    target
+        ``alpha D``, (S,).
+    free
+        Units below the cap, (S, n) bool.
+    """
+    parts, quarters = [], []
+    for _ in range(2):
+        halves, deviations = feature.gradients(sigma, GRADIENT_NOISES // 2)
+        quarters += [halves.first, halves.second]
+        parts.append(deviations)
+    deviations = refine(feature, sigma, torch.cat(parts))
+    ratio, ratio_stderr = mean_and_stderr(deviations / target)
+    power, power_stderr = _residual_power(quarters, free)
+    residual = power.clamp(min=0).sqrt()
+    residual_stderr = power_stderr / (2 * residual).clamp(min=power_stderr.sqrt().clamp(min=1e-6))
+    # Nothing left to optimise where every unit is at the cap: the constraint is then an inequality.
+    bound = free.any(1)
+    off = torch.where(bound, (ratio - 1).abs(), (ratio - 1).clamp(min=0))
+    met = off - 2 * ratio_stderr <= RATIO_TOLERANCE
+    optimal = (power - 2 * power_stderr) / 4 <= GAP_TOLERANCE
+    return Certificate(ratio, ratio_stderr, residual, residual_stderr, met & (optimal | ~bound) & ratio.isfinite())
+
+
+def refine(feature: Feature, sigma: Tensor, deviations: Tensor) -> Tensor:
+    """Add deviations (noises, S) from fresh noise until their mean is known to two percent, or no more are allowed."""
+    while len(deviations) < RATIO_NOISES:
+        mean, stderr = mean_and_stderr(deviations)
+        worst = float((stderr / mean.clamp(min=torch.finfo(mean.dtype).tiny)).max())
+        if not worst > RATIO_STDERR:
+            break
+        wanted = math.ceil(len(deviations) * (worst / RATIO_STDERR) ** 2)
+        more = min(wanted, RATIO_NOISES, 4 * len(deviations)) - len(deviations)
+        deviations = torch.cat([deviations, feature.deviations(sigma, more + more % 2)])
+    return deviations
+
+
+def mean_and_stderr(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard error over the first axis of (count, S)."""
+    return values.mean(0), values.std(0) / math.sqrt(len(values))
+
+
+def relative_gradient(halves: Halves, free: Tensor) -> Halves:
+    """``sigma_i dL/dsigma_i`` over its mean over the free units, minus one; zero at capped units."""
+    count = free.sum(1, keepdim=True).clamp(min=1)
+    mean = (halves.mean * free).sum(1, keepdim=True) / count
+    mean = torch.where(mean > 0, mean, torch.ones_like(mean))
+    return Halves(*(torch.where(free, half / mean - 1, 0.0) for half in (halves.first, halves.second)))
+
+
+def _residual_power(quarters: list[Tensor], free: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean square of the relative gradient without the noise's part: products of independent estimates."""
+    scale = torch.where(free, (quarters[0] + quarters[1] + quarters[2] + quarters[3]) / 4, 0.0)
+    count = free.sum(1).clamp(min=1)
+    level = scale.sum(1) / count
+    level = torch.where(level > 0, level, torch.ones_like(level))
+    relative = [torch.where(free, q / level[:, None] - 1, 0.0) for q in quarters]
+    products = torch.stack([(relative[i] * relative[j]).sum(1) / count for i in range(4) for j in range(i + 1, 4)])
+    return products.mean(0), products.std(0) / math.sqrt(len(products))

@@ -1,0 +1,218 @@
+"""Monte-Carlo estimates of what the metrics need from a layer: column norms, deviations, gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .network import Network
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Two independent estimates of the same map, each (S, n)."""
+
+    first: Tensor
+    second: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The estimate from all probes, (S, n)."""
+        return (self.first + self.second) / 2
+
+
+@dataclass
+class Feature:
+    """One layer's feature on a block of samples, with the random streams that probe it.
+
+    Parameters
+    ----------
+    network
+        Network with the one layer as its only output.
+    x
+        Perturbed tensor of the S samples, (S, *shape), in the model's units.
+    unit
+        Standardised unit in the model's units, broadcastable to x.
+    rows
+        Rows of the samples in the network's context, (S,).
+    noise, probes
+        Random streams on x's device: input noises, and output probes.
+    chunk
+        Most inputs evaluated at once.
+    """
+
+    network: Network
+    x: Tensor
+    unit: Tensor
+    rows: Tensor
+    noise: torch.Generator
+    probes: torch.Generator
+    chunk: int
+    spent: int = field(default=0, init=False)
+    center: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        with torch.no_grad():
+            (self.center,) = self.network(self.x, self.rows)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples S."""
+        return len(self.x)
+
+    @property
+    def units(self) -> int:
+        """Number of input units n."""
+        return self.x[0].numel()
+
+    def _noises(self, count: int) -> Iterator[int]:
+        """Numbers of noises per chunk, even where there is a choice, so that halves have equal parts."""
+        size = max(1, self.chunk // self.samples)
+        size -= size % 2 if size > 1 else 0
+        while count > 0:
+            yield min(size, count)
+            count -= size
+
+    def _perturb(self, sigma: Tensor, noises: int) -> tuple[Tensor, Tensor]:
+        """Standardised perturbation (noises, S, n) and the perturbed inputs (noises * S, *shape)."""
+        delta = torch.randn((noises, self.samples, self.units), generator=self.noise, device=self.x.device)
+        delta *= sigma
+        return delta, (self.x + delta.reshape(noises, *self.x.shape) * self.unit).flatten(0, 1)
+
+    def _feature(self, x: Tensor) -> Tensor:
+        (feature,) = self.network(x, self.rows.repeat(len(x) // self.samples))
+        return feature
+
+    def deviations(self, sigma: Tensor, noises: int) -> Tensor:
+        """``||h(x + sigma*delta) - f||^2`` for fresh noises delta.
+
+        Parameters
+        ----------
+        sigma
+            Noise scales, (S, n), standardised.
+        noises
+            How many.
+
+        Returns
+        -------
+        Tensor
+            (noises, S).
+        """
+        parts = []
+        with torch.no_grad():
+            for count in self._noises(noises):
+                _, x = self._perturb(sigma, count)
+                difference = self._feature(x).reshape(count, self.samples, -1) - self.center
+                parts.append(difference.square().sum(-1))
+        return torch.cat(parts)
+
+    def differentiable_deviation(self, sigma: Tensor, noises: int) -> Tensor:
+        """``E||h(x + sigma*delta) - f||^2`` from fresh noises, (S,), differentiable with respect to sigma, (S, n)."""
+        delta = torch.randn((noises, self.samples, self.units), generator=self.noise, device=self.x.device)
+        x = self.x + (delta * sigma).reshape(noises, *self.x.shape) * self.unit
+        difference = self._feature(x.flatten(0, 1)).reshape(noises, self.samples, -1) - self.center
+        self.spent += noises
+        return difference.square().sum(-1).mean(0)
+
+    def column_norms(self, sigma: Tensor, noises: int, per_noise: int = 2) -> Halves:
+        """``E ||J_i(x + sigma*delta)||^2`` by vector-Jacobian products with random signs u: ``E_u (J^T u)_i^2``.
+
+        Signs have the least variance among probes with independent entries. Several per noise share a forward pass; where
+        the feature is smaller than that, its unit vectors give the norms exactly.
+
+        Parameters
+        ----------
+        sigma
+            Noise scales, (S, n), standardised.
+        noises, per_noise
+            Noises (even), and probes at each.
+        """
+        sums = [torch.zeros_like(sigma), torch.zeros_like(sigma)]
+        for count in self._noises(noises):
+            _, x = self._perturb(sigma, count)
+            x.requires_grad_(True)
+            feature = self._feature(x)
+            norms = squared_products(feature, x, self.unit, per_noise, self.probes)
+            self.spent += count * min(per_noise, feature.shape[1])
+            norms = norms.reshape(count, self.samples, -1)
+            half = (count + 1) // 2
+            sums[0] += norms[:half].sum(0)
+            sums[1] += norms[half:].sum(0)
+        return Halves(*(s * (2 / noises) for s in sums))
+
+    def gradients(self, sigma: Tensor, noises: int) -> tuple[Halves, Tensor]:
+        """``sigma_i dL/dsigma_i`` of the feature deviation ``L = E||h(x + sigma*delta) - f||^2``, and L itself.
+
+        Parameters
+        ----------
+        sigma
+            Noise scales, (S, n), standardised.
+        noises
+            How many (even).
+
+        Returns
+        -------
+        Halves
+            Two independent estimates of the logarithmic gradient.
+        Tensor
+            The deviations, (noises, S).
+        """
+        sums = [torch.zeros_like(sigma), torch.zeros_like(sigma)]
+        parts = []
+        for count in self._noises(noises):
+            delta, x = self._perturb(sigma, count)
+            x.requires_grad_(True)
+            feature = self._feature(x)
+            difference = feature.detach() - self.center.repeat(count, 1)
+            (product,) = torch.autograd.grad(feature, x, 2 * difference)
+            self.spent += count
+            gradient = delta * (product * self.unit).reshape(count, self.samples, -1)
+            half = (count + 1) // 2
+            sums[0] += gradient[:half].sum(0)
+            sums[1] += gradient[half:].sum(0)
+            parts.append(difference.square().sum(1).reshape(count, self.samples))
+        return Halves(*(s * (2 / noises) for s in sums)), torch.cat(parts)
+
+
+def squared_products(feature: Tensor, x: Tensor, unit: Tensor, probes: int, generator: torch.Generator) -> Tensor:
+    """Mean over probes of ``(J^T u)_i^2``: an unbiased estimate of the squared column norms, exact for few outputs.
+
+    Parameters
+    ----------
+    feature
+        (B, m), computed from x.
+    x
+        (B, *shape), the leaf.
+    unit
+        Standardised unit, broadcastable to x.
+    probes
+        How many; with ``m <= probes`` the m unit vectors are used instead.
+    generator
+        Stream of the random signs.
+
+    Returns
+    -------
+    Tensor
+        (B, n).
+    """
+    total = torch.zeros_like(x)
+    for u in cotangents(feature, probes, generator):
+        (product,) = torch.autograd.grad(feature, x, u, retain_graph=True)
+        total += product.square()
+    return (total * unit.square()).flatten(1) / (probes if probes < feature.shape[1] else 1)
+
+
+def cotangents(feature: Tensor, probes: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Random signs (B, m), or the unit vectors where m <= probes."""
+    if feature.shape[1] <= probes:
+        for j in range(feature.shape[1]):
+            unit_vector = torch.zeros_like(feature)
+            unit_vector[:, j] = 1
+            yield unit_vector
+        return
+    for _ in range(probes):
+        bits = torch.randint(0, 2, feature.shape, generator=generator, device=feature.device)
+        yield bits.to(feature.dtype).mul_(2).sub_(1)
