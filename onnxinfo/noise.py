@@ -80,10 +80,9 @@ def make_tie(kind: str, shape: Sequence[int], axes: Sequence[str]) -> Tie:
     if kind.startswith("grid:") and kind[5:].isdecimal() and int(kind[5:]) > 0:
         wanted = int(kind[5:])
         if any(wanted > shape[i] for i in spatial):
-            raise UsageError(
-                f"tie '{kind}': the input has only {[shape[i] for i in spatial]} positions; use a coarser grid"
-            )
-        cells = {i: wanted for i in spatial}
+            positions = "x".join(str(shape[i]) for i in spatial)
+            raise UsageError(f"tie '{kind}': the input has only {positions} positions; use a coarser grid")
+        cells = dict.fromkeys(spatial, wanted)
     elif kind != "pixel":
         raise UsageError(f"tie '{kind}' is unknown: use unit, pixel or grid:N (N cells along each axis)")
     group = torch.zeros_like(index)

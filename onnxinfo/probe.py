@@ -118,10 +118,10 @@ class Feature:
         return difference.square().sum(-1).mean(0)
 
     def column_norms(self, sigma: Tensor, noises: int, per_noise: int = 2) -> Halves:
-        """``E ||J_i(x + sigma*delta)||^2`` by vector-Jacobian products with random signs u: ``E_u (J^T u)_i^2``.
+        """``E ||J_i(x + sigma*delta)||^2`` by vector-Jacobian products: ``E_u (J^T u)_i^2`` with random signs u.
 
-        Signs have the least variance among probes with independent entries. Several per noise share a forward pass; where
-        the feature is smaller than that, its unit vectors give the norms exactly.
+        Signs have the least variance among probes with independent entries. Several per noise share a forward pass;
+        where the feature is smaller than that, its unit vectors give the norms exactly.
 
         Parameters
         ----------

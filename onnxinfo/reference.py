@@ -18,8 +18,8 @@ def solve_by_gradient(
 ) -> Solution:
     """SID by stochastic gradient on the paper's loss (Eq. 5), with Adam on ``log sigma``.
 
-    ``Loss = E||h(x + sigma*delta) - f||^2 / D - lambda sum_i (log sigma_i + C)``, with ``lambda = 2 alpha / n``: at the optimum of
-    a linear layer that meets the constraint. The scale is adjusted to the measured constraint at the end.
+    ``Loss = E||h(x + sigma*delta) - f||^2 / D - lambda sum_i (log sigma_i + C)`` with ``lambda = 2 alpha / n``: the
+    optimum of a linear layer then meets the constraint. The scale is adjusted to the measured constraint at the end.
 
     Parameters
     ----------

@@ -15,8 +15,8 @@ def wiener(first: Tensor, second: Tensor, shape: Sequence[int]) -> Tensor:
     """The best linear estimate of a map from two independent noisy measurements of it.
 
     In each frequency band the gain is signal power over total power. The signal's power is the cross-spectrum of the
-    two measurements, whose noises are independent, so it is unbiased; nothing is assumed about smoothness: a map without
-    structure is shrunk evenly, in proportion to what is known about it.
+    two measurements, whose noises are independent, so it is unbiased; nothing is assumed about smoothness: a map
+    without structure is shrunk evenly, in proportion to what is known about it.
 
     Parameters
     ----------
@@ -39,7 +39,8 @@ def wiener(first: Tensor, second: Tensor, shape: Sequence[int]) -> Tensor:
     total = _pool(mean.abs().square(), band, bands)
     gain = (signal / total.clamp(min=torch.finfo(total.dtype).tiny)).clamp(0, 1)
     filtered = torch.fft.ifftn(mean * gain[band].reshape(tuple(shape)), dim=axes)
-    return filtered.real.reshape(first.shape)
+    denoised: Tensor = filtered.real.reshape(first.shape)
+    return denoised
 
 
 def _pool(power: Tensor, band: Tensor, bands: int) -> Tensor:

@@ -1,17 +1,16 @@
 """Strict information discarding: the largest noise on the input that a layer's feature does not notice.
 
-Maximise ``sum_i log sigma_i`` subject to ``E||h(x + sigma*delta) - h(x)||^2 = alpha D`` (the paper's Eq. 2). Solved in three
-steps, each starting where the one before ended:
+Maximise ``sum_i log sigma_i`` subject to ``E||h(x + sigma*delta) - h(x)||^2 = alpha D`` (the paper's Eq. 2). Solved in
+three steps, each starting where the one before ended:
 
 1. the closed form of the linearised layer, from column norms of the Jacobian at x (:func:`linearise`);
 2. a Gauss-Newton fixed point: the same with column norms averaged over the noise itself;
-3. a polish with the constraint's true gradient, which knows what the fixed point ignores: that noise switches units off.
-   The gradient is noisy, so its map is denoised by a Wiener filter before each step.
+3. a polish with the constraint's true gradient, which knows what the fixed point ignores: that noise switches units
+   off. The gradient is noisy, so its map is denoised by a Wiener filter before each step.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,8 +88,8 @@ def linearise(
 ) -> list[Linearisation]:
     """Column norms ``||J_i||^2`` and ``D = ||J||_F^2`` of every layer at the samples.
 
-    One forward pass serves all layers; each probe costs one vector-Jacobian product per layer. A layer whose products do
-    not change when the input moves by a whole standard deviation is affine: its Jacobian is the same everywhere.
+    One forward pass serves all layers; each probe costs one vector-Jacobian product per layer. A layer whose products
+    do not change when the input moves by a whole standard deviation is affine: its Jacobian is the same everywhere.
 
     Parameters
     ----------
@@ -163,7 +162,7 @@ def _exact_norms(network: Network, x: Tensor, unit: Tensor, rows: Tensor) -> Ten
         outputs = network(x[:1], rows[:1])[0].shape[1]
     norms = torch.zeros_like(x[:1])
     identity = torch.arange(outputs, device=x.device)
-    for part in identity.split(256):
+    for part in torch.split(identity, 256):
         leaf = x[:1].detach().repeat(len(part), *([1] * (x.dim() - 1))).requires_grad_(True)
         (feature,) = network(leaf, rows[:1].repeat(len(part)))
         (product,) = torch.autograd.grad(feature.gather(1, part[:, None]).sum(), leaf)
