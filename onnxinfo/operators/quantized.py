@@ -26,7 +26,7 @@ from .table import bind, converter, element_type, operator, single, torch_type
 _EXACT_IN_FLOAT32 = 2**24
 _WIDEST_UINT8 = 255
 
-_MINIFLOATS = {
+MINIFLOATS = {
     np.dtype(getattr(ml_dtypes, f"float{format}"))
     for format in ("8_e4m3fn", "8_e4m3fnuz", "8_e5m2", "8_e5m2fnuz", "6_e2m3fn", "6_e3m2fn", "4_e2m1fn")
 }
@@ -125,7 +125,7 @@ def QuantizeLinear(x, y_scale, y_zero_point=None, *, output_dtype, axis=1, block
     zero_point = _along(y_zero_point, x, axis, block_size)
     scale = scale.to(torch_type(precision)) if precision else scale
     quotient = x.to(scale.dtype) / scale
-    if onnx.helper.tensor_dtype_to_np_dtype(output_dtype) in _MINIFLOATS:
+    if onnx.helper.tensor_dtype_to_np_dtype(output_dtype) in MINIFLOATS:
         return round_to_float(quotient if zero_point is None else quotient + zero_point, output_dtype, saturate)
     limits = ml_dtypes.iinfo(onnx.helper.tensor_dtype_to_np_dtype(output_dtype))
     return round_to_integer(quotient, 0 if zero_point is None else zero_point, int(limits.min), int(limits.max))

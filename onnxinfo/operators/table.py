@@ -13,7 +13,8 @@ keyword-only parameters the attributes with ONNX's defaults; it returns a tensor
 
 A parameter annotated ``Ints`` or ``Floats`` holds shape arithmetic: the function receives a list of Python numbers
 (or None where the optional input is absent), whether the operand is a constant of the model or computed at run time.
-An operator whose meaning changed between opsets has one function per range of versions.
+A keyword-only parameter ``outputs`` receives how many outputs the node names. An operator whose meaning changed
+between opsets has one function per range of versions.
 """
 
 from __future__ import annotations
@@ -128,26 +129,37 @@ class Operator(nn.Module):
         self.outputs = outputs
 
     def forward(self, *operands: Any) -> Any:
+        """Call the function; a node with one output gets it as it is, others a tuple."""
+        if self.constants or self.listed:
+            operands = self._with_constants(operands)
+        result = self.function(*_on_one_device(operands), **self.attributes)
+        if self.outputs == 1:
+            return result[0] if isinstance(result, tuple) else result
+        if isinstance(result, Tensor):
+            raise ValueError(f"{self.function.__name__} computes one output, the node names {self.outputs}")
+        return result
+
+    def _with_constants(self, operands: tuple[Any, ...]) -> tuple[Any, ...]:
         arguments = iter(operands)
         total = len(operands) + len(self.constants)
         bound = [self.constants[i] if i in self.constants else next(arguments) for i in range(total)]
         for i in self.listed:
             if isinstance(bound[i], Tensor):
                 bound[i] = bound[i].reshape(-1).tolist()
-        result = self.function(*_on_one_device(bound), **self.attributes)
-        return result[0] if self.outputs == 1 and isinstance(result, tuple) else result
+        return tuple(bound)
 
     def extra_repr(self) -> str:
+        """Name the function."""
         return self.function.__name__
 
 
-def _on_one_device(operands: list[Any]) -> list[Any]:
+def _on_one_device(operands: tuple[Any, ...]) -> tuple[Any, ...]:
     """Shape arithmetic stays on the host; where it meets tensors of an accelerator, it follows them there."""
     devices = {operand.device for operand in operands if isinstance(operand, Tensor)}
     if len(devices) < 2:
         return operands
     target = next(device for device in devices if device.type != "cpu")
-    return [operand.to(target) if isinstance(operand, Tensor) else operand for operand in operands]
+    return tuple(operand.to(target) if isinstance(operand, Tensor) else operand for operand in operands)
 
 
 def bind(function: Function, node: OnnxNode, graph: OnnxGraph, **attributes: Any) -> OperationConverterResult:
@@ -161,9 +173,24 @@ def bind(function: Function, node: OnnxNode, graph: OnnxGraph, **attributes: Any
             dynamic.append(name)
         else:
             constants[i] = value
-    attributes = {a.name: attribute_value(a) for a in node.proto.attribute} | attributes
+    attributes = {a.name: attribute_value(a) for a in node.proto.attribute if a.name not in _MEANINGLESS} | attributes
+    if "outputs" in inspect.signature(function).parameters:
+        attributes["outputs"] = len(node.output_values)
+    _check_call(function, len(node.input_values), attributes)
     module = Operator(function, constants, annotations, attributes, len(node.output_values))
     return OperationConverterResult(module, OnnxMapping(tuple(dynamic), tuple(node.output_values)))
+
+
+# The first versions of many operators told an executor which inputs it may overwrite.
+_MEANINGLESS = {"consumed_inputs"}
+
+
+def _check_call(function: Function, operands: int, attributes: dict[str, Any]) -> None:
+    """Refuse at once what a run would refuse: an unknown attribute, a missing or surplus operand."""
+    try:
+        inspect.signature(function).bind(*[None] * operands, **attributes)
+    except TypeError as error:
+        raise NotImplementedError(str(error)) from None
 
 
 _DYNAMIC = object()

@@ -1,0 +1,67 @@
+"""Padding of sliding windows, shared by convolution and pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where the windows of a convolution or pooling lie; one number per spatial axis each.
+
+    Parameters
+    ----------
+    kernel, strides, dilations
+        As ONNX defines them.
+    before, after
+        Padding at the begin and the end of each axis.
+    """
+
+    kernel: Sequence[int]
+    strides: Sequence[int]
+    dilations: Sequence[int]
+    before: Sequence[int]
+    after: Sequence[int]
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether torch's own padding arguments can express the padding."""
+        return self.before == self.after
+
+    @property
+    def extents(self) -> list[int]:
+        """How many elements of an axis a window spans."""
+        return [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+
+
+def windows(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int] | None,
+    dilations: Sequence[int] | None,
+    auto_pad: str,
+    pads: Sequence[int] | None,
+) -> Windows:
+    """Fill in ONNX's defaults and resolve ``auto_pad`` for spatial axes of the given sizes."""
+    rank = len(kernel)
+    strides = strides or [1] * rank
+    dilations = dilations or [1] * rank
+    if auto_pad not in ("SAME_UPPER", "SAME_LOWER"):
+        pads = pads if pads and auto_pad != "VALID" else [0] * 2 * rank
+        return Windows(kernel, strides, dilations, pads[:rank], pads[rank:])
+    less, more = [], []
+    for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
+        missing = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+        less.append(missing // 2)
+        more.append(missing - missing // 2)
+    return Windows(kernel, strides, dilations, *((less, more) if auto_pad == "SAME_UPPER" else (more, less)))
+
+
+def pad_spatial(x: Tensor, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Tensor:
+    """Pad (or with negative numbers crop) the last axes of a tensor."""
+    amounts = [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
+    return functional.pad(x, amounts, value=value)
