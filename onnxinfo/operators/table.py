@@ -13,7 +13,8 @@ keyword-only parameters the attributes with ONNX's defaults; it returns a tensor
 
 A parameter annotated ``Ints`` or ``Floats`` holds shape arithmetic: the function receives a list of Python numbers
 (or None where the optional input is absent), whether the operand is a constant of the model or computed at run time.
-A keyword-only parameter ``outputs`` receives how many outputs the node names. An operator whose meaning changed
+A parameter annotated ``Unsupported`` is an input or attribute that a convertible node leaves out or sets to zero. A
+keyword-only parameter ``outputs`` receives how many outputs the node names. An operator whose meaning changed
 between opsets has one function per range of versions.
 """
 
@@ -40,6 +41,8 @@ MICROSOFT = "com.microsoft"
 # Markers for parameters that hold shape arithmetic; the functions see plain lists.
 Ints = list[int] | None
 Floats = list[float] | None
+# Marker for what a function knows of but does not do.
+Unsupported = Any
 
 Function = Callable[..., Any]
 Converter = Callable[[OnnxNode, OnnxGraph], OperationConverterResult]
@@ -176,7 +179,7 @@ def bind(function: Function, node: OnnxNode, graph: OnnxGraph, **attributes: Any
     attributes = {a.name: attribute_value(a) for a in node.proto.attribute if a.name not in _MEANINGLESS} | attributes
     if "outputs" in inspect.signature(function).parameters:
         attributes["outputs"] = len(node.output_values)
-    _check_call(function, len(node.input_values), attributes)
+    _check_call(function, node.input_values, attributes)
     module = Operator(function, constants, annotations, attributes, len(node.output_values))
     return OperationConverterResult(module, OnnxMapping(tuple(dynamic), tuple(node.output_values)))
 
@@ -185,12 +188,16 @@ def bind(function: Function, node: OnnxNode, graph: OnnxGraph, **attributes: Any
 _MEANINGLESS = {"consumed_inputs"}
 
 
-def _check_call(function: Function, operands: int, attributes: dict[str, Any]) -> None:
-    """Refuse at once what a run would refuse: an unknown attribute, a missing or surplus operand."""
+def _check_call(function: Function, operands: tuple[str, ...], attributes: dict[str, Any]) -> None:
+    """Refuse at once what a run would refuse: an unknown or unsupported attribute, a missing or surplus operand."""
+    signature = inspect.signature(function)
     try:
-        inspect.signature(function).bind(*[None] * operands, **attributes)
+        given = signature.bind(*operands, **attributes).arguments
     except TypeError as error:
         raise NotImplementedError(str(error)) from None
+    for name, parameter in signature.parameters.items():
+        if parameter.annotation == "Unsupported" and given.get(name):
+            raise NotImplementedError(f"'{name}' is not supported")
 
 
 _DYNAMIC = object()
@@ -296,7 +303,8 @@ def registered() -> Iterator[None]:
     history = _schema_versions()
     try:
         for entry in TABLE:
-            for version in history.get((entry.domain, entry.op_type), {1}):
+            # Without a schema every version of the operator set stands for the operator as it is.
+            for version in history.get((entry.domain, entry.op_type), range(1, onnx.defs.onnx_opset_version() + 1)):
                 key = registry.OperationDescription(entry.domain, entry.op_type, version)
                 if version not in entry.versions or _somebody_elses(before.get(key)):
                     continue
