@@ -140,7 +140,8 @@ class _GraphBuilder:
 
     def _value(self, name: str) -> fx.Node:
         if name not in self.values and name not in self.onnx_graph.own_initializers and self.onnx_graph.nested:
-            with self.graph.inserting_before(next((n for n in self.graph.nodes if n.op != "placeholder"), None)):
+            placeholders = [node for node in self.graph.nodes if node.op == "placeholder"]
+            with self.graph.inserting_after(placeholders[-1] if placeholders else None):
                 self.values[name] = self.graph.placeholder(f"captured_{len(self.captured) + 1}")
             self.captured.append(name)
         if name not in self.values:
