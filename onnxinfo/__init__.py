@@ -30,6 +30,8 @@ _LAZY = {
     "expose": "surgery",
     "extract": "surgery",
     "convert": "convert",
+    "Samples": "inputs",
+    "open_samples": "inputs",
     "open": "archive",
     "Archive": "archive",
     "Run": "archive",

@@ -1,0 +1,14 @@
+"""Text that came from outside, made fit for one line of a message, a terminal and an archive."""
+
+from __future__ import annotations
+
+
+def printable(text: object) -> str:
+    r"""Return the text with everything that does not print (control characters, line ends, surrogates) escaped.
+
+    Examples
+    --------
+    >>> printable("a\x1b[31m.png")
+    'a\\x1b[31m.png'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
