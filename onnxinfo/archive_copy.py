@@ -6,6 +6,8 @@ was there before.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +41,13 @@ class LostCell:
     sample: int
 
 
-def new_archive(path: Path) -> h5py.File:
-    """Create an archive without runs and return it open for writing."""
-    file = create_file(path)
-    write_attribute(file, "format", FORMAT)
-    write_attribute(file, "format_version", VERSION)
-    return file
+@contextlib.contextmanager
+def new_archive(path: Path) -> Iterator[h5py.File]:
+    """Yield a new archive without runs, open for writing."""
+    with create_file(path) as file:
+        write_attribute(file, "format", FORMAT)
+        write_attribute(file, "format_version", VERSION)
+        yield file
 
 
 def schema_of(run: Run) -> RunSchema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -180,9 +181,108 @@ def fsync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def create_file(path: Path) -> h5py.File:
-    """Return a new HDF5 file open for writing, in the version of the file format that archives use."""
-    return h5py.File(path, "w", libver=LIBVER, track_order=True)
+@contextlib.contextmanager
+def create_file(path: Path) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file open for writing, in the version of the file format that archives use.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; raised once the file is closed.
+    """
+    with path.open("w+b", buffering=0) as raw:
+        target = _Forgiving(raw)
+        try:
+            with h5py.File(target, "w", libver=LIBVER, track_order=True) as file:
+                yield file
+        except Exception:
+            if target.error is None:
+                raise
+        if target.error is not None:
+            raise target.error
+
+
+class _Forgiving(io.RawIOBase):
+    """A file that accepts everything and remembers the first error.
+
+    HDF5 cannot recover from a write that fails, and crashes when the process ends; so it is not told.
+    """
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any, /) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def write(self, data: Any, /) -> int:
+        rest = memoryview(data).cast("B")
+        count = len(rest)
+        try:
+            while len(rest) and self.error is None:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self.error = error
+        return count
+
+    def truncate(self, size: int | None = None, /) -> int:
+        return self._file.truncate(size)
+
+
+def reserve(file: h5py.File, end: int) -> None:
+    """Make sure that the file system has room for the file to grow to `end` bytes.
+
+    HDF5 cannot recover from a disk that fills up while it writes; so it must not happen there.
+
+    Raises
+    ------
+    ArchiveError
+        There is no room. Nothing was written.
+    """
+    handle = file.id.get_vfd_handle()
+    size = os.fstat(handle).st_size
+    if end > size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(handle, size, end - size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise ArchiveError(
+                    f"no room for {file.filename} ({error.strerror}); finished cells are safe: free space and run again"
+                ) from error
+
+
+def trim(path: Path) -> None:
+    """Give back the room reserved beyond the end that a closed file's superblock states."""
+    with path.open("r+b") as file:
+        end = int.from_bytes(file.read(SUPERBLOCK_SIZE)[28:36], "little")
+        if SUPERBLOCK_SIZE <= end < os.fstat(file.fileno()).st_size:
+            file.truncate(end)
+
+
+def abandon(file: h5py.File) -> None:
+    """Close an HDF5 file that cannot be written any more, and leave it on the disk as it is.
+
+    HDF5 would try to write what it still holds, now and again when the process ends, and crash there. It is given a
+    file in memory to write that to.
+    """
+    with contextlib.suppress(OSError, RuntimeError, AttributeError):
+        memory = os.memfd_create("abandoned")
+        os.dup2(memory, file.id.get_vfd_handle())
+        os.close(memory)
+    with contextlib.suppress(OSError, RuntimeError):
+        file.close()
 
 
 def open_to_read(path: Path) -> h5py.File:

@@ -415,6 +415,14 @@ def encode_map(values: npt.ArrayLike, compression: str) -> npt.NDArray[Any]:
     return single.astype(dtype) if dtype == "<f2" else round_significand(single, bits)
 
 
+def chunk_bytes(stored: npt.NDArray[Any], compression: str) -> bytes:
+    """Return the bytes of a map's chunk: its encoded values, shuffled and deflated where the compression says so."""
+    level = COMPRESSION[compression][2]
+    if level is None:
+        return stored.tobytes()
+    return zlib.compress(stored.reshape(-1, 1).view(np.uint8).T.tobytes(), level)
+
+
 def cell_checksums(
     normalizer: npt.NDArray[Any], columns: Sequence[npt.NDArray[Any]], shape: tuple[int, int]
 ) -> npt.NDArray[np.uint32]:

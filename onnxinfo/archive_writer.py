@@ -8,9 +8,7 @@ on the disk, the mark that the cell is finished.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
-import shutil
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,28 +20,24 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from .archive import Run
-from .archive import open as open_archive
-from .archive_copy import copy_run, new_archive, schema_of
-from .archive_file import FLAGS_OFFSET, WriterLock, fsync, replacing, resolve
+from .archive_file import WriterLock, abandon, fsync, reserve, resolve, trim
 from .archive_format import (
     COMPRESSION,
     LIBVER,
     STATUS,
-    LayerRow,
     Metric,
     RunSchema,
     cell_checksums,
     check_run_name,
-    create_run,
-    encode_attribute,
+    chunk_bytes,
     encode_map,
-    plain_text,
 )
+from .archive_prepare import drop_backup, prepare
 from .errors import ArchiveError, UsageError
 
 # Left free on the disk, so that HDF5 can always write its own few blocks: a write that fails inside it is final.
-SPARE_BYTES = 1 << 20
+SPARE_BYTES = 1 << 18
+INDEX_BYTES_PER_CHUNK = 32
 
 Samples = slice | Sequence[int] | npt.NDArray[np.integer[Any]]
 
@@ -60,12 +54,15 @@ class RunWriter:
         self._run = run
         self._group = file[run]
         self._schema, self._compression = schema, compression
+        self._datasets: dict[str, h5py.Dataset] = {}
         self._metrics = {metric.name: metric for metric in schema.metrics}
         self._done = {name: self._group[f"{name}_done"][()] == 1 for name in self._metrics}
         self._normalizer = {name: self._group[f"{name}_normalizer"][()] for name in self._metrics}
         self._elapsed = float(self._group["elapsed"][()])
         self._started = time.monotonic()
         self._failed = False
+        self._end = int(file.id.get_filesize())
+        self._spare = SPARE_BYTES + INDEX_BYTES_PER_CHUNK * sum(done.size for done in self._done.values())
 
     @classmethod
     def open(
@@ -112,15 +109,19 @@ class RunWriter:
         resolved = resolve(path)
         lock = WriterLock(resolved)
         try:
-            _prepare(resolved, run, schema, overwrite, compression)
+            prepare(resolved, run, schema, overwrite, compression)
             file = h5py.File(resolved, "r+", libver=LIBVER)
             try:
                 writer = cls(file, resolved, run, schema, compression, lock)
+                reserve(file, writer._end + writer._spare)
                 file.swmr_mode = True
-                file[run]["status"][()] = STATUS.index("open")
+                writer._put("status", (), STATUS.index("open"))
                 file.flush()
-            except BaseException:
+            except ArchiveError:
                 file.close()
+                raise
+            except BaseException:
+                abandon(file)
                 raise
         except OSError as error:
             lock.release()
@@ -152,8 +153,8 @@ class RunWriter:
         if self._done[metric][layer].any() and self._normalizer[metric][layer] != value:
             raise ValueError(f"layer {layer} has cells finished under normalizer {self._normalizer[metric][layer]}")
         self._normalizer[metric][layer] = value
-        with self._writing(0):
-            self._group[f"{metric}_normalizer"][layer] = value
+        with self._writing():
+            self._put(f"{metric}_normalizer", layer, value)
             self._sync()
 
     def write(
@@ -192,13 +193,15 @@ class RunWriter:
         columns = _checked_columns(described, values, len(indices))
         maps = self._checked_maps(described, map, columns, len(indices))
         new = np.nonzero(~self._done[metric][layer, indices])[0]
-        with self._writing(sum(maps[i].nbytes for i in new) if maps is not None else 0):
-            for i in new:
-                self._write_cell(described, layer, int(indices[i]), columns, int(i), maps)
-            self._group["elapsed"][()] = self._elapsed + time.monotonic() - self._started
+        with self._writing():
+            for at in _consecutive(indices, new):
+                if maps is not None:
+                    self._write_maps(metric, layer, indices[at], maps[at])
+                self._write_cells(described, layer, indices[at], {k: data[at] for k, data in columns.items()})
+            self._put("elapsed", (), self._elapsed + time.monotonic() - self._started)
             self._sync()
-            for i in new:
-                self._group[f"{metric}_done"][layer, indices[i]] = 1
+            for at in _consecutive(indices, new):
+                self._put(f"{metric}_done", (layer, _span(indices[at])), 1)
             self._file.flush()
         self._done[metric][layer, indices[new]] = True
 
@@ -217,14 +220,17 @@ class RunWriter:
             status = "complete" if complete else "interrupted"
         try:
             if not self._failed:
-                with self._writing(0):
-                    self._group["status"][()] = STATUS.index(status)
-                    self._group["elapsed"][()] = self._elapsed + time.monotonic() - self._started
+                with self._writing():
+                    self._put("status", (), STATUS.index(status))
+                    self._put("elapsed", (), self._elapsed + time.monotonic() - self._started)
                     self._sync()
-            self._file.close()
-            if status == "complete":
-                _drop_backup(self._path, self._run + "~")
+                    self._file.close()
+                    trim(self._path)
+                if status == "complete":
+                    drop_backup(self._path, self._run)
         finally:
+            if self._failed:
+                abandon(self._file)
             self._lock.release()
 
     def __enter__(self) -> RunWriter:
@@ -251,23 +257,37 @@ class RunWriter:
             raise ValueError(f"metric {metric.name}: a map that converged is not finite")
         return encoded
 
-    def _write_cell(
-        self,
-        metric: Metric,
-        layer: int,
-        sample: int,
-        columns: Mapping[str, npt.NDArray[Any]],
-        i: int,
-        maps: npt.NDArray[Any] | None,
+    def _write_cells(
+        self, metric: Metric, layer: int, samples: npt.NDArray[Any], columns: Mapping[str, npt.NDArray[Any]]
     ) -> None:
-        numbers = [columns[column.name][i : i + 1] for column in metric.columns]
-        for column, number in zip(metric.columns, numbers, strict=True):
-            self._group[metric.dataset(column.name)][layer, sample] = number[0]
-        checksum = cell_checksums(self._normalizer[metric.name][layer : layer + 1], numbers, (1, 1))
-        self._group[f"{metric.name}_checksum"][layer, sample] = checksum[0, 0]
-        if maps is not None:
-            self._group[f"{metric.name}_map"][layer, sample] = maps[i]
-            self._group[f"{metric.name}_map_checksum"][layer, sample] = zlib.crc32(maps[i])
+        where = (layer, _span(samples))
+        for column in metric.columns:
+            self._put(metric.dataset(column.name), where, columns[column.name])
+        numbers = [columns[column.name] for column in metric.columns]
+        checksums = cell_checksums(self._normalizer[metric.name][layer : layer + 1], numbers, (1, len(samples)))
+        self._put(f"{metric.name}_checksum", where, checksums[0])
+
+    def _write_maps(self, metric: str, layer: int, samples: npt.NDArray[Any], maps: npt.NDArray[Any]) -> None:
+        target = self._dataset(f"{metric}_map")
+        where = (layer, _span(samples))
+        if target.chunks is None:
+            self._put(f"{metric}_map", where, maps)
+        else:
+            # Deflated here and not by HDF5, so that the room needed is known before HDF5 writes.
+            chunks = [chunk_bytes(each, self._compression) for each in maps]
+            self._end += sum(map(len, chunks))
+            reserve(self._file, self._end + self._spare)
+            for sample, chunk in zip(samples, chunks, strict=True):
+                target.id.write_direct_chunk((layer, sample, *(0,) * (target.ndim - 2)), chunk)
+        self._put(f"{metric}_map_checksum", where, [zlib.crc32(each.tobytes()) for each in maps])
+
+    def _put(self, name: str, where: Any, data: Any) -> None:
+        self._dataset(name)[where] = data
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        if name not in self._datasets:
+            self._datasets[name] = self._group[name]
+        return self._datasets[name]
 
     def _sync(self) -> None:
         """Return once everything written so far is on the disk."""
@@ -275,20 +295,27 @@ class RunWriter:
         fsync(self._path)
 
     @contextlib.contextmanager
-    def _writing(self, size: int) -> Iterator[None]:
-        """Turn failures into an :class:`ArchiveError`, and foresee the one that HDF5 cannot recover from."""
+    def _writing(self) -> Iterator[None]:
+        """Turn failures into an :class:`ArchiveError`, after which nothing more is written."""
         if self._failed:
             raise ArchiveError(f"{self._path} could not be written before; run the analysis again to go on")
-        if shutil.disk_usage(self._path).free < size + SPARE_BYTES:
-            raise ArchiveError(f"no space left for {self._path}; finished cells are safe: free space and run again")
         try:
             yield
         except (OSError, RuntimeError) as error:
             self._failed = True
-            detail = " ".join(str(error).split())
+            detail = " ".join((getattr(error, "strerror", None) or str(error)).split())
             raise ArchiveError(
                 f"cannot write {self._path} ({detail}); finished cells are safe: remove the cause and run again"
             ) from error
+
+
+def _consecutive(indices: npt.NDArray[Any], chosen: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """Split positions in `indices` where the indices there do not follow each other."""
+    return [part for part in np.split(chosen, np.nonzero(np.diff(indices[chosen]) != 1)[0] + 1) if len(part)]
+
+
+def _span(samples: npt.NDArray[Any]) -> slice:
+    return slice(int(samples[0]), int(samples[-1]) + 1)
 
 
 def _checked_columns(metric: Metric, values: Mapping[str, npt.ArrayLike], count: int) -> dict[str, npt.NDArray[Any]]:
@@ -302,82 +329,3 @@ def _checked_columns(metric: Metric, values: Mapping[str, npt.ArrayLike], count:
     if (columns["converged"].astype(bool) & ~np.isfinite(columns["value"])).any():
         raise ValueError(f"metric {metric.name}: a value that converged is not finite")
     return columns
-
-
-def _prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compression: str) -> None:
-    """Leave at `path` an archive that holds the run, closed, whatever state the file was in."""
-    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    if not path.exists():
-        with replacing(path) as part, new_archive(part) as file:
-            create_run(file, run, schema, compression=compression, created=created)
-        return
-    with open_archive(path) as archive:
-        known = archive.runs
-        resumes = run in known and _resumes(archive[run], schema, overwrite, compression)
-    if resumes and _was_closed(path):
-        return
-    kept = {name: name for name in known}
-    if run in known and not resumes:
-        # What a name ending in ~ keeps is whole; a second attempt that did not end either is not worth keeping.
-        kept = {name: name for name in known if name != run} | ({} if run + "~" in known else {run: run + "~"})
-    with replacing(path) as part, open_archive(path) as archive, new_archive(part) as file:
-        for name, new_name in kept.items():
-            copy_run(archive[name], file, new_name)
-        if not resumes:
-            create_run(file, run, schema, compression=compression, created=created)
-
-
-def _resumes(existing: Run, schema: RunSchema, overwrite: bool, compression: str) -> bool:
-    """Tell whether the run is to go on with (else it is to be replaced); raise if neither may be."""
-    difference = first_difference(existing, schema, compression)
-    complete = all(existing.finished(metric.name).all() for metric in existing.metrics)
-    if difference is None and not complete:
-        return True
-    if overwrite:
-        return False
-    reason = f"has another recipe ({difference})" if difference else "is complete"
-    raise UsageError(f"run '{existing.name}' exists and {reason}; choose another --run, or replace it with --overwrite")
-
-
-def first_difference(existing: Run, schema: RunSchema, compression: str) -> str | None:
-    """Return in words the first thing in which a stored run and a schema differ, or None."""
-    stored = schema_of(existing)
-    recipes = [
-        {key: encode_attribute(value) for key, value in recipe.items()} for recipe in (stored.recipe, schema.recipe)
-    ]
-    for key in dict.fromkeys([*recipes[1], *recipes[0]]):
-        there, now = (recipe.get(key, "absent") for recipe in recipes)
-        if there != now:
-            return f"{key} is {there} there, {now} now"
-    facets: dict[str, list[Any]] = {
-        "layers": [[LayerRow.of(layer) for layer in each.layers] for each in (stored, schema)],
-        "sample names": [[plain_text(name) for name in each.sample_names] for each in (stored, schema)],
-        "labels": [
-            None if x.labels is None else [str(label) for label in np.asarray(x.labels).tolist()]
-            for x in (stored, schema)
-        ],
-        "axes": [list(zip(each.axes, each.sample_shape, strict=True)) for each in (stored, schema)],
-        "metrics": [[metric.datasets() for metric in each.metrics] for each in (stored, schema)],
-        "input unit": [np.broadcast_to(each.unit, each.sample_shape).tolist() for each in (stored, schema)],
-        "compression": [existing.compression, compression],
-    }
-    return next((f"other {name}" for name, (there, now) in facets.items() if there != now), None)
-
-
-def _was_closed(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(FLAGS_OFFSET + 1)
-    # Only version 3 of the superblock, which archives are written with, allows reading while writing.
-    return len(head) > FLAGS_OFFSET and head[8] == 3 and head[FLAGS_OFFSET] == 0
-
-
-def _drop_backup(path: Path, backup: str) -> None:
-    """Remove the run that a now complete one replaces."""
-    with open_archive(path) as archive:
-        known = archive.runs
-    if backup not in known:
-        return
-    with replacing(path) as part, open_archive(path) as archive, new_archive(part) as file:
-        for name in known:
-            if name != backup:
-                copy_run(archive[name], file, name)
