@@ -30,11 +30,13 @@ _LAZY = {
     "expose": "surgery",
     "extract": "surgery",
     "convert": "convert",
-    "Samples": "inputs",
+    "Samples": "samples",
     "open_samples": "inputs",
-    "open": "archive",
+    "Progress": "analysis",
+    "analyze": "analysis",
     "Archive": "archive",
     "Run": "archive",
+    "open": "archive",
 }
 
 __all__ = [

@@ -1,0 +1,71 @@
+"""The main job on the command line: ``analyze`` and ``demo``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from .options import preprocessing, selection
+from .progress import live
+from .tables import print_run
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@click.option("--inputs", required=True, metavar="SPEC", help="Folder or glob of images, FILE.npz:key, .npy, FILE.h5:/set.")
+@click.option("-o", "--output", required=True, type=click.Path(), help="The archive; a run is added if it exists.")
+@selection
+@click.option("--metric", "metrics", multiple=True, default=["sid"], show_default=True, help="Metric; repeatable.")
+@click.option("--run", metavar="NAME", help="Name of the run; default: the model's.")
+@click.option("--perturb", metavar="TENSOR", help="Perturbed tensor; default: the float input, or the embedding.")
+@preprocessing
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--memory", metavar="SIZE", help="Budget for activations, such as 2G.")
+@click.option("--alpha", type=float, default=1.5e-4, show_default=True, help="Strength of the constraint.")
+@click.option("--normalizer", type=click.Choice(["dataset", "image"]), default="dataset", show_default=True)
+@click.option("--tie", default="unit", show_default=True, metavar="unit|pixel|grid:N", help="Units sharing one sigma.")
+@click.option("--cap", type=float, default=1.0, show_default=True, help="Greatest sigma, in standard deviations.")
+@click.option("--solver", type=click.Choice(["auto", "reference"]), default="auto", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all noise.")
+@click.option("--compression", type=click.Choice(["rounded", "lossless", "float16", "none"]), default="rounded")
+@click.option("--overwrite", is_flag=True, help="Replace a finished run of the same name.")
+@click.pass_context
+def analyze(ctx: click.Context, model: str, inputs: str, output: str, **options: Any) -> None:
+    r"""Measure how much of the input each layer of MODEL discards.
+
+    The same command goes on where an interrupted one stopped.
+
+    \b
+    Example:
+      onnxinfo analyze resnet20.onnx --inputs images/ --preset imagenet --limit 32 -o result.h5
+    """
+    from onnxinfo import analyze as run_analysis
+
+    began = time.monotonic()
+    with live(quiet=ctx.obj["quiet"], output=output) as report:
+        run = run_analysis(model, inputs, output, progress=report, **options)
+    if not ctx.obj["quiet"]:
+        print_run(run, output, time.monotonic() - began)
+
+
+@click.command()
+@click.option("-o", "--output", default="demo", show_default=True, type=click.Path(), help="Folder for the results.")
+@click.pass_context
+def demo(ctx: click.Context, output: str) -> None:
+    r"""Analyze a small trained network on bundled images: a table, an archive and plots.
+
+    \b
+    Example:
+      onnxinfo demo -o demo
+    """
+    from onnxinfo import demo as run_demo
+
+    began = time.monotonic()
+    with live(quiet=ctx.obj["quiet"], output=output) as report:
+        result = run_demo(output, progress=report)
+    if not ctx.obj["quiet"]:
+        print_run(result.run, str(result.archive), time.monotonic() - began)
+        for path in result.plots:
+            click.echo(f"plot: {path}")

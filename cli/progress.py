@@ -1,0 +1,47 @@
+"""Live progress on standard error: cells done, time left, the layer just finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from onnxinfo import Progress
+
+
+@contextmanager
+def live(*, quiet: bool, output: str) -> Iterator[Callable[[Progress], None]]:
+    """Show progress while the context lasts; an interruption says where the results are."""
+    if quiet:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    from onnxinfo.text import printable
+
+    columns = (
+        TextColumn("{task.description:<10}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    tasks = {}
+    try:
+        with Bars(*columns, console=Console(stderr=True)) as bars:
+
+            def report(progress: Progress) -> None:
+                if progress.stage not in tasks:
+                    tasks[progress.stage] = bars.add_task(progress.stage, note="")
+                note = f"{printable(progress.layer)}  {progress.value:.4f}" if progress.layer else ""
+                bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
+
+            yield report
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: finished cells are in {output}; the same command goes on from there", err=True)
+        raise
