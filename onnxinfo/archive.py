@@ -30,12 +30,18 @@ from .archive_format import (
     Metric,
     cell_checksums,
     decode_attribute,
+    is_identifier,
 )
 from .errors import ArchiveError, UsageError
+from .text import printable
 
 if TYPE_CHECKING:
     import pandas
     import xarray
+
+MAX_NAMES = 100
+# Of one metric in one run, which are read in one piece.
+MAX_NUMBERS = 1 << 26
 
 _KNOWN_FIELDS = {field.name: field for field in (STDERR, CONVERGED, *CERTIFICATE)}
 
@@ -71,12 +77,13 @@ class Run:
         self.group = group
         self._path = path
         self.name: str = group.name.lstrip("/")
+        self._title = printable(f"run '{self.name}' of {path}")
         attributes = guard.attributes(group)
-        check_version(attributes.get("format_version"), f"run '{self.name}' of {path}")
+        check_version(attributes.get("format_version"), self._title)
         self.created = str(attributes.pop("created", ""))
         self.compression = str(attributes.pop("compression", ""))
-        self.axes = tuple(str(attributes.pop("axes", "")).split())
-        metrics = str(attributes.pop("metrics", "")).split()
+        self.axes = tuple(self._names(attributes.pop("axes", "")))
+        metrics = self._names(attributes.pop("metrics", ""))
         self.recipe, self.provenance = _split_recipe(attributes)
         self.layers = self._read_layers()
         self.sample_names = guard.texts(guard.dataset(group, "sample_name", [None], ["S"]))
@@ -94,13 +101,11 @@ class Run:
         """How the run stands; ``incomplete`` means that its writer stopped without a word."""
         code = int(guard.array(guard.dataset(self.group, "status", [], ["|u1"])))
         if code >= len(STATUS):
-            raise ArchiveError(f"run '{self.name}' of {self._path} has unknown status {code}; the file is damaged")
+            raise ArchiveError(f"{self._title} has unknown status {code}; the file is damaged")
         finished = all(self.finished(metric.name).all() for metric in self.metrics)
         if STATUS[code] == "complete":
             if not finished:
-                raise ArchiveError(
-                    f"run '{self.name}' of {self._path} is marked complete but lacks cells; it is damaged"
-                )
+                raise ArchiveError(f"{self._title} is marked complete but lacks cells; it is damaged")
             return "complete"
         if STATUS[code] == "open":
             return "running" if is_being_written(self._path) else "complete" if finished else "incomplete"
@@ -147,7 +152,7 @@ class Run:
             if metric.name == name:
                 return metric
         names = ", ".join(metric.name for metric in self.metrics)
-        raise UsageError(f"run '{self.name}' has no metric '{name}'; it has {names}")
+        raise UsageError(f"{self._title} has no metric '{printable(name)}'; it has {names}")
 
     def finished(self, metric: str) -> npt.NDArray[np.bool_]:
         """Tell which cells of a metric are finished: bool of shape (layer, sample)."""
@@ -182,11 +187,7 @@ class Run:
         stored = guard.array(self._cells(f"{metric}_checksum", ["<u4"]))
         bad = done & (cell_checksums(normalizer, columns, self.shape) != stored)
         if bad.any():
-            layer, sample = (int(i) for i in np.argwhere(bad)[0])
-            raise ArchiveError(
-                f"{self._path}: {metric} of layer '{self.layers[layer].name}', sample {sample} in run '{self.name}' is "
-                "damaged (checksum); 'onnxinfo recover' keeps what is whole"
-            )
+            raise self._mismatch(metric, *np.argwhere(bad)[0])
         values: dict[str, npt.NDArray[Any]] = {"done": done}
         for column, data in zip(described.columns, columns, strict=True):
             values[column.name] = np.where(done, data, np.nan if column.dtype == "<f8" else 0).astype(column.dtype)
@@ -216,17 +217,14 @@ class Run:
             The run has no such metric, or it has no maps.
         """
         if not self.metric(metric).has_map:
-            raise UsageError(f"metric '{metric}' of run '{self.name}' has no maps")
+            raise UsageError(f"metric '{metric}' of {self._title} has no maps")
         maps = self.maps(metric)
         if not self.finished(metric)[layer, sample]:
             return np.full(self.sample_shape, np.nan, dtype=np.float32)
         data = guard.cell(maps, layer, sample)
         stored = guard.array(self._cells(f"{metric}_map_checksum", ["<u4"]))[layer, sample]
         if guard.crc32(data) != stored:
-            raise ArchiveError(
-                f"{self._path}: the {metric} map of layer '{self.layers[layer].name}', sample {sample} in run "
-                f"'{self.name}' is damaged (checksum); 'onnxinfo recover' keeps what is whole"
-            )
+            raise self._mismatch(f"{metric} map", layer, sample)
         return data.astype(np.float32)
 
     def table(self, per: Literal["layer", "sample"]) -> dict[str, list[Any]]:
@@ -245,6 +243,19 @@ class Run:
         """Return the dataset of a metric's maps, checked; read its cells with :func:`archive_guard.cell`."""
         return guard.dataset(self.group, f"{metric}_map", [*self.shape, *self.sample_shape], ["<f4", "<f2"])
 
+    def _mismatch(self, what: str, layer: int, sample: int) -> ArchiveError:
+        where = printable(self.layers[layer].name)
+        return ArchiveError(
+            f"{what} of layer '{where}', sample {sample} in {self._title} is damaged (checksum); "
+            "'onnxinfo recover' keeps what is whole"
+        )
+
+    def _names(self, text: str | int | float | None) -> list[str]:
+        names = str(text or "").split()
+        if len(names) > MAX_NAMES or not all(is_identifier(name) for name in names):
+            raise ArchiveError(f"{self._title} lists '{printable(str(text)[:80])}', expected names; it is damaged")
+        return names
+
     def _cells(self, name: str, dtypes: list[str]) -> h5py.Dataset:
         return guard.dataset(self.group, name, self.shape, dtypes)
 
@@ -256,9 +267,7 @@ class Run:
 
         columns = {name: column(name) for name in LAYER_COLUMNS}
         if len({len(values) for values in columns.values()}) != 1 or not columns["layer"]:
-            raise ArchiveError(
-                f"run '{self.name}' of {self._path} has layer columns of different lengths; it is damaged"
-            )
+            raise ArchiveError(f"{self._title} has layer columns of different lengths; it is damaged")
         keys = ("name", *(name.removeprefix("layer_") for name in LAYER_COLUMNS[1:]))
         return tuple(LayerRow(**dict(zip(keys, row, strict=True))) for row in zip(*columns.values(), strict=True))
 
@@ -271,14 +280,16 @@ class Run:
     def _axis_size(self, axis: str) -> int:
         found = guard.member(self.group, axis, h5py.Dataset)
         if found is None or found.ndim != 1:
-            raise ArchiveError(f"run '{self.name}' of {self._path} lacks the dimension '{axis}'; it is damaged")
+            raise ArchiveError(f"{self._title} lacks the dimension '{axis}'; it is damaged")
         return int(found.shape[0])
 
     def _read_metric(self, name: str) -> Metric:
         value = self._cells(name, ["<f8"])
-        names = str(guard.attribute(value, "fields") or "").split()
+        names = self._names(guard.attribute(value, "fields"))
         if names[:2] != ["stderr", "converged"]:
-            raise ArchiveError(f"{self.group.name}/{name} names the fields {names}, expected stderr, converged, ...")
+            raise ArchiveError(f"{self._title}: {name} has the fields {names}, expected stderr, converged and others")
+        if len(names) * len(self.layers) * len(self.sample_names) > MAX_NUMBERS:
+            raise ArchiveError(f"{self._title}: {name} has more than {MAX_NUMBERS} numbers; not an archive of onnxinfo")
         fields = tuple(_KNOWN_FIELDS.get(field) or self._read_field(name, field) for field in names[2:])
         units = str(guard.attribute(value, "units") or "")
         long_name = str(guard.attribute(value, "long_name") or "").removesuffix(f", {VALUE.long_name}")
@@ -312,9 +323,9 @@ class Archive:
 
     def __getitem__(self, name: str) -> Run:
         if name not in self.runs:
-            known = ", ".join(self.runs) or "no runs at all"
-            raise UsageError(f"{self.path} has no run '{name}'; it has {known}")
-        with guard.damaged(f"run '{name}' of {self.path}"):
+            known = ", ".join(self.runs) or "none"
+            raise UsageError(printable(f"{self.path} has no run '{name}'; it has {known}"))
+        with guard.damaged(printable(f"run '{name}' of {self.path}")):
             return Run(guard.member(self._file, name, h5py.Group), self.path)
 
     def __iter__(self) -> Iterator[str]:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -19,6 +19,7 @@ import h5py
 
 from .archive_format import LIBVER
 from .errors import ArchiveError, UsageError
+from .text import printable
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_SIZE = 48
@@ -305,24 +306,48 @@ def open_to_read(path: Path) -> h5py.File:
         # A run is being written to it, or was when the machine stopped.
         lambda: h5py.File(path, "r", swmr=True),
         # The writer died in the instant before its run was open to readers.
-        lambda: h5py.File(io.BufferedReader(_WithoutFlags(path), 1 << 20), "r"),
+        lambda: h5py.File(io.BufferedReader(_Closed(path)), "r"),
     )
-    message = ""
+    return _first(attempts, path)
+
+
+def open_damaged(path: Path) -> h5py.File:
+    """Open an HDF5 file to save what can be read of it, also where its end is missing.
+
+    Raises
+    ------
+    ArchiveError
+        It cannot be opened even so.
+    """
+    try:
+        return open_to_read(path)
+    except ArchiveError:
+        return _first([lambda: h5py.File(io.BufferedReader(_Closed(path, whole=True)), "r")], path)
+
+
+def _first(attempts: Sequence[Callable[[], h5py.File]], path: Path) -> h5py.File:
+    reason = ""
     for attempt in attempts:
         try:
             return attempt()
         except (OSError, RuntimeError, ValueError) as error:
-            message = message or str(error).partition("(")[2].rstrip(")") or str(error)
-    raise ArchiveError(f"{path} is damaged ({message}); try 'onnxinfo recover'")
+            reason = reason or printable(" ".join(str(error).split()))
+    raise ArchiveError(f"{path} is damaged: {reason}; try 'onnxinfo recover'")
 
 
-class _WithoutFlags(io.RawIOBase):
-    """A file as it would be had its writer closed it: the superblock's consistency flags read as zero."""
+class _Closed(io.RawIOBase):
+    """A file as it would be had its writer closed it: the superblock's consistency flags read as zero.
 
-    def __init__(self, path: Path) -> None:
+    Where `whole` is true, zeros stand in for an end of the file that is missing.
+    """
+
+    def __init__(self, path: Path, *, whole: bool = False) -> None:
         self._file = path.open("rb", buffering=0)
         self._superblock = clear_flags(self._file.read(SUPERBLOCK_SIZE))
-        self._file.seek(0)
+        self._size = os.fstat(self._file.fileno()).st_size
+        if whole:
+            self._size = max(self._size, int.from_bytes(self._superblock[28:36], "little"))
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -331,14 +356,19 @@ class _WithoutFlags(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        return self._file.seek(offset, whence)
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
 
     def readinto(self, buffer: Any, /) -> int:
-        position = self._file.tell()
-        count = self._file.readinto(buffer) or 0
-        covered = self._superblock[position : position + count]
-        memoryview(buffer).cast("B")[: len(covered)] = covered
-        return count
+        view = memoryview(buffer).cast("B")
+        view = view[: max(0, min(len(view), self._size - self._position))]
+        self._file.seek(self._position)
+        data = self._file.read(len(view)) or b""
+        view[:] = data.ljust(len(view), b"\0")
+        covered = self._superblock[self._position : self._position + len(view)]
+        view[: len(covered)] = covered
+        self._position += len(view)
+        return len(view)
 
     def close(self) -> None:
         self._file.close()

@@ -195,9 +195,14 @@ def check_names(axes: Sequence[str], metrics: Sequence[Metric]) -> None:
     """Raise :class:`UsageError` when two datasets of a run would have the same name."""
     taken = set(RESERVED)
     for name in [*axes, *(name for metric in metrics for name in metric.datasets())]:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in taken:
+        if not is_identifier(name) or name in taken:
             raise UsageError(f"'{name}' cannot name an axis or metric: lower-case identifier, not used twice, expected")
         taken.add(name)
+
+
+def is_identifier(name: str) -> bool:
+    """Tell whether `name` can name an axis, a metric or a field."""
+    return re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) is not None
 
 
 def check_run_name(name: str) -> None:
@@ -438,10 +443,11 @@ def cell_checksums(
         (layer, sample).
     """
     parts = [np.broadcast_to(np.asarray(normalizer, dtype="<f8")[:, None], shape), *columns]
-    packed = np.concatenate(
-        [np.ascontiguousarray(part).reshape(*shape, 1).view(np.uint8) for part in parts], axis=2
-    ).reshape(shape[0] * shape[1], -1)
-    return np.array([zlib.crc32(row.tobytes()) for row in packed], dtype="<u4").reshape(shape)
+    checksums = np.empty(shape, dtype="<u4")
+    for layer in range(shape[0]):
+        rows = [np.ascontiguousarray(part[layer]).reshape(-1, 1).view(np.uint8) for part in parts]
+        checksums[layer] = [zlib.crc32(row.tobytes()) for row in np.concatenate(rows, axis=1)]
+    return checksums
 
 
 def _attached(run: h5py.Group, name: str, dims: Sequence[str], **options: Any) -> h5py.Dataset:

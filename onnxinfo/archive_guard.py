@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ArchiveError
+from .hdf5_chunks import filter_codes, read_chunk
+from .text import printable
 
 MAX_MEMBERS = 10_000
-MAX_MAP_BYTES = 1 << 28
 MAX_ATTRIBUTE_BYTES = 1 << 24
-# Besides the deflated data: what deflate adds to data it cannot shrink, with room to spare.
-CHUNK_OVERHEAD = 4096
+# Of one array read in one piece, which a map is not. A sparse file can be larger than the memory of any machine.
+MAX_ARRAY_BYTES = 1 << 29
 
 _LIBRARY_ERRORS = (
     OSError,
@@ -45,8 +46,8 @@ class damaged:  # noqa: N801 - reads as a clause: with damaged(what)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, _LIBRARY_ERRORS):
-            detail = " ".join(str(error).split())
-            raise ArchiveError(f"{self._what} cannot be read ({detail}); try 'onnxinfo validate'") from error
+            detail = printable(" ".join(str(error).split()))
+            raise ArchiveError(f"{self._what} cannot be read: {detail}; try 'onnxinfo validate'") from error
 
 
 def members(group: h5py.Group) -> list[str]:
@@ -57,10 +58,16 @@ def members(group: h5py.Group) -> list[str]:
     ArchiveError
         There are more than ``MAX_MEMBERS``, or they cannot be read.
     """
-    with damaged(f"group {group.name}"):
+    with damaged(f"group {printable(group.name)}"):
         if group.id.get_num_objs() > MAX_MEMBERS:
-            raise ArchiveError(f"group {group.name} has more than {MAX_MEMBERS} members; not an archive of onnxinfo")
+            raise ArchiveError(
+                f"group {printable(group.name)} has more than {MAX_MEMBERS} members; not an archive of onnxinfo"
+            )
         return [str(name) for name in group]
+
+
+def _path(group: h5py.Group, name: str) -> str:
+    return printable(f"{group.name.rstrip('/')}/{name}")
 
 
 def member(group: h5py.Group, name: str, kind: type[h5py.Group] | type[h5py.Dataset]) -> Any:
@@ -73,8 +80,10 @@ def member(group: h5py.Group, name: str, kind: type[h5py.Group] | type[h5py.Data
     ArchiveError
         It cannot be read.
     """
-    what = f"{group.name}/{name}"
-    with damaged(what):
+    # A name with a slash would be resolved as a path, through links that the path meets.
+    if not name or "/" in name or name == ".":
+        return None
+    with damaged(_path(group, name)):
         if group.get(name, getlink=True, default=None).__class__ is not h5py.HardLink:
             return None
         if group.get(name, getclass=True) is not kind:
@@ -84,7 +93,7 @@ def member(group: h5py.Group, name: str, kind: type[h5py.Group] | type[h5py.Data
 
 def attribute(target: h5py.HLObject, name: str) -> str | int | float | None:
     """Return an attribute that is a number or a fixed-length text, or None where it is absent or of another kind."""
-    with damaged(f"attribute {name} of {target.name}"):
+    with damaged(f"attribute {printable(name)} of {printable(target.name)}"):
         if name not in target.attrs:
             return None
         identifier = target.attrs.get_id(name)
@@ -106,9 +115,10 @@ def attribute(target: h5py.HLObject, name: str) -> str | int | float | None:
 
 def attributes(target: h5py.HLObject) -> dict[str, str | int | float]:
     """Return all attributes that are numbers or fixed-length texts."""
-    with damaged(f"attributes of {target.name}"):
+    what = printable(target.name)
+    with damaged(f"attributes of {what}"):
         if len(target.attrs) > MAX_MEMBERS:
-            raise ArchiveError(f"{target.name} has more than {MAX_MEMBERS} attributes; not an archive of onnxinfo")
+            raise ArchiveError(f"{what} has more than {MAX_MEMBERS} attributes; not an archive of onnxinfo")
         names = list(target.attrs)
     values = {name: attribute(target, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
@@ -134,7 +144,7 @@ def dataset(group: h5py.Group, name: str, shape: Sequence[int | None], dtypes: S
         It is absent, or something else than the format says, or its data lies outside the file.
     """
     found = member(group, name, h5py.Dataset)
-    what = f"{group.name}/{name}"
+    what = _path(group, name)
     if found is None:
         raise ArchiveError(f"{what} is missing; try 'onnxinfo validate'")
     with damaged(what):
@@ -160,21 +170,9 @@ def _check_storage(found: h5py.Dataset, what: str) -> None:
     if layout == h5py.h5d.CHUNKED:
         if found.chunks[:2] != (1, 1) or found.chunks[2:] != found.shape[2:]:
             raise ArchiveError(f"{what} has chunks {found.chunks}, expected one for each layer and sample")
-        if found.dtype.itemsize * int(np.prod(found.chunks, dtype=object)) > MAX_MAP_BYTES:
-            raise ArchiveError(f"{what} declares maps over {MAX_MAP_BYTES >> 20} MiB; not an archive of onnxinfo")
-        _filters(plist, found, what)
+        filter_codes(found)
     elif found.size and found.id.get_storage_size() < found.dtype.itemsize * found.size:
         raise ArchiveError(f"{what} declares {found.size} numbers but stores fewer; the file is damaged")
-    elif found.dtype.itemsize * found.size > found.file.id.get_filesize():
-        raise ArchiveError(f"{what} declares more data than the file has; the file is damaged")
-
-
-def _filters(plist: Any, found: h5py.Dataset, what: str) -> list[int]:
-    filters = [plist.get_filter(position) for position in range(plist.get_nfilters())]
-    codes = [code for code, *_ in filters]
-    if codes not in ([], [h5py.h5z.FILTER_DEFLATE], [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE]):
-        raise ArchiveError(f"{what} uses filters {codes}, expected shuffle and deflate only")
-    return codes
 
 
 def array(found: h5py.Dataset) -> npt.NDArray[Any]:
@@ -185,14 +183,17 @@ def array(found: h5py.Dataset) -> npt.NDArray[Any]:
     ArchiveError
         It cannot be read, or something else than what was written is there.
     """
-    with damaged(found.name):
-        if found.id.get_create_plist().get_layout() == h5py.h5d.CHUNKED:
-            raise ArchiveError(f"{found.name} is chunked, expected contiguous")
+    what = printable(found.name)
+    with damaged(what):
+        if found.chunks is not None:
+            raise ArchiveError(f"{what} is chunked, expected contiguous")
+        if found.dtype.itemsize * found.size > MAX_ARRAY_BYTES:
+            raise ArchiveError(f"{what} declares over {MAX_ARRAY_BYTES >> 20} MiB; not an archive of onnxinfo")
         refresh(found)
         data: npt.NDArray[Any] = np.asarray(found[()])
     checksum = attribute(found, "crc32")
     if checksum is not None and checksum != crc32(data):
-        raise ArchiveError(f"{found.name} is damaged: its checksum does not match; try 'onnxinfo validate'")
+        raise ArchiveError(f"{what} is damaged: its checksum does not match; try 'onnxinfo validate'")
     return data
 
 
@@ -220,45 +221,10 @@ def cell(found: h5py.Dataset, layer: int, sample: int) -> npt.NDArray[Any]:
     ArchiveError
         It cannot be read, or it does not have the size it must have.
     """
-    what = f"{found.name} at layer {layer}, sample {sample}"
+    what = f"{printable(found.name)} at layer {layer}, sample {sample}"
     with damaged(what):
         refresh(found)
-        plist = found.id.get_create_plist()
-        if plist.get_layout() != h5py.h5d.CHUNKED:
+        if found.chunks is None:
             return np.asarray(found[layer, sample])
-        return _chunk(found, (layer, sample, *(0,) * (found.ndim - 2)), _filters(plist, found, what), what)
-
-
-def _chunk(found: h5py.Dataset, offset: tuple[int, ...], filters: list[int], what: str) -> npt.NDArray[Any]:
-    shape, dtype = found.shape[2:], found.dtype
-    size = dtype.itemsize * int(np.prod(shape))
-    stored = found.id.get_chunk_info_by_coord(offset)
-    if stored.byte_offset is None:
-        return np.full(shape, found.fillvalue, dtype=dtype)
-    if stored.size > size + size // 1000 + CHUNK_OVERHEAD:
-        raise ArchiveError(f"{what} is stored in {stored.size} bytes, expected at most {size}; the file is damaged")
-    mask, data = found.id.read_direct_chunk(offset)
-    for position, code in reversed([*enumerate(filters)]):
-        if mask >> position & 1:
-            continue
-        data = _inflate(data, size, what) if code == h5py.h5z.FILTER_DEFLATE else _unshuffle(data, dtype.itemsize)
-    if len(data) != size:
-        raise ArchiveError(f"{what} has {len(data)} bytes, expected {size}; the file is damaged")
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
-
-
-def _inflate(data: bytes, size: int, what: str) -> bytes:
-    stream = zlib.decompressobj()
-    try:
-        inflated = stream.decompress(data, size)
-    except zlib.error as error:
-        raise ArchiveError(f"{what} cannot be inflated ({error}); the file is damaged") from None
-    if stream.unconsumed_tail:
-        raise ArchiveError(f"{what} inflates to more than {size} bytes; the file is damaged")
-    return inflated
-
-
-def _unshuffle(data: bytes, itemsize: int) -> bytes:
-    whole = len(data) // itemsize * itemsize
-    planes = np.frombuffer(data, dtype=np.uint8, count=whole).reshape(itemsize, -1)
-    return planes.T.tobytes() + bytes(data[whole:])
+        chunk = read_chunk(found, (layer, sample, *(0,) * (found.ndim - 2)), filter_codes(found))
+        return chunk.reshape(found.shape[2:])
