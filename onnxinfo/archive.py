@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from .archive_format import (
     is_identifier,
 )
 from .errors import ArchiveError, UsageError
+from .hdf5_chunks import MAX_CHUNK_BYTES
 from .text import printable
 
 if TYPE_CHECKING:
@@ -89,6 +91,8 @@ class Run:
         self.sample_names = guard.texts(guard.dataset(group, "sample_name", [None], ["S"]))
         self.labels = self._read_labels()
         self.sample_shape = tuple(self._axis_size(axis) for axis in self.axes)
+        if math.prod(self.sample_shape) * 4 > MAX_CHUNK_BYTES:
+            raise ArchiveError(f"{self._title} has samples of shape {self.sample_shape}; not an archive of onnxinfo")
         self.metrics = tuple(self._read_metric(name) for name in metrics)
 
     @property
@@ -97,19 +101,16 @@ class Run:
         return len(self.layers), len(self.sample_names)
 
     @property
-    def status(self) -> Literal["complete", "running", "interrupted", "failed", "incomplete"]:
-        """How the run stands; ``incomplete`` means that its writer stopped without a word."""
-        code = int(guard.array(guard.dataset(self.group, "status", [], ["|u1"])))
-        if code >= len(STATUS):
-            raise ArchiveError(f"{self._title} has unknown status {code}; the file is damaged")
+    def status(self) -> str:
+        """How the run stands: complete, running, interrupted, failed, or incomplete.
+
+        Incomplete means that its writer stopped without a word.
+        """
+        stored = self._stored_status()
         finished = all(self.finished(metric.name).all() for metric in self.metrics)
-        if STATUS[code] == "complete":
-            if not finished:
-                raise ArchiveError(f"{self._title} is marked complete but lacks cells; it is damaged")
-            return "complete"
-        if STATUS[code] == "open":
+        if stored == "open":
             return "running" if is_being_written(self._path) else "complete" if finished else "incomplete"
-        return "interrupted" if STATUS[code] == "interrupted" else "failed"
+        return stored
 
     @property
     def elapsed(self) -> float:
@@ -156,8 +157,10 @@ class Run:
 
     def finished(self, metric: str) -> npt.NDArray[np.bool_]:
         """Tell which cells of a metric are finished: bool of shape (layer, sample)."""
-        done = guard.array(self._cells(f"{self.metric(metric).name}_done", ["|u1"]))
-        return np.asarray(done == 1)
+        done = np.asarray(guard.array(self._cells(f"{self.metric(metric).name}_done", ["|u1"])) == 1)
+        if self._stored_status() == "complete" and not done.all():
+            raise ArchiveError(f"{self._title} is marked complete but lacks cells; it is damaged")
+        return done
 
     def normalizer(self, metric: str) -> npt.NDArray[np.float64]:
         """Return the constraint's normalizer of each layer: float64 of shape (layer,), NaN where not recorded."""
@@ -242,6 +245,12 @@ class Run:
     def maps(self, metric: str) -> h5py.Dataset:
         """Return the dataset of a metric's maps, checked; read its cells with :func:`archive_guard.cell`."""
         return guard.dataset(self.group, f"{metric}_map", [*self.shape, *self.sample_shape], ["<f4", "<f2"])
+
+    def _stored_status(self) -> str:
+        code = int(guard.array(guard.dataset(self.group, "status", [], ["|u1"])))
+        if code >= len(STATUS):
+            raise ArchiveError(f"{self._title} has unknown status {code}; it is damaged")
+        return STATUS[code]
 
     def _mismatch(self, what: str, layer: int, sample: int) -> ArchiveError:
         where = printable(self.layers[layer].name)

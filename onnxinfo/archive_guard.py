@@ -58,11 +58,10 @@ def members(group: h5py.Group) -> list[str]:
     ArchiveError
         There are more than ``MAX_MEMBERS``, or they cannot be read.
     """
-    with damaged(f"group {printable(group.name)}"):
+    what = f"group {printable(group.name)}"
+    with damaged(what):
         if group.id.get_num_objs() > MAX_MEMBERS:
-            raise ArchiveError(
-                f"group {printable(group.name)} has more than {MAX_MEMBERS} members; not an archive of onnxinfo"
-            )
+            raise ArchiveError(f"{what} has more than {MAX_MEMBERS} members; not an archive of onnxinfo")
         return [str(name) for name in group]
 
 

@@ -6,6 +6,7 @@ interruption leaves what was there before.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -158,9 +159,8 @@ def _assemble(output: Path, parts: Sequence[tuple[Path, dict[str, str]]]) -> Non
             with open_archive(source) as archive:
                 for old, new in names.items():
                     if copy_run(archive[old], file, new):
-                        raise ArchiveError(
-                            f"run '{printable(old)}' of {source} has damaged cells; run 'onnxinfo recover {source}' first"
-                        )
+                        title = f"run '{printable(old)}' of {source}"
+                        raise ArchiveError(f"{title} has damaged cells; run 'onnxinfo recover {source}' first")
 
 
 def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> dict[str, str]:
@@ -233,19 +233,22 @@ def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None 
     lost: list[LostCell] = []
     unreadable: list[tuple[str, str]] = []
     saved: list[str] = []
-    with WriterLock(source):
-        with replacing(target) as part, new_archive(part) as file, Archive(open_damaged(source), source) as archive:
-            for name in archive.runs:
-                try:
-                    lost += copy_run(archive[name], file, name)
-                    saved.append(name)
-                except ArchiveError as error:
-                    unreadable.append((name, str(error)))
-                    if name in file:
-                        del file[name]
-            if unreadable and not saved:
-                raise ArchiveError(f"no run of {path} can be read: {unreadable[0][1]}")
-            kept = _keep(source) if target == source and (lost or unreadable) else None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(WriterLock(source))
+        part = stack.enter_context(replacing(target))
+        archive = stack.enter_context(Archive(open_damaged(source), source))
+        file = stack.enter_context(new_archive(part))
+        for name in archive.runs:
+            try:
+                lost += copy_run(archive[name], file, name)
+                saved.append(name)
+            except ArchiveError as error:
+                unreadable.append((name, str(error)))
+                if name in file:
+                    del file[name]
+        if unreadable and not saved:
+            raise ArchiveError(f"no run of {path} can be read: {unreadable[0][1]}")
+        kept = _keep(source) if target == source and (lost or unreadable) else None
     return Recovery(target, tuple(saved), tuple(lost), tuple(unreadable), kept)
 
 
