@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import getitem
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import onnx
 from onnx2torch.node_converters import get_converter
 from onnx2torch.onnx_graph import OnnxGraph
 from onnx2torch.onnx_node import OnnxNode
@@ -15,13 +17,43 @@ from . import operators
 from .errors import ConversionError
 from .model import ModelSource, load
 from .normalize import normalize
+from .operators.fallback import fallback as run_elsewhere
 from .surgery import expose_only
 
 if TYPE_CHECKING:
-    import onnx
+    from onnx2torch.utils.common import OperationConverterResult
+
+Server = Literal["onnxinfo", "onnx2torch", "registered", "fallback", "none"]
 
 
-def convert(model: ModelSource, outputs: Sequence[str] | None = None) -> fx.GraphModule:
+@dataclass(frozen=True)
+class Conversion:
+    """What serves one node of the graph.
+
+    Parameters
+    ----------
+    node
+        The node's name, or one made from its operator where it has none.
+    operator
+        Operator with its domain, as in "ai.onnx.Conv".
+    version
+        The opset version that the model imports for the domain.
+    server
+        "onnxinfo": a function of :mod:`onnxinfo.operators`; "onnx2torch": its own converter; "registered": one that
+        somebody else registered with onnx2torch; "fallback": ONNX Runtime or the reference evaluator, as a constant of
+        the graph; "none": nothing runs it.
+    reason
+        Why no converter serves the node; empty where one does.
+    """
+
+    node: str
+    operator: str
+    version: int
+    server: Server
+    reason: str = ""
+
+
+def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallback: bool = True) -> fx.GraphModule:
     """Convert an ONNX model to a differentiable :class:`torch.fx.GraphModule`.
 
     Parameters
@@ -31,6 +63,9 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None) -> fx.Grap
     outputs
         Names of the tensors to return, any tensors of the graph; default: the graph outputs. Only the nodes they need
         become part of the module.
+    fallback
+        Whether a node without a converter may run through ONNX Runtime or the reference evaluator, as a constant: no
+        gradient passes it.
 
     Returns
     -------
@@ -47,12 +82,38 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None) -> fx.Grap
     ConversionError
         A needed operator has no converter; the message names node, operator and opset version.
     """
+    scope = _scope(model, outputs, fallback)
+    with operators.registered():
+        return _GraphBuilder(scope).build()
+
+
+def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) -> list[Conversion]:
+    """Tell for every node that ``outputs`` (default: the graph outputs) need what serves it.
+
+    Nodes in the bodies of control flow come before the node they belong to.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be loaded.
+    UsageError
+        An output is no tensor of the graph.
+    """
+    scope = _scope(model, outputs, fallback=True)
+    with operators.registered():
+        for node in scope.nodes.values():
+            try:
+                scope.convert_node(node)
+            except ConversionError as error:
+                scope.record(node, "none", str(error))
+    return scope.conversions
+
+
+def _scope(model: ModelSource, outputs: Sequence[str] | None, fallback: bool) -> _Scope:
     loaded = load(model)
     names = list(outputs) if outputs is not None else [o.name for o in loaded.proto.graph.output]
     proto = normalize(expose_only(loaded, names)).proto
-    opsets = {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import}
-    with operators.registered():
-        return _GraphBuilder(_Scope(proto.graph, opsets)).build()
+    return _Scope(proto.graph, {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import}, fallback)
 
 
 class _Scope(OnnxGraph):  # type: ignore[misc]
@@ -64,20 +125,27 @@ class _Scope(OnnxGraph):  # type: ignore[misc]
         The graph.
     opsets
         Opset version by domain.
+    fallback
+        Whether another engine may run what has no converter.
     outer
         The graph around it, for the body of a control flow operator.
     """
 
-    def __init__(self, proto: onnx.GraphProto, opsets: dict[str, int], outer: _Scope | None = None) -> None:
+    def __init__(
+        self, proto: onnx.GraphProto, opsets: dict[str, int], fallback: bool, outer: _Scope | None = None
+    ) -> None:
         super().__init__(proto)
         self.opsets = opsets
+        self.fallback = fallback
         self.nested = outer is not None
         self.own_initializers = dict(self.initializers)
+        self.conversions: list[Conversion] = []
         if outer is not None:
             hidden = {*self.input_values, *self._node_output_values}
             visible = {name: value for name, value in outer.initializers.items() if name not in hidden}
             self._initializers = visible | self.own_initializers
             self._value_info = {**outer.value_info, **self.value_info}
+            self.conversions = outer.conversions
 
     def subgraph(self, proto: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[str, ...]]:
         """Convert the body of a control flow operator.
@@ -89,8 +157,75 @@ class _Scope(OnnxGraph):  # type: ignore[misc]
         captured
             Names of the values of this graph, or of one around it, that the body uses.
         """
-        builder = _GraphBuilder(_Scope(proto, self.opsets, self))
+        builder = _GraphBuilder(_Scope(proto, self.opsets, self.fallback, self))
         return builder.build(), tuple(builder.captured)
+
+    def convert_node(self, node: OnnxNode) -> OperationConverterResult:
+        """Convert a node and record what serves it."""
+        try:
+            converter = self._converter(node)
+            result = converter(node, self)
+            self.record(node, _server(converter))
+        except ConversionError:
+            raise
+        except NotImplementedError as missing:
+            if not self.fallback:
+                raise self._error(node, missing) from missing
+            try:
+                result = run_elsewhere(node, self, self.opsets)
+            except NotImplementedError:
+                raise self._error(node, missing) from missing
+            self.record(node, "fallback", _line(missing))
+        except Exception as error:
+            raise self._error(node, error) from error
+        return result
+
+    def record(self, node: OnnxNode, server: Server, reason: str = "") -> None:
+        """Keep what serves a node."""
+        operator, version = self._operator(node)
+        self.conversions.append(Conversion(node.name or node.unique_name, operator, version, server, reason))
+
+    def _converter(self, node: OnnxNode) -> operators.Converter:
+        operands = (*node.input_values, *node.output_values)
+        if not _moves_values_only(node) and onnx.TensorProto.STRING in (
+            operators.element_type(n, self) for n in operands
+        ):
+            raise NotImplementedError("torch has no strings")
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        try:
+            found: operators.Converter = get_converter(node.operation_type, self._operator(node)[1], domain)
+        except NotImplementedError:
+            raise NotImplementedError("there is no converter") from None
+        return found
+
+    def _operator(self, node: OnnxNode) -> tuple[str, int]:
+        domain = node.domain or "ai.onnx"
+        return f"{domain}.{node.operation_type}", self.opsets.get(domain, 1)
+
+    def describe(self, node: OnnxNode) -> str:
+        """Name a node, its operator and the operator's version, as errors do."""
+        operator, version = self._operator(node)
+        return f"node '{node.name or node.unique_name}': operator {operator} (opset {version})"
+
+    def _error(self, node: OnnxNode, cause: Exception) -> ConversionError:
+        return ConversionError(f"{self.describe(node)} cannot be converted: {_line(cause)}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _server(converter: operators.Converter) -> Server:
+    if converter.__module__.startswith("onnxinfo."):
+        return "onnxinfo"
+    return "onnx2torch" if converter.__module__.startswith("onnx2torch.") else "registered"
+
+
+def _moves_values_only(node: OnnxNode) -> bool:
+    """Whether an operator hands values on without looking at them, strings too."""
+    return node.operation_type in ("Identity", "Constant", "If", "Loop", "Scan") or node.operation_type.startswith(
+        ("Sequence", "Optional")
+    )
 
 
 class _GraphBuilder:
@@ -116,16 +251,7 @@ class _GraphBuilder:
         return fx.GraphModule(self.root, self.graph)
 
     def _add(self, index: int, node: OnnxNode) -> None:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        version = self.onnx_graph.opsets.get(domain or "ai.onnx", 1)
-        try:
-            converter = get_converter(node.operation_type, version, domain)
-            module, mapping = converter(node, self.onnx_graph)
-        except Exception as error:
-            raise ConversionError(
-                f"node '{node.name or node.unique_name}': operator {domain or 'ai.onnx'}.{node.operation_type} "
-                f"(opset {version}) cannot be converted: {' '.join(str(error).split())}"
-            ) from error
+        module, mapping = self.onnx_graph.convert_node(node)
         target = f"node_{index}_{node.operation_type}"
         self.root.add_module(target, module)
         arguments = tuple(self._value(name) if name else None for name in mapping.inputs)
@@ -146,7 +272,7 @@ class _GraphBuilder:
             self.captured.append(name)
         if name not in self.values:
             tensor = operators.initializer_value(name, self.onnx_graph)
-            buffer = f"initializer_{sum(1 for _ in self.initializers.buffers())}"
+            buffer = f"initializer_{len(self.values)}"
             self.initializers.register_buffer(buffer, tensor)
             self.values[name] = self.graph.get_attr(f"initializers.{buffer}")
         return self.values[name]

@@ -23,6 +23,15 @@ from . import (  # noqa: F401
     spectral,
     tensors,
 )
-from .table import TABLE, Entry, converter, initializer_value, operator, registered
+from .table import TABLE, Converter, Entry, converter, element_type, initializer_value, operator, registered
 
-__all__ = ["TABLE", "Entry", "converter", "initializer_value", "operator", "registered"]
+__all__ = [
+    "TABLE",
+    "Converter",
+    "Entry",
+    "converter",
+    "element_type",
+    "initializer_value",
+    "operator",
+    "registered",
+]

@@ -47,7 +47,7 @@ def _narrowed(result: Any, type: torch.dtype) -> Any:
 
 def _rounding(function: Function) -> Function:
     def rounded(X):
-        return torch.where(X.isfinite(), straight_through(function(X), X), X)
+        return straight_through(function(X), X)
 
     return rounded
 

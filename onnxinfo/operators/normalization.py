@@ -107,5 +107,5 @@ def Dropout_1(data, *, ratio=0.5, is_test=1, outputs=1):
 @operator(versions=(12, None))
 def Dropout(data, ratio=None, training_mode=None, *, seed=None):
     if training_mode is not None and bool(training_mode) and (ratio is None or ratio.item() > 0):
-        raise NotImplementedError("Dropout in training mode draws random numbers; export the model for inference")
+        raise ValueError("training mode draws random numbers; export the model for inference")
     return data, torch.ones_like(data, dtype=torch.bool)

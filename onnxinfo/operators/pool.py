@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .reduce import lowest
 from .table import Ints, operator
 from .windows import Windows, pad_spatial, windows
 
@@ -56,8 +56,7 @@ def MaxPool(
     pool = _MAX_POOL[len(kernel_shape)]
     if _fits(w) and outputs == 1:
         return pool(X, w.kernel, w.strides, w.before, w.dilations, bool(ceil_mode))
-    lowest = -math.inf if X.is_floating_point() else torch.iinfo(X.dtype).min
-    padded = _pad_windows(X, w, ceil_mode, lowest)
+    padded = _pad_windows(X, w, ceil_mode, lowest(X.dtype))
     Y, positions = pool(padded, w.kernel, w.strides, 0, w.dilations, return_indices=True)
     return (Y, _whole_tensor_indices(positions, padded.shape[2:], X, w.before, storage_order)) if outputs > 1 else Y
 

@@ -34,7 +34,9 @@ MINIFLOATS = {
 
 def straight_through(exact: Tensor, smooth: Tensor) -> Tensor:
     """Return the values of ``exact`` with the gradient of ``smooth``."""
-    return smooth + (exact - smooth).detach()
+    # Where a value is infinite there is no difference to carry, and no gradient.
+    finite = exact.isfinite() & smooth.isfinite()
+    return torch.where(finite, smooth + (exact - smooth).detach(), exact)
 
 
 def round_to_integer(x: Tensor, zero_point: Tensor | int, low: int, high: int) -> Tensor:

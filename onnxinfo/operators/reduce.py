@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -36,15 +37,25 @@ def _l2(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
     return _sum(x * x, axes, keepdim).double().sqrt().to(x.dtype)
 
 
+def lowest(type: torch.dtype) -> float:
+    """Return the value of a type that no other is smaller than."""
+    if type == torch.bool:
+        return False
+    return -math.inf if type.is_floating_point else torch.iinfo(type).min
+
+
+def highest(type: torch.dtype) -> float:
+    """Return the value of a type that no other is larger than."""
+    if type == torch.bool:
+        return True
+    return math.inf if type.is_floating_point else torch.iinfo(type).max
+
+
 def _extreme(function: Function, largest: bool) -> Reduction:
     def extreme(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
         if x.numel():
             return function(x, axes, keepdim)
-        limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
-        bound = limits.min if largest else limits.max
-        if x.is_floating_point():
-            bound = float("-inf") if largest else float("inf")
-        return _sum(x, axes, keepdim) + bound
+        return torch.full_like(x.sum(axes, keepdim), lowest(x.dtype) if largest else highest(x.dtype), dtype=x.dtype)
 
     return extreme
 
@@ -75,10 +86,12 @@ for _name, _reduction, _axes_input in (
         @operator(name, versions=(axes_input, None))
         @any_integer
         def reduce(data, axes: Ints = None, *, keepdims=1, noop_with_empty_axes=0):
-            # Without axes the operator's element-wise part remains, such as the square of ReduceSumSquare.
-            if not axes and not noop_with_empty_axes:
-                axes = list(range(data.dim()))
-            return reduction(data, tuple(axes or ()), bool(keepdims))
+            if axes:
+                return reduction(data, tuple(axes), bool(keepdims))
+            if noop_with_empty_axes:
+                # The element-wise part remains, such as the square of ReduceSumSquare.
+                return reduction(data.unsqueeze(-1), (-1,), False)
+            return reduction(data, tuple(range(data.dim())), bool(keepdims))
 
         @operator(name, versions=(1, axes_input - 1))
         @any_integer

@@ -36,6 +36,8 @@ from onnx2torch.onnx_node import OnnxNode
 from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, nn
 
+from ..errors import ConversionError
+
 MICROSOFT = "com.microsoft"
 
 # Markers for parameters that hold shape arithmetic; the functions see plain lists.
@@ -114,6 +116,8 @@ class Operator(nn.Module):
         The node's attributes.
     outputs
         How many outputs the node names; of a function's tuple a single one receives the first value.
+    label
+        What errors call the node.
     """
 
     def __init__(
@@ -122,7 +126,8 @@ class Operator(nn.Module):
         constants: dict[int, Any],
         listed: dict[int, str],
         attributes: dict[str, Any],
-        outputs: int = 1,
+        outputs: int,
+        label: str,
     ) -> None:
         super().__init__()
         self.function = function
@@ -130,16 +135,28 @@ class Operator(nn.Module):
         self.listed = listed
         self.attributes = attributes
         self.outputs = outputs
+        self.label = label
 
     def forward(self, *operands: Any) -> Any:
-        """Call the function; a node with one output gets it as it is, others a tuple."""
-        if self.constants or self.listed:
-            operands = self._with_constants(operands)
-        result = self.function(*_on_one_device(operands), **self.attributes)
+        """Call the function; a node with one output gets it as it is, others a tuple.
+
+        Raises
+        ------
+        ConversionError
+            The function refuses the operands; a lack of memory is passed on as it is.
+        """
+        try:
+            if self.constants or self.listed:
+                operands = self._with_constants(operands)
+            result = self.function(*_on_one_device(operands), **self.attributes)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise ConversionError(f"{self.label} cannot run: {' '.join(str(error).split())}") from error
         if self.outputs == 1:
             return result[0] if isinstance(result, tuple) else result
         if isinstance(result, Tensor):
-            raise ValueError(f"{self.function.__name__} computes one output, the node names {self.outputs}")
+            raise ConversionError(f"{self.label} cannot run: its outputs other than the first are not computed")
         return result
 
     def _with_constants(self, operands: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -180,7 +197,7 @@ def bind(function: Function, node: OnnxNode, graph: OnnxGraph, **attributes: Any
     if "outputs" in inspect.signature(function).parameters:
         attributes["outputs"] = len(node.output_values)
     _check_call(function, node.input_values, attributes)
-    module = Operator(function, constants, annotations, attributes, len(node.output_values))
+    module = Operator(function, constants, annotations, attributes, len(node.output_values), graph.describe(node))
     return OperationConverterResult(module, OnnxMapping(tuple(dynamic), tuple(node.output_values)))
 
 

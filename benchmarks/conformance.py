@@ -1,0 +1,162 @@
+"""How many of ONNX's own backend cases does each engine pass?
+
+Prints one row per engine over the node, simple, pytorch-converted and pytorch-operator cases of the installed onnx
+package, compared at each case's tolerance::
+
+    python benchmarks/conformance.py
+    python benchmarks/conformance.py --engine onnxinfo --verbose --only test_resize
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import unittest
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx.backend.base import Backend, BackendRep
+from onnx.backend.test.runner import Runner
+
+Run = Callable[[list[Any]], Any]
+_CATEGORIES = ("Node", "Simple", "PyTorchConverted", "PyTorchOperator")
+
+
+class RefusalError(Exception):
+    """An engine raised an error instead of computing."""
+
+
+def onnx2torch(model: onnx.ModelProto) -> Run:
+    from onnx2torch import convert
+
+    module = convert(model)
+
+    def run(inputs: list[Any]) -> list[Any]:
+        results = module(*(torch.from_numpy(np.asarray(value)) for value in inputs))
+        return [result.detach().numpy() for result in (results if isinstance(results, (list, tuple)) else [results])]
+
+    return run
+
+
+def onnxinfo(model: onnx.ModelProto, fallback: bool) -> Run:
+    from onnxinfo import backend
+
+    run: Run = backend.prepare(model, fallback=fallback).run
+    return run
+
+
+def onnx_runtime(model: onnx.ModelProto) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    return lambda inputs: session.run(None, dict(zip(names, inputs, strict=False)))
+
+
+def reference_evaluator(model: onnx.ModelProto) -> Run:
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(model)
+    return lambda inputs: evaluator.run(None, dict(zip(evaluator.input_names, inputs, strict=False)))
+
+
+ENGINES: dict[str, Callable[[onnx.ModelProto], Run]] = {
+    "onnx2torch": onnx2torch,
+    "onnxinfo": partial(onnxinfo, fallback=False),
+    "onnxinfo with fallback": partial(onnxinfo, fallback=True),
+    "ONNX Runtime": onnx_runtime,
+    "reference evaluator": reference_evaluator,
+}
+
+
+def backend_of(engine: Callable[[onnx.ModelProto], Run]) -> type[Backend]:
+    """Wrap an engine so that ONNX's runner tells its errors from wrong results."""
+
+    class Rep(BackendRep):
+        def __init__(self, run: Run) -> None:
+            self._run = run
+
+        def run(self, inputs: Any, **kwargs: Any) -> Any:
+            return _refusing(self._run, list(inputs))
+
+    class Engine(Backend):
+        @classmethod
+        def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> BackendRep:
+            return Rep(_refusing(engine, model))
+
+        @classmethod
+        def supports_device(cls, device: str) -> bool:
+            return device == "CPU"
+
+    return Engine
+
+
+def _refusing(function: Callable[[Any], Any], argument: Any) -> Any:
+    try:
+        return function(argument)
+    except Exception as error:
+        raise RefusalError(f"{type(error).__name__}: {error}") from error
+
+
+@dataclass
+class Tally:
+    """What an engine did with the cases."""
+
+    passes: list[str] = field(default_factory=list)
+    wrong: dict[str, str] = field(default_factory=dict)
+    refuses: dict[str, str] = field(default_factory=dict)
+
+
+def cases(backend: type[Backend], only: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Iterate over the names of the cases and the functions that run them."""
+    for class_name, case in Runner(backend).test_cases.items():
+        if class_name not in {f"OnnxBackend{category}ModelTest" for category in _CATEGORIES}:
+            continue
+        for name in dir(case):
+            if name.startswith("test_") and name.endswith("_cpu") and re.search(only, name):
+                yield name.removesuffix("_cpu"), getattr(case(name), name)
+
+
+def tally(engine: Callable[[onnx.ModelProto], Run], only: str = "") -> Tally:
+    """Run the cases whose name matches ``only`` on an engine."""
+    result = Tally()
+    for name, case in cases(backend_of(engine), only):
+        try:
+            case()
+            result.passes.append(name)
+        except (RefusalError, unittest.SkipTest) as error:
+            result.refuses[name] = str(error)
+        except Exception as error:
+            result.wrong[name] = str(error)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--engine", choices=ENGINES, action="append", help="only this engine (repeatable)")
+    parser.add_argument("--only", default="", metavar="REGEX", help="only cases whose name matches")
+    parser.add_argument("--verbose", action="store_true", help="list the cases an engine does not pass, and why")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    print("| engine | passes | wrong results | refuses |")
+    print("| --- | --- | --- | --- |")
+    for name in arguments.engine or ENGINES:
+        result = tally(ENGINES[name], arguments.only)
+        print(f"| {name} | {len(result.passes)} | {len(result.wrong)} | {len(result.refuses)} |", flush=True)
+        if arguments.verbose:
+            for kind in ("wrong", "refuses"):
+                for case, reason in sorted(getattr(result, kind).items()):
+                    print(f"{kind} {case}: {' '.join(reason.split())[:200]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""ONNX's backend interface (``onnx.backend.base``) on the converted torch graph.
+
+``onnxinfo.backend.prepare(model).run(inputs)`` runs a model as :func:`onnxinfo.convert` translates it, so that ONNX's
+own backend test suite applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx.backend.base import Backend, BackendRep, DeviceType, namedtupledict
+from onnx.backend.base import Device as OnnxDevice
+
+from .convert import convert
+from .errors import UsageError
+from .operators.values import to_numpy, to_torch
+
+
+class TorchBackendRep(BackendRep):
+    """A converted model, ready to run.
+
+    Parameters
+    ----------
+    model
+        The model; names and types of inputs and outputs are its own.
+    device
+        Where it runs.
+    fallback
+        Whether operators without a converter may run through another engine.
+    """
+
+    def __init__(self, model: onnx.ModelProto, device: torch.device, fallback: bool = True) -> None:
+        super().__init__()
+        initialized = {initializer.name for initializer in model.graph.initializer}
+        self.inputs = [value.name for value in model.graph.input if value.name not in initialized]
+        self.outputs = list(model.graph.output)
+        self.device = device
+        self.module = convert(model, fallback=fallback).to(device)
+
+    def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Run the model.
+
+        Parameters
+        ----------
+        inputs
+            Arrays (lists of arrays for sequences, None for absent optional values), in the order of the graph inputs
+            without those that are initializers, or by name.
+        **kwargs
+            Taken as other backends do, without effect.
+
+        Returns
+        -------
+        tuple
+            One value per graph output, as attributes of their names too.
+
+        Raises
+        ------
+        UsageError
+            Inputs of other names or another number than the model's.
+        """
+        values = self._in_order(inputs)
+        with torch.no_grad():
+            results = self.module(*(to_torch(value, self.device) for value in values))
+        arrays = [to_numpy(result, output.type) for result, output in zip(results, self.outputs, strict=True)]
+        return namedtupledict("Outputs", [output.name for output in self.outputs])(*arrays)
+
+    def _in_order(self, inputs: Any) -> Sequence[Any]:
+        if isinstance(inputs, Mapping):
+            if set(inputs) != set(self.inputs):
+                raise UsageError(f"inputs {sorted(inputs)} given; the model takes {self.inputs}")
+            return [inputs[name] for name in self.inputs]
+        values = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        if len(values) != len(self.inputs):
+            raise UsageError(f"{len(values)} inputs given; the model takes {len(self.inputs)}: {self.inputs}")
+        return values
+
+
+class TorchBackend(Backend):
+    """ONNX models through their converted torch graphs."""
+
+    @classmethod
+    def prepare(
+        cls, model: onnx.ModelProto, device: str = "CPU", *, fallback: bool = True, **kwargs: Any
+    ) -> TorchBackendRep:
+        """Check and convert a model.
+
+        Parameters
+        ----------
+        model
+            The model.
+        device
+            "CPU" or "CUDA", with an index where wanted ("CUDA:1").
+        fallback
+            Whether operators without a converter may run through ONNX Runtime or the reference evaluator.
+        **kwargs
+            Taken as other backends do, without effect.
+
+        Raises
+        ------
+        ModelError
+            The model is invalid.
+        ConversionError
+            A node cannot be converted.
+        """
+        return TorchBackendRep(model, _torch_device(device), fallback)
+
+    @classmethod
+    def run_node(
+        cls, node: onnx.NodeProto, inputs: Any, device: str = "CPU", outputs_info: Any = None, **kwargs: Any
+    ) -> tuple[Any, ...]:
+        """Run one operator, by default of the newest opset; ``opset_version`` names another."""
+        opset = onnx.helper.make_opsetid(node.domain, kwargs.get("opset_version", onnx.defs.onnx_opset_version()))
+        named = [name for name in node.input if name]
+        values = [np.asarray(value) for value in inputs]
+        graph = onnx.helper.make_graph(
+            [node],
+            node.op_type,
+            [
+                onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+                for name, value in zip(named, values, strict=True)
+            ],
+            [onnx.helper.make_empty_tensor_value_info(name) for name in node.output],
+        )
+        return cls.prepare(onnx.helper.make_model(graph, opset_imports=[opset]), device).run(values)
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        """Whether models can run there: on the CPU, and on CUDA devices that torch sees."""
+        kind = OnnxDevice(device).type
+        return kind == DeviceType.CPU or (kind == DeviceType.CUDA and torch.cuda.is_available())
+
+
+def _torch_device(device: str) -> torch.device:
+    parsed = OnnxDevice(device)
+    return torch.device("cpu") if parsed.type == DeviceType.CPU else torch.device("cuda", parsed.device_id)
+
+
+prepare = TorchBackend.prepare
+run_model = TorchBackend.run_model
+run_node = TorchBackend.run_node
+supports_device = TorchBackend.supports_device
