@@ -34,6 +34,7 @@ def attend(
     scale: float | None = None,
     softcap: float = 0.0,
     precision: torch.dtype | None = None,
+    sink: Tensor | None = None,
 ) -> Attended:
     """Scaled dot-product attention, in float32 at least; several heads of Q may share one of K and V.
 
@@ -49,6 +50,8 @@ def attend(
         Scores are limited smoothly to this size; 0 for no limit.
     precision
         Type the softmax computes in; default: the scores' own.
+    sink
+        (heads,): a score without a key, which takes its share of the softmax.
     """
     type = Q.dtype
     Q, K, V = single(Q), _for_heads(Q, single(K)), _for_heads(Q, single(V))
@@ -56,11 +59,14 @@ def attend(
     capped = softcap * torch.tanh(scores / softcap) if softcap else scores
     biased = capped if bias is None else capped + bias
     logits = biased if precision is None else biased.to(precision)
-    if bias is None:
+    nothing = None if bias is None else (bias == -math.inf).all(-1, keepdim=True)
+    logits = logits if nothing is None else logits.masked_fill(nothing, 0.0)
+    if sink is None:
         probabilities = logits.softmax(-1)
     else:
-        nothing = (bias == -math.inf).all(-1, keepdim=True)
-        probabilities = logits.masked_fill(nothing, 0.0).softmax(-1).masked_fill(nothing, 0.0)
+        sinks = sink.to(logits.dtype).reshape(-1, 1, 1).expand(*logits.shape[:-1], 1)
+        probabilities = torch.cat([logits, sinks], -1).softmax(-1)[..., :-1]
+    probabilities = probabilities if nothing is None else probabilities.masked_fill(nothing, 0.0)
     Y = probabilities.to(V.dtype) @ V
     return Attended(*(x.to(type) for x in (scores, capped, biased, probabilities, Y)))
 

@@ -66,10 +66,12 @@ def dequantized(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> A
     return centred(x, zero_point).to(scale.dtype) * scale
 
 
-def requantized(x: Tensor, zero_point: Tensor | None = None) -> Tensor:
-    """Round ``x``, which is in units of the scale, to the type of the zero point (uint8 without one)."""
-    limits = torch.iinfo(torch.uint8 if zero_point is None else zero_point.dtype)
-    return round_to_integer(x, 0 if zero_point is None else zero_point, limits.min, limits.max)
+def requantized(x: Tensor, zero_point: Tensor | None) -> Tensor:
+    """Round ``x``, which is in units of the scale, to the type of the zero point."""
+    if zero_point is None:
+        raise NotImplementedError("without a zero point the type of the quantised output is unknown")
+    limits = torch.iinfo(zero_point.dtype)
+    return round_to_integer(x, zero_point, limits.min, limits.max)
 
 
 def centred(x: Tensor, zero_point: Tensor | None = None) -> Any:
@@ -115,7 +117,8 @@ def _rows(parameter: Tensor | None) -> Tensor | None:
 
 
 @converter("QuantizeLinear")
-def _quantize_linear(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+def quantize_linear(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+    """Convert QuantizeLinear, whose result's type the operands' values alone do not tell."""
     zero_point = node.input_values[2] if len(node.input_values) > 2 else ""
     declared = (node.attributes.get("output_dtype"), element_type(zero_point, graph))
     type = next((t for t in (*declared, element_type(node.output_values[0], graph)) if t), onnx.TensorProto.UINT8)
@@ -151,12 +154,12 @@ def DynamicQuantizeLinear(x):
 
 @operator()
 def MatMulInteger(A, B, a_zero_point=None, b_zero_point=None):
-    return _whole_matmul(centred(A, _rows(a_zero_point)), centred(B, b_zero_point))
+    return whole_matmul(centred(A, _rows(a_zero_point)), centred(B, b_zero_point))
 
 
 @operator()
 def QLinearMatMul(a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point):
-    product = _whole_matmul(centred(a, _rows(a_zero_point)), centred(b, b_zero_point))
+    product = whole_matmul(centred(a, _rows(a_zero_point)), centred(b, b_zero_point))
     scale = single(_rows(a_scale)) * single(b_scale) / single(_rows(y_scale))
     return requantized(product.to(scale.dtype) * scale, _rows(y_zero_point))
 
@@ -175,7 +178,7 @@ def QLinearConv(x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_z
     return requantized(product.to(scale.dtype) * scale, y_zero_point)
 
 
-def _whole_matmul(a: Tensor, b: Tensor) -> Tensor:
+def whole_matmul(a: Tensor, b: Tensor) -> Tensor:
     """Multiply matrices of whole numbers of at most nine bits exactly."""
     column = _WIDEST_UINT8 * b.shape[0 if b.dim() == 1 else -2] if b.is_floating_point() else _largest_sum(b, -2)
     type = _exact_type(a, b, largest=_WIDEST_UINT8 * column)

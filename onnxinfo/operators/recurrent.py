@@ -39,9 +39,24 @@ _ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], dict[str, float | None]]] =
 @operator()
 def LSTM(X, W, R, B=None, sequence_lens=None, initial_h=None, initial_c=None, P=None, *, input_forget=0, **attributes):
     layer = _Layer(X, W, R, B, sequence_lens, [initial_h, initial_c], **attributes)
-    functions = layer.activations(["Sigmoid", "Tanh", "Tanh"])
-    if layer.plain and P is None and not input_forget and layer.default_activations:
+    if layer.plain and P is None and not input_forget and layer.takes(["Sigmoid", "Tanh", "Tanh"]):
         return layer.fused(torch.lstm, order=[0, 2, 3, 1])
+    return _long_short_term(layer, P, input_forget)
+
+
+def quantized_lstm(
+    rounded: Activation, X: Tensor, W: Tensor, R: Tensor, *optional: Tensor | None, input_forget: int = 0, **attributes
+) -> tuple[Tensor, ...]:
+    """LSTM whose input and recurrent products take operands that ``rounded`` has quantised."""
+    B, sequence_lens, initial_h, initial_c, P = (*optional, *[None] * 5)[:5]
+    layer = _Layer(rounded(X), W, R, B, sequence_lens, [initial_h, initial_c], **attributes)
+    return _long_short_term(layer, P, input_forget, rounded)
+
+
+def _long_short_term(
+    layer: _Layer, P: Tensor | None, input_forget: int, rounded: Activation = lambda hidden: hidden
+) -> tuple[Tensor, ...]:
+    functions = layer.activations(["Sigmoid", "Tanh", "Tanh"])
 
     def cell(d: int) -> Cell:
         f, g, h = functions[d]
@@ -49,7 +64,7 @@ def LSTM(X, W, R, B=None, sequence_lens=None, initial_h=None, initial_c=None, P=
 
         def step(x: Tensor, state: State) -> State:
             hidden, c = state
-            i, o, forget, candidate = (x + hidden @ R[d].t()).chunk(4, -1)
+            i, o, forget, candidate = (x + rounded(hidden) @ layer.R[d].t()).chunk(4, -1)
             i = f(layer.clipped(i + pi * c))
             forget = 1 - i if input_forget else f(layer.clipped(forget + pf * c))
             c = forget * c + i * g(layer.clipped(candidate))
@@ -63,9 +78,9 @@ def LSTM(X, W, R, B=None, sequence_lens=None, initial_h=None, initial_c=None, P=
 @operator()
 def GRU(X, W, R, B=None, sequence_lens=None, initial_h=None, *, linear_before_reset=0, **attributes):
     layer = _Layer(X, W, R, B, sequence_lens, [initial_h], **attributes)
-    functions = layer.activations(["Sigmoid", "Tanh"])
-    if layer.plain and linear_before_reset and layer.default_activations:
+    if layer.plain and linear_before_reset and layer.takes(["Sigmoid", "Tanh"]):
         return layer.fused(torch.gru, order=[1, 0, 2])
+    functions = layer.activations(["Sigmoid", "Tanh"])
     hidden_size = R.shape[-1]
 
     def cell(d: int) -> Cell:
@@ -92,9 +107,9 @@ def GRU(X, W, R, B=None, sequence_lens=None, initial_h=None, *, linear_before_re
 @operator()
 def RNN(X, W, R, B=None, sequence_lens=None, initial_h=None, **attributes):
     layer = _Layer(X, W, R, B, sequence_lens, [initial_h], **attributes)
-    functions = layer.activations(["Tanh"])
-    if layer.plain and layer.default_activations:
+    if layer.plain and layer.takes(["Tanh"]):
         return layer.fused(torch.rnn_tanh, order=[0])
+    functions = layer.activations(["Tanh"])
 
     def cell(d: int) -> Cell:
         (f,) = functions[d]
@@ -147,13 +162,16 @@ class _Layer:
         self.beta = activation_beta or []
         self.plain = clip is None and sequence_lens is None and not _transformed(X, W, R, self.B, *self.initial)
 
+    def takes(self, functions: list[str]) -> bool:
+        """Whether every direction has the given functions."""
+        names = self.names or functions
+        return [name.lower() for name in names] == [name.lower() for name in functions] * (len(names) // len(functions))
+
     def activations(self, default: list[str]) -> list[list[Activation]]:
         """Return the functions of each direction."""
-        names = self.names or default * len(self.reversed)
-        self.default_activations = [name.lower() for name in names] == [n.lower() for n in default * len(self.reversed)]
         values = {"alpha": iter(self.alpha), "beta": iter(self.beta)}
         functions: list[Activation] = []
-        for name in names:
+        for name in self.names or default * len(self.reversed):
             function, defaults = _ACTIVATIONS[name.lower()]
             functions.append(partial(function, **{k: next(values[k], v) for k, v in defaults.items()}))
         return [functions[i : i + len(default)] for i in range(0, len(functions), len(default))]
