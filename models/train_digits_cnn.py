@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .zoo import SEED, Array, digits, report, save_model, save_samples
+from .datasets import SEED, Array, digits
+from .export import report_accuracy, save_model
 
 EPOCHS = 30
 BATCH = 64
@@ -97,8 +98,7 @@ def main() -> None:
     )
     assert program is not None
     path = save_model(program.model_proto, "digits-cnn.onnx")
-    save_samples("digits.npz", images=data.x_test, labels=data.y_test)
-    report(path, {"image": as_input(data.x_test).numpy()}, data.y_test)
+    report_accuracy(path, {"image": as_input(data.x_test).numpy()}, data.y_test, "logits")
 
 
 if __name__ == "__main__":
