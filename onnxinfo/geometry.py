@@ -46,12 +46,12 @@ class Geometry:
         Parameters
         ----------
         pixels
-            (H, W, C) of the original; uint8, or float.
+            (H, W, C) of the original.
 
         Returns
         -------
         ndarray
-            (h, w, C); uint8 stays, float becomes float32.
+            (h, w, C); integers stay what they are, float becomes float32.
         """
         if self.identity:
             return pixels
@@ -63,7 +63,8 @@ class Geometry:
             )
             for channel in range(planes.shape[-1])
         ]
-        return np.stack([np.asarray(plane) for plane in resized], axis=-1)
+        moved = np.stack([np.asarray(plane) for plane in resized], axis=-1)
+        return moved if pixels.dtype.kind == "f" else np.rint(moved).astype(pixels.dtype)
 
     def boxes(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Map boxes into the model's input, clipped to it.

@@ -28,7 +28,7 @@ MAX_PIXELS = 89_478_485
 #: Most bytes of an image file that is read.
 MAX_FILE_BYTES = 1 << 28
 
-_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _COLOURS = {1: "L", 3: "RGB", 4: "RGBA"}
 #: Numbers of channels that image files can be converted to.
 IMAGE_CHANNELS = tuple(_COLOURS)
@@ -82,17 +82,15 @@ def find_images(spec: str | os.PathLike[str]) -> ImageFiles:
         There is no such path, or no image file.
     """
     path = Path(spec)
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix.lower() not in SUFFIXES:
             raise InputError(f"{printable(path)} is neither an image nor an array file; expected {_expected()}")
         return ImageFiles([path], [printable(path.name)])
-    if path.is_dir():
-        found = _in_folder(path, (Path(folder, name) for folder, names in _walk(path) for name in names))
+    if os.path.isdir(path):
+        found = _in_folder(path)
     elif glob.has_magic(str(spec)):
-        base = _glob_base(path)
-        pattern = path.relative_to(base)
-        found = _in_folder(base, (match for match in base.glob(str(pattern)) if not match.is_dir()))
-    elif path.exists():
+        found = _matching(path)
+    elif os.path.exists(path):
         raise InputError(f"{printable(path)} is not a regular file")
     else:
         raise InputError(f"no such file or folder: {printable(path)}")
@@ -126,11 +124,28 @@ def _expected() -> str:
     return ", ".join(sorted(SUFFIXES)) + ", or .npy, .npz:key, .h5:/dataset"
 
 
-def _walk(folder: Path) -> Iterable[tuple[str, list[str]]]:
-    for current, folders, names in os.walk(folder):
+def _in_folder(base: Path) -> ImageFiles:
+    closed: list[tuple[str, str]] = []
+
+    def note(error: OSError) -> None:
+        name = os.path.relpath(error.filename, base)
+        closed.append((printable(name), error.strerror or "cannot be read"))
+
+    candidates: list[Path] = []
+    for current, folders, names in os.walk(base, onerror=note):
         links = [name for name in folders if os.path.islink(os.path.join(current, name))]
         folders[:] = [name for name in folders if name not in links and not name.startswith(".")]
-        yield current, names + links
+        candidates += (Path(current, name) for name in names + links)
+    return _sorted_files(base, candidates, closed)
+
+
+def _matching(pattern: Path) -> ImageFiles:
+    base = _glob_base(pattern)
+    try:
+        candidates = [match for match in base.glob(str(pattern.relative_to(base))) if not os.path.isdir(match)]
+    except (ValueError, NotImplementedError, OSError) as error:
+        raise InputError(f"pattern {printable(pattern)} cannot be used: {printable(error)}") from None
+    return _sorted_files(base, candidates, [])
 
 
 def _glob_base(pattern: Path) -> Path:
@@ -142,15 +157,14 @@ def _glob_base(pattern: Path) -> Path:
     return Path(*plain) if plain else Path(".")
 
 
-def _in_folder(base: Path, candidates: Iterable[Path]) -> ImageFiles:
-    root = base.resolve()
+def _sorted_files(base: Path, candidates: Iterable[Path], skipped: list[tuple[str, str]]) -> ImageFiles:
+    root = Path(os.path.realpath(base))
     files: dict[str, Path] = {}
-    skipped: list[tuple[str, str]] = []
     for path in candidates:
         name = path.relative_to(base).as_posix()
         if path.name.startswith("."):
             continue
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        if not Path(os.path.realpath(path)).is_relative_to(root):
             skipped.append((printable(name), "a symbolic link out of the folder"))
         elif path.suffix.lower() in SUFFIXES:
             files[name] = path
@@ -169,7 +183,7 @@ def read_bytes(path: Path) -> bytes:
         It is no regular file, larger than ``MAX_FILE_BYTES``, or cannot be read.
     """
     try:
-        if not path.is_file():  # a pipe would block, a device would not end
+        if not os.path.isfile(path):  # a pipe would block, a device would not end
             raise InputError("not a regular file")
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

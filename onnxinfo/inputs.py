@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import MemoryRows, Rows, open_array, split_key
+from .arrays import open_array, split_key
 from .axes import DeclaredShape, Layout, Target, channel_axis, describe, fits, shape_text
 from .errors import InputError, UsageError
 from .geometry import Resize
 from .images import find_images, list_images
 from .labels import LabelSpec
 from .preprocess import Preprocessing, choose
+from .rows import MemoryRows, Rows
 from .samples import Samples
 from .selection import BoxSpec, Opened, Selection, open_files, open_rows
 
@@ -106,6 +107,8 @@ def open_samples(
     target = describe(shape, dtype, layout)
     if limit is not None and limit < 1:
         raise UsageError(f"limit {limit} leaves no samples; expected at least 1")
+    if seed < 0:
+        raise UsageError(f"seed {seed} is negative; expected 0 or more")
     if not target.is_image and not (size is None and resize is None and boxes is None):
         raise UsageError(f"size, resize and boxes are for images; the model takes {shape_text(target.shape)}")
     opened = _open(spec, target, Selection(limit, shuffle, seed), labels, boxes)
@@ -113,8 +116,10 @@ def open_samples(
     if not target.is_image:
         samples = Samples(opened, target, values, opened.sample_shape)
     else:
-        placed = _place(values, opened, target, size, resize, box_scale)
-        samples = Samples(opened, target, placed, _image_shape(opened, target, placed))
+        output = _output_size(opened, target, size)
+        extent = {"channel": opened.channels, "y": output[0], "x": output[1]}
+        placed = _place(values, opened, output, resize, box_scale)
+        samples = Samples(opened, target, placed, tuple(extent[name] for name in target.names))
     samples.check()
     return samples
 
@@ -165,13 +170,11 @@ def _values_preprocessing(
 def _place(
     values: Preprocessing,
     opened: Opened,
-    target: Target,
-    size: int | tuple[int, int] | None,
+    output: tuple[int, int],
     resize: Resize | None,
     box_scale: float,
 ) -> Preprocessing:
     """Settle how images come to the model's size."""
-    output = _output_size(opened, target, size)
     if resize is None:
         resize = "crop" if opened.source.dtype == np.uint8 else "none"
     if resize not in ("crop", "squash", "none") and (not isinstance(resize, int) or resize < max(output)):
@@ -211,9 +214,3 @@ def _common_size(opened: Opened, declared: DeclaredShape) -> tuple[int, int]:
     if not fits(own, declared):
         raise InputError(f"images are {shape_text(own)} (height x width), expected {shape_text(declared)}; give --size")
     return own
-
-
-def _image_shape(opened: Opened, target: Target, placed: Preprocessing) -> tuple[int, ...]:
-    assert placed.size is not None
-    extent = {"channel": opened.channels, "y": placed.size[0], "x": placed.size[1]}
-    return tuple(extent[name] for name in target.names)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import check_file, open_array, split_key
+from .arrays import open_array, split_key
 from .errors import InputError
+from .rows import check_file
 from .text import printable
 
 LabelSpec = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[int] | Sequence[str]

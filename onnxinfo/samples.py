@@ -99,7 +99,7 @@ class Samples:
     def _values(self, indices: Sequence[int]) -> Array:
         """Stored values at the model's size, images channels last."""
         loaded = self._source.load(indices)
-        if not self.is_image:
+        if not self.is_image or (self._boxes is None and isinstance(loaded, np.ndarray) and self.geometry(0).identity):
             return np.asarray(loaded)
         moved = [self.geometry(index).image(picture) for index, picture in zip(indices, loaded, strict=True)]
         return np.stack(moved)
@@ -172,13 +172,12 @@ class Samples:
         shown = np.empty((len(indices), height, width, 3), dtype=np.uint8)
         for place, index in enumerate(indices):
             pixels = _visible(self._values([index])[0])
-            picture = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
+            picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3])
             shown[place] = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
         return shown
 
     def _thumbnail_size(self, longest: int) -> tuple[int, int]:
-        assert self.preprocessing.size is not None
-        height, width = self.preprocessing.size
+        height, width = self.shape[self.layout.index("y")], self.shape[self.layout.index("x")]
         shrink = min(1.0, longest / max(height, width))
         return max(1, round(height * shrink)), max(1, round(width * shrink))
 

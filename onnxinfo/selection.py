@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import OneRow, Rows, open_array
+from .arrays import open_array
 from .axes import Target, fits, shape_text
 from .errors import InputError
 from .images import IMAGE_CHANNELS, ImageFiles
 from .labels import LabelSpec, open_labels
+from .rows import OneRow, Rows
 from .sources import ArraySource, FileSource, Source
 
 Array = npt.NDArray[Any]

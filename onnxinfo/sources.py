@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Rows
 from .errors import InputError
 from .images import ImageFiles, checksum, decode, read_bytes
+from .rows import Rows
 
 Array = npt.NDArray[Any]
 
@@ -135,6 +135,8 @@ class ArraySource(Source):
     def load(self, indices: Sequence[int]) -> Array:
         """Return the rows as one array."""
         values = self._rows.read(indices)
+        if values.dtype.kind == "b":  # a file may hold other bytes than 0 and 1
+            values = values.view(np.uint8) != 0
         if not self._image:
             return values
         return values[..., None] if self._channel_axis is None else np.moveaxis(values, 1 + self._channel_axis, -1)
