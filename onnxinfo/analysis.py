@@ -295,6 +295,7 @@ def _compute(job: _Job, writer: RunWriter, names: Sequence[str], chunk: int, rep
     open_blocks = [block for block in blocks if not finished[:, block].all()]
     if not open_blocks:
         return
+    report(Progress("SID", int(finished.sum()), finished.size))
     starts = _Starts(job, blocks, layers)
     targets = starts.first_pass(writer, report) if job.settings.normalizer == "dataset" else None
     done = int(finished.sum())
