@@ -1,0 +1,94 @@
+"""Features for any number of inputs, however the graph treats its batch axis."""
+
+import pytest
+import torch
+from torch import fx, nn
+
+from onnxinfo import ConversionError
+from onnxinfo.network import Network
+
+
+class Plain(nn.Module):
+    def forward(self, x):
+        hidden = torch.relu(x @ torch.arange(12.0).reshape(4, 3))
+        return hidden, hidden.sum(1, keepdim=True)
+
+
+class BakedBatch(nn.Module):
+    """The batch size one stands in a reshape, as exporters leave it."""
+
+    def forward(self, x):
+        return (torch.relu(x).reshape(1, 4) * 2,)
+
+
+class BatchSecond(nn.Module):
+    def forward(self, x):
+        return (x.transpose(0, 1).unsqueeze(0) * 3,)
+
+
+class Merged(nn.Module):
+    """Mixes samples of a batch when it is not evaluated one by one."""
+
+    def forward(self, x):
+        return (x - x.mean(0, keepdim=True) + x.sum(),)
+
+
+def network(module, batch=None):
+    return Network(fx.symbolic_trace(module), batch=batch)
+
+
+X = torch.arange(20.0).reshape(5, 4) / 7 - 1
+ROWS = torch.arange(5)
+
+
+@pytest.mark.parametrize(
+    ("module", "batch", "mode"),
+    [(Plain(), None, "batch"), (BakedBatch(), 1, "vmap"), (BatchSecond(), None, "batch"), (Merged(), None, "vmap")],
+)
+def test_the_right_way_to_batch_is_found(module, batch, mode):
+    net = network(module, batch)
+    assert net.settle_batching(X[:2], ROWS[:2]) == mode
+    features = net(X, ROWS)
+    for i in range(5):
+        alone = fx.symbolic_trace(module)(X[i : i + 1])
+        for feature, expected in zip(features, alone, strict=True):
+            assert torch.allclose(feature[i], expected.flatten(), atol=1e-6)
+
+
+def test_a_batch_of_four_is_served_sample_by_sample():
+    class Four(nn.Module):
+        def forward(self, x):
+            return (torch.relu(x).reshape(4, 2, 2).sum(2),)
+
+    net = network(Four(), batch=4)
+    net.settle_batching(X[:2], ROWS[:2])
+    (feature,) = net(X, ROWS)
+    assert torch.allclose(feature, torch.relu(X).reshape(5, 2, 2).sum(2))
+
+
+def test_parts_hold_only_what_they_need():
+    net = network(Plain())
+    part = net.part([0])
+    assert len(part.module.graph.nodes) < len(net.module.graph.nodes)
+    assert torch.equal(part(X, ROWS)[0], net(X, ROWS)[0])
+    assert net.part([0]) is part
+
+
+def test_context_follows_the_sample():
+    class Masked(nn.Module):
+        def forward(self, x, mask):
+            return (x * mask,)
+
+    mask = torch.tensor([[1.0], [0.0], [2.0], [1.0], [3.0]])
+    net = Network(fx.symbolic_trace(Masked()), [mask])
+    rows = torch.tensor([4, 1])
+    assert torch.equal(net(X[rows], rows)[0], X[rows] * mask[rows])
+
+
+def test_a_graph_that_cannot_run_is_a_conversion_error():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return (x.reshape(7, 7),)
+
+    with pytest.raises(ConversionError, match="does not run"):
+        network(Broken()).settle_batching(X[:2], ROWS[:2])

@@ -1,0 +1,49 @@
+"""The Wiener filter keeps what two measurements agree on."""
+
+import pytest
+import torch
+
+from onnxinfo.shrinkage import wiener
+
+SHAPE = (3, 32, 32)
+
+
+def noises(scale, seed=0, samples=8):
+    stream = torch.Generator().manual_seed(seed)
+    return [scale * torch.randn(samples, 3 * 32 * 32, generator=stream) for _ in range(2)]
+
+
+def smooth_map():
+    y, x = torch.meshgrid(torch.linspace(0, 3, 32), torch.linspace(0, 3, 32), indexing="ij")
+    return (torch.sin(y) * torch.cos(x)).expand(8, 3, 32, 32).reshape(8, -1)
+
+
+def test_noise_alone_is_removed():
+    first, second = noises(1.0)
+    assert wiener(first, second, SHAPE).square().mean() < 0.02
+
+
+def test_a_map_without_noise_passes():
+    stream = torch.Generator().manual_seed(1)
+    signal = torch.randn(8, 3 * 32 * 32, generator=stream)
+    assert torch.allclose(wiener(signal, signal, SHAPE), signal, atol=1e-4)
+
+
+def test_a_smooth_map_is_found_in_strong_noise():
+    signal = smooth_map()
+    first, second = (signal + noise for noise in noises(2.0))
+    error = (wiener(first, second, SHAPE) - signal).square().mean()
+    unfiltered = ((first + second) / 2 - signal).square().mean()
+    assert error < unfiltered / 20
+
+
+@pytest.mark.parametrize("shape", [(13,), (1,), (2, 3), (5, 16)])
+def test_any_shape_will_do(shape):
+    count = 1
+    for size in shape:
+        count *= size
+    stream = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(2, count, generator=stream) for _ in range(2))
+    estimate = wiener(first, second, shape)
+    assert estimate.shape == (2, count)
+    assert estimate.isfinite().all()

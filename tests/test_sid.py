@@ -1,0 +1,138 @@
+"""Oracles of strict information discarding: layers whose answer is known, and real networks."""
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxinfo
+from onnxinfo.models import path
+
+C = 0.5 * math.log(2 * math.pi * math.e)
+ALPHA = 1.5e-4
+FLOOR = 0.5 * math.log(ALPHA) + C
+
+
+def gemm(weight, shape=None):
+    """A model of one linear layer, y = x W^T, on flat inputs or on inputs of a shape that it flattens first."""
+    outputs, units = weight.shape
+    nodes = [helper.make_node("Gemm", ["flat", "weight"], ["y"], transB=1)]
+    if shape is None:
+        nodes[0].input[0] = "x"
+    else:
+        nodes.insert(0, helper.make_node("Flatten", ["x"], ["flat"]))
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *(shape or [units])])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", outputs])],
+        [numpy_helper.from_array(weight.astype(np.float32), "weight")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def sid(model, inputs, folder, name="run", **options):
+    """Pixel-level SID (layers, samples, ...) and the run."""
+    run = onnxinfo.analyze(model, inputs, folder / "out.h5", run=name, std=1.0, **options)
+    dataset = run.to_xarray() if hasattr(run, "to_xarray") else onnxinfo.open(folder / "out.h5").to_xarray(name)
+    return dataset["sid_map"].values, run
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("outputs", [20, 300])
+@pytest.mark.parametrize("normalizer", ["dataset", "image"])
+def test_linear_layer_has_the_closed_form(tmp_path, outputs, normalizer):
+    weight = normal(outputs, 48) * np.linspace(0.5, 3, 48)
+    maps, run = sid(gemm(weight), normal(3, 48), tmp_path, normalizer=normalizer)
+    norms = np.square(weight).sum(0)
+    expected = 0.5 * np.log(ALPHA * norms.sum() / (48 * norms)) + C
+    assert np.abs(maps[0] - expected).mean() < 0.005
+    assert run.values("sid")["converged"].all()
+
+
+def test_capped_units_share_the_budget_by_water_filling(tmp_path):
+    weight = normal(30, 40) * np.concatenate([np.zeros(3), np.full(17, 1e-3), np.linspace(1, 2, 20)])
+    cap = 0.5
+    maps, run = sid(gemm(weight), normal(2, 40), tmp_path, cap=cap)
+    norms = np.square(weight.astype(np.float32)).sum(0).astype(np.float64)
+    budget = ALPHA * norms.sum()
+    level, capped = 0.0, np.zeros(40, bool)
+    for _ in range(40):
+        level = (budget - cap**2 * norms[capped].sum()) / (~capped).sum()
+        capped = capped | (level >= cap**2 * norms)
+    expected = np.where(capped, math.log(cap), 0.5 * np.log(level / np.maximum(norms, 1e-30))) + C
+    assert np.abs(maps[0] - expected).max() < 0.005
+    assert run.values("sid")["capped"] == pytest.approx(np.full((1, 2), capped.mean()))
+    assert 3 <= capped.sum() < 40
+
+
+@pytest.mark.parametrize(("tie", "cells"), [("pixel", 16), ("grid:2", 4)])
+def test_tied_units_share_one_sigma(tmp_path, tie, cells):
+    weight = normal(25, 48) * np.linspace(0.5, 3, 48)
+    maps, _ = sid(gemm(weight, [3, 4, 4]), normal(2, 3, 4, 4), tmp_path, tie=tie)
+    side = int(math.sqrt(cells))
+    group = np.broadcast_to(np.add.outer(np.arange(4) * side // 4 * side, np.arange(4) * side // 4), (3, 4, 4)).reshape(
+        -1
+    )
+    norms = np.square(weight.astype(np.float32)).sum(0)
+    of_group = np.bincount(group, norms)
+    size = np.bincount(group)
+    expected = 0.5 * np.log(size * ALPHA * norms.sum() / (48 * of_group)) + C
+    assert np.abs(maps[0].reshape(2, -1) - expected[group]).max() < 0.005
+
+
+def test_orthogonal_layer_is_the_floor(tmp_path):
+    orthogonal, _ = np.linalg.qr(normal(200, 200))
+    maps, _ = sid(gemm(orthogonal), normal(3, 200), tmp_path)
+    assert maps.mean() == pytest.approx(FLOOR, abs=0.003)
+    assert pytest.approx(-2.9835, abs=1e-4) == FLOOR
+
+
+def test_sum_of_all_inputs_treats_them_alike(tmp_path):
+    maps, _ = sid(gemm(np.ones((1, 30))), normal(2, 30), tmp_path)
+    assert np.ptp(maps) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = np.load(path("digits.npz"))
+    return str(path("digits-cnn.onnx")), data["images"]
+
+
+def digits_sid(digits, folder, name="run", model=None, count=4, **options):
+    source, images = digits
+    run = onnxinfo.analyze(model or source, images[:count], folder / "out.h5", run=name, normalizer="image", **options)
+    return run.values("sid")
+
+
+def test_the_solver_is_not_below_the_paper_s_optimiser(tmp_path, digits):
+    fast = digits_sid(digits, tmp_path, "fast")
+    slow = digits_sid(digits, tmp_path, "reference", solver="reference")
+    assert (fast["value"].mean(1) >= slow["value"].mean(1) - 0.01).all()
+    assert np.abs(fast["ratio"].mean(1) - 1).max() < 0.02 + 2 * fast["ratio_stderr"].max()
+
+
+def test_same_seed_same_result_other_chunks_nearly_so(tmp_path, digits):
+    first = digits_sid(digits, tmp_path, "first")
+    again = digits_sid(digits, tmp_path, "again")
+    chunked = digits_sid(digits, tmp_path, "chunked", memory="2M")
+    assert (first["value"] == again["value"]).all()
+    assert (first["value"] != chunked["value"]).any()
+    assert np.abs(first["value"].mean(1) - chunked["value"].mean(1)).max() < 0.02
+
+
+def test_rescaled_neighbours_discard_the_same(tmp_path, digits):
+    model = onnx.load(digits[0])
+    weights = {i.name: i for i in model.graph.initializer}
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    first, second = convs[0], convs[1]
+    for name, factor in [(n, 0.25) for n in first.input[1:]] + [(second.input[1], 4.0)]:
+        weights[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights[name]) * np.float32(factor), name))
+    plain = digits_sid(digits, tmp_path, "plain")
+    rescaled = digits_sid(digits, tmp_path, "rescaled", model=model)
+    assert np.abs(plain["value"].mean(1) - rescaled["value"].mean(1)).max() < 0.01
