@@ -1,0 +1,106 @@
+"""Weights kept in files beside the model: read them, from its own folder only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path, PureWindowsPath
+
+import onnx
+
+from . import protos
+from .errors import ModelError
+from .tensor_data import byte_count
+from .text import printable
+
+# One place for the limit, so that a model cannot name more data than the machine can hold.
+_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
+
+
+def load_external_data(model: onnx.ModelProto, folder: Path | None, digest: Callable[[bytes], object]) -> None:
+    """Read the data of every tensor stored outside the model into it.
+
+    Parameters
+    ----------
+    model
+        Changed in place.
+    folder
+        Where the model file lies; None if it did not come from a file.
+    digest
+        Called with the data of each tensor, in the model's order.
+
+    Raises
+    ------
+    ModelError
+        A file is missing, too short, not a regular file or outside the folder; the model has no folder; there is more
+        data than memory.
+    """
+    outside = [t for t in protos.tensors(model) if t.data_location == onnx.TensorProto.EXTERNAL]
+    if not outside:
+        return
+    if folder is None:
+        raise ModelError("the model keeps weights in external files, but was not given as one; give its path")
+    total = sum(byte_count(tensor) for tensor in outside)
+    if total > _MEMORY:
+        raise ModelError(
+            f"external data of {total / 2**30:.0f} GiB, the machine has {_MEMORY / 2**30:.0f} GiB of memory"
+        )
+    for tensor in outside:
+        data = _read(tensor, folder)
+        digest(data)
+        del tensor.external_data[:]
+        tensor.ClearField("data_location")
+        tensor.raw_data = data
+
+
+def _read(tensor: onnx.TensorProto, folder: Path) -> bytes:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    name, location, count = printable(tensor.name), printable(entries.get("location", "")), byte_count(tensor)
+    path = _inside(entries.get("location", ""), folder, name)
+    try:
+        offset, length = (int(entries.get(key) or default) for key, default in (("offset", 0), ("length", count)))
+    except ValueError:
+        raise ModelError(f"external data of '{name}': offset and length must be numbers; export again") from None
+    if offset < 0 or length != count:
+        raise ModelError(
+            f"external data of '{name}': {length} bytes at {offset}, its shape takes {count}; export again"
+        )
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for its writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelError(f"external data of '{name}': {location} is no regular file")
+            if status.st_size < offset + length:
+                raise ModelError(
+                    f"external data of '{name}': {location} has {status.st_size} bytes, expected at least "
+                    f"{offset + length}; it is truncated"
+                )
+            file.seek(offset)
+            return file.read(length)
+    except FileNotFoundError:
+        raise ModelError(f"external data of '{name}': {location} is missing; put it beside the model") from None
+    except OSError as error:
+        raise ModelError(f"external data of '{name}': {location} cannot be read: {error.strerror}") from error
+
+
+def _inside(location: str, folder: Path, name: str) -> Path:
+    """Path of a location relative to the model's folder that does not lead out of it, neither by name nor by link."""
+    parts = PureWindowsPath(location)
+    try:
+        outside = (
+            not location
+            or parts.drive
+            or parts.root
+            or ".." in parts.parts
+            or not (path := (folder / location).resolve()).is_relative_to(folder.resolve())
+        )
+    except (OSError, RuntimeError, ValueError):
+        outside = True
+    if outside:
+        raise ModelError(
+            f"external data of '{name}': location '{printable(location)}' is not inside the model's folder; "
+            f"put the file there and name it relative to the model"
+        )
+    return path

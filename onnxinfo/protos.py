@@ -1,0 +1,95 @@
+"""Walks over ONNX's protobuf messages: graphs within graphs, the values a node needs, all tensors of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import TypeVar
+
+import onnx
+
+M = TypeVar("M", onnx.ModelProto, onnx.GraphProto)
+
+
+def copy_without(message: M, left_out: Collection[str]) -> M:
+    """Copy a message except for the named fields, without touching those."""
+    copy = type(message)()
+    for field, value in message.ListFields():
+        if field.name in left_out:
+            continue
+        if field.is_repeated:
+            getattr(copy, field.name).extend(value)
+        elif field.type == field.TYPE_MESSAGE:
+            getattr(copy, field.name).CopyFrom(value)
+        else:
+            setattr(copy, field.name, value)
+    return copy
+
+
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Graphs among a node's attributes: the bodies of control flow."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, each followed by those of its bodies, however deep."""
+    for node in nodes:
+        yield node
+        for body in bodies(node):
+            yield from nested(body.node)
+
+
+def initial_names(graph: onnx.GraphProto) -> set[str]:
+    """Names that a graph's initializers define, sparse ones too."""
+    return {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
+
+
+def free_names(graph: onnx.GraphProto) -> list[str]:
+    """Names that a body uses and does not define, in the order of first use."""
+    defined = {value.name for value in graph.input} | initial_names(graph)
+    free: dict[str, None] = {}
+    for node in graph.node:
+        free.update((name, None) for name in needed_names(node) if name not in defined)
+        defined.update(node.output)
+    free.update((value.name, None) for value in graph.output if value.name not in defined)
+    return list(free)
+
+
+def needed_names(node: onnx.NodeProto) -> list[str]:
+    """Names of the values a node reads: its inputs, and what its bodies capture from the graphs around them."""
+    captured = [name for body in bodies(node) for name in free_names(body)]
+    return list(dict.fromkeys(name for name in (*node.input, *captured) if name))
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a model: initializers and attributes, in bodies and functions too."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _attribute_tensors(function.attribute_proto)
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        yield from _attribute_tensors(node.attribute)
+
+
+def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+        for item in (*sparse, *attribute.sparse_tensors):
+            yield from (item.values, item.indices)
+        for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+            yield from _graph_tensors(graph)
