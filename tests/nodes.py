@@ -1,0 +1,112 @@
+"""One-node models, run by ONNX Runtime and as converted torch graphs: what the tests of operators compare."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import helper, numpy_helper
+
+from onnxinfo import convert
+
+onnxruntime.set_default_logger_severity(4)
+
+Array = np.ndarray[Any, Any]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def floats(*shape: int, seed: int = 0) -> Array:
+    return rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def node_model(
+    op_type: str,
+    inputs: Sequence[Array | None],
+    outputs: int = 1,
+    *,
+    domain: str = "",
+    opset: int = 22,
+    constants: Collection[int] = (),
+    types: Sequence[int] = (),
+    **attributes: Any,
+) -> onnx.ModelProto:
+    """Model of one node; absent inputs are None, those at ``constants`` become initializers.
+
+    Without ``types`` the outputs have those that ONNX infers, float where it knows none.
+    """
+    names = [f"input_{i}" if value is not None else "" for i, value in enumerate(inputs)]
+    results = [f"output_{i}" for i in range(outputs)]
+    node = helper.make_node(op_type, names, results, domain=domain, **attributes)
+    given = [(i, name, value) for i, (name, value) in enumerate(zip(names, inputs, strict=True)) if value is not None]
+    graph = helper.make_graph(
+        [node],
+        op_type,
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            for i, name, value in given
+            if i not in constants
+        ],
+        [helper.make_empty_tensor_value_info(name) for name in results],
+        [numpy_helper.from_array(value, name) for i, name, value in given if i in constants],
+    )
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    for output, type_ in zip_longest(model.graph.output, types):
+        if type_ is not None or not output.type.tensor_type.elem_type:
+            output.type.tensor_type.elem_type = type_ or onnx.TensorProto.FLOAT
+    return model
+
+
+def feeds_of(model: onnx.ModelProto, inputs: Sequence[Array | None]) -> dict[str, Array]:
+    named = {f"input_{i}": value for i, value in enumerate(inputs) if value is not None}
+    return {value.name: named[value.name] for value in model.graph.input}
+
+
+def run_onnxruntime(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    # Products of unsigned with signed bytes saturate on older processors unless asked not to.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)
+
+
+def run_converted(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
+    results = convert(model, fallback=False)(*(torch.from_numpy(value) for value in feeds.values()))
+    return [result.detach().numpy() for result in results]
+
+
+def assert_same(
+    op_type: str,
+    inputs: Sequence[Array | None],
+    outputs: int = 1,
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+    **settings: Any,
+) -> None:
+    """Compare the converted node with ONNX Runtime; quantised values may travel in another type."""
+    model = node_model(op_type, inputs, outputs, **settings)
+    feeds = feeds_of(model, inputs)
+    for ours, theirs in zip(run_converted(model, feeds), run_onnxruntime(model, feeds), strict=True):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours.astype(np.float64), theirs.astype(np.float64), rtol=rtol, atol=atol)
+
+
+def gradcheck(op_type: str, inputs: Sequence[Array | None], outputs: int = 1, **settings: Any) -> None:
+    """Check the gradient with respect to every float input in double precision."""
+    model = node_model(op_type, inputs, outputs, **settings)
+    module = convert(model, fallback=False).double()
+    feeds = [torch.from_numpy(value) for value in feeds_of(model, inputs).values()]
+    feeds = [x.double().requires_grad_() if x.is_floating_point() else x for x in feeds]
+    assert torch.autograd.gradcheck(
+        lambda *x: tuple(y for y in module(*x) if y.is_floating_point() and y.requires_grad), feeds, fast_mode=True
+    )
