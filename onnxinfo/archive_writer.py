@@ -263,7 +263,7 @@ class RunWriter:
         where = (layer, _span(samples))
         for column in metric.columns:
             self._put(metric.dataset(column.name), where, columns[column.name])
-        numbers = [columns[column.name] for column in metric.columns]
+        numbers = [columns[column.name][None] for column in metric.columns]
         checksums = cell_checksums(self._normalizer[metric.name][layer : layer + 1], numbers, (1, len(samples)))
         self._put(f"{metric.name}_checksum", where, checksums[0])
 
