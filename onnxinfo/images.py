@@ -186,12 +186,12 @@ def read_bytes(path: Path) -> bytes:
         if not os.path.isfile(path):  # a pipe would block, a device would not end
             raise InputError("not a regular file")
         with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise InputError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+            return file.read(size)
     except OSError as error:
         raise InputError(error.strerror or type(error).__name__) from None
-    if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-    return data
 
 
 def decode(data: bytes, channels: int) -> npt.NDArray[np.uint8]:

@@ -98,21 +98,19 @@ class Samples:
 
     def _values(self, indices: Sequence[int]) -> Array:
         """Stored values at the model's size, images channels last."""
-        loaded = self._source.load(indices)
-        if not self.is_image or (self._boxes is None and isinstance(loaded, np.ndarray) and self.geometry(0).identity):
-            return np.asarray(loaded)
-        moved = [self.geometry(index).image(picture) for index, picture in zip(indices, loaded, strict=True)]
-        return np.stack(moved)
+        if not self.is_image or all(self.geometry(index).identity for index in indices):
+            return self._source.stack(indices)
+        return np.stack([self.geometry(index).image(self._source.load(index)) for index in indices])
 
     def _floats(self, values: Array, indices: Sequence[int]) -> npt.NDArray[np.float32]:
         if values.dtype.kind == "f":
             self._check(np.isfinite(values), indices, "has NaN or infinite values; remove or replace it")
             if self.preprocessing.preset is not None and self.preprocessing.scale == 1:
                 inside = (values >= -0.01) & (values <= 1.01)
-                expected = (
-                    f"has values outside 0..1, where preset {self.preprocessing.preset} takes floats; give --scale too"
+                preset = f"which preset {self.preprocessing.preset} takes floats to be in"
+                self._check(
+                    inside, indices, f"has values outside 0..1, {preset}; give the --scale that brings them there"
                 )
-                self._check(inside, indices, expected)
         finished = self.preprocessing.normalise(values, self._channel_axis(values.ndim))
         self._check(np.isfinite(finished), indices, "has values too large for 32-bit floats; give --scale")
         return finished
@@ -217,7 +215,8 @@ class Samples:
 
     @cached_property
     def _digest(self) -> str:
-        recipe = {"preprocessing": self.preprocessing.to_dict(), "shape": self.shape, "dtype": self.dtype.str}
+        model = {"shape": self.shape, "layout": self.layout, "dtype": self.dtype.str}
+        recipe = {"preprocessing": self.preprocessing.to_dict(), **model}
         total = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
         for block in self._blocks():
             for index, content in zip(block, self._source.checksums(block), strict=True):
@@ -227,7 +226,8 @@ class Samples:
         return total.hexdigest()
 
     def _blocks(self) -> Iterator[range]:
-        step = max(1, _BLOCK_BYTES // (4 * max(1, math.prod(self.shape))))
+        largest = max(4 * math.prod(self.shape), self._source.row_bytes)
+        step = max(1, _BLOCK_BYTES // max(1, largest))
         for start in range(0, len(self), step):
             yield range(start, min(start + step, len(self)))
 
@@ -249,22 +249,19 @@ class Samples:
 
 
 def _deviation(samples: Samples, axis: int | None) -> npt.NDArray[np.float64]:
-    """Standard deviation of evenly spread samples along all axes but one, by sums that are merged batch by batch."""
+    """Standard deviation of evenly spread samples along all axes but one, from sums over one sample after the other."""
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), UNIT_SAMPLES)).astype(int))
-    step = max(1, _BLOCK_BYTES // (8 * max(1, math.prod(samples.shape))))
-    count, mean, squares = 0, np.zeros(1), np.zeros(1)
-    for start in range(0, len(chosen), step):
-        batch = samples.batch(chosen[start : start + step].tolist()).astype(np.float64)
-        values = (
-            batch.reshape(1, -1) if axis is None else np.moveaxis(batch, 1 + axis, 0).reshape(samples.shape[axis], -1)
-        )
-        new, middle = values.shape[1], values.mean(axis=1)
-        squares = (
-            squares + ((values - middle[:, None]) ** 2).sum(axis=1) + (middle - mean) ** 2 * count * new / (count + new)
-        )
-        mean = mean + (middle - mean) * new / (count + new)
-        count += new
-    return np.asarray(np.sqrt(squares / count))
+    count, total, squares, reference = 0, np.zeros(1), np.zeros(1), None
+    for index in chosen.tolist():
+        sample = samples.batch([index])[0].astype(np.float64)
+        values = sample.reshape(1, -1) if axis is None else np.moveaxis(sample, axis, 0).reshape(sample.shape[axis], -1)
+        if reference is None:
+            reference = values[:, :1]  # what is constant then differs by exactly nothing
+        difference = values - reference
+        count += difference.shape[1]
+        total = total + difference.sum(axis=1)
+        squares = squares + (difference**2).sum(axis=1)
+    return np.asarray(np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0)))
 
 
 def _visible(pixels: Array) -> npt.NDArray[np.uint8]:

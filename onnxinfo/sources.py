@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +34,17 @@ class Source(ABC):
     dtype: np.dtype[Any]
 
     @abstractmethod
-    def load(self, indices: Sequence[int]) -> Sequence[Array] | Array:
-        """Return samples; images are (height, width, channel)."""
+    def load(self, index: int) -> Array:
+        """Return one sample; images are (height, width, channel)."""
+
+    def stack(self, indices: Sequence[int]) -> Array:
+        """Return samples of the same shape, one after the other along a first axis."""
+        return np.stack([self.load(index) for index in indices])
+
+    @property
+    @abstractmethod
+    def row_bytes(self) -> int:
+        """Bytes of a sample that are held when several are read at once."""
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int]:
@@ -83,17 +93,16 @@ class FileSource(Source):
         self._paths = [self._found.paths[position] for position in positions]
         self._facts = [self._probed[position] for position in positions]
 
-    def load(self, indices: Sequence[int]) -> Sequence[Array]:
-        """Return the decoded images.
+    row_bytes = 0
+
+    def load(self, index: int) -> Array:
+        """Return the decoded image.
 
         Raises
         ------
         InputError
-            A file has changed since it was probed, or is gone.
+            The file has changed since it was probed, or is gone.
         """
-        return [self._load(index) for index in indices]
-
-    def _load(self, index: int) -> Array:
         try:
             data = read_bytes(self._paths[index])
         except InputError as error:
@@ -132,8 +141,18 @@ class ArraySource(Source):
         self._rows = rows.chosen(positions)
         self._channel_axis, self._image = channel_axis, image
 
-    def load(self, indices: Sequence[int]) -> Array:
-        """Return the rows as one array."""
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.dtype.itemsize * math.prod(self._rows.shape[1:])
+
+    def load(self, index: int) -> Array:
+        """Return one row."""
+        row: Array = self.stack([index])[0]
+        return row
+
+    def stack(self, indices: Sequence[int]) -> Array:
+        """Return rows as one array."""
         values = self._rows.read(indices)
         if values.dtype.kind == "b":  # a file may hold other bytes than 0 and 1
             values = values.view(np.uint8) != 0
