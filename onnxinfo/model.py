@@ -18,7 +18,7 @@ from . import protos
 from .errors import ModelError, UsageError
 from .external_data import load_external_data
 from .functions import check_functions
-from .inference import checked_with_shapes
+from .inference import check, infer_shapes
 from .tensor_data import check_data_size
 from .text import printable
 from .wire import why_unreadable
@@ -232,7 +232,8 @@ def _finish(proto: onnx.ModelProto, digest: Any, path: Path | None) -> Model:
     for tensor in protos.tensors(proto):
         check_data_size(tensor)
     check_functions(proto)
-    proto = checked_with_shapes(proto)
+    check(proto)
+    proto = infer_shapes(proto)
     return Model(proto, digest.hexdigest(), path.stem if path else proto.graph.name, path)
 
 
