@@ -32,6 +32,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _COLOURS = {1: "L", 3: "RGB", 4: "RGBA"}
 #: Numbers of channels that image files can be converted to.
 IMAGE_CHANNELS = tuple(_COLOURS)
+_EIGHT_BITS = ((np.arange(1 << 16) + 128) // 257).astype(np.uint8)
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -254,8 +255,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _coloured(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+        image = Image.fromarray(_EIGHT_BITS[np.asarray(image)])
     elif image.mode in ("I", "F"):
         raise InputError("32-bit pixels, expected 8 or 16 bits; give the values as .npy")
     elif image.mode in ("P", "PA"):

@@ -155,7 +155,7 @@ def _exhaust(stream: IO[bytes]) -> None:
 
 
 def _member(path: Path, archive: zipfile.ZipFile, key: str | None) -> zipfile.ZipInfo:
-    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if not info.is_dir()}
+    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     if key is None and len(members) == 1:
         return next(iter(members.values()))
     if key is None or key not in members:

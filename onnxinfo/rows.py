@@ -28,7 +28,17 @@ MAX_ROW_BYTES = 1 << 28
 MAX_RATIO = 1040
 #: What libraries raise on damaged files.
 LIBRARY_ERRORS = (
-    *(OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError, SyntaxError),
+    *(
+        OSError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+        SyntaxError,
+    ),
     *(NotImplementedError, EOFError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile),
 )
 

@@ -85,6 +85,12 @@ def test_zip_bomb_in_the_header(tmp_path: Path) -> None:
     refused(tmp_path / "x.npz", "no valid .npy header")
 
 
+def test_members_without_a_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=PIXELS)
+    (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes().replace(b"x.npy", b"\0.npy"))
+    refused(f"{tmp_path}/x.npz:x", "has no array x")
+
+
 def test_zip_that_lies_about_sizes(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "x.npz", x=np.zeros((100, 8, 8, 3), np.uint8))
     whole = (tmp_path / "x.npz").read_bytes()
