@@ -28,18 +28,8 @@ MAX_ROW_BYTES = 1 << 28
 MAX_RATIO = 1040
 #: What libraries raise on damaged files.
 LIBRARY_ERRORS = (
-    *(
-        OSError,
-        RuntimeError,
-        ValueError,
-        LookupError,
-        TypeError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-        SyntaxError,
-    ),
-    *(NotImplementedError, EOFError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile),
+    *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 
 _LISTED = 20
