@@ -42,16 +42,16 @@ def ConvTranspose(
     if auto_pad.startswith("SAME") and not output_shape:
         output_shape = [n * s for n, s in zip(X.shape[2:], w.strides, strict=True)]
     full = [(n - 1) * s + extent for n, s, extent in zip(X.shape[2:], w.strides, w.extents, strict=True)]
-    before, after = w.before, [a - o for a, o in zip(w.after, output_padding, strict=True)]
+    before, after = list(w.before), list(w.after)
     if output_shape:
         # The standard takes output_padding for part of what the transposed convolution yields.
         total = [f + o - n for f, o, n in zip(full, output_padding, output_shape[-len(full) :], strict=True)]
         half = [t // 2 for t in total]
         rest = [t - h for t, h in zip(total, half, strict=True)]
         before, after = (half, rest) if auto_pad == "SAME_UPPER" else (rest, half)
-        after = [a - o for a, o in zip(after, output_padding, strict=True)]
-    if before == after:
-        return convolution(X, W, B, w, before, group, transposed=True)
+    after = [a - o for a, o in zip(after, output_padding, strict=True)]
+    if before == after and min(after) >= 0:
+        return convolution(X, W, B, w, after, group, transposed=True)
     # Where output padding exceeds what the windows reach, the output is the bias alone.
     y = convolution(X, W, None, w, [0] * len(w.kernel), group, transposed=True)
     y = pad_spatial(y, [-b for b in before], [-a for a in after])

@@ -110,7 +110,7 @@ def _divide(A, B):
 
 
 def _power(X, Y):
-    return torch.pow(X, Y).to(X.dtype)
+    return torch.pow(X, Y.to(_SIGNED.get(Y.dtype, Y.dtype))).to(X.dtype)
 
 
 for _name, _binary in {

@@ -110,14 +110,13 @@ def Compress(input, condition, *, axis=None):
 def Unique(X, *, axis=None, sorted=1):
     x = X.flatten() if axis is None else X
     along = 0 if axis is None else axis
-    Y, inverse, counts = torch.unique(x, return_inverse=True, return_counts=True, dim=along)
+    _, inverse, counts = torch.unique(x.detach(), return_inverse=True, return_counts=True, dim=along)
     positions = torch.arange(x.shape[along], device=x.device)
     first = torch.full_like(counts, x.shape[along]).scatter_reduce(0, inverse, positions, "amin")
     if not sorted:
         order = first.argsort()
-        Y, first, counts = Y.index_select(along, order), first[order], counts[order]
-        inverse = order.argsort()[inverse]
-    return Y, first, inverse, counts
+        first, counts, inverse = first[order], counts[order], order.argsort()[inverse]
+    return x.index_select(along, first), first, inverse, counts
 
 
 @operator(versions=(10, None))

@@ -12,10 +12,10 @@ from .table import operator, torch_type
 @operator(versions=(14, None))
 def BatchNormalization(X, scale, B, input_mean, input_var, *, epsilon=1e-5, momentum=0.9, training_mode=0):
     if not training_mode:
-        return functional.batch_norm(X, input_mean, input_var, scale, B, eps=epsilon)
+        return _normalized(X, scale, B, input_mean, input_var, epsilon)
     axes = (0, *range(2, X.dim()))
     mean, var = X.mean(axes), X.var(axes, correction=0)
-    Y = functional.batch_norm(X, mean, var, scale, B, eps=epsilon)
+    Y = functional.batch_norm(X, None, None, scale, B, training=True, eps=epsilon)
     return Y, input_mean * momentum + mean * (1 - momentum), input_var * momentum + var * (1 - momentum)
 
 
@@ -24,8 +24,16 @@ def BatchNormalization_1(X, scale, B, mean, var, *, epsilon=1e-5, is_test=1, mom
     if outputs > 1:
         raise NotImplementedError("BatchNormalization before opset 14 in training mode; write the model for inference")
     if spatial:
-        return functional.batch_norm(X, mean, var, scale, B, eps=epsilon)
+        return _normalized(X, scale, B, mean, var, epsilon)
     return (X - mean) * torch.rsqrt(var + epsilon) * scale + B
+
+
+def _normalized(X: Tensor, scale: Tensor, B: Tensor, mean: Tensor, var: Tensor, epsilon: float) -> Tensor:
+    if mean.requires_grad or var.requires_grad:
+        # torch's kernel takes statistics for constants.
+        mean, factor = _per_channel(mean, X), _per_channel(scale * torch.rsqrt(var + epsilon), X)
+        return (X - mean) * factor + _per_channel(B, X)
+    return functional.batch_norm(X, mean, var, scale, B, eps=epsilon)
 
 
 @operator()

@@ -20,6 +20,7 @@ between opsets has one function per range of versions.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ Floats = list[float] | None
 Unsupported = Any
 
 Function = Callable[..., Any]
+
+_signature = functools.cache(inspect.signature)
 Converter = Callable[[OnnxNode, OnnxGraph], OperationConverterResult]
 
 
@@ -175,10 +178,14 @@ class Operator(nn.Module):
 
 def _on_one_device(operands: tuple[Any, ...]) -> tuple[Any, ...]:
     """Shape arithmetic stays on the host; where it meets tensors of an accelerator, it follows them there."""
-    devices = {operand.device for operand in operands if isinstance(operand, Tensor)}
-    if len(devices) < 2:
+    target = None
+    mixed = False
+    for operand in operands:
+        if isinstance(operand, Tensor) and operand.device != target:
+            mixed = target is not None
+            target = operand.device if target is None or target.type == "cpu" else target
+    if not mixed:
         return operands
-    target = next(device for device in devices if device.type != "cpu")
     return tuple(operand.to(target) if isinstance(operand, Tensor) else operand for operand in operands)
 
 
@@ -194,7 +201,7 @@ def bind(function: Function, node: OnnxNode, graph: OnnxGraph, **attributes: Any
         else:
             constants[i] = value
     attributes = {a.name: attribute_value(a) for a in node.proto.attribute if a.name not in _MEANINGLESS} | attributes
-    if "outputs" in inspect.signature(function).parameters:
+    if "outputs" in _signature(function).parameters:
         attributes["outputs"] = len(node.output_values)
     _check_call(function, node.input_values, attributes)
     module = Operator(function, constants, annotations, attributes, len(node.output_values), graph.describe(node))
@@ -207,7 +214,7 @@ _MEANINGLESS = {"consumed_inputs"}
 
 def _check_call(function: Function, operands: tuple[str, ...], attributes: dict[str, Any]) -> None:
     """Refuse at once what a run would refuse: an unknown or unsupported attribute, a missing or surplus operand."""
-    signature = inspect.signature(function)
+    signature = _signature(function)
     try:
         given = signature.bind(*operands, **attributes).arguments
     except TypeError as error:
@@ -237,7 +244,7 @@ def _constant_operand(name: str, graph: OnnxGraph, *, listed: bool) -> Any:
 def _listed_parameters(function: Function, count: int) -> dict[int, str]:
     """Positions (of the first ``count`` operands) that the function wants as lists of numbers."""
     listed = {}
-    for i, parameter in enumerate(inspect.signature(function).parameters.values()):
+    for i, parameter in enumerate(_signature(function).parameters.values()):
         annotation = str(parameter.annotation)
         if i < count and annotation in ("Ints", "Floats") and parameter.kind is not parameter.VAR_POSITIONAL:
             listed[i] = annotation
@@ -337,6 +344,7 @@ def _somebody_elses(converter: Any) -> bool:
     return converter is not None and not converter.__module__.startswith("onnx2torch.")
 
 
+@functools.cache
 def _schema_versions() -> dict[tuple[str, str], set[int]]:
     versions: dict[tuple[str, str], set[int]] = {}
     for schema in onnx.defs.get_all_schemas_with_history():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional
+
+Numbers = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -21,21 +24,21 @@ class Windows:
         Padding at the begin and the end of each axis.
     """
 
-    kernel: Sequence[int]
-    strides: Sequence[int]
-    dilations: Sequence[int]
-    before: Sequence[int]
-    after: Sequence[int]
+    kernel: Numbers
+    strides: Numbers
+    dilations: Numbers
+    before: Numbers
+    after: Numbers
 
-    @property
+    @functools.cached_property
     def symmetric(self) -> bool:
         """Whether torch's own padding arguments can express the padding."""
-        return self.before == self.after
+        return self.before == self.after and min(self.before) >= 0
 
-    @property
-    def extents(self) -> list[int]:
+    @functools.cached_property
+    def extents(self) -> Numbers:
         """How many elements of an axis a window spans."""
-        return [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
 
 def windows(
@@ -47,17 +50,27 @@ def windows(
     pads: Sequence[int] | None,
 ) -> Windows:
     """Fill in ONNX's defaults and resolve ``auto_pad`` for spatial axes of the given sizes."""
+    return _windows(
+        tuple(sizes), tuple(kernel), tuple(strides or ()), tuple(dilations or ()), auto_pad, tuple(pads or ())
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _windows(
+    sizes: Numbers, kernel: Numbers, strides: Numbers, dilations: Numbers, auto_pad: str, pads: Numbers
+) -> Windows:
     rank = len(kernel)
-    strides = strides or [1] * rank
-    dilations = dilations or [1] * rank
+    strides = strides or (1,) * rank
+    dilations = dilations or (1,) * rank
     if auto_pad not in ("SAME_UPPER", "SAME_LOWER"):
-        pads = pads if pads and auto_pad != "VALID" else [0] * 2 * rank
+        pads = pads if pads and auto_pad != "VALID" else (0,) * (2 * rank)
         return Windows(kernel, strides, dilations, pads[:rank], pads[rank:])
-    less, more = [], []
-    for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
-        missing = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
-        less.append(missing // 2)
-        more.append(missing - missing // 2)
+    missing = [
+        max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+        for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True)
+    ]
+    less = tuple(m // 2 for m in missing)
+    more = tuple(m - m // 2 for m in missing)
     return Windows(kernel, strides, dilations, *((less, more) if auto_pad == "SAME_UPPER" else (more, less)))
 
 
