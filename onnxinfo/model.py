@@ -18,7 +18,8 @@ from . import protos
 from .errors import ModelError, UsageError
 from .external_data import load_external_data
 from .functions import check_functions
-from .inference import check, infer_shapes
+from .inference import check
+from .shapes import complete_shapes
 from .tensor_data import check_data_size
 from .text import printable
 from .wire import why_unreadable
@@ -233,7 +234,7 @@ def _finish(proto: onnx.ModelProto, digest: Any, path: Path | None) -> Model:
         check_data_size(tensor)
     check_functions(proto)
     check(proto)
-    proto = infer_shapes(proto)
+    proto = complete_shapes(proto)
     return Model(proto, digest.hexdigest(), path.stem if path else proto.graph.name, path)
 
 

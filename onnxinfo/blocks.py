@@ -1,0 +1,260 @@
+"""What a person would call the layers of a network: blocks around matrix operators, residual sums, final outputs."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import onnx
+
+from . import protos
+from .dataflow import Dataflow
+from .functions import Key, function_key
+
+CONVOLUTIONS = {
+    "Conv", "ConvInteger", "ConvTranspose", "ConvTransposeWithDynamicPads", "DeformConv", "FusedConv", "NhwcConv",
+    "NhwcFusedConv", "QLinearConv",
+}  # fmt: skip
+PRODUCTS = {
+    "DynamicQuantizeMatMul", "Einsum", "FusedGemm", "FusedMatMul", "FusedMatMulActivation", "GemmFastGelu", "Gemm",
+    "MatMul", "MatMulBnb4", "MatMulFpQ4", "MatMulInteger", "MatMulInteger16", "MatMulIntegerToFloat", "MatMulNBits",
+    "QGemm", "QLinearMatMul", "QMoE", "MoE", "SparseToDenseMatMul", "TransposeMatMul",
+}  # fmt: skip
+RECURRENT = {"DynamicQuantizeLSTM", "GRU", "LSTM", "RNN", "AttnLSTM"}
+ATTENTION = {
+    "Attention", "DecoderAttention", "DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention",
+    "GroupQueryAttention", "LinearAttention", "LongformerAttention", "MultiHeadAttention", "PackedAttention",
+    "PackedMultiHeadAttention", "PagedAttention", "QAttention", "QOrderedAttention", "SparseAttention",
+}  # fmt: skip
+MATRIX = CONVOLUTIONS | PRODUCTS | RECURRENT | ATTENTION
+SUMS = {"Add", "Sum", "QLinearAdd"}
+# A sum and its normalisation in one operator.
+SKIPS = {"SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "SkipGroupNorm"}
+
+# Operators that change where values are, or how they are stored, but not what they are.
+LAYOUT = {
+    "Cast", "CastLike", "DequantizeLinear", "Dropout", "DynamicQuantizeLinear", "Flatten", "Identity", "QuantizeLinear",
+    "Reshape", "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
+SOFTMAX = {"LogSoftmax", "Softmax"}
+# What normalisations and activations are, or are composed of.
+POINTWISE = {
+    "Abs", "Add", "BatchNormalization", "BiasAdd", "BiasGelu", "BiasSplitGelu", "Celu", "Clip", "Div", "Elu", "Erf",
+    "Exp", "FastGelu", "Gelu", "GroupNorm", "GroupNormalization", "HardSigmoid", "HardSwish", "InstanceNormalization",
+    "LRN", "LayerNormalization", "LeakyRelu", "Log", "LpNormalization", "Max", "MeanVarianceNormalization", "Min",
+    "Mish", "Mul", "Neg", "PRelu", "Pow", "QLinearAdd", "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid",
+    "QuickGelu", "RMSNormalization", "Reciprocal", "Relu", "Selu", "Shrink", "Sigmoid", "SimplifiedLayerNormalization",
+    "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tanh", "ThresholdedRelu", "Where", *SOFTMAX,
+}  # fmt: skip
+# They end no block: what comes after is a summary of it.
+REDUCTIONS = {"GlobalAveragePool", "Mean", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"}
+POINTWISE |= REDUCTIONS
+
+# A GELU or a layer normalisation written in elementary operators has up to 12 nodes.
+_LARGEST_REGION = 24
+
+
+@dataclass
+class Blocks:
+    """The layers of a graph as seen from a perturbed tensor.
+
+    Parameters
+    ----------
+    flow
+        The graph.
+    influenced
+        Values that depend on the perturbed tensor.
+    functions
+        Model-local functions.
+    """
+
+    flow: Dataflow
+    influenced: set[str]
+    functions: Mapping[Key, onnx.FunctionProto]
+    #: Nodes of the block that ends with a tensor, by the tensor's name.
+    members: dict[str, set[int]] = field(default_factory=dict)
+    #: Names of the tensors that are layers by default.
+    ends: set[str] = field(default_factory=set)
+    _found: dict[int, dict[str, int]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        absorbed: dict[int, set[int]] = {}
+        for i, node in enumerate(self.flow.nodes):
+            if self._is_anchor(i):
+                for name in self._used_outputs(node):
+                    self._follow(name, {i} | absorbed.get(i, set()), absorbed)
+        self.ends.update(name for name in self.flow.outputs & self.influenced if self.flow.is_float(name))
+
+    def depth(self) -> dict[str, int]:
+        """Number of layers with parameters on the longest path from the perturbed tensor to each value."""
+        depth: dict[str, int] = {}
+        for i, node in enumerate(self.flow.nodes):
+            if not self._influences(i):
+                continue
+            before = max(depth.get(name, 0) for name in self.flow.needs[i] if name in self.influenced)
+            for name in node.output:
+                depth[name] = before + self._weight(i)
+        return depth
+
+    def parameters(self, name: str) -> int:
+        """Number of parameters of the block that ends with a tensor, else of the node that computes it."""
+        found: dict[str, int] = {}
+        for i in self.members.get(name, {self.flow.producer[name]}):
+            found.update(self._parameters(i))
+        return sum(found.values())
+
+    def _influences(self, position: int) -> bool:
+        node = self.flow.nodes[position]
+        reads = self.flow.sees(position) and any(name in self.influenced for name in self.flow.needs[position])
+        return reads and any(name in self.influenced for name in node.output)
+
+    def _parameters(self, position: int) -> dict[str, int]:
+        """Parameters of a node, those inside a function it calls too."""
+        if position in self._found:
+            return self._found[position]
+        key = function_key(self.flow.nodes[position])
+        inside = _function_parameters(self.functions[key], self.functions) if key in self.functions else {}
+        self._found[position] = inside | self.flow.parameters_of(position, self.influenced)
+        return self._found[position]
+
+    def _weight(self, position: int) -> int:
+        """Layers with parameters that a node adds to a path."""
+        node = self.flow.nodes[position]
+        key = function_key(node)
+        if key in self.functions:
+            return _function_depth(self.functions[key], self.functions)
+        matrix = any(inner.op_type in MATRIX for inner in protos.nested([node]))
+        return int(matrix and bool(self._parameters(position)))
+
+    def _is_anchor(self, position: int) -> bool:
+        """Whether a block begins with a node: a matrix operator or a residual sum that the perturbation reaches."""
+        node = self.flow.nodes[position]
+        if not self._influences(position):
+            return False
+        key = function_key(node)
+        if key in self.functions:
+            return _function_depth(self.functions[key], self.functions) > 0
+        return any(inner.op_type in MATRIX for inner in protos.nested([node])) or self._is_sum(position)
+
+    def _is_sum(self, position: int) -> bool:
+        """Whether a node adds two values that are not both functions, element by element, of the same one."""
+        node = self.flow.nodes[position]
+        terms = {self._roots[name] for name in node.input if name in self.influenced}
+        return len(terms) > 1 and node.op_type in SUMS | SKIPS
+
+    @cached_property
+    def _roots(self) -> dict[str, str]:
+        """The value that each value is computed from by pointwise operators alone."""
+        roots = {name: name for name in self.influenced}
+        for i, node in enumerate(self.flow.nodes):
+            operands = [name for name in self.flow.needs[i] if name in self.influenced]
+            if node.op_type in POINTWISE | LAYOUT and len({roots[name] for name in operands}) == 1:
+                roots.update((name, roots[operands[0]]) for name in node.output if name in self.influenced)
+        return roots
+
+    @cached_property
+    def _leads_to_matrix(self) -> set[str]:
+        """Values that some matrix operator is computed from."""
+        leading: set[str] = set()
+        for i in reversed(range(len(self.flow.nodes))):
+            node = self.flow.nodes[i]
+            if node.op_type in MATRIX or any(name in leading for name in node.output):
+                leading.update(self.flow.needs[i])
+        return leading
+
+    def _used_outputs(self, node: onnx.NodeProto) -> Iterator[str]:
+        for name in node.output:
+            if name in self.influenced and (name in self.flow.outputs or self._consumers(name)):
+                yield name
+
+    def _consumers(self, name: str) -> list[int]:
+        """Nodes that read a value and pass on its influence."""
+        return [i for i in self.flow.consumers.get(name, ()) if self._influences(i)]
+
+    def _follow(self, start: str, nodes: set[int], absorbed: dict[int, set[int]]) -> None:
+        """Find where the block that begins with a value ends; a sum absorbs the blocks that only it uses."""
+        end, name = start, start
+        self.members[start] = set(nodes)
+        while (region := self._region(name)) is not None:
+            name, inside = region
+            nodes |= inside
+            self.members.setdefault(name, set(nodes))
+            changed = any(self.flow.nodes[i].op_type not in LAYOUT for i in inside)
+            if self.flow.is_float(name) and (changed or not self.flow.is_float(end)):
+                end = name
+        consumers = self._consumers(name)
+        if len(consumers) == 1 and self._is_sum(consumers[0]) and name not in self.flow.outputs:
+            absorbed.setdefault(consumers[0], set()).update(nodes)
+        elif self.flow.is_float(end) and name not in self.flow.outputs:
+            self.ends.add(end)
+
+    def _region(self, start: str) -> tuple[str, set[int]] | None:
+        """Smallest set of pointwise nodes after a value that only they use and out of which one value leads.
+
+        Returns
+        -------
+        tuple or None
+            That value and the nodes.
+        """
+        if start in self.flow.outputs:
+            return None
+        inside: set[int] = set()
+        values = {start}
+        pending = self._consumers(start)
+        heapq.heapify(pending)
+        while pending and len(inside) < _LARGEST_REGION:
+            i = heapq.heappop(pending)
+            if i in inside:
+                continue
+            node = self.flow.nodes[i]
+            operands = {name for name in self.flow.needs[i] if name in self.influenced}
+            outputs = list(self._used_outputs(node))
+            if len(outputs) != 1 or not operands <= values or not self._continues(node, outputs[0]):
+                return None
+            inside.add(i)
+            values.add(outputs[0])
+            for consumer in self._consumers(outputs[0]):
+                heapq.heappush(pending, consumer)
+            others = values - {outputs[0]}
+            closed = not others & self.flow.outputs and all(
+                j in inside for name in others for j in self._consumers(name)
+            )
+            if closed:
+                return None if node.op_type in REDUCTIONS else (outputs[0], inside)
+        return None
+
+    def _continues(self, node: onnx.NodeProto, output: str) -> bool:
+        """Whether a node is part of the block before it; a final softmax is a layer of its own."""
+        if node.op_type in SOFTMAX:
+            return output in self._leads_to_matrix
+        return node.op_type in POINTWISE | LAYOUT
+
+
+def _function_depth(function: onnx.FunctionProto, functions: Mapping[Key, onnx.FunctionProto]) -> int:
+    """Matrix operators on the longest path through a function's body."""
+    depth: dict[str, int] = {}
+    longest = 0
+    for node in function.node:
+        key = function_key(node)
+        if key in functions:
+            weight = _function_depth(functions[key], functions)
+        else:
+            weight = int(any(inner.op_type in MATRIX for inner in protos.nested([node])))
+        here = weight + max((depth.get(name, 0) for name in protos.needed_names(node)), default=0)
+        depth.update((name, here) for name in node.output)
+        longest = max(longest, here)
+    return longest
+
+
+def _function_parameters(function: onnx.FunctionProto, functions: Mapping[Key, onnx.FunctionProto]) -> dict[str, int]:
+    """Parameters that a function's body holds itself."""
+    flow = Dataflow(onnx.GraphProto(node=function.node))
+    found: dict[str, int] = {}
+    for i, node in enumerate(function.node):
+        found.update(flow.parameters_of(i, set(function.input)))
+        key = function_key(node)
+        if key in functions:
+            found.update(_function_parameters(functions[key], functions))
+    return found

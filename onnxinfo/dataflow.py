@@ -1,0 +1,109 @@
+"""What flows where in a graph: producers, consumers, types, and what a tensor's values influence."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cached_property
+
+import onnx
+from onnx import TensorProto
+
+from . import protos
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+Shape = tuple[int | str | None, ...]
+
+# They look at the shape or type of their operands only.
+_BLIND = {"Shape", "Size", "ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike"}
+# Constants that count as parameters: floats, and the integers that quantised weights are stored in.
+_PARAMETERS = (*FLOATS, *(TensorProto.DataType.Value(f"{u}INT{bits}") for u in ("", "U") for bits in (2, 4, 8)))
+
+
+class Dataflow:
+    """A graph's values by name, and its nodes by position.
+
+    Parameters
+    ----------
+    graph
+        A checked graph with inferred shapes: its nodes are topologically sorted.
+    """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.nodes = list(graph.node)
+        self.needs = [protos.needed_names(node) for node in self.nodes]
+        self.producer = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+        self.consumers: dict[str, list[int]] = defaultdict(list)
+        for i, names in enumerate(self.needs):
+            for name in names:
+                self.consumers[name].append(i)
+        self.outputs = {value.name for value in graph.output}
+        self._types = {value.name: value.type for value in (*graph.value_info, *graph.input, *graph.output)}
+
+    @cached_property
+    def initializers(self) -> dict[str, TensorProto]:
+        """Dense initializers by name."""
+        return {tensor.name: tensor for tensor in self.graph.initializer}
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the graph inputs that have to be given."""
+        initial = protos.initial_names(self.graph)
+        return [value.name for value in self.graph.input if value.name not in initial]
+
+    def is_float(self, name: str) -> bool:
+        """Whether a value is known to be a tensor of floats."""
+        return name in self._types and self._types[name].tensor_type.elem_type in FLOATS
+
+    def shape(self, name: str) -> Shape | None:
+        """Sizes of a tensor: numbers, names of symbolic ones, None for unknown ones; None where the rank is unknown."""
+        if name not in self._types or not self._types[name].tensor_type.HasField("shape"):
+            return None
+        dims = self._types[name].tensor_type.shape.dim
+        return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
+
+    def influenced(self, source: str) -> set[str]:
+        """Names of the values that depend on the values of a tensor, not only on its shape; with the tensor itself."""
+        reached = {source}
+        for i, node in enumerate(self.nodes):
+            if source in node.output:
+                continue
+            if self.sees(i) and any(name in reached for name in self.needs[i]):
+                reached.update(name for name in node.output if name)
+        return reached
+
+    def sees(self, position: int) -> bool:
+        """Whether a node looks at its operands' values."""
+        node = self.nodes[position]
+        return node.op_type not in _BLIND or bool(node.domain)
+
+    def parameters_of(self, position: int, influenced: set[str]) -> dict[str, int]:
+        """Parameters a node uses, directly or computed from constants: their names and numbers of elements.
+
+        Tensors of floats and of 8 bit or smaller integers count, single numbers (of rank 0) do not.
+        """
+        found: dict[str, int] = {}
+        pending = [name for name in self.needs[position] if name not in influenced]
+        seen = set(pending)
+        while pending:
+            name = pending.pop()
+            tensor = self.initializers.get(name)
+            if name in self.producer:
+                node = self.nodes[self.producer[name]]
+                tensor = next((a.t for a in node.attribute if a.name == "value"), None)
+                if node.op_type != "Constant":
+                    tensor = None
+                    fresh = [n for n in self.needs[self.producer[name]] if n not in seen]
+                    seen.update(fresh)
+                    pending.extend(fresh)
+            if tensor is not None and tensor.data_type in _PARAMETERS and tensor.dims:
+                count = 1
+                for size in tensor.dims:
+                    count *= size
+                found[name] = count
+        # What bodies of control flow hold themselves.
+        for body in protos.bodies(self.nodes[position]):
+            inner = Dataflow(body)
+            for i in range(len(inner.nodes)):
+                found.update(inner.parameters_of(i, {value.name for value in body.input}))
+        return found

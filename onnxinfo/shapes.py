@@ -1,0 +1,165 @@
+"""Types and shapes that ONNX's own inference leaves open: foreign operators, and sizes computed from sizes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+import onnx
+
+from . import protos
+from .engine import Engine
+from .folding import fold, fold_sizes, static_shape
+from .inference import infer_shapes, weights_set_aside
+
+# Operators of ai.onnx.ml whose result has the shape of their first operand, which their schemas do not say.
+_SAME_SHAPE = {"Binarizer", "Imputer", "Normalizer", "Scaler"}
+# Sizes that stand for symbolic ones, the first axis (the batch) and others, in two trials: what is the same in both
+# does not depend on them. Images and sequences of these sizes pass through most networks.
+_TRIALS = ((2, 256), (3, 320))
+# Sizes computed from sizes that were computed from sizes: each round of folding and inference resolves one level.
+_ROUNDS = 8
+# How ONNX's inference names the sizes that it does not know.
+_INVENTED = "unk__"
+
+
+def complete_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Infer the types and shapes of a model's values, also where ONNX's inference alone does not find them.
+
+    Parameters
+    ----------
+    model
+        A checked model.
+
+    Returns
+    -------
+    onnx.ModelProto
+        A copy with ``value_info``. Sizes that stay unknown are left open, without a name.
+
+    Raises
+    ------
+    ModelError
+        Types or shapes contradict each other.
+    """
+    model = infer_shapes(model)
+    if _add_types(model):
+        model = infer_shapes(model)
+    if any(_is_open(value.type) for value in _values(model)):
+        with weights_set_aside(model):
+            trials = [_trial(model, *sizes) for sizes in _TRIALS]
+        _settle(model, trials)
+    return model
+
+
+def _values(model: onnx.ModelProto) -> Iterable[onnx.ValueInfoProto]:
+    return (*model.graph.value_info, *model.graph.output)
+
+
+def _add_types(model: onnx.ModelProto) -> bool:
+    """Add the types of what foreign operators compute; say whether there was anything to add."""
+    graph = model.graph
+    known = {v.name: v.type for v in (*graph.value_info, *graph.input, *graph.output) if v.type.WhichOneof("value")}
+    computed = [name for node in graph.node for name in node.output if name]
+    found = _types_in_engine(model, [name for name in computed if name not in known])
+    for node in graph.node:
+        same = known.get(node.input[0]) if node.op_type in _SAME_SHAPE and node.input else None
+        if same is not None and same.tensor_type.HasField("shape"):
+            type = onnx.TypeProto()
+            type.tensor_type.shape.CopyFrom(same.tensor_type.shape)
+            type.tensor_type.elem_type = known.get(
+                node.output[0], found.get(node.output[0], same)
+            ).tensor_type.elem_type
+            found[node.output[0]] = type
+    for name, type in found.items():
+        if name in known:
+            known[name].CopyFrom(type)
+        else:
+            graph.value_info.append(onnx.helper.make_value_info(name, type))
+    return bool(found)
+
+
+def _types_in_engine(model: onnx.ModelProto, names: list[str]) -> dict[str, onnx.TypeProto]:
+    """Types that ONNX Runtime infers; none where it refuses the model."""
+    if not names:
+        return {}
+    graph = protos.copy_without(model.graph, ("output",))
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    asking = protos.copy_without(model, ("graph",))
+    asking.graph.CopyFrom(graph)
+    types = {}
+    with contextlib.suppress(Exception):
+        for argument in Engine(asking, threads=1).session.get_outputs():
+            element = _ELEMENTS.get(argument.type.removeprefix("tensor(").removesuffix(")"))
+            if element is not None:
+                # An empty list of sizes can mean an unknown rank as well as a single number.
+                types[argument.name] = onnx.helper.make_tensor_type_proto(element, argument.shape or None)
+    return types
+
+
+# ONNX Runtime's names of element types.
+_ELEMENTS = {name.lower(): number for name, number in onnx.TensorProto.DataType.items()}
+
+
+def _is_open(type: onnx.TypeProto) -> bool:
+    """Whether the rank or a size of a tensor is not known."""
+    if not type.HasField("tensor_type"):
+        return False
+    if not type.tensor_type.HasField("shape"):
+        return True
+    return any(not d.HasField("dim_value") and not _name(d) for d in type.tensor_type.shape.dim)
+
+
+def _name(dim: onnx.TensorShapeProto.Dimension) -> str:
+    return "" if dim.dim_param.startswith(_INVENTED) else dim.dim_param
+
+
+def _trial(model: onnx.ModelProto, first: int, other: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of all values, and the value of every symbolic size as ``"dim:NAME"``, for given sizes of the inputs."""
+    trial = onnx.ModelProto()
+    trial.CopyFrom(model)
+    sizes: dict[str, int] = {}
+    for value in trial.graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value"):
+                dim.dim_value = sizes.setdefault(dim.dim_param or f"axis:{min(axis, 1)}", other if axis else first)
+    for value in _values(trial):
+        for dim in value.type.tensor_type.shape.dim:
+            dim.ClearField("dim_param")
+    with contextlib.suppress(Exception):
+        for _ in range(_ROUNDS):
+            trial = infer_shapes(trial)
+            if not any([fold_sizes(trial), fold(trial)]):
+                break
+    shapes = {value.name: shape for value in _values(trial) if (shape := static_shape(value.type)) is not None}
+    return shapes | {f"dim:{name}": (size,) for name, size in sizes.items()}
+
+
+def _settle(model: onnx.ModelProto, trials: list[dict[str, tuple[int, ...]]]) -> None:
+    """Fill open sizes by what the trials found; those that follow one named size get its name."""
+    one, two = trials
+    symbols: dict[tuple[int, int], str] = {}
+    for key in one:
+        if key.startswith("dim:") and not key.startswith("dim:axis:"):
+            sizes = (one[key][0], two[key][0])
+            symbols[sizes] = key.removeprefix("dim:") if sizes not in symbols else ""
+    for value in _values(model):
+        a, b = one.get(value.name), two.get(value.name)
+        type = value.type.tensor_type
+        if a is not None and b is not None and len(a) == len(b) and value.type.HasField("tensor_type"):
+            if not type.HasField("shape"):
+                type.shape.SetInParent()
+                type.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in a)
+            for dim, sizes in zip(type.shape.dim, zip(a, b, strict=True), strict=False):
+                _fill(dim, sizes, symbols)
+        for dim in type.shape.dim if type.HasField("shape") else ():
+            if dim.dim_param.startswith(_INVENTED):
+                dim.ClearField("dim_param")
+
+
+def _fill(dim: onnx.TensorShapeProto.Dimension, sizes: tuple[int, int], symbols: dict[tuple[int, int], str]) -> None:
+    if dim.HasField("dim_value") or _name(dim):
+        return
+    if sizes[0] == sizes[1]:
+        dim.dim_value = sizes[0]
+    elif symbols.get(sizes):
+        dim.dim_param = symbols[sizes]
