@@ -10,7 +10,9 @@ import click
 
 # Command name -> module of this package that defines it (as a function of the same name, dashes as underscores).
 # Commands are imported when they run, so that starting costs nothing for the others.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "query": "query",
+}
 
 
 class Commands(click.Group):
@@ -45,7 +47,9 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:] or bool(os.environ.get("ONNXINFO_DEBUG"))
     try:
         # `--debug` works wherever it stands on the line.
-        cli([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="onnxinfo", standalone_mode=True)
+        cli(
+            [argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="onnxinfo", standalone_mode=True
+        )
     except OnnxinfoError as error:
         if debug:
             raise

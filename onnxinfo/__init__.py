@@ -6,6 +6,8 @@ The names below are the whole public interface. They are imported on first use, 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 from .errors import (
@@ -37,6 +39,7 @@ _LAZY = {
     "Archive": "archive",
     "Run": "archive",
     "open": "archive",
+    "query": "query",
 }
 
 __all__ = [
@@ -62,3 +65,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """The package, in which a module (``onnxinfo.query``) does not hide the function that is named like it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _LAZY and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+# The import system sets every imported submodule as an attribute of its package.
+sys.modules[__name__].__class__ = _Package

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from .archive_format import LayerRow, Metric
 from .errors import UsageError
-
-if TYPE_CHECKING:
-    from .archive import Run
 
 Per = Literal["layer", "sample"]
 
@@ -23,7 +21,38 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 
-def run_table(run: Run, per: Per) -> dict[str, list[Any]]:
+class Tabular(Protocol):
+    """What a table is made of: a run, or a part of one."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+
+    @property
+    def layers(self) -> Sequence[LayerRow]:
+        """The layers."""
+
+    @property
+    def sample_names(self) -> Sequence[str]:
+        """One name per sample."""
+
+    @property
+    def labels(self) -> Any:
+        """One label per sample, or None."""
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """The metrics."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of layers and samples."""
+
+    def values(self, metric: str) -> dict[str, npt.NDArray[Any]]:
+        """Return a metric's numbers."""
+
+
+def run_table(run: Tabular, per: Per) -> dict[str, list[Any]]:
     """Return a run's finished numbers as columns, in layer, then sample, then metric order.
 
     Parameters
@@ -58,7 +87,7 @@ def stack(tables: Sequence[Mapping[str, list[Any]]], per: Per) -> dict[str, list
 Rows = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], dict[str, npt.NDArray[Any]]]
 
 
-def _by_sample(run: Run, metrics: Sequence[tuple[str, dict[str, npt.NDArray[Any]]]]) -> Rows:
+def _by_sample(run: Tabular, metrics: Sequence[tuple[str, dict[str, npt.NDArray[Any]]]]) -> Rows:
     cells = [np.nonzero(values["done"]) for _, values in metrics]
     layer = np.concatenate([layer for layer, _ in cells])
     sample = np.concatenate([sample for _, sample in cells])
@@ -74,7 +103,7 @@ def _by_sample(run: Run, metrics: Sequence[tuple[str, dict[str, npt.NDArray[Any]
     return layer, np.lexsort((sample, layer)), rest
 
 
-def _by_layer(run: Run, metrics: Sequence[tuple[str, dict[str, npt.NDArray[Any]]]]) -> Rows:
+def _by_layer(run: Tabular, metrics: Sequence[tuple[str, dict[str, npt.NDArray[Any]]]]) -> Rows:
     summaries = [layer_summary(values) for _, values in metrics]
     layers = [np.nonzero(summary["n"])[0] for summary in summaries]
     layer = np.concatenate(layers)

@@ -1,0 +1,89 @@
+"""``query``: the numbers of archives as one table."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import click
+
+from .options import selection
+from .tables import FORMATS, print_rows
+
+
+@click.command(no_args_is_help=True)
+@click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE.h5...")
+@click.option("--run", multiple=True, metavar="NAME", help="Only this run; repeatable.")
+@selection
+@click.option("--op", "ops", multiple=True, metavar="TYPE", help="Only layers of this operator; repeatable.")
+@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
+@click.option("--sample", "samples", multiple=True, metavar="S", help="Only samples: N, FIRST-LAST or name glob.")
+@click.option("--label", "labels", multiple=True, help="Only samples of this label; repeatable.")
+@click.option(
+    "--per", type=click.Choice(["layer", "sample"]), default="layer", show_default=True, help="A row for each."
+)
+@click.option("--min", "minimum", type=float, help="Only values of at least this.")
+@click.option("--max", "maximum", type=float, help="Only values of at most this.")
+@click.option("--converged", is_flag=True, help="Only rows that converged.")
+@click.option("--sort", metavar="COLUMN", help="Sort by a column; COLUMN:desc for the largest first.")
+@click.option("--top", type=click.IntRange(1), help="Only the first N rows; of largest value, unless sorted otherwise.")
+@click.option("--group-by", multiple=True, metavar="COLUMN", help="A row for each value of a column; repeatable.")
+@click.option(
+    *("--aggregate", "aggregate"),
+    multiple=True,
+    default=["mean"],
+    show_default=True,
+    metavar="A",
+    help="With --group-by: mean, median, std, min, max, qNN; repeatable.",
+)
+@click.option("--sql", metavar="SELECT", help="DuckDB SQL over the table 'results' and nothing else.")
+@click.option("--columns", metavar="A,B,...", help="Only these columns, in this order.")
+@click.option("--format", type=click.Choice([*FORMATS, "parquet"]), default="table", show_default=True)
+@click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
+def query(
+    files: tuple[str, ...], per: Literal["layer", "sample"], sort: str | None, format: str, output: str, **options: Any
+) -> None:
+    r"""Print the numbers of one or several archives as one table.
+
+    A row per layer holds the mean over the samples that converged; what did not converge is marked.
+
+    \b
+    Examples:
+      onnxinfo query result.h5
+      onnxinfo query result.h5 --layers 'layer3*' --per sample --sort value:desc --format csv
+      onnxinfo query a.h5 b.h5 --per sample --group-by label --aggregate median --aggregate q90
+      onnxinfo query result.h5 --sql 'SELECT op, avg(value) AS value FROM results GROUP BY op'
+    """
+    from onnxinfo.query import query as run_query
+    from onnxinfo.query import table_columns
+
+    named = options.pop("columns")
+    column, _, direction = (sort or "").partition(":")
+    if direction not in ("", "asc", "desc"):
+        raise click.BadParameter(f"'{sort}': COLUMN, COLUMN:asc or COLUMN:desc expected", param_hint="--sort")
+    rows = run_query(files, per=per, sort=column or None, descending=direction == "desc", **options)
+    known = [*rows[0]] if rows else table_columns(per, several=len(files) > 1)
+    columns = _columns(rows, known, named, format)
+    if format == "parquet":
+        from onnxinfo.query_sql import write_parquet
+
+        if output == "-":
+            raise click.UsageError("Parquet is no text: give -o FILE.parquet")
+        write_parquet(rows, columns, output)
+    else:
+        print_rows(rows, columns, format, output)
+
+
+def _columns(rows: list[dict[str, Any]], known: list[str], named: str | None, format: str) -> list[str]:
+    """Choose what is printed: on the screen not what is the same in all rows and said elsewhere."""
+    if named is not None:
+        chosen = [name.strip() for name in named.split(",")]
+        for name in chosen:
+            if name not in known:
+                raise click.BadParameter(f"no column '{name}'; there is {', '.join(known)}", param_hint="--columns")
+        return chosen
+    if format not in ("table", "markdown"):
+        return known
+    empty = {name for name in ("model", "label", "archive") if all(row.get(name) in (None, "") for row in rows)}
+    same = {"model"} if len({row.get("model") for row in rows}) == 1 else set()
+    # The mark at the value and the counts say it.
+    return [name for name in known if name not in empty | same | {"converged"}]

@@ -1,0 +1,224 @@
+"""Printing rows: as a table for people, and in the formats other programs read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from onnxinfo import Run
+
+Row = Mapping[str, Any]
+
+FORMATS = ("table", "json", "jsonl", "csv", "markdown")
+UNCONVERGED = "*"
+# Text columns are cut to this on narrow terminals, not further.
+_LEAST_TEXT = 12
+
+
+def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output: str = "-") -> None:
+    """Print rows, or write them to a file.
+
+    Parameters
+    ----------
+    rows
+        What to print; a value that a row lacks is printed as missing.
+    columns
+        The keys printed, in this order.
+    format
+        ``table``, ``json``, ``jsonl`` (a JSON object per line), ``csv`` or ``markdown``. NaN and infinity are null in
+        JSON and empty in the others.
+    output
+        A file, or ``-`` for standard output.
+    """
+    width = shutil.get_terminal_size().columns if output == "-" and sys.stdout.isatty() else None
+    parts = render(rows, columns, format, width)
+    if output == "-":
+        for part in parts:
+            click.echo(part, nl=False)
+        return
+    with click.open_file(output, "w", encoding="utf-8", atomic=True) as file:
+        file.writelines(parts)
+
+
+def render(rows: Sequence[Row], columns: Sequence[str], format: str, width: int | None = None) -> Iterator[str]:
+    """Return the printed form of rows in pieces; `width` is the terminal's, None where it does not matter."""
+    if format == "json":
+        return _json(rows, columns)
+    if format == "jsonl":
+        return (_dumps(row, columns) + "\n" for row in rows)
+    if format == "csv":
+        return _csv(rows, columns)
+    if format == "markdown":
+        return _markdown(rows, columns)
+    return _table(rows, columns, width)
+
+
+def print_run(run: Run, output: str, seconds: float) -> None:
+    """Print what an analysis found: a row for each layer, then where it is, from how much and how long it took.
+
+    Parameters
+    ----------
+    run
+        A run, open for reading.
+    output
+        The archive's path.
+    seconds
+        Time the analysis took.
+    """
+    columns = run.table("layer")
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    for row in rows:
+        row["index"] = row["layer_index"]
+        row["samples converged"] = f"{row['n_converged']}/{row['n']}"
+    click.echo(f"run {_text(run.name)}: mean over input units and samples, with its standard error")
+    print_rows(rows, ["index", "layer", "op", "depth", "metric", "value", "stderr", "samples converged"], "table")
+    unreadable = run.provenance.get("unreadable_samples")
+    missing = f", {len(unreadable)} unreadable" if isinstance(unreadable, list) and unreadable else ""
+    click.echo(f"archive: {output}")
+    click.echo(f"samples: {run.shape[1]} used{missing}")
+    for each in unreadable if isinstance(unreadable, list) else []:
+        click.echo(f"  {_text(each)}")
+    click.echo(f"time:    {duration(seconds)}")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: ``4.2 s``, ``3 min 05 s``, ``2 h 01 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _dumps(row: Row, columns: Sequence[str]) -> str:
+    return json.dumps({name: _finite(row.get(name)) for name in columns}, ensure_ascii=False, allow_nan=False)
+
+
+def _json(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
+    if not rows:
+        yield "[]\n"
+        return
+    for number, row in enumerate(rows):
+        yield ("[\n  " if number == 0 else ",\n  ") + _dumps(row, columns)
+    yield "\n]\n"
+
+
+def _csv(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = (_finite(row.get(name)) for name in columns)
+        writer.writerow(str(value).lower() if isinstance(value, bool) else value for value in values)
+    yield buffer.getvalue()
+
+
+def _markdown(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
+    yield "| " + " | ".join(map(_markdown_cell, columns)) + " |\n"
+    yield "|" + "|".join(" ---: " if _is_number(rows, name) else " --- " for name in columns) + "|\n"
+    for row in rows:
+        yield "| " + " | ".join(_markdown_cell(_cell(row, name)) for name in columns) + " |\n"
+    if _marked(rows, columns):
+        yield f"\n\\{UNCONVERGED} {_remark(rows)}\n"
+
+
+def _markdown_cell(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return "".join(f"\\{c}" if c in r"\`*_[]<>|#~" else c for c in text)
+
+
+def _table(rows: Sequence[Row], columns: Sequence[str], width: int | None) -> Iterator[str]:
+    texts = {name: [_cell(row, name) for row in rows] for name in columns}
+    right = {name: _is_number(rows, name) for name in columns}
+    marked = _marked(rows, columns)
+    if "value" in columns and marked:
+        texts["value"] = [text if text.endswith(UNCONVERGED) else f"{text} " for text in texts["value"]]
+    sizes = {name: max(map(len, [name, *texts[name]])) for name in columns}
+    if width is not None:
+        _narrow(sizes, [name for name in columns if not right[name]], width)
+
+    def line(cells: Mapping[str, str]) -> str:
+        fitted = (shortened(cells[name], sizes[name]) for name in columns)
+        padded = (
+            text.rjust(sizes[name]) if right[name] else text.ljust(sizes[name])
+            for name, text in zip(columns, fitted, strict=True)
+        )
+        return "  ".join(padded).rstrip() + "\n"
+
+    yield line({name: name for name in columns})
+    yield "  ".join("-" * sizes[name] for name in columns) + "\n"
+    for number in range(len(rows)):
+        yield line({name: texts[name][number] for name in columns})
+    if marked:
+        yield f"{UNCONVERGED} {_remark(rows)}\n"
+
+
+def _narrow(sizes: dict[str, int], text_columns: Sequence[str], width: int) -> None:
+    """Take from the widest text columns what the table is too wide by."""
+    excess = sum(sizes.values()) + 2 * (len(sizes) - 1) - width
+    while excess > 0 and text_columns:
+        widest = max(text_columns, key=lambda name: sizes[name])
+        if sizes[widest] <= _LEAST_TEXT:
+            return
+        sizes[widest] -= 1
+        excess -= 1
+
+
+def shortened(text: str, size: int) -> str:
+    """Return text cut in its middle to at most `size` characters; layer names differ at their ends."""
+    if len(text) <= size:
+        return text
+    head = (size - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (size - 1 - head) :]}"
+
+
+def _text(value: object) -> str:
+    from onnxinfo.text import printable
+
+    return printable(value)
+
+
+def _cell(row: Row, name: str) -> str:
+    value = row.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return _number(value) + (UNCONVERGED if name == "value" and row.get("converged") is False else "")
+    return _text(value)
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "-"
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def _is_number(rows: Sequence[Row], name: str) -> bool:
+    present = [row[name] for row in rows if row.get(name) is not None]
+    return bool(present) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in present)
+
+
+def _marked(rows: Sequence[Row], columns: Sequence[str]) -> bool:
+    return "value" in columns and any(row.get("converged") is False for row in rows)
+
+
+def _remark(rows: Sequence[Row]) -> str:
+    if "n_converged" in rows[0]:
+        return "not all samples converged: the mean is over those that did"
+    return "not converged"
