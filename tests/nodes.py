@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from itertools import zip_longest
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,16 +35,17 @@ def node_model(
     domain: str = "",
     opset: int = 22,
     constants: Collection[int] = (),
-    types: Sequence[int] = (),
-    **attributes: Any,
+    declared: Sequence[onnx.ValueInfoProto] = (),
+    attributes: Mapping[str, Any] = MappingProxyType({}),
+    **more_attributes: Any,
 ) -> onnx.ModelProto:
     """Model of one node; absent inputs are None, those at ``constants`` become initializers.
 
-    Without ``types`` the outputs have those that ONNX infers, float where it knows none.
+    Types and shapes of the outputs are those that ONNX infers, else ONNX Runtime, unless ``declared``.
     """
     names = [f"input_{i}" if value is not None else "" for i, value in enumerate(inputs)]
     results = [f"output_{i}" for i in range(outputs)]
-    node = helper.make_node(op_type, names, results, domain=domain, **attributes)
+    node = helper.make_node(op_type, names, results, domain=domain, **attributes, **more_attributes)
     given = [(i, name, value) for i, (name, value) in enumerate(zip(names, inputs, strict=True)) if value is not None]
     graph = helper.make_graph(
         [node],
@@ -54,15 +55,22 @@ def node_model(
             for i, name, value in given
             if i not in constants
         ],
-        [helper.make_empty_tensor_value_info(name) for name in results],
+        declared or [helper.make_empty_tensor_value_info(name) for name in results],
         [numpy_helper.from_array(value, name) for i, name, value in given if i in constants],
     )
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
     model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opsets, ir_version=10))
-    for output, type_ in zip_longest(model.graph.output, types):
-        if type_ is not None or not output.type.tensor_type.elem_type:
-            output.type.tensor_type.elem_type = type_ or onnx.TensorProto.FLOAT
+    if not all(output.type.tensor_type.HasField("shape") for output in model.graph.output):
+        outputs_ = [output_info(o.name, o.type, o.shape) for o in _session(model).get_outputs()]
+        model.graph.ClearField("output")
+        model.graph.output.extend(outputs_)
     return model
+
+
+def output_info(name: str, type_: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
+    """Declare an output of a type as ONNX Runtime calls it: "tensor(float)", "tensor(uint8)"."""
+    element = type_.removeprefix("tensor(").removesuffix(")").upper()
+    return helper.make_tensor_value_info(name, onnx.TensorProto.DataType.Value(element), shape)
 
 
 def feeds_of(model: onnx.ModelProto, inputs: Sequence[Array | None]) -> dict[str, Array]:
@@ -71,12 +79,13 @@ def feeds_of(model: onnx.ModelProto, inputs: Sequence[Array | None]) -> dict[str
 
 
 def run_onnxruntime(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
+    return _session(model).run(None, feeds)
+
+
+def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    # Products of unsigned with signed bytes saturate on older processors unless asked not to.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, feeds)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def run_converted(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
