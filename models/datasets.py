@@ -56,7 +56,7 @@ def wine() -> Split:
 
 
 def diabetes() -> Split:
-    """Return ten measurements of patients as (N, 10) float32 in their own units, the disease's progression as target."""
+    """Return ten measurements of patients as (N, 10) float32 in their own units, the disease's progress as target."""
     data = datasets.load_diabetes(scaled=False)
     return _split(data.data.astype(np.float32), data.target.astype(np.float32), None)
 
@@ -74,7 +74,9 @@ class Text(NamedTuple):
 
 def text() -> Text:
     """Return passages of :data:`WORDS` consecutive words, none of which overlap."""
-    passages, labels, classes = [], [], []
+    passages: list[list[str]] = []
+    labels: list[int] = []
+    classes: list[str] = []
     files = [file for file in resources.files(datasets).joinpath("descr").iterdir() if file.name.endswith(".rst")]
     for file in sorted(files, key=lambda file: file.name):
         words = re.findall("[a-z]+", file.read_text(encoding="utf-8").lower())

@@ -66,10 +66,7 @@ def _forget_origin(messages: Iterable[Any]) -> None:
 def report_accuracy(path: Path, feeds: Mapping[str, Array], labels: Array, output: str) -> None:
     """Print a classifier's accuracy under ONNX Runtime, on all held-out samples and on those bundled."""
     hits = _run(path, feeds, output).argmax(axis=-1) == labels
-    bundled = hits[:BUNDLED]
-    print(
-        f"{path.name}: accuracy {hits.mean():.4f} of {len(hits)} held out, {bundled.mean():.4f} of {len(bundled)} bundled"
-    )
+    _print(path, "accuracy", hits.mean(), len(hits), hits[:BUNDLED].mean())
 
 
 def report_r2(path: Path, feeds: Mapping[str, Array], targets: Array, output: str) -> None:
@@ -80,8 +77,13 @@ def report_r2(path: Path, feeds: Mapping[str, Array], targets: Array, output: st
         y = targets[:count]
         return float(1 - np.square(y - predicted[:count]).sum() / np.square(y - y.mean()).sum())
 
-    count = min(BUNDLED, len(targets))
-    print(f"{path.name}: R2 {r2(len(targets)):.4f} of {len(targets)} held out, {r2(count):.4f} of {count} bundled")
+    _print(path, "R2", r2(len(targets)), len(targets), r2(BUNDLED))
+
+
+def _print(path: Path, score: str, held_out: float, count: int, bundled: float) -> None:
+    print(
+        f"{path.name}: {score} {held_out:.4f} on the {count} samples held out, {bundled:.4f} on the {BUNDLED} bundled"
+    )
 
 
 def _run(path: Path, feeds: Mapping[str, Array], output: str) -> Array:

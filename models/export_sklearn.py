@@ -48,12 +48,13 @@ def main() -> None:
 
 def _onnx(pipeline: Pipeline, **options: bool) -> onnx.ModelProto:
     width = pipeline.n_features_in_
-    return to_onnx(
+    model: onnx.ModelProto = to_onnx(
         pipeline,
         initial_types=[("features", FloatTensorType([None, width]))],
         target_opset=OPSET,
         options={id(pipeline): options} if options else None,
     )
+    return model
 
 
 if __name__ == "__main__":

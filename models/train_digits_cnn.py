@@ -5,6 +5,7 @@ Run ``python -m models.train_digits_cnn`` in the repository, with the extra ``mo
 
 from __future__ import annotations
 
+import onnx
 import torch
 from torch import nn
 
@@ -78,6 +79,21 @@ def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int = EPOC
     model.eval()
 
 
+def by_dynamo(model: nn.Module, example: torch.Tensor, name: str, opset: int) -> onnx.ModelProto:
+    """Export by the present exporter, the first axis being free."""
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        opset_version=opset,
+        input_names=[name],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
+    assert program is not None
+    return program.model_proto
+
+
 def main() -> None:
     """Train, export, bundle and report."""
     torch.manual_seed(SEED)
@@ -86,18 +102,7 @@ def main() -> None:
     data = digits()
     model = network()
     train(model, as_input(data.x_train), torch.from_numpy(data.y_train))
-    example = as_input(data.x_test[:2])
-    program = torch.onnx.export(
-        model,
-        (example,),
-        dynamo=True,
-        opset_version=20,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-    )
-    assert program is not None
-    path = save_model(program.model_proto, "digits-cnn.onnx")
+    path = save_model(by_dynamo(model, as_input(data.x_test[:2]), "image", opset=20), "digits-cnn.onnx")
     report_accuracy(path, {"image": as_input(data.x_test).numpy()}, data.y_test, "logits")
 
 
