@@ -320,7 +320,7 @@ class Archive:
 
     def __init__(self, file: h5py.File, path: Path) -> None:
         self.path = path
-        self._file = file
+        self.file = file
         if guard.attribute(file, "format") != FORMAT:
             raise ArchiveError(f"{path} is an HDF5 file, but not an archive of onnxinfo")
         check_version(guard.attribute(file, "format_version"), str(path))
@@ -328,14 +328,18 @@ class Archive:
     @property
     def runs(self) -> tuple[str, ...]:
         """Names of the runs, oldest first."""
-        return tuple(name for name in guard.members(self._file) if self._is_run(name))
+        return tuple(name for name in guard.members(self.file) if self._is_run(name))
 
     def __getitem__(self, name: str) -> Run:
         if name not in self.runs:
             known = ", ".join(self.runs) or "none"
             raise UsageError(printable(f"{self.path} has no run '{name}'; it has {known}"))
-        with guard.damaged(printable(f"run '{name}' of {self.path}")):
-            return Run(guard.member(self._file, name, h5py.Group), self.path)
+        title = printable(f"run '{name}' of {self.path}")
+        with guard.damaged(title):
+            group = guard.member(self.file, name, h5py.Group)
+            if group is None:
+                raise ArchiveError(f"{title} is damaged: it is no group; try 'onnxinfo recover'")
+            return Run(group, self.path)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.runs)
@@ -380,7 +384,7 @@ class Archive:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self.file.close()
 
     def __enter__(self) -> Archive:
         return self
@@ -389,8 +393,12 @@ class Archive:
         self.close()
 
     def _is_run(self, name: str) -> bool:
-        group = guard.member(self._file, name, h5py.Group)
-        return group is not None and guard.attribute(group, "format") == FORMAT
+        try:
+            group = guard.member(self.file, name, h5py.Group)
+            return group is not None and guard.attribute(group, "format") == FORMAT
+        except ArchiveError:
+            # Damaged: named all the same, so that nothing disappears without a word.
+            return True
 
 
 def open(path: str | os.PathLike[str]) -> Archive:

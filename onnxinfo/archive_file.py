@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -24,6 +24,9 @@ from .text import printable
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_SIZE = 48
 FLAGS_OFFSET = 11
+END_OFFSET = 28
+# How long a writer may take from opening its file to letting readers in.
+STARTING_SECONDS = 2
 
 
 class WriterLock:
@@ -267,7 +270,7 @@ def reserve(file: h5py.File, end: int) -> None:
 def trim(path: Path) -> None:
     """Give back the room reserved beyond the end that a closed file's superblock states."""
     with path.open("r+b") as file:
-        end = int.from_bytes(file.read(SUPERBLOCK_SIZE)[28:36], "little")
+        end = int.from_bytes(file.read(SUPERBLOCK_SIZE)[END_OFFSET : END_OFFSET + 8], "little")
         if SUPERBLOCK_SIZE <= end < os.fstat(file.fileno()).st_size:
             file.truncate(end)
 
@@ -301,14 +304,16 @@ def open_to_read(path: Path) -> h5py.File:
         raise ArchiveError(f"cannot read {path}: {error.strerror}") from None
     if not head.startswith(SIGNATURE):
         raise ArchiveError(f"{path} is not an HDF5 file; name a file written by 'onnxinfo analyze'")
-    attempts: tuple[Callable[[], h5py.File], ...] = (
-        lambda: h5py.File(path, "r"),
-        # A run is being written to it, or was when the machine stopped.
-        lambda: h5py.File(path, "r", swmr=True),
-        # The writer died in the instant before its run was open to readers.
-        lambda: h5py.File(io.BufferedReader(_Closed(path)), "r"),
-    )
-    return _first(attempts, path)
+    if not _flags(head):
+        return _opened(path, lambda: h5py.File(path, "r"))
+    # Only beside a live writer: on a damaged file, reading what may be written meanwhile takes forever.
+    for _ in range(STARTING_SECONDS * 10):
+        if not is_being_written(path):
+            break
+        with contextlib.suppress(OSError):
+            return h5py.File(path, "r", swmr=True)
+        time.sleep(0.1)
+    return _opened(path, lambda: h5py.File(io.BufferedReader(_Closed(path)), "r"))
 
 
 def open_damaged(path: Path) -> h5py.File:
@@ -322,31 +327,28 @@ def open_damaged(path: Path) -> h5py.File:
     try:
         return open_to_read(path)
     except ArchiveError:
-        return _first([lambda: h5py.File(io.BufferedReader(_Closed(path, whole=True)), "r")], path)
+        return _opened(path, lambda: h5py.File(io.BufferedReader(_Closed(path)), "r"))
 
 
-def _first(attempts: Sequence[Callable[[], h5py.File]], path: Path) -> h5py.File:
-    reason = ""
-    for attempt in attempts:
-        try:
-            return attempt()
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = reason or printable(" ".join(str(error).split()))
-    raise ArchiveError(f"{path} is damaged: {reason}; try 'onnxinfo recover'")
+def _opened(path: Path, attempt: Callable[[], h5py.File]) -> h5py.File:
+    try:
+        return attempt()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = printable(" ".join(str(error).split()))
+        raise ArchiveError(f"{path} is damaged: {reason}; try 'onnxinfo recover'") from error
 
 
 class _Closed(io.RawIOBase):
-    """A file as it would be had its writer closed it: the superblock's consistency flags read as zero.
+    """A file as it would be had its writer closed it: no consistency flags are set, and all of it belongs to the file.
 
-    Where `whole` is true, zeros stand in for an end of the file that is missing.
+    Where its end is missing, zeros stand in for it.
     """
 
-    def __init__(self, path: Path, *, whole: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
         self._file = path.open("rb", buffering=0)
-        self._superblock = clear_flags(self._file.read(SUPERBLOCK_SIZE))
         self._size = os.fstat(self._file.fileno()).st_size
-        if whole:
-            self._size = max(self._size, int.from_bytes(self._superblock[28:36], "little"))
+        self._superblock, self._size = closed_superblock(self._file.read(SUPERBLOCK_SIZE), self._size)
         self._position = 0
 
     def readable(self) -> bool:
@@ -375,15 +377,28 @@ class _Closed(io.RawIOBase):
         super().close()
 
 
-def clear_flags(superblock: bytes) -> bytes:
-    """Return a superblock (HDF5 file format, version 2 or 3) that says: no writer has the file open.
+def is_left_open(path: Path) -> bool:
+    """Tell whether a file's superblock says that a writer has it open."""
+    with path.open("rb") as file:
+        return _flags(file.read(SUPERBLOCK_SIZE)) != 0
 
-    Anything else is returned unchanged.
+
+def _flags(superblock: bytes) -> int:
+    return superblock[FLAGS_OFFSET] if len(superblock) > FLAGS_OFFSET and superblock[8] == 3 else 0
+
+
+def closed_superblock(superblock: bytes, size: int) -> tuple[bytes, int]:
+    """Return a superblock as it would be had the writer closed a file of `size` bytes, and the size it states.
+
+    Superblocks of other versions than 2 and 3 (HDF5 file format) are returned unchanged.
     """
     if len(superblock) < SUPERBLOCK_SIZE or superblock[8] not in (2, 3) or superblock[9] != 8:
-        return superblock
-    body = superblock[:FLAGS_OFFSET] + b"\0" + superblock[FLAGS_OFFSET + 1 : SUPERBLOCK_SIZE - 4]
-    return body + lookup3(body).to_bytes(4, "little") + superblock[SUPERBLOCK_SIZE:]
+        return superblock, size
+    end = max(size, int.from_bytes(superblock[END_OFFSET : END_OFFSET + 8], "little"))
+    body = bytearray(superblock[: SUPERBLOCK_SIZE - 4])
+    body[FLAGS_OFFSET] = 0
+    body[END_OFFSET : END_OFFSET + 8] = end.to_bytes(8, "little")
+    return bytes(body) + lookup3(bytes(body)).to_bytes(4, "little"), end
 
 
 def lookup3(data: bytes, initial: int = 0) -> int:

@@ -311,6 +311,8 @@ def create_run(file: h5py.File, name: str, schema: RunSchema, *, compression: st
     write_attribute(run["status"], "flag_meanings", " ".join(STATUS))
     _static(run, "elapsed", np.float64(0), ())
     _describe(run["elapsed"], "s", "time spent on the run")
+    # The description goes before the maps in the file, so that of a file cut off the most can be recovered.
+    file.flush()
     return run
 
 

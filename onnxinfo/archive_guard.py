@@ -69,6 +69,12 @@ def _path(group: h5py.Group, name: str) -> str:
     return printable(f"{group.name.rstrip('/')}/{name}")
 
 
+def is_link(group: h5py.Group, name: str) -> bool:
+    """Tell whether a member is a soft or external link."""
+    with damaged(_path(group, name)):
+        return "/" in name or group.get(name, getlink=True, default=None).__class__ is not h5py.HardLink
+
+
 def member(group: h5py.Group, name: str, kind: type[h5py.Group] | type[h5py.Dataset]) -> Any:
     """Return a member of a group, or None where it is no group or dataset of the file itself.
 

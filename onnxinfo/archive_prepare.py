@@ -11,7 +11,7 @@ import numpy as np
 from .archive import Run
 from .archive import open as open_archive
 from .archive_copy import copy_run, new_archive, schema_of
-from .archive_file import FLAGS_OFFSET, replacing
+from .archive_file import is_left_open, replacing
 from .archive_format import LayerRow, RunSchema, create_run, encode_attribute, plain_text
 from .errors import UsageError
 
@@ -29,7 +29,7 @@ def prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compressio
     with open_archive(path) as archive:
         known = archive.runs
         resumes = run in known and _resumes(archive[run], schema, overwrite, compression)
-    if resumes and _was_closed(path):
+    if resumes and not is_left_open(path):
         return
     kept = {name: name for name in known}
     if run in known and not resumes:
@@ -77,13 +77,6 @@ def first_difference(existing: Run, schema: RunSchema, compression: str) -> str 
         "compression": [existing.compression, compression],
     }
     return next((f"other {name}" for name, (there, now) in facets.items() if there != now), None)
-
-
-def _was_closed(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(FLAGS_OFFSET + 1)
-    # Only version 3 of the superblock, which archives are written with, allows reading while writing.
-    return len(head) > FLAGS_OFFSET and head[8] == 3 and head[FLAGS_OFFSET] == 0
 
 
 def drop_backup(path: Path, run: str) -> None:

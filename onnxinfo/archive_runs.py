@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .archive import Archive
+from .archive import Archive, Run
 from .archive import open as open_archive
 from .archive_copy import LostCell, copy_run, new_archive
 from .archive_file import WriterLock, open_damaged, replacing, resolve
 from .archive_format import check_run_name
-from .errors import ArchiveError, UsageError
+from .errors import ArchiveError, OnnxinfoError, UsageError
 from .text import printable
 
 
@@ -28,7 +28,7 @@ class RunSummary:
     Attributes
     ----------
     run, status, created
-        Name; complete, running, interrupted, failed or incomplete; date and time of its start.
+        Name; complete, running, interrupted, failed, incomplete or damaged; date and time of its start.
     model
         Name of the model, empty where not recorded.
     metrics
@@ -94,10 +94,16 @@ def list_runs(path: str | os.PathLike[str]) -> list[RunSummary]:
 
 
 def _summary(archive: Archive, name: str) -> RunSummary:
-    run = archive[name]
+    try:
+        return _summary_of(archive[name])
+    except ArchiveError:
+        return RunSummary(name, "damaged", "", "", (), 0, 0, 0, 0, 0.0, 0)
+
+
+def _summary_of(run: Run) -> RunSummary:
     finished = [run.finished(metric.name) for metric in run.metrics]
     return RunSummary(
-        run=name,
+        run=run.name,
         status=run.status,
         created=run.created,
         model=str({**run.recipe, **run.provenance}.get("model_name", "")),
@@ -242,7 +248,7 @@ def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None 
             try:
                 lost += copy_run(archive[name], file, name)
                 saved.append(name)
-            except ArchiveError as error:
+            except OnnxinfoError as error:
                 unreadable.append((name, str(error)))
                 if name in file:
                     del file[name]
