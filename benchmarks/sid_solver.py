@@ -36,7 +36,7 @@ def measure(model: Path, layer: str, inputs: str, solver: str, arguments: argpar
             started.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        run = onnxinfo.analyze(
+        result = onnxinfo.analyze(
             model,
             inputs,
             Path(folder) / "out.h5",
@@ -50,7 +50,8 @@ def measure(model: Path, layer: str, inputs: str, solver: str, arguments: argpar
             progress=note,
         )
         seconds = time.perf_counter() - started[0]
-        values = run.values("sid")
+        with onnxinfo.open(result.archive) as archive:
+            values = archive[result.run].values("sid")
         return {
             "H": float(values["value"].mean()),
             "ratio": float(values["ratio"].mean()),
@@ -83,7 +84,9 @@ def main() -> None:
                     f"converged {result['converged']:.0%}  {result['seconds']:.2f} s",
                     flush=True,
                 )
-            print(f"opset {opset}  {name}  H above the reference by {row['auto']['H'] - row['reference']['H']:+.4f} nats")
+            print(
+                f"opset {opset}  {name}  H above the reference by {row['auto']['H'] - row['reference']['H']:+.4f} nats"
+            )
         print(f"opset {opset}  time: 1/{total['reference'] / total['auto']:.1f} of the reference's\n")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,10 +11,15 @@ from .options import preprocessing, selection
 from .progress import live
 from .tables import print_run
 
+if TYPE_CHECKING:
+    from onnxinfo import Result
+
 
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
-@click.option("--inputs", required=True, metavar="SPEC", help="Folder or glob of images, FILE.npz:key, .npy, FILE.h5:/set.")
+@click.option(
+    "--inputs", required=True, metavar="SPEC", help="Folder or glob of images, FILE.npz:key, .npy, FILE.h5:/set."
+)
 @click.option("-o", "--output", required=True, type=click.Path(), help="The archive; a run is added if it exists.")
 @selection
 @click.option("--metric", "metrics", multiple=True, default=["sid"], show_default=True, help="Metric; repeatable.")
@@ -45,9 +50,9 @@ def analyze(ctx: click.Context, model: str, inputs: str, output: str, **options:
 
     began = time.monotonic()
     with live(quiet=ctx.obj["quiet"], output=output) as report:
-        run = run_analysis(model, inputs, output, progress=report, **options)
+        result = run_analysis(model, inputs, output, progress=report, **options)
     if not ctx.obj["quiet"]:
-        print_run(run, output, time.monotonic() - began)
+        show(result, time.monotonic() - began)
 
 
 @click.command()
@@ -64,8 +69,16 @@ def demo(ctx: click.Context, output: str) -> None:
 
     began = time.monotonic()
     with live(quiet=ctx.obj["quiet"], output=output) as report:
-        result = run_demo(output, progress=report)
+        made = run_demo(output, progress=report)
     if not ctx.obj["quiet"]:
-        print_run(result.run, str(result.archive), time.monotonic() - began)
-        for path in result.plots:
+        show(made.result, time.monotonic() - began)
+        for path in made.plots:
             click.echo(f"plot: {path}")
+
+
+def show(result: Result, seconds: float) -> None:
+    """Print the closing table of an analysis."""
+    from onnxinfo import open as open_archive
+
+    with open_archive(result.archive) as archive:
+        print_run(archive[result.run], str(result.archive), seconds)

@@ -35,6 +35,7 @@ _LAZY = {
     "Samples": "samples",
     "open_samples": "inputs",
     "Progress": "analysis",
+    "Result": "analysis",
     "analyze": "analysis",
     "Archive": "archive",
     "Run": "archive",

@@ -8,6 +8,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .archive import Run
-from .archive import open as open_archive
 from .archive_format import CERTIFICATE, Field, Metric, RunSchema
 from .archive_writer import RunWriter
 from .budget import device_of, inputs_at_once, parse_bytes
@@ -84,6 +83,22 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class Result:
+    """Where an analysis went. It keeps no file open: read it with :func:`onnxinfo.open`.
+
+    Attributes
+    ----------
+    archive
+        The HDF5 file.
+    run
+        Name of the run in it.
+    """
+
+    archive: Path
+    run: str
+
+
 def analyze(
     model: ModelSource,
     inputs: Any,
@@ -112,7 +127,7 @@ def analyze(
     compression: str = "rounded",
     overwrite: bool = False,
     progress: Report | None = None,
-) -> Run:
+) -> Result:
     """Compute metrics of a model's layers on samples and write them to an archive.
 
     A run cut short keeps every finished cell; the same call goes on where it stopped.
@@ -161,8 +176,8 @@ def analyze(
 
     Returns
     -------
-    Run
-        The run, open for reading.
+    Result
+        The archive and the run's name.
 
     Raises
     ------
@@ -193,7 +208,7 @@ def analyze(
     name = run or loaded.name
     with RunWriter.open(output, name, schema, overwrite=overwrite, compression=compression) as writer:
         _compute(job, writer, [layer.name for layer in chosen], chunk, progress or (lambda _: None))
-    return open_archive(output)[name]
+    return Result(Path(output), name)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_LEAST_COEFFICIENTS = 256
+_LEAST_COEFFICIENTS = 64
 
 
 def wiener(first: Tensor, second: Tensor, shape: Sequence[int]) -> Tensor:

@@ -1,0 +1,160 @@
+"""The main job end to end on bundled and hand-made models."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxinfo
+from onnxinfo.models import path
+
+MODEL = str(path("digits-cnn.onnx"))
+IMAGES = f"{path('digits.npz')}:images"
+
+
+def model_of(nodes, inputs, outputs, weights):
+    """A checked model from nodes, (name, type, shape) of inputs and outputs, and weights by name."""
+
+    def values(infos):
+        return [helper.make_tensor_value_info(*info) for info in infos]
+
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "model", values(inputs), values(outputs), tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def analyze(tmp_path, model=MODEL, inputs=IMAGES, **options):
+    options = {"limit": 3, "layers": ["relu_4"]} | options
+    result = onnxinfo.analyze(model, inputs, tmp_path / "out.h5", **options)
+    return read(result.archive, result.run)
+
+
+def read(archive, run="digits-cnn"):
+    """Everything of a run that the tests look at, with the file closed again."""
+    with onnxinfo.open(archive) as opened:
+        found = opened[run]
+        facts = {name: getattr(found, name) for name in ("status", "shape", "axes", "recipe", "labels", "thumbnails")}
+        numbers = {"values": found.values("sid"), "maps": found.maps("sid")[()], "finished": found.finished("sid")}
+        return SimpleNamespace(**facts, **numbers)
+
+
+def test_a_run_holds_maps_values_recipe_and_pictures(tmp_path):
+    run = analyze(tmp_path, labels=f"{path('digits.npz')}:labels", layers=["relu_4", "logits"])
+    assert run.status == "complete"
+    assert run.shape == (2, 3)
+    assert run.axes == ("channel", "y", "x")
+    assert run.recipe["alpha"] == 1.5e-4
+    assert run.recipe["model_sha256"] == onnxinfo.load(MODEL).sha256
+    assert run.labels is not None
+    assert run.thumbnails.shape == (3, 8, 8, 3)
+    assert run.maps.shape == (2, 3, 1, 8, 8)
+    assert np.allclose(run.maps.mean((2, 3, 4)), run.values["value"], atol=1e-3)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr("onnxinfo.analysis.BLOCK", 2)
+    onnxinfo.analyze(MODEL, IMAGES, tmp_path / "whole.h5", limit=4, layers=["relu_4"])
+    whole = read(tmp_path / "whole.h5")
+
+    def interrupt(progress):
+        if progress.layer:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyze(tmp_path, limit=4, progress=interrupt)
+    cut = read(tmp_path / "out.h5")
+    assert cut.status == "interrupted"
+    assert cut.finished.tolist() == [[True, True, False, False]]
+    resumed = analyze(tmp_path, limit=4)
+    assert (resumed.values["value"] == whole.values["value"]).all()
+
+
+def test_runs_share_a_file_and_a_taken_name_is_refused(tmp_path):
+    analyze(tmp_path)
+    with pytest.raises(onnxinfo.UsageError, match="digits-cnn"):
+        analyze(tmp_path, seed=1)
+    analyze(tmp_path, seed=1, run="other")
+    with onnxinfo.open(tmp_path / "out.h5") as archive:
+        assert set(archive.runs) == {"digits-cnn", "other"}
+
+
+def test_a_batch_size_of_one_baked_in_changes_nothing(tmp_path):
+    weight = normal(5, 16)
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight"], ["hidden"], transB=1),
+        helper.make_node("Relu", ["hidden"], ["y"]),
+    ]
+
+    def model(batch, rows):
+        shapes = [("x", TensorProto.FLOAT, [batch, 4, 4])], [("y", TensorProto.FLOAT, [batch, 5])]
+        return model_of(nodes, *shapes, {"weight": weight, "shape": np.array([rows, 16])})
+
+    images = normal(3, 4, 4)
+    baked = analyze(tmp_path, model(1, 1), images, layers=["y"], run="baked", std=1.0)
+    free = analyze(tmp_path, model("N", -1), images, layers=["y"], run="free", std=1.0)
+    assert baked.values["value"] == pytest.approx(free.values["value"], abs=1e-4)
+
+
+def test_tokens_are_perturbed_at_their_embedding(tmp_path):
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["embedded"]),
+        helper.make_node("MatMul", ["embedded", "weight"], ["hidden"]),
+        helper.make_node("Tanh", ["hidden"], ["y"]),
+    ]
+    model = model_of(
+        nodes,
+        [("ids", TensorProto.INT64, ["N", 6])],
+        [("y", TensorProto.FLOAT, ["N", 6, 3])],
+        {"table": normal(20, 4), "weight": normal(4, 3, seed=1)},
+    )
+    ids = np.random.default_rng(0).integers(0, 20, (4, 6))
+    run = analyze(tmp_path, model, ids, layers=["y"])
+    assert run.axes == ("position", "embedding")
+    assert run.recipe["perturbed"] == "embedded"
+    assert np.isfinite(run.values["value"]).all()
+
+
+def test_a_layer_that_ignores_the_input_is_at_the_cap(tmp_path):
+    nodes = [helper.make_node("Mul", ["x", "zero"], ["nothing"]), helper.make_node("Add", ["nothing", "one"], ["y"])]
+    model = model_of(
+        nodes,
+        [("x", TensorProto.FLOAT, ["N", 4])],
+        [("y", TensorProto.FLOAT, ["N", 4])],
+        {"zero": np.zeros(4, np.float32), "one": np.ones(4, np.float32)},
+    )
+    run = analyze(tmp_path, model, normal(3, 4), layers=["y"], std=1.0)
+    assert run.values["value"] == pytest.approx(np.full((1, 3), 1.4189), abs=1e-3)
+    assert (run.values["capped"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"device": "cuda:99"}, onnxinfo.UsageError),
+        ({"device": "tpu"}, onnxinfo.UsageError),
+        ({"alpha": 0.0}, onnxinfo.UsageError),
+        ({"alpha": float("nan")}, onnxinfo.UsageError),
+        ({"cap": -1.0}, onnxinfo.UsageError),
+        ({"tie": "grid:99"}, onnxinfo.UsageError),
+        ({"memory": "lots"}, onnxinfo.UsageError),
+        ({"metrics": ["sidd"]}, onnxinfo.UsageError),
+        ({"layers": ["relu_44"]}, onnxinfo.UsageError),
+        ({"inputs": np.full((3, 1, 8, 8), np.nan, np.float32)}, onnxinfo.InputError),
+        ({"inputs": np.ones((3, 1, 8, 8), np.float32)}, onnxinfo.InputError),
+        ({"inputs": np.ones((3, 2, 8, 8), np.float32)}, onnxinfo.InputError),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_leaves_nothing(tmp_path, options, error):
+    with pytest.raises(error) as raised:
+        analyze(tmp_path, **options)
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
