@@ -101,8 +101,9 @@ def RoiAlign(
 def _samples(start: Tensor, extent: Tensor, bins: int, ratio: int, size: int) -> tuple[Tensor, Tensor]:
     """Neighbouring pixels of the sampling points along one axis, and their weights: (bins, 2 * points of a bin)."""
     points = ratio if ratio > 0 else max(math.ceil(float(extent) / bins), 0)
-    steps = (torch.arange(points, device=start.device) + 0.5) / max(points, 1)
-    position = start + extent / bins * (torch.arange(bins, device=start.device).unsqueeze(-1) + steps)
+    type, device = start.dtype, start.device
+    steps = (torch.arange(points, dtype=type, device=device) + 0.5) / max(points, 1)
+    position = start + extent / bins * (torch.arange(bins, dtype=type, device=device).unsqueeze(-1) + steps)
     inside = (position >= -1) & (position <= size)
     position = position.clamp(0, size - 1)
     low = position.floor().long()
