@@ -42,6 +42,8 @@ class Conversion:
         "onnxinfo": a function of :mod:`onnxinfo.operators`; "onnx2torch": its own converter; "registered": one that
         somebody else registered with onnx2torch; "fallback": ONNX Runtime or the reference evaluator, as a constant of
         the graph; "none": nothing runs it.
+    outputs
+        Names of what the node computes.
     reason
         Why no converter serves the node; empty where one does.
     """
@@ -50,6 +52,7 @@ class Conversion:
     operator: str
     version: int
     server: Server
+    outputs: tuple[str, ...]
     reason: str = ""
 
 
@@ -84,7 +87,7 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     """
     scope = _scope(model, outputs, fallback)
     with operators.registered():
-        return _GraphBuilder(scope).build()
+        return _GraphBuilder(scope).build(outputs)
 
 
 def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) -> list[Conversion]:
@@ -173,8 +176,8 @@ class _Scope(OnnxGraph):  # type: ignore[misc]
                 raise self._error(node, missing) from missing
             try:
                 result = run_elsewhere(node, self, self.opsets)
-            except NotImplementedError:
-                raise self._error(node, missing) from missing
+            except NotImplementedError as unavailable:
+                raise self._error(node, f"{missing}, and {unavailable}") from missing
             self.record(node, "fallback", _line(missing))
         except Exception as error:
             raise self._error(node, error) from error
@@ -183,7 +186,8 @@ class _Scope(OnnxGraph):  # type: ignore[misc]
     def record(self, node: OnnxNode, server: Server, reason: str = "") -> None:
         """Keep what serves a node."""
         operator, version = self._operator(node)
-        self.conversions.append(Conversion(node.name or node.unique_name, operator, version, server, reason))
+        name = node.name or node.unique_name
+        self.conversions.append(Conversion(name, operator, version, server, node.output_values, reason))
 
     def _converter(self, node: OnnxNode) -> operators.Converter:
         operands = (*node.input_values, *node.output_values)
@@ -207,11 +211,11 @@ class _Scope(OnnxGraph):  # type: ignore[misc]
         operator, version = self._operator(node)
         return f"node '{node.name or node.unique_name}': operator {operator} (opset {version})"
 
-    def _error(self, node: OnnxNode, cause: Exception) -> ConversionError:
+    def _error(self, node: OnnxNode, cause: Exception | str) -> ConversionError:
         return ConversionError(f"{self.describe(node)} cannot be converted: {_line(cause)}")
 
 
-def _line(error: Exception) -> str:
+def _line(error: Exception | str) -> str:
     return " ".join(str(error).split())
 
 
@@ -240,13 +244,14 @@ class _GraphBuilder:
         self.graph = fx.Graph()
         self.values: dict[str, fx.Node] = {}
 
-    def build(self) -> fx.GraphModule:
+    def build(self, outputs: Sequence[str] | None = None) -> fx.GraphModule:
+        """Build the graph; it returns ``outputs``, by default those of the ONNX graph."""
         initializers = self.onnx_graph.own_initializers
         for i, name in enumerate(n for n in self.onnx_graph.input_values if n not in initializers):
             self.values[name] = self.graph.placeholder(f"input_{i + 1}")
         for index, node in enumerate(self.onnx_graph.nodes.values()):
             self._add(index, node)
-        self.graph.output(tuple(self._value(name) for name in self.onnx_graph.output_values))
+        self.graph.output(tuple(self._value(name) for name in outputs or self.onnx_graph.output_values))
         self.graph.lint()
         return fx.GraphModule(self.root, self.graph)
 

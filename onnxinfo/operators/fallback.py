@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import onnx
-import onnxruntime
 from onnx.reference import ReferenceEvaluator
 from onnx2torch.onnx_graph import OnnxGraph
 from onnx2torch.onnx_node import OnnxNode
 from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, nn
 
+from ..engine import Engine
 from .values import to_numpy, to_torch
 
 Feeds = dict[str, Any]
@@ -99,15 +99,15 @@ def _declared(name: str, graph: OnnxGraph) -> onnx.ValueInfoProto:
 
 
 def _engines(model: onnx.ModelProto) -> list[Run]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     engines: list[Run] = []
-    with contextlib.suppress(Exception):
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        engines.append(lambda feeds: session.run(None, feeds))
-    with contextlib.suppress(Exception):
-        evaluator = ReferenceEvaluator(model)
-        engines.append(lambda feeds: list(evaluator.run(None, feeds)))
+    for engine in (lambda: Engine(model).run, lambda: _reference(model)):
+        with contextlib.suppress(Exception):
+            engines.append(engine())
     if not engines:
-        raise NotImplementedError("it has no converter, and neither ONNX Runtime nor the reference evaluator runs it")
+        raise NotImplementedError("neither ONNX Runtime nor the reference evaluator runs it")
     return engines
+
+
+def _reference(model: onnx.ModelProto) -> Run:
+    evaluator = ReferenceEvaluator(model)
+    return lambda feeds: list(evaluator.run(None, feeds))

@@ -322,22 +322,14 @@ def registered() -> Iterator[None]:
     Precedence: a converter somebody else registered with onnx2torch, then this table, then onnx2torch's own. The
     registry is left as it was found, so registering one's own converter works before and after.
     """
-    registry_ = registry._CONVERTER_REGISTRY
-    before = dict(registry_)
-    history = _schema_versions()
+    converters = registry._CONVERTER_REGISTRY
+    before = dict(converters)
     try:
-        for entry in TABLE:
-            # Without a schema every version of the operator set stands for the operator as it is.
-            for version in history.get((entry.domain, entry.op_type), range(1, onnx.defs.onnx_opset_version() + 1)):
-                key = registry.OperationDescription(entry.domain, entry.op_type, version)
-                if version not in entry.versions or _somebody_elses(before.get(key)):
-                    continue
-                registry_.pop(key, None)
-                registry.add_converter(entry.op_type, version, entry.domain)(entry.converter)
+        converters.update({k: ours for k, ours in _by_version().items() if not _somebody_elses(before.get(k))})
         yield
     finally:
-        registry_.clear()
-        registry_.update(before)
+        converters.clear()
+        converters.update(before)
 
 
 def _somebody_elses(converter: Any) -> bool:
@@ -345,10 +337,18 @@ def _somebody_elses(converter: Any) -> bool:
 
 
 @functools.cache
-def _schema_versions() -> dict[tuple[str, str], set[int]]:
-    versions: dict[tuple[str, str], set[int]] = {}
+def _by_version() -> dict[registry.OperationDescription, Converter]:
+    """Spell the table out for every version of an operator."""
+    history: dict[tuple[str, str], set[int]] = {}
     for schema in onnx.defs.get_all_schemas_with_history():
-        versions.setdefault((schema.domain, schema.name), set()).add(schema.since_version)
+        history.setdefault((schema.domain, schema.name), set()).add(schema.since_version)
     # ONNX Runtime writes this one into models older than its standard.
-    versions["", "LayerNormalization"].update(range(1, 17))
-    return versions
+    history["", "LayerNormalization"].update(range(1, 17))
+    # Without a schema every version of the operator set stands for the operator as it is.
+    unknown = set(range(1, onnx.defs.onnx_opset_version() + 1))
+    return {
+        registry.OperationDescription(entry.domain, entry.op_type, version): entry.converter
+        for entry in TABLE
+        for version in history.get((entry.domain, entry.op_type), unknown)
+        if version in entry.versions
+    }
