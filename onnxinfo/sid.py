@@ -11,7 +11,6 @@ three steps, each starting where the one before ended:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,9 +33,9 @@ EXACT_OUTPUTS = 4096
 ROUNDS, ROUND_NOISES = 3, 16
 #: Polishing passes at most, the noises of each, and the gain in nats below which no further pass is made.
 PASSES, PASS_NOISES, PASS_GAIN = 5, 32, 0.002
-#: Inputs of at least this many units are served by those noises. Smaller ones get up to four times as many: they cost
+#: Inputs of at least this many units are served by those noises. Smaller ones get up to eight times as many: they cost
 #: little, and the errors of fewer units average out less.
-MANY_UNITS = 1024
+MANY_UNITS = 4096
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,7 @@ class _Problem:
 
     @property
     def effort(self) -> int:
-        return min(4, max(1, math.isqrt(MANY_UNITS // self.tie.units)))
+        return min(8, max(1, MANY_UNITS // self.tie.units))
 
     def sigma(self, scales: Tensor) -> Tensor:
         return capped(scales, self.tie, self.cap)
