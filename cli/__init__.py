@@ -11,6 +11,8 @@ import click
 # Command name -> module of this package that defines it (as a function of the same name, dashes as underscores).
 # Commands are imported when they run, so that starting costs nothing for the others.
 COMMANDS: dict[str, str] = {
+    "analyze": "analyze",
+    "demo": "analyze",
     "query": "query",
 }
 
@@ -45,11 +47,15 @@ def main() -> None:
     from onnxinfo import OnnxinfoError
 
     debug = "--debug" in sys.argv[1:] or bool(os.environ.get("ONNXINFO_DEBUG"))
+    # `--debug` works wherever it stands on the line.
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        # `--debug` works wherever it stands on the line.
-        cli(
-            [argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="onnxinfo", standalone_mode=True
-        )
+        sys.exit(cli(arguments, prog_name="onnxinfo", standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
     except OnnxinfoError as error:
         if debug:
             raise

@@ -41,6 +41,7 @@ _LAZY = {
     "Run": "archive",
     "open": "archive",
     "query": "query",
+    "demo": "demo",
 }
 
 __all__ = [
