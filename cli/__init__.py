@@ -14,6 +14,9 @@ COMMANDS: dict[str, str] = {
     "analyze": "analyze",
     "demo": "analyze",
     "query": "query",
+    "layers": "graph",
+    "expose": "graph",
+    "extract": "graph",
 }
 
 

@@ -26,8 +26,10 @@ __version__ = "0.1.0"
 _LAZY = {
     "Model": "model",
     "load": "model",
+    "save": "model",
     "Layer": "layers",
     "list_layers": "layers",
+    "perturbed_tensor": "layers",
     "select_layers": "layers",
     "expose": "surgery",
     "extract": "surgery",

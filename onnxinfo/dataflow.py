@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from functools import cached_property
 
@@ -83,27 +84,32 @@ class Dataflow:
         Tensors of floats and of 8 bit or smaller integers count, single numbers (of rank 0) do not.
         """
         found: dict[str, int] = {}
-        pending = [name for name in self.needs[position] if name not in influenced]
-        seen = set(pending)
-        while pending:
-            name = pending.pop()
-            tensor = self.initializers.get(name)
-            if name in self.producer:
-                node = self.nodes[self.producer[name]]
-                tensor = next((a.t for a in node.attribute if a.name == "value"), None)
-                if node.op_type != "Constant":
-                    tensor = None
-                    fresh = [n for n in self.needs[self.producer[name]] if n not in seen]
-                    seen.update(fresh)
-                    pending.extend(fresh)
+        for name in self._sources(position, influenced):
+            tensor = self.initializers.get(name) or self._constant(name)
             if tensor is not None and tensor.data_type in _PARAMETERS and tensor.dims:
-                count = 1
-                for size in tensor.dims:
-                    count *= size
-                found[name] = count
+                found[name] = math.prod(tensor.dims)
         # What bodies of control flow hold themselves.
         for body in protos.bodies(self.nodes[position]):
             inner = Dataflow(body)
             for i in range(len(inner.nodes)):
                 found.update(inner.parameters_of(i, {value.name for value in body.input}))
         return found
+
+    def _sources(self, position: int, influenced: set[str]) -> set[str]:
+        """Names of the values that a node's constant operands are computed from, with those themselves."""
+        pending = [name for name in self.needs[position] if name not in influenced]
+        sources = set(pending)
+        while pending:
+            producer = self.producer.get(pending.pop())
+            # A size computed from a value does not make that value's weights parameters.
+            if producer is not None and self.sees(producer):
+                fresh = [name for name in self.needs[producer] if name not in sources]
+                sources.update(fresh)
+                pending.extend(fresh)
+        return sources
+
+    def _constant(self, name: str) -> TensorProto | None:
+        """The tensor in a Constant node."""
+        node = self.nodes[self.producer[name]] if name in self.producer else onnx.NodeProto()
+        values = [a.t for a in node.attribute if a.name == "value"] if node.op_type == "Constant" else []
+        return values[0] if values else None

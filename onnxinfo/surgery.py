@@ -189,7 +189,7 @@ class _Values:
                 f"the type of tensor '{printable(name)}' is not known: shape inference does not know the operator "
                 f"that computes it; add a value_info entry to the model"
             )
-        known = [*computed, *self._declared, *self._initializers]
+        known = dict.fromkeys([*computed, *self._declared, *self._initializers])
         close = difflib.get_close_matches(name, known, n=3)
         inside = any(name in node.output for node in protos.nested(self._graph.node))
         hint = "it is inside the body of a control flow node" if inside else f"close to it: {_listed(close)}"

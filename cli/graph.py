@@ -1,0 +1,130 @@
+"""``layers``, ``expose`` and ``extract``: what is in a model's graph, more of its outputs, a part of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import selection
+from .tables import FORMATS, print_rows
+
+if TYPE_CHECKING:
+    from onnxinfo import Layer, Model
+
+COLUMNS = ("index", "name", "op", "node", "shape", "parameters", "depth", "default")
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model")
+@selection
+@click.option("--all", "everything", is_flag=True, help="All layers, not only the default ones.")
+@click.option("--perturb", metavar="TENSOR", help="The perturbed tensor; default: the float input, or the embedding.")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
+def layers(
+    model: str,
+    layers: tuple[str, ...],
+    exclude: tuple[str, ...],
+    everything: bool,
+    perturb: str | None,
+    format: str,
+    output: str,
+) -> None:
+    r"""List the layers of MODEL, an ONNX file (or - for standard input), that can be analyzed.
+
+    Without --layers or --all these are the blocks (convolution, matrix product, recurrence, attention, each with its
+    normalisation and activation), the residual sums and the final outputs. Patterns for --layers and --exclude, in
+    this order of precedence: the exact name of a tensor; re:REGEX, found anywhere in the name; op:TYPE; an INDEX (-1:
+    the last) or FIRST-LAST; a glob over names.
+
+    \b
+    Examples:
+      onnxinfo layers model.onnx
+      onnxinfo layers model.onnx --layers 'op:Conv*' --exclude 0-4 --format json
+    """
+    from onnxinfo import list_layers, select_layers
+
+    found = list_layers(_source(model), perturb)
+    chosen = select_layers(found, layers or (["0-"] if everything else []), exclude)
+    print_rows([_row(layer, format) for layer in chosen], COLUMNS, format, output)
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model")
+@click.option("-o", "--output", required=True, metavar="OUT.onnx", help="The model written; - for standard output.")
+@selection
+@click.option("--all", "everything", is_flag=True, help="All layers, not only the default ones.")
+@click.option("--perturb", metavar="TENSOR", help="The perturbed tensor, which the layers have to depend on.")
+@click.pass_obj
+def expose(
+    settings: dict[str, Any],
+    model: str,
+    output: str,
+    layers: tuple[str, ...],
+    exclude: tuple[str, ...],
+    everything: bool,
+    perturb: str | None,
+) -> None:
+    r"""Write MODEL (an ONNX file, or - for standard input) with layers as additional outputs.
+
+    The original outputs stay the first, and keep every bit. Layers are chosen as by 'onnxinfo layers'.
+
+    \b
+    Example:
+      onnxinfo expose model.onnx -o exposed.onnx --layers 'op:Relu'
+    """
+    from onnxinfo import expose as expose_tensors
+    from onnxinfo import list_layers, load, select_layers
+
+    loaded = load(_source(model))
+    chosen = select_layers(list_layers(loaded, perturb), layers or (["0-"] if everything else []), exclude)
+    _write(expose_tensors(loaded, [layer.name for layer in chosen]), output, settings)
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model")
+@click.option("-o", "--output", required=True, metavar="OUT.onnx", help="The model written; - for standard output.")
+@click.option("--from", "inputs", multiple=True, metavar="TENSOR", help="Tensor that becomes an input; repeatable.")
+@click.option(
+    "--to", "outputs", multiple=True, required=True, metavar="TENSOR", help="Tensor that becomes an output; repeatable."
+)
+@click.pass_obj
+def extract(
+    settings: dict[str, Any], model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str, ...]
+) -> None:
+    r"""Write the part of MODEL (an ONNX file, or - for standard input) between tensors.
+
+    Graph inputs that the outputs need besides --from stay inputs, after them.
+
+    \b
+    Example:
+      onnxinfo extract model.onnx -o head.onnx --from /layer3/layer3.2/Relu_1_output_0 --to logits
+    """
+    from onnxinfo import extract as extract_part
+
+    _write(extract_part(_source(model), inputs, outputs), output, settings)
+
+
+def _source(model: str) -> str | bytes:
+    return sys.stdin.buffer.read() if model == "-" else model
+
+
+def _row(layer: Layer, format: str) -> dict[str, Any]:
+    row = {name: getattr(layer, name) for name in COLUMNS}
+    if format not in ("json", "jsonl") and layer.shape is not None:
+        row["shape"] = "x".join("?" if size is None else str(size) for size in layer.shape) or "scalar"
+    return row
+
+
+def _write(model: Model, output: str, settings: dict[str, Any]) -> None:
+    from onnxinfo import save
+
+    if output == "-":
+        sys.stdout.buffer.write(model.proto.SerializeToString())
+        return
+    save(model, output)
+    if not settings["quiet"]:
+        graph = model.proto.graph
+        click.echo(f"{output}: {len(graph.node)} nodes, {len(graph.input)} inputs, {len(graph.output)} outputs")
