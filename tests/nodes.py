@@ -58,7 +58,8 @@ def node_model(
         declared or [helper.make_empty_tensor_value_info(name) for name in results],
         [numpy_helper.from_array(value, name) for i, name, value in given if i in constants],
     )
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    versions = {"": opset, "com.microsoft": 1, "ai.onnx.ml": 3}
+    opsets = [helper.make_opsetid(name, version) for name, version in versions.items()]
     model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opsets, ir_version=10))
     if not all(output.type.tensor_type.HasField("shape") for output in model.graph.output):
         outputs_ = [output_info(o.name, o.type, o.shape) for o in _session(model).get_outputs()]

@@ -14,6 +14,7 @@ from . import (  # noqa: F401
     microsoft,
     microsoft_attention,
     microsoft_quantized,
+    ml,
     normalization,
     pool,
     quantized,
