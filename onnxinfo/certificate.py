@@ -11,7 +11,7 @@ from torch import Tensor
 from .probe import Feature, Halves
 
 #: A cell whose measured ratio is off by more than this, beyond twice its standard error, has not converged.
-RATIO_TOLERANCE = 0.02
+RATIO_TOLERANCE = 0.05
 #: A cell whose measured mean H is below the optimum by more than this many nats, beyond error, has not converged.
 GAP_TOLERANCE = 0.05
 #: Noises of the pass that also takes gradients, and the most that the ratio alone is measured with.
