@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from . import protos
+from . import protos, schemas
 from .errors import ModelError
 from .text import printable
 
@@ -27,6 +27,7 @@ def check(model: onnx.ModelProto) -> None:
     ModelError
         It refuses the model.
     """
+    schemas.register()
     with weights_set_aside(model) as weights:
         # Data of a tensor without elements is nothing: that keeps the emptied tensors valid.
         for i, tensor in enumerate(protos.tensors(model)):
