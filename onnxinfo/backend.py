@@ -114,24 +114,25 @@ class TorchBackend(Backend):
     ) -> tuple[Any, ...]:
         """Run one operator, by default of the newest opset; ``opset_version`` names another."""
         opset = onnx.helper.make_opsetid(node.domain, kwargs.get("opset_version", onnx.defs.onnx_opset_version()))
-        named = [name for name in node.input if name]
         values = [np.asarray(value) for value in inputs]
         graph = onnx.helper.make_graph(
             [node],
             node.op_type,
-            [
-                onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-                for name, value in zip(named, values, strict=True)
-            ],
+            [_described(name, value) for name, value in zip(filter(None, node.input), values, strict=True)],
             [onnx.helper.make_empty_tensor_value_info(name) for name in node.output],
         )
-        return cls.prepare(onnx.helper.make_model(graph, opset_imports=[opset]), device).run(values)
+        model = onnx.shape_inference.infer_shapes(onnx.helper.make_model(graph, opset_imports=[opset]))
+        return cls.prepare(model, device).run(values)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
         """Whether models can run there: on the CPU, and on CUDA devices that torch sees."""
         kind = OnnxDevice(device).type
         return kind == DeviceType.CPU or (kind == DeviceType.CUDA and torch.cuda.is_available())
+
+
+def _described(name: str, value: np.ndarray[Any, Any]) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
 
 
 def _torch_device(device: str) -> torch.device:

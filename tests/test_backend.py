@@ -1,0 +1,88 @@
+"""ONNX's own backend cases, every one of them, through the converted graph."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.backend.test import BackendTest
+
+from onnxinfo import backend
+from onnxinfo.errors import ModelError, UsageError
+
+# What does not pass, by regular expression, and why.
+EXCLUDED = {
+    r"_cuda$": "the suite runs on the CPU",
+    r"test_bernoulli": "draws random numbers; the expected ones are numpy's",
+    r"test_training_dropout(_default)?(_mask)?_cpu": "dropout in training mode is refused: it draws random numbers",
+    r"test_dft_inverse(_opset19)?_cpu": "expects numpy's rounding error (2e-7) where the value is zero",
+    r"test_attention_4d_causal_fp16_expanded": "float16: two of 192 elements differ in the last bit",
+    r"test_loop16_seq_none": "ONNX's runner cannot compare the sequence's first element, which has no axes",
+    r"test_gradient_of_add": "training operators are out of scope; refused",
+}
+
+_suite = BackendTest(backend, __name__)
+for _pattern in EXCLUDED:
+    _suite.exclude(_pattern)
+# The real models would have to be downloaded.
+globals().update({name: case for name, case in _suite.test_cases.items() if name != "OnnxBackendRealModelTest"})
+
+
+@pytest.mark.slow
+def test_conformance_without_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from conformance import ENGINES, tally
+
+    result = tally(ENGINES["onnxinfo"])
+    assert len(result.passes) >= 1_940
+    assert [name for name in result.wrong if not any(re.search(p, f"{name}_cpu") for p in EXCLUDED)] == []
+
+
+def _double(name: str = "double") -> onnx.ModelProto:
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "y"], ["z"])],
+        name,
+        [value("x", onnx.TensorProto.FLOAT, [None]), value("y", onnx.TensorProto.FLOAT, [None])],
+        [value("z", onnx.TensorProto.FLOAT, [None])],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_inputs_by_name_or_position() -> None:
+    x, y = np.float32([1, 2]), np.float32([3, 5])
+    prepared = backend.prepare(_double())
+    assert prepared.run([x, y]).z.tolist() == [4, 7]
+    assert prepared.run({"y": y, "x": x})["z"].tolist() == [4, 7]
+    assert backend.run_model(_double(), (x, y))[0].dtype == np.float32
+
+
+def test_wrong_inputs_are_refused() -> None:
+    prepared = backend.prepare(_double())
+    with pytest.raises(UsageError, match="1 inputs given; the model takes 2"):
+        prepared.run([np.zeros(2, np.float32)])
+    with pytest.raises(UsageError, match=r"\['x', 'z'\] given; the model takes \['x', 'y'\]"):
+        prepared.run({"x": np.zeros(2), "z": np.zeros(2)})
+
+
+def test_run_node() -> None:
+    node = onnx.helper.make_node("Softmax", ["x"], ["y"], axis=-1)
+    (y,) = backend.run_node(node, [np.zeros((2, 4), np.float32)])
+    assert np.allclose(y, 0.25)
+
+
+def test_invalid_model_is_refused() -> None:
+    model = _double()
+    del model.graph.input[1]
+    with pytest.raises(ModelError):
+        backend.prepare(model)
+
+
+def test_devices() -> None:
+    import torch
+
+    assert backend.supports_device("CPU")
+    assert backend.supports_device("CUDA") == torch.cuda.is_available()
