@@ -71,13 +71,15 @@ class Run:
         Date and time of the run's start, ISO 8601.
     compression
         How maps are stored.
+    path
+        The archive.
     group
         The run's group in the HDF5 file; read it through :mod:`onnxinfo.archive_guard`.
     """
 
     def __init__(self, group: h5py.Group, path: Path) -> None:
         self.group = group
-        self._path = path
+        self.path = path
         self.name: str = group.name.lstrip("/")
         self._title = printable(f"run '{self.name}' of {path}")
         attributes = guard.attributes(group)
@@ -109,7 +111,7 @@ class Run:
         stored = self._stored_status()
         finished = all(self.finished(metric.name).all() for metric in self.metrics)
         if stored == "open":
-            return "running" if is_being_written(self._path) else "complete" if finished else "incomplete"
+            return "running" if is_being_written(self.path) else "complete" if finished else "incomplete"
         return stored
 
     @property

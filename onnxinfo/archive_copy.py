@@ -7,9 +7,10 @@ was there before.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -26,6 +27,7 @@ from .archive_format import (
     RunSchema,
     cell_checksums,
     create_run,
+    put_map,
     write_attribute,
 )
 from .errors import ArchiveError
@@ -125,16 +127,39 @@ def _copy_metric(run: Run, name: str, target: h5py.Group) -> list[LostCell]:
 
 def _copy_maps(run: Run, name: str, wanted: npt.NDArray[np.bool_], target: h5py.Group) -> npt.NDArray[np.bool_]:
     """Copy the wanted maps that are what was written, and tell which these are."""
-    whole = np.zeros(run.shape, dtype=bool)
-    source = run.maps(name)
-    checksum = guard.array(guard.dataset(run.group, f"{name}_map_checksum", run.shape, ["<u4"]))
+    source, maps = run.maps(name), target[f"{name}_map"]
+    checksum, old_offset = (
+        guard.array(guard.dataset(run.group, f"{name}_map_{suffix}", run.shape, [dtype]))
+        for suffix, dtype in (("checksum", "<u4"), ("offset", "<u8"))
+    )
+    whole, offset = np.zeros(run.shape, dtype=bool), np.zeros(run.shape, dtype="<u8")
     for layer, sample in np.argwhere(wanted):
+        at = int(layer), int(sample)
+        data = _saved_map(run.path, source, at, int(old_offset[at]), int(checksum[at]))
+        if data is not None:
+            whole[at] = True
+            offset[at] = put_map(maps, at, data, run.compression)
+    target[f"{name}_map_checksum"][...] = np.where(whole, checksum, 0)
+    target[f"{name}_map_offset"][...] = offset
+    return whole
+
+
+def _saved_map(
+    path: Path, maps: h5py.Dataset, at: tuple[int, int], offset: int, checksum: int
+) -> npt.NDArray[Any] | None:
+    """Return a map as it was written, or None if it is lost.
+
+    Where HDF5's index of the chunks is damaged, the chunk is looked for where it was written.
+    """
+    reads: tuple[Callable[[], npt.NDArray[Any]], ...] = (
+        lambda: guard.cell(maps, *at),
+        lambda: guard.cell_at(path, maps, offset),
+    )
+    for read in reads:
         try:
-            data = guard.cell(source, int(layer), int(sample))
+            data = read()
         except ArchiveError:
             continue
-        if guard.crc32(data) == checksum[layer, sample]:
-            target[f"{name}_map"][layer, sample] = data
-            whole[layer, sample] = True
-    target[f"{name}_map_checksum"][...] = np.where(whole, checksum, 0)
-    return whole
+        if guard.crc32(data) == checksum:
+            return data
+    return None

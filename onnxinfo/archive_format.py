@@ -41,6 +41,9 @@ COMPRESSION: dict[str, tuple[str, int, int | None]] = {
 # Below this size a map is stored without a chunk of its own: the index entry would cost more than deflating saves.
 SMALL_MAP_BYTES = 4096
 
+# What a metric with maps has besides the numbers of each cell.
+MAP_DATASETS = ("map", "map_checksum", "map_offset")
+
 Json = None | bool | int | float | str | Sequence[Any] | Mapping[str, Any]
 
 
@@ -112,7 +115,7 @@ class Metric:
         """Names of all datasets of the metric."""
         names = [self.dataset(column.name) for column in self.columns]
         names += [f"{self.name}_{suffix}" for suffix in ("normalizer", "checksum", "done")]
-        return names + ([f"{self.name}_map", f"{self.name}_map_checksum"] if self.has_map else [])
+        return names + ([f"{self.name}_{suffix}" for suffix in MAP_DATASETS] if self.has_map else [])
 
 
 @dataclass(frozen=True)
@@ -385,8 +388,12 @@ def _create_map(
         plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     dataset = _attached(run, name, ("layer", "sample", *axes), dcpl=plist, **options)
     _describe(dataset, metric.units, f"{metric.long_name or metric.name} per input unit")
-    data = np.zeros(shape[:2], dtype="<u4")
-    _describe(_attached(run, f"{name}_checksum", ("layer", "sample"), data=data), "1", "CRC-32 of the cell's map")
+    for suffix, kind, long_name in (
+        ("checksum", "<u4", "CRC-32 of the cell's map"),
+        ("offset", "<u8", "where the cell's map was written in the file, for recovery"),
+    ):
+        data = np.zeros(shape[:2], dtype=kind)
+        _describe(_attached(run, f"{name}_{suffix}", ("layer", "sample"), data=data), "1", long_name)
 
 
 def map_bytes(sample_shape: Sequence[int], dtype: str) -> int:
@@ -428,6 +435,21 @@ def chunk_bytes(stored: npt.NDArray[Any], compression: str) -> bytes:
     if level is None:
         return stored.tobytes()
     return zlib.compress(stored.reshape(-1, 1).view(np.uint8).T.tobytes(), level)
+
+
+def put_map(maps: h5py.Dataset, at: tuple[int, int], stored: npt.NDArray[Any], compression: str) -> int:
+    """Write the map of a cell and return where its chunk is in the file, 0 if it has none of its own."""
+    if maps.chunks is None:
+        maps[at] = stored
+        return 0
+    return put_chunk(maps, at, chunk_bytes(stored, compression))
+
+
+def put_chunk(maps: h5py.Dataset, at: tuple[int, int], chunk: bytes) -> int:
+    """Write the chunk of a cell's map and return where it is in the file."""
+    start = (*at, *(0,) * (maps.ndim - 2))
+    maps.id.write_direct_chunk(start, chunk)
+    return int(maps.id.get_chunk_info_by_coord(start).byte_offset)
 
 
 def cell_checksums(

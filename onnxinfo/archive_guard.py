@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ArchiveError
-from .hdf5_chunks import filter_codes, read_chunk
+from .hdf5_chunks import decode_chunk, filter_codes, read_chunk, stored_limit
 from .text import printable
 
 MAX_MEMBERS = 10_000
@@ -233,3 +234,20 @@ def cell(found: h5py.Dataset, layer: int, sample: int) -> npt.NDArray[Any]:
             return np.asarray(found[layer, sample])
         chunk = read_chunk(found, (layer, sample, *(0,) * (found.ndim - 2)), filter_codes(found))
         return chunk.reshape(found.shape[2:])
+
+
+def cell_at(path: Path, found: h5py.Dataset, offset: int) -> npt.NDArray[Any]:
+    """Read the map whose chunk is at `offset` bytes in the file, whatever HDF5's index of the chunks says.
+
+    Raises
+    ------
+    ArchiveError
+        There is none.
+    """
+    with damaged(f"{printable(found.name)} at byte {offset}"):
+        if found.chunks is None or not offset:
+            raise ArchiveError(f"{printable(found.name)} has no chunk there; try 'onnxinfo validate'")
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(stored_limit(found))
+        return decode_chunk(found, data, filter_codes(found)).reshape(found.shape[2:])

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from . import archive_guard as guard
 from .archive import Archive, Run
 from .archive import open as open_archive
+from .archive_dimensions import dimension_names
 from .archive_file import is_being_written, is_left_open
 from .archive_format import COMPRESSION, LAYER_COLUMNS, THUMBNAIL_AXES, Metric
 from .errors import OnnxinfoError
@@ -141,8 +142,7 @@ class _RunCheck:
         self._try("sample", lambda: self._samples(run))
         for metric in run.metrics:
             self._try(metric.name, partial(self._metric, run, metric))
-        for name, dims in _dimensions(run):
-            self._try(name, partial(self._dimensions, run, name, dims))
+        self._try("dimensions", lambda: self._dimensions(run))
         self._try("links", lambda: self._links(run))
 
     def _attributes(self, run: Run) -> None:
@@ -189,15 +189,12 @@ class _RunCheck:
             name = printable(run.layers[layer].name)
             self._demand(False, f"{metric}[{layer}, {sample}]", f"{problem} (layer '{name}', sample {sample})")
 
-    def _dimensions(self, run: Run, name: str, dims: tuple[str, ...]) -> None:
-        found = guard.member(run.group, name, h5py.Dataset)
-        if found is None:
-            self._demand(False, name, "is missing")
-            return
-        with guard.damaged(f"the dimensions of {name}"):
-            named = tuple(tuple(scale.name.rsplit("/", 1)[-1] for scale in dim.values()) for dim in found.dims)
-        expected = tuple((dim,) for dim in dims)
-        self._demand(named == expected, name, f"has dimensions {named}, expected {expected}")
+    def _dimensions(self, run: Run) -> None:
+        named = dimension_names(self._archive.path, self._name)
+        for name, dims in _dimensions(run):
+            if name in named:
+                expected = [[dim] for dim in dims]
+                self._demand(named[name] == expected, name, f"has dimensions {named[name]}, expected {expected}")
 
     def _links(self, run: Run) -> None:
         for name in guard.members(run.group):
@@ -223,8 +220,7 @@ def _dimensions(run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "sample_name", ("sample",)
     if run.labels is not None:
         yield "label", ("sample",)
-    if guard.member(run.group, "thumbnail", h5py.Dataset) is not None:
-        yield "thumbnail", ("sample", *THUMBNAIL_AXES)
+    yield "thumbnail", ("sample", *THUMBNAIL_AXES)
     for metric in run.metrics:
         for name in metric.datasets():
             suffix = name.removeprefix(f"{metric.name}_")

@@ -31,6 +31,7 @@ from .archive_format import (
     check_run_name,
     chunk_bytes,
     encode_map,
+    put_chunk,
 )
 from .archive_prepare import drop_backup, prepare
 from .errors import ArchiveError, UsageError
@@ -277,8 +278,8 @@ class RunWriter:
             chunks = [chunk_bytes(each, self._compression) for each in maps]
             self._end += sum(map(len, chunks))
             reserve(self._file, self._end + self._spare)
-            for sample, chunk in zip(samples, chunks, strict=True):
-                target.id.write_direct_chunk((layer, sample, *(0,) * (target.ndim - 2)), chunk)
+            offsets = [put_chunk(target, (layer, int(i)), chunk) for i, chunk in zip(samples, chunks, strict=True)]
+            self._put(f"{metric}_map_offset", where, offsets)
         self._put(f"{metric}_map_checksum", where, [zlib.crc32(each.tobytes()) for each in maps])
 
     def _put(self, name: str, where: Any, data: Any) -> None:

@@ -67,18 +67,45 @@ def read_chunk(dataset: h5py.Dataset, offset: tuple[int, ...], codes: list[int])
     ValueError
         The chunk is damaged.
     """
-    size = dataset.dtype.itemsize * math.prod(dataset.chunks)
     stored = dataset.id.get_chunk_info_by_coord(offset)
     if stored.byte_offset is None:
         return np.full(dataset.chunks, dataset.fillvalue, dtype=dataset.dtype)
-    if stored.size > size + size // 1000 + _OVERHEAD:
-        raise ValueError(f"its chunk at {offset} is stored in {stored.size} bytes, expected at most {size}")
+    limit = stored_limit(dataset)
+    if stored.size > limit:
+        raise ValueError(f"its chunk at {offset} is stored in {stored.size} bytes, expected at most {limit}")
     mask, data = dataset.id.read_direct_chunk(offset)
+    return decode_chunk(dataset, data, codes, mask)
+
+
+def stored_limit(dataset: h5py.Dataset) -> int:
+    """Return the largest size in bytes that a chunk may have in the file."""
+    size: int = dataset.dtype.itemsize * math.prod(dataset.chunks)
+    return size + size // 1000 + _OVERHEAD
+
+
+def decode_chunk(dataset: h5py.Dataset, data: bytes, codes: list[int], mask: int = 0) -> npt.NDArray[Any]:
+    """Return the values of a chunk from its bytes in the file; what follows a deflated chunk is left aside.
+
+    Parameters
+    ----------
+    dataset, codes
+        As for :func:`read_chunk`.
+    data
+        The bytes.
+    mask
+        Bit n is set where the filter at position n was skipped.
+
+    Raises
+    ------
+    ValueError
+        They are damaged.
+    """
+    size = dataset.dtype.itemsize * math.prod(dataset.chunks)
     for position, code in reversed([*enumerate(codes)]):
         if not mask >> position & 1:
             data = _inflate(data, size) if code == h5py.h5z.FILTER_DEFLATE else _unshuffle(data, dataset.dtype.itemsize)
     if len(data) != size:
-        raise ValueError(f"its chunk at {offset} has {len(data)} bytes, expected {size}")
+        raise ValueError(f"a chunk has {len(data)} bytes, expected {size}")
     return np.frombuffer(data, dtype=dataset.dtype).reshape(dataset.chunks)
 
 
