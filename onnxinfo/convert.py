@@ -138,6 +138,7 @@ class _Scope(OnnxGraph):  # type: ignore[misc]
         self, proto: onnx.GraphProto, opsets: dict[str, int], fallback: bool, outer: _Scope | None = None
     ) -> None:
         super().__init__(proto)
+        self._number_nodes()
         self.opsets = opsets
         self.fallback = fallback
         self.nested = outer is not None
@@ -149,6 +150,14 @@ class _Scope(OnnxGraph):  # type: ignore[misc]
             self._initializers = visible | self.own_initializers
             self._value_info = {**outer.value_info, **self.value_info}
             self.conversions = outer.conversions
+
+    def _number_nodes(self) -> None:
+        """Give every node its own name: those onnx2torch gives can meet a node's real one, and hide that node."""
+        names = (f"{self.generate_node_name(node)}_{i}" for i, node in enumerate(self.proto.node))
+        self._nodes = {name: OnnxNode(node, name) for name, node in zip(names, self.proto.node, strict=True)}
+        self._node_output_values = {
+            output: (node, i) for node in self._nodes.values() for i, output in enumerate(node.output_values)
+        }
 
     def subgraph(self, proto: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[str, ...]]:
         """Convert the body of a control flow operator.
