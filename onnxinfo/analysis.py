@@ -419,4 +419,4 @@ class _Starts:
         if self.job.settings.normalizer == "image":
             return NORMALIZER_STDERR
         # The mean over all samples is what has to be known well.
-        return min(0.05, NORMALIZER_STDERR / 2 * math.sqrt(self.blocks[-1][-1] + 1))
+        return min(0.05, NORMALIZER_STDERR / 4 * math.sqrt(self.blocks[-1][-1] + 1))

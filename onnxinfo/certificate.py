@@ -78,10 +78,10 @@ def refine(feature: Feature, sigma: Tensor, deviations: Tensor) -> Tensor:
     """Add deviations (noises, S) from fresh noise until their mean is known to two percent, or no more are allowed."""
     while len(deviations) < RATIO_NOISES:
         mean, stderr = mean_and_stderr(deviations)
-        worst = float((stderr / mean.clamp(min=torch.finfo(mean.dtype).tiny)).max())
-        if not worst > RATIO_STDERR:
+        typical = float((stderr / mean.clamp(min=torch.finfo(mean.dtype).tiny)).mean())
+        if not typical > RATIO_STDERR:
             break
-        wanted = math.ceil(len(deviations) * (worst / RATIO_STDERR) ** 2)
+        wanted = math.ceil(len(deviations) * (typical / RATIO_STDERR) ** 2)
         more = min(wanted, RATIO_NOISES, 4 * len(deviations)) - len(deviations)
         deviations = torch.cat([deviations, feature.deviations(sigma, more + more % 2)])
     return deviations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -35,13 +35,17 @@ class Network:
         self.context = list(context)
         self.batch = batch
         self.mode = mode
+        # Where each output has its batch axis.
+        self.axes = [0] * len(_outputs(self.module.graph))
         self._parts: dict[tuple[int, ...], Network] = {}
 
     def part(self, layers: Sequence[int]) -> Network:
         """The network that computes only the given layers (positions among the outputs)."""
         key = tuple(layers)
         if key not in self._parts:
-            self._parts[key] = Network(_restrict(self.module, key), self.context, self.batch, mode=self.mode)
+            part = Network(_restrict(self.module, key), self.context, self.batch, mode=self.mode)
+            part.axes = [self.axes[i] for i in key]
+            self._parts[key] = part
         return self._parts[key]
 
     def __call__(self, x: Tensor, rows: Tensor) -> list[Tensor]:
@@ -60,7 +64,7 @@ class Network:
             One (B, m) tensor per layer.
         """
         context = [tensor[rows] for tensor in self.context]
-        return _MODES[self.mode](self.module, x, context, self.batch or 1)
+        return _MODES[self.mode](self, x, context)
 
     def settle_batching(self, x: Tensor, rows: Tensor) -> str:
         """Find, and keep, the fastest way to evaluate many inputs at once that is right for this graph.
@@ -80,8 +84,10 @@ class Network:
         ConversionError
             The graph runs in no way.
         """
+        context = [tensor[rows] for tensor in self.context]
         try:
-            expected = _one_by_one(self.module, x, [t[rows] for t in self.context], self.batch or 1)
+            self.axes = _batch_axes(self, x, context)
+            expected = _one_by_one(self, x, context)
         except Exception as error:
             raise ConversionError(f"the converted graph does not run: {' '.join(str(error).split())[:300]}") from error
         for mode in _MODES:
@@ -91,6 +97,9 @@ class Network:
             except Exception:
                 # Whatever a graph raises on a batch size it was not made for, the next way is tried.
                 continue
+            if mode == "channels last":
+                # Once for all: convolutions would otherwise reorder their weights at every call.
+                self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if all(a.shape == e.shape and _close(a, e) for a, e in zip(actual, expected, strict=True)):
                 break
         self._parts.clear()
@@ -102,58 +111,102 @@ def _close(actual: Tensor, expected: Tensor) -> bool:
     return torch.allclose(actual, expected, rtol=1e-3, atol=1e-4 * scale + 1e-12, equal_nan=True)
 
 
-def _whole(module: fx.GraphModule, x: Tensor, context: list[Tensor], batch: int) -> list[Tensor]:
-    return [_rows(output, len(x)) for output in module(x, *context)]
+def _batch_axes(network: Network, x: Tensor, context: list[Tensor]) -> list[int]:
+    """Axis of each output that holds the samples: recurrent layers and the like keep them on a later one than first."""
+    if network.batch is None:
+        try:
+            two, three = (network.module(*(_fill(t[0], count) for t in (x, *context))) for count in (2, 3))
+        except Exception:
+            # Made for one sample at a time, whatever it declares; then the axes are not asked for.
+            return network.axes
+        pairs = [list(zip(a.shape, b.shape, strict=True)) for a, b in zip(two, three, strict=True)]
+        return [_first(3 * m == 2 * n for m, n in sizes) for sizes in pairs]
+    count = network.batch
+    inputs = [_fill(t[0], count) for t in (x, *context)]
+    before = network.module(*inputs)
+    wave = torch.linspace(0, 100, x[0].numel(), dtype=x.dtype, device=x.device).cos().reshape(x[0].shape)
+    inputs[0] = torch.cat([x[:1] + (1 + x[0].abs().max()) * wave, inputs[0][1:]])
+    return [_first(_unmixed(a != b, count)) for a, b in zip(before, network.module(*inputs), strict=True)]
 
 
-def _rows(output: Tensor, count: int) -> Tensor:
-    if output.dim() and output.shape[0] % count == 0:
-        return output.reshape(count, -1)
-    # Recurrent layers and the like keep the batch on a later axis.
-    axis = next(i for i, size in enumerate(output.shape) if size == count)
-    return output.movedim(axis, 0).reshape(count, -1)
+def _unmixed(changed: Tensor, count: int) -> Iterator[bool]:
+    """Per axis, whether it has the samples: of ``count`` parts only the first, whose sample changed, has changed."""
+    for axis, size in enumerate(changed.shape):
+        yield size % count == 0 and not _samples_first(changed, count, axis)[1:].any()
 
 
-def _mapped(module: fx.GraphModule, x: Tensor, context: list[Tensor], batch: int) -> list[Tensor]:
-    def one(x_: Tensor, *context_: Tensor) -> tuple[Tensor, ...]:
-        repeat = [_fill(t, batch) for t in (x_, *context_)]
-        return tuple(_first(output, batch) for output in module(*repeat))
+def _first(found: Iterable[bool]) -> int:
+    return next((axis for axis, is_it in enumerate(found) if is_it), 0)
+
+
+def _samples_first(output: Tensor, count: int, axis: int) -> Tensor:
+    """Split the samples from what their axis merges them with, samples before the rest, and move them to the front."""
+    shape = output.shape
+    return output.reshape(*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :]).movedim(axis, 0)
+
+
+def _whole(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
+    outputs = network.module(x, *context)
+    return [_rows(output, len(x), axis) for output, axis in zip(outputs, network.axes, strict=True)]
+
+
+def _channels_last(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
+    """The whole batch with the channels innermost in memory, which convolutions are faster with."""
+    if x.dim() != 4:
+        raise ValueError("channels are innermost in images only")
+    return _whole(network, x.contiguous(memory_format=torch.channels_last), context)
+
+
+def _rows(output: Tensor, count: int, axis: int) -> Tensor:
+    return _samples_first(output, count, axis).flatten(1)
+
+
+def _mapped(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
+    def one(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_alone(network, inputs))
 
     mapped = torch.func.vmap(one, randomness="same")
     return [output.reshape(len(x), -1) for output in mapped(x, *context)]
 
 
-def _one_by_one(module: fx.GraphModule, x: Tensor, context: list[Tensor], batch: int) -> list[Tensor]:
-    outputs: list[list[Tensor]] = []
-    for i in range(len(x)):
-        inputs = [_fill(t[i], batch) for t in (x, *context)]
-        outputs.append([_first(output, batch).reshape(1, -1) for output in module(*inputs)])
-    return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+def _one_by_one(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
+    outputs = [_alone(network, inputs) for inputs in zip(x, *context, strict=True)]
+    return [torch.stack(parts) for parts in zip(*outputs, strict=True)]
 
 
-def _fill(sample: Tensor, batch: int) -> Tensor:
-    """A batch of the size the graph wants, holding one sample."""
-    return sample.unsqueeze(0).expand(batch, *sample.shape)
+def _alone(network: Network, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs of one sample, flat, from a batch of the size the graph wants."""
+    count = network.batch or 1
+    outputs = network.module(*(_fill(sample, count) for sample in inputs))
+    if count == 1:
+        return [output.flatten() for output in outputs]
+    return [_rows(output, count, axis)[0] for output, axis in zip(outputs, network.axes, strict=True)]
 
 
-def _first(output: Tensor, batch: int) -> Tensor:
-    """What belongs to the first sample of a batch: all of it where the batch is one."""
-    return output if batch == 1 else _rows(output, batch)[0]
+def _fill(sample: Tensor, count: int) -> Tensor:
+    return sample.unsqueeze(0).expand(count, *sample.shape)
 
 
-_MODES: dict[str, Callable[[fx.GraphModule, Tensor, list[Tensor], int], list[Tensor]]] = {
+_MODES: dict[str, Callable[[Network, Tensor, list[Tensor]], list[Tensor]]] = {
+    "channels last": _channels_last,
     "batch": _whole,
     "vmap": _mapped,
     "loop": _one_by_one,
 }
 
 
+def _outputs(graph: fx.Graph) -> tuple[fx.Node, ...]:
+    output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    values = output.args[0]
+    assert isinstance(values, tuple)
+    return values
+
+
 def _restrict(module: fx.GraphModule, layers: Sequence[int]) -> fx.GraphModule:
     """The graph module without the outputs, and what only they need; parameters are shared."""
     graph = copy.deepcopy(module.graph)
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
-    values = output.args[0]
-    assert isinstance(values, tuple)
+    values = _outputs(graph)
     output.args = (tuple(values[i] for i in layers),)
     for node in reversed(list(graph.nodes)):
         if node.op not in ("output", "placeholder") and not node.users:

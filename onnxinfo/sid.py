@@ -25,14 +25,16 @@ from .shrinkage import wiener
 
 #: Probes of the closed form: at least, and at most where D is not known well enough before.
 LEAST_PROBES, MOST_PROBES = 16, 128
-#: Relative standard error of D at which probing stops.
-NORMALIZER_STDERR = 0.01
+#: Relative standard error of a sample's D, on average over the samples, at which probing stops.
+NORMALIZER_STDERR = 0.02
 #: Affine layers up to this many outputs are solved exactly, by their whole Jacobian.
 EXACT_OUTPUTS = 4096
 #: Gauss-Newton rounds, and the noises of each (two probes at every noise).
 ROUNDS, ROUND_NOISES = 3, 16
+#: Noises of the rescaling between rounds.
+SCALE_NOISES = 8
 #: Polishing passes at most, the noises of each, and the gain in nats below which no further pass is made.
-PASSES, PASS_NOISES, PASS_GAIN = 5, 32, 0.002
+PASSES, PASS_NOISES, PASS_GAIN = 5, 32, 0.003
 #: Inputs of at least this many units are served by those noises. Smaller ones get up to eight times as many: they cost
 #: little, and the errors of fewer units average out less.
 MANY_UNITS = 4096
@@ -151,7 +153,7 @@ def _sampled_norms(
         traces.append(squares.sum(1))
         if outputs > MOST_PROBES and len(traces) >= LEAST_PROBES and len(traces) % LEAST_PROBES == 0:
             mean, error = mean_and_stderr(torch.stack(traces))
-            if bool((error <= stderr * mean).all()):
+            if float((error / mean.clamp(min=torch.finfo(mean.dtype).tiny)).mean()) <= stderr:
                 break
     if outputs <= MOST_PROBES:  # unit vectors: their squares sum to the norms exactly
         return Linearisation(total, total.sum(1), torch.zeros_like(total[:, 0]), affine, outputs)
@@ -196,7 +198,7 @@ def solve(
     error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny) / 2
     iterations = 1
     if not start.affine:
-        scales = problem.fixed_point(problem.rescale(scales, feature.deviations(problem.sigma(scales), 16)))
+        scales = problem.fixed_point(problem.rescale(scales, feature.deviations(problem.sigma(scales), SCALE_NOISES)))
         scales, passes, measured = problem.polish(scales)
         iterations += ROUNDS + passes
         error = (error.square() + (measured / 2).square()).sqrt()
@@ -243,7 +245,7 @@ class _Problem:
         for _ in range(ROUNDS):
             rounds.append(self.feature.column_norms(self.sigma(scales), self.effort * ROUND_NOISES).mean)
             scales = allocate(torch.stack(rounds).mean(0), self.target, self.tie, self.cap)
-            scales = self.rescale(scales, self.feature.deviations(self.sigma(scales), 16))
+            scales = self.rescale(scales, self.feature.deviations(self.sigma(scales), SCALE_NOISES))
         return scales
 
     def polish(self, scales: Tensor) -> tuple[Tensor, int, Tensor]:
