@@ -11,24 +11,30 @@ import onnx
 
 from . import protos
 from .errors import ModelError
-from .tensor_data import byte_count
+from .tensor_data import byte_count, is_elsewhere
 from .text import printable
+from .weights import LARGE, Aside, mark_elsewhere
 
 # One place for the limit, so that a model cannot name more data than the machine can hold.
 _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
 
 
-def load_external_data(model: onnx.ModelProto, folder: Path | None, digest: Callable[[bytes], object]) -> None:
-    """Read the data of every tensor stored outside the model into it.
+def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Callable[[bytes], object]) -> Aside:
+    """Read the data of every tensor that is stored outside the model.
 
     Parameters
     ----------
     model
-        Changed in place.
+        Small tensors get their data, large ones are marked.
     folder
         Where the model file lies; None if it did not come from a file.
     digest
         Called with the data of each tensor, in the model's order.
+
+    Returns
+    -------
+    dict
+        Data of the large tensors, by position in :func:`onnxinfo.protos.tensors`.
 
     Raises
     ------
@@ -36,22 +42,28 @@ def load_external_data(model: onnx.ModelProto, folder: Path | None, digest: Call
         A file is missing, too short, not a regular file or outside the folder; the model has no folder; there is more
         data than memory.
     """
-    outside = [t for t in protos.tensors(model) if t.data_location == onnx.TensorProto.EXTERNAL]
+    outside = {i: tensor for i, tensor in enumerate(protos.tensors(model)) if is_elsewhere(tensor)}
     if not outside:
-        return
+        return {}
     if folder is None:
         raise ModelError("the model keeps weights in external files, but was not given as one; give its path")
-    total = sum(byte_count(tensor) for tensor in outside)
+    total = sum(byte_count(tensor) for tensor in outside.values())
     if total > _MEMORY:
         raise ModelError(
             f"external data of {total / 2**30:.0f} GiB, the machine has {_MEMORY / 2**30:.0f} GiB of memory"
         )
-    for tensor in outside:
+    aside: Aside = {}
+    for i, tensor in outside.items():
         data = _read(tensor, folder)
         digest(data)
-        del tensor.external_data[:]
-        tensor.ClearField("data_location")
-        tensor.raw_data = data
+        if len(data) > LARGE:
+            mark_elsewhere(tensor)
+            aside[i] = data
+        else:
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+            tensor.raw_data = data
+    return aside
 
 
 def _read(tensor: onnx.TensorProto, folder: Path) -> bytes:

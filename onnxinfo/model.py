@@ -16,12 +16,12 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from . import protos
 from .errors import ModelError, UsageError
-from .external_data import load_external_data
+from .external_data import read_external_data
 from .functions import check_functions
 from .inference import check
 from .shapes import complete_shapes
-from .tensor_data import check_data_size
 from .text import printable
+from .weights import put_back, set_aside
 from .wire import why_unreadable
 
 #: A protobuf message cannot be larger; bigger models keep their weights in external files.
@@ -212,37 +212,43 @@ def _parse_text(data: bytes, given: str) -> onnx.ModelProto:
 
 
 def _from_proto(source: onnx.ModelProto) -> Model:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(source)
-    digest = hashlib.sha256()
     try:
-        digest.update(proto.SerializeToString(deterministic=True))
+        data = source.SerializeToString(deterministic=True)
     except (EncodeError, ValueError):
-        # Too large for one message: its parts are not.
+        return _from_large_proto(source)
+    return _finish(_parse(data, "the ModelProto"), hashlib.sha256(data), None)
+
+
+def _from_large_proto(source: onnx.ModelProto) -> Model:
+    """Take a ModelProto that is too large for one message; its parts are not."""
+    digest = hashlib.sha256()
+    proto = onnx.ModelProto()
+    try:
+        proto.CopyFrom(source)
         for part in (*proto.graph.node, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
             digest.update(part.SerializeToString(deterministic=True))
+    except (EncodeError, ValueError, RecursionError):
+        raise ModelError("the ModelProto cannot be copied: it is nested too deeply, or too large") from None
     return _finish(proto, digest, None)
 
 
 def _finish(proto: onnx.ModelProto, digest: Any, path: Path | None) -> Model:
     del proto.training_info[:]
+    aside = read_external_data(proto, path.parent if path else None, digest.update)
+    aside |= set_aside(proto)
     _check_text(proto)
     _check_versions(proto)
     _spell_default_domain(proto)
-    load_external_data(proto, path.parent if path else None, digest.update)
-    for tensor in protos.tensors(proto):
-        check_data_size(tensor)
     check_functions(proto)
     check(proto)
     proto = complete_shapes(proto)
+    put_back(proto, aside)
     return Model(proto, digest.hexdigest(), path.stem if path else proto.graph.name, path)
 
 
 def _check_text(message: Any) -> None:
     """Refuse text that is not UTF-8, which protobuf hands out as bytes and nothing after can use."""
     for field, value in message.ListFields():
-        if isinstance(message, onnx.TensorProto) and field.name not in ("name", "doc_string", "external_data"):
-            continue
         items = value if field.is_repeated else (value,)
         if field.type == field.TYPE_MESSAGE:
             for item in items:

@@ -7,12 +7,12 @@ import dataclasses
 import onnx
 import onnx.inliner
 
-from . import protos
 from .errors import ModelError
 from .folding import fold
 from .inference import infer_shapes
 from .model import Model
 from .text import printable
+from .weights import beside
 
 
 def normalize(model: Model) -> Model:
@@ -34,25 +34,20 @@ def normalize(model: Model) -> Model:
     ModelError
         A function cannot be inlined.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto, weights = beside(model.proto)
     if proto.functions:
-        proto = infer_shapes(_inline(proto))
-    if fold(proto):
+        proto = infer_shapes(_inlined(proto))
+    if fold(proto, weights):
         proto = infer_shapes(proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(weights[tensor.name])
     return dataclasses.replace(model, proto=proto)
 
 
-def _inline(proto: onnx.ModelProto) -> onnx.ModelProto:
-    weights = list(proto.graph.initializer)
-    light = protos.copy_without(proto, ("graph",))
-    light.graph.CopyFrom(protos.copy_without(proto.graph, ("initializer",)))
-    light.graph.initializer.extend(protos.stub(tensor) for tensor in weights)
+def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        inlined = onnx.inliner.inline_local_functions(light, convert_version=True)
+        return onnx.inliner.inline_local_functions(proto, convert_version=True)
     except Exception as error:
         reason = printable(" ".join(str(error).split()))[:300]
         raise ModelError(f"the model's functions cannot be inlined: {reason}") from None
-    del inlined.graph.initializer[:]
-    inlined.graph.initializer.extend(weights)
-    return inlined

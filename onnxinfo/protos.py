@@ -25,14 +25,6 @@ def copy_without(message: M, left_out: Collection[str]) -> M:
     return copy
 
 
-def stub(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """Name, type and shape of a tensor that says its data is elsewhere, in memory."""
-    result = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    result.data_location = onnx.TensorProto.EXTERNAL
-    result.external_data.add(key="location", value="memory")
-    return result
-
-
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """Graphs among a node's attributes: the bodies of control flow."""
     for attribute in node.attribute:

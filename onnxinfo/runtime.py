@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy.typing as npt
+import onnx
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from .engine import Engine, reason
 from .errors import InputError, ModelError, OnnxinfoError
 from .model import ModelSource, load
+from .weights import beside
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +43,9 @@ class Session:
 
     def __init__(self, model: ModelSource, *, threads: int | None = None) -> None:
         try:
-            self._engine = Engine(load(model).proto, threads or 0)
+            proto, weights = beside(load(model).proto)
+            arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in weights.items()}
+            self._engine = Engine(proto, arrays, threads=threads or 0)
         except OnnxinfoError:
             raise
         except Exception as error:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 
+import numpy as np
 import onnx
 
 from . import protos
+from .constants import static_shape
 from .engine import Engine
-from .folding import fold, fold_sizes, static_shape
-from .inference import infer_shapes, weights_set_aside
+from .folding import fold, fold_sizes
+from .inference import infer_shapes
+from .tensor_data import is_elsewhere
 
 # Operators of ai.onnx.ml whose result has the shape of their first operand, which their schemas do not say.
 _SAME_SHAPE = {"Binarizer", "Imputer", "Normalizer", "Scaler"}
@@ -29,7 +32,7 @@ def complete_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     Parameters
     ----------
     model
-        A checked model.
+        A checked model, with large tensors set aside.
 
     Returns
     -------
@@ -45,9 +48,7 @@ def complete_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     if _add_types(model):
         model = infer_shapes(model)
     if any(_is_open(value.type) for value in _values(model)):
-        with weights_set_aside(model):
-            trials = [_trial(model, *sizes) for sizes in _TRIALS]
-        _settle(model, trials)
+        _settle(model, [_trial(model, *sizes) for sizes in _TRIALS])
     return model
 
 
@@ -88,7 +89,13 @@ def _types_in_engine(model: onnx.ModelProto, names: list[str]) -> dict[str, onnx
     asking.graph.CopyFrom(graph)
     types = {}
     with contextlib.suppress(Exception):
-        for argument in Engine(asking, threads=1).session.get_outputs():
+        # Types do not depend on the weights' values; zeros cost nothing until they are read.
+        weights = {
+            tensor.name: np.zeros(tensor.dims, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+            for tensor in graph.initializer
+            if is_elsewhere(tensor)
+        }
+        for argument in Engine(asking, weights, threads=1).session.get_outputs():
             element = _ELEMENTS.get(argument.type.removeprefix("tensor(").removesuffix(")"))
             if element is not None:
                 # An empty list of sizes can mean an unknown rank as well as a single number.

@@ -59,6 +59,11 @@ def byte_count(tensor: onnx.TensorProto) -> int:
     return -(-element_count(tensor) * _BITS_OF[tensor.data_type] // 8)
 
 
+def is_elsewhere(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor's data is not in the tensor."""
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
 def check_data_size(tensor: onnx.TensorProto) -> None:
     """Compare the data of a tensor with its shape and element type.
 
