@@ -50,6 +50,12 @@ class TestFused:
         inputs = [self.image, self.kernel, floats(6), floats(2, 6, 5, 5, seed=2)]
         check("FusedConv", inputs, group=2, activation="Relu")
 
+    def test_an_unknown_activation_is_named(self) -> None:
+        model = node_model("FusedConv", [self.image, self.kernel], domain=MICROSOFT, group=2, activation="Relu")
+        next(a for a in model.graph.node[0].attribute if a.name == "activation").s = b"Wiggle"
+        with pytest.raises(ConversionError, match=r"FusedConv.*activation 'Wiggle'"):
+            convert(model, fallback=False)(torch.from_numpy(self.image), torch.from_numpy(self.kernel))
+
     @pytest.mark.parametrize("activation", ["Relu", "LeakyRelu"])
     def test_matrix_product_with_activation(self, activation: str) -> None:
         slope = {"activation_alpha": 0.3} if activation == "LeakyRelu" else {}

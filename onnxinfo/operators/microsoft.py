@@ -36,14 +36,19 @@ _FUSED_ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
 }
 
 
+def _fused_activation(name: str | None) -> tuple[Callable[..., Tensor], tuple[str, ...]]:
+    if name is None:
+        return (lambda x: x), ()
+    if name not in _FUSED_ACTIVATIONS:
+        raise NotImplementedError(f"activation '{name}'")
+    return _FUSED_ACTIVATIONS[name]
+
+
 @operator(domain=MICROSOFT)
 def FusedConv(X, W, B=None, Z=None, *, activation=None, activation_params=(), **attributes):
     Y = Conv(X, W, B, **attributes)
-    Y = Y if Z is None else Y + Z
-    if activation is None:
-        return Y
-    function, names = _FUSED_ACTIVATIONS[activation]
-    return function(Y, **dict(zip(names, activation_params, strict=False)))
+    function, names = _fused_activation(activation)
+    return function(Y if Z is None else Y + Z, **dict(zip(names, activation_params, strict=False)))
 
 
 @operator(domain=MICROSOFT)
@@ -51,9 +56,7 @@ def FusedGemm(
     A, B, C=None, *, activation=None, activation_alpha=None, activation_beta=None, activation_gamma=None, **attributes
 ):
     Y = Gemm(A, B, C, **attributes)
-    if activation is None:
-        return Y
-    function, names = _FUSED_ACTIVATIONS[activation]
+    function, names = _fused_activation(activation)
     given = {"alpha": activation_alpha, "beta": activation_beta, "gamma": activation_gamma}
     return function(Y, **{name: given[name] for name in names if given.get(name) is not None})
 

@@ -172,6 +172,8 @@ class _Layer:
         values = {"alpha": iter(self.alpha), "beta": iter(self.beta)}
         functions: list[Activation] = []
         for name in self.names or default * len(self.reversed):
+            if name.lower() not in _ACTIVATIONS:
+                raise NotImplementedError(f"activation '{name}'")
             function, defaults = _ACTIVATIONS[name.lower()]
             functions.append(partial(function, **{k: next(values[k], v) for k, v in defaults.items()}))
         return [functions[i : i + len(default)] for i in range(0, len(functions), len(default))]
