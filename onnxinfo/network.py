@@ -84,6 +84,9 @@ class Network:
         ConversionError
             The graph runs in no way.
         """
+        if self.batch == len(x):
+            # As many as the graph is made for would show nothing.
+            x, rows = torch.cat([x, x[:1]]), torch.cat([rows, rows[:1]])
         context = [tensor[rows] for tensor in self.context]
         try:
             self.axes = _batch_axes(self, x, context)

@@ -55,6 +55,38 @@ def test_the_right_way_to_batch_is_found(module, batch, mode):
             assert torch.allclose(feature[i], expected.flatten(), atol=1e-6)
 
 
+class RowsFirst(nn.Module):
+    """An image's rows before the samples, as recurrent layers have them; as many rows as there may be samples."""
+
+    def forward(self, x):
+        return torch.relu(x.transpose(0, 1)), x.sum(1)
+
+
+@pytest.mark.parametrize("rows", [6, 7])
+@pytest.mark.parametrize("samples", [2, 3, 6, 7, 14])
+def test_rows_are_not_taken_for_samples(rows, samples):
+    x = torch.randn(14, rows, 3, generator=torch.Generator().manual_seed(0))
+    net = network(RowsFirst())
+    assert net.settle_batching(x[:2], torch.arange(2)) == "batch"
+    for part, expected in ((0, torch.relu(x[:samples])), (1, x[:samples].sum(1))):
+        (feature,) = net.part([part])(x[:samples], torch.arange(samples))
+        assert torch.equal(feature, expected.flatten(1))
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+def test_rows_are_not_taken_for_samples_of_a_fixed_batch(batch):
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return torch.relu(x.reshape(batch, 6, 3).transpose(0, 1)), x.reshape(batch, 18)
+
+    x = torch.randn(5, 6, 3, generator=torch.Generator().manual_seed(0))
+    net = network(Fixed(), batch=batch)
+    net.settle_batching(x[:2], torch.arange(2))
+    features = net(x, torch.arange(5))
+    assert torch.equal(features[0], torch.relu(x).flatten(1))
+    assert torch.equal(features[1], x.flatten(1))
+
+
 def test_a_batch_of_four_is_served_sample_by_sample():
     class Four(nn.Module):
         def forward(self, x):
