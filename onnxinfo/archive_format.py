@@ -242,7 +242,7 @@ def encode_attribute(value: Json) -> str | int | float:
         return json.dumps(value, ensure_ascii=False) if _is_encoded(value) else plain_text(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return json.dumps(value, ensure_ascii=False)
-    return value if -(2**63) <= value < 2**63 or isinstance(value, float) else json.dumps([value])
+    return value if isinstance(value, float) or -(2**63) <= value < 2**63 else json.dumps(value)
 
 
 def decode_attribute(value: str | int | float) -> Json:
@@ -254,7 +254,7 @@ def decode_attribute(value: str | int | float) -> Json:
 
 
 def _is_encoded(text: str) -> bool:
-    if not re.match(r"[\[{\"]|true$|false$|null$", text):
+    if not re.match(r"[\[{\"]|(true|false|null|-?\d{19,})$", text):
         return False
     try:
         json.loads(text)

@@ -1,0 +1,107 @@
+"""A deterministic analysis without a model, for tests of the archive; as a script, it writes one run.
+
+    python archive_fakes.py ARCHIVE RUN
+"""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+
+from onnxinfo.archive_format import LayerRow, Metric, RunSchema
+from onnxinfo.archive_writer import RunWriter
+
+LAYERS = 4
+SAMPLES = 6
+IMAGE = (3, 24, 24)
+SID = Metric("sid", "strict information discarding")
+GRADIENT = Metric("gradient", "mean absolute gradient", "1", fields=())
+CONCENTRATION = Metric("concentration", "concentration", fields=(), has_map=False)
+METRICS = (SID, GRADIENT, CONCENTRATION)
+
+
+def schema(**changes):
+    """Return the description of a run on images, whose maps are chunked and deflated."""
+    layers = [
+        LayerRow(f"/layer{i}/é/Relu_output_0", 3 * i, "Relu", f"relu_{i}", 4 * i + 1, 100 * i, "16x24x24")
+        for i in range(LAYERS)
+    ]
+    described = RunSchema(
+        layers=layers,
+        axes=("channel", "y", "x"),
+        sample_shape=IMAGE,
+        sample_names=[f"sample {i}.png" for i in range(SAMPLES)],
+        metrics=METRICS,
+        unit=np.array([0.25, 0.5, 1.0]).reshape(3, 1, 1),
+        recipe={"model_sha256": "ab" * 32, "alpha": 1.5e-4, "seed": 0, "mean": [0.5, 0.4], "cap": None, "tie": "unit"},
+        labels=np.arange(SAMPLES) % 3,
+        thumbnails=np.arange(SAMPLES * 8 * 8 * 3, dtype=np.uint8).reshape(SAMPLES, 8, 8, 3),
+        provenance={"model_name": "fake", "onnxinfo": "0.1.0"},
+    )
+    return replace(described, **changes)
+
+
+def table_schema(**changes):
+    """Return the description of a run on rows of a table, whose maps are small and lie one after the other."""
+    return schema(
+        axes=("feature",), sample_shape=(12,), unit=np.ones(12), thumbnails=None, labels=list("abcdef"), **changes
+    )
+
+
+def cell(metric, layer, sample, shape):
+    """Return the map and the numbers of one cell; layer 2's sample 1 did not converge."""
+    generator = np.random.default_rng([len(metric.name), layer, sample])
+    map_ = generator.standard_normal(shape).astype(np.float32) - 3
+    values = {"value": map_.mean(), "stderr": 0.01 * (1 + sample), "converged": (layer, sample) != (2, 1)}
+    values |= {field.name: generator.integers(100) for field in metric.fields}
+    return map_, values
+
+
+def fill(writer, described, *, stop=None, batch=2):
+    """Compute all cells that are not finished, as an analysis does; raise KeyboardInterrupt after `stop` writes."""
+    writes = 0
+    for layer in range(len(described.layers)):
+        for metric in described.metrics:
+            if np.isnan(writer.normalizer(metric.name, layer)):
+                writer.set_normalizer(metric.name, layer, 2.0 + layer)
+            for start in range(0, len(described.sample_names), batch):
+                samples = range(start, min(start + batch, len(described.sample_names)))
+                if writer.finished(metric.name)[layer, list(samples)].all():
+                    continue
+                if writes == stop:
+                    raise KeyboardInterrupt
+                write(writer, metric, layer, samples, described.sample_shape)
+                writes += 1
+
+
+def write(writer, metric, layer, samples, shape):
+    """Write some cells of a layer."""
+    cells = [cell(metric, layer, sample, shape) for sample in samples]
+    values = {name: [values[name] for _, values in cells] for name in cells[0][1]}
+    maps = np.stack([map_ for map_, _ in cells]) if metric.has_map else None
+    writer.write(metric.name, layer, list(samples), values=values, map=maps)
+
+
+def make(path, run="first", described=None, **options):
+    """Write a complete run."""
+    described = described or schema()
+    with RunWriter.open(path, run, described, **options) as writer:
+        fill(writer, described)
+    return path
+
+
+def content(run):
+    """Return everything computed in a run, as bytes: equal for runs that are equal to the last bit."""
+    numbers = [array.tobytes() for metric in run.metrics for _, array in sorted(run.values(metric.name).items())]
+    maps = [
+        run.map(metric.name, layer, sample).tobytes()
+        for metric in run.metrics
+        if metric.has_map
+        for layer in range(run.shape[0])
+        for sample in range(run.shape[1])
+    ]
+    return numbers + maps
+
+
+if __name__ == "__main__":
+    make(sys.argv[1], sys.argv[2], table_schema() if sys.argv[2].startswith("table") else schema())
