@@ -42,6 +42,13 @@ _LAZY = {
     "Archive": "archive",
     "Run": "archive",
     "open": "archive",
+    "list_runs": "archive_runs",
+    "rename_run": "archive_runs",
+    "delete_run": "archive_runs",
+    "merge": "archive_runs",
+    "recover": "archive_runs",
+    "validate": "archive_validate",
+    "export": "archive_export",
     "query": "query",
     "demo": "demo",
 }
