@@ -9,10 +9,13 @@ import numpy as np
 import onnx
 
 from . import protos
+from .errors import ModelError
 from .inference import check
 from .model import Model, ModelSource, load
+from .text import printable
 
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+_SIXTEEN_BITS = (*_HALF, onnx.TensorProto.INT16, onnx.TensorProto.UINT16)
 # Attributes whose integers are element types.
 _TYPE_ATTRIBUTES = {"dtype", "output_datatype", "output_dtype", "precision", "softmax_precision", "stash_type", "to"}
 
@@ -91,8 +94,10 @@ def _widen_type(type: onnx.TypeProto) -> None:
 
 def _widen_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
     for node in protos.nested(nodes):
+        if node.op_type == "BitCast" and any(attribute.i in _SIXTEEN_BITS for attribute in node.attribute):
+            raise ModelError(f"node '{printable(node.name)}' takes bits of 16 bit values apart; export in float32")
         for attribute in node.attribute:
-            if attribute.name in _TYPE_ATTRIBUTES and attribute.i in _HALF and node.op_type != "BitCast":
+            if attribute.name in _TYPE_ATTRIBUTES and attribute.i in _HALF:
                 attribute.i = onnx.TensorProto.FLOAT
             if attribute.HasField("tp"):
                 _widen_type(attribute.tp)

@@ -83,4 +83,6 @@ _WHOLE = {
 
 
 def BitCast(input, *, to):
+    if input.dtype.itemsize != torch_type(to).itemsize:
+        raise ValueError(f"{input.dtype} and {torch_type(to)} have different numbers of bits")
     return input.view(torch_type(to))
