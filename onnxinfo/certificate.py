@@ -14,9 +14,9 @@ from .probe import Feature, Halves
 RATIO_TOLERANCE = 0.05
 #: A cell whose measured mean H is below the optimum by more than this many nats, beyond error, has not converged.
 GAP_TOLERANCE = 0.05
-#: Noises of the pass that also takes gradients, and the most that the ratio alone is measured with.
+#: Noises of the pass that also takes gradients, and the fewest and most that the ratio is measured with.
 GRADIENT_NOISES = 32
-RATIO_NOISES = 256
+LEAST_RATIO_NOISES, RATIO_NOISES = 64, 256
 RATIO_STDERR = 0.02
 
 
@@ -79,10 +79,10 @@ def refine(feature: Feature, sigma: Tensor, deviations: Tensor) -> Tensor:
     while len(deviations) < RATIO_NOISES:
         mean, stderr = mean_and_stderr(deviations)
         typical = float((stderr / mean.clamp(min=torch.finfo(mean.dtype).tiny)).mean())
-        if not typical > RATIO_STDERR:
-            break
-        wanted = math.ceil(len(deviations) * (typical / RATIO_STDERR) ** 2)
+        wanted = max(LEAST_RATIO_NOISES, math.ceil(len(deviations) * (typical / RATIO_STDERR) ** 2))
         more = min(wanted, RATIO_NOISES, 4 * len(deviations)) - len(deviations)
+        if more <= 0:
+            break
         deviations = torch.cat([deviations, feature.deviations(sigma, more + more % 2)])
     return deviations
 
