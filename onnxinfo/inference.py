@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from . import protos
+from . import protos, schemas
 from .errors import ModelError
 from .tensor_data import is_elsewhere
 from .text import printable
@@ -29,6 +29,7 @@ def check(model: onnx.ModelProto) -> None:
     ModelError
         It refuses the model.
     """
+    schemas.register()
     elsewhere = [(tensor, list(tensor.dims)) for tensor in protos.tensors(model) if is_elsewhere(tensor)]
     # A tensor without elements is valid without data.
     for tensor, _ in elsewhere:
