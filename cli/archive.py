@@ -1,0 +1,168 @@
+"""Keeping archives in order: ``runs``, ``rename``, ``delete``, ``merge``, ``export``, ``recover`` and ``validate``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from .tables import FORMATS, duration, print_rows
+
+archive = click.argument("archive", metavar="FILE", type=click.Path())
+
+
+def _printable(text: object) -> str:
+    from onnxinfo.text import printable
+
+    return printable(text)
+
+
+@click.command()
+@archive
+@click.option("--format", "format_", type=click.Choice(FORMATS), default="table", show_default=True)
+def runs(archive: str, format_: str) -> None:
+    r"""List the runs of an archive: status, model, date, size.
+
+    \b
+    Example:
+      onnxinfo runs result.h5
+    """
+    from onnxinfo import list_runs
+
+    rows = [asdict(each) | {"metrics": " ".join(each.metrics)} for each in list_runs(archive)]
+    if format_ == "table":
+        for row in rows:
+            row["cells done"] = f"{row['finished']}/{row['cells']}"
+            row["time"] = duration(row["elapsed"])
+            row["size"] = f"{row['size'] / 1e6:.1f} MB"
+        columns = ["run", "status", "model", "created", "metrics", "layers", "samples", "cells done", "time", "size"]
+    else:
+        columns = ["run", "status", "model", "created", "metrics", "layers", "samples", "finished", "cells"]
+        columns += ["elapsed", "size"]
+    print_rows(rows, columns, format_)
+
+
+@click.command()
+@archive
+@click.argument("run")
+@click.argument("name")
+def rename(archive: str, run: str, name: str) -> None:
+    r"""Give RUN another NAME.
+
+    \b
+    Example:
+      onnxinfo rename result.h5 resnet20 baseline
+    """
+    from onnxinfo import rename_run
+
+    rename_run(archive, run, name)
+
+
+@click.command()
+@archive
+@click.argument("run")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def delete(archive: str, run: str, yes: bool) -> None:
+    r"""Delete RUN for good and give its space back.
+
+    \b
+    Example:
+      onnxinfo delete result.h5 baseline --yes
+    """
+    from onnxinfo import delete_run
+
+    if not yes:
+        click.confirm(f"Delete run '{_printable(run)}' of {_printable(archive)}?", abort=True, err=True)
+    delete_run(archive, run)
+
+
+@click.command()
+@click.argument("archives", metavar="FILE...", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(), help="The new archive; it must not exist.")
+def merge(archives: tuple[str, ...], output: str) -> None:
+    r"""Copy all runs of several archives into a new one.
+
+    A run whose name is taken gets its archive's name in parentheses appended.
+
+    \b
+    Example:
+      onnxinfo merge monday.h5 tuesday.h5 -o week.h5
+    """
+    from onnxinfo import merge as merge_archives
+
+    for source, name in merge_archives(archives, output).items():
+        click.echo(f"{_printable(source)} -> {_printable(name)}")
+
+
+@click.command()
+@archive
+@click.option("-o", "--output", required=True, type=click.Path(), help="File ending in .nc, .parquet or .csv.")
+@click.option("--run", metavar="NAME", help="The run; may be left out if there is one only.")
+@click.option("--per", type=click.Choice(["layer", "sample"]), default="sample", show_default=True, help="Rows.")
+def export(archive: str, output: str, run: str | None, per: str) -> None:
+    r"""Write a run to a netCDF file (with its maps), or its table to a Parquet or CSV file.
+
+    \b
+    Example:
+      onnxinfo export result.h5 --run baseline -o baseline.nc
+    """
+    from onnxinfo import export as export_run
+
+    export_run(archive, output, run, "layer" if per == "layer" else "sample")
+
+
+@click.command()
+@archive
+@click.option("-o", "--output", type=click.Path(), help="Leave FILE as it is and write the repaired archive here.")
+def recover(archive: str, output: str | None) -> None:
+    r"""Repair an archive that was left open or damaged.
+
+    What is whole is copied to a new file, which then takes the place of FILE. If anything was lost, the old file is
+    kept beside it.
+
+    \b
+    Example:
+      onnxinfo recover result.h5
+    """
+    from onnxinfo import recover as recover_archive
+
+    done = recover_archive(archive, output)
+    for lost in done.lost:
+        where = f"run {lost.run}, {lost.metric} of {lost.layer}, sample {lost.sample}"
+        click.echo(f"lost: {_printable(where)}; the next analysis computes it anew")
+    for run, reason in done.unreadable:
+        click.echo(f"lost: run {_printable(run)}: {_printable(reason)}")
+    if done.original is not None:
+        click.echo(f"the damaged file is kept as {_printable(done.original)}")
+    click.echo(f"{_printable(done.output)}: {len(done.runs)} runs, {len(done.lost)} cells lost")
+
+
+@click.command()
+@archive
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.pass_context
+def validate(ctx: click.Context, archive: str, format_: str) -> None:
+    r"""Check an archive's structure, types, dimensions, attributes, values and checksums.
+
+    Exit code 1 says that something is wrong.
+
+    \b
+    Example:
+      onnxinfo validate result.h5
+    """
+    from onnxinfo import validate as validate_archive
+
+    report = validate_archive(archive)
+    if format_ == "json":
+        click.echo(json.dumps(asdict(report) | {"valid": report.valid}, indent=2))
+    else:
+        for each in report.violations:
+            where = f"run {each.run}: {each.where}" if each.run else each.where
+            click.echo(f"violation: {_printable(f'{where}: {each.problem}')}")
+        for note in report.notes:
+            click.echo(f"note: {note}")
+        count = len(report.violations)
+        verdict = "valid" if report.valid else f"{count} violation{'s'[: count != 1]}"
+        click.echo(f"{_printable(report.path)}: {verdict}; {len(report.runs)} runs, {report.cells} cells checked")
+    ctx.exit(0 if report.valid else 1)
