@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -67,9 +67,9 @@ def static_shape(type: onnx.TypeProto) -> tuple[int, ...] | None:
 class Evaluator:
     """Computes nodes of constants, many at a time, within a budget of bytes."""
 
-    def __init__(self, model: onnx.ModelProto, budget: int) -> None:
-        self.opsets = {opset.domain: opset.version for opset in model.opset_import}
-        self.imports = list(model.opset_import)
+    def __init__(self, imports: Iterable[onnx.OperatorSetIdProto], budget: int) -> None:
+        self.imports = list(imports)
+        self.opsets = {opset.domain: opset.version for opset in self.imports}
         self.budget = budget
         self._batch: list[onnx.NodeProto] = []
         self._operands: dict[str, Constant] = {}
@@ -152,19 +152,28 @@ class Evaluator:
         tensor.name = node.output[0]
         return None if is_elsewhere(tensor) else tensor
 
-    def _types(self, node: onnx.NodeProto, constants: dict[str, Constant]) -> dict[str, onnx.TypeProto] | None:
-        """Types of a node's outputs if their sizes are known, or at least bounded."""
-        version = self.opsets.get(node.domain)
-        if version is None or not onnx.defs.has(node.op_type, node.domain):
-            return None
-        types = onnx.shape_inference.infer_node_outputs(
-            onnx.defs.get_schema(node.op_type, version, node.domain),
+    def infer(
+        self, node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], constants: Mapping[str, Constant]
+    ) -> dict[str, onnx.TypeProto]:
+        """Types of a node's outputs from those of its operands, and from the values of constants among them.
+
+        Raises
+        ------
+        Exception
+            Whatever ONNX raises where the operator is not known or its inference fails.
+        """
+        return onnx.shape_inference.infer_node_outputs(
+            onnx.defs.get_schema(node.op_type, self.opsets[node.domain], node.domain),
             node,
-            {name: constant.type for name, constant in constants.items()},
+            dict(types),
             {name: t for name, c in constants.items() if (t := c.tensor) is not None and t.ByteSize() <= _SEEN_BYTES},
             opset_imports=self.imports,
             ir_version=_IR_VERSION,
         )
+
+    def _types(self, node: onnx.NodeProto, constants: dict[str, Constant]) -> dict[str, onnx.TypeProto] | None:
+        """Types of the outputs of a node of constants if their sizes are known, or at least bounded."""
+        types = self.infer(node, {name: constant.type for name, constant in constants.items()}, constants)
         sized = all(static_shape(types[name]) is not None for name in node.output)
         bounded = node.op_type in _BOUNDED and all(static_shape(c.type) is not None for c in constants.values())
         return types if sized or bounded else None

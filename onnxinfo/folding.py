@@ -6,11 +6,10 @@ from collections import ChainMap
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import numpy as np
 import onnx
 
 from . import protos
-from .constants import Constant, Evaluator, Scope, static_shape
+from .constants import Constant, Evaluator, Scope
 from .tensor_data import byte_count, is_elsewhere
 
 # Folded values may take this many bytes, and this many times the bytes of the model's own constants: enough for
@@ -38,35 +37,8 @@ def fold(model: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto] = Mappi
         Whether anything was folded.
     """
     own = sum(byte_count(t) for t in protos.tensors(model) if t.data_type != onnx.TensorProto.STRING)
-    evaluator = Evaluator(model, _FREE_BYTES + _GROWTH * own)
+    evaluator = Evaluator(model.opset_import, _FREE_BYTES + _GROWTH * own)
     return _fold_graph(model.graph, evaluator, ChainMap(), weights)
-
-
-def fold_sizes(model: onnx.ModelProto) -> bool:
-    """Replace the sizes (operators Shape and Size) of values of known shape by constants, in the main graph.
-
-    Parameters
-    ----------
-    model
-        A model with inferred shapes; changed in place.
-
-    Returns
-    -------
-    bool
-        Whether there were any.
-    """
-    graph = model.graph
-    shapes = {value.name: static_shape(value.type) for value in (*graph.value_info, *graph.input)}
-    folded = {}
-    for i, node in enumerate(graph.node):
-        shape = shapes.get(node.input[0]) if node.op_type in ("Shape", "Size") and not node.domain else None
-        if shape is None:
-            continue
-        cut = {attribute.name: attribute.i for attribute in node.attribute}
-        value = shape[cut.get("start", 0) : cut.get("end", len(shape))] if node.op_type == "Shape" else np.prod(shape)
-        folded[i] = [onnx.numpy_helper.from_array(np.asarray(value, dtype=np.int64), node.output[0])]
-    _replace(graph, folded)
-    return bool(folded)
 
 
 def _fold_graph(

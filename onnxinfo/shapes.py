@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from collections import ChainMap
 from collections.abc import Iterable
 
 import numpy as np
 import onnx
 
 from . import protos
-from .constants import static_shape
+from .constants import Constant, Evaluator, Scope, static_shape
 from .engine import Engine
-from .folding import fold, fold_sizes
 from .inference import infer_shapes
 from .tensor_data import is_elsewhere
 
@@ -20,8 +21,8 @@ _SAME_SHAPE = {"Binarizer", "Imputer", "Normalizer", "Scaler"}
 # Sizes that stand for symbolic ones, the first axis (the batch) and others, in two trials: what is the same in both
 # does not depend on them. Images and sequences of these sizes pass through most networks.
 _TRIALS = ((2, 256), (3, 320))
-# Sizes computed from sizes that were computed from sizes: each round of folding and inference resolves one level.
-_ROUNDS = 8
+# Bytes that values computed from sizes may take.
+_BUDGET = 1 << 26
 # How ONNX's inference names the sizes that it does not know.
 _INVENTED = "unk__"
 
@@ -121,24 +122,76 @@ def _name(dim: onnx.TensorShapeProto.Dimension) -> str:
 
 
 def _trial(model: onnx.ModelProto, first: int, other: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of all values, and the value of every symbolic size as ``"dim:NAME"``, for given sizes of the inputs."""
-    trial = onnx.ModelProto()
-    trial.CopyFrom(model)
+    """Shapes of all values, and the value of every symbolic size as ``"dim:NAME"``, for given sizes of the inputs.
+
+    One walk over the graph infers shapes and computes what is constant once the inputs have these sizes.
+    """
     sizes: dict[str, int] = {}
-    for value in trial.graph.input:
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+    walk = _Walk(model)
+    for value in model.graph.input:
+        type = onnx.TypeProto()
+        type.CopyFrom(value.type)
+        for axis, dim in enumerate(type.tensor_type.shape.dim):
             if not dim.HasField("dim_value"):
                 dim.dim_value = sizes.setdefault(dim.dim_param or f"axis:{min(axis, 1)}", other if axis else first)
-    for value in _values(trial):
-        for dim in value.type.tensor_type.shape.dim:
-            dim.ClearField("dim_param")
-    with contextlib.suppress(Exception):
-        for _ in range(_ROUNDS):
-            trial = infer_shapes(trial)
-            if not any([fold_sizes(trial), fold(trial)]):
-                break
-    shapes = {value.name: shape for value in _values(trial) if (shape := static_shape(value.type)) is not None}
-    return shapes | {f"dim:{name}": (size,) for name, size in sizes.items()}
+        walk.types[value.name] = type
+    for node in model.graph.node:
+        walk.pass_node(node)
+    return walk.shapes() | {f"dim:{name}": (size,) for name, size in sizes.items()}
+
+
+class _Walk:
+    """Types and constants of a graph, node by node."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.declared = {value.name: value.type for value in _values(model)}
+        self.evaluator = Evaluator(model.opset_import, _BUDGET)
+        self.constants: Scope = ChainMap()
+        self.types: dict[str, onnx.TypeProto] = {}
+        for tensor in model.graph.initializer:
+            constant = Constant.known(tensor)
+            self.types[tensor.name] = constant.type
+            if not is_elsewhere(tensor):
+                self.constants[tensor.name] = constant
+
+    def pass_node(self, node: onnx.NodeProto) -> None:
+        """Find the types of a node's outputs, and their values where those are constant."""
+        values = self._size(node) or self.evaluator.evaluate(node, self.constants)
+        if values is not None:
+            self.constants.update(zip(node.output, values, strict=True))
+            self.types.update((name, value.type) for name, value in zip(node.output, values, strict=True))
+            return
+        known = {name: c for name in node.input if (c := self.constants.get(name)) is not None}
+        if any(c.tensor is None for c in known.values()):
+            self.evaluator.compute()
+        found: dict[str, onnx.TypeProto] = {}
+        with contextlib.suppress(Exception):
+            found = self.evaluator.infer(node, self._operands(node), known)
+        for name in node.output:
+            type = found.get(name)
+            if type is None or static_shape(type) is None:
+                type = self.declared.get(name)
+            if type is not None:
+                self.types[name] = type
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes that are known."""
+        return {name: shape for name, type in self.types.items() if (shape := static_shape(type)) is not None}
+
+    def _operands(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        return {name: self.types[name] for name in protos.needed_names(node) if name in self.types}
+
+    def _size(self, node: onnx.NodeProto) -> list[Constant] | None:
+        """What Shape or Size yields for a value of known shape."""
+        if node.op_type not in ("Shape", "Size") or node.domain or node.input[0] not in self.types:
+            return None
+        shape = static_shape(self.types[node.input[0]])
+        if shape is None:
+            return None
+        cut = {attribute.name: attribute.i for attribute in node.attribute}
+        part = shape[cut.get("start", 0) : cut.get("end", len(shape))]
+        value = np.asarray(part if node.op_type == "Shape" else math.prod(shape), dtype=np.int64)
+        return [Constant.known(onnx.numpy_helper.from_array(value, node.output[0]))]
 
 
 def _settle(model: onnx.ModelProto, trials: list[dict[str, tuple[int, ...]]]) -> None:

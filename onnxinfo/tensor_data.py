@@ -72,13 +72,27 @@ def check_data_size(tensor: onnx.TensorProto) -> None:
     ModelError
         They differ.
     """
-    count = element_count(tensor)
     if tensor.HasField("raw_data"):
-        unit, actual, expected = "bytes", len(tensor.raw_data), byte_count(tensor)
-    else:
-        field, entries = _FIELDS.get(tensor.data_type, ("int32_data", 1))
-        per_entry = 8 // bits if (bits := _BITS_OF.get(tensor.data_type, 8)) < 6 else 1
-        unit, actual, expected = "values", len(getattr(tensor, field)), -(-count * entries // per_entry)
+        check_byte_count(tensor, len(tensor.raw_data))
+        return
+    field, entries = _FIELDS.get(tensor.data_type, ("int32_data", 1))
+    bits = _BITS_OF.get(tensor.data_type, 8)
+    expected = -(-element_count(tensor) * entries // (8 // bits if bits < 6 else 1))
+    _compare(tensor, len(getattr(tensor, field)), expected, "values")
+
+
+def check_byte_count(tensor: onnx.TensorProto, actual: int) -> None:
+    """Compare the number of bytes of a tensor's raw data with its shape and element type.
+
+    Raises
+    ------
+    ModelError
+        They differ.
+    """
+    _compare(tensor, actual, byte_count(tensor), "bytes")
+
+
+def _compare(tensor: onnx.TensorProto, actual: int, expected: int, unit: str) -> None:
     if actual != expected:
         raise ModelError(
             f"tensor '{printable(tensor.name)}' of shape {list(tensor.dims)} has {actual} {unit} of data, "

@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto
 
 from . import protos
-from .tensor_data import byte_count, check_data_size, is_elsewhere
+from .tensor_data import byte_count, check_byte_count, check_data_size, is_elsewhere
 
 #: Larger tensors are weights; what shape inference reads (shapes, axes, scales) is smaller.
 LARGE = 4096
@@ -36,12 +36,15 @@ def set_aside(model: onnx.ModelProto) -> Aside:
     for i, tensor in enumerate(protos.tensors(model)):
         if is_elsewhere(tensor):
             continue
-        check_data_size(tensor)
         if not _is_large(tensor):
+            check_data_size(tensor)
             continue
         if tensor.HasField("raw_data"):
-            aside[i] = tensor.raw_data
+            data = tensor.raw_data
+            check_byte_count(tensor, len(data))
+            aside[i] = data
         else:
+            check_data_size(tensor)
             copy = onnx.TensorProto()
             copy.CopyFrom(tensor)
             aside[i] = copy
