@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
@@ -54,12 +57,42 @@ class Engine:
 
     def run(self, feeds: Mapping[str, Array]) -> list[Any]:
         """Compute every graph output."""
-        return list(self.session.run(None, dict(feeds)))
+        types = {value.type for value in (*self.session.get_inputs(), *self.session.get_outputs())}
+        if types.isdisjoint(_FOREIGN):
+            return list(self.session.run(None, dict(feeds)))
+        elements = {value.name: _FOREIGN.get(value.type) for value in self.session.get_inputs()}
+        values = {name: _to_engine(array, elements.get(name)) for name, array in feeds.items()}
+        return [_from_engine(value) for value in self.session.run_with_ort_values(None, values)]
+
+
+# Element types that numpy has through ml_dtypes only; ONNX Runtime takes and gives their bytes.
+_FOREIGN = {
+    f"tensor({name.lower()})": number
+    for name, number in onnx.TensorProto.DataType.items()
+    if name.startswith(("BFLOAT16", "FLOAT8"))
+}
+
+
+def _to_engine(array: Array, element: int | None) -> onnxruntime.OrtValue:
+    if element is None:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    raw = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, element)
+
+
+def _from_engine(value: onnxruntime.OrtValue) -> Any:
+    element = _FOREIGN.get(value.data_type())
+    if element is None:
+        return value.numpy()
+    dtype, shape = onnx.helper.tensor_dtype_to_np_dtype(element), value.shape()
+    data = ctypes.string_at(value.data_ptr(), math.prod(shape) * dtype.itemsize)
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def reason(error: Exception) -> str:
-    """ONNX Runtime's message in one line, without its error numbers and source positions."""
+    """ONNX Runtime's message in one line, without its error numbers, source positions and advice."""
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"^(Exception during initialization: )?(/\S+|\S+\.(cc|h)):\d+ (.*?\) (const )?)?", "", text)
+    text = re.sub(r"(Exception during initialization: )?\S+\.(cc|h):\d+ (.*?\) (const )?)?", "", text)
+    text = text.replace(" Please fix either the inputs/outputs or the model.", "")
     return printable(text)[:300]

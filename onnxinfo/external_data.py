@@ -11,12 +11,9 @@ import onnx
 
 from . import protos
 from .errors import ModelError
-from .tensor_data import byte_count, is_elsewhere
+from .tensor_data import MEMORY, byte_count, is_elsewhere
 from .text import printable
 from .weights import LARGE, Aside, mark_elsewhere
-
-# One place for the limit, so that a model cannot name more data than the machine can hold.
-_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
 
 
 def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Callable[[bytes], object]) -> Aside:
@@ -48,9 +45,9 @@ def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Call
     if folder is None:
         raise ModelError("the model keeps weights in external files, but was not given as one; give its path")
     total = sum(byte_count(tensor) for tensor in outside.values())
-    if total > _MEMORY:
+    if total > MEMORY:
         raise ModelError(
-            f"external data of {total / 2**30:.0f} GiB, the machine has {_MEMORY / 2**30:.0f} GiB of memory"
+            f"external data of {total / 2**30:.0f} GiB, the machine has {MEMORY / 2**30:.0f} GiB of memory"
         )
     aside: Aside = {}
     for i, tensor in outside.items():

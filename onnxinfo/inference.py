@@ -36,11 +36,18 @@ def check(model: onnx.ModelProto) -> None:
         tensor.ClearField("data_location")
         del tensor.external_data[:]
         tensor.dims[:] = [0]
+    # The checker wants what the standard leaves open: shapes of the graph's inputs and outputs.
+    ends = (value.type.tensor_type for value in (*model.graph.input, *model.graph.output))
+    shapeless = [type for type in ends if type.elem_type and not type.HasField("shape")]
+    for type in shapeless:
+        type.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
     except _ERRORS as error:
         raise ModelError(f"ONNX's checker refuses the model: {_line(error)}") from None
     finally:
+        for type in shapeless:
+            type.ClearField("shape")
         for tensor, dims in elsewhere:
             mark_elsewhere(tensor)
             tensor.dims[:] = dims

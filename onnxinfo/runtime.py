@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from .engine import Engine, reason
 from .errors import InputError, ModelError, OnnxinfoError
 from .model import ModelSource, load
+from .tensor_data import MEMORY
+from .text import printable
 from .weights import beside
 
 Array = npt.NDArray[Any]
@@ -43,7 +46,9 @@ class Session:
 
     def __init__(self, model: ModelSource, *, threads: int | None = None) -> None:
         try:
-            proto, weights = beside(load(model).proto)
+            loaded = load(model).proto
+            _check_memory(loaded)
+            proto, weights = beside(loaded)
             arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in weights.items()}
             self._engine = Engine(proto, arrays, threads=threads or 0)
         except OnnxinfoError:
@@ -73,6 +78,9 @@ class Session:
         ModelError
             A node fails.
         """
+        missing = [name for name in self.inputs if name not in feeds]
+        if missing:
+            raise InputError(f"nothing is given for graph input '{printable(missing[0])}', expected {self.inputs}")
         try:
             values = self._engine.run(feeds)
         except InvalidArgument as error:
@@ -80,3 +88,14 @@ class Session:
         except Exception as error:
             raise ModelError(f"ONNX Runtime cannot run the model: {reason(error)}") from None
         return dict(zip(self.outputs, values, strict=True))
+
+
+def _check_memory(model: onnx.ModelProto) -> None:
+    """Refuse a model one of whose tensors alone is larger than the machine's memory, as damaged ones can be."""
+    for value in (*model.graph.value_info, *model.graph.output):
+        count = math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value"))
+        if 4 * count > MEMORY:
+            raise ModelError(
+                f"tensor '{printable(value.name)}' has {count} elements, more than the machine's memory holds; "
+                f"the model is damaged or needs a larger machine"
+            )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 
 import onnx
 from onnx import TensorProto
 
 from .errors import ModelError
 from .text import printable
+
+#: Bytes of memory the machine has; where it does not say, more than any.
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 50
 
 _BITS = {
     "FLOAT": 32, "UINT8": 8, "INT8": 8, "UINT16": 16, "INT16": 16, "INT32": 32, "INT64": 64, "BOOL": 8, "FLOAT16": 16,
