@@ -14,6 +14,7 @@ COMMANDS: dict[str, str] = {
     "analyze": "analyze",
     "demo": "analyze",
     "query": "query",
+    "plot": "plot",
     "runs": "archive",
     "rename": "archive",
     "delete": "archive",

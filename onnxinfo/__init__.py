@@ -50,6 +50,8 @@ _LAZY = {
     "validate": "archive_validate",
     "export": "archive_export",
     "query": "query",
+    "plot_curve": "plot_curve",
+    "plot_maps": "plot_maps",
     "demo": "demo",
 }
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from .analysis import Progress, Result, analyze
 from .errors import ArchiveError
 from .models import path
-from .plots import plot_curve, plot_maps
+from .plot_curve import plot_curve
+from .plot_maps import plot_maps
 
 MODEL = "digits-cnn.onnx"
 SAMPLES = 50
