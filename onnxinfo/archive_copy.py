@@ -127,7 +127,7 @@ def _copy_metric(run: Run, name: str, target: h5py.Group) -> list[LostCell]:
 
 def _copy_maps(run: Run, name: str, wanted: npt.NDArray[np.bool_], target: h5py.Group) -> npt.NDArray[np.bool_]:
     """Copy the wanted maps that are what was written, and tell which these are."""
-    source, maps = run.maps(name), target[f"{name}_map"]
+    source, maps = run.map_dataset(name), target[f"{name}_map"]
     checksum, old_offset = (
         guard.array(guard.dataset(run.group, f"{name}_map_{suffix}", run.shape, [dtype]))
         for suffix, dtype in (("checksum", "<u4"), ("offset", "<u8"))
@@ -152,7 +152,7 @@ def _saved_map(
     Where HDF5's index of the chunks is damaged, the chunk is looked for where it was written.
     """
     reads: tuple[Callable[[], npt.NDArray[Any]], ...] = (
-        lambda: guard.cell(maps, *at),
+        lambda: next(guard.cells(maps, at[0], [at[1]])),
         lambda: guard.cell_at(path, maps, offset),
     )
     for read in reads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import io
 import os
 import shutil
@@ -25,6 +26,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_SIZE = 48
 FLAGS_OFFSET = 11
 END_OFFSET = 28
+PART = ".part"
 # How long a writer may take from opening its file to letting readers in.
 STARTING_SECONDS = 2
 
@@ -44,6 +46,9 @@ class WriterLock:
     def __init__(self, archive: Path) -> None:
         self._path = archive.with_name(archive.name + ".lock")
         self._file: IO[bytes] = self._acquire(archive)
+        # What a process that was killed left behind: nobody else may be writing it now.
+        for stale in archive.parent.glob(f".{glob.escape(archive.name)}.*{PART}"):
+            stale.unlink(missing_ok=True)
 
     def _acquire(self, archive: Path) -> IO[bytes]:
         # Readers that look whether a writer is at work hold the lock for an instant: that is no reason to give up.
@@ -134,6 +139,8 @@ def resolve(path: str | os.PathLike[str]) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`, which replaces `path` once the block has succeeded.
 
+    The caller holds the :class:`WriterLock` of `path`.
+
     Until then the original stays as it is, whatever happens; the new content has reached the disk before it
     replaces the old.
 
@@ -143,7 +150,7 @@ def replacing(path: Path) -> Iterator[Path]:
         The folder cannot be written or is full.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
     except OSError as error:
         raise ArchiveError(f"cannot write {path}: {error.strerror}; choose a writable folder") from None
     os.close(handle)

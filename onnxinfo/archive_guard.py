@@ -6,8 +6,9 @@ never run: a deflated chunk is inflated here, to the size it must have and not a
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from .archive_format import SMALL_MAP_BYTES
 from .errors import ArchiveError
 from .hdf5_chunks import decode_chunk, filter_codes, read_chunk, stored_limit
 from .text import printable
@@ -219,21 +221,32 @@ def texts(found: h5py.Dataset) -> list[str]:
     return [bytes(item).decode("utf-8", "backslashreplace") for item in array(found)]
 
 
-def cell(found: h5py.Dataset, layer: int, sample: int) -> npt.NDArray[Any]:
-    """Read the map of one (layer, sample), after :func:`dataset`.
+def cells(found: h5py.Dataset, layer: int, samples: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
+    """Read the maps of one layer and several samples, one after the other, after :func:`dataset`.
 
     Raises
     ------
     ArchiveError
-        It cannot be read, or it does not have the size it must have.
+        One cannot be read, or it does not have the size it must have.
     """
-    what = f"{printable(found.name)} at layer {layer}, sample {sample}"
+    if not samples:
+        return
+    what = f"{printable(found.name)} at layer {layer}"
     with damaged(what):
         refresh(found)
-        if found.chunks is None:
-            return np.asarray(found[layer, sample])
-        chunk = read_chunk(found, (layer, sample, *(0,) * (found.ndim - 2)), filter_codes(found))
-        return chunk.reshape(found.shape[2:])
+        codes = None if found.chunks is None else filter_codes(found)
+        small = codes is None and found.dtype.itemsize * math.prod(found.shape[2:]) <= SMALL_MAP_BYTES
+        first = min(samples)
+        slab = found[layer, first : max(samples) + 1] if small else None
+    for sample in samples:
+        with damaged(f"{what}, sample {sample}"):
+            if slab is not None:
+                data = slab[sample - first]
+            elif codes is None:
+                data = np.asarray(found[layer, sample])
+            else:
+                data = read_chunk(found, (layer, sample, *(0,) * (found.ndim - 2)), codes).reshape(found.shape[2:])
+        yield data
 
 
 def cell_at(path: Path, found: h5py.Dataset, offset: int) -> npt.NDArray[Any]:

@@ -45,8 +45,7 @@ def prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compressio
 def _resumes(existing: Run, schema: RunSchema, overwrite: bool, compression: str) -> bool:
     """Tell whether the run is to go on with (else it is to be replaced); raise if neither may be."""
     difference = first_difference(existing, schema, compression)
-    complete = all(existing.finished(metric.name).all() for metric in existing.metrics)
-    if difference is None and not complete:
+    if difference is None and not existing.is_closed:
         return True
     if overwrite:
         return False

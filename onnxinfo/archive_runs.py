@@ -240,7 +240,8 @@ def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None 
     unreadable: list[tuple[str, str]] = []
     saved: list[str] = []
     with contextlib.ExitStack() as stack:
-        stack.enter_context(WriterLock(source))
+        for written in dict.fromkeys((source, target)):
+            stack.enter_context(WriterLock(written))
         part = stack.enter_context(replacing(target))
         archive = stack.enter_context(Archive(open_damaged(source), source))
         file = stack.enter_context(new_archive(part))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import h5py
 import numpy as np
@@ -23,6 +23,7 @@ from .errors import OnnxinfoError
 from .text import printable
 
 T = TypeVar("T")
+MAPS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -175,14 +176,24 @@ class _RunCheck:
         self.cells += int(values["done"].sum())
         self._cells(run, metric.name, values["converged"] & ~np.isfinite(values["value"]), "converged but not finite")
         if metric.has_map:
-            for layer, sample in np.argwhere(values["done"]):
-                where = f"{metric.name}_map[{layer}, {sample}]"
-                self._try(where, partial(self._map, run, metric.name, (int(layer), int(sample)), values))
+            for layer, done in enumerate(values["done"]):
+                samples = np.nonzero(done)[0]
+                for start in range(0, len(samples), MAPS_AT_ONCE):
+                    some = samples[start : start + MAPS_AT_ONCE].tolist()
+                    self._maps(run, metric.name, layer, some, values["converged"][layer, some])
 
-    def _map(self, run: Run, metric: str, at: tuple[int, int], values: dict[str, npt.NDArray[Any]]) -> None:
-        data = run.map(metric, *at)
-        if values["converged"][at]:
-            self._demand(bool(np.isfinite(data).all()), f"{metric}_map[{at[0]}, {at[1]}]", "converged but not finite")
+    def _maps(self, run: Run, metric: str, layer: int, samples: list[int], converged: npt.NDArray[np.bool_]) -> None:
+        where = f"{metric}_map[{layer}, {{}}]"
+        try:
+            maps = run.maps(metric, layer, samples)
+        except OnnxinfoError:
+            # Once more, one by one, to name each that is damaged.
+            for sample in samples:
+                self._try(where.format(sample), partial(run.map, metric, layer, sample))
+            return
+        finite = np.isfinite(maps.reshape(len(maps), -1)).all(axis=1)
+        for sample, bad in zip(samples, converged & ~finite, strict=True):
+            self._demand(not bad, where.format(sample), "converged but not finite")
 
     def _cells(self, run: Run, metric: str, bad: npt.NDArray[np.bool_], problem: str) -> None:
         for layer, sample in np.argwhere(bad):

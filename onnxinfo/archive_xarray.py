@@ -31,8 +31,9 @@ class _Maps(BackendArray):
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[np.float32]:
         layers, samples = (np.arange(size)[part] for size, part in zip(self.shape[:2], key[:2], strict=True))
         inner = tuple(key[2:])
+        wanted = [int(sample) for sample in np.atleast_1d(samples)]
         cells = [
-            [_outer(self._run.map(self._metric, int(layer), int(sample)), inner) for sample in np.atleast_1d(samples)]
+            [_outer(each, inner) for each in self._run.maps(self._metric, int(layer), wanted)]
             for layer in np.atleast_1d(layers)
         ]
         sizes = [np.arange(size)[part] for size, part in zip(self.shape[2:], inner, strict=True)]

@@ -1,6 +1,6 @@
 """A deterministic analysis without a model, for tests of the archive; as a script, it writes one run.
 
-    python archive_fakes.py ARCHIVE RUN
+python archive_fakes.py ARCHIVE RUN
 """
 
 import sys
@@ -94,11 +94,11 @@ def content(run):
     """Return everything computed in a run, as bytes: equal for runs that are equal to the last bit."""
     numbers = [array.tobytes() for metric in run.metrics for _, array in sorted(run.values(metric.name).items())]
     maps = [
-        run.map(metric.name, layer, sample).tobytes()
+        map_.tobytes()
         for metric in run.metrics
         if metric.has_map
         for layer in range(run.shape[0])
-        for sample in range(run.shape[1])
+        for map_ in run.maps(metric.name, layer)
     ]
     return numbers + maps
 

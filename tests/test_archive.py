@@ -192,7 +192,7 @@ def test_several_runs_share_a_file(tmp_path):
             archive["third"]
         with pytest.raises(UsageError, match="has no metric 'ru'; it has sid, gradient, concentration"):
             archive["first"].values("ru")
-        with pytest.raises(UsageError, match="'concentration' of .* has no maps"):
+        with pytest.raises(UsageError, match=r"'concentration' of .* has no maps"):
             archive["first"].map("concentration", 0, 0)
 
 
@@ -266,7 +266,7 @@ def test_a_normalizer_with_finished_cells_cannot_change(tmp_path):
         writer.set_normalizer("sid", 0, 2.0)
         write(writer, SID, 0, [0], schema().sample_shape)
         writer.set_normalizer("sid", 0, 2.0)
-        with pytest.raises(ValueError, match="finished under normalizer 2.0"):
+        with pytest.raises(ValueError, match=r"finished under normalizer 2\.0"):
             writer.set_normalizer("sid", 0, 3.0)
 
 
