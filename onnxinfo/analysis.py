@@ -19,7 +19,6 @@ from torch import Tensor
 from .archive_format import CERTIFICATE, Field, Metric, RunSchema
 from .archive_writer import RunWriter
 from .budget import device_of, inputs_at_once, parse_bytes
-from .convert import convert
 from .errors import UsageError
 from .feeds import Feeds, graph_inputs
 from .layers import Layer, list_layers, perturbed_tensor, select_layers
@@ -27,6 +26,7 @@ from .model import ModelSource, load
 from .network import Network
 from .noise import Tie, generator, make_tie
 from .probe import Feature
+from .reach import convert_reached
 from .reference import solve_by_gradient
 from .sample_sets import open_inputs
 from .sid import NORMALIZER_STDERR, Linearisation, Solution, linearise, solve
@@ -235,7 +235,7 @@ class _Job:
 def _prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: torch.device) -> _Job:
     names = [layer.name for layer in layers]
     graph = extract(feeds.model, [feeds.perturb], names)
-    module = convert(graph, names)
+    module = convert_reached(feeds.model, feeds.perturb, names)
     some = list(range(min(VERIFIED_SAMPLES, len(feeds))))
     context_names = [i.name for i in graph_inputs(graph) if i.name != feeds.perturb]
     count = feeds.batch_size or len(some)

@@ -15,7 +15,7 @@ from .blocks import Blocks
 from .dataflow import Dataflow
 from .functions import function_key
 from .operators.values import to_numpy
-from .text import printable
+from .text import quoted
 
 Array = npt.NDArray[Any]
 
@@ -59,7 +59,7 @@ class Difference:
         return self.absolute <= _ABSOLUTE or self.relative <= self.tolerance
 
     def __str__(self) -> str:
-        where = f"tensor '{printable(self.tensor)}' ({self.op})" if self.op else f"input '{printable(self.tensor)}'"
+        where = f"tensor {quoted(self.tensor)} ({self.op})" if self.op else f"input {quoted(self.tensor)}"
         if math.isinf(self.absolute):
             return f"{where} has another shape, or NaN or infinity elsewhere"
         return f"{where} differs by {self.relative:.2g} of its largest value (tolerance {self.tolerance:.2g})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import getitem
@@ -74,7 +75,8 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     -------
     torch.fx.GraphModule
         Positional inputs in the order of the ONNX graph inputs (those that are initializers too excepted); returns
-        a tuple with one tensor per requested output.
+        a tuple with one tensor per requested output. ``meta["conversions"]`` lists what serves each node, as
+        :func:`conversion_report` does.
 
     Raises
     ------
@@ -87,7 +89,9 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     """
     scope = _scope(model, outputs, fallback)
     with operators.registered():
-        return _GraphBuilder(scope).build(outputs)
+        module = _GraphBuilder(scope).build(outputs)
+    module.meta["conversions"] = scope.conversions
+    return module
 
 
 def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) -> list[Conversion]:
@@ -105,10 +109,8 @@ def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) 
     scope = _scope(model, outputs, fallback=True)
     with operators.registered():
         for node in scope.nodes.values():
-            try:
+            with contextlib.suppress(ConversionError):
                 scope.convert_node(node)
-            except ConversionError as error:
-                scope.record(node, "none", str(error))
     return scope.conversions
 
 
@@ -178,19 +180,28 @@ class _Scope(OnnxGraph):  # type: ignore[misc]
             converter = self._converter(node)
             result = converter(node, self)
             self.record(node, _server(converter))
-        except ConversionError:
+        except ConversionError as error:
+            self.record(node, "none", str(error))
             raise
         except NotImplementedError as missing:
-            if not self.fallback:
-                raise self._error(node, missing) from missing
-            try:
-                result = run_elsewhere(node, self, self.opsets)
-            except NotImplementedError as unavailable:
-                raise self._error(node, f"{missing}, and {unavailable}") from missing
-            self.record(node, "fallback", _line(missing))
+            return self._fall_back(node, missing)
         except Exception as error:
-            raise self._error(node, error) from error
+            raise self._refused(node, _line(error)) from error
         return result
+
+    def _fall_back(self, node: OnnxNode, missing: NotImplementedError) -> OperationConverterResult:
+        if not self.fallback:
+            raise self._refused(node, _line(missing)) from missing
+        try:
+            result = run_elsewhere(node, self, self.opsets)
+        except NotImplementedError as unavailable:
+            raise self._refused(node, f"{_line(missing)}, and {unavailable}") from missing
+        self.record(node, "fallback", _line(missing))
+        return result
+
+    def _refused(self, node: OnnxNode, reason: str) -> ConversionError:
+        self.record(node, "none", reason)
+        return ConversionError(f"{self.describe(node)} cannot be converted: {reason}")
 
     def record(self, node: OnnxNode, server: Server, reason: str = "") -> None:
         """Keep what serves a node."""
@@ -220,11 +231,8 @@ class _Scope(OnnxGraph):  # type: ignore[misc]
         operator, version = self._operator(node)
         return f"node '{node.name or node.unique_name}': operator {operator} (opset {version})"
 
-    def _error(self, node: OnnxNode, cause: Exception | str) -> ConversionError:
-        return ConversionError(f"{self.describe(node)} cannot be converted: {_line(cause)}")
 
-
-def _line(error: Exception | str) -> str:
+def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 

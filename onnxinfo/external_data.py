@@ -12,7 +12,7 @@ import onnx
 from . import protos
 from .errors import ModelError
 from .tensor_data import MEMORY, byte_count, is_elsewhere
-from .text import printable
+from .text import printable, quoted
 from .weights import LARGE, Aside, mark_elsewhere
 
 
@@ -109,7 +109,7 @@ def _inside(location: str, folder: Path, name: str) -> Path:
         outside = True
     if outside:
         raise ModelError(
-            f"external data of '{name}': location '{printable(location)}' is not inside the model's folder; "
+            f"external data of '{name}': location {quoted(location)} is not inside the model's folder; "
             f"put the file there and name it relative to the model"
         )
     return path

@@ -6,7 +6,7 @@ import onnx
 
 from . import protos
 from .errors import ModelError
-from .text import printable
+from .text import quoted
 
 #: Most nodes a model may have after inlining; functions calling functions grow exponentially.
 MAX_NODES = 2_000_000
@@ -45,7 +45,7 @@ def check_functions(model: onnx.ModelProto) -> None:
 
     def body_size(key: Key) -> int:
         if key in active or len(active) > _MAX_DEPTH:
-            raise ModelError(f"function '{printable(key[1])}' of the model calls itself; export it again")
+            raise ModelError(f"function {quoted(key[1])} of the model calls itself; export it again")
         if key not in sizes:
             active.append(key)
             sizes[key] = size(list(protos.nested(functions[key].node)))

@@ -13,7 +13,7 @@ from .errors import ModelError, UsageError
 from .functions import function_key
 from .model import ModelSource, load
 from .patterns import matching
-from .text import printable
+from .text import quoted
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,12 @@ def perturbed_tensor(model: ModelSource, perturb: str | None = None) -> str:
 def _checked(flow: Dataflow, name: str) -> str:
     known = {*flow.producer, *flow.initializers, *(value.name for value in flow.graph.input)}
     if name not in known:
-        close = ", ".join(f"'{printable(n)}'" for n in difflib.get_close_matches(name, known, n=3)) or "list the layers"
-        raise UsageError(f"the graph has no tensor '{printable(name)}' to perturb; close to it: {close}")
+        close = ", ".join(f"{quoted(n)}" for n in difflib.get_close_matches(name, known, n=3)) or "list the layers"
+        raise UsageError(f"the graph has no tensor {quoted(name)} to perturb; close to it: {close}")
     if not flow.is_float(name):
-        raise UsageError(f"tensor '{printable(name)}' cannot be perturbed: it does not hold floats; name one that does")
+        raise UsageError(f"tensor {quoted(name)} cannot be perturbed: it does not hold floats; name one that does")
     if not _influences_floats(flow, name):
-        raise UsageError(f"nothing depends on tensor '{printable(name)}'; name another one to perturb")
+        raise UsageError(f"nothing depends on tensor {quoted(name)}; name another one to perturb")
     return name
 
 

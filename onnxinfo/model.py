@@ -20,7 +20,8 @@ from .external_data import read_external_data
 from .functions import check_functions
 from .inference import check
 from .shapes import complete_shapes
-from .text import printable
+from .tensor_data import byte_count
+from .text import printable, quoted
 from .weights import put_back, set_aside
 from .wire import why_unreadable
 
@@ -86,7 +87,7 @@ def load(source: ModelSource) -> Model:
         path = Path(os.fspath(source))
         data = _read(path)
         text = path.suffix.lower() in TEXT_SUFFIXES
-        proto = (_parse_text if text else _parse)(data, f"'{printable(path)}'")
+        proto = (_parse_text if text else _parse)(data, f"{quoted(path)}")
         return _finish(proto, hashlib.sha256(data), path)
     raise UsageError(f"a model is a path, bytes or a ModelProto, not {type(source).__name__}")
 
@@ -108,31 +109,38 @@ def save(model: ModelSource, path: str | os.PathLike[str]) -> None:
         else:
             _save_with_external_data(proto, target)
     except OSError as error:
-        raise ModelError(f"'{printable(target)}' cannot be written: {error.strerror or error}") from error
-    except (EncodeError, ValueError) as error:
-        raise ModelError(f"'{printable(target)}': the model cannot be written as one file: {error}") from error
+        raise ModelError(f"{quoted(target)} cannot be written: {error.strerror or error}") from error
+    except (EncodeError, ValueError):
+        raise ModelError(
+            f"{quoted(target)} cannot be written: the model is too large for one protobuf message"
+        ) from None
 
 
 # Room for everything besides weights in a model that is written as one file.
 _MARGIN = 2**26
+# Smaller tensors stay in the model file.
+_STORED_BYTES = 1024
 
 
 def _data_bytes(proto: onnx.ModelProto) -> int:
-    return sum(tensor.ByteSize() for tensor in protos.tensors(proto))
+    return sum(byte_count(t) for t in protos.tensors(proto) if t.data_type != onnx.TensorProto.STRING)
 
 
 def _save_with_external_data(proto: onnx.ModelProto, target: Path) -> None:
     stored = target.with_name(target.name + ".data")
-    light = onnx.ModelProto()
-    light.CopyFrom(proto)
+    light = protos.copy_into(onnx.ModelProto(), proto, ("graph",))
+    protos.copy_into(light.graph, proto.graph, ("initializer",))
 
     def write(file: Any) -> None:
-        for tensor in protos.tensors(light):
-            if tensor.HasField("raw_data") and len(tensor.raw_data) >= 1024:
-                offset = file.tell()
-                length = file.write(tensor.raw_data)
-                onnx.external_data_helper.set_external_data(tensor, stored.name, offset, length)
-                tensor.ClearField("raw_data")
+        for tensor in proto.graph.initializer:
+            if tensor.HasField("raw_data") and byte_count(tensor) >= _STORED_BYTES:
+                copy = protos.copy_into(light.graph.initializer.add(), tensor, ("raw_data",))
+                copy.data_location = onnx.TensorProto.EXTERNAL
+                where = {"location": stored.name, "offset": file.tell(), "length": file.write(tensor.raw_data)}
+                for key, value in where.items():
+                    copy.external_data.add(key=key, value=str(value))
+            else:
+                protos.copy_tensors(light.graph.initializer, [tensor])
 
     _replace(stored, write)
     _replace(target, lambda file: file.write(light.SerializeToString()))
@@ -154,7 +162,7 @@ def _replace(target: Path, write: Callable[[Any], object]) -> None:
 
 
 def _read(path: Path) -> bytes:
-    given = f"'{printable(path)}'"
+    given = f"{quoted(path)}"
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for its writer.
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
@@ -222,12 +230,13 @@ def _from_proto(source: onnx.ModelProto) -> Model:
 def _from_large_proto(source: onnx.ModelProto) -> Model:
     """Take a ModelProto that is too large for one message; its parts are not."""
     digest = hashlib.sha256()
-    proto = onnx.ModelProto()
     try:
-        proto.CopyFrom(source)
-        for part in (*proto.graph.node, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
+        proto = protos.copy_into(onnx.ModelProto(), source)
+        for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output):
             digest.update(part.SerializeToString(deterministic=True))
-    except (EncodeError, ValueError, RecursionError):
+        for tensor in proto.graph.initializer:
+            digest.update(tensor.raw_data)
+    except (DecodeError, EncodeError, ValueError, RecursionError):
         raise ModelError("the ModelProto cannot be copied: it is nested too deeply, or too large") from None
     return _finish(proto, digest, None)
 
@@ -284,7 +293,7 @@ def _spell_default_domain(proto: onnx.ModelProto) -> None:
             if kept.setdefault(domain, opset.version) != opset.version:
                 raise ModelError(
                     f"the model imports versions {kept[domain]} and {opset.version} of the operators of domain "
-                    f"'{printable(domain or 'ai.onnx')}', expected one; export it again"
+                    f"{quoted(domain or 'ai.onnx')}, expected one; export it again"
                 )
         del owner.opset_import[:]
         owner.opset_import.extend(onnx.helper.make_opsetid(*item) for item in kept.items())

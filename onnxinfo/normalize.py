@@ -7,6 +7,7 @@ import dataclasses
 import onnx
 import onnx.inliner
 
+from . import protos
 from .errors import ModelError
 from .folding import fold
 from .inference import infer_shapes
@@ -41,7 +42,9 @@ def normalize(model: Model) -> Model:
         proto = infer_shapes(proto)
     for tensor in proto.graph.initializer:
         if tensor.name in weights:
-            tensor.CopyFrom(weights[tensor.name])
+            original = weights[tensor.name]
+            tensor.Clear()
+            protos.copy_into(tensor, original)
     return dataclasses.replace(model, proto=proto)
 
 

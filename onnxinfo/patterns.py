@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Protocol
 
 from .errors import UsageError
-from .text import printable
+from .text import printable, quoted
 
 
 class Named(Protocol):
@@ -47,7 +47,7 @@ def matching(pattern: str, layers: Sequence[Named]) -> set[int]:
     else:
         chosen = {layer.index for layer in layers if fnmatchcase(layer.name, pattern)}
     if not chosen:
-        raise UsageError(f"no layer matches '{printable(pattern)}'; {_hint(pattern, layers)}")
+        raise UsageError(f"no layer matches {quoted(pattern)}; {_hint(pattern, layers)}")
     return chosen
 
 
@@ -55,7 +55,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern[3:])
     except (re.error, RecursionError, OverflowError) as error:
-        raise UsageError(f"'{printable(pattern)}' is no regular expression: {error}") from None
+        raise UsageError(f"{quoted(pattern)} is no regular expression: {error}") from None
 
 
 def _at(number: int, layers: Sequence[Named]) -> set[int]:

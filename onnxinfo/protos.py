@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import onnx
 
-M = TypeVar("M", onnx.ModelProto, onnx.GraphProto)
+M = TypeVar("M", onnx.ModelProto, onnx.GraphProto, onnx.TensorProto)
 
 
-def copy_without(message: M, left_out: Collection[str]) -> M:
-    """Copy a message except for the named fields, without touching those."""
-    copy = type(message)()
-    for field, value in message.ListFields():
+def copy_into(target: M, source: M, left_out: Collection[str] = ()) -> M:
+    """Copy a message's fields, but for the named ones, into an empty message, and return that.
+
+    Unlike ``CopyFrom`` it copies tensors of any size, since none passes through a serialized message.
+    """
+    for field, value in source.ListFields():
         if field.name in left_out:
             continue
-        if field.is_repeated:
-            getattr(copy, field.name).extend(value)
+        if field.name == "initializer":
+            copy_tensors(target.initializer, value)  # type: ignore[union-attr]
+        elif field.name == "graph":
+            copy_into(target.graph, value)  # type: ignore[union-attr]
+        elif field.is_repeated:
+            getattr(target, field.name).extend(value)
         elif field.type == field.TYPE_MESSAGE:
-            getattr(copy, field.name).CopyFrom(value)
+            getattr(target, field.name).CopyFrom(value)
         else:
-            setattr(copy, field.name, value)
-    return copy
+            setattr(target, field.name, value)
+    return target
+
+
+def copy_tensors(target: Any, tensors: Iterable[onnx.TensorProto]) -> None:
+    """Append copies of tensors to a repeated field."""
+    for tensor in tensors:
+        copy_into(target.add(), tensor)
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

@@ -123,19 +123,13 @@ def query(
     --------
     >>> onnxinfo.query("results.h5", layers=["*relu*"], metrics=["sid"], per="sample")  # doctest: +SKIP
     """
-    paths = [path] if isinstance(path, str | os.PathLike) else [*path]
-    wanted = Filter(
-        runs=_names(run),
-        layers=_names(layers),
-        exclude=_names(exclude),
-        ops=_names(ops),
-        metrics=_names(metrics),
-        samples=samples,
-        labels=labels,
-    )
+    paths = _paths(path)
     columns = table_columns(per, several=len(paths) > 1)
     rows: list[Row] = []
-    for view, source in _views(paths, wanted):
+    views = select_views(
+        paths, run=run, layers=layers, exclude=exclude, ops=ops, metrics=metrics, samples=samples, labels=labels
+    )
+    for view, source in views:
         rows += _rows(view, source, per, columns)
     rows = _within(rows, minimum, maximum, converged)
     if sql is not None:
@@ -155,7 +149,7 @@ def table_columns(per: Literal["layer", "sample"], *, several: bool = False) -> 
     return [*(["archive"] if several else []), head, "model", *rest]
 
 
-def select_runs(paths: Sequence[str | os.PathLike[str]], names: Sequence[str] = ()) -> Iterator[tuple[Run, Path]]:
+def select_runs(path: Paths, names: Sequence[str] = ()) -> Iterator[tuple[Run, Path]]:
     """Open archives one after the other and yield their runs, each with its archive's path.
 
     A run can be read until the next one is asked for.
@@ -165,6 +159,7 @@ def select_runs(paths: Sequence[str | os.PathLike[str]], names: Sequence[str] = 
     UsageError
         No archive has a run of one of the names.
     """
+    paths = _paths(path)
     if not paths:
         raise UsageError("no archive given; name at least one")
     _check_runs(paths, names)
@@ -187,17 +182,48 @@ def _check_runs(paths: Sequence[str | os.PathLike[str]], names: Sequence[str]) -
             raise UsageError(no_such("run", name, known, ", ".join(map(str, paths))))
 
 
+def _paths(given: Paths) -> list[str | os.PathLike[str]]:
+    return [given] if isinstance(given, str | os.PathLike) else [*given]
+
+
 def _names(given: Names) -> list[str]:
     return [given] if isinstance(given, str) else [*given]
 
 
-def _views(paths: Sequence[str | os.PathLike[str]], wanted: Filter) -> Iterator[tuple[RunView, Path]]:
-    """Yield what is wanted of each run. What some runs have and others lack is an error only if all lack it."""
+def select_views(
+    path: Paths,
+    *,
+    run: Names = (),
+    layers: Names = (),
+    exclude: Names = (),
+    ops: Names = (),
+    metrics: Names = (),
+    samples: Sequence[str | int] = (),
+    labels: Sequence[str | int] = (),
+) -> Iterator[tuple[RunView, Path]]:
+    """Yield what is wanted of each run with its archive's path; see :func:`query`.
+
+    A view can be read until the next one is asked for. What some runs have and others lack is left out of these.
+
+    Raises
+    ------
+    UsageError
+        No run has something that was asked for.
+    """
+    wanted = Filter(
+        runs=_names(run),
+        layers=_names(layers),
+        exclude=_names(exclude),
+        ops=_names(ops),
+        metrics=_names(metrics),
+        samples=samples,
+        labels=labels,
+    )
     failures: list[UsageError] = []
     found = 0
-    for run, source in select_runs(paths, wanted.runs):
+    for each, source in select_runs(path, wanted.runs):
         try:
-            view = _view(run, wanted)
+            view = _view(each, wanted)
         except UsageError as error:
             failures.append(error)
             continue

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import onnx
+from torch import fx
 
 from . import protos
-from .convert import Conversion, conversion_report
+from .convert import Conversion, conversion_report, convert
 from .dataflow import Dataflow
 from .errors import ConversionError
 from .layers import list_layers
@@ -18,6 +19,7 @@ from .text import printable
 
 # Types that never carry a gradient. Smaller integers may: quantised values travel as whole floats.
 _DISCRETE = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
+_CONSTANT = ("fallback", "none")
 _SHOWN = 10
 
 
@@ -46,7 +48,7 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
         A tensor is not in the graph, or no layer depends on the perturbed tensor.
     """
     part = normalize(extract(model, [perturb], layers))
-    without = {name: c for c in conversion_report(part) if c.server in ("fallback", "none") for name in c.outputs}
+    without = {name: c for c in conversion_report(part) if c.server in _CONSTANT for name in c.outputs}
     flow = Dataflow(part.proto.graph)
     types = {v.name: v.type.tensor_type.elem_type for v in (*part.proto.graph.value_info, *part.proto.graph.output)}
     carrying = {perturb}
@@ -70,6 +72,36 @@ def _computed_within(node: onnx.NodeProto) -> Iterator[str]:
         yield from inner.output
 
 
+def convert_reached(model: ModelSource, perturb: str, layers: Sequence[str]) -> fx.GraphModule:
+    """Convert the part of a model between the perturbed tensor and layers, all of which a gradient has to reach.
+
+    Parameters
+    ----------
+    model, perturb, layers
+        As in :func:`obstacles`.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        Takes the perturbed tensor, then the graph inputs that the layers need besides; returns the layers' tensors.
+
+    Raises
+    ------
+    ConversionError
+        As :func:`check_reach`; or a node beside the way cannot be run at all.
+    ModelError, UsageError
+        As :func:`obstacles`.
+    """
+    try:
+        module = convert(extract(model, [perturb], layers), layers)
+    except ConversionError:
+        check_reach(model, perturb, layers)
+        raise
+    if any(conversion.server in _CONSTANT for conversion in module.meta["conversions"]):
+        check_reach(model, perturb, layers)
+    return module
+
+
 def check_reach(model: ModelSource, perturb: str, layers: Sequence[str]) -> None:
     """Refuse layers that no gradient reaches, before any work is done for them.
 
@@ -81,7 +113,7 @@ def check_reach(model: ModelSource, perturb: str, layers: Sequence[str]) -> None
     Raises
     ------
     ConversionError
-        Names the first such layer, the node and its operator, the default layers that are reached, and what to do.
+        Names the first such layer, the node and its operator, layers that are reached, and what to do.
     ModelError, UsageError
         As :func:`obstacles`.
     """
@@ -89,13 +121,13 @@ def check_reach(model: ModelSource, perturb: str, layers: Sequence[str]) -> None
     if not found:
         return
     layer, node = next(iter(found.items()))
-    defaults = [layer.name for layer in list_layers(model, perturb) if layer.default]
-    blocked = obstacles(model, perturb, defaults)
-    reached = [f"'{printable(name)}'" for name in defaults if name not in blocked]
+    names = [layer.name for layer in list_layers(model, perturb)]
+    blocked = obstacles(model, perturb, names)
+    reached = [f"'{printable(name)}'" for name in names if name not in blocked]
     listed = ", ".join(reached[-_SHOWN:]) if reached else "none"
     more = f" and {len(reached) - _SHOWN} before them" if len(reached) > _SHOWN else ""
     raise ConversionError(
         f"no gradient reaches layer '{printable(layer)}': node '{printable(node.node)}' ({node.operator}, opset "
         f"{node.version}) on the way from '{printable(perturb)}' has no differentiable converter ({node.reason}); "
-        f"default layers that are reached: {listed}{more}; choose among them, or register a converter with onnx2torch"
+        f"layers that are reached: {listed}{more}; choose among them, or register a converter with onnx2torch"
     )

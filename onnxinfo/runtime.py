@@ -14,7 +14,7 @@ from .engine import Engine, reason
 from .errors import InputError, ModelError, OnnxinfoError
 from .model import ModelSource, load
 from .tensor_data import MEMORY
-from .text import printable
+from .text import quoted
 from .weights import beside
 
 Array = npt.NDArray[Any]
@@ -80,7 +80,7 @@ class Session:
         """
         missing = [name for name in self.inputs if name not in feeds]
         if missing:
-            raise InputError(f"nothing is given for graph input '{printable(missing[0])}', expected {self.inputs}")
+            raise InputError(f"nothing is given for graph input {quoted(missing[0])}, expected {self.inputs}")
         try:
             values = self._engine.run(feeds)
         except InvalidArgument as error:
@@ -96,6 +96,6 @@ def _check_memory(model: onnx.ModelProto) -> None:
         count = math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value"))
         if 4 * count > MEMORY:
             raise ModelError(
-                f"tensor '{printable(value.name)}' has {count} elements, more than the machine's memory holds; "
+                f"tensor {quoted(value.name)} has {count} elements, more than the machine's memory holds; "
                 f"the model is damaged or needs a larger machine"
             )

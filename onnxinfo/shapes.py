@@ -84,10 +84,9 @@ def _types_in_engine(model: onnx.ModelProto, names: list[str]) -> dict[str, onnx
     """Types that ONNX Runtime infers; none where it refuses the model."""
     if not names:
         return {}
-    graph = protos.copy_without(model.graph, ("output",))
+    asking = protos.copy_into(onnx.ModelProto(), model, ("graph",))
+    graph = protos.copy_into(asking.graph, model.graph, ("output",))
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    asking = protos.copy_without(model, ("graph",))
-    asking.graph.CopyFrom(graph)
     types = {}
     with contextlib.suppress(Exception):
         # Types do not depend on the weights' values; zeros cost nothing until they are read.

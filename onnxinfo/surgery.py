@@ -12,7 +12,7 @@ from . import protos
 from .errors import ModelError, UsageError
 from .functions import function_key
 from .model import Model, ModelSource, load
-from .text import printable
+from .text import quoted
 
 
 def expose(model: ModelSource, tensors: Sequence[str]) -> Model:
@@ -42,8 +42,7 @@ def expose(model: ModelSource, tensors: Sequence[str]) -> Model:
     names = [output.name for output in loaded.proto.graph.output]
     values = _Values(loaded.proto.graph)
     added = [values.declared(name) for name in dict.fromkeys(tensors) if name not in names]
-    proto = onnx.ModelProto()
-    proto.CopyFrom(loaded.proto)
+    proto = protos.copy_into(onnx.ModelProto(), loaded.proto)
     proto.graph.output.extend(added)
     return dataclasses.replace(loaded, proto=proto)
 
@@ -112,7 +111,7 @@ def _part(model: Model, inputs: Sequence[str], outputs: Sequence[str], *, keep_i
     for name in cut:
         if name not in needed:
             raise UsageError(
-                f"none of the outputs {_listed(wanted)} depends on input '{printable(name)}'; name tensors that do"
+                f"none of the outputs {_listed(wanted)} depends on input {quoted(name)}; name tensors that do"
             )
     initial = protos.initial_names(source)
     kept = [
@@ -120,13 +119,13 @@ def _part(model: Model, inputs: Sequence[str], outputs: Sequence[str], *, keep_i
         for value in source.input
         if value.name not in cut and (value.name in needed or (keep_inputs and value.name not in initial))
     ]
-    proto = protos.copy_without(model.proto, ("graph", "functions"))
+    proto = protos.copy_into(onnx.ModelProto(), model.proto, ("graph", "functions"))
     graph = proto.graph
     graph.name, graph.doc_string = source.name, source.doc_string
     graph.node.extend(nodes)
     graph.input.extend([*heads, *kept])
     graph.output.extend(tails)
-    graph.initializer.extend(t for t in source.initializer if t.name in needed and t.name not in cut)
+    protos.copy_tensors(graph.initializer, (t for t in source.initializer if t.name in needed and t.name not in cut))
     graph.sparse_initializer.extend(t for t in source.sparse_initializer if t.values.name in needed - set(cut))
     outer = {*cut, *wanted, *(value.name for value in kept)}
     graph.value_info.extend(value for value in source.value_info if value.name in needed - outer)
@@ -186,7 +185,7 @@ class _Values:
         computed = dict.fromkeys(output for node in self._graph.node for output in node.output)
         if name in computed and name:
             raise ModelError(
-                f"the type of tensor '{printable(name)}' is not known: shape inference does not know the operator "
+                f"the type of tensor {quoted(name)} is not known: shape inference does not know the operator "
                 f"that computes it; add a value_info entry to the model"
             )
         known = dict.fromkeys([*computed, *self._declared, *self._initializers])
@@ -194,9 +193,9 @@ class _Values:
         inside = any(name in node.output for node in protos.nested(self._graph.node))
         hint = "it is inside the body of a control flow node" if inside else f"close to it: {_listed(close)}"
         raise UsageError(
-            f"the graph has no tensor '{printable(name)}'; {hint if inside or close else 'list the layers for names'}"
+            f"the graph has no tensor {quoted(name)}; {hint if inside or close else 'list the layers for names'}"
         )
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"'{printable(name)}'" for name in names)
+    return ", ".join(f"{quoted(name)}" for name in names)

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from .errors import ModelError
-from .text import printable
+from .text import quoted
 
 #: Bytes of memory the machine has; where it does not say, more than any.
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 50
@@ -44,7 +44,7 @@ def element_count(tensor: onnx.TensorProto) -> int:
         A dimension is negative.
     """
     if any(size < 0 for size in tensor.dims):
-        raise ModelError(f"tensor '{printable(tensor.name)}' has the shape {list(tensor.dims)}; export again")
+        raise ModelError(f"tensor {quoted(tensor.name)} has the shape {_shape(tensor)}; export again")
     return math.prod(tensor.dims)
 
 
@@ -58,7 +58,7 @@ def byte_count(tensor: onnx.TensorProto) -> int:
     """
     if tensor.data_type not in _BITS_OF:
         raise ModelError(
-            f"tensor '{printable(tensor.name)}' has elements of type {tensor.data_type}, which raw data cannot hold"
+            f"tensor {quoted(tensor.name)} has elements of type {tensor.data_type}, which raw data cannot hold"
         )
     return -(-element_count(tensor) * _BITS_OF[tensor.data_type] // 8)
 
@@ -99,6 +99,11 @@ def check_byte_count(tensor: onnx.TensorProto, actual: int) -> None:
 def _compare(tensor: onnx.TensorProto, actual: int, expected: int, unit: str) -> None:
     if actual != expected:
         raise ModelError(
-            f"tensor '{printable(tensor.name)}' of shape {list(tensor.dims)} has {actual} {unit} of data, "
-            f"expected {expected}; the model is damaged, export it again"
+            f"tensor {quoted(tensor.name)} of shape {_shape(tensor)} has {actual} {unit} of data, "
+            f"expected {expected if expected < 2**63 else 'far more'}; the model is damaged, export it again"
         )
+
+
+def _shape(tensor: onnx.TensorProto) -> str:
+    """A shape as a message shows it."""
+    return "x".join(map(str, tensor.dims)) if len(tensor.dims) <= 8 else f"of {len(tensor.dims)} dimensions"

@@ -12,3 +12,9 @@ def printable(text: object) -> str:
     'a\\x1b[31m.png'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def quoted(text: object, most: int = 160) -> str:
+    """Return a name as a message shows it: printable, in quotes, its middle left out where it is very long."""
+    shown = printable(text)
+    return f"'{shown}'" if len(shown) <= most else f"'{shown[: most // 2]}…{shown[-most // 2 :]}'"

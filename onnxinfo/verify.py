@@ -18,7 +18,7 @@ from .model import Model, ModelSource, load
 from .operators.values import to_numpy, to_torch
 from .runtime import Session
 from .surgery import expose_only
-from .text import printable
+from .text import printable, quoted
 
 Array = npt.NDArray[Any]
 
@@ -136,7 +136,7 @@ def _judge(
     cause = bisect(model, feeds, device)
     first = f"the torch graph differs from ONNX Runtime: {wrong[0]}"
     if cause is not None:
-        node = f"node '{printable(cause.node)}'" if cause.node else f"the node of '{printable(cause.tensor)}'"
+        node = f"node {quoted(cause.node)}" if cause.node else f"the node of {quoted(cause.tensor)}"
         raise VerificationError(f"{first}; the first node that differs is {node} ({cause.op}), by {cause.relative:.2g}")
     if any(difference.relative > _AMPLIFIED for difference in wrong):
         raise VerificationError(f"{first}; every node by itself agrees, so the model amplifies rounding errors")

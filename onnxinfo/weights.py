@@ -78,8 +78,8 @@ def beside(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.Tens
     weights
         Those initializers of the model by name; they are of types that numpy has itself.
     """
-    light = protos.copy_without(model, ("graph",))
-    light.graph.CopyFrom(protos.copy_without(model.graph, ("initializer",)))
+    light = protos.copy_into(onnx.ModelProto(), model, ("graph",))
+    protos.copy_into(light.graph, model.graph, ("initializer",))
     weights = {}
     for tensor in model.graph.initializer:
         if tensor.data_type in _NATIVE and _is_large(tensor):

@@ -21,26 +21,29 @@ def why_unreadable(data: bytes) -> str:
     for start, what in _KNOWN.items():
         if data.startswith(start):
             return f"is {what}"
-    if _is_cut_off(data):
+    end = _end(data)
+    if end is None:
+        return f"is not an ONNX file: it starts with {data[:16]!r}; export the model to ONNX"
+    if end > len(data):
         return "is truncated: it ends in the middle of an ONNX model; copy or export it again"
-    return f"is not an ONNX file: it starts with {data[:16]!r}; export the model to ONNX"
+    return "is damaged: an ONNX model with parts that cannot be read, or nested too deeply; export it again"
 
 
-def _is_cut_off(data: bytes) -> bool:
-    """Whether all top-level fields are those of a model, and the last one reaches beyond the end."""
+def _end(data: bytes) -> int | None:
+    """Where the last top-level field ends, perhaps beyond the data; None if the fields are not those of a model."""
     position = 0
     while position < len(data):
         key, position = _varint(data, position)
         if key is None:
-            return position >= len(data) and position > 1
+            return len(data) + 1 if position > 1 else None
         if _FIELDS.get(key >> 3) != key & 7:
-            return False
+            return None
         value, position = _varint(data, position)
         if value is None:
-            return True
+            return len(data) + 1
         if key & 7 == 2:
             position += value
-    return position > len(data)
+    return position
 
 
 def _varint(data: bytes, position: int) -> tuple[int | None, int]:

@@ -19,7 +19,7 @@ from torch import nn
 from onnxinfo.convert import conversion_report, convert
 from onnxinfo.errors import ConversionError, UsageError
 from onnxinfo.precision import to_float32
-from onnxinfo.reach import check_reach, obstacles
+from onnxinfo.reach import check_reach, convert_reached, obstacles
 
 
 def model_of(
@@ -198,6 +198,7 @@ def test_report_names_what_serves_each_node() -> None:
     assert report[1].outputs == ("counts",)
     assert report[1].version == 20
     assert report[1].reason == "there is no converter"
+    assert convert(word_counts()).meta["conversions"] == report
 
 
 def test_refused_without_fallback() -> None:
@@ -287,6 +288,13 @@ def test_constant_on_the_way_stops_the_gradient() -> None:
 
 def test_constant_beside_the_way_does_not() -> None:
     check_reach(word_counts(), "x", ["scaled", "y"])
+    scaled, _ = convert_reached(word_counts(), "r", ["scaled", "y"])(torch.ones(1, 2), TOKENS)
+    assert scaled.tolist() == [[1, 2]]
+
+
+def test_operator_nobody_knows_on_the_way() -> None:
+    with pytest.raises(ConversionError, match=r"layer 'y': node 'box' .* are reached: 'r'; choose"):
+        convert_reached(custom_model(), "x", ["y"])
 
 
 def test_constant_in_a_body_stops_the_gradient() -> None:

@@ -1,0 +1,133 @@
+"""Small ONNX models that several tests are about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Dims = Sequence[int | str | None] | None
+
+MICROSOFT = helper.make_opsetid("com.microsoft", 1)
+
+
+def value(name: str, dims: Dims = ("N", 4), element: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, element, dims)
+
+
+def weight(name: str, *shape: int, seed: int = 0, scale: float = 0.5) -> onnx.TensorProto:
+    array = np.random.default_rng([seed, *name.encode()]).standard_normal(shape) * scale
+    return numpy_helper.from_array(array.astype(np.float32), name)
+
+
+def constant(name: str, values: Any, dtype: Any = np.int64) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.asarray(values, dtype=dtype), name)
+
+
+def node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
+    """A node whose operands are given as text, ``"x w"``; its name is that of its first output."""
+    return helper.make_node(
+        op, inputs.split(), outputs.split(), name=attributes.pop("name", f"/{outputs.split()[0]}"), **attributes
+    )
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    initializers: Sequence[onnx.TensorProto] = (),
+    *,
+    opset: int = 20,
+    imports: Sequence[onnx.OperatorSetIdProto] = (),
+    functions: Sequence[onnx.FunctionProto] = (),
+) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "graph", inputs, outputs, initializers)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset), *imports], ir_version=10, functions=functions
+    )
+
+
+def relu_model(**options: Any) -> onnx.ModelProto:
+    return model([node("Relu", "x", "y")], [value("x")], [value("y")], **options)
+
+
+def residual_net() -> onnx.ModelProto:
+    """Stem and one residual block, batch normalisation as nodes, shape arithmetic before the classifier."""
+    nodes = [
+        node("Conv", "x stem.w", "stem.conv", pads=[1, 1, 1, 1]),
+        node("BatchNormalization", "stem.conv bn.s bn.b bn.m bn.v", "stem.bn"),
+        node("Relu", "stem.bn", "stem"),
+        node("Conv", "stem a.w a.b", "a.conv", pads=[1, 1, 1, 1]),
+        node("Relu", "a.conv", "a"),
+        node("Conv", "a b.w b.b", "b.conv", pads=[1, 1, 1, 1]),
+        node("Add", "b.conv stem", "sum"),
+        node("Relu", "sum", "block"),
+        node("GlobalAveragePool", "block", "pool"),
+        node("Shape", "pool", "shape"),
+        node("Gather", "shape zero", "batch", axis=0),
+        node("Unsqueeze", "batch axis", "batch1"),
+        node("Concat", "batch1 minus", "target", axis=0),
+        node("Reshape", "pool target", "flat"),
+        node("Gemm", "flat fc.w fc.b", "logits"),
+    ]
+    initializers = [
+        *(weight("stem.w", 8, 3, 3, 3), weight("bn.s", 8), weight("bn.b", 8), weight("bn.m", 8)),
+        constant("bn.v", np.ones(8), np.float32),
+        *(weight("a.w", 8, 8, 3, 3), weight("a.b", 8), weight("b.w", 8, 8, 3, 3), weight("b.b", 8)),
+        *(constant("zero", 0), constant("axis", [0]), constant("minus", [-1])),
+        *(weight("fc.w", 8, 5), weight("fc.b", 5)),
+    ]
+    return model(nodes, [value("x", ("N", 3, 6, 6))], [value("logits", ("N", 5))], initializers)
+
+
+def branch_model() -> onnx.ModelProto:
+    """An If whose branches capture values of the main graph and of a Constant node."""
+
+    def branch(op: str, name: str) -> onnx.GraphProto:
+        return helper.make_graph([node(op, "hidden half", name)], name, [], [value(name, None)])
+
+    nodes = [
+        node("Relu", "x", "hidden"),
+        node("Abs", "x", "unneeded"),
+        node("Constant", "", "half", value=constant("", 0.5, np.float32)),
+        node("ReduceSum", "x", "total", keepdims=0),
+        node("Greater", "total zero", "positive"),
+        node("If", "positive", "y", then_branch=branch("Mul", "then"), else_branch=branch("Add", "else")),
+    ]
+    return model(nodes, [value("x")], [value("y"), value("unneeded")], [constant("zero", 0, np.float32)])
+
+
+def function_model() -> onnx.ModelProto:
+    """A dense layer as a model-local function that calls another one."""
+    opset = helper.make_opsetid("", 20)
+    local = helper.make_opsetid("local", 1)
+    scale = helper.make_function("local", "Twice", ["a"], ["b"], [node("Add", "a a", "b")], [opset])
+    dense = helper.make_function(
+        "local",
+        "Dense",
+        ["a", "w"],
+        ["c"],
+        [node("MatMul", "a w", "p"), node("Twice", "p", "q", domain="local"), node("Relu", "q", "c")],
+        [opset, local],
+    )
+    nodes = [node("Dense", "x w", "h", domain="local"), node("Dense", "h w", "y", domain="local")]
+    return model(nodes, [value("x")], [value("y")], [weight("w", 4, 4)], imports=[local], functions=[scale, dense])
+
+
+def feeds(proto: onnx.ModelProto, count: int = 2, seed: int = 0) -> dict[str, Any]:
+    """Random values for the graph inputs; symbolic first sizes are ``count``, others 5."""
+    random = np.random.default_rng(seed)
+    initial = {tensor.name for tensor in proto.graph.initializer}
+    found = {}
+    for entry in proto.graph.input:
+        if entry.name in initial:
+            continue
+        type = entry.type.tensor_type
+        shape = [d.dim_value or (5 if axis else count) for axis, d in enumerate(type.shape.dim)]
+        dtype = helper.tensor_dtype_to_np_dtype(type.elem_type)
+        values = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 3, shape)
+        found[entry.name] = values.astype(dtype)
+    return found
