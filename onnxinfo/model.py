@@ -112,7 +112,7 @@ def save(model: ModelSource, path: str | os.PathLike[str]) -> None:
         raise ModelError(f"{quoted(target)} cannot be written: {error.strerror or error}") from error
     except (EncodeError, ValueError):
         raise ModelError(
-            f"{quoted(target)} cannot be written: the model is too large for one protobuf message"
+            f"{quoted(target)} cannot be written: too large for one protobuf message"
         ) from None
 
 

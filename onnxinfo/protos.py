@@ -19,9 +19,9 @@ def copy_into(target: M, source: M, left_out: Collection[str] = ()) -> M:
         if field.name in left_out:
             continue
         if field.name == "initializer":
-            copy_tensors(target.initializer, value)  # type: ignore[union-attr]
+            copy_tensors(target.initializer, value)
         elif field.name == "graph":
-            copy_into(target.graph, value)  # type: ignore[union-attr]
+            copy_into(target.graph, value)
         elif field.is_repeated:
             getattr(target, field.name).extend(value)
         elif field.type == field.TYPE_MESSAGE:
