@@ -35,9 +35,9 @@ ROUNDS, ROUND_NOISES = 3, 16
 SCALE_NOISES = 8
 #: Polishing passes at most, the noises of each, and the gain in nats below which no further pass is made.
 PASSES, PASS_NOISES, PASS_GAIN = 5, 32, 0.003
-#: Inputs of at least this many units are served by those noises. Smaller ones get up to eight times as many: they cost
-#: little, and the errors of fewer units average out less.
-MANY_UNITS = 4096
+#: A block with at least this many units, over all its samples, is served by those noises. A smaller one gets up to eight
+#: times as many: they cost little, and the errors of fewer units average out less.
+MANY_UNITS = 8192
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class _Problem:
 
     @property
     def effort(self) -> int:
-        return min(8, max(1, MANY_UNITS // self.tie.units))
+        return min(8, max(1, MANY_UNITS // (self.tie.units * self.feature.samples)))
 
     def sigma(self, scales: Tensor) -> Tensor:
         return capped(scales, self.tie, self.cap)
