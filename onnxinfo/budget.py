@@ -11,8 +11,9 @@ from .network import Network
 #: Memory for activations unless the user names another, in bytes; on a GPU a share of what is free.
 CPU_BYTES = 512 * 2**20
 GPU_SHARE = 0.6
-#: More inputs at once than this do not make a processor any faster.
+#: More inputs at once than this do not make a device any faster; on a processor, if they take this many bytes, either.
 CPU_INPUTS, GPU_INPUTS = 64, 4096
+CPU_CACHED_BYTES = 64 * 2**20
 
 
 def device_of(name: str) -> torch.device:
@@ -80,7 +81,9 @@ def inputs_at_once(network: Network, x: Tensor, rows: Tensor, memory: int | None
         network(leaf, rows[:1])
     # The backward pass holds gradients and workspace beside what was saved.
     per_input = 2 * kept + 8 * leaf.numel() * leaf.element_size()
-    most = CPU_INPUTS if x.device.type == "cpu" else GPU_INPUTS
+    most = GPU_INPUTS
+    if x.device.type == "cpu":
+        most = max(CPU_INPUTS, min(GPU_INPUTS, CPU_CACHED_BYTES // per_input))
     return max(1, min(most, budget // per_input))
 
 

@@ -35,8 +35,8 @@ ROUNDS, ROUND_NOISES = 3, 16
 SCALE_NOISES = 8
 #: Polishing passes at most, the noises of each, and the gain in nats below which no further pass is made.
 PASSES, PASS_NOISES, PASS_GAIN = 5, 32, 0.003
-#: A block with at least this many units, over all its samples, is served by those noises. A smaller one gets up to eight
-#: times as many: they cost little, and the errors of fewer units average out less.
+#: A block with at least this many units, over all its samples, is served by those noises. A smaller one gets up to
+#: eight times as many: they cost little, and the errors of fewer units average out less.
 MANY_UNITS = 8192
 
 
