@@ -44,6 +44,7 @@ WITHOUT_GRADIENT = {
 }
 # Inputs that decide on shapes or positions, which torch takes as numbers.
 NUMBERS = {
+    "CastLike": ["target_type"],
     "Dropout": ["ratio"],
     "OneHot": ["depth"],
     "Pad": ["constant_value"],
@@ -124,9 +125,9 @@ def test_gradient(case: TestCase) -> None:
 
     def outputs(*values: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(positions, values, strict=True))
-        # Masked scores are infinite and have no differences.
+        # What is infinite, such as a masked score, has no differences.
         return tuple(
-            y.masked_fill(y.isinf(), 0)
+            torch.where(y.isfinite(), y, 0.0)
             for y in _tensors(module(*(given.get(i, x) for i, x in enumerate(operands))))
             if y.is_floating_point() and y.requires_grad
         )

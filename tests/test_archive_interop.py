@@ -1,0 +1,138 @@
+"""Archives in the hands of other programs: xarray, plain h5py, h5dump, netCDF readers."""
+
+import csv
+import json
+import shutil
+import subprocess
+
+import h5netcdf
+import h5py
+import numpy as np
+import pytest
+import xarray
+from archive_fakes import SID, cell, make, table_schema
+
+import onnxinfo
+from onnxinfo import UsageError
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = make(tmp_path_factory.mktemp("interop") / "a.h5")
+    return make(path, "second", table_schema())
+
+
+def test_xarray_sees_named_dimensions_and_text(path):
+    with xarray.open_datatree(path, engine="h5netcdf") as tree:
+        run = tree["first"].to_dataset()
+        assert run.sid_map.dims == ("layer", "sample", "channel", "y", "x")
+        assert run.sid.dims == ("layer", "sample")
+        assert tree["second"].to_dataset().sid_map.dims == ("layer", "sample", "feature")
+        assert run.layer.values.tolist() == [f"/layer{i}/é/Relu_output_0" for i in range(4)]
+        expected = {"layer_index", "op", "node", "depth", "parameters", "layer_shape", "sample_name", "label"}
+        assert expected | {"layer", "sample"} == set(run.coords)
+        assert run.sid.attrs["units"] == "nats"
+        assert run.attrs["alpha"] == 1.5e-4
+        map_, values = cell(SID, 1, 2, (3, 24, 24))
+        picked = run.sel(layer="/layer1/é/Relu_output_0", sample=2)
+        assert picked.sid == values["value"]
+        np.testing.assert_allclose(picked.sid_map, map_, rtol=1e-4)
+
+
+def test_xarray_opens_one_run(path):
+    with xarray.open_dataset(path, group="second", engine="h5netcdf") as run:
+        assert run.label.values.tolist() == list("abcdef")
+
+
+def test_plain_h5py_sees_named_dimensions(path):
+    with h5py.File(path) as file:
+        run = file["first"]
+        assert [dim[0].name for dim in run["sid_map"].dims] == [
+            f"/first/{name}" for name in ("layer", "sample", "channel", "y", "x")
+        ]
+        assert run["layer"].asstr()[1] == "/layer1/é/Relu_output_0"
+        assert run["sid_map"].attrs["long_name"] == "strict information discarding per input unit"
+        np.testing.assert_allclose(run["sid_map"][3, 4], cell(SID, 3, 4, (3, 24, 24))[0], rtol=1e-4)
+
+
+def test_netcdf_readers_see_no_invented_dimensions(path):
+    # Would raise on a dataset without dimension scales, as phony_dims is not given.
+    with h5netcdf.File(path) as file:
+        assert {name: each.size for name, each in file["first"].dimensions.items()} == {
+            **{"layer": 4, "sample": 6, "channel": 3, "y": 24, "x": 24},
+            **{"thumb_y": 8, "thumb_x": 8, "rgb": 3},
+        }
+        for variable in file["first"].variables.values():
+            assert len(variable.dimensions) == len(variable.shape)
+
+
+@pytest.mark.skipif(shutil.which("h5dump") is None, reason="needs h5dump (Debian package hdf5-tools)")
+def test_h5dump_reads_everything(path):
+    shown = subprocess.run(["h5dump", "--contents=1", path], capture_output=True, text=True, check=True).stdout
+    assert "dataset   /first/sid_map" in shown
+    numbers = subprocess.run(
+        ["h5dump", "-d", "/first/sid", "-m", "%.17g", "-y", "-w", "1", path],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    block = numbers.partition("DATA {")[2].partition("}")[0]
+    with onnxinfo.open(path) as archive:
+        expected = archive["first"].values("sid")["value"].ravel().tolist()
+    assert [float(number) for number in block.replace(",", " ").split()] == expected
+    everything = subprocess.run(["h5dump", path], capture_output=True, text=True, check=True).stdout
+    assert "/layer1/é/Relu_output_0" in everything.replace("\\37777777703\\37777777651", "é")
+
+
+def test_export_to_netcdf_holds_the_maps(path, tmp_path):
+    onnxinfo.export(path, tmp_path / "a.nc", run="first")
+    with xarray.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as exported, onnxinfo.open(path) as archive:
+        xarray.testing.assert_equal(exported.load(), archive["first"].to_xarray().load())
+
+
+@pytest.mark.parametrize("per", ["layer", "sample"])
+def test_export_to_csv(path, tmp_path, per):
+    onnxinfo.export(path, tmp_path / "a.csv", run="second", per=per)
+    with onnxinfo.open(path) as archive:
+        expected = archive["second"].table(per)
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(expected)
+    assert [float(row["value"]) for row in rows] == expected["value"]
+    assert [row["layer"] for row in rows] == expected["layer"]
+
+
+def test_export_to_parquet(path, tmp_path):
+    pytest.importorskip("pyarrow")
+    import pandas
+
+    onnxinfo.export(path, tmp_path / "a.parquet", run="first")
+    with onnxinfo.open(path) as archive:
+        expected = pandas.DataFrame(archive["first"].table("sample"))
+    pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "a.parquet"), expected, check_dtype=False)
+
+
+def test_export_refuses_what_it_cannot_do(path, tmp_path):
+    with pytest.raises(UsageError, match="name a file that ends in"):
+        onnxinfo.export(path, tmp_path / "a.txt", run="first")
+    with pytest.raises(UsageError, match="has 2 runs"):
+        onnxinfo.export(path, tmp_path / "a.csv")
+    assert not any(tmp_path.iterdir())
+
+
+def test_rows_queried_during_a_run_are_rows_of_the_finished_archive(tmp_path):
+    from archive_fakes import fill, schema
+
+    from onnxinfo.archive_writer import RunWriter
+
+    described, during = schema(), []
+    with RunWriter.open(tmp_path / "a.h5", "first", described) as writer:
+        for stop in (1, 9, 17):
+            with pytest.raises(KeyboardInterrupt):
+                fill(writer, described, stop=stop)
+            during.append(json.dumps(onnxinfo.query(tmp_path / "a.h5", per="sample")))
+        fill(writer, described)
+    after = [json.dumps(row) for row in onnxinfo.query(tmp_path / "a.h5", per="sample")]
+    assert [len(json.loads(rows)) for rows in during] == [2, 20, 54]
+    for rows in during:
+        assert all(json.dumps(row) in after for row in json.loads(rows))
