@@ -32,9 +32,11 @@ class Commands(click.Group):
     """A group whose commands are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name all commands, in the order of the data flow."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f".{COMMANDS[cmd_name]}", __name__)
@@ -49,7 +51,7 @@ class Commands(click.Group):
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no remarks: results and errors only.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool, quiet: bool) -> None:
-    """How much of its input does each layer of a trained network discard?"""
+    """Measure how much of its input each layer of a trained network discards."""
     ctx.obj = {"quiet": quiet}
 
 

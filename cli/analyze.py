@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--compression", type=click.Choice(["rounded", "lossless", "float16", "none"]), default="rounded")
 @click.option("--overwrite", is_flag=True, help="Replace a finished run of the same name.")
 @click.pass_context
-def analyze(ctx: click.Context, model: str, inputs: str, output: str, **options: Any) -> None:
+def analyze(ctx: click.Context, /, model: str, inputs: str, output: str, **options: Any) -> None:
     r"""Measure how much of the input each layer of MODEL discards.
 
     The same command goes on where an interrupted one stopped.

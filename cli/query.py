@@ -53,8 +53,8 @@ def query(
       onnxinfo query a.h5 b.h5 --per sample --group-by label --aggregate median --aggregate q90
       onnxinfo query result.h5 --sql 'SELECT op, avg(value) AS value FROM results GROUP BY op'
     """
-    from onnxinfo.query import query as run_query
-    from onnxinfo.query import table_columns
+    from onnxinfo.views.query import query as run_query
+    from onnxinfo.views.query import table_columns
 
     named = options.pop("columns")
     column, _, direction = (sort or "").partition(":")
@@ -64,7 +64,7 @@ def query(
     known = [*rows[0]] if rows else table_columns(per, several=len(files) > 1)
     columns = _columns(rows, known, named, format)
     if format == "parquet":
-        from onnxinfo.query_sql import write_parquet
+        from onnxinfo.views.query_sql import write_parquet
 
         if output == "-":
             raise click.UsageError("Parquet is no text: give -o FILE.parquet")

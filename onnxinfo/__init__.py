@@ -1,4 +1,4 @@
-"""onnxinfo: how much of its input does each layer of a trained network discard?
+"""Measure how much of its input each layer of a trained network discards.
 
 The names below are the whole public interface. They are imported on first use, so ``import onnxinfo`` stays light.
 """
@@ -6,8 +6,6 @@ The names below are the whole public interface. They are imported on first use, 
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import Any
 
 from .errors import (
@@ -24,35 +22,35 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it, in the order in which data flows.
 _LAZY = {
-    "Model": "model",
-    "load": "model",
-    "save": "model",
-    "Layer": "layers",
-    "list_layers": "layers",
-    "perturbed_tensor": "layers",
-    "select_layers": "layers",
-    "expose": "surgery",
-    "extract": "surgery",
-    "convert": "convert",
-    "Samples": "samples",
-    "open_samples": "inputs",
+    "Model": "graph.model",
+    "load": "graph.model",
+    "save": "graph.model",
+    "Layer": "graph.layers",
+    "list_layers": "graph.layers",
+    "perturbed_tensor": "graph.layers",
+    "select_layers": "graph.layers",
+    "expose": "graph.surgery",
+    "extract": "graph.surgery",
+    "convert": "torch_graph.convert",
+    "Samples": "inputs.samples",
+    "open_samples": "inputs.opening",
     "Progress": "analysis",
     "Result": "analysis",
     "analyze": "analysis",
-    "Archive": "archive",
-    "Run": "archive",
-    "open": "archive",
-    "list_runs": "archive_runs",
-    "rename_run": "archive_runs",
-    "delete_run": "archive_runs",
-    "merge": "archive_runs",
-    "recover": "archive_runs",
-    "validate": "archive_validate",
-    "export": "archive_export",
-    "query": "query",
-    "plot_curve": "plot_curve",
-    "plot_maps": "plot_maps",
-    "demo": "demo",
+    "Archive": "archive.reading",
+    "Run": "archive.reading",
+    "open": "archive.reading",
+    "list_runs": "archive.runs",
+    "rename_run": "archive.runs",
+    "delete_run": "archive.runs",
+    "merge": "archive.runs",
+    "recover": "archive.runs",
+    "validate": "archive.validate",
+    "export": "archive.export",
+    "query": "views.query",
+    "plot_curve": "views.plot_curve",
+    "plot_maps": "views.plot_maps",
+    "demo": "demonstration",
 }
 
 __all__ = [
@@ -78,15 +76,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """The package, in which a module (``onnxinfo.query``) does not hide the function that is named like it."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _LAZY and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-# The import system sets every imported submodule as an attribute of its package.
-sys.modules[__name__].__class__ = _Package

@@ -16,22 +16,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .archive_format import CERTIFICATE, Field, Metric, RunSchema
-from .archive_writer import RunWriter
-from .budget import device_of, inputs_at_once, parse_bytes
+from .archive.format import CERTIFICATE, Field, Metric, RunSchema
+from .archive.writer import RunWriter
 from .errors import UsageError
-from .feeds import Feeds, graph_inputs
-from .layers import Layer, list_layers, perturbed_tensor, select_layers
-from .model import ModelSource, load
-from .network import Network
-from .noise import Tie, generator, make_tie
-from .probe import Feature
-from .reach import convert_reached
-from .reference import solve_by_gradient
-from .sample_sets import open_inputs
-from .sid import NORMALIZER_STDERR, Linearisation, Solution, linearise, solve
-from .surgery import extract
-from .verify import verify
+from .graph.layers import Layer, list_layers, perturbed_tensor, select_layers
+from .graph.model import ModelSource, load
+from .graph.surgery import extract
+from .inputs.sample_sets import open_inputs
+from .metrics.budget import device_of, inputs_at_once, parse_bytes
+from .metrics.feeds import Feeds, graph_inputs
+from .metrics.network import Network
+from .metrics.noise import Tie, generator, make_tie
+from .metrics.probe import Feature
+from .metrics.reference import solve_by_gradient
+from .metrics.sid import NORMALIZER_STDERR, Linearisation, Solution, linearise, solve
+from .torch_graph.reach import convert_reached
+from .torch_graph.verify import verify
 
 #: Samples solved together, at most; the unit in which results are written and work is resumed.
 BLOCK = 32
@@ -156,7 +156,7 @@ def analyze(
     normalizer
         ``dataset``: D is averaged over all samples (the paper's); ``image``: each sample's own.
     tie
-        ``unit``, ``pixel`` or ``grid:N``, see :func:`onnxinfo.noise.make_tie`.
+        ``unit``, ``pixel`` or ``grid:N``, see :func:`onnxinfo.metrics.noise.make_tie`.
     cap
         Greatest noise scale, in standard deviations of the input.
     solver
@@ -168,7 +168,7 @@ def analyze(
     memory
         Budget for activations, bytes or such as ``"2G"``.
     compression
-        How maps are stored, see :meth:`onnxinfo.archive_writer.RunWriter.open`.
+        How maps are stored, see :meth:`.archive.writer.RunWriter.open`.
     overwrite
         Replace a finished run of the same name.
     progress

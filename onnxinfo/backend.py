@@ -15,9 +15,9 @@ import torch
 from onnx.backend.base import Backend, BackendRep, DeviceType, namedtupledict
 from onnx.backend.base import Device as OnnxDevice
 
-from .convert import convert
 from .errors import UsageError
-from .operators.values import to_numpy, to_torch
+from .torch_graph.convert import convert
+from .torch_graph.operators.values import to_numpy, to_torch
 
 
 class TorchBackendRep(BackendRep):

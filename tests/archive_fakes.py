@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxinfo.archive_format import LayerRow, Metric, RunSchema
-from onnxinfo.archive_writer import RunWriter
+from onnxinfo.archive.format import LayerRow, Metric, RunSchema
+from onnxinfo.archive.writer import RunWriter
 
 LAYERS = 4
 SAMPLES = 6

@@ -42,7 +42,11 @@ def read(archive, run="digits-cnn"):
     with onnxinfo.open(archive) as opened:
         found = opened[run]
         facts = {name: getattr(found, name) for name in ("status", "shape", "axes", "recipe", "labels", "thumbnails")}
-        numbers = {"values": found.values("sid"), "maps": found.maps("sid")[()], "finished": found.finished("sid")}
+        numbers = {
+            "values": found.values("sid"),
+            "maps": np.stack([found.maps("sid", layer) for layer in range(found.shape[0])]),
+            "finished": found.finished("sid"),
+        }
         return SimpleNamespace(**facts, **numbers)
 
 

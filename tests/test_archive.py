@@ -8,9 +8,9 @@ from archive_fakes import CONCENTRATION, GRADIENT, METRICS, SID, cell, content, 
 
 import onnxinfo
 from onnxinfo import ArchiveError, UsageError
-from onnxinfo.archive_format import COMPRESSION, LayerRow, Metric, decode_attribute, encode_attribute
-from onnxinfo.archive_table import layer_summary
-from onnxinfo.archive_writer import RunWriter
+from onnxinfo.archive.format import COMPRESSION, LayerRow, Metric, decode_attribute, encode_attribute
+from onnxinfo.archive.table import layer_summary
+from onnxinfo.archive.writer import RunWriter
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from archive_fakes import content, fill, make, schema, table_schema
 
 import onnxinfo
 from onnxinfo import validate
-from onnxinfo.archive_writer import RunWriter
+from onnxinfo.archive.writer import RunWriter
 
 KINDS = {"images": schema, "table": table_schema}
 
@@ -36,7 +36,7 @@ def points(total, fast):
 def folder(tmp_path, monkeypatch):
     """A folder in memory where there is one: a kill loses nothing that was written, be it on a disk or not."""
     # The lists of dimensions never change; reading them takes a process.
-    monkeypatch.setattr("onnxinfo.archive_validate.dimension_names", lambda path, run: {})
+    monkeypatch.setattr("onnxinfo.archive.validate.dimension_names", lambda path, run: {})
     memory = Path("/dev/shm")
     if not memory.is_dir():
         yield tmp_path

@@ -123,7 +123,7 @@ def test_export_refuses_what_it_cannot_do(path, tmp_path):
 def test_rows_queried_during_a_run_are_rows_of_the_finished_archive(tmp_path):
     from archive_fakes import fill, schema
 
-    from onnxinfo.archive_writer import RunWriter
+    from onnxinfo.archive.writer import RunWriter
 
     described, during = schema(), []
     with RunWriter.open(tmp_path / "a.h5", "first", described) as writer:

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 import onnxinfo
 from onnxinfo import ArchiveError, OnnxinfoError, UsageError, validate
-from onnxinfo.archive_writer import RunWriter
+from onnxinfo.archive.writer import RunWriter
 from onnxinfo.cli import cli
 
 

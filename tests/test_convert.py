@@ -16,10 +16,10 @@ from onnx2torch.node_converters import registry
 from onnx2torch.utils.common import OperationConverterResult, onnx_mapping_from_node
 from torch import nn
 
-from onnxinfo.convert import conversion_report, convert
 from onnxinfo.errors import ConversionError, UsageError
-from onnxinfo.precision import to_float32
-from onnxinfo.reach import check_reach, convert_reached, obstacles
+from onnxinfo.torch_graph.convert import conversion_report, convert
+from onnxinfo.torch_graph.precision import to_float32
+from onnxinfo.torch_graph.reach import check_reach, convert_reached, obstacles
 
 
 def model_of(
@@ -342,7 +342,7 @@ def test_half_precision_computes_in_float32(half: int) -> None:
 
 
 def test_model_in_float32_stays_as_it_is() -> None:
-    from onnxinfo.model import load
+    from onnxinfo.graph.model import load
 
     loaded = load(residual_network())
     assert to_float32(loaded) is loaded

@@ -13,7 +13,7 @@ from PIL import Image
 
 import onnxinfo
 from onnxinfo.errors import InputError, UsageError
-from onnxinfo.inputs import open_samples
+from onnxinfo.inputs.opening import open_samples
 
 RGB = (3, 8, 8)
 

@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from onnxinfo import images, numpy_files
 from onnxinfo.errors import InputError, OnnxinfoError
-from onnxinfo.hdf5_chunks import MAX_CHUNK_BYTES
-from onnxinfo.inputs import Samples, open_samples
+from onnxinfo.inputs import images, numpy_files
+from onnxinfo.inputs.hdf5_chunks import MAX_CHUNK_BYTES
+from onnxinfo.inputs.opening import Samples, open_samples
 
 resource = pytest.importorskip("resource")
 RGB = (3, 8, 8)

@@ -14,9 +14,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import onnxinfo
-import onnxinfo.model
+import onnxinfo.graph.model
 from onnxinfo import Model, ModelError, UsageError, load, save
-from onnxinfo.runtime import Session
+from onnxinfo.torch_graph.runtime import Session
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ class TestExternalData:
         assert "external data" in refused(external(**changes))
 
     def test_more_than_the_memory(self, external, monkeypatch):
-        monkeypatch.setattr("onnxinfo.external_data.MEMORY", 1000)
+        monkeypatch.setattr("onnxinfo.graph.external_data.MEMORY", 1000)
         assert "memory" in refused(external())
 
     def test_without_a_folder(self, external):
@@ -376,8 +376,8 @@ def test_save_and_load(tmp_path):
 
 
 def test_save_beyond_the_size_of_a_message(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnxinfo.model, "MAX_PROTO_BYTES", 1000)
-    monkeypatch.setattr(onnxinfo.model, "_MARGIN", 0)
+    monkeypatch.setattr(onnxinfo.graph.model, "MAX_PROTO_BYTES", 1000)
+    monkeypatch.setattr(onnxinfo.graph.model, "_MARGIN", 0)
     save(graphs.residual_net(), tmp_path / "net.onnx")
     monkeypatch.undo()
     assert sorted(os.listdir(tmp_path)) == ["net.onnx", "net.onnx.data"]

@@ -20,8 +20,8 @@ from google.protobuf.message import Message
 
 import onnxinfo
 from onnxinfo.cli import cli
+from onnxinfo.graph.surgery import expose_only
 from onnxinfo.models import path
-from onnxinfo.surgery import expose_only
 
 onnxruntime.set_default_logger_severity(4)
 

@@ -5,7 +5,7 @@ import torch
 from torch import fx, nn
 
 from onnxinfo import ConversionError
-from onnxinfo.network import Network
+from onnxinfo.metrics.network import Network
 
 
 class Plain(nn.Module):

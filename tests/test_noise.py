@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from onnxinfo import UsageError
-from onnxinfo.noise import allocate, capped, generator, make_tie
+from onnxinfo.metrics.noise import allocate, capped, generator, make_tie
 
 costs = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=12)
 

@@ -14,7 +14,7 @@ from onnx.backend.test.loader import load_model_tests
 from torch import Tensor
 
 from onnxinfo import convert
-from onnxinfo.operators.values import to_torch
+from onnxinfo.torch_graph.operators.values import to_torch
 
 # Small tensors: threads cost more than they save.
 torch.set_num_threads(1)

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from onnxinfo.axes import axis_names, describe
 from onnxinfo.errors import InputError, UsageError
-from onnxinfo.geometry import fit
-from onnxinfo.preprocess import choose
+from onnxinfo.inputs.axes import axis_names, describe
+from onnxinfo.inputs.geometry import fit
+from onnxinfo.inputs.preprocess import choose
 
 BYTE, FLOAT = np.dtype(np.uint8), np.dtype(np.float32)
 

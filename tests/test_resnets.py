@@ -59,7 +59,7 @@ def test_rescaled_neighbours_discard_the_same(tmp_path):
 
 @pytest.mark.parametrize("depth", [20, 32, 44])
 def test_every_file_converts_and_agrees_with_onnx_runtime(depth):
-    from onnxinfo.verify import verify
+    from onnxinfo.torch_graph.verify import verify
 
     for opset in (13, 20):
         model = onnxinfo.load(SHARED / f"models/resnet{depth}-cifar10-opset{opset}.onnx")

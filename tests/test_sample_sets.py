@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from onnxinfo.errors import InputError, UsageError
-from onnxinfo.sample_sets import open_inputs, parse_inputs
+from onnxinfo.inputs.sample_sets import open_inputs, parse_inputs
 
 
 @pytest.mark.parametrize(

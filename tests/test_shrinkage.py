@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from onnxinfo.shrinkage import wiener
+from onnxinfo.metrics.shrinkage import wiener
 
 SHAPE = (3, 32, 32)
 

@@ -37,7 +37,8 @@ def sid(model, inputs, folder, name="run", **options):
     """Pixel-level SID (layers, samples, ...) and the numbers of every cell."""
     onnxinfo.analyze(model, inputs, folder / "out.h5", run=name, std=1.0, **options)
     with onnxinfo.open(folder / "out.h5") as archive:
-        return archive[name].maps("sid")[()], archive[name].values("sid")
+        run = archive[name]
+        return np.stack([run.maps("sid", layer) for layer in range(run.shape[0])]), run.values("sid")
 
 
 def normal(*shape, seed=0):

@@ -1,0 +1,1 @@
+"""The HDF5 archive: its format, its one writer, its readers."""

@@ -1,0 +1,165 @@
+"""Archives made of runs of other archives: the one way in which the structure of a file ever changes.
+
+What is copied is checked on the way. The new file is complete before it takes its name, so an interruption leaves what
+was there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ArchiveError
+from . import guard
+from .format import (
+    COMPRESSION,
+    FORMAT,
+    STATUS,
+    VERSION,
+    RunSchema,
+    cell_checksums,
+    create_run,
+    put_map,
+    write_attribute,
+)
+from .reading import Run
+from .storage import create_file
+
+
+@dataclass(frozen=True)
+class LostCell:
+    """A cell that was marked finished, but is not what was written."""
+
+    run: str
+    metric: str
+    layer: str
+    sample: int
+
+
+@contextlib.contextmanager
+def new_archive(path: Path) -> Iterator[h5py.File]:
+    """Yield a new archive without runs, open for writing."""
+    with create_file(path) as file:
+        write_attribute(file, "format", FORMAT)
+        write_attribute(file, "format_version", VERSION)
+        yield file
+
+
+def schema_of(run: Run) -> RunSchema:
+    """Return what a run is about, as its writer was told."""
+    return RunSchema(
+        layers=run.layers,
+        axes=run.axes,
+        sample_shape=run.sample_shape,
+        sample_names=run.sample_names,
+        metrics=run.metrics,
+        unit=run.unit,
+        recipe=run.recipe,
+        labels=run.labels,
+        thumbnails=run.thumbnails,
+        provenance={key: value for key, value in run.provenance.items() if key not in ("format", "format_version")},
+    )
+
+
+def copy_run(run: Run, file: h5py.File, name: str) -> list[LostCell]:
+    """Copy a run into another archive.
+
+    Parameters
+    ----------
+    run
+        The run, of an archive open for reading.
+    file
+        An archive open for writing, in which `name` is not taken.
+    name
+        The run's name there.
+
+    Returns
+    -------
+    list of LostCell
+        Cells whose checksum does not hold; in the copy they are not finished.
+
+    Raises
+    ------
+    ArchiveError
+        The run's description cannot be read.
+    """
+    if run.compression not in COMPRESSION:
+        raise ArchiveError(f"run '{run.name}' has unknown compression '{run.compression}'; it is damaged")
+    group = create_run(file, name, schema_of(run), compression=run.compression, created=run.created)
+    lost: list[LostCell] = []
+    for metric in run.metrics:
+        lost += _copy_metric(run, metric.name, group)
+    status = guard.array(guard.dataset(run.group, "status", [], ["|u1"]))
+    finished = all((group[f"{metric.name}_done"][()] == 1).all() for metric in run.metrics)
+    is_complete = int(status) == STATUS.index("complete")
+    group["status"][()] = status if finished or not is_complete else STATUS.index("open")
+    group["elapsed"][()] = run.elapsed
+    return lost
+
+
+def _copy_metric(run: Run, name: str, target: h5py.Group) -> list[LostCell]:
+    metric = run.metric(name)
+    shape = run.shape
+    normalizer = run.normalizer(name)
+    columns = [guard.array(guard.dataset(run.group, metric.dataset(c.name), shape, [c.dtype])) for c in metric.columns]
+    checksum = guard.array(guard.dataset(run.group, f"{name}_checksum", shape, ["<u4"]))
+    marked = run.finished(name)
+    whole = marked & (cell_checksums(normalizer, columns, shape) == checksum)
+    if metric.has_map:
+        whole = _copy_maps(run, name, whole, target)
+    target[f"{name}_normalizer"][...] = normalizer
+    target[f"{name}_checksum"][...] = np.where(whole, checksum, 0)
+    for column, data in zip(metric.columns, columns, strict=True):
+        fill = np.nan if column.dtype == "<f8" else 0
+        target[metric.dataset(column.name)][...] = np.where(whole, data, fill).astype(column.dtype)
+    target[f"{name}_done"][...] = whole.astype("|u1")
+    return [
+        LostCell(run.name, name, run.layers[layer].name, int(sample)) for layer, sample in np.argwhere(marked & ~whole)
+    ]
+
+
+def _copy_maps(run: Run, name: str, wanted: npt.NDArray[np.bool_], target: h5py.Group) -> npt.NDArray[np.bool_]:
+    """Copy the wanted maps that are what was written, and tell which these are."""
+    source, maps = run.map_dataset(name), target[f"{name}_map"]
+    checksum, old_offset = (
+        guard.array(guard.dataset(run.group, f"{name}_map_{suffix}", run.shape, [dtype]))
+        for suffix, dtype in (("checksum", "<u4"), ("offset", "<u8"))
+    )
+    whole, offset = np.zeros(run.shape, dtype=bool), np.zeros(run.shape, dtype="<u8")
+    for layer, sample in np.argwhere(wanted):
+        at = int(layer), int(sample)
+        data = _saved_map(run.path, source, at, int(old_offset[at]), int(checksum[at]))
+        if data is not None:
+            whole[at] = True
+            offset[at] = put_map(maps, at, data, run.compression)
+    target[f"{name}_map_checksum"][...] = np.where(whole, checksum, 0)
+    target[f"{name}_map_offset"][...] = offset
+    return whole
+
+
+def _saved_map(
+    path: Path, maps: h5py.Dataset, at: tuple[int, int], offset: int, checksum: int
+) -> npt.NDArray[Any] | None:
+    """Return a map as it was written, or None if it is lost.
+
+    Where HDF5's index of the chunks is damaged, the chunk is looked for where it was written.
+    """
+    reads: tuple[Callable[[], npt.NDArray[Any]], ...] = (
+        lambda: next(guard.cells(maps, at[0], [at[1]])),
+        lambda: guard.cell_at(path, maps, offset),
+    )
+    for read in reads:
+        try:
+            data = read()
+        except ArchiveError:
+            continue
+        if guard.crc32(data) == checksum:
+            return data
+    return None

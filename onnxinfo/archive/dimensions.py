@@ -1,0 +1,69 @@
+"""The dimension scales of an archive's datasets, read in a process of their own.
+
+HDF5 keeps the lists of scales in a heap without checksums, and on a damaged one its reader may run forever or crash.
+Nothing but the validator reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+
+from ..errors import ArchiveError
+from . import guard
+from .reading import open as open_archive
+
+# Of computing; a machine that is busy with something else may take longer.
+CPU_SECONDS = 5
+TIMEOUT_SECONDS = 120
+MEMORY_BYTES = 2 << 30
+
+Names = dict[str, list[list[str]]]
+
+
+def dimension_names(path: Path, run: str) -> Names:
+    """Return the names of the scales attached to each dimension of each dataset of a run.
+
+    Raises
+    ------
+    ArchiveError
+        They cannot be read.
+    """
+    # Without -P, the child would import what lies in the current folder.
+    command = [sys.executable, "-P", "-m", __name__, str(path), run]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=True, text=True)
+        names: Names = json.loads(done.stdout)
+    except (subprocess.SubprocessError, ValueError):
+        raise ArchiveError("the dimension lists cannot be read; 'onnxinfo recover' writes them anew") from None
+    return names
+
+
+def _read(path: str, run: str) -> Names:
+    with open_archive(path) as archive:
+        group = archive[run].group
+        found = {name: guard.member(group, name, h5py.Dataset) for name in guard.members(group)}
+        return {
+            name: [[str(scale.name).rsplit("/", 1)[-1] for scale in dim.values()] for dim in item.dims]
+            for name, item in found.items()
+            if item is not None
+        }
+
+
+def _limit() -> None:
+    try:
+        import resource
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    _limit()
+    json.dump(_read(*sys.argv[1:]), sys.stdout)

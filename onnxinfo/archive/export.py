@@ -1,0 +1,93 @@
+"""A run in formats that other programs read: netCDF, Parquet and CSV."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Literal
+
+from ..errors import OnnxinfoError, UsageError
+from .reading import Run
+from .reading import open as open_archive
+from .storage import WriterLock, replacing, resolve
+from .table import Per
+
+SUFFIXES = (".nc", ".parquet", ".csv")
+
+
+def export(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    run: str | None = None,
+    per: Literal["layer", "sample"] = "sample",
+) -> None:
+    """Write a run to a netCDF (with its maps), Parquet or CSV (its table) file.
+
+    Parameters
+    ----------
+    path
+        The archive.
+    output
+        The file; its suffix, ``.nc``, ``.parquet`` or ``.csv``, says which format. It is replaced if it exists.
+    run
+        Name of the run; may be left out if there is one only.
+    per
+        Rows of the table: one for each ``layer``, or each layer and ``sample``.
+
+    Raises
+    ------
+    UsageError
+        The suffix is another, or there is no such run, or several and none named.
+    ArchiveError
+        The archive cannot be read, or the file cannot be written.
+    """
+    suffix = Path(output).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"{output}: cannot export to '{suffix}'; name a file that ends in {', '.join(SUFFIXES)}")
+    resolved = resolve(output)
+    with open_archive(path) as archive, WriterLock(resolved):
+        chosen = archive[run if run is not None else only_run(archive.runs, str(path))]
+        with replacing(resolved) as part:
+            if suffix == ".nc":
+                _to_netcdf(chosen, part)
+            elif suffix == ".parquet":
+                _to_parquet(chosen, part, per)
+            else:
+                _to_csv(chosen, part, per)
+
+
+def only_run(runs: tuple[str, ...], path: str) -> str:
+    """Return the only run's name, or raise :class:`UsageError`."""
+    if len(runs) != 1:
+        raise UsageError(f"{path} has {len(runs)} runs ({', '.join(runs)}); name one with --run")
+    return runs[0]
+
+
+def _to_netcdf(run: Run, part: Path) -> None:
+    dataset = run.to_xarray()
+    deflated = {"zlib": True, "complevel": 1, "shuffle": True}
+    encoding = {
+        f"{metric.name}_map": deflated | {"chunksizes": (1, 1, *run.sample_shape)}
+        for metric in run.metrics
+        if metric.has_map
+    }
+    dataset.to_netcdf(part, engine="h5netcdf", encoding=encoding)
+
+
+def _to_parquet(run: Run, part: Path, per: Per) -> None:
+    import pandas
+
+    table = pandas.DataFrame(run.table(per))
+    try:
+        table.to_parquet(part, index=False)
+    except ImportError:
+        raise OnnxinfoError("writing Parquet needs pyarrow; run 'pip install pyarrow', or export to .csv") from None
+
+
+def _to_csv(run: Run, part: Path, per: Per) -> None:
+    columns = run.table(per)
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))

@@ -1,0 +1,266 @@
+"""Reading HDF5 that may have been made to do harm: nothing is followed, and nothing is taken before it is measured.
+
+Only what the format describes is touched, each item checked for kind, type, shape and storage first. HDF5's filters
+never run: a deflated chunk is inflated here, to the size it must have and not a byte further.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ArchiveError
+from ..inputs.hdf5_chunks import decode_chunk, filter_codes, read_chunk, stored_limit
+from ..text import printable
+from .format import SMALL_MAP_BYTES
+
+MAX_MEMBERS = 10_000
+MAX_ATTRIBUTE_BYTES = 1 << 24
+# Of one array read in one piece, which a map is not. A sparse file can be larger than the memory of any machine.
+MAX_ARRAY_BYTES = 1 << 29
+
+_LIBRARY_ERRORS = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+)
+
+
+class damaged:  # noqa: N801 - reads as a clause: with damaged(what)
+    """Turn every error of the HDF5 library into an :class:`ArchiveError` that names what was being read."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, _LIBRARY_ERRORS):
+            detail = printable(" ".join(str(error).split()))
+            raise ArchiveError(f"{self._what} cannot be read: {detail}; try 'onnxinfo validate'") from error
+
+
+def members(group: h5py.Group) -> list[str]:
+    """Return the names of a group's members.
+
+    Raises
+    ------
+    ArchiveError
+        There are more than ``MAX_MEMBERS``, or they cannot be read.
+    """
+    what = f"group {printable(group.name)}"
+    with damaged(what):
+        if group.id.get_num_objs() > MAX_MEMBERS:
+            raise ArchiveError(f"{what} has more than {MAX_MEMBERS} members; not an archive of onnxinfo")
+        return [str(name) for name in group]
+
+
+def _path(group: h5py.Group, name: str) -> str:
+    return printable(f"{group.name.rstrip('/')}/{name}")
+
+
+def is_link(group: h5py.Group, name: str) -> bool:
+    """Tell whether a member is a soft or external link."""
+    with damaged(_path(group, name)):
+        return "/" in name or group.get(name, getlink=True, default=None).__class__ is not h5py.HardLink
+
+
+def member(group: h5py.Group, name: str, kind: type[h5py.Group] | type[h5py.Dataset]) -> Any:
+    """Return a member of a group, or None where it is no group or dataset of the file itself.
+
+    Soft and external links are not followed.
+
+    Raises
+    ------
+    ArchiveError
+        It cannot be read.
+    """
+    # A name with a slash would be resolved as a path, through links that the path meets.
+    if not name or "/" in name or name == ".":
+        return None
+    with damaged(_path(group, name)):
+        if group.get(name, getlink=True, default=None).__class__ is not h5py.HardLink:
+            return None
+        if group.get(name, getclass=True) is not kind:
+            return None
+        return group[name]
+
+
+def attribute(target: h5py.HLObject, name: str) -> str | int | float | None:
+    """Return an attribute that is a number or a fixed-length text, or None where it is absent or of another kind."""
+    with damaged(f"attribute {printable(name)} of {printable(target.name)}"):
+        if name not in target.attrs:
+            return None
+        identifier = target.attrs.get_id(name)
+        kind = identifier.get_type()
+        if identifier.shape not in ((), (1,)) or identifier.get_storage_size() > MAX_ATTRIBUTE_BYTES:
+            return None
+        if isinstance(kind, h5py.h5t.TypeStringID):
+            if kind.is_variable_str():
+                return None
+            value = np.empty(identifier.shape, dtype=f"S{kind.get_size()}")
+            identifier.read(value, mtype=kind)
+            return bytes(value.reshape(-1)[0]).decode("utf-8", "backslashreplace")
+        if isinstance(kind, h5py.h5t.TypeIntegerID):
+            return int(np.asarray(target.attrs[name]).reshape(-1)[0])
+        if isinstance(kind, h5py.h5t.TypeFloatID):
+            return float(np.asarray(target.attrs[name]).reshape(-1)[0])
+        return None
+
+
+def attributes(target: h5py.HLObject) -> dict[str, str | int | float]:
+    """Return all attributes that are numbers or fixed-length texts."""
+    what = printable(target.name)
+    with damaged(f"attributes of {what}"):
+        if len(target.attrs) > MAX_MEMBERS:
+            raise ArchiveError(f"{what} has more than {MAX_MEMBERS} attributes; not an archive of onnxinfo")
+        names = list(target.attrs)
+    values = {name: attribute(target, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def dataset(group: h5py.Group, name: str, shape: Sequence[int | None], dtypes: Sequence[str]) -> h5py.Dataset:
+    """Return a dataset after checking its type, shape and storage.
+
+    Parameters
+    ----------
+    group
+        The run.
+    name
+        Name of the dataset.
+    shape
+        What its shape must be; None stands for any size.
+    dtypes
+        Element types allowed, as NumPy type strings; ``S`` stands for fixed-length text of any length.
+
+    Raises
+    ------
+    ArchiveError
+        It is absent, or something else than the format says, or its data lies outside the file.
+    """
+    found = member(group, name, h5py.Dataset)
+    what = _path(group, name)
+    if found is None:
+        raise ArchiveError(f"{what} is missing; try 'onnxinfo validate'")
+    with damaged(what):
+        dtype = found.dtype
+        if dtype.str not in dtypes and not (dtype.kind == "S" and "S" in dtypes):
+            raise ArchiveError(f"{what} has type {dtype}, expected {' or '.join(dtypes)}")
+        actual = found.shape
+        if (
+            actual is None
+            or len(actual) != len(shape)
+            or any(n not in (None, m) for n, m in zip(shape, actual, strict=True))
+        ):
+            raise ArchiveError(f"{what} has shape {actual}, expected {tuple(shape)}")
+        _check_storage(found, what)
+    return found
+
+
+def _check_storage(found: h5py.Dataset, what: str) -> None:
+    plist = found.id.get_create_plist()
+    layout = plist.get_layout()
+    if layout == h5py.h5d.VIRTUAL or plist.get_external_count():
+        raise ArchiveError(f"{what} keeps its data in another file, which onnxinfo does not follow")
+    if layout == h5py.h5d.CHUNKED:
+        if found.chunks[:2] != (1, 1) or found.chunks[2:] != found.shape[2:]:
+            raise ArchiveError(f"{what} has chunks {found.chunks}, expected one for each layer and sample")
+        filter_codes(found)
+    elif found.size and found.id.get_storage_size() < found.dtype.itemsize * found.size:
+        raise ArchiveError(f"{what} declares {found.size} numbers but stores fewer; the file is damaged")
+
+
+def array(found: h5py.Dataset) -> npt.NDArray[Any]:
+    """Read a dataset that is not chunked, after :func:`dataset`; its checksum, if it has one, must hold.
+
+    Raises
+    ------
+    ArchiveError
+        It cannot be read, or something else than what was written is there.
+    """
+    what = printable(found.name)
+    with damaged(what):
+        if found.chunks is not None:
+            raise ArchiveError(f"{what} is chunked, expected contiguous")
+        if found.dtype.itemsize * found.size > MAX_ARRAY_BYTES:
+            raise ArchiveError(f"{what} declares over {MAX_ARRAY_BYTES >> 20} MiB; not an archive of onnxinfo")
+        refresh(found)
+        data: npt.NDArray[Any] = np.asarray(found[()])
+    checksum = attribute(found, "crc32")
+    if checksum is not None and checksum != crc32(data):
+        raise ArchiveError(f"{what} is damaged: its checksum does not match; try 'onnxinfo validate'")
+    return data
+
+
+def refresh(found: h5py.Dataset) -> None:
+    """Forget what was read of a dataset before, if its file may be written meanwhile."""
+    if found.file.swmr_mode:
+        found.id.refresh()
+
+
+def crc32(data: npt.NDArray[Any]) -> int:
+    """Return the CRC-32 of an array's bytes in C order."""
+    return zlib.crc32(np.ascontiguousarray(data).tobytes())
+
+
+def texts(found: h5py.Dataset) -> list[str]:
+    """Read a one-dimensional dataset of fixed-length text."""
+    return [bytes(item).decode("utf-8", "backslashreplace") for item in array(found)]
+
+
+def cells(found: h5py.Dataset, layer: int, samples: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
+    """Read the maps of one layer and several samples, one after the other, after :func:`dataset`.
+
+    Raises
+    ------
+    ArchiveError
+        One cannot be read, or it does not have the size it must have.
+    """
+    if not samples:
+        return
+    what = f"{printable(found.name)} at layer {layer}"
+    with damaged(what):
+        refresh(found)
+        codes = None if found.chunks is None else filter_codes(found)
+        small = codes is None and found.dtype.itemsize * math.prod(found.shape[2:]) <= SMALL_MAP_BYTES
+        first = min(samples)
+        slab = found[layer, first : max(samples) + 1] if small else None
+    for sample in samples:
+        with damaged(f"{what}, sample {sample}"):
+            if slab is not None:
+                data = slab[sample - first]
+            elif codes is None:
+                data = np.asarray(found[layer, sample])
+            else:
+                data = read_chunk(found, (layer, sample, *(0,) * (found.ndim - 2)), codes).reshape(found.shape[2:])
+        yield data
+
+
+def cell_at(path: Path, found: h5py.Dataset, offset: int) -> npt.NDArray[Any]:
+    """Read the map whose chunk is at `offset` bytes in the file, whatever HDF5's index of the chunks says.
+
+    Raises
+    ------
+    ArchiveError
+        There is none.
+    """
+    with damaged(f"{printable(found.name)} at byte {offset}"):
+        if found.chunks is None or not offset:
+            raise ArchiveError(f"{printable(found.name)} has no chunk there; try 'onnxinfo validate'")
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(stored_limit(found))
+        return decode_chunk(found, data, filter_codes(found)).reshape(found.shape[2:])

@@ -1,0 +1,91 @@
+"""What happens to an archive before a run is written to it: created, extended, gone on with, repaired, or refused."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from .copying import copy_run, new_archive, schema_of
+from .format import LayerRow, RunSchema, create_run, encode_attribute, plain_text
+from .reading import Run
+from .reading import open as open_archive
+from .storage import is_left_open, replacing
+
+# Ends the name under which a run is kept until the one that replaces it is complete.
+BACKUP = "~"
+
+
+def prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compression: str) -> None:
+    """Leave at `path` an archive that holds the run, closed, whatever state the file was in."""
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    if not path.exists():
+        with replacing(path) as part, new_archive(part) as file:
+            create_run(file, run, schema, compression=compression, created=created)
+        return
+    with open_archive(path) as archive:
+        known = archive.runs
+        resumes = run in known and _resumes(archive[run], schema, overwrite, compression)
+    if resumes and not is_left_open(path):
+        return
+    kept = {name: name for name in known}
+    if run in known and not resumes:
+        # What a name ending in ~ keeps is whole; a second attempt that did not end either is not worth keeping.
+        kept = {name: name for name in known if name != run} | ({} if run + BACKUP in known else {run: run + BACKUP})
+    with replacing(path) as part, open_archive(path) as archive, new_archive(part) as file:
+        for name, new_name in kept.items():
+            copy_run(archive[name], file, new_name)
+        if not resumes:
+            create_run(file, run, schema, compression=compression, created=created)
+
+
+def _resumes(existing: Run, schema: RunSchema, overwrite: bool, compression: str) -> bool:
+    """Tell whether the run is to go on with (else it is to be replaced); raise if neither may be."""
+    difference = first_difference(existing, schema, compression)
+    if difference is None and not existing.is_closed:
+        return True
+    if overwrite:
+        return False
+    reason = f"has another recipe ({difference})" if difference else "is complete"
+    raise UsageError(f"run '{existing.name}' exists and {reason}; choose another --run, or replace it with --overwrite")
+
+
+def first_difference(existing: Run, schema: RunSchema, compression: str) -> str | None:
+    """Return in words the first thing in which a stored run and a schema differ, or None."""
+    stored = schema_of(existing)
+    recipes = [
+        {key: encode_attribute(value) for key, value in recipe.items()} for recipe in (stored.recipe, schema.recipe)
+    ]
+    for key in dict.fromkeys([*recipes[1], *recipes[0]]):
+        there, now = (recipe.get(key, "absent") for recipe in recipes)
+        if there != now:
+            return f"{key} is {there} there, {now} now"
+    facets: dict[str, list[Any]] = {
+        "layers": [[LayerRow.of(layer) for layer in each.layers] for each in (stored, schema)],
+        "sample names": [[plain_text(name) for name in each.sample_names] for each in (stored, schema)],
+        "labels": [
+            None if x.labels is None else [str(label) for label in np.asarray(x.labels).tolist()]
+            for x in (stored, schema)
+        ],
+        "axes": [list(zip(each.axes, each.sample_shape, strict=True)) for each in (stored, schema)],
+        "metrics": [[metric.datasets() for metric in each.metrics] for each in (stored, schema)],
+        "input unit": [np.broadcast_to(each.unit, each.sample_shape).tolist() for each in (stored, schema)],
+        "compression": [existing.compression, compression],
+    }
+    return next((f"other {name}" for name, (there, now) in facets.items() if there != now), None)
+
+
+def drop_backup(path: Path, run: str) -> None:
+    """Remove the run that a now complete one replaces."""
+    with open_archive(path) as archive:
+        known = archive.runs
+    backup = run + BACKUP
+    if backup not in known:
+        return
+    with replacing(path) as part, open_archive(path) as archive, new_archive(part) as file:
+        for name in known:
+            if name != backup:
+                copy_run(archive[name], file, name)

@@ -1,0 +1,488 @@
+"""Reading an archive: its runs, their numbers as tables and labelled arrays, also while it is being written."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ArchiveError, UsageError
+from ..inputs.hdf5_chunks import MAX_CHUNK_BYTES
+from ..text import printable
+from . import guard
+from .format import (
+    CERTIFICATE,
+    CONVERGED,
+    FORMAT,
+    LAYER_COLUMNS,
+    STATUS,
+    STDERR,
+    THUMBNAIL_AXES,
+    VALUE,
+    VERSION,
+    Field,
+    Json,
+    LayerRow,
+    Metric,
+    cell_checksums,
+    decode_attribute,
+    is_identifier,
+)
+from .storage import is_being_written, open_to_read
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+MAX_NAMES = 100
+# Of one metric in one run, which are read in one piece.
+MAX_NUMBERS = 1 << 26
+
+_KNOWN_FIELDS = {field.name: field for field in (STDERR, CONVERGED, *CERTIFICATE)}
+
+
+class Run:
+    """One run of an archive, read on demand.
+
+    Attributes
+    ----------
+    name
+        The run's name.
+    layers
+        The layers analyzed, in the model's order.
+    sample_names, labels
+        One per sample; labels is None where there are none.
+    axes, sample_shape
+        Names and sizes of the perturbed tensor's dimensions, without the batch.
+    metrics
+        The metrics computed.
+    recipe
+        Settings that determine the result.
+    provenance
+        Further recorded facts.
+    created
+        Date and time of the run's start, ISO 8601.
+    compression
+        How maps are stored.
+    path
+        The archive.
+    group
+        The run's group in the HDF5 file; read it through :mod:`onnxinfo.archive.guard`.
+    """
+
+    def __init__(self, group: h5py.Group, path: Path) -> None:
+        self.group = group
+        self.path = path
+        self.name: str = group.name.lstrip("/")
+        self._title = printable(f"run '{self.name}' of {path}")
+        attributes = guard.attributes(group)
+        check_version(attributes.get("format_version"), self._title)
+        self.created = str(attributes.pop("created", ""))
+        self.compression = str(attributes.pop("compression", ""))
+        self.axes = tuple(self._names(attributes.pop("axes", "")))
+        metrics = self._names(attributes.pop("metrics", ""))
+        self.recipe, self.provenance = _split_recipe(attributes)
+        self.layers = self._read_layers()
+        self.sample_names = guard.texts(guard.dataset(group, "sample_name", [None], ["S"]))
+        self.labels = self._read_labels()
+        self.sample_shape = tuple(self._axis_size(axis) for axis in self.axes)
+        if math.prod(self.sample_shape) * 4 > MAX_CHUNK_BYTES:
+            raise ArchiveError(f"{self._title} has samples of shape {self.sample_shape}; not an archive of onnxinfo")
+        self.metrics = tuple(self._read_metric(name) for name in metrics)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of layers and samples."""
+        return len(self.layers), len(self.sample_names)
+
+    @property
+    def status(self) -> str:
+        """How the run stands: complete, running, interrupted, failed, or incomplete.
+
+        Incomplete means that its writer stopped without a word.
+        """
+        stored = self._stored_status()
+        finished = all(self.finished(metric.name).all() for metric in self.metrics)
+        if stored == "open":
+            return "running" if is_being_written(self.path) else "complete" if finished else "incomplete"
+        return stored
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its writer finished all cells and said so."""
+        return self._stored_status() == "complete"
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent on the run so far."""
+        return float(guard.array(guard.dataset(self.group, "elapsed", [], ["<f8"])))
+
+    @property
+    def size(self) -> int:
+        """Bytes that the run's data take in the file."""
+        names = guard.members(self.group)
+        found = [guard.member(self.group, name, h5py.Dataset) for name in names]
+        with guard.damaged(self.group.name):
+            return sum(int(item.id.get_storage_size()) for item in found if item is not None)
+
+    @property
+    def unit(self) -> npt.NDArray[np.float64]:
+        """Standard deviation of the input, broadcastable to `sample_shape`: the unit of the perturbation."""
+        found = guard.member(self.group, "input_unit", h5py.Dataset)
+        varying = [] if found is None else str(guard.attribute(found, "axes") or "").split()
+        shape = [size if axis in varying else 1 for axis, size in zip(self.axes, self.sample_shape, strict=True)]
+        unit = guard.array(guard.dataset(self.group, "input_unit", [size for size in shape if size > 1], ["<f8"]))
+        return unit.reshape(shape)
+
+    @property
+    def thumbnails(self) -> npt.NDArray[np.uint8] | None:
+        """Pictures of the samples, uint8 of shape (sample, y, x, 3), or None."""
+        if guard.member(self.group, "thumbnail", h5py.Dataset) is None:
+            return None
+        return guard.array(guard.dataset(self.group, "thumbnail", [self.shape[1], None, None, 3], ["|u1"]))
+
+    def metric(self, name: str) -> Metric:
+        """Return a metric of the run.
+
+        Raises
+        ------
+        UsageError
+            The run has no such metric.
+        """
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        names = ", ".join(metric.name for metric in self.metrics)
+        raise UsageError(f"{self._title} has no metric '{printable(name)}'; it has {names}")
+
+    def finished(self, metric: str) -> npt.NDArray[np.bool_]:
+        """Tell which cells of a metric are finished: bool of shape (layer, sample)."""
+        done = np.asarray(guard.array(self._cells(f"{self.metric(metric).name}_done", ["|u1"])) == 1)
+        if self._stored_status() == "complete" and not done.all():
+            raise ArchiveError(f"{self._title} is marked complete but lacks cells; it is damaged")
+        return done
+
+    def normalizer(self, metric: str) -> npt.NDArray[np.float64]:
+        """Return the constraint's normalizer of each layer: float64 of shape (layer,), NaN where not recorded."""
+        name = f"{self.metric(metric).name}_normalizer"
+        return guard.array(guard.dataset(self.group, name, self.shape[:1], ["<f8"]))
+
+    def values(self, metric: str) -> dict[str, npt.NDArray[Any]]:
+        """Return all numbers of a metric that there is one of for each layer and sample.
+
+        Returns
+        -------
+        dict
+            ``value``, ``stderr``, ``converged`` (bool), ``done`` (bool) and the metric's further fields, each of shape
+            (layer, sample). Cells that are not finished hold NaN, 0 or False.
+
+        Raises
+        ------
+        ArchiveError
+            A finished cell is not what was written.
+        """
+        described = self.metric(metric)
+        done = self.finished(metric)
+        normalizer = self.normalizer(metric)
+        columns = [
+            guard.array(self._cells(described.dataset(column.name), [column.dtype])) for column in described.columns
+        ]
+        stored = guard.array(self._cells(f"{metric}_checksum", ["<u4"]))
+        bad = done & (cell_checksums(normalizer, columns, self.shape) != stored)
+        if bad.any():
+            raise self._mismatch(metric, *np.argwhere(bad)[0])
+        values: dict[str, npt.NDArray[Any]] = {"done": done}
+        for column, data in zip(described.columns, columns, strict=True):
+            values[column.name] = np.where(done, data, np.nan if column.dtype == "<f8" else 0).astype(column.dtype)
+        values["converged"] = values["converged"] == 1
+        return values
+
+    def map(self, metric: str, layer: int, sample: int) -> npt.NDArray[np.float32]:
+        """Return the map of one layer and sample.
+
+        Parameters
+        ----------
+        metric
+            Name of a metric with maps.
+        layer, sample
+            Positions in `layers` and `sample_names`.
+
+        Returns
+        -------
+        ndarray
+            float32 of shape `sample_shape`; all NaN where the cell is not finished.
+
+        Raises
+        ------
+        ArchiveError
+            The map is not what was written.
+        UsageError
+            The run has no such metric, or it has no maps.
+        """
+        one: npt.NDArray[np.float32] = self.maps(metric, layer, [sample])[0]
+        return one
+
+    def maps(self, metric: str, layer: int, samples: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
+        """Return the maps of one layer and several samples, by default all; much faster than one by one.
+
+        Parameters
+        ----------
+        metric
+            Name of a metric with maps.
+        layer
+            Position in `layers`.
+        samples
+            B positions in `sample_names`.
+
+        Returns
+        -------
+        ndarray
+            float32 of shape (B, *sample_shape); all NaN where a cell is not finished.
+
+        Raises
+        ------
+        ArchiveError
+            A map is not what was written.
+        UsageError
+            The run has no such metric, or it has no maps.
+        """
+        if not self.metric(metric).has_map:
+            raise UsageError(f"metric '{metric}' of {self._title} has no maps")
+        chosen = np.arange(self.shape[1])[slice(None) if samples is None else [*samples]]
+        done = self.finished(metric)[layer, chosen]
+        stored = guard.array(self._cells(f"{metric}_map_checksum", ["<u4"]))[layer]
+        maps = np.full((len(chosen), *self.sample_shape), np.nan, dtype=np.float32)
+        cells = guard.cells(self.map_dataset(metric), layer, chosen[done].tolist())
+        for position, sample, data in zip(np.nonzero(done)[0], chosen[done], cells, strict=True):
+            if guard.crc32(data) != stored[sample]:
+                raise self._mismatch(f"{metric} map", layer, int(sample))
+            maps[position] = data
+        return maps
+
+    def table(self, per: Literal["layer", "sample"]) -> dict[str, list[Any]]:
+        """Return the run's numbers as columns; see :meth:`Archive.to_dataframe`."""
+        from .table import run_table
+
+        return run_table(self, per)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return the run as labelled arrays; maps are read when they are used."""
+        from .labelled import run_dataset
+
+        return run_dataset(self)
+
+    def map_dataset(self, metric: str) -> h5py.Dataset:
+        """Return the dataset of a metric's maps, checked; read it with :func:`.guard.cells`."""
+        return guard.dataset(self.group, f"{metric}_map", [*self.shape, *self.sample_shape], ["<f4", "<f2"])
+
+    def _stored_status(self) -> str:
+        code = int(guard.array(guard.dataset(self.group, "status", [], ["|u1"])))
+        if code >= len(STATUS):
+            raise ArchiveError(f"{self._title} has unknown status {code}; it is damaged")
+        return STATUS[code]
+
+    def _mismatch(self, what: str, layer: int, sample: int) -> ArchiveError:
+        where = printable(self.layers[layer].name)
+        return ArchiveError(
+            f"{what} of layer '{where}', sample {sample} in {self._title} is damaged (checksum); "
+            "'onnxinfo recover' keeps what is whole"
+        )
+
+    def _names(self, text: str | int | float | None) -> list[str]:
+        names = str(text or "").split()
+        if len(names) > MAX_NAMES or not all(is_identifier(name) for name in names):
+            raise ArchiveError(f"{self._title} lists '{printable(str(text)[:80])}', expected names; it is damaged")
+        return names
+
+    def _cells(self, name: str, dtypes: list[str]) -> h5py.Dataset:
+        return guard.dataset(self.group, name, self.shape, dtypes)
+
+    def _read_layers(self) -> tuple[LayerRow, ...]:
+        def column(name: str) -> list[Any]:
+            dtypes = ["<i8"] if name in ("layer_index", "depth", "parameters") else ["S"]
+            found = guard.dataset(self.group, name, [None], dtypes)
+            return guard.texts(found) if dtypes == ["S"] else guard.array(found).tolist()
+
+        columns = {name: column(name) for name in LAYER_COLUMNS}
+        if len({len(values) for values in columns.values()}) != 1 or not columns["layer"]:
+            raise ArchiveError(f"{self._title} has layer columns of different lengths; it is damaged")
+        keys = ("name", *(name.removeprefix("layer_") for name in LAYER_COLUMNS[1:]))
+        return tuple(LayerRow(**dict(zip(keys, row, strict=True))) for row in zip(*columns.values(), strict=True))
+
+    def _read_labels(self) -> npt.NDArray[np.int64] | list[str] | None:
+        if guard.member(self.group, "label", h5py.Dataset) is None:
+            return None
+        found = guard.dataset(self.group, "label", [len(self.sample_names)], ["<i8", "S"])
+        return guard.texts(found) if found.dtype.kind == "S" else guard.array(found)
+
+    def _axis_size(self, axis: str) -> int:
+        found = guard.member(self.group, axis, h5py.Dataset)
+        if found is None or found.ndim != 1:
+            raise ArchiveError(f"{self._title} lacks the dimension '{axis}'; it is damaged")
+        return int(found.shape[0])
+
+    def _read_metric(self, name: str) -> Metric:
+        value = self._cells(name, ["<f8"])
+        names = self._names(guard.attribute(value, "fields"))
+        if names[:2] != ["stderr", "converged"]:
+            raise ArchiveError(f"{self._title}: {name} has the fields {names}, expected stderr, converged and others")
+        if len(names) * len(self.layers) * len(self.sample_names) > MAX_NUMBERS:
+            raise ArchiveError(f"{self._title}: {name} has more than {MAX_NUMBERS} numbers; not an archive of onnxinfo")
+        fields = tuple(_KNOWN_FIELDS.get(field) or self._read_field(name, field) for field in names[2:])
+        units = str(guard.attribute(value, "units") or "")
+        long_name = str(guard.attribute(value, "long_name") or "").removesuffix(f", {VALUE.long_name}")
+        has_map = guard.member(self.group, f"{name}_map", h5py.Dataset) is not None
+        return Metric(name, long_name, units, fields, has_map)
+
+    def _read_field(self, metric: str, name: str) -> Field:
+        found = self._cells(f"{metric}_{name}", ["<f8", "<i8", "|u1"])
+        units, long_name = (str(guard.attribute(found, key) or "") for key in ("units", "long_name"))
+        return Field(name, found.dtype.str, units, long_name)
+
+
+class Archive:
+    """An HDF5 archive open for reading; a context manager, and a mapping from run names to runs.
+
+    Safe on files from anybody: links are not followed, nothing is executed, sizes are checked before memory is taken,
+    and numbers whose checksum does not hold raise :class:`ArchiveError`.
+    """
+
+    def __init__(self, file: h5py.File, path: Path) -> None:
+        self.path = path
+        self.file = file
+        if guard.attribute(file, "format") != FORMAT:
+            raise ArchiveError(f"{path} is an HDF5 file, but not an archive of onnxinfo")
+        check_version(guard.attribute(file, "format_version"), str(path))
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Names of the runs, oldest first."""
+        return tuple(name for name in guard.members(self.file) if self._is_run(name))
+
+    def __getitem__(self, name: str) -> Run:
+        if name not in self.runs:
+            known = ", ".join(self.runs) or "none"
+            raise UsageError(printable(f"{self.path} has no run '{name}'; it has {known}"))
+        title = printable(f"run '{name}' of {self.path}")
+        with guard.damaged(title):
+            group = guard.member(self.file, name, h5py.Group)
+            if group is None:
+                raise ArchiveError(f"{title} is damaged: it is no group; try 'onnxinfo recover'")
+            return Run(group, self.path)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.runs
+
+    def to_xarray(self) -> xarray.DataTree:
+        """Return all runs as an :class:`xarray.DataTree` with a node for each run; maps are read when they are used."""
+        import xarray
+
+        return xarray.DataTree.from_dict({f"/{name}": self[name].to_xarray() for name in self.runs})
+
+    def table(self, per: Literal["layer", "sample"] = "layer") -> dict[str, list[Any]]:
+        """Return the columns of :meth:`to_dataframe` as lists, without importing pandas."""
+        from .table import stack
+
+        return stack([self[name].table(per) for name in self.runs], per)
+
+    def to_dataframe(self, per: Literal["layer", "sample"] = "layer") -> pandas.DataFrame:
+        """Return the finished numbers of all runs as a tidy table.
+
+        Parameters
+        ----------
+        per
+            ``sample``: a row for every run, layer, sample and metric. ``layer``: a row for every run, layer and metric:
+            the mean over the samples that converged; its standard error from the spread between samples, at least what
+            the samples' own Monte-Carlo errors imply; ``converged`` only if all samples did.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns run, layer, layer_index, op, depth, then per sample: sample, sample_name, label; metric, value,
+            stderr, converged; per layer also n and n_converged, the numbers of samples.
+        """
+        import pandas
+
+        return pandas.DataFrame(self.table(per))
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _is_run(self, name: str) -> bool:
+        try:
+            group = guard.member(self.file, name, h5py.Group)
+            return group is not None and guard.attribute(group, "format") == FORMAT
+        except ArchiveError:
+            # Damaged: named all the same, so that nothing disappears without a word.
+            return True
+
+
+def open(path: str | os.PathLike[str]) -> Archive:
+    """Open an archive for reading, also while a run is being written to it or after its writer died.
+
+    Parameters
+    ----------
+    path
+        An HDF5 file written by ``onnxinfo analyze``.
+
+    Returns
+    -------
+    Archive
+        Close it, or use it in a ``with`` statement.
+
+    Raises
+    ------
+    ArchiveError
+        There is no such file, it is not an archive, it is damaged, or a newer onnxinfo wrote it.
+
+    Examples
+    --------
+    >>> with onnxinfo.open("results.h5") as archive:  # doctest: +SKIP
+    ...     table = archive.to_dataframe(per="layer")
+    """
+    file = open_to_read(Path(path))
+    try:
+        return Archive(file, Path(path))
+    except BaseException:
+        file.close()
+        raise
+
+
+def check_version(version: str | int | float | None, what: str) -> None:
+    """Raise :class:`ArchiveError` unless this reader knows the format's version."""
+    if not isinstance(version, int) or version < 1:
+        raise ArchiveError(f"{what} has no valid format_version; the file is damaged")
+    if version > VERSION:
+        raise ArchiveError(f"{what} has format version {version}, this onnxinfo reads up to {VERSION}; update onnxinfo")
+
+
+def _split_recipe(attributes: dict[str, str | int | float]) -> tuple[dict[str, Json], dict[str, Json]]:
+    listed = decode_attribute(attributes.pop("recipe", "[]"))
+    keys = [key for key in listed if isinstance(key, str)] if isinstance(listed, list) else []
+    for key in ("format", "format_version", "coordinates"):
+        attributes.pop(key, None)
+    recipe = {key: decode_attribute(attributes.pop(key)) for key in keys if key in attributes}
+    return recipe, {key: decode_attribute(value) for key, value in attributes.items()}
+
+
+__all__ = ["THUMBNAIL_AXES", "Archive", "Run", "open"]

@@ -1,0 +1,273 @@
+"""Keeping archives in order: list, rename, delete, merge and recover runs.
+
+Every change makes a new file that replaces the old one as a whole, so that space is really given back and an
+interruption leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ArchiveError, OnnxinfoError, UsageError
+from ..text import printable
+from .copying import LostCell, copy_run, new_archive
+from .format import check_run_name
+from .reading import Archive, Run
+from .reading import open as open_archive
+from .storage import WriterLock, open_damaged, replacing, resolve
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line about a run.
+
+    Attributes
+    ----------
+    run, status, created
+        Name; complete, running, interrupted, failed, incomplete or damaged; date and time of its start.
+    model
+        Name of the model, empty where not recorded.
+    metrics
+        Names of the metrics.
+    layers, samples
+        How many.
+    finished, cells
+        Cells (metric, layer, sample) finished, and all of them.
+    elapsed
+        Seconds spent.
+    size
+        Bytes in the file.
+    """
+
+    run: str
+    status: str
+    created: str
+    model: str
+    metrics: tuple[str, ...]
+    layers: int
+    samples: int
+    finished: int
+    cells: int
+    elapsed: float
+    size: int
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What :func:`recover` did.
+
+    Attributes
+    ----------
+    output
+        The repaired archive.
+    runs
+        The runs it holds.
+    lost
+        Cells that were marked finished but are not what was written; the next analysis computes them anew.
+    unreadable
+        Runs that are lost, with the reason.
+    original
+        Where the damaged file is kept, or None where nothing was lost.
+    """
+
+    output: Path
+    runs: tuple[str, ...]
+    lost: tuple[LostCell, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    original: Path | None
+
+
+def list_runs(path: str | os.PathLike[str]) -> list[RunSummary]:
+    """Return a line about each run of an archive, oldest first.
+
+    Raises
+    ------
+    ArchiveError
+        The archive cannot be read.
+    """
+    with open_archive(path) as archive:
+        return [_summary(archive, name) for name in archive.runs]
+
+
+def _summary(archive: Archive, name: str) -> RunSummary:
+    try:
+        return _summary_of(archive[name])
+    except ArchiveError:
+        return RunSummary(name, "damaged", "", "", (), 0, 0, 0, 0, 0.0, 0)
+
+
+def _summary_of(run: Run) -> RunSummary:
+    finished = [run.finished(metric.name) for metric in run.metrics]
+    return RunSummary(
+        run=run.name,
+        status=run.status,
+        created=run.created,
+        model=str({**run.recipe, **run.provenance}.get("model_name", "")),
+        metrics=tuple(metric.name for metric in run.metrics),
+        layers=run.shape[0],
+        samples=run.shape[1],
+        finished=sum(int(done.sum()) for done in finished),
+        cells=sum(done.size for done in finished),
+        elapsed=run.elapsed,
+        size=run.size,
+    )
+
+
+def rename_run(path: str | os.PathLike[str], run: str, name: str) -> None:
+    """Give a run another name.
+
+    Raises
+    ------
+    UsageError
+        There is no such run, or the name is taken or not possible.
+    ArchiveError
+        The archive cannot be read or written.
+    """
+    check_run_name(name)
+
+    def renamed(runs: Sequence[str]) -> dict[str, str]:
+        if name in runs:
+            raise UsageError(f"{path} has a run '{printable(name)}' already; choose another name or delete it first")
+        return {each: name if each == run else each for each in runs}
+
+    _rewrite(path, run, renamed)
+
+
+def delete_run(path: str | os.PathLike[str], run: str) -> None:
+    """Delete a run and give its space back.
+
+    Raises
+    ------
+    UsageError
+        There is no such run.
+    ArchiveError
+        The archive cannot be read or written.
+    """
+    _rewrite(path, run, lambda runs: {each: each for each in runs if each != run})
+
+
+def _rewrite(path: str | os.PathLike[str], run: str, plan: Callable[[Sequence[str]], dict[str, str]]) -> None:
+    resolved = resolve(path)
+    with WriterLock(resolved):
+        with open_archive(resolved) as archive:
+            names = archive.runs
+            archive[run]
+        _assemble(resolved, [(resolved, plan(names))])
+
+
+def _assemble(output: Path, parts: Sequence[tuple[Path, dict[str, str]]]) -> None:
+    with replacing(output) as part, new_archive(part) as file:
+        for source, names in parts:
+            with open_archive(source) as archive:
+                for old, new in names.items():
+                    if copy_run(archive[old], file, new):
+                        title = f"run '{printable(old)}' of {source}"
+                        raise ArchiveError(f"{title} has damaged cells; run 'onnxinfo recover {source}' first")
+
+
+def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> dict[str, str]:
+    """Copy all runs of several archives into a new one.
+
+    A run whose name an earlier archive has, too, gets its own archive's name in parentheses appended.
+
+    Parameters
+    ----------
+    sources
+        The archives.
+    output
+        The new archive, which must not exist.
+
+    Returns
+    -------
+    dict
+        Name in the new archive of each run, by ``<archive>:<run>``.
+
+    Raises
+    ------
+    UsageError
+        `output` exists, or names clash beyond that.
+    ArchiveError
+        An archive cannot be read or written.
+    """
+    resolved = resolve(output)
+    if resolved.exists():
+        raise UsageError(f"{output} exists; name a new file")
+    parts: list[tuple[Path, dict[str, str]]] = []
+    taken: dict[str, str] = {}
+    for source in map(Path, sources):
+        with open_archive(source) as archive:
+            names = {run: run if run not in taken.values() else f"{run} ({source.stem})" for run in archive.runs}
+        clash = next((new for new in names.values() if new in taken.values()), None)
+        if clash is not None:
+            raise UsageError(f"two runs would be named '{printable(clash)}'; rename one with 'onnxinfo rename'")
+        taken |= {f"{source}:{old}": new for old, new in names.items()}
+        parts.append((source, names))
+    with WriterLock(resolved):
+        _assemble(resolved, parts)
+    return taken
+
+
+def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Recovery:
+    """Repair an archive that was left open or damaged, by copying what is whole into a new file.
+
+    Parameters
+    ----------
+    path
+        The archive.
+    output
+        The repaired archive; by default it takes the place of the old one once it is whole. If something was lost, the
+        old one is kept as ``<path>.damaged``.
+
+    Returns
+    -------
+    Recovery
+        What was saved and what was lost.
+
+    Raises
+    ------
+    ArchiveError
+        Nothing can be read, or the file cannot be written, or a live process is writing to it.
+    """
+    source = resolve(path)
+    target = source if output is None else resolve(output)
+    if target != source and target.exists():
+        raise UsageError(f"{output} exists; name a new file")
+    lost: list[LostCell] = []
+    unreadable: list[tuple[str, str]] = []
+    saved: list[str] = []
+    with contextlib.ExitStack() as stack:
+        for written in dict.fromkeys((source, target)):
+            stack.enter_context(WriterLock(written))
+        part = stack.enter_context(replacing(target))
+        archive = stack.enter_context(Archive(open_damaged(source), source))
+        file = stack.enter_context(new_archive(part))
+        for name in archive.runs:
+            try:
+                lost += copy_run(archive[name], file, name)
+                saved.append(name)
+            except OnnxinfoError as error:
+                unreadable.append((name, str(error)))
+                if name in file:
+                    del file[name]
+        if unreadable and not saved:
+            raise ArchiveError(f"no run of {path} can be read: {unreadable[0][1]}")
+        kept = _keep(source) if target == source and (lost or unreadable) else None
+    return Recovery(target, tuple(saved), tuple(lost), tuple(unreadable), kept)
+
+
+def _keep(path: Path) -> Path:
+    """Give a file a second name under which it outlives its replacement."""
+    kept = path.with_name(f"{path.name}.damaged")
+    number = 1
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.name}.damaged{number}")
+    try:
+        os.link(path, kept)
+    except OSError as error:
+        raise ArchiveError(f"cannot keep {path} as {kept} ({error.strerror}); give --output") from error
+    return kept

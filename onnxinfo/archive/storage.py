@@ -1,0 +1,446 @@
+"""The archive as a file: one writer, replacement as a whole, and opening what a dead writer left open."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import io
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import h5py
+
+from ..errors import ArchiveError, UsageError
+from ..text import printable
+from .format import LIBVER
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SUPERBLOCK_SIZE = 48
+FLAGS_OFFSET = 11
+END_OFFSET = 28
+PART = ".part"
+# How long a writer may take from opening its file to letting readers in.
+STARTING_SECONDS = 2
+
+
+class WriterLock:
+    """The right to write an archive, held through a lock on ``<archive>.lock``.
+
+    The operating system gives it back when the process ends, however it ends. It is not the archive itself that is
+    locked, because HDF5 locks that by its own rules and replacing the file would leave the lock behind.
+
+    Raises
+    ------
+    ArchiveError
+        Another process holds it, or the folder cannot be written.
+    """
+
+    def __init__(self, archive: Path) -> None:
+        self._path = archive.with_name(archive.name + ".lock")
+        self._file: IO[bytes] = self._acquire(archive)
+        # What a process that was killed left behind: nobody else may be writing it now.
+        for stale in archive.parent.glob(f".{glob.escape(archive.name)}.*{PART}"):
+            stale.unlink(missing_ok=True)
+
+    def _acquire(self, archive: Path) -> IO[bytes]:
+        # Readers that look whether a writer is at work hold the lock for an instant: that is no reason to give up.
+        for attempt in range(5):
+            time.sleep(0.05 * attempt)
+            try:
+                file = self._path.open("ab")
+            except OSError as error:
+                raise ArchiveError(f"cannot write {archive}: {error.strerror}; choose a writable folder") from None
+            if _try_lock(file) and self._is_current(file):
+                return file
+            file.close()
+        raise ArchiveError(f"{archive} is being written by another process; wait for it or write to another file")
+
+    def _is_current(self, file: IO[bytes]) -> bool:
+        # The previous holder may have removed the file between our opening and our locking it.
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Give the right back."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+        self._file.close()
+
+    def __enter__(self) -> WriterLock:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.release()
+
+
+def is_being_written(archive: Path) -> bool:
+    """Tell whether a live process holds the right to write the archive."""
+    try:
+        with archive.with_name(archive.name + ".lock").open("rb") as file:
+            return not _try_lock(file, shared=True)
+    except OSError:
+        return False
+
+
+def _try_lock(file: IO[bytes], *, shared: bool = False) -> bool:
+    try:
+        import fcntl
+    except ImportError:
+        return _try_lock_windows(file)
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        warnings.warn(
+            f"{file.name}: the file system offers no locks ({error.strerror}); take care that one process writes",
+            stacklevel=4,
+        )
+    return True
+
+
+def _try_lock_windows(file: IO[bytes]) -> bool:
+    import msvcrt
+
+    try:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    except OSError:
+        return False
+    return True
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """Return the file behind `path`, links followed, or where it would be.
+
+    Raises
+    ------
+    UsageError
+        There is something else than a regular file, or no folder to hold it.
+    """
+    resolved = Path(path).resolve()
+    if resolved.exists() and not resolved.is_file():
+        raise UsageError(f"{path} is not a regular file; name an HDF5 file")
+    if not resolved.parent.is_dir():
+        raise UsageError(f"folder {resolved.parent} does not exist; create it first")
+    return resolved
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`, which replaces `path` once the block has succeeded.
+
+    The caller holds the :class:`WriterLock` of `path`.
+
+    Until then the original stays as it is, whatever happens; the new content has reached the disk before it
+    replaces the old.
+
+    Raises
+    ------
+    ArchiveError
+        The folder cannot be written or is full.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+    except OSError as error:
+        raise ArchiveError(f"cannot write {path}: {error.strerror}; choose a writable folder") from None
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        _copy_mode(path, part)
+        fsync(part)
+        os.replace(part, path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise ArchiveError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _copy_mode(path: Path, part: Path) -> None:
+    if path.exists():
+        shutil.copymode(path, part)
+    else:
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)
+
+
+def fsync(path: Path) -> None:
+    """Return once the file's content is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def fsync_folder(folder: Path) -> None:
+    """Return once the folder's entries are on the disk, where the system can tell."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def create_file(path: Path) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file open for writing, in the version of the file format that archives use.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; raised once the file is closed.
+    """
+    with path.open("w+b", buffering=0) as raw:
+        target = _Forgiving(raw)
+        try:
+            with h5py.File(target, "w", libver=LIBVER, track_order=True) as file:
+                yield file
+        except Exception:
+            if target.error is None:
+                raise
+        if target.error is not None:
+            raise target.error
+
+
+class _Forgiving(io.RawIOBase):
+    """A file that accepts everything and remembers the first error.
+
+    HDF5 cannot recover from a write that fails, and crashes when the process ends; so it is not told.
+    """
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any, /) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def write(self, data: Any, /) -> int:
+        rest = memoryview(data).cast("B")
+        count = len(rest)
+        try:
+            while len(rest) and self.error is None:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self.error = error
+        return count
+
+    def truncate(self, size: int | None = None, /) -> int:
+        return self._file.truncate(size)
+
+
+def reserve(file: h5py.File, end: int) -> None:
+    """Make sure that the file system has room for the file to grow to `end` bytes.
+
+    HDF5 cannot recover from a disk that fills up while it writes; so it must not happen there.
+
+    Raises
+    ------
+    ArchiveError
+        There is no room. Nothing was written.
+    """
+    handle = file.id.get_vfd_handle()
+    size = os.fstat(handle).st_size
+    if end > size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(handle, size, end - size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise ArchiveError(
+                    f"no room for {file.filename} ({error.strerror}); finished cells are safe: free space and run again"
+                ) from error
+
+
+def trim(path: Path) -> None:
+    """Give back the room reserved beyond the end that a closed file's superblock states."""
+    with path.open("r+b") as file:
+        end = int.from_bytes(file.read(SUPERBLOCK_SIZE)[END_OFFSET : END_OFFSET + 8], "little")
+        if SUPERBLOCK_SIZE <= end < os.fstat(file.fileno()).st_size:
+            file.truncate(end)
+
+
+def abandon(file: h5py.File) -> None:
+    """Close an HDF5 file that cannot be written any more, and leave it on the disk as it is.
+
+    HDF5 would try to write what it still holds, now and again when the process ends, and crash there. It is given a
+    file in memory to write that to.
+    """
+    with contextlib.suppress(OSError, RuntimeError, AttributeError):
+        memory = os.memfd_create("abandoned")
+        os.dup2(memory, file.id.get_vfd_handle())
+        os.close(memory)
+    with contextlib.suppress(OSError, RuntimeError):
+        file.close()
+
+
+def open_to_read(path: Path) -> h5py.File:
+    """Open an HDF5 file to read, also while it is written and after its writer died.
+
+    Raises
+    ------
+    ArchiveError
+        There is no such file, or it is no HDF5 file, or it is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(SUPERBLOCK_SIZE)
+    except OSError as error:
+        raise ArchiveError(f"cannot read {path}: {error.strerror}") from None
+    if not head.startswith(SIGNATURE):
+        raise ArchiveError(f"{path} is not an HDF5 file; name a file written by 'onnxinfo analyze'")
+    if not _flags(head):
+        return _opened(path, lambda: h5py.File(path, "r"))
+    # Only beside a live writer: on a damaged file, reading what may be written meanwhile takes forever.
+    for _ in range(STARTING_SECONDS * 10):
+        if not is_being_written(path):
+            break
+        with contextlib.suppress(OSError):
+            return h5py.File(path, "r", swmr=True)
+        time.sleep(0.1)
+    return _opened(path, lambda: h5py.File(io.BufferedReader(_Closed(path)), "r"))
+
+
+def open_damaged(path: Path) -> h5py.File:
+    """Open an HDF5 file to save what can be read of it, also where its end is missing.
+
+    Raises
+    ------
+    ArchiveError
+        It cannot be opened even so.
+    """
+    try:
+        return open_to_read(path)
+    except ArchiveError:
+        return _opened(path, lambda: h5py.File(io.BufferedReader(_Closed(path)), "r"))
+
+
+def _opened(path: Path, attempt: Callable[[], h5py.File]) -> h5py.File:
+    try:
+        return attempt()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = printable(" ".join(str(error).split()))
+        raise ArchiveError(f"{path} is damaged: {reason}; try 'onnxinfo recover'") from error
+
+
+class _Closed(io.RawIOBase):
+    """A file as it would be had its writer closed it: no consistency flags are set, and all of it belongs to the file.
+
+    Where its end is missing, zeros stand in for it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._file = path.open("rb", buffering=0)
+        self._size = os.fstat(self._file.fileno()).st_size
+        self._superblock, self._size = closed_superblock(self._file.read(SUPERBLOCK_SIZE), self._size)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        view = view[: max(0, min(len(view), self._size - self._position))]
+        self._file.seek(self._position)
+        data = self._file.read(len(view)) or b""
+        view[:] = data.ljust(len(view), b"\0")
+        covered = self._superblock[self._position : self._position + len(view)]
+        view[: len(covered)] = covered
+        self._position += len(view)
+        return len(view)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def is_left_open(path: Path) -> bool:
+    """Tell whether a file's superblock says that a writer has it open."""
+    with path.open("rb") as file:
+        return _flags(file.read(SUPERBLOCK_SIZE)) != 0
+
+
+def _flags(superblock: bytes) -> int:
+    return superblock[FLAGS_OFFSET] if len(superblock) > FLAGS_OFFSET and superblock[8] == 3 else 0
+
+
+def closed_superblock(superblock: bytes, size: int) -> tuple[bytes, int]:
+    """Return a superblock as it would be had the writer closed a file of `size` bytes, and the size it states.
+
+    Superblocks of other versions than 2 and 3 (HDF5 file format) are returned unchanged.
+    """
+    if len(superblock) < SUPERBLOCK_SIZE or superblock[8] not in (2, 3) or superblock[9] != 8:
+        return superblock, size
+    end = max(size, int.from_bytes(superblock[END_OFFSET : END_OFFSET + 8], "little"))
+    body = bytearray(superblock[: SUPERBLOCK_SIZE - 4])
+    body[FLAGS_OFFSET] = 0
+    body[END_OFFSET : END_OFFSET + 8] = end.to_bytes(8, "little")
+    return bytes(body) + lookup3(bytes(body)).to_bytes(4, "little"), end
+
+
+def lookup3(data: bytes, initial: int = 0) -> int:
+    """Return Bob Jenkins's lookup3 hash (``hashlittle``), the checksum of HDF5's metadata."""
+    mask = 0xFFFFFFFF
+
+    def rotate(value: int, bits: int) -> int:
+        return ((value << bits) | (value >> (32 - bits))) & mask
+
+    a = b = c = (0xDEADBEEF + len(data) + initial) & mask
+    blocks = max(0, (len(data) - 1) // 12)
+    words = [
+        int.from_bytes(data[offset : offset + 4].ljust(4, b"\0"), "little") for offset in range(0, len(data) + 12, 4)
+    ]
+    for block in range(blocks):
+        a, b, c = (value + words[3 * block + i] & mask for i, value in enumerate((a, b, c)))
+        a = (a - c & mask) ^ rotate(c, 4)
+        c = c + b & mask
+        b = (b - a & mask) ^ rotate(a, 6)
+        a = a + c & mask
+        c = (c - b & mask) ^ rotate(b, 8)
+        b = b + a & mask
+        a = (a - c & mask) ^ rotate(c, 16)
+        c = c + b & mask
+        b = (b - a & mask) ^ rotate(a, 19)
+        a = a + c & mask
+        c = (c - b & mask) ^ rotate(b, 4)
+        b = b + a & mask
+    if not data:
+        return c
+    a, b, c = (value + words[3 * blocks + i] & mask for i, value in enumerate((a, b, c)))
+    c = (c ^ b) - rotate(b, 14) & mask
+    a = (a ^ c) - rotate(c, 11) & mask
+    b = (b ^ a) - rotate(a, 25) & mask
+    c = (c ^ b) - rotate(b, 16) & mask
+    a = (a ^ c) - rotate(c, 4) & mask
+    b = (b ^ a) - rotate(a, 14) & mask
+    return (c ^ b) - rotate(b, 24) & mask

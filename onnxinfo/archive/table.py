@@ -1,0 +1,150 @@
+"""An archive's numbers as tidy tables: one row for every layer, or for every layer and sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UsageError
+from .format import LayerRow, Metric
+
+Per = Literal["layer", "sample"]
+
+_LAYER = ("run", "layer", "layer_index", "op", "depth")
+_VALUE = ("metric", "value", "stderr", "converged")
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "layer": (*_LAYER, *_VALUE, "n", "n_converged"),
+    "sample": (*_LAYER, "sample", "sample_name", "label", *_VALUE),
+}
+
+
+class Tabular(Protocol):
+    """What a table is made of: a run, or a part of one."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+
+    @property
+    def layers(self) -> Sequence[LayerRow]:
+        """The layers."""
+
+    @property
+    def sample_names(self) -> Sequence[str]:
+        """One name per sample."""
+
+    @property
+    def labels(self) -> Any:
+        """One label per sample, or None."""
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """The metrics."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of layers and samples."""
+
+    def values(self, metric: str) -> dict[str, npt.NDArray[Any]]:
+        """Return a metric's numbers."""
+
+
+def run_table(run: Tabular, per: Per) -> dict[str, list[Any]]:
+    """Return a run's finished numbers as columns, in layer, then sample, then metric order.
+
+    Parameters
+    ----------
+    run
+        A run of an open archive.
+    per
+        ``layer`` or ``sample``; see :meth:`onnxinfo.archive.Archive.to_dataframe`.
+    """
+    if per not in COLUMNS:
+        raise UsageError(f"per={per!r}: 'layer' or 'sample' expected")
+    tabulate = _by_layer if per == "layer" else _by_sample
+    layer, order, rest = tabulate(run, [(metric.name, run.values(metric.name)) for metric in run.metrics])
+    columns: dict[str, Any] = {
+        "run": np.full(len(layer), run.name, dtype=object),
+        "layer": np.array([row.name for row in run.layers], dtype=object)[layer],
+        "layer_index": np.array([row.index for row in run.layers])[layer],
+        "op": np.array([row.op for row in run.layers], dtype=object)[layer],
+        "depth": np.array([row.depth for row in run.layers])[layer],
+        **rest,
+    }
+    return {name: columns[name][order].tolist() for name in COLUMNS[per]}
+
+
+def stack(tables: Sequence[Mapping[str, list[Any]]], per: Per) -> dict[str, list[Any]]:
+    """Return the rows of several tables one after the other."""
+    if per not in COLUMNS:
+        raise UsageError(f"per={per!r}: 'layer' or 'sample' expected")
+    return {name: [value for table in tables for value in table[name]] for name in COLUMNS[per]}
+
+
+Rows = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], dict[str, npt.NDArray[Any]]]
+
+
+def _by_sample(run: Tabular, metrics: Sequence[tuple[str, dict[str, npt.NDArray[Any]]]]) -> Rows:
+    cells = [np.nonzero(values["done"]) for _, values in metrics]
+    layer = np.concatenate([layer for layer, _ in cells])
+    sample = np.concatenate([sample for _, sample in cells])
+    labels = [None] * run.shape[1] if run.labels is None else run.labels
+    rest = {
+        "sample": sample,
+        "sample_name": np.array(run.sample_names, dtype=object)[sample],
+        "label": np.array(labels, dtype=object)[sample],
+        "metric": np.repeat(np.array([name for name, _ in metrics], dtype=object), [len(found[0]) for found in cells]),
+    }
+    for key in ("value", "stderr", "converged"):
+        rest[key] = np.concatenate([values[key][at] for (_, values), at in zip(metrics, cells, strict=True)])
+    return layer, np.lexsort((sample, layer)), rest
+
+
+def _by_layer(run: Tabular, metrics: Sequence[tuple[str, dict[str, npt.NDArray[Any]]]]) -> Rows:
+    summaries = [layer_summary(values) for _, values in metrics]
+    layers = [np.nonzero(summary["n"])[0] for summary in summaries]
+    layer = np.concatenate(layers)
+    rest = {"metric": np.repeat(np.array([name for name, _ in metrics], dtype=object), [len(at) for at in layers])}
+    for key in ("value", "stderr", "converged", "n", "n_converged"):
+        rest[key] = np.concatenate([summary[key][at] for summary, at in zip(summaries, layers, strict=True)])
+    return layer, np.argsort(layer, kind="stable"), rest
+
+
+def layer_summary(values: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Return each layer's mean over the samples that converged, and what it is worth.
+
+    The standard error of the mean is s / sqrt(n), s the spread of the samples' values. That spread already holds the
+    samples' own Monte-Carlo errors e, but with few samples may come out below what they alone imply,
+    sqrt(sum e^2) / n, which is the smallest value returned; with a single sample it is all that is known.
+
+    Parameters
+    ----------
+    values
+        As :meth:`onnxinfo.archive.Run.values` returns them: ``value``, ``stderr``, ``converged`` and ``done``, each of
+        shape (layer, sample).
+
+    Returns
+    -------
+    dict
+        ``value``, ``stderr``, ``converged`` (all finished samples did), ``n`` (finished) and ``n_converged``, each of
+        shape (layer,). The mean and its error are NaN where no sample converged.
+    """
+    done, converged = values["done"], values["done"] & values["converged"]
+    n, kept = done.sum(axis=1), converged.sum(axis=1)
+    count = np.maximum(kept, 1)
+    mean = np.where(converged, values["value"], 0.0).sum(axis=1) / count
+    spread = (np.where(converged, values["value"] - mean[:, None], 0.0) ** 2).sum(axis=1)
+    between = np.where(kept > 1, spread / np.maximum(kept - 1, 1) / count, 0.0)
+    within = np.where(converged, np.nan_to_num(values["stderr"]), 0.0) ** 2
+    known = np.where(converged, np.isfinite(values["stderr"]), False).any(axis=1) | (kept > 1)
+    stderr = np.sqrt(np.maximum(between, within.sum(axis=1) / count**2))
+    return {
+        "value": np.where(kept > 0, mean, np.nan),
+        "stderr": np.where(known, stderr, np.nan),
+        "converged": (kept == n) & (n > 0),
+        "n": n,
+        "n_converged": kept,
+    }

@@ -1,0 +1,239 @@
+"""Whether an archive is what the format says, and holds what was written to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import OnnxinfoError
+from ..text import printable
+from . import guard
+from .dimensions import dimension_names
+from .format import COMPRESSION, LAYER_COLUMNS, THUMBNAIL_AXES, Metric
+from .reading import Archive, Run
+from .reading import open as open_archive
+from .storage import is_being_written, is_left_open
+
+T = TypeVar("T")
+MAPS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A thing that is not as the format demands.
+
+    Attributes
+    ----------
+    run
+        The run concerned, empty where the file as a whole is.
+    where
+        The dataset, attribute or cell.
+    problem
+        What is wrong.
+    """
+
+    run: str
+    where: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The report of :func:`validate`.
+
+    Attributes
+    ----------
+    path
+        The archive.
+    runs
+        Its runs.
+    cells
+        Finished cells whose checksums were compared.
+    violations
+        Everything that is wrong; empty for a valid archive.
+    notes
+        What is no violation, but worth knowing.
+    """
+
+    path: str
+    runs: tuple[str, ...]
+    cells: int
+    violations: tuple[Violation, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether there is no violation."""
+        return not self.violations
+
+
+def validate(path: str | os.PathLike[str]) -> Validation:
+    """Check an archive's structure, types, dimensions, attributes, checksums and values (``docs/format.md``).
+
+    Parameters
+    ----------
+    path
+        The archive; it may be in the middle of being written.
+
+    Returns
+    -------
+    Validation
+        What is wrong with it, if anything.
+    """
+    resolved = Path(path)
+    try:
+        archive = open_archive(resolved)
+    except OnnxinfoError as error:
+        return Validation(str(path), (), 0, (Violation("", "file", str(error)),), ())
+    notes = []
+    if is_being_written(resolved):
+        notes.append("a run is being written")
+    elif is_left_open(resolved):
+        notes.append("left open by a writer that died; the next analysis or 'onnxinfo recover' closes it")
+    with archive:
+        violations = [*_links(archive)]
+        cells = 0
+        try:
+            names = archive.runs
+        except OnnxinfoError as error:
+            names = ()
+            violations.append(Violation("", "file", str(error)))
+        for name in names:
+            check = _RunCheck(archive, name)
+            check.everything()
+            violations += check.violations
+            cells += check.cells
+    return Validation(str(path), tuple(printable(name) for name in names), cells, tuple(violations), tuple(notes))
+
+
+def _links(archive: Archive) -> Iterator[Violation]:
+    try:
+        for name in guard.members(archive.file):
+            if guard.is_link(archive.file, name):
+                yield Violation("", printable(name), "a link to elsewhere, which an archive must not have")
+    except OnnxinfoError as error:
+        yield Violation("", "file", str(error))
+
+
+class _RunCheck:
+    """The checks of one run; each goes on where another stopped."""
+
+    def __init__(self, archive: Archive, name: str) -> None:
+        self._archive, self._name = archive, name
+        self.violations: list[Violation] = []
+        self.cells = 0
+
+    def everything(self) -> None:
+        run = self._try("run", lambda: self._archive[self._name])
+        if run is None:
+            return
+        self._try("status", lambda: run.status)
+        self._try("elapsed", lambda: self._demand(run.elapsed >= 0, "elapsed", "is negative or not a number"))
+        self._try("input_unit", lambda: self._unit(run))
+        self._try("thumbnail", lambda: run.thumbnails)
+        self._try("attributes", lambda: self._attributes(run))
+        self._try("sample", lambda: self._samples(run))
+        for metric in run.metrics:
+            self._try(metric.name, partial(self._metric, run, metric))
+        self._try("dimensions", lambda: self._dimensions(run))
+        self._try("links", lambda: self._links(run))
+
+    def _attributes(self, run: Run) -> None:
+        self._demand(run.compression in COMPRESSION, "attribute compression", f"is '{printable(run.compression)}'")
+        self._demand(bool(run.created), "attribute created", "is missing")
+        for metric in run.metrics:
+            for name in metric.datasets():
+                for key in ("units", "long_name"):
+                    found = guard.member(run.group, name, h5py.Dataset)
+                    value = None if found is None else guard.attribute(found, key)
+                    self._demand(isinstance(value, str), name, f"has no attribute {key}")
+
+    def _samples(self, run: Run) -> None:
+        found = guard.dataset(run.group, "sample", [run.shape[1]], ["<i8"])
+        self._demand(bool((guard.array(found) == np.arange(run.shape[1])).all()), "sample", "is not 0, 1, 2, ...")
+        for name in ("layer", "sample", "sample_name", "input_unit", *LAYER_COLUMNS[1:]):
+            member = guard.member(run.group, name, h5py.Dataset)
+            checksum = None if member is None else guard.attribute(member, "crc32")
+            self._demand(isinstance(checksum, int), name, "has no attribute crc32")
+
+    def _unit(self, run: Run) -> None:
+        unit = run.unit
+        self._demand(bool((np.isfinite(unit) & (unit > 0)).all()), "input_unit", "is not positive and finite")
+
+    def _metric(self, run: Run, metric: Metric) -> None:
+        for column in ("done", "converged"):
+            stored = guard.array(guard.dataset(run.group, f"{metric.name}_{column}", run.shape, ["|u1"]))
+            self._demand(bool((stored <= 1).all()), f"{metric.name}_{column}", "holds something else than 0 and 1")
+        values = run.values(metric.name)
+        self.cells += int(values["done"].sum())
+        self._cells(run, metric.name, values["converged"] & ~np.isfinite(values["value"]), "converged but not finite")
+        if metric.has_map:
+            for layer, done in enumerate(values["done"]):
+                samples = np.nonzero(done)[0]
+                for start in range(0, len(samples), MAPS_AT_ONCE):
+                    some = samples[start : start + MAPS_AT_ONCE].tolist()
+                    self._maps(run, metric.name, layer, some, values["converged"][layer, some])
+
+    def _maps(self, run: Run, metric: str, layer: int, samples: list[int], converged: npt.NDArray[np.bool_]) -> None:
+        where = f"{metric}_map[{layer}, {{}}]"
+        try:
+            maps = run.maps(metric, layer, samples)
+        except OnnxinfoError:
+            # Once more, one by one, to name each that is damaged.
+            for sample in samples:
+                self._try(where.format(sample), partial(run.map, metric, layer, sample))
+            return
+        finite = np.isfinite(maps.reshape(len(maps), -1)).all(axis=1)
+        for sample, bad in zip(samples, converged & ~finite, strict=True):
+            self._demand(not bad, where.format(sample), "converged but not finite")
+
+    def _cells(self, run: Run, metric: str, bad: npt.NDArray[np.bool_], problem: str) -> None:
+        for layer, sample in np.argwhere(bad):
+            name = printable(run.layers[layer].name)
+            self._demand(False, f"{metric}[{layer}, {sample}]", f"{problem} (layer '{name}', sample {sample})")
+
+    def _dimensions(self, run: Run) -> None:
+        named = dimension_names(self._archive.path, self._name)
+        for name, dims in _dimensions(run):
+            if name in named:
+                expected = [[dim] for dim in dims]
+                self._demand(named[name] == expected, name, f"has dimensions {named[name]}, expected {expected}")
+
+    def _links(self, run: Run) -> None:
+        for name in guard.members(run.group):
+            problem = "a link to elsewhere, which an archive must not have"
+            self._demand(not guard.is_link(run.group, name), printable(name), problem)
+
+    def _demand(self, holds: bool, where: str, problem: str) -> None:
+        if not holds:
+            self.violations.append(Violation(printable(self._name), where, problem))
+
+    def _try(self, where: str, check: Callable[[], T]) -> T | None:
+        try:
+            return check()
+        except OnnxinfoError as error:
+            self._demand(False, where, str(error))
+            return None
+
+
+def _dimensions(run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each dataset of a run that has dimensions, and their names."""
+    for name in LAYER_COLUMNS[1:]:
+        yield name, ("layer",)
+    yield "sample_name", ("sample",)
+    if run.labels is not None:
+        yield "label", ("sample",)
+    yield "thumbnail", ("sample", *THUMBNAIL_AXES)
+    for metric in run.metrics:
+        for name in metric.datasets():
+            suffix = name.removeprefix(f"{metric.name}_")
+            dims: tuple[str, ...] = ("layer",) if suffix == "normalizer" else ("layer", "sample")
+            yield name, (*dims, *run.axes) if suffix == "map" else dims

@@ -1,0 +1,98 @@
+"""ONNX Runtime sessions on models in memory, of any size, without log noise."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from ..text import printable
+
+Array = npt.NDArray[Any]
+
+
+class Engine:
+    """A model in ONNX Runtime on the CPU, its nodes run as they are written: no optimisation changes any bit.
+
+    Parameters
+    ----------
+    proto
+        A checked model; it fits one protobuf message.
+    weights
+        Data of those of its initializers that say it is elsewhere.
+    threads
+        Number of threads; 0: one per core.
+
+    Raises
+    ------
+    Exception
+        Whatever ONNX Runtime raises when it refuses the model.
+    """
+
+    def __init__(
+        self, proto: onnx.ModelProto, weights: Mapping[str, Array] = MappingProxyType({}), *, threads: int = 0
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.use_deterministic_compute = True
+        options.intra_op_num_threads = threads
+        # Threads that spin while they wait take the cores from torch.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # The session reads the weights where they are: they have to live as long as it does.
+        self._weights = weights
+        self._values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
+        if self._values:
+            options.add_external_initializers(list(self._values), list(self._values.values()))
+        data = proto.SerializeToString()
+        self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Any]:
+        """Compute every graph output."""
+        types = {value.type for value in (*self.session.get_inputs(), *self.session.get_outputs())}
+        if types.isdisjoint(_FOREIGN):
+            return list(self.session.run(None, dict(feeds)))
+        elements = {value.name: _FOREIGN.get(value.type) for value in self.session.get_inputs()}
+        values = {name: _to_engine(array, elements.get(name)) for name, array in feeds.items()}
+        return [_from_engine(value) for value in self.session.run_with_ort_values(None, values)]
+
+
+# Element types that numpy has through ml_dtypes only; ONNX Runtime takes and gives their bytes.
+_FOREIGN = {
+    f"tensor({name.lower()})": number
+    for name, number in onnx.TensorProto.DataType.items()
+    if name.startswith(("BFLOAT16", "FLOAT8"))
+}
+
+
+def _to_engine(array: Array, element: int | None) -> onnxruntime.OrtValue:
+    if element is None:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    raw = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, element)
+
+
+def _from_engine(value: onnxruntime.OrtValue) -> Any:
+    element = _FOREIGN.get(value.data_type())
+    if element is None:
+        return value.numpy()
+    dtype, shape = onnx.helper.tensor_dtype_to_np_dtype(element), value.shape()
+    data = ctypes.string_at(value.data_ptr(), math.prod(shape) * dtype.itemsize)
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def reason(error: Exception) -> str:
+    """ONNX Runtime's message in one line, without its error numbers, source positions and advice."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"(Exception during initialization: )?\S+\.(cc|h):\d+ (.*?\) (const )?)?", "", text)
+    text = text.replace(" Please fix either the inputs/outputs or the model.", "")
+    return printable(text)[:300]

@@ -1,0 +1,115 @@
+"""Weights kept in files beside the model: read them, from its own folder only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path, PureWindowsPath
+
+import onnx
+
+from ..errors import ModelError
+from ..text import printable, quoted
+from . import protos
+from .tensor_data import MEMORY, byte_count, is_elsewhere
+from .weights import LARGE, Aside, mark_elsewhere
+
+
+def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Callable[[bytes], object]) -> Aside:
+    """Read the data of every tensor that is stored outside the model.
+
+    Parameters
+    ----------
+    model
+        Small tensors get their data, large ones are marked.
+    folder
+        Where the model file lies; None if it did not come from a file.
+    digest
+        Called with the data of each tensor, in the model's order.
+
+    Returns
+    -------
+    dict
+        Data of the large tensors, by position in :func:`onnxinfo.graph.protos.tensors`.
+
+    Raises
+    ------
+    ModelError
+        A file is missing, too short, not a regular file or outside the folder; the model has no folder; there is more
+        data than memory.
+    """
+    outside = {i: tensor for i, tensor in enumerate(protos.tensors(model)) if is_elsewhere(tensor)}
+    if not outside:
+        return {}
+    if folder is None:
+        raise ModelError("the model keeps weights in external files, but was not given as one; give its path")
+    total = sum(byte_count(tensor) for tensor in outside.values())
+    if total > MEMORY:
+        raise ModelError(
+            f"external data of {total / 2**30:.0f} GiB, the machine has {MEMORY / 2**30:.0f} GiB of memory"
+        )
+    aside: Aside = {}
+    for i, tensor in outside.items():
+        data = _read(tensor, folder)
+        digest(data)
+        if len(data) > LARGE:
+            mark_elsewhere(tensor)
+            aside[i] = data
+        else:
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+            tensor.raw_data = data
+    return aside
+
+
+def _read(tensor: onnx.TensorProto, folder: Path) -> bytes:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    name, location, count = printable(tensor.name), printable(entries.get("location", "")), byte_count(tensor)
+    path = _inside(entries.get("location", ""), folder, name)
+    try:
+        offset, length = (int(entries.get(key) or default) for key, default in (("offset", 0), ("length", count)))
+    except ValueError:
+        raise ModelError(f"external data of '{name}': offset and length must be numbers; export again") from None
+    if offset < 0 or length != count:
+        raise ModelError(
+            f"external data of '{name}': {length} bytes at {offset}, its shape takes {count}; export again"
+        )
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for its writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelError(f"external data of '{name}': {location} is no regular file")
+            if status.st_size < offset + length:
+                raise ModelError(
+                    f"external data of '{name}': {location} has {status.st_size} bytes, expected at least "
+                    f"{offset + length}; it is truncated"
+                )
+            file.seek(offset)
+            return file.read(length)
+    except FileNotFoundError:
+        raise ModelError(f"external data of '{name}': {location} is missing; put it beside the model") from None
+    except OSError as error:
+        raise ModelError(f"external data of '{name}': {location} cannot be read: {error.strerror}") from error
+
+
+def _inside(location: str, folder: Path, name: str) -> Path:
+    """Path of a location relative to the model's folder that does not lead out of it, neither by name nor by link."""
+    parts = PureWindowsPath(location)
+    try:
+        outside = (
+            not location
+            or parts.drive
+            or parts.root
+            or ".." in parts.parts
+            or not (path := (folder / location).resolve()).is_relative_to(folder.resolve())
+        )
+    except (OSError, RuntimeError, ValueError):
+        outside = True
+    if outside:
+        raise ModelError(
+            f"external data of '{name}': location {quoted(location)} is not inside the model's folder; "
+            f"put the file there and name it relative to the model"
+        )
+    return path

@@ -1,0 +1,84 @@
+"""ONNX's checker and shape inference, with one-line errors."""
+
+from __future__ import annotations
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+
+from ..errors import ModelError
+from ..text import printable
+from . import protos, schemas
+from .tensor_data import is_elsewhere
+from .weights import mark_elsewhere
+
+_ERRORS = (
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+    RuntimeError,
+    ValueError,
+    DecodeError,
+    EncodeError,
+)
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Run ONNX's checker; tensors whose data is elsewhere are taken for good.
+
+    Raises
+    ------
+    ModelError
+        It refuses the model.
+    """
+    schemas.register()
+    elsewhere = [(tensor, list(tensor.dims)) for tensor in protos.tensors(model) if is_elsewhere(tensor)]
+    # A tensor without elements is valid without data.
+    for tensor, _ in elsewhere:
+        tensor.ClearField("data_location")
+        del tensor.external_data[:]
+        tensor.dims[:] = [0]
+    # The checker wants what the standard leaves open: shapes of the graph's inputs and outputs.
+    ends = (value.type.tensor_type for value in (*model.graph.input, *model.graph.output))
+    shapeless = [type for type in ends if type.elem_type and not type.HasField("shape")]
+    for type in shapeless:
+        type.shape.SetInParent()
+    try:
+        onnx.checker.check_model(model)
+    except _ERRORS as error:
+        raise ModelError(f"ONNX's checker refuses the model: {_line(error)}") from None
+    finally:
+        for type in shapeless:
+            type.ClearField("shape")
+        for tensor, dims in elsewhere:
+            mark_elsewhere(tensor)
+            tensor.dims[:] = dims
+
+
+def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Infer types and shapes of values.
+
+    Parameters
+    ----------
+    model
+        A model of which large tensors should be elsewhere: it passes through a protobuf message.
+
+    Returns
+    -------
+    onnx.ModelProto
+        A copy with ``value_info``.
+
+    Raises
+    ------
+    ModelError
+        Types or shapes contradict each other.
+    """
+    reason = ""
+    for data_prop in (True, False):
+        try:
+            return onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
+        except _ERRORS as error:
+            reason = _line(error)
+    raise ModelError(f"ONNX's shape inference refuses the model: {reason}")
+
+
+def _line(error: Exception) -> str:
+    return printable(" ".join(str(error).split()))[:300]

@@ -1,0 +1,219 @@
+"""What can be analyzed: the tensors of a graph that the perturbed tensor influences, and how to choose among them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ModelError, UsageError
+from ..text import quoted
+from .blocks import MATRIX, Blocks
+from .dataflow import Dataflow
+from .dataflow import Shape as Shape
+from .functions import function_key
+from .model import ModelSource, load
+from .patterns import matching
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A tensor that can be analyzed.
+
+    Parameters
+    ----------
+    index
+        Position among all of the model, in the order of the file's nodes.
+    name
+        Name of the tensor in the ONNX file.
+    op, node
+        Operator and name of the node that computes it.
+    shape
+        Its sizes: numbers, names of symbolic dimensions, None where unknown; None where even the rank is unknown.
+    parameters
+        Number of parameters: of the whole block where the tensor is the end of one (a residual sum includes the
+        blocks that it alone uses), else of the node.
+    depth
+        Layers with parameters (convolution, matrix product, recurrence) on the longest path from the perturbed tensor.
+    default
+        Whether it is chosen where no patterns are given.
+    """
+
+    index: int
+    name: str
+    op: str
+    node: str
+    shape: Shape | None
+    parameters: int
+    depth: int
+    default: bool
+
+
+def list_layers(model: ModelSource, perturb: str | None = None) -> list[Layer]:
+    """List the tensors that can be analyzed, in the order of the file's nodes.
+
+    These are the float tensors of the main graph whose values depend on those of the perturbed tensor: no constants,
+    and no shape arithmetic, since that depends on shapes only. Tensors inside functions and inside the bodies of
+    control flow have no name outside and are not listed.
+
+    By default the layers are those a person would name:
+
+    - blocks: the output of a convolution, matrix product, recurrent layer, attention operator, or of a function or
+      control flow node that contains one, after its bias, normalisation and activation, also where those are written
+      in elementary operators (``x * sigmoid(x)``, GELU by ``Erf``, layer normalisation by ``ReduceMean``);
+    - residual sums, ``Add`` or ``Sum`` of two values that depend on the perturbed tensor, after their normalisation
+      and activation; a block whose output goes nowhere but into a sum is part of it;
+    - the graph's outputs. A final softmax is a layer of its own, one inside an attention is part of its block.
+
+    Parameters
+    ----------
+    model
+        See :func:`onnxinfo.load`.
+    perturb
+        Name of the perturbed tensor; default: see :func:`perturbed_tensor`.
+
+    Returns
+    -------
+    list of Layer
+        Their ``index`` is the position in this list.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be loaded, or nothing in it can be perturbed.
+    UsageError
+        ``perturb`` is no float tensor of the graph.
+    """
+    loaded = load(model)
+    source = perturbed_tensor(loaded, perturb)
+    flow = Dataflow(loaded.proto.graph)
+    influenced = flow.influenced(source)
+    blocks = Blocks(flow, influenced, {function_key(f): f for f in loaded.proto.functions})
+    depth = blocks.depth()
+    names = [name for node in flow.nodes for name in node.output]
+    analyzable = [name for name in names if name in influenced and name != source and flow.is_float(name)]
+    return [
+        Layer(
+            index=index,
+            name=name,
+            op=flow.nodes[flow.producer[name]].op_type,
+            node=flow.nodes[flow.producer[name]].name,
+            shape=flow.shape(name),
+            parameters=blocks.parameters(name),
+            depth=depth[name],
+            default=name in blocks.ends,
+        )
+        for index, name in enumerate(analyzable)
+    ]
+
+
+def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Layer]:
+    """Choose layers by patterns.
+
+    A pattern is, in this order of precedence:
+
+    - the exact name of a tensor;
+    - ``re:EXPRESSION``: a regular expression found anywhere in the name (``^`` and ``$`` anchor it);
+    - ``op:OPERATOR``: a glob over operators, upper and lower case alike, as in ``op:Relu`` or ``op:*Norm*``;
+    - ``5``: an index; ``-1``: the last layer, ``-2`` the one before it; ``3-7``: a range, both ends included; ``3-``:
+      to the end;
+    - otherwise a glob over names: ``*`` and ``?`` match any characters, dots and slashes too, ``[ab]`` a choice.
+
+    Parameters
+    ----------
+    layers
+        From :func:`list_layers`.
+    patterns
+        A layer is chosen that any of them matches; none given: the default layers.
+    exclude
+        A layer is left out that any of them matches.
+
+    Returns
+    -------
+    list of Layer
+        Each once, in the order of ``layers``.
+
+    Raises
+    ------
+    UsageError
+        A pattern matches no layer (the message names near misses), or nothing is left.
+    """
+    if patterns:
+        chosen = set().union(*(matching(pattern, layers) for pattern in patterns))
+    else:
+        chosen = {layer.index for layer in layers if layer.default}
+    left_out = set().union(*(matching(pattern, layers) for pattern in exclude))
+    selected = [layer for layer in layers if layer.index in chosen - left_out]
+    if not selected:
+        raise UsageError(f"the patterns choose none of the {len(layers)} layers; exclude less")
+    return selected
+
+
+def perturbed_tensor(model: ModelSource, perturb: str | None = None) -> str:
+    """Name of the tensor that is perturbed.
+
+    By default that is the first float graph input that a convolution, matrix product or recurrent layer depends on, or
+    else the first that any float tensor depends on. Where the inputs are integers it is the output of the first lookup
+    of parameters by the first input that has one (the embedding), or else the first float tensor computed from an
+    input.
+
+    Parameters
+    ----------
+    model
+        See :func:`onnxinfo.load`.
+    perturb
+        A float tensor of the graph to perturb instead.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be loaded, or no float tensor depends on any input.
+    UsageError
+        ``perturb`` is no float tensor of the graph, or nothing depends on it.
+    """
+    flow = Dataflow(load(model).proto.graph)
+    if perturb is not None:
+        return _checked(flow, perturb)
+    floats = [name for name in flow.inputs if flow.is_float(name) and _influences_floats(flow, name)]
+    for name in floats:
+        influenced = flow.influenced(name)
+        if any(n.op_type in MATRIX and any(o in influenced for o in n.output) for n in flow.nodes):
+            return name
+    others = [name for name in flow.inputs if not flow.is_float(name)]
+    candidates = floats + [e for name in others for e in _embeddings(flow, name)] + _computed_floats(flow, others)
+    for name in candidates:
+        if _influences_floats(flow, name):
+            return name
+    raise ModelError("no float tensor of the model depends on any of its inputs: there is nothing to perturb")
+
+
+def _checked(flow: Dataflow, name: str) -> str:
+    known = {*flow.producer, *flow.initializers, *(value.name for value in flow.graph.input)}
+    if name not in known:
+        close = ", ".join(f"{quoted(n)}" for n in difflib.get_close_matches(name, known, n=3)) or "list the layers"
+        raise UsageError(f"the graph has no tensor {quoted(name)} to perturb; close to it: {close}")
+    if not flow.is_float(name):
+        raise UsageError(f"tensor {quoted(name)} cannot be perturbed: it does not hold floats; name one that does")
+    if not _influences_floats(flow, name):
+        raise UsageError(f"nothing depends on tensor {quoted(name)}; name another one to perturb")
+    return name
+
+
+def _influences_floats(flow: Dataflow, name: str) -> bool:
+    return any(flow.is_float(other) for other in flow.influenced(name) - {name})
+
+
+def _embeddings(flow: Dataflow, source: str) -> list[str]:
+    """Outputs of lookups of float parameters by indices that depend on an input."""
+    influenced = flow.influenced(source)
+    found = []
+    for i, node in enumerate(flow.nodes):
+        lookup = node.op_type in ("Gather", "EmbedLayerNormalization") and any(n in influenced for n in flow.needs[i])
+        if lookup and flow.is_float(node.output[0]) and flow.parameters_of(i, influenced):
+            found.append(node.output[0])
+    return found
+
+
+def _computed_floats(flow: Dataflow, sources: Sequence[str]) -> list[str]:
+    influenced = set().union(*(flow.influenced(name) for name in sources))
+    return [n for node in flow.nodes for n in node.output if n in influenced and flow.is_float(n)]

@@ -1,0 +1,301 @@
+"""An ONNX model, checked: read from a file, bytes or a ``ModelProto``, with shapes inferred and all weights in it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+
+from ..errors import ModelError, UsageError
+from ..text import printable, quoted
+from . import protos
+from .external_data import read_external_data
+from .functions import check_functions
+from .inference import check
+from .shapes import complete_shapes
+from .tensor_data import byte_count
+from .weights import put_back, set_aside
+from .wire import why_unreadable
+
+#: A protobuf message cannot be larger; bigger models keep their weights in external files.
+MAX_PROTO_BYTES = 2**31 - 1
+#: File name endings of models in ONNX's textual syntax.
+TEXT_SUFFIXES = (".onnxtxt", ".onnxtext")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checked ONNX model.
+
+    Parameters
+    ----------
+    proto
+        The model with inferred shapes (``value_info``) and with its external data loaded.
+    sha256
+        Of the file's bytes, followed by the external data; of the serialized proto where it did not come from a file.
+    name
+        File name without its ending, or the name of the graph.
+    path
+        The file, if there was one.
+    """
+
+    proto: onnx.ModelProto
+    sha256: str
+    name: str
+    path: Path | None
+
+
+ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | Model
+
+
+def load(source: ModelSource) -> Model:
+    """Read and check an ONNX model, infer its shapes and load its external data.
+
+    Parameters
+    ----------
+    source
+        Path of a model (in ONNX's textual syntax if it ends in ``.onnxtxt``), its bytes, a ``ModelProto`` (left as it
+        is) or a loaded model (returned as it is).
+
+    Returns
+    -------
+    Model
+        The operator domain ``ai.onnx`` is written ``""`` in it, and training information is left out.
+
+    Raises
+    ------
+    ModelError
+        The source is no ONNX model, truncated, damaged, refused by ONNX's checker, of an unsupported version, or its
+        external data is missing or outside the model's folder.
+    """
+    if isinstance(source, Model):
+        return source
+    if isinstance(source, onnx.ModelProto):
+        return _from_proto(source)
+    if isinstance(source, bytes):
+        digest = hashlib.sha256(source)
+        return _finish(_parse(source, "the model given as bytes"), digest, None)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(os.fspath(source))
+        data = _read(path)
+        text = path.suffix.lower() in TEXT_SUFFIXES
+        proto = (_parse_text if text else _parse)(data, f"{quoted(path)}")
+        return _finish(proto, hashlib.sha256(data), path)
+    raise UsageError(f"a model is a path, bytes or a ModelProto, not {type(source).__name__}")
+
+
+def save(model: ModelSource, path: str | os.PathLike[str]) -> None:
+    """Write a model to a file, which appears complete or not at all.
+
+    A model beyond the size a protobuf message can have gets its weights written to ``<path>.data`` beside it.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be loaded, or the file cannot be written.
+    """
+    proto, target = load(model).proto, Path(os.fspath(path))
+    try:
+        if _data_bytes(proto) < MAX_PROTO_BYTES - _MARGIN:
+            _replace(target, lambda file: file.write(proto.SerializeToString()))
+        else:
+            _save_with_external_data(proto, target)
+    except OSError as error:
+        raise ModelError(f"{quoted(target)} cannot be written: {error.strerror or error}") from error
+    except (EncodeError, ValueError):
+        raise ModelError(f"{quoted(target)} cannot be written: too large for one protobuf message") from None
+
+
+# Room for everything besides weights in a model that is written as one file.
+_MARGIN = 2**26
+# Smaller tensors stay in the model file.
+_STORED_BYTES = 1024
+
+
+def _data_bytes(proto: onnx.ModelProto) -> int:
+    return sum(byte_count(t) for t in protos.tensors(proto) if t.data_type != onnx.TensorProto.STRING)
+
+
+def _save_with_external_data(proto: onnx.ModelProto, target: Path) -> None:
+    stored = target.with_name(target.name + ".data")
+    light = protos.copy_into(onnx.ModelProto(), proto, ("graph",))
+    protos.copy_into(light.graph, proto.graph, ("initializer",))
+
+    def write(file: Any) -> None:
+        for tensor in proto.graph.initializer:
+            if tensor.HasField("raw_data") and byte_count(tensor) >= _STORED_BYTES:
+                copy = protos.copy_into(light.graph.initializer.add(), tensor, ("raw_data",))
+                copy.data_location = onnx.TensorProto.EXTERNAL
+                where = {"location": stored.name, "offset": file.tell(), "length": file.write(tensor.raw_data)}
+                for key, value in where.items():
+                    copy.external_data.add(key=key, value=str(value))
+            else:
+                protos.copy_tensors(light.graph.initializer, [tensor])
+
+    _replace(stored, write)
+    _replace(target, lambda file: file.write(light.SerializeToString()))
+
+
+def _replace(target: Path, write: Callable[[Any], object]) -> None:
+    """Write a file under another name and move it into place once it is complete."""
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(name, 0o666 & ~mask)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _read(path: Path) -> bytes:
+    given = f"{quoted(path)}"
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for its writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+                raise ModelError(f"{given} is {kind}, expected an ONNX file")
+            if status.st_size == 0:
+                raise ModelError(f"{given} is empty, expected an ONNX file")
+            if status.st_size > MAX_PROTO_BYTES:
+                raise ModelError(
+                    f"{given} is larger than 2 GiB, which no ONNX file can be; export with external data instead"
+                )
+            return file.read()
+    except FileNotFoundError:
+        raise ModelError(f"{given} does not exist, expected an ONNX file") from None
+    except IsADirectoryError:
+        raise ModelError(f"{given} is a folder, expected an ONNX file") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{given} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _parse(data: bytes, given: str) -> onnx.ModelProto:
+    if not data:
+        raise ModelError(f"{given} is empty, expected an ONNX model")
+    try:
+        proto = onnx.ModelProto()
+        proto.ParseFromString(data)
+    except (DecodeError, RuntimeError):
+        raise ModelError(f"{given} {why_unreadable(data)}") from None
+    if not proto.HasField("graph") or not (proto.ir_version or proto.opset_import or proto.graph.node):
+        raise ModelError(f"{given} {why_unreadable(data)}")
+    return proto
+
+
+# Deeper nesting than any exporter writes; the parser recurses on it.
+_MAX_TEXT_NESTING = 100
+
+
+def _parse_text(data: bytes, given: str) -> onnx.ModelProto:
+    depth = deepest = 0
+    for byte in data:
+        if byte in b"([{<":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b")]}>":
+            depth -= 1
+    if deepest > _MAX_TEXT_NESTING:
+        raise ModelError(f"{given} nests {deepest} levels deep, expected at most {_MAX_TEXT_NESTING}")
+    try:
+        return onnx.parser.parse_model(data.decode())
+    except (onnx.parser.ParseError, UnicodeDecodeError) as error:
+        reason = printable(" ".join(str(error).split())[:200])
+        raise ModelError(f"{given} is no model in ONNX's textual syntax: {reason}") from None
+
+
+def _from_proto(source: onnx.ModelProto) -> Model:
+    try:
+        data = source.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError):
+        return _from_large_proto(source)
+    return _finish(_parse(data, "the ModelProto"), hashlib.sha256(data), None)
+
+
+def _from_large_proto(source: onnx.ModelProto) -> Model:
+    """Take a ModelProto that is too large for one message; its parts are not."""
+    digest = hashlib.sha256()
+    try:
+        proto = protos.copy_into(onnx.ModelProto(), source)
+        for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output):
+            digest.update(part.SerializeToString(deterministic=True))
+        for tensor in proto.graph.initializer:
+            digest.update(tensor.raw_data)
+    except (DecodeError, EncodeError, ValueError, RecursionError):
+        raise ModelError("the ModelProto cannot be copied: it is nested too deeply, or too large") from None
+    return _finish(proto, digest, None)
+
+
+def _finish(proto: onnx.ModelProto, digest: Any, path: Path | None) -> Model:
+    del proto.training_info[:]
+    aside = read_external_data(proto, path.parent if path else None, digest.update)
+    aside |= set_aside(proto)
+    _check_text(proto)
+    _check_versions(proto)
+    _spell_default_domain(proto)
+    check_functions(proto)
+    check(proto)
+    proto = complete_shapes(proto)
+    put_back(proto, aside)
+    return Model(proto, digest.hexdigest(), path.stem if path else proto.graph.name, path)
+
+
+def _check_text(message: Any) -> None:
+    """Refuse text that is not UTF-8, which protobuf hands out as bytes and nothing after can use."""
+    for field, value in message.ListFields():
+        items = value if field.is_repeated else (value,)
+        if field.type == field.TYPE_MESSAGE:
+            for item in items:
+                _check_text(item)
+        elif field.type == field.TYPE_STRING and any(isinstance(item, bytes) for item in items):
+            bad = next(item for item in items if isinstance(item, bytes))
+            raise ModelError(
+                f"the model's field '{field.name}' holds {bad[:40]!r}, which is not UTF-8; export it again"
+            )
+
+
+def _check_versions(proto: onnx.ModelProto) -> None:
+    if not 1 <= proto.ir_version <= onnx.IR_VERSION:
+        raise ModelError(
+            f"the model has IR version {proto.ir_version}, supported are 1 to {onnx.IR_VERSION}; "
+            f"export it with an older opset or upgrade onnx"
+        )
+    newest = onnx.defs.onnx_opset_version()
+    for opset in proto.opset_import:
+        if opset.domain in ("", "ai.onnx") and not 1 <= opset.version <= newest:
+            raise ModelError(
+                f"the model uses opset {opset.version}, supported are 1 to {newest}; "
+                f"export it with an older opset or upgrade onnx"
+            )
+
+
+def _spell_default_domain(proto: onnx.ModelProto) -> None:
+    """Write the default operator domain as the empty string everywhere; ``ai.onnx`` is another name of it."""
+    for owner in (proto, *proto.functions):
+        kept: dict[str, int] = {}
+        for opset in owner.opset_import:
+            domain = "" if opset.domain == "ai.onnx" else opset.domain
+            if kept.setdefault(domain, opset.version) != opset.version:
+                raise ModelError(
+                    f"the model imports versions {kept[domain]} and {opset.version} of the operators of domain "
+                    f"{quoted(domain or 'ai.onnx')}, expected one; export it again"
+                )
+        del owner.opset_import[:]
+        owner.opset_import.extend(onnx.helper.make_opsetid(*item) for item in kept.items())
+    for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
+        for node in protos.nested(nodes):
+            if node.domain == "ai.onnx":
+                node.domain = ""

@@ -1,0 +1,81 @@
+"""Patterns that choose layers: exact names, globs, regular expressions, operators, indices and ranges."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from ..errors import UsageError
+from ..text import printable, quoted
+
+
+class Named(Protocol):
+    """What a pattern can choose: something with an index, a name and an operator."""
+
+    @property
+    def index(self) -> int: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def op(self) -> str: ...  # noqa: D102
+
+
+def matching(pattern: str, layers: Sequence[Named]) -> set[int]:
+    """Indices of the layers that a pattern chooses.
+
+    Raises
+    ------
+    UsageError
+        It chooses none, or is no valid regular expression or range.
+    """
+    chosen = {layer.index for layer in layers if layer.name == pattern}
+    if chosen:
+        return chosen
+    if pattern.startswith("re:"):
+        expression = _compiled(pattern)
+        chosen = {layer.index for layer in layers if expression.search(layer.name)}
+    elif pattern.startswith("op:"):
+        chosen = {layer.index for layer in layers if fnmatchcase(layer.op.lower(), pattern[3:].lower())}
+    elif number := re.fullmatch(r"-?\d+", pattern):
+        chosen = _at(int(number[0]), layers)
+    elif bounds := re.fullmatch(r"(\d+)-(\d*)", pattern):
+        first, last = int(bounds[1]), int(bounds[2] or layers[-1].index if layers else 0)
+        chosen = {layer.index for layer in layers if first <= layer.index <= last}
+    else:
+        chosen = {layer.index for layer in layers if fnmatchcase(layer.name, pattern)}
+    if not chosen:
+        raise UsageError(f"no layer matches {quoted(pattern)}; {_hint(pattern, layers)}")
+    return chosen
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern[3:])
+    except (re.error, RecursionError, OverflowError) as error:
+        raise UsageError(f"{quoted(pattern)} is no regular expression: {error}") from None
+
+
+def _at(number: int, layers: Sequence[Named]) -> set[int]:
+    if number < 0:
+        return {layers[number].index} if -number <= len(layers) else set()
+    return {layer.index for layer in layers if layer.index == number}
+
+
+def _hint(pattern: str, layers: Sequence[Named]) -> str:
+    """Say what would match."""
+    if not layers:
+        return "the model has none"
+    if re.fullmatch(r"-?\d+(-\d*)?", pattern):
+        return f"indices are {layers[0].index} to {layers[-1].index}"
+    if pattern.startswith("op:"):
+        names, text, kind = sorted({layer.op for layer in layers}), pattern[3:], "op:"
+        close = difflib.get_close_matches(text, names, n=3) or names[:5]
+    else:
+        names, text, kind = [layer.name for layer in layers], pattern.removeprefix("re:").strip("*"), ""
+        close = (
+            difflib.get_close_matches(text, names, n=3, cutoff=0.4) or [n for n in names if text in n][:3] or names[-3:]
+        )
+    return "near it: " + ", ".join(f"'{kind}{printable(name)}'" for name in close)

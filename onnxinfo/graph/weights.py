@@ -1,0 +1,102 @@
+"""Weights apart from the graph: checks and inference look at none, and a model without them fits any message."""
+
+from __future__ import annotations
+
+import re
+
+import onnx
+from onnx import TensorProto
+
+from . import protos
+from .tensor_data import byte_count, check_byte_count, check_data_size, is_elsewhere
+
+#: Larger tensors are weights; what shape inference reads (shapes, axes, scales) is smaller.
+LARGE = 4096
+#: The data of tensors by position in :func:`onnxinfo.graph.protos.tensors`; a whole tensor where it is not raw data.
+Aside = dict[int, bytes | onnx.TensorProto]
+
+_DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "uint64_data", "double_data")
+# Element types that numpy has itself.
+_NATIVE = {
+    number
+    for name, number in TensorProto.DataType.items()
+    if re.fullmatch(r"U?INT(8|16|32|64)|FLOAT(16)?|DOUBLE|BOOL", name)
+}
+
+
+def set_aside(model: onnx.ModelProto) -> Aside:
+    """Take the data out of a model's large tensors, which keep name, type and shape.
+
+    Raises
+    ------
+    ModelError
+        The data of a tensor is not of the size its shape says.
+    """
+    aside: Aside = {}
+    for i, tensor in enumerate(protos.tensors(model)):
+        if is_elsewhere(tensor):
+            continue
+        if not _is_large(tensor):
+            check_data_size(tensor)
+            continue
+        if tensor.HasField("raw_data"):
+            data = tensor.raw_data
+            check_byte_count(tensor, len(data))
+            aside[i] = data
+        else:
+            check_data_size(tensor)
+            copy = onnx.TensorProto()
+            copy.CopyFrom(tensor)
+            aside[i] = copy
+        for field in _DATA_FIELDS:
+            tensor.ClearField(field)
+        mark_elsewhere(tensor)
+    return aside
+
+
+def put_back(model: onnx.ModelProto, aside: Aside) -> None:
+    """Give tensors their data again; ``aside`` is emptied on the way."""
+    for i, tensor in enumerate(protos.tensors(model)):
+        if i not in aside:
+            continue
+        data = aside.pop(i)
+        if isinstance(data, bytes):
+            tensor.ClearField("data_location")
+            del tensor.external_data[:]
+            tensor.raw_data = data
+        else:
+            tensor.CopyFrom(data)
+
+
+def beside(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """Copy a model without the data of its large initializers.
+
+    Returns
+    -------
+    light
+        The copy.
+    weights
+        Those initializers of the model by name; they are of types that numpy has itself.
+    """
+    light = protos.copy_into(onnx.ModelProto(), model, ("graph",))
+    protos.copy_into(light.graph, model.graph, ("initializer",))
+    weights = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _NATIVE and _is_large(tensor):
+            weights[tensor.name] = tensor
+            stub = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            mark_elsewhere(stub)
+        else:
+            light.graph.initializer.append(tensor)
+    return light, weights
+
+
+def mark_elsewhere(tensor: onnx.TensorProto) -> None:
+    """Let a tensor say that its data is not in it."""
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    tensor.external_data.add(key="location", value="memory")
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type != TensorProto.STRING and byte_count(tensor) > LARGE

@@ -1,0 +1,1 @@
+"""Samples: found, read lazily and prepared as the model takes them."""

@@ -1,0 +1,135 @@
+"""What the axes of one sample mean: names by the shape and element type of the model's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError, UsageError
+
+#: One sample's shape as a model declares it, without the batch axis; a str or None is a size left open.
+DeclaredShape = tuple[int | str | None, ...]
+Layout = Literal["auto", "NCHW", "NHWC"]
+
+_SPATIAL = {2: ("time",), 3: ("y", "x"), 4: ("z", "y", "x")}
+# Grey, two-component, RGB, RGBA.
+_FEW = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The graph input that samples are for.
+
+    Attributes
+    ----------
+    shape
+        One sample as the model declares it.
+    names
+        What its axes are.
+    dtype
+        Element type of batches: float32 for every float, else the model's own.
+    """
+
+    shape: DeclaredShape
+    names: tuple[str, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the input is an image."""
+        return set(self.names) == {"channel", "y", "x"}
+
+    def declared(self, name: str) -> int | str | None:
+        """Return the size the model declares for an axis."""
+        return self.shape[self.names.index(name)]
+
+
+def describe(shape: DeclaredShape, dtype: npt.DTypeLike, layout: Layout = "auto") -> Target:
+    """Return what is known of a graph input from its declaration, see :func:`axis_names`.
+
+    Raises
+    ------
+    UsageError
+        The layout is unknown.
+    InputError
+        The elements are neither numbers nor booleans.
+    """
+    kind = np.dtype(dtype)
+    if kind.kind == "f" or kind.name == "bfloat16":
+        kind = np.dtype(np.float32)
+    if kind.kind not in "biuf":
+        raise InputError(f"the model takes elements of type {kind}, which samples cannot be read for")
+    return Target(tuple(shape), axis_names(tuple(shape), kind, layout), kind)
+
+
+def channel_axis(names: tuple[str, ...]) -> int | None:
+    """Return the axis along which values have a unit of their own: channels or features; None where there is none."""
+    return next((axis for axis, name in enumerate(names) if name in ("channel", "feature")), None)
+
+
+def axis_names(shape: DeclaredShape, dtype: np.dtype[Any], layout: Layout = "auto") -> tuple[str, ...]:
+    """Name the axes of one sample.
+
+    Token ids are ``position``, tabular data ``feature``, series ``channel, time``, images ``channel, y, x``, volumes
+    ``channel, z, y, x``; the channel comes last in a channels-last model.
+
+    Parameters
+    ----------
+    shape
+        As the model declares it, without the batch axis.
+    dtype
+        Element type of the model's input.
+    layout
+        ``NCHW``: channels first; ``NHWC``: channels last; ``auto``: of first and last axis the one with 1 to 4 entries,
+        else the one that differs from the other axes, else the first. In a series it is the shorter axis.
+
+    Returns
+    -------
+    tuple of str
+        One name per axis.
+
+    Raises
+    ------
+    UsageError
+        The layout is none of the three.
+    """
+    if layout not in ("auto", "NCHW", "NHWC"):
+        raise UsageError(f"layout {layout!r} is unknown; expected auto, NCHW or NHWC")
+    if len(shape) == 1:
+        return ("feature",) if dtype.kind == "f" else ("position",)
+    if len(shape) not in _SPATIAL or (dtype.kind != "f" and len(shape) == 2):
+        return tuple(f"axis_{axis}" for axis in range(len(shape)))
+    spatial = _SPATIAL[len(shape)]
+    first = _series_first(shape) if len(shape) == 2 else _image_first(shape)
+    if layout != "auto":
+        first = layout == "NCHW"
+    return ("channel", *spatial) if first else (*spatial, "channel")
+
+
+def _series_first(shape: DeclaredShape) -> bool:
+    first, last = shape
+    if isinstance(first, int) and isinstance(last, int):
+        return first <= last
+    return isinstance(first, int) or not isinstance(last, int)  # the open size is the time
+
+
+def _image_first(shape: DeclaredShape) -> bool:
+    if shape[0] in _FEW or shape[-1] in _FEW:
+        return shape[0] in _FEW
+    sides_first = isinstance(shape[0], int) and shape[0] == shape[1] != shape[-1]
+    return not sides_first
+
+
+def fits(actual: tuple[int, ...], declared: DeclaredShape) -> bool:
+    """Whether a sample's shape is one that the model takes."""
+    return len(actual) == len(declared) and all(
+        not isinstance(size, int) or size == n for n, size in zip(actual, declared, strict=True)
+    )
+
+
+def shape_text(shape: DeclaredShape) -> str:
+    """Return a shape as people write it, ``3x32x32``, with ``?`` for a size left open."""
+    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"

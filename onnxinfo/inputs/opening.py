@@ -1,0 +1,216 @@
+"""Samples for a model's input: folders and globs of images, ``.npz:key``, ``.npy``, ``.h5:/dataset`` or arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError, UsageError
+from .arrays import open_array, split_key
+from .axes import DeclaredShape, Layout, Target, channel_axis, describe, fits, shape_text
+from .geometry import Resize
+from .images import find_images, list_images
+from .labels import LabelSpec
+from .preprocess import Preprocessing, choose
+from .rows import MemoryRows, Rows
+from .samples import Samples
+from .selection import BoxSpec, Opened, Selection, open_files, open_rows
+
+__all__ = ["Samples", "Spec", "open_samples"]
+
+Spec = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[Any]
+#: Longest side of an image that ``size`` can ask for, in pixels.
+MAX_SIDE = 16_384
+
+
+def open_samples(
+    spec: Spec,
+    *,
+    shape: DeclaredShape,
+    dtype: npt.DTypeLike = np.float32,
+    preset: str | None = None,
+    scale: float | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    layout: Layout = "auto",
+    size: int | tuple[int, int] | None = None,
+    resize: Resize | None = None,
+    limit: int | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+    labels: LabelSpec | None = None,
+    boxes: BoxSpec | None = None,
+    box_scale: float = 1.5,
+) -> Samples:
+    """Open the samples of one graph input.
+
+    Image files are decoded once here, so that those which cannot be read are known before work begins, and again when
+    they are needed; arrays of other than 8-bit values are read through once for values the model cannot take. Arrays
+    stay in their files, except a compressed ``.npz``, whose chosen rows are kept in memory.
+
+    Parameters
+    ----------
+    spec
+        A folder of images (with sub-folders, in the order of names), a glob pattern, an image, a sequence of image
+        paths, ``.npz:key``, ``.npy``, ``.h5:/dataset`` (or ``.hdf5``), or an array, samples first. Images in arrays may
+        have their channels first or last, or no channel axis where the model takes one channel.
+    shape
+        One sample as the model declares it, without batch axis; a str or None leaves a size open.
+    dtype
+        Element type of the model's input.
+    preset
+        ``imagenet``, ``cifar10`` or ``unit``, see :data:`onnxinfo.preprocess.PRESETS`.
+    scale, mean, std
+        The model gets ``(x * scale - mean) / std``; each overrides the preset's. With nothing named, 8-bit images are
+        scaled by 1/255 and everything else stays as it is.
+    layout
+        The model's: ``NCHW``, ``NHWC``, or ``auto`` (see :func:`onnxinfo.inputs.axes.axis_names`).
+    size
+        Height and width where the model leaves them open; default: what all images agree on.
+    resize
+        ``crop`` (resized to cover, then centre-cropped), ``squash``, ``none``, or the shorter side to resize to before
+        the centre crop (256 for many ImageNet models). Default: ``crop`` for files and 8-bit arrays; ``none`` for other
+        arrays, which are taken to be preprocessed.
+    limit, shuffle, seed
+        Take at most ``limit``: the first, or with ``shuffle`` a random choice by ``seed``, in the order of the source.
+    labels
+        See :func:`onnxinfo.inputs.labels.open_labels`; default: by class folder, if the images lie in two or more.
+    boxes
+        Crop each image to this box, ``box_scale`` times enlarged. Samples without a box (not finite, or no such name)
+        are left out.
+    box_scale
+        1.5 in the paper.
+
+    Returns
+    -------
+    Samples
+        At least one.
+
+    Raises
+    ------
+    InputError
+        The samples cannot be read or do not fit the model.
+    UsageError
+        An option makes no sense for this model.
+
+    Examples
+    --------
+    >>> samples = open_samples(np.zeros((5, 8, 8), np.uint8), shape=(1, 8, 8), limit=2)
+    >>> samples.names, samples.batch([0, 1]).shape
+    (['input[0]', 'input[1]'], (2, 1, 8, 8))
+    """
+    target = describe(shape, dtype, layout)
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit {limit} leaves no samples; expected at least 1")
+    if seed < 0:
+        raise UsageError(f"seed {seed} is negative; expected 0 or more")
+    if not target.is_image and not (size is None and resize is None and boxes is None):
+        raise UsageError(f"size, resize and boxes are for images; the model takes {shape_text(target.shape)}")
+    opened = _open(spec, target, Selection(limit, shuffle, seed), labels, boxes)
+    values = _values_preprocessing(opened, target, preset, scale, mean, std)
+    if not target.is_image:
+        samples = Samples(opened, target, values, opened.sample_shape)
+    else:
+        output = _output_size(opened, target, size)
+        extent = {"channel": opened.channels, "y": output[0], "x": output[1]}
+        placed = _place(values, opened, output, resize, box_scale)
+        samples = Samples(opened, target, placed, tuple(extent[name] for name in target.names))
+    samples.check()
+    return samples
+
+
+def _open(spec: Spec, target: Target, selection: Selection, labels: LabelSpec | None, boxes: BoxSpec | None) -> Opened:
+    rows = _as_rows(spec)
+    if rows is not None:
+        return open_rows(rows, target, selection, labels, boxes)
+    files = find_images(spec) if isinstance(spec, str | os.PathLike) else list_images(spec)
+    return open_files(files, target, selection, labels, boxes)
+
+
+def _as_rows(spec: Spec) -> Rows | None:
+    """Return the array that is meant, None where image files are."""
+    if isinstance(spec, str | os.PathLike):
+        text = os.fspath(spec)
+        return open_array(text) if split_key(text) and not os.path.isdir(text) else None
+    if isinstance(spec, Sequence) and all(isinstance(item, str | os.PathLike) for item in spec):
+        return None
+    array = np.asarray(spec)
+    if array.ndim == 0 or 0 in array.shape or array.dtype.kind not in "biuf":
+        raise InputError(
+            f"the input is an array of shape {array.shape} and type {array.dtype}, expected samples of numbers"
+        )
+    return MemoryRows(array, "input")
+
+
+def _values_preprocessing(
+    opened: Opened,
+    target: Target,
+    preset: str | None,
+    scale: float | None,
+    mean: Sequence[float] | float | None,
+    std: Sequence[float] | float | None,
+) -> Preprocessing:
+    if target.dtype.kind != "f":
+        if not (preset is None and scale is None and mean is None and std is None):
+            raise UsageError(
+                f"the model takes {target.dtype} values as they are; leave out preset, scale, mean and std"
+            )
+        return Preprocessing()
+    axis = channel_axis(target.names)
+    channels = opened.channels if target.is_image else None if axis is None else opened.sample_shape[axis]
+    stored = opened.source.dtype
+    return choose(stored, image=target.is_image, channels=channels, preset=preset, scale=scale, mean=mean, std=std)
+
+
+def _place(
+    values: Preprocessing,
+    opened: Opened,
+    output: tuple[int, int],
+    resize: Resize | None,
+    box_scale: float,
+) -> Preprocessing:
+    """Settle how images come to the model's size."""
+    if resize is None:
+        resize = "crop" if opened.source.dtype == np.uint8 else "none"
+    if resize not in ("crop", "squash", "none") and (not isinstance(resize, int) or resize < max(output)):
+        raise UsageError(
+            f"resize {resize} is unknown; expected crop, squash, none, or a side of at least {max(output)}"
+        )
+    if not 0 < box_scale < float("inf"):
+        raise UsageError(f"box_scale {box_scale} is not usable; expected a positive number")
+    return replace(values, resize=resize, size=output, box_scale=None if opened.boxes is None else float(box_scale))
+
+
+def _output_size(opened: Opened, target: Target, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    declared = (target.declared("y"), target.declared("x"))
+    given = (size, size) if isinstance(size, int) else size
+    if given is not None and (len(given) != 2 or not all(1 <= side <= MAX_SIDE for side in given)):
+        raise UsageError(f"size {given} is not usable; expected height and width of 1 to {MAX_SIDE} pixels")
+    if given is not None and not fits(given, declared):
+        raise UsageError(f"size {shape_text(given)} is not what the model takes, {shape_text(declared)}; leave it out")
+    height, width = given or declared
+    if isinstance(height, int) and isinstance(width, int):
+        return height, width
+    return _common_size(opened, declared)
+
+
+def _common_size(opened: Opened, declared: DeclaredShape) -> tuple[int, int]:
+    if opened.boxes is not None:
+        raise UsageError("the model leaves the image size open and boxes differ in size; give --size")
+    names = opened.source.names
+    own = opened.source.size(0)
+    for index in range(1, len(names)):
+        other = opened.source.size(index)
+        if other != own:
+            raise InputError(
+                f"the model leaves the image size open and images differ: {names[0]} is {shape_text(own)}, "
+                f"{names[index]} {shape_text(other)} (height x width); give --size"
+            )
+    if not fits(own, declared):
+        raise InputError(f"images are {shape_text(own)} (height x width), expected {shape_text(declared)}; give --size")
+    return own

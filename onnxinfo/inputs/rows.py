@@ -1,0 +1,161 @@
+"""Samples along the first axis of an array, wherever it lies, and what every reader of array files needs."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import tokenize
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from ..text import printable
+
+Array = npt.NDArray[Any]
+
+#: Most bytes of one sample.
+MAX_ROW_BYTES = 1 << 28
+#: Deflate cannot shrink data further (1032:1), so what declares more is damaged or hostile.
+MAX_RATIO = 1040
+#: What libraries raise on damaged files.
+LIBRARY_ERRORS = (
+    *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+
+_LISTED = 20
+
+
+class Rows(ABC):
+    """Samples along the first axis of an array.
+
+    Attributes
+    ----------
+    name
+        What a row is called, ``x_test`` in ``x_test[17]``.
+    shape
+        Of the whole array, samples first.
+    dtype
+        Type of the elements.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def read(self, indices: Sequence[int]) -> Array:
+        """Return rows in the order asked for, (len(indices), *shape[1:]).
+
+        Raises
+        ------
+        InputError
+            They cannot be read.
+        """
+
+    def chosen(self, indices: Sequence[int]) -> Rows:
+        """Return only these rows, ascending; nothing else will be asked for."""
+        return _Chosen(self, indices)
+
+
+class _Chosen(Rows):
+    def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
+        self.name, self.dtype, self.shape = rows.name, rows.dtype, (len(indices), *rows.shape[1:])
+        self._rows, self._indices = rows, indices
+
+    def read(self, indices: Sequence[int]) -> Array:
+        return self._rows.read([self._indices[index] for index in indices])
+
+
+class MemoryRows(Rows):
+    """An array in memory.
+
+    Parameters
+    ----------
+    array
+        Samples along the first axis.
+    name
+        What a row is called.
+    """
+
+    def __init__(self, array: Array, name: str) -> None:
+        self.name, self.shape, self.dtype = name, array.shape, array.dtype
+        self._array = array
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Return rows, as a copy."""
+        return self._array[np.asarray(indices, dtype=np.intp)]
+
+
+class OneRow(Rows):
+    """An array that is one sample as a whole.
+
+    Parameters
+    ----------
+    rows
+        The array.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.name, self.shape, self.dtype = rows.name, (1, *rows.shape), rows.dtype
+        self._rows = rows
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Return the sample, as often as asked for."""
+        whole = self._rows.read(range(len(self._rows)))
+        return np.stack([whole for _ in indices]) if len(indices) else np.empty((0, *whole.shape), whole.dtype)
+
+
+def check_file(path: Path) -> None:
+    """Raise an :class:`InputError` unless the path is a regular file."""
+    if not os.path.exists(path):
+        raise InputError(f"no such file or folder: {printable(path)}")
+    if not os.path.isfile(path):
+        raise InputError(f"{printable(path)} is not a regular file")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what libraries raise on damaged files into an :class:`InputError` that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except LIBRARY_ERRORS as error:
+        detail = printable(" ".join(str(error).split())) or type(error).__name__
+        raise InputError(f"{printable(path)} cannot be read: {detail}") from None
+
+
+def check_declared(shape: tuple[int, ...], dtype: np.dtype[Any], kinds: str, what: str) -> None:
+    """Hold what an array declares against what samples can be.
+
+    Raises
+    ------
+    InputError
+        It has elements of another kind than ``kinds`` (NumPy's letters), no samples, or samples of more than
+        ``MAX_ROW_BYTES``.
+    """
+    if dtype.hasobject or dtype.kind not in kinds or dtype.itemsize == 0:
+        raise InputError(f"{what} has elements of type {printable(dtype)}, expected numbers")
+    if not shape or min(shape) < 1:
+        raise InputError(f"{what} has shape {shape}, expected samples along the first axis and no empty axis")
+    if dtype.itemsize * math.prod(shape[1:]) > MAX_ROW_BYTES:
+        raise InputError(f"{what} has samples of shape {shape[1:]}, more than {MAX_ROW_BYTES >> 20} MiB each")
+
+
+def listing(names: Collection[str]) -> str:
+    """Return names for a message, the first few of them."""
+    shown = [printable(name)[:80] for name in list(names)[:_LISTED]]
+    return ", ".join(shown) + (", ..." if len(names) > _LISTED else "") if shown else "nothing"

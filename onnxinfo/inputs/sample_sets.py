@@ -1,0 +1,168 @@
+"""Samples of several graph inputs that belong together: ``ids=a.npz:ids,mask=a.npz:mask``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError, UsageError
+from ..text import printable
+from .axes import DeclaredShape, Target, describe
+from .opening import Spec, open_samples
+from .samples import Samples
+
+_VALUE_OPTIONS = frozenset({"preset", "scale", "mean", "std"})
+_IMAGE_OPTIONS = frozenset({"boxes", "box_scale", "size", "resize"})
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Samples of several graph inputs, belonging together by position.
+
+    Attributes
+    ----------
+    inputs
+        Samples by graph input, in the model's order.
+    """
+
+    inputs: dict[str, Samples]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def first(self) -> Samples:
+        """The first input's samples."""
+        return next(iter(self.inputs.values()))
+
+    def feeds(self, indices: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+        """Return a batch of every input, see :meth:`~onnxinfo.samples.Samples.batch`."""
+        return {name: samples.batch(indices) for name, samples in self.inputs.items()}
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the digests of all inputs."""
+        parts = [f"{name}\0{samples.digest()}" for name, samples in self.inputs.items()]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def parse_inputs(spec: str, names: Sequence[str] = ()) -> dict[str, str]:
+    r"""Split ``ids=a.npz:ids,mask=a.npz:mask`` into one specification per graph input.
+
+    A name begins the text or follows a comma, and an equals sign ends it. Other names than the model's may not hold a
+    slash, a backslash or a colon, so that ``runs/lr=0.1/x.npz`` and ``C:\lr=1\x.npy`` are paths. What exists as a file
+    or folder is always taken as such.
+
+    Parameters
+    ----------
+    spec
+        As given on the command line.
+    names
+        The model's graph inputs.
+
+    Returns
+    -------
+    dict
+        Specification by graph input; by ``""`` where no input was named.
+
+    Raises
+    ------
+    UsageError
+        A name is not one of the model's, is given twice, or has nothing after it.
+
+    Examples
+    --------
+    >>> parse_inputs("ids=a.npz:ids,mask=a.npz:mask")
+    {'ids': 'a.npz:ids', 'mask': 'a.npz:mask'}
+    """
+    alternatives = [re.escape(name) for name in sorted(names, key=len, reverse=True)] + [r"[^=,:/\\]+?"]
+    heads = list(re.finditer(rf"(?:^|,)\s*({'|'.join(alternatives)})\s*=", spec))
+    if not heads or heads[0].start() != 0 or os.path.exists(spec):
+        return {"": spec}
+    ends = [*(head.start() for head in heads[1:]), len(spec)]
+    parsed: dict[str, str] = {}
+    for head, end in zip(heads, ends, strict=True):
+        name, value = head[1], spec[head.end() : end].strip()
+        if names and name not in names:
+            raise UsageError(f"the model has no input {printable(name)}; expected {_listing(names)}")
+        if name in parsed or not value:
+            times = "twice" if name in parsed else "without samples"
+            raise UsageError(f"input {printable(name)} is given {times}; expected {printable(name)}=SPEC once")
+        parsed[name] = value
+    return parsed
+
+
+def open_inputs(
+    specs: Spec | Mapping[str, Spec], declared: Mapping[str, tuple[DeclaredShape, npt.DTypeLike]], **options: Any
+) -> SampleSet:
+    """Open the samples of every graph input.
+
+    Parameters
+    ----------
+    specs
+        One specification by graph input, or text for :func:`parse_inputs`, or one for the model's only input.
+    declared
+        Shape of one sample (without batch axis) and element type by graph input, in the model's order.
+    **options
+        For :func:`onnxinfo.open_samples`. Preset, scale, mean and std reach float inputs only; boxes, size and
+        resize images only.
+
+    Returns
+    -------
+    SampleSet
+        The same samples of each.
+
+    Raises
+    ------
+    InputError
+        The inputs have different numbers of samples, or of one input some cannot be used.
+    UsageError
+        An input has no specification, or is none of the model's.
+    """
+    by_name = _by_input(specs, list(declared))
+    opened = {
+        name: open_samples(by_name[name], shape=shape, dtype=dtype, **_applicable(options, describe(shape, dtype)))
+        for name, (shape, dtype) in declared.items()
+    }
+    for (one, samples), (other, others) in pairwise(opened.items()):
+        if samples.available != others.available or not np.array_equal(samples.positions, others.positions):
+            raise InputError(
+                f"inputs {printable(one)} and {printable(other)} have {samples.available} and {others.available} "
+                f"samples, {len(samples)} and {len(others)} of them used; expected the same of each"
+            )
+    return SampleSet(opened)
+
+
+def _by_input(specs: Spec | Mapping[str, Spec], names: list[str]) -> dict[str, Spec]:
+    by_name: dict[str, Spec]
+    if isinstance(specs, Mapping):
+        by_name = dict(specs)
+    else:
+        by_name = {**parse_inputs(specs, names)} if isinstance(specs, str) else {"": specs}
+    if "" in by_name and len(names) == 1:
+        by_name = {names[0]: by_name[""]}
+    if unknown := [name for name in by_name if name and name not in names]:
+        raise UsageError(f"the model has no input {printable(unknown[0])}; expected {_listing(names)}")
+    if missing := [name for name in names if name not in by_name]:
+        raise UsageError(
+            f"no samples for input {printable(missing[0])}; give --inputs NAME=SPEC,... for each of {_listing(names)}"
+        )
+    return by_name
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(map(printable, names))
+
+
+def _applicable(options: Mapping[str, Any], target: Target) -> dict[str, Any]:
+    dropped = (frozenset() if target.dtype.kind == "f" else _VALUE_OPTIONS) | (
+        frozenset() if target.is_image else _IMAGE_OPTIONS
+    )
+    return {name: value for name, value in options.items() if name not in dropped}

@@ -1,0 +1,1 @@
+"""Noise, networks and the solvers of the entropy metrics."""

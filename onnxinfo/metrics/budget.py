@@ -1,0 +1,94 @@
+"""How many inputs are evaluated at once: as many as the memory budget allows, and as help."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from .network import Network
+
+#: Memory for activations unless the user names another, in bytes; on a GPU a share of what is free.
+CPU_BYTES = 512 * 2**20
+GPU_SHARE = 0.6
+#: More inputs at once than this do not make a device any faster; on a processor, if they take this many bytes, either.
+CPU_INPUTS, GPU_INPUTS = 64, 4096
+CPU_CACHED_BYTES = 64 * 2**20
+
+
+def device_of(name: str) -> torch.device:
+    """Torch device for ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises
+    ------
+    UsageError
+        The device is unknown or absent.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
+        raise UsageError(f"device '{name}' is unknown: use auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device '{name}' was asked for, but {torch.cuda.device_count()} CUDA devices are there; use cpu"
+        )
+    return torch.device(name)
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from ``512M``, ``2G`` or a plain number.
+
+    Raises
+    ------
+    UsageError
+        Not a positive size.
+    """
+    factors = {"K": 2**10, "M": 2**20, "G": 2**30}
+    number = text.strip().upper().removesuffix("B").removesuffix("I")
+    factor = factors.get(number[-1:], 1)
+    try:
+        size = int(float(number.rstrip("KMG")) * factor)
+    except (ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise UsageError(f"memory '{text}' is no size: use for instance 512M or 2G")
+    return size
+
+
+def inputs_at_once(network: Network, x: Tensor, rows: Tensor, memory: int | None) -> int:
+    """How many perturbed inputs fit into the budget, activations kept for the backward pass included.
+
+    Parameters
+    ----------
+    network
+        The layers; measured on one input.
+    x, rows
+        At least one input, (B, *shape), and its row.
+    memory
+        Budget in bytes; None: 512 MiB on a CPU, 60 % of the free memory on a GPU.
+    """
+    budget = memory if memory is not None else _default_budget(x.device)
+    kept = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    leaf = x[:1].detach().clone().requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        network(leaf, rows[:1])
+    # The backward pass holds gradients and workspace beside what was saved.
+    per_input = 2 * kept + 8 * leaf.numel() * leaf.element_size()
+    most = GPU_INPUTS
+    if x.device.type == "cpu":
+        most = max(CPU_INPUTS, min(GPU_INPUTS, CPU_CACHED_BYTES // per_input))
+    return max(1, min(most, budget // per_input))
+
+
+def _default_budget(device: torch.device) -> int:
+    if device.type != "cuda":
+        return CPU_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free * GPU_SHARE)

@@ -1,0 +1,217 @@
+"""The analyzed network: features of the chosen layers as functions of the perturbed tensor, for any batch size."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, fx
+
+from ..errors import ConversionError
+
+#: Maps (B, *shape) perturbed inputs and the rows of their samples to one (B, m) feature per layer.
+Forward = Callable[[Tensor, Tensor], list[Tensor]]
+
+
+class Network:
+    """Several layers' features ``h(x)`` of one model.
+
+    Parameters
+    ----------
+    module
+        Graph module whose first input is the perturbed tensor (batch axis first) and whose outputs are the layers'
+        tensors, in order; further inputs are the model's other inputs.
+    context
+        The other inputs of every sample, each (samples, ...).
+    batch
+        The batch size the graph is made for, None if any.
+    """
+
+    def __init__(
+        self, module: fx.GraphModule, context: Sequence[Tensor] = (), batch: int | None = None, *, mode: str = "batch"
+    ) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.context = list(context)
+        self.batch = batch
+        self.mode = mode
+        # Where each output has its batch axis.
+        self.axes = [0] * len(_outputs(self.module.graph))
+        self._parts: dict[tuple[int, ...], Network] = {}
+
+    def part(self, layers: Sequence[int]) -> Network:
+        """The network that computes only the given layers (positions among the outputs)."""
+        key = tuple(layers)
+        if key not in self._parts:
+            part = Network(_restrict(self.module, key), self.context, self.batch, mode=self.mode)
+            part.axes = [self.axes[i] for i in key]
+            self._parts[key] = part
+        return self._parts[key]
+
+    def __call__(self, x: Tensor, rows: Tensor) -> list[Tensor]:
+        """Features of the perturbed inputs.
+
+        Parameters
+        ----------
+        x
+            (B, *shape), in the model's units.
+        rows
+            (B,) sample of each input, to find its context.
+
+        Returns
+        -------
+        list of Tensor
+            One (B, m) tensor per layer.
+        """
+        context = [tensor[rows] for tensor in self.context]
+        return _MODES[self.mode](self, x, context)
+
+    def settle_batching(self, x: Tensor, rows: Tensor) -> str:
+        """Find, and keep, the fastest way to evaluate many inputs at once that is right for this graph.
+
+        A graph may have a batch size baked in, merge the batch axis with others, or put it elsewhere than first. Each
+        way is tried on two different inputs and compared with evaluating them one by one.
+
+        Parameters
+        ----------
+        x
+            At least two inputs, (B, *shape).
+        rows
+            Their samples.
+
+        Raises
+        ------
+        ConversionError
+            The graph runs in no way.
+        """
+        if self.batch == len(x):
+            # As many as the graph is made for would show nothing.
+            x, rows = torch.cat([x, x[:1]]), torch.cat([rows, rows[:1]])
+        context = [tensor[rows] for tensor in self.context]
+        try:
+            self.axes = _batch_axes(self, x, context)
+            expected = _one_by_one(self, x, context)
+        except Exception as error:
+            raise ConversionError(f"the converted graph does not run: {' '.join(str(error).split())[:300]}") from error
+        for mode in _MODES:
+            self.mode = mode
+            try:
+                actual = self(x, rows)
+            except Exception:
+                # Whatever a graph raises on a batch size it was not made for, the next way is tried.
+                continue
+            if mode == "channels last":
+                # Once for all: convolutions would otherwise reorder their weights at every call.
+                self.module.to(memory_format=torch.channels_last)
+            if all(a.shape == e.shape and _close(a, e) for a, e in zip(actual, expected, strict=True)):
+                break
+        self._parts.clear()
+        return self.mode
+
+
+def _close(actual: Tensor, expected: Tensor) -> bool:
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    return torch.allclose(actual, expected, rtol=1e-3, atol=1e-4 * scale + 1e-12, equal_nan=True)
+
+
+def _batch_axes(network: Network, x: Tensor, context: list[Tensor]) -> list[int]:
+    """Axis of each output that holds the samples: recurrent layers and the like keep them on a later one than first."""
+    if network.batch is None:
+        try:
+            two, three = (network.module(*(_fill(t[0], count) for t in (x, *context))) for count in (2, 3))
+        except Exception:
+            # Made for one sample at a time, whatever it declares; then the axes are not asked for.
+            return network.axes
+        pairs = [list(zip(a.shape, b.shape, strict=True)) for a, b in zip(two, three, strict=True)]
+        return [_first(3 * m == 2 * n for m, n in sizes) for sizes in pairs]
+    count = network.batch
+    inputs = [_fill(t[0], count) for t in (x, *context)]
+    before = network.module(*inputs)
+    wave = torch.linspace(0, 100, x[0].numel(), dtype=x.dtype, device=x.device).cos().reshape(x[0].shape)
+    inputs[0] = torch.cat([x[:1] + (1 + x[0].abs().max()) * wave, inputs[0][1:]])
+    return [_first(_unmixed(a != b, count)) for a, b in zip(before, network.module(*inputs), strict=True)]
+
+
+def _unmixed(changed: Tensor, count: int) -> Iterator[bool]:
+    """Per axis, whether it has the samples: of ``count`` parts only the first, whose sample changed, has changed."""
+    for axis, size in enumerate(changed.shape):
+        yield size % count == 0 and not _samples_first(changed, count, axis)[1:].any()
+
+
+def _first(found: Iterable[bool]) -> int:
+    return next((axis for axis, is_it in enumerate(found) if is_it), 0)
+
+
+def _samples_first(output: Tensor, count: int, axis: int) -> Tensor:
+    """Split the samples from what their axis merges them with, samples before the rest, and move them to the front."""
+    shape = output.shape
+    return output.reshape(*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :]).movedim(axis, 0)
+
+
+def _whole(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
+    outputs = network.module(x, *context)
+    return [_rows(output, len(x), axis) for output, axis in zip(outputs, network.axes, strict=True)]
+
+
+def _channels_last(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
+    """The whole batch with the channels innermost in memory, which convolutions are faster with."""
+    if x.dim() != 4:
+        raise ValueError("channels are innermost in images only")
+    return _whole(network, x.contiguous(memory_format=torch.channels_last), context)
+
+
+def _rows(output: Tensor, count: int, axis: int) -> Tensor:
+    return _samples_first(output, count, axis).flatten(1)
+
+
+def _mapped(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
+    def one(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_alone(network, inputs))
+
+    mapped = torch.func.vmap(one, randomness="same")
+    return [output.reshape(len(x), -1) for output in mapped(x, *context)]
+
+
+def _one_by_one(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
+    outputs = [_alone(network, inputs) for inputs in zip(x, *context, strict=True)]
+    return [torch.stack(parts) for parts in zip(*outputs, strict=True)]
+
+
+def _alone(network: Network, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs of one sample, flat, from a batch of the size the graph wants."""
+    count = network.batch or 1
+    outputs = network.module(*(_fill(sample, count) for sample in inputs))
+    if count == 1:
+        return [output.flatten() for output in outputs]
+    return [_rows(output, count, axis)[0] for output, axis in zip(outputs, network.axes, strict=True)]
+
+
+def _fill(sample: Tensor, count: int) -> Tensor:
+    return sample.unsqueeze(0).expand(count, *sample.shape)
+
+
+_MODES: dict[str, Callable[[Network, Tensor, list[Tensor]], list[Tensor]]] = {
+    "channels last": _channels_last,
+    "batch": _whole,
+    "vmap": _mapped,
+    "loop": _one_by_one,
+}
+
+
+def _outputs(graph: fx.Graph) -> tuple[fx.Node, ...]:
+    output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    values = output.args[0]
+    assert isinstance(values, tuple)
+    return values
+
+
+def _restrict(module: fx.GraphModule, layers: Sequence[int]) -> fx.GraphModule:
+    """The graph module without the outputs, and what only they need; parameters are shared."""
+    graph = copy.deepcopy(module.graph)
+    output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    values = _outputs(graph)
+    output.args = (tuple(values[i] for i in layers),)
+    for node in reversed(list(graph.nodes)):
+        if node.op not in ("output", "placeholder") and not node.users:
+            graph.erase_node(node)
+    return fx.GraphModule(module, graph)

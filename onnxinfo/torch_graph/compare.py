@@ -1,0 +1,125 @@
+"""How far two values of a tensor are apart, and how far rounding can bring them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from ..graph.blocks import Blocks
+from ..graph.dataflow import Dataflow
+from ..graph.functions import function_key
+from ..text import quoted
+from .operators.values import to_numpy
+
+Array = npt.NDArray[Any]
+
+# Largest difference of one node's results, relative to the tensor's largest magnitude, that rounding explains, by
+# element type. Two orders of float32's epsilon: sums of thousands of terms in another order stay below it, a GELU
+# taken for its approximation does not.
+_TOLERANCE = {np.dtype(np.float64): 1e-5, np.dtype(np.float32): 2e-5, np.dtype(np.float16): 5e-3}
+_COARSE_TOLERANCE = 4e-2
+# Below this magnitude everything is rounding.
+_ABSOLUTE = 1e-8
+# Integers may differ by a unit where a float lies between two, in this part of the elements.
+_ROUNDED_UNLIKE = 1e-3
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much a tensor of the torch graph differs from ONNX Runtime's.
+
+    Parameters
+    ----------
+    tensor, op, node
+        Name of the tensor, and operator and name of the node that computes it (empty for a graph input).
+    absolute
+        Largest difference of an element; infinite where NaNs, infinities or shapes are not the same.
+    relative
+        The same in units of the largest finite magnitude in the tensor.
+    tolerance
+        The greatest relative difference that counts as rounding.
+    """
+
+    tensor: str
+    op: str
+    node: str
+    absolute: float
+    relative: float
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference can be rounding."""
+        return self.absolute <= _ABSOLUTE or self.relative <= self.tolerance
+
+    def __str__(self) -> str:
+        where = f"tensor {quoted(self.tensor)} ({self.op})" if self.op else f"input {quoted(self.tensor)}"
+        if math.isinf(self.absolute):
+            return f"{where} has another shape, or NaN or infinity elsewhere"
+        return f"{where} differs by {self.relative:.2g} of its largest value (tolerance {self.tolerance:.2g})"
+
+
+class Tensors:
+    """A graph's tensors with what the comparison needs to know of them."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.flow = Dataflow(model.graph)
+        influenced = set().union(*(self.flow.influenced(name) for name in self.flow.inputs))
+        self.depth = Blocks(self.flow, influenced, {function_key(f): f for f in model.functions}).depth()
+        self.types = {v.name: v.type for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+
+    @property
+    def comparable(self) -> list[str]:
+        """Names of the computed values that are known to be tensors of numbers."""
+        numbers = set(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING}
+        names = (name for node in self.flow.nodes for name in node.output if name in self.types)
+        return [name for name in names if self.types[name].tensor_type.elem_type in numbers]
+
+    def sorted(self, differences: Iterable[Difference]) -> list[Difference]:
+        """Differences in the order of the graph."""
+        return sorted(differences, key=lambda difference: self.flow.producer.get(difference.tensor, -1))
+
+    def difference(self, name: str, expected: Array, value: Any, depth: int | None = None) -> Difference:
+        """Compare a tensor with ONNX Runtime's; the tolerance grows with ``depth``, by default the tensor's."""
+        node = self.flow.nodes[self.flow.producer[name]] if name in self.flow.producer else onnx.NodeProto()
+        absolute, relative = _distance(expected, to_numpy(value, self.types[name]))
+        depth = self.depth.get(name, 0) if depth is None else depth
+        tolerance = _TOLERANCE.get(expected.dtype, _COARSE_TOLERANCE) * math.sqrt(1 + depth)
+        return Difference(name, node.op_type, node.name, absolute, relative, tolerance)
+
+
+def _distance(expected: Array, actual: Array) -> tuple[float, float]:
+    """Largest difference, absolute and relative to the largest finite magnitude."""
+    if expected.shape != np.shape(actual):
+        return math.inf, math.inf
+    if expected.size == 0:
+        return 0.0, 0.0
+    if expected.dtype.kind in "biu":
+        return _integer_distance(expected, actual)
+    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+    a, b = expected.astype(wide), np.asarray(actual).astype(wide)
+    finite = np.isfinite(a)
+    if (finite != np.isfinite(b)).any() or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return math.inf, math.inf
+    if not finite.any():
+        return 0.0, 0.0
+    absolute = float(np.abs(a[finite] - b[finite]).max())
+    scale = float(np.abs(a[finite]).max())
+    return absolute, absolute / max(scale, _ABSOLUTE)
+
+
+def _integer_distance(expected: Array, actual: Array) -> tuple[float, float]:
+    different = expected != actual
+    if not different.any():
+        return 0.0, 0.0
+    # Python's integers, as differences of 64 bits overflow.
+    absolute = float(np.abs(expected[different].astype(object) - actual[different].astype(object)).max())
+    if absolute <= 1 and float(different.mean()) <= _ROUNDED_UNLIKE:
+        return absolute, 0.0
+    return absolute, absolute / max(1.0, float(np.abs(expected.astype(np.float64)).max()))

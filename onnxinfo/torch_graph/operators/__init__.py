@@ -1,0 +1,41 @@
+"""ONNX operators as torch functions, in families; see :mod:`.table` for how they are written."""
+
+from . import (  # noqa: F401
+    activations,
+    attention,
+    cast,
+    control,
+    conv,
+    detection,
+    elementwise,
+    indexing,
+    linalg,
+    losses,
+    microsoft,
+    microsoft_attention,
+    microsoft_quantized,
+    ml,
+    normalization,
+    pool,
+    quantized,
+    random,
+    recurrent,
+    reduce,
+    resize,
+    sampling,
+    sequences,
+    spectral,
+    tensors,
+)
+from .table import TABLE, Converter, Entry, converter, element_type, initializer_value, operator, registered
+
+__all__ = [
+    "TABLE",
+    "Converter",
+    "Entry",
+    "converter",
+    "element_type",
+    "initializer_value",
+    "operator",
+    "registered",
+]

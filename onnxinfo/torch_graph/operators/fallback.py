@@ -1,0 +1,113 @@
+"""Operators without a torch function, run by ONNX Runtime or the reference evaluator as constants of the graph."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+from onnx.reference import ReferenceEvaluator
+from onnx2torch.onnx_graph import OnnxGraph
+from onnx2torch.onnx_node import OnnxNode
+from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
+from torch import Tensor, nn
+
+from ...graph.engine import Engine
+from .values import to_numpy, to_torch
+
+Feeds = dict[str, Any]
+Run = Callable[[Feeds], list[Any]]
+
+# The newest format version ONNX Runtime reads, as far as known; one node needs nothing newer.
+_IR_VERSION = 10
+
+
+class Fallback(nn.Module):
+    """One node, run outside of torch; what it computes has no gradient.
+
+    Parameters
+    ----------
+    model
+        The node as a model of its own; ONNX Runtime comes before the reference evaluator.
+
+    Raises
+    ------
+    NotImplementedError
+        Neither of them has the operator.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        super().__init__()
+        self.model = model
+        self.engines = _engines(model)
+
+    def forward(self, *operands: Any) -> Any:
+        """Run the node on the operands' values; results lie where the operands do."""
+        device = next((value.device for value in operands if isinstance(value, Tensor)), "cpu")
+        inputs = self.model.graph.input
+        results = self._run({i.name: to_numpy(value, i.type) for i, value in zip(inputs, operands, strict=True)})
+        computed = dict(zip((output.name for output in self.model.graph.output), results, strict=True))
+        values = [to_torch(computed.get(name), device) for name in self.model.graph.node[0].output]
+        return values[0] if len(values) == 1 else values
+
+    def _run(self, feeds: Feeds) -> list[Any]:
+        *others, last = self.engines
+        for engine in others:
+            # An engine can have the operator but not for these element types.
+            with contextlib.suppress(Exception):
+                return engine(feeds)
+        return last(feeds)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the engines, which can be neither copied nor pickled."""
+        return {**super().__getstate__(), "engines": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.engines = _engines(self.model)
+
+
+def fallback(node: OnnxNode, graph: OnnxGraph, opsets: dict[str, int]) -> OperationConverterResult:
+    """Convert a node to a :class:`Fallback`; ``opsets`` are the model's versions by domain."""
+    inputs = tuple(dict.fromkeys(name for name in node.input_values if name))
+    outputs = [name for name in node.output_values if name]
+    single = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [node.proto],
+            node.operation_type,
+            [_declared(name, graph) for name in inputs],
+            [_declared(name, graph) for name in outputs],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("" if d == "ai.onnx" else d, v) for d, v in opsets.items()],
+        ir_version=_IR_VERSION,
+    )
+    return OperationConverterResult(Fallback(single), OnnxMapping(inputs, node.output_values))
+
+
+def _declared(name: str, graph: OnnxGraph) -> onnx.ValueInfoProto:
+    """Name and type of a value; its shape is left open, as the batch size may change."""
+    if name in graph.initializers:
+        return onnx.helper.make_tensor_value_info(name, graph.initializers[name].proto.data_type, None)
+    declared = onnx.ValueInfoProto()
+    declared.name = name
+    if name in graph.value_info:
+        declared.type.CopyFrom(graph.value_info[name].type)
+    if declared.type.HasField("tensor_type"):
+        declared.type.tensor_type.ClearField("shape")
+    return declared
+
+
+def _engines(model: onnx.ModelProto) -> list[Run]:
+    engines: list[Run] = []
+    for engine in (lambda: Engine(model).run, lambda: _reference(model)):
+        with contextlib.suppress(Exception):
+            engines.append(engine())
+    if not engines:
+        raise NotImplementedError("neither ONNX Runtime nor the reference evaluator runs it")
+    return engines
+
+
+def _reference(model: onnx.ModelProto) -> Run:
+    evaluator = ReferenceEvaluator(model)
+    return lambda feeds: list(evaluator.run(None, feeds))

@@ -1,0 +1,133 @@
+"""Which layers the gradient reaches: what runs as a constant must not lie on the way to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx
+from torch import fx
+
+from ..errors import ConversionError
+from ..graph import protos
+from ..graph.dataflow import Dataflow
+from ..graph.layers import list_layers
+from ..graph.model import ModelSource
+from ..graph.surgery import extract
+from ..text import printable
+from .convert import Conversion, conversion_report, convert
+from .normalize import normalize
+
+# Types that never carry a gradient. Smaller integers may: quantised values travel as whole floats.
+_DISCRETE = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
+_CONSTANT = ("fallback", "none")
+_SHOWN = 10
+
+
+def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[str, Conversion]:
+    """Find the layers that no gradient reaches because a node on the way has no differentiable converter.
+
+    Parameters
+    ----------
+    model
+        See :func:`onnxinfo.load`.
+    perturb
+        Name of the perturbed tensor.
+    layers
+        Names of tensors that depend on it.
+
+    Returns
+    -------
+    dict
+        By layer, the first such node on a way to it. Layers without one are left out.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be loaded.
+    UsageError
+        A tensor is not in the graph, or no layer depends on the perturbed tensor.
+    """
+    part = normalize(extract(model, [perturb], layers))
+    without = {name: c for c in conversion_report(part) if c.server in _CONSTANT for name in c.outputs}
+    flow = Dataflow(part.proto.graph)
+    types = {v.name: v.type.tensor_type.elem_type for v in (*part.proto.graph.value_info, *part.proto.graph.output)}
+    carrying = {perturb}
+    found: dict[str, Conversion] = {}
+    for position, node in enumerate(flow.nodes):
+        operands = [name for name in flow.needs[position] if name in carrying] if flow.sees(position) else []
+        outputs = [name for name in node.output if name and types.get(name) not in _DISCRETE]
+        if not operands:
+            continue
+        carrying.update(outputs)
+        on_the_way = (*operands, *_computed_within(node))
+        obstacle = next((c for name in on_the_way if (c := found.get(name) or without.get(name))), None)
+        if obstacle is not None:
+            found.update(dict.fromkeys(outputs, obstacle))
+    return {name: found[name] for name in layers if name in found}
+
+
+def _computed_within(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of what a node and those in its bodies compute."""
+    for inner in protos.nested([node]):
+        yield from inner.output
+
+
+def convert_reached(model: ModelSource, perturb: str, layers: Sequence[str]) -> fx.GraphModule:
+    """Convert the part of a model between the perturbed tensor and layers, all of which a gradient has to reach.
+
+    Parameters
+    ----------
+    model, perturb, layers
+        As in :func:`obstacles`.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        Takes the perturbed tensor, then the graph inputs that the layers need besides; returns the layers' tensors.
+
+    Raises
+    ------
+    ConversionError
+        As :func:`check_reach`; or a node beside the way cannot be run at all.
+    ModelError, UsageError
+        As :func:`obstacles`.
+    """
+    try:
+        module = convert(extract(model, [perturb], layers), layers)
+    except ConversionError:
+        check_reach(model, perturb, layers)
+        raise
+    if any(conversion.server in _CONSTANT for conversion in module.meta["conversions"]):
+        check_reach(model, perturb, layers)
+    return module
+
+
+def check_reach(model: ModelSource, perturb: str, layers: Sequence[str]) -> None:
+    """Refuse layers that no gradient reaches, before any work is done for them.
+
+    Parameters
+    ----------
+    model, perturb, layers
+        As in :func:`obstacles`.
+
+    Raises
+    ------
+    ConversionError
+        Names the first such layer, the node and its operator, layers that are reached, and what to do.
+    ModelError, UsageError
+        As :func:`obstacles`.
+    """
+    found = obstacles(model, perturb, layers)
+    if not found:
+        return
+    layer, node = next(iter(found.items()))
+    names = [layer.name for layer in list_layers(model, perturb)]
+    blocked = obstacles(model, perturb, names)
+    reached = [f"'{printable(name)}'" for name in names if name not in blocked]
+    listed = ", ".join(reached[-_SHOWN:]) if reached else "none"
+    more = f" and {len(reached) - _SHOWN} before them" if len(reached) > _SHOWN else ""
+    raise ConversionError(
+        f"no gradient reaches layer '{printable(layer)}': node '{printable(node.node)}' ({node.operator}, opset "
+        f"{node.version}) on the way from '{printable(perturb)}' has no differentiable converter ({node.reason}); "
+        f"layers that are reached: {listed}{more}; choose among them, or register a converter with onnx2torch"
+    )

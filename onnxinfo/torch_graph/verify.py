@@ -1,0 +1,199 @@
+"""Does the torch graph compute what ONNX Runtime computes? Every tensor compared, and the node found that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import fx, nn
+
+from ..errors import VerificationError
+from ..graph.model import Model, ModelSource, load
+from ..graph.surgery import expose_only
+from ..text import printable, quoted
+from .compare import Difference, Tensors
+from .convert import convert
+from .operators.values import to_numpy, to_torch
+from .runtime import Session
+
+Array = npt.NDArray[Any]
+
+# Where every node agrees with ONNX Runtime when given the same operands, a network may still amplify rounding errors
+# (values next to a rounding step in quantised networks, for one) up to this relative difference.
+_AMPLIFIED = 0.05
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What the comparison found, tensor by tensor in the order of the graph; largest over all batches."""
+
+    differences: list[Difference]
+
+    @property
+    def largest(self) -> Difference:
+        """The difference that is largest relative to its tolerance."""
+        return max(self.differences, key=lambda difference: difference.relative / difference.tolerance)
+
+
+def verify(
+    model: ModelSource, module: nn.Module, feeds_batches: Iterable[Mapping[str, Array]], tensors: Sequence[str]
+) -> Verification:
+    """Compare a torch graph with ONNX Runtime on real samples.
+
+    The tolerance is relative to the largest magnitude in a tensor and grows with the square root of its depth, as
+    independent rounding errors do: ``2e-5 * sqrt(1 + depth)`` in float32. A tensor beyond it is accepted only if every
+    node of the graph, given the operands that ONNX Runtime computed, agrees with it: then what differs is rounding
+    that the network amplifies, and up to 5 % of it is let pass.
+
+    Parameters
+    ----------
+    model
+        The model.
+    module
+        What :func:`onnxinfo.convert` makes of it for the outputs ``tensors``.
+    feeds_batches
+        Arrays by the names of the graph inputs, batch by batch.
+    tensors
+        Names of the tensors to compare.
+
+    Returns
+    -------
+    Verification
+        Per tensor the largest difference.
+
+    Raises
+    ------
+    VerificationError
+        A tensor differs, or the torch graph does not run; the message names the first such tensor in the order of
+        the graph, its operator and by how much, and the node that causes it.
+    ModelError
+        ONNX Runtime refuses the model.
+    InputError
+        It refuses the feeds.
+    """
+    exposed = expose_only(model, tensors)
+    graph = Tensors(exposed.proto)
+    session = Session(exposed)
+    worst: dict[str, Difference] = {}
+    for feeds in feeds_batches:
+        expected = session.run(feeds)
+        actual = _run(module, [feeds[name] for name in session.inputs])
+        for name, value in zip(tensors, actual, strict=True):
+            found = graph.difference(name, expected[name], value)
+            if name not in worst or not found.relative <= worst[name].relative:
+                worst[name] = found
+        wrong = [difference for difference in graph.sorted(worst.values()) if not difference.agrees]
+        if wrong:
+            _judge(exposed, module, feeds, wrong, graph)
+    return Verification(graph.sorted(worst.values()))
+
+
+def bisect(model: ModelSource, feeds: Mapping[str, Array], device: torch.device | str = "cpu") -> Difference | None:
+    """Find the first node that computes something else in torch than in ONNX Runtime from the same operands.
+
+    Every tensor of the main graph is computed by ONNX Runtime; each node of the torch graph gets those as operands,
+    so that a difference is its own and not one it was given.
+
+    Parameters
+    ----------
+    model
+        The model.
+    feeds
+        Arrays by the names of the graph inputs.
+    device
+        Where torch computes.
+
+    Returns
+    -------
+    Difference or None
+        Of the first output of the node, in the order of the graph; None if all agree.
+
+    Raises
+    ------
+    VerificationError
+        The torch graph does not run.
+    ModelError, InputError, ConversionError
+        The model cannot be run or converted.
+    """
+    loaded = load(model)
+    graph = Tensors(loaded.proto)
+    exposed = expose_only(loaded, graph.comparable)
+    session = Session(exposed)
+    comparison = _Comparison(convert(exposed).to(device), graph, session.run(feeds))
+    comparison.run_on([feeds[name] for name in session.inputs])
+    return next((difference for difference in graph.sorted(comparison.found) if not difference.agrees), None)
+
+
+def _judge(
+    model: Model, module: nn.Module, feeds: Mapping[str, Array], wrong: list[Difference], graph: Tensors
+) -> None:
+    """Raise unless what differs is rounding that the network amplifies."""
+    device = _device(module)
+    cause = bisect(model, feeds, device)
+    first = f"the torch graph differs from ONNX Runtime: {wrong[0]}"
+    if cause is not None:
+        node = f"node {quoted(cause.node)}" if cause.node else f"the node of {quoted(cause.tensor)}"
+        raise VerificationError(f"{first}; the first node that differs is {node} ({cause.op}), by {cause.relative:.2g}")
+    if any(difference.relative > _AMPLIFIED for difference in wrong):
+        raise VerificationError(f"{first}; every node by itself agrees, so the model amplifies rounding errors")
+    arrays = [feeds[name] for name in graph.flow.inputs]
+    outputs = [output.name for output in model.proto.graph.output]
+    for name, given, own in zip(outputs, _run(module, arrays), _run(convert(model).to(device), arrays), strict=True):
+        if not graph.difference(name, to_numpy(own, graph.types[name]), given).agrees:
+            raise VerificationError(f"{first}; the torch graph is not what this model converts to, convert it again")
+
+
+class _Comparison(fx.Interpreter):
+    """Runs a torch graph, every node on the operands that ONNX Runtime computed, and compares what it computes."""
+
+    def __init__(self, module: fx.GraphModule, graph: Tensors, expected: Mapping[str, Array]) -> None:
+        super().__init__(module)
+        output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
+        names = list(expected)
+        self.names: dict[fx.Node, list[str]] = {}
+        for node, name in zip(output.args[0], names, strict=True):
+            self.names.setdefault(node, []).append(name)
+        self.described = graph
+        self.expected = expected
+        self.found: list[Difference] = []
+        self.device = _device(module)
+
+    def run_on(self, arrays: Sequence[Array]) -> None:
+        """Run on arrays."""
+        with _failing():
+            self.run(*(to_torch(array, self.device) for array in arrays))
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node, compare, and hand on what it should have computed."""
+        result = super().run_node(n)
+        for name in self.names.get(n, ()):
+            self.found.append(self.described.difference(name, self.expected[name], result, depth=0))
+            result = to_torch(self.expected[name], self.device)
+        return result
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
+def _run(module: nn.Module, arrays: Sequence[Array]) -> Sequence[Any]:
+    """Outputs of a torch graph for arrays, which go to where its weights are."""
+    device = _device(module)
+    with _failing():
+        values: Sequence[Any] = module(*(to_torch(array, device) for array in arrays))
+    return values
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    try:
+        with torch.no_grad():
+            yield
+    except Exception as error:
+        # fx adds the module's name and the traced code on further lines.
+        reason = printable(str(error).strip().split("\n")[0])[:300]
+        raise VerificationError(f"the converted torch graph does not run: {reason}") from error

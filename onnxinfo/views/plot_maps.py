@@ -1,0 +1,169 @@
+"""Pixel maps: samples down, layers across, the picture first, one colour scale for all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UsageError
+from ..text import printable
+from .figure import SEQUENTIAL, Look, cut, drawing, evenly, look, short_names
+from .query import Names, Paths, select_views
+from .run_view import RunView
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+
+#: Rows and columns drawn where nothing is chosen; of more, evenly spaced ones are taken.
+MOST_SAMPLES, MOST_LAYERS = 8, 9
+#: The colour scale spans these percentiles of all values shown; what lies outside has the colour of its end.
+PERCENTILES = (0.5, 99.5)
+
+
+def plot_maps(
+    path: Paths,
+    output: str | os.PathLike[str],
+    *,
+    run: Names = (),
+    layers: Names = (),
+    metric: str = "sid",
+    samples: Sequence[str | int] = (),
+    theme: str = "light",
+    width: str = "page",
+) -> Path:
+    """Draw a metric's maps of one run: a row for each sample, a column for each layer.
+
+    Images are averaged over their channels; a map with one axis (features, time, tokens averaged over the embedding) is
+    drawn as a strip. Cells that are not finished stay empty; those that did not converge are crossed by a line.
+
+    Parameters
+    ----------
+    path
+        An archive; with several runs, name one.
+    output
+        The figure: a file that ends in .png, .svg or .pdf.
+    run, layers, samples
+        What is drawn, see :func:`onnxinfo.query`; default: evenly spaced layers and samples, as many as are legible.
+    metric
+        The metric.
+    theme
+        ``light`` or ``dark``.
+    width
+        ``column`` (3.5 in), ``page`` (7.2 in) or ``slide`` (12 in).
+
+    Returns
+    -------
+    Path
+        The figure's path.
+
+    Raises
+    ------
+    UsageError
+        Something asked for is not there, or several runs are.
+    ArchiveError
+        The archive cannot be read, or the figure cannot be written.
+    """
+    chosen = look(theme, width)
+    for position, (view, _) in enumerate(select_views(path, run=run, layers=layers, metrics=[metric], samples=samples)):
+        if position:
+            raise UsageError("maps show one run, and there are several; name one with --run")
+        grid = _Grid(view, metric)
+        with drawing(output, chosen) as figure:
+            columns = len(grid.layers) + (grid.pictures is not None)
+            cell = chosen.size.width * 0.86 / columns
+            height = cell * grid.aspect * len(grid.samples) + chosen.size.font / 72 * 5
+            figure.set_size_inches(chosen.size.width, max(height, chosen.size.width * 0.2))
+            axes = figure.subplots(len(grid.samples), columns, squeeze=False)
+            mappable = grid.draw(axes, chosen)
+            bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.015, extend="both")
+            bar.set_label(f"{metric.upper()}, {view.metrics[0].units} per input unit")
+            shown, total = len(grid.samples), view.shape[1]
+            if shown < total or len(grid.layers) < view.shape[0]:
+                figure.supxlabel(
+                    f"{shown} of {total} samples, {len(grid.layers)} of {view.shape[0]} layers",
+                    fontsize=chosen.size.font * 0.85,
+                )
+    return Path(output)
+
+
+class _Grid:
+    """The maps of some layers and samples, read."""
+
+    def __init__(self, view: RunView, metric: str) -> None:
+        self.view = view
+        self.layers = evenly(view.shape[0], MOST_LAYERS)
+        self.samples = evenly(view.shape[1], MOST_SAMPLES)
+        values = view.values(metric)
+        self.converged = values["converged"]
+        self.pictures = view.thumbnails
+        self.maps = {
+            (layer, sample): _flat(view.map(metric, layer, sample), view.axes)
+            for layer in self.layers
+            for sample in self.samples
+            if values["done"][layer, sample]
+        }
+        if not self.maps:
+            raise UsageError(f"no cell of metric '{printable(metric)}' is finished; there is nothing to draw")
+        shape = next(iter(self.maps.values())).shape
+        self.aspect = min(2.0, max(0.35, shape[0] / shape[1]))
+        numbers = np.concatenate([map_.ravel() for map_ in self.maps.values()])
+        low, high = np.nanpercentile(numbers[np.isfinite(numbers)], PERCENTILES)
+        self.low, self.high = float(low), float(high if high > low else low + 1e-6)
+
+    def draw(self, axes: npt.NDArray[Any], chosen: Look) -> ScalarMappable:
+        """Fill the axes, of shape (samples, columns), and return what the colour bar needs."""
+        mappable: Any = None
+        first = int(self.pictures is not None)
+        titles = short_names([self.view.layers[layer].name for layer in self.layers], 18)
+        for row, sample in enumerate(self.samples):
+            for each in axes[row]:
+                each.set_xticks([])
+                each.set_yticks([])
+                each.spines[:].set_visible(False)
+            if self.pictures is not None:
+                axes[row, 0].imshow(self.pictures[sample], interpolation="nearest")
+            axes[row, 0].set_ylabel(self._row_name(sample), fontsize=chosen.size.font * 0.8)
+            for column, layer in enumerate(self.layers, start=first):
+                drawn = self._cell(axes[row, column], layer, sample, chosen)
+                mappable = drawn or mappable
+        for column, title in enumerate(titles, start=first):
+            axes[0, column].set_title(title, fontsize=chosen.size.font * 0.8, rotation=30, ha="left", x=0.1)
+        if first:
+            axes[0, 0].set_title("input", fontsize=chosen.size.font * 0.8, rotation=30, ha="left", x=0.1)
+        found: ScalarMappable = mappable
+        return found
+
+    def _row_name(self, sample: int) -> str:
+        view = self.view
+        label = "" if view.labels is None else f"\n{printable(view.labels[sample])}"
+        return cut(printable(view.sample_names[sample]), 14) + label
+
+    def _cell(self, axes: Axes, layer: int, sample: int, chosen: Look) -> Any:
+        if (layer, sample) not in self.maps:
+            axes.set_facecolor(chosen.theme.missing)
+            return None
+        drawn = axes.imshow(
+            self.maps[layer, sample],
+            cmap=SEQUENTIAL,
+            vmin=self.low,
+            vmax=self.high,
+            interpolation="nearest",
+            aspect="auto" if self.maps[layer, sample].shape[0] == 1 else "equal",
+        )
+        if not self.converged[layer, sample]:
+            axes.plot([0, 1], [0, 1], color=chosen.theme.paper, linewidth=1, transform=axes.transAxes)
+        return drawn
+
+
+def _flat(values: npt.NDArray[np.float32], axes: Sequence[str]) -> npt.NDArray[np.float32]:
+    """A map as rows and columns: averaged over channels or embedding, a single axis as one row."""
+    dropped = tuple(i for i, axis in enumerate(axes) if axis in ("channel", "embedding"))
+    flat = values.mean(axis=dropped) if dropped else values
+    rows: npt.NDArray[np.float32] = flat.reshape(1, -1) if flat.ndim < 2 else flat.reshape(-1, flat.shape[-1])
+    return rows

@@ -1,0 +1,137 @@
+"""SQL over the table of :func:`onnxinfo.query`, and Parquet, through DuckDB."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..archive.storage import replacing, resolve
+from ..errors import OnnxinfoError, UsageError
+from ..text import printable
+
+Row = dict[str, Any]
+
+#: Name of the only table.
+TABLE = "results"
+_INTEGERS = ("layer_index", "depth", "sample", "n", "n_converged")
+_REALS = ("value", "stderr")
+_TEXTS = ("run", "model", "layer", "op", "sample_name", "label", "metric", "archive")
+MEMORY = "2GB"
+
+
+def select(rows: Sequence[Row], columns: Sequence[str], statement: str) -> list[Row]:
+    """Return what a SELECT finds in rows of :func:`onnxinfo.query`.
+
+    DuckDB runs in memory and sees the table ``results`` only: files, network, extensions and settings are out of reach
+    of the statement.
+
+    Parameters
+    ----------
+    rows, columns
+        The table's rows and their keys.
+    statement
+        One SELECT of DuckDB's SQL.
+
+    Raises
+    ------
+    UsageError
+        The statement is not one SELECT, or fails.
+    """
+    import duckdb
+
+    with _table(rows, columns) as connection:
+        try:
+            parsed = connection.extract_statements(statement)
+            if len(parsed) != 1 or parsed[0].type != duckdb.StatementType.SELECT:
+                raise UsageError(f"--sql takes one SELECT over the table '{TABLE}', got {printable(statement)!r}")
+            found = connection.execute(parsed[0])
+            names = _distinct([column[0] for column in found.description or ()])
+            return [dict(zip(names, values, strict=True)) for values in found.fetchall()]
+        except duckdb.Error as error:
+            reason = str(error).partition("\n")[0]
+            raise UsageError(
+                f"SQL: {printable(reason)}; the table '{TABLE}' has the columns {', '.join(columns)}"
+            ) from None
+
+
+def write_parquet(rows: Sequence[Row], columns: Sequence[str], output: str | os.PathLike[str]) -> None:
+    """Write rows of :func:`onnxinfo.query` to a Parquet file, which is replaced if it exists.
+
+    Raises
+    ------
+    ArchiveError
+        The file cannot be written.
+    """
+    import pandas
+
+    table = pandas.DataFrame({name: [row.get(name) for row in rows] for name in columns})
+    for name in table.columns:
+        if name in _TEXTS:
+            table[name] = table[name].map(_text)
+    with replacing(resolve(output)) as part:
+        try:
+            table.to_parquet(part, index=False)
+        except ImportError:
+            raise OnnxinfoError("writing Parquet needs pyarrow; run 'pip install pyarrow', or choose csv") from None
+
+
+@contextmanager
+def _table(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[Any]:
+    """Yield a connection to a database that holds the rows, closed to everything else."""
+    try:
+        import duckdb
+    except ImportError:
+        raise OnnxinfoError("SQL needs DuckDB; run 'pip install duckdb'") from None
+    import pandas
+
+    frame = pandas.DataFrame({name: [_sql_value(name, row[name]) for row in rows] for name in columns})
+    with duckdb.connect(":memory:") as connection:
+        described = ", ".join(f'"{name}" {_type(name)}' for name in columns)
+        connection.execute(f"CREATE TABLE {TABLE} ({described})")
+        connection.register("frame", frame)
+        connection.execute(f"INSERT INTO {TABLE} SELECT * FROM frame")
+        connection.unregister("frame")
+        for setting in (
+            "python_enable_replacements = false",
+            f"memory_limit = '{MEMORY}'",
+            "temp_directory = ''",
+            "autoload_known_extensions = false",
+            "autoinstall_known_extensions = false",
+            "enable_external_access = false",
+            "lock_configuration = true",
+        ):
+            connection.execute(f"SET {setting}")
+        yield connection
+
+
+def _type(name: str) -> str:
+    if name in _INTEGERS:
+        return "BIGINT"
+    if name in _REALS:
+        return "DOUBLE"
+    return "BOOLEAN" if name == "converged" else "VARCHAR"
+
+
+def _sql_value(name: str, value: Any) -> Any:
+    # NaN is no number that SQL could average.
+    if name in _REALS:
+        return value if value == value else None
+    return _text(value) if name in _TEXTS else value
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Give columns of the same name different ones, so that none is lost."""
+    found: list[str] = []
+    for name in names:
+        unique, number = name, 1
+        while unique in found:
+            number += 1
+            unique = f"{name}_{number}"
+        found.append(unique)
+    return found
