@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .analysis import Progress, Result, analyze
+from .analysis.run import analyze
+from .analysis.settings import Progress, Result
 from .errors import ArchiveError
 from .models import path
 from .views.plot_curve import plot_curve

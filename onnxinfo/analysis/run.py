@@ -1,0 +1,233 @@
+"""One call from an ONNX model and samples to an archive of every layer's metrics."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..archive.format import RunSchema
+from ..archive.writer import RunWriter
+from ..graph.layers import list_layers, perturbed_tensor, select_layers
+from ..graph.model import ModelSource, load
+from ..inputs.sample_sets import open_inputs
+from ..metrics.budget import device_of, inputs_at_once, parse_bytes
+from ..metrics.feeds import Feeds, graph_inputs
+from .blocks import Block, Measure, Starts
+from .job import Job, prepare
+from .measures import check_metrics, make_measures
+from .settings import Progress, Report, Result, Settings
+
+#: Samples solved together, at most; the unit in which results are written and work is resumed.
+BLOCK = 32
+
+
+def analyze(
+    model: ModelSource,
+    inputs: Any,
+    output: str | os.PathLike[str],
+    *,
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    metrics: Sequence[str] = ("sid",),
+    run: str | None = None,
+    perturb: str | None = None,
+    labels: Any = None,
+    limit: int | None = None,
+    preset: str | None = None,
+    scale: float | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    size: int | tuple[int, int] | None = None,
+    alpha: float = 1.5e-4,
+    normalizer: str = "dataset",
+    tie: str = "unit",
+    cap: float = 1.0,
+    solver: str = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    memory: int | str | None = None,
+    compression: str = "rounded",
+    overwrite: bool = False,
+    progress: Report | None = None,
+) -> Result:
+    """Compute metrics of a model's layers on samples and write them to an archive.
+
+    A run cut short keeps every finished cell; the same call goes on where it stopped.
+
+    Parameters
+    ----------
+    model
+        Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
+    inputs
+        Samples: a folder or glob of images, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, an array; for several
+        graph inputs a mapping from their names, or ``NAME=SPEC,...``.
+    output
+        The archive, an HDF5 file; it is created, or a run is added.
+    layers, exclude
+        Patterns, see :func:`~onnxinfo.select_layers`; default: what a person would call the layers.
+    metrics
+        Names of metrics; ``sid``.
+    run
+        Name of the run; default: the model's name.
+    perturb
+        The perturbed tensor; default: the float graph input, or the embedding of integer inputs.
+    labels, limit, preset, scale, mean, std, size
+        See :func:`onnxinfo.open_samples`.
+    alpha
+        Strength of the constraint, ``E||h(x + sigma*delta) - f||^2 = alpha D``.
+    normalizer
+        ``dataset``: D is averaged over all samples (the paper's); ``image``: each sample's own.
+    tie
+        ``unit``, ``pixel`` or ``grid:N``, see :func:`onnxinfo.metrics.noise.make_tie`.
+    cap
+        Greatest noise scale, in standard deviations of the input.
+    solver
+        ``auto``, or ``reference`` for the paper's optimiser.
+    seed
+        Of all noise and probes.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    memory
+        Budget for activations, bytes or such as ``"2G"``.
+    compression
+        How maps are stored, see :meth:`.archive.writer.RunWriter.open`.
+    overwrite
+        Replace a finished run of the same name.
+    progress
+        Called with a :class:`Progress` as work is done.
+
+    Returns
+    -------
+    Result
+        The archive and the run's name.
+
+    Raises
+    ------
+    UsageError
+        Something asked for cannot be meant; nothing is written.
+    ModelError, InputError, ConversionError, VerificationError
+        The model or the samples do not work; nothing is written.
+    ArchiveError
+        The archive cannot be written; what it holds is safe.
+    """
+    settings = Settings(alpha, normalizer, tie, cap, solver, seed)
+    check_metrics(metrics)
+    target = device_of(device)
+    loaded = load(model)
+    perturbed = perturbed_tensor(loaded, perturb)
+    chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
+    declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
+    samples = open_inputs(
+        inputs, declared, labels=labels, limit=limit, preset=preset, scale=scale, mean=mean, std=std, size=size
+    )
+    job = prepare(Feeds(loaded, samples, perturbed), chosen, settings, target)
+    budget = parse_bytes(memory) if isinstance(memory, str) else memory
+    job.chunk = inputs_at_once(job.network, *job.inputs([0]), memory=budget)
+    measures = make_measures(metrics, job)
+    name = run or loaded.name
+    schema = _schema(job, measures)
+    with RunWriter.open(output, name, schema, overwrite=overwrite, compression=compression) as writer:
+        _compute(job, measures, writer, progress or (lambda _: None))
+    return Result(Path(output), name)
+
+
+def _schema(job: Job, measures: Mapping[str, Measure]) -> RunSchema:
+    feeds = job.feeds
+    main = feeds.main
+    everything = range(len(feeds))
+    labels: Any = main.labels
+    if labels is not None and main.classes:
+        labels = [main.classes[i] for i in labels]
+    recipe: dict[str, Any] = {
+        "model_sha256": feeds.model.sha256,
+        "perturbed": feeds.perturb,
+        "samples_sha256": feeds.samples.digest(),
+        "preprocessing": main.preprocessing.to_dict(),
+        **asdict(job.settings),
+    }
+    for measure in measures.values():
+        recipe |= measure.recipe
+    import onnx
+    import onnxruntime
+
+    from .. import __version__
+
+    provenance = {
+        "model_name": feeds.model.name,
+        "unreadable_samples": [
+            f"{name}: {reason}" for s in feeds.samples.inputs.values() for name, reason in s.unreadable
+        ],
+        "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else platform.machine(),
+        "inputs_at_once": job.chunk,
+        "batching": job.network.mode,
+        "onnxinfo": __version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "python": platform.python_version(),
+    }
+    return RunSchema(
+        layers=job.layers,
+        axes=feeds.axes(),
+        sample_shape=job.shape,
+        sample_names=main.names,
+        metrics=tuple(measure.metric for measure in measures.values()),
+        unit=job.unit.cpu().numpy(),
+        recipe=recipe,
+        labels=labels,
+        thumbnails=main.thumbnails(everything),
+        provenance=provenance,
+    )
+
+
+def _compute(job: Job, measures: Mapping[str, Measure], writer: RunWriter, report: Report) -> None:
+    """Fill every cell that is not finished, block of samples by block of samples."""
+    finished = {name: writer.finished(name) for name in measures}
+    layers, samples = len(job.layers), len(job.feeds)
+    size = min(BLOCK, job.chunk, samples)
+    blocks = [list(range(start, min(start + size, samples))) for start in range(0, samples, size)]
+    open_blocks = [block for block in blocks if not all(done[:, block].all() for done in finished.values())]
+    if not open_blocks:
+        return
+    for name, done in finished.items():
+        report(Progress(name, int(done.sum()), done.size))
+    starts = Starts(job, blocks)
+    normalizers = _normalizers(starts, measures, writer, report) if job.settings.normalizer == "dataset" else None
+    for indices in open_blocks:
+        block = Block(job, indices, normalizers, starts.of, measures)
+        for layer in range(layers):
+            for name in measures:
+                if finished[name][layer, indices].all():
+                    continue
+                cells = block.cells(name, layer)
+                values = {column: numbers.cpu().numpy() for column, numbers in cells.values.items()}
+                maps = None if cells.map is None else cells.map.cpu().numpy()
+                writer.write(name, layer, indices, values=values, map=maps)
+                finished[name][layer, indices] = True
+                mean = float(cells.values["value"].double().mean())
+                report(Progress(name, int(finished[name].sum()), layers * samples, job.layers[layer].name, mean))
+            block.forget(layer)
+
+
+def _normalizers(
+    starts: Starts, measures: Mapping[str, Measure], writer: RunWriter, report: Report
+) -> torch.Tensor | None:
+    """``D`` of every layer averaged over all samples, (layers,), recorded in the archive."""
+    names = [name for name, measure in measures.items() if measure.uses_normalizer]
+    if not names:
+        return None
+    means = starts.average(lambda done, total: report(Progress("normalizer", done, total)))
+    for name in names:
+        for layer, mean in enumerate(means):
+            # A resumed run keeps the normalizer that its finished cells were computed with.
+            if writer.finished(name)[layer].any():
+                means[layer] = writer.normalizer(name, layer)
+            else:
+                writer.set_normalizer(name, layer, mean)
+    return torch.tensor(means, device=starts.job.device)
