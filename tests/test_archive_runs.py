@@ -92,6 +92,10 @@ def test_merge_refuses(path, tmp_path, two_runs):
         onnxinfo.merge([path], path)
     with pytest.raises(UsageError, match=r"two runs would be named 'first \(a\)'"):
         onnxinfo.merge([path, path, path], tmp_path / "b.h5")
+    both = tmp_path / "both.h5"
+    make(make(both, "first", table_schema()), "first (both)", table_schema())
+    with pytest.raises(UsageError, match=r"two runs would be named 'first \(both\)'"):
+        onnxinfo.merge([path, both], tmp_path / "b.h5")
     assert path.read_bytes() == two_runs
     assert not (tmp_path / "b.h5").exists()
 

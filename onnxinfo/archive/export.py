@@ -10,7 +10,7 @@ from typing import Literal
 from ..errors import OnnxinfoError, UsageError
 from .reading import Run
 from .reading import open as open_archive
-from .storage import WriterLock, replacing, resolve
+from .storage import WriterLock, create_file, replacing, resolve
 from .table import Per
 
 SUFFIXES = (".nc", ".parquet", ".csv")
@@ -65,14 +65,18 @@ def only_run(runs: tuple[str, ...], path: str) -> str:
 
 
 def _to_netcdf(run: Run, part: Path) -> None:
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
     dataset = run.to_xarray()
-    deflated = {"zlib": True, "complevel": 1, "shuffle": True}
-    encoding = {
-        f"{metric.name}_map": deflated | {"chunksizes": (1, 1, *run.sample_shape)}
-        for metric in run.metrics
-        if metric.has_map
-    }
-    dataset.to_netcdf(part, engine="h5netcdf", encoding=encoding)
+    for metric in run.metrics:
+        if metric.has_map:
+            chunks = (1, 1, *run.sample_shape)
+            deflated = {"zlib": True, "complevel": 1, "shuffle": True, "chunksizes": chunks}
+            dataset[f"{metric.name}_map"].encoding = deflated
+    # Not dataset.to_netcdf(path): HDF5 would crash there on a disk that is full.
+    with create_file(part) as file, h5netcdf.File(file, "w") as target:
+        dataset.dump_to_store(H5NetCDFStore(target))
 
 
 def _to_parquet(run: Run, part: Path, per: Per) -> None:

@@ -197,18 +197,19 @@ def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[s
     if resolved.exists():
         raise UsageError(f"{output} exists; name a new file")
     parts: list[tuple[Path, dict[str, str]]] = []
-    taken: dict[str, str] = {}
+    taken: set[str] = set()
     for source in map(Path, sources):
         with open_archive(source) as archive:
-            names = {run: run if run not in taken.values() else f"{run} ({source.stem})" for run in archive.runs}
-        clash = next((new for new in names.values() if new in taken.values()), None)
-        if clash is not None:
-            raise UsageError(f"two runs would be named '{printable(clash)}'; rename one with 'onnxinfo rename'")
-        taken |= {f"{source}:{old}": new for old, new in names.items()}
+            names = {run: run if run not in taken else f"{run} ({source.stem})" for run in archive.runs}
+        for new in names.values():
+            if new in taken:
+                raise UsageError(f"two runs would be named '{printable(new)}'; rename one with 'onnxinfo rename'")
+            check_run_name(new)
+            taken.add(new)
         parts.append((source, names))
     with WriterLock(resolved):
         _assemble(resolved, parts)
-    return taken
+    return {f"{source}:{old}": new for source, names in parts for old, new in names.items()}
 
 
 def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Recovery:
