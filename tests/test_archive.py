@@ -99,6 +99,18 @@ def test_a_run_cut_off_goes_on_where_it_stopped(tmp_path):
         assert resumed["first"].status == "complete"
 
 
+def test_a_run_goes_on_while_the_archive_is_read(tmp_path):
+    described = schema()
+    with pytest.raises(KeyboardInterrupt), RunWriter.open(tmp_path / "a.h5", "first", described) as writer:
+        fill(writer, described, stop=4)
+    with onnxinfo.open(tmp_path / "a.h5") as before:
+        with RunWriter.open(tmp_path / "a.h5", "first", described) as writer:
+            fill(writer, described)
+        assert sum(before["first"].finished(metric.name).sum() for metric in METRICS) == 8
+    with onnxinfo.open(tmp_path / "a.h5") as after:
+        assert after["first"].status == "complete"
+
+
 def test_finished_cells_are_not_written_again(tmp_path):
     described = schema()
     with RunWriter.open(tmp_path / "a.h5", "first", described) as writer:

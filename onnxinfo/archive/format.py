@@ -332,10 +332,12 @@ def _create_coordinates(run: h5py.Group, schema: RunSchema) -> None:
         _static(run, name, data, ("layer",))
         write_attribute(run[name], "long_name", integers.get(name, name.replace("_", " ") + " of the layer"))
     _static(run, "sample_name", text_array(schema.sample_names), ("sample",))
+    write_attribute(run["sample_name"], "long_name", "name of the sample")
     if schema.labels is not None:
         labels = np.asarray(schema.labels)
         data = labels.astype("<i8") if labels.dtype.kind in "iu" else text_array(map(str, labels.tolist()))
         _static(run, "label", data, ("sample",))
+        write_attribute(run["label"], "long_name", "label of the sample")
     unit = np.asarray(schema.unit, dtype="<f8")
     unit = unit.reshape((1,) * (len(schema.axes) - unit.ndim) + unit.shape)
     varying = [axis for axis, size in zip(schema.axes, unit.shape, strict=True) if size > 1]
@@ -347,6 +349,7 @@ def _create_coordinates(run: h5py.Group, schema: RunSchema) -> None:
         for axis, size in zip(THUMBNAIL_AXES, schema.thumbnails.shape[1:], strict=True):
             _bare_scale(run, axis, size)
         _static(run, "thumbnail", schema.thumbnails.astype("|u1"), ("sample", *THUMBNAIL_AXES))
+        write_attribute(run["thumbnail"], "long_name", "picture of the sample, red, green, blue")
 
 
 def _create_metric(run: h5py.Group, metric: Metric, schema: RunSchema, compression: str) -> None:

@@ -13,7 +13,7 @@ from .copying import copy_run, new_archive, schema_of
 from .format import LayerRow, RunSchema, create_run, encode_attribute, plain_text
 from .reading import Run
 from .reading import open as open_archive
-from .storage import is_left_open, replacing
+from .storage import is_being_read, is_left_open, replacing
 
 # Ends the name under which a run is kept until the one that replaces it is complete.
 BACKUP = "~"
@@ -29,7 +29,8 @@ def prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compressio
     with open_archive(path) as archive:
         known = archive.runs
         resumes = run in known and _resumes(archive[run], schema, overwrite, compression)
-    if resumes and not is_left_open(path):
+    # Who reads the file keeps it as it was: what changes is a copy.
+    if resumes and not is_left_open(path) and not is_being_read(path):
         return
     kept = {name: name for name in known}
     if run in known and not resumes:

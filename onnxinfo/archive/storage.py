@@ -119,6 +119,12 @@ def _try_lock_windows(file: IO[bytes]) -> bool:
     return True
 
 
+def is_being_read(archive: Path) -> bool:
+    """Tell whether some process, be it this one, has the archive open through HDF5, which locks what it has open."""
+    with archive.open("r+b") as file:
+        return not _try_lock(file)
+
+
 def resolve(path: str | os.PathLike[str]) -> Path:
     """Return the file behind `path`, links followed, or where it would be.
 
@@ -312,15 +318,32 @@ def open_to_read(path: Path) -> h5py.File:
     if not head.startswith(SIGNATURE):
         raise ArchiveError(f"{path} is not an HDF5 file; name a file written by 'onnxinfo analyze'")
     if not _flags(head):
-        return _opened(path, lambda: h5py.File(path, "r"))
+        return _opened(path, lambda: _plain(path))
     # Only beside a live writer: on a damaged file, reading what may be written meanwhile takes forever.
     for _ in range(STARTING_SECONDS * 10):
         if not is_being_written(path):
             break
         with contextlib.suppress(OSError):
-            return h5py.File(path, "r", swmr=True)
+            return _plain(path, swmr=True)
         time.sleep(0.1)
     return _opened(path, lambda: h5py.File(io.BufferedReader(_Closed(path)), "r"))
+
+
+def _plain(path: Path, *, swmr: bool = False) -> h5py.File:
+    try:
+        return h5py.File(path, "r", swmr=swmr)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        return h5py.File(path, "r", swmr=swmr, locking=False)
+
+
+def open_to_write(path: Path) -> h5py.File:
+    """Open an HDF5 file to write, as who holds the :class:`WriterLock` and found that nobody reads it may do.
+
+    HDF5's own lock is not taken: it adds nothing to that, and not every file system has one.
+    """
+    return h5py.File(path, "r+", libver=LIBVER, locking=False)
 
 
 def open_damaged(path: Path) -> h5py.File:

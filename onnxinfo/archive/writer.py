@@ -23,7 +23,6 @@ import numpy.typing as npt
 from ..errors import ArchiveError, UsageError
 from .format import (
     COMPRESSION,
-    LIBVER,
     STATUS,
     Metric,
     RunSchema,
@@ -34,7 +33,7 @@ from .format import (
     put_chunk,
 )
 from .prepare import drop_backup, prepare
-from .storage import WriterLock, abandon, fsync, reserve, resolve, trim
+from .storage import WriterLock, abandon, fsync, open_to_write, reserve, resolve, trim
 
 # Left free on the disk, so that HDF5 can always write its own few blocks: a write that fails inside it is final.
 SPARE_BYTES = 1 << 18
@@ -111,7 +110,7 @@ class RunWriter:
         lock = WriterLock(resolved)
         try:
             prepare(resolved, run, schema, overwrite, compression)
-            file = h5py.File(resolved, "r+", libver=LIBVER)
+            file = open_to_write(resolved)
             try:
                 writer = cls(file, resolved, run, schema, compression, lock)
                 reserve(file, writer._end + writer._spare)
