@@ -84,6 +84,43 @@ def test_h5dump_reads_everything(path):
     assert "/layer1/é/Relu_output_0" in everything.replace("\\37777777703\\37777777651", "é")
 
 
+def test_dimensions_are_numbered_in_the_whole_file(path):
+    with h5py.File(path) as file:
+        numbers = [
+            int(each.attrs["_Netcdf4Dimid"])
+            for run in file.values()
+            for each in run.values()
+            if "_Netcdf4Dimid" in each.attrs
+        ]
+    assert sorted(numbers) == list(range(8 + 3))
+
+
+@pytest.mark.skipif(shutil.which("ncdump") is None, reason="needs ncdump (Debian package netcdf-bin)")
+def test_ncdump_sees_each_run_with_its_own_dimensions(path):
+    shown = subprocess.run(["ncdump", "-h", path], capture_output=True, text=True, check=True).stdout
+    first, second = shown.split("group: ")[1:]
+    assert "channel = 3 ;" in first
+    assert "feature = " not in first
+    assert "float sid_map(layer, sample, channel, y, x) ;" in first
+    assert "float sid_map(layer, sample, feature) ;" in second
+    assert 'sid_map:units = "nats" ;' in first
+
+
+@pytest.mark.skipif(shutil.which("Rscript") is None, reason="needs R with rhdf5 (Debian package r-bioc-rhdf5)")
+def test_r_reads_it_in_reversed_order(path):
+    script = (
+        "library(rhdf5); f <- commandArgs(TRUE); cat(dim(h5read(f, 'first/sid_map')), h5read(f, 'first/sid')[3, 2])"
+    )
+    done = subprocess.run(
+        ["Rscript", "-e", f"library(rhdf5); {script}", path], capture_output=True, text=True, check=False
+    )
+    if "no package called" in done.stderr:
+        pytest.skip("needs rhdf5 (Debian package r-bioc-rhdf5)")
+    *shape, value = done.stdout.split()
+    assert shape == ["24", "24", "3", "6", "4"]
+    assert float(value) == pytest.approx(cell(SID, 1, 2, (3, 24, 24))[1]["value"], rel=1e-6)
+
+
 def test_export_to_netcdf_holds_the_maps(path, tmp_path):
     onnxinfo.export(path, tmp_path / "a.nc", run="first")
     with xarray.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as exported, onnxinfo.open(path) as archive:

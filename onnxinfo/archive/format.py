@@ -330,7 +330,7 @@ def _create_coordinates(run: h5py.Group, schema: RunSchema) -> None:
         values = [getattr(row, name.removeprefix("layer_")) for row in rows]
         data = np.array(values, dtype="<i8") if name in integers else text_array(values)
         _static(run, name, data, ("layer",))
-        write_attribute(run[name], "long_name", integers.get(name, name.replace("_", " ") + " of the layer"))
+        write_attribute(run[name], "long_name", integers.get(name, name.removeprefix("layer_") + " of the layer"))
     _static(run, "sample_name", text_array(schema.sample_names), ("sample",))
     write_attribute(run["sample_name"], "long_name", "name of the sample")
     if schema.labels is not None:
@@ -510,7 +510,8 @@ def _bare_scale(run: h5py.Group, name: str, size: int) -> None:
 
 
 def _number_dimension(run: h5py.Group, dataset: h5py.Dataset) -> None:
-    numbered = sum("_Netcdf4Dimid" in member.attrs for member in run.values())
+    # Unique in the whole file: netCDF-C takes dimensions of the same number for one.
+    numbered = sum("_Netcdf4Dimid" in member.attrs for group in run.file.values() for member in group.values())
     dataset.attrs.create("_Netcdf4Dimid", numbered, dtype="<i4")
 
 
