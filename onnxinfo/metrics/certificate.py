@@ -63,11 +63,24 @@ def certify(feature: Feature, sigma: Tensor, target: Tensor, free: Tensor) -> Ce
         parts.append(deviations)
     deviations = refine(feature, sigma, torch.cat(parts))
     ratio, ratio_stderr = mean_and_stderr(deviations / target)
-    power, power_stderr = _residual_power(quarters, free)
+    power, power_stderr = noise_free_power([_relative(quarter, quarters, free) for quarter in quarters], free)
+    return verdict(ratio, ratio_stderr, power, power_stderr, free.any(1))
+
+
+def verdict(ratio: Tensor, ratio_stderr: Tensor, power: Tensor, power_stderr: Tensor, bound: Tensor) -> Certificate:
+    """Judge a block of cells; everything is (S,).
+
+    Parameters
+    ----------
+    ratio, ratio_stderr
+        Measured constraint.
+    power, power_stderr
+        Mean square of the relative gradient, without the noise's part.
+    bound
+        Whether there is a unit below the cap: else nothing is left to optimise, and the constraint is an inequality.
+    """
     residual = power.clamp(min=0).sqrt()
     residual_stderr = power_stderr / (2 * residual).clamp(min=power_stderr.sqrt().clamp(min=1e-6))
-    # Nothing left to optimise where every unit is at the cap: the constraint is then an inequality.
-    bound = free.any(1)
     off = torch.where(bound, (ratio - 1).abs(), (ratio - 1).clamp(min=0))
     met = off - 2 * ratio_stderr <= RATIO_TOLERANCE
     optimal = (power - 2 * power_stderr) / 4 <= GAP_TOLERANCE
@@ -100,12 +113,24 @@ def relative_gradient(halves: Halves, free: Tensor) -> Halves:
     return Halves(*(torch.where(free, half / mean - 1, 0.0) for half in (halves.first, halves.second)))
 
 
-def _residual_power(quarters: list[Tensor], free: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean square of the relative gradient without the noise's part: products of independent estimates."""
-    scale = torch.where(free, (quarters[0] + quarters[1] + quarters[2] + quarters[3]) / 4, 0.0)
+def noise_free_power(parts: list[Tensor], free: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean square of a map over the free units and its standard error, (S,): products of independent estimates.
+
+    Parameters
+    ----------
+    parts
+        Independent estimates of the map, (S, n), zero where a unit is not free.
+    free
+        Units that count, (S, n) bool.
+    """
     count = free.sum(1).clamp(min=1)
-    level = scale.sum(1) / count
-    level = torch.where(level > 0, level, torch.ones_like(level))
-    relative = [torch.where(free, q / level[:, None] - 1, 0.0) for q in quarters]
-    products = torch.stack([(relative[i] * relative[j]).sum(1) / count for i in range(4) for j in range(i + 1, 4)])
+    pairs = [(a, b) for i, a in enumerate(parts) for b in parts[i + 1 :]]
+    products = torch.stack([(a * b).sum(1) / count for a, b in pairs])
     return products.mean(0), products.std(0) / math.sqrt(len(products))
+
+
+def _relative(quarter: Tensor, quarters: list[Tensor], free: Tensor) -> Tensor:
+    """One estimate of the gradient over the mean of all, minus one."""
+    level = torch.where(free, torch.stack(quarters).mean(0), 0.0).sum(1) / free.sum(1).clamp(min=1)
+    level = torch.where(level > 0, level, torch.ones_like(level))
+    return torch.where(free, quarter / level[:, None] - 1, 0.0)

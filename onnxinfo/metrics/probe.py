@@ -24,6 +24,30 @@ class Halves:
         return (self.first + self.second) / 2
 
 
+class HalfSums:
+    """Sums over a stream of noises, every other one in the same half, in whatever portions they come.
+
+    Parameters
+    ----------
+    like
+        A map of the shape that is summed, (S, n).
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._sums = (torch.zeros_like(like), torch.zeros_like(like))
+        self._count = 0
+
+    def add(self, values: Tensor) -> None:
+        """Add the values of some noises, (noises, S, n)."""
+        for i, total in enumerate(self._sums):
+            total += values[(i + self._count) % 2 :: 2].sum(0)
+        self._count += len(values)
+
+    def means(self) -> Halves:
+        """Mean of each half; the count of noises must be even."""
+        return Halves(*(total * (2 / self._count) for total in self._sums))
+
+
 @dataclass
 class Feature:
     """One layer's feature on a block of samples, with the random streams that probe it.
@@ -68,21 +92,21 @@ class Feature:
         """Number of input units n."""
         return self.x[0].numel()
 
-    def _noises(self, count: int) -> Iterator[int]:
-        """Numbers of noises per chunk, even where there is a choice, so that halves have equal parts."""
+    def portions(self, count: int) -> Iterator[int]:
+        """Split a number of noises into portions that are evaluated at once."""
         size = max(1, self.chunk // self.samples)
-        size -= size % 2 if size > 1 else 0
         while count > 0:
             yield min(size, count)
             count -= size
 
-    def _perturb(self, sigma: Tensor, noises: int) -> tuple[Tensor, Tensor]:
-        """Standardised perturbation (noises, S, n) and the perturbed inputs (noises * S, *shape)."""
+    def perturb(self, sigma: Tensor, noises: int) -> tuple[Tensor, Tensor]:
+        """Draw standardised perturbations (noises, S, n); with them come the perturbed inputs (noises * S, *shape)."""
         delta = torch.randn((noises, self.samples, self.units), generator=self.noise, device=self.x.device)
-        delta *= sigma
+        delta = delta * sigma
         return delta, (self.x + delta.reshape(noises, *self.x.shape) * self.unit).flatten(0, 1)
 
-    def _feature(self, x: Tensor) -> Tensor:
+    def evaluate(self, x: Tensor) -> Tensor:
+        """Compute the feature (noises * S, m) of perturbed inputs."""
         (feature,) = self.network(x, self.rows.repeat(len(x) // self.samples))
         return feature
 
@@ -103,17 +127,16 @@ class Feature:
         """
         parts = []
         with torch.no_grad():
-            for count in self._noises(noises):
-                _, x = self._perturb(sigma, count)
-                difference = self._feature(x).reshape(count, self.samples, -1) - self.center
+            for count in self.portions(noises):
+                _, x = self.perturb(sigma, count)
+                difference = self.evaluate(x).reshape(count, self.samples, -1) - self.center
                 parts.append(difference.square().sum(-1))
         return torch.cat(parts)
 
     def differentiable_deviation(self, sigma: Tensor, noises: int) -> Tensor:
         """``E||h(x + sigma*delta) - f||^2`` from fresh noises, (S,), differentiable with respect to sigma, (S, n)."""
-        delta = torch.randn((noises, self.samples, self.units), generator=self.noise, device=self.x.device)
-        x = self.x + (delta * sigma).reshape(noises, *self.x.shape) * self.unit
-        difference = self._feature(x.flatten(0, 1)).reshape(noises, self.samples, -1) - self.center
+        _, x = self.perturb(sigma, noises)
+        difference = self.evaluate(x).reshape(noises, self.samples, -1) - self.center
         self.spent += noises
         return difference.square().sum(-1).mean(0)
 
@@ -130,18 +153,15 @@ class Feature:
         noises, per_noise
             Noises (even), and probes at each.
         """
-        sums = [torch.zeros_like(sigma), torch.zeros_like(sigma)]
-        for count in self._noises(noises):
-            _, x = self._perturb(sigma, count)
+        sums = HalfSums(sigma)
+        for count in self.portions(noises):
+            _, x = self.perturb(sigma, count)
             x.requires_grad_(True)
-            feature = self._feature(x)
+            feature = self.evaluate(x)
             norms = squared_products(feature, x, self.unit, per_noise, self.probes)
             self.spent += count * min(per_noise, feature.shape[1])
-            norms = norms.reshape(count, self.samples, -1)
-            half = (count + 1) // 2
-            sums[0] += norms[:half].sum(0)
-            sums[1] += norms[half:].sum(0)
-        return Halves(*(s * (2 / noises) for s in sums))
+            sums.add(norms.reshape(count, self.samples, -1))
+        return sums.means()
 
     def gradients(self, sigma: Tensor, noises: int) -> tuple[Halves, Tensor]:
         """``sigma_i dL/dsigma_i`` of the feature deviation ``L = E||h(x + sigma*delta) - f||^2``, and L itself.
@@ -160,21 +180,18 @@ class Feature:
         Tensor
             The deviations, (noises, S).
         """
-        sums = [torch.zeros_like(sigma), torch.zeros_like(sigma)]
+        sums = HalfSums(sigma)
         parts = []
-        for count in self._noises(noises):
-            delta, x = self._perturb(sigma, count)
+        for count in self.portions(noises):
+            delta, x = self.perturb(sigma, count)
             x.requires_grad_(True)
-            feature = self._feature(x)
+            feature = self.evaluate(x)
             difference = feature.detach() - self.center.repeat(count, 1)
             (product,) = torch.autograd.grad(feature, x, 2 * difference)
             self.spent += count
-            gradient = delta * (product * self.unit).reshape(count, self.samples, -1)
-            half = (count + 1) // 2
-            sums[0] += gradient[:half].sum(0)
-            sums[1] += gradient[half:].sum(0)
+            sums.add(delta * (product * self.unit).reshape(count, self.samples, -1))
             parts.append(difference.square().sum(1).reshape(count, self.samples))
-        return Halves(*(s * (2 / noises) for s in sums)), torch.cat(parts)
+        return sums.means(), torch.cat(parts)
 
 
 def squared_products(feature: Tensor, x: Tensor, unit: Tensor, probes: int, generator: torch.Generator) -> Tensor:

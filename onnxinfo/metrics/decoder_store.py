@@ -1,0 +1,185 @@
+"""Trained decoders on disk: weights as safetensors, and beside them what they are, as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..errors import InputError
+from ..text import printable
+from .decoder import Decoder, Plan
+from .decoder_training import DecoderSettings, Trained
+
+FORMAT, VERSION = "onnxinfo-decoder", 1
+#: More than any description that is written.
+MAX_JSON_BYTES = 1 << 16
+_HEADER_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class DecoderKey:
+    """What a decoder was made from: with the same key it can be used again.
+
+    Attributes
+    ----------
+    model_sha256
+        The model.
+    tensor, perturbed
+        The layer's and the perturbed tensor's name.
+    samples_sha256
+        The training samples, preprocessed.
+    settings
+        How it was trained.
+    plan
+        Sizes.
+    """
+
+    model_sha256: str
+    tensor: str
+    perturbed: str
+    samples_sha256: str
+    settings: DecoderSettings
+    plan: Plan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the key as what JSON can hold."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    @property
+    def stem(self) -> str:
+        """Name of the decoder's files, without ending."""
+        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        readable = "".join(c if c.isascii() and c.isalnum() else "-" for c in self.tensor).strip("-")[:40]
+        return f"{readable or 'layer'}-{digest[:16]}"
+
+
+@dataclass(frozen=True)
+class StoredDecoder:
+    """A description found in a folder of decoders."""
+
+    path: Path
+    model_sha256: str
+    tensor: str
+    width: int
+    error: float
+    steps: int
+
+
+def save_decoder(folder: str | os.PathLike[str], key: DecoderKey, trained: Trained) -> Path:
+    """Write a decoder; returns the path of its description.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written.
+    """
+    target = Path(folder)
+    text = json.dumps(
+        {"format": FORMAT, "format_version": VERSION, "error": trained.error, "steps": trained.steps, **key.to_dict()},
+        indent=1,
+    )
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        weights, description = (target / f"{key.stem}.{ending}" for ending in ("safetensors", "json"))
+        partial = weights.with_suffix(".partial")
+        save_file({name: tensor.cpu().contiguous() for name, tensor in trained.decoder.state_dict().items()}, partial)
+        partial.replace(weights)
+        # The description comes last: a decoder without one does not exist.
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(description)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"cannot write decoders to {printable(str(folder))} ({error}); name a writable folder"
+        ) from error
+    return description
+
+
+def load_decoder(folder: str | os.PathLike[str], key: DecoderKey) -> Trained | None:
+    """Read the decoder of a key, None where there is none.
+
+    Raises
+    ------
+    InputError
+        The files under that name are damaged, or another model's or layer's.
+    """
+    description = Path(folder) / f"{key.stem}.json"
+    if not description.is_file():
+        return None
+    found = _read_description(description)
+    different = [name for name, value in key.to_dict().items() if found.get(name) != value]
+    if different:
+        raise InputError(
+            f"decoder {printable(str(description))} is for another {different[0]}; delete it or name another folder"
+        )
+    decoder = Decoder(key.plan)
+    weights = description.with_suffix(".safetensors")
+    expected = sum(t.numel() * t.element_size() for t in decoder.state_dict().values())
+    try:
+        if not expected <= weights.stat().st_size <= expected + _HEADER_BYTES:
+            raise InputError(f"decoder {printable(str(weights))} is not as large as it should be; delete it")
+        decoder.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"decoder {printable(str(weights))} cannot be read ({printable(reason)}); delete it"
+        ) from error
+    return Trained(decoder.eval().requires_grad_(False), float(found["error"]), int(found["steps"]))
+
+
+def list_decoders(folder: str | os.PathLike[str]) -> list[StoredDecoder]:
+    """Return what a folder holds, by layer.
+
+    Raises
+    ------
+    InputError
+        The folder is missing, or a description is damaged.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"{printable(str(folder))} is no folder; train decoders first")
+    rows = []
+    for path in sorted(Path(folder).glob("*.json")):
+        found = _read_description(path)
+        try:
+            rows.append(
+                StoredDecoder(
+                    path,
+                    str(found["model_sha256"]),
+                    str(found["tensor"]),
+                    int(found["plan"]["width"]),
+                    float(found["error"]),
+                    int(found["steps"]),
+                )
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"decoder {printable(str(path))} lacks or garbles {error}; delete it") from error
+    return rows
+
+
+def _read_description(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        found = json.loads(data) if len(data) <= MAX_JSON_BYTES else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"decoder {printable(str(path))} cannot be read; delete it") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(f"{printable(str(path))} describes no decoder; remove it from the folder")
+    if found.get("format_version") != VERSION:
+        version = printable(str(found.get("format_version"))[:40])
+        raise InputError(f"decoder {printable(str(path))} has format version {version}; this onnxinfo reads {VERSION}")
+    if (
+        not isinstance(found.get("error"), float)
+        or not math.isfinite(found["error"])
+        or not isinstance(found.get("steps"), int)
+    ):
+        raise InputError(f"decoder {printable(str(path))} has no validation error; delete it")
+    return found

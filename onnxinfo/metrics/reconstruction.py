@@ -1,0 +1,199 @@
+"""What a decoder recovers of the input under noise: Monte-Carlo estimates for the reconstruction uncertainty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .decoder import Decoder
+from .probe import Feature, HalfSums, Halves, cotangents
+
+#: Squared errors of a unit are told apart in this many independent parts.
+PARTS = 4
+#: A unit that is always reconstructed alike has no entropy; its mean square is taken to be this, in standardised units.
+LEAST_POWER = 1e-12
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Squared errors of the reconstruction under noise, and the deviations of the feature.
+
+    Attributes
+    ----------
+    parts
+        Mean of ``(mu_i - xhat_i)^2`` over each quarter of the noises, standardised, (PARTS, S, n).
+    spread
+        Variance of ``(mu_i - xhat_i)^2`` over the noises, (S, n).
+    deviations
+        ``||h(x + sigma*delta) - f||^2``, (noises, S).
+    """
+
+    parts: Tensor
+    spread: Tensor
+    deviations: Tensor
+
+    @property
+    def power(self) -> Tensor:
+        """``E (mu_i - xhat_i)^2``, (S, n)."""
+        return self.parts.mean(0).clamp(min=LEAST_POWER)
+
+    def log_power(self) -> Tensor:
+        """``log E (mu_i - xhat_i)^2`` without the bias, to second order, of the logarithm of an average, (S, n)."""
+        return self.power.log() + self.spread / (2 * len(self.deviations) * self.power.square())
+
+
+@dataclass
+class Reconstruction:
+    """A decoder on top of a layer's feature around a block of samples.
+
+    Parameters
+    ----------
+    feature
+        The layer.
+    decoder
+        Reconstructs samples from the layer's feature.
+    center
+        ``input``: errors are measured from the sample, ``mu = x`` (the paper's Eq. 8); ``reconstruction``: from what is
+        reconstructed without noise, ``mu = g(f)``.
+    """
+
+    feature: Feature
+    decoder: Decoder
+    center: str
+    mu: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        with torch.no_grad():
+            x = self.feature.x
+            shown = x if self.center == "input" else self.decoder(self.feature.center)
+            self.mu = (shown / self.feature.unit).flatten(1)
+
+    def _error(self, feature: Tensor) -> Tensor:
+        """``xhat - mu`` of features (B, m), standardised, (B, n); B is a multiple of the number of samples."""
+        shown = (self.decoder(feature) / self.feature.unit).flatten(1)
+        error: Tensor = shown - self.mu.repeat(len(feature) // self.feature.samples, 1)
+        return error
+
+    def differentiable(self, sigma: Tensor, noises: int) -> tuple[Tensor, Tensor]:
+        """``E||h(x + sigma*delta) - f||^2``, (S,), and ``E(mu_i - xhat_i)^2``, (S, n), differentiable in sigma.
+
+        Parameters
+        ----------
+        sigma
+            Noise scales, (S, n), standardised.
+        noises
+            Fresh noises, evaluated at once.
+        """
+        probe = self.feature
+        _, x = probe.perturb(sigma, noises)
+        feature = probe.evaluate(x)
+        probe.spent += noises
+        deviation = (feature.reshape(noises, probe.samples, -1) - probe.center).square().sum(-1).mean(0)
+        power = self._error(feature).square().reshape(noises, probe.samples, -1).mean(0)
+        return deviation, power.clamp(min=LEAST_POWER)
+
+    def moments(self, sigma: Tensor, noises: int) -> Moments:
+        """Measure squared errors and deviations with fresh noise.
+
+        Parameters
+        ----------
+        sigma
+            Noise scales, (S, n), standardised.
+        noises
+            How many, rounded up to a multiple of `PARTS`.
+        """
+        probe, counts = self.feature, torch.zeros(PARTS, device=sigma.device)
+        sums = torch.zeros(PARTS, *sigma.shape, device=sigma.device)
+        fourth = torch.zeros_like(sigma)
+        deviations: list[Tensor] = []
+        with torch.no_grad():
+            for count in probe.portions(-(-noises // PARTS) * PARTS):
+                _, x = probe.perturb(sigma, count)
+                feature = probe.evaluate(x)
+                deviations.append((feature.reshape(count, probe.samples, -1) - probe.center).square().sum(-1))
+                squares = self._error(feature).square().reshape(count, probe.samples, -1)
+                part = (sum(map(len, deviations[:-1])) + torch.arange(count, device=sigma.device)) % PARTS
+                sums.index_add_(0, part, squares)
+                counts.index_add_(0, part, torch.ones_like(part, dtype=counts.dtype))
+                fourth += squares.square().sum(0)
+        total = counts.sum()
+        mean = sums.sum(0) / total
+        return Moments(sums / counts[:, None, None], fourth / total - mean.square(), torch.cat(deviations))
+
+    def column_norms(self, sigma: Tensor, noises: int, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared column norms of the feature's Jacobian J and of ``sqrt(w) M``, M that of the reconstruction.
+
+        ``E ||J_j||^2`` and ``E sum_i w_i M_ij^2`` at noisy inputs, two random signs a noise for each.
+
+        Parameters
+        ----------
+        sigma
+            Noise scales, (S, n), standardised.
+        noises
+            How many.
+        weights
+            w, (S, n).
+        """
+        probe = self.feature
+        sums = torch.zeros_like(sigma), torch.zeros_like(sigma)
+        for count in probe.portions(noises):
+            _, x = probe.perturb(sigma, count)
+            x.requires_grad_(True)
+            feature = probe.evaluate(x)
+            shown = self._error(feature)
+            root = weights.sqrt().repeat(count, 1)
+            for total, output, scale in ((sums[0], feature, None), (sums[1], shown, root)):
+                squares = torch.zeros_like(x)
+                used = min(2, output.shape[1])
+                for u in cotangents(output, used, probe.probes):
+                    (product,) = torch.autograd.grad(output, x, u if scale is None else u * scale, retain_graph=True)
+                    squares += product.square()
+                    probe.spent += count
+                norms = (squares * probe.unit.square()).flatten(1).reshape(count, probe.samples, -1)
+                total += norms.sum(0) / (used if used < output.shape[1] else 1)
+        return sums[0] / noises, sums[1] / noises
+
+    def gradients(self, sigma: Tensor, noises: int, weights: Tensor) -> tuple[Halves, Halves, Tensor]:
+        """``sigma_j d/dsigma_j`` of the deviation L and of ``0.5 sum_i w_i E(mu_i - xhat_i)^2``, and L.
+
+        With ``w_i = 1 / E(mu_i - xhat_i)^2`` the second is the gradient of the objective. Noises come in pairs of
+        opposite sign, in which what is odd in the noise cancels.
+
+        Parameters
+        ----------
+        sigma
+            Noise scales, (S, n), standardised.
+        noises
+            How many (a multiple of four).
+        weights
+            w, (S, n).
+
+        Returns
+        -------
+        tuple
+            Gradient of L, gradient of the objective (Halves of (S, n)), and deviations (noises, S).
+        """
+        probe = self.feature
+        sums = HalfSums(sigma), HalfSums(sigma)
+        deviations = []
+        for count in probe.portions(noises // 2):
+            delta, plus = probe.perturb(sigma, count)
+            minus = (2 * probe.x - plus.reshape(count, *probe.x.shape)).flatten(0, 1)
+            found = [torch.zeros_like(delta), torch.zeros_like(delta)]
+            for sign, x in ((1, plus), (-1, minus)):
+                x.requires_grad_(True)
+                feature = probe.evaluate(x)
+                difference = feature.detach() - probe.center.repeat(count, 1)
+                error = self._error(feature)
+                pull = weights.repeat(count, 1) * error.detach()
+                (first,) = torch.autograd.grad(feature, x, 2 * difference, retain_graph=True)
+                (second,) = torch.autograd.grad(error, x, pull)
+                probe.spent += 2 * count
+                for total, product in zip(found, (first, second), strict=True):
+                    total += sign / 2 * delta * (product * probe.unit).reshape(count, probe.samples, -1)
+                deviations.append(difference.square().sum(1).reshape(count, probe.samples))
+            for half_sums, gradient in zip(sums, found, strict=True):
+                half_sums.add(gradient)
+        return sums[0].means(), sums[1].means(), torch.cat(deviations)
