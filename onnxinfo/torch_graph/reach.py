@@ -38,7 +38,7 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
     Returns
     -------
     dict
-        By layer, the first such node on a way to it. Layers without one are left out.
+        By layer, the first such node on a way to it, or one it needs that nothing runs. Layers without are left out.
 
     Raises
     ------
@@ -54,15 +54,17 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
     carrying = {perturb}
     found: dict[str, Conversion] = {}
     for position, node in enumerate(flow.nodes):
-        operands = [name for name in flow.needs[position] if name in carrying] if flow.sees(position) else []
+        needed = flow.needs[position]
+        operands = [name for name in needed if name in carrying] if flow.sees(position) else []
         outputs = [name for name in node.output if name and types.get(name) not in _DISCRETE]
-        if not operands:
-            continue
-        carrying.update(outputs)
-        on_the_way = (*operands, *_computed_within(node))
-        obstacle = next((c for name in on_the_way if (c := found.get(name) or without.get(name))), None)
+        if operands:
+            carrying.update(outputs)
+        within = (without[name] for name in _computed_within(node) if name in without)
+        ahead = (found[name] for name in needed if name in found)
+        # What nothing runs is in the way also where no gradient would have to pass it.
+        obstacle = next((c for c in (*ahead, *within) if operands or c.server == "none"), None)
         if obstacle is not None:
-            found.update(dict.fromkeys(outputs, obstacle))
+            found.update(dict.fromkeys(node.output if obstacle.server == "none" else outputs, obstacle))
     return {name: found[name] for name in layers if name in found}
 
 

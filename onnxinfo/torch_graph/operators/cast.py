@@ -28,6 +28,8 @@ _SMALL_INTEGERS = {
 @converter("Cast")
 def _cast(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
     _check(node.attributes["to"])
+    if element_type(node.input_values[0], graph) == node.attributes["to"]:
+        return bind(_same, node, graph)
     return bind(Cast, node, graph)
 
 
@@ -41,6 +43,11 @@ def _cast_like(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
 def _check(to: int) -> None:
     if to in (onnx.TensorProto.FLOAT8E8M0, onnx.TensorProto.STRING):
         raise NotImplementedError(f"conversion to {onnx.TensorProto.DataType.Name(to)}")
+
+
+def _same(input, *, to, round_mode="up", saturate=1):
+    # Quantised values travel as floats: converting those to their own type would cost them their gradient.
+    return input
 
 
 def Cast(input, *, to, round_mode="up", saturate=1):

@@ -1,0 +1,82 @@
+"""``check``: is the model's torch graph what ONNX Runtime computes, and what can be analyzed in it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import preprocessing
+from .tables import print_rows
+
+if TYPE_CHECKING:
+    from onnxinfo import Check
+
+_SHOWN = 10
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model")
+@click.option("--inputs", metavar="SPEC", help="Samples, as for 'analyze'; default: made up in sizes that fit.")
+@click.option("--perturb", metavar="TENSOR", help="The perturbed tensor; default: the float input, or the embedding.")
+@preprocessing
+@click.option("--keep-precision", is_flag=True, help="Compute float16 and bfloat16 as they are, not in float32.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of made up inputs.")
+@click.option("--format", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def check(model: str, inputs: str | None, format: str, **options: Any) -> None:
+    r"""Compare every tensor of MODEL, an ONNX file (or - for standard input), with ONNX Runtime.
+
+    Prints what the model is, what serves each of its operators, the largest difference and the layers that can be
+    analyzed. Exit code 1: something differs; the first node that does is named.
+
+    \b
+    Examples:
+      onnxinfo check model.onnx
+      onnxinfo check model.onnx --inputs images/ --preset imagenet --format json
+    """
+    from onnxinfo import VerificationError, check_model
+
+    found = check_model(sys.stdin.buffer.read() if model == "-" else model, inputs, **options)
+    if format == "json":
+        click.echo(json.dumps(_finite(asdict(found)), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(found)
+    if found.error is not None:
+        raise VerificationError(found.error)
+
+
+def _finite(value: Any) -> Any:
+    """The value with infinities, which JSON does not have, as null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if value in (float("inf"), float("-inf")) else value
+
+
+def _print(found: Check) -> None:
+    from onnxinfo.text import printable, quoted
+
+    print_rows([asdict(use) for use in found.operators], ["operator", "version", "server", "count", "reason"], "table")
+    opsets = ", ".join(f"{printable(domain)} {version}" for domain, version in found.opsets.items())
+    shapes = ", ".join(f"{printable(name)} {_shape(shape)}" for name, shape in found.inputs.items())
+    click.echo(f"\nmodel:      {printable(found.name)}, written by {printable(found.producer) or 'unknown'}")
+    click.echo(f"opset:      {opsets}; file format {found.ir_version}")
+    click.echo(f"parameters: {found.parameters:,}")
+    click.echo(f"inputs:     {shapes or 'none'} ({'made up' if found.generated else 'given'})")
+    total = len(found.reached) + len(found.unreached)
+    source = "nothing can be perturbed" if found.perturbed is None else f"from {quoted(found.perturbed)}"
+    click.echo(f"layers:     {len(found.reached)} of {total} reached {source}")
+    for name, reason in list(found.unreached.items())[:_SHOWN]:
+        click.echo(f"  not {quoted(name)}: {printable(reason)}")
+    if len(found.unreached) > _SHOWN:
+        click.echo(f"  and {len(found.unreached) - _SHOWN} more")
+    if found.largest is not None:
+        click.echo(f"compared:   {found.compared} tensors; largest difference: {found.largest}")
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape)) or "scalar"

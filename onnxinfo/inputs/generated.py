@@ -1,0 +1,116 @@
+"""Inputs made up from what a model declares, where nobody gives any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from ..errors import InputError
+from ..graph.dataflow import Dataflow
+from ..graph.model import Model
+from ..text import quoted
+
+Array = npt.NDArray[Any]
+
+# They hand on their first operand's values; a lookup behind them still bounds what an input may hold.
+_MOVES = {"Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+# Position of the table that an index looks up, by operator and position of the index.
+_LOOKUPS = {
+    ("Gather", 1): 0,
+    ("GatherElements", 1): 0,
+    ("EmbedLayerNormalization", 0): 2,
+    ("EmbedLayerNormalization", 1): 4,
+}
+# An input may not ask for more elements than this.
+_MOST_ELEMENTS = 1 << 28
+
+
+def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> dict[str, Array | None]:
+    """Make up a value for every graph input that has to be given.
+
+    Floats are drawn from a standard normal distribution. Integers that index a table (token ids, classes) are drawn
+    from its rows, those of 8 bits from their whole range; others (masks, lengths) and booleans are one. Optional
+    inputs are absent.
+
+    Parameters
+    ----------
+    model
+        A loaded model.
+    batch
+        Size of the first axis where the model leaves it open.
+    size
+        Size of the other open axes.
+    seed
+        Of the random numbers.
+
+    Returns
+    -------
+    dict
+        Arrays, or None for absent values, by graph input.
+
+    Raises
+    ------
+    InputError
+        An input is no tensor of known rank, or too large to make up.
+    """
+    flow = Dataflow(model.proto.graph)
+    rng = np.random.default_rng(seed)
+    needed = set(flow.inputs)
+    return {
+        value.name: _value(value, flow, rng, batch, size) for value in model.proto.graph.input if value.name in needed
+    }
+
+
+def _value(value: onnx.ValueInfoProto, flow: Dataflow, rng: np.random.Generator, batch: int, size: int) -> Array | None:
+    if value.type.HasField("optional_type"):
+        return None
+    declared = flow.shape(value.name)
+    if not value.type.HasField("tensor_type") or declared is None:
+        raise InputError(f"graph input {quoted(value.name)} is no tensor of known rank; give --inputs for it")
+    open_sizes = [batch, *[size] * len(declared)]
+    shape = tuple(n if isinstance(n, int) else open_sizes[axis] for axis, n in enumerate(declared))
+    if np.prod(shape, dtype=float) > _MOST_ELEMENTS:
+        raise InputError(f"graph input {quoted(value.name)} of shape {shape} is too large to make up; give --inputs")
+    bound = min(_bounds(flow, value.name), default=None)
+    return _drawn(shape, onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type), bound, rng)
+
+
+def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any], bound: int | None, rng: np.random.Generator) -> Array:
+    if bound is not None:
+        return rng.integers(0, max(bound, 1), shape).astype(dtype)
+    if dtype.kind in "iu" and dtype.itemsize == 1:
+        limits = np.iinfo(dtype)
+        return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+    if dtype.kind in "biu" or not shape:
+        return np.ones(shape, dtype)
+    if dtype.kind == "O":
+        return np.full(shape, "text", dtype)
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def _bounds(flow: Dataflow, name: str) -> Iterator[int]:
+    """Lengths of the tables that a value's elements index."""
+    for position in flow.consumers.get(name, ()):
+        node = flow.nodes[position]
+        for operand, used in enumerate(node.input):
+            table = _LOOKUPS.get((node.op_type, operand))
+            if used != name or (table is None and not (operand == 0 and node.op_type in _MOVES)):
+                continue
+            if table is None:
+                yield from _bounds(flow, node.output[0])
+            elif (length := _length(flow, node, table)) is not None:
+                yield length
+
+
+def _length(flow: Dataflow, node: onnx.NodeProto, table: int) -> int | None:
+    """Number of rows in the table that a node looks up, None where it is not known."""
+    name = node.input[table] if table < len(node.input) else ""
+    tensor = flow.initializers.get(name)
+    shape = tuple(tensor.dims) if tensor is not None else flow.shape(name)
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    length = shape[axis] if shape and -len(shape) <= axis < len(shape) else None
+    return length if isinstance(length, int) else None

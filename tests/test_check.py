@@ -1,0 +1,193 @@
+"""``check``: what a model is, what serves it, and whether its torch graph computes what ONNX Runtime computes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from graphs import constant, model, node, relu_model, residual_net, value, weight
+from onnx import TensorProto, helper
+
+from onnxinfo import InputError, UsageError, VerificationError, check_model, load
+from onnxinfo.cli import cli
+from onnxinfo.inputs.generated import generate
+from onnxinfo.models import path
+from onnxinfo.torch_graph.operators import table
+
+DIGITS = str(path("digits-cnn.onnx"))
+IMAGES = f"{path('digits.npz')}:images"
+
+
+def test_a_bundled_network() -> None:
+    found = check_model(DIGITS)
+    assert found.error is None
+    assert found.producer.startswith("pytorch")
+    assert found.opsets == {"ai.onnx": 20}
+    assert {use.operator: use.count for use in found.operators}["ai.onnx.Conv"] == 9
+    assert {use.server for use in found.operators} == {"onnxinfo"}
+    assert found.parameters == 46_890
+    assert found.inputs == {"image": (2, 1, 8, 8)}
+    assert found.generated
+    assert found.perturbed == "image"
+    assert "linear" in found.reached
+    assert found.unreached == {}
+    assert found.compared == 22
+    assert found.largest is not None
+    assert 0 <= found.largest.relative <= found.largest.tolerance
+
+
+def test_on_given_samples() -> None:
+    found = check_model(DIGITS, IMAGES, preset="unit")
+    assert found.error is None
+    assert not found.generated
+
+
+def test_perturbed_tensor_is_checked_first() -> None:
+    with pytest.raises(UsageError, match="no tensor 'nothing'"):
+        check_model(DIGITS, perturb="nothing")
+
+
+@pytest.fixture
+def broken_relu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A converter that is wrong by one part in a thousand."""
+
+    def convert(node: Any, graph: Any) -> Any:
+        return table.bind(Relu, node, graph)
+
+    def Relu(X: torch.Tensor) -> torch.Tensor:
+        return 1.001 * X.clamp(min=0)
+
+    known = table._by_version()
+    wrong = dict.fromkeys((key for key in known if key.operation_type == "Relu"), convert)
+    monkeypatch.setattr(table, "_by_version", lambda: known | wrong)
+
+
+@pytest.mark.usefixtures("broken_relu")
+def test_the_first_node_that_differs_is_named() -> None:
+    found = check_model(residual_net())
+    assert found.error is not None
+    assert "the first node that differs is node '/stem' (Relu), by 0.001" in found.error
+    assert found.largest is None
+
+
+@pytest.mark.usefixtures("broken_relu")
+def test_a_difference_is_exit_code_one(tmp_path: Any) -> None:
+    onnx.save(residual_net(), tmp_path / "model.onnx")
+    result = CliRunner().invoke(cli, ["check", str(tmp_path / "model.onnx")])
+    assert isinstance(result.exception, VerificationError)
+    assert result.exception.exit_code == 1
+    assert "ai.onnx.Relu" in result.output
+
+
+def test_table_and_json() -> None:
+    result = CliRunner().invoke(cli, ["check", DIGITS, "--inputs", IMAGES, "--preset", "unit"])
+    assert result.exit_code == 0, result.output
+    assert "ai.onnx.Conv" in result.output
+    assert "22 of 22 reached from 'image'" in result.output
+    result = CliRunner().invoke(cli, ["check", DIGITS, "--format", "json"])
+    found = json.loads(result.output)
+    assert found["largest"]["relative"] <= found["largest"]["tolerance"]
+    assert found["operators"][0]["operator"] == "ai.onnx.Conv"
+
+
+def test_from_standard_input() -> None:
+    result = CliRunner().invoke(cli, ["check", "-"], input=relu_model().SerializeToString())
+    assert result.exit_code == 0, result.output
+
+
+def test_what_a_fallback_keeps_out_of_reach() -> None:
+    nodes = [
+        node("Gemm", "x w", "first"),
+        node("Binarizer", "first", "binary", domain="ai.onnx.ml", threshold=0.0),
+        node("Gemm", "binary w", "behind"),
+    ]
+    imports = [helper.make_opsetid("ai.onnx.ml", 3)]
+    found = check_model(model(nodes, [value("x")], [value("behind")], [weight("w", 4, 4)], imports=imports))
+    assert found.error is None
+    assert found.reached == ["first"]
+    assert set(found.unreached) == {"binary", "behind"}
+    assert "ai.onnx.ml.Binarizer" in found.unreached["behind"]
+    assert [use.server for use in found.operators if use.operator == "ai.onnx.ml.Binarizer"] == ["fallback"]
+
+
+def test_operator_nobody_runs() -> None:
+    nodes = [node("Relu", "x", "y"), node("RandomNormalLike", "y", "noise"), node("Add", "y noise", "z")]
+    found = check_model(model(nodes, [value("x")], [value("z")]))
+    assert found.error is not None
+    assert "operator ai.onnx.RandomNormalLike (opset 20) cannot be converted: it draws random numbers" in found.error
+    assert found.reached == ["y"]
+
+
+def test_half_precision() -> None:
+    w = helper.make_tensor("w", TensorProto.FLOAT16, [4, 4], np.eye(4, dtype=np.float16).ravel())
+    half = model(
+        [node("MatMul", "x w", "y")],
+        [value("x", element=TensorProto.FLOAT16)],
+        [value("y", element=TensorProto.FLOAT16)],
+        [w],
+    )
+    in_single, as_it_is = check_model(half), check_model(half, keep_precision=True)
+    assert in_single.error is None
+    assert as_it_is.error is None
+    assert in_single.largest is not None
+    assert as_it_is.largest is not None
+    assert in_single.largest.tolerance < as_it_is.largest.tolerance
+
+
+# Made up inputs.
+
+
+def test_token_ids_are_rows_of_their_table() -> None:
+    nodes = [
+        node("Cast", "ids", "indices", to=TensorProto.INT64),
+        node("Gather", "table indices", "embedded"),
+        node("Unsqueeze", "mask last", "weights"),
+        node("Cast", "weights", "factor", to=TensorProto.FLOAT),
+        node("Mul", "embedded factor", "y"),
+    ]
+    ids = value("ids", ("N", "T"), TensorProto.INT32)
+    mask = value("mask", ("N", "T"), TensorProto.INT64)
+    proto = model(nodes, [ids, mask], [value("y", ("N", "T", 3))], [weight("table", 5, 3), constant("last", [-1])])
+    feeds = generate(load(proto), batch=4, size=16)
+    assert feeds["ids"].shape == (4, 16)
+    assert set(np.unique(feeds["ids"])) == set(range(5))
+    assert (feeds["mask"] == 1).all()
+    found = check_model(proto)
+    assert found.error is None
+    assert found.perturbed == "embedded"
+
+
+def test_open_sizes_are_tried() -> None:
+    """The network takes images of 32 pixels, but says so nowhere."""
+    nodes = [node("Flatten", "x", "flat"), node("MatMul", "flat w", "y")]
+    proto = model(nodes, [value("x", ("N", 1, "H", "W"))], [value("y", ("N", 2))], [weight("w", 1024, 2)])
+    assert check_model(proto).inputs == {"x": (2, 1, 32, 32)}
+
+
+def test_sizes_that_cannot_be_found() -> None:
+    nodes = [node("MatMul", "x w", "y")]
+    proto = model(nodes, [value("x", ("N", "F"))], [value("y", ("N", 2))], [weight("w", 77, 2)])
+    with pytest.raises(InputError, match=r"inputs were made up, of shapes .* give --inputs"):
+        check_model(proto)
+
+
+def test_optional_inputs_are_absent() -> None:
+    optional = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 4]))
+    branches = [
+        helper.make_graph([node("OptionalGetElement", "extra", "got")], "then", [], [value("got")]),
+        helper.make_graph([node("Identity", "x", "kept")], "else", [], [value("kept")]),
+    ]
+    nodes = [
+        node("OptionalHasElement", "extra", "given"),
+        node("If", "given", "term", then_branch=branches[0], else_branch=branches[1]),
+        node("Add", "x term", "y"),
+    ]
+    proto = model(nodes, [value("x"), helper.make_value_info("extra", optional)], [value("y")])
+    found = check_model(proto)
+    assert found.inputs == {"x": (2, 4), "extra": None}
+    assert found.error is None
