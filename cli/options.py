@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from .completion import layer_names
+
 Command = Callable[..., Any]
 
 
@@ -28,8 +30,9 @@ class Numbers(click.ParamType[list[float]]):
 def selection(command: Command) -> Command:
     """Which layers: ``--layers`` and ``--exclude``."""
     patterns = "glob over tensor names, re:REGEX, op:TYPE, INDEX or FIRST-LAST; repeatable"
-    command = click.option("--exclude", multiple=True, metavar="P", help=f"Leave out layers: {patterns}.")(command)
-    return click.option("--layers", multiple=True, metavar="P", help=f"Layers: {patterns}. Default: see docs.")(command)
+    shared: dict[str, Any] = {"multiple": True, "metavar": "P", "shell_complete": layer_names}
+    command = click.option("--exclude", help=f"Leave out layers: {patterns}.", **shared)(command)
+    return click.option("--layers", help=f"Layers: {patterns}. Default: see docs.", **shared)(command)
 
 
 def preprocessing(command: Command) -> Command:
@@ -45,3 +48,35 @@ def preprocessing(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def recovery(command: Command) -> Command:
+    """How the input is reconstructed, for the metric ``ru``."""
+    for option in (
+        click.option(
+            "--decoder-steps", type=click.IntRange(1), default=400, show_default=True, help="Of their training."
+        ),
+        click.option("--decoder-width", type=click.IntRange(1), default=32, show_default=True, help="Their channels."),
+        click.option("--decoder-limit", type=click.IntRange(1), help="Train on the first N samples only."),
+        click.option("--decoder-inputs", metavar="SPEC", help="Samples to train decoders on; default: --inputs."),
+        click.option(
+            "--decoders", type=click.Path(), metavar="DIR", help="Folder of decoders; default: by the archive."
+        ),
+        click.option(
+            "--center",
+            type=click.Choice(["input", "reconstruction"]),
+            default="input",
+            show_default=True,
+            help="What errors of ru are measured from.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def objects(command: Command) -> Command:
+    """Where the samples' objects are."""
+    crop = "Crop images to N times the box around their foreground; 1.5 in the paper."
+    command = click.option("--crop-to-box", type=click.FloatRange(0, min_open=True), metavar="N", help=crop)(command)
+    holders = "FILE.npz:key, CSV, COCO JSON, folder of VOC XML or PNG masks"
+    return click.option("--foreground", metavar="SPEC", help=f"Boxes or masks of the objects: {holders}.")(command)

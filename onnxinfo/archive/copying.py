@@ -64,6 +64,7 @@ def schema_of(run: Run) -> RunSchema:
         recipe=run.recipe,
         labels=run.labels,
         thumbnails=run.thumbnails,
+        foreground=run.foreground,
         provenance={key: value for key, value in run.provenance.items() if key not in ("format", "format_version")},
     )
 

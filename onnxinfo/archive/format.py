@@ -26,7 +26,8 @@ LIBVER = ("v110", "v110")
 LAYER_COLUMNS = ("layer", "layer_index", "op", "node", "depth", "parameters", "layer_shape")
 SAMPLE_COLUMNS = ("sample", "sample_name", "label")
 THUMBNAIL_AXES = ("thumb_y", "thumb_x", "rgb")
-OTHER_NAMES = ("input_unit", "thumbnail", "status", "elapsed")
+FOREGROUND_AXES = ("y", "x")
+OTHER_NAMES = ("input_unit", "thumbnail", "foreground", "status", "elapsed")
 RESERVED = frozenset((*LAYER_COLUMNS, *SAMPLE_COLUMNS, *THUMBNAIL_AXES, *OTHER_NAMES))
 
 STATUS = ("open", "complete", "interrupted", "failed")
@@ -173,6 +174,8 @@ class RunSchema:
         Pictures of the samples, uint8 of shape (sample, y, x, 3), or None.
     provenance
         Further facts worth keeping (date, versions, machine) that may differ when a run resumes.
+    foreground
+        1 where a sample's object is, else 0, uint8 of shape (sample, y, x), or None. `axes` has y and x then.
     """
 
     layers: Sequence[Layer] | Sequence[LayerRow]
@@ -185,6 +188,7 @@ class RunSchema:
     labels: Sequence[int] | Sequence[str] | npt.NDArray[Any] | None = None
     thumbnails: npt.NDArray[np.uint8] | None = None
     provenance: Mapping[str, Json] = field(default_factory=dict)
+    foreground: npt.NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         check_names([*self.axes], [*self.metrics])
@@ -350,6 +354,9 @@ def _create_coordinates(run: h5py.Group, schema: RunSchema) -> None:
             _bare_scale(run, axis, size)
         _static(run, "thumbnail", schema.thumbnails.astype("|u1"), ("sample", *THUMBNAIL_AXES))
         write_attribute(run["thumbnail"], "long_name", "picture of the sample, red, green, blue")
+    if schema.foreground is not None:
+        _static(run, "foreground", schema.foreground.astype("|u1"), ("sample", *FOREGROUND_AXES))
+        write_attribute(run["foreground"], "long_name", "1 where the object is, else 0")
 
 
 def _create_metric(run: h5py.Group, metric: Metric, schema: RunSchema, compression: str) -> None:

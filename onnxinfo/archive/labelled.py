@@ -10,7 +10,7 @@ import xarray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from .format import LAYER_COLUMNS, THUMBNAIL_AXES, Metric, encode_attribute
+from .format import FOREGROUND_AXES, LAYER_COLUMNS, THUMBNAIL_AXES, Metric, encode_attribute
 
 if TYPE_CHECKING:
     from .reading import Run
@@ -73,6 +73,8 @@ def run_dataset(run: Run) -> xarray.Dataset:
     )
     if run.thumbnails is not None:
         variables["thumbnail"] = (("sample", *THUMBNAIL_AXES), run.thumbnails)
+    if run.foreground is not None:
+        variables["foreground"] = (("sample", *FOREGROUND_AXES), run.foreground)
     attributes = {key: encode_attribute(value) for key, value in {**run.provenance, **run.recipe}.items()}
     return xarray.Dataset(variables, coordinates, {"run": run.name, "created": run.created, **attributes})
 

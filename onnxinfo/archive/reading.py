@@ -20,6 +20,7 @@ from . import guard
 from .format import (
     CERTIFICATE,
     CONVERGED,
+    FOREGROUND_AXES,
     FORMAT,
     LAYER_COLUMNS,
     STATUS,
@@ -147,6 +148,14 @@ class Run:
         if guard.member(self.group, "thumbnail", h5py.Dataset) is None:
             return None
         return guard.array(guard.dataset(self.group, "thumbnail", [self.shape[1], None, None, 3], ["|u1"]))
+
+    @property
+    def foreground(self) -> npt.NDArray[np.uint8] | None:
+        """1 where a sample's object is, else 0: uint8 of shape (sample, y, x), or None. All 0: it has none."""
+        if guard.member(self.group, "foreground", h5py.Dataset) is None:
+            return None
+        sides = [self._axis_size(axis) for axis in FOREGROUND_AXES]
+        return guard.array(guard.dataset(self.group, "foreground", [self.shape[1], *sides], ["|u1"]))
 
     def metric(self, name: str) -> Metric:
         """Return a metric of the run.

@@ -17,7 +17,7 @@ from ..errors import OnnxinfoError
 from ..text import printable
 from . import guard
 from .dimensions import dimension_names
-from .format import COMPRESSION, LAYER_COLUMNS, THUMBNAIL_AXES, Metric
+from .format import COMPRESSION, FOREGROUND_AXES, LAYER_COLUMNS, THUMBNAIL_AXES, Metric
 from .reading import Archive, Run
 from .reading import open as open_archive
 from .storage import is_being_written, is_left_open
@@ -139,6 +139,7 @@ class _RunCheck:
         self._try("elapsed", lambda: self._demand(run.elapsed >= 0, "elapsed", "is negative or not a number"))
         self._try("input_unit", lambda: self._unit(run))
         self._try("thumbnail", lambda: run.thumbnails)
+        self._try("foreground", lambda: self._foreground(run))
         self._try("attributes", lambda: self._attributes(run))
         self._try("sample", lambda: self._samples(run))
         for metric in run.metrics:
@@ -167,6 +168,10 @@ class _RunCheck:
     def _unit(self, run: Run) -> None:
         unit = run.unit
         self._demand(bool((np.isfinite(unit) & (unit > 0)).all()), "input_unit", "is not positive and finite")
+
+    def _foreground(self, run: Run) -> None:
+        mask = run.foreground
+        self._demand(mask is None or bool((mask <= 1).all()), "foreground", "holds something else than 0 and 1")
 
     def _metric(self, run: Run, metric: Metric) -> None:
         for column in ("done", "converged"):
@@ -232,6 +237,7 @@ def _dimensions(run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:
     if run.labels is not None:
         yield "label", ("sample",)
     yield "thumbnail", ("sample", *THUMBNAIL_AXES)
+    yield "foreground", ("sample", *FOREGROUND_AXES)
     for metric in run.metrics:
         for name in metric.datasets():
             suffix = name.removeprefix(f"{metric.name}_")

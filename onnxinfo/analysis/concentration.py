@@ -1,0 +1,69 @@
+"""Concentration: whether a layer discards the background rather than the object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..archive.format import Field, Metric
+from ..errors import UsageError
+from .blocks import Block, Cells
+from .job import Job
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """Mean of the pixel-level SID over the background minus its mean over the foreground, all channels alike.
+
+    A sample without a foreground, or without a background, is not converged and has no value.
+    """
+
+    job: Job
+    metric: ClassVar[Metric] = Metric(
+        "concentration",
+        "mean SID of the background minus that of the foreground",
+        fields=(Field("foreground", "<f8", "1", "share of the input units in the foreground"),),
+        has_map=False,
+    )
+    uses_normalizer: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.job.foreground is None:
+            raise UsageError("concentration needs to know where the objects are; give --foreground")
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """Nothing but the run's settings and masks."""
+        return {}
+
+    def cells(self, block: Block, layer: int) -> Cells:
+        """Average the maps of SID inside and outside."""
+        sid = block.cells("sid", layer)
+        assert sid.map is not None
+        entropy = sid.map.double().flatten(1)
+        inside = self._inside(block).expand_as(sid.map).flatten(1)
+        count, rest = inside.sum(1), (~inside).sum(1)
+        known = (count > 0) & (rest > 0)
+        difference = (entropy * ~inside).sum(1) / rest - (entropy * inside).sum(1) / count
+        # The scale that the constraint fixes is common to all units and cancels. What is left is what K probes leave of
+        # an entropy's error, sqrt(1 / 2K), in the two means, as if units were independent: in layers with large
+        # receptive fields they are not quite, and the spread over seeds is up to twice this.
+        error = ((1 / count + 1 / rest) / (2 * sid.values["probes"].to(entropy))).sqrt()
+        missing = torch.full_like(difference, torch.nan)
+        values = {
+            "value": torch.where(known, difference, missing),
+            "stderr": torch.where(known, error, missing),
+            "converged": sid.values["converged"].bool() & known,
+            "foreground": inside.double().mean(1),
+        }
+        return Cells(values)
+
+    def _inside(self, block: Block) -> Tensor:
+        """Foreground of the block's samples, with an axis of one channel where the samples have channels."""
+        assert self.job.foreground is not None
+        masks = torch.from_numpy(self.job.foreground[block.indices]).bool().to(self.job.device)
+        return masks.unsqueeze(1 + self.job.feeds.axes().index("channel"))
