@@ -6,20 +6,21 @@ from typing import Any, Literal
 
 import click
 
+from .completion import run_names
 from .options import selection
 from .tables import FORMATS, print_rows
 
 
 @click.command(no_args_is_help=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE.h5...")
-@click.option("--run", multiple=True, metavar="NAME", help="Only this run; repeatable.")
+@click.option("--run", multiple=True, metavar="NAME", help="Only this run; repeatable.", shell_complete=run_names)
 @selection
 @click.option("--op", "ops", multiple=True, metavar="TYPE", help="Only layers of this operator; repeatable.")
 @click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
 @click.option("--sample", "samples", multiple=True, metavar="S", help="Only samples: N, FIRST-LAST or name glob.")
 @click.option("--label", "labels", multiple=True, help="Only samples of this label; repeatable.")
 @click.option(
-    "--per", type=click.Choice(["layer", "sample"]), default="layer", show_default=True, help="A row for each."
+    "--per", type=click.Choice(["layer", "sample"]), help="A row for each; default: layer, with --group-by sample."
 )
 @click.option("--min", "minimum", type=float, help="Only values of at least this.")
 @click.option("--max", "maximum", type=float, help="Only values of at most this.")
@@ -40,7 +41,12 @@ from .tables import FORMATS, print_rows
 @click.option("--format", type=click.Choice([*FORMATS, "parquet"]), default="table", show_default=True)
 @click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
 def query(
-    files: tuple[str, ...], per: Literal["layer", "sample"], sort: str | None, format: str, output: str, **options: Any
+    files: tuple[str, ...],
+    per: Literal["layer", "sample"] | None,
+    sort: str | None,
+    format: str,
+    output: str,
+    **options: Any,
 ) -> None:
     r"""Print the numbers of one or several archives as one table.
 
@@ -49,8 +55,8 @@ def query(
     \b
     Examples:
       onnxinfo query result.h5
-      onnxinfo query result.h5 --layers 'layer3*' --per sample --sort value:desc --format csv
-      onnxinfo query a.h5 b.h5 --per sample --group-by label --aggregate median --aggregate q90
+      onnxinfo query result.h5 --layers 'relu_*' --per sample --sort value:desc --format csv
+      onnxinfo query a.h5 b.h5 --group-by label --aggregate median --aggregate q90
       onnxinfo query result.h5 --sql 'SELECT op, avg(value) AS value FROM results GROUP BY op'
     """
     from onnxinfo.views.query import query as run_query
@@ -61,13 +67,13 @@ def query(
     if direction not in ("", "asc", "desc"):
         raise click.BadParameter(f"'{sort}': COLUMN, COLUMN:asc or COLUMN:desc expected", param_hint="--sort")
     rows = run_query(files, per=per, sort=column or None, descending=direction == "desc", **options)
-    known = [*rows[0]] if rows else table_columns(per, several=len(files) > 1)
+    known = [*rows[0]] if rows else table_columns(per or "layer", several=len(files) > 1)
     columns = _columns(rows, known, named, format)
     if format == "parquet":
         from onnxinfo.views.query_sql import write_parquet
 
         if output == "-":
-            raise click.UsageError("Parquet is no text: give -o FILE.parquet")
+            raise click.UsageError("Parquet is no text for a screen: give -o FILE.parquet")
         write_parquet(rows, columns, output)
     else:
         print_rows(rows, columns, format, output)

@@ -78,4 +78,4 @@ def _hint(pattern: str, layers: Sequence[Named]) -> str:
         close = (
             difflib.get_close_matches(text, names, n=3, cutoff=0.4) or [n for n in names if text in n][:3] or names[-3:]
         )
-    return "near it: " + ", ".join(f"'{kind}{printable(name)}'" for name in close)
+    return "did you mean " + ", ".join(f"'{kind}{printable(name)}'" for name in close) + "?"

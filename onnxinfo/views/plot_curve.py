@@ -15,13 +15,13 @@ import numpy.typing as npt
 from ..archive.format import Metric
 from ..archive.table import layer_summary
 from ..errors import UsageError
-from ..text import printable
 from .figure import COLOURS, Look, cut, drawing, look, short_names
-from .query import Names, Paths, select_views
-from .run_view import RunView
+from .query import Names, Paths, names_of
+from .reading_runs import RunValues, metric_label, read_runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Spread = Literal["stderr", "iqr"]
 #: Least mean SID of a layer that is linear, at the default alpha: 0.5 log(1.5e-4) + 0.5 log(2 pi e) nats.
@@ -36,8 +36,10 @@ class Curve:
 
     Attributes
     ----------
-    name, model
-        The run and its model.
+    name
+        The run.
+    metric
+        What was measured.
     layers
         Layer names.
     depth, middle, low, high
@@ -51,7 +53,7 @@ class Curve:
     """
 
     name: str
-    model: str
+    metric: Metric
     layers: tuple[str, ...]
     depth: npt.NDArray[np.float64]
     middle: npt.NDArray[np.float64]
@@ -68,13 +70,13 @@ def plot_curve(
     *,
     run: Names = (),
     layers: Names = (),
-    metric: str = "sid",
+    metric: Names = "sid",
     samples: Sequence[str | int] = (),
     spread: Spread = "stderr",
     theme: str = "light",
     width: str = "page",
 ) -> Path:
-    """Draw a metric by depth with its spread over samples, one line for each run.
+    """Draw metrics by depth with their spread over samples, one line for each run.
 
     A layer of which samples did not converge has a hollow marker; its value is over the samples that did.
 
@@ -87,7 +89,7 @@ def plot_curve(
     run, layers, samples
         What is drawn; see :func:`onnxinfo.query`.
     metric
-        The metric.
+        The metric, or several: one panel each.
     spread
         The band: ``stderr``, the mean and its standard error, or ``iqr``, the samples' median and quartiles.
     theme
@@ -110,51 +112,58 @@ def plot_curve(
     if spread not in _BANDS:
         raise UsageError(f"spread '{spread}' is unknown; choose one of {', '.join(_BANDS)}")
     chosen = look(theme, width)
-    views = select_views(path, run=run, layers=layers, metrics=[metric], samples=samples)
-    described: Metric | None = None
-    curves = []
-    for view, _ in views:
-        described = view.metrics[0]
-        curve = _curve(view, metric, spread)
-        if curve.layers:
-            curves.append(curve)
-    if described is None or not curves:
-        raise UsageError(f"no cell of metric '{printable(metric)}' is finished; there is nothing to draw")
+    panels = []
+    for name in names_of(metric):
+        found = read_runs(path, name, run=run, layers=layers, samples=samples)
+        panels.append([_curve(each, spread) for each in found])
+    # One colour for a run in all panels, also where a run lacks a metric.
+    runs = list(dict.fromkeys(curve.name for curves in panels for curve in curves))
     with drawing(output, chosen) as figure:
-        figure.set_size_inches(chosen.size.width, chosen.size.width * 0.62)
-        axes = figure.add_subplot()
-        for number, curve in enumerate(curves):
-            _draw(axes, curve, COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else "--")
-        _reference(axes, described, curves, chosen)
-        axes.set_ylabel(f"{metric.upper()}, {described.units} per input unit")
-        axes.grid(axis="y")
-        axes.set_axisbelow(True)
-        _label_depths(axes, curves, chosen)
-        _legend(axes, curves, spread, chosen)
+        beside = len(panels) > 1 and chosen.size.width > 5
+        rows, columns = (1, len(panels)) if beside else (len(panels), 1)
+        height = chosen.size.width * (0.62 if not beside else 0.45 if len(panels) > 2 else 0.5)
+        figure.set_size_inches(chosen.size.width, height * rows)
+        for axes, curves in zip(figure.subplots(rows, columns, squeeze=False).ravel(), panels, strict=True):
+            draw_curves(axes, curves, runs, chosen, chosen.size.width * 0.85 / columns)
+        # Beside each other the panels are too narrow to hold it.
+        legend(figure if beside else figure.axes[0], runs, panels, _BANDS[spread] + " over samples", chosen)
     return Path(output)
 
 
-def _curve(view: RunView, metric: str, spread: Spread) -> Curve:
-    values = view.values(metric)
+def draw_curves(axes: Axes, curves: Sequence[Curve], runs: Sequence[str], chosen: Look, room: float) -> None:
+    """Draw curves of one metric; `runs` fixes the colours, `room` is the width in inches."""
+    for curve in curves:
+        _draw(axes, curve, *run_style(runs.index(curve.name)))
+    _reference(axes, curves, chosen)
+    axes.set_ylabel(metric_label(curves[0].metric))
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    _label_depths(axes, curves, chosen, room)
+
+
+def run_style(number: int) -> tuple[str, str]:
+    """Return colour and line style of the run of that number."""
+    return COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else "--"
+
+
+def _curve(found: RunValues, spread: Spread) -> Curve:
+    values = found.values
     summary = layer_summary(values)
     middle, low, high = (
         (summary["value"], summary["value"] - summary["stderr"], summary["value"] + summary["stderr"])
         if spread == "stderr"
         else _quartiles(values)
     )
-    depth = np.array([row.depth for row in view.layers], dtype=np.float64)
-    shown = np.nonzero(summary["n"] > 0)[0]
-    order = shown[np.argsort(depth[shown], kind="stable")]
-    alpha = view.run.recipe.get("alpha")
+    alpha = found.recipe.get("alpha")
     return Curve(
-        name=printable(view.name),
-        model=str(view.run.provenance.get("model_name", "")),
-        layers=tuple(view.layers[i].name for i in order),
-        depth=depth[order],
-        middle=middle[order],
-        low=low[order],
-        high=high[order],
-        whole=summary["converged"][order],
+        name=found.name,
+        metric=found.metric,
+        layers=tuple(row.name for row in found.layers),
+        depth=np.array([row.depth for row in found.layers], dtype=np.float64),
+        middle=middle,
+        low=low,
+        high=high,
+        whole=summary["converged"],
         samples=int(summary["n"].max()),
         alpha=float(alpha) if isinstance(alpha, int | float) and alpha > 0 else None,
     )
@@ -182,10 +191,12 @@ def _draw(axes: Axes, curve: Curve, colour: str, style: str) -> None:
         )
 
 
-def _reference(axes: Axes, metric: Metric, curves: Sequence[Curve], chosen: Look) -> None:
-    """Show the least SID of a linear layer, where the recipe's alpha is known."""
+def _reference(axes: Axes, curves: Sequence[Curve], chosen: Look) -> None:
+    """Show the least SID of a linear layer, where the recipe's alpha is known; zero for a concentration."""
+    if curves[0].metric.name == "concentration":
+        axes.axhline(0, color=chosen.theme.ink, linewidth=0.8, linestyle=(0, (4, 3)))
     alphas = {curve.alpha for curve in curves}
-    if metric.name != "sid" or len(alphas) != 1 or None in alphas:
+    if curves[0].metric.name != "sid" or len(alphas) != 1 or None in alphas:
         return
     (alpha,) = alphas
     assert alpha is not None
@@ -210,7 +221,7 @@ def _reference(axes: Axes, metric: Metric, curves: Sequence[Curve], chosen: Look
     )
 
 
-def _label_depths(axes: Axes, curves: Sequence[Curve], chosen: Look) -> None:
+def _label_depths(axes: Axes, curves: Sequence[Curve], chosen: Look, width: float) -> None:
     """Name the layers below their depths; with models that differ, give the depths alone."""
     named = {(depth, name) for curve in curves for depth, name in zip(curve.depth, curve.layers, strict=True)}
     names: dict[float, list[str]] = {}
@@ -218,10 +229,10 @@ def _label_depths(axes: Axes, curves: Sequence[Curve], chosen: Look) -> None:
     for (depth, _), short in zip(order, short_names([name for _, name in order], 22), strict=True):
         names.setdefault(depth, []).append(short)
     if len({curve.layers for curve in curves}) > 1:
-        axes.set_xlabel("depth of the layer, in nodes from the input")
+        axes.set_xlabel("depth of the layer")
         return
     depths = sorted(names)
-    room = (depths[-1] - depths[0]) * _CLOSE_INCHES * chosen.size.font / 8 / (chosen.size.width * 0.85)
+    room = (depths[-1] - depths[0]) * _CLOSE_INCHES * chosen.size.font / 8 / width
     ticks: list[float] = []
     for depth in depths:
         if not ticks or depth - ticks[-1] >= room:
@@ -230,20 +241,28 @@ def _label_depths(axes: Axes, curves: Sequence[Curve], chosen: Look) -> None:
     axes.set_xticks(ticks, texts, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_xticks([depth for depth in depths if depth not in ticks], minor=True)
     skipped = f"; {len(ticks)} of {len(depths)} named" if len(ticks) < len(depths) else ""
-    axes.set_xlabel(f"layer, placed by its depth (nodes from the input{skipped})")
+    axes.set_xlabel("layer, at its depth" + skipped if width < 4 else f"layer, placed by its depth{skipped}")
 
 
-def _legend(axes: Axes, curves: Sequence[Curve], spread: Spread, chosen: Look) -> None:
+def legend(
+    place: Axes | Figure, runs: Sequence[str], panels: Sequence[Sequence[Curve]], title: str, chosen: Look
+) -> None:
+    """Name the runs, and say what a hollow marker is where there is one."""
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], color=COLOURS[i % len(COLOURS)], linestyle="-" if i < len(COLOURS) else "--", marker="o")
-        for i in range(len(curves))
-    ]
-    texts = [f"{cut(curve.name, 40)} ({curve.samples} samples)" for curve in curves]
+    curves = [curve for each in panels for curve in each]
+    handles = []
+    texts = []
+    for number, run in enumerate(runs):
+        colour, style = run_style(number)
+        handles.append(Line2D([], [], color=colour, linestyle=style, marker="o"))
+        samples = max(curve.samples for curve in curves if curve.name == run)
+        texts.append(f"{cut(run, 40)} ({samples} sample{'s'[: samples != 1]})")
     if not all(curve.whole.all() for curve in curves):
-        hollow = Line2D([], [], color=chosen.theme.ink, linestyle="", marker="o", markerfacecolor="none")
-        handles.append(hollow)
+        handles.append(Line2D([], [], color=chosen.theme.ink, linestyle="", marker="o", markerfacecolor="none"))
         texts.append("hollow: some samples did not\nconverge and are left out")
-    legend = axes.legend(handles, texts, title=_BANDS[spread] + " over samples", loc="best", framealpha=0.8)
-    legend.get_title().set_fontsize(chosen.size.font * 0.9)
+    where: dict[str, Any] = {"loc": "best"} if len(panels) == 1 else {"loc": "outside upper center", "ncols": 3}
+    if len(panels) > 1 and hasattr(place, "get_xlim"):
+        where = {"loc": "best"}
+    drawn = place.legend(handles, texts, title=title, framealpha=0.8, **where)
+    drawn.get_title().set_fontsize(chosen.size.font * 0.9)

@@ -61,7 +61,7 @@ def query(
     metrics: Names = (),
     samples: Sequence[str | int] = (),
     labels: Sequence[str | int] = (),
-    per: Literal["layer", "sample"] = "layer",
+    per: Literal["layer", "sample"] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
     converged: bool = False,
@@ -89,7 +89,7 @@ def query(
         Labels of samples, likewise.
     per
         ``sample``: a row for every run, layer, sample and metric. ``layer``: the mean over the samples that converged,
-        see :meth:`onnxinfo.archive.Archive.to_dataframe`.
+        see :meth:`onnxinfo.archive.Archive.to_dataframe`. Default: ``layer``; with `group_by` ``sample``.
     minimum, maximum
         Keep rows whose value is within, ends included.
     converged
@@ -124,6 +124,7 @@ def query(
     >>> onnxinfo.query("results.h5", layers=["*relu*"], metrics=["sid"], per="sample")  # doctest: +SKIP
     """
     paths = _paths(path)
+    per = per or ("sample" if group_by else "layer")
     columns = table_columns(per, several=len(paths) > 1)
     rows: list[Row] = []
     views = select_views(
@@ -137,7 +138,7 @@ def query(
 
         rows = select(rows, columns, sql)
     if group_by:
-        rows = group(rows, _names(group_by), _names(aggregate))
+        rows = group(rows, names_of(group_by), names_of(aggregate))
     return _ordered(rows, sort, descending, top)
 
 
@@ -186,7 +187,8 @@ def _paths(given: Paths) -> list[str | os.PathLike[str]]:
     return [given] if isinstance(given, str | os.PathLike) else [*given]
 
 
-def _names(given: Names) -> list[str]:
+def names_of(given: Names) -> list[str]:
+    """Return the names given alone or as several."""
     return [given] if isinstance(given, str) else [*given]
 
 
@@ -211,11 +213,11 @@ def select_views(
         No run has something that was asked for.
     """
     wanted = Filter(
-        runs=_names(run),
-        layers=_names(layers),
-        exclude=_names(exclude),
-        ops=_names(ops),
-        metrics=_names(metrics),
+        runs=names_of(run),
+        layers=names_of(layers),
+        exclude=names_of(exclude),
+        ops=names_of(ops),
+        metrics=names_of(metrics),
         samples=samples,
         labels=labels,
     )

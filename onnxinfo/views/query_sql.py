@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ..archive.storage import replacing, resolve
-from ..errors import OnnxinfoError, UsageError
+from ..errors import UsageError
 from ..text import printable
 
 Row = dict[str, Any]
@@ -17,7 +20,6 @@ Row = dict[str, Any]
 TABLE = "results"
 _INTEGERS = ("layer_index", "depth", "sample", "n", "n_converged")
 _REALS = ("value", "stderr")
-_TEXTS = ("run", "model", "layer", "op", "sample_name", "label", "metric", "archive")
 MEMORY = "2GB"
 
 
@@ -42,6 +44,7 @@ def select(rows: Sequence[Row], columns: Sequence[str], statement: str) -> list[
     import duckdb
 
     with _table(rows, columns) as connection:
+        _close_off(connection)
         try:
             parsed = connection.extract_statements(statement)
             if len(parsed) != 1 or parsed[0].type != duckdb.StatementType.SELECT:
@@ -64,46 +67,38 @@ def write_parquet(rows: Sequence[Row], columns: Sequence[str], output: str | os.
     ArchiveError
         The file cannot be written.
     """
-    import pandas
-
-    table = pandas.DataFrame({name: [row.get(name) for row in rows] for name in columns})
-    for name in table.columns:
-        if name in _TEXTS:
-            table[name] = table[name].map(_text)
-    with replacing(resolve(output)) as part:
-        try:
-            table.to_parquet(part, index=False)
-        except ImportError:
-            raise OnnxinfoError("writing Parquet needs pyarrow; run 'pip install pyarrow', or choose csv") from None
+    with _table(rows, columns) as connection, replacing(resolve(output)) as part:
+        target = str(part).replace("'", "''")
+        connection.execute(f"COPY {TABLE} TO '{target}' (FORMAT parquet)")
 
 
 @contextmanager
 def _table(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[Any]:
-    """Yield a connection to a database that holds the rows, closed to everything else."""
-    try:
-        import duckdb
-    except ImportError:
-        raise OnnxinfoError("SQL needs DuckDB; run 'pip install duckdb'") from None
-    import pandas
+    """Yield a connection to a database that holds the rows."""
+    import duckdb
 
-    frame = pandas.DataFrame({name: [_sql_value(name, row[name]) for row in rows] for name in columns})
+    arrays = {name: _array(name, [row[name] for row in rows]) for name in columns}
     with duckdb.connect(":memory:") as connection:
         described = ", ".join(f'"{name}" {_type(name)}' for name in columns)
         connection.execute(f"CREATE TABLE {TABLE} ({described})")
-        connection.register("frame", frame)
-        connection.execute(f"INSERT INTO {TABLE} SELECT * FROM frame")
-        connection.unregister("frame")
-        for setting in (
-            "python_enable_replacements = false",
-            f"memory_limit = '{MEMORY}'",
-            "temp_directory = ''",
-            "autoload_known_extensions = false",
-            "autoinstall_known_extensions = false",
-            "enable_external_access = false",
-            "lock_configuration = true",
-        ):
-            connection.execute(f"SET {setting}")
+        connection.register("arrays", arrays)
+        connection.execute(f"INSERT INTO {TABLE} SELECT * FROM arrays")
+        connection.unregister("arrays")
         yield connection
+
+
+def _close_off(connection: Any) -> None:
+    """Take everything but its table from the database, for good."""
+    for setting in (
+        "python_enable_replacements = false",
+        f"memory_limit = '{MEMORY}'",
+        "temp_directory = ''",
+        "autoload_known_extensions = false",
+        "autoinstall_known_extensions = false",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"SET {setting}")
 
 
 def _type(name: str) -> str:
@@ -114,15 +109,15 @@ def _type(name: str) -> str:
     return "BOOLEAN" if name == "converged" else "VARCHAR"
 
 
-def _sql_value(name: str, value: Any) -> Any:
-    # NaN is no number that SQL could average.
+def _array(name: str, values: Sequence[Any]) -> npt.NDArray[Any]:
     if name in _REALS:
-        return value if value == value else None
-    return _text(value) if name in _TEXTS else value
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+        # NaN is no number that SQL could average.
+        return np.ma.masked_invalid(np.array([np.nan if value is None else value for value in values], dtype="f8"))
+    if name in _INTEGERS:
+        return np.array(values, dtype="i8")
+    if name == "converged":
+        return np.array(values, dtype=bool)
+    return np.array([None if value is None else str(value) for value in values], dtype=object)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

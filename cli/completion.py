@@ -1,0 +1,73 @@
+"""Shell completion: the command that sets it up, and names taken from the file on the line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    r"""Print what makes SHELL complete commands, options, and run and layer names of the archive on the line.
+
+    \b
+    For good:
+      echo 'eval "$(onnxinfo completion bash)"' >> ~/.bashrc
+      echo 'eval "$(onnxinfo completion zsh)"' >> ~/.zshrc
+      onnxinfo completion fish > ~/.config/fish/completions/onnxinfo.fish
+
+    \b
+    Example:
+      onnxinfo completion bash
+    """
+    from . import cli
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(cli, {}, "onnxinfo", "_ONNXINFO_COMPLETE").source())
+
+
+def run_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the name of a run of the archives on the line."""
+    return _matching((name for name, _ in _runs(ctx)), incomplete)
+
+
+def layer_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the name of a layer of the model or the archives on the line."""
+    model = ctx.params.get("model") or next((path for path in ctx.args if not path.endswith(".h5")), None)
+    if model:
+        return _matching(_model_layers(model), incomplete)
+    return _matching((name for _, layers in _runs(ctx) for name in layers), incomplete)
+
+
+def _runs(ctx: click.Context) -> Iterator[tuple[str, list[str]]]:
+    from onnxinfo import OnnxinfoError
+    from onnxinfo import open as open_archive
+
+    given = [ctx.params.get(name) for name in ("files", "archives", "archive")]
+    named = [path for each in given if each for path in ([each] if isinstance(each, str) else each)]
+    # While an option still lacks its value, click leaves the arguments before it unparsed.
+    for path in named or ctx.args:
+        # There may be no such file yet, and a completion has nobody to tell.
+        try:
+            with open_archive(path) as archive:
+                for name in archive.runs:
+                    yield name, [row.name for row in archive[name].layers]
+        except OnnxinfoError:
+            continue
+
+
+def _model_layers(model: str) -> list[str]:
+    from onnxinfo import OnnxinfoError, list_layers
+
+    try:
+        return [layer.name for layer in list_layers(model)]
+    except OnnxinfoError:
+        return []
+
+
+def _matching(names: Iterator[str] | list[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]

@@ -1,0 +1,105 @@
+"""What plots read from runs before they draw."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..archive.format import LayerRow, Metric
+from ..errors import UsageError
+from ..text import printable
+from .query import Names, Paths, names_of, select_views
+from .run_view import RunView
+
+
+@dataclass(frozen=True)
+class RunValues:
+    """One run's numbers of one metric, read.
+
+    Attributes
+    ----------
+    name, model
+        The run and its model.
+    layers
+        The layers, by depth, then position.
+    metric
+        What was measured.
+    values
+        ``value``, ``stderr``, ``converged``, ``done`` and the metric's fields, each of shape (layer, sample).
+    recipe
+        The run's recipe.
+    """
+
+    name: str
+    model: str
+    layers: tuple[LayerRow, ...]
+    metric: Metric
+    values: dict[str, npt.NDArray[Any]]
+    recipe: dict[str, Any]
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """Cells that are finished and converged, (layer, sample)."""
+        kept: npt.NDArray[np.bool_] = self.values["done"] & self.values["converged"]
+        return kept
+
+
+def run_values(view: RunView, metric: str) -> RunValues:
+    """Read a metric of a run; its layers are put in the order of depth.
+
+    Layers of which no cell is finished are left out.
+    """
+    values = view.values(metric)
+    depths = np.array([row.depth for row in view.layers])
+    order = [i for i in np.argsort(depths, kind="stable") if values["done"][i].any()]
+    return RunValues(
+        name=printable(view.name),
+        model=str(view.run.provenance.get("model_name", "")),
+        layers=tuple(view.layers[i] for i in order),
+        metric=view.run.metric(metric),
+        values={name: data[order] for name, data in values.items()},
+        recipe=dict(view.run.recipe),
+    )
+
+
+def read_runs(
+    path: Paths, metric: str, *, run: Names = (), layers: Names = (), samples: Sequence[str | int] = ()
+) -> list[RunValues]:
+    """Read a metric of all runs that have it; see :func:`onnxinfo.query` for what can be chosen.
+
+    Raises
+    ------
+    UsageError
+        Something asked for is not there, or nothing of it is finished.
+    """
+    views = select_views(path, run=run, layers=layers, metrics=[metric], samples=samples)
+    found = [each for each in (run_values(view, metric) for view, _ in views) if each.layers]
+    if not found:
+        raise nothing_finished(metric)
+    ordered = names_of(run)
+    # Runs that were named come in the order of their naming.
+    return sorted(found, key=lambda each: ordered.index(each.name) if each.name in ordered else len(ordered))
+
+
+def nothing_finished(metric: str) -> UsageError:
+    """Return the error for a plot of which there is nothing to draw."""
+    return UsageError(f"no cell of metric '{printable(metric)}' is finished; there is nothing to draw")
+
+
+def metric_label(metric: Metric) -> str:
+    """Return what an axis of that metric is called, with its unit."""
+    short = metric.name.upper() if len(metric.name) <= 3 else metric.name
+    if metric.units == "nats" and metric.has_map:
+        return f"{short}, nats per input unit"
+    units = "" if metric.units in ("", "1") else f", {metric.units}"
+    return f"{short}{units}" if len(metric.long_name) > 60 or not metric.long_name else f"{metric.long_name}{units}"
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """Return a sort key under which ``epoch2`` comes before ``epoch10``."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
