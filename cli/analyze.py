@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import preprocessing, selection
+from .options import objects, preprocessing, recovery, selection
 from .progress import live
 from .tables import print_run
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 @click.option("--run", metavar="NAME", help="Name of the run; default: the model's.")
 @click.option("--perturb", metavar="TENSOR", help="Perturbed tensor; default: the float input, or the embedding.")
 @preprocessing
+@objects
+@recovery
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--memory", metavar="SIZE", help="Budget for activations, such as 2G.")
 @click.option("--alpha", type=float, default=1.5e-4, show_default=True, help="Strength of the constraint.")

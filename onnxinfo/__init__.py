@@ -41,6 +41,7 @@ _LAZY = {
     "analyze": "analysis.run",
     "train_decoder": "analysis.decoders",
     "list_decoders": "metrics.decoder_store",
+    "describe_decoder": "metrics.decoder_store",
     "Archive": "archive.reading",
     "Run": "archive.reading",
     "open": "archive.reading",

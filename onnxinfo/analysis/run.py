@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -9,18 +10,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..archive.format import RunSchema
 from ..archive.writer import RunWriter
+from ..errors import UsageError
 from ..graph.layers import list_layers, perturbed_tensor, select_layers
 from ..graph.model import ModelSource, load
+from ..inputs.foreground import Foreground, open_foreground
 from ..inputs.sample_sets import open_inputs
 from ..metrics.budget import device_of, inputs_at_once, parse_bytes
+from ..metrics.decoder_training import DecoderSettings
 from ..metrics.feeds import Feeds, graph_inputs
 from .blocks import Block, Measure, Starts
+from .decoders import Decoders
 from .job import Job, prepare
-from .measures import check_metrics, make_measures
+from .measures import OnDemand, check_metrics, make_measures
+from .recovery import Ru
 from .settings import Progress, Report, Result, Settings
 
 #: Samples solved together, at most; the unit in which results are written and work is resumed.
@@ -44,12 +52,20 @@ def analyze(
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
     size: int | tuple[int, int] | None = None,
+    foreground: Any = None,
+    crop_to_box: float | None = None,
     alpha: float = 1.5e-4,
     normalizer: str = "dataset",
     tie: str = "unit",
     cap: float = 1.0,
     solver: str = "auto",
     seed: int = 0,
+    center: str = "input",
+    decoders: str | os.PathLike[str] | None = None,
+    decoder_inputs: Any = None,
+    decoder_limit: int | None = None,
+    decoder_width: int = 32,
+    decoder_steps: int = 400,
     device: str = "auto",
     memory: int | str | None = None,
     compression: str = "rounded",
@@ -72,13 +88,19 @@ def analyze(
     layers, exclude
         Patterns, see :func:`~onnxinfo.select_layers`; default: what a person would call the layers.
     metrics
-        Names of metrics; ``sid``.
+        Names of metrics: ``sid``, ``ru``, ``concentration``.
     run
         Name of the run; default: the model's name.
     perturb
         The perturbed tensor; default: the float graph input, or the embedding of integer inputs.
     labels, limit, preset, scale, mean, std, size
         See :func:`onnxinfo.open_samples`.
+    foreground
+        Where the samples' objects are, see :func:`onnxinfo.inputs.foreground.open_foreground`; for ``concentration``.
+        It follows the images through resize and crop.
+    crop_to_box
+        Crop each image to the box around its foreground, enlarged so many times (1.5 in the paper), before it is
+        resized; images without one are left out then.
     alpha
         Strength of the constraint, ``E||h(x + sigma*delta) - f||^2 = alpha D``.
     normalizer
@@ -91,6 +113,15 @@ def analyze(
         ``auto``, or ``reference`` for the paper's optimiser.
     seed
         Of all noise and probes.
+    center
+        For ``ru``: errors are measured from the sample (``input``, the paper's), or from what is reconstructed without
+        noise (``reconstruction``), which leaves the decoder's own error out.
+    decoders
+        Folder of the decoders for ``ru``; default: beside the archive. Missing ones are trained.
+    decoder_inputs, decoder_limit
+        Samples that decoders are trained on, thousands at best, and how many of them; default: `inputs`.
+    decoder_width, decoder_steps
+        See :func:`onnxinfo.train_decoder`.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     memory
@@ -123,18 +154,59 @@ def analyze(
     perturbed = perturbed_tensor(loaded, perturb)
     chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
     declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
+    objects = None if foreground is None else open_foreground(foreground)
+    training = None
+    if decoder_inputs is not None:
+        training = open_inputs(
+            decoder_inputs, declared, preset=preset, scale=scale, mean=mean, std=std, size=size, limit=decoder_limit
+        )
     samples = open_inputs(
-        inputs, declared, labels=labels, limit=limit, preset=preset, scale=scale, mean=mean, std=std, size=size
+        inputs,
+        declared,
+        labels=labels,
+        limit=limit,
+        preset=preset,
+        scale=scale,
+        mean=mean,
+        std=std,
+        size=size,
+        **_crops(objects, crop_to_box),
     )
-    job = prepare(Feeds(loaded, samples, perturbed), chosen, settings, target)
+    feeds = Feeds(loaded, samples, perturbed)
+    masks = None if objects is None else _masks(objects, feeds)
+    job = prepare(feeds, chosen, settings, target)
+    job.foreground = masks
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
+    job.memory = budget
     job.chunk = inputs_at_once(job.network, *job.inputs([0]), memory=budget)
+    if Ru.metric.name in metrics:
+        job.decoders = Decoders(
+            Path(decoders) if decoders is not None else Path(output).with_suffix(".decoders"),
+            feeds if training is None else Feeds(loaded, training, perturbed),
+            DecoderSettings(decoder_width, decoder_steps, seed=seed),
+            center,
+            progress or (lambda _: None),
+        )
     measures = make_measures(metrics, job)
     name = run or loaded.name
     schema = _schema(job, measures)
     with RunWriter.open(output, name, schema, overwrite=overwrite, compression=compression) as writer:
         _compute(job, measures, writer, progress or (lambda _: None))
     return Result(Path(output), name)
+
+
+def _crops(objects: Foreground | None, times: float | None) -> dict[str, Any]:
+    if times is None:
+        return {}
+    if objects is None:
+        raise UsageError("crop_to_box needs boxes or masks to crop to; give --foreground")
+    return {"boxes": objects.crops(), "box_scale": times}
+
+
+def _masks(objects: Foreground, feeds: Feeds) -> npt.NDArray[np.uint8]:
+    if feeds.perturb not in feeds.samples.inputs:
+        raise UsageError(f"a foreground needs images, and '{feeds.perturb}' is computed from the model's inputs")
+    return objects.masks(feeds.main)
 
 
 def _schema(job: Job, measures: Mapping[str, Measure]) -> RunSchema:
@@ -151,6 +223,9 @@ def _schema(job: Job, measures: Mapping[str, Measure]) -> RunSchema:
         "preprocessing": main.preprocessing.to_dict(),
         **asdict(job.settings),
     }
+    if job.foreground is not None:
+        recipe["foreground_sha256"] = hashlib.sha256(job.foreground.tobytes()).hexdigest()
+        recipe["without_foreground"] = int((~job.foreground.any((1, 2))).sum())
     for measure in measures.values():
         recipe |= measure.recipe
     import onnx
@@ -182,6 +257,7 @@ def _schema(job: Job, measures: Mapping[str, Measure]) -> RunSchema:
         recipe=recipe,
         labels=labels,
         thumbnails=main.thumbnails(everything),
+        foreground=job.foreground,
         provenance=provenance,
     )
 
@@ -199,8 +275,9 @@ def _compute(job: Job, measures: Mapping[str, Measure], writer: RunWriter, repor
         report(Progress(name, int(done.sum()), done.size))
     starts = Starts(job, blocks)
     normalizers = _normalizers(starts, measures, writer, report) if job.settings.normalizer == "dataset" else None
+    everything = OnDemand(measures, job)
     for indices in open_blocks:
-        block = Block(job, indices, normalizers, starts.of, measures)
+        block = Block(job, indices, normalizers, starts.of, everything)
         for layer in range(layers):
             for name in measures:
                 if finished[name][layer, indices].all():
@@ -210,7 +287,7 @@ def _compute(job: Job, measures: Mapping[str, Measure], writer: RunWriter, repor
                 maps = None if cells.map is None else cells.map.cpu().numpy()
                 writer.write(name, layer, indices, values=values, map=maps)
                 finished[name][layer, indices] = True
-                mean = float(cells.values["value"].double().mean())
+                mean = float(cells.values["value"].double().nanmean())
                 report(Progress(name, int(finished[name].sum()), layers * samples, job.layers[layer].name, mean))
             block.forget(layer)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .network import Network
 
 #: Memory for activations unless the user names another, in bytes; on a GPU a share of what is free.
 CPU_BYTES = 512 * 2**20
@@ -56,13 +57,13 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def inputs_at_once(network: Network, x: Tensor, rows: Tensor, memory: int | None) -> int:
+def inputs_at_once(network: Callable[[Tensor, Tensor], object], x: Tensor, rows: Tensor, memory: int | None) -> int:
     """How many perturbed inputs fit into the budget, activations kept for the backward pass included.
 
     Parameters
     ----------
     network
-        The layers; measured on one input.
+        What is evaluated; measured on one input.
     x, rows
         At least one input, (B, *shape), and its row.
     memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -14,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from ..text import printable
 from .decoder import Decoder, Plan
 from .decoder_training import DecoderSettings, Trained
@@ -162,6 +163,24 @@ def list_decoders(folder: str | os.PathLike[str]) -> list[StoredDecoder]:
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"decoder {printable(str(path))} lacks or garbles {error}; delete it") from error
     return rows
+
+
+def describe_decoder(folder: str | os.PathLike[str], layer: str) -> str:
+    """Return everything about the decoders of a layer in a folder, as JSON.
+
+    Raises
+    ------
+    InputError
+        The folder is missing or damaged.
+    UsageError
+        It has no decoder of that layer.
+    """
+    stored = list_decoders(folder)
+    chosen = [each for each in stored if each.tensor == layer]
+    if not chosen:
+        near = difflib.get_close_matches(layer, [each.tensor for each in stored], n=3) or [e.tensor for e in stored[:5]]
+        raise UsageError(printable(f"no decoder of layer '{layer}' in {folder}; there is {', '.join(near) or 'none'}"))
+    return json.dumps([_read_description(each.path) for each in chosen], indent=1)
 
 
 def _read_description(path: Path) -> Mapping[str, Any]:

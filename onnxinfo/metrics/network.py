@@ -66,6 +66,19 @@ class Network:
         context = [tensor[rows] for tensor in self.context]
         return _MODES[self.mode](self, x, context)
 
+    def with_context(self, context: Sequence[Tensor]) -> Network:
+        """The same network for other samples."""
+        other = Network(self.module, context, self.batch, mode=self.mode)
+        other.axes = list(self.axes)
+        return other
+
+    def shapes(self, x: Tensor, rows: Tensor) -> list[tuple[int, ...]]:
+        """Shape of one sample's feature, for every layer; its sizes multiply to the m of ``__call__``."""
+        count = self.batch or 1
+        with torch.no_grad():
+            outputs = self.module(*(_fill(t, count) for t in (x[0], *(tensor[rows[0]] for tensor in self.context))))
+        return [_shape(_samples_first(o, count, a)[0], a) for o, a in zip(outputs, self.axes, strict=True)]
+
     def settle_batching(self, x: Tensor, rows: Tensor) -> str:
         """Find, and keep, the fastest way to evaluate many inputs at once that is right for this graph.
 
@@ -146,6 +159,12 @@ def _samples_first(output: Tensor, count: int, axis: int) -> Tensor:
     """Split the samples from what their axis merges them with, samples before the rest, and move them to the front."""
     shape = output.shape
     return output.reshape(*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :]).movedim(axis, 0)
+
+
+def _shape(feature: Tensor, axis: int) -> tuple[int, ...]:
+    """Shape without what is left of the samples' axis, unless that holds something else too."""
+    shape = tuple(feature.shape)
+    return shape[:axis] + shape[axis + 1 :] if shape[axis] == 1 else shape
 
 
 def _whole(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:

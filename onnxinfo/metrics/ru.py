@@ -21,10 +21,10 @@ from .certificate import Certificate, mean_and_stderr, noise_free_power, refine,
 from .noise import ENTROPY, Tie, allocate, capped
 from .probe import Halves
 from .reconstruction import Moments, Reconstruction
-from .sid import Linearisation
+from .sid import MANY_UNITS, Linearisation
 
-#: Which part of each update is taken.
-EXPONENTS = (1.0,) * 8 + (0.7, 0.5, 0.35)
+#: Updates that are taken whole, and those, in order, of which this part is taken.
+ROUNDS, PARTS = 8, (0.7, 0.5, 0.35)
 #: Noises of the squared errors that weights are made of, of the Jacobians, of the values, and of the certificate.
 WEIGHT_NOISES, JACOBIAN_NOISES, VALUE_NOISES, GRADIENT_NOISES = 32, 16, 128, 32
 #: No scale is below this share of the closed form's mean: it would only stand for nothing being gained there.
@@ -76,7 +76,7 @@ def solve_ru(reconstruction: Reconstruction, start: Linearisation, target: Tenso
     """
     problem = Problem(reconstruction, target, tie, cap)
     scales = problem.climb(problem.rescale(allocate(start.column_norms, target, tie, cap)))
-    return problem.measured(problem.meet(scales), start, len(EXPONENTS))
+    return problem.measured(problem.meet(scales), start, len(problem.parts))
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,16 @@ class Problem:
     target: Tensor
     tie: Tie
     cap: float
+
+    @property
+    def effort(self) -> int:
+        """How many times as much is done where units are few: it costs little, and fewer errors average out."""
+        return min(8, max(1, MANY_UNITS // (self.tie.units * self.reconstruction.feature.samples)))
+
+    @property
+    def parts(self) -> list[float]:
+        """Part that is taken of each update."""
+        return [1.0] * ROUNDS * self.effort + [part for part in PARTS for _ in range(self.effort)]
 
     def sigma(self, scales: Tensor) -> Tensor:
         """Noise scale of every unit, (S, n)."""
@@ -101,18 +111,18 @@ class Problem:
 
     def meet(self, scales: Tensor) -> Tensor:
         """Meet the constraint with as much noise as that takes."""
-        for _ in range(2):
+        for _ in range(3):
             sigma, feature = self.sigma(scales), self.reconstruction.feature
             scales = self.rescale(scales, refine(feature, sigma, feature.deviations(sigma, WEIGHT_NOISES)))
         return scales
 
     def climb(self, scales: Tensor) -> Tensor:
         """Take all updates."""
-        for exponent in EXPONENTS:
+        for part in self.parts:
             moments = self.reconstruction.moments(self.sigma(scales), WEIGHT_NOISES)
             scales = self.rescale(scales, moments.deviations)
             cost, gain = self.reconstruction.column_norms(self.sigma(scales), JACOBIAN_NOISES, 1 / moments.power)
-            scales = scales * (exponent * self._log_ratio(self.tie.sum(gain), self.tie.sum(cost))).exp()
+            scales = scales * (part * self._log_ratio(self.tie.sum(gain), self.tie.sum(cost))).exp()
             typical = scales.clamp(max=self.cap).log().mean(1, keepdim=True).exp()
             scales = torch.maximum(scales, LEAST_SCALE * typical)
         return self.rescale(scales)
@@ -129,7 +139,7 @@ class Problem:
         """Values and certificate with fresh noise."""
         sigma = self.sigma(scales)
         free = self.tie.expand(scales) < self.cap
-        moments = self.reconstruction.moments(sigma, VALUE_NOISES)
+        moments = self.reconstruction.moments(sigma, self.effort * VALUE_NOISES)
         entropy = moments.log_power() / 2 + ENTROPY
         ratio, ratio_stderr = mean_and_stderr(moments.deviations / self.target)
         parts = []

@@ -1,0 +1,89 @@
+"""``onnxinfo decoder``: the networks that reconstruct a model's input from its layers, for the metric ``ru``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import selection
+from .progress import live
+from .tables import FORMATS, print_rows
+
+COLUMNS = ("layer", "width", "error", "steps", "file", "model")
+
+
+@click.group()
+def decoder() -> None:
+    """Train, list and show the decoders that the reconstruction uncertainty needs."""
+
+
+@decoder.command()
+@click.argument("model", type=click.Path())
+@click.option("--inputs", required=True, metavar="SPEC", help="Training samples; thousands at best.")
+@click.option("-o", "--output", required=True, type=click.Path(), help="Folder that keeps the decoders.")
+@selection
+@click.option("--perturb", metavar="TENSOR", help="Tensor to reconstruct; default: the float input, or the embedding.")
+@click.option("--limit", type=click.IntRange(1), help="Use only the first N samples.")
+@click.option("--preset", type=click.Choice(["imagenet", "cifar10", "unit"]), help="Scale, mean, std by name.")
+@click.option("--width", type=click.IntRange(1), default=32, show_default=True, help="Channels of every block.")
+@click.option("--steps", type=click.IntRange(1), default=400, show_default=True, help="Optimisation steps at most.")
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Samples of a step.")
+@click.option("--learning-rate", type=float, default=3e-3, show_default=True, help="The greatest.")
+@click.option("--flips", is_flag=True, help="Show images mirrored as well.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of split, weights and order.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.pass_context
+def train(ctx: click.Context, /, model: str, inputs: str, output: str, **options: Any) -> None:
+    r"""Train a decoder for every chosen layer of MODEL; those that are there already are kept.
+
+    \b
+    Example:
+      onnxinfo decoder train resnet20.onnx --inputs train.npz:x --preset cifar10 --layers relu_18 -o decoders
+    """
+    from onnxinfo import train_decoder
+
+    with live(quiet=ctx.obj["quiet"], output=output) as report:
+        stored = train_decoder(model, inputs, output, progress=report, **options)
+    print_rows([_row(each) for each in stored], COLUMNS, "table")
+
+
+@decoder.command("list")
+@click.argument("folder", type=click.Path())
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+def list_command(folder: str, format: str) -> None:
+    r"""List the decoders in FOLDER: layer, width, error over the samples' variance, steps.
+
+    \b
+    Example:
+      onnxinfo decoder list decoders
+    """
+    from onnxinfo import list_decoders
+
+    print_rows([_row(each) for each in list_decoders(folder)], COLUMNS, format)
+
+
+@decoder.command()
+@click.argument("folder", type=click.Path())
+@click.argument("layer")
+def show(folder: str, layer: str) -> None:
+    r"""Show everything about the decoders of LAYER in FOLDER, as JSON.
+
+    \b
+    Example:
+      onnxinfo decoder show decoders relu_18
+    """
+    from onnxinfo import describe_decoder
+
+    click.echo(describe_decoder(folder, layer))
+
+
+def _row(stored: Any) -> dict[str, Any]:
+    return {
+        "layer": stored.tensor,
+        "width": stored.width,
+        "error": stored.error,
+        "steps": stored.steps,
+        "file": stored.path.with_suffix(".safetensors").name,
+        "model": stored.model_sha256[:12],
+    }

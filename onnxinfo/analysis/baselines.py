@@ -1,0 +1,227 @@
+"""What the metrics are compared with (the paper's Fig. 1): gradients, Grad-CAM and CAM of intermediate layers.
+
+All explain the class with the highest score. Their maps are upsampled to the input, bilinearly, and alike in all of its
+channels; the value of a layer is the mean of its map. Unlike SID and RU they depend on the scale of a layer's
+parameters.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..archive.format import Metric
+from ..errors import UsageError
+from ..graph.scores import pooled_feature, score_tensor
+from ..torch_graph.convert import convert
+from .blocks import Block, Cells
+from .job import Job
+
+
+class Explained:
+    """The classifier of a job with the layers' features in reach.
+
+    Parameters
+    ----------
+    job
+        Network and samples; the whole model is converted once more, from its inputs to the scores.
+
+    Raises
+    ------
+    UsageError
+        The model is no classifier.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.names = [layer.name for layer in job.layers]
+        self.scores = score_tensor(job.feeds.model)
+        module = convert(job.feeds.model, [*self.names, self.scores]).eval().requires_grad_(False)
+        self.module = _with_taps(module, len(self.names)).to(job.device)
+        self._inputs = list(job.feeds.samples.inputs)
+
+    def tap(self, layer: int) -> nn.Module:
+        """The identity that a layer's feature passes through."""
+        return self.module.get_submodule(f"tap_{layer}")
+
+    def score(self, *inputs: Tensor) -> Tensor:
+        """The classes' scores, (B, classes)."""
+        scores: Tensor = self.module(*inputs)[-1]
+        return scores
+
+    def inputs(self, indices: list[int]) -> list[tuple[int, tuple[Tensor, ...]]]:
+        """The model's inputs for samples, in portions of the batch size it is made for; how many of each count."""
+        size = self.job.feeds.batch_size or len(indices)
+        portions = []
+        for start in range(0, len(indices), size):
+            some = indices[start : start + size]
+            filled = some if self.job.feeds.batch_size is None else (some + some[-1:] * size)[:size]
+            feeds = self.job.feeds.samples.feeds(filled)
+            tensors = tuple(torch.from_numpy(feeds[name]).to(self.job.device) for name in self._inputs)
+            portions.append((len(some), tensors))
+        return portions
+
+
+@dataclass(frozen=True)
+class Baseline(ABC):
+    """An explanation of the predicted class by one layer's feature."""
+
+    job: Job
+    metric: ClassVar[Metric]
+    uses_normalizer: ClassVar[bool] = False
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """Nothing but the run's settings."""
+        return {}
+
+    @cached_property
+    def explained(self) -> Explained:
+        """The classifier."""
+        return Explained(self.job)
+
+    def __post_init__(self) -> None:
+        # Refused before anything is written.
+        _ = self.explained
+
+    def cells(self, block: Block, layer: int) -> Cells:
+        """Explain a block of samples; a layer that the scores do not depend on gives no finite value."""
+        shape = self.job.shape
+        maps = [
+            _on_input(self._explain(layer, inputs)[:count], shape, self.job.feeds.axes())
+            for count, inputs in self.explained.inputs(block.indices)
+        ]
+        found = torch.cat(maps).detach()
+        value = found.double().flatten(1).mean(1)
+        values = {"value": value, "stderr": torch.zeros_like(value), "converged": value.isfinite()}
+        return Cells(values, found)
+
+    @abstractmethod
+    def _explain(self, layer: int, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Map of a layer, (B, 1, *the feature's spatial axes)."""
+
+    def _gradient(self, layer: int, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """The feature and the gradient of the highest score with respect to it, both (B, ...)."""
+        inputs = tuple(x.requires_grad_(True) if x.is_floating_point() else x for x in inputs)
+        outputs = self.explained.module(*inputs)
+        feature, scores = outputs[layer], outputs[-1]
+        (gradient,) = torch.autograd.grad(scores.max(1).values.sum(), feature, allow_unused=True)
+        if gradient is None:
+            return feature, torch.full_like(feature, torch.nan)
+        return feature, gradient
+
+
+class Gradient(Baseline):
+    """Magnitude of the gradient: ``sqrt(sum_c (dy/df_c)^2)`` at every position of the feature, y the highest score.
+
+    It is taken with respect to the layer's feature, as in the paper's Fig. 1, over the channels c of a position; a
+    feature without positions has one norm.
+    """
+
+    metric = Metric("gradient", "magnitude of the gradient of the highest score by the feature", "1", fields=())
+
+    def _explain(self, layer: int, inputs: tuple[Tensor, ...]) -> Tensor:
+        _, gradient = self._gradient(layer, inputs)
+        return _channels_second(gradient, self.job).square().sum(1, keepdim=True).sqrt()
+
+
+class GradCam(Baseline):
+    """Grad-CAM: the feature's channels weighted by their mean gradients, summed, its positive part (Captum's).
+
+    A feature without positions is one position.
+    """
+
+    metric = Metric("gradcam", "Grad-CAM of the highest score", "1", fields=())
+
+    def _explain(self, layer: int, inputs: tuple[Tensor, ...]) -> Tensor:
+        from captum.attr import LayerGradCam
+
+        with torch.no_grad():
+            *features, scores = self.explained.module(*inputs)
+        if features[layer].dim() < 3 or not _depends(self._gradient(layer, inputs)[1]):
+            feature, gradient = self._gradient(layer, inputs)
+            return (feature * gradient).flatten(1).sum(1, keepdim=True).relu()
+        explanation = LayerGradCam(self.explained.score, self.explained.tap(layer))
+        found = explanation.attribute(
+            tuple(x.detach() for x in inputs), target=scores.argmax(1), relu_attributions=False
+        )
+        assert isinstance(found, Tensor)
+        return found.relu()
+
+
+class Cam(Baseline):
+    """Class activation map: the channels before a global average pooling, weighted as the one linear layer after does.
+
+    Only that layer has one.
+    """
+
+    metric = Metric("cam", "class activation map of the highest score", "1", fields=())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        pooled = pooled_feature(self.job.feeds.model, self.explained.scores)
+        if pooled is None:
+            raise UsageError("cam needs a head of global average pooling and one linear layer; choose gradcam instead")
+        if pooled not in self.explained.names:
+            raise UsageError(f"cam is that of layer '{pooled}', which is not among the chosen; add it by --layers")
+        object.__setattr__(self, "_pooled", self.explained.names.index(pooled))
+
+    def _explain(self, layer: int, inputs: tuple[Tensor, ...]) -> Tensor:
+        feature, gradient = self._gradient(layer, inputs)
+        feature, gradient = _channels_second(feature, self.job), _channels_second(gradient, self.job)
+        axes = tuple(range(2, feature.dim()))
+        # With this head the gradient is the channel's weight over the number of positions, everywhere.
+        weights = gradient.sum(axes, keepdim=True)
+        found = (weights * feature).sum(1, keepdim=True)
+        return found if layer == vars(self)["_pooled"] else torch.full_like(found, torch.nan)
+
+
+def _with_taps(module: fx.GraphModule, layers: int) -> fx.GraphModule:
+    """Let each of the first outputs pass through an identity of its own, on its way to everything that uses it."""
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    values = list(output.args[0])
+    for i, node in enumerate(values[:layers]):
+        module.add_submodule(f"tap_{i}", nn.Identity())
+        with module.graph.inserting_after(node):
+            tap = module.graph.call_module(f"tap_{i}", (node,))
+        node.replace_all_uses_with(tap, delete_user_cb=lambda user, tap=tap: user is not tap)
+    module.recompile()
+    return module
+
+
+def _depends(gradient: Tensor) -> bool:
+    return not bool(gradient.isnan().all())
+
+
+def _channels_second(feature: Tensor, job: Job) -> Tensor:
+    """A feature (B, ...) as (B, channels, *positions): positions are those axes that the input has, too."""
+    axes = job.feeds.axes()
+    if feature.dim() == 3 and "position" in axes:
+        return feature.movedim(-1, 1)
+    if feature.dim() == 4 and "y" in axes:
+        y, x = job.shape[axes.index("y")], job.shape[axes.index("x")]
+        first, last = (abs(h * x - w * y) for h, w in (feature.shape[1:3], feature.shape[2:4]))
+        return feature.movedim(-1, 1) if first < last else feature
+    if feature.dim() == 3 and "time" in axes:
+        return feature
+    return feature.flatten(1)
+
+
+def _on_input(maps: Tensor, shape: tuple[int, ...], axes: tuple[str, ...]) -> Tensor:
+    """Upsample maps (B, 1, *positions) to the input and repeat them along its other axes, (B, *shape)."""
+    places = [i for i, axis in enumerate(axes) if axis in ("y", "x", "time", "position")]
+    if maps.dim() == 2 + len(places) and places:
+        mode = "bilinear" if len(places) == 2 else "linear"
+        size = [shape[i] for i in places]
+        maps = nn.functional.interpolate(maps, size, mode=mode, align_corners=False)[:, 0]
+        for i in (i for i in range(len(axes)) if i not in places):
+            maps = maps.unsqueeze(1 + i)
+    else:
+        maps = maps.flatten(1).mean(1).reshape(-1, *(1 for _ in shape))
+    return maps.expand(-1, *shape)

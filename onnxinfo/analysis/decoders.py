@@ -1,0 +1,184 @@
+"""The decoders of an analysis: found in a folder, or trained and put there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UsageError
+from ..graph.layers import list_layers, perturbed_tensor, select_layers
+from ..graph.model import ModelSource, load
+from ..inputs.sample_sets import open_inputs
+from ..metrics.budget import device_of
+from ..metrics.decoder import Plan
+from ..metrics.decoder_store import DecoderKey, StoredDecoder, list_decoders, load_decoder, save_decoder
+from ..metrics.decoder_training import DecoderSettings, Material, Trained, train_decoders
+from ..metrics.feeds import Feeds, graph_inputs
+from ..metrics.network import Network
+from .job import Job, prepare
+from .settings import Progress, Report, Settings
+
+CENTERS = ("input", "reconstruction")
+
+
+@dataclass
+class Decoders:
+    """Where decoders are kept, and how they are made where one is missing.
+
+    Attributes
+    ----------
+    folder
+        Holds them; it is created.
+    feeds
+        Training samples of the model that is analyzed.
+    settings
+        How they are trained.
+    center
+        What errors are measured from, ``input`` or ``reconstruction``.
+    report
+        Called while one is trained.
+    """
+
+    folder: Path
+    feeds: Feeds
+    settings: DecoderSettings
+    center: str = "input"
+    report: Report = field(default=lambda _: None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.center not in CENTERS:
+            raise UsageError(f"center '{self.center}' is unknown: use {' or '.join(CENTERS)}")
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """What determines the decoders, besides model and layers."""
+        return {
+            "ru_center": self.center,
+            "ru_decoder": asdict(self.settings),
+            "ru_decoder_samples_sha256": self.feeds.samples.digest(),
+        }
+
+    def of(self, job: Job) -> list[Trained]:
+        """Decoders of all layers of a job, in order.
+
+        Raises
+        ------
+        InputError
+            They cannot be read, written or trained.
+        """
+        keys = self.keys(job)
+        found = {i: load_decoder(self.folder, key) for i, key in enumerate(keys)}
+        missing = [i for i, trained in found.items() if trained is None]
+        if missing:
+            for i, trained in zip(
+                missing, self._train(job, missing, [keys[i].plan.feature for i in missing]), strict=True
+            ):
+                save_decoder(self.folder, keys[i], trained)
+                # Read back, so that a first run computes with just what a later one finds.
+                found[i] = load_decoder(self.folder, keys[i])
+        return [trained for trained in found.values() if trained is not None]
+
+    def keys(self, job: Job) -> list[DecoderKey]:
+        """What decoders of a job's layers are known by."""
+        digest = self.feeds.samples.digest()
+        shapes = job.network.shapes(*job.inputs([0]))
+        return [
+            DecoderKey(
+                job.feeds.model.sha256,
+                layer.name,
+                job.feeds.perturb,
+                digest,
+                self.settings,
+                Plan(shape, job.shape, job.feeds.axes(), self.settings.width),
+            )
+            for layer, shape in zip(job.layers, shapes, strict=True)
+        ]
+
+    def _train(self, job: Job, layers: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> list[Trained]:
+        names = ", ".join(job.layers[i].name for i in layers)
+        network = _with_context(job.network, self.feeds, job).part(layers)
+
+        def tell(step: int, steps: int, loss: float) -> None:
+            self.report(Progress("decoder", step, steps, names, loss))
+
+        return train_decoders(Material(network, self.feeds, shapes, job.device), self.settings, tell)
+
+
+def _with_context(network: Network, feeds: Feeds, job: Job) -> Network:
+    """The network with the training samples' other inputs."""
+    if not network.context:
+        return network
+    names = [i.name for i in graph_inputs(feeds.model) if i.name != feeds.perturb]
+    everything = range(len(feeds))
+    context = [torch.from_numpy(feeds.samples.inputs[name].batch(everything)).to(job.device) for name in names]
+    return network.with_context(context)
+
+
+def train_decoder(
+    model: ModelSource,
+    inputs: Any,
+    folder: str | os.PathLike[str],
+    *,
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    perturb: str | None = None,
+    limit: int | None = None,
+    preset: str | None = None,
+    scale: float | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    size: int | tuple[int, int] | None = None,
+    width: int = 32,
+    steps: int = 400,
+    batch: int = 32,
+    learning_rate: float = 3e-3,
+    flips: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Report | None = None,
+) -> list[StoredDecoder]:
+    """Train decoders that reconstruct a model's input from its layers, and keep them for the metric ``ru``.
+
+    Parameters
+    ----------
+    model, layers, exclude, perturb
+        As for :func:`onnxinfo.analyze`.
+    inputs, limit, preset, scale, mean, std, size
+        Training samples, see :func:`onnxinfo.open_samples`; a share is held out for validation.
+    folder
+        Where decoders are kept. What is there already is not trained again.
+    width, steps, batch, learning_rate, flips, seed
+        See :class:`~onnxinfo.metrics.decoder_training.DecoderSettings`.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    progress
+        Called with a :class:`~onnxinfo.Progress` as work is done; its value is the loss over the samples' variance.
+
+    Returns
+    -------
+    list of StoredDecoder
+        One for each layer.
+
+    Raises
+    ------
+    UsageError, ModelError, InputError, ConversionError, VerificationError
+        As for :func:`onnxinfo.analyze`.
+    """
+    settings = DecoderSettings(width, steps, batch, learning_rate, flips, seed)
+    target = device_of(device)
+    loaded = load(model)
+    perturbed = perturbed_tensor(loaded, perturb)
+    chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
+    declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
+    samples = open_inputs(inputs, declared, limit=limit, preset=preset, scale=scale, mean=mean, std=std, size=size)
+    job = prepare(Feeds(loaded, samples, perturbed), chosen, Settings(seed=seed), target)
+    decoders = Decoders(Path(folder), job.feeds, settings, report=progress or (lambda _: None))
+    decoders.of(job)
+    wanted = [key.stem for key in decoders.keys(job)]
+    by_stem = {stored.path.stem: stored for stored in list_decoders(folder)}
+    return [by_stem[stem] for stem in wanted]

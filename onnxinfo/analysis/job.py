@@ -1,0 +1,116 @@
+"""Network and samples of an analysis, verified and ready on their device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..graph.layers import Layer
+from ..graph.surgery import extract
+from ..metrics.feeds import Feeds, graph_inputs
+from ..metrics.network import Network
+from ..metrics.noise import Tie, generator, make_tie
+from ..metrics.probe import Feature
+from ..torch_graph.reach import convert_reached
+from ..torch_graph.verify import verify
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .decoders import Decoders
+
+#: Samples the torch graph is verified on.
+VERIFIED_SAMPLES = 2
+
+
+@dataclass
+class Job:
+    """Everything the computation needs.
+
+    Attributes
+    ----------
+    feeds
+        Model and samples.
+    layers
+        The analyzed layers, in order.
+    network
+        Their features; settled on the fastest way to evaluate many inputs at once.
+    unit
+        Standardised unit, broadcastable to one sample.
+    tie
+        Units that share a noise scale.
+    foreground
+        Pixels of the samples' objects, (samples, y, x) of 0 and 1, if they are known.
+    chunk
+        Most inputs evaluated at once.
+    memory
+        Budget for activations in bytes, None for the usual.
+    decoders
+        Of the layers, for the reconstruction uncertainty.
+    shape
+        Shape of one sample of the perturbed tensor.
+    """
+
+    feeds: Feeds
+    layers: tuple[Layer, ...]
+    network: Network
+    unit: Tensor
+    tie: Tie
+    settings: Settings
+    device: torch.device
+    foreground: npt.NDArray[np.uint8] | None = None
+    chunk: int = 1
+    memory: int | None = None
+    decoders: Decoders | None = None
+    shape: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shape = tuple(self.feeds.perturbed([0]).shape[1:])
+
+    def inputs(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The perturbed tensor of some samples, (S, *shape), and their rows, (S,)."""
+        x = torch.from_numpy(self.feeds.perturbed(indices)).to(self.device)
+        return x, torch.as_tensor(list(indices), device=self.device)
+
+    def stream(self, *key: object) -> torch.Generator:
+        """A random stream of the run's seed that depends on the key alone."""
+        return generator(self.device, self.settings.seed, *key)
+
+    def feature(self, layer: int, x: Tensor, rows: Tensor, first: int) -> Feature:
+        """One layer's feature around a block of samples, the first of which has the given number."""
+        # The noise is the same for all layers: what differs between them is then not the draw.
+        noise, probes = self.stream("noise", first), self.stream("probes", first)
+        return Feature(self.network.part([layer]), x, self.unit, rows, noise, probes, self.chunk)
+
+
+def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: torch.device) -> Job:
+    """Convert the layers, compare them with ONNX Runtime on some samples, and settle how to evaluate many at once.
+
+    Raises
+    ------
+    ConversionError, VerificationError
+        The torch graph cannot be made, or computes something else.
+    """
+    names = [layer.name for layer in layers]
+    graph = extract(feeds.model, [feeds.perturb], names)
+    module = convert_reached(feeds.model, feeds.perturb, names)
+    some = list(range(min(VERIFIED_SAMPLES, len(feeds))))
+    context_names = [i.name for i in graph_inputs(graph) if i.name != feeds.perturb]
+    count = feeds.batch_size or len(some)
+    shown = (some * count)[:count]
+    given = {feeds.perturb: feeds.perturbed(shown)} | {
+        k: v for k, v in feeds.samples.feeds(shown).items() if k in context_names
+    }
+    verify(graph, module, [given], names)
+    everything = range(len(feeds))
+    context = [torch.from_numpy(feeds.samples.inputs[name].batch(everything)).to(device) for name in context_names]
+    network = Network(module.to(device), context, feeds.batch_size)
+    tie = make_tie(settings.tie, given[feeds.perturb].shape[1:], feeds.axes()).to(device)
+    job = Job(feeds, tuple(layers), network, torch.from_numpy(feeds.unit()).to(device), tie, settings, device)
+    network.settle_batching(*job.inputs([0, len(feeds) - 1]))
+    return job

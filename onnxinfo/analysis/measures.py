@@ -1,0 +1,110 @@
+"""The metrics an analysis can compute, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ..archive.format import CERTIFICATE, Field, Metric
+from ..errors import UsageError
+from ..metrics.reference import solve_by_gradient
+from ..metrics.sid import solve
+from .baselines import Cam, GradCam, Gradient
+from .blocks import Block, Cells, Measure
+from .concentration import Concentration
+from .job import Job
+from .recovery import Ru
+from .robustness import Robustness
+
+
+@dataclass(frozen=True)
+class Sid:
+    """Strict information discarding: ``log sigma_i + C`` at the largest noise a layer does not notice."""
+
+    job: Job
+    metric: ClassVar[Metric] = Metric(
+        "sid",
+        "strict information discarding",
+        fields=(*CERTIFICATE, Field("residual_stderr", "<f8", "1", "standard error of the residual")),
+    )
+    uses_normalizer: ClassVar[bool] = True
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """Nothing but the run's settings."""
+        return {}
+
+    def cells(self, block: Block, layer: int) -> Cells:
+        """Solve one layer around a block of samples."""
+        settings, tie = self.job.settings, self.job.tie
+        feature, start, target = block.feature(layer), block.linearisations[layer], block.target(layer)
+        if settings.solver == "reference":
+            solution = solve_by_gradient(feature, start, target, tie, settings.cap)
+        else:
+            solution = solve(feature, start, target, tie, settings.cap, self.job.shape)
+        certificate, entropy = solution.certificate, solution.entropy
+        count = len(block.indices)
+        values = {
+            "value": entropy.double().mean(1),
+            "stderr": solution.stderr,
+            "converged": certificate.converged & entropy.isfinite().all(1),
+            "ratio": certificate.ratio,
+            "ratio_stderr": certificate.ratio_stderr,
+            "residual": certificate.residual,
+            "residual_stderr": certificate.residual_stderr,
+            "probes": torch.full((count,), solution.probes),
+            "iterations": torch.full((count,), solution.iterations),
+            "capped": solution.capped,
+        }
+        return Cells(values, entropy.reshape(count, *self.job.shape))
+
+
+MEASURES: dict[str, Callable[[Job], Measure]] = {
+    "sid": Sid,
+    "concentration": Concentration,
+    "ru": Ru,
+    "gradient": Gradient,
+    "gradcam": GradCam,
+    "cam": Cam,
+    "robustness": Robustness,
+}
+
+
+def make_measures(names: Sequence[str], job: Job) -> dict[str, Measure]:
+    """Make metrics ready, in the order in which they were named.
+
+    Raises
+    ------
+    UsageError
+        A metric is unknown.
+    """
+    check_metrics(names)
+    return {name: MEASURES[name](job) for name in names}
+
+
+class OnDemand(dict[str, Measure]):
+    """Metrics by name, with those that they are made from: any other is made when it is asked for."""
+
+    def __init__(self, measures: Mapping[str, Measure], job: Job) -> None:
+        super().__init__(measures)
+        self._job = job
+
+    def __missing__(self, name: str) -> Measure:
+        self[name] = MEASURES[name](self._job)
+        return self[name]
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    """Refuse names that no metric has.
+
+    Raises
+    ------
+    UsageError
+        A metric is unknown, or none is named.
+    """
+    unknown = [name for name in names if name not in MEASURES]
+    if unknown or not names:
+        raise UsageError(f"metric '{', '.join(unknown)}' is unknown: use {', '.join(MEASURES)}")

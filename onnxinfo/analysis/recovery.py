@@ -1,0 +1,80 @@
+"""The reconstruction uncertainty as a metric of an analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..archive.format import CERTIFICATE, Field, Metric
+from ..errors import UsageError
+from ..metrics.budget import inputs_at_once
+from ..metrics.reconstruction import Reconstruction
+from ..metrics.reference import solve_ru_by_gradient
+from ..metrics.ru import solve_ru
+from .blocks import Block, Cells
+from .job import Job
+
+
+class Ru:
+    """Reconstruction uncertainty: ``0.5 log E(mu_i - xhat_i)^2 + C`` at the constraint of the information discarding.
+
+    Parameters
+    ----------
+    job
+        Network and samples, with decoders.
+    """
+
+    metric: ClassVar[Metric] = Metric(
+        "ru",
+        "reconstruction uncertainty",
+        fields=(
+            *CERTIFICATE,
+            Field("residual_stderr", "<f8", "1", "standard error of the residual"),
+            Field("decoder_error", "<f8", "1", "decoder's squared error on validation samples over their variance"),
+        ),
+    )
+    uses_normalizer: ClassVar[bool] = True
+
+    def __init__(self, job: Job) -> None:
+        if job.decoders is None:
+            raise UsageError("metric 'ru' needs decoders; name a folder to keep them in")
+        self.job, self.center = job, job.decoders.center
+        self.recipe: Mapping[str, object] = job.decoders.recipe
+        self.trained = job.decoders.of(job)
+        for trained in self.trained:
+            trained.decoder.to(job.device)
+
+    def cells(self, block: Block, layer: int) -> Cells:
+        """Solve one layer around a block of samples."""
+        job, trained = self.job, self.trained[layer]
+        feature, start, target = block.feature(layer), block.linearisations[layer], block.target(layer)
+        decoder = trained.decoder
+
+        def reconstruct(x: Tensor, rows: Tensor) -> Tensor:
+            shown: Tensor = decoder(feature.network(x, rows)[0])
+            return shown
+
+        feature.chunk = min(feature.chunk, inputs_at_once(reconstruct, block.x, block.rows, job.memory))
+        solver = solve_ru_by_gradient if job.settings.solver == "reference" else solve_ru
+        solution = solver(Reconstruction(feature, decoder, self.center), start, target, job.tie, job.settings.cap)
+        certificate, entropy = solution.certificate, solution.entropy
+        count = len(block.indices)
+        # A decoder that is no better than the mean sample recovers nothing; it says nothing about the layer.
+        trusted = trained.error < 1
+        values = {
+            "value": entropy.double().mean(1),
+            "stderr": solution.stderr,
+            "converged": certificate.converged & entropy.isfinite().all(1) & trusted,
+            "ratio": certificate.ratio,
+            "ratio_stderr": certificate.ratio_stderr,
+            "residual": certificate.residual,
+            "residual_stderr": certificate.residual_stderr,
+            "probes": torch.full((count,), solution.probes),
+            "iterations": torch.full((count,), solution.iterations),
+            "capped": solution.capped,
+            "decoder_error": torch.full((count,), trained.error, dtype=torch.float64),
+        }
+        return Cells(values, entropy.reshape(count, *job.shape))

@@ -1,0 +1,231 @@
+"""Adversarial robustness (the paper's Appendix A): how far the nearest input of a wrong class is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ..archive.format import Field, Metric
+from ..archive.reading import open as open_archive
+from ..errors import InputError, UsageError
+from ..graph.layers import list_layers, select_layers
+from ..graph.model import ModelSource, load
+from ..graph.scores import score_tensor
+from ..inputs.samples import UNIT_SAMPLES
+from ..metrics.network import Network
+from .blocks import Block, Cells
+from .job import Job
+from .settings import Result
+
+#: Wrong classes that each sample is moved to: the most probable ones.
+TARGETS = 20
+#: Carlini and Wagner's attack: steps of the search for its constant, iterations in each, and the constant's start.
+SEARCH_STEPS, ITERATIONS, CONSTANT, RATE = 6, 20, 1.0, 0.05
+
+
+class Robustness:
+    """Mean L2 norm of the smallest perturbations that make a sample each of its most probable wrong classes.
+
+    By Carlini and Wagner's targeted L2 attack (of the Adversarial Robustness Toolbox), in standard deviations of the
+    input, within the range that the samples span. A sample that already is of a wrong class is at distance 0 from it.
+    Where a target is not reached, the mean is over the others, and the cell not converged.
+
+    Raises
+    ------
+    UsageError
+        There are no labels, the model has several inputs, its scores are not the one layer analyzed, or the toolbox is
+        not installed.
+    InputError
+        A label is none of the model's classes.
+    """
+
+    metric: ClassVar[Metric] = Metric(
+        "robustness",
+        "mean L2 norm of the smallest perturbations to the most probable wrong classes",
+        "standard deviations of the input",
+        fields=(
+            Field("targets", "<i8", "1", "wrong classes that were tried"),
+            Field("reached", "<i8", "1", "wrong classes that were reached"),
+            Field("smallest", "<f8", "standard deviations of the input", "smallest of the norms"),
+            Field("correct", "|u1", "1", "1 where the unperturbed sample is classified as labelled"),
+        ),
+        has_map=False,
+    )
+    uses_normalizer: ClassVar[bool] = False
+    recipe: ClassVar[Mapping[str, object]] = {
+        "attack": "carlini-wagner-l2",
+        "attack_targets": TARGETS,
+        "attack_search_steps": SEARCH_STEPS,
+        "attack_iterations": ITERATIONS,
+    }
+
+    def __init__(self, job: Job) -> None:
+        labels = job.feeds.main.labels
+        if labels is None:
+            raise UsageError("robustness needs to know the right classes; give --labels")
+        if [layer.name for layer in job.layers] != [score_tensor(job.feeds.model)] or job.network.context:
+            raise UsageError("robustness is of a classifier with one input, at its scores alone; use robustness(...)")
+        network = job.network.part([0])
+        with torch.no_grad():
+            classes = network(*job.inputs([0]))[0].shape[1]
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        if len(wrong):
+            raise InputError(f"label {wrong[0]} is out of range, the model has {classes} classes, 0 to {classes - 1}")
+        self.job, self._labels, self._classes = job, labels, classes
+        self._attack, self._classifier = _attack(job, network, classes)
+
+    def cells(self, block: Block, layer: int) -> Cells:
+        """Attack a block of samples."""
+        labels = self._labels[block.indices]
+        unit = _divisor(self.job.unit)
+        x = (block.x / unit).cpu().numpy()
+        scores = self._classifier.predict(x, batch_size=self.job.chunk)
+        targets = _wrong_classes(scores, labels)
+        count = targets.shape[1]
+        originals = np.repeat(x, count, axis=0)
+        moved = self._attack.generate(originals, y=targets.ravel())
+        found = self._classifier.predict(moved, batch_size=self.job.chunk).argmax(1) == targets.ravel()
+        norms = np.linalg.norm((moved - originals).reshape(len(moved), -1), axis=1)
+        norms = np.where(found, norms, np.nan).reshape(-1, count)
+        return Cells({name: torch.from_numpy(column) for name, column in _summary(norms, scores, labels).items()})
+
+
+@dataclass(frozen=True)
+class Robust:
+    """Result of :func:`robustness`.
+
+    Attributes
+    ----------
+    result
+        Archive and run.
+    value, stderr
+        Mean over the samples that all targets were reached of, and its standard error over samples.
+    samples, converged
+        How many there are, and of how many all targets were reached.
+    accuracy
+        Share of the samples classified as labelled.
+    """
+
+    result: Result
+    value: float
+    stderr: float
+    samples: int
+    converged: int
+    accuracy: float
+
+
+def robustness(
+    model: ModelSource, inputs: Any, output: str | os.PathLike[str], *, labels: Any, **options: Any
+) -> Robust:
+    """Measure a classifier's adversarial robustness and keep it in an archive.
+
+    Parameters
+    ----------
+    model, inputs, output
+        As for :func:`onnxinfo.analyze`.
+    labels
+        The right classes, see :func:`onnxinfo.open_samples`.
+    **options
+        Of :func:`onnxinfo.analyze` (preprocessing, ``limit``, ``run``, ``device``, ``seed``, ...).
+
+    Raises
+    ------
+    UsageError, InputError
+        As :class:`Robustness` and :func:`onnxinfo.analyze`; nothing is written.
+    """
+    from .run import analyze
+
+    loaded = load(model)
+    scores = score_tensor(loaded)
+    select_layers(list_layers(loaded, options.get("perturb")), [scores])
+    result = analyze(loaded, inputs, output, labels=labels, layers=[scores], metrics=["robustness"], **options)
+    with open_archive(result.archive) as archive:
+        found = archive[result.run].values("robustness")
+    kept = found["value"][0][found["converged"][0]]
+    return Robust(
+        result,
+        float(kept.mean()) if len(kept) else float("nan"),
+        float(kept.std(ddof=1) / np.sqrt(len(kept))) if len(kept) > 1 else float("nan"),
+        found["value"].shape[1],
+        len(kept),
+        float(found["correct"][0].mean()),
+    )
+
+
+class _Standardised(nn.Module):
+    """The scores as a function of the input in standard deviations."""
+
+    def __init__(self, network: Network, unit: Tensor) -> None:
+        super().__init__()
+        self._network, self._unit = network, unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        return self._network(x * self._unit, rows)[0]
+
+
+def _divisor(unit: Tensor) -> Tensor:
+    # What never varies has no standard deviation.
+    return torch.where(unit > 0, unit, torch.ones_like(unit))
+
+
+def _attack(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
+    try:
+        from art.attacks.evasion import CarliniL2Method
+        from art.estimators.classification import PyTorchClassifier
+    except ImportError:
+        raise UsageError(
+            "robustness needs the Adversarial Robustness Toolbox; install it by: pip install 'onnxinfo[robustness]'"
+        ) from None
+    unit = _divisor(job.unit)
+    some = np.unique(np.linspace(0, len(job.feeds) - 1, min(len(job.feeds), UNIT_SAMPLES)).astype(int)).tolist()
+    shown = job.inputs(some)[0] / unit
+    classifier = PyTorchClassifier(
+        model=_Standardised(network, unit),
+        loss=nn.CrossEntropyLoss(),
+        input_shape=job.shape,
+        nb_classes=classes,
+        clip_values=(float(shown.min()), float(shown.max())),
+        device_type="gpu" if job.device.type == "cuda" else "cpu",
+    )
+    attack = CarliniL2Method(
+        classifier,
+        targeted=True,
+        binary_search_steps=SEARCH_STEPS,
+        max_iter=ITERATIONS,
+        initial_const=CONSTANT,
+        learning_rate=RATE,
+        batch_size=job.chunk,
+        verbose=False,
+    )
+    return attack, classifier
+
+
+def _wrong_classes(scores: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The most probable wrong classes of every sample, (S, at most TARGETS)."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    wrong = np.stack([row[row != label] for row, label in zip(order, labels, strict=True)])
+    return wrong[:, :TARGETS]
+
+
+def _summary(
+    norms: npt.NDArray[Any], scores: npt.NDArray[Any], labels: npt.NDArray[np.int64]
+) -> dict[str, npt.NDArray[Any]]:
+    reached = np.isfinite(norms).sum(1)
+    total = np.where(reached > 0, np.nansum(norms, axis=1, dtype=np.float64), np.nan)
+    return {
+        "value": total / np.maximum(reached, 1),
+        "stderr": np.zeros(len(norms)),
+        "converged": reached == norms.shape[1],
+        "targets": np.full(len(norms), norms.shape[1]),
+        "reached": reached,
+        "smallest": np.where(np.isnan(norms), np.inf, norms).min(1).astype(np.float64),
+        "correct": scores.argmax(1) == labels,
+    }

@@ -1,0 +1,230 @@
+"""Reconstruction uncertainty: against closed forms and a general optimiser; decoders of every kind of input."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+import onnxinfo
+from onnxinfo.errors import InputError, UsageError
+from onnxinfo.metrics.decoder import Decoder, Plan
+from onnxinfo.metrics.decoder_store import DecoderKey, load_decoder, save_decoder
+from onnxinfo.metrics.decoder_training import DecoderSettings, Trained
+from onnxinfo.metrics.network import Network
+from onnxinfo.metrics.noise import ENTROPY, make_tie
+from onnxinfo.metrics.probe import Feature
+from onnxinfo.metrics.reconstruction import Reconstruction
+from onnxinfo.metrics.ru import solve_ru
+from onnxinfo.metrics.sid import linearise
+from onnxinfo.models import path
+
+MODEL, IMAGES = path("digits-cnn.onnx"), f"{path('digits.npz')}:images"
+ALPHA = 1.5e-4
+
+
+class Matrix(torch.nn.Module):
+    """A linear layer as an analyzed network, or as a decoder."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.as_tensor(weight, dtype=torch.float32), requires_grad=False)
+
+    def forward(self, x):
+        return x @ self.weight.T
+
+
+def linear_case(units=12, features=8, seed=0):
+    random = np.random.default_rng(seed)
+    return random.normal(size=(features, units)), random.normal(size=(units, features)) / features
+
+
+def solved(encoder, decoder, *, samples=1, cap=1e9, center="reconstruction", decode=None):
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Matrix(encoder)
+
+        def forward(self, x):
+            return (self.inner(x),)
+
+    network = Network(torch.fx.symbolic_trace(Encoder()))
+    units = encoder.shape[1]
+    x, rows, unit = torch.zeros(samples, units), torch.arange(samples), torch.ones(units)
+    streams = [torch.Generator().manual_seed(i) for i in range(3)]
+    start = linearise(network, x, unit, rows, streams[2])[0]
+    feature = Feature(network.part([0]), x, unit, rows, streams[0], streams[1], 4096)
+    tie = make_tie("unit", (units,), ("feature",))
+    target = ALPHA * start.normalizer
+    return solve_ru(Reconstruction(feature, decode or Matrix(decoder), center), start, target, tie, cap), start
+
+
+def by_scipy(encoder, decoder, normalizer):
+    """Maximal mean H of the linear problem: concave in s, on the simplex sum_j c_j s_j = alpha D by a softmax."""
+    gains, costs = (decoder @ encoder) ** 2, (encoder**2).sum(0)
+
+    def negative(z):
+        share = np.exp(z - z.max())
+        s = ALPHA * normalizer * share / share.sum() / costs
+        return -0.5 * np.log(gains @ s).mean()
+
+    starts = (np.random.default_rng(i).normal(size=len(costs)) for i in range(3))
+    return -min(minimize(negative, z, method="BFGS", options={"maxiter": 3000}).fun for z in starts) + ENTROPY
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_linear_encoder_and_decoder_against_a_convex_solver(seed):
+    encoder, decoder = linear_case(seed=seed)
+    solution, start = solved(encoder, decoder, samples=64)
+    expected = by_scipy(encoder, decoder, float(start.normalizer[0]))
+    assert float(solution.entropy.mean()) == pytest.approx(expected, abs=0.01)
+    assert float(solution.certificate.ratio.mean()) == pytest.approx(1, abs=0.02)
+
+
+def test_a_decoder_that_inverts_recovers_as_well_as_is_computed():
+    """With an orthogonal layer and its inverse, xhat = x + sigma*delta: RU is SID, at the floor."""
+    matrix = np.linalg.qr(np.random.default_rng(0).normal(size=(64, 64)))[0]
+    solution, _ = solved(matrix, matrix.T, samples=16)
+    assert float(solution.entropy.mean()) == pytest.approx(0.5 * np.log(ALPHA) + ENTROPY, abs=0.02)
+
+
+def test_the_sum_of_the_input_recovers_no_unit():
+    """The paper's toy: from f = sum_i x_i all units are reconstructed alike, however they are."""
+    encoder, decoder = np.ones((1, 24)), np.full((24, 1), 1 / 24)
+    solution, start = solved(encoder, decoder, samples=32)
+    variance = ALPHA * float(start.normalizer[0]) / 24**2
+    assert float(solution.entropy.mean()) == pytest.approx(0.5 * np.log(variance) + ENTROPY, abs=0.02)
+    assert float(solution.entropy.std()) < 0.15
+
+
+def test_the_center_counts_the_decoder_s_own_error_or_not():
+    class Off(Matrix):
+        def forward(self, x):
+            return super().forward(x) + 2
+
+    encoder, decoder = linear_case()
+    from_input, _ = solved(encoder, decoder, samples=8, center="input", decode=Off(decoder))
+    from_reconstruction, _ = solved(encoder, decoder, samples=8, decode=Off(decoder))
+    assert float(from_input.entropy.mean()) == pytest.approx(np.log(2) + ENTROPY, abs=0.01)
+    assert float(from_reconstruction.entropy.mean()) < 0
+
+
+@pytest.mark.parametrize(
+    ("feature", "sample", "axes"),
+    [
+        ((8, 16, 16), (3, 32, 32), ("channel", "y", "x")),
+        ((16, 16, 8), (32, 32, 3), ("y", "x", "channel")),
+        ((8, 5, 7), (1, 37, 50), ("channel", "y", "x")),
+        ((10,), (3, 32, 32), ("channel", "y", "x")),
+        ((17, 12), (3, 32, 32), ("channel", "y", "x")),
+        ((3, 5, 4, 2), (1, 8, 8), ("channel", "y", "x")),
+        ((6, 25), (2, 100), ("channel", "time")),
+        ((5, 12), (20, 8), ("position", "embedding")),
+        ((9,), (13,), ("feature",)),
+        ((4, 4, 4, 4), (1, 8, 8, 8), ("channel", "z", "y", "x")),
+        ((64, 64, 64), (3, 32, 32), ("channel", "y", "x")),
+    ],
+)
+def test_a_decoder_for_every_feature_and_input(feature, sample, axes):
+    decoder = Decoder(Plan(feature, sample, axes, 8)).eval()
+    values = torch.randn(2, int(np.prod(feature)), generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    shown = decoder(values)
+    assert shown.shape == (2, *sample)
+    shown.square().sum().backward()
+    assert bool((values.grad != 0).any())
+
+
+def test_analysis_trains_keeps_and_reuses_decoders(tmp_path):
+    options = {"limit": 3, "layers": ["relu", "logits"], "metrics": ["sid", "ru"], "decoder_inputs": IMAGES}
+    options |= {"decoder_width": 8, "decoder_steps": 60, "decoders": tmp_path / "kept"}
+    stages = []
+    onnxinfo.analyze(MODEL, IMAGES, tmp_path / "a.h5", progress=lambda p: stages.append(p.stage), **options)
+    assert "decoder" in stages
+    stored = onnxinfo.list_decoders(tmp_path / "kept")
+    assert {each.tensor for each in stored} == {"relu", "logits"}
+    again = []
+    onnxinfo.analyze(MODEL, IMAGES, tmp_path / "b.h5", progress=lambda p: again.append(p.stage), **options)
+    assert "decoder" not in again
+    with onnxinfo.open(tmp_path / "a.h5") as a, onnxinfo.open(tmp_path / "b.h5") as b:
+        first, second = a["digits-cnn"], b["digits-cnn"]
+        numbers = first.values("ru")
+        assert (numbers["value"] == second.values("ru")["value"]).all()
+        assert (np.abs(numbers["ratio"] - 1) < 0.1 + 3 * numbers["ratio_stderr"]).all()
+        error = {each.tensor: each.error for each in stored}
+        assert numbers["decoder_error"][:, 0].tolist() == [error["relu"], error["logits"]]
+        assert first.maps("ru", 0).shape == (3, 1, 8, 8)
+        assert first.recipe["ru_center"] == "input"
+    described = json.loads(onnxinfo.describe_decoder(tmp_path / "kept", "relu"))
+    assert described[0]["plan"]["width"] == 8
+    with pytest.raises(UsageError, match=r"no decoder of layer 'rely'.*relu"):
+        onnxinfo.describe_decoder(tmp_path / "kept", "rely")
+
+
+def test_a_decoder_no_better_than_the_mean_is_marked(tmp_path):
+    random = np.random.default_rng(0)
+    options = {"layers": ["logits"], "metrics": ["ru"], "decoder_width": 2, "decoder_steps": 2, "std": 1.0}
+    onnxinfo.analyze(MODEL, random.normal(size=(8, 1, 8, 8)).astype(np.float32), tmp_path / "a.h5", **options)
+    with onnxinfo.open(tmp_path / "a.h5") as archive:
+        numbers = archive["digits-cnn"].values("ru")
+    assert (numbers["decoder_error"] >= 1).all()
+    assert not numbers["converged"].any()
+
+
+@pytest.fixture
+def kept(tmp_path):
+    plan = Plan((4, 4, 4), (1, 8, 8), ("channel", "y", "x"), 4)
+    key = DecoderKey("ab" * 32, "relu", "x", "cd" * 32, DecoderSettings(width=4), plan)
+    save_decoder(tmp_path, key, Trained(Decoder(plan), 0.5, 10))
+    return tmp_path, key
+
+
+def test_a_kept_decoder_is_the_same(kept):
+    folder, key = kept
+    trained = load_decoder(folder, key)
+    assert (trained.error, trained.steps) == (0.5, 10)
+    other = DecoderKey("ef" * 32, "relu", "x", "cd" * 32, key.settings, key.plan)
+    assert load_decoder(folder, other) is None
+    # Somebody else's decoder under this one's name.
+    for ending in ("json", "safetensors"):
+        (folder / f"{key.stem}.{ending}").rename(folder / f"{other.stem}.{ending}")
+    with pytest.raises(InputError, match="is for another model_sha256"):
+        load_decoder(folder, other)
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "reason"),
+    [
+        ("safetensors", b"", "not as large"),
+        ("safetensors", b"\xff" * 12_000, "as large|cannot be read"),
+        ("json", b"{", "cannot be read"),
+        ("json", b"[" * 100_000, "describes no decoder"),
+        ("json", b'{"format": "onnxinfo-decoder", "format_version": 9}', "format version 9"),
+        (
+            "json",
+            b'{"format": "onnxinfo-decoder", "format_version": 1, "error": 1e999, "steps": 1}',
+            "validation error",
+        ),
+    ],
+)
+def test_a_damaged_decoder_is_named(kept, ending, content, reason):
+    folder, key = kept
+    (folder / f"{key.stem}.{ending}").write_bytes(content)
+    with pytest.raises(InputError, match=reason) as caught:
+        load_decoder(folder, key)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_header_of_weights_is_an_error_or_the_weights(kept):
+    folder, key = kept
+    weights = folder / f"{key.stem}.safetensors"
+    data = bytearray(weights.read_bytes())
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(data)
+        damaged[int(random.integers(0, 2000))] = int(random.integers(0, 256))
+        weights.write_bytes(damaged)
+        # Any other exception fails the test.
+        with contextlib.suppress(InputError):
+            assert load_decoder(folder, key) is not None
