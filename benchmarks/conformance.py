@@ -106,6 +106,18 @@ def _refusing(function: Callable[[Any], Any], argument: Any) -> Any:
         raise RefusalError(f"{type(error).__name__}: {error}") from error
 
 
+class WholeRunner(Runner):  # type: ignore[misc]
+    """ONNX's runner, which takes the elements of sequences apart and fails where they have no axes."""
+
+    @classmethod
+    def assert_similar_outputs(
+        cls, ref_outputs: Any, outputs: Any, rtol: float, atol: float, model_dir: str | None = None
+    ) -> None:
+        if isinstance(ref_outputs, np.ndarray):
+            ref_outputs, outputs = [ref_outputs], [np.asarray(outputs)]
+        super().assert_similar_outputs(ref_outputs, outputs, rtol, atol, model_dir)
+
+
 @dataclass
 class Tally:
     """What an engine did with the cases."""
@@ -117,7 +129,7 @@ class Tally:
 
 def cases(backend: type[Backend], only: str) -> Iterator[tuple[str, Callable[[], None]]]:
     """Iterate over the names of the cases and the functions that run them."""
-    for class_name, case in Runner(backend).test_cases.items():
+    for class_name, case in WholeRunner(backend).test_cases.items():
         if class_name not in {f"OnnxBackend{category}ModelTest" for category in _CATEGORIES}:
             continue
         for name in dir(case):

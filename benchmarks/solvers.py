@@ -1,8 +1,10 @@
 """The solver against the paper's optimiser on trained ResNet-20s: mean H at the met constraint, and time, in one run.
 
-    python benchmarks/sid_solver.py --models MODELS --data cifar10.npz:x_test
+    python benchmarks/solvers.py --models MODELS --data cifar10.npz:x_test
+    python benchmarks/solvers.py --models MODELS --data cifar10.npz:x_test --metric ru --decoders DIR \
+        --decoder-data cifar10.npz:x_train
 
-Both solvers start from the same D. The ratio is measured by each cell's certificate, with noise that neither has seen.
+Both solvers start from the same D, and for ru use the same decoders, trained beforehand. The ratio is measured by each cell's certificate, with noise that neither has seen.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def measure(model: Path, layer: str, inputs: str, solver: str, arguments: argpar
     started = []
 
     def note(progress: onnxinfo.Progress) -> None:
-        if progress.done == 0:
+        if progress.done == 0 and progress.stage == arguments.metric:
             started.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
@@ -44,6 +46,11 @@ def measure(model: Path, layer: str, inputs: str, solver: str, arguments: argpar
             limit=arguments.images,
             preset="imagenet",
             normalizer="image",
+            metrics=[arguments.metric],
+            center=arguments.center,
+            decoders=arguments.decoders,
+            decoder_inputs=arguments.decoder_data if arguments.metric == "ru" else None,
+            decoder_limit=5000,
             solver=solver,
             seed=arguments.seed,
             device=arguments.device,
@@ -51,7 +58,7 @@ def measure(model: Path, layer: str, inputs: str, solver: str, arguments: argpar
         )
         seconds = time.perf_counter() - started[0]
         with onnxinfo.open(result.archive) as archive:
-            values = archive[result.run].values("sid")
+            values = archive[result.run].values(arguments.metric)
         return {
             "H": float(values["value"].mean()),
             "ratio": float(values["ratio"].mean()),
@@ -68,6 +75,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--metric", choices=["sid", "ru"], default="sid")
+    parser.add_argument("--center", choices=["input", "reconstruction"], default="input")
+    parser.add_argument("--decoders", type=Path, default=Path("decoders"), help="folder that keeps them")
+    parser.add_argument("--decoder-data", help="FILE.npz:key of training images for the decoders of ru")
     parser.add_argument("--opsets", nargs="+", default=["13", "20"])
     arguments = parser.parse_args()
     device = torch.cuda.get_device_name() if arguments.device != "cpu" else f"{platform.machine()}"
