@@ -32,6 +32,9 @@ from .format import (
 from .reading import Run
 from .storage import create_file
 
+# Stands for the date of a run whose attribute was lost.
+UNKNOWN = "unknown"
+
 
 @dataclass(frozen=True)
 class LostCell:
@@ -93,7 +96,7 @@ def copy_run(run: Run, file: h5py.File, name: str) -> list[LostCell]:
     """
     if run.compression not in COMPRESSION:
         raise ArchiveError(f"run '{run.name}' has unknown compression '{run.compression}'; it is damaged")
-    group = create_run(file, name, schema_of(run), compression=run.compression, created=run.created)
+    group = create_run(file, name, schema_of(run), compression=run.compression, created=run.created or UNKNOWN)
     lost: list[LostCell] = []
     for metric in run.metrics:
         lost += _copy_metric(run, metric.name, group)

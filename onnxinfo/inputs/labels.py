@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ def _encode(values: npt.NDArray[Any], count: int, what: str) -> tuple[npt.NDArra
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "replace")
     if values.dtype.kind == "U":
+        codes = np.ascontiguousarray(values).view(values.dtype.byteorder + "u4")
+        if (codes > sys.maxunicode).any():
+            raise InputError(f"{what}: text that is not Unicode; the file is damaged")
         texts = [str(value).strip() for value in values]
         if all(text.removeprefix("-").isdecimal() and len(text) < 19 for text in texts):
             return np.array([int(text) for text in texts], dtype=np.int64), []

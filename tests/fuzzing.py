@@ -1,0 +1,217 @@
+"""Damaging files by chance and by design, and watching what reads them: time, memory and how it ends.
+
+Cases are numbered: the same number makes the same case.
+"""
+
+import multiprocessing
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onnxinfo.archive.storage import SUPERBLOCK_SIZE, lookup3
+
+# What a case may take; processor time, because the machine may be busy with something else.
+CPU_SECONDS = 10
+WALL_SECONDS = 300
+MEMORY_BYTES = 2 << 30
+# Address space beyond which a worker cannot go, so that a failing case does not take the machine along.
+CEILING_BYTES = 12 << 30
+
+context = multiprocessing.get_context("forkserver")
+
+INTERESTING = [
+    *(value.to_bytes(8, "little") for value in (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, 2**64 - 1)),
+    *(value.to_bytes(4, "little") for value in (0, 1, 255, 2**16, 2**31 - 1, 2**32 - 1)),
+    *(value.to_bytes(4, "big") for value in (1, 2**16, 2**31 - 1, 2**32 - 1)),
+    *(value.to_bytes(2, "little") for value in (0, 1, 255, 256, 2**15, 2**16 - 1)),
+    *(bytes([value]) for value in (0, 1, 7, 127, 128, 255)),
+]
+
+
+def mutate(data: bytes, chance: random.Random, blocks: list[tuple[int, int]] = ()) -> bytes:
+    """Return a damaged copy of `data`; damage prefers `blocks`, (start, end) of what a parser looks at."""
+    changed = bytearray(data)
+    for _ in range(chance.choice([1, 1, 1, 2, 3, 8])):
+        start, end = chance.choice(blocks) if blocks and chance.random() < 0.8 else (0, len(changed))
+        start, end = min(start, max(0, len(changed) - 1)), min(end, len(changed))
+        at = chance.randrange(start, max(end, start + 1))
+        kind = chance.choice(["bit", "byte", "number", "number", "copy", "zero", "insert", "delete", "cut"])
+        if kind == "bit" and at < len(changed):
+            changed[at] ^= 1 << chance.randrange(8)
+        elif kind == "byte":
+            changed[at : at + 1] = bytes([chance.randrange(256)])
+        elif kind == "number":
+            value = chance.choice(INTERESTING)
+            changed[at : at + len(value)] = value
+        elif kind == "copy":
+            size, other = chance.choice([1, 4, 8, 64, 512]), chance.randrange(max(1, len(changed)))
+            changed[at : at + size] = changed[other : other + size]
+        elif kind == "zero":
+            size = chance.choice([4, 16, 512, 4096])
+            changed[at : at + size] = bytes(len(changed[at : at + size]))
+        elif kind == "insert" and chance.random() < 0.3:
+            changed[at:at] = chance.randbytes(chance.choice([1, 4, 100]))
+        elif kind == "delete" and chance.random() < 0.3:
+            del changed[at : at + chance.choice([1, 4, 100])]
+        elif kind == "cut" and chance.random() < 0.3:
+            del changed[at:]
+    return bytes(changed)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of HDF5 metadata that ends in a checksum: its bytes without it."""
+
+    start: int
+    end: int
+
+
+# Signature of a block -> its size with the checksum, as far as it is the same in all files of this format.
+_FIXED = {b"FRHP": 146, b"FAHD": 28, b"BTHD": 38}
+
+
+def hdf5_blocks(data: bytes) -> list[Block]:
+    """Return the metadata blocks of an HDF5 file that end in a checksum which holds."""
+    found = [Block(0, SUPERBLOCK_SIZE - 4)]
+    at = data.find(b"OHDR")
+    while at >= 0:
+        found.append(Block(at, _header_end(data, at)))
+        at = data.find(b"OHDR", at + 4)
+    for signature, size in _FIXED.items():
+        at = data.find(signature)
+        while at >= 0:
+            found.append(Block(at, at + size - 4))
+            at = data.find(signature, at + 4)
+    for signature in (b"OCHK", b"FADB", b"FHDB", b"BTLF", b"BTIN"):
+        at = data.find(signature)
+        while at >= 0:
+            found += _by_trial(data, at)
+            at = data.find(signature, at + 4)
+    return [block for block in found if _holds(data, block)]
+
+
+def _header_end(data: bytes, at: int) -> int:
+    flags = data[at + 5]
+    position = at + 6 + (16 if flags & 32 else 0) + (4 if flags & 16 else 0)
+    width = 1 << (flags & 3)
+    return position + width + int.from_bytes(data[position : position + width], "little")
+
+
+def _by_trial(data: bytes, at: int) -> list[Block]:
+    """The block that begins at `at`, of at most 1,024 bytes: its size is where a checksum holds."""
+    for end in range(at + 8, min(at + 1024, len(data) - 4)):
+        if _holds(data, Block(at, end)):
+            return [Block(at, end)]
+    return []
+
+
+def _holds(data: bytes, block: Block) -> bool:
+    stored = data[block.end : block.end + 4]
+    return len(stored) == 4 and lookup3(data[block.start : block.end]).to_bytes(4, "little") == stored
+
+
+def seal(data: bytes, blocks: list[Block]) -> bytes:
+    """Make the checksums of blocks hold again, as somebody would who means harm."""
+    sealed = bytearray(data)
+    for block in blocks:
+        if block.end + 4 <= len(sealed):
+            sealed[block.end : block.end + 4] = lookup3(bytes(sealed[block.start : block.end])).to_bytes(4, "little")
+    return bytes(sealed)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case ended: what it returned, or what is wrong."""
+
+    case: object
+    said: str = ""
+    failure: str = ""
+
+
+@dataclass
+class Watch:
+    """Runs cases in a process of its own, which is replaced when it is lost.
+
+    Attributes
+    ----------
+    work
+        Called with a case and a folder; returns a text, raises when the case shows a fault.
+    """
+
+    work: object
+    folder: Path
+    worst_seconds: float = 0.0
+    worst_bytes: int = 0
+    _process: object = field(default=None, init=False)
+    _pipe: object = field(default=None, init=False)
+
+    def run(self, case: object) -> Outcome:
+        """Run one case."""
+        if self._process is None:
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs, self.work, self.folder), daemon=True)
+            self._process.start()
+            theirs.close()
+            self._pipe.recv()
+        began, before = time.monotonic(), self._cpu()
+        self._pipe.send(case)
+        while not self._pipe.poll(0.25):
+            if self._cpu() - before > CPU_SECONDS or time.monotonic() - began > WALL_SECONDS:
+                self.close()
+                return Outcome(case, failure="hangs")
+        try:
+            said, failure, taken = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            code = self._process.exitcode
+            self.close()
+            return Outcome(case, failure=f"the process ended with {code}")
+        seconds = self._cpu() - before
+        self.worst_seconds, self.worst_bytes = max(self.worst_seconds, seconds), max(self.worst_bytes, taken)
+        if taken > MEMORY_BYTES:
+            self.close()
+            failure = failure or f"took {taken >> 20} MiB"
+        if seconds > CPU_SECONDS:
+            failure = failure or f"took {seconds:.1f} s"
+        return Outcome(case, said, failure)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+            self._process = None
+
+    def _cpu(self) -> float:
+        import os
+
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _serve(pipe: object, work: object, folder: Path) -> None:
+    import resource
+    import traceback
+
+    resource.setrlimit(resource.RLIMIT_AS, (CEILING_BYTES, CEILING_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Everything that is imported on demand counts as what was there before.
+    work(None, folder)
+    pipe.send("ready")
+    while True:
+        case = pipe.recv()
+        before = _peak()
+        said = failure = ""
+        try:
+            said = work(case, folder)
+        except BaseException:
+            failure = traceback.format_exc()
+        pipe.send((said, failure, _peak() - before))
+
+
+def _peak() -> int:
+    """Largest address space the process had so far, in bytes: also what was only asked for counts."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmPeak:")[2].split()[0]) << 10
