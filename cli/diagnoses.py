@@ -1,0 +1,142 @@
+"""``rescale``, ``coherency``, ``prune`` and ``robustness``: the paper's diagnoses of a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import preprocessing, selection
+from .progress import live
+from .tables import FORMATS, print_rows
+
+COLUMNS = ("layer", "metric", "rescaled", "before", "after", "difference", "ratio", "samples")
+_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+_seed = click.option("--seed", type=int, default=0, show_default=True, help="Of all noise.")
+_inputs = click.option("--inputs", required=True, metavar="SPEC", help="Samples, as for 'onnxinfo analyze'.")
+_archive = click.option("-o", "--output", required=True, type=click.Path(), help="The archive.")
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace finished runs of the same names.")
+_model_out = click.option("-o", "--output", required=True, metavar="OUT.onnx", help="The model written.")
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@_model_out
+@click.option("--factor", type=float, default=4.0, show_default=True, help="Divides a layer, multiplies the next.")
+@selection
+@click.pass_obj
+def rescale(
+    settings: dict[str, Any],
+    model: str,
+    output: str,
+    factor: float,
+    layers: tuple[str, ...],
+    exclude: tuple[str, ...],
+) -> None:
+    r"""Rescale neighbouring layers of MODEL against each other: the same outputs from other parameters.
+
+    Every pair of layers that only ReLU, pooling and the like separate, or those whose tensors in between are chosen.
+
+    \b
+    Example:
+      onnxinfo rescale resnet20.onnx --factor 4 -o rescaled.onnx
+    """
+    from onnxinfo import load, save
+    from onnxinfo import rescale as rescale_layers
+    from onnxinfo.graph.rescale import select_pairs
+
+    loaded = load(model)
+    save(rescale_layers(loaded, factor, layers, exclude), output)
+    if not settings["quiet"]:
+        click.echo(f"{output}: {len(select_pairs(loaded, layers, exclude))} pairs of layers rescaled by {factor:g}")
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@_inputs
+@_archive
+@click.option("--factor", type=float, default=4.0, show_default=True, help="Divides a layer, multiplies the next.")
+@click.option("--pairs", multiple=True, metavar="P", help="Tensors between the layers rescaled; default: all.")
+@selection
+@click.option(
+    "--metric", "metrics", multiple=True, default=["sid", "gradient", "gradcam"], show_default=True,
+    help="Metric or baseline; repeatable.",
+)  # fmt: skip
+@preprocessing
+@_device
+@_seed
+@_overwrite
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.pass_obj
+def coherency(settings: dict[str, Any], model: str, inputs: str, output: str, format: str, **options: Any) -> None:
+    r"""Tabulate how metrics and baselines of each layer change when MODEL's layers are rescaled.
+
+    The archive gets the runs 'original' and 'rescaled'.
+
+    \b
+    Example:
+      onnxinfo coherency resnet20.onnx --inputs images/ --preset imagenet --limit 8 -o coherency.h5
+    """
+    from onnxinfo import coherency as compare_rescaled
+
+    with live(quiet=settings["quiet"], output=output) as report:
+        found = compare_rescaled(model, inputs, output, progress=report, **options)
+    rows = [{name: getattr(change, name) for name in COLUMNS} for change in found.changes]
+    print_rows(rows, COLUMNS, format)
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@_model_out
+@click.option("--keep", type=float, required=True, metavar="SHARE", help="Share of the weights kept, such as 0.38.")
+@click.option(
+    "--scope", type=click.Choice(["global", "layer"]), default="global", show_default=True,
+    help="One threshold for all weights, or the same share of each layer.",
+)  # fmt: skip
+@click.pass_obj
+def prune(settings: dict[str, Any], model: str, output: str, keep: float, scope: str) -> None:
+    r"""Set the smallest weights of MODEL to zero.
+
+    The share that is kept is recorded in the metadata of the model written.
+
+    \b
+    Example:
+      onnxinfo prune resnet20.onnx --keep 0.38 -o pruned.onnx
+    """
+    from onnxinfo import prune as prune_weights
+    from onnxinfo import save
+    from onnxinfo.graph.prune import kept_share
+
+    pruned = prune_weights(model, keep, scope=scope)
+    save(pruned, output)
+    if not settings["quiet"]:
+        click.echo(f"{output}: {kept_share(pruned):.2%} of the weights are not zero")
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@_inputs
+@_archive
+@click.option("--run", metavar="NAME", help="Name of the run; default: the model's.")
+@preprocessing
+@_device
+@_overwrite
+@click.pass_obj
+def robustness(settings: dict[str, Any], model: str, inputs: str, output: str, **options: Any) -> None:
+    r"""Measure how far the samples are from MODEL's most probable wrong classes.
+
+    The mean L2 norm, in standard deviations of the input, of the smallest perturbations to the 20 most probable wrong
+    classes (fewer where there are fewer), found by Carlini and Wagner's attack. Needs --labels.
+
+    \b
+    Example:
+      onnxinfo robustness resnet20.onnx --inputs c.npz:x_test --labels c.npz:y_test --limit 32 -o robustness.h5
+    """
+    from onnxinfo import robustness as measure
+
+    if options["labels"] is None:
+        raise click.UsageError("robustness needs to know the right classes; give --labels")
+    with live(quiet=settings["quiet"], output=output) as report:
+        found = measure(model, inputs, output, progress=report, **options)
+    click.echo(f"robustness {found.value:.5f} +- {found.stderr:.5f} standard deviations (mean L2 norm)")
+    click.echo(f"{found.converged} of {found.samples} samples reached every target; accuracy {found.accuracy:.3f}")

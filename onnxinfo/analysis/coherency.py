@@ -1,0 +1,131 @@
+"""Coherency (the paper's Fig. 1): what changes when layers are rescaled so that the network computes the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..archive.reading import Run
+from ..archive.reading import open as open_archive
+from ..errors import UsageError
+from ..graph.model import ModelSource, load
+from ..graph.rescale import rescale, select_pairs
+from .run import analyze
+from .settings import Result
+
+#: Names of the two runs in the archive.
+ORIGINAL, RESCALED = "original", "rescaled"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What rescaling did to one metric of one layer.
+
+    Attributes
+    ----------
+    layer, metric
+        Which.
+    rescaled
+        Whether the layer's feature was divided by the factor.
+    before, after
+        Means over the samples that both runs have a converged value of.
+    stderr
+        Standard error of the mean of ``after - before`` over samples.
+    samples
+        How many those are.
+    """
+
+    layer: str
+    metric: str
+    rescaled: bool
+    before: float
+    after: float
+    stderr: float
+    samples: int
+
+    @property
+    def difference(self) -> float:
+        """``after - before``: near 0 for a coherent metric in nats."""
+        return self.after - self.before
+
+    @property
+    def ratio(self) -> float:
+        """``after / before``: 1 for a coherent measure of size."""
+        return self.after / self.before if self.before else float("nan")
+
+
+@dataclass(frozen=True)
+class Coherency:
+    """Result of :func:`coherency`: the two runs, and every layer's changes in the order of the layers."""
+
+    original: Result
+    rescaled: Result
+    changes: tuple[Change, ...]
+
+
+def coherency(
+    model: ModelSource,
+    inputs: Any,
+    output: str | os.PathLike[str],
+    *,
+    factor: float = 4.0,
+    pairs: Sequence[str] = (),
+    metrics: Sequence[str] = ("sid", "gradient", "gradcam"),
+    **options: Any,
+) -> Coherency:
+    """Compute metrics and baselines of a model before and after the coherency revision.
+
+    Parameters
+    ----------
+    model, inputs, output, metrics
+        As for :func:`onnxinfo.analyze`; the archive gets the runs ``original`` and ``rescaled``.
+    factor
+        See :func:`onnxinfo.rescale`.
+    pairs
+        Patterns for the tensors between the layers that are rescaled; default: all pairs.
+    **options
+        Of :func:`onnxinfo.analyze`.
+
+    Raises
+    ------
+    UsageError
+        No layers can be rescaled, or a run is named; nothing is written.
+    OnnxinfoError
+        As :func:`onnxinfo.analyze`.
+    """
+    if options.pop("run", None) is not None:
+        raise UsageError(f"the runs are called {ORIGINAL} and {RESCALED}; leave out the name")
+    loaded = load(model)
+    changed = rescale(loaded, factor, pairs)
+    divided = {name for pair in select_pairs(loaded, pairs) for name in pair.between}
+    before = analyze(loaded, inputs, output, metrics=metrics, run=ORIGINAL, **options)
+    after = analyze(changed.proto, inputs, output, metrics=metrics, run=RESCALED, **options)
+    with open_archive(output) as archive:
+        runs = archive[ORIGINAL], archive[RESCALED]
+        changes = tuple(
+            _change(runs, metric, i, layer.name in divided)
+            for i, layer in enumerate(runs[0].layers)
+            for metric in metrics
+        )
+    return Coherency(before, after, changes)
+
+
+def _change(runs: tuple[Run, Run], metric: str, layer: int, rescaled: bool) -> Change:
+    values = [run.values(metric) for run in runs]
+    good: npt.NDArray[Any] = values[0]["converged"][layer] & values[1]["converged"][layer]
+    before, after = (each["value"][layer][good] for each in values)
+    count = int(good.sum())
+    return Change(
+        runs[0].layers[layer].name,
+        metric,
+        rescaled,
+        float(before.mean()) if count else float("nan"),
+        float(after.mean()) if count else float("nan"),
+        float((after - before).std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan"),
+        count,
+    )

@@ -1,0 +1,99 @@
+"""Magnitude pruning: the smallest weights of a model set to zero."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import onnx
+
+from ..errors import ModelError, UsageError
+from . import protos
+from .blocks import MATRIX
+from .dataflow import FLOATS, Dataflow
+from .model import Model, ModelSource, load
+
+#: Key in the model's metadata under which is kept what was pruned.
+METADATA = "onnxinfo_pruned"
+SCOPES = ("global", "layer")
+
+
+def prune(model: ModelSource, keep: float, *, scope: str = "global") -> Model:
+    """Keep the share of the weights that is largest in magnitude and set the others to zero.
+
+    Weights are the float initializers of two or more dimensions that convolutions, matrix products, recurrent layers
+    and attention read. Biases and normalisations stay as they are.
+
+    Parameters
+    ----------
+    model
+        See :func:`onnxinfo.load`.
+    keep
+        Share of the weights that is kept, above 0 and at most 1. Of weights as large as the smallest one kept, those
+        that come first in the file are.
+    scope
+        ``global``: one threshold for the whole model; ``layer``: the same share of every initializer.
+
+    Returns
+    -------
+    Model
+        The pruned model. Its metadata has, as JSON under ``onnxinfo_pruned``, ``keep`` and ``scope`` as given,
+        ``weights``, how many there are, and ``kept``, the share of them that is not zero.
+
+    Raises
+    ------
+    UsageError
+        The share or the scope is not usable.
+    ModelError
+        The model cannot be loaded, or has no weights in initializers.
+    """
+    if not (math.isfinite(keep) and 0 < keep <= 1):
+        raise UsageError(f"keep {keep} is not usable: give a share above 0 and at most 1, such as 0.38")
+    if scope not in SCOPES:
+        raise UsageError(f"scope '{scope}' is unknown: use {' or '.join(SCOPES)}")
+    loaded = load(model)
+    proto = protos.copy_into(onnx.ModelProto(), loaded.proto)
+    tensors = _weights(Dataflow(proto.graph))
+    if not tensors:
+        raise ModelError("the model has no float weights in initializers that could be pruned")
+    for group in [tensors] if scope == "global" else [[tensor] for tensor in tensors]:
+        _prune(group, keep)
+    count = sum(math.prod(tensor.dims) for tensor in tensors)
+    left = sum(np.count_nonzero(onnx.numpy_helper.to_array(tensor)) for tensor in tensors)
+    record = {"keep": keep, "scope": scope, "weights": count, "kept": left / count}
+    for entry in [entry for entry in proto.metadata_props if entry.key == METADATA]:
+        proto.metadata_props.remove(entry)
+    proto.metadata_props.add(key=METADATA, value=json.dumps(record))
+    return dataclasses.replace(loaded, proto=proto)
+
+
+def kept_share(model: ModelSource) -> float:
+    """Share of the weights that is not zero, as :func:`prune` recorded it; 1 for a model that was not pruned."""
+    for entry in load(model).proto.metadata_props:
+        if entry.key == METADATA:
+            return float(json.loads(entry.value)["kept"])
+    return 1.0
+
+
+def _weights(flow: Dataflow) -> list[onnx.TensorProto]:
+    """Initializers that matrix operators read, in the order of the graph's nodes."""
+    names = [name for i, node in enumerate(flow.nodes) if node.op_type in MATRIX for name in flow.needs[i]]
+    found = (flow.initializers[name] for name in dict.fromkeys(names) if name in flow.initializers)
+    return [tensor for tensor in found if tensor.data_type in FLOATS and len(tensor.dims) > 1]
+
+
+def _prune(tensors: list[onnx.TensorProto], keep: float) -> None:
+    arrays = [onnx.numpy_helper.to_array(tensor) for tensor in tensors]
+    magnitudes = np.concatenate([np.abs(array.astype(np.float32)).ravel() for array in arrays])
+    kept = max(1, round(keep * len(magnitudes)))
+    stays = np.zeros(len(magnitudes), dtype=bool)
+    threshold = np.partition(magnitudes, len(magnitudes) - kept)[len(magnitudes) - kept]
+    stays[magnitudes > threshold] = True
+    stays[np.nonzero(magnitudes == threshold)[0][: kept - int(stays.sum())]] = True
+    start = 0
+    for tensor, array in zip(tensors, arrays, strict=True):
+        mask = stays[start : start + array.size].reshape(array.shape)
+        start += array.size
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.where(mask, array, np.zeros_like(array)), tensor.name))
