@@ -4,7 +4,8 @@
     python benchmarks/solvers.py --models MODELS --data cifar10.npz:x_test --metric ru --decoders DIR \
         --decoder-data cifar10.npz:x_train
 
-Both solvers start from the same D, and for ru use the same decoders, trained beforehand. The ratio is measured by each cell's certificate, with noise that neither has seen.
+Both solvers start from the same D, and for ru use the same decoders, trained beforehand. The ratio is measured by each
+cell's certificate, with noise that neither has seen.
 """
 
 from __future__ import annotations

@@ -87,13 +87,24 @@ def verdict(ratio: Tensor, ratio_stderr: Tensor, power: Tensor, power_stderr: Te
     return Certificate(ratio, ratio_stderr, residual, residual_stderr, met & (optimal | ~bound) & ratio.isfinite())
 
 
-def refine(feature: Feature, sigma: Tensor, deviations: Tensor) -> Tensor:
-    """Add deviations (noises, S) from fresh noise until their mean is known to two percent, or no more are allowed."""
-    while len(deviations) < RATIO_NOISES:
+def refine(feature: Feature, sigma: Tensor, deviations: Tensor, effort: int = 1) -> Tensor:
+    """Add deviations (noises, S) from fresh noise until their mean is known to two percent, or no more are allowed.
+
+    Parameters
+    ----------
+    feature, sigma
+        The layer, and noise scales (S, n).
+    deviations
+        Those that are there already.
+    effort
+        How many times as many noises are the least and the most.
+    """
+    least, most = effort * LEAST_RATIO_NOISES, effort * RATIO_NOISES
+    while len(deviations) < most:
         mean, stderr = mean_and_stderr(deviations)
         typical = float((stderr / mean.clamp(min=torch.finfo(mean.dtype).tiny)).mean())
-        wanted = max(LEAST_RATIO_NOISES, math.ceil(len(deviations) * (typical / RATIO_STDERR) ** 2))
-        more = min(wanted, RATIO_NOISES, 4 * len(deviations)) - len(deviations)
+        wanted = max(least, math.ceil(len(deviations) * (typical / RATIO_STDERR) ** 2))
+        more = min(wanted, most, 4 * len(deviations)) - len(deviations)
         if more <= 0:
             break
         deviations = torch.cat([deviations, feature.deviations(sigma, more + more % 2)])

@@ -113,7 +113,7 @@ class Problem:
         """Meet the constraint with as much noise as that takes."""
         for _ in range(3):
             sigma, feature = self.sigma(scales), self.reconstruction.feature
-            scales = self.rescale(scales, refine(feature, sigma, feature.deviations(sigma, WEIGHT_NOISES)))
+            scales = self.rescale(scales, refine(feature, sigma, feature.deviations(sigma, WEIGHT_NOISES), self.effort))
         return scales
 
     def climb(self, scales: Tensor) -> Tensor:

@@ -273,7 +273,8 @@ class _Problem:
             correction = better
             if float(change.square().mean()) < PASS_GAIN:
                 break
-        deviations = refine(self.feature, self.sigma(scales), self.feature.deviations(self.sigma(scales), PASS_NOISES))
+        sigma = self.sigma(scales)
+        deviations = refine(self.feature, sigma, self.feature.deviations(sigma, PASS_NOISES), self.effort)
         mean, error = mean_and_stderr(deviations)
         relative_error = error / mean.clamp(min=torch.finfo(mean.dtype).tiny)
         return self.rescale(scales, deviations, exponent), passes, relative_error
