@@ -16,6 +16,8 @@ COMMANDS: dict[str, str] = {
     "decoder": "decoder",
     "query": "query",
     "plot": "plot",
+    "compare": "compare",
+    "annotate": "annotate",
     "runs": "archive",
     "rename": "archive",
     "delete": "archive",

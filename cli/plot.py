@@ -6,29 +6,53 @@ from typing import Any
 
 import click
 
+from .completion import layer_names, run_names
+
 
 @click.command(no_args_is_help=True)
-@click.argument("archives", nargs=-1, required=True, type=click.Path(), metavar="FILE... curve|maps")
+@click.argument("archives", nargs=-1, required=True, type=click.Path(), metavar="FILE... KIND")
 @click.option("-o", "--output", required=True, type=click.Path(), help="The figure: .png, .svg or .pdf.")
-@click.option("--run", multiple=True, metavar="NAME", help="Only this run; repeatable.")
-@click.option("--layers", multiple=True, metavar="P", help="Only layers of this pattern; repeatable.")
+@click.option("--run", multiple=True, metavar="NAME", help="Only this run; repeatable.", shell_complete=run_names)
+@click.option(
+    "--layers", multiple=True, metavar="P", help="Only layers of this pattern; repeatable.", shell_complete=layer_names
+)
 @click.option("--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable.")
-@click.option("--metric", default="sid", show_default=True, help="The metric drawn.")
+@click.option("--metric", multiple=True, help="The metric; for curve and coherency repeatable. Default: sid.")
+@click.option("--against", metavar="METRIC", help="scatter: the metric on the vertical axis. Default: ru.")
+@click.option("--overlay", is_flag=True, default=None, help="maps: over the images instead of alone.")
+@click.option("--spread", type=click.Choice(["stderr", "iqr"]), help="curve: the band. Default: stderr.")
+@click.option("--by", type=click.Choice(["layer", "depth"]), help="compare: how layers are matched. Default: layer.")
+@click.option("--texts", type=click.Path(), help="units: a line of tokens for each sample, or of each feature's name.")
 @click.option("--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True)
 @click.option("--width", type=click.Choice(["column", "page", "slide"]), default="page", show_default=True)
-def plot(archives: tuple[str, ...], **options: Any) -> None:
-    r"""Draw what FILE holds: ``curve`` (a metric by depth) or ``maps`` (samples down, layers across).
+def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
+    r"""Draw what FILE holds.
 
     \b
-    Example:
-      onnxinfo plot demo/digits.h5 curve -o curve.png
-    """
-    from onnxinfo import UsageError, plot_curve, plot_maps
+    KIND is one of
+      curve          metrics by depth with their spread, a line for each run (paper: Figs. 3, 4, 5a)
+      maps           pixel maps: samples down, layers across; alone or over the image
+      difference     pixel maps of a second run minus the first's
+      distribution   the samples' values in each layer
+      certificate    how well values are known: ratio, residual, probes
+      scatter        a metric against another, a point for each layer
+      history        a metric over runs such as epochs, a line for each layer (Fig. 5b)
+      concentration  concentration by layer, and the foregrounds
+      coherency      all metrics side by side: maps and magnitudes (Fig. 1)
+      units          inputs that are no images: tokens, features or series
+      compare        differences between runs with confidence intervals
 
-    kinds = {"curve": plot_curve, "maps": plot_maps}
+    \b
+    Examples:
+      onnxinfo plot result.h5 curve -o curve.png
+      onnxinfo plot a.h5 b.h5 curve --metric sid --theme dark --width slide -o fig3.svg
+      onnxinfo plot result.h5 maps --samples 0-3 --overlay -o maps.pdf
+    """
+    from onnxinfo import UsageError
+    from onnxinfo import plot as draw
+
     *files, kind = archives
-    if kind not in kinds or not files:
-        raise UsageError(f"'{kind}' is no plot: use onnxinfo plot FILE.h5 curve or maps")
-    options["output"] = str(options["output"])
-    drawn = kinds[kind](files, **options)
-    click.echo(drawn)
+    if not files:
+        raise UsageError("give archives, then the kind of plot: onnxinfo plot result.h5 curve -o curve.png")
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    click.echo(draw(files, kind, output, **given))

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..text import printable
 from .figure import SEQUENTIAL, Look, cut, drawing, evenly, look, short_names
 from .query import Names, Paths, select_views
+from .reading_runs import metric_label, nothing_finished
 from .run_view import RunView
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def plot_maps(
     layers: Names = (),
     metric: str = "sid",
     samples: Sequence[str | int] = (),
+    overlay: bool = False,
     theme: str = "light",
     width: str = "page",
 ) -> Path:
@@ -52,6 +54,8 @@ def plot_maps(
         What is drawn, see :func:`onnxinfo.query`; default: evenly spaced layers and samples, as many as are legible.
     metric
         The metric.
+    overlay
+        Lay the maps over the pictures in grey, half transparent, instead of drawing them alone.
     theme
         ``light`` or ``dark``.
     width
@@ -73,7 +77,9 @@ def plot_maps(
     for position, (view, _) in enumerate(select_views(path, run=run, layers=layers, metrics=[metric], samples=samples)):
         if position:
             raise UsageError("maps show one run, and there are several; name one with --run")
-        grid = _Grid(view, metric)
+        if overlay and view.thumbnails is None:
+            raise UsageError(f"run '{printable(view.name)}' has no pictures to lay maps over; leave out --overlay")
+        grid = _Grid(view, metric, overlay)
         with drawing(output, chosen) as figure:
             columns = len(grid.layers) + (grid.pictures is not None)
             cell = chosen.size.width * 0.86 / columns
@@ -82,7 +88,7 @@ def plot_maps(
             axes = figure.subplots(len(grid.samples), columns, squeeze=False)
             mappable = grid.draw(axes, chosen)
             bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.015, extend="both")
-            bar.set_label(f"{metric.upper()}, {view.metrics[0].units} per input unit")
+            bar.set_label(metric_label(view.metrics[0]))
             shown, total = len(grid.samples), view.shape[1]
             if shown < total or len(grid.layers) < view.shape[0]:
                 figure.supxlabel(
@@ -95,21 +101,22 @@ def plot_maps(
 class _Grid:
     """The maps of some layers and samples, read."""
 
-    def __init__(self, view: RunView, metric: str) -> None:
+    def __init__(self, view: RunView, metric: str, overlay: bool) -> None:
         self.view = view
+        self.overlay = overlay
         self.layers = evenly(view.shape[0], MOST_LAYERS)
         self.samples = evenly(view.shape[1], MOST_SAMPLES)
         values = view.values(metric)
         self.converged = values["converged"]
         self.pictures = view.thumbnails
         self.maps = {
-            (layer, sample): _flat(view.map(metric, layer, sample), view.axes)
+            (layer, sample): flat_map(view.map(metric, layer, sample), view.axes)
             for layer in self.layers
             for sample in self.samples
             if values["done"][layer, sample]
         }
         if not self.maps:
-            raise UsageError(f"no cell of metric '{printable(metric)}' is finished; there is nothing to draw")
+            raise nothing_finished(metric)
         shape = next(iter(self.maps.values())).shape
         self.aspect = min(2.0, max(0.35, shape[0] / shape[1]))
         numbers = np.concatenate([map_.ravel() for map_ in self.maps.values()])
@@ -148,8 +155,14 @@ class _Grid:
         if (layer, sample) not in self.maps:
             axes.set_facecolor(chosen.theme.missing)
             return None
+        if self.overlay and self.pictures is not None:
+            grey = self.pictures[sample].mean(axis=-1)
+            # Both have the map's pixels as their coordinates, whatever the picture's size.
+            rows, columns = self.maps[layer, sample].shape
+            axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
         drawn = axes.imshow(
             self.maps[layer, sample],
+            alpha=0.6 if self.overlay else 1.0,
             cmap=SEQUENTIAL,
             vmin=self.low,
             vmax=self.high,
@@ -161,8 +174,8 @@ class _Grid:
         return drawn
 
 
-def _flat(values: npt.NDArray[np.float32], axes: Sequence[str]) -> npt.NDArray[np.float32]:
-    """A map as rows and columns: averaged over channels or embedding, a single axis as one row."""
+def flat_map(values: npt.NDArray[np.float32], axes: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Return a map as rows and columns: averaged over channels or embedding, a single axis as one row."""
     dropped = tuple(i for i, axis in enumerate(axes) if axis in ("channel", "embedding"))
     flat = values.mean(axis=dropped) if dropped else values
     rows: npt.NDArray[np.float32] = flat.reshape(1, -1) if flat.ndim < 2 else flat.reshape(-1, flat.shape[-1])

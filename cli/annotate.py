@@ -1,0 +1,30 @@
+"""``annotate``: metrics in the model file, for viewers of ONNX models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@click.argument("archive", metavar="FILE.h5", type=click.Path())
+@click.option("-o", "--output", required=True, metavar="OUT.onnx", type=click.Path(), help="The model written.")
+@click.option("--run", metavar="NAME", help="The run; may be left out where one only is of MODEL.")
+@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
+@click.pass_obj
+def annotate(settings: dict[str, Any], model: str, archive: str, output: str, **options: Any) -> None:
+    r"""Write MODEL with the metrics in FILE.h5 as properties of its nodes.
+
+    Netron and other viewers show them. The model computes what it computed, to the last bit.
+
+    \b
+    Example:
+      onnxinfo annotate model.onnx result.h5 -o annotated.onnx
+    """
+    from onnxinfo import annotate as write_annotated
+
+    count = write_annotated(model, archive, output, **options)
+    if not settings["quiet"]:
+        click.echo(f"{output}: {count} nodes annotated; open it in Netron and click on a node")

@@ -1,0 +1,48 @@
+"""``compare``: how runs differ, layer by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .completion import layer_names, run_names
+from .tables import FORMATS, print_rows
+
+
+@click.command(no_args_is_help=True)
+@click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE.h5...")
+@click.option("--run", multiple=True, metavar="NAME", help="A run, the first is the base.", shell_complete=run_names)
+@click.option("--layers", multiple=True, metavar="P", help="Only these layers.", shell_complete=layer_names)
+@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
+@click.option("--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable.")
+@click.option(
+    "--by", type=click.Choice(["layer", "depth"]), default="layer", show_default=True, help="Match layers by."
+)
+@click.option("--unpaired", is_flag=True, help="Allow runs on different samples.")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the intervals low to high.")
+@click.option("--top", type=click.IntRange(1), help="Only the N largest differences.")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
+def compare(files: tuple[str, ...], top: int | None, format: str, output: str, **options: Any) -> None:
+    r"""Print how much runs differ from the first one in each layer, largest differences first.
+
+    An interval that does not hold 0 is a difference that the samples bear out. Runs that were not measured alike
+    (alpha, units, normalizer, samples) are refused. 'onnxinfo plot a.h5 b.h5 compare' draws it.
+
+    \b
+    Examples:
+      onnxinfo compare a.h5 b.h5
+      onnxinfo compare a.h5 b.h5 --by depth --top 5 --format markdown
+    """
+    from onnxinfo import compare as compare_runs
+
+    rows = compare_runs(files, **options)[:top]
+    columns = [*rows[0]]
+    if format in ("table", "markdown"):
+        same = {name for name in ("metric", "run", "other", "paired") if len({row[name] for row in rows}) == 1}
+        click.echo(
+            f"{rows[0]['other']} minus {rows[0]['run']}:\n" if "other" in same and output == "-" else "", nl=False
+        )
+        columns = [name for name in columns if name not in same or name == "metric"]
+    print_rows(rows, columns, format, output)

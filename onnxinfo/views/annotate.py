@@ -1,0 +1,101 @@
+"""Metrics in the model file itself, where viewers of ONNX models show them."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .query import Names, Paths, query, select_runs
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ..graph.model import ModelSource
+
+PREFIX = "onnxinfo."
+
+
+def annotate(
+    model: ModelSource, path: Paths, output: str | os.PathLike[str], *, run: str | None = None, metrics: Names = ()
+) -> int:
+    """Write a copy of a model whose nodes carry their layers' metrics, as metadata properties and in the doc string.
+
+    Nothing that is computed changes. Annotations of an earlier call are replaced.
+
+    Parameters
+    ----------
+    model
+        See :func:`onnxinfo.load`.
+    path
+        An archive, or several.
+    output
+        The ONNX file written.
+    run
+        The run; may be left out where only one is of this model.
+    metrics
+        The metrics; all by default.
+
+    Returns
+    -------
+    int
+        How many nodes were annotated.
+
+    Raises
+    ------
+    UsageError
+        No run, or several, are of this model, or the run is of another one.
+    ModelError
+        The model cannot be read or written.
+    ArchiveError
+        The archive cannot be read.
+    """
+    from ..graph.model import load, save
+
+    loaded = load(model)
+    name = _run_of(path, run, loaded.sha256)
+    layers: dict[str, list[dict[str, Any]]] = {}
+    for row in query(path, run=name, metrics=metrics):
+        layers.setdefault(row["layer"], []).append(row)
+    proto = type(loaded.proto)()
+    proto.CopyFrom(loaded.proto)
+    count = 0
+    for node in proto.graph.node:
+        rows = [row for tensor in node.output for row in layers.get(tensor, ())]
+        _write(node, name, rows)
+        count += bool(rows)
+    save(proto, Path(output))
+    return count
+
+
+def _run_of(path: Paths, run: str | None, digest: str) -> str:
+    """Return the name of the run that is of this model."""
+    found = [(each.name, each.recipe.get("model_sha256")) for each, _ in select_runs(path, [run] if run else [])]
+    names = [name for name, recorded in found if recorded == digest]
+    if not names:
+        listed = ", ".join(f"'{name}'" for name, _ in found) or "none"
+        raise UsageError(f"no run is of this model (SHA-256 {digest[:12]}…); the archive has {listed}, of other files")
+    if len(set(names)) > 1 or len(names) > 1:
+        raise UsageError(f"several runs are of this model: {', '.join(names)}; name one with --run")
+    return names[0]
+
+
+def _write(node: onnx.NodeProto, run: str, rows: list[dict[str, Any]]) -> None:
+    kept = [(entry.key, entry.value) for entry in node.metadata_props if not entry.key.startswith(PREFIX)]
+    lines = [line for line in node.doc_string.splitlines() if not line.startswith(PREFIX)]
+    if not rows and len(kept) == len(node.metadata_props):
+        return
+    added = []
+    for row in rows:
+        missing = row["n"] - row["n_converged"]
+        value = f"{row['value']:.4f}" if math.isfinite(row["value"]) else "none converged"
+        text = f"{value} ± {row['stderr']:.4f}" if math.isfinite(row["stderr"]) else value
+        text += f" over {row['n_converged']} samples" + (f", {missing} not converged" if missing else "")
+        added.append((f"{PREFIX}{row['metric']}", text))
+        lines.append(f"{PREFIX}{row['metric']} of {row['layer']} in run {run}: {text}")
+    del node.metadata_props[:]
+    for key, value in [*kept, *added, *([(f"{PREFIX}run", run)] if added else [])]:
+        node.metadata_props.add(key=key, value=value)
+    node.doc_string = "\n".join(lines)

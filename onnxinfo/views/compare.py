@@ -1,0 +1,228 @@
+"""Runs against each other: how much each layer's metric differs, and how surely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UsageError
+from ..text import printable
+from .query import Names, Paths, names_of, select_views
+from .reading_runs import RunValues, run_values
+
+Match = Literal["layer", "depth"]
+Row = dict[str, Any]
+Numbers = npt.NDArray[np.float64]
+
+#: What may differ: the same quantity is measured, if with other noise, another solver or of another network.
+_FREE = frozenset({"model_sha256", "samples_sha256", "seed", "solver", "perturbed"})
+COLUMNS = (
+    *("metric", "layer", "depth", "run", "other", "value", "other_value"),
+    *("difference", "low", "high", "n", "paired"),
+)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A run as it is compared: its numbers by metric, and what has to be equal."""
+
+    name: str
+    samples: tuple[str, ...]
+    samples_sha256: Any
+    metrics: dict[str, RunValues]
+    recipe: dict[str, Any]
+    unit: npt.NDArray[np.float64]
+
+
+def compare(
+    path: Paths,
+    *,
+    run: Names = (),
+    layers: Names = (),
+    metrics: Names = (),
+    samples: Sequence[str | int] = (),
+    by: Match = "layer",
+    unpaired: bool = False,
+    confidence: float = 0.95,
+) -> list[Row]:
+    """Return layerwise differences between the first run and each other one, the largest first.
+
+    Parameters
+    ----------
+    path
+        An archive, or several.
+    run
+        The runs, the one that others are compared with first; all by default.
+    layers, metrics, samples
+        What is compared; see :func:`onnxinfo.query`. By default all that the runs share.
+    by
+        How layers are matched: ``layer``, by name; ``depth``, by relative depth: each layer of the first run with the
+        other run's layer that is nearest to it as a fraction of the whole depth.
+    unpaired
+        Compare runs on different samples, as independent draws. By default these are refused.
+    confidence
+        Of the intervals.
+
+    Returns
+    -------
+    list of dict
+        metric, layer, depth, run, other, value, other_value (means over the samples that converged, in both runs where
+        paired), difference (other minus run), low and high (its confidence interval over samples by Student's t,
+        paired or Welch's; never narrower than the samples' own Monte-Carlo errors), n (samples, the smaller number)
+        and paired. The interval is NaN where there are less than two samples. With ``by="depth"``, also other_layer.
+
+    Raises
+    ------
+    UsageError
+        There are less than two runs, they are not comparable (the message says why), or share no layer.
+    ArchiveError
+        An archive cannot be read.
+    """
+    if not 0 < confidence < 1:
+        raise UsageError(f"confidence={confidence}: a number between 0 and 1 expected, such as 0.95")
+    if by not in ("layer", "depth"):
+        raise UsageError(f"by={by!r}: 'layer' or 'depth' expected")
+    sides = _read(path, run, layers, metrics, samples)
+    if len(sides) < 2:
+        raise UsageError("a comparison is between runs, and there is one; give more archives or runs")
+    first, *others = sides
+    rows = []
+    for other in others:
+        paired = _check(first, other, unpaired)
+        for name in first.metrics:
+            if name in other.metrics:
+                rows += _differences(first, other, name, by, paired, confidence)
+    if not rows:
+        raise UsageError(
+            f"run '{first.name}' shares no layer with {', '.join(repr(each.name) for each in others)}"
+            + ("; match them by depth (--by depth)" if by == "layer" else "")
+        )
+    return sorted(rows, key=lambda row: -abs(row["difference"]) if math.isfinite(row["difference"]) else math.inf)
+
+
+def _read(path: Paths, run: Names, layers: Names, metrics: Names, samples: Sequence[str | int]) -> list[_Side]:
+    sides = []
+    for view, _ in select_views(path, run=run, layers=layers, metrics=metrics, samples=samples):
+        found = {each.name: run_values(view, each.name) for each in view.metrics}
+        sides.append(
+            _Side(
+                printable(view.name),
+                tuple(view.sample_names),
+                view.run.recipe.get("samples_sha256"),
+                {name: each for name, each in found.items() if each.layers},
+                dict(view.run.recipe),
+                view.run.unit,
+            )
+        )
+    wanted = names_of(run)
+    return sorted(sides, key=lambda each: wanted.index(each.name) if each.name in wanted else len(wanted))
+
+
+def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
+    """Return whether the samples can be paired, once the runs are found comparable."""
+    pair = f"runs '{first.name}' and '{other.name}' cannot be compared"
+    shared = first.metrics.keys() & other.metrics.keys()
+    of_others = {key for key in first.recipe if _metric_of(key) not in (None, *shared)}
+    for key in sorted((first.recipe.keys() & other.recipe.keys()) - _FREE - of_others):
+        if first.recipe[key] != other.recipe[key]:
+            one, two = (printable(str(each.recipe[key])) for each in (first, other))
+            raise UsageError(f"{pair}: {key} is {one} in one and {two} in the other; analyze both alike")
+    if first.unit.size != other.unit.size or not np.allclose(first.unit.ravel(), other.unit.ravel(), rtol=1e-3):
+        raise UsageError(f"{pair}: their inputs have different units (standard deviations); preprocess both alike")
+    same = first.samples_sha256 == other.samples_sha256 and first.samples == other.samples
+    if not same and not unpaired:
+        raise UsageError(f"{pair} sample by sample: their samples differ; use the same, or --unpaired")
+    return same
+
+
+def _metric_of(key: str) -> str | None:
+    """Return the metric that a field of the recipe is about, None for what all depend on."""
+    if "foreground" in key:
+        return "concentration"
+    return "ru" if key.startswith("ru_") else None
+
+
+def _matched(one: RunValues, two: RunValues, by: Match) -> list[tuple[int, int]]:
+    if by == "layer":
+        at = {row.name: i for i, row in enumerate(two.layers)}
+        return [(i, at[row.name]) for i, row in enumerate(one.layers) if row.name in at]
+    depths = [np.array([row.depth for row in each.layers], dtype=np.float64) for each in (one, two)]
+    relative = [depth / max(depth.max(), 1) for depth in depths]
+    return [(i, int(abs(relative[1] - at).argmin())) for i, at in enumerate(relative[0])]
+
+
+def _differences(first: _Side, other: _Side, metric: str, by: Match, paired: bool, confidence: float) -> list[Row]:
+    one, two = first.metrics[metric], other.metrics[metric]
+    rows = []
+    for i, j in _matched(one, two, by):
+        kept = [one.kept[i], two.kept[j]]
+        if paired:
+            kept = [kept[0] & kept[1]] * 2
+        values = [each.values["value"][at][use] for each, at, use in zip((one, two), (i, j), kept, strict=True)]
+        errors = [each.values["stderr"][at][use] for each, at, use in zip((one, two), (i, j), kept, strict=True)]
+        if not (len(values[0]) and len(values[1])):
+            continue
+        difference = float(values[1].mean() - values[0].mean())
+        half = _half_width(values, errors, paired, confidence)
+        row = {
+            "metric": metric,
+            "layer": one.layers[i].name,
+            "depth": one.layers[i].depth,
+            "run": first.name,
+            "other": other.name,
+            "value": float(values[0].mean()),
+            "other_value": float(values[1].mean()),
+            "difference": difference,
+            "low": difference - half,
+            "high": difference + half,
+            "n": min(map(len, values)),
+            "paired": paired,
+        }
+        rows.append(row | ({"other_layer": two.layers[j].name} if by == "depth" else {}))
+    return rows
+
+
+def _half_width(
+    values: Sequence[npt.NDArray[np.float64]],
+    errors: Sequence[npt.NDArray[np.float64]],
+    paired: bool,
+    confidence: float,
+) -> float:
+    counts = [len(each) for each in values]
+    if min(counts) < 2:
+        return math.nan
+    noise = math.sqrt(sum(float((np.nan_to_num(e) ** 2).sum()) / len(e) ** 2 for e in errors))
+    if paired:
+        spread = float((values[1] - values[0]).std(ddof=1)) / math.sqrt(counts[0])
+        freedom = counts[0] - 1.0
+    else:
+        # Welch's interval: the two spreads need not be equal.
+        parts = [float(each.var(ddof=1)) / len(each) for each in values]
+        spread = math.sqrt(sum(parts))
+        below = sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True))
+        freedom = sum(parts) ** 2 / below if below else float(sum(counts) - 2)
+    return student_quantile((1 + confidence) / 2, freedom) * max(spread, noise)
+
+
+def student_quantile(probability: float, freedom: float) -> float:
+    """Return a quantile of Student's t distribution, to about 1e-6.
+
+    With ``t = sqrt(freedom) tan(a)`` the density is ``cos(a)^(freedom - 1)`` on (-pi/2, pi/2), which is smooth and
+    bounded, so that a trapezoidal sum of it does.
+
+    Parameters
+    ----------
+    probability
+        Between 0 and 1.
+    freedom
+        Degrees of freedom, at least 1.
+    """
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 200_001)
+    density = np.cos(angles).clip(0) ** (freedom - 1)
+    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return math.sqrt(freedom) * math.tan(float(np.interp(probability, mass / mass[-1], angles)))

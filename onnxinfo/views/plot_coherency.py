@@ -1,0 +1,127 @@
+"""Several metrics side by side, as in the paper's Fig. 1: maps of one sample, magnitudes by layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..archive.table import layer_summary
+from ..errors import UsageError
+from ..text import printable
+from .figure import SEQUENTIAL, cut, drawing, evenly, look, short_names
+from .plot_curve import run_style
+from .plot_maps import flat_map
+from .plot_samples import name_layers
+from .query import Names, Paths, select_views
+from .reading_runs import RunValues, metric_label, run_values
+
+_MOST_LAYERS = 6
+
+
+def plot_coherency(
+    path: Paths,
+    output: str | os.PathLike[str],
+    *,
+    run: Names = (),
+    layers: Names = (),
+    metric: Names = (),
+    samples: Sequence[str | int] = (0,),
+    theme: str = "light",
+    width: str = "page",
+) -> Path:
+    """Draw each metric in a row: for each run the maps of one sample by layer, then the magnitude by layer.
+
+    A metric has one colour scale for all its maps, so that layers and runs can be compared as far as it can be:
+    this is what the figure shows.
+
+    Parameters
+    ----------
+    path, output, run, layers, theme, width
+        See :func:`onnxinfo.plot_curve`.
+    metric
+        The metrics; by default all.
+    samples
+        The sample, the first by default.
+
+    Returns
+    -------
+    Path
+        The figure's path.
+
+    Raises
+    ------
+    UsageError
+        Something asked for is not there, or several samples are chosen.
+    ArchiveError
+        An archive cannot be read, or the figure cannot be written.
+    """
+    chosen = look(theme, width)
+    found: dict[tuple[str, str], RunValues] = {}
+    maps: dict[tuple[str, str], list[npt.NDArray[np.float32] | None]] = {}
+    for view, _ in select_views(path, run=run, layers=layers, metrics=metric, samples=samples):
+        if view.shape[1] != 1:
+            raise UsageError("coherency shows one sample, and several are chosen; name one with --samples")
+        whole = view.run
+        for each in view.metrics:
+            key = (each.name, printable(view.name))
+            found[key] = run_values(type(view)(whole, view.layer_positions, metrics=[each.name]), each.name)
+            maps[key] = [
+                flat_map(view.map(each.name, layer, 0), view.axes) if each.has_map else None
+                for layer in evenly(view.shape[0], _MOST_LAYERS)
+            ]
+        names = [row.name for row in view.layers]
+    metrics = list(dict.fromkeys(key[0] for key in found))
+    runs = list(dict.fromkeys(key[1] for key in found))
+    rows = [(name, each) for name in metrics for each in runs if (name, each) in found]
+    columns = evenly(len(names), _MOST_LAYERS)
+    with drawing(output, chosen) as figure:
+        cell = chosen.size.width * 0.62 / len(columns)
+        figure.set_size_inches(chosen.size.width, max(2.2, cell * len(rows) * 1.12 + 0.5))
+        left, right = figure.subfigures(1, 2, width_ratios=[2.1, 1])
+        grid = left.subplots(len(rows), len(columns), squeeze=False)
+        titles = short_names([names[i] for i in columns], 14)
+        for line, key in zip(grid, rows, strict=True):
+            _row(line, maps[key], _limits([maps[key[0], each] for each in runs if (key[0], each) in maps]))
+            line[0].set_ylabel(f"{key[0]}\n{cut(key[1], 16)}", fontsize=chosen.size.font * 0.8)
+        for each, title in zip(grid[0], titles, strict=True):
+            each.set_title(title, fontsize=chosen.size.font * 0.8)
+        panels = right.subplots(len(metrics), 1, squeeze=False)[:, 0]
+        for axes, name in zip(panels, metrics, strict=True):
+            for number, each in enumerate(runs):
+                if (name, each) in found:
+                    values = layer_summary(found[name, each].values)["value"]
+                    colour, style = run_style(number)
+                    # Runs may coincide: that is the point of a coherent metric, so both have to be seen.
+                    marker = "o" if number == 0 else "x"
+                    axes.plot(values, style, marker=marker, color=colour, label=cut(each, 20))
+            axes.set_title(metric_label(found[name, next(r for r in runs if (name, r) in found)].metric), loc="left")
+            axes.set_xticks([])
+            axes.grid(axis="y")
+        name_layers(panels[-1], found[rows[-1]], chosen)
+        if len(runs) > 1:
+            panels[0].legend(loc="best", framealpha=0.8)
+    return Path(output)
+
+
+def _limits(rows: Sequence[Sequence[npt.NDArray[np.float32] | None]]) -> tuple[float, float]:
+    values = [each[np.isfinite(each)] for row in rows for each in row if each is not None]
+    numbers = np.concatenate(values) if values else np.zeros(0)
+    low, high = np.percentile(numbers, (0.5, 99.5)) if numbers.size else (0.0, 1.0)
+    return float(low), float(high if high > low else low + 1e-6)
+
+
+def _row(line: Sequence[Any], maps: Sequence[npt.NDArray[np.float32] | None], limits: tuple[float, float]) -> None:
+    for axes, each in zip(line, maps, strict=True):
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        if each is None:
+            axes.text(0.5, 0.5, "no map", ha="center", va="center", transform=axes.transAxes)
+            continue
+        aspect = "auto" if each.shape[0] == 1 else "equal"
+        axes.imshow(each, cmap=SEQUENTIAL, vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect=aspect)

@@ -1,0 +1,80 @@
+"""Differences between runs by layer, with confidence intervals."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .compare import Match, compare
+from .figure import drawing, look, short_names
+from .plot_curve import run_style
+from .query import Names, Paths
+
+_MOST = 30
+
+
+def plot_compare(
+    path: Paths,
+    output: str | os.PathLike[str],
+    *,
+    run: Names = (),
+    layers: Names = (),
+    metric: str = "sid",
+    samples: Sequence[str | int] = (),
+    by: Match = "layer",
+    unpaired: bool = False,
+    theme: str = "light",
+    width: str = "page",
+) -> Path:
+    """Draw the differences that :func:`onnxinfo.compare` finds, largest first, with 95 % confidence intervals.
+
+    Parameters
+    ----------
+    path, run, layers, samples, by, unpaired
+        See :func:`onnxinfo.compare`.
+    output, theme, width
+        See :func:`onnxinfo.plot_curve`.
+    metric
+        The metric.
+
+    Returns
+    -------
+    Path
+        The figure's path.
+
+    Raises
+    ------
+    UsageError
+        The runs cannot be compared.
+    ArchiveError
+        An archive cannot be read, or the figure cannot be written.
+    """
+    chosen = look(theme, width)
+    rows = compare(path, run=run, layers=layers, metrics=[metric], samples=samples, by=by, unpaired=unpaired)
+    names = list(dict.fromkeys(row["layer"] for row in rows))[:_MOST]
+    total = len({row["layer"] for row in rows})
+    others = list(dict.fromkeys(row["other"] for row in rows))
+    with drawing(output, chosen) as figure:
+        figure.set_size_inches(chosen.size.width, (len(names) * 1.9 + 8) * chosen.size.font / 72)
+        axes = figure.add_subplot()
+        for number, other in enumerate(others):
+            found = {row["layer"]: row for row in rows if row["other"] == other}
+            shown = [name for name in names if name in found]
+            x = np.array([found[name]["difference"] for name in shown])
+            half = np.array([found[name]["high"] for name in shown]) - x
+            y = np.array([names.index(name) for name in shown]) + (number - (len(others) - 1) / 2) * 0.6 / len(others)
+            colour = run_style(number)[0]
+            axes.errorbar(x, y, xerr=np.nan_to_num(half), fmt="o", color=colour, capsize=3, label=other)
+        axes.axvline(0, color=chosen.theme.ink, linewidth=0.8)
+        axes.set_yticks(range(len(names)), short_names(names, 26))
+        axes.invert_yaxis()
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        axes.set_xlabel(f"difference in {metric} from '{rows[0]['run']}'; bars: 95 % confidence over samples")
+        skipped = f"; the {len(names)} largest of {total}" if total > len(names) else ""
+        axes.set_ylabel(f"layer, largest difference first{skipped}")
+        axes.legend(title=f"right of 0: higher than '{rows[0]['run']}'", loc="best", framealpha=0.8)
+    return Path(output)
