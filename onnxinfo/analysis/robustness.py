@@ -34,8 +34,9 @@ class Robustness:
     """Mean L2 norm of the smallest perturbations that make a sample each of its most probable wrong classes.
 
     By Carlini and Wagner's targeted L2 attack (of the Adversarial Robustness Toolbox), in standard deviations of the
-    input, within the range that the samples span. A sample that already is of a wrong class is at distance 0 from it.
-    Where a target is not reached, the mean is over the others, and the cell not converged.
+    input. Perturbed inputs may leave the range that the samples span, by as much as it is wide. A sample that already
+    is of a wrong class is at distance 0 from it. Where a target is not reached, the mean is over the others, and the
+    cell not converged.
 
     Raises
     ------
@@ -187,12 +188,14 @@ def _attack(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
     unit = _divisor(job.unit)
     some = np.unique(np.linspace(0, len(job.feeds) - 1, min(len(job.feeds), UNIT_SAMPLES)).astype(int)).tolist()
     shown = job.inputs(some)[0] / unit
+    low, high = float(shown.min()), float(shown.max())
     classifier = PyTorchClassifier(
         model=_Standardised(network, unit),
         loss=nn.CrossEntropyLoss(),
         input_shape=job.shape,
         nb_classes=classes,
-        clip_values=(float(shown.min()), float(shown.max())),
+        # The attack cannot move what lies at these bounds, where black and white pixels would be without the margin.
+        clip_values=(low - (high - low), high + (high - low)),
         device_type="gpu" if job.device.type == "cuda" else "cpu",
     )
     attack = CarliniL2Method(

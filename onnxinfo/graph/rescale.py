@@ -145,7 +145,7 @@ def _pair(flow: Dataflow, position: int) -> Pair | None:
     while (reader := _only_reader(flow, name)) is not None:
         node = flow.nodes[reader]
         weights = _weights(flow, reader, name)
-        if node.op_type in _LINEAR and not node.domain and weights is not None:
+        if weights is not None:
             return Pair(flow.nodes[position].name, node.name, tuple(between), tuple(divided), ((reader, weights),))
         bias = _added(flow, reader, name)
         if bias is not None and len(between) == 1:
@@ -180,7 +180,12 @@ def _weights(flow: Dataflow, position: int, name: str) -> int | None:
     """Which operand of a linear layer is its weights, if another one is the named value and only that."""
     node = flow.nodes[position]
     operands = list(node.input[:2])
-    if operands.count(name) != 1 or (node.op_type.startswith("Conv") and operands[0] != name):
+    if (
+        node.op_type not in _LINEAR
+        or node.domain
+        or operands.count(name) != 1
+        or (node.op_type.startswith("Conv") and operands[0] != name)
+    ):
         return None
     other = 1 - operands.index(name)
     return other if node.input[other] in flow.initializers and name not in node.input[2:] else None
@@ -229,7 +234,8 @@ class _Operands:
         """Multiply an operand of one node, and of no other that shares it."""
         tensor = self._separate(node, operand)
         values = onnx.numpy_helper.to_array(tensor)
-        scaled = (values.astype(np.float64) * factor).astype(values.dtype)
+        with np.errstate(over="ignore"):
+            scaled = (values.astype(np.float64) * factor).astype(values.dtype)
         if not np.isfinite(scaled.astype(np.float64)).all():
             raise ModelError(f"{quoted(tensor.name)} times {factor:g} is beyond its type; choose another factor")
         tensor.CopyFrom(onnx.numpy_helper.from_array(scaled, tensor.name))
