@@ -160,23 +160,31 @@ def trial(record: Record, folder: Path) -> None:
             {f"{u.operator}: {u.server}" for u in check.operators if u.server != "onnxinfo"}
         )
     with record.stage("sid"):
-        layers = _two(model)
+        layers = _two(model, samples)
         result = onnxinfo.analyze(model, samples, folder / f"{exporter}.h5", layers=layers, limit=1, device="cpu")
         with onnxinfo.open(result.archive) as archive:
-            table = archive[result.run].table("layer")
+            table = archive[result.run].table("sample")
         record.found["sid"] = dict(zip(map(str, table["layer"]), map(float, table["value"]), strict=True))
+        record.found["converged"] = bool(all(table["converged"]))
         if not np.isfinite(list(record.found["sid"].values())).all():
             raise onnxinfo.VerificationError("the SID is not finite")
     record.found["stage"] = "done"
 
 
-def _two(model: Any) -> list[str]:
-    """A layer of the middle and a late one, among the blocks with parameters, of shapes that no value decides on."""
-    from onnxinfo import list_layers
+def _two(model: Any, samples: np.ndarray[Any, Any]) -> list[str]:
+    """A layer of the middle and a late one, among the blocks with parameters.
+
+    Left out are layers whose shape depends on values, and those that random weights made constant.
+    """
+    from onnxinfo import expose, list_layers
+    from onnxinfo.torch_graph.runtime import Session
 
     layers = [layer for layer in list_layers(model) if layer.default and layer.parameters]
-    fixed = [layer for layer in layers if layer.shape and all(isinstance(size, int) for size in layer.shape)] or layers
-    return list(dict.fromkeys([fixed[len(fixed) // 2].name, fixed[-1].name]))
+    layers = [layer for layer in layers if layer.shape and all(isinstance(size, int) for size in layer.shape)] or layers
+    session = Session(expose(model, [layer.name for layer in layers]), threads=1)
+    one, other = (session.run({"image": x[None]}) for x in samples)
+    alive = [layer.name for layer in layers if not np.array_equal(one[layer.name], other[layer.name])]
+    return list(dict.fromkeys([alive[len(alive) // 2], alive[-1]]))
 
 
 def one(sender: Any, name: str, group: str, exporter: str, gibibytes: int) -> None:
@@ -239,6 +247,47 @@ def read(results: Path) -> list[dict[str, Any]]:
     return list({(r["builder"], r["exporter"]): r for r in records}.values())
 
 
+def page(records: list[dict[str, Any]]) -> str:
+    """The documentation page of a sweep's results."""
+    ran = [r for r in records if STAGES.index(r["stage"]) > STAGES.index("onnxruntime")]
+    done = [r for r in ran if r["stage"] == "done"]
+    missing = len(builders()) * len(EXPORTERS) - len(records)
+    share = f"{len(done)} of the {len(ran)} ({len(done) / max(1, len(ran)):.1%})"
+    lines = [
+        "# Architectures",
+        "",
+        "Every model builder of torchvision with random weights and a small input, exported by both of PyTorch's",
+        "exporters, loaded by ONNX Runtime, checked tensor by tensor (`onnxinfo check`) and analyzed at two layers. Of",
+        f"{len(records)} exports ONNX Runtime runs {len(ran)}; {share} come through to the SID. Not run: {missing}.",
+        "",
+        "This page is written by `python benchmarks/architectures.py --table docs/architectures.md`.",
+        "",
+        "| builder | exporter | opset | nodes | parameters | difference / tolerance | SID of two layers | remark |",
+        "| --- | --- | ---: | ---: | ---: | --- | --- | --- |",
+    ]
+    group = ""
+    for record in sorted(records, key=lambda r: (GROUPS.index(r["group"]), r["builder"], r["exporter"])):
+        if record["group"] != group:
+            group = record["group"]
+            lines.append(f"| **{group}** | | | | | | | |")
+        lines.append(_row(record))
+    return "\n".join(lines) + "\n"
+
+
+def _row(record: dict[str, Any]) -> str:
+    difference = f"{record['difference']:.1e} / {record['tolerance']:.1e}" if "difference" in record else ""
+    values = " ".join(f"{value:.2f}" for value in record.get("sid", {}).values())
+    remarks = [f"served otherwise: {', '.join(record['others'])}"] if record.get("others") else []
+    if record["stage"] == "done":
+        remarks += [] if record.get("converged", True) else ["not converged"]
+    else:
+        reason = re.split(r"(?<=[.!]) |ONNX symbolic|This is step", record.get("reason", ""))[0]
+        remarks.append(f"fails at {record['stage']}: {reason[:160]}")
+    cells = [record["builder"], record["exporter"], record.get("opset", ""), record.get("nodes", "")]
+    cells += [f"{record['parameters']:,}" if "parameters" in record else "", difference, values, "; ".join(remarks)]
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("architectures.jsonl"))
@@ -246,7 +295,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=600, help="time limit of one builder through one exporter")
     parser.add_argument("--memory", type=int, default=24, metavar="GIB", help="limit of its address space")
     parser.add_argument("--exporter", choices=EXPORTERS, action="append", help="only this exporter (repeatable)")
+    parser.add_argument("--table", type=Path, help="write the page of the results there instead of running")
     arguments = parser.parse_args()
+    if arguments.table:
+        arguments.table.write_text(page(read(arguments.results)), encoding="utf-8")
+        return
     exporters = arguments.exporter or EXPORTERS
     sweep(arguments.results, arguments.only, exporters, arguments.seconds, arguments.memory)
 

@@ -78,5 +78,5 @@ def _print(found: Check) -> None:
         click.echo(f"compared:   {found.compared} tensors; largest difference: {found.largest}")
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else "x".join(map(str, shape)) or "scalar"
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

@@ -14,6 +14,7 @@ from .errors import ConversionError, InputError, ModelError, OnnxinfoError, Usag
 from .graph.dataflow import Dataflow
 from .graph.layers import list_layers, perturbed_tensor
 from .graph.model import Model, ModelSource, load
+from .graph.optionals import without_optional_inputs
 from .graph.surgery import expose_only
 from .inputs.generated import generate
 from .inputs.sample_sets import open_inputs
@@ -25,8 +26,7 @@ from .torch_graph.reach import obstacles
 from .torch_graph.runtime import Session
 from .torch_graph.verify import verify
 
-# Arrays by graph input, None for what is absent.
-Feeds = dict[str, npt.NDArray[Any] | None]
+Feeds = dict[str, npt.NDArray[Any]]
 
 #: Given samples that are compared, at most.
 SAMPLES = 2
@@ -77,7 +77,7 @@ class Check:
     parameters
         Number of the model's parameters.
     inputs
-        Shape of what was fed, by graph input; None for absent optional inputs.
+        Shape of what was fed, by graph input; optional inputs are absent.
     generated
         Whether the inputs were made up.
     perturbed
@@ -101,7 +101,7 @@ class Check:
     opsets: dict[str, int]
     operators: list[OperatorUse]
     parameters: int
-    inputs: dict[str, tuple[int, ...] | None]
+    inputs: dict[str, tuple[int, ...]]
     generated: bool
     perturbed: str | None
     reached: list[str]
@@ -153,7 +153,7 @@ def check_model(
         ``perturb`` is no float tensor of the graph.
     """
     original = load(model)
-    loaded = original if keep_precision else to_float32(original)
+    loaded = without_optional_inputs(original if keep_precision else to_float32(original))
     if perturb is not None:
         perturbed_tensor(loaded, perturb)
     feeds = _generated(loaded, seed) if inputs is None else _given(loaded, inputs, options)
@@ -171,7 +171,7 @@ def check_model(
         opsets={opset.domain or "ai.onnx": opset.version for opset in proto.opset_import},
         operators=[OperatorUse(o, v, s, count, why) for (o, v, s, why), count in uses.most_common()],
         parameters=_parameters(original),
-        inputs={name: None if value is None else value.shape for name, value in feeds.items()},
+        inputs={name: value.shape for name, value in feeds.items()},
         generated=inputs is None,
         perturbed=source,
         reached=reached,
@@ -196,7 +196,7 @@ def _generated(model: Model, seed: int) -> Feeds:
     refused: dict[str, OnnxinfoError] = {}
     for batch, size in product(_BATCHES, _SIZES):
         feeds = generate(model, batch=batch, size=size, seed=seed)
-        shapes = str({name: None if value is None else value.shape for name, value in feeds.items()})
+        shapes = str({name: value.shape for name, value in feeds.items()})
         if shapes in refused:
             continue
         try:

@@ -12,7 +12,8 @@ import torch
 
 from ..errors import UsageError
 from ..graph.layers import list_layers, perturbed_tensor, select_layers
-from ..graph.model import ModelSource, load
+from ..graph.model import ModelSource
+from ..graph.optionals import without_optional_inputs
 from ..inputs.sample_sets import open_inputs
 from ..metrics.budget import device_of
 from ..metrics.decoder import Plan
@@ -20,6 +21,7 @@ from ..metrics.decoder_store import DecoderKey, StoredDecoder, list_decoders, lo
 from ..metrics.decoder_training import DecoderSettings, Material, Trained, train_decoders
 from ..metrics.feeds import Feeds, graph_inputs
 from ..metrics.network import Network
+from ..torch_graph.precision import to_float32
 from .job import Job, prepare
 from .settings import Progress, Report, Settings
 
@@ -171,7 +173,7 @@ def train_decoder(
     """
     settings = DecoderSettings(width, steps, batch, learning_rate, flips, seed)
     target = device_of(device)
-    loaded = load(model)
+    loaded = without_optional_inputs(to_float32(model))
     perturbed = perturbed_tensor(loaded, perturb)
     chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
     declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}

@@ -18,12 +18,14 @@ from ..archive.format import RunSchema
 from ..archive.writer import RunWriter
 from ..errors import UsageError
 from ..graph.layers import list_layers, perturbed_tensor, select_layers
-from ..graph.model import ModelSource, load
+from ..graph.model import ModelSource
+from ..graph.optionals import without_optional_inputs
 from ..inputs.foreground import Foreground, open_foreground
 from ..inputs.sample_sets import open_inputs
 from ..metrics.budget import device_of, inputs_at_once, parse_bytes
 from ..metrics.decoder_training import DecoderSettings
 from ..metrics.feeds import Feeds, graph_inputs
+from ..torch_graph.precision import to_float32
 from .blocks import Block, Measure, Starts
 from .decoders import Decoders
 from .job import Job, prepare
@@ -45,6 +47,7 @@ def analyze(
     metrics: Sequence[str] = ("sid",),
     run: str | None = None,
     perturb: str | None = None,
+    keep_precision: bool = False,
     labels: Any = None,
     limit: int | None = None,
     preset: str | None = None,
@@ -93,6 +96,8 @@ def analyze(
         Name of the run; default: the model's name.
     perturb
         The perturbed tensor; default: the float graph input, or the embedding of integer inputs.
+    keep_precision
+        Compute float16 and bfloat16 as they are; default: in float32, weights converted.
     labels, limit, preset, scale, mean, std, size
         See :func:`onnxinfo.open_samples`.
     foreground
@@ -150,7 +155,7 @@ def analyze(
     settings = Settings(alpha, normalizer, tie, cap, solver, seed)
     check_metrics(metrics)
     target = device_of(device)
-    loaded = load(model)
+    loaded = without_optional_inputs(model if keep_precision else to_float32(model))
     perturbed = perturbed_tensor(loaded, perturb)
     chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
     declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
@@ -189,7 +194,7 @@ def analyze(
         )
     measures = make_measures(metrics, job)
     name = run or loaded.name
-    schema = _schema(job, measures)
+    schema = _schema(job, measures, {"keep_precision": True} if keep_precision else {})
     with RunWriter.open(output, name, schema, overwrite=overwrite, compression=compression) as writer:
         _compute(job, measures, writer, progress or (lambda _: None))
     return Result(Path(output), name)
@@ -209,7 +214,7 @@ def _masks(objects: Foreground, feeds: Feeds) -> npt.NDArray[np.uint8]:
     return objects.masks(feeds.main)
 
 
-def _schema(job: Job, measures: Mapping[str, Measure]) -> RunSchema:
+def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any]) -> RunSchema:
     feeds = job.feeds
     main = feeds.main
     everything = range(len(feeds))
@@ -222,6 +227,7 @@ def _schema(job: Job, measures: Mapping[str, Measure]) -> RunSchema:
         "samples_sha256": feeds.samples.digest(),
         "preprocessing": main.preprocessing.to_dict(),
         **asdict(job.settings),
+        **more,
     }
     if job.foreground is not None:
         recipe["foreground_sha256"] = hashlib.sha256(job.foreground.tobytes()).hexdigest()

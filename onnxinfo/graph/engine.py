@@ -55,13 +55,13 @@ class Engine:
         data = proto.SerializeToString()
         self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
-    def run(self, feeds: Mapping[str, Array | None]) -> list[Any]:
+    def run(self, feeds: Mapping[str, Array]) -> list[Any]:
         """Compute every graph output."""
         types = {value.type for value in (*self.session.get_inputs(), *self.session.get_outputs())}
         if types.isdisjoint(_FOREIGN):
             return list(self.session.run(None, dict(feeds)))
         elements = {value.name: _FOREIGN.get(value.type) for value in self.session.get_inputs()}
-        values = {name: _to_engine(array, elements.get(name)) for name, array in feeds.items() if array is not None}
+        values = {name: _to_engine(array, elements.get(name)) for name, array in feeds.items()}
         return [_from_engine(value) for value in self.session.run_with_ort_values(None, values)]
 
 

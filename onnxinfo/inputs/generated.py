@@ -29,12 +29,10 @@ _LOOKUPS = {
 _MOST_ELEMENTS = 1 << 28
 
 
-def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> dict[str, Array | None]:
+def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> dict[str, Array]:
     """Make up a value for every graph input that has to be given.
 
     Floats are drawn from a standard normal distribution. Integers that index a table (token ids, classes) are drawn
-    from its rows, those of 8 bits from their whole range; others (masks, lengths) and booleans are one. Optional
-    inputs are absent.
 
     Parameters
     ----------
@@ -50,7 +48,7 @@ def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> 
     Returns
     -------
     dict
-        Arrays, or None for absent values, by graph input.
+        Arrays by graph input.
 
     Raises
     ------
@@ -65,9 +63,7 @@ def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> 
     }
 
 
-def _value(value: onnx.ValueInfoProto, flow: Dataflow, rng: np.random.Generator, batch: int, size: int) -> Array | None:
-    if value.type.HasField("optional_type"):
-        return None
+def _value(value: onnx.ValueInfoProto, flow: Dataflow, rng: np.random.Generator, batch: int, size: int) -> Array:
     declared = flow.shape(value.name)
     if not value.type.HasField("tensor_type") or declared is None:
         raise InputError(f"graph input {quoted(value.name)} is no tensor of known rank; give --inputs for it")

@@ -58,13 +58,13 @@ class Session:
         self.inputs = [value.name for value in self._engine.session.get_inputs()]
         self.outputs = [value.name for value in self._engine.session.get_outputs()]
 
-    def run(self, feeds: Mapping[str, Array | None]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute every graph output.
 
         Parameters
         ----------
         feeds
-            Arrays by the names of the graph inputs, None for absent optional ones.
+            Arrays by the names of the graph inputs.
 
         Returns
         -------

@@ -40,7 +40,7 @@ class Verification:
 
 
 def verify(
-    model: ModelSource, module: nn.Module, feeds_batches: Iterable[Mapping[str, Array | None]], tensors: Sequence[str]
+    model: ModelSource, module: nn.Module, feeds_batches: Iterable[Mapping[str, Array]], tensors: Sequence[str]
 ) -> Verification:
     """Compare a torch graph with ONNX Runtime on real samples.
 
@@ -92,9 +92,7 @@ def verify(
     return Verification(graph.sorted(worst.values()))
 
 
-def bisect(
-    model: ModelSource, feeds: Mapping[str, Array | None], device: torch.device | str = "cpu"
-) -> Difference | None:
+def bisect(model: ModelSource, feeds: Mapping[str, Array], device: torch.device | str = "cpu") -> Difference | None:
     """Find the first node that computes something else in torch than in ONNX Runtime from the same operands.
 
     Every tensor of the main graph is computed by ONNX Runtime; each node of the torch graph gets those as operands,
@@ -131,7 +129,7 @@ def bisect(
 
 
 def _judge(
-    model: Model, module: nn.Module, feeds: Mapping[str, Array | None], wrong: list[Difference], graph: Tensors
+    model: Model, module: nn.Module, feeds: Mapping[str, Array], wrong: list[Difference], graph: Tensors
 ) -> None:
     """Raise unless what differs is rounding that the network amplifies."""
     device = _device(module)
@@ -164,7 +162,7 @@ class _Comparison(fx.Interpreter):
         self.found: list[Difference] = []
         self.device = _device(module)
 
-    def run_on(self, arrays: Sequence[Array | None]) -> None:
+    def run_on(self, arrays: Sequence[Array]) -> None:
         """Run on arrays."""
         with _failing():
             self.run(*(to_torch(array, self.device) for array in arrays))
@@ -182,7 +180,7 @@ def _device(module: nn.Module) -> torch.device:
     return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
-def _run(module: nn.Module, arrays: Sequence[Array | None]) -> Sequence[Any]:
+def _run(module: nn.Module, arrays: Sequence[Array]) -> Sequence[Any]:
     """Outputs of a torch graph for arrays, which go to where its weights are."""
     device = _device(module)
     with _failing():
