@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "query": "query",
     "plot": "plot",
     "compare": "compare",
+    "report": "report",
     "annotate": "annotate",
     "runs": "archive",
     "rename": "archive",

@@ -17,8 +17,8 @@ from .figure import SEQUENTIAL, cut, drawing, evenly, look, short_names
 from .plot_curve import run_style
 from .plot_maps import flat_map
 from .plot_samples import name_layers
-from .query import Names, Paths, select_views
-from .reading_runs import RunValues, metric_label, run_values
+from .query import Names, Paths, names_of, select_views
+from .reading_runs import RunValues, metric_label, nothing_finished, run_values
 
 _MOST_LAYERS = 6
 
@@ -69,12 +69,16 @@ def plot_coherency(
         whole = view.run
         for each in view.metrics:
             key = (each.name, printable(view.name))
+            if not view.values(each.name)["done"].any():
+                continue
             found[key] = run_values(type(view)(whole, view.layer_positions, metrics=[each.name]), each.name)
             maps[key] = [
                 flat_map(view.map(each.name, layer, 0), view.axes) if each.has_map else None
                 for layer in evenly(view.shape[0], _MOST_LAYERS)
             ]
         names = [row.name for row in view.layers]
+    if not found:
+        raise nothing_finished(", ".join(names_of(metric)) or "of any kind")
     metrics = list(dict.fromkeys(key[0] for key in found))
     runs = list(dict.fromkeys(key[1] for key in found))
     rows = [(name, each) for name in metrics for each in runs if (name, each) in found]
@@ -103,6 +107,7 @@ def plot_coherency(
             axes.set_xticks([])
             axes.grid(axis="y")
         name_layers(panels[-1], found[rows[-1]], chosen)
+        panels[-1].set_xlabel("layer")
         if len(runs) > 1:
             panels[0].legend(loc="best", framealpha=0.8)
     return Path(output)

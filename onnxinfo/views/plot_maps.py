@@ -89,12 +89,11 @@ def plot_maps(
             mappable = grid.draw(axes, chosen)
             bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.015, extend="both")
             bar.set_label(metric_label(view.metrics[0]))
+            notes = ["colours are mixed with the picture's grey: compare values on plain maps"] if overlay else []
             shown, total = len(grid.samples), view.shape[1]
             if shown < total or len(grid.layers) < view.shape[0]:
-                figure.supxlabel(
-                    f"{shown} of {total} samples, {len(grid.layers)} of {view.shape[0]} layers",
-                    fontsize=chosen.size.font * 0.85,
-                )
+                notes.append(f"{shown} of {total} samples, {len(grid.layers)} of {view.shape[0]} layers")
+            figure.supxlabel("; ".join(notes), fontsize=chosen.size.font * 0.85)
     return Path(output)
 
 

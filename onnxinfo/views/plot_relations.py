@@ -93,7 +93,8 @@ def plot_scatter(
                 label=first.name,
             )
             names = short_names([first.layers[i].name for i in at], 18)
-            for i in {0, len(at) - 1}:
+            # Runs may lie on each other; the names of one are enough to tell which end is which.
+            for i in {0, len(at) - 1} if number == 0 else ():
                 axes.annotate(
                     names[i],
                     (x["value"][i], y["value"][i]),

@@ -129,7 +129,11 @@ def plot_certificate(
         grid[0].set_title(
             f"{found.name}: {total - failed} of {total} cells converged"
             + ("; crosses did not" if failed else "")
-            + (f"; grey: tolerance of {RATIO_TOLERANCE:.0%}" if "ratio" in found.values else ""),
+            + (
+                f"; grey: tolerance of {RATIO_TOLERANCE:.0%},\nwhich a ratio may miss by twice its standard error"
+                if "ratio" in found.values
+                else ""
+            ),
             loc="left",
         )
     return Path(output)

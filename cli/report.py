@@ -1,0 +1,29 @@
+"""``report``: everything in one HTML file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .completion import layer_names, run_names
+
+
+@click.command(no_args_is_help=True)
+@click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE.h5...")
+@click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(), help="The HTML file.")
+@click.option("--run", multiple=True, metavar="NAME", help="Only this run; repeatable.", shell_complete=run_names)
+@click.option("--layers", multiple=True, metavar="P", help="Only these layers.", shell_complete=layer_names)
+@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
+@click.option("--model", type=click.Path(), help="The runs' ONNX file, for the connections between layers.")
+@click.option("--title", default="", help="Title of the page.")
+def report(files: tuple[str, ...], output: str, **options: Any) -> None:
+    r"""Write one HTML file with curves, the model's graph, maps and tables; it needs no network and no onnxinfo.
+
+    \b
+    Example:
+      onnxinfo report result.h5 -o report.html
+    """
+    from onnxinfo import report as write_report
+
+    click.echo(write_report(files, output, **options))

@@ -1,0 +1,161 @@
+"""What a report shows of a run, as plain JSON values."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...archive.table import layer_summary
+from ...text import printable
+from ..figure import evenly, short_names
+from ..plot_maps import flat_map
+from ..reading_runs import metric_label
+from ..run_view import RunView
+
+#: Maps are coded in one byte a pixel; 255 is a pixel without a value.
+LEVELS, MISSING = 254, 255
+MOST_SIDE = 64
+MOST_CELLS = 40_000
+#: Of all maps of a report together, before they are written as text.
+MAP_BYTES = 3_000_000
+MOST_SAMPLES = 64
+
+
+def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int) -> dict[str, Any]:
+    """Return everything that the report shows of a run.
+
+    Parameters
+    ----------
+    view
+        The run, or a part of it.
+    edges
+        Pairs of positions of layers, the first of which the second is computed from, or None where that is unknown.
+    budget
+        Bytes for maps; where they do not fit, samples are left out evenly, and counted.
+    """
+    layers = [
+        {
+            "name": row.name,
+            "short": short,
+            "op": row.op,
+            "node": row.node,
+            "depth": row.depth,
+            "parameters": row.parameters,
+            "shape": row.shape,
+        }
+        for row, short in zip(view.layers, short_names([row.name for row in view.layers], 24), strict=True)
+    ]
+    return {
+        "name": view.name,
+        "model": str(view.run.provenance.get("model_name", "")),
+        "created": view.run.created,
+        "status": view.run.status,
+        "recipe": _texts(view.run.recipe),
+        "provenance": _texts(view.run.provenance),
+        "layers": layers,
+        "edges": None if edges is None else [list(edge) for edge in edges],
+        "samples": [printable(name) for name in view.sample_names],
+        "labels": None if view.labels is None else [printable(label) for label in view.labels],
+        "axes": list(view.axes),
+        "metrics": [_metric(view, metric.name) for metric in view.metrics],
+        "gallery": _gallery(view, budget),
+        "warnings": warnings(view),
+    }
+
+
+def warnings(view: RunView) -> list[str]:
+    """Return what a reader has to know before trusting the numbers."""
+    found = []
+    if view.run.status != "complete":
+        found.append(f"The run is {view.run.status}: cells are missing.")
+    unreadable = view.run.provenance.get("unreadable_samples")
+    if isinstance(unreadable, list) and unreadable:
+        found.append(f"{len(unreadable)} samples could not be read and were left out.")
+    for metric in view.metrics:
+        values = view.values(metric.name)
+        failed = values["done"] & ~values["converged"]
+        for layer, count in enumerate(failed.sum(axis=1).tolist()):
+            if count:
+                name = printable(view.layers[layer].name)
+                found.append(f"{metric.name} of {name}: {count} of {int(values['done'][layer].sum())} not converged.")
+    return found
+
+
+def numbers(values: npt.NDArray[Any]) -> list[float | None]:
+    """Return numbers for JSON, which knows no NaN."""
+    return [round(float(value), 6) if math.isfinite(value) else None for value in values]
+
+
+def _texts(mapping: Any) -> list[list[str]]:
+    return [[printable(key), printable(value)] for key, value in mapping.items()]
+
+
+def _metric(view: RunView, name: str) -> dict[str, Any]:
+    values = view.values(name)
+    summary = layer_summary(values)
+    described = view.run.metric(name)
+    return {
+        "name": name,
+        "label": metric_label(described),
+        "long_name": described.long_name,
+        "mean": numbers(summary["value"]),
+        "stderr": numbers(summary["stderr"]),
+        "n": summary["n"].tolist(),
+        "n_converged": summary["n_converged"].tolist(),
+        "values": [numbers(row) for row in values["value"]],
+        "errors": [numbers(row) for row in values["stderr"]],
+        "converged": [row.astype(int).tolist() for row in values["converged"]],
+    }
+
+
+def _gallery(view: RunView, budget: int) -> dict[str, Any] | None:
+    """Return maps coded as bytes, and the samples' pictures."""
+    mapped = [metric.name for metric in view.metrics if metric.has_map]
+    if not mapped:
+        return None
+    layers = [*range(view.shape[0])]
+    step, shape = _reduction(view)
+    each = max(1, shape[0] * shape[1] * len(layers) * len(mapped))
+    samples = evenly(view.shape[1], max(1, min(MOST_SAMPLES, MOST_CELLS // max(1, len(layers)), budget // each)))
+    thumbnails = view.thumbnails
+    return {
+        "samples": samples,
+        "shape": list(shape),
+        "pictures": None if thumbnails is None else [_png(thumbnails[sample]) for sample in samples],
+        "maps": {name: _coded(view, name, samples, step, shape) for name in mapped},
+    }
+
+
+def _reduction(view: RunView) -> tuple[int, tuple[int, int]]:
+    rows, columns = flat_map(np.zeros(view.sample_shape, np.float32), view.axes).shape
+    step = max(1, math.ceil(max(rows, columns if rows > 1 else 0) / MOST_SIDE))
+    return step, (max(1, rows // step), max(1, columns // step))
+
+
+def _coded(view: RunView, metric: str, samples: list[int], step: int, shape: tuple[int, int]) -> dict[str, Any]:
+    found = np.full((view.shape[0], len(samples), *shape), np.nan, dtype=np.float32)
+    for layer in range(view.shape[0]):
+        positions = [view.sample_positions[sample] for sample in samples]
+        for place, values in enumerate(view.run.maps(metric, view.layer_positions[layer], positions)):
+            flat = flat_map(values, view.axes)[: shape[0] * step, : shape[1] * step]
+            # Means of whole blocks, so that small and large maps have the same scale.
+            found[layer, place] = flat.reshape(shape[0], step, shape[1], step).mean(axis=(1, 3))
+    finite = found[np.isfinite(found)]
+    low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
+    scaled = np.clip((found - low) / max(float(high - low), 1e-9), 0, 1) * LEVELS
+    codes = np.where(np.isfinite(found), np.nan_to_num(scaled).round(), MISSING).astype(np.uint8)
+    return {"low": float(low), "high": float(high), "codes": base64.b64encode(codes.tobytes()).decode()}
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

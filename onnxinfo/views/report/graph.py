@@ -1,0 +1,137 @@
+"""The model as a drawing: its analyzed layers from the input down, joined where one is computed from another."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...graph.model import ModelSource
+
+BOX = (190, 40)
+GAP = (24, 34)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Places of boxes and the lines between them, in pixels.
+
+    Attributes
+    ----------
+    width, height
+        Of the whole.
+    boxes
+        Upper left corner of each layer's box.
+    lines
+        Paths in SVG's syntax.
+    known
+        Whether the lines are the model's own, or only the order of depth.
+    """
+
+    width: int
+    height: int
+    boxes: list[tuple[int, int]]
+    lines: list[str]
+    known: bool
+
+
+def model_edges(model: ModelSource, layers: Sequence[str]) -> list[tuple[int, int]]:
+    """Return which layers are computed from which, without another of the layers in between.
+
+    Parameters
+    ----------
+    model
+        See :func:`onnxinfo.load`.
+    layers
+        Names of tensors; those that the model lacks have no edges.
+
+    Returns
+    -------
+    list of tuple
+        Pairs of positions in `layers`: from, to.
+    """
+    from ...graph.model import load
+
+    graph = load(model).proto.graph
+    producer = {tensor: node for node in graph.node for tensor in node.output if tensor}
+    position = {name: i for i, name in enumerate(layers)}
+    edges = []
+    for target, name in enumerate(layers):
+        seen = {name}
+        waiting = deque([name])
+        while waiting:
+            node = producer.get(waiting.popleft())
+            for tensor in () if node is None else node.input:
+                if tensor in seen:
+                    continue
+                seen.add(tensor)
+                if tensor in position:
+                    edges.append((position[tensor], target))
+                else:
+                    waiting.append(tensor)
+    return sorted(edges)
+
+
+def draw_graph(depths: Sequence[int], edges: Sequence[tuple[int, int]] | None) -> Drawing:
+    """Place layers in ranks, the input's at the top.
+
+    Parameters
+    ----------
+    depths
+        Of each layer.
+    edges
+        As :func:`model_edges` returns them; None where the model is not at hand: ranks are then those of depth, each
+        joined to the next.
+    """
+    ranks = _ranks(depths, edges)
+    by_rank: dict[int, list[int]] = {}
+    for layer in sorted(range(len(depths)), key=lambda i: (ranks[i], depths[i], i)):
+        by_rank.setdefault(ranks[layer], []).append(layer)
+    widest = max(map(len, by_rank.values()), default=1)
+    width = widest * (BOX[0] + GAP[0]) + 3 * GAP[0]
+    boxes = [(0, 0)] * len(depths)
+    for row, rank in enumerate(sorted(by_rank)):
+        members = by_rank[rank]
+        start = (width - len(members) * (BOX[0] + GAP[0]) + GAP[0]) // 2
+        for column, layer in enumerate(members):
+            boxes[layer] = (start + column * (BOX[0] + GAP[0]), 10 + row * (BOX[1] + GAP[1]))
+    rows = {rank: row for row, rank in enumerate(sorted(by_rank))}
+    ordered = sorted(by_rank)
+    order = [(by_rank[above][0], by_rank[below][0]) for above, below in pairwise(ordered)]
+    joined = order if edges is None else edges
+    lines = [_line(boxes[a], boxes[b], rows[ranks[b]] - rows[ranks[a]], width) for a, b in joined]
+    return Drawing(width, 20 + len(by_rank) * (BOX[1] + GAP[1]), boxes, lines, edges is not None)
+
+
+def _ranks(depths: Sequence[int], edges: Sequence[tuple[int, int]] | None) -> list[int]:
+    if edges is None:
+        order = {depth: rank for rank, depth in enumerate(sorted(set(depths)))}
+        return [order[depth] for depth in depths]
+    sources: dict[int, list[int]] = {}
+    for first, second in edges:
+        sources.setdefault(second, []).append(first)
+    ranks = [0] * len(depths)
+    # As often as there are layers at most: longest paths from the input, whatever the order of the layers.
+    for _ in depths:
+        before = ranks.copy()
+        for layer, parents in sources.items():
+            ranks[layer] = 1 + max(ranks[parent] for parent in parents)
+        if ranks == before:
+            break
+    return ranks
+
+
+def _line(start: tuple[int, int], end: tuple[int, int], ranks: int, width: int) -> str:
+    x1, y1 = start[0] + BOX[0] // 2, start[1] + BOX[1]
+    x2, y2 = end[0] + BOX[0] // 2, end[1]
+    if ranks > 1 and abs(x1 - x2) < BOX[0]:
+        # Around the boxes in between.
+        side = min(width - 6, max(start[0], end[0]) + BOX[0] + GAP[0])
+        return (
+            f"M{start[0] + BOX[0]} {y1 - BOX[1] // 2} C{side} {y1}, {side} {y2}, {end[0] + BOX[0]} {y2 + BOX[1] // 2}"
+        )
+    middle = (y1 + y2) // 2
+    return f"M{x1} {y1} C{x1} {middle}, {x2} {middle}, {x2} {y2}"

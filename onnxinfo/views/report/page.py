@@ -1,0 +1,140 @@
+"""The report's page: data, template and scripts put into one file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ...archive.storage import replacing, resolve
+from ...errors import OnnxinfoError, UsageError
+from ...text import printable
+from ..figure import COLOURS, SEQUENTIAL
+from ..query import Names, Paths, select_views
+from .data import MAP_BYTES, run_data
+from .graph import BOX, draw_graph, model_edges
+
+
+def report(
+    path: Paths,
+    output: str | os.PathLike[str],
+    *,
+    run: Names = (),
+    layers: Names = (),
+    metrics: Names = (),
+    model: str | os.PathLike[str] | None = None,
+    title: str = "",
+) -> Path:
+    """Write one HTML file that needs nothing else: recipe, warnings, curves, graph, maps and tables.
+
+    Parameters
+    ----------
+    path
+        An archive, or several.
+    output
+        The HTML file; it is replaced if it exists.
+    run, layers, metrics
+        What is shown; see :func:`onnxinfo.query`.
+    model
+        The ONNX file of the runs, for the connections in the graph's drawing; without it layers are joined in the
+        order of depth.
+    title
+        The page's title.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    UsageError
+        Something asked for is not there.
+    ArchiveError
+        An archive cannot be read, or the file cannot be written.
+    OnnxinfoError
+        Jinja or Plotly is not installed.
+    """
+    target = resolve(output)
+    plotly = plotly_script()
+    count = sum(1 for _ in select_views(path, run=run, layers=layers, metrics=metrics))
+    runs = []
+    for view, source in select_views(path, run=run, layers=layers, metrics=metrics):
+        edges = None if model is None else model_edges(model, [row.name for row in view.layers])
+        data = run_data(view, edges, MAP_BYTES // count)
+        data["archive"] = Path(source).name
+        data["key"] = (
+            data["name"] if all(each["name"] != data["name"] for each in runs) else f"{data['name']} ({source})"
+        )
+        data["drawing"] = draw_graph([row.depth for row in view.layers], edges)
+        runs.append(data)
+    if not runs:
+        raise UsageError("the archive has no runs; there is nothing to report")
+    page = render(
+        runs, plotly, printable(title) or "onnxinfo: " + ", ".join(printable(each["key"]) for each in runs[:4])
+    )
+    with replacing(target) as part:
+        part.write_text(page, encoding="utf-8")
+    return Path(output)
+
+
+def render(runs: list[dict[str, Any]], plotly: str, title: str) -> str:
+    """Return the page's HTML; all text of the data is escaped, and only the page's own scripts may run."""
+    jinja2 = _jinja()
+    folder = files(__package__)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    own = (folder / "report.js").read_text(encoding="utf-8")
+    bare = [{key: value for key, value in each.items() if key != "drawing"} for each in runs]
+    data = {"runs": bare, "colours": list(COLOURS), "scale": _scale()}
+    # Within a script element only `<` could end it.
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return str(
+        environment.from_string((folder / "report.html").read_text(encoding="utf-8")).render(
+            title=title,
+            runs=runs,
+            box=BOX,
+            style=jinja2.utils.markupsafe.Markup((folder / "report.css").read_text(encoding="utf-8")),
+            data=jinja2.utils.markupsafe.Markup(text),
+            scripts=[jinja2.utils.markupsafe.Markup(script) for script in (plotly, own)],
+            hashes=[_hash(script) for script in (plotly, own)],
+        )
+    )
+
+
+def plotly_script() -> str:
+    """Return Plotly's script, which its Python package carries.
+
+    Raises
+    ------
+    OnnxinfoError
+        It is not installed.
+    """
+    try:
+        found = files("plotly") / "package_data" / "plotly.min.js"
+    except ModuleNotFoundError:
+        raise OnnxinfoError("a report needs Plotly and Jinja; run \"pip install 'onnxinfo[report]'\"") from None
+    return found.read_text(encoding="utf-8").replace("</script", "<\\/script")
+
+
+def _jinja() -> Any:
+    try:
+        import jinja2
+    except ModuleNotFoundError:
+        raise OnnxinfoError("a report needs Plotly and Jinja; run \"pip install 'onnxinfo[report]'\"") from None
+    return jinja2
+
+
+def _hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _scale() -> list[str]:
+    """Return the colour scale's colours, one for each code of a map."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps[SEQUENTIAL](i / 254)) for i in range(255)]
