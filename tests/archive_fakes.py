@@ -35,6 +35,7 @@ def schema(**changes):
         unit=np.array([0.25, 0.5, 1.0]).reshape(3, 1, 1),
         recipe={"model_sha256": "ab" * 32, "alpha": 1.5e-4, "seed": 0, "mean": [0.5, 0.4], "cap": None, "tie": "unit"},
         labels=np.arange(SAMPLES) % 3,
+        foreground=(np.arange(SAMPLES * 24 * 24) % 5 == 0).astype(np.uint8).reshape(SAMPLES, 24, 24),
         thumbnails=np.arange(SAMPLES * 8 * 8 * 3, dtype=np.uint8).reshape(SAMPLES, 8, 8, 3),
         provenance={"model_name": "fake", "onnxinfo": "0.1.0"},
     )
@@ -44,7 +45,13 @@ def schema(**changes):
 def table_schema(**changes):
     """Return the description of a run on rows of a table, whose maps are small and lie one after the other."""
     return schema(
-        axes=("feature",), sample_shape=(12,), unit=np.ones(12), thumbnails=None, labels=list("abcdef"), **changes
+        axes=("feature",),
+        sample_shape=(12,),
+        unit=np.ones(12),
+        thumbnails=None,
+        foreground=None,
+        labels=list("abcdef"),
+        **changes,
     )
 
 
@@ -101,6 +108,25 @@ def content(run):
         for map_ in run.maps(metric.name, layer)
     ]
     return numbers + maps
+
+
+def check_finished(run, expected):
+    """Demand that every finished cell equals the undisturbed run's content; the others may hold anything."""
+    found = iter(content(run))
+    wanted = iter(expected)
+    for metric in run.metrics:
+        done = run.finished(metric.name)
+        for name in sorted(run.values(metric.name)):
+            mine, theirs = next(found), next(wanted)
+            size = len(mine) // done.size
+            for position in done.ravel().nonzero()[0]:
+                at = slice(position * size, (position + 1) * size)
+                assert mine[at] == theirs[at], (metric.name, name)
+    for metric in run.metrics:
+        if metric.has_map:
+            for finished in run.finished(metric.name).ravel():
+                mine, theirs = next(found), next(wanted)
+                assert not finished or mine == theirs
 
 
 if __name__ == "__main__":

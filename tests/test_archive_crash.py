@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from archive_fakes import content, fill, make, schema, table_schema
+from archive_fakes import check_finished, content, fill, make, schema, table_schema
 
 import onnxinfo
 from onnxinfo import validate
@@ -88,7 +88,7 @@ def _check(path, run, kind, expected):
         assert report.valid, report.violations
         with onnxinfo.open(path) as archive:
             if run in archive:
-                _check_finished(archive[run], expected)
+                check_finished(archive[run], expected)
     analyze(path, run, kind)
     with onnxinfo.open(path) as archive:
         assert archive[run].status == "complete"
@@ -97,26 +97,6 @@ def _check(path, run, kind, expected):
     assert report.valid, report.violations
     assert not report.notes
     assert [each.name for each in path.parent.iterdir() if each.is_file()] == [path.name]
-
-
-def _check_finished(run, expected):
-    """Demand that every finished cell equals the undisturbed run's; the others hold nothing."""
-    found = iter(content(run))
-    wanted = iter(expected)
-    for metric in run.metrics:
-        done = run.finished(metric.name)
-        names = sorted(run.values(metric.name))
-        for name in names:
-            mine, theirs = next(found), next(wanted)
-            size = len(mine) // done.size
-            for position in done.ravel().nonzero()[0]:
-                at = slice(position * size, (position + 1) * size)
-                assert mine[at] == theirs[at], (metric.name, name)
-    for metric in run.metrics:
-        if metric.has_map:
-            for finished in run.finished(metric.name).ravel():
-                mine, theirs = next(found), next(wanted)
-                assert not finished or mine == theirs
 
 
 def _kill(path, kind, point, seconds, reset):
@@ -203,6 +183,25 @@ def test_a_lost_index_of_maps_does_not_lose_maps(tmp_path):
     assert not recovery.lost
     with onnxinfo.open(path) as archive:
         assert content(archive["first"]) == before
+
+
+@pytest.mark.timeout(60)
+def test_a_damaged_file_that_was_left_open_does_not_make_anybody_wait(tmp_path):
+    """HDF5 reads a damaged block again and again if it believes that somebody is writing it."""
+    path, described = tmp_path / "a.h5", schema()
+    with RunWriter.open(tmp_path / "live.h5", "run", described) as writer:
+        with pytest.raises(KeyboardInterrupt):
+            fill(writer, described, stop=4)
+        data = bytearray((tmp_path / "live.h5").read_bytes())
+    # Of the dataset that was created last, the time spent.
+    data[data.rindex(b"OHDR") + 40] ^= 1
+    path.write_bytes(data)
+    assert not validate(path).valid
+    with pytest.raises(onnxinfo.ArchiveError, match="elapsed cannot be read"):
+        RunWriter.open(path, "run", described)
+    with pytest.raises(onnxinfo.ArchiveError, match="no run of"):
+        onnxinfo.recover(path)
+    assert path.read_bytes() == data
 
 
 def test_a_killed_writer_leaves_no_lock(tmp_path):

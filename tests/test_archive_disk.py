@@ -187,7 +187,7 @@ def test_fifty_images_and_sixteen_layers_take_less_than_500_megabytes(tmp_path):
     shape, layers, samples = (3, 224, 224), schema().layers * 4, 50
     described = schema(
         layers=layers, sample_shape=shape, sample_names=[str(i) for i in range(samples)], metrics=(SID,),
-        labels=None, thumbnails=np.zeros((samples, 96, 96, 3), np.uint8),
+        labels=None, thumbnails=np.zeros((samples, 96, 96, 3), np.uint8), foreground=None,
     )  # fmt: skip
     assert isinstance(described, RunSchema)
     with RunWriter.open(tmp_path / "a.h5", "first", described) as writer:

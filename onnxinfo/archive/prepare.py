@@ -11,8 +11,7 @@ import numpy as np
 from ..errors import UsageError
 from .copying import copy_run, new_archive, schema_of
 from .format import LayerRow, RunSchema, create_run, encode_attribute, plain_text
-from .reading import Run
-from .reading import open as open_archive
+from .reading import Run, open_locked
 from .storage import is_being_read, is_left_open, replacing
 
 # Ends the name under which a run is kept until the one that replaces it is complete.
@@ -26,7 +25,7 @@ def prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compressio
         with replacing(path) as part, new_archive(part) as file:
             create_run(file, run, schema, compression=compression, created=created)
         return
-    with open_archive(path) as archive:
+    with open_locked(path) as archive:
         known = archive.runs
         resumes = run in known and _resumes(archive[run], schema, overwrite, compression)
     # Who reads the file keeps it as it was: what changes is a copy.
@@ -36,7 +35,7 @@ def prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compressio
     if run in known and not resumes:
         # What a name ending in ~ keeps is whole; a second attempt that did not end either is not worth keeping.
         kept = {name: name for name in known if name != run} | ({} if run + BACKUP in known else {run: run + BACKUP})
-    with replacing(path) as part, open_archive(path) as archive, new_archive(part) as file:
+    with replacing(path) as part, open_locked(path) as archive, new_archive(part) as file:
         for name, new_name in kept.items():
             copy_run(archive[name], file, new_name)
         if not resumes:
@@ -81,12 +80,12 @@ def first_difference(existing: Run, schema: RunSchema, compression: str) -> str 
 
 def drop_backup(path: Path, run: str) -> None:
     """Remove the run that a now complete one replaces."""
-    with open_archive(path) as archive:
+    with open_locked(path) as archive:
         known = archive.runs
     backup = run + BACKUP
     if backup not in known:
         return
-    with replacing(path) as part, open_archive(path) as archive, new_archive(part) as file:
+    with replacing(path) as part, open_locked(path) as archive, new_archive(part) as file:
         for name in known:
             if name != backup:
                 copy_run(archive[name], file, name)

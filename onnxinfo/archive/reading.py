@@ -36,7 +36,7 @@ from .format import (
     decode_attribute,
     is_identifier,
 )
-from .storage import is_being_written, open_to_read
+from .storage import is_being_written, open_to_read, open_unwritten
 
 if TYPE_CHECKING:
     import pandas
@@ -469,9 +469,23 @@ def open(path: str | os.PathLike[str]) -> Archive:
     >>> with onnxinfo.open("results.h5") as archive:  # doctest: +SKIP
     ...     table = archive.to_dataframe(per="layer")
     """
-    file = open_to_read(Path(path))
+    return _archive(open_to_read(Path(path)), Path(path))
+
+
+def open_locked(path: Path) -> Archive:
+    """Open an archive for reading as :func:`open` does, but as the holder of its lock: nobody is writing it.
+
+    Raises
+    ------
+    ArchiveError
+        As :func:`open` does.
+    """
+    return _archive(open_unwritten(path), path)
+
+
+def _archive(file: h5py.File, path: Path) -> Archive:
     try:
-        return Archive(file, Path(path))
+        return Archive(file, path)
     except BaseException:
         file.close()
         raise

@@ -16,7 +16,7 @@ from ..errors import ArchiveError, OnnxinfoError, UsageError
 from ..text import printable
 from .copying import LostCell, copy_run, new_archive
 from .format import check_run_name
-from .reading import Archive, Run
+from .reading import Archive, Run, open_locked
 from .reading import open as open_archive
 from .storage import WriterLock, open_damaged, replacing, resolve
 
@@ -153,7 +153,7 @@ def delete_run(path: str | os.PathLike[str], run: str) -> None:
 def _rewrite(path: str | os.PathLike[str], run: str, plan: Callable[[Sequence[str]], dict[str, str]]) -> None:
     resolved = resolve(path)
     with WriterLock(resolved):
-        with open_archive(resolved) as archive:
+        with open_locked(resolved) as archive:
             names = archive.runs
             archive[run]
         _assemble(resolved, [(resolved, plan(names))])
@@ -162,7 +162,7 @@ def _rewrite(path: str | os.PathLike[str], run: str, plan: Callable[[Sequence[st
 def _assemble(output: Path, parts: Sequence[tuple[Path, dict[str, str]]]) -> None:
     with replacing(output) as part, new_archive(part) as file:
         for source, names in parts:
-            with open_archive(source) as archive:
+            with open_locked(source) if source == output else open_archive(source) as archive:
                 for old, new in names.items():
                     if copy_run(archive[old], file, new):
                         title = f"run '{printable(old)}' of {source}"

@@ -310,6 +310,31 @@ def open_to_read(path: Path) -> h5py.File:
     ArchiveError
         There is no such file, or it is no HDF5 file, or it is damaged.
     """
+    if _flags(_superblock(path)):
+        # Only beside a live writer: on a damaged file, reading what may be written meanwhile takes forever.
+        for _ in range(STARTING_SECONDS * 10):
+            if not is_being_written(path):
+                break
+            with contextlib.suppress(OSError):
+                return _plain(path, swmr=True)
+            time.sleep(0.1)
+    return open_unwritten(path)
+
+
+def open_unwritten(path: Path) -> h5py.File:
+    """Open an HDF5 file to read that nobody writes, as who holds its :class:`WriterLock` knows.
+
+    Raises
+    ------
+    ArchiveError
+        There is no such file, or it is no HDF5 file, or it is damaged.
+    """
+    if _flags(_superblock(path)):
+        return _opened(path, lambda: _as_closed(path))
+    return _opened(path, lambda: _plain(path))
+
+
+def _superblock(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             head = file.read(SUPERBLOCK_SIZE)
@@ -317,16 +342,11 @@ def open_to_read(path: Path) -> h5py.File:
         raise ArchiveError(f"cannot read {path}: {error.strerror}") from None
     if not head.startswith(SIGNATURE):
         raise ArchiveError(f"{path} is not an HDF5 file; name a file written by 'onnxinfo analyze'")
-    if not _flags(head):
-        return _opened(path, lambda: _plain(path))
-    # Only beside a live writer: on a damaged file, reading what may be written meanwhile takes forever.
-    for _ in range(STARTING_SECONDS * 10):
-        if not is_being_written(path):
-            break
-        with contextlib.suppress(OSError):
-            return _plain(path, swmr=True)
-        time.sleep(0.1)
-    return _opened(path, lambda: h5py.File(io.BufferedReader(_Closed(path)), "r"))
+    return head
+
+
+def _as_closed(path: Path) -> h5py.File:
+    return h5py.File(io.BufferedReader(_Closed(path)), "r")
 
 
 def _plain(path: Path, *, swmr: bool = False) -> h5py.File:
@@ -347,7 +367,7 @@ def open_to_write(path: Path) -> h5py.File:
 
 
 def open_damaged(path: Path) -> h5py.File:
-    """Open an HDF5 file to save what can be read of it, also where its end is missing.
+    """Open an HDF5 file that nobody writes to save what can be read of it, also where its end is missing.
 
     Raises
     ------
@@ -355,9 +375,9 @@ def open_damaged(path: Path) -> h5py.File:
         It cannot be opened even so.
     """
     try:
-        return open_to_read(path)
+        return open_unwritten(path)
     except ArchiveError:
-        return _opened(path, lambda: h5py.File(io.BufferedReader(_Closed(path)), "r"))
+        return _opened(path, lambda: _as_closed(path))
 
 
 def _opened(path: Path, attempt: Callable[[], h5py.File]) -> h5py.File:
