@@ -68,7 +68,7 @@ def rescale(
 @_overwrite
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.pass_obj
-def coherency(settings: dict[str, Any], model: str, inputs: str, output: str, format: str, **options: Any) -> None:
+def coherency(settings: dict[str, Any], /, model: str, inputs: str, output: str, format: str, **options: Any) -> None:
     r"""Tabulate how metrics and baselines of each layer change when MODEL's layers are rescaled.
 
     The archive gets the runs 'original' and 'rescaled'.
@@ -122,7 +122,7 @@ def prune(settings: dict[str, Any], model: str, output: str, keep: float, scope:
 @_device
 @_overwrite
 @click.pass_obj
-def robustness(settings: dict[str, Any], model: str, inputs: str, output: str, **options: Any) -> None:
+def robustness(settings: dict[str, Any], /, model: str, inputs: str, output: str, **options: Any) -> None:
     r"""Measure how far the samples are from MODEL's most probable wrong classes.
 
     The mean L2 norm, in standard deviations of the input, of the smallest perturbations to the 20 most probable wrong

@@ -1,0 +1,1 @@
+"""The paper's experiments, repeated with onnxinfo at a size that a laptop can train."""
