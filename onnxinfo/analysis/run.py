@@ -91,7 +91,7 @@ def analyze(
     layers, exclude
         Patterns, see :func:`~onnxinfo.select_layers`; default: what a person would call the layers.
     metrics
-        Names of metrics: ``sid``, ``ru``, ``concentration``.
+        Names of metrics: ``sid``, ``ru``, ``concentration``; baselines ``gradient``, ``gradcam``, ``cam``.
     run
         Name of the run; default: the model's name.
     perturb
