@@ -84,4 +84,7 @@ def show(result: Result, seconds: float) -> None:
     from onnxinfo import open as open_archive
 
     with open_archive(result.archive) as archive:
-        print_run(archive[result.run], str(result.archive), seconds)
+        run = archive[result.run]
+        print_run(run, str(result.archive), seconds)
+        if without := run.recipe.get("without_foreground"):
+            click.echo(f"without a foreground: {without} of {run.shape[1]} samples, left out of concentration")

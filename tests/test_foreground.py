@@ -224,6 +224,8 @@ def test_the_command_takes_boxes(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", boxes=boxes_of_digits())
     command = ["-q", "analyze", MODEL, "--inputs", DIGITS, "--limit", "3", "--layers", "logits", "-o"]
     command += [str(tmp_path / "o.h5"), "--metric", "concentration", "--foreground", f"{tmp_path / 'b.npz'}:boxes"]
+    counted = CliRunner().invoke(cli, [*command[1:], "--run", "whole"])
+    assert "without a foreground: 1 of 3 samples" in counted.output
     result = CliRunner().invoke(cli, [*command, "--crop-to-box", "1.5"])
     assert result.exit_code == 0, result.output
     with onnxinfo.open(tmp_path / "o.h5") as archive:

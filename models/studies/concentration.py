@@ -55,7 +55,7 @@ def _network(side: int, classes: int, plan: list[tuple[int, int, int] | None]) -
     for layer in layers:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            nn.init.constant_(layer.get_parameter("bias"), 0)
     return nn.Sequential(*layers)
 
 
@@ -67,7 +67,7 @@ def train(network: nn.Sequential, images: torch.Tensor, labels: torch.Tensor, ep
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
-        for rows in torch.randperm(len(images)).split(BATCH):
+        for rows in torch.split(torch.randperm(len(images)), BATCH):
             x = images[rows]
             x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
             x = x.roll((int(torch.randint(-4, 5, ())), int(torch.randint(-4, 5, ()))), (2, 3))
@@ -82,7 +82,8 @@ def to_onnx(network: nn.Sequential, side: int) -> onnx.ModelProto:
     """Write a chain of convolutions, poolings and linear layers as an ONNX graph; layers are named by position."""
     nodes, weights, name = [], [], "x"
     for i, layer in enumerate(network):
-        output, op, operands, attributes = f"{type(layer).__name__.lower()}_{i}", type(layer).__name__, [name], {}
+        output, op, operands = f"{type(layer).__name__.lower()}_{i}", type(layer).__name__, [name]
+        attributes: dict[str, Any] = {}
         if isinstance(layer, nn.Conv2d):
             pad, kernel, stride = int(layer.padding[0]), layer.kernel_size[0], layer.stride[0]
             op, attributes = "Conv", {"pads": [pad] * 4, "kernel_shape": [kernel] * 2, "strides": [stride] * 2}
