@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -93,7 +94,10 @@ def numbers(values: npt.NDArray[Any]) -> list[float | None]:
 
 
 def _texts(mapping: Any) -> list[list[str]]:
-    return [[printable(key), printable(value)] for key, value in mapping.items()]
+    return [
+        [printable(key), printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
+        for key, value in mapping.items()
+    ]
 
 
 def _metric(view: RunView, name: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@
     Plotly.react("curve", traces, { paper_bgcolor: paper, plot_bgcolor: paper, font: { color: ink }, margin: { l: 70, r: 10, t: 10, b: 50 },
       xaxis: { title: { text: "depth of the layer" }, gridcolor: faint, zeroline: false },
       yaxis: { title: { text: plain(label) }, gridcolor: faint, zeroline: false }, legend: { orientation: "h", y: 1.12 }, showlegend: true },
-    { responsive: true, displaylogo: false });
+    { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] });
   }
 
   function drawGraph() {

@@ -1,0 +1,185 @@
+"""Every kind of plot is drawn, alike each time, in each look; comparisons and annotated models."""
+
+import archive_fakes as fakes
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from scipy import stats
+
+import onnxinfo
+from onnxinfo.archive.format import Metric
+from onnxinfo.archive.writer import RunWriter
+from onnxinfo.cli import cli
+from onnxinfo.errors import UsageError
+from onnxinfo.models import path as bundled
+from onnxinfo.views.compare import student_quantile
+from onnxinfo.views.plots import KINDS
+
+RU = Metric("ru", "reconstruction uncertainty")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plots") / "a.h5"
+    masks = np.zeros((fakes.SAMPLES, 24, 24), np.uint8)
+    masks[:, 5:12, 6:15] = 1
+    described = fakes.schema(metrics=(*fakes.METRICS, RU), foreground=masks)
+    for name in ("epoch 10", "epoch 2"):
+        fakes.make(path, name, described)
+    return path
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("others")
+    shapes = {
+        "tokens": (("position", "embedding"), (7, 4)),
+        "features": (("feature",), (12,)),
+        "series": (("time", "channel"), (20, 2)),
+    }
+    for name, (axes, shape) in shapes.items():
+        options = {"thumbnails": None, "foreground": None, "unit": np.ones(shape), "metrics": (fakes.SID,)}
+        fakes.make(folder / f"{name}.h5", name, fakes.schema(axes=axes, sample_shape=shape, **options))
+    return folder
+
+
+@pytest.mark.parametrize("kind", [*KINDS])
+def test_every_kind_is_drawn_by_one_command(kind, archive, others, tmp_path):
+    file = others / "features.h5" if kind == "units" else archive
+    one_run = ["--run", "epoch 2"] if kind in ("maps", "certificate", "concentration") else []
+    result = CliRunner().invoke(cli, ["plot", str(file), kind, "-o", str(tmp_path / "p.png"), *one_run])
+    assert result.exit_code == 0, result.exception
+    pixels = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
+    assert pixels.shape[1] == 1800
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+@pytest.mark.parametrize("name", ["tokens", "series"])
+def test_inputs_that_are_no_images(name, others, tmp_path):
+    assert onnxinfo.plot(others / f"{name}.h5", "units", tmp_path / "p.svg").stat().st_size > 5000
+
+
+def test_tokens_have_their_text(others, tmp_path):
+    (tmp_path / "t.txt").write_text("\n".join(f"one two word{i}" for i in range(6)))
+    onnxinfo.plot(others / "tokens.h5", "units", tmp_path / "p.svg", texts=tmp_path / "t.txt")
+    assert "word5" in (tmp_path / "p.svg").read_text()
+    (tmp_path / "t.txt").write_text("one\n")
+    with pytest.raises(UsageError, match=r"1 lines.*6 samples"):
+        onnxinfo.plot(others / "tokens.h5", "units", tmp_path / "p.svg", texts=tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_the_same_data_give_the_same_bytes(suffix, archive, tmp_path):
+    files = [onnxinfo.plot(archive, "curve", tmp_path / f"{i}.{suffix}", theme="dark", width="column") for i in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "hint"),
+    [
+        ("curv", {}, "did you mean 'curve'"),
+        ("maps", {}, "several; name one"),
+        ("curve", {"overlay": True}, "does not take 'overlay'"),
+        ("maps", {"metric": ["sid", "ru"]}, "shows one metric"),
+        ("curve", {"metric": "sdi"}, "did you mean 'sid'"),
+    ],
+)
+def test_what_cannot_be_drawn(kind, options, hint, archive, tmp_path):
+    with pytest.raises(UsageError, match=hint):
+        onnxinfo.plot(archive, kind, tmp_path / "p.png", **options)
+    assert not (tmp_path / "p.png").exists()
+
+
+def make_pair(folder, shift=0.5, **changes):
+    """Write two runs, the second of which is higher by `shift` times the layer's number."""
+    paths = folder / "a.h5", folder / "b.h5"
+    noise = np.random.default_rng(0).normal(0, 0.1, (2, 4, 6))
+    for number, path in enumerate(paths):
+        metric = Metric("sid", fields=(), has_map=False)
+        described = fakes.schema(metrics=(metric,), **(changes if number else {}))
+        with RunWriter.open(path, "ab"[number], described) as writer:
+            for layer in range(4):
+                writer.set_normalizer("sid", layer, 1.0)
+                value = np.arange(6) + noise[number, layer] + number * shift * layer
+                values = {"value": value, "stderr": np.full(6, 1e-6), "converged": np.ones(6, bool)}
+                writer.write("sid", layer, range(6), values=values, map=None)
+    return paths, noise
+
+
+def test_paired_differences(tmp_path):
+    paths, noise = make_pair(tmp_path)
+    rows = onnxinfo.compare(paths)
+    assert [row["layer"][:7] for row in rows][:3] == ["/layer3", "/layer2", "/layer1"]
+    assert all(row["paired"] for row in rows)
+    difference = noise[1, 3] - noise[0, 3] + 1.5
+    low, high = stats.t.interval(0.95, 5, difference.mean(), stats.sem(difference))
+    assert (rows[0]["low"], rows[0]["high"]) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
+    assert rows[0]["difference"] == pytest.approx(difference.mean())
+
+
+def test_unpaired_differences(tmp_path):
+    recipe = fakes.schema().recipe | {"samples_sha256": "cd"}
+    paths, noise = make_pair(tmp_path, recipe=recipe)
+    with pytest.raises(UsageError, match="samples differ"):
+        onnxinfo.compare(paths)
+    (row, *_) = onnxinfo.compare(paths, unpaired=True)
+    found = stats.ttest_ind(np.arange(6) + noise[1, 3] + 1.5, np.arange(6) + noise[0, 3], equal_var=False)
+    interval = found.confidence_interval(0.95)
+    assert (row["low"], row["high"]) == (pytest.approx(interval.low, abs=1e-4), pytest.approx(interval.high, abs=1e-4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"recipe": fakes.schema().recipe | {"alpha": 1e-3}}, "alpha is 0.00015 in one and 0.001"),
+        ({"unit": np.array([0.25, 0.5, 2.0]).reshape(3, 1, 1)}, "different units"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path, changes, reason):
+    paths, _ = make_pair(tmp_path, **changes)
+    with pytest.raises(UsageError, match=reason):
+        onnxinfo.compare(paths)
+
+
+def test_comparison_by_depth_and_on_screen(tmp_path):
+    paths, _ = make_pair(tmp_path)
+    assert len(onnxinfo.compare(paths, by="depth")) == 4
+    result = CliRunner().invoke(cli, ["compare", *map(str, paths), "--top", "2"], obj={})
+    assert "b minus a" in result.output
+    assert len(result.output.splitlines()) == 5
+
+
+@pytest.mark.parametrize(("probability", "freedom"), [(0.975, 1), (0.975, 2), (0.95, 5.5), (0.995, 31), (0.975, 4999)])
+def test_student_quantiles(probability, freedom):
+    assert student_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom), rel=1e-4)
+
+
+def test_annotated_models_compute_the_same(tmp_path):
+    model = bundled("digits-cnn.onnx")
+    loaded = onnxinfo.load(model)
+    layers = [layer for layer in onnxinfo.list_layers(model) if layer.default][:4]
+    recipe = fakes.schema().recipe | {"model_sha256": loaded.sha256}
+    archive = fakes.make(tmp_path / "a.h5", "first", fakes.schema(layers=layers, recipe=recipe))
+    arguments = ["annotate", str(model), str(archive), "-o", str(tmp_path / "one.onnx")]
+    assert CliRunner().invoke(cli, arguments, obj={"quiet": True}).exit_code == 0
+    written = onnx.load(tmp_path / "one.onnx")
+    onnx.checker.check_model(written)
+    found = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in written.graph.node if n.metadata_props}
+    (mean,) = [r["value"] for r in onnxinfo.query(archive, metrics="sid") if r["layer"] == layers[0].name]
+    assert found[layers[0].name]["onnxinfo.sid"].startswith(f"{mean:.4f}")
+    assert len(found) == 4
+    images = np.random.default_rng(0).random((5, 1, 8, 8), np.float32)
+    outputs = [
+        onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"image": images})[0]
+        for file in (str(model), str(tmp_path / "one.onnx"))
+    ]
+    assert outputs[0].tobytes() == outputs[1].tobytes()
+
+
+def test_only_the_runs_own_model_is_annotated(tmp_path):
+    archive = fakes.make(tmp_path / "a.h5", "first")
+    with pytest.raises(UsageError, match=r"no run is of this model.*'first'"):
+        onnxinfo.annotate(bundled("digits-cnn.onnx"), archive, tmp_path / "out.onnx")
