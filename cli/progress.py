@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,9 +16,20 @@ if TYPE_CHECKING:
 @contextmanager
 def live(*, quiet: bool, output: str) -> Iterator[Callable[[Progress], None]]:
     """Show progress while the context lasts; an interruption says where the results are."""
-    if quiet:
-        yield lambda _: None
-        return
+    try:
+        if quiet:
+            yield lambda _: None
+        else:
+            with _bars() as report:
+                yield report
+    except KeyboardInterrupt:
+        kept = f"finished cells are in {output}" if os.path.exists(output) else "nothing was written yet"
+        click.echo(f"interrupted: {kept}; the same command goes on from there", err=True)
+        raise
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -32,16 +44,12 @@ def live(*, quiet: bool, output: str) -> Iterator[Callable[[Progress], None]]:
         TextColumn("{task.fields[note]}", markup=False),
     )
     tasks = {}
-    try:
-        with Bars(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=Console(stderr=True)) as bars:
 
-            def report(progress: Progress) -> None:
-                if progress.stage not in tasks:
-                    tasks[progress.stage] = bars.add_task(progress.stage, note="")
-                note = f"{printable(progress.layer)}  {progress.value:.4f}" if progress.layer else ""
-                bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
+        def report(progress: Progress) -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bars.add_task(progress.stage, note="")
+            note = f"{printable(progress.layer)}  {progress.value:.4f}" if progress.layer else ""
+            bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
 
-            yield report
-    except KeyboardInterrupt:
-        click.echo(f"interrupted: finished cells are in {output}; the same command goes on from there", err=True)
-        raise
+        yield report

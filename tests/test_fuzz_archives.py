@@ -31,7 +31,13 @@ SHARE = 20
 
 def _seeds(folder):
     """Archives to damage: of images, of rows with several runs, one left open by its writer."""
-    small = {"layers": schema().layers[:2], "sample_names": ["a", "b"], "labels": [0, 1], "thumbnails": None}
+    small = {
+        "layers": schema().layers[:2],
+        "sample_names": ["a", "b"],
+        "labels": [0, 1],
+        "thumbnails": None,
+        "foreground": None,
+    }
     make(folder / "images.h5", described=schema(**small))
     make(make(folder / "rows.h5", described=table_schema()), "second", table_schema(layers=schema().layers[:1]))
     described = schema(**small, metrics=(SID,))

@@ -29,7 +29,7 @@ def main() -> None:
         bundled("digits-cnn.onnx"), f"{digits}:images", archive, layers=["relu_4"], limit=2, labels=f"{digits}:labels"
     )
     images = schema(layers=schema().layers[:2], sample_names=["a.png", "b.png"], labels=[0, 1])
-    images = images.__class__(**{**vars(images), "thumbnails": images.thumbnails[:2]})
+    images = images.__class__(**{**vars(images), "thumbnails": images.thumbnails[:2], "foreground": None})
     for name, compression in (("images", "rounded"), ("half", "float16")):
         with RunWriter.open(archive, name, images, compression=compression) as writer:
             fill(writer, images)
