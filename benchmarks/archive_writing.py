@@ -1,0 +1,76 @@
+"""What share of an analysis's time goes into its archive.
+
+python benchmarks/archive_writing.py MODEL --inputs SPEC [--limit N] [any option of analyze that takes a value]
+
+Prints the seconds spent in the archive's writer, by what it did, and their share of the whole analysis; fails if that
+is 5 % or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import onnxinfo
+from onnxinfo.archive.writer import RunWriter
+
+METHODS = ("set_normalizer", "write", "close")
+MOST = 0.05
+
+
+def timed(spent: dict[str, float], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function so that the time it takes is added up."""
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*arguments, **options)
+        finally:
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
+
+    return wrapped
+
+
+def main() -> None:
+    """Analyze a model and print the shares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--inputs", required=True)
+    parser.add_argument("--limit", type=int, default=32)
+    parser.add_argument("--preset")
+    parser.add_argument("--layers", nargs="*", default=[])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--compression", default="rounded")
+    given = parser.parse_args()
+    options = {key: value for key, value in vars(given).items() if key not in ("model", "inputs")}
+    spent: dict[str, float] = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.multiple(
+            RunWriter,
+            open=timed(spent, "open", RunWriter.open),
+            **{name: timed(spent, name, getattr(RunWriter, name)) for name in METHODS},
+        ),
+    ):
+        output = Path(folder) / "result.h5"
+        began = time.perf_counter()
+        onnxinfo.analyze(given.model, given.inputs, output, **options)
+        total = time.perf_counter() - began
+        summary = onnxinfo.list_runs(output)[0]
+        size = output.stat().st_size
+    print(f"{summary.layers} layers, {summary.samples} samples, {size / 1e6:.1f} MB, {total:.1f} s in all")
+    for name, seconds in spent.items():
+        print(f"  {name:<16}{seconds:8.3f} s {seconds / total:8.2%}")
+    share = sum(spent.values()) / total
+    print(f"  {'archive':<16}{sum(spent.values()):8.3f} s {share:8.2%}")
+    if share >= MOST:
+        raise SystemExit(f"writing takes {share:.1%} of the analysis, at most {MOST:.0%} expected")
+
+
+if __name__ == "__main__":
+    main()
