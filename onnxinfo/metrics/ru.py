@@ -142,12 +142,15 @@ class Problem:
         moments = self.reconstruction.moments(sigma, self.effort * VALUE_NOISES)
         entropy = moments.log_power() / 2 + ENTROPY
         ratio, ratio_stderr = mean_and_stderr(moments.deviations / self.target)
-        parts = []
+        parts, gains = [], []
         for _ in range(2):
             cost, gain, _ = self.reconstruction.gradients(sigma, GRADIENT_NOISES // 2, 1 / moments.power)
             excess = relative_excess(cost, gain, free)
             parts += [excess.first, excess.second]
-        power, power_stderr = noise_free_power(parts, free)
+            gains.append((gain.mean * free).sum(1) / self.tie.units)
+        # What the mean entropy gains when all scales grow alike: 1 where nothing but noise makes the errors.
+        growth = torch.stack(gains).mean(0).clamp(0.0, 1.0)
+        power, power_stderr = (growth * each for each in noise_free_power(parts, free))
         return RuSolution(
             sigma=sigma,
             entropy=entropy,
