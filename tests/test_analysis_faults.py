@@ -1,0 +1,252 @@
+"""Analyses of a real model, killed, interrupted or out of disk: nothing finished is lost, and they go on."""
+
+import functools
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from archive_fakes import check_finished, content
+
+import onnxinfo
+from onnxinfo.models import path as bundled
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills by processor time")
+
+MODEL, RUN = str(bundled("digits-cnn.onnx")), "digits-cnn"
+IMAGES = f"{bundled('digits.npz')}:images"
+# Blocks of one sample: as many moments between two finished cells as can be.
+OPTIONS = {"layers": ["relu_4"], "limit": 3, "memory": "1K"}
+CELLS = 3
+COMMAND = [
+    *(sys.executable, "-m", "onnxinfo", "analyze", MODEL, "--inputs", IMAGES, "--limit", "3"),
+    *("--layers", "relu_4", "--memory", "1K"),
+]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["archive_fakes", "onnxinfo.analysis", "onnxinfo.models"])
+
+
+def points(total, fast):
+    """Return case numbers, of which all but the first ones are left to the slow tests."""
+    return [pytest.param(i, marks=pytest.mark.slow if i >= fast else ()) for i in range(total)]
+
+
+def analyze(path, ready=None):
+    """Analyze, in a process of its own."""
+    import torch
+
+    torch.set_num_threads(1)
+    if ready is not None:
+        ready.send(time.process_time())
+    onnxinfo.analyze(MODEL, IMAGES, path, **OPTIONS)
+    if ready is not None:
+        ready.send(time.process_time())
+
+
+def start(path):
+    """Start an analysis; return its process, the pipe it reports to, and the processor time before it."""
+    ours, theirs = context.Pipe()
+    process = context.Process(target=analyze, args=(path, theirs))
+    process.start()
+    theirs.close()
+    return process, ours, ours.recv()
+
+
+def finish(path):
+    """Analyze to the end and return the processor time that took."""
+    process, pipe, before = start(path)
+    after = pipe.recv()
+    process.join()
+    assert process.exitcode == 0
+    return after - before
+
+
+def cpu_time(process):
+    """Return the processor time of another process, in seconds."""
+    return time.clock_gettime((~process.pid << 3) | 2)
+
+
+@functools.cache
+def undisturbed():
+    """Return what an analysis finds when nothing disturbs it, and how much processor time it takes."""
+    with tempfile.TemporaryDirectory() as name:
+        seconds = finish(Path(name) / "a.h5")
+        with onnxinfo.open(Path(name) / "a.h5") as archive:
+            return content(archive[RUN]), seconds
+
+
+def check_and_resume(path, expected):
+    """Demand what holds of an archive however its writer ended, then go on with the run and compare it."""
+    if path.exists():
+        report = onnxinfo.validate(path)
+        assert report.valid, report.violations
+        with onnxinfo.open(path) as archive:
+            check_finished(archive[RUN], expected)
+    finish(path)
+    with onnxinfo.open(path) as archive:
+        assert archive[RUN].status == "complete"
+        assert content(archive[RUN]) == expected
+    report = onnxinfo.validate(path)
+    assert report.valid, report.violations
+    assert not report.notes
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+@pytest.fixture
+def quick_validation(monkeypatch):
+    """The lists of dimensions never change during a run; reading them takes a process."""
+    monkeypatch.setattr("onnxinfo.archive.validate.dimension_names", lambda path, run: {})
+
+
+@pytest.mark.parametrize("point", points(200, fast=2))
+def test_killed_at_any_moment(tmp_path, point, quick_validation):
+    expected, seconds = undisturbed()
+    path = tmp_path / "a.h5"
+    kill(path, random.Random(point).uniform(0, seconds))
+    check_and_resume(path, expected)
+
+
+def kill(path, delay):
+    """Kill an analysis after some processor time; should it be ready before, start anew and be faster."""
+    while True:
+        path.unlink(missing_ok=True)
+        process, pipe, before = start(path)
+        try:
+            while cpu_time(process) < before + delay:
+                time.sleep(0.0005)
+        except OSError:
+            pass
+        process.kill()
+        process.join()
+        ended = pipe.poll()
+        pipe.close()
+        if process.exitcode == -signal.SIGKILL and not ended:
+            return
+        delay *= 0.8
+
+
+@pytest.mark.parametrize("point", points(20, fast=1))
+def test_power_lost_at_any_moment(tmp_path, point, quick_validation):
+    """A copy of the file taken while it is written stands for what a disk holds after a power loss."""
+    expected, seconds = undisturbed()
+    path, copy = tmp_path / "a.h5", tmp_path / "copy" / "a.h5"
+    copy.parent.mkdir()
+    process, pipe, before = start(path)
+    delay = random.Random(point).uniform(0, seconds)
+    while not pipe.poll() and (cpu_time(process) < before + delay or not path.exists()):
+        time.sleep(0.0005)
+    with path.open("rb") as source, copy.open("wb") as target:
+        shutil.copyfileobj(source, target, 512)
+    process.kill()
+    process.join()
+    pipe.close()
+    onnxinfo.recover(copy)
+    for kept in copy.parent.glob("*.damaged*"):
+        kept.unlink()
+    with onnxinfo.open(copy) as archive:
+        if archive[RUN].is_closed:
+            assert content(archive[RUN]) == expected
+            return
+    check_and_resume(copy, expected)
+
+
+@pytest.mark.parametrize("options", [[], ["--quiet"]], ids=["", "quiet"])
+def test_ctrl_c_keeps_what_is_finished_and_says_where(tmp_path, options):
+    expected, _ = undisturbed()
+    path = tmp_path / "out.h5"
+    command = [*COMMAND[:3], *options, *COMMAND[3:], "-o", str(path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while process.poll() is None and not cells(path):
+        time.sleep(0.02)
+    seen = cells(path)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert f"interrupted: finished cells are in {path}; the same command goes on from there" in said
+    assert "Traceback" not in said
+    assert 0 < seen <= cells(path) < CELLS
+    assert onnxinfo.list_runs(path)[0].status == "interrupted"
+    subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
+    with onnxinfo.open(path) as archive:
+        assert content(archive[RUN]) == expected
+    assert [each.name for each in tmp_path.iterdir()] == ["out.h5"]
+
+
+def cells(path):
+    """Return how many cells are finished."""
+    return onnxinfo.list_runs(path)[0].finished if path.exists() else 0
+
+
+def test_rows_queried_on_the_command_line_during_an_analysis_are_rows_of_the_finished_one(tmp_path):
+    path = tmp_path / "out.h5"
+    query = [sys.executable, "-m", "onnxinfo", "query", str(path), "--per", "sample", "--format", "json"]
+    process = subprocess.Popen(
+        [*COMMAND, "-o", str(path)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=ENVIRONMENT
+    )
+    while not cells(path):
+        assert process.poll() is None
+        time.sleep(0.02)
+    # Stopped, not ended: the query has to be answered while the writer has the file open.
+    process.send_signal(signal.SIGSTOP)
+    status = onnxinfo.list_runs(path)[0].status
+    during = json.loads(subprocess.run(query, check=True, capture_output=True, text=True).stdout)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait() == 0
+    after = json.loads(subprocess.run(query, check=True, capture_output=True, text=True).stdout)
+    assert status == "running"
+    assert 0 < len(during) < len(after) == CELLS
+    assert all(row in after for row in during)
+
+
+@pytest.mark.parametrize("change", [["--alpha", "1e-3"], ["--seed", "1"], ["--limit", "2"]], ids=lambda c: c[0])
+def test_another_analysis_under_the_same_name_is_refused(tmp_path, change):
+    path = tmp_path / "out.h5"
+    with pytest.raises(KeyboardInterrupt):
+        onnxinfo.analyze(MODEL, IMAGES, path, **OPTIONS, progress=_interrupt)
+    before = path.read_bytes()
+    done = subprocess.run(
+        [*COMMAND, "-o", str(path), *change], capture_output=True, text=True, check=False, env=ENVIRONMENT
+    )
+    assert done.returncode == 2
+    assert "has another recipe" in done.stderr
+    assert path.read_bytes() == before
+
+
+def _interrupt(progress):
+    if progress.layer:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_stops_an_analysis_in_one_line_and_it_goes_on(tmp_path):
+    expected, _ = undisturbed()
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting needs root")
+    try:
+        command = [*COMMAND, "-o", str(folder / "a.h5")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+        assert done.returncode == 1
+        errors = [line for line in done.stderr.splitlines() if line.startswith("onnxinfo: error: ")]
+        assert len(errors) == 1
+        assert "No space left on device" in errors[0]
+        subprocess.run(["mount", "-o", "remount,size=8m", folder], check=True)
+        subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
+        with onnxinfo.open(folder / "a.h5") as archive:
+            assert content(archive[RUN]) == expected
+    finally:
+        subprocess.run(["umount", folder], check=True)
