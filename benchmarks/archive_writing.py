@@ -19,7 +19,7 @@ from unittest.mock import patch
 import onnxinfo
 from onnxinfo.archive.writer import RunWriter
 
-METHODS = ("set_normalizer", "write", "close")
+METHODS = ("open", "set_normalizer", "write", "close")
 MOST = 0.05
 
 
@@ -49,14 +49,8 @@ def main() -> None:
     given = parser.parse_args()
     options = {key: value for key, value in vars(given).items() if key not in ("model", "inputs")}
     spent: dict[str, float] = {}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        patch.multiple(
-            RunWriter,
-            open=timed(spent, "open", RunWriter.open),
-            **{name: timed(spent, name, getattr(RunWriter, name)) for name in METHODS},
-        ),
-    ):
+    replaced: dict[str, Any] = {name: timed(spent, name, getattr(RunWriter, name)) for name in METHODS}
+    with tempfile.TemporaryDirectory() as folder, patch.multiple(RunWriter, **replaced):
         output = Path(folder) / "result.h5"
         began = time.perf_counter()
         onnxinfo.analyze(given.model, given.inputs, output, **options)
