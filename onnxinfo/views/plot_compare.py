@@ -70,6 +70,7 @@ def plot_compare(
             axes.errorbar(x, y, xerr=np.nan_to_num(half), fmt="o", color=colour, capsize=3, label=other)
         axes.axvline(0, color=chosen.theme.ink, linewidth=0.8)
         axes.set_yticks(range(len(names)), short_names(names, 26))
+        axes.margins(y=0.08)
         axes.invert_yaxis()
         axes.grid(axis="x")
         axes.set_axisbelow(True)

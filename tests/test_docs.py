@@ -1,0 +1,112 @@
+"""Help, its examples, and the docs made from them."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import archive_fakes as fakes
+import click
+import pytest
+from click.testing import CliRunner
+
+import onnxinfo
+from onnxinfo.cli import COMMANDS, cli
+from onnxinfo.models import path as bundled
+
+DOCS = Path(__file__).parents[1] / "docs"
+#: Their examples take minutes of computation or data from outside: they are parsed here, not run.
+COMPUTING = {"analyze", "demo", "decoder", "check", "coherency", "prune", "rescale", "robustness", "extract"}
+
+
+def examples():
+    context = click.Context(cli, info_name="onnxinfo")
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        children = command.commands.values() if isinstance(command, click.Group) else [command]
+        for each in children:
+            lines = re.findall(r"^\s+onnxinfo (.+)$", each.help or "", re.MULTILINE)
+            yield from ((name, line) for line in lines if ">" not in line)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    model = tmp_path / "model.onnx"
+    model.write_bytes(bundled("digits-cnn.onnx").read_bytes())
+    layers = [layer for layer in onnxinfo.list_layers(model) if layer.default][:4]
+    recipe = fakes.schema().recipe | {"model_sha256": onnxinfo.load(model).sha256}
+    described = fakes.schema(layers=layers, recipe=recipe)
+    for name, run in {"result": "baseline", "a": "one", "b": "two", "monday": "one", "tuesday": "two"}.items():
+        fakes.make(tmp_path / f"{name}.h5", run, described)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "line"), [*examples()])
+def test_examples_run(name, line, folder):
+    arguments = shlex.split(line)
+    if name in COMPUTING:
+        command, rest = cli, arguments
+        context = click.Context(cli, obj={})
+        while isinstance(command, click.Group):
+            command, rest = command.get_command(context, rest[0]), rest[1:]
+        command.make_context(name, rest, parent=context)
+        return
+    if name == "rename":
+        onnxinfo.rename_run("result.h5", "baseline", arguments[2])
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+
+
+def test_every_command_has_an_example():
+    assert {name for name, _ in examples()} == {*COMMANDS}
+
+
+def test_the_reference_is_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    from cli_reference import TARGET, reference
+
+    assert TARGET.read_text() == reference(), "run python docs/cli_reference.py"
+
+
+def test_the_site_builds_without_warnings(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("material")
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "-q",
+        "-f",
+        DOCS.parent / "mkdocs.yml",
+        "-d",
+        tmp_path,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tutorial" / "index.html").exists()
+
+
+def test_as_a_module_and_as_a_process(folder):
+    environment = os.environ | {"NO_COLOR": "1"}
+    for start in ([sys.executable, "-m", "onnxinfo"], [Path(sys.executable).with_name("onnxinfo")]):
+        done = subprocess.run([*start, "query", "a.h5"], capture_output=True, text=True, env=environment, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert "one" in done.stdout
+        assert "\x1b" not in done.stdout + done.stderr
+    done = subprocess.run([*start, "query", "a.h5", "--run", "oen"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "onnxinfo: error: no run 'oen' in a.h5; did you mean 'one'?\n"
+
+
+def test_views_start_without_heavy_imports(folder):
+    code = (
+        "import sys; from onnxinfo.cli import cli; cli(['query', 'a.h5'], standalone_mode=False);"
+        "print([m for m in ('torch', 'onnxruntime', 'onnx', 'matplotlib', 'pandas', 'duckdb') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "[]"
