@@ -116,6 +116,14 @@ def test_killed_at_any_moment(tmp_path, point, quick_validation):
     check_and_resume(path, expected)
 
 
+def has_ended(pipe):
+    """Tell whether a process said that it was ready; the end of a pipe says nothing."""
+    try:
+        return bool(pipe.recv())
+    except EOFError:
+        return False
+
+
 def kill(path, delay):
     """Kill an analysis after some processor time; should it be ready before, start anew and be faster."""
     while True:
@@ -128,9 +136,7 @@ def kill(path, delay):
             pass
         process.kill()
         process.join()
-        ended = pipe.poll()
-        pipe.close()
-        if process.exitcode == -signal.SIGKILL and not ended:
+        if process.exitcode == -signal.SIGKILL and not has_ended(pipe):
             return
         delay *= 0.8
 
