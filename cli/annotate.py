@@ -14,7 +14,7 @@ import click
 @click.option("--run", metavar="NAME", help="The run; may be left out where one only is of MODEL.")
 @click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
 @click.pass_obj
-def annotate(settings: dict[str, Any], model: str, archive: str, output: str, **options: Any) -> None:
+def annotate(settings: dict[str, Any], /, model: str, archive: str, output: str, **options: Any) -> None:
     r"""Write MODEL with the metrics in FILE.h5 as properties of its nodes.
 
     Netron and other viewers show them. The model computes what it computed, to the last bit.

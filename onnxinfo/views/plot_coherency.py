@@ -67,13 +67,13 @@ def plot_coherency(
         if view.shape[1] != 1:
             raise UsageError("coherency shows one sample, and several are chosen; name one with --samples")
         whole = view.run
-        for each in view.metrics:
-            key = (each.name, printable(view.name))
-            if not view.values(each.name)["done"].any():
+        for measured in view.metrics:
+            key = (measured.name, printable(view.name))
+            if not view.values(measured.name)["done"].any():
                 continue
-            found[key] = run_values(type(view)(whole, view.layer_positions, metrics=[each.name]), each.name)
+            found[key] = run_values(type(view)(whole, view.layer_positions, metrics=[measured.name]), measured.name)
             maps[key] = [
-                flat_map(view.map(each.name, layer, 0), view.axes) if each.has_map else None
+                flat_map(view.map(measured.name, layer, 0), view.axes) if measured.has_map else None
                 for layer in evenly(view.shape[0], _MOST_LAYERS)
             ]
         names = [row.name for row in view.layers]
@@ -86,7 +86,8 @@ def plot_coherency(
     with drawing(output, chosen) as figure:
         cell = chosen.size.width * 0.62 / len(columns)
         figure.set_size_inches(chosen.size.width, max(2.2, cell * len(rows) * 1.12 + 0.5))
-        left, right = figure.subfigures(1, 2, width_ratios=[2.1, 1])
+        halves: Any = figure.subfigures(1, 2, width_ratios=[2.1, 1])
+        left, right = halves
         grid = left.subplots(len(rows), len(columns), squeeze=False)
         titles = short_names([names[i] for i in columns], 14)
         for line, key in zip(grid, rows, strict=True):
@@ -95,15 +96,16 @@ def plot_coherency(
         for each, title in zip(grid[0], titles, strict=True):
             each.set_title(title, fontsize=chosen.size.font * 0.8)
         panels = right.subplots(len(metrics), 1, squeeze=False)[:, 0]
-        for axes, name in zip(panels, metrics, strict=True):
+        for axes, each_metric in zip(panels, metrics, strict=True):
             for number, each in enumerate(runs):
-                if (name, each) in found:
-                    values = layer_summary(found[name, each].values)["value"]
+                if (each_metric, each) in found:
+                    values = layer_summary(found[each_metric, each].values)["value"]
                     colour, style = run_style(number)
                     # Runs may coincide: that is the point of a coherent metric, so both have to be seen.
                     marker = "o" if number == 0 else "x"
                     axes.plot(values, style, marker=marker, color=colour, label=cut(each, 20))
-            axes.set_title(metric_label(found[name, next(r for r in runs if (name, r) in found)].metric), loc="left")
+            first = next(each for each in runs if (each_metric, each) in found)
+            axes.set_title(metric_label(found[each_metric, first].metric), loc="left")
             axes.set_xticks([])
             axes.grid(axis="y")
         name_layers(panels[-1], found[rows[-1]], chosen)

@@ -141,7 +141,7 @@ def draw_curves(axes: Axes, curves: Sequence[Curve], runs: Sequence[str], chosen
     _label_depths(axes, curves, chosen, room)
 
 
-def run_style(number: int) -> tuple[str, str]:
+def run_style(number: int) -> tuple[str, Literal["-", "--"]]:
     """Return colour and line style of the run of that number."""
     return COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else "--"
 

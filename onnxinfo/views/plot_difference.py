@@ -123,7 +123,7 @@ def plot_difference(
 
 
 def _two(path: Paths, run: Names, layers: Names, metric: str, samples: Sequence[str | int]) -> tuple[_Maps, _Maps]:
-    found = []
+    found: list[_Maps] = []
     for view, _ in select_views(path, run=run, layers=layers, metrics=[metric], samples=samples):
         if len(found) == 2:
             raise UsageError("a difference is between two runs, and there are more; name two with --run A --run B")

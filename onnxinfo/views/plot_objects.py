@@ -68,15 +68,17 @@ def plot_concentration(
     maps = [view.run.maps("sid", deepest, [view.sample_positions[i]])[0] for i in shown]
     with drawing(output, chosen) as figure:
         figure.set_size_inches(chosen.size.width, chosen.size.width * 0.95)
+        rows: list[Any] = [["curve"] * _PICTURES]
+        rows += [[f"{kind}{i}" for i in range(_PICTURES)] for kind in ("input", "map")]
         axes: Any = figure.subplot_mosaic(
-            [["curve"] * _PICTURES, *[[f"{kind}{i}" for i in range(_PICTURES)] for kind in ("input", "map")]],
+            rows,
             height_ratios=[1.3, 1, 1],
         )
         top = axes["curve"]
-        rows = [row[use] for row, use in zip(found.values["value"], found.kept, strict=True)]
-        means = np.array([row.mean() if row.size else np.nan for row in rows])
-        errors = np.array([row.std(ddof=1) / row.size**0.5 if row.size > 1 else np.nan for row in rows])
-        top.errorbar(range(len(rows)), means, errors, fmt="o-", color=COLOURS[0], capsize=3)
+        kept = [row[use] for row, use in zip(found.values["value"], found.kept, strict=True)]
+        means = np.array([row.mean() if row.size else np.nan for row in kept])
+        errors = np.array([row.std(ddof=1) / row.size**0.5 if row.size > 1 else np.nan for row in kept])
+        top.errorbar(range(len(kept)), means, errors, fmt="o-", color=COLOURS[0], capsize=3)
         top.axhline(0, color=chosen.theme.ink, linewidth=0.8, linestyle=(0, (4, 3)))
         top.set_ylabel(metric_label(found.metric).replace(" of the ", "\nof the "))
         top.set_title(f"{found.name}: above zero, the background is discarded more than the object", loc="left")

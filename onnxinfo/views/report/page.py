@@ -62,7 +62,7 @@ def report(
     target = resolve(output)
     plotly = plotly_script()
     count = sum(1 for _ in select_views(path, run=run, layers=layers, metrics=metrics))
-    runs = []
+    runs: list[dict[str, Any]] = []
     for view, source in select_views(path, run=run, layers=layers, metrics=metrics):
         edges = None if model is None else model_edges(model, [row.name for row in view.layers])
         data = run_data(view, edges, MAP_BYTES // count)
