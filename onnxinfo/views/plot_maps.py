@@ -74,9 +74,11 @@ def plot_maps(
         The archive cannot be read, or the figure cannot be written.
     """
     chosen = look(theme, width)
-    for position, (view, _) in enumerate(select_views(path, run=run, layers=layers, metrics=[metric], samples=samples)):
-        if position:
-            raise UsageError("maps show one run, and there are several; name one with --run")
+    wanted: dict[str, Any] = {"run": run, "layers": layers, "metrics": [metric], "samples": samples}
+    # Refused before anything is drawn.
+    if sum(1 for _ in select_views(path, **wanted)) > 1:
+        raise UsageError("maps show one run, and there are several; name one with --run")
+    for view, _ in select_views(path, **wanted):
         if overlay and view.thumbnails is None:
             raise UsageError(f"run '{printable(view.name)}' has no pictures to lay maps over; leave out --overlay")
         grid = _Grid(view, metric, overlay)

@@ -60,17 +60,17 @@ def plot_units(
     """
     chosen = look(theme, width)
     kinds = {"position": _tokens, "feature": _features, "time": _series}
-    done = False
-    for view, _ in select_views(path, run=run, layers=layers, metrics=[metric], samples=samples):
-        if done:
-            raise UsageError("units are of one run, and there are several; name one with --run")
+    wanted: dict[str, Any] = {"run": run, "layers": layers, "metrics": [metric], "samples": samples}
+    # Refused before anything is drawn.
+    if sum(1 for _ in select_views(path, **wanted)) > 1:
+        raise UsageError("units are of one run, and there are several; name one with --run")
+    for view, _ in select_views(path, **wanted):
         kind = next((draw for axis, draw in kinds.items() if axis in view.axes), None)
         if kind is None:
             raise UsageError(f"inputs with the axes {', '.join(view.axes)} are drawn by 'onnxinfo plot FILE.h5 maps'")
         lines = None if texts is None else _lines(texts)
         with drawing(output, chosen) as figure:
             kind(figure, view, metric, lines, chosen)
-        done = True
     return Path(output)
 
 
