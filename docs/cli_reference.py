@@ -14,7 +14,7 @@ HEAD = "# Command line\n\nWhat `onnxinfo COMMAND --help` prints; written by `doc
 
 def reference() -> str:
     """Return the reference as Markdown."""
-    parts = [HEAD, _section(click.Context(cli, info_name="onnxinfo"), 2)]
+    parts = [HEAD, _section(click.Context(cli, info_name="onnxinfo", **cli.context_settings), 2)]
     return "\n".join(parts)
 
 
