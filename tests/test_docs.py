@@ -22,7 +22,7 @@ COMPUTING = {"analyze", "demo", "decoder", "check", "coherency", "prune", "resca
 
 
 def examples():
-    context = click.Context(cli, info_name="onnxinfo")
+    context = click.Context(cli, info_name="onnxinfo", **cli.context_settings)
     for name in COMMANDS:
         command = cli.get_command(context, name)
         children = command.commands.values() if isinstance(command, click.Group) else [command]
@@ -49,7 +49,7 @@ def test_examples_run(name, line, folder):
     arguments = shlex.split(line)
     if name in COMPUTING:
         command, rest = cli, arguments
-        context = click.Context(cli, obj={})
+        context = click.Context(cli, obj={}, **cli.context_settings)
         while isinstance(command, click.Group):
             command, rest = command.get_command(context, rest[0]), rest[1:]
         command.make_context(name, rest, parent=context)
