@@ -7,7 +7,7 @@ import pytest
 import torch
 from nodes import assert_same, floats, gradcheck, node_model, rng
 
-from onnxinfo import convert
+from onnxinfo import ConversionError, convert
 
 
 class TestSpectral:
@@ -97,31 +97,8 @@ def test_non_max_suppression(options: tuple, center_point_box: int) -> None:
     assert_same("NonMaxSuppression", inputs, opset=11, constants=(2, 3, 4), center_point_box=center_point_box)
 
 
-class TestRandom:
-    x = torch.zeros(200, 50)
-
-    def draw(self, op_type: str, inputs: list, **attributes: object) -> torch.Tensor:
-        model = node_model(op_type, inputs, **attributes)
-        return convert(model, fallback=False)(*(torch.from_numpy(x) for x in inputs))[0]
-
-    def test_every_run_draws_the_same(self) -> None:
-        first, again = (self.draw("RandomNormalLike", [self.x.numpy()]) for _ in range(2))
-        assert torch.equal(first, again)
-        assert not torch.equal(first, self.draw("RandomNormalLike", [self.x.numpy()], seed=7.0))
-
-    def test_distributions(self) -> None:
-        normal = self.draw("RandomNormalLike", [self.x.numpy()], mean=2.0, scale=3.0)
-        assert abs(normal.mean() - 2) < 0.1
-        assert abs(normal.std() - 3) < 0.1
-        uniform = self.draw("RandomUniform", [], shape=[100, 100], low=-1.0, high=3.0)
-        assert abs(uniform.mean() - 1) < 0.1
-        assert uniform.min() >= -1
-        assert uniform.max() <= 3
-        assert abs(self.draw("Bernoulli", [np.full((100, 100), 0.3, np.float32)]).mean() - 0.3) < 0.02
-
-    def test_multinomial(self) -> None:
-        logits = np.log(np.array([[0.2, 0.5, 0.3]], np.float32)) + 5
-        drawn = self.draw("Multinomial", [logits], sample_size=10000)
-        assert drawn.dtype == torch.int32
-        frequencies = torch.bincount(drawn[0], minlength=3) / 10000
-        torch.testing.assert_close(frequencies, torch.tensor([0.2, 0.5, 0.3]), atol=0.02, rtol=0)
+@pytest.mark.parametrize("op_type", ["Bernoulli", "RandomNormalLike", "RandomUniformLike"])
+def test_random_numbers_are_refused(op_type: str) -> None:
+    """Every engine draws others, so nothing computed from them could be verified."""
+    with pytest.raises(ConversionError, match=rf"{op_type}.*draws random numbers"):
+        convert(node_model(op_type, [np.full((4, 5), 0.3, np.float32)]), fallback=False)
