@@ -22,6 +22,8 @@ from ..errors import ArchiveError, UsageError
 from ..text import printable
 from .format import LIBVER
 
+#: Of what could not be written to a full disk, this much is kept in memory, in parts of this size at most.
+LOST_BYTES, LOST_RECORD_BYTES = 64 << 20, 1 << 20
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_SIZE = 48
 FLAGS_OFFSET = 11
@@ -222,11 +224,15 @@ def create_file(path: Path) -> Iterator[h5py.File]:
 class _Forgiving(io.RawIOBase):
     """A file that accepts everything and remembers the first error.
 
-    HDF5 cannot recover from a write that fails, and crashes when the process ends; so it is not told.
+    HDF5 cannot recover from a write that fails, and crashes when the process ends; so it is not told. It also reads
+    back its own records, and crashes on others; so what could not be written is kept, as far as `LOST_BYTES` go, which
+    is far beyond the records of any archive (they are small; maps are not read back).
     """
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
+        self._lost: list[tuple[int, bytes]] = []
+        self._room = LOST_BYTES
         self.error: OSError | None = None
 
     def readable(self) -> bool:
@@ -242,16 +248,30 @@ class _Forgiving(io.RawIOBase):
         return self._file.seek(offset, whence)
 
     def readinto(self, buffer: Any, /) -> int:
-        return self._file.readinto(buffer) or 0
+        start = self._file.tell()
+        if self.error is None:
+            return self._file.readinto(buffer) or 0
+        view = memoryview(buffer).cast("B")
+        found = self._file.readinto(view) or 0
+        view[found:] = bytes(len(view) - found)
+        for offset, data in self._lost:
+            first, last = max(offset, start), min(offset + len(data), start + len(view))
+            if first < last:
+                view[first - start : last - start] = data[first - offset : last - offset]
+        return len(view)
 
     def write(self, data: Any, /) -> int:
         rest = memoryview(data).cast("B")
         count = len(rest)
+        start = self._file.tell()
         try:
             while len(rest) and self.error is None:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             self.error = error
+        if len(rest) and len(rest) <= min(self._room, LOST_RECORD_BYTES):
+            self._lost.append((start + count - len(rest), bytes(rest)))
+            self._room -= len(rest)
         return count
 
     def truncate(self, size: int | None = None, /) -> int:
