@@ -12,6 +12,7 @@ import click
 # Commands are imported when they run, so that starting costs nothing for the others.
 COMMANDS: dict[str, str] = {
     "analyze": "analyze",
+    "oneshot": "oneshot",
     "demo": "analyze",
     "decoder": "decoder",
     "query": "query",

@@ -65,6 +65,8 @@ _LAZY = {
     "plot_maps": "views.plot_maps",
     "report": "views.report",
     "annotate": "views.annotate",
+    "Oneshot": "everything",
+    "oneshot": "everything",
     "demo": "demonstration",
 }
 

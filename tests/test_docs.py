@@ -18,7 +18,7 @@ from onnxinfo.models import path as bundled
 
 DOCS = Path(__file__).parents[1] / "docs"
 #: Their examples take minutes of computation or data from outside: they are parsed here, not run.
-COMPUTING = {"analyze", "demo", "decoder", "check", "coherency", "prune", "rescale", "robustness", "extract"}
+COMPUTING = {"analyze", "oneshot", "demo", "decoder", "check", "coherency", "prune", "rescale", "robustness", "extract"}
 
 
 def examples():

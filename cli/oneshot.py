@@ -1,0 +1,45 @@
+"""All of it at once: ``oneshot``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from .analyze import show
+from .options import preprocessing, selection
+from .progress import live
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@click.option(
+    "--inputs", required=True, metavar="SPEC", help="Folder or glob of images, FILE.npz:key, .npy, FILE.h5:/set."
+)
+@click.option("-o", "--output", required=True, type=click.Path(), metavar="OUTDIR", help="Folder for the results.")
+@selection
+@preprocessing
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--memory", metavar="SIZE", help="Budget for activations, such as 2G.")
+@click.option("--overwrite", is_flag=True, help="Replace a finished run of the same name.")
+@click.pass_context
+def oneshot(ctx: click.Context, /, model: str, inputs: str, output: str, **options: Any) -> None:
+    r"""Analyze MODEL, draw its plots and write its report, in one go.
+
+    OUTDIR gets NAME.h5, NAME-curve.png, NAME-maps.png and NAME.html, named as MODEL is.
+
+    \b
+    Example:
+      onnxinfo oneshot resnet20.onnx --inputs images/ --preset imagenet --limit 32 -o results
+    """
+    from onnxinfo import oneshot as run_all
+
+    began = time.monotonic()
+    with live(quiet=ctx.obj["quiet"], output=output) as report:
+        made = run_all(model, inputs, output, progress=report, **options)
+    if not ctx.obj["quiet"]:
+        show(made.result, time.monotonic() - began)
+        for path in made.plots:
+            click.echo(f"plot: {path}")
+        click.echo(f"report: {made.report}")
