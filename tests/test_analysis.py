@@ -81,6 +81,21 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
     assert (resumed.values["value"] == whole.values["value"]).all()
 
 
+def test_a_run_begun_with_less_memory_goes_on_as_it_began(tmp_path):
+    onnxinfo.analyze(MODEL, IMAGES, tmp_path / "whole.h5", limit=4, layers=["relu_4"], memory="1K")
+    whole = read(tmp_path / "whole.h5")
+
+    def interrupt(progress):
+        if progress.layer:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyze(tmp_path, limit=4, memory="1K", progress=interrupt)
+    resumed = analyze(tmp_path, limit=4)
+    assert resumed.finished.all()
+    assert (resumed.maps == whole.maps).all()
+
+
 def test_runs_share_a_file_and_a_taken_name_is_refused(tmp_path):
     analyze(tmp_path)
     with pytest.raises(onnxinfo.UsageError, match="digits-cnn"):

@@ -456,7 +456,11 @@ def test_labels_as_text_get_classes(pictures: np.ndarray) -> None:
     assert samples.labels.tolist() == [2, 0, 2]
 
 
-@pytest.mark.parametrize("labels", [[1, 2, 3], [0.5] * 6, np.zeros((6, 2)), [None] * 6])
+@pytest.mark.parametrize(
+    "labels",
+    [[1, 2, 3], [0.5] * 6, np.zeros((6, 2)), [None] * 6, [1e30] * 6, [np.nan] * 6, np.full(6, 2**63, np.uint64)],
+    ids=str,
+)
 def test_unusable_labels(pictures: np.ndarray, labels: object) -> None:
     with pytest.raises(InputError, match="labels"):
         open_samples(pictures, shape=RGB, labels=labels)

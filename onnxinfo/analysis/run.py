@@ -22,7 +22,7 @@ from ..graph.model import ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..inputs.foreground import Foreground, open_foreground
 from ..inputs.sample_sets import open_inputs
-from ..metrics.budget import device_of, inputs_at_once, parse_bytes
+from ..metrics.budget import CPU_INPUTS, device_of, inputs_at_once, parse_bytes
 from ..metrics.decoder_training import DecoderSettings
 from ..metrics.feeds import Feeds, graph_inputs
 from ..torch_graph.precision import to_float32
@@ -196,8 +196,17 @@ def analyze(
     name = run or loaded.name
     schema = _schema(job, measures, {"keep_precision": True} if keep_precision else {})
     with RunWriter.open(output, name, schema, overwrite=overwrite, compression=compression) as writer:
+        if budget is None:
+            job.chunk = _as_begun(writer, job.chunk)
         _compute(job, measures, writer, progress or (lambda _: None))
     return Result(Path(output), name)
+
+
+def _as_begun(writer: RunWriter, chunk: int) -> int:
+    """Inputs at once that the run was begun with: grouped otherwise, the last digits of a resumed run differ."""
+    begun = writer.recorded("inputs_at_once")
+    # A file from elsewhere does not decide over this machine's memory.
+    return begun if isinstance(begun, int) and 1 <= begun <= max(2 * chunk, CPU_INPUTS) else chunk
 
 
 def _crops(objects: Foreground | None, times: float | None) -> dict[str, Any]:

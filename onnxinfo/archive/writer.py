@@ -21,14 +21,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ArchiveError, UsageError
+from . import guard
 from .format import (
     COMPRESSION,
     STATUS,
+    Json,
     Metric,
     RunSchema,
     cell_checksums,
     check_run_name,
     chunk_bytes,
+    decode_attribute,
     encode_map,
     put_chunk,
 )
@@ -135,6 +138,17 @@ class RunWriter:
         """Tell which cells of a metric are finished: bool of shape (layer, sample)."""
         done: npt.NDArray[np.bool_] = self._done[metric].copy()
         return done
+
+    def recorded(self, name: str) -> Json:
+        """Return what the recipe or the provenance said when the run was begun, or None.
+
+        Parameters
+        ----------
+        name
+            Name of an attribute of the run. What a file says may be anything: check it before use.
+        """
+        value = guard.attributes(self._group).get(name)
+        return None if value is None else decode_attribute(value)
 
     def normalizer(self, metric: str, layer: int) -> float:
         """Return the layer's normalizer set before, in this or an interrupted process, or NaN."""

@@ -21,6 +21,7 @@ LabelSpec = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[int] | Sequence
 
 #: Most bytes of a CSV file that is read.
 MAX_CSV_BYTES = 1 << 27
+_GREATEST_LABEL = 2**53
 _HEADINGS = frozenset({"name", "file", "filename", "image", "path", "id", "label", "class", "target", "y"})
 
 
@@ -76,10 +77,11 @@ def _encode(values: npt.NDArray[Any], count: int, what: str) -> tuple[npt.NDArra
         classes = sorted(set(texts))
         index = {name: position for position, name in enumerate(classes)}
         return np.array([index[text] for text in texts], dtype=np.int64), [printable(name) for name in classes]
-    if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.trunc(values)).all():
-        values = values.astype(np.int64)
-    if values.dtype.kind not in "biu":
+    if values.dtype.kind == "f" and not (values == np.trunc(values)).all() or values.dtype.kind not in "biuf":
         raise InputError(f"{what}: elements of type {values.dtype}, expected integers or text")
+    # Beyond that the integers of a float are not those that were meant, and int64 ends.
+    if values.dtype.kind in "uf" and (abs(values) > _GREATEST_LABEL).any():
+        raise InputError(f"{what}: numbers up to {abs(values).max():.4g}, expected integers up to {_GREATEST_LABEL}")
     return values.astype(np.int64), []
 
 
