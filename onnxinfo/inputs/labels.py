@@ -77,7 +77,7 @@ def _encode(values: npt.NDArray[Any], count: int, what: str) -> tuple[npt.NDArra
         classes = sorted(set(texts))
         index = {name: position for position, name in enumerate(classes)}
         return np.array([index[text] for text in texts], dtype=np.int64), [printable(name) for name in classes]
-    if values.dtype.kind == "f" and not (values == np.trunc(values)).all() or values.dtype.kind not in "biuf":
+    if (values.dtype.kind == "f" and not (values == np.trunc(values)).all()) or values.dtype.kind not in "biuf":
         raise InputError(f"{what}: elements of type {values.dtype}, expected integers or text")
     # Beyond that the integers of a float are not those that were meant, and int64 ends.
     if values.dtype.kind in "uf" and (abs(values) > _GREATEST_LABEL).any():
