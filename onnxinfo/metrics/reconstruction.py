@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .decoder import Decoder
-from .probe import Feature, HalfSums, Halves, cotangents
+from .probe import Feature, HalfSums, Halves
 
 #: Squared errors of a unit are told apart in this many independent parts.
 PARTS = 4
@@ -121,39 +121,6 @@ class Reconstruction:
         total = counts.sum()
         mean = sums.sum(0) / total
         return Moments(sums / counts[:, None, None], fourth / total - mean.square(), torch.cat(deviations))
-
-    def column_norms(self, sigma: Tensor, noises: int, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared column norms of the feature's Jacobian J and of ``sqrt(w) M``, M that of the reconstruction.
-
-        ``E ||J_j||^2`` and ``E sum_i w_i M_ij^2`` at noisy inputs, two random signs a noise for each.
-
-        Parameters
-        ----------
-        sigma
-            Noise scales, (S, n), standardised.
-        noises
-            How many.
-        weights
-            w, (S, n).
-        """
-        probe = self.feature
-        sums = torch.zeros_like(sigma), torch.zeros_like(sigma)
-        for count in probe.portions(noises):
-            _, x = probe.perturb(sigma, count)
-            x.requires_grad_(True)
-            feature = probe.evaluate(x)
-            shown = self._error(feature)
-            root = weights.sqrt().repeat(count, 1)
-            for total, output, scale in ((sums[0], feature, None), (sums[1], shown, root)):
-                squares = torch.zeros_like(x)
-                used = min(2, output.shape[1])
-                for u in cotangents(output, used, probe.probes):
-                    (product,) = torch.autograd.grad(output, x, u if scale is None else u * scale, retain_graph=True)
-                    squares += product.square()
-                    probe.spent += count
-                norms = (squares * probe.unit.square()).flatten(1).reshape(count, probe.samples, -1)
-                total += norms.sum(0) / (used if used < output.shape[1] else 1)
-        return sums[0] / noises, sums[1] / noises
 
     def gradients(self, sigma: Tensor, noises: int, weights: Tensor) -> tuple[Halves, Halves, Tensor]:
         """``sigma_j d/dsigma_j`` of the deviation L and of ``0.5 sum_i w_i E(mu_i - xhat_i)^2``, and L.

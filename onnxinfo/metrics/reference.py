@@ -72,9 +72,6 @@ def solve_ru_by_gradient(
 ) -> RuSolution:
     """RU by stochastic gradient on the paper's loss (Eq. 11), with Adam on ``log sigma``.
 
-    ``Loss = E||h(x + sigma*delta) - f||^2 / D - (lambda / 2) sum_i log E(mu_i - xhat_i)^2``; lambda is adjusted on the
-    way so that the constraint holds, and the scale at the end.
-
     Parameters
     ----------
     reconstruction, start, target, tie, cap
@@ -84,19 +81,5 @@ def solve_ru_by_gradient(
     """
     problem = Problem(reconstruction, target, tie, cap)
     uniform = start.column_norms.mean(1, keepdim=True).expand_as(start.column_norms)
-    scales = allocate(uniform, target, tie, cap).clamp(max=cap).log().requires_grad_(True)
-    optimizer = torch.optim.Adam([scales], lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    multiplier = torch.full_like(target, 2 / tie.units).log()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        sigma = tie.expand(scales.exp()).clamp(max=cap)
-        deviation, power = reconstruction.differentiable(sigma, noises)
-        ratio = deviation / target
-        (ratio - multiplier.exp() / 2 * power.log().sum(1)).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        multiplier -= LEARNING_RATE * (ratio.detach() - 1).clamp(-1, 1)
-    with torch.no_grad():
-        free = problem.meet(scales.exp())
-    return problem.measured(free, start, steps)
+    scales = problem.ascend(allocate(uniform, target, tie, cap), steps=steps, noises=noises, rate=LEARNING_RATE)
+    return problem.measured(problem.meet(scales), start, steps)

@@ -3,15 +3,16 @@
 Maximise ``sum_i 0.5 log E(mu_i - xhat_i)^2`` with ``xhat = g(h(x + sigma*delta))`` subject to the feature constraint of
 the strict information discarding, ``E||h(x + sigma*delta) - f||^2 = alpha D`` (the paper's Eq. 8 to 11).
 
-Where network and decoder are linear the objective is concave in ``s = sigma^2``. With ``w_i = 1 / E(mu_i - xhat_i)^2``
-and ``A_ij = (dxhat_i / dx_j)^2`` the update ``s_j <- nu s_j sum_i w_i A_ij / ||J_j||^2`` maximises a lower bound that
-touches it, so it never decreases. In the nonlinear case Jacobians are averaged over the noise, both at the same noisy
-inputs: where a network switches units off, it does so for both. Late updates are taken in part only, which averages
-the noise of their estimates.
+Where network and decoder are linear the objective is concave in ``s = sigma^2``. The optimum lies far from the closed
+form of the discarding: scales differ by orders of magnitude, for noise pays only where it is recovered. Stochastic
+gradient ascent on ``log sigma``, with Adam's equal steps for all units, gets there in few passes of few noises if it
+begins with great steps and ends with small ones; updates from squared column norms, as for the discarding, do not: they
+leave out that noise switches units off, and that is most of what deep layers have to gain.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +24,14 @@ from .probe import Halves
 from .reconstruction import Moments, Reconstruction
 from .sid import MANY_UNITS, Linearisation
 
-#: Updates that are taken whole, and those, in order, of which this part is taken.
-ROUNDS, PARTS = 8, (0.7, 0.5, 0.35)
-#: Noises of the squared errors that weights are made of, of the Jacobians, of the values, and of the certificate.
-WEIGHT_NOISES, JACOBIAN_NOISES, VALUE_NOISES, GRADIENT_NOISES = 32, 16, 128, 32
-#: No scale is below this share of the closed form's mean: it would only stand for nothing being gained there.
-LEAST_SCALE = 1e-4
+#: Noises of the ascent in all, those of a step (more where units are few), and by how much a scale first grows a step.
+ASCENT_NOISES, STEP_NOISES, RATE = 480, 4, 0.2
+#: Part of the excess of the constraint, and of the multiplier's error, that a first step takes back.
+FOLLOWED = 0.25
+#: The multiplier is no further from that of a layer whose errors are all noise than this, in logarithms.
+MOST_LOG_MULTIPLIER = 5.0
+#: Noises that the constraint is met with, of the values, and of the certificate's gradients.
+SCALE_NOISES, VALUE_NOISES, GRADIENT_NOISES = 32, 128, 32
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,11 @@ def solve_ru(reconstruction: Reconstruction, start: Linearisation, target: Tenso
         Tied groups, and ``sigma_max`` in standardised units.
     """
     problem = Problem(reconstruction, target, tie, cap)
-    scales = problem.climb(problem.rescale(allocate(start.column_norms, target, tie, cap)))
-    return problem.measured(problem.meet(scales), start, len(problem.parts))
+    noises = min(STEP_NOISES, reconstruction.feature.chunk)
+    steps = ASCENT_NOISES // noises
+    scales = allocate(start.column_norms, target, tie, cap)
+    scales = problem.ascend(scales, steps=steps, noises=problem.effort * noises, rate=RATE)
+    return problem.measured(problem.meet(scales), start, steps)
 
 
 @dataclass(frozen=True)
@@ -93,47 +99,61 @@ class Problem:
         """How many times as much is done where units are few: it costs little, and fewer errors average out."""
         return min(8, max(1, MANY_UNITS // (self.tie.units * self.reconstruction.feature.samples)))
 
-    @property
-    def parts(self) -> list[float]:
-        """Part that is taken of each update."""
-        return [1.0] * ROUNDS * self.effort + [part for part in PARTS for _ in range(self.effort)]
-
     def sigma(self, scales: Tensor) -> Tensor:
         """Noise scale of every unit, (S, n)."""
         return capped(scales, self.tie, self.cap)
 
-    def rescale(self, scales: Tensor, deviations: Tensor | None = None) -> Tensor:
-        """Meet the constraint, as far as the given or some new deviations tell."""
-        if deviations is None:
-            deviations = self.reconstruction.feature.deviations(self.sigma(scales), WEIGHT_NOISES)
-        ratio = deviations.mean(0) / self.target.clamp(min=torch.finfo(self.target.dtype).tiny)
-        return scales * (-(ratio.clamp(min=1e-6).log() / 2).clamp(-1.0, 1.0)).exp()[:, None]
+    def ascend(self, scales: Tensor, *, steps: int, noises: int, rate: float) -> Tensor:
+        """Follow the stochastic gradient of the paper's loss (Eq. 11) in ``log sigma``.
+
+        ``Loss = E||h(x + sigma*delta) - f||^2 / (alpha D) - (lambda / 2) sum_i log E(mu_i - xhat_i)^2``. On the way
+        lambda is set so that the loss neither gains nor loses when all scales grow alike, and all scales follow the
+        measured constraint.
+
+        Parameters
+        ----------
+        scales
+            Where to start.
+        steps, noises
+            Steps, and fresh noises of each.
+        rate
+            Adam's learning rate at the start; it falls to zero as a cosine.
+        """
+        most = math.log(self.cap)
+        logs = scales.log().clamp(max=most).requires_grad_(True)
+        optimizer = torch.optim.Adam([logs], lr=rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        linear = torch.full_like(self.target, 2 / self.tie.units).log()
+        multiplier = linear.clone()
+        for _ in range(steps):
+            optimizer.zero_grad()
+            deviation, power = self.reconstruction.differentiable(self.sigma(logs.exp()), noises)
+            ratio = deviation / self.target.clamp(min=torch.finfo(self.target.dtype).tiny)
+            (ratio - multiplier.exp() / 2 * power.log().sum(1)).sum().backward()  # type: ignore[no-untyped-call]
+            assert logs.grad is not None
+            excess = (ratio.detach() - 1).clamp(-1, 1)
+            # Grown alike, the scales make the deviation grow by their square; the rest is what the errors gain.
+            gained = (2 * ratio.detach() - logs.grad.sum(1)).clamp(min=1e-3)
+            step = FOLLOWED * schedule.get_last_lr()[0] / rate
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                multiplier += step * (math.log(2) - gained.log()).clamp(-1, 1)
+                multiplier.clamp_(linear - MOST_LOG_MULTIPLIER, linear + MOST_LOG_MULTIPLIER)
+                # Beyond the cap no gradient leads back.
+                logs.sub_(step / 2 * excess[:, None]).clamp_(max=most)
+        logs = logs.detach()
+        # What ends at the cap stays there while the others are rescaled.
+        return torch.where(logs >= most, torch.inf, logs.exp())
 
     def meet(self, scales: Tensor) -> Tensor:
         """Meet the constraint with as much noise as that takes."""
         for _ in range(3):
             sigma, feature = self.sigma(scales), self.reconstruction.feature
-            scales = self.rescale(scales, refine(feature, sigma, feature.deviations(sigma, WEIGHT_NOISES), self.effort))
+            deviations = refine(feature, sigma, feature.deviations(sigma, SCALE_NOISES), self.effort)
+            ratio = deviations.mean(0) / self.target.clamp(min=torch.finfo(self.target.dtype).tiny)
+            scales = scales * (-(ratio.clamp(min=1e-6).log() / 2).clamp(-1.0, 1.0)).exp()[:, None]
         return scales
-
-    def climb(self, scales: Tensor) -> Tensor:
-        """Take all updates."""
-        for part in self.parts:
-            moments = self.reconstruction.moments(self.sigma(scales), WEIGHT_NOISES)
-            scales = self.rescale(scales, moments.deviations)
-            cost, gain = self.reconstruction.column_norms(self.sigma(scales), JACOBIAN_NOISES, 1 / moments.power)
-            scales = scales * (part * self._log_ratio(self.tie.sum(gain), self.tie.sum(cost))).exp()
-            typical = scales.clamp(max=self.cap).log().mean(1, keepdim=True).exp()
-            scales = torch.maximum(scales, LEAST_SCALE * typical)
-        return self.rescale(scales)
-
-    def _log_ratio(self, gain: Tensor, cost: Tensor) -> Tensor:
-        """``0.5 log(gain / cost)`` of each group, less the mean, which the constraint decides; 0 for unseen groups."""
-        seen = (gain > 0) & (cost > 0)
-        tiny = torch.finfo(gain.dtype).tiny
-        ratio = torch.where(seen, (gain.clamp(min=tiny) / cost.clamp(min=tiny)).log() / 2, 0.0)
-        mean = ratio.sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1)
-        return torch.where(seen, (ratio - mean).clamp(-2.0, 2.0), 0.0)
 
     def measured(self, scales: Tensor, start: Linearisation, iterations: int) -> RuSolution:
         """Values and certificate with fresh noise."""
