@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import h5netcdf
 import h5py
@@ -14,6 +15,9 @@ from archive_fakes import SID, cell, make, table_schema
 
 import onnxinfo
 from onnxinfo import UsageError
+
+#: Made by analyses of bundled models; see ``make.py`` beside it.
+ANALYZED = Path(__file__).parent / "data" / "archives" / "1" / "archive.h5"
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +70,41 @@ def test_netcdf_readers_see_no_invented_dimensions(path):
             assert len(variable.dimensions) == len(variable.shape)
 
 
-@pytest.mark.skipif(shutil.which("h5dump") is None, reason="needs h5dump (Debian package hdf5-tools)")
+needs_h5dump = pytest.mark.skipif(shutil.which("h5dump") is None, reason="needs h5dump (Debian package hdf5-tools)")
+
+
+def dumped(path, dataset):
+    """Return the numbers of a dataset as h5dump prints them."""
+    command = ["h5dump", "-d", dataset, "-m", "%.17g", "-y", "-w", "1", path]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    block = text.partition("DATA {")[2].partition("}")[0]
+    return [float(number) for number in block.replace(",", " ").split()]
+
+
+@needs_h5dump
 def test_h5dump_reads_everything(path):
     shown = subprocess.run(["h5dump", "--contents=1", path], capture_output=True, text=True, check=True).stdout
     assert ["dataset", "/first/sid_map"] in [line.split() for line in shown.splitlines()]
-    numbers = subprocess.run(
-        ["h5dump", "-d", "/first/sid", "-m", "%.17g", "-y", "-w", "1", path],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    block = numbers.partition("DATA {")[2].partition("}")[0]
     with onnxinfo.open(path) as archive:
         expected = archive["first"].values("sid")["value"].ravel().tolist()
-    assert [float(number) for number in block.replace(",", " ").split()] == expected
+    assert dumped(path, "/first/sid") == expected
     everything = subprocess.run(["h5dump", path], capture_output=True, text=True, check=True).stdout
     assert "/layer1/é/Relu_output_0" in everything.replace("\\37777777703\\37777777651", "é")
+
+
+@needs_h5dump
+@pytest.mark.parametrize("name", ["digits-cnn", "images", "half"])
+def test_an_analyzed_archive_reads_alike_in_every_program(name):
+    with onnxinfo.open(ANALYZED) as archive:
+        expected = archive[name].values("sid")["value"]
+        map_ = archive[name].maps("sid", 0)[1]
+    with xarray.open_datatree(ANALYZED, engine="h5netcdf") as tree:
+        assert (tree[name].sid.values == expected).all()
+        assert (tree[name].sid_map.isel(layer=0, sample=1).values == map_).all()
+    with h5py.File(ANALYZED) as file:
+        assert (file[name]["sid"][()] == expected).all()
+        assert (file[name]["sid_map"][0, 1] == map_).all()
+    assert dumped(ANALYZED, f"/{name}/sid") == expected.ravel().tolist()
 
 
 def test_dimensions_are_numbered_in_the_whole_file(path):
