@@ -13,11 +13,12 @@ from click.testing import CliRunner
 from graphs import constant, model, node, relu_model, residual_net, value, weight
 from onnx import TensorProto, helper
 
-from onnxinfo import InputError, UsageError, VerificationError, check_model, load
+from onnxinfo import InputError, UsageError, VerificationError, check_model, convert, load
 from onnxinfo.cli import cli
 from onnxinfo.inputs.generated import generate
 from onnxinfo.models import path
 from onnxinfo.torch_graph.operators import table
+from onnxinfo.torch_graph.runtime import Session
 
 DIGITS = str(path("digits-cnn.onnx"))
 IMAGES = f"{path('digits.npz')}:images"
@@ -191,3 +192,25 @@ def test_optional_inputs_are_absent() -> None:
     found = check_model(proto)
     assert found.inputs == {"x": (2, 4)}
     assert found.error is None
+
+
+def test_a_value_between_two_steps_may_fall_on_either_side() -> None:
+    """Each engine adds up in its own order; a step between the two sums is all the difference there can be."""
+    rows = np.random.default_rng(0).random((2000, 999), np.float32)
+    axes = constant("axes", [1])
+    sums = model([node("ReduceSum", "x axes", "y")], [value("x", ("N", 999))], [value("y", ("N", 1))], [axes])
+    ours, theirs = convert(sums)(torch.from_numpy(rows))[0].numpy(), Session(sums).run({"x": rows})["y"]
+    scale = ours + theirs
+    row = int(np.flatnonzero(np.rint(ours / scale) != np.rint(theirs / scale))[0])
+    nodes = [
+        node("ReduceSum", "x axes", "sum"),
+        node("QuantizeLinear", "sum scale zero", "step"),
+        node("DequantizeLinear", "step scale zero", "coarse"),
+        node("Exp", "coarse", "y"),
+    ]
+    constants = [axes, constant("scale", scale[row, 0], np.float32), constant("zero", 0, np.uint8)]
+    coarse = model(nodes, [value("x", ("N", 999))], [value("y", ("N", 1))], constants)
+    found = check_model(coarse, rows[[row]])
+    assert found.error is None
+    assert found.largest is not None
+    assert found.largest.relative > 0.5

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,10 @@ _TOLERANCE = {np.dtype(np.float64): 1e-5, np.dtype(np.float32): 2e-5, np.dtype(n
 _COARSE_TOLERANCE = 4e-2
 # Below this magnitude everything is rounding.
 _ABSOLUTE = 1e-8
+# What quantised values are stored in.
+_NARROW = {
+    number for name, number in onnx.TensorProto.DataType.items() if re.fullmatch(r"U?INT(2|4|8|16)|FLOAT[468]E.*", name)
+}
 # Integers may differ by a unit where a float lies between two, in this part of the elements.
 _ROUNDED_UNLIKE = 1e-3
 
@@ -79,7 +85,20 @@ class Tensors:
         """Names of the computed values that are known to be tensors of numbers."""
         numbers = set(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING}
         names = (name for node in self.flow.nodes for name in node.output if name in self.types)
-        return [name for name in names if self.types[name].tensor_type.elem_type in numbers]
+        return [name for name in names if self._element(name) in numbers]
+
+    @cached_property
+    def quantised(self) -> set[str]:
+        """Names of the tensors that depend on quantised values that the graph computes."""
+        reached: set[str] = set()
+        for node, needed in zip(self.flow.nodes, self.flow.needs, strict=True):
+            narrow = any(self._element(name) in _NARROW for name in node.output)
+            if narrow or not reached.isdisjoint(needed):
+                reached.update(name for name in node.output if name)
+        return reached
+
+    def _element(self, name: str) -> int:
+        return self.types[name].tensor_type.elem_type if name in self.types else onnx.TensorProto.UNDEFINED
 
     def sorted(self, differences: Iterable[Difference]) -> list[Difference]:
         """Differences in the order of the graph."""
