@@ -25,6 +25,7 @@ _LAZY = {
     "Model": "graph.model",
     "load": "graph.model",
     "save": "graph.model",
+    "register_ort_library": "graph.engine",
     "Layer": "graph.layers",
     "list_layers": "graph.layers",
     "perturbed_tensor": "graph.layers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -14,9 +15,39 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from ..text import printable
+from ..errors import UsageError
+from ..text import printable, quoted
 
 Array = npt.NDArray[Any]
+
+_libraries: list[str] = []
+
+
+def register_ort_library(path: str | os.PathLike[str]) -> None:
+    """Let ONNX Runtime take custom operators from a shared library, for all models from now on.
+
+    An operator from there has no gradient: it runs as a constant of the graph. The library is code that runs in this
+    process; take none from somebody you do not trust.
+
+    Parameters
+    ----------
+    path
+        The library, as ``SessionOptions.register_custom_ops_library`` of ONNX Runtime takes it.
+
+    Raises
+    ------
+    UsageError
+        There is no such file, or ONNX Runtime does not take it.
+    """
+    library = os.path.abspath(os.fspath(path))
+    if not os.path.isfile(library):
+        raise UsageError(f"{quoted(path)} is no file; expected a shared library of custom operators for ONNX Runtime")
+    try:
+        onnxruntime.SessionOptions().register_custom_ops_library(library)
+    except Exception as error:
+        raise UsageError(f"ONNX Runtime takes no custom operators from {quoted(path)}: {reason(error)}") from None
+    if library not in _libraries:
+        _libraries.append(library)
 
 
 class Engine:
@@ -47,6 +78,8 @@ class Engine:
         options.intra_op_num_threads = threads
         # Threads that spin while they wait take the cores from torch.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for library in _libraries:
+            options.register_custom_ops_library(library)
         # The session reads the weights where they are: they have to live as long as it does.
         self._weights = weights
         self._values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
@@ -95,4 +128,6 @@ def reason(error: Exception) -> str:
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"(Exception during initialization: )?\S+\.(cc|h):\d+ (.*?\) (const )?)?", "", text)
     text = text.replace(" Please fix either the inputs/outputs or the model.", "")
+    if "is not a registered function/op" in text:
+        text += "; custom operators are given with --ort-library or onnxinfo.register_ort_library"
     return printable(text)[:300]

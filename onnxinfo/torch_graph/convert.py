@@ -12,7 +12,7 @@ import onnx
 from onnx2torch.node_converters import get_converter
 from onnx2torch.onnx_graph import OnnxGraph
 from onnx2torch.onnx_node import OnnxNode
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ..errors import ConversionError
 from ..graph.model import ModelSource, load
@@ -293,8 +293,11 @@ class _GraphBuilder:
                 self.values[name] = self.graph.placeholder(f"captured_{len(self.captured) + 1}")
             self.captured.append(name)
         if name not in self.values:
-            tensor = operators.initializer_value(name, self.onnx_graph)
+            value = operators.initializer_value(name, self.onnx_graph)
             buffer = f"initializer_{len(self.values)}"
-            self.initializers.register_buffer(buffer, tensor)
+            if isinstance(value, Tensor):
+                self.initializers.register_buffer(buffer, value)
+            else:
+                setattr(self.initializers, buffer, value)
             self.values[name] = self.graph.get_attr(f"initializers.{buffer}")
         return self.values[name]

@@ -104,7 +104,10 @@ def _engines(model: onnx.ModelProto) -> list[Run]:
         with contextlib.suppress(Exception):
             engines.append(engine())
     if not engines:
-        raise NotImplementedError("neither ONNX Runtime nor the reference evaluator runs it")
+        node = model.graph.node[0]
+        known = onnx.defs.has(node.op_type, domain=node.domain)
+        help = "" if known else " (custom operators are given with --ort-library or onnxinfo.register_ort_library)"
+        raise NotImplementedError(f"neither ONNX Runtime nor the reference evaluator runs it{help}")
     return engines
 
 

@@ -236,7 +236,7 @@ def _constant_operand(name: str, graph: OnnxGraph, *, listed: bool) -> Any:
     if listed:
         return value.reshape(-1).tolist()
     # Float constants are weights: they belong to the module's buffers, shared and moved with it.
-    if value.is_floating_point() or value.is_complex() or value.dim() > 1:
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex() or value.dim() > 1:
         return _DYNAMIC
     return value
 
@@ -310,9 +310,10 @@ def element_type(name: str, graph: OnnxGraph) -> int:
     return int(graph.value_info[name].type.tensor_type.elem_type) if name in graph.value_info else 0
 
 
-def initializer_value(name: str, graph: OnnxGraph) -> Tensor:
-    """Read a constant of the model as torch tensor."""
-    return tensor_from(onnx.numpy_helper.to_array(graph.initializers[name].proto))
+def initializer_value(name: str, graph: OnnxGraph) -> Any:
+    """Read a constant of the model as torch tensor; strings as array."""
+    array = onnx.numpy_helper.to_array(graph.initializers[name].proto)
+    return array if array.dtype == object else tensor_from(array)
 
 
 @contextmanager
