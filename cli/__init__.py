@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
+
+from .verbosity import add_options
 
 # Command name -> module of this package that defines it (as a function of the same name, dashes as underscores).
 # Commands are imported when they run, so that starting costs nothing for the others.
@@ -53,35 +56,32 @@ class Commands(click.Group):
         module = importlib.import_module(f".{COMMANDS[cmd_name]}", __name__)
         command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
-        return command
+        return add_options(command)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="onnxinfo")
-@click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no remarks: results and errors only.")
-@click.pass_context
-def cli(ctx: click.Context, debug: bool, quiet: bool) -> None:
+def cli() -> None:
     """Measure how much of its input each layer of a trained network discards."""
-    ctx.obj = {"quiet": quiet}
+
+
+add_options(cli)
 
 
 def main() -> None:
     """Run the command line; exit 2 on usage errors, 1 on failures, 130 when interrupted."""
     from onnxinfo import OnnxinfoError
 
-    debug = "--debug" in sys.argv[1:] or bool(os.environ.get("ONNXINFO_DEBUG"))
-    # `--debug` works wherever it stands on the line.
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    settings: dict[str, Any] = {"debug": bool(os.environ.get("ONNXINFO_DEBUG"))}
     try:
-        sys.exit(cli(arguments, prog_name="onnxinfo", standalone_mode=False))
+        sys.exit(cli(prog_name="onnxinfo", standalone_mode=False, obj=settings))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
     except OnnxinfoError as error:
-        if debug:
+        if settings["debug"]:
             raise
         click.echo(f"onnxinfo: error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -10,6 +10,7 @@ import click
 from .options import objects, preprocessing, recovery, selection
 from .progress import live
 from .tables import print_run
+from .verbosity import quiet
 
 if TYPE_CHECKING:
     from onnxinfo import Result
@@ -39,9 +40,8 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all noise.")
 @click.option("--compression", type=click.Choice(["rounded", "lossless", "float16", "none"]), default="rounded")
 @click.option("--overwrite", is_flag=True, help="Replace a finished run of the same name.")
-@click.pass_context
-def analyze(ctx: click.Context, /, model: str, inputs: str, output: str, **options: Any) -> None:
-    r"""Measure how much of the input each layer of MODEL discards.
+def analyze(model: str, inputs: str, output: str, **options: Any) -> None:
+    """Measure how much of the input each layer of MODEL discards.
 
     The same command goes on where an interrupted one stopped.
 
@@ -52,17 +52,16 @@ def analyze(ctx: click.Context, /, model: str, inputs: str, output: str, **optio
     from onnxinfo import analyze as run_analysis
 
     began = time.monotonic()
-    with live(quiet=ctx.obj["quiet"], output=output) as report:
+    with live(output) as report:
         result = run_analysis(model, inputs, output, progress=report, **options)
-    if not ctx.obj["quiet"]:
+    if not quiet():
         show(result, time.monotonic() - began)
 
 
 @click.command()
 @click.option("-o", "--output", default="demo", show_default=True, type=click.Path(), help="Folder for the results.")
-@click.pass_context
-def demo(ctx: click.Context, output: str) -> None:
-    r"""Analyze a small trained network on bundled images: a table, an archive and plots.
+def demo(output: str) -> None:
+    """Analyze a small trained network on bundled images: a table, an archive and plots.
 
     \b
     Example:
@@ -71,9 +70,9 @@ def demo(ctx: click.Context, output: str) -> None:
     from onnxinfo import demo as run_demo
 
     began = time.monotonic()
-    with live(quiet=ctx.obj["quiet"], output=output) as report:
+    with live(output) as report:
         made = run_demo(output, progress=report)
-    if not ctx.obj["quiet"]:
+    if not quiet():
         show(made.result, time.monotonic() - began)
         for path in made.plots:
             click.echo(f"plot: {path}")

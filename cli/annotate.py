@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from .verbosity import remark
+
 
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
@@ -13,9 +15,8 @@ import click
 @click.option("-o", "--output", required=True, metavar="OUT.onnx", type=click.Path(), help="The model written.")
 @click.option("--run", metavar="NAME", help="The run; may be left out where one only is of MODEL.")
 @click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
-@click.pass_obj
-def annotate(settings: dict[str, Any], /, model: str, archive: str, output: str, **options: Any) -> None:
-    r"""Write MODEL with the metrics in FILE.h5 as properties of its nodes.
+def annotate(model: str, archive: str, output: str, **options: Any) -> None:
+    """Write MODEL with the metrics in FILE.h5 as properties of its nodes.
 
     Netron and other viewers show them. The model computes what it computed, to the last bit.
 
@@ -26,5 +27,4 @@ def annotate(settings: dict[str, Any], /, model: str, archive: str, output: str,
     from onnxinfo import annotate as write_annotated
 
     count = write_annotated(model, archive, output, **options)
-    if not settings["quiet"]:
-        click.echo(f"{output}: {count} nodes annotated; open it in Netron and click on a node")
+    remark(f"{output}: {count} nodes annotated; open it in Netron and click on a node")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from .tables import FORMATS, duration, print_rows
+from .verbosity import remark
 
 archive = click.argument("archive", metavar="FILE", type=click.Path())
 
@@ -22,7 +23,7 @@ def _printable(text: object) -> str:
 @archive
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="table", show_default=True)
 def runs(archive: str, format_: str) -> None:
-    r"""List the runs of an archive: status, model, date, size.
+    """List the runs of an archive: status, model, date, size.
 
     \b
     Example:
@@ -48,7 +49,7 @@ def runs(archive: str, format_: str) -> None:
 @click.argument("run")
 @click.argument("name")
 def rename(archive: str, run: str, name: str) -> None:
-    r"""Give RUN another NAME.
+    """Give RUN another NAME.
 
     \b
     Example:
@@ -64,7 +65,7 @@ def rename(archive: str, run: str, name: str) -> None:
 @click.argument("run")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def delete(archive: str, run: str, yes: bool) -> None:
-    r"""Delete RUN for good and give its space back.
+    """Delete RUN for good and give its space back.
 
     \b
     Example:
@@ -81,7 +82,7 @@ def delete(archive: str, run: str, yes: bool) -> None:
 @click.argument("archives", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="The new archive; it must not exist.")
 def merge(archives: tuple[str, ...], output: str) -> None:
-    r"""Copy all runs of several archives into a new one.
+    """Copy all runs of several archives into a new one.
 
     A run whose name is taken gets its archive's name in parentheses appended.
 
@@ -92,7 +93,7 @@ def merge(archives: tuple[str, ...], output: str) -> None:
     from onnxinfo import merge as merge_archives
 
     for source, name in merge_archives(archives, output).items():
-        click.echo(f"{_printable(source)} -> {_printable(name)}")
+        remark(f"{_printable(source)} -> {_printable(name)}")
 
 
 @click.command()
@@ -101,7 +102,7 @@ def merge(archives: tuple[str, ...], output: str) -> None:
 @click.option("--run", metavar="NAME", help="The run; may be left out if there is one only.")
 @click.option("--per", type=click.Choice(["layer", "sample"]), default="sample", show_default=True, help="Rows.")
 def export(archive: str, output: str, run: str | None, per: str) -> None:
-    r"""Write a run to a netCDF file (with its maps), or its table to a Parquet or CSV file.
+    """Write a run to a netCDF file (with its maps), or its table to a Parquet or CSV file.
 
     \b
     Example:
@@ -116,7 +117,7 @@ def export(archive: str, output: str, run: str | None, per: str) -> None:
 @archive
 @click.option("-o", "--output", type=click.Path(), help="Leave FILE as it is and write the repaired archive here.")
 def recover(archive: str, output: str | None) -> None:
-    r"""Repair an archive that was left open or damaged.
+    """Repair an archive that was left open or damaged.
 
     What is whole is copied to a new file, which then takes the place of FILE. If anything was lost, the old file is
     kept beside it.
@@ -143,7 +144,7 @@ def recover(archive: str, output: str | None) -> None:
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_context
 def validate(ctx: click.Context, archive: str, format_: str) -> None:
-    r"""Check an archive's structure, types, dimensions, attributes, values and checksums.
+    """Check an archive's structure, types, dimensions, attributes, values and checksums.
 
     Exit code 1 says that something is wrong.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import preprocessing
-from .tables import print_rows
+from .tables import echo, print_rows
 
 if TYPE_CHECKING:
     from onnxinfo import Check
@@ -27,7 +27,7 @@ _SHOWN = 10
 @click.option("--seed", type=int, default=0, show_default=True, help="Of made up inputs.")
 @click.option("--format", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def check(model: str, inputs: str | None, format: str, **options: Any) -> None:
-    r"""Compare every tensor of MODEL, an ONNX file (or - for standard input), with ONNX Runtime.
+    """Compare every tensor of MODEL, an ONNX file (or - for standard input), with ONNX Runtime.
 
     Prints what the model is, what serves each of its operators, the largest difference and the layers that can be
     analyzed. Exit code 1: something differs; the first node that does is named.
@@ -41,7 +41,7 @@ def check(model: str, inputs: str | None, format: str, **options: Any) -> None:
 
     found = check_model(sys.stdin.buffer.read() if model == "-" else model, inputs, **options)
     if format == "json":
-        click.echo(json.dumps(_finite(asdict(found)), indent=2, ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(_finite(asdict(found)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     else:
         _print(found)
     if found.error is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .completion import layer_names, run_names
-from .tables import FORMATS, print_rows
+from .tables import FORMATS, echo, print_rows
 
 
 @click.command(no_args_is_help=True)
@@ -25,7 +25,7 @@ from .tables import FORMATS, print_rows
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
 def compare(files: tuple[str, ...], top: int | None, format: str, output: str, **options: Any) -> None:
-    r"""Print how much runs differ from the first one in each layer, largest differences first.
+    """Print how much runs differ from the first one in each layer, largest differences first.
 
     An interval that does not hold 0 is a difference that the samples bear out. Runs that were not measured alike
     (alpha, units, normalizer, samples) are refused. 'onnxinfo plot a.h5 b.h5 compare' draws it.
@@ -41,8 +41,7 @@ def compare(files: tuple[str, ...], top: int | None, format: str, output: str, *
     columns = [*rows[0]]
     if format in ("table", "markdown"):
         same = {name for name in ("metric", "run", "other", "paired") if len({row[name] for row in rows}) == 1}
-        click.echo(
-            f"{rows[0]['other']} minus {rows[0]['run']}:\n" if "other" in same and output == "-" else "", nl=False
-        )
+        if "other" in same and output == "-":
+            echo(f"{rows[0]['other']} minus {rows[0]['run']}:\n")
         columns = [name for name in columns if name not in same or name == "metric"]
     print_rows(rows, columns, format, output)

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    r"""Print what makes SHELL complete commands, options, and run and layer names of the archive on the line.
+    """Print what makes SHELL complete commands, options, and run and layer names of the archive on the line.
 
     \b
     For good:
@@ -70,4 +70,6 @@ def _model_layers(model: str) -> list[str]:
 
 
 def _matching(names: Iterator[str] | list[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
+    # What does not print could control the terminal, and nobody could go on typing it.
+    fitting = (name for name in dict.fromkeys(names) if name.isprintable() and name.startswith(incomplete))
+    return [CompletionItem(name) for name in fitting]

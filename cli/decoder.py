@@ -8,7 +8,7 @@ import click
 
 from .options import selection
 from .progress import live
-from .tables import FORMATS, print_rows
+from .tables import FORMATS, echo, print_rows
 
 COLUMNS = ("layer", "width", "error", "steps", "file", "model")
 
@@ -33,9 +33,8 @@ def decoder() -> None:
 @click.option("--flips", is_flag=True, help="Show images mirrored as well.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of split, weights and order.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.pass_context
-def train(ctx: click.Context, /, model: str, inputs: str, output: str, **options: Any) -> None:
-    r"""Train a decoder for every chosen layer of MODEL; those that are there already are kept.
+def train(model: str, inputs: str, output: str, **options: Any) -> None:
+    """Train a decoder for every chosen layer of MODEL; those that are there already are kept.
 
     \b
     Example:
@@ -43,7 +42,7 @@ def train(ctx: click.Context, /, model: str, inputs: str, output: str, **options
     """
     from onnxinfo import train_decoder
 
-    with live(quiet=ctx.obj["quiet"], output=output) as report:
+    with live(output) as report:
         stored = train_decoder(model, inputs, output, progress=report, **options)
     print_rows([_row(each) for each in stored], COLUMNS, "table")
 
@@ -52,7 +51,7 @@ def train(ctx: click.Context, /, model: str, inputs: str, output: str, **options
 @click.argument("folder", type=click.Path())
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
 def list_command(folder: str, format: str) -> None:
-    r"""List the decoders in FOLDER: layer, width, error over the samples' variance, steps.
+    """List the decoders in FOLDER: layer, width, error over the samples' variance, steps.
 
     \b
     Example:
@@ -67,7 +66,7 @@ def list_command(folder: str, format: str) -> None:
 @click.argument("folder", type=click.Path())
 @click.argument("layer")
 def show(folder: str, layer: str) -> None:
-    r"""Show everything about the decoders of LAYER in FOLDER, as JSON.
+    """Show everything about the decoders of LAYER in FOLDER, as JSON.
 
     \b
     Example:
@@ -75,7 +74,7 @@ def show(folder: str, layer: str) -> None:
     """
     from onnxinfo import describe_decoder
 
-    click.echo(describe_decoder(folder, layer))
+    echo(describe_decoder(folder, layer) + "\n")
 
 
 def _row(stored: Any) -> dict[str, Any]:

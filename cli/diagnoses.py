@@ -9,6 +9,7 @@ import click
 from .options import preprocessing, selection
 from .progress import live
 from .tables import FORMATS, print_rows
+from .verbosity import remark
 
 COLUMNS = ("layer", "metric", "rescaled", "before", "after", "difference", "ratio", "samples")
 _device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -24,16 +25,14 @@ _model_out = click.option("-o", "--output", required=True, metavar="OUT.onnx", h
 @_model_out
 @click.option("--factor", type=float, default=4.0, show_default=True, help="Divides a layer, multiplies the next.")
 @selection
-@click.pass_obj
 def rescale(
-    settings: dict[str, Any],
     model: str,
     output: str,
     factor: float,
     layers: tuple[str, ...],
     exclude: tuple[str, ...],
 ) -> None:
-    r"""Rescale neighbouring layers of MODEL against each other: the same outputs from other parameters.
+    """Rescale neighbouring layers of MODEL against each other: the same outputs from other parameters.
 
     Every pair of layers that only ReLU, pooling and the like separate, or those whose tensors in between are chosen.
 
@@ -47,8 +46,7 @@ def rescale(
 
     loaded = load(model)
     save(rescale_layers(loaded, factor, layers, exclude), output)
-    if not settings["quiet"]:
-        click.echo(f"{output}: {len(select_pairs(loaded, layers, exclude))} pairs of layers rescaled by {factor:g}")
+    remark(f"{output}: {len(select_pairs(loaded, layers, exclude))} pairs of layers rescaled by {factor:g}")
 
 
 @click.command(no_args_is_help=True)
@@ -67,9 +65,8 @@ def rescale(
 @_seed
 @_overwrite
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.pass_obj
-def coherency(settings: dict[str, Any], /, model: str, inputs: str, output: str, format: str, **options: Any) -> None:
-    r"""Tabulate how metrics and baselines of each layer change when MODEL's layers are rescaled.
+def coherency(model: str, inputs: str, output: str, format: str, **options: Any) -> None:
+    """Tabulate how metrics and baselines of each layer change when MODEL's layers are rescaled.
 
     The archive gets the runs 'original' and 'rescaled'.
 
@@ -79,7 +76,7 @@ def coherency(settings: dict[str, Any], /, model: str, inputs: str, output: str,
     """
     from onnxinfo import coherency as compare_rescaled
 
-    with live(quiet=settings["quiet"], output=output) as report:
+    with live(output) as report:
         found = compare_rescaled(model, inputs, output, progress=report, **options)
     rows = [{name: getattr(change, name) for name in COLUMNS} for change in found.changes]
     print_rows(rows, COLUMNS, format)
@@ -93,9 +90,8 @@ def coherency(settings: dict[str, Any], /, model: str, inputs: str, output: str,
     "--scope", type=click.Choice(["global", "layer"]), default="global", show_default=True,
     help="One threshold for all weights, or the same share of each layer.",
 )  # fmt: skip
-@click.pass_obj
-def prune(settings: dict[str, Any], model: str, output: str, keep: float, scope: str) -> None:
-    r"""Set the smallest weights of MODEL to zero.
+def prune(model: str, output: str, keep: float, scope: str) -> None:
+    """Set the smallest weights of MODEL to zero.
 
     The share that is kept is recorded in the metadata of the model written.
 
@@ -109,8 +105,7 @@ def prune(settings: dict[str, Any], model: str, output: str, keep: float, scope:
 
     pruned = prune_weights(model, keep, scope=scope)
     save(pruned, output)
-    if not settings["quiet"]:
-        click.echo(f"{output}: {kept_share(pruned):.2%} of the weights are not zero")
+    remark(f"{output}: {kept_share(pruned):.2%} of the weights are not zero")
 
 
 @click.command(no_args_is_help=True)
@@ -121,9 +116,8 @@ def prune(settings: dict[str, Any], model: str, output: str, keep: float, scope:
 @preprocessing
 @_device
 @_overwrite
-@click.pass_obj
-def robustness(settings: dict[str, Any], /, model: str, inputs: str, output: str, **options: Any) -> None:
-    r"""Measure how far the samples are from MODEL's most probable wrong classes.
+def robustness(model: str, inputs: str, output: str, **options: Any) -> None:
+    """Measure how far the samples are from MODEL's most probable wrong classes.
 
     The mean L2 norm, in standard deviations of the input, of the smallest perturbations to the 20 most probable wrong
     classes (fewer where there are fewer), found by Carlini and Wagner's attack. Needs --labels.
@@ -136,7 +130,7 @@ def robustness(settings: dict[str, Any], /, model: str, inputs: str, output: str
 
     if options["labels"] is None:
         raise click.UsageError("robustness needs to know the right classes; give --labels")
-    with live(quiet=settings["quiet"], output=output) as report:
+    with live(output) as report:
         found = measure(model, inputs, output, progress=report, **options)
     click.echo(f"robustness {found.value:.5f} +- {found.stderr:.5f} standard deviations (mean L2 norm)")
     click.echo(f"{found.converged} of {found.samples} samples reached every target; accuracy {found.accuracy:.3f}")

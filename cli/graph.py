@@ -9,6 +9,7 @@ import click
 
 from .options import selection
 from .tables import FORMATS, print_rows
+from .verbosity import remark
 
 if TYPE_CHECKING:
     from onnxinfo import Layer, Model
@@ -32,7 +33,7 @@ def layers(
     format: str,
     output: str,
 ) -> None:
-    r"""List the layers of MODEL, an ONNX file (or - for standard input), that can be analyzed.
+    """List the layers of MODEL, an ONNX file (or - for standard input), that can be analyzed.
 
     Without --layers or --all these are the blocks (convolution, matrix product, recurrence, attention, each with its
     normalisation and activation), the residual sums and the final outputs. Patterns for --layers and --exclude, in
@@ -57,9 +58,7 @@ def layers(
 @selection
 @click.option("--all", "everything", is_flag=True, help="All layers, not only the default ones.")
 @click.option("--perturb", metavar="TENSOR", help="The perturbed tensor, which the layers have to depend on.")
-@click.pass_obj
 def expose(
-    settings: dict[str, Any],
     model: str,
     output: str,
     layers: tuple[str, ...],
@@ -67,7 +66,7 @@ def expose(
     everything: bool,
     perturb: str | None,
 ) -> None:
-    r"""Write MODEL (an ONNX file, or - for standard input) with layers as additional outputs.
+    """Write MODEL (an ONNX file, or - for standard input) with layers as additional outputs.
 
     The original outputs stay the first, and keep every bit. Layers are chosen as by 'onnxinfo layers'.
 
@@ -80,7 +79,7 @@ def expose(
 
     loaded = load(_source(model))
     chosen = select_layers(list_layers(loaded, perturb), layers or (["0-"] if everything else []), exclude)
-    _write(expose_tensors(loaded, [layer.name for layer in chosen]), output, settings)
+    _write(expose_tensors(loaded, [layer.name for layer in chosen]), output)
 
 
 @click.command(no_args_is_help=True)
@@ -90,11 +89,8 @@ def expose(
 @click.option(
     "--to", "outputs", multiple=True, required=True, metavar="TENSOR", help="Tensor that becomes an output; repeatable."
 )
-@click.pass_obj
-def extract(
-    settings: dict[str, Any], model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str, ...]
-) -> None:
-    r"""Write the part of MODEL (an ONNX file, or - for standard input) between tensors.
+def extract(model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+    """Write the part of MODEL (an ONNX file, or - for standard input) between tensors.
 
     Graph inputs that the outputs need besides --from stay inputs, after them.
 
@@ -104,7 +100,7 @@ def extract(
     """
     from onnxinfo import extract as extract_part
 
-    _write(extract_part(_source(model), inputs, outputs), output, settings)
+    _write(extract_part(_source(model), inputs, outputs), output)
 
 
 def _source(model: str) -> str | bytes:
@@ -118,13 +114,12 @@ def _row(layer: Layer, format: str) -> dict[str, Any]:
     return row
 
 
-def _write(model: Model, output: str, settings: dict[str, Any]) -> None:
+def _write(model: Model, output: str) -> None:
     from onnxinfo import save
 
     if output == "-":
         sys.stdout.buffer.write(model.proto.SerializeToString())
         return
     save(model, output)
-    if not settings["quiet"]:
-        graph = model.proto.graph
-        click.echo(f"{output}: {len(graph.node)} nodes, {len(graph.input)} inputs, {len(graph.output)} outputs")
+    graph = model.proto.graph
+    remark(f"{output}: {len(graph.node)} nodes, {len(graph.input)} inputs, {len(graph.output)} outputs")

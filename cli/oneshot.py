@@ -10,6 +10,7 @@ import click
 from .analyze import show
 from .options import preprocessing, selection
 from .progress import live
+from .verbosity import quiet
 
 
 @click.command(no_args_is_help=True)
@@ -23,9 +24,8 @@ from .progress import live
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--memory", metavar="SIZE", help="Budget for activations, such as 2G.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished run of the same name.")
-@click.pass_context
-def oneshot(ctx: click.Context, /, model: str, inputs: str, output: str, **options: Any) -> None:
-    r"""Analyze MODEL, draw its plots and write its report, in one go.
+def oneshot(model: str, inputs: str, output: str, **options: Any) -> None:
+    """Analyze MODEL, draw its plots and write its report, in one go.
 
     OUTDIR gets NAME.h5, NAME-curve.png, NAME-maps.png and NAME.html, named as MODEL is.
 
@@ -36,9 +36,9 @@ def oneshot(ctx: click.Context, /, model: str, inputs: str, output: str, **optio
     from onnxinfo import oneshot as run_all
 
     began = time.monotonic()
-    with live(quiet=ctx.obj["quiet"], output=output) as report:
+    with live(output) as report:
         made = run_all(model, inputs, output, progress=report, **options)
-    if not ctx.obj["quiet"]:
+    if not quiet():
         show(made.result, time.monotonic() - began)
         for path in made.plots:
             click.echo(f"plot: {path}")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .completion import layer_names, run_names
+from .verbosity import remark
 
 
 @click.command(no_args_is_help=True)
@@ -26,7 +27,7 @@ from .completion import layer_names, run_names
 @click.option("--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True)
 @click.option("--width", type=click.Choice(["column", "page", "slide"]), default="page", show_default=True)
 def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
-    r"""Draw what FILE holds.
+    """Draw what FILE holds.
 
     \b
     KIND is one of
@@ -55,4 +56,4 @@ def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
     if not files:
         raise UsageError("give archives, then the kind of plot: onnxinfo plot result.h5 curve -o curve.png")
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    click.echo(draw(files, kind, output, **given))
+    remark(draw(files, kind, output, **given))

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .verbosity import quiet
+
 if TYPE_CHECKING:
     from onnxinfo import Progress
 
 
 @contextmanager
-def live(*, quiet: bool, output: str) -> Iterator[Callable[[Progress], None]]:
+def live(output: str) -> Iterator[Callable[[Progress], None]]:
     """Show progress while the context lasts; an interruption says where the results are."""
     try:
-        if quiet:
+        if quiet():
             yield lambda _: None
         else:
             with _bars() as report:

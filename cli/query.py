@@ -48,7 +48,7 @@ def query(
     output: str,
     **options: Any,
 ) -> None:
-    r"""Print the numbers of one or several archives as one table.
+    """Print the numbers of one or several archives as one table.
 
     A row per layer holds the mean over the samples that converged; what did not converge is marked.
 

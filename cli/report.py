@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .completion import layer_names, run_names
+from .verbosity import remark
 
 
 @click.command(no_args_is_help=True)
@@ -18,7 +19,7 @@ from .completion import layer_names, run_names
 @click.option("--model", type=click.Path(), help="The runs' ONNX file, for the connections between layers.")
 @click.option("--title", default="", help="Title of the page.")
 def report(files: tuple[str, ...], output: str, **options: Any) -> None:
-    r"""Write one HTML file with curves, the model's graph, maps and tables; it needs no network and no onnxinfo.
+    """Write one HTML file with curves, the model's graph, maps and tables; it needs no network and no onnxinfo.
 
     \b
     Example:
@@ -26,4 +27,4 @@ def report(files: tuple[str, ...], output: str, **options: Any) -> None:
     """
     from onnxinfo import report as write_report
 
-    click.echo(write_report(files, output, **options))
+    remark(write_report(files, output, **options))

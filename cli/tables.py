@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,11 @@ FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 UNCONVERGED = "*"
 # Text columns are cut to this on narrow terminals, not further.
 _LEAST_TEXT = 12
+# What a table that is still too wide goes without, in this order.
+_DISPENSABLE = (
+    *("layer_index", "node", "server", "n_converged", "sample_name", "created", "size", "depth", "op", "label", "time"),
+    *("parameters", "shape", "metrics", "model", "stderr", "run"),
+)
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output: str = "-") -> None:
@@ -39,14 +45,21 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output:
     output
         A file, or ``-`` for standard output.
     """
-    width = shutil.get_terminal_size().columns if output == "-" and sys.stdout.isatty() else None
-    parts = render(rows, columns, format, width)
     if output == "-":
-        for part in parts:
-            click.echo(part, nl=False)
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        for part in render(rows, columns, format, width):
+            echo(part)
         return
+    parts = render(rows, columns, format)
     with click.open_file(output, "w", encoding="utf-8", atomic=True) as file:
         file.writelines(parts)
+
+
+def echo(text: str) -> None:
+    """Print data as it is to a file or a pipe; to a terminal with what could control it escaped."""
+    if sys.stdout.isatty():
+        text = "\n".join(map(_text, text.split("\n")))
+    click.echo(text, nl=False)
 
 
 def render(rows: Sequence[Row], columns: Sequence[str], format: str, width: int | None = None) -> Iterator[str]:
@@ -150,6 +163,8 @@ def _table(rows: Sequence[Row], columns: Sequence[str], width: int | None) -> It
     sizes = {name: max(map(len, [name, *texts[name]])) for name in columns}
     if width is not None:
         _narrow(sizes, [name for name in columns if not right[name]], width)
+    left_out = [name for name in columns if name not in sizes]
+    columns = [*sizes]
 
     def line(cells: Mapping[str, str]) -> str:
         fitted = (shortened(cells[name], sizes[name]) for name in columns)
@@ -165,17 +180,21 @@ def _table(rows: Sequence[Row], columns: Sequence[str], width: int | None) -> It
         yield line({name: texts[name][number] for name in columns})
     if marked:
         yield f"{UNCONVERGED} {_remark(rows)}\n"
+    if left_out:
+        yield from (f"{line}\n" for line in textwrap.wrap(f"too narrow for: {', '.join(left_out)}", width or 70))
 
 
 def _narrow(sizes: dict[str, int], text_columns: Sequence[str], width: int) -> None:
-    """Take from the widest text columns what the table is too wide by."""
-    excess = sum(sizes.values()) + 2 * (len(sizes) - 1) - width
-    while excess > 0 and text_columns:
-        widest = max(text_columns, key=lambda name: sizes[name])
-        if sizes[widest] <= _LEAST_TEXT:
+    """Take from the widest text columns what the table is too wide by, then whole columns."""
+    dispensable = [name for name in _DISPENSABLE if name in sizes]
+    while sum(sizes.values()) + 2 * (len(sizes) - 1) > width:
+        texts = [name for name in text_columns if sizes.get(name, 0) > _LEAST_TEXT]
+        if texts:
+            sizes[max(texts, key=lambda name: sizes[name])] -= 1
+        elif dispensable:
+            del sizes[dispensable.pop(0)]
+        else:
             return
-        sizes[widest] -= 1
-        excess -= 1
 
 
 def shortened(text: str, size: int) -> str:

@@ -64,6 +64,18 @@ def test_every_command_has_an_example():
     assert {name for name, _ in examples()} == {*COMMANDS}
 
 
+@pytest.mark.parametrize("name", [*COMMANDS])
+def test_help_shows_examples_line_by_line(name):
+    wanted = [line for command, line in examples() if command == name]
+    context = click.Context(cli, info_name="onnxinfo", **cli.context_settings)
+    command = cli.get_command(context, name)
+    children = command.commands.values() if isinstance(command, click.Group) else [command]
+    shown = [click.Context(each, parent=context).get_help() for each in children]
+    lines = [line.strip() for text in shown for line in text.splitlines()]
+    assert [line for line in wanted if f"onnxinfo {line}" not in lines] == []
+    assert "\\b" not in "".join(shown)
+
+
 def test_the_reference_is_up_to_date(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS))
     from cli_reference import TARGET, reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,8 @@ from ..metrics.network import Network
 from ..torch_graph.precision import to_float32
 from .job import Job, prepare
 from .settings import Progress, Report, Settings
+
+logger = logging.getLogger(__name__)
 
 CENTERS = ("input", "reconstruction")
 
@@ -76,6 +79,7 @@ class Decoders:
         keys = self.keys(job)
         found = {i: load_decoder(self.folder, key) for i, key in enumerate(keys)}
         missing = [i for i, trained in found.items() if trained is None]
+        logger.info("decoders: %d in %s, %d to train", len(keys) - len(missing), self.folder, len(missing))
         if missing:
             for i, trained in zip(
                 missing, self._train(job, missing, [keys[i].plan.feature for i in missing]), strict=True

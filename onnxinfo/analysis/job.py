@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,6 +25,8 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from .decoders import Decoders
+
+logger = logging.getLogger(__name__)
 
 #: Samples the torch graph is verified on.
 VERIFIED_SAMPLES = 2
@@ -99,6 +103,12 @@ def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: t
     names = [layer.name for layer in layers]
     graph = extract(feeds.model, [feeds.perturb], names)
     module = convert_reached(feeds.model, feeds.perturb, names)
+    conversions = module.meta["conversions"]
+    servers = Counter(conversion.server for conversion in conversions)
+    served = ", ".join(f"{count} by {server}" for server, count in servers.most_common())
+    logger.info("converted %d nodes: %s", len(conversions), served or "none")
+    for conversion in conversions:
+        logger.debug("%s (%s): %s %s", conversion.node, conversion.operator, conversion.server, conversion.reason)
     some = list(range(min(VERIFIED_SAMPLES, len(feeds))))
     context_names = [i.name for i in graph_inputs(graph) if i.name != feeds.perturb]
     count = feeds.batch_size or len(some)
@@ -106,11 +116,13 @@ def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: t
     given = {feeds.perturb: feeds.perturbed(shown)} | {
         k: v for k, v in feeds.samples.feeds(shown).items() if k in context_names
     }
-    verify(graph, module, [given], names)
+    verification = verify(graph, module, [given], names)
+    logger.info("compared %d tensors with ONNX Runtime; largest: %s", len(names), verification.largest)
     everything = range(len(feeds))
     context = [torch.from_numpy(feeds.samples.inputs[name].batch(everything)).to(device) for name in context_names]
     network = Network(module.to(device), context, feeds.batch_size)
     tie = make_tie(settings.tie, given[feeds.perturb].shape[1:], feeds.axes()).to(device)
     job = Job(feeds, tuple(layers), network, torch.from_numpy(feeds.unit()).to(device), tie, settings, device)
-    network.settle_batching(*job.inputs([0, len(feeds) - 1]))
+    mode = network.settle_batching(*job.inputs([0, len(feeds) - 1]))
+    logger.info("device %s; many inputs at once: %s", device, mode)
     return job

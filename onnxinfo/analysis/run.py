@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from ..archive.format import RunSchema
 from ..archive.writer import RunWriter
 from ..errors import UsageError
-from ..graph.layers import list_layers, perturbed_tensor, select_layers
+from ..graph.layers import Layer, list_layers, perturbed_tensor, select_layers
 from ..graph.model import ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..inputs.foreground import Foreground, open_foreground
@@ -32,6 +34,8 @@ from .job import Job, prepare
 from .measures import OnDemand, check_metrics, make_measures
 from .recovery import Ru
 from .settings import Progress, Report, Result, Settings
+
+logger = logging.getLogger(__name__)
 
 #: Samples solved together, at most; the unit in which results are written and work is resumed.
 BLOCK = 32
@@ -157,7 +161,9 @@ def analyze(
     target = device_of(device)
     loaded = without_optional_inputs(model if keep_precision else to_float32(model))
     perturbed = perturbed_tensor(loaded, perturb)
-    chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
+    listed = list_layers(loaded, perturbed)
+    chosen = select_layers(listed, layers, exclude)
+    logger.info("perturbed: %s; layers: %d of %d: %s", perturbed, len(chosen), len(listed), _names(chosen))
     declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
     objects = None if foreground is None else open_foreground(foreground)
     training = None
@@ -178,6 +184,7 @@ def analyze(
         **_crops(objects, crop_to_box),
     )
     feeds = Feeds(loaded, samples, perturbed)
+    logger.info("samples: %d; preprocessing: %s", len(feeds), feeds.main.preprocessing.to_dict())
     masks = None if objects is None else _masks(objects, feeds)
     job = prepare(feeds, chosen, settings, target)
     job.foreground = masks
@@ -193,6 +200,7 @@ def analyze(
             progress or (lambda _: None),
         )
     measures = make_measures(metrics, job)
+    logger.info("inputs evaluated at once: %d", job.chunk)
     name = run or loaded.name
     schema = _schema(job, measures, {"keep_precision": True} if keep_precision else {})
     with RunWriter.open(output, name, schema, overwrite=overwrite, compression=compression) as writer:
@@ -280,6 +288,8 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any]) 
 def _compute(job: Job, measures: Mapping[str, Measure], writer: RunWriter, report: Report) -> None:
     """Fill every cell that is not finished, block of samples by block of samples."""
     finished = {name: writer.finished(name) for name in measures}
+    for name, done in finished.items():
+        logger.info("%s: %d of %d cells are in the archive already", name, done.sum(), done.size)
     layers, samples = len(job.layers), len(job.feeds)
     size = min(BLOCK, job.chunk, samples)
     blocks = [list(range(start, min(start + size, samples))) for start in range(0, samples, size)]
@@ -297,14 +307,30 @@ def _compute(job: Job, measures: Mapping[str, Measure], writer: RunWriter, repor
             for name in measures:
                 if finished[name][layer, indices].all():
                     continue
+                began = time.monotonic()
                 cells = block.cells(name, layer)
                 values = {column: numbers.cpu().numpy() for column, numbers in cells.values.items()}
                 maps = None if cells.map is None else cells.map.cpu().numpy()
                 writer.write(name, layer, indices, values=values, map=maps)
+                _log_cells(name, job.layers[layer].name, indices, values, time.monotonic() - began)
                 finished[name][layer, indices] = True
                 mean = float(cells.values["value"].double().nanmean())
                 report(Progress(name, int(finished[name].sum()), layers * samples, job.layers[layer].name, mean))
             block.forget(layer)
+
+
+def _log_cells(
+    metric: str, layer: str, indices: Sequence[int], values: Mapping[str, npt.NDArray[Any]], seconds: float
+) -> None:
+    if logger.isEnabledFor(logging.INFO):
+        means = ", ".join(f"{name} {np.nanmean(column.astype(float)):.4g}" for name, column in values.items())
+        span = f"{indices[0]}-{indices[-1]}"
+        logger.info("%s of %s, samples %s, %.2f s; means: %s", metric, layer, span, seconds, means)
+
+
+def _names(layers: Sequence[Layer]) -> str:
+    names = [layer.name for layer in layers]
+    return ", ".join(names if len(names) <= 6 else [*names[:3], "...", *names[-3:]])
 
 
 def _normalizers(
@@ -314,7 +340,9 @@ def _normalizers(
     names = [name for name, measure in measures.items() if measure.uses_normalizer]
     if not names:
         return None
+    began = time.monotonic()
     means = starts.average(lambda done, total: report(Progress("normalizer", done, total)))
+    logger.info("normalizers D of %d layers, %.2f s", len(means), time.monotonic() - began)
     for name in names:
         for layer, mean in enumerate(means):
             # A resumed run keeps the normalizer that its finished cells were computed with.

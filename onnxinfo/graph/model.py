@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
 import tempfile
@@ -24,6 +25,8 @@ from .shapes import complete_shapes
 from .tensor_data import byte_count
 from .weights import put_back, set_aside
 from .wire import why_unreadable
+
+logger = logging.getLogger(__name__)
 
 #: A protobuf message cannot be larger; bigger models keep their weights in external files.
 MAX_PROTO_BYTES = 2**31 - 1
@@ -250,6 +253,8 @@ def _finish(proto: onnx.ModelProto, digest: Any, path: Path | None) -> Model:
     check(proto)
     proto = complete_shapes(proto)
     put_back(proto, aside)
+    opsets = ", ".join(f"{opset.domain or 'ai.onnx'} {opset.version}" for opset in proto.opset_import)
+    logger.info("model %s: %d nodes, opset %s", path or proto.graph.name, len(proto.graph.node), opsets)
     return Model(proto, digest.hexdigest(), path.stem if path else proto.graph.name, path)
 
 

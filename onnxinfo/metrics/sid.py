@@ -11,6 +11,7 @@ three steps, each starting where the one before ended:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from .network import Network
 from .noise import ENTROPY, Tie, allocate, capped
 from .probe import Feature, Halves, cotangents
 from .shrinkage import wiener
+
+logger = logging.getLogger(__name__)
 
 #: Probes of the closed form: at least, and at most where D is not known well enough before.
 LEAST_PROBES, MOST_PROBES = 16, 128
@@ -201,6 +204,7 @@ def solve(
         scales = problem.fixed_point(problem.rescale(scales, feature.deviations(problem.sigma(scales), SCALE_NOISES)))
         scales, passes, measured = problem.polish(scales)
         iterations += ROUNDS + passes
+        logger.debug("%d Gauss-Newton rounds, %d polishing passes", ROUNDS, passes)
         error = (error.square() + (measured / 2).square()).sqrt()
     sigma = problem.sigma(scales)
     return Solution(

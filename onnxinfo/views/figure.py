@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ from ..text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -168,6 +171,8 @@ def drawing(output: str | os.PathLike[str], look: Look) -> Iterator[Figure]:
         yield figure
         with replacing(path) as part:
             figure.savefig(part, format=kind, dpi=look.size.dpi, metadata=dates[kind])
+        width, height = figure.get_size_inches()
+        logger.info("wrote %s: %.2f x %.2f inches", path, width, height)
 
 
 def short_names(names: Sequence[str], size: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ from ..archive.reading import open as open_archive
 from ..archive.table import COLUMNS, run_table
 from ..errors import UsageError
 from .run_view import RunView, choose_layers, choose_samples, no_such
+
+logger = logging.getLogger(__name__)
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Names = str | Sequence[str]
@@ -230,6 +233,8 @@ def select_views(
             failures.append(error)
             continue
         found += 1
+        layers_found, samples_found = view.shape
+        logger.info("read run %s of %s: %d layers, %d samples", view.name, source, layers_found, samples_found)
         yield view, source
     if failures and not found:
         raise failures[0]

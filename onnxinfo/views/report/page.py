@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,8 @@ from ..figure import COLOURS, SEQUENTIAL
 from ..query import Names, Paths, select_views
 from .data import MAP_BYTES, run_data
 from .graph import BOX, draw_graph, model_edges
+
+logger = logging.getLogger(__name__)
 
 
 def report(
@@ -79,6 +82,7 @@ def report(
     )
     with replacing(target) as part:
         part.write_text(page, encoding="utf-8")
+    logger.info("wrote %s: %.2f MB, of which %.2f MB Plotly", target, len(page) / 1e6, len(plotly) / 1e6)
     return Path(output)
 
 
