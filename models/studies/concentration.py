@@ -16,92 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
 import onnxinfo
 
-Array = npt.NDArray[Any]
-SEED = 0
-BATCH = 32
+from .common import ALEXNET, SEED, VGG, Array, classifier, fit_classes, to_onnx
+
 HELD_OUT = 64
-
-
-def vgg(side: int, classes: int) -> nn.Sequential:
-    """Pairs of 3x3 convolutions between poolings, then two linear layers."""
-    return _network(side, classes, [(16, 3, 1), (16, 3, 1), None, (32, 3, 1), (32, 3, 1), None, (64, 3, 1), None])
-
-
-def alexnet(side: int, classes: int) -> nn.Sequential:
-    """A wide strided convolution first, then few narrower ones, then two linear layers."""
-    return _network(side, classes, [(24, 7, 2), None, (48, 5, 1), None, (64, 3, 1), (64, 3, 1), None])
-
-
-def _network(side: int, classes: int, plan: list[tuple[int, int, int] | None]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    channels = 3
-    for step in plan:
-        if step is None:
-            layers.append(nn.MaxPool2d(2))
-            side //= 2
-            continue
-        width, kernel, stride = step
-        layers += [nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2), nn.ReLU()]
-        channels, side = width, -(-side // stride)
-    layers += [nn.Flatten(), nn.Linear(channels * side * side, 64), nn.ReLU(), nn.Linear(64, classes)]
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.constant_(layer.get_parameter("bias"), 0)
-    return nn.Sequential(*layers)
-
-
-NETWORKS = {"vgg": vgg, "alexnet": alexnet}
-
-
-def train(network: nn.Sequential, images: torch.Tensor, labels: torch.Tensor, epochs: int) -> None:
-    """Train with Adam, cosine annealing, flips and shifts."""
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    for _ in range(epochs):
-        for rows in torch.split(torch.randperm(len(images)), BATCH):
-            x = images[rows]
-            x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
-            x = x.roll((int(torch.randint(-4, 5, ())), int(torch.randint(-4, 5, ()))), (2, 3))
-            loss = nn.functional.cross_entropy(network(x), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        schedule.step()
-
-
-def to_onnx(network: nn.Sequential, side: int) -> onnx.ModelProto:
-    """Write a chain of convolutions, poolings and linear layers as an ONNX graph; layers are named by position."""
-    nodes, weights, name = [], [], "x"
-    for i, layer in enumerate(network):
-        output, op, operands = f"{type(layer).__name__.lower()}_{i}", type(layer).__name__, [name]
-        attributes: dict[str, Any] = {}
-        if isinstance(layer, nn.Conv2d):
-            pad, kernel, stride = int(layer.padding[0]), layer.kernel_size[0], layer.stride[0]
-            op, attributes = "Conv", {"pads": [pad] * 4, "kernel_shape": [kernel] * 2, "strides": [stride] * 2}
-        elif isinstance(layer, nn.MaxPool2d):
-            op, attributes = "MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2]}
-        elif isinstance(layer, nn.Linear):
-            op, attributes = "Gemm", {"transB": 1}
-        elif isinstance(layer, nn.ReLU):
-            op = "Relu"
-        for key, parameter in layer.named_parameters():
-            operands.append(f"{i}.{key}")
-            weights.append(numpy_helper.from_array(parameter.detach().numpy(), operands[-1]))
-        nodes.append(helper.make_node(op, operands, [output], name=output, **attributes))
-        name = output
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, side, side])]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None])]
-    graph = helper.make_graph(nodes, "study", inputs, outputs, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+NETWORKS = {"vgg": VGG, "alexnet": ALEXNET}
 
 
 def concentrations(maps: Array, masks: Array) -> Array:
@@ -128,9 +51,9 @@ def main() -> None:
     shape = (3, options.side, options.side)
     samples = onnxinfo.open_samples(pixels, shape=shape, mean=[0.5] * 3, std=[0.25] * 3)
     images, answers = torch.from_numpy(samples.batch(range(len(samples)))), torch.from_numpy(labels)
-    network = NETWORKS[options.network](options.side, int(labels.max()) + 1)
+    network = classifier(NETWORKS[options.network], options.side, int(labels.max()) + 1)
     random = copy.deepcopy(network)
-    train(network, images[HELD_OUT:], answers[HELD_OUT:], options.epochs)
+    fit_classes(network, images[HELD_OUT:], answers[HELD_OUT:], options.epochs)
     with torch.no_grad():
         accuracy = float((network.eval()(images[:HELD_OUT]).argmax(1) == answers[:HELD_OUT]).double().mean())
         fitted = float((network(images[HELD_OUT:]).argmax(1) == answers[HELD_OUT:]).double().mean())

@@ -1,0 +1,179 @@
+"""What the studies share: small networks trained on a processor, their ONNX files, accuracy, and tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+import onnxinfo
+
+Array = npt.NDArray[Any]
+SEED, BATCH = 0, 32
+#: A convolution by its filters, kernel and stride, or None for pooling by two.
+Step = tuple[int, int, int] | None
+#: Pairs of 3x3 convolutions between poolings.
+VGG: list[Step] = [(16, 3, 1), (16, 3, 1), None, (32, 3, 1), (32, 3, 1), None, (64, 3, 1), None]
+#: A wide strided convolution first, then few narrower ones.
+ALEXNET: list[Step] = [(24, 7, 2), None, (48, 5, 1), None, (64, 3, 1), (64, 3, 1), None]
+
+
+def convolutions(plan: Sequence[Step], side: int) -> tuple[list[nn.Module], int, int]:
+    """Convolutions with ReLU, and poolings; with them come the channels and the side of what leaves them."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for step in plan:
+        if step is None:
+            layers.append(nn.MaxPool2d(2))
+            side //= 2
+            continue
+        width, kernel, stride = step
+        layers += [nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2), nn.ReLU()]
+        channels, side = width, -(-side // stride)
+    return layers, channels, side
+
+
+def classifier(plan: Sequence[Step], side: int, classes: int, hidden: int = 64) -> nn.Sequential:
+    """Convolutions, then two linear layers."""
+    layers, channels, side = convolutions(plan, side)
+    layers += [nn.Flatten(), nn.Linear(channels * side * side, hidden), nn.ReLU(), nn.Linear(hidden, classes)]
+    return initialised(nn.Sequential(*layers))
+
+
+def initialised(network: nn.Sequential) -> nn.Sequential:
+    """Draw a network's weights as is usual before ReLU."""
+    for layer in network:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.constant_(layer.get_parameter("bias"), 0)
+    return network
+
+
+def fit(
+    network: nn.Module,
+    x: Tensor,
+    epochs: int,
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    each: Callable[[int], None] = lambda epoch: None,
+) -> None:
+    """Train on images x (N, 3, y, x) with Adam, cosine annealing, flips and shifts.
+
+    Parameters
+    ----------
+    network
+        What is trained.
+    x
+        Images.
+    epochs
+        How often all are shown.
+    loss
+        Of the network's outputs, the images shown, and their positions in x.
+    each
+        Called with the number of epochs after each.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    reach = x.shape[-1] // 16
+    for epoch in range(1, epochs + 1):
+        network.train()
+        for rows in torch.split(torch.randperm(len(x)), BATCH):
+            shown = torch.where(torch.rand(len(rows), 1, 1, 1) < 0.5, x[rows].flip(3), x[rows])
+            shown = shown.roll([int(torch.randint(-reach, reach + 1, ())) for _ in range(2)], (2, 3))
+            optimizer.zero_grad()
+            loss(network(shown), shown, rows).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        schedule.step()
+        network.eval()
+        each(epoch)
+
+
+def fit_classes(
+    network: nn.Module, x: Tensor, labels: Tensor, epochs: int, each: Callable[[int], None] = lambda epoch: None
+) -> None:
+    """Train a classifier on images x (N, 3, y, x) of given classes (N,)."""
+    fit(network, x, epochs, lambda y, _, rows: nn.functional.cross_entropy(y, labels[rows]), each)
+
+
+def to_onnx(network: nn.Sequential, side: int) -> onnx.ModelProto:
+    """Write a chain of convolutions, poolings and linear layers as an ONNX graph; layers are named by position."""
+    nodes, weights, name = [], [], "x"
+    for i, layer in enumerate(network):
+        output, op, operands = f"{type(layer).__name__.lower()}_{i}", type(layer).__name__, [name]
+        attributes: dict[str, Any] = {}
+        if isinstance(layer, nn.Conv2d):
+            pad, kernel, stride = int(layer.padding[0]), layer.kernel_size[0], layer.stride[0]
+            op, attributes = "Conv", {"pads": [pad] * 4, "kernel_shape": [kernel] * 2, "strides": [stride] * 2}
+        elif isinstance(layer, nn.MaxPool2d):
+            op, attributes = "MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2]}
+        elif isinstance(layer, nn.Linear):
+            op, attributes = "Gemm", {"transB": 1}
+        elif isinstance(layer, nn.ReLU):
+            op = "Relu"
+        for key, parameter in layer.named_parameters():
+            operands.append(f"{i}.{key}")
+            weights.append(numpy_helper.from_array(parameter.detach().numpy(), operands[-1]))
+        nodes.append(helper.make_node(op, operands, [output], name=output, **attributes))
+        name = output
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, side, side])]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None])]
+    graph = helper.make_graph(nodes, "study", inputs, outputs, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def sample_shape(model: onnx.ModelProto) -> tuple[int, ...]:
+    """Shape of one sample of a model's first input."""
+    return tuple(each.dim_value for each in model.graph.input[0].type.tensor_type.shape.dim)[1:]
+
+
+def scores(model: onnx.ModelProto, x: Array) -> Array:
+    """A model's output on preprocessed samples (N, ...), a hundred at a time, by ONNX Runtime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (name,) = [each.name for each in session.get_inputs()]
+    return np.concatenate([session.run(None, {name: x[i : i + 100]})[0] for i in range(0, len(x), 100)])
+
+
+def accuracy(model: onnx.ModelProto, x: Array, labels: Array) -> float:
+    """Share of samples (N, ...) whose highest score is that of their class."""
+    return float((scores(model, x).argmax(1) == labels).mean())
+
+
+def converged_means(archive: Path, metric: str) -> dict[str, list[tuple[str, float, float, int]]]:
+    """Layer, mean over converged samples, its standard error and their number, for every run of an archive."""
+    found = {}
+    with onnxinfo.open(archive) as opened:
+        for run in opened:
+            values = opened[run].values(metric)
+            found[run] = [
+                (layer.name, *_mean(value[good]))
+                for layer, value, good in zip(
+                    opened[run].layers, values["value"], values["converged"].astype(bool), strict=True
+                )
+            ]
+    return found
+
+
+def _mean(values: Array) -> tuple[float, float, int]:
+    if len(values) < 2:
+        return (float(values.mean()) if len(values) else float("nan")), float("nan"), len(values)
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values)
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path, **facts: Any) -> None:
+    """Write rows as a Markdown table, and with further facts as JSON beside it; print the table."""
+    keys = list(rows[0])
+    lines = [" | ".join(keys), " | ".join("---" for _ in keys)]
+    lines += [" | ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
+    text = "\n".join(f"| {line} |" for line in lines)
+    path.with_suffix(".md").write_text(text + "\n")
+    path.with_suffix(".json").write_text(json.dumps({**facts, "rows": list(rows)}, indent=1))
+    print(text, flush=True)

@@ -1,0 +1,51 @@
+"""Depth (the paper's Fig. 3): networks of one family and growing depth, layer by layer.
+
+``python -m onnxinfo.models.studies.depth resnet20.onnx resnet32.onnx resnet44.onnx --inputs cifar10.npz:x_test \
+--labels cifar10.npz:y_test --preset imagenet --decoder-inputs cifar10.npz:x_train -o study``
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import onnxinfo
+
+from .common import SEED, converged_means, write_table
+
+
+def main() -> None:
+    """Measure all models, and write the archive, the table and the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("--inputs", required=True)
+    parser.add_argument("--labels")
+    parser.add_argument("--preset")
+    parser.add_argument("--layers", nargs="*", default=[])
+    parser.add_argument("--limit", type=int, default=8)
+    parser.add_argument("--decoder-inputs", help="Samples that decoders are trained on; without them, no RU.")
+    parser.add_argument("--decoder-limit", type=int, default=1000)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    archive = options.output / "depth.h5"
+    metrics = ["sid", *(["ru"] if options.decoder_inputs else [])]
+    for model in options.models:
+        onnxinfo.analyze(
+            model, options.inputs, archive, labels=options.labels, preset=options.preset, layers=options.layers,
+            limit=options.limit, metrics=metrics, decoder_inputs=options.decoder_inputs, run=model.stem, seed=SEED,
+            decoder_limit=options.decoder_limit if options.decoder_inputs else None, overwrite=True,
+        )  # fmt: skip
+        print(f"measured: {model.stem}", flush=True)
+    rows = [
+        {"model": run, "layer": layer, "metric": metric, "mean": mean, "stderr": stderr, "converged": count}
+        for metric in metrics
+        for run, layers in converged_means(archive, metric).items()
+        for layer, mean, stderr, count in layers
+    ]
+    write_table(rows, options.output / "depth")
+    onnxinfo.plot(archive, "curve", options.output / "depth.png", metric=metrics)
+
+
+if __name__ == "__main__":
+    main()
