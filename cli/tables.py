@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import shutil
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxinfo.text import printable
+
 if TYPE_CHECKING:
     from onnxinfo import Run
 
@@ -21,6 +24,7 @@ Row = Mapping[str, Any]
 
 FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 UNCONVERGED = "*"
+_PARTS_AT_ONCE = 1000
 # Text columns are cut to this on narrow terminals, not further.
 _LEAST_TEXT = 12
 # What a table that is still too wide goes without, in this order.
@@ -47,8 +51,10 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output:
     """
     if output == "-":
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        for part in render(rows, columns, format, width):
-            echo(part)
+        parts = render(rows, columns, format, width)
+        # Each call flushes: a line at a time would take longer than making them.
+        while some := "".join(itertools.islice(parts, _PARTS_AT_ONCE)):
+            echo(some)
         return
     parts = render(rows, columns, format)
     with click.open_file(output, "w", encoding="utf-8", atomic=True) as file:
@@ -58,7 +64,7 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output:
 def echo(text: str) -> None:
     """Print data as it is to a file or a pipe; to a terminal with what could control it escaped."""
     if sys.stdout.isatty():
-        text = "\n".join(map(_text, text.split("\n")))
+        text = "\n".join(map(printable, text.split("\n")))
     click.echo(text, nl=False)
 
 
@@ -92,14 +98,14 @@ def print_run(run: Run, output: str, seconds: float) -> None:
     for row in rows:
         row["index"] = row["layer_index"]
         row["samples converged"] = f"{row['n_converged']}/{row['n']}"
-    click.echo(f"run {_text(run.name)}: mean over input units and samples, with its standard error")
+    click.echo(f"run {printable(run.name)}: mean over input units and samples, with its standard error")
     print_rows(rows, ["index", "layer", "op", "depth", "metric", "value", "stderr", "samples converged"], "table")
     unreadable = run.provenance.get("unreadable_samples")
     missing = f", {len(unreadable)} unreadable" if isinstance(unreadable, list) and unreadable else ""
     click.echo(f"archive: {output}")
     click.echo(f"samples: {run.shape[1]} used{missing}")
     for each in unreadable if isinstance(unreadable, list) else []:
-        click.echo(f"  {_text(each)}")
+        click.echo(f"  {printable(each)}")
     click.echo(f"time:    {duration(seconds)}")
 
 
@@ -167,11 +173,10 @@ def _table(rows: Sequence[Row], columns: Sequence[str], width: int | None) -> It
     columns = [*sizes]
 
     def line(cells: Mapping[str, str]) -> str:
-        fitted = (shortened(cells[name], sizes[name]) for name in columns)
-        padded = (
-            text.rjust(sizes[name]) if right[name] else text.ljust(sizes[name])
-            for name, text in zip(columns, fitted, strict=True)
-        )
+        padded = []
+        for name in columns:
+            text = shortened(cells[name], sizes[name])
+            padded.append(text.rjust(sizes[name]) if right[name] else text.ljust(sizes[name]))
         return "  ".join(padded).rstrip() + "\n"
 
     yield line({name: name for name in columns})
@@ -205,12 +210,6 @@ def shortened(text: str, size: int) -> str:
     return f"{text[:head]}…{text[len(text) - (size - 1 - head) :]}"
 
 
-def _text(value: object) -> str:
-    from onnxinfo.text import printable
-
-    return printable(value)
-
-
 def _cell(row: Row, name: str) -> str:
     value = row.get(name)
     if value is None:
@@ -219,7 +218,7 @@ def _cell(row: Row, name: str) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return _number(value) + (UNCONVERGED if name == "value" and row.get("converged") is False else "")
-    return _text(value)
+    return printable(value)
 
 
 def _number(value: float) -> str:

@@ -11,7 +11,10 @@ def printable(text: object) -> str:
     >>> printable("a\x1b[31m.png")
     'a\\x1b[31m.png'
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 def quoted(text: object, most: int = 160) -> str:
