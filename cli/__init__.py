@@ -61,8 +61,21 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="onnxinfo")
-def cli() -> None:
+@click.option(
+    "--ort-library",
+    "libraries",
+    type=click.Path(),
+    multiple=True,
+    metavar="FILE",
+    help="Shared library with custom operators for ONNX Runtime, which is run as code; repeatable.",
+)
+def cli(libraries: tuple[str, ...]) -> None:
     """Measure how much of its input each layer of a trained network discards."""
+    if libraries:
+        from onnxinfo import register_ort_library
+
+        for library in libraries:
+            register_ort_library(library)
 
 
 add_options(cli)

@@ -1,0 +1,122 @@
+"""Custom operators of a library registered with ONNX Runtime: constants of the graph, as they have no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from graphs import model, node, value, weight
+from onnx import TensorProto, helper
+
+import onnxinfo
+from onnxinfo import ConversionError, ModelError, UsageError
+from onnxinfo.cli import cli
+from onnxinfo.graph import engine
+
+CONTRIB = "ai.onnx.contrib"
+
+
+@pytest.fixture(autouse=True)
+def _unregistered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_libraries", [])
+
+
+@pytest.fixture
+def library() -> Iterator[str]:
+    """Custom operators on strings, and a few that split or invert floats."""
+    extensions = pytest.importorskip("onnxruntime_extensions")
+    return extensions.get_library_path()
+
+
+def _network(split: str) -> onnx.ModelProto:
+    """A perceptron that adds the positive part of a tensor, as a custom operator computes it."""
+    nodes = [
+        node("Gemm", "x w", "first"),
+        node("Relu", "first", "hidden"),
+        node("NegPos", split, "neg pos", domain=CONTRIB, name="split"),
+        node("Gemm", "hidden v", "second"),
+        node("Add", "second pos", "sum"),
+        node("Gemm", "sum u", "y"),
+    ]
+    weights = [weight(name, 4, 4) for name in "wvu"]
+    imports = [helper.make_opsetid(CONTRIB, 1)]
+    return model(nodes, [value("x"), value("beside")], [value("y")], weights, imports=imports)
+
+
+def _samples() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal((2, 4), np.float32) for name in ("x", "beside")}
+
+
+def test_beside_the_way_it_is_a_constant(library: str, tmp_path: Path) -> None:
+    onnxinfo.register_ort_library(library)
+    network = _network("beside")
+    found = onnxinfo.check_model(network, _samples(), perturb="x")
+    assert found.error is None
+    assert {use.operator: use.server for use in found.operators}[f"{CONTRIB}.NegPos"] == "fallback"
+    assert found.reached == ["first", "hidden", "second", "sum", "y"]
+    result = onnxinfo.analyze(network, _samples(), tmp_path / "a.h5", perturb="x", layers=["y"], device="cpu")
+    with onnxinfo.open(result.archive) as archive:
+        assert np.isfinite(archive[result.run].table("layer")["value"]).all()
+
+
+def test_on_the_way_it_is_named(library: str, tmp_path: Path) -> None:
+    onnxinfo.register_ort_library(library)
+    with pytest.raises(ConversionError) as error:
+        onnxinfo.analyze(_network("hidden"), _samples(), tmp_path / "a.h5", perturb="x", layers=["y"], device="cpu")
+    said = str(error.value)
+    assert "layer 'y': node 'split' (ai.onnx.contrib.NegPos, opset 1) on the way from 'x'" in said
+    assert "layers that are reached: 'first', 'hidden', 'second'; choose among them" in said
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_strings_of_a_custom_operator(library: str) -> None:
+    """Text in, numbers out: the words' lengths scale what the network computes."""
+    onnxinfo.register_ort_library(library)
+    nodes = [
+        node("StringLength", "text", "lengths", domain=CONTRIB),
+        node("Cast", "lengths", "factor", to=TensorProto.FLOAT),
+        node("Gemm", "x w", "first"),
+        node("Mul", "first factor", "y"),
+    ]
+    text = onnx.helper.make_tensor("text", TensorProto.STRING, [4], [b"a", b"bc", b"def", b""])
+    imports = [helper.make_opsetid(CONTRIB, 1)]
+    network = model(nodes, [value("x")], [value("y")], [weight("w", 4, 4), text], imports=imports)
+    found = onnxinfo.check_model(network)
+    assert found.error is None
+    assert found.reached == ["first", "y"]
+
+
+def test_the_command_line_takes_libraries(library: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    onnx.save(_network("beside"), file)
+    result = CliRunner().invoke(cli, ["--ort-library", library, "check", str(file), "--perturb", "x"])
+    assert result.exit_code == 0, result.output
+    assert f"{CONTRIB}.NegPos" in result.output
+
+
+def test_without_the_library_the_rest_can_be_analyzed(tmp_path: Path) -> None:
+    network = _network("hidden")
+    layers = ["first", "second"]
+    result = onnxinfo.analyze(network, _samples(), tmp_path / "a.h5", perturb="x", layers=layers, device="cpu")
+    with onnxinfo.open(result.archive) as archive:
+        assert list(archive[result.run].table("layer")["layer"]) == layers
+    with pytest.raises(
+        ConversionError, match=r"NegPos.*given with --ort-library.*reached: 'first', 'hidden', 'second'"
+    ):
+        onnxinfo.analyze(network, _samples(), tmp_path / "b.h5", perturb="x", layers=["y"], device="cpu")
+    with pytest.raises(ModelError, match=r"NegPos.*given with --ort-library"):
+        onnxinfo.check_model(network, perturb="x")
+
+
+def test_what_is_no_library(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nothing\.so' is no file; expected a shared library"):
+        onnxinfo.register_ort_library(tmp_path / "nothing.so")
+    (tmp_path / "some.so").write_bytes(b"no library")
+    with pytest.raises(UsageError, match=r"takes no custom operators from '.*some\.so'"):
+        onnxinfo.register_ort_library(tmp_path / "some.so")
+    assert engine._libraries == []
