@@ -1,5 +1,7 @@
 """The report, as text and in a browser without network."""
 
+import base64
+import csv
 import json
 import re
 import shutil
@@ -60,6 +62,28 @@ def browser(page):
         time.sleep(0.2)
     yield found
     found.quit()
+
+
+@pytest.fixture
+def screen(browser):
+    """The browser with a screen that can be changed; afterwards it is as before."""
+    browser.execute_script("delete document.documentElement.dataset.theme")
+    yield browser
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def shown_colour(browser, selector="body"):
+    """Brightness of an element's background, 0 to 255."""
+    script = "return getComputedStyle(document.querySelector(arguments[0])).backgroundColor"
+    return max(map(float, re.findall(r"[\d.]+", browser.execute_script(script, selector))[:3]))
+
+
+def wait_until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def find(browser, selector):
@@ -132,21 +156,115 @@ def test_tables_are_sorted(browser):
     assert find(browser, "#numbers th")[5].get_attribute("aria-sort") == "descending"
 
 
-def test_everything_has_a_name_and_fits_a_phone(browser):
+def test_all_values_are_downloaded(browser, page, tmp_path):
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    browser.find_element("id", "csv").click()
+    file = tmp_path / "onnxinfo.csv"
+    wait_until(file.exists)
+    with file.open(newline="") as lines:
+        rows = [*csv.DictReader(lines)]
+    expected = onnxinfo.query(page.with_name("a.h5"), per="sample")
+    assert len(rows) == len(expected) == 2 * 2 * 4 * 6
+    for name in ("run", "metric", "layer", "sample_name"):
+        assert {row[name] for row in rows} == {row[name] for row in expected}
+    found, wanted = (sum(float(row["value"]) for row in each) for each in (rows, expected))
+    assert found == pytest.approx(wanted, abs=1e-4)
+    assert sum(row["converged"] == "false" for row in rows) == sum(not row["converged"] for row in expected)
+
+
+def test_hovering_shows_the_layer(browser):
+    from selenium.webdriver import ActionChains
+
+    browser.execute_script("document.getElementById('curve').scrollIntoView({block: 'center'})")
+    mark = find(browser, ".scatterlayer .trace:last-child path.point")[1]
+    ActionChains(browser).move_to_element(mark).perform()
+    wait_until(lambda: find(browser, ".hoverlayer .hovertext"))
+    text = find(browser, ".hoverlayer .hovertext")[0].text
+    assert "<script>" in text
+    assert "6 of 6 samples converged" in text
+
+
+def test_the_curve_zooms(browser):
+    from selenium.webdriver import ActionChains
+
+    extent = "const axis = document.getElementById('curve').layout.xaxis.range; return axis[1] - axis[0]"
+    before = browser.execute_script(extent)
+    surface = find(browser, "#curve .nsewdrag")[0]
+    ActionChains(browser).drag_and_drop_by_offset(surface, 150, 100).perform()
+    wait_until(lambda: browser.execute_script(extent) < 0.5 * before)
+    (home,) = find(browser, "#curve .modebar-btn[data-title='Reset axes']")
+    browser.execute_script("arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))", home)
+    wait_until(lambda: browser.execute_script(extent) == pytest.approx(before))
+
+
+def test_the_keyboard_is_enough(browser):
+    """Tab reaches everything that can be used; keys use it."""
+    from selenium.webdriver.common.keys import Keys
+
+    browser.execute_script(
+        "document.activeElement.blur(); window.scrollTo(0, 0); window.getSelection().removeAllRanges()"
+    )
+    browser.execute_script("document.body.tabIndex = -1; document.body.focus()")
+    visited = []
+    for _ in range(60):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        here = browser.switch_to.active_element
+        visited.append(here.get_attribute("id") or here.get_attribute("class") or here.tag_name)
+        if visited[-1] == "theme":
+            dark = shown_colour(browser)
+            here.send_keys(Keys.SPACE)
+            assert shown_colour(browser) != dark
+            here.send_keys(Keys.SPACE)
+    wanted = ["skip", "theme", "summary", "curve-metric", "run", "graph-metric", "node", "sample", "map-metric", "csv"]
+    assert [name for name in wanted if name not in visited] == []
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    find(browser, ".graph:not([hidden]) .node")[0].send_keys(Keys.TAB)
+    assert browser.execute_script(outline) == "solid"
+    browser.switch_to.active_element.send_keys(Keys.SPACE)
+    assert find(browser, "#maps figure.chosen")[0].get_attribute("data-layer") == "1"
+
+
+def test_everything_has_a_name(browser):
     assert all(each.get_attribute("alt") for each in find(browser, "img"))
     assert all(each.get_attribute("aria-label") for each in find(browser, "canvas, .node, svg[role], #curve"))
-    browser.set_window_size(500, 800)
-    wide = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-    assert wide <= 1
-    browser.set_window_size(1200, 900)
 
 
-def test_light_and_dark(browser):
-    colour = "return getComputedStyle(document.body).backgroundColor"
-    before = browser.execute_script(colour)
-    browser.find_element("id", "theme").click()
-    assert browser.execute_script(colour) != before
-    browser.find_element("id", "theme").click()
+def test_a_phone_is_wide_enough(screen):
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    screen.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    sides = "return [document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+    wait_until(lambda: screen.execute_script("return document.getElementById('curve').offsetWidth") < 360)
+    width, height = screen.execute_script(sides)
+    assert width <= 361
+    # Words broken to one letter a line made the page of this size five times as high.
+    assert height < 9000
+    wait_until(lambda: screen.execute_script("return document.querySelector('#curve .main-svg').clientWidth") <= 360)
+
+
+def test_light_and_dark(screen):
+    screen.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    )
+    assert shown_colour(screen) < 64
+    background = "return document.getElementById('curve').layout.paper_bgcolor"
+    wait_until(lambda: screen.execute_script(background) == "#16181d")
+    screen.find_element("id", "theme").click()
+    assert shown_colour(screen) > 192
+    assert screen.execute_script(background) == "#fff"
+
+
+def test_print_is_dark_on_white_and_complete(screen):
+    from selenium.webdriver.common.print_page_options import PrintOptions
+
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    screen.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
+    assert shown_colour(screen) > 192
+    gone, kept = ["nav", "#csv", "#sample", "#toggles"], ["#numbers th button", "#curve", "#maps canvas", ".node"]
+    assert [name for name in gone if find(screen, name)[0].is_displayed()] == []
+    assert [name for name in kept if not find(screen, name)[0].is_displayed()] == []
+    pdf = base64.b64decode(screen.print_page(PrintOptions()))
+    assert pdf.startswith(b"%PDF")
+    assert all(each.get_attribute("open") for each in find(screen, "#runs > details"))
 
 
 def test_edges_skip_what_was_not_analyzed():
@@ -156,6 +274,14 @@ def test_edges_skip_what_was_not_analyzed():
     edges = model_edges(str(path("digits-cnn.onnx")), layers)
     assert all(first < second for first, second in edges)
     assert {second for _, second in edges} == {*range(1, len(layers))}
+
+
+def test_a_model_that_is_not_the_runs_is_refused(page, tmp_path):
+    from onnxinfo.models import path
+
+    with pytest.raises(onnxinfo.UsageError, match="has not the layers of any run"):
+        onnxinfo.report(page.with_name("a.h5"), tmp_path / "r.html", model=path("digits-cnn.onnx"))
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_ranks_are_longest_paths():

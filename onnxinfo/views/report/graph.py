@@ -38,7 +38,7 @@ class Drawing:
     known: bool
 
 
-def model_edges(model: ModelSource, layers: Sequence[str]) -> list[tuple[int, int]]:
+def model_edges(model: ModelSource, layers: Sequence[str]) -> list[tuple[int, int]] | None:
     """Return which layers are computed from which, without another of the layers in between.
 
     Parameters
@@ -46,17 +46,19 @@ def model_edges(model: ModelSource, layers: Sequence[str]) -> list[tuple[int, in
     model
         See :func:`onnxinfo.load`.
     layers
-        Names of tensors; those that the model lacks have no edges.
+        Names of tensors.
 
     Returns
     -------
-    list of tuple
-        Pairs of positions in `layers`: from, to.
+    list of tuple or None
+        Pairs of positions in `layers`: from, to. None where the model lacks one of the layers.
     """
     from ...graph.model import load
 
     graph = load(model).proto.graph
     producer = {tensor: node for node in graph.node for tensor in node.output if tensor}
+    if not producer.keys() >= set(layers):
+        return None
     position = {name: i for i, name in enumerate(layers)}
     edges = []
     for target, name in enumerate(layers):

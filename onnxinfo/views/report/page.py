@@ -9,7 +9,7 @@ import logging
 import os
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...archive.storage import replacing, resolve
 from ...errors import OnnxinfoError, UsageError
@@ -18,6 +18,9 @@ from ..figure import COLOURS, SEQUENTIAL
 from ..query import Names, Paths, select_views
 from .data import MAP_BYTES, run_data
 from .graph import BOX, draw_graph, model_edges
+
+if TYPE_CHECKING:
+    from ...graph.model import Model
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +46,8 @@ def report(
     run, layers, metrics
         What is shown; see :func:`onnxinfo.query`.
     model
-        The ONNX file of the runs, for the connections in the graph's drawing; without it layers are joined in the
-        order of depth.
+        The ONNX file of the runs, for the connections in the graph's drawing; without it, and for runs whose layers it
+        lacks, layers are joined in the order of depth.
     title
         The page's title.
 
@@ -64,10 +67,13 @@ def report(
     """
     target = resolve(output)
     plotly = plotly_script()
+    loaded = None if model is None else _load(model)
+    fitting = model is None
     count = sum(1 for _ in select_views(path, run=run, layers=layers, metrics=metrics))
     runs: list[dict[str, Any]] = []
     for view, source in select_views(path, run=run, layers=layers, metrics=metrics):
-        edges = None if model is None else model_edges(model, [row.name for row in view.layers])
+        edges = None if loaded is None else model_edges(loaded, [row.name for row in view.layers])
+        fitting |= edges is not None
         data = run_data(view, edges, MAP_BYTES // count)
         data["archive"] = Path(source).name
         data["key"] = (
@@ -77,6 +83,8 @@ def report(
         runs.append(data)
     if not runs:
         raise UsageError("the archive has no runs; there is nothing to report")
+    if not fitting:
+        raise UsageError(f"model {printable(model)} has not the layers of any run; give the file that was analyzed")
     page = render(
         runs, plotly, printable(title) or "onnxinfo: " + ", ".join(printable(each["key"]) for each in runs[:4])
     )
@@ -84,6 +92,12 @@ def report(
         part.write_text(page, encoding="utf-8")
     logger.info("wrote %s: %.2f MB, of which %.2f MB Plotly", target, len(page) / 1e6, len(plotly) / 1e6)
     return Path(output)
+
+
+def _load(model: str | os.PathLike[str]) -> Model:
+    from ...graph.model import load
+
+    return load(model)
 
 
 def render(runs: list[dict[str, Any]], plotly: str, title: str) -> str:

@@ -22,15 +22,20 @@
     const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
     return 0.299 * r + 0.587 * g + 0.114 * b > 128 ? "#000" : "#fff";
   }
-  function legend(place, low, high, label) {
+  function legend(place, low, high, label, ends = ["", ""]) {
     const bar = document.createElement("span");
     bar.style.background = `linear-gradient(90deg, ${scale.filter((_, i) => i % 32 === 0).concat(scale[254]).join()})`;
-    place.replaceChildren(`${label}: ${shown(low)}`, bar, shown(high));
+    place.replaceChildren(`${label}: ${ends[0]}${shown(low)}`, bar, `${ends[1]}${shown(high)}`);
   }
 
-  function drawCurve() {
+  const dashes = ["solid", "dash", "dot", "dashdot"];
+  const symbols = ["circle", "square", "diamond", "triangle-up"];
+  // Paper is white, and as wide as a page of A4 or letter between its margins.
+  const onPaper = { width: 680, colours: ["#1a1a1a", "#ffffff", "#d0d0d0"] };
+
+  function drawCurve(print = null) {
     const css = getComputedStyle(document.documentElement);
-    const [ink, paper, faint] = ["--ink", "--paper", "--faint"].map((name) => css.getPropertyValue(name).trim());
+    const [ink, paper, faint] = print ? print.colours : ["--ink", "--paper", "--faint"].map((name) => css.getPropertyValue(name).trim());
     const name = at("curve-metric").value, traces = [];
     let label = name;
     runs.forEach((run, number) => {
@@ -45,14 +50,15 @@
       const band = (sign) => order.map((i) => metric.mean[i] + sign * (metric.stderr[i] || 0));
       traces.push({ x: x.concat(x.slice().reverse()), y: band(1).concat(band(-1).reverse()), fill: "toself", fillcolor: colour + "40",
         line: { width: 0 }, mode: "lines", hoverinfo: "skip", showlegend: false });
-      traces.push({ x, y: order.map((i) => metric.mean[i]), mode: "lines+markers", name: plain(run.key), line: { color: colour },
-        marker: { size: 8, color: colour, symbol: order.map((i) => (metric.n_converged[i] < metric.n[i] ? "circle-open" : "circle")) },
+      traces.push({ x, y: order.map((i) => metric.mean[i]), mode: "lines+markers", name: plain(run.key), line: { color: colour, dash: dashes[number % 4] },
+        marker: { size: Math.max(6, 11 - 2 * number), color: colour, symbol: order.map((i) => symbols[number % 4] + (metric.n_converged[i] < metric.n[i] ? "-open" : "")) },
         text: order.map((i) => `${plain(run.layers[i].name)}<br>${shown(metric.mean[i])} ± ${shown(metric.stderr[i])}<br>${metric.n_converged[i]} of ${metric.n[i]} samples converged`),
         hovertemplate: "%{text}<extra>%{fullData.name}</extra>" });
     });
-    Plotly.react("curve", traces, { paper_bgcolor: paper, plot_bgcolor: paper, font: { color: ink }, margin: { l: 70, r: 10, t: 10, b: 50 },
+    Plotly.react("curve", traces, { paper_bgcolor: paper, plot_bgcolor: paper, font: { color: ink }, margin: { l: 70, r: 10, t: 40, b: 50 },
+      width: print ? print.width : undefined, autosize: !print,
       xaxis: { title: { text: "depth of the layer" }, gridcolor: faint, zeroline: false },
-      yaxis: { title: { text: plain(label) }, gridcolor: faint, zeroline: false }, legend: { orientation: "h", y: 1.12 }, showlegend: true },
+      yaxis: { title: { text: plain(label) }, gridcolor: faint, zeroline: false }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, showlegend: true },
     { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] });
   }
 
@@ -93,7 +99,7 @@
     const label = run.labels ? `, label ${run.labels[sample]}` : "";
     at("sample-name").textContent = `${run.samples[sample]}${label}`;
     at("gallery-note").textContent = gallery.samples.length < run.samples.length ? `${gallery.samples.length} of ${run.samples.length} samples, evenly chosen; the archive has all.` : "";
-    legend(at("map-scale"), coded.low, coded.high, `${metricOf(run, name).label}, one scale for all layers and samples`);
+    legend(at("map-scale"), coded.low, coded.high, `${metricOf(run, name).label}, one scale for all layers and samples`, ["≤ ", "≥ "]);
     const all = codes(state.run, name), figures = [];
     if (gallery.pictures) {
       const image = new Image();
@@ -212,13 +218,18 @@
       if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(Number(node.dataset.layer)); }
     });
   });
-  at("toggles").addEventListener("change", drawCurve);
-  at("curve-metric").addEventListener("change", drawCurve);
+  at("toggles").addEventListener("change", () => drawCurve());
+  at("curve-metric").addEventListener("change", () => drawCurve());
   at("graph-metric").addEventListener("change", drawGraph);
   at("map-metric").addEventListener("change", drawMaps);
   at("sample").addEventListener("input", drawMaps);
   at("run").addEventListener("change", () => { state.run = Number(at("run").value); state.layer = null; chooseRun(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawCurve);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawCurve());
+  addEventListener("beforeprint", () => {
+    document.querySelectorAll("#runs > details").forEach((each) => { each.open = true; });
+    drawCurve(onPaper);
+  });
+  addEventListener("afterprint", () => drawCurve());
 
   options(at("curve-metric"), names(runs));
   chooseRun();
