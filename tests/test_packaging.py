@@ -135,8 +135,8 @@ def test_the_library_imports_what_it_declares():
     extras = declared["optional-dependencies"]
     requirements = [*declared["dependencies"], *extras["report"], *extras["robustness"]]
     known = {re.split("[><=]", requirement)[0].strip().lower().replace("-", "_") for requirement in requirements}
-    # Imported under another name than installed, or brought by what is declared: torch, onnx, onnx2torch.
-    known |= {"pil", "art", "onnxinfo", "google", "torchvision", *(name.lower() for name in sys.stdlib_module_names)}
+    # Imported under another name than installed, or brought by what is declared: onnx.
+    known |= {"pil", "art", "onnxinfo", "google", *(name.lower() for name in sys.stdlib_module_names)}
     for path in [*(ROOT / "onnxinfo").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
