@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from nodes import assert_same, feeds_of, floats, gradcheck, node_model, output_info
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxinfo import convert
 
@@ -135,3 +136,27 @@ def test_flexible_attention_passes_scores_through_a_graph() -> None:
     q, k, v = (torch.from_numpy(x) for x in (Q, K, V))
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=2 / SIZE**0.5, enable_gqa=True)
     torch.testing.assert_close(module(q, k, v)[0], expected)
+
+
+def test_a_query_that_is_masked_afterwards_has_a_gradient() -> None:
+    """Exporters write attention so: the softmax over nothing is NaN, and is replaced where that happened."""
+    scores = floats(2, 5)
+    mask = np.array([[0, 0, -np.inf, 0, 0], [-np.inf] * 5], np.float32)
+    nodes = [
+        helper.make_node("Add", ["scores", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["weights"]),
+        helper.make_node("IsNaN", ["weights"], ["nothing"]),
+        helper.make_node("Where", ["nothing", "zero", "weights"], ["y"]),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "safe softmax",
+        [value("scores", TensorProto.FLOAT, [2, 5])],
+        [value("y", TensorProto.FLOAT, [2, 5]), value("weights", TensorProto.FLOAT, [2, 5])],
+        [numpy_helper.from_array(mask, "mask"), numpy_helper.from_array(np.float32(0), "zero")],
+    )
+    module = convert(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)).double()
+    x = torch.from_numpy(scores).double().requires_grad_()
+    assert module(x)[1][1].isnan().all()
+    assert torch.autograd.gradcheck(lambda x: module(x)[0], x)

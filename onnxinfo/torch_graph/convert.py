@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import onnx
 from onnx2torch.node_converters import get_converter
 from onnx2torch.onnx_graph import OnnxGraph
 from onnx2torch.onnx_node import OnnxNode
+from onnx2torch.onnx_tensor import OnnxTensor
 from torch import Tensor, fx, nn
 
 from ..errors import ConversionError
 from ..graph.model import ModelSource, load
 from ..graph.surgery import expose_only
+from ..graph.weights import beside
 from . import operators
 from .normalize import normalize
 from .operators.fallback import fallback as run_elsewhere
@@ -117,8 +121,10 @@ def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) 
 def _scope(model: ModelSource, outputs: Sequence[str] | None, fallback: bool) -> _Scope:
     loaded = load(model)
     names = list(outputs) if outputs is not None else [o.name for o in loaded.proto.graph.output]
-    proto = normalize(expose_only(loaded, names)).proto
-    return _Scope(proto.graph, {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import}, fallback)
+    light, weights = beside(loaded.proto)
+    proto = normalize(expose_only(dataclasses.replace(loaded, proto=light), names).proto, weights)
+    opsets = {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import}
+    return _Scope(proto.graph, opsets, fallback, weights=weights)
 
 
 class _Scope(OnnxGraph):  # type: ignore[misc]
@@ -134,12 +140,21 @@ class _Scope(OnnxGraph):  # type: ignore[misc]
         Whether another engine may run what has no converter.
     outer
         The graph around it, for the body of a control flow operator.
+    weights
+        Initializers, by name, whose data is not in the graph.
     """
 
     def __init__(
-        self, proto: onnx.GraphProto, opsets: dict[str, int], fallback: bool, outer: _Scope | None = None
+        self,
+        proto: onnx.GraphProto,
+        opsets: dict[str, int],
+        fallback: bool,
+        outer: _Scope | None = None,
+        weights: Mapping[str, onnx.TensorProto] = MappingProxyType({}),
     ) -> None:
         super().__init__(proto)
+        apart = {name: OnnxTensor(t) for name, t in weights.items() if name in self.initializers}
+        self._initializers = {**self.initializers, **apart}
         self._number_nodes()
         self.opsets = opsets
         self.fallback = fallback

@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 
 import onnx
 import onnx.inliner
 
 from ..errors import ModelError
-from ..graph import protos
 from ..graph.inference import infer_shapes
-from ..graph.model import Model
-from ..graph.weights import beside
 from ..text import printable
 from .folding import fold
 
 
-def normalize(model: Model) -> Model:
+def normalize(proto: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -> onnx.ModelProto:
     """Inline functions, turn constant nodes into initializers and fold what depends on no graph input.
 
     Parameters
     ----------
-    model
-        A loaded model; left as it is.
+    proto
+        A checked model; may be changed.
+    weights
+        Initializers of it, by name, whose data is not in it.
 
     Returns
     -------
-    Model
-        A model that computes the same. Graph inputs and outputs, and the names of values that still are computed,
-        survive; values inside functions get new names.
+    onnx.ModelProto
+        A model that computes the same; the weights it still needs are not in it either. Graph inputs and outputs, and
+        the names of values that still are computed, survive; values inside functions get new names.
 
     Raises
     ------
     ModelError
         A function cannot be inlined.
     """
-    proto, weights = beside(model.proto)
     if proto.functions:
         proto = infer_shapes(_inlined(proto))
-    if fold(proto, weights):
-        proto = infer_shapes(proto)
-    for tensor in proto.graph.initializer:
-        if tensor.name in weights:
-            original = weights[tensor.name]
-            tensor.Clear()
-            protos.copy_into(tensor, original)
-    return dataclasses.replace(model, proto=proto)
+    return infer_shapes(proto) if fold(proto, weights) else proto
 
 
 def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:

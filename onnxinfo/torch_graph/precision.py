@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
-import numpy as np
 import onnx
 
 from ..errors import ModelError
@@ -41,27 +40,52 @@ def to_float32(model: ModelSource) -> Model:
     ModelError
         The model cannot be loaded, or uses the bits of half precision (BitCast).
     """
-    loaded = load(model)
-    if not _has_half(loaded.proto):
-        return loaded
+    return widened(load(model), _HALF, onnx.TensorProto.FLOAT)
+
+
+def widened(model: Model, narrow: Collection[int], wide: int) -> Model:
+    """Replace element types by a wider one everywhere in a model.
+
+    Parameters
+    ----------
+    model
+        A loaded model, left as it is.
+    narrow, wide
+        Element types (of ``TensorProto``).
+
+    Returns
+    -------
+    Model
+        The model itself where it has no tensor of the narrow types.
+
+    Raises
+    ------
+    ModelError
+        The model uses the bits of a narrow type (BitCast).
+    """
+    if not _has(model.proto, narrow):
+        return model
     proto = onnx.ModelProto()
-    proto.CopyFrom(loaded.proto)
+    proto.CopyFrom(model.proto)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(wide)
     for tensor in protos.tensors(proto):
-        if tensor.data_type in _HALF:
-            array = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+        if tensor.data_type in narrow:
+            array = onnx.numpy_helper.to_array(tensor).astype(dtype)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-    _widen_graph(proto.graph)
+    types = dict.fromkeys(narrow, wide)
+    _widen_values((*proto.graph.input, *proto.graph.output, *proto.graph.value_info), types)
+    _widen_nodes(proto.graph.node, types)
     for function in proto.functions:
-        _widen_values(function.value_info)
-        _widen_nodes(function.node)
+        _widen_values(function.value_info, types)
+        _widen_nodes(function.node, types)
     check(proto)
-    return dataclasses.replace(loaded, proto=proto)
+    return dataclasses.replace(model, proto=proto)
 
 
-def _has_half(proto: onnx.ModelProto) -> bool:
+def _has(proto: onnx.ModelProto, narrow: Collection[int]) -> bool:
     values = (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
-    return any(tensor.data_type in _HALF for tensor in protos.tensors(proto)) or any(
-        types.elem_type in _HALF for value in values for types in _tensor_types(value.type)
+    return any(tensor.data_type in narrow for tensor in protos.tensors(proto)) or any(
+        types.elem_type in narrow for value in values for types in _tensor_types(value.type)
     )
 
 
@@ -76,30 +100,24 @@ def _tensor_types(type: onnx.TypeProto) -> Iterator[onnx.TypeProto.Tensor]:
         yield getattr(type, kind)
 
 
-def _widen_graph(graph: onnx.GraphProto) -> None:
-    _widen_values((*graph.input, *graph.output, *graph.value_info))
-    _widen_nodes(graph.node)
-
-
-def _widen_values(values: Iterable[onnx.ValueInfoProto]) -> None:
+def _widen_values(values: Iterable[onnx.ValueInfoProto], types: Mapping[int, int]) -> None:
     for value in values:
-        _widen_type(value.type)
+        _widen_type(value.type, types)
 
 
-def _widen_type(type: onnx.TypeProto) -> None:
+def _widen_type(type: onnx.TypeProto, types: Mapping[int, int]) -> None:
     for tensor_type in _tensor_types(type):
-        if tensor_type.elem_type in _HALF:
-            tensor_type.elem_type = onnx.TensorProto.FLOAT
+        tensor_type.elem_type = types.get(tensor_type.elem_type, tensor_type.elem_type)
 
 
-def _widen_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+def _widen_nodes(nodes: Iterable[onnx.NodeProto], types: Mapping[int, int]) -> None:
     for node in protos.nested(nodes):
         if node.op_type == "BitCast" and any(attribute.i in _SIXTEEN_BITS for attribute in node.attribute):
             raise ModelError(f"node '{printable(node.name)}' takes bits of 16 bit values apart; export in float32")
         for attribute in node.attribute:
-            if attribute.name in _TYPE_ATTRIBUTES and attribute.i in _HALF:
-                attribute.i = onnx.TensorProto.FLOAT
+            if attribute.name in _TYPE_ATTRIBUTES:
+                attribute.i = types.get(attribute.i, attribute.i)
             if attribute.HasField("tp"):
-                _widen_type(attribute.tp)
+                _widen_type(attribute.tp, types)
         for body in protos.bodies(node):
-            _widen_values((*body.input, *body.output, *body.value_info))
+            _widen_values((*body.input, *body.output, *body.value_info), types)

@@ -13,6 +13,7 @@ from ..graph.dataflow import Dataflow
 from ..graph.layers import list_layers
 from ..graph.model import ModelSource
 from ..graph.surgery import extract
+from ..graph.weights import beside
 from ..text import printable
 from .convert import Conversion, conversion_report, convert
 from .normalize import normalize
@@ -47,10 +48,11 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
     UsageError
         A tensor is not in the graph, or no layer depends on the perturbed tensor.
     """
-    part = normalize(extract(model, [perturb], layers))
+    part = extract(model, [perturb], layers)
     without = {name: c for c in conversion_report(part) if c.server in _CONSTANT for name in c.outputs}
-    flow = Dataflow(part.proto.graph)
-    types = {v.name: v.type.tensor_type.elem_type for v in (*part.proto.graph.value_info, *part.proto.graph.output)}
+    graph = normalize(*beside(part.proto)).graph
+    flow = Dataflow(graph)
+    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
     carrying = {perturb}
     found: dict[str, Conversion] = {}
     for position, node in enumerate(flow.nodes):

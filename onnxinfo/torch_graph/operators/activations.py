@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -114,12 +116,16 @@ def _flat_from(X: Tensor, axis: int) -> Tensor:
 
 @operator(versions=(13, None))
 def Softmax(input, *, axis=-1):
-    return torch.softmax(input, axis)
+    if not input.numel():
+        return torch.softmax(input, axis)
+    # Where everything is masked the result is NaN, and what masks that too is to get a gradient without.
+    nothing = input.detach().amax(axis, keepdim=True) == -math.inf
+    return torch.softmax(input.masked_fill(nothing, 0.0), axis).masked_fill(nothing, math.nan)
 
 
 @operator("Softmax", versions=(1, 12))
 def Softmax_1(input, *, axis=1):
-    return torch.softmax(_flat_from(input, axis), -1).reshape(input.shape)
+    return Softmax(_flat_from(input, axis)).reshape(input.shape)
 
 
 @operator(versions=(13, None))

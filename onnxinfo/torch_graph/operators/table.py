@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -225,6 +226,7 @@ def _check_call(function: Function, operands: tuple[str, ...], attributes: dict[
 
 
 _DYNAMIC = object()
+_INTEGERS = {number for name, number in onnx.TensorProto.DataType.items() if re.fullmatch(r"U?INT\d+|BOOL", name)}
 
 
 def _constant_operand(name: str, graph: OnnxGraph, *, listed: bool) -> Any:
@@ -232,13 +234,12 @@ def _constant_operand(name: str, graph: OnnxGraph, *, listed: bool) -> Any:
         return None
     if name not in graph.initializers:
         return _DYNAMIC
-    value = initializer_value(name, graph)
     if listed:
-        return value.reshape(-1).tolist()
+        return initializer_value(name, graph).reshape(-1).tolist()
     # Float constants are weights: they belong to the module's buffers, shared and moved with it.
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex() or value.dim() > 1:
-        return _DYNAMIC
-    return value
+    proto = graph.initializers[name].proto
+    small = len(proto.dims) < 2 and proto.data_type in _INTEGERS
+    return initializer_value(name, graph) if small else _DYNAMIC
 
 
 def _listed_parameters(function: Function, count: int) -> dict[int, str]:
