@@ -175,7 +175,14 @@ def test_ctrl_c_keeps_what_is_finished_and_says_where(tmp_path, options):
     expected, _ = undisturbed()
     path = tmp_path / "out.h5"
     command = [*COMMAND[:3], *options, *COMMAND[3:], "-o", str(path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    # Tests that run in the background may be started with the signal ignored, which is passed on.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while process.poll() is None and not cells(path):
         time.sleep(0.02)
     seen = cells(path)
