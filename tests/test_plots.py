@@ -1,5 +1,10 @@
 """Every kind of plot is drawn, alike each time, in each look; comparisons and annotated models."""
 
+import re
+import shlex
+import shutil
+from pathlib import Path
+
 import archive_fakes as fakes
 import numpy as np
 import onnx
@@ -55,6 +60,40 @@ def test_every_kind_is_drawn_by_one_command(kind, archive, others, tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
     assert pixels.shape[1] == 1800
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+def test_the_papers_figures_are_a_command_each(archive, tmp_path, monkeypatch):
+    """Those that the docs give, on archives that hold what they say."""
+    text = (Path(__file__).parents[1] / "docs" / "howto.md").read_text()
+    commands = re.findall(r"^ +onnxinfo (plot .+-o (fig\w+)\.pdf)$", text, re.MULTILINE)
+    assert {name[:4] for _, name in commands} == {"fig1", "fig3", "fig4", "fig5"}
+    for line, _ in commands:
+        for file in (word for word in line.split() if word.endswith(".h5")):
+            shutil.copy(archive, tmp_path / file)
+            if file not in ("epochs.h5", "coherency.h5"):
+                onnxinfo.rename_run(tmp_path / file, "epoch 2", f"of {file}")
+                onnxinfo.delete_run(tmp_path / file, "epoch 10")
+    monkeypatch.chdir(tmp_path)
+    for line, name in commands:
+        result = CliRunner().invoke(cli, shlex.split(line))
+        assert result.exit_code == 0, (line, result.output, result.exception)
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_layers_without_a_map_are_left_out(tmp_path):
+    """Class activation maps are of one layer."""
+    cam = Metric("cam", "class activation map", "", fields=())
+    with RunWriter.open(tmp_path / "a.h5", "one", fakes.schema(metrics=(cam,))) as writer:
+        for layer in range(fakes.LAYERS):
+            maps = np.full((fakes.SAMPLES, *fakes.IMAGE), np.nan if layer != 2 else 1.0, np.float32)
+            maps[:, 0] *= 2
+            numbers = np.full(fakes.SAMPLES, maps[0].mean())
+            values = {"value": numbers, "stderr": 0 * numbers, "converged": np.isfinite(numbers)}
+            writer.write("cam", layer, range(fakes.SAMPLES), values=values, map=maps)
+    onnxinfo.plot(tmp_path / "a.h5", "maps", tmp_path / "a.svg", metric="cam")
+    text = (tmp_path / "a.svg").read_text()
+    assert "1 of 4 layers; cam is defined in no other layer" in text
+    assert "not converged" not in text
 
 
 @pytest.mark.parametrize("name", ["tokens", "series"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -196,6 +197,11 @@ def short_names(names: Sequence[str], size: int) -> list[str]:
     if len(set(short)) < len(set(names)):
         short = [cut(f"{number}: {name}", size) for number, name in enumerate(short)]
     return short
+
+
+def wrapped(text: str, inches: float, look: Look) -> str:
+    """Return a label in lines that fit beside an axis of that length."""
+    return "\n".join(textwrap.wrap(text, max(12, int(inches * 72 / (0.56 * look.size.font)))))
 
 
 def cut(text: str, size: int) -> str:

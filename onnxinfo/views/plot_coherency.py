@@ -21,6 +21,8 @@ from .query import Names, Paths, names_of, select_views
 from .reading_runs import RunValues, metric_label, nothing_finished, run_values
 
 _MOST_LAYERS = 6
+# Percentile of a metric's pixels that is drawn darkest; as many are brightest.
+_LEAST = 0.5
 
 
 def plot_coherency(
@@ -89,21 +91,26 @@ def plot_coherency(
         halves: Any = figure.subfigures(1, 2, width_ratios=[2.1, 1])
         left, right = halves
         grid = left.subplots(len(rows), len(columns), squeeze=False)
-        titles = short_names([names[i] for i in columns], 14)
+        titles = short_names([names[i] for i in columns], 18)
         for line, key in zip(grid, rows, strict=True):
             _row(line, maps[key], _limits([maps[key[0], each] for each in runs if (key[0], each) in maps]))
             line[0].set_ylabel(f"{key[0]}\n{cut(key[1], 16)}", fontsize=chosen.size.font * 0.8)
         for each, title in zip(grid[0], titles, strict=True):
-            each.set_title(title, fontsize=chosen.size.font * 0.8)
+            each.set_title(title, fontsize=chosen.size.font * 0.8, rotation=30, ha="left", x=0.1)
+        left.supxlabel(
+            f"colours: one scale for each metric, from its pixels' {_LEAST} % quantile to that of {100 - _LEAST} %",
+            fontsize=chosen.size.font * 0.85,
+        )
         panels = right.subplots(len(metrics), 1, squeeze=False)[:, 0]
         for axes, each_metric in zip(panels, metrics, strict=True):
             for number, each in enumerate(runs):
                 if (each_metric, each) in found:
                     values = layer_summary(found[each_metric, each].values)["value"]
-                    colour, style = run_style(number)
                     # Runs may coincide: that is the point of a coherent metric, so both have to be seen.
-                    marker = "o" if number == 0 else "x"
-                    axes.plot(values, style, marker=marker, color=colour, label=cut(each, 20))
+                    colour, style, marker = run_style(number)
+                    axes.plot(
+                        values, style, marker=marker, color=colour, label=cut(each, 20), markersize=max(2, 5 - number)
+                    )
             first = next(each for each in runs if (each_metric, each) in found)
             axes.set_title(metric_label(found[each_metric, first].metric), loc="left")
             axes.set_xticks([])
@@ -118,7 +125,7 @@ def plot_coherency(
 def _limits(rows: Sequence[Sequence[npt.NDArray[np.float32] | None]]) -> tuple[float, float]:
     values = [each[np.isfinite(each)] for row in rows for each in row if each is not None]
     numbers = np.concatenate(values) if values else np.zeros(0)
-    low, high = np.percentile(numbers, (0.5, 99.5)) if numbers.size else (0.0, 1.0)
+    low, high = np.percentile(numbers, (_LEAST, 100 - _LEAST)) if numbers.size else (0.0, 1.0)
     return float(low), float(high if high > low else low + 1e-6)
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..text import printable
 from .compare import Match, compare
-from .figure import drawing, look, short_names
+from .figure import cut, drawing, look, short_names
 from .plot_curve import run_style
-from .query import Names, Paths
+from .query import Names, Paths, select_views
+from .reading_runs import metric_label
 
 _MOST = 30
 
@@ -66,16 +68,24 @@ def plot_compare(
             x = np.array([found[name]["difference"] for name in shown])
             half = np.array([found[name]["high"] for name in shown]) - x
             y = np.array([names.index(name) for name in shown]) + (number - (len(others) - 1) / 2) * 0.6 / len(others)
-            colour = run_style(number)[0]
-            axes.errorbar(x, y, xerr=np.nan_to_num(half), fmt="o", color=colour, capsize=3, label=other)
+            colour, _, marker = run_style(number)
+            axes.errorbar(
+                x, y, xerr=np.nan_to_num(half), fmt=marker, color=colour, capsize=3, label=cut(printable(other), 40)
+            )
         axes.axvline(0, color=chosen.theme.ink, linewidth=0.8)
         axes.set_yticks(range(len(names)), short_names(names, 26))
         axes.margins(y=0.08)
         axes.invert_yaxis()
         axes.grid(axis="x")
         axes.set_axisbelow(True)
-        axes.set_xlabel(f"difference in {metric} from '{rows[0]['run']}'; bars: 95 % confidence over samples")
+        axes.set_xlabel(f"difference in {_label(path, metric)}\nbars: 95 % confidence, samples and noise")
         skipped = f"; the {len(names)} largest of {total}" if total > len(names) else ""
         axes.set_ylabel(f"layer, largest difference first{skipped}")
-        axes.legend(title=f"right of 0: higher than '{rows[0]['run']}'", loc="best", framealpha=0.8)
+        title = f"right of 0: higher than '{cut(printable(rows[0]['run']), 40)}'"
+        figure.legend(title=title, loc="outside upper center", ncols=2)
     return Path(output)
+
+
+def _label(path: Paths, metric: str) -> str:
+    labels = [metric_label(view.metrics[0]) for view, _ in select_views(path, metrics=[metric])]
+    return labels[0]

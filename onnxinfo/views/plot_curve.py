@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..archive.format import Metric
 from ..archive.table import layer_summary
 from ..errors import UsageError
-from .figure import COLOURS, Look, cut, drawing, look, short_names
+from .figure import COLOURS, Look, cut, drawing, look, short_names, wrapped
 from .query import Names, Paths, names_of
 from .reading_runs import RunValues, metric_label, read_runs
 
@@ -28,6 +28,9 @@ Spread = Literal["stderr", "iqr"]
 FLOOR = 0.5 * math.log(1.5e-4) + 0.5 * math.log(2 * math.pi * math.e)
 _BANDS = {"stderr": "mean ± standard error", "iqr": "median and interquartile range"}
 _CLOSE_INCHES = 0.16
+Line = Literal["-", "--", "-.", ":"]
+_LINES: tuple[Line, ...] = ("-", "--", "-.", ":")
+_MARKERS = ("o", "s", "D", "^", "v")
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,12 @@ def plot_curve(
         beside = len(panels) > 1 and chosen.size.width > 5
         rows, columns = (1, len(panels)) if beside else (len(panels), 1)
         height = chosen.size.width * (0.62 if not beside else 0.45 if len(panels) > 2 else 0.5)
-        figure.set_size_inches(chosen.size.width, height * rows)
+        # Names of runs stand above each other where the figure is narrow.
+        names = chosen.size.font / 72 * 1.7 * (len(runs) + 1 if chosen.size.width < 5 else 2)
+        figure.set_size_inches(chosen.size.width, height * rows + names)
         for axes, curves in zip(figure.subplots(rows, columns, squeeze=False).ravel(), panels, strict=True):
             draw_curves(axes, curves, runs, chosen, chosen.size.width * 0.85 / columns)
-        # Beside each other the panels are too narrow to hold it.
-        legend(figure if beside else figure.axes[0], runs, panels, _BANDS[spread] + " over samples", chosen)
+        legend(figure, runs, panels, _BANDS[spread] + " over samples", chosen)
     return Path(output)
 
 
@@ -134,16 +138,23 @@ def draw_curves(axes: Axes, curves: Sequence[Curve], runs: Sequence[str], chosen
     """Draw curves of one metric; `runs` fixes the colours, `room` is the width in inches."""
     for curve in curves:
         _draw(axes, curve, *run_style(runs.index(curve.name)))
+    # Of layers without a value the place is shown, too.
+    depths = np.concatenate([curve.depth for curve in curves])
+    margin = 0.04 * float(np.ptp(depths)) or 0.5
+    axes.set_xlim(float(depths.min()) - margin, float(depths.max()) + margin)
     _reference(axes, curves, chosen)
-    axes.set_ylabel(metric_label(curves[0].metric))
+    rows = 1 if (place := axes.get_subplotspec()) is None else place.get_gridspec().nrows
+    figure = axes.get_figure(root=True)
+    height = 0.6 * (chosen.size.width if figure is None else figure.get_figheight()) / rows
+    axes.set_ylabel(wrapped(metric_label(curves[0].metric), height, chosen))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     _label_depths(axes, curves, chosen, room)
 
 
-def run_style(number: int) -> tuple[str, Literal["-", "--"]]:
-    """Return colour and line style of the run of that number."""
-    return COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else "--"
+def run_style(number: int) -> tuple[str, Line, str]:
+    """Return colour, line style and marker of the run of that number: of runs that coincide each is seen."""
+    return COLOURS[number % len(COLOURS)], _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)]
 
 
 def _curve(found: RunValues, spread: Spread) -> Curve:
@@ -179,7 +190,7 @@ def _rows(values: dict[str, npt.NDArray[Any]], kept: npt.NDArray[np.bool_]) -> A
     return zip(values["value"], kept, strict=True)
 
 
-def _draw(axes: Axes, curve: Curve, colour: str, style: str) -> None:
+def _draw(axes: Axes, curve: Curve, colour: str, style: Line, marker: str) -> None:
     axes.fill_between(curve.depth, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0)
     axes.plot(curve.depth, curve.middle, style, color=colour)
     for filled in (True, False):
@@ -187,7 +198,7 @@ def _draw(axes: Axes, curve: Curve, colour: str, style: str) -> None:
         face = colour if filled else axes.get_facecolor()
         # The edge keeps its width, so that a hollow marker is as large as a full one.
         axes.plot(
-            curve.depth[at], curve.middle[at], "o", color=colour, markerfacecolor=face, markeredgewidth=1.2, zorder=3
+            curve.depth[at], curve.middle[at], marker, color=colour, markerfacecolor=face, markeredgewidth=1.2, zorder=3
         )
 
 
@@ -244,25 +255,25 @@ def _label_depths(axes: Axes, curves: Sequence[Curve], chosen: Look, width: floa
     axes.set_xlabel("layer, at its depth" + skipped if width < 4 else f"layer, placed by its depth{skipped}")
 
 
-def legend(
-    place: Axes | Figure, runs: Sequence[str], panels: Sequence[Sequence[Curve]], title: str, chosen: Look
-) -> None:
-    """Name the runs, and say what a hollow marker is where there is one."""
+def legend(figure: Figure, runs: Sequence[str], panels: Sequence[Sequence[Curve]], title: str, chosen: Look) -> None:
+    """Name the runs above the panels, where nothing is hidden, and say what hollow and missing markers are."""
     from matplotlib.lines import Line2D
 
     curves = [curve for each in panels for curve in each]
     handles = []
     texts = []
     for number, run in enumerate(runs):
-        colour, style = run_style(number)
-        handles.append(Line2D([], [], color=colour, linestyle=style, marker="o"))
+        colour, style, marker = run_style(number)
+        handles.append(Line2D([], [], color=colour, linestyle=style, marker=marker))
         samples = max(curve.samples for curve in curves if curve.name == run)
         texts.append(f"{cut(run, 40)} ({samples} sample{'s'[: samples != 1]})")
-    if not all(curve.whole.all() for curve in curves):
+    if any((~curve.whole & np.isfinite(curve.middle)).any() for curve in curves):
         handles.append(Line2D([], [], color=chosen.theme.ink, linestyle="", marker="o", markerfacecolor="none"))
         texts.append("hollow: some samples did not\nconverge and are left out")
-    where: dict[str, Any] = {"loc": "best"} if len(panels) == 1 else {"loc": "outside upper center", "ncols": 3}
-    if len(panels) > 1 and hasattr(place, "get_xlim"):
-        where = {"loc": "best"}
-    drawn = place.legend(handles, texts, title=title, framealpha=0.8, **where)
+    if any(np.isnan(curve.middle).any() for curve in curves):
+        handles.append(Line2D([], [], linestyle=""))
+        texts.append("no mark: no sample converged")
+    widest = max(len(line) for text in texts for line in text.split("\n"))
+    beside = int(chosen.size.width / (widest * 0.6 * chosen.size.font / 72 + 0.5))
+    drawn = figure.legend(handles, texts, title=title, loc="outside upper center", ncols=min(3, max(1, beside)))
     drawn.get_title().set_fontsize(chosen.size.font * 0.9)

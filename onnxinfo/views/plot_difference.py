@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..errors import UsageError
 from ..text import printable
 from .figure import DIVERGING, cut, drawing, evenly, look, short_names
-from .plot_maps import MOST_LAYERS, MOST_SAMPLES, flat_map
+from .plot_maps import MOST_LAYERS, MOST_SAMPLES, flat_map, name_row
 from .query import Names, Paths, names_of, select_views
 from .reading_runs import metric_label
 
@@ -103,7 +103,7 @@ def plot_difference(
                 each.set_xticks([])
                 each.set_yticks([])
                 each.spines[:].set_visible(False)
-            line[0].set_ylabel(cut(printable(sample), 14), fontsize=chosen.size.font * 0.8)
+            name_row(line[0], cut(printable(sample), 14), height / (len(rows) + 1), chosen)
             if pictures:
                 line[0].imshow(first.pictures[sample], interpolation="nearest")
             for each, layer in zip(line[pictures:], columns, strict=True):
@@ -114,7 +114,7 @@ def plot_difference(
                 aspect = "auto" if found.shape[0] == 1 else "equal"
                 drawn = each.imshow(found, cmap=DIVERGING, vmin=-bound, vmax=bound, aspect=aspect)
         bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.015, extend="both")
-        bar.set_label(f"difference in {first.label}")
+        bar.set_label(f"difference in\n{first.label}".replace(", ", ",\n"))
         figure.supxlabel(
             f"orange: '{cut(second.name, 30)}' is higher; purple: '{cut(first.name, 30)}' is higher",
             fontsize=chosen.size.font * 0.9,

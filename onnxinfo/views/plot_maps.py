@@ -84,17 +84,22 @@ def plot_maps(
         grid = _Grid(view, metric, overlay)
         with drawing(output, chosen) as figure:
             columns = len(grid.layers) + (grid.pictures is not None)
-            cell = chosen.size.width * 0.86 / columns
+            # A few columns do not make a figure that no page holds.
+            cell = chosen.size.width * min(0.86 / columns, 0.25)
             height = cell * grid.aspect * len(grid.samples) + chosen.size.font / 72 * 5
             figure.set_size_inches(chosen.size.width, max(height, chosen.size.width * 0.2))
             axes = figure.subplots(len(grid.samples), columns, squeeze=False)
-            mappable = grid.draw(axes, chosen)
+            mappable = grid.draw(axes, chosen, cell * grid.aspect)
             bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.015, extend="both")
-            bar.set_label(metric_label(view.metrics[0]))
+            bar.set_label(metric_label(view.metrics[0]).replace(", ", ",\n"))
             notes = ["colours are mixed with the picture's grey: compare values on plain maps"] if overlay else []
             shown, total = len(grid.samples), view.shape[1]
             if shown < total or len(grid.layers) < view.shape[0]:
                 notes.append(f"{shown} of {total} samples, {len(grid.layers)} of {view.shape[0]} layers")
+            if len(grid.layers) < len(evenly(view.shape[0], MOST_LAYERS)):
+                notes.append(f"{metric} is defined in no other layer")
+            if not grid.converged[np.ix_(grid.layers, grid.samples)].all():
+                notes.append("crossed by a line: not converged")
             figure.supxlabel("; ".join(notes), fontsize=chosen.size.font * 0.85)
     return Path(output)
 
@@ -118,14 +123,20 @@ class _Grid:
         }
         if not self.maps:
             raise nothing_finished(metric)
+        # A class activation map, for one, is that of a single layer: the others have no values, finished as they are.
+        undefined = {cell for cell, map_ in self.maps.items() if not np.isfinite(map_).any()}
+        self.layers = [
+            layer for layer in self.layers if not all((layer, sample) in undefined for sample in self.samples)
+        ] or self.layers[:1]
         shape = next(iter(self.maps.values())).shape
         self.aspect = min(2.0, max(0.35, shape[0] / shape[1]))
         numbers = np.concatenate([map_.ravel() for map_ in self.maps.values()])
-        low, high = np.nanpercentile(numbers[np.isfinite(numbers)], PERCENTILES)
+        finite = numbers[np.isfinite(numbers)]
+        low, high = np.percentile(finite, PERCENTILES) if finite.size else (0.0, 1.0)
         self.low, self.high = float(low), float(high if high > low else low + 1e-6)
 
-    def draw(self, axes: npt.NDArray[Any], chosen: Look) -> ScalarMappable:
-        """Fill the axes, of shape (samples, columns), and return what the colour bar needs."""
+    def draw(self, axes: npt.NDArray[Any], chosen: Look, room: float) -> ScalarMappable:
+        """Fill the axes, of shape (samples, columns) and `room` inches high; return what the colour bar needs."""
         mappable: Any = None
         first = int(self.pictures is not None)
         titles = short_names([self.view.layers[layer].name for layer in self.layers], 18)
@@ -136,7 +147,7 @@ class _Grid:
                 each.spines[:].set_visible(False)
             if self.pictures is not None:
                 axes[row, 0].imshow(self.pictures[sample], interpolation="nearest")
-            axes[row, 0].set_ylabel(self._row_name(sample), fontsize=chosen.size.font * 0.8)
+            name_row(axes[row, 0], self._row_name(sample), room, chosen)
             for column, layer in enumerate(self.layers, start=first):
                 drawn = self._cell(axes[row, column], layer, sample, chosen)
                 mappable = drawn or mappable
@@ -171,8 +182,17 @@ class _Grid:
             aspect="auto" if self.maps[layer, sample].shape[0] == 1 else "equal",
         )
         if not self.converged[layer, sample]:
-            axes.plot([0, 1], [0, 1], color=chosen.theme.paper, linewidth=1, transform=axes.transAxes)
+            for colour, thickness in ((chosen.theme.ink, 2), (chosen.theme.paper, 1)):
+                axes.plot([0, 1], [0, 1], color=colour, linewidth=thickness, transform=axes.transAxes)
         return drawn
+
+
+def name_row(axes: Axes, name: str, room: float, chosen: Look) -> None:
+    """Name a row of maps that is `room` inches high: upright where the name fits beside it, across where not."""
+    size = chosen.size.font * 0.8
+    fits = max(map(len, name.split("\n"))) * 0.6 * size / 72 < room
+    across: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"}
+    axes.set_ylabel(name, fontsize=size, **({} if fits else across))
 
 
 def flat_map(values: npt.NDArray[np.float32], axes: Sequence[str]) -> npt.NDArray[np.float32]:

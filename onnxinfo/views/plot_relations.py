@@ -60,6 +60,7 @@ def plot_scatter(
     with drawing(output, chosen) as figure:
         figure.set_size_inches(chosen.size.width, chosen.size.width * 0.62)
         axes = figure.add_subplot()
+        missing = False
         for number, (first, second) in enumerate(pairs):
             positions = {row.name: i for i, row in enumerate(second.layers)}
             at = [i for i, row in enumerate(first.layers) if row.name in positions]
@@ -93,8 +94,10 @@ def plot_scatter(
                 label=first.name,
             )
             names = short_names([first.layers[i].name for i in at], 18)
+            drawable = np.flatnonzero(np.isfinite(x["value"]) & np.isfinite(y["value"])).tolist()
+            missing |= len(drawable) < len(first.layers)
             # Runs may lie on each other; the names of one are enough to tell which end is which.
-            for i in {0, len(at) - 1} if number == 0 else ():
+            for i in {drawable[0], drawable[-1]} if number == 0 and drawable else ():
                 axes.annotate(
                     names[i],
                     (x["value"][i], y["value"][i]),
@@ -107,7 +110,8 @@ def plot_scatter(
         axes.set_ylabel(metric_label(pairs[0][1].metric))
         axes.grid()
         axes.set_axisbelow(True)
-        axes.legend(title="mean ± standard error over samples", loc="best", framealpha=0.8)
+        title = "mean ± standard error over samples" + ("; some layers have none" if missing else "")
+        figure.legend(title=title, loc="outside upper center", ncols=1 if chosen.size.width < 5 else 2)
     return Path(output)
 
 
@@ -169,5 +173,9 @@ def plot_history(
         axes.set_xlabel("run")
         axes.set_ylabel(metric_label(runs[0].metric))
         axes.grid(axis="y")
-        figure.legend(title="layer, from the input", loc="outside right upper", ncols=1 + len(names) // 25)
+        title = "layer, from the input"
+        if chosen.size.width < 5:
+            figure.legend(title=title, loc="outside upper center", ncols=3)
+        else:
+            figure.legend(title=title, loc="outside right upper", ncols=1 + len(names) // 25)
     return Path(output)

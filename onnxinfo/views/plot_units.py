@@ -105,7 +105,9 @@ def _tokens(figure: Any, view: RunView, metric: str, lines: list[str] | None, ch
     low, high = np.nanpercentile(np.concatenate([each.ravel() for each in units.values()]), (0.5, 99.5))
     count = next(iter(units.values())).shape[1]
     words = [_words(lines, view.sample_positions[sample], count) for sample in samples]
-    figure.set_size_inches(chosen.size.width, (0.6 + len(samples) * (len(layers) + 1.6)) * chosen.size.font / 72 * 1.75)
+    # A line of text for each layer, and for each sample its name and its tokens, which stand aslant.
+    lines_high = 2 + len(samples) * (1.4 * len(layers) + 6)
+    figure.set_size_inches(chosen.size.width, lines_high * 1.2 * chosen.size.font / 72)
     grid = figure.subplots(len(samples), 1, squeeze=False)[:, 0]
     for row, (axes, sample) in enumerate(zip(grid, samples, strict=True)):
         shown = max([i + 1 for i, word in enumerate(words[row]) if word], default=count)
@@ -138,7 +140,7 @@ def _features(figure: Any, view: RunView, metric: str, lines: list[str] | None, 
     if lines is not None and len(lines) != count:
         raise UsageError(f"the texts have {len(lines)} lines, and there are {count} features")
     names = [str(i) for i in range(count)] if lines is None else [cut(printable(line), 24) for line in lines]
-    figure.set_size_inches(chosen.size.width, chosen.size.width * 0.5)
+    figure.set_size_inches(chosen.size.width, max(3.0, chosen.size.width * 0.55))
     axes = figure.add_subplot()
     wide = 0.8 / len(layers)
     texts = short_names([view.layers[layer].name for layer in layers], 22)
@@ -154,11 +156,13 @@ def _features(figure: Any, view: RunView, metric: str, lines: list[str] | None, 
         axes.bar(at, high - low, wide * 0.8, bottom=low, color=colour, alpha=0.5, linewidth=0)
         axes.plot(at, middle, "_", color=colour, markersize=wide * 200 / count**0.7 + 3, markeredgewidth=2, label=text)
     axes.set_xticks(range(count), names, rotation=40 if lines else 0, ha="right" if lines else "center")
+    for label in axes.get_xticklabels():
+        label.set_rotation_mode("anchor")
     axes.set_xlabel("feature")
     axes.set_ylabel(metric_label(view.metrics[0]))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    figure.legend(title="mean over samples (line)\nand quartiles (bar)", loc="outside right upper")
+    figure.legend(title="mean over samples (line) and quartiles (bar)", loc="outside upper center", ncols=2)
 
 
 def _series(figure: Any, view: RunView, metric: str, lines: list[str] | None, chosen: Any) -> None:
@@ -173,7 +177,8 @@ def _series(figure: Any, view: RunView, metric: str, lines: list[str] | None, ch
         for number, (layer, text) in enumerate(zip(layers, texts, strict=True)):
             if done[layer, sample]:
                 line = _units(view, metric, layer, [sample], "time")[0]
-                axes.plot(line, color=COLOURS[number], label=text)
+                colour, style, _ = run_style(number)
+                axes.plot(line, style, color=colour, label=text)
         axes.grid(axis="y")
         label = "" if view.labels is None else f", label {printable(view.labels[sample])}"
         axes.set_title(cut(printable(view.sample_names[sample]), 40) + label, loc="left")
