@@ -46,7 +46,7 @@ class Entry(NamedTuple):
 
 def _table() -> list[Entry]:
     cells = [[c.strip().strip("`") for c in line.split("|")[1:-1]] for line in _lines()]
-    return [Entry(c[0], int(c[4]), c[5].split()[0], float(c[6]), shlex.split(c[7])) for c in cells]
+    return [Entry(c[0], int(c[5]), c[6].split()[0], float(c[7]), shlex.split(c[8])) for c in cells]
 
 
 def _lines() -> list[str]:
