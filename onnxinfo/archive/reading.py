@@ -36,7 +36,7 @@ from .format import (
     decode_attribute,
     is_identifier,
 )
-from .storage import is_being_written, open_to_read, open_unwritten
+from .storage import close_read, is_being_written, open_to_read, open_unwritten
 
 if TYPE_CHECKING:
     import pandas
@@ -429,7 +429,7 @@ class Archive:
 
     def close(self) -> None:
         """Close the file."""
-        self.file.close()
+        close_read(self.file)
 
     def __enter__(self) -> Archive:
         return self
@@ -487,7 +487,7 @@ def _archive(file: h5py.File, path: Path) -> Archive:
     try:
         return Archive(file, path)
     except BaseException:
-        file.close()
+        close_read(file)
         raise
 
 

@@ -322,6 +322,12 @@ def abandon(file: h5py.File) -> None:
         file.close()
 
 
+def close_read(file: h5py.File) -> None:
+    """Close an HDF5 file that was read. One that is damaged HDF5 may fail to close, after everything was read."""
+    with contextlib.suppress(OSError, RuntimeError):
+        file.close()
+
+
 def open_to_read(path: Path) -> h5py.File:
     """Open an HDF5 file to read, also while it is written and after its writer died.
 
