@@ -137,10 +137,13 @@ class Watch:
     ----------
     work
         Called with a case and a folder; returns a text, raises when the case shows a fault.
+    cpu_seconds
+        Processor time that a case may take.
     """
 
     work: object
     folder: Path
+    cpu_seconds: float = CPU_SECONDS
     worst_seconds: float = 0.0
     worst_bytes: int = 0
     _process: object = field(default=None, init=False)
@@ -157,7 +160,7 @@ class Watch:
         began, before = time.monotonic(), self._cpu()
         self._pipe.send(case)
         while not self._pipe.poll(0.25):
-            if self._cpu() - before > CPU_SECONDS or time.monotonic() - began > WALL_SECONDS:
+            if self._cpu() - before > self.cpu_seconds or time.monotonic() - began > WALL_SECONDS:
                 self.close()
                 return Outcome(case, failure="hangs")
         try:
@@ -172,7 +175,7 @@ class Watch:
         if taken > MEMORY_BYTES:
             self.close()
             failure = failure or f"took {taken >> 20} MiB"
-        if seconds > CPU_SECONDS:
+        if seconds > self.cpu_seconds:
             failure = failure or f"took {seconds:.1f} s"
         return Outcome(case, said, failure)
 

@@ -5,13 +5,14 @@ import os
 import random
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from archive_fakes import SID, fill, make, schema, table_schema
-from fuzzing import Watch, hdf5_blocks, mutate, seal
+from fuzzing import CPU_SECONDS, Watch, hdf5_blocks, mutate, seal
 
 import onnxinfo
 from onnxinfo import ArchiveError, OnnxinfoError
@@ -55,16 +56,25 @@ def _rows(path):
 
 def _read(path):
     """Do with an archive all that reads it; return what was refused, or the rows."""
-    report = onnxinfo.validate(path)
+    report = _in_time(onnxinfo.validate, path)
     assert all("\n" not in each.problem for each in report.violations)
     rows, *_ = [_outcome(use, path) for use in (_rows, onnxinfo.query, onnxinfo.list_runs, _arrays, _recovered)]
     return rows
 
 
+def _in_time(use, path):
+    began = time.process_time()
+    try:
+        return use(path)
+    finally:
+        seconds = time.process_time() - began
+        assert seconds < CPU_SECONDS, f"{use.__name__} took {seconds:.1f} s"
+
+
 def _outcome(use, path):
     """Return what a use of an archive returns, or None where it is refused in one line."""
     try:
-        return use(path)
+        return _in_time(use, path)
     except OnnxinfoError as error:
         message = str(error)
     assert "\n" not in message
@@ -233,7 +243,8 @@ FORGERIES = (_attribute, _attribute, _other_dataset, _other_dataset, _other_memb
 
 @pytest.fixture(scope="module")
 def watch(tmp_path_factory):
-    watched = Watch(_case, tmp_path_factory.mktemp("fuzz"))
+    # A case is read in six ways; each has the time that one may take.
+    watched = Watch(_case, tmp_path_factory.mktemp("fuzz"), 6 * CPU_SECONDS)
     yield watched
     watched.close()
     print(f"at most {watched.worst_seconds:.1f} s and {watched.worst_bytes >> 20} MiB a case")

@@ -65,6 +65,8 @@ def run_table(run: Tabular, per: Per) -> dict[str, list[Any]]:
     if per not in COLUMNS:
         raise UsageError(f"per={per!r}: 'layer' or 'sample' expected")
     tabulate = _by_layer if per == "layer" else _by_sample
+    if not run.metrics:
+        return {name: [] for name in COLUMNS[per]}
     layer, order, rest = tabulate(run, [(metric.name, run.values(metric.name)) for metric in run.metrics])
     columns: dict[str, Any] = {
         "run": np.full(len(layer), run.name, dtype=object),
