@@ -8,6 +8,7 @@ from archive_fakes import CONCENTRATION, GRADIENT, METRICS, SID, cell, content, 
 
 import onnxinfo
 from onnxinfo import ArchiveError, UsageError
+from onnxinfo.archive import storage
 from onnxinfo.archive.format import COMPRESSION, LayerRow, Metric, decode_attribute, encode_attribute
 from onnxinfo.archive.table import layer_summary
 from onnxinfo.archive.writer import RunWriter
@@ -140,6 +141,20 @@ def test_a_live_run_can_be_read(tmp_path):
     with onnxinfo.open(tmp_path / "a.h5") as archive:
         assert archive.to_dataframe("sample").equals(during)
         assert len(during) == 3
+
+
+def test_a_run_that_opens_while_it_is_looked_at_can_be_read(tmp_path, monkeypatch):
+    flags, looked = storage._flags, []
+
+    def late(superblock):
+        looked.append(superblock)
+        return 0 if len(looked) <= 2 else flags(superblock)
+
+    with RunWriter.open(tmp_path / "a.h5", "first", schema()):
+        monkeypatch.setattr(storage, "_flags", late)
+        with onnxinfo.open(tmp_path / "a.h5") as archive:
+            assert archive["first"].status == "running"
+    assert len(looked) > 2
 
 
 @pytest.mark.parametrize(

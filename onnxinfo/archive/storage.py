@@ -336,14 +336,20 @@ def open_to_read(path: Path) -> h5py.File:
     ArchiveError
         There is no such file, or it is no HDF5 file, or it is damaged.
     """
-    if _flags(_superblock(path)):
+    for _ in range(STARTING_SECONDS * 10):
+        flagged = _flags(_superblock(path)) != 0
         # Only beside a live writer: on a damaged file, reading what may be written meanwhile takes forever.
-        for _ in range(STARTING_SECONDS * 10):
-            if not is_being_written(path):
-                break
+        if not flagged or not is_being_written(path):
+            try:
+                return open_unwritten(path)
+            except ArchiveError:
+                # A writer may have opened it since its flags were read.
+                if flagged or not is_being_written(path):
+                    raise
+        else:
             with contextlib.suppress(OSError):
                 return _plain(path, swmr=True)
-            time.sleep(0.1)
+        time.sleep(0.1)
     return open_unwritten(path)
 
 
