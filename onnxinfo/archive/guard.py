@@ -94,9 +94,9 @@ def member(group: h5py.Group, name: str, kind: type[h5py.Group] | type[h5py.Data
     with damaged(_path(group, name)):
         if group.get(name, getlink=True, default=None).__class__ is not h5py.HardLink:
             return None
-        if group.get(name, getclass=True) is not kind:
-            return None
-        return group[name]
+        # Asking HDF5 for the kind would have it read all it knows of the object, where damage can make it take gigabytes.
+        found = group[name]
+        return found if found.__class__ is kind else None
 
 
 def attribute(target: h5py.HLObject, name: str) -> str | int | float | None:
