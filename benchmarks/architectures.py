@@ -44,6 +44,8 @@ SHAPES = {
     "mc3|r2plus1d|r3d|swin3d": (1, 3, 4, 64, 64),
     "": (1, 3, 64, 64),
 }
+# Parameters times input values from which a network takes more than minutes.
+LARGE = 10**12
 DETECTION_SIZE = {"min_size": 64, "max_size": 64}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "vit_h_14": {"image_size": 56},
@@ -175,7 +177,7 @@ def trial(record: Record, folder: Path) -> None:
 
 
 def _two(model: Any, samples: np.ndarray[Any, Any]) -> list[str]:
-    """A layer of the middle and a late one, among the blocks with parameters.
+    """A layer of the middle and a late one, among the blocks with parameters; early ones of what takes long.
 
     Left out are layers whose shape depends on values, and those that random weights made constant.
     """
@@ -187,7 +189,9 @@ def _two(model: Any, samples: np.ndarray[Any, Any]) -> list[str]:
     session = Session(expose(model, [layer.name for layer in layers]), threads=1)
     one, other = (session.run({"image": x[None]}) for x in samples)
     alive = [layer.name for layer in layers if not np.array_equal(one[layer.name], other[layer.name])]
-    return list(dict.fromkeys([alive[len(alive) // 2], alive[-1]]))
+    work = sum(layer.parameters for layer in layers) * samples[0].size
+    middle, late = (len(alive) // 8, len(alive) // 4) if work > LARGE else (len(alive) // 2, len(alive) - 1)
+    return list(dict.fromkeys([alive[middle], alive[late]]))
 
 
 def one(sender: Any, name: str, group: str, exporter: str, seconds: int, gibibytes: int) -> None:
