@@ -1,7 +1,11 @@
 """Archives made to do harm, one attack each: what they reach for stays out of reach."""
 
+import os
 import resource
+import signal
 import struct
+import sys
+import time
 import zlib
 
 import h5py
@@ -12,6 +16,7 @@ from click.testing import CliRunner
 
 import onnxinfo
 from onnxinfo import ArchiveError
+from onnxinfo.archive import isolation
 from onnxinfo.archive.format import LayerRow
 from onnxinfo.archive.writer import RunWriter
 from onnxinfo.cli import cli
@@ -172,3 +177,27 @@ def test_errors_name_hostile_names_in_one_printable_line(tmp_path):
     with pytest.raises(onnxinfo.UsageError) as asked:
         RunWriter.open(path, "ru\nn\x1b[0m", schema())
     assert str(asked.value).isprintable()
+
+
+def _crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _compute_for_ever():
+    while True:
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
+def test_what_hdf5_would_do_to_the_process_is_found_out_in_another_one(monkeypatch):
+    monkeypatch.setattr(isolation, "CPU_SECONDS", 1)
+    assert isolation.survives(lambda: None)
+    assert isolation.survives(lambda: os.stat("/does/not/exist"))
+    assert not isolation.survives(_crash)
+    assert not isolation.survives(_compute_for_ever)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
+def test_one_that_waits_is_given_up(monkeypatch):
+    monkeypatch.setattr(isolation, "WAITING_SECONDS", 0.2)
+    assert isolation.survives(lambda: time.sleep(60))

@@ -6,6 +6,7 @@ never run: a deflated chunk is inflated here, to the size it must have and not a
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -94,7 +95,7 @@ def member(group: h5py.Group, name: str, kind: type[h5py.Group] | type[h5py.Data
     with damaged(_path(group, name)):
         if group.get(name, getlink=True, default=None).__class__ is not h5py.HardLink:
             return None
-        # Asking HDF5 for the kind would have it read all it knows of the object, where damage can make it take gigabytes.
+        # Asked for the kind, HDF5 reads all it knows of the object, and damage there can make it take gigabytes.
         found = group[name]
         return found if found.__class__ is kind else None
 
@@ -264,3 +265,38 @@ def cell_at(path: Path, found: h5py.Dataset, offset: int) -> npt.NDArray[Any]:
             file.seek(offset)
             data = file.read(stored_limit(found))
         return decode_chunk(found, data, filter_codes(found)).reshape(found.shape[2:])
+
+
+def walk(file: h5py.File) -> None:
+    """Read everything of a file but its maps, however much of it cannot be read."""
+    for run in _those_of(file):
+        for each in (run, *(_those_of(run) if isinstance(run, h5py.Group) else ())):
+            with contextlib.suppress(ArchiveError):
+                attributes(each)
+            if isinstance(each, h5py.Dataset):
+                with contextlib.suppress(ArchiveError, *_LIBRARY_ERRORS):
+                    _look_into(each)
+
+
+def _those_of(group: h5py.Group) -> Iterator[h5py.HLObject]:
+    names: list[str] = []
+    with contextlib.suppress(ArchiveError):
+        names = members(group)
+    for name in names:
+        for kind in (h5py.Group, h5py.Dataset):
+            with contextlib.suppress(ArchiveError):
+                found = member(group, name, kind)
+                if found is not None:
+                    yield found
+
+
+def _look_into(found: h5py.Dataset) -> None:
+    _check_storage(found, printable(found.name))
+    if found.chunks is None:
+        array(found)
+    else:
+        for corner in (
+            (0,) * found.ndim,
+            tuple(size - chunk for size, chunk in zip(found.shape, found.chunks, strict=True)),
+        ):
+            found.id.get_chunk_info_by_coord(corner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import glob
 import io
 import os
@@ -20,6 +21,7 @@ import h5py
 
 from ..errors import ArchiveError, UsageError
 from ..text import printable
+from . import guard, isolation
 from .format import LIBVER
 
 #: Of what could not be written to a full disk, this much is kept in memory, in parts of this size at most.
@@ -362,8 +364,8 @@ def open_unwritten(path: Path) -> h5py.File:
         There is no such file, or it is no HDF5 file, or it is damaged.
     """
     if _flags(_superblock(path)):
-        return _opened(path, lambda: _as_closed(path))
-    return _opened(path, lambda: _plain(path))
+        return _opened(path, _as_closed)
+    return _opened(path, _plain)
 
 
 def _superblock(path: Path) -> bytes:
@@ -409,12 +411,21 @@ def open_damaged(path: Path) -> h5py.File:
     try:
         return open_unwritten(path)
     except ArchiveError:
-        return _opened(path, lambda: _as_closed(path))
+        return _opened(path, _as_closed)
 
 
-def _opened(path: Path, attempt: Callable[[], h5py.File]) -> h5py.File:
+@functools.lru_cache(maxsize=1024)
+def _survives(attempt: Callable[[Path], h5py.File], path: Path, *state: int) -> bool:
+    """Tell whether HDF5 survives a file in its present state."""
+    return isolation.survives(lambda: guard.walk(attempt(path)))
+
+
+def _opened(path: Path, attempt: Callable[[Path], h5py.File]) -> h5py.File:
+    status = path.stat()
+    if not _survives(attempt, path, status.st_ino, status.st_size, status.st_mtime_ns):
+        raise ArchiveError(f"{path} is damaged or made to do harm: the HDF5 library crashes on it, or never ends")
     try:
-        return attempt()
+        return attempt(path)
     except (OSError, RuntimeError, ValueError) as error:
         reason = printable(" ".join(str(error).split()))
         raise ArchiveError(f"{path} is damaged: {reason}; try 'onnxinfo recover'") from error
