@@ -39,18 +39,16 @@ SHAPES = {
     "vit_h_14": (1, 3, 56, 56),
     "ssd300": (1, 3, 300, 300),
     "ssdlite320": (1, 3, 320, 320),
-    "s3d": (1, 3, 16, 224, 224),
-    "mvit": (1, 3, 16, 64, 64),
+    "s3d|mvit": (1, 3, 16, 224, 224),
     "mc3|r2plus1d|r3d|swin3d": (1, 3, 4, 64, 64),
     "": (1, 3, 64, 64),
 }
 # Parameters times input values from which a network takes more than minutes.
-LARGE = 10**12
+LARGE = 10**11
 DETECTION_SIZE = {"min_size": 64, "max_size": 64}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "vit_h_14": {"image_size": 56},
     "vit_": {"image_size": 64},
-    "mvit": {"spatial_size": (64, 64)},
     "inception_v3|googlenet|quantized_googlenet|quantized_inception_v3": {"init_weights": False, "aux_logits": False},
     "ssd": {},
     "fasterrcnn|maskrcnn|keypointrcnn|retinanet|fcos": DETECTION_SIZE,

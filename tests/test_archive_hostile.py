@@ -195,6 +195,8 @@ def test_what_hdf5_would_do_to_the_process_is_found_out_in_another_one(monkeypat
     assert isolation.survives(lambda: os.stat("/does/not/exist"))
     assert not isolation.survives(_crash)
     assert not isolation.survives(_compute_for_ever)
+    assert isolation.survives(lambda: np.empty(isolation.MEMORY_BYTES // 2, np.uint8))
+    assert not isolation.survives(lambda: np.empty(2 * isolation.MEMORY_BYTES, np.uint8))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")

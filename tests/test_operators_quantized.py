@@ -8,6 +8,7 @@ import pytest
 import torch
 from nodes import assert_same, floats, node_model, rng
 
+import onnxinfo
 from onnxinfo import convert
 from onnxinfo.errors import ConversionError
 
@@ -185,3 +186,29 @@ def test_scales_of_the_wrong_rank_are_refused() -> None:
     model = node_model("DequantizeLinear", [bytes_(np.int8, 3, 8), scales(3, 8)], constants=(1,))
     with pytest.raises(ConversionError, match=r"DequantizeLinear.*block size"):
         convert(model)(torch.from_numpy(bytes_(np.int8, *x.shape)))
+
+
+def test_layers_of_a_quantised_network_are_its_bytes_but_no_mere_rounding() -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 21]>
+        network (float[N, 4, 6, 6] x) => (float[N, 24] y, int64[N, 1] best)
+        <float x_scale = {0.04}, uint8 x_zero = {128}, float w_scale = {0.01}, int8 w_zero = {0}, float y_scale = {0.5},
+         uint8 y_zero = {128}, int64[2] flat = {0, -1}>
+        {
+            q = QuantizeLinear(x, x_scale, x_zero)
+            moved = Transpose <perm = [0, 1, 3, 2]>(q)
+            c = QLinearConv(moved, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero)
+            pooled = MaxPool <kernel_shape = [2, 2], strides = [2, 2]>(c)
+            rows = Reshape(pooled, flat)
+            y = DequantizeLinear(rows, y_scale, y_zero)
+            best = ArgMax <axis = 1>(y)
+        }
+    """)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(bytes_(np.int8, 6, 4, 3, 3), "w"))
+    found = {layer.name: layer for layer in onnxinfo.list_layers(model)}
+    assert [*found] == ["moved", "c", "pooled", "rows", "y"]
+    assert [name for name, layer in found.items() if layer.default] == ["c", "y"]
+    assert found["c"].parameters == 6 * 4 * 3 * 3
+    check = onnxinfo.check_model(model, np.random.default_rng(0).standard_normal((2, 4, 6, 6)).astype(np.float32))
+    assert check.error is None
+    assert check.compared >= len(found)

@@ -1,7 +1,7 @@
 """Whether HDF5 survives a file, found out in a process whose death hurts nobody.
 
-On a file made to do harm, or damaged where no checksum looks, the HDF5 library may crash or run forever, and takes the
-whole process with it. So whatever is opened is walked through by a forked child first.
+On a file made to do harm, or damaged where no checksum looks, the HDF5 library may crash, run forever or take all
+memory, and the whole process with it. So whatever is opened is walked through by a forked child first.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from collections.abc import Callable
 
 # Of the child's computing, and of waiting for one that does not compute.
 CPU_SECONDS, WAITING_SECONDS = 8, 60
+# Of address space: also what is only asked for counts.
+MEMORY_BYTES = 1 << 30
 
 
 def survives(work: Callable[[], object]) -> bool:
-    """Tell whether `work` ends, well or by an exception, rather than crash the process or compute forever.
+    """Tell whether `work` ends, well or by an exception, rather than crash the process, compute forever or take it all.
 
     Where processes cannot be forked, it is taken for granted.
     """
@@ -40,17 +42,24 @@ def survives(work: Callable[[], object]) -> bool:
         os.close(ended)
         return True
     os.close(ended)
-    return not os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    return os.waitpid(child, 0)[1] == 0
 
 
 def _work_and_exit(work: Callable[[], object]) -> None:
     import faulthandler
     import resource
 
+    before = _peak()
     try:
         faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
         work()
     finally:
-        os._exit(0)
+        os._exit(_peak() - before > MEMORY_BYTES)
+
+
+def _peak() -> int:
+    """Largest address space that the process had so far, in bytes."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return int(file.read().partition("VmPeak:")[2].split()[0]) << 10

@@ -423,7 +423,9 @@ def _survives(attempt: Callable[[Path], h5py.File], path: Path, *state: int) -> 
 def _opened(path: Path, attempt: Callable[[Path], h5py.File]) -> h5py.File:
     status = path.stat()
     if not _survives(attempt, path, status.st_ino, status.st_size, status.st_mtime_ns):
-        raise ArchiveError(f"{path} is damaged or made to do harm: the HDF5 library crashes on it, or never ends")
+        raise ArchiveError(
+            f"{path} is damaged or made to do harm: on it the HDF5 library crashes, never ends or takes gigabytes"
+        )
     try:
         return attempt(path)
     except (OSError, RuntimeError, ValueError) as error:

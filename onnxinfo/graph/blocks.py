@@ -85,7 +85,7 @@ class Blocks:
             if self._is_anchor(i):
                 for name in self._used_outputs(node):
                     self._follow(name, {i} | absorbed.get(i, set()), absorbed)
-        self.ends.update(name for name in self.flow.outputs & self.influenced if self.flow.is_float(name))
+        self.ends.update(name for name in self.flow.outputs & self.influenced if self.flow.is_feature(name))
 
     def depth(self) -> dict[str, int]:
         """Number of layers with parameters on the longest path from the perturbed tensor to each value."""
@@ -182,12 +182,13 @@ class Blocks:
             nodes |= inside
             self.members.setdefault(name, set(nodes))
             changed = any(self.flow.nodes[i].op_type not in LAYOUT for i in inside)
-            if self.flow.is_float(name) and (changed or not self.flow.is_float(end)):
+            as_floats = self.flow.is_float(name) and not self.flow.is_float(end)
+            if as_floats or (changed and self.flow.is_feature(name)):
                 end = name
         consumers = self._consumers(name)
         if len(consumers) == 1 and self._is_sum(consumers[0]) and name not in self.flow.outputs:
             absorbed.setdefault(consumers[0], set()).update(nodes)
-        elif self.flow.is_float(end) and name not in self.flow.outputs:
+        elif self.flow.is_feature(end) and name not in self.flow.outputs:
             self.ends.add(end)
 
     def _region(self, start: str) -> tuple[str, set[int]] | None:

@@ -16,6 +16,9 @@ Shape = tuple[int | str | None, ...]
 
 # They look at the shape or type of their operands only.
 _BLIND = {"Shape", "Size", "ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike"}
+# They round real numbers to whole ones; what computes with those is a layer, the rounding itself is not.
+_ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear"}
+_QUANTISED = {"ConvInteger", "MatMulInteger", "MatMulInteger16", "QGemm"}
 # Constants that count as parameters: floats, and the integers that quantised weights are stored in.
 _PARAMETERS = (*FLOATS, *(TensorProto.DataType.Value(f"{u}INT{bits}") for u in ("", "U") for bits in (2, 4, 8)))
 
@@ -55,6 +58,29 @@ class Dataflow:
     def is_float(self, name: str) -> bool:
         """Whether a value is known to be a tensor of floats."""
         return name in self._types and self._types[name].tensor_type.elem_type in FLOATS
+
+    def is_feature(self, name: str) -> bool:
+        """Whether a value stands for real numbers: floats, or the integers that quantised operators compute with."""
+        return self.is_float(name) or name in self._quantised
+
+    @cached_property
+    def _quantised(self) -> set[str]:
+        """Integers that stand for real numbers: computed from others such by a quantised operator, or moved about."""
+        found: set[str] = set()
+        rounded: set[str] = set()
+        for node in self.nodes:
+            results = set(node.output[:1])
+            if node.op_type in _ROUNDING:
+                rounded |= results
+            elif node.op_type in _QUANTISED or node.op_type.startswith("QLinear"):
+                found |= results
+            else:
+                kinds = {self._element_type(name) for name in node.input if name in found or name in rounded}
+                found |= {name for name in results if self._element_type(name) in kinds}
+        return {name for name in found if not self.is_float(name)}
+
+    def _element_type(self, name: str) -> int | None:
+        return self._types[name].tensor_type.elem_type if name in self._types else None
 
     def shape(self, name: str) -> Shape | None:
         """Sizes of a tensor: numbers, names of symbolic ones, None for unknown ones; None where the rank is unknown."""

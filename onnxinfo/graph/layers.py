@@ -53,8 +53,8 @@ def list_layers(model: ModelSource, perturb: str | None = None) -> list[Layer]:
     """List the tensors that can be analyzed, in the order of the file's nodes.
 
     These are the float tensors of the main graph whose values depend on those of the perturbed tensor: no constants,
-    and no shape arithmetic, since that depends on shapes only. Tensors inside functions and inside the bodies of
-    control flow have no name outside and are not listed.
+    and no shape arithmetic, since that depends on shapes only; and the integers that quantised operators compute.
+    Tensors inside functions and inside the bodies of control flow have no name outside and are not listed.
 
     By default the layers are those a person would name:
 
@@ -91,7 +91,7 @@ def list_layers(model: ModelSource, perturb: str | None = None) -> list[Layer]:
     blocks = Blocks(flow, influenced, {function_key(f): f for f in loaded.proto.functions})
     depth = blocks.depth()
     names = [name for node in flow.nodes for name in node.output]
-    analyzable = [name for name in names if name in influenced and name != source and flow.is_float(name)]
+    analyzable = [name for name in names if name in influenced and name != source and flow.is_feature(name)]
     return [
         Layer(
             index=index,
@@ -174,7 +174,7 @@ def perturbed_tensor(model: ModelSource, perturb: str | None = None) -> str:
     flow = Dataflow(load(model).proto.graph)
     if perturb is not None:
         return _checked(flow, perturb)
-    floats = [name for name in flow.inputs if flow.is_float(name) and _influences_floats(flow, name)]
+    floats = [name for name in flow.inputs if flow.is_float(name) and _influences_features(flow, name)]
     for name in floats:
         influenced = flow.influenced(name)
         if any(n.op_type in MATRIX and any(o in influenced for o in n.output) for n in flow.nodes):
@@ -182,7 +182,7 @@ def perturbed_tensor(model: ModelSource, perturb: str | None = None) -> str:
     others = [name for name in flow.inputs if not flow.is_float(name)]
     candidates = floats + [e for name in others for e in _embeddings(flow, name)] + _computed_floats(flow, others)
     for name in candidates:
-        if _influences_floats(flow, name):
+        if _influences_features(flow, name):
             return name
     raise ModelError("no float tensor of the model depends on any of its inputs: there is nothing to perturb")
 
@@ -194,13 +194,13 @@ def _checked(flow: Dataflow, name: str) -> str:
         raise UsageError(f"the graph has no tensor {quoted(name)} to perturb; close to it: {close}")
     if not flow.is_float(name):
         raise UsageError(f"tensor {quoted(name)} cannot be perturbed: it does not hold floats; name one that does")
-    if not _influences_floats(flow, name):
+    if not _influences_features(flow, name):
         raise UsageError(f"nothing depends on tensor {quoted(name)}; name another one to perturb")
     return name
 
 
-def _influences_floats(flow: Dataflow, name: str) -> bool:
-    return any(flow.is_float(other) for other in flow.influenced(name) - {name})
+def _influences_features(flow: Dataflow, name: str) -> bool:
+    return any(flow.is_feature(other) for other in flow.influenced(name) - {name})
 
 
 def _embeddings(flow: Dataflow, source: str) -> list[str]:
