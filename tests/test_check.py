@@ -17,6 +17,7 @@ from onnxinfo import InputError, UsageError, VerificationError, check_model, con
 from onnxinfo.cli import cli
 from onnxinfo.inputs.generated import generate
 from onnxinfo.models import path
+from onnxinfo.torch_graph.compare import Tensors
 from onnxinfo.torch_graph.operators import table
 from onnxinfo.torch_graph.runtime import Session
 
@@ -214,3 +215,26 @@ def test_a_value_between_two_steps_may_fall_on_either_side() -> None:
     assert found.error is None
     assert found.largest is not None
     assert found.largest.relative > 0.5
+
+
+def test_a_choice_between_equals_may_fall_on_either_side() -> None:
+    """Engines add up in another order: of scores that are equal but for rounding, any may be the greatest."""
+    chance = np.random.default_rng(0)
+    summands = chance.standard_normal(4096).astype(np.float32)
+    proto = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        ranking (float[N, 4096] x) => (float[N, 64] values, int64[N, 64] order, float[N, 64] ranks) <int64[1] k = {64}>
+        {
+            scores = MatMul(x, w)
+            values, order = TopK(scores, k)
+            real = Cast <to = 1>(order)
+            ranks = Relu(real)
+        }
+    """)
+    shuffled = np.stack([chance.permutation(summands) for _ in range(64)], axis=1)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(shuffled, "w"))
+    assert Tensors(load(proto).proto).stepped == {"order", "real", "ranks"}
+    check = check_model(proto, np.ones((2, 4096), np.float32))
+    assert check.error is None
+    assert check.largest.tensor in ("order", "real", "ranks")
+    assert not check.largest.agrees

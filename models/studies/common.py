@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +17,21 @@ from torch import Tensor, nn
 import onnxinfo
 
 Array = npt.NDArray[Any]
-SEED, BATCH = 0, 32
+SEED, BATCH, HIDDEN = 0, 32, 64
 #: A convolution by its filters, kernel and stride, or None for pooling by two.
 Step = tuple[int, int, int] | None
+Padding = Literal["zeros", "circular"]
 #: Pairs of 3x3 convolutions between poolings.
 VGG: list[Step] = [(16, 3, 1), (16, 3, 1), None, (32, 3, 1), (32, 3, 1), None, (64, 3, 1), None]
 #: A wide strided convolution first, then few narrower ones.
 ALEXNET: list[Step] = [(24, 7, 2), None, (48, 5, 1), None, (64, 3, 1), (64, 3, 1), None]
 
 
-def convolutions(plan: Sequence[Step], side: int) -> tuple[list[nn.Module], int, int]:
-    """Convolutions with ReLU, and poolings; with them come the channels and the side of what leaves them."""
+def convolutions(plan: Sequence[Step], side: int, padding: Padding = "zeros") -> tuple[list[nn.Module], int, int]:
+    """Convolutions with ReLU, and poolings; with them come the channels and the side of what leaves them.
+
+    The padding is ``zeros``, or ``circular``: then no pixel is seen by less of the network than another.
+    """
     layers: list[nn.Module] = []
     channels = 3
     for step in plan:
@@ -36,15 +40,15 @@ def convolutions(plan: Sequence[Step], side: int) -> tuple[list[nn.Module], int,
             side //= 2
             continue
         width, kernel, stride = step
-        layers += [nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2), nn.ReLU()]
+        layers += [nn.Conv2d(channels, width, kernel, stride, kernel // 2, padding_mode=padding), nn.ReLU()]
         channels, side = width, -(-side // stride)
     return layers, channels, side
 
 
-def classifier(plan: Sequence[Step], side: int, classes: int, hidden: int = 64) -> nn.Sequential:
+def classifier(plan: Sequence[Step], side: int, classes: int, padding: Padding = "zeros") -> nn.Sequential:
     """Convolutions, then two linear layers."""
-    layers, channels, side = convolutions(plan, side)
-    layers += [nn.Flatten(), nn.Linear(channels * side * side, hidden), nn.ReLU(), nn.Linear(hidden, classes)]
+    layers, channels, side = convolutions(plan, side, padding)
+    layers += [nn.Flatten(), nn.Linear(channels * side * side, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes)]
     return initialised(nn.Sequential(*layers))
 
 
@@ -110,6 +114,10 @@ def to_onnx(network: nn.Sequential, side: int) -> onnx.ModelProto:
         attributes: dict[str, Any] = {}
         if isinstance(layer, nn.Conv2d):
             pad, kernel, stride = int(layer.padding[0]), layer.kernel_size[0], layer.stride[0]
+            if layer.padding_mode == "circular":
+                weights.append(numpy_helper.from_array(np.array([0, 0, pad, pad] * 2), f"{i}.pads"))
+                nodes.append(helper.make_node("Pad", [name, f"{i}.pads"], [f"pad_{i}"], name=f"pad_{i}", mode="wrap"))
+                operands, pad = [f"pad_{i}"], 0
             op, attributes = "Conv", {"pads": [pad] * 4, "kernel_shape": [kernel] * 2, "strides": [stride] * 2}
         elif isinstance(layer, nn.MaxPool2d):
             op, attributes = "MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2]}
@@ -125,7 +133,7 @@ def to_onnx(network: nn.Sequential, side: int) -> onnx.ModelProto:
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, side, side])]
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None])]
     graph = helper.make_graph(nodes, "study", inputs, outputs, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
 def sample_shape(model: onnx.ModelProto) -> tuple[int, ...]:

@@ -32,6 +32,8 @@ _ABSOLUTE = 1e-8
 _NARROW = {
     number for name, number in onnx.TensorProto.DataType.items() if re.fullmatch(r"U?INT(2|4|8|16)|FLOAT[468]E.*", name)
 }
+# What positions and answers are stored in.
+_WHOLE = {onnx.TensorProto.BOOL, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
 # Integers may differ by a unit where a float lies between two, in this part of the elements.
 _ROUNDED_UNLIKE = 1e-3
 
@@ -88,13 +90,14 @@ class Tensors:
         return [name for name in names if self._element(name) in numbers]
 
     @cached_property
-    def quantised(self) -> set[str]:
-        """Names of the tensors that depend on quantised values that the graph computes."""
+    def stepped(self) -> set[str]:
+        """Names of the tensors that depend on quantised values, or on choices between floats such as an order."""
         reached: set[str] = set()
-        for node, needed in zip(self.flow.nodes, self.flow.needs, strict=True):
-            narrow = any(self._element(name) in _NARROW for name in node.output)
-            if narrow or not reached.isdisjoint(needed):
-                reached.update(name for name in node.output if name)
+        for i, (node, needed) in enumerate(zip(self.flow.nodes, self.flow.needs, strict=True)):
+            later = not reached.isdisjoint(needed)
+            chooses = self.flow.sees(i) and any(self.flow.is_float(name) for name in needed)
+            jumps = _NARROW | _WHOLE if chooses else _NARROW
+            reached.update(name for name in node.output if name and (later or self._element(name) in jumps))
         return reached
 
     def _element(self, name: str) -> int:

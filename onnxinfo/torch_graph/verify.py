@@ -47,8 +47,8 @@ def verify(
     The tolerance is relative to the largest magnitude in a tensor and grows with the square root of its depth, as
     independent rounding errors do: ``2e-5 * sqrt(1 + depth)`` in float32. A tensor beyond it is accepted only if every
     node of the graph, given the operands that ONNX Runtime computed, agrees with it: then what differs is rounding
-    that the network amplifies, and up to 5 % of it is let pass. Behind quantised values there is no such limit: one
-    that lies between two steps falls on either side, and a coarse network makes as much of it as its steps are wide.
+    that the network amplifies, and up to 5 % of it is let pass. Behind quantised values and choices there is no such
+    limit: what lies between two steps falls on either side, and of two scores that are almost equal either is greater.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def _judge(
     if cause is not None:
         node = f"node {quoted(cause.node)}" if cause.node else f"the node of {quoted(cause.tensor)}"
         raise VerificationError(f"{first}; the first node that differs is {node} ({cause.op}), by {cause.relative:.2g}")
-    if any(difference.relative > _AMPLIFIED and difference.tensor not in graph.quantised for difference in wrong):
+    if any(difference.relative > _AMPLIFIED and difference.tensor not in graph.stepped for difference in wrong):
         raise VerificationError(f"{first}; every node by itself agrees, so the model amplifies rounding errors")
     arrays = [feeds[name] for name in graph.flow.inputs]
     outputs = [output.name for output in model.proto.graph.output]
