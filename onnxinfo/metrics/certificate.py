@@ -87,8 +87,10 @@ def verdict(ratio: Tensor, ratio_stderr: Tensor, power: Tensor, power_stderr: Te
     return Certificate(ratio, ratio_stderr, residual, residual_stderr, met & (optimal | ~bound) & ratio.isfinite())
 
 
-def refine(feature: Feature, sigma: Tensor, deviations: Tensor, effort: int = 1) -> Tensor:
-    """Add deviations (noises, S) from fresh noise until their mean is known to two percent, or no more are allowed.
+def refine(
+    feature: Feature, sigma: Tensor, deviations: Tensor, effort: int = 1, wanted: float = RATIO_STDERR
+) -> Tensor:
+    """Add deviations (noises, S) from fresh noise until their mean is known well, or no more are allowed.
 
     Parameters
     ----------
@@ -98,13 +100,15 @@ def refine(feature: Feature, sigma: Tensor, deviations: Tensor, effort: int = 1)
         Those that are there already.
     effort
         How many times as many noises are the least and the most.
+    wanted
+        Relative standard error of the mean, on average over the samples.
     """
-    least, most = effort * LEAST_RATIO_NOISES, effort * RATIO_NOISES
+    least, most = effort * LEAST_RATIO_NOISES, effort * math.ceil(RATIO_NOISES * (RATIO_STDERR / wanted) ** 2)
     while len(deviations) < most:
         mean, stderr = mean_and_stderr(deviations)
         typical = float((stderr / mean.clamp(min=torch.finfo(mean.dtype).tiny)).mean())
-        wanted = max(least, math.ceil(len(deviations) * (typical / RATIO_STDERR) ** 2))
-        more = min(wanted, most, 4 * len(deviations)) - len(deviations)
+        enough = max(least, math.ceil(len(deviations) * (typical / wanted) ** 2))
+        more = min(enough, most, 4 * len(deviations)) - len(deviations)
         if more <= 0:
             break
         deviations = torch.cat([deviations, feature.deviations(sigma, more + more % 2)])

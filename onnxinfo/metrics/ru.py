@@ -25,13 +25,15 @@ from .reconstruction import Moments, Reconstruction
 from .sid import MANY_UNITS, Linearisation
 
 #: Noises of the ascent in all, those of a step (more where units are few), and by how much a scale first grows a step.
-ASCENT_NOISES, STEP_NOISES, RATE = 480, 4, 0.2
+ASCENT_NOISES, STEP_NOISES, RATE = 400, 4, 0.2
 #: Part of the excess of the constraint, and of the multiplier's error, that a first step takes back.
 FOLLOWED = 0.25
 #: The multiplier is no further from that of a layer whose errors are all noise than this, in logarithms.
 MOST_LOG_MULTIPLIER = 5.0
-#: Noises that the constraint is met with, of the values, and of the certificate's gradients.
+#: Noises that the constraint is met with at first, of the values, and of the certificate's gradients.
 SCALE_NOISES, VALUE_NOISES, GRADIENT_NOISES = 32, 128, 32
+#: Relative standard error with which the constraint is met in the end: noise of the feature alone costs little here.
+RATIO_STDERR = 0.01
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,12 @@ class Problem:
 
     def meet(self, scales: Tensor) -> Tensor:
         """Meet the constraint with as much noise as that takes."""
-        for _ in range(3):
-            sigma, feature = self.sigma(scales), self.reconstruction.feature
-            deviations = refine(feature, sigma, feature.deviations(sigma, SCALE_NOISES), self.effort)
+        feature = self.reconstruction.feature
+        for final in (False, False, True):
+            sigma = self.sigma(scales)
+            deviations = feature.deviations(sigma, SCALE_NOISES)
+            if final:
+                deviations = refine(feature, sigma, deviations, self.effort, RATIO_STDERR)
             ratio = deviations.mean(0) / self.target.clamp(min=torch.finfo(self.target.dtype).tiny)
             scales = scales * (-(ratio.clamp(min=1e-6).log() / 2).clamp(-1.0, 1.0)).exp()[:, None]
         return scales
