@@ -7,11 +7,16 @@ memory, and the whole process with it. So whatever is opened is walked through b
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import select
+import signal
 import sys
 import warnings
 from collections.abc import Callable
+
+with contextlib.suppress(ImportError):
+    import resource
 
 # Of the child's computing, and of waiting for one that does not compute.
 CPU_SECONDS, WAITING_SECONDS = 8, 60
@@ -34,29 +39,31 @@ def survives(work: Callable[[], object]) -> bool:
     if not child:
         _work_and_exit(work)
     os.close(held)
-    if not select.select([ended], [], [], WAITING_SECONDS)[0]:
-        # It waits for something: no fault of the file's.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, 9)
-        os.waitpid(child, 0)
-        os.close(ended)
-        return True
+    waited = bool(select.select([ended], [], [], WAITING_SECONDS)[0])
     os.close(ended)
-    return os.waitpid(child, 0)[1] == 0
+    if not waited:
+        os.kill(child, signal.SIGKILL)
+    try:
+        status = os.waitpid(child, 0)[1]
+    except ChildProcessError:
+        # Who ignores the end of children is not told how they ended.
+        return True
+    # That it waits for something is no fault of the file's.
+    return not waited or status == 0
 
 
 def _work_and_exit(work: Callable[[], object]) -> None:
-    import faulthandler
-    import resource
-
-    before = _peak()
+    code = 0
     try:
+        before = _peak()
         faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-        work()
+        with contextlib.suppress(BaseException):
+            work()
+        code = int(_peak() - before > MEMORY_BYTES)
     finally:
-        os._exit(_peak() - before > MEMORY_BYTES)
+        os._exit(code)
 
 
 def _peak() -> int:
