@@ -21,7 +21,8 @@ FROM ${BASE} AS for-cpu
 # A GPU that is given to the container all the same is not used.
 ENV CUDA_VISIBLE_DEVICES=""
 
-FROM for-${VARIANT}
+# Older buildah forgets the default while it looks for the stages that are needed.
+FROM for-${VARIANT:-cuda}
 ARG VARIANT
 ARG PIP_ARGS=""
 ARG VERSION=0.1.0
