@@ -14,6 +14,7 @@ from .errors import (
     InputError,
     ModelError,
     OnnxinfoError,
+    ResourceError,
     UsageError,
     VerificationError,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "InputError",
     "ModelError",
     "OnnxinfoError",
+    "ResourceError",
     "UsageError",
     "VerificationError",
     "__version__",

@@ -34,3 +34,7 @@ class InputError(OnnxinfoError):
 
 class ArchiveError(OnnxinfoError):
     """The HDF5 archive cannot be read or written."""
+
+
+class ResourceError(OnnxinfoError):
+    """The device has too little memory for a single sample."""

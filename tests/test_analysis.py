@@ -5,9 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxinfo
+from onnxinfo.analysis.memory import for_each
+from onnxinfo.metrics.network import Network
 from onnxinfo.models import path
 
 MODEL = str(path("digits-cnn.onnx"))
@@ -94,6 +97,37 @@ def test_a_run_begun_with_less_memory_goes_on_as_it_began(tmp_path):
     resumed = analyze(tmp_path, limit=4)
     assert resumed.finished.all()
     assert (resumed.maps == whole.maps).all()
+
+
+@pytest.mark.parametrize("normalizer", ["dataset", "image"])
+def test_memory_that_runs_out_halves_what_is_evaluated_at_once(tmp_path, monkeypatch, caplog, normalizer):
+    """A device that has room for five inputs, as it turns out on the way, gives what the same settings give with it."""
+    whole = analyze(tmp_path, limit=6, normalizer=normalizer, layers=["relu"])
+    call = Network.__call__
+
+    def narrow(network, x, rows):
+        if len(x) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return call(network, x, rows)
+
+    monkeypatch.setattr(Network, "__call__", narrow)
+    (tmp_path / "narrow").mkdir()
+    less = analyze(tmp_path / "narrow", limit=6, normalizer=normalizer, layers=["relu"])
+    assert less.finished.all()
+    assert less.values["converged"].all()
+    assert "evaluated at once from here on: 4" in caplog.text
+    error = np.hypot(whole.values["stderr"], less.values["stderr"])
+    assert (abs(less.values["value"] - whole.values["value"]) < 0.02 + 5 * error).all()
+
+
+def test_memory_that_does_not_suffice_for_one_sample(tmp_path):
+    def work(block):
+        raise MemoryError
+
+    job = SimpleNamespace(chunk=4, device=torch.device("cpu"))
+    with pytest.raises(onnxinfo.ResourceError, match="does not suffice for one sample"):
+        for_each(job, [[0, 1, 2]], work)
+    assert job.chunk == 1
 
 
 def test_runs_share_a_file_and_a_taken_name_is_refused(tmp_path):

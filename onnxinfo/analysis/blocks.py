@@ -18,6 +18,7 @@ from ..archive.format import Metric
 from ..metrics.probe import Feature
 from ..metrics.sid import NORMALIZER_STDERR, Linearisation, linearise
 from .job import Job
+from .memory import for_each
 
 #: Column norms of the whole run above this many bytes are kept on disk between the two passes.
 CACHE_BYTES = 256 * 2**20
@@ -117,7 +118,10 @@ class Block:
 
 @dataclass
 class Starts:
-    """Linearisations of all layers, block by block; kept between the passes, in memory or on disk."""
+    """Linearisations of all layers, block by block; kept between the passes, in memory or on disk.
+
+    Where memory does not suffice for a block, averaging cuts it into smaller ones.
+    """
 
     job: Job
     blocks: Sequence[list[int]]
@@ -126,9 +130,9 @@ class Starts:
 
     def of(self, block: list[int], x: Tensor, rows: Tensor) -> list[Linearisation]:
         """Linearisations of a block's samples, one per layer."""
-        if block[0] not in self._kept:
+        kept = self._kept.pop(block[0], [])
+        if not kept or len(kept[0].normalizer) != len(block):
             return self._linearise(block, x, rows)
-        kept = self._kept.pop(block[0])
         if self._file is None:
             return kept
         norms = torch.from_numpy(np.array(self._file[:, block])).to(x.device)
@@ -144,11 +148,17 @@ class Starts:
         if 4 * units * layers * samples > CACHE_BYTES:
             file = tempfile.TemporaryFile()  # noqa: SIM115 - the memory map owns it, and it has no name to leave behind
             self._file = np.memmap(file, np.float32, "w+", shape=(layers, samples, units))
-        for block in self.blocks:
+        done: list[list[int]] = []
+
+        def add(block: list[int]) -> None:
             found = self._linearise(block, *self.job.inputs(block))
-            total += torch.stack([start.normalizer.double().sum() for start in found])
+            total.add_(torch.stack([start.normalizer.double().sum() for start in found]))
             self._kept[block[0]] = [self._keep(i, block, start) for i, start in enumerate(found)]
+            done.append(block)
             report(block[-1] + 1, samples)
+
+        for_each(self.job, self.blocks, add)
+        self.blocks = done
         return (total / samples).float().tolist()
 
     def _keep(self, layer: int, block: list[int], start: Linearisation) -> Linearisation:

@@ -32,6 +32,7 @@ from .blocks import Block, Measure, Starts
 from .decoders import Decoders
 from .job import Job, prepare
 from .measures import OnDemand, check_metrics, make_measures
+from .memory import for_each
 from .recovery import Ru
 from .settings import Progress, Report, Result, Settings
 
@@ -155,6 +156,9 @@ def analyze(
         The model or the samples do not work; nothing is written.
     ArchiveError
         The archive cannot be written; what it holds is safe.
+    ResourceError
+        Memory does not suffice for a single sample. Before, whenever it runs out, half as many inputs are evaluated at
+        once from there on.
     """
     settings = Settings(alpha, normalizer, tie, cap, solver, seed)
     check_metrics(metrics)
@@ -290,33 +294,39 @@ def _compute(job: Job, measures: Mapping[str, Measure], writer: RunWriter, repor
     finished = {name: writer.finished(name) for name in measures}
     for name, done in finished.items():
         logger.info("%s: %d of %d cells are in the archive already", name, done.sum(), done.size)
-    layers, samples = len(job.layers), len(job.feeds)
+    samples = len(job.feeds)
     size = min(BLOCK, job.chunk, samples)
     blocks = [list(range(start, min(start + size, samples))) for start in range(0, samples, size)]
-    open_blocks = [block for block in blocks if not all(done[:, block].all() for done in finished.values())]
-    if not open_blocks:
+    if all(done.all() for done in finished.values()):
         return
     for name, done in finished.items():
         report(Progress(name, int(done.sum()), done.size))
     starts = Starts(job, blocks)
     normalizers = _normalizers(starts, measures, writer, report) if job.settings.normalizer == "dataset" else None
     everything = OnDemand(measures, job)
-    for indices in open_blocks:
+
+    def fill(indices: list[int]) -> None:
         block = Block(job, indices, normalizers, starts.of, everything)
-        for layer in range(layers):
-            for name in measures:
-                if finished[name][layer, indices].all():
-                    continue
-                began = time.monotonic()
-                cells = block.cells(name, layer)
-                values = {column: numbers.cpu().numpy() for column, numbers in cells.values.items()}
-                maps = None if cells.map is None else cells.map.cpu().numpy()
-                writer.write(name, layer, indices, values=values, map=maps)
-                _log_cells(name, job.layers[layer].name, indices, values, time.monotonic() - began)
-                finished[name][layer, indices] = True
-                mean = float(cells.values["value"].double().nanmean())
-                report(Progress(name, int(finished[name].sum()), layers * samples, job.layers[layer].name, mean))
+        for layer in range(len(job.layers)):
+            for name, done in finished.items():
+                if not done[layer, indices].all():
+                    _fill_cells(block, name, layer, writer)
+                    done[layer, indices] = True
+                    mean = float(block.cells(name, layer).values["value"].double().nanmean())
+                    report(Progress(name, int(done.sum()), done.size, job.layers[layer].name, mean))
             block.forget(layer)
+
+    open_blocks = [block for block in starts.blocks if not all(done[:, block].all() for done in finished.values())]
+    for_each(job, open_blocks, fill)
+
+
+def _fill_cells(block: Block, name: str, layer: int, writer: RunWriter) -> None:
+    began = time.monotonic()
+    cells = block.cells(name, layer)
+    values = {column: numbers.cpu().numpy() for column, numbers in cells.values.items()}
+    maps = None if cells.map is None else cells.map.cpu().numpy()
+    writer.write(name, layer, block.indices, values=values, map=maps)
+    _log_cells(name, block.job.layers[layer].name, block.indices, values, time.monotonic() - began)
 
 
 def _log_cells(

@@ -93,3 +93,8 @@ def _default_budget(device: torch.device) -> int:
         return CPU_BYTES
     free, _ = torch.cuda.mem_get_info(device)
     return int(free * GPU_SHARE)
+
+
+def is_exhaustion(error: BaseException) -> bool:
+    """Whether an error says that a device has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,63 @@
+"""Going on with less where a device's memory does not suffice."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import torch
+
+from ..errors import ResourceError
+from ..metrics.budget import is_exhaustion
+from .job import Job
+
+logger = logging.getLogger(__name__)
+
+
+def for_each(job: Job, blocks: Iterable[list[int]], work: Callable[[list[int]], None]) -> None:
+    """Do work on blocks of samples; where memory runs out, halve what is evaluated at once and go on with that.
+
+    Parameters
+    ----------
+    job
+        Its ``chunk`` is halved.
+    blocks
+        Positions of samples. One that is larger than the new chunk is cut.
+    work
+        Of a block that memory did not suffice for, all is done again.
+
+    Raises
+    ------
+    ResourceError
+        Memory does not suffice for one input at a time.
+    """
+    pending = deque(blocks)
+    while pending:
+        block = pending.popleft()
+        if not _fits(work, block):
+            # Outside of any handler: an exception's frames hold on to what filled the memory.
+            pending.extendleft(reversed(_with_less(job, block)))
+
+
+def _fits(work: Callable[[list[int]], None], block: list[int]) -> bool:
+    try:
+        work(block)
+    except (RuntimeError, MemoryError) as error:
+        if not is_exhaustion(error):
+            raise
+        return False
+    return True
+
+
+def _with_less(job: Job, block: list[int]) -> list[list[int]]:
+    if job.chunk == 1 and len(block) == 1:
+        raise ResourceError(
+            f"the memory of {job.device} does not suffice for one sample; choose fewer layers, or another --device"
+        )
+    if job.device.type == "cuda":
+        torch.cuda.empty_cache()
+    job.chunk = max(1, job.chunk // 2)
+    logger.warning("memory of %s ran out; inputs evaluated at once from here on: %d", job.device, job.chunk)
+    size = min(len(block), job.chunk)
+    return [block[start : start + size] for start in range(0, len(block), size)]
