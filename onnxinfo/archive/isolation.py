@@ -57,6 +57,8 @@ def _work_and_exit(work: Callable[[], object]) -> None:
     try:
         before = _peak()
         faulthandler.disable()
+        # What HDF5 complains of on the way is said once, by who reads the file.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
         with contextlib.suppress(BaseException):
