@@ -16,7 +16,7 @@ RATIO_TOLERANCE = 0.05
 GAP_TOLERANCE = 0.05
 #: Noises of the pass that also takes gradients, and the fewest and most that the ratio is measured with.
 GRADIENT_NOISES = 32
-LEAST_RATIO_NOISES, RATIO_NOISES = 64, 256
+LEAST_RATIO_NOISES, RATIO_NOISES = 32, 256
 RATIO_STDERR = 0.02
 
 

@@ -4,9 +4,10 @@ Maximise ``sum_i log sigma_i`` subject to ``E||h(x + sigma*delta) - h(x)||^2 = a
 three steps, each starting where the one before ended:
 
 1. the closed form of the linearised layer, from column norms of the Jacobian at x (:func:`linearise`);
-2. a Gauss-Newton fixed point: the same with column norms averaged over the noise itself;
-3. a polish with the constraint's true gradient, which knows what the fixed point ignores: that noise switches units
-   off. The gradient is noisy, so its map is denoised by a Wiener filter before each step.
+2. a Gauss-Newton round: the same with column norms averaged over the noise itself;
+3. a polish with the constraint's true gradient, which knows what the round ignores: that noise switches units off.
+
+Norms and gradients are noisy, so their maps are denoised by a Wiener filter before each step.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .certificate import Certificate, certify, mean_and_stderr, refine, relative_gradient
+from .certificate import RATIO_STDERR, Certificate, certify, mean_and_stderr, refine, relative_gradient
 from .network import Network
 from .noise import ENTROPY, Tie, allocate, capped
 from .probe import Feature, Halves, cotangents
@@ -32,10 +33,8 @@ LEAST_PROBES, MOST_PROBES = 16, 128
 NORMALIZER_STDERR = 0.02
 #: Affine layers up to this many outputs are solved exactly, by their whole Jacobian.
 EXACT_OUTPUTS = 4096
-#: Gauss-Newton rounds, and the noises of each (two probes at every noise).
-ROUNDS, ROUND_NOISES = 3, 16
-#: Noises of the rescaling between rounds.
-SCALE_NOISES = 8
+#: Noises of the Gauss-Newton round (two probes at every noise), and of the rescaling before and after it.
+ROUND_NOISES, SCALE_NOISES = 32, 8
 #: Polishing passes at most, the noises of each, and the gain in nats below which no further pass is made.
 PASSES, PASS_NOISES, PASS_GAIN = 5, 32, 0.003
 #: A block with at least this many units, over all its samples, is served by those noises. A smaller one gets up to
@@ -201,10 +200,10 @@ def solve(
     error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny) / 2
     iterations = 1
     if not start.affine:
-        scales = problem.fixed_point(problem.rescale(scales, feature.deviations(problem.sigma(scales), SCALE_NOISES)))
+        scales = problem.gauss_newton(problem.rescale(scales, feature.deviations(problem.sigma(scales), SCALE_NOISES)))
         scales, passes, measured = problem.polish(scales)
-        iterations += ROUNDS + passes
-        logger.debug("%d Gauss-Newton rounds, %d polishing passes", ROUNDS, passes)
+        iterations += 1 + passes
+        logger.debug("%d polishing passes", passes)
         error = (error.square() + (measured / 2).square()).sqrt()
     sigma = problem.sigma(scales)
     return Solution(
@@ -243,17 +242,21 @@ class _Problem:
         step = -(ratio.clamp(min=1e-6).log() / exponent).clamp(-1.0, 1.0)
         return scales * step.exp()[:, None]
 
-    def fixed_point(self, scales: Tensor) -> Tensor:
-        """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the sigma of the round before."""
-        rounds: list[Tensor] = []
-        for _ in range(ROUNDS):
-            rounds.append(self.feature.column_norms(self.sigma(scales), self.effort * ROUND_NOISES).mean)
-            scales = allocate(torch.stack(rounds).mean(0), self.target, self.tie, self.cap)
-            scales = self.rescale(scales, self.feature.deviations(self.sigma(scales), SCALE_NOISES))
-        return scales
+    def gauss_newton(self, scales: Tensor) -> Tensor:
+        """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the sigma given."""
+        norms = self._smoothed(self.feature.column_norms(self.sigma(scales), self.effort * ROUND_NOISES))
+        scales = allocate(norms, self.target, self.tie, self.cap)
+        return self.rescale(scales, self.feature.deviations(self.sigma(scales), SCALE_NOISES))
+
+    def _smoothed(self, norms: Halves) -> Tensor:
+        """Squared column norms, denoised in their logarithms; what is unseen counts as a millionth of the mean."""
+        least = (norms.mean.mean(1, keepdim=True) * 1e-6).clamp(min=torch.finfo(norms.first.dtype).tiny)
+        first, second = (torch.maximum(half, least).log() for half in (norms.first, norms.second))
+        level = (first + second).mean(1, keepdim=True) / 2
+        return (wiener(first - level, second - level, self.shape) + level).exp()
 
     def polish(self, scales: Tensor) -> tuple[Tensor, int, Tensor]:
-        """Follow the true gradient while it promises a gain, then meet the constraint with more noise.
+        """Follow the true gradient while it promises a gain; then meet the constraint anew, where it is not known well.
 
         Returns
         -------
@@ -268,7 +271,7 @@ class _Problem:
             free = self.free(scales)
             exponent = self._exponent(halves, deviations, free)
             relative = relative_gradient(halves, free)
-            # Each pass measures where the optimum lies, seen from the fixed point; all of them count.
+            # Each pass measures where the optimum lies, seen from the round before; all of them count.
             for total, half in zip(evidence, (relative.first, relative.second), strict=True):
                 total += self.tie.expand(correction) - half / 2
             better = self._denoised(evidence[0] / passes, evidence[1] / passes)
@@ -277,11 +280,11 @@ class _Problem:
             correction = better
             if float(change.square().mean()) < PASS_GAIN:
                 break
-        sigma = self.sigma(scales)
-        deviations = refine(self.feature, sigma, self.feature.deviations(sigma, PASS_NOISES), self.effort)
-        mean, error = mean_and_stderr(deviations)
-        relative_error = error / mean.clamp(min=torch.finfo(mean.dtype).tiny)
-        return self.rescale(scales, deviations, exponent), passes, relative_error
+        if passes == PASSES or float(_relative_stderr(deviations).mean()) > RATIO_STDERR:
+            sigma = self.sigma(scales)
+            deviations = refine(self.feature, sigma, self.feature.deviations(sigma, PASS_NOISES), self.effort)
+            scales = self.rescale(scales, deviations, exponent)
+        return scales, passes, _relative_stderr(deviations)
 
     def _exponent(self, halves: Halves, deviations: Tensor, free: Tensor) -> Tensor:
         """``d log L / d log t`` when the free units' scales grow by t: 2 where the layer is linear."""
@@ -291,3 +294,9 @@ class _Problem:
     def _denoised(self, first: Tensor, second: Tensor) -> Tensor:
         """Denoised mean of two independent maps (S, n), per group, (S, groups)."""
         return (self.tie.sum(wiener(first, second, self.shape)) / self.tie.size).clamp(-1.0, 1.0)
+
+
+def _relative_stderr(values: Tensor) -> Tensor:
+    """Standard error of the mean of (count, S), relative to it, (S,)."""
+    mean, error = mean_and_stderr(values)
+    return error / mean.clamp(min=torch.finfo(mean.dtype).tiny)
