@@ -1,11 +1,12 @@
-"""The solver against the paper's optimiser on trained ResNet-20s: mean H at the met constraint, and time, in one run.
+"""The solver against the paper's optimiser: mean H at the met constraint, and seconds per cell, layer by layer.
 
-    python benchmarks/solvers.py --models MODELS --data cifar10.npz:x_test
-    python benchmarks/solvers.py --models MODELS --data cifar10.npz:x_test --metric ru --decoders DIR \
-        --decoder-data cifar10.npz:x_train
+    python benchmarks/solvers.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --layers relu_2 relu_18
+    python benchmarks/solvers.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --layers relu_2 \
+        --metric ru --decoders DIR --decoder-inputs cifar10.npz:x_train
 
-Both solvers start from the same D, and for ru use the same decoders, trained beforehand. The ratio is measured by each
-cell's certificate, with noise that neither has seen.
+Both are run on the same machine, one after the other, the paper's on fewer samples if so asked; H is compared on those
+that both have. Each sample has its own D, so that it does not depend on how many there are. For ru both use the same
+decoders, trained beforehand. The ratio is measured by each cell's certificate, with noise that neither has seen.
 """
 
 from __future__ import annotations
@@ -14,92 +15,93 @@ import argparse
 import platform
 import tempfile
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 import onnxinfo
 
-BLOCKS = {
-    "13": {
-        "layer1.0": "/layer1/layer1.0/Relu_1_output_0",
-        "layer2.1": "/layer2/layer2.1/Relu_1_output_0",
-        "layer3.2": "/layer3/layer3.2/Relu_1_output_0",
-    },
-    "20": {"layer1.0": "relu_2", "layer2.1": "relu_10", "layer3.2": "relu_18"},
-}
+
+@dataclass
+class Clock:
+    """Seconds that went into each layer, and before the first."""
+
+    seconds: Counter[str] = field(default_factory=Counter)
+    last: float = field(default_factory=time.perf_counter)
+
+    def note(self, progress: onnxinfo.Progress) -> None:
+        """Count the time since the last word for the layer that is finished."""
+        now = time.perf_counter()
+        self.seconds[progress.layer] += now - self.last
+        self.last = now
 
 
-def measure(model: Path, layer: str, inputs: str, solver: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """Mean H, ratio and seconds of one layer, from the first probe to the last written cell."""
-    started = []
-
-    def note(progress: onnxinfo.Progress) -> None:
-        if progress.done == 0 and progress.stage == arguments.metric:
-            started.append(time.perf_counter())
-
+def run(arguments: argparse.Namespace, solver: str, samples: int) -> tuple[dict[str, dict[str, Any]], Clock]:
+    """Analyze, and return each layer's numbers and the times."""
+    clock = Clock()
+    metric = arguments.metric
+    more: dict[str, Any] = {}
+    if metric == "ru":
+        more = {"center": arguments.center, "decoders": arguments.decoders, "decoder_inputs": arguments.decoder_inputs}
+        more["decoder_limit"] = arguments.decoder_limit
     with tempfile.TemporaryDirectory() as folder:
         result = onnxinfo.analyze(
-            model,
-            inputs,
-            Path(folder) / "out.h5",
-            layers=[layer],
-            limit=arguments.images,
-            preset="imagenet",
-            normalizer="image",
-            metrics=[arguments.metric],
-            center=arguments.center,
-            decoders=arguments.decoders,
-            decoder_inputs=arguments.decoder_data if arguments.metric == "ru" else None,
-            decoder_limit=5000,
-            solver=solver,
-            seed=arguments.seed,
-            device=arguments.device,
-            progress=note,
-        )
-        seconds = time.perf_counter() - started[0]
+            arguments.model, arguments.inputs, Path(folder) / "out.h5", layers=arguments.layers, limit=samples,
+            preset=arguments.preset, normalizer="image", metrics=[metric], solver=solver, seed=arguments.seed,
+            device=arguments.device, progress=clock.note, **more,
+        )  # fmt: skip
         with onnxinfo.open(result.archive) as archive:
-            values = archive[result.run].values(arguments.metric)
-        return {
-            "H": float(values["value"].mean()),
-            "ratio": float(values["ratio"].mean()),
-            "converged": float(values["converged"].mean()),
-            "seconds": seconds,
-        }
+            opened = archive[result.run]
+            values = opened.values(metric)
+            names = [layer.name for layer in opened.layers]
+    return {name: {key: numbers[i] for key, numbers in values.items()} for i, name in enumerate(names)}, clock
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True, help="folder with resnet20-cifar10-opset{13,20}.onnx")
-    parser.add_argument("--data", required=True, help="FILE.npz:key of CIFAR-10 test images")
-    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--inputs", required=True)
+    parser.add_argument("--preset")
+    parser.add_argument("--layers", nargs="*", default=[], help="patterns; default: what is analyzed by default")
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--reference-samples", type=int, help="of them, for the paper's optimiser; default: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--metric", choices=["sid", "ru"], default="sid")
     parser.add_argument("--center", choices=["input", "reconstruction"], default="input")
     parser.add_argument("--decoders", type=Path, default=Path("decoders"), help="folder that keeps them")
-    parser.add_argument("--decoder-data", help="FILE.npz:key of training images for the decoders of ru")
-    parser.add_argument("--opsets", nargs="+", default=["13", "20"])
+    parser.add_argument("--decoder-inputs", help="samples that decoders for ru are trained on")
+    parser.add_argument("--decoder-limit", type=int, default=5000)
     arguments = parser.parse_args()
-    device = torch.cuda.get_device_name() if arguments.device != "cpu" else f"{platform.machine()}"
-    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.images} images")
-    for opset in arguments.opsets:
-        model = arguments.models / f"resnet20-cifar10-opset{opset}.onnx"
-        total = {"auto": 0.0, "reference": 0.0}
-        for name, layer in BLOCKS[opset].items():
-            row = {solver: measure(model, layer, arguments.data, solver, arguments) for solver in total}
-            for solver, result in row.items():
-                total[solver] += result["seconds"]
-                print(
-                    f"opset {opset}  {name}  {solver:9}  H {result['H']:.4f}  ratio {result['ratio']:.4f}  "
-                    f"converged {result['converged']:.0%}  {result['seconds']:.2f} s",
-                    flush=True,
-                )
-            print(
-                f"opset {opset}  {name}  H above the reference by {row['auto']['H'] - row['reference']['H']:+.4f} nats"
-            )
-        print(f"opset {opset}  time: 1/{total['reference'] / total['auto']:.1f} of the reference's\n")
+    fewer = arguments.reference_samples or arguments.samples
+    cuda = torch.cuda.is_available() and arguments.device != "cpu"
+    machine = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    print(f"{machine}, torch {torch.__version__}; {arguments.samples} samples, {fewer} by the paper's optimiser\n")
+    print("| layer | H | H, paper's | difference | ratio | converged | s per cell | s per cell, paper's | 1/ |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    ours, clock = run(arguments, "auto", arguments.samples)
+    theirs, slow = run(arguments, "reference", fewer)
+    rows = []
+    for name, found in ours.items():
+        h, reference = found["value"][:fewer].mean(), theirs[name]["value"].mean()
+        seconds, longer = clock.seconds[name] / arguments.samples, slow.seconds[name] / fewer
+        rows.append([h, reference, h - reference, seconds, longer])
+        ratio, converged = found["ratio"].mean(), found["converged"].mean()
+        print(
+            f"| {name} | {h:.4f} | {reference:.4f} | {h - reference:+.4f} | {ratio:.4f} | {converged:.0%} "
+            f"| {seconds:.3f} | {longer:.3f} | {longer / seconds:.1f} |",
+            flush=True,
+        )
+    h, reference, difference, seconds, longer = np.mean(rows, 0)
+    print(
+        f"| mean | {h:.4f} | {reference:.4f} | {difference:+.4f} | | "
+        f"| {seconds:.3f} | {longer:.3f} | {longer / seconds:.1f} |"
+    )
 
 
 if __name__ == "__main__":
