@@ -15,7 +15,7 @@ import argparse
 import platform
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import onnxinfo
 class Clock:
     """Seconds that went into each layer, and before the first."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     last: float = field(default_factory=time.perf_counter)
 
     def note(self, progress: onnxinfo.Progress) -> None:

@@ -33,6 +33,11 @@ def concentrations(maps: Array, masks: Array) -> Array:
     return np.array([m[:, ~mask].mean() - m[:, mask].mean() for m, mask in zip(maps, inside, strict=True)])
 
 
+def stderr(values: Array) -> float:
+    """Standard error of a mean."""
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
 def main() -> None:
     """Train, measure, and write the models, the archive and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,8 +98,10 @@ def table(archive: Path) -> list[dict[str, Any]]:
                 {
                     "layer": described.name,
                     "trained": float(values.mean()),
-                    "stderr": float(values.std(ddof=1) / np.sqrt(len(values))),
+                    "stderr": stderr(values),
                     "shuffled boxes": float(control.mean()),
+                    "above shuffled": float((values - control).mean()),
+                    "its stderr": stderr(values - control),
                     "random weights": float(random.values("concentration")["value"][layer][kept].mean()),
                     "unconverged": int((~good).sum() + (~kept).sum()),
                 }
