@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures memory
 
 FOUND = Path(__file__).parent / "data" / "fuzz" / "archives"
 CASES = 2_000
-FAST = 60
+FAST = 20
 #: Cases of one test.
 SHARE = 20
 
