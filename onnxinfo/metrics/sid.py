@@ -203,7 +203,7 @@ def solve(
         scales = problem.gauss_newton(problem.rescale(scales, feature.deviations(problem.sigma(scales), SCALE_NOISES)))
         scales, passes, measured = problem.polish(scales)
         iterations += 1 + passes
-        logger.debug("%d polishing passes", passes)
+        logger.debug("one Gauss-Newton round, %d polishing passes", passes)
         error = (error.square() + (measured / 2).square()).sqrt()
     sigma = problem.sigma(scales)
     return Solution(
