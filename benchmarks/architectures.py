@@ -35,7 +35,7 @@ PRELOADED = ["torch.onnx", "torchvision", "onnxscript", "onnxruntime", "onnxinfo
 # Shapes of inputs, by the beginning of the builder's name; the first that fits counts.
 SHAPES = {
     "inception_v3|quantized_inception_v3": (1, 3, 96, 96),
-    "maxvit_t": (1, 3, 224, 224),
+    "maxvit_t|alexnet|vgg": (1, 3, 224, 224),
     "vit_h_14": (1, 3, 56, 56),
     "ssd300": (1, 3, 300, 300),
     "ssdlite320": (1, 3, 320, 320),
