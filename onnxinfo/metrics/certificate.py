@@ -105,8 +105,7 @@ def refine(
     """
     least, most = effort * LEAST_RATIO_NOISES, effort * math.ceil(RATIO_NOISES * (RATIO_STDERR / wanted) ** 2)
     while len(deviations) < most:
-        mean, stderr = mean_and_stderr(deviations)
-        typical = float((stderr / mean.clamp(min=torch.finfo(mean.dtype).tiny)).mean())
+        typical = float(relative_stderr(deviations).mean())
         enough = max(least, math.ceil(len(deviations) * (typical / wanted) ** 2))
         more = min(enough, most, 4 * len(deviations)) - len(deviations)
         if more <= 0:
@@ -118,6 +117,30 @@ def refine(
 def mean_and_stderr(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard error over the first axis of (count, S)."""
     return values.mean(0), values.std(0) / math.sqrt(len(values))
+
+
+def relative_stderr(values: Tensor) -> Tensor:
+    """Standard error of the mean over the first axis of (count, S), relative to it, (S,)."""
+    mean, error = mean_and_stderr(values)
+    return error / mean.clamp(min=torch.finfo(mean.dtype).tiny)
+
+
+def rescaled(scales: Tensor, deviations: Tensor, target: Tensor, exponent: Tensor | float = 2.0) -> Tensor:
+    """Noise scales (S, groups) that meet the constraint, by at most a factor e at a time.
+
+    Parameters
+    ----------
+    scales
+        Those that the deviations were measured with, (S, groups), standardised.
+    deviations
+        ``||h(x + sigma*delta) - f||^2``, (noises, S).
+    target
+        ``alpha D``, (S,).
+    exponent
+        Power of the scale that the deviations grow as, a number or (S,); 2 where the layer is linear.
+    """
+    ratio = deviations.mean(0) / target.clamp(min=torch.finfo(target.dtype).tiny)
+    return scales * (-(ratio.clamp(min=1e-6).log() / exponent).clamp(-1.0, 1.0)).exp()[:, None]
 
 
 def relative_gradient(halves: Halves, free: Tensor) -> Halves:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .certificate import Certificate, mean_and_stderr, noise_free_power, refine, verdict
+from .certificate import Certificate, mean_and_stderr, noise_free_power, refine, rescaled, verdict
 from .noise import ENTROPY, Tie, allocate, capped
 from .probe import Halves
 from .reconstruction import Moments, Reconstruction
@@ -151,14 +151,11 @@ class Problem:
     def meet(self, scales: Tensor) -> Tensor:
         """Meet the constraint with as much noise as that takes."""
         feature = self.reconstruction.feature
-        for final in (False, False, True):
-            sigma = self.sigma(scales)
-            deviations = feature.deviations(sigma, SCALE_NOISES)
-            if final:
-                deviations = refine(feature, sigma, deviations, self.effort, RATIO_STDERR)
-            ratio = deviations.mean(0) / self.target.clamp(min=torch.finfo(self.target.dtype).tiny)
-            scales = scales * (-(ratio.clamp(min=1e-6).log() / 2).clamp(-1.0, 1.0)).exp()[:, None]
-        return scales
+        for _ in range(2):
+            scales = rescaled(scales, feature.deviations(self.sigma(scales), SCALE_NOISES), self.target)
+        sigma = self.sigma(scales)
+        deviations = refine(feature, sigma, feature.deviations(sigma, SCALE_NOISES), self.effort, RATIO_STDERR)
+        return rescaled(scales, deviations, self.target)
 
     def measured(self, scales: Tensor, start: Linearisation, iterations: int) -> RuSolution:
         """Values and certificate with fresh noise."""

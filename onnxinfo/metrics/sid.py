@@ -19,7 +19,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .certificate import RATIO_STDERR, Certificate, certify, mean_and_stderr, refine, relative_gradient
+from .certificate import (
+    RATIO_STDERR,
+    Certificate,
+    certify,
+    mean_and_stderr,
+    refine,
+    relative_gradient,
+    relative_stderr,
+    rescaled,
+)
 from .network import Network
 from .noise import ENTROPY, Tie, allocate, capped
 from .probe import Feature, Halves, cotangents
@@ -153,10 +162,10 @@ def _sampled_norms(
         squares = (_product(feature, x, u) * unit).square().flatten(1)
         total += squares
         traces.append(squares.sum(1))
-        if outputs > MOST_PROBES and len(traces) >= LEAST_PROBES and len(traces) % LEAST_PROBES == 0:
-            mean, error = mean_and_stderr(torch.stack(traces))
-            if float((error / mean.clamp(min=torch.finfo(mean.dtype).tiny)).mean()) <= stderr:
-                break
+        if outputs <= MOST_PROBES or len(traces) % LEAST_PROBES:
+            continue
+        if float(relative_stderr(torch.stack(traces)).mean()) <= stderr:
+            break
     if outputs <= MOST_PROBES:  # unit vectors: their squares sum to the norms exactly
         return Linearisation(total, total.sum(1), torch.zeros_like(total[:, 0]), affine, outputs)
     mean, error = mean_and_stderr(torch.stack(traces))
@@ -200,7 +209,7 @@ def solve(
     error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny) / 2
     iterations = 1
     if not start.affine:
-        scales = problem.gauss_newton(problem.rescale(scales, feature.deviations(problem.sigma(scales), SCALE_NOISES)))
+        scales = problem.gauss_newton(scales)
         scales, passes, measured = problem.polish(scales)
         iterations += 1 + passes
         logger.debug("one Gauss-Newton round, %d polishing passes", passes)
@@ -236,17 +245,15 @@ class _Problem:
     def free(self, scales: Tensor) -> Tensor:
         return self.tie.expand(scales) < self.cap
 
-    def rescale(self, scales: Tensor, deviations: Tensor, exponent: Tensor | float = 2.0) -> Tensor:
-        """Meet the constraint, given measured deviations (noises, S) that grow as the exponent's power of the scale."""
-        ratio = deviations.mean(0) / self.target.clamp(min=torch.finfo(self.target.dtype).tiny)
-        step = -(ratio.clamp(min=1e-6).log() / exponent).clamp(-1.0, 1.0)
-        return scales * step.exp()[:, None]
-
     def gauss_newton(self, scales: Tensor) -> Tensor:
         """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the sigma given."""
+        scales = self._measured(scales)
         norms = self._smoothed(self.feature.column_norms(self.sigma(scales), self.effort * ROUND_NOISES))
-        scales = allocate(norms, self.target, self.tie, self.cap)
-        return self.rescale(scales, self.feature.deviations(self.sigma(scales), SCALE_NOISES))
+        return self._measured(allocate(norms, self.target, self.tie, self.cap))
+
+    def _measured(self, scales: Tensor) -> Tensor:
+        """Rescaled by a few noises."""
+        return rescaled(scales, self.feature.deviations(self.sigma(scales), SCALE_NOISES), self.target)
 
     def _smoothed(self, norms: Halves) -> Tensor:
         """Squared column norms, denoised in their logarithms; what is unseen counts as a millionth of the mean."""
@@ -276,15 +283,15 @@ class _Problem:
                 total += self.tie.expand(correction) - half / 2
             better = self._denoised(evidence[0] / passes, evidence[1] / passes)
             change = better - correction
-            scales = self.rescale(scales * change.exp(), deviations, exponent)
+            scales = rescaled(scales * change.exp(), deviations, self.target, exponent)
             correction = better
             if float(change.square().mean()) < PASS_GAIN:
                 break
-        if passes == PASSES or float(_relative_stderr(deviations).mean()) > RATIO_STDERR:
+        if passes == PASSES or float(relative_stderr(deviations).mean()) > RATIO_STDERR:
             sigma = self.sigma(scales)
             deviations = refine(self.feature, sigma, self.feature.deviations(sigma, PASS_NOISES), self.effort)
-            scales = self.rescale(scales, deviations, exponent)
-        return scales, passes, _relative_stderr(deviations)
+            scales = rescaled(scales, deviations, self.target, exponent)
+        return scales, passes, relative_stderr(deviations)
 
     def _exponent(self, halves: Halves, deviations: Tensor, free: Tensor) -> Tensor:
         """``d log L / d log t`` when the free units' scales grow by t: 2 where the layer is linear."""
@@ -294,9 +301,3 @@ class _Problem:
     def _denoised(self, first: Tensor, second: Tensor) -> Tensor:
         """Denoised mean of two independent maps (S, n), per group, (S, groups)."""
         return (self.tie.sum(wiener(first, second, self.shape)) / self.tie.size).clamp(-1.0, 1.0)
-
-
-def _relative_stderr(values: Tensor) -> Tensor:
-    """Standard error of the mean of (count, S), relative to it, (S,)."""
-    mean, error = mean_and_stderr(values)
-    return error / mean.clamp(min=torch.finfo(mean.dtype).tiny)
