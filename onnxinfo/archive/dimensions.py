@@ -15,6 +15,7 @@ import h5py
 
 from ..errors import ArchiveError
 from . import guard
+from .isolation import limit_computing
 from .reading import open as open_archive
 
 # Of computing; a machine that is busy with something else may take longer.
@@ -59,9 +60,8 @@ def _limit() -> None:
         import resource
     except ImportError:
         return
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    limit_computing(CPU_SECONDS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 if __name__ == "__main__":

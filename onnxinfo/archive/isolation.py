@@ -27,7 +27,15 @@ MEMORY_BYTES = 1 << 30
 def survives(work: Callable[[], object]) -> bool:
     """Tell whether `work` ends, well or by an exception, rather than crash the process, compute forever or take it all.
 
-    Where processes cannot be forked, it is taken for granted.
+    Parameters
+    ----------
+    work
+        Done in a forked child; what it returns or changes is lost.
+
+    Returns
+    -------
+    bool
+        Where processes cannot be forked, True: it is taken for granted.
     """
     if sys.platform != "linux":
         return True
@@ -59,13 +67,18 @@ def _work_and_exit(work: Callable[[], object]) -> None:
         faulthandler.disable()
         # What HDF5 complains of on the way is said once, by who reads the file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        limit_computing(CPU_SECONDS)
         with contextlib.suppress(BaseException):
             work()
         code = int(_peak() - before > MEMORY_BYTES)
     finally:
         os._exit(code)
+
+
+def limit_computing(seconds: int) -> None:
+    """Let this process end, without a memory image of it, when it has computed for so many seconds."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 
 
 def _peak() -> int:

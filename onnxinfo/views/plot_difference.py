@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..text import printable
-from .figure import DIVERGING, cut, drawing, evenly, look, short_names
+from .figure import DIVERGING, cut, drawing, evenly, look, short_names, wrapped
 from .plot_maps import MOST_LAYERS, MOST_SAMPLES, flat_map, name_row
 from .query import Names, Paths, names_of, select_views
 from .reading_runs import metric_label
@@ -114,7 +114,7 @@ def plot_difference(
                 aspect = "auto" if found.shape[0] == 1 else "equal"
                 drawn = each.imshow(found, cmap=DIVERGING, vmin=-bound, vmax=bound, aspect=aspect)
         bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.015, extend="both")
-        bar.set_label(f"difference in\n{first.label}".replace(", ", ",\n"))
+        bar.set_label(wrapped(f"difference in {first.label}", figure.get_size_inches()[1], chosen))
         figure.supxlabel(
             f"orange: '{cut(second.name, 30)}' is higher; purple: '{cut(first.name, 30)}' is higher",
             fontsize=chosen.size.font * 0.9,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..text import printable
-from .figure import SEQUENTIAL, Look, cut, drawing, evenly, look, short_names
+from .figure import SEQUENTIAL, Look, cut, drawing, evenly, look, short_names, wrapped
 from .query import Names, Paths, select_views
 from .reading_runs import metric_label, nothing_finished
 from .run_view import RunView
@@ -91,7 +91,7 @@ def plot_maps(
             axes = figure.subplots(len(grid.samples), columns, squeeze=False)
             mappable = grid.draw(axes, chosen, cell * grid.aspect)
             bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.015, extend="both")
-            bar.set_label(metric_label(view.metrics[0]).replace(", ", ",\n"))
+            bar.set_label(wrapped(metric_label(view.metrics[0]), figure.get_size_inches()[1], chosen))
             notes = ["colours are mixed with the picture's grey: compare values on plain maps"] if overlay else []
             shown, total = len(grid.samples), view.shape[1]
             if shown < total or len(grid.layers) < view.shape[0]:
