@@ -26,8 +26,8 @@ from .settings import Result
 
 #: Wrong classes that each sample is moved to: the most probable ones.
 TARGETS = 20
-#: Carlini and Wagner's attack: steps of the search for its constant, iterations in each, and the constant's start.
-SEARCH_STEPS, ITERATIONS, CONSTANT, RATE = 7, 12, 10.0, 0.05
+#: Carlini and Wagner's attack: steps of the search for its constant, and iterations in each.
+SEARCH_STEPS, ITERATIONS = 7, 12
 #: Halvings of the interval in which each perturbation crosses the boundary.
 BISECTIONS = 10
 
@@ -204,8 +204,7 @@ def _divisor(unit: Tensor) -> Tensor:
 
 def _attack(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
     try:
-        from art.attacks.evasion import CarliniL2Method
-        from art.estimators.classification import PyTorchClassifier
+        from .attack import carlini_wagner
     except ImportError:
         raise UsageError(
             "robustness needs the Adversarial Robustness Toolbox; install it by: pip install 'onnxinfo[robustness]'"
@@ -214,26 +213,17 @@ def _attack(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
     some = np.unique(np.linspace(0, len(job.feeds) - 1, min(len(job.feeds), UNIT_SAMPLES)).astype(int)).tolist()
     shown = job.inputs(some)[0] / unit
     low, high = float(shown.min()), float(shown.max())
-    classifier = PyTorchClassifier(
-        model=_Standardised(network, unit),
-        loss=nn.CrossEntropyLoss(),
-        input_shape=job.shape,
-        nb_classes=classes,
-        # The attack cannot move what lies at these bounds, where black and white pixels would be without the margin.
-        clip_values=(low - (high - low), high + (high - low)),
-        device_type="gpu" if job.device.type == "cuda" else "cpu",
+    return carlini_wagner(
+        _Standardised(network, unit),
+        job.shape,
+        classes,
+        # The attack cannot move what lies at the bounds, where black and white pixels would be without the margin.
+        bounds=(low - (high - low), high + (high - low)),
+        search_steps=SEARCH_STEPS,
+        iterations=ITERATIONS,
+        batch=job.chunk,
+        cuda=job.device.type == "cuda",
     )
-    attack = CarliniL2Method(
-        classifier,
-        targeted=True,
-        binary_search_steps=SEARCH_STEPS,
-        max_iter=ITERATIONS,
-        initial_const=CONSTANT,
-        learning_rate=RATE,
-        batch_size=job.chunk,
-        verbose=False,
-    )
-    return attack, classifier
 
 
 def _wrong_classes(scores: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
