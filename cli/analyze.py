@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import objects, preprocessing, recovery, selection
+from .options import labels, objects, preprocessing, recovery, selection
 from .progress import live
 from .tables import print_run
 from .verbosity import quiet
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--run", metavar="NAME", help="Name of the run; default: the model's.")
 @click.option("--perturb", metavar="TENSOR", help="Perturbed tensor; default: the float input, or the embedding.")
 @click.option("--keep-precision", is_flag=True, help="Compute float16 and bfloat16 as they are, not in float32.")
+@labels
 @preprocessing
 @objects
 @recovery

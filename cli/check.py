@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import preprocessing
+from .options import labels, preprocessing
 from .tables import echo, print_rows
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _SHOWN = 10
 @click.argument("model")
 @click.option("--inputs", metavar="SPEC", help="Samples, as for 'analyze'; default: made up in sizes that fit.")
 @click.option("--perturb", metavar="TENSOR", help="The perturbed tensor; default: the float input, or the embedding.")
+@labels
 @preprocessing
 @click.option("--keep-precision", is_flag=True, help="Compute float16 and bfloat16 as they are, not in float32.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of made up inputs.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import selection
+from .options import preprocessing, selection
 from .progress import live
 from .tables import FORMATS, echo, print_rows
 
@@ -24,8 +24,7 @@ def decoder() -> None:
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder that keeps the decoders.")
 @selection
 @click.option("--perturb", metavar="TENSOR", help="Tensor to reconstruct; default: the float input, or the embedding.")
-@click.option("--limit", type=click.IntRange(1), help="Use only the first N samples.")
-@click.option("--preset", type=click.Choice(["imagenet", "cifar10", "unit"]), help="Scale, mean, std by name.")
+@preprocessing
 @click.option("--width", type=click.IntRange(1), default=32, show_default=True, help="Channels of every block.")
 @click.option("--steps", type=click.IntRange(1), default=400, show_default=True, help="Optimisation steps at most.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Samples of a step.")

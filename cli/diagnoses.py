@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import preprocessing, selection
+from .options import labels, objects, preprocessing, recovery, selection
 from .progress import live
 from .tables import FORMATS, print_rows
 from .verbosity import remark
@@ -60,7 +60,10 @@ def rescale(
     "--metric", "metrics", multiple=True, default=["sid", "gradient", "gradcam"], show_default=True,
     help="Metric or baseline; repeatable.",
 )  # fmt: skip
+@labels
 @preprocessing
+@objects
+@recovery
 @_device
 @_seed
 @_overwrite
@@ -113,6 +116,7 @@ def prune(model: str, output: str, keep: float, scope: str) -> None:
 @_inputs
 @_archive
 @click.option("--run", metavar="NAME", help="Name of the run; default: the model's.")
+@labels
 @preprocessing
 @_device
 @_overwrite

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .analyze import show
-from .options import preprocessing, selection
+from .options import labels, preprocessing, selection
 from .progress import live
 from .verbosity import quiet
 
@@ -20,6 +20,7 @@ from .verbosity import quiet
 )
 @click.option("-o", "--output", required=True, type=click.Path(), metavar="OUTDIR", help="Folder for the results.")
 @selection
+@labels
 @preprocessing
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--memory", metavar="SIZE", help="Budget for activations, such as 2G.")

@@ -36,7 +36,7 @@ def selection(command: Command) -> Command:
 
 
 def preprocessing(command: Command) -> Command:
-    """How samples are brought to the model."""
+    """Which samples, and how they are brought to the model."""
     for option in (
         click.option("--size", type=click.IntRange(1), help="Side of the images where the model leaves it open."),
         click.option("--std", type=Numbers(), metavar="N,...", help="Divided into the scaled values, one per channel."),
@@ -44,10 +44,15 @@ def preprocessing(command: Command) -> Command:
         click.option("--scale", type=float, help="Factor on the stored values; 8-bit images: 1/255."),
         click.option("--preset", type=click.Choice(["imagenet", "cifar10", "unit"]), help="Scale, mean, std by name."),
         click.option("--limit", type=click.IntRange(1), help="Use only the first N samples."),
-        click.option("--labels", metavar="SPEC", help="Labels: FILE.npz:key, .npy or .csv; default: by class folder."),
     ):
         command = option(command)
     return command
+
+
+def labels(command: Command) -> Command:
+    """The samples' right classes."""
+    holders = "Labels: FILE.npz:key, .npy or .csv; default: by class folder."
+    return click.option("--labels", metavar="SPEC", help=holders)(command)
 
 
 def recovery(command: Command) -> Command:
