@@ -10,9 +10,9 @@ from pathlib import Path
 
 import onnxinfo
 
-from .common import SEED, write_table
+from .common import SEED, add_decoder_options, decoder_options, write_table
 
-METRICS = ("sid", "ru", "gradient", "gradcam")
+METRICS = ["sid", "gradient", "gradcam"]
 
 
 def main() -> None:
@@ -23,17 +23,16 @@ def main() -> None:
     parser.add_argument("--preset")
     parser.add_argument("--layers", nargs="*", default=[])
     parser.add_argument("--limit", type=int, default=4)
-    parser.add_argument("--decoder-inputs", help="Samples that decoders are trained on.")
-    parser.add_argument("--decoder-limit", type=int, default=1000)
-    parser.add_argument("--metric", nargs="*", default=METRICS)
+    add_decoder_options(parser)
+    parser.add_argument("--metric", nargs="*", help="Default: sid, gradient, gradcam, and ru where it has decoders.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     archive = options.output / "coherency.h5"
+    metrics = options.metric or METRICS + (["ru"] if options.decoder_inputs else [])
     found = onnxinfo.coherency(
-        options.model, options.inputs, archive, metrics=options.metric, preset=options.preset, layers=options.layers,
-        limit=options.limit, decoder_inputs=options.decoder_inputs, seed=SEED, overwrite=True,
-        decoder_limit=options.decoder_limit if options.decoder_inputs else None,
+        options.model, options.inputs, archive, metrics=metrics, preset=options.preset, layers=options.layers,
+        limit=options.limit, seed=SEED, overwrite=True, **decoder_options(options),
     )  # fmt: skip
     rows = [
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -162,7 +163,7 @@ def converged_means(archive: Path, metric: str) -> dict[str, list[tuple[str, flo
         for run in opened:
             values = opened[run].values(metric)
             found[run] = [
-                (layer.name, *_mean(value[good]))
+                (layer.name, *mean_and_stderr(value[good]))
                 for layer, value, good in zip(
                     opened[run].layers, values["value"], values["converged"].astype(bool), strict=True
                 )
@@ -170,10 +171,27 @@ def converged_means(archive: Path, metric: str) -> dict[str, list[tuple[str, flo
     return found
 
 
-def _mean(values: Array) -> tuple[float, float, int]:
+def mean_and_stderr(values: Array) -> tuple[float, float, int]:
+    """Mean of some values, its standard error (of fewer than two: not a number), and how many they are."""
     if len(values) < 2:
         return (float(values.mean()) if len(values) else float("nan")), float("nan"), len(values)
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values)
+
+
+def add_decoder_options(parser: argparse.ArgumentParser) -> None:
+    """Let the user say what the decoders of RU are trained on, how long, and where they are kept."""
+    parser.add_argument("--decoder-inputs", help="Samples that decoders are trained on; without them, no RU.")
+    parser.add_argument("--decoder-limit", type=int, default=1000)
+    parser.add_argument("--decoder-steps", type=int, default=400)
+    parser.add_argument("--decoders", type=Path, help="Folder that keeps them; default: beside the archive.")
+
+
+def decoder_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of an analysis with RU, or none."""
+    if not options.decoder_inputs:
+        return {}
+    names = ("decoder_inputs", "decoder_limit", "decoder_steps", "decoders")
+    return {name: getattr(options, name) for name in names}
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path, **facts: Any) -> None:

@@ -1,8 +1,9 @@
 """Concentration by layer (the paper's Fig. 3c): whether a trained network discards the background.
 
 A small VGG or AlexNet is trained to tell the animals of an ``.npz`` file with ``images`` (N, H, W, 3) of uint8,
-``labels`` and ``boxes`` (N, 4) apart. Concentration is measured on held-out images, with two controls: boxes that are
-shuffled among the images, and the same network with random weights.
+``labels`` and ``boxes`` (N, 4) apart. The images are parted into folds; what is measured on the images of a fold is the
+network that was trained on the others. Two controls: all other images' boxes instead of an image's own, and a network
+with random weights.
 
 ``python -m models.studies.concentration animals.npz --network vgg -o study``
 """
@@ -10,102 +11,134 @@ shuffled among the images, and the same network with random weights.
 from __future__ import annotations
 
 import argparse
-import copy
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import onnx
 import torch
+from torch import Tensor
 
 import onnxinfo
 
-from .common import ALEXNET, SEED, VGG, Array, classifier, fit_classes, to_onnx
+from .common import (
+    ALEXNET,
+    SEED,
+    VGG,
+    Array,
+    Step,
+    accuracy,
+    classifier,
+    fit_classes,
+    mean_and_stderr,
+    to_onnx,
+    write_table,
+)
 
-HELD_OUT = 64
-NETWORKS = {"vgg": VGG, "alexnet": ALEXNET}
+NETWORKS: dict[str, list[Step]] = {"vgg": VGG, "alexnet": ALEXNET}
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+RANDOM = "random weights"
 
 
-def concentrations(maps: Array, masks: Array) -> Array:
-    """Background's mean entropy minus the foreground's, of maps (S, 3, y, x) and masks (S, y, x)."""
-    inside = masks.astype(bool)
-    return np.array([m[:, ~mask].mean() - m[:, mask].mean() for m, mask in zip(maps, inside, strict=True)])
+def contrasts(maps: Array, masks: Array) -> tuple[Array, Array]:
+    """Background's mean entropy minus the foreground's, of maps (S, 3, y, x) and masks (S, y, x).
+
+    With each image's own mask, and the mean of that with the masks of all others, (S,) both.
+    """
+    entropy = maps.mean(1).reshape(len(maps), -1)
+    inside = masks.reshape(len(masks), -1).astype(bool)
+    share = inside.mean(1)
+    # Every map with every mask.
+    within = entropy @ inside.T / inside.shape[1]
+    found = (entropy.mean(1)[:, None] - within) / (1 - share) - within / share
+    own = np.diag(found)
+    return own, (found.sum(1) - own) / (len(found) - 1)
 
 
-def stderr(values: Array) -> float:
-    """Standard error of a mean."""
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
+def models(network: str, images: Tensor, answers: Tensor, *, epochs: int) -> dict[str, onnx.ModelProto]:
+    """A network before and after it is trained on images (N, 3, y, x) of classes (N,); the same weights at first."""
+    torch.manual_seed(SEED)
+    side = images.shape[-1]
+    # Under padding with zeros the border of an image is seen by less of the network, and boxes lie in the middle.
+    module = classifier(NETWORKS[network], side, int(answers.max()) + 1, padding="circular")
+    before = to_onnx(module, side)
+    fit_classes(module, images, answers, epochs)
+    return {RANDOM: before, "trained": to_onnx(module, side)}
 
 
 def main() -> None:
-    """Train, measure, and write the models, the archive and the table."""
+    """Train, measure, and write the models, the archive, the table and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--network", choices=[*NETWORKS], default="vgg")
+    parser.add_argument("--layers", nargs="*", default=["relu_*"])
     parser.add_argument("--side", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--limit", type=int, default=16, help="Held-out images that concentration is measured on.")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--limit", type=int, help="Images of each fold that concentration is measured on; default: all")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(SEED)
     with np.load(options.data) as data:
         order = np.random.default_rng(SEED).permutation(len(data["images"]))
         pixels, labels, boxes = (data[key][order] for key in ("images", "labels", "boxes"))
-    shape = (3, options.side, options.side)
-    samples = onnxinfo.open_samples(pixels, shape=shape, mean=[0.5] * 3, std=[0.25] * 3)
-    images, answers = torch.from_numpy(samples.batch(range(len(samples)))), torch.from_numpy(labels)
-    # Under padding with zeros the border of an image is seen by less of the network, and boxes lie in the middle.
-    network = classifier(NETWORKS[options.network], options.side, int(labels.max()) + 1, padding="circular")
-    random = copy.deepcopy(network)
-    fit_classes(network, images[HELD_OUT:], answers[HELD_OUT:], options.epochs)
-    with torch.no_grad():
-        accuracy = float((network.eval()(images[:HELD_OUT]).argmax(1) == answers[:HELD_OUT]).double().mean())
-        fitted = float((network(images[HELD_OUT:]).argmax(1) == answers[HELD_OUT:]).double().mean())
-    print(f"{options.network}: accuracy {accuracy:.3f} held out, {fitted:.3f} in training", flush=True)
-    archive = options.output / f"{options.network}.h5"
-    for name, module in (("trained", network), ("random", random)):
-        model = to_onnx(module, options.side)
-        onnx.save(model, options.output / f"{options.network}-{name}.onnx")
-        onnxinfo.analyze(
-            model, pixels[:HELD_OUT], archive, run=name, limit=options.limit, foreground=boxes[:HELD_OUT],
-            metrics=["sid", "concentration"], mean=[0.5] * 3, std=[0.25] * 3, seed=SEED, overwrite=True,
-        )  # fmt: skip
-        print(f"measured: {name}", flush=True)
-    rows = table(archive)
-    record = {"accuracy": accuracy, "accuracy_in_training": fitted, "side": options.side, "epochs": options.epochs}
-    (options.output / f"{options.network}.json").write_text(json.dumps({**record, "layers": rows}, indent=1))
-    for row in rows:
-        print(" | ".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+    samples = onnxinfo.open_samples(pixels, shape=(3, options.side, options.side), mean=MEAN, std=STD)
+    x = samples.batch(range(len(samples)))
+    archive, right = options.output / f"{options.network}.h5", 0.0
+    for fold in range(options.folds):
+        held = np.arange(len(x)) % options.folds == fold
+        known = torch.from_numpy(x[~held]), torch.from_numpy(labels[~held]).long()
+        for name, model in models(options.network, *known, epochs=options.epochs).items():
+            share = accuracy(model, x[held], labels[held])
+            print(f"fold {fold}, {name}: accuracy {share:.3f}", flush=True)
+            onnx.save(model, options.output / f"{options.network}-{name.split()[0]}-{fold}.onnx")
+            onnxinfo.analyze(
+                model, pixels[held], archive, run=f"{name} {fold}", layers=options.layers, limit=options.limit,
+                foreground=boxes[held], metrics=["sid", "concentration"], mean=MEAN, std=STD, seed=SEED, overwrite=True,
+            )  # fmt: skip
+        right += share * held.mean()
+    facts = {"accuracy": right, "side": options.side, "epochs": options.epochs, "folds": options.folds}
+    rows = table(archive, options.folds)
+    write_table(rows, options.output / options.network, **facts)
+    draw(rows, options.output / f"{options.network}.png")
 
 
-def table(archive: Path) -> list[dict[str, Any]]:
-    """One row per layer: concentration and its standard error over images, the controls, and unconverged cells."""
+def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Concentration of the trained network, its controls, and two standard errors, layer by layer."""
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    columns = {"trained": "stderr", "above others' boxes": "its stderr", RANDOM: "their stderr"}
+    for shift, (name, stderr) in enumerate(columns.items(), -1):
+        position = np.arange(len(rows)) + 0.06 * shift
+        bars = [2 * row[stderr] for row in rows]
+        axes.errorbar(position, [row[name] for row in rows], bars, marker="o", capsize=3, label=name)
+    axes.axhline(0, color="gray", linewidth=0.8)
+    axes.set_xticks(range(len(rows)), [row["layer"] for row in rows])
+    axes.set_ylabel("concentration (nats)")
+    axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def table(archive: Path, folds: int) -> list[dict[str, Any]]:
+    """One row per layer: concentration and its standard error over images, and the controls."""
     rows: list[dict[str, Any]] = []
     with onnxinfo.open(archive) as opened:
-        trained, random = opened["trained"], opened["random"]
-        masks = trained.foreground
-        assert masks is not None
-        # Every image gets another one's box.
-        shuffled = np.roll(masks, 1, axis=0)
-        for layer, described in enumerate(trained.layers):
-            good = trained.values("concentration")["converged"][layer]
-            values = trained.values("concentration")["value"][layer][good]
-            control = concentrations(trained.maps("sid", layer), shuffled)[good]
-            kept = random.values("concentration")["converged"][layer]
-            rows.append(
-                {
-                    "layer": described.name,
-                    "trained": float(values.mean()),
-                    "stderr": stderr(values),
-                    "shuffled boxes": float(control.mean()),
-                    "above shuffled": float((values - control).mean()),
-                    "its stderr": stderr(values - control),
-                    "random weights": float(random.values("concentration")["value"][layer][kept].mean()),
-                    "unconverged": int((~good).sum() + (~kept).sum()),
-                }
-            )
+        for layer, described in enumerate(opened["trained 0"].layers):
+            masks = np.concatenate([opened[f"trained {fold}"].foreground for fold in range(folds)])
+            found = {}
+            for kind in ("trained", RANDOM):
+                runs = [opened[f"{kind} {fold}"] for fold in range(folds)]
+                good = np.concatenate([run.values("concentration")["converged"][layer] for run in runs]).astype(bool)
+                own, others = contrasts(np.concatenate([run.maps("sid", layer) for run in runs]), masks)
+                found[kind] = own[good], others[good]
+            own, others = found["trained"]
+            row: dict[str, Any] = {"layer": described.name, "images": len(own)}
+            row["trained"], row["stderr"], _ = mean_and_stderr(own)
+            row["others' boxes"] = float(others.mean())
+            row["above others' boxes"], row["its stderr"], _ = mean_and_stderr(own - others)
+            row[RANDOM], row["their stderr"], _ = mean_and_stderr(found[RANDOM][0])
+            rows.append(row)
     return rows
 
 

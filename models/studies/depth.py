@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnxinfo
 
-from .common import SEED, converged_means, write_table
+from .common import SEED, add_decoder_options, converged_means, decoder_options, write_table
 
 
 def main() -> None:
@@ -23,8 +23,7 @@ def main() -> None:
     parser.add_argument("--preset")
     parser.add_argument("--layers", nargs="*", default=[])
     parser.add_argument("--limit", type=int, default=8)
-    parser.add_argument("--decoder-inputs", help="Samples that decoders are trained on; without them, no RU.")
-    parser.add_argument("--decoder-limit", type=int, default=1000)
+    add_decoder_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -33,8 +32,7 @@ def main() -> None:
     for model in options.models:
         onnxinfo.analyze(
             model, options.inputs, archive, labels=options.labels, preset=options.preset, layers=options.layers,
-            limit=options.limit, metrics=metrics, decoder_inputs=options.decoder_inputs, run=model.stem, seed=SEED,
-            decoder_limit=options.decoder_limit if options.decoder_inputs else None, overwrite=True,
+            limit=options.limit, metrics=metrics, run=model.stem, seed=SEED, overwrite=True, **decoder_options(options),
         )  # fmt: skip
         print(f"measured: {model.stem}", flush=True)
     rows = [
