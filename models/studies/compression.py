@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import onnxinfo
 
-from .common import SEED, accuracy, converged_means, sample_shape, write_table
+from .common import SEED, accuracy, mean_and_stderr, sample_shape, write_table
 
 LEVELS = (1.0, 0.7, 0.5, 0.38, 0.2)
 
@@ -44,7 +46,7 @@ def main() -> None:
     assert samples.labels is not None
     x, labels = samples.batch(range(len(samples))), np.asarray(samples.labels)
     archive, attacks = options.output / "compression.h5", options.output / "robustness.h5"
-    rows = []
+    scored = {}
     for keep in options.keep:
         pruned, run = onnxinfo.prune(model, keep), f"{keep:g} kept"
         onnxinfo.save(pruned, options.output / f"kept-{keep:g}.onnx")
@@ -52,17 +54,40 @@ def main() -> None:
         onnxinfo.analyze(
             pruned, options.inputs, archive, layers=options.layers, limit=options.limit, metrics=["sid"], **common
         )
-        row = {"kept": keep, "accuracy": accuracy(pruned.proto, x, labels)}
-        row |= {f"SID of {layer}": mean for layer, mean, _, _ in converged_means(archive, "sid")[run]}
+        scored[run] = accuracy(pruned.proto, x, labels)
         if options.attacked:
-            found = onnxinfo.robustness(
+            onnxinfo.robustness(
                 pruned, options.inputs, attacks, labels=options.labels, limit=options.attacked, **common
             )
-            row |= {"mean L2 norm": found.value, "stderr": found.stderr, "attacked": found.converged}
-        rows.append(row)
-        print(row, flush=True)
-    write_table(rows, options.output / "compression")
+        print(f"measured: {run}, accuracy {scored[run]:.3f}", flush=True)
+    write_table(table(archive, attacks if options.attacked else None, scored), options.output / "compression")
     onnxinfo.plot(archive, "curve", options.output / "compression.png")
+
+
+def table(archive: Path, attacks: Path | None, accuracies: Mapping[str, float]) -> list[dict[str, Any]]:
+    """One row per level.
+
+    SID is the mean over the samples that converged at all levels, followed by the difference in the last layer from the
+    first level and its standard error. The norm is the mean over samples of that over the wrong classes reached.
+    """
+    rows: list[dict[str, Any]] = []
+    with onnxinfo.open(archive) as opened:
+        names = [layer.name for layer in opened[next(iter(accuracies))].layers]
+        found = {run: opened[run].values("sid") for run in accuracies}
+    good = np.all([values["converged"] for values in found.values()], axis=0)
+    first = next(iter(found.values()))["value"]
+    for run, share in accuracies.items():
+        row: dict[str, Any] = {"run": run, "accuracy": share}
+        values = found[run]["value"]
+        row |= {f"SID of {name}": values[i][good[i]].mean() for i, name in enumerate(names)}
+        row["last, change"], row["its stderr"], row["images"] = mean_and_stderr((values - first)[-1][good[-1]])
+        if attacks:
+            with onnxinfo.open(attacks) as opened:
+                attacked = opened[run].values("robustness")
+            row["mean L2 norm"], row["stderr"], _ = mean_and_stderr(attacked["value"][0])
+            row["reached"] = float(attacked["reached"].sum() / attacked["targets"].sum())
+        rows.append(row)
+    return rows
 
 
 if __name__ == "__main__":
