@@ -108,7 +108,8 @@ def export(network: Any, x: Any, exporter: str, file: Path) -> None:
     import torch
 
     dynamo = exporter == "dynamo"
-    program = torch.onnx.export(network, (x,), None if dynamo else file, input_names=["image"], dynamo=dynamo)
+    # Given as text: of a Path, the older exporter does not know that it may put weights beside it.
+    program = torch.onnx.export(network, (x,), None if dynamo else str(file), input_names=["image"], dynamo=dynamo)
     if dynamo:
         assert program is not None
         program.save(file, external_data=sum(p.numel() for p in network.parameters()) > 4e8)

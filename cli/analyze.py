@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import labels, objects, preprocessing, recovery, selection
+from .options import labels, objects, preprocessing, recovery, selection, where
 from .progress import live
 from .tables import print_run
 from .verbosity import quiet
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 @preprocessing
 @objects
 @recovery
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--memory", metavar="SIZE", help="Budget for activations, such as 2G.")
+@where
 @click.option("--alpha", type=float, default=1.5e-4, show_default=True, help="Strength of the constraint.")
 @click.option("--normalizer", type=click.Choice(["dataset", "image"]), default="dataset", show_default=True)
 @click.option("--tie", default="unit", show_default=True, metavar="unit|pixel|grid:N", help="Units sharing one sigma.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .analyze import show
-from .options import labels, preprocessing, selection
+from .options import labels, preprocessing, selection, where
 from .progress import live
 from .verbosity import quiet
 
@@ -22,8 +22,7 @@ from .verbosity import quiet
 @selection
 @labels
 @preprocessing
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--memory", metavar="SIZE", help="Budget for activations, such as 2G.")
+@where
 @click.option("--overwrite", is_flag=True, help="Replace a finished run of the same name.")
 def oneshot(model: str, inputs: str, output: str, **options: Any) -> None:
     """Analyze MODEL, draw its plots and write its report, in one go.

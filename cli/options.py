@@ -55,6 +55,22 @@ def labels(command: Command) -> Command:
     return click.option("--labels", metavar="SPEC", help=holders)(command)
 
 
+def where(command: Command) -> Command:
+    """What computes."""
+    address = "ray: the cluster's; default: the one around, or a new one."
+    workers = "Processes; default: one per GPU, on ray all there is room for."
+    for option in (
+        click.option("--address", metavar="HOST:PORT", help=address),
+        click.option("--threads", type=click.IntRange(1), help="Of each worker on a processor."),
+        click.option("--workers", type=click.IntRange(1), help=workers),
+        click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True),
+        click.option("--memory", metavar="SIZE", help="Budget of each worker for activations, such as 2G."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    ):
+        command = option(command)
+    return command
+
+
 def recovery(command: Command) -> Command:
     """How the input is reconstructed, for the metric ``ru``."""
     for option in (

@@ -21,7 +21,7 @@ from ..errors import UsageError
 from ..graph.scores import pooled_feature, score_tensor
 from ..torch_graph.convert import convert
 from .blocks import Block, Cells
-from .job import Job
+from .job import Job, on_device
 
 
 class Explained:
@@ -63,7 +63,7 @@ class Explained:
             some = indices[start : start + size]
             filled = some if self.job.feeds.batch_size is None else (some + some[-1:] * size)[:size]
             feeds = self.job.feeds.samples.feeds(filled)
-            tensors = tuple(torch.from_numpy(feeds[name]).to(self.job.device) for name in self._inputs)
+            tensors = tuple(on_device(feeds[name], self.job.device) for name in self._inputs)
             portions.append((len(some), tensors))
         return portions
 
@@ -90,11 +90,11 @@ class Baseline(ABC):
         # Refused before anything is written.
         _ = self.explained
 
-    def cells(self, block: Block, layer: int) -> Cells:
+    def cells(self, block: Block) -> Cells:
         """Explain a block of samples; a layer that the scores do not depend on gives no finite value."""
         shape = self.job.shape
         maps = [
-            _on_input(self._explain(layer, inputs)[:count], shape, self.job.feeds.axes())
+            _on_input(self._explain(block.layer, inputs)[:count], shape, self.job.feeds.axes())
             for count, inputs in self.explained.inputs(block.indices)
         ]
         found = torch.cat(maps).detach()

@@ -40,9 +40,9 @@ class Concentration:
         """Nothing but the run's settings and masks."""
         return {}
 
-    def cells(self, block: Block, layer: int) -> Cells:
+    def cells(self, block: Block) -> Cells:
         """Average the maps of SID inside and outside."""
-        sid = block.cells("sid", layer)
+        sid = block.cells("sid")
         assert sid.map is not None
         entropy = sid.map.double().flatten(1)
         inside = self._inside(block).expand_as(sid.map).flatten(1)

@@ -31,6 +31,27 @@ logger = logging.getLogger(__name__)
 CENTERS = ("input", "reconstruction")
 
 
+@dataclass(frozen=True)
+class Ready:
+    """Decoders as they were found or trained.
+
+    Attributes
+    ----------
+    trained
+        Of all layers, in order.
+    center, recipe
+        As of :class:`Decoders`.
+    """
+
+    trained: list[Trained]
+    center: str
+    recipe: Mapping[str, object]
+
+    def of(self, job: Job) -> list[Trained]:
+        """Decoders of all layers of the job that they were made for."""
+        return self.trained
+
+
 @dataclass
 class Decoders:
     """Where decoders are kept, and how they are made where one is missing.
@@ -119,9 +140,8 @@ def _with_context(network: Network, feeds: Feeds, job: Job) -> Network:
     """The network with the training samples' other inputs."""
     if not network.context:
         return network
-    names = [i.name for i in graph_inputs(feeds.model) if i.name != feeds.perturb]
     everything = range(len(feeds))
-    context = [torch.from_numpy(feeds.samples.inputs[name].batch(everything)).to(job.device) for name in names]
+    context = [torch.from_numpy(feeds.samples.inputs[name].batch(everything)).to(job.device) for name in job.context]
     return network.with_context(context)
 
 

@@ -6,25 +6,27 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from ..graph.layers import Layer
+from ..graph.model import Model
 from ..graph.surgery import extract
 from ..metrics.feeds import Feeds, graph_inputs
 from ..metrics.network import Network
 from ..metrics.noise import Tie, generator, make_tie
 from ..metrics.probe import Feature
+from ..torch_graph.convert import Conversion
 from ..torch_graph.reach import convert_reached
 from ..torch_graph.verify import verify
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .decoders import Decoders
+    from .decoders import Decoders, Ready
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class Job:
         The analyzed layers, in order.
     network
         Their features; settled on the fastest way to evaluate many inputs at once.
+    context
+        Graph inputs that it takes besides the perturbed tensor.
     unit
         Standardised unit, broadcastable to one sample.
     tie
@@ -63,6 +67,7 @@ class Job:
     feeds: Feeds
     layers: tuple[Layer, ...]
     network: Network
+    context: tuple[str, ...]
     unit: Tensor
     tie: Tie
     settings: Settings
@@ -70,7 +75,7 @@ class Job:
     foreground: npt.NDArray[np.uint8] | None = None
     chunk: int = 1
     memory: int | None = None
-    decoders: Decoders | None = None
+    decoders: Decoders | Ready | None = None
     shape: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,7 +83,7 @@ class Job:
 
     def inputs(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The perturbed tensor of some samples, (S, *shape), and their rows, (S,)."""
-        x = torch.from_numpy(self.feeds.perturbed(indices)).to(self.device)
+        x = on_device(self.feeds.perturbed(indices), self.device)
         return x, torch.as_tensor(list(indices), device=self.device)
 
     def stream(self, *key: object) -> torch.Generator:
@@ -92,6 +97,15 @@ class Job:
         return Feature(self.network.part([layer]), x, self.unit, rows, noise, probes, self.chunk)
 
 
+def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Copy an array to a tensor.
+
+    Where it begins in memory, and the strides of axes of one element, are then torch's own: with others the same
+    products may end in other digits.
+    """
+    return torch.from_numpy(array).to(device).clone(memory_format=torch.contiguous_format)
+
+
 def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: torch.device) -> Job:
     """Convert the layers, compare them with ONNX Runtime on some samples, and settle how to evaluate many at once.
 
@@ -101,28 +115,48 @@ def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: t
         The torch graph cannot be made, or computes something else.
     """
     names = [layer.name for layer in layers]
-    graph = extract(feeds.model, [feeds.perturb], names)
     module = convert_reached(feeds.model, feeds.perturb, names)
-    conversions = module.meta["conversions"]
+    _log_conversions(module.meta["conversions"])
+    graph = extract(feeds.model, [feeds.perturb], names)
+    context = [i.name for i in graph_inputs(graph) if i.name != feeds.perturb]
+    _verify(feeds, graph, context, module)
+    job = make_job(feeds, layers, settings, module, context, torch.from_numpy(feeds.unit()), device)
+    mode = job.network.settle_batching(*job.inputs([0, len(feeds) - 1]))
+    logger.info("device %s; many inputs at once: %s", device, mode)
+    return job
+
+
+def make_job(
+    feeds: Feeds,
+    layers: Sequence[Layer],
+    settings: Settings,
+    module: fx.GraphModule,
+    context: Sequence[str],
+    unit: Tensor,
+    device: torch.device,
+) -> Job:
+    """Put a converted graph, whose further inputs are the named graph inputs, and their samples on a device."""
+    everything = range(len(feeds))
+    others = [torch.from_numpy(feeds.samples.inputs[name].batch(everything)).to(device) for name in context]
+    network = Network(module.to(device), others, feeds.batch_size)
+    tie = make_tie(settings.tie, feeds.perturbed([0]).shape[1:], feeds.axes()).to(device)
+    return Job(feeds, tuple(layers), network, tuple(context), unit.to(device), tie, settings, device)
+
+
+def _verify(feeds: Feeds, graph: Model, context: Sequence[str], module: fx.GraphModule) -> None:
+    names = [info.name for info in graph.proto.graph.output]
+    some = list(range(min(VERIFIED_SAMPLES, len(feeds))))
+    count = feeds.batch_size or len(some)
+    shown = (some * count)[:count]
+    given = {name: feeds.samples.inputs[name].batch(shown) for name in context}
+    given[feeds.perturb] = feeds.perturbed(shown)
+    verification = verify(graph, module, [given], names)
+    logger.info("compared %d tensors with ONNX Runtime; largest: %s", len(names), verification.largest)
+
+
+def _log_conversions(conversions: Sequence[Conversion]) -> None:
     servers = Counter(conversion.server for conversion in conversions)
     served = ", ".join(f"{count} by {server}" for server, count in servers.most_common())
     logger.info("converted %d nodes: %s", len(conversions), served or "none")
     for conversion in conversions:
         logger.debug("%s (%s): %s %s", conversion.node, conversion.operator, conversion.server, conversion.reason)
-    some = list(range(min(VERIFIED_SAMPLES, len(feeds))))
-    context_names = [i.name for i in graph_inputs(graph) if i.name != feeds.perturb]
-    count = feeds.batch_size or len(some)
-    shown = (some * count)[:count]
-    given = {feeds.perturb: feeds.perturbed(shown)} | {
-        k: v for k, v in feeds.samples.feeds(shown).items() if k in context_names
-    }
-    verification = verify(graph, module, [given], names)
-    logger.info("compared %d tensors with ONNX Runtime; largest: %s", len(names), verification.largest)
-    everything = range(len(feeds))
-    context = [torch.from_numpy(feeds.samples.inputs[name].batch(everything)).to(device) for name in context_names]
-    network = Network(module.to(device), context, feeds.batch_size)
-    tie = make_tie(settings.tie, given[feeds.perturb].shape[1:], feeds.axes()).to(device)
-    job = Job(feeds, tuple(layers), network, torch.from_numpy(feeds.unit()).to(device), tie, settings, device)
-    mode = network.settle_batching(*job.inputs([0, len(feeds) - 1]))
-    logger.info("device %s; many inputs at once: %s", device, mode)
-    return job

@@ -37,10 +37,10 @@ class Sid:
         """Nothing but the run's settings."""
         return {}
 
-    def cells(self, block: Block, layer: int) -> Cells:
+    def cells(self, block: Block) -> Cells:
         """Solve one layer around a block of samples."""
         settings, tie = self.job.settings, self.job.tie
-        feature, start, target = block.feature(layer), block.linearisations[layer], block.target(layer)
+        feature, start, target = block.feature(), block.start, block.target
         if settings.solver == "reference":
             solution = solve_by_gradient(feature, start, target, tie, settings.cap)
         else:

@@ -15,6 +15,7 @@ from ..metrics.reconstruction import Reconstruction
 from ..metrics.reference import solve_ru_by_gradient
 from ..metrics.ru import solve_ru
 from .blocks import Block, Cells
+from .decoders import Ready
 from .job import Job
 
 
@@ -44,13 +45,14 @@ class Ru:
         self.job, self.center = job, job.decoders.center
         self.recipe: Mapping[str, object] = job.decoders.recipe
         self.trained = job.decoders.of(job)
+        job.decoders = Ready(self.trained, self.center, self.recipe)
         for trained in self.trained:
             trained.decoder.to(job.device)
 
-    def cells(self, block: Block, layer: int) -> Cells:
+    def cells(self, block: Block) -> Cells:
         """Solve one layer around a block of samples."""
-        job, trained = self.job, self.trained[layer]
-        feature, start, target = block.feature(layer), block.linearisations[layer], block.target(layer)
+        job, trained = self.job, self.trained[block.layer]
+        feature, start, target = block.feature(), block.start, block.target
         decoder = trained.decoder
 
         def reconstruct(x: Tensor, rows: Tensor) -> Tensor:

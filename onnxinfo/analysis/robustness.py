@@ -85,7 +85,7 @@ class Robustness:
         self.job, self._labels, self._classes = job, labels, classes
         self._attack, self._classifier = _attack(job, network, classes)
 
-    def cells(self, block: Block, layer: int) -> Cells:
+    def cells(self, block: Block) -> Cells:
         """Attack a block of samples."""
         labels = self._labels[block.indices]
         unit = _divisor(self.job.unit)

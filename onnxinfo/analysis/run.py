@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,18 +27,17 @@ from ..metrics.budget import CPU_INPUTS, device_of, inputs_at_once, parse_bytes
 from ..metrics.decoder_training import DecoderSettings
 from ..metrics.feeds import Feeds, graph_inputs
 from ..torch_graph.precision import to_float32
-from .blocks import Block, Measure, Starts
+from .blocks import Measure
+from .compute import Analysis
 from .decoders import Decoders
+from .engines import Resources, open_engine
 from .job import Job, prepare
-from .measures import OnDemand, check_metrics, make_measures
-from .memory import for_each
+from .measures import check_metrics, make_measures
 from .recovery import Ru
-from .settings import Progress, Report, Result, Settings
+from .settings import Report, Result, Settings
+from .tasks import Worker
 
 logger = logging.getLogger(__name__)
-
-#: Samples solved together, at most; the unit in which results are written and work is resumed.
-BLOCK = 32
 
 
 def analyze(
@@ -76,6 +74,10 @@ def analyze(
     decoder_steps: int = 400,
     device: str = "auto",
     memory: int | str | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    threads: int | None = None,
+    address: str | None = None,
     compression: str = "rounded",
     overwrite: bool = False,
     progress: Report | None = None,
@@ -135,7 +137,10 @@ def analyze(
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     memory
-        Budget for activations, bytes or such as ``"2G"``.
+        Budget of each worker for activations, bytes or such as ``"2G"``.
+    engine, workers, threads, address
+        Where it is computed, see :class:`.engines.Resources`: by default on all GPUs of this machine, or in this
+        process. Several local workers import the calling program's main module: guard what it does by ``__name__``.
     compression
         How maps are stored, see :meth:`.archive.writer.RunWriter.open`.
     overwrite
@@ -157,10 +162,11 @@ def analyze(
     ArchiveError
         The archive cannot be written; what it holds is safe.
     ResourceError
-        Memory does not suffice for a single sample. Before, whenever it runs out, half as many inputs are evaluated at
-        once from there on.
+        A worker was lost for good; or memory does not suffice for a single sample. Before, whenever it runs out, half
+        as many inputs are evaluated at once from there on.
     """
     settings = Settings(alpha, normalizer, tie, cap, solver, seed)
+    resources = Resources(engine, workers, threads, address)
     check_metrics(metrics)
     target = device_of(device)
     loaded = without_optional_inputs(model if keep_precision else to_float32(model))
@@ -206,11 +212,14 @@ def analyze(
     measures = make_measures(metrics, job)
     logger.info("inputs evaluated at once: %d", job.chunk)
     name = run or loaded.name
-    schema = _schema(job, measures, {"keep_precision": True} if keep_precision else {})
+    schema = _schema(
+        job, measures, {"keep_precision": True} if keep_precision else {}, resources.describe(target, device)
+    )
     with RunWriter.open(output, name, schema, overwrite=overwrite, compression=compression) as writer:
         if budget is None:
             job.chunk = _as_begun(writer, job.chunk)
-        _compute(job, measures, writer, progress or (lambda _: None))
+        with open_engine(resources, Worker(job, measures), metrics, device) as opened:
+            Analysis(job, measures, opened, writer, progress or (lambda _: None)).compute()
     return Result(Path(output), name)
 
 
@@ -235,7 +244,7 @@ def _masks(objects: Foreground, feeds: Feeds) -> npt.NDArray[np.uint8]:
     return objects.masks(feeds.main)
 
 
-def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any]) -> RunSchema:
+def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], where: Mapping[str, Any]) -> RunSchema:
     feeds = job.feeds
     main = feeds.main
     everything = range(len(feeds))
@@ -268,6 +277,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any]) 
         "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else platform.machine(),
         "inputs_at_once": job.chunk,
         "batching": job.network.mode,
+        **where,
         "onnxinfo": __version__,
         "torch": torch.__version__,
         "onnx": onnx.__version__,
@@ -289,75 +299,6 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any]) 
     )
 
 
-def _compute(job: Job, measures: Mapping[str, Measure], writer: RunWriter, report: Report) -> None:
-    """Fill every cell that is not finished, block of samples by block of samples."""
-    finished = {name: writer.finished(name) for name in measures}
-    for name, done in finished.items():
-        logger.info("%s: %d of %d cells are in the archive already", name, done.sum(), done.size)
-    samples = len(job.feeds)
-    size = min(BLOCK, job.chunk, samples)
-    blocks = [list(range(start, min(start + size, samples))) for start in range(0, samples, size)]
-    if all(done.all() for done in finished.values()):
-        return
-    for name, done in finished.items():
-        report(Progress(name, int(done.sum()), done.size))
-    starts = Starts(job, blocks)
-    normalizers = _normalizers(starts, measures, writer, report) if job.settings.normalizer == "dataset" else None
-    everything = OnDemand(measures, job)
-
-    def fill(indices: list[int]) -> None:
-        block = Block(job, indices, normalizers, starts.of, everything)
-        for layer in range(len(job.layers)):
-            for name, done in finished.items():
-                if not done[layer, indices].all():
-                    _fill_cells(block, name, layer, writer)
-                    done[layer, indices] = True
-                    mean = float(block.cells(name, layer).values["value"].double().nanmean())
-                    report(Progress(name, int(done.sum()), done.size, job.layers[layer].name, mean))
-            block.forget(layer)
-
-    open_blocks = [block for block in starts.blocks if not all(done[:, block].all() for done in finished.values())]
-    for_each(job, open_blocks, fill)
-
-
-def _fill_cells(block: Block, name: str, layer: int, writer: RunWriter) -> None:
-    began = time.monotonic()
-    cells = block.cells(name, layer)
-    values = {column: numbers.cpu().numpy() for column, numbers in cells.values.items()}
-    maps = None if cells.map is None else cells.map.cpu().numpy()
-    writer.write(name, layer, block.indices, values=values, map=maps)
-    _log_cells(name, block.job.layers[layer].name, block.indices, values, time.monotonic() - began)
-
-
-def _log_cells(
-    metric: str, layer: str, indices: Sequence[int], values: Mapping[str, npt.NDArray[Any]], seconds: float
-) -> None:
-    if logger.isEnabledFor(logging.INFO):
-        means = ", ".join(f"{name} {np.nanmean(column.astype(float)):.4g}" for name, column in values.items())
-        span = f"{indices[0]}-{indices[-1]}"
-        logger.info("%s of %s, samples %s, %.2f s; means: %s", metric, layer, span, seconds, means)
-
-
 def _names(layers: Sequence[Layer]) -> str:
     names = [layer.name for layer in layers]
     return ", ".join(names if len(names) <= 6 else [*names[:3], "...", *names[-3:]])
-
-
-def _normalizers(
-    starts: Starts, measures: Mapping[str, Measure], writer: RunWriter, report: Report
-) -> torch.Tensor | None:
-    """``D`` of every layer averaged over all samples, (layers,), recorded in the archive."""
-    names = [name for name, measure in measures.items() if measure.uses_normalizer]
-    if not names:
-        return None
-    began = time.monotonic()
-    means = starts.average(lambda done, total: report(Progress("normalizer", done, total)))
-    logger.info("normalizers D of %d layers, %.2f s", len(means), time.monotonic() - began)
-    for name in names:
-        for layer, mean in enumerate(means):
-            # A resumed run keeps the normalizer that its finished cells were computed with.
-            if writer.finished(name)[layer].any():
-                means[layer] = writer.normalizer(name, layer)
-            else:
-                writer.set_normalizer(name, layer, mean)
-    return torch.tensor(means, device=starts.job.device)

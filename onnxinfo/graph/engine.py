@@ -50,6 +50,11 @@ def register_ort_library(path: str | os.PathLike[str]) -> None:
         _libraries.append(library)
 
 
+def libraries() -> tuple[str, ...]:
+    """Paths of the libraries registered so far."""
+    return tuple(_libraries)
+
+
 class Engine:
     """A model in ONNX Runtime on the CPU, its nodes run as they are written: no optimisation changes any bit.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import onnx
 from onnx import TensorProto
@@ -89,6 +90,14 @@ def beside(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.Tens
         else:
             light.graph.initializer.append(tensor)
     return light, weights
+
+
+def whole(light: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -> onnx.ModelProto:
+    """Undo :func:`beside`: put the large initializers into the copy again, and return it."""
+    for tensor in light.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(weights[tensor.name])
+    return light
 
 
 def mark_elsewhere(tensor: onnx.TensorProto) -> None:

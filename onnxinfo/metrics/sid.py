@@ -61,6 +61,16 @@ class Linearisation:
     affine: bool
     probes: int
 
+    def to(self, device: torch.device) -> Linearisation:
+        """The same on another device."""
+        tensors = self.column_norms.to(device), self.normalizer.to(device), self.normalizer_stderr.to(device)
+        return Linearisation(*tensors, self.affine, self.probes)
+
+    def at(self, rows: slice) -> Linearisation:
+        """The same of some of the samples only."""
+        tensors = self.column_norms[rows], self.normalizer[rows], self.normalizer_stderr[rows]
+        return Linearisation(*tensors, self.affine, self.probes)
+
 
 @dataclass(frozen=True)
 class Solution:

@@ -94,8 +94,20 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     scope = _scope(model, outputs, fallback)
     with operators.registered():
         module = _GraphBuilder(scope).build(outputs)
+    _align(module)
     module.meta["conversions"] = scope.conversions
     return module
+
+
+#: Where torch itself lets the memory of a tensor begin: at multiples of this many bytes.
+_ALIGNMENT = 64
+
+
+def _align(module: nn.Module) -> None:
+    """Let weights begin where torch would: elsewhere the same products may end in other digits, by chance."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.data_ptr() % _ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) -> list[Conversion]:

@@ -1,0 +1,155 @@
+"""Filling an archive's cells: what is to be done is given to an engine, what comes of it is written here."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..archive.writer import RunWriter
+from ..metrics.sid import NORMALIZER_STDERR
+from .blocks import Measure
+from .engines import Engine
+from .job import Job
+from .settings import Progress, Report
+from .starts import Starts, starts
+from .tasks import Column, Linearise, Measuring
+
+logger = logging.getLogger(__name__)
+
+#: Samples solved together, at most; the unit in which results are written and work is resumed.
+BLOCK = 32
+
+
+@dataclass
+class Analysis:
+    """What is left to do of a run.
+
+    Attributes
+    ----------
+    job
+        Layers, samples and settings.
+    measures
+        The metrics asked for, by name.
+    engine
+        Computes.
+    writer
+        Of the run; cells that it has are not computed again.
+    report
+        Told of every cell.
+    """
+
+    job: Job
+    measures: Mapping[str, Measure]
+    engine: Engine
+    writer: RunWriter
+    report: Report
+    _finished: dict[str, npt.NDArray[np.bool_]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._finished = {name: self.writer.finished(name) for name in self.measures}
+        for name, done in self._finished.items():
+            logger.info("%s: %d of %d cells are in the archive already", name, done.sum(), done.size)
+
+    def compute(self) -> None:
+        """Fill every cell that is not finished."""
+        if all(done.all() for done in self._finished.values()):
+            return
+        for name, done in self._finished.items():
+            self.report(Progress(name, int(done.sum()), done.size))
+        with starts(len(self.job.layers), len(self.job.feeds), math.prod(self.job.shape)) as kept:
+            normalizers = self._linearise(kept)
+            for task, parts in self.engine.map(self._measurings(kept, normalizers)):
+                assert isinstance(task, Measuring)
+                for part in parts:
+                    for name, column in part.outcome.items():
+                        self._write(name, task.layer, part.samples, column)
+
+    @property
+    def _blocks(self) -> list[list[int]]:
+        """Samples that are solved together; the same whoever computes, and whatever is finished."""
+        samples = len(self.job.feeds)
+        size = min(BLOCK, self.job.chunk, samples)
+        return [list(range(start, min(start + size, samples))) for start in range(0, samples, size)]
+
+    def _open(self, layer: int, block: Sequence[int]) -> list[str]:
+        """Metrics of which a layer has unfinished cells in a block."""
+        return [name for name, done in self._finished.items() if not done[layer, block].all()]
+
+    def _linearise(self, kept: Starts) -> list[float | None]:
+        """Linearise where it is needed; return the ``D`` of every layer's constraint, None for each sample's own."""
+        layers = len(self.job.layers)
+        constrained = [name for name, measure in self.measures.items() if measure.uses_normalizer]
+        if not constrained:
+            return [None] * layers
+        shared = self.job.settings.normalizer == "dataset"
+        # A resumed run keeps the normalizers that its finished cells were computed with.
+        known = [self._known(constrained, layer) for layer in range(layers)]
+        blocks = self._blocks
+        if not shared or all(normalizer is not None for normalizer in known):
+            blocks = [block for block in blocks if any(self._open(layer, block) for layer in range(layers))]
+        self._linearise_blocks(kept, blocks)
+        if not shared:
+            return [None] * layers
+        normalizers = [
+            mean if normalizer is None else normalizer
+            for normalizer, mean in zip(known, kept.normalizers(), strict=True)
+        ]
+        for name in constrained:
+            for layer, normalizer in enumerate(normalizers):
+                if not self._finished[name][layer].any():
+                    self.writer.set_normalizer(name, layer, normalizer)
+        return list(normalizers)
+
+    def _known(self, metrics: Sequence[str], layer: int) -> float | None:
+        return next((self.writer.normalizer(m, layer) for m in metrics if self._finished[m][layer].any()), None)
+
+    def _linearise_blocks(self, kept: Starts, blocks: Sequence[list[int]]) -> None:
+        began, done, total = time.monotonic(), 0, sum(map(len, blocks))
+        tasks = [Linearise(block, self._stderr()) for block in blocks]
+        for _, parts in self.engine.map(tasks):
+            for part in parts:
+                kept.put(part.samples, part.outcome)
+                done += len(part.samples)
+                self.report(Progress("normalizer", done, total))
+        logger.info("normalizers D of %d layers, %.2f s", len(self.job.layers), time.monotonic() - began)
+
+    def _stderr(self) -> float:
+        if self.job.settings.normalizer == "image":
+            return NORMALIZER_STDERR
+        # The mean over all samples is what has to be known well.
+        return min(0.05, NORMALIZER_STDERR / 4 * math.sqrt(len(self.job.feeds)))
+
+    def _measurings(self, kept: Starts, normalizers: Sequence[float | None]) -> Iterator[Measuring]:
+        constrained = any(measure.uses_normalizer for measure in self.measures.values())
+        for block in self._blocks:
+            for layer in range(len(self.job.layers)):
+                if names := self._open(layer, block):
+                    start = kept.of(layer, block) if constrained else None
+                    yield Measuring(layer, block, names, start, normalizers[layer])
+
+    def _write(self, name: str, layer: int, samples: list[int], column: Column) -> None:
+        self.writer.write(name, layer, samples, values=column.values, map=column.map)
+        done = self._finished[name]
+        done[layer, samples] = True
+        described = self.job.layers[layer].name
+        _log(name, described, samples, column)
+        self.report(Progress(name, int(done.sum()), done.size, described, _mean(column.values["value"])))
+
+
+def _log(metric: str, layer: str, samples: Sequence[int], column: Column) -> None:
+    if logger.isEnabledFor(logging.INFO):
+        means = ", ".join(f"{name} {_mean(numbers):.4g}" for name, numbers in column.values.items())
+        span = f"{samples[0]}-{samples[-1]}"
+        logger.info("%s of %s, samples %s, %.2f s; means: %s", metric, layer, span, column.seconds, means)
+
+
+def _mean(numbers: npt.NDArray[Any]) -> float:
+    known = numbers[np.isfinite(numbers)]
+    return float(known.mean()) if known.size else math.nan

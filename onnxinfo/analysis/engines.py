@@ -1,0 +1,254 @@
+"""Where an analysis is computed: in this process, in several of this machine, or on a cluster of Ray's.
+
+Each computes tasks that do not depend on each other, and gives back what came of them as soon as it is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import pickle
+import signal
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from ..errors import ResourceError, UsageError
+from .request import Request, request
+from .tasks import Task, Worker
+
+T = TypeVar("T")
+Handle = TypeVar("Handle")
+
+#: Tasks given out for every one that is being computed: the next is there when one is done.
+AHEAD = 2
+
+
+class Engine(Protocol):
+    """Computes tasks."""
+
+    def map(self, tasks: Iterable[Task[T]]) -> Iterator[tuple[Task[T], T]]:
+        """Compute tasks; with each comes its outcome, in the order in which they are finished.
+
+        Raises
+        ------
+        ResourceError
+            A worker was lost for good.
+        """
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What an analysis may use.
+
+    Attributes
+    ----------
+    engine
+        ``local`` or ``ray``.
+    workers
+        Processes; None: one for each GPU that may be used, else the one that is there already. On Ray as many as it has
+        room for.
+    threads
+        Of each worker on a processor; None: those of torch divided among the workers, on Ray 1. Their number may change
+        the last digits.
+    address
+        Of a Ray cluster; None: the one around, or a new one on this machine.
+    """
+
+    engine: str = "local"
+    workers: int | None = None
+    threads: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise UsageError(f"engine '{self.engine}' is unknown: use local or ray")
+        for name in ("workers", "threads"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise UsageError(f"{name} {count} is not possible: give 1 or more")
+        if self.address is not None and self.engine != "ray":
+            raise UsageError("an address is that of a Ray cluster; add --engine ray")
+
+    def local(self, used: torch.device, named: str) -> tuple[list[str], int]:
+        """Devices of the workers on this machine, and threads of each.
+
+        Parameters
+        ----------
+        used
+            Device of this process.
+        named
+            As the user named it: each worker gets a GPU of its own unless one GPU was meant.
+        """
+        there = [str(used)]
+        if used.type == "cuda" and ":" not in named:
+            there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        count = self.workers or len(there)
+        return [there[i % len(there)] for i in range(count)], self.threads or max(1, torch.get_num_threads() // count)
+
+    def describe(self, used: torch.device, named: str) -> dict[str, Any]:
+        """What the archive is told; the number of workers changes nothing."""
+        threads = self.threads or 1 if self.engine == "ray" else self.local(used, named)[1]
+        return {"engine": self.engine, "threads": threads}
+
+
+@contextlib.contextmanager
+def open_engine(resources: Resources, worker: Worker, metrics: Sequence[str], device: str) -> Iterator[Engine]:
+    """Make an engine ready, for as long as a block lasts.
+
+    Parameters
+    ----------
+    resources
+        What may be used.
+    worker
+        Of this process.
+    metrics
+        Names of those asked for.
+    device
+        As the user named it: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+    job = worker.job
+    if resources.engine == "ray":
+        from .ray_engine import open_ray
+
+        with tempfile.TemporaryDirectory() as folder, open_ray(resources, device) as cluster:
+            asked = request(job, metrics, Path(folder), device=cluster.device, threads=cluster.threads)
+            yield cluster.given(asked.in_memory())
+        return
+    devices, threads = resources.local(job.device, device)
+    if len(devices) == 1:
+        with _threads(threads):
+            yield Here(worker)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        asked = request(job, metrics, Path(folder), device=devices[0], threads=threads)
+        with Processes(asked, devices, Path(folder) / "request") as processes:
+            yield processes
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Here:
+    """The process that is there already, one task after the other."""
+
+    worker: Worker
+
+    def map(self, tasks: Iterable[Task[T]]) -> Iterator[tuple[Task[T], T]]:
+        """See :class:`Engine`."""
+        for task in tasks:
+            yield task, task.perform(self.worker)
+
+
+class Processes:
+    """Several processes of this machine, each with a device. A context manager.
+
+    Parameters
+    ----------
+    asked
+        What workers are made from.
+    devices
+        One for each process.
+    path
+        Where the request is written for them.
+    """
+
+    def __init__(self, asked: Request, devices: Sequence[str], path: Path) -> None:
+        path.write_bytes(pickle.dumps(asked))
+        context = multiprocessing.get_context("spawn")
+        waiting = context.SimpleQueue()
+        for device in devices:
+            waiting.put(device)
+        self._most = AHEAD * len(devices)
+        self._pool = ProcessPoolExecutor(len(devices), context, _begin, (str(path), waiting))
+
+    def map(self, tasks: Iterable[Task[T]]) -> Iterator[tuple[Task[T], T]]:
+        """See :class:`Engine`."""
+        try:
+            for task, future in ahead(tasks, self._submit, _first, self._most):
+                yield task, future.result()
+        except BrokenProcessPool:
+            raise ResourceError(
+                "a worker process died, killed or out of memory; what is finished is kept: run again to go on, "
+                "with fewer --workers or less --memory"
+            ) from None
+
+    def _submit(self, task: Task[Any]) -> Any:
+        return self._pool.submit(_perform, task)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Who stops early does not wait for what is being computed.
+        for process in list((self._pool._processes or {}).values()):
+            process.terminate()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def ahead(
+    tasks: Iterable[Task[T]],
+    submit: Callable[[Task[T]], Handle],
+    first: Callable[[Sequence[Handle]], Handle],
+    most: int,
+) -> Iterator[tuple[Task[T], Handle]]:
+    """Give out tasks, never more than so many at a time, and yield each with its handle when it is done.
+
+    Parameters
+    ----------
+    tasks
+        Made when they are given out.
+    submit
+        Gives one out.
+    first
+        Waits until one of the handles is done and returns it.
+    most
+        Tasks given out at a time.
+    """
+    pending: dict[Handle, Task[T]] = {}
+    for task in tasks:
+        pending[submit(task)] = task
+        if len(pending) >= most:
+            done = first(list(pending))
+            yield pending.pop(done), done
+    while pending:
+        done = first(list(pending))
+        yield pending.pop(done), done
+
+
+def _first(futures: Sequence[Any]) -> Any:
+    return next(iter(wait(futures, return_when=FIRST_COMPLETED).done))
+
+
+# Of a worker process: what it is made from, its device, and the worker once it has something to do.
+_path, _device = "", ""
+_worker: Worker | None = None
+
+
+def _begin(path: str, devices: Any) -> None:
+    global _path, _device
+    # Whoever presses Ctrl-C means the analysis; its process sees to the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _path, _device = path, devices.get()
+
+
+def _perform(task: Task[T]) -> T:
+    global _worker
+    if _worker is None:
+        asked: Request = pickle.loads(Path(_path).read_bytes())
+        _worker = asked.on(_device).worker()
+    return task.perform(_worker)

@@ -1,0 +1,134 @@
+"""An analysis on a cluster of Ray's: its tasks are Ray's tasks, lost ones are computed again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from ..errors import OnnxinfoError, ResourceError, UsageError
+from .engines import AHEAD, Resources, ahead
+from .request import Request
+from .tasks import Task, Worker
+
+T = TypeVar("T")
+
+#: Times that a task is given out again when its worker is lost.
+RETRIES = 5
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Workers of a Ray cluster.
+
+    Attributes
+    ----------
+    device
+        ``cuda`` or ``cpu``: what each worker computes on.
+    threads
+        Cores of each.
+    most
+        Tasks given out at a time.
+    """
+
+    device: str
+    threads: int
+    most: int
+    _asked: Any = None
+    _perform: Any = None
+
+    def given(self, asked: Request) -> RayEngine:
+        """Put model and samples into the object store, once for all workers."""
+        import ray
+
+        remote: Any = ray.remote(num_cpus=self.threads, num_gpus=int(self.device == "cuda"), max_retries=RETRIES)(
+            _perform
+        )
+        return replace(self, _asked=[ray.put(asked)], _perform=remote)
+
+    def map(self, tasks: Iterable[Task[T]]) -> Iterator[tuple[Task[T], T]]:
+        """See :class:`.engines.Engine`."""
+        import ray
+
+        for task, reference in ahead(tasks, self._submit, _first, self.most):
+            try:
+                outcome = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                cause = error.cause
+                raise cause if isinstance(cause, OnnxinfoError) else error from None
+            except ray.exceptions.RayError as error:
+                raise ResourceError(
+                    f"Ray lost a worker {RETRIES + 1} times ({type(error).__name__}); what is finished is kept: look "
+                    f"at the cluster, then run again to go on"
+                ) from None
+            yield task, outcome
+
+    def _submit(self, task: Task[Any]) -> Any:
+        return self._perform.remote(self._asked, task)
+
+
+@contextlib.contextmanager
+def open_ray(resources: Resources, device: str) -> Iterator[RayEngine]:
+    """Join a Ray cluster, for as long as a block lasts.
+
+    Raises
+    ------
+    UsageError
+        Ray is not installed, there is no cluster at the address, or it has not what a worker needs.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("engine ray needs Ray; install it by: pip install 'onnxinfo[ray]'") from None
+    joined = not ray.is_initialized()
+    if joined:
+        try:
+            ray.init(address=resources.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"no Ray cluster at {resources.address or 'this machine'}: {reason}") from None
+    try:
+        yield _engine(resources, device, dict(ray.cluster_resources()))  # type: ignore[no-untyped-call]
+    finally:
+        if joined:
+            ray.shutdown()
+
+
+def _engine(resources: Resources, device: str, there: dict[str, float]) -> RayEngine:
+    if ":" in device:
+        raise UsageError(f"Ray chooses among the GPUs itself; use device cuda or auto, not {device}")
+    kind = ("cuda" if there.get("GPU") else "cpu") if device == "auto" else device
+    threads = resources.threads or 1
+    room = int(there.get("GPU", 0)) if kind == "cuda" else int(there.get("CPU", 0)) // threads
+    if room < 1:
+        need = "a GPU" if kind == "cuda" else f"{threads} cores"
+        raise UsageError(f"no worker fits into the Ray cluster: {need} wanted, it has {_listing(there)}")
+    # Ray computes what it is given as soon as there is room: fewer workers than that are had by giving out less.
+    return RayEngine(kind, threads, resources.workers or AHEAD * room)
+
+
+def _listing(there: dict[str, float]) -> str:
+    return f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs"
+
+
+def _first(references: Sequence[Any]) -> Any:
+    import ray
+
+    return ray.wait(list(references), num_returns=1)[0][0]
+
+
+# The last analysis that this process worked for, and its worker.
+_made: tuple[str, Worker] | None = None
+
+
+def _perform(asked: list[Any], task: Task[T]) -> T:
+    """Do a task in a process of Ray's, which is kept for further ones."""
+    global _made
+    import ray
+
+    (reference,) = asked
+    if _made is None or _made[0] != reference.hex():
+        _made = reference.hex(), ray.get(reference).worker()
+    return task.perform(_made[1])

@@ -1,0 +1,160 @@
+"""An analysis as it is sent to other processes and machines: model, samples and settings, in one piece."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from ..errors import UsageError
+from ..graph.engine import libraries, register_ort_library
+from ..graph.layers import Layer
+from ..graph.model import Model
+from ..graph.weights import beside, whole
+from ..inputs.held import HeldSamples, hold
+from ..inputs.sample_sets import SampleSet
+from ..metrics.budget import inputs_at_once
+from ..metrics.feeds import Feeds
+from ..torch_graph.reach import convert_reached
+from .decoders import Decoders, Ready
+from .job import Job, make_job
+from .measures import make_measures
+from .settings import Settings
+from .tasks import Worker
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a worker elsewhere is made from.
+
+    Attributes
+    ----------
+    version
+        Of onnxinfo: the worker's has to be the same.
+    model, weights
+        See :func:`onnxinfo.graph.weights.beside`: whole, a large model cannot be sent.
+    name, sha256
+        Of the model.
+    inputs
+        Samples by graph input.
+    perturb, layers, context, unit, settings, foreground, decoders, memory
+        Of the job.
+    metrics
+        Names.
+    libraries
+        Of ONNX Runtime's custom operators.
+    device, threads
+        What the worker computes on, and with how many threads of a processor.
+    batching
+        Way to evaluate many inputs at once, the axes of the samples, and how many; None: the worker finds its own.
+    """
+
+    version: str
+    model: onnx.ModelProto
+    weights: dict[str, onnx.TensorProto]
+    name: str
+    sha256: str
+    inputs: dict[str, HeldSamples]
+    perturb: str
+    layers: tuple[Layer, ...]
+    context: tuple[str, ...]
+    unit: npt.NDArray[np.float32]
+    settings: Settings
+    foreground: npt.NDArray[np.uint8] | None
+    decoders: Ready | None
+    memory: int | None
+    metrics: tuple[str, ...]
+    libraries: tuple[str, ...]
+    device: str
+    threads: int
+    batching: tuple[str, list[int], int] | None
+
+    def in_memory(self) -> Request:
+        """The same with all samples in arrays."""
+        inputs = {name: HeldSamples(held, held.batch(range(len(held)))) for name, held in self.inputs.items()}
+        return dataclasses.replace(self, inputs=inputs)
+
+    def on(self, device: str) -> Request:
+        """The same for a worker on another device of this kind."""
+        return dataclasses.replace(self, device=device)
+
+    def worker(self) -> Worker:
+        """Make a worker of this process.
+
+        Raises
+        ------
+        UsageError
+            Another version of onnxinfo is installed here.
+        """
+        from .. import __version__
+
+        if self.version != __version__:
+            raise UsageError(f"a worker has onnxinfo {__version__}, not {self.version}; install the same everywhere")
+        torch.set_num_threads(self.threads)
+        for library in self.libraries:
+            register_ort_library(library)
+        job = self._job()
+        return Worker(job, make_measures(self.metrics, job))
+
+    def _job(self) -> Job:
+        light = onnx.ModelProto()
+        light.CopyFrom(self.model)
+        model = Model(whole(light, self.weights), self.sha256, self.name, None)
+        feeds = Feeds(model, SampleSet(dict(self.inputs)), self.perturb)
+        module = convert_reached(model, self.perturb, [layer.name for layer in self.layers])
+        unit, device = torch.from_numpy(self.unit), torch.device(self.device)
+        job = make_job(feeds, self.layers, self.settings, module, self.context, unit, device)
+        job.foreground, job.memory, job.decoders = self.foreground, self.memory, copy.deepcopy(self.decoders)
+        if self.batching is None:
+            job.network.settle_batching(*job.inputs([0, len(feeds) - 1]))
+            job.chunk = inputs_at_once(job.network, *job.inputs([0]), memory=self.memory)
+        else:
+            mode, axes, job.chunk = self.batching
+            job.network.adopt(mode, axes)
+        return job
+
+
+def request(job: Job, metrics: Sequence[str], folder: Path, *, device: str, threads: int) -> Request:
+    """Describe a job for workers elsewhere.
+
+    Parameters
+    ----------
+    job
+        Ready to compute, decoders trained.
+    metrics
+        Names.
+    folder
+        Where the samples are written, for workers of this machine.
+    device, threads
+        See :class:`Request`.
+    """
+    from .. import __version__
+
+    light, weights = beside(job.feeds.model.proto)
+    given = job.feeds.samples.inputs
+    inputs = {name: hold(samples, folder / f"{i}.npy") for i, (name, samples) in enumerate(given.items())}
+    same = torch.device(device).type == job.device.type
+    return Request(
+        __version__, light, weights, job.feeds.model.name, job.feeds.model.sha256, inputs, job.feeds.perturb,
+        job.layers, job.context, job.unit.cpu().numpy(), job.settings, job.foreground, _on_processor(job.decoders),
+        job.memory, tuple(metrics), libraries(), device, threads,
+        (job.network.mode, job.network.axes, job.chunk) if same else None,
+    )  # fmt: skip
+
+
+def _on_processor(decoders: Any) -> Ready | None:
+    if decoders is None or isinstance(decoders, Decoders):
+        return None
+    assert isinstance(decoders, Ready)
+    moved = copy.deepcopy(decoders)
+    for trained in moved.trained:
+        trained.decoder.cpu()
+    return moved

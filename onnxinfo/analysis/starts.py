@@ -1,0 +1,98 @@
+"""The linearisations of all layers at all samples: every layer is solved from its own, long after they were made."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..errors import ResourceError
+from ..metrics.sid import Linearisation
+
+#: Column norms above this many bytes are kept on disk.
+MEMORY_BYTES = 16 * 2**20
+
+
+class Starts:
+    """Linearisations by layer and sample.
+
+    Parameters
+    ----------
+    layers, samples, units
+        How many there are of each.
+    """
+
+    def __init__(self, layers: int, samples: int, units: int) -> None:
+        shape = layers, samples
+        self._units = units
+        small = 4 * layers * samples * units <= MEMORY_BYTES
+        # A temporary file has no name: nothing is left behind, whatever happens.
+        self._file: IO[bytes] = io.BytesIO() if small else tempfile.TemporaryFile()  # noqa: SIM115
+        self._samples = samples
+        self._normalizer, self._stderr = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+        self._affine, self._probes = np.zeros(shape, np.bool_), np.zeros(shape, np.int64)
+
+    def put(self, samples: Sequence[int], found: Sequence[Linearisation]) -> None:
+        """Keep the linearisations of some samples that follow each other, one for each layer.
+
+        Raises
+        ------
+        ResourceError
+            The disk has no room for them.
+        """
+        for layer, start in enumerate(found):
+            self._normalizer[layer, samples] = start.normalizer.cpu().numpy()
+            self._stderr[layer, samples] = start.normalizer_stderr.cpu().numpy()
+            self._affine[layer, samples], self._probes[layer, samples] = start.affine, start.probes
+            self._write(self._place(layer, samples[0]), start.column_norms.cpu().numpy())
+
+    def of(self, layer: int, samples: Sequence[int]) -> Linearisation:
+        """Return a layer's linearisation at some samples that follow each other."""
+        self._file.seek(self._place(layer, samples[0]))
+        data = self._file.read(4 * self._units * len(samples))
+        norms: npt.NDArray[np.float32] = np.frombuffer(bytearray(data), np.float32).reshape(len(samples), self._units)
+        where = layer, list(samples)
+        return Linearisation(
+            torch.from_numpy(norms),
+            torch.from_numpy(self._normalizer[where]),
+            torch.from_numpy(self._stderr[where]),
+            bool(self._affine[where].all()),
+            int(self._probes[where].max()),
+        )
+
+    def normalizers(self) -> list[float]:
+        """``D`` of every layer averaged over all samples (the paper's normalisation)."""
+        return [float(mean) for mean in self._normalizer.mean(1, dtype=np.float64).astype(np.float32)]
+
+    def close(self) -> None:
+        """Free what is kept."""
+        self._file.close()
+
+    def _write(self, place: int, norms: npt.NDArray[np.float32]) -> None:
+        try:
+            self._file.seek(place)
+            self._file.write(norms.astype(np.float32, copy=False).tobytes())
+        except OSError as error:
+            raise ResourceError(
+                f"{tempfile.gettempdir()} has no room for what is kept of all layers ({error.strerror}); "
+                f"set TMPDIR to a folder that has"
+            ) from error
+
+    def _place(self, layer: int, sample: int) -> int:
+        return 4 * self._units * (layer * self._samples + sample)
+
+
+@contextlib.contextmanager
+def starts(layers: int, samples: int, units: int) -> Iterator[Starts]:
+    """Keep linearisations for as long as a block lasts."""
+    kept = Starts(layers, samples, units)
+    try:
+        yield kept
+    finally:
+        kept.close()

@@ -1,0 +1,133 @@
+"""The units of work of an analysis, and the worker that does them: alike in this process and in any other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy.typing as npt
+import torch
+
+from ..metrics.sid import Linearisation, linearise
+from .blocks import Block, Measure
+from .job import Job
+from .measures import OnDemand
+from .memory import for_each
+
+Outcome_co = TypeVar("Outcome_co", covariant=True)
+Array = npt.NDArray[Any]
+_CPU = torch.device("cpu")
+
+
+class Worker:
+    """Network, samples and metrics, ready to compute.
+
+    Parameters
+    ----------
+    job
+        Network and samples.
+    measures
+        The metrics asked for, by name.
+    """
+
+    def __init__(self, job: Job, measures: Mapping[str, Measure]) -> None:
+        self.job, self.measures = job, OnDemand(measures, job)
+
+
+class Task(Protocol[Outcome_co]):
+    """Something to be computed by a worker, which it does not depend on which; it can be sent to another process."""
+
+    def perform(self, worker: Worker) -> Outcome_co:
+        """Compute it."""
+
+
+@dataclass(frozen=True)
+class Part(Generic[Outcome_co]):
+    """What came of some of a task's samples: of all of them, unless memory ran out."""
+
+    samples: list[int]
+    outcome: Outcome_co
+
+
+@dataclass(frozen=True)
+class Linearise:
+    """Linearise all layers around samples that follow each other.
+
+    Attributes
+    ----------
+    samples
+        Their positions.
+    stderr
+        Relative standard error of each sample's D to aim at.
+    """
+
+    samples: Sequence[int]
+    stderr: float
+
+    def perform(self, worker: Worker) -> list[Part[list[Linearisation]]]:
+        """Compute one linearisation for each layer."""
+        job, parts = worker.job, []
+
+        def work(samples: list[int]) -> None:
+            x, rows = job.inputs(samples)
+            found = linearise(job.network, x, job.unit, rows, job.stream("linearise", samples[0]), stderr=self.stderr)
+            parts.append(Part(samples, [start.to(_CPU) for start in found]))
+
+        for_each(job, [list(self.samples)], work)
+        return parts
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of one layer on some samples, as the archive takes it, and how long it took."""
+
+    values: Mapping[str, Array]
+    map: Array | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Compute metrics of one layer on samples that follow each other.
+
+    Attributes
+    ----------
+    layer
+        Position of the layer.
+    samples
+        Their positions.
+    metrics
+        Names.
+    start
+        The layer's linearisation at the samples; None where no metric needs it.
+    normalizer
+        ``D`` of the constraint; None where each sample's own is meant.
+    """
+
+    layer: int
+    samples: Sequence[int]
+    metrics: Sequence[str]
+    start: Linearisation | None
+    normalizer: float | None
+
+    def perform(self, worker: Worker) -> list[Part[dict[str, Column]]]:
+        """Compute each metric's cells."""
+        parts = []
+
+        def work(samples: list[int]) -> None:
+            first = samples[0] - self.samples[0]
+            start = None if self.start is None else self.start.at(slice(first, first + len(samples)))
+            block = Block(worker.job, self.layer, samples, start, self.normalizer, worker.measures)
+            parts.append(Part(samples, {name: _column(block, name) for name in self.metrics}))
+
+        for_each(worker.job, [list(self.samples)], work)
+        return parts
+
+
+def _column(block: Block, metric: str) -> Column:
+    began = time.monotonic()
+    cells = block.cells(metric)
+    values = {name: numbers.cpu().numpy() for name, numbers in cells.values.items()}
+    return Column(values, None if cells.map is None else cells.map.cpu().numpy(), time.monotonic() - began)

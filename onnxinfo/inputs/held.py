@@ -1,0 +1,52 @@
+"""Samples as they are given to the model, in arrays: what another process or machine needs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .samples import Samples
+
+Array = npt.NDArray[Any]
+
+
+class HeldSamples(Samples):
+    """Preprocessed samples of one graph input in an array.
+
+    Parameters
+    ----------
+    samples
+        Where names, labels, layout and unit are taken from.
+    held
+        All of them, preprocessed, (n, *shape); or a file of numpy's that holds them.
+    """
+
+    def __init__(self, samples: Samples, held: Array | Path) -> None:
+        self.names, self.labels, self.classes = samples.names, samples.labels, samples.classes
+        self.positions, self.unreadable, self.available = samples.positions, samples.unreadable, samples.available
+        self.shape, self.layout, self.dtype = samples.shape, samples.layout, samples.dtype
+        self.preprocessing = samples.preprocessing
+        self.unit = samples.unit
+        self._held = held
+
+    def batch(self, indices: Sequence[int]) -> Array:
+        """Return samples as the model takes them, see :meth:`Samples.batch`."""
+        # Mapped, a file's samples are in memory only where and while they are used, once for all processes.
+        held = np.load(self._held, mmap_mode="r") if isinstance(self._held, Path) else self._held
+        return np.array(held[list(indices)])
+
+
+def hold(samples: Samples, path: Path) -> HeldSamples:
+    """Write samples to a new file, some at a time, and return them held there."""
+    held = np.lib.format.open_memmap(path, "w+", samples.dtype, (len(samples), *samples.shape))
+    for start in range(0, len(samples), _AT_ONCE):
+        held[start : start + _AT_ONCE] = samples.batch(range(start, min(start + _AT_ONCE, len(samples))))
+    held.flush()
+    return HeldSamples(samples, path)
+
+
+_AT_ONCE = 32

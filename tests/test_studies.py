@@ -1,0 +1,68 @@
+"""The studies run from end to end at the smallest size, and their contrasts are the archive's concentration."""
+
+import json
+
+import numpy as np
+import pytest
+
+import onnxinfo
+from onnxinfo.models import path
+
+pytest.importorskip("torch")
+pytest.importorskip("matplotlib")
+from onnxinfo.models.studies import compression, concentration, training
+
+
+def run(monkeypatch, study, *arguments):
+    monkeypatch.setattr("sys.argv", ["study", *map(str, arguments)])
+    study.main()
+
+
+def test_compression(tmp_path, monkeypatch):
+    digits = path("digits.npz")
+    run(
+        monkeypatch, compression, path("digits-cnn.onnx"), "--inputs", f"{digits}:images", "--labels",
+        f"{digits}:labels", "--keep", 1, 0.1, "--layers", "relu_6", "logits", "--limit", 2, "--attacked", 0,
+        "-o", tmp_path,
+    )  # fmt: skip
+    first, second = json.loads((tmp_path / "compression.json").read_text())["rows"]
+    assert first["last, change"] == 0
+    assert first["accuracy"] > second["accuracy"]
+    assert (tmp_path / "compression.png").exists()
+
+
+def test_concentration(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (6, 24, 24, 3), dtype=np.uint8)
+    boxes = np.array([[2, 3, 12, 14]] * 3 + [[8, 8, 20, 18]] * 3)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(6) % 2, boxes=boxes)
+    run(
+        monkeypatch, concentration, tmp_path / "data.npz", "--network", "alexnet", "--layers", "relu_1",
+        "--side", 32, "--epochs", 1, "--folds", 2, "--limit", 2, "-o", tmp_path,
+    )  # fmt: skip
+    (row,) = json.loads((tmp_path / "alexnet.json").read_text())["rows"]
+    with onnxinfo.open(tmp_path / "alexnet.h5") as archive:
+        values = np.concatenate([archive[f"trained {fold}"].values("concentration")["value"][0] for fold in (0, 1)])
+    assert row["images"] == 4
+    assert row["trained"] == pytest.approx(values.mean(), abs=1e-3)
+
+
+def test_own_and_others_masks():
+    generator = np.random.default_rng(0)
+    maps, masks = generator.normal(size=(4, 3, 5, 6)), generator.random((4, 5, 6)) < 0.4
+    own, others = concentration.contrasts(maps, masks)
+    contrast = [[m[:, ~mask].mean() - m[:, mask].mean() for mask in masks] for m in maps]
+    np.testing.assert_allclose(own, np.diag(contrast))
+    np.testing.assert_allclose(others, [np.delete(row, i).mean() for i, row in enumerate(contrast)])
+
+
+@pytest.mark.parametrize("study", [*training.STUDIES])
+def test_training(study, tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    pixels = {key: generator.integers(0, 256, (32, 16, 16, 3), dtype=np.uint8) for key in ("x_train", "x_test")}
+    np.savez(tmp_path / "data.npz", **pixels, y_train=np.arange(32) % 3, y_test=np.arange(32) % 3)
+    run(monkeypatch, training, study, tmp_path / "data.npz", "--epochs", 1, "--limit", 1, "-o", tmp_path)
+    found = json.loads((tmp_path / f"{study}.json").read_text())
+    assert len({row["model"] for row in found["rows"]}) == len(list(tmp_path.glob(f"{study}-*.onnx")))
+    assert all(np.isfinite(row["SID"]) for row in found["rows"] if row["converged"])
+    assert (tmp_path / f"{study}.png").exists()
