@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--inputs", required=True)
     parser.add_argument("--labels")
     parser.add_argument("--preset")
-    parser.add_argument("--layers", nargs="*", default=[])
+    parser.add_argument("--layers", nargs="*", help="For each model, its layers with commas between; default: all.")
     parser.add_argument("--limit", type=int, default=8)
     add_decoder_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -29,9 +29,12 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     archive = options.output / "depth.h5"
     metrics = ["sid", *(["ru"] if options.decoder_inputs else [])]
-    for model in options.models:
+    chosen = [each.split(",") for each in options.layers] if options.layers else [[]] * len(options.models)
+    if len(chosen) != len(options.models):
+        parser.error(f"{len(options.models)} models, and layers of {len(chosen)}")
+    for model, layers in zip(options.models, chosen, strict=True):
         onnxinfo.analyze(
-            model, options.inputs, archive, labels=options.labels, preset=options.preset, layers=options.layers,
+            model, options.inputs, archive, labels=options.labels, preset=options.preset, layers=layers,
             limit=options.limit, metrics=metrics, run=model.stem, seed=SEED, overwrite=True, **decoder_options(options),
         )  # fmt: skip
         print(f"measured: {model.stem}", flush=True)
