@@ -74,6 +74,13 @@ def where(command: Command) -> Command:
 def recovery(command: Command) -> Command:
     """How the input is reconstructed, for the metric ``ru``."""
     for option in (
+        click.option("--decoder-flips", is_flag=True, help="Train them on mirrored images as well."),
+        click.option(
+            "--decoder-learning-rate", type=float, default=3e-3, show_default=True, help="The greatest of it."
+        ),
+        click.option(
+            "--decoder-batch", type=click.IntRange(1), default=32, show_default=True, help="Samples of a step of it."
+        ),
         click.option(
             "--decoder-steps", type=click.IntRange(1), default=400, show_default=True, help="Of their training."
         ),

@@ -162,6 +162,15 @@ def test_analysis_trains_keeps_and_reuses_decoders(tmp_path):
         onnxinfo.describe_decoder(tmp_path / "kept", "rely")
 
 
+def test_decoders_trained_beforehand_are_used(tmp_path):
+    settings = {"width": 4, "steps": 3, "batch": 8, "learning_rate": 0.01, "flips": True}
+    stored = onnxinfo.train_decoder(MODEL, IMAGES, tmp_path / "kept", layers=["relu"], **settings)
+    options = {f"decoder_{name}": value for name, value in settings.items()} | {"decoder_inputs": IMAGES}
+    options |= {"decoders": tmp_path / "kept", "layers": ["relu"], "metrics": ["ru"], "limit": 1}
+    onnxinfo.analyze(MODEL, IMAGES, tmp_path / "a.h5", **options)
+    assert onnxinfo.list_decoders(tmp_path / "kept") == stored
+
+
 def test_a_decoder_no_better_than_the_mean_is_marked(tmp_path):
     random = np.random.default_rng(0)
     options = {"layers": ["logits"], "metrics": ["ru"], "decoder_width": 2, "decoder_steps": 2, "std": 1.0}

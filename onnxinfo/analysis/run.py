@@ -72,6 +72,9 @@ def analyze(
     decoder_limit: int | None = None,
     decoder_width: int = 32,
     decoder_steps: int = 400,
+    decoder_batch: int = 32,
+    decoder_learning_rate: float = 3e-3,
+    decoder_flips: bool = False,
     device: str = "auto",
     memory: int | str | None = None,
     engine: str = "local",
@@ -132,8 +135,8 @@ def analyze(
         Folder of the decoders for ``ru``; default: beside the archive. Missing ones are trained.
     decoder_inputs, decoder_limit
         Samples that decoders are trained on, thousands at best, and how many of them; default: `inputs`.
-    decoder_width, decoder_steps
-        See :func:`onnxinfo.train_decoder`.
+    decoder_width, decoder_steps, decoder_batch, decoder_learning_rate, decoder_flips
+        See :func:`onnxinfo.train_decoder`; a decoder trained otherwise is another one.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     memory
@@ -205,7 +208,7 @@ def analyze(
         job.decoders = Decoders(
             Path(decoders) if decoders is not None else Path(output).with_suffix(".decoders"),
             feeds if training is None else Feeds(loaded, training, perturbed),
-            DecoderSettings(decoder_width, decoder_steps, seed=seed),
+            DecoderSettings(decoder_width, decoder_steps, decoder_batch, decoder_learning_rate, decoder_flips, seed),
             center,
             progress or (lambda _: None),
         )
