@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--measured", type=int, help="Folds that a network is trained for; default: all")
     parser.add_argument("--limit", type=int, help="Images of each fold that concentration is measured on; default: all")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -86,8 +87,9 @@ def main() -> None:
         pixels, labels, boxes = (data[key][order] for key in ("images", "labels", "boxes"))
     samples = onnxinfo.open_samples(pixels, shape=(3, options.side, options.side), mean=MEAN, std=STD)
     x = samples.batch(range(len(samples)))
-    archive, right = options.output / f"{options.network}.h5", 0.0
-    for fold in range(options.folds):
+    archive, right = options.output / f"{options.network}.h5", []
+    folds = options.measured or options.folds
+    for fold in range(folds):
         held = np.arange(len(x)) % options.folds == fold
         known = torch.from_numpy(x[~held]), torch.from_numpy(labels[~held]).long()
         for name, model in models(options.network, *known, epochs=options.epochs).items():
@@ -98,10 +100,10 @@ def main() -> None:
                 model, pixels[held], archive, run=f"{name} {fold}", layers=options.layers, limit=options.limit,
                 foreground=boxes[held], metrics=["sid", "concentration"], mean=MEAN, std=STD, seed=SEED, overwrite=True,
             )  # fmt: skip
-        right += share * held.mean()
-    facts = {"accuracy": right, "side": options.side, "epochs": options.epochs, "folds": options.folds}
-    rows = table(archive, options.folds)
-    write_table(rows, options.output / options.network, **facts)
+        right.append(share)
+    facts = {"accuracy": float(np.mean(right)), "side": options.side, "epochs": options.epochs}
+    rows = table(archive, folds)
+    write_table(rows, options.output / options.network, **facts, folds=options.folds, measured=folds)
     draw(rows, options.output / f"{options.network}.png")
 
 
