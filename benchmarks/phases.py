@@ -1,0 +1,115 @@
+"""What a whole network costs, phase by phase: start-up, conversion, verification, every layer's SID, writing.
+
+    python benchmarks/phases.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --limit 32
+    python benchmarks/phases.py vgg16.onnx --inputs images/ --preset imagenet --limit 2 --project 50
+
+All default layers unless some are named. The last line tells what as many images as ``--project`` says would take: of
+the phases that grow with the images, in proportion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+import onnxinfo
+from onnxinfo.analysis.tasks import Linearise, Measuring
+from onnxinfo.archive.writer import RunWriter
+from onnxinfo.metrics.network import Network
+
+#: Phases, with what is called in them, and whether they grow with the images.
+PHASES: dict[str, tuple[list[tuple[Any, str]], bool]] = {
+    "model": ([("onnxinfo.analysis.run", "to_float32"), ("onnxinfo.analysis.run", "list_layers")], False),
+    "samples": ([("onnxinfo.analysis.run", "open_inputs")], False),
+    "conversion": ([("onnxinfo.analysis.job", "convert_reached")], False),
+    "verification": ([("onnxinfo.analysis.job", "verify")], False),
+    "batching": ([(Network, "settle_batching"), ("onnxinfo.analysis.run", "inputs_at_once")], False),
+    "linearisation": ([(Linearise, "perform")], True),
+    "solution": ([(Measuring, "perform")], True),
+    "archive": ([(RunWriter, name) for name in ("open", "set_normalizer", "write", "close")], True),
+}
+
+
+@contextmanager
+def measured(phases: dict[str, float]) -> Iterator[None]:
+    """Add up the seconds that each phase's functions take."""
+    with ExitStack() as stack:
+        for phase, (places, _) in PHASES.items():
+            for place, name in places:
+                target = importlib.import_module(place) if isinstance(place, str) else place
+                stack.enter_context(patch.object(target, name, timed(phases, phase, getattr(target, name))))
+        yield
+
+
+def timed(phases: dict[str, float], phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function so that the time it takes is added up."""
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*arguments, **options)
+        finally:
+            phases[phase] = phases.get(phase, 0.0) + time.perf_counter() - began
+
+    return wrapped
+
+
+def start_up() -> float:
+    """Seconds until a fresh process has imported what an analysis needs."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import onnxinfo.analysis.run"], check=True)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--inputs", required=True)
+    parser.add_argument("--preset")
+    parser.add_argument("--layers", nargs="*", default=[])
+    parser.add_argument("--limit", type=int, default=2)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--project", type=int, default=50)
+    given = parser.parse_args()
+    phases = {"start-up": start_up()}
+    with tempfile.TemporaryDirectory() as folder, measured(phases):
+        began = time.perf_counter()
+        result = onnxinfo.analyze(
+            given.model, given.inputs, Path(folder) / "out.h5", preset=given.preset, layers=given.layers,
+            limit=given.limit, device=given.device,
+        )  # fmt: skip
+        total = time.perf_counter() - began
+        with onnxinfo.open(result.archive) as archive:
+            values = archive[result.run].values("sid")
+    layers, images = values["value"].shape
+    cuda = torch.cuda.is_available() and given.device != "cpu"
+    machine = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{machine}, torch {torch.__version__}; {layers} layers, {images} images, peak memory {memory:.2f} GiB")
+    print(f"converged: {values['converged'].mean():.0%} of {values['value'].size} cells\n")
+    print("| phase | s | share |\n| --- | ---: | ---: |")
+    whole = total + phases["start-up"]
+    phases["rest"] = total - sum(seconds for phase, seconds in phases.items() if phase != "start-up")
+    for phase, seconds in phases.items():
+        print(f"| {phase} | {seconds:.2f} | {seconds / whole:.1%} |")
+    print(f"| whole | {whole:.2f} | 100% |")
+    growing = sum(phases.get(phase, 0.0) for phase, (_, grows) in PHASES.items() if grows)
+    print(f"\n{given.project} images: {whole + growing * (given.project / images - 1):.0f} s")
+
+
+if __name__ == "__main__":
+    main()

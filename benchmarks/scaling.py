@@ -1,0 +1,88 @@
+"""What a second worker brings: cells per second with one and with two workers of one thread, by each engine.
+
+    python benchmarks/scaling.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --limit 64
+
+Ray's clusters are of nodes of one core each on this machine. Throughput is of the cells after the first that each
+worker finished: what comes before, workers need to start. The whole time is printed beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import onnxinfo
+
+
+@contextlib.contextmanager
+def ray_nodes(count: int) -> Iterator[dict[str, Any]]:
+    """Start a cluster of nodes with one core each."""
+    from ray.cluster_utils import Cluster
+
+    # Else Ray's workers yield to everything else on this machine.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(count - 1):
+        nodes.add_node(num_cpus=1)
+    try:
+        yield {"engine": "ray", "address": nodes.address, "threads": 1}
+    finally:
+        nodes.shutdown()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def processes(count: int) -> Iterator[dict[str, Any]]:
+    """Nothing has to be started."""
+    yield {"engine": "local", "workers": count, "threads": 1}
+
+
+def throughput(workers: int, given: argparse.Namespace, options: dict[str, Any]) -> tuple[float, float]:
+    """Cells per second once all workers are at work, and seconds of it all."""
+    finished: list[tuple[float, int]] = []
+
+    def note(progress: onnxinfo.Progress) -> None:
+        if progress.layer:
+            finished.append((time.perf_counter(), progress.done))
+
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        onnxinfo.analyze(
+            given.model, given.inputs, Path(folder) / "out.h5", preset=given.preset, layers=given.layers,
+            limit=given.limit, progress=note, **options,
+        )  # fmt: skip
+    whole = time.perf_counter() - began
+    (first, before), (last, after) = finished[workers - 1], finished[-1]
+    return (after - before) / (last - first), whole
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--inputs", required=True)
+    parser.add_argument("--preset")
+    parser.add_argument("--layers", nargs="*", default=[])
+    parser.add_argument("--limit", type=int, default=64)
+    given = parser.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; {given.limit} images\n")
+    print("| engine | workers | cells/s | against one | whole, s |\n| --- | ---: | ---: | ---: | ---: |")
+    for name, engine in (("local", processes), ("ray", ray_nodes)):
+        one = 0.0
+        for workers in (1, 2):
+            with engine(workers) as options:
+                rate, seconds = throughput(workers, given, options)
+            one = one or rate
+            print(f"| {name} | {workers} | {rate:.3f} | {rate / one:.2f} | {seconds:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
