@@ -59,7 +59,8 @@ class Ru:
             shown: Tensor = decoder(feature.network(x, rows)[0])
             return shown
 
-        feature.chunk = min(feature.chunk, inputs_at_once(reconstruct, block.x, block.rows, job.memory))
+        held = feature.network.module, decoder
+        feature.chunk = min(feature.chunk, inputs_at_once(reconstruct, block.x, block.rows, job.memory, *held))
         solver = solve_ru_by_gradient if job.settings.solver == "reference" else solve_ru
         solution = solver(Reconstruction(feature, decoder, self.center), start, target, job.tie, job.settings.cap)
         certificate, entropy = solution.certificate, solution.entropy

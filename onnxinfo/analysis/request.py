@@ -21,7 +21,7 @@ from ..graph.model import Model
 from ..graph.weights import beside, whole
 from ..inputs.held import HeldSamples, hold
 from ..inputs.sample_sets import SampleSet
-from ..metrics.budget import inputs_at_once
+from ..metrics.budget import fit
 from ..metrics.feeds import Feeds
 from ..torch_graph.reach import convert_reached
 from .decoders import Decoders, Ready
@@ -115,10 +115,13 @@ class Request:
         job.foreground, job.memory, job.decoders = self.foreground, self.memory, copy.deepcopy(self.decoders)
         if self.batching is None:
             job.network.settle_batching(*job.inputs([0, len(feeds) - 1]))
-            job.chunk = inputs_at_once(job.network, *job.inputs([0]), memory=self.memory)
+            job.chunk = fit(job.network, *job.inputs([0]), memory=self.memory)
         else:
             mode, axes, job.chunk = self.batching
             job.network.adopt(mode, axes)
+            if job.chunk == 1:
+                # Perhaps because not even one input fits.
+                fit(job.network, *job.inputs([0]), memory=self.memory)
         return job
 
 

@@ -23,7 +23,7 @@ from ..graph.model import ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..inputs.foreground import Foreground, open_foreground
 from ..inputs.sample_sets import open_inputs
-from ..metrics.budget import CPU_INPUTS, device_of, inputs_at_once, parse_bytes
+from ..metrics.budget import CPU_INPUTS, device_of, fit, parse_bytes
 from ..metrics.decoder_training import DecoderSettings
 from ..metrics.feeds import Feeds, graph_inputs
 from ..torch_graph.precision import to_float32
@@ -203,7 +203,7 @@ def analyze(
     job.foreground = masks
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
     job.memory = budget
-    job.chunk = inputs_at_once(job.network, *job.inputs([0]), memory=budget)
+    job.chunk = fit(job.network, *job.inputs([0]), memory=budget)
     if Ru.metric.name in metrics:
         job.decoders = Decoders(
             Path(decoders) if decoders is not None else Path(output).with_suffix(".decoders"),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UsageError
+from .network import Network
+from .recompute import counted, storages
+
+logger = logging.getLogger(__name__)
 
 #: Memory for activations unless the user names another, in bytes; on a GPU a share of what is free.
 CPU_BYTES = 512 * 2**20
@@ -57,35 +62,62 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def inputs_at_once(network: Callable[[Tensor, Tensor], object], x: Tensor, rows: Tensor, memory: int | None) -> int:
-    """How many perturbed inputs fit into the budget, activations kept for the backward pass included.
+def fit(network: Network, x: Tensor, rows: Tensor, memory: int | None) -> int:
+    """How many perturbed inputs a network is to evaluate at once.
+
+    Where the activations of a single one exceed the budget, the network is made to compute them again for the backward
+    pass, in as few segments as suffice.
 
     Parameters
     ----------
     network
+        Settled.
+    x, rows, memory
+        See :func:`inputs_at_once`.
+    """
+    budget = memory if memory is not None else _default_budget(x.device)
+    if _bytes_of(network, x, rows, storages(network.module)) > budget:
+        segments = network.recompute(budget - _beside(x), x, rows)
+        logger.info("activations of one input exceed %d MiB: computed again in %d segments", budget >> 20, segments)
+        return 1
+    return inputs_at_once(network, x, rows, memory, network.module)
+
+
+def inputs_at_once(
+    function: Callable[[Tensor, Tensor], object], x: Tensor, rows: Tensor, memory: int | None, *modules: nn.Module
+) -> int:
+    """How many perturbed inputs fit into the budget, activations kept for the backward pass included.
+
+    Parameters
+    ----------
+    function
         What is evaluated; measured on one input.
     x, rows
         At least one input, (B, *shape), and its row.
     memory
         Budget in bytes; None: 512 MiB on a CPU, 60 % of the free memory on a GPU.
+    modules
+        Hold the weights, which are there anyway.
     """
     budget = memory if memory is not None else _default_budget(x.device)
-    kept = 0
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
-        return tensor
-
-    leaf = x[:1].detach().clone().requires_grad_(True)
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        network(leaf, rows[:1])
-    # The backward pass holds gradients and workspace beside what was saved.
-    per_input = 2 * kept + 8 * leaf.numel() * leaf.element_size()
+    per_input = _bytes_of(function, x, rows, storages(*modules))
     most = GPU_INPUTS
     if x.device.type == "cpu":
         most = max(CPU_INPUTS, min(GPU_INPUTS, CPU_CACHED_BYTES // per_input))
     return max(1, min(most, budget // per_input))
+
+
+def _bytes_of(function: Callable[[Tensor, Tensor], object], x: Tensor, rows: Tensor, weights: set[int]) -> int:
+    leaf = x[:1].detach().clone().requires_grad_(True)
+    with counted(weights) as kept:
+        function(leaf, rows[:1])
+    # The backward pass holds gradients and workspace beside what was saved.
+    return kept.total + 4 * kept.largest + _beside(x)
+
+
+def _beside(x: Tensor) -> int:
+    """Bytes of noises and estimates for one input."""
+    return 8 * x[0].numel() * x.element_size()
 
 
 def _default_budget(device: torch.device) -> int:

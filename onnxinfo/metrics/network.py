@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, fx
 
 from ..errors import ConversionError
+from .recompute import peak, recomputed, weigh
 
 #: Maps (B, *shape) perturbed inputs and the rows of their samples to one (B, m) feature per layer.
 Forward = Callable[[Tensor, Tensor], list[Tensor]]
+
+#: Segments of activations that are computed again, tried one after the other.
+SEGMENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Network:
@@ -37,6 +41,9 @@ class Network:
         self.mode = mode
         # Where each output has its batch axis.
         self.axes = [0] * len(_outputs(self.module.graph))
+        self.segments = 1
+        # Evaluates the graph.
+        self.evaluate: Callable[..., tuple[Tensor, ...]] = self.module
         self._parts: dict[tuple[int, ...], Network] = {}
 
     def part(self, layers: Sequence[int]) -> Network:
@@ -45,6 +52,7 @@ class Network:
         if key not in self._parts:
             part = Network(_restrict(self.module, key), self.context, self.batch, mode=self.mode)
             part.axes = [self.axes[i] for i in key]
+            part.cut(self.segments)
             self._parts[key] = part
         return self._parts[key]
 
@@ -69,8 +77,39 @@ class Network:
     def with_context(self, context: Sequence[Tensor]) -> Network:
         """The same network for other samples."""
         other = Network(self.module, context, self.batch, mode=self.mode)
-        other.axes = list(self.axes)
+        other.axes, other.segments, other.evaluate = list(self.axes), self.segments, self.evaluate
         return other
+
+    def recompute(self, budget: int, x: Tensor, rows: Tensor) -> int:
+        """Cut the graph so that evaluating one input keeps no more than so many bytes, or as little as can be.
+
+        Parameters
+        ----------
+        budget
+            Bytes.
+        x, rows
+            At least one input.
+
+        Returns
+        -------
+        int
+            Number of segments, whose activations are computed again for the backward pass.
+        """
+        inputs = [x[0].detach().clone().requires_grad_(True), *(tensor[rows[0]] for tensor in self.context)]
+        weigh(self.module, [_fill(tensor, self.batch or 1) for tensor in inputs])
+        found = {count: peak(self.module, count) for count in SEGMENTS}
+        enough = [count for count, kept in found.items() if kept <= budget]
+        self.cut(enough[0] if enough else min(found, key=lambda count: found[count]))
+        return self.segments
+
+    def cut(self, segments: int) -> None:
+        """Compute activations again in so many segments, where :meth:`recompute` has weighed the graph."""
+        self.segments = segments
+        self.evaluate = self.module if segments == 1 else recomputed(self.module, segments)
+        if segments > 1 and self.mode == "vmap":
+            # What is mapped cannot be evaluated again.
+            self.mode = "loop"
+        self._parts.clear()
 
     def shapes(self, x: Tensor, rows: Tensor) -> list[tuple[int, ...]]:
         """Shape of one sample's feature, for every layer; its sizes multiply to the m of ``__call__``."""
@@ -179,7 +218,7 @@ def _shape(feature: Tensor, axis: int) -> tuple[int, ...]:
 
 
 def _whole(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
-    outputs = network.module(x, *context)
+    outputs = network.evaluate(x, *context)
     return [_rows(output, len(x), axis) for output, axis in zip(outputs, network.axes, strict=True)]
 
 
@@ -210,7 +249,7 @@ def _one_by_one(network: Network, x: Tensor, context: list[Tensor]) -> list[Tens
 def _alone(network: Network, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Outputs of one sample, flat, from a batch of the size the graph wants."""
     count = network.batch or 1
-    outputs = network.module(*(_fill(sample, count) for sample in inputs))
+    outputs = network.evaluate(*(_fill(sample, count) for sample in inputs))
     if count == 1:
         return [output.flatten() for output in outputs]
     return [_rows(output, count, axis)[0] for output, axis in zip(outputs, network.axes, strict=True)]

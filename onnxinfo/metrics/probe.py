@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -230,6 +232,16 @@ def cotangents(feature: Tensor, probes: int, generator: torch.Generator) -> Iter
             unit_vector[:, j] = 1
             yield unit_vector
         return
+    table = _signs_of_bytes(feature.device).to(feature.dtype)
     for _ in range(probes):
-        bits = torch.randint(0, 2, feature.shape, generator=generator, device=feature.device)
-        yield bits.to(feature.dtype).mul_(2).sub_(1)
+        words = torch.empty(math.ceil(feature.numel() / 64), dtype=torch.int64, device=feature.device)
+        words.random_(-(2**63), None, generator=generator)
+        signs = table.index_select(0, words.view(torch.uint8).int())
+        yield signs.flatten()[: feature.numel()].view(feature.shape)
+
+
+@functools.cache
+def _signs_of_bytes(device: torch.device) -> Tensor:
+    """Eight signs for each byte, (256, 8): one random bit for each sign is several times as fast as one number."""
+    bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
+    return 2.0 * bits - 1

@@ -1,0 +1,126 @@
+"""Activations that are computed again: the same numbers in less memory."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_engines import assert_same
+from torch import fx, nn
+
+import onnxinfo
+from onnxinfo.metrics.budget import fit
+from onnxinfo.metrics.network import Network
+from onnxinfo.metrics.recompute import peak, weigh
+from onnxinfo.models import path
+
+WIDTH, DEPTH = 64, 12
+X, ROWS = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(0)), torch.arange(3)
+
+
+class Residual(nn.Module):
+    """A chain whose last layers see its first ones; two outputs, one of them inside."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(DEPTH))
+
+    def forward(self, x):
+        first = x
+        for i, layer in enumerate(self.layers):
+            x = torch.relu(layer(x)) + (first if i % 3 == 2 else 0)
+            if i == 6:
+                inner = x
+        return inner, x * first
+
+
+def network(budget=None):
+    found = Network(fx.symbolic_trace(Residual()))
+    if budget is not None:
+        found.recompute(budget, X, ROWS)
+    return found
+
+
+@pytest.mark.parametrize("budget", [0, 3000, 6000, 12000])
+@pytest.mark.parametrize("part", [[0], [1], [1, 0]])
+def test_values_and_gradients_are_the_same_to_the_bit(budget, part):
+    found = []
+    for net in (network(), network(budget)):
+        leaf = X.clone().requires_grad_(True)
+        features = net.part(part)(leaf, ROWS)
+        # Several products of one evaluation, as probes take them.
+        products = [torch.autograd.grad(f.sin().sum(), leaf, retain_graph=True)[0] for f in features * 2]
+        found.append([*features, *products])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_the_fewest_segments_that_fit_are_taken():
+    net = network(10**9)
+    assert net.segments == 1
+    whole, halves = peak(net.module, 1), peak(net.module, 2)
+    assert halves < whole
+    assert network(whole).segments == 1
+    assert network(whole - 1).segments == network(halves).segments == 2
+
+
+def test_weights_do_not_count():
+    weigh(module := fx.symbolic_trace(nn.Sequential(nn.Linear(WIDTH, 4096), nn.Linear(4096, 1))), [X.requires_grad_()])
+    assert peak(module, 1) < 4096 * WIDTH
+
+
+def test_a_graph_that_is_mapped_is_evaluated_one_by_one():
+    class BakedBatch(nn.Module):
+        def forward(self, x):
+            for _ in range(20):
+                x = torch.tanh(x.reshape(1, WIDTH) * 2).sin()
+            return (x,)
+
+    net = Network(fx.symbolic_trace(BakedBatch()), batch=1)
+    assert net.settle_batching(X[:2], ROWS[:2]) == "vmap"
+    before = net(X, ROWS)[0]
+    assert fit(net, X, ROWS, 1) == 1
+    assert net.mode == "loop"
+    assert torch.equal(net(X, ROWS)[0], before)
+
+
+MEASURED = """
+import resource, torch
+from torch import fx, nn
+from onnxinfo.metrics.network import Network
+class Deep(nn.Module):
+    def forward(self, x):
+        for _ in range(160):
+            x = x.exp().sin()
+        return (x,)
+net = Network(fx.symbolic_trace(Deep()))
+x, rows = torch.zeros(1, 1 << 20), torch.zeros(1, dtype=torch.long)
+if {budget}:
+    net.recompute({budget}, x, rows)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+x.requires_grad_(True)
+torch.autograd.grad(net(x, rows)[0].sum(), x)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_that_is_used_falls():
+    """160 activations of 4 MiB are kept: all of them, or those of a segment and those between."""
+    whole, less = (
+        int(subprocess.run([sys.executable, "-c", MEASURED.format(budget=b)], check=True, capture_output=True).stdout)
+        for b in (0, 150 << 20)
+    )
+    assert whole > 400 << 10
+    assert less < whole / 2
+
+
+def test_an_analysis_in_little_memory_gives_the_same_numbers(tmp_path):
+    model, images = path("digits-cnn.onnx"), f"{path('digits.npz')}:images"
+    options = {"limit": 4, "layers": ["relu", "relu_4"], "threads": 1, "compression": "lossless"}
+    for name, memory, workers in (("plain", 60_000, 1), ("again", 20_000, 1), ("two", 20_000, 2)):
+        onnxinfo.analyze(model, images, tmp_path / f"{name}.h5", memory=memory, workers=workers, **options)
+    with onnxinfo.open(tmp_path / "plain.h5") as archive:
+        (run,) = archive
+        assert archive[run].provenance["inputs_at_once"] == 1
+    assert_same(tmp_path / "again.h5", tmp_path / "plain.h5")
+    assert_same(tmp_path / "two.h5", tmp_path / "plain.h5")
