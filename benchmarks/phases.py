@@ -36,7 +36,7 @@ PHASES: dict[str, tuple[list[tuple[Any, str]], bool]] = {
     "samples": ([("onnxinfo.analysis.run", "open_inputs")], False),
     "conversion": ([("onnxinfo.analysis.job", "convert_reached")], False),
     "verification": ([("onnxinfo.analysis.job", "verify")], False),
-    "batching": ([(Network, "settle_batching"), ("onnxinfo.analysis.run", "inputs_at_once")], False),
+    "batching": ([(Network, "settle_batching"), ("onnxinfo.analysis.run", "fit")], False),
     "linearisation": ([(Linearise, "perform")], True),
     "solution": ([(Measuring, "perform")], True),
     "archive": ([(RunWriter, name) for name in ("open", "set_normalizer", "write", "close")], True),

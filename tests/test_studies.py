@@ -64,5 +64,5 @@ def test_training(study, tmp_path, monkeypatch):
     run(monkeypatch, training, study, tmp_path / "data.npz", "--epochs", 1, "--limit", 1, "-o", tmp_path)
     found = json.loads((tmp_path / f"{study}.json").read_text())
     assert len({row["model"] for row in found["rows"]}) == len(list(tmp_path.glob(f"{study}-*.onnx")))
-    assert all(np.isfinite(row["SID"]) for row in found["rows"] if row["converged"])
+    assert all(np.isfinite(row["mean"]) for row in found["rows"] if row["converged"])
     assert (tmp_path / f"{study}.png").exists()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import onnxinfo
 
-from .common import SEED, add_decoder_options, decoder_options, write_table
+from .common import SEED, add_decoder_options, decoder_options
+from .tables import write_table
 
 METRICS = ["sid", "gradient", "gradcam"]
 

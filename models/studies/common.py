@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +13,6 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
-
-import onnxinfo
 
 Array = npt.NDArray[Any]
 SEED, BATCH, HIDDEN = 0, 32, 64
@@ -156,21 +153,6 @@ def accuracy(model: onnx.ModelProto, x: Array, labels: Array) -> float:
     return float((scores(model, x).argmax(1) == labels).mean())
 
 
-def converged_means(archive: Path, metric: str) -> dict[str, list[tuple[str, float, float, int]]]:
-    """Layer, mean over converged samples, its standard error and their number, for every run of an archive."""
-    found = {}
-    with onnxinfo.open(archive) as opened:
-        for run in opened:
-            values = opened[run].values(metric)
-            found[run] = [
-                (layer.name, *mean_and_stderr(value[good]))
-                for layer, value, good in zip(
-                    opened[run].layers, values["value"], values["converged"].astype(bool), strict=True
-                )
-            ]
-    return found
-
-
 def mean_and_stderr(values: Array) -> tuple[float, float, int]:
     """Mean of some values, its standard error (of fewer than two: not a number), and how many they are."""
     if len(values) < 2:
@@ -192,14 +174,3 @@ def decoder_options(options: argparse.Namespace) -> dict[str, Any]:
         return {}
     names = ("decoder_inputs", "decoder_limit", "decoder_steps", "decoders")
     return {name: getattr(options, name) for name in names}
-
-
-def write_table(rows: Sequence[Mapping[str, Any]], path: Path, **facts: Any) -> None:
-    """Write rows as a Markdown table, and with further facts as JSON beside it; print the table."""
-    keys = list(rows[0])
-    lines = [" | ".join(keys), " | ".join("---" for _ in keys)]
-    lines += [" | ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
-    text = "\n".join(f"| {line} |" for line in lines)
-    path.with_suffix(".md").write_text(text + "\n")
-    path.with_suffix(".json").write_text(json.dumps({**facts, "rows": list(rows)}, indent=1))
-    print(text, flush=True)

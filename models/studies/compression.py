@@ -15,7 +15,8 @@ import numpy as np
 
 import onnxinfo
 
-from .common import SEED, accuracy, mean_and_stderr, sample_shape, write_table
+from .common import SEED, accuracy, mean_and_stderr, sample_shape
+from .tables import write_table
 
 LEVELS = (1.0, 0.7, 0.5, 0.38, 0.2)
 

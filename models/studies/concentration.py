@@ -34,8 +34,8 @@ from .common import (
     fit_classes,
     mean_and_stderr,
     to_onnx,
-    write_table,
 )
+from .tables import write_table
 
 NETWORKS: dict[str, list[Step]] = {"vgg": VGG, "alexnet": ALEXNET}
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

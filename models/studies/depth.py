@@ -11,7 +11,8 @@ from pathlib import Path
 
 import onnxinfo
 
-from .common import SEED, add_decoder_options, converged_means, decoder_options, write_table
+from .common import SEED, add_decoder_options, decoder_options
+from .tables import write_layers
 
 
 def main() -> None:
@@ -38,13 +39,7 @@ def main() -> None:
             limit=options.limit, metrics=metrics, run=model.stem, seed=SEED, overwrite=True, **decoder_options(options),
         )  # fmt: skip
         print(f"measured: {model.stem}", flush=True)
-    rows = [
-        {"model": run, "layer": layer, "metric": metric, "mean": mean, "stderr": stderr, "converged": count}
-        for metric in metrics
-        for run, layers in converged_means(archive, metric).items()
-        for layer, mean, stderr, count in layers
-    ]
-    write_table(rows, options.output / "depth")
+    write_layers(archive, metrics, options.output / "depth")
     onnxinfo.plot(archive, "curve", options.output / "depth.png", metric=metrics)
 
 

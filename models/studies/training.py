@@ -26,14 +26,13 @@ from .common import (
     Step,
     accuracy,
     classifier,
-    converged_means,
     convolutions,
     fit,
     fit_classes,
     initialised,
     to_onnx,
-    write_table,
 )
+from .tables import write_layers
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: The teacher's answers are softened by this temperature, and weigh this much against the labels.
@@ -179,12 +178,8 @@ def main() -> None:
             model, data.held_out, archive, run=run, mean=MEAN, std=STD, seed=SEED, limit=options.limit, overwrite=True,
         )  # fmt: skip
         print(f"measured: {run}", scored.get(run, ""), flush=True)
-    rows = [
-        {"model": run, "layer": layer, "SID": mean, "stderr": stderr, "converged": count}
-        for run, layers in converged_means(archive, "sid").items()
-        for layer, mean, stderr, count in layers
-    ]
-    write_table(rows, options.output / options.study, accuracy=scored, epochs=options.epochs, images=len(data.x))
+    facts = {"accuracy": scored, "epochs": options.epochs, "images": len(data.x)}
+    write_layers(archive, ["sid"], options.output / options.study, **facts)
     kind = "history" if options.study == "epochs" else "curve"
     onnxinfo.plot(archive, kind, options.output / f"{options.study}.png")
 

@@ -1,0 +1,101 @@
+"""The studies' tables: in Markdown to be read, and in JSON with all digits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import onnxinfo
+
+from .common import Array, mean_and_stderr
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def write_table(rows: Rows, path: Path, **facts: Any) -> None:
+    """Write rows as a Markdown table, and with further facts as JSON beside it; print the table."""
+    _write([rows], rows, path, facts)
+
+
+def write_layers(archive: Path, metrics: Sequence[str], path: Path, **facts: Any) -> None:
+    """Write the layers' means of all runs of an archive, and how runs differ sample by sample.
+
+    Each table has runs of as many layers as each other, side by side: the first's means, and the differences of the
+    others from it over the samples that converged in both.
+
+    Parameters
+    ----------
+    archive
+        Its runs are on the same samples.
+    metrics
+        Names.
+    path
+        To be written with the endings ``.md`` and ``.json``.
+    facts
+        For the JSON file.
+    """
+    tables, rows = [], []
+    with onnxinfo.open(archive) as opened:
+        for metric in metrics:
+            runs = {run: opened[run].values(metric) for run in opened}
+            names = {run: [layer.name for layer in opened[run].layers] for run in opened}
+            for run, values in runs.items():
+                rows += [{"model": run, "metric": metric, **row} for row in _means(names[run], values)]
+            tables += [_beside(metric, group, runs) for group in _alike(names)]
+    _write(tables, rows, path, facts)
+
+
+def _means(names: Sequence[str], values: Mapping[str, Array]) -> list[dict[str, Any]]:
+    good = values["converged"].astype(bool)
+    found = [mean_and_stderr(value[kept]) for value, kept in zip(values["value"], good, strict=True)]
+    return [
+        {"layer": name, "mean": mean, "stderr": stderr, "converged": count}
+        for name, (mean, stderr, count) in zip(names, found, strict=True)
+    ]
+
+
+def _alike(names: Mapping[str, list[str]]) -> list[dict[str, list[str]]]:
+    """Runs of as many layers as each other, with the layers' names; the first run's group first."""
+    depths = dict.fromkeys(len(layers) for layers in names.values())
+    return [{run: layers for run, layers in names.items() if len(layers) == depth} for depth in depths]
+
+
+def _beside(
+    metric: str, names: Mapping[str, list[str]], runs: Mapping[str, Mapping[str, Array]]
+) -> list[dict[str, Any]]:
+    first, *others = names
+    rows = []
+    for i, layers in enumerate(zip(*names.values(), strict=True)):
+        good = runs[first]["converged"][i].astype(bool)
+        label = " / ".join(dict.fromkeys(layers))
+        row = {"layer": label, f"{metric.upper()} of {first}": _text(runs[first]["value"][i][good])}
+        for other in others:
+            both = good & runs[other]["converged"][i].astype(bool)
+            row[f"{other}, difference"] = _text((runs[other]["value"] - runs[first]["value"])[i][both], "+")
+        rows.append(row)
+    return rows
+
+
+def _text(values: Array, sign: str = "") -> str:
+    mean, stderr, count = mean_and_stderr(values)
+    return f"{mean:{sign}.3f} ± {stderr:.3f} ({count})" if count else "none converged"
+
+
+def _write(tables: Sequence[Rows], rows: Rows, path: Path, facts: Mapping[str, Any]) -> None:
+    text = "\n".join(map(_markdown, tables))
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps({**facts, "rows": list(rows)}, indent=1), encoding="utf-8")
+    print(text, flush=True)
+
+
+def _markdown(rows: Rows) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(map(_cell, row.values())) for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float | np.floating) else str(value)
