@@ -23,7 +23,7 @@ from onnxinfo.analysis.job import Job, prepare
 from onnxinfo.analysis.settings import Settings
 from onnxinfo.graph.layers import perturbed_tensor
 from onnxinfo.inputs.sample_sets import open_inputs
-from onnxinfo.metrics.budget import device_of, inputs_at_once
+from onnxinfo.metrics.budget import device_of, fit
 from onnxinfo.metrics.feeds import Feeds, graph_inputs
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.sid import linearise, solve
@@ -38,7 +38,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
     samples = open_inputs(arguments.inputs, declared, preset=arguments.preset, limit=arguments.samples)
     feeds = Feeds(model, samples, perturbed_tensor(model))
     job = prepare(feeds, layers, Settings(), device_of(arguments.device))
-    job.chunk = inputs_at_once(job.network, *job.inputs([0]), memory=None)
+    job.chunk = fit(job.network, *job.inputs([0]), memory=None)
     return job
 
 

@@ -9,7 +9,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxinfo
-from onnxinfo.analysis.memory import for_each
 from onnxinfo.metrics.network import Network
 from onnxinfo.models import path
 
@@ -118,16 +117,6 @@ def test_memory_that_runs_out_halves_what_is_evaluated_at_once(tmp_path, monkeyp
     assert "evaluated at once from here on: 4" in caplog.text
     error = np.hypot(whole.values["stderr"], less.values["stderr"])
     assert (abs(less.values["value"] - whole.values["value"]) < 0.02 + 5 * error).all()
-
-
-def test_memory_that_does_not_suffice_for_one_sample(tmp_path):
-    def work(block):
-        raise MemoryError
-
-    job = SimpleNamespace(chunk=4, device=torch.device("cpu"))
-    with pytest.raises(onnxinfo.ResourceError, match="does not suffice for one sample"):
-        for_each(job, [[0, 1, 2]], work)
-    assert job.chunk == 1
 
 
 def test_runs_share_a_file_and_a_taken_name_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from test_engines import assert_same
 from torch import fx, nn
 
 import onnxinfo
+from onnxinfo.analysis.memory import for_each
 from onnxinfo.metrics.budget import fit
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.recompute import peak, weigh
@@ -82,6 +84,34 @@ def test_a_graph_that_is_mapped_is_evaluated_one_by_one():
     assert fit(net, X, ROWS, 1) == 1
     assert net.mode == "loop"
     assert torch.equal(net(X, ROWS)[0], before)
+
+
+def short_job():
+    return SimpleNamespace(chunk=4, device=torch.device("cpu"), network=network(), inputs=lambda block: (X, ROWS))
+
+
+def test_where_memory_runs_out_for_one_input_activations_are_computed_again():
+    job, done = short_job(), []
+
+    def work(block):
+        if job.network.segments == 1:
+            raise MemoryError
+        done.append(block)
+
+    for_each(job, [[0, 1, 2]], work)
+    assert done == [[0], [1], [2]]
+    assert job.chunk == 1
+
+
+def test_memory_that_does_not_suffice_for_one_sample():
+    def work(block):
+        raise MemoryError
+
+    job = short_job()
+    with pytest.raises(onnxinfo.ResourceError, match="does not suffice for one sample"):
+        for_each(job, [[0, 1, 2]], work)
+    assert job.chunk == 1
+    assert job.network.segments > 1
 
 
 MEASURED = """

@@ -105,15 +105,36 @@ def main() -> None:
         right.append(share)
     facts = {"accuracy": float(np.mean(right)), "side": options.side, "epochs": options.epochs}
     rows = table(archive, folds)
-    write_table(rows, options.output / options.network, **facts, folds=options.folds, measured=folds)
+    write(rows, options.output / options.network, **facts, folds=options.folds, measured=folds)
     draw(rows, options.output / f"{options.network}.png")
+
+
+#: Means of the table, with their standard errors.
+COLUMNS = {
+    "trained": "stderr",
+    "above others' boxes": "its stderr",
+    RANDOM: "their stderr",
+    "theirs above others' boxes": "stderr of that",
+}
+
+
+def write(rows: Sequence[Mapping[str, Any]], path: Path, **facts: Any) -> None:
+    """Write the table, each mean with its standard error."""
+    shown = [
+        {
+            "layer": row["layer"],
+            "images": row["images"],
+            **{mean: f"{row[mean]:.4f} ± {row[stderr]:.4f}" for mean, stderr in COLUMNS.items()},
+        }
+        for row in rows
+    ]
+    write_table(rows, path, shown=shown, **facts)
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Concentration of the trained network, its controls, and two standard errors, layer by layer."""
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    columns = {"trained": "stderr", "above others' boxes": "its stderr", RANDOM: "their stderr"}
-    for shift, (name, stderr) in enumerate(columns.items(), -1):
+    for shift, (name, stderr) in enumerate(list(COLUMNS.items())[:3], -1):
         position = np.arange(len(rows)) + 0.06 * shift
         bars = [2 * row[stderr] for row in rows]
         marker, colour = "os^"[shift + 1], COLOURS[shift + 1]
@@ -142,7 +163,9 @@ def table(archive: Path, folds: int) -> list[dict[str, Any]]:
             row["trained"], row["stderr"], _ = mean_and_stderr(own)
             row["others' boxes"] = float(others.mean())
             row["above others' boxes"], row["its stderr"], _ = mean_and_stderr(own - others)
-            row[RANDOM], row["their stderr"], _ = mean_and_stderr(found[RANDOM][0])
+            untrained, elsewhere = found[RANDOM]
+            row[RANDOM], row["their stderr"], _ = mean_and_stderr(untrained)
+            row["theirs above others' boxes"], row["stderr of that"], _ = mean_and_stderr(untrained - elsewhere)
             rows.append(row)
     return rows
 

@@ -16,9 +16,21 @@ from .common import Array, mean_and_stderr
 Rows = Sequence[Mapping[str, Any]]
 
 
-def write_table(rows: Rows, path: Path, **facts: Any) -> None:
-    """Write rows as a Markdown table, and with further facts as JSON beside it; print the table."""
-    _write([rows], rows, path, facts)
+def write_table(rows: Rows, path: Path, *, shown: Rows | None = None, **facts: Any) -> None:
+    """Write rows as a Markdown table, and with further facts as JSON beside it; print the table.
+
+    Parameters
+    ----------
+    rows
+        Columns by name.
+    path
+        To be written with the endings ``.md`` and ``.json``.
+    shown
+        What the Markdown table has instead.
+    facts
+        For the JSON file.
+    """
+    _write([rows if shown is None else shown], rows, path, facts)
 
 
 def write_layers(archive: Path, metrics: Sequence[str], path: Path, **facts: Any) -> None:

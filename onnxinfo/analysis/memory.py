@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 def for_each(job: Job, blocks: Iterable[list[int]], work: Callable[[list[int]], None]) -> None:
     """Do work on blocks of samples; where memory runs out, halve what is evaluated at once and go on with that.
 
+    Where it does not suffice for a single input, activations are computed again for the backward pass.
+
     Parameters
     ----------
     job
@@ -51,12 +53,15 @@ def _fits(work: Callable[[list[int]], None], block: list[int]) -> bool:
 
 
 def _with_less(job: Job, block: list[int]) -> list[list[int]]:
-    if job.chunk == 1 and len(block) == 1:
-        raise ResourceError(
-            f"the memory of {job.device} does not suffice for one sample; choose fewer layers, or another --device"
-        )
     if job.device.type == "cuda":
         torch.cuda.empty_cache()
+    if job.chunk == 1 and len(block) == 1:
+        if job.network.segments > 1 or job.network.recompute(0, *job.inputs(block)) == 1:
+            raise ResourceError(
+                f"the memory of {job.device} does not suffice for one sample; choose fewer layers, or another --device"
+            )
+        logger.warning("memory of %s ran out; activations are computed again from here on", job.device)
+        return [block]
     job.chunk = max(1, job.chunk // 2)
     logger.warning("memory of %s ran out; inputs evaluated at once from here on: %d", job.device, job.chunk)
     size = min(len(block), job.chunk)

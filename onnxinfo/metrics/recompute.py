@@ -101,7 +101,9 @@ class _Scale(fx.Interpreter):
         with counted(self._weights) as kept:
             value = super().run_node(n)
         n.meta[_KEPT] = kept.total
-        n.meta[_VALUE] = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(value))
+        # Weights are there anyway.
+        activations = () if n.op == "get_attr" else _tensors(value)
+        n.meta[_VALUE] = sum(tensor.numel() * tensor.element_size() for tensor in activations)
         return value
 
 
