@@ -173,7 +173,7 @@ class Network:
 
 
 def _close(actual: Tensor, expected: Tensor) -> bool:
-    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    scale = float(expected.detach().abs().max()) if expected.numel() else 0.0
     return torch.allclose(actual, expected, rtol=1e-3, atol=1e-4 * scale + 1e-12, equal_nan=True)
 
 
