@@ -274,6 +274,11 @@ def page(records: list[dict[str, Any]]) -> str:
             if missing
             else []
         ),
+        "A difference above its tolerance is that of quantised values a step apart, or of detections that score alike in",
+        'another order, where every node by itself agrees ([conversion](conversion.md)). "Not converged" are cells that',
+        "the certificate marks; quantised layers, whose steps are wider than the noise that SID asks for, all are. What",
+        "fails at export fails in PyTorch's exporter.",
+        "",
         "This page is written by `python benchmarks/architectures.py --table docs/architectures.md`.",
         "",
         "| builder | exporter | opset | nodes | parameters | difference / tolerance | SID of two layers | remark |",
