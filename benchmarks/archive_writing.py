@@ -8,13 +8,13 @@ is 5 % or more.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+from common import analysis_parser, timed
 
 import onnxinfo
 from onnxinfo.archive.writer import RunWriter
@@ -23,28 +23,10 @@ METHODS = ("open", "set_normalizer", "write", "close")
 MOST = 0.05
 
 
-def timed(spent: dict[str, float], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function so that the time it takes is added up."""
-
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return function(*arguments, **options)
-        finally:
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
-
-    return wrapped
-
-
 def main() -> None:
     """Analyze a model and print the shares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--inputs", required=True)
+    parser = analysis_parser(__doc__)
     parser.add_argument("--limit", type=int, default=32)
-    parser.add_argument("--preset")
-    parser.add_argument("--layers", nargs="*", default=[])
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--compression", default="rounded")
     given = parser.parse_args()
     options = {key: value for key, value in vars(given).items() if key not in ("model", "inputs")}

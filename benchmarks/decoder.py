@@ -10,7 +10,6 @@ gated feed-forward blocks, logits out (opset 23); its weights lie in a file besi
 from __future__ import annotations
 
 import argparse
-import platform
 import resource
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from common import machine
 from onnx import TensorProto, helper
 
 import onnxinfo
@@ -129,15 +129,13 @@ def main() -> None:
     parser.add_argument("--memory", default="1G", help="budget for activations")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    cuda = torch.cuda.is_available() and arguments.device != "cpu"
-    machine = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
     with tempfile.TemporaryDirectory() as folder:
         model, archive = Path(folder) / "decoder.onnx", Path(folder) / "out.h5"
         parameters = write_decoder(model, arguments.parameters, arguments.tokens)
         vocabulary = SIZES[arguments.parameters][-1]
         ids = np.random.default_rng(1).integers(0, vocabulary, (arguments.samples + 1, arguments.tokens))
         np.save(Path(folder) / "ids.npy", ids)
-        print(f"{machine}, torch {torch.__version__}; {parameters / 1e6:,.0f} M parameters", flush=True)
+        print(f"{machine(arguments.device)}; {parameters / 1e6:,.0f} M parameters", flush=True)
         began = time.perf_counter()
         result = onnxinfo.analyze(
             model, f"{folder}/ids.npy", archive, layers=[f"block.{i}" for i in arguments.layers],

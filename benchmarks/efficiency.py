@@ -9,37 +9,16 @@ in floating-point operations of the network's forward and backward passes, in th
 
 from __future__ import annotations
 
-import argparse
-import platform
 import time
 from collections.abc import Callable
 
 import torch
+from common import analysis_parser, machine, prepared
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import onnxinfo
-from onnxinfo.analysis.job import Job, prepare
-from onnxinfo.analysis.settings import Settings
-from onnxinfo.graph.layers import perturbed_tensor
-from onnxinfo.inputs.sample_sets import open_inputs
-from onnxinfo.metrics.budget import device_of, fit
-from onnxinfo.metrics.feeds import Feeds, graph_inputs
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.sid import linearise, solve
-from onnxinfo.torch_graph.precision import to_float32
-
-
-def job_of(arguments: argparse.Namespace) -> Job:
-    """Network and samples, as an analysis prepares them."""
-    model = to_float32(arguments.model)
-    layers = onnxinfo.select_layers(onnxinfo.list_layers(model), arguments.layers)
-    declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(model)}
-    samples = open_inputs(arguments.inputs, declared, preset=arguments.preset, limit=arguments.samples)
-    feeds = Feeds(model, samples, perturbed_tensor(model))
-    job = prepare(feeds, layers, Settings(), device_of(arguments.device))
-    job.chunk = fit(job.network, *job.inputs([0]), memory=None)
-    return job
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, least: float) -> float:
@@ -88,20 +67,16 @@ class Counted:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--inputs", required=True)
-    parser.add_argument("--preset")
-    parser.add_argument("--layers", nargs="*", default=[], help="patterns; default: what is analyzed by default")
+    parser = analysis_parser(__doc__)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 4, 16, 64, 256], help="tried by the plain loop")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement at least")
-    parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    job = job_of(arguments)
-    cuda = job.device.type == "cuda"
-    machine = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    print(f"{machine}, torch {torch.__version__}; {arguments.samples} samples, {job.chunk} inputs at once\n")
+    job = prepared(
+        arguments.model, arguments.inputs, arguments.layers, preset=arguments.preset, samples=arguments.samples,
+        device=arguments.device,
+    )  # fmt: skip
+    print(f"{machine(arguments.device)}; {arguments.samples} samples, {job.chunk} inputs at once\n")
     print("| layer | plain loop, GFLOP/s | at batch | solver, GFLOP/s | share |\n| --- | ---: | ---: | ---: | ---: |")
     x, rows = job.inputs(range(arguments.samples))
     for i, layer in enumerate(job.layers):

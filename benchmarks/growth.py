@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import machine, prepared
 
 import onnxinfo
 
@@ -71,16 +71,7 @@ def measure(**request: Any) -> dict[str, float]:
 
 def probes(file: Path, images: Path, counts: list[int]) -> dict[int, dict[str, float]]:
     """Time of the column norms of one layer for several numbers of noises; two probes at each."""
-    from onnxinfo.analysis.job import prepare
-    from onnxinfo.analysis.settings import Settings
-    from onnxinfo.inputs.sample_sets import open_inputs
-    from onnxinfo.metrics.feeds import Feeds, graph_inputs
-
-    model = onnxinfo.load(file)
-    declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(model)}
-    feeds = Feeds(model, open_inputs(str(images), declared, limit=8), "x")
-    layers = onnxinfo.select_layers(onnxinfo.list_layers(model), [f"relu_{DEPTH - 1}"])
-    job = prepare(feeds, layers, Settings(), torch.device("cpu"))
+    job = prepared(str(file), str(images), [f"relu_{DEPTH - 1}"], samples=8, device="cpu")
     job.chunk = 64
     feature = job.feature(0, *job.inputs(range(8)), 0)
     sigma = torch.full((8, feature.units), 0.01)
@@ -124,7 +115,7 @@ def main() -> None:
     if given.point:
         point(json.loads(given.point))
         return
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(machine())
     with tempfile.TemporaryDirectory() as folder:
         file, images = Path(folder) / "chain.onnx", Path(folder) / "images.npy"
         if not given.model:

@@ -9,21 +9,19 @@ the phases that grow with the images, in proportion.
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
+from common import analysis_parser, machine, timed
 
 import onnxinfo
 from onnxinfo.analysis.tasks import Linearise, Measuring
@@ -54,19 +52,6 @@ def measured(phases: dict[str, float]) -> Iterator[None]:
         yield
 
 
-def timed(phases: dict[str, float], phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function so that the time it takes is added up."""
-
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return function(*arguments, **options)
-        finally:
-            phases[phase] = phases.get(phase, 0.0) + time.perf_counter() - began
-
-    return wrapped
-
-
 def start_up() -> float:
     """Seconds until a fresh process has imported what an analysis needs."""
     began = time.perf_counter()
@@ -76,13 +61,8 @@ def start_up() -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--inputs", required=True)
-    parser.add_argument("--preset")
-    parser.add_argument("--layers", nargs="*", default=[])
+    parser = analysis_parser(__doc__)
     parser.add_argument("--limit", type=int, default=2)
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--project", type=int, default=50)
     given = parser.parse_args()
     phases = {"start-up": start_up()}
@@ -96,10 +76,8 @@ def main() -> None:
         with onnxinfo.open(result.archive) as archive:
             values = archive[result.run].values("sid")
     layers, images = values["value"].shape
-    cuda = torch.cuda.is_available() and given.device != "cpu"
-    machine = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{machine}, torch {torch.__version__}; {layers} layers, {images} images, peak memory {memory:.2f} GiB")
+    print(f"{machine(given.device)}; {layers} layers, {images} images, peak memory {memory:.2f} GiB")
     print(f"converged: {values['converged'].mean():.0%} of {values['value'].size} cells\n")
     print("| phase | s | share |\n| --- | ---: | ---: |")
     whole = total + phases["start-up"]

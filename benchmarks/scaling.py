@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from common import analysis_parser, machine
 
 import onnxinfo
 
@@ -57,7 +56,7 @@ def throughput(workers: int, given: argparse.Namespace, options: dict[str, Any])
     with tempfile.TemporaryDirectory() as folder:
         onnxinfo.analyze(
             given.model, given.inputs, Path(folder) / "out.h5", preset=given.preset, layers=given.layers,
-            limit=given.limit, progress=note, **options,
+            limit=given.limit, device=given.device, progress=note, **options,
         )  # fmt: skip
     whole = time.perf_counter() - began
     (first, before), (last, after) = finished[workers - 1], finished[-1]
@@ -66,14 +65,10 @@ def throughput(workers: int, given: argparse.Namespace, options: dict[str, Any])
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--inputs", required=True)
-    parser.add_argument("--preset")
-    parser.add_argument("--layers", nargs="*", default=[])
+    parser = analysis_parser(__doc__)
     parser.add_argument("--limit", type=int, default=64)
     given = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; {given.limit} images\n")
+    print(f"{machine(given.device)}, {os.cpu_count()} cores; {given.limit} images\n")
     print("| engine | workers | cells/s | against one | whole, s |\n| --- | ---: | ---: | ---: | ---: |")
     for name, engine in (("local", processes), ("ray", ray_nodes)):
         one = 0.0

@@ -12,7 +12,6 @@ decoders, trained beforehand. The ratio is measured by each cell's certificate, 
 from __future__ import annotations
 
 import argparse
-import platform
 import tempfile
 import time
 from collections import defaultdict
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from common import analysis_parser, machine
 
 import onnxinfo
 
@@ -63,15 +62,10 @@ def run(arguments: argparse.Namespace, solver: str, samples: int) -> tuple[dict[
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--inputs", required=True)
-    parser.add_argument("--preset")
-    parser.add_argument("--layers", nargs="*", default=[], help="patterns; default: what is analyzed by default")
+    parser = analysis_parser(__doc__)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--reference-samples", type=int, help="of them, for the paper's optimiser; default: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--metric", choices=["sid", "ru"], default="sid")
     parser.add_argument("--center", choices=["input", "reconstruction"], default="input")
     parser.add_argument("--decoders", type=Path, default=Path("decoders"), help="folder that keeps them")
@@ -79,9 +73,7 @@ def main() -> None:
     parser.add_argument("--decoder-limit", type=int, default=5000)
     arguments = parser.parse_args()
     fewer = arguments.reference_samples or arguments.samples
-    cuda = torch.cuda.is_available() and arguments.device != "cpu"
-    machine = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    print(f"{machine}, torch {torch.__version__}; {arguments.samples} samples, {fewer} by the paper's optimiser\n")
+    print(f"{machine(arguments.device)}; {arguments.samples} samples, {fewer} by the paper's optimiser\n")
     print("| layer | H | H, paper's | difference | ratio | converged | s per cell | s per cell, paper's | 1/ |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     ours, clock = run(arguments, "auto", arguments.samples)

@@ -19,15 +19,18 @@ def run(monkeypatch, study, *arguments):
 
 
 def test_compression(tmp_path, monkeypatch):
+    pytest.importorskip("art")
     digits = path("digits.npz")
     run(
         monkeypatch, compression, path("digits-cnn.onnx"), "--inputs", f"{digits}:images", "--labels",
-        f"{digits}:labels", "--keep", 1, 0.1, "--layers", "relu_6", "logits", "--limit", 2, "--attacked", 0,
+        f"{digits}:labels", "--keep", 1, 0.1, "--layers", "relu_6", "logits", "--limit", 2, "--attacked", 2,
         "-o", tmp_path,
     )  # fmt: skip
     first, second = json.loads((tmp_path / "compression.json").read_text())["rows"]
     assert first["last, change"] == 0
     assert first["accuracy"] > second["accuracy"]
+    assert first["mean L2 norm"] > 0
+    assert 0 < first["reached"] <= 1
     assert (tmp_path / "compression.png").exists()
 
 

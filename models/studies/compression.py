@@ -68,13 +68,18 @@ def main() -> None:
 def table(archive: Path, attacks: Path | None, accuracies: Mapping[str, float]) -> list[dict[str, Any]]:
     """One row per level.
 
-    SID is the mean over the samples that converged at all levels, followed by the difference in the last layer from the
-    first level and its standard error. The norm is the mean over samples of that over the wrong classes reached.
+    SID, in nats, is the mean over the samples that converged at all levels, followed by the difference in the last
+    layer from the first level and its standard error. The norm, in standard deviations of the input, is the mean over
+    samples of that over the wrong classes reached.
     """
     rows: list[dict[str, Any]] = []
     with onnxinfo.open(archive) as opened:
         names = [layer.name for layer in opened[next(iter(accuracies))].layers]
         found = {run: opened[run].values("sid") for run in accuracies}
+    attacked = {}
+    if attacks:
+        with onnxinfo.open(attacks) as opened:
+            attacked = {run: opened[run].values("robustness") for run in accuracies}
     good = np.all([values["converged"] for values in found.values()], axis=0)
     first = next(iter(found.values()))["value"]
     for run, share in accuracies.items():
@@ -82,11 +87,9 @@ def table(archive: Path, attacks: Path | None, accuracies: Mapping[str, float]) 
         values = found[run]["value"]
         row |= {f"SID of {name}": values[i][good[i]].mean() for i, name in enumerate(names)}
         row["last, change"], row["its stderr"], row["images"] = mean_and_stderr((values - first)[-1][good[-1]])
-        if attacks:
-            with onnxinfo.open(attacks) as opened:
-                attacked = opened[run].values("robustness")
-            row["mean L2 norm"], row["stderr"], _ = mean_and_stderr(attacked["value"][0])
-            row["reached"] = float(attacked["reached"].sum() / attacked["targets"].sum())
+        if run in attacked:
+            row["mean L2 norm"], row["stderr"], _ = mean_and_stderr(attacked[run]["value"][0])
+            row["reached"] = float(attacked[run]["reached"].sum() / attacked[run]["targets"].sum())
         rows.append(row)
     return rows
 

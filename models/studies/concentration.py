@@ -5,7 +5,7 @@ A small VGG or AlexNet is trained to tell the animals of an ``.npz`` file with `
 network that was trained on the others. Two controls: all other images' boxes instead of an image's own, and a network
 with random weights.
 
-``python -m models.studies.concentration animals.npz --network vgg -o study``
+``python -m onnxinfo.models.studies.concentration animals.npz --network vgg -o study``
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73")
 def contrasts(maps: Array, masks: Array) -> tuple[Array, Array]:
     """Background's mean entropy minus the foreground's, of maps (S, 3, y, x) and masks (S, y, x).
 
-    With each image's own mask, and the mean of that with the masks of all others, (S,) both.
+    With each image's own mask, and the mean of that with the masks of all others: nats, (S,) both.
     """
     entropy = maps.mean(1).reshape(len(maps), -1)
     inside = masks.reshape(len(masks), -1).astype(bool)

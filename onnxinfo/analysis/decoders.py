@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import UsageError
 from ..graph.layers import list_layers, perturbed_tensor, select_layers
 from ..graph.model import ModelSource
@@ -23,7 +21,7 @@ from ..metrics.decoder_training import DecoderSettings, Material, Trained, train
 from ..metrics.feeds import Feeds, graph_inputs
 from ..metrics.network import Network
 from ..torch_graph.precision import to_float32
-from .job import Job, prepare
+from .job import Job, context_tensors, prepare
 from .settings import Progress, Report, Settings
 
 logger = logging.getLogger(__name__)
@@ -140,9 +138,7 @@ def _with_context(network: Network, feeds: Feeds, job: Job) -> Network:
     """The network with the training samples' other inputs."""
     if not network.context:
         return network
-    everything = range(len(feeds))
-    context = [torch.from_numpy(feeds.samples.inputs[name].batch(everything)).to(job.device) for name in job.context]
-    return network.with_context(context)
+    return network.with_context(context_tensors(feeds, job.context, job.device))
 
 
 def train_decoder(

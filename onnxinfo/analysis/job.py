@@ -136,11 +136,15 @@ def make_job(
     device: torch.device,
 ) -> Job:
     """Put a converted graph, whose further inputs are the named graph inputs, and their samples on a device."""
-    everything = range(len(feeds))
-    others = [torch.from_numpy(feeds.samples.inputs[name].batch(everything)).to(device) for name in context]
-    network = Network(module.to(device), others, feeds.batch_size)
+    network = Network(module.to(device), context_tensors(feeds, context, device), feeds.batch_size)
     tie = make_tie(settings.tie, feeds.perturbed([0]).shape[1:], feeds.axes()).to(device)
     return Job(feeds, tuple(layers), network, tuple(context), unit.to(device), tie, settings, device)
+
+
+def context_tensors(feeds: Feeds, names: Sequence[str], device: torch.device) -> list[Tensor]:
+    """The named graph inputs of all samples, each (samples, ...)."""
+    everything = range(len(feeds))
+    return [torch.from_numpy(feeds.samples.inputs[name].batch(everything)).to(device) for name in names]
 
 
 def _verify(feeds: Feeds, graph: Model, context: Sequence[str], module: fx.GraphModule) -> None:

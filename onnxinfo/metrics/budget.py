@@ -76,11 +76,12 @@ def fit(network: Network, x: Tensor, rows: Tensor, memory: int | None) -> int:
         See :func:`inputs_at_once`.
     """
     budget = memory if memory is not None else _default_budget(x.device)
-    if _bytes_of(network, x, rows, storages(network.module)) > budget:
+    per_input = _bytes_of(network, x, rows, storages(network.module))
+    if per_input > budget:
         segments = network.recompute(budget - _beside(x), x, rows)
         logger.info("activations of one input exceed %d MiB: computed again in %d segments", budget >> 20, segments)
         return 1
-    return inputs_at_once(network, x, rows, memory, network.module)
+    return _together(per_input, budget, x.device)
 
 
 def inputs_at_once(
@@ -100,9 +101,12 @@ def inputs_at_once(
         Hold the weights, which are there anyway.
     """
     budget = memory if memory is not None else _default_budget(x.device)
-    per_input = _bytes_of(function, x, rows, storages(*modules))
+    return _together(_bytes_of(function, x, rows, storages(*modules)), budget, x.device)
+
+
+def _together(per_input: int, budget: int, device: torch.device) -> int:
     most = GPU_INPUTS
-    if x.device.type == "cpu":
+    if device.type == "cpu":
         most = max(CPU_INPUTS, min(GPU_INPUTS, CPU_CACHED_BYTES // per_input))
     return max(1, min(most, budget // per_input))
 

@@ -1,0 +1,64 @@
+"""What the benchmarks share: arguments of an analysis, the machine's name, and a clock around functions."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+import onnxinfo
+from onnxinfo.analysis.job import Job, prepare
+from onnxinfo.analysis.settings import Settings
+from onnxinfo.graph.layers import perturbed_tensor
+from onnxinfo.inputs.sample_sets import open_inputs
+from onnxinfo.metrics.budget import device_of, fit
+from onnxinfo.metrics.feeds import Feeds, graph_inputs
+from onnxinfo.torch_graph.precision import to_float32
+
+
+def analysis_parser(description: str | None) -> argparse.ArgumentParser:
+    """Arguments that name a model, samples, layers and a device as ``onnxinfo analyze`` does."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--inputs", required=True)
+    parser.add_argument("--preset")
+    parser.add_argument("--layers", nargs="*", default=[], help="patterns; default: what is analyzed by default")
+    parser.add_argument("--device", default="auto")
+    return parser
+
+
+def machine(device: str = "auto") -> str:
+    """What computes: a GPU's name, or a processor's kind with the threads that torch uses; and torch's version."""
+    used = device_of(device)
+    threads = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{torch.cuda.get_device_name(used) if used.type == 'cuda' else threads}, torch {torch.__version__}"
+
+
+def prepared(
+    model: str, inputs: str, layers: Sequence[str], *, preset: str | None = None, samples: int, device: str
+) -> Job:
+    """Network and samples, as an analysis prepares them."""
+    loaded = to_float32(model)
+    chosen = onnxinfo.select_layers(onnxinfo.list_layers(loaded), layers)
+    declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
+    feeds = Feeds(loaded, open_inputs(inputs, declared, preset=preset, limit=samples), perturbed_tensor(loaded))
+    job = prepare(feeds, chosen, Settings(), device_of(device))
+    job.chunk = fit(job.network, *job.inputs([0]), memory=None)
+    return job
+
+
+def timed(spent: dict[str, float], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function so that the seconds it takes are added up under a name."""
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*arguments, **options)
+        finally:
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
+
+    return wrapped
