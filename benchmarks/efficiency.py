@@ -17,8 +17,9 @@ from common import analysis_parser, machine, prepared
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.network import Network
-from onnxinfo.metrics.sid import linearise, solve
+from onnxinfo.metrics.sid import solve
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, least: float) -> float:

@@ -75,11 +75,11 @@ def probes(file: Path, images: Path, counts: list[int]) -> dict[int, dict[str, f
     job.chunk = 64
     feature = job.feature(0, *job.inputs(range(8)), 0)
     sigma = torch.full((8, feature.units), 0.01)
-    feature.column_norms(sigma, 8)
+    feature.column_norms(sigma, 8, 2)
     found = {}
     for count in counts:
         began = time.perf_counter()
-        feature.column_norms(sigma, count)
+        feature.column_norms(sigma, count, 2)
         seconds = time.perf_counter() - began
         found[2 * count] = {"seconds": seconds, "mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
     return found

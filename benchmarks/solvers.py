@@ -27,15 +27,15 @@ import onnxinfo
 
 @dataclass
 class Clock:
-    """Seconds that went into each layer, and before the first."""
+    """Seconds that went into each layer, and into what all have in common, by what it is."""
 
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     last: float = field(default_factory=time.perf_counter)
 
     def note(self, progress: onnxinfo.Progress) -> None:
-        """Count the time since the last word for the layer that is finished."""
+        """Count the time since the last word for what is finished: a layer, or the normalizers with the closed form."""
         now = time.perf_counter()
-        self.seconds[progress.layer] += now - self.last
+        self.seconds[progress.layer or progress.stage] += now - self.last
         self.last = now
 
 
@@ -90,6 +90,10 @@ def main() -> None:
             flush=True,
         )
     h, reference, difference, seconds, longer = np.mean(rows, 0)
+    # Of all layers at once: D, which both need, and our solver's closed form.
+    before = clock.seconds["normalizer"] / arguments.samples, slow.seconds["normalizer"] / fewer
+    print(f"| D | | | | | | {before[0] / len(rows):.3f} | {before[1] / len(rows):.3f} | |")
+    seconds, longer = seconds + before[0] / len(rows), longer + before[1] / len(rows)
     print(
         f"| mean | {h:.4f} | {reference:.4f} | {difference:+.4f} | | "
         f"| {seconds:.3f} | {longer:.3f} | {longer / seconds:.1f} |"

@@ -13,12 +13,12 @@ from onnxinfo.errors import InputError, UsageError
 from onnxinfo.metrics.decoder import Decoder, Plan
 from onnxinfo.metrics.decoder_store import DecoderKey, load_decoder, save_decoder
 from onnxinfo.metrics.decoder_training import DecoderSettings, Trained
+from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY, make_tie
 from onnxinfo.metrics.probe import Feature
 from onnxinfo.metrics.reconstruction import Reconstruction
 from onnxinfo.metrics.ru import solve_ru
-from onnxinfo.metrics.sid import linearise
 from onnxinfo.models import path
 
 MODEL, IMAGES = path("digits-cnn.onnx"), f"{path('digits.npz')}:images"

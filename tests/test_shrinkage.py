@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from onnxinfo.metrics.shrinkage import wiener
+from onnxinfo.metrics.shrinkage import wiener, wiener_with
 
 SHAPE = (3, 32, 32)
 
@@ -37,6 +37,26 @@ def test_a_smooth_map_is_found_in_strong_noise():
     assert error < unfiltered / 20
 
 
+def test_a_map_akin_adds_what_it_shares():
+    stream = torch.Generator().manual_seed(2)
+    rough = torch.randn(8, 3 * 32 * 32, generator=stream)
+    first, second = (rough + noise for noise in noises(1.0))
+    other, unrelated = noises(0.5, seed=3)
+    alone = (wiener(first, second, SHAPE) - rough).square().mean()
+    # Precisions add: 1 of the map itself, 1 / 0.5 of the mean of the two, and 1 / 0.25 of the biased third.
+    with_it = (wiener_with(first, second, 2 * (rough + other), SHAPE) - rough).square().mean()
+    assert alone == pytest.approx(1 / (1 + 2), rel=0.05)
+    assert with_it == pytest.approx(1 / (1 + 2 + 4), rel=0.05)
+    without = (wiener_with(first, second, unrelated, SHAPE) - rough).square().mean()
+    assert without == pytest.approx(float(alone), rel=0.02)
+
+
+def test_a_map_akin_that_is_constant_changes_nothing():
+    first, second = (smooth_map() + noise for noise in noises(1.0))
+    estimate = wiener_with(first, second, torch.zeros_like(first), SHAPE)
+    assert torch.allclose(estimate, wiener(first, second, SHAPE), atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(13,), (1,), (2, 3), (5, 16)])
 def test_any_shape_will_do(shape):
     count = 1
@@ -44,6 +64,6 @@ def test_any_shape_will_do(shape):
         count *= size
     stream = torch.Generator().manual_seed(0)
     first, second = (torch.randn(2, count, generator=stream) for _ in range(2))
-    estimate = wiener(first, second, shape)
-    assert estimate.shape == (2, count)
-    assert estimate.isfinite().all()
+    for estimate in (wiener(first, second, shape), wiener_with(first, second, first + 1, shape)):
+        assert estimate.shape == (2, count)
+        assert estimate.isfinite().all()

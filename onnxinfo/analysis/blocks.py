@@ -9,8 +9,8 @@ from typing import Protocol
 from torch import Tensor
 
 from ..archive.format import Metric
+from ..metrics.linearisation import Linearisation
 from ..metrics.probe import Feature
-from ..metrics.sid import Linearisation
 from .job import Job
 
 

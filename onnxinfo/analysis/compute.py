@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..archive.writer import RunWriter
-from ..metrics.sid import NORMALIZER_STDERR
+from ..metrics.linearisation import NORMALIZER_STDERR
 from .blocks import Measure
 from .engines import Engine
 from .job import Job
@@ -124,7 +124,7 @@ class Analysis:
         if self.job.settings.normalizer == "image":
             return NORMALIZER_STDERR
         # The mean over all samples is what has to be known well.
-        return min(0.05, NORMALIZER_STDERR / 4 * math.sqrt(len(self.job.feeds)))
+        return min(0.05, 0.005 * math.sqrt(len(self.job.feeds)))
 
     def _measurings(self, kept: Starts, normalizers: Sequence[float | None]) -> Iterator[Measuring]:
         constrained = any(measure.uses_normalizer for measure in self.measures.values())

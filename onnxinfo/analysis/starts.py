@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from ..errors import ResourceError
-from ..metrics.sid import Linearisation
+from ..metrics.linearisation import Linearisation
 
 #: Column norms above this many bytes are kept on disk.
 MEMORY_BYTES = 16 * 2**20

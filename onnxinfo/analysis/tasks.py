@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy.typing as npt
 import torch
 
-from ..metrics.sid import Linearisation, linearise
+from ..metrics.linearisation import Linearisation, linearise
 from .blocks import Block, Measure
 from .job import Job
 from .measures import OnDemand

@@ -16,7 +16,7 @@ RATIO_TOLERANCE = 0.05
 GAP_TOLERANCE = 0.05
 #: Noises of the pass that also takes gradients, and the fewest and most that the ratio is measured with.
 GRADIENT_NOISES = 32
-LEAST_RATIO_NOISES, RATIO_NOISES = 32, 256
+LEAST_RATIO_NOISES, RATIO_NOISES = 16, 256
 RATIO_STDERR = 0.02
 
 
@@ -42,6 +42,28 @@ class Certificate:
     converged: Tensor
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of noise scales with noise that they do not depend on.
+
+    Attributes
+    ----------
+    quarters
+        Four independent estimates of ``sigma_i dL/dsigma_i``, each (S, n).
+    deviations
+        ``||h(x + sigma*delta) - f||^2``, (noises, S).
+    """
+
+    quarters: list[Tensor]
+    deviations: Tensor
+
+    @property
+    def halves(self) -> Halves:
+        """The gradient as two independent estimates."""
+        first, second, third, fourth = self.quarters
+        return Halves((first + third) / 2, (second + fourth) / 2)
+
+
 def certify(feature: Feature, sigma: Tensor, target: Tensor, free: Tensor) -> Certificate:
     """Measure the certificate of a solution.
 
@@ -56,13 +78,25 @@ def certify(feature: Feature, sigma: Tensor, target: Tensor, free: Tensor) -> Ce
     free
         Units below the cap, (S, n) bool.
     """
-    parts, quarters = [], []
+    found = measure(feature, sigma, GRADIENT_NOISES)
+    return judge(Measured(found.quarters, refine(feature, sigma, found.deviations)), target, free)
+
+
+def measure(feature: Feature, sigma: Tensor, noises: int) -> Measured:
+    """Take the gradient and the deviations of noise scales (S, n) with that much fresh noise, a multiple of four."""
+    quarters: list[Tensor] = []
+    deviations = []
     for _ in range(2):
-        halves, deviations = feature.gradients(sigma, GRADIENT_NOISES // 2)
+        halves, parts = feature.gradients(sigma, noises // 2)
         quarters += [halves.first, halves.second]
-        parts.append(deviations)
-    deviations = refine(feature, sigma, torch.cat(parts))
-    ratio, ratio_stderr = mean_and_stderr(deviations / target)
+        deviations.append(parts)
+    return Measured(quarters, torch.cat(deviations))
+
+
+def judge(found: Measured, target: Tensor, free: Tensor) -> Certificate:
+    """Judge noise scales by what was measured of them; target (S,) and free units (S, n) as in :func:`certify`."""
+    ratio, ratio_stderr = mean_and_stderr(found.deviations / target)
+    quarters = found.quarters
     power, power_stderr = noise_free_power([_relative(quarter, quarters, free) for quarter in quarters], free)
     return verdict(ratio, ratio_stderr, power, power_stderr, free.any(1))
 

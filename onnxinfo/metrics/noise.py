@@ -97,7 +97,7 @@ def _tie(group: Tensor) -> Tie:
     return Tie(flat, torch.bincount(flat))
 
 
-def allocate(column_norms: Tensor, target: Tensor, tie: Tie, cap: float, weights: Tensor | None = None) -> Tensor:
+def allocate(column_norms: Tensor, target: Tensor, tie: Tie, cap: float) -> Tensor:
     """The noise scales that maximise ``sum_i log sigma_i`` where the feature is linear: water-filling.
 
     ``sigma_g^2 = min(cap^2, nu m_g / C_g)`` with ``C_g`` the sum of the group's squared column norms and ``nu`` such
@@ -114,8 +114,6 @@ def allocate(column_norms: Tensor, target: Tensor, tie: Tie, cap: float, weights
         The groups.
     cap
         ``sigma_max``.
-    weights
-        Of the units' logarithms in the objective, shape (S, n), whose groups' sums take the place of ``m_g``.
 
     Returns
     -------
@@ -125,7 +123,7 @@ def allocate(column_norms: Tensor, target: Tensor, tie: Tie, cap: float, weights
         the cap stay below the target, everything is infinite.
     """
     cost = tie.sum(column_norms).double()
-    size = tie.size.to(cost).expand_as(cost) if weights is None else tie.sum(weights).double()
+    size = tie.size.to(cost).expand_as(cost)
     full = cap**2 * cost
     at_cap = torch.zeros_like(cost, dtype=torch.bool)
     while True:

@@ -131,19 +131,21 @@ class Feature:
         with torch.no_grad():
             for count in self.portions(noises):
                 _, x = self.perturb(sigma, count)
-                difference = self.evaluate(x).reshape(count, self.samples, -1) - self.center
-                parts.append(difference.square().sum(-1))
+                parts.append(self._deviation(self.evaluate(x)))
         return torch.cat(parts)
+
+    def _deviation(self, feature: Tensor) -> Tensor:
+        """``||feature - f||^2`` of features (noises * S, m), (noises, S)."""
+        return (feature.reshape(-1, self.samples, feature.shape[1]) - self.center).square().sum(-1)
 
     def differentiable_deviation(self, sigma: Tensor, noises: int) -> Tensor:
         """``E||h(x + sigma*delta) - f||^2`` from fresh noises, (S,), differentiable with respect to sigma, (S, n)."""
         _, x = self.perturb(sigma, noises)
-        difference = self.evaluate(x).reshape(noises, self.samples, -1) - self.center
         self.spent += noises
-        return difference.square().sum(-1).mean(0)
+        return self._deviation(self.evaluate(x)).mean(0)
 
-    def column_norms(self, sigma: Tensor, noises: int, per_noise: int = 2) -> Halves:
-        """``E ||J_i(x + sigma*delta)||^2`` by vector-Jacobian products: ``E_u (J^T u)_i^2`` with random signs u.
+    def column_norms(self, sigma: Tensor, noises: int, per_noise: int) -> tuple[Halves, Tensor]:
+        """``E ||J_i(x + sigma*delta)||^2`` by vector-Jacobian products, ``E_u (J^T u)_i^2`` with random signs u.
 
         Signs have the least variance among probes with independent entries. Several per noise share a forward pass;
         where the feature is smaller than that, its unit vectors give the norms exactly.
@@ -154,8 +156,16 @@ class Feature:
             Noise scales, (S, n), standardised.
         noises, per_noise
             Noises (even), and probes at each.
+
+        Returns
+        -------
+        Halves
+            Two independent estimates of the squared column norms.
+        Tensor
+            The deviations, (noises, S).
         """
         sums = HalfSums(sigma)
+        parts = []
         for count in self.portions(noises):
             _, x = self.perturb(sigma, count)
             x.requires_grad_(True)
@@ -163,7 +173,8 @@ class Feature:
             norms = squared_products(feature, x, self.unit, per_noise, self.probes)
             self.spent += count * min(per_noise, feature.shape[1])
             sums.add(norms.reshape(count, self.samples, -1))
-        return sums.means()
+            parts.append(self._deviation(feature.detach()))
+        return sums.means(), torch.cat(parts)
 
     def gradients(self, sigma: Tensor, noises: int) -> tuple[Halves, Tensor]:
         """``sigma_i dL/dsigma_i`` of the feature deviation ``L = E||h(x + sigma*delta) - f||^2``, and L itself.

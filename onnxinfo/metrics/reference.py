@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from .certificate import certify, mean_and_stderr, refine
+from .linearisation import Linearisation
 from .noise import Tie, allocate
 from .probe import Feature
 from .reconstruction import Reconstruction
 from .ru import Problem, RuSolution
-from .sid import Linearisation, Solution
+from .sid import Solution
 
 LEARNING_RATE = 0.05
 

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from .certificate import Certificate, mean_and_stderr, noise_free_power, refine, rescaled, verdict
+from .linearisation import Linearisation
 from .noise import ENTROPY, Tie, allocate, capped
 from .probe import Halves
 from .reconstruction import Moments, Reconstruction
-from .sid import MANY_UNITS, Linearisation
+from .sid import MANY_UNITS
 
 #: Noises of the ascent in all, those of a step (more where units are few), and by how much a scale first grows a step.
 ASCENT_NOISES, STEP_NOISES, RATE = 400, 4, 0.2

@@ -30,21 +30,70 @@ def wiener(first: Tensor, second: Tensor, shape: Sequence[int]) -> Tensor:
     Tensor
         Estimate of the maps, (S, n).
     """
-    axes = tuple(range(1, len(shape) + 1))
-    a = torch.fft.fftn(first.reshape(-1, *shape), dim=axes)
-    b = torch.fft.fftn(second.reshape(-1, *shape), dim=axes)
-    mean = (a + b) / 2
-    band, bands = _bands(shape, len(first), first.device)
-    signal = _pool((a * b.conj()).real, band, bands)
-    total = _pool(mean.abs().square(), band, bands)
-    gain = (signal / total.clamp(min=torch.finfo(total.dtype).tiny)).clamp(0, 1)
-    filtered = torch.fft.ifftn(mean * gain[band].reshape(tuple(shape)), dim=axes)
-    denoised: Tensor = filtered.real.reshape(first.shape)
-    return denoised
+    pair = _Pair(first, second, shape)
+    return pair.back(pair.mean * pair.spread(pair.signal / _positive(pair.total)))
 
 
-def _pool(power: Tensor, band: Tensor, bands: int) -> Tensor:
-    return power.new_zeros(bands).index_add_(0, band, power.sum(0).flatten())
+def wiener_with(first: Tensor, second: Tensor, akin: Tensor, shape: Sequence[int]) -> Tensor:
+    """The best linear estimate of a map from two independent noisy measurements of it and one of a map akin to it.
+
+    Beside what :func:`wiener` measures, each band's cross-spectrum tells how much the map akin shares with the one that
+    is sought; it is worth that much, whatever its own noise and bias are.
+
+    Parameters
+    ----------
+    first, second, shape
+        As in :func:`wiener`.
+    akin
+        Maps around zero, (S, n), whose noise is independent of the two measurements'.
+
+    Returns
+    -------
+    Tensor
+        Estimate of the maps, (S, n).
+    """
+    pair = _Pair(first, second, shape)
+    other = pair.transform(akin)
+    power, shared = pair.pool(other.abs().square()), pair.pool((pair.mean * other.conj()).real)
+    most = (pair.signal * power).sqrt()
+    shared = torch.minimum(torch.maximum(shared, -most), most)
+    # [total, shared; shared, power] [gain, other gain] = [signal, shared]
+    scale = _positive(pair.total * power - shared.square())
+    gain = torch.where(power > 0, (pair.signal * power - shared.square()) / scale, pair.signal / _positive(pair.total))
+    other_gain = shared * (pair.total - pair.signal) / scale
+    return pair.back(pair.mean * pair.spread(gain) + other * pair.spread(other_gain))
+
+
+class _Pair:
+    """Fourier transform of the mean of two measurements, and the power of signal and total in each band."""
+
+    def __init__(self, first: Tensor, second: Tensor, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+        self._band, self._bands = _bands(shape, len(first), first.device)
+        a, b = self.transform(first), self.transform(second)
+        self.mean = (a + b) / 2
+        self.total = self.pool(self.mean.abs().square())
+        self.signal = torch.minimum(self.pool((a * b.conj()).real).clamp(min=0), self.total)
+
+    def transform(self, maps: Tensor) -> Tensor:
+        transformed: Tensor = torch.fft.fftn(maps.reshape(-1, *self.shape), dim=tuple(range(1, len(self.shape) + 1)))
+        return transformed
+
+    def back(self, transformed: Tensor) -> Tensor:
+        maps: Tensor = torch.fft.ifftn(transformed, dim=tuple(range(1, len(self.shape) + 1)))
+        return maps.real.flatten(1)
+
+    def pool(self, power: Tensor) -> Tensor:
+        """Sum over samples and the frequencies of each band."""
+        return power.new_zeros(self._bands).index_add_(0, self._band, power.sum(0).flatten())
+
+    def spread(self, gains: Tensor) -> Tensor:
+        """Each band's gain at its frequencies."""
+        return gains[self._band].reshape(self.shape)
+
+
+def _positive(power: Tensor) -> Tensor:
+    return power.clamp(min=torch.finfo(power.dtype).tiny)
 
 
 def _bands(shape: Sequence[int], samples: int, device: torch.device) -> tuple[Tensor, int]:

@@ -3,7 +3,7 @@
 Maximise ``sum_i log sigma_i`` subject to ``E||h(x + sigma*delta) - h(x)||^2 = alpha D`` (the paper's Eq. 2). Solved in
 three steps, each starting where the one before ended:
 
-1. the closed form of the linearised layer, from column norms of the Jacobian at x (:func:`linearise`);
+1. the closed form of the linearised layer, from column norms of the Jacobian at x;
 2. a Gauss-Newton round: the same with column norms averaged over the noise itself;
 3. a polish with the constraint's true gradient, which knows what the round ignores: that noise switches units off.
 
@@ -20,56 +20,34 @@ import torch
 from torch import Tensor
 
 from .certificate import (
-    RATIO_STDERR,
+    LEAST_RATIO_NOISES,
+    RATIO_TOLERANCE,
     Certificate,
+    Measured,
     certify,
+    judge,
     mean_and_stderr,
+    measure,
     refine,
     relative_gradient,
-    relative_stderr,
     rescaled,
 )
-from .network import Network
+from .linearisation import Linearisation
 from .noise import ENTROPY, Tie, allocate, capped
-from .probe import Feature, Halves, cotangents
-from .shrinkage import wiener
+from .probe import Feature, Halves
+from .shrinkage import wiener, wiener_with
 
 logger = logging.getLogger(__name__)
 
-#: Probes of the closed form: at least, and at most where D is not known well enough before.
-LEAST_PROBES, MOST_PROBES = 16, 128
-#: Relative standard error of a sample's D, on average over the samples, at which probing stops.
-NORMALIZER_STDERR = 0.02
-#: Affine layers up to this many outputs are solved exactly, by their whole Jacobian.
-EXACT_OUTPUTS = 4096
-#: Noises of the Gauss-Newton round (two probes at every noise), and of the rescaling before and after it.
-ROUND_NOISES, SCALE_NOISES = 32, 8
-#: Polishing passes at most, the noises of each, and the gain in nats below which no further pass is made.
-PASSES, PASS_NOISES, PASS_GAIN = 5, 32, 0.003
+#: Noises of the Gauss-Newton round, and probes at each.
+ROUND_NOISES, ROUND_PROBES = 16, 4
+#: Updates by the polish at most, noises of each pass, and the gain in nats below which there is no further update.
+UPDATES, PASS_NOISES, PASS_GAIN = 8, 16, 0.002
+#: Relative standard error of the deviation, on average over the samples, with which the constraint is met in the end.
+SCALE_STDERR = 0.025
 #: A block with at least this many units, over all its samples, is served by those noises. A smaller one gets up to
 #: eight times as many: they cost little, and the errors of fewer units average out less.
 MANY_UNITS = 8192
-
-
-@dataclass(frozen=True)
-class Linearisation:
-    """A layer around a block of S samples: squared column norms (S, n), D (S,) with standard error, affinity."""
-
-    column_norms: Tensor
-    normalizer: Tensor
-    normalizer_stderr: Tensor
-    affine: bool
-    probes: int
-
-    def to(self, device: torch.device) -> Linearisation:
-        """The same on another device."""
-        tensors = self.column_norms.to(device), self.normalizer.to(device), self.normalizer_stderr.to(device)
-        return Linearisation(*tensors, self.affine, self.probes)
-
-    def at(self, rows: slice) -> Linearisation:
-        """The same of some of the samples only."""
-        tensors = self.column_norms[rows], self.normalizer[rows], self.normalizer_stderr[rows]
-        return Linearisation(*tensors, self.affine, self.probes)
 
 
 @dataclass(frozen=True)
@@ -103,99 +81,6 @@ class Solution:
         return self.sigma.log() + ENTROPY
 
 
-def linearise(
-    network: Network,
-    x: Tensor,
-    unit: Tensor,
-    rows: Tensor,
-    probes: torch.Generator,
-    *,
-    stderr: float = NORMALIZER_STDERR,
-) -> list[Linearisation]:
-    """Column norms ``||J_i||^2`` and ``D = ||J||_F^2`` of every layer at the samples.
-
-    One forward pass serves all layers; each probe costs one vector-Jacobian product per layer. A layer whose products
-    do not change when the input moves by a whole standard deviation is affine: its Jacobian is the same everywhere.
-
-    Parameters
-    ----------
-    network
-        The layers.
-    x
-        Perturbed tensor of S samples, (S, *shape).
-    unit
-        Standardised unit, broadcastable to x.
-    rows
-        Rows of the samples in the network's context.
-    probes
-        Random stream.
-    stderr
-        Relative standard error of each sample's D to aim at.
-    """
-    leaf = x.detach().requires_grad_(True)
-    moved = (x + unit * torch.randn(x.shape, generator=probes, device=x.device)).requires_grad_(True)
-    features, elsewhere = network(leaf, rows), network(moved, rows)
-    results = []
-    for layer, (feature, other) in enumerate(zip(features, elsewhere, strict=True)):
-        affine = _same_jacobian(feature, leaf, other, moved, probes)
-        if affine and MOST_PROBES < feature.shape[1] <= EXACT_OUTPUTS and not network.context:
-            norms = _exact_norms(network.part([layer]), leaf, unit, rows)
-            exact = norms.expand(len(x), -1)
-            none = torch.zeros(len(x), device=x.device)
-            results.append(Linearisation(exact, exact.sum(1), none, True, feature.shape[1]))
-        else:
-            results.append(_sampled_norms(feature, leaf, unit, probes, stderr, affine))
-    return results
-
-
-def _same_jacobian(feature: Tensor, x: Tensor, other: Tensor, moved: Tensor, probes: torch.Generator) -> bool:
-    u = next(cotangents(feature, 1, probes))
-    here = _product(feature, x, u)
-    there = _product(other, moved, u)
-    return torch.allclose(here, there, rtol=1e-4, atol=1e-6 * float(here.abs().max()))
-
-
-def _product(feature: Tensor, x: Tensor, u: Tensor) -> Tensor:
-    if not feature.requires_grad:
-        return torch.zeros_like(x)
-    (product,) = torch.autograd.grad(feature, x, u, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(x) if product is None else product
-
-
-def _sampled_norms(
-    feature: Tensor, x: Tensor, unit: Tensor, generator: torch.Generator, stderr: float, affine: bool
-) -> Linearisation:
-    total = torch.zeros_like(x).flatten(1)
-    traces: list[Tensor] = []
-    outputs = feature.shape[1]
-    for u in cotangents(feature, min(MOST_PROBES, outputs + 1) if outputs <= MOST_PROBES else MOST_PROBES, generator):
-        squares = (_product(feature, x, u) * unit).square().flatten(1)
-        total += squares
-        traces.append(squares.sum(1))
-        if outputs <= MOST_PROBES or len(traces) % LEAST_PROBES:
-            continue
-        if float(relative_stderr(torch.stack(traces)).mean()) <= stderr:
-            break
-    if outputs <= MOST_PROBES:  # unit vectors: their squares sum to the norms exactly
-        return Linearisation(total, total.sum(1), torch.zeros_like(total[:, 0]), affine, outputs)
-    mean, error = mean_and_stderr(torch.stack(traces))
-    return Linearisation(total / len(traces), mean, error, affine, len(traces))
-
-
-def _exact_norms(network: Network, x: Tensor, unit: Tensor, rows: Tensor) -> Tensor:
-    """Squared column norms (1, n) of an affine layer, row by row of its Jacobian."""
-    with torch.no_grad():
-        outputs = network(x[:1], rows[:1])[0].shape[1]
-    norms = torch.zeros_like(x[:1])
-    identity = torch.arange(outputs, device=x.device)
-    for part in torch.split(identity, 256):
-        leaf = x[:1].detach().repeat(len(part), *([1] * (x.dim() - 1))).requires_grad_(True)
-        (feature,) = network(leaf, rows[:1].repeat(len(part)))
-        (product,) = torch.autograd.grad(feature.gather(1, part[:, None]).sum(), leaf)
-        norms += product.square().sum(0, keepdim=True)
-    return (norms * unit.square()).flatten(1)
-
-
 def solve(
     feature: Feature, start: Linearisation, target: Tensor, tie: Tie, cap: float, shape: Sequence[int]
 ) -> Solution:
@@ -214,25 +99,29 @@ def solve(
     shape
         Shape of one sample, for the denoising of maps.
     """
-    problem = _Problem(feature, target, tie, cap, tuple(shape))
+    problem = _Problem(feature, start, target, tie, cap, tuple(shape))
     scales = allocate(start.column_norms, target, tie, cap)
+    found = problem.exact(scales) if start.affine else problem.polish(problem.gauss_newton(scales))
     error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny) / 2
-    iterations = 1
-    if not start.affine:
-        scales = problem.gauss_newton(scales)
-        scales, passes, measured = problem.polish(scales)
-        iterations += 1 + passes
-        logger.debug("one Gauss-Newton round, %d polishing passes", passes)
-        error = (error.square() + (measured / 2).square()).sqrt()
-    sigma = problem.sigma(scales)
+    sigma = problem.sigma(found.scales)
     return Solution(
         sigma=sigma,
-        certificate=certify(feature, sigma, target, problem.free(scales)),
-        stderr=error,
+        certificate=found.certificate,
+        stderr=(error.square() + found.error.square()).sqrt(),
         capped=(sigma >= cap).float().mean(1),
         probes=start.probes + feature.spent,
-        iterations=iterations,
+        iterations=1 + found.updates,
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Scales (S, groups) that were certified, the standard error (S,) of their logarithm, and updates on the way."""
+
+    scales: Tensor
+    certificate: Certificate
+    error: Tensor
+    updates: int
 
 
 @dataclass(frozen=True)
@@ -240,6 +129,7 @@ class _Problem:
     """One layer's maximisation on a block of samples; ``scales`` are uncapped, per group, (S, groups)."""
 
     feature: Feature
+    start: Linearisation
     target: Tensor
     tie: Tie
     cap: float
@@ -255,59 +145,78 @@ class _Problem:
     def free(self, scales: Tensor) -> Tensor:
         return self.tie.expand(scales) < self.cap
 
-    def gauss_newton(self, scales: Tensor) -> Tensor:
-        """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the sigma given."""
-        scales = self._measured(scales)
-        norms = self._smoothed(self.feature.column_norms(self.sigma(scales), self.effort * ROUND_NOISES))
-        return self._measured(allocate(norms, self.target, self.tie, self.cap))
+    def exact(self, scales: Tensor) -> _Found:
+        """The closed form, where nothing is left to be found."""
+        certificate = certify(self.feature, self.sigma(scales), self.target, self.free(scales))
+        return _Found(scales, certificate, torch.zeros_like(self.target), 0)
 
-    def _measured(self, scales: Tensor) -> Tensor:
-        """Rescaled by a few noises."""
-        return rescaled(scales, self.feature.deviations(self.sigma(scales), SCALE_NOISES), self.target)
+    def gauss_newton(self, scales: Tensor) -> Tensor:
+        """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the sigma given.
+
+        What that sigma disturbs in truth, over what those norms say, tells how far to go at the new one.
+        """
+        sigma = self.sigma(scales)
+        halves, deviations = self.feature.column_norms(sigma, self.effort * ROUND_NOISES, ROUND_PROBES)
+        norms = self._smoothed(halves)
+        foretold = (sigma.square() * norms).sum(1)
+        return rescaled(allocate(norms, self.target, self.tie, self.cap), deviations, foretold)
 
     def _smoothed(self, norms: Halves) -> Tensor:
-        """Squared column norms, denoised in their logarithms; what is unseen counts as a millionth of the mean."""
-        least = (norms.mean.mean(1, keepdim=True) * 1e-6).clamp(min=torch.finfo(norms.first.dtype).tiny)
-        first, second = (torch.maximum(half, least).log() for half in (norms.first, norms.second))
+        """Squared column norms, denoised in their logarithms with the help of those at x."""
+        first, second, at_rest = map(_logarithms, (norms.first, norms.second, self.start.column_norms))
         level = (first + second).mean(1, keepdim=True) / 2
-        return (wiener(first - level, second - level, self.shape) + level).exp()
+        at_rest = at_rest - at_rest.mean(1, keepdim=True)
+        return (wiener_with(first - level, second - level, at_rest, self.shape) + level).exp()
 
-    def polish(self, scales: Tensor) -> tuple[Tensor, int, Tensor]:
-        """Follow the true gradient while it promises a gain; then meet the constraint anew, where it is not known well.
-
-        Returns
-        -------
-        tuple
-            Scales, number of passes, and the relative standard error (S,) with which the constraint is met.
-        """
+    def polish(self, scales: Tensor) -> _Found:
+        """Follow the true gradient while it promises a gain; the pass that promises none certifies what it measured."""
         correction = torch.zeros_like(scales)
         evidence = (torch.zeros_like(self.sigma(scales)), torch.zeros_like(self.sigma(scales)))
-        passes = 0
-        for passes in range(1, PASSES + 1):
-            halves, deviations = self.feature.gradients(self.sigma(scales), self.effort * PASS_NOISES)
-            free = self.free(scales)
-            exponent = self._exponent(halves, deviations, free)
-            relative = relative_gradient(halves, free)
+        for updates in range(UPDATES + 1):
+            found, free = measure(self.feature, self.sigma(scales), self.effort * PASS_NOISES), self.free(scales)
+            relative = relative_gradient(found.halves, free)
             # Each pass measures where the optimum lies, seen from the round before; all of them count.
             for total, half in zip(evidence, (relative.first, relative.second), strict=True):
                 total += self.tie.expand(correction) - half / 2
-            better = self._denoised(evidence[0] / passes, evidence[1] / passes)
+            better = self._denoised(evidence[0] / (updates + 1), evidence[1] / (updates + 1))
             change = better - correction
-            scales = rescaled(scales * change.exp(), deviations, self.target, exponent)
-            correction = better
-            if float(change.square().mean()) < PASS_GAIN:
+            exponent = self._exponent(found, free)
+            if updates == UPDATES or float(change.square().mean()) < PASS_GAIN:
                 break
-        if passes == PASSES or float(relative_stderr(deviations).mean()) > RATIO_STDERR:
-            sigma = self.sigma(scales)
-            deviations = refine(self.feature, sigma, self.feature.deviations(sigma, PASS_NOISES), self.effort)
-            scales = rescaled(scales, deviations, self.target, exponent)
-        return scales, passes, relative_stderr(deviations)
+            scales = rescaled(scales * change.exp(), found.deviations, self.target, exponent)
+            correction = better
+        logger.debug("%d updates by the gradient", updates)
+        return self._certified(scales, found, exponent, updates)
 
-    def _exponent(self, halves: Halves, deviations: Tensor, free: Tensor) -> Tensor:
+    def _certified(self, scales: Tensor, found: Measured, exponent: Tensor, updates: int) -> _Found:
+        """Certify scales by the pass that measured them.
+
+        Where it shows the constraint to be off, that is met and measured anew: all scales of a sample change alike, by
+        a few per cent, and the relative gradient stays as it is.
+        """
+        free = self.free(scales)
+        deviations = refine(self.feature, self.sigma(scales), found.deviations, self.effort, SCALE_STDERR)
+        ratio, stderr = mean_and_stderr(deviations / self.target)
+        excess = ((ratio - 1).square() - stderr.square())[free.any(1)]
+        error = torch.maximum((ratio - 1).abs(), stderr)
+        if len(excess) and (float(excess.mean()) > SCALE_STDERR**2 or float(excess.max()) > RATIO_TOLERANCE**2):
+            scales, error = rescaled(scales, deviations, self.target, exponent), stderr
+            deviations = self.feature.deviations(self.sigma(scales), LEAST_RATIO_NOISES)
+        deviations = refine(self.feature, self.sigma(scales), deviations)
+        certificate = judge(Measured(found.quarters, deviations), self.target, free)
+        return _Found(scales, certificate, error / exponent, 1 + updates)
+
+    def _exponent(self, found: Measured, free: Tensor) -> Tensor:
         """``d log L / d log t`` when the free units' scales grow by t: 2 where the layer is linear."""
-        growth = (halves.mean * free).sum(1) / deviations.mean(0).clamp(min=torch.finfo(deviations.dtype).tiny)
-        return growth.clamp(0.5, 3.0)
+        growth = (found.halves.mean * free).sum(1)
+        return (growth / found.deviations.mean(0).clamp(min=torch.finfo(growth.dtype).tiny)).clamp(0.5, 3.0)
 
     def _denoised(self, first: Tensor, second: Tensor) -> Tensor:
         """Denoised mean of two independent maps (S, n), per group, (S, groups)."""
         return (self.tie.sum(wiener(first, second, self.shape)) / self.tie.size).clamp(-1.0, 1.0)
+
+
+def _logarithms(norms: Tensor) -> Tensor:
+    """Logarithms of squared norms (S, n); what is unseen counts as a millionth of the mean."""
+    least = (norms.mean(1, keepdim=True) * 1e-6).clamp(min=torch.finfo(norms.dtype).tiny)
+    return torch.maximum(norms, least).log()
