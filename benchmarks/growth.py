@@ -124,8 +124,9 @@ def main() -> None:
         common = {"model": given.model or str(file), "inputs": given.inputs or str(images), "preset": given.preset}
         names = [layer.name for layer in onnxinfo.list_layers(common["model"]) if layer.default]
         show("images", {n: measure(**common, layers=names[:1], limit=n) for n in given.images})
-        counts = [n for n in given.layers if n <= len(names)]
-        show("layers", {n: measure(**common, layers=names[:n], limit=10) for n in counts})
+        # Around the middle: equally deep on average, however many; a layer's cost is that of what lies before it.
+        middle = {n: names[(len(names) - n) // 2 :][:n] for n in given.layers if n <= len(names)}
+        show("layers", {n: measure(**common, layers=chosen, limit=32) for n, chosen in middle.items()})
         if given.model:
             return
         squares = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from .probe import Feature, Halves
 RATIO_TOLERANCE = 0.05
 #: A cell whose measured mean H is below the optimum by more than this many nats, beyond error, has not converged.
 GAP_TOLERANCE = 0.05
+#: Standard error of that, in nats and on average over the cells, below which a certificate tells enough.
+GAP_STDERR = 0.025
 #: Noises of the pass that also takes gradients, and the fewest and most that the ratio is measured with.
 GRADIENT_NOISES = 32
 LEAST_RATIO_NOISES, RATIO_NOISES = 16, 256
@@ -93,12 +96,22 @@ def measure(feature: Feature, sigma: Tensor, noises: int) -> Measured:
     return Measured(quarters, torch.cat(deviations))
 
 
+def join(parts: Sequence[Measured]) -> Measured:
+    """What was measured of the same noise scales by as many noises each time, as one."""
+    quarters = [torch.stack(same).mean(0) for same in zip(*(part.quarters for part in parts), strict=True)]
+    return Measured(quarters, torch.cat([part.deviations for part in parts]))
+
+
 def judge(found: Measured, target: Tensor, free: Tensor) -> Certificate:
     """Judge noise scales by what was measured of them; target (S,) and free units (S, n) as in :func:`certify`."""
     ratio, ratio_stderr = mean_and_stderr(found.deviations / target)
-    quarters = found.quarters
-    power, power_stderr = noise_free_power([_relative(quarter, quarters, free) for quarter in quarters], free)
-    return verdict(ratio, ratio_stderr, power, power_stderr, free.any(1))
+    return verdict(ratio, ratio_stderr, *_power(found, free), free.any(1))
+
+
+def gap_stderr(found: Measured, free: Tensor) -> float:
+    """Standard error, in nats and on average over the cells, of how far their mean H lies below the optimum."""
+    _, power_stderr = _power(found, free)
+    return float(power_stderr.mean()) / 4
 
 
 def verdict(ratio: Tensor, ratio_stderr: Tensor, power: Tensor, power_stderr: Tensor, bound: Tensor) -> Certificate:
@@ -199,6 +212,11 @@ def noise_free_power(parts: list[Tensor], free: Tensor) -> tuple[Tensor, Tensor]
     pairs = [(a, b) for i, a in enumerate(parts) for b in parts[i + 1 :]]
     products = torch.stack([(a * b).sum(1) / count for a, b in pairs])
     return products.mean(0), products.std(0) / math.sqrt(len(products))
+
+
+def _power(found: Measured, free: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean square of the relative gradient over the free units and its standard error, (S,)."""
+    return noise_free_power([_relative(quarter, found.quarters, free) for quarter in found.quarters], free)
 
 
 def _relative(quarter: Tensor, quarters: list[Tensor], free: Tensor) -> Tensor:

@@ -20,11 +20,14 @@ import torch
 from torch import Tensor
 
 from .certificate import (
+    GAP_STDERR,
     LEAST_RATIO_NOISES,
     RATIO_TOLERANCE,
     Certificate,
     Measured,
     certify,
+    gap_stderr,
+    join,
     judge,
     mean_and_stderr,
     measure,
@@ -41,9 +44,13 @@ logger = logging.getLogger(__name__)
 
 #: Noises of the Gauss-Newton round, and probes at each.
 ROUND_NOISES, ROUND_PROBES = 16, 4
-#: Updates by the polish at most, noises of each pass, and the gain in nats below which there is no further update.
-UPDATES, PASS_NOISES, PASS_GAIN = 8, 16, 0.002
-#: Relative standard error of the deviation, on average over the samples, with which the constraint is met in the end.
+#: Passes of the polish at most, those of them that may change the scales, and the gain in nats that makes it worth it.
+PASSES, UPDATES, PASS_GAIN = 16, 8, 0.002
+#: Noises of each pass.
+PASS_NOISES = 16
+#: Root mean square by which the constraint may be off before the scales follow it, and how often they do at most.
+RATIO_ERROR, ADJUSTMENTS = 0.03, 3
+#: Relative standard error of the deviation, on average over the samples, that this is decided with at first.
 SCALE_STDERR = 0.025
 #: A block with at least this many units, over all its samples, is served by those noises. A smaller one gets up to
 #: eight times as many: they cost little, and the errors of fewer units average out less.
@@ -110,18 +117,18 @@ def solve(
         stderr=(error.square() + found.error.square()).sqrt(),
         capped=(sigma >= cap).float().mean(1),
         probes=start.probes + feature.spent,
-        iterations=1 + found.updates,
+        iterations=1 + found.iterations,
     )
 
 
 @dataclass(frozen=True)
 class _Found:
-    """Scales (S, groups) that were certified, the standard error (S,) of their logarithm, and updates on the way."""
+    """Scales (S, groups) that were certified, the standard error (S,) of their logarithm, and how often improved."""
 
     scales: Tensor
     certificate: Certificate
     error: Tensor
-    updates: int
+    iterations: int
 
 
 @dataclass(frozen=True)
@@ -169,42 +176,55 @@ class _Problem:
         return (wiener_with(first - level, second - level, at_rest, self.shape) + level).exp()
 
     def polish(self, scales: Tensor) -> _Found:
-        """Follow the true gradient while it promises a gain; the pass that promises none certifies what it measured."""
+        """Follow the true gradient while it promises a gain; passes that promise none certify what they measured.
+
+        There are several of those where one does not tell how far from the optimum the scales may be.
+        """
         correction = torch.zeros_like(scales)
         evidence = (torch.zeros_like(self.sigma(scales)), torch.zeros_like(self.sigma(scales)))
-        for updates in range(UPDATES + 1):
-            found, free = measure(self.feature, self.sigma(scales), self.effort * PASS_NOISES), self.free(scales)
-            relative = relative_gradient(found.halves, free)
+        found: list[Measured] = []
+        for passes in range(1, PASSES + 1):
+            fresh, free = measure(self.feature, self.sigma(scales), self.effort * PASS_NOISES), self.free(scales)
+            found.append(fresh)
+            relative = relative_gradient(fresh.halves, free)
             # Each pass measures where the optimum lies, seen from the round before; all of them count.
             for total, half in zip(evidence, (relative.first, relative.second), strict=True):
                 total += self.tie.expand(correction) - half / 2
-            better = self._denoised(evidence[0] / (updates + 1), evidence[1] / (updates + 1))
+            better = self._denoised(evidence[0] / passes, evidence[1] / passes)
             change = better - correction
-            exponent = self._exponent(found, free)
-            if updates == UPDATES or float(change.square().mean()) < PASS_GAIN:
+            if passes <= UPDATES and float(change.square().mean()) >= PASS_GAIN:
+                joined = join(found)
+                scales = rescaled(scales * change.exp(), joined.deviations, self.target, self._exponent(joined, free))
+                correction, found = better, []
+            elif gap_stderr(join(found), free) <= GAP_STDERR:
                 break
-            scales = rescaled(scales * change.exp(), found.deviations, self.target, exponent)
-            correction = better
-        logger.debug("%d updates by the gradient", updates)
-        return self._certified(scales, found, exponent, updates)
+        logger.debug("%d passes by the gradient", passes)
+        return self._certified(scales, join(found), passes)
 
-    def _certified(self, scales: Tensor, found: Measured, exponent: Tensor, updates: int) -> _Found:
-        """Certify scales by the pass that measured them.
+    def _certified(self, scales: Tensor, found: Measured, passes: int) -> _Found:
+        """Certify scales by what was measured of them.
 
-        Where it shows the constraint to be off, that is met and measured anew: all scales of a sample change alike, by
+        Where that shows the constraint to be off, it is met and measured anew: all scales of a sample change alike, by
         a few per cent, and the relative gradient stays as it is.
         """
-        free = self.free(scales)
-        deviations = refine(self.feature, self.sigma(scales), found.deviations, self.effort, SCALE_STDERR)
-        ratio, stderr = mean_and_stderr(deviations / self.target)
-        excess = ((ratio - 1).square() - stderr.square())[free.any(1)]
-        error = torch.maximum((ratio - 1).abs(), stderr)
-        if len(excess) and (float(excess.mean()) > SCALE_STDERR**2 or float(excess.max()) > RATIO_TOLERANCE**2):
-            scales, error = rescaled(scales, deviations, self.target, exponent), stderr
-            deviations = self.feature.deviations(self.sigma(scales), LEAST_RATIO_NOISES)
-        deviations = refine(self.feature, self.sigma(scales), deviations)
+        free, exponent = self.free(scales), self._exponent(found, self.free(scales))
+        sigma, known = self.sigma(scales), None
+        deviations = refine(self.feature, sigma, found.deviations, self.effort, SCALE_STDERR)
+        for _ in range(ADJUSTMENTS):
+            ratio, stderr = mean_and_stderr(deviations / self.target)
+            if not self._off((ratio - 1).abs()[free.any(1)], stderr[free.any(1)]):
+                break
+            scales, known = rescaled(scales, deviations, self.target, exponent), stderr
+            sigma = self.sigma(scales)
+            deviations = refine(self.feature, sigma, self.feature.deviations(sigma, LEAST_RATIO_NOISES))
+        error = torch.maximum((ratio - 1).abs(), stderr) if known is None else known
         certificate = judge(Measured(found.quarters, deviations), self.target, free)
-        return _Found(scales, certificate, error / exponent, 1 + updates)
+        return _Found(scales, certificate, error / exponent, 1 + passes)
+
+    def _off(self, off: Tensor, stderr: Tensor) -> bool:
+        """Whether the constraint is off, of all samples on average or of any of them beyond what is known."""
+        typical = (off.square() - stderr.square()).mean()
+        return bool(typical > RATIO_ERROR**2) or bool((off - 2 * stderr > RATIO_TOLERANCE).any())
 
     def _exponent(self, found: Measured, free: Tensor) -> Tensor:
         """``d log L / d log t`` when the free units' scales grow by t: 2 where the layer is linear."""
