@@ -198,7 +198,7 @@ class _Problem:
                 correction, found = better, []
             elif gap_stderr(join(found), free) <= GAP_STDERR:
                 break
-        logger.debug("%d passes by the gradient", passes)
+        logger.debug("one Gauss-Newton round, %d polishing passes", passes)
         return self._certified(scales, join(found), passes)
 
     def _certified(self, scales: Tensor, found: Measured, passes: int) -> _Found:
