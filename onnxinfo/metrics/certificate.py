@@ -16,7 +16,7 @@ RATIO_TOLERANCE = 0.05
 #: A cell whose measured mean H is below the optimum by more than this many nats, beyond error, has not converged.
 GAP_TOLERANCE = 0.05
 #: Standard error of that, in nats and on average over the cells, below which a certificate tells enough.
-GAP_STDERR = 0.025
+GAP_STDERR = 0.03
 #: Noises of the pass that also takes gradients, and the fewest and most that the ratio is measured with.
 GRADIENT_NOISES = 32
 LEAST_RATIO_NOISES, RATIO_NOISES = 16, 256

@@ -19,8 +19,8 @@ from .probe import cotangents
 LEAST_PROBES, MOST_PROBES = 16, 128
 #: Relative standard error of a sample's D, on average over the samples, at which probing stops.
 NORMALIZER_STDERR = 0.03
-#: Affine layers up to this many outputs are solved exactly, by their whole Jacobian.
-EXACT_OUTPUTS = 4096
+#: Affine layers up to this many outputs are solved exactly, by their whole Jacobian; samples that tell whether one is.
+EXACT_OUTPUTS, AFFINE_SAMPLES = 4096, 4
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,9 @@ def linearise(
         Relative standard error of each sample's D to aim at.
     """
     leaf = x.detach().requires_grad_(True)
-    moved = (x + unit * torch.randn(x.shape, generator=probes, device=x.device)).requires_grad_(True)
-    features, elsewhere = network(leaf, rows), network(moved, rows)
+    features = network(leaf, rows)
     results = []
-    for layer, (feature, other) in enumerate(zip(features, elsewhere, strict=True)):
-        affine = _same_jacobian(feature, leaf, other, moved, probes)
+    for layer, (feature, affine) in enumerate(zip(features, _affine(network, x, unit, rows, probes), strict=True)):
         if affine and MOST_PROBES < feature.shape[1] <= EXACT_OUTPUTS and not network.context:
             norms = _exact_norms(network.part([layer]), leaf, unit, rows)
             exact = norms.expand(len(x), -1)
@@ -89,11 +87,17 @@ def linearise(
     return results
 
 
-def _same_jacobian(feature: Tensor, x: Tensor, other: Tensor, moved: Tensor, probes: torch.Generator) -> bool:
-    u = next(cotangents(feature, 1, probes))
-    here = _product(feature, x, u)
-    there = _product(other, moved, u)
-    return torch.allclose(here, there, rtol=1e-4, atol=1e-6 * float(here.abs().max()))
+def _affine(network: Network, x: Tensor, unit: Tensor, rows: Tensor, probes: torch.Generator) -> list[bool]:
+    """Whether each layer's vector-Jacobian products stay the same when some of the inputs move."""
+    few, rows = x[:AFFINE_SAMPLES].detach(), rows[:AFFINE_SAMPLES]
+    here = few.clone().requires_grad_(True)
+    there = (few + unit * torch.randn(few.shape, generator=probes, device=x.device)).requires_grad_(True)
+    found = []
+    for feature, other in zip(network(here, rows), network(there, rows), strict=True):
+        u = next(cotangents(feature, 1, probes))
+        one, two = _product(feature, here, u), _product(other, there, u)
+        found.append(torch.allclose(one, two, rtol=1e-4, atol=1e-6 * float(one.abs().max())))
+    return found
 
 
 def _product(feature: Tensor, x: Tensor, u: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 #: Noises of the Gauss-Newton round, and probes at each.
 ROUND_NOISES, ROUND_PROBES = 16, 4
 #: Passes of the polish at most, those of them that may change the scales, and the gain in nats that makes it worth it.
-PASSES, UPDATES, PASS_GAIN = 16, 8, 0.002
+PASSES, UPDATES, PASS_GAIN = 16, 8, 0.003
 #: Noises of each pass.
 PASS_NOISES = 16
 #: Root mean square by which the constraint may be off before the scales follow it, and how often they do at most.
