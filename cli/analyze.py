@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import labels, objects, preprocessing, recovery, selection, where
+from .options import force, labels, objects, preprocessing, recovery, selection, where
 from .progress import live
 from .tables import print_run
 from .verbosity import quiet
@@ -60,7 +60,8 @@ def analyze(model: str, inputs: str, output: str, **options: Any) -> None:
 
 @click.command()
 @click.option("-o", "--output", default="demo", show_default=True, type=click.Path(), help="Folder for the results.")
-def demo(output: str) -> None:
+@force
+def demo(output: str, force: bool) -> None:
     """Analyze a small trained network on bundled images: a table, an archive and plots.
 
     \b
@@ -71,7 +72,7 @@ def demo(output: str) -> None:
 
     began = time.monotonic()
     with live(output) as report:
-        made = run_demo(output, progress=report)
+        made = run_demo(output, progress=report, force=force)
     if not quiet():
         show(made.result, time.monotonic() - began)
         for path in made.plots:

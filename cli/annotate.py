@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .options import force
 from .verbosity import remark
 
 
@@ -15,6 +16,7 @@ from .verbosity import remark
 @click.option("-o", "--output", required=True, metavar="OUT.onnx", type=click.Path(), help="The model written.")
 @click.option("--run", metavar="NAME", help="The run; may be left out where one only is of MODEL.")
 @click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
+@force
 def annotate(model: str, archive: str, output: str, **options: Any) -> None:
     """Write MODEL with the metrics in FILE.h5 as properties of its nodes.
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from .options import force
 from .tables import FORMATS, duration, print_rows
 from .verbosity import remark
 
@@ -101,7 +102,8 @@ def merge(archives: tuple[str, ...], output: str) -> None:
 @click.option("-o", "--output", required=True, type=click.Path(), help="File ending in .nc, .parquet or .csv.")
 @click.option("--run", metavar="NAME", help="The run; may be left out if there is one only.")
 @click.option("--per", type=click.Choice(["layer", "sample"]), default="sample", show_default=True, help="Rows.")
-def export(archive: str, output: str, run: str | None, per: str) -> None:
+@force
+def export(archive: str, output: str, run: str | None, per: str, force: bool) -> None:
     """Write a run to a netCDF file (with its maps), or its table to a Parquet or CSV file.
 
     \b
@@ -110,7 +112,7 @@ def export(archive: str, output: str, run: str | None, per: str) -> None:
     """
     from onnxinfo import export as export_run
 
-    export_run(archive, output, run, "layer" if per == "layer" else "sample")
+    export_run(archive, output, run, "layer" if per == "layer" else "sample", force=force)
 
 
 @click.command()

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from .completion import layer_names, run_names
-from .tables import FORMATS, echo, print_rows
+from .options import force
+from .tables import FORMATS, claim_table, echo, print_rows
 
 
 @click.command(no_args_is_help=True)
@@ -24,7 +25,8 @@ from .tables import FORMATS, echo, print_rows
 @click.option("--top", type=click.IntRange(1), help="Only the N largest differences.")
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
-def compare(files: tuple[str, ...], top: int | None, format: str, output: str, **options: Any) -> None:
+@force
+def compare(files: tuple[str, ...], top: int | None, format: str, output: str, force: bool, **options: Any) -> None:
     """Print how much runs differ from the first one in each layer, largest differences first.
 
     An interval that does not hold 0 is a difference that the samples bear out. Runs that were not measured alike
@@ -37,11 +39,12 @@ def compare(files: tuple[str, ...], top: int | None, format: str, output: str, *
     """
     from onnxinfo import compare as compare_runs
 
+    target = claim_table(output, format, files, force)
     rows = compare_runs(files, **options)[:top]
     columns = [*rows[0]]
     if format in ("table", "markdown"):
         same = {name for name in ("metric", "run", "other", "paired") if len({row[name] for row in rows}) == 1}
-        if "other" in same and output == "-":
+        if "other" in same and target is None:
             echo(f"{rows[0]['other']} minus {rows[0]['run']}:\n")
         columns = [name for name in columns if name not in same or name == "metric"]
-    print_rows(rows, columns, format, output)
+    print_rows(rows, columns, format, target)

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from .options import labels, objects, preprocessing, recovery, selection
+from .models import load_for
+from .options import force, labels, objects, preprocessing, recovery, selection
 from .progress import live
 from .tables import FORMATS, print_rows
 from .verbosity import remark
@@ -25,12 +26,14 @@ _model_out = click.option("-o", "--output", required=True, metavar="OUT.onnx", h
 @_model_out
 @click.option("--factor", type=float, default=4.0, show_default=True, help="Divides a layer, multiplies the next.")
 @selection
+@force
 def rescale(
     model: str,
     output: str,
     factor: float,
     layers: tuple[str, ...],
     exclude: tuple[str, ...],
+    force: bool,
 ) -> None:
     """Rescale neighbouring layers of MODEL against each other: the same outputs from other parameters.
 
@@ -40,12 +43,12 @@ def rescale(
     Example:
       onnxinfo rescale resnet20.onnx --factor 4 -o rescaled.onnx
     """
-    from onnxinfo import load, save
     from onnxinfo import rescale as rescale_layers
+    from onnxinfo import save
     from onnxinfo.graph.rescale import select_pairs
 
-    loaded = load(model)
-    save(rescale_layers(loaded, factor, layers, exclude), output)
+    loaded = load_for(model, output, force)
+    save(rescale_layers(loaded, factor, layers, exclude), output, force=force)
     remark(f"{output}: {len(select_pairs(loaded, layers, exclude))} pairs of layers rescaled by {factor:g}")
 
 
@@ -93,7 +96,8 @@ def coherency(model: str, inputs: str, output: str, format: str, **options: Any)
     "--scope", type=click.Choice(["global", "layer"]), default="global", show_default=True,
     help="One threshold for all weights, or the same share of each layer.",
 )  # fmt: skip
-def prune(model: str, output: str, keep: float, scope: str) -> None:
+@force
+def prune(model: str, output: str, keep: float, scope: str, force: bool) -> None:
     """Set the smallest weights of MODEL to zero.
 
     The share that is kept is recorded in the metadata of the model written.
@@ -106,8 +110,8 @@ def prune(model: str, output: str, keep: float, scope: str) -> None:
     from onnxinfo import save
     from onnxinfo.graph.prune import kept_share
 
-    pruned = prune_weights(model, keep, scope=scope)
-    save(pruned, output)
+    pruned = prune_weights(load_for(model, output, force), keep, scope=scope)
+    save(pruned, output, force=force)
     remark(f"{output}: {kept_share(pruned):.2%} of the weights are not zero")
 
 

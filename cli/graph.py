@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import selection
-from .tables import FORMATS, print_rows
+from .models import load_for, read_source
+from .options import force, selection
+from .tables import FORMATS, claim_table, print_rows
 from .verbosity import remark
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ COLUMNS = ("index", "name", "op", "node", "shape", "parameters", "depth", "defau
 @click.option("--perturb", metavar="TENSOR", help="The perturbed tensor; default: the float input, or the embedding.")
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
+@force
 def layers(
     model: str,
     layers: tuple[str, ...],
@@ -32,6 +34,7 @@ def layers(
     perturb: str | None,
     format: str,
     output: str,
+    force: bool,
 ) -> None:
     """List the layers of MODEL, an ONNX file (or - for standard input), that can be analyzed.
 
@@ -47,9 +50,10 @@ def layers(
     """
     from onnxinfo import list_layers, select_layers
 
-    found = list_layers(_source(model), perturb)
+    target = claim_table(output, format, [model], force)
+    found = list_layers(read_source(model), perturb)
     chosen = select_layers(found, layers or (["0-"] if everything else []), exclude)
-    print_rows([_row(layer, format) for layer in chosen], COLUMNS, format, output)
+    print_rows([_row(layer, format) for layer in chosen], COLUMNS, format, target)
 
 
 @click.command(no_args_is_help=True)
@@ -58,6 +62,7 @@ def layers(
 @selection
 @click.option("--all", "everything", is_flag=True, help="All layers, not only the default ones.")
 @click.option("--perturb", metavar="TENSOR", help="The perturbed tensor, which the layers have to depend on.")
+@force
 def expose(
     model: str,
     output: str,
@@ -65,6 +70,7 @@ def expose(
     exclude: tuple[str, ...],
     everything: bool,
     perturb: str | None,
+    force: bool,
 ) -> None:
     """Write MODEL (an ONNX file, or - for standard input) with layers as additional outputs.
 
@@ -75,11 +81,11 @@ def expose(
       onnxinfo expose model.onnx -o exposed.onnx --layers 'op:Relu'
     """
     from onnxinfo import expose as expose_tensors
-    from onnxinfo import list_layers, load, select_layers
+    from onnxinfo import list_layers, select_layers
 
-    loaded = load(_source(model))
+    loaded = load_for(model, output, force)
     chosen = select_layers(list_layers(loaded, perturb), layers or (["0-"] if everything else []), exclude)
-    _write(expose_tensors(loaded, [layer.name for layer in chosen]), output)
+    _write(expose_tensors(loaded, [layer.name for layer in chosen]), output, force)
 
 
 @click.command(no_args_is_help=True)
@@ -89,7 +95,8 @@ def expose(
 @click.option(
     "--to", "outputs", multiple=True, required=True, metavar="TENSOR", help="Tensor that becomes an output; repeatable."
 )
-def extract(model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+@force
+def extract(model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str, ...], force: bool) -> None:
     """Write the part of MODEL (an ONNX file, or - for standard input) between tensors.
 
     Graph inputs that the outputs need besides --from stay inputs, after them.
@@ -100,11 +107,7 @@ def extract(model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str
     """
     from onnxinfo import extract as extract_part
 
-    _write(extract_part(_source(model), inputs, outputs), output)
-
-
-def _source(model: str) -> str | bytes:
-    return sys.stdin.buffer.read() if model == "-" else model
+    _write(extract_part(load_for(model, output, force), inputs, outputs), output, force)
 
 
 def _row(layer: Layer, format: str) -> dict[str, Any]:
@@ -114,12 +117,12 @@ def _row(layer: Layer, format: str) -> dict[str, Any]:
     return row
 
 
-def _write(model: Model, output: str) -> None:
+def _write(model: Model, output: str, force: bool) -> None:
     from onnxinfo import save
 
     if output == "-":
         sys.stdout.buffer.write(model.proto.SerializeToString())
         return
-    save(model, output)
+    save(model, output, force=force)
     graph = model.proto.graph
     remark(f"{output}: {len(graph.node)} nodes, {len(graph.input)} inputs, {len(graph.output)} outputs")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .analyze import show
-from .options import labels, preprocessing, selection, where
+from .options import force, labels, preprocessing, selection, where
 from .progress import live
 from .verbosity import quiet
 
@@ -24,6 +24,7 @@ from .verbosity import quiet
 @preprocessing
 @where
 @click.option("--overwrite", is_flag=True, help="Replace a finished run of the same name.")
+@force
 def oneshot(model: str, inputs: str, output: str, **options: Any) -> None:
     """Analyze MODEL, draw its plots and write its report, in one go.
 

@@ -27,6 +27,12 @@ class Numbers(click.ParamType[list[float]]):
             self.fail(f"{value!r} is no list of numbers such as 0.485,0.456,0.406", param, ctx)
 
 
+def force(command: Command) -> Command:
+    """Whether an existing file of another kind is replaced: ``--force``."""
+    text = "Replace an existing file whatever it holds; never an input."
+    return click.option("--force", is_flag=True, help=text)(command)
+
+
 def selection(command: Command) -> Command:
     """Which layers: ``--layers`` and ``--exclude``."""
     patterns = "glob over tensor names, re:REGEX, op:TYPE, INDEX or FIRST-LAST; repeatable"

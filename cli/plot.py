@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .completion import layer_names, run_names
+from .options import force
 from .verbosity import remark
 
 
@@ -26,6 +27,7 @@ from .verbosity import remark
 @click.option("--texts", type=click.Path(), help="units: a line of tokens for each sample, or of each feature's name.")
 @click.option("--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True)
 @click.option("--width", type=click.Choice(["column", "page", "slide"]), default="page", show_default=True)
+@force
 def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
     """Draw what FILE holds.
 

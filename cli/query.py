@@ -7,8 +7,8 @@ from typing import Any, Literal
 import click
 
 from .completion import run_names
-from .options import selection
-from .tables import FORMATS, print_rows
+from .options import force, selection
+from .tables import FORMATS, claim_table, print_rows
 
 
 @click.command(no_args_is_help=True)
@@ -40,12 +40,14 @@ from .tables import FORMATS, print_rows
 @click.option("--columns", metavar="A,B,...", help="Only these columns, in this order.")
 @click.option("--format", type=click.Choice([*FORMATS, "parquet"]), default="table", show_default=True)
 @click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
+@force
 def query(
     files: tuple[str, ...],
     per: Literal["layer", "sample"] | None,
     sort: str | None,
     format: str,
     output: str,
+    force: bool,
     **options: Any,
 ) -> None:
     """Print the numbers of one or several archives as one table.
@@ -62,21 +64,22 @@ def query(
     from onnxinfo.views.query import query as run_query
     from onnxinfo.views.query import table_columns
 
+    if format == "parquet" and output == "-":
+        raise click.UsageError("Parquet is no text for a screen: give -o FILE.parquet")
     named = options.pop("columns")
     column, _, direction = (sort or "").partition(":")
     if direction not in ("", "asc", "desc"):
         raise click.BadParameter(f"'{sort}': COLUMN, COLUMN:asc or COLUMN:desc expected", param_hint="--sort")
+    target = claim_table(output, format, files, force)
     rows = run_query(files, per=per, sort=column or None, descending=direction == "desc", **options)
     known = [*rows[0]] if rows else table_columns(per or "layer", several=len(files) > 1)
     columns = _columns(rows, known, named, format)
-    if format == "parquet":
+    if format == "parquet" and target is not None:
         from onnxinfo.views.query_sql import write_parquet
 
-        if output == "-":
-            raise click.UsageError("Parquet is no text for a screen: give -o FILE.parquet")
-        write_parquet(rows, columns, output)
+        write_parquet(rows, columns, target)
     else:
-        print_rows(rows, columns, format, output)
+        print_rows(rows, columns, format, target)
 
 
 def _columns(rows: list[dict[str, Any]], known: list[str], named: str | None, format: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .completion import layer_names, run_names
+from .options import force
 from .verbosity import remark
 
 
@@ -18,6 +19,7 @@ from .verbosity import remark
 @click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
 @click.option("--model", type=click.Path(), help="The runs' ONNX file, for the connections between layers.")
 @click.option("--title", default="", help="Title of the page.")
+@force
 def report(files: tuple[str, ...], output: str, **options: Any) -> None:
     """Write one HTML file with curves, the model's graph, maps and tables; it needs no network and no onnxinfo.
 

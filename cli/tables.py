@@ -19,6 +19,7 @@ from onnxinfo.text import printable
 
 if TYPE_CHECKING:
     from onnxinfo import Run
+    from onnxinfo.outputs import Output
 
 Row = Mapping[str, Any]
 
@@ -34,7 +35,35 @@ _DISPENSABLE = (
 )
 
 
-def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output: str = "-") -> None:
+def claim_table(output: str, format: str, inputs: Sequence[str], force: bool) -> Output | None:
+    """Decide whether rows may be written to a file, before they are computed.
+
+    Parameters
+    ----------
+    output
+        The file, or ``-`` for standard output.
+    format
+        See :func:`print_rows`, or ``parquet``.
+    inputs, force
+        See :func:`onnxinfo.outputs.claim`.
+
+    Returns
+    -------
+    Output or None
+        None is standard output.
+    """
+    from onnxinfo import kinds
+    from onnxinfo.outputs import STANDARD_OUTPUT, claim, spare
+
+    if output == "-":
+        spare(STANDARD_OUTPUT, inputs)
+        return None
+    written = {"json": kinds.JSON, "jsonl": kinds.JSON, "csv": kinds.CSV, "markdown": kinds.MARKDOWN}
+    written |= {"table": kinds.TABLE, "parquet": kinds.PARQUET}
+    return claim(output, written[format], inputs=inputs, force=force)
+
+
+def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output: Output | None = None) -> None:
     """Print rows, or write them to a file.
 
     Parameters
@@ -47,9 +76,9 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output:
         ``table``, ``json``, ``jsonl`` (a JSON object per line), ``csv`` or ``markdown``. NaN and infinity are null in
         JSON and empty in the others.
     output
-        A file, or ``-`` for standard output.
+        A file, or None for standard output.
     """
-    if output == "-":
+    if output is None:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         parts = render(rows, columns, format, width)
         # Each call flushes: a line at a time would take longer than making them.
@@ -57,7 +86,7 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output:
             echo(some)
         return
     parts = render(rows, columns, format)
-    with click.open_file(output, "w", encoding="utf-8", atomic=True) as file:
+    with output.writing() as part, part.open("w", encoding="utf-8") as file:
         file.writelines(parts)
 
 

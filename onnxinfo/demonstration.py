@@ -9,8 +9,10 @@ from pathlib import Path
 
 from .analysis.run import analyze
 from .analysis.settings import Progress, Result
-from .errors import ArchiveError
+from .archive.claim import claim_archive
 from .models import path
+from .outputs import claim_folder, make_folder
+from .views.figure import claim_figure
 from .views.plot_curve import plot_curve
 from .views.plot_maps import plot_maps
 
@@ -26,7 +28,9 @@ class Demo:
     plots: tuple[Path, ...]
 
 
-def demo(folder: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None) -> Demo:
+def demo(
+    folder: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None, force: bool = False
+) -> Demo:
     """Analyze the bundled digits network on bundled images.
 
     Parameters
@@ -35,6 +39,8 @@ def demo(folder: str | os.PathLike[str], *, progress: Callable[[Progress], None]
         Where archive and plots go; it is created.
     progress
         As for :func:`onnxinfo.analyze`.
+    force
+        Replace files that have the names of plots, whatever they hold.
 
     Returns
     -------
@@ -45,16 +51,19 @@ def demo(folder: str | os.PathLike[str], *, progress: Callable[[Progress], None]
     ------
     ArchiveError
         The folder cannot be written.
+    UsageError
+        A file that is there already holds something else than what is written.
     """
-    target = Path(folder)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArchiveError(f"cannot make folder {target}: {error.strerror}; name another one") from error
-    images = path("digits.npz")
-    archive = target / "digits.h5"
+    target = claim_folder(folder)
+    model, images = path(MODEL), path("digits.npz")
+    archive, curve, maps = (target / name for name in ("digits.h5", "curve.png", "maps.png"))
+    if target.is_dir():
+        claim_archive(archive, [model, images])
+        for figure in (curve, maps):
+            claim_figure(figure, model, images, force=force)
+    make_folder(target)
     result = analyze(
-        path(MODEL),
+        model,
         f"{images}:images",
         archive,
         run="digits-cnn",
@@ -63,5 +72,5 @@ def demo(folder: str | os.PathLike[str], *, progress: Callable[[Progress], None]
         overwrite=True,
         progress=progress,
     )
-    plots = (plot_curve(archive, target / "curve.png"), plot_maps(archive, target / "maps.png"))
+    plots = (plot_curve(archive, curve, force=force), plot_maps(archive, maps, force=force))
     return Demo(result, plots)

@@ -10,7 +10,10 @@ from typing import Any
 
 from .analysis.run import analyze
 from .analysis.settings import Progress, Result
-from .errors import ArchiveError
+from .archive.claim import claim_archive
+from .kinds import HTML
+from .outputs import claim, claim_folder, make_folder
+from .views.figure import claim_figure
 from .views.plot_curve import plot_curve
 from .views.plot_maps import plot_maps
 from .views.report import report
@@ -41,6 +44,7 @@ def oneshot(
     folder: str | os.PathLike[str],
     *,
     progress: Callable[[Progress], None] | None = None,
+    force: bool = False,
     **options: Any,
 ) -> Oneshot:
     """Analyze a model, draw its curve and maps, and write its report.
@@ -58,6 +62,8 @@ def oneshot(
         Where the files go; it is created.
     progress
         As for :func:`onnxinfo.analyze`.
+    force
+        Replace files that have the names of plots or report, whatever they hold; never an input.
     **options
         Of :func:`onnxinfo.analyze`, such as ``preset`` or ``limit``.
 
@@ -70,21 +76,25 @@ def oneshot(
     ------
     ArchiveError
         The folder cannot be written.
+    UsageError
+        A file that is there already is an input, or holds something else than what is written.
     OnnxinfoError
         Something :func:`onnxinfo.analyze` or :func:`onnxinfo.report` refuses.
     """
-    target = Path(folder)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArchiveError(f"cannot make folder {target}: {error.strerror}; name another one") from error
+    target = claim_folder(folder)
     name = Path(model).stem
-    archive = target / f"{name}.h5"
+    archive, curve, maps, page = (target / f"{name}{end}" for end in (".h5", "-curve.png", "-maps.png", ".html"))
+    read = [model, inputs, *options.values()]
+    if target.is_dir():
+        claim_archive(archive, read)
+        for figure in (curve, maps):
+            claim_figure(figure, *read, force=force)
+        claim(page, HTML, inputs=read, force=force)
+    make_folder(target)
     result = analyze(model, inputs, archive, progress=progress, **options)
     metrics = options.get("metrics", ("sid",))
     plots = (
-        plot_curve(archive, target / f"{name}-curve.png", run=result.run, metric=metrics),
-        plot_maps(archive, target / f"{name}-maps.png", run=result.run, metric=metrics[0]),
+        plot_curve(archive, curve, run=result.run, metric=metrics, force=force),
+        plot_maps(archive, maps, run=result.run, metric=metrics[0], force=force),
     )
-    page = report(archive, target / f"{name}.html", run=result.run, model=model, title=name)
-    return Oneshot(result, plots, page)
+    return Oneshot(result, plots, report(archive, page, run=result.run, model=model, title=name, force=force))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..archive.claim import claim_archive
 from ..archive.reading import Run
 from ..archive.reading import open as open_archive
 from ..errors import UsageError
@@ -100,6 +101,7 @@ def coherency(
     """
     if options.pop("run", None) is not None:
         raise UsageError(f"the runs are called {ORIGINAL} and {RESCALED}; leave out the name")
+    claim_archive(output, [model, inputs, *options.values()])
     loaded = load(model)
     changed = rescale(loaded, factor, pairs)
     divided = {name for pair in select_pairs(loaded, pairs) for name in pair.between}

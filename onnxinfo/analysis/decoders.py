@@ -16,10 +16,11 @@ from ..graph.optionals import without_optional_inputs
 from ..inputs.sample_sets import open_inputs
 from ..metrics.budget import device_of
 from ..metrics.decoder import Plan
-from ..metrics.decoder_store import DecoderKey, StoredDecoder, list_decoders, load_decoder, save_decoder
+from ..metrics.decoder_store import DecoderKey, StoredDecoder, claim_decoder, list_decoders, load_decoder, save_decoder
 from ..metrics.decoder_training import DecoderSettings, Material, Trained, train_decoders
 from ..metrics.feeds import Feeds, graph_inputs
 from ..metrics.network import Network
+from ..outputs import claim_folder
 from ..torch_graph.precision import to_float32
 from .job import Job, context_tensors, prepare
 from .settings import Progress, Report, Settings
@@ -100,6 +101,9 @@ class Decoders:
         missing = [i for i, trained in found.items() if trained is None]
         logger.info("decoders: %d in %s, %d to train", len(keys) - len(missing), self.folder, len(missing))
         if missing:
+            if self.folder.is_dir():
+                for i in missing:
+                    claim_decoder(self.folder, keys[i])
             for i, trained in zip(
                 missing, self._train(job, missing, [keys[i].plan.feature for i in missing]), strict=True
             ):
@@ -190,7 +194,10 @@ def train_decoder(
     ------
     UsageError, ModelError, InputError, ConversionError, VerificationError
         As for :func:`onnxinfo.analyze`.
+    ArchiveError
+        The folder cannot be made or written.
     """
+    claim_folder(folder)
     settings = DecoderSettings(width, steps, batch, learning_rate, flips, seed)
     target = device_of(device)
     loaded = without_optional_inputs(to_float32(model))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..archive.claim import claim_archive
 from ..archive.format import Field, Metric
 from ..archive.reading import open as open_archive
 from ..errors import InputError, UsageError
@@ -168,6 +169,7 @@ def robustness(
     """
     from .run import analyze
 
+    claim_archive(output, [model, inputs, labels, *options.values()])
     loaded = load(model)
     scores = score_tensor(loaded)
     select_layers(list_layers(loaded, options.get("perturb")), [scores])

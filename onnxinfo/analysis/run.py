@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..archive.claim import claim_archive
 from ..archive.format import RunSchema
 from ..archive.writer import RunWriter
 from ..errors import UsageError
@@ -26,6 +27,7 @@ from ..inputs.sample_sets import open_inputs
 from ..metrics.budget import CPU_INPUTS, device_of, fit, parse_bytes
 from ..metrics.decoder_training import DecoderSettings
 from ..metrics.feeds import Feeds, graph_inputs
+from ..outputs import claim_folder
 from ..torch_graph.precision import to_float32
 from .blocks import Measure
 from .compute import Analysis
@@ -97,7 +99,7 @@ def analyze(
         Samples: a folder or glob of images, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, an array; for several
         graph inputs a mapping from their names, or ``NAME=SPEC,...``.
     output
-        The archive, an HDF5 file; it is created, or a run is added.
+        The archive, an HDF5 file; it is created, or a run is added. Other files are left as they are.
     layers, exclude
         Patterns, see :func:`~onnxinfo.select_layers`; default: what a person would call the layers.
     metrics
@@ -159,7 +161,7 @@ def analyze(
     Raises
     ------
     UsageError
-        Something asked for cannot be meant; nothing is written.
+        Something asked for cannot be meant, or the archive is one of the inputs; nothing is written.
     ModelError, InputError, ConversionError, VerificationError
         The model or the samples do not work; nothing is written.
     ArchiveError
@@ -168,6 +170,10 @@ def analyze(
         A worker was lost for good; or memory does not suffice for a single sample. Before, whenever it runs out, half
         as many inputs are evaluated at once from there on.
     """
+    claim_archive(output, [model, inputs, labels, foreground, decoder_inputs])
+    decoder_folder = Path(output).with_suffix(".decoders") if decoders is None else Path(decoders)
+    if Ru.metric.name in metrics:
+        claim_folder(decoder_folder)
     settings = Settings(alpha, normalizer, tie, cap, solver, seed)
     resources = Resources(engine, workers, threads, address)
     check_metrics(metrics)
@@ -206,7 +212,7 @@ def analyze(
     job.chunk = fit(job.network, *job.inputs([0]), memory=budget)
     if Ru.metric.name in metrics:
         job.decoders = Decoders(
-            Path(decoders) if decoders is not None else Path(output).with_suffix(".decoders"),
+            decoder_folder,
             feeds if training is None else Feeds(loaded, training, perturbed),
             DecoderSettings(decoder_width, decoder_steps, decoder_batch, decoder_learning_rate, decoder_flips, seed),
             center,

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import OnnxinfoError, UsageError
+from ..kinds import CSV, NETCDF, PARQUET, Kind
+from ..outputs import claim
 from .reading import Run
 from .reading import open as open_archive
-from .storage import WriterLock, create_file, replacing, resolve
+from .storage import create_file
 from .table import Per
 
-SUFFIXES = (".nc", ".parquet", ".csv")
+SUFFIXES: dict[str, Kind] = {".nc": NETCDF, ".parquet": PARQUET, ".csv": CSV}
 
 
 def export(
@@ -21,6 +23,8 @@ def export(
     output: str | os.PathLike[str],
     run: str | None = None,
     per: Literal["layer", "sample"] = "sample",
+    *,
+    force: bool = False,
 ) -> None:
     """Write a run to a netCDF (with its maps), Parquet or CSV (its table) file.
 
@@ -29,26 +33,30 @@ def export(
     path
         The archive.
     output
-        The file; its suffix, ``.nc``, ``.parquet`` or ``.csv``, says which format. It is replaced if it exists.
+        The file; its suffix, ``.nc``, ``.parquet`` or ``.csv``, says which format. A table of that format
+        is replaced, other files and netCDF files are not.
     run
         Name of the run; may be left out if there is one only.
     per
         Rows of the table: one for each ``layer``, or each layer and ``sample``.
+    force
+        Replace an existing file whatever it holds; never the archive.
 
     Raises
     ------
     UsageError
-        The suffix is another, or there is no such run, or several and none named.
+        The suffix is another, or the file may not be written (see ``force``), or there is no such run, or several and
+        none named.
     ArchiveError
         The archive cannot be read, or the file cannot be written.
     """
     suffix = Path(output).suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"{output}: cannot export to '{suffix}'; name a file that ends in {', '.join(SUFFIXES)}")
-    resolved = resolve(output)
-    with open_archive(path) as archive, WriterLock(resolved):
+    target = claim(output, SUFFIXES[suffix], inputs=[path], force=force)
+    with open_archive(path) as archive:
         chosen = archive[run if run is not None else only_run(archive.runs, str(path))]
-        with replacing(resolved) as part:
+        with target.writing() as part:
             if suffix == ".nc":
                 _to_netcdf(chosen, part)
             elif suffix == ".parquet":

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
+from ..replacing import replacing
 from .copying import copy_run, new_archive, schema_of
 from .format import LayerRow, RunSchema, create_run, encode_attribute, plain_text
 from .reading import Run, open_locked
-from .storage import is_being_read, is_left_open, replacing
+from .storage import is_being_read, is_left_open
 
 # Ends the name under which a run is kept until the one that replaces it is complete.
 BACKUP = "~"

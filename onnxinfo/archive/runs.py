@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ArchiveError, OnnxinfoError, UsageError
+from ..replacing import replacing, resolve
 from ..text import printable
 from .copying import LostCell, copy_run, new_archive
 from .format import check_run_name
 from .reading import Archive, Run, open_locked
 from .reading import open as open_archive
-from .storage import WriterLock, open_damaged, replacing, resolve
+from .storage import WriterLock, open_damaged
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The archive as a file: one writer, replacement as a whole, and opening what a dead writer left open."""
+"""The archive as a file: one writer, and opening what a dead writer left open."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import functools
 import glob
 import io
 import os
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,18 +17,20 @@ from typing import IO, Any
 
 import h5py
 
-from ..errors import ArchiveError, UsageError
+from ..errors import ArchiveError
+from ..kinds import HDF5_SIGNATURE
+from ..replacing import PART
 from ..text import printable
 from . import guard, isolation
 from .format import LIBVER
 
 #: Of what could not be written to a full disk, this much is kept in memory, in parts of this size at most.
 LOST_BYTES, LOST_RECORD_BYTES = 64 << 20, 1 << 20
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_SIZE = 48
 FLAGS_OFFSET = 11
 END_OFFSET = 28
-PART = ".part"
+# What tempfile puts between a file's name and its ending; files that are named like the archive and more have more.
+_RANDOM = "?" * 8
 # How long a writer may take from opening its file to letting readers in.
 STARTING_SECONDS = 2
 
@@ -44,14 +44,14 @@ class WriterLock:
     Raises
     ------
     ArchiveError
-        Another process holds it, or the folder cannot be written.
+        Another process holds it, the folder cannot be written, or another file has the lock's name.
     """
 
     def __init__(self, archive: Path) -> None:
         self._path = archive.with_name(archive.name + ".lock")
         self._file: IO[bytes] = self._acquire(archive)
         # What a process that was killed left behind: nobody else may be writing it now.
-        for stale in archive.parent.glob(f".{glob.escape(archive.name)}.*{PART}"):
+        for stale in archive.parent.glob(f".{glob.escape(archive.name)}.{_RANDOM}{PART}"):
             stale.unlink(missing_ok=True)
 
     def _acquire(self, archive: Path) -> IO[bytes]:
@@ -62,6 +62,9 @@ class WriterLock:
                 file = self._path.open("ab")
             except OSError as error:
                 raise ArchiveError(f"cannot write {archive}: {error.strerror}; choose a writable folder") from None
+            if os.fstat(file.fileno()).st_size:
+                file.close()
+                raise ArchiveError(f"{self._path} is in the place of the archive's lock, and is not empty; move it")
             if _try_lock(file) and self._is_current(file):
                 return file
             file.close()
@@ -127,79 +130,6 @@ def is_being_read(archive: Path) -> bool:
     """Tell whether some process, be it this one, has the archive open through HDF5, which locks what it has open."""
     with archive.open("r+b") as file:
         return not _try_lock(file)
-
-
-def resolve(path: str | os.PathLike[str]) -> Path:
-    """Return the file behind `path`, links followed, or where it would be.
-
-    Raises
-    ------
-    UsageError
-        There is something else than a regular file, or no folder to hold it.
-    """
-    resolved = Path(path).resolve()
-    if resolved.exists() and not resolved.is_file():
-        raise UsageError(f"{path} is not a regular file; name an HDF5 file")
-    if not resolved.parent.is_dir():
-        raise UsageError(f"folder {resolved.parent} does not exist; create it first")
-    return resolved
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`, which replaces `path` once the block has succeeded.
-
-    The caller holds the :class:`WriterLock` of `path`.
-
-    Until then the original stays as it is, whatever happens; the new content has reached the disk before it
-    replaces the old.
-
-    Raises
-    ------
-    ArchiveError
-        The folder cannot be written or is full.
-    """
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
-    except OSError as error:
-        raise ArchiveError(f"cannot write {path}: {error.strerror}; choose a writable folder") from None
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        _copy_mode(path, part)
-        fsync(part)
-        os.replace(part, path)
-        fsync_folder(path.parent)
-    except OSError as error:
-        raise ArchiveError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _copy_mode(path: Path, part: Path) -> None:
-    if path.exists():
-        shutil.copymode(path, part)
-    else:
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)
-
-
-def fsync(path: Path) -> None:
-    """Return once the file's content is on the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def fsync_folder(folder: Path) -> None:
-    """Return once the folder's entries are on the disk, where the system can tell."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextlib.contextmanager
@@ -374,7 +304,7 @@ def _superblock(path: Path) -> bytes:
             head = file.read(SUPERBLOCK_SIZE)
     except OSError as error:
         raise ArchiveError(f"cannot read {path}: {error.strerror}") from None
-    if not head.startswith(SIGNATURE):
+    if not head.startswith(HDF5_SIGNATURE):
         raise ArchiveError(f"{path} is not an HDF5 file; name a file written by 'onnxinfo analyze'")
     return head
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ArchiveError, UsageError
+from ..replacing import fsync, resolve
 from . import guard
 from .format import (
     COMPRESSION,
@@ -36,7 +37,7 @@ from .format import (
     put_chunk,
 )
 from .prepare import drop_backup, prepare
-from .storage import WriterLock, abandon, fsync, open_to_write, reserve, resolve, trim
+from .storage import WriterLock, abandon, open_to_write, reserve, trim
 
 # Left free on the disk, so that HDF5 can always write its own few blocks: a write that fails inside it is final.
 SPARE_BYTES = 1 << 18

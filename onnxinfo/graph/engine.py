@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 
 from ..errors import UsageError
+from ..outputs import protect
 from ..text import printable, quoted
 
 Array = npt.NDArray[Any]
@@ -48,6 +49,7 @@ def register_ort_library(path: str | os.PathLike[str]) -> None:
         raise UsageError(f"ONNX Runtime takes no custom operators from {quoted(path)}: {reason(error)}") from None
     if library not in _libraries:
         _libraries.append(library)
+        protect(library)
 
 
 def libraries() -> tuple[str, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from ..errors import ModelError
 from ..text import printable, quoted
@@ -63,10 +65,32 @@ def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Call
     return aside
 
 
+def external_files(path: Path) -> list[Path]:
+    """Return the files in which tensors of a model file are stored, each once; none where it is no model.
+
+    Files outside the model's folder, which are never read, are left out.
+    """
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except (OSError, DecodeError, RuntimeError):
+        return []
+    found: dict[Path, None] = {}
+    for tensor in filter(is_elsewhere, protos.tensors(model)):
+        with contextlib.suppress(ModelError):
+            found[_location(tensor, path.parent)] = None
+    return list(found)
+
+
+def _location(tensor: onnx.TensorProto, folder: Path) -> Path:
+    location = next((entry.value for entry in reversed(tensor.external_data) if entry.key == "location"), "")
+    return _inside(location, folder, printable(tensor.name))
+
+
 def _read(tensor: onnx.TensorProto, folder: Path) -> bytes:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     name, location, count = printable(tensor.name), printable(entries.get("location", "")), byte_count(tensor)
-    path = _inside(entries.get("location", ""), folder, name)
+    path = _location(tensor, folder)
     try:
         offset, length = (int(entries.get(key) or default) for key, default in (("offset", 0), ("length", count)))
     except ValueError:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import stat
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,9 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
 from ..errors import ModelError, UsageError
+from ..kinds import ONNX
+from ..outputs import Output, claim
+from ..replacing import is_stream, replacing
 from ..text import printable, quoted
 from . import protos
 from .external_data import read_external_data
@@ -95,26 +97,38 @@ def load(source: ModelSource) -> Model:
     raise UsageError(f"a model is a path, bytes or a ModelProto, not {type(source).__name__}")
 
 
-def save(model: ModelSource, path: str | os.PathLike[str]) -> None:
+def save(model: ModelSource, path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Write a model to a file, which appears complete or not at all.
 
-    A model beyond the size a protobuf message can have gets its weights written to ``<path>.data`` beside it.
+    A model beyond the size a protobuf message can have gets its weights written to ``<path>.data`` beside it, or, where
+    there is such a file, to ``<path>.2.data`` and so on: the weights of the model that is replaced stay.
+
+    Parameters
+    ----------
+    model
+        See :func:`load`.
+    path
+        The file. Another ONNX model is replaced, other files are not.
+    force
+        Replace an existing file whatever it holds; never the file that the model was read from, or its external data.
 
     Raises
     ------
+    UsageError
+        The file is one that the model was read from, or exists and holds something else.
     ModelError
         The model cannot be loaded, or the file cannot be written.
     """
-    proto, target = load(model).proto, Path(os.fspath(path))
+    output = claim(path, ONNX, inputs=[model], force=force, failure=ModelError)
+    proto = load(model).proto
     try:
         if _data_bytes(proto) < MAX_PROTO_BYTES - _MARGIN:
-            _replace(target, lambda file: file.write(proto.SerializeToString()))
+            with output.writing() as part:
+                part.write_bytes(proto.SerializeToString())
         else:
-            _save_with_external_data(proto, target)
-    except OSError as error:
-        raise ModelError(f"{quoted(target)} cannot be written: {error.strerror or error}") from error
+            _save_with_external_data(proto, output)
     except (EncodeError, ValueError):
-        raise ModelError(f"{quoted(target)} cannot be written: too large for one protobuf message") from None
+        raise ModelError(f"{quoted(path)} cannot be written: too large for one protobuf message") from None
 
 
 # Room for everything besides weights in a model that is written as one file.
@@ -127,8 +141,10 @@ def _data_bytes(proto: onnx.ModelProto) -> int:
     return sum(byte_count(t) for t in protos.tensors(proto) if t.data_type != onnx.TensorProto.STRING)
 
 
-def _save_with_external_data(proto: onnx.ModelProto, target: Path) -> None:
-    stored = target.with_name(target.name + ".data")
+def _save_with_external_data(proto: onnx.ModelProto, output: Output) -> None:
+    if is_stream(output.path):
+        raise ModelError(f"{quoted(output.path)} cannot be written: the weights need a file beside the model")
+    stored = _vacant_name(output.path)
     light = protos.copy_into(onnx.ModelProto(), proto, ("graph",))
     protos.copy_into(light.graph, proto.graph, ("initializer",))
 
@@ -143,23 +159,21 @@ def _save_with_external_data(proto: onnx.ModelProto, target: Path) -> None:
             else:
                 protos.copy_tensors(light.graph.initializer, [tensor])
 
-    _replace(stored, write)
-    _replace(target, lambda file: file.write(light.SerializeToString()))
-
-
-def _replace(target: Path, write: Callable[[Any], object]) -> None:
-    """Write a file under another name and move it into place once it is complete."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(name, 0o666 & ~mask)
-        os.replace(name, target)
+        with output.writing() as part:
+            with replacing(stored, ModelError) as data, data.open("wb") as file:
+                write(file)
+            part.write_bytes(light.SerializeToString())
     except BaseException:
-        os.unlink(name)
+        stored.unlink(missing_ok=True)
         raise
+
+
+def _vacant_name(target: Path) -> Path:
+    """Return a name for a model's weights beside it that no file has."""
+    numbers = itertools.chain([""], (f".{number}" for number in itertools.count(2)))
+    names = (target.with_name(f"{target.name}{number}.data") for number in numbers)
+    return next(path for path in names if not os.path.lexists(path))
 
 
 def _read(path: Path) -> bytes:

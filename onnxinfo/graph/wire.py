@@ -1,9 +1,12 @@
-"""Why bytes are no ONNX model: cut off, or something else altogether."""
+"""Whether bytes are an ONNX model, and why not: cut off, or something else altogether."""
 
 from __future__ import annotations
 
+from mmap import mmap
+
 # Field numbers of onnx.ModelProto and their protobuf wire types (0: varint, 2: length-delimited).
 _FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
+_GRAPH = 7
 # How other files begin that are taken for models.
 _KNOWN = {
     b"PK\x03\x04": "a zip archive, such as a PyTorch checkpoint or a Keras model; export it to ONNX",
@@ -21,7 +24,7 @@ def why_unreadable(data: bytes) -> str:
     for start, what in _KNOWN.items():
         if data.startswith(start):
             return f"is {what}"
-    end = _end(data)
+    _, end = _walk(data)
     if end is None:
         return f"is not an ONNX file: it starts with {data[:16]!r}; export the model to ONNX"
     if end > len(data):
@@ -29,24 +32,35 @@ def why_unreadable(data: bytes) -> str:
     return "is damaged: an ONNX model with parts that cannot be read, or nested too deeply; export it again"
 
 
-def _end(data: bytes) -> int | None:
-    """Where the last top-level field ends, perhaps beyond the data; None if the fields are not those of a model."""
+def is_model(data: bytes | mmap) -> bool:
+    """Tell whether bytes, which may be a mapped file, are the fields of a model that has a graph."""
+    fields, end = _walk(data)
+    return end == len(data) and _GRAPH in fields
+
+
+def _walk(data: bytes | mmap) -> tuple[set[int], int | None]:
+    """Numbers of the top-level fields, and where the last one ends, perhaps beyond the data.
+
+    The end is None if the fields are not those of a model.
+    """
+    fields: set[int] = set()
     position = 0
     while position < len(data):
         key, position = _varint(data, position)
         if key is None:
-            return len(data) + 1 if position > 1 else None
+            return fields, len(data) + 1 if position > 1 else None
         if _FIELDS.get(key >> 3) != key & 7:
-            return None
+            return fields, None
+        fields.add(key >> 3)
         value, position = _varint(data, position)
         if value is None:
-            return len(data) + 1
+            return fields, len(data) + 1
         if key & 7 == 2:
             position += value
-    return position
+    return fields, position
 
 
-def _varint(data: bytes, position: int) -> tuple[int | None, int]:
+def _varint(data: bytes | mmap, position: int) -> tuple[int | None, int]:
     value = 0
     for i, byte in enumerate(data[position : position + 10]):
         value |= (byte & 0x7F) << 7 * i

@@ -141,7 +141,7 @@ def _in_folder(base: Path) -> ImageFiles:
 
 
 def _matching(pattern: Path) -> ImageFiles:
-    base = _glob_base(pattern)
+    base = glob_base(pattern)
     try:
         candidates = [match for match in base.glob(str(pattern.relative_to(base))) if not os.path.isdir(match)]
     except (ValueError, NotImplementedError, OSError) as error:
@@ -149,7 +149,8 @@ def _matching(pattern: Path) -> ImageFiles:
     return _sorted_files(base, candidates, [])
 
 
-def _glob_base(pattern: Path) -> Path:
+def glob_base(pattern: Path) -> Path:
+    """Return the folder below which a glob pattern looks."""
     plain = []
     for part in pattern.parts[:-1]:
         if glob.has_magic(part):

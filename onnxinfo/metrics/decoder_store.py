@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import InputError, UsageError
+from ..kinds import JSON, SAFETENSORS
+from ..outputs import Output, claim
 from ..text import printable
 from .decoder import Decoder, Plan
 from .decoder_training import DecoderSettings, Trained
@@ -75,33 +77,47 @@ class StoredDecoder:
     steps: int
 
 
+def claim_decoder(folder: str | os.PathLike[str], key: DecoderKey) -> tuple[Output, Output]:
+    """Decide whether a decoder's files, weights and description, may be written to a folder that exists.
+
+    Raises
+    ------
+    UsageError
+        There are files of those names that are none of a decoder.
+    InputError
+        The folder is write-protected.
+    """
+    weights, description = (Path(folder, f"{key.stem}.{ending}") for ending in ("safetensors", "json"))
+    return claim(weights, SAFETENSORS, failure=InputError), claim(description, JSON, failure=InputError)
+
+
 def save_decoder(folder: str | os.PathLike[str], key: DecoderKey, trained: Trained) -> Path:
     """Write a decoder; returns the path of its description.
 
     Raises
     ------
+    UsageError
+        See :func:`claim_decoder`.
     InputError
         The folder cannot be written.
     """
-    target = Path(folder)
     text = json.dumps(
         {"format": FORMAT, "format_version": VERSION, "error": trained.error, "steps": trained.steps, **key.to_dict()},
         indent=1,
     )
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        weights, description = (target / f"{key.stem}.{ending}" for ending in ("safetensors", "json"))
-        partial = weights.with_suffix(".partial")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in trained.decoder.state_dict().items()}, partial)
-        partial.replace(weights)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        weights, description = claim_decoder(folder, key)
+        with weights.writing() as part:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in trained.decoder.state_dict().items()}, part)
         # The description comes last: a decoder without one does not exist.
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(description)
+        with description.writing() as part:
+            part.write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"cannot write decoders to {printable(str(folder))} ({error}); name a writable folder"
         ) from error
-    return description
+    return description.path
 
 
 def load_decoder(folder: str | os.PathLike[str], key: DecoderKey) -> Trained | None:

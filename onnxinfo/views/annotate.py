@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
+from ..kinds import ONNX
+from ..outputs import claim
 from .query import Names, Paths, query, select_runs
 
 if TYPE_CHECKING:
@@ -19,7 +20,13 @@ PREFIX = "onnxinfo."
 
 
 def annotate(
-    model: ModelSource, path: Paths, output: str | os.PathLike[str], *, run: str | None = None, metrics: Names = ()
+    model: ModelSource,
+    path: Paths,
+    output: str | os.PathLike[str],
+    *,
+    run: str | None = None,
+    metrics: Names = (),
+    force: bool = False,
 ) -> int:
     """Write a copy of a model whose nodes carry their layers' metrics, as metadata properties and in the doc string.
 
@@ -32,11 +39,13 @@ def annotate(
     path
         An archive, or several.
     output
-        The ONNX file written.
+        The ONNX file written. Another ONNX model is replaced, other files are not.
     run
         The run; may be left out where only one is of this model.
     metrics
         The metrics; all by default.
+    force
+        Replace an existing file whatever it holds; never the model, its external data or an archive.
 
     Returns
     -------
@@ -46,7 +55,7 @@ def annotate(
     Raises
     ------
     UsageError
-        No run, or several, are of this model, or the run is of another one.
+        No run, or several, are of this model, or the run is of another one, or the file may not be written.
     ModelError
         The model cannot be read or written.
     ArchiveError
@@ -54,6 +63,7 @@ def annotate(
     """
     from ..graph.model import load, save
 
+    claim(output, ONNX, inputs=[model, path], force=force, failure=ModelError)
     loaded = load(model)
     name = _run_of(path, run, loaded.sha256)
     layers: dict[str, list[dict[str, Any]]] = {}
@@ -66,7 +76,7 @@ def annotate(
         rows = [row for tensor in node.output for row in layers.get(tensor, ())]
         _write(node, name, rows)
         count += bool(rows)
-    save(proto, Path(output))
+    save(proto, output, force=force)
     return count
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..archive.storage import replacing, resolve
 from ..errors import UsageError
+from ..kinds import PDF, PNG, SVG, Kind
+from ..outputs import Output, claim
 from ..text import printable
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".svg", ".pdf")
+SUFFIXES: dict[str, Kind] = {".png": PNG, ".svg": SVG, ".pdf": PDF}
 
 #: Okabe and Ito's colours, which people with any colour vision tell apart; black or white is left to the text.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -120,22 +121,24 @@ def look(theme: str, width: str) -> Look:
     return Look(THEMES[theme], SIZES[width])
 
 
-def check_suffix(output: str | os.PathLike[str]) -> Path:
-    """Return the figure's path, whose suffix is one that can be written.
+def claim_figure(output: str | os.PathLike[str], *inputs: object, force: bool = False) -> Output:
+    """Decide whether a figure may be written, before it is drawn; see :func:`onnxinfo.outputs.claim`.
 
     Raises
     ------
     UsageError
-        The suffix is another.
+        The suffix is none that can be written, or the file may not be.
+    ArchiveError
+        The folder or the file is write-protected.
     """
     suffix = Path(output).suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"{output}: cannot draw '{suffix}'; name a file that ends in {', '.join(SUFFIXES)}")
-    return resolve(output)
+    return claim(output, SUFFIXES[suffix], inputs=inputs, force=force)
 
 
 @contextmanager
-def drawing(output: str | os.PathLike[str], look: Look) -> Iterator[Figure]:
+def drawing(output: Output, look: Look) -> Iterator[Figure]:
     """Yield an empty figure, which is written to the file once the block has succeeded.
 
     The same data give the same bytes.
@@ -143,7 +146,7 @@ def drawing(output: str | os.PathLike[str], look: Look) -> Iterator[Figure]:
     Parameters
     ----------
     output
-        A file that ends in .png, .svg or .pdf; it is replaced if it exists.
+        Of :func:`claim_figure`.
     look
         The figure's look. Its height is the block's to set.
 
@@ -156,8 +159,7 @@ def drawing(output: str | os.PathLike[str], look: Look) -> Iterator[Figure]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    path = check_suffix(output)
-    kind = path.suffix.lower().removeprefix(".")
+    kind = next(suffix for suffix, kind in SUFFIXES.items() if kind is output.kind).removeprefix(".")
     dates: dict[str, dict[str, str | None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
     # Not the user's settings but matplotlib's own, and ours; the backend is no setting of a figure.
     own: dict[Any, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
@@ -170,10 +172,10 @@ def drawing(output: str | os.PathLike[str], look: Look) -> Iterator[Figure]:
         figure = Figure(figsize=(look.size.width, look.size.width), dpi=look.size.dpi, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        with replacing(path) as part:
+        with output.writing() as part:
             figure.savefig(part, format=kind, dpi=look.size.dpi, metadata=dates[kind])
         width, height = figure.get_size_inches()
-        logger.info("wrote %s: %.2f x %.2f inches", path, width, height)
+        logger.info("wrote %s: %.2f x %.2f inches", output.path, width, height)
 
 
 def short_names(names: Sequence[str], size: int) -> list[str]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..archive.table import layer_summary
 from ..errors import UsageError
 from ..text import printable
-from .figure import SEQUENTIAL, cut, drawing, evenly, look, short_names
+from .figure import SEQUENTIAL, claim_figure, cut, drawing, evenly, look, short_names
 from .plot_curve import run_style
 from .plot_maps import flat_map
 from .plot_samples import name_layers
@@ -35,6 +35,7 @@ def plot_coherency(
     samples: Sequence[str | int] = (0,),
     theme: str = "light",
     width: str = "page",
+    force: bool = False,
 ) -> Path:
     """Draw each metric in a row: for each run the maps of one sample by layer, then the magnitude by layer.
 
@@ -43,7 +44,7 @@ def plot_coherency(
 
     Parameters
     ----------
-    path, output, run, layers, theme, width
+    path, output, run, layers, theme, width, force
         See :func:`onnxinfo.plot_curve`.
     metric
         The metrics; by default all.
@@ -62,6 +63,7 @@ def plot_coherency(
     ArchiveError
         An archive cannot be read, or the figure cannot be written.
     """
+    target = claim_figure(output, path, force=force)
     chosen = look(theme, width)
     found: dict[tuple[str, str], RunValues] = {}
     maps: dict[tuple[str, str], list[npt.NDArray[np.float32] | None]] = {}
@@ -85,7 +87,7 @@ def plot_coherency(
     runs = list(dict.fromkeys(key[1] for key in found))
     rows = [(name, each) for name in metrics for each in runs if (name, each) in found]
     columns = evenly(len(names), _MOST_LAYERS)
-    with drawing(output, chosen) as figure:
+    with drawing(target, chosen) as figure:
         cell = chosen.size.width * 0.62 / len(columns)
         figure.set_size_inches(chosen.size.width, max(2.2, cell * len(rows) * 1.12 + 0.5))
         halves: Any = figure.subfigures(1, 2, width_ratios=[2.1, 1])

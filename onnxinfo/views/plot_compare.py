@@ -10,7 +10,7 @@ import numpy as np
 
 from ..text import printable
 from .compare import Match, compare
-from .figure import cut, drawing, look, short_names
+from .figure import claim_figure, cut, drawing, look, short_names
 from .plot_curve import run_style
 from .query import Names, Paths, select_views
 from .reading_runs import metric_label
@@ -30,6 +30,7 @@ def plot_compare(
     unpaired: bool = False,
     theme: str = "light",
     width: str = "page",
+    force: bool = False,
 ) -> Path:
     """Draw the differences that :func:`onnxinfo.compare` finds, largest first, with 95 % confidence intervals.
 
@@ -37,7 +38,7 @@ def plot_compare(
     ----------
     path, run, layers, samples, by, unpaired
         See :func:`onnxinfo.compare`.
-    output, theme, width
+    output, theme, width, force
         See :func:`onnxinfo.plot_curve`.
     metric
         The metric.
@@ -54,12 +55,13 @@ def plot_compare(
     ArchiveError
         An archive cannot be read, or the figure cannot be written.
     """
+    target = claim_figure(output, path, force=force)
     chosen = look(theme, width)
     rows = compare(path, run=run, layers=layers, metrics=[metric], samples=samples, by=by, unpaired=unpaired)
     names = list(dict.fromkeys(row["layer"] for row in rows))[:_MOST]
     total = len({row["layer"] for row in rows})
     others = list(dict.fromkeys(row["other"] for row in rows))
-    with drawing(output, chosen) as figure:
+    with drawing(target, chosen) as figure:
         figure.set_size_inches(chosen.size.width, (len(names) * 1.9 + 8) * chosen.size.font / 72)
         axes = figure.add_subplot()
         for number, other in enumerate(others):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..archive.format import Metric
 from ..archive.table import layer_summary
 from ..errors import UsageError
-from .figure import COLOURS, Look, cut, drawing, look, short_names, wrapped
+from .figure import COLOURS, Look, claim_figure, cut, drawing, look, short_names, wrapped
 from .query import Names, Paths, names_of
 from .reading_runs import RunValues, metric_label, read_runs
 
@@ -78,6 +78,7 @@ def plot_curve(
     spread: Spread = "stderr",
     theme: str = "light",
     width: str = "page",
+    force: bool = False,
 ) -> Path:
     """Draw metrics by depth with their spread over samples, one line for each run.
 
@@ -99,6 +100,9 @@ def plot_curve(
         ``light`` or ``dark``.
     width
         ``column`` (3.5 in), ``page`` (7.2 in) or ``slide`` (12 in).
+    force
+        Replace an existing file whatever it holds; never an archive that is read. By default, only a figure of the same
+        format is replaced.
 
     Returns
     -------
@@ -114,6 +118,7 @@ def plot_curve(
     """
     if spread not in _BANDS:
         raise UsageError(f"spread '{spread}' is unknown; choose one of {', '.join(_BANDS)}")
+    target = claim_figure(output, path, force=force)
     chosen = look(theme, width)
     panels = []
     for name in names_of(metric):
@@ -121,7 +126,7 @@ def plot_curve(
         panels.append([_curve(each, spread) for each in found])
     # One colour for a run in all panels, also where a run lacks a metric.
     runs = list(dict.fromkeys(curve.name for curves in panels for curve in curves))
-    with drawing(output, chosen) as figure:
+    with drawing(target, chosen) as figure:
         beside = len(panels) > 1 and chosen.size.width > 5
         rows, columns = (1, len(panels)) if beside else (len(panels), 1)
         height = chosen.size.width * (0.62 if not beside else 0.45 if len(panels) > 2 else 0.5)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..text import printable
-from .figure import DIVERGING, cut, drawing, evenly, look, short_names, wrapped
+from .figure import DIVERGING, claim_figure, cut, drawing, evenly, look, short_names, wrapped
 from .plot_maps import MOST_LAYERS, MOST_SAMPLES, flat_map, name_row
 from .query import Names, Paths, names_of, select_views
 from .reading_runs import metric_label
@@ -42,6 +42,7 @@ def plot_difference(
     samples: Sequence[str | int] = (),
     theme: str = "light",
     width: str = "page",
+    force: bool = False,
 ) -> Path:
     """Draw, unit by unit, a second run's maps minus the first run's, of layers and samples that both have.
 
@@ -57,7 +58,7 @@ def plot_difference(
         What is drawn, see :func:`onnxinfo.query`; matched by name.
     metric
         The metric.
-    theme, width
+    theme, width, force
         See :func:`onnxinfo.plot_maps`.
 
     Returns
@@ -72,6 +73,7 @@ def plot_difference(
     ArchiveError
         An archive cannot be read, or the figure cannot be written.
     """
+    target = claim_figure(output, path, force=force)
     chosen = look(theme, width)
     first, second = _two(path, run, layers, metric, samples)
     cells = [cell for cell in first.maps if cell in second.maps]
@@ -88,7 +90,7 @@ def plot_difference(
     differences = {cell: second.maps[cell] - first.maps[cell] for cell in same}
     shown = np.concatenate([abs(differences[c, r]).ravel() for c in columns for r in rows if (c, r) in differences])
     bound = max(float(np.nanpercentile(shown, _PERCENTILE)), 1e-6)
-    with drawing(output, chosen) as figure:
+    with drawing(target, chosen) as figure:
         pictures = int(bool(first.pictures))
         shape = next(iter(differences.values())).shape
         cell_size = chosen.size.width * 0.84 / (len(columns) + pictures)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..text import printable
-from .figure import SEQUENTIAL, Look, cut, drawing, evenly, look, short_names, wrapped
+from .figure import SEQUENTIAL, Look, claim_figure, cut, drawing, evenly, look, short_names, wrapped
 from .query import Names, Paths, select_views
 from .reading_runs import metric_label, nothing_finished
 from .run_view import RunView
@@ -38,6 +38,7 @@ def plot_maps(
     overlay: bool = False,
     theme: str = "light",
     width: str = "page",
+    force: bool = False,
 ) -> Path:
     """Draw a metric's maps of one run: a row for each sample, a column for each layer.
 
@@ -60,6 +61,9 @@ def plot_maps(
         ``light`` or ``dark``.
     width
         ``column`` (3.5 in), ``page`` (7.2 in) or ``slide`` (12 in).
+    force
+        Replace an existing file whatever it holds; never an archive that is read. By default, only a figure of the same
+        format is replaced.
 
     Returns
     -------
@@ -73,6 +77,7 @@ def plot_maps(
     ArchiveError
         The archive cannot be read, or the figure cannot be written.
     """
+    target = claim_figure(output, path, force=force)
     chosen = look(theme, width)
     wanted: dict[str, Any] = {"run": run, "layers": layers, "metrics": [metric], "samples": samples}
     # Refused before anything is drawn.
@@ -82,7 +87,7 @@ def plot_maps(
         if overlay and view.thumbnails is None:
             raise UsageError(f"run '{printable(view.name)}' has no pictures to lay maps over; leave out --overlay")
         grid = _Grid(view, metric, overlay)
-        with drawing(output, chosen) as figure:
+        with drawing(target, chosen) as figure:
             columns = len(grid.layers) + (grid.pictures is not None)
             # A few columns do not make a figure that no page holds.
             cell = chosen.size.width * min(0.86 / columns, 0.25)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .figure import COLOURS, SEQUENTIAL, cut, drawing, evenly, look
+from .figure import COLOURS, SEQUENTIAL, claim_figure, cut, drawing, evenly, look
 from .plot_curve import plot_curve
 from .plot_maps import flat_map
 from .plot_samples import name_layers
@@ -28,6 +28,7 @@ def plot_concentration(
     samples: Sequence[str | int] = (),
     theme: str = "light",
     width: str = "page",
+    force: bool = False,
 ) -> Path:
     """Draw concentration by layer, and below it samples with their foreground outlined on the deepest layer's map.
 
@@ -35,7 +36,7 @@ def plot_concentration(
 
     Parameters
     ----------
-    path, output, run, layers, samples, theme, width
+    path, output, run, layers, samples, theme, width, force
         See :func:`onnxinfo.plot_curve`.
 
     Returns
@@ -50,6 +51,7 @@ def plot_concentration(
     ArchiveError
         An archive cannot be read, or the figure cannot be written.
     """
+    target = claim_figure(output, path, force=force)
     chosen = look(theme, width)
     several = len(read_runs(path, "concentration", run=run, layers=layers, samples=samples)) > 1
     # A view can be read only until the next one is asked for.
@@ -58,7 +60,15 @@ def plot_concentration(
     foreground, pictures = view.run.foreground, view.thumbnails
     if several or foreground is None or pictures is None:
         return plot_curve(
-            path, output, run=run, layers=layers, metric="concentration", samples=samples, theme=theme, width=width
+            path,
+            output,
+            run=run,
+            layers=layers,
+            metric="concentration",
+            samples=samples,
+            theme=theme,
+            width=width,
+            force=force,
         )
     masks = foreground[view.sample_positions]
     objects = [i for i in range(view.shape[1]) if masks[i].any()]
@@ -66,7 +76,7 @@ def plot_concentration(
     found = run_values(view, "concentration")
     deepest = [row.name for row in view.run.layers].index(found.layers[-1].name)
     maps = [view.run.maps("sid", deepest, [view.sample_positions[i]])[0] for i in shown]
-    with drawing(output, chosen) as figure:
+    with drawing(target, chosen) as figure:
         figure.set_size_inches(chosen.size.width, chosen.size.width * 0.95)
         rows: list[Any] = [["curve"] * _PICTURES]
         rows += [[f"{kind}{i}" for i in range(_PICTURES)] for kind in ("input", "map")]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..archive.table import layer_summary
 from ..errors import UsageError
-from .figure import COLOURS, drawing, look, short_names
+from .figure import COLOURS, claim_figure, drawing, look, short_names
 from .query import Names, Paths
 from .reading_runs import metric_label, natural, read_runs
 
@@ -28,12 +28,13 @@ def plot_scatter(
     samples: Sequence[str | int] = (),
     theme: str = "light",
     width: str = "page",
+    force: bool = False,
 ) -> Path:
     """Draw one metric against another: a point with standard errors for each layer, its colour the depth.
 
     Parameters
     ----------
-    path, output, run, layers, samples, theme, width
+    path, output, run, layers, samples, theme, width, force
         See :func:`onnxinfo.plot_curve`.
     metric, against
         The metrics on the horizontal and on the vertical axis.
@@ -50,6 +51,7 @@ def plot_scatter(
     ArchiveError
         An archive cannot be read, or the figure cannot be written.
     """
+    target = claim_figure(output, path, force=force)
     chosen = look(theme, width)
     across = read_runs(path, metric, run=run, layers=layers, samples=samples)
     up = {each.name: each for each in read_runs(path, against, run=run, layers=layers, samples=samples)}
@@ -57,7 +59,7 @@ def plot_scatter(
     if not pairs:
         raise UsageError(f"no run has both '{metric}' and '{against}'; analyze with both")
     deepest = max(row.depth for each, _ in pairs for row in each.layers)
-    with drawing(output, chosen) as figure:
+    with drawing(target, chosen) as figure:
         figure.set_size_inches(chosen.size.width, chosen.size.width * 0.62)
         axes = figure.add_subplot()
         missing = False
@@ -125,12 +127,13 @@ def plot_history(
     samples: Sequence[str | int] = (),
     theme: str = "light",
     width: str = "page",
+    force: bool = False,
 ) -> Path:
     """Draw a metric over runs, such as epochs or pruning steps: one line for each layer.
 
     Parameters
     ----------
-    path, output, layers, metric, samples, theme, width
+    path, output, layers, metric, samples, theme, width, force
         See :func:`onnxinfo.plot_curve`; one metric.
     run
         The runs, in this order; by default all, sorted by name, with numbers in names by size.
@@ -147,6 +150,7 @@ def plot_history(
     ArchiveError
         An archive cannot be read, or the figure cannot be written.
     """
+    target = claim_figure(output, path, force=force)
     chosen = look(theme, width)
     runs = read_runs(path, metric, run=run, layers=layers, samples=samples)
     if len(runs) < 2:
@@ -156,7 +160,7 @@ def plot_history(
     names = list(dict.fromkeys(row.name for each in runs for row in each.layers))
     summaries = [layer_summary(each.values) for each in runs]
     at = [{row.name: i for i, row in enumerate(each.layers)} for each in runs]
-    with drawing(output, chosen) as figure:
+    with drawing(target, chosen) as figure:
         from matplotlib import colormaps
 
         figure.set_size_inches(chosen.size.width, chosen.size.width * 0.62)

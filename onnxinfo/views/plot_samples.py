@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError
-from .figure import COLOURS, Look, drawing, look, short_names
+from .figure import COLOURS, Look, claim_figure, drawing, look, short_names
 from .plot_curve import run_style
 from .query import Names, Paths
 from .reading_runs import RunValues, metric_label, read_runs
@@ -33,6 +33,7 @@ def plot_distribution(
     samples: Sequence[str | int] = (),
     theme: str = "light",
     width: str = "page",
+    force: bool = False,
 ) -> Path:
     """Draw, for each layer, the samples' values as points and a box: median, quartiles, 5th and 95th percentile.
 
@@ -40,7 +41,7 @@ def plot_distribution(
 
     Parameters
     ----------
-    path, output, run, layers, metric, samples, theme, width
+    path, output, run, layers, metric, samples, theme, width, force
         See :func:`onnxinfo.plot_curve`; one metric.
 
     Returns
@@ -55,9 +56,10 @@ def plot_distribution(
     ArchiveError
         An archive cannot be read, or the figure cannot be written.
     """
+    target = claim_figure(output, path, force=force)
     chosen = look(theme, width)
     runs = read_runs(path, metric, run=run, layers=layers, samples=samples)
-    with drawing(output, chosen) as figure:
+    with drawing(target, chosen) as figure:
         figure.set_size_inches(chosen.size.width, chosen.size.width * 0.55 * len(runs) ** 0.7)
         grid = figure.subplots(len(runs), 1, squeeze=False, sharey=True)[:, 0]
         for number, (axes, found) in enumerate(zip(grid, runs, strict=True)):
@@ -80,12 +82,13 @@ def plot_certificate(
     samples: Sequence[str | int] = (),
     theme: str = "light",
     width: str = "page",
+    force: bool = False,
 ) -> Path:
     """Draw how well each value is known: measured constraint, stationarity residual, probes; a point for each sample.
 
     Parameters
     ----------
-    path, output, run, layers, metric, samples, theme, width
+    path, output, run, layers, metric, samples, theme, width, force
         See :func:`onnxinfo.plot_maps`: one run, one metric.
 
     Returns
@@ -100,6 +103,7 @@ def plot_certificate(
     ArchiveError
         The archive cannot be read, or the figure cannot be written.
     """
+    target = claim_figure(output, path, force=force)
     chosen = look(theme, width)
     runs = read_runs(path, metric, run=run, layers=layers, samples=samples)
     if len(runs) > 1:
@@ -113,7 +117,7 @@ def plot_certificate(
     present = [(field, text) for field, text in panels if field in found.values]
     if not present:
         raise UsageError(f"metric '{metric}' has no certificate; 'sid' and 'ru' have")
-    with drawing(output, chosen) as figure:
+    with drawing(target, chosen) as figure:
         figure.set_size_inches(chosen.size.width, chosen.size.width * (0.22 * len(present) + 0.12))
         grid = figure.subplots(len(present), 1, squeeze=False, sharex=True)[:, 0]
         for axes, (field, text) in zip(grid, present, strict=True):

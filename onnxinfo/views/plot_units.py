@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..text import printable
-from .figure import COLOURS, SEQUENTIAL, cut, drawing, evenly, look, short_names
+from .figure import COLOURS, SEQUENTIAL, claim_figure, cut, drawing, evenly, look, short_names
 from .plot_curve import run_style
 from .query import Names, Paths, select_views
 from .reading_runs import metric_label, nothing_finished
@@ -32,6 +32,7 @@ def plot_units(
     texts: str | os.PathLike[str] | None = None,
     theme: str = "light",
     width: str = "page",
+    force: bool = False,
 ) -> Path:
     """Draw a metric unit by unit where the input is no image, in the way that suits its axes.
 
@@ -40,7 +41,7 @@ def plot_units(
 
     Parameters
     ----------
-    path, output, run, layers, metric, samples, theme, width
+    path, output, run, layers, metric, samples, theme, width, force
         See :func:`onnxinfo.plot_maps`.
     texts
         For tokens, a UTF-8 file with a line for each of the run's samples, its tokens separated by spaces; for
@@ -58,6 +59,7 @@ def plot_units(
     ArchiveError
         The archive cannot be read, or the figure cannot be written.
     """
+    target = claim_figure(output, path, texts, force=force)
     chosen = look(theme, width)
     kinds = {"position": _tokens, "feature": _features, "time": _series}
     wanted: dict[str, Any] = {"run": run, "layers": layers, "metrics": [metric], "samples": samples}
@@ -69,7 +71,7 @@ def plot_units(
         if kind is None:
             raise UsageError(f"inputs with the axes {', '.join(view.axes)} are drawn by 'onnxinfo plot FILE.h5 maps'")
         lines = None if texts is None else _lines(texts)
-        with drawing(output, chosen) as figure:
+        with drawing(target, chosen) as figure:
             kind(figure, view, metric, lines, chosen)
     return Path(output)
 

@@ -65,7 +65,7 @@ def plot(path: Paths, kind: str, output: str | os.PathLike[str], **options: Any)
     output
         The figure: a file that ends in .png, .svg or .pdf.
     **options
-        Of the function that draws the kind, such as :func:`onnxinfo.plot_curve`.
+        Of the function that draws the kind, such as :func:`onnxinfo.plot_curve`; each takes ``force``.
 
     Returns
     -------

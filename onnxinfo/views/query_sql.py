@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..archive.storage import replacing, resolve
-from ..errors import UsageError
+from ..errors import ArchiveError, UsageError
+from ..outputs import Output
 from ..text import printable
 
 Row = dict[str, Any]
@@ -59,17 +58,23 @@ def select(rows: Sequence[Row], columns: Sequence[str], statement: str) -> list[
             ) from None
 
 
-def write_parquet(rows: Sequence[Row], columns: Sequence[str], output: str | os.PathLike[str]) -> None:
-    """Write rows of :func:`onnxinfo.query` to a Parquet file, which is replaced if it exists.
+def write_parquet(rows: Sequence[Row], columns: Sequence[str], output: Output) -> None:
+    """Write rows of :func:`onnxinfo.query` to a Parquet file.
 
     Raises
     ------
     ArchiveError
         The file cannot be written.
     """
-    with _table(rows, columns) as connection, replacing(resolve(output)) as part:
+    import duckdb
+
+    with _table(rows, columns) as connection, output.writing() as part:
         target = str(part).replace("'", "''")
-        connection.execute(f"COPY {TABLE} TO '{target}' (FORMAT parquet)")
+        try:
+            connection.execute(f"COPY {TABLE} TO '{target}' (FORMAT parquet)")
+        except duckdb.Error as error:
+            reason = printable(str(error).partition("\n")[0])
+            raise ArchiveError(f"{output.path} cannot be written: {reason}") from error
 
 
 @contextmanager

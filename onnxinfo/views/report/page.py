@@ -11,8 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...archive.storage import replacing, resolve
 from ...errors import OnnxinfoError, UsageError
+from ...kinds import HTML
+from ...outputs import claim
 from ...text import printable
 from ..figure import COLOURS, SEQUENTIAL
 from ..query import Names, Paths, select_views
@@ -34,6 +35,7 @@ def report(
     metrics: Names = (),
     model: str | os.PathLike[str] | None = None,
     title: str = "",
+    force: bool = False,
 ) -> Path:
     """Write one HTML file that needs nothing else: recipe, warnings, curves, graph, maps and tables.
 
@@ -42,7 +44,7 @@ def report(
     path
         An archive, or several.
     output
-        The HTML file; it is replaced if it exists.
+        The HTML file. Another HTML file is replaced, other files are not.
     run, layers, metrics
         What is shown; see :func:`onnxinfo.query`.
     model
@@ -50,6 +52,8 @@ def report(
         lacks, layers are joined in the order of depth.
     title
         The page's title.
+    force
+        Replace an existing file whatever it holds; never an archive or the model.
 
     Returns
     -------
@@ -59,13 +63,13 @@ def report(
     Raises
     ------
     UsageError
-        Something asked for is not there.
+        Something asked for is not there, or the file may not be written (see ``force``).
     ArchiveError
         An archive cannot be read, or the file cannot be written.
     OnnxinfoError
         Jinja or Plotly is not installed.
     """
-    target = resolve(output)
+    target = claim(output, HTML, inputs=[path, model], force=force)
     plotly = plotly_script()
     loaded = None if model is None else _load(model)
     fitting = model is None
@@ -88,9 +92,9 @@ def report(
     page = render(
         runs, plotly, printable(title) or "onnxinfo: " + ", ".join(printable(each["key"]) for each in runs[:4])
     )
-    with replacing(target) as part:
+    with target.writing() as part:
         part.write_text(page, encoding="utf-8")
-    logger.info("wrote %s: %.2f MB, of which %.2f MB Plotly", target, len(page) / 1e6, len(plotly) / 1e6)
+    logger.info("wrote %s: %.2f MB, of which %.2f MB Plotly", target.path, len(page) / 1e6, len(plotly) / 1e6)
     return Path(output)
 
 

@@ -1,0 +1,200 @@
+"""Kinds of files, recognised by what is in them and not by how they are called."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import mmap
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .graph.wire import is_model
+
+_HEAD_BYTES = 1 << 16
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_HDF5_FIRST_OFFSET = 512
+
+_MARKUP_PROLOGUE = r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*"
+_SVG = re.compile(_MARKUP_PROLOGUE + r"<svg[\s>]", re.DOTALL)
+_HTML = re.compile(_MARKUP_PROLOGUE + r"<(?:!doctype html|html)[\s>]", re.DOTALL | re.IGNORECASE)
+_JSON_TOKEN = re.compile(
+    r'[\s\[\]{},:]+|"(?:[^"\\\x00-\x1f]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])|(?:true|false|null)(?!\w)'
+)
+_LONGEST_TOKEN = 1 << 12
+_TABLE_RULE = re.compile(r"-+(?:  -+)*")
+_MARKDOWN_RULE = re.compile(r"\|(?: -+:? \|)+")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is looked at of a file.
+
+    Attributes
+    ----------
+    path
+        The file.
+    size
+        Its size in bytes.
+    head
+        Its first bytes, 64 KiB at most.
+    text
+        The head as UTF-8, None where it is not or has control characters.
+    """
+
+    path: Path
+    size: int
+    head: bytes
+    text: str | None
+
+    @classmethod
+    def of(cls, path: Path) -> Content:
+        """Read a regular file's first bytes.
+
+        Raises
+        ------
+        OSError
+            It cannot be read.
+        """
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        return cls(path, path.stat().st_size, head, _text(head))
+
+    @property
+    def lines(self) -> list[str]:
+        """The head's lines, without the last one where it is cut off."""
+        lines = (self.text or "").splitlines()
+        return lines[:-1] if self.size > len(self.head) else lines
+
+
+def _text(head: bytes) -> str | None:
+    try:
+        # The head may end in the middle of a character.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeDecodeError:
+        return None
+    return None if re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text) else text
+
+
+def _is_hdf5(content: Content) -> bool:
+    # A user block of 512 bytes, or of that doubled any number of times, may come before the superblock.
+    if content.head.startswith(HDF5_SIGNATURE):
+        return True
+    offset = _HDF5_FIRST_OFFSET
+    with content.path.open("rb") as file:
+        while offset + len(HDF5_SIGNATURE) <= content.size:
+            file.seek(offset)
+            if file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE:
+                return True
+            offset *= 2
+    return False
+
+
+def _is_parquet(content: Content) -> bool:
+    if content.size < 12 or not content.head.startswith(b"PAR1"):
+        return False
+    with content.path.open("rb") as file:
+        file.seek(-4, io.SEEK_END)
+        return file.read(4) == b"PAR1"
+
+
+def is_onnx(path: Path) -> bool:
+    """Tell whether a regular file that is not empty is an ONNX model, by its outermost fields.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return is_model(data)
+
+
+def _is_safetensors(content: Content) -> bool:
+    header = int.from_bytes(content.head[:8], "little")
+    return content.head[8:9] == b"{" and 2 <= header <= content.size - 8
+
+
+def _is_json(content: Content) -> bool:
+    text = (content.text or "").lstrip()
+    if not text.startswith(("[", "{")):
+        return False
+    position = 0
+    while position < len(text):
+        token = _JSON_TOKEN.match(text, position)
+        if token is None:
+            return content.size > len(content.head) and len(text) - position < _LONGEST_TOKEN
+        position = token.end()
+    return True
+
+
+def _is_markdown(content: Content) -> bool:
+    return len(content.lines) > 1 and bool(_MARKDOWN_RULE.fullmatch(content.lines[1]))
+
+
+def _is_table(content: Content) -> bool:
+    return len(content.lines) > 1 and bool(content.lines[0] and _TABLE_RULE.fullmatch(content.lines[1]))
+
+
+def _is_csv(content: Content) -> bool:
+    try:
+        rows = [row for row in csv.reader(content.lines) if row]
+    except csv.Error:
+        return False
+    # A single column cannot be told from other text.
+    return (
+        len(rows) > 0
+        and len(rows[0]) > 1
+        and {len(row) for row in rows} == {len(rows[0])}
+        and len({*rows[0]}) == len(rows[0])
+        and all(name and name == name.strip() for name in rows[0])
+    )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes
+    ----------
+    title
+        With its article.
+    matches
+        Tells whether a content, which is not empty, is of the kind.
+    """
+
+    title: str
+    matches: Callable[[Content], bool]
+
+
+HDF5 = Kind("an HDF5 file", _is_hdf5)
+#: Not told from other HDF5 files, so never taken to be of the same kind.
+NETCDF = Kind("a netCDF file", _is_hdf5)
+PNG = Kind("a PNG image", lambda content: content.head.startswith(b"\x89PNG\r\n\x1a\n"))
+PDF = Kind("a PDF document", lambda content: content.head.startswith(b"%PDF-"))
+PARQUET = Kind("a Parquet file", _is_parquet)
+SAFETENSORS = Kind("a safetensors file", _is_safetensors)
+ONNX = Kind("an ONNX model", lambda content: is_onnx(content.path))
+SVG = Kind("an SVG image", lambda content: bool(_SVG.match(content.text or "")))
+HTML = Kind("an HTML page", lambda content: bool(_HTML.match(content.text or "")))
+JSON = Kind("JSON", _is_json)
+MARKDOWN = Kind("a Markdown table", _is_markdown)
+TABLE = Kind("a table as text", _is_table)
+CSV = Kind("a CSV table", _is_csv)
+
+#: In the order in which they are tried; what has a signature of its own comes first.
+KINDS = (HDF5, PNG, PDF, PARQUET, SAFETENSORS, ONNX, SVG, HTML, JSON, MARKDOWN, TABLE, CSV)
+
+
+def kind_of(path: Path) -> Kind | None:
+    """Return the kind of a regular file that is not empty, or None for a kind that is not known here.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    content = Content.of(path)
+    return next((kind for kind in KINDS if kind.matches(content)), None)
