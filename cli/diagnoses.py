@@ -12,7 +12,7 @@ from .progress import live
 from .tables import FORMATS, print_rows
 from .verbosity import remark
 
-COLUMNS = ("layer", "metric", "rescaled", "before", "after", "difference", "ratio", "samples")
+COLUMNS = ("layer", "metric", "rescaled", "before", "after", "difference", "ratio", "samples", "unproven")
 _device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 _seed = click.option("--seed", type=int, default=0, show_default=True, help="Of all noise.")
 _inputs = click.option("--inputs", required=True, metavar="SPEC", help="Samples, as for 'onnxinfo analyze'.")

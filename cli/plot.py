@@ -37,7 +37,7 @@ def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
       maps           pixel maps: samples down, layers across; alone or over the image
       difference     pixel maps of a second run minus the first's
       distribution   the samples' values in each layer
-      certificate    how well values are known: ratio, residual, probes
+      certificate    how well values are known: ratio, gap, probes
       scatter        a metric against another, a point for each layer
       history        a metric over runs such as epochs, a line for each layer (Fig. 5b)
       concentration  concentration by layer, and the foregrounds

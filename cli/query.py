@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import click
@@ -9,6 +10,15 @@ import click
 from .completion import run_names
 from .options import force, selection
 from .tables import FORMATS, claim_table, print_rows
+
+# Columns that the screen goes without where they hold no more than this.
+_NOTHING: dict[str, tuple[Any, ...]] = {
+    "model": (None, ""),
+    "label": (None, ""),
+    "archive": (None, ""),
+    "mark": (None, "", "converged"),
+    "n_missing": (None, 0),
+}
 
 
 @click.command(no_args_is_help=True)
@@ -24,7 +34,7 @@ from .tables import FORMATS, claim_table, print_rows
 )
 @click.option("--min", "minimum", type=float, help="Only values of at least this.")
 @click.option("--max", "maximum", type=float, help="Only values of at most this.")
-@click.option("--converged", is_flag=True, help="Only rows that converged.")
+@click.option("--converged", is_flag=True, help="Only rows that converged: of layers, those all of whose samples did.")
 @click.option("--sort", metavar="COLUMN", help="Sort by a column; COLUMN:desc for the largest first.")
 @click.option("--top", type=click.IntRange(1), help="Only the first N rows; of largest value, unless sorted otherwise.")
 @click.option("--group-by", multiple=True, metavar="COLUMN", help="A row for each value of a column; repeatable.")
@@ -52,7 +62,8 @@ def query(
 ) -> None:
     """Print the numbers of one or several archives as one table.
 
-    A row per layer holds the mean over the samples that converged; what did not converge is marked.
+    A row per layer holds the mean over all samples that have a value, its standard error, how far it may lie below the
+    optimum's at most (gap), and how many samples are unproven; a value is marked where some are.
 
     \b
     Examples:
@@ -92,7 +103,12 @@ def _columns(rows: list[dict[str, Any]], known: list[str], named: str | None, fo
         return chosen
     if format not in ("table", "markdown"):
         return known
-    empty = {name for name in ("model", "label", "archive") if all(row.get(name) in (None, "") for row in rows)}
+    empty = {name for name, nothing in _NOTHING.items() if all(row.get(name) in nothing for row in rows)}
+    empty |= {"gap"} if all(_is_nothing(row.get("gap")) for row in rows) else set()
     same = {"model"} if len({row.get("model") for row in rows}) == 1 else set()
     # The mark at the value and the counts say it.
     return [name for name in known if name not in empty | same | {"converged"}]
+
+
+def _is_nothing(number: Any) -> bool:
+    return number is None or (isinstance(number, float) and math.isnan(number))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxinfo.archive.format import LayerRow, Metric, RunSchema
+from onnxinfo.archive.format import CERTIFICATE, PROOF, LayerRow, Metric, RunSchema, mark_code
 from onnxinfo.archive.writer import RunWriter
 
 LAYERS = 4
@@ -18,6 +18,8 @@ SID = Metric("sid", "strict information discarding")
 GRADIENT = Metric("gradient", "mean absolute gradient", "1", fields=())
 CONCENTRATION = Metric("concentration", "concentration", fields=(), has_map=False)
 METRICS = (SID, GRADIENT, CONCENTRATION)
+# With what a solver that knows the gap keeps of each cell.
+PROVEN_SID = Metric("sid", "strict information discarding", fields=(*CERTIFICATE, *PROOF))
 
 
 def schema(**changes):
@@ -56,11 +58,15 @@ def table_schema(**changes):
 
 
 def cell(metric, layer, sample, shape):
-    """Return the map and the numbers of one cell; layer 2's sample 1 did not converge."""
+    """Return the map and the numbers of one cell; layer 2's sample 1 did not converge, for its gap."""
     generator = np.random.default_rng([len(metric.name), layer, sample])
     map_ = generator.standard_normal(shape).astype(np.float32) - 3
     values = {"value": map_.mean(), "stderr": 0.01 * (1 + sample), "converged": (layer, sample) != (2, 1)}
     values |= {field.name: generator.integers(100) for field in metric.fields}
+    proof = {"gap": 0.01, "mark": mark_code("converged")}
+    if not values["converged"]:
+        proof = {"gap": 0.25, "mark": mark_code("gap")}
+    values |= {name: known for name, known in proof.items() if name in values}
     return map_, values
 
 

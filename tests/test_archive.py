@@ -10,7 +10,7 @@ import onnxinfo
 from onnxinfo import ArchiveError, UsageError
 from onnxinfo.archive import storage
 from onnxinfo.archive.format import COMPRESSION, LayerRow, Metric, decode_attribute, encode_attribute
-from onnxinfo.archive.table import layer_summary
+from onnxinfo.archive.means import layer_summary
 from onnxinfo.archive.writer import RunWriter
 
 
@@ -331,7 +331,7 @@ def test_table_per_sample(archive):
     table = archive.to_dataframe(per="sample")
     assert list(table.columns) == [
         *("run", "layer", "layer_index", "op", "depth", "sample", "sample_name", "label"),
-        *("metric", "value", "stderr", "converged"),
+        *("metric", "value", "stderr", "gap", "mark", "converged"),
     ]
     assert len(table) == 4 * 6 * 3
     assert table.equals(table.sort_values(["layer_index", "sample"], kind="stable"))
@@ -341,12 +341,12 @@ def test_table_per_sample(archive):
     assert row.value == cell(GRADIENT, 2, 1, (3, 24, 24))[1]["value"]
 
 
-def test_table_per_layer_leaves_out_what_did_not_converge(archive):
+def test_table_per_layer_keeps_what_did_not_converge(archive):
     table = archive.to_dataframe(per="layer")
     row = table[(table.metric == "sid") & (table.layer_index == 6)].iloc[0]
-    kept = [cell(SID, 2, sample, (3, 24, 24))[1]["value"] for sample in (0, 2, 3, 4, 5)]
-    assert (row.n, row.n_converged, row.converged) == (6, 5, False)
-    assert row.value == pytest.approx(np.mean(kept), abs=1e-12)
+    kept = [cell(SID, 2, sample, (3, 24, 24))[1]["value"] for sample in range(6)]
+    assert (row.n, row.n_converged, row.n_missing, row.converged) == (6, 5, 0, False)
+    assert row.value == pytest.approx(np.mean(kept, dtype=np.float64), abs=1e-12)
     assert table[table.layer_index != 6].converged.all()
 
 
@@ -359,9 +359,11 @@ def test_layer_summary_combines_errors():
     assert (single["value"][0], single["stderr"][0]) == (1.0, 0.3)
     unknown = layer_summary(_values([[1.0]], np.nan))
     assert np.isnan(unknown["stderr"][0])
-    nothing = layer_summary(_values([[1.0, 2.0]], 0.1) | {"converged": np.zeros((1, 2), dtype=bool)})
+    unproven = layer_summary(_values([[1.0, 2.0, np.nan]], 0.1) | {"converged": np.zeros((1, 3), dtype=bool)})
+    assert unproven["value"][0] == 1.5
+    assert [unproven[key][0] for key in ("n", "n_converged", "n_missing", "converged")] == [3, 0, 1, False]
+    nothing = layer_summary(_values([[np.nan]], 0.1))
     assert np.isnan(nothing["value"][0])
-    assert (nothing["n"][0], nothing["n_converged"][0], nothing["converged"][0]) == (2, 0, False)
 
 
 def _values(values, stderr):

@@ -9,7 +9,7 @@ import pytest
 from archive_fakes import make
 
 import onnxinfo
-from onnxinfo.archive.format import COMPRESSION, STATUS, VERSION
+from onnxinfo.archive.format import COMPRESSION, MARKS, PROOF, STATUS, VERSION
 from onnxinfo.models import path as bundled
 
 SPEC = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
@@ -83,7 +83,13 @@ def test_metrics_and_their_fields_are_those_of_the_spec():
     expected = {metric.name: [metric.units, "yes" if metric.has_map else "no"] for metric in metrics}
     assert {name: row[1:3] for name, row in named("metric").items()} == expected
     fields = {f"M_{field.name}": [field.dtype, field.units] for metric in metrics for field in metric.fields}
+    fields |= {f"M_{field.name}": [field.dtype, field.units] for field in PROOF}
     assert {name: [TYPES[row[1]], row[2]] for name, row in named("field").items()} == fields
+
+
+def test_marks_are_those_of_the_spec():
+    expected = {str(code): [m.name, m.meaning, "yes" if m.proven else "no"] for code, m in MARKS.items()}
+    assert {code: row[1:] for code, row in named("mark").items()} == expected
 
 
 def test_types_units_and_dimensions_are_those_of_the_spec(files):

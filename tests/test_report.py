@@ -97,7 +97,7 @@ def test_the_file_is_complete_in_itself(page):
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#|data:)""", own)
     assert HOSTILE not in text
     assert "alpha" in own
-    assert "not converged" in own
+    assert "cells unproven" in own
 
 
 def test_it_loads_without_errors_or_requests(browser, page):
@@ -181,7 +181,7 @@ def test_hovering_shows_the_layer(browser):
     wait_until(lambda: find(browser, ".hoverlayer .hovertext"))
     text = find(browser, ".hoverlayer .hovertext")[0].text
     assert "<script>" in text
-    assert "6 of 6 samples converged" in text
+    assert "6 of 6 proven" in text
 
 
 def test_the_curve_zooms(browser):

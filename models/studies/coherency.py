@@ -45,6 +45,7 @@ def main() -> None:
             "difference": change.difference,
             "ratio": change.ratio,
             "samples": change.samples,
+            "unproven": change.unproven,
         }
         for change in found.changes
     ]

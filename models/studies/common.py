@@ -14,6 +14,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from onnxinfo.archive import means
+
 Array = npt.NDArray[Any]
 SEED, BATCH, HIDDEN = 0, 32, 64
 #: A convolution by its filters, kernel and stride, or None for pooling by two.
@@ -154,10 +156,9 @@ def accuracy(model: onnx.ModelProto, x: Array, labels: Array) -> float:
 
 
 def mean_and_stderr(values: Array) -> tuple[float, float, int]:
-    """Mean of some values, its standard error (of fewer than two: not a number), and how many they are."""
-    if len(values) < 2:
-        return (float(values.mean()) if len(values) else float("nan")), float("nan"), len(values)
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values)
+    """Mean of the finite values, its standard error (of fewer than two: not a number), and how many they are."""
+    mean, stderr, n = means.mean_and_stderr(values)
+    return float(mean), float(stderr), int(n)
 
 
 def add_decoder_options(parser: argparse.ArgumentParser) -> None:

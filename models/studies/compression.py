@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import onnxinfo
+from onnxinfo.archive.means import pair_up, select_cells
 
 from .common import SEED, accuracy, mean_and_stderr, sample_shape
 from .tables import write_table
@@ -68,9 +69,9 @@ def main() -> None:
 def table(archive: Path, attacks: Path | None, accuracies: Mapping[str, float]) -> list[dict[str, Any]]:
     """One row per level.
 
-    SID, in nats, is the mean over the samples that converged at all levels, followed by the difference in the last
-    layer from the first level and its standard error. The norm, in standard deviations of the input, is the mean over
-    samples of that over the wrong classes reached.
+    SID, in nats, is the mean over the samples that have a value at all levels, followed by the difference in the last
+    layer from the first level, its standard error, and of how many of its images a value is not proven. The norm, in
+    standard deviations of the input, is the mean over samples of that over the wrong classes reached.
     """
     rows: list[dict[str, Any]] = []
     with onnxinfo.open(archive) as opened:
@@ -80,13 +81,15 @@ def table(archive: Path, attacks: Path | None, accuracies: Mapping[str, float]) 
     if attacks:
         with onnxinfo.open(attacks) as opened:
             attacked = {run: opened[run].values("robustness") for run in accuracies}
-    good = np.all([values["converged"] for values in found.values()], axis=0)
-    first = next(iter(found.values()))["value"]
+    there = np.all([np.isfinite(values["value"]) for values in found.values()], axis=0)
+    first = select_cells(next(iter(found.values())), -1)
     for run, share in accuracies.items():
         row: dict[str, Any] = {"run": run, "accuracy": share}
         values = found[run]["value"]
-        row |= {f"SID of {name}": values[i][good[i]].mean() for i, name in enumerate(names)}
-        row["last, change"], row["its stderr"], row["images"] = mean_and_stderr((values - first)[-1][good[-1]])
+        row |= {f"SID of {name}": mean_and_stderr(values[i][there[i]])[0] for i, name in enumerate(names)}
+        change = pair_up(first, select_cells(found[run], -1))
+        row |= {"last, change": change.difference, "its stderr": change.stderr, "images": change.n}
+        row["unproven"] = change.n_unproven
         if run in attacked:
             row["mean L2 norm"], row["stderr"], _ = mean_and_stderr(attacked[run]["value"][0])
             row["reached"] = float(attacked[run]["reached"].sum() / attacked[run]["targets"].sum())

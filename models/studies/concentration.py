@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import onnxinfo
+from onnxinfo.archive.means import select_cells, unproven
 
 from .common import (
     ALEXNET,
@@ -124,6 +125,7 @@ def write(rows: Sequence[Mapping[str, Any]], path: Path, **facts: Any) -> None:
         {
             "layer": row["layer"],
             "images": row["images"],
+            "unproven": row["unproven"],
             **{mean: f"{row[mean]:.4f} ± {row[stderr]:.4f}" for mean, stderr in COLUMNS.items()},
         }
         for row in rows
@@ -152,14 +154,16 @@ def table(archive: Path, folds: int) -> list[dict[str, Any]]:
     with onnxinfo.open(archive) as opened:
         for layer, described in enumerate(opened["trained 0"].layers):
             masks = np.concatenate([opened[f"trained {fold}"].foreground for fold in range(folds)])
-            found = {}
+            found, failed = {}, {}
             for kind in ("trained", RANDOM):
                 runs = [opened[f"{kind} {fold}"] for fold in range(folds)]
-                good = np.concatenate([run.values("concentration")["converged"][layer] for run in runs]).astype(bool)
+                cells = [select_cells(run.values("concentration"), layer) for run in runs]
+                there = np.concatenate([np.isfinite(each["value"]) for each in cells])
                 own, others = contrasts(np.concatenate([run.maps("sid", layer) for run in runs]), masks)
-                found[kind] = own[good], others[good]
+                found[kind] = own[there], others[there]
+                failed[kind] = sum(int(unproven(each).sum()) for each in cells)
             own, others = found["trained"]
-            row: dict[str, Any] = {"layer": described.name, "images": len(own)}
+            row: dict[str, Any] = {"layer": described.name, "images": len(own), "unproven": failed["trained"]}
             row["trained"], row["stderr"], _ = mean_and_stderr(own)
             row["others' boxes"] = float(others.mean())
             row["above others' boxes"], row["its stderr"], _ = mean_and_stderr(own - others)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 import onnxinfo
+from onnxinfo.archive.means import Pairs, layer_summary, pair_up, select_cells
 
-from .common import Array, mean_and_stderr
+from .common import Array
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -37,7 +38,7 @@ def write_layers(archive: Path, metrics: Sequence[str], path: Path, **facts: Any
     """Write the layers' means of all runs of an archive, and how runs differ sample by sample.
 
     Each table has runs of as many layers as each other, side by side: the first's means, and the differences of the
-    others from it over the samples that converged in both.
+    others from it over the samples that have a value in both.
 
     Parameters
     ----------
@@ -62,11 +63,11 @@ def write_layers(archive: Path, metrics: Sequence[str], path: Path, **facts: Any
 
 
 def _means(names: Sequence[str], values: Mapping[str, Array]) -> list[dict[str, Any]]:
-    good = values["converged"].astype(bool)
-    found = [mean_and_stderr(value[kept]) for value, kept in zip(values["value"], good, strict=True)]
+    found = layer_summary(values)
+    columns = [found[key].tolist() for key in ("value", "stderr", "n", "n_converged", "n_missing")]
     return [
-        {"layer": name, "mean": mean, "stderr": stderr, "converged": count}
-        for name, (mean, stderr, count) in zip(names, found, strict=True)
+        {"layer": name, "mean": mean, "stderr": stderr, "samples": n, "converged": converged, "missing": missing}
+        for name, mean, stderr, n, converged, missing in zip(names, *columns, strict=True)
     ]
 
 
@@ -82,19 +83,29 @@ def _beside(
     first, *others = names
     rows = []
     for i, layers in enumerate(zip(*names.values(), strict=True)):
-        good = runs[first]["converged"][i].astype(bool)
+        cells = select_cells(runs[first], i)
         label = " / ".join(dict.fromkeys(layers))
-        row = {"layer": label, f"{metric.upper()} of {first}": _text(runs[first]["value"][i][good])}
+        row = {"layer": label, f"{metric.upper()} of {first}": _mean_text(runs[first], i)}
         for other in others:
-            both = good & runs[other]["converged"][i].astype(bool)
-            row[f"{other}, difference"] = _text((runs[other]["value"] - runs[first]["value"])[i][both], "+")
+            row[f"{other}, difference"] = _difference_text(pair_up(cells, select_cells(runs[other], i)))
         rows.append(row)
     return rows
 
 
-def _text(values: Array, sign: str = "") -> str:
-    mean, stderr, count = mean_and_stderr(values)
-    return f"{mean:{sign}.3f} ± {stderr:.3f} ({count})" if count else "none converged"
+def _mean_text(cells: Mapping[str, Array], layer: int) -> str:
+    found = {key: data[layer] for key, data in layer_summary(cells).items()}
+    n = int(found["n"] - found["n_missing"])
+    return _text(f"{found['value']:.3f} ± {found['stderr']:.3f}", n, n - int(found["n_converged"]))
+
+
+def _difference_text(pairs: Pairs) -> str:
+    return _text(f"{pairs.difference:+.3f} ± {pairs.stderr:.3f}", pairs.n, pairs.n_unproven)
+
+
+def _text(number: str, n: int, unproven: int) -> str:
+    if not n:
+        return "no value"
+    return f"{number} ({n}, {unproven} unproven)" if unproven else f"{number} ({n})"
 
 
 def _write(tables: Sequence[Rows], rows: Rows, path: Path, facts: Mapping[str, Any]) -> None:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from ..archive.claim import claim_archive
+from ..archive.means import pair_up, select_cells
 from ..archive.reading import Run
 from ..archive.reading import open as open_archive
 from ..errors import UsageError
@@ -34,11 +32,13 @@ class Change:
     rescaled
         Whether the layer's feature was divided by the factor.
     before, after
-        Means over the samples that both runs have a converged value of.
+        Means over the samples that both runs have a value of.
     stderr
-        Standard error of the mean of ``after - before`` over samples.
+        Standard error of the mean of ``after - before`` over samples, at least what the Monte-Carlo errors imply.
     samples
         How many those are.
+    unproven
+        Of how many of those at least one of the two values is not proven.
     """
 
     layer: str
@@ -48,6 +48,7 @@ class Change:
     after: float
     stderr: float
     samples: int
+    unproven: int
 
     @property
     def difference(self) -> float:
@@ -118,16 +119,14 @@ def coherency(
 
 
 def _change(runs: tuple[Run, Run], metric: str, layer: int, rescaled: bool) -> Change:
-    values = [run.values(metric) for run in runs]
-    good: npt.NDArray[Any] = values[0]["converged"][layer] & values[1]["converged"][layer]
-    before, after = (each["value"][layer][good] for each in values)
-    count = int(good.sum())
+    found = pair_up(*(select_cells(run.values(metric), layer) for run in runs))
     return Change(
         runs[0].layers[layer].name,
         metric,
         rescaled,
-        float(before.mean()) if count else float("nan"),
-        float(after.mean()) if count else float("nan"),
-        float((after - before).std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan"),
-        count,
+        found.first,
+        found.second,
+        found.stderr,
+        found.n,
+        found.n_unproven,
     )

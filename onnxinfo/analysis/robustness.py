@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..archive.claim import claim_archive
 from ..archive.format import Field, Metric
+from ..archive.means import layer_summary
 from ..archive.reading import open as open_archive
 from ..errors import InputError, UsageError
 from ..graph.layers import list_layers, select_layers
@@ -133,7 +134,7 @@ class Robust:
     result
         Archive and run.
     value, stderr
-        Mean over the samples that all targets were reached of, and its standard error over samples.
+        Mean over all samples that have a value (at least one target was reached), and its standard error.
     samples, converged
         How many there are, and of how many all targets were reached.
     accuracy
@@ -176,13 +177,13 @@ def robustness(
     result = analyze(loaded, inputs, output, labels=labels, layers=[scores], metrics=["robustness"], **options)
     with open_archive(result.archive) as archive:
         found = archive[result.run].values("robustness")
-    kept = found["value"][0][found["converged"][0]]
+    summary = layer_summary(found)
     return Robust(
         result,
-        float(kept.mean()) if len(kept) else float("nan"),
-        float(kept.std(ddof=1) / np.sqrt(len(kept))) if len(kept) > 1 else float("nan"),
+        float(summary["value"][0]),
+        float(summary["stderr"][0]),
         found["value"].shape[1],
-        len(kept),
+        int(summary["n_converged"][0]),
         float(found["correct"][0].mean()),
     )
 

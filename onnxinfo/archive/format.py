@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -60,12 +60,58 @@ class Field:
         NumPy type string, little-endian: ``<f8``, ``<i8`` or ``|u1``.
     units, long_name
         As the netCDF conventions use them.
+    flags
+        Names of the values 0, 1, 2, ... of a field that is a code; empty for numbers.
     """
 
     name: str
     dtype: str
     units: str
     long_name: str
+    flags: tuple[str, ...] = ()
+
+
+class Mark(NamedTuple):
+    """Why a cell is proven or not.
+
+    Attributes
+    ----------
+    name
+        As tables show it: one word.
+    meaning
+        The same in plain English.
+    proven
+        Whether a cell with this mark is converged.
+    """
+
+    name: str
+    meaning: str
+    proven: bool = False
+
+
+#: Codes of the field ``mark``, which stay what they are; later versions may add others.
+MARKS: dict[int, Mark] = {
+    0: Mark("converged", "the certificate holds", proven=True),
+    1: Mark("ratio", "the constraint is not met, or not known to be met"),
+    2: Mark("gap", "the optimum may be further away than the tolerance, or its distance is unknown"),
+    3: Mark("dead", "the layer does not react to small noise at this sample (D is 0)"),
+    4: Mark("resolution", "the budget lies below the layer's own rounding: the value says how sensitive rounding is"),
+    5: Mark("saturated", "all input units are at the cap of sigma: the value is exact", proven=True),
+    6: Mark("constant", "the feature does not depend on the perturbed tensor"),
+    7: Mark("not_finite", "the feature or the value is not finite"),
+    8: Mark("decoder", "the decoder recovers nothing"),
+}
+_MARK_CODES = {mark.name: code for code, mark in MARKS.items()}
+
+
+def mark_code(name: str) -> int:
+    """Return the code of a mark by its name in ``MARKS``."""
+    return _MARK_CODES[name]
+
+
+def mark_name(code: int) -> str:
+    """Return the name of a mark; of a code that a later version wrote, ``mark_`` and the number."""
+    return MARKS[code].name if code in MARKS else f"mark_{code}"
 
 
 VALUE = Field("value", "<f8", "nats", "mean over the input units")
@@ -78,6 +124,14 @@ CERTIFICATE = (
     Field("probes", "<i8", "1", "noise probes used"),
     Field("iterations", "<i8", "1", "iterations used"),
     Field("capped", "<f8", "1", "fraction of input units at the cap of sigma"),
+)
+#: How far a value may be from the optimum, and why it is proven or not: of metrics that know it, any of these.
+PROOF = (
+    Field("gap", "<f8", "nats", "at most so much may the value lie below the optimum, at 95 %; NaN where unknown"),
+    Field("gain", "<f8", "nats", "what an independent trial step gains on fresh noise"),
+    Field("gain_stderr", "<f8", "nats", "standard error of the gain"),
+    Field("exponent", "<f8", "1", "growth of the feature's deviation with sigma, d log L / d log t, 2 where linear"),
+    Field("mark", "|u1", "1", "why the cell is proven or not", tuple(mark.name for mark in MARKS.values())),
 )
 
 
@@ -314,8 +368,7 @@ def create_run(file: h5py.File, name: str, schema: RunSchema, *, compression: st
         _create_metric(run, metric, schema, compression)
     _static(run, "status", np.uint8(0), ())
     write_attribute(run["status"], "long_name", "how the run ended")
-    run["status"].attrs.create("flag_values", np.arange(len(STATUS), dtype=np.uint8))
-    write_attribute(run["status"], "flag_meanings", " ".join(STATUS))
+    _describe_flags(run["status"], STATUS)
     _static(run, "elapsed", np.float64(0), ())
     _describe(run["elapsed"], "s", "time spent on the run")
     # The description goes before the maps in the file, so that of a file cut off the most can be recovered.
@@ -368,6 +421,8 @@ def _create_metric(run: h5py.Group, metric: Metric, schema: RunSchema, compressi
         is_value = column in (VALUE, STDERR)
         of_value = f"{metric.long_name or metric.name}, {column.long_name}"
         _describe(dataset, metric.units if is_value else column.units, of_value if is_value else column.long_name)
+        if column.flags:
+            _describe_flags(dataset, column.flags)
     write_attribute(run[metric.name], "fields", " ".join(column.name for column in metric.columns[1:]))
     name = f"{metric.name}_normalizer"
     _attached(run, name, ("layer",), data=np.full(cells[:1], np.nan, dtype="<f8"))
@@ -525,3 +580,9 @@ def _number_dimension(run: h5py.Group, dataset: h5py.Dataset) -> None:
 def _describe(dataset: h5py.Dataset, units: str, long_name: str) -> None:
     write_attribute(dataset, "units", units)
     write_attribute(dataset, "long_name", long_name)
+
+
+def _describe_flags(dataset: h5py.Dataset, names: Sequence[str]) -> None:
+    """Name the values 0, 1, 2, ... of a code, as the CF conventions do."""
+    dataset.attrs.create("flag_values", np.arange(len(names), dtype=np.uint8))
+    write_attribute(dataset, "flag_meanings", " ".join(names))

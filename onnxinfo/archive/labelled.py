@@ -10,7 +10,7 @@ import xarray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from .format import FOREGROUND_AXES, LAYER_COLUMNS, THUMBNAIL_AXES, Metric, encode_attribute
+from .format import FOREGROUND_AXES, LAYER_COLUMNS, THUMBNAIL_AXES, Field, Metric, encode_attribute
 
 if TYPE_CHECKING:
     from .reading import Run
@@ -84,7 +84,7 @@ def _metric_variables(run: Run, metric: Metric) -> dict[str, Any]:
     attributes = {"units": metric.units, "long_name": metric.long_name}
     variables: dict[str, Any] = {}
     for column in metric.columns:
-        described = attributes if column.name == "value" else {"units": column.units, "long_name": column.long_name}
+        described = attributes if column.name == "value" else _described(column)
         variables[metric.dataset(column.name)] = (("layer", "sample"), values[column.name], described)
     variables[f"{metric.name}_done"] = (("layer", "sample"), values["done"])
     variables[f"{metric.name}_normalizer"] = (("layer",), run.normalizer(metric.name))
@@ -92,3 +92,8 @@ def _metric_variables(run: Run, metric: Metric) -> dict[str, Any]:
         lazy = indexing.LazilyIndexedArray(_Maps(run, metric.name))
         variables[f"{metric.name}_map"] = xarray.Variable(("layer", "sample", *run.axes), lazy, attributes)
     return variables
+
+
+def _described(column: Field) -> dict[str, Any]:
+    flags = {"flag_values": np.arange(len(column.flags), dtype=np.uint8), "flag_meanings": " ".join(column.flags)}
+    return {"units": column.units, "long_name": column.long_name, **(flags if column.flags else {})}

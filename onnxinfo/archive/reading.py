@@ -414,14 +414,17 @@ class Archive:
         ----------
         per
             ``sample``: a row for every run, layer, sample and metric. ``layer``: a row for every run, layer and metric:
-            the mean over the samples that converged; its standard error from the spread between samples, at least what
-            the samples' own Monte-Carlo errors imply; ``converged`` only if all samples did.
+            the mean over all samples that have a value; its standard error from the spread between samples, at least
+            what the samples' own Monte-Carlo errors imply; ``converged`` only if all samples did.
 
         Returns
         -------
         pandas.DataFrame
             Columns run, layer, layer_index, op, depth, then per sample: sample, sample_name, label; metric, value,
-            stderr, converged; per layer also n and n_converged, the numbers of samples.
+            stderr; gap, how far the value may lie below the optimum's at most (NaN where unknown); mark, why it is
+            proven or not (a name of ``onnxinfo.archive.format.MARKS``; per layer how many samples are unproven for
+            which reason, such as ``2 gap, 1 dead``; None where that is not recorded); converged; per layer also n, the
+            number of samples finished, n_converged, and n_missing, which have no value and are not in the mean.
         """
         import pandas
 

@@ -10,13 +10,15 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from .format import LayerRow, Metric
+from .means import layer_summary, mark_names
 
 Per = Literal["layer", "sample"]
 
 _LAYER = ("run", "layer", "layer_index", "op", "depth")
-_VALUE = ("metric", "value", "stderr", "converged")
+_VALUE = ("metric", "value", "stderr", "gap", "mark", "converged")
+_COUNTS = ("n", "n_converged", "n_missing")
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "layer": (*_LAYER, *_VALUE, "n", "n_converged"),
+    "layer": (*_LAYER, *_VALUE, *_COUNTS),
     "sample": (*_LAYER, "sample", "sample_name", "label", *_VALUE),
 }
 
@@ -102,6 +104,10 @@ def _by_sample(run: Tabular, metrics: Sequence[tuple[str, dict[str, npt.NDArray[
     }
     for key in ("value", "stderr", "converged"):
         rest[key] = np.concatenate([values[key][at] for (_, values), at in zip(metrics, cells, strict=True)])
+    unknown = np.full(run.shape, np.nan)
+    found = list(zip((values for _, values in metrics), cells, strict=True))
+    rest["gap"] = np.concatenate([values.get("gap", unknown)[at] for values, at in found])
+    rest["mark"] = np.concatenate([mark_names(values)[at] for values, at in found])
     return layer, np.lexsort((sample, layer)), rest
 
 
@@ -110,43 +116,6 @@ def _by_layer(run: Tabular, metrics: Sequence[tuple[str, dict[str, npt.NDArray[A
     layers = [np.nonzero(summary["n"])[0] for summary in summaries]
     layer = np.concatenate(layers)
     rest = {"metric": np.repeat(np.array([name for name, _ in metrics], dtype=object), [len(at) for at in layers])}
-    for key in ("value", "stderr", "converged", "n", "n_converged"):
+    for key in (*_VALUE[1:], *_COUNTS):
         rest[key] = np.concatenate([summary[key][at] for summary, at in zip(summaries, layers, strict=True)])
     return layer, np.argsort(layer, kind="stable"), rest
-
-
-def layer_summary(values: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    """Return each layer's mean over the samples that converged, and what it is worth.
-
-    The standard error of the mean is s / sqrt(n), s the spread of the samples' values. That spread already holds the
-    samples' own Monte-Carlo errors e, but with few samples may come out below what they alone imply,
-    sqrt(sum e^2) / n, which is the smallest value returned; with a single sample it is all that is known.
-
-    Parameters
-    ----------
-    values
-        As :meth:`onnxinfo.archive.Run.values` returns them: ``value``, ``stderr``, ``converged`` and ``done``, each of
-        shape (layer, sample).
-
-    Returns
-    -------
-    dict
-        ``value``, ``stderr``, ``converged`` (all finished samples did), ``n`` (finished) and ``n_converged``, each of
-        shape (layer,). The mean and its error are NaN where no sample converged.
-    """
-    done, converged = values["done"], values["done"] & values["converged"]
-    n, kept = done.sum(axis=1), converged.sum(axis=1)
-    count = np.maximum(kept, 1)
-    mean = np.where(converged, values["value"], 0.0).sum(axis=1) / count
-    spread = (np.where(converged, values["value"] - mean[:, None], 0.0) ** 2).sum(axis=1)
-    between = np.where(kept > 1, spread / np.maximum(kept - 1, 1) / count, 0.0)
-    within = np.where(converged, np.nan_to_num(values["stderr"]), 0.0) ** 2
-    known = np.where(converged, np.isfinite(values["stderr"]), False).any(axis=1) | (kept > 1)
-    stderr = np.sqrt(np.maximum(between, within.sum(axis=1) / count**2))
-    return {
-        "value": np.where(kept > 0, mean, np.nan),
-        "stderr": np.where(known, stderr, np.nan),
-        "converged": (kept == n) & (n > 0),
-        "n": n,
-        "n_converged": kept,
-    }

@@ -17,7 +17,7 @@ from ..errors import OnnxinfoError
 from ..text import printable
 from . import guard
 from .dimensions import dimension_names
-from .format import COMPRESSION, FOREGROUND_AXES, LAYER_COLUMNS, THUMBNAIL_AXES, Metric
+from .format import COMPRESSION, FOREGROUND_AXES, LAYER_COLUMNS, MARKS, THUMBNAIL_AXES, Metric
 from .reading import Archive, Run
 from .reading import open as open_archive
 from .storage import is_being_written, is_left_open
@@ -180,6 +180,10 @@ class _RunCheck:
         values = run.values(metric.name)
         self.cells += int(values["done"].sum())
         self._cells(run, metric.name, values["converged"] & ~np.isfinite(values["value"]), "converged but not finite")
+        if "mark" in values:
+            proven = np.isin(values["mark"], [code for code, mark in MARKS.items() if mark.proven])
+            known = values["done"] & np.isin(values["mark"], [*MARKS])
+            self._cells(run, metric.name, known & (proven != values["converged"]), "its mark contradicts converged")
         if metric.has_map:
             for layer, done in enumerate(values["done"]):
                 samples = np.nonzero(done)[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from ..errors import ModelError, UsageError
 from ..kinds import ONNX
 from ..outputs import claim
 from .query import Names, Paths, query, select_runs
+from .wording import mean_text
 
 if TYPE_CHECKING:
     import onnx
@@ -99,10 +99,7 @@ def _write(node: onnx.NodeProto, run: str, rows: list[dict[str, Any]]) -> None:
         return
     added = []
     for row in rows:
-        missing = row["n"] - row["n_converged"]
-        value = f"{row['value']:.4f}" if math.isfinite(row["value"]) else "none converged"
-        text = f"{value} ± {row['stderr']:.4f}" if math.isfinite(row["stderr"]) else value
-        text += f" over {row['n_converged']} samples" + (f", {missing} not converged" if missing else "")
+        text = f"{mean_text(row)}; mean over {row['n'] - row['n_missing']} samples"
         added.append((f"{PREFIX}{row['metric']}", text))
         lines.append(f"{PREFIX}{row['metric']} of {row['layer']} in run {run}: {text}")
     del node.metadata_props[:]

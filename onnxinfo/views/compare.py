@@ -10,20 +10,21 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..archive.means import Cells, Pairs, layer_summary, pair_up, select_cells, unproven
 from ..errors import UsageError
 from ..text import printable
+from .comparable import check_precision
 from .query import Names, Paths, names_of, select_views
 from .reading_runs import RunValues, run_values
 
 Match = Literal["layer", "depth"]
 Row = dict[str, Any]
-Numbers = npt.NDArray[np.float64]
 
 #: What may differ: the same quantity is measured, if with other noise, another solver or of another network.
 _FREE = frozenset({"model_sha256", "samples_sha256", "seed", "solver", "perturbed"})
 COLUMNS = (
     *("metric", "layer", "depth", "run", "other", "value", "other_value"),
-    *("difference", "low", "high", "n", "paired"),
+    *("difference", "low", "high", "n", "n_unproven", "n_missing", "paired"),
 )
 
 
@@ -71,15 +72,17 @@ def compare(
     Returns
     -------
     list of dict
-        metric, layer, depth, run, other, value, other_value (means over the samples that converged, in both runs where
-        paired), difference (other minus run), low and high (its confidence interval over samples by Student's t,
-        paired or Welch's; never narrower than the samples' own Monte-Carlo errors), n (samples, the smaller number)
-        and paired. The interval is NaN where there are less than two samples. With ``by="depth"``, also other_layer.
+        metric, layer, depth, run, other, value, other_value (means over all samples that have a value, in both runs
+        where paired), difference (other minus run), low and high (its confidence interval over samples by Student's t,
+        paired or Welch's; never narrower than the samples' own Monte-Carlo errors), n (samples, the smaller number),
+        n_unproven (pairs of which a value is not proven; values of both runs where not paired), n_missing (pairs, or
+        samples of both runs, without a value) and paired. The interval is NaN where there are fewer than two samples.
+        With ``by="depth"``, also other_layer.
 
     Raises
     ------
     UsageError
-        There are less than two runs, they are not comparable (the message says why), or share no layer.
+        There are fewer than two runs, they are not comparable (the message says why), or share no layer.
     ArchiveError
         An archive cannot be read.
     """
@@ -134,6 +137,8 @@ def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
             raise UsageError(f"{pair}: {key} is {one} in one and {two} in the other; analyze both alike")
     if first.unit.size != other.unit.size or not np.allclose(first.unit.ravel(), other.unit.ravel(), rtol=1e-3):
         raise UsageError(f"{pair}: their inputs have different units (standard deviations); preprocess both alike")
+    for name in shared:
+        check_precision([first.metrics[name], other.metrics[name]])
     same = first.samples_sha256 == other.samples_sha256 and first.samples == other.samples
     if not same and not unpaired:
         raise UsageError(f"{pair} sample by sample: their samples differ; use the same, or --unpaired")
@@ -158,55 +163,57 @@ def _matched(one: RunValues, two: RunValues, by: Match) -> list[tuple[int, int]]
 
 def _differences(first: _Side, other: _Side, metric: str, by: Match, paired: bool, confidence: float) -> list[Row]:
     one, two = first.metrics[metric], other.metrics[metric]
+    compare_cells = _paired if paired else _unpaired
     rows = []
     for i, j in _matched(one, two, by):
-        kept = [one.kept[i], two.kept[j]]
-        if paired:
-            kept = [kept[0] & kept[1]] * 2
-        values = [each.values["value"][at][use] for each, at, use in zip((one, two), (i, j), kept, strict=True)]
-        errors = [each.values["stderr"][at][use] for each, at, use in zip((one, two), (i, j), kept, strict=True)]
-        if not (len(values[0]) and len(values[1])):
+        pairs, freedom = compare_cells(select_cells(one.values, i), select_cells(two.values, j))
+        if not pairs.n:
             continue
-        difference = float(values[1].mean() - values[0].mean())
-        half = _half_width(values, errors, paired, confidence)
+        half = student_quantile((1 + confidence) / 2, freedom) * pairs.stderr if pairs.n > 1 else math.nan
         row = {
             "metric": metric,
             "layer": one.layers[i].name,
             "depth": one.layers[i].depth,
             "run": first.name,
             "other": other.name,
-            "value": float(values[0].mean()),
-            "other_value": float(values[1].mean()),
-            "difference": difference,
-            "low": difference - half,
-            "high": difference + half,
-            "n": min(map(len, values)),
+            "value": pairs.first,
+            "other_value": pairs.second,
+            "difference": pairs.difference,
+            "low": pairs.difference - half,
+            "high": pairs.difference + half,
+            "n": pairs.n,
+            "n_unproven": pairs.n_unproven,
+            "n_missing": pairs.n_missing,
             "paired": paired,
         }
         rows.append(row | ({"other_layer": two.layers[j].name} if by == "depth" else {}))
     return rows
 
 
-def _half_width(
-    values: Sequence[npt.NDArray[np.float64]],
-    errors: Sequence[npt.NDArray[np.float64]],
-    paired: bool,
-    confidence: float,
-) -> float:
-    counts = [len(each) for each in values]
-    if min(counts) < 2:
-        return math.nan
-    noise = math.sqrt(sum(float((np.nan_to_num(e) ** 2).sum()) / len(e) ** 2 for e in errors))
-    if paired:
-        spread = float((values[1] - values[0]).std(ddof=1)) / math.sqrt(counts[0])
-        freedom = counts[0] - 1.0
-    else:
-        # Welch's interval: the two spreads need not be equal.
-        parts = [float(each.var(ddof=1)) / len(each) for each in values]
-        spread = math.sqrt(sum(parts))
-        below = sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True))
-        freedom = sum(parts) ** 2 / below if below else float(sum(counts) - 2)
-    return student_quantile((1 + confidence) / 2, freedom) * max(spread, noise)
+def _paired(first: Cells, second: Cells) -> tuple[Pairs, float]:
+    """Return the difference sample by sample, and its degrees of freedom."""
+    pairs = pair_up(first, second)
+    return pairs, pairs.n - 1.0
+
+
+def _unpaired(first: Cells, second: Cells) -> tuple[Pairs, float]:
+    """Return the difference of independent draws, and Welch's degrees of freedom: the spreads need not be equal."""
+    sides = [layer_summary({name: data[None] for name, data in each.items()}) for each in (first, second)]
+    means, stderrs = ([float(each[key][0]) for each in sides] for key in ("value", "stderr"))
+    counts = [int(each["n"][0] - each["n_missing"][0]) for each in sides]
+    parts = [stderr**2 for stderr in stderrs]
+    below = sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True) if count > 1)
+    freedom = sum(parts) ** 2 / below if below else float(sum(counts) - 2)
+    pairs = Pairs(
+        first=means[0],
+        second=means[1],
+        difference=means[1] - means[0],
+        stderr=math.sqrt(sum(parts)),
+        n=min(counts),
+        n_unproven=int(sum(unproven(each).sum() for each in (first, second))),
+        n_missing=int(sum(each["n_missing"][0] for each in sides)),
+    )
+    return pairs, freedom
 
 
 def student_quantile(probability: float, freedom: float) -> float:

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..archive.table import layer_summary
+from ..archive.means import layer_summary
 from ..errors import UsageError
 from ..text import printable
+from .comparable import check_precision
 from .figure import SEQUENTIAL, claim_figure, cut, drawing, evenly, look, short_names
 from .plot_curve import run_style
 from .plot_maps import flat_map
 from .plot_samples import name_layers
 from .query import Names, Paths, names_of, select_views
 from .reading_runs import RunValues, metric_label, nothing_finished, run_values
+from .wording import unproven_text
 
 _MOST_LAYERS = 6
 # Percentile of a metric's pixels that is drawn darkest; as many are brightest.
@@ -85,6 +87,8 @@ def plot_coherency(
         raise nothing_finished(", ".join(names_of(metric)) or "of any kind")
     metrics = list(dict.fromkeys(key[0] for key in found))
     runs = list(dict.fromkeys(key[1] for key in found))
+    for name in metrics:
+        check_precision([values for key, values in found.items() if key[0] == name])
     rows = [(name, each) for name in metrics for each in runs if (name, each) in found]
     columns = evenly(len(names), _MOST_LAYERS)
     with drawing(target, chosen) as figure:
@@ -107,18 +111,26 @@ def plot_coherency(
         for axes, each_metric in zip(panels, metrics, strict=True):
             for number, each in enumerate(runs):
                 if (each_metric, each) in found:
-                    values = layer_summary(found[each_metric, each].values)["value"]
+                    means = layer_summary(found[each_metric, each].values)
                     # Runs may coincide: that is the point of a coherent metric, so both have to be seen.
                     colour, style, marker = run_style(number)
-                    axes.plot(
-                        values, style, marker=marker, color=colour, label=cut(each, 20), markersize=max(2, 5 - number)
+                    axes.errorbar(
+                        range(len(means["value"])),
+                        means["value"],
+                        np.nan_to_num(means["stderr"]),
+                        linestyle=style,
+                        marker=marker,
+                        color=colour,
+                        label=cut(each, 20),
+                        markersize=max(2, 5 - number),
                     )
             first = next(each for each in runs if (each_metric, each) in found)
             axes.set_title(metric_label(found[each_metric, first].metric), loc="left")
             axes.set_xticks([])
             axes.grid(axis="y")
         name_layers(panels[-1], found[rows[-1]], chosen)
-        panels[-1].set_xlabel("layer")
+        remark = unproven_text(values.values for values in found.values())
+        panels[-1].set_xlabel("layer\nmean ± standard error over all samples" + (f"\n{remark}" if remark else ""))
         if len(runs) > 1:
             panels[0].legend(loc="best", framealpha=0.8)
     return Path(output)

@@ -80,7 +80,9 @@ def plot_compare(
         axes.invert_yaxis()
         axes.grid(axis="x")
         axes.set_axisbelow(True)
-        axes.set_xlabel(f"difference in {_label(path, metric)}\nbars: 95 % confidence, samples and noise")
+        unproven = sum(row["n_unproven"] for row in rows)
+        remark = f"; {unproven} of {sum(row['n'] for row in rows)} pairs unproven" if unproven else ""
+        axes.set_xlabel(f"difference in {_label(path, metric)}\nbars: 95 % confidence, all samples and noise{remark}")
         skipped = f"; the {len(names)} largest of {total}" if total > len(names) else ""
         axes.set_ylabel(f"layer, largest difference first{skipped}")
         title = f"right of 0: higher than '{cut(printable(rows[0]['run']), 40)}'"

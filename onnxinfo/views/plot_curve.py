@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..archive.format import Metric
-from ..archive.table import layer_summary
+from ..archive.means import layer_summary
 from ..errors import UsageError
 from .figure import COLOURS, Look, claim_figure, cut, drawing, look, short_names, wrapped
 from .query import Names, Paths, names_of
@@ -48,7 +48,7 @@ class Curve:
     depth, middle, low, high
         Position of each layer, its value, and the band around it, each of shape (layer,).
     whole
-        Whether all samples converged, of shape (layer,).
+        Whether all samples are proven, of shape (layer,).
     samples
         How many samples.
     alpha
@@ -82,7 +82,7 @@ def plot_curve(
 ) -> Path:
     """Draw metrics by depth with their spread over samples, one line for each run.
 
-    A layer of which samples did not converge has a hollow marker; its value is over the samples that did.
+    Values are over all samples that have one; a layer of which some samples are unproven has a hollow marker.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def plot_curve(
         figure.set_size_inches(chosen.size.width, height * rows + names)
         for axes, curves in zip(figure.subplots(rows, columns, squeeze=False).ravel(), panels, strict=True):
             draw_curves(axes, curves, runs, chosen, chosen.size.width * 0.85 / columns)
-        legend(figure, runs, panels, _BANDS[spread] + " over samples", chosen)
+        legend(figure, runs, panels, _BANDS[spread] + " over all samples", chosen)
     return Path(output)
 
 
@@ -168,7 +168,7 @@ def _curve(found: RunValues, spread: Spread) -> Curve:
     middle, low, high = (
         (summary["value"], summary["value"] - summary["stderr"], summary["value"] + summary["stderr"])
         if spread == "stderr"
-        else _quartiles(values)
+        else _quartiles(found)
     )
     alpha = found.recipe.get("alpha")
     return Curve(
@@ -185,14 +185,10 @@ def _curve(found: RunValues, spread: Spread) -> Curve:
     )
 
 
-def _quartiles(values: dict[str, npt.NDArray[Any]]) -> tuple[npt.NDArray[Any], ...]:
-    kept = values["done"] & values["converged"]
-    found = [np.percentile(row[use], [50, 25, 75]) if use.any() else [np.nan] * 3 for row, use in _rows(values, kept)]
-    return tuple(np.array(found, dtype=np.float64).reshape(-1, 3).T)
-
-
-def _rows(values: dict[str, npt.NDArray[Any]], kept: npt.NDArray[np.bool_]) -> Any:
-    return zip(values["value"], kept, strict=True)
+def _quartiles(found: RunValues) -> tuple[npt.NDArray[Any], ...]:
+    rows = zip(found.values["value"], found.present, strict=True)
+    quartiles = [np.percentile(row[there], [50, 25, 75]) if there.any() else [np.nan] * 3 for row, there in rows]
+    return tuple(np.array(quartiles, dtype=np.float64).reshape(-1, 3).T)
 
 
 def _draw(axes: Axes, curve: Curve, colour: str, style: Line, marker: str) -> None:
@@ -274,10 +270,10 @@ def legend(figure: Figure, runs: Sequence[str], panels: Sequence[Sequence[Curve]
         texts.append(f"{cut(run, 40)} ({samples} sample{'s'[: samples != 1]})")
     if any((~curve.whole & np.isfinite(curve.middle)).any() for curve in curves):
         handles.append(Line2D([], [], color=chosen.theme.ink, linestyle="", marker="o", markerfacecolor="none"))
-        texts.append("hollow: some samples did not\nconverge and are left out")
+        texts.append("hollow: some samples\nare unproven")
     if any(np.isnan(curve.middle).any() for curve in curves):
         handles.append(Line2D([], [], linestyle=""))
-        texts.append("no mark: no sample converged")
+        texts.append("no mark: no sample has a value")
     widest = max(len(line) for text in texts for line in text.split("\n"))
     beside = int(chosen.size.width / (widest * 0.6 * chosen.size.font / 72 + 0.5))
     drawn = figure.legend(handles, texts, title=title, loc="outside upper center", ncols=min(3, max(1, beside)))

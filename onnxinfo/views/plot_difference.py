@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..text import printable
+from .comparable import check_precision
 from .figure import DIVERGING, claim_figure, cut, drawing, evenly, look, short_names, wrapped
 from .plot_maps import MOST_LAYERS, MOST_SAMPLES, flat_map, name_row
 from .query import Names, Paths, names_of, select_views
-from .reading_runs import metric_label
+from .reading_runs import RunValues, metric_label, run_values
+from .wording import unproven_text
 
 _PERCENTILE = 99.5
 
@@ -30,6 +32,7 @@ class _Maps:
     samples: tuple[str, ...]
     maps: dict[tuple[str, str], npt.NDArray[np.float32]]
     pictures: dict[str, npt.NDArray[np.uint8]]
+    values: RunValues
 
 
 def plot_difference(
@@ -118,7 +121,8 @@ def plot_difference(
         bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.015, extend="both")
         bar.set_label(wrapped(f"difference in {first.label}", figure.get_size_inches()[1], chosen))
         figure.supxlabel(
-            f"orange: '{cut(second.name, 30)}' is higher; purple: '{cut(first.name, 30)}' is higher",
+            f"orange: '{cut(second.name, 30)}' is higher; purple: '{cut(first.name, 30)}' is higher"
+            + (f"\n{remark}" if (remark := unproven_text([first.values.values, second.values.values])) else ""),
             fontsize=chosen.size.font * 0.9,
         )
     return Path(output)
@@ -129,6 +133,7 @@ def _two(path: Paths, run: Names, layers: Names, metric: str, samples: Sequence[
     for view, _ in select_views(path, run=run, layers=layers, metrics=[metric], samples=samples):
         if len(found) == 2:
             raise UsageError("a difference is between two runs, and there are more; name two with --run A --run B")
+        measured = run_values(view, metric)
         done = view.values(metric)["done"]
         names = [row.name for row in view.layers]
         maps = {
@@ -140,9 +145,11 @@ def _two(path: Paths, run: Names, layers: Names, metric: str, samples: Sequence[
         thumbnails = view.thumbnails
         pictures = {} if thumbnails is None else dict(zip(view.sample_names, thumbnails, strict=True))
         label = metric_label(view.metrics[0])
-        found.append(_Maps(printable(view.name), label, tuple(names), tuple(view.sample_names), maps, pictures))
+        samples_found = tuple(view.sample_names)
+        found.append(_Maps(printable(view.name), label, tuple(names), samples_found, maps, pictures, measured))
     if len(found) != 2:
         raise UsageError(f"a difference is between two runs, and there is {len(found)}; give two archives or runs")
+    check_precision([each.values for each in found])
     wanted = names_of(run)
     if found[0].name in wanted and wanted.index(found[0].name) == 1:
         found.reverse()

@@ -43,7 +43,7 @@ def plot_maps(
     """Draw a metric's maps of one run: a row for each sample, a column for each layer.
 
     Images are averaged over their channels; a map with one axis (features, time, tokens averaged over the embedding) is
-    drawn as a strip. Cells that are not finished stay empty; those that did not converge are crossed by a line.
+    drawn as a strip. Cells that are not finished stay empty; those that are not proven are crossed by a line.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def plot_maps(
             if len(grid.layers) < len(evenly(view.shape[0], MOST_LAYERS)):
                 notes.append(f"{metric} is defined in no other layer")
             if not grid.converged[np.ix_(grid.layers, grid.samples)].all():
-                notes.append("crossed by a line: not converged")
+                notes.append("crossed by a line: not proven")
             figure.supxlabel("; ".join(notes), fontsize=chosen.size.font * 0.85)
     return Path(output)
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ..archive.means import layer_summary
 from .figure import COLOURS, SEQUENTIAL, claim_figure, cut, drawing, evenly, look
 from .plot_curve import plot_curve
 from .plot_maps import flat_map
 from .plot_samples import name_layers
 from .query import Names, Paths, select_views
 from .reading_runs import metric_label, read_runs, run_values
+from .wording import unproven_text
 
 _PICTURES = 5
 
@@ -85,13 +87,16 @@ def plot_concentration(
             height_ratios=[1.3, 1, 1],
         )
         top = axes["curve"]
-        kept = [row[use] for row, use in zip(found.values["value"], found.kept, strict=True)]
-        means = np.array([row.mean() if row.size else np.nan for row in kept])
-        errors = np.array([row.std(ddof=1) / row.size**0.5 if row.size > 1 else np.nan for row in kept])
-        top.errorbar(range(len(kept)), means, errors, fmt="o-", color=COLOURS[0], capsize=3)
+        means = layer_summary(found.values)
+        top.errorbar(range(len(found.layers)), means["value"], means["stderr"], fmt="o-", color=COLOURS[0], capsize=3)
         top.axhline(0, color=chosen.theme.ink, linewidth=0.8, linestyle=(0, (4, 3)))
         top.set_ylabel(metric_label(found.metric).replace(" of the ", "\nof the "))
-        top.set_title(f"{found.name}: above zero, the background is discarded more than the object", loc="left")
+        remark = unproven_text([found.values])
+        top.set_title(
+            f"{found.name}: above zero, the background is discarded more than the object\n"
+            "mean ± standard error over all samples" + (f"; {remark}" if remark else ""),
+            loc="left",
+        )
         top.grid(axis="y")
         name_layers(top, found, chosen)
         low, high = np.nanpercentile(np.concatenate([each.ravel() for each in maps]), (0.5, 99.5)) if maps else (0, 1)

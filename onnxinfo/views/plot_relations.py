@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..archive.table import layer_summary
+from ..archive.means import layer_summary
 from ..errors import UsageError
 from .figure import COLOURS, claim_figure, drawing, look, short_names
 from .query import Names, Paths
-from .reading_runs import metric_label, natural, read_runs
+from .reading_runs import RunValues, metric_label, natural, read_runs
+from .wording import unproven_text
 
 _MARKERS = "osD^vP*"
 
@@ -112,7 +113,8 @@ def plot_scatter(
         axes.set_ylabel(metric_label(pairs[0][1].metric))
         axes.grid()
         axes.set_axisbelow(True)
-        title = "mean ± standard error over samples" + ("; some layers have none" if missing else "")
+        title = f"mean ± standard error over all samples{_remark([run for pair in pairs for run in pair])}"
+        title += "; some layers have none" if missing else ""
         figure.legend(title=title, loc="outside upper center", ncols=1 if chosen.size.width < 5 else 2)
     return Path(output)
 
@@ -177,9 +179,15 @@ def plot_history(
         axes.set_xlabel("run")
         axes.set_ylabel(metric_label(runs[0].metric))
         axes.grid(axis="y")
-        title = "layer, from the input"
+        title = f"mean ± standard error over all samples{_remark(runs)}"
+        figure.supxlabel(title, fontsize=chosen.size.font * 0.85)
         if chosen.size.width < 5:
-            figure.legend(title=title, loc="outside upper center", ncols=3)
+            figure.legend(title="layer, from the input", loc="outside upper center", ncols=3)
         else:
-            figure.legend(title=title, loc="outside right upper", ncols=1 + len(names) // 25)
+            figure.legend(title="layer, from the input", loc="outside right upper", ncols=1 + len(names) // 25)
     return Path(output)
+
+
+def _remark(runs: Sequence[RunValues]) -> str:
+    text = unproven_text(run.values for run in runs)
+    return f" ({text})" if text else ""

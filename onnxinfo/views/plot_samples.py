@@ -14,6 +14,7 @@ from .figure import COLOURS, Look, claim_figure, drawing, look, short_names
 from .plot_curve import run_style
 from .query import Names, Paths
 from .reading_runs import RunValues, metric_label, read_runs
+from .wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ def plot_distribution(
 ) -> Path:
     """Draw, for each layer, the samples' values as points and a box: median, quartiles, 5th and 95th percentile.
 
-    Points that did not converge are hollow and not in the box.
+    The box is over all samples that have a value; points that are not proven are hollow.
 
     Parameters
     ----------
@@ -65,8 +66,11 @@ def plot_distribution(
         for number, (axes, found) in enumerate(zip(grid, runs, strict=True)):
             _boxes(axes, found, run_style(number)[0], chosen)
             axes.set_ylabel(metric_label(found.metric))
+            remark = unproven_text([found.values])
             axes.set_title(
-                f"{found.name}: each point is a sample, boxes are quartiles, whiskers 5 % to 95 %", loc="left"
+                f"{found.name}: each point is a sample, boxes are quartiles, whiskers 5 % to 95 %"
+                + (f"\n{remark} (hollow)" if remark else ""),
+                loc="left",
             )
             name_layers(axes, found, chosen)
     return Path(output)
@@ -84,7 +88,10 @@ def plot_certificate(
     width: str = "page",
     force: bool = False,
 ) -> Path:
-    """Draw how well each value is known: measured constraint, stationarity residual, probes; a point for each sample.
+    """Draw how well each value is known: a point for each sample.
+
+    The panels are those of measured constraint, gap, stationarity residual and probes that the metric keeps; archives
+    written before the gap was kept have the residual alone.
 
     Parameters
     ----------
@@ -111,6 +118,7 @@ def plot_certificate(
     (found,) = runs
     panels = (
         ("ratio", "ratio: measured\nover wanted\ndisturbance"),
+        ("gap", "gap: at most so far\nbelow the optimum"),
         ("residual", "residual\n(0 at the optimum)"),
         ("probes", "noise probes"),
     )
@@ -129,10 +137,10 @@ def plot_certificate(
                 axes.axhspan(1 - RATIO_TOLERANCE, 1 + RATIO_TOLERANCE, color=chosen.theme.faint, alpha=0.5, zorder=0)
                 axes.axhline(1, color=chosen.theme.ink, linewidth=0.8)
         name_layers(grid[-1], found, chosen)
-        failed, total = int((found.values["done"] & ~found.values["converged"]).sum()), int(found.values["done"].sum())
+        unproven = unproven_text([found.values])
         grid[0].set_title(
-            f"{found.name}: {total - failed} of {total} cells converged"
-            + ("; crosses did not" if failed else "")
+            f"{found.name}: {unproven or 'all cells proven'}"
+            + ("; crosses are not proven" if unproven else "")
             + (
                 f"; grey: tolerance of {RATIO_TOLERANCE:.0%},\nwhich a ratio may miss by twice its standard error"
                 if "ratio" in found.values
@@ -159,8 +167,8 @@ def _spread_out(count: int) -> np.ndarray:
 
 
 def _boxes(axes: Axes, found: RunValues, colour: str, chosen: Look) -> None:
-    kept, values = found.kept, found.values["value"]
-    columns = [row[use & np.isfinite(row)] for row, use in zip(values, kept, strict=True)]
+    values = found.values["value"]
+    columns = [row[there] for row, there in zip(values, found.present, strict=True)]
     line = {"color": chosen.theme.ink, "linewidth": 0.9}
     axes.boxplot(
         columns,
@@ -177,8 +185,7 @@ def _boxes(axes: Axes, found: RunValues, colour: str, chosen: Look) -> None:
     )
     size = chosen.size.font * (0.35 if values.shape[1] < _MANY else 0.15)
     for filled in (True, False):
-        shown = kept if filled else found.values["done"] & ~kept
-        layer, sample = np.nonzero(shown & np.isfinite(values))
+        layer, sample = np.nonzero(found.present & (found.unproven != filled))
         axes.plot(
             layer + _spread_out(values.shape[1])[sample],
             values[layer, sample],
@@ -198,7 +205,7 @@ def _points(axes: Axes, found: RunValues, field: str, chosen: Look) -> None:
     values = found.values[field].astype(np.float64)
     offsets = _spread_out(values.shape[1])
     for marker, colour, shown in (
-        ("o", COLOURS[0], found.kept),
+        ("o", COLOURS[0], found.values["done"] & found.values["converged"]),
         ("x", COLOURS[5], found.values["done"] & ~found.values["converged"]),
     ):
         layer, sample = np.nonzero(shown & np.isfinite(values))

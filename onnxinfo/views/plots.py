@@ -42,7 +42,7 @@ KINDS = {
     "maps": PlotKind("plot_maps", "plot_maps", "pixel maps: samples down, layers across; alone or over the image"),
     "difference": PlotKind("plot_difference", "plot_difference", "pixel maps of a second run minus the first's"),
     "distribution": PlotKind("plot_samples", "plot_distribution", "the samples' values in each layer"),
-    "certificate": PlotKind("plot_samples", "plot_certificate", "how well values are known: ratio, residual, probes"),
+    "certificate": PlotKind("plot_samples", "plot_certificate", "how well values are known: ratio, gap, probes"),
     "scatter": PlotKind("plot_relations", "plot_scatter", "a metric against another, a point for each layer"),
     "history": PlotKind("plot_relations", "plot_history", "a metric over runs such as epochs, a line for each layer"),
     "concentration": PlotKind("plot_objects", "plot_concentration", "concentration by layer, and the foregrounds"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from ..archive.means import mean_and_stderr, one_per_sample
 from ..archive.reading import Run
 from ..archive.reading import open as open_archive
 from ..archive.table import COLUMNS, run_table
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Names = str | Sequence[str]
 Row = dict[str, Any]
+
+# Numbers that differ from row to row: nothing to group by.
+_NO_KEYS = ("value", "stderr", "gap")
 
 
 @dataclass(frozen=True)
@@ -91,20 +95,21 @@ def query(
     labels
         Labels of samples, likewise.
     per
-        ``sample``: a row for every run, layer, sample and metric. ``layer``: the mean over the samples that converged,
+        ``sample``: a row for every run, layer, sample and metric. ``layer``: the mean over all samples with a value,
         see :meth:`onnxinfo.archive.Archive.to_dataframe`. Default: ``layer``; with `group_by` ``sample``.
     minimum, maximum
         Keep rows whose value is within, ends included.
     converged
-        Keep only rows that converged.
+        Keep only rows that converged: with ``per="layer"`` the layers all of whose samples did.
     sort, descending
         Column to sort by; rows without a value come last. By default archive, run, layer, then sample order.
     top
         Keep that many rows: the first after sorting; without `sort`, those of largest value.
     group_by
-        Columns: one row for every combination of theirs and for every metric, over the rows that converged.
+        Columns: one row for every combination of theirs and for every metric, over all rows that have a value.
     aggregate
-        With `group_by`: mean, median, std, min, max or quantiles such as ``q25``.
+        With `group_by`: mean (with ``stderr``, its standard error over samples), median, std, min, max or quantiles
+        such as ``q25``.
     sql
         A SELECT over this table, named ``results``, in DuckDB's SQL; applied to what the other arguments leave.
 
@@ -112,8 +117,8 @@ def query(
     -------
     list of dict
         Keys run, model, layer, layer_index, op, depth; with ``per="sample"`` sample, sample_name and label; metric,
-        value and stderr (nats per input unit), converged; with ``per="layer"`` n and n_converged. With several archives
-        ``archive`` comes first.
+        value, stderr and gap (nats per input unit), mark, converged; with ``per="layer"`` n, n_converged and n_missing:
+        see :meth:`onnxinfo.archive.Archive.to_dataframe`. With several archives ``archive`` comes first.
 
     Raises
     ------
@@ -308,12 +313,14 @@ def group(rows: Sequence[Row], columns: Sequence[str], aggregate: Sequence[str])
     columns
         Keys of the rows.
     aggregate
-        What is made of the values that converged: mean, median, std, min, max or quantiles such as ``q25``.
+        What is made of the values, whether they are proven or not: mean, median, std, min, max or quantiles such as
+        ``q25``.
 
     Returns
     -------
     list of dict
-        The columns, metric, one key for each aggregate, n (rows) and n_converged.
+        The columns, metric, one key for each aggregate, after ``mean`` its standard error over samples as ``stderr``
+        (NaN where rows are no samples), n (rows), n_converged and n_missing (rows without a value).
 
     Raises
     ------
@@ -321,28 +328,43 @@ def group(rows: Sequence[Row], columns: Sequence[str], aggregate: Sequence[str])
         A column or aggregate is unknown.
     """
     functions = {name: _aggregate(name) for name in aggregate}
-    known = [name for name in (rows[0] if rows else ()) if name not in ("value", "stderr")]
+    known = [name for name in (rows[0] if rows else ()) if name not in _NO_KEYS]
     for name in columns if rows else ():
         if name not in known:
             raise UsageError(no_such("column", name, known, "the table"))
     keys = [*columns, *(["metric"] if "metric" not in columns else [])]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        if "metric" not in row or "value" not in row:
-            raise UsageError("grouping needs the columns metric and value; use GROUP BY in the SQL instead")
+        if any(name not in row for name in ("metric", "value", "converged")):
+            raise UsageError("grouping needs the columns metric, value and converged; use GROUP BY in the SQL instead")
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    result = []
-    for key, members in groups.items():
-        values = np.array([row["value"] for row in members if row["converged"]], dtype=np.float64)
-        values = values[np.isfinite(values)]
-        summary = {name: float(function(values)) if values.size else math.nan for name, function in functions.items()}
-        result.append(dict(zip(keys, key, strict=True)) | summary | {"n": len(members), "n_converged": values.size})
-    return result
+    return [dict(zip(keys, key, strict=True)) | _summary(members, functions) for key, members in groups.items()]
+
+
+def _summary(rows: Sequence[Row], functions: Mapping[str, Callable[[Any], Any]]) -> Row:
+    """Return the aggregates of a group of rows, and how many rows they are over."""
+    there = [row for row in rows if not _missing(row["value"]) and math.isfinite(row["value"])]
+    values = np.array([row["value"] for row in there], dtype=np.float64)
+    found: Row = {}
+    for name, function in functions.items():
+        found[name] = float(function(values)) if values.size else math.nan
+        if name == "mean":
+            found["stderr"] = _stderr(there)
+    converged = sum(bool(row["converged"]) for row in there)
+    return found | {"n": len(rows), "n_converged": converged, "n_missing": len(rows) - len(there)}
+
+
+def _stderr(rows: Sequence[Row]) -> float:
+    """Return the standard error over samples of the rows' mean; all rows of a sample are one draw."""
+    if not all("sample_name" in row for row in rows):
+        return math.nan
+    values, errors = ([row.get(key, math.nan) for row in rows] for key in ("value", "stderr"))
+    return float(mean_and_stderr(*one_per_sample(values, errors, [row["sample_name"] for row in rows]))[1])
 
 
 def _aggregate(name: str) -> Callable[[Any], Any]:
     simple: dict[str, Callable[[Any], Any]] = {
-        "mean": np.mean,
+        "mean": lambda values: mean_and_stderr(values)[0],
         "median": np.median,
         "std": lambda values: np.std(values, ddof=1) if values.size > 1 else math.nan,
         "min": np.min,

@@ -17,8 +17,8 @@ Row = dict[str, Any]
 
 #: Name of the only table.
 TABLE = "results"
-_INTEGERS = ("layer_index", "depth", "sample", "n", "n_converged")
-_REALS = ("value", "stderr")
+_INTEGERS = ("layer_index", "depth", "sample", "n", "n_converged", "n_missing")
+_REALS = ("value", "stderr", "gap")
 MEMORY = "2GB"
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..archive.format import LayerRow, Metric
+from ..archive.means import unproven
 from ..errors import UsageError
 from ..text import printable
+from .comparable import check_precision
 from .query import Names, Paths, names_of, select_views
 from .run_view import RunView
 
@@ -31,8 +33,8 @@ class RunValues:
         What was measured.
     values
         ``value``, ``stderr``, ``converged``, ``done`` and the metric's fields, each of shape (layer, sample).
-    recipe
-        The run's recipe.
+    recipe, provenance
+        The run's.
     """
 
     name: str
@@ -41,12 +43,18 @@ class RunValues:
     metric: Metric
     values: dict[str, npt.NDArray[Any]]
     recipe: dict[str, Any]
+    provenance: dict[str, Any]
 
     @property
-    def kept(self) -> npt.NDArray[np.bool_]:
-        """Cells that are finished and converged, (layer, sample)."""
-        kept: npt.NDArray[np.bool_] = self.values["done"] & self.values["converged"]
-        return kept
+    def present(self) -> npt.NDArray[np.bool_]:
+        """Cells that are finished and have a value, (layer, sample)."""
+        present: npt.NDArray[np.bool_] = self.values["done"] & np.isfinite(self.values["value"])
+        return present
+
+    @property
+    def unproven(self) -> npt.NDArray[np.bool_]:
+        """Cells that have a value that is not proven, (layer, sample)."""
+        return unproven(self.values)
 
 
 def run_values(view: RunView, metric: str) -> RunValues:
@@ -64,6 +72,7 @@ def run_values(view: RunView, metric: str) -> RunValues:
         metric=view.run.metric(metric),
         values={name: data[order] for name, data in values.items()},
         recipe=dict(view.run.recipe),
+        provenance=dict(view.run.provenance),
     )
 
 
@@ -75,12 +84,13 @@ def read_runs(
     Raises
     ------
     UsageError
-        Something asked for is not there, or nothing of it is finished.
+        Something asked for is not there, nothing of it is finished, or the runs are not comparable.
     """
     views = select_views(path, run=run, layers=layers, metrics=[metric], samples=samples)
     found = [each for each in (run_values(view, metric) for view, _ in views) if each.layers]
     if not found:
         raise nothing_finished(metric)
+    check_precision(found)
     ordered = names_of(run)
     # Runs that were named come in the order of their naming.
     return sorted(found, key=lambda each: ordered.index(each.name) if each.name in ordered else len(ordered))

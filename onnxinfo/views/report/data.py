@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...archive.table import layer_summary
+from ...archive.means import layer_summary
 from ...text import printable
 from ..figure import evenly, short_names
 from ..plot_maps import flat_map
 from ..reading_runs import metric_label
 from ..run_view import RunView
+from ..wording import unproven_text
 
 #: Maps are coded in one byte a pixel; 255 is a pixel without a value.
 LEVELS, MISSING = 254, 255
@@ -80,11 +81,10 @@ def warnings(view: RunView) -> list[str]:
         found.append(f"{len(unreadable)} samples could not be read and were left out.")
     for metric in view.metrics:
         values = view.values(metric.name)
-        failed = values["done"] & ~values["converged"]
-        for layer, count in enumerate(failed.sum(axis=1).tolist()):
-            if count:
-                name = printable(view.layers[layer].name)
-                found.append(f"{metric.name} of {name}: {count} of {int(values['done'][layer].sum())} not converged.")
+        for layer, row in enumerate(view.layers):
+            text = unproven_text([{name: data[[layer]] for name, data in values.items()}])
+            if text:
+                found.append(f"{metric.name} of {printable(row.name)}: {text}.")
     return found
 
 
@@ -112,6 +112,8 @@ def _metric(view: RunView, name: str) -> dict[str, Any]:
         "stderr": numbers(summary["stderr"]),
         "n": summary["n"].tolist(),
         "n_converged": summary["n_converged"].tolist(),
+        "n_missing": summary["n_missing"].tolist(),
+        "gap": numbers(summary["gap"]),
         "values": [numbers(row) for row in values["value"]],
         "errors": [numbers(row) for row in values["stderr"]],
         "converged": [row.astype(int).tolist() for row in values["converged"]],

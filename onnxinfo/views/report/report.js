@@ -52,7 +52,7 @@
         line: { width: 0 }, mode: "lines", hoverinfo: "skip", showlegend: false });
       traces.push({ x, y: order.map((i) => metric.mean[i]), mode: "lines+markers", name: plain(run.key), line: { color: colour, dash: dashes[number % 4] },
         marker: { size: Math.max(6, 11 - 2 * number), color: colour, symbol: order.map((i) => symbols[number % 4] + (metric.n_converged[i] < metric.n[i] ? "-open" : "")) },
-        text: order.map((i) => `${plain(run.layers[i].name)}<br>${shown(metric.mean[i])} ± ${shown(metric.stderr[i])}<br>${metric.n_converged[i]} of ${metric.n[i]} samples converged`),
+        text: order.map((i) => `${plain(run.layers[i].name)}<br>${shown(metric.mean[i])} ± ${shown(metric.stderr[i])}<br>${metric.n[i] - metric.n_missing[i]} samples, ${metric.n_converged[i]} of ${metric.n[i]} proven`),
         hovertemplate: "%{text}<extra>%{fullData.name}</extra>" });
     });
     Plotly.react("curve", traces, { paper_bgcolor: paper, plot_bgcolor: paper, font: { color: ink }, margin: { l: 70, r: 10, t: 40, b: 50 },
@@ -122,7 +122,7 @@
         pixels.data.set([colour >> 16, (colour >> 8) & 255, colour & 255, 255], 4 * i);
       }
       context.putImageData(pixels, 0, 0);
-      const mark = value !== null && !metric.converged[number][sample] ? " *not converged" : "";
+      const mark = value !== null && !metric.converged[number][sample] ? " *not proven" : "";
       const found = figure(canvas, `${layer.short}: ${shown(value)}${mark}`);
       found.dataset.layer = number;
       found.classList.toggle("chosen", number === state.layer);
@@ -146,9 +146,9 @@
     drawMaps();
   }
 
-  const headings = ["run", "layer", "op", "depth", "metric", "mean", "stderr", "n", "n_converged"];
+  const headings = ["run", "layer", "op", "depth", "metric", "mean", "stderr", "gap", "n", "n_converged", "n_missing"];
   const rowsOf = () => runs.flatMap((run) => run.metrics.flatMap((metric) => run.layers.map((layer, i) =>
-    [run.key, layer.name, layer.op, layer.depth, metric.name, metric.mean[i], metric.stderr[i], metric.n[i], metric.n_converged[i]])));
+    [run.key, layer.name, layer.op, layer.depth, metric.name, metric.mean[i], metric.stderr[i], metric.gap[i], metric.n[i], metric.n_converged[i], metric.n_missing[i]])));
   let table = rowsOf(), sorted = { column: null, down: false };
   function fillTable() {
     at("numbers").tBodies[0].replaceChildren(...table.map((row) => {

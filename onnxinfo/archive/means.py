@@ -1,0 +1,226 @@
+"""The one rule for means over samples.
+
+A mean is over all cells that have a finite value, whether they are proven or not: which cells end proven depends on the
+seed and on the value, so a mean over these alone would be biased. Beside a mean stand its standard error and how many
+cells are unproven or have no value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .format import mark_name
+
+Numbers = npt.NDArray[np.float64]
+Cells = Mapping[str, npt.NDArray[Any]]
+
+
+def mean_and_stderr(values: npt.ArrayLike, errors: npt.ArrayLike = np.nan) -> tuple[Numbers, Numbers, Numbers]:
+    """Return the mean over samples, its standard error, and the number of values it is over.
+
+    The standard error is s / sqrt(n), where s is the spread of the samples' values. That spread contains the samples'
+    own Monte-Carlo errors e; with few samples it may come out below what these alone imply, sqrt(sum e^2) / n, which is
+    the smallest error returned. With a single sample that is all that is known.
+
+    Parameters
+    ----------
+    values
+        Shape (..., sample). Samples without a finite value are left out.
+    errors
+        Monte-Carlo standard errors of the values, broadcastable to them; NaN where unknown.
+
+    Returns
+    -------
+    tuple of ndarray
+        Mean, standard error and number of values, each of shape (...). The mean is NaN without values, the standard
+        error where fewer than two values and no Monte-Carlo error are known.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    errors = np.broadcast_to(np.asarray(errors, dtype=np.float64), values.shape)
+    there = np.isfinite(values)
+    n = there.sum(axis=-1)
+    count = np.maximum(n, 1)
+    mean = np.where(there, values, 0.0).sum(axis=-1) / count
+    off = np.where(there, values, mean[..., None]) - mean[..., None]
+    between = (off**2).sum(axis=-1) / np.maximum(n - 1, 1) / count
+    measured = there & np.isfinite(errors)
+    within = (np.where(measured, errors, 0.0) ** 2).sum(axis=-1) / count**2
+    known = (n > 1) | measured.any(axis=-1)
+    stderr = np.sqrt(np.maximum(between, within))
+    return np.where(n > 0, mean, np.nan), np.where(known, stderr, np.nan), n
+
+
+def one_per_sample(values: npt.ArrayLike, errors: npt.ArrayLike, samples: Sequence[Any]) -> tuple[Numbers, Numbers]:
+    """Return one value and error for each sample, whose mean and standard error are those of all values.
+
+    Several values of one sample, such as those of its layers, are one draw: their deviations from the mean add up.
+
+    Parameters
+    ----------
+    values, errors
+        Shape (value,): finite values and their Monte-Carlo standard errors, NaN where unknown.
+    samples
+        The sample of each value.
+    """
+    values, errors = np.asarray(values, dtype=np.float64), np.asarray(errors, dtype=np.float64)
+    places = {sample: i for i, sample in enumerate(dict.fromkeys(samples))}
+    at = np.array([places[sample] for sample in samples], dtype=np.intp)
+    if not len(values):
+        return values, errors
+    mean, share = values.mean(), len(places) / len(values)
+    sums, squares = np.zeros(len(places)), np.zeros(len(places))
+    np.add.at(sums, at, values - mean)
+    np.add.at(squares, at, np.nan_to_num(errors) ** 2)
+    known = np.zeros(len(places), dtype=bool)
+    np.logical_or.at(known, at, np.isfinite(errors))
+    return mean + share * sums, np.where(known, share * np.sqrt(squares), np.nan)
+
+
+def layer_summary(cells: Cells) -> dict[str, npt.NDArray[Any]]:
+    """Return each layer's mean over the samples, and what it is worth.
+
+    Parameters
+    ----------
+    cells
+        As :meth:`onnxinfo.archive.Run.values` returns them: ``value``, ``stderr``, ``converged`` and ``done``, and
+        where the metric has them ``gap`` and ``mark``, each of shape (layer, sample).
+
+    Returns
+    -------
+    dict
+        Arrays of shape (layer,): ``value`` and ``stderr``, see :func:`mean_and_stderr`; ``gap``, how far the mean may
+        lie below the optimum's at most, NaN unless it is known of all values; ``mark``, how many cells are unproven for
+        which reason, such as ``"2 gap, 1 dead"``, None where that is not recorded; ``converged``, whether all finished
+        cells did; ``n`` (finished cells), ``n_converged`` and ``n_missing`` (finished cells without a value).
+    """
+    done, converged = cells["done"], cells["done"] & cells["converged"]
+    values = np.where(done, cells["value"], np.nan)
+    mean, stderr, present = mean_and_stderr(values, cells["stderr"])
+    n, proven = done.sum(axis=1), converged.sum(axis=1)
+    return {
+        "value": mean,
+        "stderr": stderr,
+        "gap": _mean_gap(values, cells),
+        "mark": np.array([marks_text(counts) for counts in mark_counts(cells)], dtype=object),
+        "converged": (proven == n) & (n > 0),
+        "n": n,
+        "n_converged": proven,
+        "n_missing": n - present,
+    }
+
+
+def _mean_gap(values: Numbers, cells: Cells) -> Numbers:
+    if "gap" not in cells:
+        return np.full(len(values), np.nan)
+    there = np.isfinite(values)
+    gaps = np.where(there, cells["gap"], 0.0)
+    found: Numbers = np.where(there.any(axis=1), gaps.sum(axis=1) / np.maximum(there.sum(axis=1), 1), np.nan)
+    return found
+
+
+def unproven(cells: Cells) -> npt.NDArray[np.bool_]:
+    """Tell which cells have a value that is not proven: finished and finite, but not converged."""
+    found: npt.NDArray[np.bool_] = cells["done"] & np.isfinite(cells["value"]) & ~cells["converged"]
+    return found
+
+
+def mark_names(cells: Cells) -> npt.NDArray[np.object_]:
+    """Return the name of each cell's mark, in the cells' shape; None where the metric keeps no marks."""
+    if "mark" not in cells:
+        return np.full(cells["value"].shape, None, dtype=object)
+    names = np.array([mark_name(code) for code in range(256)], dtype=object)
+    found: npt.NDArray[np.object_] = names[cells["mark"]]
+    return found
+
+
+def mark_counts(cells: Cells) -> list[dict[str, int] | None]:
+    """Return for each layer how many cells did not converge for which reason; None where that is not recorded."""
+    if "mark" not in cells:
+        return [None] * len(cells["done"])
+    failed = cells["done"] & ~cells["converged"]
+    counts: list[dict[str, int] | None] = []
+    for marks, use in zip(cells["mark"], failed, strict=True):
+        codes, numbers = np.unique(marks[use], return_counts=True)
+        counts.append({mark_name(int(code)): int(number) for code, number in zip(codes, numbers, strict=True)})
+    return counts
+
+
+def marks_text(counts: Mapping[str, int] | None) -> str | None:
+    """Return counts by mark as text, such as ``"2 gap, 1 dead"``; empty where there are none."""
+    return None if counts is None else ", ".join(f"{number} {name}" for name, number in counts.items())
+
+
+def read_marks(text: str) -> dict[str, int]:
+    """Return counts by mark from :func:`marks_text`'s text; a name alone counts once."""
+    counts: dict[str, int] = {}
+    for part in filter(None, text.split(", ")):
+        number, _, name = part.rpartition(" ")
+        counts[name] = counts.get(name, 0) + (int(number) if number else 1)
+    return counts
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two runs of one layer, sample by sample.
+
+    Attributes
+    ----------
+    first, second
+        Means over the samples that have a value in both.
+    difference, stderr
+        Mean of ``second - first`` over these samples, and its standard error; see :func:`mean_and_stderr`.
+    n
+        How many samples these are.
+    n_unproven
+        Of how many of them at least one of the two values is not proven.
+    n_missing
+        How many samples are finished in both and lack a value in at least one.
+    """
+
+    first: float
+    second: float
+    difference: float
+    stderr: float
+    n: int
+    n_unproven: int
+    n_missing: int
+
+
+def pair_up(first: Cells, second: Cells) -> Pairs:
+    """Compare the cells of a layer in two runs over the same samples.
+
+    Parameters
+    ----------
+    first, second
+        ``value``, ``stderr``, ``converged`` and ``done``, each of shape (sample,).
+    """
+    done = first["done"] & second["done"]
+    both = done & np.isfinite(first["value"]) & np.isfinite(second["value"])
+    one, two = (np.where(both, each["value"], np.nan) for each in (first, second))
+    difference, stderr, n = mean_and_stderr(two - one, _joint_error(first["stderr"], second["stderr"]))
+    return Pairs(
+        first=float(mean_and_stderr(one)[0]),
+        second=float(mean_and_stderr(two)[0]),
+        difference=float(difference),
+        stderr=float(stderr),
+        n=int(n),
+        n_unproven=int((both & ~(first["converged"] & second["converged"])).sum()),
+        n_missing=int((done & ~both).sum()),
+    )
+
+
+def _joint_error(first: Numbers, second: Numbers) -> Numbers:
+    """Return the errors of differences; an error that is unknown counts as none beside one that is known."""
+    known = np.isfinite(first) | np.isfinite(second)
+    found: Numbers = np.where(known, np.hypot(np.nan_to_num(first), np.nan_to_num(second)), np.nan)
+    return found
+
+
+def select_cells(cells: Cells, layer: int) -> dict[str, npt.NDArray[Any]]:
+    """Return the cells of one layer, each of shape (sample,)."""
+    return {name: data[layer] for name, data in cells.items()}
