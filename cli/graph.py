@@ -9,7 +9,7 @@ import click
 
 from .options import selection
 from .tables import FORMATS, print_rows
-from .verbosity import remark
+from .verbosity import quiet, remark
 
 if TYPE_CHECKING:
     from onnxinfo import Layer, Model
@@ -45,10 +45,13 @@ def layers(
       onnxinfo layers model.onnx
       onnxinfo layers model.onnx --layers 'op:Conv*' --exclude 0-4 --format json
     """
-    from onnxinfo import list_layers, select_layers
+    from onnxinfo import list_layers, load, select_layers
 
-    found = list_layers(_source(model), perturb)
+    loaded = load(_source(model))
+    found = list_layers(loaded, perturb)
     chosen = select_layers(found, layers or (["0-"] if everything else []), exclude)
+    if not quiet():
+        click.echo(_perturbed(loaded, perturb), err=True)
     print_rows([_row(layer, format) for layer in chosen], COLUMNS, format, output)
 
 
@@ -101,6 +104,16 @@ def extract(model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str
     from onnxinfo import extract as extract_part
 
     _write(extract_part(_source(model), inputs, outputs), output)
+
+
+def _perturbed(model: Model, perturb: str | None) -> str:
+    """Name the perturbed tensor, its axes, and the one along which its units differ."""
+    from onnxinfo import perturbed_tensor
+    from onnxinfo.graph.channels import declared_axes
+    from onnxinfo.text import quoted
+
+    name = perturbed_tensor(model, perturb)
+    return f"perturbed: {quoted(name)} {declared_axes(model, name)}"
 
 
 def _source(model: str) -> str | bytes:
