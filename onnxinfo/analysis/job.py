@@ -124,7 +124,7 @@ def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: t
     context = [i.name for i in graph_inputs(graph) if i.name != feeds.perturb]
     _verify(feeds, graph, context, module)
     job = make_job(feeds, layers, settings, module, context, torch.from_numpy(feeds.unit()), device)
-    mode = job.network.settle_batching(*job.inputs([0, len(feeds) - 1]))
+    mode = job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit)
     logger.info("device %s; many inputs at once: %s", device, mode)
     return job
 
