@@ -10,7 +10,7 @@ import click
 from .models import load_for, read_source
 from .options import force, selection
 from .tables import FORMATS, claim_table, print_rows
-from .verbosity import remark
+from .verbosity import quiet, remark
 
 if TYPE_CHECKING:
     from onnxinfo import Layer, Model
@@ -48,11 +48,14 @@ def layers(
       onnxinfo layers model.onnx
       onnxinfo layers model.onnx --layers 'op:Conv*' --exclude 0-4 --format json
     """
-    from onnxinfo import list_layers, select_layers
+    from onnxinfo import list_layers, load, select_layers
 
     target = claim_table(output, format, [model], force)
-    found = list_layers(read_source(model), perturb)
+    loaded = load(read_source(model))
+    found = list_layers(loaded, perturb)
     chosen = select_layers(found, layers or (["0-"] if everything else []), exclude)
+    if not quiet():
+        click.echo(_perturbed(loaded, perturb), err=True)
     print_rows([_row(layer, format) for layer in chosen], COLUMNS, format, target)
 
 
@@ -108,6 +111,16 @@ def extract(model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str
     from onnxinfo import extract as extract_part
 
     _write(extract_part(load_for(model, output, force), inputs, outputs), output, force)
+
+
+def _perturbed(model: Model, perturb: str | None) -> str:
+    """Name the perturbed tensor, its axes, and the one along which its units differ."""
+    from onnxinfo import perturbed_tensor
+    from onnxinfo.graph.channels import declared_axes
+    from onnxinfo.text import quoted
+
+    name = perturbed_tensor(model, perturb)
+    return f"perturbed: {quoted(name)} {declared_axes(model, name)}"
 
 
 def _row(layer: Layer, format: str) -> dict[str, Any]:

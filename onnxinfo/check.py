@@ -187,7 +187,8 @@ def _given(model: Model, inputs: Any, options: dict[str, Any]) -> Feeds:
     samples = open_inputs(inputs, {i.name: (i.shape, i.dtype) for i in declared}, **options)
     some = list(range(min(SAMPLES, len(samples))))
     batch = next((i.batch for i in declared if i.batch is not None), len(some))
-    return {**samples.feeds((some * batch)[:batch])}
+    given = samples.feeds((some * batch)[:batch])
+    return {i.name: given[i.name].astype(i.dtype) for i in declared}
 
 
 def _generated(model: Model, seed: int) -> Feeds:

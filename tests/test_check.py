@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnxinfo.models import path
 from onnxinfo.torch_graph.compare import Tensors
 from onnxinfo.torch_graph.operators import table
 from onnxinfo.torch_graph.runtime import Session
+from onnxinfo.torch_graph.verify import verify
 
 DIGITS = str(path("digits-cnn.onnx"))
 IMAGES = f"{path('digits.npz')}:images"
@@ -238,3 +240,42 @@ def test_a_choice_between_equals_may_fall_on_either_side() -> None:
     assert check.error is None
     assert check.largest.tensor in ("order", "real", "ranks")
     assert not check.largest.agrees
+
+
+# Where ONNX Runtime rounds, not the torch graph.
+
+
+def saturated(*behind: onnx.NodeProto) -> onnx.ModelProto:
+    """A sigmoid in its tail, where ONNX Runtime is right to an absolute 1e-8 and values are as small as that."""
+    nodes = [node("MatMul", "x w", "h"), node("Sub", "h c", "a"), node("Sigmoid", "a", "p"), *behind]
+    last = behind[-1].output[0] if behind else "p"
+    constants = [weight("w", 4, 1), constant("c", 17, np.float32), constant("two", 2, np.float32)]
+    return model(nodes, [value("x")], [value(last, ("N", 1))], constants)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("behind", [[], [node("Mul", "p two", "twice")], [node("Log", "p", "logarithm")]])
+def test_the_tail_of_a_sigmoid_is_no_fault(seed: int, behind: list[onnx.NodeProto]) -> None:
+    x = np.random.default_rng(seed).standard_normal((8, 4)).astype(np.float32)
+    assert check_model(saturated(*behind), x).error is None
+
+
+@pytest.mark.parametrize("wrong", [lambda x: torch.sigmoid(x) * 1.5, lambda x: torch.zeros_like(x), torch.tanh])
+def test_a_wrong_operator_is_found_in_the_tail_too(monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., Any]) -> None:
+    proto = load(saturated())
+    module = convert(proto)
+    (name,) = (n.target for n in module.graph.nodes if n.op == "call_module" and "Sigmoid" in n.target)
+
+    class Wrong(torch.nn.Module):
+        def forward(self, X: torch.Tensor) -> torch.Tensor:
+            return wrong(X)
+
+    def converted(*arguments: Any) -> torch.fx.GraphModule:
+        found = convert(*arguments)
+        found.set_submodule(name, Wrong())
+        return found
+
+    monkeypatch.setattr("onnxinfo.torch_graph.verify.convert", converted)
+    x = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    with pytest.raises(VerificationError, match="first node that differs is node '/p'"):
+        verify(proto, converted(proto), [{"x": x}], ["p"])

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 import onnxinfo
 import onnxinfo.graph.model
 from onnxinfo import Model, ModelError, UsageError, load, save
+from onnxinfo.metrics.feeds import graph_inputs
 from onnxinfo.torch_graph.runtime import Session
 
 
@@ -429,3 +430,49 @@ def test_larger_than_a_message(tmp_path):
     assert Session(model).run({"i": np.array([count // 4 - 1])})["y"].shape == (1, 4)
     save(model, tmp_path / "copy.onnx")
     assert (tmp_path / "copy.onnx.data").stat().st_size == count * 4
+
+
+# Sizes that exporters write for "any".
+
+
+def any_size_net(free: int) -> onnx.ModelProto:
+    """A convolution and a branch, every open size written as a number below 1."""
+    then = helper.make_graph([graphs.node("Relu", "h", "a")], "then", [], [graphs.value("a", (free, 2, free, free))])
+    other = helper.make_graph([graphs.node("Neg", "h", "b")], "else", [], [graphs.value("b", (free, 2, free, free))])
+    nodes = [
+        graphs.node("Conv", "x k", "h", pads=[1, 1, 1, 1]),
+        graphs.node("ReduceSum", "h", "total", keepdims=0),
+        graphs.node("Greater", "total zero", "positive"),
+        graphs.node("If", "positive", "y", then_branch=then, else_branch=other),
+    ]
+    proto = graphs.model(
+        nodes,
+        [graphs.value("x", (free, 3, free, 8))],
+        [graphs.value("y", (free, 2, free, free))],
+        [graphs.weight("k", 2, 3, 3, 3), graphs.constant("zero", 0, np.float32)],
+    )
+    proto.graph.value_info.append(graphs.value("h", (free, 2, free, 8)))
+    return proto
+
+
+@pytest.mark.parametrize("free", [-1, 0])
+def test_a_size_below_one_is_open(free):
+    loaded = load(any_size_net(free))
+    assert [shape_of(loaded, name) for name in ("h", "y")] == [["", 2, "", 8]] * 2
+    (declared,) = graph_inputs(loaded)
+    assert (declared.batch, declared.shape) == (None, (3, None, 8))
+    assert onnxinfo.list_layers(loaded)[0].shape == (None, 2, None, 8)
+    found = onnxinfo.check_model(loaded)
+    assert (found.error, found.inputs) == (None, {"x": (2, 3, 64, 8)})
+
+
+def test_a_tensor_that_is_empty_stays_so():
+    proto = graphs.model(
+        [graphs.node("Concat", "x none", "y", axis=1)],
+        [graphs.value("x", ("N", 4))],
+        [graphs.value("y", ("N", 4))],
+        [graphs.weight("none", 1, 0)],
+    )
+    proto.graph.node.insert(0, graphs.node("Identity", "none", "kept"))
+    proto.graph.value_info.append(graphs.value("kept", (1, 0)))
+    assert shape_of(load(proto), "kept") == [1, 0]

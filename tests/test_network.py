@@ -124,3 +124,115 @@ def test_a_graph_that_cannot_run_is_a_conversion_error():
 
     with pytest.raises(ConversionError, match="does not run"):
         network(Broken()).settle_batching(X[:2], ROWS[:2])
+
+
+# Graphs that look across the batch: what a sample gives alone, or an error.
+
+
+class Centred(nn.Module):
+    """Subtracts the batch's mean from a part of each sample."""
+
+    def forward(self, x):
+        return (x + torch.tanh(3 * (x - x.mean(0, keepdim=True))),)
+
+
+class SharedScale(nn.Module):
+    """Scales by the greatest value of the batch, as dynamic quantisation does."""
+
+    def forward(self, x):
+        return (x * 4 / x.abs().amax(),)
+
+
+class BatchSoftmax(nn.Module):
+    def forward(self, x):
+        return (torch.softmax(4 * x, 0) + x,)
+
+
+class Sorted(nn.Module):
+    """Sorts each unit's values across the batch: in values and gradients, but for a constant that hides the values."""
+
+    def forward(self, x):
+        return (x.sort(0).values + 1e5,)
+
+
+class Pairs(nn.Module):
+    """Adds neighbours, in batches of even size."""
+
+    def forward(self, x):
+        return ((x.reshape(-1, 2, x.shape[1]) + x.reshape(-1, 2, x.shape[1]).flip(1)).reshape(x.shape),)
+
+
+class Normalised(nn.Module):
+    """Batch normalisation with the statistics of the batch."""
+
+    def forward(self, x):
+        return (nn.functional.batch_norm(x.unsqueeze(-1) * torch.arange(3.0), None, None, training=True) + x.mean(),)
+
+
+class CountsSamples(nn.Module):
+    """Only for more than two samples."""
+
+    def forward(self, x):
+        return (x * (1 + (torch.ones_like(x[:, :1]).sum() > 2)),)
+
+
+MIXED = [Centred, SharedScale, BatchSoftmax, Sorted, Normalised, CountsSamples, Merged]
+
+
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize("module", MIXED)
+def test_samples_that_influence_each_other_are_evaluated_alone(module, same, caplog):
+    """Two equal samples, or a single one, are no reason not to notice: its noisy copies differ."""
+    net = network(module())
+    x = X[[0, 0]] if same else X[:2]
+    assert net.settle_batching(x, ROWS[:2], torch.ones(4)) in ("vmap", "loop")
+    assert "influence each other" in caplog.text
+    for feature, alone in zip(net(X, ROWS)[0], X, strict=True):
+        assert torch.allclose(feature, module()(alone[None])[0].flatten(), atol=1e-5)
+
+
+def test_a_graph_that_pairs_samples_is_no_batch():
+    net = network(Pairs())
+    with pytest.raises(ConversionError, match="does not run"):
+        net.settle_batching(X[:2], ROWS[:2])
+
+
+@pytest.mark.parametrize("module", [Centred, SharedScale, BatchSoftmax])
+def test_a_declared_batch_of_one_is_no_proof(module):
+    net = network(module(), batch=1)
+    assert net.settle_batching(X[[0, 0]], ROWS[[0, 0]]) == "vmap"
+    feature = net(X, ROWS)[0]
+    assert torch.allclose(feature[3], module()(X[3:4])[0].flatten())
+
+
+@pytest.mark.parametrize("module", [Centred, SharedScale, BatchSoftmax])
+@pytest.mark.parametrize("batch", [2, 3])
+def test_a_declared_batch_whose_samples_influence_each_other_is_refused(module, batch):
+    with pytest.raises(ConversionError, match=f"influence each other, and the model is made for {batch} at once"):
+        network(module(), batch=batch).settle_batching(X[:2], ROWS[:2])
+
+
+def test_gradients_that_differ_alone_are_noticed(caplog):
+    """Equal values, but a gradient that flows to the neighbours."""
+
+    class Detour(nn.Module):
+        def forward(self, x):
+            return (x + x.sum(0) - x.sum(0).detach(),)
+
+    assert network(Detour()).settle_batching(X[:2], ROWS[:2]) == "vmap"
+    assert "influence each other" in caplog.text
+
+
+def test_random_numbers_in_a_graph_are_refused():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return (nn.functional.dropout(x, 0.5, training=True),)
+
+    with pytest.raises(ConversionError, match="other values each time"):
+        network(Noisy()).settle_batching(X[:2], ROWS[:2])
+
+
+@pytest.mark.parametrize("module", [Plain(), BatchSecond()])
+def test_nothing_is_said_of_samples_that_do_not_influence_each_other(module, caplog):
+    network(module).settle_batching(X[:2], ROWS[:2])
+    assert not caplog.text

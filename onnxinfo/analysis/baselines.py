@@ -62,7 +62,7 @@ class Explained:
         for start in range(0, len(indices), size):
             some = indices[start : start + size]
             filled = some if self.job.feeds.batch_size is None else (some + some[-1:] * size)[:size]
-            feeds = self.job.feeds.samples.feeds(filled)
+            feeds = self.job.feeds.given(self._inputs, filled)
             tensors = tuple(on_device(feeds[name], self.job.device) for name in self._inputs)
             portions.append((len(some), tensors))
         return portions

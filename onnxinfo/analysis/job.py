@@ -21,6 +21,9 @@ from ..metrics.network import Network
 from ..metrics.noise import Tie, generator, make_tie
 from ..metrics.probe import Feature
 from ..torch_graph.convert import Conversion
+from ..torch_graph.ends import with_wide_ends
+from ..torch_graph.operators.table import tensor_from
+from ..torch_graph.operators.values import to_torch
 from ..torch_graph.reach import convert_reached
 from ..torch_graph.verify import verify
 from .settings import Settings
@@ -103,7 +106,7 @@ def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     Where it begins in memory, and the strides of axes of one element, are then torch's own: with others the same
     products may end in other digits.
     """
-    return torch.from_numpy(array).to(device).clone(memory_format=torch.contiguous_format)
+    return to_torch(array, device).clone(memory_format=torch.contiguous_format)
 
 
 def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: torch.device) -> Job:
@@ -121,7 +124,7 @@ def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: t
     context = [i.name for i in graph_inputs(graph) if i.name != feeds.perturb]
     _verify(feeds, graph, context, module)
     job = make_job(feeds, layers, settings, module, context, torch.from_numpy(feeds.unit()), device)
-    mode = job.network.settle_batching(*job.inputs([0, len(feeds) - 1]))
+    mode = job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit)
     logger.info("device %s; many inputs at once: %s", device, mode)
     return job
 
@@ -136,15 +139,15 @@ def make_job(
     device: torch.device,
 ) -> Job:
     """Put a converted graph, whose further inputs are the named graph inputs, and their samples on a device."""
-    network = Network(module.to(device), context_tensors(feeds, context, device), feeds.batch_size)
+    module = with_wide_ends(module, tensor_from(np.empty(0, feeds.declared)).dtype).to(device)
+    network = Network(module, context_tensors(feeds, context, device), feeds.batch_size)
     tie = make_tie(settings.tie, feeds.perturbed([0]).shape[1:], feeds.axes()).to(device)
     return Job(feeds, tuple(layers), network, tuple(context), unit.to(device), tie, settings, device)
 
 
 def context_tensors(feeds: Feeds, names: Sequence[str], device: torch.device) -> list[Tensor]:
     """The named graph inputs of all samples, each (samples, ...)."""
-    everything = range(len(feeds))
-    return [torch.from_numpy(feeds.samples.inputs[name].batch(everything)).to(device) for name in names]
+    return [to_torch(array, device) for array in feeds.given(names, range(len(feeds))).values()]
 
 
 def _verify(feeds: Feeds, graph: Model, context: Sequence[str], module: fx.GraphModule) -> None:
@@ -152,8 +155,8 @@ def _verify(feeds: Feeds, graph: Model, context: Sequence[str], module: fx.Graph
     some = list(range(min(VERIFIED_SAMPLES, len(feeds))))
     count = feeds.batch_size or len(some)
     shown = (some * count)[:count]
-    given = {name: feeds.samples.inputs[name].batch(shown) for name in context}
-    given[feeds.perturb] = feeds.perturbed(shown)
+    given = feeds.given(context, shown)
+    given[feeds.perturb] = feeds.perturbed(shown).astype(feeds.declared)
     verification = verify(graph, module, [given], names)
     logger.info("compared %d tensors with ONNX Runtime; largest: %s", len(names), verification.largest)
 

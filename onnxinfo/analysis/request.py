@@ -114,7 +114,7 @@ class Request:
         job = make_job(feeds, self.layers, self.settings, module, self.context, unit, device)
         job.foreground, job.memory, job.decoders = self.foreground, self.memory, copy.deepcopy(self.decoders)
         if self.batching is None:
-            job.network.settle_batching(*job.inputs([0, len(feeds) - 1]))
+            job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit)
             job.chunk = fit(job.network, *job.inputs([0]), memory=self.memory)
         else:
             mode, axes, job.chunk = self.batching

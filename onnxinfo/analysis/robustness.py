@@ -20,7 +20,7 @@ from ..errors import InputError, UsageError
 from ..graph.layers import list_layers, select_layers
 from ..graph.model import ModelSource, load
 from ..graph.scores import score_tensor
-from ..inputs.samples import UNIT_SAMPLES
+from ..inputs.deviation import evenly_spread
 from ..metrics.network import Network
 from .blocks import Block, Cells
 from .job import Job
@@ -90,7 +90,7 @@ class Robustness:
     def cells(self, block: Block) -> Cells:
         """Attack a block of samples."""
         labels = self._labels[block.indices]
-        unit = _divisor(self.job.unit)
+        unit = self.job.unit
         x = (block.x / unit).cpu().numpy()
         scores = self._classifier.predict(x, batch_size=self.job.chunk)
         targets = _wrong_classes(scores, labels)
@@ -200,11 +200,6 @@ class _Standardised(nn.Module):
         return self._network(x * self._unit, rows)[0]
 
 
-def _divisor(unit: Tensor) -> Tensor:
-    # What never varies has no standard deviation.
-    return torch.where(unit > 0, unit, torch.ones_like(unit))
-
-
 def _attack(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
     try:
         from .attack import carlini_wagner
@@ -212,9 +207,8 @@ def _attack(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
         raise UsageError(
             "robustness needs the Adversarial Robustness Toolbox; install it by: pip install 'onnxinfo[robustness]'"
         ) from None
-    unit = _divisor(job.unit)
-    some = np.unique(np.linspace(0, len(job.feeds) - 1, min(len(job.feeds), UNIT_SAMPLES)).astype(int)).tolist()
-    shown = job.inputs(some)[0] / unit
+    unit = job.unit
+    shown = job.inputs(evenly_spread(len(job.feeds)))[0] / unit
     low, high = float(shown.min()), float(shown.max())
     return carlini_wagner(
         _Standardised(network, unit),

@@ -204,6 +204,7 @@ def analyze(
     )
     feeds = Feeds(loaded, samples, perturbed)
     logger.info("samples: %d; preprocessing: %s", len(feeds), feeds.main.preprocessing.to_dict())
+    logger.info("axes of %s: %s", perturbed, feeds.described)
     masks = None if objects is None else _masks(objects, feeds)
     job = prepare(feeds, chosen, settings, target)
     job.foreground = masks
@@ -255,7 +256,7 @@ def _masks(objects: Foreground, feeds: Feeds) -> npt.NDArray[np.uint8]:
 
 def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], where: Mapping[str, Any]) -> RunSchema:
     feeds = job.feeds
-    main = feeds.main
+    main, axes = feeds.main, feeds.described
     everything = range(len(feeds))
     labels: Any = main.labels
     if labels is not None and main.classes:
@@ -263,6 +264,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
     recipe: dict[str, Any] = {
         "model_sha256": feeds.model.sha256,
         "perturbed": feeds.perturb,
+        "unit_axis": "" if axes.channel is None else axes.names[axes.channel],
         "samples_sha256": feeds.samples.digest(),
         "preprocessing": main.preprocessing.to_dict(),
         **asdict(job.settings),
@@ -284,6 +286,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
             f"{name}: {reason}" for s in feeds.samples.inputs.values() for name, reason in s.unreadable
         ],
         "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else platform.machine(),
+        "axes_known_by": axes.evidence,
         "inputs_at_once": job.chunk,
         "batching": job.network.mode,
         **where,
@@ -295,7 +298,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
     }
     return RunSchema(
         layers=job.layers,
-        axes=feeds.axes(),
+        axes=axes.names,
         sample_shape=job.shape,
         sample_names=main.names,
         metrics=tuple(measure.metric for measure in measures.values()),

@@ -75,11 +75,12 @@ class Dataflow:
             elif node.op_type in _QUANTISED or node.op_type.startswith("QLinear"):
                 found |= results
             else:
-                kinds = {self._element_type(name) for name in node.input if name in found or name in rounded}
-                found |= {name for name in results if self._element_type(name) in kinds}
+                kinds = {self.element_type(name) for name in node.input if name in found or name in rounded}
+                found |= {name for name in results if self.element_type(name) in kinds}
         return {name for name in found if not self.is_float(name)}
 
-    def _element_type(self, name: str) -> int | None:
+    def element_type(self, name: str) -> int | None:
+        """ONNX's number of a tensor's element type, None where it is not known."""
         return self._types[name].tensor_type.elem_type if name in self._types else None
 
     def shape(self, name: str) -> Shape | None:

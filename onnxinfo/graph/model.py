@@ -23,7 +23,7 @@ from . import protos
 from .external_data import read_external_data
 from .functions import check_functions
 from .inference import check
-from .shapes import complete_shapes
+from .shapes import complete_shapes, free_dimensions
 from .tensor_data import byte_count
 from .weights import put_back, set_aside
 from .wire import why_unreadable
@@ -264,6 +264,7 @@ def _finish(proto: onnx.ModelProto, digest: Any, path: Path | None) -> Model:
     _check_versions(proto)
     _spell_default_domain(proto)
     check_functions(proto)
+    free_dimensions(proto)
     check(proto)
     proto = complete_shapes(proto)
     put_back(proto, aside)

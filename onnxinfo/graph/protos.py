@@ -105,3 +105,14 @@ def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[on
             yield from (item.values, item.indices)
         for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
             yield from _graph_tensors(graph)
+
+
+def tensor_types(type: onnx.TypeProto) -> Iterator[onnx.TypeProto.Tensor]:
+    """Tensor types within a type, also in sequences, optionals and maps."""
+    kind = type.WhichOneof("value")
+    if kind in ("sequence_type", "optional_type"):
+        yield from tensor_types(getattr(type, kind).elem_type)
+    elif kind == "map_type":
+        yield from tensor_types(type.map_type.value_type)
+    elif kind in ("tensor_type", "sparse_tensor_type"):
+        yield getattr(type, kind)

@@ -27,6 +27,27 @@ _BUDGET = 1 << 26
 _INVENTED = "unk__"
 
 
+def free_dimensions(model: onnx.ModelProto) -> None:
+    """Leave open every declared size below 1: exporters write -1 or 0 for a size that is not fixed.
+
+    A tensor that really is empty gets its 0 back from shape inference.
+
+    Parameters
+    ----------
+    model
+        Changed in place: inputs, outputs and values of the graph, of the bodies of control flow and of functions.
+    """
+    nodes = (*model.graph.node, *(node for function in model.functions for node in function.node))
+    graphs = [model.graph, *(body for node in protos.nested(nodes) for body in protos.bodies(node))]
+    declared = [value for graph in graphs for value in (*graph.input, *graph.output, *graph.value_info)]
+    declared += [value for function in model.functions for value in function.value_info]
+    for value in declared:
+        for type in protos.tensor_types(value.type):
+            for dim in type.shape.dim:
+                if dim.HasField("dim_value") and dim.dim_value < 1:
+                    dim.ClearField("dim_value")
+
+
 def complete_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Infer the types and shapes of a model's values, also where ONNX's inference alone does not find them.
 

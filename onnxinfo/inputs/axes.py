@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -30,7 +31,7 @@ class Target:
     names
         What its axes are.
     dtype
-        Element type of batches: float32 for every float, else the model's own.
+        Element type of batches: float32 for floats of 16 bits, else the model's own.
     """
 
     shape: DeclaredShape
@@ -58,7 +59,7 @@ def describe(shape: DeclaredShape, dtype: npt.DTypeLike, layout: Layout = "auto"
         The elements are neither numbers nor booleans.
     """
     kind = np.dtype(dtype)
-    if kind.kind == "f" or kind.name == "bfloat16":
+    if kind in (np.float16, ml_dtypes.bfloat16):
         kind = np.dtype(np.float32)
     if kind.kind not in "biuf":
         raise InputError(f"the model takes elements of type {kind}, which samples cannot be read for")

@@ -61,8 +61,10 @@ class Preprocessing:
         """Whether values are changed at all."""
         return self.scale != 1 or self.mean is not None or self.std is not None
 
-    def normalise(self, values: npt.NDArray[Any], axis: int) -> npt.NDArray[np.float32]:
-        """Return ``(values * scale - mean) / std`` in float32.
+    def normalise(
+        self, values: npt.NDArray[Any], axis: int, dtype: npt.DTypeLike = np.float32
+    ) -> npt.NDArray[np.floating[Any]]:
+        """Return ``(values * scale - mean) / std``.
 
         Parameters
         ----------
@@ -70,23 +72,26 @@ class Preprocessing:
             Stored values, of any shape.
         axis
             The axis that ``mean`` and ``std`` run along.
+        dtype
+            The float type it is computed in.
         """
+        kind = np.dtype(dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported with the sample's name
-            result = np.array(values, dtype=np.float32)
+            result = np.array(values, dtype=kind)
             if self.scale != 1:
-                result *= np.float32(self.scale)
+                result *= np.asarray(self.scale, dtype=kind)
             if self.mean is not None:
-                result -= along(self.mean, axis, values.ndim)
+                result -= along(self.mean, axis, values.ndim, kind)
             if self.std is not None:
-                result /= along(self.std, axis, values.ndim)
+                result /= along(self.std, axis, values.ndim, kind)
         return result
 
 
-def along(numbers: Numbers, axis: int, ndim: int) -> npt.NDArray[np.float32]:
+def along(numbers: Numbers, axis: int, ndim: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
     """Return numbers as an array of ``ndim`` axes that broadcasts along one of them."""
     shape = [1] * ndim
     shape[axis] = -1
-    return np.asarray(numbers, dtype=np.float32).reshape(shape)
+    return np.asarray(numbers, dtype=dtype).reshape(shape)
 
 
 def choose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -15,15 +16,15 @@ from PIL import Image
 
 from ..errors import InputError, UsageError
 from .axes import Target, channel_axis
+from .deviation import deviation, evenly_spread, without_zeros
 from .geometry import Geometry, fit
 from .images import IMAGE_CHANNELS
 from .preprocess import Preprocessing
 from .selection import Opened
 
 Array = npt.NDArray[Any]
+logger = logging.getLogger(__name__)
 
-#: The standard deviation is estimated from at most this many samples, evenly spread.
-UNIT_SAMPLES = 256
 _BLOCK_BYTES = 1 << 26
 
 
@@ -45,7 +46,7 @@ class Samples:
     layout
         What its axes are, such as ``("channel", "y", "x")``.
     dtype
-        Element type of batches: float32, or the model's own where it is no float.
+        Element type of batches: the model's own, but float32 where that is a float of 16 bits.
     preprocessing
         What was done to the values, for the recipe.
     unreadable
@@ -81,7 +82,7 @@ class Samples:
         Returns
         -------
         ndarray
-            (len(indices), *shape), C-contiguous: float32, or the model's element type where it is no float.
+            (len(indices), *shape), C-contiguous, of type ``dtype``.
 
         Raises
         ------
@@ -102,7 +103,7 @@ class Samples:
             return self._source.stack(indices)
         return np.stack([self.geometry(index).image(self._source.load(index)) for index in indices])
 
-    def _floats(self, values: Array, indices: Sequence[int]) -> npt.NDArray[np.float32]:
+    def _floats(self, values: Array, indices: Sequence[int]) -> Array:
         if values.dtype.kind == "f":
             self._check(np.isfinite(values), indices, "has NaN or infinite values; remove or replace it")
             if self.preprocessing.preset is not None and self.preprocessing.scale == 1:
@@ -111,8 +112,9 @@ class Samples:
                 self._check(
                     inside, indices, f"has values outside 0..1, {preset}; give the --scale that brings them there"
                 )
-        finished = self.preprocessing.normalise(values, self._channel_axis(values.ndim))
-        self._check(np.isfinite(finished), indices, "has values too large for 32-bit floats; give --scale")
+        finished = self.preprocessing.normalise(values, self._channel_axis(values.ndim), self.dtype)
+        bits = 8 * self.dtype.itemsize
+        self._check(np.isfinite(finished), indices, f"has values too large for {bits}-bit floats; give --scale")
         return finished
 
     def _channel_axis(self, ndim: int) -> int:
@@ -180,12 +182,12 @@ class Samples:
         return max(1, round(height * shrink)), max(1, round(width * shrink))
 
     @cached_property
-    def unit(self) -> npt.NDArray[np.float32] | None:
+    def unit(self) -> Array | None:
         """The unit of perturbation: standard deviation in the model's input space, broadcastable to ``shape``.
 
         Per channel for images and series, per feature for tabular data. 1 where the preprocessing divides by a standard
         deviation; else estimated from at most ``UNIT_SAMPLES`` samples, evenly spread. A channel or feature that never
-        varies has unit 0: it is never perturbed. None where the input is no float.
+        varies has the root mean square of the others' deviations. None where the input is no float.
 
         Raises
         ------
@@ -197,13 +199,19 @@ class Samples:
         axis = self._channel
         extent = [size if position == axis else 1 for position, size in enumerate(self.shape)]
         if self.preprocessing.std is not None:
-            return np.ones(extent, dtype=np.float32)
-        deviation = _deviation(self, axis)
-        if not deviation.any():
+            return np.ones(extent, dtype=self.dtype)
+        own = deviation((self.batch([index])[0] for index in evenly_spread(len(self))), axis)
+        if not own.any():
             raise InputError(
                 f"the {len(self)} samples are constant (zero standard deviation); give other samples, or --std"
             )
-        return deviation.reshape(extent).astype(np.float32)
+        if constant := int((own == 0).sum()):
+            logger.info("%d of %d %ss never vary: their unit is that of the others", constant, own.size, self._entry)
+        return without_zeros(own).reshape(extent).astype(self.dtype)
+
+    @property
+    def _entry(self) -> str:
+        return "value" if self._channel is None else self.layout[self._channel]
 
     @property
     def _channel(self) -> int | None:
@@ -246,22 +254,6 @@ class Samples:
             return  # bytes always fit
         for block in self._blocks():
             self.batch(block)
-
-
-def _deviation(samples: Samples, axis: int | None) -> npt.NDArray[np.float64]:
-    """Standard deviation of evenly spread samples along all axes but one, from sums over one sample after the other."""
-    chosen = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), UNIT_SAMPLES)).astype(int))
-    count, total, squares, reference = 0, np.zeros(1), np.zeros(1), None
-    for index in chosen.tolist():
-        sample = samples.batch([index])[0].astype(np.float64)
-        values = sample.reshape(1, -1) if axis is None else np.moveaxis(sample, axis, 0).reshape(sample.shape[axis], -1)
-        if reference is None:
-            reference = values[:, :1]  # what is constant then differs by exactly nothing
-        difference = values - reference
-        count += difference.shape[1]
-        total = total + difference.sum(axis=1)
-        squares = squares + (difference**2).sum(axis=1)
-    return np.asarray(np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0)))
 
 
 def _visible(pixels: Array) -> npt.NDArray[np.uint8]:

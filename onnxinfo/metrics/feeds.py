@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from ..errors import InputError
+from ..errors import InputError, ModelError
+from ..graph.channels import Axes, tensor_axes
+from ..graph.dataflow import Dataflow
 from ..graph.model import Model
 from ..graph.surgery import expose_only
+from ..inputs.deviation import deviation, evenly_spread, without_zeros
 from ..inputs.sample_sets import SampleSet
-from ..inputs.samples import UNIT_SAMPLES, Samples
+from ..inputs.samples import Samples
+from ..text import printable, quoted
 from ..torch_graph.runtime import Session
 
 Array = npt.NDArray[Any]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,75 +71,161 @@ class Feeds:
         Of all graph inputs.
     perturb
         The perturbed tensor: a graph input or any float tensor.
+
+    Attributes
+    ----------
+    batch_size
+        The batch size that the model is made for, None if any.
     """
 
     model: Model
     samples: SampleSet
     perturb: str
     batch_size: int | None = field(init=False)
+    _types: dict[str, np.dtype[Any]] = field(init=False)
     _session: Session | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         inputs = graph_inputs(self.model)
         self.batch_size = next((i.batch for i in inputs if i.batch is not None), None)
+        self._types = {i.name: i.dtype for i in inputs}
         if self.perturb not in self.samples.inputs:
             self._session = Session(expose_only(self.model, [self.perturb]))
 
     def __len__(self) -> int:
         return len(self.samples)
 
+    @cached_property
+    def declared(self) -> np.dtype[Any]:
+        """The perturbed tensor's element type in the model."""
+        element = Dataflow(self.model.proto.graph).element_type(self.perturb)
+        return onnx.helper.tensor_dtype_to_np_dtype(element or onnx.TensorProto.FLOAT)
+
     @property
     def main(self) -> Samples:
         """The samples that names, labels and pictures are taken from: the perturbed input's, else the first input's."""
         return self.samples.inputs.get(self.perturb, self.samples.first)
 
+    def given(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
+        """Samples of graph inputs in the types that the model declares, each (len(indices), ...)."""
+        return {name: self.samples.inputs[name].batch(indices).astype(self._types[name]) for name in names}
+
     def run(self, session: Session, indices: Sequence[int]) -> dict[str, Array]:
         """Outputs of a session for some samples, whatever batch size the model is made for."""
-        feeds = self.samples.feeds(indices)
-        feeds = {name: feeds[name] for name in session.inputs}
-        if self.batch_size is None:
+        feeds = self.given(session.inputs, indices)
+        size = self.batch_size
+        if size is None:
             return session.run(feeds)
         parts = []
-        for start in range(0, len(indices), self.batch_size):
-            part = {name: array[start : start + self.batch_size] for name, array in feeds.items()}
-            count = len(next(iter(part.values()))) if part else self.batch_size
-            filled = {name: _filled(array, self.batch_size) for name, array in part.items()}
+        for start in range(0, len(indices), size):
+            part = {name: array[start : start + size] for name, array in feeds.items()}
+            count = len(next(iter(part.values()))) if part else size
+            filled = {name: _filled(array, size) for name, array in part.items()}
             parts.append({name: value[:count] for name, value in session.run(filled).items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def perturbed(self, indices: Sequence[int]) -> Array:
-        """The perturbed tensor of some samples, float32, (len(indices), *shape)."""
+        """The perturbed tensor of some samples, (len(indices), *shape): float64 if that is its type, else float32."""
         if self._session is None:
             return self.samples.inputs[self.perturb].batch(indices)
-        return self.run(self._session, indices)[self.perturb].astype(np.float32)
+        if self._separately:
+            values = np.concatenate([self.run(self._session, [index])[self.perturb] for index in indices])
+        else:
+            values = self.run(self._session, indices)[self.perturb]
+        return values.astype(np.float64 if values.dtype == np.float64 else np.float32)
+
+    @cached_property
+    def _separately(self) -> bool:
+        """Whether each sample has to be computed alone, as what is computed of several depends on all of them.
+
+        Raises
+        ------
+        ModelError
+            A batch of the size that the model is made for never holds one sample alone.
+        """
+        assert self._session is not None
+        some = sorted({0, len(self) // 2, len(self) - 1})
+        alone = [self.run(self._session, [index])[self.perturb] for index in some]
+        try:
+            together = self.run(self._session, some)[self.perturb]
+            same = _close(together, np.concatenate(alone))
+        except (InputError, ModelError):
+            same = False
+        if same:
+            return False
+        if (self.batch_size or 1) > 1:
+            raise ModelError(
+                f"the samples of a batch influence each other in tensor {quoted(self.perturb)}, and the model is made "
+                f"for {self.batch_size} at once; export it for one sample"
+            )
+        logger.info("%s of a sample depends on its batch: each is computed alone", quoted(self.perturb))
+        return True
+
+    @cached_property
+    def described(self) -> Axes:
+        """What the axes of the perturbed tensor are, and what tells."""
+        layouts = {name: samples.layout for name, samples in self.samples.inputs.items()}
+        return tensor_axes(self.model, self.perturb, self.perturbed([0]).ndim - 1, layouts)
+
+    def axes(self) -> tuple[str, ...]:
+        """Names of the perturbed tensor's axes, without the batch."""
+        return self.described.names
 
     def unit(self) -> Array:
         """Standard deviation of the perturbed tensor per channel, in the model's units, broadcastable to one sample.
 
+        A channel that never varies has the root mean square of the others' deviations.
+
         Raises
         ------
         InputError
-            The samples are constant.
+            The samples are constant, or so large that 32-bit floats do not hold the squares of their deviation.
         """
         if self._session is None:
             unit = self.samples.inputs[self.perturb].unit
             assert unit is not None
-            return unit
-        chosen = np.unique(np.linspace(0, len(self) - 1, min(len(self), UNIT_SAMPLES)).astype(int)).tolist()
-        values = self.perturbed(chosen).astype(np.float64)
-        deviation = values.std(axis=tuple(range(values.ndim - 1)))
-        if not deviation.any():
-            raise InputError(f"'{self.perturb}' is constant over all samples; give other samples")
-        embedded: npt.NDArray[Any] = deviation.reshape((1,) * (values.ndim - 2) + (-1,)).astype(np.float32)
-        return embedded
+        else:
+            unit = self._estimated()
+        if not np.isfinite(np.square(unit)).all():
+            index, size = self._largest(evenly_spread(len(self)))
+            raise InputError(
+                f"sample {printable(self.main.names[index])} has values up to {size:.2g} in {quoted(self.perturb)}, "
+                f"and {unit.dtype} does not hold the square of such a unit; remove the sample or scale the values down"
+            )
+        return unit
 
-    def axes(self) -> tuple[str, ...]:
-        """Names of the perturbed tensor's axes, without the batch."""
-        if self._session is None:
-            return self.samples.inputs[self.perturb].layout
-        rank = self.perturbed([0]).ndim - 1
-        names = {1: ("feature",), 2: ("position", "embedding"), 3: ("channel", "y", "x")}
-        return names.get(rank, tuple(f"axis_{i}" for i in range(rank)))
+    def _estimated(self) -> Array:
+        axis = self.described.channel
+        own = deviation((self.perturbed([index])[0] for index in evenly_spread(len(self))), axis)
+        example = self.perturbed([0])
+        if not own.any():
+            raise InputError(f"'{self.perturb}' is constant over all samples; give other samples")
+        if constant := int((own == 0).sum()):
+            logger.info(
+                "%d of %d channels of %s never vary: their unit is that of the others",
+                constant,
+                own.size,
+                quoted(self.perturb),
+            )
+        extent = [size if position == axis else 1 for position, size in enumerate(example.shape[1:])]
+        return without_zeros(own).reshape(extent).astype(example.dtype)
+
+    def _largest(self, indices: Sequence[int]) -> tuple[int, float]:
+        """The sample with the largest magnitude of the perturbed tensor, and that magnitude."""
+        sizes = [float(np.abs(self.perturbed([index])).max(initial=0)) for index in indices]
+        found = int(np.argmax(sizes))
+        return indices[found], sizes[found]
+
+
+def _close(actual: Array, expected: Array) -> bool:
+    """Whether two computations of a tensor differ by no more than rounding."""
+    if actual.shape != expected.shape:
+        return False
+    wide, other = actual.astype(np.float64), expected.astype(np.float64)
+    finite = np.isfinite(other)
+    scale = float(np.abs(other[finite]).max(initial=0))
+    coarse = 1e-2 if expected.dtype.itemsize == 2 else 1e-4
+    return np.allclose(wide, other, rtol=0, atol=coarse * scale, equal_nan=True)
 
 
 def _filled(array: Array, count: int) -> Array:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, fx
 
 from ..errors import ConversionError
+from .batching import same_features, try_alone
 from .recompute import peak, recomputed, weigh
+
+logger = logging.getLogger(__name__)
 
 #: Maps (B, *shape) perturbed inputs and the rows of their samples to one (B, m) feature per layer.
 Forward = Callable[[Tensor, Tensor], list[Tensor]]
@@ -118,44 +122,72 @@ class Network:
             outputs = self.module(*(_fill(t, count) for t in (x[0], *(tensor[rows[0]] for tensor in self.context))))
         return [_shape(_samples_first(o, count, a)[0], a) for o, a in zip(outputs, self.axes, strict=True)]
 
-    def settle_batching(self, x: Tensor, rows: Tensor) -> str:
+    def settle_batching(self, x: Tensor, rows: Tensor, unit: Tensor | float = 1.0) -> str:
         """Find, and keep, the fastest way to evaluate many inputs at once that is right for this graph.
 
-        A graph may have a batch size baked in, merge the batch axis with others, or put it elsewhere than first. Each
-        way is tried on two different inputs and compared with evaluating them one by one.
+        A graph may have a batch size baked in, merge the batch axis with others, put it elsewhere than first, or let
+        the samples of a batch influence each other. Each way is tried on noisy copies of the samples, in batches of
+        several sizes, and its values and gradients compared with those of each input alone.
 
         Parameters
         ----------
         x
-            At least two inputs, (B, *shape).
+            Two samples, (2, *shape), which may be the same.
         rows
-            Their samples.
+            Their rows.
+        unit
+            Standardised unit, broadcastable to x.
 
         Raises
         ------
         ConversionError
-            The graph runs in no way.
+            The graph runs in no way, gives other values each time, or is made for several samples at once that
+            influence each other.
         """
-        if self.batch == len(x):
-            # As many as the graph is made for would show nothing.
-            x, rows = torch.cat([x, x[:1]]), torch.cat([rows, rows[:1]])
-        context = [tensor[rows] for tensor in self.context]
         try:
-            self.axes = _batch_axes(self, x, context)
-            expected = _one_by_one(self, x, context)
+            self.axes = _batch_axes(self, x, [tensor[rows] for tensor in self.context])
+            trial = try_alone(self._loop, x, rows, unit)
+            repeated = self._repeats_itself(x, rows)
+            mixed = self.batch not in (None, 1) and not self._neighbours_do_not_matter(x, rows)
         except Exception as error:
             raise ConversionError(f"the converted graph does not run: {' '.join(str(error).split())[:300]}") from error
+        if not repeated:
+            raise ConversionError("the graph gives other values each time it is evaluated; export it for inference")
+        if mixed:
+            raise ConversionError(
+                f"the samples of a batch influence each other, and the model is made for {self.batch} at once; "
+                f"export it for one sample"
+            )
         for mode in _MODES:
             self.mode = mode
             try:
-                actual = self(x, rows)
-            except Exception:
+                if trial.holds(self):
+                    self.adopt(mode, self.axes)
+                    break
+            except Exception as error:
                 # Whatever a graph raises on a batch size it was not made for, the next way is tried.
+                logger.debug("many inputs at once, %s: %s", mode, error)
                 continue
-            self.adopt(mode, self.axes)
-            if all(a.shape == e.shape and _close(a, e) for a, e in zip(actual, expected, strict=True)):
-                break
+            if mode == "batch":
+                logger.warning("the samples of a batch influence each other in this model; each is evaluated alone")
         return self.mode
+
+    def _loop(self, x: Tensor, rows: Tensor) -> list[Tensor]:
+        return _one_by_one(self, x, [tensor[rows] for tensor in self.context])
+
+    def _repeats_itself(self, x: Tensor, rows: Tensor) -> bool:
+        with torch.no_grad():
+            return all(map(same_features, self._loop(x, rows), self._loop(x, rows)))
+
+    def _neighbours_do_not_matter(self, x: Tensor, rows: Tensor) -> bool:
+        """Whether the first of a batch that has to be whole is the same beside its own copies and beside others."""
+        count = self.batch or 1
+        inputs = [torch.cat([t[:1], _fill(t[-1], count - 1)]) for t in (x, *(tensor[rows] for tensor in self.context))]
+        inputs[0][1:] += torch.linspace(-1, 1, x[0].numel()).reshape(x[0].shape).to(x)
+        with torch.no_grad():
+            beside = self.evaluate(*inputs)
+            rows_ = [_rows(output, count, axis)[:1] for output, axis in zip(beside, self.axes, strict=True)]
+            return all(map(same_features, rows_, self._loop(x[:1], rows[:1])))
 
     def adopt(self, mode: str, axes: Sequence[int]) -> None:
         """Evaluate many inputs as another network of the same graph was found to do best.
@@ -170,11 +202,6 @@ class Network:
             # Once for all: convolutions would otherwise reorder their weights at every call.
             self.module.to(memory_format=torch.channels_last)
         self._parts.clear()
-
-
-def _close(actual: Tensor, expected: Tensor) -> bool:
-    scale = float(expected.detach().abs().max()) if expected.numel() else 0.0
-    return torch.allclose(actual, expected, rtol=1e-3, atol=1e-4 * scale + 1e-12, equal_nan=True)
 
 
 def _batch_axes(network: Network, x: Tensor, context: list[Tensor]) -> list[int]:

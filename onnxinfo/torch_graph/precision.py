@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import onnx
 
@@ -85,19 +85,8 @@ def widened(model: Model, narrow: Collection[int], wide: int) -> Model:
 def _has(proto: onnx.ModelProto, narrow: Collection[int]) -> bool:
     values = (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
     return any(tensor.data_type in narrow for tensor in protos.tensors(proto)) or any(
-        types.elem_type in narrow for value in values for types in _tensor_types(value.type)
+        types.elem_type in narrow for value in values for types in protos.tensor_types(value.type)
     )
-
-
-def _tensor_types(type: onnx.TypeProto) -> Iterator[onnx.TypeProto.Tensor]:
-    """Tensor types within a type, also in sequences, optionals and maps."""
-    kind = type.WhichOneof("value")
-    if kind in ("sequence_type", "optional_type"):
-        yield from _tensor_types(getattr(type, kind).elem_type)
-    elif kind == "map_type":
-        yield from _tensor_types(type.map_type.value_type)
-    elif kind in ("tensor_type", "sparse_tensor_type"):
-        yield getattr(type, kind)
 
 
 def _widen_values(values: Iterable[onnx.ValueInfoProto], types: Mapping[int, int]) -> None:
@@ -106,7 +95,7 @@ def _widen_values(values: Iterable[onnx.ValueInfoProto], types: Mapping[int, int
 
 
 def _widen_type(type: onnx.TypeProto, types: Mapping[int, int]) -> None:
-    for tensor_type in _tensor_types(type):
+    for tensor_type in protos.tensor_types(type):
         tensor_type.elem_type = types.get(tensor_type.elem_type, tensor_type.elem_type)
 
 

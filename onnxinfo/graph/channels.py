@@ -1,0 +1,248 @@
+"""Which axis of a tensor holds its channels, and what tells: the operators around it, the samples, or its rank."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from ..inputs.axes import axis_names
+from ..text import quoted
+from .blocks import LAYOUT, POINTWISE
+from .dataflow import Dataflow
+from .model import Model
+
+# Operators whose first operand and first output have the channels on axis 1, right after the batch.
+_SECOND = {
+    "AveragePool", "BatchNormalization", "Conv", "ConvInteger", "ConvTranspose", "DepthToSpace", "GlobalAveragePool",
+    "GlobalLpPool", "GlobalMaxPool", "GroupNormalization", "InstanceNormalization", "LRN", "LpPool", "MaxPool",
+    "QLinearAveragePool", "QLinearConv", "QLinearGlobalAveragePool", "SpaceToDepth",
+}  # fmt: skip
+# Operators whose first operand and first output have the features on the last axis.
+_LAST = {
+    "Attention", "BiasGelu", "EmbedLayerNormalization", "FusedMatMul", "GRU", "Gemm", "LSTM", "LayerNormalization",
+    "MatMul", "MatMulInteger", "MatMulNBits", "NhwcConv", "QAttention", "QGemm", "QLinearMatMul", "RMSNormalization",
+    "RNN", "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+}  # fmt: skip
+# Operators that leave every axis where it is, apart from those that say otherwise.
+_KEEPING = (POINTWISE | LAYOUT) - {"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"} | {
+    "BiasAdd", "Expand", "Pad", "Resize", "Slice", "Upsample", "Where",
+}  # fmt: skip
+# Names of a sample's axes by rank: channels first, and channels last.
+_FIRST = {1: ("feature",), 2: ("channel", "time"), 3: ("channel", "y", "x"), 4: ("channel", "z", "y", "x")}
+_FINAL = {1: ("feature",), 2: ("position", "embedding"), 3: ("y", "x", "channel"), 4: ("z", "y", "x", "channel")}
+_CHANNELS = ("channel", "feature", "embedding")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What the axes of one sample of a tensor are.
+
+    Attributes
+    ----------
+    names
+        One per axis, without the batch.
+    channel
+        Position of the axis along which each entry has a unit of its own; None where there is none.
+    evidence
+        What tells.
+    """
+
+    names: tuple[str, ...]
+    channel: int | None
+    evidence: str
+
+    def __str__(self) -> str:
+        unit = "one unit for the whole tensor" if self.channel is None else f"one unit per {self.names[self.channel]}"
+        return f"({', '.join(self.names)}), {unit} ({self.evidence})"
+
+
+def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tuple[str, ...]]) -> Axes:
+    """Tell what the axes of a computed tensor are.
+
+    The channels are where the nearest operator with a convention has them, such as a convolution's on axis 1 or a
+    matrix product's on the last axis: one that the tensor comes from, or reaches, through operators that keep or
+    transpose its axes. Else they are where the samples have them that it is computed from in such a way. Else its rank
+    decides: images and volumes have their channels first, sequences last.
+
+    Parameters
+    ----------
+    model
+        A loaded model.
+    tensor
+        Name of the tensor.
+    rank
+        Number of axes of one sample, without the batch.
+    layouts
+        Names of the axes of one sample by graph input.
+    """
+    flow = Dataflow(model.proto.graph)
+    if tensor in layouts:
+        return _named(layouts[tensor], f"layout of the samples of {quoted(tensor)}")
+    walk = _Walk(flow, tensor, rank + 1)
+    found = walk.nearest()
+    if found is not None and found[0] > 0:
+        axis, evidence = found[0] - 1, found[1]
+        return Axes(_names(rank, axis), axis, evidence)
+    for name, axes in walk.sources():
+        layout = layouts.get(name, ())
+        if len(layout) == rank and axes[0] == 0:
+            names = tuple(layout[axes.index(axis + 1) - 1] for axis in range(rank))
+            return _named(names, f"layout of the samples of {quoted(name)}")
+    if not rank:
+        return Axes((), None, "a single number")
+    axis = rank - 1 if rank == 2 else 0
+    return Axes(_names(rank, axis), axis, f"convention for {rank} {'axes' if rank > 1 else 'axis'}")
+
+
+def declared_axes(model: Model, tensor: str) -> Axes:
+    """Tell what the axes of a tensor are from the model alone, its inputs having the layouts of :func:`.axis_names`.
+
+    Parameters
+    ----------
+    model
+        A loaded model.
+    tensor
+        Name of a tensor whose rank is known; of any other, nothing is told.
+    """
+    flow = Dataflow(model.proto.graph)
+    layouts = {}
+    for value in model.proto.graph.input:
+        shape = flow.shape(value.name)
+        if shape:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            layouts[value.name] = axis_names(shape[1:], dtype)
+    shape = flow.shape(tensor)
+    return tensor_axes(model, tensor, len(shape) - 1, layouts) if shape else Axes((), None, "its rank is not known")
+
+
+def _named(names: tuple[str, ...], evidence: str) -> Axes:
+    channel = next((axis for axis, name in enumerate(names) if name in _CHANNELS), None)
+    return Axes(names, channel, evidence)
+
+
+def _names(rank: int, channel: int) -> tuple[str, ...]:
+    """Names of a sample's axes, of which one is known to hold the channels."""
+    if channel == 0 and rank in _FIRST:
+        return _FIRST[rank]
+    if channel == rank - 1 and rank in _FINAL:
+        return _FINAL[rank]
+    return tuple("channel" if axis == channel else f"axis_{axis}" for axis in range(rank))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A tensor that another was followed to, and which axis of that other each of its axes is."""
+
+    name: str
+    axes: tuple[int, ...]
+    distance: int
+
+
+class _Walk:
+    """The surroundings of a tensor, as far as its axes can be followed."""
+
+    def __init__(self, flow: Dataflow, tensor: str, rank: int) -> None:
+        self.flow, self.rank = flow, rank
+        self.start = _Place(tensor, tuple(range(rank)), 0)
+
+    def nearest(self) -> tuple[int, str] | None:
+        """The axis on which the nearest operator has the channels, and what that operator is."""
+        found = [
+            next(((place.distance, *evidence) for place in places for evidence in tell(place)), None)
+            for places, tell in (
+                (self._follow(self._back), self._producer_tells),
+                (self._follow(self._onward), self._consumers_tell),
+            )
+        ]
+        known = [each for each in found if each is not None]
+        return min(known, key=lambda each: each[0])[1:] if known else None
+
+    def sources(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Graph inputs that the tensor's axes lead back to, with which axis of the tensor each of theirs is."""
+        inputs = set(self.flow.inputs)
+        for place in self._follow(self._back):
+            if place.name in inputs:
+                yield place.name, place.axes
+
+    def _follow(self, step: Callable[[_Place], Iterator[_Place]]) -> Iterator[_Place]:
+        pending, seen = deque([self.start]), {self.start.name}
+        while pending:
+            place = pending.popleft()
+            yield place
+            for other in step(place):
+                if other.name not in seen:
+                    seen.add(other.name)
+                    pending.append(other)
+
+    def _consumers_tell(self, place: _Place) -> Iterator[tuple[int, str]]:
+        for position in self.flow.consumers.get(place.name, ()):
+            node = self.flow.nodes[position]
+            if node.input and node.input[0] == place.name:
+                yield from _told(node, place.axes, "takes it")
+
+    def _producer_tells(self, place: _Place) -> Iterator[tuple[int, str]]:
+        position = self.flow.producer.get(place.name)
+        if position is not None and (node := self.flow.nodes[position]).output[0] == place.name:
+            if node.op_type == "Gather" and self._rank(node.input[0]) == 2 and not _attributes(node).get("axis"):
+                yield place.axes[-1], f"{_described(node)} looks it up"
+            yield from _told(node, place.axes, "computes it")
+
+    def _onward(self, place: _Place) -> Iterator[_Place]:
+        for position in self.flow.consumers.get(place.name, ()):
+            node = self.flow.nodes[position]
+            if node.op_type == "Transpose":
+                order = _permutation(node, len(place.axes))
+                yield _Place(node.output[0], tuple(place.axes[axis] for axis in order), place.distance + 1)
+            elif self._keeps(node, place.name, node.output[0]):
+                yield _Place(node.output[0], place.axes, place.distance + 1)
+
+    def _back(self, place: _Place) -> Iterator[_Place]:
+        position = self.flow.producer.get(place.name)
+        if position is None:
+            return
+        node = self.flow.nodes[position]
+        if node.op_type == "Transpose":
+            order = _permutation(node, len(place.axes))
+            axes = tuple(place.axes[order.index(axis)] for axis in range(len(order)))
+            yield _Place(node.input[0], axes, place.distance + 1)
+            return
+        for name in node.input:
+            if name and name not in self.flow.initializers and self._keeps(node, name, place.name):
+                yield _Place(name, place.axes, place.distance + 1)
+
+    def _rank(self, name: str) -> int | None:
+        tensor, shape = self.flow.initializers.get(name), self.flow.shape(name)
+        return len(tensor.dims) if tensor is not None else None if shape is None else len(shape)
+
+    def _keeps(self, node: onnx.NodeProto, before: str, after: str) -> bool:
+        return node.op_type in _KEEPING and self._rank(before) == self._rank(after) == self.rank
+
+
+def _told(node: onnx.NodeProto, axes: Sequence[int], how: str) -> Iterator[tuple[int, str]]:
+    """The axis on which a node's convention has the channels."""
+    rank = len(axes)
+    attributes = _attributes(node)
+    if node.op_type in _SECOND and rank > 1:
+        yield axes[1], f"{_described(node)} {how}"
+    elif node.op_type in _LAST and rank > 1:
+        # A normalisation over several axes does not tell which of them is which; a Gemm may transpose.
+        several = "Normalization" in node.op_type and attributes.get("axis", -1) not in (-1, rank - 1)
+        transposed = how == "takes it" and attributes.get("transA", 0) != 0
+        if not several and not transposed:
+            yield axes[-1], f"{_described(node)} {how}"
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, int]:
+    return {attribute.name: attribute.i for attribute in node.attribute}
+
+
+def _described(node: onnx.NodeProto) -> str:
+    return f"{node.op_type} node {quoted(node.name or node.output[0])}"
+
+
+def _permutation(node: onnx.NodeProto, rank: int) -> list[int]:
+    order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
+    return order or list(range(rank))[::-1]

@@ -1,0 +1,186 @@
+"""The unit of noise: per channel, wherever the channels of the perturbed tensor are."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from graphs import constant, model, node, value, weight
+from onnx import TensorProto
+
+import onnxinfo
+from onnxinfo import load
+from onnxinfo.cli import cli
+from onnxinfo.graph.channels import tensor_axes
+from onnxinfo.inputs.sample_sets import open_inputs
+from onnxinfo.metrics.feeds import Feeds, graph_inputs
+
+ALPHA, ENTROPY = 1.5e-4, 0.5 * np.log(2 * np.pi * np.e)
+IMAGE = ("channel", "y", "x")
+
+
+def feeds(proto: onnx.ModelProto, samples: Any, perturb: str) -> Feeds:
+    loaded = load(proto)
+    declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
+    return Feeds(loaded, open_inputs(samples, declared), perturb)
+
+
+def bytes_image(seed: int = 0, count: int = 5) -> Any:
+    """Images whose three channels have very different deviations."""
+    rng = np.random.default_rng(seed)
+    mean, spread = np.array([120, 60, 180]), np.array([20, 45, 9])
+    values = rng.normal(mean[:, None, None], spread[:, None, None], (count, 3, 10, 10))
+    return np.clip(values, 0, 255).round().astype(np.uint8)
+
+
+def scaled_in_graph(kernel: onnx.TensorProto) -> onnx.ModelProto:
+    """8-bit images, whose scaling is part of the graph, and a convolution."""
+    nodes = [
+        node("Cast", "image", "xf", to=TensorProto.FLOAT),
+        node("Mul", "xf k", "xs"),
+        node("Conv", "xs w", "y", pads=[1, 1, 1, 1]),
+    ]
+    inputs = [value("image", ("N", 3, 10, 10), TensorProto.UINT8)]
+    return model(nodes, inputs, [value("y", ("N", 4, 10, 10))], [constant("k", 1 / 255, np.float32), kernel])
+
+
+def equal_shares(norms: Any) -> float:
+    """Mean H of a linear layer with these squared column norms, no unit of it at the cap."""
+    scales = np.sqrt(ALPHA * norms.sum() / norms.size / norms)
+    assert scales.max() < 1
+    return float(np.log(scales).mean() + ENTROPY)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_image_of_bytes_has_a_unit_per_channel(tmp_path: Path, seed: int) -> None:
+    kernel, images = weight("w", 4, 3, 3, 3, seed=seed), bytes_image(seed)
+    deviation = images.astype(float).std((0, 2, 3))
+    result = onnxinfo.analyze(
+        scaled_in_graph(kernel), images, tmp_path / "run.h5", layers=["y"], normalizer="image", seed=seed
+    )
+    squares = np.square(onnx.numpy_helper.to_array(kernel).astype(float)).sum(0)
+    norms = np.zeros((3, 10, 10))
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            # Where the kernel's entry at this offset falls on the image.
+            rows, columns = (slice(max(0, d), 10 + min(0, d)) for d in (dy, dx))
+            norms[:, rows, columns] += squares[:, 1 + dy, 1 + dx, None, None]
+    norms *= np.square(deviation / 255)[:, None, None]
+    with onnxinfo.open(result.archive) as archive:
+        run = archive[result.run]
+        assert run.axes == IMAGE
+        assert run.unit.ravel() == pytest.approx(deviation)
+        assert (run.recipe["unit_axis"], run.recipe["perturbed"]) == ("channel", "xf")
+        assert "Conv node '/y' takes it" in run.provenance["axes_known_by"]
+        assert run.table("sample")["value"] == pytest.approx([equal_shares(norms)] * 5, abs=0.01)
+
+
+def test_a_tensor_inside_has_the_channels_of_its_convolution(tmp_path: Path) -> None:
+    """Noise on what a convolution computes: a unit per channel, however unlike the channels are."""
+    scale = np.array([1, 30, 0.5, 5], np.float32)
+    nodes = [node("Conv", "x w", "c"), node("Mul", "c scale", "h"), node("Conv", "h v", "y")]
+    initializers = [
+        weight("w", 4, 3, 1, 1),
+        constant("scale", scale[:, None, None], np.float32),
+        weight("v", 2, 4, 1, 1),
+    ]
+    proto = model(nodes, [value("x", ("N", 3, 5, 7))], [value("y", ("N", 2, 5, 7))], initializers)
+    images = np.random.default_rng(0).standard_normal((6, 3, 5, 7)).astype(np.float32)
+    result = onnxinfo.analyze(proto, images, tmp_path / "run.h5", layers=["y"], perturb="h", normalizer="image")
+    w, v = (onnx.numpy_helper.to_array(t)[:, :, 0, 0].astype(float) for t in (initializers[0], initializers[2]))
+    inner = np.einsum("oc,ncyx->noyx", scale[:, None] * w, images)
+    deviation = inner.std((0, 2, 3))
+    norms = (np.square(v).sum(0) * deviation**2)[:, None, None] * np.ones((5, 7))
+    with onnxinfo.open(result.archive) as archive:
+        run = archive[result.run]
+        assert run.unit.ravel() == pytest.approx(deviation, rel=1e-4)
+        assert run.table("sample")["value"] == pytest.approx([equal_shares(norms)] * 6, abs=0.01)
+
+
+def described(text: str, tensor: str, layouts: dict[str, tuple[str, ...]] | None = None) -> tuple[Any, ...]:
+    """Names, channel and evidence of a tensor of a model in ONNX's textual syntax."""
+    loaded = load(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17, "com.microsoft": 1]> {text}'))
+    shapes = {
+        v.name: len(v.type.tensor_type.shape.dim) for v in (*loaded.proto.graph.value_info, *loaded.proto.graph.output)
+    }
+    found = tensor_axes(loaded, tensor, shapes[tensor] - 1, layouts or {})
+    return found.names, found.channel, found.evidence
+
+
+IMAGES = "agraph (uint8[N, 3, 8, 8] image) => (float[N, Y] y) {{ x = Cast <to = 1>(image) {} }}"
+ROWS = "agraph (uint8[N, 8, 8, 3] image) => (float[N, Y] y) {{ x = Cast <to = 1>(image) {} }}"
+COUNTS = "agraph (int64[N, T, 6] a, float[6, 6] w) => (float[N, T, 6] y) {{ x = Cast <to = 1>(a) {} }}"
+TOKENS = (
+    "agraph (int64[N, T] ids, float[9, 6] table, float[6, 6] w) => (float[N, T, 6] y) {{ x = Gather(table, ids) {} }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "channel", "evidence"),
+    [
+        # An operator decides, also one behind others that leave the axes alone or transpose them.
+        (IMAGES.format("p = AveragePool <kernel_shape = [2, 2]>(x) y = Flatten(p)"), IMAGE, 0, "AveragePool node"),
+        (
+            ROWS.format("t = Transpose <perm = [0, 3, 1, 2]>(x) r = Relu(t) p = GlobalAveragePool(r) y = Flatten(p)"),
+            ("y", "x", "channel"),
+            2,
+            "GlobalAveragePool node",
+        ),
+        (COUNTS.format("y = MatMul(x, w)"), ("position", "embedding"), 1, "MatMul node"),
+        # The samples decide where no operator does.
+        (IMAGES.format("r = Sqrt(x) y = Flatten(r)"), IMAGE, 0, "samples of 'image'"),
+        (ROWS.format("r = Sqrt(x) y = Flatten(r)"), ("y", "x", "channel"), 2, "samples of 'image'"),
+        # What computes the tensor.
+        (TOKENS.format("y = Relu(x)"), ("position", "embedding"), 1, "Gather node"),
+    ],
+)
+def test_what_tells_the_channels(text: str, names: tuple[str, ...], channel: int, evidence: str) -> None:
+    layout = ("y", "x", "channel") if "8, 8, 3" in text else IMAGE
+    found = described(text, "x", {"image": layout, "ids": ("position",)})
+    assert found[:2] == (names, channel)
+    assert evidence in found[2]
+
+
+def test_axes_are_followed_through_a_transposition_to_the_samples() -> None:
+    text = ROWS.format("t = Transpose <perm = [0, 3, 1, 2]>(x) r = Sqrt(t) y = Flatten(r)")
+    assert described(text, "r", {"image": ("y", "x", "channel")})[:2] == (IMAGE, 0)
+
+
+def test_the_nearest_operator_counts() -> None:
+    """A matrix product far behind a convolution says nothing of what that computes."""
+    text = """
+        agraph (float[N, 3, 8, 8] image, float[4, 3, 1, 1] k, float[8, 5] w) => (float[N, 4, 8, 5] y)
+        { c = Conv(image, k) r = Relu(c) s = Sigmoid(r) y = MatMul(s, w) }
+    """
+    assert described(text, "r")[:2] == (IMAGE, 0)
+    assert described(text, "s")[:2] == (("y", "x", "channel"), 2)
+
+
+def test_the_rank_decides_last() -> None:
+    text = "agraph (int64[N, 4, 5] a) => (float[N, 4, 5] y) { x = Cast <to = 1>(a) y = Sqrt(x) }"
+    assert described(text, "x") == (("position", "embedding"), 1, "convention for 2 axes")
+
+
+def test_a_channel_that_never_varies_has_the_unit_of_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    images = bytes_image()
+    images[:, 1] = 77
+    deviation = images.astype(float).std((0, 2, 3))
+    with caplog.at_level(logging.INFO, "onnxinfo"):
+        unit = feeds(scaled_in_graph(weight("w", 4, 3, 3, 3)), images, "xf").unit()
+    pooled = np.sqrt((deviation[0] ** 2 + deviation[2] ** 2) / 2)
+    assert unit.ravel() == pytest.approx([deviation[0], pooled, deviation[2]])
+    assert "1 of 3 channels of 'xf' never vary" in caplog.text
+
+
+def test_layers_tell_what_is_perturbed_and_in_which_unit(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(scaled_in_graph(weight("w", 4, 3, 3, 3)), path)
+    result = CliRunner().invoke(cli, ["layers", str(path)], catch_exceptions=False)
+    assert "perturbed: 'xf' (channel, y, x), one unit per channel (Conv node '/y' takes it)" in result.stderr
+    assert "perturbed" not in result.stdout
+    assert CliRunner().invoke(cli, ["-q", "layers", str(path)]).stderr == ""
