@@ -36,7 +36,7 @@ class Starts:
         self._file: IO[bytes] = io.BytesIO() if small else tempfile.TemporaryFile()  # noqa: SIM115
         self._samples = samples
         self._normalizer, self._stderr = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
-        self._affine, self._probes = np.zeros(shape, np.bool_), np.zeros(shape, np.int64)
+        self._probes = np.zeros(shape, np.int64)
 
     def put(self, samples: Sequence[int], found: Sequence[Linearisation]) -> None:
         """Keep the linearisations of some samples that follow each other, one for each layer.
@@ -49,7 +49,7 @@ class Starts:
         for layer, start in enumerate(found):
             self._normalizer[layer, samples] = start.normalizer.cpu().numpy()
             self._stderr[layer, samples] = start.normalizer_stderr.cpu().numpy()
-            self._affine[layer, samples], self._probes[layer, samples] = start.affine, start.probes
+            self._probes[layer, samples] = start.probes
             self._write(self._place(layer, samples[0]), start.column_norms.cpu().numpy())
 
     def of(self, layer: int, samples: Sequence[int]) -> Linearisation:
@@ -62,7 +62,6 @@ class Starts:
             torch.from_numpy(norms),
             torch.from_numpy(self._normalizer[where]),
             torch.from_numpy(self._stderr[where]),
-            bool(self._affine[where].all()),
             int(self._probes[where].max()),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .control import Control
 from .probe import Feature, Halves
 
-#: A cell whose measured ratio is off by more than this, beyond twice its standard error, has not converged.
-RATIO_TOLERANCE = 0.05
-#: A cell whose measured mean H is below the optimum by more than this many nats, beyond error, has not converged.
+#: A cell whose measured ratio is off by more than this beyond twice its standard error, by more than the second in any
+#: case, or is not known to the first, has not converged.
+RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1
+#: A cell whose mean H may be below the optimum by more than this many nats, error included, has not converged.
 GAP_TOLERANCE = 0.05
 #: Standard error of that, in nats and on average over the cells, below which a certificate tells enough.
-GAP_STDERR = 0.03
+GAP_STDERR = 0.015
 #: Noises of the pass that also takes gradients, and the fewest and most that the ratio is measured with.
 GRADIENT_NOISES = 32
 LEAST_RATIO_NOISES, RATIO_NOISES = 16, 256
@@ -35,7 +38,8 @@ class Certificate:
         Root mean square over uncapped units of ``sigma_i dL/dsigma_i`` relative to its mean, minus one: 0 at the
         optimum. To second order, the mean H lies ``residual^2 / 4`` nats below the optimum.
     converged
-        Neither the ratio nor the residual is off by more than its tolerance, beyond twice its standard error.
+        The ratio is known and within its tolerance, and so is the residual, its error included: what is not known has
+        not converged.
     """
 
     ratio: Tensor
@@ -43,6 +47,10 @@ class Certificate:
     residual: Tensor
     residual_stderr: Tensor
     converged: Tensor
+
+    def without(self, unknown: Tensor) -> Certificate:
+        """The same with some of the cells, (S,) bool, not converged."""
+        return dataclasses.replace(self, converged=self.converged & ~unknown)
 
 
 @dataclass(frozen=True)
@@ -85,12 +93,12 @@ def certify(feature: Feature, sigma: Tensor, target: Tensor, free: Tensor) -> Ce
     return judge(Measured(found.quarters, refine(feature, sigma, found.deviations)), target, free)
 
 
-def measure(feature: Feature, sigma: Tensor, noises: int) -> Measured:
-    """Take the gradient and the deviations of noise scales (S, n) with that much fresh noise, a multiple of four."""
+def measure(feature: Feature, sigma: Tensor, noises: int, control: Control | None = None) -> Measured:
+    """Take the gradient and the deviations of noise scales (S, n) with that much fresh noise, a multiple of eight."""
     quarters: list[Tensor] = []
     deviations = []
     for _ in range(2):
-        halves, parts = feature.gradients(sigma, noises // 2)
+        halves, parts = feature.gradients(sigma, noises // 2, control)
         quarters += [halves.first, halves.second]
         deviations.append(parts)
     return Measured(quarters, torch.cat(deviations))
@@ -105,12 +113,12 @@ def join(parts: Sequence[Measured]) -> Measured:
 def judge(found: Measured, target: Tensor, free: Tensor) -> Certificate:
     """Judge noise scales by what was measured of them; target (S,) and free units (S, n) as in :func:`certify`."""
     ratio, ratio_stderr = mean_and_stderr(found.deviations / target)
-    return verdict(ratio, ratio_stderr, *_power(found, free), free.any(1))
+    return verdict(ratio, ratio_stderr, *power_of(found, free), free.any(1))
 
 
 def gap_stderr(found: Measured, free: Tensor) -> float:
     """Standard error, in nats and on average over the cells, of how far their mean H lies below the optimum."""
-    _, power_stderr = _power(found, free)
+    _, power_stderr = power_of(found, free)
     return float(power_stderr.mean()) / 4
 
 
@@ -129,13 +137,21 @@ def verdict(ratio: Tensor, ratio_stderr: Tensor, power: Tensor, power_stderr: Te
     residual = power.clamp(min=0).sqrt()
     residual_stderr = power_stderr / (2 * residual).clamp(min=power_stderr.sqrt().clamp(min=1e-6))
     off = torch.where(bound, (ratio - 1).abs(), (ratio - 1).clamp(min=0))
-    met = off - 2 * ratio_stderr <= RATIO_TOLERANCE
-    optimal = (power - 2 * power_stderr) / 4 <= GAP_TOLERANCE
-    return Certificate(ratio, ratio_stderr, residual, residual_stderr, met & (optimal | ~bound) & ratio.isfinite())
+    met = (off - 2 * ratio_stderr <= RATIO_TOLERANCE) & (off <= RATIO_LIMIT)
+    known = torch.where(bound, ratio_stderr <= RATIO_TOLERANCE, True)
+    optimal = (power + power_stderr) / 4 <= GAP_TOLERANCE
+    finite = ratio.isfinite() & ratio_stderr.isfinite()
+    return Certificate(ratio, ratio_stderr, residual, residual_stderr, met & known & finite & (optimal | ~bound))
 
 
 def refine(
-    feature: Feature, sigma: Tensor, deviations: Tensor, effort: int = 1, wanted: float = RATIO_STDERR
+    feature: Feature,
+    sigma: Tensor,
+    deviations: Tensor,
+    effort: int = 1,
+    wanted: float = RATIO_STDERR,
+    *,
+    control: Control | None = None,
 ) -> Tensor:
     """Add deviations (noises, S) from fresh noise until their mean is known well, or no more are allowed.
 
@@ -149,6 +165,8 @@ def refine(
         How many times as many noises are the least and the most.
     wanted
         Relative standard error of the mean, on average over the samples.
+    control
+        Model of the layer: deviations then come averaged in pairs, less what it explains.
     """
     least, most = effort * LEAST_RATIO_NOISES, effort * math.ceil(RATIO_NOISES * (RATIO_STDERR / wanted) ** 2)
     while len(deviations) < most:
@@ -157,8 +175,14 @@ def refine(
         more = min(enough, most, 4 * len(deviations)) - len(deviations)
         if more <= 0:
             break
-        deviations = torch.cat([deviations, feature.deviations(sigma, more + more % 2)])
+        more += more % 2
+        fresh = feature.deviations(sigma, more) if control is None else _paired(feature, sigma, more, control)
+        deviations = torch.cat([deviations, fresh])
     return deviations
+
+
+def _paired(feature: Feature, sigma: Tensor, pairs: int, control: Control) -> Tensor:
+    return feature.controlled_deviations(sigma, pairs, control)
 
 
 def mean_and_stderr(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,7 +238,7 @@ def noise_free_power(parts: list[Tensor], free: Tensor) -> tuple[Tensor, Tensor]
     return products.mean(0), products.std(0) / math.sqrt(len(products))
 
 
-def _power(found: Measured, free: Tensor) -> tuple[Tensor, Tensor]:
+def power_of(found: Measured, free: Tensor) -> tuple[Tensor, Tensor]:
     """Mean square of the relative gradient over the free units and its standard error, (S,)."""
     return noise_free_power([_relative(quarter, found.quarters, free) for quarter in found.quarters], free)
 

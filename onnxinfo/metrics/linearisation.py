@@ -13,35 +13,34 @@ from torch import Tensor
 
 from .certificate import mean_and_stderr, relative_stderr
 from .network import Network
-from .probe import cotangents
+from .probe import random_signs, unit_vectors
 
 #: Probes: at least, and at most where D is not known well enough before.
 LEAST_PROBES, MOST_PROBES = 16, 128
 #: Relative standard error of a sample's D, on average over the samples, at which probing stops.
 NORMALIZER_STDERR = 0.03
-#: Affine layers up to this many outputs are solved exactly, by their whole Jacobian; samples that tell whether one is.
-EXACT_OUTPUTS, AFFINE_SAMPLES = 4096, 4
+#: Layers with no more outputs, or no more units, than this are solved exactly, by their whole Jacobian.
+EXACT = 128
 
 
 @dataclass(frozen=True)
 class Linearisation:
-    """A layer around a block of S samples: squared column norms (S, n), D (S,) with standard error, affinity."""
+    """A layer around a block of S samples: squared column norms (S, n), D (S,) with standard error."""
 
     column_norms: Tensor
     normalizer: Tensor
     normalizer_stderr: Tensor
-    affine: bool
     probes: int
 
     def to(self, device: torch.device) -> Linearisation:
         """The same on another device."""
         tensors = self.column_norms.to(device), self.normalizer.to(device), self.normalizer_stderr.to(device)
-        return Linearisation(*tensors, self.affine, self.probes)
+        return Linearisation(*tensors, self.probes)
 
     def at(self, rows: slice) -> Linearisation:
         """The same of some of the samples only."""
         tensors = self.column_norms[rows], self.normalizer[rows], self.normalizer_stderr[rows]
-        return Linearisation(*tensors, self.affine, self.probes)
+        return Linearisation(*tensors, self.probes)
 
 
 def linearise(
@@ -55,8 +54,8 @@ def linearise(
 ) -> list[Linearisation]:
     """Column norms ``||J_i||^2`` and ``D = ||J||_F^2`` of every layer at the samples.
 
-    One forward pass serves all layers; each probe costs one vector-Jacobian product per layer. A layer whose products
-    do not change when the input moves by a whole standard deviation is affine: its Jacobian is the same everywhere.
+    One forward pass serves all layers; each probe costs one vector-Jacobian product per layer. Where a layer has few
+    outputs, or the samples have few units, products with unit vectors give the norms exactly, at every sample.
 
     Parameters
     ----------
@@ -76,28 +75,10 @@ def linearise(
     leaf = x.detach().requires_grad_(True)
     features = network(leaf, rows)
     results = []
-    for layer, (feature, affine) in enumerate(zip(features, _affine(network, x, unit, rows, probes), strict=True)):
-        if affine and MOST_PROBES < feature.shape[1] <= EXACT_OUTPUTS and not network.context:
-            norms = _exact_norms(network.part([layer]), leaf, unit, rows)
-            exact = norms.expand(len(x), -1)
-            none = torch.zeros(len(x), device=x.device)
-            results.append(Linearisation(exact, exact.sum(1), none, True, feature.shape[1]))
-        else:
-            results.append(_sampled_norms(feature, leaf, unit, probes, stderr, affine))
+    for feature in features:
+        exact = _exact_norms(feature, leaf, unit)
+        results.append(_sampled_norms(feature, leaf, unit, probes, stderr) if exact is None else exact)
     return results
-
-
-def _affine(network: Network, x: Tensor, unit: Tensor, rows: Tensor, probes: torch.Generator) -> list[bool]:
-    """Whether each layer's vector-Jacobian products stay the same when some of the inputs move."""
-    few, rows = x[:AFFINE_SAMPLES].detach(), rows[:AFFINE_SAMPLES]
-    here = few.clone().requires_grad_(True)
-    there = (few + unit * torch.randn(few.shape, generator=probes, device=x.device)).requires_grad_(True)
-    found = []
-    for feature, other in zip(network(here, rows), network(there, rows), strict=True):
-        u = next(cotangents(feature, 1, probes))
-        one, two = _product(feature, here, u), _product(other, there, u)
-        found.append(torch.allclose(one, two, rtol=1e-4, atol=1e-6 * float(one.abs().max())))
-    return found
 
 
 def _product(feature: Tensor, x: Tensor, u: Tensor) -> Tensor:
@@ -107,35 +88,47 @@ def _product(feature: Tensor, x: Tensor, u: Tensor) -> Tensor:
     return torch.zeros_like(x) if product is None else product
 
 
+def _exact_norms(feature: Tensor, x: Tensor, unit: Tensor) -> Linearisation | None:
+    """Norms from unit vectors at the smaller side of the Jacobian; None where both are large."""
+    units, outputs = x[0].numel(), feature.shape[1]
+    if outputs <= EXACT:
+        total = torch.zeros_like(x)
+        for u in unit_vectors(feature):
+            total += (_product(feature, x, u) * unit).square()
+        return _known(total.flatten(1), outputs)
+    if units > EXACT or not feature.requires_grad:
+        return None
+    # J v from two vector-Jacobian products: J^T u is linear in u, and its derivative along v is J v.
+    u = torch.zeros_like(feature, requires_grad=True)
+    try:
+        (product,) = torch.autograd.grad(feature, x, u, create_graph=True, allow_unused=True)
+        if product is None or not product.requires_grad:
+            return None
+        columns = []
+        scaled = (product * unit).flatten(1)
+        for i in range(units):
+            (column,) = torch.autograd.grad(scaled[:, i].sum(), u, retain_graph=True)
+            columns.append(column.square().sum(1))
+    except NotImplementedError:
+        # An operator whose gradient has no derivative of its own.
+        return None
+    return _known(torch.stack(columns, 1).detach(), units)
+
+
+def _known(norms: Tensor, products: int) -> Linearisation:
+    return Linearisation(norms, norms.sum(1), torch.zeros_like(norms[:, 0]), products)
+
+
 def _sampled_norms(
-    feature: Tensor, x: Tensor, unit: Tensor, generator: torch.Generator, stderr: float, affine: bool
+    feature: Tensor, x: Tensor, unit: Tensor, generator: torch.Generator, stderr: float
 ) -> Linearisation:
     total = torch.zeros_like(x).flatten(1)
     traces: list[Tensor] = []
-    outputs = feature.shape[1]
-    for u in cotangents(feature, min(MOST_PROBES, outputs + 1) if outputs <= MOST_PROBES else MOST_PROBES, generator):
+    for u in random_signs(feature, MOST_PROBES, generator):
         squares = (_product(feature, x, u) * unit).square().flatten(1)
         total += squares
         traces.append(squares.sum(1))
-        if outputs <= MOST_PROBES or len(traces) % LEAST_PROBES:
-            continue
-        if float(relative_stderr(torch.stack(traces)).mean()) <= stderr:
+        if len(traces) % LEAST_PROBES == 0 and float(relative_stderr(torch.stack(traces)).mean()) <= stderr:
             break
-    if outputs <= MOST_PROBES:  # unit vectors: their squares sum to the norms exactly
-        return Linearisation(total, total.sum(1), torch.zeros_like(total[:, 0]), affine, outputs)
     mean, error = mean_and_stderr(torch.stack(traces))
-    return Linearisation(total / len(traces), mean, error, affine, len(traces))
-
-
-def _exact_norms(network: Network, x: Tensor, unit: Tensor, rows: Tensor) -> Tensor:
-    """Squared column norms (1, n) of an affine layer, row by row of its Jacobian."""
-    with torch.no_grad():
-        outputs = network(x[:1], rows[:1])[0].shape[1]
-    norms = torch.zeros_like(x[:1])
-    identity = torch.arange(outputs, device=x.device)
-    for part in torch.split(identity, 256):
-        leaf = x[:1].detach().repeat(len(part), *([1] * (x.dim() - 1))).requires_grad_(True)
-        (feature,) = network(leaf, rows[:1].repeat(len(part)))
-        (product,) = torch.autograd.grad(feature.gather(1, part[:, None]).sum(), leaf)
-        norms += product.square().sum(0, keepdim=True)
-    return (norms * unit.square()).flatten(1)
+    return Linearisation(total / len(traces), mean, error, len(traces))

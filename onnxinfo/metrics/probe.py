@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .control import Control
 from .network import Network
+
+#: Relative difference of two products with the same Jacobian that rounding may make.
+LINEAR_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,15 @@ class HalfSums:
             total += values[(i + self._count) % 2 :: 2].sum(0)
         self._count += len(values)
 
+    @property
+    def both(self) -> tuple[Tensor, Tensor]:
+        """Mean of each half, (S, n); the count of noises must be even."""
+        first, second = (total * (2 / self._count) for total in self._sums)
+        return first, second
+
     def means(self) -> Halves:
-        """Mean of each half; the count of noises must be even."""
-        return Halves(*(total * (2 / self._count) for total in self._sums))
+        """Mean of each half as estimates."""
+        return Halves(*self.both)
 
 
 @dataclass
@@ -176,35 +186,165 @@ class Feature:
             parts.append(self._deviation(feature.detach()))
         return sums.means(), torch.cat(parts)
 
-    def gradients(self, sigma: Tensor, noises: int) -> tuple[Halves, Tensor]:
+    def changes(self, sigma: Tensor, noises: int) -> Tensor:
+        """``h(x + sigma*delta) - f`` for fresh noise samples, (noises, S, m)."""
+        parts = []
+        with torch.no_grad():
+            for count in self.portions(noises):
+                _, x = self.perturb(sigma, count)
+                parts.append(self.evaluate(x).reshape(count, self.samples, -1) - self.center)
+        return torch.cat(parts)
+
+    def mean_products(self, sigma: Tensor, directions: Tensor, noises: int) -> Tensor:
+        """``E[J(x + sigma*delta)^T u]`` for directions u of the feature.
+
+        Parameters
+        ----------
+        sigma
+            Noise scales, (S, n), standardised.
+        directions
+            (S, k, m).
+        noises
+            Pairs of noise samples of opposite sign that are averaged over.
+
+        Returns
+        -------
+        Tensor
+            Standardised, (S, k, n).
+        """
+        total = torch.zeros(*directions.shape[:2], self.units, device=sigma.device)
+        for count in self.portions(noises):
+            _, plus = self.perturb(sigma, count)
+            for x in (plus, self._opposite(plus)):
+                x.requires_grad_(True)
+                feature = self.evaluate(x)
+                for k in range(directions.shape[1]):
+                    u = directions[:, k].repeat(count, 1).contiguous()
+                    (product,) = torch.autograd.grad(feature, x, u, retain_graph=True)
+                    total[:, k] += (product * self.unit).reshape(count, self.samples, -1).sum(0)
+                self.spent += count * directions.shape[1]
+        return total / (2 * noises)
+
+    def _opposite(self, x: Tensor) -> Tensor:
+        """The inputs (noises * S, *shape) with their noise's sign changed."""
+        return (2 * self.x - x.detach().reshape(-1, *self.x.shape)).flatten(0, 1)
+
+    def gradients(self, sigma: Tensor, noises: int, control: Control | None = None) -> tuple[Halves, Tensor]:
         """``sigma_i dL/dsigma_i`` of the feature deviation ``L = E||h(x + sigma*delta) - f||^2``, and L itself.
+
+        With a control variate, noise comes in pairs of opposite sign, in which what is even in it cancels, and the
+        control's share of both estimates is replaced by its mean.
 
         Parameters
         ----------
         sigma
             Noise scales, (S, n), standardised.
         noises
-            How many (even).
+            How many (a multiple of four).
+        control
+            Linear model of the layer.
 
         Returns
         -------
         Halves
             Two independent estimates of the logarithmic gradient.
         Tensor
-            The deviations, (noises, S).
+            The deviations, (noises, S); with a control one for each pair, (noises / 2, S).
         """
+        if control is not None:
+            return self._controlled(sigma, noises // 2, control)
         sums = HalfSums(sigma)
         parts = []
         for count in self.portions(noises):
             delta, x = self.perturb(sigma, count)
-            x.requires_grad_(True)
-            feature = self.evaluate(x)
-            difference = feature.detach() - self.center.repeat(count, 1)
-            (product,) = torch.autograd.grad(feature, x, 2 * difference)
-            self.spent += count
-            sums.add(delta * (product * self.unit).reshape(count, self.samples, -1))
-            parts.append(difference.square().sum(1).reshape(count, self.samples))
+            product, deviation = self._pathwise(x, count)
+            sums.add(2 * delta * product)
+            parts.append(deviation)
         return sums.means(), torch.cat(parts)
+
+    def _controlled(self, sigma: Tensor, pairs: int, control: Control) -> tuple[Halves, Tensor]:
+        found, modelled = HalfSums(sigma), HalfSums(sigma)
+        shared, power = sigma.new_zeros(self.samples), sigma.new_zeros(self.samples)
+        deviations, energies = [], []
+        for count in self.portions(pairs):
+            delta, plus = self.perturb(sigma, count)
+            minus = self._opposite(plus)
+            above, first = self._pathwise(plus, count)
+            below, second = self._pathwise(minus, count)
+            odd = (above - below) / 2
+            energy, linear = control.apply(delta)
+            found.add(2 * delta * odd)
+            modelled.add(2 * delta * linear)
+            shared += (odd * linear).sum((0, 2))
+            power += linear.square().sum((0, 2))
+            deviations.append((first + second) / 2)
+            energies.append(energy)
+        beta = shared / power.clamp(min=torch.finfo(power.dtype).tiny)
+        known = 2 * sigma.square() * control.norms
+        halves = (
+            estimate - beta[:, None] * (model - known)
+            for estimate, model in zip(found.both, modelled.both, strict=True)
+        )
+        return Halves(*halves), _less(torch.cat(deviations), torch.cat(energies), known.sum(1) / 2)
+
+    def controlled_deviations(self, sigma: Tensor, pairs: int, control: Control) -> Tensor:
+        """Deviations as :meth:`deviations` gives them, averaged in pairs and less a control variate, (pairs, S)."""
+        deviations, energies = [], []
+        with torch.no_grad():
+            for count in self.portions(pairs):
+                delta, plus = self.perturb(sigma, count)
+                both = self._deviation(self.evaluate(plus)) + self._deviation(self.evaluate(self._opposite(plus)))
+                deviations.append(both / 2)
+                energies.append(control.apply(delta)[0])
+        mean = (sigma.square() * control.norms).sum(1)
+        return _less(torch.cat(deviations), torch.cat(energies), mean)
+
+    def is_linear(self, sigma: Tensor, noises: int) -> Tensor:
+        """Whether each sample's feature is linear over its noise, judged by fresh noise samples, (S,) bool.
+
+        Where it is, the gradient ``J~^T d`` at a noisy input is ``J^T d`` at the sample, for the change d that the
+        noise makes.
+
+        Parameters
+        ----------
+        sigma
+            Noise scales, (S, n), standardised.
+        noises
+            How many.
+        """
+        linear = torch.ones(self.samples, dtype=torch.bool, device=sigma.device)
+        for count in self.portions(noises):
+            _, noisy = self.perturb(sigma, count)
+            noisy.requires_grad_(True)
+            still = self.x.repeat(count, *([1] * (self.x.dim() - 1))).requires_grad_(True)
+            moved, feature = self.evaluate(noisy), self.evaluate(still)
+            change = moved.detach() - feature.detach()
+            (there,) = torch.autograd.grad(moved, noisy, change)
+            (here,) = torch.autograd.grad(feature, still, change)
+            self.spent += 2 * count
+            apart = ((there - here) * self.unit).square().flatten(1).sum(1)
+            size = (here * self.unit).square().flatten(1).sum(1)
+            linear &= (apart <= LINEAR_TOLERANCE**2 * size).reshape(count, -1).all(0)
+        return linear
+
+    def _pathwise(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """``J~^T (h(x) - f)``, standardised, (noises, S, n), and ``||h(x) - f||^2``, (noises, S)."""
+        x.requires_grad_(True)
+        feature = self.evaluate(x)
+        difference = feature.detach() - self.center.repeat(count, 1)
+        (product,) = torch.autograd.grad(feature, x, difference)
+        self.spent += count
+        standardised = (product * self.unit).reshape(count, self.samples, -1)
+        return standardised, difference.square().sum(1).reshape(count, self.samples)
+
+
+def _less(deviations: Tensor, energies: Tensor, mean: Tensor) -> Tensor:
+    """Deviations (pairs, S) less the part that a control's energies (pairs, S), of known mean (S,), explain."""
+    scale = mean.clamp(min=torch.finfo(mean.dtype).tiny)
+    moved, energy = deviations / scale, energies / scale
+    moved, energy = moved - moved.mean(0), energy - energy.mean(0)
+    factor = (moved * energy).sum() / energy.square().sum().clamp(min=torch.finfo(mean.dtype).tiny)
+    return deviations - factor * (energies - mean)
 
 
 def squared_products(feature: Tensor, x: Tensor, unit: Tensor, probes: int, generator: torch.Generator) -> Tensor:
@@ -237,12 +377,19 @@ def squared_products(feature: Tensor, x: Tensor, unit: Tensor, probes: int, gene
 
 def cotangents(feature: Tensor, probes: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Random signs (B, m), or the unit vectors where m <= probes."""
-    if feature.shape[1] <= probes:
-        for j in range(feature.shape[1]):
-            unit_vector = torch.zeros_like(feature)
-            unit_vector[:, j] = 1
-            yield unit_vector
-        return
+    return unit_vectors(feature) if feature.shape[1] <= probes else random_signs(feature, probes, generator)
+
+
+def unit_vectors(feature: Tensor) -> Iterator[Tensor]:
+    """The m unit vectors of features (B, m), each for all of them."""
+    for j in range(feature.shape[1]):
+        unit_vector = torch.zeros_like(feature)
+        unit_vector[:, j] = 1
+        yield unit_vector
+
+
+def random_signs(feature: Tensor, probes: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Random signs for features (B, m), so many times."""
     table = _signs_of_bytes(feature.device).to(feature.dtype)
     for _ in range(probes):
         words = torch.empty(math.ceil(feature.numel() / 64), dtype=torch.int64, device=feature.device)

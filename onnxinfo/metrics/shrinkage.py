@@ -57,10 +57,15 @@ def wiener_with(first: Tensor, second: Tensor, akin: Tensor, shape: Sequence[int
     power, shared = pair.pool(other.abs().square()), pair.pool((pair.mean * other.conj()).real)
     most = (pair.signal * power).sqrt()
     shared = torch.minimum(torch.maximum(shared, -most), most)
-    # [total, shared; shared, power] [gain, other gain] = [signal, shared]
-    scale = _positive(pair.total * power - shared.square())
-    gain = torch.where(power > 0, (pair.signal * power - shared.square()) / scale, pair.signal / _positive(pair.total))
-    other_gain = shared * (pair.total - pair.signal) / scale
+    # [total, shared; shared, power] [gain, other gain] = [signal, shared], with total = signal + noise: written as a
+    # sum of what cannot be negative, so that measurements without noise, or maps that agree, divide by no difference.
+    apart = (pair.signal * power - shared.square()).clamp(min=0)
+    noise = (pair.total - pair.signal) * power
+    known = apart + noise
+    certain = known <= 1e-6 * pair.total * power
+    gain = torch.where(power > 0, apart / _positive(known), pair.signal / _positive(pair.total))
+    gain = torch.where((power > 0) & certain, 1.0, gain)
+    other_gain = torch.where(certain, 0.0, shared * (pair.total - pair.signal) / _positive(known))
     return pair.back(pair.mean * pair.spread(gain) + other * pair.spread(other_gain))
 
 

@@ -5,9 +5,11 @@ three steps, each starting where the one before ended:
 
 1. the closed form of the linearised layer, from column norms of the Jacobian at x;
 2. a Gauss-Newton round: the same with column norms averaged over the noise itself;
-3. a polish with the constraint's true gradient, which knows what the round ignores: that noise switches units off.
+3. an ascent along the constraint's true gradient, which knows what the round ignores: that noise deactivates units.
 
-Norms and gradients are noisy, so their maps are denoised by a Wiener filter before each step.
+Norms and gradients are noisy, so their maps are denoised by a Wiener filter before each step. The ascent's steps are
+damped, because the deviation curves more than a linear layer's, and old evidence is forgotten, because the gradient
+changes with the scales. Where few directions carry the feature's change, a control variate removes most of the noise.
 """
 
 from __future__ import annotations
@@ -21,37 +23,47 @@ from torch import Tensor
 
 from .certificate import (
     GAP_STDERR,
-    LEAST_RATIO_NOISES,
-    RATIO_TOLERANCE,
     Certificate,
     Measured,
-    certify,
     gap_stderr,
     join,
     judge,
     mean_and_stderr,
     measure,
+    power_of,
     refine,
     relative_gradient,
     rescaled,
+    verdict,
 )
+from .control import Control, control_of
 from .linearisation import Linearisation
 from .noise import ENTROPY, Tie, allocate, capped
-from .probe import Feature, Halves
+from .probe import LINEAR_TOLERANCE, Feature, Halves
 from .shrinkage import wiener, wiener_with
 
 logger = logging.getLogger(__name__)
 
-#: Noises of the Gauss-Newton round, and probes at each.
+#: Noise samples of the Gauss-Newton round, and probes at each.
 ROUND_NOISES, ROUND_PROBES = 16, 4
-#: Passes of the polish at most, those of them that may change the scales, and the gain in nats that makes it worth it.
-PASSES, UPDATES, PASS_GAIN = 16, 8, 0.003
-#: Noises of each pass.
-PASS_NOISES = 16
-#: Root mean square by which the constraint may be off before the scales follow it, and how often they do at most.
-RATIO_ERROR, ADJUSTMENTS = 0.03, 3
-#: Relative standard error of the deviation, on average over the samples, that this is decided with at first.
-SCALE_STDERR = 0.025
+#: Noise samples of each pass of the ascent, and of one with a control variate, where each tells more.
+PASS_NOISES, CONTROLLED_NOISES = 16, 32
+#: Passes at most that may change the scales, and passes in all.
+UPDATES, PASSES = 28, 40
+#: Gain in nats, averaged over so many recent passes and the samples, that is worth another step.
+PASS_GAIN, RECENT = 0.004, 4
+#: Share of the Newton step that is taken: at first, and once steps follow each other, when curvature is above one.
+FIRST_STEPS, DAMPING = 2, 0.3
+#: Weight of the newest evidence at least, and the largest change of log sigma in one step.
+FORGETTING, MOST_STEP = 0.2, 0.4
+#: Noise samples that tell whether a feature is linear over its noise.
+LINEAR_NOISES = 8
+#: The constraint is off by more than this factor when scales are shrunk or grown before anything else; attempts.
+FAR, ATTEMPTS = 2.0, 16
+#: A constraint that is off by at most this is met analytically at the end; else its noise is drawn again.
+NEARLY_MET, ADJUSTMENTS = 0.1, 3
+#: Noise of twice the size may move a feature by this factor more; beyond, rare jumps make the constraint unknown.
+MOST_GROWTH, GROWTH_NOISES = 16.0, 32
 #: A block with at least this many units, over all its samples, is served by those noises. A smaller one gets up to
 #: eight times as many: they cost little, and the errors of fewer units average out less.
 MANY_UNITS = 8192
@@ -106,15 +118,23 @@ def solve(
     shape
         Shape of one sample, for the denoising of maps.
     """
-    problem = _Problem(feature, start, target, tie, cap, tuple(shape))
-    scales = allocate(start.column_norms, target, tie, cap)
-    found = problem.exact(scales) if start.affine else problem.polish(problem.gauss_newton(scales))
+    # A layer that does not react to small noise has no budget; if it reacts to none at all, every unit is at the cap.
+    none = ~(target > 0)
+    at_cap = torch.full_like(start.column_norms, cap)
+    dead = none & (feature.deviations(at_cap, LINEAR_NOISES).sum(0) > 0) if bool(none.any()) else none
+    problem = _Problem(feature, start, torch.where(none, 1.0, target), tie, cap, tuple(shape))
+    scales = allocate(start.column_norms, problem.target, tie, cap)
+    found = problem.closed(scales) if problem.is_linear(scales) else None
+    if found is None:
+        found = problem.ascend(problem.gauss_newton(problem.feasible(scales)))
     error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny) / 2
     sigma = problem.sigma(found.scales)
+    bound = (sigma < cap).any(1)
+    stderr = torch.where(bound, (error.square() + found.error.square()).sqrt(), 0.0)
     return Solution(
-        sigma=sigma,
-        certificate=found.certificate,
-        stderr=(error.square() + found.error.square()).sqrt(),
+        sigma=torch.where(dead[:, None], torch.nan, sigma),
+        certificate=found.certificate.without(dead),
+        stderr=torch.where(dead, torch.nan, stderr),
         capped=(sigma >= cap).float().mean(1),
         probes=start.probes + feature.spent,
         iterations=1 + found.iterations,
@@ -152,10 +172,40 @@ class _Problem:
     def free(self, scales: Tensor) -> Tensor:
         return self.tie.expand(scales) < self.cap
 
-    def exact(self, scales: Tensor) -> _Found:
-        """The closed form, where nothing is left to be found."""
-        certificate = certify(self.feature, self.sigma(scales), self.target, self.free(scales))
-        return _Found(scales, certificate, torch.zeros_like(self.target), 0)
+    def is_linear(self, scales: Tensor) -> bool:
+        """Whether the closed form is the answer: exact norms, and at each sample a feature linear over its noise."""
+        exact = not bool(self.start.normalizer_stderr.any())
+        return exact and bool(self.feature.is_linear(self.sigma(scales), LINEAR_NOISES).all())
+
+    def closed(self, scales: Tensor) -> _Found | None:
+        """The closed form with its certificate, or None where fresh noise contradicts it."""
+        sigma, free = self.sigma(scales), self.free(scales)
+        found = measure(self.feature, sigma, self.effort * PASS_NOISES)
+        deviations = refine(self.feature, sigma, found.deviations, self.effort)
+        ratio, stderr = mean_and_stderr(deviations / self.target)
+        excess = torch.where(free.any(1), (ratio - 1).abs(), (ratio - 1).clamp(min=0))
+        if bool((excess > 4 * stderr + LINEAR_TOLERANCE).any()):
+            return None
+        nothing = torch.zeros_like(ratio)
+        certificate = verdict(ratio, stderr, nothing, nothing, free.any(1))
+        return _Found(scales, certificate, nothing, 0)
+
+    def feasible(self, scales: Tensor) -> Tensor:
+        """Shrink or grow scales until the constraint is met to a factor.
+
+        The closed form knows the layer at the sample itself only: it may say nothing of a unit that noise awakens.
+        """
+        for _ in range(ATTEMPTS):
+            deviations = self.feature.deviations(self.sigma(scales), self.effort * 8)
+            ratio = deviations.mean(0) / self.target
+            over, under = ratio > FAR, (ratio < 1 / FAR) & self.free(scales).any(1)
+            if not bool((over | under).any()):
+                break
+            # Units at the cap take part in shrinking.
+            bounded = torch.where(over[:, None], scales.clamp(max=self.cap), scales)
+            moved = rescaled(bounded, deviations, self.target)
+            scales = torch.where((over | under)[:, None], moved, scales)
+        return scales
 
     def gauss_newton(self, scales: Tensor) -> Tensor:
         """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the sigma given.
@@ -166,7 +216,7 @@ class _Problem:
         halves, deviations = self.feature.column_norms(sigma, self.effort * ROUND_NOISES, ROUND_PROBES)
         norms = self._smoothed(halves)
         foretold = (sigma.square() * norms).sum(1)
-        return rescaled(allocate(norms, self.target, self.tie, self.cap), deviations, foretold)
+        return self.feasible(rescaled(allocate(norms, self.target, self.tie, self.cap), deviations, foretold))
 
     def _smoothed(self, norms: Halves) -> Tensor:
         """Squared column norms, denoised in their logarithms with the help of those at x."""
@@ -175,56 +225,61 @@ class _Problem:
         at_rest = at_rest - at_rest.mean(1, keepdim=True)
         return (wiener_with(first - level, second - level, at_rest, self.shape) + level).exp()
 
-    def polish(self, scales: Tensor) -> _Found:
-        """Follow the true gradient while it promises a gain; passes that promise none certify what they measured.
-
-        There are several of those where one does not tell how far from the optimum the scales may be.
-        """
+    def ascend(self, scales: Tensor) -> _Found:
+        """Follow the true gradient while it promises a gain, then certify where that led with fresh noise."""
+        control = control_of(self.feature, self.sigma(scales))
+        noises = self.effort * (PASS_NOISES if control is None else CONTROLLED_NOISES)
         correction = torch.zeros_like(scales)
-        evidence = (torch.zeros_like(self.sigma(scales)), torch.zeros_like(self.sigma(scales)))
-        found: list[Measured] = []
-        for passes in range(1, PASSES + 1):
-            fresh, free = measure(self.feature, self.sigma(scales), self.effort * PASS_NOISES), self.free(scales)
-            found.append(fresh)
+        evidence = [torch.zeros_like(self.sigma(scales)) for _ in range(2)]
+        gains: list[float] = []
+        updates = 0
+        for updates in range(UPDATES):
+            fresh, free = measure(self.feature, self.sigma(scales), noises, control), self.free(scales)
+            gains.append(float(self._promised(fresh, free)))
+            if sum(gains[-RECENT:]) / len(gains[-RECENT:]) < PASS_GAIN:
+                break
+            damping = 1.0 if updates < FIRST_STEPS else DAMPING
+            weight = max(2 / (updates + 2), FORGETTING)
             relative = relative_gradient(fresh.halves, free)
-            # Each pass measures where the optimum lies, seen from the round before; all of them count.
-            for total, half in zip(evidence, (relative.first, relative.second), strict=True):
-                total += self.tie.expand(correction) - half / 2
-            better = self._denoised(evidence[0] / passes, evidence[1] / passes)
-            change = better - correction
-            if passes <= UPDATES and float(change.square().mean()) >= PASS_GAIN:
-                joined = join(found)
-                scales = rescaled(scales * change.exp(), joined.deviations, self.target, self._exponent(joined, free))
-                correction, found = better, []
-            elif gap_stderr(join(found), free) <= GAP_STDERR:
-                break
-        logger.debug("one Gauss-Newton round, %d polishing passes", passes)
-        return self._certified(scales, join(found), passes)
+            for kept, half in zip(evidence, (relative.first, relative.second), strict=True):
+                # Where the optimum lies, seen from the Gauss-Newton round.
+                kept += weight * (self.tie.expand(correction) - damping * half / 2 - kept)
+            step = (self._denoised(*evidence) - correction).clamp(-MOST_STEP, MOST_STEP)
+            exponent = self._exponent(fresh, free)
+            scales = rescaled(scales * step.exp(), fresh.deviations, self.target, exponent)
+            correction = correction + step
+        return self._certified(scales, control, noises, updates)
 
-    def _certified(self, scales: Tensor, found: Measured, passes: int) -> _Found:
-        """Certify scales by what was measured of them.
+    def _promised(self, fresh: Measured, free: Tensor) -> Tensor:
+        """Gain in nats that is left, to second order, on average over the samples."""
+        power, _ = power_of(fresh, free)
+        return power.mean() / 4
 
-        Where that shows the constraint to be off, it is met and measured anew: all scales of a sample change alike, by
-        a few per cent, and the relative gradient stays as it is.
-        """
-        free, exponent = self.free(scales), self._exponent(found, self.free(scales))
-        sigma, known = self.sigma(scales), None
-        deviations = refine(self.feature, sigma, found.deviations, self.effort, SCALE_STDERR)
-        for _ in range(ADJUSTMENTS):
-            ratio, stderr = mean_and_stderr(deviations / self.target)
-            if not self._off((ratio - 1).abs()[free.any(1)], stderr[free.any(1)]):
+    def _certified(self, scales: Tensor, control: Control | None, noises: int, updates: int) -> _Found:
+        """Measure scales with fresh noise until the certificate knows enough, and meet the constraint exactly."""
+        passes: list[Measured] = []
+        adjusted = 0
+        while len(passes) < PASSES - UPDATES:
+            passes.append(measure(self.feature, self.sigma(scales), noises, control))
+            found, free = join(passes), self.free(scales)
+            ratio, stderr = mean_and_stderr(found.deviations / self.target)
+            off = (ratio - 1).abs()[free.any(1)] - 2 * stderr[free.any(1)]
+            if bool((off > NEARLY_MET).any()) and adjusted < ADJUSTMENTS:
+                scales = rescaled(scales, found.deviations, self.target, self._exponent(found, free))
+                passes, adjusted = [], adjusted + 1
+            elif gap_stderr(found, free) <= GAP_STDERR:
                 break
-            scales, known = rescaled(scales, deviations, self.target, exponent), stderr
-            sigma = self.sigma(scales)
-            deviations = refine(self.feature, sigma, self.feature.deviations(sigma, LEAST_RATIO_NOISES))
-        error = torch.maximum((ratio - 1).abs(), stderr) if known is None else known
+        found, free = join(passes), self.free(scales)
+        sigma, exponent = self.sigma(scales), self._exponent(found, free)
+        deviations = refine(self.feature, sigma, found.deviations, self.effort, control=control)
+        wide = torch.where(free, 2 * sigma, sigma)
+        growth = self.feature.deviations(wide, self.effort * GROWTH_NOISES).mean(0) / self.target
         certificate = judge(Measured(found.quarters, deviations), self.target, free)
-        return _Found(scales, certificate, error / exponent, 1 + passes)
-
-    def _off(self, off: Tensor, stderr: Tensor) -> bool:
-        """Whether the constraint is off, of all samples on average or of any of them beyond what is known."""
-        typical = (off.square() - stderr.square()).mean()
-        return bool(typical > RATIO_ERROR**2) or bool((off - 2 * stderr > RATIO_TOLERANCE).any())
+        certificate = certificate.without((growth > MOST_GROWTH) & free.any(1))
+        logger.debug("%d steps, %d passes of the certificate, control: %s", updates, len(passes), control is not None)
+        _, stderr = mean_and_stderr(deviations / self.target)
+        met = rescaled(scales, deviations, self.target, exponent)
+        return _Found(torch.where(free.any(1)[:, None], met, scales), certificate, stderr / exponent, 1 + updates)
 
     def _exponent(self, found: Measured, free: Tensor) -> Tensor:
         """``d log L / d log t`` when the free units' scales grow by t: 2 where the layer is linear."""
@@ -233,7 +288,7 @@ class _Problem:
 
     def _denoised(self, first: Tensor, second: Tensor) -> Tensor:
         """Denoised mean of two independent maps (S, n), per group, (S, groups)."""
-        return (self.tie.sum(wiener(first, second, self.shape)) / self.tie.size).clamp(-1.0, 1.0)
+        return (self.tie.sum(wiener(first, second, self.shape)) / self.tie.size).clamp(-2.0, 2.0)
 
 
 def _logarithms(norms: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""Control variates: a fixed linear model of a layer, whose part of a Monte-Carlo estimate is known exactly.
+
+Take a fixed matrix J close to the layer's mean Jacobian under noise. ``y = J (sigma*delta)`` and ``l = J^T y``
+correlate with the feature's change and with its pathwise gradient, and their means are known:
+``E|y|^2 = sum_i sigma_i^2 |J_i|^2`` and ``E[sigma_i delta_i l_i] = sigma_i^2 |J_i|^2``. Whatever J is, subtracting a
+multiple of ``estimate - mean`` leaves the expectation as it is; the better J is, the less variance is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .probe import Feature
+
+#: Features up to this size are modelled as they are; larger ones by the directions in which noise moves them most.
+WHOLE_OUTPUTS, DIRECTIONS = 16, 32
+#: Noise samples that tell these directions, and the points at which their gradients are averaged.
+DIRECTION_NOISES, POINTS = 64, 4
+#: A feature that noise moves in more directions than this, effectively, is not worth a model.
+MOST_EFFECTIVE_DIRECTIONS = 24
+#: Most numbers that a model may hold.
+MOST_NUMBERS = 2**26
+
+
+@dataclass(frozen=True)
+class Control:
+    """Rows of a mean Jacobian for each of S samples.
+
+    Attributes
+    ----------
+    rows
+        Standardised, (S, k, n).
+    """
+
+    rows: Tensor
+
+    @property
+    def norms(self) -> Tensor:
+        """Squared column norms of the model, (S, n)."""
+        return self.rows.square().sum(1)
+
+    def apply(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's response to perturbations.
+
+        Parameters
+        ----------
+        delta
+            Standardised perturbations ``sigma*delta``, (noises, S, n).
+
+        Returns
+        -------
+        tuple of Tensor
+            ``|y|^2``, (noises, S), and ``l = J^T y``, (noises, S, n).
+        """
+        y = torch.einsum("skn,psn->psk", self.rows, delta)
+        return y.square().sum(-1), torch.einsum("psk,skn->psn", y, self.rows)
+
+
+def control_of(feature: Feature, sigma: Tensor) -> Control | None:
+    """Model a layer under noise, or return None where noise moves its feature in too many directions.
+
+    Parameters
+    ----------
+    feature
+        The layer on a block of S samples.
+    sigma
+        Noise scales, (S, n), standardised.
+    """
+    outputs = feature.center.shape[1]
+    if min(outputs, DIRECTIONS) * sigma.numel() > MOST_NUMBERS or outputs > 2**16:
+        return None
+    if outputs <= WHOLE_OUTPUTS:
+        directions = torch.eye(outputs, device=sigma.device).expand(len(sigma), -1, -1)
+    else:
+        changes = feature.changes(sigma, DIRECTION_NOISES)
+        if float(_effective_directions(changes).median()) > MOST_EFFECTIVE_DIRECTIONS:
+            return None
+        directions = torch.linalg.svd(changes.transpose(0, 1), full_matrices=False).Vh[:, :DIRECTIONS]
+    return Control(feature.mean_products(sigma, directions, POINTS))
+
+
+def _effective_directions(changes: Tensor) -> Tensor:
+    """``tr(C)^2 / tr(C^2)`` of the second moments C of changes (noises, S, m), (S,), without bias from few noises."""
+    gram = torch.einsum("psm,qsm->spq", changes, changes)
+    count = len(changes)
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    apart = (gram.square().sum((1, 2)) - diagonal.square().sum(1)) / (count * (count - 1))
+    tiny = torch.finfo(gram.dtype).tiny
+    return diagonal.mean(1).square() / apart.clamp(min=tiny)
