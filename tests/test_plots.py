@@ -22,6 +22,7 @@ from onnxinfo.errors import UsageError
 from onnxinfo.models import path as bundled
 from onnxinfo.views.compare import student_quantile
 from onnxinfo.views.plots import KINDS
+from onnxinfo.views.wording import number_with_error
 
 RU = Metric("ru", "reconstruction uncertainty")
 
@@ -207,8 +208,8 @@ def test_annotated_models_compute_the_same(tmp_path):
     written = onnx.load(tmp_path / "one.onnx")
     onnx.checker.check_model(written)
     found = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in written.graph.node if n.metadata_props}
-    (mean,) = [r["value"] for r in onnxinfo.query(archive, metrics="sid") if r["layer"] == layers[0].name]
-    assert found[layers[0].name]["onnxinfo.sid"].startswith(f"{mean:.4f}")
+    (row,) = [r for r in onnxinfo.query(archive, metrics="sid") if r["layer"] == layers[0].name]
+    assert found[layers[0].name]["onnxinfo.sid"].startswith(number_with_error(row["value"], row["stderr"]))
     assert len(found) == 4
     images = np.random.default_rng(0).random((5, 1, 8, 8), np.float32)
     outputs = [
