@@ -106,7 +106,8 @@ def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     Where it begins in memory, and the strides of axes of one element, are then torch's own: with others the same
     products may end in other digits.
     """
-    return to_torch(array, device).clone(memory_format=torch.contiguous_format)
+    copied: Tensor = to_torch(array, device).clone(memory_format=torch.contiguous_format)
+    return copied
 
 
 def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: torch.device) -> Job:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .certificate import (
     GAP_STDERR,
+    LEAST_RATIO_NOISES,
     Certificate,
     Measured,
     gap_stderr,
@@ -62,6 +63,8 @@ LINEAR_NOISES = 8
 FAR, ATTEMPTS = 2.0, 16
 #: A constraint that is off by at most this is met analytically at the end; else its noise is drawn again.
 NEARLY_MET, ADJUSTMENTS = 0.1, 3
+#: A constraint that is off by more than this beyond twice its standard error is met and measured once more.
+KNOWN_OFF = 0.01
 #: Noise of twice the size may move a feature by this factor more; beyond, rare jumps make the constraint unknown.
 MOST_GROWTH, GROWTH_NOISES = 16.0, 32
 #: A block with at least this many units, over all its samples, is served by those noises. A smaller one gets up to
@@ -270,8 +273,15 @@ class _Problem:
             elif gap_stderr(found, free) <= GAP_STDERR:
                 break
         found, free = join(passes), self.free(scales)
-        sigma, exponent = self.sigma(scales), self._exponent(found, free)
-        deviations = refine(self.feature, sigma, found.deviations, self.effort, control=control)
+        exponent = self._exponent(found, free)
+        deviations = refine(self.feature, self.sigma(scales), found.deviations, self.effort, control=control)
+        ratio, stderr = mean_and_stderr(deviations / self.target)
+        if bool(((ratio - 1).abs() - 2 * stderr > KNOWN_OFF)[free.any(1)].any()):
+            # All scales of a sample change by a few per cent, which leaves the relative gradient as it is.
+            scales = rescaled(scales, deviations, self.target, exponent)
+            fresh = self.feature.deviations(self.sigma(scales), LEAST_RATIO_NOISES)
+            deviations, free = refine(self.feature, self.sigma(scales), fresh, self.effort), self.free(scales)
+        sigma = self.sigma(scales)
         wide = torch.where(free, 2 * sigma, sigma)
         growth = self.feature.deviations(wide, self.effort * GROWTH_NOISES).mean(0) / self.target
         certificate = judge(Measured(found.quarters, deviations), self.target, free)
