@@ -200,3 +200,13 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(tmp_path, options, erro
         analyze(tmp_path, **options)
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf, 3e38])
+def test_weights_that_are_not_finite_are_one_line_that_names_the_layer(tmp_path, weight):
+    weights = normal(6, 5)
+    weights[0, 0] = weight
+    nodes = [helper.make_node("MatMul", ["x", "W"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    model = model_of(nodes, [("x", TensorProto.FLOAT, ["N", 6])], [("y", TensorProto.FLOAT, ["N", 5])], {"W": weights})
+    with pytest.raises(onnxinfo.InputError, match=r"^layer 'y' has no finite gradient at sample \d.*$"):
+        analyze(tmp_path, model, normal(2, 6), layers=["y"], std=1.0)

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..archive.writer import RunWriter
-from ..metrics.linearisation import NORMALIZER_STDERR
+from ..errors import InputError
+from ..metrics.linearisation import NORMALIZER_STDERR, Linearisation
 from .blocks import Measure
 from .engines import Engine
 from .job import Job
@@ -115,6 +116,8 @@ class Analysis:
         tasks = [Linearise(block, self._stderr()) for block in blocks]
         for _, parts in self.engine.map(tasks):
             for part in parts:
+                for layer, start in zip(self.job.layers, part.outcome, strict=True):
+                    _demand_finite(layer.name, part.samples, start)
                 kept.put(part.samples, part.outcome)
                 done += len(part.samples)
                 self.report(Progress("normalizer", done, total))
@@ -141,6 +144,15 @@ class Analysis:
         described = self.job.layers[layer].name
         _log(name, described, samples, column)
         self.report(Progress(name, int(done.sum()), done.size, described, _mean(column.values["value"])))
+
+
+def _demand_finite(layer: str, samples: Sequence[int], start: Linearisation) -> None:
+    bad = (~start.normalizer.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise InputError(
+            f"layer '{layer}' has no finite gradient at sample {samples[bad[0]]}: "
+            f"weights or samples are NaN, infinite or too large for float32; look at the tensors before it"
+        )
 
 
 def _log(metric: str, layer: str, samples: Sequence[int], column: Column) -> None:
