@@ -19,8 +19,9 @@ from .probe import random_signs, unit_vectors
 LEAST_PROBES, MOST_PROBES = 16, 128
 #: Relative standard error of a sample's D, on average over the samples, at which probing stops.
 NORMALIZER_STDERR = 0.03
-#: Layers with no more outputs, or no more units, than this are solved exactly, by their whole Jacobian.
-EXACT = 128
+#: Layers with no more outputs, or no more units, than this are linearised exactly, by their whole Jacobian. Few units
+#: mean a small network, where products are cheap; few outputs do not.
+EXACT_OUTPUTS, EXACT_UNITS = 128, 512
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,12 @@ def _product(feature: Tensor, x: Tensor, u: Tensor) -> Tensor:
 def _exact_norms(feature: Tensor, x: Tensor, unit: Tensor) -> Linearisation | None:
     """Norms from unit vectors at the smaller side of the Jacobian; None where both are large."""
     units, outputs = x[0].numel(), feature.shape[1]
-    if outputs <= EXACT:
+    if outputs <= EXACT_OUTPUTS:
         total = torch.zeros_like(x)
         for u in unit_vectors(feature):
             total += (_product(feature, x, u) * unit).square()
         return _known(total.flatten(1), outputs)
-    if units > EXACT or not feature.requires_grad:
+    if units > EXACT_UNITS or not feature.requires_grad:
         return None
     # J v from two vector-Jacobian products: J^T u is linear in u, and its derivative along v is J v.
     u = torch.zeros_like(feature, requires_grad=True)
