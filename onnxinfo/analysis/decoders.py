@@ -21,7 +21,7 @@ from ..metrics.decoder_training import DecoderSettings, Material, Trained, train
 from ..metrics.feeds import Feeds, graph_inputs
 from ..metrics.network import Network
 from ..torch_graph.precision import to_float32
-from .job import Job, context_tensors, prepare
+from .job import Job, context_tensors, prepare, prepare_reached
 from .settings import Progress, Report, Settings
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,8 @@ def train_decoder(
     chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
     declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
     samples = open_inputs(inputs, declared, limit=limit, preset=preset, scale=scale, mean=mean, std=std, size=size)
-    job = prepare(Feeds(loaded, samples, perturbed), chosen, Settings(seed=seed), target)
+    feeds = Feeds(loaded, samples, perturbed)
+    job = (prepare if layers else prepare_reached)(feeds, chosen, Settings(seed=seed), target)
     decoders = Decoders(Path(folder), job.feeds, settings, report=progress or (lambda _: None))
     decoders.of(job)
     wanted = [key.stem for key in decoders.keys(job)]

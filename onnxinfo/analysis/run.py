@@ -31,7 +31,8 @@ from .blocks import Measure
 from .compute import Analysis
 from .decoders import Decoders
 from .engines import Resources, open_engine
-from .job import Job, prepare
+from .finite import check_values
+from .job import Job, prepare, prepare_reached
 from .measures import check_metrics, make_measures
 from .recovery import Ru
 from .settings import Report, Result, Settings
@@ -200,11 +201,12 @@ def analyze(
     logger.info("samples: %d; preprocessing: %s", len(feeds), feeds.main.preprocessing.to_dict())
     logger.info("axes of %s: %s", perturbed, feeds.described)
     masks = None if objects is None else _masks(objects, feeds)
-    job = prepare(feeds, chosen, settings, target)
+    job = (prepare if layers else prepare_reached)(feeds, chosen, settings, target)
     job.foreground = masks
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
     job.memory = budget
     job.chunk = fit(job.network, *job.inputs([0]), memory=budget)
+    check_values(job)
     if Ru.metric.name in metrics:
         job.decoders = Decoders(
             Path(decoders) if decoders is not None else Path(output).with_suffix(".decoders"),

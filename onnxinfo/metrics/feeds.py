@@ -108,7 +108,8 @@ class Feeds:
 
     def given(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
         """Samples of graph inputs in the types that the model declares, each (len(indices), ...)."""
-        return {name: self.samples.inputs[name].batch(indices).astype(self._types[name]) for name in names}
+        with np.errstate(over="ignore"):  # what 16 bits do not hold makes a layer infinite, and that is reported
+            return {name: self.samples.inputs[name].batch(indices).astype(self._types[name]) for name in names}
 
     def run(self, session: Session, indices: Sequence[int]) -> dict[str, Array]:
         """Outputs of a session for some samples, whatever batch size the model is made for."""
@@ -186,7 +187,7 @@ class Feeds:
             assert unit is not None
         else:
             unit = self._estimated()
-        if not np.isfinite(np.square(unit)).all():
+        if (unit > np.sqrt(np.finfo(unit.dtype).max)).any():
             index, size = self._largest(evenly_spread(len(self)))
             raise InputError(
                 f"sample {printable(self.main.names[index])} has values up to {size:.2g} in {quoted(self.perturb)}, "
