@@ -58,6 +58,8 @@ class Job:
         Units that share a noise scale.
     foreground
         Pixels of the samples' objects, (samples, y, x) of 0 and 1, if they are known.
+    units
+        Units that count, (samples, n) of bool on the processor; None: all do.
     chunk
         Most inputs evaluated at once.
     memory
@@ -77,6 +79,7 @@ class Job:
     settings: Settings
     device: torch.device
     foreground: npt.NDArray[np.uint8] | None = None
+    units: Tensor | None = None
     chunk: int = 1
     memory: int | None = None
     decoders: Decoders | Ready | None = None
@@ -107,7 +110,8 @@ def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     Where it begins in memory, and the strides of axes of one element, are then torch's own: with others the same
     products may end in other digits.
     """
-    return to_torch(array, device).clone(memory_format=torch.contiguous_format)
+    copied: Tensor = to_torch(array, device).clone(memory_format=torch.contiguous_format)
+    return copied
 
 
 def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: torch.device) -> Job:

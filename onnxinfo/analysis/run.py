@@ -23,6 +23,7 @@ from ..graph.model import ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..inputs.foreground import Foreground, open_foreground
 from ..inputs.sample_sets import open_inputs
+from ..inputs.unit_mask import NO_MASK, MaskSpec, UnitMask, find_unit_mask, open_unit_mask
 from ..metrics.budget import CPU_INPUTS, device_of, fit, parse_bytes
 from ..metrics.decoder_training import DecoderSettings
 from ..metrics.feeds import Feeds, graph_inputs
@@ -51,6 +52,7 @@ def analyze(
     metrics: Sequence[str] = ("sid",),
     run: str | None = None,
     perturb: str | None = None,
+    unit_mask: MaskSpec | None = None,
     keep_precision: bool = False,
     labels: Any = None,
     limit: int | None = None,
@@ -107,6 +109,9 @@ def analyze(
         Name of the run; default: the model's name.
     perturb
         The perturbed tensor; default: the float graph input, or the embedding of integer inputs.
+    unit_mask
+        Which units of the perturbed tensor count, see :func:`.inputs.unit_mask.open_unit_mask`; ``"none"``: all;
+        default: those that an attention mask among the inputs leaves, see :func:`.inputs.unit_mask.find_unit_mask`.
     keep_precision
         Compute float16 and bfloat16 as they are; default: in float32, weights converted.
     labels, limit, preset, scale, mean, std, size
@@ -203,6 +208,10 @@ def analyze(
     masks = None if objects is None else _masks(objects, feeds)
     job = (prepare if layers else prepare_reached)(feeds, chosen, settings, target)
     job.foreground = masks
+    mask = _unit_mask(unit_mask, job)
+    if mask is not None:
+        logger.info("unit mask: %s", mask)
+        job.units = torch.from_numpy(mask.units.reshape(len(feeds), -1))
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
     job.memory = budget
     job.chunk = fit(job.network, *job.inputs([0]), memory=budget)
@@ -218,15 +227,25 @@ def analyze(
     measures = make_measures(metrics, job)
     logger.info("inputs evaluated at once: %d", job.chunk)
     name = run or loaded.name
-    schema = _schema(
-        job, measures, {"keep_precision": True} if keep_precision else {}, resources.describe(target, device)
-    )
+    more: dict[str, Any] = {"keep_precision": True} if keep_precision else {}
+    if mask is not None:
+        more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
+    schema = _schema(job, measures, more, resources.describe(target, device))
     with RunWriter.open(output, name, schema, overwrite=overwrite, compression=compression) as writer:
         if budget is None:
             job.chunk = _as_begun(writer, job.chunk)
         with open_engine(resources, Worker(job, measures), metrics, device) as opened:
             Analysis(job, measures, opened, writer, progress or (lambda _: None)).compute()
     return Result(Path(output), name)
+
+
+def _unit_mask(spec: MaskSpec | None, job: Job) -> UnitMask | None:
+    feeds = job.feeds
+    if spec is None:
+        return find_unit_mask(feeds.samples, job.shape, feeds.axes())
+    if isinstance(spec, str) and spec == NO_MASK and spec not in feeds.samples.inputs:
+        return None
+    return open_unit_mask(spec, feeds.samples, feeds.main, job.shape, feeds.axes())
 
 
 def _as_begun(writer: RunWriter, chunk: int) -> int:
