@@ -22,9 +22,9 @@ from onnxinfo.analysis.request import request
 from onnxinfo.analysis.settings import Settings
 from onnxinfo.cli import cli
 from onnxinfo.graph.layers import list_layers
-from onnxinfo.inputs.sample_sets import SampleSet, open_inputs
+from onnxinfo.inputs.sample_sets import SampleSet
 from onnxinfo.inputs.unit_mask import find_unit_mask, open_unit_mask
-from onnxinfo.metrics.feeds import Feeds, graph_inputs
+from onnxinfo.metrics.feeds import Feeds, open_samples_of
 
 IDS = np.random.default_rng(0).integers(0, 20, (4, 6))
 MASK = (np.arange(6) < np.array([[6], [4], [1], [3]])).astype(np.int64)
@@ -47,7 +47,7 @@ def text_model(name: str = "attention_mask", element: int = TensorProto.INT64) -
 
 
 def samples(proto: onnx.ModelProto, **arrays: Any) -> SampleSet:
-    return open_inputs(arrays, {i.name: (i.shape, i.dtype) for i in graph_inputs(load(proto))})
+    return open_samples_of(load(proto), arrays)
 
 
 def analyzed(proto: onnx.ModelProto, arrays: dict[str, Any], folder: Path, **options: Any) -> Any:

@@ -22,11 +22,10 @@ from ..graph.layers import Layer, list_layers, perturbed_tensor, select_layers
 from ..graph.model import ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..inputs.foreground import Foreground, open_foreground
-from ..inputs.sample_sets import open_inputs
 from ..inputs.unit_mask import NO_MASK, MaskSpec, UnitMask, find_unit_mask, open_unit_mask
 from ..metrics.budget import CPU_INPUTS, device_of, fit, parse_bytes
 from ..metrics.decoder_training import DecoderSettings
-from ..metrics.feeds import Feeds, graph_inputs
+from ..metrics.feeds import Feeds, open_samples_of
 from ..torch_graph.precision import to_float32
 from .blocks import Measure
 from .compute import Analysis
@@ -183,16 +182,15 @@ def analyze(
     listed = list_layers(loaded, perturbed)
     chosen = select_layers(listed, layers, exclude)
     logger.info("perturbed: %s; layers: %d of %d: %s", perturbed, len(chosen), len(listed), _names(chosen))
-    declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
     objects = None if foreground is None else open_foreground(foreground)
     training = None
     if decoder_inputs is not None:
-        training = open_inputs(
-            decoder_inputs, declared, preset=preset, scale=scale, mean=mean, std=std, size=size, limit=decoder_limit
+        training = open_samples_of(
+            loaded, decoder_inputs, preset=preset, scale=scale, mean=mean, std=std, size=size, limit=decoder_limit
         )
-    samples = open_inputs(
+    samples = open_samples_of(
+        loaded,
         inputs,
-        declared,
         labels=labels,
         limit=limit,
         preset=preset,
