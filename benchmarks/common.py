@@ -14,9 +14,8 @@ import onnxinfo
 from onnxinfo.analysis.job import Job, prepare
 from onnxinfo.analysis.settings import Settings
 from onnxinfo.graph.layers import perturbed_tensor
-from onnxinfo.inputs.sample_sets import open_inputs
 from onnxinfo.metrics.budget import device_of, fit
-from onnxinfo.metrics.feeds import Feeds, graph_inputs
+from onnxinfo.metrics.feeds import Feeds, open_samples_of
 from onnxinfo.torch_graph.precision import to_float32
 
 
@@ -44,8 +43,7 @@ def prepared(
     """Network and samples, as an analysis prepares them."""
     loaded = to_float32(model)
     chosen = onnxinfo.select_layers(onnxinfo.list_layers(loaded), layers)
-    declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
-    feeds = Feeds(loaded, open_inputs(inputs, declared, preset=preset, limit=samples), perturbed_tensor(loaded))
+    feeds = Feeds(loaded, open_samples_of(loaded, inputs, preset=preset, limit=samples), perturbed_tensor(loaded))
     job = prepare(feeds, chosen, Settings(), device_of(device))
     job.chunk = fit(job.network, *job.inputs([0]), memory=None)
     return job

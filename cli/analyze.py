@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 @click.option("--metric", "metrics", multiple=True, default=["sid"], show_default=True, help="Metric; repeatable.")
 @click.option("--run", metavar="NAME", help="Name of the run; default: the model's.")
 @click.option("--perturb", metavar="TENSOR", help="Perturbed tensor; default: the float input, or the embedding.")
+@click.option(
+    "--unit-mask", metavar="NAME|SPEC", help="Units that count: an input, FILE.npz:key, none; default: attention mask."
+)
 @click.option("--keep-precision", is_flag=True, help="Compute float16 and bfloat16 as they are, not in float32.")
 @labels
 @preprocessing

@@ -17,8 +17,7 @@ from .graph.model import Model, ModelSource, load
 from .graph.optionals import without_optional_inputs
 from .graph.surgery import expose_only
 from .inputs.generated import generate
-from .inputs.sample_sets import open_inputs
-from .metrics.feeds import graph_inputs
+from .metrics.feeds import graph_inputs, open_samples_of
 from .torch_graph.compare import Difference, Tensors
 from .torch_graph.convert import Server, conversion_report, convert
 from .torch_graph.precision import to_float32
@@ -184,7 +183,7 @@ def check_model(
 
 def _given(model: Model, inputs: Any, options: dict[str, Any]) -> Feeds:
     declared = graph_inputs(model)
-    samples = open_inputs(inputs, {i.name: (i.shape, i.dtype) for i in declared}, **options)
+    samples = open_samples_of(model, inputs, **options)
     some = list(range(min(SAMPLES, len(samples))))
     batch = next((i.batch for i in declared if i.batch is not None), len(some))
     given = samples.feeds((some * batch)[:batch])

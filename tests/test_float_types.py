@@ -96,3 +96,10 @@ def test_the_unit_of_a_double_tensor_inside_is_its_own(tmp_path: Path) -> None:
     expected = np.log(np.sqrt(ALPHA * np.square(spread).sum() / 6 / np.square(spread).sum(1))).mean() + ENTROPY
     assert recipe["perturbed"] == "h"
     assert np.allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["ru", "gradient"])
+def test_other_metrics_take_double_precision_too(tmp_path: Path, metric: str) -> None:
+    options: dict[str, Any] = {"decoder_inputs": np.random.default_rng(3).standard_normal((20, 6)), "decoder_steps": 2}
+    _, found = analyzed(dense(*TYPES["float64"]), tmp_path, metrics=[metric], decoder_width=2, **options)
+    assert np.isfinite(found).all()

@@ -466,6 +466,13 @@ def test_a_size_below_one_is_open(free):
     assert (found.error, found.inputs) == (None, {"x": (2, 3, 64, 8)})
 
 
+def test_open_sizes_of_any_kind_are_analyzed(tmp_path):
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    result = onnxinfo.analyze(any_size_net(-1), x, tmp_path / "run.h5", layers=["h"])
+    with onnxinfo.open(result.archive) as archive:
+        assert np.isfinite(archive[result.run].table("sample")["value"]).all()
+
+
 def test_a_tensor_that_is_empty_stays_so():
     proto = graphs.model(
         [graphs.node("Concat", "x none", "y", axis=1)],

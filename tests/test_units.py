@@ -17,8 +17,7 @@ import onnxinfo
 from onnxinfo import load
 from onnxinfo.cli import cli
 from onnxinfo.graph.channels import tensor_axes
-from onnxinfo.inputs.sample_sets import open_inputs
-from onnxinfo.metrics.feeds import Feeds, graph_inputs
+from onnxinfo.metrics.feeds import Feeds, open_samples_of
 
 ALPHA, ENTROPY = 1.5e-4, 0.5 * np.log(2 * np.pi * np.e)
 IMAGE = ("channel", "y", "x")
@@ -26,8 +25,7 @@ IMAGE = ("channel", "y", "x")
 
 def feeds(proto: onnx.ModelProto, samples: Any, perturb: str) -> Feeds:
     loaded = load(proto)
-    declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
-    return Feeds(loaded, open_inputs(samples, declared), perturb)
+    return Feeds(loaded, open_samples_of(loaded, samples), perturb)
 
 
 def bytes_image(seed: int = 0, count: int = 5) -> Any:
@@ -184,3 +182,19 @@ def test_layers_tell_what_is_perturbed_and_in_which_unit(tmp_path: Path) -> None
     assert "perturbed: 'xf' (channel, y, x), one unit per channel (Conv node '/y' takes it)" in result.stderr
     assert "perturbed" not in result.stdout
     assert CliRunner().invoke(cli, ["-q", "layers", str(path)]).stderr == ""
+
+
+def test_a_float_input_has_its_channels_where_its_operators_have_them() -> None:
+    """Sizes alone would take the shorter axis for the channels."""
+    samples = np.random.default_rng(0).standard_normal((9, 5, 8)).astype(np.float32)
+    dense = [node("MatMul", "x w", "y")]
+    proto = model(dense, [value("x", ("N", 5, 8))], [value("y", ("N", 5, 2))], [weight("w", 8, 2)])
+    found = feeds(proto, samples, "x")
+    assert found.axes() == ("time", "channel")
+    assert found.described.evidence == "MatMul node '/y' takes it"
+    assert found.unit() == pytest.approx(samples.std((0, 1))[None], rel=1e-5)
+    filters = [node("Conv", "x w", "y")]
+    proto = model(filters, [value("x", ("N", 8, 5))], [value("y", ("N", 2, 5))], [weight("w", 2, 8, 1)])
+    found = feeds(proto, samples.transpose(0, 2, 1), "x")
+    assert found.axes() == ("channel", "time")
+    assert found.unit() == pytest.approx(samples.std((0, 1))[:, None], rel=1e-5)

@@ -13,16 +13,15 @@ from ..errors import UsageError
 from ..graph.layers import list_layers, perturbed_tensor, select_layers
 from ..graph.model import ModelSource
 from ..graph.optionals import without_optional_inputs
-from ..inputs.sample_sets import open_inputs
 from ..metrics.budget import device_of
 from ..metrics.decoder import Plan
 from ..metrics.decoder_store import DecoderKey, StoredDecoder, claim_decoder, list_decoders, load_decoder, save_decoder
 from ..metrics.decoder_training import DecoderSettings, Material, Trained, train_decoders
-from ..metrics.feeds import Feeds, graph_inputs
+from ..metrics.feeds import Feeds, open_samples_of
 from ..metrics.network import Network
 from ..outputs import claim_folder
 from ..torch_graph.precision import to_float32
-from .job import Job, context_tensors, prepare
+from .job import Job, context_tensors, prepare, prepare_reached
 from .settings import Progress, Report, Settings
 
 logger = logging.getLogger(__name__)
@@ -203,9 +202,9 @@ def train_decoder(
     loaded = without_optional_inputs(to_float32(model))
     perturbed = perturbed_tensor(loaded, perturb)
     chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
-    declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
-    samples = open_inputs(inputs, declared, limit=limit, preset=preset, scale=scale, mean=mean, std=std, size=size)
-    job = prepare(Feeds(loaded, samples, perturbed), chosen, Settings(seed=seed), target)
+    samples = open_samples_of(loaded, inputs, limit=limit, preset=preset, scale=scale, mean=mean, std=std, size=size)
+    feeds = Feeds(loaded, samples, perturbed)
+    job = (prepare if layers else prepare_reached)(feeds, chosen, Settings(seed=seed), target)
     decoders = Decoders(Path(folder), job.feeds, settings, report=progress or (lambda _: None))
     decoders.of(job)
     wanted = [key.stem for key in decoders.keys(job)]

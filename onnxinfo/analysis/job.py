@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
+from ..errors import ConversionError
+from ..graph.finite import check_weights
 from ..graph.layers import Layer
-from ..graph.model import Model
 from ..graph.surgery import extract
 from ..metrics.feeds import Feeds, graph_inputs
 from ..metrics.network import Network
@@ -24,7 +25,7 @@ from ..torch_graph.convert import Conversion
 from ..torch_graph.ends import with_wide_ends
 from ..torch_graph.operators.table import tensor_from
 from ..torch_graph.operators.values import to_torch
-from ..torch_graph.reach import convert_reached
+from ..torch_graph.reach import convert_reached, describe_obstacle, ends_of_gradient, listed_layers, obstacles
 from ..torch_graph.verify import verify
 from .settings import Settings
 
@@ -57,6 +58,8 @@ class Job:
         Units that share a noise scale.
     foreground
         Pixels of the samples' objects, (samples, y, x) of 0 and 1, if they are known.
+    units
+        Units that count, (samples, n) of bool on the processor; None: all do.
     chunk
         Most inputs evaluated at once.
     memory
@@ -76,6 +79,7 @@ class Job:
     settings: Settings
     device: torch.device
     foreground: npt.NDArray[np.uint8] | None = None
+    units: Tensor | None = None
     chunk: int = 1
     memory: int | None = None
     decoders: Decoders | Ready | None = None
@@ -116,15 +120,82 @@ def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: t
     Raises
     ------
     ConversionError, VerificationError
-        The torch graph cannot be made, or computes something else.
+        The torch graph cannot be made, computes something else, or has a layer that no gradient reaches.
+    ModelError
+        A weight is not finite.
     """
     names = [layer.name for layer in layers]
+    converted = _convert(feeds, names)
+    for position, node in converted.ends.items():
+        reached = [name for i, name in enumerate(names) if i not in converted.ends]
+        raise ConversionError(f"{describe_obstacle(names[position], node, feeds.perturb)}; {listed_layers(reached)}")
+    return _settled(feeds, layers, settings, converted, device)
+
+
+def prepare_reached(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: torch.device) -> Job:
+    """Do as :func:`prepare` does for those of the layers that a gradient reaches.
+
+    Raises
+    ------
+    ConversionError, VerificationError, ModelError
+        As in :func:`prepare`; or no gradient reaches any layer.
+    """
+    names = [layer.name for layer in layers]
+    try:
+        converted = _convert(feeds, names)
+        ends = {names[position]: node for position, node in converted.ends.items()}
+    except ConversionError:
+        ends = obstacles(feeds.model, feeds.perturb, names)
+        if not ends:
+            raise
+    if not ends:
+        return _settled(feeds, layers, settings, converted, device)
+    rest = [layer for layer in layers if layer.name not in ends]
+    remarks = [describe_obstacle(name, node, feeds.perturb) for name, node in ends.items()]
+    if not rest:
+        raise ConversionError(f"{remarks[0]}, nor does one reach any other default layer; name --layers before it")
+    for remark in remarks:
+        logger.warning("left out: %s", remark)
+    return prepare_reached(feeds, rest, settings, device)
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """A torch graph, its further inputs, and the outputs that no gradient reaches."""
+
+    module: fx.GraphModule
+    context: list[str]
+    ends: dict[int, Conversion]
+
+
+def _convert(feeds: Feeds, names: Sequence[str]) -> _Converted:
     module = convert_reached(feeds.model, feeds.perturb, names)
     _log_conversions(module.meta["conversions"])
-    graph = extract(feeds.model, [feeds.perturb], names)
-    context = [i.name for i in graph_inputs(graph) if i.name != feeds.perturb]
-    _verify(feeds, graph, context, module)
-    job = make_job(feeds, layers, settings, module, context, torch.from_numpy(feeds.unit()), device)
+    part = extract(feeds.model, [feeds.perturb], names)
+    check_weights(part)
+    context = [i.name for i in graph_inputs(part) if i.name != feeds.perturb]
+    given = _some(feeds, context)
+    verification = verify(part, module, [given], names)
+    logger.info("compared %d tensors with ONNX Runtime; largest: %s", len(names), verification.largest)
+    inputs = [to_torch(given[name]) for name in (feeds.perturb, *context)]
+    return _Converted(module, context, ends_of_gradient(module, inputs))
+
+
+def _some(feeds: Feeds, context: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Some samples of what the graph takes, as many as the model is made for."""
+    some = list(range(min(VERIFIED_SAMPLES, len(feeds))))
+    count = feeds.batch_size or len(some)
+    shown = (some * count)[:count]
+    with np.errstate(over="ignore"):  # as in Feeds.given
+        perturbed = feeds.perturbed(shown).astype(feeds.declared)
+    return {feeds.perturb: perturbed, **feeds.given(context, shown)}
+
+
+def _settled(
+    feeds: Feeds, layers: Sequence[Layer], settings: Settings, converted: _Converted, device: torch.device
+) -> Job:
+    unit = torch.from_numpy(feeds.unit())
+    job = make_job(feeds, layers, settings, converted.module, converted.context, unit, device)
     mode = job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit)
     logger.info("device %s; many inputs at once: %s", device, mode)
     return job
@@ -149,17 +220,6 @@ def make_job(
 def context_tensors(feeds: Feeds, names: Sequence[str], device: torch.device) -> list[Tensor]:
     """The named graph inputs of all samples, each (samples, ...)."""
     return [to_torch(array, device) for array in feeds.given(names, range(len(feeds))).values()]
-
-
-def _verify(feeds: Feeds, graph: Model, context: Sequence[str], module: fx.GraphModule) -> None:
-    names = [info.name for info in graph.proto.graph.output]
-    some = list(range(min(VERIFIED_SAMPLES, len(feeds))))
-    count = feeds.batch_size or len(some)
-    shown = (some * count)[:count]
-    given = feeds.given(context, shown)
-    given[feeds.perturb] = feeds.perturbed(shown).astype(feeds.declared)
-    verification = verify(graph, module, [given], names)
-    logger.info("compared %d tensors with ONNX Runtime; largest: %s", len(names), verification.largest)
 
 
 def _log_conversions(conversions: Sequence[Conversion]) -> None:

@@ -45,7 +45,7 @@ class Request:
         Of the model.
     inputs
         Samples by graph input.
-    perturb, layers, context, unit, settings, foreground, decoders, memory
+    perturb, layers, context, unit, settings, foreground, units, decoders, memory
         Of the job.
     metrics
         Names.
@@ -69,6 +69,7 @@ class Request:
     unit: npt.NDArray[np.float32]
     settings: Settings
     foreground: npt.NDArray[np.uint8] | None
+    units: npt.NDArray[np.bool_] | None
     decoders: Ready | None
     memory: int | None
     metrics: tuple[str, ...]
@@ -113,6 +114,7 @@ class Request:
         unit, device = torch.from_numpy(self.unit), torch.device(self.device)
         job = make_job(feeds, self.layers, self.settings, module, self.context, unit, device)
         job.foreground, job.memory, job.decoders = self.foreground, self.memory, copy.deepcopy(self.decoders)
+        job.units = None if self.units is None else torch.from_numpy(self.units)
         if self.batching is None:
             job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit)
             job.chunk = fit(job.network, *job.inputs([0]), memory=self.memory)
@@ -147,7 +149,8 @@ def request(job: Job, metrics: Sequence[str], folder: Path, *, device: str, thre
     same = torch.device(device).type == job.device.type
     return Request(
         __version__, light, weights, job.feeds.model.name, job.feeds.model.sha256, inputs, job.feeds.perturb,
-        job.layers, job.context, job.unit.cpu().numpy(), job.settings, job.foreground, _on_processor(job.decoders),
+        job.layers, job.context, job.unit.cpu().numpy(), job.settings, job.foreground,
+        None if job.units is None else job.units.numpy(), _on_processor(job.decoders),
         job.memory, tuple(metrics), libraries(), device, threads,
         (job.network.mode, job.network.axes, job.chunk) if same else None,
     )  # fmt: skip

@@ -23,17 +23,18 @@ from ..graph.layers import Layer, list_layers, perturbed_tensor, select_layers
 from ..graph.model import ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..inputs.foreground import Foreground, open_foreground
-from ..inputs.sample_sets import open_inputs
+from ..inputs.unit_mask import NO_MASK, MaskSpec, UnitMask, find_unit_mask, open_unit_mask
 from ..metrics.budget import CPU_INPUTS, device_of, fit, parse_bytes
 from ..metrics.decoder_training import DecoderSettings
-from ..metrics.feeds import Feeds, graph_inputs
+from ..metrics.feeds import Feeds, open_samples_of
 from ..outputs import claim_folder
 from ..torch_graph.precision import to_float32
 from .blocks import Measure
 from .compute import Analysis
 from .decoders import Decoders
 from .engines import Resources, open_engine
-from .job import Job, prepare
+from .finite import check_values
+from .job import Job, prepare, prepare_reached
 from .measures import check_metrics, make_measures
 from .recovery import Ru
 from .settings import Report, Result, Settings
@@ -52,6 +53,7 @@ def analyze(
     metrics: Sequence[str] = ("sid",),
     run: str | None = None,
     perturb: str | None = None,
+    unit_mask: MaskSpec | None = None,
     keep_precision: bool = False,
     labels: Any = None,
     limit: int | None = None,
@@ -108,6 +110,9 @@ def analyze(
         Name of the run; default: the model's name.
     perturb
         The perturbed tensor; default: the float graph input, or the embedding of integer inputs.
+    unit_mask
+        Which units of the perturbed tensor count, see :func:`.inputs.unit_mask.open_unit_mask`; ``"none"``: all;
+        default: those that an attention mask among the inputs leaves, see :func:`.inputs.unit_mask.find_unit_mask`.
     keep_precision
         Compute float16 and bfloat16 as they are; default: in float32, weights converted.
     labels, limit, preset, scale, mean, std, size
@@ -183,16 +188,15 @@ def analyze(
     listed = list_layers(loaded, perturbed)
     chosen = select_layers(listed, layers, exclude)
     logger.info("perturbed: %s; layers: %d of %d: %s", perturbed, len(chosen), len(listed), _names(chosen))
-    declared = {i.name: (i.shape, i.dtype) for i in graph_inputs(loaded)}
     objects = None if foreground is None else open_foreground(foreground)
     training = None
     if decoder_inputs is not None:
-        training = open_inputs(
-            decoder_inputs, declared, preset=preset, scale=scale, mean=mean, std=std, size=size, limit=decoder_limit
+        training = open_samples_of(
+            loaded, decoder_inputs, preset=preset, scale=scale, mean=mean, std=std, size=size, limit=decoder_limit
         )
-    samples = open_inputs(
+    samples = open_samples_of(
+        loaded,
         inputs,
-        declared,
         labels=labels,
         limit=limit,
         preset=preset,
@@ -206,11 +210,16 @@ def analyze(
     logger.info("samples: %d; preprocessing: %s", len(feeds), feeds.main.preprocessing.to_dict())
     logger.info("axes of %s: %s", perturbed, feeds.described)
     masks = None if objects is None else _masks(objects, feeds)
-    job = prepare(feeds, chosen, settings, target)
+    job = (prepare if layers else prepare_reached)(feeds, chosen, settings, target)
     job.foreground = masks
+    mask = _unit_mask(unit_mask, job)
+    if mask is not None:
+        logger.info("unit mask: %s", mask)
+        job.units = torch.from_numpy(mask.units.reshape(len(feeds), -1))
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
     job.memory = budget
     job.chunk = fit(job.network, *job.inputs([0]), memory=budget)
+    check_values(job)
     if Ru.metric.name in metrics:
         job.decoders = Decoders(
             decoder_folder,
@@ -222,15 +231,25 @@ def analyze(
     measures = make_measures(metrics, job)
     logger.info("inputs evaluated at once: %d", job.chunk)
     name = run or loaded.name
-    schema = _schema(
-        job, measures, {"keep_precision": True} if keep_precision else {}, resources.describe(target, device)
-    )
+    more: dict[str, Any] = {"keep_precision": True} if keep_precision else {}
+    if mask is not None:
+        more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
+    schema = _schema(job, measures, more, resources.describe(target, device))
     with RunWriter.open(output, name, schema, overwrite=overwrite, compression=compression) as writer:
         if budget is None:
             job.chunk = _as_begun(writer, job.chunk)
         with open_engine(resources, Worker(job, measures), metrics, device) as opened:
             Analysis(job, measures, opened, writer, progress or (lambda _: None)).compute()
     return Result(Path(output), name)
+
+
+def _unit_mask(spec: MaskSpec | None, job: Job) -> UnitMask | None:
+    feeds = job.feeds
+    if spec is None:
+        return find_unit_mask(feeds.samples, job.shape, feeds.axes())
+    if isinstance(spec, str) and spec == NO_MASK and spec not in feeds.samples.inputs:
+        return None
+    return open_unit_mask(spec, feeds.samples, feeds.main, job.shape, feeds.axes())
 
 
 def _as_begun(writer: RunWriter, chunk: int) -> int:

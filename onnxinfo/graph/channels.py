@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
-from ..inputs.axes import axis_names
+from ..inputs.axes import Layout, axis_names
 from ..text import quoted
 from .blocks import LAYOUT, POINTWISE
 from .dataflow import Dataflow
@@ -79,10 +79,11 @@ def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tupl
         Names of the axes of one sample by graph input.
     """
     flow = Dataflow(model.proto.graph)
-    if tensor in layouts:
-        return _named(layouts[tensor], f"layout of the samples of {quoted(tensor)}")
     walk = _Walk(flow, tensor, rank + 1)
     found = walk.nearest()
+    if tensor in layouts:
+        own = _named(layouts[tensor], f"layout of the samples of {quoted(tensor)}")
+        return replace(own, evidence=found[1]) if found is not None and found[0] - 1 == own.channel else own
     if found is not None and found[0] > 0:
         axis, evidence = found[0] - 1, found[1]
         return Axes(_names(rank, axis), axis, evidence)
@@ -95,6 +96,15 @@ def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tupl
         return Axes((), None, "a single number")
     axis = rank - 1 if rank == 2 else 0
     return Axes(_names(rank, axis), axis, f"convention for {rank} {'axes' if rank > 1 else 'axis'}")
+
+
+def input_layout(flow: Dataflow, name: str) -> Layout:
+    """Where the operators that a graph input reaches have its channels; ``auto`` where none of them tells."""
+    shape = flow.shape(name)
+    found = _Walk(flow, name, len(shape)).nearest() if shape is not None and len(shape) > 2 else None
+    if found is None or shape is None or found[0] not in (1, len(shape) - 1):
+        return "auto"
+    return "NCHW" if found[0] == 1 else "NHWC"
 
 
 def declared_axes(model: Model, tensor: str) -> Axes:
@@ -113,7 +123,7 @@ def declared_axes(model: Model, tensor: str) -> Axes:
         shape = flow.shape(value.name)
         if shape:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-            layouts[value.name] = axis_names(shape[1:], dtype)
+            layouts[value.name] = axis_names(shape[1:], dtype, input_layout(flow, value.name))
     shape = flow.shape(tensor)
     return tensor_axes(model, tensor, len(shape) - 1, layouts) if shape else Axes((), None, "its rank is not known")
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from ..errors import InputError, UsageError
 from ..text import printable
-from .axes import DeclaredShape, Target, describe
+from .axes import DeclaredShape, Layout, Target, describe
 from .opening import Spec, open_samples
 from .samples import Samples
 
@@ -100,7 +101,10 @@ def parse_inputs(spec: str, names: Sequence[str] = ()) -> dict[str, str]:
 
 
 def open_inputs(
-    specs: Spec | Mapping[str, Spec], declared: Mapping[str, tuple[DeclaredShape, npt.DTypeLike]], **options: Any
+    specs: Spec | Mapping[str, Spec],
+    declared: Mapping[str, tuple[DeclaredShape, npt.DTypeLike]],
+    layouts: Mapping[str, Layout] = MappingProxyType({}),
+    **options: Any,
 ) -> SampleSet:
     """Open the samples of every graph input.
 
@@ -110,6 +114,8 @@ def open_inputs(
         One specification by graph input, or text for :func:`parse_inputs`, or one for the model's only input.
     declared
         Shape of one sample (without batch axis) and element type by graph input, in the model's order.
+    layouts
+        By graph input, where the model has its channels; default: see :func:`.inputs.axes.axis_names`.
     **options
         For :func:`onnxinfo.open_samples`. Preset, scale, mean and std reach float inputs only; boxes, size and
         resize images only.
@@ -127,10 +133,11 @@ def open_inputs(
         An input has no specification, or is none of the model's.
     """
     by_name = _by_input(specs, list(declared))
-    opened = {
-        name: open_samples(by_name[name], shape=shape, dtype=dtype, **_applicable(options, describe(shape, dtype)))
-        for name, (shape, dtype) in declared.items()
-    }
+    opened = {}
+    for name, (shape, dtype) in declared.items():
+        layout = layouts.get(name, "auto")
+        fitting = _applicable(options, describe(shape, dtype, layout))
+        opened[name] = open_samples(by_name[name], shape=shape, dtype=dtype, layout=layout, **fitting)
     for (one, samples), (other, others) in pairwise(opened.items()):
         if samples.available != others.available or not np.array_equal(samples.positions, others.positions):
             raise InputError(

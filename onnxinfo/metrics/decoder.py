@@ -95,8 +95,9 @@ class Decoder(nn.Module):
             getattr(self, f"{name}_std").copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Reconstruct: features (B, m) to samples (B, *sample), in the model's units."""
-        inner: Tensor = self.body((feature - self.feature_mean) / self.feature_std)
+        """Reconstruct: features (B, m) to samples (B, *sample), in the model's units and in 32 bits."""
+        standardised = (feature - self.feature_mean) / self.feature_std
+        inner: Tensor = self.body(standardised.to(self.feature_std.dtype))
         return inner.reshape(-1, *self.plan.sample) * self.sample_std + self.sample_mean
 
 

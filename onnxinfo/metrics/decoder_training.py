@@ -112,7 +112,7 @@ class _Pupil:
     def learn(self, feature: Tensor, x: Tensor) -> Tensor:
         self.decoder.train()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-            loss = nn.functional.mse_loss(self.decoder(feature).float(), x) / self.decoder.sample_std.square()
+            loss = nn.functional.mse_loss(self.decoder(feature).to(x.dtype), x) / self.decoder.sample_std.square()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

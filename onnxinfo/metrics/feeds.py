@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,12 +13,14 @@ import numpy.typing as npt
 import onnx
 
 from ..errors import InputError, ModelError
-from ..graph.channels import Axes, tensor_axes
+from ..graph.channels import Axes, input_layout, tensor_axes
 from ..graph.dataflow import Dataflow
 from ..graph.model import Model
 from ..graph.surgery import expose_only
+from ..inputs.axes import Layout
 from ..inputs.deviation import deviation, evenly_spread, without_zeros
-from ..inputs.sample_sets import SampleSet
+from ..inputs.opening import Spec
+from ..inputs.sample_sets import SampleSet, open_inputs
 from ..inputs.samples import Samples
 from ..text import printable, quoted
 from ..torch_graph.runtime import Session
@@ -29,12 +31,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GraphInput:
-    """One graph input: name, element type, batch size (None: any) and the shape of one sample."""
+    """One graph input: name, element type, batch size (None: any), shape of one sample, where its channels are."""
 
     name: str
     dtype: np.dtype[Any]
     batch: int | None
     shape: tuple[int | str | None, ...]
+    layout: Layout
 
 
 def graph_inputs(model: Model) -> list[GraphInput]:
@@ -46,17 +49,38 @@ def graph_inputs(model: Model) -> list[GraphInput]:
         An input is no tensor of known rank.
     """
     given = {initializer.name for initializer in model.proto.graph.initializer}
-    return [_graph_input(info) for info in model.proto.graph.input if info.name not in given]
+    flow = Dataflow(model.proto.graph)
+    return [_graph_input(info, flow) for info in model.proto.graph.input if info.name not in given]
 
 
-def _graph_input(info: onnx.ValueInfoProto) -> GraphInput:
+def _graph_input(info: onnx.ValueInfoProto, flow: Dataflow) -> GraphInput:
     tensor = info.type.tensor_type
     if not info.type.HasField("tensor_type") or not tensor.HasField("shape") or not tensor.shape.dim:
         raise InputError(f"graph input '{info.name}' is no tensor with a batch axis; it cannot be given samples")
     sizes = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim]
     batch = sizes[0] if isinstance(sizes[0], int) and sizes[0] > 0 else None
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    return GraphInput(info.name, dtype, batch, tuple(sizes[1:]))
+    return GraphInput(info.name, dtype, batch, tuple(sizes[1:]), input_layout(flow, info.name))
+
+
+def open_samples_of(model: Model, specs: Spec | Mapping[str, Spec], **options: Any) -> SampleSet:
+    """Open the samples of all graph inputs of a model.
+
+    Parameters
+    ----------
+    model
+        A loaded model.
+    specs, **options
+        As for :func:`.inputs.sample_sets.open_inputs`.
+
+    Raises
+    ------
+    InputError, UsageError
+        As there.
+    """
+    inputs = graph_inputs(model)
+    declared = {i.name: (i.shape, i.dtype) for i in inputs}
+    return open_inputs(specs, declared, {i.name: i.layout for i in inputs}, **options)
 
 
 @dataclass
@@ -108,7 +132,8 @@ class Feeds:
 
     def given(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
         """Samples of graph inputs in the types that the model declares, each (len(indices), ...)."""
-        return {name: self.samples.inputs[name].batch(indices).astype(self._types[name]) for name in names}
+        with np.errstate(over="ignore"):  # what 16 bits do not hold makes a layer infinite, and that is reported
+            return {name: self.samples.inputs[name].batch(indices).astype(self._types[name]) for name in names}
 
     def run(self, session: Session, indices: Sequence[int]) -> dict[str, Array]:
         """Outputs of a session for some samples, whatever batch size the model is made for."""
@@ -186,7 +211,7 @@ class Feeds:
             assert unit is not None
         else:
             unit = self._estimated()
-        if not np.isfinite(np.square(unit)).all():
+        if (unit > np.sqrt(np.finfo(unit.dtype).max)).any():
             index, size = self._largest(evenly_spread(len(self)))
             raise InputError(
                 f"sample {printable(self.main.names[index])} has values up to {size:.2g} in {quoted(self.perturb)}, "

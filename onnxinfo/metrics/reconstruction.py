@@ -105,7 +105,7 @@ class Reconstruction:
             How many, rounded up to a multiple of `PARTS`.
         """
         probe, counts = self.feature, torch.zeros(PARTS, device=sigma.device)
-        sums = torch.zeros(PARTS, *sigma.shape, device=sigma.device)
+        sums = sigma.new_zeros((PARTS, *sigma.shape))
         fourth = torch.zeros_like(sigma)
         deviations: list[Tensor] = []
         with torch.no_grad():

@@ -28,6 +28,8 @@ from .operators.fallback import fallback as run_elsewhere
 if TYPE_CHECKING:
     from onnx2torch.utils.common import OperationConverterResult
 
+#: Under this name a node of the torch graph has the :class:`Conversion` of the ONNX node it stands for.
+CONVERSION = "onnxinfo_conversion"
 Server = Literal["onnxinfo", "onnx2torch", "registered", "fallback", "none"]
 
 
@@ -305,6 +307,8 @@ class _GraphBuilder:
         self.root.add_module(target, module)
         arguments = tuple(self._value(name) if name else None for name in mapping.inputs)
         result = self.graph.call_module(target, arguments)
+        # The node's own comes after those of its bodies.
+        result.meta[CONVERSION] = self.onnx_graph.conversions[-1]
         outputs = node.output_values
         if len(outputs) == 1:
             self.values[outputs[0]] = result

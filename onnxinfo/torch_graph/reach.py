@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import onnx
-from torch import fx
+from torch import Tensor, fx
 
 from ..errors import ConversionError
 from ..graph import protos
@@ -15,12 +16,14 @@ from ..graph.model import ModelSource
 from ..graph.surgery import extract
 from ..graph.weights import beside
 from ..text import printable
-from .convert import Conversion, conversion_report, convert
+from .convert import CONVERSION, Conversion, conversion_report, convert
 from .normalize import normalize
 
 # Types that never carry a gradient. Smaller integers may: quantised values travel as whole floats.
 _DISCRETE = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
 _CONSTANT = ("fallback", "none")
+# Operators that torch has a gradient of, which is 0 everywhere.
+_FLAT = {"ai.onnx.Sign"}
 _SHOWN = 10
 
 
@@ -127,11 +130,89 @@ def check_reach(model: ModelSource, perturb: str, layers: Sequence[str]) -> None
     layer, node = next(iter(found.items()))
     names = [layer.name for layer in list_layers(model, perturb)]
     blocked = obstacles(model, perturb, names)
-    reached = [f"'{printable(name)}'" for name in names if name not in blocked]
-    listed = ", ".join(reached[-_SHOWN:]) if reached else "none"
-    more = f" and {len(reached) - _SHOWN} before them" if len(reached) > _SHOWN else ""
+    reached = [name for name in names if name not in blocked]
     raise ConversionError(
-        f"no gradient reaches layer '{printable(layer)}': node '{printable(node.node)}' ({node.operator}, opset "
-        f"{node.version}) on the way from '{printable(perturb)}' has no differentiable converter ({node.reason}); "
-        f"layers that are reached: {listed}{more}; choose among them, or register a converter with onnx2torch"
+        f"{describe_obstacle(layer, node, perturb)}; {listed_layers(reached)}; choose among them, or register a "
+        f"converter with onnx2torch"
     )
+
+
+def describe_obstacle(layer: str, node: Conversion, perturb: str) -> str:
+    """Say in one clause that no gradient reaches a layer, and which node is in the way.
+
+    Parameters
+    ----------
+    layer
+        Name of the layer.
+    node
+        The node in the way.
+    perturb
+        Name of the perturbed tensor.
+    """
+    reason = f"has no differentiable converter ({node.reason})" if node.reason else "is not differentiable"
+    return (
+        f"no gradient reaches layer '{printable(layer)}': node '{printable(node.node)}' ({node.operator}, opset "
+        f"{node.version}) on the way from '{printable(perturb)}' {reason}"
+    )
+
+
+def listed_layers(reached: Sequence[str]) -> str:
+    """Name the layers that a gradient reaches, the last of them where there are many."""
+    names = [f"'{printable(name)}'" for name in reached[-_SHOWN:]]
+    more = f" and {len(reached) - _SHOWN} before them" if len(reached) > _SHOWN else ""
+    return f"layers that are reached: {', '.join(names) if names else 'none'}{more}"
+
+
+def ends_of_gradient(module: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[int, Conversion]:
+    """Find the outputs of a converted graph that no gradient reaches, by evaluating it.
+
+    Parameters
+    ----------
+    module
+        From :func:`convert_reached`.
+    inputs
+        Values of its inputs; the first is the perturbed tensor.
+
+    Returns
+    -------
+    dict
+        By position of the output, the first node on a way to it that a gradient does not pass.
+    """
+    walk = _GradientWalk(module)
+    leaf = inputs[0].detach().clone().requires_grad_(True)
+    walk.run(leaf, *inputs[1:])
+    (values,) = next(node for node in reversed(module.graph.nodes) if node.op == "output").args
+    return {i: walk.ends[value] for i, value in enumerate(values) if value in walk.ends}
+
+
+class _GradientWalk(fx.Interpreter):
+    """Evaluates a graph and notes which values carry no gradient, and since which node."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.ends: dict[fx.Node, Conversion] = {}
+        self._carrying: set[fx.Node] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Evaluate a node; what has a gradient of 0 is cut off."""
+        result = super().run_node(n)
+        conversion = n.meta.get(CONVERSION)
+        if conversion is not None and conversion.operator in _FLAT:
+            result = result.detach()
+        if any(tensor.requires_grad for tensor in _tensors(result)):
+            self._carrying.add(n)
+            return result
+        ahead = [self.ends[operand] for operand in n.all_input_nodes if operand in self.ends]
+        if conversion is not None and any(operand in self._carrying for operand in n.all_input_nodes):
+            ahead.insert(0, conversion)
+        if ahead:
+            self.ends[n] = ahead[0]
+        return result
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)

@@ -1,0 +1,113 @@
+"""Samples and layers whose numbers cannot be computed with: named before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from ..errors import InputError, ModelError
+from ..graph.dataflow import Dataflow
+from ..graph.surgery import expose_only
+from ..text import printable, quoted
+from ..torch_graph.runtime import Session
+from .job import Job
+from .memory import for_each
+
+#: Steps between neighbouring floats, in standardised units, that hide the noise a layer tolerates.
+_COARSEST_STEP = 0.01
+
+
+def check_values(job: Job) -> None:
+    """Refuse samples, and layers at them, that cannot be computed with.
+
+    Parameters
+    ----------
+    job
+        Ready to compute.
+
+    Raises
+    ------
+    InputError
+        Names a sample that is so large that noise of its unit vanishes in it.
+    ModelError
+        Names a layer that is not finite at a sample, or whose gradient's squares overflow there.
+    """
+    samples = range(len(job.feeds))
+    blocks = [list(samples[start : start + job.chunk]) for start in range(0, len(samples), job.chunk)]
+    for_each(job, blocks, lambda block: _check_block(job, block))
+    for_each(job, [[sample] for sample in sorted({0, len(samples) - 1})], lambda block: _check_gradients(job, block))
+
+
+def _check_block(job: Job, block: list[int]) -> None:
+    x, rows = job.inputs(block)
+    step = x.abs() * torch.finfo(x.dtype).eps
+    coarse = (step > _COARSEST_STEP * job.unit).flatten(1).any(1)
+    if bool(coarse.any()):
+        index = int(coarse.nonzero()[0])
+        largest, unit = float(x[index].abs().max()), float(job.unit.min())
+        raise InputError(
+            f"sample {_name(job, block[index])} has values up to {largest:.2g} in {quoted(job.feeds.perturb)}, in "
+            f"which noise of its unit ({unit:.2g}) is lost to rounding; remove the sample, or subtract a --mean"
+        )
+    with torch.no_grad():
+        features = job.network(x, rows)
+    for layer, feature in zip(job.layers, features, strict=True):
+        finite = feature.isfinite().all(1)
+        if not bool(finite.all()):
+            sample = block[int((~finite).nonzero()[0])]
+            raise ModelError(
+                f"layer {quoted(layer.name)} is not finite at sample {_name(job, sample)}"
+                f"{_origin(job, layer.name, sample)}; leave out the layer or the sample"
+            )
+
+
+def _check_gradients(job: Job, block: list[int]) -> None:
+    x, rows = job.inputs(block)
+    leaf = x.requires_grad_(True)
+    stream = torch.Generator().manual_seed(0)
+    for layer, feature in zip(job.layers, job.network(leaf, rows), strict=True):
+        signs = torch.randint(2, feature.shape, generator=stream).to(feature) * 2 - 1
+        (product,) = torch.autograd.grad(feature, leaf, signs, retain_graph=True, materialize_grads=True)
+        if not bool((product * job.unit).square().sum().isfinite()):
+            raise ModelError(
+                f"the squared gradient of layer {quoted(layer.name)} is not finite at sample "
+                f"{_name(job, block[0])}; leave out the layer, or scale the model's weights down"
+            )
+
+
+def _name(job: Job, sample: int) -> str:
+    return printable(job.feeds.main.names[sample])
+
+
+def _origin(job: Job, layer: str, sample: int) -> str:
+    """Where in the graph a value that is not finite comes from, as far as ONNX Runtime tells."""
+    model = job.feeds.model
+    flow = Dataflow(model.proto.graph)
+    influenced = flow.influenced(job.feeds.perturb)
+    ahead = [name for name in _needed(flow, layer) if name in influenced and flow.is_float(name)]
+    values = job.feeds.run(Session(expose_only(model, ahead)), [sample]) if ahead else {}
+    for name in ahead:
+        wide = values[name].astype(np.float64)
+        if np.isnan(wide).any() or np.isposinf(wide).any():
+            node = flow.nodes[flow.producer[name]]
+            what = "NaN" if np.isnan(wide).any() else "infinity"
+            return f": {what} first in tensor {quoted(name)} ({node.op_type})"
+    return ""
+
+
+def _needed(flow: Dataflow, tensor: str) -> Sequence[str]:
+    """Computed tensors that a tensor depends on, with itself, in the order of the graph."""
+
+    def positions() -> Iterator[int]:
+        pending, seen = [tensor], {tensor}
+        while pending:
+            position = flow.producer.get(pending.pop())
+            if position is not None:
+                yield position
+                fresh = [name for name in flow.needs[position] if name not in seen]
+                seen.update(fresh)
+                pending.extend(fresh)
+
+    return [name for position in sorted(set(positions())) for name in flow.nodes[position].output if name]

@@ -1,0 +1,172 @@
+"""Units that count: what the padding of a text takes, and what a mask that is named leaves out, does not."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from graphs import constant, model, node, value, weight
+from onnx import TensorProto
+
+import onnxinfo
+from onnxinfo import InputError, UsageError, load
+from onnxinfo.analysis.job import Job, prepare
+from onnxinfo.analysis.measures import make_measures
+from onnxinfo.analysis.request import request
+from onnxinfo.analysis.settings import Settings
+from onnxinfo.cli import cli
+from onnxinfo.graph.layers import list_layers
+from onnxinfo.inputs.sample_sets import SampleSet
+from onnxinfo.inputs.unit_mask import find_unit_mask, open_unit_mask
+from onnxinfo.metrics.feeds import Feeds, open_samples_of
+
+IDS = np.random.default_rng(0).integers(0, 20, (4, 6))
+MASK = (np.arange(6) < np.array([[6], [4], [1], [3]])).astype(np.int64)
+SHAPE, AXES = (6, 4), ("position", "embedding")
+
+
+def text_model(name: str = "attention_mask", element: int = TensorProto.INT64) -> onnx.ModelProto:
+    """Embeddings, weighted by a mask, and a dense layer."""
+    nodes = [
+        node("Gather", "table ids", "embedded"),
+        node("Unsqueeze", f"{name} last", "column"),
+        node("Cast", "column", "weights", to=TensorProto.FLOAT),
+        node("Mul", "embedded weights", "kept"),
+        node("MatMul", "kept w", "y"),
+    ]
+    inputs = [value("ids", ("N", 6), TensorProto.INT64), value(name, ("N", 6), element)]
+    return model(
+        nodes, inputs, [value("y", ("N", 6, 3))], [weight("table", 20, 4), weight("w", 4, 3), constant("last", [-1])]
+    )
+
+
+def samples(proto: onnx.ModelProto, **arrays: Any) -> SampleSet:
+    return open_samples_of(load(proto), arrays)
+
+
+def analyzed(proto: onnx.ModelProto, arrays: dict[str, Any], folder: Path, **options: Any) -> Any:
+    """The recipe, and the job that was made."""
+    made: list[Job] = []
+
+    def noted(names: Any, job: Job) -> Any:
+        made.append(job)
+        return make_measures(names, job)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxinfo.analysis.run.make_measures", noted)
+        result = onnxinfo.analyze(proto, arrays, folder / "run.h5", layers=["y"], perturb="embedded", **options)
+    with onnxinfo.open(result.archive) as archive:
+        return archive[result.run].recipe, made[0].units
+
+
+EXPECTED = np.repeat(MASK == 1, 4, axis=1)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.float32])
+@pytest.mark.parametrize("name", ["attention_mask", "input_mask:0", "Mask"])
+def test_the_mask_among_the_inputs_is_found(name: str, dtype: Any) -> None:
+    proto = text_model(name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    found = find_unit_mask(samples(proto, **{"ids": IDS, name: MASK.astype(dtype)}), SHAPE, AXES)
+    assert found is not None
+    assert (found.units.reshape(4, -1) == EXPECTED).all()
+    assert found.source == f"graph input '{name}'"
+
+
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        ("attention_mask", np.ones_like(MASK)),
+        ("attention_mask", np.where(MASK == 1, 0, -9)),
+        ("key_padding_mask", 1 - MASK),
+        ("decoder_attention_mask", MASK),
+        ("attention_mask", MASK * (np.arange(4) != 2)[:, None]),
+        ("segment", MASK),
+    ],
+)
+def test_what_is_no_such_mask_is_left_alone(name: str, mask: Any) -> None:
+    assert find_unit_mask(samples(text_model(name), **{"ids": IDS, name: mask}), SHAPE, AXES) is None
+
+
+def test_a_mask_of_another_length_is_left_alone() -> None:
+    given = samples(text_model(), ids=IDS, attention_mask=MASK)
+    assert find_unit_mask(given, (7, 4), AXES) is None
+    assert find_unit_mask(given, (6, 4, 4), ("channel", "y", "x")) is None
+
+
+def test_of_several_masks_none_is_guessed(caplog: pytest.LogCaptureFixture) -> None:
+    given = samples(text_model("mask_a"), ids=IDS, mask_a=MASK)
+    both = SampleSet({**given.inputs, "mask_b": given.inputs["mask_a"]})
+    assert find_unit_mask(both, SHAPE, AXES) is None
+    assert "'mask_a', 'mask_b' may be one; name it with --unit-mask" in caplog.text
+
+
+def test_an_analysis_has_it_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "onnxinfo"):
+        recipe, units = analyzed(text_model(), {"ids": IDS, "attention_mask": MASK}, tmp_path)
+    assert torch.equal(units, torch.from_numpy(EXPECTED))
+    assert recipe["unit_mask"] == "graph input 'attention_mask'"
+    assert len(recipe["unit_mask_sha256"]) == 64
+    assert "unit mask: 58.3% of the units count, by graph input 'attention_mask'" in caplog.text
+
+
+def test_none_lets_all_units_count(tmp_path: Path) -> None:
+    recipe, units = analyzed(text_model(), {"ids": IDS, "attention_mask": MASK}, tmp_path, unit_mask="none")
+    assert units is None
+    assert "unit_mask" not in recipe
+
+
+def test_a_mask_may_be_named(tmp_path: Path) -> None:
+    """A graph input whatever its name; rows of a file, of the samples that are used."""
+    given = {"ids": IDS, "segment": MASK}
+    _, units = analyzed(text_model("segment"), given, tmp_path, unit_mask="segment", run="a")
+    assert torch.equal(units, torch.from_numpy(EXPECTED))
+    np.savez(tmp_path / "m.npz", positions=MASK, units=EXPECTED.reshape(4, 6, 4), features=np.eye(4)[:, None])
+    for key in ("positions", "units"):
+        spec = f"{tmp_path / 'm.npz'}:{key}"
+        recipe, units = analyzed(text_model("segment"), given, tmp_path, unit_mask=spec, run=key, limit=2)
+        assert torch.equal(units, torch.from_numpy(EXPECTED[:2]))
+        assert recipe["unit_mask"] == f"'{spec}'"
+    _, units = analyzed(text_model("segment"), given, tmp_path, unit_mask=f"{tmp_path / 'm.npz'}:features", run="f")
+    assert units.reshape(4, 6, 4)[1].tolist() == [[False, True, False, False]] * 6
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ("nothing", UsageError, r"'nothing' is neither a graph input nor an array file"),
+        (MASK[:3], InputError, r"has 3 rows, expected one for each of 4 samples"),
+        (MASK[:, :5], InputError, r"has shape \(4, 5\), expected a value for each unit, \(4, 6, 4\)"),
+        (MASK * (np.arange(4) != 2)[:, None], InputError, r"leaves no unit of sample input\[2\]"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(spec: Any, error: type, message: str) -> None:
+    given = samples(text_model(), ids=IDS, attention_mask=MASK)
+    with pytest.raises(error, match=message):
+        open_unit_mask(spec, given, given.first, SHAPE, AXES)
+
+
+def test_workers_have_the_same_units(tmp_path: Path) -> None:
+    loaded = load(text_model())
+    feeds = Feeds(loaded, samples(text_model(), ids=IDS, attention_mask=MASK), "embedded")
+    layers = [layer for layer in list_layers(loaded, "embedded") if layer.name == "y"]
+    job = prepare(feeds, layers, Settings(), torch.device("cpu"))
+    job.units = torch.from_numpy(EXPECTED)
+    elsewhere = request(job, ["sid"], tmp_path, device="cpu", threads=1).worker()
+    assert torch.equal(elsewhere.job.units, job.units)
+
+
+def test_the_option(tmp_path: Path) -> None:
+    onnx.save(text_model("segment"), tmp_path / "text.onnx")
+    np.savez(tmp_path / "t.npz", ids=IDS, segment=MASK)
+    spec = ",".join(f"{name}={tmp_path / 't.npz'}:{name}" for name in ("ids", "segment"))
+    arguments = ["-q", "analyze", str(tmp_path / "text.onnx"), "--inputs", spec, "--layers", "y"]
+    result = CliRunner().invoke(cli, [*arguments, "--unit-mask", "segment", "-o", str(tmp_path / "run.h5")])
+    assert result.exit_code == 0, result.output
+    with onnxinfo.open(tmp_path / "run.h5") as archive:
+        assert archive["text"].recipe["unit_mask"] == "graph input 'segment'"
