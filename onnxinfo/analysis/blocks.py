@@ -90,6 +90,11 @@ class Block:
         return self._start
 
     @property
+    def units(self) -> Tensor | None:
+        """Units that count, (S, n) bool, or None for all."""
+        return None if self.job.units is None else self.job.units[self.indices].to(self.x.device)
+
+    @property
     def target(self) -> Tensor:
         """``alpha D`` of every sample, (S,)."""
         own = self.start.normalizer

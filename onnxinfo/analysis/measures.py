@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,6 +11,7 @@ import torch
 
 from ..archive.format import CERTIFICATE, Field, Metric
 from ..errors import UsageError
+from ..metrics.noise import ENTROPY
 from ..metrics.reference import solve_by_gradient
 from ..metrics.sid import solve
 from .baselines import Cam, GradCam, Gradient
@@ -44,11 +46,15 @@ class Sid:
         if settings.solver == "reference":
             solution = solve_by_gradient(feature, start, target, tie, settings.cap)
         else:
-            solution = solve(feature, start, target, tie, settings.cap, self.job.shape)
+            solution = solve(feature, start, target, tie, settings.cap, self.job.shape, block.units)
         certificate, entropy = solution.certificate, solution.entropy
+        value = entropy.double().nanmean(1)
+        if block.units is not None:
+            # A unit that does not count tells nothing apart: in the map it is like one that is wholly discarded.
+            entropy = torch.where(block.units, entropy, math.log(settings.cap) + ENTROPY)
         count = len(block.indices)
         values = {
-            "value": entropy.double().mean(1),
+            "value": value,
             "stderr": solution.stderr,
             "converged": certificate.converged & entropy.isfinite().all(1),
             "ratio": certificate.ratio,

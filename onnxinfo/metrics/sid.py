@@ -104,7 +104,13 @@ class Solution:
 
 
 def solve(
-    feature: Feature, start: Linearisation, target: Tensor, tie: Tie, cap: float, shape: Sequence[int]
+    feature: Feature,
+    start: Linearisation,
+    target: Tensor,
+    tie: Tie,
+    cap: float,
+    shape: Sequence[int],
+    units: Tensor | None = None,
 ) -> Solution:
     """The SID of one layer on a block of samples.
 
@@ -120,25 +126,28 @@ def solve(
         Tied groups, and ``sigma_max`` in standardised units.
     shape
         Shape of one sample, for the denoising of maps.
+    units
+        Units that count, (S, n) bool; None: all. The others get no noise, and their entropy is NaN.
     """
+    counted = torch.ones_like(start.column_norms, dtype=torch.bool) if units is None else units
     # A layer that does not react to small noise has no budget; if it reacts to none at all, every unit is at the cap.
     none = ~(target > 0)
-    at_cap = torch.full_like(start.column_norms, cap)
+    at_cap = cap * counted.to(start.column_norms)
     dead = none & (feature.deviations(at_cap, LINEAR_NOISES).sum(0) > 0) if bool(none.any()) else none
-    problem = _Problem(feature, start, torch.where(none, 1.0, target), tie, cap, tuple(shape))
-    scales = allocate(start.column_norms, problem.target, tie, cap)
+    problem = _Problem(feature, start, torch.where(none, 1.0, target), tie, cap, tuple(shape), counted)
+    scales = allocate(start.column_norms * counted, problem.target, tie, cap)
     found = problem.closed(scales) if problem.is_linear(scales) else None
     if found is None:
         found = problem.ascend(problem.gauss_newton(problem.feasible(scales)))
     error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny) / 2
     sigma = problem.sigma(found.scales)
-    bound = (sigma < cap).any(1)
+    bound = problem.free(found.scales).any(1)
     stderr = torch.where(bound, (error.square() + found.error.square()).sqrt(), 0.0)
     return Solution(
-        sigma=torch.where(dead[:, None], torch.nan, sigma),
+        sigma=torch.where(dead[:, None] | ~counted, torch.nan, sigma),
         certificate=found.certificate.without(dead),
         stderr=torch.where(dead, torch.nan, stderr),
-        capped=(sigma >= cap).float().mean(1),
+        capped=((sigma >= cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
         probes=start.probes + feature.spent,
         iterations=1 + found.iterations,
     )
@@ -164,16 +173,17 @@ class _Problem:
     tie: Tie
     cap: float
     shape: tuple[int, ...]
+    counted: Tensor
 
     @property
     def effort(self) -> int:
         return min(8, max(1, MANY_UNITS // (self.tie.units * self.feature.samples)))
 
     def sigma(self, scales: Tensor) -> Tensor:
-        return capped(scales, self.tie, self.cap)
+        return capped(scales, self.tie, self.cap) * self.counted
 
     def free(self, scales: Tensor) -> Tensor:
-        return self.tie.expand(scales) < self.cap
+        return (self.tie.expand(scales) < self.cap) & self.counted
 
     def is_linear(self, scales: Tensor) -> bool:
         """Whether the closed form is the answer: exact norms, and at each sample a feature linear over its noise."""
@@ -217,7 +227,7 @@ class _Problem:
         """
         sigma = self.sigma(scales)
         halves, deviations = self.feature.column_norms(sigma, self.effort * ROUND_NOISES, ROUND_PROBES)
-        norms = self._smoothed(halves)
+        norms = self._smoothed(halves) * self.counted
         foretold = (sigma.square() * norms).sum(1)
         return self.feasible(rescaled(allocate(norms, self.target, self.tie, self.cap), deviations, foretold))
 
