@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from ..archive.format import CERTIFICATE, Field, Metric
+from ..archive.format import PROVEN, Metric
 from ..errors import UsageError
 from ..metrics.noise import ENTROPY
 from ..metrics.reference import solve_by_gradient
@@ -18,6 +18,7 @@ from .baselines import Cam, GradCam, Gradient
 from .blocks import Block, Cells, Measure
 from .concentration import Concentration
 from .job import Job
+from .proof import proof
 from .recovery import Ru
 from .robustness import Robustness
 
@@ -30,7 +31,7 @@ class Sid:
     metric: ClassVar[Metric] = Metric(
         "sid",
         "strict information discarding",
-        fields=(*CERTIFICATE, Field("residual_stderr", "<f8", "1", "standard error of the residual")),
+        fields=PROVEN,
     )
     uses_normalizer: ClassVar[bool] = True
 
@@ -44,7 +45,7 @@ class Sid:
         settings, tie = self.job.settings, self.job.tie
         feature, start, target = block.feature(), block.start, block.target
         if settings.solver == "reference":
-            solution = solve_by_gradient(feature, start, target, tie, settings.cap)
+            solution = solve_by_gradient(feature, start, target, tie, settings.cap, self.job.shape)
         else:
             solution = solve(feature, start, target, tie, settings.cap, self.job.shape, block.units)
         certificate, entropy = solution.certificate, solution.entropy
@@ -52,20 +53,15 @@ class Sid:
         if block.units is not None:
             # A unit that does not count tells nothing apart: in the map it is like one that is wholly discarded.
             entropy = torch.where(block.units, entropy, math.log(settings.cap) + ENTROPY)
-        count = len(block.indices)
         values = {
             "value": value,
             "stderr": solution.stderr,
-            "converged": certificate.converged & entropy.isfinite().all(1),
-            "ratio": certificate.ratio,
-            "ratio_stderr": certificate.ratio_stderr,
-            "residual": certificate.residual,
-            "residual_stderr": certificate.residual_stderr,
-            "probes": torch.full((count,), solution.probes),
-            "iterations": torch.full((count,), solution.iterations),
+            **proof(certificate, value, solution.dead),
+            "probes": solution.probes,
+            "iterations": solution.iterations,
             "capped": solution.capped,
         }
-        return Cells(values, entropy.reshape(count, *self.job.shape))
+        return Cells(values, entropy.reshape(-1, *self.job.shape))
 
 
 MEASURES: dict[str, Callable[[Job], Measure]] = {

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..archive.format import CERTIFICATE, Field, Metric
+from ..archive.format import PROVEN, Field, Metric, mark_code
 from ..errors import UsageError
 from ..metrics.budget import inputs_at_once
 from ..metrics.reconstruction import Reconstruction
@@ -17,6 +17,7 @@ from ..metrics.ru import solve_ru
 from .blocks import Block, Cells
 from .decoders import Ready
 from .job import Job
+from .proof import proof
 
 
 class Ru:
@@ -32,8 +33,7 @@ class Ru:
         "ru",
         "reconstruction uncertainty",
         fields=(
-            *CERTIFICATE,
-            Field("residual_stderr", "<f8", "1", "standard error of the residual"),
+            *PROVEN,
             Field("decoder_error", "<f8", "1", "decoder's squared error on validation samples over their variance"),
         ),
     )
@@ -65,16 +65,16 @@ class Ru:
         solution = solver(Reconstruction(feature, decoder, self.center), start, target, job.tie, job.settings.cap)
         certificate, entropy = solution.certificate, solution.entropy
         count = len(block.indices)
-        # A decoder that is no better than the mean sample recovers nothing; it says nothing about the layer.
-        trusted = trained.error < 1
+        value = entropy.double().mean(1)
+        proven = proof(certificate, value, ~(target > 0))
+        if trained.error >= 1:
+            # A decoder that is no better than the mean sample recovers nothing; it says nothing about the layer.
+            proven["mark"] = torch.full_like(proven["mark"], mark_code("decoder"))
+            proven["converged"] = torch.zeros_like(proven["converged"])
         values = {
-            "value": entropy.double().mean(1),
+            "value": value,
             "stderr": solution.stderr,
-            "converged": certificate.converged & entropy.isfinite().all(1) & trusted,
-            "ratio": certificate.ratio,
-            "ratio_stderr": certificate.ratio_stderr,
-            "residual": certificate.residual,
-            "residual_stderr": certificate.residual_stderr,
+            **proven,
             "probes": torch.full((count,), solution.probes),
             "iterations": torch.full((count,), solution.iterations),
             "capped": solution.capped,

@@ -133,6 +133,8 @@ PROOF = (
     Field("exponent", "<f8", "1", "growth of the feature's deviation with sigma, d log L / d log t, 2 where linear"),
     Field("mark", "|u1", "1", "why the cell is proven or not", tuple(mark.name for mark in MARKS.values())),
 )
+#: What the metrics of a constraint keep; archives written before version 0.2 have the residual instead of a proof.
+PROVEN = (*(field for field in CERTIFICATE if field.name != "residual"), *PROOF)
 
 
 @dataclass(frozen=True)

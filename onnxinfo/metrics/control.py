@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 #: Features up to this size are modelled as they are; larger ones by the directions in which noise moves them most.
 WHOLE_OUTPUTS, DIRECTIONS = 16, 32
-#: Noise samples that tell these directions, and the points at which their gradients are averaged.
-DIRECTION_NOISES, POINTS = 64, 4
+#: Noise samples that tell how many directions there are, and which; points at which their gradients are averaged.
+FIRST_NOISES, DIRECTION_NOISES, POINTS = 16, 64, 4
 #: A feature that noise moves in more directions than this, effectively, is not worth a model.
 MOST_EFFECTIVE_DIRECTIONS = 24
 #: Most numbers that a model may hold.
@@ -77,9 +77,10 @@ def control_of(feature: Feature, sigma: Tensor) -> Control | None:
     if outputs <= WHOLE_OUTPUTS:
         directions = torch.eye(outputs, device=sigma.device).expand(len(sigma), -1, -1)
     else:
-        changes = feature.changes(sigma, DIRECTION_NOISES)
+        changes = feature.changes(sigma, FIRST_NOISES)
         if float(_effective_directions(changes).median()) > MOST_EFFECTIVE_DIRECTIONS:
             return None
+        changes = torch.cat([changes, feature.changes(sigma, DIRECTION_NOISES - FIRST_NOISES)])
         directions = torch.linalg.svd(changes.transpose(0, 1), full_matrices=False).Vh[:, :DIRECTIONS]
     return Control(feature.mean_products(sigma, directions, POINTS))
 

@@ -38,7 +38,7 @@ class Linearisation:
         tensors = self.column_norms.to(device), self.normalizer.to(device), self.normalizer_stderr.to(device)
         return Linearisation(*tensors, self.probes)
 
-    def at(self, rows: slice) -> Linearisation:
+    def at(self, rows: slice | Tensor) -> Linearisation:
         """The same of some of the samples only."""
         tensors = self.column_norms[rows], self.normalizer[rows], self.normalizer_stderr[rows]
         return Linearisation(*tensors, self.probes)

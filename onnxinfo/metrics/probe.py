@@ -104,6 +104,11 @@ class Feature:
         """Number of input units n."""
         return self.x[0].numel()
 
+    def at(self, index: Tensor) -> Feature:
+        """The same around some of the samples only, which draws from the same random streams."""
+        x, rows = self.x[index], self.rows[index]
+        return Feature(self.network, x, self.unit, rows, self.noise, self.probes, self.chunk)
+
     def portions(self, count: int) -> Iterator[int]:
         """Split a number of noises into portions that are evaluated at once."""
         size = max(1, self.chunk // self.samples)
@@ -141,10 +146,10 @@ class Feature:
         with torch.no_grad():
             for count in self.portions(noises):
                 _, x = self.perturb(sigma, count)
-                parts.append(self._deviation(self.evaluate(x)))
+                parts.append(self.deviation(self.evaluate(x)))
         return torch.cat(parts)
 
-    def _deviation(self, feature: Tensor) -> Tensor:
+    def deviation(self, feature: Tensor) -> Tensor:
         """``||feature - f||^2`` of features (noises * S, m), (noises, S)."""
         return (feature.reshape(-1, self.samples, feature.shape[1]) - self.center).square().sum(-1)
 
@@ -152,7 +157,7 @@ class Feature:
         """``E||h(x + sigma*delta) - f||^2`` from fresh noises, (S,), differentiable with respect to sigma, (S, n)."""
         _, x = self.perturb(sigma, noises)
         self.spent += noises
-        return self._deviation(self.evaluate(x)).mean(0)
+        return self.deviation(self.evaluate(x)).mean(0)
 
     def column_norms(self, sigma: Tensor, noises: int, per_noise: int) -> tuple[Halves, Tensor]:
         """``E ||J_i(x + sigma*delta)||^2`` by vector-Jacobian products, ``E_u (J^T u)_i^2`` with random signs u.
@@ -183,7 +188,7 @@ class Feature:
             norms = squared_products(feature, x, self.unit, per_noise, self.probes)
             self.spent += count * min(per_noise, feature.shape[1])
             sums.add(norms.reshape(count, self.samples, -1))
-            parts.append(self._deviation(feature.detach()))
+            parts.append(self.deviation(feature.detach()))
         return sums.means(), torch.cat(parts)
 
     def changes(self, sigma: Tensor, noises: int) -> Tensor:
@@ -293,7 +298,7 @@ class Feature:
         with torch.no_grad():
             for count in self.portions(pairs):
                 delta, plus = self.perturb(sigma, count)
-                both = self._deviation(self.evaluate(plus)) + self._deviation(self.evaluate(self._opposite(plus)))
+                both = self.deviation(self.evaluate(plus)) + self.deviation(self.evaluate(self._opposite(plus)))
                 deviations.append(both / 2)
                 energies.append(control.apply(delta)[0])
         mean = (sigma.square() * control.norms).sum(1)

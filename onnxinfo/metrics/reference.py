@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,15 @@ LEARNING_RATE = 0.05
 
 
 def solve_by_gradient(
-    feature: Feature, start: Linearisation, target: Tensor, tie: Tie, cap: float, *, steps: int = 800, noises: int = 8
+    feature: Feature,
+    start: Linearisation,
+    target: Tensor,
+    tie: Tie,
+    cap: float,
+    shape: Sequence[int],
+    *,
+    steps: int = 800,
+    noises: int = 8,
 ) -> Solution:
     """SID by stochastic gradient on the paper's loss (Eq. 5), with Adam on ``log sigma``.
 
@@ -26,7 +36,7 @@ def solve_by_gradient(
 
     Parameters
     ----------
-    feature, start, target, tie, cap
+    feature, start, target, tie, cap, shape
         As in :func:`onnxinfo.metrics.sid.solve`; the start is the uniform sigma that a linear layer would allow.
     steps, noises
         Optimisation steps, and noises of each.
@@ -53,11 +63,12 @@ def solve_by_gradient(
     sigma = tie.expand(free).clamp(max=cap)
     return Solution(
         sigma=sigma,
-        certificate=certify(feature, sigma, target, tie.expand(free) < cap),
+        certificate=certify(feature, sigma, target, tie.expand(free) < cap, shape, cap),
         stderr=error / mean / 2,
         capped=(sigma >= cap).float().mean(1),
-        probes=start.probes + feature.spent,
-        iterations=steps,
+        dead=~(target > 0),
+        probes=torch.full((len(sigma),), start.probes + feature.spent),
+        iterations=torch.full((len(sigma),), steps),
     )
 
 

@@ -18,7 +18,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .certificate import Certificate, mean_and_stderr, noise_free_power, refine, rescaled, verdict
+from .certificate import (
+    CALIBRATION,
+    ERRORS,
+    Certificate,
+    constraint_met,
+    mean_and_stderr,
+    noise_free_power,
+    refine,
+    rescaled,
+)
 from .linearisation import Linearisation
 from .noise import ENTROPY, Tie, allocate, capped
 from .probe import Halves
@@ -165,19 +174,32 @@ class Problem:
         moments = self.reconstruction.moments(sigma, self.effort * VALUE_NOISES)
         entropy = moments.log_power() / 2 + ENTROPY
         ratio, ratio_stderr = mean_and_stderr(moments.deviations / self.target)
-        parts, gains = [], []
+        parts: list[Tensor] = []
+        gains, exponents = [], []
         for _ in range(2):
-            cost, gain, _ = self.reconstruction.gradients(sigma, GRADIENT_NOISES // 2, 1 / moments.power)
+            cost, gain, deviations = self.reconstruction.gradients(sigma, GRADIENT_NOISES // 2, 1 / moments.power)
+            exponents.append((cost.mean * free).sum(1) / deviations.mean(0))
             excess = relative_excess(cost, gain, free)
             parts += [excess.first, excess.second]
             gains.append((gain.mean * free).sum(1) / self.tie.units)
         # What the mean entropy gains when all scales grow alike: 1 where nothing but noise makes the errors.
         growth = torch.stack(gains).mean(0).clamp(0.0, 1.0)
-        power, power_stderr = (growth * each for each in noise_free_power(parts, free))
+        power, power_stderr = (growth * each / 4 for each in noise_free_power(torch.stack(parts), free))
+        saturated, unknown = ~free.any(1), torch.full_like(growth, torch.nan)
+        certificate = Certificate(
+            ratio=ratio,
+            ratio_stderr=ratio_stderr,
+            gap=torch.where(saturated, 0.0, CALIBRATION * (power.clamp(min=0) + ERRORS * power_stderr)),
+            gain=unknown,
+            gain_stderr=unknown,
+            exponent=torch.stack(exponents).mean(0),
+            saturated=saturated,
+            met=constraint_met(ratio, ratio_stderr, saturated),
+        )
         return RuSolution(
             sigma=sigma,
             entropy=entropy,
-            certificate=verdict(ratio, ratio_stderr, power, power_stderr, free.any(1)),
+            certificate=certificate,
             stderr=_value_stderr(moments, ratio_stderr, self.reconstruction.center),
             capped=(sigma >= self.cap).float().mean(1),
             probes=start.probes + self.reconstruction.feature.spent,

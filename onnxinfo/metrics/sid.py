@@ -14,28 +14,30 @@ changes with the scales. Where few directions carry the feature's change, a cont
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .certificate import (
     GAP_STDERR,
+    LEAST_CURVATURE,
     LEAST_RATIO_NOISES,
+    MOST_CURVATURE,
     Certificate,
     Measured,
-    gap_stderr,
     join,
     judge,
     mean_and_stderr,
     measure,
-    power_of,
     refine,
     relative_gradient,
     rescaled,
-    verdict,
+    take_trial,
 )
 from .control import Control, control_of
 from .linearisation import Linearisation
@@ -46,17 +48,21 @@ from .shrinkage import wiener, wiener_with
 logger = logging.getLogger(__name__)
 
 #: Noise samples of the Gauss-Newton round, and probes at each.
-ROUND_NOISES, ROUND_PROBES = 16, 4
+ROUND_NOISES, ROUND_PROBES = 16, 8
 #: Noise samples of each pass of the ascent, and of one with a control variate, where each tells more.
 PASS_NOISES, CONTROLLED_NOISES = 16, 32
-#: Passes at most that may change the scales, and passes in all.
-UPDATES, PASSES = 28, 40
+#: Rounds of ascent and certificate: steps at most, and the least weight of the newest evidence in each.
+ROUNDS = ((16, 0.2), (12, 0.1), (16, 0.05))
 #: Gain in nats, averaged over so many recent passes and the samples, that is worth another step.
-PASS_GAIN, RECENT = 0.004, 4
-#: Share of the Newton step that is taken: at first, and once steps follow each other, when curvature is above one.
-FIRST_STEPS, DAMPING = 2, 0.3
-#: Weight of the newest evidence at least, and the largest change of log sigma in one step.
-FORGETTING, MOST_STEP = 0.2, 0.4
+PASS_GAIN, RECENT = 0.006, 4
+#: Nats that a sample must lack for another round.
+WORTH = 0.02
+#: Share of the Newton step that is taken after the first steps, until the curvature is measured; least and most share.
+FIRST_STEPS, DAMPING, LEAST_DAMPING, MOST_DAMPING = 2, 0.3, 0.15, 0.4
+#: Largest change of log sigma in one step.
+MOST_STEP = 0.4
+#: Passes of a certificate at most.
+CERTIFICATE_PASSES = 8
 #: Noise samples that tell whether a feature is linear over its noise.
 LINEAR_NOISES = 8
 #: The constraint is off by more than this factor when scales are shrunk or grown before anything else; attempts.
@@ -66,7 +72,7 @@ NEARLY_MET, ADJUSTMENTS = 0.1, 3
 #: A constraint that is off by more than this beyond twice its standard error is met and measured once more.
 KNOWN_OFF = 0.01
 #: Noise of twice the size may move a feature by this factor more; beyond, rare jumps make the constraint unknown.
-MOST_GROWTH, GROWTH_NOISES = 16.0, 32
+MOST_GROWTH, GROWTH_NOISES = 16.0, 16
 #: A block with at least this many units, over all its samples, is served by those noises. A smaller one gets up to
 #: eight times as many: they cost little, and the errors of fewer units average out less.
 MANY_UNITS = 8192
@@ -86,16 +92,19 @@ class Solution:
         Monte-Carlo standard error of the mean entropy, nats, (S,).
     capped
         Share of units at the cap, (S,).
+    dead
+        Samples at which the layer has no budget, (S,) bool.
     probes, iterations
-        Vector-Jacobian products per sample, and updates of sigma.
+        Vector-Jacobian products, and updates of sigma, (S,).
     """
 
     sigma: Tensor
     certificate: Certificate
     stderr: Tensor
     capped: Tensor
-    probes: int
-    iterations: int
+    dead: Tensor
+    probes: Tensor
+    iterations: Tensor
 
     @property
     def entropy(self) -> Tensor:
@@ -138,29 +147,103 @@ def solve(
     scales = allocate(start.column_norms * counted, problem.target, tie, cap)
     found = problem.closed(scales) if problem.is_linear(scales) else None
     if found is None:
-        found = problem.ascend(problem.gauss_newton(problem.feasible(scales)))
+        found = problem.search(problem.gauss_newton(problem.feasible(scales)))
     error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny) / 2
     sigma = problem.sigma(found.scales)
     bound = problem.free(found.scales).any(1)
     stderr = torch.where(bound, (error.square() + found.error.square()).sqrt(), 0.0)
     return Solution(
         sigma=torch.where(dead[:, None] | ~counted, torch.nan, sigma),
-        certificate=found.certificate.without(dead),
+        certificate=found.certificate,
         stderr=torch.where(dead, torch.nan, stderr),
         capped=((sigma >= cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
-        probes=start.probes + feature.spent,
+        dead=dead,
+        probes=start.probes + feature.spent + found.probes,
         iterations=1 + found.iterations,
     )
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Scales (S, groups) that were certified, the standard error (S,) of their logarithm, and how often improved."""
+class _Certified:
+    """Scales (S, groups) at the met constraint, the error (S,) of their logarithm, and their shortfall (S,)."""
 
     scales: Tensor
     certificate: Certificate
     error: Tensor
-    iterations: int
+    shortfall: Tensor
+
+
+@dataclass
+class _Found:
+    """What was certified best of every sample, and the work that each took, (S,)."""
+
+    scales: Tensor
+    certificate: Certificate
+    error: Tensor
+    probes: Tensor
+    iterations: Tensor
+
+    @classmethod
+    def nothing(cls, scales: Tensor) -> _Found:
+        unknown, none = scales.new_full(scales.shape[:1], torch.nan), torch.zeros(len(scales), dtype=torch.long)
+        no = torch.zeros_like(unknown, dtype=torch.bool)
+        certificate = Certificate(unknown, unknown, unknown, unknown, unknown, unknown, saturated=no, met=no)
+        return cls(scales, certificate, unknown, none, none)
+
+    @classmethod
+    def of(cls, certified: _Certified, probes: int) -> _Found:
+        count = len(certified.scales)
+        none = torch.zeros(count, dtype=torch.long)
+        return cls(certified.scales, certified.certificate, certified.error, none + probes, none)
+
+    def put(self, index: Tensor, certified: _Certified, probes: int, steps: int) -> None:
+        """Take what is certified better than before, and count the work."""
+        before, now = self.certificate.at(index), certified.certificate
+        better = ~before.met | before.gap.isnan() | (now.met & (now.gap <= before.gap))
+        taken = index[better]
+        self.scales = self.scales.index_copy(0, taken, certified.scales[better])
+        self.error = self.error.index_copy(0, taken, certified.error[better])
+        self.certificate = self.certificate.replaced(taken, now.at(better))
+        self.probes, self.iterations = self.probes.clone(), self.iterations.clone()
+        self.probes[index.cpu()] += probes
+        self.iterations[index.cpu()] += steps
+
+
+@dataclass
+class _Ascent:
+    """Where an ascent is: scales (S, groups), their change since it began, and evidence (S, n) of where it leads."""
+
+    scales: Tensor
+    correction: Tensor
+    evidence: tuple[Tensor, Tensor]
+    steps: int = 0
+
+    @classmethod
+    def begin(cls, scales: Tensor, tie: Tie) -> _Ascent:
+        none = torch.zeros_like(tie.expand(scales))
+        return cls(scales, torch.zeros_like(scales), (none, none))
+
+    def at(self, index: Tensor) -> _Ascent:
+        first, second = (half[index] for half in self.evidence)
+        return _Ascent(self.scales[index], self.correction[index], (first, second), self.steps)
+
+    def put(self, index: Tensor, part: _Ascent) -> None:
+        self.scales = self.scales.index_copy(0, index, part.scales)
+        self.correction = self.correction.index_copy(0, index, part.correction)
+        first, second = (kept.index_copy(0, index, new) for kept, new in zip(self.evidence, part.evidence, strict=True))
+        self.evidence, self.steps = (first, second), part.steps
+
+    def step(self, problem: _Problem, fresh: Measured, free: Tensor, damping: float, memory: float) -> None:
+        """Add a pass to the evidence of where the optimum lies, seen from where the ascent began, and go there."""
+        weight = max(2 / (self.steps + 2), memory)
+        relative, correction = relative_gradient(fresh.halves, free), problem.tie.expand(self.correction)
+        first, second = (
+            kept + weight * (correction - damping * half / 2 - kept)
+            for kept, half in zip(self.evidence, (relative.first, relative.second), strict=True)
+        )
+        change = (problem.denoised(first, second) - self.correction).clamp(-MOST_STEP, MOST_STEP)
+        self.scales = rescaled(self.scales * change.exp(), fresh.deviations, problem.target, fresh.exponent(free))
+        self.evidence, self.correction, self.steps = (first, second), self.correction + change, self.steps + 1
 
 
 @dataclass(frozen=True)
@@ -192,16 +275,15 @@ class _Problem:
 
     def closed(self, scales: Tensor) -> _Found | None:
         """The closed form with its certificate, or None where fresh noise contradicts it."""
-        sigma, free = self.sigma(scales), self.free(scales)
-        found = measure(self.feature, sigma, self.effort * PASS_NOISES)
-        deviations = refine(self.feature, sigma, found.deviations, self.effort)
-        ratio, stderr = mean_and_stderr(deviations / self.target)
-        excess = torch.where(free.any(1), (ratio - 1).abs(), (ratio - 1).clamp(min=0))
+        certified, _ = self.certify(scales, None)
+        ratio, stderr = certified.certificate.ratio, certified.certificate.ratio_stderr
+        saturated = certified.certificate.saturated
+        excess = torch.where(saturated, (ratio - 1).clamp(min=0), (ratio - 1).abs())
         if bool((excess > 4 * stderr + LINEAR_TOLERANCE).any()):
             return None
-        nothing = torch.zeros_like(ratio)
-        certificate = verdict(ratio, stderr, nothing, nothing, free.any(1))
-        return _Found(scales, certificate, nothing, 0)
+        exact = dataclasses.replace(certified.certificate, gap=torch.zeros_like(ratio))
+        certified = _Certified(scales, exact, torch.zeros_like(ratio), torch.zeros_like(ratio))
+        return _Found.of(certified, self.feature.spent)
 
     def feasible(self, scales: Tensor) -> Tensor:
         """Shrink or grow scales until the constraint is met to a factor.
@@ -238,75 +320,114 @@ class _Problem:
         at_rest = at_rest - at_rest.mean(1, keepdim=True)
         return (wiener_with(first - level, second - level, at_rest, self.shape) + level).exp()
 
-    def ascend(self, scales: Tensor) -> _Found:
-        """Follow the true gradient while it promises a gain, then certify where that led with fresh noise."""
-        control = control_of(self.feature, self.sigma(scales))
-        noises = self.effort * (PASS_NOISES if control is None else CONTROLLED_NOISES)
-        correction = torch.zeros_like(scales)
-        evidence = [torch.zeros_like(self.sigma(scales)) for _ in range(2)]
-        gains: list[float] = []
-        updates = 0
-        for updates in range(UPDATES):
-            fresh, free = measure(self.feature, self.sigma(scales), noises, control), self.free(scales)
-            gains.append(float(self._promised(fresh, free)))
-            if sum(gains[-RECENT:]) / len(gains[-RECENT:]) < PASS_GAIN:
+    def search(self, scales: Tensor) -> _Found:
+        """Ascend and certify in rounds; only samples whose certificate does not suffice go into the next one."""
+        state = _Ascent.begin(scales, self.tie)
+        found = _Found.nothing(scales)
+        live = torch.arange(len(scales), device=scales.device)
+        damping = DAMPING
+        for steps, memory in ROUNDS:
+            problem = self.at(live)
+            part = state.at(live)
+            control = control_of(problem.feature, problem.sigma(part.scales))
+            taken = problem.ascend(part, control, steps, memory, damping)
+            certified, curvature = problem.certify(part.scales, control)
+            state.put(live, part)
+            found.put(live, certified, problem.feature.spent, taken)
+            # The whole Newton step overshoots where the deviation curves more than a linear layer's.
+            damping = min(max(1 / curvature, LEAST_DAMPING), MOST_DAMPING)
+            left = ~certified.certificate.converged | (certified.shortfall > WORTH)
+            live = live[left & self.free(state.scales)[live].any(1)]
+            if not len(live):
                 break
-            damping = 1.0 if updates < FIRST_STEPS else DAMPING
-            weight = max(2 / (updates + 2), FORGETTING)
-            relative = relative_gradient(fresh.halves, free)
-            for kept, half in zip(evidence, (relative.first, relative.second), strict=True):
-                # Where the optimum lies, seen from the Gauss-Newton round.
-                kept += weight * (self.tie.expand(correction) - damping * half / 2 - kept)
-            step = (self._denoised(*evidence) - correction).clamp(-MOST_STEP, MOST_STEP)
-            exponent = self._exponent(fresh, free)
-            scales = rescaled(scales * step.exp(), fresh.deviations, self.target, exponent)
-            correction = correction + step
-        return self._certified(scales, control, noises, updates)
+        return found
 
-    def _promised(self, fresh: Measured, free: Tensor) -> Tensor:
-        """Gain in nats that is left, to second order, on average over the samples."""
-        power, _ = power_of(fresh, free)
-        return power.mean() / 4
+    def at(self, index: Tensor) -> _Problem:
+        """The problem of some of the samples."""
+        start, target, counted = self.start.at(index), self.target[index], self.counted[index]
+        return _Problem(self.feature.at(index), start, target, self.tie, self.cap, self.shape, counted)
 
-    def _certified(self, scales: Tensor, control: Control | None, noises: int, updates: int) -> _Found:
-        """Measure scales with fresh noise until the certificate knows enough, and meet the constraint exactly."""
+    def ascend(self, state: _Ascent, control: Control | None, steps: int, memory: float, damping: float) -> int:
+        """Follow the true gradient while it promises a gain; return the number of steps taken."""
+        gains: list[float] = []
+        for step in range(steps):
+            fresh, free = self.measured(state.scales, control), self.free(state.scales)
+            gains.append(float(fresh.shortfall(free)[0].mean()))
+            recent = gains[-RECENT:]
+            if sum(recent) / len(recent) < PASS_GAIN:
+                return step
+            state.step(self, fresh, free, damping if state.steps >= FIRST_STEPS else 1.0, memory)
+        return steps
+
+    def measured(self, scales: Tensor, control: Control | None) -> Measured:
+        """One pass of fresh noise; units that share one scale share their gradient."""
+        noises = self.effort * (PASS_NOISES if control is None else CONTROLLED_NOISES)
+        found = measure(self.feature, self.sigma(scales), noises, control)
+        if self.tie.groups == self.tie.units:
+            return found
+        parts = torch.stack([self.tie.expand(self.tie.sum(part) / self.tie.size) for part in found.parts])
+        return Measured(parts, found.deviations)
+
+    def certify(self, scales: Tensor, control: Control | None) -> tuple[_Certified, float]:
+        """Measure scales with fresh noise until enough is known, and meet the constraint exactly.
+
+        Returns
+        -------
+        tuple
+            What was certified, and the curvature of the deviation, typical of the samples.
+        """
         passes: list[Measured] = []
         adjusted = 0
-        while len(passes) < PASSES - UPDATES:
-            passes.append(measure(self.feature, self.sigma(scales), noises, control))
+        while len(passes) < CERTIFICATE_PASSES:
+            passes.append(self.measured(scales, control))
             found, free = join(passes), self.free(scales)
             ratio, stderr = mean_and_stderr(found.deviations / self.target)
             off = (ratio - 1).abs()[free.any(1)] - 2 * stderr[free.any(1)]
             if bool((off > NEARLY_MET).any()) and adjusted < ADJUSTMENTS:
-                scales = rescaled(scales, found.deviations, self.target, self._exponent(found, free))
+                scales = rescaled(scales, found.deviations, self.target, found.exponent(free))
                 passes, adjusted = [], adjusted + 1
-            elif gap_stderr(found, free) <= GAP_STDERR:
+            elif float(found.shortfall(free)[1].mean()) <= GAP_STDERR:
                 break
         found, free = join(passes), self.free(scales)
-        exponent = self._exponent(found, free)
-        deviations = refine(self.feature, self.sigma(scales), found.deviations, self.effort, control=control)
+        noises = self.effort * (PASS_NOISES if control is None else 2 * CONTROLLED_NOISES)
+        trial, deviations = take_trial(self.feature, found, free, self.shape, partial(self.moved, scales), noises)
+        # With a control variate, one pass tells more of the deviation than the trial's noise.
+        deviations = torch.cat([found.deviations, deviations]) if control is None else found.deviations
+        deviations = refine(self.feature, self.sigma(scales), deviations, self.effort, control=control)
+        scales, deviations = self.met(scales, deviations, found.exponent(free))
+        certificate = judge(Measured(found.parts, deviations), self.target, free, trial, jumps=self.jumps(scales))
+        exponent = certificate.exponent
+        bound = free.any(1)
+        final = torch.where(bound[:, None], rescaled(scales, deviations, self.target, exponent), scales)
+        error = torch.where(bound, certificate.ratio_stderr / exponent, 0.0)
+        curvature = trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE)
+        shortfall = found.shortfall(free)[0] / curvature
+        return _Certified(final, certificate, error, shortfall), float(curvature.mean())
+
+    def moved(self, scales: Tensor, change: Tensor) -> Tensor:
+        """Noise scales (S, n) after a change (S, n) of the logarithm of all units below the cap."""
+        return self.sigma(scales * (self.tie.sum(change) / self.tie.size).exp())
+
+    def met(self, scales: Tensor, deviations: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales of which the constraint is not known to be off, and their deviations.
+
+        All scales of a sample change by a few per cent, which leaves the relative gradient as it is.
+        """
         ratio, stderr = mean_and_stderr(deviations / self.target)
-        if bool(((ratio - 1).abs() - 2 * stderr > KNOWN_OFF)[free.any(1)].any()):
-            # All scales of a sample change by a few per cent, which leaves the relative gradient as it is.
-            scales = rescaled(scales, deviations, self.target, exponent)
-            fresh = self.feature.deviations(self.sigma(scales), LEAST_RATIO_NOISES)
-            deviations, free = refine(self.feature, self.sigma(scales), fresh, self.effort), self.free(scales)
+        off = ((ratio - 1).abs() - 2 * stderr > KNOWN_OFF) & self.free(scales).any(1)
+        if not bool(off.any()):
+            return scales, deviations
+        scales = rescaled(scales, deviations, self.target, exponent)
+        fresh = self.feature.deviations(self.sigma(scales), LEAST_RATIO_NOISES)
+        return scales, refine(self.feature, self.sigma(scales), fresh, self.effort)
+
+    def jumps(self, scales: Tensor) -> Tensor:
+        """Samples whose feature rare, large jumps may move, (S,) bool: noise of twice the size shows them."""
         sigma = self.sigma(scales)
-        wide = torch.where(free, 2 * sigma, sigma)
-        growth = self.feature.deviations(wide, self.effort * GROWTH_NOISES).mean(0) / self.target
-        certificate = judge(Measured(found.quarters, deviations), self.target, free)
-        certificate = certificate.without((growth > MOST_GROWTH) & free.any(1))
-        logger.debug("%d steps, %d passes of the certificate, control: %s", updates, len(passes), control is not None)
-        _, stderr = mean_and_stderr(deviations / self.target)
-        met = rescaled(scales, deviations, self.target, exponent)
-        return _Found(torch.where(free.any(1)[:, None], met, scales), certificate, stderr / exponent, 1 + updates)
+        wide = torch.where(self.free(scales), 2 * sigma, sigma)
+        return self.feature.deviations(wide, self.effort * GROWTH_NOISES).mean(0) > MOST_GROWTH * self.target
 
-    def _exponent(self, found: Measured, free: Tensor) -> Tensor:
-        """``d log L / d log t`` when the free units' scales grow by t: 2 where the layer is linear."""
-        growth = (found.halves.mean * free).sum(1)
-        return (growth / found.deviations.mean(0).clamp(min=torch.finfo(growth.dtype).tiny)).clamp(0.5, 3.0)
-
-    def _denoised(self, first: Tensor, second: Tensor) -> Tensor:
+    def denoised(self, first: Tensor, second: Tensor) -> Tensor:
         """Denoised mean of two independent maps (S, n), per group, (S, groups)."""
         return (self.tie.sum(wiener(first, second, self.shape)) / self.tie.size).clamp(-2.0, 2.0)
 

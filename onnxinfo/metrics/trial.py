@@ -1,0 +1,147 @@
+"""A trial step: what a move along the remaining gradient gains on noise that nothing has seen yet.
+
+The direction comes from another estimator than the solver's own filter, block averages at dyadic scales, so that a
+fault of that filter is found out. Base and trial share their noise, so that their difference is known far better than
+either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from .probe import Feature, Halves
+
+#: Axes of at most this size, channels mostly, have no scales of their own.
+SHORT_AXIS = 4
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial step of every sample of a block; every tensor is (S,).
+
+    Attributes
+    ----------
+    gain, gain_stderr
+        What the step adds to the mean entropy at the met constraint, nats, and its standard error.
+    slope
+        What the gradient promises of it to first order, nats.
+    size
+        What a linear layer takes back of that, nats: the mean square of the change of ``log sigma``.
+    """
+
+    gain: Tensor
+    gain_stderr: Tensor
+    slope: Tensor
+    size: Tensor
+
+    @property
+    def curvature(self) -> Tensor:
+        """Curvature of the deviation along the step, 1 where the layer is linear."""
+        return (self.slope - self.gain) / self.size.clamp(min=torch.finfo(self.size.dtype).tiny)
+
+
+def pyramid(relative: Halves, shape: Sequence[int]) -> Tensor:
+    """Estimate a map from two independent noisy measurements, scale by scale.
+
+    Differences between block means at neighbouring dyadic scales are kept in proportion to what both measurements agree
+    on, over all samples.
+
+    Parameters
+    ----------
+    relative
+        The measurements, (S, n).
+    shape
+        Shape of one map.
+
+    Returns
+    -------
+    Tensor
+        (S, n).
+    """
+    halves = [half.reshape(len(half), *shape) for half in (relative.first, relative.second)]
+    longest = max((length for length in shape if length > SHORT_AXIS), default=1)
+    total, size = torch.zeros_like(halves[0]), 1
+    while size < longest:
+        size *= 2
+        coarser = [_block_means(half, size) for half in halves]
+        total += _agreed(*(half - coarse for half, coarse in zip(halves, coarser, strict=True)))
+        halves = coarser
+    return (total + _agreed(*halves)).flatten(1)
+
+
+def _agreed(first: Tensor, second: Tensor) -> Tensor:
+    mean = (first + second) / 2
+    power = mean.square().sum()
+    shared = (first * second).sum().clamp(min=0)
+    return mean * torch.where(power > 0, (shared / power).clamp(max=1.0), 0.0)
+
+
+def _block_means(maps: Tensor, size: int) -> Tensor:
+    """Means over blocks of a size along the long axes, spread over the blocks again."""
+    means = maps
+    for axis in range(1, maps.dim()):
+        length = maps.shape[axis]
+        if length > SHORT_AXIS:
+            blocks = max(1, math.ceil(length / size))
+            flat = means.movedim(axis, -1)
+            rows = flat.reshape(1, -1, length)
+            pooled = torch.nn.functional.adaptive_avg_pool1d(rows, blocks)
+            spread = interpolate(pooled, size=length, mode="nearest")
+            means = spread.reshape(flat.shape).movedim(-1, axis)
+    return means
+
+
+def try_step(
+    feature: Feature,
+    sigma: Callable[[Tensor], Tensor],
+    step: Tensor,
+    slope: Tensor,
+    size: Tensor,
+    noises: int,
+    exponent: Tensor,
+) -> tuple[Trial, Tensor]:
+    """Take a step on fresh noise, shared with the scales as they are.
+
+    Parameters
+    ----------
+    feature
+        The layer on a block of S samples.
+    sigma
+        Noise scales (S, n) after a change of ``log sigma``, (S, n).
+    step
+        The change.
+    slope, size
+        See :class:`Trial`.
+    noises
+        How many.
+    exponent
+        Growth of the deviation with the scales, (S,).
+
+    Returns
+    -------
+    tuple
+        The trial, and the deviations at the scales as they are, (noises, S).
+    """
+    before, after = sigma(torch.zeros_like(step)), sigma(step)
+    entropy = (after.log() - before.log()).nan_to_num(0.0).sum(1) / (before > 0).sum(1).clamp(min=1)
+    base: list[Tensor] = []
+    moved: list[Tensor] = []
+    with torch.no_grad():
+        for count in feature.portions(noises):
+            delta = torch.randn((count, feature.samples, feature.units), generator=feature.noise, device=step.device)
+            for scales, parts in ((before, base), (after, moved)):
+                x = (feature.x + (delta * scales).reshape(count, *feature.x.shape) * feature.unit).flatten(0, 1)
+                parts.append(feature.deviation(feature.evaluate(x)))
+    old, new = torch.cat(base), torch.cat(moved)
+    tiny = torch.finfo(old.dtype).tiny
+    ratio = new.mean(0) / old.mean(0).clamp(min=tiny)
+    # The error of a quotient of means whose samples belong together.
+    errors = (new - ratio * old) / old.mean(0).clamp(min=tiny)
+    stderr = errors.std(0) / math.sqrt(len(old)) / ratio.clamp(min=tiny) / exponent
+    return Trial(entropy - ratio.clamp(min=tiny).log() / exponent, stderr, slope, size), old
