@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Features up to this size are modelled as they are; larger ones by the directions in which noise moves them most.
 WHOLE_OUTPUTS, DIRECTIONS = 16, 32
 #: Noise samples that tell how many directions there are, and which; points at which their gradients are averaged.
-FIRST_NOISES, DIRECTION_NOISES, POINTS = 16, 64, 4
+FIRST_NOISES, DIRECTION_NOISES, POINTS = 8, 64, 4
 #: A feature that noise moves in more directions than this, effectively, is not worth a model.
 MOST_EFFECTIVE_DIRECTIONS = 24
 #: Most numbers that a model may hold.

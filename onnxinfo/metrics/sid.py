@@ -48,7 +48,7 @@ from .shrinkage import wiener, wiener_with
 logger = logging.getLogger(__name__)
 
 #: Noise samples of the Gauss-Newton round, and probes at each.
-ROUND_NOISES, ROUND_PROBES = 16, 8
+ROUND_NOISES, ROUND_PROBES = 16, 6
 #: Noise samples of each pass of the ascent, and of one with a control variate, where each tells more.
 PASS_NOISES, CONTROLLED_NOISES = 16, 32
 #: Rounds of ascent and certificate: steps at most, and the least weight of the newest evidence in each.
@@ -65,8 +65,8 @@ MOST_STEP = 0.4
 CERTIFICATE_PASSES = 8
 #: Noise samples that tell whether a feature is linear over its noise.
 LINEAR_NOISES = 8
-#: The constraint is off by more than this factor when scales are shrunk or grown before anything else; attempts.
-FAR, ATTEMPTS = 2.0, 16
+#: The constraint is far off beyond this factor, judged by so many noise samples at first; attempts to get there.
+FAR, FAR_NOISES, ATTEMPTS = 2.0, 8, 16
 #: A constraint that is off by at most this is met analytically at the end; else its noise is drawn again.
 NEARLY_MET, ADJUSTMENTS = 0.1, 3
 #: A constraint that is off by more than this beyond twice its standard error is met and measured once more.
@@ -147,7 +147,7 @@ def solve(
     scales = allocate(start.column_norms * counted, problem.target, tie, cap)
     found = problem.closed(scales) if problem.is_linear(scales) else None
     if found is None:
-        found = problem.search(problem.gauss_newton(problem.feasible(scales)))
+        found = problem.search(problem.gauss_newton(scales))
     error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny) / 2
     sigma = problem.sigma(found.scales)
     bound = problem.free(found.scales).any(1)
@@ -275,7 +275,7 @@ class _Problem:
 
     def closed(self, scales: Tensor) -> _Found | None:
         """The closed form with its certificate, or None where fresh noise contradicts it."""
-        certified, _ = self.certify(scales, None)
+        certified, _ = self.certify(scales, None, [])
         ratio, stderr = certified.certificate.ratio, certified.certificate.ratio_stderr
         saturated = certified.certificate.saturated
         excess = torch.where(saturated, (ratio - 1).clamp(min=0), (ratio - 1).abs())
@@ -291,27 +291,37 @@ class _Problem:
         The closed form knows the layer at the sample itself only: it may say nothing of a unit that noise awakens.
         """
         for _ in range(ATTEMPTS):
-            deviations = self.feature.deviations(self.sigma(scales), self.effort * 8)
-            ratio = deviations.mean(0) / self.target
-            over, under = ratio > FAR, (ratio < 1 / FAR) & self.free(scales).any(1)
-            if not bool((over | under).any()):
+            deviations = self.feature.deviations(self.sigma(scales), self.effort * FAR_NOISES)
+            far, over = self.far(scales, deviations)
+            if not bool(far.any()):
                 break
             # Units at the cap take part in shrinking.
             bounded = torch.where(over[:, None], scales.clamp(max=self.cap), scales)
-            moved = rescaled(bounded, deviations, self.target)
-            scales = torch.where((over | under)[:, None], moved, scales)
+            scales = torch.where(far[:, None], rescaled(bounded, deviations, self.target), scales)
         return scales
+
+    def far(self, scales: Tensor, deviations: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples whose constraint is off by a large factor, and those of them that are above it, (S,) bool."""
+        ratio = deviations.mean(0) / self.target
+        over, under = ratio > FAR, (ratio < 1 / FAR) & self.free(scales).any(1)
+        return over | under, over
 
     def gauss_newton(self, scales: Tensor) -> Tensor:
         """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the sigma given.
 
         What that sigma disturbs in truth, over what those norms say, tells how far to go at the new one.
         """
-        sigma = self.sigma(scales)
-        halves, deviations = self.feature.column_norms(sigma, self.effort * ROUND_NOISES, ROUND_PROBES)
+        halves, deviations = self.column_norms(scales)
+        if bool(self.far(scales, deviations)[0].any()):
+            scales = self.feasible(scales)
+            halves, deviations = self.column_norms(scales)
         norms = self._smoothed(halves) * self.counted
-        foretold = (sigma.square() * norms).sum(1)
-        return self.feasible(rescaled(allocate(norms, self.target, self.tie, self.cap), deviations, foretold))
+        foretold = (self.sigma(scales).square() * norms).sum(1)
+        return rescaled(allocate(norms, self.target, self.tie, self.cap), deviations, foretold)
+
+    def column_norms(self, scales: Tensor) -> tuple[Halves, Tensor]:
+        """Squared column norms under the noise of some scales, and the deviations (noises, S)."""
+        return self.feature.column_norms(self.sigma(scales), self.effort * ROUND_NOISES, ROUND_PROBES)
 
     def _smoothed(self, norms: Halves) -> Tensor:
         """Squared column norms, denoised in their logarithms with the help of those at x."""
@@ -330,8 +340,12 @@ class _Problem:
             problem = self.at(live)
             part = state.at(live)
             control = control_of(problem.feature, problem.sigma(part.scales))
-            taken = problem.ascend(part, control, steps, memory, damping)
-            certified, curvature = problem.certify(part.scales, control)
+            taken, passes = problem.ascend(part, control, steps, memory, damping)
+            certified, curvature = problem.certify(part.scales, control, passes)
+            logger.debug(
+                "Gauss-Newton, then %d steps for %d samples, control variate: %s, curvature %.2f, shortfall %.4f",
+                *(taken, len(live), control is not None, curvature, float(certified.shortfall.mean())),
+            )
             state.put(live, part)
             found.put(live, certified, problem.feature.spent, taken)
             # The whole Newton step overshoots where the deviation curves more than a linear layer's.
@@ -347,17 +361,29 @@ class _Problem:
         start, target, counted = self.start.at(index), self.target[index], self.counted[index]
         return _Problem(self.feature.at(index), start, target, self.tie, self.cap, self.shape, counted)
 
-    def ascend(self, state: _Ascent, control: Control | None, steps: int, memory: float, damping: float) -> int:
-        """Follow the true gradient while it promises a gain; return the number of steps taken."""
+    def ascend(
+        self, state: _Ascent, control: Control | None, steps: int, memory: float, damping: float
+    ) -> tuple[int, list[Measured]]:
+        """Follow the true gradient while it promises a gain.
+
+        Returns
+        -------
+        tuple
+            The number of steps taken, and what was measured of the scales after the last one, if anything.
+        """
         gains: list[float] = []
         for step in range(steps):
             fresh, free = self.measured(state.scales, control), self.free(state.scales)
+            if bool(self.far(state.scales, fresh.deviations)[0].any()):
+                state.scales = self.feasible(state.scales)
+                continue
             gains.append(float(fresh.shortfall(free)[0].mean()))
             recent = gains[-RECENT:]
             if sum(recent) / len(recent) < PASS_GAIN:
-                return step
+                # Its noise is none that the scales have seen.
+                return step, [fresh]
             state.step(self, fresh, free, damping if state.steps >= FIRST_STEPS else 1.0, memory)
-        return steps
+        return steps, []
 
     def measured(self, scales: Tensor, control: Control | None) -> Measured:
         """One pass of fresh noise; units that share one scale share their gradient."""
@@ -368,26 +394,34 @@ class _Problem:
         parts = torch.stack([self.tie.expand(self.tie.sum(part) / self.tie.size) for part in found.parts])
         return Measured(parts, found.deviations)
 
-    def certify(self, scales: Tensor, control: Control | None) -> tuple[_Certified, float]:
+    def certify(self, scales: Tensor, control: Control | None, passes: list[Measured]) -> tuple[_Certified, float]:
         """Measure scales with fresh noise until enough is known, and meet the constraint exactly.
+
+        Parameters
+        ----------
+        scales
+            (S, groups).
+        control
+            Model of the layer.
+        passes
+            What was measured of the scales before.
 
         Returns
         -------
         tuple
             What was certified, and the curvature of the deviation, typical of the samples.
         """
-        passes: list[Measured] = []
-        adjusted = 0
-        while len(passes) < CERTIFICATE_PASSES:
-            passes.append(self.measured(scales, control))
+        passes, adjusted = passes or [self.measured(scales, control)], 0
+        while True:
             found, free = join(passes), self.free(scales)
             ratio, stderr = mean_and_stderr(found.deviations / self.target)
             off = (ratio - 1).abs()[free.any(1)] - 2 * stderr[free.any(1)]
             if bool((off > NEARLY_MET).any()) and adjusted < ADJUSTMENTS:
                 scales = rescaled(scales, found.deviations, self.target, found.exponent(free))
                 passes, adjusted = [], adjusted + 1
-            elif float(found.shortfall(free)[1].mean()) <= GAP_STDERR:
+            elif len(passes) >= CERTIFICATE_PASSES or float(found.shortfall(free)[1].mean()) <= GAP_STDERR:
                 break
+            passes.append(self.measured(scales, control))
         found, free = join(passes), self.free(scales)
         noises = self.effort * (PASS_NOISES if control is None else 2 * CONTROLLED_NOISES)
         trial, deviations = take_trial(self.feature, found, free, self.shape, partial(self.moved, scales), noises)
