@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,12 @@ class Sid:
         else:
             solution = solve(feature, start, target, tie, settings.cap, self.job.shape, block.units)
         certificate, entropy = solution.certificate, solution.entropy
+        if bool((solution.coarse > 1).any()):
+            logger.warning(
+                "%d of %d samples of '%s' are limited by rounding at alpha %.2g; it is sound from alpha %.1g on",
+                *(int((solution.coarse > 1).sum()), len(solution.coarse), self.job.layers[block.layer].name),
+                *(settings.alpha, settings.alpha * float(solution.coarse.max())),
+            )
         value = entropy.double().nanmean(1)
         if block.units is not None:
             # A unit that does not count tells nothing apart: in the map it is like one that is wholly discarded.
@@ -56,13 +63,15 @@ class Sid:
         values = {
             "value": value,
             "stderr": solution.stderr,
-            **proof(certificate, value, solution.dead),
+            **proof(certificate, value, solution.dead, solution.coarse > 1),
             "probes": solution.probes,
             "iterations": solution.iterations,
             "capped": solution.capped,
         }
         return Cells(values, entropy.reshape(-1, *self.job.shape))
 
+
+logger = logging.getLogger(__name__)
 
 MEASURES: dict[str, Callable[[Job], Measure]] = {
     "sid": Sid,

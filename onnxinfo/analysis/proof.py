@@ -9,7 +9,7 @@ from ..archive.format import mark_code
 from ..metrics.certificate import Certificate
 
 
-def proof(certificate: Certificate, value: Tensor, dead: Tensor) -> dict[str, Tensor]:
+def proof(certificate: Certificate, value: Tensor, dead: Tensor, coarse: Tensor | None = None) -> dict[str, Tensor]:
     """Return the columns of a certificate.
 
     Parameters
@@ -20,6 +20,9 @@ def proof(certificate: Certificate, value: Tensor, dead: Tensor) -> dict[str, Te
         Their values, (S,).
     dead
         Samples at which the layer does not react to small noise, (S,) bool: there is no budget then.
+
+    coarse
+        Samples at which most of the deviation is rounding, (S,) bool; None: not known.
 
     Returns
     -------
@@ -32,6 +35,7 @@ def proof(certificate: Certificate, value: Tensor, dead: Tensor) -> dict[str, Te
         ("saturated", certificate.saturated),
         ("gap", ~certificate.optimal),
         ("ratio", ~certificate.met),
+        ("resolution", torch.zeros_like(dead) if coarse is None else coarse & ~certificate.saturated),
         ("not_finite", ~value.isfinite()),
         ("dead", dead & ~(certificate.saturated & value.isfinite())),
     ):

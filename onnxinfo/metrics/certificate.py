@@ -30,6 +30,11 @@ GAP_STDERR = 0.015
 #: What the measured shortfall is multiplied by, and how many of its standard errors are added: the bound then covers
 #: the true shortfall in 95 % of cells.
 CALIBRATION, ERRORS = 1.5, 1.645
+#: Noise of twice the size may move a feature by this factor more; beyond, rare jumps make the constraint unknown.
+MOST_GROWTH = 16.0
+#: Powers of the noise by which a feature may grow more, or less, than its gradient foretells, which is known to some
+#: tenths: less where that is little.
+LEAST_UNEXPLAINED, MOST_UNEXPLAINED = 0.25, 1.0
 #: Curvatures that a bound makes use of: less would only make it smaller on thin evidence.
 LEAST_CURVATURE, MOST_CURVATURE = 0.5, 3.0
 #: Root mean square of a trial step in ``log sigma``, and its largest change of a unit.
@@ -109,10 +114,14 @@ class Measured:
         """The gradient as two independent estimates."""
         return Halves(self.parts[::2].mean(0), self.parts[1::2].mean(0))
 
-    def exponent(self, free: Tensor) -> Tensor:
-        """``d log L / d log t`` when the scales of the free units, (S, n) bool, grow by t: 2 where linear, (S,)."""
+    def growth(self, free: Tensor) -> Tensor:
+        """``d log L / d log t`` when the scales of the free units, (S, n) bool, grow by t, by the gradient, (S,)."""
         growth = (self.parts.mean(0) * free).sum(1)
-        return (growth / self.deviations.mean(0).clamp(min=torch.finfo(growth.dtype).tiny)).clamp(0.5, 3.0)
+        return growth / self.deviations.mean(0).clamp(min=torch.finfo(growth.dtype).tiny)
+
+    def exponent(self, free: Tensor) -> Tensor:
+        """The growth within what a change of scales may rely on: 2 where the layer is linear, (S,)."""
+        return self.growth(free).clamp(0.5, 3.0)
 
     def shortfall(self, free: Tensor) -> tuple[Tensor, Tensor]:
         """Nats that the mean H lies below a linear layer's optimum, ``mean(r^2) / 4``, and its error, (S,)."""
@@ -207,7 +216,7 @@ def take_trial(
     return try_step(feature, sigma, step, slope, size, noises, found.exponent(free))
 
 
-def judge(found: Measured, target: Tensor, free: Tensor, trial: Trial, *, jumps: Tensor | None = None) -> Certificate:
+def judge(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth: Tensor | None = None) -> Certificate:
     """Judge noise scales by what was measured of them.
 
     Parameters
@@ -218,20 +227,24 @@ def judge(found: Measured, target: Tensor, free: Tensor, trial: Trial, *, jumps:
         ``alpha D``, (S,), and units below the cap, (S, n) bool.
     trial
         A step from there.
-    jumps
-        Samples at which rare jumps make the deviations worth nothing, (S,) bool.
+    growth
+        Deviation at noise of twice the size, in units of the target, (S,). Where it is large, rare jumps make the
+        constraint unknown; where the gradient does not foretell it, the feature jumps, and its gradient says nothing of
+        the optimum.
     """
     ratio, stderr = mean_and_stderr(found.deviations / target)
-    estimate, error = found.shortfall(free)
-    bound = gap_bound(estimate, error, trial)
+    gap = gap_bound(*found.shortfall(free), trial)
     saturated = ~free.any(1)
     met = constraint_met(ratio, stderr, saturated)
-    if jumps is not None:
-        met &= ~jumps | saturated
+    if growth is not None:
+        met &= saturated | (growth <= MOST_GROWTH)
+        foretold = found.growth(free)
+        allowed = (LEAST_UNEXPLAINED + foretold / 2).clamp(max=MOST_UNEXPLAINED)
+        gap = torch.where(((growth / ratio).log2() - foretold).abs() <= allowed, gap, torch.nan)
     return Certificate(
         ratio=ratio,
         ratio_stderr=stderr,
-        gap=torch.where(saturated, 0.0, bound),
+        gap=torch.where(saturated, 0.0, gap),
         gain=trial.gain,
         gain_stderr=trial.gain_stderr,
         exponent=found.exponent(free),
@@ -282,7 +295,8 @@ def refine(
     least, most = effort * LEAST_RATIO_NOISES, effort * math.ceil(RATIO_NOISES * (RATIO_STDERR / wanted) ** 2)
     while len(deviations) < most:
         typical = float(relative_stderr(deviations).mean())
-        enough = max(least, math.ceil(len(deviations) * (typical / wanted) ** 2))
+        # A feature that did not move at all leaves everything open.
+        enough = max(least, math.ceil(len(deviations) * (typical / wanted) ** 2)) if typical < most else most
         more = min(enough, most, 4 * len(deviations)) - len(deviations)
         if more <= 0:
             break

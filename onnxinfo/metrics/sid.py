@@ -71,8 +71,12 @@ FAR, FAR_NOISES, ATTEMPTS = 2.0, 8, 16
 NEARLY_MET, ADJUSTMENTS = 0.1, 3
 #: A constraint that is off by more than this beyond twice its standard error is met and measured once more.
 KNOWN_OFF = 0.01
-#: Noise of twice the size may move a feature by this factor more; beyond, rare jumps make the constraint unknown.
-MOST_GROWTH, GROWTH_NOISES = 16.0, 16
+#: Noise samples that tell how the deviation grows when the noise is twice as large.
+GROWTH_NOISES = 32
+#: Sizes and number of the noise samples that tell rounding; by this factor a smooth layer may exceed its linearisation.
+SMALL, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 16, 2.0
+#: Budgets that are tried where rounding makes more than half of the deviation, in units of the one given.
+GROWN_BUDGETS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 #: A block with at least this many units, over all its samples, is served by those noises. A smaller one gets up to
 #: eight times as many: they cost little, and the errors of fewer units average out less.
 MANY_UNITS = 8192
@@ -94,6 +98,9 @@ class Solution:
         Share of units at the cap, (S,).
     dead
         Samples at which the layer has no budget, (S,) bool.
+    coarse
+        By how much the budget has to grow until rounding makes less than half of the feature's deviation, (S,); at most
+        1 where it does already, infinite where no budget tried suffices.
     probes, iterations
         Vector-Jacobian products, and updates of sigma, (S,).
     """
@@ -103,6 +110,7 @@ class Solution:
     stderr: Tensor
     capped: Tensor
     dead: Tensor
+    coarse: Tensor
     probes: Tensor
     iterations: Tensor
 
@@ -158,6 +166,7 @@ def solve(
         stderr=torch.where(dead, torch.nan, stderr),
         capped=((sigma >= cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
         dead=dead,
+        coarse=problem.coarseness(found.scales),
         probes=start.probes + feature.spent + found.probes,
         iterations=1 + found.iterations,
     )
@@ -429,7 +438,7 @@ class _Problem:
         deviations = torch.cat([found.deviations, deviations]) if control is None else found.deviations
         deviations = refine(self.feature, self.sigma(scales), deviations, self.effort, control=control)
         scales, deviations = self.met(scales, deviations, found.exponent(free))
-        certificate = judge(Measured(found.parts, deviations), self.target, free, trial, jumps=self.jumps(scales))
+        certificate = judge(Measured(found.parts, deviations), self.target, free, trial, self.growth(scales))
         exponent = certificate.exponent
         bound = free.any(1)
         final = torch.where(bound[:, None], rescaled(scales, deviations, self.target, exponent), scales)
@@ -455,11 +464,44 @@ class _Problem:
         fresh = self.feature.deviations(self.sigma(scales), LEAST_RATIO_NOISES)
         return scales, refine(self.feature, self.sigma(scales), fresh, self.effort)
 
-    def jumps(self, scales: Tensor) -> Tensor:
-        """Samples whose feature rare, large jumps may move, (S,) bool: noise of twice the size shows them."""
+    def coarseness(self, scales: Tensor) -> Tensor:
+        """By how much the budget has to grow until rounding makes less than half of the deviation, (S,).
+
+        At most 1 where it does already. Larger budgets are tried with the closed form's scales.
+        """
+        found = self.rounding(self.sigma(scales), 1.0)
+        closed = self.sigma(allocate(self.start.column_norms * self.counted, self.target, self.tie, self.cap))
+        for factor in GROWN_BUDGETS:
+            open_ = found > 1
+            if not bool(open_.any()):
+                break
+            enough = open_ & (self.rounding((closed * factor**0.5).clamp(max=self.cap), factor) <= 1)
+            found = torch.where(enough, -factor, found)
+        # What was found is kept negative, so that it is not tried again.
+        return torch.where(found > 1, torch.inf, found.abs())
+
+    def rounding(self, sigma: Tensor, factor: float) -> Tensor:
+        """``2 B^2 / (A f alpha D)`` of noise scales (S, n) for f times the budget, (S,): 1 where rounding makes half.
+
+        A smooth feature's deviation is ``A t^2`` in the size t of small noise. Jumps, of rounding mostly, add ``B t``,
+        since noise crosses a threshold nearby in proportion to its size. Smaller noise tells B, the linearised layer
+        tells A; both are equal at ``t = B / A``, where the deviation is ``2 B^2 / A``.
+        """
+        smooth = (sigma.square() * self.start.column_norms).sum(1)
+        found = torch.zeros_like(smooth)
+        for size in SMALL:
+            small = self.feature.deviations(size * sigma, self.effort * SMALL_NOISES).mean(0)
+            jumps = (small - size**2 * smooth).clamp(min=0) / size
+            share = 2 * jumps.square() / (smooth * self.target * factor).clamp(min=torch.finfo(smooth.dtype).tiny)
+            # A layer that saturates moves less than its linearisation foretells: nothing of that is rounding.
+            found = torch.maximum(found, torch.where(small > MOST_SMOOTH * size**2 * smooth, share, 0.0))
+        return found
+
+    def growth(self, scales: Tensor) -> Tensor:
+        """Deviation when the noise of all units below the cap is twice as large, in units of ``alpha D``, (S,)."""
         sigma = self.sigma(scales)
         wide = torch.where(self.free(scales), 2 * sigma, sigma)
-        return self.feature.deviations(wide, self.effort * GROWTH_NOISES).mean(0) > MOST_GROWTH * self.target
+        return self.feature.deviations(wide, self.effort * GROWTH_NOISES).mean(0) / self.target
 
     def denoised(self, first: Tensor, second: Tensor) -> Tensor:
         """Denoised mean of two independent maps (S, n), per group, (S, groups)."""
