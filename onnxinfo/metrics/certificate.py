@@ -29,7 +29,7 @@ GAP_TOLERANCE = 0.05
 GAP_STDERR = 0.015
 #: What the measured shortfall is multiplied by, and how many of its standard errors are added: the bound then covers
 #: the true shortfall in 95 % of cells.
-CALIBRATION, ERRORS = 1.2, 1.645
+CALIBRATION, ERRORS = 1.5, 1.645
 #: Noise of twice the size may move a feature by this factor more; beyond, rare jumps make the constraint unknown.
 MOST_GROWTH = 16.0
 #: Powers of the noise by which a feature may grow more, or less, than its gradient foretells, which is known to some
@@ -257,7 +257,7 @@ def gap_bound(estimate: Tensor, error: Tensor, trial: Trial) -> Tensor:
     """Bound on the shortfall in nats, (S,), from its estimate for a linear layer, the error and the trial step."""
     curvature = trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE)
     seen = (trial.gain - trial.gain_stderr).clamp(min=0)
-    return torch.maximum(CALIBRATION * (estimate.clamp(min=0) + ERRORS * error) / curvature, seen)
+    return torch.maximum((CALIBRATION * estimate.clamp(min=0) + ERRORS * error) / curvature, seen)
 
 
 def constraint_met(ratio: Tensor, stderr: Tensor, saturated: Tensor) -> Tensor:

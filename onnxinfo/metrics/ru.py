@@ -189,7 +189,7 @@ class Problem:
         certificate = Certificate(
             ratio=ratio,
             ratio_stderr=ratio_stderr,
-            gap=torch.where(saturated, 0.0, CALIBRATION * (power.clamp(min=0) + ERRORS * power_stderr)),
+            gap=torch.where(saturated, 0.0, CALIBRATION * power.clamp(min=0) + ERRORS * power_stderr),
             gain=unknown,
             gain_stderr=unknown,
             exponent=torch.stack(exponents).mean(0),
