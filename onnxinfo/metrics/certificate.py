@@ -37,6 +37,8 @@ MOST_GROWTH = 16.0
 LEAST_UNEXPLAINED, MOST_UNEXPLAINED = 0.25, 1.0
 #: Curvatures that a bound makes use of: less would only make it smaller on thin evidence.
 LEAST_CURVATURE, MOST_CURVATURE = 0.5, 3.0
+#: Nats: a curvature measured nearby tells little of an optimum that is further away than about this.
+NEARBY = 0.2
 #: Root mean square of a trial step in ``log sigma``, and its largest change of a unit.
 TRIAL_STEP, MOST_TRIAL = 0.3, 1.0
 #: Noise samples of gradient and trial step for another solver's scales, and the fewest and most of the ratio.
@@ -255,7 +257,8 @@ def judge(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth: T
 
 def gap_bound(estimate: Tensor, error: Tensor, trial: Trial) -> Tensor:
     """Bound on the shortfall in nats, (S,), from its estimate for a linear layer, the error and the trial step."""
-    curvature = trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE)
+    trusted = 1 / (1 + (estimate / NEARBY).square())
+    curvature = 1 + trusted * (trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE) - 1)
     seen = (trial.gain - trial.gain_stderr).clamp(min=0)
     return torch.maximum((CALIBRATION * estimate.clamp(min=0) + ERRORS * error) / curvature, seen)
 
