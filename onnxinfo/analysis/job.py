@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from ..errors import ConversionError
 from ..graph.finite import check_weights
 from ..graph.layers import Layer
+from ..graph.quantisation import rounds
 from ..graph.surgery import extract
 from ..metrics.feeds import Feeds, graph_inputs
 from ..metrics.network import Network
@@ -196,7 +197,7 @@ def _settled(
 ) -> Job:
     unit = torch.from_numpy(feeds.unit())
     job = make_job(feeds, layers, settings, converted.module, converted.context, unit, device)
-    mode = job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit)
+    mode = job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit, rounded=rounds(feeds.model.proto))
     logger.info("device %s; many inputs at once: %s", device, mode)
     return job
 

@@ -18,6 +18,7 @@ from ..errors import UsageError
 from ..graph.engine import libraries, register_ort_library
 from ..graph.layers import Layer
 from ..graph.model import Model
+from ..graph.quantisation import rounds
 from ..graph.weights import beside, whole
 from ..inputs.held import HeldSamples, hold
 from ..inputs.sample_sets import SampleSet
@@ -116,7 +117,7 @@ class Request:
         job.foreground, job.memory, job.decoders = self.foreground, self.memory, copy.deepcopy(self.decoders)
         job.units = None if self.units is None else torch.from_numpy(self.units)
         if self.batching is None:
-            job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit)
+            job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit, rounded=rounds(feeds.model.proto))
             job.chunk = fit(job.network, *job.inputs([0]), memory=self.memory)
         else:
             mode, axes, job.chunk = self.batching

@@ -19,6 +19,10 @@ _SIZES, _SIZE_OF_GRADIENTS = (5, 2), 3
 _NOISE = 0.3
 #: Differences that are rounding, of the norm of a feature, of what the noise does to it, and of the largest gradient.
 _OF_VALUE, _OF_SPREAD, _OF_GRADIENT = 1e-3, 1e-3, 1e-2
+#: The same for quantised networks: sums added up in another order may fall on the other side of a step of rounding.
+_OF_SPREAD_ROUNDED, _OF_GRADIENT_ROUNDED = 0.2, 0.5
+#: Difference, of the norm of a feature, that other neighbours may make in a batch of the same size.
+_OF_NEIGHBOURS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,39 @@ class Trial:
     cotangents: list[Tensor]
     gradient: Tensor
 
-    def holds(self, evaluate: Evaluate) -> bool:
-        """Whether another way to evaluate the copies gives the same, in batches of several sizes."""
+    def holds(self, evaluate: Evaluate, *, rounded: bool = False) -> bool:
+        """Whether another way to evaluate the copies gives the same, in batches of several sizes.
+
+        Parameters
+        ----------
+        evaluate
+            The other way.
+        rounded
+            The network rounds its activations. Then the same sums may differ by steps of rounding, and what tells
+            whether the inputs of a batch influence each other is a batch with other neighbours.
+        """
+        of_spread, of_gradient = (_OF_SPREAD_ROUNDED, _OF_GRADIENT_ROUNDED) if rounded else (_OF_SPREAD, _OF_GRADIENT)
         for size in _SIZES:
             with torch.no_grad():
                 features = evaluate(self.x[-size:], self.rows[-size:])
             pairs = zip(features, self.features, strict=True)
-            if not all(same_features(feature, alone[-size:]) for feature, alone in pairs):
+            if not all(same_features(feature, alone[-size:], of_spread) for feature, alone in pairs):
                 return False
         size = _SIZE_OF_GRADIENTS
         gradient = _gradient(evaluate, self.x[:size], self.rows[:size], self.cotangents)
-        return _same_gradients(gradient, self.gradient)
+        if not _same_gradients(gradient, self.gradient, of_gradient):
+            return False
+        return not rounded or self._neighbours_do_not_matter(evaluate)
+
+    def _neighbours_do_not_matter(self, evaluate: Evaluate) -> bool:
+        """Whether the first input gives the same beside other inputs, which are larger than those of the trial."""
+        with torch.no_grad():
+            beside = evaluate(self.x, self.rows)
+            beside_others = evaluate(torch.cat([self.x[:1], 2 * self.x[1:]]), self.rows)
+        pairs = ((one[0].double(), other[0].double()) for one, other in zip(beside, beside_others, strict=True))
+        return all(
+            torch.equal(one, other) or bool((one - other).norm() <= _OF_NEIGHBOURS * one.norm()) for one, other in pairs
+        )
 
 
 def try_alone(alone: Evaluate, x: Tensor, rows: Tensor, unit: Tensor | float) -> Trial:
@@ -80,22 +106,22 @@ def try_alone(alone: Evaluate, x: Tensor, rows: Tensor, unit: Tensor | float) ->
     return Trial(copies, rows, features, cotangents, gradient)
 
 
-def same_features(actual: Tensor, expected: Tensor) -> bool:
+def same_features(actual: Tensor, expected: Tensor, of_spread: float = _OF_SPREAD) -> bool:
     """Whether features (B, m) are the same but for rounding, each input for itself."""
     finite = expected.isfinite()
     if actual.shape != expected.shape or not torch.equal(actual.isfinite(), finite):
         return False
     a, e = (torch.where(finite, feature, 0).double() for feature in (actual, expected))
     spread = (e - e.mean(0)).norm(dim=1)
-    return bool(((a - e).norm(dim=1) <= _OF_VALUE * e.norm(dim=1) + _OF_SPREAD * spread).all())
+    return bool(((a - e).norm(dim=1) <= _OF_VALUE * e.norm(dim=1) + of_spread * spread).all())
 
 
-def _same_gradients(actual: Tensor, expected: Tensor) -> bool:
+def _same_gradients(actual: Tensor, expected: Tensor, of_gradient: float) -> bool:
     finite = expected.isfinite()
     if not torch.equal(actual.isfinite(), finite):
         return False
     a, e = (torch.where(finite, gradient, 0).double().flatten(1) for gradient in (actual, expected))
-    return bool(((a - e).norm(dim=1) <= _OF_GRADIENT * e.norm(dim=1).max()).all())
+    return bool(((a - e).norm(dim=1) <= of_gradient * e.norm(dim=1).max()).all())
 
 
 def _cotangent(feature: Tensor, stream: torch.Generator) -> Tensor:

@@ -122,7 +122,7 @@ class Network:
             outputs = self.module(*(_fill(t, count) for t in (x[0], *(tensor[rows[0]] for tensor in self.context))))
         return [_shape(_samples_first(o, count, a)[0], a) for o, a in zip(outputs, self.axes, strict=True)]
 
-    def settle_batching(self, x: Tensor, rows: Tensor, unit: Tensor | float = 1.0) -> str:
+    def settle_batching(self, x: Tensor, rows: Tensor, unit: Tensor | float = 1.0, *, rounded: bool = False) -> str:
         """Find, and keep, the fastest way to evaluate many inputs at once that is right for this graph.
 
         A graph may have a batch size baked in, merge the batch axis with others, put it elsewhere than first, or let
@@ -137,6 +137,8 @@ class Network:
             Their rows.
         unit
             Standardised unit, broadcastable to x.
+        rounded
+            Whether the network rounds its activations, see :meth:`.batching.Trial.holds`.
 
         Raises
         ------
@@ -161,7 +163,7 @@ class Network:
         for mode in _MODES:
             self.mode = mode
             try:
-                if trial.holds(self):
+                if trial.holds(self, rounded=rounded):
                     self.adopt(mode, self.axes)
                     break
             except Exception as error:
