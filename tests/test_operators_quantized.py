@@ -168,12 +168,10 @@ def test_gradient_passes_dynamic_quantisation() -> None:
     x = torch.from_numpy(floats(5, 20)).requires_grad_()
     (y,) = convert(model)(x)
     (gradient,) = torch.autograd.grad(y[0, 0], x)
-    inner = torch.ones_like(x, dtype=torch.bool)
-    # The smallest and the largest value set the scale, which has a gradient too.
-    inner.view(-1)[[int(x.argmin()), int(x.argmax())]] = False
+    # The smallest and the largest value, which set the scale, are no exception: the scale cancels out.
     expected = torch.zeros_like(x)
     expected[0] = 0.01 * torch.from_numpy(weight[:, 0]).float()
-    torch.testing.assert_close(gradient[inner], expected[inner])
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_weights_stay_bytes() -> None:

@@ -189,7 +189,7 @@ _WITH_INT8 = 4
 def _rounded_to_int8(x: Tensor, block_size: int) -> Tensor:
     """Quantise and dequantise blocks of the last axis, each by its largest size."""
     blocks = functional.pad(x, (0, -x.shape[-1] % block_size)).unflatten(-1, (-1, block_size))
-    largest = blocks.abs().amax(-1, keepdim=True)
+    largest = blocks.detach().abs().amax(-1, keepdim=True)
     scale = torch.where(largest == 0, 1.0, largest / 127)
     return (round_to_integer(blocks / scale, 0, -127, 127) * scale).flatten(-2)[..., : x.shape[-1]]
 

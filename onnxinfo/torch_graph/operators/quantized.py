@@ -145,11 +145,14 @@ def DequantizeLinear(x, x_scale, x_zero_point=None, *, axis=1, block_size=0, out
 
 @operator()
 def DynamicQuantizeLinear(x):
-    low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
+    # What is rounded to the scale is scaled back by it: without rounding its gradient would cancel out.
+    low, high = x.detach().amin().clamp(max=0), x.detach().amax().clamp(min=0)
     width = (high - low) / _WIDEST_UINT8
     scale = torch.where(width == 0, 1.0, width)
-    zero_point = (-low / scale).detach().clamp(0, _WIDEST_UINT8).round().to(torch.uint8)
-    return requantized(x / scale, zero_point), scale, zero_point
+    zero_point = (-low / scale).clamp(0, _WIDEST_UINT8).round().to(torch.uint8)
+    # Nothing saturates, but the largest quotient may lie above the last step by a rounding error.
+    quotient = x / scale
+    return straight_through(requantized(quotient, zero_point), quotient + _plain(zero_point)), scale, zero_point
 
 
 @operator()
