@@ -128,7 +128,7 @@ def print_run(run: Run, output: str, seconds: float) -> None:
     seconds
         Time the analysis took.
     """
-    from onnxinfo.views.wording import mean_text
+    from onnxinfo.views.wording import mean_text, rounding_text
 
     columns = run.table("layer")
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -137,6 +137,9 @@ def print_run(run: Run, output: str, seconds: float) -> None:
         row[MEAN] = mean_text(row)
     click.echo(f"run {printable(run.name)}: mean over input units and all samples, with its standard error")
     print_rows(rows, ["index", "layer", "op", "depth", "metric", MEAN], "table")
+    for metric in run.metrics:
+        if text := rounding_text(run.values(metric.name)):
+            click.echo(f"{metric.name}: {text}")
     unreadable = run.provenance.get("unreadable_samples")
     missing = f", {len(unreadable)} unreadable" if isinstance(unreadable, list) and unreadable else ""
     click.echo(f"archive: {output}")

@@ -64,6 +64,7 @@ class Sid:
             "value": value,
             "stderr": solution.stderr,
             **proof(certificate, value, solution.dead, solution.coarse > 1),
+            "resolution_alpha": settings.alpha * solution.coarse.double(),
             "probes": solution.probes,
             "iterations": solution.iterations,
             "capped": solution.capped,

@@ -75,6 +75,7 @@ class Ru:
             "value": value,
             "stderr": solution.stderr,
             **proven,
+            "resolution_alpha": torch.full_like(value, torch.nan),
             "probes": torch.full((count,), solution.probes),
             "iterations": torch.full((count,), solution.iterations),
             "capped": solution.capped,

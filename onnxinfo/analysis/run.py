@@ -20,8 +20,9 @@ from ..archive.format import RunSchema
 from ..archive.writer import RunWriter
 from ..errors import UsageError
 from ..graph.layers import Layer, list_layers, perturbed_tensor, select_layers
-from ..graph.model import ModelSource
+from ..graph.model import Model, ModelSource
 from ..graph.optionals import without_optional_inputs
+from ..graph.quantisation import quantisation
 from ..inputs.foreground import Foreground, open_foreground
 from ..inputs.unit_mask import NO_MASK, MaskSpec, UnitMask, find_unit_mask, open_unit_mask
 from ..metrics.budget import CPU_INPUTS, device_of, fit, parse_bytes
@@ -305,6 +306,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
             f"{name}: {reason}" for s in feeds.samples.inputs.values() for name, reason in s.unreadable
         ],
         "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else platform.machine(),
+        **_precision(feeds.model),
         "axes_known_by": axes.evidence,
         "inputs_at_once": job.chunk,
         "batching": job.network.mode,
@@ -328,6 +330,11 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         foreground=job.foreground,
         provenance=provenance,
     )
+
+
+def _precision(model: Model) -> dict[str, str]:
+    found = quantisation(model.proto)
+    return {"precision": "quantised", "quantisation": found} if found else {"precision": "float"}
 
 
 def _names(layers: Sequence[Layer]) -> str:

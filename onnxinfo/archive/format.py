@@ -131,6 +131,12 @@ PROOF = (
     Field("gain", "<f8", "nats", "what an independent trial step gains on fresh noise"),
     Field("gain_stderr", "<f8", "nats", "standard error of the gain"),
     Field("exponent", "<f8", "1", "growth of the feature's deviation with sigma, d log L / d log t, 2 where linear"),
+    Field(
+        "resolution_alpha",
+        "<f8",
+        "1",
+        "least alpha found at which rounding makes less than half of the deviation; NaN where unknown",
+    ),
     Field("mark", "|u1", "1", "why the cell is proven or not", tuple(mark.name for mark in MARKS.values())),
 )
 #: What the metrics of a constraint keep; archives written before version 0.2 have the residual instead of a proof.

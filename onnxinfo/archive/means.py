@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .format import mark_name
+from .format import mark_code, mark_name
 
 Numbers = npt.NDArray[np.float64]
 Cells = Mapping[str, npt.NDArray[Any]]
@@ -129,6 +129,29 @@ def unproven(cells: Cells) -> npt.NDArray[np.bool_]:
     return found
 
 
+def limited_by_rounding(cells: Cells) -> npt.NDArray[np.bool_]:
+    """Tell which cells lie below the network's own rounding: finished and marked ``resolution``."""
+    if "mark" not in cells:
+        return np.zeros_like(cells["done"])
+    found: npt.NDArray[np.bool_] = cells["done"] & (cells["mark"] == mark_code("resolution"))
+    return found
+
+
+def sound_alpha(cells: Cells) -> float:
+    """Return the least alpha at which rounding limits none of the cells that it limits now.
+
+    Returns
+    -------
+    float
+        Infinite where no alpha tried suffices, NaN where rounding limits no cell or nothing is known of one that it
+        does.
+    """
+    if "resolution_alpha" not in cells:
+        return float("nan")
+    found = cells["resolution_alpha"][limited_by_rounding(cells)]
+    return float(found.max()) if found.size else float("nan")
+
+
 def mark_names(cells: Cells) -> npt.NDArray[np.object_]:
     """Return the name of each cell's mark, in the cells' shape; None where the metric keeps no marks."""
     if "mark" not in cells:
@@ -219,6 +242,11 @@ def _joint_error(first: Numbers, second: Numbers) -> Numbers:
     known = np.isfinite(first) | np.isfinite(second)
     found: Numbers = np.where(known, np.hypot(np.nan_to_num(first), np.nan_to_num(second)), np.nan)
     return found
+
+
+def select_part(cells: Cells, layers: Sequence[int], samples: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+    """Return the cells of some layers and samples, each of shape (layer, sample)."""
+    return {name: data[np.ix_(layers, samples)] for name, data in cells.items()}
 
 
 def select_cells(cells: Cells, layer: int) -> dict[str, npt.NDArray[Any]]:

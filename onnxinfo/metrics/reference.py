@@ -67,7 +67,7 @@ def solve_by_gradient(
         stderr=error / mean / 2,
         capped=(sigma >= cap).float().mean(1),
         dead=~(target > 0),
-        coarse=torch.zeros_like(target),
+        coarse=torch.full_like(target, torch.nan),
         probes=torch.full((len(sigma),), start.probes + feature.spent),
         iterations=torch.full((len(sigma),), steps),
     )

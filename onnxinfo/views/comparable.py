@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ..archive.format import mark_code
+from ..archive.means import limited_by_rounding, sound_alpha
 from ..errors import UsageError
 from ..text import printable
+from .wording import rounded_up
 
 if TYPE_CHECKING:
     from .reading_runs import RunValues
@@ -20,7 +20,7 @@ _QUANTISED_OPERATORS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 
 
 def check_precision(runs: Sequence[RunValues]) -> None:
-    """Refuse to lay a float run beside a quantised one whose budget lies below its own rounding.
+    """Refuse to lay runs of different precision side by side where the budget lies below rounding.
 
     There the value says how sensitive rounding is, not what the layer discards, and the quantised network would seem to
     discard less. Every view of several runs calls this.
@@ -33,11 +33,12 @@ def check_precision(runs: Sequence[RunValues]) -> None:
     Raises
     ------
     UsageError
-        Two runs of different precision, one of which has cells marked ``resolution``.
+        Two runs of different precision (float, or quantised in one format or another), one of which has cells marked
+        ``resolution``.
     """
     for one, two in combinations(runs, 2):
         classes = precision_class(one), precision_class(two)
-        limited = [(each, _limited(each)) for each in (one, two)]
+        limited = [(each, int(limited_by_rounding(each.values).sum())) for each in (one, two)]
         worst, cells = max(limited, key=lambda found: found[1])
         if classes[0] == classes[1] or not cells:
             continue
@@ -49,23 +50,17 @@ def check_precision(runs: Sequence[RunValues]) -> None:
 
 
 def precision_class(run: RunValues) -> str:
-    """Return whether a run is of a ``float`` or a ``quantised`` network.
+    """Return whether a run is of a ``float`` or a ``quantised`` network, and in which format.
 
-    As its provenance says (``precision``); of older runs, as their layers' operators say, else whether rounding limits
-    their cells.
+    As its provenance says (``precision`` and ``quantisation``); of older runs, as their layers' operators say, else
+    whether rounding limits their cells.
     """
     recorded = run.provenance.get("precision")
     if isinstance(recorded, str):
-        return printable(recorded)
+        quantisation = run.provenance.get("quantisation")
+        return printable(f"{recorded}, {quantisation}" if isinstance(quantisation, str) else recorded)
     quantised = any(row.op.startswith(_QUANTISED_OPERATORS) for row in run.layers)
-    return QUANTISED if quantised or _limited(run) else FLOAT
-
-
-def _limited(run: RunValues) -> int:
-    """Return how many cells lie below the network's own rounding."""
-    if "mark" not in run.values:
-        return 0
-    return int((run.values["done"] & (run.values["mark"] == mark_code("resolution"))).sum())
+    return QUANTISED if quantised or limited_by_rounding(run.values).any() else FLOAT
 
 
 def _alpha(run: RunValues) -> str:
@@ -74,7 +69,7 @@ def _alpha(run: RunValues) -> str:
 
 
 def _advice(runs: Sequence[RunValues]) -> str:
-    """Return which alpha to use: the smallest that is sound for all runs, where they say."""
-    sound = [run.provenance.get("resolution_alpha") for run in runs]
-    known = [float(alpha) for alpha in sound if isinstance(alpha, int | float) and np.isfinite(alpha) and alpha > 0]
-    return f"an alpha of at least {max(known):g}" if known else "a larger alpha"
+    """Return which alpha to use: the smallest that is sound for all cells of all runs, where they say."""
+    found = [sound_alpha(run.values) for run in runs]
+    largest = max((alpha for alpha in found if not math.isnan(alpha)), default=math.nan)
+    return f"an alpha of at least {rounded_up(largest)}" if math.isfinite(largest) else "a larger alpha"

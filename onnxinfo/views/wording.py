@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..archive.format import MARKS
-from ..archive.means import Cells, unproven
+from ..archive.means import Cells, limited_by_rounding, sound_alpha, unproven
 
 _MEANINGS = {mark.name: mark.meaning for mark in MARKS.values()}
 
@@ -74,6 +74,21 @@ def unproven_text(runs: Iterable[Cells]) -> str:
         missing += int((cells["done"] & ~there).sum())
     parts = [f"{failed} of {values} cells unproven"] if failed else []
     return ", ".join(parts + ([f"{missing} without a value"] if missing else []))
+
+
+def rounding_text(cells: Cells) -> str:
+    """Return how many cells of a run lie below the network's own rounding, and what to do about it.
+
+    Such as ``5 of 32 cells lie below the network's own rounding; sound from alpha 0.0075 on``; empty where none does.
+    """
+    count = int(limited_by_rounding(cells).sum())
+    if not count:
+        return ""
+    text = f"{count} of {int(cells['done'].sum())} cells lie below the network's own rounding"
+    alpha = sound_alpha(cells)
+    if math.isfinite(alpha):
+        return f"{text}; sound from alpha {rounded_up(alpha)} on"
+    return f"{text}; no alpha that was tried is sound" if math.isinf(alpha) else f"{text}; choose a larger alpha"
 
 
 def marks_remark(counts: Mapping[str, int]) -> str:

@@ -15,8 +15,10 @@ from ...errors import OnnxinfoError, UsageError
 from ...kinds import HTML
 from ...outputs import claim
 from ...text import printable
+from ..comparable import check_precision
 from ..figure import COLOURS, SEQUENTIAL
 from ..query import Names, Paths, select_views
+from ..reading_runs import RunValues, run_values
 from .data import MAP_BYTES, run_data
 from .graph import BOX, draw_graph, model_edges
 
@@ -63,7 +65,8 @@ def report(
     Raises
     ------
     UsageError
-        Something asked for is not there, or the file may not be written (see ``force``).
+        Something asked for is not there, runs of different precision lie below rounding, or the file may not be written
+        (see ``force``).
     ArchiveError
         An archive cannot be read, or the file cannot be written.
     OnnxinfoError
@@ -74,6 +77,7 @@ def report(
     loaded = None if model is None else _load(model)
     fitting = model is None
     count = sum(1 for _ in select_views(path, run=run, layers=layers, metrics=metrics))
+    _check_comparable(path, run, layers, metrics)
     runs: list[dict[str, Any]] = []
     for view, source in select_views(path, run=run, layers=layers, metrics=metrics):
         edges = None if loaded is None else model_edges(loaded, [row.name for row in view.layers])
@@ -96,6 +100,16 @@ def report(
         part.write_text(page, encoding="utf-8")
     logger.info("wrote %s: %.2f MB, of which %.2f MB Plotly", target.path, len(page) / 1e6, len(plotly) / 1e6)
     return Path(output)
+
+
+def _check_comparable(path: Paths, run: Names, layers: Names, metrics: Names) -> None:
+    """Refuse runs whose numbers of a metric may not be laid side by side."""
+    found: dict[str, list[RunValues]] = {}
+    for view, _ in select_views(path, run=run, layers=layers, metrics=metrics):
+        for metric in view.metrics:
+            found.setdefault(metric.name, []).append(run_values(view, metric.name))
+    for alike in found.values():
+        check_precision(alike)
 
 
 def _load(model: str | os.PathLike[str]) -> Model:
