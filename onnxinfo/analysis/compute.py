@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..archive.means import mean_and_stderr
 from ..archive.writer import RunWriter
 from ..errors import InputError
 from ..metrics.linearisation import NORMALIZER_STDERR, Linearisation
@@ -163,5 +164,4 @@ def _log(metric: str, layer: str, samples: Sequence[int], column: Column) -> Non
 
 
 def _mean(numbers: npt.NDArray[Any]) -> float:
-    known = numbers[np.isfinite(numbers)]
-    return float(known.mean()) if known.size else math.nan
+    return float(mean_and_stderr(numbers)[0])

@@ -18,6 +18,7 @@ from ..errors import UsageError
 from .figure import COLOURS, Look, claim_figure, cut, drawing, look, short_names, wrapped
 from .query import Names, Paths, names_of
 from .reading_runs import RunValues, metric_label, read_runs
+from .wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,10 +121,9 @@ def plot_curve(
         raise UsageError(f"spread '{spread}' is unknown; choose one of {', '.join(_BANDS)}")
     target = claim_figure(output, path, force=force)
     chosen = look(theme, width)
-    panels = []
-    for name in names_of(metric):
-        found = read_runs(path, name, run=run, layers=layers, samples=samples)
-        panels.append([_curve(each, spread) for each in found])
+    read = [read_runs(path, name, run=run, layers=layers, samples=samples) for name in names_of(metric)]
+    panels = [[_curve(each, spread) for each in found] for found in read]
+    remark = unproven_text(each.values for found in read for each in found)
     # One colour for a run in all panels, also where a run lacks a metric.
     runs = list(dict.fromkeys(curve.name for curves in panels for curve in curves))
     with drawing(target, chosen) as figure:
@@ -135,7 +135,8 @@ def plot_curve(
         figure.set_size_inches(chosen.size.width, height * rows + names)
         for axes, curves in zip(figure.subplots(rows, columns, squeeze=False).ravel(), panels, strict=True):
             draw_curves(axes, curves, runs, chosen, chosen.size.width * 0.85 / columns)
-        legend(figure, runs, panels, _BANDS[spread] + " over all samples", chosen)
+        title = f"{_BANDS[spread]} over all samples{remark and f'; {remark}'}"
+        legend(figure, runs, panels, wrapped(title, chosen.size.width * 0.9, chosen), chosen)
     return Path(output)
 
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..archive.means import select_part
 from ..errors import UsageError
 from ..text import printable
 from .figure import SEQUENTIAL, Look, claim_figure, cut, drawing, evenly, look, short_names, wrapped
 from .query import Names, Paths, select_views
 from .reading_runs import metric_label, nothing_finished
 from .run_view import RunView
+from .wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,9 +105,10 @@ def plot_maps(
                 notes.append(f"{shown} of {total} samples, {len(grid.layers)} of {view.shape[0]} layers")
             if len(grid.layers) < len(evenly(view.shape[0], MOST_LAYERS)):
                 notes.append(f"{metric} is defined in no other layer")
-            if not grid.converged[np.ix_(grid.layers, grid.samples)].all():
-                notes.append("crossed by a line: not proven")
-            figure.supxlabel("; ".join(notes), fontsize=chosen.size.font * 0.85)
+            if remark := unproven_text([select_part(grid.values, grid.layers, grid.samples)]):
+                notes.append(f"crossed by a line: not proven ({remark})")
+            text = wrapped("; ".join(notes), chosen.size.width, chosen)
+            figure.supxlabel(text, fontsize=chosen.size.font * 0.85)
     return Path(output)
 
 
@@ -118,7 +121,7 @@ class _Grid:
         self.layers = evenly(view.shape[0], MOST_LAYERS)
         self.samples = evenly(view.shape[1], MOST_SAMPLES)
         values = view.values(metric)
-        self.converged = values["converged"]
+        self.values = values
         self.pictures = view.thumbnails
         self.maps = {
             (layer, sample): flat_map(view.map(metric, layer, sample), view.axes)
@@ -186,7 +189,7 @@ class _Grid:
             interpolation="nearest",
             aspect="auto" if self.maps[layer, sample].shape[0] == 1 else "equal",
         )
-        if not self.converged[layer, sample]:
+        if not self.values["converged"][layer, sample]:
             for colour, thickness in ((chosen.theme.ink, 2), (chosen.theme.paper, 1)):
                 axes.plot([0, 1], [0, 1], color=colour, linewidth=thickness, transform=axes.transAxes)
         return drawn

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..archive.means import mean_and_stderr, select_part
 from ..errors import UsageError
 from ..text import printable
 from .figure import COLOURS, SEQUENTIAL, claim_figure, cut, drawing, evenly, look, short_names
@@ -17,6 +18,10 @@ from .plot_curve import run_style
 from .query import Names, Paths, select_views
 from .reading_runs import metric_label, nothing_finished
 from .run_view import RunView
+from .wording import unproven_text
+
+#: Positions of the layers and of the samples that a figure shows.
+Shown = tuple[Sequence[int], Sequence[int]]
 
 _MOST = 6
 
@@ -72,7 +77,10 @@ def plot_units(
             raise UsageError(f"inputs with the axes {', '.join(view.axes)} are drawn by 'onnxinfo plot FILE.h5 maps'")
         lines = None if texts is None else _lines(texts)
         with drawing(target, chosen) as figure:
-            kind(figure, view, metric, lines, chosen)
+            drawn, shown = kind(figure, view, metric, lines, chosen)
+            remark = unproven_text([select_part(view.values(metric), drawn, shown)])
+            if remark:
+                figure.supxlabel(remark, fontsize=chosen.size.font * 0.85)
     return Path(output)
 
 
@@ -90,16 +98,17 @@ def _units(view: RunView, metric: str, layer: int, samples: Sequence[int], axis:
     return maps.mean(axis=others) if others else maps
 
 
-def _finished(view: RunView, metric: str) -> npt.NDArray[np.bool_]:
+def _present(view: RunView, metric: str) -> npt.NDArray[np.bool_]:
+    """Return which cells are finished and have a value, (layer, sample)."""
     values = view.values(metric)
     if not values["done"].any():
         raise nothing_finished(metric)
-    done: npt.NDArray[np.bool_] = values["done"]
-    return done
+    present: npt.NDArray[np.bool_] = values["done"] & np.isfinite(values["value"])
+    return present
 
 
-def _tokens(figure: Any, view: RunView, metric: str, lines: list[str] | None, chosen: Any) -> None:
-    done = _finished(view, metric)
+def _tokens(figure: Any, view: RunView, metric: str, lines: list[str] | None, chosen: Any) -> Shown:
+    present = _present(view, metric)
     layers, samples = evenly(view.shape[0], _MOST), evenly(view.shape[1], _MOST)
     if lines is not None and len(lines) != view.run.shape[1]:
         raise UsageError(f"the texts have {len(lines)} lines, and run '{view.name}' has {view.run.shape[1]} samples")
@@ -113,7 +122,9 @@ def _tokens(figure: Any, view: RunView, metric: str, lines: list[str] | None, ch
     grid = figure.subplots(len(samples), 1, squeeze=False)[:, 0]
     for row, (axes, sample) in enumerate(zip(grid, samples, strict=True)):
         shown = max([i + 1 for i, word in enumerate(words[row]) if word], default=count)
-        values = np.array([units[layer][row, :shown] if done[layer, sample] else [np.nan] * shown for layer in layers])
+        values = np.array(
+            [units[layer][row, :shown] if present[layer, sample] else [np.nan] * shown for layer in layers]
+        )
         drawn = axes.imshow(values, cmap=SEQUENTIAL, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
         axes.set_yticks(range(len(layers)), short_names([view.layers[layer].name for layer in layers], 16))
         axes.set_xticks(range(shown), words[row][:shown], rotation=25, ha="right", rotation_mode="anchor")
@@ -123,6 +134,7 @@ def _tokens(figure: Any, view: RunView, metric: str, lines: list[str] | None, ch
     figure.colorbar(drawn, ax=list(grid), fraction=0.03, pad=0.015, extend="both").set_label(
         f"{metric_label(view.metrics[0])},\nmean over a token's embedding"
     )
+    return layers, samples
 
 
 def _words(lines: list[str] | None, sample: int, count: int) -> list[str]:
@@ -135,8 +147,8 @@ def _words(lines: list[str] | None, sample: int, count: int) -> list[str]:
     return given + [""] * (count - len(given))
 
 
-def _features(figure: Any, view: RunView, metric: str, lines: list[str] | None, chosen: Any) -> None:
-    done = _finished(view, metric)
+def _features(figure: Any, view: RunView, metric: str, lines: list[str] | None, chosen: Any) -> Shown:
+    present = _present(view, metric)
     layers = evenly(view.shape[0], _MOST)
     count = view.sample_shape[view.axes.index("feature")]
     if lines is not None and len(lines) != count:
@@ -147,11 +159,12 @@ def _features(figure: Any, view: RunView, metric: str, lines: list[str] | None, 
     wide = 0.8 / len(layers)
     texts = short_names([view.layers[layer].name for layer in layers], 22)
     for number, (layer, text) in enumerate(zip(layers, texts, strict=True)):
-        samples = np.nonzero(done[layer])[0].tolist()
+        samples = np.nonzero(present[layer])[0].tolist()
         if not samples:
             continue
         units = _units(view, metric, layer, samples, "feature")
-        middle, (low, high) = units.mean(axis=0), np.percentile(units, (25, 75), axis=0)
+        middle = mean_and_stderr(units.T)[0]
+        low, high = np.percentile(units, (25, 75), axis=0)
         at = np.arange(count) + (number - (len(layers) - 1) / 2) * wide
         colour = run_style(number)[0]
         # Entropies have no zero to stand on: a point and its quartiles, not a bar's length, is what can be compared.
@@ -164,20 +177,21 @@ def _features(figure: Any, view: RunView, metric: str, lines: list[str] | None, 
     axes.set_ylabel(metric_label(view.metrics[0]))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    figure.legend(title="mean over samples (line) and quartiles (bar)", loc="outside upper center", ncols=2)
+    figure.legend(title="mean over all samples (line) and quartiles (bar)", loc="outside upper center", ncols=2)
+    return layers, range(view.shape[1])
 
 
-def _series(figure: Any, view: RunView, metric: str, lines: list[str] | None, chosen: Any) -> None:
+def _series(figure: Any, view: RunView, metric: str, lines: list[str] | None, chosen: Any) -> Shown:
     if lines is not None:
         raise UsageError("a series has no texts; leave out --texts")
-    done = _finished(view, metric)
+    present = _present(view, metric)
     layers, samples = evenly(view.shape[0], len(COLOURS)), evenly(view.shape[1], 4)
     figure.set_size_inches(chosen.size.width, chosen.size.width * (0.16 * len(samples) + 0.14))
     grid = figure.subplots(len(samples), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     texts = short_names([view.layers[layer].name for layer in layers], 22)
     for axes, sample in zip(grid, samples, strict=True):
         for number, (layer, text) in enumerate(zip(layers, texts, strict=True)):
-            if done[layer, sample]:
+            if present[layer, sample]:
                 line = _units(view, metric, layer, [sample], "time")[0]
                 colour, style, _ = run_style(number)
                 axes.plot(line, style, color=colour, label=text)
@@ -188,3 +202,4 @@ def _series(figure: Any, view: RunView, metric: str, lines: list[str] | None, ch
     figure.supylabel(metric_label(view.metrics[0]), fontsize=chosen.size.font)
     handles, names = grid[0].get_legend_handles_labels()
     figure.legend(handles, names, title="layer", loc="outside right upper")
+    return layers, samples

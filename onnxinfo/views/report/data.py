@@ -6,19 +6,19 @@ import base64
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...archive.means import layer_summary
+from ...archive.means import layer_summary, mark_names
 from ...text import printable
 from ..figure import evenly, short_names
 from ..plot_maps import flat_map
 from ..reading_runs import metric_label
 from ..run_view import RunView
-from ..wording import unproven_text
+from ..wording import mean_text, rounding_text, unproven_text
 
 #: Maps are coded in one byte a pixel; 255 is a pixel without a value.
 LEVELS, MISSING = 254, 255
@@ -81,6 +81,8 @@ def warnings(view: RunView) -> list[str]:
         found.append(f"{len(unreadable)} samples could not be read and were left out.")
     for metric in view.metrics:
         values = view.values(metric.name)
+        if text := rounding_text(values):
+            found.append(f"{metric.name}: {text}.")
         for layer, row in enumerate(view.layers):
             text = unproven_text([{name: data[[layer]] for name, data in values.items()}])
             if text:
@@ -114,10 +116,20 @@ def _metric(view: RunView, name: str) -> dict[str, Any]:
         "n_converged": summary["n_converged"].tolist(),
         "n_missing": summary["n_missing"].tolist(),
         "gap": numbers(summary["gap"]),
+        "mark": summary["mark"].tolist(),
+        "words": _in_words(summary),
         "values": [numbers(row) for row in values["value"]],
         "errors": [numbers(row) for row in values["stderr"]],
         "converged": [row.astype(int).tolist() for row in values["converged"]],
+        "gaps": [numbers(row) for row in values["gap"]] if "gap" in values else None,
+        "marks": mark_names(values).tolist() if "mark" in values else None,
     }
+
+
+def _in_words(summary: Mapping[str, npt.NDArray[Any]]) -> list[str]:
+    """Return each layer's mean in words, empty where no cell is finished."""
+    rows = [{key: numbers[i] for key, numbers in summary.items()} for i in range(len(summary["n"]))]
+    return [mean_text(row) if row["n"] else "" for row in rows]
 
 
 def _gallery(view: RunView, budget: int) -> dict[str, Any] | None:

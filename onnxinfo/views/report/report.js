@@ -52,7 +52,7 @@
         line: { width: 0 }, mode: "lines", hoverinfo: "skip", showlegend: false });
       traces.push({ x, y: order.map((i) => metric.mean[i]), mode: "lines+markers", name: plain(run.key), line: { color: colour, dash: dashes[number % 4] },
         marker: { size: Math.max(6, 11 - 2 * number), color: colour, symbol: order.map((i) => symbols[number % 4] + (metric.n_converged[i] < metric.n[i] ? "-open" : "")) },
-        text: order.map((i) => `${plain(run.layers[i].name)}<br>${shown(metric.mean[i])} ± ${shown(metric.stderr[i])}<br>${metric.n[i] - metric.n_missing[i]} samples, ${metric.n_converged[i]} of ${metric.n[i]} proven`),
+        text: order.map((i) => `${plain(run.layers[i].name)}<br>${plain(metric.words[i])}<br>${metric.n[i] - metric.n_missing[i]} samples`),
         hovertemplate: "%{text}<extra>%{fullData.name}</extra>" });
     });
     Plotly.react("curve", traces, { paper_bgcolor: paper, plot_bgcolor: paper, font: { color: ink }, margin: { l: 70, r: 10, t: 40, b: 50 },
@@ -146,16 +146,16 @@
     drawMaps();
   }
 
-  const headings = ["run", "layer", "op", "depth", "metric", "mean", "stderr", "gap", "n", "n_converged", "n_missing"];
+  const headings = ["run", "layer", "op", "depth", "metric", "mean", "stderr", "gap", "n", "n_converged", "n_missing", "mark", "mean in words"];
   const rowsOf = () => runs.flatMap((run) => run.metrics.flatMap((metric) => run.layers.map((layer, i) =>
-    [run.key, layer.name, layer.op, layer.depth, metric.name, metric.mean[i], metric.stderr[i], metric.gap[i], metric.n[i], metric.n_converged[i], metric.n_missing[i]])));
+    [run.key, layer.name, layer.op, layer.depth, metric.name, metric.mean[i], metric.stderr[i], metric.gap[i], metric.n[i], metric.n_converged[i], metric.n_missing[i], metric.mark[i] || "", metric.words[i]])));
   let table = rowsOf(), sorted = { column: null, down: false };
   function fillTable() {
     at("numbers").tBodies[0].replaceChildren(...table.map((row) => {
       const line = document.createElement("tr");
       row.forEach((value, i) => {
         const cell = line.insertCell();
-        cell.textContent = i === 5 || i === 6 ? shown(value) : String(value);
+        cell.textContent = i >= 5 && i <= 7 ? shown(value) : String(value);
         if (typeof value === "number" || value === null) cell.className = "number";
       });
       return line;
@@ -190,11 +190,11 @@
       const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
       return /[",\n\r]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
     };
-    const lines = [["run", "layer", "op", "depth", "sample", "sample_name", "label", "metric", "value", "stderr", "converged"]];
+    const lines = [["run", "layer", "op", "depth", "sample", "sample_name", "label", "metric", "value", "stderr", "gap", "mark", "converged"]];
     runs.forEach((run) => run.metrics.forEach((metric) => run.layers.forEach((layer, i) => run.samples.forEach((sample, j) => {
       if (metric.values[i][j] === null) return;
       lines.push([run.key, layer.name, layer.op, layer.depth, j, sample, run.labels ? run.labels[j] : null, metric.name,
-        metric.values[i][j], metric.errors[i][j], Boolean(metric.converged[i][j])]);
+        metric.values[i][j], metric.errors[i][j], metric.gaps && metric.gaps[i][j], metric.marks && metric.marks[i][j], Boolean(metric.converged[i][j])]);
     }))));
     return lines.map((line) => line.map(cell).join(",")).join("\n") + "\n";
   }
