@@ -23,6 +23,7 @@ from common import machine
 from onnx import TensorProto, helper
 
 import onnxinfo
+from onnxinfo.archive.means import layer_summary
 
 #: Width, feed-forward width, heads, heads of keys and values, blocks, tokens of the vocabulary.
 SIZES = {"20m": (256, 1024, 8, 2, 8, 16000), "1b": (2048, 8192, 32, 8, 16, 32000)}
@@ -147,10 +148,10 @@ def main() -> None:
             run = opened[result.run]
             print(f"\n{seconds:.0f} s; inputs at once: {run.provenance['inputs_at_once']}")
             print("| layer | H | converged | H of each token of the first sample |\n| --- | ---: | ---: | --- |")
-            values = run.values("sid")
+            values = layer_summary(run.values("sid"))
             for i, layer in enumerate(run.layers):
                 tokens = run.maps("sid", i)[0].mean(-1)
-                mean, share = values["value"][i].mean(), values["converged"][i].mean()
+                mean, share = values["value"][i], values["n_converged"][i] / max(values["n"][i], 1)
                 print(f"| {layer.name} | {mean:.4f} | {share:.0%} | {' '.join(f'{h:.3f}' for h in tokens)} |")
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\nmost memory of the process: {used:.1f} GiB; on a GPU: {_on_gpu()}")

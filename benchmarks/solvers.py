@@ -23,6 +23,7 @@ import numpy as np
 from common import analysis_parser, machine
 
 import onnxinfo
+from onnxinfo.archive.means import mean_and_stderr, pair_up
 
 
 @dataclass
@@ -80,12 +81,14 @@ def main() -> None:
     theirs, slow = run(arguments, "reference", fewer)
     rows = []
     for name, found in ours.items():
-        h, reference = found["value"][:fewer].mean(), theirs[name]["value"].mean()
+        shared = {key: numbers[:fewer] for key, numbers in found.items()}
+        pairs = pair_up(theirs[name], shared)
+        h, reference = pairs.second, pairs.first
         seconds, longer = clock.seconds[name] / arguments.samples, slow.seconds[name] / fewer
-        rows.append([h, reference, h - reference, seconds, longer])
-        ratio, converged = found["ratio"].mean(), found["converged"].mean()
+        rows.append([h, reference, pairs.difference, seconds, longer])
+        ratio, converged = float(mean_and_stderr(found["ratio"])[0]), found["converged"].mean()
         print(
-            f"| {name} | {h:.4f} | {reference:.4f} | {h - reference:+.4f} | {ratio:.4f} | {converged:.0%} "
+            f"| {name} | {h:.4f} | {reference:.4f} | {pairs.difference:+.4f} | {ratio:.4f} | {converged:.0%} "
             f"| {seconds:.3f} | {longer:.3f} | {longer / seconds:.1f} |",
             flush=True,
         )
