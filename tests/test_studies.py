@@ -10,7 +10,7 @@ from onnxinfo.models import path
 
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
-from onnxinfo.models.studies import compression, concentration, training
+from onnxinfo.models.studies import compression, concentration, quantisation, training
 
 
 def run(monkeypatch, study, *arguments):
@@ -32,6 +32,22 @@ def test_compression(tmp_path, monkeypatch):
     assert first["mean L2 norm"] > 0
     assert 0 < first["reached"] <= 1
     assert (tmp_path / "compression.png").exists()
+
+
+def test_quantisation(tmp_path, monkeypatch):
+    digits = path("digits.npz")
+    run(
+        monkeypatch, quantisation, path("digits-cnn.onnx"), "--inputs", f"{digits}:images", "--labels",
+        f"{digits}:labels", "--calibration", f"{digits}:images", "--layers", "relu_4", "--alphas", 0.01, 0.1,
+        "--limit", 1, "--calibrated", 4, "-o", tmp_path,
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "quantisation.json").read_text())["rows"]
+    versions = ["float", "float, input clipped", "int8 QDQ", "int8 QOperator", "int8 dynamic", "int4 weights"]
+    assert [(row["layer"], row["version"]) for row in rows] == [("relu_4", version) for version in versions]
+    with onnxinfo.open(tmp_path / "quantisation-0.1.h5") as archive:
+        formats = [archive[version].provenance.get("quantisation", "") for version in versions]
+    assert formats == ["", "", "QDQ", "QOperator", "dynamic", "weights"]
+    assert (tmp_path / "quantisation.png").exists()
 
 
 def test_concentration(tmp_path, monkeypatch):

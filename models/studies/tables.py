@@ -85,20 +85,22 @@ def _beside(
     for i, layers in enumerate(zip(*names.values(), strict=True)):
         cells = select_cells(runs[first], i)
         label = " / ".join(dict.fromkeys(layers))
-        row = {"layer": label, f"{metric.upper()} of {first}": _mean_text(runs[first], i)}
+        row = {"layer": label, f"{metric.upper()} of {first}": mean_text(runs[first], i)}
         for other in others:
-            row[f"{other}, difference"] = _difference_text(pair_up(cells, select_cells(runs[other], i)))
+            row[f"{other}, difference"] = difference_text(pair_up(cells, select_cells(runs[other], i)))
         rows.append(row)
     return rows
 
 
-def _mean_text(cells: Mapping[str, Array], layer: int) -> str:
+def mean_text(cells: Mapping[str, Array], layer: int) -> str:
+    """Return a layer's mean over all samples with a value, how many these are and how many of them are unproven."""
     found = {key: data[layer] for key, data in layer_summary(cells).items()}
     n = int(found["n"] - found["n_missing"])
     return _text(f"{found['value']:.3f} ± {found['stderr']:.3f}", n, n - int(found["n_converged"]))
 
 
-def _difference_text(pairs: Pairs) -> str:
+def difference_text(pairs: Pairs) -> str:
+    """Return a mean difference between two runs, of how many samples, and how many of these are unproven."""
     return _text(f"{pairs.difference:+.3f} ± {pairs.stderr:.3f}", pairs.n, pairs.n_unproven)
 
 
