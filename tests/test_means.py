@@ -161,8 +161,9 @@ def test_means_in_words():
 
 def test_float_and_quantised_runs_below_rounding_are_no_pair(archive):
     (run,) = read_runs(archive, "sid", run="proven")
-    limited = run.values | {"mark": np.full_like(run.values["mark"], 4)}
-    quantised = replace(run, values=limited, provenance={"precision": "quantised", "resolution_alpha": 0.002})
+    alphas = np.full(run.values["mark"].shape, 0.002)
+    limited = run.values | {"mark": np.full_like(run.values["mark"], 4), "resolution_alpha": alphas}
+    quantised = replace(run, values=limited, provenance={"precision": "quantised"})
     floating = replace(run, provenance={"precision": "float"})
     with pytest.raises(UsageError, match=r"below the network's own rounding.*an alpha of at least 0.002"):
         check_precision([floating, quantised])

@@ -101,7 +101,7 @@ def test_a_float_run_says_so(tmp_path) -> None:
     with onnxinfo.open(result.archive) as archive:
         provenance = archive[result.run].provenance
     assert provenance["precision"] == "float"
-    assert "quantisation" not in provenance
+    assert provenance["quantisation"] == ""
 
 
 @contextlib.contextmanager
@@ -123,7 +123,7 @@ def rounded():
 
 def schema(quantisation: str = "") -> object:
     described = fakes.schema(metrics=(fakes.PROVEN_SID,))
-    precision = {"precision": "quantised", "quantisation": quantisation} if quantisation else {"precision": "float"}
+    precision = {"precision": "quantised" if quantisation else "float", "quantisation": quantisation}
     return fakes.schema(metrics=(fakes.PROVEN_SID,), provenance={**described.provenance, **precision})
 
 

@@ -78,7 +78,7 @@ def with_clipped_input(model: onnx.ModelProto, version: onnx.ModelProto) -> onnx
     for node in changed.graph.node:
         node.input[:] = [clipped if each == name else each for each in node.input]
     for end, limit in zip(ends, (limits.min, limits.max), strict=True):
-        value = np.float32((limit - int(zero_point)) * scale)
+        value = np.array((limit - int(zero_point)) * scale, dtype=np.float32)
         changed.graph.initializer.append(numpy_helper.from_array(value, end))
     changed.graph.node.insert(0, helper.make_node("Clip", [name, *ends], [clipped], name=clipped))
     return changed

@@ -334,7 +334,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
 
 def _precision(model: Model) -> dict[str, str]:
     found = quantisation(model.proto)
-    return {"precision": "quantised", "quantisation": found} if found else {"precision": "float"}
+    return {"precision": "quantised" if found else "float", "quantisation": found}
 
 
 def _names(layers: Sequence[Layer]) -> str:

@@ -58,7 +58,7 @@ def precision_class(run: RunValues) -> str:
     recorded = run.provenance.get("precision")
     if isinstance(recorded, str):
         quantisation = run.provenance.get("quantisation")
-        return printable(f"{recorded}, {quantisation}" if isinstance(quantisation, str) else recorded)
+        return printable(f"{recorded}, {quantisation}" if quantisation else recorded)
     quantised = any(row.op.startswith(_QUANTISED_OPERATORS) for row in run.layers)
     return QUANTISED if quantised or limited_by_rounding(run.values).any() else FLOAT
 

@@ -128,7 +128,7 @@ def _metric(view: RunView, name: str) -> dict[str, Any]:
 
 def _in_words(summary: Mapping[str, npt.NDArray[Any]]) -> list[str]:
     """Return each layer's mean in words, empty where no cell is finished."""
-    rows = [{key: numbers[i] for key, numbers in summary.items()} for i in range(len(summary["n"]))]
+    rows = [{key: column[i] for key, column in summary.items()} for i in range(len(summary["n"]))]
     return [mean_text(row) if row["n"] else "" for row in rows]
 
 

@@ -52,7 +52,7 @@
         line: { width: 0 }, mode: "lines", hoverinfo: "skip", showlegend: false });
       traces.push({ x, y: order.map((i) => metric.mean[i]), mode: "lines+markers", name: plain(run.key), line: { color: colour, dash: dashes[number % 4] },
         marker: { size: Math.max(6, 11 - 2 * number), color: colour, symbol: order.map((i) => symbols[number % 4] + (metric.n_converged[i] < metric.n[i] ? "-open" : "")) },
-        text: order.map((i) => `${plain(run.layers[i].name)}<br>${plain(metric.words[i])}<br>${metric.n[i] - metric.n_missing[i]} samples`),
+        text: order.map((i) => `${plain(run.layers[i].name)}<br>${plain(metric.words[i])}<br>${metric.n[i] - metric.n_missing[i]} samples, ${metric.n_converged[i]} of ${metric.n[i]} proven`),
         hovertemplate: "%{text}<extra>%{fullData.name}</extra>" });
     });
     Plotly.react("curve", traces, { paper_bgcolor: paper, plot_bgcolor: paper, font: { color: ink }, margin: { l: 70, r: 10, t: 40, b: 50 },
