@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from .certificate import (
-    CALIBRATION,
     ERRORS,
     GAP_STDERR,
     Certificate,
@@ -32,18 +31,27 @@ from .certificate import (
 )
 from .linearisation import Linearisation
 from .noise import ENTROPY, Tie, allocate, capped
-from .reconstruction import Moments, Reconstruction
+from .reconstruction import LEAST_POWER, Moments, Reconstruction
 from .ru_certificate import Slopes, slopes_of
 from .sid import MANY_UNITS
 
-#: Steps of the ascent, noise samples of each (more where units are few), and by how much a scale first grows a step.
-STEPS, STEP_NOISES, RATE = 40, 4, 0.3
+#: Noise samples of a step of the ascent (more where units are few).
+STEP_NOISES = 4
+#: Steps, and by how much a scale first grows a step. Errors from the sample come in pairs of opposite noise, whose
+#: gradients are known far better: fewer and longer steps suffice.
+ASCENTS = {"input": (40, 0.3), "reconstruction": (100, 0.2)}
 #: Part of the excess of the constraint, and of the multiplier's error, that a first step takes back.
 FOLLOWED = 0.25
 #: The multiplier is no further from that of a layer whose errors are all noise than this, in logarithms.
 MOST_LOG_MULTIPLIER = 5.0
 #: Noise samples that the constraint is met with at first, of the values, and of each of the certificate's passes.
-SCALE_NOISES, VALUE_NOISES, GRADIENT_NOISES = 32, 96, 16
+SCALE_NOISES, VALUE_NOISES, GRADIENT_NOISES = 32, 64, 16
+#: What the gap's estimate is multiplied by: decoders mix units, so that the objective curves less than units of their
+#: own would make it. Calibrated against long ascents (docs/method.md).
+CALIBRATION = 10.0
+#: What the gain is multiplied by that comes of waking units which the ascent switched off, and nats that the bound is
+#: at least: units that are nearly switched off are worth some thousandths, and no gradient tells.
+WAKING, LEAST_GAP = 3.0, 0.005
 #: Passes of the certificate: at least, and at most where the gap is not known well enough.
 LEAST_PASSES, MOST_PASSES = 3, 6
 #: A constraint that is off by more than this beyond twice its standard error is met and measured again, so many times.
@@ -95,9 +103,10 @@ def solve_ru(reconstruction: Reconstruction, start: Linearisation, target: Tenso
     """
     problem = Problem(reconstruction, target, tie, cap)
     noises = min(STEP_NOISES, reconstruction.feature.chunk)
-    steps = STEPS * STEP_NOISES // noises
+    steps, rate = ASCENTS[reconstruction.center]
+    steps = steps * STEP_NOISES // noises
     scales = allocate(start.column_norms, target, tie, cap)
-    scales = problem.ascend(scales, steps=steps, noises=problem.effort * noises, rate=RATE)
+    scales = problem.ascend(scales, steps=steps, noises=problem.effort * noises, rate=rate)
     return problem.measured(problem.meet(scales), start, steps)
 
 
@@ -172,7 +181,7 @@ class Problem:
     def measured(self, scales: Tensor, start: Linearisation, iterations: int) -> RuSolution:
         """Values and certificate with fresh noise, and scales at the met constraint."""
         free, sigma = scales < self.cap, self.sigma(scales)
-        moments = self.reconstruction.moments(sigma, self.effort * VALUE_NOISES)
+        moments, woken = self.moments(sigma, self.woken(scales, start))
         slopes, shortfall, error = self.slopes(sigma, free, moments.power, start)
         exponent = slopes.exponent(free)
         found = torch.cat([moments.deviations, slopes.deviations])
@@ -180,17 +189,19 @@ class Problem:
         ratio, ratio_stderr = mean_and_stderr(deviations / self.target)
         saturated, unknown = ~free.any(1), torch.full_like(ratio, torch.nan)
         final = torch.where(saturated[:, None], scales, rescaled(near, deviations, self.target, exponent))
+        growth = torch.where(saturated, 0.0, slopes.growth(free, self.tie.units))
+        waking = _gain(moments, woken, growth / exponent)
+        gap = torch.maximum(CALIBRATION * shortfall.clamp(min=0) + ERRORS * error, WAKING * waking) + LEAST_GAP
         certificate = Certificate(
             ratio=ratio,
             ratio_stderr=ratio_stderr,
-            gap=torch.where(saturated, 0.0, CALIBRATION * shortfall.clamp(min=0) + ERRORS * error),
+            gap=torch.where(saturated, 0.0, gap),
             gain=unknown,
             gain_stderr=unknown,
             exponent=exponent,
             saturated=saturated,
             met=constraint_met(ratio, ratio_stderr, saturated),
         )
-        growth = torch.where(saturated, 0.0, slopes.growth(free, self.tie.units))
         # All free scales changed by one factor since the errors were measured.
         factor = torch.where(free, final / scales, 0.0).amax(1).clamp(min=torch.finfo(ratio.dtype).tiny)
         entropy = moments.log_power() / 2 + ENTROPY + torch.where(saturated, 0.0, growth * factor.log())[:, None]
@@ -204,6 +215,19 @@ class Problem:
             probes=start.probes + self.reconstruction.feature.spent,
             iterations=iterations,
         )
+
+    def woken(self, scales: Tensor, start: Linearisation) -> Tensor:
+        """Noise scales (S, n) of which half of the power is the closed form's, where no unit is switched off."""
+        even = allocate(start.column_norms, self.target, self.tie, self.cap)
+        return self.sigma(((scales.square() + even.square()) / 2).sqrt())
+
+    def moments(self, sigma: Tensor, other: Tensor) -> tuple[Moments, Moments]:
+        """Moments of two noise scales (S, n) with the same fresh noise."""
+        noise = self.reconstruction.feature.noise
+        state = noise.get_state()
+        found = self.reconstruction.moments(sigma, self.effort * VALUE_NOISES)
+        noise.set_state(state)
+        return found, self.reconstruction.moments(other, self.effort * VALUE_NOISES)
 
     def slopes(self, sigma: Tensor, free: Tensor, power: Tensor, start: Linearisation) -> tuple[Slopes, Tensor, Tensor]:
         """Gradients on fresh noise until the gap is known well enough.
@@ -250,8 +274,25 @@ class Problem:
         return scales, deviations
 
 
+def _gain(before: Moments, after: Moments, slope: Tensor) -> Tensor:
+    """What the mean entropy gains at the met constraint, as a lower bound of one standard error, nats, (S,).
+
+    Parameters
+    ----------
+    before, after
+        Of the same noise.
+    slope
+        What the mean entropy changes by when the logarithm of the deviation does by one, (S,).
+    """
+    logs = [moments.parts.clamp(min=LEAST_POWER).log().mean(2) / 2 for moments in (before, after)]
+    gained, error = mean_and_stderr(logs[1] - logs[0])
+    tiny = torch.finfo(gained.dtype).tiny
+    spent = after.deviations.mean(0).clamp(min=tiny).log() - before.deviations.mean(0).clamp(min=tiny).log()
+    return (gained - error - slope * spent).clamp(min=0)
+
+
 def _value_stderr(moments: Moments, scale: Tensor) -> Tensor:
     """Standard error of the mean entropy: of the squared errors, and of how well the constraint is met."""
-    parts = moments.parts.clamp(min=moments.parts.new_tensor(1e-12)).log().mean(2) / 2
+    parts = moments.parts.clamp(min=LEAST_POWER).log().mean(2) / 2
     _, error = mean_and_stderr(parts)
     return (error.square() + scale.square()).sqrt()
