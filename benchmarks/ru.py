@@ -52,8 +52,8 @@ def _as_it_is() -> Iterator[None]:
 
 SABOTAGE: dict[str, Callable[[], object]] = {
     "as it is": _as_it_is,
-    "5 steps": lambda: patch.dict(ru.ASCENTS, dict.fromkeys(CENTERS, (5, 0.2))),
-    "rate tenfold": lambda: patch.dict(ru.ASCENTS, dict.fromkeys(CENTERS, (40, 3.0))),
+    "5 steps": lambda: patch.object(ru, "STEPS", 5),
+    "rate tenfold": lambda: patch.object(ru, "RATE", 3.0),
     "no ascent": lambda: patch.object(ru.Problem, "ascend", lambda self, scales, **_: scales),
 }
 

@@ -96,7 +96,8 @@ def shortfall(solution, encoder, decoder, start):
     ("steps", "rate", "found"), [(100, 0.2, True), (3, 0.1, False), (20, 3.0, False)], ids=["sound", "short", "wild"]
 )
 def test_the_gap_covers_what_is_missing(monkeypatch, steps, rate, found):
-    monkeypatch.setitem(ru.ASCENTS, "reconstruction", (steps, rate))
+    monkeypatch.setattr(ru, "STEPS", steps)
+    monkeypatch.setattr(ru, "RATE", rate)
     missing, gaps, converged = [], [], []
     for seed in range(4):
         encoder, decoder = linear_case(seed=seed)

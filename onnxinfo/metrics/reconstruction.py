@@ -79,24 +79,15 @@ class Reconstruction:
     def differentiable(self, sigma: Tensor, noises: int) -> tuple[Tensor, Tensor]:
         """``E||h(x + sigma*delta) - f||^2``, (S,), and ``E(mu_i - xhat_i)^2``, (S, n), differentiable in sigma.
 
-        Errors from the sample itself contain the decoder's own, which noise multiplies: in pairs of opposite sign this
-        cancels. Errors from the noiseless reconstruction are nearly odd in the noise, and a pair would tell one thing
-        twice.
-
         Parameters
         ----------
         sigma
             Noise scales, (S, n), standardised.
         noises
-            Fresh noise samples, evaluated at once.
+            Fresh noises, evaluated at once.
         """
         probe = self.feature
-        if self.center == "input" and noises % 2 == 0:
-            _, plus = probe.perturb(sigma, noises // 2)
-            minus = 2 * probe.x - plus.reshape(noises // 2, *probe.x.shape)
-            x = torch.cat([plus, minus.flatten(0, 1)])
-        else:
-            _, x = probe.perturb(sigma, noises)
+        _, x = probe.perturb(sigma, noises)
         feature = probe.evaluate(x)
         probe.spent += noises
         deviation = (feature.reshape(noises, probe.samples, -1) - probe.center).square().sum(-1).mean(0)

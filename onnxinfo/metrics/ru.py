@@ -35,11 +35,8 @@ from .reconstruction import LEAST_POWER, Moments, Reconstruction
 from .ru_certificate import Slopes, slopes_of
 from .sid import MANY_UNITS
 
-#: Noise samples of a step of the ascent (more where units are few).
-STEP_NOISES = 4
-#: Steps, and by how much a scale first grows a step. Errors from the sample come in pairs of opposite noise, whose
-#: gradients are known far better: fewer and longer steps suffice.
-ASCENTS = {"input": (40, 0.3), "reconstruction": (100, 0.2)}
+#: Steps of the ascent, noise samples of each (more where units are few), and by how much a scale first grows a step.
+STEPS, STEP_NOISES, RATE = 100, 4, 0.2
 #: Part of the excess of the constraint, and of the multiplier's error, that a first step takes back.
 FOLLOWED = 0.25
 #: The multiplier is no further from that of a layer whose errors are all noise than this, in logarithms.
@@ -47,7 +44,7 @@ MOST_LOG_MULTIPLIER = 5.0
 #: Noise samples that the constraint is met with at first, of the values, and of each of the certificate's passes.
 SCALE_NOISES, VALUE_NOISES, GRADIENT_NOISES = 32, 64, 16
 #: What the gap's estimate is multiplied by: decoders mix units, so that the objective curves less than units of their
-#: own would make it. Calibrated against long ascents (docs/method.md).
+#: own would make it. Calibrated on linear layers with a known optimum (docs/method.md).
 CALIBRATION = 10.0
 #: What the gain is multiplied by that comes of waking units which the ascent switched off, and nats that the bound is
 #: at least: units that are nearly switched off are worth some thousandths, and no gradient tells.
@@ -103,10 +100,9 @@ def solve_ru(reconstruction: Reconstruction, start: Linearisation, target: Tenso
     """
     problem = Problem(reconstruction, target, tie, cap)
     noises = min(STEP_NOISES, reconstruction.feature.chunk)
-    steps, rate = ASCENTS[reconstruction.center]
-    steps = steps * STEP_NOISES // noises
+    steps = STEPS * STEP_NOISES // noises
     scales = allocate(start.column_norms, target, tie, cap)
-    scales = problem.ascend(scales, steps=steps, noises=problem.effort * noises, rate=rate)
+    scales = problem.ascend(scales, steps=steps, noises=problem.effort * noises, rate=RATE)
     return problem.measured(problem.meet(scales), start, steps)
 
 
