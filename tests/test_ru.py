@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 
 import onnxinfo
 from onnxinfo.errors import InputError, UsageError
+from onnxinfo.metrics import ru
 from onnxinfo.metrics.decoder import Decoder, Plan
 from onnxinfo.metrics.decoder_store import DecoderKey, load_decoder, save_decoder
 from onnxinfo.metrics.decoder_training import DecoderSettings, Trained
@@ -81,6 +82,36 @@ def test_linear_encoder_and_decoder_against_a_convex_solver(seed):
     expected = by_scipy(encoder, decoder, float(start.normalizer[0]))
     assert float(solution.entropy.mean()) == pytest.approx(expected, abs=0.01)
     assert float(solution.certificate.ratio.mean()) == pytest.approx(1, abs=0.02)
+
+
+def shortfall(solution, encoder, decoder, start):
+    """Nats that each sample's exact mean H, at the exactly met constraint, lies below the optimum."""
+    power = solution.sigma.double().numpy() ** 2
+    power *= ALPHA * float(start.normalizer[0]) / (power @ (encoder**2).sum(0))[:, None]
+    found = 0.5 * np.log(power @ ((decoder @ encoder) ** 2).T).mean(1) + ENTROPY
+    return by_scipy(encoder, decoder, float(start.normalizer[0])) - found
+
+
+@pytest.mark.parametrize(
+    ("steps", "rate", "found"), [(100, 0.2, True), (3, 0.1, False), (20, 3.0, False)], ids=["sound", "short", "wild"]
+)
+def test_the_gap_covers_what_is_missing(monkeypatch, steps, rate, found):
+    monkeypatch.setattr(ru, "STEPS", steps)
+    monkeypatch.setattr(ru, "RATE", rate)
+    missing, gaps, converged = [], [], []
+    for seed in range(4):
+        encoder, decoder = linear_case(seed=seed)
+        solution, start = solved(encoder, decoder, samples=16)
+        missing.append(shortfall(solution, encoder, decoder, start))
+        gaps.append(solution.certificate.gap.numpy())
+        converged.append(solution.certificate.converged.numpy())
+    missing, gaps, converged = map(np.concatenate, (missing, gaps, converged))
+    assert (missing <= gaps).mean() >= 0.95
+    if found:
+        assert converged.mean() >= 0.97
+    else:
+        assert (missing > 0.05).mean() > 0.5
+        assert not converged[missing > 0.1].any()
 
 
 def test_a_decoder_that_inverts_recovers_as_well_as_is_computed():
