@@ -90,6 +90,7 @@ def test_scales_off_the_constraint_are_found_out(linear, factor, met):
         (1.051, 0.0, False),
         (0.949, 0.0, False),
         (1.089, 0.02, True),
+        (1.095, 0.015, False),
         (1.101, 0.045, False),
         (1.0, 0.049, True),
         (1.0, 0.051, False),

@@ -2,13 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
 import onnxinfo
+from onnxinfo.analysis.blocks import Cells
+from onnxinfo.analysis.concentration import Concentration
 from onnxinfo.cli import cli
 from onnxinfo.errors import InputError, UsageError
 from onnxinfo.inputs.foreground import open_foreground
@@ -188,6 +193,27 @@ def test_concentration_is_the_difference_of_mean_entropies(tmp_path: Path) -> No
     # Maps are stored with 15 bits.
     assert values["value"][1, 2] == pytest.approx(maps[2, 0][~inside].mean() - maps[2, 0][inside].mean(), abs=1e-3)
     assert values["foreground"][0, 0] == pytest.approx(30 / 64)
+
+
+@pytest.mark.parametrize("inside", [2, 20])
+def test_concentration_s_error_is_the_spread_that_probes_leave(inside: int) -> None:
+    """Entropies known from K probes, ``log(chi2_K / K) / 2``, of which foreground and background take the means."""
+    samples, units, probes = 3000, 40, 64
+    noise = np.random.default_rng(0).chisquare(probes, (samples, 1, 1, units)) / probes
+    sid = Cells(
+        {"probes": torch.full((samples,), probes), "converged": torch.ones(samples)},
+        torch.from_numpy(np.log(noise) / 2),
+    )
+    mask = np.zeros((samples, 1, units), np.uint8)
+    mask[..., :inside] = 1
+    job: Any = SimpleNamespace(
+        foreground=mask, device=torch.device("cpu"), feeds=SimpleNamespace(axes=lambda: ("channel", "y", "x"))
+    )
+    block: Any = SimpleNamespace(indices=list(range(samples)), cells=lambda _: sid)
+    values = Concentration(job).cells(block).values
+    spread = float(values["value"].std())
+    assert float(values["value"].mean()) == pytest.approx(0, abs=5 * spread / samples**0.5)
+    assert float(values["stderr"].mean()) == pytest.approx(spread, rel=0.1)
 
 
 def test_concentration_alone_is_that_beside_sid(tmp_path: Path) -> None:

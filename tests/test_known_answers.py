@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxinfo
+from onnxinfo.archive.format import mark_code
 
 ALPHA, C = 1.5e-4, 0.5 * math.log(2 * math.pi * math.e)
 SEEDS = range(10)
@@ -107,6 +108,18 @@ def test_two_probabilities(tmp_path, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_a_probability_s_logit_far_in_the_tail(tmp_path, seed):
+    """Few outputs deviate by chance; a linear layer's ratio is known all the same."""
+    stream = np.random.default_rng(seed)
+    weight, x = normal(stream, 30 + seed, 1, scale=0.4), normal(stream, 8, 30 + seed)
+    nodes = [("MatMul", ["x", "w"], "a", {}), ("Sub", ["a", "far"], "y", {}), ("Sigmoid", ["y"], "p", {})]
+    model = model_of(nodes, 30 + seed, 1, {"w": weight, "far": np.float32(17)})
+    values = sid(tmp_path, model, x, seed=seed)
+    demand(values, linear(weight.T))
+    assert np.abs(values["ratio"] - 1).max() < 0.001
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_samples_that_take_different_branches(tmp_path, seed):
     stream = np.random.default_rng(seed)
     units, outputs = 24, 200 + seed
@@ -149,7 +162,9 @@ def test_a_unit_that_is_dead_at_the_sample_has_no_value(tmp_path):
     values = sid(tmp_path, model_of(nodes, 4, 4, given), x)
     assert np.isnan(values["value"][0])
     assert not values["converged"][0]
+    assert values["mark"][0] == mark_code("dead")
     assert np.isfinite(values["value"][1])
+    assert not any(np.isinf(numbers).any() for numbers in values.values())
 
 
 def test_all_units_at_the_cap_are_exact(tmp_path):

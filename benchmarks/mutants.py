@@ -1,0 +1,145 @@
+"""Whether the tests that guard the certificate notice when it is broken.
+
+    python benchmarks/mutants.py [--only WORD]
+
+Each mutant changes one place in a temporary copy of the package, and the named test files run against it until the
+first failure. A mutant that no test notices survived, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+#: What a copy needs to run the tests.
+COPIED = ("onnxinfo", "cli", "models", "tests", "pyproject.toml")
+LIMIT_S = 180
+
+
+class Mutant(NamedTuple):
+    """A change that has to be noticed: in a file, one text becomes another; the tests that run."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+CERTIFICATE, SID, CELLS = "metrics/certificate.py", "metrics/sid.py", ("certificate", "sabotage")
+MUTANTS = (
+    # The verdict: what is known to be met, and to be near.
+    Mutant(CERTIFICATE, "RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1", "RATIO_TOLERANCE, RATIO_LIMIT = 0.5, 0.1", CELLS),
+    Mutant(CERTIFICATE, "RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1", "RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 1.0", CELLS),
+    Mutant(CERTIFICATE, "(self.gap <= GAP_TOLERANCE) | self.saturated", "self.gap.isfinite() | self.saturated", CELLS),
+    Mutant(CERTIFICATE, "(self.gap <= GAP_TOLERANCE) | self.saturated", "self.gap <= GAP_TOLERANCE", CELLS),
+    Mutant(CERTIFICATE, "return self.met & self.optimal", "return self.optimal", CELLS),
+    Mutant(CERTIFICATE, "(off - 2 * stderr <= RATIO_TOLERANCE) & ", "", CELLS),
+    Mutant(CERTIFICATE, "(off - 2 * stderr <=", "(off - 4 * stderr <=", CELLS),
+    Mutant(CERTIFICATE, "known = saturated | (stderr <= RATIO_TOLERANCE)", "known = True", CELLS),
+    Mutant(CERTIFICATE, "saturated, (ratio - 1).clamp(min=0)", "saturated, (ratio - 1).abs()", CELLS),
+    Mutant(CERTIFICATE, "MOST_GROWTH = 16.0", "MOST_GROWTH = 1e9", CELLS),
+    Mutant(CERTIFICATE, "MOST_UNEXPLAINED = 0.25, 1.0", "MOST_UNEXPLAINED = 9.0, 9.0", CELLS),
+    Mutant(CERTIFICATE, "(growth / ratio).log2() - foretold).abs()", "(growth / ratio).log2() - foretold)", CELLS),
+    # The bound.
+    Mutant(CERTIFICATE, "CALIBRATION, ERRORS = 1.5, 1.645", "CALIBRATION, ERRORS = 1.0, 1.645", CELLS),
+    Mutant(CERTIFICATE, "CALIBRATION, ERRORS = 1.5, 1.645", "CALIBRATION, ERRORS = 1.5, 0.0", CELLS),
+    Mutant(CERTIFICATE, "+ ERRORS * error) / curvature, seen)", "+ ERRORS * error) / curvature, 0 * seen)", CELLS),
+    Mutant(CERTIFICATE, "+ ERRORS * error) / curvature, seen)", "+ ERRORS * error), seen)", CELLS),
+    Mutant(CERTIFICATE, "NEARBY = 0.2", "NEARBY = 1e9", CELLS),
+    Mutant(CERTIFICATE, "return power / 4, error / 4", "return power / 8, error / 8", CELLS),
+    Mutant(CERTIFICATE, "products.sum(2) - products.diagonal(dim1=1, dim2=2)", "products.sum(2)", CELLS),
+    Mutant(CERTIFICATE, "each.mean(1), 2 * each.std(1)", "each.mean(1), each.std(1)", CELLS),
+    # Filter, step, polish and rescaling of the solver.
+    Mutant(CERTIFICATE, "return scales * (-(ratio", "return 1.1 * scales * (-(ratio", CELLS),
+    Mutant(CERTIFICATE, "log() / exponent).clamp(-1.0, 1.0)", "log() / 2).clamp(-1.0, 1.0)", CELLS),
+    Mutant(CERTIFICATE, "log() / exponent).clamp(-1.0, 1.0)", "log() / exponent)", CELLS),
+    Mutant(SID, "rescaled(scales, deviations, self.target, exponent), scales)", "scales, scales)", CELLS),
+    Mutant(SID, "weight * (correction - damping * half", "weight * (correction + damping * half", CELLS),
+    Mutant(SID, "weight = max(2 / (self.steps + 2), memory)", "weight = 2 / (self.steps + 2)", CELLS),
+    Mutant(SID, "weight = max(2 / (self.steps + 2), memory)", "weight = memory", CELLS),
+    Mutant(SID, "self.scales * change.exp()", "self.scales", CELLS),
+    Mutant(SID, "now.gap <= before.gap", "now.gap >= before.gap", CELLS),
+    Mutant(SID, "| (now.met &", "| (", CELLS),
+    Mutant(SID, "before.gap.isnan() |", "", CELLS),
+    Mutant("metrics/shrinkage.py", "(a * b.conj()).real", "(a * a.conj()).real", ("shrinkage", *CELLS)),
+    # The marks, and what is made of the cells.
+    Mutant("analysis/proof.py", '("gap", ~certificate.optimal),', "", CELLS),
+    Mutant("analysis/proof.py", '("ratio", ~certificate.met),', "", CELLS),
+    Mutant("analysis/proof.py", "coarse & ~certificate.saturated", "coarse", CELLS),
+    Mutant("analysis/starts.py", "int(self._probes[where].max())", "int(self._probes[where].min())", ("starts",)),
+    Mutant("analysis/concentration.py", "(2 * sid.values", "(4 * sid.values", ("foreground",)),
+    Mutant("archive/means.py", "np.maximum(n - 1, 1)", "np.maximum(n, 1)", ("means",)),
+    Mutant("archive/means.py", 'np.where(done, cells["value"]', 'np.where(converged, cells["value"]', ("means",)),
+    Mutant("archive/means.py", "both = done &", 'both = done & first["converged"] & second["converged"] &', ("means",)),
+)  # fmt: skip
+
+
+def prepare(folder: Path) -> None:
+    """Copy the package and its tests, laid out as they are installed."""
+    for name in COPIED:
+        source, target = ROOT / name, folder / name
+        if source.is_dir():
+            shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    for name in ("cli", "models"):
+        inside = folder / "onnxinfo" / name
+        if not inside.exists():
+            inside.symlink_to(f"../{name}")
+
+
+def notices(folder: Path, tests: tuple[str, ...]) -> bool:
+    """Tell whether one of the test files fails."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
+    command += [f"tests/test_{name}.py" for name in tests]
+    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return True
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"pytest could not run {' '.join(command)}:\n{done.stdout.decode()[-2000:]}")
+    return done.returncode == 1
+
+
+def main() -> None:
+    """Print what became of each mutant."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="mutants whose file or text has this in it")
+    only = parser.parse_args().only
+    chosen = [mutant for mutant in MUTANTS if any(only in part for part in (mutant.file, mutant.old, mutant.new))]
+    survived = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder)
+        for tests in sorted({mutant.tests for mutant in chosen}):
+            if notices(folder, tests):
+                raise SystemExit(f"tests {', '.join(tests)} fail as they are; mend them first")
+        for mutant in chosen:
+            file = folder / "onnxinfo" / mutant.file
+            text = file.read_text()
+            if text.count(mutant.old) != 1:
+                raise SystemExit(
+                    f"{mutant.file}: {mutant.old!r} is there {text.count(mutant.old)} times, expected once"
+                )
+            file.write_text(text.replace(mutant.old, mutant.new))
+            died = notices(folder, mutant.tests)
+            file.write_text(text)
+            survived += not died
+            print(
+                f"{'died' if died else 'SURVIVED':8} {mutant.file}: {mutant.old} -> {mutant.new or 'nothing'}",
+                flush=True,
+            )
+    print(f"{len(chosen) - survived} of {len(chosen)} mutants died")
+    sys.exit(bool(survived))
+
+
+if __name__ == "__main__":
+    main()
