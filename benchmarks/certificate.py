@@ -77,8 +77,8 @@ SABOTAGE: dict[str, Callable[[], object]] = {
     "filter off": lambda: patch.multiple(sid, wiener=_mean, wiener_with=_mean),
     "ascent off": lambda: patch.object(sid, "ROUNDS", ((0, 0.2),)),
     "ascent filter returns nothing": lambda: patch.object(sid, "wiener", _nothing),
-    "steps tenfold": lambda: patch.multiple(sid, DAMPING=3.0, LEAST_DAMPING=3.0, MOST_DAMPING=3.0),
-    "steps reversed": lambda: patch.multiple(sid, DAMPING=-0.3, LEAST_DAMPING=-0.3, MOST_DAMPING=-0.3),
+    "steps tenfold": lambda: patch.object(sid._Ascent, "damping", 3.0),
+    "steps reversed": lambda: patch.object(sid._Ascent, "damping", -0.3),
     "Gauss-Newton off": lambda: patch.object(sid._Problem, "gauss_newton", lambda self, scales: self.feasible(scales)),
     "uniform, no ascent": lambda: patch.multiple(
         sid,

@@ -131,21 +131,21 @@ def stepping(change):
 
 def still(ascent, step, *given):
     ascent.steps += 1
+    return 1.0
 
 
-def reversed_steps(ascent, step, problem, fresh, free, damping, memory):
-    step(ascent, problem, fresh, free, -damping, memory)
+def damping(factor):
+    """Steps so many times as long as the measured curvature allows."""
+    share = sid._Ascent.damping.fget
+    return patch.object(sid._Ascent, "damping", property(lambda self: factor * share(self)))
 
 
-def timid(ascent, step, problem, fresh, free, damping, memory):
-    step(ascent, problem, fresh, free, 0.1 * damping, memory)
-
-
-def stubborn(ascent, step, problem, fresh, free, damping, memory):
+def stubborn(ascent, step, problem, passes, memory):
     """What was seen first counts for ever."""
     ascent.steps += 10**6
-    step(ascent, problem, fresh, free, damping, 0.0)
+    moved = step(ascent, problem, passes, 0.0)
     ascent.steps -= 10**6
+    return moved
 
 
 def rescaling(factor):
@@ -158,8 +158,8 @@ SABOTAGE = {
     "filter returns nothing": [BAD_START, patch.object(sid, "wiener", nothing)],
     "bad start, no rounds": [BAD_START, patch.object(sid, "ROUNDS", ((0, 0.2),))],
     "no steps": [BAD_START, stepping(still)],
-    "steps reversed": [BAD_START, stepping(reversed_steps)],
-    "steps too short": [BAD_START, stepping(timid)],
+    "steps reversed": [BAD_START, damping(-1)],
+    "steps too short": [BAD_START, damping(0.1)],
     "nothing forgotten": [BAD_START, stepping(stubborn)],
     "scaled too far": [rescaling(1.1)],
     "not scaled enough": [rescaling(0.9)],
@@ -219,7 +219,7 @@ def test_the_last_correction_meets_the_constraint():
     target, counted = ALPHA * start.normalizer, torch.ones(3, UNITS, dtype=torch.bool)
     problem = sid._Problem(feature, start, target, TIE, CAP, (UNITS,), counted)
     closed = (target[:, None] / (UNITS * start.column_norms)).sqrt()
-    found, _ = problem.certify(1.004 * closed, control_of(feature, closed), [])
+    found, *_ = problem.certify(1.004 * closed, control_of(feature, closed), [])
     assert found.certificate.ratio == pytest.approx([1.004**2] * 3, abs=1e-4)
     assert torch.allclose(found.scales, closed, rtol=1e-3)
 
@@ -235,15 +235,42 @@ def given_pass(relative, target):
 )
 def test_the_newest_pass_weighs_what_is_said(steps, memory, weight):
     """After passes without a gradient, the next one moves the scales by its weight's share of the damped step."""
-    target, free = torch.ones(2), torch.ones(2, UNITS, dtype=torch.bool)
-    problem = SimpleNamespace(tie=TIE, target=target, denoised=lambda first, second: (first + second) / 2)
-    ascent = sid._Ascent.begin(torch.ones(2, UNITS), TIE)
-    relative = torch.linspace(-0.2, 0.2, UNITS).expand(2, -1)
+    ascent, problem, relative, still = ascent_of()
     for _ in range(steps):
-        ascent.step(problem, given_pass(torch.zeros_like(relative), target), free, 0.5, memory)
+        ascent.step(problem, [still], memory)
     assert torch.equal(ascent.scales, torch.ones(2, UNITS))
-    ascent.step(problem, given_pass(relative, target), free, 0.5, memory)
-    assert torch.allclose(ascent.scales.log(), -weight * 0.5 * relative / 2, atol=1e-6)
+    ascent.step(problem, [given_pass(relative, problem.target)], memory)
+    assert torch.allclose(ascent.scales.log(), -weight * relative / 2, atol=1e-6)
+
+
+def ascent_of():
+    """An ascent, its problem without a filter, a relative gradient, and a pass without one."""
+    target, free = torch.ones(2), torch.ones(2, UNITS, dtype=torch.bool)
+    problem = SimpleNamespace(
+        tie=TIE, target=target, denoised=lambda first, second: (first + second) / 2, free=lambda scales: free
+    )
+    relative = torch.linspace(-0.2, 0.2, UNITS).expand(2, -1)
+    still = given_pass(torch.zeros_like(relative), target)
+    return sid._Ascent.begin(torch.ones(2, UNITS), TIE), problem, relative, still
+
+
+@pytest.mark.parametrize(("left", "curvature"), [(0.5, 1.0), (0.0, 1.0), (-0.6, 1.6), (-9.0, 3.0)])
+def test_the_first_step_tells_the_curvature(left, curvature):
+    """Of a step that leaves a share of the gradient, or turns it, the curvature is one less that share."""
+    ascent, problem, relative, _ = ascent_of()
+    ascent.step(problem, [given_pass(relative, problem.target)], 0.1)
+    ascent.step(problem, [given_pass(left * relative, problem.target)], 0.1)
+    assert ascent.curvature == pytest.approx(curvature, abs=1e-4)
+
+
+def test_passes_of_one_point_count_as_many():
+    """Three passes at once weigh as much as three after each other that do not move the scales."""
+    ascent, problem, relative, still = ascent_of()
+    ascent.step(problem, [still, still], 0.0)
+    ascent.step(problem, [given_pass(relative, problem.target)] * 3, 0.0)
+    assert ascent.steps == 5
+    share = 1 - (1 - 1 / 2) * (1 - 2 / 5) * (1 - 1 / 3)
+    assert torch.allclose(ascent.scales.log(), -share * relative / 2, atol=1e-6)
 
 
 def certificate_of(gap, met=True):

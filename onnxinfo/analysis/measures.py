@@ -50,11 +50,12 @@ class Sid:
         else:
             solution = solve(feature, start, target, tie, settings.cap, self.job.shape, block.units)
         certificate, entropy = solution.certificate, solution.entropy
-        if bool((solution.coarse > 1).any()):
+        limited = solution.coarse[solution.coarse > 1]
+        if len(limited):
             logger.warning(
                 "%d of %d samples of '%s' are limited by rounding at alpha %.2g; it is sound from alpha %.1g on",
-                *(int((solution.coarse > 1).sum()), len(solution.coarse), self.job.layers[block.layer].name),
-                *(settings.alpha, settings.alpha * float(solution.coarse.max())),
+                *(len(limited), len(solution.coarse), self.job.layers[block.layer].name),
+                *(settings.alpha, settings.alpha * float(limited.max())),
             )
         value = entropy.double().nanmean(1)
         if block.units is not None:

@@ -27,8 +27,8 @@ RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1
 GAP_TOLERANCE = 0.05
 #: Standard error of that, in nats and on average over the cells, below which a certificate tells enough.
 GAP_STDERR = 0.015
-#: What the measured shortfall is multiplied by, and how many of its standard errors are added: the bound then covers
-#: the true shortfall in 95 % of cells.
+#: By what factor more than measured may be missing, and how many standard errors of estimate and curvature are allowed
+#: for: the bound then covers the true shortfall in 95 % of cells.
 CALIBRATION, ERRORS = 1.5, 1.645
 #: Noise of twice the size may move a feature by this factor more; beyond, rare jumps make the constraint unknown.
 MOST_GROWTH = 16.0
@@ -181,6 +181,7 @@ def take_trial(
     shape: Sequence[int],
     sigma: Callable[[Tensor], Tensor],
     noises: int,
+    control: Control | None = None,
 ) -> tuple[Trial, Tensor]:
     """Step along what is left of the gradient, and see on fresh noise what that gains.
 
@@ -196,6 +197,8 @@ def take_trial(
         Noise scales (S, n) after a change of ``log sigma``, (S, n).
     noises
         How many noise samples are drawn.
+    control
+        Model of the layer, whose share of both ends' deviations is known.
 
     Returns
     -------
@@ -215,7 +218,7 @@ def take_trial(
     length = TRIAL_STEP / root.clamp(min=torch.finfo(root.dtype).tiny)
     step = -(direction * length[:, None]).clamp(-MOST_TRIAL, MOST_TRIAL)
     slope, size = length * (worth * free).sum(1) / count, step.square().sum(1) / count
-    return try_step(feature, sigma, step, slope, size, noises, found.exponent(free))
+    return try_step(feature, sigma, step, slope, size, noises, found.exponent(free), control)
 
 
 def judge(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth: Tensor | None = None) -> Certificate:
@@ -235,7 +238,8 @@ def judge(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth: T
         the optimum.
     """
     ratio, stderr = mean_and_stderr(found.deviations / target)
-    gap = gap_bound(*found.shortfall(free), trial)
+    estimate, error = found.shortfall(free)
+    gap = gap_bound(estimate, error * wider(len(found.parts)), trial)
     saturated = ~free.any(1)
     met = constraint_met(ratio, stderr, saturated)
     if growth is not None:
@@ -256,11 +260,27 @@ def judge(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth: T
 
 
 def gap_bound(estimate: Tensor, error: Tensor, trial: Trial) -> Tensor:
-    """Bound on the shortfall in nats, (S,), from its estimate for a linear layer, the error and the trial step."""
+    """Bound on the shortfall in nats, (S,), from its estimate for a linear layer, the error and the trial step.
+
+    The errors of the estimate and of the curvature, and what is left to second order, are independent.
+    """
     trusted = 1 / (1 + (estimate / NEARBY).square())
     curvature = 1 + trusted * (trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE) - 1)
+    missing = estimate.clamp(min=0) / curvature
+    of_estimate, of_curvature = ERRORS * error / curvature, ERRORS * missing * trial.curvature_stderr / curvature
+    allowed = (of_estimate.square() + of_curvature.square() + ((CALIBRATION - 1) * missing).square()).sqrt()
     seen = (trial.gain - trial.gain_stderr).clamp(min=0)
-    return torch.maximum((CALIBRATION * estimate.clamp(min=0) + ERRORS * error) / curvature, seen)
+    return torch.maximum(missing + allowed, seen)
+
+
+def wider(parts: int) -> float:
+    """By how much an error that is estimated from few parts is counted more: Student's quantile over the normal's.
+
+    To second order in the degrees of freedom (Abramowitz and Stegun, 26.7.5).
+    """
+    z, freedom = ERRORS, parts - 1
+    first, second = (z**2 + 1) / 4, (5 * z**4 + 16 * z**2 + 3) / 96
+    return 1 + first / freedom + second / freedom**2
 
 
 def constraint_met(ratio: Tensor, stderr: Tensor, saturated: Tensor) -> Tensor:

@@ -290,7 +290,7 @@ class Feature:
             estimate - beta[:, None] * (model - known)
             for estimate, model in zip(found.both, modelled.both, strict=True)
         )
-        return Halves(*halves), _less(torch.cat(deviations), torch.cat(energies), known.sum(1) / 2)
+        return Halves(*halves), less_control(torch.cat(deviations), torch.cat(energies), known.sum(1) / 2)
 
     def controlled_deviations(self, sigma: Tensor, pairs: int, control: Control) -> Tensor:
         """Deviations as :meth:`deviations` gives them, averaged in pairs and less a control variate, (pairs, S)."""
@@ -302,7 +302,7 @@ class Feature:
                 deviations.append(both / 2)
                 energies.append(control.apply(delta)[0])
         mean = (sigma.square() * control.norms).sum(1)
-        return _less(torch.cat(deviations), torch.cat(energies), mean)
+        return less_control(torch.cat(deviations), torch.cat(energies), mean)
 
     def is_linear(self, sigma: Tensor, noises: int) -> Tensor:
         """Whether each sample's feature is linear over its noise, judged by fresh noise samples, (S,) bool.
@@ -343,7 +343,7 @@ class Feature:
         return standardised, difference.square().sum(1).reshape(count, self.samples)
 
 
-def _less(deviations: Tensor, energies: Tensor, mean: Tensor) -> Tensor:
+def less_control(deviations: Tensor, energies: Tensor, mean: Tensor) -> Tensor:
     """Deviations (pairs, S) less the part that a control's energies (pairs, S), of known mean (S,), explain."""
     scale = mean.clamp(min=torch.finfo(mean.dtype).tiny)
     moved, energy = deviations / scale, energies / scale

@@ -36,8 +36,10 @@ from .certificate import (
     measure,
     refine,
     relative_gradient,
+    relative_stderr,
     rescaled,
     take_trial,
+    wider,
 )
 from .control import Control, control_of
 from .linearisation import Linearisation
@@ -52,17 +54,21 @@ ROUND_NOISES, ROUND_PROBES = 16, 6
 #: Noise samples of each pass of the ascent, and of one with a control variate, where each tells more.
 PASS_NOISES, CONTROLLED_NOISES = 16, 32
 #: Rounds of ascent and certificate: steps at most, and the least weight of the newest evidence in each.
-ROUNDS = ((16, 0.2), (12, 0.1), (16, 0.05))
+ROUNDS = ((16, 0.1), (12, 0.05), (16, 0.05))
 #: Gain in nats, averaged over so many recent passes and the samples, that is worth another step.
 PASS_GAIN, RECENT = 0.006, 4
+#: Steps at least, unless so little is missing; nats that a step must gain, by its size, to be worth another one.
+LEAST_STEPS, STEP_GAIN = 2, 0.0015
 #: Nats that a sample must lack for another round.
 WORTH = 0.02
-#: Share of the Newton step that is taken after the first steps, until the curvature is measured; least and most share.
-FIRST_STEPS, DAMPING, LEAST_DAMPING, MOST_DAMPING = 2, 0.3, 0.15, 0.4
+#: Least share of the Newton step.
+LEAST_DAMPING = 0.15
 #: Largest change of log sigma in one step.
 MOST_STEP = 0.4
-#: Passes of a certificate at most.
-CERTIFICATE_PASSES = 8
+#: Noise samples of a trial step, shared by both ends; more where a control variate serves.
+TRIAL_NOISES = 12
+#: Passes of a certificate at most: of all samples of a block, and of the few that need them.
+CERTIFICATE_PASSES, MOST_PASSES = 8, 16
 #: Noise samples that tell whether a feature is linear over its noise.
 LINEAR_NOISES = 8
 #: The constraint is far off beyond this factor, judged by so many noise samples at first; attempts to get there.
@@ -71,10 +77,10 @@ FAR, FAR_NOISES, ATTEMPTS = 2.0, 8, 16
 NEARLY_MET, ADJUSTMENTS = 0.1, 3
 #: A constraint that is off by more than this beyond twice its standard error is met and measured once more.
 KNOWN_OFF = 0.01
-#: Noise samples that tell how the deviation grows when the noise is twice as large.
-GROWTH_NOISES = 32
+#: Noise samples that tell how the deviation grows when the noise is twice as large, if a few do not tell it so well.
+FEW_NOISES, GROWTH_NOISES, GROWTH_STDERR = 8, 32, 0.1
 #: Sizes and number of the noise samples that tell rounding; by this factor a smooth layer may exceed its linearisation.
-SMALL, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 16, 2.0
+SMALL, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 24, 2.0
 #: Budgets that are tried where rounding makes more than half of the deviation, in units of the one given.
 GROWN_BUDGETS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 #: A block with at least this many units, over all its samples, is served by those noises. A smaller one gets up to
@@ -100,7 +106,7 @@ class Solution:
         Samples at which the layer has no budget, (S,) bool.
     coarse
         By how much the budget has to grow until rounding makes less than half of the feature's deviation, (S,); at most
-        1 where it does already, infinite where no budget tried suffices.
+        1 where it does already, infinite where no budget tried suffices, NaN where there is none.
     probes, iterations
         Vector-Jacobian products, and updates of sigma, (S,).
     """
@@ -166,7 +172,7 @@ def solve(
         stderr=torch.where(dead, torch.nan, stderr),
         capped=((sigma >= cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
         dead=dead,
-        coarse=problem.coarseness(found.scales),
+        coarse=torch.where(dead, torch.nan, problem.coarseness(found.scales)),
         probes=start.probes + feature.spent + found.probes,
         iterations=1 + found.iterations,
     )
@@ -220,39 +226,64 @@ class _Found:
 
 @dataclass
 class _Ascent:
-    """Where an ascent is: scales (S, groups), their change since it began, and evidence (S, n) of where it leads."""
+    """Where an ascent is: scales (S, groups), their change since it began, and evidence (S, n) of where it leads.
+
+    The curvature, (S,), is that of the deviation along a step, 1 where the layer is linear.
+    """
 
     scales: Tensor
     correction: Tensor
     evidence: tuple[Tensor, Tensor]
+    curvature: Tensor
     steps: int = 0
 
     @classmethod
     def begin(cls, scales: Tensor, tie: Tie) -> _Ascent:
         none = torch.zeros_like(tie.expand(scales))
-        return cls(scales, torch.zeros_like(scales), (none, none))
+        return cls(scales, torch.zeros_like(scales), (none, none), scales.new_ones(len(scales)))
 
     def at(self, index: Tensor) -> _Ascent:
         first, second = (half[index] for half in self.evidence)
-        return _Ascent(self.scales[index], self.correction[index], (first, second), self.steps)
+        return _Ascent(self.scales[index], self.correction[index], (first, second), self.curvature[index], self.steps)
 
     def put(self, index: Tensor, part: _Ascent) -> None:
         self.scales = self.scales.index_copy(0, index, part.scales)
         self.correction = self.correction.index_copy(0, index, part.correction)
         first, second = (kept.index_copy(0, index, new) for kept, new in zip(self.evidence, part.evidence, strict=True))
+        self.curvature = self.curvature.index_copy(0, index, part.curvature)
         self.evidence, self.steps = (first, second), part.steps
 
-    def step(self, problem: _Problem, fresh: Measured, free: Tensor, damping: float, memory: float) -> None:
-        """Add a pass to the evidence of where the optimum lies, seen from where the ascent began, and go there."""
-        weight = max(2 / (self.steps + 2), memory)
-        relative, correction = relative_gradient(fresh.halves, free), problem.tie.expand(self.correction)
+    @property
+    def damping(self) -> Tensor:
+        """Share of the Newton step, (S,): the whole one overshoots where a layer curves more than a linear one."""
+        return (1 / self.curvature).clamp(LEAST_DAMPING, 1.0)
+
+    def step(self, problem: _Problem, passes: Sequence[Measured], memory: float) -> float:
+        """Add passes at the scales to the evidence of where the optimum lies, seen from the beginning, and go there.
+
+        Returns
+        -------
+        float
+            Mean square change of ``log sigma``: to second order, the nats that the step gains at most.
+        """
+        free = problem.free(self.scales)
+        for fresh in passes:
+            self._learn(relative_gradient(fresh.halves, free), problem.tie.expand(self.correction), memory)
+        change = (problem.denoised(*self.evidence) - self.correction).clamp(-MOST_STEP, MOST_STEP)
+        found = join(passes)
+        self.scales = rescaled(self.scales * change.exp(), found.deviations, problem.target, found.exponent(free))
+        self.correction = self.correction + change
+        return float(change.square().mean())
+
+    def _learn(self, relative: Halves, correction: Tensor, memory: float) -> None:
+        if self.steps == 1:
+            self.curvature = _overshot(relative.mean, correction)
+        weight, damping = max(2 / (self.steps + 2), memory), self.damping[:, None]
         first, second = (
             kept + weight * (correction - damping * half / 2 - kept)
             for kept, half in zip(self.evidence, (relative.first, relative.second), strict=True)
         )
-        change = (problem.denoised(first, second) - self.correction).clamp(-MOST_STEP, MOST_STEP)
-        self.scales = rescaled(self.scales * change.exp(), fresh.deviations, problem.target, fresh.exponent(free))
-        self.evidence, self.correction, self.steps = (first, second), self.correction + change, self.steps + 1
+        self.evidence, self.steps = (first, second), self.steps + 1
 
 
 @dataclass(frozen=True)
@@ -285,7 +316,7 @@ class _Problem:
     def closed(self, scales: Tensor) -> _Found | None:
         """The closed form with its certificate, or None where fresh noise contradicts it."""
         # Of a linear layer with few outputs, the control variate leaves no noise in the ratio.
-        certified, _ = self.certify(scales, control_of(self.feature, self.sigma(scales)), [])
+        certified, *_ = self.certify(scales, control_of(self.feature, self.sigma(scales)), [])
         ratio, stderr = certified.certificate.ratio, certified.certificate.ratio_stderr
         saturated = certified.certificate.saturated
         excess = torch.where(saturated, (ratio - 1).clamp(min=0), (ratio - 1).abs())
@@ -300,14 +331,17 @@ class _Problem:
 
         The closed form knows the layer at the sample itself only: it may say nothing of a unit that noise awakens.
         """
+        live = torch.arange(len(scales), device=scales.device)
         for _ in range(ATTEMPTS):
-            deviations = self.feature.deviations(self.sigma(scales), self.effort * FAR_NOISES)
-            far, over = self.far(scales, deviations)
+            problem, here = self.at(live), scales[live]
+            deviations = problem.feature.deviations(problem.sigma(here), problem.effort * FAR_NOISES)
+            far, over = problem.far(here, deviations)
             if not bool(far.any()):
                 break
             # Units at the cap take part in shrinking.
-            bounded = torch.where(over[:, None], scales.clamp(max=self.cap), scales)
-            scales = torch.where(far[:, None], rescaled(bounded, deviations, self.target), scales)
+            bounded = torch.where(over[:, None], here.clamp(max=self.cap), here)
+            scales = scales.index_copy(0, live[far], rescaled(bounded, deviations, problem.target)[far])
+            live = live[far]
         return scales
 
     def far(self, scales: Tensor, deviations: Tensor) -> tuple[Tensor, Tensor]:
@@ -321,10 +355,8 @@ class _Problem:
 
         What that sigma disturbs in truth, over what those norms say, tells how far to go at the new one.
         """
+        scales = self.feasible(scales)
         halves, deviations = self.column_norms(scales)
-        if bool(self.far(scales, deviations)[0].any()):
-            scales = self.feasible(scales)
-            halves, deviations = self.column_norms(scales)
         norms = self._smoothed(halves) * self.counted
         foretold = (self.sigma(scales).square() * norms).sum(1)
         return rescaled(allocate(norms, self.target, self.tie, self.cap), deviations, foretold)
@@ -345,21 +377,23 @@ class _Problem:
         state = _Ascent.begin(scales, self.tie)
         found = _Found.nothing(scales)
         live = torch.arange(len(scales), device=scales.device)
-        damping = DAMPING
         for steps, memory in ROUNDS:
             problem = self.at(live)
             part = state.at(live)
             control = control_of(problem.feature, problem.sigma(part.scales))
-            taken, passes = problem.ascend(part, control, steps, memory, damping)
-            certified, curvature = problem.certify(part.scales, control, passes)
+            most = min(MOST_PASSES, CERTIFICATE_PASSES * len(scales) // len(live))
+            taken, passes = problem.ascend(part, control, steps, memory)
+            certified, curvature, passes = problem.certify(part.scales, control, passes, most)
             logger.debug(
                 "Gauss-Newton, then %d steps for %d samples, control variate: %s, curvature %.2f, shortfall %.4f",
-                *(taken, len(live), control is not None, curvature, float(certified.shortfall.mean())),
+                *(taken, len(live), control is not None, float(curvature.mean()), float(certified.shortfall.mean())),
             )
-            state.put(live, part)
+            part.curvature = torch.maximum(part.curvature, curvature)
             found.put(live, certified, problem.feature.spent, taken)
-            # The whole Newton step overshoots where the deviation curves more than a linear layer's.
-            damping = min(max(1 / curvature, LEAST_DAMPING), MOST_DAMPING)
+            # The passes of the certificate are evidence for another round.
+            part.scales = certified.scales
+            part.step(problem, passes, memory)
+            state.put(live, part)
             left = ~certified.certificate.converged | (certified.shortfall > WORTH)
             live = live[left & self.free(state.scales)[live].any(1)]
             if not len(live):
@@ -371,9 +405,7 @@ class _Problem:
         start, target, counted = self.start.at(index), self.target[index], self.counted[index]
         return _Problem(self.feature.at(index), start, target, self.tie, self.cap, self.shape, counted)
 
-    def ascend(
-        self, state: _Ascent, control: Control | None, steps: int, memory: float, damping: float
-    ) -> tuple[int, list[Measured]]:
+    def ascend(self, state: _Ascent, control: Control | None, steps: int, memory: float) -> tuple[int, list[Measured]]:
         """Follow the true gradient while it promises a gain.
 
         Returns
@@ -392,7 +424,9 @@ class _Problem:
             if sum(recent) / len(recent) < PASS_GAIN:
                 # Its noise is none that the scales have seen.
                 return step, [fresh]
-            state.step(self, fresh, free, damping if state.steps >= FIRST_STEPS else 1.0, memory)
+            moved = state.step(self, [fresh], memory)
+            if state.steps >= LEAST_STEPS and moved < STEP_GAIN:
+                return step + 1, []
         return steps, []
 
     def measured(self, scales: Tensor, control: Control | None) -> Measured:
@@ -404,7 +438,9 @@ class _Problem:
         parts = torch.stack([self.tie.expand(self.tie.sum(part) / self.tie.size) for part in found.parts])
         return Measured(parts, found.deviations)
 
-    def certify(self, scales: Tensor, control: Control | None, passes: list[Measured]) -> tuple[_Certified, float]:
+    def certify(
+        self, scales: Tensor, control: Control | None, passes: list[Measured], most: int = CERTIFICATE_PASSES
+    ) -> tuple[_Certified, Tensor, list[Measured]]:
         """Measure scales with fresh noise until enough is known, and meet the constraint exactly.
 
         Parameters
@@ -415,11 +451,13 @@ class _Problem:
             Model of the layer.
         passes
             What was measured of the scales before.
+        most
+            Passes at most.
 
         Returns
         -------
         tuple
-            What was certified, and the curvature of the deviation, typical of the samples.
+            What was certified, the curvature of the deviation, (S,), and the passes it rests on.
         """
         passes, adjusted = passes or [self.measured(scales, control)], 0
         while True:
@@ -429,30 +467,38 @@ class _Problem:
             if bool((off > NEARLY_MET).any()) and adjusted < ADJUSTMENTS:
                 scales = rescaled(scales, found.deviations, self.target, found.exponent(free))
                 passes, adjusted = [], adjusted + 1
-            elif len(passes) >= CERTIFICATE_PASSES or float(found.shortfall(free)[1].mean()) <= GAP_STDERR:
+            elif len(passes) >= most or self.known(found, free):
                 break
             passes.append(self.measured(scales, control))
         found, free = join(passes), self.free(scales)
-        noises = self.effort * (PASS_NOISES if control is None else 2 * CONTROLLED_NOISES)
-        trial, deviations = take_trial(self.feature, found, free, self.shape, partial(self.moved, scales), noises)
+        noises = self.effort * TRIAL_NOISES if control is None else 2 * self.effort * CONTROLLED_NOISES
+        trial, deviations = take_trial(
+            self.feature, found, free, self.shape, partial(self.moved, scales), noises, control
+        )
         # With a control variate, one pass tells more of the deviation than the trial's noise.
         deviations = torch.cat([found.deviations, deviations]) if control is None else found.deviations
         deviations = refine(self.feature, self.sigma(scales), deviations, self.effort, control=control)
-        scales, deviations = self.met(scales, deviations, found.exponent(free))
+        scales, deviations = self.met(scales, deviations, found.exponent(free), control)
         certificate = judge(Measured(found.parts, deviations), self.target, free, trial, self.growth(scales))
         exponent = certificate.exponent
         bound = free.any(1)
         final = torch.where(bound[:, None], rescaled(scales, deviations, self.target, exponent), scales)
         error = torch.where(bound, certificate.ratio_stderr / exponent, 0.0)
-        curvature = trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE)
-        shortfall = found.shortfall(free)[0] / curvature
-        return _Certified(final, certificate, error, shortfall), float(curvature.mean())
+        curvature = trial.curvature.clamp(min=LEAST_CURVATURE)
+        shortfall = found.shortfall(free)[0] / curvature.clamp(max=MOST_CURVATURE)
+        return _Certified(final, certificate, error, shortfall), curvature, passes
+
+    def known(self, found: Measured, free: Tensor) -> bool:
+        """Whether the gap is known well enough, on average over the samples."""
+        return float(found.shortfall(free)[1].mean()) * wider(len(found.parts)) <= GAP_STDERR
 
     def moved(self, scales: Tensor, change: Tensor) -> Tensor:
         """Noise scales (S, n) after a change (S, n) of the logarithm of all units below the cap."""
         return self.sigma(scales * (self.tie.sum(change) / self.tie.size).exp())
 
-    def met(self, scales: Tensor, deviations: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    def met(
+        self, scales: Tensor, deviations: Tensor, exponent: Tensor, control: Control | None
+    ) -> tuple[Tensor, Tensor]:
         """Scales of which the constraint is not known to be off, and their deviations.
 
         All scales of a sample change by a few per cent, which leaves the relative gradient as it is.
@@ -462,8 +508,12 @@ class _Problem:
         if not bool(off.any()):
             return scales, deviations
         scales = rescaled(scales, deviations, self.target, exponent)
-        fresh = self.feature.deviations(self.sigma(scales), LEAST_RATIO_NOISES)
-        return scales, refine(self.feature, self.sigma(scales), fresh, self.effort)
+        sigma = self.sigma(scales)
+        if control is None:
+            fresh = self.feature.deviations(sigma, LEAST_RATIO_NOISES)
+        else:
+            fresh = self.feature.controlled_deviations(sigma, LEAST_RATIO_NOISES, control)
+        return scales, refine(self.feature, sigma, fresh, self.effort, control=control)
 
     def coarseness(self, scales: Tensor) -> Tensor:
         """By how much the budget has to grow until rounding makes less than half of the deviation, (S,).
@@ -491,22 +541,44 @@ class _Problem:
         smooth = (sigma.square() * self.start.column_norms).sum(1)
         found = torch.zeros_like(smooth)
         for size in SMALL:
-            small = self.feature.deviations(size * sigma, self.effort * SMALL_NOISES).mean(0)
+            small = self.small(sigma, size, smooth)
             jumps = (small - size**2 * smooth).clamp(min=0) / size
             share = 2 * jumps.square() / (smooth * self.target * factor).clamp(min=torch.finfo(smooth.dtype).tiny)
             # A layer that saturates moves less than its linearisation foretells: nothing of that is rounding.
             found = torch.maximum(found, torch.where(small > MOST_SMOOTH * size**2 * smooth, share, 0.0))
         return found
 
+    def small(self, sigma: Tensor, size: float, smooth: Tensor) -> Tensor:
+        """Deviation under small noise, (S,), from more noise samples where the first few do not look smooth."""
+        deviations = self.feature.deviations(size * sigma, self.effort * FEW_NOISES)
+        if bool((deviations.mean(0) > MOST_SMOOTH * size**2 * smooth).any()):
+            more = self.effort * (SMALL_NOISES - FEW_NOISES)
+            deviations = torch.cat([deviations, self.feature.deviations(size * sigma, more)])
+        return deviations.mean(0)
+
     def growth(self, scales: Tensor) -> Tensor:
         """Deviation when the noise of all units below the cap is twice as large, in units of ``alpha D``, (S,)."""
         sigma = self.sigma(scales)
         wide = torch.where(self.free(scales), 2 * sigma, sigma)
-        return self.feature.deviations(wide, self.effort * GROWTH_NOISES).mean(0) / self.target
+        deviations = self.feature.deviations(wide, self.effort * FEW_NOISES)
+        if bool((relative_stderr(deviations) > GROWTH_STDERR).any()):
+            more = self.effort * (GROWTH_NOISES - FEW_NOISES)
+            deviations = torch.cat([deviations, self.feature.deviations(wide, more)])
+        return deviations.mean(0) / self.target
 
     def denoised(self, first: Tensor, second: Tensor) -> Tensor:
         """Denoised mean of two independent maps (S, n), per group, (S, groups)."""
         return (self.tie.sum(wiener(first, second, self.shape)) / self.tie.size).clamp(-2.0, 2.0)
+
+
+def _overshot(relative: Tensor, step: Tensor) -> Tensor:
+    """Curvature by what a first, whole Newton step (S, n) has left of the relative gradient along itself, (S,).
+
+    One sample's is noisy: it counts where it is above that of all.
+    """
+    left, size = (relative * step).sum(1), step.square().sum(1)
+    own, all_ = left / size.clamp(min=1e-12), left.sum() / size.sum().clamp(min=1e-12)
+    return (1 + torch.maximum(own, all_) / 2).clamp(1.0, MOST_CURVATURE)
 
 
 def _logarithms(norms: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .probe import Feature, Halves
+from .control import Control
+from .probe import Feature, Halves, less_control
 
 #: Axes of at most this size, channels mostly, have no scales of their own.
 SHORT_AXIS = 4
@@ -44,6 +45,11 @@ class Trial:
     def curvature(self) -> Tensor:
         """Curvature of the deviation along the step, 1 where the layer is linear."""
         return (self.slope - self.gain) / self.size.clamp(min=torch.finfo(self.size.dtype).tiny)
+
+    @property
+    def curvature_stderr(self) -> Tensor:
+        """Standard error of the curvature, as far as it is the gain's."""
+        return self.gain_stderr / self.size.clamp(min=torch.finfo(self.size.dtype).tiny)
 
 
 def pyramid(relative: Halves, shape: Sequence[int]) -> Tensor:
@@ -105,6 +111,7 @@ def try_step(
     size: Tensor,
     noises: int,
     exponent: Tensor,
+    control: Control | None = None,
 ) -> tuple[Trial, Tensor]:
     """Take a step on fresh noise, shared with the scales as they are.
 
@@ -122,6 +129,8 @@ def try_step(
         How many.
     exponent
         Growth of the deviation with the scales, (S,).
+    control
+        Model of the layer, whose share of both ends' deviations is known.
 
     Returns
     -------
@@ -130,15 +139,20 @@ def try_step(
     """
     before, after = sigma(torch.zeros_like(step)), sigma(step)
     entropy = (after.log() - before.log()).nan_to_num(0.0).sum(1) / (before > 0).sum(1).clamp(min=1)
-    base: list[Tensor] = []
-    moved: list[Tensor] = []
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    modelled: tuple[list[Tensor], list[Tensor]] = ([], [])
     with torch.no_grad():
         for count in feature.portions(noises):
             delta = torch.randn((count, feature.samples, feature.units), generator=feature.noise, device=step.device)
-            for scales, parts in ((before, base), (after, moved)):
+            for scales, parts, energies in zip((before, after), found, modelled, strict=True):
                 x = (feature.x + (delta * scales).reshape(count, *feature.x.shape) * feature.unit).flatten(0, 1)
                 parts.append(feature.deviation(feature.evaluate(x)))
-    old, new = torch.cat(base), torch.cat(moved)
+                if control is not None:
+                    energies.append(control.apply(delta * scales)[0])
+    old, new = torch.cat(found[0]), torch.cat(found[1])
+    if control is not None:
+        old = less_control(old, torch.cat(modelled[0]), (before.square() * control.norms).sum(1))
+        new = less_control(new, torch.cat(modelled[1]), (after.square() * control.norms).sum(1))
     tiny = torch.finfo(old.dtype).tiny
     ratio = new.mean(0) / old.mean(0).clamp(min=tiny)
     # The error of a quotient of means whose samples belong together.
