@@ -161,7 +161,11 @@ def solve(
     scales = allocate(start.column_norms * counted, problem.target, tie, cap)
     found = problem.closed(scales) if problem.is_linear(scales) else None
     if found is None:
-        found = problem.search(problem.gauss_newton(scales))
+        scales = problem.gauss_newton(scales)
+        coarse = problem.coarseness(scales)
+        found = problem.search(scales, coarse > 1)
+    else:
+        coarse = problem.coarseness(found.scales)
     error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny) / 2
     sigma = problem.sigma(found.scales)
     bound = problem.free(found.scales).any(1)
@@ -172,7 +176,7 @@ def solve(
         stderr=torch.where(dead, torch.nan, stderr),
         capped=((sigma >= cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
         dead=dead,
-        coarse=torch.where(dead, torch.nan, problem.coarseness(found.scales)),
+        coarse=torch.where(dead, torch.nan, coarse),
         probes=start.probes + feature.spent + found.probes,
         iterations=1 + found.iterations,
     )
@@ -372,12 +376,25 @@ class _Problem:
         at_rest = at_rest - at_rest.mean(1, keepdim=True)
         return (wiener_with(first - level, second - level, at_rest, self.shape) + level).exp()
 
-    def search(self, scales: Tensor) -> _Found:
-        """Ascend and certify in rounds; only samples whose certificate does not suffice go into the next one."""
+    def search(self, scales: Tensor, coarse: Tensor) -> _Found:
+        """Ascend and certify in rounds; only samples whose certificate does not suffice go into the next one.
+
+        Parameters
+        ----------
+        scales
+            Where to begin, (S, groups).
+        coarse
+            Samples whose budget lies below the layer's rounding, (S,) bool: their constraint is met, and that is all.
+        """
         state = _Ascent.begin(scales, self.tie)
         found = _Found.nothing(scales)
-        live = torch.arange(len(scales), device=scales.device)
+        limited, live = coarse.nonzero().flatten(), (~coarse).nonzero().flatten()
+        if len(limited):
+            problem = self.at(limited)
+            found.put(limited, problem.certify(scales[limited], None, [], 1)[0], problem.feature.spent, 0)
         for steps, memory in ROUNDS:
+            if not len(live):
+                break
             problem = self.at(live)
             part = state.at(live)
             control = control_of(problem.feature, problem.sigma(part.scales))
@@ -396,8 +413,6 @@ class _Problem:
             state.put(live, part)
             left = ~certified.certificate.converged | (certified.shortfall > WORTH)
             live = live[left & self.free(state.scales)[live].any(1)]
-            if not len(live):
-                break
         return found
 
     def at(self, index: Tensor) -> _Problem:
