@@ -198,7 +198,6 @@ def attention_model() -> onnx.ModelProto:
     return model(nodes, inputs, [value("y", ("N", 5))], [*weights, *constants, constant("first", 0)])
 
 
-@pytest.mark.xfail(strict=True, reason="the unit of the embedding is estimated from the padding too")
 @pytest.mark.parametrize("pads", [12, 36])
 def test_padding_leaves_a_text_s_value_as_it_is(tmp_path: Path, pads: int) -> None:
     ids = np.random.default_rng(3).integers(1, 20, (4, 12))
