@@ -45,10 +45,8 @@ class Sid:
         """Solve one layer around a block of samples."""
         settings, tie = self.job.settings, self.job.tie
         feature, start, target = block.feature(), block.start, block.target
-        if settings.solver == "reference":
-            solution = solve_by_gradient(feature, start, target, tie, settings.cap, self.job.shape)
-        else:
-            solution = solve(feature, start, target, tie, settings.cap, self.job.shape, block.units)
+        solver = solve_by_gradient if settings.solver == "reference" else solve
+        solution = solver(feature, start, target, tie, settings.cap, self.job.shape, block.units)
         certificate, entropy = solution.certificate, solution.entropy
         if bool((solution.coarse > 1).any()):
             logger.warning(

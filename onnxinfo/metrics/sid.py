@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -146,16 +146,58 @@ def solve(
     units
         Units that count, (S, n) bool; None: all. The others get no noise, and their entropy is NaN.
     """
+    return _solve(_Problem.solved, feature, start, target, tie, cap, shape, units)
+
+
+def solve_by(
+    ascend: Callable[[Tensor, Tensor], Tensor],
+    steps: int,
+    feature: Feature,
+    start: Linearisation,
+    target: Tensor,
+    tie: Tie,
+    cap: float,
+    shape: Sequence[int],
+    units: Tensor | None = None,
+) -> Solution:
+    """The SID of one layer on a block of samples by another ascent, whose scales are certified like the solver's own.
+
+    Parameters
+    ----------
+    ascend
+        Maps ``alpha D``, (S,), and the units that count, (S, n) bool, to uncapped scales per group, (S, groups).
+    steps
+        How many updates of sigma that takes.
+    feature, start, target, tie, cap, shape, units
+        As in :func:`solve`.
+    """
+
+    def find(problem: _Problem) -> _Found:
+        scales = problem.feasible(ascend(problem.target, problem.counted))
+        certified, *_ = problem.certify(scales, None, [])
+        return _Found.of(certified, steps)
+
+    return _solve(find, feature, start, target, tie, cap, shape, units)
+
+
+def _solve(
+    find: Callable[[_Problem], _Found],
+    feature: Feature,
+    start: Linearisation,
+    target: Tensor,
+    tie: Tie,
+    cap: float,
+    shape: Sequence[int],
+    units: Tensor | None,
+) -> Solution:
     counted = torch.ones_like(start.column_norms, dtype=torch.bool) if units is None else units
     # A layer that does not react to small noise has no budget; if it reacts to none at all, every unit is at the cap.
     none = ~(target > 0)
     at_cap = cap * counted.to(start.column_norms)
     dead = none & (feature.deviations(at_cap, LINEAR_NOISES).sum(0) > 0) if bool(none.any()) else none
-    problem = _Problem(feature, start, torch.where(none, 1.0, target), tie, cap, tuple(shape), counted)
-    scales = allocate(start.column_norms * counted, problem.target, tie, cap)
-    found = problem.closed(scales) if problem.is_linear(scales) else None
-    if found is None:
-        found = problem.search(problem.gauss_newton(scales))
+    target = torch.where(none, 1.0, target)
+    problem = _Problem(feature, start, target, tie.counting(counted), cap, tuple(shape), counted)
+    found = find(problem)
     error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny) / 2
     sigma = problem.sigma(found.scales)
     bound = problem.free(found.scales).any(1)
@@ -200,10 +242,10 @@ class _Found:
         return cls(scales, certificate, unknown, none, none)
 
     @classmethod
-    def of(cls, certified: _Certified, probes: int) -> _Found:
-        count = len(certified.scales)
-        none = torch.zeros(count, dtype=torch.long)
-        return cls(certified.scales, certified.certificate, certified.error, none + probes, none)
+    def of(cls, certified: _Certified, steps: int) -> _Found:
+        """What was certified of all samples at once: the feature counts the probes."""
+        none = torch.zeros(len(certified.scales), dtype=torch.long)
+        return cls(certified.scales, certified.certificate, certified.error, none, none + steps)
 
     def put(self, index: Tensor, certified: _Certified, probes: int, steps: int) -> None:
         """Take what is certified better than before, and count the work."""
@@ -277,6 +319,12 @@ class _Problem:
     def free(self, scales: Tensor) -> Tensor:
         return (self.tie.expand(scales) < self.cap) & self.counted
 
+    def solved(self) -> _Found:
+        """The closed form where it holds, else what the search finds from the Gauss-Newton round on."""
+        scales = allocate(self.start.column_norms * self.counted, self.target, self.tie, self.cap)
+        found = self.closed(scales) if self.is_linear(scales) else None
+        return self.search(self.gauss_newton(scales)) if found is None else found
+
     def is_linear(self, scales: Tensor) -> bool:
         """Whether the closed form is the answer: exact norms, and at each sample a feature linear over its noise."""
         exact = not bool(self.start.normalizer_stderr.any())
@@ -293,7 +341,7 @@ class _Problem:
             return None
         exact = dataclasses.replace(certified.certificate, gap=torch.zeros_like(ratio))
         certified = _Certified(scales, exact, torch.zeros_like(ratio), torch.zeros_like(ratio))
-        return _Found.of(certified, self.feature.spent)
+        return _Found.of(certified, 0)
 
     def feasible(self, scales: Tensor) -> Tensor:
         """Shrink or grow scales until the constraint is met to a factor.
@@ -369,7 +417,7 @@ class _Problem:
     def at(self, index: Tensor) -> _Problem:
         """The problem of some of the samples."""
         start, target, counted = self.start.at(index), self.target[index], self.counted[index]
-        return _Problem(self.feature.at(index), start, target, self.tie, self.cap, self.shape, counted)
+        return _Problem(self.feature.at(index), start, target, self.tie.at(index), self.cap, self.shape, counted)
 
     def ascend(
         self, state: _Ascent, control: Control | None, steps: int, memory: float, damping: float
