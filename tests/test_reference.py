@@ -59,6 +59,7 @@ def test_units_that_do_not_count_get_no_noise(solver, kind):
     expected = tie.expand((target[:, None] * size / counted.sum(1, keepdim=True) / cost).sqrt())
     assert (found.sigma / expected)[counted].log().abs().mean() < 0.03
     assert found.certificate.converged.all()
+    assert (found.probes == start.probes + feature.spent).all()
 
 
 class Stepped(torch.nn.Module):
