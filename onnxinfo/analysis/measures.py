@@ -54,7 +54,7 @@ class Sid:
                 *(int((solution.coarse > 1).sum()), len(solution.coarse), self.job.layers[block.layer].name),
                 *(settings.alpha, settings.alpha * float(solution.coarse.max())),
             )
-        value = entropy.double().nanmean(1)
+        value = block.mean(entropy)
         if block.units is not None:
             # A unit that does not count tells nothing apart: in the map it is like one that is wholly discarded.
             entropy = torch.where(block.units, entropy, math.log(settings.cap) + ENTROPY)

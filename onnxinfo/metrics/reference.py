@@ -44,9 +44,12 @@ def solve_by_gradient(
     """
 
     def ascend(target: Tensor, counted: Tensor) -> Tensor:
-        seen = start.column_norms * counted
-        uniform = seen.sum(1, keepdim=True) / counted.sum(1, keepdim=True) * counted
-        scales = allocate(uniform, target, tie, cap).clamp(max=cap).log().requires_grad_(True)
+        scales = (
+            allocate(_uniform(start, counted), target, tie.counting(counted), cap)
+            .clamp(max=cap)
+            .log()
+            .requires_grad_(True)
+        )
         optimizer = torch.optim.Adam([scales], lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         size = tie.sum(counted.to(scales))
@@ -69,6 +72,7 @@ def solve_ru_by_gradient(
     target: Tensor,
     tie: Tie,
     cap: float,
+    units: Tensor | None = None,
     *,
     steps: int = 800,
     noises: int = 8,
@@ -77,12 +81,17 @@ def solve_ru_by_gradient(
 
     Parameters
     ----------
-    reconstruction, start, target, tie, cap
+    reconstruction, start, target, tie, cap, units
         As in :func:`onnxinfo.metrics.ru.solve_ru`; the start is the uniform sigma that a linear layer would allow.
     steps, noises
         Optimisation steps, and noises of each.
     """
-    problem = Problem(reconstruction, target, tie, cap)
-    uniform = start.column_norms.mean(1, keepdim=True).expand_as(start.column_norms)
-    scales = problem.ascend(allocate(uniform, target, tie, cap), steps=steps, noises=noises, rate=LEARNING_RATE)
+    problem = Problem.of(reconstruction, target, tie, cap, units)
+    even = problem.allocated(_uniform(start, problem.counted))
+    scales = problem.ascend(even, steps=steps, noises=noises, rate=LEARNING_RATE)
     return problem.measured(problem.meet(scales), start, steps)
+
+
+def _uniform(start: Linearisation, counted: Tensor) -> Tensor:
+    """Mean squared column norm of the units that count, at each of them, and 0 elsewhere, (S, n)."""
+    return (start.column_norms * counted).sum(1, keepdim=True) / counted.sum(1, keepdim=True) * counted
