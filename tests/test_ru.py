@@ -109,8 +109,23 @@ def test_units_that_do_not_count_are_as_if_they_were_not_there(solver):
     missing = shortfall(solution.sigma[:, counted], encoder[:, counted], decoder[counted], start)
     assert (missing <= solution.certificate.gap.numpy()).mean() >= 0.95
     assert solution.certificate.converged.double().mean() > 0.95
-    spread = float((solution.entropy[:, counted].mean(1)).std())
-    assert float(solution.stderr.mean()) == pytest.approx(spread, rel=0.4)
+
+
+def test_what_is_known_of_the_units_that_count_is_as_if_they_were_alone(monkeypatch):
+    """The error of the value, and the gap of a short ascent, where it is large; the noise is another one."""
+    encoder, decoder = linear_case()
+    counted = np.arange(12) % 3 != 1
+    units = torch.from_numpy(counted).repeat(64, 1)
+
+    def both():
+        masked, _ = solved(encoder, decoder, samples=64, units=units)
+        return masked, solved(encoder[:, counted], decoder[counted], samples=64)[0]
+
+    masked, alone = both()
+    assert float(masked.stderr.mean()) == pytest.approx(float(alone.stderr.mean()), rel=0.03)
+    monkeypatch.setattr(ru, "STEPS", 3)
+    masked, alone = both()
+    assert float(masked.certificate.gap.mean()) == pytest.approx(float(alone.certificate.gap.mean()), rel=0.1)
 
 
 def test_units_at_the_cap_are_a_share_of_those_that_count():

@@ -48,11 +48,12 @@ class Sid:
         solver = solve_by_gradient if settings.solver == "reference" else solve
         solution = solver(feature, start, target, tie, settings.cap, self.job.shape, block.units)
         certificate, entropy = solution.certificate, solution.entropy
-        if bool((solution.coarse > 1).any()):
+        coarse = solution.coarse[solution.coarse > 1]
+        if len(coarse):
             logger.warning(
                 "%d of %d samples of '%s' are limited by rounding at alpha %.2g; it is sound from alpha %.1g on",
-                *(int((solution.coarse > 1).sum()), len(solution.coarse), self.job.layers[block.layer].name),
-                *(settings.alpha, settings.alpha * float(solution.coarse.max())),
+                *(len(coarse), len(solution.coarse), self.job.layers[block.layer].name),
+                *(settings.alpha, settings.alpha * float(coarse.max())),
             )
         value = block.mean(entropy)
         if block.units is not None:

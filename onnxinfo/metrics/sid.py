@@ -100,7 +100,7 @@ class Solution:
         Samples at which the layer has no budget, (S,) bool.
     coarse
         By how much the budget has to grow until rounding makes less than half of the feature's deviation, (S,); at most
-        1 where it does already, infinite where no budget tried suffices.
+        1 where it does already, infinite where no budget tried suffices, NaN where there is no budget.
     probes, iterations
         Vector-Jacobian products, and updates of sigma, (S,).
     """
@@ -208,7 +208,7 @@ def _solve(
         stderr=torch.where(dead, torch.nan, stderr),
         capped=((sigma >= cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
         dead=dead,
-        coarse=problem.coarseness(found.scales),
+        coarse=torch.where(dead, torch.nan, problem.coarseness(found.scales)),
         probes=start.probes + feature.spent + found.probes,
         iterations=1 + found.iterations,
     )
