@@ -89,7 +89,7 @@ def main() -> None:
                     found = ru.solve_ru(recovered(layer, 1), start, target, job.tie, CAP)
                 seconds = (time.process_time() - began) / len(x)
                 if len(truths) <= layer:
-                    problem = ru.Problem(recovered(layer, 2), target, job.tie, CAP)
+                    problem = ru.Problem.of(recovered(layer, 2), target, job.tie, CAP)
                     options = {"steps": arguments.steps, "noises": arguments.noises, "rate": 0.1}
                     longer = problem.sigma(problem.meet(problem.ascend(found.sigma, **options)))
                     truths.append(met(recovered(layer, 3), longer, target))

@@ -12,14 +12,14 @@ import onnxinfo
 from onnxinfo.analysis.proof import proof
 from onnxinfo.archive.format import MARKS, mark_code
 from onnxinfo.metrics import sid
-from onnxinfo.metrics.certificate import Certificate, certify, constraint_met
+from onnxinfo.metrics.certificate import Certificate, Measured, constraint_met, judge, measure, refine, take_trial
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.probe import Feature, Halves
 from onnxinfo.metrics.trial import pyramid
 from onnxinfo.models import path
 
-ALPHA, CAP, UNITS = 1.5e-4, 1.0, 64
+ALPHA, UNITS = 1.5e-4, 64
 
 
 class Linear(torch.nn.Module):
@@ -46,7 +46,10 @@ def linear():
 def certified(linear, change):
     feature, closed, target = linear
     sigma = closed * change
-    return certify(feature, sigma, target, torch.ones_like(sigma, dtype=torch.bool), (UNITS,), CAP)
+    free, found = torch.ones_like(sigma, dtype=torch.bool), measure(feature, sigma, 32)
+    trial, deviations = take_trial(feature, found, free, (UNITS,), lambda step: sigma * step.exp(), 64)
+    deviations = refine(feature, sigma, torch.cat([found.deviations, deviations]))
+    return judge(Measured(found.parts, deviations), target, free, trial)
 
 
 def at_the_constraint(errors):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY, make_tie
 from onnxinfo.metrics.probe import Feature
 from onnxinfo.metrics.reconstruction import Reconstruction
+from onnxinfo.metrics.reference import solve_ru_by_gradient
 from onnxinfo.metrics.ru import solve_ru
 from onnxinfo.models import path
 
@@ -42,7 +44,17 @@ def linear_case(units=12, features=8, seed=0):
     return random.normal(size=(features, units)), random.normal(size=(units, features)) / features
 
 
-def solved(encoder, decoder, *, samples=1, cap=1e9, center="reconstruction", decode=None):
+def solved(
+    encoder,
+    decoder,
+    *,
+    samples=1,
+    cap=1e9,
+    center="reconstruction",
+    decode=None,
+    units=None,
+    solver=solve_ru,
+):
     class Encoder(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -52,14 +64,14 @@ def solved(encoder, decoder, *, samples=1, cap=1e9, center="reconstruction", dec
             return (self.inner(x),)
 
     network = Network(torch.fx.symbolic_trace(Encoder()))
-    units = encoder.shape[1]
-    x, rows, unit = torch.zeros(samples, units), torch.arange(samples), torch.ones(units)
+    count = encoder.shape[1]
+    x, rows, unit = torch.zeros(samples, count), torch.arange(samples), torch.ones(count)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
     start = linearise(network, x, unit, rows, streams[2])[0]
     feature = Feature(network.part([0]), x, unit, rows, streams[0], streams[1], 4096)
-    tie = make_tie("unit", (units,), ("feature",))
+    tie = make_tie("unit", (count,), ("feature",))
     target = ALPHA * start.normalizer
-    return solve_ru(Reconstruction(feature, decode or Matrix(decoder), center), start, target, tie, cap), start
+    return solver(Reconstruction(feature, decode or Matrix(decoder), center), start, target, tie, cap, units), start
 
 
 def by_scipy(encoder, decoder, normalizer):
@@ -84,9 +96,48 @@ def test_linear_encoder_and_decoder_against_a_convex_solver(seed):
     assert float(solution.certificate.ratio.mean()) == pytest.approx(1, abs=0.02)
 
 
-def shortfall(solution, encoder, decoder, start):
+@pytest.mark.parametrize("solver", [solve_ru, partial(solve_ru_by_gradient, steps=400)], ids=["solver", "reference"])
+def test_units_that_do_not_count_are_as_if_they_were_not_there(solver):
+    encoder, decoder = linear_case()
+    counted = np.arange(12) % 3 != 1
+    units = torch.from_numpy(counted).repeat(64, 1)
+    solution, start = solved(encoder, decoder, samples=64, units=units, solver=solver)
+    for found in (solution.entropy, solution.sigma):
+        assert torch.equal(found.isnan(), ~units)
+    expected = by_scipy(encoder[:, counted], decoder[counted], float(start.normalizer[0]))
+    assert float(solution.entropy[units].mean()) == pytest.approx(expected, abs=0.01)
+    missing = shortfall(solution.sigma[:, counted], encoder[:, counted], decoder[counted], start)
+    assert (missing <= solution.certificate.gap.numpy()).mean() >= 0.95
+    assert solution.certificate.converged.double().mean() > 0.95
+
+
+def test_what_is_known_of_the_units_that_count_is_as_if_they_were_alone(monkeypatch):
+    """The error of the value, and the gap of a short ascent, where it is large; the noise is another one."""
+    encoder, decoder = linear_case()
+    counted = np.arange(12) % 3 != 1
+    units = torch.from_numpy(counted).repeat(64, 1)
+
+    def both():
+        masked, _ = solved(encoder, decoder, samples=64, units=units)
+        return masked, solved(encoder[:, counted], decoder[counted], samples=64)[0]
+
+    masked, alone = both()
+    assert float(masked.stderr.mean()) == pytest.approx(float(alone.stderr.mean()), rel=0.03)
+    monkeypatch.setattr(ru, "STEPS", 3)
+    masked, alone = both()
+    assert float(masked.certificate.gap.mean()) == pytest.approx(float(alone.certificate.gap.mean()), rel=0.1)
+
+
+def test_units_at_the_cap_are_a_share_of_those_that_count():
+    units = torch.tensor([[True] * 3 + [False] * 9])
+    solution, _ = solved(*linear_case(), cap=1e-6, units=units)
+    assert solution.capped.tolist() == [1]
+    assert solution.certificate.converged.all()
+
+
+def shortfall(sigma, encoder, decoder, start):
     """Nats that each sample's exact mean H, at the exactly met constraint, lies below the optimum."""
-    power = solution.sigma.double().numpy() ** 2
+    power = sigma.double().numpy() ** 2
     power *= ALPHA * float(start.normalizer[0]) / (power @ (encoder**2).sum(0))[:, None]
     found = 0.5 * np.log(power @ ((decoder @ encoder) ** 2).T).mean(1) + ENTROPY
     return by_scipy(encoder, decoder, float(start.normalizer[0])) - found
@@ -102,7 +153,7 @@ def test_the_gap_covers_what_is_missing(monkeypatch, steps, rate, found):
     for seed in range(4):
         encoder, decoder = linear_case(seed=seed)
         solution, start = solved(encoder, decoder, samples=16)
-        missing.append(shortfall(solution, encoder, decoder, start))
+        missing.append(shortfall(solution.sigma, encoder, decoder, start))
         gaps.append(solution.certificate.gap.numpy())
         converged.append(solution.certificate.converged.numpy())
     missing, gaps, converged = map(np.concatenate, (missing, gaps, converged))

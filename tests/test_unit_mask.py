@@ -20,6 +20,7 @@ from onnxinfo.analysis.job import Job, prepare
 from onnxinfo.analysis.measures import make_measures
 from onnxinfo.analysis.request import request
 from onnxinfo.analysis.settings import Settings
+from onnxinfo.archive.format import whole_maps
 from onnxinfo.cli import cli
 from onnxinfo.graph.layers import list_layers
 from onnxinfo.inputs.sample_sets import SampleSet
@@ -198,7 +199,6 @@ def attention_model() -> onnx.ModelProto:
     return model(nodes, inputs, [value("y", ("N", 5))], [*weights, *constants, constant("first", 0)])
 
 
-@pytest.mark.xfail(strict=True, reason="the unit of the embedding is estimated from the padding too")
 @pytest.mark.parametrize("pads", [12, 36])
 def test_padding_leaves_a_text_s_value_as_it_is(tmp_path: Path, pads: int) -> None:
     ids = np.random.default_rng(3).integers(1, 20, (4, 12))
@@ -218,3 +218,24 @@ def test_padding_leaves_a_text_s_value_as_it_is(tmp_path: Path, pads: int) -> No
     assert padded["converged"].all()
     error = np.hypot(alone["stderr"], padded["stderr"]) + np.maximum(alone["gap"], padded["gap"])
     assert (np.abs(alone["value"] - padded["value"]) <= 3 * error).all(), (alone["value"], padded["value"], error)
+
+
+def test_padding_has_no_uncertainty(tmp_path: Path) -> None:
+    """It is NaN in the maps and enters no mean; what reads maps takes that."""
+    ids, mask = np.random.default_rng(3).integers(1, 20, (4, 6)), MASK
+    given = {"ids": ids * mask, "attention_mask": mask}
+    options = {"layers": ["y"], "perturb": "embedded", "decoder_width": 4, "decoder_steps": 40}
+    result = onnxinfo.analyze(attention_model(), given, tmp_path / "run.h5", metrics=["ru", "sid"], **options)
+    with onnxinfo.open(result.archive) as archive:
+        run = archive[result.run]
+        maps, values = run.maps("ru", 0), run.values("ru")["value"][0]
+    assert np.array_equal(np.isfinite(maps), np.broadcast_to(MASK[:, :, None] == 1, maps.shape))
+    assert values == pytest.approx(np.nanmean(maps, axis=(1, 2)), abs=1e-3)
+    assert not onnxinfo.validate(result.archive).violations
+    assert onnxinfo.plot(result.archive, "units", tmp_path / "p.svg", metric="ru").stat().st_size > 5000
+
+
+def test_only_a_mask_lets_a_proven_map_have_holes() -> None:
+    maps = np.array([[1, 2], [1, np.nan], [np.nan, np.nan], [1, np.inf]])
+    assert whole_maps(maps, {"unit_mask": "graph input 'mask'"}).tolist() == [True, True, False, False]
+    assert whole_maps(maps, {}).tolist() == [True, False, False, False]

@@ -17,6 +17,7 @@ import onnxinfo
 from onnxinfo import load
 from onnxinfo.cli import cli
 from onnxinfo.graph.channels import tensor_axes
+from onnxinfo.inputs.deviation import deviation
 from onnxinfo.metrics.feeds import Feeds, open_samples_of
 
 ALPHA, ENTROPY = 1.5e-4, 0.5 * np.log(2 * np.pi * np.e)
@@ -198,3 +199,23 @@ def test_a_float_input_has_its_channels_where_its_operators_have_them() -> None:
     found = feeds(proto, samples.transpose(0, 2, 1), "x")
     assert found.axes() == ("channel", "time")
     assert found.unit() == pytest.approx(samples.std((0, 1))[:, None], rel=1e-5)
+
+
+@pytest.mark.parametrize("perturb", ["x", "inside"])
+def test_values_that_do_not_count_leave_the_unit_as_it_is(perturb: str) -> None:
+    """Be the perturbed tensor a graph input or computed from one."""
+    samples = np.random.default_rng(0).standard_normal((3, 5, 4)).astype(np.float32)
+    counted = np.broadcast_to(np.arange(5)[:, None] < np.array([5, 2, 3])[:, None, None], samples.shape)
+    dense = [node("Identity", "x", "inside"), node("MatMul", "inside w", "y")]
+    proto = model(dense, [value("x", ("N", 5, 4))], [value("y", ("N", 5, 2))], [weight("w", 4, 2)])
+    found = feeds(proto, np.where(counted, samples, 99).astype(np.float32), perturb)
+    found.counted = counted
+    assert found.unit() == pytest.approx(samples[counted].reshape(-1, 4).std(0)[None], rel=1e-5)
+
+
+def test_what_counts_of_a_channel_may_be_constant_or_nothing() -> None:
+    samples = np.array([[[7.0, 0.1, 1.0], [5.0, 0.3, 2.0]], [[6.0, 0.1, 3.0], [8.0, 0.1, 4.0]]])
+    counted = np.ones(samples.shape, bool)
+    counted[:, :, 0] = counted[0, :, 1] = False
+    assert deviation(samples, 1, counted)[:2].tolist() == [0.0, 0.0]
+    assert deviation(samples, 1, counted)[2] == pytest.approx(samples[:, :, 2].std())

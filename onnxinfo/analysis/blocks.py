@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..archive.format import Metric
@@ -100,6 +101,13 @@ class Block:
         own = self.start.normalizer
         alpha = self.job.settings.alpha
         return alpha * (own if self._normalizer is None else own.new_full(own.shape, self._normalizer))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of values (S, n) over the units that count, (S,) of float64."""
+        wide, counted = values.double(), self.units
+        if counted is None:
+            return wide.mean(1)
+        return torch.where(counted, wide, 0.0).sum(1) / counted.sum(1)
 
     def feature(self) -> Feature:
         """The layer's feature around the samples, with random streams at their beginning."""

@@ -45,19 +45,17 @@ class Sid:
         """Solve one layer around a block of samples."""
         settings, tie = self.job.settings, self.job.tie
         feature, start, target = block.feature(), block.start, block.target
-        if settings.solver == "reference":
-            solution = solve_by_gradient(feature, start, target, tie, settings.cap, self.job.shape)
-        else:
-            solution = solve(feature, start, target, tie, settings.cap, self.job.shape, block.units)
+        solver = solve_by_gradient if settings.solver == "reference" else solve
+        solution = solver(feature, start, target, tie, settings.cap, self.job.shape, block.units)
         certificate, entropy = solution.certificate, solution.entropy
-        limited = solution.coarse[solution.coarse > 1]
-        if len(limited):
+        coarse = solution.coarse[solution.coarse > 1]
+        if len(coarse):
             logger.warning(
                 "%d of %d samples of '%s' are limited by rounding at alpha %.2g; it is sound from alpha %.1g on",
-                *(len(limited), len(solution.coarse), self.job.layers[block.layer].name),
-                *(settings.alpha, settings.alpha * float(limited.max())),
+                *(len(coarse), len(solution.coarse), self.job.layers[block.layer].name),
+                *(settings.alpha, settings.alpha * float(coarse.max())),
             )
-        value = entropy.double().nanmean(1)
+        value = block.mean(entropy)
         if block.units is not None:
             # A unit that does not count tells nothing apart: in the map it is like one that is wholly discarded.
             entropy = torch.where(block.units, entropy, math.log(settings.cap) + ENTROPY)

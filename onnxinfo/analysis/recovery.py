@@ -62,10 +62,12 @@ class Ru:
         held = feature.network.module, decoder
         feature.chunk = min(feature.chunk, inputs_at_once(reconstruct, block.x, block.rows, job.memory, *held))
         solver = solve_ru_by_gradient if job.settings.solver == "reference" else solve_ru
-        solution = solver(Reconstruction(feature, decoder, self.center), start, target, job.tie, job.settings.cap)
+        solution = solver(
+            Reconstruction(feature, decoder, self.center), start, target, job.tie, job.settings.cap, block.units
+        )
         certificate, entropy = solution.certificate, solution.entropy
         count = len(block.indices)
-        value = entropy.double().mean(1)
+        value = block.mean(entropy)
         proven = proof(certificate, value, ~(target > 0))
         if trained.error >= 1:
             # A decoder that is no better than the mean sample recovers nothing; it says nothing about the layer.

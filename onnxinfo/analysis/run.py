@@ -211,11 +211,13 @@ def analyze(
     logger.info("samples: %d; preprocessing: %s", len(feeds), feeds.main.preprocessing.to_dict())
     logger.info("axes of %s: %s", perturbed, feeds.described)
     masks = None if objects is None else _masks(objects, feeds)
-    job = (prepare if layers else prepare_reached)(feeds, chosen, settings, target)
-    job.foreground = masks
-    mask = _unit_mask(unit_mask, job)
+    mask = _unit_mask(unit_mask, feeds)
     if mask is not None:
         logger.info("unit mask: %s", mask)
+        feeds.counted = mask.units
+    job = (prepare if layers else prepare_reached)(feeds, chosen, settings, target)
+    job.foreground = masks
+    if mask is not None:
         job.units = torch.from_numpy(mask.units.reshape(len(feeds), -1))
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
     job.memory = budget
@@ -244,13 +246,13 @@ def analyze(
     return Result(Path(output), name)
 
 
-def _unit_mask(spec: MaskSpec | None, job: Job) -> UnitMask | None:
-    feeds = job.feeds
+def _unit_mask(spec: MaskSpec | None, feeds: Feeds) -> UnitMask | None:
+    shape = feeds.perturbed([0]).shape[1:]
     if spec is None:
-        return find_unit_mask(feeds.samples, job.shape, feeds.axes())
+        return find_unit_mask(feeds.samples, shape, feeds.axes())
     if isinstance(spec, str) and spec == NO_MASK and spec not in feeds.samples.inputs:
         return None
-    return open_unit_mask(spec, feeds.samples, feeds.main, job.shape, feeds.axes())
+    return open_unit_mask(spec, feeds.samples, feeds.main, shape, feeds.axes())
 
 
 def _as_begun(writer: RunWriter, chunk: int) -> int:

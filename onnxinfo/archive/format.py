@@ -502,6 +502,17 @@ def encode_map(values: npt.ArrayLike, compression: str) -> npt.NDArray[Any]:
     return single.astype(dtype) if dtype == "<f2" else round_significand(single, bits)
 
 
+def whole_maps(maps: npt.NDArray[Any], recipe: Mapping[str, Json]) -> npt.NDArray[np.bool_]:
+    """Tell which maps, (B, *sample_shape), have the values that a proven cell's must have, (B,).
+
+    All are finite, but for units that a run's unit mask leaves out: those may be NaN.
+    """
+    flat = maps.reshape(len(maps), -1)
+    left_out = np.isnan(flat) & ("unit_mask" in recipe)
+    whole: npt.NDArray[np.bool_] = (np.isfinite(flat) | left_out).all(axis=1) & ~left_out.all(axis=1)
+    return whole
+
+
 def chunk_bytes(stored: npt.NDArray[Any], compression: str) -> bytes:
     """Return the bytes of a map's chunk: its encoded values, shuffled and deflated where the compression says so."""
     level = COMPRESSION[compression][2]

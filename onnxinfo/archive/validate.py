@@ -17,7 +17,7 @@ from ..errors import OnnxinfoError
 from ..text import printable
 from . import guard
 from .dimensions import dimension_names
-from .format import COMPRESSION, FOREGROUND_AXES, LAYER_COLUMNS, MARKS, THUMBNAIL_AXES, Metric
+from .format import COMPRESSION, FOREGROUND_AXES, LAYER_COLUMNS, MARKS, THUMBNAIL_AXES, Metric, whole_maps
 from .reading import Archive, Run
 from .reading import open as open_archive
 from .storage import is_being_written, is_left_open
@@ -200,8 +200,7 @@ class _RunCheck:
             for sample in samples:
                 self._try(where.format(sample), partial(run.map, metric, layer, sample))
             return
-        finite = np.isfinite(maps.reshape(len(maps), -1)).all(axis=1)
-        for sample, bad in zip(samples, converged & ~finite, strict=True):
+        for sample, bad in zip(samples, converged & ~whole_maps(maps, run.recipe), strict=True):
             self._demand(not bad, where.format(sample), "converged but not finite")
 
     def _cells(self, run: Run, metric: str, bad: npt.NDArray[np.bool_], problem: str) -> None:

@@ -35,6 +35,7 @@ from .format import (
     decode_attribute,
     encode_map,
     put_chunk,
+    whole_maps,
 )
 from .prepare import drop_backup, prepare
 from .storage import WriterLock, abandon, open_to_write, reserve, trim
@@ -267,8 +268,7 @@ class RunWriter:
         encoded = encode_map(maps, self._compression)
         if encoded.shape != (count, *self._schema.sample_shape):
             raise ValueError(f"maps of shape {encoded.shape}, expected {(count, *self._schema.sample_shape)}")
-        finite = np.isfinite(encoded).reshape(count, -1).all(axis=1)
-        if (columns["converged"].astype(bool) & ~finite).any():
+        if (columns["converged"].astype(bool) & ~whole_maps(encoded, self._schema.recipe)).any():
             raise ValueError(f"metric {metric.name}: a map that converged is not finite")
         return encoded
 

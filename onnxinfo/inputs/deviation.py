@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ def evenly_spread(count: int, most: int = UNIT_SAMPLES) -> list[int]:
     return positions
 
 
-def deviation(samples: Iterable[Array], axis: int | None) -> npt.NDArray[np.float64]:
+def deviation(
+    samples: Iterable[Array], axis: int | None, counted: Iterable[npt.NDArray[np.bool_]] | None = None
+) -> npt.NDArray[np.float64]:
     """Standard deviation over samples and positions.
 
     Parameters
@@ -29,23 +32,33 @@ def deviation(samples: Iterable[Array], axis: int | None) -> npt.NDArray[np.floa
         One array each, all of the same shape.
     axis
         The axis whose entries have a deviation of their own; None: there is one for everything.
+    counted
+        Which values of each sample count, one array each of the sample's shape; None: all.
 
     Returns
     -------
     ndarray
-        (size of the axis,) or (1,); exactly 0 where nothing varies.
+        (size of the axis,) or (1,); exactly 0 where nothing varies or counts.
     """
-    count, total, squares, reference = 0, np.zeros(1), np.zeros(1), None
-    for sample in samples:
-        wide = sample.astype(np.float64)
-        values = wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0).reshape(wide.shape[axis], -1)
-        if reference is None:
-            reference = values[:, :1]  # what is constant then differs by exactly nothing
-        difference = values - reference
-        count += difference.shape[1]
+    count, total, squares, reference = np.zeros(1), np.zeros(1), np.zeros(1), np.full(1, np.nan)
+    everything: Iterable[npt.NDArray[np.bool_]] = repeat(np.ones((), bool))
+    for sample, mask in zip(samples, everything if counted is None else counted, strict=False):
+        values = _by_entry(sample.astype(np.float64), axis)
+        kept = _by_entry(np.broadcast_to(mask, sample.shape), axis)
+        first = np.where(kept.any(axis=1), values[np.arange(len(values)), kept.argmax(axis=1)], np.nan)
+        reference = np.where(np.isnan(reference), first, reference)
+        # What is constant differs from one of its own values by exactly nothing.
+        difference = np.where(kept, values - reference[:, None], 0)
+        count = count + kept.sum(axis=1)
         total = total + difference.sum(axis=1)
         squares = squares + (difference**2).sum(axis=1)
+    count = np.maximum(count, 1)
     return np.asarray(np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0)))
+
+
+def _by_entry(values: Array, axis: int | None) -> Array:
+    """Rearrange values into one row for each entry of an axis."""
+    return values.reshape(1, -1) if axis is None else np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
 
 
 def without_zeros(deviations: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

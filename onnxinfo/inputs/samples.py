@@ -183,11 +183,20 @@ class Samples:
 
     @cached_property
     def unit(self) -> Array | None:
+        """The unit of perturbation over all values, see :meth:`unit_over`."""
+        return self.unit_over(None)
+
+    def unit_over(self, counted: npt.NDArray[np.bool_] | None) -> Array | None:
         """The unit of perturbation: standard deviation in the model's input space, broadcastable to ``shape``.
 
         Per channel for images and series, per feature for tabular data. 1 where the preprocessing divides by a standard
         deviation; else estimated from at most ``UNIT_SAMPLES`` samples, evenly spread. A channel or feature that never
         varies has the root mean square of the others' deviations. None where the input is no float.
+
+        Parameters
+        ----------
+        counted
+            Which values count, (samples, *shape); None: all.
 
         Raises
         ------
@@ -200,7 +209,10 @@ class Samples:
         extent = [size if position == axis else 1 for position, size in enumerate(self.shape)]
         if self.preprocessing.std is not None:
             return np.ones(extent, dtype=self.dtype)
-        own = deviation((self.batch([index])[0] for index in evenly_spread(len(self))), axis)
+        some = evenly_spread(len(self))
+        own = deviation(
+            (self.batch([index])[0] for index in some), axis, None if counted is None else (counted[i] for i in some)
+        )
         if not own.any():
             raise InputError(
                 f"the {len(self)} samples are constant (zero standard deviation); give other samples, or --std"

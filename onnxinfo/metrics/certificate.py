@@ -41,8 +41,7 @@ LEAST_CURVATURE, MOST_CURVATURE = 0.5, 3.0
 NEARBY = 0.2
 #: Root mean square of a trial step in ``log sigma``, and its largest change of a unit.
 TRIAL_STEP, MOST_TRIAL = 0.3, 1.0
-#: Noise samples of gradient and trial step for another solver's scales, and the fewest and most of the ratio.
-GRADIENT_NOISES, TRIAL_NOISES = 32, 64
+#: The fewest and most noise samples of the ratio.
 LEAST_RATIO_NOISES, RATIO_NOISES = 16, 256
 RATIO_STDERR = 0.02
 
@@ -131,32 +130,6 @@ class Measured:
         relative = torch.where(free, self.parts / level[:, None] - 1, 0.0)
         power, error = noise_free_power(relative, free)
         return power / 4, error / 4
-
-
-def certify(
-    feature: Feature, sigma: Tensor, target: Tensor, free: Tensor, shape: Sequence[int], cap: float
-) -> Certificate:
-    """Measure the certificate of scales that some other solver found.
-
-    Parameters
-    ----------
-    feature
-        The layer's feature on a block of S samples.
-    sigma
-        Noise scales, (S, n), standardised.
-    target
-        ``alpha D``, (S,).
-    free
-        Units below the cap, (S, n) bool.
-    shape, cap
-        Of one sample, and the largest noise scale.
-    """
-    found = measure(feature, sigma, GRADIENT_NOISES)
-    trial, deviations = take_trial(
-        feature, found, free, shape, lambda step: (sigma * step.exp()).clamp(max=cap), TRIAL_NOISES
-    )
-    deviations = refine(feature, sigma, torch.cat([found.deviations, deviations]))
-    return judge(Measured(found.parts, deviations), target, free, trial)
 
 
 def measure(feature: Feature, sigma: Tensor, noises: int, control: Control | None = None) -> Measured:

@@ -95,6 +95,9 @@ class Feeds:
         Of all graph inputs.
     perturb
         The perturbed tensor: a graph input or any float tensor.
+    counted
+        Which units of the perturbed tensor count, (samples, *shape) of bool; None: all. The others, such as padding, do
+        not enter the unit.
 
     Attributes
     ----------
@@ -105,6 +108,7 @@ class Feeds:
     model: Model
     samples: SampleSet
     perturb: str
+    counted: npt.NDArray[np.bool_] | None = None
     batch_size: int | None = field(init=False)
     _types: dict[str, np.dtype[Any]] = field(init=False)
     _session: Session | None = field(init=False, default=None)
@@ -207,7 +211,7 @@ class Feeds:
             The samples are constant, or so large that 32-bit floats do not hold the squares of their deviation.
         """
         if self._session is None:
-            unit = self.samples.inputs[self.perturb].unit
+            unit = self.samples.inputs[self.perturb].unit_over(self.counted)
             assert unit is not None
         else:
             unit = self._estimated()
@@ -221,7 +225,9 @@ class Feeds:
 
     def _estimated(self) -> Array:
         axis = self.described.channel
-        own = deviation((self.perturbed([index])[0] for index in evenly_spread(len(self))), axis)
+        some = evenly_spread(len(self))
+        counted = None if self.counted is None else (self.counted[index] for index in some)
+        own = deviation((self.perturbed([index])[0] for index in some), axis, counted)
         example = self.perturbed([0])
         if not own.any():
             raise InputError(f"'{self.perturb}' is constant over all samples; give other samples")

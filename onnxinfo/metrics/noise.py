@@ -25,7 +25,7 @@ class Tie:
     group
         Group of each input unit, shape (n,), values 0..groups-1.
     size
-        Number of units in each group, shape (groups,).
+        Number of units in each group that count, (groups,), or (S, groups) where samples differ.
     """
 
     group: Tensor
@@ -34,7 +34,7 @@ class Tie:
     @property
     def groups(self) -> int:
         """Number of groups."""
-        return len(self.size)
+        return self.size.shape[-1]
 
     @property
     def units(self) -> int:
@@ -50,6 +50,14 @@ class Tie:
         if self.groups == self.units:
             return values
         return values.new_zeros(len(values), self.groups).index_add_(1, self.group, values)
+
+    def counting(self, units: Tensor) -> Tie:
+        """The same tie where only some units count, (S, n) bool; a group of which none does has size one."""
+        return Tie(self.group, self.sum(units.to(self.size)).clamp(min=1))
+
+    def at(self, index: Tensor) -> Tie:
+        """The tie of some of the samples."""
+        return Tie(self.group, self.size if self.size.ndim == 1 else self.size[index])
 
     def to(self, device: torch.device) -> Tie:
         """The same tie on another device."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .certificate import certify, mean_and_stderr, refine
 from .linearisation import Linearisation
 from .noise import Tie, allocate
 from .probe import Feature
 from .reconstruction import Reconstruction
 from .ru import Problem, RuSolution
-from .sid import Solution
+from .sid import Solution, solve_by
 
 LEARNING_RATE = 0.05
 
@@ -25,6 +25,7 @@ def solve_by_gradient(
     tie: Tie,
     cap: float,
     shape: Sequence[int],
+    units: Tensor | None = None,
     *,
     steps: int = 800,
     noises: int = 8,
@@ -32,45 +33,37 @@ def solve_by_gradient(
     """SID by stochastic gradient on the paper's loss (Eq. 5), with Adam on ``log sigma``.
 
     ``Loss = E||h(x + sigma*delta) - f||^2 / D - lambda sum_i (log sigma_i + C)`` with ``lambda = 2 alpha / n``: the
-    optimum of a linear layer then meets the constraint. The scale is adjusted to the measured constraint at the end.
+    optimum of a linear layer then meets the constraint. Constraint and certificate are those of the usual solver.
 
     Parameters
     ----------
-    feature, start, target, tie, cap, shape
+    feature, start, target, tie, cap, shape, units
         As in :func:`onnxinfo.metrics.sid.solve`; the start is the uniform sigma that a linear layer would allow.
     steps, noises
         Optimisation steps, and noises of each.
     """
-    uniform = start.column_norms.mean(1, keepdim=True).expand_as(start.column_norms)
-    scales = allocate(uniform, target, tie, cap).clamp(max=cap).log().requires_grad_(True)
-    optimizer = torch.optim.Adam([scales], lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    units = tie.units
-    for _ in range(steps):
-        optimizer.zero_grad()
-        deviation = feature.differentiable_deviation(tie.expand(scales.exp()).clamp(max=cap), noises)
-        entropy = (tie.size * scales.clamp(max=torch.log(torch.tensor(cap)).item())).sum(1)
-        (deviation / target - 2 / units * entropy).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    with torch.no_grad():
-        free = scales.exp()
-    for _ in range(2):
-        sigma = tie.expand(free).clamp(max=cap)
-        deviations = refine(feature, sigma, feature.deviations(sigma, 64))
-        mean, error = mean_and_stderr(deviations)
-        free = free * (target / mean.clamp(min=torch.finfo(mean.dtype).tiny)).sqrt()[:, None]
-    sigma = tie.expand(free).clamp(max=cap)
-    return Solution(
-        sigma=sigma,
-        certificate=certify(feature, sigma, target, tie.expand(free) < cap, shape, cap),
-        stderr=error / mean / 2,
-        capped=(sigma >= cap).float().mean(1),
-        dead=~(target > 0),
-        coarse=torch.full_like(target, torch.nan),
-        probes=torch.full((len(sigma),), start.probes + feature.spent),
-        iterations=torch.full((len(sigma),), steps),
-    )
+
+    def ascend(target: Tensor, counted: Tensor) -> Tensor:
+        scales = (
+            allocate(_uniform(start, counted), target, tie.counting(counted), cap)
+            .clamp(max=cap)
+            .log()
+            .requires_grad_(True)
+        )
+        optimizer = torch.optim.Adam([scales], lr=LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        size = tie.sum(counted.to(scales))
+        for _ in range(steps):
+            optimizer.zero_grad()
+            sigma = tie.expand(scales.exp()).clamp(max=cap) * counted
+            deviation = feature.differentiable_deviation(sigma, noises)
+            entropy = (size * scales.clamp(max=math.log(cap))).sum(1)
+            (deviation / target - 2 / size.sum(1) * entropy).sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        return scales.detach().exp()
+
+    return solve_by(ascend, steps, feature, start, target, tie, cap, shape, units)
 
 
 def solve_ru_by_gradient(
@@ -79,6 +72,7 @@ def solve_ru_by_gradient(
     target: Tensor,
     tie: Tie,
     cap: float,
+    units: Tensor | None = None,
     *,
     steps: int = 800,
     noises: int = 8,
@@ -87,12 +81,17 @@ def solve_ru_by_gradient(
 
     Parameters
     ----------
-    reconstruction, start, target, tie, cap
+    reconstruction, start, target, tie, cap, units
         As in :func:`onnxinfo.metrics.ru.solve_ru`; the start is the uniform sigma that a linear layer would allow.
     steps, noises
         Optimisation steps, and noises of each.
     """
-    problem = Problem(reconstruction, target, tie, cap)
-    uniform = start.column_norms.mean(1, keepdim=True).expand_as(start.column_norms)
-    scales = problem.ascend(allocate(uniform, target, tie, cap), steps=steps, noises=noises, rate=LEARNING_RATE)
+    problem = Problem.of(reconstruction, target, tie, cap, units)
+    even = problem.allocated(_uniform(start, problem.counted))
+    scales = problem.ascend(even, steps=steps, noises=noises, rate=LEARNING_RATE)
     return problem.measured(problem.meet(scales), start, steps)
+
+
+def _uniform(start: Linearisation, counted: Tensor) -> Tensor:
+    """Mean squared column norm of the units that count, at each of them, and 0 elsewhere, (S, n)."""
+    return (start.column_norms * counted).sum(1, keepdim=True) / counted.sum(1, keepdim=True) * counted

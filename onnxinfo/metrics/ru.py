@@ -62,15 +62,15 @@ class RuSolution:
     Attributes
     ----------
     sigma
-        Noise scales, (S, n), standardised.
+        Noise scales, (S, n), standardised; NaN where a unit does not count.
     entropy
-        Pixel-level RU ``H_i = 0.5 log E(mu_i - xhat_i)^2 + 0.5 log(2 pi e)`` in nats, (S, n).
+        Pixel-level RU ``H_i = 0.5 log E(mu_i - xhat_i)^2 + 0.5 log(2 pi e)`` in nats, (S, n); NaN there, too.
     certificate
         Of the constraint and of the optimality, measured with fresh noise.
     stderr
         Monte-Carlo standard error of the mean entropy, nats, (S,).
     capped
-        Share of units at the cap, (S,).
+        Share of the units that count which are at the cap, (S,).
     probes, iterations
         Vector-Jacobian products per sample, and updates of sigma.
     """
@@ -84,7 +84,14 @@ class RuSolution:
     iterations: int
 
 
-def solve_ru(reconstruction: Reconstruction, start: Linearisation, target: Tensor, tie: Tie, cap: float) -> RuSolution:
+def solve_ru(
+    reconstruction: Reconstruction,
+    start: Linearisation,
+    target: Tensor,
+    tie: Tie,
+    cap: float,
+    units: Tensor | None = None,
+) -> RuSolution:
     """Solve one layer on a block of samples.
 
     Parameters
@@ -97,11 +104,13 @@ def solve_ru(reconstruction: Reconstruction, start: Linearisation, target: Tenso
         ``alpha D``, (S,).
     tie, cap
         Tied groups, and ``sigma_max`` in standardised units.
+    units
+        Units that count, (S, n) bool; None: all. The others get no noise and have no entropy.
     """
-    problem = Problem(reconstruction, target, tie, cap)
+    problem = Problem.of(reconstruction, target, tie, cap, units)
     noises = min(STEP_NOISES, reconstruction.feature.chunk)
     steps = STEPS * STEP_NOISES // noises
-    scales = allocate(start.column_norms, target, tie, cap)
+    scales = problem.allocated(start.column_norms)
     scales = problem.ascend(scales, steps=steps, noises=problem.effort * noises, rate=RATE)
     return problem.measured(problem.meet(scales), start, steps)
 
@@ -114,6 +123,20 @@ class Problem:
     target: Tensor
     tie: Tie
     cap: float
+    counted: Tensor
+
+    @classmethod
+    def of(
+        cls, reconstruction: Reconstruction, target: Tensor, tie: Tie, cap: float, units: Tensor | None = None
+    ) -> Problem:
+        """The problem where some units count, (S, n) bool, or all."""
+        counted = torch.ones_like(reconstruction.mu, dtype=torch.bool) if units is None else units
+        return cls(reconstruction, target, tie.counting(counted), cap, counted)
+
+    @property
+    def units(self) -> Tensor:
+        """Number n of units that count, (S,)."""
+        return self.counted.sum(1)
 
     @property
     def effort(self) -> int:
@@ -122,7 +145,15 @@ class Problem:
 
     def sigma(self, scales: Tensor) -> Tensor:
         """Noise scale of every unit, (S, n)."""
-        return capped(scales, self.tie, self.cap)
+        return capped(scales, self.tie, self.cap) * self.counted
+
+    def free(self, scales: Tensor) -> Tensor:
+        """Groups below the cap of which some unit counts, (S, groups) bool."""
+        return (scales < self.cap) & (self.tie.sum(self.counted.to(scales)) > 0)
+
+    def allocated(self, column_norms: Tensor) -> Tensor:
+        """The closed form of the information discarding, (S, groups)."""
+        return allocate(column_norms * self.counted, self.target, self.tie, self.cap)
 
     def ascend(self, scales: Tensor, *, steps: int, noises: int, rate: float) -> Tensor:
         """Follow the stochastic gradient of the paper's loss (Eq. 11) in ``log sigma``.
@@ -144,13 +175,13 @@ class Problem:
         logs = scales.log().clamp(max=most).requires_grad_(True)
         optimizer = torch.optim.Adam([logs], lr=rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        linear = torch.full_like(self.target, 2 / self.tie.units).log()
+        linear = (2 / self.units.to(self.target)).log()
         multiplier = linear.clone()
         for _ in range(steps):
             optimizer.zero_grad()
             deviation, power = self.reconstruction.differentiable(self.sigma(logs.exp()), noises)
             ratio = deviation / self.target.clamp(min=torch.finfo(self.target.dtype).tiny)
-            (ratio - multiplier.exp() / 2 * power.log().sum(1)).sum().backward()  # type: ignore[no-untyped-call]
+            (ratio - multiplier.exp() / 2 * (power.log() * self.counted).sum(1)).sum().backward()  # type: ignore[no-untyped-call]
             assert logs.grad is not None
             excess = (ratio.detach() - 1).clamp(-1, 1)
             # Grown alike, the scales make the deviation grow by their square; the rest is what the errors gain.
@@ -176,7 +207,7 @@ class Problem:
 
     def measured(self, scales: Tensor, start: Linearisation, iterations: int) -> RuSolution:
         """Values and certificate with fresh noise, and scales at the met constraint."""
-        free, sigma = scales < self.cap, self.sigma(scales)
+        free, sigma = self.free(scales), self.sigma(scales)
         moments, woken = self.moments(sigma, self.woken(scales, start))
         slopes, shortfall, error = self.slopes(sigma, free, moments.power, start)
         exponent = slopes.exponent(free)
@@ -185,8 +216,8 @@ class Problem:
         ratio, ratio_stderr = mean_and_stderr(deviations / self.target)
         saturated, unknown = ~free.any(1), torch.full_like(ratio, torch.nan)
         final = torch.where(saturated[:, None], scales, rescaled(near, deviations, self.target, exponent))
-        growth = torch.where(saturated, 0.0, slopes.growth(free, self.tie.units))
-        waking = _gain(moments, woken, growth / exponent)
+        growth = torch.where(saturated, 0.0, slopes.growth(free, self.units))
+        waking = _gain(moments, woken, growth / exponent, self.counted)
         gap = torch.maximum(CALIBRATION * shortfall.clamp(min=0) + ERRORS * error, WAKING * waking) + LEAST_GAP
         certificate = Certificate(
             ratio=ratio,
@@ -203,18 +234,18 @@ class Problem:
         entropy = moments.log_power() / 2 + ENTROPY + torch.where(saturated, 0.0, growth * factor.log())[:, None]
         sigma = self.sigma(final)
         return RuSolution(
-            sigma=sigma,
-            entropy=entropy,
+            sigma=torch.where(self.counted, sigma, torch.nan),
+            entropy=torch.where(self.counted, entropy, torch.nan),
             certificate=certificate,
-            stderr=_value_stderr(moments, growth * ratio_stderr / exponent),
-            capped=(sigma >= self.cap).float().mean(1),
+            stderr=_value_stderr(moments, growth * ratio_stderr / exponent, self.counted),
+            capped=((sigma >= self.cap) & self.counted).sum(1) / self.units,
             probes=start.probes + self.reconstruction.feature.spent,
             iterations=iterations,
         )
 
     def woken(self, scales: Tensor, start: Linearisation) -> Tensor:
         """Noise scales (S, n) of which half of the power is the closed form's, where no unit is switched off."""
-        even = allocate(start.column_norms, self.target, self.tie, self.cap)
+        even = self.allocated(start.column_norms)
         return self.sigma(((scales.square() + even.square()) / 2).sqrt())
 
     def moments(self, sigma: Tensor, other: Tensor) -> tuple[Moments, Moments]:
@@ -245,11 +276,13 @@ class Problem:
         spent = self.tie.sum(sigma.square() * start.column_norms)
         passes: list[Slopes] = []
         while True:
-            cost, gain, deviations = self.reconstruction.gradients(sigma, self.effort * GRADIENT_NOISES, 1 / power)
+            cost, gain, deviations = self.reconstruction.gradients(
+                sigma, self.effort * GRADIENT_NOISES, self.counted / power
+            )
             passes.append(slopes_of((cost.first, cost.second), (gain.first, gain.second), deviations, self.tie))
             if len(passes) >= LEAST_PASSES:
                 slopes = Slopes.join(passes)
-                shortfall, error = slopes.shortfall(free, spent, self.tie.units)
+                shortfall, error = slopes.shortfall(free, spent, self.units)
                 if len(passes) >= MOST_PASSES or float(error.nanmean().nan_to_num(0.0)) <= GAP_STDERR:
                     return slopes, shortfall, error
 
@@ -259,7 +292,7 @@ class Problem:
         Noise of the feature alone costs little here. All free scales of a sample change by a few per cent, which leaves
         the relative gradients as they are.
         """
-        feature, free = self.reconstruction.feature, (scales < self.cap).any(1)
+        feature, free = self.reconstruction.feature, self.free(scales).any(1)
         for attempt in range(ADJUSTMENTS + 1):
             deviations = refine(feature, self.sigma(scales), deviations, self.effort)
             ratio, stderr = mean_and_stderr(deviations / self.target)
@@ -270,7 +303,7 @@ class Problem:
         return scales, deviations
 
 
-def _gain(before: Moments, after: Moments, slope: Tensor) -> Tensor:
+def _gain(before: Moments, after: Moments, slope: Tensor, counted: Tensor) -> Tensor:
     """What the mean entropy gains at the met constraint, as a lower bound of one standard error, nats, (S,).
 
     Parameters
@@ -279,16 +312,22 @@ def _gain(before: Moments, after: Moments, slope: Tensor) -> Tensor:
         Of the same noise.
     slope
         What the mean entropy changes by when the logarithm of the deviation does by one, (S,).
+    counted
+        Units that count, (S, n) bool.
     """
-    logs = [moments.parts.clamp(min=LEAST_POWER).log().mean(2) / 2 for moments in (before, after)]
+    logs = [_mean_entropies(moments, counted) for moments in (before, after)]
     gained, error = mean_and_stderr(logs[1] - logs[0])
     tiny = torch.finfo(gained.dtype).tiny
     spent = after.deviations.mean(0).clamp(min=tiny).log() - before.deviations.mean(0).clamp(min=tiny).log()
     return (gained - error - slope * spent).clamp(min=0)
 
 
-def _value_stderr(moments: Moments, scale: Tensor) -> Tensor:
+def _value_stderr(moments: Moments, scale: Tensor, counted: Tensor) -> Tensor:
     """Standard error of the mean entropy: of the squared errors, and of how well the constraint is met."""
-    parts = moments.parts.clamp(min=LEAST_POWER).log().mean(2) / 2
-    _, error = mean_and_stderr(parts)
+    _, error = mean_and_stderr(_mean_entropies(moments, counted))
     return (error.square() + scale.square()).sqrt()
+
+
+def _mean_entropies(moments: Moments, counted: Tensor) -> Tensor:
+    """Mean of ``0.5 log E(mu_i - xhat_i)^2`` over the units that count, from each part of the noise, (PARTS, S)."""
+    return (moments.parts.clamp(min=LEAST_POWER).log() * counted).sum(2) / counted.sum(1) / 2

@@ -50,14 +50,14 @@ class Slopes:
         growth = (self.cost.mean(0) * free).sum(1)
         return (growth / self.deviations.mean(0).clamp(min=torch.finfo(growth.dtype).tiny)).clamp(0.5, 3.0)
 
-    def growth(self, free: Tensor, units: int) -> Tensor:
+    def growth(self, free: Tensor, units: Tensor) -> Tensor:
         """What the mean entropy gains, nats, when the logarithms of the free groups' scales grow by one, (S,).
 
-        1 where nothing but noise makes the errors.
+        Units are the number n of them that count, (S,). 1 where nothing but noise makes the errors.
         """
         return (self.gain.mean(0) * free).sum(1) / units
 
-    def shortfall(self, free: Tensor, spent: Tensor, units: int) -> tuple[Tensor, Tensor]:
+    def shortfall(self, free: Tensor, spent: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
         """Nats that the mean entropy lies below the optimum, to second order, and the standard error, (S,).
 
         Unknown where growing noise does not make larger errors.
@@ -69,7 +69,7 @@ class Slopes:
         spent
             What the linearised layer says that each group takes of the budget, in any unit, (S, groups).
         units
-            Number of units n.
+            Number n of units that count, (S,).
         """
         count = free.sum(1, keepdim=True).clamp(min=1)
         spent = torch.where(free, spent, 0.0)
@@ -78,7 +78,7 @@ class Slopes:
         gained = (self.gain.mean(0) * free).sum(1)
         paid = (self.cost.mean(0) * free).sum(1)
         multiplier = gained / paid
-        weight = (4 * gained.clamp(min=torch.finfo(gained.dtype).tiny)[:, None] * share * units).rsqrt()
+        weight = (4 * gained.clamp(min=torch.finfo(gained.dtype).tiny)[:, None] * share * units[:, None]).rsqrt()
         excess = torch.where(free, (self.gain - multiplier[:, None] * self.cost) * weight, 0.0)
         power, error = noise_free_power(excess, free)
         known, groups = (gained > 0) & (paid > 0), count[:, 0]

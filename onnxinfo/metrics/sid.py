@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -106,7 +106,7 @@ class Solution:
         Samples at which the layer has no budget, (S,) bool.
     coarse
         By how much the budget has to grow until rounding makes less than half of the feature's deviation, (S,); at most
-        1 where it does already, infinite where no budget tried suffices, NaN where there is none.
+        1 where it does already, infinite where no budget tried suffices, NaN where there is no budget.
     probes, iterations
         Vector-Jacobian products, and updates of sigma, (S,).
     """
@@ -152,20 +152,58 @@ def solve(
     units
         Units that count, (S, n) bool; None: all. The others get no noise, and their entropy is NaN.
     """
+    return _solve(_Problem.solved, feature, start, target, tie, cap, shape, units)
+
+
+def solve_by(
+    ascend: Callable[[Tensor, Tensor], Tensor],
+    steps: int,
+    feature: Feature,
+    start: Linearisation,
+    target: Tensor,
+    tie: Tie,
+    cap: float,
+    shape: Sequence[int],
+    units: Tensor | None = None,
+) -> Solution:
+    """The SID of one layer on a block of samples by another ascent, whose scales are certified like the solver's own.
+
+    Parameters
+    ----------
+    ascend
+        Maps ``alpha D``, (S,), and the units that count, (S, n) bool, to uncapped scales per group, (S, groups).
+    steps
+        How many updates of sigma that takes.
+    feature, start, target, tie, cap, shape, units
+        As in :func:`solve`.
+    """
+
+    def find(problem: _Problem) -> tuple[_Found, Tensor]:
+        scales = problem.feasible(ascend(problem.target, problem.counted))
+        certified, *_ = problem.certify(scales, None, [])
+        return _Found.of(certified, steps), problem.coarseness(certified.scales)
+
+    return _solve(find, feature, start, target, tie, cap, shape, units)
+
+
+def _solve(
+    find: Callable[[_Problem], tuple[_Found, Tensor]],
+    feature: Feature,
+    start: Linearisation,
+    target: Tensor,
+    tie: Tie,
+    cap: float,
+    shape: Sequence[int],
+    units: Tensor | None,
+) -> Solution:
     counted = torch.ones_like(start.column_norms, dtype=torch.bool) if units is None else units
     # A layer that does not react to small noise has no budget; if it reacts to none at all, every unit is at the cap.
     none = ~(target > 0)
     at_cap = cap * counted.to(start.column_norms)
     dead = none & (feature.deviations(at_cap, LINEAR_NOISES).sum(0) > 0) if bool(none.any()) else none
-    problem = _Problem(feature, start, torch.where(none, 1.0, target), tie, cap, tuple(shape), counted)
-    scales = allocate(start.column_norms * counted, problem.target, tie, cap)
-    found = problem.closed(scales) if problem.is_linear(scales) else None
-    if found is None:
-        scales = problem.gauss_newton(scales)
-        coarse = problem.coarseness(scales)
-        found = problem.search(scales, coarse > 1)
-    else:
-        coarse = problem.coarseness(found.scales)
+    target = torch.where(none, 1.0, target)
+    problem = _Problem(feature, start, target, tie.counting(counted), cap, tuple(shape), counted)
+    found, coarse = find(problem)
     error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny) / 2
     sigma = problem.sigma(found.scales)
     bound = problem.free(found.scales).any(1)
@@ -210,10 +248,10 @@ class _Found:
         return cls(scales, certificate, unknown, none, none)
 
     @classmethod
-    def of(cls, certified: _Certified, probes: int) -> _Found:
-        count = len(certified.scales)
-        none = torch.zeros(count, dtype=torch.long)
-        return cls(certified.scales, certified.certificate, certified.error, none + probes, none)
+    def of(cls, certified: _Certified, steps: int) -> _Found:
+        """What was certified of all samples at once: the feature counts the probes."""
+        none = torch.zeros(len(certified.scales), dtype=torch.long)
+        return cls(certified.scales, certified.certificate, certified.error, none, none + steps)
 
     def put(self, index: Tensor, certified: _Certified, probes: int, steps: int) -> None:
         """Take what is certified better than before, and count the work."""
@@ -312,6 +350,16 @@ class _Problem:
     def free(self, scales: Tensor) -> Tensor:
         return (self.tie.expand(scales) < self.cap) & self.counted
 
+    def solved(self) -> tuple[_Found, Tensor]:
+        """The closed form where it holds, else what the search finds from the Gauss-Newton round on; and coarseness."""
+        scales = allocate(self.start.column_norms * self.counted, self.target, self.tie, self.cap)
+        found = self.closed(scales) if self.is_linear(scales) else None
+        if found is not None:
+            return found, self.coarseness(found.scales)
+        scales = self.gauss_newton(scales)
+        coarse = self.coarseness(scales)
+        return self.search(scales, coarse > 1), coarse
+
     def is_linear(self, scales: Tensor) -> bool:
         """Whether the closed form is the answer: exact norms, and at each sample a feature linear over its noise."""
         exact = not bool(self.start.normalizer_stderr.any())
@@ -328,7 +376,7 @@ class _Problem:
             return None
         exact = dataclasses.replace(certified.certificate, gap=torch.zeros_like(ratio))
         certified = _Certified(scales, exact, torch.zeros_like(ratio), torch.zeros_like(ratio))
-        return _Found.of(certified, self.feature.spent)
+        return _Found.of(certified, 0)
 
     def feasible(self, scales: Tensor) -> Tensor:
         """Shrink or grow scales until the constraint is met to a factor.
@@ -418,7 +466,7 @@ class _Problem:
     def at(self, index: Tensor) -> _Problem:
         """The problem of some of the samples."""
         start, target, counted = self.start.at(index), self.target[index], self.counted[index]
-        return _Problem(self.feature.at(index), start, target, self.tie, self.cap, self.shape, counted)
+        return _Problem(self.feature.at(index), start, target, self.tie.at(index), self.cap, self.shape, counted)
 
     def ascend(self, state: _Ascent, control: Control | None, steps: int, memory: float) -> tuple[int, list[Measured]]:
         """Follow the true gradient while it promises a gain.

@@ -92,10 +92,11 @@ def _lines(texts: str | os.PathLike[str]) -> list[str]:
 
 
 def _units(view: RunView, metric: str, layer: int, samples: Sequence[int], axis: str) -> npt.NDArray[np.float64]:
-    """Return one value for each sample and place along the axis, (samples, places), averaged over other axes."""
+    """Return one value for each sample and place along the axis, (samples, places): the mean of what has one there."""
     maps = np.stack([view.map(metric, layer, sample) for sample in samples]).astype(np.float64)
     others = tuple(i + 1 for i, name in enumerate(view.axes) if name != axis)
-    return maps.mean(axis=others) if others else maps
+    found: npt.NDArray[np.float64] = np.ma.masked_invalid(maps).mean(axis=others).filled(np.nan) if others else maps
+    return found
 
 
 def _present(view: RunView, metric: str) -> npt.NDArray[np.bool_]:
@@ -164,7 +165,7 @@ def _features(figure: Any, view: RunView, metric: str, lines: list[str] | None, 
             continue
         units = _units(view, metric, layer, samples, "feature")
         middle = mean_and_stderr(units.T)[0]
-        low, high = np.percentile(units, (25, 75), axis=0)
+        low, high = np.nanpercentile(units, (25, 75), axis=0)
         at = np.arange(count) + (number - (len(layers) - 1) / 2) * wide
         colour = run_style(number)[0]
         # Entropies have no zero to stand on: a point and its quartiles, not a bar's length, is what can be compared.
