@@ -79,7 +79,7 @@ SABOTAGE: dict[str, Callable[[], object]] = {
     "ascent filter returns nothing": lambda: patch.object(sid, "wiener", _nothing),
     "steps tenfold": lambda: patch.object(sid._Ascent, "damping", 3.0),
     "steps reversed": lambda: patch.object(sid._Ascent, "damping", -0.3),
-    "Gauss-Newton off": lambda: patch.object(sid._Problem, "gauss_newton", lambda self, scales: self.feasible(scales)),
+    "Gauss-Newton off": lambda: patch.object(sid.Problem, "gauss_newton", lambda self, scales: self.feasible(scales)),
     "uniform, no ascent": lambda: patch.multiple(
         sid,
         ROUNDS=((0, 0.2),),
@@ -109,7 +109,7 @@ def main() -> None:
     truths = []
     for layer, start in enumerate(starts):
         feature, target = job.feature(layer, x, rows, 1), ALPHA * start.normalizer
-        begun = sid.solve(feature, start, target, job.tie, CAP, job.shape)
+        begun = sid.solve(sid.Problem.of(feature, start, target, job.tie, CAP, job.shape))
         logs = ascent(feature, begun.sigma, target, steps=arguments.steps)
         truths.append(met(feature, logs, target, begun.certificate.exponent))
     print(f"{machine('cpu')}; {arguments.samples} samples, {len(starts)} layers, seeds {arguments.seeds}\n")
@@ -121,7 +121,7 @@ def main() -> None:
             for layer, start in enumerate(starts):
                 feature, target = job.feature(layer, x, rows, 100 + seed), ALPHA * start.normalizer
                 with broken():  # type: ignore[attr-defined]
-                    found = sid.solve(feature, start, target, job.tie, CAP, job.shape)
+                    found = sid.solve(sid.Problem.of(feature, start, target, job.tie, CAP, job.shape))
                 best, best_error = truths[layer]
                 value, error = met(feature, found.sigma.log(), target, found.certificate.exponent)
                 short, slack = best - value, 2 * (error.square() + best_error.square()).sqrt()

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.network import Network
-from onnxinfo.metrics.sid import solve
+from onnxinfo.metrics.sid import Problem, solve
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, least: float) -> float:
@@ -101,7 +101,8 @@ def main() -> None:
         count = Counted(network)
 
         def work(i: int = i, start: object = start, target: Tensor = target) -> object:
-            return solve(job.feature(i, x, rows, 0), start, target, job.tie, job.settings.cap, job.shape)  # type: ignore[arg-type]
+            feature = job.feature(i, x, rows, 0)
+            return solve(Problem.of(feature, start, target, job.tie, job.settings.cap, job.shape))  # type: ignore[arg-type]
 
         with count:
             work()

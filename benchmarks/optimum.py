@@ -26,7 +26,7 @@ from torch import Tensor
 from onnxinfo.analysis.job import Job
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.noise import ENTROPY, generator
-from onnxinfo.metrics.sid import Solution, solve
+from onnxinfo.metrics.sid import Problem, Solution, solve
 
 ALPHA, CAP = 1.5e-4, 1.0
 NOISES = 4096
@@ -50,7 +50,7 @@ def tried(job: Job, position: int, samples: int, seed: int) -> Tried:
     began = time.process_time()
     start = linearise(job.network.part([position]), x, job.unit, rows, probes)[0]
     feature, target = job.feature(position, x, rows, seed), ALPHA * start.normalizer
-    found = solve(feature, start, target, job.tie, CAP, job.shape)
+    found = solve(Problem.of(feature, start, target, job.tie, CAP, job.shape))
     seconds = time.process_time() - began
     feature.noise = generator(x.device, seed, "fresh")
     deviations = feature.deviations(found.sigma, NOISES) / target

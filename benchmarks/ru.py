@@ -33,10 +33,10 @@ from onnxinfo.models import path
 ALPHA, CAP = 1.5e-4, 1.0
 
 
-def met(reconstruction: Reconstruction, sigma: Tensor, target: Tensor, noises: int = 2048) -> tuple[Tensor, Tensor]:
+def met(reconstruction: Reconstruction, sigma: Tensor, target: Tensor, draws: int = 2048) -> tuple[Tensor, Tensor]:
     """Mean H at the met constraint, (S,), and its standard error, from fresh noise."""
-    moments = reconstruction.moments(sigma, noises)
-    wider = reconstruction.moments(torch.where(sigma < CAP, 1.05 * sigma, sigma), noises)
+    moments = reconstruction.moments(sigma, draws)
+    wider = reconstruction.moments(torch.where(sigma < CAP, 1.05 * sigma, sigma), draws)
     entropy, ratio = moments.log_power().mean(1) / 2, moments.deviations.mean(0) / target
     steeper = (wider.deviations.mean(0) / moments.deviations.mean(0)).log()
     slope = ((wider.log_power().mean(1) / 2 - entropy) / steeper).clamp(0, 1)
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--layers", nargs="*", default=[])
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--noises", type=int, default=32)
+    parser.add_argument("--draws", type=int, default=32)
     arguments = parser.parse_args()
     model, images = str(path("digits-cnn.onnx")), f"{path('digits.npz')}:images"
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def main() -> None:
                 seconds = (time.process_time() - began) / len(x)
                 if len(truths) <= layer:
                     problem = ru.Problem.of(recovered(layer, 2), target, job.tie, CAP)
-                    options = {"steps": arguments.steps, "noises": arguments.noises, "rate": 0.1}
+                    options = {"steps": arguments.steps, "noises": arguments.draws, "rate": 0.1}
                     longer = problem.sigma(problem.meet(problem.ascend(found.sigma, **options)))
                     truths.append(met(recovered(layer, 3), longer, target))
                 value, error = met(recovered(layer, 3), found.sigma, target)

@@ -11,13 +11,13 @@ from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import make_tie
 from onnxinfo.metrics.probe import Feature
 from onnxinfo.metrics.reference import solve_by_gradient
-from onnxinfo.metrics.sid import solve
+from onnxinfo.metrics.sid import Problem, solve
 
 
 @pytest.fixture(scope="module")
 def cubic():
     feature, start = layer_around_zero(Cubic(), CELLS)
-    return solve_by_gradient(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,), steps=300)
+    return solve_by_gradient(Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,)), steps=300)
 
 
 def test_it_reaches_the_optimum_and_knows_it(cubic):
@@ -52,7 +52,7 @@ def test_units_that_do_not_count_get_no_noise(solver, kind):
         [[1], [0.8], [0.5], [0.1]]
     )
     target, tie = ALPHA * start.normalizer, make_tie(kind, (UNITS,), ("time",))
-    found = solver(feature, start, target, tie, 5.0, (UNITS,), counted)
+    found = solver(Problem.of(feature, start, target, tie, 5.0, (UNITS,), counted))
     assert torch.equal(found.sigma.isnan(), ~counted)
     # Groups share the budget in proportion to their units that count.
     cost, size = tie.sum(start.column_norms * counted), tie.sum(counted.float())
@@ -75,7 +75,7 @@ def test_rounding_and_jumps_are_found_out():
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
     start = linearise(network, x, torch.ones(UNITS), rows, streams[0])[0]
     feature = Feature(network.part([0]), x, torch.ones(UNITS), rows, streams[1], streams[2], 4096)
-    found = solve_by_gradient(feature, start, 1.5e-4 * start.normalizer, TIE, CAP, (UNITS,), steps=50)
+    found = solve_by_gradient(Problem.of(feature, start, 1.5e-4 * start.normalizer, TIE, CAP, (UNITS,)), steps=50)
     assert (found.coarse > 1).all()
     assert found.certificate.gap.isnan().all()
     assert not found.certificate.converged.any()

@@ -9,8 +9,8 @@ import torch
 
 from onnxinfo.metrics import sid
 from onnxinfo.metrics.certificate import Certificate, Measured, gap_bound, judge, noise_free_power, rescaled
-from onnxinfo.metrics.control import control_of
 from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY, make_tie
 from onnxinfo.metrics.probe import Feature
@@ -84,7 +84,7 @@ def layer_around_zero(module, cells, seed=0):
 
 def solved(seed=0):
     feature, start = layer_around_zero(Cubic(), CELLS, seed)
-    return sid.solve(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
+    return sid.solve(sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,)))
 
 
 def covered(solution, lost):
@@ -216,8 +216,8 @@ class Narrow(torch.nn.Module):
 def test_the_last_correction_meets_the_constraint():
     """A constraint that is off by too little to be measured again is met analytically."""
     feature, start = layer_around_zero(Narrow(), 3)
-    target, counted = ALPHA * start.normalizer, torch.ones(3, UNITS, dtype=torch.bool)
-    problem = sid._Problem(feature, start, target, TIE, CAP, (UNITS,), counted)
+    target = ALPHA * start.normalizer
+    problem = sid.Problem.of(feature, start, target, TIE, CAP, (UNITS,))
     closed = (target[:, None] / (UNITS * start.column_norms)).sqrt()
     found, *_ = problem.certify(1.004 * closed, control_of(feature, closed), [])
     assert found.certificate.ratio == pytest.approx([1.004**2] * 3, abs=1e-4)

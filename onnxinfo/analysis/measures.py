@@ -14,7 +14,7 @@ from ..archive.format import PROVEN, Metric
 from ..errors import UsageError
 from ..metrics.noise import ENTROPY
 from ..metrics.reference import solve_by_gradient
-from ..metrics.sid import solve
+from ..metrics.sid import Problem, solve
 from .baselines import Cam, GradCam, Gradient
 from .blocks import Block, Cells, Measure
 from .concentration import Concentration
@@ -46,14 +46,14 @@ class Sid:
         settings, tie = self.job.settings, self.job.tie
         feature, start, target = block.feature(), block.start, block.target
         solver = solve_by_gradient if settings.solver == "reference" else solve
-        solution = solver(feature, start, target, tie, settings.cap, self.job.shape, block.units)
+        solution = solver(Problem.of(feature, start, target, tie, settings.cap, self.job.shape, block.units))
         certificate, entropy = solution.certificate, solution.entropy
         coarse = solution.coarse[solution.coarse > 1]
         if len(coarse):
             logger.warning(
-                "%d of %d samples of '%s' are limited by rounding at alpha %.2g; it is sound from alpha %.1g on",
-                *(len(coarse), len(solution.coarse), self.job.layers[block.layer].name),
-                *(settings.alpha, settings.alpha * float(coarse.max())),
+                "%d of %d samples of '%s' are limited by rounding at alpha %.2g; %s",
+                *(len(coarse), len(solution.coarse), self.job.layers[block.layer].name, settings.alpha),
+                _sound_from(settings.alpha * float(coarse.max())),
             )
         value = block.mean(entropy)
         if block.units is not None:
@@ -72,6 +72,11 @@ class Sid:
 
 
 logger = logging.getLogger(__name__)
+
+
+def _sound_from(alpha: float) -> str:
+    return f"it is sound from alpha {alpha:.2g} on" if math.isfinite(alpha) else "no alpha that was tried is sound"
+
 
 MEASURES: dict[str, Callable[[Job], Measure]] = {
     "sid": Sid,

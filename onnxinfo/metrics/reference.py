@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from . import ru
 from .linearisation import Linearisation
 from .noise import Tie, allocate
-from .probe import Feature
 from .reconstruction import Reconstruction
-from .ru import Problem, RuSolution
-from .sid import Solution, solve_by
+from .ru import RuSolution
+from .sid import Problem, Solution, solve_by
 
 LEARNING_RATE = 0.05
 
 
-def solve_by_gradient(
-    feature: Feature,
-    start: Linearisation,
-    target: Tensor,
-    tie: Tie,
-    cap: float,
-    shape: Sequence[int],
-    units: Tensor | None = None,
-    *,
-    steps: int = 800,
-    noises: int = 8,
-) -> Solution:
+def solve_by_gradient(problem: Problem, *, steps: int = 800, noises: int = 8) -> Solution:
     """SID by stochastic gradient on the paper's loss (Eq. 5), with Adam on ``log sigma``.
 
     ``Loss = E||h(x + sigma*delta) - f||^2 / D - lambda sum_i (log sigma_i + C)`` with ``lambda = 2 alpha / n``: the
@@ -37,33 +25,30 @@ def solve_by_gradient(
 
     Parameters
     ----------
-    feature, start, target, tie, cap, shape, units
-        As in :func:`onnxinfo.metrics.sid.solve`; the start is the uniform sigma that a linear layer would allow.
+    problem
+        As :func:`onnxinfo.metrics.sid.solve` takes it; the start is the uniform sigma that a linear layer would allow.
     steps, noises
-        Optimisation steps, and noises of each.
+        Optimisation steps, and noise samples of each.
     """
 
-    def ascend(target: Tensor, counted: Tensor) -> Tensor:
-        scales = (
-            allocate(_uniform(start, counted), target, tie.counting(counted), cap)
-            .clamp(max=cap)
-            .log()
-            .requires_grad_(True)
-        )
+    def ascend() -> Tensor:
+        counted, tie, cap = problem.counted, problem.tie, problem.cap
+        even = allocate(_uniform(problem.start, counted), problem.target, tie, cap)
+        scales = even.clamp(max=cap).log().requires_grad_(True)
         optimizer = torch.optim.Adam([scales], lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         size = tie.sum(counted.to(scales))
         for _ in range(steps):
             optimizer.zero_grad()
-            sigma = tie.expand(scales.exp()).clamp(max=cap) * counted
-            deviation = feature.differentiable_deviation(sigma, noises)
+            sigma = problem.sigma(scales.exp())
+            deviation = problem.feature.differentiable_deviation(sigma, noises)
             entropy = (size * scales.clamp(max=math.log(cap))).sum(1)
-            (deviation / target - 2 / size.sum(1) * entropy).sum().backward()  # type: ignore[no-untyped-call]
+            (deviation / problem.target - 2 / size.sum(1) * entropy).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         return scales.detach().exp()
 
-    return solve_by(ascend, steps, feature, start, target, tie, cap, shape, units)
+    return solve_by(problem, ascend, steps)
 
 
 def solve_ru_by_gradient(
@@ -84,9 +69,9 @@ def solve_ru_by_gradient(
     reconstruction, start, target, tie, cap, units
         As in :func:`onnxinfo.metrics.ru.solve_ru`; the start is the uniform sigma that a linear layer would allow.
     steps, noises
-        Optimisation steps, and noises of each.
+        Optimisation steps, and noise samples of each.
     """
-    problem = Problem.of(reconstruction, target, tie, cap, units)
+    problem = ru.Problem.of(reconstruction, target, tie, cap, units)
     even = problem.allocated(_uniform(start, problem.counted))
     scales = problem.ascend(even, steps=steps, noises=noises, rate=LEARNING_RATE)
     return problem.measured(problem.meet(scales), start, steps)

@@ -41,8 +41,9 @@ from .certificate import (
     take_trial,
     wider,
 )
-from .control import Control, control_of
+from .control import Control
 from .linearisation import Linearisation
+from .mean_jacobian import control_of
 from .noise import ENTROPY, Tie, allocate, capped
 from .probe import LINEAR_TOLERANCE, Feature, Halves
 from .shrinkage import wiener, wiener_with
@@ -83,7 +84,7 @@ FEW_NOISES, GROWTH_NOISES, GROWTH_STDERR = 8, 32, 0.1
 SMALL, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 24, 2.0
 #: Budgets that are tried where rounding makes more than half of the deviation, in units of the one given.
 GROWN_BUDGETS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-#: A block with at least this many units, over all its samples, is served by those noises. A smaller one gets up to
+#: A block with at least this many units, over all its samples, is served by that many noise samples. A smaller one gets up to
 #: eight times as many: they cost little, and the errors of fewer units average out less.
 MANY_UNITS = 8192
 
@@ -126,85 +127,30 @@ class Solution:
         return self.sigma.log() + ENTROPY
 
 
-def solve(
-    feature: Feature,
-    start: Linearisation,
-    target: Tensor,
-    tie: Tie,
-    cap: float,
-    shape: Sequence[int],
-    units: Tensor | None = None,
-) -> Solution:
-    """The SID of one layer on a block of samples.
-
-    Parameters
-    ----------
-    feature
-        The layer's feature on S samples.
-    start
-        Its linearisation there.
-    target
-        ``alpha D``, (S,).
-    tie, cap
-        Tied groups, and ``sigma_max`` in standardised units.
-    shape
-        Shape of one sample, for the denoising of maps.
-    units
-        Units that count, (S, n) bool; None: all. The others get no noise, and their entropy is NaN.
-    """
-    return _solve(_Problem.solved, feature, start, target, tie, cap, shape, units)
+def solve(problem: Problem) -> Solution:
+    """The SID of one layer on a block of samples."""
+    return _solution(problem, *problem.solved())
 
 
-def solve_by(
-    ascend: Callable[[Tensor, Tensor], Tensor],
-    steps: int,
-    feature: Feature,
-    start: Linearisation,
-    target: Tensor,
-    tie: Tie,
-    cap: float,
-    shape: Sequence[int],
-    units: Tensor | None = None,
-) -> Solution:
+def solve_by(problem: Problem, ascend: Callable[[], Tensor], steps: int) -> Solution:
     """The SID of one layer on a block of samples by another ascent, whose scales are certified like the solver's own.
 
     Parameters
     ----------
+    problem
+        The layer and its constraint.
     ascend
-        Maps ``alpha D``, (S,), and the units that count, (S, n) bool, to uncapped scales per group, (S, groups).
+        Gives uncapped scales per group, (S, groups).
     steps
         How many updates of sigma that takes.
-    feature, start, target, tie, cap, shape, units
-        As in :func:`solve`.
     """
-
-    def find(problem: _Problem) -> tuple[_Found, Tensor]:
-        scales = problem.feasible(ascend(problem.target, problem.counted))
-        certified, *_ = problem.certify(scales, None, [])
-        return _Found.of(certified, steps), problem.coarseness(certified.scales)
-
-    return _solve(find, feature, start, target, tie, cap, shape, units)
+    certified, *_ = problem.certify(problem.feasible(ascend()), None, [])
+    return _solution(problem, _Found.of(certified, steps), problem.coarseness(certified.scales))
 
 
-def _solve(
-    find: Callable[[_Problem], tuple[_Found, Tensor]],
-    feature: Feature,
-    start: Linearisation,
-    target: Tensor,
-    tie: Tie,
-    cap: float,
-    shape: Sequence[int],
-    units: Tensor | None,
-) -> Solution:
-    counted = torch.ones_like(start.column_norms, dtype=torch.bool) if units is None else units
-    # A layer that does not react to small noise has no budget; if it reacts to none at all, every unit is at the cap.
-    none = ~(target > 0)
-    at_cap = cap * counted.to(start.column_norms)
-    dead = none & (feature.deviations(at_cap, LINEAR_NOISES).sum(0) > 0) if bool(none.any()) else none
-    target = torch.where(none, 1.0, target)
-    problem = _Problem(feature, start, target, tie.counting(counted), cap, tuple(shape), counted)
-    found, coarse = find(problem)
-    error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny) / 2
+def _solution(problem: Problem, found: _Found, coarse: Tensor) -> Solution:
+    start, counted, dead = problem.start, problem.counted, problem.dead()
+    error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(start.normalizer.dtype).tiny) / 2
     sigma = problem.sigma(found.scales)
     bound = problem.free(found.scales).any(1)
     stderr = torch.where(bound, (error.square() + found.error.square()).sqrt(), 0.0)
@@ -212,10 +158,10 @@ def _solve(
         sigma=torch.where(dead[:, None] | ~counted, torch.nan, sigma),
         certificate=found.certificate,
         stderr=torch.where(dead, torch.nan, stderr),
-        capped=((sigma >= cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
+        capped=((sigma >= problem.cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
         dead=dead,
         coarse=torch.where(dead, torch.nan, coarse),
-        probes=start.probes + feature.spent + found.probes,
+        probes=start.probes + problem.feature.spent + found.probes,
         iterations=1 + found.iterations,
     )
 
@@ -300,7 +246,7 @@ class _Ascent:
         """Share of the Newton step, (S,): the whole one overshoots where a layer curves more than a linear one."""
         return (1 / self.curvature).clamp(LEAST_DAMPING, 1.0)
 
-    def step(self, problem: _Problem, passes: Sequence[Measured], memory: float) -> float:
+    def step(self, problem: Problem, passes: Sequence[Measured], memory: float) -> float:
         """Add passes at the scales to the evidence of where the optimum lies, seen from the beginning, and go there.
 
         Returns
@@ -329,8 +275,26 @@ class _Ascent:
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """One layer's maximisation on a block of samples; ``scales`` are uncapped, per group, (S, groups)."""
+class Problem:
+    """One layer's maximisation on a block of samples; ``scales`` are uncapped, per group, (S, groups).
+
+    Attributes
+    ----------
+    feature
+        The layer's feature on S samples.
+    start
+        Its linearisation there.
+    target
+        ``alpha D``, (S,); 1 at samples without a budget.
+    tie, cap
+        Tied groups, and ``sigma_max`` in standardised units.
+    shape
+        Shape of one sample, for the denoising of maps.
+    counted
+        Units that count, (S, n) bool. The others get no noise, and their entropy is NaN.
+    without_budget
+        Samples at which the layer does not react to small noise, (S,) bool.
+    """
 
     feature: Feature
     start: Linearisation
@@ -339,15 +303,43 @@ class _Problem:
     cap: float
     shape: tuple[int, ...]
     counted: Tensor
+    without_budget: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        feature: Feature,
+        start: Linearisation,
+        target: Tensor,
+        tie: Tie,
+        cap: float,
+        shape: Sequence[int],
+        units: Tensor | None = None,
+    ) -> Problem:
+        """State the problem; ``target`` is ``alpha D`` as it is, ``units`` those that count or None for all."""
+        counted = torch.ones_like(start.column_norms, dtype=torch.bool) if units is None else units
+        none = ~(target > 0)
+        target = torch.where(none, 1.0, target)
+        return cls(feature, start, target, tie.counting(counted), cap, tuple(shape), counted, none)
+
+    def dead(self) -> Tensor:
+        """Samples without a budget that larger noise awakens, (S,) bool; of the others all units are at the cap."""
+        if not bool(self.without_budget.any()):
+            return self.without_budget
+        at_cap = self.cap * self.counted.to(self.start.column_norms)
+        return self.without_budget & (self.feature.deviations(at_cap, LINEAR_NOISES).sum(0) > 0)
 
     @property
     def effort(self) -> int:
+        """How many times as many noise samples are drawn where units are few."""
         return min(8, max(1, MANY_UNITS // (self.tie.units * self.feature.samples)))
 
     def sigma(self, scales: Tensor) -> Tensor:
+        """Noise scale of every unit, (S, n), zero where it does not count."""
         return capped(scales, self.tie, self.cap) * self.counted
 
     def free(self, scales: Tensor) -> Tensor:
+        """Units that count and are below the cap, (S, n) bool."""
         return (self.tie.expand(scales) < self.cap) & self.counted
 
     def solved(self) -> tuple[_Found, Tensor]:
@@ -463,10 +455,11 @@ class _Problem:
             live = live[left & self.free(state.scales)[live].any(1)]
         return found
 
-    def at(self, index: Tensor) -> _Problem:
+    def at(self, index: Tensor) -> Problem:
         """The problem of some of the samples."""
         start, target, counted = self.start.at(index), self.target[index], self.counted[index]
-        return _Problem(self.feature.at(index), start, target, self.tie.at(index), self.cap, self.shape, counted)
+        feature, tie, none = self.feature.at(index), self.tie.at(index), self.without_budget[index]
+        return Problem(feature, start, target, tie, self.cap, self.shape, counted, none)
 
     def ascend(self, state: _Ascent, control: Control | None, steps: int, memory: float) -> tuple[int, list[Measured]]:
         """Follow the true gradient while it promises a gain.

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from ..archive.means import limited_by_rounding, sound_alpha
 from ..errors import UsageError
 from ..text import printable
+from .run_values import RunValues
 from .wording import rounded_up
-
-if TYPE_CHECKING:
-    from .reading_runs import RunValues
 
 FLOAT, QUANTISED = "float", "quantised"
 _QUANTISED_OPERATORS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")

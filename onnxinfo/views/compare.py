@@ -15,7 +15,8 @@ from ..errors import UsageError
 from ..text import printable
 from .comparable import check_precision
 from .query import Names, Paths, names_of, select_views
-from .reading_runs import RunValues, run_values
+from .reading_runs import run_values
+from .run_values import RunValues
 
 Match = Literal["layer", "depth"]
 Row = dict[str, Any]

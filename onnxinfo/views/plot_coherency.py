@@ -19,7 +19,8 @@ from .plot_curve import run_style
 from .plot_maps import flat_map
 from .plot_samples import name_layers
 from .query import Names, Paths, names_of, select_views
-from .reading_runs import RunValues, metric_label, nothing_finished, run_values
+from .reading_runs import metric_label, nothing_finished, run_values
+from .run_values import RunValues
 from .wording import unproven_text
 
 _MOST_LAYERS = 6

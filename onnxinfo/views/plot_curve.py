@@ -17,7 +17,8 @@ from ..archive.means import layer_summary
 from ..errors import UsageError
 from .figure import COLOURS, Look, claim_figure, cut, drawing, look, short_names, wrapped
 from .query import Names, Paths, names_of
-from .reading_runs import RunValues, metric_label, read_runs
+from .reading_runs import metric_label, read_runs
+from .run_values import RunValues
 from .wording import unproven_text
 
 if TYPE_CHECKING:

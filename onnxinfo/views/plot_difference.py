@@ -16,7 +16,8 @@ from .comparable import check_precision
 from .figure import DIVERGING, claim_figure, cut, drawing, evenly, look, short_names, wrapped
 from .plot_maps import MOST_LAYERS, MOST_SAMPLES, flat_map, name_row
 from .query import Names, Paths, names_of, select_views
-from .reading_runs import RunValues, metric_label, run_values
+from .reading_runs import metric_label, run_values
+from .run_values import RunValues
 from .wording import unproven_text
 
 _PERCENTILE = 99.5

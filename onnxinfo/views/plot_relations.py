@@ -12,7 +12,8 @@ from ..archive.means import layer_summary
 from ..errors import UsageError
 from .figure import COLOURS, claim_figure, drawing, look, short_names
 from .query import Names, Paths
-from .reading_runs import RunValues, metric_label, natural, read_runs
+from .reading_runs import metric_label, natural, read_runs
+from .run_values import RunValues
 from .wording import unproven_text
 
 _MARKERS = "osD^vP*"

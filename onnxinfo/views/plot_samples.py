@@ -13,7 +13,8 @@ from ..errors import UsageError
 from .figure import COLOURS, Look, claim_figure, drawing, look, short_names
 from .plot_curve import run_style
 from .query import Names, Paths
-from .reading_runs import RunValues, metric_label, read_runs
+from .reading_runs import metric_label, read_runs
+from .run_values import RunValues
 from .wording import unproven_text
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from ...text import printable
 from ..comparable import check_precision
 from ..figure import COLOURS, SEQUENTIAL
 from ..query import Names, Paths, select_views
-from ..reading_runs import RunValues, run_values
+from ..reading_runs import run_values
+from ..run_values import RunValues
 from .data import MAP_BYTES, run_data
 from .graph import BOX, draw_graph, model_edges
 
