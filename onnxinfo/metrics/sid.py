@@ -84,8 +84,8 @@ FEW_NOISES, GROWTH_NOISES, GROWTH_STDERR = 8, 32, 0.1
 SMALL, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 24, 2.0
 #: Budgets that are tried where rounding makes more than half of the deviation, in units of the one given.
 GROWN_BUDGETS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-#: A block with at least this many units, over all its samples, is served by that many noise samples. A smaller one gets up to
-#: eight times as many: they cost little, and the errors of fewer units average out less.
+#: A block with fewer units than this, over all its samples, is served by up to eight times as many noise samples: they
+#: cost little there, and the errors of fewer units average out less.
 MANY_UNITS = 8192
 
 
