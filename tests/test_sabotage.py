@@ -1,6 +1,7 @@
 """A sabotaged solver is found out: cells whose optimum is known exactly, and the solver's parts broken in turn."""
 
 import contextlib
+import math
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from onnxinfo.metrics import sid
-from onnxinfo.metrics.certificate import Certificate, Measured, gap_bound, judge, noise_free_power, rescaled
+from onnxinfo.metrics.certificate import Certificate, Measured, gap_bound, judge, noise_free_power, rescaled, wider
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.network import Network
@@ -263,6 +264,14 @@ def test_the_first_step_tells_the_curvature(left, curvature):
     assert ascent.curvature == pytest.approx(curvature, abs=1e-4)
 
 
+def test_a_sample_that_curves_more_than_the_others_steps_less():
+    ascent, problem, relative, _ = ascent_of()
+    ascent.step(problem, [given_pass(relative, problem.target)], 0.1)
+    left = torch.tensor([[-1.0], [0.2]])
+    ascent.step(problem, [given_pass(left * relative, problem.target)], 0.1)
+    assert ascent.curvature == pytest.approx([2.0, 1.4], abs=1e-4)
+
+
 def test_passes_of_one_point_count_as_many():
     """Three passes at once weigh as much as three after each other that do not move the scales."""
     ascent, problem, relative, still = ascent_of()
@@ -346,6 +355,29 @@ def test_the_bound_covers_an_estimate_that_falls_short_by_a_third():
 def test_a_flat_optimum_is_further_away(curvature, least, most):
     bound = gap_bound(torch.tensor([0.1 / 1.5 / 50]), torch.zeros(1), trial_of(curvature=curvature))
     assert least < 50 * float(bound) < most
+
+
+def test_a_curvature_s_error_widens_the_bound():
+    """By the share of what is missing that 1.645 of its errors make."""
+    estimate, nothing = torch.tensor([0.01]), torch.zeros(1)
+    known, vague = (
+        float(gap_bound(estimate, nothing, trial_of(curvature=2.0, gain_stderr=error))) for error in (0.0, 1.2)
+    )
+    missing = 0.005
+    assert known == pytest.approx(1.5 * missing, rel=0.01)
+    assert vague == pytest.approx(missing * (1 + math.hypot(0.5, 1.645 * 0.6)), rel=0.01)
+
+
+@pytest.mark.parametrize(("parts", "quantile"), [(4, 2.353), (8, 1.895), (32, 1.696)])
+def test_few_parts_tell_their_error_badly(parts, quantile):
+    """Student's 95 % quantile, one-sided; a verdict rests on it."""
+    assert 1.645 * wider(parts) == pytest.approx(quantile, rel=0.02)
+    stream = torch.Generator().manual_seed(0)
+    gradient = (1 + 0.1 * torch.randn(parts, 1, UNITS, generator=stream)) / UNITS
+    measured, free = Measured(gradient, torch.ones(8, 1)), torch.ones(1, UNITS, dtype=torch.bool)
+    estimate, error = measured.shortfall(free)
+    found = judge(measured, torch.ones(1), free, trial_of())
+    assert float(found.gap) == pytest.approx(float(gap_bound(estimate, error * wider(parts), trial_of())))
 
 
 def test_a_curvature_nearby_says_little_of_what_is_far():
