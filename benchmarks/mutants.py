@@ -70,7 +70,7 @@ MUTANTS = (
     Mutant(SID, "self.scales * change.exp()", "self.scales", CELLS),
     Mutant(SID, "1 + torch.maximum(own, all_) / 2", "1 + all_ / 2", CELLS),
     Mutant(SID, "(~coarse).nonzero()", "torch.ones_like(coarse).nonzero()", CELLS),
-    Mutant(SID, "GROWTH_STDERR = 8, 32, 0.1", "GROWTH_STDERR = 8, 32, 1e9", ("known_answers",)),
+    Mutant(SID, "GROWTH_STDERR = 8, 32, 0.1", "GROWTH_STDERR = 8, 32, 1e9", CELLS),
     Mutant(SID, "deviations.mean(0) > MOST_SMOOTH * size**2 * smooth).any()", "deviations.mean(0) > 1e9).any()", CELLS),
     Mutant(SID, "now.gap <= before.gap", "now.gap >= before.gap", CELLS),
     Mutant(SID, "| (now.met &", "| (", CELLS),

@@ -282,6 +282,39 @@ def test_passes_of_one_point_count_as_many():
     assert torch.allclose(ascent.scales.log(), -share * relative / 2, atol=1e-6)
 
 
+class Noisy(torch.nn.Module):
+    """One output, which noise moves by chance: a few noise samples do not tell how much."""
+
+    def forward(self, x):
+        return (x.sum(1, keepdim=True),)
+
+
+def drawn(problem, ask):
+    """Noise samples that a question to a problem draws, in units of its effort."""
+    with patch.object(problem.feature, "deviations", wraps=problem.feature.deviations) as deviations:
+        ask(problem)
+    return sum(call.args[1] for call in deviations.call_args_list) // problem.effort
+
+
+@pytest.mark.parametrize(("module", "noises"), [(Cubic, sid.FEW_NOISES), (Noisy, sid.GROWTH_NOISES)])
+def test_growth_that_few_noise_samples_do_not_tell_gets_more(module, noises):
+    feature, start = layer_around_zero(module(), 1)
+    problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
+    scales = torch.full((1, UNITS), 1e-3)
+    with patch.object(sid.Problem, "effort", 1):
+        assert drawn(problem, lambda problem: problem.growth(scales)) == noises
+
+
+@pytest.mark.parametrize(("expected", "noises"), [(1.0, sid.FEW_NOISES), (0.1, sid.SMALL_NOISES)])
+def test_small_noise_that_moves_more_than_foretold_is_drawn_again(expected, noises):
+    feature, start = layer_around_zero(Cubic(), 1)
+    problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
+    sigma = torch.full((1, UNITS), 1e-3)
+    smooth = expected * (sigma.square() * start.column_norms).sum(1)
+    with patch.object(sid.Problem, "effort", 1):
+        assert drawn(problem, lambda problem: problem.small(sigma, 0.1, smooth)) == noises
+
+
 def certificate_of(gap, met=True):
     one = torch.ones(1)
     flag = torch.tensor([True])
