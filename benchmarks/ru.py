@@ -86,10 +86,10 @@ def main() -> None:
             for layer, start in enumerate(starts):
                 target, began = ALPHA * start.normalizer, time.process_time()
                 with broken():  # type: ignore[attr-defined]
-                    found = ru.solve_ru(recovered(layer, 1), start, target, job.tie, CAP)
+                    found = ru.solve_ru(ru.Problem.of(recovered(layer, 1), start, target, job.tie, CAP))
                 seconds = (time.process_time() - began) / len(x)
                 if len(truths) <= layer:
-                    problem = ru.Problem.of(recovered(layer, 2), target, job.tie, CAP)
+                    problem = ru.Problem.of(recovered(layer, 2), start, target, job.tie, CAP)
                     options = {"steps": arguments.steps, "noises": arguments.draws, "rate": 0.1}
                     longer = problem.sigma(problem.meet(problem.ascend(found.sigma, **options)))
                     truths.append(met(recovered(layer, 3), longer, target))

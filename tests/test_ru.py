@@ -21,7 +21,7 @@ from onnxinfo.metrics.noise import ENTROPY, make_tie
 from onnxinfo.metrics.probe import Feature
 from onnxinfo.metrics.reconstruction import Reconstruction
 from onnxinfo.metrics.reference import solve_ru_by_gradient
-from onnxinfo.metrics.ru import solve_ru
+from onnxinfo.metrics.ru import Problem, solve_ru
 from onnxinfo.models import path
 
 MODEL, IMAGES = path("digits-cnn.onnx"), f"{path('digits.npz')}:images"
@@ -71,7 +71,8 @@ def solved(
     feature = Feature(network.part([0]), x, unit, rows, streams[0], streams[1], 4096)
     tie = make_tie("unit", (count,), ("feature",))
     target = ALPHA * start.normalizer
-    return solver(Reconstruction(feature, decode or Matrix(decoder), center), start, target, tie, cap, units), start
+    reconstruction = Reconstruction(feature, decode or Matrix(decoder), center)
+    return solver(Problem.of(reconstruction, start, target, tie, cap, units)), start
 
 
 def by_scipy(encoder, decoder, normalizer):

@@ -27,6 +27,19 @@ VGG: list[Step] = [(16, 3, 1), (16, 3, 1), None, (32, 3, 1), (32, 3, 1), None, (
 ALEXNET: list[Step] = [(24, 7, 2), None, (48, 5, 1), None, (64, 3, 1), (64, 3, 1), None]
 
 
+def versions_parser(description: str | None) -> argparse.ArgumentParser:
+    """Arguments of a study that measures versions of one trained model on labelled samples."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--inputs", required=True)
+    parser.add_argument("--labels", required=True)
+    parser.add_argument("--preset")
+    parser.add_argument("--limit", type=int, default=8, help="Samples that SID is measured on.")
+    parser.add_argument("--scored", type=int, default=1000, help="Samples that accuracy is measured on.")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    return parser
+
+
 def convolutions(plan: Sequence[Step], side: int, padding: Padding = "zeros") -> tuple[list[nn.Module], int, int]:
     """Convolutions with ReLU, and poolings; with them come the channels and the side of what leaves them.
 

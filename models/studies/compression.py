@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,17 @@ import onnxinfo
 from onnxinfo.archive.means import pair_up, select_cells
 
 from .common import SEED, accuracy, mean_and_stderr, sample_shape
-from .tables import write_table
+from .common import SEED, accuracy, mean_and_stderr, sample_shape, versions_parser
 
 LEVELS = (1.0, 0.7, 0.5, 0.38, 0.2)
 
 
 def main() -> None:
     """Prune, measure every level, and write the models, the archives, the table and the figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--inputs", required=True)
-    parser.add_argument("--labels", required=True)
-    parser.add_argument("--preset")
+    parser = versions_parser(__doc__)
     parser.add_argument("--keep", type=float, nargs="*", default=LEVELS)
     parser.add_argument("--layers", nargs="*", default=[])
-    parser.add_argument("--limit", type=int, default=8, help="Samples that SID is measured on.")
     parser.add_argument("--attacked", type=int, default=8, help="Samples that are attacked; 0 for no robustness.")
-    parser.add_argument("--scored", type=int, default=1000, help="Samples that accuracy is measured on.")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     model = onnxinfo.load(options.model)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import onnx
 import onnxinfo
 from onnxinfo.archive.means import pair_up, select_cells
 
-from .common import SEED, accuracy, sample_shape
+from .common import SEED, accuracy, sample_shape, versions_parser
 from .quantise import quantised
 from .tables import difference_text, mean_text, write_table
 
@@ -26,18 +25,11 @@ FLOAT = "float"
 
 def main() -> None:
     """Quantise, measure every version at every alpha, and write the models, the archives, the table and the figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--inputs", required=True)
-    parser.add_argument("--labels", required=True)
+    parser = versions_parser(__doc__)
     parser.add_argument("--calibration", required=True, help="Samples that tell the ranges of activations.")
-    parser.add_argument("--preset")
     parser.add_argument("--layers", nargs="+", required=True, help="Tensors of the float model.")
     parser.add_argument("--alphas", type=float, nargs=2, default=(1.5e-4, 0.01), help="A usual one and a sound one.")
-    parser.add_argument("--limit", type=int, default=8, help="Samples that SID is measured on.")
     parser.add_argument("--calibrated", type=int, default=64, help="Samples for the calibration.")
-    parser.add_argument("--scored", type=int, default=1000, help="Samples that accuracy is measured on.")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     model = onnx.load(options.model)

@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..metrics.budget import inputs_at_once
 from ..metrics.reconstruction import Reconstruction
 from ..metrics.reference import solve_ru_by_gradient
-from ..metrics.ru import solve_ru
+from ..metrics.ru import Problem, solve_ru
 from .blocks import Block, Cells
 from .decoders import Ready
 from .job import Job
@@ -62,9 +62,8 @@ class Ru:
         held = feature.network.module, decoder
         feature.chunk = min(feature.chunk, inputs_at_once(reconstruct, block.x, block.rows, job.memory, *held))
         solver = solve_ru_by_gradient if job.settings.solver == "reference" else solve_ru
-        solution = solver(
-            Reconstruction(feature, decoder, self.center), start, target, job.tie, job.settings.cap, block.units
-        )
+        reconstruction = Reconstruction(feature, decoder, self.center)
+        solution = solver(Problem.of(reconstruction, start, target, job.tie, job.settings.cap, block.units))
         certificate, entropy = solution.certificate, solution.entropy
         count = len(block.indices)
         value = block.mean(entropy)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from . import ru
 from .linearisation import Linearisation
-from .noise import Tie, allocate
-from .reconstruction import Reconstruction
+from .noise import allocate
 from .ru import RuSolution
 from .sid import Problem, Solution, solve_by
 
@@ -51,30 +50,19 @@ def solve_by_gradient(problem: Problem, *, steps: int = 800, noises: int = 8) ->
     return solve_by(problem, ascend, steps)
 
 
-def solve_ru_by_gradient(
-    reconstruction: Reconstruction,
-    start: Linearisation,
-    target: Tensor,
-    tie: Tie,
-    cap: float,
-    units: Tensor | None = None,
-    *,
-    steps: int = 800,
-    noises: int = 8,
-) -> RuSolution:
+def solve_ru_by_gradient(problem: ru.Problem, *, steps: int = 800, noises: int = 8) -> RuSolution:
     """RU by stochastic gradient on the paper's loss (Eq. 11), with Adam on ``log sigma``.
 
     Parameters
     ----------
-    reconstruction, start, target, tie, cap, units
-        As in :func:`onnxinfo.metrics.ru.solve_ru`; the start is the uniform sigma that a linear layer would allow.
+    problem
+        As :func:`onnxinfo.metrics.ru.solve_ru` takes it; the start is a linear layer's uniform sigma.
     steps, noises
         Optimisation steps, and noise samples of each.
     """
-    problem = ru.Problem.of(reconstruction, target, tie, cap, units)
-    even = problem.allocated(_uniform(start, problem.counted))
+    even = problem.allocated(_uniform(problem.start, problem.counted))
     scales = problem.ascend(even, steps=steps, noises=noises, rate=LEARNING_RATE)
-    return problem.measured(problem.meet(scales), start, steps)
+    return problem.measured(problem.meet(scales), steps)
 
 
 def _uniform(start: Linearisation, counted: Tensor) -> Tensor:

@@ -84,17 +84,20 @@ class RuSolution:
     iterations: int
 
 
-def solve_ru(
-    reconstruction: Reconstruction,
-    start: Linearisation,
-    target: Tensor,
-    tie: Tie,
-    cap: float,
-    units: Tensor | None = None,
-) -> RuSolution:
-    """Solve one layer on a block of samples.
+def solve_ru(problem: Problem) -> RuSolution:
+    """The RU of one layer on a block of samples."""
+    noises = min(STEP_NOISES, problem.reconstruction.feature.chunk)
+    steps = STEPS * STEP_NOISES // noises
+    scales = problem.allocated(problem.start.column_norms)
+    scales = problem.ascend(scales, steps=steps, noises=problem.effort * noises, rate=RATE)
+    return problem.measured(problem.meet(scales), steps)
 
-    Parameters
+
+@dataclass(frozen=True)
+class Problem:
+    """One layer's maximisation; ``scales`` are uncapped, per group, (S, groups).
+
+    Attributes
     ----------
     reconstruction
         The layer's decoder around S samples.
@@ -104,22 +107,12 @@ def solve_ru(
         ``alpha D``, (S,).
     tie, cap
         Tied groups, and ``sigma_max`` in standardised units.
-    units
-        Units that count, (S, n) bool; None: all. The others get no noise and have no entropy.
+    counted
+        Units that count, (S, n) bool. The others get no noise and have no entropy.
     """
-    problem = Problem.of(reconstruction, target, tie, cap, units)
-    noises = min(STEP_NOISES, reconstruction.feature.chunk)
-    steps = STEPS * STEP_NOISES // noises
-    scales = problem.allocated(start.column_norms)
-    scales = problem.ascend(scales, steps=steps, noises=problem.effort * noises, rate=RATE)
-    return problem.measured(problem.meet(scales), start, steps)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One layer's maximisation; ``scales`` are uncapped, per group, (S, groups)."""
 
     reconstruction: Reconstruction
+    start: Linearisation
     target: Tensor
     tie: Tie
     cap: float
@@ -127,11 +120,17 @@ class Problem:
 
     @classmethod
     def of(
-        cls, reconstruction: Reconstruction, target: Tensor, tie: Tie, cap: float, units: Tensor | None = None
+        cls,
+        reconstruction: Reconstruction,
+        start: Linearisation,
+        target: Tensor,
+        tie: Tie,
+        cap: float,
+        units: Tensor | None = None,
     ) -> Problem:
-        """The problem where some units count, (S, n) bool, or all."""
+        """State the problem; ``units`` are those that count, or None for all."""
         counted = torch.ones_like(reconstruction.mu, dtype=torch.bool) if units is None else units
-        return cls(reconstruction, target, tie.counting(counted), cap, counted)
+        return cls(reconstruction, start, target, tie.counting(counted), cap, counted)
 
     @property
     def units(self) -> Tensor:
@@ -205,11 +204,11 @@ class Problem:
             scales = rescaled(scales, deviations, self.target)
         return scales
 
-    def measured(self, scales: Tensor, start: Linearisation, iterations: int) -> RuSolution:
+    def measured(self, scales: Tensor, iterations: int) -> RuSolution:
         """Values and certificate with fresh noise, and scales at the met constraint."""
         free, sigma = self.free(scales), self.sigma(scales)
-        moments, woken = self.moments(sigma, self.woken(scales, start))
-        slopes, shortfall, error = self.slopes(sigma, free, moments.power, start)
+        moments, woken = self.moments(sigma, self.woken(scales))
+        slopes, shortfall, error = self.slopes(sigma, free, moments.power)
         exponent = slopes.exponent(free)
         found = torch.cat([moments.deviations, slopes.deviations])
         near, deviations = self.adjusted(scales, found, exponent)
@@ -239,13 +238,13 @@ class Problem:
             certificate=certificate,
             stderr=_value_stderr(moments, growth * ratio_stderr / exponent, self.counted),
             capped=((sigma >= self.cap) & self.counted).sum(1) / self.units,
-            probes=start.probes + self.reconstruction.feature.spent,
+            probes=self.start.probes + self.reconstruction.feature.spent,
             iterations=iterations,
         )
 
-    def woken(self, scales: Tensor, start: Linearisation) -> Tensor:
+    def woken(self, scales: Tensor) -> Tensor:
         """Noise scales (S, n) of which half of the power is the closed form's, where no unit is switched off."""
-        even = self.allocated(start.column_norms)
+        even = self.allocated(self.start.column_norms)
         return self.sigma(((scales.square() + even.square()) / 2).sqrt())
 
     def moments(self, sigma: Tensor, other: Tensor) -> tuple[Moments, Moments]:
@@ -256,7 +255,7 @@ class Problem:
         noise.set_state(state)
         return found, self.reconstruction.moments(other, self.effort * VALUE_NOISES)
 
-    def slopes(self, sigma: Tensor, free: Tensor, power: Tensor, start: Linearisation) -> tuple[Slopes, Tensor, Tensor]:
+    def slopes(self, sigma: Tensor, free: Tensor, power: Tensor) -> tuple[Slopes, Tensor, Tensor]:
         """Gradients on fresh noise until the gap is known well enough.
 
         Parameters
@@ -265,15 +264,13 @@ class Problem:
             Noise scales, (S, n), and groups below the cap, (S, groups) bool.
         power
             Squared errors, (S, n).
-        start
-            The layer's linearisation.
 
         Returns
         -------
         tuple
             Gradients, shortfall of the mean entropy in nats, (S,), and its standard error, (S,).
         """
-        spent = self.tie.sum(sigma.square() * start.column_norms)
+        spent = self.tie.sum(sigma.square() * self.start.column_norms)
         passes: list[Slopes] = []
         while True:
             cost, gain, deviations = self.reconstruction.gradients(

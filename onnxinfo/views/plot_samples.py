@@ -118,10 +118,10 @@ def plot_certificate(
         raise UsageError("a certificate plot shows one run, and there are several; name one with --run")
     (found,) = runs
     panels = (
-        ("ratio", "ratio: measured\nover wanted\ndisturbance"),
+        ("ratio", "ratio: measured\nover target\ndeviation"),
         ("gap", "gap: at most so far\nbelow the optimum"),
         ("residual", "residual\n(0 at the optimum)"),
-        ("probes", "noise probes"),
+        ("probes", "vector-Jacobian\nproducts"),
     )
     present = [(field, text) for field, text in panels if field in found.values]
     if not present:
