@@ -15,7 +15,6 @@ import numpy as np
 import onnxinfo
 from onnxinfo.archive.means import pair_up, select_cells
 
-from .common import SEED, accuracy, mean_and_stderr, sample_shape
 from .common import SEED, accuracy, mean_and_stderr, sample_shape, versions_parser
 
 LEVELS = (1.0, 0.7, 0.5, 0.38, 0.2)
