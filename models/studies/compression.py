@@ -16,6 +16,7 @@ import onnxinfo
 from onnxinfo.archive.means import pair_up, select_cells
 
 from .common import SEED, accuracy, mean_and_stderr, sample_shape, versions_parser
+from .tables import write_table
 
 LEVELS = (1.0, 0.7, 0.5, 0.38, 0.2)
 
