@@ -125,8 +125,8 @@ def cell(**changes):
     ("changes", "value", "dead", "coarse", "mark"),
     [
         ({}, -2.5, False, False, "converged"),
-        ({"gap": 0.0499}, -2.5, False, False, "converged"),
-        ({"gap": 0.0501}, -2.5, False, False, "gap"),
+        ({"gap": 0.0699}, -2.5, False, False, "converged"),
+        ({"gap": 0.0701}, -2.5, False, False, "gap"),
         ({"gap": math.nan}, -2.5, False, False, "gap"),
         ({"met": False}, -2.5, False, False, "ratio"),
         ({"met": False, "gap": 1.0}, -2.5, False, False, "ratio"),

@@ -305,7 +305,7 @@ def test_growth_that_few_noise_samples_do_not_tell_gets_more(module, noises):
         assert drawn(problem, lambda problem: problem.growth(scales)) == noises
 
 
-@pytest.mark.parametrize(("expected", "noises"), [(1.0, sid.FEW_NOISES), (0.1, sid.SMALL_NOISES)])
+@pytest.mark.parametrize(("expected", "noises"), [(1.0, sid.FEW_SMALL_NOISES), (0.1, sid.SMALL_NOISES)])
 def test_small_noise_that_moves_more_than_foretold_is_drawn_again(expected, noises):
     feature, start = layer_around_zero(Cubic(), 1)
     problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
@@ -313,6 +313,14 @@ def test_small_noise_that_moves_more_than_foretold_is_drawn_again(expected, nois
     smooth = expected * (sigma.square() * start.column_norms).sum(1)
     with patch.object(sid.Problem, "effort", 1):
         assert drawn(problem, lambda problem: problem.small(sigma, 0.1, smooth)) == noises
+
+
+@pytest.mark.parametrize(("module", "linear"), [(Cubic, False), (Noisy, True)])
+def test_fresh_noise_contradicts_a_layer_that_only_looks_linear(module, linear):
+    feature, start = layer_around_zero(module(), CELLS)
+    problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
+    closed = problem.closed(sid.allocate(start.column_norms, problem.target, TIE, CAP))
+    assert (closed is not None) == linear
 
 
 def certificate_of(gap, met=True):

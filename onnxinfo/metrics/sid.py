@@ -51,15 +51,15 @@ from .shrinkage import wiener, wiener_with
 logger = logging.getLogger(__name__)
 
 #: Noise samples of the Gauss-Newton round, and probes at each.
-ROUND_NOISES, ROUND_PROBES = 16, 6
+ROUND_NOISES, ROUND_PROBES = 8, 8
 #: Noise samples of each pass of the ascent, and of one with a control variate, where each tells more.
 PASS_NOISES, CONTROLLED_NOISES = 16, 32
 #: Rounds of ascent and certificate: steps at most, and the least weight of the newest evidence in each.
 ROUNDS = ((16, 0.1), (12, 0.05), (16, 0.05))
 #: Gain in nats, averaged over so many recent passes and the samples, that is worth another step.
-PASS_GAIN, RECENT = 0.006, 4
+PASS_GAIN, RECENT = 0.005, 4
 #: Steps at least, unless so little is missing; nats that a step must gain, by its size, to be worth another one.
-LEAST_STEPS, STEP_GAIN = 2, 0.0015
+LEAST_STEPS, STEP_GAIN = 2, 0.001
 #: Nats that a sample must lack for another round.
 WORTH = 0.02
 #: Least share of the Newton step.
@@ -69,19 +69,21 @@ MOST_STEP = 0.4
 #: Noise samples of a trial step, shared by both ends; more where a control variate serves.
 TRIAL_NOISES = 12
 #: Passes of a certificate at most: of all samples of a block, and of the few that need them.
-CERTIFICATE_PASSES, MOST_PASSES = 8, 16
+CERTIFICATE_PASSES, MOST_PASSES = 7, 14
 #: Noise samples that tell whether a feature is linear over its noise.
 LINEAR_NOISES = 8
 #: The constraint is far off beyond this factor, judged by so many noise samples at first; attempts to get there.
-FAR, FAR_NOISES, ATTEMPTS = 2.0, 8, 16
+FAR, FAR_NOISES, ATTEMPTS = 2.0, 4, 16
 #: A constraint that is off by at most this is met analytically at the end; else its noise is drawn again.
 NEARLY_MET, ADJUSTMENTS = 0.1, 3
-#: A constraint that is off by more than this beyond twice its standard error is met and measured once more.
-KNOWN_OFF = 0.01
+#: A constraint that is off by more than this beyond twice its standard error is met before it is measured for good;
+#: where that shows it to be off by more than the second still, it is met and measured once more.
+KNOWN_OFF, STILL_OFF = 0.01, 0.03
 #: Noise samples that tell how the deviation grows when the noise is twice as large, if a few do not tell it so well.
 FEW_NOISES, GROWTH_NOISES, GROWTH_STDERR = 8, 32, 0.1
-#: Sizes and number of the noise samples that tell rounding; by this factor a smooth layer may exceed its linearisation.
-SMALL, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 24, 2.0
+#: Sizes of the noise that tells rounding, noise samples of each, and in all where those few exceed the linearisation by
+#: more than a smooth layer may.
+SMALL, FEW_SMALL_NOISES, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 4, 24, 2.0
 #: Budgets that are tried where rounding makes more than half of the deviation, in units of the one given.
 GROWN_BUDGETS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 #: A block with fewer units than this, over all its samples, is served by up to eight times as many noise samples: they
@@ -361,10 +363,11 @@ class Problem:
         """The closed form with its certificate, or None where fresh noise contradicts it."""
         # Of a linear layer with few outputs, the control variate leaves no noise in the ratio.
         certified, *_ = self.certify(scales, control_of(self.feature, self.sigma(scales)), [])
-        ratio, stderr = certified.certificate.ratio, certified.certificate.ratio_stderr
-        saturated = certified.certificate.saturated
-        excess = torch.where(saturated, (ratio - 1).clamp(min=0), (ratio - 1).abs())
-        if bool((excess > 4 * stderr + LINEAR_TOLERANCE).any()):
+        ratio, saturated = certified.certificate.ratio, certified.certificate.saturated
+        moved = (certified.scales / scales).log().nan_to_num(0.0).abs().amax(1)
+        off = torch.where(saturated, (ratio - 1).clamp(min=0), moved)
+        error = torch.where(saturated, certified.certificate.ratio_stderr, certified.error)
+        if bool((off > 4 * error + LINEAR_TOLERANCE).any()):
             return None
         exact = dataclasses.replace(certified.certificate, gap=torch.zeros_like(ratio))
         certified = _Certified(scales, exact, torch.zeros_like(ratio), torch.zeros_like(ratio))
@@ -518,23 +521,21 @@ class Problem:
         passes, adjusted = passes or [self.measured(scales, control)], 0
         while True:
             found, free = join(passes), self.free(scales)
-            ratio, stderr = mean_and_stderr(found.deviations / self.target)
-            off = (ratio - 1).abs()[free.any(1)] - 2 * stderr[free.any(1)]
-            if bool((off > NEARLY_MET).any()) and adjusted < ADJUSTMENTS:
+            if bool((self.known_off(scales, found.deviations) > NEARLY_MET).any()) and adjusted < ADJUSTMENTS:
                 scales = rescaled(scales, found.deviations, self.target, found.exponent(free))
                 passes, adjusted = [], adjusted + 1
             elif len(passes) >= most or self.known(found, free):
                 break
             passes.append(self.measured(scales, control))
         found, free = join(passes), self.free(scales)
+        # All scales of a sample change by a few per cent, which leaves the relative gradient as it is.
+        near, deviations = self.met(scales, found, free)
         noises = self.effort * TRIAL_NOISES if control is None else 2 * self.effort * CONTROLLED_NOISES
-        trial, deviations = take_trial(
-            self.feature, found, free, self.shape, partial(self.moved, scales), noises, control
-        )
+        trial, fresh = take_trial(self.feature, found, free, self.shape, partial(self.moved, near), noises, control)
         # With a control variate, one pass tells more of the deviation than the trial's noise.
-        deviations = torch.cat([found.deviations, deviations]) if control is None else found.deviations
-        deviations = refine(self.feature, self.sigma(scales), deviations, self.effort, control=control)
-        scales, deviations = self.met(scales, deviations, found.exponent(free), control)
+        if control is None or not len(deviations):
+            deviations = torch.cat([deviations, fresh])
+        scales, deviations = self.still_met(near, deviations, found.exponent(free), control)
         certificate = judge(Measured(found.parts, deviations), self.target, free, trial, self.growth(scales))
         exponent = certificate.exponent
         bound = free.any(1)
@@ -552,16 +553,23 @@ class Problem:
         """Noise scales (S, n) after a change (S, n) of the logarithm of all units below the cap."""
         return self.sigma(scales * (self.tie.sum(change) / self.tie.size).exp())
 
-    def met(
+    def known_off(self, scales: Tensor, deviations: Tensor) -> Tensor:
+        """By how much the constraint is off beyond twice its standard error, (S,); negative where no unit is free."""
+        ratio, stderr = mean_and_stderr(deviations / self.target)
+        return torch.where(self.free(scales).any(1), (ratio - 1).abs() - 2 * stderr, -1.0)
+
+    def met(self, scales: Tensor, found: Measured, free: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales of which the constraint is not known to be off, and what is measured of their deviations."""
+        if not bool((self.known_off(scales, found.deviations) > KNOWN_OFF).any()):
+            return scales, found.deviations
+        return rescaled(scales, found.deviations, self.target, found.exponent(free)), found.deviations[:0]
+
+    def still_met(
         self, scales: Tensor, deviations: Tensor, exponent: Tensor, control: Control | None
     ) -> tuple[Tensor, Tensor]:
-        """Scales of which the constraint is not known to be off, and their deviations.
-
-        All scales of a sample change by a few per cent, which leaves the relative gradient as it is.
-        """
-        ratio, stderr = mean_and_stderr(deviations / self.target)
-        off = ((ratio - 1).abs() - 2 * stderr > KNOWN_OFF) & self.free(scales).any(1)
-        if not bool(off.any()):
+        """Add noise until the deviations are known well; meet the constraint once more where it is off even so."""
+        deviations = refine(self.feature, self.sigma(scales), deviations, self.effort, control=control)
+        if not bool((self.known_off(scales, deviations) > STILL_OFF).any()):
             return scales, deviations
         scales = rescaled(scales, deviations, self.target, exponent)
         sigma = self.sigma(scales)
@@ -606,9 +614,9 @@ class Problem:
 
     def small(self, sigma: Tensor, size: float, smooth: Tensor) -> Tensor:
         """Deviation under small noise, (S,), from more noise samples where the first few do not look smooth."""
-        deviations = self.feature.deviations(size * sigma, self.effort * FEW_NOISES)
+        deviations = self.feature.deviations(size * sigma, self.effort * FEW_SMALL_NOISES)
         if bool((deviations.mean(0) > MOST_SMOOTH * size**2 * smooth).any()):
-            more = self.effort * (SMALL_NOISES - FEW_NOISES)
+            more = self.effort * (SMALL_NOISES - FEW_SMALL_NOISES)
             deviations = torch.cat([deviations, self.feature.deviations(size * sigma, more)])
         return deviations.mean(0)
 
