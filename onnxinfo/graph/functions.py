@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 
 from ..errors import ModelError
@@ -53,6 +55,48 @@ def check_functions(model: onnx.ModelProto) -> None:
         return sizes[key]
 
     size(list(protos.nested(model.graph.node)))
+
+
+def supply_defaults(model: onnx.ModelProto) -> None:
+    """Give every call of a function the defaults of the attributes that it leaves out.
+
+    ONNX's inliner does not know defaults: an attribute that a call leaves out would vanish from the function's body, and
+    the operators there would fall back on their own defaults.
+
+    Parameters
+    ----------
+    model
+        Changed in place.
+
+    Raises
+    ------
+    ModelError
+        A call leaves out an attribute that its function has no default for and hands on to a function that has one.
+    """
+    functions = {function_key(function): function for function in model.functions}
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in protos.nested(nodes):
+            function = functions.get(function_key(node))
+            if function is not None:
+                given = {attribute.name for attribute in node.attribute}
+                node.attribute.extend(a for a in function.attribute_proto if a.name not in given)
+                _refuse_lost_defaults(function, given, functions)
+
+
+def _refuse_lost_defaults(
+    function: onnx.FunctionProto, given: set[str], functions: Mapping[Key, onnx.FunctionProto]
+) -> None:
+    """Refuse a call whose missing attribute means another function's default."""
+    missing = set(function.attribute) - given
+    for node in protos.nested(function.node):
+        callee = functions.get(function_key(node))
+        defaults = {attribute.name for attribute in callee.attribute_proto} if callee is not None else set()
+        lost = [a.ref_attr_name for a in node.attribute if a.ref_attr_name in missing and a.name in defaults]
+        if lost:
+            raise ModelError(
+                f"a call of function {quoted(function.name)} leaves out attribute {quoted(lost[0])}, which "
+                f"{quoted(node.op_type)} has a default for; give it in the call"
+            )
 
 
 # Calls deeper than this are refused as recursive would be: tools recurse on them.

@@ -8,6 +8,7 @@ import onnx
 import onnx.inliner
 
 from ..errors import ModelError
+from ..graph.functions import supply_defaults
 from ..graph.inference import infer_shapes
 from ..text import printable
 from .folding import fold
@@ -35,6 +36,7 @@ def normalize(proto: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -
         A function cannot be inlined.
     """
     if proto.functions:
+        supply_defaults(proto)
         proto = infer_shapes(_inlined(proto))
     return infer_shapes(proto) if fold(proto, weights) else proto
 
