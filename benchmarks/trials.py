@@ -1,6 +1,7 @@
 """Whether anything is gained after the solver has ended: by further steps, or by more noise samples in every pass.
 
-    python benchmarks/trials.py resnet20.onnx --inputs images.npz:x_test --preset imagenet --layers relu_18 logits --samples 8
+    python benchmarks/trials.py resnet20.onnx --inputs images.npz:x_test --preset imagenet --layers relu_18 \\
+        --samples 8
 
 Steps: the Newton step that fresh noise asks for, through the solver's own filter, in three sizes; what it gains at the
 met constraint on noise that is fresh again and shared by both ends. Passes: the same cells with two and four times the

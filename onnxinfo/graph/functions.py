@@ -60,8 +60,8 @@ def check_functions(model: onnx.ModelProto) -> None:
 def supply_defaults(model: onnx.ModelProto) -> None:
     """Give every call of a function the defaults of the attributes that it leaves out.
 
-    ONNX's inliner does not know defaults: an attribute that a call leaves out would vanish from the function's body, and
-    the operators there would fall back on their own defaults.
+    ONNX's inliner does not know defaults: an attribute that a call leaves out would vanish from the function's body,
+    and the operators there would fall back on their own defaults.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ _ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], dict[str, float | None]]] =
 
 @operator()
 def LSTM(X, W, R, B=None, sequence_lens=None, initial_h=None, initial_c=None, P=None, *, input_forget=0, **attributes):
-    layer = _Layer(X, W, R, B, sequence_lens, [initial_h, initial_c], **attributes)
+    layer = _Layer(4, X, W, R, B, sequence_lens, [initial_h, initial_c], **attributes)
     if layer.plain and P is None and not input_forget and layer.takes(["Sigmoid", "Tanh", "Tanh"]):
         return layer.fused(torch.lstm, order=[0, 2, 3, 1])
     return _long_short_term(layer, P, input_forget)
@@ -49,7 +49,7 @@ def quantized_lstm(
 ) -> tuple[Tensor, ...]:
     """LSTM whose input and recurrent products take operands that ``rounded`` has quantised."""
     B, sequence_lens, initial_h, initial_c, P = (*optional, *[None] * 5)[:5]
-    layer = _Layer(rounded(X), W, R, B, sequence_lens, [initial_h, initial_c], **attributes)
+    layer = _Layer(4, rounded(X), W, R, B, sequence_lens, [initial_h, initial_c], **attributes)
     return _long_short_term(layer, P, input_forget, rounded)
 
 
@@ -77,7 +77,7 @@ def _long_short_term(
 
 @operator()
 def GRU(X, W, R, B=None, sequence_lens=None, initial_h=None, *, linear_before_reset=0, **attributes):
-    layer = _Layer(X, W, R, B, sequence_lens, [initial_h], **attributes)
+    layer = _Layer(3, X, W, R, B, sequence_lens, [initial_h], **attributes)
     if layer.plain and linear_before_reset and layer.takes(["Sigmoid", "Tanh"]):
         return layer.fused(torch.gru, order=[1, 0, 2])
     functions = layer.activations(["Sigmoid", "Tanh"])
@@ -106,7 +106,7 @@ def GRU(X, W, R, B=None, sequence_lens=None, initial_h=None, *, linear_before_re
 
 @operator()
 def RNN(X, W, R, B=None, sequence_lens=None, initial_h=None, **attributes):
-    layer = _Layer(X, W, R, B, sequence_lens, [initial_h], **attributes)
+    layer = _Layer(1, X, W, R, B, sequence_lens, [initial_h], **attributes)
     if layer.plain and layer.takes(["Tanh"]):
         return layer.fused(torch.rnn_tanh, order=[0])
     functions = layer.activations(["Tanh"])
@@ -123,14 +123,22 @@ class _Layer:
 
     Parameters
     ----------
+    gates
+        How many G the layer has.
     X, W, R, B, sequence_lens
         As ONNX defines them: (T, B, I) or with ``layout=1`` (B, T, I); (D, G H, I); (D, G H, H); (D, 2 G H); (B,).
     initial
         Initial states or None: (D, B, H), with ``layout=1`` (B, D, H).
+
+    Raises
+    ------
+    ValueError
+        Operands do not fit: torch's fused kernels would read and write out of bounds.
     """
 
     def __init__(
         self,
+        gates: int,
         X: Tensor,
         W: Tensor,
         R: Tensor,
@@ -160,7 +168,23 @@ class _Layer:
         self.names = activations
         self.alpha = activation_alpha or []
         self.beta = activation_beta or []
+        self._check_shapes(gates)
         self.plain = clip is None and sequence_lens is None and not _transformed(X, W, R, self.B, *self.initial)
+
+    def _check_shapes(self, gates: int) -> None:
+        directions, hidden, batch = len(self.reversed), self.R.shape[-1], self.X.shape[1]
+        inputs = self.X.shape[-1]
+        expected = {
+            "W": (self.W, (directions, gates * hidden, inputs)),
+            "R": (self.R, (directions, gates * hidden, hidden)),
+            "B": (self.B, (directions, 2 * gates * hidden)),
+            **{f"initial state {i}": (s, (directions, batch, hidden)) for i, s in enumerate(self.initial)},
+        }
+        if self.lengths is not None:
+            expected["sequence_lens"] = (self.lengths, (batch,))
+        for name, (operand, shape) in expected.items():
+            if operand.shape != shape:
+                raise ValueError(f"{name} of a recurrent layer is {tuple(operand.shape)}, expected {shape}")
 
     def takes(self, functions: list[str]) -> bool:
         """Whether every direction has the given functions."""
