@@ -87,7 +87,10 @@ def main() -> None:
 
     settings: dict[str, Any] = {"debug": bool(os.environ.get("ONNXINFO_DEBUG"))}
     try:
-        sys.exit(cli(prog_name="onnxinfo", standalone_mode=False, obj=settings))
+        result = cli(prog_name="onnxinfo", standalone_mode=False, obj=settings)
+        # What is buffered may not fit where it goes.
+        sys.stdout.flush()
+        sys.exit(result)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -100,5 +103,17 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
+    except OSError as error:
+        if settings["debug"]:
+            raise
+        _drop_output()
+        where = f": {error.filename}" if error.filename else ""
+        click.echo(f"onnxinfo: error: {error.strerror or error}{where}", err=True)
+        sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Let nothing more be written to standard output, which cannot take it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

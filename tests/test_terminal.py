@@ -177,3 +177,14 @@ COMP_CWORD=1; COMPREPLY=(); _onnxinfo_completion onnxinfo; echo "${COMPREPLY[@]}
     )
     # The hostile name is left out: it could not be typed anyway.
     assert (done.stderr, done.stdout.splitlines()) == ("", ["first", "/layer2/é/Relu_output_0", "[]", "query"])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [["--help"], ["runs", "a.h5"], ["query", "a.h5"], ["check", "--help"]])
+def test_a_full_standard_output_is_one_line(archive, arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*ONNXINFO, *arguments], cwd=archive.parent, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert done.returncode == 1
+    assert done.stderr == "onnxinfo: error: No space left on device\n"
