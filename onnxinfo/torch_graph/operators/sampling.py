@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import Tensor
 from torch.nn import functional
 
 from .table import Ints, operator
@@ -11,7 +14,19 @@ _MODES = {"linear": "bilinear", "bilinear": "bilinear", "cubic": "bicubic", "bic
 
 @operator()
 def GridSample(X, grid, *, align_corners=0, mode="linear", padding_mode="zeros"):
+    if mode == "nearest" and padding_mode == "reflection" and not align_corners:
+        grid = _on_pixels(grid, X.shape[2:])
     return functional.grid_sample(X, grid, _MODES[mode], padding_mode, bool(align_corners))
+
+
+def _on_pixels(grid: Tensor, shape: Sequence[int]) -> Tensor:
+    """Round positions to pixels before they are reflected, as ONNX does.
+
+    torch rounds afterwards. About an image's edge, half a pixel out, that differs for positions between two pixels.
+    """
+    size = grid.new_tensor(list(shape)[::-1])
+    pixels = (((grid + 1) * size - 1) / 2).round()
+    return (2 * pixels + 1) / size - 1
 
 
 @operator()
