@@ -1,8 +1,8 @@
 """Digests of the numbers of small analyses: a change of structure keeps them, on one machine and one set of packages.
 
-    python benchmarks/digests.py > before.txt
-    ... the change ...
-    python benchmarks/digests.py | diff before.txt -
+python benchmarks/digests.py > before.txt
+... the change ...
+python benchmarks/digests.py | diff before.txt -
 """
 
 from __future__ import annotations
