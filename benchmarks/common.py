@@ -12,7 +12,7 @@ import torch
 
 import onnxinfo
 from onnxinfo.analysis.job import Job, prepare
-from onnxinfo.analysis.settings import Settings
+from onnxinfo.config import SidConfig
 from onnxinfo.graph.layers import perturbed_tensor
 from onnxinfo.metrics.budget import device_of, fit
 from onnxinfo.metrics.feeds import Feeds, open_samples_of
@@ -44,7 +44,7 @@ def prepared(
     loaded = to_float32(model)
     chosen = onnxinfo.select_layers(onnxinfo.list_layers(loaded), layers)
     feeds = Feeds(loaded, open_samples_of(loaded, inputs, preset=preset, limit=samples), perturbed_tensor(loaded))
-    job = prepare(feeds, chosen, Settings(), device_of(device))
+    job = prepare(feeds, chosen, SidConfig(), device_of(device))
     job.chunk = fit(job.network, *job.inputs([0]), memory=None)
     return job
 

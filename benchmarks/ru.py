@@ -22,9 +22,9 @@ import torch
 from common import machine, prepared
 from torch import Tensor
 
-from onnxinfo.analysis.decoders import CENTERS, Decoders
+from onnxinfo.analysis.decoders import Decoders, decoder_settings
+from onnxinfo.config import DecoderConfig
 from onnxinfo.metrics import ru
-from onnxinfo.metrics.decoder_training import DecoderSettings
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.noise import generator
 from onnxinfo.metrics.reconstruction import Reconstruction
@@ -69,13 +69,14 @@ def main() -> None:
     model, images = str(path("digits-cnn.onnx")), f"{path('digits.npz')}:images"
     with tempfile.TemporaryDirectory() as folder:
         job = prepared(model, images, arguments.layers, samples=200, device="cpu")
-        decoders = Decoders(Path(folder), job.feeds, DecoderSettings(width=16, steps=200)).of(job)
+        trained = decoder_settings(DecoderConfig(width=16, steps=200), seed=0)
+        decoders = Decoders(Path(folder), job.feeds, trained).of(job)
     x, rows = job.inputs(range(arguments.samples))
     starts = linearise(job.network, x, job.unit, rows, generator(job.device, "starts"))
     print(f"{machine('cpu')}; {arguments.samples} samples, {len(starts)} layers\n")
     print("| center | ascent | mean shortfall | largest | mean gap | converged | covered | seconds |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for center in CENTERS:
+    for center in ("input", "reconstruction"):
 
         def recovered(layer: int, key: int, center: str = center) -> Reconstruction:
             return Reconstruction(job.feature(layer, x, rows, key), decoders[layer].decoder, center)

@@ -58,6 +58,39 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return add_options(command)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command on the line, with options that have another name now by that name."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and rest:
+            from .settings import renamed
+
+            rest = [*renamed(command, rest)]
+        return name, command, rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; where it has an argument too many, say how an option takes several values."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            hint = _repetition(error)
+            if not hint:
+                raise
+            raise click.UsageError(error.message + hint, error.ctx) from error
+
+
+def _repetition(error: click.UsageError) -> str:
+    """Explain ``--layers a b``, whose second value is no argument of the command; empty for other errors."""
+    if error.ctx is None or not error.message.startswith("Got unexpected extra argument"):
+        return ""
+    for option in error.ctx.command.params:
+        given = error.ctx.params.get(option.name or "") or ()
+        if isinstance(option, click.Option) and option.multiple and option.opts and given:
+            flag = option.opts[0]
+            return f"; to give several values, repeat the option: {flag} {given[-1]} {flag} ..."
+    return ""
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="onnxinfo")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import force, labels, objects, preprocessing, recovery, selection, where
+from .options import force
 from .progress import live
+from .settings import config_file, settings
 from .tables import print_run
 from .verbosity import quiet
 
@@ -22,31 +23,12 @@ if TYPE_CHECKING:
     "--inputs", required=True, metavar="SPEC", help="Folder or glob of images, FILE.npz:key, .npy, FILE.h5:/set."
 )
 @click.option("-o", "--output", required=True, type=click.Path(), help="The archive; a run is added if it exists.")
-@selection
-@click.option("--metric", "metrics", multiple=True, default=["sid"], show_default=True, help="Metric; repeatable.")
-@click.option("--run", metavar="NAME", help="Name of the run; default: the model's.")
-@click.option("--perturb", metavar="TENSOR", help="Perturbed tensor; default: the float input, or the embedding.")
-@click.option(
-    "--unit-mask", metavar="NAME|SPEC", help="Units that count: an input, FILE.npz:key, none; default: attention mask."
-)
-@click.option("--keep-precision", is_flag=True, help="Compute float16 and bfloat16 as they are, not in float32.")
-@labels
-@preprocessing
-@objects
-@recovery
-@where
-@click.option("--alpha", type=float, default=1.5e-4, show_default=True, help="Strength of the constraint.")
-@click.option("--normalizer", type=click.Choice(["dataset", "image"]), default="dataset", show_default=True)
-@click.option("--tie", default="unit", show_default=True, metavar="unit|pixel|grid:N", help="Units sharing one sigma.")
-@click.option("--cap", type=float, default=1.0, show_default=True, help="Greatest sigma, in standard deviations.")
-@click.option("--solver", type=click.Choice(["auto", "reference"]), default="auto", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all noise.")
-@click.option("--compression", type=click.Choice(["rounded", "lossless", "float16", "none"]), default="rounded")
-@click.option("--overwrite", is_flag=True, help="Replace a finished run of the same name.")
+@config_file
+@settings()
 def analyze(model: str, inputs: str, output: str, **options: Any) -> None:
     """Measure how much of the input each layer of MODEL discards.
 
-    The same command goes on where an interrupted one stopped.
+    If an analysis is interrupted, finished cells are kept; rerun the same command to resume.
 
     \b
     Example:

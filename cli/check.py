@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import labels, preprocessing
+from .settings import config_file, setting, settings
 from .tables import echo, print_rows
 
 if TYPE_CHECKING:
@@ -20,12 +20,10 @@ _SHOWN = 10
 
 @click.command(no_args_is_help=True)
 @click.argument("model")
-@click.option("--inputs", metavar="SPEC", help="Samples, as for 'analyze'; default: made up in sizes that fit.")
-@click.option("--perturb", metavar="TENSOR", help="The perturbed tensor; default: the float input, or the embedding.")
-@labels
-@preprocessing
-@click.option("--keep-precision", is_flag=True, help="Compute float16 and bfloat16 as they are, not in float32.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of made up inputs.")
+@click.option("--inputs", metavar="SPEC", help="Samples, as for 'analyze'; default: generated in sizes that fit.")
+@config_file
+@settings("input", leave_out=["unit_mask", "foreground", "crop_to_box"])
+@setting("seed")
 @click.option("--format", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def check(model: str, inputs: str | None, format: str, **options: Any) -> None:
     """Compare every tensor of MODEL, an ONNX file (or - for standard input), with ONNX Runtime.

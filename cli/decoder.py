@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from .options import preprocessing, selection
 from .progress import live
+from .settings import config_file, setting, settings
 from .tables import FORMATS, echo, print_rows
 
 COLUMNS = ("layer", "width", "error", "steps", "file", "model")
@@ -22,16 +22,17 @@ def decoder() -> None:
 @click.argument("model", type=click.Path())
 @click.option("--inputs", required=True, metavar="SPEC", help="Training samples; thousands at best.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder that keeps the decoders.")
-@selection
-@click.option("--perturb", metavar="TENSOR", help="Tensor to reconstruct; default: the float input, or the embedding.")
-@preprocessing
-@click.option("--width", type=click.IntRange(1), default=32, show_default=True, help="Channels of every block.")
-@click.option("--steps", type=click.IntRange(1), default=400, show_default=True, help="Optimisation steps at most.")
-@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Samples of a step.")
-@click.option("--learning-rate", type=float, default=3e-3, show_default=True, help="The greatest.")
-@click.option("--flips", is_flag=True, help="Show images mirrored as well.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of split, weights and order.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@config_file
+@setting("layers")
+@setting("exclude")
+@settings("input", leave_out=["labels", "unit_mask", "foreground", "crop_to_box"])
+@setting("decoder_width", "width")
+@setting("decoder_steps", "steps")
+@setting("decoder_batch", "batch")
+@setting("decoder_learning_rate", "learning_rate")
+@setting("decoder_flips", "flips")
+@setting("seed")
+@setting("device")
 def train(model: str, inputs: str, output: str, **options: Any) -> None:
     """Train a decoder for every chosen layer of MODEL; those that are there already are kept.
 

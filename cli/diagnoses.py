@@ -7,17 +7,15 @@ from typing import Any
 import click
 
 from .models import load_for
-from .options import force, labels, objects, preprocessing, recovery, selection
+from .options import force, selection
 from .progress import live
+from .settings import config_file, settings
 from .tables import FORMATS, print_rows
 from .verbosity import remark
 
 COLUMNS = ("layer", "metric", "rescaled", "before", "after", "difference", "ratio", "samples", "unproven")
-_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-_seed = click.option("--seed", type=int, default=0, show_default=True, help="Of all noise.")
 _inputs = click.option("--inputs", required=True, metavar="SPEC", help="Samples, as for 'onnxinfo analyze'.")
 _archive = click.option("-o", "--output", required=True, type=click.Path(), help="The archive.")
-_overwrite = click.option("--overwrite", is_flag=True, help="Replace finished runs of the same names.")
 _model_out = click.option("-o", "--output", required=True, metavar="OUT.onnx", help="The model written.")
 
 
@@ -58,18 +56,8 @@ def rescale(
 @_archive
 @click.option("--factor", type=float, default=4.0, show_default=True, help="Divides a layer, multiplies the next.")
 @click.option("--pairs", multiple=True, metavar="P", help="Tensors between the layers rescaled; default: all.")
-@selection
-@click.option(
-    "--metric", "metrics", multiple=True, default=["sid", "gradient", "gradcam"], show_default=True,
-    help="Metric or baseline; repeatable.",
-)  # fmt: skip
-@labels
-@preprocessing
-@objects
-@recovery
-@_device
-@_seed
-@_overwrite
+@config_file
+@settings(leave_out=["run"], metrics=("sid", "gradient", "gradcam"))
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
 def coherency(model: str, inputs: str, output: str, format: str, **options: Any) -> None:
     """Tabulate how metrics and baselines of each layer change when MODEL's layers are rescaled.
@@ -119,11 +107,8 @@ def prune(model: str, output: str, keep: float, scope: str, force: bool) -> None
 @click.argument("model", type=click.Path())
 @_inputs
 @_archive
-@click.option("--run", metavar="NAME", help="Name of the run; default: the model's.")
-@labels
-@preprocessing
-@_device
-@_overwrite
+@config_file
+@settings("input", "sid", "ru", "ru.decoder", "execution", "output")
 def robustness(model: str, inputs: str, output: str, **options: Any) -> None:
     """Measure how far the samples are from MODEL's most probable wrong classes.
 
@@ -136,8 +121,6 @@ def robustness(model: str, inputs: str, output: str, **options: Any) -> None:
     """
     from onnxinfo import robustness as measure
 
-    if options["labels"] is None:
-        raise click.UsageError("robustness needs to know the right classes; give --labels")
     with live(output) as report:
         found = measure(model, inputs, output, progress=report, **options)
     click.echo(f"robustness {found.value:.5f} +- {found.stderr:.5f} standard deviations (mean L2 norm)")

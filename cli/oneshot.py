@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from .analyze import show
-from .options import force, labels, preprocessing, selection, where
+from .options import force
 from .progress import live
+from .settings import config_file, settings
 from .verbosity import quiet
 
 
@@ -19,11 +20,8 @@ from .verbosity import quiet
     "--inputs", required=True, metavar="SPEC", help="Folder or glob of images, FILE.npz:key, .npy, FILE.h5:/set."
 )
 @click.option("-o", "--output", required=True, type=click.Path(), metavar="OUTDIR", help="Folder for the results.")
-@selection
-@labels
-@preprocessing
-@where
-@click.option("--overwrite", is_flag=True, help="Replace a finished run of the same name.")
+@config_file
+@settings()
 @force
 def oneshot(model: str, inputs: str, output: str, **options: Any) -> None:
     """Analyze MODEL, draw its plots and write its report, in one go.

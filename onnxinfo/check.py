@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Unpack
 
 import numpy.typing as npt
 
+from .config import Config, InputConfig, InputOptions, SidConfig, configure
 from .errors import ConversionError, InputError, ModelError, OnnxinfoError, UsageError, VerificationError
 from .graph.dataflow import Dataflow
 from .graph.layers import list_layers, perturbed_tensor
@@ -114,10 +115,9 @@ def check_model(
     model: ModelSource,
     inputs: Any = None,
     *,
-    perturb: str | None = None,
-    keep_precision: bool = False,
-    seed: int = 0,
-    **options: Any,
+    input: InputConfig = InputConfig(),
+    seed: int = SidConfig.seed,
+    **flat: Unpack[InputOptions],
 ) -> Check:
     """Describe a model and compare every tensor of its torch graph with ONNX Runtime.
 
@@ -126,16 +126,14 @@ def check_model(
     model
         Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
     inputs
-        Samples as for :func:`onnxinfo.analyze`, of which the first two are compared; default: made up, see
+        Samples as for :func:`onnxinfo.analyze`, of which the first two are compared; default: generated, see
         :func:`.inputs.generated.generate`, in sizes that ONNX Runtime accepts.
-    perturb
-        The perturbed tensor, for the layers that a gradient reaches; default: as :func:`onnxinfo.perturbed_tensor`.
-    keep_precision
-        Compute float16 and bfloat16 as they are instead of in float32.
+    input
+        How the samples are read, and which tensor noise would be added to; see :mod:`onnxinfo.config`.
     seed
-        Of made up inputs.
-    **options
-        For :func:`onnxinfo.open_samples`.
+        Seed of randomly generated inputs.
+    **flat
+        Single fields of `input`, such as ``preset``, instead of it or on top of it.
 
     Returns
     -------
@@ -149,18 +147,19 @@ def check_model(
     InputError
         The inputs do not fit the model, or none can be made up.
     UsageError
-        ``perturb`` is no float tensor of the graph.
+        An option is unknown, or ``perturb`` is no float tensor of the graph.
     """
+    chosen = configure(Config(input=input), flat, "input").input
     original = load(model)
-    loaded = without_optional_inputs(original if keep_precision else to_float32(original))
-    if perturb is not None:
-        perturbed_tensor(loaded, perturb)
-    feeds = _generated(loaded, seed) if inputs is None else _given(loaded, inputs, options)
+    loaded = without_optional_inputs(original if chosen.keep_precision else to_float32(original))
+    if chosen.perturb is not None:
+        perturbed_tensor(loaded, chosen.perturb)
+    feeds = _generated(loaded, seed) if inputs is None else _given(loaded, inputs, chosen)
     conversions = conversion_report(loaded)
     uses = Counter((c.operator, c.version, c.server, c.reason) for c in conversions)
     tensors = _compared(loaded)
     largest, error = _verified(loaded, feeds, tensors)
-    source, reached, unreached = _reach(loaded, perturb)
+    source, reached, unreached = _reach(loaded, chosen.perturb)
     proto = original.proto
     return Check(
         name=original.name,
@@ -181,9 +180,9 @@ def check_model(
     )
 
 
-def _given(model: Model, inputs: Any, options: dict[str, Any]) -> Feeds:
+def _given(model: Model, inputs: Any, config: InputConfig) -> Feeds:
     declared = graph_inputs(model)
-    samples = open_samples_of(model, inputs, **options)
+    samples = open_samples_of(model, inputs, limit=config.limit, **config.reading())
     some = list(range(min(SAMPLES, len(samples))))
     batch = next((i.batch for i in declared if i.batch is not None), len(some))
     given = samples.feeds((some * batch)[:batch])

@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from .analysis.run import analyze
+from .analysis.run import run_analysis
 from .analysis.settings import Progress, Result
 from .archive.claim import claim_archive
+from .config import Config, Options, configure
 from .kinds import HTML
 from .outputs import claim, claim_folder, make_folder
 from .views.figure import claim_figure
@@ -45,12 +46,12 @@ def oneshot(
     *,
     progress: Callable[[Progress], None] | None = None,
     force: bool = False,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Oneshot:
     """Analyze a model, draw its curve and maps, and write its report.
 
     For the model ``NAME.onnx`` the folder gets ``NAME.h5``, ``NAME-curve.png``, ``NAME-maps.png`` and ``NAME.html``, so
-    one folder can hold many models. Cut short, the same call goes on where it stopped.
+    one folder can hold many models. If it is interrupted, the same call resumes it.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def oneshot(
     force
         Replace files that have the names of plots or report, whatever they hold; never an input.
     **options
-        Of :func:`onnxinfo.analyze`, such as ``preset`` or ``limit``.
+        All settings of :func:`onnxinfo.analyze`: configuration objects, and flat names such as ``preset``.
 
     Returns
     -------
@@ -84,15 +85,16 @@ def oneshot(
     target = claim_folder(folder)
     name = Path(model).stem
     archive, curve, maps, page = (target / f"{name}{end}" for end in (".h5", "-curve.png", "-maps.png", ".html"))
-    read = [model, inputs, *options.values()]
+    config = configure(Config(), options)
+    read = [model, inputs, *config.sources()]
     if target.is_dir():
         claim_archive(archive, read)
         for figure in (curve, maps):
             claim_figure(figure, *read, force=force)
         claim(page, HTML, inputs=read, force=force)
     make_folder(target)
-    result = analyze(model, inputs, archive, progress=progress, **options)
-    metrics = options.get("metrics", ("sid",))
+    result = run_analysis(model, inputs, archive, config, progress)
+    metrics = config.selection.metrics
     plots = (
         plot_curve(archive, curve, run=result.run, metric=metrics, force=force),
         plot_maps(archive, maps, run=result.run, metric=metrics[0], force=force),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 def printable(text: object) -> str:
     r"""Return the text with everything that does not print (control characters, line ends, surrogates) escaped.
@@ -21,3 +24,12 @@ def quoted(text: object, most: int = 160) -> str:
     """Return a name as a message shows it: printable, in quotes, its middle left out where it is very long."""
     shown = printable(text)
     return f"'{shown}'" if len(shown) <= most else f"'{shown[: most // 2]}…{shown[-most // 2 :]}'"
+
+
+def no_such(kind: str, name: str, known: Sequence[str], where: str) -> str:
+    """Return the message for a name that is unknown: the near misses, else some of what there is."""
+    near = difflib.get_close_matches(name, known[:10_000], n=3, cutoff=0.5)
+    listed = ", ".join(f"'{each}'" for each in (near or [*known[:8]]))
+    more = ", ..." if not near and len(known) > 8 else ""
+    hint = f"did you mean {listed}?" if near else f"there is {listed or 'none'}{more}"
+    return printable(f"no {kind} '{name}' in {where}; {hint}")

@@ -84,7 +84,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
 
 
 def test_a_run_begun_with_less_memory_goes_on_as_it_began(tmp_path):
-    onnxinfo.analyze(MODEL, IMAGES, tmp_path / "whole.h5", limit=2, layers=["relu"], memory="1K")
+    onnxinfo.analyze(MODEL, IMAGES, tmp_path / "whole.h5", limit=2, layers=["relu"], memory_limit="1K")
     whole = read(tmp_path / "whole.h5")
 
     def interrupt(progress):
@@ -92,7 +92,7 @@ def test_a_run_begun_with_less_memory_goes_on_as_it_began(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        analyze(tmp_path, limit=2, layers=["relu"], memory="1K", progress=interrupt)
+        analyze(tmp_path, limit=2, layers=["relu"], memory_limit="1K", progress=interrupt)
     resumed = analyze(tmp_path, limit=2, layers=["relu"])
     assert resumed.finished.all()
     assert (resumed.maps == whole.maps).all()
@@ -187,7 +187,7 @@ def test_a_layer_that_ignores_the_input_is_at_the_cap(tmp_path):
         ({"alpha": float("nan")}, onnxinfo.UsageError),
         ({"cap": -1.0}, onnxinfo.UsageError),
         ({"tie": "grid:99"}, onnxinfo.UsageError),
-        ({"memory": "lots"}, onnxinfo.UsageError),
+        ({"memory_limit": "lots"}, onnxinfo.UsageError),
         ({"metrics": ["sidd"]}, onnxinfo.UsageError),
         ({"layers": ["relu_44"]}, onnxinfo.UsageError),
         ({"inputs": np.full((3, 1, 8, 8), np.nan, np.float32)}, onnxinfo.InputError),

@@ -28,7 +28,7 @@ OPTIONS = {"layers": ["relu_4"], "limit": 3, "memory": "1K"}
 CELLS = 3
 COMMAND = [
     *(sys.executable, "-m", "onnxinfo", "analyze", MODEL, "--inputs", IMAGES, "--limit", "3"),
-    *("--layers", "relu_4", "--memory", "1K"),
+    *("--layers", "relu_4", "--memory-limit", "1K"),
 ]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 

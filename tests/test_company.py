@@ -53,7 +53,7 @@ def test_samples_in_another_order(tmp_path, together):
 def test_little_memory(tmp_path, together):
     """Fewer inputs are evaluated at once, in smaller blocks of samples."""
     alone = {name: numbers[-1:] for name, numbers in together.items()}
-    demand_same(cells(tmp_path, "little", layers=LAYERS[-1:], memory="1M"), alone)
+    demand_same(cells(tmp_path, "little", layers=LAYERS[-1:], memory_limit="1M"), alone)
     with onnxinfo.open(tmp_path / "little.h5") as archive:
         (run,) = (archive[name] for name in archive)
         assert run.provenance["inputs_at_once"] < 32

@@ -111,10 +111,10 @@ def _children():
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"engine": "dask"}, "engine 'dask' is unknown: use local or ray"),
-        ({"workers": 0}, "workers 0 is not possible: give 1 or more"),
-        ({"threads": -1}, "threads -1 is not possible: give 1 or more"),
-        ({"address": "10.0.0.1:6379"}, "an address is that of a Ray cluster; add --engine ray"),
+        ({"engine": "dask"}, "engine 'dask' is not usable: give local or ray"),
+        ({"workers": 0}, "workers 0 is not usable: give an integer of at least 1"),
+        ({"threads": -1}, "threads -1 is not usable: give an integer of at least 1"),
+        ({"ray_address": "a:1"}, "ray_address is the address of a Ray cluster: add --engine ray (engine='ray')"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path, options, error):
@@ -165,7 +165,7 @@ def test_a_cluster_of_two_nodes_survives_the_loss_of_a_worker(tmp_path, alone, c
             killed.append(_busy())
             os.kill(killed[0], signal.SIGKILL)
 
-    analyze(tmp_path / "out.h5", engine="ray", address=cluster.address, progress=kill)
+    analyze(tmp_path / "out.h5", engine="ray", ray_address=cluster.address, progress=kill)
     assert killed
     assert_same(tmp_path / "out.h5", alone)
     with onnxinfo.open(tmp_path / "out.h5") as opened:
@@ -186,9 +186,9 @@ def _busy():
 def test_a_task_that_is_refused_ends_in_its_own_words(tmp_path, cluster, monkeypatch):
     monkeypatch.setattr("onnxinfo.__version__", "0.0.0")
     with pytest.raises(onnxinfo.UsageError, match=r"a worker has onnxinfo .*, not 0\.0\.0; install the same"):
-        analyze(tmp_path / "out.h5", engine="ray", address=cluster.address)
+        analyze(tmp_path / "out.h5", engine="ray", ray_address=cluster.address)
 
 
 def test_a_cluster_without_room_is_refused(tmp_path, cluster):
     with pytest.raises(onnxinfo.UsageError, match="64 cores wanted, it has 2 CPUs and 0 GPUs"):
-        analyze(tmp_path / "out.h5", engine="ray", address=cluster.address, threads=64)
+        analyze(tmp_path / "out.h5", engine="ray", ray_address=cluster.address, threads=64)

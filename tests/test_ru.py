@@ -267,7 +267,7 @@ def test_a_decoder_no_better_than_the_mean_is_marked(tmp_path):
 @pytest.fixture
 def kept(tmp_path):
     plan = Plan((4, 4, 4), (1, 8, 8), ("channel", "y", "x"), 4)
-    key = DecoderKey("ab" * 32, "relu", "x", "cd" * 32, DecoderSettings(width=4), plan)
+    key = DecoderKey("ab" * 32, "relu", "x", "cd" * 32, DecoderSettings(4, 400, 32, 3e-3, False, 0), plan)
     save_decoder(tmp_path, key, Trained(Decoder(plan), 0.5, 10))
     return tmp_path, key
 

@@ -131,7 +131,7 @@ def test_the_solver_is_not_below_the_paper_s_optimiser(tmp_path, digits):
 def test_same_seed_same_result_other_chunks_nearly_so(tmp_path, digits):
     first = digits_sid(digits, tmp_path, "first")
     again = digits_sid(digits, tmp_path, "again")
-    chunked = digits_sid(digits, tmp_path, "chunked", memory="2M")
+    chunked = digits_sid(digits, tmp_path, "chunked", memory_limit="2M")
     assert (first["value"] == again["value"]).all()
     assert (first["value"] != chunked["value"]).any()
     assert np.abs(first["value"].mean(1) - chunked["value"].mean(1)).max() < 0.02

@@ -19,9 +19,9 @@ from onnxinfo import InputError, UsageError, load
 from onnxinfo.analysis.job import Job, prepare
 from onnxinfo.analysis.measures import make_measures
 from onnxinfo.analysis.request import request
-from onnxinfo.analysis.settings import Settings
 from onnxinfo.archive.format import whole_maps
 from onnxinfo.cli import cli
+from onnxinfo.config import SidConfig
 from onnxinfo.graph.layers import list_layers
 from onnxinfo.inputs.sample_sets import SampleSet
 from onnxinfo.inputs.unit_mask import find_unit_mask, open_unit_mask
@@ -156,7 +156,7 @@ def test_workers_have_the_same_units(tmp_path: Path) -> None:
     loaded = load(text_model())
     feeds = Feeds(loaded, samples(text_model(), ids=IDS, attention_mask=MASK), "embedded")
     layers = [layer for layer in list_layers(loaded, "embedded") if layer.name == "y"]
-    job = prepare(feeds, layers, Settings(), torch.device("cpu"))
+    job = prepare(feeds, layers, SidConfig(), torch.device("cpu"))
     job.units = torch.from_numpy(EXPECTED)
     elsewhere = request(job, ["sid"], tmp_path, device="cpu", threads=1).worker()
     assert torch.equal(elsewhere.job.units, job.units)

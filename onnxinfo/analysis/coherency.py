@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from ..archive.claim import claim_archive
 from ..archive.means import pair_up, select_cells
 from ..archive.reading import Run
 from ..archive.reading import open as open_archive
+from ..config import Config, Options, SelectionConfig, configure
 from ..errors import UsageError
 from ..graph.model import ModelSource, load
 from ..graph.rescale import rescale, select_pairs
-from .run import analyze
-from .settings import Result
+from .run import run_analysis
+from .settings import Report, Result
 
 #: Names of the two runs in the archive.
 ORIGINAL, RESCALED = "original", "rescaled"
+#: Metrics that are computed unless others are named, and what layers are divided by.
+METRICS = ("sid", "gradient", "gradcam")
+FACTOR = 4.0
 
 
 @dataclass(frozen=True)
@@ -75,45 +79,49 @@ def coherency(
     inputs: Any,
     output: str | os.PathLike[str],
     *,
-    factor: float = 4.0,
+    factor: float = FACTOR,
     pairs: Sequence[str] = (),
-    metrics: Sequence[str] = ("sid", "gradient", "gradcam"),
-    **options: Any,
+    progress: Report | None = None,
+    **options: Unpack[Options],
 ) -> Coherency:
-    """Compute metrics and baselines of a model before and after the coherency revision.
+    """Compute metrics and baselines of a model before and after its layers are rescaled against each other.
 
     Parameters
     ----------
-    model, inputs, output, metrics
+    model, inputs, output
         As for :func:`onnxinfo.analyze`; the archive gets the runs ``original`` and ``rescaled``.
     factor
         See :func:`onnxinfo.rescale`.
     pairs
         Patterns for the tensors between the layers that are rescaled; default: all pairs.
+    progress
+        As for :func:`onnxinfo.analyze`.
     **options
-        Of :func:`onnxinfo.analyze`.
+        All settings of :func:`onnxinfo.analyze` but the run's name; metrics are by default ``sid``, ``gradient`` and
+        ``gradcam``.
 
     Raises
     ------
     UsageError
-        No layers can be rescaled, or a run is named; nothing is written.
+        An option is unknown, no layers can be rescaled, or a run is named; nothing is written.
     OnnxinfoError
         As :func:`onnxinfo.analyze`.
     """
-    if options.pop("run", None) is not None:
-        raise UsageError(f"the runs are called {ORIGINAL} and {RESCALED}; leave out the name")
-    claim_archive(output, [model, inputs, *options.values()])
+    config = configure(Config(selection=SelectionConfig(metrics=METRICS)), options)
+    if config.out.run is not None:
+        raise UsageError(f"the runs are called {ORIGINAL} and {RESCALED}: leave out the run's name")
+    claim_archive(output, [model, inputs, *config.sources()])
     loaded = load(model)
     changed = rescale(loaded, factor, pairs)
     divided = {name for pair in select_pairs(loaded, pairs) for name in pair.between}
-    before = analyze(loaded, inputs, output, metrics=metrics, run=ORIGINAL, **options)
-    after = analyze(changed.proto, inputs, output, metrics=metrics, run=RESCALED, **options)
+    before = run_analysis(loaded, inputs, output, configure(config, {"run": ORIGINAL}), progress)
+    after = run_analysis(changed.proto, inputs, output, configure(config, {"run": RESCALED}), progress)
     with open_archive(output) as archive:
         runs = archive[ORIGINAL], archive[RESCALED]
         changes = tuple(
             _change(runs, metric, i, layer.name in divided)
             for i, layer in enumerate(runs[0].layers)
-            for metric in metrics
+            for metric in config.selection.metrics
         )
     return Coherency(before, after, changes)
 

@@ -7,8 +7,21 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from ..config import (
+    Config,
+    DecoderConfig,
+    ExecutionConfig,
+    InputConfig,
+    RuConfig,
+    SelectionConfig,
+    SidConfig,
+    TrainingOptions,
+    configure,
+    entries,
+    recipe,
+)
 from ..errors import UsageError
 from ..graph.layers import list_layers, perturbed_tensor, select_layers
 from ..graph.model import ModelSource
@@ -20,13 +33,12 @@ from ..metrics.decoder_training import DecoderSettings, Material, Trained, train
 from ..metrics.feeds import Feeds, open_samples_of
 from ..metrics.network import Network
 from ..outputs import claim_folder
+from ..text import no_such
 from ..torch_graph.precision import to_float32
 from .job import Job, context_tensors, prepare, prepare_reached
-from .settings import Progress, Report, Settings
+from .settings import Progress, Report
 
 logger = logging.getLogger(__name__)
-
-CENTERS = ("input", "reconstruction")
 
 
 @dataclass(frozen=True)
@@ -73,10 +85,6 @@ class Decoders:
     settings: DecoderSettings
     center: str = "input"
     report: Report = field(default=lambda _: None, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.center not in CENTERS:
-            raise UsageError(f"center '{self.center}' is unknown: use {' or '.join(CENTERS)}")
 
     @property
     def recipe(self) -> Mapping[str, object]:
@@ -151,38 +159,34 @@ def train_decoder(
     *,
     layers: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    perturb: str | None = None,
-    limit: int | None = None,
-    preset: str | None = None,
-    scale: float | None = None,
-    mean: Sequence[float] | float | None = None,
-    std: Sequence[float] | float | None = None,
-    size: int | tuple[int, int] | None = None,
-    width: int = 32,
-    steps: int = 400,
-    batch: int = 32,
-    learning_rate: float = 3e-3,
-    flips: bool = False,
-    seed: int = 0,
-    device: str = "auto",
+    input: InputConfig = InputConfig(),
+    decoder: DecoderConfig = DecoderConfig(),
+    seed: int = SidConfig.seed,
+    device: str = ExecutionConfig.device,
     progress: Report | None = None,
+    **flat: Unpack[TrainingOptions],
 ) -> list[StoredDecoder]:
     """Train decoders that reconstruct a model's input from its layers, and keep them for the metric ``ru``.
 
     Parameters
     ----------
-    model, layers, exclude, perturb
+    model, layers, exclude
         As for :func:`onnxinfo.analyze`.
-    inputs, limit, preset, scale, mean, std, size
+    inputs
         Training samples, see :func:`onnxinfo.open_samples`; a share is held out for validation.
     folder
         Where decoders are kept. What is there already is not trained again.
-    width, steps, batch, learning_rate, flips, seed
-        See :class:`~onnxinfo.metrics.decoder_training.DecoderSettings`.
+    input, decoder
+        How samples are read, and how decoders are trained; see :mod:`onnxinfo.config`.
+    seed
+        Seed of split, initial weights and order of samples.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     progress
         Called with a :class:`~onnxinfo.Progress` as work is done; its value is the loss over the samples' variance.
+    **flat
+        Single settings, instead of an object or on top of one: ``limit``, ``preset`` and the other fields of `input`;
+        ``width``, ``steps``, ``batch``, ``learning_rate`` and ``flips`` of `decoder`.
 
     Returns
     -------
@@ -196,17 +200,35 @@ def train_decoder(
     ArchiveError
         The folder cannot be made or written.
     """
+    full = {each.name: each.setting.flat for each in entries("ru.decoder") if each.setting.recipe}
+    known = [*(each.name for each in entries("input")), *full]
+    if unknown := [name for name in flat if name not in known]:
+        raise UsageError(no_such("option", unknown[0], known, "the training of decoders"))
+    named = {full.get(name, name): value for name, value in flat.items()}
+    base = Config(
+        SelectionConfig(layers, exclude),
+        input,
+        SidConfig(seed=seed),
+        RuConfig(decoder=decoder),
+        ExecutionConfig(device=device),
+    )
+    config = configure(base, named, "input", "ru.decoder")
     claim_folder(folder)
-    settings = DecoderSettings(width, steps, batch, learning_rate, flips, seed)
     target = device_of(device)
-    loaded = without_optional_inputs(to_float32(model))
-    perturbed = perturbed_tensor(loaded, perturb)
+    loaded = without_optional_inputs(model if config.input.keep_precision else to_float32(model))
+    perturbed = perturbed_tensor(loaded, config.input.perturb)
     chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
-    samples = open_samples_of(loaded, inputs, limit=limit, preset=preset, scale=scale, mean=mean, std=std, size=size)
+    samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())
     feeds = Feeds(loaded, samples, perturbed)
-    job = (prepare if layers else prepare_reached)(feeds, chosen, Settings(seed=seed), target)
-    decoders = Decoders(Path(folder), job.feeds, settings, report=progress or (lambda _: None))
+    job = (prepare if layers else prepare_reached)(feeds, chosen, config.sid, target)
+    report = progress or (lambda _: None)
+    decoders = Decoders(Path(folder), job.feeds, decoder_settings(config.ru.decoder, seed), report=report)
     decoders.of(job)
     wanted = [key.stem for key in decoders.keys(job)]
     by_stem = {stored.path.stem: stored for stored in list_decoders(folder)}
     return [by_stem[stem] for stem in wanted]
+
+
+def decoder_settings(decoder: DecoderConfig, seed: int) -> DecoderSettings:
+    """Return how decoders are trained: what determines them, besides model, layer and samples."""
+    return DecoderSettings(**recipe(decoder), seed=seed)

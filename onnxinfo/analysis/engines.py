@@ -19,7 +19,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from ..errors import ResourceError, UsageError
+from ..config import ExecutionConfig
+from ..errors import ResourceError
 from .request import Request, request
 from .tasks import Task, Worker
 
@@ -43,85 +44,52 @@ class Engine(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What an analysis may use.
+def local_workers(execution: ExecutionConfig, used: torch.device) -> tuple[list[str], int]:
+    """Return the device of each worker on this machine, and the number of threads of each.
 
-    Attributes
+    Parameters
     ----------
-    engine
-        ``local`` or ``ray``.
-    workers
-        Processes; None: one for each GPU that may be used, else the one that is there already. On Ray as many as it has
-        room for.
-    threads
-        Of each worker on a processor; None: those of torch divided among the workers, on Ray 1. Their number may change
-        the last digits.
-    address
-        Of a Ray cluster; None: the one around, or a new one on this machine.
+    execution
+        What may be used: each worker gets a GPU of its own unless one GPU is named.
+    used
+        Device of this process.
     """
+    there = [str(used)]
+    if used.type == "cuda" and ":" not in execution.device:
+        there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    count = execution.workers or len(there)
+    devices = [there[i % len(there)] for i in range(count)]
+    return devices, execution.threads or max(1, torch.get_num_threads() // count)
 
-    engine: str = "local"
-    workers: int | None = None
-    threads: int | None = None
-    address: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.engine not in ("local", "ray"):
-            raise UsageError(f"engine '{self.engine}' is unknown: use local or ray")
-        for name in ("workers", "threads"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise UsageError(f"{name} {count} is not possible: give 1 or more")
-        if self.address is not None and self.engine != "ray":
-            raise UsageError("an address is that of a Ray cluster; add --engine ray")
-
-    def local(self, used: torch.device, named: str) -> tuple[list[str], int]:
-        """Devices of the workers on this machine, and threads of each.
-
-        Parameters
-        ----------
-        used
-            Device of this process.
-        named
-            As the user named it: each worker gets a GPU of its own unless one GPU was meant.
-        """
-        there = [str(used)]
-        if used.type == "cuda" and ":" not in named:
-            there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        count = self.workers or len(there)
-        return [there[i % len(there)] for i in range(count)], self.threads or max(1, torch.get_num_threads() // count)
-
-    def describe(self, used: torch.device, named: str) -> dict[str, Any]:
-        """What the archive is told; the number of workers changes nothing."""
-        threads = self.threads or 1 if self.engine == "ray" else self.local(used, named)[1]
-        return {"engine": self.engine, "threads": threads}
+def describe_execution(execution: ExecutionConfig, used: torch.device) -> dict[str, Any]:
+    """Return what the archive's provenance keeps; the number of workers changes nothing."""
+    threads = execution.threads or 1 if execution.engine == "ray" else local_workers(execution, used)[1]
+    return {"engine": execution.engine, "threads": threads}
 
 
 @contextlib.contextmanager
-def open_engine(resources: Resources, worker: Worker, metrics: Sequence[str], device: str) -> Iterator[Engine]:
+def open_engine(execution: ExecutionConfig, worker: Worker, metrics: Sequence[str]) -> Iterator[Engine]:
     """Make an engine ready, for as long as a block lasts.
 
     Parameters
     ----------
-    resources
+    execution
         What may be used.
     worker
         Of this process.
     metrics
         Names of those asked for.
-    device
-        As the user named it: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
     job = worker.job
-    if resources.engine == "ray":
+    if execution.engine == "ray":
         from .ray_engine import open_ray
 
-        with tempfile.TemporaryDirectory() as folder, open_ray(resources, device) as cluster:
+        with tempfile.TemporaryDirectory() as folder, open_ray(execution) as cluster:
             asked = request(job, metrics, Path(folder), device=cluster.device, threads=cluster.threads)
             yield cluster.given(asked.in_memory())
         return
-    devices, threads = resources.local(job.device, device)
+    devices, threads = local_workers(execution, job.device)
     if len(devices) == 1:
         with _threads(threads):
             yield Here(worker)
@@ -184,7 +152,7 @@ class Processes:
         except BrokenProcessPool:
             raise ResourceError(
                 "a worker process died, killed or out of memory; what is finished is kept: run again to go on, "
-                "with fewer --workers or less --memory"
+                "with fewer --workers or less --memory-limit"
             ) from None
 
     def _submit(self, task: Task[Any]) -> Any:

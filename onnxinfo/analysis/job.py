@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
+from ..config import SidConfig
 from ..errors import ConversionError
 from ..graph.finite import check_weights
 from ..graph.layers import Layer
@@ -28,7 +29,6 @@ from ..torch_graph.operators.table import tensor_from
 from ..torch_graph.operators.values import to_torch
 from ..torch_graph.reach import convert_reached, describe_obstacle, ends_of_gradient, listed_layers, obstacles
 from ..torch_graph.verify import verify
-from .settings import Settings
 
 if TYPE_CHECKING:
     from .decoders import Decoders, Ready
@@ -57,6 +57,8 @@ class Job:
         Standardised unit, broadcastable to one sample.
     tie
         Units that share a noise scale.
+    settings
+        Constraint, noise and solver.
     foreground
         Pixels of the samples' objects, (samples, y, x) of 0 and 1, if they are known.
     units
@@ -77,7 +79,7 @@ class Job:
     context: tuple[str, ...]
     unit: Tensor
     tie: Tie
-    settings: Settings
+    settings: SidConfig
     device: torch.device
     foreground: npt.NDArray[np.uint8] | None = None
     units: Tensor | None = None
@@ -115,7 +117,7 @@ def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     return copied
 
 
-def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: torch.device) -> Job:
+def prepare(feeds: Feeds, layers: Sequence[Layer], settings: SidConfig, device: torch.device) -> Job:
     """Convert the layers, compare them with ONNX Runtime on some samples, and settle how to evaluate many at once.
 
     Raises
@@ -133,7 +135,7 @@ def prepare(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: t
     return _settled(feeds, layers, settings, converted, device)
 
 
-def prepare_reached(feeds: Feeds, layers: Sequence[Layer], settings: Settings, device: torch.device) -> Job:
+def prepare_reached(feeds: Feeds, layers: Sequence[Layer], settings: SidConfig, device: torch.device) -> Job:
     """Do as :func:`prepare` does for those of the layers that a gradient reaches.
 
     Raises
@@ -193,7 +195,7 @@ def _some(feeds: Feeds, context: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
 
 
 def _settled(
-    feeds: Feeds, layers: Sequence[Layer], settings: Settings, converted: _Converted, device: torch.device
+    feeds: Feeds, layers: Sequence[Layer], settings: SidConfig, converted: _Converted, device: torch.device
 ) -> Job:
     unit = torch.from_numpy(feeds.unit())
     job = make_job(feeds, layers, settings, converted.module, converted.context, unit, device)
@@ -205,7 +207,7 @@ def _settled(
 def make_job(
     feeds: Feeds,
     layers: Sequence[Layer],
-    settings: Settings,
+    settings: SidConfig,
     module: fx.GraphModule,
     context: Sequence[str],
     unit: Tensor,

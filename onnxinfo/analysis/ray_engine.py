@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from ..config import ExecutionConfig
 from ..errors import OnnxinfoError, ResourceError, UsageError
-from .engines import AHEAD, Resources, ahead
+from .engines import AHEAD, ahead
 from .request import Request
 from .tasks import Task, Worker
 
@@ -70,7 +71,7 @@ class RayEngine:
 
 
 @contextlib.contextmanager
-def open_ray(resources: Resources, device: str) -> Iterator[RayEngine]:
+def open_ray(execution: ExecutionConfig) -> Iterator[RayEngine]:
     """Join a Ray cluster, for as long as a block lasts.
 
     Raises
@@ -85,28 +86,29 @@ def open_ray(resources: Resources, device: str) -> Iterator[RayEngine]:
     joined = not ray.is_initialized()
     if joined:
         try:
-            ray.init(address=resources.address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=execution.ray_address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UsageError(f"no Ray cluster at {resources.address or 'this machine'}: {reason}") from None
+            raise UsageError(f"no Ray cluster at {execution.ray_address or 'this machine'}: {reason}") from None
     try:
-        yield _engine(resources, device, dict(ray.cluster_resources()))  # type: ignore[no-untyped-call]
+        yield _engine(execution, dict(ray.cluster_resources()))  # type: ignore[no-untyped-call]
     finally:
         if joined:
             ray.shutdown()
 
 
-def _engine(resources: Resources, device: str, there: dict[str, float]) -> RayEngine:
+def _engine(execution: ExecutionConfig, there: dict[str, float]) -> RayEngine:
+    device = execution.device
     if ":" in device:
         raise UsageError(f"Ray chooses among the GPUs itself; use device cuda or auto, not {device}")
     kind = ("cuda" if there.get("GPU") else "cpu") if device == "auto" else device
-    threads = resources.threads or 1
+    threads = execution.threads or 1
     room = int(there.get("GPU", 0)) if kind == "cuda" else int(there.get("CPU", 0)) // threads
     if room < 1:
         need = "a GPU" if kind == "cuda" else f"{threads} cores"
         raise UsageError(f"no worker fits into the Ray cluster: {need} wanted, it has {_listing(there)}")
     # Ray computes what it is given as soon as there is room: fewer workers than that are had by giving out less.
-    return RayEngine(kind, threads, resources.workers or AHEAD * room)
+    return RayEngine(kind, threads, execution.workers or AHEAD * room)
 
 
 def _listing(there: dict[str, float]) -> str:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from ..config import SidConfig
 from ..errors import UsageError
 from ..graph.engine import libraries, register_ort_library
 from ..graph.layers import Layer
@@ -28,7 +29,6 @@ from ..torch_graph.reach import convert_reached
 from .decoders import Decoders, Ready
 from .job import Job, make_job
 from .measures import make_measures
-from .settings import Settings
 from .tasks import Worker
 
 
@@ -68,7 +68,7 @@ class Request:
     layers: tuple[Layer, ...]
     context: tuple[str, ...]
     unit: npt.NDArray[np.float32]
-    settings: Settings
+    settings: SidConfig
     foreground: npt.NDArray[np.uint8] | None
     units: npt.NDArray[np.bool_] | None
     decoders: Ready | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from ..archive.claim import claim_archive
 from ..archive.format import Field, Metric
 from ..archive.means import layer_summary
 from ..archive.reading import open as open_archive
+from ..config import Config, Options, configure, entries
 from ..errors import InputError, UsageError
 from ..graph.layers import list_layers, select_layers
 from ..graph.model import ModelSource, load
@@ -24,7 +25,7 @@ from ..inputs.deviation import evenly_spread
 from ..metrics.network import Network
 from .blocks import Block, Cells
 from .job import Job
-from .settings import Result
+from .settings import Report, Result
 
 #: Wrong classes that each sample is moved to: the most probable ones.
 TARGETS = 20
@@ -150,33 +151,42 @@ class Robust:
 
 
 def robustness(
-    model: ModelSource, inputs: Any, output: str | os.PathLike[str], *, labels: Any, **options: Any
+    model: ModelSource,
+    inputs: Any,
+    output: str | os.PathLike[str],
+    *,
+    progress: Report | None = None,
+    **options: Unpack[Options],
 ) -> Robust:
     """Measure a classifier's adversarial robustness and keep it in an archive.
 
     Parameters
     ----------
-    model, inputs, output
+    model, inputs, output, progress
         As for :func:`onnxinfo.analyze`.
-    labels
-        The right classes, see :func:`onnxinfo.open_samples`.
     **options
-        Of :func:`onnxinfo.analyze` (preprocessing, ``limit``, ``run``, ``device``, ``seed``, ...).
+        All settings of :func:`onnxinfo.analyze` but layers and metrics; ``labels``, the right classes, are needed.
 
     Raises
     ------
     UsageError, InputError
         As :class:`Robustness` and :func:`onnxinfo.analyze`; nothing is written.
     """
-    from .run import analyze
+    from .run import run_analysis
 
-    claim_archive(output, [model, inputs, labels, *options.values()])
+    if given := [each.name for each in entries("selection") if each.name in options]:
+        raise UsageError(f"robustness is measured at the model's scores: leave out {' and '.join(given)}")
+    config = configure(Config(), options)
+    claim_archive(output, [model, inputs, *config.sources()])
+    if config.input.labels is None:
+        raise UsageError("robustness needs to know the right classes; give --labels")
     loaded = load(model)
     scores = score_tensor(loaded)
-    select_layers(list_layers(loaded, options.get("perturb")), [scores])
-    result = analyze(loaded, inputs, output, labels=labels, layers=[scores], metrics=["robustness"], **options)
+    select_layers(list_layers(loaded, config.input.perturb), [scores])
+    config = configure(config, {"layers": [scores], "metrics": [Robustness.metric.name]})
+    result = run_analysis(loaded, inputs, output, config, progress)
     with open_archive(result.archive) as archive:
-        found = archive[result.run].values("robustness")
+        found = archive[result.run].values(Robustness.metric.name)
     summary = layer_summary(found)
     return Robust(
         result,

@@ -1,4 +1,4 @@
-"""What a user asks an analysis for, and what it tells while it works."""
+"""What an analysis reports while it works, and what it returns."""
 
 from __future__ import annotations
 
@@ -6,30 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from ..errors import UsageError
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What determines the numbers, besides model and samples; see :func:`onnxinfo.analyze`."""
-
-    alpha: float = 1.5e-4
-    normalizer: str = "dataset"
-    tie: str = "unit"
-    cap: float = 1.0
-    solver: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise UsageError(f"alpha {self.alpha} is not usable: give a positive number, such as 1.5e-4")
-        if self.normalizer not in ("dataset", "image"):
-            raise UsageError(f"normalizer '{self.normalizer}' is unknown: use dataset or image")
-        if not (math.isfinite(self.cap) and self.cap > 0):
-            raise UsageError(f"cap {self.cap} is not usable: give a positive number of standard deviations, such as 1")
-        if self.solver not in ("auto", "reference"):
-            raise UsageError(f"solver '{self.solver}' is unknown: use auto or reference")
 
 
 @dataclass(frozen=True)

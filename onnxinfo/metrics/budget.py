@@ -42,26 +42,6 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def parse_bytes(text: str) -> int:
-    """Bytes from ``512M``, ``2G`` or a plain number.
-
-    Raises
-    ------
-    UsageError
-        Not a positive size.
-    """
-    factors = {"K": 2**10, "M": 2**20, "G": 2**30}
-    number = text.strip().upper().removesuffix("B").removesuffix("I")
-    factor = factors.get(number[-1:], 1)
-    try:
-        size = int(float(number.rstrip("KMG")) * factor)
-    except (ValueError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise UsageError(f"memory '{text}' is no size: use for instance 512M or 2G")
-    return size
-
-
 def fit(network: Network, x: Tensor, rows: Tensor, memory: int | None) -> int:
     """How many perturbed inputs a network is to evaluate at once.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, UsageError
+from ..errors import InputError
 from .decoder import Decoder, Plan
 from .feeds import Feeds
 from .network import Network
@@ -27,7 +27,7 @@ STANDARDISED_SAMPLES = 256
 
 @dataclass(frozen=True)
 class DecoderSettings:
-    """How decoders are made.
+    """How decoders are made; :class:`onnxinfo.config.DecoderConfig` has defaults and validates.
 
     Attributes
     ----------
@@ -43,19 +43,12 @@ class DecoderSettings:
         Of split, initial weights and order of samples.
     """
 
-    width: int = 32
-    steps: int = 400
-    batch: int = 32
-    learning_rate: float = 3e-3
-    flips: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("width", "steps", "batch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"decoder {name} {getattr(self, name)} is not usable: give a positive number")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UsageError(f"decoder learning rate {self.learning_rate} is not usable: give a positive number")
+    width: int
+    steps: int
+    batch: int
+    learning_rate: float
+    flips: bool
+    seed: int
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,9 @@ def _graph_input(info: onnx.ValueInfoProto, flow: Dataflow) -> GraphInput:
     return GraphInput(info.name, dtype, batch, tuple(sizes[1:]), input_layout(flow, info.name))
 
 
-def open_samples_of(model: Model, specs: Spec | Mapping[str, Spec], **options: Any) -> SampleSet:
+def open_samples_of(
+    model: Model, specs: Spec | Mapping[str, Spec], *, layout: Layout = "auto", **options: Any
+) -> SampleSet:
     """Open the samples of all graph inputs of a model.
 
     Parameters
@@ -72,6 +74,8 @@ def open_samples_of(model: Model, specs: Spec | Mapping[str, Spec], **options: A
         A loaded model.
     specs, **options
         As for :func:`.inputs.sample_sets.open_inputs`.
+    layout
+        Where the model has its channels; ``auto``: where its operators tell.
 
     Raises
     ------
@@ -80,7 +84,8 @@ def open_samples_of(model: Model, specs: Spec | Mapping[str, Spec], **options: A
     """
     inputs = graph_inputs(model)
     declared = {i.name: (i.shape, i.dtype) for i in inputs}
-    return open_inputs(specs, declared, {i.name: i.layout for i in inputs}, **options)
+    layouts = {i.name: i.layout if layout == "auto" else layout for i in inputs}
+    return open_inputs(specs, declared, layouts, **options)
 
 
 @dataclass

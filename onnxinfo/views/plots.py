@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..text import no_such
 from .query import Paths
-from .run_view import no_such
 
 
 @dataclass(frozen=True)

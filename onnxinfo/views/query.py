@@ -17,7 +17,8 @@ from ..archive.reading import Run
 from ..archive.reading import open as open_archive
 from ..archive.table import COLUMNS, run_table
 from ..errors import UsageError
-from .run_view import RunView, choose_layers, choose_samples, no_such
+from ..text import no_such
+from .run_view import RunView, choose_layers, choose_samples
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from ..archive.format import LayerRow, Metric
 from ..archive.reading import Run
 from ..errors import UsageError
-from ..text import printable
+from ..text import no_such, printable
 
 
 class RunView:
@@ -137,12 +136,3 @@ def _samples_named(run: Run, pattern: str) -> list[int]:
     if not found:
         raise UsageError(no_such("sample", pattern, run.sample_names, f"run '{run.name}'"))
     return found
-
-
-def no_such(kind: str, name: str, known: Sequence[str], where: str) -> str:
-    """Return the message for a name that is unknown: the near misses, else some of what there is."""
-    near = difflib.get_close_matches(name, known[:10_000], n=3, cutoff=0.5)
-    listed = ", ".join(f"'{each}'" for each in (near or [*known[:8]]))
-    more = ", ..." if not near and len(known) > 8 else ""
-    hint = f"did you mean {listed}?" if near else f"there is {listed or 'none'}{more}"
-    return printable(f"no {kind} '{name}' in {where}; {hint}")

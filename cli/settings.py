@@ -1,0 +1,132 @@
+"""Options made from the fields of the configuration objects, and the configuration file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import click
+
+from onnxinfo.config import Entry, entries, read_settings
+
+from .completion import layer_names
+
+Command = Callable[..., Any]
+
+_COMPLETIONS = {"layers": layer_names, "exclude": layer_names}
+
+
+class Value(click.ParamType[Any]):
+    """A value of a setting.
+
+    Parameters
+    ----------
+    entry
+        The setting.
+    """
+
+    def __init__(self, entry: Entry) -> None:
+        self._kind = entry.setting.kind
+        self.name = self._kind.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value that a text stands for, or check one from the configuration file."""
+        given = self._kind.parse(value) if isinstance(value, str) else value
+        try:
+            return self._kind.check([given])[0] if self._kind.is_repeatable else self._kind.check(given)
+        except ValueError as error:
+            self.fail(f"{str(value)[:160]!r}; give {error}", param, ctx)
+
+
+class SettingOption(click.Option):
+    """The option of a setting.
+
+    Parameters
+    ----------
+    entry
+        The setting.
+    """
+
+    def __init__(self, *args: Any, entry: Entry, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.entry = entry
+
+
+def settings(*sections: str, leave_out: Collection[str] = (), **defaults: Any) -> Callable[[Command], Command]:
+    """Give a command the options of some tables of the configuration file.
+
+    Parameters
+    ----------
+    *sections
+        Tables; see :data:`onnxinfo.config.SECTIONS`.
+    leave_out
+        Flat names of settings that mean nothing to the command.
+    **defaults
+        Other defaults than the settings', by flat name.
+    """
+
+    def decorate(command: Command) -> Command:
+        for each in reversed([*entries(*sections)]):
+            flat = each.setting.flat
+            if flat not in leave_out:
+                command = _option(each, flat, each.setting.flag, defaults.get(flat, each.default))(command)
+        return command
+
+    return decorate
+
+
+def setting(flat: str, name: str = "") -> Callable[[Command], Command]:
+    """Give a command the option of one setting, perhaps by another name than its own."""
+    entry = next(each for each in entries() if each.setting.flat == flat)
+    flag = f"--{name.replace('_', '-')}" if name else entry.setting.flag
+    return _option(entry, name or flat, flag, entry.default)
+
+
+def config_file(command: Command) -> Command:
+    """Give a command ``--config``."""
+    return click.option(
+        "--config",
+        type=click.Path(),
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        envvar="ONNXINFO_CONFIG",
+        help="Configuration file (TOML), see docs/configuration.md; environment and options take precedence over it.",
+    )(command)
+
+
+def renamed(command: click.Command, arguments: list[str]) -> Iterator[str]:
+    """Replace the options of an earlier release by what they are called now, and say so on standard error."""
+    options = [each.entry.setting for each in command.params if isinstance(each, SettingOption)]
+    former = {f"--{each.former.replace('_', '-')}": each.flag for each in options if each.former}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in former:
+            click.echo(f"{name} is now called {former[name]}; the next release drops it", err=True)
+        yield former.get(name, name) + equals + value
+
+
+def _option(entry: Entry, name: str, flag: str, default: Any) -> Callable[[Command], Command]:
+    setting, kind = entry.setting, entry.setting.kind
+    unset = f" Default: {setting.unset}." if setting.unset else ""
+    more: dict[str, Any] = {"default": default, "show_default": not setting.unset, "envvar": setting.variable}
+    if kind.is_flag:
+        # Off is what everyone expects.
+        flag, more["show_default"] = f"{flag}/--no-{flag[2:]}", False
+    elif kind.choices:
+        more["type"] = click.Choice(kind.choices)
+    else:
+        more |= {"type": Value(entry), "metavar": kind.metavar, "multiple": kind.is_repeatable}
+    more["shell_complete"] = _COMPLETIONS.get(setting.flat)
+    return click.option(flag, name, cls=SettingOption, entry=entry, help=setting.help + unset, **more)
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    if path is None:
+        return
+    given = read_settings(path)
+    options = [each for each in ctx.command.params if isinstance(each, SettingOption)]
+    ctx.default_map = {
+        each.name: given[each.entry.setting.flat] for each in options if each.name and each.entry.setting.flat in given
+    }

@@ -1,0 +1,48 @@
+"""Configuration of an analysis: the only place for defaults, validation and help texts.
+
+One frozen dataclass per concern. Command-line options, environment variables, keys of the configuration file, the
+table in docs/configuration.md and the archive's recipe are generated from the fields. A field has one flat name, by
+which Python's keywords, the command line (``--flat-name``) and the environment (``ONNXINFO_FLAT_NAME``) know it.
+"""
+
+from __future__ import annotations
+
+from .combining import configure, read_settings
+from .keywords import FlatOptions, InputOptions, Options, TrainingOptions
+from .sections import (
+    PATTERNS,
+    SECTIONS,
+    Config,
+    DecoderConfig,
+    ExecutionConfig,
+    InputConfig,
+    OutputConfig,
+    RuConfig,
+    SelectionConfig,
+    SidConfig,
+    entries,
+)
+from .settings import Entry, Setting, recipe
+
+__all__ = [
+    "PATTERNS",
+    "SECTIONS",
+    "Config",
+    "DecoderConfig",
+    "Entry",
+    "ExecutionConfig",
+    "FlatOptions",
+    "InputConfig",
+    "InputOptions",
+    "Options",
+    "OutputConfig",
+    "RuConfig",
+    "SelectionConfig",
+    "Setting",
+    "SidConfig",
+    "TrainingOptions",
+    "configure",
+    "entries",
+    "read_settings",
+    "recipe",
+]

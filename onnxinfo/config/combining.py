@@ -1,0 +1,124 @@
+"""Configuration from several sources: objects, flat keywords, and files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import UsageError
+from ..text import no_such, quoted
+from .sections import SECTIONS, Config, entries
+from .settings import Entry
+
+
+def configure(base: Config, options: Mapping[str, Any], *sections: str) -> Config:
+    """Return a configuration with some settings replaced.
+
+    Parameters
+    ----------
+    base
+        The settings that stay where nothing is given.
+    options
+        Configuration objects by the names of :class:`Config`'s attributes, and fields by their flat names. A flat name
+        counts more than an object.
+    *sections
+        Tables of the configuration file whose fields may be given; default: all.
+
+    Raises
+    ------
+    UsageError
+        A name or a value is not usable.
+
+    Warns
+    -----
+    DeprecationWarning
+        A name is that of an earlier release.
+    """
+    flat = _renamed(options)
+    known = {each.setting.flat: each for each in entries(*sections)}
+    objects = {each.name: flat.pop(each.name) for each in dataclasses.fields(base) if each.name in flat}
+    for name, given in objects.items():
+        if not isinstance(given, type(getattr(base, name))):
+            expected = type(getattr(base, name)).__name__
+            raise UsageError(f"{name} is {type(given).__name__}: give a {expected} of onnxinfo.config")
+    for name in flat:
+        if name not in known:
+            raise UsageError(no_such("option", name, [*known, *vars(base)], "an analysis"))
+    return _with_flat(dataclasses.replace(base, **objects), flat, known)
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the settings in a configuration file, by their flat names.
+
+    Parameters
+    ----------
+    path
+        A TOML file with the tables of :data:`SECTIONS`. Relative paths in it are relative to the working folder.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or has a table or key that does not exist, or a value that is not usable.
+    """
+    try:
+        with open(path, "rb") as file:
+            tables = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"configuration file {quoted(path)} cannot be read: {error}; give a TOML file") from None
+    found: dict[str, Any] = {}
+    for section, name, value in _keys(tables, path):
+        known = {each.name: each for each in entries(section)}
+        if name not in known:
+            raise UsageError(no_such("setting", name, [*known], f"table [{section}] of {quoted(path)}"))
+        setting = known[name].setting
+        try:
+            found[setting.flat] = setting.kind.check(value)
+        except ValueError as error:
+            raise UsageError(f"{section}.{name} in {quoted(path)} is not usable: give {error}") from None
+    return found
+
+
+def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
+    former = {each.setting.former: each.setting.flat for each in entries() if each.setting.former}
+    flat = dict(options)
+    for name in [name for name in flat if name in former]:
+        new = former[name]
+        if new in flat:
+            raise UsageError(f"'{name}' is the former name of '{new}': leave it out")
+        warnings.warn(
+            f"'{name}' is now called '{new}' and goes with the next release", DeprecationWarning, stacklevel=4
+        )
+        flat[new] = flat.pop(name)
+    return flat
+
+
+def _with_flat(base: Config, flat: Mapping[str, Any], known: Mapping[str, Entry]) -> Config:
+    config = base
+    by_section: dict[str, dict[str, Any]] = {}
+    for name, value in flat.items():
+        by_section.setdefault(known[name].section, {})[known[name].name] = value
+    for section, values in by_section.items():
+        config = _replaced(config, SECTIONS[section][0], values)
+    return config
+
+
+def _replaced(target: Any, path: Sequence[str], values: Mapping[str, Any]) -> Any:
+    if not path:
+        return dataclasses.replace(target, **values)
+    return dataclasses.replace(target, **{path[0]: _replaced(getattr(target, path[0]), path[1:], values)})
+
+
+def _keys(tables: Mapping[str, Any], path: object, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """List table, key and value of everything in a configuration file."""
+    for name, value in tables.items():
+        section = f"{prefix}{name}"
+        if section in SECTIONS and isinstance(value, Mapping):
+            inner = {key: each for key, each in value.items() if f"{section}.{key}" in SECTIONS}
+            yield from _keys(inner, path, f"{section}.")
+            yield from ((section, key, each) for key, each in value.items() if key not in inner)
+        else:
+            raise UsageError(no_such("table", section, [*SECTIONS], quoted(path)))

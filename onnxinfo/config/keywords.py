@@ -1,0 +1,85 @@
+"""The flat keywords of public functions, typed. A test holds them against the fields."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from .sections import ExecutionConfig, InputConfig, OutputConfig, RuConfig, SidConfig
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+class InputOptions(TypedDict, total=False):
+    """Flat keywords: the fields of :class:`InputConfig`."""
+
+    perturb: str | None
+    unit_mask: str | os.PathLike[str] | npt.NDArray[Any] | None
+    keep_precision: bool
+    labels: Any
+    limit: int | None
+    shuffle: bool
+    shuffle_seed: int
+    preset: str | None
+    scale: float | None
+    mean: Sequence[float] | float | None
+    std: Sequence[float] | float | None
+    layout: str
+    size: int | tuple[int, int] | None
+    resize: str | int | None
+    foreground: Any
+    crop_to_box: float | None
+
+
+class TrainingOptions(InputOptions, total=False):
+    """Flat keywords of :func:`onnxinfo.train_decoder`."""
+
+    width: int
+    steps: int
+    batch: int
+    learning_rate: float
+    flips: bool
+
+
+class FlatOptions(InputOptions, total=False):
+    """Flat keywords: every field of the configuration objects but those of :class:`SelectionConfig`."""
+
+    alpha: float
+    normalizer: str
+    tie: str
+    cap: float
+    solver: str
+    seed: int
+    center: str
+    decoders: str | os.PathLike[str] | None
+    decoder_inputs: Any
+    decoder_limit: int | None
+    decoder_width: int
+    decoder_steps: int
+    decoder_batch: int
+    decoder_learning_rate: float
+    decoder_flips: bool
+    device: str
+    memory_limit: int | str | None
+    engine: str
+    workers: int | None
+    threads: int | None
+    ray_address: str | None
+    run: str | None
+    compression: str
+    overwrite: bool
+
+
+class Options(FlatOptions, total=False):
+    """Everything that can be configured: flat keywords, selection and configuration objects."""
+
+    layers: Sequence[str]
+    exclude: Sequence[str]
+    metrics: Sequence[str]
+    input: InputConfig
+    sid: SidConfig
+    ru: RuConfig
+    execution: ExecutionConfig
+    out: OutputConfig

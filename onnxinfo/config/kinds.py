@@ -1,0 +1,196 @@
+"""Kinds of values that settings have: how text becomes one, and which values are usable."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of values.
+
+    Attributes
+    ----------
+    metavar
+        How help names a value.
+    parse
+        Value of a text.
+    check
+        The value in its usual form; raises :class:`ValueError`, whose message names what is expected.
+    choices
+        All values, where these are few.
+    is_flag
+        Whether an option turns it on or off.
+    is_repeatable
+        Whether an option may be given several times.
+    """
+
+    metavar: str
+    parse: Callable[[str], Any]
+    check: Callable[[Any], Any]
+    choices: tuple[str, ...] = ()
+    is_flag: bool = False
+    is_repeatable: bool = False
+
+
+def choice(*values: str) -> Kind:
+    """Return the kind of a few words."""
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or value not in values:
+            raise ValueError(f"{', '.join(values[:-1])} or {values[-1]}")
+        return value
+
+    return Kind("|".join(values), str, check, choices=values)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("text")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    given = (value,) if isinstance(value, str) else value
+    try:
+        return tuple(_text(each) for each in given)
+    except TypeError:
+        raise ValueError("a list of texts") from None
+
+
+def _path(value: Any) -> str | os.PathLike[str]:
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError("a path")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise ValueError("true or false")
+    return bool(value)
+
+
+def _integer(value: Any, expected: str = "an integer", least: int | None = None) -> int:
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise ValueError(expected) from None
+    if isinstance(value, bool) or (least is not None and whole < least):
+        raise ValueError(expected)
+    return whole
+
+
+def _count(value: Any) -> int:
+    return _integer(value, "an integer of at least 1", 1)
+
+
+def _seed(value: Any) -> int:
+    return _integer(value, "an integer of at least 0", 0)
+
+
+def _number(value: Any, expected: str = "a finite number") -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(expected)
+    return float(value)
+
+
+def _positive(value: Any) -> float:
+    expected = "a positive number"
+    found = _number(value, expected)
+    if found <= 0:
+        raise ValueError(expected)
+    return found
+
+
+def _numbers(value: Any) -> float | tuple[float, ...]:
+    expected = "a number, or one per channel such as 0.485,0.456,0.406"
+    if isinstance(value, numbers.Real):
+        return _number(value, expected)
+    if isinstance(value, str):
+        raise ValueError(expected)
+    try:
+        return tuple(_number(each, expected) for each in value)
+    except TypeError:
+        raise ValueError(expected) from None
+
+
+def _size(value: Any) -> int | tuple[int, int]:
+    expected = "a side in pixels, or height and width such as 224,160"
+    try:
+        if not isinstance(value, tuple | list):
+            return _integer(value, expected, 1)
+        height, width = (_integer(each, expected, 1) for each in value)
+    except (TypeError, ValueError):
+        raise ValueError(expected) from None
+    return height, width
+
+
+def _resize(value: Any) -> str | int:
+    expected = "crop, squash, none or the length of the shorter side in pixels"
+    if isinstance(value, str):
+        if value not in ("crop", "squash", "none"):
+            raise ValueError(expected)
+        return value
+    return _integer(value, expected, 1)
+
+
+def _tie(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"unit|pixel|grid:[1-9]\d*", value):
+        raise ValueError("unit, pixel or grid:N, such as grid:4")
+    return value
+
+
+def _memory(value: Any) -> int:
+    expected = "a number of bytes, or such as 512M or 2G"
+    if isinstance(value, str):
+        found = _SIZE.fullmatch(value)
+        if found is None:
+            raise ValueError(expected)
+        value = int(float(found[1]) * {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}[found[2].upper()])
+    return _integer(value, expected, 1)
+
+
+def _parse_integer(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"\s*[+-]?\d+\s*", text) else text
+
+
+def _parse_number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _parse_list(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parsed(text: str) -> Any:
+        parts = [parse(part) for part in text.split(",")]
+        return parts[0] if len(parts) == 1 else parts
+
+    return parsed
+
+
+TEXT = Kind("TEXT", str, _text)
+TEXTS = Kind("P", str, _texts, is_repeatable=True)
+PATH = Kind("PATH", str, _path)
+#: Samples, labels, boxes or masks: a specification, arrays or a mapping, which whoever opens them validates.
+DATA = Kind("SPEC", str, lambda value: value)
+FLAG = Kind("", str, _flag, is_flag=True)
+INTEGER = Kind("N", _parse_integer, _integer)
+COUNT = Kind("N", _parse_integer, _count)
+SEED = Kind("N", _parse_integer, _seed)
+NUMBER = Kind("X", _parse_number, _number)
+POSITIVE = Kind("X", _parse_number, _positive)
+NUMBERS = Kind("X,...", _parse_list(_parse_number), _numbers)
+SIZE = Kind("N|H,W", _parse_list(_parse_integer), _size)
+RESIZE = Kind("crop|squash|none|N", _parse_integer, _resize)
+TIE = Kind("unit|pixel|grid:N", str, _tie)
+MEMORY = Kind("SIZE", _parse_integer, _memory)

@@ -1,0 +1,270 @@
+"""The configuration objects, one for each concern. Values are validated when an object is made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from . import kinds
+from .settings import Entry, Validated, setting, settings_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+#: What chooses layers.
+PATTERNS = "a glob over tensor names, re:REGEX, op:TYPE, INDEX or FIRST-LAST"
+
+
+@dataclass(frozen=True)
+class SelectionConfig(Validated):
+    """What is measured where. Front ends take these fields as keywords of their own."""
+
+    layers: Sequence[str] = setting(
+        (), f"Layers to analyze: {PATTERNS}; repeatable.", kinds.TEXTS, unset="what 'onnxinfo layers' lists"
+    )
+    exclude: Sequence[str] = setting((), f"Layers to leave out: {PATTERNS}; repeatable.", kinds.TEXTS, unset="none")
+    metrics: Sequence[str] = setting(
+        ("sid",), "Metric or baseline to compute, see docs/method.md; repeatable.", kinds.TEXTS, option="metric"
+    )
+
+
+@dataclass(frozen=True)
+class InputConfig(Validated):
+    """Which samples are analyzed, how they are brought to the model, and which tensor noise is added to."""
+
+    perturb: str | None = setting(
+        None, "Tensor that noise is added to.", metavar="TENSOR", unset="the float input, or the embedding of token ids"
+    )
+    unit_mask: str | os.PathLike[str] | npt.NDArray[Any] | None = setting(
+        None,
+        "Units of that tensor that count: name of a graph input, FILE.npz:key, or none for all.",
+        kinds.DATA,
+        unset="those that an attention mask among the inputs leaves",
+    )
+    keep_precision: bool = setting(False, "Compute float16 and bfloat16 as they are, not in float32.", kinds.FLAG)
+    labels: Any = setting(
+        None, "Classes of the samples: FILE.npz:key, .npy or .csv.", kinds.DATA, unset="class folders, if any"
+    )
+    limit: int | None = setting(None, "Number of samples to use at most.", kinds.COUNT, unset="all")
+    shuffle: bool = setting(False, "With limit: use a random choice of samples instead of the first ones.", kinds.FLAG)
+    shuffle_seed: int = setting(0, "Seed of that choice.", kinds.SEED)
+    preset: str | None = setting(
+        None,
+        "Normalization preset: scale, mean and std by name.",
+        kinds.choice("imagenet", "cifar10", "unit"),
+        unset="8-bit images are scaled by 1/255, other values are kept",
+    )
+    scale: float | None = setting(
+        None, "Factor that stored values are multiplied by.", kinds.NUMBER, unset="the preset's"
+    )
+    mean: Sequence[float] | float | None = setting(
+        None, "Mean that is subtracted from the scaled values, per channel.", kinds.NUMBERS, unset="the preset's"
+    )
+    std: Sequence[float] | float | None = setting(
+        None,
+        "Standard deviation that the scaled values are divided by, per channel.",
+        kinds.NUMBERS,
+        unset="the preset's",
+    )
+    layout: str = setting(
+        "auto", "Where the model has the channels of its images.", kinds.choice("auto", "NCHW", "NHWC")
+    )
+    size: int | tuple[int, int] | None = setting(
+        None,
+        "Height and width of the images in pixels where the model leaves them open.",
+        kinds.SIZE,
+        unset="what all images agree on",
+    )
+    resize: str | int | None = setting(
+        None,
+        "How images come to that size: crop (cover, then centre crop), squash, none, or the length in pixels that "
+        "the shorter side is resized to before the centre crop.",
+        kinds.RESIZE,
+        unset="crop for files and 8-bit arrays, else none",
+    )
+    foreground: Any = setting(
+        None,
+        "Boxes or masks of the objects in the samples: FILE.npz:key, CSV, COCO JSON, folder of VOC XML or PNG masks.",
+        kinds.DATA,
+        unset="unknown",
+    )
+    crop_to_box: float | None = setting(
+        None,
+        "Crop images to the box around their foreground, enlarged by this factor (1.5 in the paper).",
+        kinds.POSITIVE,
+        unset="no crop",
+    )
+
+    def reading(self) -> dict[str, Any]:
+        """Return how samples are read and preprocessed, as keywords of :func:`onnxinfo.open_samples`."""
+        same = ("preset", "scale", "mean", "std", "layout", "size", "resize", "shuffle")
+        return {name: getattr(self, name) for name in same} | {"seed": self.shuffle_seed}
+
+
+@dataclass(frozen=True)
+class SidConfig(Validated):
+    """Constraint, noise and solver; all metrics that add noise share them."""
+
+    alpha: float = setting(
+        1.5e-4,
+        "Strength of the constraint: the feature moves by alpha D in the mean square.",
+        kinds.POSITIVE,
+        recipe="alpha",
+    )
+    normalizer: str = setting(
+        "dataset",
+        "Whether D is averaged over all samples (dataset, as in the paper) or is each sample's own (image).",
+        kinds.choice("dataset", "image"),
+        recipe="normalizer",
+    )
+    tie: str = setting("unit", "Units that share a noise scale sigma: unit, pixel or grid:N.", kinds.TIE, recipe="tie")
+    cap: float = setting(
+        1.0, "Largest noise scale sigma, in standard deviations of the input.", kinds.POSITIVE, recipe="cap"
+    )
+    solver: str = setting(
+        "auto",
+        "Solver; reference is the paper's optimizer, for comparison.",
+        kinds.choice("auto", "reference"),
+        recipe="solver",
+    )
+    seed: int = setting(0, "Seed of all noise, and of the training of decoders.", kinds.INTEGER, recipe="seed")
+
+
+@dataclass(frozen=True)
+class DecoderConfig(Validated):
+    """The networks that reconstruct the input from a layer: where they are kept and how missing ones are trained."""
+
+    folder: str | os.PathLike[str] | None = setting(
+        None, "Folder that decoders are kept in.", kinds.PATH, flat="decoders", unset="ARCHIVE.decoders"
+    )
+    inputs: Any = setting(
+        None,
+        "Samples that decoders are trained on, thousands at best.",
+        kinds.DATA,
+        flat="decoder_inputs",
+        unset="the samples analyzed",
+    )
+    limit: int | None = setting(
+        None, "Number of samples that decoders are trained on at most.", kinds.COUNT, flat="decoder_limit", unset="all"
+    )
+    width: int = setting(32, "Channels per decoder block.", kinds.COUNT, flat="decoder_width", recipe="width")
+    steps: int = setting(400, "Training steps at most.", kinds.COUNT, flat="decoder_steps", recipe="steps")
+    batch: int = setting(32, "Batch size of the training.", kinds.COUNT, flat="decoder_batch", recipe="batch")
+    learning_rate: float = setting(
+        3e-3,
+        "Peak learning rate; it rises over the first tenth of the steps and falls to zero.",
+        kinds.POSITIVE,
+        flat="decoder_learning_rate",
+        recipe="learning_rate",
+    )
+    flips: bool = setting(
+        False, "Train on horizontally flipped images as well.", kinds.FLAG, flat="decoder_flips", recipe="flips"
+    )
+
+
+@dataclass(frozen=True)
+class RuConfig(Validated):
+    """The reconstruction uncertainty and its decoders."""
+
+    center: str = setting(
+        "input",
+        "What the errors of ru are measured from: the input, as in the paper, or the reconstruction without noise, "
+        "which leaves the decoder's own error out.",
+        kinds.choice("input", "reconstruction"),
+        recipe="ru_center",
+    )
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+@dataclass(frozen=True)
+class ExecutionConfig(Validated):
+    """What computes. Apart from the number of threads, it does not change the numbers."""
+
+    device: str = setting("auto", "Device: auto, cpu, cuda or cuda:N.", metavar="DEVICE")
+    memory_limit: int | str | None = setting(
+        None,
+        "Memory for the activations of each worker, in bytes or such as 2G.",
+        kinds.MEMORY,
+        unset="512 MiB on the CPU, 60 % of the free memory on a GPU",
+        former="memory",
+    )
+    engine: str = setting("local", "Where workers run: this machine or a Ray cluster.", kinds.choice("local", "ray"))
+    workers: int | None = setting(
+        None, "Number of worker processes.", kinds.COUNT, unset="one per GPU; on Ray as many as there is room for"
+    )
+    threads: int | None = setting(
+        None,
+        "CPU threads per worker; their number may change the last digits.",
+        kinds.COUNT,
+        unset="those of torch divided among the workers; on Ray 1",
+    )
+    ray_address: str | None = setting(
+        None,
+        "Address of the Ray cluster.",
+        metavar="HOST:PORT",
+        unset="the running cluster, or a new one on this machine",
+        former="address",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ray_address is not None and self.engine != "ray":
+            raise UsageError("ray_address is the address of a Ray cluster: add --engine ray (engine='ray')")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The limit in bytes."""
+        assert not isinstance(self.memory_limit, str)
+        return self.memory_limit
+
+
+@dataclass(frozen=True)
+class OutputConfig(Validated):
+    """How the archive is written."""
+
+    run: str | None = setting(None, "Name of the run.", metavar="NAME", unset="the model's name")
+    compression: str = setting(
+        "rounded",
+        "How maps are stored: float32 with 15 significand bits (rounded), float32 (lossless), float16, uncompressed "
+        "float32 (none).",
+        kinds.choice("rounded", "lossless", "float16", "none"),
+    )
+    overwrite: bool = setting(False, "Replace a finished run of the same name.", kinds.FLAG)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of an analysis, one attribute per concern."""
+
+    selection: SelectionConfig = SelectionConfig()
+    input: InputConfig = InputConfig()
+    sid: SidConfig = SidConfig()
+    ru: RuConfig = RuConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    out: OutputConfig = OutputConfig()
+
+    def sources(self) -> list[object]:
+        """Return everything that names files which are read."""
+        return [self.input.labels, self.input.foreground, self.input.unit_mask, self.ru.decoder.inputs]
+
+
+#: Table of the configuration file -> where its object is in :class:`Config`, and its class.
+SECTIONS: dict[str, tuple[tuple[str, ...], type[Any]]] = {
+    "selection": (("selection",), SelectionConfig),
+    "input": (("input",), InputConfig),
+    "sid": (("sid",), SidConfig),
+    "ru": (("ru",), RuConfig),
+    "ru.decoder": (("ru", "decoder"), DecoderConfig),
+    "execution": (("execution",), ExecutionConfig),
+    "output": (("out",), OutputConfig),
+}
+
+
+def entries(*sections: str) -> Iterator[Entry]:
+    """List the fields of some tables of the configuration file, by default of all."""
+    for section in sections or SECTIONS:
+        for each in settings_of(SECTIONS[section][1]):
+            yield replace(each, section=section)

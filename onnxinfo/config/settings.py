@@ -1,0 +1,115 @@
+"""What front ends know of a field of the configuration: its names, its values, its meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import UsageError
+from ..text import quoted
+from . import kinds
+
+#: Begins the names of environment variables.
+ENVIRONMENT = "ONNXINFO_"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a field is named, documented and validated outside of Python.
+
+    Attributes
+    ----------
+    help
+        What it does, with its unit.
+    kind
+        Its values.
+    flat
+        Name by which all front ends know it; unique among all fields.
+    option
+        Command-line option without the dashes, where it is not the flat name.
+    unset
+        What no value means, for help and docs; empty where the default says it all.
+    recipe
+        Key in an archive's recipe; empty where the field does not determine the numbers by itself.
+    former
+        Flat name of an earlier release, which still works with a DeprecationWarning.
+    """
+
+    help: str
+    kind: kinds.Kind
+    flat: str
+    option: str = ""
+    unset: str = ""
+    recipe: str = ""
+    former: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The command-line option, such as ``--decoder-width``."""
+        return f"--{self.option or self.flat.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable, such as ``ONNXINFO_DECODER_WIDTH``."""
+        return ENVIRONMENT + self.flat.upper()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A field together with where it belongs.
+
+    Attributes
+    ----------
+    section
+        Table of the configuration file, such as ``ru.decoder``.
+    name
+        Of the field.
+    default
+        Its default.
+    setting
+        Its description.
+    """
+
+    section: str
+    name: str
+    default: Any
+    setting: Setting
+
+
+def setting(default: Any, help: str, kind: kinds.Kind = kinds.TEXT, **more: str) -> Any:
+    """Make a dataclass field; `more` are attributes of :class:`Setting`, and ``metavar``."""
+    return field(default=default, metadata={"setting": (help, kind, more)})
+
+
+class Validated:
+    """A dataclass whose fields are validated, and brought to one form, when it is made."""
+
+    def __post_init__(self) -> None:
+        for each in settings_of(type(self)):
+            value = getattr(self, each.name)
+            if value is None and each.default is None:
+                continue
+            try:
+                object.__setattr__(self, each.name, each.setting.kind.check(value))
+            except ValueError as error:
+                shown = quoted(value) if isinstance(value, str) else repr(value)
+                raise UsageError(f"{each.setting.flat} {shown[:160]} is not usable: give {error}") from None
+
+
+def settings_of(cls: type[Any]) -> Iterator[Entry]:
+    """List the settings of a configuration class, not those of the objects in it."""
+    for each in dataclasses.fields(cls):
+        if "setting" in each.metadata:
+            help, kind, more = each.metadata["setting"]
+            metavar = more.get("metavar")
+            described = dataclasses.replace(kind, metavar=metavar) if metavar else kind
+            rest = {key: value for key, value in more.items() if key != "metavar"}
+            yield Entry("", each.name, each.default, Setting(help, described, **{"flat": each.name, **rest}))
+
+
+def recipe(section: object) -> dict[str, Any]:
+    """Return what an archive's recipe keeps of a configuration object, by key."""
+    found = ((each.setting.recipe, getattr(section, each.name)) for each in settings_of(type(section)))
+    return {key: value for key, value in found if key}

@@ -1,0 +1,312 @@
+"""Every setting from every front end, by every way; and that help, docs and code say the same."""
+
+import dataclasses
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import onnxinfo
+from onnxinfo.cli import cli
+from onnxinfo.config import (
+    SECTIONS,
+    Config,
+    DecoderConfig,
+    ExecutionConfig,
+    FlatOptions,
+    InputConfig,
+    OutputConfig,
+    RuConfig,
+    SelectionConfig,
+    SidConfig,
+    configure,
+    entries,
+    read_settings,
+    recipe,
+)
+from onnxinfo.models import path
+
+MODEL = str(path("digits-cnn.onnx"))
+IMAGES, LABELS = f"{path('digits.npz')}:images", f"{path('digits.npz')}:labels"
+DOCS = Path(__file__).parents[1] / "docs"
+
+#: A text for each setting that stands for another value than its default.
+TEXTS = {
+    "layers": "relu_4", "exclude": "relu", "metrics": "gradient", "perturb": "image", "unit_mask": "none",
+    "keep_precision": "true", "labels": LABELS, "limit": "3", "shuffle": "true", "shuffle_seed": "7",
+    "preset": "unit", "scale": "0.5", "mean": "0.25", "std": "0.25,0.5", "layout": "NCHW", "size": "8,9",
+    "resize": "squash", "foreground": "boxes.csv", "crop_to_box": "1.5", "alpha": "0.001", "normalizer": "image",
+    "tie": "grid:4", "cap": "2", "solver": "reference", "seed": "5", "center": "reconstruction",
+    "decoders": "kept", "decoder_inputs": IMAGES, "decoder_limit": "9", "decoder_width": "8", "decoder_steps": "20",
+    "decoder_batch": "4", "decoder_learning_rate": "0.01", "decoder_flips": "true", "device": "cpu",
+    "memory_limit": "2G", "engine": "ray", "workers": "2", "threads": "3", "ray_address": "host:1",
+    "run": "named", "compression": "none", "overwrite": "true",
+}  # fmt: skip
+#: Settings that mean nothing to a front end.
+LEFT_OUT = {"coherency": {"run"}, "robustness": {"layers", "exclude", "metrics"}}
+FRONT_ENDS = ("analyze", "oneshot", "coherency", "robustness")
+ENTRIES = {each.setting.flat: each for each in entries()}
+REACHED = [(front, flat) for front in FRONT_ENDS for flat in ENTRIES if flat not in LEFT_OUT.get(front, ())]
+
+
+class Captured(Exception):
+    """Carries the configuration that reaches the computation."""
+
+
+@pytest.fixture(autouse=True)
+def captured(monkeypatch):
+    def capture(model, inputs, output, config, progress=None):
+        raise Captured(config)
+
+    from onnxinfo import everything
+    from onnxinfo.analysis import coherency, run
+
+    for module in (run, coherency, everything):
+        monkeypatch.setattr(module, "run_analysis", capture)
+
+
+def wanted(flat):
+    kind = ENTRIES[flat].setting.kind
+    return kind.check(True if kind.is_flag else [TEXTS[flat]] if kind.is_repeatable else kind.parse(TEXTS[flat]))
+
+
+def value_of(config, flat):
+    target = config
+    for name in SECTIONS[ENTRIES[flat].section][0]:
+        target = getattr(target, name)
+    return getattr(target, ENTRIES[flat].name)
+
+
+def needed(front, flat):
+    """What goes along with a setting."""
+    more = {"labels": LABELS} if front == "robustness" and flat != "labels" else {}
+    return more | ({"engine": "ray"} if flat == "ray_address" else {})
+
+
+def from_python(front, tmp_path, **options):
+    target = tmp_path if front == "oneshot" else tmp_path / "out.h5"
+    with pytest.raises(Captured) as raised:
+        getattr(onnxinfo, front)(MODEL, IMAGES, target, **options)
+    return raised.value.args[0]
+
+
+def from_line(front, tmp_path, *arguments, env=None):
+    target = tmp_path if front == "oneshot" else tmp_path / "out.h5"
+    line = ["-q", front, MODEL, "--inputs", IMAGES, "-o", str(target), *arguments]
+    result = CliRunner().invoke(cli, line, env=env)
+    assert isinstance(result.exception, Captured), (result.output, result.exception)
+    return result.exception.args[0]
+
+
+def options_of(settings):
+    for flat, text in settings.items():
+        setting = ENTRIES[flat].setting
+        yield from [setting.flag] if setting.kind.is_flag else [setting.flag, text]
+
+
+@pytest.mark.parametrize(("front", "flat"), REACHED)
+def test_every_setting_is_reached_from_everywhere(front, flat, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    value, more = wanted(flat), needed(front, flat)
+    assert value != ENTRIES[flat].default
+    assert value_of(from_python(front, tmp_path, **more, **{flat: value}), flat) == value
+    texts = more | {flat: TEXTS[flat]}
+    assert value_of(from_line(front, tmp_path, *options_of(texts)), flat) == value
+    variables = {ENTRIES[name].setting.variable: text for name, text in texts.items()}
+    assert value_of(from_line(front, tmp_path, env=variables), flat) == value
+    (tmp_path / "settings.toml").write_text(toml(more | {flat: value}))
+    assert value_of(from_line(front, tmp_path, "--config", "settings.toml"), flat) == value
+    assert value_of(from_python(front, tmp_path, **read_settings("settings.toml")), flat) == value
+
+
+def toml(values):
+    tables = {}
+    for flat, value in values.items():
+        shown = (
+            str(value).lower() if isinstance(value, bool) else repr(list(value) if isinstance(value, tuple) else value)
+        )
+        tables.setdefault(ENTRIES[flat].section, []).append(f"{ENTRIES[flat].name} = {shown}")
+    return "\n".join(f"[{section}]\n" + "\n".join(lines) for section, lines in tables.items())
+
+
+@pytest.mark.parametrize("front", FRONT_ENDS)
+def test_objects_reach_every_front_end(front, tmp_path):
+    more = {} if front == "robustness" else {"layers": ["relu_4"]}
+    out = OutputConfig(compression="none", run=None if front == "coherency" else "named")
+    objects = {
+        "input": InputConfig(labels=LABELS, limit=3), "sid": SidConfig(alpha=0.01),
+        "ru": RuConfig("reconstruction", DecoderConfig(width=8)), "execution": ExecutionConfig(threads=2), "out": out,
+    }  # fmt: skip
+    config = from_python(front, tmp_path, **objects, **more, limit=5)
+    assert config.input == dataclasses.replace(objects["input"], limit=5)
+    assert all(getattr(config, name) == objects[name] for name in ("sid", "ru", "execution"))
+    assert config.out.compression == "none"
+
+
+def test_the_line_counts_more_than_the_environment_and_that_more_than_the_file(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("[sid]\nalpha = 0.1\nseed = 1\ncap = 3\n[input]\nshuffle = true\n")
+    config = from_line(
+        "analyze", tmp_path, "--config", str(file), "--seed", "3", "--no-shuffle",
+        env={"ONNXINFO_SEED": "2", "ONNXINFO_CAP": "2"},
+    )  # fmt: skip
+    assert (config.sid.alpha, config.sid.cap, config.sid.seed) == (0.1, 2, 3)
+    assert not config.input.shuffle
+
+
+def test_several_values_in_the_environment_are_separated_by_spaces(tmp_path):
+    config = from_line("analyze", tmp_path, env={"ONNXINFO_LAYERS": "relu op:Conv"})
+    assert config.selection.layers == ("relu", "op:Conv")
+
+
+def test_the_typed_keywords_are_the_fields():
+    declared = {name: each.__forward_arg__ for name, each in FlatOptions.__annotations__.items()}
+    classes = {section: described for section, (_, described) in SECTIONS.items()}
+    fields = {
+        each.setting.flat: classes[each.section].__annotations__[each.name]
+        for each in entries()
+        if each.section != "selection"
+    }
+    assert declared == fields
+    assert len(ENTRIES) == len([*entries()]), "flat names are unique"
+
+
+@pytest.mark.parametrize("front", FRONT_ENDS)
+def test_help_describes_every_setting(front):
+    shown = re.sub(r"\s+|(?<=-)\n\s*", "", CliRunner().invoke(cli, [front, "--help"]).output)
+    for flat, each in ENTRIES.items():
+        if flat not in LEFT_OUT.get(front, ()):
+            assert each.setting.flag in shown
+            assert re.sub(r"\s+", "", each.setting.help) in shown, flat
+
+
+def test_the_docs_list_every_setting(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    from configuration_reference import TARGET, reference
+
+    assert TARGET.read_text() == reference(), "run python docs/configuration_reference.py"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"limit": 0}, "limit 0 is not usable: give an integer of at least 1"),
+        ({"limit": True}, "limit True is not usable: give an integer of at least 1"),
+        ({"limit": "3"}, "limit '3' is not usable: give an integer of at least 1"),
+        ({"keep_precision": "no"}, "keep_precision 'no' is not usable: give true or false"),
+        ({"alpha": float("nan")}, "alpha nan is not usable: give a positive number"),
+        ({"cap": -1}, "cap -1 is not usable: give a positive number"),
+        ({"tie": "grid:0"}, "tie 'grid:0' is not usable: give unit, pixel or grid:N, such as grid:4"),
+        ({"normalizer": None}, "normalizer None is not usable: give dataset or image"),
+        ({"size": (8, 0)}, "size (8, 0) is not usable: give a side in pixels, or height and width such as 224,160"),
+        ({"resize": "fit"}, "resize 'fit' is not usable: give crop, squash, none or the length of the shorter side in"),
+        ({"mean": [0.1, "x"]}, "mean [0.1, 'x'] is not usable: give a number, or one per channel"),
+        ({"memory_limit": "lots"}, "memory_limit 'lots' is not usable: give a number of bytes, or such as 512M or 2G"),
+        ({"decoder_learning_rate": 0}, "decoder_learning_rate 0 is not usable: give a positive number"),
+        ({"layers": [3]}, "layers [3] is not usable: give text"),
+        ({"sid": 3}, "sid is int: give a SidConfig of onnxinfo.config"),
+        ({"limt": 3}, "no option 'limt' in an analysis; did you mean 'limit'"),
+    ],
+)
+def test_what_is_not_usable_is_one_line(values, said):
+    with pytest.raises(onnxinfo.UsageError) as raised:
+        configure(Config(), values)
+    assert str(raised.value).startswith(said)
+    assert "\n" not in str(raised.value)
+
+
+def test_values_are_brought_to_one_form():
+    config = configure(
+        Config(), {"alpha": 1, "memory_limit": "1.5K", "layers": "relu", "limit": np.int64(3), "mean": [0, 1]}
+    )
+    assert type(config.sid.alpha) is float
+    assert config.execution.memory_limit == 1536
+    assert config.selection.layers == ("relu",)
+    assert type(config.input.limit) is int
+    assert config.input.mean == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("option", ["layers", "exclude", "metrics"])
+def test_robustness_refuses_layers_and_metrics_before_any_work(option, tmp_path):
+    with pytest.raises(onnxinfo.UsageError, match=f"at the model's scores: leave out {option}"):
+        onnxinfo.robustness("absent.onnx", IMAGES, tmp_path / "o.h5", labels=LABELS, **{option: ["relu"]})
+
+
+def test_a_misspelt_option_is_refused_before_any_work(tmp_path):
+    for front in FRONT_ENDS:
+        with pytest.raises(onnxinfo.UsageError, match="did you mean 'limit'"):
+            getattr(onnxinfo, front)("absent.onnx", "absent", tmp_path / "o.h5", limt=3)
+    with pytest.raises(onnxinfo.UsageError, match="did you mean 'preset'"):
+        onnxinfo.check_model("absent.onnx", "absent", preest="unit")
+    with pytest.raises(onnxinfo.UsageError, match="did you mean 'width'"):
+        onnxinfo.train_decoder("absent.onnx", "absent", tmp_path, widht=3)
+
+
+def test_former_names_work_and_name_the_new_ones(tmp_path):
+    with pytest.warns(DeprecationWarning, match="'memory' is now called 'memory_limit'") as warned:
+        config = from_python("analyze", tmp_path, memory="1K")
+    assert config.execution.memory_limit == 1024
+    assert {Path(each.filename).name for each in warned} == {Path(__file__).name}
+    with pytest.raises(onnxinfo.UsageError, match="'memory' is the former name of 'memory_limit'"):
+        onnxinfo.analyze(MODEL, IMAGES, tmp_path / "o.h5", memory="1K", memory_limit="1K")
+    line = ["-q", "analyze", MODEL, "--inputs", IMAGES, "-o", str(tmp_path / "o.h5"), "--memory=2K"]
+    result = CliRunner().invoke(cli, line)
+    assert result.exception.args[0].execution.memory_limit == 2048
+    assert result.stderr == "--memory is now called --memory-limit; the next release drops it\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_python("analyze", tmp_path, memory_limit="1K")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[sidd]\nalpha = 1", "no table 'sidd' in"),
+        ("alpha = 1", "no table 'alpha' in"),
+        ("[sid]\nalhpa = 1", "no setting 'alhpa' in table [sid] of"),
+        ("[ru.decodr]\nwidth = 1", "no setting 'decodr' in table [ru] of"),
+        ("[sid]\nalpha = 'x'", "sid.alpha in"),
+        ("[sid", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_configuration_file_that_is_not_usable_is_one_line(text, said, tmp_path):
+    file = tmp_path / "settings.toml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(onnxinfo.UsageError) as raised:
+        read_settings(file)
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_repeatable_option_with_two_values_is_explained(monkeypatch, capsys):
+    from onnxinfo.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["onnxinfo", "analyze", "m", "--inputs", "x", "-o", "o.h5", "--layers", "a", "b"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert (
+        "unexpected extra argument (b); to give several values, repeat the option: --layers a"
+        in capsys.readouterr().err
+    )
+
+
+def test_the_recipe_keeps_the_keys_of_archives_that_exist():
+    """Runs are resumed only under the same keys and values; the order of a decoder's counts, too."""
+    assert recipe(SidConfig()) == {
+        "alpha": 1.5e-4, "normalizer": "dataset", "tie": "unit", "cap": 1.0, "solver": "auto", "seed": 0
+    }  # fmt: skip
+    expected = {"width": 32, "steps": 400, "batch": 32, "learning_rate": 3e-3, "flips": False}
+    assert [*recipe(DecoderConfig()).items()] == [*expected.items()]
+    assert recipe(RuConfig()) == {"ru_center": "input"}
+
+
+def test_objects_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SidConfig().alpha = 1
+    assert SelectionConfig() == SelectionConfig((), (), ("sid",))
