@@ -69,7 +69,7 @@ MOST_STEP = 0.4
 #: Noise samples of a trial step, shared by both ends; more where a control variate serves.
 TRIAL_NOISES = 12
 #: Passes of a certificate at most: of all samples of a block, and of the few that need them.
-CERTIFICATE_PASSES, MOST_PASSES = 7, 14
+CERTIFICATE_PASSES, MOST_PASSES = 8, 16
 #: Noise samples that tell whether a feature is linear over its noise.
 LINEAR_NOISES = 8
 #: The constraint is far off beyond this factor, judged by so many noise samples at first; attempts to get there.
