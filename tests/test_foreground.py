@@ -195,6 +195,20 @@ def test_concentration_is_the_difference_of_mean_entropies(tmp_path: Path) -> No
     assert values["foreground"][0, 0] == pytest.approx(30 / 64)
 
 
+def test_concentration_is_of_the_units_that_count(tmp_path: Path) -> None:
+    counted = np.random.default_rng(0).random((COUNT, 1, 8, 8)) < 0.7
+    result = onnxinfo.analyze(
+        MODEL, DIGITS, tmp_path / "out.h5", limit=1, layers=["logits"],
+        metrics=["sid", "concentration"], foreground=boxes_of_digits(), unit_mask=counted,
+    )  # fmt: skip
+    with onnxinfo.open(result.archive) as archive:
+        run = archive[result.run]
+        values, found = run.values("concentration"), run.maps("sid", 0)[0, 0]
+        inside = run.foreground[0].astype(bool)
+    assert values["value"][0, 0] == pytest.approx(np.nanmean(found[~inside]) - np.nanmean(found[inside]), abs=1e-3)
+    assert values["foreground"][0, 0] == pytest.approx(inside[counted[0, 0]].mean())
+
+
 @pytest.mark.parametrize("inside", [2, 20])
 def test_concentration_s_error_is_the_spread_that_probes_leave(inside: int) -> None:
     """Entropies known from K probes, ``log(chi2_K / K) / 2``, of which foreground and background take the means."""
@@ -209,7 +223,7 @@ def test_concentration_s_error_is_the_spread_that_probes_leave(inside: int) -> N
     job: Any = SimpleNamespace(
         foreground=mask, device=torch.device("cpu"), feeds=SimpleNamespace(axes=lambda: ("channel", "y", "x"))
     )
-    block: Any = SimpleNamespace(indices=list(range(samples)), cells=lambda _: sid)
+    block: Any = SimpleNamespace(indices=list(range(samples)), cells=lambda _: sid, units=None)
     values = Concentration(job).cells(block).values
     spread = float(values["value"].std())
     assert float(values["value"].mean()) == pytest.approx(0, abs=5 * spread / samples**0.5)

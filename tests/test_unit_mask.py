@@ -26,6 +26,7 @@ from onnxinfo.graph.layers import list_layers
 from onnxinfo.inputs.sample_sets import SampleSet
 from onnxinfo.inputs.unit_mask import find_unit_mask, open_unit_mask
 from onnxinfo.metrics.feeds import Feeds, open_samples_of
+from onnxinfo.views.plot_maps import flat_map
 
 IDS = np.random.default_rng(0).integers(0, 20, (4, 6))
 MASK = (np.arange(6) < np.array([[6], [4], [1], [3]])).astype(np.int64)
@@ -220,7 +221,7 @@ def test_padding_leaves_a_text_s_value_as_it_is(tmp_path: Path, pads: int) -> No
     assert (np.abs(alone["value"] - padded["value"]) <= 3 * error).all(), (alone["value"], padded["value"], error)
 
 
-def test_padding_has_no_uncertainty(tmp_path: Path) -> None:
+def test_padding_has_no_value_in_maps(tmp_path: Path) -> None:
     """It is NaN in the maps and enters no mean; what reads maps takes that."""
     ids, mask = np.random.default_rng(3).integers(1, 20, (4, 6)), MASK
     given = {"ids": ids * mask, "attention_mask": mask}
@@ -228,11 +229,20 @@ def test_padding_has_no_uncertainty(tmp_path: Path) -> None:
     result = onnxinfo.analyze(attention_model(), given, tmp_path / "run.h5", metrics=["ru", "sid"], **options)
     with onnxinfo.open(result.archive) as archive:
         run = archive[result.run]
-        maps, values = run.maps("ru", 0), run.values("ru")["value"][0]
-    assert np.array_equal(np.isfinite(maps), np.broadcast_to(MASK[:, :, None] == 1, maps.shape))
-    assert values == pytest.approx(np.nanmean(maps, axis=(1, 2)), abs=1e-3)
+        found = {metric: (run.maps(metric, 0), run.values(metric)["value"][0]) for metric in ("ru", "sid")}
+    for maps, values in found.values():
+        assert np.array_equal(np.isfinite(maps), np.broadcast_to(MASK[:, :, None] == 1, maps.shape))
+        assert values == pytest.approx(np.nanmean(maps, axis=(1, 2)), abs=1e-3)
     assert not onnxinfo.validate(result.archive).violations
     assert onnxinfo.plot(result.archive, "units", tmp_path / "p.svg", metric="ru").stat().st_size > 5000
+
+
+def test_views_average_the_units_that_count() -> None:
+    """Of a token with some embedding entries left out, the others are shown; one without any has no value."""
+    maps = np.array([[1, 2, np.nan], [np.nan, 4, np.nan], [np.nan] * 3, [3, 3, 3]], np.float32)
+    shown = flat_map(maps, ("position", "embedding"))
+    np.testing.assert_array_equal(shown, np.array([[1.5, 4, np.nan, 3]], np.float32))
+    assert shown.dtype == np.float32
 
 
 def test_only_a_mask_lets_a_proven_map_have_holes() -> None:

@@ -44,11 +44,14 @@ class Concentration:
         """Average the maps of SID inside and outside."""
         sid = block.cells("sid")
         assert sid.map is not None
-        entropy = sid.map.double().flatten(1)
-        inside = self._inside(block).expand_as(sid.map).flatten(1)
-        count, rest = inside.sum(1), (~inside).sum(1)
+        counted = torch.ones_like(sid.map, dtype=torch.bool).flatten(1) if block.units is None else block.units
+        # A unit that does not count has no entropy.
+        entropy = torch.where(counted, sid.map.double().flatten(1), 0.0)
+        foreground = self._inside(block).expand_as(sid.map).flatten(1)
+        inside, outside = foreground & counted, ~foreground & counted
+        count, rest = inside.sum(1), outside.sum(1)
         known = (count > 0) & (rest > 0)
-        difference = (entropy * ~inside).sum(1) / rest - (entropy * inside).sum(1) / count
+        difference = (entropy * outside).sum(1) / rest - (entropy * inside).sum(1) / count
         # The scale that the constraint fixes is common to all units and cancels. What is left is what K probes leave of
         # an entropy's error, sqrt(1 / 2K), in the two means, as if units were independent: in layers with large
         # receptive fields they are not quite, and the spread over seeds is up to twice this.
@@ -58,7 +61,7 @@ class Concentration:
             "value": torch.where(known, difference, missing),
             "stderr": torch.where(known, error, missing),
             "converged": sid.values["converged"].bool() & known,
-            "foreground": inside.double().mean(1),
+            "foreground": count.double() / (count + rest),
         }
         return Cells(values)
 

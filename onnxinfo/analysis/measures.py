@@ -8,11 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from ..archive.format import PROVEN, Metric
 from ..errors import UsageError
-from ..metrics.noise import ENTROPY
 from ..metrics.reference import solve_by_gradient
 from ..metrics.sid import Problem, solve
 from .baselines import Cam, GradCam, Gradient
@@ -56,9 +53,6 @@ class Sid:
                 _sound_from(settings.alpha * float(coarse.max())),
             )
         value = block.mean(entropy)
-        if block.units is not None:
-            # A unit that does not count tells nothing apart: in the map it is like one that is wholly discarded.
-            entropy = torch.where(block.units, entropy, math.log(settings.cap) + ENTROPY)
         values = {
             "value": value,
             "stderr": solution.stderr,

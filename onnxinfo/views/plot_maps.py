@@ -203,9 +203,15 @@ def name_row(axes: Axes, name: str, room: float, chosen: Look) -> None:
     axes.set_ylabel(name, fontsize=size, **({} if fits else across))
 
 
+def mean_of_known(values: npt.NDArray[Any], axes: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Average over axes what is finite there, NaN where nothing is: units that a mask leaves out have no value."""
+    found: npt.NDArray[Any] = np.ma.masked_invalid(values).mean(axis=axes).filled(np.nan).astype(values.dtype)
+    return found
+
+
 def flat_map(values: npt.NDArray[np.float32], axes: Sequence[str]) -> npt.NDArray[np.float32]:
     """Return a map as rows and columns: averaged over channels or embedding, a single axis as one row."""
     dropped = tuple(i for i, axis in enumerate(axes) if axis in ("channel", "embedding"))
-    flat = values.mean(axis=dropped) if dropped else values
+    flat = mean_of_known(values, dropped) if dropped else values
     rows: npt.NDArray[np.float32] = flat.reshape(1, -1) if flat.ndim < 2 else flat.reshape(-1, flat.shape[-1])
     return rows

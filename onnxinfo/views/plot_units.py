@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..text import printable
 from .figure import COLOURS, SEQUENTIAL, claim_figure, cut, drawing, evenly, look, short_names
 from .plot_curve import run_style
+from .plot_maps import mean_of_known
 from .query import Names, Paths, select_views
 from .reading_runs import metric_label, nothing_finished
 from .run_view import RunView
@@ -95,8 +96,7 @@ def _units(view: RunView, metric: str, layer: int, samples: Sequence[int], axis:
     """Return one value for each sample and place along the axis, (samples, places): the mean of what has one there."""
     maps = np.stack([view.map(metric, layer, sample) for sample in samples]).astype(np.float64)
     others = tuple(i + 1 for i, name in enumerate(view.axes) if name != axis)
-    found: npt.NDArray[np.float64] = np.ma.masked_invalid(maps).mean(axis=others).filled(np.nan) if others else maps
-    return found
+    return mean_of_known(maps, others) if others else maps
 
 
 def _present(view: RunView, metric: str) -> npt.NDArray[np.bool_]:

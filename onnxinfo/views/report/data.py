@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ...archive.means import layer_summary, mark_names
 from ...text import printable
 from ..figure import evenly, short_names
-from ..plot_maps import flat_map
+from ..plot_maps import flat_map, mean_of_known
 from ..reading_runs import metric_label
 from ..run_view import RunView
 from ..wording import mean_text, rounding_text, unproven_text
@@ -163,7 +163,7 @@ def _coded(view: RunView, metric: str, samples: list[int], step: int, shape: tup
         for place, values in enumerate(view.run.maps(metric, view.layer_positions[layer], positions)):
             flat = flat_map(values, view.axes)[: shape[0] * step, : shape[1] * step]
             # Means of whole blocks, so that small and large maps have the same scale.
-            found[layer, place] = flat.reshape(shape[0], step, shape[1], step).mean(axis=(1, 3))
+            found[layer, place] = mean_of_known(flat.reshape(shape[0], step, shape[1], step), (1, 3))
     finite = found[np.isfinite(found)]
     low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
     scaled = np.clip((found - low) / max(float(high - low), 1e-9), 0, 1) * LEVELS
