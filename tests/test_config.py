@@ -246,6 +246,17 @@ def test_a_misspelt_option_is_refused_before_any_work(tmp_path):
         onnxinfo.train_decoder("absent.onnx", "absent", tmp_path, widht=3)
 
 
+@pytest.mark.parametrize(("name", "config"), [("sid", SidConfig()), ("execution", ExecutionConfig())])
+def test_an_object_that_means_nothing_to_a_function_is_refused(name, config):
+    with pytest.raises(onnxinfo.UsageError, match=f"'{name}'"):
+        onnxinfo.check_model("absent.onnx", "absent", **{name: config})
+
+
+def test_the_objects_are_public():
+    for section, (_, config) in SECTIONS.items():
+        assert section == "selection" or getattr(onnxinfo, config.__name__) is config
+
+
 def test_former_names_work_and_name_the_new_ones(tmp_path):
     with pytest.warns(DeprecationWarning, match="'memory' is now called 'memory_limit'") as warned:
         config = from_python("analyze", tmp_path, memory="1K")

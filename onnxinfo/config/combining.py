@@ -26,7 +26,7 @@ def configure(base: Config, options: Mapping[str, Any], *sections: str) -> Confi
         Configuration objects by the names of :class:`Config`'s attributes, and fields by their flat names. A flat name
         counts more than an object.
     *sections
-        Tables of the configuration file whose fields may be given; default: all.
+        Tables of the configuration file whose fields and objects may be given; default: all.
 
     Raises
     ------
@@ -40,14 +40,15 @@ def configure(base: Config, options: Mapping[str, Any], *sections: str) -> Confi
     """
     flat = _renamed(options)
     known = {each.setting.flat: each for each in entries(*sections)}
-    objects = {each.name: flat.pop(each.name) for each in dataclasses.fields(base) if each.name in flat}
+    allowed = dict.fromkeys(SECTIONS[section][0][0] for section in sections or SECTIONS)
+    objects = {name: flat.pop(name) for name in allowed if name in flat}
     for name, given in objects.items():
         if not isinstance(given, type(getattr(base, name))):
             expected = type(getattr(base, name)).__name__
             raise UsageError(f"{name} is {type(given).__name__}: give a {expected} of onnxinfo.config")
     for name in flat:
         if name not in known:
-            raise UsageError(no_such("option", name, [*known, *vars(base)], "an analysis"))
+            raise UsageError(no_such("option", name, [*known, *allowed], "an analysis"))
     return _with_flat(dataclasses.replace(base, **objects), flat, known)
 
 
