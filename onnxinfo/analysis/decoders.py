@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..graph.layers import list_layers, perturbed_tensor, select_layers
 from ..graph.model import ModelSource
 from ..graph.optionals import without_optional_inputs
+from ..inputs.unit_mask import digest_of, find_unit_mask
 from ..metrics.budget import device_of
 from ..metrics.decoder import Plan
 from ..metrics.decoder_store import DecoderKey, StoredDecoder, claim_decoder, list_decoders, load_decoder, save_decoder
@@ -113,7 +114,7 @@ class Decoders:
 
     def keys(self, job: Job) -> list[DecoderKey]:
         """What decoders of a job's layers are known by."""
-        digest = self.feeds.samples.digest()
+        digest, counted = self.feeds.samples.digest(), self.feeds.counted
         shapes = job.network.shapes(*job.inputs([0]))
         return [
             DecoderKey(
@@ -123,6 +124,7 @@ class Decoders:
                 digest,
                 self.settings,
                 Plan(shape, job.shape, job.feeds.axes(), self.settings.width),
+                "" if counted is None else digest_of(counted),
             )
             for layer, shape in zip(job.layers, shapes, strict=True)
         ]
@@ -204,6 +206,8 @@ def train_decoder(
     chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
     samples = open_samples_of(loaded, inputs, limit=limit, preset=preset, scale=scale, mean=mean, std=std, size=size)
     feeds = Feeds(loaded, samples, perturbed)
+    mask = find_unit_mask(samples, feeds.perturbed([0]).shape[1:], feeds.axes())
+    feeds.counted = None if mask is None else mask.units
     job = (prepare if layers else prepare_reached)(feeds, chosen, Settings(seed=seed), target)
     decoders = Decoders(Path(folder), job.feeds, settings, report=progress or (lambda _: None))
     decoders.of(job)

@@ -24,6 +24,7 @@ from ..graph.model import Model, ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..graph.quantisation import quantisation
 from ..inputs.foreground import Foreground, open_foreground
+from ..inputs.sample_sets import SampleSet
 from ..inputs.unit_mask import NO_MASK, MaskSpec, UnitMask, find_unit_mask, open_unit_mask
 from ..metrics.budget import CPU_INPUTS, device_of, fit, parse_bytes
 from ..metrics.decoder_training import DecoderSettings
@@ -226,7 +227,7 @@ def analyze(
     if Ru.metric.name in metrics:
         job.decoders = Decoders(
             decoder_folder,
-            feeds if training is None else Feeds(loaded, training, perturbed),
+            feeds if training is None else _training(training, feeds, unit_mask),
             DecoderSettings(decoder_width, decoder_steps, decoder_batch, decoder_learning_rate, decoder_flips, seed),
             center,
             progress or (lambda _: None),
@@ -253,6 +254,15 @@ def _unit_mask(spec: MaskSpec | None, feeds: Feeds) -> UnitMask | None:
     if isinstance(spec, str) and spec == NO_MASK and spec not in feeds.samples.inputs:
         return None
     return open_unit_mask(spec, feeds.samples, feeds.main, shape, feeds.axes())
+
+
+def _training(samples: SampleSet, analyzed: Feeds, spec: MaskSpec | None) -> Feeds:
+    """Samples that decoders are trained on; the rows of an array that is a mask are those of the analyzed ones."""
+    feeds = Feeds(analyzed.model, samples, analyzed.perturb)
+    if spec is None or (isinstance(spec, str) and spec in samples.inputs):
+        mask = _unit_mask(spec, feeds)
+        feeds.counted = None if mask is None else mask.units
+    return feeds
 
 
 def _as_begun(writer: RunWriter, chunk: int) -> int:
