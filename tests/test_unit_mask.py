@@ -16,16 +16,24 @@ from onnx import TensorProto
 
 import onnxinfo
 from onnxinfo import InputError, UsageError, load
+from onnxinfo.analysis.decoders import decoder_settings
 from onnxinfo.analysis.job import Job, prepare
 from onnxinfo.analysis.measures import make_measures
 from onnxinfo.analysis.request import request
 from onnxinfo.archive.format import whole_maps
 from onnxinfo.cli import cli
-from onnxinfo.config import SidConfig
+from onnxinfo.config import DecoderConfig, SidConfig
 from onnxinfo.graph.layers import list_layers
 from onnxinfo.inputs.sample_sets import SampleSet
 from onnxinfo.inputs.unit_mask import find_unit_mask, open_unit_mask
+from onnxinfo.metrics.decoder import Plan
+from onnxinfo.metrics.decoder_store import DecoderKey
+from onnxinfo.metrics.decoder_training import Material, train_decoders
 from onnxinfo.metrics.feeds import Feeds, open_samples_of
+from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.network import Network
+from onnxinfo.metrics.noise import ENTROPY
+from onnxinfo.models import path
 from onnxinfo.views.plot_maps import flat_map
 
 IDS = np.random.default_rng(0).integers(0, 20, (4, 6))
@@ -249,3 +257,79 @@ def test_only_a_mask_lets_a_proven_map_have_holes() -> None:
     maps = np.array([[1, 2], [1, np.nan], [np.nan, np.nan], [1, np.inf]])
     assert whole_maps(maps, {"unit_mask": "graph input 'mask'"}).tolist() == [True, True, False, False]
     assert whole_maps(maps, {}).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(("units", "outputs"), [(6, 3), (6, 200), (600, 200)], ids=["outputs", "units", "sampled"])
+def test_the_normaliser_is_of_the_units_that_count(units: int, outputs: int) -> None:
+    """Exactly where a layer has few outputs or units, and to the stated error where it is sampled."""
+    matrix = torch.from_numpy(np.random.default_rng(0).normal(size=(outputs, units)).astype(np.float32))
+    counted = torch.arange(units).repeat(2, 1) % 3 != torch.tensor([[0], [1]])
+
+    class Layer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("matrix", matrix)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+            return (x @ self.matrix.T,)
+
+    network = Network(torch.fx.symbolic_trace(Layer()))
+    streams = torch.Generator().manual_seed(0)
+    found = linearise(network, torch.zeros(2, units), torch.ones(units), torch.arange(2), streams, counted=counted)[0]
+    expected = (matrix.square().sum(0) * counted).sum(1)
+    slack = 3 * found.normalizer_stderr + 1e-5 * expected
+    assert bool(((found.normalizer - expected).abs() <= slack).all()), (found.normalizer, expected)
+    assert not found.column_norms[~counted].any()
+    assert found.column_norms[counted].all()
+
+
+def test_an_analysis_leaves_masked_units_out_of_the_normaliser(tmp_path: Path) -> None:
+    proto = model([node("MatMul", "x w", "y")], [value("x", ("N", 6))], [value("y", ("N", 3))], [weight("w", 6, 3)])
+    matrix = onnx.numpy_helper.to_array(proto.graph.initializer[0])
+    counted = np.arange(6) % 2 == 0
+    given = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
+    options = {"layers": ["y"], "unit_mask": np.tile(counted, (2, 1)), "std": 1.0, "mean": 0.0}
+    for normalizer in ("image", "dataset"):
+        result = onnxinfo.analyze(proto, given, tmp_path / "a.h5", normalizer=normalizer, run=normalizer, **options)
+        with onnxinfo.open(result.archive) as archive:
+            found = archive[normalizer].values("sid")["value"][0]
+        norms = np.square(matrix[counted]).sum(1)
+        expected = 0.5 * np.log(1.5e-4 * norms.sum() / (len(norms) * norms)) + ENTROPY
+        assert found == pytest.approx(expected.mean(), abs=1e-4)
+
+
+def test_a_decoder_is_trained_and_judged_on_the_units_that_count() -> None:
+    """Its error is over them alone, and what is left out is not learned."""
+    loaded = load(path("digits-cnn.onnx"))
+    feeds = Feeds(loaded, open_samples_of(loaded, f"{path('digits.npz')}:images"), "image")
+    (layer,) = (each for each in list_layers(loaded, "image") if each.name == "relu")
+    job = prepare(feeds, [layer], SidConfig(), torch.device("cpu"))
+    material = Material(job.network, feeds, job.network.shapes(*job.inputs([0])), job.device)
+    upper = np.broadcast_to(np.arange(8)[:, None] < 4, (len(feeds), 1, 8, 8))
+    errors = []
+    for counted in (None, upper):
+        feeds.counted = counted
+        (trained,) = train_decoders(material, decoder_settings(DecoderConfig(width=4, steps=60), 0))
+        held = torch.randperm(len(feeds), generator=torch.Generator().manual_seed(0))[: round(len(feeds) / 10)].tolist()
+        x, rows = job.inputs(held)
+        wrong = (trained.decoder(job.network(x, rows)[0]) - x).square()
+        spread = (x - trained.decoder.sample_mean).square()
+        lower = float(wrong[:, :, 4:].sum() / spread[:, :, 4:].sum())
+        errors.append((trained.error, float(wrong[:, :, :4].sum() / spread[:, :, :4].sum()), lower))
+    assert errors[1][0] == pytest.approx(errors[1][1], rel=1e-4)
+    assert errors[1][2] > 1.2 * errors[0][2]
+
+
+def test_decoders_of_another_mask_are_others(tmp_path: Path) -> None:
+    """A mask that is an input holds for training samples too; without one, a decoder keeps its name."""
+    proto = text_model()
+    given = {"ids": IDS, "attention_mask": MASK}
+    options = {"layers": ["y"], "metrics": ["ru"], "decoder_width": 2, "decoder_steps": 2}
+    onnxinfo.analyze(proto, given, tmp_path / "a.h5", decoders=tmp_path / "d", decoder_inputs=given, **options)
+    beforehand = onnxinfo.train_decoder(proto, given, tmp_path / "d", layers=["y"], width=2, steps=2)
+    assert onnxinfo.list_decoders(tmp_path / "d") == beforehand
+    onnxinfo.analyze(proto, given, tmp_path / "b.h5", decoders=tmp_path / "d", unit_mask="none", **options)
+    assert len(onnxinfo.list_decoders(tmp_path / "d")) == 2
+    plan = Plan((4,), (4,), ("feature",), 2)
+    key = DecoderKey("", "relu", "x", "", decoder_settings(DecoderConfig(), 0), plan)
+    assert "unit_mask_sha256" not in key.to_dict()

@@ -93,7 +93,7 @@ class Block:
     @property
     def units(self) -> Tensor | None:
         """Units that count, (S, n) bool, or None for all."""
-        return None if self.job.units is None else self.job.units[self.indices].to(self.x.device)
+        return self.job.counted(self.indices)
 
     @property
     def target(self) -> Tensor:

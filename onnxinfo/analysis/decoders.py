@@ -26,6 +26,7 @@ from ..errors import UsageError
 from ..graph.layers import list_layers, perturbed_tensor, select_layers
 from ..graph.model import ModelSource
 from ..graph.optionals import without_optional_inputs
+from ..inputs.unit_mask import digest_of
 from ..metrics.budget import device_of
 from ..metrics.decoder import Plan
 from ..metrics.decoder_store import DecoderKey, StoredDecoder, claim_decoder, list_decoders, load_decoder, save_decoder
@@ -36,6 +37,7 @@ from ..outputs import claim_folder
 from ..text import no_such
 from ..torch_graph.precision import to_float32
 from .job import Job, context_tensors, prepare, prepare_reached
+from .masks import unit_mask_of
 from .settings import Progress, Report
 
 logger = logging.getLogger(__name__)
@@ -121,7 +123,7 @@ class Decoders:
 
     def keys(self, job: Job) -> list[DecoderKey]:
         """What decoders of a job's layers are known by."""
-        digest = self.feeds.samples.digest()
+        digest, counted = self.feeds.samples.digest(), self.feeds.counted
         shapes = job.network.shapes(*job.inputs([0]))
         return [
             DecoderKey(
@@ -131,6 +133,7 @@ class Decoders:
                 digest,
                 self.settings,
                 Plan(shape, job.shape, job.feeds.axes(), self.settings.width),
+                "" if counted is None else digest_of(counted),
             )
             for layer, shape in zip(job.layers, shapes, strict=True)
         ]
@@ -220,6 +223,8 @@ def train_decoder(
     chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
     samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())
     feeds = Feeds(loaded, samples, perturbed)
+    mask = unit_mask_of(config.input.unit_mask, feeds)
+    feeds.counted = None if mask is None else mask.units
     job = (prepare if layers else prepare_reached)(feeds, chosen, config.sid, target)
     report = progress or (lambda _: None)
     decoders = Decoders(Path(folder), job.feeds, decoder_settings(config.ru.decoder, seed), report=report)

@@ -96,6 +96,10 @@ class Job:
         x = on_device(self.feeds.perturbed(indices), self.device)
         return x, torch.as_tensor(list(indices), device=self.device)
 
+    def counted(self, indices: Sequence[int]) -> Tensor | None:
+        """Units of some samples that count, (S, n) bool, or None for all."""
+        return None if self.units is None else self.units[list(indices)].to(self.device)
+
     def stream(self, *key: object) -> torch.Generator:
         """A random stream of the run's seed that depends on the key alone."""
         return generator(self.device, self.settings.seed, *key)

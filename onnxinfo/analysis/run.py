@@ -35,7 +35,7 @@ from ..graph.model import Model, ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..graph.quantisation import quantisation
 from ..inputs.foreground import Foreground, open_foreground
-from ..inputs.unit_mask import NO_MASK, MaskSpec, UnitMask, find_unit_mask, open_unit_mask
+from ..inputs.unit_mask import UnitMask
 from ..metrics.budget import CPU_INPUTS, device_of, fit
 from ..metrics.feeds import Feeds, open_samples_of
 from ..outputs import claim_folder
@@ -46,6 +46,7 @@ from .decoders import Decoders, decoder_settings
 from .engines import describe_execution, open_engine
 from .finite import check_values
 from .job import Job, prepare, prepare_reached
+from .masks import unit_mask_of
 from .measures import check_metrics, make_measures
 from .recovery import Ru
 from .settings import Report, Result
@@ -173,7 +174,7 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     logger.info("samples: %d; preprocessing: %s", len(feeds), feeds.main.preprocessing.to_dict())
     logger.info("axes of %s: %s", perturbed, feeds.described)
     masks = None if objects is None else _masks(objects, feeds)
-    mask = _unit_mask(chosen_input.unit_mask, feeds)
+    mask = unit_mask_of(chosen_input.unit_mask, feeds)
     if mask is not None:
         logger.info("unit mask: %s", mask)
         feeds.counted = mask.units
@@ -197,16 +198,12 @@ def _training_feeds(job: Job, inputs: Any, config: Config) -> Feeds:
         crops = _crops(open_foreground(config.input.foreground), config.input.crop_to_box)
     spec = inputs if decoder.inputs is None else decoder.inputs
     samples = open_samples_of(feeds.model, spec, limit=decoder.limit, **config.input.reading(), **crops)
-    return Feeds(feeds.model, samples, feeds.perturb)
-
-
-def _unit_mask(spec: MaskSpec | None, feeds: Feeds) -> UnitMask | None:
-    shape = feeds.perturbed([0]).shape[1:]
-    if spec is None:
-        return find_unit_mask(feeds.samples, shape, feeds.axes())
-    if isinstance(spec, str) and spec == NO_MASK and spec not in feeds.samples.inputs:
-        return None
-    return open_unit_mask(spec, feeds.samples, feeds.main, shape, feeds.axes())
+    training, mask = Feeds(feeds.model, samples, feeds.perturb), config.input.unit_mask
+    # The rows of an array that is a mask are those of the samples analyzed.
+    if mask is None or (isinstance(mask, str) and mask in samples.inputs):
+        found = unit_mask_of(mask, training)
+        training.counted = None if found is None else found.units
+    return training
 
 
 def _as_begun(writer: RunWriter, chunk: int) -> int:

@@ -72,7 +72,8 @@ class Linearise:
 
         def work(samples: list[int]) -> None:
             x, rows = job.inputs(samples)
-            found = linearise(job.network, x, job.unit, rows, job.stream("linearise", samples[0]), stderr=self.stderr)
+            probes, counted = job.stream("linearise", samples[0]), job.counted(samples)
+            found = linearise(job.network, x, job.unit, rows, probes, stderr=self.stderr, counted=counted)
             parts.append(Part(samples, [start.to(_CPU) for start in found]))
 
         for_each(job, [list(self.samples)], work)

@@ -48,10 +48,15 @@ class UnitMask:
 
     def digest(self) -> str:
         """SHA-256 over shape and values."""
-        return hashlib.sha256(repr(self.units.shape).encode() + np.packbits(self.units).tobytes()).hexdigest()
+        return digest_of(self.units)
 
     def __str__(self) -> str:
         return f"{self.units.mean():.1%} of the units count, by {self.source}"
+
+
+def digest_of(units: npt.NDArray[np.bool_]) -> str:
+    """SHA-256 over shape and values of which units count."""
+    return hashlib.sha256(repr(units.shape).encode() + np.packbits(units).tobytes()).hexdigest()
 
 
 def find_unit_mask(samples: SampleSet, shape: Sequence[int], axes: Sequence[str]) -> UnitMask | None:

@@ -44,6 +44,8 @@ class DecoderKey:
         How it was trained.
     plan
         Sizes.
+    unit_mask_sha256
+        Which of the samples' units count; empty where all do.
     """
 
     model_sha256: str
@@ -52,10 +54,12 @@ class DecoderKey:
     samples_sha256: str
     settings: DecoderSettings
     plan: Plan
+    unit_mask_sha256: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the key as what JSON can hold."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        """Return the key as what JSON can hold; without a unit mask, it is that of a decoder from before there were."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found if self.unit_mask_sha256 else {k: v for k, v in found.items() if k != "unit_mask_sha256"}
 
     @property
     def stem(self) -> str:

@@ -61,7 +61,7 @@ class Trained:
         In evaluation mode, without gradients.
     error
         Mean squared error on the validation samples, relative to their variance about the training mean: 1 is what
-        the mean sample itself reaches.
+        the mean sample itself reaches. Over the units that count.
     steps
         Steps after which the kept weights were reached.
     """
@@ -85,6 +85,11 @@ class Material:
         x = torch.from_numpy(self.feeds.perturbed(indices)).to(self.device)
         return x, torch.as_tensor(list(indices), device=self.device)
 
+    def counted(self, indices: Sequence[int]) -> Tensor | None:
+        """Which units of some samples count, (B, *sample) bool, or None for all."""
+        counted = self.feeds.counted
+        return None if counted is None else torch.from_numpy(counted[list(indices)]).to(self.device)
+
 
 @dataclass
 class _Pupil:
@@ -102,10 +107,13 @@ class _Pupil:
     def done(self) -> bool:
         return self.waited >= PATIENCE
 
-    def learn(self, feature: Tensor, x: Tensor) -> Tensor:
+    def learn(self, feature: Tensor, x: Tensor, counted: Tensor | None) -> Tensor:
         self.decoder.train()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-            loss = nn.functional.mse_loss(self.decoder(feature).to(x.dtype), x) / self.decoder.sample_std.square()
+            shown = self.decoder(feature).to(x.dtype)
+            if counted is not None:
+                shown, x = shown[counted], x[counted]
+            loss = nn.functional.mse_loss(shown, x) / self.decoder.sample_std.square()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -167,10 +175,10 @@ def train_decoders(
             if len(decoder.plan.sides) == 2:
                 decoder.to(memory_format=torch.channels_last)
     pupils = [_pupil(decoder, settings) for decoder in decoders]
-    for step, (x, indices) in enumerate(_batches(material, training, settings), start=1):
+    for step, (x, indices, counted) in enumerate(_batches(material, training, settings), start=1):
         with torch.no_grad():
             features = _features(material.network, x, indices)
-        losses = [p.learn(f, x) for p, f in zip(pupils, features, strict=True) if not p.done]
+        losses = [p.learn(f, x, counted) for p, f in zip(pupils, features, strict=True) if not p.done]
         report(step, settings.steps, float(torch.stack(losses).mean()))
         if step % max(1, settings.steps // VALIDATIONS) == 0 or step == settings.steps:
             errors = _errors(material, [p.decoder for p in pupils], validation, settings.batch)
@@ -206,8 +214,10 @@ def _features(network: Network, x: Tensor, rows: Tensor) -> list[Tensor]:
     return [feature.detach() for feature in network(x, rows)]
 
 
-def _batches(material: Material, training: Sequence[int], settings: DecoderSettings) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end of epochs' rests, each sample once an epoch."""
+def _batches(
+    material: Material, training: Sequence[int], settings: DecoderSettings
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Batches without end of epochs' rests, each sample once an epoch: samples, their rows and which units count."""
     stream = generator(torch.device("cpu"), settings.seed, "decoder")
     queue: list[int] = []
     mirrored = material.feeds.axes().index("x") + 1 if settings.flips and "x" in material.feeds.axes() else None
@@ -216,22 +226,28 @@ def _batches(material: Material, training: Sequence[int], settings: DecoderSetti
             queue += [training[i] for i in torch.randperm(len(training), generator=stream).tolist()]
         indices, queue = queue[: settings.batch], queue[settings.batch :]
         x, rows = material.inputs(indices)
+        counted = material.counted(indices)
         if mirrored is not None:
             chosen = torch.rand(len(x), generator=stream) < 0.5
-            x[chosen] = x[chosen].flip(mirrored)
-        yield x, rows
+            for each in (x, counted):
+                if each is not None:
+                    each[chosen] = each[chosen].flip(mirrored)
+        yield x, rows, counted
 
 
 @torch.no_grad()
 def _errors(material: Material, decoders: Sequence[Decoder], validation: Sequence[int], batch: int) -> list[float]:
-    """Relative squared error of every decoder on the validation samples."""
+    """Relative squared error of every decoder on the units of the validation samples that count."""
     wrong = torch.zeros(len(decoders), dtype=torch.float64)
     spread = 0.0
     for decoder in decoders:
         decoder.eval()
     for start in range(0, len(validation), batch):
-        x, rows = material.inputs(validation[start : start + batch])
-        spread += float((x - decoders[0].sample_mean).double().square().sum())
+        some = validation[start : start + batch]
+        x, rows = material.inputs(some)
+        counted = material.counted(some)
+        counts = torch.ones_like(x, dtype=torch.bool) if counted is None else counted
+        spread += float((x - decoders[0].sample_mean)[counts].double().square().sum())
         for i, (decoder, feature) in enumerate(zip(decoders, _features(material.network, x, rows), strict=True)):
-            wrong[i] += (decoder(feature) - x).double().square().sum().cpu()
+            wrong[i] += (decoder(feature) - x)[counts].double().square().sum().cpu()
     return [float(w) / max(spread, torch.finfo(torch.float64).tiny) for w in wrong]

@@ -52,6 +52,7 @@ def linearise(
     probes: torch.Generator,
     *,
     stderr: float = NORMALIZER_STDERR,
+    counted: Tensor | None = None,
 ) -> list[Linearisation]:
     """Column norms ``||J_i||^2`` and ``D = ||J||_F^2`` of every layer at the samples.
 
@@ -72,7 +73,11 @@ def linearise(
         Random stream.
     stderr
         Relative standard error of each sample's D to aim at.
+    counted
+        Units that count, (S, n) bool, or None for all. The others have norm zero and no part in D.
     """
+    if counted is not None:
+        unit = unit * counted.reshape(x.shape)
     leaf = x.detach().requires_grad_(True)
     features = network(leaf, rows)
     results = []
