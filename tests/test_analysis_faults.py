@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills by proces
 MODEL, RUN = str(bundled("digits-cnn.onnx")), "digits-cnn"
 IMAGES = f"{bundled('digits.npz')}:images"
 # Blocks of one sample: as many moments between two finished cells as can be.
-OPTIONS = {"layers": ["relu_4"], "limit": 3, "memory": "1K"}
+OPTIONS = {"layers": ["relu_4"], "limit": 3, "memory_limit": "1K"}
 CELLS = 3
 COMMAND = [
     *(sys.executable, "-m", "onnxinfo", "analyze", MODEL, "--inputs", IMAGES, "--limit", "3"),
