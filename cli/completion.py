@@ -35,6 +35,13 @@ def run_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return _matching((name for name, _ in _runs(ctx)), incomplete)
 
 
+def metric_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the name of a metric."""
+    from onnxinfo.registry import METRICS
+
+    return _matching(METRICS.names(), incomplete)
+
+
 def layer_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the name of a layer of the model or the archives on the line."""
     model = ctx.params.get("model") or next((path for path in ctx.args if not path.endswith(".h5")), None)

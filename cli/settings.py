@@ -9,11 +9,11 @@ import click
 
 from onnxinfo.config import Entry, entries, read_settings
 
-from .completion import layer_names
+from .completion import layer_names, metric_names
 
 Command = Callable[..., Any]
 
-_COMPLETIONS = {"layers": layer_names, "exclude": layer_names}
+_COMPLETIONS = {"layers": layer_names, "exclude": layer_names, "metrics": metric_names}
 
 
 class Value(click.ParamType[Any]):

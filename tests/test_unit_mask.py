@@ -19,6 +19,7 @@ from onnxinfo import InputError, UsageError, load
 from onnxinfo.analysis.job import Job, prepare
 from onnxinfo.analysis.measures import make_measures
 from onnxinfo.analysis.request import request
+from onnxinfo.analysis.tasks import Worker
 from onnxinfo.archive.format import whole_maps
 from onnxinfo.cli import cli
 from onnxinfo.config import SidConfig
@@ -158,7 +159,8 @@ def test_workers_have_the_same_units(tmp_path: Path) -> None:
     layers = [layer for layer in list_layers(loaded, "embedded") if layer.name == "y"]
     job = prepare(feeds, layers, SidConfig(), torch.device("cpu"))
     job.units = torch.from_numpy(EXPECTED)
-    elsewhere = request(job, ["sid"], tmp_path, device="cpu", threads=1).worker()
+    here = Worker(job, make_measures(["sid"], job))
+    elsewhere = request(here, tmp_path, device="cpu", threads=1).worker()
     assert torch.equal(elsewhere.job.units, job.units)
 
 

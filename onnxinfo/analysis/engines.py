@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,7 +21,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from ..config import ExecutionConfig
-from ..errors import ResourceError
+from ..errors import ResourceError, UsageError
+from ..registry import ENGINES
 from .request import Request, request
 from .tasks import Task, Worker
 
@@ -64,12 +66,12 @@ def local_workers(execution: ExecutionConfig, used: torch.device) -> tuple[list[
 
 def describe_execution(execution: ExecutionConfig, used: torch.device) -> dict[str, Any]:
     """Return what the archive's provenance keeps; the number of workers changes nothing."""
-    threads = execution.threads or 1 if execution.engine == "ray" else local_workers(execution, used)[1]
+    is_local = execution.engine == ExecutionConfig.engine
+    threads = local_workers(execution, used)[1] if is_local else execution.threads or 1
     return {"engine": execution.engine, "threads": threads}
 
 
-@contextlib.contextmanager
-def open_engine(execution: ExecutionConfig, worker: Worker, metrics: Sequence[str]) -> Iterator[Engine]:
+def open_engine(execution: ExecutionConfig, worker: Worker) -> AbstractContextManager[Engine]:
     """Make an engine ready, for as long as a block lasts.
 
     Parameters
@@ -77,25 +79,22 @@ def open_engine(execution: ExecutionConfig, worker: Worker, metrics: Sequence[st
     execution
         What may be used.
     worker
-        Of this process.
-    metrics
-        Names of those asked for.
+        Of this process, its metrics prepared.
     """
-    job = worker.job
-    if execution.engine == "ray":
-        from .ray_engine import open_ray
+    opened: AbstractContextManager[Engine] = ENGINES.get(execution.engine)(execution, worker)
+    return opened
 
-        with tempfile.TemporaryDirectory() as folder, open_ray(execution) as cluster:
-            asked = request(job, metrics, Path(folder), device=cluster.device, threads=cluster.threads)
-            yield cluster.given(asked.in_memory())
-        return
-    devices, threads = local_workers(execution, job.device)
+
+@contextlib.contextmanager
+def open_local(execution: ExecutionConfig, worker: Worker) -> Iterator[Engine]:
+    """Compute in this process, or in several of this machine."""
+    devices, threads = local_workers(execution, worker.job.device)
     if len(devices) == 1:
         with _threads(threads):
             yield Here(worker)
         return
     with tempfile.TemporaryDirectory() as folder:
-        asked = request(job, metrics, Path(folder), device=devices[0], threads=threads)
+        asked = request(worker, Path(folder), device=devices[0], threads=threads)
         with Processes(asked, devices, Path(folder) / "request") as processes:
             yield processes
 
@@ -136,7 +135,7 @@ class Processes:
     """
 
     def __init__(self, asked: Request, devices: Sequence[str], path: Path) -> None:
-        path.write_bytes(pickle.dumps(asked))
+        path.write_bytes(_pickled(asked))
         context = multiprocessing.get_context("spawn")
         waiting = context.SimpleQueue()
         for device in devices:
@@ -166,6 +165,18 @@ class Processes:
         for process in list((self._pool._processes or {}).values()):
             process.terminate()
         self._pool.shutdown(cancel_futures=True)
+
+
+def _pickled(asked: Request) -> bytes:
+    for name, measure in asked.measures.items():
+        try:
+            pickle.dumps(measure)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UsageError(
+                f"metric '{name}' cannot be sent to other processes ({error}): define its class at the top level of a "
+                f"module, or use one worker"
+            ) from None
+    return pickle.dumps(asked)
 
 
 def ahead(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..config import ExecutionConfig
 from ..errors import OnnxinfoError, ResourceError, UsageError
-from .engines import AHEAD, ahead
-from .request import Request
+from .engines import AHEAD, Engine, ahead
+from .request import Request, request
 from .tasks import Task, Worker
 
 T = TypeVar("T")
@@ -71,7 +73,15 @@ class RayEngine:
 
 
 @contextlib.contextmanager
-def open_ray(execution: ExecutionConfig) -> Iterator[RayEngine]:
+def open_ray(execution: ExecutionConfig, worker: Worker) -> Iterator[Engine]:
+    """Compute on a Ray cluster."""
+    with tempfile.TemporaryDirectory() as folder, _joined(execution) as cluster:
+        asked = request(worker, Path(folder), device=cluster.device, threads=cluster.threads)
+        yield cluster.given(asked.in_memory())
+
+
+@contextlib.contextmanager
+def _joined(execution: ExecutionConfig) -> Iterator[RayEngine]:
     """Join a Ray cluster, for as long as a block lasts.
 
     Raises

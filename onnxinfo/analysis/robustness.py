@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
@@ -23,7 +24,7 @@ from ..graph.model import ModelSource, load
 from ..graph.scores import score_tensor
 from ..inputs.deviation import evenly_spread
 from ..metrics.network import Network
-from .blocks import Block, Cells
+from .blocks import Block, Cells, Measure
 from .job import Job
 from .settings import Report, Result
 
@@ -35,7 +36,7 @@ SEARCH_STEPS, ITERATIONS = 7, 12
 BISECTIONS = 10
 
 
-class Robustness:
+class Robustness(Measure):
     """Mean L2 norm of the smallest perturbations that make a sample each of its most probable wrong classes.
 
     By Carlini and Wagner's targeted L2 attack (of the Adversarial Robustness Toolbox), in standard deviations of the
@@ -64,29 +65,47 @@ class Robustness:
         ),
         has_map=False,
     )
-    uses_normalizer: ClassVar[bool] = False
-    recipe: ClassVar[Mapping[str, object]] = {
-        "attack": "carlini-wagner-l2",
-        "attack_targets": TARGETS,
-        "attack_search_steps": SEARCH_STEPS,
-        "attack_iterations": ITERATIONS,
-        "attack_bisections": BISECTIONS,
-    }
 
     def __init__(self, job: Job) -> None:
+        super().__init__(job)
         labels = job.feeds.main.labels
         if labels is None:
             raise UsageError("robustness needs to know the right classes; give --labels")
         if [layer.name for layer in job.layers] != [score_tensor(job.feeds.model)] or job.network.context:
             raise UsageError("robustness is of a classifier with one input, at its scores alone; use robustness(...)")
-        network = job.network.part([0])
         with torch.no_grad():
-            classes = network(*job.inputs([0]))[0].shape[1]
+            classes = job.network.part([0])(*job.inputs([0]))[0].shape[1]
         wrong = labels[(labels < 0) | (labels >= classes)]
         if len(wrong):
             raise InputError(f"label {wrong[0]} is out of range, the model has {classes} classes, 0 to {classes - 1}")
-        self.job, self._labels, self._classes = job, labels, classes
-        self._attack, self._classifier = _attack(job, network, classes)
+        self._labels, self._classes = labels, classes
+        _ = self._made
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """The attack and its effort."""
+        return {
+            "attack": "carlini-wagner-l2",
+            "attack_targets": TARGETS,
+            "attack_search_steps": SEARCH_STEPS,
+            "attack_iterations": ITERATIONS,
+            "attack_bisections": BISECTIONS,
+        }
+
+    @cached_property
+    def _made(self) -> tuple[Any, Any]:
+        """The attack, and the classifier that it attacks."""
+        return _attack(self.job, self.job.network.part([0]), self._classes)
+
+    @property
+    def _classifier(self) -> Any:
+        return self._made[1]
+
+    @property
+    def _attack(self) -> Any:
+        """The attack, on as many samples at once as the memory has room for by now."""
+        self._made[0].set_params(batch_size=self.job.chunk)
+        return self._made[0]
 
     def cells(self, block: Block) -> Cells:
         """Attack a block of samples."""

@@ -34,20 +34,18 @@ from ..graph.layers import Layer, list_layers, perturbed_tensor, select_layers
 from ..graph.model import Model, ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..graph.quantisation import quantisation
-from ..inputs.foreground import Foreground, open_foreground
+from ..inputs.foreground import Foreground, crops_of, open_foreground
 from ..inputs.unit_mask import NO_MASK, MaskSpec, UnitMask, find_unit_mask, open_unit_mask
 from ..metrics.budget import CPU_INPUTS, device_of, fit
 from ..metrics.feeds import Feeds, open_samples_of
-from ..outputs import claim_folder
+from ..registry import ENGINES, METRICS
 from ..torch_graph.precision import to_float32
 from .blocks import Measure
 from .compute import Analysis
-from .decoders import Decoders, decoder_settings
 from .engines import describe_execution, open_engine
 from .finite import check_values
 from .job import Job, prepare, prepare_reached
-from .measures import check_metrics, make_measures
-from .recovery import Ru
+from .measures import check_metrics, make_measures, with_needed
 from .settings import Report, Result
 from .tasks import Worker
 
@@ -127,22 +125,15 @@ def run_analysis(
     """Do what :func:`analyze` does, for a configuration in one piece."""
     report = progress or (lambda _: None)
     claim_archive(output, [model, inputs, *config.sources()])
-    folder = config.ru.decoder.folder
-    decoder_folder = Path(output).with_suffix(".decoders") if folder is None else Path(folder)
-    if Ru.metric.name in config.selection.metrics:
-        claim_folder(decoder_folder)
-    check_metrics(config.selection.metrics)
+    chosen = config.selection.metrics
+    check_metrics(chosen)
+    ENGINES.get(config.execution.engine)
+    for metric in chosen:
+        METRICS.get(metric).claim(config, Path(output))
     job, mask = _open_job(model, inputs, config)
-    if Ru.metric.name in config.selection.metrics:
-        training = _training_feeds(job, inputs, config)
-        job.decoders = Decoders(
-            decoder_folder,
-            training,
-            decoder_settings(config.ru.decoder, config.sid.seed),
-            config.ru.center,
-            report,
-        )
-    measures = make_measures(config.selection.metrics, job)
+    job.config, job.source, job.output = config, inputs, Path(output)
+    measures = make_measures(chosen, job)
+    worker = Worker(job, with_needed(measures, job))
     logger.info("inputs evaluated at once: %d", job.chunk)
     out, name = config.out, config.out.run or job.feeds.model.name
     more: dict[str, Any] = {"keep_precision": True} if config.input.keep_precision else {}
@@ -152,8 +143,11 @@ def run_analysis(
     with RunWriter.open(output, name, schema, overwrite=out.overwrite, compression=out.compression) as writer:
         if job.memory is None:
             job.chunk = _as_begun(writer, job.chunk)
-        with open_engine(config.execution, Worker(job, measures), config.selection.metrics) as opened:
-            Analysis(job, measures, opened, writer, report).compute()
+        if any(not writer.finished(metric).all() for metric in measures):
+            for measure in worker.measures.values():
+                measure.prepare(report)
+        with open_engine(config.execution, worker) as opened:
+            Analysis(job, measures, worker.measures, opened, writer, report).compute()
     return Result(Path(output), name)
 
 
@@ -167,7 +161,7 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     chosen = select_layers(listed, selection.layers, selection.exclude)
     logger.info("perturbed: %s; layers: %d of %d: %s", perturbed, len(chosen), len(listed), _names(chosen))
     objects = None if chosen_input.foreground is None else open_foreground(chosen_input.foreground)
-    crops = _crops(objects, chosen_input.crop_to_box)
+    crops = crops_of(objects, chosen_input.crop_to_box)
     more: dict[str, Any] = {"labels": chosen_input.labels, "limit": chosen_input.limit, **crops}
     feeds = Feeds(loaded, open_samples_of(loaded, inputs, **chosen_input.reading(), **more), perturbed)
     logger.info("samples: %d; preprocessing: %s", len(feeds), feeds.main.preprocessing.to_dict())
@@ -187,19 +181,6 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     return job, mask
 
 
-def _training_feeds(job: Job, inputs: Any, config: Config) -> Feeds:
-    """Samples that decoders are trained on: those analyzed, unless others or another number are named."""
-    decoder, feeds = config.ru.decoder, job.feeds
-    if decoder.inputs is None and decoder.limit is None:
-        return feeds
-    crops: dict[str, Any] = {}
-    if decoder.inputs is None and config.input.foreground is not None:
-        crops = _crops(open_foreground(config.input.foreground), config.input.crop_to_box)
-    spec = inputs if decoder.inputs is None else decoder.inputs
-    samples = open_samples_of(feeds.model, spec, limit=decoder.limit, **config.input.reading(), **crops)
-    return Feeds(feeds.model, samples, feeds.perturb)
-
-
 def _unit_mask(spec: MaskSpec | None, feeds: Feeds) -> UnitMask | None:
     shape = feeds.perturbed([0]).shape[1:]
     if spec is None:
@@ -214,14 +195,6 @@ def _as_begun(writer: RunWriter, chunk: int) -> int:
     begun = writer.recorded("inputs_at_once")
     # A file from elsewhere does not decide over this machine's memory.
     return begun if isinstance(begun, int) and 1 <= begun <= max(2 * chunk, CPU_INPUTS) else chunk
-
-
-def _crops(objects: Foreground | None, times: float | None) -> dict[str, Any]:
-    if times is None:
-        return {}
-    if objects is None:
-        raise UsageError("crop_to_box needs boxes or masks to crop to; give --foreground")
-    return {"boxes": objects.crops(), "box_scale": times}
 
 
 def _masks(objects: Foreground, feeds: Feeds) -> npt.NDArray[np.uint8]:
