@@ -143,11 +143,11 @@ READERS: Registry[Callable[..., Any]] = Registry(
     },
 )
 
-#: Functions ``open(execution, worker)`` that return a context manager of an :class:`.analysis.engines.Engine`.
+#: Functions ``open(execution, worker)`` that return a context manager of an :class:`.engines.base.Engine`.
 ENGINES: Registry[Callable[..., Any]] = Registry(
     "engine",
     "onnxinfo.engines",
-    {"local": ".analysis.engines:open_local", "ray": ".analysis.ray_engine:open_ray"},
+    {"local": ".engines.local:open_local", "ray": ".engines.ray:open_ray"},
 )
 
 #: :class:`.archive.export.Exporter` by the file's ending.

@@ -18,11 +18,11 @@ import onnxinfo
 from onnxinfo import InputError, UsageError, load
 from onnxinfo.analysis.job import Job, prepare
 from onnxinfo.analysis.measures import make_measures
-from onnxinfo.analysis.request import request
 from onnxinfo.analysis.tasks import Worker
 from onnxinfo.archive.format import whole_maps
 from onnxinfo.cli import cli
 from onnxinfo.config import SidConfig
+from onnxinfo.engines.request import request
 from onnxinfo.graph.layers import list_layers
 from onnxinfo.inputs.sample_sets import SampleSet
 from onnxinfo.inputs.unit_mask import find_unit_mask, open_unit_mask
@@ -61,7 +61,7 @@ def analyzed(proto: onnx.ModelProto, arrays: dict[str, Any], folder: Path, **opt
         return make_measures(names, job)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("onnxinfo.analysis.run.make_measures", noted)
+        patch.setattr("onnxinfo.workflows.analyze.make_measures", noted)
         result = onnxinfo.analyze(proto, arrays, folder / "run.h5", layers=["y"], perturb="embedded", **options)
     with onnxinfo.open(result.archive) as archive:
         return archive[result.run].recipe, made[0].units

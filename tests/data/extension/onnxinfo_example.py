@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from onnxinfo.analysis.blocks import Cells, Measure
-from onnxinfo.analysis.engines import Here
 from onnxinfo.archive.export import Exporter
 from onnxinfo.archive.format import Metric
+from onnxinfo.engines.serial import Here
 from onnxinfo.inputs.rows import MemoryRows
 from onnxinfo.kinds import Kind
 from onnxinfo.torch_graph.operators import operator

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..analysis.blocks import Measure
+from ..analysis.job import Job
+from ..analysis.settings import Progress, Report
+from ..analysis.starts import Starts, starts
+from ..analysis.tasks import Column, Linearise, Measuring
 from ..archive.means import mean_and_stderr
 from ..archive.writer import RunWriter
+from ..engines.base import Engine
 from ..errors import InputError
 from ..metrics.linearisation import NORMALIZER_STDERR, Linearisation
-from .blocks import Measure
-from .engines import Engine
-from .job import Job
-from .settings import Progress, Report
-from .starts import Starts, starts
-from .tasks import Column, Linearise, Measuring
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..analysis.tasks import Task, Worker
 from ..config import ExecutionConfig
 from ..errors import OnnxinfoError, ResourceError, UsageError
-from .engines import AHEAD, Engine, ahead
+from .base import AHEAD, Engine, ahead
 from .request import Request, request
-from .tasks import Task, Worker
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class RayEngine:
         return replace(self, _asked=[ray.put(asked)], _perform=remote)
 
     def map(self, tasks: Iterable[Task[T]]) -> Iterator[tuple[Task[T], T]]:
-        """See :class:`.engines.Engine`."""
+        """See :class:`.base.Engine`."""
         import ray
 
         for task, reference in ahead(tasks, self._submit, _first, self.most):

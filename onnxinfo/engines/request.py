@@ -11,6 +11,9 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from ..analysis.blocks import Measure
+from ..analysis.job import Job, make_job
+from ..analysis.tasks import Worker
 from ..config import SidConfig
 from ..errors import UsageError
 from ..graph.engine import libraries, register_ort_library
@@ -23,9 +26,6 @@ from ..inputs.sample_sets import SampleSet
 from ..metrics.budget import fit
 from ..metrics.feeds import Feeds
 from ..torch_graph.reach import convert_reached
-from .blocks import Measure
-from .job import Job, make_job
-from .tasks import Worker
 
 
 @dataclass(frozen=True)
