@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -75,9 +76,11 @@ def settings(*sections: str, leave_out: Collection[str] = (), **defaults: Any) -
     return decorate
 
 
-def setting(flat: str, name: str = "") -> Callable[[Command], Command]:
-    """Give a command the option of one setting, perhaps by another name than its own."""
+def setting(flat: str, name: str = "", help: str = "") -> Callable[[Command], Command]:
+    """Give a command the option of one setting, perhaps by another name or with another help than its own."""
     entry = next(each for each in entries() if each.setting.flat == flat)
+    if help:
+        entry = replace(entry, setting=replace(entry.setting, help=help))
     flag = f"--{name.replace('_', '-')}" if name else entry.setting.flag
     return _option(entry, name or flat, flag, entry.default)
 

@@ -55,7 +55,7 @@ class Ru(Measure):
             decoder_settings(decoders, job.config.sid.seed),
         )
         self._decoders.claim(job)
-        self.recipe_kept = {**recipe(job.config.ru), **self._decoders.recipe}
+        self._recipe = {**recipe(job.config.ru), **self._decoders.recipe}
         self.trained: list[Trained] = []
 
     @classmethod
@@ -66,7 +66,7 @@ class Ru(Measure):
     @property
     def recipe(self) -> Mapping[str, object]:
         """What determines the decoders, and what errors are measured from."""
-        return self.recipe_kept
+        return self._recipe
 
     def prepare(self, report: Report) -> None:
         """Read decoders, and train those that are missing."""

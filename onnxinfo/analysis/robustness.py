@@ -87,7 +87,7 @@ class Robustness(Measure):
     @cached_property
     def _made(self) -> tuple[Any, Any]:
         """The attack, and the classifier that it attacks."""
-        return _attack(self.job, self.job.network.part([0]), self._classes)
+        return _attack_on(self.job, self.job.network.part([0]), self._classes)
 
     @property
     def _classifier(self) -> Any:
@@ -149,7 +149,7 @@ class _Standardised(nn.Module):
         return self._network(x * self._unit, rows)[0]
 
 
-def _attack(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
+def _attack_on(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
     try:
         from .attack import carlini_wagner
     except ImportError:
