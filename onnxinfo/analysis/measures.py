@@ -81,14 +81,25 @@ def make_measures(names: Sequence[str], job: Job) -> dict[str, Measure]:
 
 def with_needed(measures: Mapping[str, Measure], job: Job) -> dict[str, Measure]:
     """Return metrics together with those that they are made from."""
-    found = dict(measures)
-    pending = [*measures.values()]
+    return {name: measures[name] if name in measures else METRICS.get(name)(job) for name in needed([*measures])}
+
+
+def needed(names: Sequence[str]) -> list[str]:
+    """List metrics, and after them those that they are made from.
+
+    Raises
+    ------
+    UsageError
+        A metric is unknown or is no class of metrics.
+    """
+    found: dict[str, None] = {}
+    pending = list(names)
     while pending:
-        for name in pending.pop().needs:
-            if name not in found:
-                found[name] = METRICS.get(name)(job)
-                pending.append(found[name])
-    return found
+        name = pending.pop(0)
+        if name not in found:
+            found[name] = None
+            pending += _class_of(name).needs
+    return list(found)
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -101,11 +112,13 @@ def check_metrics(names: Sequence[str]) -> None:
     """
     if not names:
         raise UsageError(f"no metric is named: use {', '.join(METRICS.names())}")
-    for name in names:
-        found = METRICS.get(name)
-        if not (isinstance(found, type) and issubclass(found, Measure)):
-            raise UsageError(
-                f"metric '{name}' is {found!r}: give a class that extends onnxinfo.analysis.blocks.Measure"
-            )
-        if found.metric.name != name:
-            raise UsageError(f"metric '{name}' calls itself '{found.metric.name}': register it by that name")
+    needed(names)
+
+
+def _class_of(name: str) -> type[Measure]:
+    found = METRICS.get(name)
+    if not (isinstance(found, type) and issubclass(found, Measure)):
+        raise UsageError(f"metric '{name}' is {found!r}: give a class that extends onnxinfo.analysis.blocks.Measure")
+    if found.metric.name != name:
+        raise UsageError(f"metric '{name}' calls itself '{found.metric.name}': register it by that name")
+    return found

@@ -17,7 +17,7 @@ import torch
 from ..analysis.blocks import Measure
 from ..analysis.finite import check_values
 from ..analysis.job import Job, prepare, prepare_reached
-from ..analysis.measures import check_metrics, make_measures, with_needed
+from ..analysis.measures import check_metrics, make_measures, needed, with_needed
 from ..analysis.settings import Report, Result
 from ..analysis.tasks import Worker
 from ..archive.claim import claim_archive
@@ -128,7 +128,7 @@ def run_analysis(
     chosen = config.selection.metrics
     check_metrics(chosen)
     ENGINES.get(config.execution.engine)
-    for metric in chosen:
+    for metric in needed(chosen):
         METRICS.get(metric).claim(config, Path(output))
     job, mask = _open_job(model, inputs, config)
     job.config, job.source, job.output = config, inputs, Path(output)
