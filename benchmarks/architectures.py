@@ -31,7 +31,14 @@ EXPORTERS = ("torchscript", "dynamo")
 STAGES = ("build", "export", "onnxruntime", "check", "sid", "done")
 # Waiting time, in units of the limit of processor time.
 _PATIENCE = 20
-PRELOADED = ["torch.onnx", "torchvision", "onnxscript", "onnxruntime", "onnxinfo.check", "onnxinfo.analysis.run"]
+PRELOADED = [
+    "torch.onnx",
+    "torchvision",
+    "onnxscript",
+    "onnxruntime",
+    "onnxinfo.workflows.check",
+    "onnxinfo.workflows.analyze",
+]
 # Shapes of inputs, by the beginning of the builder's name; the first that fits counts.
 SHAPES = {
     "inception_v3|quantized_inception_v3": (1, 3, 96, 96),

@@ -30,11 +30,11 @@ from onnxinfo.metrics.network import Network
 
 #: Phases, with what is called in them, and whether they grow with the images.
 PHASES: dict[str, tuple[list[tuple[Any, str]], bool]] = {
-    "model": ([("onnxinfo.analysis.run", "to_float32"), ("onnxinfo.analysis.run", "list_layers")], False),
-    "samples": ([("onnxinfo.analysis.run", "open_inputs")], False),
+    "model": ([("onnxinfo.workflows.analyze", "to_float32"), ("onnxinfo.workflows.analyze", "list_layers")], False),
+    "samples": ([("onnxinfo.workflows.analyze", "open_inputs")], False),
     "conversion": ([("onnxinfo.analysis.job", "convert_reached")], False),
     "verification": ([("onnxinfo.analysis.job", "verify")], False),
-    "batching": ([(Network, "settle_batching"), ("onnxinfo.analysis.run", "fit")], False),
+    "batching": ([(Network, "settle_batching"), ("onnxinfo.workflows.analyze", "fit")], False),
     "linearisation": ([(Linearise, "perform")], True),
     "solution": ([(Measuring, "perform")], True),
     "archive": ([(RunWriter, name) for name in ("open", "set_normalizer", "write", "close")], True),
@@ -55,7 +55,7 @@ def measured(phases: dict[str, float]) -> Iterator[None]:
 def start_up() -> float:
     """Seconds until a fresh process has imported what an analysis needs."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import onnxinfo.analysis.run"], check=True)
+    subprocess.run([sys.executable, "-c", "import onnxinfo.workflows.analyze"], check=True)
     return time.perf_counter() - began
 
 

@@ -23,7 +23,7 @@ _SHOWN = 10
 @click.option("--inputs", metavar="SPEC", help="Samples, as for 'analyze'; default: generated in sizes that fit.")
 @config_file
 @settings("input", leave_out=["unit_mask", "foreground", "crop_to_box"])
-@setting("seed")
+@setting("seed", help="Seed of randomly generated inputs.")
 @click.option("--format", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def check(model: str, inputs: str | None, format: str, **options: Any) -> None:
     """Compare every tensor of MODEL, an ONNX file (or - for standard input), with ONNX Runtime.

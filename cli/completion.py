@@ -23,16 +23,22 @@ def completion(shell: str) -> None:
     Example:
       onnxinfo completion bash
     """
-    from . import cli
-
     found = get_completion_class(shell)
     assert found is not None
-    click.echo(found(cli, {}, "onnxinfo", "_ONNXINFO_COMPLETE").source())
+    root = click.get_current_context().find_root().command
+    click.echo(found(root, {}, "onnxinfo", "_ONNXINFO_COMPLETE").source())
 
 
 def run_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the name of a run of the archives on the line."""
     return _matching((name for name, _ in _runs(ctx)), incomplete)
+
+
+def metric_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the name of a metric."""
+    from onnxinfo.registry import METRICS
+
+    return _matching(METRICS.names(), incomplete)
 
 
 def layer_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

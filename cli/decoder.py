@@ -31,7 +31,7 @@ def decoder() -> None:
 @setting("decoder_batch", "batch")
 @setting("decoder_learning_rate", "learning_rate")
 @setting("decoder_flips", "flips")
-@setting("seed")
+@setting("seed", help="Seed of split, initial weights and order of samples.")
 @setting("device")
 def train(model: str, inputs: str, output: str, **options: Any) -> None:
     """Train a decoder for every chosen layer of MODEL; those that are there already are kept.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from onnxinfo.config import Entry, entries, read_settings
 
-from .completion import layer_names
+from .completion import layer_names, metric_names
 
 Command = Callable[..., Any]
 
-_COMPLETIONS = {"layers": layer_names, "exclude": layer_names}
+_COMPLETIONS = {"layers": layer_names, "exclude": layer_names, "metrics": metric_names}
 
 
 class Value(click.ParamType[Any]):
@@ -75,9 +76,11 @@ def settings(*sections: str, leave_out: Collection[str] = (), **defaults: Any) -
     return decorate
 
 
-def setting(flat: str, name: str = "") -> Callable[[Command], Command]:
-    """Give a command the option of one setting, perhaps by another name than its own."""
+def setting(flat: str, name: str = "", help: str = "") -> Callable[[Command], Command]:
+    """Give a command the option of one setting, perhaps by another name or with another help than its own."""
     entry = next(each for each in entries() if each.setting.flat == flat)
+    if help:
+        entry = replace(entry, setting=replace(entry.setting, help=help))
     flag = f"--{name.replace('_', '-')}" if name else entry.setting.flag
     return _option(entry, name or flat, flag, entry.default)
 

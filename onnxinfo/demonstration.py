@@ -1,76 +1,7 @@
-"""The demo: a small trained network, real images, and everything onnxinfo makes of them."""
+"""The former place of :func:`onnxinfo.demo`."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from .moved import forward
 
-from .analysis.run import analyze
-from .analysis.settings import Progress, Result
-from .archive.claim import claim_archive
-from .models import path
-from .outputs import claim_folder, make_folder
-from .views.figure import claim_figure
-from .views.plot_curve import plot_curve
-from .views.plot_maps import plot_maps
-
-MODEL = "digits-cnn.onnx"
-SAMPLES = 50
-
-
-@dataclass(frozen=True)
-class Demo:
-    """What the demo made: the analysis, and the plots."""
-
-    result: Result
-    plots: tuple[Path, ...]
-
-
-def demo(
-    folder: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None, force: bool = False
-) -> Demo:
-    """Analyze the bundled digits network on bundled images.
-
-    Parameters
-    ----------
-    folder
-        Where archive and plots go; it is created.
-    progress
-        As for :func:`onnxinfo.analyze`.
-    force
-        Replace files that have the names of plots, whatever they hold.
-
-    Returns
-    -------
-    Demo
-        The analysis and the files.
-
-    Raises
-    ------
-    ArchiveError
-        The folder cannot be written.
-    UsageError
-        A file that is there already holds something else than what is written.
-    """
-    target = claim_folder(folder)
-    model, images = path(MODEL), path("digits.npz")
-    archive, curve, maps = (target / name for name in ("digits.h5", "curve.png", "maps.png"))
-    if target.is_dir():
-        claim_archive(archive, [model, images])
-        for figure in (curve, maps):
-            claim_figure(figure, model, images, force=force)
-    make_folder(target)
-    result = analyze(
-        model,
-        f"{images}:images",
-        archive,
-        run="digits-cnn",
-        labels=f"{images}:labels",
-        limit=SAMPLES,
-        overwrite=True,
-        progress=progress,
-    )
-    plots = (plot_curve(archive, curve, force=force), plot_maps(archive, maps, force=force))
-    return Demo(result, plots)
+__getattr__ = forward(__name__, {"demo": "workflows.demo"})

@@ -66,7 +66,7 @@ def test_a_run_holds_maps_values_recipe_and_pictures(tmp_path):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxinfo.analysis.compute.BLOCK", 2)
+    monkeypatch.setattr("onnxinfo.workflows.compute.BLOCK", 2)
     onnxinfo.analyze(MODEL, IMAGES, tmp_path / "whole.h5", limit=4, layers=["relu_4"])
     whole = read(tmp_path / "whole.h5")
 

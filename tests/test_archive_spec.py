@@ -77,9 +77,9 @@ def test_every_dataset_is_in_the_spec_and_in_a_file(files):
 
 
 def test_metrics_and_their_fields_are_those_of_the_spec():
-    from onnxinfo.analysis.measures import MEASURES
+    from onnxinfo.registry import METRICS
 
-    metrics = [measure.metric for measure in MEASURES.values()]
+    metrics = [METRICS.get(name).metric for name in METRICS.names()]
     expected = {metric.name: [metric.units, "yes" if metric.has_map else "no"] for metric in metrics}
     assert {name: row[1:3] for name, row in named("metric").items()} == expected
     fields = {f"M_{field.name}": [field.dtype, field.units] for metric in metrics for field in metric.fields}

@@ -62,10 +62,9 @@ def captured(monkeypatch):
     def capture(model, inputs, output, config, progress=None):
         raise Captured(config)
 
-    from onnxinfo import everything
-    from onnxinfo.analysis import coherency, run
+    from onnxinfo.workflows import analyze, coherency, pipeline, robustness
 
-    for module in (run, coherency, everything):
+    for module in (analyze, coherency, robustness, pipeline):
         monkeypatch.setattr(module, "run_analysis", capture)
 
 

@@ -111,7 +111,7 @@ def _children():
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"engine": "dask"}, "engine 'dask' is not usable: give local or ray"),
+        ({"engine": "dask"}, "no engine 'dask' in onnxinfo; there is 'local', 'ray'"),
         ({"workers": 0}, "workers 0 is not usable: give an integer of at least 1"),
         ({"threads": -1}, "threads -1 is not usable: give an integer of at least 1"),
         ({"ray_address": "a:1"}, "ray_address is the address of a Ray cluster: add --engine ray (engine='ray')"),

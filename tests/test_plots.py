@@ -20,8 +20,8 @@ from onnxinfo.archive.writer import RunWriter
 from onnxinfo.cli import cli
 from onnxinfo.errors import UsageError
 from onnxinfo.models import path as bundled
+from onnxinfo.registry import PLOTS
 from onnxinfo.views.compare import student_quantile
-from onnxinfo.views.plots import KINDS
 from onnxinfo.views.wording import number_with_error
 
 RU = Metric("ru", "reconstruction uncertainty")
@@ -52,7 +52,7 @@ def others(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kind", [*KINDS])
+@pytest.mark.parametrize("kind", PLOTS.names())
 def test_every_kind_is_drawn_by_one_command(kind, archive, others, tmp_path):
     file = others / "features.h5" if kind == "units" else archive
     one_run = ["--run", "epoch 2"] if kind in ("maps", "certificate", "concentration") else []

@@ -19,10 +19,11 @@ from onnxinfo import InputError, UsageError, load
 from onnxinfo.analysis.decoders import decoder_settings
 from onnxinfo.analysis.job import Job, prepare
 from onnxinfo.analysis.measures import make_measures
-from onnxinfo.analysis.request import request
+from onnxinfo.analysis.tasks import Worker
 from onnxinfo.archive.format import whole_maps
 from onnxinfo.cli import cli
 from onnxinfo.config import DecoderConfig, SidConfig
+from onnxinfo.engines.request import request
 from onnxinfo.graph.layers import list_layers
 from onnxinfo.inputs.sample_sets import SampleSet
 from onnxinfo.inputs.unit_mask import find_unit_mask, open_unit_mask
@@ -69,7 +70,7 @@ def analyzed(proto: onnx.ModelProto, arrays: dict[str, Any], folder: Path, **opt
         return make_measures(names, job)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("onnxinfo.analysis.run.make_measures", noted)
+        patch.setattr("onnxinfo.workflows.analyze.make_measures", noted)
         result = onnxinfo.analyze(proto, arrays, folder / "run.h5", layers=["y"], perturb="embedded", **options)
     with onnxinfo.open(result.archive) as archive:
         return archive[result.run].recipe, made[0].units
@@ -167,7 +168,8 @@ def test_workers_have_the_same_units(tmp_path: Path) -> None:
     layers = [layer for layer in list_layers(loaded, "embedded") if layer.name == "y"]
     job = prepare(feeds, layers, SidConfig(), torch.device("cpu"))
     job.units = torch.from_numpy(EXPECTED)
-    elsewhere = request(job, ["sid"], tmp_path, device="cpu", threads=1).worker()
+    here = Worker(job, make_measures(["sid"], job))
+    elsewhere = request(here, tmp_path, device="cpu", threads=1).worker()
     assert torch.equal(elsewhere.job.units, job.units)
 
 

@@ -7,11 +7,8 @@ parameters.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from abc import abstractmethod
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,7 +17,7 @@ from ..archive.format import Metric
 from ..errors import UsageError
 from ..graph.scores import pooled_feature, score_tensor
 from ..torch_graph.convert import convert
-from .blocks import Block, Cells
+from .blocks import Block, Cells, Measure
 from .job import Job, on_device
 
 
@@ -68,27 +65,18 @@ class Explained:
         return portions
 
 
-@dataclass(frozen=True)
-class Baseline(ABC):
+class Baseline(Measure):
     """An explanation of the predicted class by one layer's feature."""
 
-    job: Job
-    metric: ClassVar[Metric]
-    uses_normalizer: ClassVar[bool] = False
-
-    @property
-    def recipe(self) -> Mapping[str, object]:
-        """Nothing but the run's settings."""
-        return {}
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        # Refused before anything is written.
+        _ = self.explained
 
     @cached_property
     def explained(self) -> Explained:
         """The classifier."""
         return Explained(self.job)
-
-    def __post_init__(self) -> None:
-        # Refused before anything is written.
-        _ = self.explained
 
     def cells(self, block: Block) -> Cells:
         """Explain a block of samples; a layer that the scores do not depend on gives no finite value."""
@@ -163,14 +151,14 @@ class Cam(Baseline):
 
     metric = Metric("cam", "class activation map of the highest score", "1", fields=())
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
         pooled = pooled_feature(self.job.feeds.model, self.explained.scores)
         if pooled is None:
             raise UsageError("cam needs a head of global average pooling and one linear layer; choose gradcam instead")
         if pooled not in self.explained.names:
             raise UsageError(f"cam is that of layer '{pooled}', which is not among the chosen; add it by --layers")
-        object.__setattr__(self, "_pooled", self.explained.names.index(pooled))
+        self._pooled = self.explained.names.index(pooled)
 
     def _explain(self, layer: int, inputs: tuple[Tensor, ...]) -> Tensor:
         feature, gradient = self._gradient(layer, inputs)
@@ -179,7 +167,7 @@ class Cam(Baseline):
         # With this head the gradient is the channel's weight over the number of positions, everywhere.
         weights = gradient.sum(axes, keepdim=True)
         found = (weights * feature).sum(1, keepdim=True)
-        return found if layer == vars(self)["_pooled"] else torch.full_like(found, torch.nan)
+        return found if layer == self._pooled else torch.full_like(found, torch.nan)
 
 
 def _with_taps(module: fx.GraphModule, layers: int) -> fx.GraphModule:

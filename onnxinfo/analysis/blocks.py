@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from ..archive.format import Metric
+from ..config import Config
 from ..metrics.linearisation import Linearisation
 from ..metrics.probe import Feature
 from .job import Job
+from .settings import Report
 
 
 @dataclass(frozen=True)
@@ -31,23 +36,60 @@ class Cells:
     map: Tensor | None = None
 
 
-class Measure(Protocol):
-    """A metric, ready to be computed."""
+class Measure(ABC):
+    """A metric of an analysis.
 
-    @property
-    def metric(self) -> Metric:
-        """How the archive describes it."""
+    Its life: it is made and validates the request, before anything is written; the archive is opened; it is prepared,
+    which may take long; it computes cells, here or in copies of it that workers receive. A copy is made by pickle and
+    without the job and what ``cached_property`` keeps: a worker has a job of its own, and makes the rest anew.
+
+    Parameters
+    ----------
+    job
+        Network, samples and configuration.
+
+    Attributes
+    ----------
+    metric
+        How the archive describes it.
+    uses_normalizer
+        Whether the constraint with ``D`` is part of its definition.
+    needs
+        Names of metrics whose cells it is made from, see :meth:`Block.cells`.
+    """
+
+    metric: ClassVar[Metric]
+    uses_normalizer: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    @classmethod  # noqa: B027 - few metrics write anything
+    def claim(cls, config: Config, output: Path) -> None:
+        """Refuse, before any work, what cannot be written besides the archive."""
 
     @property
     def recipe(self) -> Mapping[str, object]:
         """Settings of its own that determine the numbers."""
+        return {}
 
-    @property
-    def uses_normalizer(self) -> bool:
-        """Whether the constraint with ``D`` is part of its definition."""
+    def prepare(self, report: Report) -> None:  # noqa: B027 - few metrics train
+        """Do what takes long, once for all workers, such as training; the archive is open by now."""
 
+    @abstractmethod
     def cells(self, block: Block) -> Cells:
         """Compute a block's cells."""
+
+    def attached(self, job: Job) -> Self:
+        """Give a copy that a worker received the worker's job."""
+        self.job = job
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        classes = type(self).__mro__
+        made = {name for each in classes for name, value in vars(each).items() if isinstance(value, cached_property)}
+        return {name: value for name, value in vars(self).items() if name != "job" and name not in made}
 
 
 class Block:

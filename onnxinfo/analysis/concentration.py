@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -11,34 +9,28 @@ from torch import Tensor
 
 from ..archive.format import Field, Metric
 from ..errors import UsageError
-from .blocks import Block, Cells
+from .blocks import Block, Cells, Measure
 from .job import Job
 
 
-@dataclass(frozen=True)
-class Concentration:
+class Concentration(Measure):
     """Mean of the pixel-level SID over the background minus its mean over the foreground, all channels alike.
 
     A sample without a foreground, or without a background, is not converged and has no value.
     """
 
-    job: Job
     metric: ClassVar[Metric] = Metric(
         "concentration",
         "mean SID of the background minus that of the foreground",
         fields=(Field("foreground", "<f8", "1", "share of the input units in the foreground"),),
         has_map=False,
     )
-    uses_normalizer: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("sid",)
 
-    def __post_init__(self) -> None:
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
         if self.job.foreground is None:
             raise UsageError("concentration needs to know where the objects are; give --foreground")
-
-    @property
-    def recipe(self) -> Mapping[str, object]:
-        """Nothing but the run's settings and masks."""
-        return {}
 
     def cells(self, block: Block) -> Cells:
         """Average the maps of SID inside and outside."""

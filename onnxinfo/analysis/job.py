@@ -6,14 +6,15 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
-from ..config import SidConfig
+from ..config import Config, SidConfig
 from ..errors import ConversionError
 from ..graph.finite import check_weights
 from ..graph.layers import Layer
@@ -29,9 +30,6 @@ from ..torch_graph.operators.table import tensor_from
 from ..torch_graph.operators.values import to_torch
 from ..torch_graph.reach import convert_reached, describe_obstacle, ends_of_gradient, listed_layers, obstacles
 from ..torch_graph.verify import verify
-
-if TYPE_CHECKING:
-    from .decoders import Decoders, Ready
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +65,10 @@ class Job:
         Most inputs evaluated at once.
     memory
         Budget for activations in bytes, None for the usual.
-    decoders
-        Of the layers, for the reconstruction uncertainty.
+    config
+        All settings; a worker has the usual ones.
+    source, output
+        The samples as the user named them, and the archive; a worker has neither.
     shape
         Shape of one sample of the perturbed tensor.
     """
@@ -85,7 +85,9 @@ class Job:
     units: Tensor | None = None
     chunk: int = 1
     memory: int | None = None
-    decoders: Decoders | Ready | None = None
+    config: Config = field(default_factory=Config)
+    source: Any = None
+    output: Path = Path()
     shape: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:

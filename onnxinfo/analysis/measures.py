@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from ..archive.format import PROVEN, Metric
 from ..errors import UsageError
 from ..metrics.reference import solve_by_gradient
 from ..metrics.sid import Problem, solve
-from .baselines import Cam, GradCam, Gradient
+from ..registry import METRICS
 from .blocks import Block, Cells, Measure
-from .concentration import Concentration
 from .job import Job
 from .proof import proof
-from .recovery import Ru
-from .robustness import Robustness
 
 
-@dataclass(frozen=True)
-class Sid:
+class Sid(Measure):
     """Strict information discarding: ``log sigma_i + C`` at the largest noise a layer does not notice."""
 
-    job: Job
     metric: ClassVar[Metric] = Metric(
         "sid",
         "strict information discarding",
         fields=PROVEN,
     )
     uses_normalizer: ClassVar[bool] = True
-
-    @property
-    def recipe(self) -> Mapping[str, object]:
-        """Nothing but the run's settings."""
-        return {}
 
     def cells(self, block: Block) -> Cells:
         """Solve one layer around a block of samples."""
@@ -72,39 +61,39 @@ def _sound_from(alpha: float) -> str:
     return f"it is sound from alpha {alpha:.2g} on" if math.isfinite(alpha) else "no alpha that was tried is sound"
 
 
-MEASURES: dict[str, Callable[[Job], Measure]] = {
-    "sid": Sid,
-    "concentration": Concentration,
-    "ru": Ru,
-    "gradient": Gradient,
-    "gradcam": GradCam,
-    "cam": Cam,
-    "robustness": Robustness,
-}
-
-
 def make_measures(names: Sequence[str], job: Job) -> dict[str, Measure]:
-    """Make metrics ready, in the order in which they were named.
+    """Make metrics, in the order in which they are named; each validates what it needs.
 
     Raises
     ------
     UsageError
-        A metric is unknown.
+        A metric is unknown, or cannot be computed for the job.
     """
     check_metrics(names)
-    return {name: MEASURES[name](job) for name in names}
+    return {name: METRICS.get(name)(job) for name in names}
 
 
-class OnDemand(dict[str, Measure]):
-    """Metrics by name, with those that they are made from: any other is made when it is asked for."""
+def with_needed(measures: Mapping[str, Measure], job: Job) -> dict[str, Measure]:
+    """Return metrics together with those that they are made from."""
+    return {name: measures[name] if name in measures else METRICS.get(name)(job) for name in needed([*measures])}
 
-    def __init__(self, measures: Mapping[str, Measure], job: Job) -> None:
-        super().__init__(measures)
-        self._job = job
 
-    def __missing__(self, name: str) -> Measure:
-        self[name] = MEASURES[name](self._job)
-        return self[name]
+def needed(names: Sequence[str]) -> list[str]:
+    """List metrics, and after them those that they are made from.
+
+    Raises
+    ------
+    UsageError
+        A metric is unknown or is no class of metrics.
+    """
+    found: dict[str, None] = {}
+    pending = list(names)
+    while pending:
+        name = pending.pop(0)
+        if name not in found:
+            found[name] = None
+            pending += _class_of(name).needs
+    return list(found)
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -115,6 +104,15 @@ def check_metrics(names: Sequence[str]) -> None:
     UsageError
         A metric is unknown, or none is named.
     """
-    unknown = [name for name in names if name not in MEASURES]
-    if unknown or not names:
-        raise UsageError(f"metric '{', '.join(unknown)}' is unknown: use {', '.join(MEASURES)}")
+    if not names:
+        raise UsageError(f"no metric is named: use {', '.join(METRICS.names())}")
+    needed(names)
+
+
+def _class_of(name: str) -> type[Measure]:
+    found = METRICS.get(name)
+    if not (isinstance(found, type) and issubclass(found, Measure)):
+        raise UsageError(f"metric '{name}' is {found!r}: give a class that extends onnxinfo.analysis.blocks.Measure")
+    if found.metric.name != name:
+        raise UsageError(f"metric '{name}' calls itself '{found.metric.name}': register it by that name")
+    return found

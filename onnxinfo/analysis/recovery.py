@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import ClassVar
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..archive.format import PROVEN, Field, Metric, mark_code
-from ..errors import UsageError
+from ..config import Config, recipe
 from ..metrics.budget import inputs_at_once
+from ..metrics.decoder_training import Trained
 from ..metrics.reconstruction import Reconstruction
 from ..metrics.reference import solve_ru_by_gradient
 from ..metrics.ru import Problem, solve_ru
-from .blocks import Block, Cells
-from .decoders import Ready
+from ..outputs import claim_folder
+from .blocks import Block, Cells, Measure
+from .decoders import Decoders, decoder_folder, decoder_settings, training_feeds
 from .job import Job
 from .proof import proof
+from .settings import Report
 
 
-class Ru:
+class Ru(Measure):
     """Reconstruction uncertainty: ``0.5 log E(mu_i - xhat_i)^2 + C`` at the constraint of the information discarding.
 
     Parameters
     ----------
     job
-        Network and samples, with decoders.
+        Network, samples and configuration.
     """
 
     metric: ClassVar[Metric] = Metric(
@@ -40,18 +46,50 @@ class Ru:
     uses_normalizer: ClassVar[bool] = True
 
     def __init__(self, job: Job) -> None:
-        if job.decoders is None:
-            raise UsageError("metric 'ru' needs decoders; name a folder to keep them in")
-        self.job, self.center = job, job.decoders.center
-        self.recipe: Mapping[str, object] = job.decoders.recipe
-        self.trained = job.decoders.of(job)
-        job.decoders = Ready(self.trained, self.center, self.recipe)
+        super().__init__(job)
+        self.center = job.config.ru.center
+        decoders = job.config.ru.decoder
+        self._decoders = Decoders(
+            decoder_folder(job.config, job.output),
+            training_feeds(job),
+            decoder_settings(decoders, job.config.sid.seed),
+        )
+        self._decoders.claim(job)
+        self._recipe = {**recipe(job.config.ru), **self._decoders.recipe}
+        self.trained: list[Trained] = []
+
+    @classmethod
+    def claim(cls, config: Config, output: Path) -> None:
+        """Refuse a folder for decoders that cannot be one."""
+        claim_folder(decoder_folder(config, output))
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """What determines the decoders, and what errors are measured from."""
+        return self._recipe
+
+    def prepare(self, report: Report) -> None:
+        """Read decoders, and train those that are missing."""
+        self.trained = self._decoders.of(self.job, report)
+
+    @cached_property
+    def _placed(self) -> list[Trained]:
+        """The decoders on the job's device."""
         for trained in self.trained:
-            trained.decoder.to(job.device)
+            trained.decoder.to(self.job.device)
+        return self.trained
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        del state["_decoders"]
+        state["trained"] = copy.deepcopy(self.trained)
+        for trained in state["trained"]:
+            trained.decoder.cpu()
+        return state
 
     def cells(self, block: Block) -> Cells:
         """Solve one layer around a block of samples."""
-        job, trained = self.job, self.trained[block.layer]
+        job, trained = self.job, self._placed[block.layer]
         feature, start, target = block.feature(), block.start, block.target
         decoder = trained.decoder
 

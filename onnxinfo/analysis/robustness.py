@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Unpack
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..archive.claim import claim_archive
 from ..archive.format import Field, Metric
-from ..archive.means import layer_summary
-from ..archive.reading import open as open_archive
-from ..config import Config, Options, configure, entries
 from ..errors import InputError, UsageError
-from ..graph.layers import list_layers, select_layers
-from ..graph.model import ModelSource, load
 from ..graph.scores import score_tensor
 from ..inputs.deviation import evenly_spread
 from ..metrics.network import Network
-from .blocks import Block, Cells
+from ..moved import forward
+from .blocks import Block, Cells, Measure
 from .job import Job
-from .settings import Report, Result
 
 #: Wrong classes that each sample is moved to: the most probable ones.
 TARGETS = 20
@@ -35,7 +28,7 @@ SEARCH_STEPS, ITERATIONS = 7, 12
 BISECTIONS = 10
 
 
-class Robustness:
+class Robustness(Measure):
     """Mean L2 norm of the smallest perturbations that make a sample each of its most probable wrong classes.
 
     By Carlini and Wagner's targeted L2 attack (of the Adversarial Robustness Toolbox), in standard deviations of the
@@ -64,29 +57,47 @@ class Robustness:
         ),
         has_map=False,
     )
-    uses_normalizer: ClassVar[bool] = False
-    recipe: ClassVar[Mapping[str, object]] = {
-        "attack": "carlini-wagner-l2",
-        "attack_targets": TARGETS,
-        "attack_search_steps": SEARCH_STEPS,
-        "attack_iterations": ITERATIONS,
-        "attack_bisections": BISECTIONS,
-    }
 
     def __init__(self, job: Job) -> None:
+        super().__init__(job)
         labels = job.feeds.main.labels
         if labels is None:
             raise UsageError("robustness needs to know the right classes; give --labels")
         if [layer.name for layer in job.layers] != [score_tensor(job.feeds.model)] or job.network.context:
             raise UsageError("robustness is of a classifier with one input, at its scores alone; use robustness(...)")
-        network = job.network.part([0])
         with torch.no_grad():
-            classes = network(*job.inputs([0]))[0].shape[1]
+            classes = job.network.part([0])(*job.inputs([0]))[0].shape[1]
         wrong = labels[(labels < 0) | (labels >= classes)]
         if len(wrong):
             raise InputError(f"label {wrong[0]} is out of range, the model has {classes} classes, 0 to {classes - 1}")
-        self.job, self._labels, self._classes = job, labels, classes
-        self._attack, self._classifier = _attack(job, network, classes)
+        self._labels, self._classes = labels, classes
+        _ = self._made
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """The attack and its effort."""
+        return {
+            "attack": "carlini-wagner-l2",
+            "attack_targets": TARGETS,
+            "attack_search_steps": SEARCH_STEPS,
+            "attack_iterations": ITERATIONS,
+            "attack_bisections": BISECTIONS,
+        }
+
+    @cached_property
+    def _made(self) -> tuple[Any, Any]:
+        """The attack, and the classifier that it attacks."""
+        return _attack_on(self.job, self.job.network.part([0]), self._classes)
+
+    @property
+    def _classifier(self) -> Any:
+        return self._made[1]
+
+    @property
+    def _attack(self) -> Any:
+        """The attack, on as many samples at once as the memory has room for by now."""
+        self._made[0].set_params(batch_size=self.job.chunk)
+        return self._made[0]
 
     def cells(self, block: Block) -> Cells:
         """Attack a block of samples."""
@@ -126,78 +137,6 @@ class Robustness:
         return enough, found
 
 
-@dataclass(frozen=True)
-class Robust:
-    """Result of :func:`robustness`.
-
-    Attributes
-    ----------
-    result
-        Archive and run.
-    value, stderr
-        Mean over all samples that have a value (at least one target was reached), and its standard error.
-    samples, converged
-        How many there are, and of how many all targets were reached.
-    accuracy
-        Share of the samples classified as labelled.
-    """
-
-    result: Result
-    value: float
-    stderr: float
-    samples: int
-    converged: int
-    accuracy: float
-
-
-def robustness(
-    model: ModelSource,
-    inputs: Any,
-    output: str | os.PathLike[str],
-    *,
-    progress: Report | None = None,
-    **options: Unpack[Options],
-) -> Robust:
-    """Measure a classifier's adversarial robustness and keep it in an archive.
-
-    Parameters
-    ----------
-    model, inputs, output, progress
-        As for :func:`onnxinfo.analyze`.
-    **options
-        All settings of :func:`onnxinfo.analyze` but layers and metrics; ``labels``, the right classes, are needed.
-
-    Raises
-    ------
-    UsageError, InputError
-        As :class:`Robustness` and :func:`onnxinfo.analyze`; nothing is written.
-    """
-    from .run import run_analysis
-
-    if given := [each.name for each in entries("selection") if each.name in options]:
-        raise UsageError(f"robustness is measured at the model's scores: leave out {' and '.join(given)}")
-    config = configure(Config(), options)
-    claim_archive(output, [model, inputs, *config.sources()])
-    if config.input.labels is None:
-        raise UsageError("robustness needs to know the right classes; give --labels")
-    loaded = load(model)
-    scores = score_tensor(loaded)
-    select_layers(list_layers(loaded, config.input.perturb), [scores])
-    config = configure(config, {"layers": [scores], "metrics": [Robustness.metric.name]})
-    result = run_analysis(loaded, inputs, output, config, progress)
-    with open_archive(result.archive) as archive:
-        found = archive[result.run].values(Robustness.metric.name)
-    summary = layer_summary(found)
-    return Robust(
-        result,
-        float(summary["value"][0]),
-        float(summary["stderr"][0]),
-        found["value"].shape[1],
-        int(summary["n_converged"][0]),
-        float(found["correct"][0].mean()),
-    )
-
-
 class _Standardised(nn.Module):
     """The scores as a function of the input in standard deviations."""
 
@@ -210,7 +149,7 @@ class _Standardised(nn.Module):
         return self._network(x * self._unit, rows)[0]
 
 
-def _attack(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
+def _attack_on(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
     try:
         from .attack import carlini_wagner
     except ImportError:
@@ -254,3 +193,6 @@ def _summary(
         "smallest": np.where(np.isnan(norms), np.inf, norms).min(1).astype(np.float64),
         "correct": scores.argmax(1) == labels,
     }
+
+
+__getattr__ = forward(__name__, {"Robust": "workflows.robustness", "robustness": "workflows.robustness"})

@@ -13,7 +13,6 @@ import torch
 from ..metrics.linearisation import Linearisation, linearise
 from .blocks import Block, Measure
 from .job import Job
-from .measures import OnDemand
 from .memory import for_each
 
 Outcome_co = TypeVar("Outcome_co", covariant=True)
@@ -29,11 +28,11 @@ class Worker:
     job
         Network and samples.
     measures
-        The metrics asked for, by name.
+        The metrics asked for, and those that they are made from, by name.
     """
 
     def __init__(self, job: Job, measures: Mapping[str, Measure]) -> None:
-        self.job, self.measures = job, OnDemand(measures, job)
+        self.job, self.measures = job, measures
 
 
 class Task(Protocol[Outcome_co]):

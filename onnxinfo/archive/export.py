@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..errors import OnnxinfoError, UsageError
 from ..kinds import CSV, NETCDF, PARQUET, Kind
 from ..outputs import claim
+from ..registry import EXPORTERS
 from .reading import Run
 from .reading import open as open_archive
 from .storage import create_file
 from .table import Per
 
-SUFFIXES: dict[str, Kind] = {".nc": NETCDF, ".parquet": PARQUET, ".csv": CSV}
+
+@dataclass(frozen=True)
+class Exporter:
+    """A file format that a run can be written in.
+
+    Attributes
+    ----------
+    kind
+        What such a file is; one of that kind is replaced.
+    write
+        Writes a run, its table by layer or sample, to a path.
+    """
+
+    kind: Kind
+    write: Callable[[Run, Path, Per], None]
 
 
 def export(
@@ -51,18 +68,14 @@ def export(
         The archive cannot be read, or the file cannot be written.
     """
     suffix = Path(output).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UsageError(f"{output}: cannot export to '{suffix}'; name a file that ends in {', '.join(SUFFIXES)}")
-    target = claim(output, SUFFIXES[suffix], inputs=[path], force=force)
+    if suffix not in (known := EXPORTERS.names()):
+        raise UsageError(f"{output}: cannot export to '{suffix}'; name a file that ends in {', '.join(known)}")
+    exporter: Exporter = EXPORTERS.get(suffix)
+    target = claim(output, exporter.kind, inputs=[path], force=force)
     with open_archive(path) as archive:
         chosen = archive[run if run is not None else only_run(archive.runs, str(path))]
         with target.writing() as part:
-            if suffix == ".nc":
-                _to_netcdf(chosen, part)
-            elif suffix == ".parquet":
-                _to_parquet(chosen, part, per)
-            else:
-                _to_csv(chosen, part, per)
+            exporter.write(chosen, part, per)
 
 
 def only_run(runs: tuple[str, ...], path: str) -> str:
@@ -72,7 +85,7 @@ def only_run(runs: tuple[str, ...], path: str) -> str:
     return runs[0]
 
 
-def _to_netcdf(run: Run, part: Path) -> None:
+def _to_netcdf(run: Run, part: Path, per: Per) -> None:
     import h5netcdf
     from xarray.backends import H5NetCDFStore
 
@@ -103,3 +116,6 @@ def _to_csv(run: Run, part: Path, per: Per) -> None:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
+
+
+TO_NETCDF, TO_PARQUET, TO_CSV = Exporter(NETCDF, _to_netcdf), Exporter(PARQUET, _to_parquet), Exporter(CSV, _to_csv)

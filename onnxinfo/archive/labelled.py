@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,16 +11,42 @@ import xarray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from .format import FOREGROUND_AXES, LAYER_COLUMNS, THUMBNAIL_AXES, Field, Metric, encode_attribute
+from .format import FOREGROUND_AXES, LAYER_COLUMNS, THUMBNAIL_AXES, Field, Json, Metric, encode_attribute
+from .table import Tabular
 
-if TYPE_CHECKING:
-    from .reading import Run
+
+class Labellable(Tabular, Protocol):
+    """What labelled arrays are made of; see :class:`onnxinfo.Run`."""
+
+    axes: tuple[str, ...]
+    sample_shape: tuple[int, ...]
+    created: str
+    recipe: dict[str, Json]
+    provenance: dict[str, Json]
+
+    @property
+    def unit(self) -> npt.NDArray[np.float64]:
+        """Standard deviation of the input."""
+
+    @property
+    def thumbnails(self) -> npt.NDArray[np.uint8] | None:
+        """Pictures of the samples."""
+
+    @property
+    def foreground(self) -> npt.NDArray[np.uint8] | None:
+        """Masks of the samples' objects."""
+
+    def normalizer(self, metric: str) -> npt.NDArray[np.float64]:
+        """Return ``D`` of each layer."""
+
+    def maps(self, metric: str, layer: int, samples: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
+        """Return maps of a layer."""
 
 
 class _Maps(BackendArray):
     """All maps of a metric, (layer, sample, *axes), read cell by cell through the guarded reader."""
 
-    def __init__(self, run: Run, metric: str) -> None:
+    def __init__(self, run: Labellable, metric: str) -> None:
         self._run, self._metric = run, metric
         self.shape = (*run.shape, *run.sample_shape)
         self.dtype = np.dtype(np.float32)
@@ -48,7 +75,7 @@ def _outer(values: npt.NDArray[np.float32], key: tuple[Any, ...]) -> npt.NDArray
     return values
 
 
-def run_dataset(run: Run) -> xarray.Dataset:
+def run_dataset(run: Labellable) -> xarray.Dataset:
     """Return a run as labelled arrays over (layer, sample, ...); unfinished cells are NaN, 0 or False."""
     columns = {
         name: ("layer", [getattr(row, name.removeprefix("layer_")) for row in run.layers]) for name in LAYER_COLUMNS[1:]
@@ -79,7 +106,7 @@ def run_dataset(run: Run) -> xarray.Dataset:
     return xarray.Dataset(variables, coordinates, {"run": run.name, "created": run.created, **attributes})
 
 
-def _metric_variables(run: Run, metric: Metric) -> dict[str, Any]:
+def _metric_variables(run: Labellable, metric: Metric) -> dict[str, Any]:
     values = run.values(metric.name)
     attributes = {"units": metric.units, "long_name": metric.long_name}
     variables: dict[str, Any] = {}

@@ -191,7 +191,7 @@ class ExecutionConfig(Validated):
         unset="512 MiB on the CPU, 60 % of the free memory on a GPU",
         former="memory",
     )
-    engine: str = setting("local", "Where workers run: this machine or a Ray cluster.", kinds.choice("local", "ray"))
+    engine: str = setting("local", "Where workers run: this machine or a Ray cluster.", metavar="local|ray|NAME")
     workers: int | None = setting(
         None, "Number of worker processes.", kinds.COUNT, unset="one per GPU; on Ray as many as there is room for"
     )

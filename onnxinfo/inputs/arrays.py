@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from pathlib import Path
 
 from ..errors import InputError
+from ..registry import READERS
 from ..text import printable
-from .numpy_files import open_npy, open_npz
 from .rows import Rows, check_file, reading
-
-_KINDS = ("npz", "npy", "h5", "hdf5")
-_CONTAINER = re.compile(rf"(?P<path>.+?\.(?P<kind>{'|'.join(_KINDS)}))(?::(?P<key>.+))?", re.IGNORECASE | re.DOTALL)
 
 
 def split_key(spec: str) -> tuple[Path, str, str | None] | None:
-    """Split ``data.npz:x_test`` into path, kind (``npz``, ``npy``, ``h5``, ``hdf5``) and key; None for other files."""
+    """Split ``data.npz:x_test`` into path, kind (a name of :data:`.registry.READERS`) and key; None for other files."""
+    known = tuple(READERS.names())
     if os.path.isfile(spec):
         kind = os.path.splitext(spec)[1].lower().removeprefix(".")
-        return (Path(spec), kind, None) if kind in _KINDS else None
-    parts = _CONTAINER.fullmatch(spec)
+        return (Path(spec), kind, None) if kind in known else None
+    parts = _container(known).fullmatch(spec)
     return None if parts is None else (Path(parts["path"]), parts["kind"].lower(), parts["key"])
 
 
@@ -50,12 +49,11 @@ def open_array(spec: str, *, kinds: str = "biuf") -> Rows:
     path, kind, key = split
     check_file(path)
     with reading(path):
-        if kind == "npy":
-            if key is not None:
-                raise InputError(f"{printable(path)} holds one array and takes no key, got {printable(key)}")
-            return open_npy(path, kinds)
-        if kind == "npz":
-            return open_npz(path, key, kinds)
-        from .hdf5_files import open_hdf5  # h5py is slow to import and seldom needed here
+        rows: Rows = READERS.get(kind)(path, key, kinds)
+    return rows
 
-        return open_hdf5(path, key, kinds)
+
+@functools.cache
+def _container(known: tuple[str, ...]) -> re.Pattern[str]:
+    endings = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+    return re.compile(rf"(?P<path>.+?\.(?P<kind>{endings}))(?::(?P<key>.+))?", re.IGNORECASE | re.DOTALL)

@@ -273,3 +273,18 @@ def _painted(boxes: Array, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     for left, top, right, bottom in boxes:
         inside |= ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))
     return inside
+
+
+def crops_of(objects: Foreground | None, times: float | None) -> dict[str, Any]:
+    """Return how images are cropped to their objects, as keywords of :func:`onnxinfo.open_samples`.
+
+    Raises
+    ------
+    UsageError
+        They are to be cropped, and nothing says where the objects are.
+    """
+    if times is None:
+        return {}
+    if objects is None:
+        raise UsageError("crop_to_box needs boxes or masks to crop to; give --foreground")
+    return {"boxes": objects.crops(), "box_scale": times}

@@ -46,8 +46,10 @@ class _Header:
         return self.dtype.itemsize * math.prod(self.shape)
 
 
-def open_npy(path: Path, kinds: str) -> Rows:
-    """Open a ``.npy`` file, see :func:`onnxinfo.inputs.arrays.open_array`."""
+def open_npy(path: Path, key: str | None, kinds: str) -> Rows:
+    """Open a ``.npy`` file, which takes no key; see :func:`onnxinfo.inputs.arrays.open_array`."""
+    if key is not None:
+        raise InputError(f"{printable(path)} holds one array and takes no key, got {printable(key)}")
     with open(path, "rb") as file:
         prefix = file.read(_HEADER_BYTES)
         stored = os.fstat(file.fileno()).st_size

@@ -56,11 +56,6 @@ class Preprocessing:
         """Return all fields as what JSON can hold."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
-    @property
-    def changes_values(self) -> bool:
-        """Whether values are changed at all."""
-        return self.scale != 1 or self.mean is not None or self.std is not None
-
     def normalise(
         self, values: npt.NDArray[Any], axis: int, dtype: npt.DTypeLike = np.float32
     ) -> npt.NDArray[np.floating[Any]]:

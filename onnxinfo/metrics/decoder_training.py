@@ -155,10 +155,7 @@ def train_decoders(
         Too few samples, or a layer whose values are not finite.
     """
     count = len(material.feeds)
-    if count < LEAST_SAMPLES:
-        raise InputError(
-            f"{count} samples are too few to train a decoder; give at least {LEAST_SAMPLES}, better thousands"
-        )
+    demand_enough(count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed)).tolist()
     held = max(1, min(MOST_VALIDATION, round(VALIDATION_SHARE * count)))
     validation, training = order[:held], order[held:]
@@ -187,6 +184,14 @@ def train_decoders(
             if all(pupil.done for pupil in pupils):
                 break
     return [_finished(pupil) for pupil in pupils]
+
+
+def demand_enough(count: int) -> None:
+    """Raise :class:`InputError` where there are too few samples to train on."""
+    if count < LEAST_SAMPLES:
+        raise InputError(
+            f"{count} samples are too few to train a decoder; give at least {LEAST_SAMPLES}, better thousands"
+        )
 
 
 def _plan(material: Material, shape: tuple[int, ...], axes: tuple[str, ...], settings: DecoderSettings) -> Plan:

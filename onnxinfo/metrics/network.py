@@ -15,9 +15,6 @@ from .recompute import peak, recomputed, weigh
 
 logger = logging.getLogger(__name__)
 
-#: Maps (B, *shape) perturbed inputs and the rows of their samples to one (B, m) feature per layer.
-Forward = Callable[[Tensor, Tensor], list[Tensor]]
-
 #: Segments of activations that are computed again, tried one after the other.
 SEGMENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 

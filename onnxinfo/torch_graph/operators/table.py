@@ -39,6 +39,7 @@ from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, nn
 
 from ...errors import ConversionError
+from ...registry import OPERATORS
 
 MICROSOFT = "com.microsoft"
 
@@ -324,6 +325,7 @@ def registered() -> Iterator[None]:
     Precedence: a converter somebody else registered with onnx2torch, then this table, then onnx2torch's own. The
     registry is left as it was found, so registering one's own converter works before and after.
     """
+    OPERATORS.load_installed()
     converters = registry._CONVERTER_REGISTRY
     before = dict(converters)
     try:
@@ -338,9 +340,14 @@ def _somebody_elses(converter: Any) -> bool:
     return converter is not None and not converter.__module__.startswith("onnx2torch.")
 
 
-@functools.cache
 def _by_version() -> dict[registry.OperationDescription, Converter]:
     """Spell the table out for every version of an operator."""
+    return _spelled_out(len(TABLE))
+
+
+@functools.cache
+def _spelled_out(entries: int) -> dict[registry.OperationDescription, Converter]:
+    """Spell the table out, which only ever grows, at the given number of entries."""
     history: dict[tuple[str, str], set[int]] = {}
     for schema in onnx.defs.get_all_schemas_with_history():
         history.setdefault((schema.domain, schema.name), set()).add(schema.since_version)
@@ -350,7 +357,7 @@ def _by_version() -> dict[registry.OperationDescription, Converter]:
     unknown = set(range(1, onnx.defs.onnx_opset_version() + 1))
     return {
         registry.OperationDescription(entry.domain, entry.op_type, version): entry.converter
-        for entry in TABLE
+        for entry in TABLE[:entries]
         for version in history.get((entry.domain, entry.op_type), unknown)
         if version in entry.versions
     }

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..analysis.blocks import Measure
+from ..analysis.job import Job
+from ..analysis.settings import Progress, Report
+from ..analysis.starts import Starts, starts
+from ..analysis.tasks import Column, Linearise, Measuring
 from ..archive.means import mean_and_stderr
 from ..archive.writer import RunWriter
+from ..engines.base import Engine
 from ..errors import InputError
 from ..metrics.linearisation import NORMALIZER_STDERR, Linearisation
-from .blocks import Measure
-from .engines import Engine
-from .job import Job
-from .settings import Progress, Report
-from .starts import Starts, starts
-from .tasks import Column, Linearise, Measuring
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class Analysis:
         Layers, samples and settings.
     measures
         The metrics asked for, by name.
+    everything
+        Those, and the metrics that they are made from.
     engine
         Computes.
     writer
@@ -49,6 +51,7 @@ class Analysis:
 
     job: Job
     measures: Mapping[str, Measure]
+    everything: Mapping[str, Measure]
     engine: Engine
     writer: RunWriter
     report: Report
@@ -87,7 +90,7 @@ class Analysis:
     def _linearise(self, kept: Starts) -> list[float | None]:
         """Linearise where it is needed; return the ``D`` of every layer's constraint, None for each sample's own."""
         layers = len(self.job.layers)
-        constrained = [name for name, measure in self.measures.items() if measure.uses_normalizer]
+        constrained = [name for name in self.measures if self._is_constrained(name)]
         if not constrained:
             return [None] * layers
         shared = self.job.settings.normalizer == "dataset"
@@ -108,6 +111,11 @@ class Analysis:
                 if not self._finished[name][layer].any():
                     self.writer.set_normalizer(name, layer, normalizer)
         return list(normalizers)
+
+    def _is_constrained(self, name: str) -> bool:
+        """Tell whether a metric, or one that it is made from, uses the constraint with ``D``."""
+        measure = self.everything[name]
+        return measure.uses_normalizer or any(map(self._is_constrained, measure.needs))
 
     def _known(self, metrics: Sequence[str], layer: int) -> float | None:
         return next((self.writer.normalizer(m, layer) for m in metrics if self._finished[m][layer].any()), None)
@@ -131,7 +139,7 @@ class Analysis:
         return min(0.05, 0.005 * math.sqrt(len(self.job.feeds)))
 
     def _measurings(self, kept: Starts, normalizers: Sequence[float | None]) -> Iterator[Measuring]:
-        constrained = any(measure.uses_normalizer for measure in self.measures.values())
+        constrained = any(map(self._is_constrained, self.measures))
         for block in self._blocks:
             for layer in range(len(self.job.layers)):
                 if names := self._open(layer, block):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
+from ..analysis.tasks import Task, Worker
 from ..config import ExecutionConfig
 from ..errors import OnnxinfoError, ResourceError, UsageError
-from .engines import AHEAD, ahead
-from .request import Request
-from .tasks import Task, Worker
+from .base import AHEAD, Engine, ahead
+from .request import Request, request
 
 T = TypeVar("T")
 
@@ -50,7 +52,7 @@ class RayEngine:
         return replace(self, _asked=[ray.put(asked)], _perform=remote)
 
     def map(self, tasks: Iterable[Task[T]]) -> Iterator[tuple[Task[T], T]]:
-        """See :class:`.engines.Engine`."""
+        """See :class:`.base.Engine`."""
         import ray
 
         for task, reference in ahead(tasks, self._submit, _first, self.most):
@@ -71,7 +73,15 @@ class RayEngine:
 
 
 @contextlib.contextmanager
-def open_ray(execution: ExecutionConfig) -> Iterator[RayEngine]:
+def open_ray(execution: ExecutionConfig, worker: Worker) -> Iterator[Engine]:
+    """Compute on a Ray cluster."""
+    with tempfile.TemporaryDirectory() as folder, _joined(execution) as cluster:
+        asked = request(worker, Path(folder), device=cluster.device, threads=cluster.threads)
+        yield cluster.given(asked.in_memory())
+
+
+@contextlib.contextmanager
+def _joined(execution: ExecutionConfig) -> Iterator[RayEngine]:
     """Join a Ray cluster, for as long as a block lasts.
 
     Raises

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
 
+from ..analysis.blocks import Measure
+from ..analysis.job import Job, make_job
+from ..analysis.tasks import Worker
 from ..config import SidConfig
 from ..errors import UsageError
 from ..graph.engine import libraries, register_ort_library
@@ -26,10 +26,6 @@ from ..inputs.sample_sets import SampleSet
 from ..metrics.budget import fit
 from ..metrics.feeds import Feeds
 from ..torch_graph.reach import convert_reached
-from .decoders import Decoders, Ready
-from .job import Job, make_job
-from .measures import make_measures
-from .tasks import Worker
 
 
 @dataclass(frozen=True)
@@ -46,10 +42,10 @@ class Request:
         Of the model.
     inputs
         Samples by graph input.
-    perturb, layers, context, unit, settings, foreground, units, decoders, memory
+    perturb, layers, context, unit, settings, foreground, units, memory
         Of the job.
-    metrics
-        Names.
+    measures
+        The metrics themselves, prepared: a worker looks up no names.
     libraries
         Of ONNX Runtime's custom operators.
     device, threads
@@ -71,9 +67,8 @@ class Request:
     settings: SidConfig
     foreground: npt.NDArray[np.uint8] | None
     units: npt.NDArray[np.bool_] | None
-    decoders: Ready | None
     memory: int | None
-    metrics: tuple[str, ...]
+    measures: dict[str, Measure]
     libraries: tuple[str, ...]
     device: str
     threads: int
@@ -104,7 +99,7 @@ class Request:
         for library in self.libraries:
             register_ort_library(library)
         job = self._job()
-        return Worker(job, make_measures(self.metrics, job))
+        return Worker(job, {name: measure.attached(job) for name, measure in self.measures.items()})
 
     def _job(self) -> Job:
         light = onnx.ModelProto()
@@ -114,7 +109,7 @@ class Request:
         module = convert_reached(model, self.perturb, [layer.name for layer in self.layers])
         unit, device = torch.from_numpy(self.unit), torch.device(self.device)
         job = make_job(feeds, self.layers, self.settings, module, self.context, unit, device)
-        job.foreground, job.memory, job.decoders = self.foreground, self.memory, copy.deepcopy(self.decoders)
+        job.foreground, job.memory = self.foreground, self.memory
         job.units = None if self.units is None else torch.from_numpy(self.units)
         if self.batching is None:
             job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit, rounded=rounds(feeds.model.proto))
@@ -128,15 +123,13 @@ class Request:
         return job
 
 
-def request(job: Job, metrics: Sequence[str], folder: Path, *, device: str, threads: int) -> Request:
-    """Describe a job for workers elsewhere.
+def request(worker: Worker, folder: Path, *, device: str, threads: int) -> Request:
+    """Describe this process's worker for workers elsewhere.
 
     Parameters
     ----------
-    job
-        Ready to compute, decoders trained.
-    metrics
-        Names.
+    worker
+        Of this process, its metrics prepared.
     folder
         Where the samples are written, for workers of this machine.
     device, threads
@@ -144,6 +137,7 @@ def request(job: Job, metrics: Sequence[str], folder: Path, *, device: str, thre
     """
     from .. import __version__
 
+    job = worker.job
     light, weights = beside(job.feeds.model.proto)
     given = job.feeds.samples.inputs
     inputs = {name: hold(samples, folder / f"{i}.npy") for i, (name, samples) in enumerate(given.items())}
@@ -151,17 +145,7 @@ def request(job: Job, metrics: Sequence[str], folder: Path, *, device: str, thre
     return Request(
         __version__, light, weights, job.feeds.model.name, job.feeds.model.sha256, inputs, job.feeds.perturb,
         job.layers, job.context, job.unit.cpu().numpy(), job.settings, job.foreground,
-        None if job.units is None else job.units.numpy(), _on_processor(job.decoders),
-        job.memory, tuple(metrics), libraries(), device, threads,
+        None if job.units is None else job.units.numpy(),
+        job.memory, dict(worker.measures), libraries(), device, threads,
         (job.network.mode, job.network.axes, job.chunk) if same else None,
     )  # fmt: skip
-
-
-def _on_processor(decoders: Any) -> Ready | None:
-    if decoders is None or isinstance(decoders, Decoders):
-        return None
-    assert isinstance(decoders, Ready)
-    moved = copy.deepcopy(decoders)
-    for trained in moved.trained:
-        trained.decoder.cpu()
-    return moved

@@ -1,0 +1,101 @@
+"""The engine that computes in several processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..analysis.tasks import Task, Worker
+from ..errors import ResourceError, UsageError
+from .base import AHEAD, ahead
+from .request import Request
+
+T = TypeVar("T")
+
+
+class Processes:
+    """Several processes of this machine, each with a device. A context manager.
+
+    Parameters
+    ----------
+    asked
+        What workers are made from.
+    devices
+        One for each process.
+    path
+        Where the request is written for them.
+    """
+
+    def __init__(self, asked: Request, devices: Sequence[str], path: Path) -> None:
+        path.write_bytes(_pickled(asked))
+        context = multiprocessing.get_context("spawn")
+        waiting = context.SimpleQueue()
+        for device in devices:
+            waiting.put(device)
+        self._most = AHEAD * len(devices)
+        self._pool = ProcessPoolExecutor(len(devices), context, _begin, (str(path), waiting))
+
+    def map(self, tasks: Iterable[Task[T]]) -> Iterator[tuple[Task[T], T]]:
+        """See :class:`.base.Engine`."""
+        try:
+            for task, future in ahead(tasks, self._submit, _first, self._most):
+                yield task, future.result()
+        except BrokenProcessPool:
+            raise ResourceError(
+                "a worker process died, killed or out of memory; what is finished is kept: run again to go on, "
+                "with fewer --workers or less --memory-limit"
+            ) from None
+
+    def _submit(self, task: Task[Any]) -> Any:
+        return self._pool.submit(_perform, task)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Who stops early does not wait for what is being computed.
+        for process in list((self._pool._processes or {}).values()):
+            process.terminate()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _pickled(asked: Request) -> bytes:
+    for name, measure in asked.measures.items():
+        try:
+            pickle.dumps(measure)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UsageError(
+                f"metric '{name}' cannot be sent to other processes ({error}): define its class at the top level of a "
+                f"module, or use one worker"
+            ) from None
+    return pickle.dumps(asked)
+
+
+def _first(futures: Sequence[Any]) -> Any:
+    return next(iter(wait(futures, return_when=FIRST_COMPLETED).done))
+
+
+# Of a worker process: what it is made from, its device, and the worker once it has something to do.
+_path, _device = "", ""
+_worker: Worker | None = None
+
+
+def _begin(path: str, devices: Any) -> None:
+    global _path, _device
+    # Whoever presses Ctrl-C means the analysis; its process sees to the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _path, _device = path, devices.get()
+
+
+def _perform(task: Task[T]) -> T:
+    global _worker
+    if _worker is None:
+        asked: Request = pickle.loads(Path(_path).read_bytes())
+        _worker = asked.on(_device).worker()
+    return task.perform(_worker)

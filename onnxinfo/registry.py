@@ -1,0 +1,165 @@
+"""Extension points: what can be added to onnxinfo, by a decorator or by another package's entry points.
+
+Nothing is imported before it is used, so listing the names costs nothing. See docs/extending.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from .errors import UsageError
+from .text import no_such
+
+T = TypeVar("T")
+Added = TypeVar("Added")
+
+
+class Registry(Generic[T]):
+    """Objects by name: onnxinfo's own, those of installed packages, and those that a program registers.
+
+    Parameters
+    ----------
+    noun
+        What one is called in messages.
+    group
+        Entry-point group in which other packages name theirs.
+    own
+        onnxinfo's, as ``module:attribute`` by name.
+    """
+
+    def __init__(self, noun: str, group: str, own: Mapping[str, str]) -> None:
+        self._noun, self.group = noun, group
+        self._own = dict(own)
+        self._registered: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[Added], Added]:
+        """Return a decorator that adds an object.
+
+        Raises
+        ------
+        UsageError
+            The name is taken by another object.
+        """
+
+        def add(added: Added) -> Added:
+            known: Any = self._registered.get(name)
+            if (name in self.names() and name not in self._registered) or known not in (None, added):
+                raise UsageError(f"{self._noun} '{name}' exists: choose another name")
+            self._registered[name] = added  # type: ignore[assignment]
+            return added
+
+        return add
+
+    def names(self) -> list[str]:
+        """List all names: onnxinfo's own first."""
+        return list(dict.fromkeys([*self._own, *_installed(self.group), *self._registered]))
+
+    def get(self, name: str) -> T:
+        """Return the object of a name, imported if need be.
+
+        Raises
+        ------
+        UsageError
+            There is none of that name, or what another package names cannot be imported.
+        """
+        if name in self._registered:
+            return self._registered[name]
+        if name in self._own:
+            module, _, attribute = self._own[name].partition(":")
+            own: T = getattr(importlib.import_module(module, __package__), attribute)
+            return own
+        if name in (installed := _installed(self.group)):
+            return self._loaded(installed[name])
+        raise UsageError(no_such(self._noun, name, self.names(), "onnxinfo"))
+
+    def load_installed(self) -> None:
+        """Import everything that other packages name, whatever it registers by itself."""
+        for each in _installed(self.group).values():
+            self._loaded(each)
+
+    def _loaded(self, found: EntryPoint) -> T:
+        try:
+            loaded: T = found.load()
+        except (ImportError, AttributeError) as error:
+            package = found.dist.name if found.dist else "another package"
+            raise UsageError(
+                f"{self._noun} '{found.name}' of {package} cannot be imported: {error}; update or remove the package"
+            ) from error
+        return loaded
+
+
+@functools.cache
+def _installed(group: str) -> Mapping[str, EntryPoint]:
+    return {each.name: each for each in entry_points(group=group)}
+
+
+#: Classes of metrics, see :class:`.analysis.blocks.Measure`.
+METRICS: Registry[Any] = Registry(
+    "metric",
+    "onnxinfo.metrics",
+    {
+        "sid": ".analysis.measures:Sid",
+        "concentration": ".analysis.concentration:Concentration",
+        "ru": ".analysis.recovery:Ru",
+        "gradient": ".analysis.baselines:Gradient",
+        "gradcam": ".analysis.baselines:GradCam",
+        "cam": ".analysis.baselines:Cam",
+        "robustness": ".analysis.robustness:Robustness",
+    },
+)
+
+#: Functions ``draw(archives, output, **options)`` that return the figure's path.
+PLOTS: Registry[Callable[..., Any]] = Registry(
+    "kind of plot",
+    "onnxinfo.plots",
+    {
+        "curve": ".views.plot_curve:plot_curve",
+        "maps": ".views.plot_maps:plot_maps",
+        "difference": ".views.plot_difference:plot_difference",
+        "distribution": ".views.plot_samples:plot_distribution",
+        "certificate": ".views.plot_samples:plot_certificate",
+        "scatter": ".views.plot_relations:plot_scatter",
+        "history": ".views.plot_relations:plot_history",
+        "concentration": ".views.plot_objects:plot_concentration",
+        "coherency": ".views.plot_coherency:plot_coherency",
+        "units": ".views.plot_units:plot_units",
+        "compare": ".views.plot_compare:plot_compare",
+    },
+)
+
+#: Functions ``open(path, key, kinds)`` that return :class:`.inputs.rows.Rows`, by the file's ending without the dot.
+READERS: Registry[Callable[..., Any]] = Registry(
+    "input format",
+    "onnxinfo.readers",
+    {
+        "npz": ".inputs.numpy_files:open_npz",
+        "npy": ".inputs.numpy_files:open_npy",
+        "h5": ".inputs.hdf5_files:open_hdf5",
+        "hdf5": ".inputs.hdf5_files:open_hdf5",
+    },
+)
+
+#: Functions ``open(execution, worker)`` that return a context manager of an :class:`.engines.base.Engine`.
+ENGINES: Registry[Callable[..., Any]] = Registry(
+    "engine",
+    "onnxinfo.engines",
+    {"local": ".engines.local:open_local", "ray": ".engines.ray:open_ray"},
+)
+
+#: :class:`.archive.export.Exporter` by the file's ending.
+EXPORTERS: Registry[Any] = Registry(
+    "export format",
+    "onnxinfo.exporters",
+    {
+        ".nc": ".archive.export:TO_NETCDF",
+        ".parquet": ".archive.export:TO_PARQUET",
+        ".csv": ".archive.export:TO_CSV",
+    },
+)
+
+#: Modules that put ONNX operators into the table, see :mod:`.torch_graph.operators.table`.
+OPERATORS: Registry[Any] = Registry("module of operators", "onnxinfo.operators", {})

@@ -1,0 +1,263 @@
+"""One call from an ONNX model and samples to an archive of every layer's metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..analysis.blocks import Measure
+from ..analysis.finite import check_values
+from ..analysis.job import Job, prepare, prepare_reached
+from ..analysis.masks import unit_mask_of
+from ..analysis.measures import check_metrics, make_measures, needed, with_needed
+from ..analysis.settings import Report, Result
+from ..analysis.tasks import Worker
+from ..archive.claim import claim_archive
+from ..archive.format import RunSchema
+from ..archive.writer import RunWriter
+from ..config import (
+    Config,
+    ExecutionConfig,
+    FlatOptions,
+    InputConfig,
+    OutputConfig,
+    RuConfig,
+    SelectionConfig,
+    SidConfig,
+    configure,
+    recipe,
+)
+from ..engines.base import describe_execution, open_engine
+from ..errors import UsageError
+from ..graph.layers import Layer, list_layers, perturbed_tensor, select_layers
+from ..graph.model import Model, ModelSource
+from ..graph.optionals import without_optional_inputs
+from ..graph.quantisation import quantisation
+from ..inputs.foreground import Foreground, crops_of, open_foreground
+from ..inputs.unit_mask import UnitMask
+from ..metrics.budget import CPU_INPUTS, device_of, fit
+from ..metrics.feeds import Feeds, open_samples_of
+from ..registry import ENGINES, METRICS
+from ..torch_graph.precision import to_float32
+from .compute import Analysis
+
+logger = logging.getLogger(__name__)
+
+
+def analyze(
+    model: ModelSource,
+    inputs: Any,
+    output: str | os.PathLike[str],
+    *,
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    metrics: Sequence[str] = SelectionConfig.metrics,
+    input: InputConfig = InputConfig(),
+    sid: SidConfig = SidConfig(),
+    ru: RuConfig = RuConfig(),
+    execution: ExecutionConfig = ExecutionConfig(),
+    out: OutputConfig = OutputConfig(),
+    progress: Report | None = None,
+    **flat: Unpack[FlatOptions],
+) -> Result:
+    """Compute metrics of a model's layers on samples and write them to an archive.
+
+    If an analysis is interrupted, finished cells are kept; the same call resumes it.
+
+    Parameters
+    ----------
+    model
+        Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
+    inputs
+        Samples: a folder or glob of images, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, an array; for several
+        graph inputs a mapping from their names, or ``NAME=SPEC,...``.
+    output
+        The archive, an HDF5 file; it is created, or a run is added. Other files are left as they are.
+    layers, exclude
+        Patterns, see :func:`~onnxinfo.select_layers`; default: what a person would call the layers.
+    metrics
+        Names of metrics: ``sid``, ``ru``, ``concentration``; baselines ``gradient``, ``gradcam``, ``cam``.
+    input, sid, ru, execution, out
+        All other settings, by concern; see :mod:`onnxinfo.config`. Several local workers import the calling program's
+        main module: guard what it does by ``__name__``.
+    progress
+        Called with a :class:`Progress` as work is done.
+    **flat
+        Single settings by their flat names, such as ``limit`` or ``alpha``, instead of an object, or on top of one;
+        docs/configuration.md lists them.
+
+    Returns
+    -------
+    Result
+        The archive and the run's name.
+
+    Raises
+    ------
+    UsageError
+        The request is invalid, or the archive is one of the inputs; nothing is written.
+    ModelError, InputError, ConversionError, VerificationError
+        The model or the samples do not work; nothing is written.
+    ArchiveError
+        The archive cannot be written; what it holds is safe.
+    ResourceError
+        A worker was lost for good; or memory does not suffice for a single sample. Before, whenever it runs out, half
+        as many inputs are evaluated at once from there on.
+    """
+    base = Config(SelectionConfig(layers, exclude, metrics), input, sid, ru, execution, out)
+    return run_analysis(model, inputs, output, configure(base, flat), progress)
+
+
+def run_analysis(
+    model: ModelSource,
+    inputs: Any,
+    output: str | os.PathLike[str],
+    config: Config,
+    progress: Report | None = None,
+) -> Result:
+    """Do what :func:`analyze` does, for a configuration in one piece."""
+    report = progress or (lambda _: None)
+    claim_archive(output, [model, inputs, *config.sources()])
+    chosen = config.selection.metrics
+    check_metrics(chosen)
+    ENGINES.get(config.execution.engine)
+    for metric in needed(chosen):
+        METRICS.get(metric).claim(config, Path(output))
+    job, mask = _open_job(model, inputs, config)
+    job.config, job.source, job.output = config, inputs, Path(output)
+    measures = make_measures(chosen, job)
+    worker = Worker(job, with_needed(measures, job))
+    logger.info("inputs evaluated at once: %d", job.chunk)
+    out, name = config.out, config.out.run or job.feeds.model.name
+    more: dict[str, Any] = {"keep_precision": True} if config.input.keep_precision else {}
+    if mask is not None:
+        more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
+    schema = _schema(job, measures, more, describe_execution(config.execution, job.device))
+    with RunWriter.open(output, name, schema, overwrite=out.overwrite, compression=out.compression) as writer:
+        if job.memory is None:
+            job.chunk = _as_begun(writer, job.chunk)
+        if any(not writer.finished(metric).all() for metric in measures):
+            for measure in worker.measures.values():
+                measure.prepare(report)
+        with open_engine(config.execution, worker) as opened:
+            Analysis(job, measures, worker.measures, opened, writer, report).compute()
+    return Result(Path(output), name)
+
+
+def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, UnitMask | None]:
+    """Make model and samples ready on the device."""
+    selection, chosen_input = config.selection, config.input
+    target = device_of(config.execution.device)
+    loaded = without_optional_inputs(model if chosen_input.keep_precision else to_float32(model))
+    perturbed = perturbed_tensor(loaded, chosen_input.perturb)
+    listed = list_layers(loaded, perturbed)
+    chosen = select_layers(listed, selection.layers, selection.exclude)
+    logger.info("perturbed: %s; layers: %d of %d: %s", perturbed, len(chosen), len(listed), _names(chosen))
+    objects = None if chosen_input.foreground is None else open_foreground(chosen_input.foreground)
+    crops = crops_of(objects, chosen_input.crop_to_box)
+    more: dict[str, Any] = {"labels": chosen_input.labels, "limit": chosen_input.limit, **crops}
+    feeds = Feeds(loaded, open_samples_of(loaded, inputs, **chosen_input.reading(), **more), perturbed)
+    logger.info("samples: %d; preprocessing: %s", len(feeds), feeds.main.preprocessing.to_dict())
+    logger.info("axes of %s: %s", perturbed, feeds.described)
+    masks = None if objects is None else _masks(objects, feeds)
+    mask = unit_mask_of(chosen_input.unit_mask, feeds)
+    if mask is not None:
+        logger.info("unit mask: %s", mask)
+        feeds.counted = mask.units
+    job = (prepare if selection.layers else prepare_reached)(feeds, chosen, config.sid, target)
+    job.foreground = masks
+    if mask is not None:
+        job.units = torch.from_numpy(mask.units.reshape(len(feeds), -1))
+    job.memory = config.execution.memory_bytes
+    job.chunk = fit(job.network, *job.inputs([0]), memory=job.memory)
+    check_values(job)
+    return job, mask
+
+
+def _as_begun(writer: RunWriter, chunk: int) -> int:
+    """Inputs at once that the run was begun with: grouped otherwise, the last digits of a resumed run differ."""
+    begun = writer.recorded("inputs_at_once")
+    # A file from elsewhere does not decide over this machine's memory.
+    return begun if isinstance(begun, int) and 1 <= begun <= max(2 * chunk, CPU_INPUTS) else chunk
+
+
+def _masks(objects: Foreground, feeds: Feeds) -> npt.NDArray[np.uint8]:
+    if feeds.perturb not in feeds.samples.inputs:
+        raise UsageError(f"a foreground needs images, and '{feeds.perturb}' is computed from the model's inputs")
+    return objects.masks(feeds.main)
+
+
+def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], where: Mapping[str, Any]) -> RunSchema:
+    feeds = job.feeds
+    main, axes = feeds.main, feeds.described
+    everything = range(len(feeds))
+    labels: Any = main.labels
+    if labels is not None and main.classes:
+        labels = [main.classes[i] for i in labels]
+    described: dict[str, Any] = {
+        "model_sha256": feeds.model.sha256,
+        "perturbed": feeds.perturb,
+        "unit_axis": "" if axes.channel is None else axes.names[axes.channel],
+        "samples_sha256": feeds.samples.digest(),
+        "preprocessing": main.preprocessing.to_dict(),
+        **recipe(job.settings),
+        **more,
+    }
+    if job.foreground is not None:
+        described["foreground_sha256"] = hashlib.sha256(job.foreground.tobytes()).hexdigest()
+        described["without_foreground"] = int((~job.foreground.any((1, 2))).sum())
+    for measure in measures.values():
+        described |= measure.recipe
+    import onnx
+    import onnxruntime
+
+    from .. import __version__
+
+    provenance = {
+        "model_name": feeds.model.name,
+        "unreadable_samples": [
+            f"{name}: {reason}" for s in feeds.samples.inputs.values() for name, reason in s.unreadable
+        ],
+        "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else platform.machine(),
+        **_precision(feeds.model),
+        "axes_known_by": axes.evidence,
+        "inputs_at_once": job.chunk,
+        "batching": job.network.mode,
+        **where,
+        "onnxinfo": __version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "python": platform.python_version(),
+    }
+    return RunSchema(
+        layers=job.layers,
+        axes=axes.names,
+        sample_shape=job.shape,
+        sample_names=main.names,
+        metrics=tuple(measure.metric for measure in measures.values()),
+        unit=job.unit.cpu().numpy(),
+        recipe=described,
+        labels=labels,
+        thumbnails=main.thumbnails(everything),
+        foreground=job.foreground,
+        provenance=provenance,
+    )
+
+
+def _precision(model: Model) -> dict[str, str]:
+    found = quantisation(model.proto)
+    return {"precision": "quantised" if found else "float", "quantisation": found}
+
+
+def _names(layers: Sequence[Layer]) -> str:
+    names = [layer.name for layer in layers]
+    return ", ".join(names if len(names) <= 6 else [*names[:3], "...", *names[-3:]])

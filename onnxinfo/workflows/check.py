@@ -1,0 +1,248 @@
+"""What a model is, what serves its operators, and whether the torch graph computes what ONNX Runtime computes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Unpack
+
+import numpy.typing as npt
+
+from ..config import Config, InputConfig, InputOptions, SidConfig, configure
+from ..errors import ConversionError, InputError, ModelError, OnnxinfoError, UsageError, VerificationError
+from ..graph.dataflow import Dataflow
+from ..graph.layers import list_layers, perturbed_tensor
+from ..graph.model import Model, ModelSource, load
+from ..graph.optionals import without_optional_inputs
+from ..graph.surgery import expose_only
+from ..inputs.generated import generate
+from ..metrics.feeds import graph_inputs, open_samples_of
+from ..torch_graph.compare import Difference, Tensors
+from ..torch_graph.convert import Server, conversion_report, convert
+from ..torch_graph.precision import to_float32
+from ..torch_graph.reach import obstacles
+from ..torch_graph.runtime import Session
+from ..torch_graph.verify import verify
+
+Feeds = dict[str, npt.NDArray[Any]]
+
+#: Given samples that are compared, at most.
+SAMPLES = 2
+# What open axes are tried with, until ONNX Runtime runs the model: batch sizes, and sizes of all other axes.
+_BATCHES = (2, 1)
+_SIZES = (64, 16, 32, 8, 1, 128, 224, 299)
+
+
+@dataclass(frozen=True)
+class OperatorUse:
+    """How often a model uses an operator, and what serves it.
+
+    Parameters
+    ----------
+    operator
+        With its domain, as in "ai.onnx.Conv".
+    version
+        The opset version that the model imports for the domain.
+    server
+        As in :class:`~onnxinfo.torch_graph.convert.Conversion`.
+    count
+        Nodes, those in bodies of control flow too, after functions are inlined and constants folded.
+    reason
+        Why no converter serves it; empty where one does.
+    """
+
+    operator: str
+    version: int
+    server: Server
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """What :func:`check_model` found.
+
+    Parameters
+    ----------
+    name, sha256
+        Of the model, see :class:`~onnxinfo.Model`.
+    producer
+        What wrote the file, with its version; empty where it does not say.
+    ir_version, opsets
+        Version of the file format, and of each operator domain.
+    operators
+        By number of uses.
+    parameters
+        Number of the model's parameters.
+    inputs
+        Shape of what was fed, by graph input; optional inputs are absent.
+    generated
+        Whether the inputs were made up.
+    perturbed
+        The tensor that an analysis would perturb; None where there is none.
+    reached
+        Names of the layers that a gradient reaches from it.
+    unreached
+        The others, with the node in the way and the reason.
+    compared
+        Number of tensors compared with ONNX Runtime.
+    largest
+        The difference that is largest relative to its tolerance; None where nothing could be compared.
+    error
+        Why the torch graph is not what ONNX Runtime computes; None where it is.
+    """
+
+    name: str
+    sha256: str
+    producer: str
+    ir_version: int
+    opsets: dict[str, int]
+    operators: list[OperatorUse]
+    parameters: int
+    inputs: dict[str, tuple[int, ...]]
+    generated: bool
+    perturbed: str | None
+    reached: list[str]
+    unreached: dict[str, str]
+    compared: int
+    largest: Difference | None
+    error: str | None
+
+
+def check_model(
+    model: ModelSource,
+    inputs: Any = None,
+    *,
+    input: InputConfig = InputConfig(),
+    seed: int = SidConfig.seed,
+    **flat: Unpack[InputOptions],
+) -> Check:
+    """Describe a model and compare every tensor of its torch graph with ONNX Runtime.
+
+    Parameters
+    ----------
+    model
+        Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
+    inputs
+        Samples as for :func:`onnxinfo.analyze`, of which the first two are compared; default: generated, see
+        :func:`.inputs.generated.generate`, in sizes that ONNX Runtime accepts.
+    input
+        How the samples are read, and which tensor noise would be added to; see :mod:`onnxinfo.config`.
+    seed
+        Seed of randomly generated inputs.
+    **flat
+        Single fields of `input`, such as ``preset``, instead of it or on top of it.
+
+    Returns
+    -------
+    Check
+        Its ``error`` says what differs, or what cannot be converted; the first node that differs is named.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be loaded, or ONNX Runtime does not run it.
+    InputError
+        The inputs do not fit the model, or none can be made up.
+    UsageError
+        An option is unknown, or ``perturb`` is no float tensor of the graph.
+    """
+    chosen = configure(Config(input=input), flat, "input").input
+    original = load(model)
+    loaded = without_optional_inputs(original if chosen.keep_precision else to_float32(original))
+    if chosen.perturb is not None:
+        perturbed_tensor(loaded, chosen.perturb)
+    feeds = _generated(loaded, seed) if inputs is None else _given(loaded, inputs, chosen)
+    conversions = conversion_report(loaded)
+    uses = Counter((c.operator, c.version, c.server, c.reason) for c in conversions)
+    tensors = _compared(loaded)
+    largest, error = _verified(loaded, feeds, tensors)
+    source, reached, unreached = _reach(loaded, chosen.perturb)
+    proto = original.proto
+    return Check(
+        name=original.name,
+        sha256=original.sha256,
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        ir_version=proto.ir_version,
+        opsets={opset.domain or "ai.onnx": opset.version for opset in proto.opset_import},
+        operators=[OperatorUse(o, v, s, count, why) for (o, v, s, why), count in uses.most_common()],
+        parameters=_parameters(original),
+        inputs={name: value.shape for name, value in feeds.items()},
+        generated=inputs is None,
+        perturbed=source,
+        reached=reached,
+        unreached=unreached,
+        compared=0 if largest is None else len(tensors),
+        largest=largest,
+        error=error,
+    )
+
+
+def _given(model: Model, inputs: Any, config: InputConfig) -> Feeds:
+    declared = graph_inputs(model)
+    samples = open_samples_of(model, inputs, limit=config.limit, **config.reading())
+    some = list(range(min(SAMPLES, len(samples))))
+    batch = next((i.batch for i in declared if i.batch is not None), len(some))
+    given = samples.feeds((some * batch)[:batch])
+    return {i.name: given[i.name].astype(i.dtype) for i in declared}
+
+
+def _generated(model: Model, seed: int) -> Feeds:
+    """Inputs in the first sizes that ONNX Runtime runs the model with."""
+    session = Session(model)
+    refused: dict[str, OnnxinfoError] = {}
+    for batch, size in product(_BATCHES, _SIZES):
+        feeds = generate(model, batch=batch, size=size, seed=seed)
+        shapes = str({name: value.shape for name, value in feeds.items()})
+        if shapes in refused:
+            continue
+        try:
+            session.run(feeds)
+        except (InputError, ModelError) as error:
+            refused[shapes] = error
+        else:
+            return feeds
+    tried, refusal = next(iter(refused.items()))
+    raise InputError(f"{refusal} (inputs were made up, of shapes {tried}; give --inputs)")
+
+
+def _compared(model: Model) -> list[str]:
+    """Names of the tensors that depend on an input and can be compared."""
+    tensors = Tensors(model.proto)
+    influenced = set().union(*(tensors.flow.influenced(name) for name in tensors.flow.inputs))
+    return [name for name in tensors.comparable if name in influenced]
+
+
+def _verified(model: Model, feeds: Feeds, tensors: Sequence[str]) -> tuple[Difference | None, str | None]:
+    if not tensors:
+        return None, "nothing in the model depends on its inputs"
+    try:
+        exposed = expose_only(model, tensors)
+        return verify(exposed, convert(exposed), [feeds], tensors).largest, None
+    except (ConversionError, VerificationError) as error:
+        return None, str(error)
+
+
+def _reach(model: Model, perturb: str | None) -> tuple[str | None, list[str], dict[str, str]]:
+    try:
+        source = perturbed_tensor(model, perturb)
+    except ModelError:
+        return None, [], {}
+    names = [layer.name for layer in list_layers(model, source)]
+    try:
+        blocked = obstacles(model, source, names)
+    except (ConversionError, UsageError) as error:
+        return source, [], dict.fromkeys(names, str(error))
+    reasons = {name: f"node '{c.node}' ({c.operator}, opset {c.version}): {c.reason}" for name, c in blocked.items()}
+    return source, [name for name in names if name not in blocked], reasons
+
+
+def _parameters(model: Model) -> int:
+    flow = Dataflow(model.proto.graph)
+    influenced = set().union(*(flow.influenced(name) for name in flow.inputs))
+    found: dict[str, int] = {}
+    for position in range(len(flow.nodes)):
+        found |= flow.parameters_of(position, influenced)
+    return sum(found.values())

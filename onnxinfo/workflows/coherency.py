@@ -1,0 +1,140 @@
+"""Coherency (the paper's Fig. 1): what changes when layers are rescaled so that the network computes the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+from ..analysis.settings import Report, Result
+from ..archive.claim import claim_archive
+from ..archive.means import pair_up, select_cells
+from ..archive.reading import Run
+from ..archive.reading import open as open_archive
+from ..config import Config, Options, SelectionConfig, configure
+from ..errors import UsageError
+from ..graph.model import ModelSource, load
+from ..graph.rescale import rescale, select_pairs
+from .analyze import run_analysis
+
+#: Names of the two runs in the archive.
+ORIGINAL, RESCALED = "original", "rescaled"
+#: Metrics that are computed unless others are named, and what layers are divided by.
+METRICS = ("sid", "gradient", "gradcam")
+FACTOR = 4.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """What rescaling did to one metric of one layer.
+
+    Attributes
+    ----------
+    layer, metric
+        Which.
+    rescaled
+        Whether the layer's feature was divided by the factor.
+    before, after
+        Means over the samples that both runs have a value of.
+    stderr
+        Standard error of the mean of ``after - before`` over samples, at least what the Monte-Carlo errors imply.
+    samples
+        How many those are.
+    unproven
+        Of how many of those at least one of the two values is not proven.
+    """
+
+    layer: str
+    metric: str
+    rescaled: bool
+    before: float
+    after: float
+    stderr: float
+    samples: int
+    unproven: int
+
+    @property
+    def difference(self) -> float:
+        """``after - before``: near 0 for a coherent metric in nats."""
+        return self.after - self.before
+
+    @property
+    def ratio(self) -> float:
+        """``after / before``: 1 for a coherent measure of size."""
+        return self.after / self.before if self.before else float("nan")
+
+
+@dataclass(frozen=True)
+class Coherency:
+    """Result of :func:`coherency`: the two runs, and every layer's changes in the order of the layers."""
+
+    original: Result
+    rescaled: Result
+    changes: tuple[Change, ...]
+
+
+def coherency(
+    model: ModelSource,
+    inputs: Any,
+    output: str | os.PathLike[str],
+    *,
+    factor: float = FACTOR,
+    pairs: Sequence[str] = (),
+    progress: Report | None = None,
+    **options: Unpack[Options],
+) -> Coherency:
+    """Compute metrics and baselines of a model before and after its layers are rescaled against each other.
+
+    Parameters
+    ----------
+    model, inputs, output
+        As for :func:`onnxinfo.analyze`; the archive gets the runs ``original`` and ``rescaled``.
+    factor
+        See :func:`onnxinfo.rescale`.
+    pairs
+        Patterns for the tensors between the layers that are rescaled; default: all pairs.
+    progress
+        As for :func:`onnxinfo.analyze`.
+    **options
+        All settings of :func:`onnxinfo.analyze` but the run's name; metrics are by default ``sid``, ``gradient`` and
+        ``gradcam``.
+
+    Raises
+    ------
+    UsageError
+        An option is unknown, no layers can be rescaled, or a run is named; nothing is written.
+    OnnxinfoError
+        As :func:`onnxinfo.analyze`.
+    """
+    config = configure(Config(selection=SelectionConfig(metrics=METRICS)), options)
+    if config.out.run is not None:
+        raise UsageError(f"the runs are called {ORIGINAL} and {RESCALED}: leave out the run's name")
+    claim_archive(output, [model, inputs, *config.sources()])
+    loaded = load(model)
+    changed = rescale(loaded, factor, pairs)
+    divided = {name for pair in select_pairs(loaded, pairs) for name in pair.between}
+    before = run_analysis(loaded, inputs, output, configure(config, {"run": ORIGINAL}), progress)
+    after = run_analysis(changed.proto, inputs, output, configure(config, {"run": RESCALED}), progress)
+    with open_archive(output) as archive:
+        runs = archive[ORIGINAL], archive[RESCALED]
+        changes = tuple(
+            _change(runs, metric, i, layer.name in divided)
+            for i, layer in enumerate(runs[0].layers)
+            for metric in config.selection.metrics
+        )
+    return Coherency(before, after, changes)
+
+
+def _change(runs: tuple[Run, Run], metric: str, layer: int, rescaled: bool) -> Change:
+    found = pair_up(*(select_cells(run.values(metric), layer) for run in runs))
+    return Change(
+        runs[0].layers[layer].name,
+        metric,
+        rescaled,
+        found.first,
+        found.second,
+        found.stderr,
+        found.n,
+        found.n_unproven,
+    )

@@ -1,0 +1,114 @@
+"""Training decoders beforehand, in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+from ..analysis.decoders import Decoders, decoder_settings
+from ..analysis.job import prepare, prepare_reached
+from ..analysis.masks import unit_mask_of
+from ..analysis.settings import Report
+from ..config import (
+    Config,
+    DecoderConfig,
+    ExecutionConfig,
+    InputConfig,
+    RuConfig,
+    SelectionConfig,
+    SidConfig,
+    TrainingOptions,
+    configure,
+    entries,
+)
+from ..errors import UsageError
+from ..graph.layers import list_layers, perturbed_tensor, select_layers
+from ..graph.model import ModelSource
+from ..graph.optionals import without_optional_inputs
+from ..metrics.budget import device_of
+from ..metrics.decoder_store import StoredDecoder, list_decoders
+from ..metrics.feeds import Feeds, open_samples_of
+from ..outputs import claim_folder
+from ..text import no_such
+from ..torch_graph.precision import to_float32
+
+
+def train_decoder(
+    model: ModelSource,
+    inputs: Any,
+    folder: str | os.PathLike[str],
+    *,
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    input: InputConfig = InputConfig(),
+    decoder: DecoderConfig = DecoderConfig(),
+    seed: int = SidConfig.seed,
+    device: str = ExecutionConfig.device,
+    progress: Report | None = None,
+    **flat: Unpack[TrainingOptions],
+) -> list[StoredDecoder]:
+    """Train decoders that reconstruct a model's input from its layers, and keep them for the metric ``ru``.
+
+    Parameters
+    ----------
+    model, layers, exclude
+        As for :func:`onnxinfo.analyze`.
+    inputs
+        Training samples, see :func:`onnxinfo.open_samples`; a share is held out for validation.
+    folder
+        Where decoders are kept. What is there already is not trained again.
+    input, decoder
+        How samples are read, and how decoders are trained; see :mod:`onnxinfo.config`.
+    seed
+        Seed of split, initial weights and order of samples.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    progress
+        Called with a :class:`~onnxinfo.Progress` as work is done; its value is the loss over the samples' variance.
+    **flat
+        Single settings, instead of an object or on top of one: ``limit``, ``preset`` and the other fields of `input`;
+        ``width``, ``steps``, ``batch``, ``learning_rate`` and ``flips`` of `decoder`.
+
+    Returns
+    -------
+    list of StoredDecoder
+        One for each layer.
+
+    Raises
+    ------
+    UsageError, ModelError, InputError, ConversionError, VerificationError
+        As for :func:`onnxinfo.analyze`.
+    ArchiveError
+        The folder cannot be made or written.
+    """
+    full = {each.name: each.setting.flat for each in entries("ru.decoder") if each.setting.recipe}
+    known = [*(each.name for each in entries("input")), *full]
+    if unknown := [name for name in flat if name not in known]:
+        raise UsageError(no_such("option", unknown[0], known, "the training of decoders"))
+    named = {full.get(name, name): value for name, value in flat.items()}
+    base = Config(
+        SelectionConfig(layers, exclude),
+        input,
+        SidConfig(seed=seed),
+        RuConfig(decoder=decoder),
+        ExecutionConfig(device=device),
+    )
+    config = configure(base, named, "input", "ru.decoder")
+    claim_folder(folder)
+    target = device_of(device)
+    loaded = without_optional_inputs(model if config.input.keep_precision else to_float32(model))
+    perturbed = perturbed_tensor(loaded, config.input.perturb)
+    chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
+    samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())
+    feeds = Feeds(loaded, samples, perturbed)
+    mask = unit_mask_of(config.input.unit_mask, feeds)
+    feeds.counted = None if mask is None else mask.units
+    job = (prepare if layers else prepare_reached)(feeds, chosen, config.sid, target)
+    report = progress or (lambda _: None)
+    decoders = Decoders(Path(folder), job.feeds, decoder_settings(config.ru.decoder, seed))
+    decoders.of(job, report)
+    wanted = [key.stem for key in decoders.keys(job)]
+    by_stem = {stored.path.stem: stored for stored in list_decoders(folder)}
+    return [by_stem[stem] for stem in wanted]

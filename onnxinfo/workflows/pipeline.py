@@ -1,0 +1,102 @@
+"""Everything about one model in one call: analysis, plots and report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+from ..analysis.settings import Progress, Result
+from ..archive.claim import claim_archive
+from ..config import Config, Options, configure
+from ..kinds import HTML
+from ..outputs import claim, claim_folder, make_folder
+from ..views.figure import claim_figure
+from ..views.plot_curve import plot_curve
+from ..views.plot_maps import plot_maps
+from ..views.report import report
+from .analyze import run_analysis
+
+
+@dataclass(frozen=True)
+class Oneshot:
+    """What was made.
+
+    Attributes
+    ----------
+    result
+        The analysis.
+    plots
+        The curve by depth and the maps, PNG files.
+    report
+        The HTML file.
+    """
+
+    result: Result
+    plots: tuple[Path, ...]
+    report: Path
+
+
+def oneshot(
+    model: str | os.PathLike[str],
+    inputs: Any,
+    folder: str | os.PathLike[str],
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    force: bool = False,
+    **options: Unpack[Options],
+) -> Oneshot:
+    """Analyze a model, draw its curve and maps, and write its report.
+
+    For the model ``NAME.onnx`` the folder gets ``NAME.h5``, ``NAME-curve.png``, ``NAME-maps.png`` and ``NAME.html``, so
+    one folder can hold many models. If it is interrupted, the same call resumes it.
+
+    Parameters
+    ----------
+    model
+        The ONNX file.
+    inputs
+        Samples, as for :func:`onnxinfo.analyze`.
+    folder
+        Where the files go; it is created.
+    progress
+        As for :func:`onnxinfo.analyze`.
+    force
+        Replace files that have the names of plots or report, whatever they hold; never an input.
+    **options
+        All settings of :func:`onnxinfo.analyze`: configuration objects, and flat names such as ``preset``.
+
+    Returns
+    -------
+    Oneshot
+        The analysis and the files.
+
+    Raises
+    ------
+    ArchiveError
+        The folder cannot be written.
+    UsageError
+        A file that is there already is an input, or holds something else than what is written.
+    OnnxinfoError
+        Something :func:`onnxinfo.analyze` or :func:`onnxinfo.report` refuses.
+    """
+    target = claim_folder(folder)
+    name = Path(model).stem
+    archive, curve, maps, page = (target / f"{name}{end}" for end in (".h5", "-curve.png", "-maps.png", ".html"))
+    config = configure(Config(), options)
+    read = [model, inputs, *config.sources()]
+    if target.is_dir():
+        claim_archive(archive, read)
+        for figure in (curve, maps):
+            claim_figure(figure, *read, force=force)
+        claim(page, HTML, inputs=read, force=force)
+    make_folder(target)
+    result = run_analysis(model, inputs, archive, config, progress)
+    metrics = config.selection.metrics
+    plots = (
+        plot_curve(archive, curve, run=result.run, metric=metrics, force=force),
+        plot_maps(archive, maps, run=result.run, metric=metrics[0], force=force),
+    )
+    return Oneshot(result, plots, report(archive, page, run=result.run, model=model, title=name, force=force))

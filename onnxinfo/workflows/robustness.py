@@ -1,0 +1,89 @@
+"""Adversarial robustness of a classifier (the paper's Appendix A), in one call."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+from ..analysis.robustness import Robustness
+from ..analysis.settings import Report, Result
+from ..archive.claim import claim_archive
+from ..archive.means import layer_summary
+from ..archive.reading import open as open_archive
+from ..config import Config, Options, configure, entries
+from ..errors import UsageError
+from ..graph.layers import list_layers, select_layers
+from ..graph.model import ModelSource, load
+from ..graph.scores import score_tensor
+from .analyze import run_analysis
+
+
+@dataclass(frozen=True)
+class Robust:
+    """Result of :func:`robustness`.
+
+    Attributes
+    ----------
+    result
+        Archive and run.
+    value, stderr
+        Mean over all samples that have a value (at least one target was reached), and its standard error.
+    samples, converged
+        How many there are, and of how many all targets were reached.
+    accuracy
+        Share of the samples classified as labelled.
+    """
+
+    result: Result
+    value: float
+    stderr: float
+    samples: int
+    converged: int
+    accuracy: float
+
+
+def robustness(
+    model: ModelSource,
+    inputs: Any,
+    output: str | os.PathLike[str],
+    *,
+    progress: Report | None = None,
+    **options: Unpack[Options],
+) -> Robust:
+    """Measure a classifier's adversarial robustness and keep it in an archive.
+
+    Parameters
+    ----------
+    model, inputs, output, progress
+        As for :func:`onnxinfo.analyze`.
+    **options
+        All settings of :func:`onnxinfo.analyze` but layers and metrics; ``labels``, the right classes, are needed.
+
+    Raises
+    ------
+    UsageError, InputError
+        As :class:`Robustness` and :func:`onnxinfo.analyze`; nothing is written.
+    """
+    if given := [each.name for each in entries("selection") if each.name in options]:
+        raise UsageError(f"robustness is measured at the model's scores: leave out {' and '.join(given)}")
+    config = configure(Config(), options)
+    claim_archive(output, [model, inputs, *config.sources()])
+    if config.input.labels is None:
+        raise UsageError("robustness needs to know the right classes; give --labels")
+    loaded = load(model)
+    scores = score_tensor(loaded)
+    select_layers(list_layers(loaded, config.input.perturb), [scores])
+    config = configure(config, {"layers": [scores], "metrics": [Robustness.metric.name]})
+    result = run_analysis(loaded, inputs, output, config, progress)
+    with open_archive(result.archive) as archive:
+        found = archive[result.run].values(Robustness.metric.name)
+    summary = layer_summary(found)
+    return Robust(
+        result,
+        float(summary["value"][0]),
+        float(summary["stderr"][0]),
+        found["value"].shape[1],
+        int(summary["n_converged"][0]),
+        float(found["correct"][0].mean()),
+    )
