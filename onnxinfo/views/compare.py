@@ -14,9 +14,9 @@ from ..archive.means import Cells, Pairs, layer_summary, pair_up, select_cells, 
 from ..errors import UsageError
 from ..text import printable
 from .comparable import check_precision
-from .query import Names, Paths, names_of, select_views
 from .reading_runs import run_values
 from .run_values import RunValues
+from .selection import Names, Paths, Selection
 
 Match = Literal["layer", "depth"]
 Row = dict[str, Any]
@@ -87,11 +87,20 @@ def compare(
     ArchiveError
         An archive cannot be read.
     """
+    return compare_selected(
+        Selection.of(path, run=run, layers=layers, metrics=metrics, samples=samples), by, unpaired, confidence
+    )
+
+
+def compare_selected(
+    selection: Selection, by: Match = "layer", unpaired: bool = False, confidence: float = 0.95
+) -> list[Row]:
+    """Return differences between the selected runs; see :func:`compare`."""
     if not 0 < confidence < 1:
         raise UsageError(f"confidence={confidence}: a number between 0 and 1 expected, such as 0.95")
     if by not in ("layer", "depth"):
         raise UsageError(f"by={by!r}: 'layer' or 'depth' expected")
-    sides = _read(path, run, layers, metrics, samples)
+    sides = _read(selection)
     if len(sides) < 2:
         raise UsageError("a comparison is between runs, and there is one; give more archives or runs")
     first, *others = sides
@@ -109,9 +118,9 @@ def compare(
     return sorted(rows, key=lambda row: -abs(row["difference"]) if math.isfinite(row["difference"]) else math.inf)
 
 
-def _read(path: Paths, run: Names, layers: Names, metrics: Names, samples: Sequence[str | int]) -> list[_Side]:
+def _read(selection: Selection) -> list[_Side]:
     sides = []
-    for view, _ in select_views(path, run=run, layers=layers, metrics=metrics, samples=samples):
+    for view, _ in selection.views():
         found = {each.name: run_values(view, each.name) for each in view.metrics}
         sides.append(
             _Side(
@@ -123,7 +132,7 @@ def _read(path: Paths, run: Names, layers: Names, metrics: Names, samples: Seque
                 view.run.unit,
             )
         )
-    wanted = names_of(run)
+    wanted = selection.runs
     return sorted(sides, key=lambda each: wanted.index(each.name) if each.name in wanted else len(wanted))
 
 

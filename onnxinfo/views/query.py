@@ -4,58 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from ..archive.means import mean_and_stderr, one_per_sample
-from ..archive.reading import Run
-from ..archive.reading import open as open_archive
 from ..archive.table import COLUMNS, run_table
 from ..errors import UsageError
-from .run_view import RunView, choose_layers, choose_samples, no_such
+from .run_view import RunView, no_such
+from .selection import Names, Paths, Selection, names_of
 
 logger = logging.getLogger(__name__)
 
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-Names = str | Sequence[str]
 Row = dict[str, Any]
 
 # Numbers that differ from row to row: nothing to group by.
 _NO_KEYS = ("value", "stderr", "gap")
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Which part of the archives a table is about. Empty means everything.
-
-    Attributes
-    ----------
-    runs
-        Names of runs.
-    layers, exclude
-        Patterns of :func:`onnxinfo.select_layers`.
-    ops
-        Operators, such as ``Conv``.
-    metrics
-        Names of metrics.
-    samples
-        Positions, ranges of positions such as ``0-9``, or globs over the samples' names.
-    labels
-        Labels of samples.
-    """
-
-    runs: Sequence[str] = ()
-    layers: Sequence[str] = ()
-    exclude: Sequence[str] = ()
-    ops: Sequence[str] = ()
-    metrics: Sequence[str] = ()
-    samples: Sequence[str | int] = ()
-    labels: Sequence[str | int] = ()
 
 
 def query(
@@ -131,14 +97,13 @@ def query(
     --------
     >>> onnxinfo.query("results.h5", layers=["*relu*"], metrics=["sid"], per="sample")  # doctest: +SKIP
     """
-    paths = _paths(path)
-    per = per or ("sample" if group_by else "layer")
-    columns = table_columns(per, several=len(paths) > 1)
-    rows: list[Row] = []
-    views = select_views(
-        paths, run=run, layers=layers, exclude=exclude, ops=ops, metrics=metrics, samples=samples, labels=labels
+    selection = Selection.of(
+        path, run=run, layers=layers, exclude=exclude, ops=ops, metrics=metrics, samples=samples, labels=labels
     )
-    for view, source in views:
+    per = per or ("sample" if group_by else "layer")
+    columns = table_columns(per, several=len(selection.paths) > 1)
+    rows: list[Row] = []
+    for view, source in selection.views():
         rows += _rows(view, source, per, columns)
     rows = _within(rows, minimum, maximum, converged)
     if sql is not None:
@@ -156,109 +121,6 @@ def table_columns(per: Literal["layer", "sample"], *, several: bool = False) -> 
         raise UsageError(f"per={per!r}: 'layer' or 'sample' expected")
     head, *rest = COLUMNS[per]
     return [*(["archive"] if several else []), head, "model", *rest]
-
-
-def select_runs(path: Paths, names: Sequence[str] = ()) -> Iterator[tuple[Run, Path]]:
-    """Open archives one after the other and yield their runs, each with its archive's path.
-
-    A run can be read until the next one is asked for.
-
-    Raises
-    ------
-    UsageError
-        No archive has a run of one of the names.
-    """
-    paths = _paths(path)
-    if not paths:
-        raise UsageError("no archive given; name at least one")
-    _check_runs(paths, names)
-    for path in map(Path, paths):
-        with open_archive(path) as archive:
-            for name in archive.runs:
-                if not names or name in names:
-                    yield archive[name], path
-
-
-def _check_runs(paths: Sequence[str | os.PathLike[str]], names: Sequence[str]) -> None:
-    if not names:
-        return
-    known: list[str] = []
-    for path in paths:
-        with open_archive(path) as archive:
-            known += archive.runs
-    for name in names:
-        if name not in known:
-            raise UsageError(no_such("run", name, known, ", ".join(map(str, paths))))
-
-
-def _paths(given: Paths) -> list[str | os.PathLike[str]]:
-    return [given] if isinstance(given, str | os.PathLike) else [*given]
-
-
-def names_of(given: Names) -> list[str]:
-    """Return the names given alone or as several."""
-    return [given] if isinstance(given, str) else [*given]
-
-
-def select_views(
-    path: Paths,
-    *,
-    run: Names = (),
-    layers: Names = (),
-    exclude: Names = (),
-    ops: Names = (),
-    metrics: Names = (),
-    samples: Sequence[str | int] = (),
-    labels: Sequence[str | int] = (),
-) -> Iterator[tuple[RunView, Path]]:
-    """Yield what is wanted of each run with its archive's path; see :func:`query`.
-
-    A view can be read until the next one is asked for. What some runs have and others lack is left out of these.
-
-    Raises
-    ------
-    UsageError
-        No run has something that was asked for.
-    """
-    wanted = Filter(
-        runs=names_of(run),
-        layers=names_of(layers),
-        exclude=names_of(exclude),
-        ops=names_of(ops),
-        metrics=names_of(metrics),
-        samples=samples,
-        labels=labels,
-    )
-    failures: list[UsageError] = []
-    found = 0
-    for each, source in select_runs(path, wanted.runs):
-        try:
-            view = _view(each, wanted)
-        except UsageError as error:
-            failures.append(error)
-            continue
-        found += 1
-        layers_found, samples_found = view.shape
-        logger.info("read run %s of %s: %d layers, %d samples", view.name, source, layers_found, samples_found)
-        yield view, source
-    if failures and not found:
-        raise failures[0]
-
-
-def _view(run: Run, wanted: Filter) -> RunView:
-    known = [metric.name for metric in run.metrics]
-    for name in wanted.metrics:
-        if name not in known:
-            raise UsageError(no_such("metric", name, known, f"run '{run.name}'"))
-    layers = choose_layers(run, wanted.layers, wanted.exclude)
-    if wanted.ops:
-        ops = {op.lower(): op for op in (row.op for row in run.layers)}
-        for op in wanted.ops:
-            if op.lower() not in ops:
-                raise UsageError(no_such("operator", op, sorted(ops.values()), f"run '{run.name}'"))
-        lower = [op.lower() for op in wanted.ops]
-        layers = [i for i in layers if run.layers[i].op.lower() in lower]
-    return RunView(run, layers, choose_samples(run, wanted.samples, wanted.labels), wanted.metrics)
 
 
 def _rows(view: RunView, source: Path, per: Literal["layer", "sample"], columns: Sequence[str]) -> list[Row]:

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UsageError
-from ..text import printable
-from .comparable import check_precision
-from .figure import DIVERGING, claim_figure, cut, drawing, evenly, look, short_names, wrapped
-from .plot_maps import MOST_LAYERS, MOST_SAMPLES, flat_map, name_row
-from .query import Names, Paths, names_of, select_views
-from .reading_runs import metric_label, run_values
-from .run_values import RunValues
-from .wording import unproven_text
+from ...errors import UsageError
+from ...text import printable, shorten
+from ..comparable import check_precision
+from ..panels import (
+    MOST_LAYERS,
+    MOST_SAMPLES,
+    aspect_of,
+    blank,
+    flat_map,
+    height_over_width,
+    name_row,
+    set_height,
+    title_column,
+)
+from ..plotting import register_plot
+from ..reading_runs import metric_label, run_values
+from ..run_values import RunValues
+from ..run_view import RunView
+from ..selection import Selection
+from ..style import DIVERGING, FigureStyle, evenly, short_names, wrapped
+from ..wording import unproven_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PERCENTILE = 99.5
+#: A layer's and a sample's name.
+_Cell = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -31,55 +46,65 @@ class _Maps:
     label: str
     layers: tuple[str, ...]
     samples: tuple[str, ...]
-    maps: dict[tuple[str, str], npt.NDArray[np.float32]]
+    maps: dict[_Cell, npt.NDArray[np.float32]]
     pictures: dict[str, npt.NDArray[np.uint8]]
     values: RunValues
 
 
-def plot_difference(
-    path: Paths,
-    output: str | os.PathLike[str],
-    *,
-    run: Names = (),
-    layers: Names = (),
-    metric: str = "sid",
-    samples: Sequence[str | int] = (),
-    theme: str = "light",
-    width: str = "page",
-    force: bool = False,
-) -> Path:
+@register_plot("difference")
+def draw_difference(figure: Figure, selection: Selection, style: FigureStyle) -> None:
     """Draw, unit by unit, a second run's maps minus the first run's, of layers and samples that both have.
 
-    Parameters
-    ----------
-    path
-        An archive, or several.
-    output
-        The figure: a file that ends in .png, .svg or .pdf.
-    run
-        The two runs, in this order; may be left out where there are just two.
-    layers, samples
-        What is drawn, see :func:`onnxinfo.query`; matched by name.
-    metric
-        The metric.
-    theme, width, force
-        See :func:`onnxinfo.plot_maps`.
-
-    Returns
-    -------
-    Path
-        The figure's path.
-
-    Raises
-    ------
-    UsageError
-        There are not two runs, or they have no layer and sample of the same name.
-    ArchiveError
-        An archive cannot be read, or the figure cannot be written.
+    The two runs may be left out where there are just two; layers and samples are matched by name.
     """
-    target = claim_figure(output, path, force=force)
-    chosen = look(theme, width)
-    first, second = _two(path, run, layers, metric, samples)
+    first, second = _two_runs(selection)
+    differences = _differences(first, second)
+    layers = [layer for layer in first.layers if any(cell[0] == layer for cell in differences)]
+    samples = [sample for sample in first.samples if any(cell[1] == sample for cell in differences)]
+    columns = [layers[i] for i in evenly(len(layers), MOST_LAYERS)]
+    rows = [samples[i] for i in evenly(len(samples), MOST_SAMPLES)]
+    pictures = int(bool(first.pictures))
+    cell_size = style.width * 0.84 / (len(columns) + pictures)
+    aspect = height_over_width(next(iter(differences.values())))
+    height = cell_size * aspect * len(rows) + style.font / 72 * 7
+    set_height(figure, style, max(height, style.width * 0.25))
+    axes = figure.subplots(len(rows), len(columns) + pictures, squeeze=False)
+    titles = ["input"][:pictures] + short_names(columns, 18)
+    for each, title in zip(axes[0], titles, strict=True):
+        title_column(each, title, style)
+    shown = np.concatenate([abs(differences[c, r]).ravel() for c in columns for r in rows if (c, r) in differences])
+    bound = max(float(np.nanpercentile(shown, _PERCENTILE)), 1e-6)
+    drawn: Any = None
+    for line, sample in zip(axes, rows, strict=True):
+        for each in line:
+            blank(each)
+        name_row(line[0], shorten(printable(sample), 14), height / (len(rows) + 1), style)
+        if pictures:
+            line[0].imshow(first.pictures[sample], interpolation="nearest")
+        cells = [differences.get((layer, sample)) for layer in columns]
+        drawn = _row(line[pictures:], cells, bound, style) or drawn
+    bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.015, extend="both")
+    bar.set_label(wrapped(f"difference in {first.label}", figure.get_size_inches()[1], style))
+    remark = unproven_text([first.values.values, second.values.values])
+    figure.supxlabel(
+        f"orange: '{shorten(second.name, 30)}' is higher; purple: '{shorten(first.name, 30)}' is higher"
+        + (f"\n{remark}" if remark else ""),
+        fontsize=style.font * 0.9,
+    )
+
+
+def _row(line: Any, cells: list[npt.NDArray[np.float32] | None], bound: float, style: FigureStyle) -> Any:
+    """Draw a sample's differences and return one of the images, None where it has none."""
+    drawn = None
+    for axes, found in zip(line, cells, strict=True):
+        if found is None:
+            axes.set_facecolor(style.theme.missing)
+        else:
+            drawn = axes.imshow(found, cmap=DIVERGING, vmin=-bound, vmax=bound, aspect=aspect_of(found))
+    return drawn
+
+
+def _differences(first: _Maps, second: _Maps) -> dict[_Cell, npt.NDArray[np.float32]]:
     cells = [cell for cell in first.maps if cell in second.maps]
     same = [cell for cell in cells if first.maps[cell].shape == second.maps[cell].shape]
     if not same:
@@ -87,71 +112,39 @@ def plot_difference(
             f"runs '{first.name}' and '{second.name}' share no layer and sample of the same name and size; "
             "compare them by depth with 'onnxinfo compare --by depth'"
         )
-    shared_layers = [layer for layer in first.layers if any(cell[0] == layer for cell in same)]
-    shared_samples = [sample for sample in first.samples if any(cell[1] == sample for cell in same)]
-    columns = [shared_layers[i] for i in evenly(len(shared_layers), MOST_LAYERS)]
-    rows = [shared_samples[i] for i in evenly(len(shared_samples), MOST_SAMPLES)]
-    differences = {cell: second.maps[cell] - first.maps[cell] for cell in same}
-    shown = np.concatenate([abs(differences[c, r]).ravel() for c in columns for r in rows if (c, r) in differences])
-    bound = max(float(np.nanpercentile(shown, _PERCENTILE)), 1e-6)
-    with drawing(target, chosen) as figure:
-        pictures = int(bool(first.pictures))
-        shape = next(iter(differences.values())).shape
-        cell_size = chosen.size.width * 0.84 / (len(columns) + pictures)
-        height = cell_size * min(2.0, max(0.35, shape[0] / shape[1])) * len(rows) + chosen.size.font / 72 * 7
-        figure.set_size_inches(chosen.size.width, max(height, chosen.size.width * 0.25))
-        axes = figure.subplots(len(rows), len(columns) + pictures, squeeze=False)
-        titles = ["input"][:pictures] + short_names(columns, 18)
-        for each, title in zip(axes[0], titles, strict=True):
-            each.set_title(title, fontsize=chosen.size.font * 0.8, rotation=30, ha="left", x=0.1)
-        for line, sample in zip(axes, rows, strict=True):
-            for each in line:
-                each.set_xticks([])
-                each.set_yticks([])
-                each.spines[:].set_visible(False)
-            name_row(line[0], cut(printable(sample), 14), height / (len(rows) + 1), chosen)
-            if pictures:
-                line[0].imshow(first.pictures[sample], interpolation="nearest")
-            for each, layer in zip(line[pictures:], columns, strict=True):
-                if (layer, sample) not in differences:
-                    each.set_facecolor(chosen.theme.missing)
-                    continue
-                found = differences[layer, sample]
-                aspect = "auto" if found.shape[0] == 1 else "equal"
-                drawn = each.imshow(found, cmap=DIVERGING, vmin=-bound, vmax=bound, aspect=aspect)
-        bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.015, extend="both")
-        bar.set_label(wrapped(f"difference in {first.label}", figure.get_size_inches()[1], chosen))
-        figure.supxlabel(
-            f"orange: '{cut(second.name, 30)}' is higher; purple: '{cut(first.name, 30)}' is higher"
-            + (f"\n{remark}" if (remark := unproven_text([first.values.values, second.values.values])) else ""),
-            fontsize=chosen.size.font * 0.9,
-        )
-    return Path(output)
+    return {cell: second.maps[cell] - first.maps[cell] for cell in same}
 
 
-def _two(path: Paths, run: Names, layers: Names, metric: str, samples: Sequence[str | int]) -> tuple[_Maps, _Maps]:
+def _two_runs(selection: Selection) -> tuple[_Maps, _Maps]:
     found: list[_Maps] = []
-    for view, _ in select_views(path, run=run, layers=layers, metrics=[metric], samples=samples):
+    for view, _ in selection.views():
         if len(found) == 2:
             raise UsageError("a difference is between two runs, and there are more; name two with --run A --run B")
-        measured = run_values(view, metric)
-        done = view.values(metric)["done"]
-        names = [row.name for row in view.layers]
-        maps = {
-            (names[layer], view.sample_names[sample]): flat_map(view.map(metric, layer, sample), view.axes)
-            for layer in evenly(view.shape[0], 4 * MOST_LAYERS)
-            for sample in evenly(view.shape[1], 8 * MOST_SAMPLES)
-            if done[layer, sample]
-        }
-        thumbnails = view.thumbnails
-        pictures = {} if thumbnails is None else dict(zip(view.sample_names, thumbnails, strict=True))
-        label = metric_label(view.metrics[0])
-        samples_found = tuple(view.sample_names)
-        found.append(_Maps(printable(view.name), label, tuple(names), samples_found, maps, pictures, measured))
+        found.append(_maps(view, selection.metrics[0]))
     if len(found) != 2:
         raise UsageError(f"a difference is between two runs, and there is {len(found)}; give two archives or runs")
     check_precision([each.values for each in found])
-    wanted = names_of(run)
-    if found[0].name in wanted and wanted.index(found[0].name) == 1:
+    if found[0].name in selection.runs and selection.runs.index(found[0].name) == 1:
         found.reverse()
     return found[0], found[1]
+
+
+def _maps(view: RunView, metric: str) -> _Maps:
+    done = view.values(metric)["done"]
+    names = [row.name for row in view.layers]
+    maps = {
+        (names[layer], view.sample_names[sample]): flat_map(view.map(metric, layer, sample), view.axes)
+        for layer in evenly(view.shape[0], 4 * MOST_LAYERS)
+        for sample in evenly(view.shape[1], 8 * MOST_SAMPLES)
+        if done[layer, sample]
+    }
+    thumbnails = view.thumbnails
+    return _Maps(
+        name=printable(view.name),
+        label=metric_label(view.metrics[0]),
+        layers=tuple(names),
+        samples=tuple(view.sample_names),
+        maps=maps,
+        pictures={} if thumbnails is None else dict(zip(view.sample_names, thumbnails, strict=True)),
+        values=run_values(view, metric),
+    )

@@ -2,114 +2,56 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..archive.means import select_part
-from ..errors import UsageError
-from ..text import printable
-from .figure import SEQUENTIAL, Look, claim_figure, cut, drawing, evenly, look, short_names, wrapped
-from .query import Names, Paths, select_views
-from .reading_runs import metric_label, nothing_finished
-from .run_view import RunView
-from .wording import unproven_text
+from ...archive.means import select_part
+from ...errors import UsageError
+from ...text import printable, shorten
+from ..panels import (
+    MOST_LAYERS,
+    MOST_SAMPLES,
+    aspect_of,
+    blank,
+    colour_limits,
+    flat_map,
+    height_over_width,
+    name_row,
+    set_height,
+    title_column,
+)
+from ..plotting import register_plot
+from ..reading_runs import metric_label, nothing_finished
+from ..run_view import RunView
+from ..selection import Selection
+from ..style import SEQUENTIAL, FigureStyle, evenly, short_names, wrapped
+from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
-
-#: Rows and columns drawn where nothing is chosen; of more, evenly spaced ones are taken.
-MOST_SAMPLES, MOST_LAYERS = 8, 9
-#: The colour scale spans these percentiles of all values shown; what lies outside has the colour of its end.
-PERCENTILES = (0.5, 99.5)
+    from matplotlib.figure import Figure
 
 
-def plot_maps(
-    path: Paths,
-    output: str | os.PathLike[str],
-    *,
-    run: Names = (),
-    layers: Names = (),
-    metric: str = "sid",
-    samples: Sequence[str | int] = (),
-    overlay: bool = False,
-    theme: str = "light",
-    width: str = "page",
-    force: bool = False,
-) -> Path:
-    """Draw a metric's maps of one run: a row for each sample, a column for each layer.
-
-    Images are averaged over their channels; a map with one axis (features, time, tokens averaged over the embedding) is
-    drawn as a strip. Cells that are not finished stay empty; those that are not proven are crossed by a line.
-
-    Parameters
-    ----------
-    path
-        An archive; with several runs, name one.
-    output
-        The figure: a file that ends in .png, .svg or .pdf.
-    run, layers, samples
-        What is drawn, see :func:`onnxinfo.query`; default: evenly spaced layers and samples, as many as are legible.
-    metric
-        The metric.
-    overlay
-        Lay the maps over the pictures in grey, half transparent, instead of drawing them alone.
-    theme
-        ``light`` or ``dark``.
-    width
-        ``column`` (3.5 in), ``page`` (7.2 in) or ``slide`` (12 in).
-    force
-        Replace an existing file whatever it holds; never an archive that is read. By default, only a figure of the same
-        format is replaced.
-
-    Returns
-    -------
-    Path
-        The figure's path.
-
-    Raises
-    ------
-    UsageError
-        Something asked for is not there, or several runs are.
-    ArchiveError
-        The archive cannot be read, or the figure cannot be written.
-    """
-    target = claim_figure(output, path, force=force)
-    chosen = look(theme, width)
-    wanted: dict[str, Any] = {"run": run, "layers": layers, "metrics": [metric], "samples": samples}
-    # Refused before anything is drawn.
-    if sum(1 for _ in select_views(path, **wanted)) > 1:
-        raise UsageError("maps show one run, and there are several; name one with --run")
-    for view, _ in select_views(path, **wanted):
+@register_plot("maps")
+def draw_maps(figure: Figure, selection: Selection, style: FigureStyle, *, overlay: bool = False) -> None:
+    """Draw a grid of maps and the colour bar they share; see :func:`onnxinfo.plot_maps`."""
+    with selection.only_view("maps show one run") as view:
         if overlay and view.thumbnails is None:
             raise UsageError(f"run '{printable(view.name)}' has no pictures to lay maps over; leave out --overlay")
-        grid = _Grid(view, metric, overlay)
-        with drawing(target, chosen) as figure:
-            columns = len(grid.layers) + (grid.pictures is not None)
-            # A few columns do not make a figure that no page holds.
-            cell = chosen.size.width * min(0.86 / columns, 0.25)
-            height = cell * grid.aspect * len(grid.samples) + chosen.size.font / 72 * 5
-            figure.set_size_inches(chosen.size.width, max(height, chosen.size.width * 0.2))
-            axes = figure.subplots(len(grid.samples), columns, squeeze=False)
-            mappable = grid.draw(axes, chosen, cell * grid.aspect)
-            bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.015, extend="both")
-            bar.set_label(wrapped(metric_label(view.metrics[0]), figure.get_size_inches()[1], chosen))
-            notes = ["colours are mixed with the picture's grey: compare values on plain maps"] if overlay else []
-            shown, total = len(grid.samples), view.shape[1]
-            if shown < total or len(grid.layers) < view.shape[0]:
-                notes.append(f"{shown} of {total} samples, {len(grid.layers)} of {view.shape[0]} layers")
-            if len(grid.layers) < len(evenly(view.shape[0], MOST_LAYERS)):
-                notes.append(f"{metric} is defined in no other layer")
-            if remark := unproven_text([select_part(grid.values, grid.layers, grid.samples)]):
-                notes.append(f"crossed by a line: not proven ({remark})")
-            text = wrapped("; ".join(notes), chosen.size.width, chosen)
-            figure.supxlabel(text, fontsize=chosen.size.font * 0.85)
-    return Path(output)
+        grid = _Grid(view, selection.metrics[0], overlay)
+    columns = len(grid.layers) + (grid.pictures is not None)
+    # A few columns do not make a figure that no page holds.
+    cell = style.width * min(0.86 / columns, 0.25)
+    height = cell * grid.aspect * len(grid.samples) + style.font / 72 * 5
+    set_height(figure, style, max(height, style.width * 0.2))
+    axes = figure.subplots(len(grid.samples), columns, squeeze=False)
+    mappable = grid.draw(axes, style, cell * grid.aspect)
+    bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.015, extend="both")
+    bar.set_label(wrapped(metric_label(view.metrics[0]), figure.get_size_inches()[1], style))
+    figure.supxlabel(wrapped("; ".join(grid.notes()), style.width, style), fontsize=style.font * 0.85)
 
 
 class _Grid:
@@ -117,6 +59,7 @@ class _Grid:
 
     def __init__(self, view: RunView, metric: str, overlay: bool) -> None:
         self.view = view
+        self.metric = metric
         self.overlay = overlay
         self.layers = evenly(view.shape[0], MOST_LAYERS)
         self.samples = evenly(view.shape[1], MOST_SAMPLES)
@@ -136,76 +79,67 @@ class _Grid:
         self.layers = [
             layer for layer in self.layers if not all((layer, sample) in undefined for sample in self.samples)
         ] or self.layers[:1]
-        shape = next(iter(self.maps.values())).shape
-        self.aspect = min(2.0, max(0.35, shape[0] / shape[1]))
-        numbers = np.concatenate([map_.ravel() for map_ in self.maps.values()])
-        finite = numbers[np.isfinite(numbers)]
-        low, high = np.percentile(finite, PERCENTILES) if finite.size else (0.0, 1.0)
-        self.low, self.high = float(low), float(high if high > low else low + 1e-6)
+        self.aspect = height_over_width(next(iter(self.maps.values())))
+        self.low, self.high = colour_limits(self.maps.values())
 
-    def draw(self, axes: npt.NDArray[Any], chosen: Look, room: float) -> ScalarMappable:
+    def notes(self) -> list[str]:
+        """Return what is to be said below: how colours are read, what is left out, what is not proven."""
+        notes = ["colours are mixed with the picture's grey: compare values on plain maps"] if self.overlay else []
+        layers, samples = self.view.shape
+        if len(self.samples) < samples or len(self.layers) < layers:
+            notes.append(f"{len(self.samples)} of {samples} samples, {len(self.layers)} of {layers} layers")
+        if len(self.layers) < len(evenly(layers, MOST_LAYERS)):
+            notes.append(f"{self.metric} is defined in no other layer")
+        if remark := unproven_text([select_part(self.values, self.layers, self.samples)]):
+            notes.append(f"crossed by a line: not proven ({remark})")
+        return notes
+
+    def draw(self, axes: npt.NDArray[Any], style: FigureStyle, room: float) -> ScalarMappable:
         """Fill the axes, of shape (samples, columns) and `room` inches high; return what the colour bar needs."""
         mappable: Any = None
         first = int(self.pictures is not None)
         titles = short_names([self.view.layers[layer].name for layer in self.layers], 18)
         for row, sample in enumerate(self.samples):
             for each in axes[row]:
-                each.set_xticks([])
-                each.set_yticks([])
-                each.spines[:].set_visible(False)
+                blank(each)
             if self.pictures is not None:
                 axes[row, 0].imshow(self.pictures[sample], interpolation="nearest")
-            name_row(axes[row, 0], self._row_name(sample), room, chosen)
+            name_row(axes[row, 0], self._row_name(sample), room, style)
             for column, layer in enumerate(self.layers, start=first):
-                drawn = self._cell(axes[row, column], layer, sample, chosen)
+                drawn = self._cell(axes[row, column], layer, sample, style)
                 mappable = drawn or mappable
         for column, title in enumerate(titles, start=first):
-            axes[0, column].set_title(title, fontsize=chosen.size.font * 0.8, rotation=30, ha="left", x=0.1)
+            title_column(axes[0, column], title, style)
         if first:
-            axes[0, 0].set_title("input", fontsize=chosen.size.font * 0.8, rotation=30, ha="left", x=0.1)
+            title_column(axes[0, 0], "input", style)
         found: ScalarMappable = mappable
         return found
 
     def _row_name(self, sample: int) -> str:
         view = self.view
         label = "" if view.labels is None else f"\n{printable(view.labels[sample])}"
-        return cut(printable(view.sample_names[sample]), 14) + label
+        return shorten(printable(view.sample_names[sample]), 14) + label
 
-    def _cell(self, axes: Axes, layer: int, sample: int, chosen: Look) -> Any:
+    def _cell(self, axes: Axes, layer: int, sample: int, style: FigureStyle) -> Any:
         if (layer, sample) not in self.maps:
-            axes.set_facecolor(chosen.theme.missing)
+            axes.set_facecolor(style.theme.missing)
             return None
+        map_ = self.maps[layer, sample]
         if self.overlay and self.pictures is not None:
             grey = self.pictures[sample].mean(axis=-1)
             # Both have the map's pixels as their coordinates, whatever the picture's size.
-            rows, columns = self.maps[layer, sample].shape
+            rows, columns = map_.shape
             axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
         drawn = axes.imshow(
-            self.maps[layer, sample],
+            map_,
             alpha=0.6 if self.overlay else 1.0,
             cmap=SEQUENTIAL,
             vmin=self.low,
             vmax=self.high,
             interpolation="nearest",
-            aspect="auto" if self.maps[layer, sample].shape[0] == 1 else "equal",
+            aspect=aspect_of(map_),
         )
         if not self.values["converged"][layer, sample]:
-            for colour, thickness in ((chosen.theme.ink, 2), (chosen.theme.paper, 1)):
+            for colour, thickness in ((style.theme.ink, 2), (style.theme.paper, 1)):
                 axes.plot([0, 1], [0, 1], color=colour, linewidth=thickness, transform=axes.transAxes)
         return drawn
-
-
-def name_row(axes: Axes, name: str, room: float, chosen: Look) -> None:
-    """Name a row of maps that is `room` inches high: upright where the name fits beside it, across where not."""
-    size = chosen.size.font * 0.8
-    fits = max(map(len, name.split("\n"))) * 0.6 * size / 72 < room
-    across: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"}
-    axes.set_ylabel(name, fontsize=size, **({} if fits else across))
-
-
-def flat_map(values: npt.NDArray[np.float32], axes: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Return a map as rows and columns: averaged over channels or embedding, a single axis as one row."""
-    dropped = tuple(i for i, axis in enumerate(axes) if axis in ("channel", "embedding"))
-    flat = values.mean(axis=dropped) if dropped else values
-    rows: npt.NDArray[np.float32] = flat.reshape(1, -1) if flat.ndim < 2 else flat.reshape(-1, flat.shape[-1])
-    return rows

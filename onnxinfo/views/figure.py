@@ -1,0 +1,80 @@
+"""Figure files: the same bytes for the same data, whatever the user's matplotlib settings."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..kinds import PDF, PNG, SVG, Kind
+from ..outputs import Output, claim
+from .style import FigureStyle
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES: dict[str, Kind] = {".png": PNG, ".svg": SVG, ".pdf": PDF}
+
+
+def claim_figure(output: str | os.PathLike[str], *inputs: object, force: bool = False) -> Output:
+    """Decide whether a figure may be written, before it is drawn; see :func:`onnxinfo.outputs.claim`.
+
+    Raises
+    ------
+    UsageError
+        The suffix is none that can be written, or the file may not be.
+    ArchiveError
+        The folder or the file is write-protected.
+    """
+    suffix = Path(output).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"{output}: cannot draw '{suffix}'; name a file that ends in {', '.join(SUFFIXES)}")
+    return claim(output, SUFFIXES[suffix], inputs=inputs, force=force)
+
+
+@contextmanager
+def new_figure(output: Output, style: FigureStyle) -> Iterator[Figure]:
+    """Yield an empty figure, which is written to the file once the block has succeeded.
+
+    The same data give the same bytes.
+
+    Parameters
+    ----------
+    output
+        Of :func:`claim_figure`.
+    style
+        The figure's style. Its height is the block's to set.
+
+    Raises
+    ------
+    ArchiveError
+        The file cannot be written.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    kind = next(suffix for suffix, kind in SUFFIXES.items() if kind is output.kind).removeprefix(".")
+    dates: dict[str, dict[str, str | None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+    # Not the user's settings but matplotlib's own, and ours; the backend is no setting of a figure.
+    own: dict[Any, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    with warnings.catch_warnings(), matplotlib.rc_context():
+        # A glyph that the font lacks is drawn as a box; nothing to tell the user about.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        # Deprecated settings warn when they are set, to whatever value.
+        warnings.simplefilter("ignore", matplotlib.MatplotlibDeprecationWarning)
+        matplotlib.rcParams.update(own | style.settings())
+        figure = Figure(figsize=(style.width, style.width), dpi=style.size.dpi, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        with output.writing() as part:
+            figure.savefig(part, format=kind, dpi=style.size.dpi, metadata=dates[kind])
+        width, height = figure.get_size_inches()
+        logger.info("wrote %s: %.2f x %.2f inches", output.path, width, height)
