@@ -100,6 +100,38 @@ def test_groups_are_over_samples(archive):
     assert rows[1]["n_converged"] == 7
 
 
+def test_averages_are_over_all_cells_whatever_is_filtered(archive):
+    """Which cells converge depends on their values: a mean of the proven ones alone would be biased."""
+    everything = onnxinfo.query(archive, metrics="sid", group_by="label")
+    assert [(row["n"], row["n_converged"]) for row in everything] == [(8, 8), (8, 7), (8, 8)]
+    proven = onnxinfo.query(archive, metrics="sid", group_by="label", converged=True)
+    assert proven == [everything[0], everything[2]]
+
+
+def test_what_an_average_leaves_out_is_counted(archive):
+    cells = [value(fakes.SID, layer, sample) for layer in range(4) for sample in (1, 4)]
+    high = [number for number in cells if number >= -3]
+    assert 0 < len(high) < len(cells)
+    rows = {row["label"]: row for row in onnxinfo.query(archive, metrics="sid", group_by="label", minimum=-3)}
+    assert rows[1]["mean"] == pytest.approx(np.mean(high))
+    assert (rows[1]["n"], rows[1]["n_excluded"]) == (len(high), len(cells) - len(high))
+    assert "n_excluded" not in onnxinfo.query(archive, metrics="sid", group_by="label")[0]
+
+
+def test_a_misspelt_option_is_named(archive):
+    with pytest.raises(TypeError, match="did you mean 'minimum'"):
+        onnxinfo.query(archive, minimun=0)
+
+
+def test_texts_and_numbers_are_sorted_as_such(archive):
+    by_name = [row["sample_name"] for row in onnxinfo.query(archive, per="sample", sort="sample_name", descending=True)]
+    assert by_name == sorted(by_name, reverse=True)
+    sql = "SELECT * FROM (VALUES (10, 'a'), (9, 'b'), (NULL, 'c')) AS t(number, \"the text\")"
+    assert [row["number"] for row in onnxinfo.query(archive, sql=sql, sort="number")] == [9, 10, None]
+    assert [row["number"] for row in onnxinfo.query(archive, sql=sql, sort="number", descending=True)] == [10, 9, None]
+    assert onnxinfo.query(archive, sql=sql, sort="the text", descending=True, top=1)[0]["the text"] == "c"
+
+
 @pytest.mark.parametrize(
     ("wanted", "hint"),
     [
