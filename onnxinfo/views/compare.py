@@ -175,11 +175,14 @@ def _differences(first: _Side, other: _Side, metric: str, by: Match, paired: boo
     one, two = first.metrics[metric], other.metrics[metric]
     compare_cells = _paired if paired else _unpaired
     rows = []
+    # Imported here because most of what reads archives does without.
+    from scipy.special import stdtrit
+
     for i, j in _matched(one, two, by):
         pairs, freedom = compare_cells(select_cells(one.values, i), select_cells(two.values, j))
         if not pairs.n:
             continue
-        half = student_quantile((1 + confidence) / 2, freedom) * pairs.stderr if pairs.n > 1 else math.nan
+        half = float(stdtrit(freedom, (1 + confidence) / 2)) * pairs.stderr if pairs.n > 1 else math.nan
         row = {
             "metric": metric,
             "layer": one.layers[i].name,
@@ -224,22 +227,3 @@ def _unpaired(first: Cells, second: Cells) -> tuple[Pairs, float]:
         n_missing=int(sum(each["n_missing"][0] for each in sides)),
     )
     return pairs, freedom
-
-
-def student_quantile(probability: float, freedom: float) -> float:
-    """Return a quantile of Student's t distribution, to about 1e-6.
-
-    With ``t = sqrt(freedom) tan(a)`` the density is ``cos(a)^(freedom - 1)`` on (-pi/2, pi/2), which is smooth and
-    bounded, so that a trapezoidal sum of it does.
-
-    Parameters
-    ----------
-    probability
-        Between 0 and 1.
-    freedom
-        Degrees of freedom, at least 1.
-    """
-    angles = np.linspace(-np.pi / 2, np.pi / 2, 200_001)
-    density = np.cos(angles).clip(0) ** (freedom - 1)
-    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(freedom) * math.tan(float(np.interp(probability, mass / mass[-1], angles)))
