@@ -17,6 +17,8 @@ from onnxinfo.archive.writer import RunWriter
 from onnxinfo.cli import cli
 from onnxinfo.cli.tables import render
 from onnxinfo.errors import UsageError
+from onnxinfo.views.query import Arrangement, QueryOptions
+from onnxinfo.views.selection import Selected
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,19 @@ def test_texts_and_numbers_are_sorted_as_such(archive):
     assert [row["number"] for row in onnxinfo.query(archive, sql=sql, sort="number")] == [9, 10, None]
     assert [row["number"] for row in onnxinfo.query(archive, sql=sql, sort="number", descending=True)] == [10, 9, None]
     assert onnxinfo.query(archive, sql=sql, sort="the text", descending=True, top=1)[0]["the text"] == "c"
+
+
+def test_what_sql_selects_can_be_grouped(archive):
+    sql = "SELECT metric, op, 10.5 * layer_index AS value, converged FROM results"
+    (row, *_) = onnxinfo.query(archive, metrics="sid", sql=sql, group_by="op", aggregate=["mean", "max"])
+    assert (row["op"], row["n"], row["mean"], row["max"]) == ("Relu", 24, 10.5 * 4.5, 94.5)
+    with pytest.raises(UsageError, match="cannot be aggregated"):
+        onnxinfo.query(archive, sql="SELECT metric, op AS value, converged FROM results", group_by="metric")
+
+
+def test_the_options_are_the_selections_and_the_arrangements():
+    fields = [*Selected.__annotations__, *Arrangement.__annotations__]
+    assert [*QueryOptions.__annotations__] == fields
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,10 @@ def _means(table: Table, groups: Sequence[Sequence[int]]) -> tuple[list[float], 
 def _numbers(table: Table, name: str) -> npt.NDArray[np.float64]:
     if name not in table:
         return np.full(len(table["value"]), np.nan)
-    return np.array([math.nan if value is None else value for value in table[name]], dtype=np.float64)
+    try:
+        return np.array([math.nan if value is None else value for value in table[name]], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UsageError(f"column '{name}' cannot be aggregated: numbers expected; select others in the SQL") from None
 
 
 def _expression(name: str) -> str:

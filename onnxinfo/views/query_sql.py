@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,7 @@ def _inferred(name: str, values: Sequence[Any]) -> str:
         return "BOOLEAN"
     if kinds and kinds <= {int, bool} and all(-(2**63) <= value < 2**63 for value in values if value is not None):
         return "BIGINT"
-    return "DOUBLE" if kinds and kinds <= {int, float, bool} else "VARCHAR"
+    return "DOUBLE" if kinds and kinds <= {int, float, bool, Decimal} else "VARCHAR"
 
 
 def _array(kind: str, values: Sequence[Any]) -> npt.NDArray[Any]:
