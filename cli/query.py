@@ -34,7 +34,9 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 )
 @click.option("--min", "minimum", type=float, help="Only values of at least this.")
 @click.option("--max", "maximum", type=float, help="Only values of at most this.")
-@click.option("--converged", is_flag=True, help="Only rows that converged: of layers, those all of whose samples did.")
+@click.option(
+    "--converged", is_flag=True, help="Only rows that converged: of layers and groups, those all of whose samples did."
+)
 @click.option("--sort", metavar="COLUMN", help="Sort by a column; COLUMN:desc for the largest first.")
 @click.option("--top", type=click.IntRange(1), help="Only the first N rows; of largest value, unless sorted otherwise.")
 @click.option("--group-by", multiple=True, metavar="COLUMN", help="A row for each value of a column; repeatable.")
@@ -88,7 +90,7 @@ def query(
     if format == "parquet" and target is not None:
         from onnxinfo.views.query_sql import write_parquet
 
-        write_parquet(rows, columns, target)
+        write_parquet({name: [row[name] for row in rows] for name in columns}, target)
     else:
         print_rows(rows, columns, format, target)
 

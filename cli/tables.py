@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxinfo.text import printable
+from onnxinfo.text import printable, shorten
 
 if TYPE_CHECKING:
     from onnxinfo import Run
@@ -215,7 +215,7 @@ def _table(rows: Sequence[Row], columns: Sequence[str], width: int | None) -> It
     def line(cells: Mapping[str, str]) -> str:
         padded = []
         for name in columns:
-            text = shortened(cells[name], sizes[name])
+            text = shorten(cells[name], sizes[name])
             padded.append(text.rjust(sizes[name]) if right[name] else text.ljust(sizes[name]))
         return "  ".join(padded).rstrip() + "\n"
 
@@ -240,14 +240,6 @@ def _narrow(sizes: dict[str, int], text_columns: Sequence[str], width: int) -> N
             del sizes[dispensable.pop(0)]
         else:
             return
-
-
-def shortened(text: str, size: int) -> str:
-    """Return text cut in its middle to at most `size` characters; layer names differ at their ends."""
-    if len(text) <= size:
-        return text
-    head = (size - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (size - 1 - head) :]}"
 
 
 def _cell(row: Row, name: str) -> str:

@@ -16,6 +16,13 @@ class UsageError(OnnxinfoError):
     exit_code = 2
 
 
+class UnknownRunError(UsageError, KeyError):
+    """An archive has no run of that name."""
+
+    # KeyError shows its argument in quotes.
+    __str__ = Exception.__str__
+
+
 class ModelError(OnnxinfoError):
     """The ONNX model cannot be read, is invalid, or lacks what the analysis needs."""
 

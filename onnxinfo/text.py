@@ -33,3 +33,17 @@ def no_such(kind: str, name: str, known: Sequence[str], where: str) -> str:
     more = ", ..." if not near and len(known) > 8 else ""
     hint = f"did you mean {listed}?" if near else f"there is {listed or 'none'}{more}"
     return printable(f"no {kind} '{name}' in {where}; {hint}")
+
+
+def shorten(text: str, size: int) -> str:
+    """Return text of at most `size` characters, its middle left out; layer names differ at their ends.
+
+    Examples
+    --------
+    >>> shorten("/layer1/conv/Relu_output_0", 12)
+    '/laye…tput_0'
+    """
+    if len(text) <= size:
+        return text
+    head = (size - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (size - 1 - head) :]}"

@@ -1,6 +1,7 @@
 """Writing and reading runs: what is written is read, a cut-off run resumes, another recipe is refused."""
 
 import datetime
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -217,6 +218,13 @@ def test_several_runs_share_a_file(tmp_path):
         assert [archive[name].status for name in archive] == ["complete", "complete"]
         with pytest.raises(UsageError, match="has no run 'third'; it has first, second"):
             archive["third"]
+        assert isinstance(archive, Mapping)
+        assert [*archive.keys()] == [run.name for run in archive.values()] == [name for name, _ in archive.items()]
+        assert archive.get("third") is None
+        with pytest.raises(KeyError) as raised:
+            archive["third"]
+        # One line as that of every error, not the key in quotes.
+        assert str(raised.value).endswith("it has first, second")
         with pytest.raises(UsageError, match="has no metric 'ru'; it has sid, gradient, concentration"):
             archive["first"].values("ru")
         with pytest.raises(UsageError, match=r"'concentration' of .* has no maps"):

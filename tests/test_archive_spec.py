@@ -39,6 +39,12 @@ def named(*headings):
     }
 
 
+def test_no_name_is_described_twice():
+    for _, rows in tables():
+        names = [name for row in rows for name in re.findall(r"`([^`]+)`", row[0])]
+        assert [name for name in {*names} if names.count(name) > 1] == []
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("spec")

@@ -17,6 +17,7 @@ from onnxinfo.cli import cli
 from onnxinfo.errors import UsageError
 from onnxinfo.views.comparable import check_precision
 from onnxinfo.views.reading_runs import read_runs
+from onnxinfo.views.selection import Selection
 from onnxinfo.views.wording import mean_text, rounded_up
 
 FAILED = "/layer2/é/Relu_output_0"
@@ -102,7 +103,7 @@ def test_every_view_has_the_same_mean(archive):
     assert (pair["n"], pair["n_unproven"]) == (6, 1)
     for found in (row, grouped):
         assert (found["n"], found["n_converged"], found["n_missing"]) == (6, 5, 0)
-    (drawn,) = read_runs(archive, "sid", run="proven", layers=FAILED)
+    (drawn,) = read_runs(Selection.of(archive, run="proven", layers=FAILED), "sid")
     assert drawn.present.sum() == 6
     assert drawn.unproven.sum() == 1
 
@@ -160,7 +161,7 @@ def test_means_in_words():
 
 
 def test_float_and_quantised_runs_below_rounding_are_no_pair(archive):
-    (run,) = read_runs(archive, "sid", run="proven")
+    (run,) = read_runs(Selection.of(archive, run="proven"), "sid")
     alphas = np.full(run.values["mark"].shape, 0.002)
     limited = run.values | {"mark": np.full_like(run.values["mark"], 4), "resolution_alpha": alphas}
     quantised = replace(run, values=limited, provenance={"precision": "quantised"})

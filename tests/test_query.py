@@ -17,6 +17,8 @@ from onnxinfo.archive.writer import RunWriter
 from onnxinfo.cli import cli
 from onnxinfo.cli.tables import render
 from onnxinfo.errors import UsageError
+from onnxinfo.views.query import Arrangement, QueryOptions
+from onnxinfo.views.selection import Selected
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,51 @@ def test_groups_are_over_samples(archive):
     assert first["mean"] == pytest.approx(np.mean(cells))
     assert (first["n"], first["n_converged"]) == (8, 8)
     assert rows[1]["n_converged"] == 7
+
+
+def test_averages_are_over_all_cells_whatever_is_filtered(archive):
+    """Which cells converge depends on their values: a mean of the proven ones alone would be biased."""
+    everything = onnxinfo.query(archive, metrics="sid", group_by="label")
+    assert [(row["n"], row["n_converged"]) for row in everything] == [(8, 8), (8, 7), (8, 8)]
+    proven = onnxinfo.query(archive, metrics="sid", group_by="label", converged=True)
+    assert proven == [everything[0], everything[2]]
+
+
+def test_what_an_average_leaves_out_is_counted(archive):
+    cells = [value(fakes.SID, layer, sample) for layer in range(4) for sample in (1, 4)]
+    high = [number for number in cells if number >= -3]
+    assert 0 < len(high) < len(cells)
+    rows = {row["label"]: row for row in onnxinfo.query(archive, metrics="sid", group_by="label", minimum=-3)}
+    assert rows[1]["mean"] == pytest.approx(np.mean(high))
+    assert (rows[1]["n"], rows[1]["n_excluded"]) == (len(high), len(cells) - len(high))
+    assert "n_excluded" not in onnxinfo.query(archive, metrics="sid", group_by="label")[0]
+
+
+def test_a_misspelt_option_is_named(archive):
+    with pytest.raises(TypeError, match="did you mean 'minimum'"):
+        onnxinfo.query(archive, minimun=0)
+
+
+def test_texts_and_numbers_are_sorted_as_such(archive):
+    by_name = [row["sample_name"] for row in onnxinfo.query(archive, per="sample", sort="sample_name", descending=True)]
+    assert by_name == sorted(by_name, reverse=True)
+    sql = "SELECT * FROM (VALUES (10, 'a'), (9, 'b'), (NULL, 'c')) AS t(number, \"the text\")"
+    assert [row["number"] for row in onnxinfo.query(archive, sql=sql, sort="number")] == [9, 10, None]
+    assert [row["number"] for row in onnxinfo.query(archive, sql=sql, sort="number", descending=True)] == [10, 9, None]
+    assert onnxinfo.query(archive, sql=sql, sort="the text", descending=True, top=1)[0]["the text"] == "c"
+
+
+def test_what_sql_selects_can_be_grouped(archive):
+    sql = "SELECT metric, op, 10.5 * layer_index AS value, converged FROM results"
+    (row, *_) = onnxinfo.query(archive, metrics="sid", sql=sql, group_by="op", aggregate=["mean", "max"])
+    assert (row["op"], row["n"], row["mean"], row["max"]) == ("Relu", 24, 10.5 * 4.5, 94.5)
+    with pytest.raises(UsageError, match="cannot be aggregated"):
+        onnxinfo.query(archive, sql="SELECT metric, op AS value, converged FROM results", group_by="metric")
+
+
+def test_the_options_are_the_selections_and_the_arrangements():
+    fields = [*Selected.__annotations__, *Arrangement.__annotations__]
+    assert [*QueryOptions.__annotations__] == fields
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY
 from onnxinfo.models import path
-from onnxinfo.views.plot_maps import flat_map
+from onnxinfo.views.panels import flat_map
 
 IDS = np.random.default_rng(0).integers(0, 20, (4, 6))
 MASK = (np.arange(6) < np.array([[6], [4], [1], [3]])).astype(np.int64)

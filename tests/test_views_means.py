@@ -14,7 +14,7 @@ from test_archive_compatibility import LATEST
 import onnxinfo
 from onnxinfo.archive.means import layer_summary
 from onnxinfo.cli import cli
-from onnxinfo.views.plots import KINDS
+from onnxinfo.registry import PLOTS
 
 #: What the value of the cell that is not proven is moved by: no mean without it is near a mean with it.
 MOVED = 50.0
@@ -95,7 +95,7 @@ def draw(kind, archives, output):
     onnxinfo.plot(rows if kind == "units" else images, kind, output, **options, **MEANS.get(kind, {}))
 
 
-@pytest.mark.parametrize("kind", [*KINDS])
+@pytest.mark.parametrize("kind", PLOTS.names())
 def test_every_plot_says_what_is_unproven(kind, archives, tmp_path):
     draw(kind, archives, tmp_path / "p.svg")
     # Text is drawn as outlines, and beside them stands what it says, line by line.
@@ -179,7 +179,7 @@ def test_studies_tables_hold_all_cells(archives, tmp_path):
 OLD = ("digits-cnn", "images", "half", "interrupted")
 
 
-@pytest.mark.parametrize("kind", [*KINDS])
+@pytest.mark.parametrize("kind", PLOTS.names())
 def test_archives_of_the_first_version_are_drawn(kind, tmp_path):
     options = {"run": "images"} if kind in SINGLE else {"run": ["images", "half"]}
     options |= {"run": "interrupted"} if kind == "units" else {}

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from functools import cached_property
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from ..archive.format import Metric
 from ..errors import UsageError
@@ -39,18 +39,9 @@ class Explained:
         self.job = job
         self.names = [layer.name for layer in job.layers]
         self.scores = score_tensor(job.feeds.model)
-        module = convert(job.feeds.model, [*self.names, self.scores]).eval().requires_grad_(False)
-        self.module = _with_taps(module, len(self.names)).to(job.device)
+        module = convert(job.feeds.model, [*self.names, self.scores])
+        self.module = module.eval().requires_grad_(False).to(job.device)
         self._inputs = list(job.feeds.samples.inputs)
-
-    def tap(self, layer: int) -> nn.Module:
-        """The identity that a layer's feature passes through."""
-        return self.module.get_submodule(f"tap_{layer}")
-
-    def score(self, *inputs: Tensor) -> Tensor:
-        """The classes' scores, (B, classes)."""
-        scores: Tensor = self.module(*inputs)[-1]
-        return scores
 
     def inputs(self, indices: list[int]) -> list[tuple[int, tuple[Tensor, ...]]]:
         """The model's inputs for samples, in portions of the batch size it is made for; how many of each count."""
@@ -120,7 +111,7 @@ class Gradient(Baseline):
 
 
 class GradCam(Baseline):
-    """Grad-CAM: the feature's channels weighted by their mean gradients, summed, its positive part (Captum's).
+    """Grad-CAM: the feature's channels weighted by their gradients' means over positions, summed, its positive part.
 
     A feature without positions is one position.
     """
@@ -128,19 +119,10 @@ class GradCam(Baseline):
     metric = Metric("gradcam", "Grad-CAM of the highest score", "1", fields=())
 
     def _explain(self, layer: int, inputs: tuple[Tensor, ...]) -> Tensor:
-        from captum.attr import LayerGradCam
-
-        with torch.no_grad():
-            *features, scores = self.explained.module(*inputs)
-        if features[layer].dim() < 3 or not _depends(self._gradient(layer, inputs)[1]):
-            feature, gradient = self._gradient(layer, inputs)
-            return (feature * gradient).flatten(1).sum(1, keepdim=True).relu()
-        explanation = LayerGradCam(self.explained.score, self.explained.tap(layer))
-        found = explanation.attribute(
-            tuple(x.detach() for x in inputs), target=scores.argmax(1), relu_attributions=False
-        )
-        assert isinstance(found, Tensor)
-        return found.relu()
+        feature, gradient = self._gradient(layer, inputs)
+        positions = tuple(range(2, feature.dim()))
+        weights = gradient.mean(positions, keepdim=True) if positions else gradient
+        return (weights * feature).sum(1, keepdim=True).relu()
 
 
 class Cam(Baseline):
@@ -168,23 +150,6 @@ class Cam(Baseline):
         weights = gradient.sum(axes, keepdim=True)
         found = (weights * feature).sum(1, keepdim=True)
         return found if layer == self._pooled else torch.full_like(found, torch.nan)
-
-
-def _with_taps(module: fx.GraphModule, layers: int) -> fx.GraphModule:
-    """Let each of the first outputs pass through an identity of its own, on its way to everything that uses it."""
-    output = next(node for node in module.graph.nodes if node.op == "output")
-    values = list(output.args[0])
-    for i, node in enumerate(values[:layers]):
-        module.add_submodule(f"tap_{i}", nn.Identity())
-        with module.graph.inserting_after(node):
-            tap = module.graph.call_module(f"tap_{i}", (node,))
-        node.replace_all_uses_with(tap, delete_user_cb=lambda user, tap=tap: user is not tap)
-    module.recompile()
-    return module
-
-
-def _depends(gradient: Tensor) -> bool:
-    return not bool(gradient.isnan().all())
 
 
 def _channels_second(feature: Tensor, job: Job) -> Tensor:

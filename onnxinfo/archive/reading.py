@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ArchiveError, UsageError
+from ..errors import ArchiveError, UnknownRunError, UsageError
 from ..inputs.hdf5_chunks import MAX_CHUNK_BYTES
 from ..text import printable
 from . import guard
@@ -356,8 +356,10 @@ class Run:
         return Field(name, found.dtype.str, units, long_name)
 
 
-class Archive:
+class Archive(Mapping[str, Run]):
     """An HDF5 archive open for reading; a context manager, and a mapping from run names to runs.
+
+    An archive equals itself only. For a name that it lacks, it raises :class:`UnknownRunError`, which is a `KeyError`.
 
     Safe on files from anybody: links are not followed, nothing is executed, sizes are checked before memory is taken,
     and numbers whose checksum does not hold raise :class:`ArchiveError`.
@@ -378,7 +380,7 @@ class Archive:
     def __getitem__(self, name: str) -> Run:
         if name not in self.runs:
             known = ", ".join(self.runs) or "none"
-            raise UsageError(printable(f"{self.path} has no run '{name}'; it has {known}"))
+            raise UnknownRunError(printable(f"{self.path} has no run '{name}'; it has {known}"))
         title = printable(f"run '{name}' of {self.path}")
         with guard.damaged(title):
             group = guard.member(self.file, name, h5py.Group)
@@ -394,6 +396,10 @@ class Archive:
 
     def __contains__(self, name: object) -> bool:
         return name in self.runs
+
+    # An open file, not a value: to compare two would read their runs.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def to_xarray(self) -> xarray.DataTree:
         """Return all runs as an :class:`xarray.DataTree` with a node for each run; maps are read when they are used."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ModelError, UsageError
 from ..kinds import ONNX
 from ..outputs import claim
-from .query import Names, Paths, query, select_runs
+from .query import query
+from .selection import Names, Paths, Selection
 from .wording import mean_text
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def annotate(
 
 def _run_of(path: Paths, run: str | None, digest: str) -> str:
     """Return the name of the run that is of this model."""
-    found = [(each.name, each.recipe.get("model_sha256")) for each, _ in select_runs(path, [run] if run else [])]
+    runs = Selection.of(path, run=[run] if run else []).open_runs()
+    found = [(each.name, each.recipe.get("model_sha256")) for each, _ in runs]
     names = [name for name, recorded in found if recorded == digest]
     if not names:
         listed = ", ".join(f"'{name}'" for name, _ in found) or "none"

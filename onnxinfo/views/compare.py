@@ -14,9 +14,9 @@ from ..archive.means import Cells, Pairs, layer_summary, pair_up, select_cells, 
 from ..errors import UsageError
 from ..text import printable
 from .comparable import check_precision
-from .query import Names, Paths, names_of, select_views
 from .reading_runs import run_values
 from .run_values import RunValues
+from .selection import Names, Paths, Selection
 
 Match = Literal["layer", "depth"]
 Row = dict[str, Any]
@@ -87,11 +87,20 @@ def compare(
     ArchiveError
         An archive cannot be read.
     """
+    return compare_selected(
+        Selection.of(path, run=run, layers=layers, metrics=metrics, samples=samples), by, unpaired, confidence
+    )
+
+
+def compare_selected(
+    selection: Selection, by: Match = "layer", unpaired: bool = False, confidence: float = 0.95
+) -> list[Row]:
+    """Return differences between the selected runs; see :func:`compare`."""
     if not 0 < confidence < 1:
         raise UsageError(f"confidence={confidence}: a number between 0 and 1 expected, such as 0.95")
     if by not in ("layer", "depth"):
         raise UsageError(f"by={by!r}: 'layer' or 'depth' expected")
-    sides = _read(path, run, layers, metrics, samples)
+    sides = _read(selection)
     if len(sides) < 2:
         raise UsageError("a comparison is between runs, and there is one; give more archives or runs")
     first, *others = sides
@@ -109,9 +118,9 @@ def compare(
     return sorted(rows, key=lambda row: -abs(row["difference"]) if math.isfinite(row["difference"]) else math.inf)
 
 
-def _read(path: Paths, run: Names, layers: Names, metrics: Names, samples: Sequence[str | int]) -> list[_Side]:
+def _read(selection: Selection) -> list[_Side]:
     sides = []
-    for view, _ in select_views(path, run=run, layers=layers, metrics=metrics, samples=samples):
+    for view, _ in selection.views():
         found = {each.name: run_values(view, each.name) for each in view.metrics}
         sides.append(
             _Side(
@@ -123,7 +132,7 @@ def _read(path: Paths, run: Names, layers: Names, metrics: Names, samples: Seque
                 view.run.unit,
             )
         )
-    wanted = names_of(run)
+    wanted = selection.runs
     return sorted(sides, key=lambda each: wanted.index(each.name) if each.name in wanted else len(wanted))
 
 
@@ -166,11 +175,14 @@ def _differences(first: _Side, other: _Side, metric: str, by: Match, paired: boo
     one, two = first.metrics[metric], other.metrics[metric]
     compare_cells = _paired if paired else _unpaired
     rows = []
+    # Imported here because most of what reads archives does without.
+    from scipy.special import stdtrit
+
     for i, j in _matched(one, two, by):
         pairs, freedom = compare_cells(select_cells(one.values, i), select_cells(two.values, j))
         if not pairs.n:
             continue
-        half = student_quantile((1 + confidence) / 2, freedom) * pairs.stderr if pairs.n > 1 else math.nan
+        half = float(stdtrit(freedom, (1 + confidence) / 2)) * pairs.stderr if pairs.n > 1 else math.nan
         row = {
             "metric": metric,
             "layer": one.layers[i].name,
@@ -215,22 +227,3 @@ def _unpaired(first: Cells, second: Cells) -> tuple[Pairs, float]:
         n_missing=int(sum(each["n_missing"][0] for each in sides)),
     )
     return pairs, freedom
-
-
-def student_quantile(probability: float, freedom: float) -> float:
-    """Return a quantile of Student's t distribution, to about 1e-6.
-
-    With ``t = sqrt(freedom) tan(a)`` the density is ``cos(a)^(freedom - 1)`` on (-pi/2, pi/2), which is smooth and
-    bounded, so that a trapezoidal sum of it does.
-
-    Parameters
-    ----------
-    probability
-        Between 0 and 1.
-    freedom
-        Degrees of freedom, at least 1.
-    """
-    angles = np.linspace(-np.pi / 2, np.pi / 2, 200_001)
-    density = np.cos(angles).clip(0) ** (freedom - 1)
-    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(freedom) * math.tan(float(np.interp(probability, mass / mass[-1], angles)))

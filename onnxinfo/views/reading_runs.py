@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,9 +11,9 @@ from ..archive.format import Metric
 from ..errors import UsageError
 from ..text import printable
 from .comparable import check_precision
-from .query import Names, Paths, names_of, select_views
 from .run_values import RunValues
 from .run_view import RunView
+from .selection import Selection
 
 
 def run_values(view: RunView, metric: str) -> RunValues:
@@ -35,23 +35,20 @@ def run_values(view: RunView, metric: str) -> RunValues:
     )
 
 
-def read_runs(
-    path: Paths, metric: str, *, run: Names = (), layers: Names = (), samples: Sequence[str | int] = ()
-) -> list[RunValues]:
-    """Read a metric of all runs that have it; see :func:`onnxinfo.query` for what can be chosen.
+def read_runs(selection: Selection, metric: str) -> list[RunValues]:
+    """Read a metric of all selected runs that have it; runs that were named come in the order of their naming.
 
     Raises
     ------
     UsageError
         Something asked for is not there, nothing of it is finished, or the runs are not comparable.
     """
-    views = select_views(path, run=run, layers=layers, metrics=[metric], samples=samples)
+    views = replace(selection, metrics=(metric,)).views()
     found = [each for each in (run_values(view, metric) for view, _ in views) if each.layers]
     if not found:
         raise nothing_finished(metric)
     check_precision(found)
-    ordered = names_of(run)
-    # Runs that were named come in the order of their naming.
+    ordered = selection.runs
     return sorted(found, key=lambda each: ordered.index(each.name) if each.name in ordered else len(ordered))
 
 

@@ -12,8 +12,7 @@ from ..archive.claim import claim_archive
 from ..models import path
 from ..outputs import claim_folder, make_folder
 from ..views.figure import claim_figure
-from ..views.plot_curve import plot_curve
-from ..views.plot_maps import plot_maps
+from ..views.plotting import plot_curve, plot_maps
 from .analyze import analyze
 
 MODEL = "digits-cnn.onnx"

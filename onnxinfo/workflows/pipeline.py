@@ -14,8 +14,7 @@ from ..config import Config, Options, configure
 from ..kinds import HTML
 from ..outputs import claim, claim_folder, make_folder
 from ..views.figure import claim_figure
-from ..views.plot_curve import plot_curve
-from ..views.plot_maps import plot_maps
+from ..views.plotting import plot_curve, plot_maps
 from ..views.report import report
 from .analyze import run_analysis
 

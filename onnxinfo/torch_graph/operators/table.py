@@ -13,9 +13,9 @@ keyword-only parameters the attributes with ONNX's defaults; it returns a tensor
 
 A parameter annotated ``Ints`` or ``Floats`` holds shape arithmetic: the function receives a list of Python numbers
 (or None where the optional input is absent), whether the operand is a constant of the model or computed at run time.
-A parameter annotated ``Unsupported`` is an input or attribute that a convertible node leaves out or sets to zero. A
-keyword-only parameter ``outputs`` receives how many outputs the node names. An operator whose meaning changed
-between opsets has one function per range of versions.
+A parameter annotated ``Unsupported`` is an input or attribute that a convertible node leaves out or sets to zero. Any
+other annotation is refused when the function is put into the table. A keyword-only parameter ``outputs`` receives how
+many outputs the node names. An operator whose meaning changed between opsets has one function per range of versions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -44,14 +44,13 @@ from ...registry import OPERATORS
 MICROSOFT = "com.microsoft"
 
 # Markers for parameters that hold shape arithmetic; the functions see plain lists.
-Ints = list[int] | None
-Floats = list[float] | None
+Ints = Annotated[list[int] | None, "shape arithmetic"]
+Floats = Annotated[list[float] | None, "shape arithmetic"]
 # Marker for what a function knows of but does not do.
-Unsupported = Any
+Unsupported = Annotated[Any, "unsupported"]
+_MARKERS = {"Ints": Ints, "Floats": Floats, "Unsupported": Unsupported}
 
 Function = Callable[..., Any]
-
-_signature = functools.cache(inspect.signature)
 Converter = Callable[[OnnxNode, OnnxGraph], OperationConverterResult]
 
 
@@ -81,9 +80,17 @@ TABLE: list[Entry] = []
 def operator(
     name: str | None = None, *, domain: str = "", versions: tuple[int, int | None] = (1, None)
 ) -> Callable[[Function], Function]:
-    """Put a function into the table, under its own name unless ``name`` is given."""
+    """Put a function into the table, under its own name unless ``name`` is given.
+
+    Raises
+    ------
+    TypeError
+        A parameter has an annotation that is not understood.
+    """
 
     def enter(function: Function) -> Function:
+        _signature(function)
+
         def convert(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
             return bind(function, node, graph)
 
@@ -106,6 +113,27 @@ def converter(
     return enter
 
 
+@functools.cache
+def _signature(function: Function) -> inspect.Signature:
+    """Return a function's signature, annotations as the objects that they name, however the module spells them.
+
+    Raises
+    ------
+    TypeError
+        An annotation is no marker, or names nothing that the module imports.
+    """
+    where = f"operator function {function.__module__}.{function.__qualname__}"
+    expected = f"annotate parameters with {', '.join(_MARKERS)} of {__name__}, or not at all"
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError as error:
+        raise TypeError(f"{where}: {error}; {expected}") from None
+    for parameter in signature.parameters.values():
+        if parameter.annotation not in (inspect.Parameter.empty, *_MARKERS.values()):
+            raise TypeError(f"{where}: '{parameter}' is not understood; {expected}")
+    return signature
+
+
 class Operator(nn.Module):
     """A function of the table with the constants and attributes of one node bound to it.
 
@@ -116,7 +144,7 @@ class Operator(nn.Module):
     constants
         By position: operands known before the model runs, as lists (shape arithmetic), tensors or None (absent).
     listed
-        By position: "Ints" or "Floats" where the function expects a list of numbers.
+        Positions at which the function expects a list of numbers.
     attributes
         The node's attributes.
     outputs
@@ -129,7 +157,7 @@ class Operator(nn.Module):
         self,
         function: Function,
         constants: dict[int, Any],
-        listed: dict[int, str],
+        listed: frozenset[int],
         attributes: dict[str, Any],
         outputs: int,
         label: str,
@@ -193,11 +221,11 @@ def _on_one_device(operands: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def bind(function: Function, node: OnnxNode, graph: OnnxGraph, **attributes: Any) -> OperationConverterResult:
     """Convert a node to a function of the table; attributes given here come before the node's own."""
-    annotations = _listed_parameters(function, len(node.input_values))
+    listed = _listed_parameters(function, len(node.input_values))
     constants: dict[int, Any] = {}
     dynamic: list[str] = []
     for i, name in enumerate(node.input_values):
-        value = _constant_operand(name, graph, listed=i in annotations)
+        value = _constant_operand(name, graph, listed=i in listed)
         if value is _DYNAMIC:
             dynamic.append(name)
         else:
@@ -206,7 +234,7 @@ def bind(function: Function, node: OnnxNode, graph: OnnxGraph, **attributes: Any
     if "outputs" in _signature(function).parameters:
         attributes["outputs"] = len(node.output_values)
     _check_call(function, node.input_values, attributes)
-    module = Operator(function, constants, annotations, attributes, len(node.output_values), graph.describe(node))
+    module = Operator(function, constants, listed, attributes, len(node.output_values), graph.describe(node))
     return OperationConverterResult(module, OnnxMapping(tuple(dynamic), tuple(node.output_values)))
 
 
@@ -222,7 +250,7 @@ def _check_call(function: Function, operands: tuple[str, ...], attributes: dict[
     except TypeError as error:
         raise NotImplementedError(str(error)) from None
     for name, parameter in signature.parameters.items():
-        if parameter.annotation == "Unsupported" and given.get(name):
+        if parameter.annotation == Unsupported and given.get(name):
             raise NotImplementedError(f"'{name}' is not supported")
 
 
@@ -243,14 +271,10 @@ def _constant_operand(name: str, graph: OnnxGraph, *, listed: bool) -> Any:
     return initializer_value(name, graph) if small else _DYNAMIC
 
 
-def _listed_parameters(function: Function, count: int) -> dict[int, str]:
+def _listed_parameters(function: Function, count: int) -> frozenset[int]:
     """Positions (of the first ``count`` operands) that the function wants as lists of numbers."""
-    listed = {}
-    for i, parameter in enumerate(_signature(function).parameters.values()):
-        annotation = str(parameter.annotation)
-        if i < count and annotation in ("Ints", "Floats") and parameter.kind is not parameter.VAR_POSITIONAL:
-            listed[i] = annotation
-    return listed
+    parameters = [*_signature(function).parameters.values()][:count]
+    return frozenset(i for i, parameter in enumerate(parameters) if parameter.annotation in (Ints, Floats))
 
 
 def attribute_value(attribute: onnx.AttributeProto) -> Any:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from ...archive.means import layer_summary, mark_names
 from ...text import printable
-from ..figure import evenly, short_names
-from ..plot_maps import flat_map, mean_of_known
+from ..panels import flat_map, mean_of_known
 from ..reading_runs import metric_label
 from ..run_view import RunView
+from ..style import evenly, short_names
 from ..wording import mean_text, rounding_text, unproven_text
 
 #: Maps are coded in one byte a pixel; 255 is a pixel without a value.

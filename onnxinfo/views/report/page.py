@@ -16,10 +16,10 @@ from ...kinds import HTML
 from ...outputs import claim
 from ...text import printable
 from ..comparable import check_precision
-from ..figure import COLOURS, SEQUENTIAL
-from ..query import Names, Paths, select_views
 from ..reading_runs import run_values
 from ..run_values import RunValues
+from ..selection import Names, Paths, Selection
+from ..style import COLOURS, SEQUENTIAL
 from .data import MAP_BYTES, run_data
 from .graph import BOX, draw_graph, model_edges
 
@@ -77,10 +77,11 @@ def report(
     plotly = plotly_script()
     loaded = None if model is None else _load(model)
     fitting = model is None
-    count = sum(1 for _ in select_views(path, run=run, layers=layers, metrics=metrics))
-    _check_comparable(path, run, layers, metrics)
+    selection = Selection.of(path, run=run, layers=layers, metrics=metrics)
+    count = sum(1 for _ in selection.views())
+    _check_comparable(selection)
     runs: list[dict[str, Any]] = []
-    for view, source in select_views(path, run=run, layers=layers, metrics=metrics):
+    for view, source in selection.views():
         edges = None if loaded is None else model_edges(loaded, [row.name for row in view.layers])
         fitting |= edges is not None
         data = run_data(view, edges, MAP_BYTES // count)
@@ -103,10 +104,10 @@ def report(
     return Path(output)
 
 
-def _check_comparable(path: Paths, run: Names, layers: Names, metrics: Names) -> None:
+def _check_comparable(selection: Selection) -> None:
     """Refuse runs whose numbers of a metric may not be laid side by side."""
     found: dict[str, list[RunValues]] = {}
-    for view, _ in select_views(path, run=run, layers=layers, metrics=metrics):
+    for view, _ in selection.views():
         for metric in view.metrics:
             found.setdefault(metric.name, []).append(run_values(view, metric.name))
     for alike in found.values():

@@ -1,38 +1,35 @@
-"""The curve: a metric by depth, one line for each run."""
+"""A metric by depth with its spread over samples, one line for each run."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..archive.format import Metric
-from ..archive.means import layer_summary
-from ..errors import UsageError
-from .figure import COLOURS, Look, claim_figure, cut, drawing, look, short_names, wrapped
-from .query import Names, Paths, names_of
-from .reading_runs import metric_label, read_runs
-from .run_values import RunValues
-from .wording import unproven_text
+from ...archive.format import Metric
+from ...archive.means import layer_summary
+from ...errors import UsageError
+from ...text import shorten
+from ..panels import Line, grid_behind, run_style, set_height, zero_line
+from ..plotting import SEVERAL, Spread, figure_plot
+from ..reading_runs import metric_label, read_runs
+from ..run_values import RunValues
+from ..selection import Selection
+from ..style import FigureStyle, short_names, wrapped
+from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Spread = Literal["stderr", "iqr"]
 #: Least mean SID of a layer that is linear, at the default alpha: 0.5 log(1.5e-4) + 0.5 log(2 pi e) nats.
 FLOOR = 0.5 * math.log(1.5e-4) + 0.5 * math.log(2 * math.pi * math.e)
 _BANDS = {"stderr": "mean ± standard error", "iqr": "median and interquartile range"}
 _CLOSE_INCHES = 0.16
-Line = Literal["-", "--", "-.", ":"]
-_LINES: tuple[Line, ...] = ("-", "--", "-.", ":")
-_MARKERS = ("o", "s", "D", "^", "v")
 
 
 @dataclass(frozen=True)
@@ -69,99 +66,43 @@ class Curve:
     alpha: float | None
 
 
-def plot_curve(
-    path: Paths,
-    output: str | os.PathLike[str],
-    *,
-    run: Names = (),
-    layers: Names = (),
-    metric: Names = "sid",
-    samples: Sequence[str | int] = (),
-    spread: Spread = "stderr",
-    theme: str = "light",
-    width: str = "page",
-    force: bool = False,
-) -> Path:
-    """Draw metrics by depth with their spread over samples, one line for each run.
-
-    Values are over all samples that have one; a layer of which some samples are unproven has a hollow marker.
-
-    Parameters
-    ----------
-    path
-        An archive, or several.
-    output
-        The figure: a file that ends in .png, .svg or .pdf.
-    run, layers, samples
-        What is drawn; see :func:`onnxinfo.query`.
-    metric
-        The metric, or several: one panel each.
-    spread
-        The band: ``stderr``, the mean and its standard error, or ``iqr``, the samples' median and quartiles.
-    theme
-        ``light`` or ``dark``.
-    width
-        ``column`` (3.5 in), ``page`` (7.2 in) or ``slide`` (12 in).
-    force
-        Replace an existing file whatever it holds; never an archive that is read. By default, only a figure of the same
-        format is replaced.
-
-    Returns
-    -------
-    Path
-        The figure's path.
-
-    Raises
-    ------
-    UsageError
-        Something asked for is not there, or nothing of it is finished.
-    ArchiveError
-        An archive cannot be read, or the figure cannot be written.
-    """
+@figure_plot("curve", metrics=SEVERAL)
+def draw_curve(figure: Figure, selection: Selection, style: FigureStyle, *, spread: Spread = "stderr") -> None:
+    """Draw a panel for each metric and, above, a legend of the runs; see :func:`onnxinfo.plot_curve`."""
     if spread not in _BANDS:
         raise UsageError(f"spread '{spread}' is unknown; choose one of {', '.join(_BANDS)}")
-    target = claim_figure(output, path, force=force)
-    chosen = look(theme, width)
-    read = [read_runs(path, name, run=run, layers=layers, samples=samples) for name in names_of(metric)]
+    read = [read_runs(selection, name) for name in selection.metrics]
     panels = [[_curve(each, spread) for each in found] for found in read]
     remark = unproven_text(each.values for found in read for each in found)
     # One colour for a run in all panels, also where a run lacks a metric.
     runs = list(dict.fromkeys(curve.name for curves in panels for curve in curves))
-    with drawing(target, chosen) as figure:
-        beside = len(panels) > 1 and chosen.size.width > 5
-        rows, columns = (1, len(panels)) if beside else (len(panels), 1)
-        height = chosen.size.width * (0.62 if not beside else 0.45 if len(panels) > 2 else 0.5)
-        # Names of runs stand above each other where the figure is narrow.
-        names = chosen.size.font / 72 * 1.7 * (len(runs) + 1 if chosen.size.width < 5 else 2)
-        figure.set_size_inches(chosen.size.width, height * rows + names)
-        for axes, curves in zip(figure.subplots(rows, columns, squeeze=False).ravel(), panels, strict=True):
-            draw_curves(axes, curves, runs, chosen, chosen.size.width * 0.85 / columns)
-        title = f"{_BANDS[spread]} over all samples{remark and f'; {remark}'}"
-        legend(figure, runs, panels, wrapped(title, chosen.size.width * 0.9, chosen), chosen)
-    return Path(output)
+    beside = len(panels) > 1 and style.width > 5
+    rows, columns = (1, len(panels)) if beside else (len(panels), 1)
+    height = style.width * (0.62 if not beside else 0.45 if len(panels) > 2 else 0.5)
+    # Names of runs are above each other where the figure is narrow.
+    names = style.font / 72 * 1.7 * (len(runs) + 1 if style.width < 5 else 2)
+    set_height(figure, style, height * rows + names)
+    for axes, curves in zip(figure.subplots(rows, columns, squeeze=False).ravel(), panels, strict=True):
+        _panel(axes, curves, runs, style, style.width * 0.85 / columns)
+    title = f"{_BANDS[spread]} over all samples{remark and f'; {remark}'}"
+    _legend(figure, runs, panels, wrapped(title, style.width * 0.9, style), style)
 
 
-def draw_curves(axes: Axes, curves: Sequence[Curve], runs: Sequence[str], chosen: Look, room: float) -> None:
+def _panel(axes: Axes, curves: Sequence[Curve], runs: Sequence[str], style: FigureStyle, room: float) -> None:
     """Draw curves of one metric; `runs` fixes the colours, `room` is the width in inches."""
     for curve in curves:
-        _draw(axes, curve, *run_style(runs.index(curve.name)))
+        _line(axes, curve, *run_style(runs.index(curve.name)))
     # Of layers without a value the place is shown, too.
     depths = np.concatenate([curve.depth for curve in curves])
     margin = 0.04 * float(np.ptp(depths)) or 0.5
     axes.set_xlim(float(depths.min()) - margin, float(depths.max()) + margin)
-    _reference(axes, curves, chosen)
+    _reference(axes, curves, style)
     rows = 1 if (place := axes.get_subplotspec()) is None else place.get_gridspec().nrows
     figure = axes.get_figure(root=True)
-    height = 0.6 * (chosen.size.width if figure is None else figure.get_figheight()) / rows
-    axes.set_ylabel(wrapped(metric_label(curves[0].metric), height, chosen))
-    axes.grid(axis="y")
-    axes.set_axisbelow(True)
-    _label_depths(axes, curves, chosen, room)
-
-
-def run_style(number: int) -> tuple[str, Line, str]:
-    """Return colour, line style and marker of the run of that number: of runs that coincide each is seen."""
-    return COLOURS[number % len(COLOURS)], _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)]
+    height = 0.6 * (style.width if figure is None else figure.get_figheight()) / rows
+    axes.set_ylabel(wrapped(metric_label(curves[0].metric), height, style))
+    grid_behind(axes)
+    _label_depths(axes, curves, style, room)
 
 
 def _curve(found: RunValues, spread: Spread) -> Curve:
@@ -193,9 +134,9 @@ def _quartiles(found: RunValues) -> tuple[npt.NDArray[Any], ...]:
     return tuple(np.array(quartiles, dtype=np.float64).reshape(-1, 3).T)
 
 
-def _draw(axes: Axes, curve: Curve, colour: str, style: Line, marker: str) -> None:
+def _line(axes: Axes, curve: Curve, colour: str, line: Line, marker: str) -> None:
     axes.fill_between(curve.depth, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0)
-    axes.plot(curve.depth, curve.middle, style, color=colour)
+    axes.plot(curve.depth, curve.middle, line, color=colour)
     for filled in (True, False):
         at = curve.whole == filled
         face = colour if filled else axes.get_facecolor()
@@ -205,10 +146,10 @@ def _draw(axes: Axes, curve: Curve, colour: str, style: Line, marker: str) -> No
         )
 
 
-def _reference(axes: Axes, curves: Sequence[Curve], chosen: Look) -> None:
+def _reference(axes: Axes, curves: Sequence[Curve], style: FigureStyle) -> None:
     """Show the least SID of a linear layer, where the recipe's alpha is known; zero for a concentration."""
     if curves[0].metric.name == "concentration":
-        axes.axhline(0, color=chosen.theme.ink, linewidth=0.8, linestyle=(0, (4, 3)))
+        zero_line(axes, style)
     alphas = {curve.alpha for curve in curves}
     if curves[0].metric.name != "sid" or len(alphas) != 1 or None in alphas:
         return
@@ -222,7 +163,7 @@ def _reference(axes: Axes, curves: Sequence[Curve], chosen: Look) -> None:
     # Far from the data it would only squeeze them.
     if not floor - 0.5 < lowest < floor + 2 * max(highest - lowest, 0.05):
         return
-    axes.axhline(floor, color=chosen.theme.ink, linewidth=0.8, linestyle=(0, (4, 3)))
+    zero_line(axes, style, floor)
     axes.annotate(
         f"floor of a linear layer: {floor:.4f}",
         (1, floor),
@@ -231,11 +172,11 @@ def _reference(axes: Axes, curves: Sequence[Curve], chosen: Look) -> None:
         textcoords="offset points",
         ha="right",
         va="bottom",
-        fontsize=chosen.size.font * 0.85,
+        fontsize=style.font * 0.85,
     )
 
 
-def _label_depths(axes: Axes, curves: Sequence[Curve], chosen: Look, width: float) -> None:
+def _label_depths(axes: Axes, curves: Sequence[Curve], style: FigureStyle, width: float) -> None:
     """Name the layers below their depths; with models that differ, give the depths alone."""
     named = {(depth, name) for curve in curves for depth, name in zip(curve.depth, curve.layers, strict=True)}
     names: dict[float, list[str]] = {}
@@ -246,7 +187,7 @@ def _label_depths(axes: Axes, curves: Sequence[Curve], chosen: Look, width: floa
         axes.set_xlabel("depth of the layer")
         return
     depths = sorted(names)
-    room = (depths[-1] - depths[0]) * _CLOSE_INCHES * chosen.size.font / 8 / width
+    room = (depths[-1] - depths[0]) * _CLOSE_INCHES * style.font / 8 / width
     ticks: list[float] = []
     for depth in depths:
         if not ticks or depth - ticks[-1] >= room:
@@ -258,7 +199,9 @@ def _label_depths(axes: Axes, curves: Sequence[Curve], chosen: Look, width: floa
     axes.set_xlabel("layer, at its depth" + skipped if width < 4 else f"layer, placed by its depth{skipped}")
 
 
-def legend(figure: Figure, runs: Sequence[str], panels: Sequence[Sequence[Curve]], title: str, chosen: Look) -> None:
+def _legend(
+    figure: Figure, runs: Sequence[str], panels: Sequence[Sequence[Curve]], title: str, style: FigureStyle
+) -> None:
     """Name the runs above the panels, where nothing is hidden, and say what hollow and missing markers are."""
     from matplotlib.lines import Line2D
 
@@ -266,17 +209,17 @@ def legend(figure: Figure, runs: Sequence[str], panels: Sequence[Sequence[Curve]
     handles = []
     texts = []
     for number, run in enumerate(runs):
-        colour, style, marker = run_style(number)
-        handles.append(Line2D([], [], color=colour, linestyle=style, marker=marker))
+        colour, line, marker = run_style(number)
+        handles.append(Line2D([], [], color=colour, linestyle=line, marker=marker))
         samples = max(curve.samples for curve in curves if curve.name == run)
-        texts.append(f"{cut(run, 40)} ({samples} sample{'s'[: samples != 1]})")
+        texts.append(f"{shorten(run, 40)} ({samples} sample{'s'[: samples != 1]})")
     if any((~curve.whole & np.isfinite(curve.middle)).any() for curve in curves):
-        handles.append(Line2D([], [], color=chosen.theme.ink, linestyle="", marker="o", markerfacecolor="none"))
+        handles.append(Line2D([], [], color=style.theme.ink, linestyle="", marker="o", markerfacecolor="none"))
         texts.append("hollow: some samples\nare unproven")
     if any(np.isnan(curve.middle).any() for curve in curves):
         handles.append(Line2D([], [], linestyle=""))
         texts.append("no mark: no sample has a value")
     widest = max(len(line) for text in texts for line in text.split("\n"))
-    beside = int(chosen.size.width / (widest * 0.6 * chosen.size.font / 72 + 0.5))
+    beside = int(style.width / (widest * 0.6 * style.font / 72 + 0.5))
     drawn = figure.legend(handles, texts, title=title, loc="outside upper center", ncols=min(3, max(1, beside)))
-    drawn.get_title().set_fontsize(chosen.size.font * 0.9)
+    drawn.get_title().set_fontsize(style.font * 0.9)

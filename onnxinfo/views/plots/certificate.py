@@ -1,0 +1,83 @@
+"""How well values are known: measured constraint, gap, residual and cost of each cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import UsageError
+from ..panels import name_layers, set_height, spread_out
+from ..plotting import figure_plot
+from ..reading_runs import read_runs
+from ..run_values import RunValues
+from ..selection import Selection
+from ..style import COLOURS, FigureStyle
+from ..wording import unproven_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RATIO_TOLERANCE = 0.05
+_PANELS = {
+    "ratio": "ratio: measured\nover target\ndeviation",
+    "gap": "gap: at most so far\nbelow the optimum",
+    "residual": "residual\n(0 at the optimum)",
+    "probes": "vector-Jacobian\nproducts",
+}
+
+
+@figure_plot("certificate")
+def draw_certificate(figure: Figure, selection: Selection, style: FigureStyle) -> None:
+    """Draw how well each value is known: a point for each sample.
+
+    The panels are those of measured constraint, gap, stationarity residual and probes that the metric keeps; archives
+    written before the gap was kept have the residual alone.
+    """
+    metric = selection.metrics[0]
+    runs = read_runs(selection, metric)
+    if len(runs) > 1:
+        raise UsageError("a certificate plot shows one run, and there are several; name one with --run")
+    (found,) = runs
+    present = {field: text for field, text in _PANELS.items() if field in found.values}
+    if not present:
+        raise UsageError(f"metric '{metric}' has no certificate; 'sid' and 'ru' have")
+    set_height(figure, style, style.width * (0.22 * len(present) + 0.12))
+    grid = figure.subplots(len(present), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, (field, text) in zip(grid, present.items(), strict=True):
+        _points(axes, found, field, style)
+        axes.set_ylabel(text)
+        axes.grid(axis="y")
+        if field == "ratio":
+            axes.axhspan(1 - RATIO_TOLERANCE, 1 + RATIO_TOLERANCE, color=style.theme.faint, alpha=0.5, zorder=0)
+            axes.axhline(1, color=style.theme.ink, linewidth=0.8)
+    name_layers(grid[-1], found, style)
+    grid[0].set_title(_title(found), loc="left")
+
+
+def _title(found: RunValues) -> str:
+    unproven = unproven_text([found.values])
+    title = f"{found.name}: {unproven or 'all cells proven'}" + ("; crosses are not proven" if unproven else "")
+    if "ratio" in found.values:
+        title += f"; grey: tolerance of {RATIO_TOLERANCE:.0%},\nwhich a ratio may miss by twice its standard error"
+    return title
+
+
+def _points(axes: Axes, found: RunValues, field: str, style: FigureStyle) -> None:
+    values = found.values[field].astype(np.float64)
+    offsets = spread_out(values.shape[1])
+    for marker, colour, shown in (
+        ("o", COLOURS[0], found.values["done"] & found.values["converged"]),
+        ("x", COLOURS[5], found.values["done"] & ~found.values["converged"]),
+    ):
+        layer, sample = np.nonzero(shown & np.isfinite(values))
+        axes.plot(
+            layer + offsets[sample],
+            values[layer, sample],
+            marker,
+            color=colour,
+            markersize=style.font * 0.4,
+            alpha=0.7 if marker == "o" else 1,
+            markeredgewidth=0 if marker == "o" else 1.2,
+        )

@@ -1,0 +1,161 @@
+"""Several metrics side by side, as in the paper's Fig. 1: maps of one sample, magnitudes by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...archive.means import layer_summary
+from ...errors import UsageError
+from ...text import printable, shorten
+from ..comparable import check_precision
+from ..panels import (
+    PERCENTILES,
+    aspect_of,
+    blank,
+    colour_limits,
+    flat_map,
+    name_layers,
+    run_style,
+    set_height,
+    title_column,
+)
+from ..plotting import SEVERAL, figure_plot
+from ..reading_runs import metric_label, nothing_finished, run_values
+from ..run_values import RunValues
+from ..run_view import RunView
+from ..selection import Selection
+from ..style import SEQUENTIAL, FigureStyle, evenly, short_names
+from ..wording import unproven_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+_MOST_LAYERS = 6
+_Map = npt.NDArray[np.float32] | None
+
+
+@dataclass
+class _Found:
+    """What is drawn, by metric and run: numbers of all samples, and the maps of one by layer, None without a map."""
+
+    values: dict[tuple[str, str], RunValues] = field(default_factory=dict)
+    maps: dict[tuple[str, str], list[_Map]] = field(default_factory=dict)
+    layers: list[str] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(dict.fromkeys(metric for metric, _ in self.values))
+
+    @property
+    def runs(self) -> list[str]:
+        return list(dict.fromkeys(run for _, run in self.values))
+
+    def of(self, metric: str) -> dict[str, RunValues]:
+        """Return a metric's numbers by run."""
+        return {run: self.values[metric, run] for run in self.runs if (metric, run) in self.values}
+
+    def add(self, view: RunView) -> None:
+        """Read the metrics of a run of which something is finished."""
+        self.layers = [row.name for row in view.layers]
+        for metric in view.metrics:
+            if not view.values(metric.name)["done"].any():
+                continue
+            key = (metric.name, printable(view.name))
+            # The magnitude is over all samples, whichever is shown.
+            self.values[key] = run_values(RunView(view.run, view.layer_positions, metrics=[metric.name]), metric.name)
+            self.maps[key] = [
+                flat_map(view.map(metric.name, layer, 0), view.axes) if metric.has_map else None
+                for layer in evenly(view.shape[0], _MOST_LAYERS)
+            ]
+
+
+@figure_plot("coherency", metrics=SEVERAL, metric=(), samples=(0,))
+def draw_coherency(figure: Figure, selection: Selection, style: FigureStyle) -> None:
+    """Draw each metric in a row: for each run the maps of one sample by layer, then the magnitude by layer.
+
+    A metric has one colour scale for all its maps, so that layers and runs can be compared as far as it can be:
+    this is what the figure shows.
+    """
+    found = _Found()
+    for view, _ in selection.views():
+        if view.shape[1] != 1:
+            raise UsageError("coherency shows one sample, and several are chosen; name one with --samples")
+        found.add(view)
+    if not found.values:
+        raise nothing_finished(", ".join(selection.metrics) or "of any kind")
+    for metric in found.metrics:
+        check_precision([*found.of(metric).values()])
+    cell = style.width * 0.62 / min(len(found.layers), _MOST_LAYERS)
+    set_height(figure, style, max(2.2, cell * len(found.values) * 1.12 + 0.5))
+    halves: Any = figure.subfigures(1, 2, width_ratios=[2.1, 1])
+    _draw_maps(halves[0], found, style)
+    _draw_magnitudes(halves[1], found, style)
+
+
+def _draw_maps(figure: SubFigure, found: _Found, style: FigureStyle) -> None:
+    """Draw a row of maps for each metric and run."""
+    rows = [(metric, run) for metric in found.metrics for run in found.of(metric)]
+    columns = evenly(len(found.layers), _MOST_LAYERS)
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, (metric, run) in zip(grid, rows, strict=True):
+        shared = [each for other in found.of(metric) for each in found.maps[metric, other] if each is not None]
+        _row(line, found.maps[metric, run], colour_limits(shared))
+        line[0].set_ylabel(f"{metric}\n{shorten(run, 16)}", fontsize=style.font * 0.8)
+    for axes, title in zip(grid[0], short_names([found.layers[i] for i in columns], 18), strict=True):
+        title_column(axes, title, style)
+    low, high = PERCENTILES
+    figure.supxlabel(
+        f"colours: one scale for each metric, from its pixels' {low} % quantile to that of {high} %",
+        fontsize=style.font * 0.85,
+    )
+
+
+def _row(line: Iterable[Any], maps: list[_Map], limits: tuple[float, float]) -> None:
+    for axes, each in zip(line, maps, strict=True):
+        blank(axes)
+        if each is None:
+            axes.text(0.5, 0.5, "no map", ha="center", va="center", transform=axes.transAxes)
+            continue
+        low, high = limits
+        axes.imshow(each, cmap=SEQUENTIAL, vmin=low, vmax=high, interpolation="nearest", aspect=aspect_of(each))
+
+
+def _draw_magnitudes(figure: SubFigure, found: _Found, style: FigureStyle) -> None:
+    """Draw a panel for each metric: means by layer, a line for each run."""
+    panels = figure.subplots(len(found.metrics), 1, squeeze=False)[:, 0]
+    for axes, metric in zip(panels, found.metrics, strict=True):
+        runs = found.of(metric)
+        _magnitude(axes, runs, found.runs)
+        axes.set_title(metric_label(next(iter(runs.values())).metric), loc="left")
+        axes.set_xticks([])
+        axes.grid(axis="y")
+    last = [*found.of(found.metrics[-1]).values()][-1]
+    name_layers(panels[-1], last, style)
+    remark = unproven_text(each.values for each in found.values.values())
+    panels[-1].set_xlabel("layer\nmean ± standard error over all samples" + (f"\n{remark}" if remark else ""))
+    if len(found.runs) > 1:
+        panels[0].legend(loc="best", framealpha=0.8)
+
+
+def _magnitude(axes: Axes, runs: dict[str, RunValues], order: list[str]) -> None:
+    for run, values in runs.items():
+        means = layer_summary(values.values)
+        number = order.index(run)
+        # Runs may coincide: that is the point of a coherent metric, so both have to be seen.
+        colour, line, marker = run_style(number)
+        axes.errorbar(
+            range(len(means["value"])),
+            means["value"],
+            np.nan_to_num(means["stderr"]),
+            linestyle=line,
+            marker=marker,
+            color=colour,
+            label=shorten(run, 20),
+            markersize=max(2, 5 - number),
+        )

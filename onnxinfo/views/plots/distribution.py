@@ -1,0 +1,81 @@
+"""What lies behind a layer's mean: the distribution over samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..panels import grid_behind, name_layers, run_style, set_height, spread_out
+from ..plotting import figure_plot
+from ..reading_runs import metric_label, read_runs
+from ..run_values import RunValues
+from ..selection import Selection
+from ..style import FigureStyle
+from ..wording import unproven_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: From this many samples on a box says more than the points.
+_MANY = 200
+
+
+@figure_plot("distribution")
+def draw_distribution(figure: Figure, selection: Selection, style: FigureStyle) -> None:
+    """Draw, for each layer, the samples' values as points and a box: median, quartiles, 5th and 95th percentile.
+
+    The box is over all samples that have a value; points that are not proven are hollow.
+    """
+    runs = read_runs(selection, selection.metrics[0])
+    set_height(figure, style, style.width * 0.55 * len(runs) ** 0.7)
+    grid = figure.subplots(len(runs), 1, squeeze=False, sharey=True)[:, 0]
+    for number, (axes, found) in enumerate(zip(grid, runs, strict=True)):
+        _boxes(axes, found, style)
+        _points(axes, found, run_style(number)[0], style)
+        grid_behind(axes)
+        axes.set_ylabel(metric_label(found.metric))
+        remark = unproven_text([found.values])
+        axes.set_title(
+            f"{found.name}: each point is a sample, boxes are quartiles, whiskers 5 % to 95 %"
+            + (f"\n{remark} (hollow)" if remark else ""),
+            loc="left",
+        )
+        name_layers(axes, found, style)
+
+
+def _boxes(axes: Axes, found: RunValues, style: FigureStyle) -> None:
+    columns = [row[there] for row, there in zip(found.values["value"], found.present, strict=True)]
+    line = {"color": style.theme.ink, "linewidth": 0.9}
+    axes.boxplot(
+        columns,
+        positions=range(len(columns)),
+        widths=0.6,
+        whis=(5, 95),
+        showfliers=False,
+        manage_ticks=False,
+        medianprops=line | {"linewidth": 1.6},
+        boxprops=line,
+        whiskerprops=line,
+        capprops=line,
+        zorder=3,
+    )
+
+
+def _points(axes: Axes, found: RunValues, colour: str, style: FigureStyle) -> None:
+    values = found.values["value"]
+    size = style.font * (0.35 if values.shape[1] < _MANY else 0.15)
+    for filled in (True, False):
+        layer, sample = np.nonzero(found.present & (found.unproven != filled))
+        axes.plot(
+            layer + spread_out(values.shape[1])[sample],
+            values[layer, sample],
+            "o",
+            color=colour,
+            markersize=size,
+            alpha=0.55 if filled else 1,
+            markerfacecolor=colour if filled else "none",
+            markeredgewidth=0 if filled else 0.8,
+            zorder=2,
+        )

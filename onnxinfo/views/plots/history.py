@@ -1,0 +1,64 @@
+"""A metric over runs, such as epochs or pruning steps: one line for each layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...archive.means import layer_summary
+from ...errors import UsageError
+from ..panels import set_height
+from ..plotting import figure_plot
+from ..reading_runs import metric_label, natural, read_runs
+from ..run_values import RunValues
+from ..selection import Selection
+from ..style import COLOURS, FigureStyle, short_names
+from ..wording import unproven_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@figure_plot("history")
+def draw_history(figure: Figure, selection: Selection, style: FigureStyle) -> None:
+    """Draw a metric over runs, such as epochs or pruning steps: one line for each layer.
+
+    Runs that are named come in that order; otherwise they are sorted by name, numbers in names by size.
+    """
+    runs = read_runs(selection, selection.metrics[0])
+    if len(runs) < 2:
+        raise UsageError("a history is over several runs, and there is one; give more archives or runs")
+    if not selection.runs:
+        runs.sort(key=lambda each: natural(each.name))
+    names = list(dict.fromkeys(row.name for each in runs for row in each.layers))
+    set_height(figure, style, style.width * 0.62)
+    axes = figure.add_subplot()
+    _lines(axes, runs, names)
+    axes.set_xticks(range(len(runs)), short_names([each.name for each in runs], 24), rotation=40, ha="right")
+    axes.set_xlabel("run")
+    axes.set_ylabel(metric_label(runs[0].metric))
+    axes.grid(axis="y")
+    remark = unproven_text(run.values for run in runs)
+    title = "mean ± standard error over all samples" + (f" ({remark})" if remark else "")
+    figure.supxlabel(title, fontsize=style.font * 0.85)
+    if style.width < 5:
+        figure.legend(title="layer, from the input", loc="outside upper center", ncols=3)
+    else:
+        figure.legend(title="layer, from the input", loc="outside right upper", ncols=1 + len(names) // 25)
+
+
+def _lines(axes: Axes, runs: list[RunValues], names: list[str]) -> None:
+    from matplotlib import colormaps
+
+    summaries = [layer_summary(each.values) for each in runs]
+    at = [{row.name: i for i, row in enumerate(each.layers)} for each in runs]
+    shades = colormaps["viridis"](np.linspace(0, 0.92, max(len(names), 2)))
+    for number, (name, short) in enumerate(zip(names, short_names(names, 22), strict=True)):
+        shown = [i for i, positions in enumerate(at) if name in positions]
+        middle = np.array([summaries[i]["value"][at[i][name]] for i in shown])
+        error = np.array([summaries[i]["stderr"][at[i][name]] for i in shown])
+        colour = COLOURS[number] if len(names) <= len(COLOURS) else shades[number]
+        axes.plot(shown, middle, "-" if number % 2 == 0 else "--", marker="o", color=colour, label=short)
+        axes.fill_between(shown, middle - error, middle + error, color=colour, alpha=0.2, linewidth=0)

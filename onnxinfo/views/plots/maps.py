@@ -1,0 +1,145 @@
+"""Pixel maps: samples down, layers across, the picture first, one colour scale for all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...archive.means import select_part
+from ...errors import UsageError
+from ...text import printable, shorten
+from ..panels import (
+    MOST_LAYERS,
+    MOST_SAMPLES,
+    aspect_of,
+    blank,
+    colour_limits,
+    flat_map,
+    height_over_width,
+    name_row,
+    set_height,
+    title_column,
+)
+from ..plotting import figure_plot
+from ..reading_runs import metric_label, nothing_finished
+from ..run_view import RunView
+from ..selection import Selection
+from ..style import SEQUENTIAL, FigureStyle, evenly, short_names, wrapped
+from ..wording import unproven_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
+
+
+@figure_plot("maps")
+def draw_maps(figure: Figure, selection: Selection, style: FigureStyle, *, overlay: bool = False) -> None:
+    """Draw a grid of maps and the colour bar they share; see :func:`onnxinfo.plot_maps`."""
+    with selection.only_view("maps show one run") as view:
+        if overlay and view.thumbnails is None:
+            raise UsageError(f"run '{printable(view.name)}' has no pictures to lay maps over; leave out --overlay")
+        grid = _Grid(view, selection.metrics[0], overlay)
+    columns = len(grid.layers) + (grid.pictures is not None)
+    # A few columns do not make a figure that no page holds.
+    cell = style.width * min(0.86 / columns, 0.25)
+    height = cell * grid.aspect * len(grid.samples) + style.font / 72 * 5
+    set_height(figure, style, max(height, style.width * 0.2))
+    axes = figure.subplots(len(grid.samples), columns, squeeze=False)
+    mappable = grid.draw(axes, style, cell * grid.aspect)
+    bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.015, extend="both")
+    bar.set_label(wrapped(metric_label(view.metrics[0]), figure.get_size_inches()[1], style))
+    figure.supxlabel(wrapped("; ".join(grid.notes()), style.width, style), fontsize=style.font * 0.85)
+
+
+class _Grid:
+    """The maps of some layers and samples, read."""
+
+    def __init__(self, view: RunView, metric: str, overlay: bool) -> None:
+        self.view = view
+        self.metric = metric
+        self.overlay = overlay
+        self.layers = evenly(view.shape[0], MOST_LAYERS)
+        self.samples = evenly(view.shape[1], MOST_SAMPLES)
+        values = view.values(metric)
+        self.values = values
+        self.pictures = view.thumbnails
+        self.maps = {
+            (layer, sample): flat_map(view.map(metric, layer, sample), view.axes)
+            for layer in self.layers
+            for sample in self.samples
+            if values["done"][layer, sample]
+        }
+        if not self.maps:
+            raise nothing_finished(metric)
+        # A class activation map, for one, is that of a single layer: the others have no values, finished as they are.
+        undefined = {cell for cell, map_ in self.maps.items() if not np.isfinite(map_).any()}
+        self.layers = [
+            layer for layer in self.layers if not all((layer, sample) in undefined for sample in self.samples)
+        ] or self.layers[:1]
+        self.aspect = height_over_width(next(iter(self.maps.values())))
+        self.low, self.high = colour_limits(self.maps.values())
+
+    def notes(self) -> list[str]:
+        """Return what is to be said below: how colours are read, what is left out, what is not proven."""
+        notes = ["colours are mixed with the picture's grey: compare values on plain maps"] if self.overlay else []
+        layers, samples = self.view.shape
+        if len(self.samples) < samples or len(self.layers) < layers:
+            notes.append(f"{len(self.samples)} of {samples} samples, {len(self.layers)} of {layers} layers")
+        if len(self.layers) < len(evenly(layers, MOST_LAYERS)):
+            notes.append(f"{self.metric} is defined in no other layer")
+        if remark := unproven_text([select_part(self.values, self.layers, self.samples)]):
+            notes.append(f"crossed by a line: not proven ({remark})")
+        return notes
+
+    def draw(self, axes: npt.NDArray[Any], style: FigureStyle, room: float) -> ScalarMappable:
+        """Fill the axes, of shape (samples, columns) and `room` inches high; return what the colour bar needs."""
+        mappable: Any = None
+        first = int(self.pictures is not None)
+        titles = short_names([self.view.layers[layer].name for layer in self.layers], 18)
+        for row, sample in enumerate(self.samples):
+            for each in axes[row]:
+                blank(each)
+            if self.pictures is not None:
+                axes[row, 0].imshow(self.pictures[sample], interpolation="nearest")
+            name_row(axes[row, 0], self._row_name(sample), room, style)
+            for column, layer in enumerate(self.layers, start=first):
+                drawn = self._cell(axes[row, column], layer, sample, style)
+                mappable = drawn or mappable
+        for column, title in enumerate(titles, start=first):
+            title_column(axes[0, column], title, style)
+        if first:
+            title_column(axes[0, 0], "input", style)
+        found: ScalarMappable = mappable
+        return found
+
+    def _row_name(self, sample: int) -> str:
+        view = self.view
+        label = "" if view.labels is None else f"\n{printable(view.labels[sample])}"
+        return shorten(printable(view.sample_names[sample]), 14) + label
+
+    def _cell(self, axes: Axes, layer: int, sample: int, style: FigureStyle) -> Any:
+        if (layer, sample) not in self.maps:
+            axes.set_facecolor(style.theme.missing)
+            return None
+        map_ = self.maps[layer, sample]
+        if self.overlay and self.pictures is not None:
+            grey = self.pictures[sample].mean(axis=-1)
+            # Both have the map's pixels as their coordinates, whatever the picture's size.
+            rows, columns = map_.shape
+            axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
+        drawn = axes.imshow(
+            map_,
+            alpha=0.6 if self.overlay else 1.0,
+            cmap=SEQUENTIAL,
+            vmin=self.low,
+            vmax=self.high,
+            interpolation="nearest",
+            aspect=aspect_of(map_),
+        )
+        if not self.values["converged"][layer, sample]:
+            for colour, thickness in ((style.theme.ink, 2), (style.theme.paper, 1)):
+                axes.plot([0, 1], [0, 1], color=colour, linewidth=thickness, transform=axes.transAxes)
+        return drawn

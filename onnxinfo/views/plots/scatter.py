@@ -1,0 +1,110 @@
+"""One metric against another, a point for each layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...archive.means import layer_summary
+from ...errors import UsageError
+from ..panels import grid_behind, set_height
+from ..plotting import figure_plot
+from ..reading_runs import metric_label, read_runs
+from ..run_values import RunValues
+from ..selection import Selection
+from ..style import SEQUENTIAL, FigureStyle, short_names
+from ..wording import unproven_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARKERS = "osD^vP*"
+
+
+@figure_plot("scatter")
+def draw_scatter(figure: Figure, selection: Selection, style: FigureStyle, *, against: str = "ru") -> None:
+    """Draw one metric against another: a point with standard errors for each layer, its colour the depth."""
+    metric = selection.metrics[0]
+    across = read_runs(selection, metric)
+    up = {each.name: each for each in read_runs(selection, against)}
+    pairs = [(each, up[each.name]) for each in across if each.name in up]
+    if not pairs:
+        raise UsageError(f"no run has both '{metric}' and '{against}'; analyze with both")
+    deepest = max(row.depth for each, _ in pairs for row in each.layers)
+    set_height(figure, style, style.width * 0.62)
+    axes = figure.add_subplot()
+    missing = False
+    for number, (first, second) in enumerate(pairs):
+        points = _Points(first, second)
+        drawn = points.draw(axes, _MARKERS[number % len(_MARKERS)], deepest, style)
+        missing |= len(points.drawable) < len(first.layers)
+        # Runs may lie on each other; the names of one are enough to tell which end is which.
+        if number == 0:
+            points.name_ends(axes, style)
+    figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02).set_label("depth of the layer")
+    axes.set_xlabel(metric_label(pairs[0][0].metric))
+    axes.set_ylabel(metric_label(pairs[0][1].metric))
+    grid_behind(axes, "both")
+    remark = unproven_text(run.values for pair in pairs for run in pair)
+    title = "mean ± standard error over all samples" + (f" ({remark})" if remark else "")
+    title += "; some layers have none" if missing else ""
+    figure.legend(title=title, loc="outside upper center", ncols=1 if style.width < 5 else 2)
+
+
+class _Points:
+    """Means of the layers that two metrics of a run share."""
+
+    def __init__(self, first: RunValues, second: RunValues) -> None:
+        positions = {row.name: i for i, row in enumerate(second.layers)}
+        at = [i for i, row in enumerate(first.layers) if row.name in positions]
+        order = [positions[first.layers[i].name] for i in at]
+        self.run = first.name
+        self.layers = [first.layers[i] for i in at]
+        self.x = {key: data[at] for key, data in layer_summary(first.values).items()}
+        self.y = {key: data[order] for key, data in layer_summary(second.values).items()}
+        finite = np.isfinite(self.x["value"]) & np.isfinite(self.y["value"])
+        self.drawable: list[int] = np.flatnonzero(finite).tolist()
+
+    def draw(self, axes: Axes, marker: str, deepest: int, style: FigureStyle) -> Any:
+        """Draw the points and return what the colour bar needs."""
+        x, y = self.x, self.y
+        axes.errorbar(
+            x["value"],
+            y["value"],
+            xerr=np.nan_to_num(x["stderr"]),
+            yerr=np.nan_to_num(y["stderr"]),
+            fmt="none",
+            ecolor=style.theme.faint,
+            elinewidth=1,
+            zorder=1,
+        )
+        # A thin line in the order of depth: which way the network goes.
+        axes.plot(x["value"], y["value"], color=style.theme.faint, linewidth=0.8, zorder=1)
+        return axes.scatter(
+            x["value"],
+            y["value"],
+            c=[row.depth for row in self.layers],
+            cmap=SEQUENTIAL,
+            vmin=0,
+            vmax=max(deepest, 1),
+            s=style.font**2 * 0.5,
+            marker=marker,
+            edgecolors=style.theme.ink,
+            linewidths=0.6,
+            zorder=2,
+            label=self.run,
+        )
+
+    def name_ends(self, axes: Axes, style: FigureStyle) -> None:
+        """Name the first and the last layer that is drawn."""
+        names = short_names([row.name for row in self.layers], 18)
+        for i in {self.drawable[0], self.drawable[-1]} if self.drawable else ():
+            axes.annotate(
+                names[i],
+                (self.x["value"][i], self.y["value"][i]),
+                xytext=(5, 5),
+                textcoords="offset points",
+                fontsize=style.font * 0.85,
+            )

@@ -1,0 +1,198 @@
+"""Inputs that are no images: tokens in colour, bars by feature, lines over time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ...archive.means import mean_and_stderr, select_part
+from ...errors import UsageError
+from ...text import printable, shorten
+from ..panels import colour_limits, grid_behind, mean_of_known, run_style, sample_title, set_height
+from ..plotting import figure_plot
+from ..reading_runs import metric_label, nothing_finished
+from ..run_view import RunView
+from ..selection import Selection
+from ..style import COLOURS, SEQUENTIAL, FigureStyle, evenly, short_names
+from ..wording import unproven_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Positions of the layers and of the samples that a figure shows.
+_Shown = tuple[Sequence[int], Sequence[int]]
+
+_MOST = 6
+
+
+@figure_plot("units", files=("texts",))
+def draw_units(
+    figure: Figure, selection: Selection, style: FigureStyle, *, texts: str | os.PathLike[str] | None = None
+) -> None:
+    """Draw a metric unit by unit where the input is no image, in the way that suits its axes.
+
+    Tokens: each sample's tokens in a row for each layer, coloured. Features of a table: bars with the spread over
+    samples, a colour for each layer. Series: a line over time for each layer, a panel for each sample. `texts` is a
+    UTF-8 file: for tokens, with a line for each of the run's samples, its tokens separated by spaces; for features,
+    with their names, one per line. Without it they are numbered.
+    """
+    with selection.only_view("units are of one run") as view:
+        kind = next((draw for axis, draw in _KINDS.items() if axis in view.axes), None)
+        if kind is None:
+            raise UsageError(f"inputs with the axes {', '.join(view.axes)} are drawn by 'onnxinfo plot FILE.h5 maps'")
+        units = _Units(view, selection.metrics[0], None if texts is None else _lines(texts))
+        shown = kind(figure, units, style)
+        if remark := unproven_text([select_part(units.values, *shown)]):
+            figure.supxlabel(remark, fontsize=style.font * 0.85)
+
+
+class _Units:
+    """A metric of a run, read unit by unit.
+
+    Attributes
+    ----------
+    view, metric
+        The run and the metric.
+    lines
+        The lines of the texts, None without.
+    present
+        Which cells are finished and have a value, (layer, sample).
+    """
+
+    def __init__(self, view: RunView, metric: str, lines: list[str] | None) -> None:
+        self.view, self.metric, self.lines = view, metric, lines
+        self.values = view.values(metric)
+        if not self.values["done"].any():
+            raise nothing_finished(metric)
+        self.present: npt.NDArray[np.bool_] = self.values["done"] & np.isfinite(self.values["value"])
+
+    def along(self, axis: str, layer: int, samples: Sequence[int]) -> npt.NDArray[np.float64]:
+        """Return one value for each sample and place along an axis, (samples, places): the mean of what it has."""
+        view = self.view
+        maps = np.stack([view.map(self.metric, layer, sample) for sample in samples]).astype(np.float64)
+        others = tuple(i + 1 for i, name in enumerate(view.axes) if name != axis)
+        return mean_of_known(maps, others) if others else maps
+
+    def label(self) -> str:
+        """Return the metric's name with its unit."""
+        return metric_label(self.view.metrics[0])
+
+    def layer_names(self, layers: Sequence[int], size: int) -> list[str]:
+        """Return short names of layers."""
+        return short_names([self.view.layers[layer].name for layer in layers], size)
+
+
+def _lines(texts: str | os.PathLike[str]) -> list[str]:
+    try:
+        return Path(texts).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{texts}: cannot read it as UTF-8 text ({error}); one line per sample expected") from None
+
+
+def _tokens(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
+    view, lines = units.view, units.lines
+    layers, samples = evenly(view.shape[0], _MOST), evenly(view.shape[1], _MOST)
+    if lines is not None and len(lines) != view.run.shape[1]:
+        raise UsageError(f"the texts have {len(lines)} lines, and run '{view.name}' has {view.run.shape[1]} samples")
+    read = {layer: units.along("position", layer, samples) for layer in layers}
+    limits = colour_limits(read.values())
+    count = next(iter(read.values())).shape[1]
+    words = [_words(lines, view.sample_positions[sample], count) for sample in samples]
+    # A line of text for each layer, and for each sample its name and its tokens, which stand aslant.
+    lines_high = 2 + len(samples) * (1.4 * len(layers) + 6)
+    set_height(figure, style, lines_high * 1.2 * style.font / 72)
+    grid = figure.subplots(len(samples), 1, squeeze=False)[:, 0]
+    for row, (axes, sample) in enumerate(zip(grid, samples, strict=True)):
+        shown = max([i + 1 for i, word in enumerate(words[row]) if word], default=count)
+        values = [read[layer][row, :shown] if units.present[layer, sample] else [np.nan] * shown for layer in layers]
+        drawn = axes.imshow(
+            np.array(values), cmap=SEQUENTIAL, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest"
+        )
+        axes.set_yticks(range(len(layers)), units.layer_names(layers, 16))
+        axes.set_xticks(range(shown), words[row][:shown], rotation=25, ha="right", rotation_mode="anchor")
+        axes.spines[:].set_visible(False)
+        axes.set_title(sample_title(view, sample), loc="left")
+    bar = figure.colorbar(drawn, ax=list(grid), fraction=0.03, pad=0.015, extend="both")
+    bar.set_label(f"{units.label()},\nmean over a token's embedding")
+    return layers, samples
+
+
+def _words(lines: list[str] | None, sample: int, count: int) -> list[str]:
+    """Return a text for each position: the tokens given, then nothing; numbers where none are given."""
+    if lines is None:
+        return [str(i) for i in range(count)]
+    given = [shorten(printable(word), 14) for word in lines[sample].split()]
+    if len(given) > count:
+        raise UsageError(f"line {sample + 1} of the texts has {len(given)} tokens, the input {count} positions")
+    return given + [""] * (count - len(given))
+
+
+def _features(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
+    view, lines = units.view, units.lines
+    layers = evenly(view.shape[0], _MOST)
+    count = view.sample_shape[view.axes.index("feature")]
+    if lines is not None and len(lines) != count:
+        raise UsageError(f"the texts have {len(lines)} lines, and there are {count} features")
+    names = [str(i) for i in range(count)] if lines is None else [shorten(printable(line), 24) for line in lines]
+    set_height(figure, style, max(3.0, style.width * 0.55))
+    axes = figure.add_subplot()
+    wide = 0.8 / len(layers)
+    for number, (layer, text) in enumerate(zip(layers, units.layer_names(layers, 22), strict=True)):
+        at = np.arange(count, dtype=np.float64) + (number - (len(layers) - 1) / 2) * wide
+        _quartiles(axes, units, layer, at, wide, (run_style(number)[0], text))
+    axes.set_xticks(range(count), names, rotation=40 if lines else 0, ha="right" if lines else "center")
+    for label in axes.get_xticklabels():
+        label.set_rotation_mode("anchor")
+    axes.set_xlabel("feature")
+    axes.set_ylabel(units.label())
+    grid_behind(axes)
+    figure.legend(title="mean over all samples (line) and quartiles (bar)", loc="outside upper center", ncols=2)
+    return layers, range(view.shape[1])
+
+
+def _quartiles(
+    axes: Axes, units: _Units, layer: int, at: npt.NDArray[np.float64], wide: float, look: tuple[str, str]
+) -> None:
+    """Draw a layer's mean and quartiles over samples at each feature; `look` is its colour and its name."""
+    samples = np.nonzero(units.present[layer])[0].tolist()
+    if not samples:
+        return
+    colour, text = look
+    values = units.along("feature", layer, samples)
+    middle = mean_and_stderr(values.T)[0]
+    low, high = np.nanpercentile(values, (25, 75), axis=0)
+    # Entropies have no zero to stand on: a point and its quartiles, not a bar's length, is what can be compared.
+    axes.bar(at, high - low, wide * 0.8, bottom=low, color=colour, alpha=0.5, linewidth=0)
+    size = wide * 200 / len(at) ** 0.7 + 3
+    axes.plot(at, middle, "_", color=colour, markersize=size, markeredgewidth=2, label=text)
+
+
+def _series(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
+    view = units.view
+    if units.lines is not None:
+        raise UsageError("a series has no texts; leave out --texts")
+    layers, samples = evenly(view.shape[0], len(COLOURS)), evenly(view.shape[1], 4)
+    set_height(figure, style, style.width * (0.16 * len(samples) + 0.14))
+    grid = figure.subplots(len(samples), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+    for axes, sample in zip(grid, samples, strict=True):
+        for number, (layer, text) in enumerate(zip(layers, units.layer_names(layers, 22), strict=True)):
+            if units.present[layer, sample]:
+                values = units.along("time", layer, [sample])[0]
+                colour, line, _ = run_style(number)
+                axes.plot(values, line, color=colour, label=text)
+        axes.grid(axis="y")
+        axes.set_title(sample_title(view, sample), loc="left")
+    grid[-1].set_xlabel("time step")
+    figure.supylabel(units.label(), fontsize=style.font)
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, title="layer", loc="outside right upper")
+    return layers, samples
+
+
+_KINDS = {"position": _tokens, "feature": _features, "time": _series}

@@ -1,0 +1,48 @@
+"""Functions of the operator table: their annotations are understood however they are written, or refused."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import pytest
+
+from onnxinfo.torch_graph.operators import table
+
+FUTURE = "from __future__ import annotations\n"
+IMPORTS = "from onnxinfo.torch_graph.operators.table import Floats, Ints, Unsupported, operator\n"
+
+
+@pytest.fixture
+def define(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that runs a module's source and returns its function ``Op``; the table is left as it was."""
+    monkeypatch.setattr(table, "TABLE", [*table.TABLE])
+
+    def run(source: str) -> Any:
+        module = types.ModuleType("operators_of_a_test")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(source, "operators_of_a_test.py", "exec", dont_inherit=True), vars(module))
+        return module.Op
+
+    return run
+
+
+@pytest.mark.parametrize("head", [FUTURE + IMPORTS, IMPORTS])
+def test_annotations_count_with_and_without_the_future_import(head: str, define: Any) -> None:
+    function = define(
+        head + "@operator()\ndef Op(X, axes: Ints = None, scales: Floats = None, *, mode: Unsupported = 0): ..."
+    )
+    assert table._listed_parameters(function, 3) == {1, 2}
+    assert table._listed_parameters(function, 2) == {1}
+    with pytest.raises(NotImplementedError, match="'mode' is not supported"):
+        table._check_call(function, ("x",), {"mode": 1})
+
+
+@pytest.mark.parametrize("head", [FUTURE + IMPORTS, IMPORTS])
+@pytest.mark.parametrize("annotation", ["list[int]", "int | None", "'Int'", "'Unsuported'"])
+def test_other_annotations_are_refused_when_the_function_is_defined(head: str, annotation: str, define: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"operator function .*Op: .*annotate parameters with Ints, Floats, Unsupported"
+    ):
+        define(f"{head}@operator()\ndef Op(X, axes: {annotation} = None): ...")
