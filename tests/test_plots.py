@@ -91,6 +91,13 @@ def test_a_plot_is_one_registered_function(archive, tmp_path, monkeypatch):
     draw.draw(Figure(), Selection.of(archive, metrics=("sid",), samples=(1,)), FigureStyle.named())
 
 
+def test_the_concentration_of_several_runs_is_a_curve(archive, tmp_path):
+    both = {"width": "column", "run": ("epoch 2", "epoch 10")}
+    onnxinfo.plot(archive, "concentration", tmp_path / "a.png", **both)
+    onnxinfo.plot(archive, "curve", tmp_path / "b.png", metric="concentration", **both)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
 @pytest.mark.parametrize("kind", ["maps", "units"])
 def test_an_archive_without_runs_has_nothing_to_draw(kind, tmp_path):
     fakes.make(tmp_path / "a.h5")

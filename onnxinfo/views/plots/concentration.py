@@ -50,7 +50,7 @@ def draw_concentration(figure: Figure, selection: Selection, style: FigureStyle)
     with closing(selection.views()) as views:
         view, _ = next(views)
         if several or view.run.foreground is None or view.thumbnails is None:
-            draw_curve(figure, selection, style)
+            draw_curve.draw(figure, selection, style)
             return
         found = run_values(view, "concentration")
         objects = _objects(view, found)
