@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx.reference import ReferenceEvaluator
 
 from . import protos
 from .engine import Engine
+from .reference import Reference
 from .tensor_data import byte_count, is_elsewhere
 
 Array = npt.NDArray[Any]
@@ -236,4 +236,4 @@ def _in_runtime(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Any]:
 
 
 def _in_reference(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Any]:
-    return list(ReferenceEvaluator(model).run(None, feeds))
+    return Reference(model).run(feeds)

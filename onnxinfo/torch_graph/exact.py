@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx.reference import ReferenceEvaluator
 
 from ..graph import protos
+from ..graph.reference import Reference
 
 Array = npt.NDArray[Any]
 
@@ -54,7 +54,7 @@ def _exact(model: onnx.ModelProto, output: str, values: Mapping[str, Array]) -> 
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
         graph = onnx.helper.make_graph([node], "node", inputs, outputs)
         single = onnx.helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
-        return np.asarray(dict(zip(_names(node), ReferenceEvaluator(single).run(None, operands), strict=True))[output])
+        return np.asarray(dict(zip(_names(node), Reference(single).run(operands), strict=True))[output])
     except Exception:
         # Whatever it raises on operators, or types, that it does not have.
         return None

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import onnx
-from onnx.reference import ReferenceEvaluator
 from onnx2torch.onnx_graph import OnnxGraph
 from onnx2torch.onnx_node import OnnxNode
 from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, nn
 
 from ...graph.engine import Engine
+from ...graph.reference import Reference
 from .values import to_numpy, to_torch
 
 Feeds = dict[str, Any]
@@ -100,7 +100,7 @@ def _declared(name: str, graph: OnnxGraph) -> onnx.ValueInfoProto:
 
 def _engines(model: onnx.ModelProto) -> list[Run]:
     engines: list[Run] = []
-    for engine in (lambda: Engine(model).run, lambda: _reference(model)):
+    for engine in (lambda: Engine(model).run, lambda: Reference(model).run):
         with contextlib.suppress(Exception):
             engines.append(engine())
     if not engines:
@@ -109,8 +109,3 @@ def _engines(model: onnx.ModelProto) -> list[Run]:
         help = "" if known else " (custom operators are given with --ort-library or onnxinfo.register_ort_library)"
         raise NotImplementedError(f"neither ONNX Runtime nor the reference evaluator runs it{help}")
     return engines
-
-
-def _reference(model: onnx.ModelProto) -> Run:
-    evaluator = ReferenceEvaluator(model)
-    return lambda feeds: list(evaluator.run(None, feeds))
