@@ -84,7 +84,7 @@ def _name(job: Job, sample: int) -> str:
 def _origin(job: Job, layer: str, sample: int) -> str:
     """Where in the graph a value that is not finite comes from, as far as ONNX Runtime tells."""
     model = job.feeds.model
-    flow = Dataflow(model.proto.graph)
+    flow = model.flow
     influenced = flow.influenced(job.feeds.perturb)
     ahead = [name for name in _needed(flow, layer) if name in influenced and flow.is_float(name)]
     values = job.feeds.run(Session(expose_only(model, ahead)), [sample]) if ahead else {}

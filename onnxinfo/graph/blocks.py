@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -32,6 +32,7 @@ MATRIX = CONVOLUTIONS | PRODUCTS | RECURRENT | ATTENTION
 SUMS = {"Add", "Sum", "QLinearAdd"}
 # A sum and its normalisation in one operator.
 SKIPS = {"SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "SkipGroupNorm"}
+_ADDING = SUMS | SKIPS
 
 # Operators that change where values are, or how they are stored, but not what they are.
 LAYOUT = {
@@ -71,7 +72,7 @@ class Blocks:
     """
 
     flow: Dataflow
-    influenced: set[str]
+    influenced: Set[str]
     functions: Mapping[Key, onnx.FunctionProto]
     #: Nodes of the block that ends with a tensor, by the tensor's name.
     members: dict[str, set[int]] = field(default_factory=dict)
@@ -115,7 +116,7 @@ class Blocks:
         if position in self._found:
             return self._found[position]
         key = function_key(self.flow.nodes[position])
-        inside = _function_parameters(self.functions[key], self.functions) if key in self.functions else {}
+        inside = self._bodies.parameters(key) if key in self._bodies else {}
         self._found[position] = inside | self.flow.parameters_of(position, self.influenced)
         return self._found[position]
 
@@ -123,8 +124,8 @@ class Blocks:
         """Layers with parameters that a node adds to a path."""
         node = self.flow.nodes[position]
         key = function_key(node)
-        if key in self.functions:
-            return _function_depth(self.functions[key], self.functions)
+        if key in self._bodies:
+            return self._bodies.depth(key)
         matrix = any(inner.op_type in MATRIX for inner in protos.nested([node]))
         return int(matrix and bool(self._parameters(position)))
 
@@ -134,15 +135,20 @@ class Blocks:
         if not self._influences(position):
             return False
         key = function_key(node)
-        if key in self.functions:
-            return _function_depth(self.functions[key], self.functions) > 0
+        if key in self._bodies:
+            return self._bodies.depth(key) > 0
         return any(inner.op_type in MATRIX for inner in protos.nested([node])) or self._is_sum(position)
 
     def _is_sum(self, position: int) -> bool:
         """Whether a node adds two values that are not both functions, element by element, of the same one."""
         node = self.flow.nodes[position]
-        terms = {self._roots[name] for name in node.input if name in self.influenced}
-        return len(terms) > 1 and node.op_type in SUMS | SKIPS
+        if node.op_type not in _ADDING:
+            return False
+        return len({self._roots[name] for name in node.input if name in self.influenced}) > 1
+
+    @cached_property
+    def _bodies(self) -> _Bodies:
+        return _Bodies(self.functions)
 
     @cached_property
     def _roots(self) -> dict[str, str]:
@@ -233,29 +239,46 @@ class Blocks:
         return node.op_type in POINTWISE | LAYOUT
 
 
-def _function_depth(function: onnx.FunctionProto, functions: Mapping[Key, onnx.FunctionProto]) -> int:
-    """Matrix operators on the longest path through a function's body."""
-    depth: dict[str, int] = {}
-    longest = 0
-    for node in function.node:
-        key = function_key(node)
-        if key in functions:
-            weight = _function_depth(functions[key], functions)
-        else:
-            weight = int(any(inner.op_type in MATRIX for inner in protos.nested([node])))
-        here = weight + max((depth.get(name, 0) for name in protos.needed_names(node)), default=0)
-        depth.update((name, here) for name in node.output)
-        longest = max(longest, here)
-    return longest
+@dataclass
+class _Bodies:
+    """What model-local functions hold, each function walked once however often it is called."""
 
+    functions: Mapping[Key, onnx.FunctionProto]
+    _depth: dict[Key, int] = field(default_factory=dict)
+    _parameters: dict[Key, dict[str, int]] = field(default_factory=dict)
 
-def _function_parameters(function: onnx.FunctionProto, functions: Mapping[Key, onnx.FunctionProto]) -> dict[str, int]:
-    """Parameters that a function's body holds itself."""
-    flow = Dataflow(onnx.GraphProto(node=function.node))
-    found: dict[str, int] = {}
-    for i, node in enumerate(function.node):
-        found.update(flow.parameters_of(i, set(function.input)))
-        key = function_key(node)
-        if key in functions:
-            found.update(_function_parameters(functions[key], functions))
-    return found
+    def __contains__(self, key: Key) -> bool:
+        return key in self.functions
+
+    def depth(self, key: Key) -> int:
+        """Matrix operators on the longest path through a function's body."""
+        if key not in self._depth:
+            self._depth[key] = self._longest(self.functions[key])
+        return self._depth[key]
+
+    def _longest(self, function: onnx.FunctionProto) -> int:
+        depth: dict[str, int] = {}
+        longest = 0
+        for node in function.node:
+            key = function_key(node)
+            if key in self:
+                weight = self.depth(key)
+            else:
+                weight = int(any(inner.op_type in MATRIX for inner in protos.nested([node])))
+            here = weight + max((depth.get(name, 0) for name in protos.needed_names(node)), default=0)
+            depth.update((name, here) for name in node.output)
+            longest = max(longest, here)
+        return longest
+
+    def parameters(self, key: Key) -> dict[str, int]:
+        """Parameters that a function's body holds itself."""
+        if key not in self._parameters:
+            function = self.functions[key]
+            flow = Dataflow(onnx.GraphProto(node=function.node))
+            found: dict[str, int] = {}
+            for i, node in enumerate(function.node):
+                found.update(flow.parameters_of(i, set(function.input)))
+                if function_key(node) in self:
+                    found.update(self.parameters(function_key(node)))
+            self._parameters[key] = found
+        return self._parameters[key]

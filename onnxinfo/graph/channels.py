@@ -78,7 +78,7 @@ def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tupl
     layouts
         Names of the axes of one sample by graph input.
     """
-    flow = Dataflow(model.proto.graph)
+    flow = model.flow
     walk = _Walk(flow, tensor, rank + 1)
     found = walk.nearest()
     if tensor in layouts:
@@ -117,7 +117,7 @@ def declared_axes(model: Model, tensor: str) -> Axes:
     tensor
         Name of a tensor whose rank is known; of any other, nothing is told.
     """
-    flow = Dataflow(model.proto.graph)
+    flow = model.flow
     layouts = {}
     for value in model.proto.graph.input:
         shape = flow.shape(value.name)
@@ -196,7 +196,7 @@ class _Walk:
     def _producer_tells(self, place: _Place) -> Iterator[tuple[int, str]]:
         position = self.flow.producer.get(place.name)
         if position is not None and (node := self.flow.nodes[position]).output[0] == place.name:
-            if node.op_type == "Gather" and self._rank(node.input[0]) == 2 and not _attributes(node).get("axis"):
+            if node.op_type == "Gather" and self.flow.rank(node.input[0]) == 2 and not _attributes(node).get("axis"):
                 yield place.axes[-1], f"{_described(node)} looks it up"
             yield from _told(node, place.axes, "computes it")
 
@@ -223,12 +223,8 @@ class _Walk:
             if name and name not in self.flow.initializers and self._keeps(node, name, place.name):
                 yield _Place(name, place.axes, place.distance + 1)
 
-    def _rank(self, name: str) -> int | None:
-        tensor, shape = self.flow.initializers.get(name), self.flow.shape(name)
-        return len(tensor.dims) if tensor is not None else None if shape is None else len(shape)
-
     def _keeps(self, node: onnx.NodeProto, before: str, after: str) -> bool:
-        return node.op_type in _KEEPING and self._rank(before) == self._rank(after) == self.rank
+        return node.op_type in _KEEPING and self.flow.rank(before) == self.flow.rank(after) == self.rank
 
 
 def _told(node: onnx.NodeProto, axes: Sequence[int], how: str) -> Iterator[tuple[int, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Set
 from functools import cached_property
 
 import onnx
@@ -43,6 +44,7 @@ class Dataflow:
                 self.consumers[name].append(i)
         self.outputs = {value.name for value in graph.output}
         self._types = {value.name: value.type for value in (*graph.value_info, *graph.input, *graph.output)}
+        self._influenced: dict[str, frozenset[str]] = {}
 
     @cached_property
     def initializers(self) -> dict[str, TensorProto]:
@@ -90,22 +92,37 @@ class Dataflow:
         dims = self._types[name].tensor_type.shape.dim
         return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
 
-    def influenced(self, source: str) -> set[str]:
+    def rank(self, name: str) -> int | None:
+        """Number of axes of a tensor; None where it is not known."""
+        if name in self.initializers:
+            return len(self.initializers[name].dims)
+        type = self._types.get(name)
+        return len(type.tensor_type.shape.dim) if type is not None and type.tensor_type.HasField("shape") else None
+
+    def influenced(self, source: str) -> frozenset[str]:
         """Names of the values that depend on the values of a tensor, not only on its shape; with the tensor itself."""
-        reached = {source}
-        for i, node in enumerate(self.nodes):
-            if source in node.output:
-                continue
-            if self.sees(i) and any(name in reached for name in self.needs[i]):
-                reached.update(name for name in node.output if name)
-        return reached
+        if source not in self._influenced:
+            reached, pending = {source}, [source]
+            while pending:
+                for position in self.consumers.get(pending.pop(), ()):
+                    outputs = [name for name in self.nodes[position].output if name and name not in reached]
+                    if outputs and self.sees(position) and source not in self.nodes[position].output:
+                        reached.update(outputs)
+                        pending.extend(outputs)
+            self._influenced[source] = frozenset(reached)
+        return self._influenced[source]
+
+    @cached_property
+    def driven(self) -> frozenset[str]:
+        """Names of the values that depend on the values of a graph input; with the inputs."""
+        return frozenset().union(*(self.influenced(name) for name in self.inputs))
 
     def sees(self, position: int) -> bool:
         """Whether a node looks at its operands' values."""
         node = self.nodes[position]
         return node.op_type not in _BLIND or bool(node.domain)
 
-    def parameters_of(self, position: int, influenced: set[str]) -> dict[str, int]:
+    def parameters_of(self, position: int, influenced: Set[str]) -> dict[str, int]:
         """Parameters a node uses, directly or computed from constants: their names and numbers of elements.
 
         Tensors of floats and of 8 bit or smaller integers count, single numbers (of rank 0) do not.
@@ -122,7 +139,7 @@ class Dataflow:
                 found.update(inner.parameters_of(i, {value.name for value in body.input}))
         return found
 
-    def _sources(self, position: int, influenced: set[str]) -> set[str]:
+    def _sources(self, position: int, influenced: Set[str]) -> set[str]:
         """Names of the values that a node's constant operands are computed from, with those themselves."""
         pending = [name for name in self.needs[position] if name not in influenced]
         sources = set(pending)

@@ -8,7 +8,7 @@ import onnx
 from ..errors import ModelError
 from ..text import quoted
 from .blocks import MATRIX
-from .dataflow import FLOATS, Dataflow
+from .dataflow import FLOATS
 from .model import Model
 
 # A weight beyond this part of the root of the largest number of its type has a square that overflows in sums.
@@ -31,8 +31,8 @@ def check_weights(part: Model) -> None:
     ModelError
         Names the initializer and the node that uses it.
     """
-    flow = Dataflow(part.proto.graph)
-    influenced = set().union(*(flow.influenced(name) for name in flow.inputs))
+    flow = part.flow
+    influenced = flow.driven
     for position, node in enumerate(flow.nodes):
         weights = flow.parameters_of(position, influenced) if node.op_type in MATRIX else {}
         for name in (*weights, *node.input):

@@ -10,8 +10,8 @@ from ..errors import ModelError
 from ..text import quoted
 from . import protos
 
-#: Most nodes a model may have after inlining; functions calling functions grow exponentially.
-MAX_NODES = 2_000_000
+#: Most nodes a model may have after inlining, calls counted too; functions calling functions grow exponentially.
+MAX_NODES = 200_000
 
 Key = tuple[str, str, str]
 

@@ -56,6 +56,9 @@ def check(model: onnx.ModelProto) -> None:
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Infer types and shapes of values.
 
+    Values of sizes are not propagated: for that, onnx lists the elements of every small integer tensor, of which a
+    ``Range`` of a few bytes has as many as it likes. :mod:`.shapes` computes them within a budget.
+
     Parameters
     ----------
     model
@@ -71,13 +74,10 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     ModelError
         Types or shapes contradict each other.
     """
-    reason = ""
-    for data_prop in (True, False):
-        try:
-            return onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
-        except _ERRORS as error:
-            reason = _line(error)
-    raise ModelError(f"ONNX's shape inference refuses the model: {reason}")
+    try:
+        return onnx.shape_inference.infer_shapes(model)
+    except _ERRORS as error:
+        raise ModelError(f"ONNX's shape inference refuses the model: {_line(error)}") from None
 
 
 def _line(error: Exception) -> str:

@@ -86,7 +86,7 @@ def list_layers(model: ModelSource, perturb: str | None = None) -> list[Layer]:
     """
     loaded = load(model)
     source = perturbed_tensor(loaded, perturb)
-    flow = Dataflow(loaded.proto.graph)
+    flow = loaded.flow
     influenced = flow.influenced(source)
     blocks = Blocks(flow, influenced, {function_key(f): f for f in loaded.proto.functions})
     depth = blocks.depth()
@@ -171,7 +171,7 @@ def perturbed_tensor(model: ModelSource, perturb: str | None = None) -> str:
     UsageError
         ``perturb`` is no float tensor of the graph, or nothing depends on it.
     """
-    flow = Dataflow(load(model).proto.graph)
+    flow = load(model).flow
     if perturb is not None:
         return _checked(flow, perturb)
     floats = [name for name in flow.inputs if flow.is_float(name) and _influences_features(flow, name)]

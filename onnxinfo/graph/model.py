@@ -7,7 +7,8 @@ import itertools
 import logging
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..outputs import Output, claim
 from ..replacing import is_stream, replacing
 from ..text import printable, quoted
 from . import protos
+from .dataflow import Dataflow
 from .external_data import read_external_data
 from .functions import check_functions
 from .inference import check
@@ -56,6 +58,15 @@ class Model:
     sha256: str
     name: str
     path: Path | None
+
+    @cached_property
+    def flow(self) -> Dataflow:
+        """What flows where in the main graph, found once."""
+        return Dataflow(self.proto.graph)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is found again."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | Model

@@ -67,7 +67,7 @@ def neighbours(model: ModelSource) -> list[Pair]:
     ModelError
         The model cannot be loaded.
     """
-    flow = Dataflow(load(model).proto.graph)
+    flow = load(model).flow
     return [pair for position in range(len(flow.nodes)) if (pair := _pair(flow, position)) is not None]
 
 

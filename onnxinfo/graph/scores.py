@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..errors import UsageError
-from .dataflow import Dataflow
 from .model import ModelSource, load
 
 _AFTER = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "Identity", "Cast"})
@@ -26,7 +25,7 @@ def score_tensor(model: ModelSource) -> str:
     UsageError
         The model has no such output: it is no classifier.
     """
-    flow = Dataflow(load(model).proto.graph)
+    flow = load(model).flow
     for output in flow.graph.output:
         shape = flow.shape(output.name)
         if shape is None or len(shape) != 2 or not flow.is_float(output.name) or shape[1] in (0, 1):
@@ -46,7 +45,7 @@ def pooled_feature(model: ModelSource, scores: str) -> str | None:
 
     Class activation maps need such a head (Zhou et al., 2016).
     """
-    flow = Dataflow(load(model).proto.graph)
+    flow = load(model).flow
     name, linear = scores, 0
     while name in flow.producer:
         node = flow.nodes[flow.producer[name]]

@@ -55,7 +55,7 @@ def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> 
     InputError
         An input is no tensor of known rank, or too large to make up.
     """
-    flow = Dataflow(model.proto.graph)
+    flow = model.flow
     rng = np.random.default_rng(seed)
     needed = set(flow.inputs)
     return {

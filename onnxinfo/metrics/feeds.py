@@ -49,7 +49,7 @@ def graph_inputs(model: Model) -> list[GraphInput]:
         An input is no tensor of known rank.
     """
     given = {initializer.name for initializer in model.proto.graph.initializer}
-    flow = Dataflow(model.proto.graph)
+    flow = model.flow
     return [_graph_input(info, flow) for info in model.proto.graph.input if info.name not in given]
 
 
@@ -131,7 +131,7 @@ class Feeds:
     @cached_property
     def declared(self) -> np.dtype[Any]:
         """The perturbed tensor's element type in the model."""
-        element = Dataflow(self.model.proto.graph).element_type(self.perturb)
+        element = self.model.flow.element_type(self.perturb)
         return onnx.helper.tensor_dtype_to_np_dtype(element or onnx.TensorProto.FLOAT)
 
     @property

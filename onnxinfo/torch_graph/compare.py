@@ -78,8 +78,7 @@ class Tensors:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.flow = Dataflow(model.graph)
-        influenced = set().union(*(self.flow.influenced(name) for name in self.flow.inputs))
-        self.depth = Blocks(self.flow, influenced, {function_key(f): f for f in model.functions}).depth()
+        self.depth = Blocks(self.flow, self.flow.driven, {function_key(f): f for f in model.functions}).depth()
         self.types = {v.name: v.type for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
 
     @property

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from ..config import Config, InputConfig, InputOptions, SidConfig, configure
 from ..errors import ConversionError, InputError, ModelError, OnnxinfoError, UsageError, VerificationError
-from ..graph.dataflow import Dataflow
 from ..graph.layers import list_layers, perturbed_tensor
 from ..graph.model import Model, ModelSource, load
 from ..graph.optionals import without_optional_inputs
@@ -211,7 +210,7 @@ def _generated(model: Model, seed: int) -> Feeds:
 def _compared(model: Model) -> list[str]:
     """Names of the tensors that depend on an input and can be compared."""
     tensors = Tensors(model.proto)
-    influenced = set().union(*(tensors.flow.influenced(name) for name in tensors.flow.inputs))
+    influenced = tensors.flow.driven
     return [name for name in tensors.comparable if name in influenced]
 
 
@@ -240,8 +239,8 @@ def _reach(model: Model, perturb: str | None) -> tuple[str | None, list[str], di
 
 
 def _parameters(model: Model) -> int:
-    flow = Dataflow(model.proto.graph)
-    influenced = set().union(*(flow.influenced(name) for name in flow.inputs))
+    flow = model.flow
+    influenced = flow.driven
     found: dict[str, int] = {}
     for position in range(len(flow.nodes)):
         found |= flow.parameters_of(position, influenced)
