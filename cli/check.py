@@ -24,6 +24,7 @@ _SHOWN = 10
 @config_file
 @settings("input", leave_out=["unit_mask", "foreground", "crop_to_box"])
 @setting("seed", help="Seed of randomly generated inputs.")
+@setting("timeout")
 @click.option("--format", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def check(model: str, inputs: str | None, format: str, **options: Any) -> None:
     """Compare every tensor of MODEL, an ONNX file (or - for standard input), with ONNX Runtime.

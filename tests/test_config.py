@@ -44,6 +44,7 @@ TEXTS = {
     "decoders": "kept", "decoder_inputs": IMAGES, "decoder_limit": "9", "decoder_width": "8", "decoder_steps": "20",
     "decoder_batch": "4", "decoder_learning_rate": "0.01", "decoder_flips": "true", "device": "cpu",
     "memory_limit": "2G", "engine": "ray", "workers": "2", "threads": "3", "ray_address": "host:1",
+    "timeout": "90",
     "run": "named", "compression": "none", "overwrite": "true",
 }  # fmt: skip
 #: Settings that mean nothing to a front end.

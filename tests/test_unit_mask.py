@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from onnxinfo.archive.format import whole_maps
 from onnxinfo.cli import cli
 from onnxinfo.config import DecoderConfig, SidConfig
 from onnxinfo.engines.request import request
+from onnxinfo.graph.interruption import current_limit, time_limit
 from onnxinfo.graph.layers import list_layers
 from onnxinfo.inputs.sample_sets import SampleSet
 from onnxinfo.inputs.unit_mask import find_unit_mask, open_unit_mask
@@ -162,15 +164,18 @@ def test_a_mask_that_does_not_fit_is_refused(spec: Any, error: type, message: st
         open_unit_mask(spec, given, given.first, SHAPE, AXES)
 
 
-def test_workers_have_the_same_units(tmp_path: Path) -> None:
+def test_workers_have_the_same_units_and_time_limit(tmp_path: Path) -> None:
     loaded = load(text_model())
     feeds = Feeds(loaded, samples(text_model(), ids=IDS, attention_mask=MASK), "embedded")
     layers = [layer for layer in list_layers(loaded, "embedded") if layer.name == "y"]
     job = prepare(feeds, layers, SidConfig(), torch.device("cpu"))
     job.units = torch.from_numpy(EXPECTED)
     here = Worker(job, make_measures(["sid"], job))
-    elsewhere = request(here, tmp_path, device="cpu", threads=1).worker()
+    with time_limit(7):
+        sent = request(here, tmp_path, device="cpu", threads=1)
+    elsewhere, limit = copy_context().run(lambda: (sent.worker(), current_limit()))
     assert torch.equal(elsewhere.job.units, job.units)
+    assert limit == 7
 
 
 def test_the_option(tmp_path: Path) -> None:

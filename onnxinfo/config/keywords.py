@@ -67,6 +67,7 @@ class FlatOptions(InputOptions, total=False):
     workers: int | None
     threads: int | None
     ray_address: str | None
+    timeout: float
     run: str | None
     compression: str
     overwrite: bool

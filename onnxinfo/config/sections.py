@@ -208,6 +208,11 @@ class ExecutionConfig(Validated):
         unset="the running cluster, or a new one on this machine",
         former="address",
     )
+    timeout: float = setting(
+        600.0,
+        "Seconds that ONNX Runtime may take for one batch of samples; a model that never ends is given up then.",
+        kinds.POSITIVE,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

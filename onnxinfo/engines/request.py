@@ -17,6 +17,7 @@ from ..analysis.tasks import Worker
 from ..config import SidConfig
 from ..errors import UsageError
 from ..graph.engine import libraries, register_ort_library
+from ..graph.interruption import current_limit, set_limit
 from ..graph.layers import Layer
 from ..graph.model import Model
 from ..graph.quantisation import rounds
@@ -50,6 +51,8 @@ class Request:
         Of ONNX Runtime's custom operators.
     device, threads
         What the worker computes on, and with how many threads of a processor.
+    timeout
+        Seconds that ONNX Runtime may take for one batch.
     batching
         Way to evaluate many inputs at once, the axes of the samples, and how many; None: the worker finds its own.
     """
@@ -72,6 +75,7 @@ class Request:
     libraries: tuple[str, ...]
     device: str
     threads: int
+    timeout: float
     batching: tuple[str, list[int], int] | None
 
     def in_memory(self) -> Request:
@@ -96,6 +100,7 @@ class Request:
         if self.version != __version__:
             raise UsageError(f"a worker has onnxinfo {__version__}, not {self.version}; install the same everywhere")
         torch.set_num_threads(self.threads)
+        set_limit(self.timeout)
         for library in self.libraries:
             register_ort_library(library)
         job = self._job()
@@ -146,6 +151,6 @@ def request(worker: Worker, folder: Path, *, device: str, threads: int) -> Reque
         __version__, light, weights, job.feeds.model.name, job.feeds.model.sha256, inputs, job.feeds.perturb,
         job.layers, job.context, job.unit.cpu().numpy(), job.settings, job.foreground,
         None if job.units is None else job.units.numpy(),
-        job.memory, dict(worker.measures), libraries(), device, threads,
+        job.memory, dict(worker.measures), libraries(), device, threads, current_limit(),
         (job.network.mode, job.network.axes, job.chunk) if same else None,
     )  # fmt: skip

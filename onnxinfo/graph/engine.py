@@ -18,6 +18,7 @@ import onnxruntime
 from ..errors import UsageError
 from ..outputs import protect
 from ..text import printable, quoted
+from .interruption import interruptible
 
 Array = npt.NDArray[Any]
 
@@ -96,13 +97,25 @@ class Engine:
         self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def run(self, feeds: Mapping[str, Array]) -> list[Any]:
-        """Compute every graph output."""
+        """Compute every graph output.
+
+        Raises
+        ------
+        ModelError
+            That takes longer than the time limit.
+        Exception
+            Whatever ONNX Runtime raises.
+        """
+        options = onnxruntime.RunOptions()
+        return interruptible(lambda: self._run(feeds, options), lambda: setattr(options, "terminate", True))
+
+    def _run(self, feeds: Mapping[str, Array], options: onnxruntime.RunOptions) -> list[Any]:
         types = {value.type for value in (*self.session.get_inputs(), *self.session.get_outputs())}
         if types.isdisjoint(_FOREIGN):
-            return list(self.session.run(None, dict(feeds)))
+            return list(self.session.run(None, dict(feeds), options))
         elements = {value.name: _FOREIGN.get(value.type) for value in self.session.get_inputs()}
         values = {name: _to_engine(array, elements.get(name)) for name, array in feeds.items()}
-        return [_from_engine(value) for value in self.session.run_with_ort_values(None, values)]
+        return [_from_engine(value) for value in self.session.run_with_ort_values(None, values, options)]
 
 
 # Element types that numpy has through ml_dtypes only; ONNX Runtime takes and gives their bytes.

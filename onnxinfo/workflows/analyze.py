@@ -38,6 +38,7 @@ from ..config import (
 )
 from ..engines.base import describe_execution, open_engine
 from ..errors import UsageError
+from ..graph.interruption import time_limit
 from ..graph.layers import Layer, list_layers, perturbed_tensor, select_layers
 from ..graph.model import Model, ModelSource
 from ..graph.optionals import without_optional_inputs
@@ -124,7 +125,11 @@ def run_analysis(
     progress: Report | None = None,
 ) -> Result:
     """Do what :func:`analyze` does, for a configuration in one piece."""
-    report = progress or (lambda _: None)
+    with time_limit(config.execution.timeout):
+        return _run(model, inputs, output, config, progress or (lambda _: None))
+
+
+def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config, report: Report) -> Result:
     claim_archive(output, [model, inputs, *config.sources()])
     chosen = config.selection.metrics
     check_metrics(chosen)

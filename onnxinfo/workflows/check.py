@@ -10,8 +10,9 @@ from typing import Any, Unpack
 
 import numpy.typing as npt
 
-from ..config import Config, InputConfig, InputOptions, SidConfig, configure
+from ..config import Config, ExecutionConfig, InputConfig, InputOptions, SidConfig, configure
 from ..errors import ConversionError, InputError, ModelError, OnnxinfoError, UsageError, VerificationError
+from ..graph.interruption import time_limit
 from ..graph.layers import list_layers, perturbed_tensor
 from ..graph.model import Model, ModelSource, load
 from ..graph.optionals import without_optional_inputs
@@ -116,6 +117,7 @@ def check_model(
     *,
     input: InputConfig = InputConfig(),
     seed: int = SidConfig.seed,
+    timeout: float = ExecutionConfig.timeout,
     **flat: Unpack[InputOptions],
 ) -> Check:
     """Describe a model and compare every tensor of its torch graph with ONNX Runtime.
@@ -131,6 +133,8 @@ def check_model(
         How the samples are read, and which tensor noise would be added to; see :mod:`onnxinfo.config`.
     seed
         Seed of randomly generated inputs.
+    timeout
+        Seconds that ONNX Runtime may take for each computation of the model.
     **flat
         Single fields of `input`, such as ``preset``, instead of it or on top of it.
 
@@ -149,6 +153,11 @@ def check_model(
         An option is unknown, or ``perturb`` is no float tensor of the graph.
     """
     chosen = configure(Config(input=input), flat, "input").input
+    with time_limit(ExecutionConfig(timeout=timeout).timeout):
+        return _check(model, inputs, chosen, seed)
+
+
+def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> Check:
     original = load(model)
     loaded = without_optional_inputs(original if chosen.keep_precision else to_float32(original))
     if chosen.perturb is not None:

@@ -1,0 +1,120 @@
+"""Models that never end: they are given up after a time limit, and heed Ctrl-C before."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from onnxinfo import ModelError, analyze, check_model
+from onnxinfo.graph.engine import Engine
+from onnxinfo.graph.interruption import current_limit, interruptible, time_limit
+
+
+def endless() -> onnx.ModelProto:
+    """A Loop without a limit, whose condition always holds."""
+    body = helper.make_graph(
+        [helper.make_node("Tanh", ["before"], ["after"]), helper.make_node("Identity", ["goes"], ["still"])],
+        "body",
+        [
+            helper.make_tensor_value_info("count", TensorProto.INT64, []),
+            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [helper.make_node("Loop", ["", "always", "x"], ["y"], body=body)]
+    always = helper.make_tensor("always", TensorProto.BOOL, [], [True])
+    return graphs.model(nodes, [graphs.value("x")], [graphs.value("y")], [always])
+
+
+def test_a_call_returns_and_raises_what_it_does() -> None:
+    assert interruptible(lambda: 3, lambda: None) == 3
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 // 0, lambda: None)
+
+
+def test_an_error_that_looks_like_a_time_limit_is_none() -> None:
+    def fail() -> None:
+        raise TimeoutError("own")
+
+    with pytest.raises(TimeoutError, match="own"):
+        interruptible(fail, lambda: None)
+
+
+def test_a_call_is_asked_to_stop_after_the_limit() -> None:
+    stopped = threading.Event()
+    with time_limit(0.05), pytest.raises(ModelError, match=r"within 0\.05 s.*--timeout"):
+        interruptible(stopped.wait, stopped.set)
+    assert stopped.is_set()
+
+
+def test_the_limit_ends_with_the_context() -> None:
+    before = current_limit()
+    with time_limit(5):
+        assert current_limit() == 5
+    assert current_limit() == before
+
+
+def test_a_signal_is_heard_during_a_call() -> None:
+    stopped = threading.Event()
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(stopped.wait, stopped.set)
+    assert stopped.is_set()
+
+
+def test_onnx_runtime_stops_when_it_is_asked_to() -> None:
+    engine = Engine(endless(), threads=1)
+    before = threading.active_count()
+    with time_limit(0.3), pytest.raises(ModelError, match="never ends"):
+        engine.run({"x": np.ones((1, 4), np.float32)})
+    assert threading.active_count() == before
+
+
+def test_a_check_gives_up() -> None:
+    with pytest.raises(ModelError, match=r"within 0\.5 s"):
+        check_model(endless(), np.ones((2, 4), np.float32), timeout=0.5)
+
+
+def test_an_analysis_gives_up_and_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"within 0\.5 s"):
+        analyze(endless(), np.random.rand(2, 4).astype(np.float32), tmp_path / "a.h5", timeout=0.5)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["check"], ["analyze", "-o", "a.h5"]])
+def test_ctrl_c_ends_a_command(command: list[str], tmp_path: Path) -> None:
+    onnx.save(endless(), tmp_path / "endless.onnx")
+    np.save(tmp_path / "x.npy", np.random.rand(2, 4).astype(np.float32))
+    arguments = [sys.executable, "-m", "onnxinfo", *command, "endless.onnx", "--inputs", "x.npy"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    used = Path(f"/proc/{process.pid}/stat")
+    began = time.monotonic()
+    # What comes before the endless computation takes a few seconds of processor time, waiting for it takes none.
+    while time.monotonic() - began < 240 and process.poll() is None and _seconds(used) < 7:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+    assert not (tmp_path / "a.h5").exists()
+
+
+def _seconds(stat: Path) -> float:
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
