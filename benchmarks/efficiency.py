@@ -102,7 +102,7 @@ def main() -> None:
 
         def work(i: int = i, start: object = start, target: Tensor = target) -> object:
             feature = job.feature(i, x, rows, 0)
-            return solve(Problem.of(feature, start, target, job.tie, job.settings.cap, job.shape))  # type: ignore[arg-type]
+            return solve(Problem.of(feature, start, target, job.tie, job.settings.sigma_max, job.shape))  # type: ignore[arg-type]
 
         with count:
             work()

@@ -74,12 +74,12 @@ def main() -> None:
     x, rows = job.inputs(range(arguments.samples))
     starts = linearise(job.network, x, job.unit, rows, generator(job.device, "starts"))
     print(f"{machine('cpu')}; {arguments.samples} samples, {len(starts)} layers\n")
-    print("| center | ascent | mean shortfall | largest | mean gap | converged | covered | seconds |")
+    print("| error reference | ascent | mean shortfall | largest | mean gap | converged | covered | seconds |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for center in ("input", "reconstruction"):
+    for reference in ("input", "reconstruction"):
 
-        def recovered(layer: int, key: int, center: str = center) -> Reconstruction:
-            return Reconstruction(job.feature(layer, x, rows, key), decoders[layer].decoder, center)
+        def recovered(layer: int, key: int, reference: str = reference) -> Reconstruction:
+            return Reconstruction(job.feature(layer, x, rows, key), decoders[layer].decoder, reference)
 
         truths: list[tuple[Tensor, Tensor]] = []
         for name, broken in SABOTAGE.items():
@@ -104,7 +104,7 @@ def main() -> None:
                 )
             short, gap, kept, covered, seconds_each = map(torch.cat, zip(*rows_found, strict=True))
             print(
-                f"| {center} | {name} | {short.mean():.4f} | {short.max():.4f} | {gap.nanmean():.4f} | "
+                f"| {reference} | {name} | {short.mean():.4f} | {short.max():.4f} | {gap.nanmean():.4f} | "
                 f"{kept.mean():.0%} | {covered.mean():.0%} | {seconds_each.mean():.2f} |",
                 flush=True,
             )

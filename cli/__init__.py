@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from .former import Group, warnings_shown
 from .verbosity import add_options
 
 # Command name -> module of this package that defines it (as a function of the same name, dashes as underscores).
@@ -42,7 +43,7 @@ COMMANDS: dict[str, str] = {
 }
 
 
-class Commands(click.Group):
+class Commands(Group):
     """A group whose commands are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -58,21 +59,11 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return add_options(command)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command on the line, with options that have another name now by that name."""
-        name, command, rest = super().resolve_command(ctx, args)
-        if command is not None and rest:
-            from .settings import renamed
-
-            rest = [*renamed(command, rest)]
-        return name, command, rest
-
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; where it has an argument too many, say how an option takes several values."""
         try:
-            return super().invoke(ctx)
+            with warnings_shown():
+                return super().invoke(ctx)
         except click.UsageError as error:
             hint = _repetition(error)
             if not hint:

@@ -13,7 +13,7 @@ from .settings import config_file, setting, settings
 from .tables import echo, print_rows
 
 if TYPE_CHECKING:
-    from onnxinfo import Check
+    from onnxinfo import ModelCheck
 
 _SHOWN = 10
 
@@ -56,7 +56,7 @@ def _finite(value: Any) -> Any:
     return None if value in (float("inf"), float("-inf")) else value
 
 
-def _print(found: Check) -> None:
+def _print(found: ModelCheck) -> None:
     from onnxinfo.text import printable, quoted
 
     print_rows([asdict(use) for use in found.operators], ["operator", "version", "server", "count", "reason"], "table")

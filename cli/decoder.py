@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .former import Group
 from .progress import live
 from .settings import config_file, setting, settings
 from .tables import FORMATS, echo, print_rows
@@ -13,7 +14,7 @@ from .tables import FORMATS, echo, print_rows
 COLUMNS = ("layer", "width", "error", "steps", "file", "model")
 
 
-@click.group()
+@click.group(cls=Group)
 def decoder() -> None:
     """Train, list and show the decoders that the reconstruction uncertainty needs."""
 
@@ -30,7 +31,7 @@ def decoder() -> None:
 @setting("decoder_steps", "steps")
 @setting("decoder_batch", "batch")
 @setting("decoder_learning_rate", "learning_rate")
-@setting("decoder_flips", "flips")
+@setting("decoder_horizontal_flip", "horizontal_flip")
 @setting("seed", help="Seed of split, initial weights and order of samples.")
 @setting("device")
 def train(model: str, inputs: str, output: str, **options: Any) -> None:

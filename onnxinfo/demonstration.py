@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from .moved import forward
 
-__getattr__ = forward(__name__, {"demo": "workflows.demo"})
+__getattr__ = forward(__name__, {"demo": "demo"})

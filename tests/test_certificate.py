@@ -168,7 +168,7 @@ def digits():
 def values_of(digits, folder, name):
     model, images = digits
     result = onnxinfo.analyze(
-        model, images, folder / "out.h5", run=name, normalizer="image", layers=["relu_2", "relu_4"]
+        model, images, folder / "out.h5", run=name, normalize_by="sample", layers=["relu_2", "relu_4"]
     )
     with onnxinfo.open(result.archive) as archive:
         return archive[name].values("sid")
@@ -223,7 +223,7 @@ def quantised(step):
 def test_a_budget_below_the_rounding_is_marked(tmp_path, caplog, step, alpha, proven):
     x = np.random.default_rng(1).normal(size=(4, 32)).astype(np.float32)
     result = onnxinfo.analyze(
-        quantised(step), x, tmp_path / "out.h5", layers=["y"], normalizer="image", std=1.0, mean=0.0, alpha=alpha
+        quantised(step), x, tmp_path / "out.h5", layers=["y"], normalize_by="sample", std=1.0, mean=0.0, alpha=alpha
     )
     with onnxinfo.open(result.archive) as archive:
         values = archive[result.run].values("sid")

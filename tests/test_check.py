@@ -53,7 +53,7 @@ def test_on_given_samples() -> None:
 
 def test_perturbed_tensor_is_checked_first() -> None:
     with pytest.raises(UsageError, match="no tensor 'nothing'"):
-        check_model(DIGITS, perturb="nothing")
+        check_model(DIGITS, input_tensor="nothing")
 
 
 @pytest.fixture

@@ -15,13 +15,25 @@ FORMER = {
     "Check": "check", "check_model": "check", "Oneshot": "everything", "oneshot": "everything",
     "demo": "demonstration",
 }  # fmt: skip
+RENAMED = {
+    "Check": "ModelCheck", "Coherency": "CoherencyResult", "Oneshot": "OneshotResult", "Robust": "RobustnessResult"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*RENAMED])
+def test_former_names_of_results_work(name):
+    with pytest.warns(DeprecationWarning, match=f"'{name}' of onnxinfo is now onnxinfo.{RENAMED[name]};") as warned:
+        assert getattr(onnxinfo, name) is getattr(onnxinfo, RENAMED[name])
+    assert warned[0].filename == __file__
+    assert name not in onnxinfo.__all__
 
 
 @pytest.mark.parametrize("name", [*FORMER])
 def test_public_names_are_found_where_they_were(name):
     module = importlib.import_module(f"onnxinfo.{FORMER[name]}")
-    with pytest.warns(DeprecationWarning, match=f"'{name}' of onnxinfo.{FORMER[name]} is now onnxinfo.{name}"):
-        assert getattr(module, name) is getattr(onnxinfo, name)
+    present = RENAMED.get(name, name)
+    with pytest.warns(DeprecationWarning, match=f"'{name}' of onnxinfo.{FORMER[name]} is now onnxinfo.{present};"):
+        assert getattr(module, name) is getattr(onnxinfo, present)
     with pytest.raises(AttributeError, match="has no attribute 'absent'"):
         _ = module.absent
 

@@ -71,7 +71,7 @@ def analyzed(proto: onnx.ModelProto, arrays: dict[str, Any], folder: Path, **opt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("onnxinfo.workflows.analyze.make_measures", noted)
-        result = onnxinfo.analyze(proto, arrays, folder / "run.h5", layers=["y"], perturb="embedded", **options)
+        result = onnxinfo.analyze(proto, arrays, folder / "run.h5", layers=["y"], input_tensor="embedded", **options)
     with onnxinfo.open(result.archive) as archive:
         return archive[result.run].recipe, made[0].units
 
@@ -220,7 +220,12 @@ def test_padding_leaves_a_text_s_value_as_it_is(tmp_path: Path, pads: int) -> No
             "attention_mask": np.pad(np.ones_like(ids), ((0, 0), (0, count))),
         }
         result = onnxinfo.analyze(
-            attention_model(), given, tmp_path / f"{count}.h5", layers=["y"], perturb="embedded", normalizer="image"
+            attention_model(),
+            given,
+            tmp_path / f"{count}.h5",
+            layers=["y"],
+            input_tensor="embedded",
+            normalize_by="sample",
         )
         with onnxinfo.open(result.archive) as archive:
             found.append({name: numbers[0] for name, numbers in archive[result.run].values("sid").items()})
@@ -235,7 +240,7 @@ def test_padding_has_no_value_in_maps(tmp_path: Path) -> None:
     """It is NaN in the maps and enters no mean; what reads maps takes that."""
     ids, mask = np.random.default_rng(3).integers(1, 20, (4, 6)), MASK
     given = {"ids": ids * mask, "attention_mask": mask}
-    options = {"layers": ["y"], "perturb": "embedded", "decoder_width": 4, "decoder_steps": 40}
+    options = {"layers": ["y"], "input_tensor": "embedded", "decoder_width": 4, "decoder_steps": 40}
     result = onnxinfo.analyze(attention_model(), given, tmp_path / "run.h5", metrics=["ru", "sid"], **options)
     with onnxinfo.open(result.archive) as archive:
         run = archive[result.run]
@@ -291,10 +296,12 @@ def test_an_analysis_leaves_masked_units_out_of_the_normaliser(tmp_path: Path) -
     counted = np.arange(6) % 2 == 0
     given = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
     options = {"layers": ["y"], "unit_mask": np.tile(counted, (2, 1)), "std": 1.0, "mean": 0.0}
-    for normalizer in ("image", "dataset"):
-        result = onnxinfo.analyze(proto, given, tmp_path / "a.h5", normalizer=normalizer, run=normalizer, **options)
+    for normalize_by in ("sample", "dataset"):
+        result = onnxinfo.analyze(
+            proto, given, tmp_path / "a.h5", normalize_by=normalize_by, run=normalize_by, **options
+        )
         with onnxinfo.open(result.archive) as archive:
-            found = archive[normalizer].values("sid")["value"][0]
+            found = archive[normalize_by].values("sid")["value"][0]
         norms = np.square(matrix[counted]).sum(1)
         expected = 0.5 * np.log(1.5e-4 * norms.sum() / (len(norms) * norms)) + ENTROPY
         assert found == pytest.approx(expected.mean(), abs=1e-4)

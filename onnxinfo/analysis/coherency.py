@@ -1,7 +1,7 @@
-"""The former place of :class:`onnxinfo.Coherency` and :func:`onnxinfo.coherency`."""
+"""The former place of :class:`onnxinfo.CoherencyResult` and :func:`onnxinfo.coherency`."""
 
 from __future__ import annotations
 
 from ..moved import forward
 
-__getattr__ = forward(__name__, {"Coherency": "workflows.coherency", "coherency": "workflows.coherency"})
+__getattr__ = forward(__name__, {"Coherency": "CoherencyResult", "coherency": "coherency"})

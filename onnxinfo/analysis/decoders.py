@@ -159,4 +159,4 @@ def training_feeds(job: Job) -> Feeds:
     return training
 
 
-__getattr__ = forward(__name__, {"train_decoder": "workflows.decoders"})
+__getattr__ = forward(__name__, {"train_decoder": "train_decoder"})

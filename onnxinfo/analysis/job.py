@@ -222,7 +222,7 @@ def make_job(
     """Put a converted graph, whose further inputs are the named graph inputs, and their samples on a device."""
     module = with_wide_ends(module, tensor_from(np.empty(0, feeds.declared)).dtype).to(device)
     network = Network(module, context_tensors(feeds, context, device), feeds.batch_size)
-    tie = make_tie(settings.tie, feeds.perturbed([0]).shape[1:], feeds.axes()).to(device)
+    tie = make_tie(settings.share_sigma, feeds.perturbed([0]).shape[1:], feeds.axes()).to(device)
     return Job(feeds, tuple(layers), network, tuple(context), unit.to(device), tie, settings, device)
 
 

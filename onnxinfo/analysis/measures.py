@@ -32,7 +32,7 @@ class Sid(Measure):
         settings, tie = self.job.settings, self.job.tie
         feature, start, target = block.feature(), block.start, block.target
         solver = solve_by_gradient if settings.solver == "reference" else solve
-        solution = solver(Problem.of(feature, start, target, tie, settings.cap, self.job.shape, block.units))
+        solution = solver(Problem.of(feature, start, target, tie, settings.sigma_max, self.job.shape, block.units))
         certificate, entropy = solution.certificate, solution.entropy
         coarse = solution.coarse[solution.coarse > 1]
         if len(coarse):

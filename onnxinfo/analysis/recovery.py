@@ -47,7 +47,7 @@ class Ru(Measure):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self.center = job.config.ru.center
+        self.error_reference = job.config.ru.error_reference
         decoders = job.config.ru.decoder
         self._decoders = Decoders(
             decoder_folder(job.config, job.output),
@@ -100,8 +100,8 @@ class Ru(Measure):
         held = feature.network.module, decoder
         feature.chunk = min(feature.chunk, inputs_at_once(reconstruct, block.x, block.rows, job.memory, *held))
         solver = solve_ru_by_gradient if job.settings.solver == "reference" else solve_ru
-        reconstruction = Reconstruction(feature, decoder, self.center)
-        solution = solver(Problem.of(reconstruction, start, target, job.tie, job.settings.cap, block.units))
+        reconstruction = Reconstruction(feature, decoder, self.error_reference)
+        solution = solver(Problem.of(reconstruction, start, target, job.tie, job.settings.sigma_max, block.units))
         certificate, entropy = solution.certificate, solution.entropy
         count = len(block.indices)
         value = block.mean(entropy)

@@ -195,4 +195,4 @@ def _summary(
     }
 
 
-__getattr__ = forward(__name__, {"Robust": "workflows.robustness", "robustness": "workflows.robustness"})
+__getattr__ = forward(__name__, {"Robust": "RobustnessResult", "robustness": "robustness"})

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from ..moved import forward
 
-__getattr__ = forward(__name__, {"analyze": "workflows.analyze"})
+__getattr__ = forward(__name__, {"analyze": "analyze"})

@@ -21,6 +21,7 @@ from .sections import (
     SelectionConfig,
     SidConfig,
     entries,
+    former_names,
 )
 from .settings import Entry, Setting, recipe
 
@@ -43,6 +44,7 @@ __all__ = [
     "TrainingOptions",
     "configure",
     "entries",
+    "former_names",
     "read_settings",
     "recipe",
 ]

@@ -54,20 +54,20 @@ class Reconstruction:
         The layer.
     decoder
         Reconstructs samples from the layer's feature.
-    center
+    error_reference
         ``input``: errors are measured from the sample, ``mu = x`` (the paper's Eq. 8); ``reconstruction``: from what is
         reconstructed without noise, ``mu = g(f)``.
     """
 
     feature: Feature
     decoder: Decoder
-    center: str
+    error_reference: str
     mu: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         with torch.no_grad():
             x = self.feature.x
-            shown = x if self.center == "input" else self.decoder(self.feature.center)
+            shown = x if self.error_reference == "input" else self.decoder(self.feature.center)
             self.mu = (shown / self.feature.unit).flatten(1)
 
     def _error(self, feature: Tensor) -> Tensor:

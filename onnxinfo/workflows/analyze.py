@@ -157,7 +157,7 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     selection, chosen_input = config.selection, config.input
     target = device_of(config.execution.device)
     loaded = without_optional_inputs(model if chosen_input.keep_precision else to_float32(model))
-    perturbed = perturbed_tensor(loaded, chosen_input.perturb)
+    perturbed = perturbed_tensor(loaded, chosen_input.input_tensor)
     listed = list_layers(loaded, perturbed)
     chosen = select_layers(listed, selection.layers, selection.exclude)
     logger.info("perturbed: %s; layers: %d of %d: %s", perturbed, len(chosen), len(listed), _names(chosen))

@@ -66,7 +66,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Coherency:
+class CoherencyResult:
     """Result of :func:`coherency`: the two runs, and every layer's changes in the order of the layers."""
 
     original: Result
@@ -83,7 +83,7 @@ def coherency(
     pairs: Sequence[str] = (),
     progress: Report | None = None,
     **options: Unpack[Options],
-) -> Coherency:
+) -> CoherencyResult:
     """Compute metrics and baselines of a model before and after its layers are rescaled against each other.
 
     Parameters
@@ -123,7 +123,7 @@ def coherency(
             for i, layer in enumerate(runs[0].layers)
             for metric in config.selection.metrics
         )
-    return Coherency(before, after, changes)
+    return CoherencyResult(before, after, changes)
 
 
 def _change(runs: tuple[Run, Run], metric: str, layer: int, rescaled: bool) -> Change:

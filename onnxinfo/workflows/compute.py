@@ -93,7 +93,7 @@ class Analysis:
         constrained = [name for name in self.measures if self._is_constrained(name)]
         if not constrained:
             return [None] * layers
-        shared = self.job.settings.normalizer == "dataset"
+        shared = self.job.settings.normalize_by == "dataset"
         # A resumed run keeps the normalizers that its finished cells were computed with.
         known = [self._known(constrained, layer) for layer in range(layers)]
         blocks = self._blocks
@@ -133,7 +133,7 @@ class Analysis:
         logger.info("normalizers D of %d layers, %.2f s", len(self.job.layers), time.monotonic() - began)
 
     def _stderr(self) -> float:
-        if self.job.settings.normalizer == "image":
+        if self.job.settings.normalize_by == "sample":
             return NORMALIZER_STDERR
         # The mean over all samples is what has to be known well.
         return min(0.05, 0.005 * math.sqrt(len(self.job.feeds)))
