@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -65,22 +67,31 @@ class Commands(Group):
             with warnings_shown():
                 return super().invoke(ctx)
         except click.UsageError as error:
-            hint = _repetition(error)
+            hint = _repetition(error, ctx.ensure_object(dict).get("arguments", []))
             if not hint:
                 raise
             raise click.UsageError(error.message + hint, error.ctx) from error
 
 
-def _repetition(error: click.UsageError) -> str:
+def _repetition(error: click.UsageError, arguments: list[str]) -> str:
     """Explain ``--layers a b``, whose second value is no argument of the command; empty for other errors."""
     if error.ctx is None or not error.message.startswith("Got unexpected extra argument"):
         return ""
-    for option in error.ctx.command.params:
-        given = error.ctx.params.get(option.name or "") or ()
-        if isinstance(option, click.Option) and option.multiple and option.opts and given:
-            flag = option.opts[0]
-            return f"; to give several values, repeat the option: {flag} {given[-1]} {flag} ..."
+    options = [each for each in error.ctx.command.params if isinstance(each, click.Option) and each.multiple]
+    flags = {flag for each in options for flag in each.opts}
+    for flag, value, extra in _values(arguments):
+        if flag in flags and re.search(rf"\({re.escape(extra)}[ )]", error.message):
+            return f"; to give several values, repeat the option: {flag} {value} {flag} {extra}"
     return ""
+
+
+def _values(arguments: list[str]) -> Iterator[tuple[str, str, str]]:
+    """List what may be an option, its value and what follows."""
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        following = [value, *arguments[i + 1 : i + 2]] if equals else arguments[i + 1 : i + 3]
+        if len(following) == 2:
+            yield flag, following[0], following[1]
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -123,7 +134,9 @@ def main() -> None:
     except OnnxinfoError as error:
         if settings["debug"]:
             raise
-        click.echo(f"onnxinfo: error: {error}", err=True)
+        from .rendering import as_options
+
+        click.echo(f"onnxinfo: error: {as_options(str(error), settings.get('command'))}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: nothing is left to say.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .rendering import as_options
 from .settings import config_file, setting, settings
 from .tables import echo, print_rows
 
@@ -70,7 +71,8 @@ def _print(found: ModelCheck) -> None:
     source = "nothing can be perturbed" if found.perturbed is None else f"from {quoted(found.perturbed)}"
     click.echo(f"layers:     {len(found.reached)} of {total} reached {source}")
     for name, reason in list(found.unreached.items())[:_SHOWN]:
-        click.echo(f"  not {quoted(name)}: {printable(reason)}")
+        command = click.get_current_context().command
+        click.echo(f"  not {quoted(name)}: {as_options(printable(reason), command)}")
     if len(found.unreached) > _SHOWN:
         click.echo(f"  and {len(found.unreached) - _SHOWN} more")
     if found.largest is not None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from onnxinfo.config import COHERENCY_METRICS, RESCALE_FACTOR
+
 from .models import load_for
 from .options import force, selection
 from .progress import live
@@ -15,6 +17,9 @@ from .verbosity import remark
 
 COLUMNS = ("layer", "metric", "rescaled", "before", "after", "difference", "ratio", "samples", "unproven")
 _inputs = click.option("--inputs", required=True, metavar="SPEC", help="Samples, as for 'onnxinfo analyze'.")
+_factor = click.option(
+    "--factor", type=float, default=RESCALE_FACTOR, show_default=True, help="Divides a layer, multiplies the next."
+)
 _archive = click.option("-o", "--output", required=True, type=click.Path(), help="The archive.")
 _model_out = click.option("-o", "--output", required=True, metavar="OUT.onnx", help="The model written.")
 
@@ -22,7 +27,7 @@ _model_out = click.option("-o", "--output", required=True, metavar="OUT.onnx", h
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @_model_out
-@click.option("--factor", type=float, default=4.0, show_default=True, help="Divides a layer, multiplies the next.")
+@_factor
 @selection
 @force
 def rescale(
@@ -54,10 +59,10 @@ def rescale(
 @click.argument("model", type=click.Path())
 @_inputs
 @_archive
-@click.option("--factor", type=float, default=4.0, show_default=True, help="Divides a layer, multiplies the next.")
+@_factor
 @click.option("--pairs", multiple=True, metavar="P", help="Tensors between the layers rescaled; default: all.")
 @config_file
-@settings(leave_out=["run"], metrics=("sid", "gradient", "gradcam"))
+@settings(leave_out=["run"], metrics=COHERENCY_METRICS)
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
 def coherency(model: str, inputs: str, output: str, format: str, **options: Any) -> None:
     """Tabulate how metrics and baselines of each layer change when MODEL's layers are rescaled.

@@ -11,7 +11,7 @@ import click
 
 
 class Group(click.Group):
-    """A group whose commands take options by their former names, too."""
+    """A group whose commands take options by their former names, too. The context's object knows the command."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -22,6 +22,7 @@ class Group(click.Group):
             from .settings import present_options
 
             rest = present_options(command, rest)
+        ctx.ensure_object(dict).update(command=command, arguments=[*rest])
         return name, command, rest
 
 

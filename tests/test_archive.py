@@ -190,7 +190,7 @@ def test_provenance_may_differ_when_a_run_resumes(tmp_path):
 
 def test_a_complete_run_is_refused_without_overwrite(tmp_path):
     make(tmp_path / "a.h5")
-    with pytest.raises(UsageError, match="is complete; choose another --run, or replace it with --overwrite"):
+    with pytest.raises(UsageError, match=r"is complete; choose another run=\.\.\., or replace it with overwrite=True"):
         RunWriter.open(tmp_path / "a.h5", "first", schema())
 
 

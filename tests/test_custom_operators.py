@@ -108,10 +108,10 @@ def test_without_the_library_the_rest_can_be_analyzed(tmp_path: Path) -> None:
     with onnxinfo.open(result.archive) as archive:
         assert list(archive[result.run].table("layer")["layer"]) == layers
     with pytest.raises(
-        ConversionError, match=r"NegPos.*given with --ort-library.*reached: 'first', 'hidden', 'second'"
+        ConversionError, match=r"NegPos.*given with onnxinfo.register_ort_library.*reached: 'first', 'hidden', 'second'"
     ):
         onnxinfo.analyze(network, _samples(), tmp_path / "b.h5", input_tensor="x", layers=["y"], device="cpu")
-    with pytest.raises(ModelError, match=r"NegPos.*given with --ort-library"):
+    with pytest.raises(ModelError, match=r"NegPos.*given with onnxinfo.register_ort_library"):
         onnxinfo.check_model(network, input_tensor="x")
 
 

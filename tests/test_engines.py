@@ -114,7 +114,7 @@ def _children():
         ({"engine": "dask"}, "no engine 'dask' in onnxinfo; there is 'local', 'ray'"),
         ({"workers": 0}, "workers 0 is not usable: give an integer of at least 1"),
         ({"threads": -1}, "threads -1 is not usable: give an integer of at least 1"),
-        ({"ray_address": "a:1"}, "ray_address is the address of a Ray cluster: add --engine ray (engine='ray')"),
+        ({"ray_address": "a:1"}, "ray_address is the address of a Ray cluster: add engine='ray'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path, options, error):

@@ -139,7 +139,7 @@ class Cam(Baseline):
         if pooled is None:
             raise UsageError("cam needs a head of global average pooling and one linear layer; choose gradcam instead")
         if pooled not in self.explained.names:
-            raise UsageError(f"cam is that of layer '{pooled}', which is not among the chosen; add it by --layers")
+            raise UsageError(f"cam is that of layer '{pooled}', which is not among the chosen; add it by layers=...")
         self._pooled = self.explained.names.index(pooled)
 
     def _explain(self, layer: int, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -30,7 +30,7 @@ class Concentration(Measure):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         if self.job.foreground is None:
-            raise UsageError("concentration needs to know where the objects are; give --foreground")
+            raise UsageError("concentration needs to know where the objects are; give foreground=...")
 
     def cells(self, block: Block) -> Cells:
         """Average the maps of SID inside and outside."""

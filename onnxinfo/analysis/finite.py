@@ -49,7 +49,7 @@ def _check_block(job: Job, block: list[int]) -> None:
         largest, unit = float(x[index].abs().max()), float(job.unit.min())
         raise InputError(
             f"sample {_name(job, block[index])} has values up to {largest:.2g} in {quoted(job.feeds.perturb)}, in "
-            f"which noise of its unit ({unit:.2g}) is lost to rounding; remove the sample, or subtract a --mean"
+            f"which noise of its unit ({unit:.2g}) is lost to rounding; remove the sample, or subtract a mean=..."
         )
     with torch.no_grad():
         features = job.network(x, rows)

@@ -162,7 +162,7 @@ def prepare_reached(feeds: Feeds, layers: Sequence[Layer], settings: SidConfig, 
     rest = [layer for layer in layers if layer.name not in ends]
     remarks = [describe_obstacle(name, node, feeds.perturb) for name, node in ends.items()]
     if not rest:
-        raise ConversionError(f"{remarks[0]}, nor does one reach any other default layer; name --layers before it")
+        raise ConversionError(f"{remarks[0]}, nor does one reach any other default layer; name layers=... before it")
     for remark in remarks:
         logger.warning("left out: %s", remark)
     return prepare_reached(feeds, rest, settings, device)

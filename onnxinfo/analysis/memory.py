@@ -58,7 +58,8 @@ def _with_less(job: Job, block: list[int]) -> list[list[int]]:
     if job.chunk == 1 and len(block) == 1:
         if job.network.segments > 1 or job.network.recompute(0, *job.inputs(block)) == 1:
             raise ResourceError(
-                f"the memory of {job.device} does not suffice for one sample; choose fewer layers, or another --device"
+                f"the memory of {job.device} does not suffice for one sample; choose fewer layers, or another "
+                f"device=..."
             )
         logger.warning("memory of %s ran out; activations are computed again from here on", job.device)
         return [block]

@@ -62,9 +62,11 @@ class Robustness(Measure):
         super().__init__(job)
         labels = job.feeds.main.labels
         if labels is None:
-            raise UsageError("robustness needs to know the right classes; give --labels")
+            raise UsageError("robustness needs to know the right classes; give labels=...")
         if [layer.name for layer in job.layers] != [score_tensor(job.feeds.model)] or job.network.context:
-            raise UsageError("robustness is of a classifier with one input, at its scores alone; use robustness(...)")
+            raise UsageError(
+                "robustness is of a classifier with one input, at its scores alone; use onnxinfo.robustness(...)"
+            )
         with torch.no_grad():
             classes = job.network.part([0])(*job.inputs([0]))[0].shape[1]
         wrong = labels[(labels < 0) | (labels >= classes)]

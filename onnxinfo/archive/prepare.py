@@ -51,7 +51,9 @@ def _resumes(existing: Run, schema: RunSchema, overwrite: bool, compression: str
     if overwrite:
         return False
     reason = f"has another recipe ({difference})" if difference else "is complete"
-    raise UsageError(f"run '{existing.name}' exists and {reason}; choose another --run, or replace it with --overwrite")
+    raise UsageError(
+        f"run '{existing.name}' exists and {reason}; choose another run=..., or replace it with overwrite=True"
+    )
 
 
 def first_difference(existing: Run, schema: RunSchema, compression: str) -> str | None:

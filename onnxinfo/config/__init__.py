@@ -10,7 +10,9 @@ from __future__ import annotations
 from .combining import configure, read_settings
 from .keywords import FlatOptions, InputOptions, Options, TrainingOptions
 from .sections import (
+    COHERENCY_METRICS,
     PATTERNS,
+    RESCALE_FACTOR,
     SECTIONS,
     Config,
     DecoderConfig,
@@ -26,7 +28,9 @@ from .sections import (
 from .settings import Entry, Setting, recipe
 
 __all__ = [
+    "COHERENCY_METRICS",
     "PATTERNS",
+    "RESCALE_FACTOR",
     "SECTIONS",
     "Config",
     "DecoderConfig",

@@ -14,6 +14,10 @@ from .settings import Entry, Validated, setting, settings_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+#: What :func:`onnxinfo.rescale` and :func:`onnxinfo.coherency` divide layers by, and what the latter compares.
+RESCALE_FACTOR = 4.0
+COHERENCY_METRICS = ("sid", "gradient", "gradcam")
+
 #: What chooses layers.
 PATTERNS = "a glob over tensor names, re:REGEX, op:TYPE, INDEX or FIRST-LAST"
 
@@ -233,7 +237,7 @@ class ExecutionConfig(Validated):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ray_address is not None and self.engine != "ray":
-            raise UsageError("ray_address is the address of a Ray cluster: add --engine ray (engine='ray')")
+            raise UsageError("ray_address is the address of a Ray cluster: add engine='ray'")
 
     @property
     def memory_bytes(self) -> int | None:

@@ -49,7 +49,7 @@ class Processes:
         except BrokenProcessPool:
             raise ResourceError(
                 "a worker process died, killed or out of memory; what is finished is kept: run again to go on, "
-                "with fewer --workers or less --memory-limit"
+                "with fewer workers=... or a smaller memory_limit=..."
             ) from None
 
     def _submit(self, task: Task[Any]) -> Any:

@@ -113,7 +113,7 @@ def compare_selected(
     if not rows:
         raise UsageError(
             f"run '{first.name}' shares no layer with {', '.join(repr(each.name) for each in others)}"
-            + ("; match them by depth (--by depth)" if by == "layer" else "")
+            + ("; match them by depth (by='depth')" if by == "layer" else "")
         )
     return sorted(rows, key=lambda row: -abs(row["difference"]) if math.isfinite(row["difference"]) else math.inf)
 
@@ -151,7 +151,7 @@ def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
         check_precision([first.metrics[name], other.metrics[name]])
     same = first.samples_sha256 == other.samples_sha256 and first.samples == other.samples
     if not same and not unpaired:
-        raise UsageError(f"{pair} sample by sample: their samples differ; use the same, or --unpaired")
+        raise UsageError(f"{pair} sample by sample: their samples differ; use the same, or unpaired=True")
     return same
 
 

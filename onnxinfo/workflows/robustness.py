@@ -70,7 +70,7 @@ def robustness(
     config = configure(Config(), options)
     claim_archive(output, [model, inputs, *config.sources()])
     if config.input.labels is None:
-        raise UsageError("robustness needs to know the right classes; give --labels")
+        raise UsageError("robustness needs to know the right classes; give labels=...")
     loaded = load(model)
     scores = score_tensor(loaded)
     select_layers(list_layers(loaded, config.input.input_tensor), [scores])

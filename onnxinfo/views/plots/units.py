@@ -176,7 +176,7 @@ def _quartiles(
 def _series(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
     view = units.view
     if units.lines is not None:
-        raise UsageError("a series has no texts; leave out --texts")
+        raise UsageError("a series has no texts; leave out texts=...")
     layers, samples = evenly(view.shape[0], len(COLOURS)), evenly(view.shape[1], 4)
     set_height(figure, style, style.width * (0.16 * len(samples) + 0.14))
     grid = figure.subplots(len(samples), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
