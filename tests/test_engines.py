@@ -57,7 +57,7 @@ def test_two_processes_give_the_bits_that_one_does(tmp_path, alone):
 
 
 def test_all_metrics_reach_the_workers(tmp_path):
-    """Decoders, foregrounds and the classifier's scores go to them with the request."""
+    """Decoders, foregrounds and the classifier's scores go to them with what they are made from."""
     boxes = np.tile([2, 2, 6, 7], (50, 1))
     options = {
         "metrics": ["concentration", "ru", "gradient", "gradcam", "sid"], "limit": 4, "layers": ["relu"],

@@ -23,7 +23,7 @@ from onnxinfo.analysis.tasks import Worker
 from onnxinfo.archive.format import whole_maps
 from onnxinfo.cli import cli
 from onnxinfo.config import DecoderConfig, SidConfig
-from onnxinfo.engines.request import request
+from onnxinfo.engines.worker_spec import describe_worker
 from onnxinfo.graph.layers import list_layers
 from onnxinfo.inputs.sample_sets import SampleSet
 from onnxinfo.inputs.unit_mask import find_unit_mask, open_unit_mask
@@ -169,7 +169,7 @@ def test_workers_have_the_same_units(tmp_path: Path) -> None:
     job = prepare(feeds, layers, SidConfig(), torch.device("cpu"))
     job.units = torch.from_numpy(EXPECTED)
     here = Worker(job, make_measures(["sid"], job))
-    elsewhere = request(here, tmp_path, device="cpu", threads=1).worker()
+    elsewhere = describe_worker(here, tmp_path, device="cpu", threads=1).worker()
     assert torch.equal(elsewhere.job.units, job.units)
 
 

@@ -17,11 +17,11 @@ from ..archive.format import Metric
 from ..errors import UsageError
 from ..graph.scores import pooled_feature, score_tensor
 from ..torch_graph.convert import convert
-from .blocks import Block, Cells, Measure
+from .blocks import Cells, Measure, SampleBatch
 from .job import Job, on_device
 
 
-class Explained:
+class ClassifierProbe:
     """The classifier of a job with the layers' features in reach.
 
     Parameters
@@ -62,19 +62,19 @@ class Baseline(Measure):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         # Refused before anything is written.
-        _ = self.explained
+        _ = self.classifier
 
     @cached_property
-    def explained(self) -> Explained:
+    def classifier(self) -> ClassifierProbe:
         """The classifier."""
-        return Explained(self.job)
+        return ClassifierProbe(self.job)
 
-    def cells(self, block: Block) -> Cells:
-        """Explain a block of samples; a layer that the scores do not depend on gives no finite value."""
+    def cells(self, batch: SampleBatch) -> Cells:
+        """Explain a batch of samples; a layer that the scores do not depend on gives no finite value."""
         shape = self.job.shape
         maps = [
-            _on_input(self._explain(block.layer, inputs)[:count], shape, self.job.feeds.axes())
-            for count, inputs in self.explained.inputs(block.indices)
+            _on_input(self._explain(batch.layer, inputs)[:count], shape, self.job.feeds.axes())
+            for count, inputs in self.classifier.inputs(batch.indices)
         ]
         found = torch.cat(maps).detach()
         value = found.double().flatten(1).mean(1)
@@ -88,7 +88,7 @@ class Baseline(Measure):
     def _gradient(self, layer: int, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """The feature and the gradient of the highest score with respect to it, both (B, ...)."""
         inputs = tuple(x.requires_grad_(True) if x.is_floating_point() else x for x in inputs)
-        outputs = self.explained.module(*inputs)
+        outputs = self.classifier.module(*inputs)
         feature, scores = outputs[layer], outputs[-1]
         (gradient,) = torch.autograd.grad(scores.max(1).values.sum(), feature, allow_unused=True)
         if gradient is None:
@@ -135,12 +135,12 @@ class Cam(Baseline):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        pooled = pooled_feature(self.job.feeds.model, self.explained.scores)
+        pooled = pooled_feature(self.job.feeds.model, self.classifier.scores)
         if pooled is None:
             raise UsageError("cam needs a head of global average pooling and one linear layer; choose gradcam instead")
-        if pooled not in self.explained.names:
+        if pooled not in self.classifier.names:
             raise UsageError(f"cam is that of layer '{pooled}', which is not among the chosen; add it by layers=...")
-        self._pooled = self.explained.names.index(pooled)
+        self._pooled = self.classifier.names.index(pooled)
 
     def _explain(self, layer: int, inputs: tuple[Tensor, ...]) -> Tensor:
         feature, gradient = self._gradient(layer, inputs)

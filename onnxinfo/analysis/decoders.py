@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Decoders:
+class DecoderCache:
     """Where decoders are kept, and how they are made where one is missing.
 
     Attributes

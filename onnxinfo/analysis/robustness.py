@@ -17,7 +17,7 @@ from ..graph.scores import score_tensor
 from ..inputs.deviation import evenly_spread
 from ..metrics.network import Network
 from ..moved import forward
-from .blocks import Block, Cells, Measure
+from .blocks import Cells, Measure, SampleBatch
 from .job import Job
 
 #: Wrong classes that each sample is moved to: the most probable ones.
@@ -101,11 +101,11 @@ class Robustness(Measure):
         self._made[0].set_params(batch_size=self.job.chunk)
         return self._made[0]
 
-    def cells(self, block: Block) -> Cells:
-        """Attack a block of samples."""
-        labels = self._labels[block.indices]
+    def cells(self, batch: SampleBatch) -> Cells:
+        """Attack a batch of samples."""
+        labels = self._labels[batch.indices]
         unit = self.job.unit
-        x = (block.x / unit).cpu().numpy()
+        x = (batch.x / unit).cpu().numpy()
         scores = self._classifier.predict(x, batch_size=self.job.chunk)
         targets = _wrong_classes(scores, labels)
         count = targets.shape[1]

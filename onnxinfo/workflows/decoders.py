@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..analysis.decoders import Decoders, decoder_settings
+from ..analysis.decoders import DecoderCache, decoder_settings
 from ..analysis.job import prepare, prepare_reached
 from ..analysis.masks import unit_mask_of
 from ..analysis.settings import Report
@@ -110,7 +110,7 @@ def train_decoder(
     feeds.counted = None if mask is None else mask.units
     job = (prepare if layers else prepare_reached)(feeds, chosen, config.sid, target)
     report = progress or (lambda _: None)
-    decoders = Decoders(Path(folder), job.feeds, decoder_settings(config.ru.decoder, seed))
+    decoders = DecoderCache(Path(folder), job.feeds, decoder_settings(config.ru.decoder, seed))
     decoders.of(job, report)
     wanted = [key.stem for key in decoders.keys(job)]
     by_stem = {stored.path.stem: stored for stored in list_decoders(folder)}

@@ -29,8 +29,8 @@ from ..torch_graph.reach import convert_reached
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a worker elsewhere is made from.
+class WorkerSpec:
+    """What a worker in another process is made from.
 
     Attributes
     ----------
@@ -74,12 +74,12 @@ class Request:
     threads: int
     batching: tuple[str, list[int], int] | None
 
-    def in_memory(self) -> Request:
+    def in_memory(self) -> WorkerSpec:
         """The same with all samples in arrays."""
         inputs = {name: HeldSamples(held, held.batch(range(len(held)))) for name, held in self.inputs.items()}
         return dataclasses.replace(self, inputs=inputs)
 
-    def on(self, device: str) -> Request:
+    def for_device(self, device: str) -> WorkerSpec:
         """The same for a worker on another device of this kind."""
         return dataclasses.replace(self, device=device)
 
@@ -123,7 +123,7 @@ class Request:
         return job
 
 
-def request(worker: Worker, folder: Path, *, device: str, threads: int) -> Request:
+def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) -> WorkerSpec:
     """Describe this process's worker for workers elsewhere.
 
     Parameters
@@ -133,7 +133,7 @@ def request(worker: Worker, folder: Path, *, device: str, threads: int) -> Reque
     folder
         Where the samples are written, for workers of this machine.
     device, threads
-        See :class:`Request`.
+        See :class:`WorkerSpec`.
     """
     from .. import __version__
 
@@ -142,7 +142,7 @@ def request(worker: Worker, folder: Path, *, device: str, threads: int) -> Reque
     given = job.feeds.samples.inputs
     inputs = {name: hold(samples, folder / f"{i}.npy") for i, (name, samples) in enumerate(given.items())}
     same = torch.device(device).type == job.device.type
-    return Request(
+    return WorkerSpec(
         __version__, light, weights, job.feeds.model.name, job.feeds.model.sha256, inputs, job.feeds.perturb,
         job.layers, job.context, job.unit.cpu().numpy(), job.settings, job.foreground,
         None if job.units is None else job.units.numpy(),
