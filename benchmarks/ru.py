@@ -70,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         job = prepared(model, images, arguments.layers, samples=200, device="cpu")
         trained = decoder_settings(DecoderConfig(width=16, steps=200), seed=0)
-        decoders = DecoderCache(Path(folder), job.feeds, trained).of(job)
+        decoders = DecoderCache(Path(folder), job.provider, trained).of(job)
     x, rows = job.inputs(range(arguments.samples))
     starts = linearise(job.network, x, job.unit, rows, generator(job.device, "starts"))
     print(f"{machine('cpu')}; {arguments.samples} samples, {len(starts)} layers\n")

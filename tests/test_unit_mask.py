@@ -30,7 +30,7 @@ from onnxinfo.inputs.unit_mask import find_unit_mask, open_unit_mask
 from onnxinfo.metrics.decoder import Plan
 from onnxinfo.metrics.decoder_store import DecoderKey
 from onnxinfo.metrics.decoder_training import Material, train_decoders
-from onnxinfo.metrics.feeds import Feeds, open_samples_of
+from onnxinfo.metrics.input_provider import InputProvider, open_samples_of
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY
@@ -164,7 +164,7 @@ def test_a_mask_that_does_not_fit_is_refused(spec: Any, error: type, message: st
 
 def test_workers_have_the_same_units(tmp_path: Path) -> None:
     loaded = load(text_model())
-    feeds = Feeds(loaded, samples(text_model(), ids=IDS, attention_mask=MASK), "embedded")
+    feeds = InputProvider(loaded, samples(text_model(), ids=IDS, attention_mask=MASK), "embedded")
     layers = [layer for layer in list_layers(loaded, "embedded") if layer.name == "y"]
     job = prepare(feeds, layers, SidConfig(), torch.device("cpu"))
     job.units = torch.from_numpy(EXPECTED)
@@ -310,7 +310,7 @@ def test_an_analysis_leaves_masked_units_out_of_the_normaliser(tmp_path: Path) -
 def test_a_decoder_is_trained_and_judged_on_the_units_that_count() -> None:
     """Its error is over them alone, and what is left out is not learned."""
     loaded = load(path("digits-cnn.onnx"))
-    feeds = Feeds(loaded, open_samples_of(loaded, f"{path('digits.npz')}:images"), "image")
+    feeds = InputProvider(loaded, open_samples_of(loaded, f"{path('digits.npz')}:images"), "image")
     (layer,) = (each for each in list_layers(loaded, "image") if each.name == "relu")
     job = prepare(feeds, [layer], SidConfig(), torch.device("cpu"))
     material = Material(job.network, feeds, job.network.shapes(*job.inputs([0])), job.device)

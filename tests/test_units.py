@@ -18,15 +18,15 @@ from onnxinfo import load
 from onnxinfo.cli import cli
 from onnxinfo.graph.channels import tensor_axes
 from onnxinfo.inputs.deviation import deviation
-from onnxinfo.metrics.feeds import Feeds, open_samples_of
+from onnxinfo.metrics.input_provider import InputProvider, open_samples_of
 
 ALPHA, ENTROPY = 1.5e-4, 0.5 * np.log(2 * np.pi * np.e)
 IMAGE = ("channel", "y", "x")
 
 
-def feeds(proto: onnx.ModelProto, samples: Any, perturb: str) -> Feeds:
+def feeds(proto: onnx.ModelProto, samples: Any, perturb: str) -> InputProvider:
     loaded = load(proto)
-    return Feeds(loaded, open_samples_of(loaded, samples), perturb)
+    return InputProvider(loaded, open_samples_of(loaded, samples), perturb)
 
 
 def bytes_image(seed: int = 0, count: int = 5) -> Any:

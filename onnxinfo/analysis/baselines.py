@@ -38,19 +38,19 @@ class ClassifierProbe:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.names = [layer.name for layer in job.layers]
-        self.scores = score_tensor(job.feeds.model)
-        module = convert(job.feeds.model, [*self.names, self.scores])
+        self.scores = score_tensor(job.provider.model)
+        module = convert(job.provider.model, [*self.names, self.scores])
         self.module = module.eval().requires_grad_(False).to(job.device)
-        self._inputs = list(job.feeds.samples.inputs)
+        self._inputs = list(job.provider.samples.inputs)
 
     def inputs(self, indices: list[int]) -> list[tuple[int, tuple[Tensor, ...]]]:
         """The model's inputs for samples, in portions of the batch size it is made for; how many of each count."""
-        size = self.job.feeds.batch_size or len(indices)
+        size = self.job.provider.fixed_batch or len(indices)
         portions = []
         for start in range(0, len(indices), size):
             some = indices[start : start + size]
-            filled = some if self.job.feeds.batch_size is None else (some + some[-1:] * size)[:size]
-            feeds = self.job.feeds.given(self._inputs, filled)
+            filled = some if self.job.provider.fixed_batch is None else (some + some[-1:] * size)[:size]
+            feeds = self.job.provider.given(self._inputs, filled)
             tensors = tuple(on_device(feeds[name], self.job.device) for name in self._inputs)
             portions.append((len(some), tensors))
         return portions
@@ -73,7 +73,7 @@ class Baseline(Measure):
         """Explain a batch of samples; a layer that the scores do not depend on gives no finite value."""
         shape = self.job.shape
         maps = [
-            _on_input(self._explain(batch.layer, inputs)[:count], shape, self.job.feeds.axes())
+            _on_input(self._explain(batch.layer, inputs)[:count], shape, self.job.provider.axes())
             for count, inputs in self.classifier.inputs(batch.indices)
         ]
         found = torch.cat(maps).detach()
@@ -135,7 +135,7 @@ class Cam(Baseline):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        pooled = pooled_feature(self.job.feeds.model, self.classifier.scores)
+        pooled = pooled_feature(self.job.provider.model, self.classifier.scores)
         if pooled is None:
             raise UsageError("cam needs a head of global average pooling and one linear layer; choose gradcam instead")
         if pooled not in self.classifier.names:
@@ -154,7 +154,7 @@ class Cam(Baseline):
 
 def _channels_second(feature: Tensor, job: Job) -> Tensor:
     """A feature (B, ...) as (B, channels, *positions): positions are those axes that the input has, too."""
-    axes = job.feeds.axes()
+    axes = job.provider.axes()
     if feature.dim() == 3 and "position" in axes:
         return feature.movedim(-1, 1)
     if feature.dim() == 4 and "y" in axes:

@@ -61,4 +61,4 @@ class Concentration(Measure):
         """Foreground of the batch's samples, with an axis of one channel where the samples have channels."""
         assert self.job.foreground is not None
         masks = torch.from_numpy(self.job.foreground[batch.indices]).bool().to(self.job.device)
-        return masks.unsqueeze(1 + self.job.feeds.axes().index("channel"))
+        return masks.unsqueeze(1 + self.job.provider.axes().index("channel"))

@@ -20,7 +20,7 @@ from ..metrics.reference import solve_ru_by_gradient
 from ..metrics.ru import Problem, solve_ru
 from ..outputs import claim_folder
 from .blocks import Cells, Measure, SampleBatch
-from .decoders import DecoderCache, decoder_folder, decoder_settings, training_feeds
+from .decoders import DecoderCache, decoder_folder, decoder_settings, training_inputs
 from .job import Job
 from .proof import proof
 from .settings import Report
@@ -51,7 +51,7 @@ class Ru(Measure):
         decoders = job.config.ru.decoder
         self._decoders = DecoderCache(
             decoder_folder(job.config, job.output),
-            training_feeds(job),
+            training_inputs(job),
             decoder_settings(decoders, job.config.sid.seed),
         )
         self._decoders.claim(job)

@@ -60,10 +60,10 @@ class Robustness(Measure):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        labels = job.feeds.main.labels
+        labels = job.provider.main.labels
         if labels is None:
             raise UsageError("robustness needs to know the right classes; give labels=...")
-        if [layer.name for layer in job.layers] != [score_tensor(job.feeds.model)] or job.network.context:
+        if [layer.name for layer in job.layers] != [score_tensor(job.provider.model)] or job.network.context:
             raise UsageError(
                 "robustness is of a classifier with one input, at its scores alone; use onnxinfo.robustness(...)"
             )
@@ -159,7 +159,7 @@ def _attack_on(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
             "robustness needs the Adversarial Robustness Toolbox; install it by: pip install 'onnxinfo[robustness]'"
         ) from None
     unit = job.unit
-    shown = job.inputs(evenly_spread(len(job.feeds)))[0] / unit
+    shown = job.inputs(evenly_spread(len(job.provider)))[0] / unit
     low, high = float(shown.min()), float(shown.max())
     return carlini_wagner(
         _Standardised(network, unit),

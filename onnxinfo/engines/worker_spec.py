@@ -24,7 +24,7 @@ from ..graph.weights import beside, whole
 from ..inputs.held import HeldSamples, hold
 from ..inputs.sample_sets import SampleSet
 from ..metrics.budget import fit
-from ..metrics.feeds import Feeds
+from ..metrics.input_provider import InputProvider
 from ..torch_graph.reach import convert_reached
 
 
@@ -42,7 +42,7 @@ class WorkerSpec:
         Of the model.
     inputs
         Samples by graph input.
-    perturb, layers, context, unit, settings, foreground, units, memory
+    input_tensor, layers, context, unit, settings, foreground, units, memory
         Of the job.
     measures
         The metrics themselves, prepared: a worker looks up no names.
@@ -60,7 +60,7 @@ class WorkerSpec:
     name: str
     sha256: str
     inputs: dict[str, HeldSamples]
-    perturb: str
+    input_tensor: str
     layers: tuple[Layer, ...]
     context: tuple[str, ...]
     unit: npt.NDArray[np.float32]
@@ -105,14 +105,16 @@ class WorkerSpec:
         light = onnx.ModelProto()
         light.CopyFrom(self.model)
         model = Model(whole(light, self.weights), self.sha256, self.name, None)
-        feeds = Feeds(model, SampleSet(dict(self.inputs)), self.perturb)
-        module = convert_reached(model, self.perturb, [layer.name for layer in self.layers])
+        provider = InputProvider(model, SampleSet(dict(self.inputs)), self.input_tensor)
+        module = convert_reached(model, self.input_tensor, [layer.name for layer in self.layers])
         unit, device = torch.from_numpy(self.unit), torch.device(self.device)
-        job = make_job(feeds, self.layers, self.settings, module, self.context, unit, device)
+        job = make_job(provider, self.layers, self.settings, module, self.context, unit, device)
         job.foreground, job.memory = self.foreground, self.memory
         job.units = None if self.units is None else torch.from_numpy(self.units)
         if self.batching is None:
-            job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit, rounded=rounds(feeds.model.proto))
+            job.network.settle_batching(
+                *job.inputs([0, len(provider) - 1]), job.unit, rounded=rounds(provider.model.proto)
+            )
             job.chunk = fit(job.network, *job.inputs([0]), memory=self.memory)
         else:
             mode, axes, job.chunk = self.batching
@@ -138,13 +140,13 @@ def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) 
     from .. import __version__
 
     job = worker.job
-    light, weights = beside(job.feeds.model.proto)
-    given = job.feeds.samples.inputs
+    light, weights = beside(job.provider.model.proto)
+    given = job.provider.samples.inputs
     inputs = {name: hold(samples, folder / f"{i}.npy") for i, (name, samples) in enumerate(given.items())}
     same = torch.device(device).type == job.device.type
     return WorkerSpec(
-        __version__, light, weights, job.feeds.model.name, job.feeds.model.sha256, inputs, job.feeds.perturb,
-        job.layers, job.context, job.unit.cpu().numpy(), job.settings, job.foreground,
+        __version__, light, weights, job.provider.model.name, job.provider.model.sha256, inputs,
+        job.provider.input_tensor, job.layers, job.context, job.unit.cpu().numpy(), job.settings, job.foreground,
         None if job.units is None else job.units.numpy(),
         job.memory, dict(worker.measures), libraries(), device, threads,
         (job.network.mode, job.network.axes, job.chunk) if same else None,

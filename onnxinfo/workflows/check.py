@@ -18,7 +18,7 @@ from ..graph.model import Model, ModelSource, load
 from ..graph.optionals import without_optional_inputs
 from ..graph.surgery import expose_only
 from ..inputs.generated import generate
-from ..metrics.feeds import graph_inputs, open_samples_of
+from ..metrics.input_provider import graph_inputs, open_samples_of
 from ..torch_graph.compare import Difference, Tensors
 from ..torch_graph.convert import Server, conversion_report, convert
 from ..torch_graph.precision import to_float32

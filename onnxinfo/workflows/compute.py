@@ -68,7 +68,7 @@ class Analysis:
             return
         for name, done in self._finished.items():
             self.report(Progress(name, int(done.sum()), done.size))
-        with linearisation_store(len(self.job.layers), len(self.job.feeds), math.prod(self.job.shape)) as kept:
+        with linearisation_store(len(self.job.layers), len(self.job.provider), math.prod(self.job.shape)) as kept:
             normalizers = self._linearise(kept)
             for task, parts in self.engine.map(self._measurings(kept, normalizers)):
                 assert isinstance(task, Measuring)
@@ -79,7 +79,7 @@ class Analysis:
     @property
     def _blocks(self) -> list[list[int]]:
         """Samples that are solved together; the same whoever computes, and whatever is finished."""
-        samples = len(self.job.feeds)
+        samples = len(self.job.provider)
         size = min(BLOCK, self.job.chunk, samples)
         return [list(range(start, min(start + size, samples))) for start in range(0, samples, size)]
 
@@ -136,7 +136,7 @@ class Analysis:
         if self.job.settings.normalize_by == "sample":
             return NORMALIZER_STDERR
         # The mean over all samples is what has to be known well.
-        return min(0.05, 0.005 * math.sqrt(len(self.job.feeds)))
+        return min(0.05, 0.005 * math.sqrt(len(self.job.provider)))
 
     def _measurings(self, kept: LinearisationStore, normalizers: Sequence[float | None]) -> Iterator[Measuring]:
         constrained = any(map(self._is_constrained, self.measures))

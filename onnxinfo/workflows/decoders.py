@@ -30,7 +30,7 @@ from ..graph.model import ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..metrics.budget import device_of
 from ..metrics.decoder_store import StoredDecoder, list_decoders
-from ..metrics.feeds import Feeds, open_samples_of
+from ..metrics.input_provider import InputProvider, open_samples_of
 from ..moved import present_names
 from ..outputs import claim_folder
 from ..text import no_such
@@ -105,12 +105,12 @@ def train_decoder(
     perturbed = perturbed_tensor(loaded, config.input.input_tensor)
     chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
     samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())
-    feeds = Feeds(loaded, samples, perturbed)
-    mask = unit_mask_of(config.input.unit_mask, feeds)
-    feeds.counted = None if mask is None else mask.units
-    job = (prepare if layers else prepare_reached)(feeds, chosen, config.sid, target)
+    provider = InputProvider(loaded, samples, perturbed)
+    mask = unit_mask_of(config.input.unit_mask, provider)
+    provider.counted = None if mask is None else mask.units
+    job = (prepare if layers else prepare_reached)(provider, chosen, config.sid, target)
     report = progress or (lambda _: None)
-    decoders = DecoderCache(Path(folder), job.feeds, decoder_settings(config.ru.decoder, seed))
+    decoders = DecoderCache(Path(folder), job.provider, decoder_settings(config.ru.decoder, seed))
     decoders.of(job, report)
     wanted = [key.stem for key in decoders.keys(job)]
     by_stem = {stored.path.stem: stored for stored in list_decoders(folder)}
