@@ -63,7 +63,7 @@ MUTANTS = (
     Mutant(CERTIFICATE, "return scales * (-(ratio", "return 1.1 * scales * (-(ratio", CELLS),
     Mutant(CERTIFICATE, "log() / exponent).clamp(-1.0, 1.0)", "log() / 2).clamp(-1.0, 1.0)", CELLS),
     Mutant(CERTIFICATE, "log() / exponent).clamp(-1.0, 1.0)", "log() / exponent)", CELLS),
-    Mutant(SID, "rescaled(scales, deviations, self.target, exponent), scales)", "scales, scales)", CELLS),
+    Mutant(SID, "rescale_to_constraint(scales, deviations, self.target, exponent), scales)", "scales, scales)", CELLS),
     Mutant(SID, "weight * (correction - damping * half", "weight * (correction + damping * half", CELLS),
     Mutant(SID, "weight, damping = max(2 / (self.steps + 2), memory)", "weight, damping = 2 / (self.steps + 2)", CELLS),
     Mutant(SID, "weight, damping = max(2 / (self.steps + 2), memory)", "weight, damping = memory", CELLS),

@@ -92,7 +92,7 @@ def main() -> None:
                 if len(truths) <= layer:
                     problem = ru.Problem.of(recovered(layer, 2), start, target, job.tie, CAP)
                     options = {"steps": arguments.steps, "noises": arguments.draws, "rate": 0.1}
-                    longer = problem.sigma(problem.meet(problem.ascend(found.sigma, **options)))
+                    longer = problem.sigma(problem.enforce_constraint(problem.ascend(found.sigma, **options)))
                     truths.append(met(recovered(layer, 3), longer, target))
                 value, error = met(recovered(layer, 3), found.sigma, target)
                 short = truths[layer][0] - value

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..archive.format import Metric
 from ..config import Config
 from ..metrics.linearisation import Linearisation
-from ..metrics.probe import Feature
+from ..metrics.probe import LayerProbe
 from .job import Job
 from .settings import Report
 
@@ -151,7 +151,7 @@ class SampleBatch:
             return wide.mean(1)
         return torch.where(counted, wide, 0.0).sum(1) / counted.sum(1)
 
-    def feature(self) -> Feature:
+    def feature(self) -> LayerProbe:
         """The layer's feature around the samples, with random streams at their beginning."""
         return self.job.feature(self.layer, self.x, self.rows, self.indices[0])
 

@@ -23,7 +23,7 @@ from ..graph.surgery import extract
 from ..metrics.input_provider import InputProvider, graph_inputs
 from ..metrics.network import Network
 from ..metrics.noise import Tie, generator, make_tie
-from ..metrics.probe import Feature
+from ..metrics.probe import LayerProbe
 from ..torch_graph.convert import Conversion
 from ..torch_graph.ends import with_wide_ends
 from ..torch_graph.operators.table import tensor_from
@@ -106,11 +106,11 @@ class Job:
         """A random stream of the run's seed that depends on the key alone."""
         return generator(self.device, self.settings.seed, *key)
 
-    def feature(self, layer: int, x: Tensor, rows: Tensor, first: int) -> Feature:
+    def feature(self, layer: int, x: Tensor, rows: Tensor, first: int) -> LayerProbe:
         """One layer's feature around a block of samples, the first of which has the given number."""
         # The noise is the same for all layers: what differs between them is then not the draw.
         noise, probes = self.stream("noise", first), self.stream("probes", first)
-        return Feature(self.network.part([layer]), x, self.unit, rows, noise, probes, self.chunk)
+        return LayerProbe(self.network.part([layer]), x, self.unit, rows, noise, probes, self.chunk)
 
 
 def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:

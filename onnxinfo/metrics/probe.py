@@ -61,7 +61,7 @@ class HalfSums:
 
 
 @dataclass
-class Feature:
+class LayerProbe:
     """One layer's feature on a block of samples, with the random streams that probe it.
 
     Parameters
@@ -87,7 +87,7 @@ class Feature:
     noise: torch.Generator
     probes: torch.Generator
     chunk: int
-    spent: int = field(default=0, init=False)
+    n_vjps: int = field(default=0, init=False)
     center: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,10 +104,10 @@ class Feature:
         """Number of input units n."""
         return self.x[0].numel()
 
-    def at(self, index: Tensor) -> Feature:
+    def at(self, index: Tensor) -> LayerProbe:
         """The same around some of the samples only, which draws from the same random streams."""
         x, rows = self.x[index], self.rows[index]
-        return Feature(self.network, x, self.unit, rows, self.noise, self.probes, self.chunk)
+        return LayerProbe(self.network, x, self.unit, rows, self.noise, self.probes, self.chunk)
 
     def portions(self, count: int) -> Iterator[int]:
         """Split a number of noises into portions that are evaluated at once."""
@@ -156,7 +156,7 @@ class Feature:
     def differentiable_deviation(self, sigma: Tensor, noises: int) -> Tensor:
         """``E||h(x + sigma*delta) - f||^2`` from fresh noises, (S,), differentiable with respect to sigma, (S, n)."""
         _, x = self.perturb(sigma, noises)
-        self.spent += noises
+        self.n_vjps += noises
         return self.deviation(self.evaluate(x)).mean(0)
 
     def column_norms(self, sigma: Tensor, noises: int, per_noise: int) -> tuple[Halves, Tensor]:
@@ -186,7 +186,7 @@ class Feature:
             x.requires_grad_(True)
             feature = self.evaluate(x)
             norms = squared_products(feature, x, self.unit, per_noise, self.probes)
-            self.spent += count * min(per_noise, feature.shape[1])
+            self.n_vjps += count * min(per_noise, feature.shape[1])
             sums.add(norms.reshape(count, self.samples, -1))
             parts.append(self.deviation(feature.detach()))
         return sums.means(), torch.cat(parts)
@@ -227,7 +227,7 @@ class Feature:
                     u = directions[:, k].repeat(count, 1).contiguous()
                     (product,) = torch.autograd.grad(feature, x, u, retain_graph=True)
                     total[:, k] += (product * self.unit).reshape(count, self.samples, -1).sum(0)
-                self.spent += count * directions.shape[1]
+                self.n_vjps += count * directions.shape[1]
         return total / (2 * noises)
 
     def _opposite(self, x: Tensor) -> Tensor:
@@ -326,7 +326,7 @@ class Feature:
             change = moved.detach() - feature.detach()
             (there,) = torch.autograd.grad(moved, noisy, change)
             (here,) = torch.autograd.grad(feature, still, change)
-            self.spent += 2 * count
+            self.n_vjps += 2 * count
             apart = ((there - here) * self.unit).square().flatten(1).sum(1)
             size = (here * self.unit).square().flatten(1).sum(1)
             linear &= (apart <= LINEAR_TOLERANCE**2 * size).reshape(count, -1).all(0)
@@ -338,7 +338,7 @@ class Feature:
         feature = self.evaluate(x)
         difference = feature.detach() - self.center.repeat(count, 1)
         (product,) = torch.autograd.grad(feature, x, difference)
-        self.spent += count
+        self.n_vjps += count
         standardised = (product * self.unit).reshape(count, self.samples, -1)
         return standardised, difference.square().sum(1).reshape(count, self.samples)
 

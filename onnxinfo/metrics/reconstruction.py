@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .decoder import Decoder
-from .probe import Feature, HalfSums, Halves
+from .probe import HalfSums, Halves, LayerProbe
 
 #: Squared errors of a unit are told apart in this many independent parts.
 PARTS = 4
@@ -59,7 +59,7 @@ class Reconstruction:
         reconstructed without noise, ``mu = g(f)``.
     """
 
-    feature: Feature
+    feature: LayerProbe
     decoder: Decoder
     error_reference: str
     mu: Tensor = field(init=False)
@@ -89,7 +89,7 @@ class Reconstruction:
         probe = self.feature
         _, x = probe.perturb(sigma, noises)
         feature = probe.evaluate(x)
-        probe.spent += noises
+        probe.n_vjps += noises
         deviation = (feature.reshape(noises, probe.samples, -1) - probe.center).square().sum(-1).mean(0)
         power = self._error(feature).square().reshape(noises, probe.samples, -1).mean(0)
         return deviation, power.clamp(min=LEAST_POWER)
@@ -157,7 +157,7 @@ class Reconstruction:
                 pull = weights.repeat(count, 1) * error.detach()
                 (first,) = torch.autograd.grad(feature, x, 2 * difference, retain_graph=True)
                 (second,) = torch.autograd.grad(error, x, pull)
-                probe.spent += 2 * count
+                probe.n_vjps += 2 * count
                 for total, product in zip(found, (first, second), strict=True):
                     total += sign / 2 * delta * (product * probe.unit).reshape(count, probe.samples, -1)
                 deviations.append(difference.square().sum(1).reshape(count, probe.samples))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .control import Control
-from .probe import Feature, Halves, less_control
+from .probe import Halves, LayerProbe, less_control
 
 #: Axes of at most this size, channels mostly, have no scales of their own.
 SHORT_AXIS = 4
@@ -104,7 +104,7 @@ def _block_means(maps: Tensor, size: int) -> Tensor:
 
 
 def try_step(
-    feature: Feature,
+    feature: LayerProbe,
     sigma: Callable[[Tensor], Tensor],
     step: Tensor,
     slope: Tensor,
