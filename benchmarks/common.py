@@ -47,7 +47,7 @@ def prepared(
         loaded, open_samples_of(loaded, inputs, preset=preset, limit=samples), perturbed_tensor(loaded)
     )
     job = prepare(provider, chosen, SidConfig(), device_of(device))
-    job.chunk = fit(job.network, *job.inputs([0]), memory=None)
+    job.batch_size = fit(job.network, *job.inputs([0]), memory=None)
     return job
 
 

@@ -46,14 +46,14 @@ class ClassifierProbe:
     def inputs(self, indices: list[int]) -> list[tuple[int, tuple[Tensor, ...]]]:
         """The model's inputs for samples, in portions of the batch size it is made for; how many of each count."""
         size = self.job.provider.fixed_batch or len(indices)
-        portions = []
+        batches = []
         for start in range(0, len(indices), size):
             some = indices[start : start + size]
             filled = some if self.job.provider.fixed_batch is None else (some + some[-1:] * size)[:size]
             feeds = self.job.provider.given(self._inputs, filled)
             tensors = tuple(on_device(feeds[name], self.job.device) for name in self._inputs)
-            portions.append((len(some), tensors))
-        return portions
+            batches.append((len(some), tensors))
+        return batches
 
 
 class Baseline(Measure):

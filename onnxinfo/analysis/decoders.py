@@ -21,7 +21,7 @@ from ..metrics.decoder_training import DecoderSettings, Material, Trained, deman
 from ..metrics.input_provider import InputProvider, open_samples_of
 from ..metrics.network import Network
 from ..moved import forward
-from .job import Job, context_tensors
+from .job import Job, conditioning_tensors
 from .masks import unit_mask_of
 from .settings import Progress, Report
 
@@ -115,7 +115,7 @@ class DecoderCache:
         self, job: Job, layers: Sequence[int], shapes: Sequence[tuple[int, ...]], report: Report
     ) -> list[Trained]:
         names = ", ".join(job.layers[i].name for i in layers)
-        network = _with_context(job.network, self.provider, job).part(layers)
+        network = _with_conditioning_inputs(job.network, self.provider, job).part(layers)
 
         def tell(step: int, steps: int, loss: float) -> None:
             report(Progress("decoder", step, steps, names, loss))
@@ -123,11 +123,11 @@ class DecoderCache:
         return train_decoders(Material(network, self.provider, shapes, job.device), self.settings, tell)
 
 
-def _with_context(network: Network, provider: InputProvider, job: Job) -> Network:
+def _with_conditioning_inputs(network: Network, provider: InputProvider, job: Job) -> Network:
     """The network with the training samples' other inputs."""
-    if not network.context:
+    if not network.conditioning_inputs:
         return network
-    return network.with_context(context_tensors(provider, job.context, job.device))
+    return network.with_conditioning_inputs(conditioning_tensors(provider, job.conditioning_inputs, job.device))
 
 
 def decoder_settings(decoder: DecoderConfig, seed: int) -> DecoderSettings:

@@ -35,7 +35,7 @@ def check_values(job: Job) -> None:
         Names a layer that is not finite at a sample, or whose gradient's squares overflow there.
     """
     samples = range(len(job.provider))
-    blocks = [list(samples[start : start + job.chunk]) for start in range(0, len(samples), job.chunk)]
+    blocks = [list(samples[start : start + job.batch_size]) for start in range(0, len(samples), job.batch_size)]
     for_each(job, blocks, lambda block: _check_block(job, block))
     for_each(job, [[sample] for sample in sorted({0, len(samples) - 1})], lambda block: _check_gradients(job, block))
 

@@ -49,7 +49,7 @@ class Job:
         The analyzed layers, in order.
     network
         Their features; settled on the fastest way to evaluate many inputs at once.
-    context
+    conditioning_inputs
         Graph inputs that it takes besides the perturbed tensor.
     unit
         Standardised unit, broadcastable to one sample.
@@ -61,7 +61,7 @@ class Job:
         Pixels of the samples' objects, (samples, y, x) of 0 and 1, if they are known.
     units
         Units that count, (samples, n) of bool on the processor; None: all do.
-    chunk
+    batch_size
         Most inputs evaluated at once.
     memory
         Budget for activations in bytes, None for the usual.
@@ -76,14 +76,14 @@ class Job:
     provider: InputProvider
     layers: tuple[Layer, ...]
     network: Network
-    context: tuple[str, ...]
+    conditioning_inputs: tuple[str, ...]
     unit: Tensor
     tie: Tie
     settings: SidConfig
     device: torch.device
     foreground: npt.NDArray[np.uint8] | None = None
     units: Tensor | None = None
-    chunk: int = 1
+    batch_size: int = 1
     memory: int | None = None
     config: Config = field(default_factory=Config)
     source: Any = None
@@ -110,7 +110,7 @@ class Job:
         """One layer's feature around a block of samples, the first of which has the given number."""
         # The noise is the same for all layers: what differs between them is then not the draw.
         noise, probes = self.stream("noise", first), self.stream("probes", first)
-        return LayerProbe(self.network.part([layer]), x, self.unit, rows, noise, probes, self.chunk)
+        return LayerProbe(self.network.part([layer]), x, self.unit, rows, noise, probes, self.batch_size)
 
 
 def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -175,7 +175,7 @@ class _Converted:
     """A torch graph, its further inputs, and the outputs that no gradient reaches."""
 
     module: fx.GraphModule
-    context: list[str]
+    conditioning_inputs: list[str]
     ends: dict[int, Conversion]
 
 
@@ -184,30 +184,30 @@ def _convert(provider: InputProvider, names: Sequence[str]) -> _Converted:
     _log_conversions(module.meta["conversions"])
     part = extract(provider.model, [provider.input_tensor], names)
     check_weights(part)
-    context = [i.name for i in graph_inputs(part) if i.name != provider.input_tensor]
-    given = _some(provider, context)
+    conditioning_inputs = [i.name for i in graph_inputs(part) if i.name != provider.input_tensor]
+    given = _some(provider, conditioning_inputs)
     verification = verify(part, module, [given], names)
     logger.info("compared %d tensors with ONNX Runtime; largest: %s", len(names), verification.largest)
-    inputs = [to_torch(given[name]) for name in (provider.input_tensor, *context)]
-    return _Converted(module, context, ends_of_gradient(module, inputs))
+    inputs = [to_torch(given[name]) for name in (provider.input_tensor, *conditioning_inputs)]
+    return _Converted(module, conditioning_inputs, ends_of_gradient(module, inputs))
 
 
-def _some(provider: InputProvider, context: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+def _some(provider: InputProvider, conditioning_inputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """Some samples of what the graph takes, as many as the model is made for."""
     some = list(range(min(VERIFIED_SAMPLES, len(provider))))
     count = provider.fixed_batch or len(some)
     shown = (some * count)[:count]
     with np.errstate(over="ignore"):  # as in InputProvider.given
         perturbed = provider.perturbed(shown).astype(provider.declared)
-    return {provider.input_tensor: perturbed, **provider.given(context, shown)}
+    return {provider.input_tensor: perturbed, **provider.given(conditioning_inputs, shown)}
 
 
 def _settled(
     provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, converted: _Converted, device: torch.device
 ) -> Job:
     unit = torch.from_numpy(provider.unit())
-    job = make_job(provider, layers, settings, converted.module, converted.context, unit, device)
-    mode = job.network.settle_batching(
+    job = make_job(provider, layers, settings, converted.module, converted.conditioning_inputs, unit, device)
+    mode = job.network.select_batching(
         *job.inputs([0, len(provider) - 1]), job.unit, rounded=rounds(provider.model.proto)
     )
     logger.info("device %s; many inputs at once: %s", device, mode)
@@ -219,18 +219,18 @@ def make_job(
     layers: Sequence[Layer],
     settings: SidConfig,
     module: fx.GraphModule,
-    context: Sequence[str],
+    conditioning_inputs: Sequence[str],
     unit: Tensor,
     device: torch.device,
 ) -> Job:
     """Put a converted graph, whose further inputs are the named graph inputs, and their samples on a device."""
     module = with_wide_ends(module, tensor_from(np.empty(0, provider.declared)).dtype).to(device)
-    network = Network(module, context_tensors(provider, context, device), provider.fixed_batch)
+    network = Network(module, conditioning_tensors(provider, conditioning_inputs, device), provider.fixed_batch)
     tie = make_tie(settings.share_sigma, provider.perturbed([0]).shape[1:], provider.axes()).to(device)
-    return Job(provider, tuple(layers), network, tuple(context), unit.to(device), tie, settings, device)
+    return Job(provider, tuple(layers), network, tuple(conditioning_inputs), unit.to(device), tie, settings, device)
 
 
-def context_tensors(provider: InputProvider, names: Sequence[str], device: torch.device) -> list[Tensor]:
+def conditioning_tensors(provider: InputProvider, names: Sequence[str], device: torch.device) -> list[Tensor]:
     """The named graph inputs of all samples, each (samples, ...)."""
     return [to_torch(array, device) for array in provider.given(names, range(len(provider))).values()]
 

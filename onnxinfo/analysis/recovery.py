@@ -98,7 +98,9 @@ class Ru(Measure):
             return shown
 
         held = feature.network.module, decoder
-        feature.chunk = min(feature.chunk, inputs_at_once(reconstruct, batch.x, batch.rows, job.memory, *held))
+        feature.batch_size = min(
+            feature.batch_size, inputs_at_once(reconstruct, batch.x, batch.rows, job.memory, *held)
+        )
         solver = solve_ru_by_gradient if job.settings.solver == "reference" else solve_ru
         reconstruction = Reconstruction(feature, decoder, self.error_reference)
         solution = solver(Problem.of(reconstruction, start, target, job.tie, job.settings.sigma_max, batch.units))

@@ -63,7 +63,8 @@ class Robustness(Measure):
         labels = job.provider.main.labels
         if labels is None:
             raise UsageError("robustness needs to know the right classes; give labels=...")
-        if [layer.name for layer in job.layers] != [score_tensor(job.provider.model)] or job.network.context:
+        names, scores = [layer.name for layer in job.layers], score_tensor(job.provider.model)
+        if names != [scores] or job.network.conditioning_inputs:
             raise UsageError(
                 "robustness is of a classifier with one input, at its scores alone; use onnxinfo.robustness(...)"
             )
@@ -98,7 +99,7 @@ class Robustness(Measure):
     @property
     def _attack(self) -> Any:
         """The attack, on as many samples at once as the memory has room for by now."""
-        self._made[0].set_params(batch_size=self.job.chunk)
+        self._made[0].set_params(batch_size=self.job.batch_size)
         return self._made[0]
 
     def cells(self, batch: SampleBatch) -> Cells:
@@ -106,7 +107,7 @@ class Robustness(Measure):
         labels = self._labels[batch.indices]
         unit = self.job.unit
         x = (batch.x / unit).cpu().numpy()
-        scores = self._classifier.predict(x, batch_size=self.job.chunk)
+        scores = self._classifier.predict(x, batch_size=self.job.batch_size)
         targets = _wrong_classes(scores, labels)
         count = targets.shape[1]
         originals = np.repeat(x, count, axis=0)
@@ -126,7 +127,7 @@ class Robustness(Measure):
 
         def reached(share: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
             moved = x + share.reshape(-1, *(1 for _ in x.shape[1:])) * perturbation
-            scores = self._classifier.predict(moved.astype(np.float32), batch_size=self.job.chunk)
+            scores = self._classifier.predict(moved.astype(np.float32), batch_size=self.job.batch_size)
             hit: npt.NDArray[np.bool_] = scores.argmax(1) == targets
             return hit
 
@@ -169,7 +170,7 @@ def _attack_on(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
         bounds=(low - (high - low), high + (high - low)),
         search_steps=SEARCH_STEPS,
         iterations=ITERATIONS,
-        batch=job.chunk,
+        batch=job.batch_size,
         cuda=job.device.type == "cuda",
     )
 

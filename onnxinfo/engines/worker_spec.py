@@ -42,7 +42,7 @@ class WorkerSpec:
         Of the model.
     inputs
         Samples by graph input.
-    input_tensor, layers, context, unit, settings, foreground, units, memory
+    input_tensor, layers, conditioning_inputs, unit, settings, foreground, units, memory
         Of the job.
     measures
         The metrics themselves, prepared: a worker looks up no names.
@@ -62,7 +62,7 @@ class WorkerSpec:
     inputs: dict[str, HeldSamples]
     input_tensor: str
     layers: tuple[Layer, ...]
-    context: tuple[str, ...]
+    conditioning_inputs: tuple[str, ...]
     unit: npt.NDArray[np.float32]
     settings: SidConfig
     foreground: npt.NDArray[np.uint8] | None
@@ -108,18 +108,18 @@ class WorkerSpec:
         provider = InputProvider(model, SampleSet(dict(self.inputs)), self.input_tensor)
         module = convert_reached(model, self.input_tensor, [layer.name for layer in self.layers])
         unit, device = torch.from_numpy(self.unit), torch.device(self.device)
-        job = make_job(provider, self.layers, self.settings, module, self.context, unit, device)
+        job = make_job(provider, self.layers, self.settings, module, self.conditioning_inputs, unit, device)
         job.foreground, job.memory = self.foreground, self.memory
         job.units = None if self.units is None else torch.from_numpy(self.units)
         if self.batching is None:
-            job.network.settle_batching(
+            job.network.select_batching(
                 *job.inputs([0, len(provider) - 1]), job.unit, rounded=rounds(provider.model.proto)
             )
-            job.chunk = fit(job.network, *job.inputs([0]), memory=self.memory)
+            job.batch_size = fit(job.network, *job.inputs([0]), memory=self.memory)
         else:
-            mode, axes, job.chunk = self.batching
-            job.network.adopt(mode, axes)
-            if job.chunk == 1:
+            mode, axes, job.batch_size = self.batching
+            job.network.set_batching(mode, axes)
+            if job.batch_size == 1:
                 # Perhaps because not even one input fits.
                 fit(job.network, *job.inputs([0]), memory=self.memory)
         return job
@@ -146,8 +146,9 @@ def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) 
     same = torch.device(device).type == job.device.type
     return WorkerSpec(
         __version__, light, weights, job.provider.model.name, job.provider.model.sha256, inputs,
-        job.provider.input_tensor, job.layers, job.context, job.unit.cpu().numpy(), job.settings, job.foreground,
+        job.provider.input_tensor, job.layers, job.conditioning_inputs, job.unit.cpu().numpy(), job.settings,
+        job.foreground,
         None if job.units is None else job.units.numpy(),
         job.memory, dict(worker.measures), libraries(), device, threads,
-        (job.network.mode, job.network.axes, job.chunk) if same else None,
+        (job.network.mode, job.network.axes, job.batch_size) if same else None,
     )  # fmt: skip

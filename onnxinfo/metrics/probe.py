@@ -76,7 +76,7 @@ class LayerProbe:
         Rows of the samples in the network's context, (S,).
     noise, probes
         Random streams on x's device: input noises, and output probes.
-    chunk
+    batch_size
         Most inputs evaluated at once.
     """
 
@@ -86,7 +86,7 @@ class LayerProbe:
     rows: Tensor
     noise: torch.Generator
     probes: torch.Generator
-    chunk: int
+    batch_size: int
     n_vjps: int = field(default=0, init=False)
     center: Tensor = field(init=False)
 
@@ -107,11 +107,11 @@ class LayerProbe:
     def at(self, index: Tensor) -> LayerProbe:
         """The same around some of the samples only, which draws from the same random streams."""
         x, rows = self.x[index], self.rows[index]
-        return LayerProbe(self.network, x, self.unit, rows, self.noise, self.probes, self.chunk)
+        return LayerProbe(self.network, x, self.unit, rows, self.noise, self.probes, self.batch_size)
 
-    def portions(self, count: int) -> Iterator[int]:
+    def batches(self, count: int) -> Iterator[int]:
         """Split a number of noises into portions that are evaluated at once."""
-        size = max(1, self.chunk // self.samples)
+        size = max(1, self.batch_size // self.samples)
         while count > 0:
             yield min(size, count)
             count -= size
@@ -144,7 +144,7 @@ class LayerProbe:
         """
         parts = []
         with torch.no_grad():
-            for count in self.portions(noises):
+            for count in self.batches(noises):
                 _, x = self.perturb(sigma, count)
                 parts.append(self.deviation(self.evaluate(x)))
         return torch.cat(parts)
@@ -181,7 +181,7 @@ class LayerProbe:
         """
         sums = HalfSums(sigma)
         parts = []
-        for count in self.portions(noises):
+        for count in self.batches(noises):
             _, x = self.perturb(sigma, count)
             x.requires_grad_(True)
             feature = self.evaluate(x)
@@ -195,7 +195,7 @@ class LayerProbe:
         """``h(x + sigma*delta) - f`` for fresh noise samples, (noises, S, m)."""
         parts = []
         with torch.no_grad():
-            for count in self.portions(noises):
+            for count in self.batches(noises):
                 _, x = self.perturb(sigma, count)
                 parts.append(self.evaluate(x).reshape(count, self.samples, -1) - self.center)
         return torch.cat(parts)
@@ -218,7 +218,7 @@ class LayerProbe:
             Standardised, (S, k, n).
         """
         total = torch.zeros(*directions.shape[:2], self.units, device=sigma.device)
-        for count in self.portions(noises):
+        for count in self.batches(noises):
             _, plus = self.perturb(sigma, count)
             for x in (plus, self._opposite(plus)):
                 x.requires_grad_(True)
@@ -260,7 +260,7 @@ class LayerProbe:
             return self._controlled(sigma, noises // 2, control)
         sums = HalfSums(sigma)
         parts = []
-        for count in self.portions(noises):
+        for count in self.batches(noises):
             delta, x = self.perturb(sigma, count)
             product, deviation = self._pathwise(x, count)
             sums.add(2 * delta * product)
@@ -271,7 +271,7 @@ class LayerProbe:
         found, modelled = HalfSums(sigma), HalfSums(sigma)
         shared, power = sigma.new_zeros(self.samples), sigma.new_zeros(self.samples)
         deviations, energies = [], []
-        for count in self.portions(pairs):
+        for count in self.batches(pairs):
             delta, plus = self.perturb(sigma, count)
             minus = self._opposite(plus)
             above, first = self._pathwise(plus, count)
@@ -296,7 +296,7 @@ class LayerProbe:
         """Deviations as :meth:`deviations` gives them, averaged in pairs and less a control variate, (pairs, S)."""
         deviations, energies = [], []
         with torch.no_grad():
-            for count in self.portions(pairs):
+            for count in self.batches(pairs):
                 delta, plus = self.perturb(sigma, count)
                 both = self.deviation(self.evaluate(plus)) + self.deviation(self.evaluate(self._opposite(plus)))
                 deviations.append(both / 2)
@@ -318,7 +318,7 @@ class LayerProbe:
             How many.
         """
         linear = torch.ones(self.samples, dtype=torch.bool, device=sigma.device)
-        for count in self.portions(noises):
+        for count in self.batches(noises):
             _, noisy = self.perturb(sigma, count)
             noisy.requires_grad_(True)
             still = self.x.repeat(count, *([1] * (self.x.dim() - 1))).requires_grad_(True)

@@ -109,7 +109,7 @@ class Reconstruction:
         fourth = torch.zeros_like(sigma)
         deviations: list[Tensor] = []
         with torch.no_grad():
-            for count in probe.portions(-(-noises // PARTS) * PARTS):
+            for count in probe.batches(-(-noises // PARTS) * PARTS):
                 _, x = probe.perturb(sigma, count)
                 feature = probe.evaluate(x)
                 deviations.append((feature.reshape(count, probe.samples, -1) - probe.center).square().sum(-1))
@@ -145,7 +145,7 @@ class Reconstruction:
         probe = self.feature
         sums = HalfSums(sigma), HalfSums(sigma)
         deviations = []
-        for count in probe.portions(noises // 2):
+        for count in probe.batches(noises // 2):
             delta, plus = probe.perturb(sigma, count)
             minus = (2 * probe.x - plus.reshape(count, *probe.x.shape)).flatten(0, 1)
             found = [torch.zeros_like(delta), torch.zeros_like(delta)]

@@ -86,7 +86,7 @@ class RuSolution:
 
 def solve_ru(problem: Problem) -> RuSolution:
     """The RU of one layer on a block of samples."""
-    noises = min(STEP_NOISES, problem.reconstruction.feature.chunk)
+    noises = min(STEP_NOISES, problem.reconstruction.feature.batch_size)
     steps = STEPS * STEP_NOISES // noises
     scales = problem.allocated(problem.start.column_norms)
     scales = problem.ascend(scales, steps=steps, noises=problem.effort * noises, rate=RATE)

@@ -135,7 +135,7 @@ def run_analysis(
     job.config, job.source, job.output = config, inputs, Path(output)
     measures = make_measures(chosen, job)
     worker = Worker(job, with_needed(measures, job))
-    logger.info("inputs evaluated at once: %d", job.chunk)
+    logger.info("inputs evaluated at once: %d", job.batch_size)
     out, name = config.out, config.out.run or job.provider.model.name
     more: dict[str, Any] = {"keep_precision": True} if config.input.keep_precision else {}
     if mask is not None:
@@ -143,7 +143,7 @@ def run_analysis(
     schema = _schema(job, measures, more, describe_execution(config.execution, job.device))
     with RunWriter.open(output, name, schema, overwrite=out.overwrite, compression=out.compression) as writer:
         if job.memory is None:
-            job.chunk = _as_begun(writer, job.chunk)
+            job.batch_size = _as_begun(writer, job.batch_size)
         if any(not writer.finished(metric).all() for metric in measures):
             for measure in worker.measures.values():
                 measure.prepare(report)
@@ -177,16 +177,16 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     if mask is not None:
         job.units = torch.from_numpy(mask.units.reshape(len(provider), -1))
     job.memory = config.execution.memory_bytes
-    job.chunk = fit(job.network, *job.inputs([0]), memory=job.memory)
+    job.batch_size = fit(job.network, *job.inputs([0]), memory=job.memory)
     check_values(job)
     return job, mask
 
 
-def _as_begun(writer: RunWriter, chunk: int) -> int:
+def _as_begun(writer: RunWriter, batch_size: int) -> int:
     """Inputs at once that the run was begun with: grouped otherwise, the last digits of a resumed run differ."""
     begun = writer.recorded("inputs_at_once")
     # A file from elsewhere does not decide over this machine's memory.
-    return begun if isinstance(begun, int) and 1 <= begun <= max(2 * chunk, CPU_INPUTS) else chunk
+    return begun if isinstance(begun, int) and 1 <= begun <= max(2 * batch_size, CPU_INPUTS) else batch_size
 
 
 def _masks(objects: Foreground, provider: InputProvider) -> npt.NDArray[np.uint8]:
@@ -231,7 +231,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else platform.machine(),
         **_precision(provider.model),
         "axes_known_by": axes.evidence,
-        "inputs_at_once": job.chunk,
+        "inputs_at_once": job.batch_size,
         "batching": job.network.mode,
         **where,
         "onnxinfo": __version__,

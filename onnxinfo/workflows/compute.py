@@ -80,7 +80,7 @@ class Analysis:
     def _blocks(self) -> list[list[int]]:
         """Samples that are solved together; the same whoever computes, and whatever is finished."""
         samples = len(self.job.provider)
-        size = min(BLOCK, self.job.chunk, samples)
+        size = min(BLOCK, self.job.batch_size, samples)
         return [list(range(start, min(start + size, samples))) for start in range(0, samples, size)]
 
     def _open(self, layer: int, block: Sequence[int]) -> list[str]:
