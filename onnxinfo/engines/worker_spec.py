@@ -20,7 +20,7 @@ from ..graph.engine import libraries, register_ort_library
 from ..graph.layers import Layer
 from ..graph.model import Model
 from ..graph.quantisation import rounds
-from ..graph.weights import beside, whole
+from ..graph.weights import attach_weights, detach_weights
 from ..inputs.held import HeldSamples, hold
 from ..inputs.sample_sets import SampleSet
 from ..metrics.budget import fit
@@ -37,7 +37,7 @@ class WorkerSpec:
     version
         Of onnxinfo: the worker's has to be the same.
     model, weights
-        See :func:`onnxinfo.graph.weights.beside`: whole, a large model cannot be sent.
+        See :func:`onnxinfo.graph.weights.detach_weights`: whole, a large model cannot be sent.
     name, sha256
         Of the model.
     inputs
@@ -104,7 +104,7 @@ class WorkerSpec:
     def _job(self) -> Job:
         light = onnx.ModelProto()
         light.CopyFrom(self.model)
-        model = Model(whole(light, self.weights), self.sha256, self.name, None)
+        model = Model(attach_weights(light, self.weights), self.sha256, self.name, None)
         provider = InputProvider(model, SampleSet(dict(self.inputs)), self.input_tensor)
         module = convert_reached(model, self.input_tensor, [layer.name for layer in self.layers])
         unit, device = torch.from_numpy(self.unit), torch.device(self.device)
@@ -140,7 +140,7 @@ def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) 
     from .. import __version__
 
     job = worker.job
-    light, weights = beside(job.provider.model.proto)
+    light, weights = detach_weights(job.provider.model.proto)
     given = job.provider.samples.inputs
     inputs = {name: hold(samples, folder / f"{i}.npy") for i, (name, samples) in enumerate(given.items())}
     same = torch.device(device).type == job.device.type
