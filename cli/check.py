@@ -11,7 +11,7 @@ import click
 
 from .rendering import as_options
 from .settings import config_file, setting, settings
-from .tables import echo, print_rows
+from .tables import print_rows, write_stdout
 
 if TYPE_CHECKING:
     from onnxinfo import ModelCheck
@@ -41,7 +41,7 @@ def check(model: str, inputs: str | None, format: str, **options: Any) -> None:
 
     found = check_model(sys.stdin.buffer.read() if model == "-" else model, inputs, **options)
     if format == "json":
-        echo(json.dumps(_finite(asdict(found)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_stdout(json.dumps(_finite(asdict(found)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     else:
         _print(found)
     if found.error is not None:

@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from .former import Group
-from .progress import live
+from .progress import progress_bar
 from .settings import config_file, setting, settings
-from .tables import FORMATS, echo, print_rows
+from .tables import FORMATS, print_rows, write_stdout
 
 COLUMNS = ("layer", "width", "error", "steps", "file", "model")
 
@@ -43,7 +43,7 @@ def train(model: str, inputs: str, output: str, **options: Any) -> None:
     """
     from onnxinfo import train_decoder
 
-    with live(output) as report:
+    with progress_bar(output) as report:
         stored = train_decoder(model, inputs, output, progress=report, **options)
     print_rows([_row(each) for each in stored], COLUMNS, "table")
 
@@ -75,7 +75,7 @@ def show(folder: str, layer: str) -> None:
     """
     from onnxinfo import describe_decoder
 
-    echo(describe_decoder(folder, layer) + "\n")
+    write_stdout(describe_decoder(folder, layer) + "\n")
 
 
 def _row(stored: Any) -> dict[str, Any]:

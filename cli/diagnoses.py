@@ -10,10 +10,10 @@ from onnxinfo.config import COHERENCY_METRICS, RESCALE_FACTOR
 
 from .models import load_for
 from .options import force, selection
-from .progress import live
+from .progress import progress_bar
 from .settings import config_file, settings
 from .tables import FORMATS, print_rows
-from .verbosity import remark
+from .verbosity import print_info
 
 COLUMNS = ("layer", "metric", "rescaled", "before", "after", "difference", "ratio", "samples", "unproven")
 _inputs = click.option("--inputs", required=True, metavar="SPEC", help="Samples, as for 'onnxinfo analyze'.")
@@ -52,7 +52,7 @@ def rescale(
 
     loaded = load_for(model, output, force)
     save(rescale_layers(loaded, factor, layers, exclude), output, force=force)
-    remark(f"{output}: {len(select_pairs(loaded, layers, exclude))} pairs of layers rescaled by {factor:g}")
+    print_info(f"{output}: {len(select_pairs(loaded, layers, exclude))} pairs of layers rescaled by {factor:g}")
 
 
 @click.command(no_args_is_help=True)
@@ -75,7 +75,7 @@ def coherency(model: str, inputs: str, output: str, format: str, **options: Any)
     """
     from onnxinfo import coherency as compare_rescaled
 
-    with live(output) as report:
+    with progress_bar(output) as report:
         found = compare_rescaled(model, inputs, output, progress=report, **options)
     rows = [{name: getattr(change, name) for name in COLUMNS} for change in found.changes]
     print_rows(rows, COLUMNS, format)
@@ -105,7 +105,7 @@ def prune(model: str, output: str, keep: float, scope: str, force: bool) -> None
 
     pruned = prune_weights(load_for(model, output, force), keep, scope=scope)
     save(pruned, output, force=force)
-    remark(f"{output}: {kept_share(pruned):.2%} of the weights are not zero")
+    print_info(f"{output}: {kept_share(pruned):.2%} of the weights are not zero")
 
 
 @click.command(no_args_is_help=True)
@@ -126,7 +126,7 @@ def robustness(model: str, inputs: str, output: str, **options: Any) -> None:
     """
     from onnxinfo import robustness as measure
 
-    with live(output) as report:
+    with progress_bar(output) as report:
         found = measure(model, inputs, output, progress=report, **options)
     click.echo(f"robustness {found.value:.5f} +- {found.stderr:.5f} standard deviations (mean L2 norm)")
     click.echo(f"{found.converged} of {found.samples} samples reached every target; accuracy {found.accuracy:.3f}")

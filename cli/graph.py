@@ -11,7 +11,7 @@ from .models import load_for, read_source
 from .options import force, selection
 from .settings import setting
 from .tables import FORMATS, claim_table, print_rows
-from .verbosity import quiet, remark
+from .verbosity import print_info, quiet
 
 if TYPE_CHECKING:
     from onnxinfo import Layer, Model
@@ -139,4 +139,4 @@ def _write(model: Model, output: str, force: bool) -> None:
         return
     save(model, output, force=force)
     graph = model.proto.graph
-    remark(f"{output}: {len(graph.node)} nodes, {len(graph.input)} inputs, {len(graph.output)} outputs")
+    print_info(f"{output}: {len(graph.node)} nodes, {len(graph.input)} inputs, {len(graph.output)} outputs")

@@ -29,7 +29,7 @@ def quiet() -> bool:
     return bool(click.get_current_context().ensure_object(dict).get("quiet"))
 
 
-def remark(text: object) -> None:
+def print_info(text: object) -> None:
     """Print what nobody needs who asked for quiet."""
     if not quiet():
         click.echo(text)

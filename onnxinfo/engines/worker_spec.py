@@ -21,7 +21,7 @@ from ..graph.layers import Layer
 from ..graph.model import Model
 from ..graph.quantisation import rounds
 from ..graph.weights import attach_weights, detach_weights
-from ..inputs.held import HeldSamples, hold
+from ..inputs.memmap import PreprocessedSamples, write_memmap
 from ..inputs.sample_sets import SampleSet
 from ..metrics.budget import fit
 from ..metrics.input_provider import InputProvider
@@ -59,7 +59,7 @@ class WorkerSpec:
     weights: dict[str, onnx.TensorProto]
     name: str
     sha256: str
-    inputs: dict[str, HeldSamples]
+    inputs: dict[str, PreprocessedSamples]
     input_tensor: str
     layers: tuple[Layer, ...]
     conditioning_inputs: tuple[str, ...]
@@ -76,7 +76,7 @@ class WorkerSpec:
 
     def in_memory(self) -> WorkerSpec:
         """The same with all samples in arrays."""
-        inputs = {name: HeldSamples(held, held.batch(range(len(held)))) for name, held in self.inputs.items()}
+        inputs = {name: PreprocessedSamples(held, held.batch(range(len(held)))) for name, held in self.inputs.items()}
         return dataclasses.replace(self, inputs=inputs)
 
     def for_device(self, device: str) -> WorkerSpec:
@@ -142,7 +142,7 @@ def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) 
     job = worker.job
     light, weights = detach_weights(job.provider.model.proto)
     given = job.provider.samples.inputs
-    inputs = {name: hold(samples, folder / f"{i}.npy") for i, (name, samples) in enumerate(given.items())}
+    inputs = {name: write_memmap(samples, folder / f"{i}.npy") for i, (name, samples) in enumerate(given.items())}
     same = torch.device(device).type == job.device.type
     return WorkerSpec(
         __version__, light, weights, job.provider.model.name, job.provider.model.sha256, inputs,

@@ -23,10 +23,10 @@ from . import protos
 from .external_data import read_external_data
 from .functions import check_functions
 from .inference import check
+from .protobuf_scan import why_unreadable
 from .shapes import complete_shapes, free_dimensions
 from .tensor_data import byte_count
 from .weights import attach_data, detach_data
-from .wire import why_unreadable
 
 logger = logging.getLogger(__name__)
 

@@ -157,13 +157,13 @@ def _features(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
 
 
 def _quartiles(
-    axes: Axes, units: _Units, layer: int, at: npt.NDArray[np.float64], wide: float, look: tuple[str, str]
+    axes: Axes, units: _Units, layer: int, at: npt.NDArray[np.float64], wide: float, style: tuple[str, str]
 ) -> None:
-    """Draw a layer's mean and quartiles over samples at each feature; `look` is its colour and its name."""
+    """Draw a layer's mean and quartiles over samples at each feature; `style` is its colour and its name."""
     samples = np.nonzero(units.present[layer])[0].tolist()
     if not samples:
         return
-    colour, text = look
+    colour, text = style
     values = units.along("feature", layer, samples)
     middle = mean_and_stderr(values.T)[0]
     low, high = np.nanpercentile(values, (25, 75), axis=0)
