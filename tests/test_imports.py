@@ -1,6 +1,5 @@
-"""Where modules are: no circle among them, and public names still found where they were."""
+"""Public names, also those of an earlier release, and modules without a circle of imports."""
 
-import importlib
 import warnings
 from pathlib import Path
 
@@ -9,12 +8,6 @@ import pytest
 import onnxinfo
 
 ROOT = Path(__file__).parents[1]
-FORMER = {
-    "analyze": "analysis.run", "Coherency": "analysis.coherency", "coherency": "analysis.coherency",
-    "Robust": "analysis.robustness", "robustness": "analysis.robustness", "train_decoder": "analysis.decoders",
-    "Check": "check", "check_model": "check", "Oneshot": "everything", "oneshot": "everything",
-    "demo": "demonstration",
-}  # fmt: skip
 RENAMED = {
     "Check": "ModelCheck", "Coherency": "CoherencyResult", "Oneshot": "OneshotResult", "Robust": "RobustnessResult"
 }  # fmt: skip
@@ -26,16 +19,8 @@ def test_former_names_of_results_work(name):
         assert getattr(onnxinfo, name) is getattr(onnxinfo, RENAMED[name])
     assert warned[0].filename == __file__
     assert name not in onnxinfo.__all__
-
-
-@pytest.mark.parametrize("name", [*FORMER])
-def test_public_names_are_found_where_they_were(name):
-    module = importlib.import_module(f"onnxinfo.{FORMER[name]}")
-    present = RENAMED.get(name, name)
-    with pytest.warns(DeprecationWarning, match=f"'{name}' of onnxinfo.{FORMER[name]} is now onnxinfo.{present};"):
-        assert getattr(module, name) is getattr(onnxinfo, present)
-    with pytest.raises(AttributeError, match="has no attribute 'absent'"):
-        _ = module.absent
+    with pytest.raises(AttributeError, match="module 'onnxinfo' has no attribute 'absent'"):
+        _ = onnxinfo.absent
 
 
 @pytest.mark.parametrize("name", [name for name in onnxinfo.__all__ if name[0] != "_"])

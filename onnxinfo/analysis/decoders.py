@@ -20,7 +20,6 @@ from ..metrics.decoder_store import DecoderKey, claim_decoder, load_decoder, sav
 from ..metrics.decoder_training import DecoderSettings, Material, Trained, demand_enough, train_decoders
 from ..metrics.input_provider import InputProvider, open_samples_of
 from ..metrics.network import Network
-from ..moved import forward
 from .job import Job, conditioning_tensors
 from .masks import unit_mask_of
 from .settings import Progress, Report
@@ -157,6 +156,3 @@ def training_inputs(job: Job) -> InputProvider:
         found = unit_mask_of(mask, training)
         training.counted = None if found is None else found.units
     return training
-
-
-__getattr__ = forward(__name__, {"train_decoder": "train_decoder"})

@@ -16,7 +16,6 @@ from ..errors import InputError, UsageError
 from ..graph.scores import score_tensor
 from ..inputs.deviation import evenly_spread
 from ..metrics.network import Network
-from ..moved import forward
 from .blocks import Cells, Measure, SampleBatch
 from .job import Job
 
@@ -196,6 +195,3 @@ def _summary(
         "smallest": np.where(np.isnan(norms), np.inf, norms).min(1).astype(np.float64),
         "correct": scores.argmax(1) == labels,
     }
-
-
-__getattr__ = forward(__name__, {"Robust": "RobustnessResult", "robustness": "robustness"})
