@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import as_setting
 from ..errors import UsageError
 from ..replacing import replacing
 from .copying import copy_run, new_archive, schema_of
@@ -65,7 +66,8 @@ def first_difference(existing: Run, schema: RunSchema, compression: str) -> str 
     for key in dict.fromkeys([*recipes[1], *recipes[0]]):
         there, now = (recipe.get(key, "absent") for recipe in recipes)
         if there != now:
-            return f"{key} is {there} there, {now} now"
+            (name, there), (_, now) = as_setting(key, there), as_setting(key, now)
+            return f"{name} is {there} there, {now} now"
     facets: dict[str, list[Any]] = {
         "layers": [[LayerRow.of(layer) for layer in each.layers] for each in (stored, schema)],
         "sample names": [[plain_text(name) for name in each.sample_names] for each in (stored, schema)],

@@ -22,6 +22,7 @@ from .sections import (
     RuConfig,
     SelectionConfig,
     SidConfig,
+    as_setting,
     entries,
     former_names,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Setting",
     "SidConfig",
     "TrainingOptions",
+    "as_setting",
     "configure",
     "entries",
     "former_names",

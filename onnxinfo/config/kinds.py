@@ -45,7 +45,7 @@ class Kind:
     choices: tuple[str, ...] = ()
     is_flag: bool = False
     is_repeatable: bool = False
-    former: Mapping[str, str] = field(default_factory=dict)
+    former: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def recorded(self, value: Any) -> Any:
         """Return the value as archives keep it."""

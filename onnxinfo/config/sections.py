@@ -298,3 +298,11 @@ def entries(*sections: str) -> Iterator[Entry]:
     for section in sections or SECTIONS:
         for each in settings_of(SECTIONS[section][1]):
             yield replace(each, section=section)
+
+
+def as_setting(key: str, value: Any) -> tuple[str, Any]:
+    """Return a field of an archive's recipe by the setting's present name, with its present word."""
+    for each in entries():
+        if each.setting.recipe == key and each.section != "ru.decoder":
+            return each.setting.flat, each.setting.kind.former.get(value, value) if isinstance(value, str) else value
+    return key, value
