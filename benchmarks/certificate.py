@@ -23,13 +23,13 @@ from torch import Tensor
 from onnxinfo.metrics import sid
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.noise import ENTROPY, generator
-from onnxinfo.metrics.probe import Feature
+from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.models import path
 
 ALPHA, CAP = 1.5e-4, 1.0
 
 
-def ascent(feature: Feature, scales: Tensor, target: Tensor, *, steps: int = 3000, noises: int = 64) -> Tensor:
+def ascent(feature: LayerProbe, scales: Tensor, target: Tensor, *, steps: int = 3000, noises: int = 64) -> Tensor:
     """``log sigma`` (S, n) at the end of a stochastic ascent, averaged over its second half."""
     logs, average, smooth = scales.log(), torch.zeros_like(scales), None
     for step in range(steps):
@@ -45,7 +45,7 @@ def ascent(feature: Feature, scales: Tensor, target: Tensor, *, steps: int = 300
     return average / (steps - steps // 2)
 
 
-def met(feature: Feature, logs: Tensor, target: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+def met(feature: LayerProbe, logs: Tensor, target: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
     """Mean H at the met constraint, (S,), and its standard error, from 4,096 fresh noise samples."""
     deviations = feature.deviations(logs.exp(), 4096) / target
     ratio, stderr = deviations.mean(0), deviations.std(0) / math.sqrt(len(deviations))
@@ -83,7 +83,7 @@ SABOTAGE: dict[str, Callable[[], object]] = {
     "uniform, no ascent": lambda: patch.multiple(
         sid,
         ROUNDS=((0, 0.2),),
-        allocate=lambda norms, target, tie, cap: _uniform(norms, target),
+        waterfill=lambda norms, target, tie, cap: _uniform(norms, target),
     ),
 }
 

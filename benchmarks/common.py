@@ -15,7 +15,7 @@ from onnxinfo.analysis.job import Job, prepare
 from onnxinfo.config import SidConfig
 from onnxinfo.graph.layers import perturbed_tensor
 from onnxinfo.metrics.budget import device_of, fit
-from onnxinfo.metrics.feeds import Feeds, open_samples_of
+from onnxinfo.metrics.input_provider import InputProvider, open_samples_of
 from onnxinfo.torch_graph.precision import to_float32
 
 
@@ -43,9 +43,11 @@ def prepared(
     """Network and samples, as an analysis prepares them."""
     loaded = to_float32(model)
     chosen = onnxinfo.select_layers(onnxinfo.list_layers(loaded), layers)
-    feeds = Feeds(loaded, open_samples_of(loaded, inputs, preset=preset, limit=samples), perturbed_tensor(loaded))
-    job = prepare(feeds, chosen, SidConfig(), device_of(device))
-    job.chunk = fit(job.network, *job.inputs([0]), memory=None)
+    provider = InputProvider(
+        loaded, open_samples_of(loaded, inputs, preset=preset, limit=samples), perturbed_tensor(loaded)
+    )
+    job = prepare(provider, chosen, SidConfig(), device_of(device))
+    job.batch_size = fit(job.network, *job.inputs([0]), memory=None)
     return job
 
 

@@ -140,7 +140,7 @@ def main() -> None:
         began = time.perf_counter()
         result = onnxinfo.analyze(
             model, f"{folder}/ids.npy", archive, layers=[f"block.{i}" for i in arguments.layers],
-            limit=arguments.samples, memory_limit=arguments.memory, device=arguments.device, normalizer="image",
+            limit=arguments.samples, memory_limit=arguments.memory, device=arguments.device, normalize_by="sample",
             progress=lambda p: print(f"{time.perf_counter() - began:6.0f} s  {p.stage} {p.done}/{p.total}"),
         )  # fmt: skip
         seconds = time.perf_counter() - began

@@ -37,7 +37,14 @@ ANALYSES = {
     "sample normalizer": (
         "digits-cnn.onnx",
         DIGITS,
-        {"metrics": ["sid"], "layers": ["relu_4"], "limit": 4, "normalizer": "image", "tie": "grid:4", "cap": 2.0},
+        {
+            "metrics": ["sid"],
+            "layers": ["relu_4"],
+            "limit": 4,
+            "normalize_by": "sample",
+            "share_sigma": "grid:4",
+            "sigma_max": 2.0,
+        },
     ),
     "text": ("torch-text-transformer.onnx", f"{path('text.npz')}:tokens", {"metrics": ["sid"], "limit": 2}),
 }

@@ -77,7 +77,7 @@ def main() -> None:
         arguments.model, arguments.inputs, arguments.layers, preset=arguments.preset, samples=arguments.samples,
         device=arguments.device,
     )  # fmt: skip
-    print(f"{machine(arguments.device)}; {arguments.samples} samples, {job.chunk} inputs at once\n")
+    print(f"{machine(arguments.device)}; {arguments.samples} samples, {job.batch_size} inputs at once\n")
     print("| layer | plain loop, GFLOP/s | at batch | solver, GFLOP/s | share |\n| --- | ---: | ---: | ---: | ---: |")
     x, rows = job.inputs(range(arguments.samples))
     for i, layer in enumerate(job.layers):
@@ -102,7 +102,7 @@ def main() -> None:
 
         def work(i: int = i, start: object = start, target: Tensor = target) -> object:
             feature = job.feature(i, x, rows, 0)
-            return solve(Problem.of(feature, start, target, job.tie, job.settings.cap, job.shape))  # type: ignore[arg-type]
+            return solve(Problem.of(feature, start, target, job.tie, job.settings.sigma_max, job.shape))  # type: ignore[arg-type]
 
         with count:
             work()

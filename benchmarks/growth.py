@@ -72,7 +72,7 @@ def measure(**request: Any) -> dict[str, float]:
 def probes(file: Path, images: Path, counts: list[int]) -> dict[int, dict[str, float]]:
     """Time of the column norms of one layer for several numbers of noises; two probes at each."""
     job = prepared(str(file), str(images), [f"relu_{DEPTH - 1}"], samples=8, device="cpu")
-    job.chunk = 64
+    job.batch_size = 64
     feature = job.feature(0, *job.inputs(range(8)), 0)
     sigma = torch.full((8, feature.units), 0.01)
     feature.column_norms(sigma, 8, 2)

@@ -34,7 +34,7 @@ PHASES: dict[str, tuple[list[tuple[Any, str]], bool]] = {
     "samples": ([("onnxinfo.workflows.analyze", "open_inputs")], False),
     "conversion": ([("onnxinfo.analysis.job", "convert_reached")], False),
     "verification": ([("onnxinfo.analysis.job", "verify")], False),
-    "batching": ([(Network, "settle_batching"), ("onnxinfo.workflows.analyze", "fit")], False),
+    "batching": ([(Network, "select_batching"), ("onnxinfo.workflows.analyze", "fit")], False),
     "linearisation": ([(Linearise, "perform")], True),
     "solution": ([(Measuring, "perform")], True),
     "archive": ([(RunWriter, name) for name in ("open", "set_normalizer", "write", "close")], True),

@@ -22,7 +22,7 @@ import torch
 from common import machine, prepared
 from torch import Tensor
 
-from onnxinfo.analysis.decoders import Decoders, decoder_settings
+from onnxinfo.analysis.decoders import DecoderCache, decoder_settings
 from onnxinfo.config import DecoderConfig
 from onnxinfo.metrics import ru
 from onnxinfo.metrics.linearisation import linearise
@@ -70,16 +70,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         job = prepared(model, images, arguments.layers, samples=200, device="cpu")
         trained = decoder_settings(DecoderConfig(width=16, steps=200), seed=0)
-        decoders = Decoders(Path(folder), job.feeds, trained).of(job)
+        decoders = DecoderCache(Path(folder), job.provider, trained).of(job)
     x, rows = job.inputs(range(arguments.samples))
     starts = linearise(job.network, x, job.unit, rows, generator(job.device, "starts"))
     print(f"{machine('cpu')}; {arguments.samples} samples, {len(starts)} layers\n")
-    print("| center | ascent | mean shortfall | largest | mean gap | converged | covered | seconds |")
+    print("| error reference | ascent | mean shortfall | largest | mean gap | converged | covered | seconds |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for center in ("input", "reconstruction"):
+    for reference in ("input", "reconstruction"):
 
-        def recovered(layer: int, key: int, center: str = center) -> Reconstruction:
-            return Reconstruction(job.feature(layer, x, rows, key), decoders[layer].decoder, center)
+        def recovered(layer: int, key: int, reference: str = reference) -> Reconstruction:
+            return Reconstruction(job.feature(layer, x, rows, key), decoders[layer].decoder, reference)
 
         truths: list[tuple[Tensor, Tensor]] = []
         for name, broken in SABOTAGE.items():
@@ -92,7 +92,7 @@ def main() -> None:
                 if len(truths) <= layer:
                     problem = ru.Problem.of(recovered(layer, 2), start, target, job.tie, CAP)
                     options = {"steps": arguments.steps, "noises": arguments.draws, "rate": 0.1}
-                    longer = problem.sigma(problem.meet(problem.ascend(found.sigma, **options)))
+                    longer = problem.sigma(problem.enforce_constraint(problem.ascend(found.sigma, **options)))
                     truths.append(met(recovered(layer, 3), longer, target))
                 value, error = met(recovered(layer, 3), found.sigma, target)
                 short = truths[layer][0] - value
@@ -104,7 +104,7 @@ def main() -> None:
                 )
             short, gap, kept, covered, seconds_each = map(torch.cat, zip(*rows_found, strict=True))
             print(
-                f"| {center} | {name} | {short.mean():.4f} | {short.max():.4f} | {gap.nanmean():.4f} | "
+                f"| {reference} | {name} | {short.mean():.4f} | {short.max():.4f} | {gap.nanmean():.4f} | "
                 f"{kept.mean():.0%} | {covered.mean():.0%} | {seconds_each.mean():.2f} |",
                 flush=True,
             )

@@ -46,12 +46,16 @@ def run(arguments: argparse.Namespace, solver: str, samples: int) -> tuple[dict[
     metric = arguments.metric
     more: dict[str, Any] = {}
     if metric == "ru":
-        more = {"center": arguments.center, "decoders": arguments.decoders, "decoder_inputs": arguments.decoder_inputs}
+        more = {
+            "error_reference": arguments.error_reference,
+            "decoders": arguments.decoders,
+            "decoder_inputs": arguments.decoder_inputs,
+        }
         more["decoder_limit"] = arguments.decoder_limit
     with tempfile.TemporaryDirectory() as folder:
         result = onnxinfo.analyze(
             arguments.model, arguments.inputs, Path(folder) / "out.h5", layers=arguments.layers, limit=samples,
-            preset=arguments.preset, normalizer="image", metrics=[metric], solver=solver, seed=arguments.seed,
+            preset=arguments.preset, normalize_by="sample", metrics=[metric], solver=solver, seed=arguments.seed,
             device=arguments.device, progress=clock.note, **more,
         )  # fmt: skip
         with onnxinfo.open(result.archive) as archive:
@@ -68,7 +72,7 @@ def main() -> None:
     parser.add_argument("--reference-samples", type=int, help="of them, for the paper's optimiser; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--metric", choices=["sid", "ru"], default="sid")
-    parser.add_argument("--center", choices=["input", "reconstruction"], default="input")
+    parser.add_argument("--error-reference", choices=["input", "reconstruction"], default="input")
     parser.add_argument("--decoders", type=Path, default=Path("decoders"), help="folder that keeps them")
     parser.add_argument("--decoder-inputs", help="samples that decoders for ru are trained on")
     parser.add_argument("--decoder-limit", type=int, default=5000)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from onnxinfo.analysis.job import Job
 from onnxinfo.metrics import sid
-from onnxinfo.metrics.certificate import join, relative_gradient
+from onnxinfo.metrics.certificate import merge, relative_gradient
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.noise import ENTROPY, generator
@@ -44,7 +44,7 @@ def gains(problem: sid.Problem, found: sid.Solution) -> tuple[Tensor, Tensor]:
     scales = problem.tie.sum(found.sigma) / problem.tie.size
     problem.feature.noise = generator(scales.device, 0, "fresh")
     control = control_of(problem.feature, found.sigma)
-    measured = join([problem.measured(scales, control) for _ in range(PASSES)])
+    measured = merge([problem.measured(scales, control) for _ in range(PASSES)])
     free = problem.free(scales)
     relative = relative_gradient(measured.halves, free)
     newton = -problem.tie.expand(problem.denoised(relative.first, relative.second)) / 2

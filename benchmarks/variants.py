@@ -35,7 +35,7 @@ def products_in(precision: str) -> Iterator[None]:
 
 def variants(network: Network, rows: Tensor, device: torch.device) -> dict[str, tuple[Evaluate, torch.memory_format]]:
     """Evaluations by name, and how their inputs lie in memory."""
-    module, axes, context = network.module, network.axes, [tensor[rows] for tensor in network.context]
+    module, axes, context = network.module, network.axes, [tensor[rows] for tensor in network.conditioning_inputs]
     compiled = torch.compile(module)
 
     def plain(x: Tensor) -> Tensor:
@@ -77,12 +77,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement at least")
     given = parser.parse_args()
     job = prepared(given.model, given.inputs, given.layers, preset=given.preset, samples=1, device=given.device)
-    print(f"{machine(given.device)}; {job.chunk} inputs at once, evaluated as: {job.network.mode}\n")
+    print(f"{machine(given.device)}; {job.batch_size} inputs at once, evaluated as: {job.network.mode}\n")
     print("| layer | variant | ms per input | of as analyzed | first call, s | difference |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     sample, _ = job.inputs([0])
-    x = sample + 0.1 * job.unit * torch.randn(job.chunk, *sample.shape[1:], device=job.device)
-    rows = torch.zeros(job.chunk, dtype=torch.long, device=job.device)
+    x = sample + 0.1 * job.unit * torch.randn(job.batch_size, *sample.shape[1:], device=job.device)
+    rows = torch.zeros(job.batch_size, dtype=torch.long, device=job.device)
     for i, layer in enumerate(job.layers):
         network = job.network.part([i])
         with torch.no_grad():
@@ -105,7 +105,7 @@ def main() -> None:
                 f"| {layer.name} | {name} | {1e3 * taken:.3f} | {taken / usual:.2f} | {first:.1f} | {difference:.1e} |",
                 flush=True,
             )
-            network.adopt(network.mode, network.axes)
+            network.set_batching(network.mode, network.axes)
 
 
 if __name__ == "__main__":

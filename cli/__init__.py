@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from .former import Group, warnings_shown
 from .verbosity import add_options
 
 # Command name -> module of this package that defines it (as a function of the same name, dashes as underscores).
@@ -42,7 +45,7 @@ COMMANDS: dict[str, str] = {
 }
 
 
-class Commands(click.Group):
+class Commands(Group):
     """A group whose commands are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -58,38 +61,37 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return add_options(command)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command on the line, with options that have another name now by that name."""
-        name, command, rest = super().resolve_command(ctx, args)
-        if command is not None and rest:
-            from .settings import renamed
-
-            rest = [*renamed(command, rest)]
-        return name, command, rest
-
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; where it has an argument too many, say how an option takes several values."""
         try:
-            return super().invoke(ctx)
+            with warnings_shown():
+                return super().invoke(ctx)
         except click.UsageError as error:
-            hint = _repetition(error)
+            hint = _repetition(error, ctx.ensure_object(dict).get("arguments", []))
             if not hint:
                 raise
             raise click.UsageError(error.message + hint, error.ctx) from error
 
 
-def _repetition(error: click.UsageError) -> str:
+def _repetition(error: click.UsageError, arguments: list[str]) -> str:
     """Explain ``--layers a b``, whose second value is no argument of the command; empty for other errors."""
     if error.ctx is None or not error.message.startswith("Got unexpected extra argument"):
         return ""
-    for option in error.ctx.command.params:
-        given = error.ctx.params.get(option.name or "") or ()
-        if isinstance(option, click.Option) and option.multiple and option.opts and given:
-            flag = option.opts[0]
-            return f"; to give several values, repeat the option: {flag} {given[-1]} {flag} ..."
+    options = [each for each in error.ctx.command.params if isinstance(each, click.Option) and each.multiple]
+    flags = {flag for each in options for flag in each.opts}
+    for flag, value, extra in _values(arguments):
+        if flag in flags and re.search(rf"\({re.escape(extra)}[ )]", error.message):
+            return f"; to give several values, repeat the option: {flag} {value} {flag} {extra}"
     return ""
+
+
+def _values(arguments: list[str]) -> Iterator[tuple[str, str, str]]:
+    """List what may be an option, its value and what follows."""
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        following = [value, *arguments[i + 1 : i + 2]] if equals else arguments[i + 1 : i + 3]
+        if len(following) == 2:
+            yield flag, following[0], following[1]
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -132,7 +134,9 @@ def main() -> None:
     except OnnxinfoError as error:
         if settings["debug"]:
             raise
-        click.echo(f"onnxinfo: error: {error}", err=True)
+        from .rendering import as_options
+
+        click.echo(f"onnxinfo: error: {as_options(str(error), settings.get('command'))}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: nothing is left to say.

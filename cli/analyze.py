@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import force
-from .progress import live
+from .progress import progress_bar
 from .settings import config_file, settings
 from .tables import print_run
 from .verbosity import quiet
@@ -37,7 +37,7 @@ def analyze(model: str, inputs: str, output: str, **options: Any) -> None:
     from onnxinfo import analyze as run_analysis
 
     began = time.monotonic()
-    with live(output) as report:
+    with progress_bar(output) as report:
         result = run_analysis(model, inputs, output, progress=report, **options)
     if not quiet():
         show(result, time.monotonic() - began)
@@ -56,7 +56,7 @@ def demo(output: str, force: bool) -> None:
     from onnxinfo import demo as run_demo
 
     began = time.monotonic()
-    with live(output) as report:
+    with progress_bar(output) as report:
         made = run_demo(output, progress=report, force=force)
     if not quiet():
         show(made.result, time.monotonic() - began)

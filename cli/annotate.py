@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .options import force
-from .verbosity import remark
+from .verbosity import print_info
 
 
 @click.command(no_args_is_help=True)
@@ -29,4 +29,4 @@ def annotate(model: str, archive: str, output: str, **options: Any) -> None:
     from onnxinfo import annotate as write_annotated
 
     count = write_annotated(model, archive, output, **options)
-    remark(f"{output}: {count} nodes annotated; open it in Netron and click on a node")
+    print_info(f"{output}: {count} nodes annotated; open it in Netron and click on a node")

@@ -9,7 +9,7 @@ import click
 
 from .options import force
 from .tables import FORMATS, duration, print_rows
-from .verbosity import remark
+from .verbosity import print_info
 
 archive = click.argument("archive", metavar="FILE", type=click.Path())
 
@@ -94,7 +94,7 @@ def merge(archives: tuple[str, ...], output: str) -> None:
     from onnxinfo import merge as merge_archives
 
     for source, name in merge_archives(archives, output).items():
-        remark(f"{_printable(source)} -> {_printable(name)}")
+        print_info(f"{_printable(source)} -> {_printable(name)}")
 
 
 @click.command()

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .rendering import as_options
 from .settings import config_file, setting, settings
-from .tables import echo, print_rows
+from .tables import print_rows, write_stdout
 
 if TYPE_CHECKING:
-    from onnxinfo import Check
+    from onnxinfo import ModelCheck
 
 _SHOWN = 10
 
@@ -41,7 +42,7 @@ def check(model: str, inputs: str | None, format: str, **options: Any) -> None:
 
     found = check_model(sys.stdin.buffer.read() if model == "-" else model, inputs, **options)
     if format == "json":
-        echo(json.dumps(_finite(asdict(found)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_stdout(json.dumps(_finite(asdict(found)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     else:
         _print(found)
     if found.error is not None:
@@ -57,7 +58,7 @@ def _finite(value: Any) -> Any:
     return None if value in (float("inf"), float("-inf")) else value
 
 
-def _print(found: Check) -> None:
+def _print(found: ModelCheck) -> None:
     from onnxinfo.text import printable, quoted
 
     print_rows([asdict(use) for use in found.operators], ["operator", "version", "server", "count", "reason"], "table")
@@ -71,7 +72,8 @@ def _print(found: Check) -> None:
     source = "nothing can be perturbed" if found.perturbed is None else f"from {quoted(found.perturbed)}"
     click.echo(f"layers:     {len(found.reached)} of {total} reached {source}")
     for name, reason in list(found.unreached.items())[:_SHOWN]:
-        click.echo(f"  not {quoted(name)}: {printable(reason)}")
+        command = click.get_current_context().command
+        click.echo(f"  not {quoted(name)}: {as_options(printable(reason), command)}")
     if len(found.unreached) > _SHOWN:
         click.echo(f"  and {len(found.unreached) - _SHOWN} more")
     if found.largest is not None:

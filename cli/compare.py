@@ -8,7 +8,7 @@ import click
 
 from .completion import layer_names, run_names
 from .options import force
-from .tables import FORMATS, claim_table, echo, print_rows
+from .tables import FORMATS, claim_table, print_rows, write_stdout
 
 
 @click.command(no_args_is_help=True)
@@ -45,6 +45,6 @@ def compare(files: tuple[str, ...], top: int | None, format: str, output: str, f
     if format in ("table", "markdown"):
         same = {name for name in ("metric", "run", "other", "paired") if len({row[name] for row in rows}) == 1}
         if "other" in same and target is None:
-            echo(f"{rows[0]['other']} minus {rows[0]['run']}:\n")
+            write_stdout(f"{rows[0]['other']} minus {rows[0]['run']}:\n")
         columns = [name for name in columns if name not in same or name == "metric"]
     print_rows(rows, columns, format, target)

@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
-from .progress import live
+from .former import Group
+from .progress import progress_bar
 from .settings import config_file, setting, settings
-from .tables import FORMATS, echo, print_rows
+from .tables import FORMATS, print_rows, write_stdout
 
 COLUMNS = ("layer", "width", "error", "steps", "file", "model")
 
 
-@click.group()
+@click.group(cls=Group)
 def decoder() -> None:
     """Train, list and show the decoders that the reconstruction uncertainty needs."""
 
@@ -30,7 +31,7 @@ def decoder() -> None:
 @setting("decoder_steps", "steps")
 @setting("decoder_batch", "batch")
 @setting("decoder_learning_rate", "learning_rate")
-@setting("decoder_flips", "flips")
+@setting("decoder_horizontal_flip", "horizontal_flip")
 @setting("seed", help="Seed of split, initial weights and order of samples.")
 @setting("device")
 def train(model: str, inputs: str, output: str, **options: Any) -> None:
@@ -42,7 +43,7 @@ def train(model: str, inputs: str, output: str, **options: Any) -> None:
     """
     from onnxinfo import train_decoder
 
-    with live(output) as report:
+    with progress_bar(output) as report:
         stored = train_decoder(model, inputs, output, progress=report, **options)
     print_rows([_row(each) for each in stored], COLUMNS, "table")
 
@@ -74,7 +75,7 @@ def show(folder: str, layer: str) -> None:
     """
     from onnxinfo import describe_decoder
 
-    echo(describe_decoder(folder, layer) + "\n")
+    write_stdout(describe_decoder(folder, layer) + "\n")
 
 
 def _row(stored: Any) -> dict[str, Any]:

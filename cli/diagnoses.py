@@ -6,15 +6,20 @@ from typing import Any
 
 import click
 
+from onnxinfo.config import COHERENCY_METRICS, RESCALE_FACTOR
+
 from .models import load_for
 from .options import force, selection
-from .progress import live
+from .progress import progress_bar
 from .settings import config_file, settings
 from .tables import FORMATS, print_rows
-from .verbosity import remark
+from .verbosity import print_info
 
 COLUMNS = ("layer", "metric", "rescaled", "before", "after", "difference", "ratio", "samples", "unproven")
 _inputs = click.option("--inputs", required=True, metavar="SPEC", help="Samples, as for 'onnxinfo analyze'.")
+_factor = click.option(
+    "--factor", type=float, default=RESCALE_FACTOR, show_default=True, help="Divides a layer, multiplies the next."
+)
 _archive = click.option("-o", "--output", required=True, type=click.Path(), help="The archive.")
 _model_out = click.option("-o", "--output", required=True, metavar="OUT.onnx", help="The model written.")
 
@@ -22,7 +27,7 @@ _model_out = click.option("-o", "--output", required=True, metavar="OUT.onnx", h
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @_model_out
-@click.option("--factor", type=float, default=4.0, show_default=True, help="Divides a layer, multiplies the next.")
+@_factor
 @selection
 @force
 def rescale(
@@ -47,17 +52,17 @@ def rescale(
 
     loaded = load_for(model, output, force)
     save(rescale_layers(loaded, factor, layers, exclude), output, force=force)
-    remark(f"{output}: {len(select_pairs(loaded, layers, exclude))} pairs of layers rescaled by {factor:g}")
+    print_info(f"{output}: {len(select_pairs(loaded, layers, exclude))} pairs of layers rescaled by {factor:g}")
 
 
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @_inputs
 @_archive
-@click.option("--factor", type=float, default=4.0, show_default=True, help="Divides a layer, multiplies the next.")
+@_factor
 @click.option("--pairs", multiple=True, metavar="P", help="Tensors between the layers rescaled; default: all.")
 @config_file
-@settings(leave_out=["run"], metrics=("sid", "gradient", "gradcam"))
+@settings(leave_out=["run"], metrics=COHERENCY_METRICS)
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
 def coherency(model: str, inputs: str, output: str, format: str, **options: Any) -> None:
     """Tabulate how metrics and baselines of each layer change when MODEL's layers are rescaled.
@@ -70,7 +75,7 @@ def coherency(model: str, inputs: str, output: str, format: str, **options: Any)
     """
     from onnxinfo import coherency as compare_rescaled
 
-    with live(output) as report:
+    with progress_bar(output) as report:
         found = compare_rescaled(model, inputs, output, progress=report, **options)
     rows = [{name: getattr(change, name) for name in COLUMNS} for change in found.changes]
     print_rows(rows, COLUMNS, format)
@@ -100,7 +105,7 @@ def prune(model: str, output: str, keep: float, scope: str, force: bool) -> None
 
     pruned = prune_weights(load_for(model, output, force), keep, scope=scope)
     save(pruned, output, force=force)
-    remark(f"{output}: {kept_share(pruned):.2%} of the weights are not zero")
+    print_info(f"{output}: {kept_share(pruned):.2%} of the weights are not zero")
 
 
 @click.command(no_args_is_help=True)
@@ -121,7 +126,7 @@ def robustness(model: str, inputs: str, output: str, **options: Any) -> None:
     """
     from onnxinfo import robustness as measure
 
-    with live(output) as report:
+    with progress_bar(output) as report:
         found = measure(model, inputs, output, progress=report, **options)
     click.echo(f"robustness {found.value:.5f} +- {found.stderr:.5f} standard deviations (mean L2 norm)")
     click.echo(f"{found.converged} of {found.samples} samples reached every target; accuracy {found.accuracy:.3f}")

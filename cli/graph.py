@@ -9,8 +9,9 @@ import click
 
 from .models import load_for, read_source
 from .options import force, selection
+from .settings import setting
 from .tables import FORMATS, claim_table, print_rows
-from .verbosity import quiet, remark
+from .verbosity import print_info, quiet
 
 if TYPE_CHECKING:
     from onnxinfo import Layer, Model
@@ -22,7 +23,7 @@ COLUMNS = ("index", "name", "op", "node", "shape", "parameters", "depth", "defau
 @click.argument("model")
 @selection
 @click.option("--all", "everything", is_flag=True, help="All layers, not only the default ones.")
-@click.option("--perturb", metavar="TENSOR", help="The perturbed tensor; default: the float input, or the embedding.")
+@setting("input_tensor")
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
 @force
@@ -31,7 +32,7 @@ def layers(
     layers: tuple[str, ...],
     exclude: tuple[str, ...],
     everything: bool,
-    perturb: str | None,
+    input_tensor: str | None,
     format: str,
     output: str,
     force: bool,
@@ -52,10 +53,10 @@ def layers(
 
     target = claim_table(output, format, [model], force)
     loaded = load(read_source(model))
-    found = list_layers(loaded, perturb)
+    found = list_layers(loaded, input_tensor)
     chosen = select_layers(found, layers or (["0-"] if everything else []), exclude)
     if not quiet():
-        click.echo(_perturbed(loaded, perturb), err=True)
+        click.echo(_perturbed(loaded, input_tensor), err=True)
     print_rows([_row(layer, format) for layer in chosen], COLUMNS, format, target)
 
 
@@ -64,7 +65,7 @@ def layers(
 @click.option("-o", "--output", required=True, metavar="OUT.onnx", help="The model written; - for standard output.")
 @selection
 @click.option("--all", "everything", is_flag=True, help="All layers, not only the default ones.")
-@click.option("--perturb", metavar="TENSOR", help="The perturbed tensor, which the layers have to depend on.")
+@setting("input_tensor", help="Tensor that the layers have to depend on, because noise is added to it.")
 @force
 def expose(
     model: str,
@@ -72,7 +73,7 @@ def expose(
     layers: tuple[str, ...],
     exclude: tuple[str, ...],
     everything: bool,
-    perturb: str | None,
+    input_tensor: str | None,
     force: bool,
 ) -> None:
     """Write MODEL (an ONNX file, or - for standard input) with layers as additional outputs.
@@ -87,7 +88,7 @@ def expose(
     from onnxinfo import list_layers, select_layers
 
     loaded = load_for(model, output, force)
-    chosen = select_layers(list_layers(loaded, perturb), layers or (["0-"] if everything else []), exclude)
+    chosen = select_layers(list_layers(loaded, input_tensor), layers or (["0-"] if everything else []), exclude)
     _write(expose_tensors(loaded, [layer.name for layer in chosen]), output, force)
 
 
@@ -113,13 +114,13 @@ def extract(model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str
     _write(extract_part(load_for(model, output, force), inputs, outputs), output, force)
 
 
-def _perturbed(model: Model, perturb: str | None) -> str:
+def _perturbed(model: Model, input_tensor: str | None) -> str:
     """Name the perturbed tensor, its axes, and the one along which its units differ."""
     from onnxinfo import perturbed_tensor
     from onnxinfo.graph.channels import declared_axes
     from onnxinfo.text import quoted
 
-    name = perturbed_tensor(model, perturb)
+    name = perturbed_tensor(model, input_tensor)
     return f"perturbed: {quoted(name)} {declared_axes(model, name)}"
 
 
@@ -138,4 +139,4 @@ def _write(model: Model, output: str, force: bool) -> None:
         return
     save(model, output, force=force)
     graph = model.proto.graph
-    remark(f"{output}: {len(graph.node)} nodes, {len(graph.input)} inputs, {len(graph.output)} outputs")
+    print_info(f"{output}: {len(graph.node)} nodes, {len(graph.input)} inputs, {len(graph.output)} outputs")

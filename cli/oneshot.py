@@ -9,7 +9,7 @@ import click
 
 from .analyze import show
 from .options import force
-from .progress import live
+from .progress import progress_bar
 from .settings import config_file, settings
 from .verbosity import quiet
 
@@ -35,7 +35,7 @@ def oneshot(model: str, inputs: str, output: str, **options: Any) -> None:
     from onnxinfo import oneshot as run_all
 
     began = time.monotonic()
-    with live(output) as report:
+    with progress_bar(output) as report:
         made = run_all(model, inputs, output, progress=report, **options)
     if not quiet():
         show(made.result, time.monotonic() - began)

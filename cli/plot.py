@@ -8,7 +8,7 @@ import click
 
 from .completion import layer_names, run_names
 from .options import force
-from .verbosity import remark
+from .verbosity import print_info
 
 
 @click.command(no_args_is_help=True)
@@ -58,4 +58,4 @@ def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
     if not files:
         raise UsageError("give archives, then the kind of plot: onnxinfo plot result.h5 curve -o curve.png")
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    remark(draw(files, kind, output, **given))
+    print_info(draw(files, kind, output, **given))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def live(output: str) -> Iterator[Callable[[Progress], None]]:
+def progress_bar(output: str) -> Iterator[Callable[[Progress], None]]:
     """Show progress while the context lasts; an interruption says where the results are."""
     try:
         if quiet():

@@ -8,7 +8,7 @@ import click
 
 from .completion import layer_names, run_names
 from .options import force
-from .verbosity import remark
+from .verbosity import print_info
 
 
 @click.command(no_args_is_help=True)
@@ -29,4 +29,4 @@ def report(files: tuple[str, ...], output: str, **options: Any) -> None:
     """
     from onnxinfo import report as write_report
 
-    remark(write_report(files, output, **options))
+    print_info(write_report(files, output, **options))

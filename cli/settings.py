@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import os
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
 import click
 
-from onnxinfo.config import Entry, entries, read_settings
+from onnxinfo.config import Entry, entries, kinds, read_settings
+from onnxinfo.moved import warn_renamed
 
 from .completion import layer_names, metric_names
 
@@ -51,6 +53,41 @@ class SettingOption(click.Option):
     def __init__(self, *args: Any, entry: Entry, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.entry = entry
+
+    @property
+    def former(self) -> dict[str, str]:
+        """The present name of each option of an earlier release."""
+        name = self.entry.setting.former_of(self.name or "").replace("_", "-")
+        if not name:
+            return {}
+        present = zip((f"--{name}", f"--no-{name}"), [*self.opts, *self.secondary_opts], strict=False)
+        return dict(present)
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Look up the environment variable, also by its former name."""
+        setting = self.entry.setting
+        found = super().resolve_envvar_value(ctx)
+        if found is None and setting.former and (found := os.environ.get(setting.former_variable) or None):
+            warn_renamed(setting.former_variable, setting.variable)
+        return found
+
+
+class Word(click.Choice[str]):
+    """One of a few words.
+
+    Parameters
+    ----------
+    kind
+        The words.
+    """
+
+    def __init__(self, kind: kinds.Kind) -> None:
+        super().__init__(kind.choices)
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word, the present one for a former one."""
+        return super().convert(self._kind.check(value) if value in self._kind.former else value, param, ctx)
 
 
 def settings(*sections: str, leave_out: Collection[str] = (), **defaults: Any) -> Callable[[Command], Command]:
@@ -99,15 +136,19 @@ def config_file(command: Command) -> Command:
     )(command)
 
 
-def renamed(command: click.Command, arguments: list[str]) -> Iterator[str]:
-    """Replace the options of an earlier release by what they are called now, and say so on standard error."""
-    options = [each.entry.setting for each in command.params if isinstance(each, SettingOption)]
-    former = {f"--{each.former.replace('_', '-')}": each.flag for each in options if each.former}
+def present_options(command: click.Command, arguments: list[str]) -> list[str]:
+    """Replace the options of an earlier release on a command line by their present names, with a warning."""
+    former: dict[str, str] = {}
+    for option in command.params:
+        if isinstance(option, SettingOption):
+            former |= option.former
+    found = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name in former:
-            click.echo(f"{name} is now called {former[name]}; the next release drops it", err=True)
-        yield former.get(name, name) + equals + value
+            warn_renamed(name, former[name])
+        found.append(former.get(name, name) + equals + value)
+    return found
 
 
 def _option(entry: Entry, name: str, flag: str, default: Any) -> Callable[[Command], Command]:
@@ -118,7 +159,7 @@ def _option(entry: Entry, name: str, flag: str, default: Any) -> Callable[[Comma
         # Off is what everyone expects.
         flag, more["show_default"] = f"{flag}/--no-{flag[2:]}", False
     elif kind.choices:
-        more["type"] = click.Choice(kind.choices)
+        more["type"] = Word(kind)
     else:
         more |= {"type": Value(entry), "metavar": kind.metavar, "multiple": kind.is_repeatable}
     more["shell_complete"] = _COMPLETIONS.get(setting.flat)

@@ -87,14 +87,14 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output:
         parts = render(rows, columns, format, width)
         # Each call flushes: a line at a time would take longer than making them.
         while some := "".join(itertools.islice(parts, _PARTS_AT_ONCE)):
-            echo(some)
+            write_stdout(some)
         return
     parts = render(rows, columns, format)
     with output.writing() as part, part.open("w", encoding="utf-8") as file:
         file.writelines(parts)
 
 
-def echo(text: str) -> None:
+def write_stdout(text: str) -> None:
     """Print data as it is to a file or a pipe; to a terminal with what could control it escaped."""
     if sys.stdout.isatty():
         text = "\n".join(map(printable, text.split("\n")))

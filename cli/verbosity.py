@@ -29,7 +29,7 @@ def quiet() -> bool:
     return bool(click.get_current_context().ensure_object(dict).get("quiet"))
 
 
-def remark(text: object) -> None:
+def print_info(text: object) -> None:
     """Print what nobody needs who asked for quiet."""
     if not quiet():
         click.echo(text)
@@ -63,11 +63,15 @@ def _handler() -> logging.Handler:
 
     from onnxinfo.text import printable
 
+    from .rendering import as_options
+
     class Lines(logging.Handler):
         """One line a record; the stream is looked up each time, as live progress puts its own in place."""
 
         def emit(self, record: logging.LogRecord) -> None:
-            click.echo(f"[{record.relativeCreated / 1000:7.2f} s] {printable(record.getMessage())}", err=True)
+            context = click.get_current_context(silent=True)
+            text = as_options(printable(record.getMessage()), context.command if context else None)
+            click.echo(f"[{record.relativeCreated / 1000:7.2f} s] {text}", err=True)
 
     handler = Lines()
     handler.set_name(__name__)

@@ -18,6 +18,7 @@ from .errors import (
     UsageError,
     VerificationError,
 )
+from .moved import forward
 
 __version__ = "0.1.0"
 
@@ -38,7 +39,7 @@ _LAZY = {
     "convert": "torch_graph.convert",
     "Samples": "inputs.samples",
     "open_samples": "inputs.opening",
-    "Check": "workflows.check",
+    "ModelCheck": "workflows.check",
     "check_model": "workflows.check",
     "InputConfig": "config",
     "SidConfig": "config",
@@ -49,9 +50,9 @@ _LAZY = {
     "Progress": "analysis.settings",
     "Result": "analysis.settings",
     "analyze": "workflows.analyze",
-    "Coherency": "workflows.coherency",
+    "CoherencyResult": "workflows.coherency",
     "coherency": "workflows.coherency",
-    "Robust": "workflows.robustness",
+    "RobustnessResult": "workflows.robustness",
     "robustness": "workflows.robustness",
     "train_decoder": "workflows.decoders",
     "list_decoders": "metrics.decoder_store",
@@ -73,10 +74,21 @@ _LAZY = {
     "plot_maps": "views.plotting",
     "report": "views.report",
     "annotate": "views.annotate",
-    "Oneshot": "workflows.pipeline",
+    "OneshotResult": "workflows.pipeline",
     "oneshot": "workflows.pipeline",
+    "DemoResult": "workflows.demo",
     "demo": "workflows.demo",
 }
+
+_find_former = forward(
+    __name__,
+    {
+        "Check": "ModelCheck",
+        "Coherency": "CoherencyResult",
+        "Oneshot": "OneshotResult",
+        "Robust": "RobustnessResult",
+    },
+)
 
 __all__ = [
     "ArchiveError",
@@ -94,7 +106,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
-        raise AttributeError(f"module 'onnxinfo' has no attribute '{name}'")
+        return _find_former(name)
     value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
     globals()[name] = value
     return value

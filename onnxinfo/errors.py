@@ -1,4 +1,8 @@
-"""The errors a user can meet: one line each, saying what was given, what was expected and what to do."""
+"""The errors a user can meet: one line each, saying what was given, what was expected and what to do.
+
+Messages name settings as keywords with a value, ``labels=...`` or ``overwrite=True``; the command line shows them as
+its options.
+"""
 
 
 class OnnxinfoError(Exception):
@@ -10,17 +14,23 @@ class OnnxinfoError(Exception):
     exit_code = 1
 
 
-class UsageError(OnnxinfoError):
-    """What was asked for cannot be meant: an unknown layer, a taken run name, an absent device (exit code 2)."""
+class UsageError(OnnxinfoError, ValueError):
+    """The request is invalid: an unknown layer, a taken run name, an absent device (exit code 2)."""
 
     exit_code = 2
 
 
-class UnknownRunError(UsageError, KeyError):
-    """An archive has no run of that name."""
-
+class _UnknownNameError(UsageError, KeyError):
     # KeyError shows its argument in quotes.
     __str__ = Exception.__str__
+
+
+class UnknownRunError(_UnknownNameError):
+    """There is no run of that name."""
+
+
+class UnknownLayerError(_UnknownNameError):
+    """No layer has that name, or matches that pattern."""
 
 
 class ModelError(OnnxinfoError):

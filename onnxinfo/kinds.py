@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .graph.wire import is_model
+from .graph.protobuf_scan import is_model
 
 _HEAD_BYTES = 1 << 16
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"

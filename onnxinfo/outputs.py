@@ -178,7 +178,7 @@ def _check_kind(path: Path, kind: Kind, given: str, failure: type[OnnxinfoError]
         holds = "something else" if found is None else found.title
         raise UsageError(
             f"{given} exists and is {holds}, and {kind.title} would replace it; "
-            f"name another file, or replace it with --force (force=True)"
+            f"name another file, or replace it with force=True"
         )
 
 

@@ -104,7 +104,7 @@ METRICS: Registry[Any] = Registry(
     {
         "sid": ".analysis.measures:Sid",
         "concentration": ".analysis.concentration:Concentration",
-        "ru": ".analysis.recovery:Ru",
+        "ru": ".analysis.ru:Ru",
         "gradient": ".analysis.baselines:Gradient",
         "gradcam": ".analysis.baselines:GradCam",
         "cam": ".analysis.baselines:Cam",

@@ -46,7 +46,7 @@ def test_a_sample_has_its_value_alone(
 ) -> None:
     proto, expected = centred(batch, seed)
     samples = np.repeat(np.random.default_rng(seed).standard_normal((1, 8)), count, 0).astype(np.float32)
-    options: dict[str, Any] = {"normalizer": "image", "std": 1.0, "seed": seed}
+    options: dict[str, Any] = {"normalize_by": "sample", "std": 1.0, "seed": seed}
     result = onnxinfo.analyze(proto, samples, tmp_path / "run.h5", layers=["y"], **options)
     assert "influence each other" in caplog.text
     with onnxinfo.open(result.archive) as archive:

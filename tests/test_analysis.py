@@ -98,10 +98,10 @@ def test_a_run_begun_with_less_memory_goes_on_as_it_began(tmp_path):
     assert (resumed.maps == whole.maps).all()
 
 
-@pytest.mark.parametrize("normalizer", ["dataset", "image"])
-def test_memory_that_runs_out_halves_what_is_evaluated_at_once(tmp_path, monkeypatch, caplog, normalizer):
+@pytest.mark.parametrize("normalize_by", ["dataset", "sample"])
+def test_memory_that_runs_out_halves_what_is_evaluated_at_once(tmp_path, monkeypatch, caplog, normalize_by):
     """A device that has room for five inputs, as it turns out on the way, gives what the same settings give with it."""
-    whole = analyze(tmp_path, limit=6, normalizer=normalizer, layers=["relu"])
+    whole = analyze(tmp_path, limit=6, normalize_by=normalize_by, layers=["relu"])
     call = Network.__call__
 
     def narrow(network, x, rows):
@@ -111,7 +111,7 @@ def test_memory_that_runs_out_halves_what_is_evaluated_at_once(tmp_path, monkeyp
 
     monkeypatch.setattr(Network, "__call__", narrow)
     (tmp_path / "narrow").mkdir()
-    less = analyze(tmp_path / "narrow", limit=6, normalizer=normalizer, layers=["relu"])
+    less = analyze(tmp_path / "narrow", limit=6, normalize_by=normalize_by, layers=["relu"])
     assert less.finished.all()
     assert less.values["converged"].all()
     assert "evaluated at once from here on: 4" in caplog.text
@@ -185,8 +185,8 @@ def test_a_layer_that_ignores_the_input_is_at_the_cap(tmp_path):
         ({"device": "tpu"}, onnxinfo.UsageError),
         ({"alpha": 0.0}, onnxinfo.UsageError),
         ({"alpha": float("nan")}, onnxinfo.UsageError),
-        ({"cap": -1.0}, onnxinfo.UsageError),
-        ({"tie": "grid:99"}, onnxinfo.UsageError),
+        ({"sigma_max": -1.0}, onnxinfo.UsageError),
+        ({"share_sigma": "grid:99"}, onnxinfo.UsageError),
         ({"memory_limit": "lots"}, onnxinfo.UsageError),
         ({"metrics": ["sidd"]}, onnxinfo.UsageError),
         ({"layers": ["relu_44"]}, onnxinfo.UsageError),

@@ -163,7 +163,9 @@ def test_a_run_that_opens_while_it_is_looked_at_can_be_read(tmp_path, monkeypatc
     [
         ({"recipe": schema().recipe | {"alpha": 1e-3}}, "alpha is 0.00015 there, 0.001 now"),
         ({"recipe": schema().recipe | {"extra": True}}, "extra is absent there, true now"),
-        ({"recipe": {k: v for k, v in schema().recipe.items() if k != "cap"}}, "cap is null there, absent now"),
+        ({"recipe": {k: v for k, v in schema().recipe.items() if k != "cap"}}, "sigma_max is null there, absent now"),
+        ({"recipe": schema().recipe | {"tie": "image"}}, "share_sigma is unit there, image now"),
+        ({"recipe": schema().recipe | {"normalizer": "image"}}, "normalize_by is absent there, sample now"),
         ({"layers": schema().layers[:2]}, "other layers"),
         ({"sample_names": [f"other {i}" for i in range(6)]}, "other sample names"),
         ({"labels": None}, "other labels"),
@@ -190,7 +192,7 @@ def test_provenance_may_differ_when_a_run_resumes(tmp_path):
 
 def test_a_complete_run_is_refused_without_overwrite(tmp_path):
     make(tmp_path / "a.h5")
-    with pytest.raises(UsageError, match="is complete; choose another --run, or replace it with --overwrite"):
+    with pytest.raises(UsageError, match=r"is complete; choose another run=\.\.\., or replace it with overwrite=True"):
         RunWriter.open(tmp_path / "a.h5", "first", schema())
 
 

@@ -12,10 +12,18 @@ import onnxinfo
 from onnxinfo.analysis.proof import proof
 from onnxinfo.archive.format import MARKS, mark_code
 from onnxinfo.metrics import sid
-from onnxinfo.metrics.certificate import Certificate, Measured, constraint_met, judge, measure, refine, take_trial
+from onnxinfo.metrics.certificate import (
+    Certificate,
+    Measured,
+    certify,
+    constraint_met,
+    measure,
+    sample_until,
+    take_trial,
+)
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.network import Network
-from onnxinfo.metrics.probe import Feature, Halves
+from onnxinfo.metrics.probe import Halves, LayerProbe
 from onnxinfo.metrics.trial import pyramid
 from onnxinfo.models import path
 
@@ -38,7 +46,7 @@ def linear():
     network, x = Network(torch.fx.symbolic_trace(Linear())), torch.zeros(4, UNITS)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
     start = linearise(network, x, torch.ones(UNITS), torch.arange(4), streams[0])[0]
-    feature = Feature(network.part([0]), x, torch.ones(UNITS), torch.arange(4), streams[1], streams[2], 4096)
+    feature = LayerProbe(network.part([0]), x, torch.ones(UNITS), torch.arange(4), streams[1], streams[2], 4096)
     target = ALPHA * start.normalizer
     return feature, (target[:, None] / (UNITS * start.column_norms)).sqrt(), target
 
@@ -48,8 +56,8 @@ def certified(linear, change):
     sigma = closed * change
     free, found = torch.ones_like(sigma, dtype=torch.bool), measure(feature, sigma, 32)
     trial, deviations = take_trial(feature, found, free, (UNITS,), lambda step: sigma * step.exp(), 64)
-    deviations = refine(feature, sigma, torch.cat([found.deviations, deviations]))
-    return judge(Measured(found.parts, deviations), target, free, trial)
+    deviations = sample_until(feature, sigma, torch.cat([found.deviations, deviations]))
+    return certify(Measured(found.parts, deviations), target, free, trial)
 
 
 def at_the_constraint(errors):
@@ -168,7 +176,7 @@ def digits():
 def values_of(digits, folder, name):
     model, images = digits
     result = onnxinfo.analyze(
-        model, images, folder / "out.h5", run=name, normalizer="image", layers=["relu_2", "relu_4"]
+        model, images, folder / "out.h5", run=name, normalize_by="sample", layers=["relu_2", "relu_4"]
     )
     with onnxinfo.open(result.archive) as archive:
         return archive[name].values("sid")
@@ -178,7 +186,11 @@ def values_of(digits, folder, name):
     "broken",
     [
         {"wiener": backwards, "wiener_with": backwards},
-        {"allocate": lambda norms, target, tie, cap: (target / norms.sum(1)).sqrt()[:, None].repeat(1, norms.shape[1])},
+        {
+            "waterfill": lambda norms, target, tie, cap: (
+                (target / norms.sum(1)).sqrt()[:, None].repeat(1, norms.shape[1])
+            )
+        },
     ],
     ids=["filter", "step"],
 )
@@ -223,7 +235,7 @@ def quantised(step):
 def test_a_budget_below_the_rounding_is_marked(tmp_path, caplog, step, alpha, proven):
     x = np.random.default_rng(1).normal(size=(4, 32)).astype(np.float32)
     result = onnxinfo.analyze(
-        quantised(step), x, tmp_path / "out.h5", layers=["y"], normalizer="image", std=1.0, mean=0.0, alpha=alpha
+        quantised(step), x, tmp_path / "out.h5", layers=["y"], normalize_by="sample", std=1.0, mean=0.0, alpha=alpha
     )
     with onnxinfo.open(result.archive) as archive:
         values = archive[result.run].values("sid")

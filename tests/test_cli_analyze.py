@@ -96,7 +96,7 @@ def text_output(folder):
         (text_output, [], 1),
         (lambda folder: {}, ["--layers", "relu_44"], 2),
         (lambda folder: {}, ["--device", "cuda:99"], 2),
-        (lambda folder: {}, ["--tie", "grid"], 2),
+        (lambda folder: {}, ["--share-sigma", "grid"], 2),
         (lambda folder: {}, ["--mean", "a,b"], 2),
         (lambda folder: {}, ["--no-such-option"], 2),
     ],

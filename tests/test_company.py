@@ -14,7 +14,7 @@ def cells(folder, name, samples=slice(0, SAMPLES), layers=LAYERS, **options):
     """Values of SID, (layer, sample), whose constraint is each sample's own."""
     images = np.load(path("digits.npz"))["images"][:SAMPLES][samples]
     model, output = str(path("digits-cnn.onnx")), folder / f"{name}.h5"
-    done = onnxinfo.analyze(model, images, output, layers=layers, normalizer="image", threads=1, **UNIT, **options)
+    done = onnxinfo.analyze(model, images, output, layers=layers, normalize_by="sample", threads=1, **UNIT, **options)
     with onnxinfo.open(output) as archive:
         return archive[done.run].values("sid")
 

@@ -29,6 +29,7 @@ from onnxinfo.config import (
     recipe,
 )
 from onnxinfo.models import path
+from onnxinfo.moved import FormerNameWarning
 
 MODEL = str(path("digits-cnn.onnx"))
 IMAGES, LABELS = f"{path('digits.npz')}:images", f"{path('digits.npz')}:labels"
@@ -36,13 +37,13 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 #: A text for each setting that stands for another value than its default.
 TEXTS = {
-    "layers": "relu_4", "exclude": "relu", "metrics": "gradient", "perturb": "image", "unit_mask": "none",
+    "layers": "relu_4", "exclude": "relu", "metrics": "gradient", "input_tensor": "image", "unit_mask": "none",
     "keep_precision": "true", "labels": LABELS, "limit": "3", "shuffle": "true", "shuffle_seed": "7",
     "preset": "unit", "scale": "0.5", "mean": "0.25", "std": "0.25,0.5", "layout": "NCHW", "size": "8,9",
-    "resize": "squash", "foreground": "boxes.csv", "crop_to_box": "1.5", "alpha": "0.001", "normalizer": "image",
-    "tie": "grid:4", "cap": "2", "solver": "reference", "seed": "5", "center": "reconstruction",
+    "resize": "squash", "foreground": "boxes.csv", "crop_to_box": "1.5", "alpha": "0.001", "normalize_by": "sample",
+    "share_sigma": "grid:4", "sigma_max": "2", "solver": "reference", "seed": "5", "error_reference": "reconstruction",
     "decoders": "kept", "decoder_inputs": IMAGES, "decoder_limit": "9", "decoder_width": "8", "decoder_steps": "20",
-    "decoder_batch": "4", "decoder_learning_rate": "0.01", "decoder_flips": "true", "device": "cpu",
+    "decoder_batch": "4", "decoder_learning_rate": "0.01", "decoder_horizontal_flip": "true", "device": "cpu",
     "memory_limit": "2G", "engine": "ray", "workers": "2", "threads": "3", "ray_address": "host:1",
     "timeout": "90",
     "run": "named", "compression": "none", "overwrite": "true",
@@ -51,6 +52,10 @@ TEXTS = {
 LEFT_OUT = {"coherency": {"run"}, "robustness": {"layers", "exclude", "metrics"}}
 FRONT_ENDS = ("analyze", "oneshot", "coherency", "robustness")
 ENTRIES = {each.setting.flat: each for each in entries()}
+RENAMED = [flat for flat, each in ENTRIES.items() if each.setting.former]
+RENAMED_WORDS = [
+    (flat, former, present) for flat, each in ENTRIES.items() for former, present in each.setting.kind.former.items()
+]
 REACHED = [(front, flat) for front in FRONT_ENDS for flat in ENTRIES if flat not in LEFT_OUT.get(front, ())]
 
 
@@ -99,6 +104,7 @@ def from_line(front, tmp_path, *arguments, env=None):
     line = ["-q", front, MODEL, "--inputs", IMAGES, "-o", str(target), *arguments]
     result = CliRunner().invoke(cli, line, env=env)
     assert isinstance(result.exception, Captured), (result.output, result.exception)
+    sys.stderr.write(result.stderr)
     return result.exception.args[0]
 
 
@@ -149,12 +155,12 @@ def test_objects_reach_every_front_end(front, tmp_path):
 
 def test_the_line_counts_more_than_the_environment_and_that_more_than_the_file(tmp_path):
     file = tmp_path / "settings.toml"
-    file.write_text("[sid]\nalpha = 0.1\nseed = 1\ncap = 3\n[input]\nshuffle = true\n")
+    file.write_text("[sid]\nalpha = 0.1\nseed = 1\nsigma_max = 3\n[input]\nshuffle = true\n")
     config = from_line(
         "analyze", tmp_path, "--config", str(file), "--seed", "3", "--no-shuffle",
-        env={"ONNXINFO_SEED": "2", "ONNXINFO_CAP": "2"},
+        env={"ONNXINFO_SEED": "2", "ONNXINFO_SIGMA_MAX": "2"},
     )  # fmt: skip
-    assert (config.sid.alpha, config.sid.cap, config.sid.seed) == (0.1, 2, 3)
+    assert (config.sid.alpha, config.sid.sigma_max, config.sid.seed) == (0.1, 2, 3)
     assert not config.input.shuffle
 
 
@@ -199,9 +205,9 @@ def test_the_docs_list_every_setting(monkeypatch):
         ({"limit": "3"}, "limit '3' is not usable: give an integer of at least 1"),
         ({"keep_precision": "no"}, "keep_precision 'no' is not usable: give true or false"),
         ({"alpha": float("nan")}, "alpha nan is not usable: give a positive number"),
-        ({"cap": -1}, "cap -1 is not usable: give a positive number"),
-        ({"tie": "grid:0"}, "tie 'grid:0' is not usable: give unit, pixel or grid:N, such as grid:4"),
-        ({"normalizer": None}, "normalizer None is not usable: give dataset or image"),
+        ({"sigma_max": -1}, "sigma_max -1 is not usable: give a positive number"),
+        ({"share_sigma": "grid:0"}, "share_sigma 'grid:0' is not usable: give unit, pixel or grid:N, such as grid:4"),
+        ({"normalize_by": None}, "normalize_by None is not usable: give dataset or sample"),
         ({"size": (8, 0)}, "size (8, 0) is not usable: give a side in pixels, or height and width such as 224,160"),
         ({"resize": "fit"}, "resize 'fit' is not usable: give crop, squash, none or the length of the shorter side in"),
         ({"mean": [0.1, "x"]}, "mean [0.1, 'x'] is not usable: give a number, or one per channel"),
@@ -257,20 +263,130 @@ def test_the_objects_are_public():
         assert section == "selection" or getattr(onnxinfo, config.__name__) is config
 
 
-def test_former_names_work_and_name_the_new_ones(tmp_path):
-    with pytest.warns(DeprecationWarning, match="'memory' is now called 'memory_limit'") as warned:
-        config = from_python("analyze", tmp_path, memory="1K")
-    assert config.execution.memory_limit == 1024
-    assert {Path(each.filename).name for each in warned} == {Path(__file__).name}
-    with pytest.raises(onnxinfo.UsageError, match="'memory' is the former name of 'memory_limit'"):
-        onnxinfo.analyze(MODEL, IMAGES, tmp_path / "o.h5", memory="1K", memory_limit="1K")
-    line = ["-q", "analyze", MODEL, "--inputs", IMAGES, "-o", str(tmp_path / "o.h5"), "--memory=2K"]
-    result = CliRunner().invoke(cli, line)
-    assert result.exception.args[0].execution.memory_limit == 2048
-    assert result.stderr == "--memory is now called --memory-limit; the next release drops it\n"
+def recorded(config):
+    return [recipe(each) for each in (config.sid, config.ru, config.ru.decoder)]
+
+
+def said(former, present):
+    return f"{former} is now called {present}; the next release drops the former name"
+
+
+def warned_here(warned):
+    """The warnings, which name the line outside of onnxinfo."""
+    assert issubclass(FormerNameWarning, DeprecationWarning)
+    assert {Path(each.filename).name for each in warned} <= {Path(__file__).name}
+    return [str(each.message) for each in warned]
+
+
+@pytest.mark.parametrize("flat", RENAMED)
+def test_a_former_keyword_works_and_names_the_present_one(flat, tmp_path):
+    setting, value, more = ENTRIES[flat].setting, wanted(flat), needed("analyze", flat)
+    with pytest.warns(FormerNameWarning) as warned:
+        config = from_python("analyze", tmp_path, **more, **{setting.former: value})
+    assert warned_here(warned) == [said(f"'{setting.former}'", f"'{flat}'")]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        from_python("analyze", tmp_path, memory_limit="1K")
+        assert config == from_python("analyze", tmp_path, **more, **{flat: value})
+    assert recorded(config) == recorded(configure(Config(), more | {flat: value}))
+    with pytest.raises(onnxinfo.UsageError, match=f"'{setting.former}' is the former name of '{flat}'"):
+        onnxinfo.analyze(MODEL, IMAGES, tmp_path / "o.h5", **more, **{setting.former: value, flat: value})
+
+
+@pytest.mark.parametrize("flat", RENAMED)
+def test_a_former_option_works_and_names_the_present_one(flat, tmp_path, capsys):
+    setting, more = ENTRIES[flat].setting, [*options_of(needed("analyze", flat))]
+    former = f"--{setting.former.replace('_', '-')}"
+    value = [] if setting.kind.is_flag else [TEXTS[flat]]
+    present = from_line("analyze", tmp_path, *more, setting.flag, *value)
+    assert capsys.readouterr().err == ""
+    assert present == from_line("analyze", tmp_path, *more, former, *value)
+    assert capsys.readouterr().err == said(former, setting.flag) + "\n"
+    if setting.kind.is_flag:
+        off = f"--no-{former[2:]}"
+        assert not value_of(from_line("analyze", tmp_path, *more, former, off), flat)
+        assert said(off, f"--no-{setting.flag[2:]}") in capsys.readouterr().err
+    else:
+        assert present == from_line("analyze", tmp_path, *more, f"{former}={TEXTS[flat]}")
+    shown = CliRunner().invoke(cli, ["analyze", "--help"]).output
+    assert not re.search(rf"{former}\b(?!-)", shown)
+
+
+@pytest.mark.parametrize("flat", RENAMED)
+def test_a_former_variable_works_and_names_the_present_one(flat, tmp_path, capsys):
+    setting, more = ENTRIES[flat].setting, [*options_of(needed("analyze", flat))]
+    present, former = setting.variable, setting.former_variable
+    assert former == f"ONNXINFO_{setting.former.upper()}"
+    expected = from_line("analyze", tmp_path, *more, env={present: TEXTS[flat]})
+    assert capsys.readouterr().err == ""
+    assert expected == from_line("analyze", tmp_path, *more, env={former: TEXTS[flat]})
+    assert capsys.readouterr().err == said(former, present) + "\n"
+    assert expected == from_line("analyze", tmp_path, *more, env={former: "none of it", present: TEXTS[flat]})
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("flat", RENAMED)
+def test_a_former_key_of_the_configuration_file_works_and_names_the_present_one(flat, tmp_path, capsys):
+    entry, more, file = ENTRIES[flat], [*options_of(needed("analyze", flat))], tmp_path / "settings.toml"
+    file.write_text(toml({flat: wanted(flat)}))
+    expected = from_line("analyze", tmp_path, *more, "--config", str(file))
+    assert capsys.readouterr().err == ""
+    former = entry.setting.former_of(entry.name)
+    file.write_text(file.read_text().replace(f"\n{entry.name} =", f"\n{former} ="))
+    assert expected == from_line("analyze", tmp_path, *more, "--config", str(file))
+    assert capsys.readouterr().err == said(f"'{former}'", f"'{entry.name}'") + "\n"
+    with pytest.warns(FormerNameWarning) as warned:
+        assert read_settings(file) == {flat: value_of(expected, flat)}
+    assert warned_here(warned) == [said(f"'{former}'", f"'{entry.name}'")]
+
+
+@pytest.mark.parametrize(("flat", "former", "present"), RENAMED_WORDS)
+def test_a_former_word_works_and_names_the_present_one(flat, former, present, tmp_path, capsys):
+    setting, file, message = ENTRIES[flat].setting, tmp_path / "settings.toml", said(f"'{former}'", f"'{present}'")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = from_python("analyze", tmp_path, **{flat: present})
+    with pytest.warns(FormerNameWarning) as warned:
+        assert from_python("analyze", tmp_path, **{flat: former}) == expected
+    assert warned_here(warned) == [message]
+    with pytest.warns(FormerNameWarning) as warned:
+        assert type(expected.sid)(**{ENTRIES[flat].name: former}) == expected.sid
+    assert warned_here(warned) == [message]
+    file.write_text(toml({flat: former}))
+    for way in ([setting.flag, former], ["--config", str(file)]):
+        assert from_line("analyze", tmp_path, *way) == expected
+        assert capsys.readouterr().err == message + "\n"
+    assert from_line("analyze", tmp_path, env={setting.variable: former}) == expected
+    assert capsys.readouterr().err == message + "\n"
+    assert recipe(expected.sid)[setting.recipe] == former, "archives keep it"
+
+
+def test_former_names_work_where_settings_are_called_otherwise(tmp_path, monkeypatch, capsys):
+    from onnxinfo.workflows import decoders
+
+    def capture(base, options, *sections):
+        raise Captured(configure(base, options, *sections))
+
+    monkeypatch.setattr(decoders, "configure", capture)
+    with pytest.warns(DeprecationWarning, match="'flips' is now called 'horizontal_flip'"), pytest.raises(Captured):
+        onnxinfo.train_decoder(MODEL, IMAGES, tmp_path, flips=True)
+    line = ["-q", "decoder", "train", MODEL, "--inputs", IMAGES, "-o", str(tmp_path), "--flips", "--perturb", "image"]
+    result = CliRunner().invoke(cli, line)
+    assert result.exception.args[0].ru.decoder.horizontal_flip
+    assert result.exception.args[0].input.input_tensor == "image"
+    assert result.stderr.splitlines() == [
+        said("--flips", "--horizontal-flip"),
+        said("--perturb", "--input-tensor"),
+    ]
+
+
+def test_the_former_keyword_of_the_functions_that_list_layers_works():
+    for function in (onnxinfo.list_layers, onnxinfo.perturbed_tensor):
+        with pytest.warns(DeprecationWarning, match="'perturb' is now called 'input_tensor'"):
+            former = function(MODEL, perturb="image")
+        assert former == function(MODEL, input_tensor="image") == function(MODEL, "image")
+    result = CliRunner().invoke(cli, ["layers", MODEL, "--perturb", "image"])
+    assert said("--perturb", "--input-tensor") in result.stderr.splitlines()
+    assert result.exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -309,6 +425,9 @@ def test_a_repeatable_option_with_two_values_is_explained(monkeypatch, capsys):
 
 def test_the_recipe_keeps_the_keys_of_archives_that_exist():
     """Runs are resumed only under the same keys and values; the order of a decoder's counts, too."""
+    assert recipe(SidConfig(normalize_by="sample", share_sigma="grid:4", sigma_max=2)) == {
+        "alpha": 1.5e-4, "normalizer": "image", "tie": "grid:4", "cap": 2.0, "solver": "auto", "seed": 0
+    }  # fmt: skip
     assert recipe(SidConfig()) == {
         "alpha": 1.5e-4, "normalizer": "dataset", "tie": "unit", "cap": 1.0, "solver": "auto", "seed": 0
     }  # fmt: skip

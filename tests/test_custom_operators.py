@@ -55,11 +55,11 @@ def _samples() -> dict[str, np.ndarray]:
 def test_beside_the_way_it_is_a_constant(library: str, tmp_path: Path) -> None:
     onnxinfo.register_ort_library(library)
     network = _network("beside")
-    found = onnxinfo.check_model(network, _samples(), perturb="x")
+    found = onnxinfo.check_model(network, _samples(), input_tensor="x")
     assert found.error is None
     assert {use.operator: use.server for use in found.operators}[f"{CONTRIB}.NegPos"] == "fallback"
     assert found.reached == ["first", "hidden", "second", "sum", "y"]
-    result = onnxinfo.analyze(network, _samples(), tmp_path / "a.h5", perturb="x", layers=["y"], device="cpu")
+    result = onnxinfo.analyze(network, _samples(), tmp_path / "a.h5", input_tensor="x", layers=["y"], device="cpu")
     with onnxinfo.open(result.archive) as archive:
         assert np.isfinite(archive[result.run].table("layer")["value"]).all()
 
@@ -67,7 +67,9 @@ def test_beside_the_way_it_is_a_constant(library: str, tmp_path: Path) -> None:
 def test_on_the_way_it_is_named(library: str, tmp_path: Path) -> None:
     onnxinfo.register_ort_library(library)
     with pytest.raises(ConversionError) as error:
-        onnxinfo.analyze(_network("hidden"), _samples(), tmp_path / "a.h5", perturb="x", layers=["y"], device="cpu")
+        onnxinfo.analyze(
+            _network("hidden"), _samples(), tmp_path / "a.h5", input_tensor="x", layers=["y"], device="cpu"
+        )
     said = str(error.value)
     assert "layer 'y': node 'split' (ai.onnx.contrib.NegPos, opset 1) on the way from 'x'" in said
     assert "layers that are reached: 'first', 'hidden', 'second'; choose among them" in said
@@ -94,7 +96,7 @@ def test_strings_of_a_custom_operator(library: str) -> None:
 def test_the_command_line_takes_libraries(library: str, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     onnx.save(_network("beside"), file)
-    result = CliRunner().invoke(cli, ["--ort-library", library, "check", str(file), "--perturb", "x"])
+    result = CliRunner().invoke(cli, ["--ort-library", library, "check", str(file), "--input-tensor", "x"])
     assert result.exit_code == 0, result.output
     assert f"{CONTRIB}.NegPos" in result.output
 
@@ -102,15 +104,15 @@ def test_the_command_line_takes_libraries(library: str, tmp_path: Path) -> None:
 def test_without_the_library_the_rest_can_be_analyzed(tmp_path: Path) -> None:
     network = _network("hidden")
     layers = ["first", "second"]
-    result = onnxinfo.analyze(network, _samples(), tmp_path / "a.h5", perturb="x", layers=layers, device="cpu")
+    result = onnxinfo.analyze(network, _samples(), tmp_path / "a.h5", input_tensor="x", layers=layers, device="cpu")
     with onnxinfo.open(result.archive) as archive:
         assert list(archive[result.run].table("layer")["layer"]) == layers
     with pytest.raises(
-        ConversionError, match=r"NegPos.*given with --ort-library.*reached: 'first', 'hidden', 'second'"
+        ConversionError, match=r"NegPos.*given with onnxinfo.register_ort_library.*reached: 'first', 'hidden', 'second'"
     ):
-        onnxinfo.analyze(network, _samples(), tmp_path / "b.h5", perturb="x", layers=["y"], device="cpu")
-    with pytest.raises(ModelError, match=r"NegPos.*given with --ort-library"):
-        onnxinfo.check_model(network, perturb="x")
+        onnxinfo.analyze(network, _samples(), tmp_path / "b.h5", input_tensor="x", layers=["y"], device="cpu")
+    with pytest.raises(ModelError, match=r"NegPos.*given with onnxinfo.register_ort_library"):
+        onnxinfo.check_model(network, input_tensor="x")
 
 
 def test_what_is_no_library(tmp_path: Path) -> None:

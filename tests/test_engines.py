@@ -57,7 +57,7 @@ def test_two_processes_give_the_bits_that_one_does(tmp_path, alone):
 
 
 def test_all_metrics_reach_the_workers(tmp_path):
-    """Decoders, foregrounds and the classifier's scores go to them with the request."""
+    """Decoders, foregrounds and the classifier's scores go to them with what they are made from."""
     boxes = np.tile([2, 2, 6, 7], (50, 1))
     options = {
         "metrics": ["concentration", "ru", "gradient", "gradcam", "sid"], "limit": 4, "layers": ["relu"],
@@ -114,7 +114,7 @@ def _children():
         ({"engine": "dask"}, "no engine 'dask' in onnxinfo; there is 'local', 'ray'"),
         ({"workers": 0}, "workers 0 is not usable: give an integer of at least 1"),
         ({"threads": -1}, "threads -1 is not usable: give an integer of at least 1"),
-        ({"ray_address": "a:1"}, "ray_address is the address of a Ray cluster: add --engine ray (engine='ray')"),
+        ({"ray_address": "a:1"}, "ray_address is the address of a Ray cluster: add engine='ray'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path, options, error):

@@ -112,8 +112,8 @@ PROGRAM = """
         def prepare(self, report):
             self.offset = 1000.0
 
-        def cells(self, block):
-            value = block.cells("sid").map.flatten(1).max(1).values.double() + self.offset
+        def cells(self, batch):
+            value = batch.cells("sid").map.flatten(1).max(1).values.double() + self.offset
             return Cells({"value": value, "stderr": 0 * value, "converged": value.isfinite()})
 
 """

@@ -30,7 +30,7 @@ def dense(*weights: tuple[int, int, float], behind: str = "Relu") -> onnx.ModelP
 
 def refusal(folder: Path, proto: onnx.ModelProto, samples: Any = X, **options: Any) -> str:
     """The message of the error that an analysis ends in; there is no archive then."""
-    options = {"layers": ["y"], "normalizer": "image", "std": 1.0} | options
+    options = {"layers": ["y"], "normalize_by": "sample", "std": 1.0} | options
     with pytest.raises(onnxinfo.OnnxinfoError) as caught:
         onnxinfo.analyze(proto, samples, folder / "run.h5", **options)
     assert list(folder.iterdir()) == []
@@ -89,7 +89,7 @@ def test_infinite_bounds_and_masks_are_no_fault(tmp_path: Path) -> None:
         constant("high", np.inf, np.float32),
     ]
     proto = model(nodes, [value("x", ("N", 6))], [value("y", ("N", 5))], constants)
-    result = onnxinfo.analyze(proto, X, tmp_path / "run.h5", layers=["y"], normalizer="image", std=1.0)
+    result = onnxinfo.analyze(proto, X, tmp_path / "run.h5", layers=["y"], normalize_by="sample", std=1.0)
     with onnxinfo.open(result.archive) as archive:
         assert np.isfinite(archive[result.run].table("sample")["value"]).all()
 
@@ -133,7 +133,7 @@ def test_a_sample_of_absurd_size_is_named(tmp_path: Path, number: float, std: fl
 
 
 def test_a_large_offset_is_no_fault_where_noise_is_larger_still(tmp_path: Path) -> None:
-    result = onnxinfo.analyze(dense(), X + 100, tmp_path / "run.h5", layers=["h"], normalizer="image", std=1.0)
+    result = onnxinfo.analyze(dense(), X + 100, tmp_path / "run.h5", layers=["h"], normalize_by="sample", std=1.0)
     with onnxinfo.open(result.archive) as archive:
         assert np.isfinite(archive[result.run].table("sample")["value"]).all()
 

@@ -37,7 +37,7 @@ def dense(element: int, dtype: Any, output: int | None = None) -> onnx.ModelProt
 
 def analyzed(proto: onnx.ModelProto, folder: Path, **options: Any) -> Any:
     samples = options.pop("samples", X)
-    options = {"layers": ["y"], "normalizer": "image", "std": 1.0} | options
+    options = {"layers": ["y"], "normalize_by": "sample", "std": 1.0} | options
     result = onnxinfo.analyze(proto, samples, folder / "run.h5", **options)
     with onnxinfo.open(result.archive) as archive:
         run = archive[result.run]
@@ -82,7 +82,7 @@ def test_further_inputs_have_their_own_types(tmp_path: Path) -> None:
     weights = [numpy_helper.from_array(W.astype(np.float32), "w")]
     proto = model(nodes, inputs, [value("y", ("N", 9))], weights)
     samples = {"x": X.astype(np.float32), "scale": np.full((3, 1), 2.0)}
-    assert analyzed(proto, tmp_path, samples=samples, perturb="x")[1] == pytest.approx([LINEAR] * 3, abs=0.03)
+    assert analyzed(proto, tmp_path, samples=samples, input_tensor="x")[1] == pytest.approx([LINEAR] * 3, abs=0.03)
 
 
 def test_the_unit_of_a_double_tensor_inside_is_its_own(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_zip_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = 10_000  # 192 MB in 0.2 MB
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", npy_header((count, 80, 80, 3)) + bytes(80 * 80 * 3 * count))
-    refused(tmp_path / "x.npz", r"compressed and 10000 samples .* 100 MiB; give --limit", (80, 80, 3))
+    refused(tmp_path / "x.npz", r"compressed and 10000 samples .* 100 MiB; give limit=", (80, 80, 3))
     with sparing():
         assert len(open_samples(f"{tmp_path}/x.npz", shape=(80, 80, 3), limit=3)) == 3
 
@@ -143,7 +143,7 @@ def test_too_many_rows_need_a_limit(tmp_path: Path) -> None:
     with open(tmp_path / "x.npy", "wb") as file:  # sparse: takes no space
         file.write(npy_header((10**10, 3)))
         file.truncate(3 * 10**10 + 128)
-    with pytest.raises(InputError, match="expected at most 2000000; give --limit"):
+    with pytest.raises(InputError, match="expected at most 2000000; give limit="):
         open_samples(f"{tmp_path}/x.npy", shape=(3,))
     assert len(open_samples(f"{tmp_path}/x.npy", shape=(3,), limit=2)) == 2
 

@@ -57,7 +57,7 @@ def test_an_error_that_looks_like_a_time_limit_is_none() -> None:
 
 def test_a_call_is_asked_to_stop_after_the_limit() -> None:
     stopped = threading.Event()
-    with time_limit(0.05), pytest.raises(ModelError, match=r"within 0\.05 s.*--timeout"):
+    with time_limit(0.05), pytest.raises(ModelError, match=r"within 0\.05 s.*timeout="):
         interruptible(stopped.wait, stopped.set)
     assert stopped.is_set()
 

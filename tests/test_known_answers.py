@@ -65,7 +65,7 @@ def one_sigmoid(center, weight):
 
 def sid(folder, model, x, **options):
     result = onnxinfo.analyze(
-        model, x, folder / "out.h5", layers=["y"], normalizer="image", mean=[0.0], std=[1.0], **options
+        model, x, folder / "out.h5", layers=["y"], normalize_by="sample", mean=[0.0], std=[1.0], **options
     )
     with onnxinfo.open(result.archive) as archive:
         return {name: numbers[0] for name, numbers in archive[result.run].values("sid").items()}

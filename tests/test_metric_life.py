@@ -14,7 +14,7 @@ from onnxinfo.models import path
 MODEL = str(path("digits-cnn.onnx"))
 IMAGES = f"{path('digits.npz')}:images"
 OPTIONS = {
-    "metrics": ["ru"], "layers": ["logits"], "limit": 1, "cap": 0.01,
+    "metrics": ["ru"], "layers": ["logits"], "limit": 1, "sigma_max": 0.01,
     "decoder_inputs": IMAGES, "decoder_limit": 8, "decoder_width": 4, "decoder_steps": 2,
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 import onnxinfo
 import onnxinfo.graph.model
 from onnxinfo import Model, ModelError, UsageError, load, save
-from onnxinfo.metrics.feeds import graph_inputs
+from onnxinfo.metrics.input_provider import graph_inputs
 from onnxinfo.torch_graph.runtime import Session
 
 

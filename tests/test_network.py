@@ -47,7 +47,7 @@ ROWS = torch.arange(5)
 )
 def test_the_right_way_to_batch_is_found(module, batch, mode):
     net = network(module, batch)
-    assert net.settle_batching(X[:2], ROWS[:2]) == mode
+    assert net.select_batching(X[:2], ROWS[:2]) == mode
     features = net(X, ROWS)
     for i in range(5):
         alone = fx.symbolic_trace(module)(X[i : i + 1])
@@ -67,7 +67,7 @@ class RowsFirst(nn.Module):
 def test_rows_are_not_taken_for_samples(rows, samples):
     x = torch.randn(14, rows, 3, generator=torch.Generator().manual_seed(0))
     net = network(RowsFirst())
-    assert net.settle_batching(x[:2], torch.arange(2)) == "batch"
+    assert net.select_batching(x[:2], torch.arange(2)) == "batch"
     for part, expected in ((0, torch.relu(x[:samples])), (1, x[:samples].sum(1))):
         (feature,) = net.part([part])(x[:samples], torch.arange(samples))
         assert torch.equal(feature, expected.flatten(1))
@@ -81,7 +81,7 @@ def test_rows_are_not_taken_for_samples_of_a_fixed_batch(batch):
 
     x = torch.randn(5, 6, 3, generator=torch.Generator().manual_seed(0))
     net = network(Fixed(), batch=batch)
-    net.settle_batching(x[:2], torch.arange(2))
+    net.select_batching(x[:2], torch.arange(2))
     features = net(x, torch.arange(5))
     assert torch.equal(features[0], torch.relu(x).flatten(1))
     assert torch.equal(features[1], x.flatten(1))
@@ -93,7 +93,7 @@ def test_a_batch_of_four_is_served_sample_by_sample():
             return (torch.relu(x).reshape(4, 2, 2).sum(2),)
 
     net = network(Four(), batch=4)
-    net.settle_batching(X[:2], ROWS[:2])
+    net.select_batching(X[:2], ROWS[:2])
     (feature,) = net(X, ROWS)
     assert torch.allclose(feature, torch.relu(X).reshape(5, 2, 2).sum(2))
 
@@ -123,7 +123,7 @@ def test_a_graph_that_cannot_run_is_a_conversion_error():
             return (x.reshape(7, 7),)
 
     with pytest.raises(ConversionError, match="does not run"):
-        network(Broken()).settle_batching(X[:2], ROWS[:2])
+        network(Broken()).select_batching(X[:2], ROWS[:2])
 
 
 # Graphs that look across the batch: what a sample gives alone, or an error.
@@ -186,7 +186,7 @@ def test_samples_that_influence_each_other_are_evaluated_alone(module, same, rou
     """Two equal samples, or a single one, are no reason not to notice: its noisy copies differ."""
     net = network(module())
     x = X[[0, 0]] if same else X[:2]
-    assert net.settle_batching(x, ROWS[:2], torch.ones(4), rounded=rounded) in ("vmap", "loop")
+    assert net.select_batching(x, ROWS[:2], torch.ones(4), rounded=rounded) in ("vmap", "loop")
     assert "influence each other" in caplog.text
     for feature, alone in zip(net(X, ROWS)[0], X, strict=True):
         assert torch.allclose(feature, module()(alone[None])[0].flatten(), atol=1e-5)
@@ -202,22 +202,22 @@ class Stepped(nn.Module):
 
 def test_a_step_of_rounding_is_no_influence(caplog):
     """Sums added up in another order may fall on the other side of a step."""
-    assert network(Stepped()).settle_batching(X[:2], ROWS[:2], torch.ones(4), rounded=True) == "batch"
+    assert network(Stepped()).select_batching(X[:2], ROWS[:2], torch.ones(4), rounded=True) == "batch"
     assert "influence each other" not in caplog.text
-    network(Stepped()).settle_batching(X[:2], ROWS[:2], torch.ones(4))
+    network(Stepped()).select_batching(X[:2], ROWS[:2], torch.ones(4))
     assert "influence each other" in caplog.text
 
 
 def test_a_graph_that_pairs_samples_is_no_batch():
     net = network(Pairs())
     with pytest.raises(ConversionError, match="does not run"):
-        net.settle_batching(X[:2], ROWS[:2])
+        net.select_batching(X[:2], ROWS[:2])
 
 
 @pytest.mark.parametrize("module", [Centred, SharedScale, BatchSoftmax])
 def test_a_declared_batch_of_one_is_no_proof(module):
     net = network(module(), batch=1)
-    assert net.settle_batching(X[[0, 0]], ROWS[[0, 0]]) == "vmap"
+    assert net.select_batching(X[[0, 0]], ROWS[[0, 0]]) == "vmap"
     feature = net(X, ROWS)[0]
     assert torch.allclose(feature[3], module()(X[3:4])[0].flatten())
 
@@ -226,7 +226,7 @@ def test_a_declared_batch_of_one_is_no_proof(module):
 @pytest.mark.parametrize("batch", [2, 3])
 def test_a_declared_batch_whose_samples_influence_each_other_is_refused(module, batch):
     with pytest.raises(ConversionError, match=f"influence each other, and the model is made for {batch} at once"):
-        network(module(), batch=batch).settle_batching(X[:2], ROWS[:2])
+        network(module(), batch=batch).select_batching(X[:2], ROWS[:2])
 
 
 def test_gradients_that_differ_alone_are_noticed(caplog):
@@ -236,7 +236,7 @@ def test_gradients_that_differ_alone_are_noticed(caplog):
         def forward(self, x):
             return (x + x.sum(0) - x.sum(0).detach(),)
 
-    assert network(Detour()).settle_batching(X[:2], ROWS[:2]) == "vmap"
+    assert network(Detour()).select_batching(X[:2], ROWS[:2]) == "vmap"
     assert "influence each other" in caplog.text
 
 
@@ -246,10 +246,10 @@ def test_random_numbers_in_a_graph_are_refused():
             return (nn.functional.dropout(x, 0.5, training=True),)
 
     with pytest.raises(ConversionError, match="other values each time"):
-        network(Noisy()).settle_batching(X[:2], ROWS[:2])
+        network(Noisy()).select_batching(X[:2], ROWS[:2])
 
 
 @pytest.mark.parametrize("module", [Plain(), BatchSecond()])
 def test_nothing_is_said_of_samples_that_do_not_influence_each_other(module, caplog):
-    network(module).settle_batching(X[:2], ROWS[:2])
+    network(module).select_batching(X[:2], ROWS[:2])
     assert not caplog.text

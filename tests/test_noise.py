@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from onnxinfo import UsageError
-from onnxinfo.metrics.noise import allocate, capped, generator, make_tie
+from onnxinfo.metrics.noise import clip_sigma, generator, make_tie, waterfill
 
 costs = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=12)
 
@@ -22,7 +22,7 @@ def unit_tie(count):
 def test_the_budget_is_spent_unless_all_are_at_the_cap(cost, target, cap):
     norms = torch.tensor([cost], dtype=torch.float64)
     tie = unit_tie(len(cost))
-    sigma = capped(allocate(norms, torch.tensor([target], dtype=torch.float64), tie, cap), tie, cap)
+    sigma = clip_sigma(waterfill(norms, torch.tensor([target], dtype=torch.float64), tie, cap), tie, cap)
     spent = float((sigma.square() * norms).sum())
     at_cap = bool((sigma >= cap).all())
     assert spent <= target * (1 + 1e-9) or at_cap
@@ -34,7 +34,7 @@ def test_water_filling_is_what_a_general_solver_finds():
     cost = rng.uniform(0.01, 3, 8) ** 2
     target, cap = 0.5, 0.6
     tie = unit_tie(8)
-    sigma = capped(allocate(torch.tensor(cost[None]), torch.tensor([target]), tie, cap), tie, cap).numpy()[0]
+    sigma = clip_sigma(waterfill(torch.tensor(cost[None]), torch.tensor([target]), tie, cap), tie, cap).numpy()[0]
     found = minimize(
         lambda s: -np.log(s).sum(),
         np.full(8, 0.05),
@@ -48,8 +48,8 @@ def test_water_filling_is_what_a_general_solver_finds():
 
 def test_units_the_feature_does_not_see_go_to_the_cap():
     tie = unit_tie(3)
-    scales = allocate(torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([0.02]), tie, 0.5)
-    assert capped(scales, tie, 0.5)[0].tolist() == pytest.approx([0.5, 0.1, 0.1])
+    scales = waterfill(torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([0.02]), tie, 0.5)
+    assert clip_sigma(scales, tie, 0.5)[0].tolist() == pytest.approx([0.5, 0.1, 0.1])
 
 
 def test_ties_group_units():

@@ -59,7 +59,7 @@ def analyzed(folder: Path, *options: str) -> Any:
 
 
 def test_several_inputs_and_a_chosen_tensor(tokens: Path) -> None:
-    with analyzed(tokens, "--perturb", "embedded", "--alpha", "1.5e-4") as archive:
+    with analyzed(tokens, "--input-tensor", "embedded", "--alpha", "1.5e-4") as archive:
         run = archive["tokens"]
         assert run.recipe["perturbed"] == "embedded"
         maps = run.maps("sid", 0, [0])[0]
@@ -117,7 +117,7 @@ def test_half_precision(tmp_path: Path, keep: bool) -> None:
     ]
     proto = model(nodes, [value("x")], [value("y", ("N", 3))], [half])
     result = onnxinfo.analyze(
-        proto, normal(3, 4), tmp_path / "run.h5", layers=["y"], std=1.0, keep_precision=keep, normalizer="image"
+        proto, normal(3, 4), tmp_path / "run.h5", layers=["y"], std=1.0, keep_precision=keep, normalize_by="sample"
     )
     with onnxinfo.open(result.archive) as archive:
         run = archive[result.run]

@@ -68,7 +68,7 @@ def test_unusable_numbers_are_usage_errors(options: dict) -> None:
 
 
 def test_preset_needs_a_scale_for_wide_integers() -> None:
-    with pytest.raises(UsageError, match="--scale"):
+    with pytest.raises(UsageError, match="give scale="):
         choose(np.dtype(np.uint16), image=True, channels=3, preset="imagenet")
 
 

@@ -78,7 +78,7 @@ def test_bodies_count() -> None:
 @pytest.mark.parametrize(("step", "limited"), [(0.1, True), (0.001, False)])
 def test_a_run_records_precision_and_the_least_sound_alpha(tmp_path, step, limited) -> None:
     x = np.random.default_rng(1).normal(size=(4, 32)).astype(np.float32)
-    options = {"layers": ["y"], "normalizer": "image", "std": 1.0, "mean": 0.0}
+    options = {"layers": ["y"], "normalize_by": "sample", "std": 1.0, "mean": 0.0}
     result = onnxinfo.analyze(quantised(step), x, tmp_path / "a.h5", **options)
     with onnxinfo.open(result.archive) as archive:
         run = archive[result.run]

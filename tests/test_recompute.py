@@ -14,7 +14,7 @@ import onnxinfo
 from onnxinfo.analysis.memory import for_each
 from onnxinfo.metrics.budget import fit
 from onnxinfo.metrics.network import Network
-from onnxinfo.metrics.recompute import peak, weigh
+from onnxinfo.metrics.recompute import peak_bytes, profile_memory
 from onnxinfo.models import path
 
 WIDTH, DEPTH = 64, 12
@@ -61,15 +61,17 @@ def test_values_and_gradients_are_the_same_to_the_bit(budget, part):
 def test_the_fewest_segments_that_fit_are_taken():
     net = network(10**9)
     assert net.segments == 1
-    whole, halves = peak(net.module, 1), peak(net.module, 2)
+    whole, halves = peak_bytes(net.module, 1), peak_bytes(net.module, 2)
     assert halves < whole
     assert network(whole).segments == 1
     assert network(whole - 1).segments == network(halves).segments == 2
 
 
 def test_weights_do_not_count():
-    weigh(module := fx.symbolic_trace(nn.Sequential(nn.Linear(WIDTH, 4096), nn.Linear(4096, 1))), [X.requires_grad_()])
-    assert peak(module, 1) < 4096 * WIDTH
+    profile_memory(
+        module := fx.symbolic_trace(nn.Sequential(nn.Linear(WIDTH, 4096), nn.Linear(4096, 1))), [X.requires_grad_()]
+    )
+    assert peak_bytes(module, 1) < 4096 * WIDTH
 
 
 def test_a_graph_that_is_mapped_is_evaluated_one_by_one():
@@ -80,7 +82,7 @@ def test_a_graph_that_is_mapped_is_evaluated_one_by_one():
             return (x,)
 
     net = Network(fx.symbolic_trace(BakedBatch()), batch=1)
-    assert net.settle_batching(X[:2], ROWS[:2]) == "vmap"
+    assert net.select_batching(X[:2], ROWS[:2]) == "vmap"
     before = net(X, ROWS)[0]
     assert fit(net, X, ROWS, 1) == 1
     assert net.mode == "loop"
@@ -88,7 +90,7 @@ def test_a_graph_that_is_mapped_is_evaluated_one_by_one():
 
 
 def short_job():
-    return SimpleNamespace(chunk=4, device=torch.device("cpu"), network=network(), inputs=lambda block: (X, ROWS))
+    return SimpleNamespace(batch_size=4, device=torch.device("cpu"), network=network(), inputs=lambda block: (X, ROWS))
 
 
 def test_where_memory_runs_out_for_one_input_activations_are_computed_again():
@@ -101,7 +103,7 @@ def test_where_memory_runs_out_for_one_input_activations_are_computed_again():
 
     for_each(job, [[0, 1, 2]], work)
     assert done == [[0], [1], [2]]
-    assert job.chunk == 1
+    assert job.batch_size == 1
 
 
 def test_memory_that_does_not_suffice_for_one_sample():
@@ -111,7 +113,7 @@ def test_memory_that_does_not_suffice_for_one_sample():
     job = short_job()
     with pytest.raises(onnxinfo.ResourceError, match="does not suffice for one sample"):
         for_each(job, [[0, 1, 2]], work)
-    assert job.chunk == 1
+    assert job.batch_size == 1
     assert job.network.segments > 1
 
 

@@ -9,7 +9,7 @@ from test_sabotage import ALPHA, CAP, CELLS, TIE, UNITS, Cubic, Truth, layer_aro
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import make_tie
-from onnxinfo.metrics.probe import Feature
+from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.metrics.reference import solve_by_gradient
 from onnxinfo.metrics.sid import Problem, solve
 
@@ -59,7 +59,7 @@ def test_units_that_do_not_count_get_no_noise(solver, kind):
     expected = tie.expand((target[:, None] * size / counted.sum(1, keepdim=True) / cost).sqrt())
     assert (found.sigma / expected)[counted].log().abs().mean() < 0.03
     assert found.certificate.converged.all()
-    assert (found.probes == start.probes + feature.spent).all()
+    assert (found.probes == start.probes + feature.n_vjps).all()
 
 
 class Stepped(torch.nn.Module):
@@ -74,7 +74,7 @@ def test_rounding_and_jumps_are_found_out():
     network, rows = Network(torch.fx.symbolic_trace(Stepped())), torch.arange(4)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
     start = linearise(network, x, torch.ones(UNITS), rows, streams[0])[0]
-    feature = Feature(network.part([0]), x, torch.ones(UNITS), rows, streams[1], streams[2], 4096)
+    feature = LayerProbe(network.part([0]), x, torch.ones(UNITS), rows, streams[1], streams[2], 4096)
     found = solve_by_gradient(Problem.of(feature, start, 1.5e-4 * start.normalizer, TIE, CAP, (UNITS,)), steps=50)
     assert (found.coarse > 1).all()
     assert found.certificate.gap.isnan().all()

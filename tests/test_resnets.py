@@ -26,7 +26,7 @@ pytestmark = [
 
 def sid(folder, opset, name="run", model=None, **options):
     """Numbers of the three block outputs on eight images."""
-    options = {"layers": BLOCKS[opset], "limit": 8, "normalizer": "image"} | options
+    options = {"layers": BLOCKS[opset], "limit": 8, "normalize_by": "sample"} | options
     source = model or SHARED / f"models/resnet20-cifar10-opset{opset}.onnx"
     onnxinfo.analyze(source, IMAGES, folder / "out.h5", run=name, preset="imagenet", **options)
     with onnxinfo.open(folder / "out.h5") as archive:

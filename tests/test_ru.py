@@ -18,7 +18,7 @@ from onnxinfo.metrics.decoder_training import DecoderSettings, Trained
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY, make_tie
-from onnxinfo.metrics.probe import Feature
+from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.metrics.reconstruction import Reconstruction
 from onnxinfo.metrics.reference import solve_ru_by_gradient
 from onnxinfo.metrics.ru import Problem, solve_ru
@@ -68,7 +68,7 @@ def solved(
     x, rows, unit = torch.zeros(samples, count), torch.arange(samples), torch.ones(count)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
     start = linearise(network, x, unit, rows, streams[2])[0]
-    feature = Feature(network.part([0]), x, unit, rows, streams[0], streams[1], 4096)
+    feature = LayerProbe(network.part([0]), x, unit, rows, streams[0], streams[1], 4096)
     tie = make_tie("unit", (count,), ("feature",))
     target = ALPHA * start.normalizer
     reconstruction = Reconstruction(feature, decode or Matrix(decoder), center)

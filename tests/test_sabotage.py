@@ -9,12 +9,20 @@ import pytest
 import torch
 
 from onnxinfo.metrics import sid
-from onnxinfo.metrics.certificate import Certificate, Measured, gap_bound, judge, noise_free_power, rescaled, wider
+from onnxinfo.metrics.certificate import (
+    Certificate,
+    Measured,
+    certify,
+    gap_bound,
+    noise_free_power,
+    rescale_to_constraint,
+    wider,
+)
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY, make_tie
-from onnxinfo.metrics.probe import Feature
+from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.metrics.trial import Trial
 
 UNITS, CELLS, ALPHA, CAP = 128, 24, 0.01, 1.0
@@ -80,7 +88,7 @@ def layer_around_zero(module, cells, seed=0):
     network, x, rows = Network(torch.fx.symbolic_trace(module)), torch.zeros(cells, UNITS), torch.arange(cells)
     streams = [torch.Generator().manual_seed(10 * seed + i) for i in range(3)]
     start = linearise(network, x, torch.ones(UNITS), rows, streams[0])[0]
-    return Feature(network.part([0]), x, torch.ones(UNITS), rows, streams[1], streams[2], 4096), start
+    return LayerProbe(network.part([0]), x, torch.ones(UNITS), rows, streams[1], streams[2], 4096), start
 
 
 def solved(seed=0):
@@ -150,10 +158,10 @@ def stubborn(ascent, step, problem, passes, memory):
 
 
 def rescaling(factor):
-    return patch.object(sid, "rescaled", lambda *given: factor * rescaled(*given))
+    return patch.object(sid, "rescale_to_constraint", lambda *given: factor * rescale_to_constraint(*given))
 
 
-BAD_START = patch.object(sid, "allocate", uniform)
+BAD_START = patch.object(sid, "waterfill", uniform)
 SABOTAGE = {
     "filter mirrored": [patch.multiple(sid, wiener=backwards, wiener_with=backwards)],
     "filter returns nothing": [BAD_START, patch.object(sid, "wiener", nothing)],
@@ -191,14 +199,14 @@ def test_the_ascent_makes_up_for_a_bad_start(truth):
 @pytest.mark.parametrize("ratio", [0.7, 1.0, 1.4])
 def test_rescaled_scales_meet_a_power_law_s_constraint(ratio, exponent):
     scales, target = torch.tensor([[0.1, 0.2], [1.0, 3.0]]), torch.tensor([2.0, 5.0])
-    found = rescaled(scales, ratio * target.expand(4, 2), target, exponent)
+    found = rescale_to_constraint(scales, ratio * target.expand(4, 2), target, exponent)
     assert torch.allclose(ratio * (found / scales)[:, 0] ** exponent, torch.ones(2))
     assert torch.allclose(found[:, 1] / found[:, 0], scales[:, 1] / scales[:, 0])
 
 
 def test_rescaling_goes_no_further_than_a_factor_e():
     for ratio, limit in ((1e-9, 1.0), (1e9, -1.0)):
-        found = rescaled(torch.ones(1, 1), torch.full((2, 1), ratio), torch.ones(1))
+        found = rescale_to_constraint(torch.ones(1, 1), torch.full((2, 1), ratio), torch.ones(1))
         assert float(found.log()) == pytest.approx(limit)
 
 
@@ -319,7 +327,7 @@ def test_small_noise_that_moves_more_than_foretold_is_drawn_again(expected, nois
 def test_fresh_noise_contradicts_a_layer_that_only_looks_linear(module, linear):
     feature, start = layer_around_zero(module(), CELLS)
     problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
-    closed = problem.closed(sid.allocate(start.column_norms, problem.target, TIE, CAP))
+    closed = problem.closed(sid.waterfill(start.column_norms, problem.target, TIE, CAP))
     assert (closed is not None) == linear
 
 
@@ -361,7 +369,7 @@ def test_growth_that_the_gradient_does_not_foretell(exponent, growth, known, met
     """The power of the growth has to lie within one of the gradient's; beyond a factor of 16 there may be jumps."""
     target, free = torch.ones(1), torch.ones(1, UNITS, dtype=torch.bool)
     measured = Measured(torch.full((4, 1, UNITS), exponent / UNITS), torch.ones(8, 1))
-    found = judge(measured, target, free, trial_of(), torch.tensor([growth]))
+    found = certify(measured, target, free, trial_of(), torch.tensor([growth]))
     assert bool(found.met) is met
     assert bool(found.gap.isfinite()) is known
     assert bool(found.converged) is (known and met)
@@ -370,7 +378,7 @@ def test_growth_that_the_gradient_does_not_foretell(exponent, growth, known, met
 def test_without_free_units_growth_says_nothing():
     measured = Measured(torch.zeros(4, 1, UNITS), torch.full((8, 1), 0.5))
     free = torch.zeros(1, UNITS, dtype=torch.bool)
-    found = judge(measured, torch.ones(1), free, trial_of(), torch.tensor([100.0]))
+    found = certify(measured, torch.ones(1), free, trial_of(), torch.tensor([100.0]))
     assert found.converged
     assert found.gap == 0
 
@@ -417,7 +425,7 @@ def test_few_parts_tell_their_error_badly(parts, quantile):
     gradient = (1 + 0.1 * torch.randn(parts, 1, UNITS, generator=stream)) / UNITS
     measured, free = Measured(gradient, torch.ones(8, 1)), torch.ones(1, UNITS, dtype=torch.bool)
     estimate, error = measured.shortfall(free)
-    found = judge(measured, torch.ones(1), free, trial_of())
+    found = certify(measured, torch.ones(1), free, trial_of())
     assert float(found.gap) == pytest.approx(float(gap_bound(estimate, error * wider(parts), trial_of())))
 
 

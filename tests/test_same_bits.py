@@ -43,7 +43,14 @@ def test_keywords_objects_and_workers_give_the_same_bits(tmp_path):
 
 def test_decoders_are_trained_on_as_many_samples_as_are_named(tmp_path):
     """Two samples are analyzed, which are too few to train on; the limit of decoders is their own."""
-    options = {"limit": 2, "layers": ["logits"], "cap": 0.01, "metrics": ["ru"], "decoder_width": 4, "decoder_steps": 2}
+    options = {
+        "limit": 2,
+        "layers": ["logits"],
+        "sigma_max": 0.01,
+        "metrics": ["ru"],
+        "decoder_width": 4,
+        "decoder_steps": 2,
+    }
     with pytest.raises(onnxinfo.InputError, match="2 samples are too few"):
         onnxinfo.analyze(MODEL, IMAGES, tmp_path / "few.h5", **options)
     onnxinfo.analyze(MODEL, IMAGES, tmp_path / "more.h5", **options, decoder_limit=8)

@@ -46,10 +46,10 @@ def normal(*shape, seed=0):
 
 
 @pytest.mark.parametrize("outputs", [20, 300])
-@pytest.mark.parametrize("normalizer", ["dataset", "image"])
-def test_linear_layer_has_the_closed_form(tmp_path, outputs, normalizer):
+@pytest.mark.parametrize("normalize_by", ["dataset", "sample"])
+def test_linear_layer_has_the_closed_form(tmp_path, outputs, normalize_by):
     weight = normal(outputs, 48) * np.linspace(0.5, 3, 48)
-    maps, values = sid(gemm(weight), normal(3, 48), tmp_path, normalizer=normalizer)
+    maps, values = sid(gemm(weight), normal(3, 48), tmp_path, normalize_by=normalize_by)
     norms = np.square(weight).sum(0)
     expected = 0.5 * np.log(ALPHA * norms.sum() / (48 * norms)) + C
     assert np.abs(maps[0] - expected).mean() < 0.005
@@ -59,7 +59,7 @@ def test_linear_layer_has_the_closed_form(tmp_path, outputs, normalizer):
 def test_capped_units_share_the_budget_by_water_filling(tmp_path):
     weight = normal(30, 40) * np.concatenate([np.zeros(3), np.full(17, 1e-3), np.linspace(1, 2, 20)])
     cap = 0.5
-    maps, values = sid(gemm(weight), normal(2, 40), tmp_path, cap=cap)
+    maps, values = sid(gemm(weight), normal(2, 40), tmp_path, sigma_max=cap)
     norms = np.square(weight.astype(np.float32)).sum(0).astype(np.float64)
     budget = ALPHA * norms.sum()
     level, capped = 0.0, np.zeros(40, bool)
@@ -75,7 +75,7 @@ def test_capped_units_share_the_budget_by_water_filling(tmp_path):
 @pytest.mark.parametrize(("tie", "cells"), [("pixel", 16), ("grid:2", 4)])
 def test_tied_units_share_one_sigma(tmp_path, tie, cells):
     weight = normal(25, 48) * np.linspace(0.5, 3, 48)
-    maps, _ = sid(gemm(weight, [3, 4, 4]), normal(2, 3, 4, 4), tmp_path, tie=tie)
+    maps, _ = sid(gemm(weight, [3, 4, 4]), normal(2, 3, 4, 4), tmp_path, share_sigma=tie)
     side = int(math.sqrt(cells))
     group = np.broadcast_to(np.add.outer(np.arange(4) * side // 4 * side, np.arange(4) * side // 4), (3, 4, 4)).reshape(
         -1
@@ -113,7 +113,7 @@ def digits_sid(digits, folder, name="run", model=None, count=4, **options):
         images[:count],
         folder / "out.h5",
         run=name,
-        normalizer="image",
+        normalize_by="sample",
         layers=["relu_4", "logits"],
         **options,
     )

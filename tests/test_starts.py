@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from onnxinfo.analysis import starts as module
-from onnxinfo.analysis.starts import starts
+from onnxinfo.analysis import linearisation_store as module
+from onnxinfo.analysis.linearisation_store import linearisation_store
 from onnxinfo.metrics.linearisation import Linearisation
 
 UNITS = 6
@@ -19,7 +19,7 @@ def linearisation(samples, layer, probes):
 @pytest.mark.parametrize("memory", [module.MEMORY_BYTES, 0], ids=["memory", "disk"])
 def test_every_layer_has_its_own_back(monkeypatch, memory):
     monkeypatch.setattr(module, "MEMORY_BYTES", memory)
-    with starts(2, 4, UNITS) as kept:
+    with linearisation_store(2, 4, UNITS) as kept:
         for samples in ([2, 3], [0, 1]):
             kept.put(samples, [linearisation(samples, layer, 16) for layer in (0, 1)])
         for layer in (0, 1):
@@ -34,7 +34,7 @@ def test_every_layer_has_its_own_back(monkeypatch, memory):
 
 def test_samples_linearised_apart_report_the_most_probes():
     """No cell may seem cheaper than it was."""
-    with starts(1, 3, UNITS) as kept:
+    with linearisation_store(1, 3, UNITS) as kept:
         for sample, probes in ((0, 32), (1, 128), (2, 16)):
             kept.put([sample], [linearisation([sample], 0, probes)])
         assert kept.of(0, [0, 1, 2]).probes == 128
@@ -42,6 +42,6 @@ def test_samples_linearised_apart_report_the_most_probes():
 
 
 def test_what_was_never_put_is_unknown():
-    with starts(1, 2, UNITS) as kept:
+    with linearisation_store(1, 2, UNITS) as kept:
         kept.put([0], [linearisation([0], 0, 16)])
         assert np.isnan(kept.normalizers()).all()

@@ -24,7 +24,7 @@ from onnxinfo.analysis.tasks import Worker
 from onnxinfo.archive.format import whole_maps
 from onnxinfo.cli import cli
 from onnxinfo.config import DecoderConfig, SidConfig
-from onnxinfo.engines.request import request
+from onnxinfo.engines.worker_spec import describe_worker
 from onnxinfo.graph.interruption import current_limit, time_limit
 from onnxinfo.graph.layers import list_layers
 from onnxinfo.inputs.sample_sets import SampleSet
@@ -32,7 +32,7 @@ from onnxinfo.inputs.unit_mask import find_unit_mask, open_unit_mask
 from onnxinfo.metrics.decoder import Plan
 from onnxinfo.metrics.decoder_store import DecoderKey
 from onnxinfo.metrics.decoder_training import Material, train_decoders
-from onnxinfo.metrics.feeds import Feeds, open_samples_of
+from onnxinfo.metrics.input_provider import InputProvider, open_samples_of
 from onnxinfo.metrics.linearisation import linearise
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY
@@ -73,7 +73,7 @@ def analyzed(proto: onnx.ModelProto, arrays: dict[str, Any], folder: Path, **opt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("onnxinfo.workflows.analyze.make_measures", noted)
-        result = onnxinfo.analyze(proto, arrays, folder / "run.h5", layers=["y"], perturb="embedded", **options)
+        result = onnxinfo.analyze(proto, arrays, folder / "run.h5", layers=["y"], input_tensor="embedded", **options)
     with onnxinfo.open(result.archive) as archive:
         return archive[result.run].recipe, made[0].units
 
@@ -116,7 +116,7 @@ def test_of_several_masks_none_is_guessed(caplog: pytest.LogCaptureFixture) -> N
     given = samples(text_model("mask_a"), ids=IDS, mask_a=MASK)
     both = SampleSet({**given.inputs, "mask_b": given.inputs["mask_a"]})
     assert find_unit_mask(both, SHAPE, AXES) is None
-    assert "'mask_a', 'mask_b' may be one; name it with --unit-mask" in caplog.text
+    assert "'mask_a', 'mask_b' may be one; name it with unit_mask=..." in caplog.text
 
 
 def test_an_analysis_has_it_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -166,13 +166,13 @@ def test_a_mask_that_does_not_fit_is_refused(spec: Any, error: type, message: st
 
 def test_workers_have_the_same_units_and_time_limit(tmp_path: Path) -> None:
     loaded = load(text_model())
-    feeds = Feeds(loaded, samples(text_model(), ids=IDS, attention_mask=MASK), "embedded")
+    feeds = InputProvider(loaded, samples(text_model(), ids=IDS, attention_mask=MASK), "embedded")
     layers = [layer for layer in list_layers(loaded, "embedded") if layer.name == "y"]
     job = prepare(feeds, layers, SidConfig(), torch.device("cpu"))
     job.units = torch.from_numpy(EXPECTED)
     here = Worker(job, make_measures(["sid"], job))
     with time_limit(7):
-        sent = request(here, tmp_path, device="cpu", threads=1)
+        sent = describe_worker(here, tmp_path, device="cpu", threads=1)
     elsewhere, limit = copy_context().run(lambda: (sent.worker(), current_limit()))
     assert torch.equal(elsewhere.job.units, job.units)
     assert limit == 7
@@ -225,7 +225,12 @@ def test_padding_leaves_a_text_s_value_as_it_is(tmp_path: Path, pads: int) -> No
             "attention_mask": np.pad(np.ones_like(ids), ((0, 0), (0, count))),
         }
         result = onnxinfo.analyze(
-            attention_model(), given, tmp_path / f"{count}.h5", layers=["y"], perturb="embedded", normalizer="image"
+            attention_model(),
+            given,
+            tmp_path / f"{count}.h5",
+            layers=["y"],
+            input_tensor="embedded",
+            normalize_by="sample",
         )
         with onnxinfo.open(result.archive) as archive:
             found.append({name: numbers[0] for name, numbers in archive[result.run].values("sid").items()})
@@ -240,7 +245,7 @@ def test_padding_has_no_value_in_maps(tmp_path: Path) -> None:
     """It is NaN in the maps and enters no mean; what reads maps takes that."""
     ids, mask = np.random.default_rng(3).integers(1, 20, (4, 6)), MASK
     given = {"ids": ids * mask, "attention_mask": mask}
-    options = {"layers": ["y"], "perturb": "embedded", "decoder_width": 4, "decoder_steps": 40}
+    options = {"layers": ["y"], "input_tensor": "embedded", "decoder_width": 4, "decoder_steps": 40}
     result = onnxinfo.analyze(attention_model(), given, tmp_path / "run.h5", metrics=["ru", "sid"], **options)
     with onnxinfo.open(result.archive) as archive:
         run = archive[result.run]
@@ -296,10 +301,12 @@ def test_an_analysis_leaves_masked_units_out_of_the_normaliser(tmp_path: Path) -
     counted = np.arange(6) % 2 == 0
     given = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
     options = {"layers": ["y"], "unit_mask": np.tile(counted, (2, 1)), "std": 1.0, "mean": 0.0}
-    for normalizer in ("image", "dataset"):
-        result = onnxinfo.analyze(proto, given, tmp_path / "a.h5", normalizer=normalizer, run=normalizer, **options)
+    for normalize_by in ("sample", "dataset"):
+        result = onnxinfo.analyze(
+            proto, given, tmp_path / "a.h5", normalize_by=normalize_by, run=normalize_by, **options
+        )
         with onnxinfo.open(result.archive) as archive:
-            found = archive[normalizer].values("sid")["value"][0]
+            found = archive[normalize_by].values("sid")["value"][0]
         norms = np.square(matrix[counted]).sum(1)
         expected = 0.5 * np.log(1.5e-4 * norms.sum() / (len(norms) * norms)) + ENTROPY
         assert found == pytest.approx(expected.mean(), abs=1e-4)
@@ -308,7 +315,7 @@ def test_an_analysis_leaves_masked_units_out_of_the_normaliser(tmp_path: Path) -
 def test_a_decoder_is_trained_and_judged_on_the_units_that_count() -> None:
     """Its error is over them alone, and what is left out is not learned."""
     loaded = load(path("digits-cnn.onnx"))
-    feeds = Feeds(loaded, open_samples_of(loaded, f"{path('digits.npz')}:images"), "image")
+    feeds = InputProvider(loaded, open_samples_of(loaded, f"{path('digits.npz')}:images"), "image")
     (layer,) = (each for each in list_layers(loaded, "image") if each.name == "relu")
     job = prepare(feeds, [layer], SidConfig(), torch.device("cpu"))
     material = Material(job.network, feeds, job.network.shapes(*job.inputs([0])), job.device)

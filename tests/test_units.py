@@ -18,15 +18,15 @@ from onnxinfo import load
 from onnxinfo.cli import cli
 from onnxinfo.graph.channels import tensor_axes
 from onnxinfo.inputs.deviation import deviation
-from onnxinfo.metrics.feeds import Feeds, open_samples_of
+from onnxinfo.metrics.input_provider import InputProvider, open_samples_of
 
 ALPHA, ENTROPY = 1.5e-4, 0.5 * np.log(2 * np.pi * np.e)
 IMAGE = ("channel", "y", "x")
 
 
-def feeds(proto: onnx.ModelProto, samples: Any, perturb: str) -> Feeds:
+def feeds(proto: onnx.ModelProto, samples: Any, perturb: str) -> InputProvider:
     loaded = load(proto)
-    return Feeds(loaded, open_samples_of(loaded, samples), perturb)
+    return InputProvider(loaded, open_samples_of(loaded, samples), perturb)
 
 
 def bytes_image(seed: int = 0, count: int = 5) -> Any:
@@ -60,7 +60,7 @@ def test_an_image_of_bytes_has_a_unit_per_channel(tmp_path: Path, seed: int) -> 
     kernel, images = weight("w", 4, 3, 3, 3, seed=seed), bytes_image(seed)
     deviation = images.astype(float).std((0, 2, 3))
     result = onnxinfo.analyze(
-        scaled_in_graph(kernel), images, tmp_path / "run.h5", layers=["y"], normalizer="image", seed=seed
+        scaled_in_graph(kernel), images, tmp_path / "run.h5", layers=["y"], normalize_by="sample", seed=seed
     )
     squares = np.square(onnx.numpy_helper.to_array(kernel).astype(float)).sum(0)
     norms = np.zeros((3, 10, 10))
@@ -90,7 +90,7 @@ def test_a_tensor_inside_has_the_channels_of_its_convolution(tmp_path: Path) -> 
     ]
     proto = model(nodes, [value("x", ("N", 3, 5, 7))], [value("y", ("N", 2, 5, 7))], initializers)
     images = np.random.default_rng(0).standard_normal((6, 3, 5, 7)).astype(np.float32)
-    result = onnxinfo.analyze(proto, images, tmp_path / "run.h5", layers=["y"], perturb="h", normalizer="image")
+    result = onnxinfo.analyze(proto, images, tmp_path / "run.h5", layers=["y"], input_tensor="h", normalize_by="sample")
     w, v = (onnx.numpy_helper.to_array(t)[:, :, 0, 0].astype(float) for t in (initializers[0], initializers[2]))
     inner = np.einsum("oc,ncyx->noyx", scale[:, None] * w, images)
     deviation = inner.std((0, 2, 3))

@@ -9,11 +9,10 @@ import argparse
 from pathlib import Path
 
 import onnxinfo
+from onnxinfo.config import COHERENCY_METRICS
 
 from .common import SEED, add_decoder_options, decoder_options
 from .tables import write_table
-
-METRICS = ["sid", "gradient", "gradcam"]
 
 
 def main() -> None:
@@ -30,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     archive = options.output / "coherency.h5"
-    metrics = options.metric or METRICS + (["ru"] if options.decoder_inputs else [])
+    metrics = options.metric or [*COHERENCY_METRICS] + (["ru"] if options.decoder_inputs else [])
     found = onnxinfo.coherency(
         options.model, options.inputs, archive, metrics=metrics, preset=options.preset, layers=options.layers,
         limit=options.limit, seed=SEED, overwrite=True, **decoder_options(options),

@@ -17,11 +17,11 @@ from ..archive.format import Metric
 from ..errors import UsageError
 from ..graph.scores import pooled_feature, score_tensor
 from ..torch_graph.convert import convert
-from .blocks import Block, Cells, Measure
+from .blocks import Cells, Measure, SampleBatch
 from .job import Job, on_device
 
 
-class Explained:
+class ClassifierProbe:
     """The classifier of a job with the layers' features in reach.
 
     Parameters
@@ -38,22 +38,22 @@ class Explained:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.names = [layer.name for layer in job.layers]
-        self.scores = score_tensor(job.feeds.model)
-        module = convert(job.feeds.model, [*self.names, self.scores])
+        self.scores = score_tensor(job.provider.model)
+        module = convert(job.provider.model, [*self.names, self.scores])
         self.module = module.eval().requires_grad_(False).to(job.device)
-        self._inputs = list(job.feeds.samples.inputs)
+        self._inputs = list(job.provider.samples.inputs)
 
     def inputs(self, indices: list[int]) -> list[tuple[int, tuple[Tensor, ...]]]:
         """The model's inputs for samples, in portions of the batch size it is made for; how many of each count."""
-        size = self.job.feeds.batch_size or len(indices)
-        portions = []
+        size = self.job.provider.fixed_batch or len(indices)
+        batches = []
         for start in range(0, len(indices), size):
             some = indices[start : start + size]
-            filled = some if self.job.feeds.batch_size is None else (some + some[-1:] * size)[:size]
-            feeds = self.job.feeds.given(self._inputs, filled)
+            filled = some if self.job.provider.fixed_batch is None else (some + some[-1:] * size)[:size]
+            feeds = self.job.provider.given(self._inputs, filled)
             tensors = tuple(on_device(feeds[name], self.job.device) for name in self._inputs)
-            portions.append((len(some), tensors))
-        return portions
+            batches.append((len(some), tensors))
+        return batches
 
 
 class Baseline(Measure):
@@ -62,19 +62,19 @@ class Baseline(Measure):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         # Refused before anything is written.
-        _ = self.explained
+        _ = self.classifier
 
     @cached_property
-    def explained(self) -> Explained:
+    def classifier(self) -> ClassifierProbe:
         """The classifier."""
-        return Explained(self.job)
+        return ClassifierProbe(self.job)
 
-    def cells(self, block: Block) -> Cells:
-        """Explain a block of samples; a layer that the scores do not depend on gives no finite value."""
+    def cells(self, batch: SampleBatch) -> Cells:
+        """Explain a batch of samples; a layer that the scores do not depend on gives no finite value."""
         shape = self.job.shape
         maps = [
-            _on_input(self._explain(block.layer, inputs)[:count], shape, self.job.feeds.axes())
-            for count, inputs in self.explained.inputs(block.indices)
+            _on_input(self._explain(batch.layer, inputs)[:count], shape, self.job.provider.axes())
+            for count, inputs in self.classifier.inputs(batch.indices)
         ]
         found = torch.cat(maps).detach()
         value = found.double().flatten(1).mean(1)
@@ -88,7 +88,7 @@ class Baseline(Measure):
     def _gradient(self, layer: int, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """The feature and the gradient of the highest score with respect to it, both (B, ...)."""
         inputs = tuple(x.requires_grad_(True) if x.is_floating_point() else x for x in inputs)
-        outputs = self.explained.module(*inputs)
+        outputs = self.classifier.module(*inputs)
         feature, scores = outputs[layer], outputs[-1]
         (gradient,) = torch.autograd.grad(scores.max(1).values.sum(), feature, allow_unused=True)
         if gradient is None:
@@ -135,12 +135,12 @@ class Cam(Baseline):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        pooled = pooled_feature(self.job.feeds.model, self.explained.scores)
+        pooled = pooled_feature(self.job.provider.model, self.classifier.scores)
         if pooled is None:
             raise UsageError("cam needs a head of global average pooling and one linear layer; choose gradcam instead")
-        if pooled not in self.explained.names:
-            raise UsageError(f"cam is that of layer '{pooled}', which is not among the chosen; add it by --layers")
-        self._pooled = self.explained.names.index(pooled)
+        if pooled not in self.classifier.names:
+            raise UsageError(f"cam is that of layer '{pooled}', which is not among the chosen; add it by layers=...")
+        self._pooled = self.classifier.names.index(pooled)
 
     def _explain(self, layer: int, inputs: tuple[Tensor, ...]) -> Tensor:
         feature, gradient = self._gradient(layer, inputs)
@@ -154,7 +154,7 @@ class Cam(Baseline):
 
 def _channels_second(feature: Tensor, job: Job) -> Tensor:
     """A feature (B, ...) as (B, channels, *positions): positions are those axes that the input has, too."""
-    axes = job.feeds.axes()
+    axes = job.provider.axes()
     if feature.dim() == 3 and "position" in axes:
         return feature.movedim(-1, 1)
     if feature.dim() == 4 and "y" in axes:

@@ -15,14 +15,14 @@ from torch import Tensor
 from ..archive.format import Metric
 from ..config import Config
 from ..metrics.linearisation import Linearisation
-from ..metrics.probe import Feature
+from ..metrics.probe import LayerProbe
 from .job import Job
 from .settings import Report
 
 
 @dataclass(frozen=True)
 class Cells:
-    """One metric of one layer on a block of S samples.
+    """One metric of one layer on a batch of S samples.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Measure(ABC):
     uses_normalizer
         Whether the constraint with ``D`` is part of its definition.
     needs
-        Names of metrics whose cells it is made from, see :meth:`Block.cells`.
+        Names of metrics whose cells it is made from, see :meth:`SampleBatch.cells`.
     """
 
     metric: ClassVar[Metric]
@@ -78,8 +78,8 @@ class Measure(ABC):
         """Do what takes long, once for all workers, such as training; the archive is open by now."""
 
     @abstractmethod
-    def cells(self, block: Block) -> Cells:
-        """Compute a block's cells."""
+    def cells(self, batch: SampleBatch) -> Cells:
+        """Compute a batch's cells."""
 
     def attached(self, job: Job) -> Self:
         """Give a copy that a worker received the worker's job."""
@@ -92,7 +92,7 @@ class Measure(ABC):
         return {name: value for name, value in vars(self).items() if name != "job" and name not in made}
 
 
-class Block:
+class SampleBatch:
     """One layer around samples that are computed together.
 
     Parameters
@@ -102,8 +102,8 @@ class Block:
     layer
         Position among the job's layers.
     indices
-        Positions of the block's S samples.
-    start
+        Positions of the batch's S samples.
+    linearisation
         The layer's linearisation at the samples; None where no metric needs it.
     normalizer
         ``D`` of the constraint; None where each sample's own is meant.
@@ -116,21 +116,21 @@ class Block:
         job: Job,
         layer: int,
         indices: list[int],
-        start: Linearisation | None,
+        linearisation: Linearisation | None,
         normalizer: float | None,
         measures: Mapping[str, Measure],
     ) -> None:
         self.job, self.layer, self.indices = job, layer, indices
         self.x, self.rows = job.inputs(indices)
-        self._start = None if start is None else start.to(self.x.device)
+        self._linearisation = None if linearisation is None else linearisation.to(self.x.device)
         self._normalizer, self._measures = normalizer, measures
         self._cells: dict[str, Cells] = {}
 
     @property
-    def start(self) -> Linearisation:
+    def linearisation(self) -> Linearisation:
         """The layer's linearisation."""
-        assert self._start is not None
-        return self._start
+        assert self._linearisation is not None
+        return self._linearisation
 
     @property
     def units(self) -> Tensor | None:
@@ -140,7 +140,7 @@ class Block:
     @property
     def target(self) -> Tensor:
         """``alpha D`` of every sample, (S,)."""
-        own = self.start.normalizer
+        own = self.linearisation.normalizer
         alpha = self.job.settings.alpha
         return alpha * (own if self._normalizer is None else own.new_full(own.shape, self._normalizer))
 
@@ -151,7 +151,7 @@ class Block:
             return wide.mean(1)
         return torch.where(counted, wide, 0.0).sum(1) / counted.sum(1)
 
-    def feature(self) -> Feature:
+    def feature(self) -> LayerProbe:
         """The layer's feature around the samples, with random streams at their beginning."""
         return self.job.feature(self.layer, self.x, self.rows, self.indices[0])
 

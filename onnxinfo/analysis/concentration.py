@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..archive.format import Field, Metric
 from ..errors import UsageError
-from .blocks import Block, Cells, Measure
+from .blocks import Cells, Measure, SampleBatch
 from .job import Job
 
 
@@ -30,16 +30,16 @@ class Concentration(Measure):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         if self.job.foreground is None:
-            raise UsageError("concentration needs to know where the objects are; give --foreground")
+            raise UsageError("concentration needs to know where the objects are; give foreground=...")
 
-    def cells(self, block: Block) -> Cells:
+    def cells(self, batch: SampleBatch) -> Cells:
         """Average the maps of SID inside and outside."""
-        sid = block.cells("sid")
+        sid = batch.cells("sid")
         assert sid.map is not None
-        counted = torch.ones_like(sid.map, dtype=torch.bool).flatten(1) if block.units is None else block.units
+        counted = torch.ones_like(sid.map, dtype=torch.bool).flatten(1) if batch.units is None else batch.units
         # A unit that does not count has no entropy.
         entropy = torch.where(counted, sid.map.double().flatten(1), 0.0)
-        foreground = self._inside(block).expand_as(sid.map).flatten(1)
+        foreground = self._inside(batch).expand_as(sid.map).flatten(1)
         inside, outside = foreground & counted, ~foreground & counted
         count, rest = inside.sum(1), outside.sum(1)
         known = (count > 0) & (rest > 0)
@@ -57,8 +57,8 @@ class Concentration(Measure):
         }
         return Cells(values)
 
-    def _inside(self, block: Block) -> Tensor:
-        """Foreground of the block's samples, with an axis of one channel where the samples have channels."""
+    def _inside(self, batch: SampleBatch) -> Tensor:
+        """Foreground of the batch's samples, with an axis of one channel where the samples have channels."""
         assert self.job.foreground is not None
-        masks = torch.from_numpy(self.job.foreground[block.indices]).bool().to(self.job.device)
-        return masks.unsqueeze(1 + self.job.feeds.axes().index("channel"))
+        masks = torch.from_numpy(self.job.foreground[batch.indices]).bool().to(self.job.device)
+        return masks.unsqueeze(1 + self.job.provider.axes().index("channel"))

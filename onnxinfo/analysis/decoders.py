@@ -18,10 +18,9 @@ from ..inputs.unit_mask import digest_of
 from ..metrics.decoder import Plan
 from ..metrics.decoder_store import DecoderKey, claim_decoder, load_decoder, save_decoder
 from ..metrics.decoder_training import DecoderSettings, Material, Trained, demand_enough, train_decoders
-from ..metrics.feeds import Feeds, open_samples_of
+from ..metrics.input_provider import InputProvider, open_samples_of
 from ..metrics.network import Network
-from ..moved import forward
-from .job import Job, context_tensors
+from .job import Job, conditioning_tensors
 from .masks import unit_mask_of
 from .settings import Progress, Report
 
@@ -29,21 +28,21 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Decoders:
+class DecoderCache:
     """Where decoders are kept, and how they are made where one is missing.
 
     Attributes
     ----------
     folder
         Holds them; it is created.
-    feeds
+    provider
         Training samples of the model that is analyzed.
     settings
         How they are trained.
     """
 
     folder: Path
-    feeds: Feeds
+    provider: InputProvider
     settings: DecoderSettings
 
     @property
@@ -51,7 +50,7 @@ class Decoders:
         """What determines the decoders, besides model and layers."""
         return {
             "ru_decoder": asdict(self.settings),
-            "ru_decoder_samples_sha256": self.feeds.samples.digest(),
+            "ru_decoder_samples_sha256": self.provider.samples.digest(),
         }
 
     def claim(self, job: Job) -> None:
@@ -65,7 +64,7 @@ class Decoders:
             A decoder that is missing would replace another file.
         """
         if self._missing(job):
-            demand_enough(len(self.feeds))
+            demand_enough(len(self.provider))
 
     def of(self, job: Job, report: Report = lambda _: None) -> list[Trained]:
         """Decoders of all layers of a job, in order.
@@ -96,16 +95,16 @@ class Decoders:
 
     def keys(self, job: Job) -> list[DecoderKey]:
         """What decoders of a job's layers are known by."""
-        digest, counted = self.feeds.samples.digest(), self.feeds.counted
+        digest, counted = self.provider.samples.digest(), self.provider.counted
         shapes = job.network.shapes(*job.inputs([0]))
         return [
             DecoderKey(
-                job.feeds.model.sha256,
+                job.provider.model.sha256,
                 layer.name,
-                job.feeds.perturb,
+                job.provider.input_tensor,
                 digest,
                 self.settings,
-                Plan(shape, job.shape, job.feeds.axes(), self.settings.width),
+                Plan(shape, job.shape, job.provider.axes(), self.settings.width),
                 "" if counted is None else digest_of(counted),
             )
             for layer, shape in zip(job.layers, shapes, strict=True)
@@ -115,19 +114,19 @@ class Decoders:
         self, job: Job, layers: Sequence[int], shapes: Sequence[tuple[int, ...]], report: Report
     ) -> list[Trained]:
         names = ", ".join(job.layers[i].name for i in layers)
-        network = _with_context(job.network, self.feeds, job).part(layers)
+        network = _with_conditioning_inputs(job.network, self.provider, job).part(layers)
 
         def tell(step: int, steps: int, loss: float) -> None:
             report(Progress("decoder", step, steps, names, loss))
 
-        return train_decoders(Material(network, self.feeds, shapes, job.device), self.settings, tell)
+        return train_decoders(Material(network, self.provider, shapes, job.device), self.settings, tell)
 
 
-def _with_context(network: Network, feeds: Feeds, job: Job) -> Network:
+def _with_conditioning_inputs(network: Network, provider: InputProvider, job: Job) -> Network:
     """The network with the training samples' other inputs."""
-    if not network.context:
+    if not network.conditioning_inputs:
         return network
-    return network.with_context(context_tensors(feeds, job.context, job.device))
+    return network.with_conditioning_inputs(conditioning_tensors(provider, job.conditioning_inputs, job.device))
 
 
 def decoder_settings(decoder: DecoderConfig, seed: int) -> DecoderSettings:
@@ -141,22 +140,19 @@ def decoder_folder(config: Config, output: Path) -> Path:
     return output.with_suffix(".decoders") if named is None else Path(named)
 
 
-def training_feeds(job: Job) -> Feeds:
+def training_inputs(job: Job) -> InputProvider:
     """Open the samples that decoders are trained on: those analyzed, unless others or another number are named."""
-    decoder, feeds, chosen = job.config.ru.decoder, job.feeds, job.config.input
+    decoder, provider, chosen = job.config.ru.decoder, job.provider, job.config.input
     if decoder.inputs is None and decoder.limit is None:
-        return feeds
+        return provider
     crops: dict[str, Any] = {}
     if decoder.inputs is None and chosen.foreground is not None:
         crops = crops_of(open_foreground(chosen.foreground), chosen.crop_to_box)
     spec = job.source if decoder.inputs is None else decoder.inputs
-    samples = open_samples_of(feeds.model, spec, limit=decoder.limit, **chosen.reading(), **crops)
-    training, mask = Feeds(feeds.model, samples, feeds.perturb), chosen.unit_mask
+    samples = open_samples_of(provider.model, spec, limit=decoder.limit, **chosen.reading(), **crops)
+    training, mask = InputProvider(provider.model, samples, provider.input_tensor), chosen.unit_mask
     # The rows of an array that is a mask are those of the samples analyzed.
     if mask is None or (isinstance(mask, str) and mask in samples.inputs):
         found = unit_mask_of(mask, training)
         training.counted = None if found is None else found.units
     return training
-
-
-__getattr__ = forward(__name__, {"train_decoder": "workflows.decoders"})

@@ -34,8 +34,8 @@ def check_values(job: Job) -> None:
     ModelError
         Names a layer that is not finite at a sample, or whose gradient's squares overflow there.
     """
-    samples = range(len(job.feeds))
-    blocks = [list(samples[start : start + job.chunk]) for start in range(0, len(samples), job.chunk)]
+    samples = range(len(job.provider))
+    blocks = [list(samples[start : start + job.batch_size]) for start in range(0, len(samples), job.batch_size)]
     for_each(job, blocks, lambda block: _check_block(job, block))
     for_each(job, [[sample] for sample in sorted({0, len(samples) - 1})], lambda block: _check_gradients(job, block))
 
@@ -48,8 +48,8 @@ def _check_block(job: Job, block: list[int]) -> None:
         index = int(coarse.nonzero()[0])
         largest, unit = float(x[index].abs().max()), float(job.unit.min())
         raise InputError(
-            f"sample {_name(job, block[index])} has values up to {largest:.2g} in {quoted(job.feeds.perturb)}, in "
-            f"which noise of its unit ({unit:.2g}) is lost to rounding; remove the sample, or subtract a --mean"
+            f"sample {_name(job, block[index])} has values up to {largest:.2g} in {quoted(job.provider.input_tensor)}, "
+            f"in which noise of its unit ({unit:.2g}) is lost to rounding; remove the sample, or subtract a mean=..."
         )
     with torch.no_grad():
         features = job.network(x, rows)
@@ -78,16 +78,16 @@ def _check_gradients(job: Job, block: list[int]) -> None:
 
 
 def _name(job: Job, sample: int) -> str:
-    return printable(job.feeds.main.names[sample])
+    return printable(job.provider.main.names[sample])
 
 
 def _origin(job: Job, layer: str, sample: int) -> str:
     """Where in the graph a value that is not finite comes from, as far as ONNX Runtime tells."""
-    model = job.feeds.model
+    model = job.provider.model
     flow = model.flow
-    influenced = flow.influenced(job.feeds.perturb)
+    influenced = flow.influenced(job.provider.input_tensor)
     ahead = [name for name in _needed(flow, layer) if name in influenced and flow.is_float(name)]
-    values = job.feeds.run(Session(expose_only(model, ahead)), [sample]) if ahead else {}
+    values = job.provider.run(Session(expose_only(model, ahead)), [sample]) if ahead else {}
     for name in ahead:
         wide = values[name].astype(np.float64)
         if np.isnan(wide).any() or np.isposinf(wide).any():

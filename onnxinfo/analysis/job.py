@@ -20,10 +20,10 @@ from ..graph.finite import check_weights
 from ..graph.layers import Layer
 from ..graph.quantisation import rounds
 from ..graph.surgery import extract
-from ..metrics.feeds import Feeds, graph_inputs
+from ..metrics.input_provider import InputProvider, graph_inputs
 from ..metrics.network import Network
 from ..metrics.noise import Tie, generator, make_tie
-from ..metrics.probe import Feature
+from ..metrics.probe import LayerProbe
 from ..torch_graph.convert import Conversion
 from ..torch_graph.ends import with_wide_ends
 from ..torch_graph.operators.table import tensor_from
@@ -43,13 +43,13 @@ class Job:
 
     Attributes
     ----------
-    feeds
+    provider
         Model and samples.
     layers
         The analyzed layers, in order.
     network
         Their features; settled on the fastest way to evaluate many inputs at once.
-    context
+    conditioning_inputs
         Graph inputs that it takes besides the perturbed tensor.
     unit
         Standardised unit, broadcastable to one sample.
@@ -61,7 +61,7 @@ class Job:
         Pixels of the samples' objects, (samples, y, x) of 0 and 1, if they are known.
     units
         Units that count, (samples, n) of bool on the processor; None: all do.
-    chunk
+    batch_size
         Most inputs evaluated at once.
     memory
         Budget for activations in bytes, None for the usual.
@@ -73,17 +73,17 @@ class Job:
         Shape of one sample of the perturbed tensor.
     """
 
-    feeds: Feeds
+    provider: InputProvider
     layers: tuple[Layer, ...]
     network: Network
-    context: tuple[str, ...]
+    conditioning_inputs: tuple[str, ...]
     unit: Tensor
     tie: Tie
     settings: SidConfig
     device: torch.device
     foreground: npt.NDArray[np.uint8] | None = None
     units: Tensor | None = None
-    chunk: int = 1
+    batch_size: int = 1
     memory: int | None = None
     config: Config = field(default_factory=Config)
     source: Any = None
@@ -91,11 +91,11 @@ class Job:
     shape: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.shape = tuple(self.feeds.perturbed([0]).shape[1:])
+        self.shape = tuple(self.provider.perturbed([0]).shape[1:])
 
     def inputs(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The perturbed tensor of some samples, (S, *shape), and their rows, (S,)."""
-        x = on_device(self.feeds.perturbed(indices), self.device)
+        x = on_device(self.provider.perturbed(indices), self.device)
         return x, torch.as_tensor(list(indices), device=self.device)
 
     def counted(self, indices: Sequence[int]) -> Tensor | None:
@@ -106,11 +106,11 @@ class Job:
         """A random stream of the run's seed that depends on the key alone."""
         return generator(self.device, self.settings.seed, *key)
 
-    def feature(self, layer: int, x: Tensor, rows: Tensor, first: int) -> Feature:
+    def feature(self, layer: int, x: Tensor, rows: Tensor, first: int) -> LayerProbe:
         """One layer's feature around a block of samples, the first of which has the given number."""
         # The noise is the same for all layers: what differs between them is then not the draw.
         noise, probes = self.stream("noise", first), self.stream("probes", first)
-        return Feature(self.network.part([layer]), x, self.unit, rows, noise, probes, self.chunk)
+        return LayerProbe(self.network.part([layer]), x, self.unit, rows, noise, probes, self.batch_size)
 
 
 def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -123,7 +123,7 @@ def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     return copied
 
 
-def prepare(feeds: Feeds, layers: Sequence[Layer], settings: SidConfig, device: torch.device) -> Job:
+def prepare(provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, device: torch.device) -> Job:
     """Convert the layers, compare them with ONNX Runtime on some samples, and settle how to evaluate many at once.
 
     Raises
@@ -134,14 +134,16 @@ def prepare(feeds: Feeds, layers: Sequence[Layer], settings: SidConfig, device: 
         A weight is not finite.
     """
     names = [layer.name for layer in layers]
-    converted = _convert(feeds, names)
+    converted = _convert(provider, names)
     for position, node in converted.ends.items():
         reached = [name for i, name in enumerate(names) if i not in converted.ends]
-        raise ConversionError(f"{describe_obstacle(names[position], node, feeds.perturb)}; {listed_layers(reached)}")
-    return _settled(feeds, layers, settings, converted, device)
+        raise ConversionError(
+            f"{describe_obstacle(names[position], node, provider.input_tensor)}; {listed_layers(reached)}"
+        )
+    return _settled(provider, layers, settings, converted, device)
 
 
-def prepare_reached(feeds: Feeds, layers: Sequence[Layer], settings: SidConfig, device: torch.device) -> Job:
+def prepare_reached(provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, device: torch.device) -> Job:
     """Do as :func:`prepare` does for those of the layers that a gradient reaches.
 
     Raises
@@ -151,21 +153,21 @@ def prepare_reached(feeds: Feeds, layers: Sequence[Layer], settings: SidConfig, 
     """
     names = [layer.name for layer in layers]
     try:
-        converted = _convert(feeds, names)
+        converted = _convert(provider, names)
         ends = {names[position]: node for position, node in converted.ends.items()}
     except ConversionError:
-        ends = obstacles(feeds.model, feeds.perturb, names)
+        ends = obstacles(provider.model, provider.input_tensor, names)
         if not ends:
             raise
     if not ends:
-        return _settled(feeds, layers, settings, converted, device)
+        return _settled(provider, layers, settings, converted, device)
     rest = [layer for layer in layers if layer.name not in ends]
-    remarks = [describe_obstacle(name, node, feeds.perturb) for name, node in ends.items()]
+    remarks = [describe_obstacle(name, node, provider.input_tensor) for name, node in ends.items()]
     if not rest:
-        raise ConversionError(f"{remarks[0]}, nor does one reach any other default layer; name --layers before it")
+        raise ConversionError(f"{remarks[0]}, nor does one reach any other default layer; name layers=... before it")
     for remark in remarks:
         logger.warning("left out: %s", remark)
-    return prepare_reached(feeds, rest, settings, device)
+    return prepare_reached(provider, rest, settings, device)
 
 
 @dataclass(frozen=True)
@@ -173,62 +175,64 @@ class _Converted:
     """A torch graph, its further inputs, and the outputs that no gradient reaches."""
 
     module: fx.GraphModule
-    context: list[str]
+    conditioning_inputs: list[str]
     ends: dict[int, Conversion]
 
 
-def _convert(feeds: Feeds, names: Sequence[str]) -> _Converted:
-    module = convert_reached(feeds.model, feeds.perturb, names)
+def _convert(provider: InputProvider, names: Sequence[str]) -> _Converted:
+    module = convert_reached(provider.model, provider.input_tensor, names)
     _log_conversions(module.meta["conversions"])
-    part = extract(feeds.model, [feeds.perturb], names)
+    part = extract(provider.model, [provider.input_tensor], names)
     check_weights(part)
-    context = [i.name for i in graph_inputs(part) if i.name != feeds.perturb]
-    given = _some(feeds, context)
+    conditioning_inputs = [i.name for i in graph_inputs(part) if i.name != provider.input_tensor]
+    given = _some(provider, conditioning_inputs)
     verification = verify(part, module, [given], names)
     logger.info("compared %d tensors with ONNX Runtime; largest: %s", len(names), verification.largest)
-    inputs = [to_torch(given[name]) for name in (feeds.perturb, *context)]
-    return _Converted(module, context, ends_of_gradient(module, inputs))
+    inputs = [to_torch(given[name]) for name in (provider.input_tensor, *conditioning_inputs)]
+    return _Converted(module, conditioning_inputs, ends_of_gradient(module, inputs))
 
 
-def _some(feeds: Feeds, context: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+def _some(provider: InputProvider, conditioning_inputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """Some samples of what the graph takes, as many as the model is made for."""
-    some = list(range(min(VERIFIED_SAMPLES, len(feeds))))
-    count = feeds.batch_size or len(some)
+    some = list(range(min(VERIFIED_SAMPLES, len(provider))))
+    count = provider.fixed_batch or len(some)
     shown = (some * count)[:count]
-    with np.errstate(over="ignore"):  # as in Feeds.given
-        perturbed = feeds.perturbed(shown).astype(feeds.declared)
-    return {feeds.perturb: perturbed, **feeds.given(context, shown)}
+    with np.errstate(over="ignore"):  # as in InputProvider.given
+        perturbed = provider.perturbed(shown).astype(provider.declared)
+    return {provider.input_tensor: perturbed, **provider.given(conditioning_inputs, shown)}
 
 
 def _settled(
-    feeds: Feeds, layers: Sequence[Layer], settings: SidConfig, converted: _Converted, device: torch.device
+    provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, converted: _Converted, device: torch.device
 ) -> Job:
-    unit = torch.from_numpy(feeds.unit())
-    job = make_job(feeds, layers, settings, converted.module, converted.context, unit, device)
-    mode = job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit, rounded=rounds(feeds.model.proto))
+    unit = torch.from_numpy(provider.unit())
+    job = make_job(provider, layers, settings, converted.module, converted.conditioning_inputs, unit, device)
+    mode = job.network.select_batching(
+        *job.inputs([0, len(provider) - 1]), job.unit, rounded=rounds(provider.model.proto)
+    )
     logger.info("device %s; many inputs at once: %s", device, mode)
     return job
 
 
 def make_job(
-    feeds: Feeds,
+    provider: InputProvider,
     layers: Sequence[Layer],
     settings: SidConfig,
     module: fx.GraphModule,
-    context: Sequence[str],
+    conditioning_inputs: Sequence[str],
     unit: Tensor,
     device: torch.device,
 ) -> Job:
     """Put a converted graph, whose further inputs are the named graph inputs, and their samples on a device."""
-    module = with_wide_ends(module, tensor_from(np.empty(0, feeds.declared)).dtype).to(device)
-    network = Network(module, context_tensors(feeds, context, device), feeds.batch_size)
-    tie = make_tie(settings.tie, feeds.perturbed([0]).shape[1:], feeds.axes()).to(device)
-    return Job(feeds, tuple(layers), network, tuple(context), unit.to(device), tie, settings, device)
+    module = with_wide_ends(module, tensor_from(np.empty(0, provider.declared)).dtype).to(device)
+    network = Network(module, conditioning_tensors(provider, conditioning_inputs, device), provider.fixed_batch)
+    tie = make_tie(settings.share_sigma, provider.perturbed([0]).shape[1:], provider.axes()).to(device)
+    return Job(provider, tuple(layers), network, tuple(conditioning_inputs), unit.to(device), tie, settings, device)
 
 
-def context_tensors(feeds: Feeds, names: Sequence[str], device: torch.device) -> list[Tensor]:
+def conditioning_tensors(provider: InputProvider, names: Sequence[str], device: torch.device) -> list[Tensor]:
     """The named graph inputs of all samples, each (samples, ...)."""
-    return [to_torch(array, device) for array in feeds.given(names, range(len(feeds))).values()]
+    return [to_torch(array, device) for array in provider.given(names, range(len(provider))).values()]
 
 
 def _log_conversions(conversions: Sequence[Conversion]) -> None:

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..metrics.reference import solve_by_gradient
 from ..metrics.sid import Problem, solve
 from ..registry import METRICS
-from .blocks import Block, Cells, Measure
+from .blocks import Cells, Measure, SampleBatch
 from .job import Job
 from .proof import proof
 
@@ -27,21 +27,21 @@ class Sid(Measure):
     )
     uses_normalizer: ClassVar[bool] = True
 
-    def cells(self, block: Block) -> Cells:
-        """Solve one layer around a block of samples."""
+    def cells(self, batch: SampleBatch) -> Cells:
+        """Solve one layer around a batch of samples."""
         settings, tie = self.job.settings, self.job.tie
-        feature, start, target = block.feature(), block.start, block.target
+        feature, start, target = batch.feature(), batch.linearisation, batch.target
         solver = solve_by_gradient if settings.solver == "reference" else solve
-        solution = solver(Problem.of(feature, start, target, tie, settings.cap, self.job.shape, block.units))
+        solution = solver(Problem.of(feature, start, target, tie, settings.sigma_max, self.job.shape, batch.units))
         certificate, entropy = solution.certificate, solution.entropy
         coarse = solution.coarse[solution.coarse > 1]
         if len(coarse):
             logger.warning(
                 "%d of %d samples of '%s' are limited by rounding at alpha %.2g; %s",
-                *(len(coarse), len(solution.coarse), self.job.layers[block.layer].name, settings.alpha),
+                *(len(coarse), len(solution.coarse), self.job.layers[batch.layer].name, settings.alpha),
                 _sound_from(settings.alpha * float(coarse.max())),
             )
-        value = block.mean(entropy)
+        value = batch.mean(entropy)
         values = {
             "value": value,
             "stderr": solution.stderr,

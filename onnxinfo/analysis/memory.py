@@ -23,9 +23,9 @@ def for_each(job: Job, blocks: Iterable[list[int]], work: Callable[[list[int]], 
     Parameters
     ----------
     job
-        Its ``chunk`` is halved.
+        Its ``batch_size`` is halved.
     blocks
-        Positions of samples. One that is larger than the new chunk is cut.
+        Positions of samples. One that is larger than the new batch size is cut.
     work
         Of a block that memory did not suffice for, all is done again.
 
@@ -55,14 +55,15 @@ def _fits(work: Callable[[list[int]], None], block: list[int]) -> bool:
 def _with_less(job: Job, block: list[int]) -> list[list[int]]:
     if job.device.type == "cuda":
         torch.cuda.empty_cache()
-    if job.chunk == 1 and len(block) == 1:
+    if job.batch_size == 1 and len(block) == 1:
         if job.network.segments > 1 or job.network.recompute(0, *job.inputs(block)) == 1:
             raise ResourceError(
-                f"the memory of {job.device} does not suffice for one sample; choose fewer layers, or another --device"
+                f"the memory of {job.device} does not suffice for one sample; choose fewer layers, or another "
+                f"device=..."
             )
         logger.warning("memory of %s ran out; activations are computed again from here on", job.device)
         return [block]
-    job.chunk = max(1, job.chunk // 2)
-    logger.warning("memory of %s ran out; inputs evaluated at once from here on: %d", job.device, job.chunk)
-    size = min(len(block), job.chunk)
+    job.batch_size = max(1, job.batch_size // 2)
+    logger.warning("memory of %s ran out; inputs evaluated at once from here on: %d", job.device, job.batch_size)
+    size = min(len(block), job.batch_size)
     return [block[start : start + size] for start in range(0, len(block), size)]

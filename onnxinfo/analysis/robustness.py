@@ -16,8 +16,7 @@ from ..errors import InputError, UsageError
 from ..graph.scores import score_tensor
 from ..inputs.deviation import evenly_spread
 from ..metrics.network import Network
-from ..moved import forward
-from .blocks import Block, Cells, Measure
+from .blocks import Cells, Measure, SampleBatch
 from .job import Job
 
 #: Wrong classes that each sample is moved to: the most probable ones.
@@ -60,11 +59,14 @@ class Robustness(Measure):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        labels = job.feeds.main.labels
+        labels = job.provider.main.labels
         if labels is None:
-            raise UsageError("robustness needs to know the right classes; give --labels")
-        if [layer.name for layer in job.layers] != [score_tensor(job.feeds.model)] or job.network.context:
-            raise UsageError("robustness is of a classifier with one input, at its scores alone; use robustness(...)")
+            raise UsageError("robustness needs to know the right classes; give labels=...")
+        names, scores = [layer.name for layer in job.layers], score_tensor(job.provider.model)
+        if names != [scores] or job.network.conditioning_inputs:
+            raise UsageError(
+                "robustness is of a classifier with one input, at its scores alone; use onnxinfo.robustness(...)"
+            )
         with torch.no_grad():
             classes = job.network.part([0])(*job.inputs([0]))[0].shape[1]
         wrong = labels[(labels < 0) | (labels >= classes)]
@@ -96,15 +98,15 @@ class Robustness(Measure):
     @property
     def _attack(self) -> Any:
         """The attack, on as many samples at once as the memory has room for by now."""
-        self._made[0].set_params(batch_size=self.job.chunk)
+        self._made[0].set_params(batch_size=self.job.batch_size)
         return self._made[0]
 
-    def cells(self, block: Block) -> Cells:
-        """Attack a block of samples."""
-        labels = self._labels[block.indices]
+    def cells(self, batch: SampleBatch) -> Cells:
+        """Attack a batch of samples."""
+        labels = self._labels[batch.indices]
         unit = self.job.unit
-        x = (block.x / unit).cpu().numpy()
-        scores = self._classifier.predict(x, batch_size=self.job.chunk)
+        x = (batch.x / unit).cpu().numpy()
+        scores = self._classifier.predict(x, batch_size=self.job.batch_size)
         targets = _wrong_classes(scores, labels)
         count = targets.shape[1]
         originals = np.repeat(x, count, axis=0)
@@ -124,7 +126,7 @@ class Robustness(Measure):
 
         def reached(share: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
             moved = x + share.reshape(-1, *(1 for _ in x.shape[1:])) * perturbation
-            scores = self._classifier.predict(moved.astype(np.float32), batch_size=self.job.chunk)
+            scores = self._classifier.predict(moved.astype(np.float32), batch_size=self.job.batch_size)
             hit: npt.NDArray[np.bool_] = scores.argmax(1) == targets
             return hit
 
@@ -157,7 +159,7 @@ def _attack_on(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
             "robustness needs the Adversarial Robustness Toolbox; install it by: pip install 'onnxinfo[robustness]'"
         ) from None
     unit = job.unit
-    shown = job.inputs(evenly_spread(len(job.feeds)))[0] / unit
+    shown = job.inputs(evenly_spread(len(job.provider)))[0] / unit
     low, high = float(shown.min()), float(shown.max())
     return carlini_wagner(
         _Standardised(network, unit),
@@ -167,7 +169,7 @@ def _attack_on(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
         bounds=(low - (high - low), high + (high - low)),
         search_steps=SEARCH_STEPS,
         iterations=ITERATIONS,
-        batch=job.chunk,
+        batch=job.batch_size,
         cuda=job.device.type == "cuda",
     )
 
@@ -193,6 +195,3 @@ def _summary(
         "smallest": np.where(np.isnan(norms), np.inf, norms).min(1).astype(np.float64),
         "correct": scores.argmax(1) == labels,
     }
-
-
-__getattr__ = forward(__name__, {"Robust": "workflows.robustness", "robustness": "workflows.robustness"})

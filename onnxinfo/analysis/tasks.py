@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ..metrics.linearisation import Linearisation, linearise
-from .blocks import Block, Measure
+from .blocks import Measure, SampleBatch
 from .job import Job
 from .memory import for_each
 
@@ -73,7 +73,7 @@ class Linearise:
             x, rows = job.inputs(samples)
             probes, counted = job.stream("linearise", samples[0]), job.counted(samples)
             found = linearise(job.network, x, job.unit, rows, probes, stderr=self.stderr, counted=counted)
-            parts.append(Part(samples, [start.to(_CPU) for start in found]))
+            parts.append(Part(samples, [linearisation.to(_CPU) for linearisation in found]))
 
         for_each(job, [list(self.samples)], work)
         return parts
@@ -100,7 +100,7 @@ class Measuring:
         Their positions.
     metrics
         Names.
-    start
+    linearisation
         The layer's linearisation at the samples; None where no metric needs it.
     normalizer
         ``D`` of the constraint; None where each sample's own is meant.
@@ -109,7 +109,7 @@ class Measuring:
     layer: int
     samples: Sequence[int]
     metrics: Sequence[str]
-    start: Linearisation | None
+    linearisation: Linearisation | None
     normalizer: float | None
 
     def perform(self, worker: Worker) -> list[Part[dict[str, Column]]]:
@@ -117,17 +117,17 @@ class Measuring:
         parts = []
 
         def work(samples: list[int]) -> None:
-            first = samples[0] - self.samples[0]
-            start = None if self.start is None else self.start.at(slice(first, first + len(samples)))
-            block = Block(worker.job, self.layer, samples, start, self.normalizer, worker.measures)
-            parts.append(Part(samples, {name: _column(block, name) for name in self.metrics}))
+            first, whole = samples[0] - self.samples[0], self.linearisation
+            part = None if whole is None else whole.at(slice(first, first + len(samples)))
+            batch = SampleBatch(worker.job, self.layer, samples, part, self.normalizer, worker.measures)
+            parts.append(Part(samples, {name: _column(batch, name) for name in self.metrics}))
 
         for_each(worker.job, [list(self.samples)], work)
         return parts
 
 
-def _column(block: Block, metric: str) -> Column:
+def _column(batch: SampleBatch, metric: str) -> Column:
     began = time.monotonic()
-    cells = block.cells(metric)
+    cells = batch.cells(metric)
     values = {name: numbers.cpu().numpy() for name, numbers in cells.values.items()}
     return Column(values, None if cells.map is None else cells.map.cpu().numpy(), time.monotonic() - began)

@@ -81,7 +81,7 @@ def export(
 def only_run(runs: tuple[str, ...], path: str) -> str:
     """Return the only run's name, or raise :class:`UsageError`."""
     if len(runs) != 1:
-        raise UsageError(f"{path} has {len(runs)} runs ({', '.join(runs)}); name one with --run")
+        raise UsageError(f"{path} has {len(runs)} runs ({', '.join(runs)}); name one with run=...")
     return runs[0]
 
 

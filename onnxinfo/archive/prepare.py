@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import as_setting
 from ..errors import UsageError
 from ..replacing import replacing
 from .copying import copy_run, new_archive, schema_of
@@ -51,7 +52,9 @@ def _resumes(existing: Run, schema: RunSchema, overwrite: bool, compression: str
     if overwrite:
         return False
     reason = f"has another recipe ({difference})" if difference else "is complete"
-    raise UsageError(f"run '{existing.name}' exists and {reason}; choose another --run, or replace it with --overwrite")
+    raise UsageError(
+        f"run '{existing.name}' exists and {reason}; choose another run=..., or replace it with overwrite=True"
+    )
 
 
 def first_difference(existing: Run, schema: RunSchema, compression: str) -> str | None:
@@ -63,7 +66,8 @@ def first_difference(existing: Run, schema: RunSchema, compression: str) -> str 
     for key in dict.fromkeys([*recipes[1], *recipes[0]]):
         there, now = (recipe.get(key, "absent") for recipe in recipes)
         if there != now:
-            return f"{key} is {there} there, {now} now"
+            (name, there), (_, now) = as_setting(key, there), as_setting(key, now)
+            return f"{name} is {there} there, {now} now"
     facets: dict[str, list[Any]] = {
         "layers": [[LayerRow.of(layer) for layer in each.layers] for each in (stored, schema)],
         "sample names": [[plain_text(name) for name in each.sample_names] for each in (stored, schema)],

@@ -271,5 +271,5 @@ def _keep(path: Path) -> Path:
     try:
         os.link(path, kept)
     except OSError as error:
-        raise ArchiveError(f"cannot keep {path} as {kept} ({error.strerror}); give --output") from error
+        raise ArchiveError(f"cannot keep {path} as {kept} ({error.strerror}); give output=...") from error
     return kept

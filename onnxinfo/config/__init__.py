@@ -10,7 +10,9 @@ from __future__ import annotations
 from .combining import configure, read_settings
 from .keywords import FlatOptions, InputOptions, Options, TrainingOptions
 from .sections import (
+    COHERENCY_METRICS,
     PATTERNS,
+    RESCALE_FACTOR,
     SECTIONS,
     Config,
     DecoderConfig,
@@ -20,12 +22,16 @@ from .sections import (
     RuConfig,
     SelectionConfig,
     SidConfig,
+    as_setting,
     entries,
+    former_names,
 )
 from .settings import Entry, Setting, recipe
 
 __all__ = [
+    "COHERENCY_METRICS",
     "PATTERNS",
+    "RESCALE_FACTOR",
     "SECTIONS",
     "Config",
     "DecoderConfig",
@@ -41,8 +47,10 @@ __all__ = [
     "Setting",
     "SidConfig",
     "TrainingOptions",
+    "as_setting",
     "configure",
     "entries",
+    "former_names",
     "read_settings",
     "recipe",
 ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import tomllib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
+from ..moved import present_names
 from ..text import no_such, quoted
-from .sections import SECTIONS, Config, entries
+from .sections import SECTIONS, Config, entries, former_names
 from .settings import Entry
 
 
@@ -38,7 +38,7 @@ def configure(base: Config, options: Mapping[str, Any], *sections: str) -> Confi
     DeprecationWarning
         A name is that of an earlier release.
     """
-    flat = _renamed(options)
+    flat = present_names(options, {each.setting.former: each.setting.flat for each in entries() if each.setting.former})
     known = {each.setting.flat: each for each in entries(*sections)}
     allowed = dict.fromkeys(SECTIONS[section][0][0] for section in sections or SECTIONS)
     objects = {name: flat.pop(name) for name in allowed if name in flat}
@@ -71,30 +71,17 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"configuration file {quoted(path)} cannot be read: {error}; give a TOML file") from None
     found: dict[str, Any] = {}
-    for section, name, value in _keys(tables, path):
+    for section, given in _by_table(tables, path):
         known = {each.name: each for each in entries(section)}
-        if name not in known:
-            raise UsageError(no_such("setting", name, [*known], f"table [{section}] of {quoted(path)}"))
-        setting = known[name].setting
-        try:
-            found[setting.flat] = setting.kind.check(value)
-        except ValueError as error:
-            raise UsageError(f"{section}.{name} in {quoted(path)} is not usable: give {error}") from None
+        for name, value in present_names(given, former_names(section)).items():
+            if name not in known:
+                raise UsageError(no_such("setting", name, [*known], f"table [{section}] of {quoted(path)}"))
+            setting = known[name].setting
+            try:
+                found[setting.flat] = setting.kind.check(value)
+            except ValueError as error:
+                raise UsageError(f"{section}.{name} in {quoted(path)} is not usable: give {error}") from None
     return found
-
-
-def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
-    former = {each.setting.former: each.setting.flat for each in entries() if each.setting.former}
-    flat = dict(options)
-    for name in [name for name in flat if name in former]:
-        new = former[name]
-        if new in flat:
-            raise UsageError(f"'{name}' is the former name of '{new}': leave it out")
-        warnings.warn(
-            f"'{name}' is now called '{new}' and goes with the next release", DeprecationWarning, stacklevel=4
-        )
-        flat[new] = flat.pop(name)
-    return flat
 
 
 def _with_flat(base: Config, flat: Mapping[str, Any], known: Mapping[str, Entry]) -> Config:
@@ -113,13 +100,13 @@ def _replaced(target: Any, path: Sequence[str], values: Mapping[str, Any]) -> An
     return dataclasses.replace(target, **{path[0]: _replaced(getattr(target, path[0]), path[1:], values)})
 
 
-def _keys(tables: Mapping[str, Any], path: object, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """List table, key and value of everything in a configuration file."""
+def _by_table(tables: Mapping[str, Any], path: object, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """List the tables of a configuration file, each with its keys and values."""
     for name, value in tables.items():
         section = f"{prefix}{name}"
         if section in SECTIONS and isinstance(value, Mapping):
             inner = {key: each for key, each in value.items() if f"{section}.{key}" in SECTIONS}
-            yield from _keys(inner, path, f"{section}.")
-            yield from ((section, key, each) for key, each in value.items() if key not in inner)
+            yield from _by_table(inner, path, f"{section}.")
+            yield section, {key: each for key, each in value.items() if key not in inner}
         else:
             raise UsageError(no_such("table", section, [*SECTIONS], quoted(path)))

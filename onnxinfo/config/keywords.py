@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class InputOptions(TypedDict, total=False):
     """Flat keywords: the fields of :class:`InputConfig`."""
 
-    perturb: str | None
+    input_tensor: str | None
     unit_mask: str | os.PathLike[str] | npt.NDArray[Any] | None
     keep_precision: bool
     labels: Any
@@ -40,19 +40,19 @@ class TrainingOptions(InputOptions, total=False):
     steps: int
     batch: int
     learning_rate: float
-    flips: bool
+    horizontal_flip: bool
 
 
 class FlatOptions(InputOptions, total=False):
     """Flat keywords: every field of the configuration objects but those of :class:`SelectionConfig`."""
 
     alpha: float
-    normalizer: str
-    tie: str
-    cap: float
+    normalize_by: str
+    share_sigma: str
+    sigma_max: float
     solver: str
     seed: int
-    center: str
+    error_reference: str
     decoders: str | os.PathLike[str] | None
     decoder_inputs: Any
     decoder_limit: int | None
@@ -60,7 +60,7 @@ class FlatOptions(InputOptions, total=False):
     decoder_steps: int
     decoder_batch: int
     decoder_learning_rate: float
-    decoder_flips: bool
+    decoder_horizontal_flip: bool
     device: str
     memory_limit: int | str | None
     engine: str

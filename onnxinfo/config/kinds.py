@@ -7,9 +7,11 @@ import numbers
 import operator
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from ..moved import warn_renamed
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", re.IGNORECASE)
 
@@ -32,6 +34,9 @@ class Kind:
         Whether an option turns it on or off.
     is_repeatable
         Whether an option may be given several times.
+    former
+        Present word of each word of an earlier release. Former words still work with a DeprecationWarning; archives
+        keep them.
     """
 
     metavar: str
@@ -40,17 +45,26 @@ class Kind:
     choices: tuple[str, ...] = ()
     is_flag: bool = False
     is_repeatable: bool = False
+    former: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def recorded(self, value: Any) -> Any:
+        """Return the value as archives keep it."""
+        return next((word for word, present in self.former.items() if present == value), value)
 
 
-def choice(*values: str) -> Kind:
-    """Return the kind of a few words."""
+def choice(*values: str, former: Mapping[str, str] | None = None) -> Kind:
+    """Return the kind of a few words; `former` has the present word of each that is called otherwise now."""
+    renamed = former or {}
 
     def check(value: Any) -> str:
+        if isinstance(value, str) and value in renamed:
+            warn_renamed(f"'{value}'", f"'{renamed[value]}'")
+            return renamed[value]
         if not isinstance(value, str) or value not in values:
             raise ValueError(f"{', '.join(values[:-1])} or {values[-1]}")
         return value
 
-    return Kind("|".join(values), str, check, choices=values)
+    return Kind("|".join(values), str, check, choices=values, former=renamed)
 
 
 def _text(value: Any) -> str:
@@ -143,7 +157,7 @@ def _resize(value: Any) -> str | int:
     return _integer(value, expected, 1)
 
 
-def _tie(value: Any) -> str:
+def _sharing(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"unit|pixel|grid:[1-9]\d*", value):
         raise ValueError("unit, pixel or grid:N, such as grid:4")
     return value
@@ -192,5 +206,5 @@ POSITIVE = Kind("X", _parse_number, _positive)
 NUMBERS = Kind("X,...", _parse_list(_parse_number), _numbers)
 SIZE = Kind("N|H,W", _parse_list(_parse_integer), _size)
 RESIZE = Kind("crop|squash|none|N", _parse_integer, _resize)
-TIE = Kind("unit|pixel|grid:N", str, _tie)
+SHARING = Kind("unit|pixel|grid:N", str, _sharing)
 MEMORY = Kind("SIZE", _parse_integer, _memory)

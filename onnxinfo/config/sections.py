@@ -14,6 +14,10 @@ from .settings import Entry, Validated, setting, settings_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+#: What :func:`onnxinfo.rescale` and :func:`onnxinfo.coherency` divide layers by, and what the latter compares.
+RESCALE_FACTOR = 4.0
+COHERENCY_METRICS = ("sid", "gradient", "gradcam")
+
 #: What chooses layers.
 PATTERNS = "a glob over tensor names, re:REGEX, op:TYPE, INDEX or FIRST-LAST"
 
@@ -35,8 +39,12 @@ class SelectionConfig(Validated):
 class InputConfig(Validated):
     """Which samples are analyzed, how they are brought to the model, and which tensor noise is added to."""
 
-    perturb: str | None = setting(
-        None, "Tensor that noise is added to.", metavar="TENSOR", unset="the float input, or the embedding of token ids"
+    input_tensor: str | None = setting(
+        None,
+        "Tensor that noise is added to.",
+        metavar="TENSOR",
+        unset="the float input, or the embedding of token ids",
+        former="perturb",
     )
     unit_mask: str | os.PathLike[str] | npt.NDArray[Any] | None = setting(
         None,
@@ -114,15 +122,26 @@ class SidConfig(Validated):
         kinds.POSITIVE,
         recipe="alpha",
     )
-    normalizer: str = setting(
+    normalize_by: str = setting(
         "dataset",
-        "Whether D is averaged over all samples (dataset, as in the paper) or is each sample's own (image).",
-        kinds.choice("dataset", "image"),
+        "Whether D is averaged over all samples (dataset, as in the paper) or is each sample's own (sample).",
+        kinds.choice("dataset", "sample", former={"image": "sample"}),
         recipe="normalizer",
+        former="normalizer",
     )
-    tie: str = setting("unit", "Units that share a noise scale sigma: unit, pixel or grid:N.", kinds.TIE, recipe="tie")
-    cap: float = setting(
-        1.0, "Largest noise scale sigma, in standard deviations of the input.", kinds.POSITIVE, recipe="cap"
+    share_sigma: str = setting(
+        "unit",
+        "Units that share a noise scale sigma: unit, pixel or grid:N.",
+        kinds.SHARING,
+        recipe="tie",
+        former="tie",
+    )
+    sigma_max: float = setting(
+        1.0,
+        "Largest noise scale sigma, in standard deviations of the input.",
+        kinds.POSITIVE,
+        recipe="cap",
+        former="cap",
     )
     solver: str = setting(
         "auto",
@@ -160,8 +179,13 @@ class DecoderConfig(Validated):
         flat="decoder_learning_rate",
         recipe="learning_rate",
     )
-    flips: bool = setting(
-        False, "Train on horizontally flipped images as well.", kinds.FLAG, flat="decoder_flips", recipe="flips"
+    horizontal_flip: bool = setting(
+        False,
+        "Train on horizontally flipped images as well.",
+        kinds.FLAG,
+        flat="decoder_horizontal_flip",
+        recipe="flips",
+        former="decoder_flips",
     )
 
 
@@ -169,12 +193,13 @@ class DecoderConfig(Validated):
 class RuConfig(Validated):
     """The reconstruction uncertainty and its decoders."""
 
-    center: str = setting(
+    error_reference: str = setting(
         "input",
         "What the errors of ru are measured from: the input, as in the paper, or the reconstruction without noise, "
         "which leaves the decoder's own error out.",
         kinds.choice("input", "reconstruction"),
         recipe="ru_center",
+        former="center",
     )
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
@@ -217,7 +242,7 @@ class ExecutionConfig(Validated):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ray_address is not None and self.engine != "ray":
-            raise UsageError("ray_address is the address of a Ray cluster: add --engine ray (engine='ray')")
+            raise UsageError("ray_address is the address of a Ray cluster: add engine='ray'")
 
     @property
     def memory_bytes(self) -> int | None:
@@ -268,8 +293,21 @@ SECTIONS: dict[str, tuple[tuple[str, ...], type[Any]]] = {
 }
 
 
+def former_names(*sections: str) -> dict[str, str]:
+    """Return the present name of each renamed field of some tables by its former one."""
+    return {each.setting.former_of(each.name): each.name for each in entries(*sections) if each.setting.former}
+
+
 def entries(*sections: str) -> Iterator[Entry]:
     """List the fields of some tables of the configuration file, by default of all."""
     for section in sections or SECTIONS:
         for each in settings_of(SECTIONS[section][1]):
             yield replace(each, section=section)
+
+
+def as_setting(key: str, value: Any) -> tuple[str, Any]:
+    """Return a field of an archive's recipe by the setting's present name, with its present word."""
+    for each in entries():
+        if each.setting.recipe == key and each.section != "ru.decoder":
+            return each.setting.flat, each.setting.kind.former.get(value, value) if isinstance(value, str) else value
+    return key, value

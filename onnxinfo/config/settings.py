@@ -55,6 +55,15 @@ class Setting:
         """The environment variable, such as ``ONNXINFO_DECODER_WIDTH``."""
         return ENVIRONMENT + self.flat.upper()
 
+    @property
+    def former_variable(self) -> str:
+        """The environment variable of an earlier release; empty if it was not renamed."""
+        return self.former and ENVIRONMENT + self.former.upper()
+
+    def former_of(self, name: str) -> str:
+        """Return the former name where the setting is called `name`, such as ``width`` for ``decoder_width``."""
+        return self.former.removeprefix(self.flat.removesuffix(name))
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -110,6 +119,9 @@ def settings_of(cls: type[Any]) -> Iterator[Entry]:
 
 
 def recipe(section: object) -> dict[str, Any]:
-    """Return what an archive's recipe keeps of a configuration object, by key."""
-    found = ((each.setting.recipe, getattr(section, each.name)) for each in settings_of(type(section)))
-    return {key: value for key, value in found if key}
+    """Return what an archive's recipe keeps of a configuration object, by key.
+
+    Keys and words are those of the archives that exist, whatever the settings are called now.
+    """
+    kept = [each for each in settings_of(type(section)) if each.setting.recipe]
+    return {each.setting.recipe: each.setting.kind.recorded(getattr(section, each.name)) for each in kept}

@@ -10,9 +10,9 @@ from pathlib import Path
 from ..analysis.tasks import Worker
 from ..config import ExecutionConfig
 from .base import Engine, local_workers
-from .processes import Processes
-from .request import request
-from .serial import Here, threads
+from .processes import ProcessExecutor
+from .serial import SerialExecutor, threads
+from .worker_spec import describe_worker
 
 
 @contextlib.contextmanager
@@ -21,9 +21,9 @@ def open_local(execution: ExecutionConfig, worker: Worker) -> Iterator[Engine]:
     devices, count = local_workers(execution, worker.job.device)
     if len(devices) == 1:
         with threads(count):
-            yield Here(worker)
+            yield SerialExecutor(worker)
         return
     with tempfile.TemporaryDirectory() as folder:
-        asked = request(worker, Path(folder), device=devices[0], threads=count)
-        with Processes(asked, devices, Path(folder) / "request") as processes:
+        spec = describe_worker(worker, Path(folder), device=devices[0], threads=count)
+        with ProcessExecutor(spec, devices, Path(folder) / "worker") as processes:
             yield processes

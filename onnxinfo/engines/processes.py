@@ -14,26 +14,26 @@ from typing import Any, TypeVar
 from ..analysis.tasks import Task, Worker
 from ..errors import ResourceError, UsageError
 from .base import AHEAD, ahead
-from .request import Request
+from .worker_spec import WorkerSpec
 
 T = TypeVar("T")
 
 
-class Processes:
+class ProcessExecutor:
     """Several processes of this machine, each with a device. A context manager.
 
     Parameters
     ----------
-    asked
+    spec
         What workers are made from.
     devices
         One for each process.
     path
-        Where the request is written for them.
+        Where the specification is written for them.
     """
 
-    def __init__(self, asked: Request, devices: Sequence[str], path: Path) -> None:
-        path.write_bytes(_pickled(asked))
+    def __init__(self, spec: WorkerSpec, devices: Sequence[str], path: Path) -> None:
+        path.write_bytes(_pickled(spec))
         context = multiprocessing.get_context("spawn")
         waiting = context.SimpleQueue()
         for device in devices:
@@ -49,13 +49,13 @@ class Processes:
         except BrokenProcessPool:
             raise ResourceError(
                 "a worker process died, killed or out of memory; what is finished is kept: run again to go on, "
-                "with fewer --workers or less --memory-limit"
+                "with fewer workers=... or a smaller memory_limit=..."
             ) from None
 
     def _submit(self, task: Task[Any]) -> Any:
         return self._pool.submit(_perform, task)
 
-    def __enter__(self) -> Processes:
+    def __enter__(self) -> ProcessExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,8 +65,8 @@ class Processes:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _pickled(asked: Request) -> bytes:
-    for name, measure in asked.measures.items():
+def _pickled(spec: WorkerSpec) -> bytes:
+    for name, measure in spec.measures.items():
         try:
             pickle.dumps(measure)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -74,7 +74,7 @@ def _pickled(asked: Request) -> bytes:
                 f"metric '{name}' cannot be sent to other processes ({error}): define its class at the top level of a "
                 f"module, or use one worker"
             ) from None
-    return pickle.dumps(asked)
+    return pickle.dumps(spec)
 
 
 def _first(futures: Sequence[Any]) -> Any:
@@ -96,6 +96,6 @@ def _begin(path: str, devices: Any) -> None:
 def _perform(task: Task[T]) -> T:
     global _worker
     if _worker is None:
-        asked: Request = pickle.loads(Path(_path).read_bytes())
-        _worker = asked.on(_device).worker()
+        spec: WorkerSpec = pickle.loads(Path(_path).read_bytes())
+        _worker = spec.for_device(_device).worker()
     return task.perform(_worker)

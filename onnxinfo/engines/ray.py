@@ -14,7 +14,7 @@ from ..analysis.tasks import Task, Worker
 from ..config import ExecutionConfig
 from ..errors import OnnxinfoError, ResourceError, UsageError
 from .base import AHEAD, Engine, ahead
-from .request import Request, request
+from .worker_spec import WorkerSpec, describe_worker
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ RETRIES = 5
 
 
 @dataclass(frozen=True)
-class RayEngine:
+class RayExecutor:
     """Workers of a Ray cluster.
 
     Attributes
@@ -39,17 +39,17 @@ class RayEngine:
     device: str
     threads: int
     most: int
-    _asked: Any = None
+    _spec: Any = None
     _perform: Any = None
 
-    def given(self, asked: Request) -> RayEngine:
+    def put(self, spec: WorkerSpec) -> RayExecutor:
         """Put model and samples into the object store, once for all workers."""
         import ray
 
         remote: Any = ray.remote(num_cpus=self.threads, num_gpus=int(self.device == "cuda"), max_retries=RETRIES)(
             _perform
         )
-        return replace(self, _asked=[ray.put(asked)], _perform=remote)
+        return replace(self, _spec=[ray.put(spec)], _perform=remote)
 
     def map(self, tasks: Iterable[Task[T]]) -> Iterator[tuple[Task[T], T]]:
         """See :class:`.base.Engine`."""
@@ -69,19 +69,19 @@ class RayEngine:
             yield task, outcome
 
     def _submit(self, task: Task[Any]) -> Any:
-        return self._perform.remote(self._asked, task)
+        return self._perform.remote(self._spec, task)
 
 
 @contextlib.contextmanager
 def open_ray(execution: ExecutionConfig, worker: Worker) -> Iterator[Engine]:
     """Compute on a Ray cluster."""
     with tempfile.TemporaryDirectory() as folder, _joined(execution) as cluster:
-        asked = request(worker, Path(folder), device=cluster.device, threads=cluster.threads)
-        yield cluster.given(asked.in_memory())
+        spec = describe_worker(worker, Path(folder), device=cluster.device, threads=cluster.threads)
+        yield cluster.put(spec.in_memory())
 
 
 @contextlib.contextmanager
-def _joined(execution: ExecutionConfig) -> Iterator[RayEngine]:
+def _joined(execution: ExecutionConfig) -> Iterator[RayExecutor]:
     """Join a Ray cluster, for as long as a block lasts.
 
     Raises
@@ -107,7 +107,7 @@ def _joined(execution: ExecutionConfig) -> Iterator[RayEngine]:
             ray.shutdown()
 
 
-def _engine(execution: ExecutionConfig, there: dict[str, float]) -> RayEngine:
+def _engine(execution: ExecutionConfig, there: dict[str, float]) -> RayExecutor:
     device = execution.device
     if ":" in device:
         raise UsageError(f"Ray chooses among the GPUs itself; use device cuda or auto, not {device}")
@@ -118,7 +118,7 @@ def _engine(execution: ExecutionConfig, there: dict[str, float]) -> RayEngine:
         need = "a GPU" if kind == "cuda" else f"{threads} cores"
         raise UsageError(f"no worker fits into the Ray cluster: {need} wanted, it has {_listing(there)}")
     # Ray computes what it is given as soon as there is room: fewer workers than that are had by giving out less.
-    return RayEngine(kind, threads, execution.workers or AHEAD * room)
+    return RayExecutor(kind, threads, execution.workers or AHEAD * room)
 
 
 def _listing(there: dict[str, float]) -> str:
@@ -135,12 +135,12 @@ def _first(references: Sequence[Any]) -> Any:
 _made: tuple[str, Worker] | None = None
 
 
-def _perform(asked: list[Any], task: Task[T]) -> T:
+def _perform(spec: list[Any], task: Task[T]) -> T:
     """Do a task in a process of Ray's, which is kept for further ones."""
     global _made
     import ray
 
-    (reference,) = asked
+    (reference,) = spec
     if _made is None or _made[0] != reference.hex():
         _made = reference.hex(), ray.get(reference).worker()
     return task.perform(_made[1])

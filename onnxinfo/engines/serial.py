@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Here:
+class SerialExecutor:
     """The process that is there already, one task after the other."""
 
     worker: Worker

@@ -16,7 +16,7 @@ import onnx
 from . import protos
 from .engine import Engine
 from .reference import Reference
-from .tensor_data import byte_count, is_elsewhere
+from .tensor_data import byte_count, is_external
 
 Array = npt.NDArray[Any]
 
@@ -150,7 +150,7 @@ class Evaluator:
             value = onnx.helper.get_attribute_value(attribute)
             tensor = onnx.numpy_helper.from_array(np.asarray(value, dtype=kind))
         tensor.name = node.output[0]
-        return None if is_elsewhere(tensor) else tensor
+        return None if is_external(tensor) else tensor
 
     def infer(
         self, node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], constants: Mapping[str, Constant]

@@ -149,5 +149,5 @@ def reason(error: Exception) -> str:
     text = re.sub(r"(Exception during initialization: )?\S+\.(cc|h):\d+ (.*?\) (const )?)?", "", text)
     text = text.replace(" Please fix either the inputs/outputs or the model.", "")
     if "is not a registered function/op" in text:
-        text += "; custom operators are given with --ort-library or onnxinfo.register_ort_library"
+        text += "; custom operators are given with onnxinfo.register_ort_library(...)"
     return printable(text)[:300]

@@ -14,11 +14,11 @@ from google.protobuf.message import DecodeError
 from ..errors import ModelError
 from ..text import printable, quoted
 from . import protos
-from .tensor_data import MEMORY, byte_count, is_elsewhere
-from .weights import LARGE, Aside, mark_elsewhere
+from .tensor_data import MEMORY, byte_count, is_external
+from .weights import LARGE, DetachedData, mark_external
 
 
-def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Callable[[bytes], object]) -> Aside:
+def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Callable[[bytes], object]) -> DetachedData:
     """Read the data of every tensor that is stored outside the model.
 
     Parameters
@@ -41,7 +41,7 @@ def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Call
         A file is missing, too short, not a regular file or outside the folder; the model has no folder; there is more
         data than memory.
     """
-    outside = {i: tensor for i, tensor in enumerate(protos.tensors(model)) if is_elsewhere(tensor)}
+    outside = {i: tensor for i, tensor in enumerate(protos.tensors(model)) if is_external(tensor)}
     if not outside:
         return {}
     if folder is None:
@@ -51,12 +51,12 @@ def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Call
         raise ModelError(
             f"external data of {total / 2**30:.0f} GiB, the machine has {MEMORY / 2**30:.0f} GiB of memory"
         )
-    aside: Aside = {}
+    aside: DetachedData = {}
     for i, tensor in outside.items():
         data = _read(tensor, folder)
         digest(data)
         if len(data) > LARGE:
-            mark_elsewhere(tensor)
+            mark_external(tensor)
             aside[i] = data
         else:
             del tensor.external_data[:]
@@ -76,7 +76,7 @@ def external_files(path: Path) -> list[Path]:
     except (OSError, DecodeError, RuntimeError):
         return []
     found: dict[Path, None] = {}
-    for tensor in filter(is_elsewhere, protos.tensors(model)):
+    for tensor in filter(is_external, protos.tensors(model)):
         with contextlib.suppress(ModelError):
             found[_location(tensor, path.parent)] = None
     return list(found)

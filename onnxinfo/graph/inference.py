@@ -8,8 +8,8 @@ from google.protobuf.message import DecodeError, EncodeError
 from ..errors import ModelError
 from ..text import printable
 from . import protos, schemas
-from .tensor_data import is_elsewhere
-from .weights import mark_elsewhere
+from .tensor_data import is_external
+from .weights import mark_external
 
 _ERRORS = (
     onnx.shape_inference.InferenceError,
@@ -30,7 +30,7 @@ def check(model: onnx.ModelProto) -> None:
         It refuses the model.
     """
     schemas.register()
-    elsewhere = [(tensor, list(tensor.dims)) for tensor in protos.tensors(model) if is_elsewhere(tensor)]
+    elsewhere = [(tensor, list(tensor.dims)) for tensor in protos.tensors(model) if is_external(tensor)]
     # A tensor without elements is valid without data.
     for tensor, _ in elsewhere:
         tensor.ClearField("data_location")
@@ -49,7 +49,7 @@ def check(model: onnx.ModelProto) -> None:
         for type in shapeless:
             type.ClearField("shape")
         for tensor, dims in elsewhere:
-            mark_elsewhere(tensor)
+            mark_external(tensor)
             tensor.dims[:] = dims
 
 

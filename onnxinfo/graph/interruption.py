@@ -75,8 +75,8 @@ def interruptible(call: Callable[[], T], stop: Callable[[], None]) -> T:
         if done.done():
             raise
         raise ModelError(
-            f"ONNX Runtime has not computed the model within {limit:g} s, perhaps it never ends; set another limit "
-            f"with --timeout"
+            f"ONNX Runtime has not computed the model within {limit:g} s, perhaps it never ends; give timeout=... "
+            f"for another limit"
         ) from None
     finally:
         if not done.done():

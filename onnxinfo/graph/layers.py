@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import ModelError, UsageError
+from ..moved import renamed_keywords
 from ..text import quoted
 from .blocks import MATRIX, Blocks
 from .dataflow import Dataflow
@@ -49,7 +50,8 @@ class Layer:
     default: bool
 
 
-def list_layers(model: ModelSource, perturb: str | None = None) -> list[Layer]:
+@renamed_keywords(perturb="input_tensor")
+def list_layers(model: ModelSource, input_tensor: str | None = None) -> list[Layer]:
     """List the tensors that can be analyzed, in the order of the file's nodes.
 
     These are the float tensors of the main graph whose values depend on those of the perturbed tensor: no constants,
@@ -69,7 +71,7 @@ def list_layers(model: ModelSource, perturb: str | None = None) -> list[Layer]:
     ----------
     model
         See :func:`onnxinfo.load`.
-    perturb
+    input_tensor
         Name of the perturbed tensor; default: see :func:`perturbed_tensor`.
 
     Returns
@@ -82,10 +84,10 @@ def list_layers(model: ModelSource, perturb: str | None = None) -> list[Layer]:
     ModelError
         The model cannot be loaded, or nothing in it can be perturbed.
     UsageError
-        ``perturb`` is no float tensor of the graph.
+        ``input_tensor`` is no float tensor of the graph.
     """
     loaded = load(model)
-    source = perturbed_tensor(loaded, perturb)
+    source = perturbed_tensor(loaded, input_tensor)
     flow = loaded.flow
     influenced = flow.influenced(source)
     blocks = Blocks(flow, influenced, {function_key(f): f for f in loaded.proto.functions})
@@ -149,7 +151,8 @@ def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude
     return selected
 
 
-def perturbed_tensor(model: ModelSource, perturb: str | None = None) -> str:
+@renamed_keywords(perturb="input_tensor")
+def perturbed_tensor(model: ModelSource, input_tensor: str | None = None) -> str:
     """Name of the tensor that is perturbed.
 
     By default that is the first float graph input that a convolution, matrix product or recurrent layer depends on, or
@@ -161,19 +164,19 @@ def perturbed_tensor(model: ModelSource, perturb: str | None = None) -> str:
     ----------
     model
         See :func:`onnxinfo.load`.
-    perturb
-        A float tensor of the graph to perturb instead.
+    input_tensor
+        A float tensor of the graph to add noise to instead.
 
     Raises
     ------
     ModelError
         The model cannot be loaded, or no float tensor depends on any input.
     UsageError
-        ``perturb`` is no float tensor of the graph, or nothing depends on it.
+        ``input_tensor`` is no float tensor of the graph, or nothing depends on it.
     """
     flow = load(model).flow
-    if perturb is not None:
-        return _checked(flow, perturb)
+    if input_tensor is not None:
+        return _checked(flow, input_tensor)
     floats = [name for name in flow.inputs if flow.is_float(name) and _influences_features(flow, name)]
     for name in floats:
         influenced = flow.influenced(name)

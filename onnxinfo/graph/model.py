@@ -25,10 +25,10 @@ from .dataflow import Dataflow
 from .external_data import read_external_data
 from .functions import check_functions
 from .inference import check
+from .protobuf_scan import why_unreadable
 from .shapes import complete_shapes, free_dimensions
 from .tensor_data import byte_count
-from .weights import put_back, set_aside
-from .wire import why_unreadable
+from .weights import attach_data, detach_data
 
 logger = logging.getLogger(__name__)
 
@@ -270,7 +270,7 @@ def _from_large_proto(source: onnx.ModelProto) -> Model:
 def _finish(proto: onnx.ModelProto, digest: Any, path: Path | None) -> Model:
     del proto.training_info[:]
     aside = read_external_data(proto, path.parent if path else None, digest.update)
-    aside |= set_aside(proto)
+    aside |= detach_data(proto)
     _check_text(proto)
     _check_versions(proto)
     _spell_default_domain(proto)
@@ -278,7 +278,7 @@ def _finish(proto: onnx.ModelProto, digest: Any, path: Path | None) -> Model:
     free_dimensions(proto)
     check(proto)
     proto = complete_shapes(proto)
-    put_back(proto, aside)
+    attach_data(proto, aside)
     opsets = ", ".join(f"{opset.domain or 'ai.onnx'} {opset.version}" for opset in proto.opset_import)
     logger.info("model %s: %d nodes, opset %s", path or proto.graph.name, len(proto.graph.node), opsets)
     return Model(proto, digest.hexdigest(), path.stem if path else proto.graph.name, path)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from ..errors import UsageError
+from ..errors import UnknownLayerError, UsageError
 from ..text import printable, quoted
 
 
@@ -28,8 +28,10 @@ def matching(pattern: str, layers: Sequence[Named]) -> set[int]:
 
     Raises
     ------
+    UnknownLayerError
+        It chooses none.
     UsageError
-        It chooses none, or is no valid regular expression or range.
+        It is no valid regular expression or range.
     """
     chosen = {layer.index for layer in layers if layer.name == pattern}
     if chosen:
@@ -47,7 +49,7 @@ def matching(pattern: str, layers: Sequence[Named]) -> set[int]:
     else:
         chosen = {layer.index for layer in layers if fnmatchcase(layer.name, pattern)}
     if not chosen:
-        raise UsageError(f"no layer matches {quoted(pattern)}; {_hint(pattern, layers)}")
+        raise UnknownLayerError(f"no layer matches {quoted(pattern)}; {_hint(pattern, layers)}")
     return chosen
 
 

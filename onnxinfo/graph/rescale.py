@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from ..config import RESCALE_FACTOR
 from ..errors import ModelError, UsageError
 from ..text import quoted
 from . import protos
@@ -95,7 +96,9 @@ def select_pairs(model: ModelSource, layers: Sequence[str] = (), exclude: Sequen
     return pairs
 
 
-def rescale(model: ModelSource, factor: float = 4.0, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> Model:
+def rescale(
+    model: ModelSource, factor: float = RESCALE_FACTOR, layers: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Model:
     """Divide layers by a factor, and multiply the layers after them by it, so that the outputs stay the same.
 
     For layers L and L+1: ``W(L) / factor``, ``b(L) / factor``, ``W(L+1) * factor``, the bias of L+1 unchanged.

@@ -14,7 +14,7 @@ from . import protos
 from .constants import Constant, Evaluator, Scope, static_shape
 from .engine import Engine
 from .inference import infer_shapes
-from .tensor_data import is_elsewhere
+from .tensor_data import is_external
 
 # Operators of ai.onnx.ml whose result has the shape of their first operand, which their schemas do not say.
 _SAME_SHAPE = {"Binarizer", "Imputer", "Normalizer", "Scaler"}
@@ -114,7 +114,7 @@ def _types_in_engine(model: onnx.ModelProto, names: list[str]) -> dict[str, onnx
         weights = {
             tensor.name: np.zeros(tensor.dims, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
             for tensor in graph.initializer
-            if is_elsewhere(tensor)
+            if is_external(tensor)
         }
         for argument in Engine(asking, weights, threads=1).session.get_outputs():
             element = _ELEMENTS.get(argument.type.removeprefix("tensor(").removesuffix(")"))
@@ -171,7 +171,7 @@ class _Walk:
         for tensor in model.graph.initializer:
             constant = Constant.known(tensor)
             self.types[tensor.name] = constant.type
-            if not is_elsewhere(tensor):
+            if not is_external(tensor):
                 self.constants[tensor.name] = constant
 
     def pass_node(self, node: onnx.NodeProto) -> None:

@@ -63,7 +63,7 @@ def byte_count(tensor: onnx.TensorProto) -> int:
     return -(-element_count(tensor) * _BITS_OF[tensor.data_type] // 8)
 
 
-def is_elsewhere(tensor: onnx.TensorProto) -> bool:
+def is_external(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor's data is not in the tensor."""
     return tensor.data_location == TensorProto.EXTERNAL
 

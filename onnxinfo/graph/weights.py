@@ -9,12 +9,12 @@ import onnx
 from onnx import TensorProto
 
 from . import protos
-from .tensor_data import byte_count, check_byte_count, check_data_size, is_elsewhere
+from .tensor_data import byte_count, check_byte_count, check_data_size, is_external
 
 #: Larger tensors are weights; what shape inference reads (shapes, axes, scales) is smaller.
 LARGE = 4096
 #: The data of tensors by position in :func:`onnxinfo.graph.protos.tensors`; a whole tensor where it is not raw data.
-Aside = dict[int, bytes | onnx.TensorProto]
+DetachedData = dict[int, bytes | onnx.TensorProto]
 
 _DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "uint64_data", "double_data")
 # Element types that numpy has itself.
@@ -25,7 +25,7 @@ _NATIVE = {
 }
 
 
-def set_aside(model: onnx.ModelProto) -> Aside:
+def detach_data(model: onnx.ModelProto) -> DetachedData:
     """Take the data out of a model's large tensors, which keep name, type and shape.
 
     Raises
@@ -33,9 +33,9 @@ def set_aside(model: onnx.ModelProto) -> Aside:
     ModelError
         The data of a tensor is not of the size its shape says.
     """
-    aside: Aside = {}
+    aside: DetachedData = {}
     for i, tensor in enumerate(protos.tensors(model)):
-        if is_elsewhere(tensor):
+        if is_external(tensor):
             continue
         if not _is_large(tensor):
             check_data_size(tensor)
@@ -51,11 +51,11 @@ def set_aside(model: onnx.ModelProto) -> Aside:
             aside[i] = copy
         for field in _DATA_FIELDS:
             tensor.ClearField(field)
-        mark_elsewhere(tensor)
+        mark_external(tensor)
     return aside
 
 
-def put_back(model: onnx.ModelProto, aside: Aside) -> None:
+def attach_data(model: onnx.ModelProto, aside: DetachedData) -> None:
     """Give tensors their data again; ``aside`` is emptied on the way."""
     for i, tensor in enumerate(protos.tensors(model)):
         if i not in aside:
@@ -69,7 +69,7 @@ def put_back(model: onnx.ModelProto, aside: Aside) -> None:
             tensor.CopyFrom(data)
 
 
-def beside(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+def detach_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
     """Copy a model without the data of its large initializers.
 
     Returns
@@ -86,21 +86,21 @@ def beside(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.Tens
         if tensor.data_type in _NATIVE and _is_large(tensor):
             weights[tensor.name] = tensor
             stub = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-            mark_elsewhere(stub)
+            mark_external(stub)
         else:
             light.graph.initializer.append(tensor)
     return light, weights
 
 
-def whole(light: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -> onnx.ModelProto:
-    """Undo :func:`beside`: put the large initializers into the copy again, and return it."""
+def attach_weights(light: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -> onnx.ModelProto:
+    """Undo :func:`detach_weights`: put the large initializers into the copy again, and return it."""
     for tensor in light.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(weights[tensor.name])
     return light
 
 
-def mark_elsewhere(tensor: onnx.TensorProto) -> None:
+def mark_external(tensor: onnx.TensorProto) -> None:
     """Let a tensor say that its data is not in it."""
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]

@@ -286,5 +286,5 @@ def crops_of(objects: Foreground | None, times: float | None) -> dict[str, Any]:
     if times is None:
         return {}
     if objects is None:
-        raise UsageError("crop_to_box needs boxes or masks to crop to; give --foreground")
+        raise UsageError("crop_to_box needs boxes or masks to crop to; give foreground=...")
     return {"boxes": objects.crops(), "box_scale": times}

@@ -66,11 +66,11 @@ def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> 
 def _value(value: onnx.ValueInfoProto, flow: Dataflow, rng: np.random.Generator, batch: int, size: int) -> Array:
     declared = flow.shape(value.name)
     if not value.type.HasField("tensor_type") or declared is None:
-        raise InputError(f"graph input {quoted(value.name)} is no tensor of known rank; give --inputs for it")
+        raise InputError(f"graph input {quoted(value.name)} is no tensor of known rank; give inputs=... for it")
     open_sizes = [batch, *[size] * len(declared)]
     shape = tuple(n if isinstance(n, int) else open_sizes[axis] for axis, n in enumerate(declared))
     if np.prod(shape, dtype=float) > _MOST_ELEMENTS:
-        raise InputError(f"graph input {quoted(value.name)} of shape {shape} is too large to make up; give --inputs")
+        raise InputError(f"graph input {quoted(value.name)} of shape {shape} is too large to make up; give inputs=...")
     bound = min(_bounds(flow, value.name), default=None)
     return _drawn(shape, onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type), bound, rng)
 

@@ -143,7 +143,7 @@ def fit(
     if resize == "none":
         if height != output[0] or width != output[1]:
             raise InputError(
-                f"{width:g}x{height:g} pixels, the model takes {output[1]}x{output[0]}; resize it, or give --resize"
+                f"{width:g}x{height:g} pixels, the model takes {output[1]}x{output[0]}; resize it, or give resize=..."
             )
         return Geometry(source, area, output)
     if resize == "squash":

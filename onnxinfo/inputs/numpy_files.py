@@ -121,7 +121,7 @@ class _DeflatedRows(Rows):
         if self._header.nbytes // len(self) * len(indices) > MAX_LOADED_BYTES:
             raise InputError(
                 f"{what} is compressed and {len(indices)} samples of it take more than {MAX_LOADED_BYTES >> 20} MiB; "
-                "give --limit, or save it uncompressed by numpy.savez"
+                "give limit=..., or save it uncompressed by numpy.savez"
             )
         data = _empty_rows(self, len(indices))
         with reading(self._path), zipfile.ZipFile(self._path) as archive, archive.open(self._member) as stream:

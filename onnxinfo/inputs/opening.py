@@ -201,7 +201,7 @@ def _output_size(opened: Opened, target: Target, size: int | tuple[int, int] | N
 
 def _common_size(opened: Opened, declared: DeclaredShape) -> tuple[int, int]:
     if opened.boxes is not None:
-        raise UsageError("the model leaves the image size open and boxes differ in size; give --size")
+        raise UsageError("the model leaves the image size open and boxes differ in size; give size=...")
     names = opened.source.names
     own = opened.source.size(0)
     for index in range(1, len(names)):
@@ -209,8 +209,10 @@ def _common_size(opened: Opened, declared: DeclaredShape) -> tuple[int, int]:
         if other != own:
             raise InputError(
                 f"the model leaves the image size open and images differ: {names[0]} is {shape_text(own)}, "
-                f"{names[index]} {shape_text(other)} (height x width); give --size"
+                f"{names[index]} {shape_text(other)} (height x width); give size=..."
             )
     if not fits(own, declared):
-        raise InputError(f"images are {shape_text(own)} (height x width), expected {shape_text(declared)}; give --size")
+        raise InputError(
+            f"images are {shape_text(own)} (height x width), expected {shape_text(declared)}; give size=..."
+        )
     return own

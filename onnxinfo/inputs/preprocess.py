@@ -124,7 +124,7 @@ def choose(
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
     if scale is None and preset is not None and stored.kind in "iu" and stored != np.uint8:
-        raise UsageError(f"preset {preset} is for 8-bit or float values, the samples are {stored}; give --scale too")
+        raise UsageError(f"preset {preset} is for 8-bit or float values, the samples are {stored}; give scale=... too")
     if scale is None:
         scale = _BYTE if stored == np.uint8 and (image or preset is not None) else 1.0
     named = PRESETS[preset] if preset is not None else None

@@ -159,7 +159,7 @@ def _by_input(specs: Spec | Mapping[str, Spec], names: list[str]) -> dict[str, S
         raise UsageError(f"the model has no input {printable(unknown[0])}; expected {_listing(names)}")
     if missing := [name for name in names if name not in by_name]:
         raise UsageError(
-            f"no samples for input {printable(missing[0])}; give --inputs NAME=SPEC,... for each of {_listing(names)}"
+            f"no samples for input {printable(missing[0])}; give inputs='NAME=SPEC,...' for each of {_listing(names)}"
         )
     return by_name
 

@@ -110,11 +110,11 @@ class Samples:
                 inside = (values >= -0.01) & (values <= 1.01)
                 preset = f"which preset {self.preprocessing.preset} takes floats to be in"
                 self._check(
-                    inside, indices, f"has values outside 0..1, {preset}; give the --scale that brings them there"
+                    inside, indices, f"has values outside 0..1, {preset}; give the scale=... that brings them there"
                 )
         finished = self.preprocessing.normalise(values, self._channel_axis(values.ndim), self.dtype)
         bits = 8 * self.dtype.itemsize
-        self._check(np.isfinite(finished), indices, f"has values too large for {bits}-bit floats; give --scale")
+        self._check(np.isfinite(finished), indices, f"has values too large for {bits}-bit floats; give scale=...")
         return finished
 
     def _channel_axis(self, ndim: int) -> int:
@@ -215,7 +215,7 @@ class Samples:
         )
         if not own.any():
             raise InputError(
-                f"the {len(self)} samples are constant (zero standard deviation); give other samples, or --std"
+                f"the {len(self)} samples are constant (zero standard deviation); give other samples, or std=..."
             )
         if constant := int((own == 0).sum()):
             logger.info("%d of %d %ss never vary: their unit is that of the others", constant, own.size, self._entry)

@@ -49,7 +49,7 @@ class Selection:
         """Return positions in the order in which they are considered."""
         if count > MAX_SAMPLES and (self.limit is None or self.shuffle):
             raise InputError(
-                f"the source has {count} samples, expected at most {MAX_SAMPLES}; give --limit, without --shuffle"
+                f"the source has {count} samples, expected at most {MAX_SAMPLES}; give limit=..., without shuffle=True"
             )
         return np.random.default_rng(self.seed).permutation(count).tolist() if self.shuffle else range(count)
 

@@ -94,7 +94,7 @@ def find_unit_mask(samples: SampleSet, shape: Sequence[int], axes: Sequence[str]
     if len(chosen) != 1:
         if found:
             logger.warning(
-                "no unit mask is used: %s may be one; name it with --unit-mask", ", ".join(map(quoted, found))
+                "no unit mask is used: %s may be one; name it with unit_mask=...", ", ".join(map(quoted, found))
             )
         return None
     mask = found[chosen[0]] == 1

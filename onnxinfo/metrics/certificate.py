@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .control import Control
-from .probe import Feature, Halves
+from .probe import Halves, LayerProbe
 from .trial import Trial, pyramid, try_step
 
 #: A cell whose measured ratio is off by more than this beyond twice its standard error, by more than the second in any
@@ -133,7 +133,7 @@ class Measured:
         return power / 4, error / 4
 
 
-def measure(feature: Feature, sigma: Tensor, noises: int, control: Control | None = None) -> Measured:
+def measure(feature: LayerProbe, sigma: Tensor, noises: int, control: Control | None = None) -> Measured:
     """Take the gradient and the deviations of noise scales (S, n) with that much fresh noise, a multiple of eight."""
     parts, deviations = [], []
     for _ in range(2):
@@ -143,13 +143,13 @@ def measure(feature: Feature, sigma: Tensor, noises: int, control: Control | Non
     return Measured(torch.stack(parts), torch.cat(deviations))
 
 
-def join(passes: Sequence[Measured]) -> Measured:
+def merge(passes: Sequence[Measured]) -> Measured:
     """What was measured of the same noise scales by as many noise samples each time, as one."""
     return Measured(torch.cat([each.parts for each in passes]), torch.cat([each.deviations for each in passes]))
 
 
 def take_trial(
-    feature: Feature,
+    feature: LayerProbe,
     found: Measured,
     free: Tensor,
     shape: Sequence[int],
@@ -195,7 +195,7 @@ def take_trial(
     return try_step(feature, sigma, step, slope, size, noises, found.exponent(free), control)
 
 
-def judge(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth: Tensor | None = None) -> Certificate:
+def certify(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth: Tensor | None = None) -> Certificate:
     """Judge noise scales by what was measured of them.
 
     Parameters
@@ -265,8 +265,8 @@ def constraint_met(ratio: Tensor, stderr: Tensor, saturated: Tensor) -> Tensor:
     return (off - 2 * stderr <= RATIO_TOLERANCE) & (off <= RATIO_LIMIT) & known & finite
 
 
-def refine(
-    feature: Feature,
+def sample_until(
+    feature: LayerProbe,
     sigma: Tensor,
     deviations: Tensor,
     effort: int = 1,
@@ -303,7 +303,7 @@ def refine(
     return deviations
 
 
-def _paired(feature: Feature, sigma: Tensor, pairs: int, control: Control) -> Tensor:
+def _paired(feature: LayerProbe, sigma: Tensor, pairs: int, control: Control) -> Tensor:
     return feature.controlled_deviations(sigma, pairs, control)
 
 
@@ -318,7 +318,7 @@ def relative_stderr(values: Tensor) -> Tensor:
     return error / mean.clamp(min=torch.finfo(mean.dtype).tiny)
 
 
-def rescaled(scales: Tensor, deviations: Tensor, target: Tensor, exponent: Tensor | float = 2.0) -> Tensor:
+def rescale_to_constraint(scales: Tensor, deviations: Tensor, target: Tensor, exponent: Tensor | float = 2.0) -> Tensor:
     """Noise scales (S, groups) that meet the constraint, by at most a factor e at a time.
 
     Parameters

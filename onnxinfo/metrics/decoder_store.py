@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..errors import InputError, UsageError
+from ..errors import InputError, UnknownLayerError
 from ..kinds import JSON, SAFETENSORS
 from ..outputs import Output, claim
 from ..text import printable
@@ -192,14 +192,16 @@ def describe_decoder(folder: str | os.PathLike[str], layer: str) -> str:
     ------
     InputError
         The folder is missing or damaged.
-    UsageError
+    UnknownLayerError
         It has no decoder of that layer.
     """
     stored = list_decoders(folder)
     chosen = [each for each in stored if each.tensor == layer]
     if not chosen:
         near = difflib.get_close_matches(layer, [each.tensor for each in stored], n=3) or [e.tensor for e in stored[:5]]
-        raise UsageError(printable(f"no decoder of layer '{layer}' in {folder}; there is {', '.join(near) or 'none'}"))
+        raise UnknownLayerError(
+            printable(f"no decoder of layer '{layer}' in {folder}; there is {', '.join(near) or 'none'}")
+        )
     return json.dumps([_read_description(each.path) for each in chosen], indent=1)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .decoder import Decoder, Plan
-from .feeds import Feeds
+from .input_provider import InputProvider
 from .network import Network
 from .noise import generator
 
@@ -76,18 +76,18 @@ class Material:
     """What decoders are trained on: the network's layers and samples, in the order of `layers`."""
 
     network: Network
-    feeds: Feeds
+    provider: InputProvider
     shapes: Sequence[tuple[int, ...]]
     device: torch.device
 
     def inputs(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The perturbed tensor of some samples, and their rows."""
-        x = torch.from_numpy(self.feeds.perturbed(indices)).to(self.device)
+        x = torch.from_numpy(self.provider.perturbed(indices)).to(self.device)
         return x, torch.as_tensor(list(indices), device=self.device)
 
     def counted(self, indices: Sequence[int]) -> Tensor | None:
         """Which units of some samples count, (B, *sample) bool, or None for all."""
-        counted = self.feeds.counted
+        counted = self.provider.counted
         return None if counted is None else torch.from_numpy(counted[list(indices)]).to(self.device)
 
 
@@ -154,12 +154,12 @@ def train_decoders(
     InputError
         Too few samples, or a layer whose values are not finite.
     """
-    count = len(material.feeds)
+    count = len(material.provider)
     demand_enough(count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed)).tolist()
     held = max(1, min(MOST_VALIDATION, round(VALIDATION_SHARE * count)))
     validation, training = order[:held], order[held:]
-    axes = material.feeds.axes()
+    axes = material.provider.axes()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         decoders = [Decoder(_plan(material, shape, axes, settings)) for shape in material.shapes]
@@ -195,7 +195,7 @@ def demand_enough(count: int) -> None:
 
 
 def _plan(material: Material, shape: tuple[int, ...], axes: tuple[str, ...], settings: DecoderSettings) -> Plan:
-    sample = tuple(material.feeds.perturbed([0]).shape[1:])
+    sample = tuple(material.provider.perturbed([0]).shape[1:])
     return Plan(shape, sample, axes, settings.width)
 
 
@@ -225,7 +225,7 @@ def _batches(
     """Batches without end of epochs' rests, each sample once an epoch: samples, their rows and which units count."""
     stream = generator(torch.device("cpu"), settings.seed, "decoder")
     queue: list[int] = []
-    mirrored = material.feeds.axes().index("x") + 1 if settings.flips and "x" in material.feeds.axes() else None
+    mirrored = material.provider.axes().index("x") + 1 if settings.flips and "x" in material.provider.axes() else None
     for _ in range(settings.steps):
         while len(queue) < settings.batch:
             queue += [training[i] for i in torch.randperm(len(training), generator=stream).tolist()]

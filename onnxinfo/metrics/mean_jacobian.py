@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .control import Control
-from .probe import Feature
+from .probe import LayerProbe
 
 #: Features up to this size are modelled as they are; larger ones by the directions in which noise moves them most.
 WHOLE_OUTPUTS, DIRECTIONS = 16, 32
@@ -19,7 +19,7 @@ MOST_OUTPUTS, MOST_EFFECTIVE_DIRECTIONS = 512, 24
 MOST_NUMBERS = 2**26
 
 
-def control_of(feature: Feature, sigma: Tensor) -> Control | None:
+def control_of(feature: LayerProbe, sigma: Tensor) -> Control | None:
     """Model a layer under noise, or return None where noise moves its feature in too many directions.
 
     Parameters

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from ..errors import ConversionError
 from .batching import same_features, try_alone
-from .recompute import peak, recomputed, weigh
+from .recompute import peak_bytes, profile_memory, recomputed
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +27,22 @@ class Network:
     module
         Graph module whose first input is the perturbed tensor (batch axis first) and whose outputs are the layers'
         tensors, in order; further inputs are the model's other inputs.
-    context
+    conditioning_inputs
         The other inputs of every sample, each (samples, ...).
     batch
         The batch size the graph is made for, None if any.
     """
 
     def __init__(
-        self, module: fx.GraphModule, context: Sequence[Tensor] = (), batch: int | None = None, *, mode: str = "batch"
+        self,
+        module: fx.GraphModule,
+        conditioning_inputs: Sequence[Tensor] = (),
+        batch: int | None = None,
+        *,
+        mode: str = "batch",
     ) -> None:
         self.module = module.eval().requires_grad_(False)
-        self.context = list(context)
+        self.conditioning_inputs = list(conditioning_inputs)
         self.batch = batch
         self.mode = mode
         # Where each output has its batch axis.
@@ -51,9 +56,9 @@ class Network:
         """The network that computes only the given layers (positions among the outputs)."""
         key = tuple(layers)
         if key not in self._parts:
-            part = Network(_restrict(self.module, key), self.context, self.batch, mode=self.mode)
+            part = Network(_restrict(self.module, key), self.conditioning_inputs, self.batch, mode=self.mode)
             part.axes = [self.axes[i] for i in key]
-            part.cut(self.segments)
+            part.checkpoint(self.segments)
             self._parts[key] = part
         return self._parts[key]
 
@@ -72,12 +77,12 @@ class Network:
         list of Tensor
             One (B, m) tensor per layer.
         """
-        context = [tensor[rows] for tensor in self.context]
-        return _MODES[self.mode](self, x, context)
+        conditioning_inputs = [tensor[rows] for tensor in self.conditioning_inputs]
+        return _MODES[self.mode](self, x, conditioning_inputs)
 
-    def with_context(self, context: Sequence[Tensor]) -> Network:
+    def with_conditioning_inputs(self, conditioning_inputs: Sequence[Tensor]) -> Network:
         """The same network for other samples."""
-        other = Network(self.module, context, self.batch, mode=self.mode)
+        other = Network(self.module, conditioning_inputs, self.batch, mode=self.mode)
         other.axes, other.segments, other.evaluate = list(self.axes), self.segments, self.evaluate
         return other
 
@@ -96,14 +101,14 @@ class Network:
         int
             Number of segments, whose activations are computed again for the backward pass.
         """
-        inputs = [x[0].detach().clone().requires_grad_(True), *(tensor[rows[0]] for tensor in self.context)]
-        weigh(self.module, [_fill(tensor, self.batch or 1) for tensor in inputs])
-        found = {count: peak(self.module, count) for count in SEGMENTS}
+        inputs = [x[0].detach().clone().requires_grad_(True), *(tensor[rows[0]] for tensor in self.conditioning_inputs)]
+        profile_memory(self.module, [_fill(tensor, self.batch or 1) for tensor in inputs])
+        found = {count: peak_bytes(self.module, count) for count in SEGMENTS}
         enough = [count for count, kept in found.items() if kept <= budget]
-        self.cut(enough[0] if enough else min(found, key=lambda count: found[count]))
+        self.checkpoint(enough[0] if enough else min(found, key=lambda count: found[count]))
         return self.segments
 
-    def cut(self, segments: int) -> None:
+    def checkpoint(self, segments: int) -> None:
         """Compute activations again in so many segments, where :meth:`recompute` has weighed the graph."""
         self.segments = segments
         self.evaluate = self.module if segments == 1 else recomputed(self.module, segments)
@@ -116,10 +121,12 @@ class Network:
         """Shape of one sample's feature, for every layer; its sizes multiply to the m of ``__call__``."""
         count = self.batch or 1
         with torch.no_grad():
-            outputs = self.module(*(_fill(t, count) for t in (x[0], *(tensor[rows[0]] for tensor in self.context))))
+            outputs = self.module(
+                *(_fill(t, count) for t in (x[0], *(tensor[rows[0]] for tensor in self.conditioning_inputs)))
+            )
         return [_shape(_samples_first(o, count, a)[0], a) for o, a in zip(outputs, self.axes, strict=True)]
 
-    def settle_batching(self, x: Tensor, rows: Tensor, unit: Tensor | float = 1.0, *, rounded: bool = False) -> str:
+    def select_batching(self, x: Tensor, rows: Tensor, unit: Tensor | float = 1.0, *, rounded: bool = False) -> str:
         """Find, and keep, the fastest way to evaluate many inputs at once that is right for this graph.
 
         A graph may have a batch size baked in, merge the batch axis with others, put it elsewhere than first, or let
@@ -144,7 +151,7 @@ class Network:
             influence each other.
         """
         try:
-            self.axes = _batch_axes(self, x, [tensor[rows] for tensor in self.context])
+            self.axes = _batch_axes(self, x, [tensor[rows] for tensor in self.conditioning_inputs])
             trial = try_alone(self._loop, x, rows, unit)
             repeated = self._repeats_itself(x, rows)
             mixed = self.batch not in (None, 1) and not self._neighbours_do_not_matter(x, rows)
@@ -161,7 +168,7 @@ class Network:
             self.mode = mode
             try:
                 if trial.holds(self, rounded=rounded):
-                    self.adopt(mode, self.axes)
+                    self.set_batching(mode, self.axes)
                     break
             except Exception as error:
                 # Whatever a graph raises on a batch size it was not made for, the next way is tried.
@@ -172,7 +179,7 @@ class Network:
         return self.mode
 
     def _loop(self, x: Tensor, rows: Tensor) -> list[Tensor]:
-        return _one_by_one(self, x, [tensor[rows] for tensor in self.context])
+        return _one_by_one(self, x, [tensor[rows] for tensor in self.conditioning_inputs])
 
     def _repeats_itself(self, x: Tensor, rows: Tensor) -> bool:
         with torch.no_grad():
@@ -181,14 +188,17 @@ class Network:
     def _neighbours_do_not_matter(self, x: Tensor, rows: Tensor) -> bool:
         """Whether the first of a batch that has to be whole is the same beside its own copies and beside others."""
         count = self.batch or 1
-        inputs = [torch.cat([t[:1], _fill(t[-1], count - 1)]) for t in (x, *(tensor[rows] for tensor in self.context))]
+        inputs = [
+            torch.cat([t[:1], _fill(t[-1], count - 1)])
+            for t in (x, *(tensor[rows] for tensor in self.conditioning_inputs))
+        ]
         inputs[0][1:] += torch.linspace(-1, 1, x[0].numel()).reshape(x[0].shape).to(x)
         with torch.no_grad():
             beside = self.evaluate(*inputs)
             rows_ = [_rows(output, count, axis)[:1] for output, axis in zip(beside, self.axes, strict=True)]
             return all(map(same_features, rows_, self._loop(x[:1], rows[:1])))
 
-    def adopt(self, mode: str, axes: Sequence[int]) -> None:
+    def set_batching(self, mode: str, axes: Sequence[int]) -> None:
         """Evaluate many inputs as another network of the same graph was found to do best.
 
         Parameters
@@ -203,18 +213,18 @@ class Network:
         self._parts.clear()
 
 
-def _batch_axes(network: Network, x: Tensor, context: list[Tensor]) -> list[int]:
+def _batch_axes(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[int]:
     """Axis of each output that holds the samples: recurrent layers and the like keep them on a later one than first."""
     if network.batch is None:
         try:
-            two, three = (network.module(*(_fill(t[0], count) for t in (x, *context))) for count in (2, 3))
+            two, three = (network.module(*(_fill(t[0], count) for t in (x, *conditioning_inputs))) for count in (2, 3))
         except Exception:
             # Made for one sample at a time, whatever it declares; then the axes are not asked for.
             return network.axes
         pairs = [list(zip(a.shape, b.shape, strict=True)) for a, b in zip(two, three, strict=True)]
         return [_first(3 * m == 2 * n for m, n in sizes) for sizes in pairs]
     count = network.batch
-    inputs = [_fill(t[0], count) for t in (x, *context)]
+    inputs = [_fill(t[0], count) for t in (x, *conditioning_inputs)]
     before = network.module(*inputs)
     wave = torch.linspace(0, 100, x[0].numel(), dtype=x.dtype, device=x.device).cos().reshape(x[0].shape)
     inputs[0] = torch.cat([x[:1] + (1 + x[0].abs().max()) * wave, inputs[0][1:]])
@@ -243,32 +253,32 @@ def _shape(feature: Tensor, axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :] if shape[axis] == 1 else shape
 
 
-def _whole(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
-    outputs = network.evaluate(x, *context)
+def _whole(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[Tensor]:
+    outputs = network.evaluate(x, *conditioning_inputs)
     return [_rows(output, len(x), axis) for output, axis in zip(outputs, network.axes, strict=True)]
 
 
-def _channels_last(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
+def _channels_last(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[Tensor]:
     """The whole batch with the channels innermost in memory, which convolutions are faster with."""
     if x.dim() != 4:
         raise ValueError("channels are innermost in images only")
-    return _whole(network, x.contiguous(memory_format=torch.channels_last), context)
+    return _whole(network, x.contiguous(memory_format=torch.channels_last), conditioning_inputs)
 
 
 def _rows(output: Tensor, count: int, axis: int) -> Tensor:
     return _samples_first(output, count, axis).flatten(1)
 
 
-def _mapped(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
+def _mapped(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[Tensor]:
     def one(*inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(_alone(network, inputs))
 
     mapped = torch.func.vmap(one, randomness="same")
-    return [output.reshape(len(x), -1) for output in mapped(x, *context)]
+    return [output.reshape(len(x), -1) for output in mapped(x, *conditioning_inputs)]
 
 
-def _one_by_one(network: Network, x: Tensor, context: list[Tensor]) -> list[Tensor]:
-    outputs = [_alone(network, inputs) for inputs in zip(x, *context, strict=True)]
+def _one_by_one(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[Tensor]:
+    outputs = [_alone(network, inputs) for inputs in zip(x, *conditioning_inputs, strict=True)]
     return [torch.stack(parts) for parts in zip(*outputs, strict=True)]
 
 

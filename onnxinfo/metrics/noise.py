@@ -105,7 +105,7 @@ def _tie(group: Tensor) -> Tie:
     return Tie(flat, torch.bincount(flat))
 
 
-def allocate(column_norms: Tensor, target: Tensor, tie: Tie, cap: float) -> Tensor:
+def waterfill(column_norms: Tensor, target: Tensor, tie: Tie, cap: float) -> Tensor:
     """The noise scales that maximise ``sum_i log sigma_i`` where the feature is linear: water-filling.
 
     ``sigma_g^2 = min(cap^2, nu m_g / C_g)`` with ``C_g`` the sum of the group's squared column norms and ``nu`` such
@@ -127,8 +127,8 @@ def allocate(column_norms: Tensor, target: Tensor, tie: Tie, cap: float) -> Tens
     -------
     Tensor
         *Uncapped* scales per group, shape (S, groups): ``sqrt(nu m_g / C_g)``, infinite where the feature does not
-        depend on the group. The noise scale is their minimum with ``cap`` (see :func:`capped`). Where even all units at
-        the cap stay below the target, everything is infinite.
+        depend on the group. The noise scale is their minimum with ``cap`` (see :func:`clip_sigma`). Where even all
+        units at the cap stay below the target, everything is infinite.
     """
     cost = tie.sum(column_norms).double()
     size = tie.size.to(cost).expand_as(cost)
@@ -144,7 +144,7 @@ def allocate(column_norms: Tensor, target: Tensor, tie: Tie, cap: float) -> Tens
         at_cap = now
 
 
-def capped(scales: Tensor, tie: Tie, cap: float) -> Tensor:
+def clip_sigma(scales: Tensor, tie: Tie, cap: float) -> Tensor:
     """Noise scale of every unit, (S, n), from uncapped scales per group, (S, groups)."""
     return tie.expand(scales.clamp(max=cap))
 

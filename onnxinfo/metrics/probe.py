@@ -61,7 +61,7 @@ class HalfSums:
 
 
 @dataclass
-class Feature:
+class LayerProbe:
     """One layer's feature on a block of samples, with the random streams that probe it.
 
     Parameters
@@ -76,7 +76,7 @@ class Feature:
         Rows of the samples in the network's context, (S,).
     noise, probes
         Random streams on x's device: input noises, and output probes.
-    chunk
+    batch_size
         Most inputs evaluated at once.
     """
 
@@ -86,8 +86,8 @@ class Feature:
     rows: Tensor
     noise: torch.Generator
     probes: torch.Generator
-    chunk: int
-    spent: int = field(default=0, init=False)
+    batch_size: int
+    n_vjps: int = field(default=0, init=False)
     center: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,14 +104,14 @@ class Feature:
         """Number of input units n."""
         return self.x[0].numel()
 
-    def at(self, index: Tensor) -> Feature:
+    def at(self, index: Tensor) -> LayerProbe:
         """The same around some of the samples only, which draws from the same random streams."""
         x, rows = self.x[index], self.rows[index]
-        return Feature(self.network, x, self.unit, rows, self.noise, self.probes, self.chunk)
+        return LayerProbe(self.network, x, self.unit, rows, self.noise, self.probes, self.batch_size)
 
-    def portions(self, count: int) -> Iterator[int]:
+    def batches(self, count: int) -> Iterator[int]:
         """Split a number of noises into portions that are evaluated at once."""
-        size = max(1, self.chunk // self.samples)
+        size = max(1, self.batch_size // self.samples)
         while count > 0:
             yield min(size, count)
             count -= size
@@ -144,7 +144,7 @@ class Feature:
         """
         parts = []
         with torch.no_grad():
-            for count in self.portions(noises):
+            for count in self.batches(noises):
                 _, x = self.perturb(sigma, count)
                 parts.append(self.deviation(self.evaluate(x)))
         return torch.cat(parts)
@@ -156,7 +156,7 @@ class Feature:
     def differentiable_deviation(self, sigma: Tensor, noises: int) -> Tensor:
         """``E||h(x + sigma*delta) - f||^2`` from fresh noises, (S,), differentiable with respect to sigma, (S, n)."""
         _, x = self.perturb(sigma, noises)
-        self.spent += noises
+        self.n_vjps += noises
         return self.deviation(self.evaluate(x)).mean(0)
 
     def column_norms(self, sigma: Tensor, noises: int, per_noise: int) -> tuple[Halves, Tensor]:
@@ -181,12 +181,12 @@ class Feature:
         """
         sums = HalfSums(sigma)
         parts = []
-        for count in self.portions(noises):
+        for count in self.batches(noises):
             _, x = self.perturb(sigma, count)
             x.requires_grad_(True)
             feature = self.evaluate(x)
             norms = squared_products(feature, x, self.unit, per_noise, self.probes)
-            self.spent += count * min(per_noise, feature.shape[1])
+            self.n_vjps += count * min(per_noise, feature.shape[1])
             sums.add(norms.reshape(count, self.samples, -1))
             parts.append(self.deviation(feature.detach()))
         return sums.means(), torch.cat(parts)
@@ -195,7 +195,7 @@ class Feature:
         """``h(x + sigma*delta) - f`` for fresh noise samples, (noises, S, m)."""
         parts = []
         with torch.no_grad():
-            for count in self.portions(noises):
+            for count in self.batches(noises):
                 _, x = self.perturb(sigma, count)
                 parts.append(self.evaluate(x).reshape(count, self.samples, -1) - self.center)
         return torch.cat(parts)
@@ -218,7 +218,7 @@ class Feature:
             Standardised, (S, k, n).
         """
         total = torch.zeros(*directions.shape[:2], self.units, device=sigma.device)
-        for count in self.portions(noises):
+        for count in self.batches(noises):
             _, plus = self.perturb(sigma, count)
             for x in (plus, self._opposite(plus)):
                 x.requires_grad_(True)
@@ -227,7 +227,7 @@ class Feature:
                     u = directions[:, k].repeat(count, 1).contiguous()
                     (product,) = torch.autograd.grad(feature, x, u, retain_graph=True)
                     total[:, k] += (product * self.unit).reshape(count, self.samples, -1).sum(0)
-                self.spent += count * directions.shape[1]
+                self.n_vjps += count * directions.shape[1]
         return total / (2 * noises)
 
     def _opposite(self, x: Tensor) -> Tensor:
@@ -260,7 +260,7 @@ class Feature:
             return self._controlled(sigma, noises // 2, control)
         sums = HalfSums(sigma)
         parts = []
-        for count in self.portions(noises):
+        for count in self.batches(noises):
             delta, x = self.perturb(sigma, count)
             product, deviation = self._pathwise(x, count)
             sums.add(2 * delta * product)
@@ -271,7 +271,7 @@ class Feature:
         found, modelled = HalfSums(sigma), HalfSums(sigma)
         shared, power = sigma.new_zeros(self.samples), sigma.new_zeros(self.samples)
         deviations, energies = [], []
-        for count in self.portions(pairs):
+        for count in self.batches(pairs):
             delta, plus = self.perturb(sigma, count)
             minus = self._opposite(plus)
             above, first = self._pathwise(plus, count)
@@ -296,7 +296,7 @@ class Feature:
         """Deviations as :meth:`deviations` gives them, averaged in pairs and less a control variate, (pairs, S)."""
         deviations, energies = [], []
         with torch.no_grad():
-            for count in self.portions(pairs):
+            for count in self.batches(pairs):
                 delta, plus = self.perturb(sigma, count)
                 both = self.deviation(self.evaluate(plus)) + self.deviation(self.evaluate(self._opposite(plus)))
                 deviations.append(both / 2)
@@ -318,7 +318,7 @@ class Feature:
             How many.
         """
         linear = torch.ones(self.samples, dtype=torch.bool, device=sigma.device)
-        for count in self.portions(noises):
+        for count in self.batches(noises):
             _, noisy = self.perturb(sigma, count)
             noisy.requires_grad_(True)
             still = self.x.repeat(count, *([1] * (self.x.dim() - 1))).requires_grad_(True)
@@ -326,7 +326,7 @@ class Feature:
             change = moved.detach() - feature.detach()
             (there,) = torch.autograd.grad(moved, noisy, change)
             (here,) = torch.autograd.grad(feature, still, change)
-            self.spent += 2 * count
+            self.n_vjps += 2 * count
             apart = ((there - here) * self.unit).square().flatten(1).sum(1)
             size = (here * self.unit).square().flatten(1).sum(1)
             linear &= (apart <= LINEAR_TOLERANCE**2 * size).reshape(count, -1).all(0)
@@ -338,7 +338,7 @@ class Feature:
         feature = self.evaluate(x)
         difference = feature.detach() - self.center.repeat(count, 1)
         (product,) = torch.autograd.grad(feature, x, difference)
-        self.spent += count
+        self.n_vjps += count
         standardised = (product * self.unit).reshape(count, self.samples, -1)
         return standardised, difference.square().sum(1).reshape(count, self.samples)
 

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 _KEPT, _VALUE = "onnxinfo_kept", "onnxinfo_value"
 
 
-def weigh(module: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+def profile_memory(module: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
     """Note at each node how many bytes it keeps for the backward pass and how many its value has.
 
     Parameters
@@ -36,7 +36,7 @@ def weigh(module: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
     _Scale(module).run(*inputs)
 
 
-def peak(module: fx.GraphModule, segments: int) -> int:
+def peak_bytes(module: fx.GraphModule, segments: int) -> int:
     """Bytes that are kept at most, in a weighed graph cut into segments: at the cuts, and within one segment."""
     nodes, ends = list(module.graph.nodes), _ends(module, segments)
     position = {node: i for i, node in enumerate(nodes)}
@@ -59,7 +59,7 @@ def recomputed(module: fx.GraphModule, segments: int) -> fx.GraphModule:
     whole = split_module(module, module, segment, keep_original_order=True)
     for node in whole.graph.nodes:
         if node.op == "call_module":
-            whole.set_submodule(node.target, _Again(whole.get_submodule(node.target)))
+            whole.set_submodule(node.target, _CheckpointedSegment(whole.get_submodule(node.target)))
     return whole
 
 
@@ -75,7 +75,7 @@ def _ends(module: fx.GraphModule, segments: int) -> list[int]:
     return [*ends, len(kept)]
 
 
-class _Again(nn.Module):
+class _CheckpointedSegment(nn.Module):
     """A segment, evaluated again for the backward pass."""
 
     def __init__(self, segment: nn.Module) -> None:

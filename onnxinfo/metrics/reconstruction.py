@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .decoder import Decoder
-from .probe import Feature, HalfSums, Halves
+from .probe import HalfSums, Halves, LayerProbe
 
 #: Squared errors of a unit are told apart in this many independent parts.
 PARTS = 4
@@ -54,20 +54,20 @@ class Reconstruction:
         The layer.
     decoder
         Reconstructs samples from the layer's feature.
-    center
+    error_reference
         ``input``: errors are measured from the sample, ``mu = x`` (the paper's Eq. 8); ``reconstruction``: from what is
         reconstructed without noise, ``mu = g(f)``.
     """
 
-    feature: Feature
+    feature: LayerProbe
     decoder: Decoder
-    center: str
+    error_reference: str
     mu: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         with torch.no_grad():
             x = self.feature.x
-            shown = x if self.center == "input" else self.decoder(self.feature.center)
+            shown = x if self.error_reference == "input" else self.decoder(self.feature.center)
             self.mu = (shown / self.feature.unit).flatten(1)
 
     def _error(self, feature: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Reconstruction:
         probe = self.feature
         _, x = probe.perturb(sigma, noises)
         feature = probe.evaluate(x)
-        probe.spent += noises
+        probe.n_vjps += noises
         deviation = (feature.reshape(noises, probe.samples, -1) - probe.center).square().sum(-1).mean(0)
         power = self._error(feature).square().reshape(noises, probe.samples, -1).mean(0)
         return deviation, power.clamp(min=LEAST_POWER)
@@ -109,7 +109,7 @@ class Reconstruction:
         fourth = torch.zeros_like(sigma)
         deviations: list[Tensor] = []
         with torch.no_grad():
-            for count in probe.portions(-(-noises // PARTS) * PARTS):
+            for count in probe.batches(-(-noises // PARTS) * PARTS):
                 _, x = probe.perturb(sigma, count)
                 feature = probe.evaluate(x)
                 deviations.append((feature.reshape(count, probe.samples, -1) - probe.center).square().sum(-1))
@@ -145,7 +145,7 @@ class Reconstruction:
         probe = self.feature
         sums = HalfSums(sigma), HalfSums(sigma)
         deviations = []
-        for count in probe.portions(noises // 2):
+        for count in probe.batches(noises // 2):
             delta, plus = probe.perturb(sigma, count)
             minus = (2 * probe.x - plus.reshape(count, *probe.x.shape)).flatten(0, 1)
             found = [torch.zeros_like(delta), torch.zeros_like(delta)]
@@ -157,7 +157,7 @@ class Reconstruction:
                 pull = weights.repeat(count, 1) * error.detach()
                 (first,) = torch.autograd.grad(feature, x, 2 * difference, retain_graph=True)
                 (second,) = torch.autograd.grad(error, x, pull)
-                probe.spent += 2 * count
+                probe.n_vjps += 2 * count
                 for total, product in zip(found, (first, second), strict=True):
                     total += sign / 2 * delta * (product * probe.unit).reshape(count, probe.samples, -1)
                 deviations.append(difference.square().sum(1).reshape(count, probe.samples))

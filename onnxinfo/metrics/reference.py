@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import ru
 from .linearisation import Linearisation
-from .noise import allocate
+from .noise import waterfill
 from .ru import RuSolution
 from .sid import Problem, Solution, solve_by
 
@@ -32,7 +32,7 @@ def solve_by_gradient(problem: Problem, *, steps: int = 800, noises: int = 8) ->
 
     def ascend() -> Tensor:
         counted, tie, cap = problem.counted, problem.tie, problem.cap
-        even = allocate(_uniform(problem.start, counted), problem.target, tie, cap)
+        even = waterfill(_uniform(problem.start, counted), problem.target, tie, cap)
         scales = even.clamp(max=cap).log().requires_grad_(True)
         optimizer = torch.optim.Adam([scales], lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -62,7 +62,7 @@ def solve_ru_by_gradient(problem: ru.Problem, *, steps: int = 800, noises: int =
     """
     even = problem.allocated(_uniform(problem.start, problem.counted))
     scales = problem.ascend(even, steps=steps, noises=noises, rate=LEARNING_RATE)
-    return problem.measured(problem.meet(scales), steps)
+    return problem.measured(problem.enforce_constraint(scales), steps)
 
 
 def _uniform(start: Linearisation, counted: Tensor) -> Tensor:

@@ -26,11 +26,11 @@ from .certificate import (
     Certificate,
     constraint_met,
     mean_and_stderr,
-    refine,
-    rescaled,
+    rescale_to_constraint,
+    sample_until,
 )
 from .linearisation import Linearisation
-from .noise import ENTROPY, Tie, allocate, capped
+from .noise import ENTROPY, Tie, clip_sigma, waterfill
 from .reconstruction import LEAST_POWER, Moments, Reconstruction
 from .ru_certificate import Slopes, slopes_of
 from .sid import MANY_UNITS
@@ -86,11 +86,11 @@ class RuSolution:
 
 def solve_ru(problem: Problem) -> RuSolution:
     """The RU of one layer on a block of samples."""
-    noises = min(STEP_NOISES, problem.reconstruction.feature.chunk)
+    noises = min(STEP_NOISES, problem.reconstruction.feature.batch_size)
     steps = STEPS * STEP_NOISES // noises
     scales = problem.allocated(problem.start.column_norms)
     scales = problem.ascend(scales, steps=steps, noises=problem.effort * noises, rate=RATE)
-    return problem.measured(problem.meet(scales), steps)
+    return problem.measured(problem.enforce_constraint(scales), steps)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Problem:
 
     def sigma(self, scales: Tensor) -> Tensor:
         """Noise scale of every unit, (S, n)."""
-        return capped(scales, self.tie, self.cap) * self.counted
+        return clip_sigma(scales, self.tie, self.cap) * self.counted
 
     def free(self, scales: Tensor) -> Tensor:
         """Groups below the cap of which some unit counts, (S, groups) bool."""
@@ -152,7 +152,7 @@ class Problem:
 
     def allocated(self, column_norms: Tensor) -> Tensor:
         """The closed form of the information discarding, (S, groups)."""
-        return allocate(column_norms * self.counted, self.target, self.tie, self.cap)
+        return waterfill(column_norms * self.counted, self.target, self.tie, self.cap)
 
     def ascend(self, scales: Tensor, *, steps: int, noises: int, rate: float) -> Tensor:
         """Follow the stochastic gradient of the paper's loss (Eq. 11) in ``log sigma``.
@@ -197,11 +197,11 @@ class Problem:
         # What ends at the cap stays there while the others are rescaled.
         return torch.where(logs >= most, torch.inf, logs.exp())
 
-    def meet(self, scales: Tensor) -> Tensor:
+    def enforce_constraint(self, scales: Tensor) -> Tensor:
         """Meet the constraint roughly."""
         for _ in range(2):
             deviations = self.reconstruction.feature.deviations(self.sigma(scales), self.effort * SCALE_NOISES)
-            scales = rescaled(scales, deviations, self.target)
+            scales = rescale_to_constraint(scales, deviations, self.target)
         return scales
 
     def measured(self, scales: Tensor, iterations: int) -> RuSolution:
@@ -214,7 +214,7 @@ class Problem:
         near, deviations = self.adjusted(scales, found, exponent)
         ratio, ratio_stderr = mean_and_stderr(deviations / self.target)
         saturated, unknown = ~free.any(1), torch.full_like(ratio, torch.nan)
-        final = torch.where(saturated[:, None], scales, rescaled(near, deviations, self.target, exponent))
+        final = torch.where(saturated[:, None], scales, rescale_to_constraint(near, deviations, self.target, exponent))
         growth = torch.where(saturated, 0.0, slopes.growth(free, self.units))
         waking = _gain(moments, woken, growth / exponent, self.counted)
         gap = torch.maximum(CALIBRATION * shortfall.clamp(min=0) + ERRORS * error, WAKING * waking) + LEAST_GAP
@@ -238,7 +238,7 @@ class Problem:
             certificate=certificate,
             stderr=_value_stderr(moments, growth * ratio_stderr / exponent, self.counted),
             capped=((sigma >= self.cap) & self.counted).sum(1) / self.units,
-            probes=self.start.probes + self.reconstruction.feature.spent,
+            probes=self.start.probes + self.reconstruction.feature.n_vjps,
             iterations=iterations,
         )
 
@@ -278,7 +278,7 @@ class Problem:
             )
             passes.append(slopes_of((cost.first, cost.second), (gain.first, gain.second), deviations, self.tie))
             if len(passes) >= LEAST_PASSES:
-                slopes = Slopes.join(passes)
+                slopes = Slopes.merge(passes)
                 shortfall, error = slopes.shortfall(free, spent, self.units)
                 if len(passes) >= MOST_PASSES or float(error.nanmean().nan_to_num(0.0)) <= GAP_STDERR:
                     return slopes, shortfall, error
@@ -291,11 +291,13 @@ class Problem:
         """
         feature, free = self.reconstruction.feature, self.free(scales).any(1)
         for attempt in range(ADJUSTMENTS + 1):
-            deviations = refine(feature, self.sigma(scales), deviations, self.effort)
+            deviations = sample_until(feature, self.sigma(scales), deviations, self.effort)
             ratio, stderr = mean_and_stderr(deviations / self.target)
             if attempt == ADJUSTMENTS or not bool((((ratio - 1).abs() - 2 * stderr > KNOWN_OFF) & free).any()):
                 break
-            scales = torch.where(free[:, None], rescaled(scales, deviations, self.target, exponent), scales)
+            scales = torch.where(
+                free[:, None], rescale_to_constraint(scales, deviations, self.target, exponent), scales
+            )
             deviations = feature.deviations(self.sigma(scales), self.effort * SCALE_NOISES)
         return scales, deviations
 

@@ -40,7 +40,7 @@ class Slopes:
     deviations: Tensor
 
     @classmethod
-    def join(cls, passes: Sequence[Slopes]) -> Slopes:
+    def merge(cls, passes: Sequence[Slopes]) -> Slopes:
         """What several passes measured, as one."""
         cost, gain = (torch.cat(each) for each in ([p.cost for p in passes], [p.gain for p in passes]))
         return cls(cost, gain, torch.cat([p.deviations for p in passes]))

@@ -30,22 +30,22 @@ from .certificate import (
     MOST_CURVATURE,
     Certificate,
     Measured,
-    join,
-    judge,
+    certify,
     mean_and_stderr,
     measure,
-    refine,
+    merge,
     relative_gradient,
     relative_stderr,
-    rescaled,
+    rescale_to_constraint,
+    sample_until,
     take_trial,
     wider,
 )
 from .control import Control
 from .linearisation import Linearisation
 from .mean_jacobian import control_of
-from .noise import ENTROPY, Tie, allocate, capped
-from .probe import LINEAR_TOLERANCE, Feature, Halves
+from .noise import ENTROPY, Tie, clip_sigma, waterfill
+from .probe import LINEAR_TOLERANCE, Halves, LayerProbe
 from .shrinkage import wiener, wiener_with
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def _solution(problem: Problem, found: _Found, coarse: Tensor) -> Solution:
         capped=((sigma >= problem.cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
         dead=dead,
         coarse=torch.where(dead, torch.nan, coarse),
-        probes=start.probes + problem.feature.spent + found.probes,
+        probes=start.probes + problem.feature.n_vjps + found.probes,
         iterations=1 + found.iterations,
     )
 
@@ -260,8 +260,10 @@ class _Ascent:
         for fresh in passes:
             self._learn(relative_gradient(fresh.halves, free), problem.tie.expand(self.correction), memory)
         change = (problem.denoised(*self.evidence) - self.correction).clamp(-MOST_STEP, MOST_STEP)
-        found = join(passes)
-        self.scales = rescaled(self.scales * change.exp(), found.deviations, problem.target, found.exponent(free))
+        found = merge(passes)
+        self.scales = rescale_to_constraint(
+            self.scales * change.exp(), found.deviations, problem.target, found.exponent(free)
+        )
         self.correction = self.correction + change
         return float(change.square().mean())
 
@@ -298,7 +300,7 @@ class Problem:
         Samples at which the layer does not react to small noise, (S,) bool.
     """
 
-    feature: Feature
+    feature: LayerProbe
     start: Linearisation
     target: Tensor
     tie: Tie
@@ -310,7 +312,7 @@ class Problem:
     @classmethod
     def of(
         cls,
-        feature: Feature,
+        feature: LayerProbe,
         start: Linearisation,
         target: Tensor,
         tie: Tie,
@@ -338,7 +340,7 @@ class Problem:
 
     def sigma(self, scales: Tensor) -> Tensor:
         """Noise scale of every unit, (S, n), zero where it does not count."""
-        return capped(scales, self.tie, self.cap) * self.counted
+        return clip_sigma(scales, self.tie, self.cap) * self.counted
 
     def free(self, scales: Tensor) -> Tensor:
         """Units that count and are below the cap, (S, n) bool."""
@@ -346,7 +348,7 @@ class Problem:
 
     def solved(self) -> tuple[_Found, Tensor]:
         """The closed form where it holds, else what the search finds from the Gauss-Newton round on; and coarseness."""
-        scales = allocate(self.start.column_norms * self.counted, self.target, self.tie, self.cap)
+        scales = waterfill(self.start.column_norms * self.counted, self.target, self.tie, self.cap)
         found = self.closed(scales) if self.is_linear(scales) else None
         if found is not None:
             return found, self.coarseness(found.scales)
@@ -387,7 +389,7 @@ class Problem:
                 break
             # Units at the cap take part in shrinking.
             bounded = torch.where(over[:, None], here.clamp(max=self.cap), here)
-            scales = scales.index_copy(0, live[far], rescaled(bounded, deviations, problem.target)[far])
+            scales = scales.index_copy(0, live[far], rescale_to_constraint(bounded, deviations, problem.target)[far])
             live = live[far]
         return scales
 
@@ -406,7 +408,7 @@ class Problem:
         halves, deviations = self.column_norms(scales)
         norms = self._smoothed(halves) * self.counted
         foretold = (self.sigma(scales).square() * norms).sum(1)
-        return rescaled(allocate(norms, self.target, self.tie, self.cap), deviations, foretold)
+        return rescale_to_constraint(waterfill(norms, self.target, self.tie, self.cap), deviations, foretold)
 
     def column_norms(self, scales: Tensor) -> tuple[Halves, Tensor]:
         """Squared column norms under the noise of some scales, and the deviations (noises, S)."""
@@ -434,7 +436,7 @@ class Problem:
         limited, live = coarse.nonzero().flatten(), (~coarse).nonzero().flatten()
         if len(limited):
             problem = self.at(limited)
-            found.put(limited, problem.certify(scales[limited], None, [], 1)[0], problem.feature.spent, 0)
+            found.put(limited, problem.certify(scales[limited], None, [], 1)[0], problem.feature.n_vjps, 0)
         for steps, memory in ROUNDS:
             if not len(live):
                 break
@@ -449,7 +451,7 @@ class Problem:
                 *(taken, len(live), control is not None, float(curvature.mean()), float(certified.shortfall.mean())),
             )
             part.curvature = torch.maximum(part.curvature, curvature)
-            found.put(live, certified, problem.feature.spent, taken)
+            found.put(live, certified, problem.feature.n_vjps, taken)
             # The passes of the certificate are evidence for another round.
             part.scales = certified.scales
             part.step(problem, passes, memory)
@@ -520,14 +522,14 @@ class Problem:
         """
         passes, adjusted = passes or [self.measured(scales, control)], 0
         while True:
-            found, free = join(passes), self.free(scales)
+            found, free = merge(passes), self.free(scales)
             if bool((self.known_off(scales, found.deviations) > NEARLY_MET).any()) and adjusted < ADJUSTMENTS:
-                scales = rescaled(scales, found.deviations, self.target, found.exponent(free))
+                scales = rescale_to_constraint(scales, found.deviations, self.target, found.exponent(free))
                 passes, adjusted = [], adjusted + 1
             elif len(passes) >= most or self.known(found, free):
                 break
             passes.append(self.measured(scales, control))
-        found, free = join(passes), self.free(scales)
+        found, free = merge(passes), self.free(scales)
         # All scales of a sample change by a few per cent, which leaves the relative gradient as it is.
         near, deviations = self.met(scales, found, free)
         noises = self.effort * TRIAL_NOISES if control is None else 2 * self.effort * CONTROLLED_NOISES
@@ -536,10 +538,10 @@ class Problem:
         if control is None or not len(deviations):
             deviations = torch.cat([deviations, fresh])
         scales, deviations = self.still_met(near, deviations, found.exponent(free), control)
-        certificate = judge(Measured(found.parts, deviations), self.target, free, trial, self.growth(scales))
+        certificate = certify(Measured(found.parts, deviations), self.target, free, trial, self.growth(scales))
         exponent = certificate.exponent
         bound = free.any(1)
-        final = torch.where(bound[:, None], rescaled(scales, deviations, self.target, exponent), scales)
+        final = torch.where(bound[:, None], rescale_to_constraint(scales, deviations, self.target, exponent), scales)
         error = torch.where(bound, certificate.ratio_stderr / exponent, 0.0)
         curvature = trial.curvature.clamp(min=LEAST_CURVATURE)
         shortfall = found.shortfall(free)[0] / curvature.clamp(max=MOST_CURVATURE)
@@ -562,22 +564,22 @@ class Problem:
         """Scales of which the constraint is not known to be off, and what is measured of their deviations."""
         if not bool((self.known_off(scales, found.deviations) > KNOWN_OFF).any()):
             return scales, found.deviations
-        return rescaled(scales, found.deviations, self.target, found.exponent(free)), found.deviations[:0]
+        return rescale_to_constraint(scales, found.deviations, self.target, found.exponent(free)), found.deviations[:0]
 
     def still_met(
         self, scales: Tensor, deviations: Tensor, exponent: Tensor, control: Control | None
     ) -> tuple[Tensor, Tensor]:
         """Add noise until the deviations are known well; meet the constraint once more where it is off even so."""
-        deviations = refine(self.feature, self.sigma(scales), deviations, self.effort, control=control)
+        deviations = sample_until(self.feature, self.sigma(scales), deviations, self.effort, control=control)
         if not bool((self.known_off(scales, deviations) > STILL_OFF).any()):
             return scales, deviations
-        scales = rescaled(scales, deviations, self.target, exponent)
+        scales = rescale_to_constraint(scales, deviations, self.target, exponent)
         sigma = self.sigma(scales)
         if control is None:
             fresh = self.feature.deviations(sigma, LEAST_RATIO_NOISES)
         else:
             fresh = self.feature.controlled_deviations(sigma, LEAST_RATIO_NOISES, control)
-        return scales, refine(self.feature, sigma, fresh, self.effort, control=control)
+        return scales, sample_until(self.feature, sigma, fresh, self.effort, control=control)
 
     def coarseness(self, scales: Tensor) -> Tensor:
         """By how much the budget has to grow until rounding makes less than half of the deviation, (S,).
@@ -585,7 +587,7 @@ class Problem:
         At most 1 where it does already. Larger budgets are tried with the closed form's scales.
         """
         found = self.rounding(self.sigma(scales), 1.0)
-        closed = self.sigma(allocate(self.start.column_norms * self.counted, self.target, self.tie, self.cap))
+        closed = self.sigma(waterfill(self.start.column_norms * self.counted, self.target, self.tie, self.cap))
         for factor in GROWN_BUDGETS:
             open_ = found > 1
             if not bool(open_.any()):

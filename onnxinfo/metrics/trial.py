@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .control import Control
-from .probe import Feature, Halves, less_control
+from .probe import Halves, LayerProbe, less_control
 
 #: Axes of at most this size, channels mostly, have no scales of their own.
 SHORT_AXIS = 4
@@ -104,7 +104,7 @@ def _block_means(maps: Tensor, size: int) -> Tensor:
 
 
 def try_step(
-    feature: Feature,
+    feature: LayerProbe,
     sigma: Callable[[Tensor], Tensor],
     step: Tensor,
     slope: Tensor,
@@ -142,7 +142,7 @@ def try_step(
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     modelled: tuple[list[Tensor], list[Tensor]] = ([], [])
     with torch.no_grad():
-        for count in feature.portions(noises):
+        for count in feature.batches(noises):
             delta = torch.randn((count, feature.samples, feature.units), generator=feature.noise, device=step.device)
             for scales, parts, energies in zip((before, after), found, modelled, strict=True):
                 x = (feature.x + (delta * scales).reshape(count, *feature.x.shape) * feature.unit).flatten(0, 1)

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from ..errors import ConversionError
 from ..graph.model import ModelSource, load
 from ..graph.surgery import expose_only
-from ..graph.weights import beside
+from ..graph.weights import detach_weights
 from . import operators
 from .normalize import normalize
 from .operators.fallback import fallback as run_elsewhere
@@ -135,7 +135,7 @@ def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) 
 def _scope(model: ModelSource, outputs: Sequence[str] | None, fallback: bool) -> _Scope:
     loaded = load(model)
     names = list(outputs) if outputs is not None else [o.name for o in loaded.proto.graph.output]
-    light, weights = beside(loaded.proto)
+    light, weights = detach_weights(loaded.proto)
     proto = normalize(expose_only(dataclasses.replace(loaded, proto=light), names).proto, weights)
     opsets = {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import}
     return _Scope(proto.graph, opsets, fallback, weights=weights)

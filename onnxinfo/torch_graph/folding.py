@@ -10,7 +10,7 @@ import onnx
 
 from ..graph import protos
 from ..graph.constants import Constant, Evaluator, Scope
-from ..graph.tensor_data import byte_count, is_elsewhere
+from ..graph.tensor_data import byte_count, is_external
 
 # Folded values may take this many bytes, and this many times the bytes of the model's own constants: enough for
 # weights of 4 bits to become floats, too little for a few small numbers to ask for terabytes.
@@ -48,7 +48,7 @@ def _fold_graph(
     scope: Scope = outer.new_child({value.name: None for value in graph.input})
     for tensor in graph.initializer:
         tensor = weights.get(tensor.name, tensor)
-        scope[tensor.name] = None if is_elsewhere(tensor) else Constant.known(tensor)
+        scope[tensor.name] = None if is_external(tensor) else Constant.known(tensor)
     folded: dict[int, list[Constant]] = {}
     inside = False
     for i, node in enumerate(graph.node):

@@ -14,7 +14,7 @@ from ..graph.dataflow import Dataflow
 from ..graph.layers import list_layers
 from ..graph.model import ModelSource
 from ..graph.surgery import extract
-from ..graph.weights import beside
+from ..graph.weights import detach_weights
 from ..text import printable
 from .convert import CONVERSION, Conversion, conversion_report, convert
 from .normalize import normalize
@@ -53,7 +53,7 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
     """
     part = extract(model, [perturb], layers)
     without = {name: c for c in conversion_report(part) if c.server in _CONSTANT for name in c.outputs}
-    graph = normalize(*beside(part.proto)).graph
+    graph = normalize(*detach_weights(part.proto)).graph
     flow = Dataflow(graph)
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
     carrying = {perturb}

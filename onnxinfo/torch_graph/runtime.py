@@ -14,7 +14,7 @@ from ..errors import InputError, ModelError, OnnxinfoError
 from ..graph.engine import Engine, reason
 from ..graph.model import ModelSource, load
 from ..graph.tensor_data import MEMORY
-from ..graph.weights import beside
+from ..graph.weights import detach_weights
 from ..text import quoted
 
 Array = npt.NDArray[Any]
@@ -48,7 +48,7 @@ class Session:
         try:
             loaded = load(model).proto
             _check_memory(loaded)
-            proto, weights = beside(loaded)
+            proto, weights = detach_weights(loaded)
             arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in weights.items()}
             self._engine = Engine(proto, arrays, threads=threads or 0)
         except OnnxinfoError:

@@ -90,7 +90,7 @@ def _run_of(path: Paths, run: str | None, digest: str) -> str:
         listed = ", ".join(f"'{name}'" for name, _ in found) or "none"
         raise UsageError(f"no run is of this model (SHA-256 {digest[:12]}…); the archive has {listed}, of other files")
     if len(set(names)) > 1 or len(names) > 1:
-        raise UsageError(f"several runs are of this model: {', '.join(names)}; name one with --run")
+        raise UsageError(f"several runs are of this model: {', '.join(names)}; name one with run=...")
     return names[0]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..archive.means import Cells, Pairs, layer_summary, pair_up, select_cells, unproven
+from ..config import as_setting
 from ..errors import UsageError
 from ..text import printable
 from .comparable import check_precision
@@ -113,7 +114,7 @@ def compare_selected(
     if not rows:
         raise UsageError(
             f"run '{first.name}' shares no layer with {', '.join(repr(each.name) for each in others)}"
-            + ("; match them by depth (--by depth)" if by == "layer" else "")
+            + ("; match them by depth (by='depth')" if by == "layer" else "")
         )
     return sorted(rows, key=lambda row: -abs(row["difference"]) if math.isfinite(row["difference"]) else math.inf)
 
@@ -143,15 +144,16 @@ def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
     of_others = {key for key in first.recipe if _metric_of(key) not in (None, *shared)}
     for key in sorted((first.recipe.keys() & other.recipe.keys()) - _FREE - of_others):
         if first.recipe[key] != other.recipe[key]:
-            one, two = (printable(str(each.recipe[key])) for each in (first, other))
-            raise UsageError(f"{pair}: {key} is {one} in one and {two} in the other; analyze both alike")
+            (name, one), (_, two) = (as_setting(key, each.recipe[key]) for each in (first, other))
+            values = f"{printable(str(one))} in one and {printable(str(two))} in the other"
+            raise UsageError(f"{pair}: {name} is {values}; analyze both alike")
     if first.unit.size != other.unit.size or not np.allclose(first.unit.ravel(), other.unit.ravel(), rtol=1e-3):
         raise UsageError(f"{pair}: their inputs have different units (standard deviations); preprocess both alike")
     for name in shared:
         check_precision([first.metrics[name], other.metrics[name]])
     same = first.samples_sha256 == other.samples_sha256 and first.samples == other.samples
     if not same and not unpaired:
-        raise UsageError(f"{pair} sample by sample: their samples differ; use the same, or --unpaired")
+        raise UsageError(f"{pair} sample by sample: their samples differ; use the same, or unpaired=True")
     return same
 
 

@@ -121,7 +121,7 @@ def select(table: Table, statement: str) -> dict[str, list[Any]]:
         try:
             parsed = connection.extract_statements(statement)
             if len(parsed) != 1 or parsed[0].type != duckdb.StatementType.SELECT:
-                raise UsageError(f"--sql takes one SELECT over the table '{TABLE}', got {printable(statement)!r}")
+                raise UsageError(f"sql takes one SELECT over the table '{TABLE}', got {printable(statement)!r}")
             return _fetched(connection.execute(parsed[0]))
         except duckdb.Error as error:
             raise UsageError(f"SQL: {_reason(error)}; the table '{TABLE}' has the columns {', '.join(table)}") from None

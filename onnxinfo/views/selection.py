@@ -12,7 +12,7 @@ from typing import Any, TypedDict, Unpack
 
 from ..archive.reading import Run
 from ..archive.reading import open as open_archive
-from ..errors import UsageError
+from ..errors import UnknownRunError, UsageError
 from ..text import no_such
 from .run_view import RunView, choose_layers, choose_samples
 
@@ -132,7 +132,7 @@ class Selection:
         """
         count = sum(1 for _ in self.views())
         if count > 1:
-            raise UsageError(f"{what}, and there are several; name one with --run")
+            raise UsageError(f"{what}, and there are several; name one with run=...")
         if not count:
             raise UsageError(f"{what}, and there is none in {', '.join(map(str, self.paths))}; analyze a model first")
         with closing(self.views()) as views:
@@ -147,7 +147,7 @@ class Selection:
                 known += archive.runs
         for name in self.runs:
             if name not in known:
-                raise UsageError(no_such("run", name, known, ", ".join(map(str, self.paths))))
+                raise UnknownRunError(no_such("run", name, known, ", ".join(map(str, self.paths))))
 
     def _view(self, run: Run) -> RunView:
         known = [metric.name for metric in run.metrics]

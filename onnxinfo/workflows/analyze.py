@@ -46,7 +46,7 @@ from ..graph.quantisation import quantisation
 from ..inputs.foreground import Foreground, crops_of, open_foreground
 from ..inputs.unit_mask import UnitMask
 from ..metrics.budget import CPU_INPUTS, device_of, fit
-from ..metrics.feeds import Feeds, open_samples_of
+from ..metrics.input_provider import InputProvider, open_samples_of
 from ..registry import ENGINES, METRICS
 from ..torch_graph.precision import to_float32
 from .compute import Analysis
@@ -140,15 +140,15 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     job.config, job.source, job.output = config, inputs, Path(output)
     measures = make_measures(chosen, job)
     worker = Worker(job, with_needed(measures, job))
-    logger.info("inputs evaluated at once: %d", job.chunk)
-    out, name = config.out, config.out.run or job.feeds.model.name
+    logger.info("inputs evaluated at once: %d", job.batch_size)
+    out, name = config.out, config.out.run or job.provider.model.name
     more: dict[str, Any] = {"keep_precision": True} if config.input.keep_precision else {}
     if mask is not None:
         more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
     schema = _schema(job, measures, more, describe_execution(config.execution, job.device))
     with RunWriter.open(output, name, schema, overwrite=out.overwrite, compression=out.compression) as writer:
         if job.memory is None:
-            job.chunk = _as_begun(writer, job.chunk)
+            job.batch_size = _as_begun(writer, job.batch_size)
         if any(not writer.finished(metric).all() for metric in measures):
             for measure in worker.measures.values():
                 measure.prepare(report)
@@ -162,56 +162,58 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     selection, chosen_input = config.selection, config.input
     target = device_of(config.execution.device)
     loaded = without_optional_inputs(model if chosen_input.keep_precision else to_float32(model))
-    perturbed = perturbed_tensor(loaded, chosen_input.perturb)
+    perturbed = perturbed_tensor(loaded, chosen_input.input_tensor)
     listed = list_layers(loaded, perturbed)
     chosen = select_layers(listed, selection.layers, selection.exclude)
     logger.info("perturbed: %s; layers: %d of %d: %s", perturbed, len(chosen), len(listed), _names(chosen))
     objects = None if chosen_input.foreground is None else open_foreground(chosen_input.foreground)
     crops = crops_of(objects, chosen_input.crop_to_box)
     more: dict[str, Any] = {"labels": chosen_input.labels, "limit": chosen_input.limit, **crops}
-    feeds = Feeds(loaded, open_samples_of(loaded, inputs, **chosen_input.reading(), **more), perturbed)
-    logger.info("samples: %d; preprocessing: %s", len(feeds), feeds.main.preprocessing.to_dict())
-    logger.info("axes of %s: %s", perturbed, feeds.described)
-    masks = None if objects is None else _masks(objects, feeds)
-    mask = unit_mask_of(chosen_input.unit_mask, feeds)
+    provider = InputProvider(loaded, open_samples_of(loaded, inputs, **chosen_input.reading(), **more), perturbed)
+    logger.info("samples: %d; preprocessing: %s", len(provider), provider.main.preprocessing.to_dict())
+    logger.info("axes of %s: %s", perturbed, provider.described)
+    masks = None if objects is None else _masks(objects, provider)
+    mask = unit_mask_of(chosen_input.unit_mask, provider)
     if mask is not None:
         logger.info("unit mask: %s", mask)
-        feeds.counted = mask.units
-    job = (prepare if selection.layers else prepare_reached)(feeds, chosen, config.sid, target)
+        provider.counted = mask.units
+    job = (prepare if selection.layers else prepare_reached)(provider, chosen, config.sid, target)
     job.foreground = masks
     if mask is not None:
-        job.units = torch.from_numpy(mask.units.reshape(len(feeds), -1))
+        job.units = torch.from_numpy(mask.units.reshape(len(provider), -1))
     job.memory = config.execution.memory_bytes
-    job.chunk = fit(job.network, *job.inputs([0]), memory=job.memory)
+    job.batch_size = fit(job.network, *job.inputs([0]), memory=job.memory)
     check_values(job)
     return job, mask
 
 
-def _as_begun(writer: RunWriter, chunk: int) -> int:
+def _as_begun(writer: RunWriter, batch_size: int) -> int:
     """Inputs at once that the run was begun with: grouped otherwise, the last digits of a resumed run differ."""
     begun = writer.recorded("inputs_at_once")
     # A file from elsewhere does not decide over this machine's memory.
-    return begun if isinstance(begun, int) and 1 <= begun <= max(2 * chunk, CPU_INPUTS) else chunk
+    return begun if isinstance(begun, int) and 1 <= begun <= max(2 * batch_size, CPU_INPUTS) else batch_size
 
 
-def _masks(objects: Foreground, feeds: Feeds) -> npt.NDArray[np.uint8]:
-    if feeds.perturb not in feeds.samples.inputs:
-        raise UsageError(f"a foreground needs images, and '{feeds.perturb}' is computed from the model's inputs")
-    return objects.masks(feeds.main)
+def _masks(objects: Foreground, provider: InputProvider) -> npt.NDArray[np.uint8]:
+    if provider.input_tensor not in provider.samples.inputs:
+        raise UsageError(
+            f"a foreground needs images, and '{provider.input_tensor}' is computed from the model's inputs"
+        )
+    return objects.masks(provider.main)
 
 
 def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], where: Mapping[str, Any]) -> RunSchema:
-    feeds = job.feeds
-    main, axes = feeds.main, feeds.described
-    everything = range(len(feeds))
+    provider = job.provider
+    main, axes = provider.main, provider.described
+    everything = range(len(provider))
     labels: Any = main.labels
     if labels is not None and main.classes:
         labels = [main.classes[i] for i in labels]
     described: dict[str, Any] = {
-        "model_sha256": feeds.model.sha256,
-        "perturbed": feeds.perturb,
+        "model_sha256": provider.model.sha256,
+        "perturbed": provider.input_tensor,
         "unit_axis": "" if axes.channel is None else axes.names[axes.channel],
-        "samples_sha256": feeds.samples.digest(),
+        "samples_sha256": provider.samples.digest(),
         "preprocessing": main.preprocessing.to_dict(),
         **recipe(job.settings),
         **more,
@@ -227,14 +229,14 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
     from .. import __version__
 
     provenance = {
-        "model_name": feeds.model.name,
+        "model_name": provider.model.name,
         "unreadable_samples": [
-            f"{name}: {reason}" for s in feeds.samples.inputs.values() for name, reason in s.unreadable
+            f"{name}: {reason}" for s in provider.samples.inputs.values() for name, reason in s.unreadable
         ],
         "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else platform.machine(),
-        **_precision(feeds.model),
+        **_precision(provider.model),
         "axes_known_by": axes.evidence,
-        "inputs_at_once": job.chunk,
+        "inputs_at_once": job.batch_size,
         "batching": job.network.mode,
         **where,
         "onnxinfo": __version__,

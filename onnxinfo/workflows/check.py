@@ -18,7 +18,7 @@ from ..graph.model import Model, ModelSource, load
 from ..graph.optionals import without_optional_inputs
 from ..graph.surgery import expose_only
 from ..inputs.generated import generate
-from ..metrics.feeds import graph_inputs, open_samples_of
+from ..metrics.input_provider import graph_inputs, open_samples_of
 from ..torch_graph.compare import Difference, Tensors
 from ..torch_graph.convert import Server, conversion_report, convert
 from ..torch_graph.precision import to_float32
@@ -61,7 +61,7 @@ class OperatorUse:
 
 
 @dataclass(frozen=True)
-class Check:
+class ModelCheck:
     """What :func:`check_model` found.
 
     Parameters
@@ -119,7 +119,7 @@ def check_model(
     seed: int = SidConfig.seed,
     timeout: float = ExecutionConfig.timeout,
     **flat: Unpack[InputOptions],
-) -> Check:
+) -> ModelCheck:
     """Describe a model and compare every tensor of its torch graph with ONNX Runtime.
 
     Parameters
@@ -140,7 +140,7 @@ def check_model(
 
     Returns
     -------
-    Check
+    ModelCheck
         Its ``error`` says what differs, or what cannot be converted; the first node that differs is named.
 
     Raises
@@ -150,26 +150,26 @@ def check_model(
     InputError
         The inputs do not fit the model, or none can be made up.
     UsageError
-        An option is unknown, or ``perturb`` is no float tensor of the graph.
+        An option is unknown, or ``input_tensor`` is no float tensor of the graph.
     """
     chosen = configure(Config(input=input), flat, "input").input
     with time_limit(ExecutionConfig(timeout=timeout).timeout):
         return _check(model, inputs, chosen, seed)
 
 
-def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> Check:
+def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> ModelCheck:
     original = load(model)
     loaded = without_optional_inputs(original if chosen.keep_precision else to_float32(original))
-    if chosen.perturb is not None:
-        perturbed_tensor(loaded, chosen.perturb)
+    if chosen.input_tensor is not None:
+        perturbed_tensor(loaded, chosen.input_tensor)
     feeds = _generated(loaded, seed) if inputs is None else _given(loaded, inputs, chosen)
     conversions = conversion_report(loaded)
     uses = Counter((c.operator, c.version, c.server, c.reason) for c in conversions)
     tensors = _compared(loaded)
     largest, error = _verified(loaded, feeds, tensors)
-    source, reached, unreached = _reach(loaded, chosen.perturb)
+    source, reached, unreached = _reach(loaded, chosen.input_tensor)
     proto = original.proto
-    return Check(
+    return ModelCheck(
         name=original.name,
         sha256=original.sha256,
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
@@ -213,7 +213,7 @@ def _generated(model: Model, seed: int) -> Feeds:
         else:
             return feeds
     tried, refusal = next(iter(refused.items()))
-    raise InputError(f"{refusal} (inputs were made up, of shapes {tried}; give --inputs)")
+    raise InputError(f"{refusal} (inputs were made up, of shapes {tried}; give inputs=...)")
 
 
 def _compared(model: Model) -> list[str]:
@@ -233,9 +233,9 @@ def _verified(model: Model, feeds: Feeds, tensors: Sequence[str]) -> tuple[Diffe
         return None, str(error)
 
 
-def _reach(model: Model, perturb: str | None) -> tuple[str | None, list[str], dict[str, str]]:
+def _reach(model: Model, input_tensor: str | None) -> tuple[str | None, list[str], dict[str, str]]:
     try:
-        source = perturbed_tensor(model, perturb)
+        source = perturbed_tensor(model, input_tensor)
     except ModelError:
         return None, [], {}
     names = [layer.name for layer in list_layers(model, source)]

@@ -12,7 +12,7 @@ from ..archive.claim import claim_archive
 from ..archive.means import pair_up, select_cells
 from ..archive.reading import Run
 from ..archive.reading import open as open_archive
-from ..config import Config, Options, SelectionConfig, configure
+from ..config import COHERENCY_METRICS, RESCALE_FACTOR, Config, Options, SelectionConfig, configure
 from ..errors import UsageError
 from ..graph.model import ModelSource, load
 from ..graph.rescale import rescale, select_pairs
@@ -20,9 +20,6 @@ from .analyze import run_analysis
 
 #: Names of the two runs in the archive.
 ORIGINAL, RESCALED = "original", "rescaled"
-#: Metrics that are computed unless others are named, and what layers are divided by.
-METRICS = ("sid", "gradient", "gradcam")
-FACTOR = 4.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Coherency:
+class CoherencyResult:
     """Result of :func:`coherency`: the two runs, and every layer's changes in the order of the layers."""
 
     original: Result
@@ -79,11 +76,11 @@ def coherency(
     inputs: Any,
     output: str | os.PathLike[str],
     *,
-    factor: float = FACTOR,
+    factor: float = RESCALE_FACTOR,
     pairs: Sequence[str] = (),
     progress: Report | None = None,
     **options: Unpack[Options],
-) -> Coherency:
+) -> CoherencyResult:
     """Compute metrics and baselines of a model before and after its layers are rescaled against each other.
 
     Parameters
@@ -107,7 +104,7 @@ def coherency(
     OnnxinfoError
         As :func:`onnxinfo.analyze`.
     """
-    config = configure(Config(selection=SelectionConfig(metrics=METRICS)), options)
+    config = configure(Config(selection=SelectionConfig(metrics=COHERENCY_METRICS)), options)
     if config.out.run is not None:
         raise UsageError(f"the runs are called {ORIGINAL} and {RESCALED}: leave out the run's name")
     claim_archive(output, [model, inputs, *config.sources()])
@@ -123,7 +120,7 @@ def coherency(
             for i, layer in enumerate(runs[0].layers)
             for metric in config.selection.metrics
         )
-    return Coherency(before, after, changes)
+    return CoherencyResult(before, after, changes)
 
 
 def _change(runs: tuple[Run, Run], metric: str, layer: int, rescaled: bool) -> Change:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from ..analysis.blocks import Measure
 from ..analysis.job import Job
+from ..analysis.linearisation_store import LinearisationStore, linearisation_store
 from ..analysis.settings import Progress, Report
-from ..analysis.starts import Starts, starts
 from ..analysis.tasks import Column, Linearise, Measuring
 from ..archive.means import mean_and_stderr
 from ..archive.writer import RunWriter
@@ -68,7 +68,7 @@ class Analysis:
             return
         for name, done in self._finished.items():
             self.report(Progress(name, int(done.sum()), done.size))
-        with starts(len(self.job.layers), len(self.job.feeds), math.prod(self.job.shape)) as kept:
+        with linearisation_store(len(self.job.layers), len(self.job.provider), math.prod(self.job.shape)) as kept:
             normalizers = self._linearise(kept)
             for task, parts in self.engine.map(self._measurings(kept, normalizers)):
                 assert isinstance(task, Measuring)
@@ -79,21 +79,21 @@ class Analysis:
     @property
     def _blocks(self) -> list[list[int]]:
         """Samples that are solved together; the same whoever computes, and whatever is finished."""
-        samples = len(self.job.feeds)
-        size = min(BLOCK, self.job.chunk, samples)
+        samples = len(self.job.provider)
+        size = min(BLOCK, self.job.batch_size, samples)
         return [list(range(start, min(start + size, samples))) for start in range(0, samples, size)]
 
     def _open(self, layer: int, block: Sequence[int]) -> list[str]:
         """Metrics of which a layer has unfinished cells in a block."""
         return [name for name, done in self._finished.items() if not done[layer, block].all()]
 
-    def _linearise(self, kept: Starts) -> list[float | None]:
+    def _linearise(self, kept: LinearisationStore) -> list[float | None]:
         """Linearise where it is needed; return the ``D`` of every layer's constraint, None for each sample's own."""
         layers = len(self.job.layers)
         constrained = [name for name in self.measures if self._is_constrained(name)]
         if not constrained:
             return [None] * layers
-        shared = self.job.settings.normalizer == "dataset"
+        shared = self.job.settings.normalize_by == "dataset"
         # A resumed run keeps the normalizers that its finished cells were computed with.
         known = [self._known(constrained, layer) for layer in range(layers)]
         blocks = self._blocks
@@ -120,7 +120,7 @@ class Analysis:
     def _known(self, metrics: Sequence[str], layer: int) -> float | None:
         return next((self.writer.normalizer(m, layer) for m in metrics if self._finished[m][layer].any()), None)
 
-    def _linearise_blocks(self, kept: Starts, blocks: Sequence[list[int]]) -> None:
+    def _linearise_blocks(self, kept: LinearisationStore, blocks: Sequence[list[int]]) -> None:
         began, done, total = time.monotonic(), 0, sum(map(len, blocks))
         tasks = [Linearise(block, self._stderr()) for block in blocks]
         for _, parts in self.engine.map(tasks):
@@ -133,12 +133,12 @@ class Analysis:
         logger.info("normalizers D of %d layers, %.2f s", len(self.job.layers), time.monotonic() - began)
 
     def _stderr(self) -> float:
-        if self.job.settings.normalizer == "image":
+        if self.job.settings.normalize_by == "sample":
             return NORMALIZER_STDERR
         # The mean over all samples is what has to be known well.
-        return min(0.05, 0.005 * math.sqrt(len(self.job.feeds)))
+        return min(0.05, 0.005 * math.sqrt(len(self.job.provider)))
 
-    def _measurings(self, kept: Starts, normalizers: Sequence[float | None]) -> Iterator[Measuring]:
+    def _measurings(self, kept: LinearisationStore, normalizers: Sequence[float | None]) -> Iterator[Measuring]:
         constrained = any(map(self._is_constrained, self.measures))
         for block in self._blocks:
             for layer in range(len(self.job.layers)):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..analysis.decoders import Decoders, decoder_settings
+from ..analysis.decoders import DecoderCache, decoder_settings
 from ..analysis.job import prepare, prepare_reached
 from ..analysis.masks import unit_mask_of
 from ..analysis.settings import Report
@@ -22,6 +22,7 @@ from ..config import (
     TrainingOptions,
     configure,
     entries,
+    former_names,
 )
 from ..errors import UsageError
 from ..graph.layers import list_layers, perturbed_tensor, select_layers
@@ -29,7 +30,8 @@ from ..graph.model import ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..metrics.budget import device_of
 from ..metrics.decoder_store import StoredDecoder, list_decoders
-from ..metrics.feeds import Feeds, open_samples_of
+from ..metrics.input_provider import InputProvider, open_samples_of
+from ..moved import present_names
 from ..outputs import claim_folder
 from ..text import no_such
 from ..torch_graph.precision import to_float32
@@ -69,7 +71,7 @@ def train_decoder(
         Called with a :class:`~onnxinfo.Progress` as work is done; its value is the loss over the samples' variance.
     **flat
         Single settings, instead of an object or on top of one: ``limit``, ``preset`` and the other fields of `input`;
-        ``width``, ``steps``, ``batch``, ``learning_rate`` and ``flips`` of `decoder`.
+        ``width``, ``steps``, ``batch``, ``learning_rate`` and ``horizontal_flip`` of `decoder`.
 
     Returns
     -------
@@ -85,9 +87,10 @@ def train_decoder(
     """
     full = {each.name: each.setting.flat for each in entries("ru.decoder") if each.setting.recipe}
     known = [*(each.name for each in entries("input")), *full]
-    if unknown := [name for name in flat if name not in known]:
+    given = present_names(flat, former_names("input", "ru.decoder"))
+    if unknown := [name for name in given if name not in known]:
         raise UsageError(no_such("option", unknown[0], known, "the training of decoders"))
-    named = {full.get(name, name): value for name, value in flat.items()}
+    named = {full.get(name, name): value for name, value in given.items()}
     base = Config(
         SelectionConfig(layers, exclude),
         input,
@@ -99,15 +102,15 @@ def train_decoder(
     claim_folder(folder)
     target = device_of(device)
     loaded = without_optional_inputs(model if config.input.keep_precision else to_float32(model))
-    perturbed = perturbed_tensor(loaded, config.input.perturb)
+    perturbed = perturbed_tensor(loaded, config.input.input_tensor)
     chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
     samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())
-    feeds = Feeds(loaded, samples, perturbed)
-    mask = unit_mask_of(config.input.unit_mask, feeds)
-    feeds.counted = None if mask is None else mask.units
-    job = (prepare if layers else prepare_reached)(feeds, chosen, config.sid, target)
+    provider = InputProvider(loaded, samples, perturbed)
+    mask = unit_mask_of(config.input.unit_mask, provider)
+    provider.counted = None if mask is None else mask.units
+    job = (prepare if layers else prepare_reached)(provider, chosen, config.sid, target)
     report = progress or (lambda _: None)
-    decoders = Decoders(Path(folder), job.feeds, decoder_settings(config.ru.decoder, seed))
+    decoders = DecoderCache(Path(folder), job.provider, decoder_settings(config.ru.decoder, seed))
     decoders.of(job, report)
     wanted = [key.stem for key in decoders.keys(job)]
     by_stem = {stored.path.stem: stored for stored in list_decoders(folder)}

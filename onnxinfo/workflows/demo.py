@@ -20,7 +20,7 @@ SAMPLES = 50
 
 
 @dataclass(frozen=True)
-class Demo:
+class DemoResult:
     """What the demo made: the analysis, and the plots."""
 
     result: Result
@@ -29,7 +29,7 @@ class Demo:
 
 def demo(
     folder: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None, force: bool = False
-) -> Demo:
+) -> DemoResult:
     """Analyze the bundled digits network on bundled images.
 
     Parameters
@@ -43,7 +43,7 @@ def demo(
 
     Returns
     -------
-    Demo
+    DemoResult
         The analysis and the files.
 
     Raises
@@ -72,4 +72,4 @@ def demo(
         progress=progress,
     )
     plots = (plot_curve(archive, curve, force=force), plot_maps(archive, maps, force=force))
-    return Demo(result, plots)
+    return DemoResult(result, plots)

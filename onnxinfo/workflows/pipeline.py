@@ -20,7 +20,7 @@ from .analyze import run_analysis
 
 
 @dataclass(frozen=True)
-class Oneshot:
+class OneshotResult:
     """What was made.
 
     Attributes
@@ -46,7 +46,7 @@ def oneshot(
     progress: Callable[[Progress], None] | None = None,
     force: bool = False,
     **options: Unpack[Options],
-) -> Oneshot:
+) -> OneshotResult:
     """Analyze a model, draw its curve and maps, and write its report.
 
     For the model ``NAME.onnx`` the folder gets ``NAME.h5``, ``NAME-curve.png``, ``NAME-maps.png`` and ``NAME.html``, so
@@ -69,7 +69,7 @@ def oneshot(
 
     Returns
     -------
-    Oneshot
+    OneshotResult
         The analysis and the files.
 
     Raises
@@ -98,4 +98,4 @@ def oneshot(
         plot_curve(archive, curve, run=result.run, metric=metrics, force=force),
         plot_maps(archive, maps, run=result.run, metric=metrics[0], force=force),
     )
-    return Oneshot(result, plots, report(archive, page, run=result.run, model=model, title=name, force=force))
+    return OneshotResult(result, plots, report(archive, page, run=result.run, model=model, title=name, force=force))

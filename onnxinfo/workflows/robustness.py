@@ -20,7 +20,7 @@ from .analyze import run_analysis
 
 
 @dataclass(frozen=True)
-class Robust:
+class RobustnessResult:
     """Result of :func:`robustness`.
 
     Attributes
@@ -50,7 +50,7 @@ def robustness(
     *,
     progress: Report | None = None,
     **options: Unpack[Options],
-) -> Robust:
+) -> RobustnessResult:
     """Measure a classifier's adversarial robustness and keep it in an archive.
 
     Parameters
@@ -70,16 +70,16 @@ def robustness(
     config = configure(Config(), options)
     claim_archive(output, [model, inputs, *config.sources()])
     if config.input.labels is None:
-        raise UsageError("robustness needs to know the right classes; give --labels")
+        raise UsageError("robustness needs to know the right classes; give labels=...")
     loaded = load(model)
     scores = score_tensor(loaded)
-    select_layers(list_layers(loaded, config.input.perturb), [scores])
+    select_layers(list_layers(loaded, config.input.input_tensor), [scores])
     config = configure(config, {"layers": [scores], "metrics": [Robustness.metric.name]})
     result = run_analysis(loaded, inputs, output, config, progress)
     with open_archive(result.archive) as archive:
         found = archive[result.run].values(Robustness.metric.name)
     summary = layer_summary(found)
-    return Robust(
+    return RobustnessResult(
         result,
         float(summary["value"][0]),
         float(summary["stderr"][0]),

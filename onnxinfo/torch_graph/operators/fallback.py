@@ -106,6 +106,6 @@ def _engines(model: onnx.ModelProto) -> list[Run]:
     if not engines:
         node = model.graph.node[0]
         known = onnx.defs.has(node.op_type, domain=node.domain)
-        help = "" if known else " (custom operators are given with --ort-library or onnxinfo.register_ort_library)"
+        help = "" if known else " (custom operators are given with onnxinfo.register_ort_library(...))"
         raise NotImplementedError(f"neither ONNX Runtime nor the reference evaluator runs it{help}")
     return engines

@@ -38,7 +38,7 @@ def draw_certificate(figure: Figure, selection: Selection, style: FigureStyle) -
     metric = selection.metrics[0]
     runs = read_runs(selection, metric)
     if len(runs) > 1:
-        raise UsageError("a certificate plot shows one run, and there are several; name one with --run")
+        raise UsageError("a certificate plot shows one run, and there are several; name one with run=...")
     (found,) = runs
     present = {field: text for field, text in _PANELS.items() if field in found.values}
     if not present:

@@ -85,7 +85,7 @@ def draw_coherency(figure: Figure, selection: Selection, style: FigureStyle) -> 
     found = _Found()
     for view, _ in selection.views():
         if view.shape[1] != 1:
-            raise UsageError("coherency shows one sample, and several are chosen; name one with --samples")
+            raise UsageError("coherency shows one sample, and several are chosen; name one with samples=...")
         found.add(view)
     if not found.values:
         raise nothing_finished(", ".join(selection.metrics) or "of any kind")

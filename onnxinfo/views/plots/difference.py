@@ -110,7 +110,7 @@ def _differences(first: _Maps, second: _Maps) -> dict[_Cell, npt.NDArray[np.floa
     if not same:
         raise UsageError(
             f"runs '{first.name}' and '{second.name}' share no layer and sample of the same name and size; "
-            "compare them by depth with 'onnxinfo compare --by depth'"
+            "compare them by depth with onnxinfo.compare(by='depth')"
         )
     return {cell: second.maps[cell] - first.maps[cell] for cell in same}
 
@@ -119,7 +119,7 @@ def _two_runs(selection: Selection) -> tuple[_Maps, _Maps]:
     found: list[_Maps] = []
     for view, _ in selection.views():
         if len(found) == 2:
-            raise UsageError("a difference is between two runs, and there are more; name two with --run A --run B")
+            raise UsageError("a difference is between two runs, and there are more; name two with run=['A', 'B']")
         found.append(_maps(view, selection.metrics[0]))
     if len(found) != 2:
         raise UsageError(f"a difference is between two runs, and there is {len(found)}; give two archives or runs")

@@ -40,7 +40,7 @@ def draw_maps(figure: Figure, selection: Selection, style: FigureStyle, *, overl
     """Draw a grid of maps and the colour bar they share; see :func:`onnxinfo.plot_maps`."""
     with selection.only_view("maps show one run") as view:
         if overlay and view.thumbnails is None:
-            raise UsageError(f"run '{printable(view.name)}' has no pictures to lay maps over; leave out --overlay")
+            raise UsageError(f"run '{printable(view.name)}' has no pictures to lay maps over; leave out overlay=True")
         grid = _Grid(view, selection.metrics[0], overlay)
     columns = len(grid.layers) + (grid.pictures is not None)
     # A few columns do not make a figure that no page holds.

@@ -157,13 +157,13 @@ def _features(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
 
 
 def _quartiles(
-    axes: Axes, units: _Units, layer: int, at: npt.NDArray[np.float64], wide: float, look: tuple[str, str]
+    axes: Axes, units: _Units, layer: int, at: npt.NDArray[np.float64], wide: float, style: tuple[str, str]
 ) -> None:
-    """Draw a layer's mean and quartiles over samples at each feature; `look` is its colour and its name."""
+    """Draw a layer's mean and quartiles over samples at each feature; `style` is its colour and its name."""
     samples = np.nonzero(units.present[layer])[0].tolist()
     if not samples:
         return
-    colour, text = look
+    colour, text = style
     values = units.along("feature", layer, samples)
     middle = mean_and_stderr(values.T)[0]
     low, high = np.nanpercentile(values, (25, 75), axis=0)
@@ -176,7 +176,7 @@ def _quartiles(
 def _series(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
     view = units.view
     if units.lines is not None:
-        raise UsageError("a series has no texts; leave out --texts")
+        raise UsageError("a series has no texts; leave out texts=...")
     layers, samples = evenly(view.shape[0], len(COLOURS)), evenly(view.shape[1], 4)
     set_height(figure, style, style.width * (0.16 * len(samples) + 0.14))
     grid = figure.subplots(len(samples), 1, squeeze=False, sharex=True, sharey=True)[:, 0]

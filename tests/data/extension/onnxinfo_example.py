@@ -8,7 +8,7 @@ import numpy as np
 from onnxinfo.analysis.blocks import Cells, Measure
 from onnxinfo.archive.export import Exporter
 from onnxinfo.archive.format import Metric
-from onnxinfo.engines.serial import Here
+from onnxinfo.engines.serial import SerialExecutor
 from onnxinfo.inputs.rows import MemoryRows
 from onnxinfo.kinds import Kind
 from onnxinfo.torch_graph.operators import operator
@@ -19,9 +19,9 @@ class Energy(Measure):
 
     metric = Metric("energy", "mean square of the feature", "1", fields=(), has_map=False)
 
-    def cells(self, block):
-        """Compute a block's cells."""
-        feature = block.job.network.part([block.layer])(block.x, block.rows)[0].detach()
+    def cells(self, batch):
+        """Compute a batch's cells."""
+        feature = batch.job.network.part([batch.layer])(batch.x, batch.rows)[0].detach()
         value = feature.double().flatten(1).square().mean(1)
         return Cells({"value": value, "stderr": 0 * value, "converged": value.isfinite()})
 
@@ -40,7 +40,7 @@ def open_table(path, key, kinds):
 @contextmanager
 def open_here(execution, worker):
     """Compute in this process."""
-    yield Here(worker)
+    yield SerialExecutor(worker)
 
 
 TO_LIST = Exporter(Kind("a list", lambda content: False), lambda run, part, per: part.write_text(run.layers[0].name))

@@ -19,7 +19,7 @@ from ..metrics.linearisation import Linearisation
 MEMORY_BYTES = 16 * 2**20
 
 
-class Starts:
+class LinearisationStore:
     """Linearisations by layer and sample.
 
     Parameters
@@ -46,11 +46,11 @@ class Starts:
         ResourceError
             The disk has no room for them.
         """
-        for layer, start in enumerate(found):
-            self._normalizer[layer, samples] = start.normalizer.cpu().numpy()
-            self._stderr[layer, samples] = start.normalizer_stderr.cpu().numpy()
-            self._probes[layer, samples] = start.probes
-            self._write(self._place(layer, samples[0]), start.column_norms.cpu().numpy())
+        for layer, linearisation in enumerate(found):
+            self._normalizer[layer, samples] = linearisation.normalizer.cpu().numpy()
+            self._stderr[layer, samples] = linearisation.normalizer_stderr.cpu().numpy()
+            self._probes[layer, samples] = linearisation.probes
+            self._write(self._place(layer, samples[0]), linearisation.column_norms.cpu().numpy())
 
     def of(self, layer: int, samples: Sequence[int]) -> Linearisation:
         """Return a layer's linearisation at some samples that follow each other."""
@@ -88,9 +88,9 @@ class Starts:
 
 
 @contextlib.contextmanager
-def starts(layers: int, samples: int, units: int) -> Iterator[Starts]:
+def linearisation_store(layers: int, samples: int, units: int) -> Iterator[LinearisationStore]:
     """Keep linearisations for as long as a block lasts."""
-    kept = Starts(layers, samples, units)
+    kept = LinearisationStore(layers, samples, units)
     try:
         yield kept
     finally:

@@ -14,7 +14,7 @@ from .samples import Samples
 Array = npt.NDArray[Any]
 
 
-class HeldSamples(Samples):
+class PreprocessedSamples(Samples):
     """Preprocessed samples of one graph input in an array.
 
     Parameters
@@ -40,13 +40,13 @@ class HeldSamples(Samples):
         return np.array(held[list(indices)])
 
 
-def hold(samples: Samples, path: Path) -> HeldSamples:
+def write_memmap(samples: Samples, path: Path) -> PreprocessedSamples:
     """Write samples to a new file, some at a time, and return them held there."""
     held = np.lib.format.open_memmap(path, "w+", samples.dtype, (len(samples), *samples.shape))
     for start in range(0, len(samples), _AT_ONCE):
         held[start : start + _AT_ONCE] = samples.batch(range(start, min(start + _AT_ONCE, len(samples))))
     held.flush()
-    return HeldSamples(samples, path)
+    return PreprocessedSamples(samples, path)
 
 
 _AT_ONCE = 32

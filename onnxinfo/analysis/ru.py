@@ -19,8 +19,8 @@ from ..metrics.reconstruction import Reconstruction
 from ..metrics.reference import solve_ru_by_gradient
 from ..metrics.ru import Problem, solve_ru
 from ..outputs import claim_folder
-from .blocks import Block, Cells, Measure
-from .decoders import Decoders, decoder_folder, decoder_settings, training_feeds
+from .blocks import Cells, Measure, SampleBatch
+from .decoders import DecoderCache, decoder_folder, decoder_settings, training_inputs
 from .job import Job
 from .proof import proof
 from .settings import Report
@@ -47,11 +47,11 @@ class Ru(Measure):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self.center = job.config.ru.center
+        self.error_reference = job.config.ru.error_reference
         decoders = job.config.ru.decoder
-        self._decoders = Decoders(
+        self._decoders = DecoderCache(
             decoder_folder(job.config, job.output),
-            training_feeds(job),
+            training_inputs(job),
             decoder_settings(decoders, job.config.sid.seed),
         )
         self._decoders.claim(job)
@@ -87,10 +87,10 @@ class Ru(Measure):
             trained.decoder.cpu()
         return state
 
-    def cells(self, block: Block) -> Cells:
-        """Solve one layer around a block of samples."""
-        job, trained = self.job, self._placed[block.layer]
-        feature, start, target = block.feature(), block.start, block.target
+    def cells(self, batch: SampleBatch) -> Cells:
+        """Solve one layer around a batch of samples."""
+        job, trained = self.job, self._placed[batch.layer]
+        feature, start, target = batch.feature(), batch.linearisation, batch.target
         decoder = trained.decoder
 
         def reconstruct(x: Tensor, rows: Tensor) -> Tensor:
@@ -98,13 +98,15 @@ class Ru(Measure):
             return shown
 
         held = feature.network.module, decoder
-        feature.chunk = min(feature.chunk, inputs_at_once(reconstruct, block.x, block.rows, job.memory, *held))
+        feature.batch_size = min(
+            feature.batch_size, inputs_at_once(reconstruct, batch.x, batch.rows, job.memory, *held)
+        )
         solver = solve_ru_by_gradient if job.settings.solver == "reference" else solve_ru
-        reconstruction = Reconstruction(feature, decoder, self.center)
-        solution = solver(Problem.of(reconstruction, start, target, job.tie, job.settings.cap, block.units))
+        reconstruction = Reconstruction(feature, decoder, self.error_reference)
+        solution = solver(Problem.of(reconstruction, start, target, job.tie, job.settings.sigma_max, batch.units))
         certificate, entropy = solution.certificate, solution.entropy
-        count = len(block.indices)
-        value = block.mean(entropy)
+        count = len(batch.indices)
+        value = batch.mean(entropy)
         proven = proof(certificate, value, ~(target > 0))
         if trained.error >= 1:
             # A decoder that is no better than the mean sample recovers nothing; it says nothing about the layer.

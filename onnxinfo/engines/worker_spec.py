@@ -21,29 +21,29 @@ from ..graph.interruption import current_limit, set_limit
 from ..graph.layers import Layer
 from ..graph.model import Model
 from ..graph.quantisation import rounds
-from ..graph.weights import beside, whole
-from ..inputs.held import HeldSamples, hold
+from ..graph.weights import attach_weights, detach_weights
+from ..inputs.memmap import PreprocessedSamples, write_memmap
 from ..inputs.sample_sets import SampleSet
 from ..metrics.budget import fit
-from ..metrics.feeds import Feeds
+from ..metrics.input_provider import InputProvider
 from ..torch_graph.reach import convert_reached
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a worker elsewhere is made from.
+class WorkerSpec:
+    """What a worker in another process is made from.
 
     Attributes
     ----------
     version
         Of onnxinfo: the worker's has to be the same.
     model, weights
-        See :func:`onnxinfo.graph.weights.beside`: whole, a large model cannot be sent.
+        See :func:`onnxinfo.graph.weights.detach_weights`: whole, a large model cannot be sent.
     name, sha256
         Of the model.
     inputs
         Samples by graph input.
-    perturb, layers, context, unit, settings, foreground, units, memory
+    input_tensor, layers, conditioning_inputs, unit, settings, foreground, units, memory
         Of the job.
     measures
         The metrics themselves, prepared: a worker looks up no names.
@@ -62,10 +62,10 @@ class Request:
     weights: dict[str, onnx.TensorProto]
     name: str
     sha256: str
-    inputs: dict[str, HeldSamples]
-    perturb: str
+    inputs: dict[str, PreprocessedSamples]
+    input_tensor: str
     layers: tuple[Layer, ...]
-    context: tuple[str, ...]
+    conditioning_inputs: tuple[str, ...]
     unit: npt.NDArray[np.float32]
     settings: SidConfig
     foreground: npt.NDArray[np.uint8] | None
@@ -78,12 +78,12 @@ class Request:
     timeout: float
     batching: tuple[str, list[int], int] | None
 
-    def in_memory(self) -> Request:
+    def in_memory(self) -> WorkerSpec:
         """The same with all samples in arrays."""
-        inputs = {name: HeldSamples(held, held.batch(range(len(held)))) for name, held in self.inputs.items()}
+        inputs = {name: PreprocessedSamples(held, held.batch(range(len(held)))) for name, held in self.inputs.items()}
         return dataclasses.replace(self, inputs=inputs)
 
-    def on(self, device: str) -> Request:
+    def for_device(self, device: str) -> WorkerSpec:
         """The same for a worker on another device of this kind."""
         return dataclasses.replace(self, device=device)
 
@@ -109,26 +109,28 @@ class Request:
     def _job(self) -> Job:
         light = onnx.ModelProto()
         light.CopyFrom(self.model)
-        model = Model(whole(light, self.weights), self.sha256, self.name, None)
-        feeds = Feeds(model, SampleSet(dict(self.inputs)), self.perturb)
-        module = convert_reached(model, self.perturb, [layer.name for layer in self.layers])
+        model = Model(attach_weights(light, self.weights), self.sha256, self.name, None)
+        provider = InputProvider(model, SampleSet(dict(self.inputs)), self.input_tensor)
+        module = convert_reached(model, self.input_tensor, [layer.name for layer in self.layers])
         unit, device = torch.from_numpy(self.unit), torch.device(self.device)
-        job = make_job(feeds, self.layers, self.settings, module, self.context, unit, device)
+        job = make_job(provider, self.layers, self.settings, module, self.conditioning_inputs, unit, device)
         job.foreground, job.memory = self.foreground, self.memory
         job.units = None if self.units is None else torch.from_numpy(self.units)
         if self.batching is None:
-            job.network.settle_batching(*job.inputs([0, len(feeds) - 1]), job.unit, rounded=rounds(feeds.model.proto))
-            job.chunk = fit(job.network, *job.inputs([0]), memory=self.memory)
+            job.network.select_batching(
+                *job.inputs([0, len(provider) - 1]), job.unit, rounded=rounds(provider.model.proto)
+            )
+            job.batch_size = fit(job.network, *job.inputs([0]), memory=self.memory)
         else:
-            mode, axes, job.chunk = self.batching
-            job.network.adopt(mode, axes)
-            if job.chunk == 1:
+            mode, axes, job.batch_size = self.batching
+            job.network.set_batching(mode, axes)
+            if job.batch_size == 1:
                 # Perhaps because not even one input fits.
                 fit(job.network, *job.inputs([0]), memory=self.memory)
         return job
 
 
-def request(worker: Worker, folder: Path, *, device: str, threads: int) -> Request:
+def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) -> WorkerSpec:
     """Describe this process's worker for workers elsewhere.
 
     Parameters
@@ -138,19 +140,20 @@ def request(worker: Worker, folder: Path, *, device: str, threads: int) -> Reque
     folder
         Where the samples are written, for workers of this machine.
     device, threads
-        See :class:`Request`.
+        See :class:`WorkerSpec`.
     """
     from .. import __version__
 
     job = worker.job
-    light, weights = beside(job.feeds.model.proto)
-    given = job.feeds.samples.inputs
-    inputs = {name: hold(samples, folder / f"{i}.npy") for i, (name, samples) in enumerate(given.items())}
+    light, weights = detach_weights(job.provider.model.proto)
+    given = job.provider.samples.inputs
+    inputs = {name: write_memmap(samples, folder / f"{i}.npy") for i, (name, samples) in enumerate(given.items())}
     same = torch.device(device).type == job.device.type
-    return Request(
-        __version__, light, weights, job.feeds.model.name, job.feeds.model.sha256, inputs, job.feeds.perturb,
-        job.layers, job.context, job.unit.cpu().numpy(), job.settings, job.foreground,
+    return WorkerSpec(
+        __version__, light, weights, job.provider.model.name, job.provider.model.sha256, inputs,
+        job.provider.input_tensor, job.layers, job.conditioning_inputs, job.unit.cpu().numpy(), job.settings,
+        job.foreground,
         None if job.units is None else job.units.numpy(),
         job.memory, dict(worker.measures), libraries(), device, threads, current_limit(),
-        (job.network.mode, job.network.axes, job.chunk) if same else None,
+        (job.network.mode, job.network.axes, job.batch_size) if same else None,
     )  # fmt: skip

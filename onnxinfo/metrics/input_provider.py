@@ -89,7 +89,7 @@ def open_samples_of(
 
 
 @dataclass
-class Feeds:
+class InputProvider:
     """The samples of all graph inputs, and the perturbed tensor computed from them.
 
     Parameters
@@ -98,7 +98,7 @@ class Feeds:
         The whole model.
     samples
         Of all graph inputs.
-    perturb
+    input_tensor
         The perturbed tensor: a graph input or any float tensor.
     counted
         Which units of the perturbed tensor count, (samples, *shape) of bool; None: all. The others, such as padding, do
@@ -106,24 +106,24 @@ class Feeds:
 
     Attributes
     ----------
-    batch_size
+    fixed_batch
         The batch size that the model is made for, None if any.
     """
 
     model: Model
     samples: SampleSet
-    perturb: str
+    input_tensor: str
     counted: npt.NDArray[np.bool_] | None = None
-    batch_size: int | None = field(init=False)
+    fixed_batch: int | None = field(init=False)
     _types: dict[str, np.dtype[Any]] = field(init=False)
     _session: Session | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         inputs = graph_inputs(self.model)
-        self.batch_size = next((i.batch for i in inputs if i.batch is not None), None)
+        self.fixed_batch = next((i.batch for i in inputs if i.batch is not None), None)
         self._types = {i.name: i.dtype for i in inputs}
-        if self.perturb not in self.samples.inputs:
-            self._session = Session(expose_only(self.model, [self.perturb]))
+        if self.input_tensor not in self.samples.inputs:
+            self._session = Session(expose_only(self.model, [self.input_tensor]))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -131,13 +131,13 @@ class Feeds:
     @cached_property
     def declared(self) -> np.dtype[Any]:
         """The perturbed tensor's element type in the model."""
-        element = self.model.flow.element_type(self.perturb)
+        element = self.model.flow.element_type(self.input_tensor)
         return onnx.helper.tensor_dtype_to_np_dtype(element or onnx.TensorProto.FLOAT)
 
     @property
     def main(self) -> Samples:
         """The samples that names, labels and pictures are taken from: the perturbed input's, else the first input's."""
-        return self.samples.inputs.get(self.perturb, self.samples.first)
+        return self.samples.inputs.get(self.input_tensor, self.samples.first)
 
     def given(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
         """Samples of graph inputs in the types that the model declares, each (len(indices), ...)."""
@@ -147,7 +147,7 @@ class Feeds:
     def run(self, session: Session, indices: Sequence[int]) -> dict[str, Array]:
         """Outputs of a session for some samples, whatever batch size the model is made for."""
         feeds = self.given(session.inputs, indices)
-        size = self.batch_size
+        size = self.fixed_batch
         if size is None:
             return session.run(feeds)
         parts = []
@@ -161,11 +161,11 @@ class Feeds:
     def perturbed(self, indices: Sequence[int]) -> Array:
         """The perturbed tensor of some samples, (len(indices), *shape): float64 if that is its type, else float32."""
         if self._session is None:
-            return self.samples.inputs[self.perturb].batch(indices)
+            return self.samples.inputs[self.input_tensor].batch(indices)
         if self._separately:
-            values = np.concatenate([self.run(self._session, [index])[self.perturb] for index in indices])
+            values = np.concatenate([self.run(self._session, [index])[self.input_tensor] for index in indices])
         else:
-            values = self.run(self._session, indices)[self.perturb]
+            values = self.run(self._session, indices)[self.input_tensor]
         return values.astype(np.float64 if values.dtype == np.float64 else np.float32)
 
     @cached_property
@@ -179,27 +179,27 @@ class Feeds:
         """
         assert self._session is not None
         some = sorted({0, len(self) // 2, len(self) - 1})
-        alone = [self.run(self._session, [index])[self.perturb] for index in some]
+        alone = [self.run(self._session, [index])[self.input_tensor] for index in some]
         try:
-            together = self.run(self._session, some)[self.perturb]
+            together = self.run(self._session, some)[self.input_tensor]
             same = _close(together, np.concatenate(alone))
         except (InputError, ModelError):
             same = False
         if same:
             return False
-        if (self.batch_size or 1) > 1:
+        if (self.fixed_batch or 1) > 1:
             raise ModelError(
-                f"the samples of a batch influence each other in tensor {quoted(self.perturb)}, and the model is made "
-                f"for {self.batch_size} at once; export it for one sample"
+                f"the samples of a batch influence each other in tensor {quoted(self.input_tensor)}, and the model "
+                f"is made for {self.fixed_batch} at once; export it for one sample"
             )
-        logger.info("%s of a sample depends on its batch: each is computed alone", quoted(self.perturb))
+        logger.info("%s of a sample depends on its batch: each is computed alone", quoted(self.input_tensor))
         return True
 
     @cached_property
     def described(self) -> Axes:
         """What the axes of the perturbed tensor are, and what tells."""
         layouts = {name: samples.layout for name, samples in self.samples.inputs.items()}
-        return tensor_axes(self.model, self.perturb, self.perturbed([0]).ndim - 1, layouts)
+        return tensor_axes(self.model, self.input_tensor, self.perturbed([0]).ndim - 1, layouts)
 
     def axes(self) -> tuple[str, ...]:
         """Names of the perturbed tensor's axes, without the batch."""
@@ -216,15 +216,16 @@ class Feeds:
             The samples are constant, or so large that 32-bit floats do not hold the squares of their deviation.
         """
         if self._session is None:
-            unit = self.samples.inputs[self.perturb].unit_over(self.counted)
+            unit = self.samples.inputs[self.input_tensor].unit_over(self.counted)
             assert unit is not None
         else:
             unit = self._estimated()
         if (unit > np.sqrt(np.finfo(unit.dtype).max)).any():
             index, size = self._largest(evenly_spread(len(self)))
             raise InputError(
-                f"sample {printable(self.main.names[index])} has values up to {size:.2g} in {quoted(self.perturb)}, "
-                f"and {unit.dtype} does not hold the square of such a unit; remove the sample or scale the values down"
+                f"sample {printable(self.main.names[index])} has values up to {size:.2g} in "
+                f"{quoted(self.input_tensor)}, and {unit.dtype} does not hold the square of such a unit; remove the "
+                f"sample or scale the values down"
             )
         return unit
 
@@ -235,13 +236,13 @@ class Feeds:
         own = deviation((self.perturbed([index])[0] for index in some), axis, counted)
         example = self.perturbed([0])
         if not own.any():
-            raise InputError(f"'{self.perturb}' is constant over all samples; give other samples")
+            raise InputError(f"'{self.input_tensor}' is constant over all samples; give other samples")
         if constant := int((own == 0).sum()):
             logger.info(
                 "%d of %d channels of %s never vary: their unit is that of the others",
                 constant,
                 own.size,
-                quoted(self.perturb),
+                quoted(self.input_tensor),
             )
         extent = [size if position == axis else 1 for position, size in enumerate(example.shape[1:])]
         return without_zeros(own).reshape(extent).astype(example.dtype)

@@ -1,0 +1,59 @@
+"""Messages of the library, which speak Python, as whoever typed a command reads them."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+#: A keyword with its value: ``labels=...``, ``overwrite=True``, ``by='depth'`` or ``run=['A', 'B']``. Text from outside
+#: is in quotes where a message has it.
+KEYWORD = re.compile(r"(?<![^\s(])([a-z_]+)=(\.\.\.|True|False|'[^']*'|\['[^']*'(?:, '[^']*')*\])(?![^\s,;:.)])")
+#: A call of a public function: ``onnxinfo.compare(by='depth')``.
+CALL = re.compile(r"\bonnxinfo\.([a-z_]+)\(([^()]*)\)")
+#: Options of the program itself, by the functions that they stand for.
+PROGRAM_OPTIONS = {"register_ort_library": "--ort-library"}
+
+
+def as_options(text: str, command: click.Command | None) -> str:
+    """Write the keywords in a message as options of a command, and calls as commands.
+
+    Parameters
+    ----------
+    text
+        The message.
+    command
+        The command that is run. A keyword that it has no option for is left as it is.
+    """
+    return _with_flags(CALL.sub(_command_line, text), command)
+
+
+def _with_flags(text: str, command: click.Command | None) -> str:
+    options = {} if command is None else {each.name: each for each in command.params}
+
+    def replace(found: re.Match[str]) -> str:
+        option = options.get(found[1])
+        return _flags(option, found[2]) if isinstance(option, click.Option) else found[0]
+
+    return KEYWORD.sub(replace, text)
+
+
+def _flags(option: click.Option, value: str) -> str:
+    flag = max(option.opts, key=len)
+    if value in ("...", "True"):
+        return flag
+    if value == "False":
+        return max(option.secondary_opts, key=len, default=flag)
+    return " ".join(f"{flag} {each}" for each in re.findall(r"'([^']*)'", value))
+
+
+def _command_line(call: re.Match[str]) -> str:
+    from . import COMMANDS, cli
+
+    name, keywords = call[1], call[2].replace("...", "")
+    if name in PROGRAM_OPTIONS:
+        return PROGRAM_OPTIONS[name]
+    if name not in COMMANDS:
+        return call[0]
+    flags = _with_flags(keywords.replace(", ", " "), cli.get_command(click.Context(cli), name))
+    return f"'onnxinfo {name}{flags and ' '}{flags}'"

@@ -1,0 +1,167 @@
+"""Messages speak Python, and on the command line its options."""
+
+import ast
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import onnxinfo
+from onnxinfo.cli import COMMANDS, cli, main
+from onnxinfo.cli.rendering import CALL, KEYWORD, as_options
+from onnxinfo.errors import UnknownLayerError, UnknownRunError
+from onnxinfo.models import path
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = sorted(
+    file for file in (ROOT / "onnxinfo").rglob("*.py") if not {"cli", "models"} & {*file.relative_to(ROOT).parts}
+)
+COMMAND_LINE = sorted((ROOT / "cli").glob("*.py"))
+MODEL = str(path("digits-cnn.onnx"))
+IMAGES = f"{path('digits.npz')}:images"
+
+
+def texts(file, *, documentation=False):
+    """Yield every text in a module with its line, f-strings with 0 where something is filled in."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    documents = set() if documentation else {
+        id(each.body[0].value) for each in ast.walk(tree)
+        if isinstance(each, documented) and each.body and isinstance(each.body[0], ast.Expr)
+    }  # fmt: skip
+    parts = {id(part) for each in ast.walk(tree) if isinstance(each, ast.JoinedStr) for part in each.values}
+    for each in ast.walk(tree):
+        if isinstance(each, ast.JoinedStr):
+            filled = (part.value if isinstance(part, ast.Constant) else "0" for part in each.values)
+            yield f"{file.name}:{each.lineno}", "".join(map(str, filled))
+        elif isinstance(each, ast.Constant) and isinstance(each.value, str) and id(each) not in parts | documents:
+            yield f"{file.name}:{each.lineno}", each.value
+
+
+def commands(group=cli, name="onnxinfo"):
+    context = click.Context(group)
+    yield group
+    for each in group.list_commands(context):
+        command = group.get_command(context, each)
+        if isinstance(command, click.Group):
+            yield from commands(command, each)
+        else:
+            yield command
+
+
+ALL = [*commands()]
+FLAGS = {flag for each in ALL for option in each.params for flag in [*option.opts, *option.secondary_opts]}
+FLAGS |= {"--help", "--version"}
+
+
+def test_no_message_of_the_library_names_an_option():
+    assert len(LIBRARY) > 150
+    named = [(where, text) for file in LIBRARY for where, text in texts(file) if re.search(r"(?<![\w-])--[a-z]", text)]
+    assert named == []
+
+
+def test_every_keyword_in_a_message_is_an_option_of_a_command():
+    found = [(where, *each) for file in LIBRARY for where, text in texts(file) for each in KEYWORD.findall(text)]
+    assert len(found) > 35
+    for where, name, value in found:
+        shown = {as_options(f"{name}={value}", command) for command in ALL}
+        assert any(each.startswith("--") for each in shown), (where, name)
+
+
+def test_every_function_in_a_message_is_public_and_a_command():
+    found = [(where, each) for file in LIBRARY for where, text in texts(file) for each in CALL.finditer(text)]
+    assert len(found) >= 4
+    for where, each in found:
+        assert each[1] in onnxinfo.__all__, where
+        assert as_options(each[0], None) != each[0], where
+
+
+def test_the_command_line_names_only_options_that_exist():
+    assert len(FLAGS) > 100
+    for file in COMMAND_LINE:
+        for where, text in texts(file, documentation=True):
+            named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w-])", text))
+            assert named <= FLAGS, where
+
+
+@pytest.mark.parametrize(
+    ("text", "command", "shown"),
+    [
+        ("give labels=...", "analyze", "give --labels"),
+        ("give labels=...; or not", "demo", "give labels=...; or not"),
+        ("choose another run=..., or overwrite=True", "analyze", "choose another --run, or --overwrite"),
+        ("add it (by='depth')", "plot", "add it (--by depth)"),
+        ("name two with run=['A', 'B']", "plot", "name two with --run A --run B"),
+        ("give shuffle=False", "analyze", "give --no-shuffle"),
+        ("give inputs='NAME=SPEC,...' for each", "analyze", "give --inputs NAME=SPEC,... for each"),
+        ("name metrics=... of it", "analyze", "name --metric of it"),
+        ("with onnxinfo.compare(by='depth')", "plot", "with 'onnxinfo compare --by depth'"),
+        ("use onnxinfo.robustness(...)", "analyze", "use 'onnxinfo robustness'"),
+        ("with onnxinfo.register_ort_library(...)", "check", "with --ort-library"),
+        ("'/data/overwrite=True/x.png'", "analyze", "'/data/overwrite=True/x.png'"),
+        ("'overwrite=True.png' is none", "analyze", "'overwrite=True.png' is none"),
+    ],
+)
+def test_keywords_are_shown_as_options(text, command, shown):
+    assert as_options(text, cli.get_command(click.Context(cli), command)) == shown
+
+
+def of_main(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["onnxinfo", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code, capsys.readouterr().err
+
+
+def test_an_error_is_shown_with_options(monkeypatch, capsys, tmp_path):
+    (tmp_path / "m.onnx").write_text("no model")
+    code, shown = of_main(monkeypatch, capsys, "-q", "prune", MODEL, "--keep", ".5", "-o", tmp_path / "m.onnx")
+    assert code == 2
+    assert shown.endswith("name another file, or replace it with --force\n")
+    line = ["-q", "robustness", MODEL, "--inputs", IMAGES, "-o", tmp_path / "a.h5"]
+    assert of_main(monkeypatch, capsys, *line) == (
+        2, "onnxinfo: error: robustness needs to know the right classes; give --labels\n"
+    )  # fmt: skip
+    with pytest.raises(onnxinfo.UsageError, match=r"give labels=\.\.\.$"):
+        onnxinfo.robustness(MODEL, IMAGES, tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (["--layers", "a", "b"], "--layers a --layers b"),
+        (["--layers", "a", "b", "--metric", "sid"], "--layers a --layers b"),
+        (["--metric=sid", "ru", "--layers", "a"], "--metric sid --metric ru"),
+        (["--exclude", "c", "--layers", "a", "b", "c"], "--layers a --layers b"),
+        (["--limit", "3", "b"], None),
+        (["b"], None),
+    ],
+)
+def test_only_options_given_are_repeated_in_the_hint(given, hint, monkeypatch, capsys):
+    monkeypatch.setenv("ONNXINFO_EXCLUDE", "x")
+    code, shown = of_main(monkeypatch, capsys, "analyze", "m", "--inputs", "x", "-o", "o.h5", *given)
+    assert code == 2
+    assert "unexpected extra argument" in shown
+    assert (hint is None) == ("repeat the option" not in shown)
+    assert hint is None or shown.rstrip().endswith(f"repeat the option: {hint}")
+
+
+def test_invalid_requests_are_value_errors_and_unknown_names_are_key_errors(tmp_path):
+    with pytest.raises(ValueError, match="limit 0 is not usable"):
+        onnxinfo.InputConfig(limit=0)
+    with pytest.raises(KeyError) as raised:
+        onnxinfo.select_layers(onnxinfo.list_layers(MODEL), ["absent"])
+    assert isinstance(raised.value, UnknownLayerError)
+    assert str(raised.value).startswith("no layer matches 'absent'; did you mean")
+    assert isinstance(raised.value, ValueError)
+    again = pickle.loads(pickle.dumps(UnknownRunError("no run")))
+    assert (type(again), str(again)) == (UnknownRunError, "no run")
+
+
+def test_commands_of_messages_exist():
+    found = {name for file in LIBRARY for _, text in texts(file) for name in re.findall(r"'onnxinfo ([a-z]+)", text)}
+    assert found
+    assert found <= {*COMMANDS}
