@@ -2,13 +2,12 @@
 
 import importlib
 import warnings
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import onnxinfo
 
-ROOT = Path(__file__).parents[1]
 FORMER = {
     "analyze": "analysis.run", "Coherency": "analysis.coherency", "coherency": "analysis.coherency",
     "Robust": "analysis.robustness", "robustness": "analysis.robustness", "train_decoder": "analysis.decoders",
