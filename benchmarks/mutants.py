@@ -105,7 +105,7 @@ def prepare(folder: Path) -> None:
 def notices(folder: Path, tests: tuple[str, ...]) -> bool:
     """Tell whether one of the test files fails."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
-    command += [f"tests/test_{name}.py" for name in tests]
+    command += [str(path.relative_to(ROOT)) for name in tests for path in sorted(ROOT.glob(f"tests/**/test_{name}.py"))]
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=LIMIT_S, check=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER.parents[2]))
+sys.path.insert(0, str(FOLDER.parents[2] / "support"))
 
 
 def main() -> None:

@@ -6,18 +6,18 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
 from click.shell_completion import ShellComplete
+from places import DATA
 
 import onnxinfo
 from onnxinfo.cli import cli
 from onnxinfo.models import path
 from onnxinfo.registry import METRICS, Registry
 
-SOURCE = Path(__file__).parent / "data" / "extension"
+SOURCE = DATA / "extension"
 HEAD = """
 import json, sys
 from pathlib import Path

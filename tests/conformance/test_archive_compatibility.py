@@ -8,13 +8,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from places import LATEST, VERSIONS
 
 import onnxinfo
 from onnxinfo import ArchiveError
 from onnxinfo.archive.format import VERSION
-
-VERSIONS = sorted((Path(__file__).parent / "data" / "archives").iterdir())
-LATEST = VERSIONS[-1] / "archive.h5"
 
 
 def read(path, version):

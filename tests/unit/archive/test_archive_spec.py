@@ -1,18 +1,18 @@
 """The written format (docs/format.md) and real files: each names exactly what the other has, and the examples run."""
 
 import re
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from archive_fakes import make
+from places import DOCS
 
 import onnxinfo
 from onnxinfo.archive.format import COMPRESSION, MARKS, PROOF, STATUS, VERSION
 from onnxinfo.models import path as bundled
 
-SPEC = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
+SPEC = (DOCS / "format.md").read_text(encoding="utf-8")
 TYPES = {
     **{"text": "S", "int64": "<i8", "float64": "<f8", "uint8": "|u1", "uint32": "<u4", "uint64": "<u8"},
     **{"float32": "<f4", "float16": "<f2"},

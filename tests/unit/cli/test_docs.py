@@ -11,12 +11,12 @@ import archive_fakes as fakes
 import click
 import pytest
 from click.testing import CliRunner
+from places import DOCS
 
 import onnxinfo
 from onnxinfo.cli import COMMANDS, cli
 from onnxinfo.models import path as bundled
 
-DOCS = Path(__file__).parents[1] / "docs"
 #: Their examples take minutes of computation or data from outside: they are parsed here, not run.
 COMPUTING = {"analyze", "oneshot", "demo", "decoder", "check", "coherency", "prune", "rescale", "robustness", "extract"}
 

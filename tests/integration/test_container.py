@@ -4,11 +4,10 @@ import os
 import runpy
 import subprocess
 import zipfile
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 REQUIRES = (
     "numpy>=2.0",
     "onnxruntime-gpu>=1.22; sys_platform == 'linux'",

@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 import subprocess
-from pathlib import Path
 
 import h5netcdf
 import h5py
@@ -12,12 +11,13 @@ import numpy as np
 import pytest
 import xarray
 from archive_fakes import SID, cell, make, table_schema
+from places import DATA
 
 import onnxinfo
 from onnxinfo import UsageError
 
 #: Made by analyses of bundled models; see ``make.py`` beside it.
-ANALYZED = Path(__file__).parent / "data" / "archives" / "1" / "archive.h5"
+ANALYZED = DATA / "archives" / "1" / "archive.h5"
 
 
 @pytest.fixture(scope="module")

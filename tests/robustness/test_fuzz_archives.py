@@ -6,13 +6,13 @@ import random
 import shutil
 import sys
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from archive_fakes import SID, fill, make, schema, table_schema
 from fuzzing import CPU_SECONDS, Watch, hdf5_blocks, mutate, seal
+from places import DATA
 
 import onnxinfo
 from onnxinfo import ArchiveError, OnnxinfoError
@@ -23,7 +23,7 @@ from onnxinfo.archive.writer import RunWriter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures memory through /proc")
 
-FOUND = Path(__file__).parent / "data" / "fuzz" / "archives"
+FOUND = DATA / "fuzz" / "archives"
 CASES = 2_000
 FAST = 20
 #: Cases of one test.

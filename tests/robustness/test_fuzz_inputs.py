@@ -6,20 +6,20 @@ import struct
 import sys
 import zipfile
 import zlib
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from fuzzing import INTERESTING, Watch, mutate
 from PIL import Image
+from places import DATA
 
 from onnxinfo import OnnxinfoError
 from onnxinfo.inputs.opening import open_samples
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures memory through /proc")
 
-FOUND = Path(__file__).parent / "data" / "fuzz" / "inputs"
+FOUND = DATA / "fuzz" / "inputs"
 CASES = 1_000
 FAST = 200
 #: Cases of one test.

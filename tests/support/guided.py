@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of what reads files from strangers; needs atheris, and finds cases for the tests.
 
-    python tests/guided.py TARGET FOLDER [-max_total_time=600 and other options of libFuzzer]
+    python tests/support/guided.py TARGET FOLDER [-max_total_time=600 and other options of libFuzzer]
 
 TARGET is labels, boxes, voc, coco, npz or attribute; FOLDER keeps the interesting inputs. An exception that is
 not ours ends it, with the input in a file ``crash-...``: keep that one in ``tests/data/fuzz/`` once it is mended.

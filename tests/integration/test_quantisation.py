@@ -9,9 +9,8 @@ import archive_fakes as fakes
 import numpy as np
 import onnx
 import pytest
-from graphs import model, node, value
+from graphs import model, node, quantised, value
 from onnx import TensorProto, numpy_helper
-from test_certificate import quantised
 
 import onnxinfo
 from onnxinfo import UsageError

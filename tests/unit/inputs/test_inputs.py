@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from PIL import Image
+from places import SHARED
 
 import onnxinfo
 from onnxinfo.errors import InputError, UsageError
@@ -581,7 +582,7 @@ def test_a_png_in_a_jpg_name_is_read(tmp_path: Path, pictures: np.ndarray) -> No
 def test_a_thousand_cifar_images_are_identified_within_a_second() -> None:
     import time
 
-    path = Path(__file__).parents[2] / "shared" / "data" / "cifar10.npz"
+    path = SHARED / "data" / "cifar10.npz"
     if not path.exists():
         pytest.skip("CIFAR-10 is not here")
     start = time.perf_counter()

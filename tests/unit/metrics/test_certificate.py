@@ -6,7 +6,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from graphs import quantised
 
 import onnxinfo
 from onnxinfo.analysis.proof import proof
@@ -205,28 +205,6 @@ def test_a_sabotaged_solver_is_found_out(tmp_path, digits, broken):
     covered = ~lost["converged"] | (missing <= lost["gap"] + slack)
     assert covered.all()
     assert not lost["converged"][missing > 0.08].any()
-
-
-def quantised(step):
-    """A linear layer whose output is rounded to multiples of a step."""
-    weight = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32) / 6
-    nodes = [
-        helper.make_node("MatMul", ["x", "W"], ["h"]),
-        helper.make_node("QuantizeLinear", ["h", "step", "zero"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "quantised",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 32])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 32])],
-        [
-            numpy_helper.from_array(weight, "W"),
-            numpy_helper.from_array(np.float32(step), "step"),
-            numpy_helper.from_array(np.int16(0), "zero"),
-        ],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from places import DOCS
 
 import onnxinfo
 from onnxinfo.cli import cli
@@ -33,7 +34,6 @@ from onnxinfo.moved import FormerNameWarning
 
 MODEL = str(path("digits-cnn.onnx"))
 IMAGES, LABELS = f"{path('digits.npz')}:images", f"{path('digits.npz')}:labels"
-DOCS = Path(__file__).parents[1] / "docs"
 
 #: A text for each setting that stands for another value than its default.
 TEXTS = {

@@ -3,7 +3,6 @@
 import re
 import shlex
 import shutil
-from pathlib import Path
 
 import archive_fakes as fakes
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 from PIL import Image
+from places import DOCS
 from scipy import stats
 
 import onnxinfo
@@ -108,7 +108,7 @@ def test_an_archive_without_runs_has_nothing_to_draw(kind, tmp_path):
 
 def test_the_papers_figures_are_a_command_each(archive, tmp_path, monkeypatch):
     """Those that the docs give, on archives that hold what they say."""
-    text = (Path(__file__).parents[1] / "docs" / "howto.md").read_text()
+    text = (DOCS / "howto.md").read_text()
     commands = re.findall(r"^ +onnxinfo (plot .+-o (fig\w+)\.pdf)$", text, re.MULTILINE)
     assert {name[:4] for _, name in commands} == {"fig1", "fig3", "fig4", "fig5"}
     for line, _ in commands:

@@ -5,11 +5,11 @@ import resource
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from archive_fakes import SID, content, fill, make, schema
+from places import SUPPORT
 
 import onnxinfo
 from onnxinfo import ArchiveError, validate
@@ -36,7 +36,7 @@ except onnxinfo.ArchiveError as error:
 def run_out_of_space(path, limit=0):
     done = subprocess.run(
         [sys.executable, "-c", FILL, path, str(limit)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": str(SUPPORT)},
         capture_output=True,
         text=True,
         check=False,
@@ -159,7 +159,7 @@ def test_a_file_system_without_locks(tmp_path, whole):
     script = "import sys, archive_fakes as f, onnxinfo; f.make(sys.argv[1]); print(onnxinfo.open(sys.argv[1]).runs)"
     done = subprocess.run(
         [sys.executable, "-c", script, path],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "LD_PRELOAD": str(library)},
+        env=os.environ | {"PYTHONPATH": str(SUPPORT), "LD_PRELOAD": str(library)},
         capture_output=True,
         text=True,
         check=True,

@@ -131,3 +131,25 @@ def feeds(proto: onnx.ModelProto, count: int = 2, seed: int = 0) -> dict[str, An
         values = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 3, shape)
         found[entry.name] = values.astype(dtype)
     return found
+
+
+def quantised(step: float) -> onnx.ModelProto:
+    """A linear layer whose output is rounded to multiples of a step."""
+    weight = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32) / 6
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["h"]),
+        helper.make_node("QuantizeLinear", ["h", "step", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "quantised",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 32])],
+        [
+            numpy_helper.from_array(weight, "W"),
+            numpy_helper.from_array(np.float32(step), "step"),
+            numpy_helper.from_array(np.int16(0), "zero"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)

@@ -1,16 +1,13 @@
 """Trained ResNets on CIFAR-10: the solver's promises on real networks. Needs data outside the repository."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from places import SHARED
 
 import onnxinfo
 
-SHARED = Path(os.environ.get("ONNXINFO_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 IMAGES = f"{SHARED}/data/cifar10.npz:x_test"
 BLOCKS = {
     13: ["/layer1/layer1.0/Relu_1_output_0", "/layer2/layer2.1/Relu_1_output_0", "/layer3/layer3.2/Relu_1_output_0"],

@@ -4,10 +4,10 @@ import ast
 import pickle
 import re
 import sys
-from pathlib import Path
 
 import click
 import pytest
+from places import ROOT
 
 import onnxinfo
 from onnxinfo.cli import COMMANDS, cli, main
@@ -15,7 +15,6 @@ from onnxinfo.cli.rendering import CALL, KEYWORD, as_options
 from onnxinfo.errors import UnknownLayerError, UnknownRunError
 from onnxinfo.models import path
 
-ROOT = Path(__file__).parents[1]
 LIBRARY = sorted(
     file for file in (ROOT / "onnxinfo").rglob("*.py") if not {"cli", "models"} & {*file.relative_to(ROOT).parts}
 )

@@ -9,7 +9,7 @@ import archive_fakes as fakes
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from test_archive_compatibility import LATEST
+from places import LATEST
 
 import onnxinfo
 from onnxinfo.archive.means import layer_summary

@@ -1,13 +1,13 @@
 """Rescaling, coherency, pruning, robustness, and the baselines that they are held against."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
+from places import SHARED
 
 import onnxinfo
 from onnxinfo.cli import cli
@@ -266,7 +266,7 @@ def test_commands_write_models(tmp_path):
     assert json.loads(kept["onnxinfo_pruned"])["keep"] == 0.38
 
 
-RESNET = Path(__file__).resolve().parents[2] / "shared" / "models" / "resnet20-cifar10-opset13.onnx"
+RESNET = SHARED / "models" / "resnet20-cifar10-opset13.onnx"
 
 
 @pytest.mark.slow

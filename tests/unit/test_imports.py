@@ -1,13 +1,12 @@
 """Public names, also those of an earlier release, and modules without a circle of imports."""
 
 import warnings
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import onnxinfo
 
-ROOT = Path(__file__).parents[1]
 RENAMED = {
     "Check": "ModelCheck", "Coherency": "CoherencyResult", "Oneshot": "OneshotResult", "Robust": "RobustnessResult"
 }  # fmt: skip

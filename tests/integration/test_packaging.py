@@ -11,13 +11,12 @@ import tarfile
 import time
 import tomllib
 import zipfile
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 pytest.importorskip("setuptools")
 
-ROOT = Path(__file__).parents[1]
 IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "demo", "site")
 # Setuptools writes to sys.argv.
 BUILD = "import sys, build_backend as b; to = sys.argv[1]; b.build_wheel(to); b.build_sdist(to)"
