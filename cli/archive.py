@@ -102,8 +102,9 @@ def merge(archives: tuple[str, ...], output: str) -> None:
 @click.option("-o", "--output", required=True, type=click.Path(), help="File ending in .nc, .parquet or .csv.")
 @click.option("--run", metavar="NAME", help="The run; may be left out if there is one only.")
 @click.option("--per", type=click.Choice(["layer", "sample"]), default="sample", show_default=True, help="Rows.")
+@click.option("--raw", is_flag=True, help="In CSV, leave text that spreadsheets take for a formula as it is.")
 @force
-def export(archive: str, output: str, run: str | None, per: str, force: bool) -> None:
+def export(archive: str, output: str, run: str | None, per: str, raw: bool, force: bool) -> None:
     """Write a run to a netCDF file (with its maps), or its table to a Parquet or CSV file.
 
     \b
@@ -112,7 +113,7 @@ def export(archive: str, output: str, run: str | None, per: str, force: bool) ->
     """
     from onnxinfo import export as export_run
 
-    export_run(archive, output, run, "layer" if per == "layer" else "sample", force=force)
+    export_run(archive, output, run, "layer" if per == "layer" else "sample", raw=raw, force=force)
 
 
 @click.command()

@@ -51,6 +51,7 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 @click.option("--sql", metavar="SELECT", help="DuckDB SQL over the table 'results' and nothing else.")
 @click.option("--columns", metavar="A,B,...", help="Only these columns, in this order.")
 @click.option("--format", type=click.Choice([*FORMATS, "parquet"]), default="table", show_default=True)
+@click.option("--raw", is_flag=True, help="In CSV, leave text that spreadsheets take for a formula as it is.")
 @click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
 @force
 def query(
@@ -58,6 +59,7 @@ def query(
     per: Literal["layer", "sample"] | None,
     sort: str | None,
     format: str,
+    raw: bool,
     output: str,
     force: bool,
     **options: Any,
@@ -92,7 +94,7 @@ def query(
 
         write_parquet({name: [row[name] for row in rows] for name in columns}, target)
     else:
-        print_rows(rows, columns, format, target)
+        print_rows(rows, columns, "raw csv" if raw and format == "csv" else format, target)
 
 
 def _columns(rows: list[dict[str, Any]], known: list[str], named: str | None, format: str) -> list[str]:

@@ -10,12 +10,12 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxinfo.text import printable, shorten
+from onnxinfo.text import printable, shorten, spreadsheet_text
 
 if TYPE_CHECKING:
     from onnxinfo import Run
@@ -77,8 +77,8 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output:
     columns
         The keys printed, in this order.
     format
-        ``table``, ``json``, ``jsonl`` (a JSON object per line), ``csv`` or ``markdown``. NaN and infinity are null in
-        JSON and empty in the others.
+        ``table``, ``json``, ``jsonl`` (a JSON object per line), ``csv``, ``raw csv`` (text as it is, formulas and
+        control characters too) or ``markdown``. NaN and infinity are null in JSON and empty in the others.
     output
         A file, or None for standard output.
     """
@@ -98,7 +98,8 @@ def write_stdout(text: str) -> None:
     """Print data as it is to a file or a pipe; to a terminal with what could control it escaped."""
     if sys.stdout.isatty():
         text = "\n".join(map(printable, text.split("\n")))
-    click.echo(text, nl=False)
+    # Without colour, click would take what looks like one out of the data.
+    click.echo(text, nl=False, color=True)
 
 
 def render(rows: Sequence[Row], columns: Sequence[str], format: str, width: int | None = None) -> Iterator[str]:
@@ -108,7 +109,9 @@ def render(rows: Sequence[Row], columns: Sequence[str], format: str, width: int 
     if format == "jsonl":
         return (_dumps(row, columns) + "\n" for row in rows)
     if format == "csv":
-        return _csv(rows, columns)
+        return _csv(rows, columns, spreadsheet_text)
+    if format == "raw csv":
+        return _csv(rows, columns, lambda value: value)
     if format == "markdown":
         return _markdown(rows, columns)
     return _table(rows, columns, width)
@@ -164,7 +167,10 @@ def _finite(value: Any) -> Any:
 
 
 def _dumps(row: Row, columns: Sequence[str]) -> str:
-    return json.dumps({name: _finite(row.get(name)) for name in columns}, ensure_ascii=False, allow_nan=False)
+    text = json.dumps({name: _finite(row.get(name)) for name in columns}, ensure_ascii=False, allow_nan=False)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _json(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
@@ -176,13 +182,13 @@ def _json(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
     yield "\n]\n"
 
 
-def _csv(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
+def _csv(rows: Sequence[Row], columns: Sequence[str], shown: Callable[[object], object]) -> Iterator[str]:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
         values = (_finite(row.get(name)) for name in columns)
-        writer.writerow(str(value).lower() if isinstance(value, bool) else value for value in values)
+        writer.writerow(str(value).lower() if isinstance(value, bool) else shown(value) for value in values)
     yield buffer.getvalue()
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+#: What spreadsheet programs take for the beginning of a formula, in wide letters too.
+_FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+
 
 def printable(text: object) -> str:
     r"""Return the text with everything that does not print (control characters, line ends, surrogates) escaped.
@@ -33,6 +36,20 @@ def no_such(kind: str, name: str, known: Sequence[str], where: str) -> str:
     more = ", ..." if not near and len(known) > 8 else ""
     hint = f"did you mean {listed}?" if near else f"there is {listed or 'none'}{more}"
     return printable(f"no {kind} '{name}' in {where}; {hint}")
+
+
+def spreadsheet_text(value: object) -> object:
+    r"""Return a value of a table as a spreadsheet program may have it: text is printable, and never a formula.
+
+    Examples
+    --------
+    >>> spreadsheet_text("=HYPERLINK(1)"), spreadsheet_text("a\x1b[31m"), spreadsheet_text(-1.5)
+    ("'=HYPERLINK(1)", 'a\\x1b[31m', -1.5)
+    """
+    if not isinstance(value, str):
+        return value
+    shown = printable(value)
+    return f"'{shown}" if shown.lstrip().startswith(_FORMULAS) else shown
 
 
 def shorten(text: str, size: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from ..errors import OnnxinfoError, UsageError
 from ..kinds import CSV, NETCDF, PARQUET, Kind
 from ..outputs import claim
 from ..registry import EXPORTERS
+from ..text import quoted, spreadsheet_text
 from .reading import Run
 from .reading import open as open_archive
 from .storage import create_file
@@ -41,6 +42,7 @@ def export(
     run: str | None = None,
     per: Literal["layer", "sample"] = "sample",
     *,
+    raw: bool = False,
     force: bool = False,
 ) -> None:
     """Write a run to a netCDF (with its maps), Parquet or CSV (its table) file.
@@ -56,6 +58,9 @@ def export(
         Name of the run; may be left out if there is one only.
     per
         Rows of the table: one for each ``layer``, or each layer and ``sample``.
+    raw
+        In CSV, leave text as it is; otherwise text that spreadsheet programs take for a formula begins with an
+        apostrophe, and control characters are escaped.
     force
         Replace an existing file whatever it holds; never the archive.
 
@@ -70,7 +75,9 @@ def export(
     suffix = Path(output).suffix.lower()
     if suffix not in (known := EXPORTERS.names()):
         raise UsageError(f"{output}: cannot export to '{suffix}'; name a file that ends in {', '.join(known)}")
-    exporter: Exporter = EXPORTERS.get(suffix)
+    if raw and suffix != ".csv":
+        raise UsageError(f"{quoted(output)}: raw=True is for .csv; other formats always have text as it is")
+    exporter: Exporter = TO_RAW_CSV if raw else EXPORTERS.get(suffix)
     target = claim(output, exporter.kind, inputs=[path], force=force)
     with open_archive(path) as archive:
         chosen = archive[run if run is not None else only_run(archive.runs, str(path))]
@@ -110,8 +117,15 @@ def _to_parquet(run: Run, part: Path, per: Per) -> None:
         raise OnnxinfoError("writing Parquet needs pyarrow; run 'pip install pyarrow', or export to .csv") from None
 
 
+def _to_raw_csv(run: Run, part: Path, per: Per) -> None:
+    _write_csv(run.table(per), part)
+
+
 def _to_csv(run: Run, part: Path, per: Per) -> None:
-    columns = run.table(per)
+    _write_csv({name: map(spreadsheet_text, values) for name, values in run.table(per).items()}, part)
+
+
+def _write_csv(columns: Mapping[str, Iterable[object]], part: Path) -> None:
     with part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -119,3 +133,4 @@ def _to_csv(run: Run, part: Path, per: Per) -> None:
 
 
 TO_NETCDF, TO_PARQUET, TO_CSV = Exporter(NETCDF, _to_netcdf), Exporter(PARQUET, _to_parquet), Exporter(CSV, _to_csv)
+TO_RAW_CSV = Exporter(CSV, _to_raw_csv)

@@ -142,7 +142,7 @@ def test_files_and_pipes_hold_the_data(archive, tmp_path):
     arguments = ["query", archive, "--metric", "sid", "--format"]
     _, out, _ = piped(tmp_path, *arguments, "json")
     assert json.loads(out)[1]["layer"] == HOSTILE
-    code, shown = in_terminal(tmp_path, *arguments, "csv", "-o", "a.csv")
+    code, shown = in_terminal(tmp_path, *arguments, "csv", "--raw", "-o", "a.csv")
     assert (code, shown) == (0, "")
     assert HOSTILE in (tmp_path / "a.csv").read_text()
 
