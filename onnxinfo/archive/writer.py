@@ -256,7 +256,7 @@ class RunWriter:
         if kind is None:
             self.close()
         else:
-            self.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+            self.close("interrupted" if issubclass(kind, (KeyboardInterrupt, SystemExit)) else "failed")
 
     def _checked_maps(
         self, metric: Metric, maps: npt.ArrayLike | None, columns: Mapping[str, npt.NDArray[Any]], count: int

@@ -48,6 +48,7 @@ from ..inputs.unit_mask import UnitMask
 from ..metrics.budget import CPU_INPUTS, device_of, fit
 from ..metrics.input_provider import InputProvider, open_samples_of
 from ..registry import ENGINES, METRICS
+from ..termination import orderly_termination
 from ..torch_graph.precision import to_float32
 from .compute import Analysis
 
@@ -125,7 +126,7 @@ def run_analysis(
     progress: Report | None = None,
 ) -> Result:
     """Do what :func:`analyze` does, for a configuration in one piece."""
-    with time_limit(config.execution.timeout):
+    with time_limit(config.execution.timeout), orderly_termination():
         return _run(model, inputs, output, config, progress or (lambda _: None))
 
 
@@ -146,7 +147,10 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     if mask is not None:
         more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
     schema = _schema(job, measures, more, describe_execution(config.execution, job.device))
-    with RunWriter.open(output, name, schema, overwrite=out.overwrite, compression=out.compression) as writer:
+    with (
+        orderly_termination(),
+        RunWriter.open(output, name, schema, overwrite=out.overwrite, compression=out.compression) as writer,
+    ):
         if job.memory is None:
             job.batch_size = _as_begun(writer, job.batch_size)
         if any(not writer.finished(metric).all() for metric in measures):

@@ -13,11 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import h5py
 import pytest
 from archive_fakes import check_finished, content
 
 import onnxinfo
 from onnxinfo.models import path as bundled
+from onnxinfo.termination import orderly_termination
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills by processor time")
 
@@ -197,6 +199,38 @@ def test_ctrl_c_keeps_what_is_finished_and_says_where(tmp_path, options):
     with onnxinfo.open(path) as archive:
         assert content(archive[RUN]) == expected
     assert [each.name for each in tmp_path.iterdir()] == ["out.h5"]
+
+
+def test_sigterm_closes_the_archive(tmp_path):
+    path = tmp_path / "out.h5"
+    process = subprocess.Popen([*COMMAND, "-o", str(path)], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while process.poll() is None and not cells(path):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in said
+    assert onnxinfo.list_runs(path)[0].status == "interrupted"
+    with h5py.File(path) as file:
+        assert list(file) == [RUN]
+    assert [each.name for each in tmp_path.iterdir()] == ["out.h5"]
+
+
+def test_a_programs_own_handler_of_sigterm_stays():
+    def own(number, frame):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with orderly_termination():
+            assert signal.getsignal(signal.SIGTERM) is own
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with pytest.raises(SystemExit) as ended, orderly_termination():
+            signal.raise_signal(signal.SIGTERM)
+        assert ended.value.code == 143
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def cells(path):
