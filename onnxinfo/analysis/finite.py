@@ -32,7 +32,7 @@ def check_values(job: Job) -> None:
     InputError
         Names a sample that is so large that noise of its unit vanishes in it.
     ModelError
-        Names a layer that is not finite at a sample, or whose gradient's squares overflow there.
+        Names a layer that has no elements, that is not finite at a sample, or whose gradient's squares overflow there.
     """
     samples = range(len(job.provider))
     blocks = [list(samples[start : start + job.batch_size]) for start in range(0, len(samples), job.batch_size)]
@@ -43,7 +43,7 @@ def check_values(job: Job) -> None:
 def _check_block(job: Job, block: list[int]) -> None:
     x, rows = job.inputs(block)
     step = x.abs() * torch.finfo(x.dtype).eps
-    coarse = (step > _COARSEST_STEP * job.unit).flatten(1).any(1)
+    coarse = (step > _COARSEST_STEP * job.unit).reshape(len(block), -1).any(1)
     if bool(coarse.any()):
         index = int(coarse.nonzero()[0])
         largest, unit = float(x[index].abs().max()), float(job.unit.min())
@@ -54,6 +54,8 @@ def _check_block(job: Job, block: list[int]) -> None:
     with torch.no_grad():
         features = job.network(x, rows)
     for layer, feature in zip(job.layers, features, strict=True):
+        if not feature.numel():
+            raise ModelError(f"layer {quoted(layer.name)} has no elements, so nothing moves in it; leave it out")
         finite = feature.isfinite().all(1)
         if not bool(finite.all()):
             sample = block[int((~finite).nonzero()[0])]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .rows import as_rows
+
 #: Evaluates (B, *shape) inputs with the rows of their samples.
 Evaluate = Callable[[Tensor, Tensor], list[Tensor]]
 
@@ -120,7 +122,7 @@ def _same_gradients(actual: Tensor, expected: Tensor, of_gradient: float) -> boo
     finite = expected.isfinite()
     if not torch.equal(actual.isfinite(), finite):
         return False
-    a, e = (torch.where(finite, gradient, 0).double().flatten(1) for gradient in (actual, expected))
+    a, e = (as_rows(torch.where(finite, gradient, 0).double()) for gradient in (actual, expected))
     return bool(((a - e).norm(dim=1) <= of_gradient * e.norm(dim=1).max()).all())
 
 

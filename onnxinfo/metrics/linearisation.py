@@ -14,6 +14,7 @@ from torch import Tensor
 from .certificate import mean_and_stderr, relative_stderr
 from .network import Network
 from .probe import random_signs, unit_vectors
+from .rows import as_rows
 
 #: Probes: at least, and at most where D is not known well enough before.
 LEAST_PROBES, MOST_PROBES = 16, 128
@@ -101,7 +102,7 @@ def _exact_norms(feature: Tensor, x: Tensor, unit: Tensor) -> Linearisation | No
         total = torch.zeros_like(x)
         for u in unit_vectors(feature):
             total += (_product(feature, x, u) * unit).square()
-        return _known(total.flatten(1), outputs)
+        return _known(as_rows(total), outputs)
     if units > EXACT_UNITS or not feature.requires_grad:
         return None
     # J v from two vector-Jacobian products: J^T u is linear in u, and its derivative along v is J v.
@@ -111,7 +112,7 @@ def _exact_norms(feature: Tensor, x: Tensor, unit: Tensor) -> Linearisation | No
         if product is None or not product.requires_grad:
             return None
         columns = []
-        scaled = (product * unit).flatten(1)
+        scaled = as_rows(product * unit)
         for i in range(units):
             (column,) = torch.autograd.grad(scaled[:, i].sum(), u, retain_graph=True)
             columns.append(column.square().sum(1))
@@ -128,10 +129,10 @@ def _known(norms: Tensor, products: int) -> Linearisation:
 def _sampled_norms(
     feature: Tensor, x: Tensor, unit: Tensor, generator: torch.Generator, stderr: float
 ) -> Linearisation:
-    total = torch.zeros_like(x).flatten(1)
+    total = as_rows(torch.zeros_like(x))
     traces: list[Tensor] = []
     for u in random_signs(feature, MOST_PROBES, generator):
-        squares = (_product(feature, x, u) * unit).square().flatten(1)
+        squares = as_rows((_product(feature, x, u) * unit).square())
         total += squares
         traces.append(squares.sum(1))
         if len(traces) % LEAST_PROBES == 0 and float(relative_stderr(torch.stack(traces)).mean()) <= stderr:

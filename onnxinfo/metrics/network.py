@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from ..errors import ConversionError
 from .batching import same_features, try_alone
 from .recompute import peak_bytes, profile_memory, recomputed
+from .rows import as_rows
 
 logger = logging.getLogger(__name__)
 
@@ -266,7 +267,7 @@ def _channels_last(network: Network, x: Tensor, conditioning_inputs: list[Tensor
 
 
 def _rows(output: Tensor, count: int, axis: int) -> Tensor:
-    return _samples_first(output, count, axis).flatten(1)
+    return as_rows(_samples_first(output, count, axis))
 
 
 def _mapped(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .control import Control
 from .network import Network
+from .rows import as_rows
 
 #: Relative difference of two products with the same Jacobian that rounding may make.
 LINEAR_TOLERANCE = 1e-4
@@ -327,8 +328,8 @@ class LayerProbe:
             (there,) = torch.autograd.grad(moved, noisy, change)
             (here,) = torch.autograd.grad(feature, still, change)
             self.n_vjps += 2 * count
-            apart = ((there - here) * self.unit).square().flatten(1).sum(1)
-            size = (here * self.unit).square().flatten(1).sum(1)
+            apart = as_rows(((there - here) * self.unit).square()).sum(1)
+            size = as_rows((here * self.unit).square()).sum(1)
             linear &= (apart <= LINEAR_TOLERANCE**2 * size).reshape(count, -1).all(0)
         return linear
 
@@ -377,7 +378,7 @@ def squared_products(feature: Tensor, x: Tensor, unit: Tensor, probes: int, gene
     for u in cotangents(feature, probes, generator):
         (product,) = torch.autograd.grad(feature, x, u, retain_graph=True)
         total += product.square()
-    return (total * unit.square()).flatten(1) / (probes if probes < feature.shape[1] else 1)
+    return as_rows(total * unit.square()) / (probes if probes < feature.shape[1] else 1)
 
 
 def cotangents(feature: Tensor, probes: int, generator: torch.Generator) -> Iterator[Tensor]:

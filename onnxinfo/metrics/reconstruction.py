@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .decoder import Decoder
 from .probe import HalfSums, Halves, LayerProbe
+from .rows import as_rows
 
 #: Squared errors of a unit are told apart in this many independent parts.
 PARTS = 4
@@ -68,11 +69,11 @@ class Reconstruction:
         with torch.no_grad():
             x = self.feature.x
             shown = x if self.error_reference == "input" else self.decoder(self.feature.center)
-            self.mu = (shown / self.feature.unit).flatten(1)
+            self.mu = as_rows(shown / self.feature.unit)
 
     def _error(self, feature: Tensor) -> Tensor:
         """``xhat - mu`` of features (B, m), standardised, (B, n); B is a multiple of the number of samples."""
-        shown = (self.decoder(feature) / self.feature.unit).flatten(1)
+        shown = as_rows(self.decoder(feature) / self.feature.unit)
         error: Tensor = shown - self.mu.repeat(len(feature) // self.feature.samples, 1)
         return error
 

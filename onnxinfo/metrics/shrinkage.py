@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .rows import as_rows
+
 _LEAST_COEFFICIENTS = 64
 
 
@@ -86,7 +88,7 @@ class _Pair:
 
     def back(self, transformed: Tensor) -> Tensor:
         maps: Tensor = torch.fft.ifftn(transformed, dim=tuple(range(1, len(self.shape) + 1)))
-        return maps.real.flatten(1)
+        return as_rows(maps.real)
 
     def pool(self, power: Tensor) -> Tensor:
         """Sum over samples and the frequencies of each band."""

@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 
 from .control import Control
 from .probe import Halves, LayerProbe, less_control
+from .rows import as_rows
 
 #: Axes of at most this size, channels mostly, have no scales of their own.
 SHORT_AXIS = 4
@@ -78,7 +79,7 @@ def pyramid(relative: Halves, shape: Sequence[int]) -> Tensor:
         coarser = [_block_means(half, size) for half in halves]
         total += _agreed(*(half - coarse for half, coarse in zip(halves, coarser, strict=True)))
         halves = coarser
-    return (total + _agreed(*halves)).flatten(1)
+    return as_rows(total + _agreed(*halves))
 
 
 def _agreed(first: Tensor, second: Tensor) -> Tensor:

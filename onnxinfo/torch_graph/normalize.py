@@ -10,7 +10,7 @@ import onnx.inliner
 from ..errors import ModelError
 from ..graph.functions import supply_defaults
 from ..graph.inference import infer_shapes
-from ..text import printable
+from ..text import printable, quoted
 from .folding import fold
 
 
@@ -33,12 +33,18 @@ def normalize(proto: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -
     Raises
     ------
     ModelError
-        A function cannot be inlined.
+        A function cannot be inlined, or a sparse initializer not be written out.
     """
     if proto.functions:
         supply_defaults(proto)
         proto = infer_shapes(_inlined(proto))
-    return infer_shapes(proto) if fold(proto, weights) else proto
+    folded = fold(proto, weights)
+    for sparse in proto.graph.sparse_initializer:
+        raise ModelError(
+            f"sparse initializer {quoted(sparse.values.name)} cannot be written out: of shape {list(sparse.dims)}, it "
+            f"is damaged or takes far more memory than the model"
+        )
+    return infer_shapes(proto) if folded else proto
 
 
 def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:

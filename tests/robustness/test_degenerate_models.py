@@ -1,0 +1,86 @@
+"""Models that are valid and odd: a value, or one line that says why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import onnxinfo
+from onnxinfo import ModelError, OnnxinfoError, analyze
+
+ROWS = np.random.default_rng(0).random((5, 4), dtype=np.float32)
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProto] = (), shape: Sequence[Any] = ("N", 4)
+) -> onnx.ModelProto:
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    return graphs.model(nodes, [graphs.value("x", shape)], [output], constants)
+
+
+def empty(name: str, *shape: int) -> onnx.TensorProto:
+    return helper.make_tensor(name, TensorProto.FLOAT, shape, [])
+
+
+def test_a_layer_without_elements(tmp_path: Path) -> None:
+    proto = model([helper.make_node("MatMul", ["x", "w"], ["y"])], [empty("w", 4, 0)])
+    with pytest.raises(ModelError, match="layer 'y' has no elements"):
+        analyze(proto, ROWS, tmp_path / "a.h5")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_layer_after_one_without_elements(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "v"], ["a"]), helper.make_node("MatMul", ["a", "w"], ["y"])]
+    with pytest.raises(ModelError, match="layer 'a' has no elements"):
+        analyze(model(nodes, [empty("v", 4, 0), empty("w", 0, 3)]), ROWS, tmp_path / "a.h5")
+
+
+def test_samples_of_one_number_each(tmp_path: Path) -> None:
+    proto = model([helper.make_node("Mul", ["x", "w"], ["y"])], [graphs.constant("w", 3.0, np.float32)], ["N"])
+    analyze(proto, ROWS[:, 0], tmp_path / "a.h5", metrics=("sid", "ru"), decoder_steps=2)
+    with onnxinfo.open(tmp_path / "a.h5") as archive:
+        (run,) = archive.values()
+        values, closed = run.values("sid"), 0.5 * np.log(run.recipe["alpha"]) + 0.5 * np.log(2 * np.pi * np.e)
+        assert run.sample_shape == ()
+    assert values["converged"].all()
+    # Of one unit, D is the square of the slope: sigma is the square root of alpha.
+    np.testing.assert_allclose(values["value"], closed, atol=1e-3)
+
+
+def test_a_sparse_initializer_that_declares_too_much() -> None:
+    values = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    sparse = helper.make_sparse_tensor(values, helper.make_tensor("at", TensorProto.INT64, [1], [5]), [8 * 10**12, 10])
+    nodes = [
+        helper.make_node("Gather", ["w", "i"], ["row"]),
+        helper.make_node("ReduceSum", ["row"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    proto = model(nodes, [graphs.constant("i", [0])])
+    proto.graph.sparse_initializer.append(sparse)
+    with pytest.raises(ModelError, match="sparse initializer 'w' cannot be written out: of shape"):
+        onnxinfo.convert(proto)
+
+
+@pytest.mark.parametrize("operators", [["ArgMax", "Cast"], ["Cast to integer", "Cast"]])
+def test_a_layer_that_only_steps(operators: list[str], tmp_path: Path) -> None:
+    first = helper.make_node("ArgMax", ["x"], ["i"], axis=1)
+    if operators[0] != "ArgMax":
+        first = helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64)
+    proto = model([first, helper.make_node("Cast", ["i"], ["y"], to=TensorProto.FLOAT)])
+    with pytest.raises(OnnxinfoError, match="no gradient reaches layer 'y'"):
+        analyze(proto, ROWS, tmp_path / "a.h5")
+
+
+def test_a_rank_beyond_every_engine(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["r"]), helper.make_node("Relu", ["r"], ["y"])]
+    proto = model(nodes, [graphs.constant("shape", [-1, *[1] * 999])])
+    assert onnxinfo.list_layers(proto)
+    with pytest.raises(ModelError, match="ONNX Runtime refuses the model"):
+        analyze(proto, ROWS, tmp_path / "a.h5")
