@@ -5,13 +5,28 @@ class OnnxinfoError(Exception):
     """Base of every error onnxinfo raises on purpose: the work failed (exit code 1).
 
     The message is one line: what was given, what was expected, what to do.
+
+    Examples
+    --------
+    >>> try:
+    ...     onnxinfo.load("digits.npz")
+    ... except onnxinfo.OnnxinfoError as error:
+    ...     type(error).__name__, error.exit_code
+    ('ModelError', 1)
     """
 
     exit_code = 1
 
 
 class UsageError(OnnxinfoError):
-    """What was asked for cannot be meant: an unknown layer, a taken run name, an absent device (exit code 2)."""
+    """What was asked for cannot be meant: an unknown layer, a taken run name, an absent device (exit code 2).
+
+    Examples
+    --------
+    >>> onnxinfo.query("result.h5", layers=["conv9"])
+    Traceback (most recent call last):
+    onnxinfo.errors.UsageError: ...
+    """
 
     exit_code = 2
 
@@ -24,24 +39,73 @@ class UnknownRunError(UsageError, KeyError):
 
 
 class ModelError(OnnxinfoError):
-    """The ONNX model cannot be read, is invalid, or lacks what the analysis needs."""
+    """The ONNX model cannot be read, is invalid, or lacks what the analysis needs.
+
+    Examples
+    --------
+    >>> onnxinfo.load(b"not a model")
+    Traceback (most recent call last):
+    onnxinfo.errors.ModelError: ...
+    """
 
 
 class ConversionError(OnnxinfoError):
-    """A node of the model cannot become part of a differentiable torch graph."""
+    """A node of the model cannot become part of a differentiable torch graph.
+
+    Examples
+    --------
+    >>> from onnx import helper
+    >>> node = helper.make_node("Secret", ["x"], ["y"], domain="com.example")
+    >>> x, y = (helper.make_tensor_value_info(name, 1, [2]) for name in "xy")
+    >>> opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.example", 1)]
+    >>> model = helper.make_model(helper.make_graph([node], "secret", [x], [y]), opset_imports=opsets, ir_version=10)
+    >>> onnxinfo.convert(model)
+    Traceback (most recent call last):
+    onnxinfo.errors.ConversionError: ...
+    """
 
 
 class VerificationError(OnnxinfoError):
-    """The torch graph computes something else than ONNX Runtime."""
+    """The torch graph computes something else than ONNX Runtime.
+
+    Examples
+    --------
+    >>> check = onnxinfo.check_model("digits-cnn.onnx")
+    >>> if check.error:
+    ...     raise onnxinfo.VerificationError(check.error)
+    """
 
 
 class InputError(OnnxinfoError):
-    """The samples cannot be read or do not fit the model."""
+    """The samples cannot be read or do not fit the model.
+
+    Examples
+    --------
+    >>> onnxinfo.open_samples("digits.npz:pictures", shape=(1, 8, 8))
+    Traceback (most recent call last):
+    onnxinfo.errors.InputError: ...
+    """
 
 
 class ArchiveError(OnnxinfoError):
-    """The HDF5 archive cannot be read or written."""
+    """The HDF5 archive cannot be read or written.
+
+    Examples
+    --------
+    >>> onnxinfo.open("digits.npz")
+    Traceback (most recent call last):
+    onnxinfo.errors.ArchiveError: ...
+    """
 
 
 class ResourceError(OnnxinfoError):
-    """The device has too little memory for a single sample."""
+    """The device has too little memory for a single sample.
+
+    Examples
+    --------
+    >>> try:
+    ...     onnxinfo.analyze("digits-cnn.onnx", "digits.npz:images", "new.h5", layers=["logits"], limit=1)
+    ... except onnxinfo.ResourceError:
+    ...     print("too little memory for a single sample; choose other layers or another device")
+    Result(...)
+    """

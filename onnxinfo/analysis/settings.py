@@ -20,6 +20,14 @@ class Progress:
         Steps.
     layer, value
         The last layer and the metric's mean over the samples just computed; empty and NaN before.
+
+    Examples
+    --------
+    >>> def show(progress):
+    ...     if progress.stage == "sid" and progress.done:
+    ...         print(f"{progress.done} of {progress.total} cells, {progress.layer}")
+    >>> run = onnxinfo.analyze("digits-cnn.onnx", "digits.npz:images", "new.h5", layers=["0"], limit=1, progress=show)
+    1 of 1 cells, getitem
     """
 
     stage: str
@@ -42,6 +50,13 @@ class Result:
         The HDF5 file.
     run
         Name of the run in it.
+
+    Examples
+    --------
+    >>> result = onnxinfo.Result(Path("result.h5"), "digits-cnn")
+    >>> with onnxinfo.open(result.archive) as archive:
+    ...     archive[result.run].status
+    'complete'
     """
 
     archive: Path

@@ -87,6 +87,12 @@ def validate(path: str | os.PathLike[str]) -> Validation:
     -------
     Validation
         What is wrong with it, if anything.
+
+    Examples
+    --------
+    >>> validation = onnxinfo.validate("result.h5")
+    >>> validation.runs, validation.cells, validation.violations
+    (('digits-cnn',), 4, ())
     """
     resolved = Path(path)
     try:

@@ -33,7 +33,15 @@ class SelectionConfig(Validated):
 
 @dataclass(frozen=True)
 class InputConfig(Validated):
-    """Which samples are analyzed, how they are brought to the model, and which tensor noise is added to."""
+    """Which samples are analyzed, how they are brought to the model, and which tensor noise is added to.
+
+    Examples
+    --------
+    >>> config = onnxinfo.InputConfig(limit=8, scale=1 / 16, mean=0.5, std=0.25)
+    >>> check = onnxinfo.check_model("digits-cnn.onnx", "digits.npz:images", input=config)
+    >>> check.error is None
+    True
+    """
 
     perturb: str | None = setting(
         None, "Tensor that noise is added to.", metavar="TENSOR", unset="the float input, or the embedding of token ids"
@@ -106,7 +114,17 @@ class InputConfig(Validated):
 
 @dataclass(frozen=True)
 class SidConfig(Validated):
-    """Constraint, noise and solver; all metrics that add noise share them."""
+    """Constraint, noise and solver; all metrics that add noise share them.
+
+    Examples
+    --------
+    >>> import dataclasses
+    >>> dataclasses.replace(onnxinfo.SidConfig(alpha=0.001), seed=7)
+    SidConfig(alpha=0.001, ..., seed=7)
+    >>> onnxinfo.SidConfig(alpha=-1)
+    Traceback (most recent call last):
+    onnxinfo.errors.UsageError: ...
+    """
 
     alpha: float = setting(
         1.5e-4,
@@ -135,7 +153,13 @@ class SidConfig(Validated):
 
 @dataclass(frozen=True)
 class DecoderConfig(Validated):
-    """The networks that reconstruct the input from a layer: where they are kept and how missing ones are trained."""
+    """The networks that reconstruct the input from a layer: where they are kept and how missing ones are trained.
+
+    Examples
+    --------
+    >>> onnxinfo.DecoderConfig(width=16, steps=100).learning_rate
+    0.003
+    """
 
     folder: str | os.PathLike[str] | None = setting(
         None, "Folder that decoders are kept in.", kinds.PATH, flat="decoders", unset="ARCHIVE.decoders"
@@ -167,7 +191,13 @@ class DecoderConfig(Validated):
 
 @dataclass(frozen=True)
 class RuConfig(Validated):
-    """The reconstruction uncertainty and its decoders."""
+    """The reconstruction uncertainty and its decoders.
+
+    Examples
+    --------
+    >>> onnxinfo.RuConfig(decoder=onnxinfo.DecoderConfig(width=16)).decoder.width
+    16
+    """
 
     center: str = setting(
         "input",
@@ -181,7 +211,13 @@ class RuConfig(Validated):
 
 @dataclass(frozen=True)
 class ExecutionConfig(Validated):
-    """What computes. Apart from the number of threads, it does not change the numbers."""
+    """What computes. Apart from the number of threads, it does not change the numbers.
+
+    Examples
+    --------
+    >>> onnxinfo.ExecutionConfig(device="cpu", memory_limit="2G", workers=2).memory_bytes
+    2147483648
+    """
 
     device: str = setting("auto", "Device: auto, cpu, cuda or cuda:N.", metavar="DEVICE")
     memory_limit: int | str | None = setting(
@@ -223,7 +259,14 @@ class ExecutionConfig(Validated):
 
 @dataclass(frozen=True)
 class OutputConfig(Validated):
-    """How the archive is written."""
+    """How the archive is written.
+
+    Examples
+    --------
+    >>> out = onnxinfo.OutputConfig(run="last layer", compression="lossless")
+    >>> onnxinfo.analyze("digits-cnn.onnx", "digits.npz:images", "result.h5", layers=["-1"], limit=1, out=out).run
+    'last layer'
+    """
 
     run: str | None = setting(None, "Name of the run.", metavar="NAME", unset="the model's name")
     compression: str = setting(

@@ -37,6 +37,12 @@ class Layer:
         Layers with parameters (convolution, matrix product, recurrence) on the longest path from the perturbed tensor.
     default
         Whether it is chosen where no patterns are given.
+
+    Examples
+    --------
+    >>> layer = onnxinfo.list_layers("digits-cnn.onnx")[1]
+    >>> layer.name, layer.op, layer.shape, layer.depth, layer.default
+    ('relu', 'Relu', ('batch', 16, 8, 8), 1, True)
     """
 
     index: int
@@ -83,6 +89,12 @@ def list_layers(model: ModelSource, perturb: str | None = None) -> list[Layer]:
         The model cannot be loaded, or nothing in it can be perturbed.
     UsageError
         ``perturb`` is no float tensor of the graph.
+
+    Examples
+    --------
+    >>> layers = onnxinfo.list_layers("digits-cnn.onnx")
+    >>> len(layers), [layer.name for layer in layers if layer.default][-2:]
+    (22, ['relu_6', 'logits'])
     """
     loaded = load(model)
     source = perturbed_tensor(loaded, perturb)
@@ -137,6 +149,12 @@ def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude
     ------
     UsageError
         A pattern matches no layer (the message names near misses), or nothing is left.
+
+    Examples
+    --------
+    >>> layers = onnxinfo.list_layers("digits-cnn.onnx")
+    >>> [layer.name for layer in onnxinfo.select_layers(layers, ["op:Relu", "-1"], exclude=["*_[3-6]"])]
+    ['relu', 'relu_1', 'relu_2', 'logits']
     """
     if patterns:
         chosen = set().union(*(matching(pattern, layers) for pattern in patterns))
@@ -170,6 +188,11 @@ def perturbed_tensor(model: ModelSource, perturb: str | None = None) -> str:
         The model cannot be loaded, or no float tensor depends on any input.
     UsageError
         ``perturb`` is no float tensor of the graph, or nothing depends on it.
+
+    Examples
+    --------
+    >>> onnxinfo.perturbed_tensor("digits-cnn.onnx")
+    'image'
     """
     flow = Dataflow(load(model).proto.graph)
     if perturb is not None:

@@ -111,6 +111,17 @@ def analyze(
     ResourceError
         A worker was lost for good; or memory does not suffice for a single sample. Before, whenever it runs out, half
         as many inputs are evaluated at once from there on.
+
+    Examples
+    --------
+    >>> onnxinfo.analyze("digits-cnn.onnx", "digits.npz:images", "new.h5", layers=["relu", "logits"], limit=2)
+    Result(archive=...Path('new.h5'), run='digits-cnn')
+
+    Settings of one concern can be passed as an object:
+
+    >>> sid = onnxinfo.SidConfig(alpha=0.001, seed=7)
+    >>> onnxinfo.analyze("digits-cnn.onnx", "digits.npz:images", "other.h5", layers=["-1"], sid=sid, limit=1).run
+    'digits-cnn'
     """
     base = Config(SelectionConfig(layers, exclude, metrics), input, sid, ru, execution, out)
     return run_analysis(model, inputs, output, configure(base, flat), progress)

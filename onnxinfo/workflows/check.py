@@ -92,6 +92,12 @@ class Check:
         The difference that is largest relative to its tolerance; None where nothing could be compared.
     error
         Why the torch graph is not what ONNX Runtime computes; None where it is.
+
+    Examples
+    --------
+    >>> check = onnxinfo.check_model("digits-cnn.onnx", "digits.npz:images")
+    >>> check.opsets, check.parameters, check.inputs, check.generated
+    ({'ai.onnx': 20}, 46890, {'image': (2, 1, 8, 8)}, False)
     """
 
     name: str
@@ -148,6 +154,12 @@ def check_model(
         The inputs do not fit the model, or none can be made up.
     UsageError
         An option is unknown, or ``perturb`` is no float tensor of the graph.
+
+    Examples
+    --------
+    >>> check = onnxinfo.check_model("digits-cnn.onnx")
+    >>> check.compared, check.error is None, check.unreached
+    (22, True, {})
     """
     chosen = configure(Config(input=input), flat, "input").input
     original = load(model)

@@ -52,6 +52,12 @@ def demo(
         The folder cannot be written.
     UsageError
         A file that is there already holds something else than what is written.
+
+    Examples
+    --------
+    >>> shown = onnxinfo.demo("demo")
+    >>> shown.result.archive.name, [plot.name for plot in shown.plots]
+    ('digits.h5', ['curve.png', 'maps.png'])
     """
     target = claim_folder(folder)
     model, images = path(MODEL), path("digits.npz")
