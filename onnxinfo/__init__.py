@@ -19,7 +19,7 @@ from .errors import (
     VerificationError,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> module that defines it, in the order in which data flows.
 _LAZY = {

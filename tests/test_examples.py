@@ -14,8 +14,8 @@ from onnxinfo.models import path as bundled
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 NAMES = [name for name in onnxinfo.__all__ if name != "__version__"]
-#: Their examples import packages that take long to load.
-SLOW = {"robustness"}
+#: Their examples take seconds: the demo analyzes 50 images, the toolbox behind robustness takes long to import.
+SLOW = {"demo", "robustness"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -37,8 +37,6 @@ def prepared(tmp_path_factory):
 def folder(prepared, tmp_path, monkeypatch):
     """A copy of it, in which examples may write."""
     monkeypatch.chdir(shutil.copytree(prepared, tmp_path / "examples"))
-    # The demo analyzes 50 images otherwise.
-    monkeypatch.setattr("onnxinfo.workflows.demo.SAMPLES", 1)
 
 
 def example(name):
