@@ -1,8 +1,8 @@
-"""The errors a user can meet: one line each, saying what was given, what was expected and what to do."""
+"""The errors that users see. Each message is one line: what was given, what was expected, what to do."""
 
 
 class OnnxinfoError(Exception):
-    """Base of every error onnxinfo raises on purpose: the work failed (exit code 1).
+    """Base class of all errors that onnxinfo raises deliberately (exit code 1).
 
     The message is one line: what was given, what was expected, what to do.
 
@@ -19,7 +19,7 @@ class OnnxinfoError(Exception):
 
 
 class UsageError(OnnxinfoError):
-    """What was asked for cannot be meant: an unknown layer, a taken run name, an absent device (exit code 2).
+    """The request is invalid: an unknown layer, a taken run name, an absent device (exit code 2).
 
     Examples
     --------
@@ -66,7 +66,7 @@ class ConversionError(OnnxinfoError):
 
 
 class VerificationError(OnnxinfoError):
-    """The torch graph computes something else than ONNX Runtime.
+    """The torch graph and ONNX Runtime compute different values.
 
     Examples
     --------

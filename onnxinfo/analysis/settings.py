@@ -10,12 +10,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an analysis is: stage, steps done of all, the layer just finished and its mean value.
+    """Progress of an analysis: stage, steps done and in total, the last finished layer and its mean value.
 
     Attributes
     ----------
     stage
-        ``normalizer`` (samples), a metric's name (cells) or what else is being done.
+        ``normalizer`` (samples), a metric's name (cells) or another task.
     done, total
         Steps.
     layer, value
@@ -42,7 +42,7 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Result:
-    """Where an analysis went. It keeps no file open: read it with :func:`onnxinfo.open`.
+    """Location of an analysis's results. It keeps no file open; read the archive with :func:`onnxinfo.open`.
 
     Attributes
     ----------

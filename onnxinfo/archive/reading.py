@@ -112,7 +112,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """How the run stands: complete, running, interrupted, failed, or incomplete.
+        """State of the run: complete, running, interrupted, failed, or incomplete.
 
         Incomplete means that its writer stopped without a word.
         """
@@ -124,7 +124,7 @@ class Run:
 
     @property
     def is_closed(self) -> bool:
-        """Whether its writer finished all cells and said so."""
+        """Whether its writer finished all cells and marked the run as complete."""
         return self._stored_status() == "complete"
 
     @property
@@ -366,10 +366,10 @@ class Run:
 class Archive(Mapping[str, Run]):
     """An HDF5 archive open for reading; a context manager, and a mapping from run names to runs.
 
-    An archive equals itself only. For a name that it lacks, it raises :class:`UnknownRunError`, which is a `KeyError`.
+    Archives compare by identity. An unknown name raises :class:`UnknownRunError`, which is a `KeyError`.
 
-    Safe on files from anybody: links are not followed, nothing is executed, sizes are checked before memory is taken,
-    and numbers whose checksum does not hold raise :class:`ArchiveError`.
+    Untrusted files are safe to open: links are not followed, nothing is executed, sizes are checked before memory is
+    allocated, and numbers with a wrong checksum raise :class:`ArchiveError`.
 
     Examples
     --------

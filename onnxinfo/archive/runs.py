@@ -150,7 +150,7 @@ def rename_run(path: str | os.PathLike[str], run: str, name: str) -> None:
 
 
 def delete_run(path: str | os.PathLike[str], run: str) -> None:
-    """Delete a run and give its space back.
+    """Delete a run and free its space.
 
     Raises
     ------
@@ -236,20 +236,20 @@ def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[s
 
 
 def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Recovery:
-    """Repair an archive that was left open or damaged, by copying what is whole into a new file.
+    """Repair an archive that was left open or damaged, by copying its intact parts to a new file.
 
     Parameters
     ----------
     path
         The archive.
     output
-        The repaired archive; by default it takes the place of the old one once it is whole. If something was lost, the
+        The repaired archive; by default it replaces the old one once it is complete. If data were lost, the
         old one is kept as ``<path>.damaged``.
 
     Returns
     -------
     Recovery
-        What was saved and what was lost.
+        The runs that were saved and the data that were lost.
 
     Raises
     ------

@@ -130,7 +130,7 @@ def _links(archive: Archive) -> Iterator[Violation]:
 
 
 class _RunCheck:
-    """The checks of one run; each goes on where another stopped."""
+    """The checks of one run; if one stops, the others continue."""
 
     def __init__(self, archive: Archive, name: str) -> None:
         self._archive, self._name = archive, name

@@ -23,7 +23,7 @@ class Layer:
     Parameters
     ----------
     index
-        Position among all of the model, in the order of the file's nodes.
+        Index among all layers of the model, in the order of the file's nodes.
     name
         Name of the tensor in the ONNX file.
     op, node
@@ -36,7 +36,7 @@ class Layer:
     depth
         Layers with parameters (convolution, matrix product, recurrence) on the longest path from the perturbed tensor.
     default
-        Whether it is chosen where no patterns are given.
+        Whether it is selected if no patterns are given.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def list_layers(model: ModelSource, perturb: str | None = None) -> list[Layer]:
     and no shape arithmetic, since that depends on shapes only; and the integers that quantised operators compute.
     Tensors inside functions and inside the bodies of control flow have no name outside and are not listed.
 
-    By default the layers are those a person would name:
+    The default layers are the ones that people usually name:
 
     - blocks: the output of a convolution, matrix product, recurrent layer, attention operator, or of a function or
       control flow node that contains one, after its bias, normalisation and activation, also where those are written

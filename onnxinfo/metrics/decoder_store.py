@@ -157,7 +157,7 @@ def load_decoder(folder: str | os.PathLike[str], key: DecoderKey) -> Trained | N
 
 
 def list_decoders(folder: str | os.PathLike[str]) -> list[StoredDecoder]:
-    """Return what a folder holds, by layer.
+    """Return the decoders in a folder, by layer.
 
     Raises
     ------

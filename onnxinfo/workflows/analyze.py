@@ -83,12 +83,12 @@ def analyze(
     output
         The archive, an HDF5 file; it is created, or a run is added. Other files are left as they are.
     layers, exclude
-        Patterns, see :func:`~onnxinfo.select_layers`; default: what a person would call the layers.
+        Patterns, see :func:`~onnxinfo.select_layers`; default: the default layers of :func:`~onnxinfo.list_layers`.
     metrics
         Names of metrics: ``sid``, ``ru``, ``concentration``; baselines ``gradient``, ``gradcam``, ``cam``.
     input, sid, ru, execution, out
         All other settings, by concern; see :mod:`onnxinfo.config`. Several local workers import the calling program's
-        main module: guard what it does by ``__name__``.
+        main module: guard its code with ``if __name__ == "__main__"``.
     progress
         Called with a :class:`Progress` as work is done.
     **flat
@@ -109,8 +109,8 @@ def analyze(
     ArchiveError
         The archive cannot be written; what it holds is safe.
     ResourceError
-        A worker was lost for good; or memory does not suffice for a single sample. Before, whenever it runs out, half
-        as many inputs are evaluated at once from there on.
+        A worker was lost permanently, or memory is too small for a single sample. Whenever memory runs out before that,
+        the number of inputs evaluated at once is halved.
 
     Examples
     --------

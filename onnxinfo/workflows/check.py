@@ -62,14 +62,14 @@ class OperatorUse:
 
 @dataclass(frozen=True)
 class Check:
-    """What :func:`check_model` found.
+    """Result of :func:`check_model`.
 
     Parameters
     ----------
     name, sha256
         Of the model, see :class:`~onnxinfo.Model`.
     producer
-        What wrote the file, with its version; empty where it does not say.
+        Program that wrote the file, with its version; empty if the file does not say.
     ir_version, opsets
         Version of the file format, and of each operator domain.
     operators
@@ -77,9 +77,9 @@ class Check:
     parameters
         Number of the model's parameters.
     inputs
-        Shape of what was fed, by graph input; optional inputs are absent.
+        Shape of the array passed to each graph input; optional inputs are absent.
     generated
-        Whether the inputs were made up.
+        Whether the inputs were randomly generated.
     perturbed
         The tensor that an analysis would perturb; None where there is none.
     reached
@@ -151,7 +151,7 @@ def check_model(
     ModelError
         The model cannot be loaded, or ONNX Runtime does not run it.
     InputError
-        The inputs do not fit the model, or none can be made up.
+        The inputs do not fit the model, or none can be generated.
     UsageError
         An option is unknown, or ``perturb`` is no float tensor of the graph.
 

@@ -21,7 +21,7 @@ SAMPLES = 50
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made: the analysis, and the plots."""
+    """Result of :func:`demo`: the analysis and the plots."""
 
     result: Result
     plots: tuple[Path, ...]

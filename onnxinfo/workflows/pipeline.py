@@ -21,7 +21,7 @@ from .analyze import run_analysis
 
 @dataclass(frozen=True)
 class Oneshot:
-    """What was made.
+    """Result of :func:`oneshot`.
 
     Attributes
     ----------
