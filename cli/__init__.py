@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from onnxinfo import __version__
+
 from .verbosity import add_options
 
 # Command name -> module of this package that defines it (as a function of the same name, dashes as underscores).
@@ -93,7 +95,7 @@ def _repetition(error: click.UsageError) -> str:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="onnxinfo")
+@click.version_option(__version__, package_name="onnxinfo")
 @click.option(
     "--ort-library",
     "libraries",
