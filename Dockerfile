@@ -25,7 +25,7 @@ ENV CUDA_VISIBLE_DEVICES=""
 FROM for-${VARIANT:-cuda}
 ARG VARIANT
 ARG PIP_ARGS=""
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="onnxinfo" \
       org.opencontainers.image.description="How much of its input does each layer of a trained network discard?" \

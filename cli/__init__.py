@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from onnxinfo import __version__
+
 from .former import Group, warnings_shown
 from .verbosity import add_options
 
@@ -95,7 +97,7 @@ def _values(arguments: list[str]) -> Iterator[tuple[str, str, str]]:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="onnxinfo")
+@click.version_option(__version__, package_name="onnxinfo")
 @click.option(
     "--ort-library",
     "libraries",

@@ -67,7 +67,7 @@ def _print(found: ModelCheck) -> None:
     click.echo(f"\nmodel:      {printable(found.name)}, written by {printable(found.producer) or 'unknown'}")
     click.echo(f"opset:      {opsets}; file format {found.ir_version}")
     click.echo(f"parameters: {found.parameters:,}")
-    click.echo(f"inputs:     {shapes or 'none'} ({'made up' if found.generated else 'given'})")
+    click.echo(f"inputs:     {shapes or 'none'} ({'generated' if found.generated else 'given'})")
     total = len(found.reached) + len(found.unreached)
     source = "nothing can be perturbed" if found.perturbed is None else f"from {quoted(found.perturbed)}"
     click.echo(f"layers:     {len(found.reached)} of {total} reached {source}")

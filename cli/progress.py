@@ -26,7 +26,7 @@ def progress_bar(output: str) -> Iterator[Callable[[Progress], None]]:
                 yield report
     except KeyboardInterrupt:
         kept = f"finished cells are in {output}" if os.path.exists(output) else "nothing was written yet"
-        click.echo(f"interrupted: {kept}; the same command goes on from there", err=True)
+        click.echo(f"interrupted: {kept}; rerun the same command to resume", err=True)
         raise
 
 

@@ -31,7 +31,7 @@ All commands that take `-o` treat the file alike, and so do the functions of the
 - `/dev/stdout`, other character devices and named pipes are written to as they are. Where help says so, `-` is standard
   output.
 
-[SECURITY.md](../SECURITY.md) names the test of each of these promises.
+`SECURITY.md` names the test of each of these promises.
 """
 
 

@@ -20,7 +20,7 @@ from .errors import (
 )
 from .moved import forward
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> module that defines it, in the order in which data flows.
 _LAZY = {

@@ -1,4 +1,4 @@
-"""The errors a user can meet: one line each, saying what was given, what was expected and what to do.
+"""The errors that users see. Each message is one line: what was given, what was expected, what to do.
 
 Messages name settings as keywords with a value, ``labels=...`` or ``overwrite=True``; the command line shows them as
 its options.
@@ -6,16 +6,31 @@ its options.
 
 
 class OnnxinfoError(Exception):
-    """Base of every error onnxinfo raises on purpose: the work failed (exit code 1).
+    """Base class of all errors that onnxinfo raises deliberately (exit code 1).
 
     The message is one line: what was given, what was expected, what to do.
+
+    Examples
+    --------
+    >>> try:
+    ...     onnxinfo.load("digits.npz")
+    ... except onnxinfo.OnnxinfoError as error:
+    ...     type(error).__name__, error.exit_code
+    ('ModelError', 1)
     """
 
     exit_code = 1
 
 
 class UsageError(OnnxinfoError, ValueError):
-    """The request is invalid: an unknown layer, a taken run name, an absent device (exit code 2)."""
+    """The request is invalid: an unknown layer, a taken run name, an absent device (exit code 2).
+
+    Examples
+    --------
+    >>> onnxinfo.load(3)
+    Traceback (most recent call last):
+    onnxinfo.errors.UsageError: a model is a path, bytes or a ModelProto, not int
+    """
 
     exit_code = 2
 
@@ -34,24 +49,73 @@ class UnknownLayerError(_UnknownNameError):
 
 
 class ModelError(OnnxinfoError):
-    """The ONNX model cannot be read, is invalid, or lacks what the analysis needs."""
+    """The ONNX model cannot be read, is invalid, or lacks what the analysis needs.
+
+    Examples
+    --------
+    >>> onnxinfo.load(b"not a model")
+    Traceback (most recent call last):
+    onnxinfo.errors.ModelError: ...
+    """
 
 
 class ConversionError(OnnxinfoError):
-    """A node of the model cannot become part of a differentiable torch graph."""
+    """A node of the model cannot become part of a differentiable torch graph.
+
+    Examples
+    --------
+    >>> from onnx import helper
+    >>> node = helper.make_node("Secret", ["x"], ["y"], domain="com.example")
+    >>> x, y = (helper.make_tensor_value_info(name, 1, [2]) for name in "xy")
+    >>> opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.example", 1)]
+    >>> model = helper.make_model(helper.make_graph([node], "secret", [x], [y]), opset_imports=opsets, ir_version=10)
+    >>> onnxinfo.convert(model)
+    Traceback (most recent call last):
+    onnxinfo.errors.ConversionError: ...
+    """
 
 
 class VerificationError(OnnxinfoError):
-    """The torch graph computes something else than ONNX Runtime."""
+    """The torch graph and ONNX Runtime compute different values.
+
+    Examples
+    --------
+    >>> check = onnxinfo.check_model("digits-cnn.onnx")
+    >>> if check.error:
+    ...     raise onnxinfo.VerificationError(check.error)
+    """
 
 
 class InputError(OnnxinfoError):
-    """The samples cannot be read or do not fit the model."""
+    """The samples cannot be read or do not fit the model.
+
+    Examples
+    --------
+    >>> onnxinfo.open_samples("digits.npz:pictures", shape=(1, 8, 8))
+    Traceback (most recent call last):
+    onnxinfo.errors.InputError: ...
+    """
 
 
 class ArchiveError(OnnxinfoError):
-    """The HDF5 archive cannot be read or written."""
+    """The HDF5 archive cannot be read or written.
+
+    Examples
+    --------
+    >>> onnxinfo.open("digits.npz")
+    Traceback (most recent call last):
+    onnxinfo.errors.ArchiveError: ...
+    """
 
 
 class ResourceError(OnnxinfoError):
-    """The device has too little memory for a single sample."""
+    """The device has too little memory for a single sample.
+
+    Examples
+    --------
+    >>> try:
+    ...     onnxinfo.analyze("digits-cnn.onnx", "digits.npz:images", "new.h5", layers=["logits"], limit=1)
+    ... except onnxinfo.ResourceError:
+    ...     print("too little memory for a single sample; choose other layers or another device")
+    Result(...)
+    """

@@ -71,6 +71,12 @@ def export(
         none named.
     ArchiveError
         The archive cannot be read, or the file cannot be written.
+
+    Examples
+    --------
+    >>> onnxinfo.export("result.h5", "result.csv", per="layer")
+    >>> len(Path("result.csv").read_text().splitlines())
+    3
     """
     suffix = Path(output).suffix.lower()
     if suffix not in (known := EXPORTERS.names()):

@@ -457,7 +457,7 @@ def _create_map(
         if level is not None:
             options |= {"compression": "gzip", "compression_opts": level, "shuffle": True}
     else:
-        # Nothing is allocated, so nothing but the cells themselves changes in the file while the run goes on.
+        # Nothing is allocated, so nothing but the cells themselves changes in the file while the run is in progress.
         plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     dataset = _attached(run, name, ("layer", "sample", *axes), dcpl=plist, **options)
     _describe(dataset, metric.units, f"{metric.long_name or metric.name} per input unit")

@@ -1,4 +1,4 @@
-"""What happens to an archive before a run is written to it: created, extended, gone on with, repaired, or refused."""
+"""Prepare an archive for a run: create, extend, resume, repair or refuse it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compressio
 
 
 def _resumes(existing: Run, schema: RunSchema, overwrite: bool, compression: str) -> bool:
-    """Tell whether the run is to go on with (else it is to be replaced); raise if neither may be."""
+    """Tell whether the run is to be resumed (otherwise it is replaced); raise if neither is allowed."""
     difference = first_difference(existing, schema, compression)
     if difference is None and not existing.is_closed:
         return True

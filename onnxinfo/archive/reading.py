@@ -76,6 +76,13 @@ class Run:
         The archive.
     group
         The run's group in the HDF5 file; read it through :mod:`onnxinfo.archive.guard`.
+
+    Examples
+    --------
+    >>> with onnxinfo.open("result.h5") as archive:
+    ...     run = archive["digits-cnn"]
+    ...     run.sample_names, run.map("sid", 1, 0).shape, run.values("sid")["value"].shape
+    (['images[0]', 'images[1]'], (1, 8, 8), (2, 2))
     """
 
     def __init__(self, group: h5py.Group, path: Path) -> None:
@@ -105,7 +112,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """How the run stands: complete, running, interrupted, failed, or incomplete.
+        """State of the run: complete, running, interrupted, failed, or incomplete.
 
         Incomplete means that its writer stopped without a word.
         """
@@ -117,7 +124,7 @@ class Run:
 
     @property
     def is_closed(self) -> bool:
-        """Whether its writer finished all cells and said so."""
+        """Whether its writer finished all cells and marked the run as complete."""
         return self._stored_status() == "complete"
 
     @property
@@ -359,10 +366,16 @@ class Run:
 class Archive(Mapping[str, Run]):
     """An HDF5 archive open for reading; a context manager, and a mapping from run names to runs.
 
-    An archive equals itself only. For a name that it lacks, it raises :class:`UnknownRunError`, which is a `KeyError`.
+    Archives compare by identity. An unknown name raises :class:`UnknownRunError`, which is a `KeyError`.
 
-    Safe on files from anybody: links are not followed, nothing is executed, sizes are checked before memory is taken,
-    and numbers whose checksum does not hold raise :class:`ArchiveError`.
+    Untrusted files are safe to open: links are not followed, nothing is executed, sizes are checked before memory is
+    allocated, and numbers with a wrong checksum raise :class:`ArchiveError`.
+
+    Examples
+    --------
+    >>> with onnxinfo.open("result.h5") as archive:
+    ...     list(archive), archive["digits-cnn"].shape, len(archive.to_dataframe(per="sample"))
+    (['digits-cnn'], (2, 2), 4)
     """
 
     def __init__(self, file: h5py.File, path: Path) -> None:
@@ -475,8 +488,10 @@ def open(path: str | os.PathLike[str]) -> Archive:
 
     Examples
     --------
-    >>> with onnxinfo.open("results.h5") as archive:  # doctest: +SKIP
+    >>> with onnxinfo.open("result.h5") as archive:
     ...     table = archive.to_dataframe(per="layer")
+    >>> table["layer"].tolist()
+    ['relu', 'logits']
     """
     return _archive(open_to_read(Path(path)), Path(path))
 

@@ -89,6 +89,11 @@ def list_runs(path: str | os.PathLike[str]) -> list[RunSummary]:
     ------
     ArchiveError
         The archive cannot be read.
+
+    Examples
+    --------
+    >>> [(run.run, run.status, run.layers, run.samples) for run in onnxinfo.list_runs("result.h5")]
+    [('digits-cnn', 'complete', 2, 2)]
     """
     with open_archive(path) as archive:
         return [_summary(archive, name) for name in archive.runs]
@@ -127,6 +132,12 @@ def rename_run(path: str | os.PathLike[str], run: str, name: str) -> None:
         There is no such run, or the name is taken or not possible.
     ArchiveError
         The archive cannot be read or written.
+
+    Examples
+    --------
+    >>> onnxinfo.rename_run("result.h5", "digits-cnn", "baseline")
+    >>> [run.run for run in onnxinfo.list_runs("result.h5")]
+    ['baseline']
     """
     check_run_name(name)
 
@@ -139,7 +150,7 @@ def rename_run(path: str | os.PathLike[str], run: str, name: str) -> None:
 
 
 def delete_run(path: str | os.PathLike[str], run: str) -> None:
-    """Delete a run and give its space back.
+    """Delete a run and free its space.
 
     Raises
     ------
@@ -147,6 +158,12 @@ def delete_run(path: str | os.PathLike[str], run: str) -> None:
         There is no such run.
     ArchiveError
         The archive cannot be read or written.
+
+    Examples
+    --------
+    >>> onnxinfo.delete_run("result.h5", "digits-cnn")
+    >>> onnxinfo.list_runs("result.h5")
+    []
     """
     _rewrite(path, run, lambda runs: {each: each for each in runs if each != run})
 
@@ -193,6 +210,11 @@ def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[s
         `output` exists, or names clash beyond that.
     ArchiveError
         An archive cannot be read or written.
+
+    Examples
+    --------
+    >>> onnxinfo.merge(["result.h5", "pruned.h5"], "both.h5")
+    {'result.h5:digits-cnn': 'digits-cnn', 'pruned.h5:pruned': 'pruned'}
     """
     resolved = resolve(output)
     if resolved.exists():
@@ -214,25 +236,31 @@ def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[s
 
 
 def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Recovery:
-    """Repair an archive that was left open or damaged, by copying what is whole into a new file.
+    """Repair an archive that was left open or damaged, by copying its intact parts to a new file.
 
     Parameters
     ----------
     path
         The archive.
     output
-        The repaired archive; by default it takes the place of the old one once it is whole. If something was lost, the
+        The repaired archive; by default it replaces the old one once it is complete. If data were lost, the
         old one is kept as ``<path>.damaged``.
 
     Returns
     -------
     Recovery
-        What was saved and what was lost.
+        The runs that were saved and the data that were lost.
 
     Raises
     ------
     ArchiveError
         Nothing can be read, or the file cannot be written, or a live process is writing to it.
+
+    Examples
+    --------
+    >>> recovery = onnxinfo.recover("result.h5", "recovered.h5")
+    >>> recovery.runs, recovery.lost
+    (('digits-cnn',), ())
     """
     source = resolve(path)
     target = source if output is None else resolve(output)

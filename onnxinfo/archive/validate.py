@@ -87,6 +87,12 @@ def validate(path: str | os.PathLike[str]) -> Validation:
     -------
     Validation
         What is wrong with it, if anything.
+
+    Examples
+    --------
+    >>> validation = onnxinfo.validate("result.h5")
+    >>> validation.runs, validation.cells, validation.violations
+    (('digits-cnn',), 4, ())
     """
     resolved = Path(path)
     try:
@@ -124,7 +130,7 @@ def _links(archive: Archive) -> Iterator[Violation]:
 
 
 class _RunCheck:
-    """The checks of one run; each goes on where another stopped."""
+    """The checks of one run; if one stops, the others continue."""
 
     def __init__(self, archive: Archive, name: str) -> None:
         self._archive, self._name = archive, name

@@ -24,10 +24,10 @@ PATTERNS = "a glob over tensor names, re:REGEX, op:TYPE, INDEX or FIRST-LAST"
 
 @dataclass(frozen=True)
 class SelectionConfig(Validated):
-    """What is measured where. Front ends take these fields as keywords of their own."""
+    """Which metrics of which layers are computed. Front ends take these fields as keywords of their own."""
 
     layers: Sequence[str] = setting(
-        (), f"Layers to analyze: {PATTERNS}; repeatable.", kinds.TEXTS, unset="what 'onnxinfo layers' lists"
+        (), f"Layers to analyze: {PATTERNS}; repeatable.", kinds.TEXTS, unset="the layers that 'onnxinfo layers' lists"
     )
     exclude: Sequence[str] = setting((), f"Layers to leave out: {PATTERNS}; repeatable.", kinds.TEXTS, unset="none")
     metrics: Sequence[str] = setting(
@@ -37,7 +37,15 @@ class SelectionConfig(Validated):
 
 @dataclass(frozen=True)
 class InputConfig(Validated):
-    """Which samples are analyzed, how they are brought to the model, and which tensor noise is added to."""
+    """Which samples are analyzed, how they are preprocessed, and which tensor noise is added to.
+
+    Examples
+    --------
+    >>> config = onnxinfo.InputConfig(limit=8, scale=1 / 16, mean=0.5, std=0.25)
+    >>> check = onnxinfo.check_model("digits-cnn.onnx", "digits.npz:images", input=config)
+    >>> check.error is None
+    True
+    """
 
     input_tensor: str | None = setting(
         None,
@@ -48,17 +56,21 @@ class InputConfig(Validated):
     )
     unit_mask: str | os.PathLike[str] | npt.NDArray[Any] | None = setting(
         None,
-        "Units of that tensor that count: name of a graph input, FILE.npz:key, or none for all.",
+        "Mask of the input units to analyze: name of a graph input, FILE.npz:key, or none for all units.",
         kinds.DATA,
-        unset="those that an attention mask among the inputs leaves",
+        unset="an attention mask among the inputs, if any",
     )
-    keep_precision: bool = setting(False, "Compute float16 and bfloat16 as they are, not in float32.", kinds.FLAG)
+    keep_precision: bool = setting(
+        False, "Compute float16 and bfloat16 in their own precision instead of float32.", kinds.FLAG
+    )
     labels: Any = setting(
-        None, "Classes of the samples: FILE.npz:key, .npy or .csv.", kinds.DATA, unset="class folders, if any"
+        None, "Class labels of the samples: FILE.npz:key, .npy or .csv.", kinds.DATA, unset="class folders, if any"
     )
-    limit: int | None = setting(None, "Number of samples to use at most.", kinds.COUNT, unset="all")
-    shuffle: bool = setting(False, "With limit: use a random choice of samples instead of the first ones.", kinds.FLAG)
-    shuffle_seed: int = setting(0, "Seed of that choice.", kinds.SEED)
+    limit: int | None = setting(None, "Maximum number of samples.", kinds.COUNT, unset="all")
+    shuffle: bool = setting(
+        False, "With limit: use a random subset of the samples instead of the first ones.", kinds.FLAG
+    )
+    shuffle_seed: int = setting(0, "Seed of the random subset.", kinds.SEED)
     preset: str | None = setting(
         None,
         "Normalization preset: scale, mean and std by name.",
@@ -78,24 +90,24 @@ class InputConfig(Validated):
         unset="the preset's",
     )
     layout: str = setting(
-        "auto", "Where the model has the channels of its images.", kinds.choice("auto", "NCHW", "NHWC")
+        "auto", "Channel order of the model's images; auto infers it.", kinds.choice("auto", "NCHW", "NHWC")
     )
     size: int | tuple[int, int] | None = setting(
         None,
-        "Height and width of the images in pixels where the model leaves them open.",
+        "Height and width of the images in pixels, if the model does not fix them.",
         kinds.SIZE,
-        unset="what all images agree on",
+        unset="the size that all images share",
     )
     resize: str | int | None = setting(
         None,
-        "How images come to that size: crop (cover, then centre crop), squash, none, or the length in pixels that "
-        "the shorter side is resized to before the centre crop.",
+        "How images are resized: crop (resize to cover, then centre crop), squash (ignore the aspect ratio), none, or "
+        "the length in pixels of the shorter side before the centre crop.",
         kinds.RESIZE,
         unset="crop for files and 8-bit arrays, else none",
     )
     foreground: Any = setting(
         None,
-        "Boxes or masks of the objects in the samples: FILE.npz:key, CSV, COCO JSON, folder of VOC XML or PNG masks.",
+        "Boxes or masks of the objects in the images: FILE.npz:key, CSV, COCO JSON, folder of VOC XML or PNG masks.",
         kinds.DATA,
         unset="unknown",
     )
@@ -114,7 +126,17 @@ class InputConfig(Validated):
 
 @dataclass(frozen=True)
 class SidConfig(Validated):
-    """Constraint, noise and solver; all metrics that add noise share them."""
+    """Constraint, noise and solver; all metrics that add noise share them.
+
+    Examples
+    --------
+    >>> import dataclasses
+    >>> dataclasses.replace(onnxinfo.SidConfig(alpha=0.001), seed=7)
+    SidConfig(alpha=0.001, ..., seed=7)
+    >>> onnxinfo.SidConfig(alpha=-1)
+    Traceback (most recent call last):
+    onnxinfo.errors.UsageError: ...
+    """
 
     alpha: float = setting(
         1.5e-4,
@@ -145,33 +167,39 @@ class SidConfig(Validated):
     )
     solver: str = setting(
         "auto",
-        "Solver; reference is the paper's optimizer, for comparison.",
+        "Solver: auto, or reference, the paper's optimizer, for comparison.",
         kinds.choice("auto", "reference"),
         recipe="solver",
     )
-    seed: int = setting(0, "Seed of all noise, and of the training of decoders.", kinds.INTEGER, recipe="seed")
+    seed: int = setting(0, "Seed of the noise and of decoder training.", kinds.INTEGER, recipe="seed")
 
 
 @dataclass(frozen=True)
 class DecoderConfig(Validated):
-    """The networks that reconstruct the input from a layer: where they are kept and how missing ones are trained."""
+    """The networks that reconstruct the input from a layer: where they are stored and how missing ones are trained.
+
+    Examples
+    --------
+    >>> onnxinfo.DecoderConfig(width=16, steps=100).learning_rate
+    0.003
+    """
 
     folder: str | os.PathLike[str] | None = setting(
-        None, "Folder that decoders are kept in.", kinds.PATH, flat="decoders", unset="ARCHIVE.decoders"
+        None, "Folder in which decoders are stored.", kinds.PATH, flat="decoders", unset="ARCHIVE.decoders"
     )
     inputs: Any = setting(
         None,
-        "Samples that decoders are trained on, thousands at best.",
+        "Training samples of the decoders, ideally thousands.",
         kinds.DATA,
         flat="decoder_inputs",
         unset="the samples analyzed",
     )
     limit: int | None = setting(
-        None, "Number of samples that decoders are trained on at most.", kinds.COUNT, flat="decoder_limit", unset="all"
+        None, "Maximum number of training samples of the decoders.", kinds.COUNT, flat="decoder_limit", unset="all"
     )
     width: int = setting(32, "Channels per decoder block.", kinds.COUNT, flat="decoder_width", recipe="width")
-    steps: int = setting(400, "Training steps at most.", kinds.COUNT, flat="decoder_steps", recipe="steps")
-    batch: int = setting(32, "Batch size of the training.", kinds.COUNT, flat="decoder_batch", recipe="batch")
+    steps: int = setting(400, "Maximum number of training steps.", kinds.COUNT, flat="decoder_steps", recipe="steps")
+    batch: int = setting(32, "Batch size of decoder training.", kinds.COUNT, flat="decoder_batch", recipe="batch")
     learning_rate: float = setting(
         3e-3,
         "Peak learning rate; it rises over the first tenth of the steps and falls to zero.",
@@ -181,7 +209,7 @@ class DecoderConfig(Validated):
     )
     horizontal_flip: bool = setting(
         False,
-        "Train on horizontally flipped images as well.",
+        "Augment decoder training with horizontally flipped images.",
         kinds.FLAG,
         flat="decoder_horizontal_flip",
         recipe="flips",
@@ -191,12 +219,18 @@ class DecoderConfig(Validated):
 
 @dataclass(frozen=True)
 class RuConfig(Validated):
-    """The reconstruction uncertainty and its decoders."""
+    """The reconstruction uncertainty and its decoders.
+
+    Examples
+    --------
+    >>> onnxinfo.RuConfig(decoder=onnxinfo.DecoderConfig(width=16)).decoder.width
+    16
+    """
 
     error_reference: str = setting(
         "input",
-        "What the errors of ru are measured from: the input, as in the paper, or the reconstruction without noise, "
-        "which leaves the decoder's own error out.",
+        "Reference that the errors of ru are measured from: the input, as in the paper, or the reconstruction without "
+        "noise, which excludes the decoder's own error.",
         kinds.choice("input", "reconstruction"),
         recipe="ru_center",
         former="center",
@@ -206,25 +240,31 @@ class RuConfig(Validated):
 
 @dataclass(frozen=True)
 class ExecutionConfig(Validated):
-    """What computes. Apart from the number of threads, it does not change the numbers."""
+    """Where and how an analysis is computed. Apart from the number of threads, this does not change the numbers.
+
+    Examples
+    --------
+    >>> onnxinfo.ExecutionConfig(device="cpu", memory_limit="2G", workers=2).memory_bytes
+    2147483648
+    """
 
     device: str = setting("auto", "Device: auto, cpu, cuda or cuda:N.", metavar="DEVICE")
     memory_limit: int | str | None = setting(
         None,
-        "Memory for the activations of each worker, in bytes or such as 2G.",
+        "Memory limit for the activations of each worker, in bytes or with a unit, such as 2G.",
         kinds.MEMORY,
         unset="512 MiB on the CPU, 60 % of the free memory on a GPU",
         former="memory",
     )
     engine: str = setting("local", "Where workers run: this machine or a Ray cluster.", metavar="local|ray|NAME")
     workers: int | None = setting(
-        None, "Number of worker processes.", kinds.COUNT, unset="one per GPU; on Ray as many as there is room for"
+        None, "Number of worker processes.", kinds.COUNT, unset="one per GPU; on Ray as many as fit"
     )
     threads: int | None = setting(
         None,
         "CPU threads per worker; their number may change the last digits.",
         kinds.COUNT,
-        unset="those of torch divided among the workers; on Ray 1",
+        unset="torch's threads, divided among the workers; 1 on Ray",
     )
     ray_address: str | None = setting(
         None,
@@ -253,7 +293,14 @@ class ExecutionConfig(Validated):
 
 @dataclass(frozen=True)
 class OutputConfig(Validated):
-    """How the archive is written."""
+    """How the archive is written.
+
+    Examples
+    --------
+    >>> out = onnxinfo.OutputConfig(run="last layer", compression="lossless")
+    >>> onnxinfo.analyze("digits-cnn.onnx", "digits.npz:images", "result.h5", layers=["-1"], limit=1, out=out).run
+    'last layer'
+    """
 
     run: str | None = setting(None, "Name of the run.", metavar="NAME", unset="the model's name")
     compression: str = setting(
@@ -277,7 +324,7 @@ class Config:
     out: OutputConfig = OutputConfig()
 
     def sources(self) -> list[object]:
-        """Return everything that names files which are read."""
+        """Return all settings that name input files."""
         return [self.input.labels, self.input.foreground, self.input.unit_mask, self.ru.decoder.inputs]
 
 

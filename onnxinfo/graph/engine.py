@@ -40,6 +40,17 @@ def register_ort_library(path: str | os.PathLike[str]) -> None:
     ------
     UsageError
         There is no such file, or ONNX Runtime does not take it.
+
+    Examples
+    --------
+    >>> onnxinfo.register_ort_library("libmissing.so")
+    Traceback (most recent call last):
+    onnxinfo.errors.UsageError: ...
+
+    With ``onnxruntime-extensions``, whose operators are in the domain ``ai.onnx.contrib``:
+
+    >>> import onnxruntime_extensions
+    >>> onnxinfo.register_ort_library(onnxruntime_extensions.get_library_path())
     """
     library = os.path.abspath(os.fspath(path))
     if not os.path.isfile(library):

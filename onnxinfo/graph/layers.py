@@ -24,7 +24,7 @@ class Layer:
     Parameters
     ----------
     index
-        Position among all of the model, in the order of the file's nodes.
+        Index among all layers of the model, in the order of the file's nodes.
     name
         Name of the tensor in the ONNX file.
     op, node
@@ -37,7 +37,13 @@ class Layer:
     depth
         Layers with parameters (convolution, matrix product, recurrence) on the longest path from the perturbed tensor.
     default
-        Whether it is chosen where no patterns are given.
+        Whether it is selected if no patterns are given.
+
+    Examples
+    --------
+    >>> layer = onnxinfo.list_layers("digits-cnn.onnx")[1]
+    >>> layer.name, layer.op, layer.shape, layer.depth, layer.default
+    ('relu', 'Relu', ('batch', 16, 8, 8), 1, True)
     """
 
     index: int
@@ -58,7 +64,7 @@ def list_layers(model: ModelSource, input_tensor: str | None = None) -> list[Lay
     and no shape arithmetic, since that depends on shapes only; and the integers that quantised operators compute.
     Tensors inside functions and inside the bodies of control flow have no name outside and are not listed.
 
-    By default the layers are those a person would name:
+    The default layers are the ones that people usually name:
 
     - blocks: the output of a convolution, matrix product, recurrent layer, attention operator, or of a function or
       control flow node that contains one, after its bias, normalisation and activation, also where those are written
@@ -85,6 +91,12 @@ def list_layers(model: ModelSource, input_tensor: str | None = None) -> list[Lay
         The model cannot be loaded, or nothing in it can be perturbed.
     UsageError
         ``input_tensor`` is no float tensor of the graph.
+
+    Examples
+    --------
+    >>> layers = onnxinfo.list_layers("digits-cnn.onnx")
+    >>> len(layers), [layer.name for layer in layers if layer.default][-2:]
+    (22, ['relu_6', 'logits'])
     """
     loaded = load(model)
     source = perturbed_tensor(loaded, input_tensor)
@@ -139,6 +151,12 @@ def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude
     ------
     UsageError
         A pattern matches no layer (the message names near misses), or nothing is left.
+
+    Examples
+    --------
+    >>> layers = onnxinfo.list_layers("digits-cnn.onnx")
+    >>> [layer.name for layer in onnxinfo.select_layers(layers, ["op:Relu", "-1"], exclude=["*_[3-6]"])]
+    ['relu', 'relu_1', 'relu_2', 'logits']
     """
     if patterns:
         chosen = set().union(*(matching(pattern, layers) for pattern in patterns))
@@ -173,6 +191,11 @@ def perturbed_tensor(model: ModelSource, input_tensor: str | None = None) -> str
         The model cannot be loaded, or no float tensor depends on any input.
     UsageError
         ``input_tensor`` is no float tensor of the graph, or nothing depends on it.
+
+    Examples
+    --------
+    >>> onnxinfo.perturbed_tensor("digits-cnn.onnx")
+    'image'
     """
     flow = load(model).flow
     if input_tensor is not None:

@@ -52,6 +52,12 @@ class Model:
         File name without its ending, or the name of the graph.
     path
         The file, if there was one.
+
+    Examples
+    --------
+    >>> model = onnxinfo.load("digits-cnn.onnx")
+    >>> model.name, len(model.proto.graph.node), len(model.sha256)
+    ('digits-cnn', 22, 64)
     """
 
     proto: onnx.ModelProto
@@ -91,6 +97,12 @@ def load(source: ModelSource) -> Model:
     ModelError
         The source is no ONNX model, truncated, damaged, refused by ONNX's checker, of an unsupported version, or its
         external data is missing or outside the model's folder.
+
+    Examples
+    --------
+    >>> model = onnxinfo.load("digits-cnn.onnx")
+    >>> [output.name for output in model.proto.graph.output]
+    ['logits']
     """
     if isinstance(source, Model):
         return source
@@ -129,6 +141,12 @@ def save(model: ModelSource, path: str | os.PathLike[str], *, force: bool = Fals
         The file is one that the model was read from, or exists and holds something else.
     ModelError
         The model cannot be loaded, or the file cannot be written.
+
+    Examples
+    --------
+    >>> onnxinfo.save(onnxinfo.expose("digits-cnn.onnx", ["relu"]), "exposed.onnx")
+    >>> [output.name for output in onnxinfo.load("exposed.onnx").proto.graph.output]
+    ['logits', 'relu']
     """
     output = claim(path, ONNX, inputs=[model], force=force, failure=ModelError)
     proto = load(model).proto

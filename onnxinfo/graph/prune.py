@@ -48,6 +48,14 @@ def prune(model: ModelSource, keep: float, *, scope: str = "global") -> Model:
         The share or the scope is not usable.
     ModelError
         The model cannot be loaded, or has no weights in initializers.
+
+    Examples
+    --------
+    >>> import json
+    >>> model = onnxinfo.prune("digits-cnn.onnx", 0.25)
+    >>> properties = {each.key: each.value for each in model.proto.metadata_props}
+    >>> round(json.loads(properties["onnxinfo_pruned"])["kept"], 2)
+    0.25
     """
     if not (math.isfinite(keep) and 0 < keep <= 1):
         raise UsageError(f"keep {keep} is not usable: give a share above 0 and at most 1, such as 0.38")

@@ -124,6 +124,14 @@ def rescale(
         The factor is no positive number, no pair is chosen, or there is none.
     ModelError
         The model cannot be loaded, or a rescaled weight is beyond its type.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = onnxinfo.rescale("digits-cnn.onnx", 4.0, layers=["relu_1"])
+    >>> before, after = (onnxinfo.convert(each)(torch.ones(1, 1, 8, 8))[0] for each in ("digits-cnn.onnx", model))
+    >>> torch.allclose(before, after, atol=1e-4)
+    True
     """
     if not (math.isfinite(factor) and factor > 0):
         raise UsageError(f"factor {factor} is not usable: give a positive number, such as 4")

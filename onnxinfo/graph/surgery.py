@@ -37,6 +37,12 @@ def expose(model: ModelSource, tensors: Sequence[str]) -> Model:
         The model cannot be loaded, or the type of a tensor is not known.
     UsageError
         A tensor is not in the graph.
+
+    Examples
+    --------
+    >>> model = onnxinfo.expose("digits-cnn.onnx", ["relu", "relu_1"])
+    >>> [output.name for output in model.proto.graph.output]
+    ['logits', 'relu', 'relu_1']
     """
     loaded = load(model)
     names = [output.name for output in loaded.proto.graph.output]
@@ -97,6 +103,12 @@ def extract(model: ModelSource, inputs: Sequence[str], outputs: Sequence[str]) -
         The model cannot be loaded, or the type of a tensor is not known.
     UsageError
         A tensor is not in the graph, or no output depends on one of the inputs.
+
+    Examples
+    --------
+    >>> model = onnxinfo.extract("digits-cnn.onnx", ["relu_6"], ["logits"])
+    >>> [value.name for value in model.proto.graph.input], [node.op_type for node in model.proto.graph.node]
+    (['relu_6'], ['AveragePool', 'Reshape', 'Gemm'])
     """
     return _part(load(model), inputs, outputs, keep_inputs=False)
 

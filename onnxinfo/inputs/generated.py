@@ -1,4 +1,4 @@
-"""Inputs made up from what a model declares, where nobody gives any."""
+"""Randomly generated inputs that fit a model's declared inputs, for use without samples."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def open_samples(
 
     Examples
     --------
-    >>> samples = open_samples(np.zeros((5, 8, 8), np.uint8), shape=(1, 8, 8), limit=2)
+    >>> samples = onnxinfo.open_samples(np.zeros((5, 8, 8), np.uint8), shape=(1, 8, 8), limit=2)
     >>> samples.names, samples.batch([0, 1]).shape
     (['input[0]', 'input[1]'], (2, 1, 8, 8))
     """

@@ -53,6 +53,12 @@ class Samples:
         Name and reason of every sample that had to be left out.
     available
         How many samples the source has, those left out and those beyond the limit included.
+
+    Examples
+    --------
+    >>> samples = onnxinfo.open_samples("digits.npz:images", shape=(1, 8, 8), limit=3, labels="digits.npz:labels")
+    >>> len(samples), samples.names[2], samples.labels.tolist(), samples.batch([0, 2]).shape
+    (3, 'images[2]', [1, 4, 5], (2, 1, 8, 8))
     """
 
     def __init__(self, opened: Opened, target: Target, preprocessing: Preprocessing, shape: tuple[int, ...]) -> None:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 #: Memory for activations unless the user names another, in bytes; on a GPU a share of what is free.
 CPU_BYTES = 512 * 2**20
 GPU_SHARE = 0.6
-#: More inputs at once than this do not make a device any faster; on a processor, if they take this many bytes, either.
+#: Larger batches than this are no faster on any device; on the CPU, nor are batches of more than this many bytes.
 CPU_INPUTS, GPU_INPUTS = 64, 4096
 CPU_CACHED_BYTES = 64 * 2**20
 
@@ -100,7 +100,7 @@ def _bytes_of(function: Callable[[Tensor, Tensor], object], x: Tensor, rows: Ten
 
 
 def _beside(x: Tensor) -> int:
-    """Bytes of noises and estimates for one input."""
+    """Bytes of noise samples and estimates for one input."""
     return 8 * x[0].numel() * x.element_size()
 
 

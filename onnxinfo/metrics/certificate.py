@@ -283,7 +283,7 @@ def sample_until(
     deviations
         Those that are there already.
     effort
-        How many times as many noises are the least and the most.
+        Factor on the minimum and maximum number of noise samples.
     wanted
         Relative standard error of the mean, on average over the samples.
     control

@@ -157,12 +157,17 @@ def load_decoder(folder: str | os.PathLike[str], key: DecoderKey) -> Trained | N
 
 
 def list_decoders(folder: str | os.PathLike[str]) -> list[StoredDecoder]:
-    """Return what a folder holds, by layer.
+    """Return the decoders in a folder, by layer.
 
     Raises
     ------
     InputError
         The folder is missing, or a description is damaged.
+
+    Examples
+    --------
+    >>> [(decoder.tensor, decoder.path.suffix) for decoder in onnxinfo.list_decoders("decoders")]
+    [('relu', '.json')]
     """
     if not Path(folder).is_dir():
         raise InputError(f"{printable(str(folder))} is no folder; train decoders first")
@@ -194,6 +199,13 @@ def describe_decoder(folder: str | os.PathLike[str], layer: str) -> str:
         The folder is missing or damaged.
     UnknownLayerError
         It has no decoder of that layer.
+
+    Examples
+    --------
+    >>> import json
+    >>> [description] = json.loads(onnxinfo.describe_decoder("decoders", "relu"))
+    >>> description["perturbed"], description["plan"]["width"]
+    ('image', 8)
     """
     stored = list_decoders(folder)
     chosen = [each for each in stored if each.tensor == layer]

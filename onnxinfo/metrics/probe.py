@@ -32,7 +32,7 @@ class Halves:
 
 
 class HalfSums:
-    """Sums over a stream of noises, every other one in the same half, in whatever portions they come.
+    """Sums over a stream of noise samples, alternating between two halves, whatever the size of the portions.
 
     Parameters
     ----------
@@ -45,14 +45,14 @@ class HalfSums:
         self._count = 0
 
     def add(self, values: Tensor) -> None:
-        """Add the values of some noises, (noises, S, n)."""
+        """Add the values of some noise samples, (noises, S, n)."""
         for i, total in enumerate(self._sums):
             total += values[(i + self._count) % 2 :: 2].sum(0)
         self._count += len(values)
 
     @property
     def both(self) -> tuple[Tensor, Tensor]:
-        """Mean of each half, (S, n); the count of noises must be even."""
+        """Mean of each half, (S, n); the number of noise samples must be even."""
         first, second = (total * (2 / self._count) for total in self._sums)
         return first, second
 
@@ -111,7 +111,7 @@ class LayerProbe:
         return LayerProbe(self.network, x, self.unit, rows, self.noise, self.probes, self.batch_size)
 
     def batches(self, count: int) -> Iterator[int]:
-        """Split a number of noises into portions that are evaluated at once."""
+        """Split a number of noise samples into batches that are evaluated at once."""
         size = max(1, self.batch_size // self.samples)
         while count > 0:
             yield min(size, count)
@@ -129,7 +129,7 @@ class LayerProbe:
         return feature
 
     def deviations(self, sigma: Tensor, noises: int) -> Tensor:
-        """``||h(x + sigma*delta) - f||^2`` for fresh noises delta.
+        """``||h(x + sigma*delta) - f||^2`` for fresh noise samples delta.
 
         Parameters
         ----------
@@ -155,7 +155,7 @@ class LayerProbe:
         return (feature.reshape(-1, self.samples, feature.shape[1]) - self.center).square().sum(-1)
 
     def differentiable_deviation(self, sigma: Tensor, noises: int) -> Tensor:
-        """``E||h(x + sigma*delta) - f||^2`` from fresh noises, (S,), differentiable with respect to sigma, (S, n)."""
+        """``E||h(x + sigma*delta) - f||^2`` from fresh noise samples, (S,), differentiable by sigma, (S, n)."""
         _, x = self.perturb(sigma, noises)
         self.n_vjps += noises
         return self.deviation(self.evaluate(x)).mean(0)

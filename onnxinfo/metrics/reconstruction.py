@@ -24,9 +24,9 @@ class Moments:
     Attributes
     ----------
     parts
-        Mean of ``(mu_i - xhat_i)^2`` over each quarter of the noises, standardised, (PARTS, S, n).
+        Mean of ``(mu_i - xhat_i)^2`` over each quarter of the noise samples, standardised, (PARTS, S, n).
     spread
-        Variance of ``(mu_i - xhat_i)^2`` over the noises, (S, n).
+        Variance of ``(mu_i - xhat_i)^2`` over the noise samples, (S, n).
     deviations
         ``||h(x + sigma*delta) - f||^2``, (noises, S).
     """
@@ -85,7 +85,7 @@ class Reconstruction:
         sigma
             Noise scales, (S, n), standardised.
         noises
-            Fresh noises, evaluated at once.
+            Number of fresh noise samples, evaluated at once.
         """
         probe = self.feature
         _, x = probe.perturb(sigma, noises)

@@ -166,7 +166,7 @@ class Problem:
         scales
             Where to start.
         steps, noises
-            Steps, and fresh noises of each.
+            Number of steps, and of fresh noise samples per step.
         rate
             Adam's learning rate at the start; it falls to zero as a cosine.
         """

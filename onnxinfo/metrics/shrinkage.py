@@ -17,7 +17,7 @@ def wiener(first: Tensor, second: Tensor, shape: Sequence[int]) -> Tensor:
     """The best linear estimate of a map from two independent noisy measurements of it.
 
     In each frequency band the gain is signal power over total power. The signal's power is the cross-spectrum of the
-    two measurements, whose noises are independent, so it is unbiased; nothing is assumed about smoothness: a map
+    two measurements, whose noise is independent, so it is unbiased; nothing is assumed about smoothness: a map
     without structure is shrunk evenly, in proportion to what is known about it.
 
     Parameters

@@ -92,6 +92,13 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
         An output is no tensor of the graph.
     ConversionError
         A needed operator has no converter; the message names node, operator and opset version.
+
+    Examples
+    --------
+    >>> import torch
+    >>> module = onnxinfo.convert("digits-cnn.onnx", ["relu_1", "logits"])
+    >>> [tuple(output.shape) for output in module(torch.zeros(2, 1, 8, 8))]
+    [(2, 16, 8, 8), (2, 10)]
     """
     scope = _scope(model, outputs, fallback)
     with operators.registered():

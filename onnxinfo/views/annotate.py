@@ -61,6 +61,11 @@ def annotate(
         The model cannot be read or written.
     ArchiveError
         The archive cannot be read.
+
+    Examples
+    --------
+    >>> onnxinfo.annotate("digits-cnn.onnx", "result.h5", "annotated.onnx")
+    2
     """
     from ..graph.model import load, save
 

@@ -87,6 +87,12 @@ def compare(
         There are fewer than two runs, they are not comparable (the message says why), or share no layer.
     ArchiveError
         An archive cannot be read.
+
+    Examples
+    --------
+    >>> rows = onnxinfo.compare(["result.h5", "pruned.h5"])
+    >>> sorted(row["layer"] for row in rows), rows[0]["paired"], rows[0]["low"] <= rows[0]["difference"]
+    (['logits', 'relu'], True, True)
     """
     return compare_selected(
         Selection.of(path, run=run, layers=layers, metrics=metrics, samples=samples), by, unpaired, confidence

@@ -167,6 +167,11 @@ def plot(path: Paths, kind: str, output: str | os.PathLike[str], **options: Any)
         finished.
     ArchiveError
         An archive cannot be read, or the figure cannot be written.
+
+    Examples
+    --------
+    >>> onnxinfo.plot("result.h5", "certificate", "certificate.svg", theme="dark").name
+    'certificate.svg'
     """
     draw = PLOTS.get(kind)
     if not isinstance(draw, Plot):
@@ -203,6 +208,11 @@ def plot_curve(path: Paths, output: str | os.PathLike[str], **options: Unpack[Cu
     ------
     UsageError, ArchiveError
         See :func:`onnxinfo.plot`.
+
+    Examples
+    --------
+    >>> onnxinfo.plot_curve(["result.h5", "pruned.h5"], "curve.svg", spread="iqr").name
+    'curve.svg'
     """
     return plot(path, "curve", output, **options)
 
@@ -230,5 +240,10 @@ def plot_maps(path: Paths, output: str | os.PathLike[str], **options: Unpack[Map
     ------
     UsageError, ArchiveError
         See :func:`onnxinfo.plot`.
+
+    Examples
+    --------
+    >>> onnxinfo.plot_maps("result.h5", "maps.png", layers=["logits"], samples=[0]).name
+    'maps.png'
     """
     return plot(path, "maps", output, **options)

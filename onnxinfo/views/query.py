@@ -144,7 +144,9 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
 
     Examples
     --------
-    >>> onnxinfo.query("results.h5", layers=["*relu*"], metrics=["sid"], per="sample")  # doctest: +SKIP
+    >>> rows = onnxinfo.query("result.h5", layers=["logits"], metrics=["sid"], per="sample")
+    >>> [(row["sample_name"], row["layer"], row["converged"]) for row in rows]
+    [('images[0]', 'logits', True), ('images[1]', 'logits', True)]
     """
     known = [*Selected.__annotations__, *Arrangement.__annotations__]
     for name in options:

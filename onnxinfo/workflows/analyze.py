@@ -85,12 +85,12 @@ def analyze(
     output
         The archive, an HDF5 file; it is created, or a run is added. Other files are left as they are.
     layers, exclude
-        Patterns, see :func:`~onnxinfo.select_layers`; default: what a person would call the layers.
+        Patterns, see :func:`~onnxinfo.select_layers`; default: the default layers of :func:`~onnxinfo.list_layers`.
     metrics
         Names of metrics: ``sid``, ``ru``, ``concentration``; baselines ``gradient``, ``gradcam``, ``cam``.
     input, sid, ru, execution, out
         All other settings, by concern; see :mod:`onnxinfo.config`. Several local workers import the calling program's
-        main module: guard what it does by ``__name__``.
+        main module: guard its code with ``if __name__ == "__main__"``.
     progress
         Called with a :class:`Progress` as work is done.
     **flat
@@ -111,8 +111,19 @@ def analyze(
     ArchiveError
         The archive cannot be written; what it holds is safe.
     ResourceError
-        A worker was lost for good; or memory does not suffice for a single sample. Before, whenever it runs out, half
-        as many inputs are evaluated at once from there on.
+        A worker was lost permanently, or memory is too small for a single sample. Whenever memory runs out before that,
+        the number of inputs evaluated at once is halved.
+
+    Examples
+    --------
+    >>> onnxinfo.analyze("digits-cnn.onnx", "digits.npz:images", "new.h5", layers=["relu", "logits"], limit=2)
+    Result(archive=...Path('new.h5'), run='digits-cnn')
+
+    Settings of one concern can be passed as an object:
+
+    >>> sid = onnxinfo.SidConfig(alpha=0.001, seed=7)
+    >>> onnxinfo.analyze("digits-cnn.onnx", "digits.npz:images", "other.h5", layers=["-1"], sid=sid, limit=1).run
+    'digits-cnn'
     """
     base = Config(SelectionConfig(layers, exclude, metrics), input, sid, ru, execution, out)
     return run_analysis(model, inputs, output, configure(base, flat), progress)

@@ -62,14 +62,14 @@ class OperatorUse:
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """What :func:`check_model` found.
+    """Result of :func:`check_model`.
 
     Parameters
     ----------
     name, sha256
         Of the model, see :class:`~onnxinfo.Model`.
     producer
-        What wrote the file, with its version; empty where it does not say.
+        Program that wrote the file, with its version; empty if the file does not say.
     ir_version, opsets
         Version of the file format, and of each operator domain.
     operators
@@ -77,9 +77,9 @@ class ModelCheck:
     parameters
         Number of the model's parameters.
     inputs
-        Shape of what was fed, by graph input; optional inputs are absent.
+        Shape of the array passed to each graph input; optional inputs are absent.
     generated
-        Whether the inputs were made up.
+        Whether the inputs were randomly generated.
     perturbed
         The tensor that an analysis would perturb; None where there is none.
     reached
@@ -92,6 +92,12 @@ class ModelCheck:
         The difference that is largest relative to its tolerance; None where nothing could be compared.
     error
         Why the torch graph is not what ONNX Runtime computes; None where it is.
+
+    Examples
+    --------
+    >>> check = onnxinfo.check_model("digits-cnn.onnx", "digits.npz:images")
+    >>> check.opsets, check.parameters, check.inputs, check.generated
+    ({'ai.onnx': 20}, 46890, {'image': (2, 1, 8, 8)}, False)
     """
 
     name: str
@@ -148,9 +154,15 @@ def check_model(
     ModelError
         The model cannot be loaded, or ONNX Runtime does not run it.
     InputError
-        The inputs do not fit the model, or none can be made up.
+        The inputs do not fit the model, or none can be generated.
     UsageError
         An option is unknown, or ``input_tensor`` is no float tensor of the graph.
+
+    Examples
+    --------
+    >>> check = onnxinfo.check_model("digits-cnn.onnx")
+    >>> check.compared, check.error is None, check.unreached
+    (22, True, {})
     """
     chosen = configure(Config(input=input), flat, "input").input
     with time_limit(ExecutionConfig(timeout=timeout).timeout):

@@ -64,7 +64,14 @@ class Change:
 
 @dataclass(frozen=True)
 class CoherencyResult:
-    """Result of :func:`coherency`: the two runs, and every layer's changes in the order of the layers."""
+    """Result of :func:`coherency`: the two runs, and every layer's changes in the order of the layers.
+
+    Examples
+    --------
+    >>> original, rescaled = (onnxinfo.Result(Path("coherency.h5"), run) for run in ("original", "rescaled"))
+    >>> onnxinfo.CoherencyResult(original, rescaled, changes=()).rescaled.run
+    'rescaled'
+    """
 
     original: Result
     rescaled: Result
@@ -103,6 +110,14 @@ def coherency(
         An option is unknown, no layers can be rescaled, or a run is named; nothing is written.
     OnnxinfoError
         As :func:`onnxinfo.analyze`.
+
+    Examples
+    --------
+    >>> result = onnxinfo.coherency(
+    ...     "digits-cnn.onnx", "digits.npz:images", "coherency.h5", layers=["-1"], metrics=["sid"], limit=1
+    ... )
+    >>> [round(change.after - change.before, 6) + 0.0 for change in result.changes]
+    [0.0]
     """
     config = configure(Config(selection=SelectionConfig(metrics=COHERENCY_METRICS)), options)
     if config.out.run is not None:

@@ -84,6 +84,14 @@ def train_decoder(
         As for :func:`onnxinfo.analyze`.
     ArchiveError
         The folder cannot be made or written.
+
+    Examples
+    --------
+    >>> decoders = onnxinfo.train_decoder(
+    ...     "digits-cnn.onnx", "digits.npz:images", "decoders", layers=["relu"], limit=16, steps=2, width=8
+    ... )
+    >>> [(decoder.tensor, decoder.width, decoder.steps) for decoder in decoders]
+    [('relu', 8, 2)]
     """
     full = {each.name: each.setting.flat for each in entries("ru.decoder") if each.setting.recipe}
     known = [*(each.name for each in entries("input")), *full]

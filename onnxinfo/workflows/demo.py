@@ -21,7 +21,14 @@ SAMPLES = 50
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made: the analysis, and the plots."""
+    """Result of :func:`demo`: the analysis and the plots.
+
+    Examples
+    --------
+    >>> made = onnxinfo.DemoResult(onnxinfo.Result(Path("demo.h5"), "digits"), plots=(Path("curve.png"),))
+    >>> made.result.run, [file.name for file in made.plots]
+    ('digits', ['curve.png'])
+    """
 
     result: Result
     plots: tuple[Path, ...]
@@ -52,6 +59,12 @@ def demo(
         The folder cannot be written.
     UsageError
         A file that is there already holds something else than what is written.
+
+    Examples
+    --------
+    >>> shown = onnxinfo.demo("demo")
+    >>> shown.result.archive.name, [plot.name for plot in shown.plots]
+    ('digits.h5', ['curve.png', 'maps.png'])
     """
     target = claim_folder(folder)
     model, images = path(MODEL), path("digits.npz")

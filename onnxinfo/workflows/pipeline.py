@@ -21,7 +21,7 @@ from .analyze import run_analysis
 
 @dataclass(frozen=True)
 class OneshotResult:
-    """What was made.
+    """Result of :func:`oneshot`.
 
     Attributes
     ----------
@@ -31,6 +31,13 @@ class OneshotResult:
         The curve by depth and the maps, PNG files.
     report
         The HTML file.
+
+    Examples
+    --------
+    >>> result = onnxinfo.Result(Path("result.h5"), "digits-cnn")
+    >>> made = onnxinfo.OneshotResult(result, plots=(Path("curve.png"), Path("maps.png")), report=Path("report.html"))
+    >>> [file.suffix for file in (made.result.archive, *made.plots, made.report)]
+    ['.h5', '.png', '.png', '.html']
     """
 
     result: Result
@@ -80,6 +87,12 @@ def oneshot(
         A file that is there already is an input, or holds something else than what is written.
     OnnxinfoError
         Something :func:`onnxinfo.analyze` or :func:`onnxinfo.report` refuses.
+
+    Examples
+    --------
+    >>> made = onnxinfo.oneshot("digits-cnn.onnx", "digits.npz:images", "results", layers=["-1"], limit=1)
+    >>> made.result.archive.name, [plot.name for plot in made.plots], made.report.name
+    ('digits-cnn.h5', ['digits-cnn-curve.png', 'digits-cnn-maps.png'], 'digits-cnn.html')
     """
     target = claim_folder(folder)
     name = Path(model).stem

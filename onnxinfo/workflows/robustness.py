@@ -33,6 +33,13 @@ class RobustnessResult:
         How many there are, and of how many all targets were reached.
     accuracy
         Share of the samples classified as labelled.
+
+    Examples
+    --------
+    >>> with onnxinfo.open("result.h5") as archive:
+    ...     result = onnxinfo.Result(archive.path, archive.runs[0])
+    >>> onnxinfo.RobustnessResult(result, value=2.3, stderr=0.2, samples=2, converged=2, accuracy=1.0).accuracy
+    1.0
     """
 
     result: Result
@@ -64,6 +71,14 @@ def robustness(
     ------
     UsageError, InputError
         As :class:`Robustness` and :func:`onnxinfo.analyze`; nothing is written.
+
+    Examples
+    --------
+    >>> found = onnxinfo.robustness(
+    ...     "digits-cnn.onnx", "digits.npz:images", "robust.h5", labels="digits.npz:labels", limit=1
+    ... )
+    >>> found.samples, found.accuracy
+    (1, 1.0)
     """
     if given := [each.name for each in entries("selection") if each.name in options]:
         raise UsageError(f"robustness is measured at the model's scores: leave out {' and '.join(given)}")

@@ -15,6 +15,8 @@ import zipfile
 import pytest
 from places import ROOT
 
+import onnxinfo
+
 pytest.importorskip("setuptools")
 
 IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "demo", "site")
@@ -82,7 +84,7 @@ def test_a_source_archive_names_no_builder(built):
 
 def test_a_wheel_has_one_package_and_its_data(wheel):
     names = set(wheel.namelist())
-    assert {name.split("/")[0] for name in names} == {"onnxinfo", "onnxinfo-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"onnxinfo", f"onnxinfo-{onnxinfo.__version__}.dist-info"}
     assert {
         "onnxinfo/py.typed",
         "onnxinfo/models/digits-cnn.onnx",
@@ -143,3 +145,11 @@ def test_the_library_imports_what_it_declares():
                 names = [node.module]
             for name in names:
                 assert name.split(".")[0].lower() in known, f"{path}: {name}"
+
+
+def test_the_version_is_the_same_everywhere(metadata):
+    version = onnxinfo.__version__
+    assert metadata["Version"] == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\nARG VERSION={version}\n" in (ROOT / "Dockerfile").read_text()
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()

@@ -191,7 +191,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_where(tmp_path, options):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
-    assert f"interrupted: finished cells are in {path}; the same command goes on from there" in said
+    assert f"interrupted: finished cells are in {path}; rerun the same command to resume" in said
     assert "Traceback" not in said
     assert 0 < seen <= cells(path) < CELLS
     assert onnxinfo.list_runs(path)[0].status == "interrupted"

@@ -1,8 +1,9 @@
-"""Operations on archives killed at any moment, or beside a writer: nothing that was there is lost, nothing is half there.
+"""Operations on archives, killed at any moment or beside a writer: nothing is lost, and nothing is half there.
 
 An operation that is added gets a line in ``OPERATIONS``, and is covered.
 """
 
+import contextlib
 import functools
 import itertools
 import multiprocessing
@@ -40,12 +41,15 @@ class Operation:
         Runs in ``a.h5`` that hold the two made ones.
     output
         File that is either absent or whole.
+    reads
+        Whether it may run beside a writer.
     """
 
     work: Callable[[], object]
     before: tuple[str, ...] = ("first", "second")
     after: tuple[str, ...] = ("first", "second")
     output: str = ""
+    reads: bool = False
 
 
 OPERATIONS = {
@@ -53,9 +57,9 @@ OPERATIONS = {
     "rename": Operation(lambda: onnxinfo.rename_run("a.h5", "second", "other"), after=("first", "other")),
     "recover": Operation(lambda: onnxinfo.recover("a.h5")),
     "recover elsewhere": Operation(lambda: onnxinfo.recover("a.h5", "out.h5"), output="out.h5"),
-    "merge": Operation(lambda: onnxinfo.merge(["a.h5", "b.h5"], "out.h5"), output="out.h5"),
-    "export netcdf": Operation(lambda: onnxinfo.export("a.h5", "out.nc", run="first"), output="out.nc"),
-    "export csv": Operation(lambda: onnxinfo.export("a.h5", "out.csv", run="first"), output="out.csv"),
+    "merge": Operation(lambda: onnxinfo.merge(["a.h5", "b.h5"], "out.h5"), output="out.h5", reads=True),
+    "export netcdf": Operation(lambda: onnxinfo.export("a.h5", "out.nc", run="first"), output="out.nc", reads=True),
+    "export csv": Operation(lambda: onnxinfo.export("a.h5", "out.csv", run="first"), output="out.csv", reads=True),
 }
 
 
@@ -173,12 +177,9 @@ def test_beside_a_writer(folder, name, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             fill(writer, described, stop=2)
         before = (folder / "a.h5").stat().st_ino
-        try:
+        refused = pytest.raises(onnxinfo.ArchiveError, match="being written")
+        with contextlib.nullcontext() if OPERATIONS[name].reads else refused:
             OPERATIONS[name].work()
-        except onnxinfo.OnnxinfoError as error:
-            assert "being written" in str(error)
-        else:
-            assert OPERATIONS[name].output
         assert (folder / "a.h5").stat().st_ino == before
         fill(writer, described)
     with onnxinfo.open(folder / "a.h5") as archive:

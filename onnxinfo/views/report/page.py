@@ -72,6 +72,11 @@ def report(
         An archive cannot be read, or the file cannot be written.
     OnnxinfoError
         Jinja or Plotly is not installed.
+
+    Examples
+    --------
+    >>> onnxinfo.report("result.h5", "report.html", model="digits-cnn.onnx", title="Digits").name
+    'report.html'
     """
     target = claim(output, HTML, inputs=[path, model], force=force)
     plotly = plotly_script()
