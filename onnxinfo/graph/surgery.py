@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Collection, Iterable, Sequence
 
 import onnx
@@ -134,7 +135,7 @@ def _part(model: Model, inputs: Sequence[str], outputs: Sequence[str], *, keep_i
     proto = protos.copy_into(onnx.ModelProto(), model.proto, ("graph", "functions"))
     graph = proto.graph
     graph.name, graph.doc_string = source.name, source.doc_string
-    graph.node.extend(nodes)
+    graph.node.extend(_without_outputs(nodes, cut, needed))
     graph.input.extend([*heads, *kept])
     graph.output.extend(tails)
     protos.copy_tensors(graph.initializer, (t for t in source.initializer if t.name in needed and t.name not in cut))
@@ -159,6 +160,26 @@ def _needed(
             nodes.append(node)
             needed.update(protos.needed_names(node), (name for name in node.output if name))
     return nodes[::-1], needed
+
+
+def _without_outputs(
+    nodes: Iterable[onnx.NodeProto], cut: Collection[str], names: Collection[str]
+) -> list[onnx.NodeProto]:
+    """The nodes, those outputs that are inputs now under other names: a node may be needed for its other outputs."""
+    changed = []
+    for node in nodes:
+        if not set(cut).isdisjoint(node.output):
+            copied = onnx.NodeProto()
+            copied.CopyFrom(node)
+            copied.output[:] = [_unused(name, names) if name in cut else name for name in node.output]
+            node = copied
+        changed.append(node)
+    return changed
+
+
+def _unused(name: str, names: Collection[str]) -> str:
+    """A name like the given one that is not among the names."""
+    return next(other for i in itertools.count() if (other := f"{name}/unused{i or ''}") not in names)
 
 
 def _called(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> list[onnx.FunctionProto]:

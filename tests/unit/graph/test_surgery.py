@@ -165,6 +165,46 @@ def test_extract_keeps_graph_inputs_that_are_needed_besides():
     assert names(extract(proto, ["h"], ["y", "h"]).proto.graph.output) == ["y", "h"]
 
 
+SEVERAL_OUTPUTS = {
+    "Split": ([helper.make_node("Split", ["x"], ["a", "b"], axis=1, num_outputs=2)], [], 4),
+    "LSTM": (
+        [
+            helper.make_node("Unsqueeze", ["x", "zero"], ["steps"]),
+            helper.make_node("LSTM", ["steps", "w", "r"], ["h", "last", "b3"], hidden_size=2),
+            helper.make_node("Squeeze", ["last", "zero"], ["a"]),
+            helper.make_node("Squeeze", ["b3", "zero"], ["b"]),
+        ],
+        [graphs.weight("w", 1, 8, 4), graphs.weight("r", 1, 8, 2), graphs.constant("zero", [0])],
+        4,
+    ),
+    "LayerNormalization": (
+        [helper.make_node("LayerNormalization", ["x", "scale"], ["a", "b"], axis=1)],
+        [graphs.weight("scale", 4)],
+        4,
+    ),
+    "TopK": ([helper.make_node("TopK", ["x", "two"], ["a", "i"], axis=1), helper.make_node("Cast", ["i"], ["b"], to=1)],
+             [graphs.constant("two", [2])], 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("operator", "cut"),
+    [("Split", "a"), ("Split", "b"), ("LSTM", "last"), ("LayerNormalization", "a"), ("TopK", "a"), ("TopK", "i")],
+)
+def test_one_output_of_a_node_becomes_an_input(operator, cut):
+    nodes, constants, size = SEVERAL_OUTPUTS[operator]
+    nodes = [*nodes, helper.make_node("Mul", ["a", "b"], ["y"])]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    proto = graphs.model(nodes, [graphs.value("x", ("N", size))], [output], constants)
+    values = graphs.feeds(proto)
+    whole = Session(expose(proto, [cut])).run(values)
+    part = valid(extract(proto, [cut], ["y"]))
+    assert names(part.proto.graph.input) == [cut, "x"]
+    np.testing.assert_array_equal(Session(part).run({cut: whole[cut], "x": values["x"]})["y"], whole["y"])
+    other = Session(part).run({cut: whole[cut] + 1, "x": values["x"]})["y"]
+    assert not np.array_equal(other, whole["y"])
+
+
 def test_values_captured_by_branches():
     proto = graphs.branch_model()
     values = graphs.feeds(proto)
