@@ -40,6 +40,8 @@ LAYOUT = {
     "Reshape", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
 SOFTMAX = {"LogSoftmax", "Softmax"}
+# Outputs of these are probabilities, which saturate.
+SATURATING = {"HardSigmoid", "Sigmoid", "Softmax"}
 # What normalisations and activations are, or are composed of.
 POINTWISE = {
     "Abs", "Add", "BatchNormalization", "BiasAdd", "BiasGelu", "BiasSplitGelu", "Celu", "Clip", "Div", "Elu", "Erf",
@@ -86,7 +88,8 @@ class Blocks:
             if self._is_anchor(i):
                 for name in self._used_outputs(node):
                     self._follow(name, {i} | absorbed.get(i, set()), absorbed)
-        self.ends.update(name for name in self.flow.outputs & self.influenced if self.flow.is_feature(name))
+        outputs = (name for name in self.flow.outputs & self.influenced if self.flow.is_feature(name))
+        self.ends.update(name for name in outputs if not self._is_probability(name))
 
     def depth(self) -> dict[str, int]:
         """Number of layers with parameters on the longest path from the perturbed tensor to each value."""
@@ -138,6 +141,21 @@ class Blocks:
         if key in self._bodies:
             return self._bodies.depth(key) > 0
         return any(inner.op_type in MATRIX for inner in protos.nested([node])) or self._is_sum(position)
+
+    def _is_probability(self, output: str) -> bool:
+        """Whether an output only saturates a layer: its scores tell more, and stay measurable where it is 0 or 1."""
+        saturated = self._before_layout(output)
+        node = self.flow.nodes[self.flow.producer[saturated]] if saturated in self.flow.producer else onnx.NodeProto()
+        if node.op_type not in SATURATING or node.domain:
+            return False
+        scores = node.input[0]
+        return not self.ends.isdisjoint({scores, self._before_layout(scores)})
+
+    def _before_layout(self, name: str) -> str:
+        """The value that a value holds in another layout."""
+        while name in self.flow.producer and (node := self.flow.nodes[self.flow.producer[name]]).op_type in LAYOUT:
+            name = node.input[0]
+        return name
 
     def _is_sum(self, position: int) -> bool:
         """Whether a node adds two values that are not both functions, element by element, of the same one."""
@@ -233,9 +251,11 @@ class Blocks:
         return None
 
     def _continues(self, node: onnx.NodeProto, output: str) -> bool:
-        """Whether a node is part of the block before it; a final softmax is a layer of its own."""
+        """Whether a node is part of the block before it; final probabilities are a layer of their own."""
         if node.op_type in SOFTMAX:
             return output in self._leads_to_matrix
+        if node.op_type in SATURATING and output in self.flow.outputs:
+            return False
         return node.op_type in POINTWISE | LAYOUT
 
 

@@ -71,7 +71,8 @@ def list_layers(model: ModelSource, input_tensor: str | None = None) -> list[Lay
       in elementary operators (``x * sigmoid(x)``, GELU by ``Erf``, layer normalisation by ``ReduceMean``);
     - residual sums, ``Add`` or ``Sum`` of two values that depend on the perturbed tensor, after their normalisation
       and activation; a block whose output goes nowhere but into a sum is part of it;
-    - the graph's outputs. A final softmax is a layer of its own, one inside an attention is part of its block.
+    - the graph's outputs, but for a final softmax or sigmoid of a layer: probabilities saturate, and the layer's scores
+      tell the same. A softmax inside an attention is part of its block.
 
     Parameters
     ----------

@@ -1,0 +1,53 @@
+"""Which layers are listed by default at the end of a network: scores, not the probabilities made of them."""
+
+import graphs
+import pytest
+from onnx import TensorProto, helper
+
+from onnxinfo import list_layers
+
+
+def defaults(nodes, constants=(), *, outputs=("y",)):
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    proto = graphs.model(nodes, [graphs.value("x", ("N", 4))], values, [graphs.weight("w", 4, 4), *constants])
+    return [layer.name for layer in list_layers(proto) if layer.default]
+
+
+PRODUCT = helper.make_node("MatMul", ["x", "w"], ["z"])
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "Sigmoid", "HardSigmoid"])
+def test_scores_are_the_last_layer(operator):
+    assert defaults([PRODUCT, helper.make_node(operator, ["z"], ["y"])]) == ["z"]
+
+
+def test_also_where_the_probabilities_are_laid_out_anew():
+    nodes = [
+        PRODUCT,
+        helper.make_node("Identity", ["z"], ["same"]),
+        helper.make_node("Softmax", ["same"], ["p"]),
+        helper.make_node("Reshape", ["p", "shape"], ["y"]),
+    ]
+    assert defaults(nodes, [graphs.constant("shape", [0, 2, 2])]) == ["z"]
+
+
+def test_log_probabilities_do_not_saturate():
+    assert defaults([PRODUCT, helper.make_node("LogSoftmax", ["z"], ["y"])]) == ["z", "y"]
+
+
+def test_a_sigmoid_inside_is_the_end_of_its_block():
+    nodes = [PRODUCT, helper.make_node("Sigmoid", ["z"], ["s"]), helper.make_node("MatMul", ["s", "w"], ["y"])]
+    assert defaults(nodes) == ["s", "y"]
+
+
+def test_probabilities_without_a_layer_before_them_are_a_layer():
+    assert defaults([helper.make_node("Softmax", ["x"], ["y"])]) == ["y"]
+
+
+def test_each_of_several_heads():
+    nodes = [
+        PRODUCT,
+        helper.make_node("Softmax", ["z"], ["y"]),
+        helper.make_node("MatMul", ["x", "w"], ["boxes"]),
+    ]
+    assert sorted(defaults(nodes, outputs=("y", "boxes"))) == ["boxes", "z"]
