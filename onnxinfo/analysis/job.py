@@ -25,8 +25,8 @@ from ..metrics.network import Network
 from ..metrics.noise import Tie, generator, make_tie
 from ..metrics.probe import LayerProbe
 from ..torch_graph.convert import Conversion
+from ..torch_graph.element_types import tensor_from
 from ..torch_graph.ends import with_wide_ends
-from ..torch_graph.operators.table import tensor_from
 from ..torch_graph.operators.values import to_torch
 from ..torch_graph.reach import convert_reached, describe_obstacle, ends_of_gradient, listed_layers, obstacles
 from ..torch_graph.verify import verify

@@ -1,4 +1,4 @@
-"""ONNX graph to differentiable torch graph: onnx2torch's converters, extended by :mod:`.operators`."""
+"""ONNX graph to differentiable torch graph, by :mod:`.operators` and converters registered with onnx2torch."""
 
 from __future__ import annotations
 
@@ -8,25 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import onnx
-from onnx2torch.node_converters import get_converter
-from onnx2torch.onnx_graph import OnnxGraph
-from onnx2torch.onnx_node import OnnxNode
-from onnx2torch.onnx_tensor import OnnxTensor
 from torch import Tensor, fx, nn
 
 from ..errors import ConversionError
 from ..graph.model import ModelSource, load
 from ..graph.surgery import expose_only
 from ..graph.weights import detach_weights
-from . import operators
+from ..registry import OPERATORS
+from . import foreign, lookup
+from .nodes import Converted, Graph, Node
 from .normalize import normalize
 from .operators.fallback import fallback as run_elsewhere
-
-if TYPE_CHECKING:
-    from onnx2torch.utils.common import OperationConverterResult
 
 #: Under this name a node of the torch graph has the :class:`Conversion` of the ONNX node it stands for.
 CONVERSION = "onnxinfo_conversion"
@@ -47,7 +42,7 @@ class Conversion:
         The opset version that the model imports for the domain.
     server
         "onnxinfo": a function of :mod:`.operators`; "onnx2torch": its own converter; "registered": one that
-        somebody else registered with onnx2torch; "fallback": ONNX Runtime or the reference evaluator, as a constant of
+        a program registered with onnx2torch; "fallback": ONNX Runtime or the reference evaluator, as a constant of
         the graph; "none": nothing runs it.
     outputs
         Names of what the node computes.
@@ -101,8 +96,7 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     [(2, 16, 8, 8), (2, 10)]
     """
     scope = _scope(model, outputs, fallback)
-    with operators.registered():
-        module = _GraphBuilder(scope).build(outputs)
+    module = _GraphBuilder(scope).build(outputs)
     _align(module)
     module.meta["conversions"] = scope.conversions
     return module
@@ -132,14 +126,14 @@ def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) 
         An output is no tensor of the graph.
     """
     scope = _scope(model, outputs, fallback=True)
-    with operators.registered():
-        for node in scope.nodes.values():
-            with contextlib.suppress(ConversionError):
-                scope.convert_node(node)
+    for node in scope.nodes:
+        with contextlib.suppress(ConversionError):
+            scope.convert_node(node)
     return scope.conversions
 
 
 def _scope(model: ModelSource, outputs: Sequence[str] | None, fallback: bool) -> _Scope:
+    OPERATORS.load_installed()
     loaded = load(model)
     names = list(outputs) if outputs is not None else [o.name for o in loaded.proto.graph.output]
     light, weights = detach_weights(loaded.proto)
@@ -148,74 +142,40 @@ def _scope(model: ModelSource, outputs: Sequence[str] | None, fallback: bool) ->
     return _Scope(proto.graph, opsets, fallback, weights=weights)
 
 
-class _Scope(OnnxGraph):  # type: ignore[misc]
-    """A graph as converters see it: what an enclosing graph defines is visible, and subgraphs can be built.
+class _Scope(Graph):
+    """A graph in conversion.
 
     Parameters
     ----------
-    proto
-        The graph.
-    opsets
-        Opset version by domain.
+    proto, opsets, outer, weights
+        As of :class:`.nodes.Graph`.
     fallback
         Whether another engine may run what has no converter.
-    outer
-        The graph around it, for the body of a control flow operator.
-    weights
-        Initializers, by name, whose data is not in the graph.
     """
 
     def __init__(
         self,
         proto: onnx.GraphProto,
-        opsets: dict[str, int],
+        opsets: Mapping[str, int],
         fallback: bool,
         outer: _Scope | None = None,
         weights: Mapping[str, onnx.TensorProto] = MappingProxyType({}),
     ) -> None:
-        super().__init__(proto)
-        apart = {name: OnnxTensor(t) for name, t in weights.items() if name in self.initializers}
-        self._initializers = {**self.initializers, **apart}
-        self._number_nodes()
-        self.opsets = opsets
+        super().__init__(proto, opsets, outer, weights)
         self.fallback = fallback
         self.nested = outer is not None
-        self.own_initializers = dict(self.initializers)
-        self.conversions: list[Conversion] = []
-        if outer is not None:
-            hidden = {*self.input_values, *self._node_output_values}
-            visible = {name: value for name, value in outer.initializers.items() if name not in hidden}
-            self._initializers = visible | self.own_initializers
-            self._value_info = {**outer.value_info, **self.value_info}
-            self.conversions = outer.conversions
-
-    def _number_nodes(self) -> None:
-        """Give every node its own name: those onnx2torch gives can meet a node's real one, and hide that node."""
-        names = (f"{self.generate_node_name(node)}_{i}" for i, node in enumerate(self.proto.node))
-        self._nodes = {name: OnnxNode(node, name) for name, node in zip(names, self.proto.node, strict=True)}
-        self._node_output_values = {
-            output: (node, i) for node in self._nodes.values() for i, output in enumerate(node.output_values)
-        }
+        self.conversions: list[Conversion] = [] if outer is None else outer.conversions
+        self._foreign = foreign.Onnx2torchGraph(self)
 
     def subgraph(self, proto: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[str, ...]]:
-        """Convert the body of a control flow operator.
-
-        Returns
-        -------
-        module
-            Takes the body's inputs, then the captured values.
-        captured
-            Names of the values of this graph, or of one around it, that the body uses.
-        """
+        """Convert the body of a control flow operator, see :meth:`.nodes.Graph.subgraph`."""
         builder = _GraphBuilder(_Scope(proto, self.opsets, self.fallback, self))
         return builder.build(), tuple(builder.captured)
 
-    def convert_node(self, node: OnnxNode) -> OperationConverterResult:
+    def convert_node(self, node: Node) -> Converted:
         """Convert a node and record what serves it."""
         try:
-            converter = self._converter(node)
-            result = converter(node, self)
-            self.record(node, _server(converter))
+            server, result = self._convert(node)
         except ConversionError as error:
             self.record(node, "none", str(error))
             raise
@@ -223,64 +183,50 @@ class _Scope(OnnxGraph):  # type: ignore[misc]
             return self._fall_back(node, missing)
         except Exception as error:
             raise self._refused(node, _line(error)) from error
+        self.record(node, server)
         return result
 
-    def _fall_back(self, node: OnnxNode, missing: NotImplementedError) -> OperationConverterResult:
+    def _convert(self, node: Node) -> tuple[Server, Converted]:
+        if not _moves_values_only(node) and onnx.TensorProto.STRING in (
+            self.element_type(name) for name in (*node.inputs, *node.outputs)
+        ):
+            raise NotImplementedError("torch has no strings")
+        operator = (node.op_type, "" if node.domain == "ai.onnx" else node.domain, self.version(node))
+        if theirs := foreign.registered(*operator):
+            return "registered", self._foreign.convert(theirs, node)
+        if ours := lookup.own(*operator):
+            return "onnxinfo", ours(node, self)
+        if theirs := foreign.built_in(*operator):
+            return "onnx2torch", self._foreign.convert(theirs, node)
+        raise NotImplementedError("there is no converter")
+
+    def _fall_back(self, node: Node, missing: NotImplementedError) -> Converted:
         if not self.fallback:
             raise self._refused(node, _line(missing)) from missing
         try:
-            result = run_elsewhere(node, self, self.opsets)
+            result = run_elsewhere(node, self)
         except NotImplementedError as unavailable:
             raise self._refused(node, f"{_line(missing)}, and {unavailable}") from missing
         self.record(node, "fallback", _line(missing))
         return result
 
-    def _refused(self, node: OnnxNode, reason: str) -> ConversionError:
+    def _refused(self, node: Node, reason: str) -> ConversionError:
         self.record(node, "none", reason)
         return ConversionError(f"{self.describe(node)} cannot be converted: {reason}")
 
-    def record(self, node: OnnxNode, server: Server, reason: str = "") -> None:
+    def record(self, node: Node, server: Server, reason: str = "") -> None:
         """Keep what serves a node."""
-        operator, version = self._operator(node)
-        name = node.name or node.unique_name
-        self.conversions.append(Conversion(name, operator, version, server, node.output_values, reason))
-
-    def _converter(self, node: OnnxNode) -> operators.Converter:
-        operands = (*node.input_values, *node.output_values)
-        if not _moves_values_only(node) and onnx.TensorProto.STRING in (
-            operators.element_type(n, self) for n in operands
-        ):
-            raise NotImplementedError("torch has no strings")
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        try:
-            found: operators.Converter = get_converter(node.operation_type, self._operator(node)[1], domain)
-        except NotImplementedError:
-            raise NotImplementedError("there is no converter") from None
-        return found
-
-    def _operator(self, node: OnnxNode) -> tuple[str, int]:
-        domain = node.domain or "ai.onnx"
-        return f"{domain}.{node.operation_type}", self.opsets.get(domain, 1)
-
-    def describe(self, node: OnnxNode) -> str:
-        """Name a node, its operator and the operator's version, as errors do."""
-        operator, version = self._operator(node)
-        return f"node '{node.name or node.unique_name}': operator {operator} (opset {version})"
+        operator = f"{node.domain}.{node.op_type}"
+        self.conversions.append(Conversion(node.name, operator, self.version(node), server, node.outputs, reason))
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _server(converter: operators.Converter) -> Server:
-    if converter.__module__.startswith("onnxinfo."):
-        return "onnxinfo"
-    return "onnx2torch" if converter.__module__.startswith("onnx2torch.") else "registered"
-
-
-def _moves_values_only(node: OnnxNode) -> bool:
+def _moves_values_only(node: Node) -> bool:
     """Whether an operator hands values on without looking at them, strings too."""
-    return node.operation_type in ("Identity", "Constant", "If", "Loop", "Scan") or node.operation_type.startswith(
+    return node.op_type in ("Identity", "Constant", "If", "Loop", "Scan") or node.op_type.startswith(
         ("Sequence", "Optional")
     )
 
@@ -300,23 +246,23 @@ class _GraphBuilder:
     def build(self, outputs: Sequence[str] | None = None) -> fx.GraphModule:
         """Build the graph; it returns ``outputs``, by default those of the ONNX graph."""
         initializers = self.onnx_graph.own_initializers
-        for i, name in enumerate(n for n in self.onnx_graph.input_values if n not in initializers):
+        for i, name in enumerate(n for n in self.onnx_graph.inputs if n not in initializers):
             self.values[name] = self.graph.placeholder(f"input_{i + 1}")
-        for index, node in enumerate(self.onnx_graph.nodes.values()):
+        for index, node in enumerate(self.onnx_graph.nodes):
             self._add(index, node)
-        self.graph.output(tuple(self._value(name) for name in outputs or self.onnx_graph.output_values))
+        self.graph.output(tuple(self._value(name) for name in outputs or self.onnx_graph.outputs))
         self.graph.lint()
         return fx.GraphModule(self.root, self.graph)
 
-    def _add(self, index: int, node: OnnxNode) -> None:
-        module, mapping = self.onnx_graph.convert_node(node)
-        target = f"node_{index}_{node.operation_type}"
+    def _add(self, index: int, node: Node) -> None:
+        module, inputs = self.onnx_graph.convert_node(node)
+        target = f"node_{index}_{node.op_type}"
         self.root.add_module(target, module)
-        arguments = tuple(self._value(name) if name else None for name in mapping.inputs)
+        arguments = tuple(self._value(name) if name else None for name in inputs)
         result = self.graph.call_module(target, arguments)
         # The node's own comes after those of its bodies.
         result.meta[CONVERSION] = self.onnx_graph.conversions[-1]
-        outputs = node.output_values
+        outputs = node.outputs
         if len(outputs) == 1:
             self.values[outputs[0]] = result
             return
@@ -331,7 +277,7 @@ class _GraphBuilder:
                 self.values[name] = self.graph.placeholder(f"captured_{len(self.captured) + 1}")
             self.captured.append(name)
         if name not in self.values:
-            value = operators.initializer_value(name, self.onnx_graph)
+            value = self.onnx_graph.constant(name)
             buffer = f"initializer_{len(self.values)}"
             if isinstance(value, Tensor):
                 self.initializers.register_buffer(buffer, value)

@@ -27,15 +27,6 @@ from . import (  # noqa: F401
     spectral,
     tensors,
 )
-from .table import TABLE, Converter, Entry, converter, element_type, initializer_value, operator, registered
+from .table import TABLE, Converter, Entry, converter, operator
 
-__all__ = [
-    "TABLE",
-    "Converter",
-    "Entry",
-    "converter",
-    "element_type",
-    "initializer_value",
-    "operator",
-    "registered",
-]
+__all__ = ["TABLE", "Converter", "Entry", "converter", "operator"]

@@ -6,13 +6,12 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from onnx2torch.onnx_graph import OnnxGraph
-from onnx2torch.onnx_node import OnnxNode
-from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from .table import attribute_value, converter, operator, single, torch_type
+from ..element_types import single, torch_type
+from ..nodes import Converted, Graph, Node
+from .table import converter, operator
 
 
 class Attended(NamedTuple):
@@ -273,11 +272,10 @@ class FlexAttention(nn.Module):
 
 
 @converter("FlexAttention", domain="ai.onnx.preview")
-def _flex_attention(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
-    attributes = {a.name: attribute_value(a) for a in node.proto.attribute}
+def _flex_attention(node: Node, graph: Graph) -> Converted:
+    attributes = node.attributes
     bodies = [attributes.get(name) for name in ("score_mod", "prob_mod")]
     (score_mod, first), (prob_mod, second) = (graph.subgraph(b) if b is not None else (None, ()) for b in bodies)
     precision = torch_type(attributes.get("softmax_precision", 1))
     module = FlexAttention(score_mod, prob_mod, len(first), attributes.get("scale"), precision)
-    inputs = (*node.input_values, *first, *second)
-    return OperationConverterResult(module, OnnxMapping(inputs, node.output_values))
+    return Converted(module, (*node.inputs, *first, *second))

@@ -10,13 +10,12 @@ import ml_dtypes
 import numpy as np
 import onnx
 import torch
-from onnx2torch.onnx_graph import OnnxGraph
-from onnx2torch.onnx_node import OnnxNode
-from onnx2torch.utils.common import OperationConverterResult
 from torch import Tensor
 
+from ..element_types import torch_type
+from ..nodes import Converted, Graph, Node
 from .quantized import MINIFLOATS, round_to_float
-from .table import bind, converter, element_type, torch_type
+from .table import bind, converter
 
 # Bits and lowest value of the integers torch has no type for.
 _SMALL_INTEGERS = {
@@ -26,16 +25,16 @@ _SMALL_INTEGERS = {
 
 
 @converter("Cast")
-def _cast(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+def _cast(node: Node, graph: Graph) -> Converted:
     _check(node.attributes["to"])
-    if element_type(node.input_values[0], graph) == node.attributes["to"]:
+    if graph.element_type(node.inputs[0]) == node.attributes["to"]:
         return bind(_same, node, graph)
     return bind(Cast, node, graph)
 
 
 @converter("CastLike")
-def _cast_like(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
-    type = element_type(node.input_values[1], graph)
+def _cast_like(node: Node, graph: Graph) -> Converted:
+    type = graph.element_type(node.inputs[1])
     _check(type)
     return bind(CastLike, node, graph, to=type)
 
@@ -75,8 +74,8 @@ def _plain(x: Tensor) -> Tensor:
 
 
 @converter("BitCast")
-def _bit_cast(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
-    types = (element_type(node.input_values[0], graph), node.attributes["to"])
+def _bit_cast(node: Node, graph: Graph) -> Converted:
+    types = (graph.element_type(node.inputs[0]), node.attributes["to"])
     if any(t not in _WHOLE for t in types):
         raise NotImplementedError("BitCast of a type that torch does not have")
     return bind(BitCast, node, graph)

@@ -6,69 +6,59 @@ from typing import Any
 
 import onnx
 import torch
-from onnx2torch.onnx_graph import OnnxGraph
-from onnx2torch.onnx_node import OnnxNode
-from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, fx, nn
 
-from .table import attribute_value, converter, torch_type
+from ..element_types import torch_type
+from ..nodes import Converted, Graph, Node
+from .table import converter
 
 Values = list[Any]
 
 
 @converter("If")
-def _if(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
-    attributes = _attributes(node)
-    then_branch, then_captured = graph.subgraph(attributes["then_branch"])
-    else_branch, else_captured = graph.subgraph(attributes["else_branch"])
+def _if(node: Node, graph: Graph) -> Converted:
+    then_branch, then_captured = graph.subgraph(node.attributes["then_branch"])
+    else_branch, else_captured = graph.subgraph(node.attributes["else_branch"])
     module = If(then_branch, else_branch, len(then_captured))
-    inputs = (*node.input_values, *then_captured, *else_captured)
-    return OperationConverterResult(module, OnnxMapping(inputs, node.output_values))
+    return Converted(module, (*node.inputs, *then_captured, *else_captured))
 
 
 @converter("Loop")
-def _loop(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
-    proto = _attributes(node)["body"]
+def _loop(node: Node, graph: Graph) -> Converted:
+    proto = node.attributes["body"]
     body, captured = graph.subgraph(proto)
     carried = len(proto.input) - 2
     module = Loop(body, carried, [_empty_scan(output) for output in proto.output[1 + carried :]])
-    limit_and_condition = (*node.input_values, "", "")[:2]
-    inputs = (*limit_and_condition, *node.input_values[2:], *captured)
-    return OperationConverterResult(module, OnnxMapping(inputs, node.output_values))
+    limit_and_condition = (*node.inputs, "", "")[:2]
+    return Converted(module, (*limit_and_condition, *node.inputs[2:], *captured))
 
 
 @converter("Scan", versions=(9, None))
-def _scan(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
-    attributes = _attributes(node)
+def _scan(node: Node, graph: Graph) -> Converted:
+    attributes = dict(node.attributes)
     proto = attributes.pop("body")
     body, captured = graph.subgraph(proto)
     module = Scan(body, len(proto.input), len(proto.output), **attributes)
-    return OperationConverterResult(module, OnnxMapping((*node.input_values, *captured), node.output_values))
+    return Converted(module, (*node.inputs, *captured))
 
 
 @converter("Scan", versions=(8, 8))
-def _scan_8(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
-    if node.input_values[0]:
+def _scan_8(node: Node, graph: Graph) -> Converted:
+    if node.inputs[0]:
         raise NotImplementedError("sequence lengths of Scan 8 have no converter; write the model in opset 9 or later")
-    attributes = _attributes(node)
-    proto = attributes["body"]
+    proto = node.attributes["body"]
     body, captured = graph.subgraph(proto)
-    directions = attributes.get("directions")
-    scans = attributes["num_scan_inputs"]
+    directions = node.attributes.get("directions")
+    scans = node.attributes["num_scan_inputs"]
     scan = Scan(body, len(proto.input), len(proto.output), num_scan_inputs=scans, scan_input_directions=directions)
-    inputs = (*node.input_values[1:], *captured)
-    return OperationConverterResult(BatchedScan(scan), OnnxMapping(inputs, node.output_values))
+    return Converted(BatchedScan(scan), (*node.inputs[1:], *captured))
 
 
 @converter("SequenceMap")
-def _sequence_map(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
-    body, captured = graph.subgraph(_attributes(node)["body"])
-    module = SequenceMap(body, len(node.input_values))
-    return OperationConverterResult(module, OnnxMapping((*node.input_values, *captured), node.output_values))
-
-
-def _attributes(node: OnnxNode) -> dict[str, Any]:
-    return {a.name: attribute_value(a) for a in node.proto.attribute}
+def _sequence_map(node: Node, graph: Graph) -> Converted:
+    body, captured = graph.subgraph(node.attributes["body"])
+    module = SequenceMap(body, len(node.inputs))
+    return Converted(module, (*node.inputs, *captured))
 
 
 def _empty_scan(output: onnx.ValueInfoProto) -> Tensor:

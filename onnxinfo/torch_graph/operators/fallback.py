@@ -7,13 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import onnx
-from onnx2torch.onnx_graph import OnnxGraph
-from onnx2torch.onnx_node import OnnxNode
-from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, nn
 
 from ...graph.engine import Engine
 from ...graph.reference import Reference
+from ..nodes import Converted, Graph, Node
 from .values import to_numpy, to_torch
 
 Feeds = dict[str, Any]
@@ -68,27 +66,27 @@ class Fallback(nn.Module):
         self.engines = _engines(self.model)
 
 
-def fallback(node: OnnxNode, graph: OnnxGraph, opsets: dict[str, int]) -> OperationConverterResult:
-    """Convert a node to a :class:`Fallback`; ``opsets`` are the model's versions by domain."""
-    inputs = tuple(dict.fromkeys(name for name in node.input_values if name))
-    outputs = [name for name in node.output_values if name]
+def fallback(node: Node, graph: Graph) -> Converted:
+    """Convert a node to a :class:`Fallback`."""
+    inputs = tuple(dict.fromkeys(name for name in node.inputs if name))
+    outputs = [name for name in node.outputs if name]
     single = onnx.helper.make_model(
         onnx.helper.make_graph(
             [node.proto],
-            node.operation_type,
+            node.op_type,
             [_declared(name, graph) for name in inputs],
             [_declared(name, graph) for name in outputs],
         ),
-        opset_imports=[onnx.helper.make_opsetid("" if d == "ai.onnx" else d, v) for d, v in opsets.items()],
+        opset_imports=[onnx.helper.make_opsetid("" if d == "ai.onnx" else d, v) for d, v in graph.opsets.items()],
         ir_version=_IR_VERSION,
     )
-    return OperationConverterResult(Fallback(single), OnnxMapping(inputs, node.output_values))
+    return Converted(Fallback(single), inputs)
 
 
-def _declared(name: str, graph: OnnxGraph) -> onnx.ValueInfoProto:
+def _declared(name: str, graph: Graph) -> onnx.ValueInfoProto:
     """Name and type of a value; its shape is left open, as the batch size may change."""
     if name in graph.initializers:
-        return onnx.helper.make_tensor_value_info(name, graph.initializers[name].proto.data_type, None)
+        return onnx.helper.make_tensor_value_info(name, graph.initializers[name].data_type, None)
     declared = onnx.ValueInfoProto()
     declared.name = name
     if name in graph.value_info:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..element_types import single
 from . import activations
 from .conv import Conv
 from .linalg import Gemm
 from .normalization import LayerNormalization
 from .sampling import GridSample
-from .table import MICROSOFT, operator, single
+from .table import MICROSOFT, operator
 from .tensors import Trilu
 
 operator(domain=MICROSOFT)(GridSample)

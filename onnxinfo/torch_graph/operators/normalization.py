@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .table import operator, torch_type
+from ..element_types import torch_type
+from .table import operator
 
 
 @operator(versions=(14, None))

@@ -14,13 +14,12 @@ import ml_dtypes
 import numpy as np
 import onnx
 import torch
-from onnx2torch.onnx_graph import OnnxGraph
-from onnx2torch.onnx_node import OnnxNode
-from onnx2torch.utils.common import OperationConverterResult
 from torch import Tensor
 
+from ..element_types import single, torch_type
+from ..nodes import Converted, Graph, Node
 from .conv import Conv
-from .table import bind, converter, element_type, operator, single, torch_type
+from .table import bind, converter, operator
 
 # Below this, float32 adds whole numbers without rounding.
 _EXACT_IN_FLOAT32 = 2**24
@@ -117,11 +116,11 @@ def _rows(parameter: Tensor | None) -> Tensor | None:
 
 
 @converter("QuantizeLinear")
-def quantize_linear(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+def quantize_linear(node: Node, graph: Graph) -> Converted:
     """Convert QuantizeLinear, whose result's type the operands' values alone do not tell."""
-    zero_point = node.input_values[2] if len(node.input_values) > 2 else ""
-    declared = (node.attributes.get("output_dtype"), element_type(zero_point, graph))
-    type = next((t for t in (*declared, element_type(node.output_values[0], graph)) if t), onnx.TensorProto.UINT8)
+    zero_point = node.inputs[2] if len(node.inputs) > 2 else ""
+    declared = (node.attributes.get("output_dtype"), graph.element_type(zero_point))
+    type = next((t for t in (*declared, graph.element_type(node.outputs[0])) if t), onnx.TensorProto.UINT8)
     return bind(QuantizeLinear, node, graph, output_dtype=type)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from onnx2torch.onnx_graph import OnnxGraph
-from onnx2torch.onnx_node import OnnxNode
-from onnx2torch.utils.common import OperationConverterResult
-
+from ..nodes import Converted, Graph, Node
 from .table import converter
 
 
 @converter("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
-def _refused(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+def _refused(node: Node, graph: Graph) -> Converted:
     raise ValueError("it draws random numbers, in every engine others; export the model for inference")

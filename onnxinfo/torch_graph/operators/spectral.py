@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .table import Floats, Ints, operator, single, torch_type
+from ..element_types import single, torch_type
+from .table import Floats, Ints, operator
 
 
 @operator("DFT", versions=(17, 19))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .table import Ints, operator, torch_type
+from ..element_types import torch_type
+from .table import Ints, operator
 
 
 @operator()

@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from .table import tensor_from
+from ..element_types import tensor_from
 
 
 def to_torch(value: Any, device: torch.device | str = "cpu") -> Any:

@@ -1,0 +1,147 @@
+"""Nodes and graphs as converters of operators see them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import onnx
+from torch import fx, nn
+
+from .element_types import attribute_value, tensor_from
+
+
+class Converted(NamedTuple):
+    """What a converter makes of a node.
+
+    Parameters
+    ----------
+    module
+        Computes the node's outputs: the value itself for one output, else a sequence of values.
+    inputs
+        Names of the values that the module takes, in order; "" for an absent one.
+    """
+
+    module: nn.Module
+    inputs: tuple[str, ...]
+
+
+class Node:
+    """One node of a graph.
+
+    Parameters
+    ----------
+    proto
+        The node.
+    position
+        Its position in the graph.
+
+    Attributes
+    ----------
+    op_type, domain
+        The operator; the domain of ONNX's own is "ai.onnx".
+    inputs, outputs
+        Names of its operands and of what it computes, "" for absent ones.
+    unique_name
+        Made from the node's name or operator and its position: no other node of the graph has it.
+    name
+        The node's name, or the unique one where it has none.
+    """
+
+    def __init__(self, proto: onnx.NodeProto, position: int) -> None:
+        self.proto = proto
+        self.op_type = proto.op_type
+        self.domain = proto.domain or "ai.onnx"
+        self.inputs = tuple(proto.input)
+        self.outputs = tuple(proto.output)
+        # Torch allows no dots in names of modules.
+        own = proto.name.replace(".", "/") or proto.op_type
+        self.unique_name = f"{proto.domain}/{own}_{position}".lstrip("/")
+        self.name = proto.name or self.unique_name
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Any]:
+        """The node's attributes as Python values: tensors are torch tensors, graphs protos."""
+        return MappingProxyType({each.name: attribute_value(each) for each in self.proto.attribute})
+
+
+class Graph(ABC):
+    """A graph whose nodes are converted; what an enclosing graph defines is visible in it.
+
+    Parameters
+    ----------
+    proto
+        The graph, its nodes topologically sorted.
+    opsets
+        Opset version by domain; that of ONNX's own is "ai.onnx".
+    outer
+        The graph around it, for the body of a control flow operator.
+    weights
+        Initializers, by name, whose data is not in the graph.
+
+    Attributes
+    ----------
+    inputs, outputs
+        Names of the graph inputs and outputs.
+    nodes
+        The nodes.
+    own_initializers, initializers
+        Constants by name: those of the graph itself, and all that are visible in it.
+    value_info
+        Declared types by name of a value.
+    """
+
+    def __init__(
+        self,
+        proto: onnx.GraphProto,
+        opsets: Mapping[str, int],
+        outer: Graph | None = None,
+        weights: Mapping[str, onnx.TensorProto] = MappingProxyType({}),
+    ) -> None:
+        self.proto = proto
+        self.opsets = opsets
+        self.inputs = tuple(value.name for value in proto.input)
+        self.outputs = tuple(value.name for value in proto.output)
+        self.nodes = [Node(node, i) for i, node in enumerate(proto.node)]
+        self.own_initializers = {t.name: weights.get(t.name, t) for t in proto.initializer}
+        self.initializers = dict(self.own_initializers)
+        self.value_info = {v.name: v for v in (*proto.value_info, *proto.input, *proto.output)}
+        if outer is not None:
+            hidden = {*self.inputs, *(name for node in self.nodes for name in node.outputs)}
+            visible = {name: tensor for name, tensor in outer.initializers.items() if name not in hidden}
+            self.initializers = visible | self.own_initializers
+            self.value_info = {**outer.value_info, **self.value_info}
+
+    @abstractmethod
+    def subgraph(self, proto: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[str, ...]]:
+        """Convert the body of a control flow operator.
+
+        Returns
+        -------
+        module
+            Takes the body's inputs, then the captured values.
+        captured
+            Names of the values of this graph, or of one around it, that the body uses.
+        """
+
+    def constant(self, name: str) -> Any:
+        """Read an initializer as torch tensor; strings as array."""
+        array = onnx.numpy_helper.to_array(self.initializers[name])
+        return array if array.dtype == object else tensor_from(array)
+
+    def element_type(self, name: str) -> int:
+        """Return the ONNX element type of a value, 0 where it is not known."""
+        if name in self.initializers:
+            return int(self.initializers[name].data_type)
+        return int(self.value_info[name].type.tensor_type.elem_type) if name in self.value_info else 0
+
+    def version(self, node: Node) -> int:
+        """Return the opset version that a node's operator is of."""
+        return self.opsets.get(node.domain, 1)
+
+    def describe(self, node: Node) -> str:
+        """Name a node, its operator and the operator's version, as errors do."""
+        return f"node '{node.name}': operator {node.domain}.{node.op_type} (opset {self.version(node)})"
