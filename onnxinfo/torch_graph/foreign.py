@@ -45,10 +45,11 @@ def built_in(op_type: str, domain: str, version: int) -> ForeignConverter | None
 
 def _find(registry: ModuleType | None, op_type: str, domain: str, version: int) -> ForeignConverter | None:
     # While another thread imports it, the module is there and its function may not be.
-    if not hasattr(registry, "get_converter"):
+    get_converter: Callable[..., ForeignConverter] | None = getattr(registry, "get_converter", None)
+    if get_converter is None:
         return None
     try:
-        found: ForeignConverter = registry.get_converter(op_type, version, domain)
+        found = get_converter(op_type, version, domain)
     except NotImplementedError:
         return None
     return found

@@ -66,9 +66,8 @@ def broken_relu(monkeypatch: pytest.MonkeyPatch) -> None:
     def Relu(X):
         return 1.001 * X.clamp(min=0)
 
-    known = table._by_version()
-    wrong = dict.fromkeys((key for key in known if key.operation_type == "Relu"), convert)
-    monkeypatch.setattr(table, "_by_version", lambda: known | wrong)
+    wrong = table.Entry("", "Relu", table.Versions(1, None), convert)
+    monkeypatch.setitem(table.TABLE, ("", "Relu"), [wrong])
 
 
 @pytest.mark.usefixtures("broken_relu")

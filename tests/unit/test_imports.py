@@ -1,5 +1,7 @@
 """Public names, also those of an earlier release, and modules without a circle of imports."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -38,3 +40,18 @@ def test_circles_are_found(monkeypatch):
     imports = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a"}, "g": set()}
     assert [*circles(imports)] == [["a", "b", "c"], ["d", "e"]]
     assert not [*circles({"a": {"b", "c"}, "b": {"c"}, "c": set()})]
+
+
+ANALYSIS = """
+import sys
+import onnxinfo
+from onnxinfo.models import path
+onnxinfo.analyze(path("digits-cnn.onnx"), f"{path('digits.npz')}:images", "a.h5", layers=["relu"], limit=1)
+print([name for name in ("onnx2torch", "torchvision", "torch._dynamo") if name in sys.modules])
+"""
+
+
+def test_an_analysis_imports_no_converters_that_it_does_not_need(tmp_path):
+    """Half of the time until an analysis begins went into onnx2torch's imports."""
+    done = subprocess.run([sys.executable, "-c", ANALYSIS], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier
 
 import pytest
 import torch
 from onnx2torch.node_converters import registry
+from places import ROOT
 
 import onnxinfo
 from onnxinfo.torch_graph.convert import conversion_report, convert
 
-MODELS = sorted((Path(__file__).parents[1] / "models").glob("*digits*.onnx"))[:6]
+MODELS = sorted((ROOT / "models").glob("*digits*.onnx"))[:6]
 THREADS = 6
 
 

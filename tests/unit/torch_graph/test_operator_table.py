@@ -17,7 +17,7 @@ IMPORTS = "from onnxinfo.torch_graph.operators.table import Floats, Ints, Unsupp
 @pytest.fixture
 def define(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that runs a module's source and returns its function ``Op``; the table is left as it was."""
-    monkeypatch.setattr(table, "TABLE", [*table.TABLE])
+    monkeypatch.setattr(table, "TABLE", {key: [*rows] for key, rows in table.TABLE.items()})
 
     def run(source: str) -> Any:
         module = types.ModuleType("operators_of_a_test")
