@@ -7,6 +7,7 @@ import re
 import numpy as np
 import onnx
 import pytest
+import torch
 from conformance import ENGINES, Run, WholeRunner, tally
 
 from onnxinfo import backend
@@ -14,7 +15,6 @@ from onnxinfo.errors import ModelError, UsageError
 
 # What does not pass, by regular expression, and why.
 EXCLUDED = {
-    r"_cuda$": "the suite runs on the CPU",
     r"test_bernoulli": "random operators are refused: they draw other numbers in every engine",
     r"test_training_dropout(_default)?(_mask)?_cpu": "dropout in training mode is refused: it draws random numbers",
     # See test_rounding: these two are right.
@@ -27,7 +27,15 @@ _suite = WholeRunner(backend, __name__)
 for _pattern in EXCLUDED:
     _suite.exclude(_pattern)
 # The real models would have to be downloaded.
-globals().update({name: case for name, case in _suite.test_cases.items() if name != "OnnxBackendRealModelTest"})
+_cases = {name: case for name, case in _suite.test_cases.items() if name != "OnnxBackendRealModelTest"}
+for _case in _cases.values():
+    for _name in [name for name in vars(_case) if name.endswith("_cuda")]:
+        if torch.cuda.is_available():
+            setattr(_case, _name, pytest.mark.gpu(getattr(_case, _name)))
+        else:
+            # Skipped, they would be half of all tests.
+            delattr(_case, _name)
+globals().update(_cases)
 
 
 @pytest.mark.slow
