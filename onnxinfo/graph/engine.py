@@ -81,6 +81,11 @@ class Engine:
     threads
         Number of threads; 0: one per core.
 
+    Attributes
+    ----------
+    inputs, outputs
+        Names of the graph inputs that have to be given, and of the graph outputs.
+
     Raises
     ------
     Exception
@@ -106,6 +111,8 @@ class Engine:
             options.add_external_initializers(list(self._values), list(self._values.values()))
         data = proto.SerializeToString()
         self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self.inputs = [value.name for value in self.session.get_inputs()]
+        self.outputs = [value.name for value in self.session.get_outputs()]
 
     def run(self, feeds: Mapping[str, Array]) -> list[Any]:
         """Compute every graph output.
