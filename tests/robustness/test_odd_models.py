@@ -81,7 +81,7 @@ def _pieces() -> Iterator[object]:
         yield pytest.param(range(first, min(first + PIECE, CASES)), marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("cases", _pieces(), ids=lambda cases: f"{cases[0]}-{cases[-1]}")
+@pytest.mark.parametrize("cases", list(_pieces()), ids=lambda cases: f"{cases[0]}-{cases[-1]}")
 def test_odd_models_give_values_or_one_line(watch: Watch, cases: range) -> None:
     outcomes = [watch.run(case) for case in cases]
     assert [(o.case, o.failure) for o in outcomes if o.failure] == []
