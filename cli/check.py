@@ -77,7 +77,7 @@ def _print(found: ModelCheck) -> None:
     if len(found.unreached) > _SHOWN:
         click.echo(f"  and {len(found.unreached) - _SHOWN} more")
     if found.largest is not None:
-        click.echo(f"compared:   {found.compared} tensors; largest difference: {found.largest}")
+        click.echo(f"compared:   {found.compared} tensors with {found.witness}; largest difference: {found.largest}")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -89,7 +89,7 @@ def _origin(job: Job, layer: str, sample: int) -> str:
     flow = model.flow
     influenced = flow.influenced(job.provider.input_tensor)
     ahead = [name for name in _needed(flow, layer) if name in influenced and flow.is_float(name)]
-    values = job.provider.run(Session(expose_only(model, ahead)), [sample]) if ahead else {}
+    values = job.provider.run_alone(Session(expose_only(model, ahead)), sample) if ahead else {}
     for name in ahead:
         wide = values[name].astype(np.float64)
         if np.isnan(wide).any() or np.isposinf(wide).any():

@@ -65,6 +65,8 @@ class Job:
         Most inputs evaluated at once.
     memory
         Budget for activations in bytes, None for the usual.
+    witness
+        What the torch graph was compared with; empty in a worker, which compares nothing.
     config
         All settings; a worker has the usual ones.
     source, output
@@ -85,6 +87,7 @@ class Job:
     units: Tensor | None = None
     batch_size: int = 1
     memory: int | None = None
+    witness: str = ""
     config: Config = field(default_factory=Config)
     source: Any = None
     output: Path = Path()
@@ -172,11 +175,12 @@ def prepare_reached(provider: InputProvider, layers: Sequence[Layer], settings: 
 
 @dataclass(frozen=True)
 class _Converted:
-    """A torch graph, its further inputs, and the outputs that no gradient reaches."""
+    """A torch graph, its further inputs, the outputs that no gradient reaches, and what it was compared with."""
 
     module: fx.GraphModule
     conditioning_inputs: list[str]
     ends: dict[int, Conversion]
+    witness: str
 
 
 def _convert(provider: InputProvider, names: Sequence[str]) -> _Converted:
@@ -187,9 +191,9 @@ def _convert(provider: InputProvider, names: Sequence[str]) -> _Converted:
     conditioning_inputs = [i.name for i in graph_inputs(part) if i.name != provider.input_tensor]
     given = _some(provider, conditioning_inputs)
     verification = verify(part, module, [given], names)
-    logger.info("compared %d tensors with ONNX Runtime; largest: %s", len(names), verification.largest)
+    logger.info("compared %d tensors with %s; largest: %s", len(names), verification.witness, verification.largest)
     inputs = [to_torch(given[name]) for name in (provider.input_tensor, *conditioning_inputs)]
-    return _Converted(module, conditioning_inputs, ends_of_gradient(module, inputs))
+    return _Converted(module, conditioning_inputs, ends_of_gradient(module, inputs), verification.witness)
 
 
 def _some(provider: InputProvider, conditioning_inputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -207,6 +211,7 @@ def _settled(
 ) -> Job:
     unit = torch.from_numpy(provider.unit())
     job = make_job(provider, layers, settings, converted.module, converted.conditioning_inputs, unit, device)
+    job.witness = converted.witness
     mode = job.network.select_batching(
         *job.inputs([0, len(provider) - 1]), job.unit, rounded=rounds(provider.model.proto)
     )

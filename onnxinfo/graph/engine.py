@@ -18,6 +18,7 @@ import onnxruntime
 from ..errors import UsageError
 from ..outputs import protect
 from ..text import printable, quoted
+from . import protos
 from .interruption import interruptible
 
 Array = npt.NDArray[Any]
@@ -81,6 +82,11 @@ class Engine:
     threads
         Number of threads; 0: one per core.
 
+    Attributes
+    ----------
+    inputs, outputs
+        Names of the graph inputs that have to be given, and of the graph outputs.
+
     Raises
     ------
     Exception
@@ -90,6 +96,7 @@ class Engine:
     def __init__(
         self, proto: onnx.ModelProto, weights: Mapping[str, Array] = MappingProxyType({}), *, threads: int = 0
     ) -> None:
+        _check_empty(proto)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -106,6 +113,8 @@ class Engine:
             options.add_external_initializers(list(self._values), list(self._values.values()))
         data = proto.SerializeToString()
         self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self.inputs = [value.name for value in self.session.get_inputs()]
+        self.outputs = [value.name for value in self.session.get_outputs()]
 
     def run(self, feeds: Mapping[str, Array]) -> list[Any]:
         """Compute every graph output.
@@ -127,6 +136,29 @@ class Engine:
         elements = {value.name: _FOREIGN.get(value.type) for value in self.session.get_inputs()}
         values = {name: _to_engine(array, elements.get(name)) for name, array in feeds.items()}
         return [_from_engine(value) for value in self.session.run_with_ort_values(None, values, options)]
+
+
+# Operators whose kernels read beyond a tensor without elements, and bring the process down.
+_NOT_EMPTY = {"InstanceNormalization"}
+
+
+def _check_empty(proto: onnx.ModelProto) -> None:
+    """Refuse a node that would bring the process down."""
+    graph = proto.graph
+    nodes = [node for node in protos.nested(graph.node) if node.op_type in _NOT_EMPTY and not node.domain]
+    if not nodes:
+        return
+    values = (*graph.value_info, *graph.input, *graph.output)
+    empty = {value.name for value in values if any(_is_zero(dim) for dim in value.type.tensor_type.shape.dim)}
+    empty |= {tensor.name for tensor in graph.initializer if 0 in tensor.dims}
+    for node in nodes:
+        for name in node.input:
+            if name in empty:
+                raise ValueError(f"{node.op_type} of tensor {quoted(name)}, which has no elements, would crash it")
+
+
+def _is_zero(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    return dim.HasField("dim_value") and dim.dim_value == 0
 
 
 # Element types that numpy has through ml_dtypes only; ONNX Runtime takes and gives their bytes.

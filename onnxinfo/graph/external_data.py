@@ -15,7 +15,7 @@ from ..errors import ModelError
 from ..text import printable, quoted
 from . import protos
 from .tensor_data import MEMORY, byte_count, is_external
-from .weights import LARGE, DetachedData, mark_external
+from .weights import DetachedData, is_large, mark_external
 
 
 def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Callable[[bytes], object]) -> DetachedData:
@@ -55,7 +55,7 @@ def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Call
     for i, tensor in outside.items():
         data = _read(tensor, folder)
         digest(data)
-        if len(data) > LARGE:
+        if is_large(tensor):
             mark_external(tensor)
             aside[i] = data
         else:

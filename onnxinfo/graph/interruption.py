@@ -75,8 +75,7 @@ def interruptible(call: Callable[[], T], stop: Callable[[], None]) -> T:
         if done.done():
             raise
         raise ModelError(
-            f"ONNX Runtime has not computed the model within {limit:g} s, perhaps it never ends; give timeout=... "
-            f"for another limit"
+            f"the model was not computed within {limit:g} s, perhaps it never ends; give timeout=... for another limit"
         ) from None
     finally:
         if not done.done():

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 #: A protobuf message cannot be larger; bigger models keep their weights in external files.
 MAX_PROTO_BYTES = 2**31 - 1
+#: Oldest version of ONNX's file format (IR version) that is read; the newest is that of the installed onnx.
+OLDEST_FORMAT = 3
 #: File name endings of models in ONNX's textual syntax.
 TEXT_SUFFIXES = (".onnxtxt", ".onnxtext")
 
@@ -317,10 +319,12 @@ def _check_text(message: Any) -> None:
 
 
 def _check_versions(proto: onnx.ModelProto) -> None:
-    if not 1 <= proto.ir_version <= onnx.IR_VERSION:
+    # Before version 3 of the file format, models did not say which version of the operators they use.
+    if not OLDEST_FORMAT <= proto.ir_version <= onnx.IR_VERSION:
+        older = proto.ir_version < OLDEST_FORMAT
         raise ModelError(
-            f"the model has IR version {proto.ir_version}, supported are 1 to {onnx.IR_VERSION}; "
-            f"export it with an older opset or upgrade onnx"
+            f"the model has IR version {proto.ir_version}, supported are {OLDEST_FORMAT} to {onnx.IR_VERSION}; "
+            f"{'export it again' if older else 'export it with an older opset or upgrade onnx'}"
         )
     newest = onnx.defs.onnx_opset_version()
     for opset in proto.opset_import:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops._op_list import load_op
 from PIL import Image
 
 from ..inputs.images import MAX_PIXELS
@@ -55,6 +56,64 @@ _ML = """
 OPERATORS = {"": frozenset(_MAIN.split()), "ai.onnx.ml": frozenset(_ML.split())}
 
 
+# The evaluator has one implementation for several versions of most operators, usually of the newest; of these, the
+# versions from the given one on mean the same, as long as a node has no attribute that the implemented one lacks.
+_ALWAYS_SAME = """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh Cast Ceil Concat Constant Conv ConvTranspose Cos
+    Cosh Div Elu Equal Erf Exp Flatten Floor Gather Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater
+    HardSigmoid Identity InstanceNormalization LRN LeakyRelu Less Log MatMul Max MaxPool Mean Min Mul Neg Not Or
+    Pow Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
+    ReduceSum ReduceSumSquare Relu Shape Sigmoid Sign Sin Sinh Size Softplus Softsign Split Sqrt Squeeze Sub Sum
+    Tan Tanh Tile Transpose Unsqueeze Where Xor
+"""
+_SAME_SINCE = {
+    **dict.fromkeys(_ALWAYS_SAME.split(), 1),
+    **{"AveragePool": 19, "BatchNormalization": 14, "Clip": 11, "Hardmax": 13, "LogSoftmax": 13, "PRelu": 7, "Pad": 11},
+    **{"Reshape": 5, "Selu": 6, "Slice": 10, "Softmax": 13},
+}
+# Attributes that never changed a result.
+_IDLE = {"consumed_inputs"}
+
+
+def means_the_same(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether the reference evaluator computes a node of ONNX's own operators as an opset defines it.
+
+    Of most operators it has the newest version only, and applies it to older nodes: ``Add`` of opset 6 with its
+    ``axis``, or ``Softmax`` of opset 12, would come out wrong without an error.
+
+    Parameters
+    ----------
+    node
+        The node.
+    opset
+        Version of the operators that the model imports.
+    """
+    asked = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    try:
+        served = _served(node.op_type, opset)
+    except Exception:
+        return False
+    if asked.since_version == served.since_version:
+        return True
+    since = _SAME_SINCE.get(node.op_type)
+    known = {*served.attributes, *_IDLE}
+    return (
+        since is not None
+        and min(asked.since_version, served.since_version) >= since
+        and all(attribute.name in known for attribute in node.attribute)
+    )
+
+
+def _served(operator: str, opset: int) -> onnx.defs.OpSchema:
+    """The definition that the evaluator implements; its classes are named after old versions, as in ``Slice_1``."""
+    found = load_op("", operator, opset, evaluator_cls=ReferenceEvaluator)
+    _, _, version = getattr(found, "__name__", "").rpartition("_")
+    if not isinstance(found, type):
+        # A function: the body in the opset's own definition.
+        return onnx.defs.get_schema(operator, opset, "")
+    return onnx.defs.get_schema(operator, int(version) if version.isdecimal() else onnx.defs.onnx_opset_version(), "")
+
+
 class ImageDecoder(OpRun):
     """ONNX's operator ImageDecoder for formats on a list, and for images of bounded size."""
 
@@ -72,6 +131,19 @@ class ImageDecoder(OpRun):
 def is_listed(node: onnx.NodeProto) -> bool:
     """Whether the reference evaluator may run a node's operator."""
     return node.op_type in OPERATORS.get("" if node.domain == "ai.onnx" else node.domain, ())
+
+
+class _StoppedError(Exception):
+    """Raised in the evaluator, between two nodes, once it is to stop."""
+
+
+class _Evaluator(ReferenceEvaluator):
+    stopped = False
+
+    def _log(self, level: int, pattern: str, *args: Any) -> None:
+        """Called before every node, to tell of it."""
+        if self.stopped:
+            raise _StoppedError
 
 
 class Reference:
@@ -93,7 +165,7 @@ class Reference:
         for node in _nodes(model):
             if (node.domain, node.op_type) not in own and not is_listed(node):
                 raise NotImplementedError(f"the reference evaluator is not given operator {node.op_type}")
-        self._evaluator = ReferenceEvaluator(model, new_ops=[ImageDecoder])
+        self._evaluator = _Evaluator(model, new_ops=[ImageDecoder])
 
     def run(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Compute every graph output.
@@ -104,6 +176,10 @@ class Reference:
             Values by the names of the graph inputs.
         """
         return list(self._evaluator.run(None, dict(feeds)))
+
+    def stop(self) -> None:
+        """End a run in another thread before its next node, and every later one."""
+        self._evaluator.stopped = True
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

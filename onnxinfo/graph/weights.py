@@ -11,8 +11,11 @@ from onnx import TensorProto
 from . import protos
 from .tensor_data import byte_count, check_byte_count, check_data_size, is_external
 
-#: Larger tensors are weights; what shape inference reads (shapes, axes, scales) is smaller.
+#: Larger tensors are weights; scales, and other numbers that operators read as attributes, are smaller.
 LARGE = 4096
+#: Larger tensors of int32 or int64 are weights. Shapes, axes and pads, which shape inference reads, have a number for
+#: each axis, and a tensor may have thousands of axes of size 1.
+LARGE_INTEGERS = 1 << 17
 #: The data of tensors by position in :func:`onnxinfo.graph.protos.tensors`; a whole tensor where it is not raw data.
 DetachedData = dict[int, bytes | onnx.TensorProto]
 
@@ -37,7 +40,7 @@ def detach_data(model: onnx.ModelProto) -> DetachedData:
     for i, tensor in enumerate(protos.tensors(model)):
         if is_external(tensor):
             continue
-        if not _is_large(tensor):
+        if not is_large(tensor):
             check_data_size(tensor)
             continue
         if tensor.HasField("raw_data"):
@@ -83,7 +86,7 @@ def detach_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, o
     protos.copy_into(light.graph, model.graph, ("initializer",))
     weights = {}
     for tensor in model.graph.initializer:
-        if tensor.data_type in _NATIVE and _is_large(tensor):
+        if tensor.data_type in _NATIVE and is_large(tensor):
             weights[tensor.name] = tensor
             stub = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
             mark_external(stub)
@@ -100,12 +103,14 @@ def attach_weights(light: onnx.ModelProto, weights: Mapping[str, onnx.TensorProt
     return light
 
 
+def is_large(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor is a weight, which nothing reads that checks a model or infers its shapes."""
+    integers = tensor.data_type in (TensorProto.INT32, TensorProto.INT64)
+    return tensor.data_type != TensorProto.STRING and byte_count(tensor) > (LARGE_INTEGERS if integers else LARGE)
+
+
 def mark_external(tensor: onnx.TensorProto) -> None:
     """Let a tensor say that its data is not in it."""
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]
     tensor.external_data.add(key="location", value="memory")
-
-
-def _is_large(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_type != TensorProto.STRING and byte_count(tensor) > LARGE

@@ -158,6 +158,11 @@ class InputProvider:
             parts.append({name: value[:count] for name, value in session.run(filled).items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def run_alone(self, session: Session, index: int) -> dict[str, Array]:
+        """Outputs of a session for one sample, as they are: not every tensor has the batch as its first axis."""
+        feeds = self.given(session.inputs, [index])
+        return session.run({name: _filled(array, self.fixed_batch or 1) for name, array in feeds.items()})
+
     def perturbed(self, indices: Sequence[int]) -> Array:
         """The perturbed tensor of some samples, (len(indices), *shape): float64 if that is its type, else float32."""
         if self._session is None:

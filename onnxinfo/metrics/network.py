@@ -267,6 +267,12 @@ def _channels_last(network: Network, x: Tensor, conditioning_inputs: list[Tensor
 
 
 def _rows(output: Tensor, count: int, axis: int) -> Tensor:
+    if output.dim() > axis and output.shape[axis] % count:
+        # Few inputs at once passed: something in the graph, such as a slice, is made for batches up to some size.
+        raise ConversionError(
+            f"a layer has {output.shape[axis]} rows for {count} inputs evaluated at once, expected as many for each; "
+            f"export the model without what cuts or fills its batches"
+        )
     return as_rows(_samples_first(output, count, axis))
 
 

@@ -203,8 +203,11 @@ class _GradientWalk(fx.Interpreter):
             self._carrying.add(n)
             return result
         ahead = [self.ends[operand] for operand in n.all_input_nodes if operand in self.ends]
-        if conversion is not None and any(operand in self._carrying for operand in n.all_input_nodes):
-            ahead.insert(0, conversion)
+        carrying = next((operand for operand in n.all_input_nodes if operand in self._carrying), None)
+        if carrying is not None:
+            # Of several outputs, one node after it takes each: what it takes without a gradient ends there.
+            cause = conversion or carrying.meta.get(CONVERSION)
+            ahead[:0] = [] if cause is None else [cause]
         if ahead:
             self.ends[n] = ahead[0]
         return result

@@ -1,27 +1,31 @@
-"""ONNX Runtime as the yardstick: a session that runs a graph as it is written, quietly, with one-line errors."""
+"""The witness of what a model computes: a session that runs a graph as it is written, with one-line errors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 import onnx
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, NotImplemented
 
 from ..errors import InputError, ModelError, OnnxinfoError
 from ..graph.engine import Engine, reason
 from ..graph.model import ModelSource, load
+from ..graph.reference_engine import ReferenceEngine
 from ..graph.tensor_data import MEMORY
+from ..graph.versions import is_too_new, lower
 from ..graph.weights import detach_weights
-from ..text import quoted
+from ..text import printable, quoted
 
 Array = npt.NDArray[Any]
+#: What computes a model's values, to compare others with.
+Witness = Literal["ONNX Runtime", "ONNX's reference evaluator"]
 
 
 class Session:
-    """A model in ONNX Runtime on the CPU.
+    """A model in ONNX Runtime on the CPU; where that has no version of its operators, in ONNX's reference evaluator.
 
     Graph optimisations are off: the nodes run as the file has them, so the bits of an output do not depend on which
     other tensors are outputs too (fusing a convolution with its normalisation, for one, rounds differently).
@@ -37,26 +41,32 @@ class Session:
     ----------
     inputs, outputs
         Names of the graph inputs that have to be given, and of the graph outputs.
+    witness
+        What runs the model.
 
     Raises
     ------
     ModelError
-        The model cannot be loaded, or ONNX Runtime refuses it.
+        The model cannot be loaded, ONNX Runtime refuses it, or neither of the two has its operators.
     """
 
+    witness: Witness = "ONNX Runtime"
+
     def __init__(self, model: ModelSource, *, threads: int | None = None) -> None:
+        loaded = load(model).proto
+        _check_memory(loaded)
+        light, weights = detach_weights(loaded)
+        lower(light)
+        self._engine: Engine | ReferenceEngine
         try:
-            loaded = load(model).proto
-            _check_memory(loaded)
-            proto, weights = detach_weights(loaded)
             arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in weights.items()}
-            self._engine = Engine(proto, arrays, threads=threads or 0)
-        except OnnxinfoError:
-            raise
+            self._engine = Engine(light, arrays, threads=threads or 0)
         except Exception as error:
-            raise ModelError(f"ONNX Runtime refuses the model: {reason(error)}") from None
-        self.inputs = [value.name for value in self._engine.session.get_inputs()]
-        self.outputs = [value.name for value in self._engine.session.get_outputs()]
+            refusal = f"ONNX Runtime refuses the model: {reason(error)}"
+            if not isinstance(error, NotImplemented) and not is_too_new(light):
+                raise ModelError(refusal) from None
+            self._engine, self.witness = _in_reference(loaded, refusal), "ONNX's reference evaluator"
+        self.inputs, self.outputs = self._engine.inputs, self._engine.outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute every graph output.
@@ -85,9 +95,18 @@ class Session:
             values = self._engine.run(feeds)
         except InvalidArgument as error:
             raise InputError(f"ONNX Runtime refuses the inputs: {reason(error)}") from None
+        except OnnxinfoError:
+            raise
         except Exception as error:
-            raise ModelError(f"ONNX Runtime cannot run the model: {reason(error)}") from None
+            raise ModelError(f"{self.witness} cannot run the model: {reason(error)}") from None
         return dict(zip(self.outputs, values, strict=True))
+
+
+def _in_reference(model: onnx.ModelProto, refusal: str) -> ReferenceEngine:
+    try:
+        return ReferenceEngine(model)
+    except Exception as error:
+        raise ModelError(f"{refusal}; {printable(' '.join(str(error).split()))[:200]}") from None
 
 
 def _check_memory(model: onnx.ModelProto) -> None:

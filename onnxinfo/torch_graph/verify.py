@@ -22,7 +22,7 @@ from .compare import Difference, Tensors
 from .convert import convert
 from .exact import is_exact
 from .operators.values import to_numpy, to_torch
-from .runtime import Session
+from .runtime import Session, Witness
 
 Array = npt.NDArray[Any]
 logger = logging.getLogger(__name__)
@@ -34,9 +34,13 @@ _AMPLIFIED = 0.05
 
 @dataclass(frozen=True)
 class Verification:
-    """What the comparison found, tensor by tensor in the order of the graph; largest over all batches."""
+    """What the comparison found, tensor by tensor in the order of the graph; largest over all batches.
+
+    ``witness`` says what the tensors were compared with.
+    """
 
     differences: list[Difference]
+    witness: Witness
 
     @property
     def largest(self) -> Difference:
@@ -48,6 +52,8 @@ def verify(
     model: ModelSource, module: nn.Module, feeds_batches: Iterable[Mapping[str, Array]], tensors: Sequence[str]
 ) -> Verification:
     """Compare a torch graph with ONNX Runtime on real samples.
+
+    Where ONNX Runtime does not have the versions of a model, the witness is ONNX's reference evaluator.
 
     The tolerance is relative to the largest magnitude in a tensor and grows with the square root of its depth, as
     independent rounding errors do: ``2e-5 * sqrt(1 + depth)`` in float32. A tensor beyond it is accepted only if every
@@ -97,8 +103,8 @@ def verify(
                 worst[name] = found
         wrong = [difference for difference in graph.sorted(worst.values()) if not difference.agrees]
         if wrong:
-            _judge(exposed, module, feeds, wrong, graph)
-    return Verification(graph.sorted(worst.values()))
+            _judge(exposed, module, feeds, wrong, graph, session.witness)
+    return Verification(graph.sorted(worst.values()), session.witness)
 
 
 def bisect(model: ModelSource, feeds: Mapping[str, Array], device: torch.device | str = "cpu") -> Difference | None:
@@ -142,13 +148,18 @@ def _compare_nodes(model: Model, feeds: Mapping[str, Array], device: torch.devic
 
 
 def _judge(
-    model: Model, module: nn.Module, feeds: Mapping[str, Array], wrong: list[Difference], graph: Tensors
+    model: Model,
+    module: nn.Module,
+    feeds: Mapping[str, Array],
+    wrong: list[Difference],
+    graph: Tensors,
+    witness: Witness,
 ) -> None:
     """Raise unless what differs is rounding that the network amplifies."""
     device = _device(module)
     comparison = _compare_nodes(model, feeds, device)
     cause = next((difference for difference in comparison.differences if not difference.agrees), None)
-    first = f"the torch graph differs from ONNX Runtime: {wrong[0]}"
+    first = f"the torch graph differs from {witness}: {wrong[0]}"
     if cause is not None:
         node = f"node {quoted(cause.node)}" if cause.node else f"the node of {quoted(cause.tensor)}"
         raise VerificationError(f"{first}; the first node that differs is {node} ({cause.op}), by {cause.relative:.2g}")

@@ -23,7 +23,7 @@ from ..torch_graph.compare import Difference, Tensors
 from ..torch_graph.convert import Server, conversion_report, convert
 from ..torch_graph.precision import to_float32
 from ..torch_graph.reach import obstacles
-from ..torch_graph.runtime import Session
+from ..torch_graph.runtime import Session, Witness
 from ..torch_graph.verify import verify
 
 Feeds = dict[str, npt.NDArray[Any]]
@@ -86,12 +86,15 @@ class ModelCheck:
         Names of the layers that a gradient reaches from it.
     unreached
         The others, with the node in the way and the reason.
+    witness
+        What the torch graph is compared with: "ONNX Runtime", or "ONNX's reference evaluator" where ONNX Runtime does
+        not have the model's operators in their versions.
     compared
-        Number of tensors compared with ONNX Runtime.
+        Number of tensors compared with the witness.
     largest
         The difference that is largest relative to its tolerance; None where nothing could be compared.
     error
-        Why the torch graph is not what ONNX Runtime computes; None where it is.
+        Why the torch graph is not what the witness computes; None where it is.
 
     Examples
     --------
@@ -112,6 +115,7 @@ class ModelCheck:
     perturbed: str | None
     reached: list[str]
     unreached: dict[str, str]
+    witness: Witness
     compared: int
     largest: Difference | None
     error: str | None
@@ -127,6 +131,9 @@ def check_model(
     **flat: Unpack[InputOptions],
 ) -> ModelCheck:
     """Describe a model and compare every tensor of its torch graph with ONNX Runtime.
+
+    ONNX's reference evaluator takes the place of ONNX Runtime where that does not have the model's operators in their
+    versions; ``witness`` says which it was.
 
     Parameters
     ----------
@@ -178,7 +185,7 @@ def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> M
     conversions = conversion_report(loaded)
     uses = Counter((c.operator, c.version, c.server, c.reason) for c in conversions)
     tensors = _compared(loaded)
-    largest, error = _verified(loaded, feeds, tensors)
+    largest, error, witness = _verified(loaded, feeds, tensors)
     source, reached, unreached = _reach(loaded, chosen.input_tensor)
     proto = original.proto
     return ModelCheck(
@@ -194,6 +201,7 @@ def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> M
         perturbed=source,
         reached=reached,
         unreached=unreached,
+        witness=witness,
         compared=0 if largest is None else len(tensors),
         largest=largest,
         error=error,
@@ -235,14 +243,15 @@ def _compared(model: Model) -> list[str]:
     return [name for name in tensors.comparable if name in influenced]
 
 
-def _verified(model: Model, feeds: Feeds, tensors: Sequence[str]) -> tuple[Difference | None, str | None]:
+def _verified(model: Model, feeds: Feeds, tensors: Sequence[str]) -> tuple[Difference | None, str | None, Witness]:
     if not tensors:
-        return None, "nothing in the model depends on its inputs"
+        return None, "nothing in the model depends on its inputs", Session(model).witness
+    exposed = expose_only(model, tensors)
     try:
-        exposed = expose_only(model, tensors)
-        return verify(exposed, convert(exposed), [feeds], tensors).largest, None
+        verification = verify(exposed, convert(exposed), [feeds], tensors)
     except (ConversionError, VerificationError) as error:
-        return None, str(error)
+        return None, str(error), Session(exposed).witness
+    return verification.largest, None, verification.witness
 
 
 def _reach(model: Model, input_tensor: str | None) -> tuple[str | None, list[str], dict[str, str]]:

@@ -78,9 +78,62 @@ def test_a_layer_that_only_steps(operators: list[str], tmp_path: Path) -> None:
         analyze(proto, ROWS, tmp_path / "a.h5")
 
 
-def test_a_rank_beyond_every_engine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("external", [False, True], ids=["inside", "in a file"])
+def test_a_rank_beyond_every_engine(external: bool, tmp_path: Path) -> None:
     nodes = [helper.make_node("Reshape", ["x", "shape"], ["r"]), helper.make_node("Relu", ["r"], ["y"])]
     proto = model(nodes, [graphs.constant("shape", [-1, *[1] * 999])])
-    assert onnxinfo.list_layers(proto)
-    with pytest.raises(ModelError, match="ONNX Runtime refuses the model"):
+    onnx.save_model(proto, tmp_path / "m.onnx", save_as_external_data=external, size_threshold=0)
+    # Shapes are read by inference: thousands of them are still no weights.
+    assert len(onnxinfo.list_layers(tmp_path / "m.onnx")) == 2
+    with pytest.raises(ModelError, match="number of dimensions"):
+        analyze(tmp_path / "m.onnx", ROWS, tmp_path / "a.h5")
+
+
+def test_a_long_list_of_axes(tmp_path: Path) -> None:
+    shape, axes = graphs.constant("shape", [4, *[1] * 600, -1]), graphs.constant("axes", range(1, 601))
+    nodes = [helper.make_node("Reshape", ["w", "shape"], ["r"]), helper.make_node("Squeeze", ["r", "axes"], ["s"])]
+    proto = model([*nodes, helper.make_node("MatMul", ["x", "s"], ["y"])], [graphs.weight("w", 4, 3), shape, axes])
+    (layer,) = (layer for layer in onnxinfo.list_layers(proto) if layer.name == "y")
+    assert layer.shape == ("N", 3)
+
+
+def test_positions_of_the_greatest(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("TopK", ["x", "k"], ["values", "places"]),
+        helper.make_node("Cast", ["places"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["floats", "values"], ["y"]),
+    ]
+    proto = model(nodes, [graphs.constant("k", [2])])
+    with pytest.raises(OnnxinfoError, match=r"no gradient reaches layer 'floats': node 'TopK_0' \(ai.onnx.TopK"):
+        analyze(proto, ROWS, tmp_path / "a.h5", layers=["floats"])
+    analyze(proto, ROWS, tmp_path / "a.h5", layers=["y"], limit=2)
+
+
+def test_a_scalar_on_the_way_to_what_is_not_finite(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0),
+        helper.make_node("Sub", ["total", "total"], ["zero"]),
+        helper.make_node("Div", ["x", "zero"], ["y"]),
+    ]
+    with pytest.raises(
+        OnnxinfoError, match=r"layer 'y' is not finite at sample input\[0\]: infinity first in tensor 'y'"
+    ):
+        analyze(model(nodes, shape=(1, 4)), ROWS, tmp_path / "a.h5", layers=["y"])
+
+
+def test_a_node_that_crashes_onnx_runtime_without_elements() -> None:
+    nodes = [
+        helper.make_node("Slice", ["x", "none", "none", "axis"], ["cut"]),
+        helper.make_node("InstanceNormalization", ["cut", "w", "w"], ["y"]),
+    ]
+    constants = [graphs.constant("none", [0]), graphs.constant("axis", [2]), graphs.weight("w", 2)]
+    proto = model(nodes, constants, [1, 2, 4])
+    with pytest.raises(ModelError, match="InstanceNormalization of tensor 'cut', which has no elements"):
+        onnxinfo.check_model(proto)
+
+
+def test_a_graph_that_is_made_for_small_batches(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Slice", ["x", "none", "most", "none"], ["y"])]
+    proto = model(nodes, [graphs.constant("none", [0]), graphs.constant("most", [10])])
+    with pytest.raises(OnnxinfoError, match=r"a layer has 10 rows for \d+ inputs evaluated at once"):
         analyze(proto, ROWS, tmp_path / "a.h5")
