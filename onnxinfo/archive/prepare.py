@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import as_setting
+from ..config import as_setting, unrecorded
 from ..errors import UsageError
 from ..replacing import replacing
 from .copying import copy_run, new_archive, schema_of
@@ -64,7 +64,7 @@ def first_difference(existing: Run, schema: RunSchema, compression: str) -> str 
         {key: encode_attribute(value) for key, value in recipe.items()} for recipe in (stored.recipe, schema.recipe)
     ]
     for key in dict.fromkeys([*recipes[1], *recipes[0]]):
-        there, now = (recipe.get(key, "absent") for recipe in recipes)
+        there, now = (recipe.get(key, encode_attribute(unrecorded(key))) for recipe in recipes)
         if there != now:
             (name, there), (_, now) = as_setting(key, there), as_setting(key, now)
             return f"{name} is {there} there, {now} now"

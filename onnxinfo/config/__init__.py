@@ -25,6 +25,8 @@ from .sections import (
     as_setting,
     entries,
     former_names,
+    recorded_flags,
+    unrecorded,
 )
 from .settings import Entry, Setting, recipe
 
@@ -53,4 +55,6 @@ __all__ = [
     "former_names",
     "read_settings",
     "recipe",
+    "recorded_flags",
+    "unrecorded",
 ]

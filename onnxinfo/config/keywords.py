@@ -71,6 +71,8 @@ class FlatOptions(InputOptions, total=False):
     run: str | None
     compression: str
     overwrite: bool
+    thumbnails: bool
+    anonymous_names: bool
 
 
 class Options(FlatOptions, total=False):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 RESCALE_FACTOR = 4.0
 COHERENCY_METRICS = ("sid", "gradient", "gradcam")
 
+#: Flags that a recipe holds under their own names, and only where they differ from their defaults.
+RECORDED_FLAGS = ("keep_precision", "thumbnails", "anonymous_names")
+
 #: What chooses layers.
 PATTERNS = "a glob over tensor names, re:REGEX, op:TYPE, INDEX or FIRST-LAST"
 
@@ -310,6 +313,12 @@ class OutputConfig(Validated):
         kinds.choice("rounded", "lossless", "float16", "none"),
     )
     overwrite: bool = setting(False, "Replace a finished run of the same name.", kinds.FLAG)
+    thumbnails: bool = setting(
+        True, "Store thumbnails of image samples for plots and reports; on by default.", kinds.FLAG
+    )
+    anonymous_names: bool = setting(
+        False, "Name samples by their position (sample 0, sample 1, ...) and classes by their number.", kinds.FLAG
+    )
 
 
 @dataclass(frozen=True)
@@ -350,6 +359,25 @@ def entries(*sections: str) -> Iterator[Entry]:
     for section in sections or SECTIONS:
         for each in settings_of(SECTIONS[section][1]):
             yield replace(each, section=section)
+
+
+def recorded_flags(config: Config) -> dict[str, bool]:
+    """Return those of ``RECORDED_FLAGS`` that differ from their defaults, for an archive's recipe."""
+    values = {
+        "keep_precision": config.input.keep_precision,
+        "thumbnails": config.out.thumbnails,
+        "anonymous_names": config.out.anonymous_names,
+    }
+    return {key: value for key, value in values.items() if value != _flag_defaults()[key]}
+
+
+def unrecorded(key: str) -> bool | str:
+    """Return what the absence of a field from a recipe stands for: the default of a flag, else ``"absent"``."""
+    return _flag_defaults().get(key, "absent")
+
+
+def _flag_defaults() -> dict[str, bool]:
+    return {each.setting.flat: each.default for each in entries() if each.setting.flat in RECORDED_FLAGS}
 
 
 def as_setting(key: str, value: Any) -> tuple[str, Any]:

@@ -48,6 +48,11 @@ class SampleSet:
         """Return a batch of every input, see :meth:`~onnxinfo.samples.Samples.batch`."""
         return {name: samples.batch(indices) for name, samples in self.inputs.items()}
 
+    def make_anonymous(self) -> None:
+        """Forget the names of all inputs, see :meth:`~onnxinfo.samples.Samples.make_anonymous`."""
+        for samples in self.inputs.values():
+            samples.make_anonymous()
+
     def digest(self) -> str:
         """Return a SHA-256 over the digests of all inputs."""
         parts = [f"{name}\0{samples.digest()}" for name, samples in self.inputs.items()]

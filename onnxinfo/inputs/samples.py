@@ -235,6 +235,16 @@ class Samples:
     def _channel(self) -> int | None:
         return channel_axis(self.layout)
 
+    def make_anonymous(self) -> None:
+        """Name samples by their position, ``sample 0``, and forget their names, and those of their classes.
+
+        The digest stays that of the samples under their own names.
+        """
+        self.digest()
+        self.names = self._source.names = [f"sample {index}" for index in range(len(self))]
+        self.classes = []
+        self.unreadable = [("", reason) for _, reason in self.unreadable]
+
     def digest(self) -> str:
         """Return a SHA-256 over contents, names, order and preprocessing of the samples."""
         return self._digest

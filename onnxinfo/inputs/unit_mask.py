@@ -41,10 +41,13 @@ class UnitMask:
         (samples, *shape of the perturbed tensor), False where a unit does not count.
     source
         Where that is known from.
+    from_file
+        Whether `source` is the path of a file.
     """
 
     units: npt.NDArray[np.bool_]
     source: str
+    from_file: bool = False
 
     def digest(self) -> str:
         """SHA-256 over shape and values."""
@@ -147,7 +150,7 @@ def open_unit_mask(
             f"{source} leaves no unit of sample {printable(main.names[int(np.argmax(empty))])}; a unit mask is 0 where "
             f"units do not count and 1 elsewhere"
         )
-    return UnitMask(units, source)
+    return UnitMask(units, source, isinstance(spec, str | os.PathLike) and os.fspath(spec) not in samples.inputs)
 
 
 def _of_input(samples: Samples) -> Array:

@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -35,6 +36,7 @@ from ..config import (
     SidConfig,
     configure,
     recipe,
+    recorded_flags,
 )
 from ..engines.base import describe_execution, open_engine
 from ..errors import UsageError
@@ -154,7 +156,7 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     worker = Worker(job, with_needed(measures, job))
     logger.info("inputs evaluated at once: %d", job.batch_size)
     out, name = config.out, config.out.run or job.provider.model.name
-    more: dict[str, Any] = {"keep_precision": True} if config.input.keep_precision else {}
+    more: dict[str, Any] = {**recorded_flags(config)}
     if mask is not None:
         more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
     schema = _schema(job, measures, more, describe_execution(config.execution, job.device))
@@ -188,7 +190,12 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     logger.info("samples: %d; preprocessing: %s", len(provider), provider.main.preprocessing.to_dict())
     logger.info("axes of %s: %s", perturbed, provider.described)
     masks = None if objects is None else _masks(objects, provider)
+    # Objects are found by the samples' own names; from here on, nothing needs these.
+    if config.out.anonymous_names:
+        provider.samples.make_anonymous()
     mask = unit_mask_of(chosen_input.unit_mask, provider)
+    if mask is not None and config.out.anonymous_names and mask.from_file:
+        mask = replace(mask, source="a file")
     if mask is not None:
         logger.info("unit mask: %s", mask)
         provider.counted = mask.units
@@ -246,7 +253,9 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
     provenance = {
         "model_name": provider.model.name,
         "unreadable_samples": [
-            f"{name}: {reason}" for s in provider.samples.inputs.values() for name, reason in s.unreadable
+            f"{name}: {reason}" if name else reason
+            for s in provider.samples.inputs.values()
+            for name, reason in s.unreadable
         ],
         "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else platform.machine(),
         **_precision(provider.model),
@@ -270,7 +279,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         unit=job.unit.cpu().numpy(),
         recipe=described,
         labels=labels,
-        thumbnails=main.thumbnails(everything),
+        thumbnails=main.thumbnails(everything) if job.config.out.thumbnails else None,
         foreground=job.foreground,
         provenance=provenance,
     )

@@ -47,6 +47,7 @@ TEXTS = {
     "memory_limit": "2G", "engine": "ray", "workers": "2", "threads": "3", "ray_address": "host:1",
     "timeout": "90",
     "run": "named", "compression": "none", "overwrite": "true",
+    "thumbnails": "false", "anonymous_names": "true",
 }  # fmt: skip
 #: Settings that mean nothing to a front end.
 LEFT_OUT = {"coherency": {"run"}, "robustness": {"layers", "exclude", "metrics"}}
@@ -76,7 +77,9 @@ def captured(monkeypatch):
 
 def wanted(flat):
     kind = ENTRIES[flat].setting.kind
-    return kind.check(True if kind.is_flag else [TEXTS[flat]] if kind.is_repeatable else kind.parse(TEXTS[flat]))
+    return kind.check(
+        TEXTS[flat] == "true" if kind.is_flag else [TEXTS[flat]] if kind.is_repeatable else kind.parse(TEXTS[flat])
+    )
 
 
 def value_of(config, flat):
@@ -111,7 +114,10 @@ def from_line(front, tmp_path, *arguments, env=None):
 def options_of(settings):
     for flat, text in settings.items():
         setting = ENTRIES[flat].setting
-        yield from [setting.flag] if setting.kind.is_flag else [setting.flag, text]
+        if setting.kind.is_flag:
+            yield setting.flag if text == "true" else f"--no-{setting.flag[2:]}"
+        else:
+            yield from (setting.flag, text)
 
 
 @pytest.mark.parametrize(("front", "flat"), REACHED)
