@@ -64,7 +64,7 @@ class Commands(Group):
         return add_options(command)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; where it has an argument too many, say how an option takes several values."""
+        """Run the command; if it gets an extra argument, explain how to pass several values to an option."""
         try:
             with warnings_shown():
                 return super().invoke(ctx)
@@ -76,7 +76,7 @@ class Commands(Group):
 
 
 def _repetition(error: click.UsageError, arguments: list[str]) -> str:
-    """Explain ``--layers a b``, whose second value is no argument of the command; empty for other errors."""
+    """Explain ``--layers a b``, where the second value is not part of the option; empty for other errors."""
     if error.ctx is None or not error.message.startswith("Got unexpected extra argument"):
         return ""
     options = [each for each in error.ctx.command.params if isinstance(each, click.Option) and each.multiple]
@@ -88,7 +88,7 @@ def _repetition(error: click.UsageError, arguments: list[str]) -> str:
 
 
 def _values(arguments: list[str]) -> Iterator[tuple[str, str, str]]:
-    """List what may be an option, its value and what follows."""
+    """List possible triples of an option, its value and the argument after it."""
     for i, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         following = [value, *arguments[i + 1 : i + 2]] if equals else arguments[i + 1 : i + 3]
@@ -104,7 +104,7 @@ def _values(arguments: list[str]) -> Iterator[tuple[str, str, str]]:
     type=click.Path(),
     multiple=True,
     metavar="FILE",
-    help="Shared library with custom operators for ONNX Runtime, which is run as code; repeatable.",
+    help="Shared library of custom operators for ONNX Runtime. Its code is executed; repeatable.",
 )
 def cli(libraries: tuple[str, ...]) -> None:
     """Measure how much of its input each layer of a trained network discards."""

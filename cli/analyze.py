@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @click.option(
-    "--inputs", required=True, metavar="SPEC", help="Folder or glob of images, FILE.npz:key, .npy, FILE.h5:/set."
+    "--inputs",
+    required=True,
+    metavar="SPEC",
+    help="Samples: folder or glob of images, FILE.npz:key, FILE.npy or FILE.h5:/dataset.",
 )
-@click.option("-o", "--output", required=True, type=click.Path(), help="The archive; a run is added if it exists.")
+@click.option("-o", "--output", required=True, type=click.Path(), help="Archive (HDF5). If it exists, a run is added.")
 @config_file
 @settings()
 def analyze(model: str, inputs: str, output: str, **options: Any) -> None:
@@ -47,7 +50,7 @@ def analyze(model: str, inputs: str, output: str, **options: Any) -> None:
 @click.option("-o", "--output", default="demo", show_default=True, type=click.Path(), help="Folder for the results.")
 @force
 def demo(output: str, force: bool) -> None:
-    """Analyze a small trained network on bundled images: a table, an archive and plots.
+    """Analyze a small trained network on bundled images; write a table, an archive and plots.
 
     \b
     Example:
@@ -72,4 +75,4 @@ def show(result: Result, seconds: float) -> None:
         run = archive[result.run]
         print_run(run, str(result.archive), seconds)
         if without := run.recipe.get("without_foreground"):
-            click.echo(f"without a foreground: {without} of {run.shape[1]} samples, left out of concentration")
+            click.echo(f"without a foreground: {without} of {run.shape[1]} samples, excluded from concentration")

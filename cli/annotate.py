@@ -1,4 +1,4 @@
-"""``annotate``: metrics in the model file, for viewers of ONNX models."""
+"""``annotate``: metrics in the model file, for ONNX viewers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .verbosity import print_info
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @click.argument("archive", metavar="FILE.h5", type=click.Path())
-@click.option("-o", "--output", required=True, metavar="OUT.onnx", type=click.Path(), help="The model written.")
-@click.option("--run", metavar="NAME", help="The run; may be left out where one only is of MODEL.")
-@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
+@click.option("-o", "--output", required=True, metavar="OUT.onnx", type=click.Path(), help="Model file to write.")
+@click.option("--run", metavar="NAME", help="Run to use. Default: the only run of MODEL.")
+@click.option("--metric", "metrics", multiple=True, help="Metric to write; repeatable. Default: all.")
 @force
 def annotate(model: str, archive: str, output: str, **options: Any) -> None:
-    """Write MODEL with the metrics in FILE.h5 as properties of its nodes.
+    """Write MODEL with the metrics in FILE.h5 as metadata of its nodes.
 
     Netron and other viewers show them. The model computes what it computed, to the last bit.
 

@@ -1,4 +1,4 @@
-"""Keeping archives in order: ``runs``, ``rename``, ``delete``, ``merge``, ``export``, ``recover`` and ``validate``."""
+"""Archive maintenance: ``runs``, ``rename``, ``delete``, ``merge``, ``export``, ``recover`` and ``validate``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def _printable(text: object) -> str:
 
 @click.command()
 @archive
-@click.option("--format", "format_", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option(
+    "--format", "format_", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format."
+)
 def runs(archive: str, format_: str) -> None:
     """List the runs of an archive: status, model, date, size.
 
@@ -50,7 +52,7 @@ def runs(archive: str, format_: str) -> None:
 @click.argument("run")
 @click.argument("name")
 def rename(archive: str, run: str, name: str) -> None:
-    """Give RUN another NAME.
+    """Rename RUN to NAME.
 
     \b
     Example:
@@ -64,9 +66,9 @@ def rename(archive: str, run: str, name: str) -> None:
 @click.command()
 @archive
 @click.argument("run")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(archive: str, run: str, yes: bool) -> None:
-    """Delete RUN for good and give its space back.
+    """Delete RUN permanently and free its space.
 
     \b
     Example:
@@ -81,7 +83,7 @@ def delete(archive: str, run: str, yes: bool) -> None:
 
 @click.command()
 @click.argument("archives", metavar="FILE...", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="The new archive; it must not exist.")
+@click.option("-o", "--output", required=True, type=click.Path(), help="Archive to write; it must not exist.")
 def merge(archives: tuple[str, ...], output: str) -> None:
     """Copy all runs of several archives into a new one.
 
@@ -99,10 +101,22 @@ def merge(archives: tuple[str, ...], output: str) -> None:
 
 @click.command()
 @archive
-@click.option("-o", "--output", required=True, type=click.Path(), help="File ending in .nc, .parquet or .csv.")
-@click.option("--run", metavar="NAME", help="The run; may be left out if there is one only.")
-@click.option("--per", type=click.Choice(["layer", "sample"]), default="sample", show_default=True, help="Rows.")
-@click.option("--raw", is_flag=True, help="In CSV, leave text that spreadsheets take for a formula as it is.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(),
+    help="File to write; the suffix .nc, .parquet or .csv selects the format.",
+)
+@click.option("--run", metavar="NAME", help="Run to export. Default: the only run.")
+@click.option(
+    "--per",
+    type=click.Choice(["layer", "sample"]),
+    default="sample",
+    show_default=True,
+    help="One row per layer or sample.",
+)
+@click.option("--raw", is_flag=True, help="In CSV, do not escape text that spreadsheets would interpret as a formula.")
 @force
 def export(archive: str, output: str, run: str | None, per: str, raw: bool, force: bool) -> None:
     """Write a run to a netCDF file (with its maps), or its table to a Parquet or CSV file.
@@ -118,7 +132,12 @@ def export(archive: str, output: str, run: str | None, per: str, raw: bool, forc
 
 @click.command()
 @archive
-@click.option("-o", "--output", type=click.Path(), help="Leave FILE as it is and write the repaired archive here.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="Write the repaired archive here and leave FILE unchanged. Default: replace FILE.",
+)
 def recover(archive: str, output: str | None) -> None:
     """Repair an archive that was left open or damaged.
 
@@ -134,7 +153,7 @@ def recover(archive: str, output: str | None) -> None:
     done = recover_archive(archive, output)
     for lost in done.lost:
         where = f"run {lost.run}, {lost.metric} of {lost.layer}, sample {lost.sample}"
-        click.echo(f"lost: {_printable(where)}; the next analysis computes it anew")
+        click.echo(f"lost: {_printable(where)}; the next analysis recomputes it")
     for run, reason in done.unreadable:
         click.echo(f"lost: run {_printable(run)}: {_printable(reason)}")
     if done.original is not None:
@@ -144,7 +163,9 @@ def recover(archive: str, output: str | None) -> None:
 
 @click.command()
 @archive
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
+)
 @click.pass_context
 def validate(ctx: click.Context, archive: str, format_: str) -> None:
     """Check an archive's structure, types, dimensions, attributes, values and checksums.

@@ -1,4 +1,4 @@
-"""``check``: is the model's torch graph what ONNX Runtime computes, and what can be analyzed in it."""
+"""``check``: compare the model's torch graph with ONNX Runtime and list the layers that can be analyzed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ _SHOWN = 10
 
 @click.command(no_args_is_help=True)
 @click.argument("model")
-@click.option("--inputs", metavar="SPEC", help="Samples, as for 'analyze'; default: generated in sizes that fit.")
+@click.option("--inputs", metavar="SPEC", help="Samples, as for 'analyze'. Default: random inputs of suitable shape.")
 @config_file
 @settings("input", leave_out=["unit_mask", "foreground", "crop_to_box"])
 @setting("seed", help="Seed of randomly generated inputs.")
 @setting("timeout")
-@click.option("--format", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--format", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Output format."
+)
 def check(model: str, inputs: str | None, format: str, **options: Any) -> None:
     """Compare every tensor of MODEL, an ONNX file (or - for standard input), with ONNX Runtime.
 
@@ -50,7 +52,7 @@ def check(model: str, inputs: str | None, format: str, **options: Any) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """The value with infinities, which JSON does not have, as null."""
+    """Replace infinities, which JSON lacks, by null."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -69,7 +71,7 @@ def _print(found: ModelCheck) -> None:
     click.echo(f"parameters: {found.parameters:,}")
     click.echo(f"inputs:     {shapes or 'none'} ({'generated' if found.generated else 'given'})")
     total = len(found.reached) + len(found.unreached)
-    source = "nothing can be perturbed" if found.perturbed is None else f"from {quoted(found.perturbed)}"
+    source = "no tensor that noise can be added to" if found.perturbed is None else f"from {quoted(found.perturbed)}"
     click.echo(f"layers:     {len(found.reached)} of {total} reached {source}")
     for name, reason in list(found.unreached.items())[:_SHOWN]:
         command = click.get_current_context().command

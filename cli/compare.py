@@ -1,4 +1,4 @@
-"""``compare``: how runs differ, layer by layer."""
+"""``compare``: differences between runs, layer by layer."""
 
 from __future__ import annotations
 
@@ -13,24 +13,42 @@ from .tables import FORMATS, claim_table, print_rows, write_stdout
 
 @click.command(no_args_is_help=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE.h5...")
-@click.option("--run", multiple=True, metavar="NAME", help="A run, the first is the base.", shell_complete=run_names)
-@click.option("--layers", multiple=True, metavar="P", help="Only these layers.", shell_complete=layer_names)
+@click.option(
+    "--run",
+    multiple=True,
+    metavar="NAME",
+    help="Runs to compare with the first one; repeatable. Default: all.",
+    shell_complete=run_names,
+)
+@click.option(
+    "--layers",
+    multiple=True,
+    metavar="P",
+    help="Only layers that match this pattern; repeatable.",
+    shell_complete=layer_names,
+)
 @click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
 @click.option("--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable.")
 @click.option(
-    "--by", type=click.Choice(["layer", "depth"]), default="layer", show_default=True, help="Match layers by."
+    "--by",
+    type=click.Choice(["layer", "depth"]),
+    default="layer",
+    show_default=True,
+    help="Property that layers are matched by.",
 )
 @click.option("--unpaired", is_flag=True, help="Allow runs on different samples.")
-@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the intervals low to high.")
-@click.option("--top", type=click.IntRange(1), help="Only the N largest differences.")
-@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
+@click.option(
+    "--confidence", type=float, default=0.95, show_default=True, help="Confidence level of the intervals low to high."
+)
+@click.option("--top", type=click.IntRange(1), help="Only the N largest differences. Default: all.")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
+@click.option("-o", "--output", default="-", type=click.Path(), help="File to write; - is standard output.")
 @force
 def compare(files: tuple[str, ...], top: int | None, format: str, output: str, force: bool, **options: Any) -> None:
-    """Print how much runs differ from the first one in each layer, largest differences first.
+    """Print how much each layer differs between runs and the first run, largest differences first.
 
-    An interval that does not hold 0 is a difference that the samples bear out. Runs that were not measured alike
-    (alpha, units, normalizer, samples) are refused. 'onnxinfo plot a.h5 b.h5 compare' draws it.
+    A difference is significant if its interval excludes 0. Runs with different settings (alpha, units, normalization)
+    or samples are refused. 'onnxinfo plot a.h5 b.h5 compare' draws the differences.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Shell completion: the command that sets it up, and names taken from the file on the line."""
+"""Shell completion: the command that sets it up, and names read from the files on the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what makes SHELL complete commands, options, and run and layer names of the archive on the line.
+    """Print the script that lets SHELL complete commands, options, run names and layer names.
 
     \b
     For good:
@@ -30,7 +30,7 @@ def completion(shell: str) -> None:
 
 
 def run_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the name of a run of the archives on the line."""
+    """Complete the name of a run of the archives on the command line."""
     return _matching((name for name, _ in _runs(ctx)), incomplete)
 
 
@@ -42,7 +42,7 @@ def metric_names(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 
 def layer_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the name of a layer of the model or the archives on the line."""
+    """Complete the name of a layer of the model or archives on the command line."""
     model = ctx.params.get("model") or next((path for path in ctx.args if not path.endswith(".h5")), None)
     if model:
         return _matching(_model_layers(model), incomplete)

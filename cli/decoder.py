@@ -21,8 +21,10 @@ def decoder() -> None:
 
 @decoder.command()
 @click.argument("model", type=click.Path())
-@click.option("--inputs", required=True, metavar="SPEC", help="Training samples; thousands at best.")
-@click.option("-o", "--output", required=True, type=click.Path(), help="Folder that keeps the decoders.")
+@click.option(
+    "--inputs", required=True, metavar="SPEC", help="Training samples, ideally thousands, as for 'onnxinfo analyze'."
+)
+@click.option("-o", "--output", required=True, type=click.Path(), help="Folder in which decoders are stored.")
 @config_file
 @setting("layers")
 @setting("exclude")
@@ -32,10 +34,10 @@ def decoder() -> None:
 @setting("decoder_batch", "batch")
 @setting("decoder_learning_rate", "learning_rate")
 @setting("decoder_horizontal_flip", "horizontal_flip")
-@setting("seed", help="Seed of split, initial weights and order of samples.")
+@setting("seed", help="Seed of the validation split, the initial weights and the order of samples.")
 @setting("device")
 def train(model: str, inputs: str, output: str, **options: Any) -> None:
-    """Train a decoder for every chosen layer of MODEL; those that are there already are kept.
+    """Train a decoder for each selected layer of MODEL; existing decoders are kept.
 
     \b
     Example:
@@ -50,9 +52,9 @@ def train(model: str, inputs: str, output: str, **options: Any) -> None:
 
 @decoder.command("list")
 @click.argument("folder", type=click.Path())
-@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
 def list_command(folder: str, format: str) -> None:
-    """List the decoders in FOLDER: layer, width, error over the samples' variance, steps.
+    """List the decoders in FOLDER: layer, width, error relative to the samples' variance, steps.
 
     \b
     Example:
@@ -67,7 +69,7 @@ def list_command(folder: str, format: str) -> None:
 @click.argument("folder", type=click.Path())
 @click.argument("layer")
 def show(folder: str, layer: str) -> None:
-    """Show everything about the decoders of LAYER in FOLDER, as JSON.
+    """Print the descriptions of the decoders of LAYER in FOLDER as JSON.
 
     \b
     Example:

@@ -18,17 +18,23 @@ from .verbosity import print_info
 COLUMNS = ("layer", "metric", "rescaled", "before", "after", "difference", "ratio", "samples", "unproven")
 _inputs = click.option("--inputs", required=True, metavar="SPEC", help="Samples, as for 'onnxinfo analyze'.")
 _factor = click.option(
-    "--factor", type=float, default=RESCALE_FACTOR, show_default=True, help="Divides a layer, multiplies the next."
+    "--factor",
+    type=float,
+    default=RESCALE_FACTOR,
+    show_default=True,
+    help="Factor that the first layer of each pair is divided by and the second multiplied by.",
 )
-_archive = click.option("-o", "--output", required=True, type=click.Path(), help="The archive.")
-_model_out = click.option("-o", "--output", required=True, metavar="OUT.onnx", help="The model written.")
+_archive = click.option(
+    "-o", "--output", required=True, type=click.Path(), help="Archive (HDF5). If it exists, runs are added."
+)
+_model_out = click.option("-o", "--output", required=True, metavar="OUT.onnx", help="Model file to write.")
 
 
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @_model_out
 @_factor
-@selection
+@selection("all that can be rescaled")
 @force
 def rescale(
     model: str,
@@ -38,9 +44,10 @@ def rescale(
     exclude: tuple[str, ...],
     force: bool,
 ) -> None:
-    """Rescale neighbouring layers of MODEL against each other: the same outputs from other parameters.
+    """Rescale pairs of consecutive layers of MODEL without changing its outputs.
 
-    Every pair of layers that only ReLU, pooling and the like separate, or those whose tensors in between are chosen.
+    By default all pairs of layers are rescaled that are separated only by ReLU, pooling and similar operators; --layers
+    and --exclude select pairs by the tensors between them.
 
     \b
     Example:
@@ -60,14 +67,19 @@ def rescale(
 @_inputs
 @_archive
 @_factor
-@click.option("--pairs", multiple=True, metavar="P", help="Tensors between the layers rescaled; default: all.")
+@click.option(
+    "--pairs",
+    multiple=True,
+    metavar="P",
+    help="Tensors between the layers to rescale, as patterns; repeatable. Default: all.",
+)
 @config_file
 @settings(leave_out=["run"], metrics=COHERENCY_METRICS)
-@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
 def coherency(model: str, inputs: str, output: str, format: str, **options: Any) -> None:
     """Tabulate how metrics and baselines of each layer change when MODEL's layers are rescaled.
 
-    The archive gets the runs 'original' and 'rescaled'.
+    The runs 'original' and 'rescaled' are written to the archive.
 
     \b
     Example:
@@ -84,16 +96,18 @@ def coherency(model: str, inputs: str, output: str, format: str, **options: Any)
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @_model_out
-@click.option("--keep", type=float, required=True, metavar="SHARE", help="Share of the weights kept, such as 0.38.")
+@click.option(
+    "--keep", type=float, required=True, metavar="SHARE", help="Fraction of the weights to keep, such as 0.38."
+)
 @click.option(
     "--scope", type=click.Choice(["global", "layer"]), default="global", show_default=True,
-    help="One threshold for all weights, or the same share of each layer.",
+    help="One threshold for all weights (global), or the same fraction of each layer (layer).",
 )  # fmt: skip
 @force
 def prune(model: str, output: str, keep: float, scope: str, force: bool) -> None:
     """Set the smallest weights of MODEL to zero.
 
-    The share that is kept is recorded in the metadata of the model written.
+    The fraction that is kept is recorded in the metadata of the new model.
 
     \b
     Example:

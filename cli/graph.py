@@ -1,4 +1,4 @@
-"""``layers``, ``expose`` and ``extract``: what is in a model's graph, more of its outputs, a part of it."""
+"""``layers``, ``expose`` and ``extract``: list layers of a graph, add outputs to it, extract a part of it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ COLUMNS = ("index", "name", "op", "node", "shape", "parameters", "depth", "defau
 
 @click.command(no_args_is_help=True)
 @click.argument("model")
-@selection
-@click.option("--all", "everything", is_flag=True, help="All layers, not only the default ones.")
+@selection("blocks, residual sums and final outputs")
+@click.option("--all", "everything", is_flag=True, help="All layers instead of the default ones.")
 @setting("input_tensor")
-@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
+@click.option("-o", "--output", default="-", type=click.Path(), help="File to write; - is standard output.")
 @force
 def layers(
     model: str,
@@ -62,10 +62,10 @@ def layers(
 
 @click.command(no_args_is_help=True)
 @click.argument("model")
-@click.option("-o", "--output", required=True, metavar="OUT.onnx", help="The model written; - for standard output.")
-@selection
-@click.option("--all", "everything", is_flag=True, help="All layers, not only the default ones.")
-@setting("input_tensor", help="Tensor that the layers have to depend on, because noise is added to it.")
+@click.option("-o", "--output", required=True, metavar="OUT.onnx", help="Model file to write; - is standard output.")
+@selection("blocks, residual sums and final outputs")
+@click.option("--all", "everything", is_flag=True, help="All layers instead of the default ones.")
+@setting("input_tensor", help="Tensor that noise is added to; only layers that depend on it are listed.")
 @force
 def expose(
     model: str,
@@ -78,7 +78,7 @@ def expose(
 ) -> None:
     """Write MODEL (an ONNX file, or - for standard input) with layers as additional outputs.
 
-    The original outputs stay the first, and keep every bit. Layers are chosen as by 'onnxinfo layers'.
+    The original outputs come first and stay bitwise identical. Layers are selected as in 'onnxinfo layers'.
 
     \b
     Example:
@@ -94,7 +94,7 @@ def expose(
 
 @click.command(no_args_is_help=True)
 @click.argument("model")
-@click.option("-o", "--output", required=True, metavar="OUT.onnx", help="The model written; - for standard output.")
+@click.option("-o", "--output", required=True, metavar="OUT.onnx", help="Model file to write; - is standard output.")
 @click.option("--from", "inputs", multiple=True, metavar="TENSOR", help="Tensor that becomes an input; repeatable.")
 @click.option(
     "--to", "outputs", multiple=True, required=True, metavar="TENSOR", help="Tensor that becomes an output; repeatable."
@@ -103,7 +103,7 @@ def expose(
 def extract(model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str, ...], force: bool) -> None:
     """Write the part of MODEL (an ONNX file, or - for standard input) between tensors.
 
-    Graph inputs that the outputs need besides --from stay inputs, after them.
+    Other graph inputs that the outputs depend on remain inputs, after those of --from.
 
     \b
     Example:
@@ -115,7 +115,7 @@ def extract(model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str
 
 
 def _perturbed(model: Model, input_tensor: str | None) -> str:
-    """Name the perturbed tensor, its axes, and the one along which its units differ."""
+    """Name the analysis input, its axes, and the axis along which its units differ."""
     from onnxinfo import perturbed_tensor
     from onnxinfo.graph.channels import declared_axes
     from onnxinfo.text import quoted

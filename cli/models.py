@@ -15,7 +15,7 @@ def read_source(model: str) -> str | bytes:
 
 
 def load_for(model: str, output: str, force: bool) -> Model:
-    """Load a model from which another one is made, once it is known that the other one may be written.
+    """Load a model to derive another one from, after checking that the other one may be written.
 
     Parameters
     ----------

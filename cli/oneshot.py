@@ -1,4 +1,4 @@
-"""All of it at once: ``oneshot``."""
+"""The whole pipeline: ``oneshot``."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from .verbosity import quiet
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @click.option(
-    "--inputs", required=True, metavar="SPEC", help="Folder or glob of images, FILE.npz:key, .npy, FILE.h5:/set."
+    "--inputs",
+    required=True,
+    metavar="SPEC",
+    help="Samples: folder or glob of images, FILE.npz:key, FILE.npy or FILE.h5:/dataset.",
 )
 @click.option("-o", "--output", required=True, type=click.Path(), metavar="OUTDIR", help="Folder for the results.")
 @config_file
 @settings()
 @force
 def oneshot(model: str, inputs: str, output: str, **options: Any) -> None:
-    """Analyze MODEL, draw its plots and write its report, in one go.
+    """Analyze MODEL, draw plots and write a report.
 
-    OUTDIR gets NAME.h5, NAME-curve.png, NAME-maps.png and NAME.html, named as MODEL is.
+    The files NAME.h5, NAME-curve.png, NAME-maps.png and NAME.html in OUTDIR are named after MODEL.
 
     \b
     Example:

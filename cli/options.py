@@ -15,13 +15,19 @@ Command = Callable[..., Any]
 
 
 def force(command: Command) -> Command:
-    """Whether an existing file of another kind is replaced: ``--force``."""
-    text = "Replace an existing file whatever it holds; never an input."
+    """Add ``--force``, which replaces an existing file of another kind."""
+    text = "Replace an existing file of any kind, but never an input."
     return click.option("--force", is_flag=True, help=text)(command)
 
 
-def selection(command: Command) -> Command:
-    """Which layers: ``--layers`` and ``--exclude``."""
+def selection(default: str) -> Callable[[Command], Command]:
+    """Add ``--layers`` and ``--exclude``, which select layers; `default` says which ones if neither is given."""
     shared: dict[str, Any] = {"multiple": True, "metavar": "P", "shell_complete": layer_names}
-    command = click.option("--exclude", help=f"Layers to leave out: {PATTERNS}; repeatable.", **shared)(command)
-    return click.option("--layers", help=f"Layers: {PATTERNS}; repeatable. Default: see docs.", **shared)(command)
+    layers = f"Layers to select: {PATTERNS}; repeatable. Default: {default}."
+    exclude = f"Layers to leave out: {PATTERNS}; repeatable. Default: none."
+
+    def decorate(command: Command) -> Command:
+        command = click.option("--exclude", help=exclude, **shared)(command)
+        return click.option("--layers", help=layers, **shared)(command)
+
+    return decorate

@@ -1,4 +1,4 @@
-"""Pictures of an archive: ``plot``."""
+"""Figures of an archive: ``plot``."""
 
 from __future__ import annotations
 
@@ -13,23 +13,45 @@ from .verbosity import print_info
 
 @click.command(no_args_is_help=True)
 @click.argument("archives", nargs=-1, required=True, type=click.Path(), metavar="FILE... KIND")
-@click.option("-o", "--output", required=True, type=click.Path(), help="The figure: .png, .svg or .pdf.")
-@click.option("--run", multiple=True, metavar="NAME", help="Only this run; repeatable.", shell_complete=run_names)
+@click.option("-o", "--output", required=True, type=click.Path(), help="Figure to write: .png, .svg or .pdf.")
 @click.option(
-    "--layers", multiple=True, metavar="P", help="Only layers of this pattern; repeatable.", shell_complete=layer_names
+    "--run", multiple=True, metavar="NAME", help="Only this run; repeatable. Default: all.", shell_complete=run_names
 )
-@click.option("--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable.")
-@click.option("--metric", multiple=True, help="The metric; for curve and coherency repeatable. Default: sid.")
-@click.option("--against", metavar="METRIC", help="scatter: the metric on the vertical axis. Default: ru.")
-@click.option("--overlay", is_flag=True, default=None, help="maps: over the images instead of alone.")
-@click.option("--spread", type=click.Choice(["stderr", "iqr"]), help="curve: the band. Default: stderr.")
-@click.option("--by", type=click.Choice(["layer", "depth"]), help="compare: how layers are matched. Default: layer.")
-@click.option("--texts", type=click.Path(), help="units: a line of tokens for each sample, or of each feature's name.")
-@click.option("--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True)
-@click.option("--width", type=click.Choice(["column", "page", "slide"]), default="page", show_default=True)
+@click.option(
+    "--layers",
+    multiple=True,
+    metavar="P",
+    help="Only layers that match this pattern; repeatable. Default: all.",
+    shell_complete=layer_names,
+)
+@click.option(
+    "--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable. Default: all."
+)
+@click.option("--metric", multiple=True, help="Metric to draw; repeatable for curve and coherency. Default: sid.")
+@click.option("--against", metavar="METRIC", help="scatter: metric on the vertical axis. Default: ru.")
+@click.option("--overlay", is_flag=True, default=None, help="maps: draw the maps over the images.")
+@click.option("--spread", type=click.Choice(["stderr", "iqr"]), help="curve: what the band shows. Default: stderr.")
+@click.option(
+    "--by", type=click.Choice(["layer", "depth"]), help="compare: property that layers are matched by. Default: layer."
+)
+@click.option(
+    "--texts",
+    type=click.Path(),
+    help="units: text file with one line of tokens per sample, or one line of feature names.",
+)
+@click.option(
+    "--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True, help="Colours of the figure."
+)
+@click.option(
+    "--width",
+    type=click.Choice(["column", "page", "slide"]),
+    default="page",
+    show_default=True,
+    help="Place that the figure is sized for.",
+)
 @force
 def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
-    """Draw what FILE holds.
+    """Draw a figure of the runs in FILE.
 
     \b
     KIND is one of

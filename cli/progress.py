@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(output: str) -> Iterator[Callable[[Progress], None]]:
-    """Show progress while the context lasts; an interruption says where the results are."""
+    """Show progress while the context lasts; when interrupted, print where the results are."""
     try:
         if quiet():
             yield lambda _: None

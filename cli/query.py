@@ -1,4 +1,4 @@
-"""``query``: the numbers of archives as one table."""
+"""``query``: the numbers of archives in one table."""
 
 from __future__ import annotations
 
@@ -23,23 +23,37 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 
 @click.command(no_args_is_help=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE.h5...")
-@click.option("--run", multiple=True, metavar="NAME", help="Only this run; repeatable.", shell_complete=run_names)
-@selection
-@click.option("--op", "ops", multiple=True, metavar="TYPE", help="Only layers of this operator; repeatable.")
-@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
-@click.option("--sample", "samples", multiple=True, metavar="S", help="Only samples: N, FIRST-LAST or name glob.")
-@click.option("--label", "labels", multiple=True, help="Only samples of this label; repeatable.")
 @click.option(
-    "--per", type=click.Choice(["layer", "sample"]), help="A row for each; default: layer, with --group-by sample."
+    "--run", multiple=True, metavar="NAME", help="Only this run; repeatable. Default: all.", shell_complete=run_names
 )
-@click.option("--min", "minimum", type=float, help="Only values of at least this.")
-@click.option("--max", "maximum", type=float, help="Only values of at most this.")
+@selection("all")
 @click.option(
-    "--converged", is_flag=True, help="Only rows that converged: of layers and groups, those all of whose samples did."
+    "--op", "ops", multiple=True, metavar="TYPE", help="Only layers of this ONNX operator; repeatable. Default: all."
 )
-@click.option("--sort", metavar="COLUMN", help="Sort by a column; COLUMN:desc for the largest first.")
-@click.option("--top", type=click.IntRange(1), help="Only the first N rows; of largest value, unless sorted otherwise.")
-@click.option("--group-by", multiple=True, metavar="COLUMN", help="A row for each value of a column; repeatable.")
+@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable. Default: all.")
+@click.option(
+    "--sample",
+    "samples",
+    multiple=True,
+    metavar="S",
+    help="Only these samples: N, FIRST-LAST or a glob over names; repeatable.",
+)
+@click.option("--label", "labels", multiple=True, help="Only samples with this label; repeatable. Default: all.")
+@click.option(
+    "--per",
+    type=click.Choice(["layer", "sample"]),
+    help="One row per layer or sample. Default: layer, or sample with --group-by.",
+)
+@click.option("--min", "minimum", type=float, help="Only values of at least X, in the metric's unit.")
+@click.option("--max", "maximum", type=float, help="Only values of at most X, in the metric's unit.")
+@click.option(
+    "--converged", is_flag=True, help="Only converged rows; a layer or group has converged if all of its samples have."
+)
+@click.option("--sort", metavar="COLUMN", help="Column to sort by, ascending; COLUMN:desc sorts in descending order.")
+@click.option(
+    "--top", type=click.IntRange(1), help="Only the first N rows; without --sort, those with the largest values."
+)
+@click.option("--group-by", multiple=True, metavar="COLUMN", help="One row per value of this column; repeatable.")
 @click.option(
     *("--aggregate", "aggregate"),
     multiple=True,
@@ -48,11 +62,13 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     metavar="A",
     help="With --group-by: mean, median, std, min, max, qNN; repeatable.",
 )
-@click.option("--sql", metavar="SELECT", help="DuckDB SQL over the table 'results' and nothing else.")
-@click.option("--columns", metavar="A,B,...", help="Only these columns, in this order.")
-@click.option("--format", type=click.Choice([*FORMATS, "parquet"]), default="table", show_default=True)
-@click.option("--raw", is_flag=True, help="In CSV, leave text that spreadsheets take for a formula as it is.")
-@click.option("-o", "--output", default="-", type=click.Path(), help="A file instead of the screen.")
+@click.option("--sql", metavar="SELECT", help="DuckDB query over the table 'results', the only one.")
+@click.option("--columns", metavar="A,B,...", help="Columns to print, in this order. Default: those with content.")
+@click.option(
+    "--format", type=click.Choice([*FORMATS, "parquet"]), default="table", show_default=True, help="Output format."
+)
+@click.option("--raw", is_flag=True, help="In CSV, do not escape text that spreadsheets would interpret as a formula.")
+@click.option("-o", "--output", default="-", type=click.Path(), help="File to write; - is standard output.")
 @force
 def query(
     files: tuple[str, ...],
@@ -64,10 +80,10 @@ def query(
     force: bool,
     **options: Any,
 ) -> None:
-    """Print the numbers of one or several archives as one table.
+    """Print the numbers of one or several archives in one table.
 
-    A row per layer holds the mean over all samples that have a value, its standard error, how far it may lie below the
-    optimum's at most (gap), and how many samples are unproven; a value is marked where some are.
+    Each row holds a layer's mean over all samples that have a value, its standard error, a bound on how far it may lie
+    below the optimum (gap), and the number of unproven samples; a value with unproven samples is marked.
 
     \b
     Examples:
@@ -80,7 +96,7 @@ def query(
     from onnxinfo.views.query import table_columns
 
     if format == "parquet" and output == "-":
-        raise click.UsageError("Parquet is no text for a screen: give -o FILE.parquet")
+        raise click.UsageError("Parquet cannot be printed on a terminal: give -o FILE.parquet")
     named = options.pop("columns")
     column, _, direction = (sort or "").partition(":")
     if direction not in ("", "asc", "desc"):
@@ -98,7 +114,7 @@ def query(
 
 
 def _columns(rows: list[dict[str, Any]], known: list[str], named: str | None, format: str) -> list[str]:
-    """Choose what is printed: on the screen not what is the same in all rows and said elsewhere."""
+    """Choose the columns; on the terminal without those that are equal in all rows and printed elsewhere."""
     if named is not None:
         chosen = [name.strip() for name in named.split(",")]
         for name in chosen:

@@ -1,4 +1,4 @@
-"""``report``: everything in one HTML file."""
+"""``report``: all results in one HTML file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,25 @@ from .verbosity import print_info
 
 @click.command(no_args_is_help=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE.h5...")
-@click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(), help="The HTML file.")
-@click.option("--run", multiple=True, metavar="NAME", help="Only this run; repeatable.", shell_complete=run_names)
-@click.option("--layers", multiple=True, metavar="P", help="Only these layers.", shell_complete=layer_names)
-@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
-@click.option("--model", type=click.Path(), help="The runs' ONNX file, for the connections between layers.")
+@click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(), help="HTML file to write.")
+@click.option(
+    "--run", multiple=True, metavar="NAME", help="Only this run; repeatable. Default: all.", shell_complete=run_names
+)
+@click.option(
+    "--layers",
+    multiple=True,
+    metavar="P",
+    help="Only layers that match this pattern; repeatable. Default: all.",
+    shell_complete=layer_names,
+)
+@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable. Default: all.")
+@click.option(
+    "--model", type=click.Path(), help="ONNX file of the runs, from which the connections between layers are read."
+)
 @click.option("--title", default="", help="Title of the page.")
 @force
 def report(files: tuple[str, ...], output: str, **options: Any) -> None:
-    """Write one HTML file with curves, the model's graph, maps and tables; it needs no network and no onnxinfo.
+    """Write one self-contained HTML file with curves, the model's graph, maps and tables.
 
     \b
     Example:

@@ -33,7 +33,7 @@ class Value(click.ParamType[Any]):
         self.name = self._kind.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value that a text stands for, or check one from the configuration file."""
+        """Parse a text, or check a value from the configuration file."""
         given = self._kind.parse(value) if isinstance(value, str) else value
         try:
             return self._kind.check([given])[0] if self._kind.is_repeatable else self._kind.check(given)
@@ -86,21 +86,21 @@ class Word(click.Choice[str]):
         self._kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the word, the present one for a former one."""
+        """Return the word; a former word is replaced by the present one."""
         return super().convert(self._kind.check(value) if value in self._kind.former else value, param, ctx)
 
 
 def settings(*sections: str, leave_out: Collection[str] = (), **defaults: Any) -> Callable[[Command], Command]:
-    """Give a command the options of some tables of the configuration file.
+    """Add the options of some tables of the configuration file to a command.
 
     Parameters
     ----------
     *sections
         Tables; see :data:`onnxinfo.config.SECTIONS`.
     leave_out
-        Flat names of settings that mean nothing to the command.
+        Flat names of settings that the command does not use.
     **defaults
-        Other defaults than the settings', by flat name.
+        Defaults that differ from the settings' own, by flat name.
     """
 
     def decorate(command: Command) -> Command:
@@ -114,7 +114,7 @@ def settings(*sections: str, leave_out: Collection[str] = (), **defaults: Any) -
 
 
 def setting(flat: str, name: str = "", help: str = "") -> Callable[[Command], Command]:
-    """Give a command the option of one setting, perhaps by another name or with another help than its own."""
+    """Add the option of one setting to a command, optionally under another name or with another help."""
     entry = next(each for each in entries() if each.setting.flat == flat)
     if help:
         entry = replace(entry, setting=replace(entry.setting, help=help))
@@ -123,7 +123,7 @@ def setting(flat: str, name: str = "", help: str = "") -> Callable[[Command], Co
 
 
 def config_file(command: Command) -> Command:
-    """Give a command ``--config``."""
+    """Add ``--config`` to a command."""
     return click.option(
         "--config",
         type=click.Path(),
@@ -156,7 +156,7 @@ def _option(entry: Entry, name: str, flag: str, default: Any) -> Callable[[Comma
     unset = f" Default: {setting.unset}." if setting.unset else ""
     more: dict[str, Any] = {"default": default, "show_default": not setting.unset, "envvar": setting.variable}
     if kind.is_flag:
-        # Off is what everyone expects.
+        # Flags are off by default.
         flag, more["show_default"] = f"{flag}/--no-{flag[2:]}", False
     elif kind.choices:
         more["type"] = Word(kind)

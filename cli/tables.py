@@ -103,7 +103,7 @@ def write_stdout(text: str) -> None:
 
 
 def render(rows: Sequence[Row], columns: Sequence[str], format: str, width: int | None = None) -> Iterator[str]:
-    """Return the printed form of rows in pieces; `width` is the terminal's, None where it does not matter."""
+    """Format rows piece by piece; `width` is that of the terminal, None if unlimited."""
     if format == "json":
         return _json(rows, columns)
     if format == "jsonl":
@@ -118,9 +118,9 @@ def render(rows: Sequence[Row], columns: Sequence[str], format: str, width: int 
 
 
 def print_run(run: Run, output: str, seconds: float) -> None:
-    """Print what an analysis found: a row for each layer, then where it is, from how much and how long it took.
+    """Print the results of an analysis: one row per layer, then the archive, the number of samples and the time.
 
-    A layer's mean is put into words: ``-2.660 ± 0.013, at most 0.010 too low, 3/16 unproven``.
+    A layer's mean is printed as ``-2.660 ± 0.013, at most 0.010 too low, 3/16 unproven``.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def print_run(run: Run, output: str, seconds: float) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as people say it: ``4.2 s``, ``3 min 05 s``, ``2 h 01 min``."""
+    """Format a duration: ``4.2 s``, ``3 min 05 s``, ``2 h 01 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -202,7 +202,7 @@ def _markdown(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
 
 
 def _markdown_cell(text: str) -> str:
-    """Return text that Markdown shows as it is."""
+    """Escape text for Markdown."""
     return "".join(f"\\{c}" if c in r"\`*_[]<>|#~" else c for c in text)
 
 
@@ -236,7 +236,7 @@ def _table(rows: Sequence[Row], columns: Sequence[str], width: int | None) -> It
 
 
 def _narrow(sizes: dict[str, int], text_columns: Sequence[str], width: int) -> None:
-    """Take from the widest text columns what the table is too wide by, then whole columns."""
+    """Shorten the widest text columns until the table fits, then drop whole columns."""
     dispensable = [name for name in _DISPENSABLE if name in sizes]
     while sum(sizes.values()) + 2 * (len(sizes) - 1) > width:
         texts = [name for name in text_columns if sizes.get(name, 0) > _LEAST_TEXT]
@@ -278,7 +278,7 @@ def _marked(rows: Sequence[Row], columns: Sequence[str]) -> bool:
 
 
 def _remark(rows: Sequence[Row]) -> str:
-    """Say what the mark at a value means, and how many samples are unproven for which reason."""
+    """Explain the mark at a value, and count unproven samples by reason."""
     failed = [row for row in rows if row.get("converged") is False]
     of_layers = "n_converged" in rows[0]
     text = "some samples are unproven; means are over all that have a value" if of_layers else "not proven"

@@ -1,4 +1,4 @@
-"""How much is said: ``--quiet``, ``--verbose`` and ``--debug``, before a command and after it."""
+"""The options ``--quiet``, ``--verbose`` and ``--debug``, before a command and after it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def add_options(command: click.Command) -> click.Command:
     """Give a command, and those of a group, the options."""
     if not any(isinstance(param, click.Option) and "--quiet" in param.opts for param in command.params):
         command.params += [
-            _flag("-q", "--quiet", help="No progress, no remarks: results and errors only."),
-            _flag("-v", "--verbose", help="Say what is done, with times, on standard error."),
-            _flag("--debug", help="The same in every detail, and the full traceback of an error."),
+            _flag("-q", "--quiet", help="Print only results and errors, without progress and messages."),
+            _flag("-v", "--verbose", help="Log progress with timestamps to standard error."),
+            _flag("--debug", help="Log in full detail, and print the traceback of an error."),
         ]
     if isinstance(command, click.Group):
         for each in command.commands.values():
@@ -25,12 +25,12 @@ def add_options(command: click.Command) -> click.Command:
 
 
 def quiet() -> bool:
-    """Tell whether results and errors are all that is asked for."""
+    """Tell whether ``--quiet`` was given."""
     return bool(click.get_current_context().ensure_object(dict).get("quiet"))
 
 
 def print_info(text: object) -> None:
-    """Print what nobody needs who asked for quiet."""
+    """Print a message unless ``--quiet`` was given."""
     if not quiet():
         click.echo(text)
 
@@ -40,7 +40,7 @@ def _flag(*names: str, help: str) -> click.Option:
 
 
 def _settle(context: click.Context, option: click.Parameter, given: bool) -> None:
-    """Note what is asked for; it counts wherever on the line it stands."""
+    """Record the option, which counts anywhere on the command line."""
     settings = context.ensure_object(dict)
     settings[option.name] = settings.get(option.name, False) or given
     if settings.get("quiet") and settings.get("verbose"):
@@ -66,7 +66,7 @@ def _handler() -> logging.Handler:
     from .rendering import as_options
 
     class Lines(logging.Handler):
-        """One line a record; the stream is looked up each time, as live progress puts its own in place."""
+        """One line per record; the stream is looked up each time because the progress bar replaces it."""
 
         def emit(self, record: logging.LogRecord) -> None:
             context = click.get_current_context(silent=True)

@@ -14,14 +14,14 @@ from .settings import Entry, Validated, setting, settings_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: What :func:`onnxinfo.rescale` and :func:`onnxinfo.coherency` divide layers by, and what the latter compares.
+#: Default factor of :func:`onnxinfo.rescale` and :func:`onnxinfo.coherency`, and the metrics that the latter compares.
 RESCALE_FACTOR = 4.0
 COHERENCY_METRICS = ("sid", "gradient", "gradcam")
 
 #: Flags that a recipe holds under their own names, and only where they differ from their defaults.
 RECORDED_FLAGS = ("keep_precision", "thumbnails", "anonymous_names")
 
-#: What chooses layers.
+#: Patterns that select layers.
 PATTERNS = "a glob over tensor names, re:REGEX, op:TYPE, INDEX or FIRST-LAST"
 
 
@@ -59,24 +59,25 @@ class InputConfig(Validated):
     )
     unit_mask: str | os.PathLike[str] | npt.NDArray[Any] | None = setting(
         None,
-        "Mask of the input units to analyze: name of a graph input, FILE.npz:key, or none for all units.",
+        "Mask of the input units to analyze, 0 for units to leave out: name of a graph input, FILE.npz:key, or none for "
+        "all units.",
         kinds.DATA,
         unset="an attention mask among the inputs, if any",
     )
     keep_precision: bool = setting(
-        False, "Compute float16 and bfloat16 in their own precision instead of float32.", kinds.FLAG
+        False, "Compute float16 and bfloat16 models in their own precision instead of float32.", kinds.FLAG
     )
     labels: Any = setting(
         None, "Class labels of the samples: FILE.npz:key, .npy or .csv.", kinds.DATA, unset="class folders, if any"
     )
     limit: int | None = setting(None, "Maximum number of samples.", kinds.COUNT, unset="all")
     shuffle: bool = setting(
-        False, "With limit: use a random subset of the samples instead of the first ones.", kinds.FLAG
+        False, "Use a random subset of the samples instead of the first ones, if a limit is set.", kinds.FLAG
     )
     shuffle_seed: int = setting(0, "Seed of the random subset.", kinds.SEED)
     preset: str | None = setting(
         None,
-        "Normalization preset: scale, mean and std by name.",
+        "Normalization preset, which sets scale, mean and std.",
         kinds.choice("imagenet", "cifar10", "unit"),
         unset="8-bit images are scaled by 1/255, other values are kept",
     )
@@ -93,7 +94,7 @@ class InputConfig(Validated):
         unset="the preset's",
     )
     layout: str = setting(
-        "auto", "Channel order of the model's images; auto infers it.", kinds.choice("auto", "NCHW", "NHWC")
+        "auto", "Axis order of the model's images; auto infers it from the model.", kinds.choice("auto", "NCHW", "NHWC")
     )
     size: int | tuple[int, int] | None = setting(
         None,
@@ -103,8 +104,8 @@ class InputConfig(Validated):
     )
     resize: str | int | None = setting(
         None,
-        "How images are resized: crop (resize to cover, then centre crop), squash (ignore the aspect ratio), none, or "
-        "the length in pixels of the shorter side before the centre crop.",
+        "Resizing of images: crop (resize to cover, then centre crop), squash (ignore the aspect ratio), none, or the "
+        "length of the shorter side in pixels before the centre crop.",
         kinds.RESIZE,
         unset="crop for files and 8-bit arrays, else none",
     )
@@ -116,7 +117,7 @@ class InputConfig(Validated):
     )
     crop_to_box: float | None = setting(
         None,
-        "Crop images to the box around their foreground, enlarged by this factor (1.5 in the paper).",
+        "Crop images to the bounding box of their foreground, enlarged by this factor (1.5 in the paper).",
         kinds.POSITIVE,
         unset="no crop",
     )
@@ -143,20 +144,22 @@ class SidConfig(Validated):
 
     alpha: float = setting(
         1.5e-4,
-        "Strength of the constraint: the feature moves by alpha D in the mean square.",
+        "Strength of the constraint: the feature's mean squared deviation is alpha D, where D is the squared Frobenius "
+        "norm of the Jacobian.",
         kinds.POSITIVE,
         recipe="alpha",
     )
     normalize_by: str = setting(
         "dataset",
-        "Whether D is averaged over all samples (dataset, as in the paper) or is each sample's own (sample).",
+        "D of the constraint: its mean over all samples (dataset, as in the paper), or each sample's own (sample).",
         kinds.choice("dataset", "sample", former={"image": "sample"}),
         recipe="normalizer",
         former="normalizer",
     )
     share_sigma: str = setting(
         "unit",
-        "Units that share a noise scale sigma: unit, pixel or grid:N.",
+        "Units that share one noise scale sigma: none (unit), the channels of a pixel (pixel), or the pixels of each cell "
+        "of a grid with N cells along each axis (grid:N).",
         kinds.SHARING,
         recipe="tie",
         former="tie",
@@ -170,7 +173,7 @@ class SidConfig(Validated):
     )
     solver: str = setting(
         "auto",
-        "Solver: auto, or reference, the paper's optimizer, for comparison.",
+        "Solver: auto, or the paper's optimizer for comparison (reference).",
         kinds.choice("auto", "reference"),
         recipe="solver",
     )
@@ -232,7 +235,7 @@ class RuConfig(Validated):
 
     error_reference: str = setting(
         "input",
-        "Reference that the errors of ru are measured from: the input, as in the paper, or the reconstruction without "
+        "Reference of the reconstruction errors of ru: the input, as in the paper, or the reconstruction without "
         "noise, which excludes the decoder's own error.",
         kinds.choice("input", "reconstruction"),
         recipe="ru_center",
@@ -259,13 +262,17 @@ class ExecutionConfig(Validated):
         unset="512 MiB on the CPU, 60 % of the free memory on a GPU",
         former="memory",
     )
-    engine: str = setting("local", "Where workers run: this machine or a Ray cluster.", metavar="local|ray|NAME")
+    engine: str = setting(
+        "local",
+        "Where workers run: on this machine (local), on a Ray cluster (ray), or a registered engine.",
+        metavar="local|ray|NAME",
+    )
     workers: int | None = setting(
         None, "Number of worker processes.", kinds.COUNT, unset="one per GPU; on Ray as many as fit"
     )
     threads: int | None = setting(
         None,
-        "CPU threads per worker; their number may change the last digits.",
+        "CPU threads per worker; the number may change the last digits of results.",
         kinds.COUNT,
         unset="torch's threads, divided among the workers; 1 on Ray",
     )
@@ -278,7 +285,7 @@ class ExecutionConfig(Validated):
     )
     timeout: float = setting(
         600.0,
-        "Seconds that ONNX Runtime may take for one batch of samples; a model that never ends is given up then.",
+        "Time limit of ONNX Runtime for one batch of samples, in seconds.",
         kinds.POSITIVE,
     )
 
@@ -308,7 +315,7 @@ class OutputConfig(Validated):
     run: str | None = setting(None, "Name of the run.", metavar="NAME", unset="the model's name")
     compression: str = setting(
         "rounded",
-        "How maps are stored: float32 with 15 significand bits (rounded), float32 (lossless), float16, uncompressed "
+        "Storage of maps: float32 with 15 significand bits (rounded), float32 (lossless), float16, or uncompressed "
         "float32 (none).",
         kinds.choice("rounded", "lossless", "float16", "none"),
     )
