@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,17 +32,24 @@ def examples():
             yield from ((name, line) for line in lines if ">" not in line)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    model = tmp_path / "model.onnx"
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    model = folder / "model.onnx"
     model.write_bytes(bundled("digits-cnn.onnx").read_bytes())
     layers = [layer for layer in onnxinfo.list_layers(model) if layer.default][:4]
     recipe = fakes.schema().recipe | {"model_sha256": onnxinfo.load(model).sha256}
     described = fakes.schema(layers=layers, recipe=recipe)
     for name, run in {"result": "baseline", "a": "one", "b": "two", "monday": "one", "tuesday": "two"}.items():
-        fakes.make(tmp_path / f"{name}.h5", run, described)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        fakes.make(folder / f"{name}.h5", run, described)
+    return folder
+
+
+@pytest.fixture
+def folder(prepared, tmp_path, monkeypatch):
+    shutil.copytree(prepared, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
 
 
 @pytest.mark.parametrize(("name", "line"), [*examples()])
