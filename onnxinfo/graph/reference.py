@@ -53,7 +53,11 @@ _ML = """
 """
 #: Operators by domain that neither start programs nor open files. RegexFullMatch is missing: with Python's ``re``, some
 #: patterns never end.
-OPERATORS = {"": frozenset(_MAIN.split()), "ai.onnx.ml": frozenset(_ML.split())}
+OPERATORS = {
+    "": frozenset(_MAIN.split()),
+    "ai.onnx.ml": frozenset(_ML.split()),
+    "ai.onnx.preview.training": frozenset(["Adagrad", "Adam", "Momentum"]),
+}
 
 
 # The evaluator has one implementation for several versions of most operators, usually of the newest; of these, the
