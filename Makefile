@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/onnxinfo demo --output demo
 
-# What a change breaks first, in under a minute on two idle cores.
+# The inner loop: the unit tests.
 check: $(READY)
 	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist worksteal
 
