@@ -56,8 +56,8 @@ class InputConfig(Validated):
     )
     unit_mask: str | os.PathLike[str] | npt.NDArray[Any] | None = setting(
         None,
-        "Mask of the input units to analyze, 0 for units to leave out: name of a graph input, FILE.npz:key, or none for "
-        "all units.",
+        "Mask of the input units to analyze, 0 for units to leave out: name of a graph input, FILE.npz:key, or none "
+        "for all units.",
         kinds.DATA,
         unset="an attention mask among the inputs, if any",
     )
@@ -155,8 +155,8 @@ class SidConfig(Validated):
     )
     share_sigma: str = setting(
         "unit",
-        "Units that share one noise scale sigma: none (unit), the channels of a pixel (pixel), or the pixels of each cell "
-        "of a grid with N cells along each axis (grid:N).",
+        "Units that share one noise scale sigma: none (unit), the channels of a pixel (pixel), or the pixels of each "
+        "cell of a grid with N cells along each axis (grid:N).",
         kinds.SHARING,
         recipe="tie",
         former="tie",
