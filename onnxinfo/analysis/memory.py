@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def for_each(job: Job, blocks: Iterable[list[int]], work: Callable[[list[int]], None]) -> None:
-    """Do work on blocks of samples; where memory runs out, halve what is evaluated at once and go on with that.
+    """Process blocks of samples; if memory runs out, halve the number of inputs evaluated at once and continue.
 
     Where it does not suffice for a single input, activations are computed again for the backward pass.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FORMAT = "onnxinfo"
 VERSION = 1
-# HDF5 1.10's file format: the oldest that can be read while it is written, so the one most readers know.
+# The file format of HDF5 1.10: the oldest that can be read while it is written, so most readers support it.
 LIBVER = ("v110", "v110")
 
 LAYER_COLUMNS = ("layer", "layer_index", "op", "node", "depth", "parameters", "layer_shape")
@@ -42,7 +42,7 @@ COMPRESSION: dict[str, tuple[str, int, int | None]] = {
 # Below this size a map is stored without a chunk of its own: the index entry would cost more than deflating saves.
 SMALL_MAP_BYTES = 4096
 
-# What a metric with maps has besides the numbers of each cell.
+# Datasets of a metric with maps besides the numbers of each cell.
 MAP_DATASETS = ("map", "map_checksum", "map_offset")
 
 Json = None | bool | int | float | str | Sequence[Any] | Mapping[str, Any]
@@ -59,7 +59,7 @@ class Field:
     dtype
         NumPy type string, little-endian: ``<f8``, ``<i8`` or ``|u1``.
     units, long_name
-        As the netCDF conventions use them.
+        As in the netCDF conventions.
     flags
         Names of the values 0, 1, 2, ... of a field that is a code; empty for numbers.
     """
@@ -77,9 +77,9 @@ class Mark(NamedTuple):
     Attributes
     ----------
     name
-        As tables show it: one word.
+        One word, for tables.
     meaning
-        The same in plain English.
+        Explanation in plain English.
     proven
         Whether a cell with this mark is converged.
     """
@@ -89,15 +89,18 @@ class Mark(NamedTuple):
     proven: bool = False
 
 
-#: Codes of the field ``mark``, which stay what they are; later versions may add others.
+#: Codes of the field ``mark``, which never change; later versions may add codes.
 MARKS: dict[int, Mark] = {
     0: Mark("converged", "the certificate holds", proven=True),
     1: Mark("ratio", "the constraint is not met, or not known to be met"),
-    2: Mark("gap", "the optimum may be further away than the tolerance, or its distance is unknown"),
+    2: Mark("gap", "the distance to the optimum may exceed the tolerance, or is unknown"),
     3: Mark("dead", "the layer does not react to small noise at this sample (D is 0)"),
-    4: Mark("resolution", "the budget lies below the layer's own rounding: the value says how sensitive rounding is"),
+    4: Mark(
+        "resolution",
+        "the budget is below the layer's own rounding: the value measures the sensitivity of the rounding",
+    ),
     5: Mark("saturated", "all input units are at the cap of sigma: the value is exact", proven=True),
-    6: Mark("constant", "the feature does not depend on the perturbed tensor"),
+    6: Mark("constant", "the feature does not depend on the analysis input"),
     7: Mark("not_finite", "the feature or the value is not finite"),
     8: Mark("decoder", "the decoder recovers nothing"),
 }
@@ -110,7 +113,7 @@ def mark_code(name: str) -> int:
 
 
 def mark_name(code: int) -> str:
-    """Return the name of a mark; of a code that a later version wrote, ``mark_`` and the number."""
+    """Return the name of a mark, or ``mark_`` and the number for a code of a later version."""
     return MARKS[code].name if code in MARKS else f"mark_{code}"
 
 
@@ -118,17 +121,19 @@ VALUE = Field("value", "<f8", "nats", "mean over the input units")
 STDERR = Field("stderr", "<f8", "nats", "Monte-Carlo standard error of the value")
 CONVERGED = Field("converged", "|u1", "1", "1 where the certificate holds, else 0")
 CERTIFICATE = (
-    Field("ratio", "<f8", "1", "measured feature disturbance over the constraint's, 1 at the met constraint"),
+    Field(
+        "ratio", "<f8", "1", "measured over target mean squared deviation of the feature, 1 if the constraint is met"
+    ),
     Field("ratio_stderr", "<f8", "1", "standard error of the ratio"),
     Field("residual", "<f8", "1", "stationarity residual, 0 at the optimum"),
     Field("probes", "<i8", "1", "noise probes used"),
     Field("iterations", "<i8", "1", "iterations used"),
     Field("capped", "<f8", "1", "fraction of input units at the cap of sigma"),
 )
-#: How far a value may be from the optimum, and why it is proven or not: of metrics that know it, any of these.
+#: Distance to the optimum, and the reason why a value is proven or not; a metric may have any of these.
 PROOF = (
-    Field("gap", "<f8", "nats", "at most so much may the value lie below the optimum, at 95 %; NaN where unknown"),
-    Field("gain", "<f8", "nats", "what an independent trial step gains on fresh noise"),
+    Field("gap", "<f8", "nats", "bound at 95 % on how far the value lies below the optimum; NaN where unknown"),
+    Field("gain", "<f8", "nats", "gain of an independent trial step on fresh noise"),
     Field("gain_stderr", "<f8", "nats", "standard error of the gain"),
     Field("exponent", "<f8", "1", "growth of the feature's deviation with sigma, d log L / d log t, 2 where linear"),
     Field(
@@ -139,7 +144,7 @@ PROOF = (
     ),
     Field("mark", "|u1", "1", "why the cell is proven or not", tuple(mark.name for mark in MARKS.values())),
 )
-#: What the metrics of a constraint keep; archives written before version 0.2 have the residual instead of a proof.
+#: Fields of metrics with a constraint; archives written before version 0.2 have the residual instead of a proof.
 PROVEN = (*(field for field in CERTIFICATE if field.name != "residual"), *PROOF)
 
 
@@ -152,11 +157,11 @@ class Metric:
     name
         A lower-case identifier, for instance ``sid``; the datasets' names start with it.
     long_name, units
-        As the netCDF conventions use them.
+        As in the netCDF conventions.
     fields
-        What is kept beside ``value``, ``stderr`` and ``converged``, which every metric has.
+        Fields besides ``value``, ``stderr`` and ``converged``, which every metric has.
     has_map
-        Whether there is one value per input unit, too.
+        Whether there is also one value per input unit.
     """
 
     name: str
@@ -167,7 +172,7 @@ class Metric:
 
     @property
     def columns(self) -> tuple[Field, ...]:
-        """Everything with one number per (layer, sample), in the order of the checksum."""
+        """All fields with one number per (layer, sample), in the order of the checksum."""
         return (VALUE, STDERR, CONVERGED, *self.fields)
 
     def dataset(self, column: str) -> str:
@@ -183,7 +188,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """A layer as the archive keeps it; see :class:`onnxinfo.Layer` for the attributes' meanings."""
+    """A layer as stored in the archive; see :class:`onnxinfo.Layer` for the attributes."""
 
     name: str
     index: int
@@ -212,14 +217,14 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class RunSchema:
-    """What a run is about: everything that is known before the first number is computed.
+    """Description of a run: everything known before the first number is computed.
 
     Attributes
     ----------
     layers
         The layers analyzed.
     axes
-        Names of the perturbed tensor's axes without the batch, e.g. ``("channel", "y", "x")``.
+        Names of the analysis input's axes without the batch, such as ``("channel", "y", "x")``.
     sample_shape
         Shape of one sample, in the order of `axes`.
     sample_names
@@ -227,17 +232,17 @@ class RunSchema:
     metrics
         The metrics computed.
     unit
-        Standard deviation of the input, broadcastable to `sample_shape`: the unit of the perturbation.
+        Standard deviation of the input, broadcastable to `sample_shape`: the unit of sigma.
     recipe
-        Settings that determine the result. A run resumes only under the same recipe.
+        Settings that determine the numbers. A run is resumed only if they are unchanged.
     labels
         One integer or text per sample, or None.
     thumbnails
-        Pictures of the samples, uint8 of shape (sample, y, x, 3), or None.
+        Thumbnails of the samples, uint8 of shape (sample, y, x, 3), or None.
     provenance
-        Further facts worth keeping (date, versions, machine) that may differ when a run resumes.
+        Further facts (date, versions, machine) that may differ when a run is resumed.
     foreground
-        1 where a sample's object is, else 0, uint8 of shape (sample, y, x), or None. `axes` has y and x then.
+        1 inside a sample's object, else 0, uint8 of shape (sample, y, x), or None. Requires y and x in `axes`.
     """
 
     layers: Sequence[Layer] | Sequence[LayerRow]
@@ -285,24 +290,24 @@ def check_run_name(name: str) -> None:
 
 
 def plain_text(text: str) -> str:
-    """Return `text` as fixed-length UTF-8 can hold it: NUL and lone surrogates spelled as escapes."""
+    """Return `text` for fixed-length UTF-8: NUL and lone surrogates are written as escapes."""
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def text_array(texts: Iterable[str]) -> npt.NDArray[Any]:
     """Return fixed-length UTF-8 strings, null-padded.
 
-    Their size is known from the file's metadata, which variable-length strings' is not.
+    Unlike that of variable-length strings, their size is known from the file's metadata.
     """
     encoded = [plain_text(text).encode() for text in texts]
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", max([1, *map(len, encoded)])))
 
 
 def encode_attribute(value: Json) -> str | int | float:
-    """Return what stands for a JSON value in an attribute.
+    """Encode a JSON value as an attribute.
 
-    Text, whole and real numbers stand for themselves, everything else is JSON text; text that would read as such
-    JSON is quoted.
+    Text, integers and floats are stored as they are, everything else as JSON text; text that could be mistaken for
+    such JSON is quoted.
     """
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False) if _is_encoded(value) else plain_text(value)
@@ -312,7 +317,7 @@ def encode_attribute(value: Json) -> str | int | float:
 
 
 def decode_attribute(value: str | int | float) -> Json:
-    """Return the JSON value that an attribute stands for; the inverse of :func:`encode_attribute`."""
+    """Decode an attribute; the inverse of :func:`encode_attribute`."""
     if isinstance(value, str) and _is_encoded(value):
         decoded: Json = json.loads(value)
         return decoded
@@ -348,7 +353,7 @@ def create_run(file: h5py.File, name: str, schema: RunSchema, *, compression: st
     name
         Name of the run, not taken.
     schema
-        What the run is about.
+        Description of the run.
     compression
         How maps are stored, a key of ``COMPRESSION``.
     created
@@ -379,7 +384,7 @@ def create_run(file: h5py.File, name: str, schema: RunSchema, *, compression: st
     _describe_flags(run["status"], STATUS)
     _static(run, "elapsed", np.float64(0), ())
     _describe(run["elapsed"], "s", "time spent on the run")
-    # The description goes before the maps in the file, so that of a file cut off the most can be recovered.
+    # The description precedes the maps in the file, so that as much as possible of a truncated file can be recovered.
     file.flush()
     return run
 
@@ -409,15 +414,15 @@ def _create_coordinates(run: h5py.Group, schema: RunSchema) -> None:
     _static(run, "input_unit", unit.reshape([size for size in unit.shape if size > 1]), varying)
     # Its dimensions, for readers that do not resolve dimension scales.
     write_attribute(run["input_unit"], "axes", " ".join(varying))
-    _describe(run["input_unit"], "model input", "standard deviation of the input, the unit of the perturbation")
+    _describe(run["input_unit"], "model input", "standard deviation of the input, the unit of sigma")
     if schema.thumbnails is not None:
         for axis, size in zip(THUMBNAIL_AXES, schema.thumbnails.shape[1:], strict=True):
             _bare_scale(run, axis, size)
         _static(run, "thumbnail", schema.thumbnails.astype("|u1"), ("sample", *THUMBNAIL_AXES))
-        write_attribute(run["thumbnail"], "long_name", "picture of the sample, red, green, blue")
+        write_attribute(run["thumbnail"], "long_name", "thumbnail of the sample, red, green, blue")
     if schema.foreground is not None:
         _static(run, "foreground", schema.foreground.astype("|u1"), ("sample", *FOREGROUND_AXES))
-        write_attribute(run["foreground"], "long_name", "1 where the object is, else 0")
+        write_attribute(run["foreground"], "long_name", "1 inside the object, else 0")
 
 
 def _create_metric(run: h5py.Group, metric: Metric, schema: RunSchema, compression: str) -> None:
@@ -434,7 +439,7 @@ def _create_metric(run: h5py.Group, metric: Metric, schema: RunSchema, compressi
     write_attribute(run[metric.name], "fields", " ".join(column.name for column in metric.columns[1:]))
     name = f"{metric.name}_normalizer"
     _attached(run, name, ("layer",), data=np.full(cells[:1], np.nan, dtype="<f8"))
-    _describe(run[name], "1", "squared feature disturbance per squared noise that the constraint is relative to")
+    _describe(run[name], "1", "D of the constraint: mean squared deviation of the feature per squared noise scale")
     for suffix, dtype, long_name in (
         ("checksum", "<u4", "CRC-32 of the cell's numbers"),
         ("done", "|u1", "1 where the cell is finished, written last"),

@@ -79,7 +79,7 @@ class RunWriter:
         overwrite: bool = False,
         compression: str = "rounded",
     ) -> RunWriter:
-        """Create a run, or go on with one of the same name, recipe, layers and samples that is not complete.
+        """Create a run, or resume an incomplete one with the same name, recipe, layers and samples.
 
         Parameters
         ----------

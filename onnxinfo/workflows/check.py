@@ -233,7 +233,7 @@ def _generated(model: Model, seed: int) -> Feeds:
         else:
             return feeds
     tried, refusal = next(iter(refused.items()))
-    raise InputError(f"{refusal} (inputs were made up, of shapes {tried}; give inputs=...)")
+    raise InputError(f"{refusal} (inputs were generated with shapes {tried}; give inputs=...)")
 
 
 def _compared(model: Model) -> list[str]:

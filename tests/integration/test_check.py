@@ -175,7 +175,7 @@ def test_open_sizes_are_tried() -> None:
 def test_sizes_that_cannot_be_found() -> None:
     nodes = [node("MatMul", "x w", "y")]
     proto = model(nodes, [value("x", ("N", "F"))], [value("y", ("N", 2))], [weight("w", 77, 2)])
-    with pytest.raises(InputError, match=r"inputs were made up, of shapes .* give inputs="):
+    with pytest.raises(InputError, match=r"inputs were generated with shapes .* give inputs="):
         check_model(proto)
 
 
