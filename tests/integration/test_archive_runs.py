@@ -233,7 +233,7 @@ def test_command_delete_asks(path, two_runs):
 def test_command_recover_tells_what_is_lost(path):
     damage(path, "first", "sid", 0)
     shown = invoke("recover", path).output
-    assert "lost: run first, sid of /layer0/é/Relu_output_0, sample 0; the next analysis computes it anew" in shown
+    assert "lost: run first, sid of /layer0/é/Relu_output_0, sample 0; the next analysis recomputes it" in shown
     assert "a.h5.damaged" in shown
 
 
