@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -328,6 +330,11 @@ def test_converter_of_onnx2torch_itself_comes_last(foreign: Any) -> None:
         ("ai.onnx.Relu", "onnxinfo"),
         ("custom.Mystery", "onnx2torch"),
     ]
+
+
+def test_onnx2torch_may_be_half_imported_by_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, registry.__name__, types.ModuleType(registry.__name__))
+    assert [each.server for each in conversion_report(custom_model(), outputs=["r"])] == ["onnxinfo"]
 
 
 def test_no_operator_needs_a_converter_of_onnx2torch_itself() -> None:
