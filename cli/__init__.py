@@ -13,6 +13,7 @@ import click
 
 from onnxinfo import __version__
 
+from .early import add_checks
 from .former import Group, warnings_shown
 from .verbosity import add_options
 
@@ -61,7 +62,7 @@ class Commands(Group):
         module = importlib.import_module(f".{COMMANDS[cmd_name]}", __name__)
         command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
-        return add_options(command)
+        return add_checks(add_options(command))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; if it gets an extra argument, explain how to pass several values to an option."""

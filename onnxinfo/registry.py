@@ -58,6 +58,17 @@ class Registry(Generic[T]):
         """List all names: onnxinfo's own first."""
         return list(dict.fromkeys([*self._own, *_installed(self.group), *self._registered]))
 
+    def check(self, name: str) -> None:
+        """Refuse a name that is not there; nothing is imported.
+
+        Raises
+        ------
+        UsageError
+            There is none of that name.
+        """
+        if name not in self.names():
+            raise UsageError(no_such(self._noun, name, self.names(), "onnxinfo"))
+
     def get(self, name: str) -> T:
         """Return the object of a name, imported if need be.
 
@@ -72,9 +83,8 @@ class Registry(Generic[T]):
             module, _, attribute = self._own[name].partition(":")
             own: T = getattr(importlib.import_module(module, __package__), attribute)
             return own
-        if name in (installed := _installed(self.group)):
-            return self._loaded(installed[name])
-        raise UsageError(no_such(self._noun, name, self.names(), "onnxinfo"))
+        self.check(name)
+        return self._loaded(_installed(self.group)[name])
 
     def load_installed(self) -> None:
         """Import everything that other packages name, whatever it registers by itself."""

@@ -163,6 +163,12 @@ def _sharing(value: Any) -> str:
     return value
 
 
+def _device(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?", value):
+        raise ValueError("auto, cpu, cuda or cuda:N")
+    return value
+
+
 def _memory(value: Any) -> int:
     expected = "a number of bytes, or such as 512M or 2G"
     if isinstance(value, str):
@@ -207,4 +213,5 @@ NUMBERS = Kind("X,...", _parse_list(_parse_number), _numbers)
 SIZE = Kind("N|H,W", _parse_list(_parse_integer), _size)
 RESIZE = Kind("crop|squash|none|N", _parse_integer, _resize)
 SHARING = Kind("unit|pixel|grid:N", str, _sharing)
+DEVICE = Kind("DEVICE", str, _device)
 MEMORY = Kind("SIZE", _parse_integer, _memory)

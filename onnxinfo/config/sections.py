@@ -254,7 +254,7 @@ class ExecutionConfig(Validated):
     2147483648
     """
 
-    device: str = setting("auto", "Device: auto, cpu, cuda or cuda:N.", metavar="DEVICE")
+    device: str = setting("auto", "Device: auto, cpu, cuda or cuda:N.", kinds.DEVICE)
     memory_limit: int | str | None = setting(
         None,
         "Memory limit for the activations of each worker, in bytes or with a unit, such as 2G.",

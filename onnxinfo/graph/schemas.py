@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from threading import Lock
 
 from onnx import defs
 from onnx.shape_inference import InferenceContext
@@ -10,13 +11,21 @@ from onnx.shape_inference import InferenceContext
 _FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(double)"]
 
 
-@cache
+_registering = Lock()
+
+
 def register() -> None:
     """Add the schemas to ONNX's registry, once per process.
 
     LayerNormalization entered the standard in opset 17, SimplifiedLayerNormalization never did; both are in models of
     any opset that ONNX Runtime has optimised.
     """
+    with _registering:
+        _register()
+
+
+@cache
+def _register() -> None:
     for name in ("LayerNormalization", "SimplifiedLayerNormalization"):
         defs.register_schema(_normalization(name))
 

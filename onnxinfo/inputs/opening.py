@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from .geometry import Resize
 from .images import find_images, list_images
 from .labels import LabelSpec
 from .preprocess import Preprocessing, choose
-from .rows import MemoryRows, Rows
+from .rows import MemoryRows, Rows, check_file
 from .samples import Samples
 from .selection import BoxSpec, Opened, Selection, open_files, open_rows
 
@@ -122,6 +123,24 @@ def open_samples(
         samples = Samples(opened, target, placed, tuple(extent[name] for name in target.names))
     samples.check()
     return samples
+
+
+def check_present(spec: str) -> None:
+    """Refuse a specification of files that are not there, before anything is read.
+
+    Text that may name graph inputs is left to :func:`.sample_sets.parse_inputs`, which needs to know them.
+
+    Raises
+    ------
+    InputError
+        There is no such file or folder.
+    """
+    if "=" in spec or os.path.exists(spec) or glob.has_magic(spec):
+        return
+    if split := split_key(spec):
+        check_file(split[0])
+    else:
+        find_images(spec)
 
 
 def _open(spec: Spec, target: Target, selection: Selection, labels: LabelSpec | None, boxes: BoxSpec | None) -> Opened:

@@ -28,13 +28,11 @@ def device_of(name: str) -> torch.device:
     Raises
     ------
     UsageError
-        The device is unknown or absent.
+        The device is absent.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-        raise UsageError(f"device '{name}' is unknown: use auto, cpu, cuda or cuda:N")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"device '{name}' was asked for, but {torch.cuda.device_count()} CUDA devices are there; use cpu"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +15,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx2torch.node_converters import registry
-from onnx2torch.utils.common import OperationConverterResult, onnx_mapping_from_node
+from onnx2torch.onnx_graph import OnnxGraph, ValueType
+from onnx2torch.onnx_node import OnnxNode
+from onnx2torch.utils.common import OnnxMapping, OperationConverterResult, get_const_value, onnx_mapping_from_node
 from torch import nn
 
 from onnxinfo.errors import ConversionError, UsageError
 from onnxinfo.torch_graph.convert import conversion_report, convert
+from onnxinfo.torch_graph.lookup import own
 from onnxinfo.torch_graph.precision import to_float32
 from onnxinfo.torch_graph.reach import check_reach, convert_reached, obstacles
 
@@ -247,6 +252,100 @@ def test_registered_converter_comes_first() -> None:
     softplus = nn.functional.softplus
     torch.testing.assert_close(y, softplus(softplus(torch.zeros(2))))
     assert convert(custom_model(), outputs=["r"])(torch.zeros(2))[0].tolist() == [0, 0]
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Registers converters with onnx2torch, for one test."""
+    monkeypatch.setattr(registry, "_CONVERTER_REGISTRY", dict(registry._CONVERTER_REGISTRY))
+    return lambda name: registry.add_converter(name, 1, "custom")
+
+
+def test_registered_converter_gets_what_onnx2torch_would_give(foreign: Any) -> None:
+    """Its own kinds of node and graph, and the values of weights, those of an enclosing graph too."""
+    seen: list[tuple[OnnxNode, OnnxGraph]] = []
+
+    @foreign("Mystery")
+    def convert_scaled(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+        seen.append((node, graph))
+        module = nn.Linear(1, 1, bias=False)
+        module.weight = nn.Parameter(get_const_value(node.input_values[1], graph))
+        return OperationConverterResult(module, OnnxMapping(node.input_values[:1], node.output_values))
+
+    scaled = [helper.make_node("Mystery", ["x", "w"], ["y"], name="a.b", domain="custom", factor=2.0)]
+    branch = helper.make_graph(
+        [helper.make_node("Mystery", ["y", "w"], ["inner"], domain="custom")],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("inner", TensorProto.FLOAT, ["N", 64])],
+    )
+    nodes = [*scaled, helper.make_node("If", ["choice"], ["z"], then_branch=branch, else_branch=branch)]
+    large = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    inputs = {"x": (TensorProto.FLOAT, ["N", 64]), "choice": (TensorProto.BOOL, [])}
+    module = convert(model_of(nodes, inputs, {"z": (TensorProto.FLOAT, ["N", 64])}, {"w": large}))
+    x, w = torch.ones(2, 64), torch.from_numpy(large)
+    torch.testing.assert_close(module(x, torch.tensor(True))[0], x @ w.T @ w.T)
+    assert [each.server for each in module.meta["conversions"]] == ["registered"] * 3 + ["onnxinfo"]
+    (node, graph), (_, body), _ = seen
+    assert isinstance(node, OnnxNode)
+    assert isinstance(graph, OnnxGraph)
+    assert (node.name, node.domain, node.operation_type, dict(node.attributes)) == (
+        "a.b",
+        "custom",
+        "Mystery",
+        {"factor": 2.0},
+    )
+    assert graph.nodes[node.unique_name] is node
+    assert graph.value_as_node_output("y") == (node, 0)
+    assert [graph.value_type(name) for name in ("x", "y", "w", "")] == [
+        ValueType.GRAPH_INPUT,
+        ValueType.NODE_OUTPUT,
+        ValueType.GRAPH_INITIALIZER,
+        ValueType.EMPTY,
+    ]
+    assert body.value_type("w") == ValueType.GRAPH_INITIALIZER
+
+
+def test_registered_converter_that_fails_is_named(foreign: Any) -> None:
+    @foreign("Mystery")
+    def convert_nothing(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+        raise KeyError("no such weight")
+
+    with pytest.raises(ConversionError, match=r"node 'box': .* cannot be converted: 'no such weight'"):
+        convert(custom_model())
+
+
+def test_converter_of_onnx2torch_itself_comes_last(foreign: Any) -> None:
+    """It serves what onnxinfo does not have, and only that."""
+
+    def convert_double(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+        return OperationConverterResult(nn.Softplus(), onnx_mapping_from_node(node))
+
+    convert_double.__module__ = "onnx2torch.node_converters.mystery"
+    foreign("Mystery")(convert_double)
+    del registry._CONVERTER_REGISTRY["", "Relu", 14]
+    registry.add_converter("Relu", 14)(convert_double)
+    report = conversion_report(custom_model())
+    assert [(each.operator, each.server) for each in report] == [
+        ("ai.onnx.Relu", "onnxinfo"),
+        ("custom.Mystery", "onnx2torch"),
+    ]
+
+
+def test_onnx2torch_may_be_half_imported_by_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, registry.__name__, types.ModuleType(registry.__name__))
+    assert [each.server for each in conversion_report(custom_model(), outputs=["r"])] == ["onnxinfo"]
+
+
+def test_no_operator_needs_a_converter_of_onnx2torch_itself() -> None:
+    known = [each for each, found in registry._CONVERTER_REGISTRY.items() if found.__module__.startswith("onnx2torch.")]
+    assert len(known) > 100
+    assert [(name, version) for domain, name, version in known if own(name, domain, version) is None] == []
+
+
+def test_operator_younger_than_the_opset_has_no_converter() -> None:
+    assert own("Gelu", "", 20) is not None
+    assert own("Gelu", "", 19) is None
 
 
 def test_failing_operator_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,3 +61,18 @@ def test_what_is_registered_during_a_conversion_stays(monkeypatch: pytest.Monkey
     registry._CONVERTER_REGISTRY[registry.OperationDescription("", "Relu", 14)] = nested
     assert "fallback" in {each.server for each in conversion_report(MODELS[0])}
     assert registry.get_converter("Later", 1, "custom") is nested
+
+
+def test_first_conversions_of_a_process_at_once() -> None:
+    """ONNX's registry of schemas refuses a second registration of the operators that the checker is told of."""
+    code = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+import onnxinfo
+from onnxinfo.graph import schemas
+make = schemas._normalization
+schemas._normalization = lambda name: time.sleep(0.1) or make(name)
+with ThreadPoolExecutor(3) as pool:
+    assert len([*pool.map(onnxinfo.convert, 3 * sys.argv[1:])]) == 3
+"""
+    subprocess.run([sys.executable, "-c", code, str(MODELS[0])], check=True, timeout=120)

@@ -1,0 +1,76 @@
+"""What is known to be wrong from the command line alone: refused before torch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+def add_checks(command: click.Command) -> click.Command:
+    """Let a command, and those of a group, check files and names that it is given before it runs."""
+    if command.callback is not None and not isinstance(command.callback, _Checked):
+        command.callback = _Checked(command.callback)
+    if isinstance(command, click.Group):
+        for nested in command.commands.values():
+            add_checks(nested)
+    return command
+
+
+class _Checked:
+    """What a command does, after the checks of its parameters.
+
+    Parameters
+    ----------
+    callback
+        What it does.
+    """
+
+    def __init__(self, callback: Callable[..., Any]) -> None:
+        self._callback = callback
+
+    def __call__(self, *context: Any, **given: Any) -> Any:
+        """Check what is given, then run the command."""
+        for name, check in _CHECKS.items():
+            if given.get(name) is not None:
+                check(given[name])
+        return self._callback(*context, **given)
+
+
+def _check_model(path: str) -> None:
+    # Some commands read a model from standard input.
+    if path != "-" and not os.path.isfile(path):
+        from onnxinfo import load
+
+        load(path)
+
+
+def _check_inputs(spec: str) -> None:
+    if not os.path.exists(spec):
+        from onnxinfo.inputs.opening import check_present
+
+        check_present(spec)
+
+
+def _check_metrics(names: tuple[str, ...]) -> None:
+    from onnxinfo.registry import METRICS
+
+    for name in names:
+        METRICS.check(name)
+
+
+def _check_engine(name: str) -> None:
+    from onnxinfo.registry import ENGINES
+
+    ENGINES.check(name)
+
+
+# By name of a command's parameter.
+_CHECKS: dict[str, Callable[[Any], None]] = {
+    "metrics": _check_metrics,
+    "engine": _check_engine,
+    "model": _check_model,
+    "inputs": _check_inputs,
+}

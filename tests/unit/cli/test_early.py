@@ -1,0 +1,50 @@
+"""Errors that the command line alone shows come before torch is imported, whatever the command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from places import ROOT
+
+MODEL = str(ROOT / "models" / "digits-cnn.onnx")
+HEAVY = """
+import sys
+from onnxinfo.cli import main
+try:
+    main()
+finally:
+    print([name for name in ("torch", "onnx2torch", "torchvision") if name in sys.modules])
+"""
+CASES = {
+    "no model": ("analyze missing.onnx --inputs x.npz -o a.h5", "'missing.onnx' does not exist, expected an ONNX file"),
+    "a folder as model": ("check .", "'.' is a folder, expected an ONNX file"),
+    "no array file": ("analyze MODEL --inputs missing.npz:x -o a.h5", "no such file or folder: missing.npz"),
+    "no folder": ("robustness MODEL --inputs missing -o a.h5", "no such file or folder: missing"),
+    "no samples, of a group": ("decoder train MODEL --inputs missing -o out", "no such file or folder: missing"),
+    "no device": ("analyze MODEL --inputs MODEL -o a.h5 --device gpu", "'gpu'; give auto, cpu, cuda or cuda:N"),
+    "no metric": (
+        "analyze MODEL --inputs MODEL -o a.h5 --metric sidd",
+        "no metric 'sidd' in onnxinfo; did you mean 'sid'",
+    ),
+    "no engine": ("coherency MODEL --inputs MODEL -o a.h5 --engine dask", "no engine 'dask' in onnxinfo; there is"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_errors_come_before_torch(case, tmp_path):
+    line, expected = CASES[case]
+    arguments = [sys.executable, "-c", HEAVY, *(MODEL if word == "MODEL" else word for word in line.split())]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (1, 2)
+    assert expected in done.stderr
+    assert done.stdout == "[]\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("spec", ["a/b=x.npz,c=y.npz", "missing*.png", MODEL])
+def test_what_may_be_there_is_left_to_those_who_open_it(spec):
+    from onnxinfo.inputs.opening import check_present
+
+    check_present(spec)
