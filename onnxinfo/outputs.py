@@ -82,8 +82,8 @@ def claim(
     Raises
     ------
     UsageError
-        The output is one of the inputs, or exists and holds something else or HDF5, or is no regular file, or there is
-        no such folder.
+        The output is one of the inputs, exists and contains HDF5 or another kind of data, is not a regular file, or
+        its folder does not exist.
     OnnxinfoError
         Of the class `failure`: the folder or the file is write-protected.
     """
@@ -108,7 +108,7 @@ def claim_folder(output: str | os.PathLike[str]) -> Path:
     folder = Path(output)
     try:
         existing = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
-        reason = "" if existing.is_dir() else f"{quoted(existing)} is no folder"
+        reason = "" if existing.is_dir() else f"{quoted(existing)} is not a folder"
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
     if not reason and not os.access(existing, os.W_OK | os.X_OK):

@@ -398,7 +398,7 @@ class Archive(Mapping[str, Run]):
         with guard.damaged(title):
             group = guard.member(self.file, name, h5py.Group)
             if group is None:
-                raise ArchiveError(f"{title} is damaged: it is no group; try 'onnxinfo recover'")
+                raise ArchiveError(f"{title} is damaged: it is not a group; try 'onnxinfo recover'")
             return Run(group, self.path)
 
     def __iter__(self) -> Iterator[str]:

@@ -55,7 +55,9 @@ def register_ort_library(path: str | os.PathLike[str]) -> None:
     """
     library = os.path.abspath(os.fspath(path))
     if not os.path.isfile(library):
-        raise UsageError(f"{quoted(path)} is no file; expected a shared library of custom operators for ONNX Runtime")
+        raise UsageError(
+            f"{quoted(path)} is not a file; expected a shared library of custom operators for ONNX Runtime"
+        )
     try:
         onnxruntime.SessionOptions().register_custom_ops_library(library)
     except Exception as error:

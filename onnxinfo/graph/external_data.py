@@ -104,7 +104,7 @@ def _read(tensor: onnx.TensorProto, folder: Path) -> bytes:
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ModelError(f"external data of '{name}': {location} is no regular file")
+                raise ModelError(f"external data of '{name}': {location} is not a regular file")
             if status.st_size < offset + length:
                 raise ModelError(
                     f"external data of '{name}': {location} has {status.st_size} bytes, expected at least "

@@ -262,7 +262,7 @@ def _parse_text(data: bytes, given: str) -> onnx.ModelProto:
         return onnx.parser.parse_model(data.decode())
     except (onnx.parser.ParseError, UnicodeDecodeError) as error:
         reason = printable(" ".join(str(error).split())[:200])
-        raise ModelError(f"{given} is no model in ONNX's textual syntax: {reason}") from None
+        raise ModelError(f"{given} is not a model in ONNX's textual syntax: {reason}") from None
 
 
 def _from_proto(source: onnx.ModelProto) -> Model:

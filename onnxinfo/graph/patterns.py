@@ -57,7 +57,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern[3:])
     except (re.error, RecursionError, OverflowError) as error:
-        raise UsageError(f"{quoted(pattern)} is no regular expression: {error}") from None
+        raise UsageError(f"{quoted(pattern)} is not a valid regular expression: {error}") from None
 
 
 def _at(number: int, layers: Sequence[Named]) -> set[int]:

@@ -248,7 +248,9 @@ class _Operands:
         with np.errstate(over="ignore"):
             scaled = (values.astype(np.float64) * factor).astype(values.dtype)
         if not np.isfinite(scaled.astype(np.float64)).all():
-            raise ModelError(f"{quoted(tensor.name)} times {factor:g} is beyond its type; choose another factor")
+            raise ModelError(
+                f"{quoted(tensor.name)} times {factor:g} exceeds the range of its type; choose another factor"
+            )
         tensor.CopyFrom(onnx.numpy_helper.from_array(scaled, tensor.name))
 
     def _separate(self, node: int, operand: int) -> onnx.TensorProto:

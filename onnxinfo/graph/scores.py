@@ -23,7 +23,7 @@ def score_tensor(model: ModelSource) -> str:
     ModelError
         The model cannot be loaded.
     UsageError
-        The model has no such output: it is no classifier.
+        The model has no such output: it is not a classifier.
     """
     flow = load(model).flow
     for output in flow.graph.output:
@@ -37,7 +37,7 @@ def score_tensor(model: ModelSource) -> str:
                 break
             name = before
         return name
-    raise UsageError("the model has no float output (batch, classes) of class scores: it is no classifier")
+    raise UsageError("the model has no float output (batch, classes) of class scores: it is not a classifier")
 
 
 def pooled_feature(model: ModelSource, scores: str) -> str | None:

@@ -47,7 +47,7 @@ def read_csv(path: Path) -> Named:
         raise InputError(f"{title} has lines of {sorted(widths)[:5]} columns, expected name,xmin,ymin,xmax,ymax")
     for number, line in enumerate(lines, 1):
         if not all(map(_is_number, line[-4:])):
-            raise InputError(f"{title}, box {number}: {printable(','.join(line[-4:]))} are no four numbers")
+            raise InputError(f"{title}, box {number}: {printable(','.join(line[-4:]))} are not four numbers")
     boxes = np.array([[float(cell) for cell in line[-4:]] for line in lines])
     if widths == {4}:
         return None, boxes
@@ -69,7 +69,7 @@ def read_coco(path: Path) -> Named:
         found = [(names[a["image_id"]], [float(number) for number in a["bbox"]]) for a in content["annotations"]]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         reason = printable(f"{type(error).__name__} {error}")[:120]
-        raise InputError(f"{title} is no COCO JSON with images and annotations ({reason})") from None
+        raise InputError(f"{title} is not COCO JSON with images and annotations ({reason})") from None
     if not found or any(len(box) != 4 for _, box in found):
         raise InputError(f"{title} has annotations without a bbox of x, y, width, height, or none at all")
     boxes = np.array([box for _, box in found])

@@ -45,7 +45,7 @@ def open_array(spec: str, *, kinds: str = "biuf") -> Rows:
     """
     split = split_key(spec)
     if split is None:
-        raise InputError(f"{printable(spec)} is no array file; expected .npy, .npz:key or .h5:/dataset")
+        raise InputError(f"{printable(spec)} is not an array file; expected .npy, .npz:key or .h5:/dataset")
     path, kind, key = split
     check_file(path)
     with reading(path):

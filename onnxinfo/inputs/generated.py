@@ -53,7 +53,7 @@ def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> 
     Raises
     ------
     InputError
-        An input is no tensor of known rank, or too large to make up.
+        An input is not a tensor of known rank, or too large to make up.
     """
     flow = model.flow
     rng = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> 
 def _value(value: onnx.ValueInfoProto, flow: Dataflow, rng: np.random.Generator, batch: int, size: int) -> Array:
     declared = flow.shape(value.name)
     if not value.type.HasField("tensor_type") or declared is None:
-        raise InputError(f"graph input {quoted(value.name)} is no tensor of known rank; give inputs=... for it")
+        raise InputError(f"graph input {quoted(value.name)} is not a tensor of known rank; give inputs=... for it")
     open_sizes = [batch, *[size] * len(declared)]
     shape = tuple(n if isinstance(n, int) else open_sizes[axis] for axis, n in enumerate(declared))
     if np.prod(shape, dtype=float) > _MOST_ELEMENTS:

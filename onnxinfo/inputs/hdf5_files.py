@@ -44,7 +44,7 @@ def _opened(path: Path) -> h5py.File:
         return h5py.File(path, "r", locking="best-effort")
     except OSError as error:
         detail = printable(" ".join(str(error).split()))[:160]
-        raise InputError(f"{printable(path)} is no readable HDF5 file ({detail})") from None
+        raise InputError(f"{printable(path)} is not a readable HDF5 file ({detail})") from None
 
 
 class _DatasetRows(Rows):
@@ -99,7 +99,7 @@ def _dataset(file: Any, key: str, path: str) -> Any:
             )
         found = found[part]
     if not isinstance(found, h5py.Dataset):
-        raise InputError(f"{path}:{printable(key)} is no dataset; the file has {listing(_datasets(file))}")
+        raise InputError(f"{path}:{printable(key)} is not a dataset; the file has {listing(_datasets(file))}")
     return found
 
 

@@ -182,7 +182,7 @@ def read_bytes(path: Path) -> bytes:
     Raises
     ------
     InputError
-        It is no regular file, larger than ``MAX_FILE_BYTES``, or cannot be read.
+        It is not a regular file, larger than ``MAX_FILE_BYTES``, or cannot be read.
     """
     try:
         if not os.path.isfile(path):  # a pipe would block, a device would not end

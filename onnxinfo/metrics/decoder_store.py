@@ -170,7 +170,7 @@ def list_decoders(folder: str | os.PathLike[str]) -> list[StoredDecoder]:
     [('relu', '.json')]
     """
     if not Path(folder).is_dir():
-        raise InputError(f"{printable(str(folder))} is no folder; train decoders first")
+        raise InputError(f"{printable(str(folder))} is not a folder; train decoders first")
     rows = []
     for path in sorted(Path(folder).glob("*.json")):
         found = _read_description(path)

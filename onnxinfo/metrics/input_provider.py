@@ -46,7 +46,7 @@ def graph_inputs(model: Model) -> list[GraphInput]:
     Raises
     ------
     InputError
-        An input is no tensor of known rank.
+        An input is not a tensor of known rank.
     """
     given = {initializer.name for initializer in model.proto.graph.initializer}
     flow = model.flow
@@ -56,7 +56,7 @@ def graph_inputs(model: Model) -> list[GraphInput]:
 def _graph_input(info: onnx.ValueInfoProto, flow: Dataflow) -> GraphInput:
     tensor = info.type.tensor_type
     if not info.type.HasField("tensor_type") or not tensor.HasField("shape") or not tensor.shape.dim:
-        raise InputError(f"graph input '{info.name}' is no tensor with a batch axis; it cannot be given samples")
+        raise InputError(f"graph input '{info.name}' is not a tensor with a batch axis; it cannot be given samples")
     sizes = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim]
     batch = sizes[0] if isinstance(sizes[0], int) and sizes[0] > 0 else None
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)

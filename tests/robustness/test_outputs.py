@@ -389,7 +389,7 @@ def test_decoders_replace_only_decoders(folder, monkeypatch):
 
 def test_no_decoders_are_trained_where_a_file_is(folder, monkeypatch):
     (folder / "new.decoders").write_text("mine")
-    with unchanged(folder), idle(monkeypatch), pytest.raises(ArchiveError, match="is no folder"):
+    with unchanged(folder), idle(monkeypatch), pytest.raises(ArchiveError, match="is not a folder"):
         raise run("analyze", "new.h5", "--metric", "ru")
 
 

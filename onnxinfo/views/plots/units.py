@@ -1,4 +1,4 @@
-"""Inputs that are no images: tokens in colour, bars by feature, lines over time."""
+"""Inputs that are not images: tokens in colour, bars by feature, lines over time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MOST = 6
 def draw_units(
     figure: Figure, selection: Selection, style: FigureStyle, *, texts: str | os.PathLike[str] | None = None
 ) -> None:
-    """Draw a metric unit by unit where the input is no image, in the way that suits its axes.
+    """Draw a metric unit by unit if the input is not an image, in the way that suits its axes.
 
     Tokens: each sample's tokens in a row for each layer, coloured. Features of a table: bars with the spread over
     samples, a colour for each layer. Series: a line over time for each layer, a panel for each sample. `texts` is a

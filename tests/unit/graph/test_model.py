@@ -184,7 +184,7 @@ def test_paths_that_are_no_files(tmp_path):
     assert "is a folder" in refused("")
     assert "cannot be read" in refused("a\0b")
     os.mkfifo(tmp_path / "pipe.onnx")
-    assert "no regular file" in refused(tmp_path / "pipe.onnx")
+    assert "not a regular file" in refused(tmp_path / "pipe.onnx")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
@@ -355,7 +355,7 @@ class TestExternalData:
 
     def test_no_regular_file(self, external, tmp_path):
         os.mkfifo(tmp_path / "pipe.data")
-        assert "no regular file" in refused(external(location="pipe.data"))
+        assert "not a regular file" in refused(external(location="pipe.data"))
         assert "external data" in refused(external(location="."))
 
     @pytest.mark.parametrize("changes", [{"offset": -4}, {"length": 3}, {"offset": "x"}, {"length": 10**15}])

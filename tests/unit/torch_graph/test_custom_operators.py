@@ -116,7 +116,7 @@ def test_without_the_library_the_rest_can_be_analyzed(tmp_path: Path) -> None:
 
 
 def test_what_is_no_library(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nothing\.so' is no file; expected a shared library"):
+    with pytest.raises(UsageError, match=r"nothing\.so' is not a file; expected a shared library"):
         onnxinfo.register_ort_library(tmp_path / "nothing.so")
     (tmp_path / "some.so").write_bytes(b"no library")
     with pytest.raises(UsageError, match=r"takes no custom operators from '.*some\.so'"):
