@@ -69,6 +69,11 @@ def members(group: h5py.Group) -> list[str]:
         return [str(name) for name in group]
 
 
+def _named(target: h5py.HLObject) -> str:
+    """Return how messages call an object: the root, which every file has, by the name of its file."""
+    return printable(target.file.filename if target.name == "/" else target.name)
+
+
 def _path(group: h5py.Group, name: str) -> str:
     return printable(f"{group.name.rstrip('/')}/{name}")
 
@@ -102,7 +107,7 @@ def member(group: h5py.Group, name: str, kind: type[h5py.Group] | type[h5py.Data
 
 def attribute(target: h5py.HLObject, name: str) -> str | int | float | None:
     """Return an attribute that is a number or a fixed-length text, or None where it is absent or of another kind."""
-    with damaged(f"attribute {printable(name)} of {printable(target.name)}"):
+    with damaged(f"attribute {printable(name)} of {_named(target)}"):
         if name not in target.attrs:
             return None
         identifier = target.attrs.get_id(name)
@@ -124,7 +129,7 @@ def attribute(target: h5py.HLObject, name: str) -> str | int | float | None:
 
 def attributes(target: h5py.HLObject) -> dict[str, str | int | float]:
     """Return all attributes that are numbers or fixed-length texts."""
-    what = printable(target.name)
+    what = _named(target)
     with damaged(f"attributes of {what}"):
         if len(target.attrs) > MAX_MEMBERS:
             raise ArchiveError(f"{what} has more than {MAX_MEMBERS} attributes; not an archive of onnxinfo")

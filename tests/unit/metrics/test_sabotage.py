@@ -115,6 +115,8 @@ def test_the_sound_solver_reaches_the_optimum(truth):
         assert found.certificate.converged.all()
         assert lost.min() > -1e-6
         assert lost.max() < 0.01
+        # Where the first passes promise no gain, no step is taken.
+        assert found.iterations.max() == 1
         assert covered(found, lost) >= 0.95
         off = truth.ratio(found.sigma).log() / found.certificate.exponent / found.stderr
         assert off.square().mean().sqrt() < 1.5
