@@ -281,9 +281,9 @@ def page(records: list[dict[str, Any]]) -> str:
             if missing
             else []
         ),
-        "A difference above its tolerance is that of quantised values a step apart, or of detections that score alike",
+        "A difference above its tolerance is that of quantized values a step apart, or of detections that score alike",
         "in another order, where every node by itself agrees ([conversion](conversion.md)). Cells that did not",
-        "converge are those the certificate marks, most quantised layers among them: their steps are wider than the",
+        "converge are those the certificate marks, most quantized layers among them: their steps are wider than the",
         "noise that SID asks for. What fails at export fails in PyTorch's exporter.",
         "",
         "This page is written by `python benchmarks/architectures.py --table docs/architectures.md`.",

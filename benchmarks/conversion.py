@@ -43,7 +43,7 @@ def main() -> None:
         assert torch.allclose(original(x), module(x)[0], rtol=1e-3, atol=1e-4)
         times = interleaved([original, module], x, arguments.repetitions)
         before, after = (statistics.median(each) for each in times)
-        # Neighbours in time saw the same machine.
+        # Neighbors in time saw the same machine.
         ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
         print(f"| {name} | {before:.3f} | {after:.3f} | {ratio:.3f} | {seconds:.2f} |", flush=True)
 

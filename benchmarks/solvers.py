@@ -1,4 +1,4 @@
-"""The solver against the paper's optimiser: mean H at the met constraint, and seconds per cell, layer by layer.
+"""The solver against the paper's optimizer: mean H at the met constraint, and seconds per cell, layer by layer.
 
     python benchmarks/solvers.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --layers relu_2 relu_18
     python benchmarks/solvers.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --layers relu_2 \
@@ -69,7 +69,7 @@ def main() -> None:
     """Print the table."""
     parser = analysis_parser(__doc__)
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--reference-samples", type=int, help="of them, for the paper's optimiser; default: all")
+    parser.add_argument("--reference-samples", type=int, help="of them, for the paper's optimizer; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--metric", choices=["sid", "ru"], default="sid")
     parser.add_argument("--error-reference", choices=["input", "reconstruction"], default="input")
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--decoder-limit", type=int, default=5000)
     arguments = parser.parse_args()
     fewer = arguments.reference_samples or arguments.samples
-    print(f"{machine(arguments.device)}; {arguments.samples} samples, {fewer} by the paper's optimiser\n")
+    print(f"{machine(arguments.device)}; {arguments.samples} samples, {fewer} by the paper's optimizer\n")
     print("| layer | H | H, paper's | difference | ratio | converged | s per cell | s per cell, paper's | 1/ |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     ours, clock = run(arguments, "auto", arguments.samples)

@@ -40,7 +40,7 @@ def layers(
     """List the layers of MODEL, an ONNX file (or - for standard input), that can be analyzed.
 
     Without --layers or --all these are the blocks (convolution, matrix product, recurrence, attention, each with its
-    normalisation and activation), the residual sums and the final outputs. Patterns for --layers and --exclude, in
+    normalization and activation), the residual sums and the final outputs. Patterns for --layers and --exclude, in
     this order of precedence: the exact name of a tensor; re:REGEX, found anywhere in the name; op:TYPE; an INDEX (-1:
     the last) or FIRST-LAST; a glob over names.
 

@@ -40,7 +40,7 @@ from .verbosity import print_info
     help="units: text file with one line of tokens per sample, or one line of feature names.",
 )
 @click.option(
-    "--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True, help="Colours of the figure."
+    "--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True, help="Colors of the figure."
 )
 @click.option(
     "--width",

@@ -98,7 +98,7 @@ def write_stdout(text: str) -> None:
     """Print data as it is to a file or a pipe; to a terminal with what could control it escaped."""
     if sys.stdout.isatty():
         text = "\n".join(map(printable, text.split("\n")))
-    # Without colour, click would take what looks like one out of the data.
+    # Without color, click would take what looks like one out of the data.
     click.echo(text, nl=False, color=True)
 
 

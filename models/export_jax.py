@@ -21,7 +21,7 @@ BATCH = 64
 
 
 class Network(nnx.Module):
-    """A CNN with group normalisation and GELU: (N, 8, 8, 1) in [0, 1], channels last, to ten logits.
+    """A CNN with group normalization and GELU: (N, 8, 8, 1) in [0, 1], channels last, to ten logits.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Kinds of files, recognised by what is in them and not by how they are called."""
+"""Kinds of files, recognized by what is in them and not by how they are called."""
 
 from __future__ import annotations
 

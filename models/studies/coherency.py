@@ -1,4 +1,4 @@
-"""Coherency (the paper's Fig. 1): what rescaling neighbouring layers changes in each metric, and what it does not.
+"""Coherency (the paper's Fig. 1): what rescaling neighboring layers changes in each metric, and what it does not.
 
 ``python -m onnxinfo.models.studies.coherency resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet -o study``
 """

@@ -28,7 +28,7 @@ ALEXNET: list[Step] = [(24, 7, 2), None, (48, 5, 1), None, (64, 3, 1), (64, 3, 1
 
 
 def versions_parser(description: str | None) -> argparse.ArgumentParser:
-    """Arguments of a study that measures versions of one trained model on labelled samples."""
+    """Arguments of a study that measures versions of one trained model on labeled samples."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--inputs", required=True)

@@ -41,7 +41,7 @@ from .tables import write_table
 NETWORKS: dict[str, list[Step]] = {"vgg": VGG, "alexnet": ALEXNET}
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 RANDOM = "random weights"
-#: Told apart by the colour-blind, too.
+#: Told apart by the color-blind, too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73")
 
 

@@ -1,4 +1,4 @@
-"""Quantised networks: SID of a float network and of its quantised versions, below the rounding and above it.
+"""Quantized networks: SID of a float network and of its quantized versions, below the rounding and above it.
 
 ``python -m onnxinfo.models.studies.quantisation resnet20.onnx --inputs cifar10.npz:x_test --labels cifar10.npz:y_test \
 --calibration cifar10.npz:x_train --preset imagenet --layers relu_6 relu_12 relu_18 logits -o study``
@@ -24,7 +24,7 @@ FLOAT = "float"
 
 
 def main() -> None:
-    """Quantise, measure every version at every alpha, and write the models, the archives, the table and the figure."""
+    """Quantize, measure every version at every alpha, and write the models, the archives, the table and the figure."""
     parser = versions_parser(__doc__)
     parser.add_argument("--calibration", required=True, help="Samples that tell the ranges of activations.")
     parser.add_argument("--layers", nargs="+", required=True, help="Tensors of the float model.")
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def counterparts(model: onnx.ModelProto, layers: Sequence[str], version: onnx.ModelProto) -> list[str]:
-    """Return which tensors of a quantised version are what some tensors of the float model are.
+    """Return which tensors of a quantized version are what some tensors of the float model are.
 
     That is the tensor after rounding, where it is rounded; in the QOperator format the integers. A ReLU may have gone
     into the rounding, whose range begins at zero then: what had its input's name is its output.

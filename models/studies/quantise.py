@@ -1,4 +1,4 @@
-"""Quantised versions of a float network, by ONNX Runtime's quantisation tools."""
+"""Quantized versions of a float network, by ONNX Runtime's quantization tools."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantised(model: onnx.ModelProto, x: Array) -> dict[str, onnx.ModelProto]:
-    """Return a float model in each format of quantisation, and with what saturation alone does to it, by name.
+    """Return a float model in each format of quantization, and with what saturation alone does to it, by name.
 
     Parameters
     ----------

@@ -75,7 +75,7 @@ class Data:
 
 
 def open_data(path: Path, *, epochs: int, images: int, full: bool) -> Data:
-    """Read images of uint8 and standardise those for training."""
+    """Read images of uint8 and standardize those for training."""
     with np.load(path) as file:
         pixels, y, held_out, labels = (file[key] for key in ("x_train", "y_train", "x_test", "y_test"))
     kept = None if full else images

@@ -103,8 +103,8 @@ class SampleBatch:
         Position among the job's layers.
     indices
         Positions of the batch's S samples.
-    linearisation
-        The layer's linearisation at the samples; None where no metric needs it.
+    linearization
+        The layer's linearization at the samples; None where no metric needs it.
     normalizer
         ``D`` of the constraint; None where each sample's own is meant.
     measures
@@ -128,7 +128,7 @@ class SampleBatch:
 
     @property
     def linearisation(self) -> Linearisation:
-        """The layer's linearisation."""
+        """The layer's linearization."""
         assert self._linearisation is not None
         return self._linearisation
 

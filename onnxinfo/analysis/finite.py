@@ -15,7 +15,7 @@ from ..torch_graph.runtime import Session
 from .job import Job
 from .memory import for_each
 
-#: Steps between neighbouring floats, in standardised units, that hide the noise a layer tolerates.
+#: Steps between neighboring floats, in standardized units, that hide the noise a layer tolerates.
 _COARSEST_STEP = 0.01
 
 

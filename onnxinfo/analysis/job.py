@@ -52,7 +52,7 @@ class Job:
     conditioning_inputs
         Graph inputs that it takes besides the perturbed tensor.
     unit
-        Standardised unit, broadcastable to one sample.
+        Standardized unit, broadcastable to one sample.
     tie
         Units that share a noise scale.
     settings

@@ -1,4 +1,4 @@
-"""The linearisations of all layers at all samples: every layer is solved from its own, long after they were made."""
+"""The linearizations of all layers at all samples: every layer is solved from its own, long after they were made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEMORY_BYTES = 16 * 2**20
 
 
 class LinearisationStore:
-    """Linearisations by layer and sample.
+    """Linearizations by layer and sample.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class LinearisationStore:
         self._probes = np.zeros(shape, np.int64)
 
     def put(self, samples: Sequence[int], found: Sequence[Linearisation]) -> None:
-        """Keep the linearisations of some samples that follow each other, one for each layer.
+        """Keep the linearizations of some samples that follow each other, one for each layer.
 
         Raises
         ------
@@ -53,7 +53,7 @@ class LinearisationStore:
             self._write(self._place(layer, samples[0]), linearisation.column_norms.cpu().numpy())
 
     def of(self, layer: int, samples: Sequence[int]) -> Linearisation:
-        """Return a layer's linearisation at some samples that follow each other."""
+        """Return a layer's linearization at some samples that follow each other."""
         self._file.seek(self._place(layer, samples[0]))
         data = self._file.read(4 * self._units * len(samples))
         norms: npt.NDArray[np.float32] = np.frombuffer(bytearray(data), np.float32).reshape(len(samples), self._units)
@@ -66,7 +66,7 @@ class LinearisationStore:
         )
 
     def normalizers(self) -> list[float]:
-        """``D`` of every layer averaged over all samples (the paper's normalisation)."""
+        """``D`` of every layer averaged over all samples (the paper's normalization)."""
         return [float(mean) for mean in self._normalizer.mean(1, dtype=np.float64).astype(np.float32)]
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class LinearisationStore:
 
 @contextlib.contextmanager
 def linearisation_store(layers: int, samples: int, units: int) -> Iterator[LinearisationStore]:
-    """Keep linearisations for as long as a block lasts."""
+    """Keep linearizations for as long as a block lasts."""
     kept = LinearisationStore(layers, samples, units)
     try:
         yield kept

@@ -52,7 +52,7 @@ class Part(Generic[Outcome_co]):
 
 @dataclass(frozen=True)
 class Linearise:
-    """Linearise all layers around samples that follow each other.
+    """Linearize all layers around samples that follow each other.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Linearise:
     stderr: float
 
     def perform(self, worker: Worker) -> list[Part[list[Linearisation]]]:
-        """Compute one linearisation for each layer."""
+        """Compute one linearization for each layer."""
         job, parts = worker.job, []
 
         def work(samples: list[int]) -> None:
@@ -100,8 +100,8 @@ class Measuring:
         Their positions.
     metrics
         Names.
-    linearisation
-        The layer's linearisation at the samples; None where no metric needs it.
+    linearization
+        The layer's linearization at the samples; None where no metric needs it.
     normalizer
         ``D`` of the constraint; None where each sample's own is meant.
     """

@@ -16,7 +16,7 @@ from .table import Tabular
 
 
 class Labellable(Tabular, Protocol):
-    """What labelled arrays are made of; see :class:`onnxinfo.Run`."""
+    """What labeled arrays are made of; see :class:`onnxinfo.Run`."""
 
     axes: tuple[str, ...]
     sample_shape: tuple[int, ...]
@@ -76,7 +76,7 @@ def _outer(values: npt.NDArray[np.float32], key: tuple[Any, ...]) -> npt.NDArray
 
 
 def run_dataset(run: Labellable) -> xarray.Dataset:
-    """Return a run as labelled arrays over (layer, sample, ...); unfinished cells are NaN, 0 or False."""
+    """Return a run as labeled arrays over (layer, sample, ...); unfinished cells are NaN, 0 or False."""
     columns = {
         name: ("layer", [getattr(row, name.removeprefix("layer_")) for row in run.layers]) for name in LAYER_COLUMNS[1:]
     }

@@ -1,4 +1,4 @@
-"""Reading an archive: its runs, their numbers as tables and labelled arrays, also while it is being written."""
+"""Reading an archive: its runs, their numbers as tables and labeled arrays, also while it is being written."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ class Run:
         return run_table(self, per)
 
     def to_xarray(self) -> xarray.Dataset:
-        """Return the run as labelled arrays; maps are read when they are used."""
+        """Return the run as labeled arrays; maps are read when they are used."""
         from .labelled import run_dataset
 
         return run_dataset(self)

@@ -104,8 +104,8 @@ class InputConfig(Validated):
     )
     resize: str | int | None = setting(
         None,
-        "Resizing of images: crop (resize to cover, then centre crop), squash (ignore the aspect ratio), none, or the "
-        "length of the shorter side in pixels before the centre crop.",
+        "Resizing of images: crop (resize to cover, then center crop), squash (ignore the aspect ratio), none, or the "
+        "length of the shorter side in pixels before the center crop.",
         kinds.RESIZE,
         unset="crop for files and 8-bit arrays, else none",
     )

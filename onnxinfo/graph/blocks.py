@@ -30,7 +30,7 @@ ATTENTION = {
 }  # fmt: skip
 MATRIX = CONVOLUTIONS | PRODUCTS | RECURRENT | ATTENTION
 SUMS = {"Add", "Sum", "QLinearAdd"}
-# A sum and its normalisation in one operator.
+# A sum and its normalization in one operator.
 SKIPS = {"SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "SkipGroupNorm"}
 _ADDING = SUMS | SKIPS
 
@@ -42,7 +42,7 @@ LAYOUT = {
 SOFTMAX = {"LogSoftmax", "Softmax"}
 # Outputs of these are probabilities, which saturate.
 SATURATING = {"HardSigmoid", "Sigmoid", "Softmax"}
-# What normalisations and activations are, or are composed of.
+# What normalizations and activations are, or are composed of.
 POINTWISE = {
     "Abs", "Add", "BatchNormalization", "BiasAdd", "BiasGelu", "BiasSplitGelu", "Celu", "Clip", "Div", "Elu", "Erf",
     "Exp", "FastGelu", "Gelu", "GroupNorm", "GroupNormalization", "HardSigmoid", "HardSwish", "InstanceNormalization",
@@ -55,7 +55,7 @@ POINTWISE = {
 REDUCTIONS = {"GlobalAveragePool", "Mean", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"}
 POINTWISE |= REDUCTIONS
 
-# A GELU or a layer normalisation written in elementary operators has up to 12 nodes.
+# A GELU or a layer normalization written in elementary operators has up to 12 nodes.
 _LARGEST_REGION = 24
 
 

@@ -234,7 +234,7 @@ def _told(node: onnx.NodeProto, axes: Sequence[int], how: str) -> Iterator[tuple
     if node.op_type in _SECOND and rank > 1:
         yield axes[1], f"{_described(node)} {how}"
     elif node.op_type in _LAST and rank > 1:
-        # A normalisation over several axes does not tell which of them is which; a Gemm may transpose.
+        # A normalization over several axes does not tell which of them is which; a Gemm may transpose.
         several = "Normalization" in node.op_type and attributes.get("axis", -1) not in (-1, rank - 1)
         transposed = how == "takes it" and attributes.get("transA", 0) != 0
         if not several and not transposed:

@@ -20,7 +20,7 @@ _BLIND = {"Shape", "Size", "ConstantOfShape", "EyeLike", "RandomNormalLike", "Ra
 # They round real numbers to whole ones; what computes with those is a layer, the rounding itself is not.
 _ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear"}
 _QUANTISED = {"ConvInteger", "MatMulInteger", "MatMulInteger16", "QGemm"}
-# Constants that count as parameters: floats, and the integers that quantised weights are stored in.
+# Constants that count as parameters: floats, and the integers that quantized weights are stored in.
 _PARAMETERS = (*FLOATS, *(TensorProto.DataType.Value(f"{u}INT{bits}") for u in ("", "U") for bits in (2, 4, 8)))
 
 
@@ -62,12 +62,12 @@ class Dataflow:
         return name in self._types and self._types[name].tensor_type.elem_type in FLOATS
 
     def is_feature(self, name: str) -> bool:
-        """Whether a value stands for real numbers: floats, or the integers that quantised operators compute with."""
+        """Whether a value stands for real numbers: floats, or the integers that quantized operators compute with."""
         return self.is_float(name) or name in self._quantised
 
     @cached_property
     def _quantised(self) -> set[str]:
-        """Integers that stand for real numbers: computed from others such by a quantised operator, or moved about."""
+        """Integers that stand for real numbers: computed from others such by a quantized operator, or moved about."""
         found: set[str] = set()
         rounded: set[str] = set()
         for node in self.nodes:

@@ -73,7 +73,7 @@ def libraries() -> tuple[str, ...]:
 
 
 class Engine:
-    """A model in ONNX Runtime on the CPU, its nodes run as they are written: no optimisation changes any bit.
+    """A model in ONNX Runtime on the CPU, its nodes run as they are written: no optimization changes any bit.
 
     Parameters
     ----------

@@ -61,15 +61,15 @@ def list_layers(model: ModelSource, input_tensor: str | None = None) -> list[Lay
     """List the tensors that can be analyzed, in the order of the file's nodes.
 
     These are the float tensors of the main graph whose values depend on those of the perturbed tensor: no constants,
-    and no shape arithmetic, since that depends on shapes only; and the integers that quantised operators compute.
+    and no shape arithmetic, since that depends on shapes only; and the integers that quantized operators compute.
     Tensors inside functions and inside the bodies of control flow have no name outside and are not listed.
 
     The default layers are the ones that people usually name:
 
     - blocks: the output of a convolution, matrix product, recurrent layer, attention operator, or of a function or
-      control flow node that contains one, after its bias, normalisation and activation, also where those are written
-      in elementary operators (``x * sigmoid(x)``, GELU by ``Erf``, layer normalisation by ``ReduceMean``);
-    - residual sums, ``Add`` or ``Sum`` of two values that depend on the perturbed tensor, after their normalisation
+      control flow node that contains one, after its bias, normalization and activation, also where those are written
+      in elementary operators (``x * sigmoid(x)``, GELU by ``Erf``, layer normalization by ``ReduceMean``);
+    - residual sums, ``Add`` or ``Sum`` of two values that depend on the perturbed tensor, after their normalization
       and activation; a block whose output goes nowhere but into a sum is part of it;
     - the graph's outputs, but for a final softmax or sigmoid of a layer: probabilities saturate, and the layer's scores
       tell the same. A softmax inside an attention is part of its block.

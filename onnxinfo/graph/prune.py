@@ -24,7 +24,7 @@ def prune(model: ModelSource, keep: float, *, scope: str = "global") -> Model:
     """Keep the share of the weights that is largest in magnitude and set the others to zero.
 
     Weights are the float initializers of two or more dimensions that convolutions, matrix products, recurrent layers
-    and attention read. Biases and normalisations stay as they are.
+    and attention read. Biases and normalizations stay as they are.
 
     Parameters
     ----------

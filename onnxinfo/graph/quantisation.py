@@ -1,4 +1,4 @@
-"""Whether a model computes with rounded numbers, and how it came to be quantised."""
+"""Whether a model computes with rounded numbers, and how it came to be quantized."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import onnx
 
 from . import protos
 
-#: Formats of quantised models, the first of which that a model has anything of is its own.
+#: Formats of quantized models, the first of which that a model has anything of is its own.
 DYNAMIC, QOPERATOR, QDQ, WEIGHTS = "dynamic", "QOperator", "QDQ", "weights"
 
 #: Operators that choose the scale of what they round from the values themselves.
 _DYNAMIC = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 #: Operators that compute with integers, by the beginning of their names.
 _INTEGER = ("QLinear", "QGemm", "QAttention", "QEmbed", "QOrdered", "ConvInteger", "MatMulInteger")
-#: Operators whose weights alone are quantised.
+#: Operators whose weights alone are quantized.
 _WEIGHT_ONLY = frozenset({"MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized", "QMoE"})
 #: Accuracy level of MatMulNBits from which on the activations are rounded to int8, too.
 _ROUNDED_ACTIVATIONS = 4
 
 
 def quantisation(model: onnx.ModelProto) -> str:
-    """Return in which format a model is quantised.
+    """Return in which format a model is quantized.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def _constants(model: onnx.ModelProto) -> set[str]:
-    """Return the names of initializers, of constants and of what is computed by quantising these."""
+    """Return the names of initializers, of constants and of what is computed by quantizing these."""
     names = protos.initial_names(model.graph)
     for node in _nodes(model):
         for body in protos.bodies(node):

@@ -1,4 +1,4 @@
-"""The coherency revision: neighbouring layers rescaled against each other, so that the network computes the same.
+"""The coherency revision: neighboring layers rescaled against each other, so that the network computes the same.
 
 Between two layers that only positively homogeneous operators separate (``h(c x) = c h(x)`` for c > 0, as ReLU has it),
 the first may be divided by a factor that the second is multiplied by (the paper's section 4).
@@ -36,7 +36,7 @@ _BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 
 @dataclass(frozen=True)
 class Pair:
-    """Two neighbouring layers whose scales can be exchanged.
+    """Two neighboring layers whose scales can be exchanged.
 
     Attributes
     ----------
@@ -58,10 +58,10 @@ class Pair:
 def neighbours(model: ModelSource) -> list[Pair]:
     """List the pairs of layers that can be rescaled against each other, in the order of the graph's nodes.
 
-    The first is a convolution, matrix product (with its bias, wherever it is added) or batch normalisation whose
+    The first is a convolution, matrix product (with its bias, wherever it is added) or batch normalization whose
     weights are initializers, the second a convolution or matrix product. Nothing but positively homogeneous operators
     lies between them, nothing else looks at what does, and none of it is an output of the graph. The weights of a layer
-    that a batch normalisation follows are no first layer: the normalisation is.
+    that a batch normalization follows are no first layer: the normalization is.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def neighbours(model: ModelSource) -> list[Pair]:
 
 
 def select_pairs(model: ModelSource, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Pair]:
-    """Choose among the :func:`neighbours` of a model those that :func:`rescale` changes, by the same patterns.
+    """Choose among the :func:`neighbors` of a model those that :func:`rescale` changes, by the same patterns.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def rescale(
         Positive; with a power of two nothing is rounded.
     layers, exclude
         Patterns, see :func:`onnxinfo.select_layers`: pairs are rescaled one of whose tensors between the two layers is
-        chosen. Default: all of :func:`neighbours`.
+        chosen. Default: all of :func:`neighbors`.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Operators that ONNX Runtime's optimisers write into the standard domain, made known to ONNX's checker."""
+"""Operators that ONNX Runtime's optimizers write into the standard domain, made known to ONNX's checker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def register() -> None:
     """Add the schemas to ONNX's registry, once per process.
 
     LayerNormalization entered the standard in opset 17, SimplifiedLayerNormalization never did; both are in models of
-    any opset that ONNX Runtime has optimised.
+    any opset that ONNX Runtime has optimized.
     """
     with _registering:
         _register()

@@ -16,7 +16,7 @@ DeclaredShape = tuple[int | str | None, ...]
 Layout = Literal["auto", "NCHW", "NHWC"]
 
 _SPATIAL = {2: ("time",), 3: ("y", "x"), 4: ("z", "y", "x")}
-# Grey, two-component, RGB, RGBA.
+# Gray, two-component, RGB, RGBA.
 _FEW = (1, 2, 3, 4)
 
 

@@ -267,7 +267,7 @@ def _checked(boxes: Array, source: tuple[int, int]) -> Array:
 
 
 def _painted(boxes: Array, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Pixels whose centres lie in any of the boxes."""
+    """Pixels whose centers lie in any of the boxes."""
     inside = np.zeros(size, dtype=bool)
     y, x = (np.arange(side) + 0.5 for side in size)
     for left, top, right, bottom in boxes:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from ..errors import InputError
 
-#: How an image comes to the model's size. ``crop``: resized until it covers, then centre-cropped; ``squash``: each side
-#: by itself; ``none``: it must have the size; a number: the shorter side resized to it, then centre-cropped.
+#: How an image comes to the model's size. ``crop``: resized until it covers, then center-cropped; ``squash``: each side
+#: by itself; ``none``: it must have the size; a number: the shorter side resized to it, then center-cropped.
 Resize = Literal["crop", "squash", "none"] | int
 
 
@@ -128,7 +128,7 @@ def fit(
     resize
         How, see :data:`Resize`.
     box
-        Xmin, ymin, xmax, ymax in pixels: the image is first cropped to this box, enlarged about its centre
+        Xmin, ymin, xmax, ymax in pixels: the image is first cropped to this box, enlarged about its center
         ``box_scale`` times in width and height as far as the image goes (the paper's crop for concentration).
     box_scale
         1.5 in the paper.

@@ -1,4 +1,4 @@
-"""Image files: finding them, and decoding them whatever their colours, depth, orientation and intentions.
+"""Image files: finding them, and decoding them whatever their colors, depth, orientation and intentions.
 
 Only common raster formats are opened (none that starts another program), no more than ``MAX_PIXELS`` are decoded, and
 no symbolic link is followed out of the folder that was named.
@@ -199,15 +199,15 @@ def read_bytes(path: Path) -> bytes:
 def decode(data: bytes, channels: int) -> npt.NDArray[np.uint8]:
     """Decode an image as it is meant to be seen.
 
-    The first frame, upright by its EXIF orientation, 16-bit grey scaled to 8 bits, converted to grey, RGB or RGBA;
-    where RGB or grey is asked for, transparency is dropped, as training pipelines do.
+    The first frame, upright by its EXIF orientation, 16-bit gray scaled to 8 bits, converted to gray, RGB or RGBA;
+    where RGB or gray is asked for, transparency is dropped, as training pipelines do.
 
     Parameters
     ----------
     data
         Contents of the file.
     channels
-        1 (grey), 3 (RGB) or 4 (RGBA).
+        1 (gray), 3 (RGB) or 4 (RGBA).
 
     Returns
     -------

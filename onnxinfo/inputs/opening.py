@@ -74,8 +74,8 @@ def open_samples(
     size
         Height and width where the model leaves them open; default: what all images agree on.
     resize
-        ``crop`` (resized to cover, then centre-cropped), ``squash``, ``none``, or the shorter side to resize to before
-        the centre crop (256 for many ImageNet models). Default: ``crop`` for files and 8-bit arrays; ``none`` for other
+        ``crop`` (resized to cover, then center-cropped), ``squash``, ``none``, or the shorter side to resize to before
+        the center crop (256 for many ImageNet models). Default: ``crop`` for files and 8-bit arrays; ``none`` for other
         arrays, which are taken to be preprocessed.
     limit, shuffle, seed
         Take at most ``limit``: the first, or with ``shuffle`` a random choice by ``seed``, in the order of the source.

@@ -157,7 +157,7 @@ class Samples:
             raise InputError(f"sample {self.names[index]}: {error}") from None
 
     def thumbnails(self, indices: Sequence[int], size: int = 64) -> npt.NDArray[np.uint8] | None:
-        """Return what the model sees, after resize and crop and before normalisation.
+        """Return what the model sees, after resize and crop and before normalization.
 
         Parameters
         ----------
@@ -169,7 +169,7 @@ class Samples:
         Returns
         -------
         ndarray or None
-            (len(indices), h, w, 3) of uint8, RGB; None where samples are no grey, RGB or RGBA images. Floats in 0..1 or
+            (len(indices), h, w, 3) of uint8, RGB; None where samples are no gray, RGB or RGBA images. Floats in 0..1 or
             0..255 are shown as such, others stretched from their least to their greatest value, image by image.
         """
         if not self.is_image or self.shape[self.layout.index("channel")] not in IMAGE_CHANNELS:

@@ -17,13 +17,13 @@ Evaluate = Callable[[Tensor, Tensor], list[Tensor]]
 _COPIES = (0, 1, 0, 0, 1)
 #: Batch sizes of the trials, the gradients' among them: they take the most memory.
 _SIZES, _SIZE_OF_GRADIENTS = (5, 2), 3
-#: Noise of the copies, in standardised units.
+#: Noise of the copies, in standardized units.
 _NOISE = 0.3
 #: Differences that are rounding, of the norm of a feature, of what the noise does to it, and of the largest gradient.
 _OF_VALUE, _OF_SPREAD, _OF_GRADIENT = 1e-3, 1e-3, 1e-2
-#: The same for quantised networks: sums added up in another order may fall on the other side of a step of rounding.
+#: The same for quantized networks: sums added up in another order may fall on the other side of a step of rounding.
 _OF_SPREAD_ROUNDED, _OF_GRADIENT_ROUNDED = 0.2, 0.5
-#: Difference, of the norm of a feature, that other neighbours may make in a batch of the same size.
+#: Difference, of the norm of a feature, that other neighbors may make in a batch of the same size.
 _OF_NEIGHBOURS = 1e-5
 
 
@@ -58,7 +58,7 @@ class Trial:
             The other way.
         rounded
             The network rounds its activations. Then the same sums may differ by steps of rounding, and what tells
-            whether the inputs of a batch influence each other is a batch with other neighbours.
+            whether the inputs of a batch influence each other is a batch with other neighbors.
         """
         of_spread, of_gradient = (_OF_SPREAD_ROUNDED, _OF_GRADIENT_ROUNDED) if rounded else (_OF_SPREAD, _OF_GRADIENT)
         for size in _SIZES:
@@ -94,7 +94,7 @@ def try_alone(alone: Evaluate, x: Tensor, rows: Tensor, unit: Tensor | float) ->
     x, rows
         Two samples, which may be the same, and their rows.
     unit
-        Standardised unit, broadcastable to x.
+        Standardized unit, broadcastable to x.
     """
     stream = torch.Generator().manual_seed(0)
     chosen = [i % len(x) for i in _COPIES]

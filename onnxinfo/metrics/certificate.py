@@ -324,7 +324,7 @@ def rescale_to_constraint(scales: Tensor, deviations: Tensor, target: Tensor, ex
     Parameters
     ----------
     scales
-        Those that the deviations were measured with, (S, groups), standardised.
+        Those that the deviations were measured with, (S, groups), standardized.
     deviations
         ``||h(x + sigma*delta) - f||^2``, (noises, S).
     target

@@ -21,7 +21,7 @@ class Control:
     Attributes
     ----------
     rows
-        Standardised, (S, k, n).
+        Standardized, (S, k, n).
     """
 
     rows: Tensor
@@ -37,7 +37,7 @@ class Control:
         Parameters
         ----------
         delta
-            Standardised perturbations ``sigma*delta``, (noises, S, n).
+            Standardized perturbations ``sigma*delta``, (noises, S, n).
 
         Returns
         -------

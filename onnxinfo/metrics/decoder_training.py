@@ -34,7 +34,7 @@ class DecoderSettings:
     width
         Channels of every block.
     steps, batch
-        Optimisation steps at most, and samples of each.
+        Optimization steps at most, and samples of each.
     learning_rate
         The greatest; it rises over the first tenth of the steps and falls to zero.
     flips

@@ -1,7 +1,7 @@
 """The layers as they are at the samples themselves: column norms of their Jacobians, and D.
 
 ``||J_i||^2`` and ``D = ||J||_F^2`` from vector-Jacobian products, ``E_u (J^T u)_i^2`` with random signs u. D is the
-normaliser of every constraint; the norms are the closed form of the discarding, where its optimisation starts.
+normalizer of every constraint; the norms are the closed form of the discarding, where its optimization starts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .rows import as_rows
 LEAST_PROBES, MOST_PROBES = 16, 128
 #: Relative standard error of a sample's D, on average over the samples, at which probing stops.
 NORMALIZER_STDERR = 0.03
-#: Layers with no more outputs, or no more units, than this are linearised exactly, by their whole Jacobian. Few units
+#: Layers with no more outputs, or no more units, than this are linearized exactly, by their whole Jacobian. Few units
 #: mean a small network, where products are cheap; few outputs do not.
 EXACT_OUTPUTS, EXACT_UNITS = 128, 512
 
@@ -67,7 +67,7 @@ def linearise(
     x
         Perturbed tensor of S samples, (S, *shape).
     unit
-        Standardised unit, broadcastable to x.
+        Standardized unit, broadcastable to x.
     rows
         Rows of the samples in the network's context.
     probes

@@ -8,7 +8,7 @@ from torch import Tensor
 from .control import Control
 from .probe import LayerProbe
 
-#: Features up to this size are modelled as they are; larger ones by the directions in which noise moves them most.
+#: Features up to this size are modeled as they are; larger ones by the directions in which noise moves them most.
 WHOLE_OUTPUTS, DIRECTIONS = 16, 32
 #: Noise samples that tell how many directions there are, and which; points at which their gradients are averaged.
 FIRST_NOISES, DIRECTION_NOISES, POINTS = 8, 64, 4
@@ -27,7 +27,7 @@ def control_of(feature: LayerProbe, sigma: Tensor) -> Control | None:
     feature
         The layer on a block of S samples.
     sigma
-        Noise scales, (S, n), standardised.
+        Noise scales, (S, n), standardized.
     """
     outputs = feature.center.shape[1]
     if outputs > MOST_OUTPUTS or min(outputs, DIRECTIONS) * sigma.numel() > MOST_NUMBERS:

@@ -141,7 +141,7 @@ class Network:
         rows
             Their rows.
         unit
-            Standardised unit, broadcastable to x.
+            Standardized unit, broadcastable to x.
         rounded
             Whether the network rounds its activations, see :meth:`.batching.Trial.holds`.
 

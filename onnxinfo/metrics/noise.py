@@ -1,4 +1,4 @@
-"""What is optimised: the noise scales, how they are tied, capped and allocated, and the random streams."""
+"""What is optimized: the noise scales, how they are tied, capped and allocated, and the random streams."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _tie(group: Tensor) -> Tie:
 
 
 def waterfill(column_norms: Tensor, target: Tensor, tie: Tie, cap: float) -> Tensor:
-    """The noise scales that maximise ``sum_i log sigma_i`` where the feature is linear: water-filling.
+    """The noise scales that maximize ``sum_i log sigma_i`` where the feature is linear: water-filling.
 
     ``sigma_g^2 = min(cap^2, nu m_g / C_g)`` with ``C_g`` the sum of the group's squared column norms and ``nu`` such
     that ``sum_g sigma_g^2 C_g = target``; without units at the cap this is the method's closed form

@@ -72,7 +72,7 @@ class LayerProbe:
     x
         Perturbed tensor of the S samples, (S, *shape), in the model's units.
     unit
-        Standardised unit in the model's units, broadcastable to x.
+        Standardized unit in the model's units, broadcastable to x.
     rows
         Rows of the samples in the network's context, (S,).
     noise, probes
@@ -118,7 +118,7 @@ class LayerProbe:
             count -= size
 
     def perturb(self, sigma: Tensor, noises: int) -> tuple[Tensor, Tensor]:
-        """Draw standardised perturbations (noises, S, n); with them come the perturbed inputs (noises * S, *shape)."""
+        """Draw standardized perturbations (noises, S, n); with them come the perturbed inputs (noises * S, *shape)."""
         delta = torch.randn((noises, self.samples, self.units), generator=self.noise, device=self.x.device)
         delta = delta * sigma
         return delta, (self.x + delta.reshape(noises, *self.x.shape) * self.unit).flatten(0, 1)
@@ -134,7 +134,7 @@ class LayerProbe:
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises
             How many.
 
@@ -169,7 +169,7 @@ class LayerProbe:
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises, per_noise
             Noises (even), and probes at each.
 
@@ -207,7 +207,7 @@ class LayerProbe:
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         directions
             (S, k, m).
         noises
@@ -216,7 +216,7 @@ class LayerProbe:
         Returns
         -------
         Tensor
-            Standardised, (S, k, n).
+            Standardized, (S, k, n).
         """
         total = torch.zeros(*directions.shape[:2], self.units, device=sigma.device)
         for count in self.batches(noises):
@@ -244,7 +244,7 @@ class LayerProbe:
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises
             How many (a multiple of four).
         control
@@ -314,7 +314,7 @@ class LayerProbe:
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises
             How many.
         """
@@ -334,7 +334,7 @@ class LayerProbe:
         return linear
 
     def _pathwise(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """``J~^T (h(x) - f)``, standardised, (noises, S, n), and ``||h(x) - f||^2``, (noises, S)."""
+        """``J~^T (h(x) - f)``, standardized, (noises, S, n), and ``||h(x) - f||^2``, (noises, S)."""
         x.requires_grad_(True)
         feature = self.evaluate(x)
         difference = feature.detach() - self.center.repeat(count, 1)
@@ -363,7 +363,7 @@ def squared_products(feature: Tensor, x: Tensor, unit: Tensor, probes: int, gene
     x
         (B, *shape), the leaf.
     unit
-        Standardised unit, broadcastable to x.
+        Standardized unit, broadcastable to x.
     probes
         How many; with ``m <= probes`` the m unit vectors are used instead.
     generator

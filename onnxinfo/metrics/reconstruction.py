@@ -13,7 +13,7 @@ from .rows import as_rows
 
 #: Squared errors of a unit are told apart in this many independent parts.
 PARTS = 4
-#: A unit that is always reconstructed alike has no entropy; its mean square is taken to be this, in standardised units.
+#: A unit that is always reconstructed alike has no entropy; its mean square is taken to be this, in standardized units.
 LEAST_POWER = 1e-12
 
 
@@ -24,7 +24,7 @@ class Moments:
     Attributes
     ----------
     parts
-        Mean of ``(mu_i - xhat_i)^2`` over each quarter of the noise samples, standardised, (PARTS, S, n).
+        Mean of ``(mu_i - xhat_i)^2`` over each quarter of the noise samples, standardized, (PARTS, S, n).
     spread
         Variance of ``(mu_i - xhat_i)^2`` over the noise samples, (S, n).
     deviations
@@ -72,7 +72,7 @@ class Reconstruction:
             self.mu = as_rows(shown / self.feature.unit)
 
     def _error(self, feature: Tensor) -> Tensor:
-        """``xhat - mu`` of features (B, m), standardised, (B, n); B is a multiple of the number of samples."""
+        """``xhat - mu`` of features (B, m), standardized, (B, n); B is a multiple of the number of samples."""
         shown = as_rows(self.decoder(feature) / self.feature.unit)
         error: Tensor = shown - self.mu.repeat(len(feature) // self.feature.samples, 1)
         return error
@@ -83,7 +83,7 @@ class Reconstruction:
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises
             Number of fresh noise samples, evaluated at once.
         """
@@ -101,7 +101,7 @@ class Reconstruction:
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises
             How many, rounded up to a multiple of `PARTS`.
         """
@@ -132,7 +132,7 @@ class Reconstruction:
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises
             How many (a multiple of four).
         weights

@@ -1,4 +1,4 @@
-"""The paper's own optimisers, kept as the yardstick every faster path is tested against."""
+"""The paper's own optimizers, kept as the yardstick every faster path is tested against."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def solve_by_gradient(problem: Problem, *, steps: int = 800, noises: int = 8) ->
     problem
         As :func:`onnxinfo.metrics.sid.solve` takes it; the start is the uniform sigma that a linear layer would allow.
     steps, noises
-        Optimisation steps, and noise samples of each.
+        Optimization steps, and noise samples of each.
     """
 
     def ascend() -> Tensor:
@@ -58,7 +58,7 @@ def solve_ru_by_gradient(problem: ru.Problem, *, steps: int = 800, noises: int =
     problem
         As :func:`onnxinfo.metrics.ru.solve_ru` takes it; the start is a linear layer's uniform sigma.
     steps, noises
-        Optimisation steps, and noise samples of each.
+        Optimization steps, and noise samples of each.
     """
     even = problem.allocated(_uniform(problem.start, problem.counted))
     scales = problem.ascend(even, steps=steps, noises=noises, rate=LEARNING_RATE)

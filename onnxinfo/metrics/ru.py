@@ -1,6 +1,6 @@
 """Reconstruction uncertainty: how uncertain the input is when it is recovered from a layer's feature under noise.
 
-Maximise ``sum_i 0.5 log E(mu_i - xhat_i)^2`` with ``xhat = g(h(x + sigma*delta))`` subject to the feature constraint of
+Maximize ``sum_i 0.5 log E(mu_i - xhat_i)^2`` with ``xhat = g(h(x + sigma*delta))`` subject to the feature constraint of
 the strict information discarding, ``E||h(x + sigma*delta) - f||^2 = alpha D`` (the paper's Eq. 8 to 11).
 
 Where network and decoder are linear the objective is concave in ``s = sigma^2``. The optimum lies far from the closed
@@ -62,7 +62,7 @@ class RuSolution:
     Attributes
     ----------
     sigma
-        Noise scales, (S, n), standardised; NaN where a unit does not count.
+        Noise scales, (S, n), standardized; NaN where a unit does not count.
     entropy
         Pixel-level RU ``H_i = 0.5 log E(mu_i - xhat_i)^2 + 0.5 log(2 pi e)`` in nats, (S, n); NaN there, too.
     certificate
@@ -95,18 +95,18 @@ def solve_ru(problem: Problem) -> RuSolution:
 
 @dataclass(frozen=True)
 class Problem:
-    """One layer's maximisation; ``scales`` are uncapped, per group, (S, groups).
+    """One layer's maximization; ``scales`` are uncapped, per group, (S, groups).
 
     Attributes
     ----------
     reconstruction
         The layer's decoder around S samples.
     start
-        The layer's linearisation there.
+        The layer's linearization there.
     target
         ``alpha D``, (S,).
     tie, cap
-        Tied groups, and ``sigma_max`` in standardised units.
+        Tied groups, and ``sigma_max`` in standardized units.
     counted
         Units that count, (S, n) bool. The others get no noise and have no entropy.
     """

@@ -4,7 +4,7 @@ With p and q the gradients of objective and constraint with respect to ``log sig
 The budget is spent very unevenly: a few units take most of it, and the objective curves along a unit in proportion to
 what it is worth there, ``lambda q``. To second order the mean H therefore lies
 ``sum_j (p_j - lambda q_j)^2 / (4 lambda q_j n)`` nats below the optimum. The q_j in the denominator comes from the
-linearised layer, which has no noise of its own.
+linearized layer, which has no noise of its own.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Slopes:
         free
             Groups below the cap, (S, groups) bool.
         spent
-            What the linearised layer says that each group takes of the budget, in any unit, (S, groups).
+            What the linearized layer says that each group takes of the budget, in any unit, (S, groups).
         units
             Number n of units that count, (S,).
         """

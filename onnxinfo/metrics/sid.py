@@ -1,9 +1,9 @@
 """Strict information discarding: the largest noise on the input that a layer's feature does not notice.
 
-Maximise ``sum_i log sigma_i`` subject to ``E||h(x + sigma*delta) - h(x)||^2 = alpha D`` (the paper's Eq. 2). Solved in
+Maximize ``sum_i log sigma_i`` subject to ``E||h(x + sigma*delta) - h(x)||^2 = alpha D`` (the paper's Eq. 2). Solved in
 three steps, each starting where the one before ended:
 
-1. the closed form of the linearised layer, from column norms of the Jacobian at x;
+1. the closed form of the linearized layer, from column norms of the Jacobian at x;
 2. a Gauss-Newton round: the same with column norms averaged over the noise itself;
 3. an ascent along the constraint's true gradient, which knows what the round ignores: that noise deactivates units.
 
@@ -81,7 +81,7 @@ NEARLY_MET, ADJUSTMENTS = 0.1, 3
 KNOWN_OFF, STILL_OFF = 0.01, 0.03
 #: Noise samples that tell how the deviation grows when the noise is twice as large, if a few do not tell it so well.
 FEW_NOISES, GROWTH_NOISES, GROWTH_STDERR = 8, 32, 0.1
-#: Sizes of the noise that tells rounding, noise samples of each, and in all where those few exceed the linearisation by
+#: Sizes of the noise that tells rounding, noise samples of each, and in all where those few exceed the linearization by
 #: more than a smooth layer may.
 SMALL, FEW_SMALL_NOISES, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 4, 24, 2.0
 #: Budgets that are tried where rounding makes more than half of the deviation, in units of the one given.
@@ -98,7 +98,7 @@ class Solution:
     Attributes
     ----------
     sigma
-        Noise scales in standardised units, (S, n).
+        Noise scales in standardized units, (S, n).
     certificate
         Measured with fresh noise.
     stderr
@@ -280,18 +280,18 @@ class _Ascent:
 
 @dataclass(frozen=True)
 class Problem:
-    """One layer's maximisation on a block of samples; ``scales`` are uncapped, per group, (S, groups).
+    """One layer's maximization on a block of samples; ``scales`` are uncapped, per group, (S, groups).
 
     Attributes
     ----------
     feature
         The layer's feature on S samples.
     start
-        Its linearisation there.
+        Its linearization there.
     target
         ``alpha D``, (S,); 1 at samples without a budget.
     tie, cap
-        Tied groups, and ``sigma_max`` in standardised units.
+        Tied groups, and ``sigma_max`` in standardized units.
     shape
         Shape of one sample, for the denoising of maps.
     counted
@@ -601,7 +601,7 @@ class Problem:
         """``2 B^2 / (A f alpha D)`` of noise scales (S, n) for f times the budget, (S,): 1 where rounding makes half.
 
         A smooth feature's deviation is ``A t^2`` in the size t of small noise. Jumps, of rounding mostly, add ``B t``,
-        since noise crosses a threshold nearby in proportion to its size. Smaller noise tells B, the linearised layer
+        since noise crosses a threshold nearby in proportion to its size. Smaller noise tells B, the linearized layer
         tells A; both are equal at ``t = B / A``, where the deviation is ``2 B^2 / A``.
         """
         smooth = (sigma.square() * self.start.column_norms).sum(1)
@@ -610,7 +610,7 @@ class Problem:
             small = self.small(sigma, size, smooth)
             jumps = (small - size**2 * smooth).clamp(min=0) / size
             share = 2 * jumps.square() / (smooth * self.target * factor).clamp(min=torch.finfo(smooth.dtype).tiny)
-            # A layer that saturates moves less than its linearisation foretells: nothing of that is rounding.
+            # A layer that saturates moves less than its linearization foretells: nothing of that is rounding.
             found = torch.maximum(found, torch.where(small > MOST_SMOOTH * size**2 * smooth, share, 0.0))
         return found
 

@@ -56,7 +56,7 @@ class Trial:
 def pyramid(relative: Halves, shape: Sequence[int]) -> Tensor:
     """Estimate a map from two independent noisy measurements, scale by scale.
 
-    Differences between block means at neighbouring dyadic scales are kept in proportion to what both measurements agree
+    Differences between block means at neighboring dyadic scales are kept in proportion to what both measurements agree
     on, over all samples.
 
     Parameters

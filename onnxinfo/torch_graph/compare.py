@@ -28,7 +28,7 @@ _TOLERANCE = {np.dtype(np.float64): 1e-5, np.dtype(np.float32): 2e-5, np.dtype(n
 _COARSE_TOLERANCE = 4e-2
 # Below this magnitude everything is rounding.
 _ABSOLUTE = 1e-8
-# What quantised values are stored in.
+# What quantized values are stored in.
 _NARROW = {
     number for name, number in onnx.TensorProto.DataType.items() if re.fullmatch(r"U?INT(2|4|8|16)|FLOAT[468]E.*", name)
 }
@@ -90,7 +90,7 @@ class Tensors:
 
     @cached_property
     def stepped(self) -> set[str]:
-        """Names of the tensors that depend on quantised values, or on choices between floats such as an order."""
+        """Names of the tensors that depend on quantized values, or on choices between floats such as an order."""
         reached: set[str] = set()
         for i, (node, needed) in enumerate(zip(self.flow.nodes, self.flow.needs, strict=True)):
             later = not reached.isdisjoint(needed)

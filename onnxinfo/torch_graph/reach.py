@@ -19,7 +19,7 @@ from ..text import printable
 from .convert import CONVERSION, Conversion, conversion_report, convert
 from .normalize import normalize
 
-# Types that never carry a gradient. Smaller integers may: quantised values travel as whole floats.
+# Types that never carry a gradient. Smaller integers may: quantized values travel as whole floats.
 _DISCRETE = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
 _CONSTANT = ("fallback", "none")
 # Operators that torch has a gradient of, which is 0 everywhere.

@@ -27,8 +27,8 @@ Witness = Literal["ONNX Runtime", "ONNX's reference evaluator"]
 class Session:
     """A model in ONNX Runtime on the CPU; where that has no version of its operators, in ONNX's reference evaluator.
 
-    Graph optimisations are off: the nodes run as the file has them, so the bits of an output do not depend on which
-    other tensors are outputs too (fusing a convolution with its normalisation, for one, rounds differently).
+    Graph optimizations are off: the nodes run as the file has them, so the bits of an output do not depend on which
+    other tensors are outputs too (fusing a convolution with its normalization, for one, rounds differently).
 
     Parameters
     ----------

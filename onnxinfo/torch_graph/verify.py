@@ -58,7 +58,7 @@ def verify(
     The tolerance is relative to the largest magnitude in a tensor and grows with the square root of its depth, as
     independent rounding errors do: ``2e-5 * sqrt(1 + depth)`` in float32. A tensor beyond it is accepted only if every
     node of the graph, given the operands that ONNX Runtime computed, agrees with it: then what differs is rounding
-    that the network amplifies, and up to 5 % of it is let pass. Behind quantised values and choices there is no such
+    that the network amplifies, and up to 5 % of it is let pass. Behind quantized values and choices there is no such
     limit: what lies between two steps falls on either side, and of two scores that are almost equal either is greater.
     A node that differs is let pass, too, where it is within the tolerance of what ONNX's reference evaluator gives in
     double precision: ONNX Runtime's sigmoid, for one, is right to an absolute 1e-8 only, which is more than the values

@@ -19,7 +19,7 @@ _QUANTISED_OPERATORS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 def check_precision(runs: Sequence[RunValues]) -> None:
     """Refuse to lay runs of different precision side by side where the budget lies below rounding.
 
-    There the value says how sensitive rounding is, not what the layer discards, and the quantised network would seem to
+    There the value says how sensitive rounding is, not what the layer discards, and the quantized network would seem to
     discard less. Every view of several runs calls this.
 
     Parameters
@@ -30,7 +30,7 @@ def check_precision(runs: Sequence[RunValues]) -> None:
     Raises
     ------
     UsageError
-        Two runs of different precision (float, or quantised in one format or another), one of which has cells marked
+        Two runs of different precision (float, or quantized in one format or another), one of which has cells marked
         ``resolution``.
     """
     for one, two in combinations(runs, 2):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Rows and columns of maps drawn where nothing is chosen; of more, evenly spaced ones are taken.
 MOST_SAMPLES, MOST_LAYERS = 8, 9
-#: A colour scale spans these percentiles of all values shown; what lies outside has the colour of its end.
+#: A color scale spans these percentiles of all values shown; what lies outside has the color of its end.
 PERCENTILES = (0.5, 99.5)
 Line = Literal["-", "--", "-.", ":"]
 _LINES: tuple[Line, ...] = ("-", "--", "-.", ":")
@@ -27,7 +27,7 @@ _MARKERS = ("o", "s", "D", "^", "v")
 
 
 def run_style(number: int) -> tuple[str, Line, str]:
-    """Return colour, line style and marker of the run of that number: of runs that coincide each is seen."""
+    """Return color, line style and marker of the run of that number: of runs that coincide each is seen."""
     return COLOURS[number % len(COLOURS)], _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)]
 
 
@@ -97,7 +97,7 @@ def flat_map(values: npt.NDArray[np.float32], axes: Sequence[str]) -> npt.NDArra
 
 
 def colour_limits(maps: Iterable[npt.NDArray[Any]]) -> tuple[float, float]:
-    """Return the ends of one colour scale for all these maps: see :data:`PERCENTILES`; NaN and infinity do not count.
+    """Return the ends of one color scale for all these maps: see :data:`PERCENTILES`; NaN and infinity do not count.
 
     The upper end is above the lower one also where all values are equal, or there is none.
     """

@@ -229,7 +229,7 @@ def plot_maps(path: Paths, output: str | os.PathLike[str], **options: Unpack[Map
         See :func:`onnxinfo.plot`; of an archive with several runs, name one.
     **options
         See :func:`onnxinfo.plot`; by default as many evenly spaced layers and samples are drawn as are legible. With
-        ``overlay`` the maps are laid over the pictures in grey, half transparent, instead of being drawn alone.
+        ``overlay`` the maps are laid over the pictures in gray, half transparent, instead of being drawn alone.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Archives' numbers as one tidy table: filtered, sorted and summarised."""
+"""Archives' numbers as one tidy table: filtered, sorted and summarized."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The style of figures: colours, sizes, themes, and how labels are shortened to fit."""
+"""The style of figures: colors, sizes, themes, and how labels are shortened to fit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from ..errors import UsageError
 from ..text import printable, shorten
 
-#: Okabe and Ito's colours, which people with any colour vision tell apart; black or white is left to the text.
+#: Okabe and Ito's colors, which people with any color vision tell apart; black or white is left to the text.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-#: Of equal perceived steps, also in grey and to the colour-blind.
+#: Of equal perceived steps, also in gray and to the color-blind.
 SEQUENTIAL = "cividis"
 #: Two-sided, white or dark at zero, without red and green.
 DIVERGING = "PuOr_r"
@@ -32,7 +32,7 @@ SIZES = {"column": Size(3.5, 7, 400), "page": Size(7.2, 8, 250), "slide": Size(1
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of paper and ink."""
+    """Colors of paper and ink."""
 
     paper: str
     ink: str

@@ -88,7 +88,7 @@ class Analysis:
         return [name for name, done in self._finished.items() if not done[layer, block].all()]
 
     def _linearise(self, kept: LinearisationStore) -> list[float | None]:
-        """Linearise where it is needed; return the ``D`` of every layer's constraint, None for each sample's own."""
+        """Linearize where it is needed; return the ``D`` of every layer's constraint, None for each sample's own."""
         layers = len(self.job.layers)
         constrained = [name for name in self.measures if self._is_constrained(name)]
         if not constrained:

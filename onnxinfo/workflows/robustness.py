@@ -32,7 +32,7 @@ class RobustnessResult:
     samples, converged
         How many there are, and of how many all targets were reached.
     accuracy
-        Share of the samples classified as labelled.
+        Share of the samples classified as labeled.
 
     Examples
     --------

@@ -152,7 +152,7 @@ def Attention(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: int) -> Tensor:
-    """Rotate pairs of features: neighbours when interleaved, else from the two halves; the rest stays as it is.
+    """Rotate pairs of features: neighbors when interleaved, else from the two halves; the rest stays as it is.
 
     Parameters
     ----------

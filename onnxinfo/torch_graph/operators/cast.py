@@ -45,7 +45,7 @@ def _check(to: int) -> None:
 
 
 def _same(input, *, to, round_mode="up", saturate=1):
-    # Quantised values travel as floats: converting those to their own type would cost them their gradient.
+    # Quantized values travel as floats: converting those to their own type would cost them their gradient.
     return input
 
 

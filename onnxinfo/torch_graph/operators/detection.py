@@ -90,7 +90,7 @@ def RoiAlign(
         columns, column_weights = _samples(left, width, output_width, sampling_ratio, X.shape[3])
         weights = row_weights[:, :, None, None] * column_weights
         values = X[batch][:, rows[:, :, None, None], columns] * weights
-        # (channel, row, sample and neighbour in y, column, sample and neighbour in x)
+        # (channel, row, sample and neighbor in y, column, sample and neighbor in x)
         if mode == "max" and weights.numel():
             pooled.append(values.amax((2, 4)))
         else:
@@ -99,7 +99,7 @@ def RoiAlign(
 
 
 def _samples(start: Tensor, extent: Tensor, bins: int, ratio: int, size: int) -> tuple[Tensor, Tensor]:
-    """Neighbouring pixels of the sampling points along one axis, and their weights: (bins, 2 * points of a bin)."""
+    """Neighboring pixels of the sampling points along one axis, and their weights: (bins, 2 * points of a bin)."""
     points = ratio if ratio > 0 else max(math.ceil(float(extent) / bins), 0)
     type, device = start.dtype, start.device
     steps = (torch.arange(points, dtype=type, device=device) + 0.5) / max(points, 1)

@@ -1,4 +1,4 @@
-"""Fused float operators of ONNX Runtime (domain ``com.microsoft``), as optimised models carry them."""
+"""Fused float operators of ONNX Runtime (domain ``com.microsoft``), as optimized models carry them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Quantised operators of ONNX Runtime (domain ``com.microsoft``), as quantised models carry them.
+"""Quantized operators of ONNX Runtime (domain ``com.microsoft``), as quantized models carry them.
 
-See :mod:`onnxinfo.torch_graph.operators.quantized` for how quantised values travel and where gradients pass.
+See :mod:`onnxinfo.torch_graph.operators.quantized` for how quantized values travel and where gradients pass.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ _WITH_INT8 = 4
 
 
 def _rounded_to_int8(x: Tensor, block_size: int) -> Tensor:
-    """Quantise and dequantise blocks of the last axis, each by its largest size."""
+    """Quantize and dequantize blocks of the last axis, each by its largest size."""
     blocks = functional.pad(x, (0, -x.shape[-1] % block_size)).unflatten(-1, (-1, block_size))
     largest = blocks.detach().abs().amax(-1, keepdim=True)
     scale = torch.where(largest == 0, 1.0, largest / 127)

@@ -1,4 +1,4 @@
-"""Normalisation layers and dropout."""
+"""Normalization layers and dropout."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def GroupNormalization_18(X, scale, bias, *, epsilon=1e-5, num_groups):
 
 
 def _stashed(X: Tensor, stash_type: int) -> Tensor:
-    """Convert to the type that a normalisation computes in; more precise types than that stay."""
+    """Convert to the type that a normalization computes in; more precise types than that stay."""
     return X.to(torch.promote_types(X.dtype, torch_type(stash_type)))
 
 

@@ -1,7 +1,7 @@
-"""Quantised operators, with the straight-through estimator: the value is ONNX Runtime's, rounding has gradient one.
+"""Quantized operators, with the straight-through estimator: the value is ONNX Runtime's, rounding has gradient one.
 
-Gradients cannot pass integer tensors, so what an operator quantises is carried on as whole numbers in a float tensor:
-float32 where that is exact, else float64. Inside the range of the quantised type the gradient is the unrounded
+Gradients cannot pass integer tensors, so what an operator quantizes is carried on as whole numbers in a float tensor:
+float32 where that is exact, else float64. Inside the range of the quantized type the gradient is the unrounded
 operator's, outside it is zero. What the model stores as integers (weights, zero points) stays so.
 """
 
@@ -68,7 +68,7 @@ def dequantized(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> A
 def requantized(x: Tensor, zero_point: Tensor | None) -> Tensor:
     """Round ``x``, which is in units of the scale, to the type of the zero point."""
     if zero_point is None:
-        raise NotImplementedError("without a zero point the type of the quantised output is unknown")
+        raise NotImplementedError("without a zero point the type of the quantized output is unknown")
     limits = torch.iinfo(zero_point.dtype)
     return round_to_integer(x, zero_point, limits.min, limits.max)
 

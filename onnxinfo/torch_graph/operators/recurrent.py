@@ -47,7 +47,7 @@ def LSTM(X, W, R, B=None, sequence_lens=None, initial_h=None, initial_c=None, P=
 def quantized_lstm(
     rounded: Activation, X: Tensor, W: Tensor, R: Tensor, *optional: Tensor | None, input_forget: int = 0, **attributes
 ) -> tuple[Tensor, ...]:
-    """LSTM whose input and recurrent products take operands that ``rounded`` has quantised."""
+    """LSTM whose input and recurrent products take operands that ``rounded`` has quantized."""
     B, sequence_lens, initial_h, initial_c, P = (*optional, *[None] * 5)[:5]
     layer = _Layer(4, rounded(X), W, R, B, sequence_lens, [initial_h, initial_c], **attributes)
     return _long_short_term(layer, P, input_forget, rounded)

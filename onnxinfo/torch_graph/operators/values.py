@@ -26,7 +26,7 @@ def to_torch(value: Any, device: torch.device | str = "cpu") -> Any:
 
 
 def to_numpy(value: Any, type: onnx.TypeProto) -> Any:
-    """Convert a value of the graph to ``type``; types too small for torch return from those they travelled in."""
+    """Convert a value of the graph to ``type``; types too small for torch return from those they traveled in."""
     if value is None or isinstance(value, np.ndarray):
         return value
     if isinstance(value, (list, tuple)):

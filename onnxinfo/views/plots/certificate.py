@@ -60,7 +60,7 @@ def _title(found: RunValues) -> str:
     unproven = unproven_text([found.values])
     title = f"{found.name}: {unproven or 'all cells proven'}" + ("; crosses are not proven" if unproven else "")
     if "ratio" in found.values:
-        title += f"; grey: tolerance of {RATIO_TOLERANCE:.0%},\nwhich a ratio may miss by twice its standard error"
+        title += f"; gray: tolerance of {RATIO_TOLERANCE:.0%},\nwhich a ratio may miss by twice its standard error"
     return title
 
 

@@ -79,7 +79,7 @@ class _Found:
 def draw_coherency(figure: Figure, selection: Selection, style: FigureStyle) -> None:
     """Draw each metric in a row: for each run the maps of one sample by layer, then the magnitude by layer.
 
-    A metric has one colour scale for all its maps, so that layers and runs can be compared as far as it can be:
+    A metric has one color scale for all its maps, so that layers and runs can be compared as far as it can be:
     this is what the figure shows.
     """
     found = _Found()
@@ -111,7 +111,7 @@ def _draw_maps(figure: SubFigure, found: _Found, style: FigureStyle) -> None:
         title_column(axes, title, style)
     low, high = PERCENTILES
     figure.supxlabel(
-        f"colours: one scale for each metric, from its pixels' {low} % quantile to that of {high} %",
+        f"colors: one scale for each metric, from its pixels' {low} % quantile to that of {high} %",
         fontsize=style.font * 0.85,
     )
 

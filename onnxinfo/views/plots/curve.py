@@ -74,7 +74,7 @@ def draw_curve(figure: Figure, selection: Selection, style: FigureStyle, *, spre
     read = [read_runs(selection, name) for name in selection.metrics]
     panels = [[_curve(each, spread) for each in found] for found in read]
     remark = unproven_text(each.values for found in read for each in found)
-    # One colour for a run in all panels, also where a run lacks a metric.
+    # One color for a run in all panels, also where a run lacks a metric.
     runs = list(dict.fromkeys(curve.name for curves in panels for curve in curves))
     beside = len(panels) > 1 and style.width > 5
     rows, columns = (1, len(panels)) if beside else (len(panels), 1)
@@ -89,7 +89,7 @@ def draw_curve(figure: Figure, selection: Selection, style: FigureStyle, *, spre
 
 
 def _panel(axes: Axes, curves: Sequence[Curve], runs: Sequence[str], style: FigureStyle, room: float) -> None:
-    """Draw curves of one metric; `runs` fixes the colours, `room` is the width in inches."""
+    """Draw curves of one metric; `runs` fixes the colors, `room` is the width in inches."""
     for curve in curves:
         _line(axes, curve, *run_style(runs.index(curve.name)))
     # Of layers without a value the place is shown, too.

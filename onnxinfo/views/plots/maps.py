@@ -1,4 +1,4 @@
-"""Pixel maps: samples down, layers across, the picture first, one colour scale for all."""
+"""Pixel maps: samples down, layers across, the picture first, one color scale for all."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @figure_plot("maps")
 def draw_maps(figure: Figure, selection: Selection, style: FigureStyle, *, overlay: bool = False) -> None:
-    """Draw a grid of maps and the colour bar they share; see :func:`onnxinfo.plot_maps`."""
+    """Draw a grid of maps and the color bar they share; see :func:`onnxinfo.plot_maps`."""
     with selection.only_view("maps show one run") as view:
         if overlay and view.thumbnails is None:
             raise UsageError(f"run '{printable(view.name)}' has no pictures to lay maps over; leave out overlay=True")
@@ -83,8 +83,8 @@ class _Grid:
         self.low, self.high = colour_limits(self.maps.values())
 
     def notes(self) -> list[str]:
-        """Return what is to be said below: how colours are read, what is left out, what is not proven."""
-        notes = ["colours are mixed with the picture's grey: compare values on plain maps"] if self.overlay else []
+        """Return what is to be said below: how colors are read, what is left out, what is not proven."""
+        notes = ["colors are mixed with the picture's gray: compare values on plain maps"] if self.overlay else []
         layers, samples = self.view.shape
         if len(self.samples) < samples or len(self.layers) < layers:
             notes.append(f"{len(self.samples)} of {samples} samples, {len(self.layers)} of {layers} layers")
@@ -95,7 +95,7 @@ class _Grid:
         return notes
 
     def draw(self, axes: npt.NDArray[Any], style: FigureStyle, room: float) -> ScalarMappable:
-        """Fill the axes, of shape (samples, columns) and `room` inches high; return what the colour bar needs."""
+        """Fill the axes, of shape (samples, columns) and `room` inches high; return what the color bar needs."""
         mappable: Any = None
         first = int(self.pictures is not None)
         titles = short_names([self.view.layers[layer].name for layer in self.layers], 18)

@@ -25,7 +25,7 @@ _MARKERS = "osD^vP*"
 
 @figure_plot("scatter")
 def draw_scatter(figure: Figure, selection: Selection, style: FigureStyle, *, against: str = "ru") -> None:
-    """Draw one metric against another: a point with standard errors for each layer, its colour the depth."""
+    """Draw one metric against another: a point with standard errors for each layer, its color the depth."""
     metric = selection.metrics[0]
     across = read_runs(selection, metric)
     up = {each.name: each for each in read_runs(selection, against)}
@@ -68,7 +68,7 @@ class _Points:
         self.drawable: list[int] = np.flatnonzero(finite).tolist()
 
     def draw(self, axes: Axes, marker: str, deepest: int, style: FigureStyle) -> Any:
-        """Draw the points and return what the colour bar needs."""
+        """Draw the points and return what the color bar needs."""
         x, y = self.x, self.y
         axes.errorbar(
             x["value"],

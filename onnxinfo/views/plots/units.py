@@ -1,4 +1,4 @@
-"""Inputs that are not images: tokens in colour, bars by feature, lines over time."""
+"""Inputs that are not images: tokens in color, bars by feature, lines over time."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def draw_units(
 ) -> None:
     """Draw a metric unit by unit if the input is not an image, in the way that suits its axes.
 
-    Tokens: each sample's tokens in a row for each layer, coloured. Features of a table: bars with the spread over
-    samples, a colour for each layer. Series: a line over time for each layer, a panel for each sample. `texts` is a
+    Tokens: each sample's tokens in a row for each layer, colored. Features of a table: bars with the spread over
+    samples, a color for each layer. Series: a line over time for each layer, a panel for each sample. `texts` is a
     UTF-8 file: for tokens, with a line for each of the run's samples, its tokens separated by spaces; for features,
     with their names, one per line. Without it they are numbered.
     """
@@ -159,7 +159,7 @@ def _features(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
 def _quartiles(
     axes: Axes, units: _Units, layer: int, at: npt.NDArray[np.float64], wide: float, style: tuple[str, str]
 ) -> None:
-    """Draw a layer's mean and quartiles over samples at each feature; `style` is its colour and its name."""
+    """Draw a layer's mean and quartiles over samples at each feature; `style` is its color and its name."""
     samples = np.nonzero(units.present[layer])[0].tolist()
     if not samples:
         return

@@ -176,7 +176,7 @@ def _hash(script: str) -> str:
 
 
 def _scale() -> list[str]:
-    """Return the colour scale's colours, one for each code of a map."""
+    """Return the color scale's colors, one for each code of a map."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
