@@ -47,9 +47,9 @@ class Violation:
 
 @dataclass(frozen=True)
 class Validation:
-    """The report of :func:`validate`.
+    """Result of :func:`validate`.
 
-    Result of :func:`validate`.
+    Attributes
     ----------
     path
         The archive.
