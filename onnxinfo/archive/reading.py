@@ -158,7 +158,7 @@ class Run:
 
     @property
     def foreground(self) -> npt.NDArray[np.uint8] | None:
-        """Object masks, 1 inside, 0 outside: uint8 of shape (sample, y, x), or None. All 0: the sample has no object."""
+        """Object masks, 1 inside, 0 outside: uint8 of shape (sample, y, x), or None. All 0: no object in the sample."""
         if guard.member(self.group, "foreground", h5py.Dataset) is None:
             return None
         sides = [self._axis_size(axis) for axis in FOREGROUND_AXES]

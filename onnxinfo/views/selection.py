@@ -166,5 +166,5 @@ class Selection:
 
 
 def names_of(given: Names | Sequence[str | int]) -> list[Any]:
-    """Return names as a tuple, whether one or several are given."""
+    """Return names as a list, whether one or several are given."""
     return [given] if isinstance(given, str) else [*given]
