@@ -180,8 +180,8 @@ def test_layers_tell_what_is_perturbed_and_in_which_unit(tmp_path: Path) -> None
     path = tmp_path / "net.onnx"
     onnx.save(scaled_in_graph(weight("w", 4, 3, 3, 3)), path)
     result = CliRunner().invoke(cli, ["layers", str(path)], catch_exceptions=False)
-    assert "perturbed: 'xf' (channel, y, x), one unit per channel (Conv node '/y' takes it)" in result.stderr
-    assert "perturbed" not in result.stdout
+    assert "analysis input: 'xf' (channel, y, x), one unit per channel (Conv node '/y' takes it)" in result.stderr
+    assert "analysis input" not in result.stdout
     assert CliRunner().invoke(cli, ["-q", "layers", str(path)]).stderr == ""
 
 
