@@ -90,7 +90,7 @@ class Tensors:
 
     @cached_property
     def stepped(self) -> set[str]:
-        """Names of the tensors that depend on quantized values, or on discrete choices between floats like sorting."""
+        """Names of the tensors that depend on quantized values, or on discrete choices between floats, like sorting."""
         reached: set[str] = set()
         for i, (node, needed) in enumerate(zip(self.flow.nodes, self.flow.needs, strict=True)):
             later = not reached.isdisjoint(needed)
