@@ -303,7 +303,7 @@ class ExecutionConfig(Validated):
 
 @dataclass(frozen=True)
 class OutputConfig(Validated):
-    """Output of the archive.
+    """Run in the archive: its name, storage and optional contents.
 
     Examples
     --------
