@@ -215,7 +215,7 @@ def _read(path: Path) -> bytes:
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
                 raise ModelError(f"{given} is {kind}, expected an ONNX file")
             if status.st_size == 0:
                 raise ModelError(f"{given} is empty, expected an ONNX file")
