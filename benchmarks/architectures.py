@@ -1,8 +1,8 @@
-"""Does every architecture of torchvision come through, from its exporter to two layers' SID?
+"""Run every torchvision architecture through export, check and the SID of two layers.
 
 Each builder gets random weights and a small input, is exported by both of PyTorch's exporters, run by ONNX Runtime,
-checked as ``onnxinfo check`` does, and analyzed at two layers. A builder is a process of its own with limits of time
-and memory; what is in the results file is not run again. Needs torchvision and onnxscript::
+checked as by ``onnxinfo check``, and analyzed at two layers. Each builder runs in a process of its own with limits on
+time and memory; builders in the results file are not run again. Needs torchvision and onnxscript::
 
     python benchmarks/architectures.py --results architectures.jsonl
     python benchmarks/architectures.py --results architectures.jsonl --table docs/architectures.md
@@ -29,7 +29,7 @@ import numpy as np
 GROUPS = ("classification", "segmentation", "detection", "video", "quantization")
 EXPORTERS = ("torchscript", "dynamo")
 STAGES = ("build", "export", "onnxruntime", "check", "sid", "done")
-# Waiting time, in units of the limit of processor time.
+# Maximum wall time, as a multiple of the CPU time limit.
 _PATIENCE = 20
 PRELOADED = [
     "torch.onnx",
@@ -39,7 +39,7 @@ PRELOADED = [
     "onnxinfo.workflows.check",
     "onnxinfo.workflows.analyze",
 ]
-# Shapes of inputs, by the beginning of the builder's name; the first that fits counts.
+# Input shapes by prefix of the builder's name; the first match counts.
 SHAPES = {
     "inception_v3|quantized_inception_v3": (1, 3, 96, 96),
     "maxvit_t|alexnet|vgg": (1, 3, 224, 224),
@@ -50,7 +50,7 @@ SHAPES = {
     "mc3|r2plus1d|r3d|swin3d": (1, 3, 4, 64, 64),
     "": (1, 3, 64, 64),
 }
-# Parameters times input values from which a network takes more than minutes.
+# Product of parameters and input values above which a network takes more than minutes.
 LARGE = 10**11
 DETECTION_SIZE = {"min_size": 64, "max_size": 64}
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -63,7 +63,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def builders() -> dict[str, str]:
-    """Group by name of every builder, small networks first."""
+    """Group of each builder by name, small networks first."""
     from torchvision import models
 
     modules = {group: getattr(models, group, models) for group in GROUPS}
@@ -84,7 +84,7 @@ def _of(table: dict[str, Any], name: str) -> Any:
 
 
 def build(name: str, group: str) -> tuple[Any, Any]:
-    """A builder's network in inference mode, with one tensor in and tensors out, and an input for it."""
+    """Return a builder's network in inference mode, with one input tensor and tensor outputs, and an input for it."""
     import torch
     from torchvision import models
 
@@ -111,11 +111,11 @@ def build(name: str, group: str) -> tuple[Any, Any]:
 
 
 def export(network: Any, x: Any, exporter: str, file: Path) -> None:
-    """Write an ONNX file as the exporter does by default."""
+    """Write an ONNX file with the exporter's defaults."""
     import torch
 
     dynamo = exporter == "dynamo"
-    # Given as text: of a Path, the older exporter does not know that it may put weights beside it.
+    # As a str: given a Path, the older exporter does not store weights in files beside it.
     program = torch.onnx.export(network, (x,), None if dynamo else str(file), input_names=["image"], dynamo=dynamo)
     if dynamo:
         assert program is not None
@@ -123,7 +123,7 @@ def export(network: Any, x: Any, exporter: str, file: Path) -> None:
 
 
 class Record:
-    """What became of one builder through one exporter, stage by stage."""
+    """Result of one builder with one exporter, stage by stage."""
 
     def __init__(self, name: str, group: str, exporter: str) -> None:
         self.found: dict[str, Any] = {
@@ -183,9 +183,9 @@ def trial(record: Record, folder: Path) -> None:
 
 
 def _two(model: Any, samples: np.ndarray[Any, Any]) -> list[str]:
-    """A layer of the middle and a late one, among the blocks with parameters; early ones of what takes long.
+    """Choose a middle and a late layer among the blocks with parameters; early ones for slow networks.
 
-    Left out are layers whose shape depends on values, and those that random weights made constant.
+    Layers with value-dependent shapes, and those that random weights made constant, are skipped.
     """
     from onnxinfo import expose, list_layers
     from onnxinfo.torch_graph.runtime import Session
@@ -219,9 +219,9 @@ def one(sender: Any, name: str, group: str, exporter: str, seconds: int, gibibyt
 
 
 def sweep(results: Path, only: str, exporters: Sequence[str], seconds: int, gibibytes: int) -> None:
-    """Run what the results do not have yet, each in a process of its own."""
+    """Run what is missing from the results, each in a process of its own."""
     done = {(r["builder"], r["exporter"]) for r in read(results)}
-    # Processes are forked from one that has imported what takes long.
+    # Processes are forked from one that has already imported the slow packages.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     for exporter in exporters:
@@ -241,7 +241,7 @@ def _isolated(context: Any, case: tuple[str, str, str], seconds: int, gibibytes:
     sender.close()
     found: dict[str, Any] = Record(*case).found
     try:
-        # A process that waits for nothing but the processor is given its time; one that sleeps is not waited for.
+        # A process that is computing gets its full time; one that sleeps is not waited for.
         if receiver.poll(_PATIENCE * seconds):
             found = receiver.recv()
         else:
@@ -256,7 +256,7 @@ def _isolated(context: Any, case: tuple[str, str, str], seconds: int, gibibytes:
 
 
 def read(results: Path) -> list[dict[str, Any]]:
-    """Read the records of a results file; of several for one builder and exporter the last counts."""
+    """Read the records of a results file; for duplicates, the last record counts."""
     if not results.exists():
         return []
     records = [json.loads(line) for line in results.read_text().splitlines()]
@@ -264,7 +264,7 @@ def read(results: Path) -> list[dict[str, Any]]:
 
 
 def page(records: list[dict[str, Any]]) -> str:
-    """The documentation page of a sweep's results."""
+    """Return the documentation page of a sweep's results."""
     ran = [r for r in records if STAGES.index(r["stage"]) > STAGES.index("onnxruntime")]
     done = [r for r in ran if r["stage"] == "done"]
     missing = len(builders()) * len(EXPORTERS) - len(records)
@@ -273,18 +273,18 @@ def page(records: list[dict[str, Any]]) -> str:
         "# Architectures",
         "",
         "Every model builder of torchvision with random weights and a small input, exported by both of PyTorch's",
-        "exporters, loaded by ONNX Runtime, checked tensor by tensor (`onnxinfo check`) and analyzed at two layers. Of",
-        f"{len(records)} exports ONNX Runtime runs {len(ran)}; {share} come through to the SID.",
+        "exporters, loaded by ONNX Runtime, verified tensor by tensor (`onnxinfo check`) and analyzed at two layers.",
+        f"ONNX Runtime runs {len(ran)} of {len(records)} exports; {share} reach the last stage, SID.",
         "",
         *(
-            [f"**The sweep is not finished: {missing} exports are missing, and the share says nothing of them.**", ""]
+            [f"**The sweep is incomplete: {missing} exports are missing and not included in the share.**", ""]
             if missing
             else []
         ),
-        "A difference above its tolerance is that of quantised values a step apart, or of detections that score alike",
-        "in another order, where every node by itself agrees ([conversion](conversion.md)). Cells that did not",
-        "converge are those the certificate marks, most quantised layers among them: their steps are wider than the",
-        "noise that SID asks for. What fails at export fails in PyTorch's exporter.",
+        "Where a difference exceeds its tolerance, every node by itself still agrees ([conversion](conversion.md)):",
+        "quantized values are one step apart, or detections of nearly equal score are in another order. Cells marked",
+        "as not converged include most quantized layers, whose steps are wider than the noise of SID. Failures at",
+        "export are failures of PyTorch's exporter.",
         "",
         "This page is written by `python benchmarks/architectures.py --table docs/architectures.md`.",
         "",
@@ -303,7 +303,7 @@ def page(records: list[dict[str, Any]]) -> str:
 def _row(record: dict[str, Any]) -> str:
     difference = f"{record['difference']:.1e} / {record['tolerance']:.1e}" if "difference" in record else ""
     values = " ".join(f"{value:.2f}" for value in record.get("sid", {}).values())
-    remarks = [f"served otherwise: {', '.join(record['others'])}"] if record.get("others") else []
+    remarks = [f"other backends: {', '.join(record['others'])}"] if record.get("others") else []
     if record["stage"] == "done":
         remarks += [] if record.get("converged", True) else ["not converged"]
     else:
@@ -318,10 +318,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("architectures.jsonl"))
     parser.add_argument("--only", default="", metavar="REGEX", help="only builders whose name matches")
-    parser.add_argument("--seconds", type=int, default=600, help="processor time of one builder through one exporter")
-    parser.add_argument("--memory", type=int, default=24, metavar="GIB", help="limit of its address space")
+    parser.add_argument("--seconds", type=int, default=600, help="CPU time limit per builder and exporter")
+    parser.add_argument("--memory", type=int, default=24, metavar="GIB", help="address space limit")
     parser.add_argument("--exporter", choices=EXPORTERS, action="append", help="only this exporter (repeatable)")
-    parser.add_argument("--table", type=Path, help="write the page of the results there instead of running")
+    parser.add_argument("--table", type=Path, help="write the page of results to this file instead of running")
     arguments = parser.parse_args()
     if arguments.table:
         arguments.table.write_text(page(read(arguments.results)), encoding="utf-8")

@@ -1,8 +1,8 @@
-"""What share of an analysis's time goes into its archive.
+"""Measure the share of an analysis's time that goes into writing its archive.
 
 python benchmarks/archive_writing.py MODEL --inputs SPEC [--limit N] [any option of analyze that takes a value]
 
-Prints the seconds spent in the archive's writer, by what it did, and their share of the whole analysis; fails if that
+Prints the seconds spent in the archive's writer, by operation, and their share of the whole analysis; fails if that
 is 5 % or more.
 """
 

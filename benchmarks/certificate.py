@@ -1,11 +1,11 @@
-"""Whether the stated gap covers what is missing: a sound solver and sabotaged ones against a long stochastic ascent.
+"""Check that the stated gap covers the shortfall: the solver and sabotaged versions against a long stochastic ascent.
 
     python benchmarks/certificate.py --samples 8 --seeds 0 1 2
 
-Every layer of the bundled digits network is solved to the end by a plain stochastic ascent of many small steps, which
-shares nothing with the solver but the layer itself. Then the solver runs as it is, and with one part after the other
-broken. A cell is covered if its mean H at the met constraint, measured with 4,096 fresh noise samples, lies no further
-below the ascent's than its gap says, or if it is not marked as converged. Errors of both measurements count twice.
+Every layer of the bundled digits network is solved by a plain stochastic ascent of many small steps, which shares
+nothing with the solver but the layer itself. Then the solver runs unchanged, and with one part after the other broken.
+A cell is covered if its mean H at the met constraint, measured with 4,096 fresh noise samples, is at most its gap
+below the ascent's, or if it is not marked as converged. Two standard errors of both measurements are allowed for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ALPHA, CAP = 1.5e-4, 1.0
 
 
 def ascent(feature: LayerProbe, scales: Tensor, target: Tensor, *, steps: int = 3000, noises: int = 64) -> Tensor:
-    """``log sigma`` (S, n) at the end of a stochastic ascent, averaged over its second half."""
+    """``log sigma`` (S, n) from a stochastic ascent, averaged over its second half."""
     logs, average, smooth = scales.log(), torch.zeros_like(scales), None
     for step in range(steps):
         halves, deviations = feature.gradients(logs.exp(), noises)
@@ -62,7 +62,7 @@ def _mean(first: Tensor, second: Tensor, *_: object) -> Tensor:
 
 
 def _backwards(first: Tensor, second: Tensor, *_: object) -> Tensor:
-    """Flip the filter's result, as a forgotten conjugate does."""
+    """Flip the filter's result, like a forgotten complex conjugate."""
     return ((first + second) / 2).flip(1)
 
 

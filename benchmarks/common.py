@@ -1,4 +1,4 @@
-"""What the benchmarks share: arguments of an analysis, the machine's name, and a clock around functions."""
+"""Shared parts of the benchmarks: command-line arguments, the machine's name, and a timer for functions."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from onnxinfo.torch_graph.precision import to_float32
 
 
 def analysis_parser(description: str | None) -> argparse.ArgumentParser:
-    """Arguments that name a model, samples, layers and a device as ``onnxinfo analyze`` does."""
+    """Return a parser with model, samples, layers and device, as in ``onnxinfo analyze``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--inputs", required=True)
     parser.add_argument("--preset")
-    parser.add_argument("--layers", nargs="*", default=[], help="patterns; default: what is analyzed by default")
+    parser.add_argument("--layers", nargs="*", default=[], help="patterns; default: the default layers")
     parser.add_argument("--device", default="auto")
     return parser
 
 
 def machine(device: str = "auto") -> str:
-    """What computes: a GPU's name, or a processor's kind with the threads that torch uses; and torch's version."""
+    """Return the hardware (a GPU's name, or a CPU's with the number of torch threads) and torch's version."""
     used = device_of(device)
     threads = f"{platform.machine()}, {torch.get_num_threads()} threads"
     return f"{torch.cuda.get_device_name(used) if used.type == 'cuda' else threads}, torch {torch.__version__}"
@@ -40,7 +40,7 @@ def machine(device: str = "auto") -> str:
 def prepared(
     model: str, inputs: str, layers: Sequence[str], *, preset: str | None = None, samples: int, device: str
 ) -> Job:
-    """Network and samples, as an analysis prepares them."""
+    """Return network and samples, prepared as by an analysis."""
     loaded = to_float32(model)
     chosen = onnxinfo.select_layers(onnxinfo.list_layers(loaded), layers)
     provider = InputProvider(
@@ -52,7 +52,7 @@ def prepared(
 
 
 def timed(spent: dict[str, float], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function so that the seconds it takes are added up under a name."""
+    """Wrap a function so that its run time is added up under a name."""
 
     def wrapped(*arguments: Any, **options: Any) -> Any:
         began = time.perf_counter()

@@ -1,9 +1,9 @@
-"""How many of ONNX's own backend cases does each engine pass?
+"""Count how many of ONNX's own backend test cases each engine passes.
 
 Prints one row per engine over the node, simple, pytorch-converted and pytorch-operator cases of the installed onnx
 package, compared at each case's tolerance. "Rounding" counts outputs that differ from the stored ones by more than the
-tolerance, while they are within it of what the case's model computes in higher precision: there the stored output has
-the rounding error::
+tolerance, but are within it of the case's model evaluated in higher precision: then the stored output has the rounding
+error::
 
     python benchmarks/conformance.py
     python benchmarks/conformance.py --engine onnxinfo --verbose --only test_resize
@@ -93,7 +93,7 @@ ENGINES: dict[str, Callable[[onnx.ModelProto], Run]] = {
 
 
 def backend_of(engine: Callable[[onnx.ModelProto], Run]) -> type[Backend]:
-    """Wrap an engine so that ONNX's runner tells its errors from wrong results; ``last`` is what it ran last."""
+    """Wrap an engine so that ONNX's runner distinguishes its errors from wrong results; ``last`` is its last run."""
 
     class Rep(BackendRep):
         def __init__(self, model: onnx.ModelProto) -> None:
@@ -102,7 +102,7 @@ def backend_of(engine: Callable[[onnx.ModelProto], Run]) -> type[Backend]:
 
         def run(self, inputs: Any, **kwargs: Any) -> Any:
             Engine.last = (self._model, copy.deepcopy(list(inputs)))
-            # The cases are shared by the engines, some of which write to their operands.
+            # The engines share the cases, and some write to their operands.
             return _refusing(self._run, copy.deepcopy(list(inputs)))
 
     class Engine(Backend):
@@ -127,7 +127,7 @@ def _refusing(function: Callable[[Any], Any], argument: Any) -> Any:
 
 
 class WholeRunner(Runner):  # type: ignore[misc]
-    """ONNX's runner, which takes the elements of sequences apart and fails where they have no axes."""
+    """ONNX's runner, which splits sequences into their elements and fails if these have no axes."""
 
     @classmethod
     def assert_similar_outputs(
@@ -142,10 +142,10 @@ class WholeRunner(Runner):  # type: ignore[misc]
 
 
 def right_in_higher_precision(model: onnx.ModelProto, inputs: list[Any], mismatch: MismatchError) -> bool:
-    """Whether it is the stored outputs that are rounded: the others are within the tolerance of exact ones.
+    """Whether the stored outputs have the rounding error: the engine's are within the tolerance of exact ones.
 
-    Exact is what the reference evaluator computes, half precision in float32 and float32 in float64; the stored
-    outputs have to be roughly that too.
+    Exact outputs are those of the reference evaluator, with half precision in float32 and float32 in float64; the
+    stored outputs must be close to them, too.
     """
     half = any(isinstance(x, np.ndarray) and x.dtype.itemsize == 2 for x in inputs)
     wider = np.float32 if half else np.float64
@@ -164,7 +164,7 @@ def right_in_higher_precision(model: onnx.ModelProto, inputs: list[Any], mismatc
 
 @dataclass
 class Tally:
-    """What an engine did with the cases."""
+    """Counts of an engine's results."""
 
     passes: list[str] = field(default_factory=list)
     wrong: dict[str, str] = field(default_factory=dict)

@@ -1,8 +1,8 @@
-"""What does conversion cost? The converted graph's speed beside the original module's, and the time to convert.
+"""Cost of conversion: the converted graph's speed relative to the original module's, and the conversion time.
 
-Forward and backward passes of torchvision networks at batch 8, on one thread; original and converted take turns, and
-medians are compared. All times are the process's CPU time, which other processes disturb little. Needs torchvision
-and onnxscript::
+Forward and backward passes of torchvision networks at batch size 8, with one thread; original and converted module
+take turns, and medians are compared. All times are the process's CPU time, which other processes hardly disturb. Needs
+torchvision and onnxscript::
 
     python benchmarks/conversion.py
 """
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, action="append", help="only this network (repeatable)")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--size", type=int, default=224, help="side of the images")
+    parser.add_argument("--size", type=int, default=224, help="side length of the images")
     parser.add_argument("--dynamo", action="store_true", help="export with torch.export instead of TorchScript")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -43,13 +43,13 @@ def main() -> None:
         assert torch.allclose(original(x), module(x)[0], rtol=1e-3, atol=1e-4)
         times = interleaved([original, module], x, arguments.repetitions)
         before, after = (statistics.median(each) for each in times)
-        # Neighbours in time saw the same machine.
+        # Adjacent measurements saw the machine in the same state.
         ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
         print(f"| {name} | {before:.3f} | {after:.3f} | {ratio:.3f} | {seconds:.2f} |", flush=True)
 
 
 def exported(name: str, size: int, batch: int, dynamo: bool) -> tuple[nn.Module, Path]:
-    """A network with random weights, in inference mode, and its ONNX file."""
+    """Return a network with random weights in inference mode, and its ONNX file."""
     from torchvision import models
 
     torch.manual_seed(0)
@@ -62,7 +62,7 @@ def exported(name: str, size: int, batch: int, dynamo: bool) -> tuple[nn.Module,
 
 
 def converted(file: Path) -> tuple[nn.Module, float]:
-    """The converted graph, and the CPU time from reading the file to having it; median of three."""
+    """Return the converted graph, and the CPU time from reading the file to the graph, median of three."""
     import onnxinfo
 
     onnxinfo.convert(file)
@@ -75,14 +75,14 @@ def converted(file: Path) -> tuple[nn.Module, float]:
 
 
 def step(module: nn.Module, x: torch.Tensor) -> None:
-    """One forward and backward pass to the input, as metrics take them."""
+    """Run one forward and backward pass to the input, as metrics do."""
     leaf = x.clone().requires_grad_()
     result: Any = module(leaf)
     (result[0] if isinstance(result, tuple) else result).sum().backward()
 
 
 def interleaved(modules: Sequence[nn.Module], x: torch.Tensor, repetitions: int) -> list[list[float]]:
-    """Seconds of CPU time that each module's steps take, by turns, after a turn that does not count."""
+    """CPU seconds of each module's steps, taken by turns, after a warm-up turn."""
     times: list[list[float]] = [[] for _ in modules]
     for repetition in range(repetitions + 1):
         order = range(len(modules)) if repetition % 2 else reversed(range(len(modules)))

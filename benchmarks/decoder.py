@@ -1,10 +1,10 @@
-"""A decoder of language-model size, with random weights: SID per token of some of its layers, in a stated memory.
+"""SID per token for layers of a language-model-sized decoder with random weights, within a stated memory limit.
 
     python benchmarks/decoder.py --parameters 1b --tokens 16 --layers 2 5 --memory 1G
     python benchmarks/decoder.py --parameters 20m --tokens 32
 
-Written as exporters write such models: token ids in, root-mean-square norms, rotary embedding, grouped-query attention,
-gated feed-forward blocks, logits out (opset 23); its weights lie in a file beside the model, over 4 GB of them.
+Built as exporters write such models: token ids as input, root-mean-square norms, rotary embedding, grouped-query
+attention, gated feed-forward blocks, logits as output (opset 23); over 4 GB of weights are in a file beside the model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from onnx import TensorProto, helper
 import onnxinfo
 from onnxinfo.archive.means import layer_summary
 
-#: Width, feed-forward width, heads, heads of keys and values, blocks, tokens of the vocabulary.
+#: Width, feed-forward width, heads, key-value heads, blocks, vocabulary size.
 SIZES = {"20m": (256, 1024, 8, 2, 8, 16000), "1b": (2048, 8192, 32, 8, 16, 32000)}
 CONTEXT = 2048
 
@@ -40,7 +40,7 @@ class Writer:
         self.parameters = 0
 
     def weight(self, name: str, *shape: int, scale: float = 0.02) -> str:
-        """Draw a weight; it is written at once, and never held together with the others."""
+        """Draw a weight and write it at once, so that weights are never in memory together."""
         return self.stored(name, self.random.standard_normal(shape, np.float32) * np.float32(scale))
 
     def stored(self, name: str, values: np.ndarray[Any, Any]) -> str:
@@ -62,11 +62,11 @@ class Writer:
         return output
 
     def linear(self, x: str, name: str, rows: int, columns: int) -> str:
-        """A product with a new weight."""
+        """Add a product with a new weight."""
         return self.node("MatMul", [x, self.weight(f"{name}.weight", rows, columns)], name)
 
     def norm(self, x: str, name: str, width: int) -> str:
-        """A root-mean-square norm."""
+        """Add a root-mean-square norm."""
         scale = self.stored(f"{name}.weight", np.ones(width, np.float32))
         return self.node("RMSNormalization", [x, scale], name, epsilon=1e-5)
 
@@ -125,9 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parameters", choices=sorted(SIZES), default="20m")
     parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--layers", type=int, nargs="*", default=[1, 3], help="blocks")
+    parser.add_argument("--layers", type=int, nargs="*", default=[1, 3], help="blocks to analyze")
     parser.add_argument("--samples", type=int, default=1)
-    parser.add_argument("--memory", default="1G", help="budget for activations")
+    parser.add_argument("--memory", default="1G", help="memory for activations")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +146,7 @@ def main() -> None:
         seconds = time.perf_counter() - began
         with onnxinfo.open(result.archive) as opened:
             run = opened[result.run]
-            print(f"\n{seconds:.0f} s; inputs at once: {run.provenance['inputs_at_once']}")
+            print(f"\n{seconds:.0f} s; batch size: {run.provenance['inputs_at_once']}")
             print("| layer | H | converged | H of each token of the first sample |\n| --- | ---: | ---: | --- |")
             values = layer_summary(run.values("sid"))
             for i, layer in enumerate(run.layers):
@@ -154,7 +154,7 @@ def main() -> None:
                 mean, share = values["value"][i], values["n_converged"][i] / max(values["n"][i], 1)
                 print(f"| {layer.name} | {mean:.4f} | {share:.0%} | {' '.join(f'{h:.3f}' for h in tokens)} |")
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"\nmost memory of the process: {used:.1f} GiB; on a GPU: {_on_gpu()}")
+    print(f"\npeak memory of the process: {used:.1f} GiB; on a GPU: {_on_gpu()}")
 
 
 def _on_gpu() -> str:

@@ -1,4 +1,4 @@
-"""Digests of the numbers of small analyses: a change of structure keeps them, on one machine and one set of packages.
+"""Digests of the numbers of small analyses, which refactoring must not change on the same machine and packages.
 
 python benchmarks/digests.py > before.txt
 ... the change ...
@@ -18,7 +18,7 @@ import onnxinfo
 from onnxinfo.models import path
 
 DIGITS = f"{path('digits.npz')}:images"
-#: Name of an analysis -> model, inputs and options.
+#: Maps the name of an analysis to model, inputs and options.
 ANALYSES = {
     "images": (
         "digits-cnn.onnx",
@@ -51,7 +51,7 @@ ANALYSES = {
 
 
 def digests(archive: Path) -> dict[str, str]:
-    """A digest of all columns and maps of each metric of the only run of an archive."""
+    """Yield a digest of all columns and maps of each metric in the only run of an archive."""
     found = {}
     with onnxinfo.open(archive) as opened:
         (name,) = opened
@@ -67,7 +67,7 @@ def digests(archive: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    """Print a line for each analysis, number of workers and metric."""
+    """Print one line per analysis, number of workers and metric."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of processes")
     arguments = parser.parse_args()

@@ -1,10 +1,10 @@
-"""Does the solver keep a device as busy as a plain forward and backward loop over the same network does?
+"""Compare the solver's device utilization with a plain forward and backward loop over the same network.
 
     python benchmarks/efficiency.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --layers relu_2 relu_18
 
-The plain loop evaluates a layer and the gradient of its sum with respect to the input, at the batch size that is best
-for it. The solver is timed as a whole: noise, probes, denoising, constraint and certificate included. Both are counted
-in floating-point operations of the network's forward and backward passes, in the same run.
+The plain loop evaluates a layer and the gradient of its sum with respect to the input, at its best batch size. The
+solver is timed as a whole, including noise, probes, denoising, constraint and certificate. Both are measured in
+floating-point operations of the network's forward and backward passes, in the same run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from onnxinfo.metrics.sid import Problem, solve
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, least: float) -> float:
-    """Mean seconds of some work, repeated for a while after a first time."""
+    """Mean seconds of some work, repeated for a while after a warm-up."""
     work()
     count, began = 0, time.perf_counter()
     while (spent := time.perf_counter() - began) < least:
@@ -35,14 +35,14 @@ def seconds_of(work: Callable[[], object], device: torch.device, least: float) -
 
 
 def both(network: Network, x: Tensor, rows: Tensor) -> Tensor:
-    """A forward and a backward pass."""
+    """Run a forward and a backward pass."""
     leaf = x.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(network(leaf, rows)[0].sum(), leaf)
     return gradient
 
 
 class Counted:
-    """Forward and backward passes of a network, counted in inputs."""
+    """Counts forward and backward passes of a network, in inputs."""
 
     def __init__(self, network: Network) -> None:
         self.network, self.forward, self.backward = network, 0, 0
@@ -70,14 +70,16 @@ def main() -> None:
     """Print the table."""
     parser = analysis_parser(__doc__)
     parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--batch", type=int, nargs="*", default=[1, 4, 16, 64, 256], help="tried by the plain loop")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement at least")
+    parser.add_argument(
+        "--batch", type=int, nargs="*", default=[1, 4, 16, 64, 256], help="batch sizes of the plain loop"
+    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="minimum duration of each measurement")
     arguments = parser.parse_args()
     job = prepared(
         arguments.model, arguments.inputs, arguments.layers, preset=arguments.preset, samples=arguments.samples,
         device=arguments.device,
     )  # fmt: skip
-    print(f"{machine(arguments.device)}; {arguments.samples} samples, {job.batch_size} inputs at once\n")
+    print(f"{machine(arguments.device)}; {arguments.samples} samples, batch size {job.batch_size}\n")
     print("| layer | plain loop, GFLOP/s | at batch | solver, GFLOP/s | share |\n| --- | ---: | ---: | ---: | ---: |")
     x, rows = job.inputs(range(arguments.samples))
     for i, layer in enumerate(job.layers):

@@ -1,9 +1,9 @@
-"""Draw every kind of plot and print, or compare, the digests of the files: a change of the code must not change them.
+"""Draw every kind of plot and print or compare the digests of the files, which refactoring must not change.
 
     python benchmarks/figures.py FOLDER --write before.json
     python benchmarks/figures.py FOLDER --against before.json
 
-FOLDER keeps the archives, so that both calls draw the same numbers: the demo's, and made-up ones of images, tokens,
+FOLDER keeps the archives, so that both calls draw the same numbers: the demo's, and synthetic ones of images, tokens,
 features and series. Without ``--write`` and ``--against`` the digests are printed.
 """
 
@@ -27,12 +27,12 @@ from onnxinfo.archive.format import Metric
 
 Case = tuple[str, str, dict[str, Any]]
 
-#: Theme, width and format: the page on paper, the column in the dark, the slide.
+#: Theme, width and format: a page on paper, a column in dark mode, a slide.
 STYLES = (("light", "page", "png"), ("dark", "column", "svg"), ("light", "slide", "svg"))
 
 
 def make_archives(folder: Path) -> None:
-    """Write the archives that are not there yet."""
+    """Write missing archives."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "digits.h5").exists():
         onnxinfo.demo(folder)
@@ -88,7 +88,7 @@ def cases(folder: Path) -> Iterator[Case]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Draw all figures and return the SHA-256 of each file, by what it shows."""
+    """Draw all figures and return the SHA-256 of each file, by content."""
     found = {}
     for archive, kind, options in cases(folder):
         for theme, width, suffix in STYLES:
@@ -104,8 +104,8 @@ def main() -> int:
     """Draw, then write, compare or print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="keep the digests")
-    parser.add_argument("--against", type=Path, metavar="FILE", help="compare with digests that were kept")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the digests")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="compare with these digests")
     arguments = parser.parse_args()
     make_archives(arguments.folder)
     found = digests(arguments.folder)
@@ -116,7 +116,7 @@ def main() -> int:
         changed = [key for key in kept.keys() | found.keys() if kept.get(key) != found.get(key)]
         for key in sorted(changed):
             print(f"differs: {key}")
-        print(f"{len(found) - len(changed)} of {len(found)} figures are the same to the byte")
+        print(f"{len(found) - len(changed)} of {len(found)} figures are identical")
         return int(bool(changed))
     print(json.dumps(found, indent=1) if not arguments.write else f"{len(found)} figures")
     return 0

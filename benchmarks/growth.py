@@ -1,11 +1,11 @@
-"""How time and peak memory grow with layers, images, pixels and probes: a line is fitted to each.
+"""Growth of time and peak memory with layers, images, pixels and probes, with a line fitted to each.
 
     python benchmarks/growth.py
     python benchmarks/growth.py --model resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --images 10 100 1000
 
 Every point is an analysis in a process of its own, of a chain of convolutions with random weights on random images
-unless a model is named (then only images and layers vary). Time is of computing, import and conversion apart; memory
-is the process's peak. Probes are of the Gauss-Newton round, and of that alone.
+unless a model is named (then only images and layers vary). Times exclude import and conversion; memory is the process's
+peak. For probes, only the Gauss-Newton round is measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHANNELS, DEPTH = 16, 8
 
 
 def chain(side: int, file: Path) -> None:
-    """Write a chain of convolutions with random weights, for images of that side."""
+    """Write a chain of convolutions with random weights, for images of the given side length."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     random = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def chain(side: int, file: Path) -> None:
 
 
 def point(request: dict[str, Any]) -> None:
-    """Run one analysis in this process and print what it took."""
+    """Run one analysis in this process and print its time and memory."""
     clock: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         onnxinfo.analyze(
@@ -70,7 +70,7 @@ def measure(**request: Any) -> dict[str, float]:
 
 
 def probes(file: Path, images: Path, counts: list[int]) -> dict[int, dict[str, float]]:
-    """Time of the column norms of one layer for several numbers of noises; two probes at each."""
+    """Time of one layer's column norms for several numbers of noise samples, with two probes each."""
     job = prepared(str(file), str(images), [f"relu_{DEPTH - 1}"], samples=8, device="cpu")
     job.batch_size = 64
     feature = job.feature(0, *job.inputs(range(8)), 0)
@@ -86,7 +86,7 @@ def probes(file: Path, images: Path, counts: list[int]) -> dict[int, dict[str, f
 
 
 def show(what: str, found: dict[int, dict[str, float]]) -> None:
-    """Print the points, the line through the times, and how the memory changed."""
+    """Print the points, the line fitted to the times, and the change of memory."""
     x = np.array(list(found), dtype=float)
     seconds = np.array([each["seconds"] for each in found.values()])
     memory = [each["mebibytes"] for each in found.values()]
@@ -124,7 +124,8 @@ def main() -> None:
         common = {"model": given.model or str(file), "inputs": given.inputs or str(images), "preset": given.preset}
         names = [layer.name for layer in onnxinfo.list_layers(common["model"]) if layer.default]
         show("images", {n: measure(**common, layers=names[:1], limit=n) for n in given.images})
-        # Around the middle: equally deep on average, however many; a layer's cost is that of what lies before it.
+        # Layers around the middle: equally deep on average for any count; a layer's cost is that of the layers before
+        # it.
         middle = {n: names[(len(names) - n) // 2 :][:n] for n in given.layers if n <= len(names)}
         show("layers", {n: measure(**common, layers=chosen, limit=32) for n, chosen in middle.items()})
         if given.model:

@@ -1,9 +1,9 @@
-"""Whether the tests that guard the certificate notice when it is broken.
+"""Check that the tests that guard the certificate notice when it is broken.
 
     python benchmarks/mutants.py [--only WORD]
 
 Each mutant changes one place in a temporary copy of the package, and the named test files run against it until the
-first failure. A mutant that no test notices survived, and the exit status is 1.
+first failure. A mutant that no test detects has survived, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-#: What a copy needs to run the tests.
+#: Files that a copy needs to run the tests.
 COPIED = ("onnxinfo", "cli", "models", "tests", "pyproject.toml")
 LIMIT_S = 180
 
 
 class Mutant(NamedTuple):
-    """A change that has to be noticed: in a file, one text becomes another; the tests that run."""
+    """A change that tests must detect: in a file, one text is replaced by another; and the tests to run."""
 
     file: str
     old: str
@@ -34,7 +34,7 @@ class Mutant(NamedTuple):
 
 CERTIFICATE, SID, CELLS = "metrics/certificate.py", "metrics/sid.py", ("certificate", "sabotage")
 MUTANTS = (
-    # The verdict: what is known to be met, and to be near.
+    # The verdict: whether constraint and optimality are known.
     Mutant(CERTIFICATE, "RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1", "RATIO_TOLERANCE, RATIO_LIMIT = 0.5, 0.1", CELLS),
     Mutant(CERTIFICATE, "RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1", "RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 1.0", CELLS),
     Mutant(CERTIFICATE, "(self.gap <= GAP_TOLERANCE) | self.saturated", "self.gap.isfinite() | self.saturated", CELLS),
@@ -76,7 +76,7 @@ MUTANTS = (
     Mutant(SID, "| (now.met &", "| (", CELLS),
     Mutant(SID, "before.gap.isnan() |", "", CELLS),
     Mutant("metrics/shrinkage.py", "(a * b.conj()).real", "(a * a.conj()).real", ("shrinkage", *CELLS)),
-    # The marks, and what is made of the cells.
+    # The marks, and statistics over cells.
     Mutant("analysis/proof.py", '("gap", ~certificate.optimal),', "", CELLS),
     Mutant("analysis/proof.py", '("ratio", ~certificate.met),', "", CELLS),
     Mutant("analysis/proof.py", "coarse & ~certificate.saturated", "coarse", CELLS),
@@ -103,7 +103,7 @@ def prepare(folder: Path) -> None:
 
 
 def notices(folder: Path, tests: tuple[str, ...]) -> bool:
-    """Tell whether one of the test files fails."""
+    """Whether one of the test files fails."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
     command += [str(path.relative_to(ROOT)) for name in tests for path in sorted(ROOT.glob(f"tests/**/test_{name}.py"))]
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -117,9 +117,9 @@ def notices(folder: Path, tests: tuple[str, ...]) -> bool:
 
 
 def main() -> None:
-    """Print what became of each mutant."""
+    """Print the fate of each mutant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="mutants whose file or text has this in it")
+    parser.add_argument("--only", default="", help="mutants whose file or text contains this word")
     only = parser.parse_args().only
     chosen = [mutant for mutant in MUTANTS if any(only in part for part in (mutant.file, mutant.old, mutant.new))]
     survived = 0

@@ -1,13 +1,13 @@
-"""How near to the optimum the solver ends, and whether it says so, over seeds.
+"""Distance between the solver's results and the optimum, and reliability of its verdict, over several seeds.
 
     python benchmarks/optimum.py resnet20.onnx --inputs images.npz:x_test --preset imagenet --layers relu_18 logits \\
         --samples 8 --seeds 0 1 2 --truth truth.jsonl
 
-For each layer: the mean H at the met constraint, measured with 4,096 fresh noise samples; the share of cells that are
-proven, and of those with the same verdict under every seed; the spread between seeds over the stated error; the mean
-square of (ratio measured afresh - stated ratio) over both errors; products and seconds for each cell. With truths, from
-a longer ascent (lines of JSON with ``layer``, ``image``, ``truth`` and ``stderr``): what is missing on average and at
-most, and how often the stated gap covers it.
+For each layer: the mean H at the met constraint, measured with 4,096 fresh noise samples; the fraction of cells that
+are proven, and of those with the same verdict under every seed; the spread between seeds over the stated error; the
+mean square of (fresh ratio - stated ratio) over both errors; products and seconds per cell. With truths from a longer
+ascent (lines of JSON with ``layer``, ``image``, ``truth`` and ``stderr``): the mean and maximum shortfall, and how
+often the stated gap covers it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOISES = 4096
 
 @dataclass(frozen=True)
 class Tried:
-    """One layer under one seed; tensors are (S,)."""
+    """Result of one layer with one seed; tensors are (S,)."""
 
     value: Tensor
     error: Tensor
@@ -44,7 +44,7 @@ class Tried:
 
 
 def tried(job: Job, position: int, samples: int, seed: int) -> Tried:
-    """Solve one layer, and measure its constraint afresh."""
+    """Solve one layer, and measure its constraint with fresh noise."""
     x, rows = job.inputs(list(range(samples)))
     probes = generator(x.device, seed, "probes")
     began = time.process_time()
@@ -56,14 +56,14 @@ def tried(job: Job, position: int, samples: int, seed: int) -> Tried:
     deviations = feature.deviations(found.sigma, NOISES) / target
     ratio, stderr = deviations.mean(0), deviations.std(0) / math.sqrt(NOISES)
     exponent, free = found.certificate.exponent, (found.sigma < CAP).float().mean(1)
-    # The stated ratio is before the last correction, by which the scales meet the constraint.
+    # The stated ratio precedes the last correction, after which the scales meet the constraint.
     chi_square = (ratio - 1).square() / (stderr.square() + found.certificate.ratio_stderr.square())
     value = found.sigma.log().mean(1) + ENTROPY - free * ratio.log() / exponent
     return Tried(value, free * stderr / exponent, chi_square, found, seconds)
 
 
 def row(name: str, runs: list[Tried], truths: Mapping[int, tuple[float, float]]) -> str:
-    """One line of the table."""
+    """Return one row of the table."""
     value = torch.stack([run.value for run in runs])
     proven = torch.stack([run.found.certificate.converged for run in runs])
     stated = torch.stack([run.found.entropy.mean(1) for run in runs])
@@ -88,7 +88,7 @@ def row(name: str, runs: list[Tried], truths: Mapping[int, tuple[float, float]])
 
 
 def missing(runs: list[Tried], truths: Mapping[int, tuple[float, float]]) -> list[str]:
-    """Nats below the truth on average and at most, mean stated gap, and share of cells that it covers."""
+    """Mean and maximum shortfall from the truth in nats, mean stated gap, and fraction of cells that it covers."""
     if not truths:
         return ["-"] * 4
     short, gap, covered = [], [], []

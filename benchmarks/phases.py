@@ -1,10 +1,10 @@
-"""What a whole network costs, phase by phase: start-up, conversion, verification, every layer's SID, writing.
+"""Cost of a whole network by phase: start-up, conversion, verification, every layer's SID, writing.
 
     python benchmarks/phases.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --limit 32
     python benchmarks/phases.py vgg16.onnx --inputs images/ --preset imagenet --limit 2 --project 50
 
-All default layers unless some are named. The last line tells what as many images as ``--project`` says would take: of
-the phases that grow with the images, in proportion.
+All default layers are analyzed unless some are named. The last line extrapolates to the number of images given by
+``--project``, in proportion for the phases that grow with the images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from onnxinfo.analysis.tasks import Linearise, Measuring
 from onnxinfo.archive.writer import RunWriter
 from onnxinfo.metrics.network import Network
 
-#: Phases, with what is called in them, and whether they grow with the images.
+#: Phases, with the functions called in each, and whether they grow with the number of images.
 PHASES: dict[str, tuple[list[tuple[Any, str]], bool]] = {
     "model": ([("onnxinfo.workflows.analyze", "to_float32"), ("onnxinfo.workflows.analyze", "list_layers")], False),
     "samples": ([("onnxinfo.workflows.analyze", "open_inputs")], False),
@@ -53,7 +53,7 @@ def measured(phases: dict[str, float]) -> Iterator[None]:
 
 
 def start_up() -> float:
-    """Seconds until a fresh process has imported what an analysis needs."""
+    """Seconds until a fresh process has imported everything that an analysis needs."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import onnxinfo.workflows.analyze"], check=True)
     return time.perf_counter() - began
@@ -84,7 +84,7 @@ def main() -> None:
     phases["rest"] = total - sum(seconds for phase, seconds in phases.items() if phase != "start-up")
     for phase, seconds in phases.items():
         print(f"| {phase} | {seconds:.2f} | {seconds / whole:.1%} |")
-    print(f"| whole | {whole:.2f} | 100% |")
+    print(f"| total | {whole:.2f} | 100% |")
     growing = sum(phases.get(phase, 0.0) for phase, (_, grows) in PHASES.items() if grows)
     print(f"\n{given.project} images: {whole + growing * (given.project / images - 1):.0f} s")
 

@@ -1,10 +1,10 @@
-"""Whether the stated gap of RU covers what is missing: the solver as it is, and broken, against a long ascent.
+"""Check that the stated gap of RU covers the shortfall: the solver and broken versions against a long ascent.
 
     python benchmarks/ru.py --samples 4 --layers relu pool logits
 
-Decoders of the bundled digits network are trained and kept in a temporary folder. From the solution, an ascent of many
-more and smaller steps goes on; a cell is covered if its mean H at the met constraint lies no further below the ascent's
-than its gap says. Errors of both measurements count twice. Times are of the process, for each cell.
+Decoders of the bundled digits network are trained and kept in a temporary folder. An ascent of many more and smaller
+steps continues from the solution; a cell is covered if its mean H at the met constraint is at most its gap below the
+ascent's. Two standard errors of both measurements are allowed for. Times are CPU times per cell.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a second worker brings: cells per second with one and with two workers of one thread, by each engine.
+"""Speedup of a second worker: cells per second with one and with two single-threaded workers, for each engine.
 
     python benchmarks/scaling.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --limit 64
 
-Ray's clusters are of nodes of one core each on this machine. Throughput is of the cells after the first that each
-worker finished: what comes before, workers need to start. The whole time is printed beside it.
+Ray clusters consist of single-core nodes on this machine. Throughput is measured from the first cell finished by each
+worker, to exclude start-up. The total time is printed, too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import onnxinfo
 
 @contextlib.contextmanager
 def ray_nodes(count: int) -> Iterator[dict[str, Any]]:
-    """Start a cluster of nodes with one core each."""
+    """Start a cluster of single-core nodes."""
     from ray.cluster_utils import Cluster
 
-    # Else Ray's workers yield to everything else on this machine.
+    # Otherwise Ray's workers yield to everything else on this machine.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     for _ in range(count - 1):
@@ -40,12 +40,12 @@ def ray_nodes(count: int) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def processes(count: int) -> Iterator[dict[str, Any]]:
-    """Nothing has to be started."""
+    """No cluster to start."""
     yield {"engine": "local", "workers": count, "threads": 1}
 
 
 def throughput(workers: int, given: argparse.Namespace, options: dict[str, Any]) -> tuple[float, float]:
-    """Cells per second once all workers are at work, and seconds of it all."""
+    """Cells per second once all workers are busy, and total seconds."""
     finished: list[tuple[float, int]] = []
 
     def note(progress: onnxinfo.Progress) -> None:

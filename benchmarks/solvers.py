@@ -1,12 +1,12 @@
-"""The solver against the paper's optimiser: mean H at the met constraint, and seconds per cell, layer by layer.
+"""The solver against the paper's optimizer: mean H at the met constraint, and seconds per cell, layer by layer.
 
     python benchmarks/solvers.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --layers relu_2 relu_18
     python benchmarks/solvers.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --layers relu_2 \
         --metric ru --decoders DIR --decoder-inputs cifar10.npz:x_train
 
-Both are run on the same machine, one after the other, the paper's on fewer samples if so asked; H is compared on those
-that both have. Each sample has its own D, so that it does not depend on how many there are. For ru both use the same
-decoders, trained beforehand. The ratio is measured by each cell's certificate, with noise that neither has seen.
+Both run on the same machine, one after the other, the paper's optionally on fewer samples; H is compared on common
+samples. Each sample has its own D, so that it does not depend on their number. For ru both use the same decoders,
+trained beforehand. The ratio is measured by each cell's certificate, with noise independent of either solver.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from onnxinfo.archive.means import mean_and_stderr, pair_up
 
 @dataclass
 class Clock:
-    """Seconds that went into each layer, and into what all have in common, by what it is."""
+    """Seconds spent on each layer, and on the work common to all."""
 
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     last: float = field(default_factory=time.perf_counter)
 
     def note(self, progress: onnxinfo.Progress) -> None:
-        """Count the time since the last word for what is finished: a layer, or the normalizers with the closed form."""
+        """Attribute the time since the last call to the finished item: a layer, or normalizers and closed form."""
         now = time.perf_counter()
         self.seconds[progress.layer or progress.stage] += now - self.last
         self.last = now
@@ -69,16 +69,18 @@ def main() -> None:
     """Print the table."""
     parser = analysis_parser(__doc__)
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--reference-samples", type=int, help="of them, for the paper's optimiser; default: all")
+    parser.add_argument(
+        "--reference-samples", type=int, help="number of samples for the paper's optimizer; default: all"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--metric", choices=["sid", "ru"], default="sid")
     parser.add_argument("--error-reference", choices=["input", "reconstruction"], default="input")
-    parser.add_argument("--decoders", type=Path, default=Path("decoders"), help="folder that keeps them")
-    parser.add_argument("--decoder-inputs", help="samples that decoders for ru are trained on")
+    parser.add_argument("--decoders", type=Path, default=Path("decoders"), help="folder of the decoders")
+    parser.add_argument("--decoder-inputs", help="training samples of the decoders for ru")
     parser.add_argument("--decoder-limit", type=int, default=5000)
     arguments = parser.parse_args()
     fewer = arguments.reference_samples or arguments.samples
-    print(f"{machine(arguments.device)}; {arguments.samples} samples, {fewer} by the paper's optimiser\n")
+    print(f"{machine(arguments.device)}; {arguments.samples} samples, {fewer} by the paper's optimizer\n")
     print("| layer | H | H, paper's | difference | ratio | converged | s per cell | s per cell, paper's | 1/ |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     ours, clock = run(arguments, "auto", arguments.samples)
@@ -97,7 +99,7 @@ def main() -> None:
             flush=True,
         )
     h, reference, difference, seconds, longer = np.mean(rows, 0)
-    # Of all layers at once: D, which both need, and our solver's closed form.
+    # Common to all layers: D, which both solvers need, and our solver's closed form.
     before = clock.seconds["normalizer"] / arguments.samples, slow.seconds["normalizer"] / fewer
     print(f"| D | | | | | | {before[0] / len(rows):.3f} | {before[1] / len(rows):.3f} | |")
     seconds, longer = seconds + before[0] / len(rows), longer + before[1] / len(rows)

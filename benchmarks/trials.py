@@ -1,11 +1,11 @@
-"""Whether anything is gained after the solver has ended: by further steps, or by more noise samples in every pass.
+"""Check whether anything can be gained after the solver has ended, by further steps or by more noise samples per pass.
 
     python benchmarks/trials.py resnet20.onnx --inputs images.npz:x_test --preset imagenet --layers relu_18 \\
         --samples 8
 
-Steps: the Newton step that fresh noise asks for, through the solver's own filter, in three sizes; what it gains at the
-met constraint on noise that is fresh again and shared by both ends. Passes: the same cells with two and four times the
-noise samples in each pass; a cell has fallen if it ends lower by more than two standard errors of both.
+Steps: the Newton step suggested by fresh noise, denoised by the solver's own filter, in three sizes; its gain at the
+met constraint is measured on other fresh noise, shared by both ends. Passes: the same cells with two and four times the
+noise samples per pass; a cell has fallen if it ends lower by more than two standard errors of both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TIMES = (2, 4)
 
 
 def problem_of(job: Job, position: int, samples: int, seed: int) -> sid.Problem:
-    """One layer's problem on the first samples."""
+    """State the problem of one layer on the first samples."""
     x, rows = job.inputs(list(range(samples)))
     start = linearise(job.network.part([position]), x, job.unit, rows, generator(x.device, 0, "probes"))[0]
     feature = job.feature(position, x, rows, seed)
@@ -40,7 +40,7 @@ def problem_of(job: Job, position: int, samples: int, seed: int) -> sid.Problem:
 
 
 def gains(problem: sid.Problem, found: sid.Solution) -> tuple[Tensor, Tensor]:
-    """What steps of three sizes gain, nats, and the standard errors, (sizes, S)."""
+    """Gains of steps of three sizes in nats, and their standard errors, (sizes, S)."""
     scales = problem.tie.sum(found.sigma) / problem.tie.size
     problem.feature.noise = generator(scales.device, 0, "fresh")
     control = control_of(problem.feature, found.sigma)
@@ -62,7 +62,7 @@ def gains(problem: sid.Problem, found: sid.Solution) -> tuple[Tensor, Tensor]:
 
 
 def fallen(job: Job, position: int, samples: int, found: sid.Solution, times: int) -> Tensor:
-    """Which cells end lower by more than two standard errors with so many times the noise samples, (S,) bool."""
+    """Whether cells end lower by more than two standard errors with ``times`` as many noise samples, (S,) bool."""
     with patch.multiple(
         sid, PASS_NOISES=times * sid.PASS_NOISES, CONTROLLED_NOISES=times * sid.CONTROLLED_NOISES
     ):  # fmt: skip
@@ -79,7 +79,7 @@ def _monte_carlo(found: sid.Solution) -> Tensor:
 def main() -> None:
     parser = analysis_parser(__doc__)
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--times", type=int, nargs="*", default=TIMES, help="times the noise samples of each pass")
+    parser.add_argument("--times", type=int, nargs="*", default=TIMES, help="factors on the noise samples per pass")
     given: argparse.Namespace = parser.parse_args()
     job = prepared(
         given.model, given.inputs, given.layers, preset=given.preset, samples=given.samples, device=given.device

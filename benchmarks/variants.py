@@ -1,9 +1,9 @@
-"""Ways to evaluate the same layer: what each takes for a forward and a backward pass, and how far it is from float32.
+"""Ways to evaluate a layer: time of a forward and a backward pass, and difference from float32.
 
     python benchmarks/variants.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --layers relu_2 relu_18
 
-``as analyzed`` is what an analysis uses. The first call of a compiled graph compiles it, which every layer would pay.
-The difference is that of the vector-Jacobian products, relative to their root mean square.
+``as analyzed`` is what an analysis uses. The first call of a compiled graph compiles it, a cost for every layer. The
+difference is that of the vector-Jacobian products, relative to their root mean square.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Evaluate = Callable[[Tensor], Tensor]
 
 @contextlib.contextmanager
 def products_in(precision: str) -> Iterator[None]:
-    """Matrix products in ``tf32`` or ``ieee`` float32."""
+    """Compute matrix products in ``tf32`` or ``ieee`` float32."""
     before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = precision
     try:
@@ -34,7 +34,7 @@ def products_in(precision: str) -> Iterator[None]:
 
 
 def variants(network: Network, rows: Tensor, device: torch.device) -> dict[str, tuple[Evaluate, torch.memory_format]]:
-    """Evaluations by name, and how their inputs lie in memory."""
+    """Evaluations by name, with the memory format of their inputs."""
     module, axes, context = network.module, network.axes, [tensor[rows] for tensor in network.conditioning_inputs]
     compiled = torch.compile(module)
 
@@ -63,7 +63,7 @@ def variants(network: Network, rows: Tensor, device: torch.device) -> dict[str, 
 
 
 def passes(evaluate: Evaluate, x: Tensor, u: Tensor) -> Tensor:
-    """One forward and one backward pass."""
+    """Run one forward and one backward pass."""
     leaf = x.detach().requires_grad_(True)
     (product,) = torch.autograd.grad(evaluate(leaf), leaf, u)
     if product.is_cuda:
@@ -74,10 +74,10 @@ def passes(evaluate: Evaluate, x: Tensor, u: Tensor) -> Tensor:
 def main() -> None:
     """Print the table."""
     parser = analysis_parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement at least")
+    parser.add_argument("--seconds", type=float, default=2.0, help="minimum duration of each measurement")
     given = parser.parse_args()
     job = prepared(given.model, given.inputs, given.layers, preset=given.preset, samples=1, device=given.device)
-    print(f"{machine(given.device)}; {job.batch_size} inputs at once, evaluated as: {job.network.mode}\n")
+    print(f"{machine(given.device)}; batch size {job.batch_size}, strategy: {job.network.mode}\n")
     print("| layer | variant | ms per input | of as analyzed | first call, s | difference |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     sample, _ = job.inputs([0])

@@ -52,7 +52,7 @@ class Commands(Group):
     """A group whose commands are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name all commands, in the order of the data flow."""
+        """Name all commands, in order of the data flow."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -126,7 +126,7 @@ def main() -> None:
     settings: dict[str, Any] = {"debug": bool(os.environ.get("ONNXINFO_DEBUG"))}
     try:
         result = cli(prog_name="onnxinfo", standalone_mode=False, obj=settings)
-        # What is buffered may not fit where it goes.
+        # Buffered output may fail to be written.
         sys.stdout.flush()
         sys.exit(result)
     except click.ClickException as error:
@@ -142,7 +142,7 @@ def main() -> None:
         click.echo(f"onnxinfo: error: {as_options(str(error), settings.get('command'))}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone: nothing is left to say.
+        # The reader of our output (head, less) has exited: stop silently.
         _drop_output()
         sys.exit(1)
     except OSError as error:
@@ -155,5 +155,5 @@ def main() -> None:
 
 
 def _drop_output() -> None:
-    """Let nothing more be written to standard output, which cannot take it."""
+    """Discard further writes to standard output, which cannot be written any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""The main job on the command line: ``analyze`` and ``demo``."""
+"""The main commands: ``analyze`` and ``demo``."""
 
 from __future__ import annotations
 

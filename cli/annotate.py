@@ -20,7 +20,7 @@ from .verbosity import print_info
 def annotate(model: str, archive: str, output: str, **options: Any) -> None:
     """Write MODEL with the metrics in FILE.h5 as metadata of its nodes.
 
-    Netron and other viewers show them. The model computes what it computed, to the last bit.
+    Netron and other viewers show them. The outputs of the model stay bitwise identical.
 
     \b
     Example:

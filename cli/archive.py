@@ -141,8 +141,8 @@ def export(archive: str, output: str, run: str | None, per: str, raw: bool, forc
 def recover(archive: str, output: str | None) -> None:
     """Repair an archive that was left open or damaged.
 
-    What is whole is copied to a new file, which then takes the place of FILE. If anything was lost, the old file is
-    kept beside it.
+    Intact data are copied to a new file, which then replaces FILE. If anything was lost, the old file is kept beside
+    it.
 
     \b
     Example:
@@ -170,7 +170,7 @@ def recover(archive: str, output: str | None) -> None:
 def validate(ctx: click.Context, archive: str, format_: str) -> None:
     """Check an archive's structure, types, dimensions, attributes, values and checksums.
 
-    Exit code 1 says that something is wrong.
+    The exit code is 1 if something is wrong.
 
     \b
     Example:

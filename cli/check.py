@@ -32,8 +32,8 @@ _SHOWN = 10
 def check(model: str, inputs: str | None, format: str, **options: Any) -> None:
     """Compare every tensor of MODEL, an ONNX file (or - for standard input), with ONNX Runtime.
 
-    Prints what the model is, what serves each of its operators, the largest difference and the layers that can be
-    analyzed. Exit code 1: something differs; the first node that does is named.
+    Prints what the model is, what implements each of its operators, the largest difference and the layers that can
+    be analyzed. The exit code is 1 if something differs; the first node that differs is named.
 
     \b
     Examples:

@@ -14,7 +14,7 @@ def completion(shell: str) -> None:
     """Print the script that lets SHELL complete commands, options, run names and layer names.
 
     \b
-    For good:
+    To install it permanently:
       echo 'eval "$(onnxinfo completion bash)"' >> ~/.bashrc
       echo 'eval "$(onnxinfo completion zsh)"' >> ~/.zshrc
       onnxinfo completion fish > ~/.config/fish/completions/onnxinfo.fish
@@ -55,9 +55,9 @@ def _runs(ctx: click.Context) -> Iterator[tuple[str, list[str]]]:
 
     given = [ctx.params.get(name) for name in ("files", "archives", "archive")]
     named = [path for each in given if each for path in ([each] if isinstance(each, str) else each)]
-    # While an option still lacks its value, click leaves the arguments before it unparsed.
+    # While an option still lacks its value, click leaves the preceding arguments unparsed.
     for path in named or ctx.args:
-        # There may be no such file yet, and a completion has nobody to tell.
+        # The file may not exist yet, and completion has no way to report errors.
         try:
             with open_archive(path) as archive:
                 for name in archive.runs:
@@ -76,6 +76,6 @@ def _model_layers(model: str) -> list[str]:
 
 
 def _matching(names: Iterator[str] | list[str], incomplete: str) -> list[CompletionItem]:
-    # What does not print could control the terminal, and nobody could go on typing it.
+    # Unprintable characters could control the terminal, and the user could not continue typing them.
     fitting = (name for name in dict.fromkeys(names) if name.isprintable() and name.startswith(incomplete))
     return [CompletionItem(name) for name in fitting]

@@ -132,7 +132,7 @@ def robustness(model: str, inputs: str, output: str, **options: Any) -> None:
     """Measure how far the samples are from MODEL's most probable wrong classes.
 
     The mean L2 norm, in standard deviations of the input, of the smallest perturbations to the 20 most probable wrong
-    classes (fewer where there are fewer), found by Carlini and Wagner's attack. Needs --labels.
+    classes (or fewer, if the model has fewer), found by Carlini and Wagner's attack. Needs --labels.
 
     \b
     Example:

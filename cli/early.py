@@ -1,4 +1,4 @@
-"""What is known to be wrong from the command line alone: refused before torch is imported, which takes seconds."""
+"""Checks of the command line's arguments before torch, which takes seconds to import, is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 
 def add_checks(command: click.Command) -> click.Command:
-    """Let a command, and those of a group, check files and names that it is given before it runs."""
+    """Add checks of files and names to a command, or to the commands of a group, that run before it."""
     if command.callback is not None and not isinstance(command.callback, _Checked):
         command.callback = _Checked(command.callback)
     if isinstance(command, click.Group):
@@ -20,19 +20,19 @@ def add_checks(command: click.Command) -> click.Command:
 
 
 class _Checked:
-    """What a command does, after the checks of its parameters.
+    """Callback of a command, preceded by checks of its arguments.
 
     Parameters
     ----------
     callback
-        What it does.
+        The command's own callback.
     """
 
     def __init__(self, callback: Callable[..., Any]) -> None:
         self._callback = callback
 
     def __call__(self, *context: Any, **given: Any) -> Any:
-        """Check what is given, then run the command."""
+        """Check the arguments, then run the command."""
         for name, check in _CHECKS.items():
             if given.get(name) is not None:
                 check(given[name])
@@ -67,7 +67,7 @@ def _check_engine(name: str) -> None:
     ENGINES.check(name)
 
 
-# By name of a command's parameter.
+# Checks by parameter name.
 _CHECKS: dict[str, Callable[[Any], None]] = {
     "metrics": _check_metrics,
     "engine": _check_engine,

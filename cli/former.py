@@ -1,4 +1,4 @@
-"""Options, variables and keys of an earlier release: they work, and a line on standard error names the present ones."""
+"""Support options, variables and keys of an earlier release, with a notice of the current names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import click
 
 
 class Group(click.Group):
-    """A group whose commands take options by their former names, too. The context's object knows the command."""
+    """A group whose commands also accept options under their former names. The context's object knows the command."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command on the line, with its options by their present names."""
+        """Find the command on the line, and rename its former options."""
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and rest:
             from .settings import present_options
@@ -28,7 +28,7 @@ class Group(click.Group):
 
 @contextlib.contextmanager
 def warnings_shown() -> Iterator[None]:
-    """Show warnings of former names as a line on standard error, for as long as a block lasts."""
+    """Print warnings of former names as lines on standard error within a with block."""
     from onnxinfo.moved import FormerNameWarning
 
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""``layers``, ``expose`` and ``extract``: list layers of a graph, add outputs to it, extract a part of it."""
+"""``layers``, ``expose`` and ``extract``: list layers of a graph, expose them, extract a part of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def layers(
     """List the layers of MODEL, an ONNX file (or - for standard input), that can be analyzed.
 
     Without --layers or --all these are the blocks (convolution, matrix product, recurrence, attention, each with its
-    normalisation and activation), the residual sums and the final outputs. Patterns for --layers and --exclude, in
+    normalization and activation), the residual sums and the final outputs. Patterns for --layers and --exclude, in
     this order of precedence: the exact name of a tensor; re:REGEX, found anywhere in the name; op:TYPE; an INDEX (-1:
     the last) or FIRST-LAST; a glob over names.
 
@@ -115,13 +115,13 @@ def extract(model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str
 
 
 def _perturbed(model: Model, input_tensor: str | None) -> str:
-    """Name the analysis input, its axes, and the axis along which its units differ."""
+    """Describe the analysis input: name, axes, and the axis along which units differ."""
     from onnxinfo import perturbed_tensor
     from onnxinfo.graph.channels import declared_axes
     from onnxinfo.text import quoted
 
     name = perturbed_tensor(model, input_tensor)
-    return f"perturbed: {quoted(name)} {declared_axes(model, name)}"
+    return f"analysis input: {quoted(name)} {declared_axes(model, name)}"
 
 
 def _row(layer: Layer, format: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Models that a command reads: from a file or from standard input."""
+"""Read models from a file or from standard input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read_source(model: str) -> str | bytes:
 
 
 def load_for(model: str, output: str, force: bool) -> Model:
-    """Load a model to derive another one from, after checking that the other one may be written.
+    """Load a model to derive another one from, after checking that the result may be written.
 
     Parameters
     ----------

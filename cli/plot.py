@@ -40,7 +40,7 @@ from .verbosity import print_info
     help="units: text file with one line of tokens per sample, or one line of feature names.",
 )
 @click.option(
-    "--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True, help="Colours of the figure."
+    "--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True, help="Colors of the figure."
 )
 @click.option(
     "--width",
@@ -55,16 +55,16 @@ def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
 
     \b
     KIND is one of
-      curve          metrics by depth with their spread, a line for each run (paper: Figs. 3, 4, 5a)
+      curve          metrics by depth with their spread, one line per run (paper: Figs. 3, 4, 5a)
       maps           pixel maps: samples down, layers across; alone or over the image
       difference     pixel maps of a second run minus the first's
       distribution   the samples' values in each layer
-      certificate    how well values are known: ratio, gap, probes
-      scatter        a metric against another, a point for each layer
-      history        a metric over runs such as epochs, a line for each layer (Fig. 5b)
-      concentration  concentration by layer, and the foregrounds
+      certificate    quality of the values: ratio, gap, probes
+      scatter        one metric against another, one point per layer
+      history        a metric over runs such as epochs, one line per layer (Fig. 5b)
+      concentration  concentration by layer, with the foregrounds
       coherency      all metrics side by side: maps and magnitudes (Fig. 1)
-      units          inputs that are no images: tokens, features or series
+      units          inputs that are not images: tokens, features or series
       compare        differences between runs with confidence intervals
 
     \b

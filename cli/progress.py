@@ -1,4 +1,4 @@
-"""Live progress on standard error: cells done, time left, the layer just finished."""
+"""Live progress on standard error: finished cells, remaining time, the last finished layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(output: str) -> Iterator[Callable[[Progress], None]]:
-    """Show progress while the context lasts; when interrupted, print where the results are."""
+    """Show progress within the context; if interrupted, print where the results are."""
     try:
         if quiet():
             yield lambda _: None

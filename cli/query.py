@@ -1,4 +1,4 @@
-"""``query``: the numbers of archives in one table."""
+"""``query``: the numbers of archives as one table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .completion import run_names
 from .options import force, selection
 from .tables import FORMATS, claim_table, print_rows
 
-# Columns that the screen goes without where they hold no more than this.
+# Columns that the terminal omits if they contain only these values.
 _NOTHING: dict[str, tuple[Any, ...]] = {
     "model": (None, ""),
     "label": (None, ""),
@@ -114,7 +114,7 @@ def query(
 
 
 def _columns(rows: list[dict[str, Any]], known: list[str], named: str | None, format: str) -> list[str]:
-    """Choose the columns; on the terminal without those that are equal in all rows and printed elsewhere."""
+    """Choose the columns; the terminal omits those that are constant and printed elsewhere."""
     if named is not None:
         chosen = [name.strip() for name in named.split(",")]
         for name in chosen:
@@ -126,7 +126,7 @@ def _columns(rows: list[dict[str, Any]], known: list[str], named: str | None, fo
     empty = {name for name, nothing in _NOTHING.items() if all(row.get(name) in nothing for row in rows)}
     empty |= {"gap"} if all(_is_nothing(row.get("gap")) for row in rows) else set()
     same = {"model"} if len({row.get("model") for row in rows}) == 1 else set()
-    # The mark at the value and the counts say it.
+    # The mark at the value and the counts already say so.
     return [name for name in known if name not in empty | same | {"converged"}]
 
 

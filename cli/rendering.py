@@ -1,4 +1,4 @@
-"""Messages of the library, which speak Python, as whoever typed a command reads them."""
+"""Render messages of the library, which use Python syntax, in the syntax of the command line."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import re
 import click
 
 #: A keyword with its value: ``labels=...``, ``overwrite=True``, ``by='depth'`` or ``run=['A', 'B']``. Text from outside
-#: is in quotes where a message has it.
+#: is always quoted in messages.
 KEYWORD = re.compile(r"(?<![^\s(])([a-z_]+)=(\.\.\.|True|False|'[^']*'|\['[^']*'(?:, '[^']*')*\])(?![^\s,;:.)])")
 #: A call of a public function: ``onnxinfo.compare(by='depth')``.
 CALL = re.compile(r"\bonnxinfo\.([a-z_]+)\(([^()]*)\)")
-#: Options of the program itself, by the functions that they stand for.
+#: Options of the program itself, by the functions that they correspond to.
 PROGRAM_OPTIONS = {"register_ort_library": "--ort-library"}
 
 
 def as_options(text: str, command: click.Command | None) -> str:
-    """Write the keywords in a message as options of a command, and calls as commands.
+    """Replace keywords in a message by options of a command, and calls by commands.
 
     Parameters
     ----------
     text
         The message.
     command
-        The command that is run. A keyword that it has no option for is left as it is.
+        The running command. Keywords without a matching option are left unchanged.
     """
     return _with_flags(CALL.sub(_command_line, text), command)
 

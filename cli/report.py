@@ -1,4 +1,4 @@
-"""``report``: all results in one HTML file."""
+"""``report``: all results as one HTML file."""
 
 from __future__ import annotations
 

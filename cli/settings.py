@@ -1,4 +1,4 @@
-"""Options made from the fields of the configuration objects, and the configuration file."""
+"""Options generated from the fields of the configuration objects, and the configuration file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMPLETIONS = {"layers": layer_names, "exclude": layer_names, "metrics": metric
 
 
 class Value(click.ParamType[Any]):
-    """A value of a setting.
+    """Parameter type for the value of a setting.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Value(click.ParamType[Any]):
         self.name = self._kind.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse a text, or check a value from the configuration file."""
+        """Parse text, or check a value from the configuration file."""
         given = self._kind.parse(value) if isinstance(value, str) else value
         try:
             return self._kind.check([given])[0] if self._kind.is_repeatable else self._kind.check(given)
@@ -42,7 +42,7 @@ class Value(click.ParamType[Any]):
 
 
 class SettingOption(click.Option):
-    """The option of a setting.
+    """Option of a setting.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class SettingOption(click.Option):
 
     @property
     def former(self) -> dict[str, str]:
-        """The present name of each option of an earlier release."""
+        """Current name of each option of an earlier release."""
         name = self.entry.setting.former_of(self.name or "").replace("_", "-")
         if not name:
             return {}
@@ -73,7 +73,7 @@ class SettingOption(click.Option):
 
 
 class Word(click.Choice[str]):
-    """One of a few words.
+    """Parameter type for a choice between words.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class Word(click.Choice[str]):
         self._kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the word; a former word is replaced by the present one."""
+        """Return the word; a former word is replaced by the current one."""
         return super().convert(self._kind.check(value) if value in self._kind.former else value, param, ctx)
 
 
@@ -137,7 +137,7 @@ def config_file(command: Command) -> Command:
 
 
 def present_options(command: click.Command, arguments: list[str]) -> list[str]:
-    """Replace the options of an earlier release on a command line by their present names, with a warning."""
+    """Rename options of an earlier release on a command line, with a warning."""
     former: dict[str, str] = {}
     for option in command.params:
         if isinstance(option, SettingOption):

@@ -1,4 +1,4 @@
-"""Printing rows: as a table for people, and in the formats other programs read."""
+"""Print rows: as a table for people, and in machine-readable formats."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Row = Mapping[str, Any]
 
 FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 UNCONVERGED = "*"
-#: Column of a layer's mean in words.
+#: Column with a layer's mean in words.
 MEAN = "mean over samples"
 _PARTS_AT_ONCE = 1000
-# Text columns are cut to this on narrow terminals, not further.
+# Minimum width to which text columns are cut on narrow terminals.
 _LEAST_TEXT = 12
-# What a table that is still too wide goes without, in this order.
+# Columns dropped, in this order, if the table is still too wide.
 _DISPENSABLE = (
     *("layer_index", "node", "server", "n_missing", "n_converged", "sample_name", "created", "size", "depth", "op"),
     *("label", "time", "parameters", "shape", "metrics", "model", "mark", "gap", "stderr", "run"),
 )
-# Text that means nothing when it is cut.
+# Columns whose text is meaningless if cut.
 _WHOLE = ("mark", MEAN)
 
 
 def claim_table(output: str, format: str, inputs: Sequence[str], force: bool) -> Output | None:
-    """Decide whether rows may be written to a file, before they are computed.
+    """Check that rows may be written to a file, before they are computed.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def claim_table(output: str, format: str, inputs: Sequence[str], force: bool) ->
     Returns
     -------
     Output or None
-        None is standard output.
+        None for standard output.
     """
     from onnxinfo import kinds
     from onnxinfo.outputs import STANDARD_OUTPUT, claim, spare
@@ -73,19 +73,19 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output:
     Parameters
     ----------
     rows
-        What to print; a value that a row lacks is printed as missing.
+        Rows to print; a value that a row lacks is printed as missing.
     columns
-        The keys printed, in this order.
+        Keys to print, in order.
     format
-        ``table``, ``json``, ``jsonl`` (a JSON object per line), ``csv``, ``raw csv`` (text as it is, formulas and
-        control characters too) or ``markdown``. NaN and infinity are null in JSON and empty in the others.
+        ``table``, ``json``, ``jsonl`` (one JSON object per line), ``csv``, ``raw csv`` (unmodified text, including
+        formulas and control characters) or ``markdown``. NaN and infinity are null in JSON and empty in the others.
     output
         A file, or None for standard output.
     """
     if output is None:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         parts = render(rows, columns, format, width)
-        # Each call flushes: a line at a time would take longer than making them.
+        # Each call flushes: printing single lines would take longer than formatting them.
         while some := "".join(itertools.islice(parts, _PARTS_AT_ONCE)):
             write_stdout(some)
         return
@@ -95,15 +95,15 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output:
 
 
 def write_stdout(text: str) -> None:
-    """Print data as it is to a file or a pipe; to a terminal with what could control it escaped."""
+    """Print data unchanged to a file or pipe; on a terminal, escape control sequences."""
     if sys.stdout.isatty():
         text = "\n".join(map(printable, text.split("\n")))
-    # Without colour, click would take what looks like one out of the data.
+    # Without color=True, click would strip from the data whatever looks like color codes.
     click.echo(text, nl=False, color=True)
 
 
 def render(rows: Sequence[Row], columns: Sequence[str], format: str, width: int | None = None) -> Iterator[str]:
-    """Format rows piece by piece; `width` is that of the terminal, None if unlimited."""
+    """Format rows piece by piece; `width` is the terminal's, None if unlimited."""
     if format == "json":
         return _json(rows, columns)
     if format == "jsonl":
@@ -129,7 +129,7 @@ def print_run(run: Run, output: str, seconds: float) -> None:
     output
         The archive's path.
     seconds
-        Time the analysis took.
+        Duration of the analysis in seconds.
     """
     from onnxinfo.views.wording import mean_text, rounding_text
 

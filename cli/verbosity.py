@@ -1,4 +1,4 @@
-"""The options ``--quiet``, ``--verbose`` and ``--debug``, before a command and after it."""
+"""The options ``--quiet``, ``--verbose`` and ``--debug``, accepted before and after a command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def add_options(command: click.Command) -> click.Command:
-    """Give a command, and those of a group, the options."""
+    """Add the options to a command and, for a group, to its commands."""
     if not any(isinstance(param, click.Option) and "--quiet" in param.opts for param in command.params):
         command.params += [
             _flag("-q", "--quiet", help="Print only results and errors, without progress and messages."),
@@ -25,7 +25,7 @@ def add_options(command: click.Command) -> click.Command:
 
 
 def quiet() -> bool:
-    """Tell whether ``--quiet`` was given."""
+    """Whether ``--quiet`` was given."""
     return bool(click.get_current_context().ensure_object(dict).get("quiet"))
 
 
@@ -40,7 +40,7 @@ def _flag(*names: str, help: str) -> click.Option:
 
 
 def _settle(context: click.Context, option: click.Parameter, given: bool) -> None:
-    """Record the option, which counts anywhere on the command line."""
+    """Record the option, which has the same effect anywhere on the command line."""
     settings = context.ensure_object(dict)
     settings[option.name] = settings.get(option.name, False) or given
     if settings.get("quiet") and settings.get("verbose"):
@@ -66,7 +66,7 @@ def _handler() -> logging.Handler:
     from .rendering import as_options
 
     class Lines(logging.Handler):
-        """One line per record; the stream is looked up each time because the progress bar replaces it."""
+        """Prints one line per record; the stream is looked up each time because the progress bar replaces it."""
 
         def emit(self, record: logging.LogRecord) -> None:
             context = click.get_current_context(silent=True)

@@ -19,8 +19,8 @@ All commands that take `-o` treat the file alike, and so do the functions of the
 
 - An output never replaces an input of the same command, by whatever name: `onnxinfo report a.h5 -o a.h5` is refused.
 - An existing file is replaced if it is of the kind that the command writes: an HTML page by `report`, a PNG image by
-  `plot -o x.png`, an ONNX model by `prune`, JSON by `query --format json`. The kind is recognised by content. A CSV
-  table is recognised if it has two columns at least. Any other file, and every HDF5 file, is replaced only with
+  `plot -o x.png`, an ONNX model by `prune`, JSON by `query --format json`. The kind is recognized by content. A CSV
+  table is recognized if it has two columns at least. Any other file, and every HDF5 file, is replaced only with
   `--force` (Python: `force=True`). HDF5 files include archives and the netCDF files of `export`.
 - `analyze`, `coherency` and `robustness` add runs to an archive and leave other files alone; `--overwrite` replaces a
   run. `merge -o` and `recover -o` need a new file.

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 PAGE = Path(__file__).with_name("studies.md")
-#: Few colours keep pictures small, and are enough for lines and text.
+#: Few colors keep pictures small, and are enough for lines and text.
 COLORS = 96
 
 

@@ -1,4 +1,4 @@
-"""Small trained networks and the samples to analyze them with; their table is ``README.md`` in that folder."""
+"""Small trained networks and samples to analyze them with; ``README.md`` in this folder has a table of them."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ _HERE = Path(__file__).resolve().parent
 
 
 def path(name: str) -> Path:
-    """Return where a bundled file lies.
+    """Return the path of a bundled file.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""The data sets the bundled networks were trained on; ``python -m models.datasets`` bundles held-out samples of each.
+"""Data sets that the bundled networks were trained on; ``python -m models.datasets`` bundles held-out samples of each.
 
-All come with scikit-learn.
+All of them come with scikit-learn.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .export import BUNDLED, HERE
 Array = npt.NDArray[Any]
 
 SEED = 0
-#: Words in a sample of :func:`text`.
+#: Words per sample of :func:`text`.
 WORDS = 16
-#: A description shorter than this, in words, is no class of :func:`text`.
+#: Minimum number of words of a description that becomes a class of :func:`text`.
 MIN_WORDS = 400
-#: What stands in :func:`text` for a word seen once or never in training.
+#: Stands in :func:`text` for words seen at most once in training.
 UNKNOWN = 0
 
 
 class Split(NamedTuple):
-    """A data set cut in two, samples first."""
+    """A data set split into training and held-out samples; samples are the first axis."""
 
     x_train: Array
     y_train: Array
@@ -50,30 +50,30 @@ def digits() -> Split:
 
 
 def wine() -> Split:
-    """Return chemical analyses of wines as (N, 13) float32 in their own units, the cultivar as label."""
+    """Return chemical analyses of wines as (N, 13) float32 in original units, with the cultivar as label."""
     data = datasets.load_wine()
     return _split(data.data.astype(np.float32), data.target.astype(np.int64), data.target)
 
 
 def diabetes() -> Split:
-    """Return ten measurements of patients as (N, 10) float32 in their own units, the disease's progress as target."""
+    """Return ten measurements of patients as (N, 10) float32 in original units, with the progress of the disease."""
     data = datasets.load_diabetes(scaled=False)
     return _split(data.data.astype(np.float32), data.target.astype(np.float32), None)
 
 
 class Text(NamedTuple):
-    """Passages of scikit-learn's descriptions of data sets; the class is the description a passage is from."""
+    """Passages from scikit-learn's descriptions of data sets; the class is the description that a passage is from."""
 
     tokens: Split
-    """Passages as (N, WORDS) int64 places in the vocabulary."""
+    """Passages as (N, WORDS) int64 indices into the vocabulary."""
     vocabulary: list[str]
-    """Place to word."""
+    """Word for each index."""
     classes: list[str]
-    """Class to data set."""
+    """Data set for each class."""
 
 
 def text() -> Text:
-    """Return passages of :data:`WORDS` consecutive words, none of which overlap."""
+    """Return non-overlapping passages of :data:`WORDS` consecutive words."""
     passages: list[list[str]] = []
     labels: list[int] = []
     classes: list[str] = []

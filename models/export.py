@@ -1,4 +1,4 @@
-"""How a trained network becomes a bundled file: what the training scripts share."""
+"""Common part of the training scripts: turn a trained network into a bundled file."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import onnx
 Array = npt.NDArray[Any]
 
 HERE = Path(__file__).resolve().parent
-#: Held-out samples of a data set that are bundled.
+#: Number of held-out samples of a data set that are bundled.
 BUNDLED = 50
 
 
 def save_model(model: onnx.ModelProto, name: str) -> Path:
-    """Bundle a model without what its exporter noted about the machine, once the checker accepts it.
+    """Bundle a model, checked and stripped of what its exporter recorded about the machine.
 
     Parameters
     ----------
     model
-        Changed in place.
+        The model; modified in place.
     name
         File name.
 
@@ -59,18 +59,18 @@ def _clean_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
 def _forget_origin(messages: Iterable[Any]) -> None:
     for message in messages:
         message.doc_string = ""
-        if hasattr(message, "metadata_props"):  # newer than some of the onnx packages that exporters ask for
+        if hasattr(message, "metadata_props"):  # newer than some of the onnx packages that exporters require
             del message.metadata_props[:]
 
 
 def report_accuracy(path: Path, feeds: Mapping[str, Array], labels: Array, output: str) -> None:
-    """Print a classifier's accuracy under ONNX Runtime, on all held-out samples and on those bundled."""
+    """Print a classifier's accuracy under ONNX Runtime, on all held-out samples and on the bundled ones."""
     hits = _run(path, feeds, output).argmax(axis=-1) == labels
     _print(path, "accuracy", hits.mean(), len(hits), hits[:BUNDLED].mean())
 
 
 def report_r2(path: Path, feeds: Mapping[str, Array], targets: Array, output: str) -> None:
-    """Print a regression's coefficient of determination under ONNX Runtime, likewise."""
+    """Print a regression's coefficient of determination under ONNX Runtime, in the same way."""
     predicted = _run(path, feeds, output).reshape(-1)
 
     def r2(count: int) -> float:

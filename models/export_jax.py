@@ -21,12 +21,12 @@ BATCH = 64
 
 
 class Network(nnx.Module):
-    """A CNN with group normalisation and GELU: (N, 8, 8, 1) in [0, 1], channels last, to ten logits.
+    """A CNN with group normalization and GELU: (N, 8, 8, 1) in [0, 1], channels last, to ten logits.
 
     Parameters
     ----------
     rngs
-        Source of the initial weights.
+        Random number generators for the initial weights.
     """
 
     def __init__(self, rngs: nnx.Rngs) -> None:
@@ -53,7 +53,7 @@ def _step(model: Network, optimizer: nnx.Optimizer, x: Array, y: Array) -> None:
 
 
 def train(model: Network, x: Array, y: Array) -> None:
-    """Fit to the labels by AdamW under a one-cycle learning rate."""
+    """Train with AdamW and a one-cycle learning rate."""
     steps = len(x) // BATCH
     rate = optax.cosine_onecycle_schedule(EPOCHS * steps, 1e-2)
     optimizer = nnx.Optimizer(model, optax.adamw(rate), wrt=nnx.Param)

@@ -1,7 +1,7 @@
 """Train a PaddlePaddle network on digits and export it through paddle2onnx.
 
-Run ``python -m models.export_paddle`` in the repository, in an environment of its own (``README.md`` says which):
-paddle2onnx asks for an older onnx than onnxinfo does.
+Run ``python -m models.export_paddle`` in the repository, in a separate environment (see ``README.md``): paddle2onnx
+requires an older onnx than onnxinfo does.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def network() -> nn.Sequential:
 
 
 def train(model: nn.Layer, x: Array, y: Array) -> None:
-    """Fit to the labels by Adam under a cosine learning rate; leaves the model in evaluation mode."""
+    """Train with Adam and a cosine learning rate; leave the model in evaluation mode."""
     steps = len(x) // BATCH
     rate = paddle.optimizer.lr.CosineAnnealingDecay(1e-2, EPOCHS * steps)
     optimizer = paddle.optimizer.Adam(rate, parameters=model.parameters())
@@ -69,7 +69,7 @@ def main() -> None:
         program = Path(folder) / "digits_cnn"
         signature = [paddle.static.InputSpec([None, 1, 8, 8], "float32", "image")]
         paddle.jit.save(model, str(program), input_spec=signature)
-        # paddle.onnx.export would have Polygraphy fold constants, which installs packages while it runs.
+        # paddle.onnx.export would let Polygraphy fold constants, which installs packages at run time.
         paddle2onnx.export(
             f"{program}.json",
             f"{program}.pdiparams",

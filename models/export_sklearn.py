@@ -1,4 +1,4 @@
-"""Train scikit-learn's perceptrons on tables and export them through skl2onnx.
+"""Train scikit-learn's perceptrons on tabular data and export them through skl2onnx.
 
 Run ``python -m models.export_sklearn`` in the repository, with the extra ``models-sklearn`` installed.
 """
@@ -19,7 +19,7 @@ OPSET = 18
 
 
 def fit(network: MLPClassifier | MLPRegressor, x: Array, y: Array) -> Pipeline:
-    """Return the network fitted behind a scaler, so that the exported graph takes features in their own units."""
+    """Return the network fitted after a scaler, so that the exported graph takes features in their original units."""
     return make_pipeline(StandardScaler(), network).fit(x, y)
 
 

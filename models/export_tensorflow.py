@@ -40,7 +40,7 @@ def cnn() -> keras.Model:
 
 
 def recurrent(cell: type[layers.Layer], name: str) -> keras.Model:
-    """Return an untrained recurrent network: an image's eight rows (N, 8, 8) in [0, 1] one after the other."""
+    """Return an untrained recurrent network over an image's eight rows, (N, 8, 8) in [0, 1]."""
     return keras.Sequential(
         [
             keras.Input((8, 8), name="rows"),
@@ -54,7 +54,7 @@ def recurrent(cell: type[layers.Layer], name: str) -> keras.Model:
 
 @keras.saving.register_keras_serializable("onnxinfo")
 class Place(layers.Layer):
-    """Adds a trained vector to each position of a sequence (N, positions, width)."""
+    """Adds a trainable vector to each position of a sequence (N, positions, width)."""
 
     def build(self, shape: tuple[int | None, int, int]) -> None:
         """Create the vectors, (positions, width)."""
@@ -66,7 +66,7 @@ class Place(layers.Layer):
 
 
 def transformer(vocabulary: int, classes: int, width: int = 32) -> keras.Model:
-    """Return an untrained transformer encoder of one block: words (N, WORDS) int32 to the description they are from."""
+    """Return an untrained one-block transformer encoder, from words (N, WORDS) int32 to their description."""
     tokens = keras.Input((WORDS,), dtype="int32", name="tokens")
     x = Place()(layers.Embedding(vocabulary, width)(tokens))
     y = layers.LayerNormalization()(x)
@@ -78,7 +78,7 @@ def transformer(vocabulary: int, classes: int, width: int = 32) -> keras.Model:
 
 
 def fit(model: keras.Model, x: Array, y: Array, epochs: int) -> None:
-    """Fit to the labels by Adam under a cosine learning rate."""
+    """Train with Adam and a cosine learning rate."""
     steps = -(-len(x) // 32) * epochs
     rate = keras.optimizers.schedules.CosineDecay(5e-3, steps)
     model.compile(keras.optimizers.Adam(rate), loss="sparse_categorical_crossentropy")

@@ -1,4 +1,4 @@
-"""Train PyTorch networks and export them by either of PyTorch's exporters.
+"""Train PyTorch networks and export them with both of PyTorch's exporters.
 
 Run ``python -m models.export_torch`` in the repository, with the extra ``models-torch`` installed.
 """
@@ -36,7 +36,7 @@ class Recurrent(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A transformer encoder of two layers: words (N, WORDS) int64 to the description they are from.
+    """A transformer encoder of two layers, from words (N, WORDS) int64 to the description they are from.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Transformer(nn.Module):
     classes
         Number of descriptions.
     width
-        Of the embedding.
+        Width of the embedding.
     """
 
     def __init__(self, vocabulary: int, classes: int, width: int = 32) -> None:
@@ -64,7 +64,7 @@ class Transformer(nn.Module):
 
 
 def by_torchscript(model: nn.Module, example: torch.Tensor, name: str, opset: int) -> onnx.ModelProto:
-    """Export by tracing, the exporter until PyTorch 2.8."""
+    """Export by tracing, the default exporter until PyTorch 2.8."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "traced.onnx"
         torch.onnx.export(
@@ -88,7 +88,7 @@ def main() -> None:
     y_train = torch.from_numpy(data.y_train)
     cnn, rows = as_input(data.x_train), as_input(data.x_train).squeeze(1)
 
-    # The network of digits-cnn.onnx once more, by the other exporter.
+    # The network of digits-cnn.onnx again, with the other exporter.
     torch.manual_seed(SEED)
     model: nn.Module = network()
     train(model, cnn, y_train)

@@ -1,4 +1,4 @@
-"""Train a residual CNN on scikit-learn's digits and export it by PyTorch's current exporter: ``digits-cnn.onnx``.
+"""Train a residual CNN on scikit-learn's digits and export it with PyTorch's current exporter: ``digits-cnn.onnx``.
 
 Run ``python -m models.train_digits_cnn`` in the repository, with the extra ``models-torch`` installed.
 """
@@ -17,14 +17,14 @@ BATCH = 64
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a way around them (He et al. 2016).
+    """Two 3x3 convolutions with a shortcut (He et al. 2016).
 
     Parameters
     ----------
     channels_in, channels
-        Channels before and after.
+        Numbers of input and output channels.
     stride
-        Of the first convolution.
+        Stride of the first convolution.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -59,12 +59,12 @@ def network() -> nn.Sequential:
 
 
 def as_input(images: Array) -> torch.Tensor:
-    """Return (N, 8, 8) uint8 images as the network takes them."""
+    """Return (N, 8, 8) uint8 images in the form that the network takes."""
     return torch.from_numpy(images).float().div(255).unsqueeze(1)
 
 
 def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int = EPOCHS) -> None:
-    """Fit to the labels by AdamW under a one-cycle learning rate; leaves the model in evaluation mode."""
+    """Train with AdamW and a one-cycle learning rate; leave the model in evaluation mode."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=1e-2)
     steps = len(x) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, epochs=epochs, steps_per_epoch=steps)
@@ -80,7 +80,7 @@ def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int = EPOC
 
 
 def by_dynamo(model: nn.Module, example: torch.Tensor, name: str, opset: int) -> onnx.ModelProto:
-    """Export by the present exporter, the first axis being free."""
+    """Export with the current exporter and a dynamic first axis."""
     program = torch.onnx.export(
         model,
         (example,),

@@ -1,6 +1,6 @@
 """Measure how much of its input each layer of a trained network discards.
 
-The names below are the whole public interface. They are imported on first use, so ``import onnxinfo`` stays light.
+The names below are the complete public interface. They are imported on first use, so ``import onnxinfo`` stays light.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .moved import forward
 
 __version__ = "0.2.0"
 
-# Public name -> module that defines it, in the order in which data flows.
+# Public name -> module that defines it, in order of the data flow.
 _LAZY = {
     "Model": "graph.model",
     "load": "graph.model",

@@ -1,7 +1,7 @@
-"""ONNX's backend interface (``onnx.backend.base``) on the converted torch graph.
+"""ONNX's backend interface (``onnx.backend.base``) for the converted torch graph.
 
-``onnxinfo.backend.prepare(model).run(inputs)`` runs a model as :func:`onnxinfo.convert` translates it, so that ONNX's
-own backend test suite applies.
+``onnxinfo.backend.prepare(model).run(inputs)`` runs a model as converted by :func:`onnxinfo.convert`, so that ONNX's
+own backend test suite can be applied.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class TorchBackendRep(BackendRep):
     model
         The model; names and types of inputs and outputs are its own.
     device
-        Where it runs.
+        Device of the module.
     fallback
-        Whether operators without a converter may run through another engine.
+        Whether operators without a converter may run in another engine.
     """
 
     def __init__(self, model: onnx.ModelProto, device: torch.device, fallback: bool = True) -> None:
@@ -50,17 +50,17 @@ class TorchBackendRep(BackendRep):
             Arrays (lists of arrays for sequences, None for absent optional values), in the order of the graph inputs
             without those that are initializers, or by name.
         **kwargs
-            Taken as other backends do, without effect.
+            Ignored; accepted for compatibility with other backends.
 
         Returns
         -------
         tuple
-            One value per graph output, as attributes of their names too.
+            One value per graph output, also accessible as attributes by name.
 
         Raises
         ------
         UsageError
-            Inputs of other names or another number than the model's.
+            Names or number of the inputs differ from the model's.
         """
         values = self._in_order(inputs)
         with torch.no_grad():
@@ -80,7 +80,7 @@ class TorchBackendRep(BackendRep):
 
 
 class TorchBackend(Backend):
-    """ONNX models through their converted torch graphs."""
+    """Backend that runs ONNX models as converted torch graphs."""
 
     @classmethod
     def prepare(
@@ -93,11 +93,11 @@ class TorchBackend(Backend):
         model
             The model.
         device
-            "CPU" or "CUDA", with an index where wanted ("CUDA:1").
+            "CPU" or "CUDA", optionally with an index ("CUDA:1").
         fallback
-            Whether operators without a converter may run through ONNX Runtime or the reference evaluator.
+            Whether operators without a converter may run in ONNX Runtime or the reference evaluator.
         **kwargs
-            Taken as other backends do, without effect.
+            Ignored; accepted for compatibility with other backends.
 
         Raises
         ------
@@ -112,7 +112,7 @@ class TorchBackend(Backend):
     def run_node(
         cls, node: onnx.NodeProto, inputs: Any, device: str = "CPU", outputs_info: Any = None, **kwargs: Any
     ) -> tuple[Any, ...]:
-        """Run one operator, by default of the newest opset; ``opset_version`` names another."""
+        """Run one operator, by default in the newest opset; ``opset_version`` selects another."""
         opset = onnx.helper.make_opsetid(node.domain, kwargs.get("opset_version", onnx.defs.onnx_opset_version()))
         values = [np.asarray(value) for value in inputs]
         graph = onnx.helper.make_graph(
@@ -126,7 +126,7 @@ class TorchBackend(Backend):
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
-        """Whether models can run there: on the CPU, and on CUDA devices that torch sees."""
+        """Whether models can run on a device: the CPU, and CUDA devices visible to torch."""
         kind = OnnxDevice(device).type
         return kind == DeviceType.CPU or (kind == DeviceType.CUDA and torch.cuda.is_available())
 

@@ -1,6 +1,6 @@
-"""The errors that users see. Each message is one line: what was given, what was expected, what to do.
+"""User-facing errors. Each message is one line: what was given, what was expected, what to do.
 
-Messages name settings as keywords with a value, ``labels=...`` or ``overwrite=True``; the command line shows them as
+Messages write settings as keywords with a value, ``labels=...`` or ``overwrite=True``; the command line renders them as
 its options.
 """
 
@@ -36,16 +36,16 @@ class UsageError(OnnxinfoError, ValueError):
 
 
 class _UnknownNameError(UsageError, KeyError):
-    # KeyError shows its argument in quotes.
+    # KeyError would show its argument in quotes.
     __str__ = Exception.__str__
 
 
 class UnknownRunError(_UnknownNameError):
-    """There is no run of that name."""
+    """No run has this name."""
 
 
 class UnknownLayerError(_UnknownNameError):
-    """No layer has that name, or matches that pattern."""
+    """No layer has this name or matches this pattern."""
 
 
 class ModelError(OnnxinfoError):

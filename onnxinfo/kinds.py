@@ -1,4 +1,4 @@
-"""Kinds of files, recognised by what is in them and not by how they are called."""
+"""Kinds of files, recognized by content, not by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MARKDOWN_RULE = re.compile(r"\|(?: -+:? \|)+")
 
 @dataclass(frozen=True)
 class Content:
-    """What is looked at of a file.
+    """Content of a file as far as it is inspected.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Content:
     head
         Its first bytes, 64 KiB at most.
     text
-        The head as UTF-8, None where it is not or has control characters.
+        The head as UTF-8; None if it is not UTF-8 or contains control characters.
     """
 
     path: Path
@@ -51,12 +51,12 @@ class Content:
 
     @classmethod
     def of(cls, path: Path) -> Content:
-        """Read a regular file's first bytes.
+        """Read the first bytes of a regular file.
 
         Raises
         ------
         OSError
-            It cannot be read.
+            The file cannot be read.
         """
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -64,14 +64,14 @@ class Content:
 
     @property
     def lines(self) -> list[str]:
-        """The head's lines, without the last one where it is cut off."""
+        """Lines of the head, without an incomplete last one."""
         lines = (self.text or "").splitlines()
         return lines[:-1] if self.size > len(self.head) else lines
 
 
 def _text(head: bytes) -> str | None:
     try:
-        # The head may end in the middle of a character.
+        # The head may end within a character.
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
     except UnicodeDecodeError:
         return None
@@ -79,7 +79,7 @@ def _text(head: bytes) -> str | None:
 
 
 def _is_hdf5(content: Content) -> bool:
-    # A user block of 512 bytes, or of that doubled any number of times, may come before the superblock.
+    # The superblock may be preceded by a user block of 512 bytes or a power of two times that.
     if content.head.startswith(HDF5_SIGNATURE):
         return True
     offset = _HDF5_FIRST_OFFSET
@@ -101,12 +101,12 @@ def _is_parquet(content: Content) -> bool:
 
 
 def is_onnx(path: Path) -> bool:
-    """Tell whether a regular file that is not empty is an ONNX model, by its outermost fields.
+    """Whether a non-empty regular file is an ONNX model, judged by its outermost fields.
 
     Raises
     ------
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return is_model(data)
@@ -143,7 +143,7 @@ def _is_csv(content: Content) -> bool:
         rows = [row for row in csv.reader(content.lines) if row]
     except csv.Error:
         return False
-    # A single column cannot be told from other text.
+    # A single column cannot be distinguished from other text.
     return (
         len(rows) > 0
         and len(rows[0]) > 1
@@ -160,9 +160,9 @@ class Kind:
     Attributes
     ----------
     title
-        With its article.
+        Name of the kind, with its article.
     matches
-        Tells whether a content, which is not empty, is of the kind.
+        Whether non-empty content is of this kind.
     """
 
     title: str
@@ -170,7 +170,7 @@ class Kind:
 
 
 HDF5 = Kind("an HDF5 file", _is_hdf5)
-#: Not told from other HDF5 files, so never taken to be of the same kind.
+#: Indistinguishable from other HDF5 files, hence never considered to be of the same kind.
 NETCDF = Kind("a netCDF file", _is_hdf5)
 PNG = Kind("a PNG image", lambda content: content.head.startswith(b"\x89PNG\r\n\x1a\n"))
 PDF = Kind("a PDF document", lambda content: content.head.startswith(b"%PDF-"))
@@ -184,17 +184,17 @@ MARKDOWN = Kind("a Markdown table", _is_markdown)
 TABLE = Kind("a table as text", _is_table)
 CSV = Kind("a CSV table", _is_csv)
 
-#: In the order in which they are tried; what has a signature of its own comes first.
+#: In matching order; kinds with a signature come first.
 KINDS = (HDF5, PNG, PDF, PARQUET, SAFETENSORS, ONNX, SVG, HTML, JSON, MARKDOWN, TABLE, CSV)
 
 
 def kind_of(path: Path) -> Kind | None:
-    """Return the kind of a regular file that is not empty, or None for a kind that is not known here.
+    """Return the kind of a non-empty regular file; None if unknown.
 
     Raises
     ------
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
     content = Content.of(path)
     return next((kind for kind in KINDS if kind.matches(content)), None)

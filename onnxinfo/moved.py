@@ -1,4 +1,4 @@
-"""Names of an earlier release that work for one more release, each with a warning that names the present one."""
+"""Names from an earlier release, which work for one more release with a warning that names their replacement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class FormerNameWarning(DeprecationWarning):
-    """A name of an earlier release is used."""
+    """A name from an earlier release is used."""
 
 
 def warn_former(text: str) -> None:
@@ -33,29 +33,29 @@ def warn_former(text: str) -> None:
 
 
 def warn_renamed(former: str, present: str) -> None:
-    """Warn that something is called otherwise now; both names as the user writes them."""
+    """Warn that something was renamed; both names as the user writes them."""
     warn_former(f"{former} is now called {present}; the next release drops the former name")
 
 
 def present_names(given: Mapping[str, Any], former: Mapping[str, str]) -> dict[str, Any]:
-    """Return values by the present names of what they were given for.
+    """Map values given by former names to current names.
 
     Parameters
     ----------
     given
-        Values by name.
+        Values by current or former name.
     former
-        Present name of each former one.
+        Current name of each former one.
 
     Raises
     ------
     UsageError
-        A value is given by both names.
+        A value is given under both names.
 
     Warns
     -----
     FormerNameWarning
-        A former name is given.
+        A former name is used.
     """
     found = dict(given)
     for name in [name for name in found if name in former]:
@@ -68,7 +68,7 @@ def present_names(given: Mapping[str, Any], former: Mapping[str, str]) -> dict[s
 
 
 def renamed_keywords(**former: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a function take keywords of an earlier release; see :func:`present_names`."""
+    """Decorate a function to accept keywords of an earlier release; see :func:`present_names`."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -84,14 +84,14 @@ def renamed_keywords(**former: str) -> Callable[[Callable[P, R]], Callable[P, R]
 
 
 def forward(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module's ``__getattr__`` for names that are elsewhere, or called otherwise, now.
+    """Return a module's ``__getattr__`` for names that have been moved or renamed.
 
     Parameters
     ----------
     module
         Name of the module.
     names
-        Present place of each name, such as ``ModelCheck`` for ``onnxinfo.ModelCheck``.
+        Current location of each name, such as ``ModelCheck`` for ``onnxinfo.ModelCheck``.
     """
 
     def find(name: str) -> Any:
@@ -105,5 +105,5 @@ def forward(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def _is_internal(frame: FrameType) -> bool:
-    """Tell whether code is onnxinfo's, or works for it: what imports modules and copies configuration objects."""
+    """Whether code belongs to onnxinfo or acts for it: import machinery and copies of configuration objects."""
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] in (__package__, "importlib", "dataclasses")

@@ -1,7 +1,7 @@
-"""What may become of the files that a call is told to write: every command and public function decides here.
+"""Rules for output files: every command and public function checks its outputs here.
 
-No output replaces an input of the same call. An existing file is replaced only by one of its own kind, or by force; an
-HDF5 file only by force. What is written appears as a whole or not at all.
+An output never replaces an input of the same call. An existing file is replaced only by one of its own kind or by
+force; an HDF5 file only by force. Files are written atomically: as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .kinds import Kind, kind_of
 from .replacing import check_writable, is_stream, replacing, resolve, streaming
 from .text import quoted
 
-#: Where a command prints; what it prints to may be an input, too.
+#: Standard output of a command, which may be redirected to an input file.
 STANDARD_OUTPUT = Path("/dev/stdout")
 
 _protected: list[Path] = []
@@ -28,16 +28,16 @@ _protected: list[Path] = []
 
 @dataclass(frozen=True)
 class Output:
-    """A file that may be written; made by :func:`claim`.
+    """A file that may be written; returned by :func:`claim`.
 
     Attributes
     ----------
     path
-        The file, symbolic links followed, or the stream.
+        The file, with symbolic links resolved, or the stream.
     kind
-        What will be written.
+        Kind of file to be written.
     failure
-        Class of the error where it cannot be written.
+        Error class for failures to write.
     """
 
     path: Path
@@ -45,12 +45,12 @@ class Output:
     failure: type[OnnxinfoError] = ArchiveError
 
     def writing(self) -> AbstractContextManager[Path]:
-        """Return a context of a temporary path, whose content becomes the output once the block has succeeded.
+        """Return a context with a temporary path, whose content becomes the output if the block succeeds.
 
         Raises
         ------
         OnnxinfoError
-            Of the class `failure`: the file cannot be written. What was there before is as it was.
+            Of the class `failure`: the file cannot be written. Existing content is unchanged.
         """
         return (streaming if is_stream(self.path) else replacing)(self.path, self.failure)
 
@@ -63,21 +63,21 @@ def claim(
     force: bool = False,
     failure: type[OnnxinfoError] = ArchiveError,
 ) -> Output:
-    """Decide whether a call may write a file, before it does any work. Nothing is written.
+    """Check that a call may write a file, before it does any work. Nothing is written.
 
     Parameters
     ----------
     output
-        The file. Of a symbolic link, what it points to is written and the link stays. Open files such as
-        ``/dev/stdout``, named pipes and character devices are written to as they are.
+        The file. For a symbolic link, its target is written and the link stays. Open files such as ``/dev/stdout``,
+        named pipes and character devices are written directly.
     kind
-        What will be written.
+        Kind of file to be written.
     inputs
-        What the call reads, see :func:`~onnxinfo.inputs.files.named_files`.
+        Files that the call reads; see :func:`~onnxinfo.inputs.files.named_files`.
     force
-        Replace an existing file whatever it holds, but no input.
+        Replace an existing file whatever it contains, but never an input.
     failure
-        Class of the error where the file cannot be written.
+        Error class for failures to write.
 
     Raises
     ------
@@ -98,12 +98,12 @@ def claim(
 
 
 def claim_folder(output: str | os.PathLike[str]) -> Path:
-    """Decide whether a call may put files into a folder, which may have to be made. Nothing is written.
+    """Check that a call may write files to a folder, creating it if necessary. Nothing is written.
 
     Raises
     ------
     ArchiveError
-        There is something else by that name, or the folder cannot be made or written.
+        The path exists and is not a folder, or the folder cannot be created or written.
     """
     folder = Path(output)
     try:
@@ -119,12 +119,12 @@ def claim_folder(output: str | os.PathLike[str]) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that was claimed, and those above it.
+    """Create a folder that was claimed, including its parents.
 
     Raises
     ------
     ArchiveError
-        It cannot be made.
+        The folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,9 +133,9 @@ def make_folder(folder: Path) -> None:
 
 
 def spare(output: str | os.PathLike[str], inputs: Iterable[object]) -> None:
-    """Refuse an output that is one of the inputs of the same call, by whatever name.
+    """Refuse an output that is one of the inputs of the same call, under any name.
 
-    Hard links, symbolic links and file systems that ignore case are seen through.
+    Hard links, symbolic links and case-insensitive file systems are taken into account.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def spare(output: str | os.PathLike[str], inputs: Iterable[object]) -> None:
     Raises
     ------
     UsageError
-        It is an input, or was given to :func:`protect`.
+        The output is an input, or was passed to :func:`protect`.
     """
     path = Path(output)
     try:
@@ -161,7 +161,7 @@ def spare(output: str | os.PathLike[str], inputs: Iterable[object]) -> None:
 
 
 def protect(path: str | os.PathLike[str]) -> None:
-    """Let no output of this process replace a file from now on."""
+    """Refuse to replace a file by any further output of this process."""
     _protected.append(Path(path).absolute())
 
 
@@ -186,7 +186,7 @@ def _is_same(one: Path, other: Path) -> bool:
     try:
         if os.path.samefile(one, other):
             return True
-        # Some file systems make up the numbers by which files are told apart.
+        # Some file systems invent inode numbers.
         one, other = one.resolve(), other.resolve()
         if _folded(one.name) != _folded(other.name) or not os.path.samefile(one.parent, other.parent):
             return False
@@ -200,6 +200,6 @@ def _folded(name: str) -> str:
 
 
 def _ignores_case(path: Path) -> bool:
-    """Tell whether the file system of an existing file finds it by its name in other letters, too."""
+    """Whether the file system of an existing file ignores case in its name."""
     swapped = path.name.swapcase()
     return swapped not in os.listdir(path.parent) and os.path.lexists(path.with_name(swapped))

@@ -1,6 +1,6 @@
-"""Extension points: what can be added to onnxinfo, by a decorator or by another package's entry points.
+"""Extension points of onnxinfo: registration by decorator or by another package's entry points.
 
-Nothing is imported before it is used, so listing the names costs nothing. See docs/extending.md.
+Objects are imported on first use, so listing their names costs nothing. See docs/extending.md.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Added = TypeVar("Added")
 
 
 class Registry(Generic[T]):
-    """Objects by name: onnxinfo's own, those of installed packages, and those that a program registers.
+    """Objects by name: built-in ones, those of installed packages, and those registered by a program.
 
     Parameters
     ----------
     noun
-        What one is called in messages.
+        Noun for an object in messages.
     group
-        Entry-point group in which other packages name theirs.
+        Entry-point group of other packages.
     own
-        onnxinfo's, as ``module:attribute`` by name.
+        Built-in objects, as ``module:attribute`` by name.
     """
 
     def __init__(self, noun: str, group: str, own: Mapping[str, str]) -> None:
@@ -37,12 +37,12 @@ class Registry(Generic[T]):
         self._registered: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[Added], Added]:
-        """Return a decorator that adds an object.
+        """Return a decorator that registers an object.
 
         Raises
         ------
         UsageError
-            The name is taken by another object.
+            The name is taken.
         """
 
         def add(added: Added) -> Added:
@@ -55,27 +55,27 @@ class Registry(Generic[T]):
         return add
 
     def names(self) -> list[str]:
-        """List all names: onnxinfo's own first."""
+        """List all names, built-in ones first."""
         return list(dict.fromkeys([*self._own, *_installed(self.group), *self._registered]))
 
     def check(self, name: str) -> None:
-        """Refuse a name that is not there; nothing is imported.
+        """Raise if a name does not exist; nothing is imported.
 
         Raises
         ------
         UsageError
-            There is none of that name.
+            The name does not exist.
         """
         if name not in self.names():
             raise UsageError(no_such(self._noun, name, self.names(), "onnxinfo"))
 
     def get(self, name: str) -> T:
-        """Return the object of a name, imported if need be.
+        """Return the object with a name, importing it if necessary.
 
         Raises
         ------
         UsageError
-            There is none of that name, or what another package names cannot be imported.
+            The name does not exist, or the object of another package cannot be imported.
         """
         if name in self._registered:
             return self._registered[name]
@@ -87,7 +87,7 @@ class Registry(Generic[T]):
         return self._loaded(_installed(self.group)[name])
 
     def load_installed(self) -> None:
-        """Import everything that other packages name, whatever it registers by itself."""
+        """Import the entry points of all packages, which may register further objects."""
         for each in _installed(self.group).values():
             self._loaded(each)
 
@@ -107,7 +107,7 @@ def _installed(group: str) -> Mapping[str, EntryPoint]:
     return {each.name: each for each in entry_points(group=group)}
 
 
-#: Classes of metrics, see :class:`.analysis.blocks.Measure`.
+#: Classes of metrics; see :class:`.analysis.blocks.Measure`.
 METRICS: Registry[Any] = Registry(
     "metric",
     "onnxinfo.metrics",
@@ -141,7 +141,7 @@ PLOTS: Registry[Callable[..., Any]] = Registry(
     },
 )
 
-#: Functions ``open(path, key, kinds)`` that return :class:`.inputs.rows.Rows`, by the file's ending without the dot.
+#: Functions ``open(path, key, kinds)`` that return :class:`.inputs.rows.Rows`, by file suffix without the dot.
 READERS: Registry[Callable[..., Any]] = Registry(
     "input format",
     "onnxinfo.readers",
@@ -160,7 +160,7 @@ ENGINES: Registry[Callable[..., Any]] = Registry(
     {"local": ".engines.local:open_local", "ray": ".engines.ray:open_ray"},
 )
 
-#: :class:`.archive.export.Exporter` by the file's ending.
+#: Instances of :class:`.archive.export.Exporter`, by file suffix.
 EXPORTERS: Registry[Any] = Registry(
     "export format",
     "onnxinfo.exporters",
@@ -171,5 +171,5 @@ EXPORTERS: Registry[Any] = Registry(
     },
 )
 
-#: Modules that put ONNX operators into the table, see :mod:`.torch_graph.operators.table`.
+#: Modules that add ONNX operators to the table; see :mod:`.torch_graph.operators.table`.
 OPERATORS: Registry[Any] = Registry("module of operators", "onnxinfo.operators", {})

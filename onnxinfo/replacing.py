@@ -1,4 +1,4 @@
-"""Files that appear as a whole or not at all: written beside their place and renamed, or passed to a stream."""
+"""Atomic file writes: files are written to a temporary path and renamed, or passed to a stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from .errors import ArchiveError, OnnxinfoError, UsageError
 from .text import quoted
 
-#: Ends the name of a file that is being written.
+#: Suffix of files that are being written.
 PART = ".part"
 _MAX_LINKS = 40
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
@@ -23,12 +23,12 @@ _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
-    """Return the file behind `path`, symbolic links followed, or where it would be.
+    """Return the file at `path`, with symbolic links resolved; it need not exist.
 
     Raises
     ------
     UsageError
-        There is something else than a regular file, or no folder to hold it, or the path cannot be one.
+        The path is not a regular file, has no parent folder, or is invalid.
     """
     try:
         resolved = Path(path).resolve()
@@ -44,7 +44,7 @@ def resolve(path: str | os.PathLike[str]) -> Path:
 
 
 def descriptor_of(path: str | os.PathLike[str]) -> int | None:
-    """Return the number of the open file that a path such as ``/dev/stdout`` stands for, or None for other paths."""
+    """Return the descriptor of an open file that a path such as ``/dev/stdout`` refers to; None for other paths."""
     followed = os.path.abspath(path)
     for _ in range(_MAX_LINKS):
         if followed in _STANDARD:
@@ -58,7 +58,7 @@ def descriptor_of(path: str | os.PathLike[str]) -> int | None:
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a path is an open file such as ``/dev/stdout``, a named pipe or a character device."""
+    """Whether a path is an open file such as ``/dev/stdout``, a named pipe or a character device."""
     try:
         if descriptor_of(path) is not None:
             return True
@@ -69,7 +69,7 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 
 
 def check_writable(path: Path, failure: type[OnnxinfoError] = ArchiveError) -> None:
-    """Check that a file may be replaced, or made, at a resolved path.
+    """Check that a file at a resolved path may be created or replaced.
 
     Raises
     ------
@@ -84,10 +84,10 @@ def check_writable(path: Path, failure: type[OnnxinfoError] = ArchiveError) -> N
 
 @contextlib.contextmanager
 def replacing(path: Path, failure: type[OnnxinfoError] = ArchiveError) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`, which replaces `path` once the block has succeeded.
+    """Yield a temporary path in the folder of `path`, which replaces `path` if the block succeeds.
 
-    Until then the original stays as it is, whatever happens; the new content has reached the disk before it replaces
-    the old, and has the old file's permissions. For archives, the caller holds the
+    Until then the original stays unchanged, whatever happens; the new content is on disk before it replaces the old,
+    and gets the old file's permissions. For archives, the caller holds the
     :class:`~onnxinfo.archive.storage.WriterLock`.
 
     Parameters
@@ -123,14 +123,14 @@ def replacing(path: Path, failure: type[OnnxinfoError] = ArchiveError) -> Iterat
 
 @contextlib.contextmanager
 def streaming(path: Path, failure: type[OnnxinfoError] = ArchiveError) -> Iterator[Path]:
-    """Yield a temporary path whose content goes to a stream, see :func:`is_stream`, once the block has succeeded.
+    """Yield a temporary path whose content is sent to a stream, see :func:`is_stream`, if the block succeeds.
 
     Raises
     ------
     OnnxinfoError
         Of the class `failure`: the stream cannot be written.
     BrokenPipeError
-        Nobody reads it any more.
+        The stream has no reader any more.
     """
     with tempfile.TemporaryDirectory(prefix="onnxinfo-") as folder:
         part = Path(folder, "part")
@@ -138,7 +138,7 @@ def streaming(path: Path, failure: type[OnnxinfoError] = ArchiveError) -> Iterat
         yield part
         number = descriptor_of(path)
         try:
-            # What was printed before comes before.
+            # Keep the order with what was printed before.
             sys.stdout.flush()
             with (
                 part.open("rb") as source,
@@ -165,13 +165,13 @@ def _copy_permissions(path: Path, part: Path) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Return once the file's content is on the disk."""
+    """Return once the file's content is on disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def fsync_folder(folder: Path) -> None:
-    """Return once the folder's entries are on the disk, where the system can tell."""
+    """Return once the folder's entries are on disk, if the system supports it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

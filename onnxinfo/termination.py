@@ -1,4 +1,4 @@
-"""SIGTERM as an orderly end, so that what is open is closed."""
+"""Orderly termination on SIGTERM, so that open files are closed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from types import FrameType
 
 @contextmanager
 def orderly_termination() -> Iterator[None]:
-    """Raise ``SystemExit`` when SIGTERM arrives within the context.
+    """Raise ``SystemExit`` if SIGTERM arrives within the context.
 
-    Without, the process would end at once, and HDF5 would take its file for one that is still written. A program's own
-    handler stays; so does the default where this is not the main thread, as Python lets no other one set handlers.
+    Otherwise the process would end at once, and HDF5 would consider its file as still being written. A program's own
+    handler stays, and so does the default outside the main thread, because Python lets no other thread set handlers.
     """
     free = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if not free:

@@ -1,16 +1,16 @@
-"""Text that came from outside, made fit for one line of a message, a terminal and an archive."""
+"""Make text from outside safe for messages, terminals and archives."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
 
-#: What spreadsheet programs take for the beginning of a formula, in wide letters too.
+#: Characters, including full-width ones, that spreadsheet programs interpret as the start of a formula.
 _FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 
 def printable(text: object) -> str:
-    r"""Return the text with everything that does not print (control characters, line ends, surrogates) escaped.
+    r"""Return the text with everything unprintable (control characters, line ends, surrogates) escaped.
 
     Examples
     --------
@@ -24,13 +24,13 @@ def printable(text: object) -> str:
 
 
 def quoted(text: object, most: int = 160) -> str:
-    """Return a name as a message shows it: printable, in quotes, its middle left out where it is very long."""
+    """Return a name for messages: printable, in quotes, with its middle elided if it is very long."""
     shown = printable(text)
     return f"'{shown}'" if len(shown) <= most else f"'{shown[: most // 2]}…{shown[-most // 2 :]}'"
 
 
 def no_such(kind: str, name: str, known: Sequence[str], where: str) -> str:
-    """Return the message for a name that is unknown: the near misses, else some of what there is."""
+    """Return the message for an unknown name: with similar names, else with some existing ones."""
     near = difflib.get_close_matches(name, known[:10_000], n=3, cutoff=0.5)
     listed = ", ".join(f"'{each}'" for each in (near or [*known[:8]]))
     more = ", ..." if not near and len(known) > 8 else ""
@@ -39,7 +39,7 @@ def no_such(kind: str, name: str, known: Sequence[str], where: str) -> str:
 
 
 def spreadsheet_text(value: object) -> object:
-    r"""Return a value of a table as a spreadsheet program may have it: text is printable, and never a formula.
+    r"""Return a table value that is safe in spreadsheet programs: text is printable and never a formula.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def spreadsheet_text(value: object) -> object:
 
 
 def shorten(text: str, size: int) -> str:
-    """Return text of at most `size` characters, its middle left out; layer names differ at their ends.
+    """Shorten text to at most `size` characters by eliding its middle; layer names differ at their ends.
 
     Examples
     --------

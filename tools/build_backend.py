@@ -1,8 +1,8 @@
-"""Setuptools' build backend, made to write the same bytes for the same sources.
+"""Setuptools' build backend with reproducible output: the same sources give the same bytes.
 
-Setuptools' wheels keep the files' own permissions, and its source archives their times and owners too, so both are
-written anew here, dated ``SOURCE_DATE_EPOCH``. Without that variable they are dated 1980-01-01, the first day a wheel
-can name.
+Setuptools' wheels keep the files' permissions, and its source archives also their times and owners, so both are
+rewritten here with the date ``SOURCE_DATE_EPOCH``. Without that variable, the date is 1980-01-01, the first that a
+wheel can store.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
 
 
 def normalize_wheel(wheel: Path) -> None:
-    """Rewrite a wheel, which has its dates already, with the same permissions for all of its files."""
+    """Rewrite a wheel, which already has its dates, with the same permissions for all files."""
     content = io.BytesIO()
     with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(content, "w") as target:
         for found in source.infolist():
@@ -67,7 +67,7 @@ def normalize_wheel(wheel: Path) -> None:
 
 
 def normalize_sdist(archive: Path, date: int) -> None:
-    """Rewrite a ``.tar.gz``: members sorted, dated `date` (seconds since 1970), with no owner's name."""
+    """Rewrite a ``.tar.gz``: members sorted, dated `date` (seconds since 1970), without an owner."""
     content = io.BytesIO()
     with (
         tarfile.open(archive) as source,

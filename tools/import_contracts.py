@@ -1,4 +1,4 @@
-"""A contract of import-linter's: no module imports itself by way of others."""
+"""A contract for import-linter: no import cycles."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from importlinter import Contract, ContractCheck, output
 
 
 class NoCircles(Contract):
-    """Modules whose imports form a circle, wherever in a module these stand."""
+    """Contract that reports import cycles, wherever in a module the imports are."""
 
     type_name = "no_circles"
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
-        """Find the circles."""
+        """Find the cycles."""
         found = [*circles({module: graph.find_modules_directly_imported_by(module) for module in graph.modules})]
         return ContractCheck(kept=not found, metadata={"circles": found})
 
     def render_broken_contract(self, check: ContractCheck) -> None:
-        """Print each circle's modules on a line."""
+        """Print the modules of each cycle on one line."""
         for circle in check.metadata["circles"]:
             output.print_error(", ".join(circle))
 
 
 def circles(imports: dict[str, set[str]]) -> Iterator[list[str]]:
-    """Yield the modules of each circle (strongly connected component), sorted."""
+    """Yield the modules of each cycle (strongly connected component), sorted."""
     reached = {module: _reached(module, imports) for module in imports}
     seen: set[str] = set()
     for module in sorted(imports):

@@ -1,1 +1,1 @@
-"""The paper's experiments, repeated with onnxinfo at a size that a laptop can train."""
+"""The paper's experiments, repeated with onnxinfo on networks small enough to train on a laptop."""

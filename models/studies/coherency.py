@@ -1,4 +1,4 @@
-"""Coherency (the paper's Fig. 1): what rescaling neighbouring layers changes in each metric, and what it does not.
+"""Coherency (the paper's Fig. 1): effect of rescaling neighboring layers on each metric.
 
 ``python -m onnxinfo.models.studies.coherency resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet -o study``
 """
@@ -16,7 +16,7 @@ from .tables import write_table
 
 
 def main() -> None:
-    """Rescale, measure both, and write the archive, the table and the figure."""
+    """Rescale, measure both networks, and write the archive, the table and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--inputs", required=True)
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--layers", nargs="*", default=[])
     parser.add_argument("--limit", type=int, default=4)
     add_decoder_options(parser)
-    parser.add_argument("--metric", nargs="*", help="Default: sid, gradient, gradcam, and ru where it has decoders.")
+    parser.add_argument("--metric", nargs="*", help="Default: sid, gradient, gradcam, and ru if there are decoders.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the studies share: small networks trained on a processor, their ONNX files, accuracy, and tables."""
+"""Shared parts of the studies: small networks trained on the CPU, their ONNX files, accuracy, and tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxinfo.archive import means
 
 Array = npt.NDArray[Any]
 SEED, BATCH, HIDDEN = 0, 32, 64
-#: A convolution by its filters, kernel and stride, or None for pooling by two.
+#: A convolution as filters, kernel size and stride; None for pooling by two.
 Step = tuple[int, int, int] | None
 Padding = Literal["zeros", "circular"]
 #: Pairs of 3x3 convolutions between poolings.
@@ -28,22 +28,22 @@ ALEXNET: list[Step] = [(24, 7, 2), None, (48, 5, 1), None, (64, 3, 1), (64, 3, 1
 
 
 def versions_parser(description: str | None) -> argparse.ArgumentParser:
-    """Arguments of a study that measures versions of one trained model on labelled samples."""
+    """Return the argument parser of a study that measures versions of one trained model on labeled samples."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--inputs", required=True)
     parser.add_argument("--labels", required=True)
     parser.add_argument("--preset")
-    parser.add_argument("--limit", type=int, default=8, help="Samples that SID is measured on.")
-    parser.add_argument("--scored", type=int, default=1000, help="Samples that accuracy is measured on.")
+    parser.add_argument("--limit", type=int, default=8, help="Number of samples for SID.")
+    parser.add_argument("--scored", type=int, default=1000, help="Number of samples for the accuracy.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     return parser
 
 
 def convolutions(plan: Sequence[Step], side: int, padding: Padding = "zeros") -> tuple[list[nn.Module], int, int]:
-    """Convolutions with ReLU, and poolings; with them come the channels and the side of what leaves them.
+    """Return convolutions with ReLU and poolings, and the channels and side length of their output.
 
-    The padding is ``zeros``, or ``circular``: then no pixel is seen by less of the network than another.
+    The padding is ``zeros``, or ``circular``, with which the whole network sees every pixel equally.
     """
     layers: list[nn.Module] = []
     channels = 3
@@ -59,14 +59,14 @@ def convolutions(plan: Sequence[Step], side: int, padding: Padding = "zeros") ->
 
 
 def classifier(plan: Sequence[Step], side: int, classes: int, padding: Padding = "zeros") -> nn.Sequential:
-    """Convolutions, then two linear layers."""
+    """Return convolutions followed by two linear layers."""
     layers, channels, side = convolutions(plan, side, padding)
     layers += [nn.Flatten(), nn.Linear(channels * side * side, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes)]
     return initialised(nn.Sequential(*layers))
 
 
 def initialised(network: nn.Sequential) -> nn.Sequential:
-    """Draw a network's weights as is usual before ReLU."""
+    """Initialize a network's weights as usual for ReLU."""
     for layer in network:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -86,15 +86,15 @@ def fit(
     Parameters
     ----------
     network
-        What is trained.
+        Network to train.
     x
         Images.
     epochs
-        How often all are shown.
+        Number of epochs.
     loss
-        Of the network's outputs, the images shown, and their positions in x.
+        Loss as a function of the network's outputs, the augmented images, and their positions in x.
     each
-        Called with the number of epochs after each.
+        Called after each epoch with the number of epochs so far.
     """
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
@@ -115,7 +115,7 @@ def fit(
 def fit_classes(
     network: nn.Module, x: Tensor, labels: Tensor, epochs: int, each: Callable[[int], None] = lambda epoch: None
 ) -> None:
-    """Train a classifier on images x (N, 3, y, x) of given classes (N,)."""
+    """Train a classifier on images x (N, 3, y, x) with classes (N,)."""
     fit(network, x, epochs, lambda y, _, rows: nn.functional.cross_entropy(y, labels[rows]), each)
 
 
@@ -155,7 +155,7 @@ def sample_shape(model: onnx.ModelProto) -> tuple[int, ...]:
 
 
 def scores(model: onnx.ModelProto, x: Array) -> Array:
-    """A model's output on preprocessed samples (N, ...), a hundred at a time, by ONNX Runtime."""
+    """Output of a model for preprocessed samples (N, ...), computed by ONNX Runtime in batches of a hundred."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -164,26 +164,26 @@ def scores(model: onnx.ModelProto, x: Array) -> Array:
 
 
 def accuracy(model: onnx.ModelProto, x: Array, labels: Array) -> float:
-    """Share of samples (N, ...) whose highest score is that of their class."""
+    """Fraction of samples (N, ...) whose highest score is that of their class."""
     return float((scores(model, x).argmax(1) == labels).mean())
 
 
 def mean_and_stderr(values: Array) -> tuple[float, float, int]:
-    """Mean of the finite values, its standard error (of fewer than two: not a number), and how many they are."""
+    """Mean of the finite values, its standard error (NaN for fewer than two), and their number."""
     mean, stderr, n = means.mean_and_stderr(values)
     return float(mean), float(stderr), int(n)
 
 
 def add_decoder_options(parser: argparse.ArgumentParser) -> None:
-    """Let the user say what the decoders of RU are trained on, how long, and where they are kept."""
-    parser.add_argument("--decoder-inputs", help="Samples that decoders are trained on; without them, no RU.")
+    """Add options for training data, duration and location of the decoders of RU."""
+    parser.add_argument("--decoder-inputs", help="Training samples of the decoders; without them, RU is skipped.")
     parser.add_argument("--decoder-limit", type=int, default=1000)
     parser.add_argument("--decoder-steps", type=int, default=400)
-    parser.add_argument("--decoders", type=Path, help="Folder that keeps them; default: beside the archive.")
+    parser.add_argument("--decoders", type=Path, help="Folder of the decoders; default: beside the archive.")
 
 
 def decoder_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of an analysis with RU, or none."""
+    """Return the arguments of an analysis with RU, or none."""
     if not options.decoder_inputs:
         return {}
     names = ("decoder_inputs", "decoder_limit", "decoder_steps", "decoders")

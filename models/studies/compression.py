@@ -26,7 +26,7 @@ def main() -> None:
     parser = versions_parser(__doc__)
     parser.add_argument("--keep", type=float, nargs="*", default=LEVELS)
     parser.add_argument("--layers", nargs="*", default=[])
-    parser.add_argument("--attacked", type=int, default=8, help="Samples that are attacked; 0 for no robustness.")
+    parser.add_argument("--attacked", type=int, default=8, help="Number of samples to attack; 0 to skip robustness.")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     model = onnxinfo.load(options.model)
@@ -59,10 +59,10 @@ def main() -> None:
 
 
 def table(archive: Path, attacks: Path | None, accuracies: Mapping[str, float]) -> list[dict[str, Any]]:
-    """One row per level.
+    """Return one row per level.
 
     SID, in nats, is the mean over the samples that have a value at all levels, followed by the difference in the last
-    layer from the first level, its standard error, and of how many of its images a value is not proven. The norm, in
+    layer from the first level, its standard error, and the number of its images with an unproven value. The norm, in
     standard deviations of the input, is the mean over samples of that over the wrong classes reached.
     """
     rows: list[dict[str, Any]] = []

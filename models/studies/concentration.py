@@ -1,9 +1,9 @@
 """Concentration by layer (the paper's Fig. 3c): whether a trained network discards the background.
 
-A small VGG or AlexNet is trained to tell the animals of an ``.npz`` file with ``images`` (N, H, W, 3) of uint8,
-``labels`` and ``boxes`` (N, 4) apart. The images are parted into folds; what is measured on the images of a fold is the
-network that was trained on the others. Two controls: all other images' boxes instead of an image's own, and a network
-with random weights.
+A small VGG or AlexNet is trained to classify the animals of an ``.npz`` file with ``images`` (N, H, W, 3) of uint8,
+``labels`` and ``boxes`` (N, 4). The images are split into folds; the images of a fold are analyzed with the network
+that was trained on the others. There are two controls: the boxes of all other images instead of an image's own, and a
+network with random weights.
 
 ``python -m onnxinfo.models.studies.concentration animals.npz --network vgg -o study``
 """
@@ -41,19 +41,19 @@ from .tables import write_table
 NETWORKS: dict[str, list[Step]] = {"vgg": VGG, "alexnet": ALEXNET}
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 RANDOM = "random weights"
-#: Told apart by the colour-blind, too.
+#: Distinguishable for color-blind readers, too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73")
 
 
 def contrasts(maps: Array, masks: Array) -> tuple[Array, Array]:
-    """Background's mean entropy minus the foreground's, of maps (S, 3, y, x) and masks (S, y, x).
+    """Mean entropy of the background minus that of the foreground, for maps (S, 3, y, x) and masks (S, y, x).
 
-    With each image's own mask, and the mean of that with the masks of all others: nats, (S,) both.
+    Returns, in nats, the contrast with each image's own mask, and its mean over the masks of all others, (S,) each.
     """
     entropy = maps.mean(1).reshape(len(maps), -1)
     inside = masks.reshape(len(masks), -1).astype(bool)
     share = inside.mean(1)
-    # Every map with every mask.
+    # All pairs of maps and masks.
     within = entropy @ inside.T / inside.shape[1]
     found = (entropy.mean(1)[:, None] - within) / (1 - share) - within / share
     own = np.diag(found)
@@ -61,10 +61,10 @@ def contrasts(maps: Array, masks: Array) -> tuple[Array, Array]:
 
 
 def models(network: str, images: Tensor, answers: Tensor, *, epochs: int) -> dict[str, onnx.ModelProto]:
-    """A network before and after it is trained on images (N, 3, y, x) of classes (N,); the same weights at first."""
+    """Return a network before and after training on images (N, 3, y, x) of classes (N,), from the same weights."""
     torch.manual_seed(SEED)
     side = images.shape[-1]
-    # Under padding with zeros the border of an image is seen by less of the network, and boxes lie in the middle.
+    # With zero padding, less of the network sees the border of an image, and boxes tend to be in the middle.
     module = classifier(NETWORKS[network], side, int(answers.max()) + 1, padding="circular")
     before = to_onnx(module, side)
     fit_classes(module, images, answers, epochs)
@@ -81,8 +81,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--measured", type=int, help="Folds that a network is trained for; default: all")
-    parser.add_argument("--limit", type=int, help="Images of each fold that concentration is measured on; default: all")
+    parser.add_argument("--measured", type=int, help="Number of folds to train networks for; default: all")
+    parser.add_argument("--limit", type=int, help="Number of images per fold for concentration; default: all")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     with np.load(options.data) as data:
@@ -110,7 +110,7 @@ def main() -> None:
     draw(rows, options.output / f"{options.network}.png")
 
 
-#: Means of the table, with their standard errors.
+#: Means in the table, with their standard errors.
 COLUMNS = {
     "trained": "stderr",
     "above others' boxes": "its stderr",
@@ -120,7 +120,7 @@ COLUMNS = {
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: Path, **facts: Any) -> None:
-    """Write the table, each mean with its standard error."""
+    """Write the table, with the standard error of each mean."""
     shown = [
         {
             "layer": row["layer"],
@@ -134,7 +134,7 @@ def write(rows: Sequence[Mapping[str, Any]], path: Path, **facts: Any) -> None:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Concentration of the trained network, its controls, and two standard errors, layer by layer."""
+    """Plot concentration of the trained network and its controls, with two standard errors, layer by layer."""
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     for shift, (name, stderr) in enumerate(list(COLUMNS.items())[:3], -1):
         position = np.arange(len(rows)) + 0.06 * shift
@@ -149,7 +149,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def table(archive: Path, folds: int) -> list[dict[str, Any]]:
-    """One row per layer: concentration and its standard error over images, and the controls."""
+    """Return one row per layer: concentration and its standard error over images, and the controls."""
     rows: list[dict[str, Any]] = []
     with onnxinfo.open(archive) as opened:
         for layer, described in enumerate(opened["trained 0"].layers):

@@ -1,4 +1,4 @@
-"""Depth (the paper's Fig. 3): networks of one family and growing depth, layer by layer.
+"""Depth (the paper's Fig. 3): networks of one family with increasing depth, layer by layer.
 
 ``python -m onnxinfo.models.studies.depth resnet20.onnx resnet32.onnx resnet44.onnx --inputs cifar10.npz:x_test \
 --labels cifar10.npz:y_test --preset imagenet --decoder-inputs cifar10.npz:x_train -o study``
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--inputs", required=True)
     parser.add_argument("--labels")
     parser.add_argument("--preset")
-    parser.add_argument("--layers", nargs="*", help="For each model, its layers with commas between; default: all.")
+    parser.add_argument("--layers", nargs="*", help="For each model, a comma-separated list of layers; default: all.")
     parser.add_argument("--limit", type=int, default=8)
     add_decoder_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""Quantised networks: SID of a float network and of its quantised versions, below the rounding and above it.
+"""Quantized networks: SID of a float network and of its quantized versions, below and above the rounding.
 
 ``python -m onnxinfo.models.studies.quantisation resnet20.onnx --inputs cifar10.npz:x_test --labels cifar10.npz:y_test \
 --calibration cifar10.npz:x_train --preset imagenet --layers relu_6 relu_12 relu_18 logits -o study``
@@ -24,12 +24,14 @@ FLOAT = "float"
 
 
 def main() -> None:
-    """Quantise, measure every version at every alpha, and write the models, the archives, the table and the figure."""
+    """Quantize, measure every version at every alpha, and write the models, the archives, the table and the figure."""
     parser = versions_parser(__doc__)
-    parser.add_argument("--calibration", required=True, help="Samples that tell the ranges of activations.")
+    parser.add_argument("--calibration", required=True, help="Samples that determine the ranges of activations.")
     parser.add_argument("--layers", nargs="+", required=True, help="Tensors of the float model.")
-    parser.add_argument("--alphas", type=float, nargs=2, default=(1.5e-4, 0.01), help="A usual one and a sound one.")
-    parser.add_argument("--calibrated", type=int, default=64, help="Samples for the calibration.")
+    parser.add_argument(
+        "--alphas", type=float, nargs=2, default=(1.5e-4, 0.01), help="One below and one above the rounding."
+    )
+    parser.add_argument("--calibrated", type=int, default=64, help="Number of samples for the calibration.")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     model = onnx.load(options.model)
@@ -57,10 +59,11 @@ def main() -> None:
 
 
 def counterparts(model: onnx.ModelProto, layers: Sequence[str], version: onnx.ModelProto) -> list[str]:
-    """Return which tensors of a quantised version are what some tensors of the float model are.
+    """Return the tensors of a quantized version that correspond to given tensors of the float model.
 
-    That is the tensor after rounding, where it is rounded; in the QOperator format the integers. A ReLU may have gone
-    into the rounding, whose range begins at zero then: what had its input's name is its output.
+    That is the tensor after rounding, if it is rounded; in the QOperator format the integers. A ReLU may have been
+    fused into the rounding, whose range then starts at zero: in that case, the tensor with its input's name is its
+    output.
     """
     outputs = {value.name for value in version.graph.output}
     known = {layer.name for layer in onnxinfo.list_layers(version)}
@@ -75,10 +78,10 @@ def counterparts(model: onnx.ModelProto, layers: Sequence[str], version: onnx.Mo
 def table(
     layers: Sequence[str], archives: Mapping[float, Path], accuracies: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """One row per layer and version: accuracy, the rounding floor, SID at each alpha, and what differs from float.
+    """Return one row per layer and version: accuracy, rounding floor, SID at each alpha, and difference from float.
 
-    The floor is the largest, over the images, of the least alpha at which rounding makes less than half of the
-    deviation, as measured at the first alpha. The difference is at the last.
+    The floor is the largest value, over the images, of the smallest alpha at which rounding causes less than half of
+    the deviation, as measured at the first alpha. The difference is at the last alpha.
     """
     rows: list[dict[str, Any]] = []
     values = {}

@@ -1,4 +1,4 @@
-"""Quantised versions of a float network, by ONNX Runtime's quantisation tools."""
+"""Quantized versions of a float network, by ONNX Runtime's quantization tools."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from .common import Array
 
-#: The opset from which on DequantizeLinear takes integers of four bits, and the file format that has them.
+#: First opset in which DequantizeLinear supports 4-bit integers, and the corresponding file format version.
 _OPSET, _IR_VERSION = 21, 10
 _LARGEST_INT4 = 7
-#: Operators with weights, and the input that they are.
+#: Operators with weights, and the position of that input.
 _WEIGHT = {"Conv": 1, "Gemm": 1, "MatMul": 1}
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]
-    """Preprocessed images, one after the other."""
+    """Calibration data reader over preprocessed images."""
 
     def __init__(self, name: str, x: Array) -> None:
         self._feeds: Iterator[dict[str, Array]] = iter([{name: x[i : i + 1]} for i in range(len(x))])
@@ -33,21 +33,21 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantised(model: onnx.ModelProto, x: Array) -> dict[str, onnx.ModelProto]:
-    """Return a float model in each format of quantisation, and with what saturation alone does to it, by name.
+    """Return a float model in each quantization format, and with the effect of saturation alone, by name.
 
     Parameters
     ----------
     model
         A float model.
     x
-        Preprocessed images (N, ...) that tell the ranges of activations.
+        Preprocessed images (N, ...) that determine the ranges of activations.
 
     Returns
     -------
     dict
-        ``float, input clipped``: the float model, its input clipped to the range that the int8 versions have;
-        ``int8 QDQ`` and ``int8 QOperator``: weights (per channel) and activations, of ranges fixed beforehand;
-        ``int8 dynamic``: activations of the range that they have; ``int4 weights``: weights alone, per channel.
+        ``float, input clipped``: the float model, its input clipped to the range of the int8 versions;
+        ``int8 QDQ`` and ``int8 QOperator``: weights (per channel) and activations, with static ranges;
+        ``int8 dynamic``: activations with their actual range; ``int4 weights``: only weights, per channel.
     """
     found = {}
     name = model.graph.input[0].name
@@ -58,7 +58,7 @@ def quantised(model: onnx.ModelProto, x: Array) -> dict[str, onnx.ModelProto]:
             options = {"quant_format": format, "per_channel": True, "weight_type": QuantType.QInt8}
             quantize_static(source, target, _Images(name, x), **options)
             found[f"int8 {format.name}"] = onnx.load(target)
-        # ConvInteger of ONNX Runtime takes weights of uint8 only.
+        # ConvInteger of ONNX Runtime supports only uint8 weights.
         quantize_dynamic(source, target, weight_type=QuantType.QUInt8)
         found["int8 dynamic"] = onnx.load(target)
     found["int4 weights"] = with_int4_weights(model)
@@ -66,7 +66,7 @@ def quantised(model: onnx.ModelProto, x: Array) -> dict[str, onnx.ModelProto]:
 
 
 def with_clipped_input(model: onnx.ModelProto, version: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a float model whose input is clipped to the range that a QDQ version of it can represent."""
+    """Return a float model whose input is clipped to the range of a QDQ version of it."""
     name = model.graph.input[0].name
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in version.graph.initializer}
     first = next(node for node in version.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == name)
@@ -85,7 +85,7 @@ def with_clipped_input(model: onnx.ModelProto, version: onnx.ModelProto) -> onnx
 
 
 def without_types(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model without the shapes of its inner tensors: the tools transpose weights, and trip over these."""
+    """Return a model without the shapes of its inner tensors: the tools transpose weights, and fail on these shapes."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     del changed.graph.value_info[:]
@@ -93,7 +93,7 @@ def without_types(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def with_int4_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model whose weights are integers of four bits, one scale for each output channel."""
+    """Return a model whose weights are 4-bit integers, with one scale per output channel."""
     version = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     proto = version_converter.convert_version(model, _OPSET) if version < _OPSET else model
     changed = onnx.ModelProto()
@@ -109,7 +109,7 @@ def with_int4_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         transposed = any(each.name == "transB" and each.i for each in node.attribute)
         axis = 0 if node.op_type == "Conv" or transposed else 1
         added.append(_in_int4(graph, weights.pop(name), axis))
-    # What is computed from constants alone stands before what uses it.
+    # Nodes that depend only on constants precede those that use them.
     nodes = [*added, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -117,7 +117,7 @@ def with_int4_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _in_int4(graph: onnx.GraphProto, weight: onnx.TensorProto, axis: int) -> onnx.NodeProto:
-    """Replace an initializer by integers and scales; return the node that computes it from them."""
+    """Replace an initializer by integers and scales; return the node that dequantizes them."""
     values = numpy_helper.to_array(weight)
     others = tuple(i for i in range(values.ndim) if i != axis)
     scale = np.maximum(abs(values).max(others, keepdims=True) / _LARGEST_INT4, np.finfo(np.float32).tiny)

@@ -1,4 +1,4 @@
-"""The studies' tables: in Markdown to be read, and in JSON with all digits."""
+"""Tables of the studies: in Markdown for reading, and in JSON with all digits."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def write_table(rows: Rows, path: Path, *, shown: Rows | None = None, **facts: Any) -> None:
-    """Write rows as a Markdown table, and with further facts as JSON beside it; print the table.
+    """Write rows as a Markdown table, and with additional facts as JSON beside it; print the table.
 
     Parameters
     ----------
     rows
         Columns by name.
     path
-        To be written with the endings ``.md`` and ``.json``.
+        Path of the files, to which ``.md`` and ``.json`` are appended.
     shown
-        What the Markdown table has instead.
+        Replacement for the rows in the Markdown table.
     facts
-        For the JSON file.
+        Additional facts for the JSON file.
     """
     _write([rows if shown is None else shown], rows, path, facts)
 
 
 def write_layers(archive: Path, metrics: Sequence[str], path: Path, **facts: Any) -> None:
-    """Write the layers' means of all runs of an archive, and how runs differ sample by sample.
+    """Write the layers' means in all runs of an archive, and the samplewise differences between runs.
 
-    Each table has runs of as many layers as each other, side by side: the first's means, and the differences of the
+    Each table shows runs with equal numbers of layers side by side: the means of the first, and the differences of the
     others from it over the samples that have a value in both.
 
     Parameters
     ----------
     archive
-        Its runs are on the same samples.
+        An archive whose runs have the same samples.
     metrics
-        Names.
+        Names of metrics.
     path
-        To be written with the endings ``.md`` and ``.json``.
+        Path of the files, to which ``.md`` and ``.json`` are appended.
     facts
-        For the JSON file.
+        Additional facts for the JSON file.
     """
     tables, rows = [], []
     with onnxinfo.open(archive) as opened:
@@ -72,7 +72,7 @@ def _means(names: Sequence[str], values: Mapping[str, Array]) -> list[dict[str, 
 
 
 def _alike(names: Mapping[str, list[str]]) -> list[dict[str, list[str]]]:
-    """Runs of as many layers as each other, with the layers' names; the first run's group first."""
+    """Group runs with equal numbers of layers, with the layers' names; the first run's group comes first."""
     depths = dict.fromkeys(len(layers) for layers in names.values())
     return [{run: layers for run, layers in names.items() if len(layers) == depth} for depth in depths]
 
@@ -93,14 +93,14 @@ def _beside(
 
 
 def mean_text(cells: Mapping[str, Array], layer: int) -> str:
-    """Return a layer's mean over all samples with a value, how many these are and how many of them are unproven."""
+    """Return a layer's mean over all samples with a value, their number, and the number of unproven ones."""
     found = {key: data[layer] for key, data in layer_summary(cells).items()}
     n = int(found["n"] - found["n_missing"])
     return _text(f"{found['value']:.3f} ± {found['stderr']:.3f}", n, n - int(found["n_converged"]))
 
 
 def difference_text(pairs: Pairs) -> str:
-    """Return a mean difference between two runs, of how many samples, and how many of these are unproven."""
+    """Return the mean difference between two runs, the number of samples, and the number of unproven ones."""
     return _text(f"{pairs.difference:+.3f} ± {pairs.stderr:.3f}", pairs.n, pairs.n_unproven)
 
 

@@ -1,7 +1,7 @@
-"""Damage, distillation, epochs and autoencoders (the paper's Figs. 4a, 5a, 5b and 3b), small enough for a processor.
+"""Damage, distillation, epochs and autoencoders (the paper's Figs. 4a, 5a, 5b and 3b), small enough for a CPU.
 
 ``python -m onnxinfo.models.studies.training damage cifar10.npz -o study``; the file holds ``x_train``, ``y_train``,
-``x_test`` and ``y_test``. ``--full`` trains wider networks on all images, for a GPU's patience.
+``x_test`` and ``y_test``. ``--full`` trains wider networks on all images, preferably on a GPU.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from .common import (
 from .tables import write_layers
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: The teacher's answers are softened by this temperature, and weigh this much against the labels.
+#: Temperature that softens the teacher's answers, and their weight relative to the labels.
 TEMPERATURE, TEACHING = 4.0, 0.9
 
 
 @dataclass(frozen=True)
 class Data:
-    """Images for training, (N, 3, y, x), their classes, and those that networks are measured on, as they are."""
+    """Training images, (N, 3, y, x), their classes, and unmodified images for the analysis."""
 
     x: Tensor
     y: Tensor
@@ -57,25 +57,25 @@ class Data:
 
     @property
     def side(self) -> int:
-        """Pixels of an image's side."""
+        """Side length of an image in pixels."""
         return self.x.shape[-1]
 
     def plan(self, steps: list[Step]) -> list[Step]:
-        """A plan of convolutions, as wide as is trained here."""
+        """Return a plan of convolutions at the width that is trained here."""
         return [None if step is None else (step[0] * self.widening, *step[1:]) for step in steps]
 
     def network(self, plan: list[Step]) -> nn.Sequential:
-        """A classifier with new weights, the same whenever it is asked for."""
+        """Return a classifier with new weights, which are the same in every call."""
         torch.manual_seed(SEED)
         return classifier(plan, self.side, self.classes)
 
     def export(self, network: nn.Sequential) -> onnx.ModelProto:
-        """An ONNX model of a network as it is now."""
+        """Return an ONNX model of a network in its current state."""
         return to_onnx(network, self.side)
 
 
 def open_data(path: Path, *, epochs: int, images: int, full: bool) -> Data:
-    """Read images of uint8 and standardise those for training."""
+    """Read uint8 images and standardize those for training."""
     with np.load(path) as file:
         pixels, y, held_out, labels = (file[key] for key in ("x_train", "y_train", "x_test", "y_test"))
     kept = None if full else images
@@ -88,7 +88,7 @@ Models = dict[str, onnx.ModelProto]
 
 
 def damage(data: Data) -> Models:
-    """A VGG, and one of whose convolutions is damaged: four filters of 7 x 7 in its place."""
+    """Return a VGG, and one with a damaged convolution: replaced by four 7 x 7 filters."""
     original = data.plan(VGG)
     damaged: list[Step] = [*original[:4], (4, 7, 1), *original[5:]]
     found = {}
@@ -100,7 +100,7 @@ def damage(data: Data) -> Models:
 
 
 def distillation(data: Data) -> Models:
-    """An AlexNet that learned from the labels, and one that learned from a VGG."""
+    """Return an AlexNet trained on the labels, and one distilled from a VGG."""
     teacher, alone, taught = (data.network(data.plan(plan)) for plan in (VGG, ALEXNET, ALEXNET))
     fit_classes(teacher, data.x, data.y, data.epochs)
     fit_classes(alone, data.x, data.y, data.epochs)
@@ -116,7 +116,7 @@ def distillation(data: Data) -> Models:
 
 
 def epochs(data: Data) -> Models:
-    """A VGG before it is trained, and after 1, 2, 4, ... epochs."""
+    """Return a VGG before training, and after 1, 2, 4, ... epochs."""
     network = data.network(data.plan(VGG))
     found = {"epoch 0": data.export(network)}
     wanted = {data.epochs} | {2**i for i in range(data.epochs.bit_length())}
@@ -130,7 +130,7 @@ def epochs(data: Data) -> Models:
 
 
 def autoencoders(data: Data) -> Models:
-    """The convolutions of a VGG that tells classes apart, and of one that reconstructs its input."""
+    """Return the convolutions of a VGG classifier, and those of an autoencoder."""
     sorter = data.network(data.plan(VGG))
     fit_classes(sorter, data.x, data.y, data.epochs)
     torch.manual_seed(SEED)
@@ -161,9 +161,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--images", type=int, default=5000, help="Images for training.")
-    parser.add_argument("--limit", type=int, default=16, help="Held-out images that SID is measured on.")
-    parser.add_argument("--full", action="store_true", help="Networks four times as wide, on all images.")
+    parser.add_argument("--images", type=int, default=5000, help="Number of training images.")
+    parser.add_argument("--limit", type=int, default=16, help="Number of held-out images for SID.")
+    parser.add_argument("--full", action="store_true", help="Train networks four times as wide, on all images.")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     data = open_data(options.data, epochs=options.epochs, images=options.images, full=options.full)

@@ -1,1 +1,1 @@
-"""The main job: what is asked for, the network and samples made ready, and every cell computed and written."""
+"""Set up an analysis, and compute the metrics of a layer on a block of samples."""

@@ -1,4 +1,4 @@
-"""Carlini and Wagner's attack of the Adversarial Robustness Toolbox, which is an extra, on a network."""
+"""Carlini and Wagner's attack on a network, from the Adversarial Robustness Toolbox (an optional dependency)."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from art.attacks.evasion import CarliniL2Method
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-#: Where the search for the attack's constant starts, and how far its first step goes.
+#: Initial value in the search for the attack's constant, and learning rate.
 CONSTANT, RATE = 10.0, 0.05
 
 Array = npt.NDArray[Any]
 
 
 class Classifier(PyTorchClassifier):  # type: ignore[misc]
-    """A classifier whose samples do not depend on each other, so that one backward pass serves all of them.
+    """A classifier with independent samples, so that one backward pass serves all of them.
 
-    The toolbox's own makes one pass over all samples for each class that any of them is asked for.
+    The toolbox's own class makes one pass over all samples for each requested class.
     """
 
     def class_gradient(self, x: Array, label: Array, **_: Any) -> Array:
-        """Gradients of one score of each sample, (N, 1, ...).
+        """Gradients of one score per sample, (N, 1, ...).
 
         Parameters
         ----------
         x
             Samples, (N, ...).
         label
-            The class whose score it is, (N,).
+            Class whose score is differentiated, (N,).
         """
         inputs = torch.from_numpy(x.astype(np.float32)).to(self.device).requires_grad_(True)
         scores = self.model(inputs).gather(1, torch.from_numpy(label).to(self.device)[:, None])
@@ -51,20 +51,20 @@ def carlini_wagner(
     batch: int,
     cuda: bool,
 ) -> tuple[Any, Classifier]:
-    """The targeted L2 attack on a network, and the classifier that it attacks.
+    """Return the targeted L2 attack on a network, and the classifier that it attacks.
 
     Parameters
     ----------
     network
         Scores (N, classes) of samples (N, *shape).
     shape, classes
-        Of a sample, and how many scores it has.
+        Shape of one sample, and number of scores.
     bounds
-        That no perturbed sample leaves; the attack cannot move what lies at them.
+        Range of perturbed samples; the attack cannot move values at its ends.
     search_steps, iterations
-        Steps of the search for the attack's constant, and iterations in each.
+        Steps of the search for the attack's constant, and iterations per step.
     batch, cuda
-        Samples at once, and whether the network is on a GPU.
+        Batch size, and whether the network is on a GPU.
     """
     classifier = Classifier(
         model=network,

@@ -1,8 +1,8 @@
-"""What the metrics are compared with (the paper's Fig. 1): gradients, Grad-CAM and CAM of intermediate layers.
+"""Baselines for the metrics (the paper's Fig. 1): gradients, Grad-CAM and CAM of intermediate layers.
 
-All explain the class with the highest score. Their maps are upsampled to the input, bilinearly, and alike in all of its
-channels; the value of a layer is the mean of its map. Unlike SID and RU they depend on the scale of a layer's
-parameters.
+All of them explain the class with the highest score. Their maps are upsampled to the input bilinearly and are the same
+in all of its channels; the value of a layer is the mean of its map. Unlike SID and RU they depend on the scale of a
+layer's parameters.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from .job import Job, on_device
 
 
 class ClassifierProbe:
-    """The classifier of a job with the layers' features in reach.
+    """The classifier of a job, with access to the layers' features.
 
     Parameters
     ----------
     job
-        Network and samples; the whole model is converted once more, from its inputs to the scores.
+        Network and samples; the whole model is converted again, from its inputs to the scores.
 
     Raises
     ------
     UsageError
-        The model is no classifier.
+        The model is not a classifier.
     """
 
     def __init__(self, job: Job) -> None:
@@ -44,7 +44,7 @@ class ClassifierProbe:
         self._inputs = list(job.provider.samples.inputs)
 
     def inputs(self, indices: list[int]) -> list[tuple[int, tuple[Tensor, ...]]]:
-        """The model's inputs for samples, in portions of the batch size it is made for; how many of each count."""
+        """Batches of the model's fixed size with inputs of samples, each with its number of actual samples."""
         size = self.job.provider.fixed_batch or len(indices)
         batches = []
         for start in range(0, len(indices), size):
@@ -57,11 +57,11 @@ class ClassifierProbe:
 
 
 class Baseline(Measure):
-    """An explanation of the predicted class by one layer's feature."""
+    """Explanation of the predicted class by one layer's feature."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        # Refused before anything is written.
+        # Raises before anything is written.
         _ = self.classifier
 
     @cached_property
@@ -70,7 +70,7 @@ class Baseline(Measure):
         return ClassifierProbe(self.job)
 
     def cells(self, batch: SampleBatch) -> Cells:
-        """Explain a batch of samples; a layer that the scores do not depend on gives no finite value."""
+        """Explain a batch of samples; the value is not finite if the scores do not depend on the layer."""
         shape = self.job.shape
         maps = [
             _on_input(self._explain(batch.layer, inputs)[:count], shape, self.job.provider.axes())
@@ -86,7 +86,7 @@ class Baseline(Measure):
         """Map of a layer, (B, 1, *the feature's spatial axes)."""
 
     def _gradient(self, layer: int, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """The feature and the gradient of the highest score with respect to it, both (B, ...)."""
+        """Feature, and gradient of the highest score with respect to it, both (B, ...)."""
         inputs = tuple(x.requires_grad_(True) if x.is_floating_point() else x for x in inputs)
         outputs = self.classifier.module(*inputs)
         feature, scores = outputs[layer], outputs[-1]
@@ -97,10 +97,10 @@ class Baseline(Measure):
 
 
 class Gradient(Baseline):
-    """Magnitude of the gradient: ``sqrt(sum_c (dy/df_c)^2)`` at every position of the feature, y the highest score.
+    """Magnitude of the gradient: ``sqrt(sum_c (dy/df_c)^2)`` at every position of the feature; y is the highest score.
 
     It is taken with respect to the layer's feature, as in the paper's Fig. 1, over the channels c of a position; a
-    feature without positions has one norm.
+    feature without positions has a single norm.
     """
 
     metric = Metric("gradient", "magnitude of the gradient of the highest score by the feature", "1", fields=())
@@ -111,9 +111,9 @@ class Gradient(Baseline):
 
 
 class GradCam(Baseline):
-    """Grad-CAM: the feature's channels weighted by their gradients' means over positions, summed, its positive part.
+    """Grad-CAM: positive part of the sum of the feature's channels, weighted by their gradients' means over positions.
 
-    A feature without positions is one position.
+    A feature without positions counts as one position.
     """
 
     metric = Metric("gradcam", "Grad-CAM of the highest score", "1", fields=())
@@ -126,9 +126,9 @@ class GradCam(Baseline):
 
 
 class Cam(Baseline):
-    """Class activation map: the channels before a global average pooling, weighted as the one linear layer after does.
+    """Class activation map: channels before a global average pooling, weighted by the linear layer that follows.
 
-    Only that layer has one.
+    It is defined only for that layer.
     """
 
     metric = Metric("cam", "class activation map of the highest score", "1", fields=())
@@ -146,14 +146,14 @@ class Cam(Baseline):
         feature, gradient = self._gradient(layer, inputs)
         feature, gradient = _channels_second(feature, self.job), _channels_second(gradient, self.job)
         axes = tuple(range(2, feature.dim()))
-        # With this head the gradient is the channel's weight over the number of positions, everywhere.
+        # With this head, the gradient at every position is the channel's weight divided by the number of positions.
         weights = gradient.sum(axes, keepdim=True)
         found = (weights * feature).sum(1, keepdim=True)
         return found if layer == self._pooled else torch.full_like(found, torch.nan)
 
 
 def _channels_second(feature: Tensor, job: Job) -> Tensor:
-    """A feature (B, ...) as (B, channels, *positions): positions are those axes that the input has, too."""
+    """Feature (B, ...) as (B, channels, *positions); the positions are the axes that it shares with the input."""
     axes = job.provider.axes()
     if feature.dim() == 3 and "position" in axes:
         return feature.movedim(-1, 1)

@@ -1,4 +1,4 @@
-"""One layer around samples computed together, and what the metrics share about them."""
+"""A layer at a batch of samples, and the quantities that the metrics share."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .settings import Report
 
 @dataclass(frozen=True)
 class Cells:
-    """One metric of one layer on a batch of S samples.
+    """Result of one metric for one layer and a batch of S samples.
 
     Attributes
     ----------
     values
-        A number for every sample, (S,), for each of the metric's columns.
+        One number per sample, (S,), for each of the metric's columns.
     map
-        Pixel-level values, (S, *shape), for a metric with maps.
+        Pixel-level values, (S, *shape), if the metric has maps.
     """
 
     values: Mapping[str, Tensor]
@@ -39,9 +39,9 @@ class Cells:
 class Measure(ABC):
     """A metric of an analysis.
 
-    Its life: it is made and validates the request, before anything is written; the archive is opened; it is prepared,
-    which may take long; it computes cells, here or in copies of it that workers receive. A copy is made by pickle and
-    without the job and what ``cached_property`` keeps: a worker has a job of its own, and makes the rest anew.
+    Life cycle: it is constructed and validates the request before anything is written; the archive is opened; it is
+    prepared, which may take long; it computes cells, either here or in copies sent to workers. Copies are pickled
+    without the job and without ``cached_property`` values: a worker has its own job and recomputes the rest.
 
     Parameters
     ----------
@@ -51,11 +51,11 @@ class Measure(ABC):
     Attributes
     ----------
     metric
-        How the archive describes it.
+        Schema of the metric in the archive.
     uses_normalizer
-        Whether the constraint with ``D`` is part of its definition.
+        Whether the metric's definition includes the constraint with ``D``.
     needs
-        Names of metrics whose cells it is made from, see :meth:`SampleBatch.cells`.
+        Names of metrics whose cells it is computed from; see :meth:`SampleBatch.cells`.
     """
 
     metric: ClassVar[Metric]
@@ -67,22 +67,22 @@ class Measure(ABC):
 
     @classmethod  # noqa: B027 - few metrics write anything
     def claim(cls, config: Config, output: Path) -> None:
-        """Refuse, before any work, what cannot be written besides the archive."""
+        """Check, before any work, that files other than the archive can be written."""
 
     @property
     def recipe(self) -> Mapping[str, object]:
-        """Settings of its own that determine the numbers."""
+        """Settings specific to this metric that determine its numbers."""
         return {}
 
     def prepare(self, report: Report) -> None:  # noqa: B027 - few metrics train
-        """Do what takes long, once for all workers, such as training; the archive is open by now."""
+        """Do slow work once for all workers, such as training; the archive is open at this point."""
 
     @abstractmethod
     def cells(self, batch: SampleBatch) -> Cells:
-        """Compute a batch's cells."""
+        """Compute the cells of a batch."""
 
     def attached(self, job: Job) -> Self:
-        """Give a copy that a worker received the worker's job."""
+        """Attach the worker's job to a copy received by a worker."""
         self.job = job
         return self
 
@@ -93,7 +93,7 @@ class Measure(ABC):
 
 
 class SampleBatch:
-    """One layer around samples that are computed together.
+    """A layer at samples that are computed together.
 
     Parameters
     ----------
@@ -103,12 +103,12 @@ class SampleBatch:
         Position among the job's layers.
     indices
         Positions of the batch's S samples.
-    linearisation
-        The layer's linearisation at the samples; None where no metric needs it.
+    linearization
+        The layer's linearization at the samples; None if no metric needs it.
     normalizer
-        ``D`` of the constraint; None where each sample's own is meant.
+        ``D`` of the constraint; None: each sample's own.
     measures
-        All metrics by name; one may be made from another's cells.
+        All metrics by name; a metric may be computed from another's cells.
     """
 
     def __init__(
@@ -128,13 +128,13 @@ class SampleBatch:
 
     @property
     def linearisation(self) -> Linearisation:
-        """The layer's linearisation."""
+        """The layer's linearization."""
         assert self._linearisation is not None
         return self._linearisation
 
     @property
     def units(self) -> Tensor | None:
-        """Units that count, (S, n) bool, or None for all."""
+        """Counted units, (S, n) bool; None: all."""
         return self.job.counted(self.indices)
 
     @property
@@ -145,18 +145,18 @@ class SampleBatch:
         return alpha * (own if self._normalizer is None else own.new_full(own.shape, self._normalizer))
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean of values (S, n) over the units that count, (S,) of float64."""
+        """Mean of values (S, n) over the counted units, (S,) of float64."""
         wide, counted = values.double(), self.units
         if counted is None:
             return wide.mean(1)
         return torch.where(counted, wide, 0.0).sum(1) / counted.sum(1)
 
     def feature(self) -> LayerProbe:
-        """The layer's feature around the samples, with random streams at their beginning."""
+        """The layer's feature at the samples, with random streams at their start."""
         return self.job.feature(self.layer, self.x, self.rows, self.indices[0])
 
     def cells(self, metric: str) -> Cells:
-        """Cells of a metric; computed once."""
+        """Cells of a metric, computed once."""
         if metric not in self._cells:
             self._cells[metric] = self._measures[metric].cells(self)
         return self._cells[metric]

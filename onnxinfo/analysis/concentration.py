@@ -14,9 +14,9 @@ from .job import Job
 
 
 class Concentration(Measure):
-    """Mean of the pixel-level SID over the background minus its mean over the foreground, all channels alike.
+    """Mean pixel-level SID over the background minus its mean over the foreground, all channels weighted equally.
 
-    A sample without a foreground, or without a background, is not converged and has no value.
+    A sample without foreground or without background has no value and is not converged.
     """
 
     metric: ClassVar[Metric] = Metric(
@@ -33,20 +33,20 @@ class Concentration(Measure):
             raise UsageError("concentration needs to know where the objects are; give foreground=...")
 
     def cells(self, batch: SampleBatch) -> Cells:
-        """Average the maps of SID inside and outside."""
+        """Average the maps of SID over foreground and background."""
         sid = batch.cells("sid")
         assert sid.map is not None
         counted = torch.ones_like(sid.map, dtype=torch.bool).flatten(1) if batch.units is None else batch.units
-        # A unit that does not count has no entropy.
+        # Excluded units have no entropy.
         entropy = torch.where(counted, sid.map.double().flatten(1), 0.0)
         foreground = self._inside(batch).expand_as(sid.map).flatten(1)
         inside, outside = foreground & counted, ~foreground & counted
         count, rest = inside.sum(1), outside.sum(1)
         known = (count > 0) & (rest > 0)
         difference = (entropy * outside).sum(1) / rest - (entropy * inside).sum(1) / count
-        # The scale that the constraint fixes is common to all units and cancels. What is left is what K probes leave of
-        # an entropy's error, sqrt(1 / 2K), in the two means, as if units were independent: in layers with large
-        # receptive fields they are not quite, and the spread over seeds is up to twice this.
+        # The scale that the constraint fixes is common to all units and cancels. What remains is the error of an
+        # entropy from K probes, sqrt(1 / 2K), in the two means, as if units were independent. In layers with large
+        # receptive fields they are not quite: the spread over seeds is up to twice this.
         error = ((1 / count + 1 / rest) / (2 * sid.values["probes"].to(entropy))).sqrt()
         missing = torch.full_like(difference, torch.nan)
         values = {
@@ -58,7 +58,7 @@ class Concentration(Measure):
         return Cells(values)
 
     def _inside(self, batch: SampleBatch) -> Tensor:
-        """Foreground of the batch's samples, with an axis of one channel where the samples have channels."""
+        """Foreground of the batch's samples, with a channel axis of size one if the samples have channels."""
         assert self.job.foreground is not None
         masks = torch.from_numpy(self.job.foreground[batch.indices]).bool().to(self.job.device)
         return masks.unsqueeze(1 + self.job.provider.axes().index("channel"))

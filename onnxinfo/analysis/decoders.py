@@ -1,4 +1,4 @@
-"""The decoders of an analysis: found in a folder, or trained and put there."""
+"""The decoders of an analysis: loaded from a folder, or trained and saved there."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class DecoderCache:
-    """Where decoders are kept, and how they are made where one is missing.
+    """Folder of decoders; missing ones are trained.
 
     Attributes
     ----------
     folder
-        Holds them; it is created.
+        The folder; created if missing.
     provider
-        Training samples of the model that is analyzed.
+        Training samples of the analyzed model.
     settings
-        How they are trained.
+        Training settings.
     """
 
     folder: Path
@@ -47,32 +47,32 @@ class DecoderCache:
 
     @property
     def recipe(self) -> Mapping[str, object]:
-        """What determines the decoders, besides model and layers."""
+        """Settings that determine the decoders, besides model and layers."""
         return {
             "ru_decoder": asdict(self.settings),
             "ru_decoder_samples_sha256": self.provider.samples.digest(),
         }
 
     def claim(self, job: Job) -> None:
-        """Refuse, before any training, what cannot be trained or kept.
+        """Check, before any training, that the decoders can be trained and saved.
 
         Raises
         ------
         InputError
-            There are too few samples.
+            Too few samples.
         OnnxinfoError
-            A decoder that is missing would replace another file.
+            A missing decoder would replace another file.
         """
         if self._missing(job):
             demand_enough(len(self.provider))
 
     def of(self, job: Job, report: Report = lambda _: None) -> list[Trained]:
-        """Decoders of all layers of a job, in order.
+        """Return decoders for all layers of a job, in order.
 
         Raises
         ------
         InputError
-            They cannot be read, written or trained.
+            Decoders cannot be read, written or trained.
         """
         keys, missing = self.keys(job), self._missing(job)
         logger.info("decoders: %d in %s, %d to train", len(keys) - len(missing), self.folder, len(missing))
@@ -80,12 +80,12 @@ class DecoderCache:
             trained = self._train(job, missing, [keys[i].plan.feature for i in missing], report)
             for i, each in zip(missing, trained, strict=True):
                 save_decoder(self.folder, keys[i], each)
-        # Read back, so that a first run computes with just what a later one finds.
+        # Read them back, so that the first run uses exactly what later runs load.
         found = (load_decoder(self.folder, key) for key in keys)
         return [trained for trained in found if trained is not None]
 
     def _missing(self, job: Job) -> list[int]:
-        """Positions of the layers whose decoders have to be trained, and can be kept."""
+        """Positions of the layers whose decoders must be trained; checks that they can be saved."""
         keys = self.keys(job)
         missing = [i for i, key in enumerate(keys) if load_decoder(self.folder, key) is None]
         if self.folder.is_dir():
@@ -94,7 +94,7 @@ class DecoderCache:
         return missing
 
     def keys(self, job: Job) -> list[DecoderKey]:
-        """What decoders of a job's layers are known by."""
+        """Return the keys of the decoders for a job's layers."""
         digest, counted = self.provider.samples.digest(), self.provider.counted
         shapes = job.network.shapes(*job.inputs([0]))
         return [
@@ -123,25 +123,25 @@ class DecoderCache:
 
 
 def _with_conditioning_inputs(network: Network, provider: InputProvider, job: Job) -> Network:
-    """The network with the training samples' other inputs."""
+    """Network with the conditioning inputs of the training samples."""
     if not network.conditioning_inputs:
         return network
     return network.with_conditioning_inputs(conditioning_tensors(provider, job.conditioning_inputs, job.device))
 
 
 def decoder_settings(decoder: DecoderConfig, seed: int) -> DecoderSettings:
-    """Return how decoders are trained: what determines them, besides model, layer and samples."""
+    """Return the training settings, which determine a decoder together with model, layer and samples."""
     return DecoderSettings(**recipe(decoder), seed=seed)
 
 
 def decoder_folder(config: Config, output: Path) -> Path:
-    """Return where decoders are kept: in the folder that is named, else beside the archive."""
+    """Return the folder of the decoders: the configured one, else one beside the archive."""
     named = config.ru.decoder.folder
     return output.with_suffix(".decoders") if named is None else Path(named)
 
 
 def training_inputs(job: Job) -> InputProvider:
-    """Open the samples that decoders are trained on: those analyzed, unless others or another number are named."""
+    """Open the training samples of the decoders: by default the analyzed samples."""
     decoder, provider, chosen = job.config.ru.decoder, job.provider, job.config.input
     if decoder.inputs is None and decoder.limit is None:
         return provider
@@ -151,7 +151,7 @@ def training_inputs(job: Job) -> InputProvider:
     spec = job.source if decoder.inputs is None else decoder.inputs
     samples = open_samples_of(provider.model, spec, limit=decoder.limit, **chosen.reading(), **crops)
     training, mask = InputProvider(provider.model, samples, provider.input_tensor), chosen.unit_mask
-    # The rows of an array that is a mask are those of the samples analyzed.
+    # A mask given as an array has one row per analyzed sample.
     if mask is None or (isinstance(mask, str) and mask in samples.inputs):
         found = unit_mask_of(mask, training)
         training.counted = None if found is None else found.units

@@ -1,4 +1,4 @@
-"""Samples and layers whose numbers cannot be computed with: named before any work is done."""
+"""Find samples and layers whose numbers are unusable before any work is done."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from ..torch_graph.runtime import Session
 from .job import Job
 from .memory import for_each
 
-#: Steps between neighbouring floats, in standardised units, that hide the noise a layer tolerates.
+#: Spacing of neighboring floats, in standardized units, at which rounding hides the noise that a layer tolerates.
 _COARSEST_STEP = 0.01
 
 
 def check_values(job: Job) -> None:
-    """Refuse samples, and layers at them, that cannot be computed with.
+    """Check that samples, and layers at them, are usable.
 
     Parameters
     ----------
     job
-        Ready to compute.
+        Job that is ready to compute.
 
     Raises
     ------
     InputError
-        Names a sample that is so large that noise of its unit vanishes in it.
+        A sample is so large that noise of one unit vanishes in rounding.
     ModelError
-        Names a layer that has no elements, that is not finite at a sample, or whose gradient's squares overflow there.
+        A layer has no elements, is not finite at a sample, or the squares of its gradient overflow there.
     """
     samples = range(len(job.provider))
     blocks = [list(samples[start : start + job.batch_size]) for start in range(0, len(samples), job.batch_size)]
@@ -84,7 +84,7 @@ def _name(job: Job, sample: int) -> str:
 
 
 def _origin(job: Job, layer: str, sample: int) -> str:
-    """Where in the graph a value that is not finite comes from, as far as ONNX Runtime tells."""
+    """Node that a non-finite value originates from, as far as ONNX Runtime can tell."""
     model = job.provider.model
     flow = model.flow
     influenced = flow.influenced(job.provider.input_tensor)
@@ -100,7 +100,7 @@ def _origin(job: Job, layer: str, sample: int) -> str:
 
 
 def _needed(flow: Dataflow, tensor: str) -> Sequence[str]:
-    """Computed tensors that a tensor depends on, with itself, in the order of the graph."""
+    """Computed tensors that a tensor depends on, including itself, in graph order."""
 
     def positions() -> Iterator[int]:
         pending, seen = [tensor], {tensor}

@@ -1,4 +1,4 @@
-"""Network and samples of an analysis, verified and ready on their device."""
+"""Network and samples of an analysis, verified and loaded on the device."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..torch_graph.verify import verify
 
 logger = logging.getLogger(__name__)
 
-#: Samples the torch graph is verified on.
+#: Number of samples that the torch graph is verified on.
 VERIFIED_SAMPLES = 2
 
 
@@ -46,33 +46,33 @@ class Job:
     provider
         Model and samples.
     layers
-        The analyzed layers, in order.
+        Analyzed layers, in order.
     network
-        Their features; settled on the fastest way to evaluate many inputs at once.
+        Network that computes the layers' features, with its batching strategy set.
     conditioning_inputs
-        Graph inputs that it takes besides the perturbed tensor.
+        Graph inputs of the network other than the analysis input.
     unit
-        Standardised unit, broadcastable to one sample.
+        Standardized unit, broadcastable to one sample.
     tie
-        Units that share a noise scale.
+        Groups of units that share a noise scale.
     settings
-        Constraint, noise and solver.
+        Settings of constraint, noise and solver.
     foreground
-        Pixels of the samples' objects, (samples, y, x) of 0 and 1, if they are known.
+        Pixels of the samples' objects, (samples, y, x) of 0 and 1, if known.
     units
-        Units that count, (samples, n) of bool on the processor; None: all do.
+        Counted units, (samples, n) of bool on the CPU; None: all.
     batch_size
-        Most inputs evaluated at once.
+        Maximum number of inputs evaluated at once.
     memory
-        Budget for activations in bytes, None for the usual.
+        Memory for activations in bytes; None: the default.
     witness
-        What the torch graph was compared with; empty in a worker, which compares nothing.
+        Reference that the torch graph was compared with; empty in a worker, which compares nothing.
     config
-        All settings; a worker has the usual ones.
+        All settings; a worker has the defaults.
     source, output
-        The samples as the user named them, and the archive; a worker has neither.
+        Samples as given by the user, and the archive; unset in a worker.
     shape
-        Shape of one sample of the perturbed tensor.
+        Shape of one sample of the analysis input.
     """
 
     provider: InputProvider
@@ -97,21 +97,21 @@ class Job:
         self.shape = tuple(self.provider.perturbed([0]).shape[1:])
 
     def inputs(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The perturbed tensor of some samples, (S, *shape), and their rows, (S,)."""
+        """Analysis input of some samples, (S, *shape), and their rows, (S,)."""
         x = on_device(self.provider.perturbed(indices), self.device)
         return x, torch.as_tensor(list(indices), device=self.device)
 
     def counted(self, indices: Sequence[int]) -> Tensor | None:
-        """Units of some samples that count, (S, n) bool, or None for all."""
+        """Counted units of some samples, (S, n) bool; None: all."""
         return None if self.units is None else self.units[list(indices)].to(self.device)
 
     def stream(self, *key: object) -> torch.Generator:
-        """A random stream of the run's seed that depends on the key alone."""
+        """Random stream that depends only on the run's seed and the key."""
         return generator(self.device, self.settings.seed, *key)
 
     def feature(self, layer: int, x: Tensor, rows: Tensor, first: int) -> LayerProbe:
-        """One layer's feature around a block of samples, the first of which has the given number."""
-        # The noise is the same for all layers: what differs between them is then not the draw.
+        """Probe of one layer at a block of samples; ``first`` is the position of the first sample."""
+        # All layers get the same noise, so that differences between them are not due to the draw.
         noise, probes = self.stream("noise", first), self.stream("probes", first)
         return LayerProbe(self.network.part([layer]), x, self.unit, rows, noise, probes, self.batch_size)
 
@@ -119,20 +119,20 @@ class Job:
 def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     """Copy an array to a tensor.
 
-    Where it begins in memory, and the strides of axes of one element, are then torch's own: with others the same
-    products may end in other digits.
+    Torch's own allocation fixes the alignment and the strides of axes of size one: others may change the last digits of
+    the same products.
     """
     copied: Tensor = to_torch(array, device).clone(memory_format=torch.contiguous_format)
     return copied
 
 
 def prepare(provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, device: torch.device) -> Job:
-    """Convert the layers, compare them with ONNX Runtime on some samples, and settle how to evaluate many at once.
+    """Convert the layers, compare them with ONNX Runtime on some samples, and select a batching strategy.
 
     Raises
     ------
     ConversionError, VerificationError
-        The torch graph cannot be made, computes something else, or has a layer that no gradient reaches.
+        The conversion fails, computes other values, or no gradient reaches a layer.
     ModelError
         A weight is not finite.
     """
@@ -147,12 +147,12 @@ def prepare(provider: InputProvider, layers: Sequence[Layer], settings: SidConfi
 
 
 def prepare_reached(provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, device: torch.device) -> Job:
-    """Do as :func:`prepare` does for those of the layers that a gradient reaches.
+    """Do as :func:`prepare`, but leave out layers that no gradient reaches.
 
     Raises
     ------
     ConversionError, VerificationError, ModelError
-        As in :func:`prepare`; or no gradient reaches any layer.
+        As in :func:`prepare`, or no gradient reaches any layer.
     """
     names = [layer.name for layer in layers]
     try:
@@ -175,7 +175,7 @@ def prepare_reached(provider: InputProvider, layers: Sequence[Layer], settings: 
 
 @dataclass(frozen=True)
 class _Converted:
-    """A torch graph, its further inputs, the outputs that no gradient reaches, and what it was compared with."""
+    """A torch graph, its conditioning inputs, the outputs that no gradient reaches, and the verification reference."""
 
     module: fx.GraphModule
     conditioning_inputs: list[str]
@@ -197,7 +197,7 @@ def _convert(provider: InputProvider, names: Sequence[str]) -> _Converted:
 
 
 def _some(provider: InputProvider, conditioning_inputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Some samples of what the graph takes, as many as the model is made for."""
+    """Some samples of the graph's inputs, as many as its batch size."""
     some = list(range(min(VERIFIED_SAMPLES, len(provider))))
     count = provider.fixed_batch or len(some)
     shown = (some * count)[:count]
@@ -215,7 +215,7 @@ def _settled(
     mode = job.network.select_batching(
         *job.inputs([0, len(provider) - 1]), job.unit, rounded=rounds(provider.model.proto)
     )
-    logger.info("device %s; many inputs at once: %s", device, mode)
+    logger.info("device %s; batching strategy: %s", device, mode)
     return job
 
 
@@ -228,7 +228,7 @@ def make_job(
     unit: Tensor,
     device: torch.device,
 ) -> Job:
-    """Put a converted graph, whose further inputs are the named graph inputs, and their samples on a device."""
+    """Put a converted graph, its conditioning inputs (named graph inputs) and the samples on a device."""
     module = with_wide_ends(module, tensor_from(np.empty(0, provider.declared)).dtype).to(device)
     network = Network(module, conditioning_tensors(provider, conditioning_inputs, device), provider.fixed_batch)
     tie = make_tie(settings.share_sigma, provider.perturbed([0]).shape[1:], provider.axes()).to(device)
@@ -236,7 +236,7 @@ def make_job(
 
 
 def conditioning_tensors(provider: InputProvider, names: Sequence[str], device: torch.device) -> list[Tensor]:
-    """The named graph inputs of all samples, each (samples, ...)."""
+    """Named graph inputs of all samples, each (samples, ...)."""
     return [to_torch(array, device) for array in provider.given(names, range(len(provider))).values()]
 
 

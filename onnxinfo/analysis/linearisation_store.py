@@ -1,4 +1,4 @@
-"""The linearisations of all layers at all samples: every layer is solved from its own, long after they were made."""
+"""Linearizations of all layers at all samples, stored from the first pass until each layer is solved."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ import torch
 from ..errors import ResourceError
 from ..metrics.linearisation import Linearisation
 
-#: Column norms above this many bytes are kept on disk.
+#: Column norms larger than this, in bytes, are stored on disk.
 MEMORY_BYTES = 16 * 2**20
 
 
 class LinearisationStore:
-    """Linearisations by layer and sample.
+    """Linearizations by layer and sample.
 
     Parameters
     ----------
     layers, samples, units
-        How many there are of each.
+        Numbers of layers, samples and units.
     """
 
     def __init__(self, layers: int, samples: int, units: int) -> None:
         shape = layers, samples
         self._units = units
         small = 4 * layers * samples * units <= MEMORY_BYTES
-        # A temporary file has no name: nothing is left behind, whatever happens.
+        # A temporary file without a name leaves nothing behind, whatever happens.
         self._file: IO[bytes] = io.BytesIO() if small else tempfile.TemporaryFile()  # noqa: SIM115
         self._samples = samples
         self._normalizer, self._stderr = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
         self._probes = np.zeros(shape, np.int64)
 
     def put(self, samples: Sequence[int], found: Sequence[Linearisation]) -> None:
-        """Keep the linearisations of some samples that follow each other, one for each layer.
+        """Store the linearizations of consecutive samples, one per layer.
 
         Raises
         ------
         ResourceError
-            The disk has no room for them.
+            The disk is full.
         """
         for layer, linearisation in enumerate(found):
             self._normalizer[layer, samples] = linearisation.normalizer.cpu().numpy()
@@ -53,7 +53,7 @@ class LinearisationStore:
             self._write(self._place(layer, samples[0]), linearisation.column_norms.cpu().numpy())
 
     def of(self, layer: int, samples: Sequence[int]) -> Linearisation:
-        """Return a layer's linearisation at some samples that follow each other."""
+        """Return a layer's linearization at consecutive samples."""
         self._file.seek(self._place(layer, samples[0]))
         data = self._file.read(4 * self._units * len(samples))
         norms: npt.NDArray[np.float32] = np.frombuffer(bytearray(data), np.float32).reshape(len(samples), self._units)
@@ -66,11 +66,11 @@ class LinearisationStore:
         )
 
     def normalizers(self) -> list[float]:
-        """``D`` of every layer averaged over all samples (the paper's normalisation)."""
+        """``D`` of every layer averaged over all samples (the paper's normalization)."""
         return [float(mean) for mean in self._normalizer.mean(1, dtype=np.float64).astype(np.float32)]
 
     def close(self) -> None:
-        """Free what is kept."""
+        """Free memory and disk."""
         self._file.close()
 
     def _write(self, place: int, norms: npt.NDArray[np.float32]) -> None:
@@ -89,7 +89,7 @@ class LinearisationStore:
 
 @contextlib.contextmanager
 def linearisation_store(layers: int, samples: int, units: int) -> Iterator[LinearisationStore]:
-    """Keep linearisations for as long as a block lasts."""
+    """Provide a store of linearizations within a with block."""
     kept = LinearisationStore(layers, samples, units)
     try:
         yield kept

@@ -1,4 +1,4 @@
-"""Which units of a model's input count."""
+"""Masks of counted units of a model's input."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from ..metrics.input_provider import InputProvider
 
 
 def unit_mask_of(spec: MaskSpec | None, provider: InputProvider) -> UnitMask | None:
-    """Return which units of some samples count, or None where all do.
+    """Return the mask of counted units for some samples; None if all count.
 
     Parameters
     ----------
     spec
-        Of the user; None looks for an attention mask among the inputs.
+        Mask given by the user; None: look for an attention mask among the inputs.
     provider
-        The samples.
+        Samples of all inputs.
     """
     shape = provider.perturbed([0]).shape[1:]
     if spec is None:

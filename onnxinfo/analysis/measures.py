@@ -1,4 +1,4 @@
-"""The metrics an analysis can compute, by name."""
+"""The metrics of an analysis, by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .proof import proof
 
 
 class Sid(Measure):
-    """Strict information discarding: ``log sigma_i + C`` at the largest noise a layer does not notice."""
+    """Strict information discarding: ``log sigma_i + C`` at the largest noise that the layer does not notice."""
 
     metric: ClassVar[Metric] = Metric(
         "sid",
@@ -28,7 +28,7 @@ class Sid(Measure):
     uses_normalizer: ClassVar[bool] = True
 
     def cells(self, batch: SampleBatch) -> Cells:
-        """Solve one layer around a batch of samples."""
+        """Solve one layer at a batch of samples."""
         settings, tie = self.job.settings, self.job.tie
         feature, start, target = batch.feature(), batch.linearisation, batch.target
         solver = solve_by_gradient if settings.solver == "reference" else solve
@@ -62,29 +62,29 @@ def _sound_from(alpha: float) -> str:
 
 
 def make_measures(names: Sequence[str], job: Job) -> dict[str, Measure]:
-    """Make metrics, in the order in which they are named; each validates what it needs.
+    """Construct metrics in the given order; each validates its requirements.
 
     Raises
     ------
     UsageError
-        A metric is unknown, or cannot be computed for the job.
+        A metric is unknown, or is not applicable to the job.
     """
     check_metrics(names)
     return {name: METRICS.get(name)(job) for name in names}
 
 
 def with_needed(measures: Mapping[str, Measure], job: Job) -> dict[str, Measure]:
-    """Return metrics together with those that they are made from."""
+    """Return metrics together with those that they depend on."""
     return {name: measures[name] if name in measures else METRICS.get(name)(job) for name in needed([*measures])}
 
 
 def needed(names: Sequence[str]) -> list[str]:
-    """List metrics, and after them those that they are made from.
+    """List metrics, each followed by those that it depends on.
 
     Raises
     ------
     UsageError
-        A metric is unknown or is no class of metrics.
+        A metric is unknown or not a class of metrics.
     """
     found: dict[str, None] = {}
     pending = list(names)
@@ -97,12 +97,12 @@ def needed(names: Sequence[str]) -> list[str]:
 
 
 def check_metrics(names: Sequence[str]) -> None:
-    """Refuse names that no metric has.
+    """Check that all metrics exist.
 
     Raises
     ------
     UsageError
-        A metric is unknown, or none is named.
+        A metric is unknown, or the list is empty.
     """
     if not names:
         raise UsageError(f"no metric is named: use {', '.join(METRICS.names())}")

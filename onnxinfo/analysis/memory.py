@@ -1,4 +1,4 @@
-"""Going on with less where a device's memory does not suffice."""
+"""Retry with smaller batches if a device runs out of memory."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ logger = logging.getLogger(__name__)
 
 
 def for_each(job: Job, blocks: Iterable[list[int]], work: Callable[[list[int]], None]) -> None:
-    """Process blocks of samples; if memory runs out, halve the number of inputs evaluated at once and continue.
+    """Process blocks of samples; if memory runs out, halve the batch size and retry.
 
-    Where it does not suffice for a single input, activations are computed again for the backward pass.
+    If a single input does not fit, activations are recomputed in the backward pass.
 
     Parameters
     ----------
     job
-        Its ``batch_size`` is halved.
+        The job; its ``batch_size`` is halved.
     blocks
-        Positions of samples. One that is larger than the new batch size is cut.
+        Positions of samples. Blocks larger than the new batch size are split.
     work
-        Of a block that memory did not suffice for, all is done again.
+        Work on one block; repeated in full if memory runs out.
 
     Raises
     ------
     ResourceError
-        Memory does not suffice for one input at a time.
+        A single input does not fit into memory.
     """
     pending = deque(blocks)
     while pending:
         block = pending.popleft()
         if not _fits(work, block):
-            # Outside of any handler: an exception's frames hold on to what filled the memory.
+            # Outside any handler: the frames of an exception keep alive the tensors that filled the memory.
             pending.extendleft(reversed(_with_less(job, block)))
 
 
@@ -61,9 +61,9 @@ def _with_less(job: Job, block: list[int]) -> list[list[int]]:
                 f"the memory of {job.device} does not suffice for one sample; choose fewer layers, or another "
                 f"device=..."
             )
-        logger.warning("memory of %s ran out; activations are computed again from here on", job.device)
+        logger.warning("%s is out of memory; activations are recomputed from here on", job.device)
         return [block]
     job.batch_size = max(1, job.batch_size // 2)
-    logger.warning("memory of %s ran out; inputs evaluated at once from here on: %d", job.device, job.batch_size)
+    logger.warning("%s is out of memory; batch size from here on: %d", job.device, job.batch_size)
     size = min(len(block), job.batch_size)
     return [block[start : start + size] for start in range(0, len(block), size)]

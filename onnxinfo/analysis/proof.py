@@ -1,4 +1,4 @@
-"""What an archive keeps of a certificate: its numbers, and one mark that says why a cell is proven or not."""
+"""Archive columns of a certificate: its numbers, and one mark that says why a cell is proven or not."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def proof(certificate: Certificate, value: Tensor, dead: Tensor, coarse: Tensor 
     Parameters
     ----------
     certificate
-        Of S cells.
+        Certificate of S cells.
     value
-        Their values, (S,).
+        Values of the cells, (S,).
     dead
-        Samples at which the layer does not react to small noise, (S,) bool: there is no budget then.
+        Samples at which small noise does not change the layer, (S,) bool: they have no budget.
 
     coarse
-        Samples at which most of the deviation is rounding, (S,) bool; None: not known.
+        Samples at which most of the deviation is rounding, (S,) bool; None: unknown.
 
     Returns
     -------
@@ -30,7 +30,7 @@ def proof(certificate: Certificate, value: Tensor, dead: Tensor, coarse: Tensor 
         ``converged``, ``mark`` and the certificate's numbers, each (S,).
     """
     mark = torch.full(value.shape, mark_code("converged"), dtype=torch.uint8, device=value.device)
-    # The last that holds counts.
+    # The last condition that holds determines the mark.
     for name, holds in (
         ("saturated", certificate.saturated),
         ("gap", ~certificate.optimal),

@@ -1,4 +1,4 @@
-"""Adversarial robustness (the paper's Appendix A): how far the nearest input of a wrong class is."""
+"""Adversarial robustness (the paper's Appendix A): distance to the nearest input of a wrong class."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from ..metrics.network import Network
 from .blocks import Cells, Measure, SampleBatch
 from .job import Job
 
-#: Wrong classes that each sample is moved to: the most probable ones.
+#: Number of wrong classes targeted per sample, the most probable ones.
 TARGETS = 20
-#: Carlini and Wagner's attack: steps of the search for its constant, and iterations in each.
+#: Carlini and Wagner's attack: steps of the search for its constant, and iterations per step.
 SEARCH_STEPS, ITERATIONS = 7, 12
-#: Halvings of the interval in which each perturbation crosses the boundary.
+#: Bisection steps to find where each perturbation crosses the decision boundary.
 BISECTIONS = 10
 
 
 class Robustness(Measure):
-    """Mean L2 norm of the smallest perturbations that make a sample each of its most probable wrong classes.
+    """Mean L2 norm of the smallest perturbations that move a sample to each of its most probable wrong classes.
 
-    By Carlini and Wagner's targeted L2 attack (of the Adversarial Robustness Toolbox), in standard deviations of the
-    input, and as little of each perturbation it finds as is enough. Perturbed inputs may leave the range that the
-    samples span, by as much as it is wide. A sample that already is of a wrong class is at distance 0 from it. Where a
-    target is not reached, the mean is over the others, and the cell not converged.
+    Perturbations are found by Carlini and Wagner's targeted L2 attack (from the Adversarial Robustness Toolbox),
+    measured in standard deviations of the input, and shrunk until they barely suffice. Perturbed inputs may leave the
+    range of the samples by as much as its width. A misclassified sample has distance 0 to its predicted class. If a
+    target is not reached, the mean is over the others, and the cell is not converged.
 
     Raises
     ------
     UsageError
-        There are no labels, the model has several inputs, its scores are not the one layer analyzed, or the toolbox is
+        There are no labels, the model has several inputs, its scores are not the only analyzed layer, or the toolbox is
         not installed.
     InputError
-        A label is none of the model's classes.
+        A label is not one of the model's classes.
     """
 
     metric: ClassVar[Metric] = Metric(
@@ -88,7 +88,7 @@ class Robustness(Measure):
 
     @cached_property
     def _made(self) -> tuple[Any, Any]:
-        """The attack, and the classifier that it attacks."""
+        """The attack and the classifier that it attacks."""
         return _attack_on(self.job, self.job.network.part([0]), self._classes)
 
     @property
@@ -97,7 +97,7 @@ class Robustness(Measure):
 
     @property
     def _attack(self) -> Any:
-        """The attack, on as many samples at once as the memory has room for by now."""
+        """The attack, with the batch size that currently fits into memory."""
         self._made[0].set_params(batch_size=self.job.batch_size)
         return self._made[0]
 
@@ -119,9 +119,9 @@ class Robustness(Measure):
     def _least_share(
         self, x: npt.NDArray[Any], perturbation: npt.NDArray[Any], targets: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """How much of each perturbation its target takes, by bisection, and whether all of it reaches the target.
+        """Fraction of each perturbation needed to reach its target, by bisection; and whether the full one reaches it.
 
-        The attack's last steps are coarse where the target is near: it goes beyond the boundary.
+        The attack's last steps are coarse near the target, so it overshoots the boundary.
         """
 
         def reached(share: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -165,7 +165,7 @@ def _attack_on(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
         _Standardised(network, unit),
         job.shape,
         classes,
-        # The attack cannot move what lies at the bounds, where black and white pixels would be without the margin.
+        # The attack cannot move values at the bounds; without the margin, black and white pixels would be there.
         bounds=(low - (high - low), high + (high - low)),
         search_steps=SEARCH_STEPS,
         iterations=ITERATIONS,
@@ -175,7 +175,7 @@ def _attack_on(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
 
 
 def _wrong_classes(scores: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The most probable wrong classes of every sample, (S, at most TARGETS)."""
+    """Most probable wrong classes of each sample, (S, at most TARGETS)."""
     order = np.argsort(-scores, axis=1, kind="stable")
     wrong = np.stack([row[row != label] for row, label in zip(order, labels, strict=True)])
     return wrong[:, :TARGETS]

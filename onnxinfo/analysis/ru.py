@@ -1,4 +1,4 @@
-"""The reconstruction uncertainty as a metric of an analysis."""
+"""Reconstruction uncertainty as a metric of an analysis."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .settings import Report
 
 
 class Ru(Measure):
-    """Reconstruction uncertainty: ``0.5 log E(mu_i - xhat_i)^2 + C`` at the constraint of the information discarding.
+    """Reconstruction uncertainty: ``0.5 log E(mu_i - xhat_i)^2 + C`` under the constraint of SID.
 
     Parameters
     ----------
@@ -60,16 +60,16 @@ class Ru(Measure):
 
     @classmethod
     def claim(cls, config: Config, output: Path) -> None:
-        """Refuse a folder for decoders that cannot be one."""
+        """Check that the folder for decoders is usable."""
         claim_folder(decoder_folder(config, output))
 
     @property
     def recipe(self) -> Mapping[str, object]:
-        """What determines the decoders, and what errors are measured from."""
+        """Settings that determine the decoders, and the reference of the errors."""
         return self._recipe
 
     def prepare(self, report: Report) -> None:
-        """Read decoders, and train those that are missing."""
+        """Load decoders, and train missing ones."""
         self.trained = self._decoders.of(self.job, report)
 
     @cached_property
@@ -88,7 +88,7 @@ class Ru(Measure):
         return state
 
     def cells(self, batch: SampleBatch) -> Cells:
-        """Solve one layer around a batch of samples."""
+        """Solve one layer at a batch of samples."""
         job, trained = self.job, self._placed[batch.layer]
         feature, start, target = batch.feature(), batch.linearisation, batch.target
         decoder = trained.decoder
@@ -109,7 +109,7 @@ class Ru(Measure):
         value = batch.mean(entropy)
         proven = proof(certificate, value, ~(target > 0))
         if trained.error >= 1:
-            # A decoder that is no better than the mean sample recovers nothing; it says nothing about the layer.
+            # A decoder no better than the mean sample recovers nothing; it says nothing about the layer.
             proven["mark"] = torch.full_like(proven["mark"], mark_code("decoder"))
             proven["converged"] = torch.zeros_like(proven["converged"])
         values = {

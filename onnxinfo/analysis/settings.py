@@ -1,4 +1,4 @@
-"""What an analysis reports while it works, and what it returns."""
+"""Progress and result of an analysis."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of an analysis: stage, steps done and in total, the last finished layer and its mean value.
+    """Progress of an analysis: stage, finished and total steps, last finished layer and its mean value.
 
     Attributes
     ----------
     stage
         ``normalizer`` (samples), a metric's name (cells) or another task.
     done, total
-        Steps.
+        Finished and total steps.
     layer, value
-        The last layer and the metric's mean over the samples just computed; empty and NaN before.
+        Last layer, and the metric's mean over the samples just computed; empty and NaN at first.
 
     Examples
     --------
@@ -42,14 +42,14 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Result:
-    """Location of an analysis's results. It keeps no file open; read the archive with :func:`onnxinfo.open`.
+    """Location of an analysis's results. No file is kept open; read the archive with :func:`onnxinfo.open`.
 
     Attributes
     ----------
     archive
         The HDF5 file.
     run
-        Name of the run in it.
+        Name of the run in the archive.
 
     Examples
     --------

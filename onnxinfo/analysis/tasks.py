@@ -1,4 +1,4 @@
-"""The units of work of an analysis, and the worker that does them: alike in this process and in any other."""
+"""The units of work of an analysis, and the worker that performs them, in this process or another one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Worker:
     job
         Network and samples.
     measures
-        The metrics asked for, and those that they are made from, by name.
+        The requested metrics and those that they depend on, by name.
     """
 
     def __init__(self, job: Job, measures: Mapping[str, Measure]) -> None:
@@ -36,15 +36,15 @@ class Worker:
 
 
 class Task(Protocol[Outcome_co]):
-    """Something to be computed by a worker, which it does not depend on which; it can be sent to another process."""
+    """Work that any worker can perform; it can be sent to another process."""
 
     def perform(self, worker: Worker) -> Outcome_co:
-        """Compute it."""
+        """Perform the task."""
 
 
 @dataclass(frozen=True)
 class Part(Generic[Outcome_co]):
-    """What came of some of a task's samples: of all of them, unless memory ran out."""
+    """Result for a subset of a task's samples: all of them, unless memory ran out."""
 
     samples: list[int]
     outcome: Outcome_co
@@ -52,21 +52,21 @@ class Part(Generic[Outcome_co]):
 
 @dataclass(frozen=True)
 class Linearise:
-    """Linearise all layers around samples that follow each other.
+    """Linearize all layers at consecutive samples.
 
     Attributes
     ----------
     samples
-        Their positions.
+        Positions of the samples.
     stderr
-        Relative standard error of each sample's D to aim at.
+        Target for the relative standard error of each sample's D.
     """
 
     samples: Sequence[int]
     stderr: float
 
     def perform(self, worker: Worker) -> list[Part[list[Linearisation]]]:
-        """Compute one linearisation for each layer."""
+        """Compute one linearization per layer."""
         job, parts = worker.job, []
 
         def work(samples: list[int]) -> None:
@@ -81,7 +81,7 @@ class Linearise:
 
 @dataclass(frozen=True)
 class Column:
-    """One metric of one layer on some samples, as the archive takes it, and how long it took."""
+    """Results of one metric for one layer and some samples, in archive form, with the time they took."""
 
     values: Mapping[str, Array]
     map: Array | None
@@ -90,20 +90,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Compute metrics of one layer on samples that follow each other.
+    """Compute metrics of one layer at consecutive samples.
 
     Attributes
     ----------
     layer
         Position of the layer.
     samples
-        Their positions.
+        Positions of the samples.
     metrics
-        Names.
-    linearisation
-        The layer's linearisation at the samples; None where no metric needs it.
+        Names of the metrics.
+    linearization
+        The layer's linearization at the samples; None if no metric needs it.
     normalizer
-        ``D`` of the constraint; None where each sample's own is meant.
+        ``D`` of the constraint; None: each sample's own.
     """
 
     layer: int
@@ -113,7 +113,7 @@ class Measuring:
     normalizer: float | None
 
     def perform(self, worker: Worker) -> list[Part[dict[str, Column]]]:
-        """Compute each metric's cells."""
+        """Compute the cells of each metric."""
         parts = []
 
         def work(samples: list[int]) -> None:

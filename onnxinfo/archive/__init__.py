@@ -1,1 +1,1 @@
-"""The HDF5 archive: its format, its one writer, its readers."""
+"""The HDF5 archive: its format, its single writer, and its readers."""

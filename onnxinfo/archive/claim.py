@@ -1,4 +1,4 @@
-"""Whether an archive can be made, or a run be added to one, known before any work is done."""
+"""Check, before any work is done, that an archive can be created or a run added to it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from .reading import open as open_archive
 
 
 def claim_archive(output: str | os.PathLike[str], inputs: Iterable[object] = ()) -> Path:
-    """Decide whether a call may add runs to an archive, or make one. Nothing is written.
+    """Check that a call may create an archive or add runs to it. Nothing is written.
 
     Parameters
     ----------
     output
-        The archive. A file that exists must be one.
+        The archive. An existing file must be one.
     inputs
-        What the call reads, see :func:`onnxinfo.outputs.claim`.
+        Files that the call reads; see :func:`onnxinfo.outputs.claim`.
 
     Returns
     -------
     Path
-        The archive, symbolic links followed.
+        The archive, with symbolic links resolved.
 
     Raises
     ------
     UsageError
-        The output is one of the inputs or no regular file, or there is no such folder.
+        The output is one of the inputs, is not a regular file, or its folder does not exist.
     ArchiveError
-        It exists and is no archive, or is damaged, or is write-protected.
+        The file exists and is not an archive, is damaged, or is write-protected.
     """
     spare(output, inputs)
     path = resolve(output)

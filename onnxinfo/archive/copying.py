@@ -1,7 +1,7 @@
-"""Archives made of runs of other archives: the one way in which the structure of a file ever changes.
+"""Make archives from runs of other archives: the only way in which the structure of a file changes.
 
-What is copied is checked on the way. The new file is complete before it takes its name, so an interruption leaves what
-was there before.
+Data are checked while they are copied. The new file is renamed only when it is complete, so an interruption leaves the
+old one unchanged.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from .format import (
 from .reading import Run
 from .storage import create_file
 
-# Stands for the date of a run whose attribute was lost.
+# Stands in for the date of a run whose attribute was lost.
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class LostCell:
-    """A cell that was marked finished, but is not what was written."""
+    """A cell that is marked finished but whose data are damaged."""
 
     run: str
     metric: str
@@ -56,7 +56,7 @@ def new_archive(path: Path) -> Iterator[h5py.File]:
 
 
 def schema_of(run: Run) -> RunSchema:
-    """Return what a run is about, as its writer was told."""
+    """Return the schema that a run was created with."""
     return RunSchema(
         layers=run.layers,
         axes=run.axes,
@@ -73,21 +73,21 @@ def schema_of(run: Run) -> RunSchema:
 
 
 def copy_run(run: Run, file: h5py.File, name: str) -> list[LostCell]:
-    """Copy a run into another archive.
+    """Copy a run to another archive.
 
     Parameters
     ----------
     run
-        The run, of an archive open for reading.
+        The run, from an archive open for reading.
     file
-        An archive open for writing, in which `name` is not taken.
+        An archive open for writing that has no run named `name`.
     name
         The run's name there.
 
     Returns
     -------
     list of LostCell
-        Cells whose checksum does not hold; in the copy they are not finished.
+        Cells with a wrong checksum; they are unfinished in the copy.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def _copy_metric(run: Run, name: str, target: h5py.Group) -> list[LostCell]:
 
 
 def _copy_maps(run: Run, name: str, wanted: npt.NDArray[np.bool_], target: h5py.Group) -> npt.NDArray[np.bool_]:
-    """Copy the wanted maps that are what was written, and tell which these are."""
+    """Copy the wanted maps that are intact, and report which ones these are."""
     source, maps = run.map_dataset(name), target[f"{name}_map"]
     checksum, old_offset = (
         guard.array(guard.dataset(run.group, f"{name}_map_{suffix}", run.shape, [dtype]))
@@ -153,7 +153,7 @@ def _saved_map(
 ) -> npt.NDArray[Any] | None:
     """Return a map as it was written, or None if it is lost.
 
-    Where HDF5's index of the chunks is damaged, the chunk is looked for where it was written.
+    If HDF5's chunk index is damaged, the chunk is looked up at its recorded offset.
     """
     reads: tuple[Callable[[], npt.NDArray[Any]], ...] = (
         lambda: next(guard.cells(maps, at[0], [at[1]])),

@@ -1,7 +1,7 @@
-"""The dimension scales of an archive's datasets, read in a process of their own.
+"""Read the dimension scales of an archive's datasets, in a separate process.
 
-HDF5 keeps the lists of scales in a heap without checksums, and on a damaged one its reader may run forever or crash.
-Nothing but the validator reads them.
+HDF5 keeps the lists of scales in a heap without checksums; if it is damaged, the library may loop forever or crash.
+Only the validator reads them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from . import guard
 from .isolation import limit_computing
 from .reading import open as open_archive
 
-# Of computing; a machine that is busy with something else may take longer.
+# CPU time; on a busy machine, the wall time may be longer.
 CPU_SECONDS = 5
 TIMEOUT_SECONDS = 120
 MEMORY_BYTES = 2 << 30
@@ -32,9 +32,9 @@ def dimension_names(path: Path, run: str) -> Names:
     Raises
     ------
     ArchiveError
-        They cannot be read.
+        The names cannot be read.
     """
-    # Without -P, the child would import what lies in the current folder.
+    # Without -P, the child would import modules from the current folder.
     command = [sys.executable, "-P", "-m", __name__, str(path), run]
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=True, text=True)

@@ -1,4 +1,4 @@
-"""A run in formats that other programs read: netCDF, Parquet and CSV."""
+"""Export a run to formats that other programs read: netCDF, Parquet and CSV."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .table import Per
 
 @dataclass(frozen=True)
 class Exporter:
-    """A file format that a run can be written in.
+    """A file format that a run can be exported to.
 
     Attributes
     ----------
     kind
-        What such a file is; one of that kind is replaced.
+        Kind of file; an existing file of this kind is replaced.
     write
-        Writes a run, its table by layer or sample, to a path.
+        Function that writes a run, tabulated by layer or sample, to a path.
     """
 
     kind: Kind
@@ -52,23 +52,23 @@ def export(
     path
         The archive.
     output
-        The file; its suffix, ``.nc``, ``.parquet`` or ``.csv``, says which format. A table of that format
-        is replaced, other files and netCDF files are not.
+        The file; its suffix, ``.nc``, ``.parquet`` or ``.csv``, determines the format. An existing table of that
+        format is replaced, other files and netCDF files are not.
     run
-        Name of the run; may be left out if there is one only.
+        Name of the run; optional if there is only one.
     per
-        Rows of the table: one for each ``layer``, or each layer and ``sample``.
+        Rows of the table: one per ``layer``, or one per layer and ``sample``.
     raw
-        In CSV, leave text as it is; otherwise text that spreadsheet programs take for a formula begins with an
-        apostrophe, and control characters are escaped.
+        Write text to CSV unchanged; otherwise text that spreadsheet programs would interpret as a formula is prefixed
+        with an apostrophe, and control characters are escaped.
     force
-        Replace an existing file whatever it holds; never the archive.
+        Replace an existing file whatever it contains, but never the archive.
 
     Raises
     ------
     UsageError
-        The suffix is another, or the file may not be written (see ``force``), or there is no such run, or several and
-        none named.
+        The suffix is unknown, the file may not be written (see ``force``), the run does not exist, or no run is named
+        and there are several.
     ArchiveError
         The archive cannot be read, or the file cannot be written.
 
@@ -92,7 +92,7 @@ def export(
 
 
 def only_run(runs: tuple[str, ...], path: str) -> str:
-    """Return the only run's name, or raise :class:`UsageError`."""
+    """Return the name of the only run, or raise :class:`UsageError`."""
     if len(runs) != 1:
         raise UsageError(f"{path} has {len(runs)} runs ({', '.join(runs)}); name one with run=...")
     return runs[0]
@@ -108,7 +108,7 @@ def _to_netcdf(run: Run, part: Path, per: Per) -> None:
             chunks = (1, 1, *run.sample_shape)
             deflated = {"zlib": True, "complevel": 1, "shuffle": True, "chunksizes": chunks}
             dataset[f"{metric.name}_map"].encoding = deflated
-    # Not dataset.to_netcdf(path): HDF5 would crash there on a disk that is full.
+    # dataset.to_netcdf(path) is not used because HDF5 would crash there on a full disk.
     with create_file(part) as file, h5netcdf.File(file, "w") as target:
         dataset.dump_to_store(H5NetCDFStore(target))
 

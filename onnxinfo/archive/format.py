@@ -1,4 +1,4 @@
-"""The archive's format, version 1 (``docs/format.md``): what a run holds and how its group is laid out in HDF5."""
+"""The archive's format, version 1 (``docs/format.md``): contents of a run and the layout of its group in HDF5."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FORMAT = "onnxinfo"
 VERSION = 1
-# The file format of HDF5 1.10: the oldest that can be read while it is written, so most readers support it.
+# File format of HDF5 1.10: the oldest that can be read while it is written, hence the most widely supported.
 LIBVER = ("v110", "v110")
 
 LAYER_COLUMNS = ("layer", "layer_index", "op", "node", "depth", "parameters", "layer_shape")
@@ -32,17 +32,17 @@ RESERVED = frozenset((*LAYER_COLUMNS, *SAMPLE_COLUMNS, *THUMBNAIL_AXES, *OTHER_N
 
 STATUS = ("open", "complete", "interrupted", "failed")
 
-# How maps are stored: (dtype, significand bits kept, deflate level).
+# Storage of maps: (dtype, significand bits kept, deflate level).
 COMPRESSION: dict[str, tuple[str, int, int | None]] = {
     "rounded": ("<f4", 15, 1),
     "lossless": ("<f4", 23, 1),
     "float16": ("<f2", 10, 1),
     "none": ("<f4", 23, None),
 }
-# Below this size a map is stored without a chunk of its own: the index entry would cost more than deflating saves.
+# Smaller maps are stored without a chunk of their own: the index entry would cost more than deflating saves.
 SMALL_MAP_BYTES = 4096
 
-# Datasets of a metric with maps besides the numbers of each cell.
+# Datasets of a metric with maps, in addition to the numbers of each cell.
 MAP_DATASETS = ("map", "map_checksum", "map_offset")
 
 Json = None | bool | int | float | str | Sequence[Any] | Mapping[str, Any]
@@ -50,7 +50,7 @@ Json = None | bool | int | float | str | Sequence[Any] | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Field:
-    """One number kept for every (layer, sample) besides the metric's value.
+    """One number per (layer, sample), in addition to the metric's value.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Field:
     units, long_name
         As in the netCDF conventions.
     flags
-        Names of the values 0, 1, 2, ... of a field that is a code; empty for numbers.
+        Names of the values 0, 1, 2, ... of an enumerated field; empty for numbers.
     """
 
     name: str
@@ -72,12 +72,12 @@ class Field:
 
 
 class Mark(NamedTuple):
-    """Why a cell is proven or not.
+    """Reason why a cell is proven or not.
 
     Attributes
     ----------
     name
-        One word, for tables.
+        One word, used in tables.
     meaning
         Explanation in plain English.
     proven
@@ -89,7 +89,7 @@ class Mark(NamedTuple):
     proven: bool = False
 
 
-#: Codes of the field ``mark``, which never change; later versions may add codes.
+#: Codes of the field ``mark``. They never change; later versions may add codes.
 MARKS: dict[int, Mark] = {
     0: Mark("converged", "the certificate holds", proven=True),
     1: Mark("ratio", "the constraint is not met, or not known to be met"),
@@ -108,12 +108,12 @@ _MARK_CODES = {mark.name: code for code, mark in MARKS.items()}
 
 
 def mark_code(name: str) -> int:
-    """Return the code of a mark by its name in ``MARKS``."""
+    """Return the code of a mark, given its name in ``MARKS``."""
     return _MARK_CODES[name]
 
 
 def mark_name(code: int) -> str:
-    """Return the name of a mark, or ``mark_`` and the number for a code of a later version."""
+    """Return the name of a mark; ``mark_`` and the number for a code of a later version."""
     return MARKS[code].name if code in MARKS else f"mark_{code}"
 
 
@@ -130,7 +130,7 @@ CERTIFICATE = (
     Field("iterations", "<i8", "1", "iterations used"),
     Field("capped", "<f8", "1", "fraction of input units at the cap of sigma"),
 )
-#: Distance to the optimum, and the reason why a value is proven or not; a metric may have any of these.
+#: Distance from the optimum, and reason why a value is proven or not; metrics may have any of these fields.
 PROOF = (
     Field("gap", "<f8", "nats", "bound at 95 % on how far the value lies below the optimum; NaN where unknown"),
     Field("gain", "<f8", "nats", "gain of an independent trial step on fresh noise"),
@@ -155,13 +155,13 @@ class Metric:
     Attributes
     ----------
     name
-        A lower-case identifier, for instance ``sid``; the datasets' names start with it.
+        A lower-case identifier, for instance ``sid``; the prefix of the datasets' names.
     long_name, units
         As in the netCDF conventions.
     fields
-        Fields besides ``value``, ``stderr`` and ``converged``, which every metric has.
+        Fields other than ``value``, ``stderr`` and ``converged``, which every metric has.
     has_map
-        Whether there is also one value per input unit.
+        Whether the metric also has one value per input unit.
     """
 
     name: str
@@ -176,7 +176,7 @@ class Metric:
         return (VALUE, STDERR, CONVERGED, *self.fields)
 
     def dataset(self, column: str) -> str:
-        """Name of the dataset that holds a column: the metric's own name for the value."""
+        """Name of the dataset for a column; the value's dataset has the metric's own name."""
         return self.name if column == "value" else f"{self.name}_{column}"
 
     def datasets(self) -> list[str]:
@@ -222,7 +222,7 @@ class RunSchema:
     Attributes
     ----------
     layers
-        The layers analyzed.
+        The analyzed layers.
     axes
         Names of the analysis input's axes without the batch, such as ``("channel", "y", "x")``.
     sample_shape
@@ -230,7 +230,7 @@ class RunSchema:
     sample_names
         One name per sample.
     metrics
-        The metrics computed.
+        The computed metrics.
     unit
         Standard deviation of the input, broadcastable to `sample_shape`: the unit of sigma.
     recipe
@@ -240,9 +240,9 @@ class RunSchema:
     thumbnails
         Thumbnails of the samples, uint8 of shape (sample, y, x, 3), or None.
     provenance
-        Further facts (date, versions, machine) that may differ when a run is resumed.
+        Further facts (date, versions, machine), which may differ when a run is resumed.
     foreground
-        1 inside a sample's object, else 0, uint8 of shape (sample, y, x), or None. Requires y and x in `axes`.
+        1 inside a sample's object, else 0; uint8 of shape (sample, y, x), or None. Requires y and x in `axes`.
     """
 
     layers: Sequence[Layer] | Sequence[LayerRow]
@@ -266,7 +266,7 @@ class RunSchema:
 
 
 def check_names(axes: Sequence[str], metrics: Sequence[Metric]) -> None:
-    """Raise :class:`UsageError` when two datasets of a run would have the same name."""
+    """Raise :class:`UsageError` if two datasets of a run would have the same name."""
     taken = set(RESERVED)
     for name in [*axes, *(name for metric in metrics for name in metric.datasets())]:
         if not is_identifier(name) or name in taken:
@@ -275,7 +275,7 @@ def check_names(axes: Sequence[str], metrics: Sequence[Metric]) -> None:
 
 
 def is_identifier(name: str) -> bool:
-    """Tell whether `name` can name an axis, a metric or a field."""
+    """Whether `name` can be the name of an axis, a metric or a field."""
     return re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) is not None
 
 
@@ -297,7 +297,7 @@ def plain_text(text: str) -> str:
 def text_array(texts: Iterable[str]) -> npt.NDArray[Any]:
     """Return fixed-length UTF-8 strings, null-padded.
 
-    Unlike that of variable-length strings, their size is known from the file's metadata.
+    Unlike variable-length strings, their size is known from the file's metadata.
     """
     encoded = [plain_text(text).encode() for text in texts]
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", max([1, *map(len, encoded)])))
@@ -306,7 +306,7 @@ def text_array(texts: Iterable[str]) -> npt.NDArray[Any]:
 def encode_attribute(value: Json) -> str | int | float:
     """Encode a JSON value as an attribute.
 
-    Text, integers and floats are stored as they are, everything else as JSON text; text that could be mistaken for
+    Text, integers and floats are stored directly, everything else as JSON text; text that could be mistaken for
     such JSON is quoted.
     """
     if isinstance(value, str):
@@ -344,18 +344,18 @@ def write_attribute(target: h5py.HLObject, name: str, value: str | int | float) 
 
 
 def create_run(file: h5py.File, name: str, schema: RunSchema, *, compression: str, created: str) -> h5py.Group:
-    """Create the group of a run with all its datasets, none of its cells finished.
+    """Create the group of a run with all its datasets and without finished cells.
 
     Parameters
     ----------
     file
         An archive open for writing.
     name
-        Name of the run, not taken.
+        Name of the run, which must be unused.
     schema
         Description of the run.
     compression
-        How maps are stored, a key of ``COMPRESSION``.
+        Storage of maps, a key of ``COMPRESSION``.
     created
         Date and time, ISO 8601.
     """
@@ -412,7 +412,7 @@ def _create_coordinates(run: h5py.Group, schema: RunSchema) -> None:
     unit = unit.reshape((1,) * (len(schema.axes) - unit.ndim) + unit.shape)
     varying = [axis for axis, size in zip(schema.axes, unit.shape, strict=True) if size > 1]
     _static(run, "input_unit", unit.reshape([size for size in unit.shape if size > 1]), varying)
-    # Its dimensions, for readers that do not resolve dimension scales.
+    # The dimension names, for readers that do not resolve dimension scales.
     write_attribute(run["input_unit"], "axes", " ".join(varying))
     _describe(run["input_unit"], "model input", "standard deviation of the input, the unit of sigma")
     if schema.thumbnails is not None:
@@ -462,7 +462,7 @@ def _create_map(
         if level is not None:
             options |= {"compression": "gzip", "compression_opts": level, "shuffle": True}
     else:
-        # Nothing is allocated, so nothing but the cells themselves changes in the file while the run is in progress.
+        # Allocate early, so that only the cells themselves change in the file while the run is in progress.
         plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     dataset = _attached(run, name, ("layer", "sample", *axes), dcpl=plist, **options)
     _describe(dataset, metric.units, f"{metric.long_name or metric.name} per input unit")
@@ -482,12 +482,12 @@ def map_bytes(sample_shape: Sequence[int], dtype: str) -> int:
 def round_significand(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float32]:
     """Round to `bits` explicit significand bits, to nearest, ties to even.
 
-    The bits dropped are noise in a Monte-Carlo estimate, and noise does not compress.
+    The dropped bits are Monte Carlo noise, which does not compress.
 
     Parameters
     ----------
     values
-        Any shape, float32. Infinities and NaN stay what they are.
+        float32 of any shape. Infinities and NaN are kept.
     bits
         From 1 to 23; 23 returns the values unchanged.
     """
@@ -501,16 +501,16 @@ def round_significand(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray
 
 
 def encode_map(values: npt.ArrayLike, compression: str) -> npt.NDArray[Any]:
-    """Return a map as it is stored under a compression, in little-endian C order."""
+    """Return a map as stored with the given compression, in little-endian C order."""
     dtype, bits, _ = COMPRESSION[compression]
     single = np.ascontiguousarray(values, dtype="<f4")
     return single.astype(dtype) if dtype == "<f2" else round_significand(single, bits)
 
 
 def whole_maps(maps: npt.NDArray[Any], recipe: Mapping[str, Json]) -> npt.NDArray[np.bool_]:
-    """Tell which maps, (B, *sample_shape), have the values that a proven cell's must have, (B,).
+    """Tell which maps, (B, *sample_shape), have valid values for a proven cell, (B,).
 
-    All are finite, but for units that a run's unit mask leaves out: those may be NaN.
+    All values must be finite, except for units excluded by the run's unit mask, which may be NaN.
     """
     flat = maps.reshape(len(maps), -1)
     left_out = np.isnan(flat) & ("unit_mask" in recipe)
@@ -519,7 +519,7 @@ def whole_maps(maps: npt.NDArray[Any], recipe: Mapping[str, Json]) -> npt.NDArra
 
 
 def chunk_bytes(stored: npt.NDArray[Any], compression: str) -> bytes:
-    """Return the bytes of a map's chunk: its encoded values, shuffled and deflated where the compression says so."""
+    """Return the bytes of a map's chunk: its encoded values, shuffled and deflated if the compression requires it."""
     level = COMPRESSION[compression][2]
     if level is None:
         return stored.tobytes()
@@ -527,7 +527,7 @@ def chunk_bytes(stored: npt.NDArray[Any], compression: str) -> bytes:
 
 
 def put_map(maps: h5py.Dataset, at: tuple[int, int], stored: npt.NDArray[Any], compression: str) -> int:
-    """Write the map of a cell and return where its chunk is in the file, 0 if it has none of its own."""
+    """Write the map of a cell and return its chunk's offset in the file, 0 if it has no chunk of its own."""
     if maps.chunks is None:
         maps[at] = stored
         return 0
@@ -535,7 +535,7 @@ def put_map(maps: h5py.Dataset, at: tuple[int, int], stored: npt.NDArray[Any], c
 
 
 def put_chunk(maps: h5py.Dataset, at: tuple[int, int], chunk: bytes) -> int:
-    """Write the chunk of a cell's map and return where it is in the file."""
+    """Write the chunk of a cell's map and return its offset in the file."""
     start = (*at, *(0,) * (maps.ndim - 2))
     maps.id.write_direct_chunk(start, chunk)
     return int(maps.id.get_chunk_info_by_coord(start).byte_offset)
@@ -571,12 +571,12 @@ def _attached(run: h5py.Group, name: str, dims: Sequence[str], **options: Any) -
 
 
 def _static(run: h5py.Group, name: str, data: npt.NDArray[Any] | np.generic, dims: Sequence[str]) -> h5py.Dataset:
-    """Create a dataset whose values are known now, with their checksum."""
+    """Create a dataset of known values, with their checksum."""
     dataset = _attached(run, name, dims, data=data)
     if name not in ("status", "elapsed"):
         write_attribute(dataset, "crc32", zlib.crc32(np.ascontiguousarray(data).tobytes()))
     if dataset.dtype.kind == "S":
-        # Reserved by netCDF: tells readers that these bytes are text.
+        # Reserved by netCDF: marks these bytes as text.
         write_attribute(dataset, "_Encoding", "utf-8")
     return dataset
 
@@ -589,14 +589,14 @@ def _scale(run: h5py.Group, name: str, data: npt.NDArray[Any], long_name: str) -
 
 
 def _bare_scale(run: h5py.Group, name: str, size: int) -> None:
-    # What the netCDF-4 conventions prescribe for a dimension that has no coordinate values.
+    # Required by the netCDF-4 conventions for a dimension without coordinate values.
     dataset = run.create_dataset(name, shape=(size,), dtype=">f4")
     dataset.make_scale(f"This is a netCDF dimension but not a netCDF variable.{size:10d}")
     _number_dimension(run, dataset)
 
 
 def _number_dimension(run: h5py.Group, dataset: h5py.Dataset) -> None:
-    # Unique in the whole file: netCDF-C takes dimensions of the same number for one.
+    # Unique in the whole file: netCDF-C identifies dimensions by this number.
     numbered = sum("_Netcdf4Dimid" in member.attrs for group in run.file.values() for member in group.values())
     dataset.attrs.create("_Netcdf4Dimid", numbered, dtype="<i4")
 
@@ -607,6 +607,6 @@ def _describe(dataset: h5py.Dataset, units: str, long_name: str) -> None:
 
 
 def _describe_flags(dataset: h5py.Dataset, names: Sequence[str]) -> None:
-    """Name the values 0, 1, 2, ... of a code, as the CF conventions do."""
+    """Name the values 0, 1, 2, ... of an enumerated field, following the CF conventions."""
     dataset.attrs.create("flag_values", np.arange(len(names), dtype=np.uint8))
     write_attribute(dataset, "flag_meanings", " ".join(names))

@@ -1,7 +1,7 @@
-"""Reading HDF5 that may have been made to do harm: nothing is followed, and nothing is taken before it is measured.
+"""Safe reading of untrusted HDF5: links are not followed, and sizes are checked before anything is read.
 
-Only what the format describes is touched, each item checked for kind, type, shape and storage first. HDF5's filters
-never run: a deflated chunk is inflated here, to the size it must have and not a byte further.
+Only items that the format describes are accessed, after checking their kind, type, shape and storage. HDF5's filters
+never run: a deflated chunk is inflated here, to its expected size and not a byte further.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .format import SMALL_MAP_BYTES
 
 MAX_MEMBERS = 10_000
 MAX_ATTRIBUTE_BYTES = 1 << 24
-# Of one array read in one piece, which a map is not. A sparse file can be larger than the memory of any machine.
+# Limit for an array read in one piece, which maps are not. A sparse file can be larger than any machine's memory.
 MAX_ARRAY_BYTES = 1 << 29
 
 _LIBRARY_ERRORS = (
@@ -40,7 +40,7 @@ _LIBRARY_ERRORS = (
 
 
 class damaged:  # noqa: N801 - reads as a clause: with damaged(what)
-    """Turn every error of the HDF5 library into an :class:`ArchiveError` that names what was being read."""
+    """Turn all errors of the HDF5 library into an :class:`ArchiveError` that names the item being read."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -79,34 +79,34 @@ def _path(group: h5py.Group, name: str) -> str:
 
 
 def is_link(group: h5py.Group, name: str) -> bool:
-    """Tell whether a member is a soft or external link."""
+    """Whether a member is a soft or external link."""
     with damaged(_path(group, name)):
         return "/" in name or group.get(name, getlink=True, default=None).__class__ is not h5py.HardLink
 
 
 def member(group: h5py.Group, name: str, kind: type[h5py.Group] | type[h5py.Dataset]) -> Any:
-    """Return a member of a group, or None where it is no group or dataset of the file itself.
+    """Return a member of a group, or None if it is not a group or dataset of this file.
 
     Soft and external links are not followed.
 
     Raises
     ------
     ArchiveError
-        It cannot be read.
+        The member cannot be read.
     """
-    # A name with a slash would be resolved as a path, through links that the path meets.
+    # HDF5 would resolve a name with a slash as a path, and follow links in it.
     if not name or "/" in name or name == ".":
         return None
     with damaged(_path(group, name)):
         if group.get(name, getlink=True, default=None).__class__ is not h5py.HardLink:
             return None
-        # Asked for the kind, HDF5 reads all it knows of the object, and damage there can make it take gigabytes.
+        # When asked for an object's kind, HDF5 reads all its metadata, and damage there can make it allocate gigabytes.
         found = group[name]
         return found if found.__class__ is kind else None
 
 
 def attribute(target: h5py.HLObject, name: str) -> str | int | float | None:
-    """Return an attribute that is a number or a fixed-length text, or None where it is absent or of another kind."""
+    """Return an attribute that is a number or a fixed-length text; None if it is missing or of another kind."""
     with damaged(f"attribute {printable(name)} of {_named(target)}"):
         if name not in target.attrs:
             return None
@@ -148,14 +148,14 @@ def dataset(group: h5py.Group, name: str, shape: Sequence[int | None], dtypes: S
     name
         Name of the dataset.
     shape
-        What its shape must be; None stands for any size.
+        Expected shape; None stands for any size.
     dtypes
-        Element types allowed, as NumPy type strings; ``S`` stands for fixed-length text of any length.
+        Allowed element types as NumPy type strings; ``S`` stands for fixed-length text of any length.
 
     Raises
     ------
     ArchiveError
-        It is absent, or something else than the format says, or its data lies outside the file.
+        The dataset is missing, does not match the format, or its data lie outside the file.
     """
     found = member(group, name, h5py.Dataset)
     what = _path(group, name)
@@ -190,12 +190,12 @@ def _check_storage(found: h5py.Dataset, what: str) -> None:
 
 
 def array(found: h5py.Dataset) -> npt.NDArray[Any]:
-    """Read a dataset that is not chunked, after :func:`dataset`; its checksum, if it has one, must hold.
+    """Read an unchunked dataset returned by :func:`dataset`, and verify its checksum, if it has one.
 
     Raises
     ------
     ArchiveError
-        It cannot be read, or something else than what was written is there.
+        The dataset cannot be read, or its data have changed since they were written.
     """
     what = printable(found.name)
     with damaged(what):
@@ -212,7 +212,7 @@ def array(found: h5py.Dataset) -> npt.NDArray[Any]:
 
 
 def refresh(found: h5py.Dataset) -> None:
-    """Forget what was read of a dataset before, if its file may be written meanwhile."""
+    """Discard cached data of a dataset whose file may have been written meanwhile."""
     if found.file.swmr_mode:
         found.id.refresh()
 
@@ -228,12 +228,12 @@ def texts(found: h5py.Dataset) -> list[str]:
 
 
 def cells(found: h5py.Dataset, layer: int, samples: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
-    """Read the maps of one layer and several samples, one after the other, after :func:`dataset`.
+    """Read the maps of one layer and several samples from a dataset returned by :func:`dataset`, one by one.
 
     Raises
     ------
     ArchiveError
-        One cannot be read, or it does not have the size it must have.
+        A map cannot be read, or does not have the expected size.
     """
     if not samples:
         return
@@ -256,12 +256,12 @@ def cells(found: h5py.Dataset, layer: int, samples: Sequence[int]) -> Iterator[n
 
 
 def cell_at(path: Path, found: h5py.Dataset, offset: int) -> npt.NDArray[Any]:
-    """Read the map whose chunk is at `offset` bytes in the file, whatever HDF5's index of the chunks says.
+    """Read the map whose chunk starts at byte `offset` of the file, ignoring HDF5's chunk index.
 
     Raises
     ------
     ArchiveError
-        There is none.
+        There is no map at that offset.
     """
     with damaged(f"{printable(found.name)} at byte {offset}"):
         if found.chunks is None or not offset:
@@ -273,7 +273,7 @@ def cell_at(path: Path, found: h5py.Dataset, offset: int) -> npt.NDArray[Any]:
 
 
 def walk(file: h5py.File) -> None:
-    """Read everything of a file but its maps, however much of it cannot be read."""
+    """Read everything in a file except its maps, skipping what cannot be read."""
     for run in _those_of(file):
         for each in (run, *(_those_of(run) if isinstance(run, h5py.Group) else ())):
             with contextlib.suppress(ArchiveError):

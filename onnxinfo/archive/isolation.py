@@ -1,7 +1,7 @@
-"""Whether HDF5 survives a file, found out in a process whose death hurts nobody.
+"""Test in a child process whether HDF5 survives a file.
 
-On a file made to do harm, or damaged where no checksum looks, the HDF5 library may crash, run forever or take all
-memory, and the whole process with it. So whatever is opened is walked through by a forked child first.
+A malicious file, or damage that no checksum covers, may make the HDF5 library crash, loop forever or exhaust memory,
+and take the whole process with it. Therefore a forked child first walks through every file that is opened.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from collections.abc import Callable
 with contextlib.suppress(ImportError):
     import resource
 
-# Of the child's computing, and of waiting for one that does not compute.
+# CPU time of the child, and maximum wall time if it waits instead of computing.
 CPU_SECONDS, WAITING_SECONDS = 8, 60
-# Of address space: also what is only asked for counts.
+# Limit of the address space, which includes memory that is requested but not used.
 MEMORY_BYTES = 1 << 30
 
 
 def survives(work: Callable[[], object]) -> bool:
-    """Tell whether `work` ends, well or by an exception, rather than crash the process, compute forever or take it all.
+    """Whether `work` ends, normally or with an exception, instead of crashing, looping forever or exhausting memory.
 
     Parameters
     ----------
     work
-        Done in a forked child; what it returns or changes is lost.
+        Executed in a forked child; its results and side effects are lost.
 
     Returns
     -------
     bool
-        Where processes cannot be forked, True: it is taken for granted.
+        True without a test if processes cannot be forked.
     """
     if sys.platform != "linux":
         return True
     ended, held = os.pipe()
     with warnings.catch_warnings():
-        # The child touches nothing that another thread may have locked: h5py itself sees to its own lock.
+        # The child uses nothing that another thread may have locked; h5py handles its own lock.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
@@ -54,9 +54,9 @@ def survives(work: Callable[[], object]) -> bool:
     try:
         status = os.waitpid(child, 0)[1]
     except ChildProcessError:
-        # Who ignores the end of children is not told how they ended.
+        # Processes that ignore SIGCHLD do not receive their children's exit status.
         return True
-    # That it waits for something is no fault of the file's.
+    # If the child was still waiting for something, the file is not to blame.
     return not waited or status == 0
 
 
@@ -65,7 +65,7 @@ def _work_and_exit(work: Callable[[], object]) -> None:
     try:
         before = _peak()
         faulthandler.disable()
-        # What HDF5 complains of on the way is said once, by who reads the file.
+        # The process that reads the file reports HDF5's complaints, once.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         limit_computing(CPU_SECONDS)
         with contextlib.suppress(BaseException):
@@ -76,12 +76,12 @@ def _work_and_exit(work: Callable[[], object]) -> None:
 
 
 def limit_computing(seconds: int) -> None:
-    """Let this process end, without a memory image of it, when it has computed for so many seconds."""
+    """Terminate this process, without a core dump, after this many seconds of CPU time."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 
 
 def _peak() -> int:
-    """Largest address space that the process had so far, in bytes."""
+    """Peak address space of the process, in bytes."""
     with open("/proc/self/status", encoding="ascii") as file:
         return int(file.read().partition("VmPeak:")[2].split()[0]) << 10

@@ -1,4 +1,4 @@
-"""A run as an :class:`xarray.Dataset` whose maps are read when they are used."""
+"""A run as an :class:`xarray.Dataset` with lazily read maps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .table import Tabular
 
 
 class Labellable(Tabular, Protocol):
-    """What labelled arrays are made of; see :class:`onnxinfo.Run`."""
+    """Source of labeled arrays; see :class:`onnxinfo.Run`."""
 
     axes: tuple[str, ...]
     sample_shape: tuple[int, ...]
@@ -44,7 +44,7 @@ class Labellable(Tabular, Protocol):
 
 
 class _Maps(BackendArray):
-    """All maps of a metric, (layer, sample, *axes), read cell by cell through the guarded reader."""
+    """All maps of a metric, (layer, sample, *axes), read cell by cell by the safe reader."""
 
     def __init__(self, run: Labellable, metric: str) -> None:
         self._run, self._metric = run, metric
@@ -69,14 +69,14 @@ class _Maps(BackendArray):
 
 
 def _outer(values: npt.NDArray[np.float32], key: tuple[Any, ...]) -> npt.NDArray[np.float32]:
-    """Index each axis on its own, from the last so that the others keep their places."""
+    """Index each axis independently, from the last so that the others keep their positions."""
     for axis in reversed(range(len(key))):
         values = values[(slice(None),) * axis + (key[axis],)]
     return values
 
 
 def run_dataset(run: Labellable) -> xarray.Dataset:
-    """Return a run as labelled arrays over (layer, sample, ...); unfinished cells are NaN, 0 or False."""
+    """Return a run as labeled arrays over (layer, sample, ...); unfinished cells are NaN, 0 or False."""
     columns = {
         name: ("layer", [getattr(row, name.removeprefix("layer_")) for row in run.layers]) for name in LAYER_COLUMNS[1:]
     }

@@ -1,8 +1,8 @@
-"""The one rule for means over samples.
+"""The rule for means over samples.
 
-A mean is over all cells that have a finite value, whether they are proven or not: which cells end proven depends on the
-seed and on the value, so a mean over these alone would be biased. Beside a mean stand its standard error and how many
-cells are unproven or have no value.
+A mean is over all cells with a finite value, proven or not: which cells end up proven depends on the seed and on the
+value, so a mean over these alone would be biased. Each mean comes with its standard error and the numbers of cells that
+are unproven or have no value.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ Cells = Mapping[str, npt.NDArray[Any]]
 
 
 def mean_and_stderr(values: npt.ArrayLike, errors: npt.ArrayLike = np.nan) -> tuple[Numbers, Numbers, Numbers]:
-    """Return the mean over samples, its standard error, and the number of values it is over.
+    """Return the mean over samples, its standard error, and the number of values.
 
-    The standard error is s / sqrt(n), where s is the spread of the samples' values. That spread contains the samples'
-    own Monte-Carlo errors e; with few samples it may come out below what these alone imply, sqrt(sum e^2) / n, which is
-    the smallest error returned. With a single sample that is all that is known.
+    The standard error is s / sqrt(n), where s is the standard deviation between samples. This includes the samples'
+    Monte Carlo errors e, but with few samples it may come out below the error that these alone imply,
+    sqrt(sum e^2) / n, which is therefore the lower limit. For a single sample, only that limit is known.
 
     Parameters
     ----------
     values
         Shape (..., sample). Samples without a finite value are left out.
     errors
-        Monte-Carlo standard errors of the values, broadcastable to them; NaN where unknown.
+        Monte Carlo standard errors of the values, broadcastable to them; NaN where unknown.
 
     Returns
     -------
     tuple of ndarray
-        Mean, standard error and number of values, each of shape (...). The mean is NaN without values, the standard
-        error where fewer than two values and no Monte-Carlo error are known.
+        Mean, standard error and number of values, each of shape (...). The mean is NaN without values; the standard
+        error is NaN with fewer than two values and no known Monte Carlo error.
     """
     values = np.asarray(values, dtype=np.float64)
     errors = np.broadcast_to(np.asarray(errors, dtype=np.float64), values.shape)
@@ -56,16 +56,16 @@ def mean_and_stderr(values: npt.ArrayLike, errors: npt.ArrayLike = np.nan) -> tu
 
 
 def one_per_sample(values: npt.ArrayLike, errors: npt.ArrayLike, samples: Sequence[Any]) -> tuple[Numbers, Numbers]:
-    """Return one value and error for each sample, whose mean and standard error are those of all values.
+    """Return one value and error per sample, with the same mean and standard error as all values.
 
     Several values of one sample, such as those of its layers, are one draw: their deviations from the mean add up.
 
     Parameters
     ----------
     values, errors
-        Shape (value,): finite values and their Monte-Carlo standard errors, NaN where unknown.
+        Shape (value,): finite values and their Monte Carlo standard errors, NaN where unknown.
     samples
-        The sample of each value.
+        Sample that each value belongs to.
     """
     values, errors = np.asarray(values, dtype=np.float64), np.asarray(errors, dtype=np.float64)
     places = {sample: i for i, sample in enumerate(dict.fromkeys(samples))}
@@ -82,21 +82,21 @@ def one_per_sample(values: npt.ArrayLike, errors: npt.ArrayLike, samples: Sequen
 
 
 def layer_summary(cells: Cells) -> dict[str, npt.NDArray[Any]]:
-    """Return each layer's mean over the samples, and what it is worth.
+    """Return each layer's mean over the samples, with its error and the state of its cells.
 
     Parameters
     ----------
     cells
-        As :meth:`onnxinfo.archive.Run.values` returns them: ``value``, ``stderr``, ``converged`` and ``done``, and
-        where the metric has them ``gap`` and ``mark``, each of shape (layer, sample).
+        As returned by :meth:`onnxinfo.archive.Run.values`: ``value``, ``stderr``, ``converged`` and ``done``, and if
+        the metric has them ``gap`` and ``mark``, each of shape (layer, sample).
 
     Returns
     -------
     dict
-        Arrays of shape (layer,): ``value`` and ``stderr``, see :func:`mean_and_stderr`; ``gap``, how far the mean may
-        lie below the optimum's at most, NaN unless it is known of all values; ``mark``, how many cells are unproven for
-        which reason, such as ``"2 gap, 1 dead"``, None where that is not recorded; ``converged``, whether all finished
-        cells did; ``n`` (finished cells), ``n_converged`` and ``n_missing`` (finished cells without a value).
+        Arrays of shape (layer,): ``value`` and ``stderr``, see :func:`mean_and_stderr`; ``gap``, an upper limit of how
+        far the mean may lie below the optimum, NaN unless known for all values; ``mark``, the number of unproven cells
+        by reason, such as ``"2 gap, 1 dead"``, None if not recorded; ``converged``, whether all finished cells are;
+        ``n`` (finished cells), ``n_converged`` and ``n_missing`` (finished cells without a value).
     """
     done, converged = cells["done"], cells["done"] & cells["converged"]
     values = np.where(done, cells["value"], np.nan)
@@ -124,13 +124,13 @@ def _mean_gap(values: Numbers, cells: Cells) -> Numbers:
 
 
 def unproven(cells: Cells) -> npt.NDArray[np.bool_]:
-    """Tell which cells have a value that is not proven: finished and finite, but not converged."""
+    """Tell which cells have an unproven value: finished and finite, but not converged."""
     found: npt.NDArray[np.bool_] = cells["done"] & np.isfinite(cells["value"]) & ~cells["converged"]
     return found
 
 
 def limited_by_rounding(cells: Cells) -> npt.NDArray[np.bool_]:
-    """Tell which cells lie below the network's own rounding: finished and marked ``resolution``."""
+    """Tell which cells are below the network's own rounding: finished and marked ``resolution``."""
     if "mark" not in cells:
         return np.zeros_like(cells["done"])
     found: npt.NDArray[np.bool_] = cells["done"] & (cells["mark"] == mark_code("resolution"))
@@ -138,13 +138,13 @@ def limited_by_rounding(cells: Cells) -> npt.NDArray[np.bool_]:
 
 
 def sound_alpha(cells: Cells) -> float:
-    """Return the least alpha at which rounding limits none of the cells that it limits now.
+    """Return the smallest alpha at which rounding limits none of the currently limited cells.
 
     Returns
     -------
     float
-        Infinite where no alpha tried suffices, NaN where rounding limits no cell or nothing is known of one that it
-        does.
+        Infinite if no tried alpha suffices; NaN if rounding limits no cell, or for a limited cell no alpha is
+        recorded.
     """
     if "resolution_alpha" not in cells:
         return float("nan")
@@ -153,7 +153,7 @@ def sound_alpha(cells: Cells) -> float:
 
 
 def mark_names(cells: Cells) -> npt.NDArray[np.object_]:
-    """Return the name of each cell's mark, in the cells' shape; None where the metric keeps no marks."""
+    """Return the name of each cell's mark, in the cells' shape; None if the metric has no marks."""
     if "mark" not in cells:
         return np.full(cells["value"].shape, None, dtype=object)
     names = np.array([mark_name(code) for code in range(256)], dtype=object)
@@ -162,7 +162,7 @@ def mark_names(cells: Cells) -> npt.NDArray[np.object_]:
 
 
 def mark_counts(cells: Cells) -> list[dict[str, int] | None]:
-    """Return for each layer how many cells did not converge for which reason; None where that is not recorded."""
+    """Return the number of unconverged cells by reason for each layer; None if not recorded."""
     if "mark" not in cells:
         return [None] * len(cells["done"])
     failed = cells["done"] & ~cells["converged"]
@@ -174,12 +174,12 @@ def mark_counts(cells: Cells) -> list[dict[str, int] | None]:
 
 
 def marks_text(counts: Mapping[str, int] | None) -> str | None:
-    """Return counts by mark as text, such as ``"2 gap, 1 dead"``; empty where there are none."""
+    """Return counts by mark as text, such as ``"2 gap, 1 dead"``; empty if there are none."""
     return None if counts is None else ", ".join(f"{number} {name}" for name, number in counts.items())
 
 
 def read_marks(text: str) -> dict[str, int]:
-    """Return counts by mark from :func:`marks_text`'s text; a name alone counts once."""
+    """Parse the text of :func:`marks_text` into counts by mark; a name without a number counts as one."""
     counts: dict[str, int] = {}
     for part in filter(None, text.split(", ")):
         number, _, name = part.rpartition(" ")
@@ -189,20 +189,20 @@ def read_marks(text: str) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two runs of one layer, sample by sample.
+    """Comparison of a layer in two runs, sample by sample.
 
     Attributes
     ----------
     first, second
-        Means over the samples that have a value in both.
+        Means over the samples that have a value in both runs.
     difference, stderr
         Mean of ``second - first`` over these samples, and its standard error; see :func:`mean_and_stderr`.
     n
-        How many samples these are.
+        Number of these samples.
     n_unproven
-        Of how many of them at least one of the two values is not proven.
+        Number of these samples for which at least one value is unproven.
     n_missing
-        How many samples are finished in both and lack a value in at least one.
+        Number of samples that are finished in both runs and have no value in at least one.
     """
 
     first: float
@@ -238,7 +238,7 @@ def pair_up(first: Cells, second: Cells) -> Pairs:
 
 
 def _joint_error(first: Numbers, second: Numbers) -> Numbers:
-    """Return the errors of differences; an error that is unknown counts as none beside one that is known."""
+    """Return the errors of differences; an unknown error counts as zero if the other one is known."""
     known = np.isfinite(first) | np.isfinite(second)
     found: Numbers = np.where(known, np.hypot(np.nan_to_num(first), np.nan_to_num(second)), np.nan)
     return found

@@ -16,12 +16,12 @@ from .format import LayerRow, RunSchema, create_run, encode_attribute, plain_tex
 from .reading import Run, open_locked
 from .storage import is_being_read, is_left_open
 
-# Ends the name under which a run is kept until the one that replaces it is complete.
+# Suffix of the name under which a run is kept until its replacement is complete.
 BACKUP = "~"
 
 
 def prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compression: str) -> None:
-    """Leave at `path` an archive that holds the run, closed, whatever state the file was in."""
+    """Leave at `path` a closed archive that contains the run, whatever state the file was in."""
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     if not path.exists():
         with replacing(path) as part, new_archive(part) as file:
@@ -30,12 +30,12 @@ def prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compressio
     with open_locked(path) as archive:
         known = archive.runs
         resumes = run in known and _resumes(archive[run], schema, overwrite, compression)
-    # Who reads the file keeps it as it was: what changes is a copy.
+    # Readers keep the file that they opened: changes are made to a copy.
     if resumes and not is_left_open(path) and not is_being_read(path):
         return
     kept = {name: name for name in known}
     if run in known and not resumes:
-        # What a name ending in ~ keeps is whole; a second attempt that did not end either is not worth keeping.
+        # A run whose name ends in ~ is complete; another unfinished attempt is not worth keeping.
         kept = {name: name for name in known if name != run} | ({} if run + BACKUP in known else {run: run + BACKUP})
     with replacing(path) as part, open_locked(path) as archive, new_archive(part) as file:
         for name, new_name in kept.items():
@@ -45,7 +45,7 @@ def prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compressio
 
 
 def _resumes(existing: Run, schema: RunSchema, overwrite: bool, compression: str) -> bool:
-    """Tell whether the run is to be resumed (otherwise it is replaced); raise if neither is allowed."""
+    """Whether the run is to be resumed (otherwise it is replaced); raise if neither is allowed."""
     difference = first_difference(existing, schema, compression)
     if difference is None and not existing.is_closed:
         return True
@@ -58,7 +58,7 @@ def _resumes(existing: Run, schema: RunSchema, overwrite: bool, compression: str
 
 
 def first_difference(existing: Run, schema: RunSchema, compression: str) -> str | None:
-    """Return in words the first thing in which a stored run and a schema differ, or None."""
+    """Describe the first difference between a stored run and a schema; None if there is none."""
     stored = schema_of(existing)
     recipes = [
         {key: encode_attribute(value) for key, value in recipe.items()} for recipe in (stored.recipe, schema.recipe)
@@ -84,7 +84,7 @@ def first_difference(existing: Run, schema: RunSchema, compression: str) -> str 
 
 
 def drop_backup(path: Path, run: str) -> None:
-    """Remove the run that a now complete one replaces."""
+    """Remove the old run after its replacement is complete."""
     with open_locked(path) as archive:
         known = archive.runs
     backup = run + BACKUP

@@ -1,4 +1,4 @@
-"""Reading an archive: its runs, their numbers as tables and labelled arrays, also while it is being written."""
+"""Read an archive: its runs, and their numbers as tables and labeled arrays, also while it is being written."""
 
 from __future__ import annotations
 
@@ -43,27 +43,27 @@ if TYPE_CHECKING:
     import xarray
 
 MAX_NAMES = 100
-# Of one metric in one run, which are read in one piece.
+# Limit for the numbers of one metric in one run, which are read in one piece.
 MAX_NUMBERS = 1 << 26
 
 _KNOWN_FIELDS = {field.name: field for field in (STDERR, CONVERGED, *CERTIFICATE)}
 
 
 class Run:
-    """One run of an archive, read on demand.
+    """A run of an archive, read on demand.
 
     Attributes
     ----------
     name
         The run's name.
     layers
-        The layers analyzed, in the model's order.
+        The analyzed layers, in the model's order.
     sample_names, labels
-        One per sample; labels is None where there are none.
+        One per sample; labels is None if there are none.
     axes, sample_shape
-        Names and sizes of the perturbed tensor's dimensions, without the batch.
+        Names and sizes of the analysis input's dimensions, without the batch.
     metrics
-        The metrics computed.
+        The computed metrics.
     recipe
         Settings that determine the result.
     provenance
@@ -71,7 +71,7 @@ class Run:
     created
         Date and time of the run's start, ISO 8601.
     compression
-        How maps are stored.
+        Storage format of the maps.
     path
         The archive.
     group
@@ -114,7 +114,7 @@ class Run:
     def status(self) -> str:
         """State of the run: complete, running, interrupted, failed, or incomplete.
 
-        Incomplete means that its writer stopped without a word.
+        Incomplete means that the writer stopped without recording why.
         """
         stored = self._stored_status()
         finished = all(self.finished(metric.name).all() for metric in self.metrics)
@@ -124,7 +124,7 @@ class Run:
 
     @property
     def is_closed(self) -> bool:
-        """Whether its writer finished all cells and marked the run as complete."""
+        """Whether the writer finished all cells and marked the run as complete."""
         return self._stored_status() == "complete"
 
     @property
@@ -134,7 +134,7 @@ class Run:
 
     @property
     def size(self) -> int:
-        """Bytes that the run's data take in the file."""
+        """Size of the run's data in the file, in bytes."""
         names = guard.members(self.group)
         found = [guard.member(self.group, name, h5py.Dataset) for name in names]
         with guard.damaged(self.group.name):
@@ -142,7 +142,7 @@ class Run:
 
     @property
     def unit(self) -> npt.NDArray[np.float64]:
-        """Standard deviation of the input, broadcastable to `sample_shape`: the unit of the perturbation."""
+        """Standard deviation of the input, broadcastable to `sample_shape`: the unit of sigma."""
         found = guard.member(self.group, "input_unit", h5py.Dataset)
         varying = [] if found is None else str(guard.attribute(found, "axes") or "").split()
         shape = [size if axis in varying else 1 for axis, size in zip(self.axes, self.sample_shape, strict=True)]
@@ -151,14 +151,14 @@ class Run:
 
     @property
     def thumbnails(self) -> npt.NDArray[np.uint8] | None:
-        """Pictures of the samples, uint8 of shape (sample, y, x, 3), or None."""
+        """Thumbnails of the samples, uint8 of shape (sample, y, x, 3), or None."""
         if guard.member(self.group, "thumbnail", h5py.Dataset) is None:
             return None
         return guard.array(guard.dataset(self.group, "thumbnail", [self.shape[1], None, None, 3], ["|u1"]))
 
     @property
     def foreground(self) -> npt.NDArray[np.uint8] | None:
-        """1 where a sample's object is, else 0: uint8 of shape (sample, y, x), or None. All 0: it has none."""
+        """Object masks, 1 inside, 0 outside: uint8 of shape (sample, y, x), or None. All 0: no object in the sample."""
         if guard.member(self.group, "foreground", h5py.Dataset) is None:
             return None
         sides = [self._axis_size(axis) for axis in FOREGROUND_AXES]
@@ -170,7 +170,7 @@ class Run:
         Raises
         ------
         UsageError
-            The run has no such metric.
+            The run does not have this metric.
         """
         for metric in self.metrics:
             if metric.name == name:
@@ -186,23 +186,23 @@ class Run:
         return done
 
     def normalizer(self, metric: str) -> npt.NDArray[np.float64]:
-        """Return the constraint's normalizer of each layer: float64 of shape (layer,), NaN where not recorded."""
+        """Return the constraint's normalizer of each layer: float64 of shape (layer,), NaN if not recorded."""
         name = f"{self.metric(metric).name}_normalizer"
         return guard.array(guard.dataset(self.group, name, self.shape[:1], ["<f8"]))
 
     def values(self, metric: str) -> dict[str, npt.NDArray[Any]]:
-        """Return all numbers of a metric that there is one of for each layer and sample.
+        """Return all per-cell numbers of a metric.
 
         Returns
         -------
         dict
             ``value``, ``stderr``, ``converged`` (bool), ``done`` (bool) and the metric's further fields, each of shape
-            (layer, sample). Cells that are not finished hold NaN, 0 or False.
+            (layer, sample). Unfinished cells hold NaN, 0 or False.
 
         Raises
         ------
         ArchiveError
-            A finished cell is not what was written.
+            The data of a finished cell are damaged.
         """
         described = self.metric(metric)
         done = self.finished(metric)
@@ -233,20 +233,20 @@ class Run:
         Returns
         -------
         ndarray
-            float32 of shape `sample_shape`; all NaN where the cell is not finished.
+            float32 of shape `sample_shape`; all NaN if the cell is unfinished.
 
         Raises
         ------
         ArchiveError
-            The map is not what was written.
+            The map is damaged.
         UsageError
-            The run has no such metric, or it has no maps.
+            The run does not have this metric, or the metric has no maps.
         """
         one: npt.NDArray[np.float32] = self.maps(metric, layer, [sample])[0]
         return one
 
     def maps(self, metric: str, layer: int, samples: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
-        """Return the maps of one layer and several samples, by default all; much faster than one by one.
+        """Return the maps of one layer and several samples (default: all); much faster than one by one.
 
         Parameters
         ----------
@@ -255,19 +255,19 @@ class Run:
         layer
             Position in `layers`.
         samples
-            B positions in `sample_names`.
+            Positions of B samples in `sample_names`.
 
         Returns
         -------
         ndarray
-            float32 of shape (B, *sample_shape); all NaN where a cell is not finished.
+            float32 of shape (B, *sample_shape); all NaN where a cell is unfinished.
 
         Raises
         ------
         ArchiveError
-            A map is not what was written.
+            A map is damaged.
         UsageError
-            The run has no such metric, or it has no maps.
+            The run does not have this metric, or the metric has no maps.
         """
         if not self.metric(metric).has_map:
             raise UsageError(f"metric '{metric}' of {self._title} has no maps")
@@ -289,13 +289,13 @@ class Run:
         return run_table(self, per)
 
     def to_xarray(self) -> xarray.Dataset:
-        """Return the run as labelled arrays; maps are read when they are used."""
+        """Return the run as labeled arrays; maps are read lazily."""
         from .labelled import run_dataset
 
         return run_dataset(self)
 
     def map_dataset(self, metric: str) -> h5py.Dataset:
-        """Return the dataset of a metric's maps, checked; read it with :func:`.guard.cells`."""
+        """Return the validated dataset of a metric's maps; read it with :func:`.guard.cells`."""
         return guard.dataset(self.group, f"{metric}_map", [*self.shape, *self.sample_shape], ["<f4", "<f2"])
 
     def _stored_status(self) -> str:
@@ -410,12 +410,12 @@ class Archive(Mapping[str, Run]):
     def __contains__(self, name: object) -> bool:
         return name in self.runs
 
-    # An open file, not a value: to compare two would read their runs.
+    # Compare by identity: comparing two archives by value would read their runs.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
     def to_xarray(self) -> xarray.DataTree:
-        """Return all runs as an :class:`xarray.DataTree` with a node for each run; maps are read when they are used."""
+        """Return all runs as an :class:`xarray.DataTree` with one node per run; maps are read lazily."""
         import xarray
 
         return xarray.DataTree.from_dict({f"/{name}": self[name].to_xarray() for name in self.runs})
@@ -432,18 +432,19 @@ class Archive(Mapping[str, Run]):
         Parameters
         ----------
         per
-            ``sample``: a row for every run, layer, sample and metric. ``layer``: a row for every run, layer and metric:
-            the mean over all samples that have a value; its standard error from the spread between samples, at least
-            what the samples' own Monte-Carlo errors imply; ``converged`` only if all samples did.
+            ``sample``: one row per run, layer, sample and metric. ``layer``: one row per run, layer and metric, with
+            the mean over all samples that have a value, its standard error from the spread between samples (at least
+            the error that the samples' Monte Carlo errors imply), and ``converged`` only if all samples are.
 
         Returns
         -------
         pandas.DataFrame
-            Columns run, layer, layer_index, op, depth, then per sample: sample, sample_name, label; metric, value,
-            stderr; gap, how far the value may lie below the optimum's at most (NaN where unknown); mark, why it is
-            proven or not (a name of ``onnxinfo.archive.format.MARKS``; per layer how many samples are unproven for
-            which reason, such as ``2 gap, 1 dead``; None where that is not recorded); converged; per layer also n, the
-            number of samples finished, n_converged, and n_missing, which have no value and are not in the mean.
+            Columns run, layer, layer_index, op, depth; per sample also sample, sample_name, label; metric, value,
+            stderr; gap, an upper limit of how far the value may lie below the optimum (NaN if unknown); mark, the
+            reason why it is proven or not (a name in ``onnxinfo.archive.format.MARKS``; per layer the number of
+            unproven samples by reason, such as ``2 gap, 1 dead``; None if not recorded); converged; per layer also n,
+            the number of finished samples, n_converged, and n_missing, the number without a value, which do not enter
+            the mean.
         """
         import pandas
 
@@ -464,12 +465,12 @@ class Archive(Mapping[str, Run]):
             group = guard.member(self.file, name, h5py.Group)
             return group is not None and guard.attribute(group, "format") == FORMAT
         except ArchiveError:
-            # Damaged: named all the same, so that nothing disappears without a word.
+            # A damaged run is listed, so that it does not disappear silently.
             return True
 
 
 def open(path: str | os.PathLike[str]) -> Archive:
-    """Open an archive for reading, also while a run is being written to it or after its writer died.
+    """Open an archive for reading, also while a run is being written or after its writer crashed.
 
     Parameters
     ----------
@@ -479,12 +480,12 @@ def open(path: str | os.PathLike[str]) -> Archive:
     Returns
     -------
     Archive
-        Close it, or use it in a ``with`` statement.
+        The archive; close it, or use it in a ``with`` statement.
 
     Raises
     ------
     ArchiveError
-        There is no such file, it is not an archive, it is damaged, or a newer onnxinfo wrote it.
+        The file does not exist, is not an archive, is damaged, or was written by a newer version of onnxinfo.
 
     Examples
     --------
@@ -497,7 +498,7 @@ def open(path: str | os.PathLike[str]) -> Archive:
 
 
 def open_locked(path: Path) -> Archive:
-    """Open an archive for reading as :func:`open` does, but as the holder of its lock: nobody is writing it.
+    """Open an archive for reading as :func:`open` does, while holding its lock: nobody is writing it.
 
     Raises
     ------
@@ -516,7 +517,7 @@ def _archive(file: h5py.File, path: Path) -> Archive:
 
 
 def check_version(version: str | int | float | None, what: str) -> None:
-    """Raise :class:`ArchiveError` unless this reader knows the format's version."""
+    """Raise :class:`ArchiveError` unless this reader supports the format's version."""
     if not isinstance(version, int) or version < 1:
         raise ArchiveError(f"{what} has no valid format_version; the file is damaged")
     if version > VERSION:

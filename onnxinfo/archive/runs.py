@@ -1,7 +1,7 @@
-"""Keeping archives in order: list, rename, delete, merge and recover runs.
+"""Manage the runs of an archive: list, rename, delete, merge and recover.
 
-Every change makes a new file that replaces the old one as a whole, so that space is really given back and an
-interruption leaves what was there before.
+Every change writes a new file that replaces the old one as a whole, so that space is freed and an interruption leaves
+the old file unchanged.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from .storage import WriterLock, open_damaged
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One line about a run.
+    """Summary of a run.
 
     Attributes
     ----------
     run, status, created
-        Name; complete, running, interrupted, failed, incomplete or damaged; date and time of its start.
+        Name; complete, running, interrupted, failed, incomplete or damaged; date and time of the start.
     model
-        Name of the model, empty where not recorded.
+        Name of the model; empty if not recorded.
     metrics
         Names of the metrics.
     layers, samples
-        How many.
+        Numbers of layers and samples.
     finished, cells
-        Cells (metric, layer, sample) finished, and all of them.
+        Numbers of finished cells (metric, layer, sample) and of all cells.
     elapsed
-        Seconds spent.
+        Time spent, in seconds.
     size
-        Bytes in the file.
+        Size in the file, in bytes.
     """
 
     run: str
@@ -59,20 +59,20 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What :func:`recover` did.
+    """Result of :func:`recover`.
 
     Attributes
     ----------
     output
         The repaired archive.
     runs
-        The runs it holds.
+        The runs that it contains.
     lost
-        Cells that were marked finished but are not what was written; the next analysis computes them anew.
+        Cells that were marked finished but are damaged; the next analysis recomputes them.
     unreadable
-        Runs that are lost, with the reason.
+        Runs that are lost, with the reasons.
     original
-        Where the damaged file is kept, or None where nothing was lost.
+        Where the damaged file is kept; None if nothing was lost.
     """
 
     output: Path
@@ -83,7 +83,7 @@ class Recovery:
 
 
 def list_runs(path: str | os.PathLike[str]) -> list[RunSummary]:
-    """Return a line about each run of an archive, oldest first.
+    """Return a summary of each run of an archive, oldest first.
 
     Raises
     ------
@@ -124,12 +124,12 @@ def _summary_of(run: Run) -> RunSummary:
 
 
 def rename_run(path: str | os.PathLike[str], run: str, name: str) -> None:
-    """Give a run another name.
+    """Rename a run.
 
     Raises
     ------
     UsageError
-        There is no such run, or the name is taken or not possible.
+        The run does not exist, or the new name is taken or invalid.
     ArchiveError
         The archive cannot be read or written.
 
@@ -155,7 +155,7 @@ def delete_run(path: str | os.PathLike[str], run: str) -> None:
     Raises
     ------
     UsageError
-        There is no such run.
+        The run does not exist.
     ArchiveError
         The archive cannot be read or written.
 
@@ -190,24 +190,24 @@ def _assemble(output: Path, parts: Sequence[tuple[Path, dict[str, str]]]) -> Non
 def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> dict[str, str]:
     """Copy all runs of several archives into a new one.
 
-    A run whose name an earlier archive has, too, gets its own archive's name in parentheses appended.
+    A run whose name already occurs in an earlier archive gets its own archive's name appended in parentheses.
 
     Parameters
     ----------
     sources
         The archives.
     output
-        The new archive, which must not exist.
+        The new archive, which must not exist yet.
 
     Returns
     -------
     dict
-        Name in the new archive of each run, by ``<archive>:<run>``.
+        New name of each run, by ``<archive>:<run>``.
 
     Raises
     ------
     UsageError
-        `output` exists, or names clash beyond that.
+        `output` exists, or names still clash.
     ArchiveError
         An archive cannot be read or written.
 
@@ -243,18 +243,18 @@ def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None 
     path
         The archive.
     output
-        The repaired archive; by default it replaces the old one once it is complete. If data were lost, the
-        old one is kept as ``<path>.damaged``.
+        The repaired archive; by default it replaces the old one once it is complete. If data are lost, the old one is
+        kept as ``<path>.damaged``.
 
     Returns
     -------
     Recovery
-        The runs that were saved and the data that were lost.
+        The recovered runs and the lost data.
 
     Raises
     ------
     ArchiveError
-        Nothing can be read, or the file cannot be written, or a live process is writing to it.
+        Nothing can be read, the file cannot be written, or a live process is writing to it.
 
     Examples
     --------

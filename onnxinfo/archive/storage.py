@@ -1,4 +1,4 @@
-"""The archive as a file: one writer, and opening what a dead writer left open."""
+"""The archive as a file: the single writer, and opening files that a crashed writer left open."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from ..text import printable
 from . import guard, isolation
 from .format import LIBVER
 
-#: Of what could not be written to a full disk, this much is kept in memory, in parts of this size at most.
+#: Limits for data kept in memory because a full disk did not take them: in total, and per record.
 LOST_BYTES, LOST_RECORD_BYTES = 64 << 20, 1 << 20
 SUPERBLOCK_SIZE = 48
 FLAGS_OFFSET = 11
 END_OFFSET = 28
-# What tempfile puts between a file's name and its ending; files that are named like the archive and more have more.
+# Random part of tempfile's names; files that merely share the archive's name as a prefix have more characters.
 _RANDOM = "?" * 8
-# How long a writer may take from opening its file to letting readers in.
+# Time that a writer may take between opening its file and admitting readers.
 STARTING_SECONDS = 2
 
 
 class WriterLock:
-    """The right to write an archive, held through a lock on ``<archive>.lock``.
+    """Exclusive right to write an archive, held through a lock on ``<archive>.lock``.
 
-    The operating system gives it back when the process ends, however it ends. It is not the archive itself that is
-    locked, because HDF5 locks that by its own rules and replacing the file would leave the lock behind.
+    The operating system releases the lock when the process ends, however it ends. The archive itself is not locked,
+    because HDF5 has its own rules for locking it, and replacing the file would leave the lock behind.
 
     Raises
     ------
     ArchiveError
-        Another process holds it, the folder cannot be written, or another file has the lock's name.
+        Another process holds the lock, the folder is not writable, or another file has the lock's name.
     """
 
     def __init__(self, archive: Path) -> None:
         self._path = archive.with_name(archive.name + ".lock")
         self._file: IO[bytes] = self._acquire(archive)
-        # What a process that was killed left behind: nobody else may be writing it now.
+        # Remains of a killed process: nobody else can be writing the archive now.
         for stale in archive.parent.glob(f".{glob.escape(archive.name)}.{_RANDOM}{PART}"):
             stale.unlink(missing_ok=True)
 
     def _acquire(self, archive: Path) -> IO[bytes]:
-        # Readers that look whether a writer is at work hold the lock for an instant: that is no reason to give up.
+        # Readers that look for a writer hold the lock for an instant: retry.
         for attempt in range(5):
             time.sleep(0.05 * attempt)
             try:
@@ -71,14 +71,14 @@ class WriterLock:
         raise ArchiveError(f"{archive} is being written by another process; wait for it or write to another file")
 
     def _is_current(self, file: IO[bytes]) -> bool:
-        # The previous holder may have removed the file between our opening and our locking it.
+        # The previous holder may have removed the file after we opened it and before we locked it.
         try:
             return os.path.samestat(os.fstat(file.fileno()), self._path.stat())
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
-        """Give the right back."""
+        """Release the lock."""
         with contextlib.suppress(OSError):
             self._path.unlink()
         self._file.close()
@@ -91,7 +91,7 @@ class WriterLock:
 
 
 def is_being_written(archive: Path) -> bool:
-    """Tell whether a live process holds the right to write the archive."""
+    """Whether a live process holds the right to write the archive."""
     try:
         with archive.with_name(archive.name + ".lock").open("rb") as file:
             return not _try_lock(file, shared=True)
@@ -127,19 +127,19 @@ def _try_lock_windows(file: IO[bytes]) -> bool:
 
 
 def is_being_read(archive: Path) -> bool:
-    """Tell whether some process, be it this one, has the archive open through HDF5, which locks what it has open."""
+    """Whether any process, including this one, has the archive open through HDF5, which locks open files."""
     with archive.open("r+b") as file:
         return not _try_lock(file)
 
 
 @contextlib.contextmanager
 def create_file(path: Path) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file open for writing, in the version of the file format that archives use.
+    """Yield a new HDF5 file open for writing, in the file format version of archives.
 
     Raises
     ------
     OSError
-        It cannot be written; raised once the file is closed.
+        The file cannot be written; raised after the file is closed.
     """
     with path.open("w+b", buffering=0) as raw:
         target = _Forgiving(raw)
@@ -154,11 +154,11 @@ def create_file(path: Path) -> Iterator[h5py.File]:
 
 
 class _Forgiving(io.RawIOBase):
-    """A file that accepts everything and remembers the first error.
+    """A file that accepts every write and remembers the first error.
 
-    HDF5 cannot recover from a write that fails, and crashes when the process ends; so it is not told. It also reads
-    back its own records, and crashes on others; so what could not be written is kept, as far as `LOST_BYTES` go, which
-    is far beyond the records of any archive (they are small; maps are not read back).
+    HDF5 cannot recover from a failed write, and crashes when the process ends; so the failure is hidden from it. It
+    also reads back its own records, and crashes on wrong ones; so data that could not be written are kept, up to
+    `LOST_BYTES`, which far exceeds the records of any archive (they are small; maps are not read back).
     """
 
     def __init__(self, file: io.FileIO) -> None:
@@ -213,12 +213,12 @@ class _Forgiving(io.RawIOBase):
 def reserve(file: h5py.File, end: int) -> None:
     """Make sure that the file system has room for the file to grow to `end` bytes.
 
-    HDF5 cannot recover from a disk that fills up while it writes; so it must not happen there.
+    HDF5 cannot recover if the disk fills up during a write, so this must not happen.
 
     Raises
     ------
     ArchiveError
-        There is no room. Nothing was written.
+        The disk is full. Nothing was written.
     """
     handle = file.id.get_vfd_handle()
     size = os.fstat(handle).st_size
@@ -233,7 +233,7 @@ def reserve(file: h5py.File, end: int) -> None:
 
 
 def trim(path: Path) -> None:
-    """Give back the room reserved beyond the end that a closed file's superblock states."""
+    """Release space reserved beyond the end that a closed file's superblock states."""
     with path.open("r+b") as file:
         end = int.from_bytes(file.read(SUPERBLOCK_SIZE)[END_OFFSET : END_OFFSET + 8], "little")
         if SUPERBLOCK_SIZE <= end < os.fstat(file.fileno()).st_size:
@@ -241,10 +241,10 @@ def trim(path: Path) -> None:
 
 
 def abandon(file: h5py.File) -> None:
-    """Close an HDF5 file that cannot be written any more, and leave it on the disk as it is.
+    """Close an HDF5 file that can no longer be written, and leave it unchanged on disk.
 
-    HDF5 would try to write what it still holds, now and again when the process ends, and crash there. It is given a
-    file in memory to write that to.
+    HDF5 would try to write its buffers, now and again when the process ends, and crash. It is given a file in memory
+    to write them to.
     """
     with contextlib.suppress(OSError, RuntimeError, AttributeError):
         memory = os.memfd_create("abandoned")
@@ -255,27 +255,27 @@ def abandon(file: h5py.File) -> None:
 
 
 def close_read(file: h5py.File) -> None:
-    """Close an HDF5 file that was read. One that is damaged HDF5 may fail to close, after everything was read."""
+    """Close an HDF5 file that was read. If it is damaged, HDF5 may fail to close it after everything was read."""
     with contextlib.suppress(OSError, RuntimeError):
         file.close()
 
 
 def open_to_read(path: Path) -> h5py.File:
-    """Open an HDF5 file to read, also while it is written and after its writer died.
+    """Open an HDF5 file for reading, also while it is being written or after its writer crashed.
 
     Raises
     ------
     ArchiveError
-        There is no such file, or it is no HDF5 file, or it is damaged.
+        The file does not exist, is not an HDF5 file, or is damaged.
     """
     for _ in range(STARTING_SECONDS * 10):
         flagged = _flags(_superblock(path)) != 0
-        # Only beside a live writer: on a damaged file, reading what may be written meanwhile takes forever.
+        # Use SWMR mode only next to a live writer: on a damaged file, it may never return.
         if not flagged or not is_being_written(path):
             try:
                 return open_unwritten(path)
             except ArchiveError:
-                # A writer may have opened it since its flags were read.
+                # A writer may have opened the file since its flags were read.
                 if flagged or not is_being_written(path):
                     raise
         else:
@@ -286,12 +286,12 @@ def open_to_read(path: Path) -> h5py.File:
 
 
 def open_unwritten(path: Path) -> h5py.File:
-    """Open an HDF5 file to read that nobody writes, as who holds its :class:`WriterLock` knows.
+    """Open an HDF5 file for reading that nobody writes; the caller holds its :class:`WriterLock`.
 
     Raises
     ------
     ArchiveError
-        There is no such file, or it is no HDF5 file, or it is damaged.
+        The file does not exist, is not an HDF5 file, or is damaged.
     """
     if _flags(_superblock(path)):
         return _opened(path, _as_closed)
@@ -323,20 +323,20 @@ def _plain(path: Path, *, swmr: bool = False) -> h5py.File:
 
 
 def open_to_write(path: Path) -> h5py.File:
-    """Open an HDF5 file to write, as who holds the :class:`WriterLock` and found that nobody reads it may do.
+    """Open an HDF5 file for writing; the caller holds the :class:`WriterLock` and has checked for readers.
 
-    HDF5's own lock is not taken: it adds nothing to that, and not every file system has one.
+    HDF5's own lock is not taken: it adds nothing, and some file systems do not support it.
     """
     return h5py.File(path, "r+", libver=LIBVER, locking=False)
 
 
 def open_damaged(path: Path) -> h5py.File:
-    """Open an HDF5 file that nobody writes to save what can be read of it, also where its end is missing.
+    """Open an HDF5 file that nobody writes, to rescue what can be read, even if its end is missing.
 
     Raises
     ------
     ArchiveError
-        It cannot be opened even so.
+        The file cannot be opened in this way either.
     """
     try:
         return open_unwritten(path)
@@ -346,7 +346,7 @@ def open_damaged(path: Path) -> h5py.File:
 
 @functools.lru_cache(maxsize=1024)
 def _survives(attempt: Callable[[Path], h5py.File], path: Path, *state: int) -> bool:
-    """Tell whether HDF5 survives a file in its present state."""
+    """Whether HDF5 survives a file in its present state."""
     return isolation.survives(lambda: guard.walk(attempt(path)))
 
 
@@ -364,9 +364,9 @@ def _opened(path: Path, attempt: Callable[[Path], h5py.File]) -> h5py.File:
 
 
 class _Closed(io.RawIOBase):
-    """A file as it would be had its writer closed it: no consistency flags are set, and all of it belongs to the file.
+    """A file as if its writer had closed it: consistency flags cleared, and end of file at its actual size.
 
-    Where its end is missing, zeros stand in for it.
+    If its end is missing, it is padded with zeros.
     """
 
     def __init__(self, path: Path) -> None:
@@ -403,7 +403,7 @@ class _Closed(io.RawIOBase):
 
 
 def is_left_open(path: Path) -> bool:
-    """Tell whether a file's superblock says that a writer has it open."""
+    """Whether a file's superblock says that a writer has it open."""
     with path.open("rb") as file:
         return _flags(file.read(SUPERBLOCK_SIZE)) != 0
 
@@ -413,9 +413,9 @@ def _flags(superblock: bytes) -> int:
 
 
 def closed_superblock(superblock: bytes, size: int) -> tuple[bytes, int]:
-    """Return a superblock as it would be had the writer closed a file of `size` bytes, and the size it states.
+    """Return a superblock as if the writer had closed a file of `size` bytes, and the size that it states.
 
-    Superblocks of other versions than 2 and 3 (HDF5 file format) are returned unchanged.
+    Superblocks of versions other than 2 and 3 (HDF5 file format) are returned unchanged.
     """
     if len(superblock) < SUPERBLOCK_SIZE or superblock[8] not in (2, 3) or superblock[9] != 8:
         return superblock, size

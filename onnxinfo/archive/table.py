@@ -1,4 +1,4 @@
-"""An archive's numbers as tidy tables: one row for every layer, or for every layer and sample."""
+"""An archive's numbers as tidy tables: one row per layer, or per layer and sample."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 
 class Tabular(Protocol):
-    """What a table is made of: a run, or a part of one."""
+    """Source of a table: a run, or a part of one."""
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class Tabular(Protocol):
         """Number of layers and samples."""
 
     def values(self, metric: str) -> dict[str, npt.NDArray[Any]]:
-        """Return a metric's numbers."""
+        """Return the numbers of a metric."""
 
 
 def run_table(run: Tabular, per: Per) -> dict[str, list[Any]]:
@@ -82,7 +82,7 @@ def run_table(run: Tabular, per: Per) -> dict[str, list[Any]]:
 
 
 def stack(tables: Sequence[Mapping[str, list[Any]]], per: Per) -> dict[str, list[Any]]:
-    """Return the rows of several tables one after the other."""
+    """Return the rows of several tables, concatenated."""
     if per not in COLUMNS:
         raise UsageError(f"per={per!r}: 'layer' or 'sample' expected")
     return {name: [value for table in tables for value in table[name]] for name in COLUMNS[per]}

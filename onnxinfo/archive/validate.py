@@ -1,4 +1,4 @@
-"""Whether an archive is what the format says, and holds what was written to it."""
+"""Check whether an archive conforms to the format and its data are intact."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ MAPS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Violation:
-    """A thing that is not as the format demands.
+    """A deviation from the format.
 
     Attributes
     ----------
     run
-        The run concerned, empty where the file as a whole is.
+        The run concerned; empty if it concerns the whole file.
     where
         The dataset, attribute or cell.
     problem
-        What is wrong.
+        Description of the problem.
     """
 
     run: str
@@ -47,7 +47,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Validation:
-    """The report of :func:`validate`.
+    """Result of :func:`validate`.
 
     Attributes
     ----------
@@ -56,11 +56,11 @@ class Validation:
     runs
         Its runs.
     cells
-        Finished cells whose checksums were compared.
+        Number of finished cells whose checksums were compared.
     violations
-        Everything that is wrong; empty for a valid archive.
+        All problems; empty for a valid archive.
     notes
-        What is no violation, but worth knowing.
+        Observations that are not violations.
     """
 
     path: str
@@ -71,7 +71,7 @@ class Validation:
 
     @property
     def valid(self) -> bool:
-        """Whether there is no violation."""
+        """Whether there are no violations."""
         return not self.violations
 
 
@@ -81,12 +81,12 @@ def validate(path: str | os.PathLike[str]) -> Validation:
     Parameters
     ----------
     path
-        The archive; it may be in the middle of being written.
+        The archive; it may be in use by a writer.
 
     Returns
     -------
     Validation
-        What is wrong with it, if anything.
+        The problems found, if any.
 
     Examples
     --------
@@ -202,7 +202,7 @@ class _RunCheck:
         try:
             maps = run.maps(metric, layer, samples)
         except OnnxinfoError:
-            # Once more, one by one, to name each that is damaged.
+            # Read once more, one by one, to name each damaged map.
             for sample in samples:
                 self._try(where.format(sample), partial(run.map, metric, layer, sample))
             return
@@ -239,7 +239,7 @@ class _RunCheck:
 
 
 def _dimensions(run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each dataset of a run that has dimensions, and their names."""
+    """Yield the datasets of a run that have dimensions, with the dimensions' names."""
     for name in LAYER_COLUMNS[1:]:
         yield name, ("layer",)
     yield "sample_name", ("sample",)

@@ -1,8 +1,8 @@
-"""Writing a run, cell by cell, so that at every moment the file is readable and what is marked finished is whole.
+"""Write a run cell by cell, such that the file is readable at any moment and finished cells are complete.
 
-A run's datasets are created in a new file that then takes the archive's name. From there on the file is in HDF5's
+A run's datasets are created in a new file that then takes the archive's name. From then on the file is in HDF5's
 single-writer multiple-reader mode, in which only the values of cells change: first the numbers, then, once these are
-on the disk, the mark that the cell is finished.
+on disk, the mark that the cell is finished.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .format import (
 from .prepare import drop_backup, prepare
 from .storage import WriterLock, abandon, open_to_write, reserve, trim
 
-# Left free on the disk, so that HDF5 can always write its own few blocks: a write that fails inside it is final.
+# Free space kept on the disk, so that HDF5 can always write its own small blocks: a failed write inside HDF5 is final.
 SPARE_BYTES = 1 << 18
 INDEX_BYTES_PER_CHUNK = 32
 
@@ -48,9 +48,9 @@ Samples = slice | Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class RunWriter:
-    """The writer of one run; a context manager. Open it with :meth:`RunWriter.open`.
+    """Writer of one run; a context manager. Open it with :meth:`RunWriter.open`.
 
-    Left normally, the run is marked complete if all its cells are finished; left by an exception, interrupted or
+    On normal exit, the run is marked complete if all its cells are finished; after an exception, interrupted or
     failed.
     """
 
@@ -84,29 +84,29 @@ class RunWriter:
         Parameters
         ----------
         path
-            The archive; it is created where it does not exist.
+            The archive; created if missing.
         run
             Name of the run.
         schema
-            What the run is about.
+            Description of the run.
         overwrite
-            Replace a run of that name that is complete or of another recipe. It is kept as ``<name>~`` until the new
+            Replace a run of that name that is complete or has another recipe. It is kept as ``<name>~`` until the new
             one is complete.
         compression
-            How maps are stored: ``rounded`` (float32 with 15 significand bits, deflated), ``lossless`` (float32,
-            deflated), ``float16`` (deflated) or ``none``.
+            Storage of maps: ``rounded`` (float32 with 15 significand bits, deflated), ``lossless`` (float32, deflated),
+            ``float16`` (deflated) or ``none``.
 
         Returns
         -------
         RunWriter
-            Ask :meth:`finished` which cells are there already.
+            The writer; :meth:`finished` tells which cells exist already.
 
         Raises
         ------
         UsageError
-            The run's name is taken or not possible, or the compression unknown.
+            The run's name is taken or invalid, or the compression is unknown.
         ArchiveError
-            The file cannot be written, is no archive, is damaged, or another process writes to it.
+            The file cannot be written, is not an archive, is damaged, or another process is writing to it.
         """
         check_run_name(run)
         if compression not in COMPRESSION:
@@ -142,18 +142,18 @@ class RunWriter:
         return done
 
     def recorded(self, name: str) -> Json:
-        """Return what the recipe or the provenance said when the run was begun, or None.
+        """Return a value recorded in the recipe or provenance when the run was started, or None.
 
         Parameters
         ----------
         name
-            Name of an attribute of the run. What a file says may be anything: check it before use.
+            Name of an attribute of the run. Its value is untrusted: check it before use.
         """
         value = guard.attributes(self._group).get(name)
         return None if value is None else decode_attribute(value)
 
     def normalizer(self, metric: str, layer: int) -> float:
-        """Return the layer's normalizer set before, in this or an interrupted process, or NaN."""
+        """Return the layer's normalizer set earlier, in this or an interrupted process, or NaN."""
         return float(self._normalizer[metric][layer])
 
     def set_normalizer(self, metric: str, layer: int, value: float) -> None:
@@ -162,7 +162,7 @@ class RunWriter:
         Raises
         ------
         ValueError
-            The layer has finished cells, under another normalizer.
+            The layer has finished cells with another normalizer.
         ArchiveError
             The file cannot be written.
         """
@@ -182,7 +182,7 @@ class RunWriter:
         values: Mapping[str, npt.ArrayLike],
         map: npt.ArrayLike | None = None,
     ) -> None:
-        """Write cells of one layer and mark them finished. Cells that are finished already stay as they are.
+        """Write cells of one layer and mark them finished. Cells that are already finished are left unchanged.
 
         Parameters
         ----------
@@ -200,9 +200,9 @@ class RunWriter:
         Raises
         ------
         ValueError
-            Something is missing, of another shape, or not finite although it converged.
+            A value is missing, has the wrong shape, or is not finite although it converged.
         ArchiveError
-            The file cannot be written; what was finished before is safe.
+            The file cannot be written; cells finished earlier are safe.
         """
         described = self._metrics[metric]
         indices = np.arange(len(self._schema.sample_names))[samples]
@@ -227,7 +227,7 @@ class RunWriter:
         Parameters
         ----------
         status
-            How the run ended; by default complete if all cells are finished, else interrupted.
+            Final status of the run; by default complete if all cells are finished, else interrupted.
         """
         if not self._file:
             return
@@ -288,7 +288,7 @@ class RunWriter:
         if target.chunks is None:
             self._put(f"{metric}_map", where, maps)
         else:
-            # Deflated here and not by HDF5, so that the room needed is known before HDF5 writes.
+            # Deflated here and not by HDF5, so that the required space is known before HDF5 writes.
             chunks = [chunk_bytes(each, self._compression) for each in maps]
             self._end += sum(map(len, chunks))
             reserve(self._file, self._end + self._spare)
@@ -305,13 +305,13 @@ class RunWriter:
         return self._datasets[name]
 
     def _sync(self) -> None:
-        """Return once everything written so far is on the disk."""
+        """Return once everything written so far is on disk."""
         self._file.flush()
         fsync(self._path)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turn failures into an :class:`ArchiveError`, after which nothing more is written."""
+        """Convert failures to an :class:`ArchiveError`, after which nothing more is written."""
         if self._failed:
             raise ArchiveError(f"{self._path} could not be written before; run the analysis again to go on")
         try:
@@ -325,7 +325,7 @@ class RunWriter:
 
 
 def _consecutive(indices: npt.NDArray[Any], chosen: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """Split positions in `indices` where the indices there do not follow each other."""
+    """Split positions in `indices` wherever the indices are not consecutive."""
     return [part for part in np.split(chosen, np.nonzero(np.diff(indices[chosen]) != 1)[0] + 1) if len(part)]
 
 

@@ -1,8 +1,8 @@
 """Configuration of an analysis: the only place for defaults, validation and help texts.
 
 One frozen dataclass per concern. Command-line options, environment variables, keys of the configuration file, the
-table in docs/configuration.md and the archive's recipe are generated from the fields. A field has one flat name, by
-which Python's keywords, the command line (``--flat-name``) and the environment (``ONNXINFO_FLAT_NAME``) know it.
+table in docs/configuration.md and the archive's recipe are generated from the fields. A field has one flat name, which
+is used by Python's keywords, the command line (``--flat-name``) and the environment (``ONNXINFO_FLAT_NAME``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Configuration from several sources: objects, flat keywords, and files."""
+"""Combine configuration from several sources: objects, flat keywords, and files."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def configure(base: Config, options: Mapping[str, Any], *sections: str) -> Confi
     Parameters
     ----------
     base
-        The settings that stay where nothing is given.
+        Settings to start from.
     options
         Configuration objects by the names of :class:`Config`'s attributes, and fields by their flat names. A flat name
-        counts more than an object.
+        takes precedence over an object.
     *sections
-        Tables of the configuration file whose fields and objects may be given; default: all.
+        Tables of the configuration file whose fields and objects are accepted; default: all.
 
     Raises
     ------
     UsageError
-        A name or a value is not usable.
+        A name or value is invalid.
 
     Warns
     -----
     DeprecationWarning
-        A name is that of an earlier release.
+        A name is from an earlier release.
     """
     flat = present_names(options, {each.setting.former: each.setting.flat for each in entries() if each.setting.former})
     known = {each.setting.flat: each for each in entries(*sections)}
@@ -53,17 +53,17 @@ def configure(base: Config, options: Mapping[str, Any], *sections: str) -> Confi
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the settings in a configuration file, by their flat names.
+    """Read the settings in a configuration file, by flat name.
 
     Parameters
     ----------
     path
-        A TOML file with the tables of :data:`SECTIONS`. Relative paths in it are relative to the working folder.
+        A TOML file with the tables of :data:`SECTIONS`. Relative paths in it are relative to the working directory.
 
     Raises
     ------
     UsageError
-        It cannot be read, or has a table or key that does not exist, or a value that is not usable.
+        The file cannot be read, or has an unknown table or key, or an invalid value.
     """
     try:
         with open(path, "rb") as file:

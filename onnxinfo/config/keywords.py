@@ -1,4 +1,4 @@
-"""The flat keywords of public functions, typed. A test holds them against the fields."""
+"""The flat keywords of public functions as typed dictionaries. A test compares them with the fields."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TrainingOptions(InputOptions, total=False):
 
 
 class FlatOptions(InputOptions, total=False):
-    """Flat keywords: every field of the configuration objects but those of :class:`SelectionConfig`."""
+    """Flat keywords: every field of the configuration objects except those of :class:`SelectionConfig`."""
 
     alpha: float
     normalize_by: str
@@ -76,7 +76,7 @@ class FlatOptions(InputOptions, total=False):
 
 
 class Options(FlatOptions, total=False):
-    """Everything that can be configured: flat keywords, selection and configuration objects."""
+    """All settings: flat keywords, selection and configuration objects."""
 
     layers: Sequence[str]
     exclude: Sequence[str]

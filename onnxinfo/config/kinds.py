@@ -1,4 +1,4 @@
-"""Kinds of values that settings have: how text becomes one, and which values are usable."""
+"""Kinds of values of settings: how they are parsed from text and validated."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of values.
+    """A kind of value.
 
     Attributes
     ----------
     metavar
-        How help names a value.
+        Placeholder for a value in help texts.
     parse
-        Value of a text.
+        Converts text to a value.
     check
-        The value in its usual form; raises :class:`ValueError`, whose message names what is expected.
+        Returns the value in canonical form; raises :class:`ValueError` with a message that says what is expected.
     choices
-        All values, where these are few.
+        All values, if there are only a few.
     is_flag
-        Whether an option turns it on or off.
+        Whether it is an on/off option.
     is_repeatable
-        Whether an option may be given several times.
+        Whether the option may be repeated.
     former
-        Present word of each word of an earlier release. Former words still work with a DeprecationWarning; archives
+        Current word for each word of an earlier release. Former words still work with a DeprecationWarning; archives
         keep them.
     """
 
@@ -48,12 +48,12 @@ class Kind:
     former: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def recorded(self, value: Any) -> Any:
-        """Return the value as archives keep it."""
+        """Return the value in the form that archives store."""
         return next((word for word, present in self.former.items() if present == value), value)
 
 
 def choice(*values: str, former: Mapping[str, str] | None = None) -> Kind:
-    """Return the kind of a few words; `former` has the present word of each that is called otherwise now."""
+    """Return the kind of a choice between words; `former` maps renamed words to the current ones."""
     renamed = former or {}
 
     def check(value: Any) -> str:
@@ -201,7 +201,7 @@ def _parse_list(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 TEXT = Kind("TEXT", str, _text)
 TEXTS = Kind("P", str, _texts, is_repeatable=True)
 PATH = Kind("PATH", str, _path)
-#: Samples, labels, boxes or masks: a specification, arrays or a mapping, which whoever opens them validates.
+#: Samples, labels, boxes or masks: a specification, arrays or a mapping; validated when they are opened.
 DATA = Kind("SPEC", str, lambda value: value)
 FLAG = Kind("", str, _flag, is_flag=True)
 INTEGER = Kind("N", _parse_integer, _integer)

@@ -1,4 +1,4 @@
-"""The configuration objects, one for each concern. Values are validated when an object is made."""
+"""The configuration objects, one per concern. Values are validated when an object is created."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from .settings import Entry, Validated, setting, settings_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Default factor of :func:`onnxinfo.rescale` and :func:`onnxinfo.coherency`, and the metrics that the latter compares.
+#: Default factor of :func:`onnxinfo.rescale` and :func:`onnxinfo.coherency`, and default metrics of the latter.
 RESCALE_FACTOR = 4.0
 COHERENCY_METRICS = ("sid", "gradient", "gradcam")
 
-#: Flags that a recipe holds under their own names, and only where they differ from their defaults.
+#: Flags that a recipe stores under their own names, and only if they differ from their defaults.
 RECORDED_FLAGS = ("keep_precision", "thumbnails", "anonymous_names")
 
-#: Patterns that select layers.
+#: Syntax of the patterns that select layers.
 PATTERNS = "a glob over tensor names, re:REGEX, op:TYPE, INDEX or FIRST-LAST"
 
 
 @dataclass(frozen=True)
 class SelectionConfig(Validated):
-    """Which metrics of which layers are computed. Front ends take these fields as keywords of their own."""
+    """Selection of metrics and layers. Front ends take these fields as keywords of their own."""
 
     layers: Sequence[str] = setting(
         (), f"Layers to analyze: {PATTERNS}; repeatable.", kinds.TEXTS, unset="the layers that 'onnxinfo layers' lists"
@@ -40,7 +40,7 @@ class SelectionConfig(Validated):
 
 @dataclass(frozen=True)
 class InputConfig(Validated):
-    """Which samples are analyzed, how they are preprocessed, and which tensor noise is added to.
+    """Samples, their preprocessing, and the tensor that noise is added to.
 
     Examples
     --------
@@ -104,8 +104,8 @@ class InputConfig(Validated):
     )
     resize: str | int | None = setting(
         None,
-        "Resizing of images: crop (resize to cover, then centre crop), squash (ignore the aspect ratio), none, or the "
-        "length of the shorter side in pixels before the centre crop.",
+        "Resizing of images: crop (resize to cover, then center crop), squash (ignore the aspect ratio), none, or the "
+        "length of the shorter side in pixels before the center crop.",
         kinds.RESIZE,
         unset="crop for files and 8-bit arrays, else none",
     )
@@ -123,14 +123,14 @@ class InputConfig(Validated):
     )
 
     def reading(self) -> dict[str, Any]:
-        """Return how samples are read and preprocessed, as keywords of :func:`onnxinfo.open_samples`."""
+        """Return the settings for reading and preprocessing, as keywords of :func:`onnxinfo.open_samples`."""
         same = ("preset", "scale", "mean", "std", "layout", "size", "resize", "shuffle")
         return {name: getattr(self, name) for name in same} | {"seed": self.shuffle_seed}
 
 
 @dataclass(frozen=True)
 class SidConfig(Validated):
-    """Constraint, noise and solver; all metrics that add noise share them.
+    """Constraint, noise and solver, shared by all metrics that add noise.
 
     Examples
     --------
@@ -182,7 +182,7 @@ class SidConfig(Validated):
 
 @dataclass(frozen=True)
 class DecoderConfig(Validated):
-    """The networks that reconstruct the input from a layer: where they are stored and how missing ones are trained.
+    """Decoders that reconstruct the input from a layer: where they are stored and how missing ones are trained.
 
     Examples
     --------
@@ -225,7 +225,7 @@ class DecoderConfig(Validated):
 
 @dataclass(frozen=True)
 class RuConfig(Validated):
-    """The reconstruction uncertainty and its decoders.
+    """Reconstruction uncertainty and its decoders.
 
     Examples
     --------
@@ -246,7 +246,7 @@ class RuConfig(Validated):
 
 @dataclass(frozen=True)
 class ExecutionConfig(Validated):
-    """Where and how an analysis is computed. Apart from the number of threads, this does not change the numbers.
+    """Device and parallelism of an analysis. Apart from the number of threads, they do not change the numbers.
 
     Examples
     --------
@@ -296,14 +296,14 @@ class ExecutionConfig(Validated):
 
     @property
     def memory_bytes(self) -> int | None:
-        """The limit in bytes."""
+        """The memory limit in bytes."""
         assert not isinstance(self.memory_limit, str)
         return self.memory_limit
 
 
 @dataclass(frozen=True)
 class OutputConfig(Validated):
-    """How the archive is written.
+    """Run in the archive: its name, storage and optional contents.
 
     Examples
     --------
@@ -344,7 +344,7 @@ class Config:
         return [self.input.labels, self.input.foreground, self.input.unit_mask, self.ru.decoder.inputs]
 
 
-#: Table of the configuration file -> where its object is in :class:`Config`, and its class.
+#: Maps each table of the configuration file to the place of its object in :class:`Config` and its class.
 SECTIONS: dict[str, tuple[tuple[str, ...], type[Any]]] = {
     "selection": (("selection",), SelectionConfig),
     "input": (("input",), InputConfig),
@@ -357,12 +357,12 @@ SECTIONS: dict[str, tuple[tuple[str, ...], type[Any]]] = {
 
 
 def former_names(*sections: str) -> dict[str, str]:
-    """Return the present name of each renamed field of some tables by its former one."""
+    """Return the current name of each renamed field of some tables, by former name."""
     return {each.setting.former_of(each.name): each.name for each in entries(*sections) if each.setting.former}
 
 
 def entries(*sections: str) -> Iterator[Entry]:
-    """List the fields of some tables of the configuration file, by default of all."""
+    """List the fields of some tables of the configuration file; by default of all."""
     for section in sections or SECTIONS:
         for each in settings_of(SECTIONS[section][1]):
             yield replace(each, section=section)
@@ -379,7 +379,7 @@ def recorded_flags(config: Config) -> dict[str, bool]:
 
 
 def unrecorded(key: str) -> bool | str:
-    """Return what the absence of a field from a recipe stands for: the default of a flag, else ``"absent"``."""
+    """Return the meaning of a field's absence from a recipe: the default of a flag, else ``"absent"``."""
     return _flag_defaults().get(key, "absent")
 
 
@@ -388,7 +388,7 @@ def _flag_defaults() -> dict[str, bool]:
 
 
 def as_setting(key: str, value: Any) -> tuple[str, Any]:
-    """Return a field of an archive's recipe by the setting's present name, with its present word."""
+    """Translate a field of an archive's recipe to the setting's current name and word."""
     for each in entries():
         if each.setting.recipe == key and each.section != "ru.decoder":
             return each.setting.flat, each.setting.kind.former.get(value, value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""What front ends know of a field of the configuration: its names, its values, its meaning."""
+"""Metadata of configuration fields for front ends: names, values and documentation."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from ..errors import UsageError
 from ..text import quoted
 from . import kinds
 
-#: Begins the names of environment variables.
+#: Prefix of environment variables.
 ENVIRONMENT = "ONNXINFO_"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a field is named, documented and validated outside of Python.
+    """Name, documentation and validation of a field in all front ends.
 
     Attributes
     ----------
     help
-        What it does, with its unit.
+        Description, including the unit.
     kind
-        Its values.
+        Kind of its values.
     flat
-        Name by which all front ends know it; unique among all fields.
+        Name in all front ends; unique among all fields.
     option
-        Command-line option without the dashes, where it is not the flat name.
+        Command-line option without the dashes, if it differs from the flat name.
     unset
-        What no value means, for help and docs; empty where the default says it all.
+        Meaning of an unset value, for help and docs; empty if the default is self-explanatory.
     recipe
-        Key in an archive's recipe; empty where the field does not determine the numbers by itself.
+        Key in an archive's recipe; empty if the field alone does not determine the numbers.
     former
-        Flat name of an earlier release, which still works with a DeprecationWarning.
+        Flat name in an earlier release, which still works with a DeprecationWarning.
     """
 
     help: str
@@ -57,28 +57,28 @@ class Setting:
 
     @property
     def former_variable(self) -> str:
-        """The environment variable of an earlier release; empty if it was not renamed."""
+        """The former environment variable; empty if it was not renamed."""
         return self.former and ENVIRONMENT + self.former.upper()
 
     def former_of(self, name: str) -> str:
-        """Return the former name where the setting is called `name`, such as ``width`` for ``decoder_width``."""
+        """Return the former name, given the front end's current `name` such as ``width`` for ``decoder_width``."""
         return self.former.removeprefix(self.flat.removesuffix(name))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A field together with where it belongs.
+    """A field with its place in the configuration.
 
     Attributes
     ----------
     section
         Table of the configuration file, such as ``ru.decoder``.
     name
-        Of the field.
+        Name of the field.
     default
-        Its default.
+        Default of the field.
     setting
-        Its description.
+        Metadata of the field.
     """
 
     section: str
@@ -93,7 +93,7 @@ def setting(default: Any, help: str, kind: kinds.Kind = kinds.TEXT, **more: str)
 
 
 class Validated:
-    """A dataclass whose fields are validated, and brought to one form, when it is made."""
+    """A dataclass whose fields are validated and converted to canonical form on creation."""
 
     def __post_init__(self) -> None:
         for each in settings_of(type(self)):
@@ -108,7 +108,7 @@ class Validated:
 
 
 def settings_of(cls: type[Any]) -> Iterator[Entry]:
-    """List the settings of a configuration class, not those of the objects in it."""
+    """List the settings of a configuration class, without those of nested objects."""
     for each in dataclasses.fields(cls):
         if "setting" in each.metadata:
             help, kind, more = each.metadata["setting"]
@@ -119,9 +119,9 @@ def settings_of(cls: type[Any]) -> Iterator[Entry]:
 
 
 def recipe(section: object) -> dict[str, Any]:
-    """Return what an archive's recipe keeps of a configuration object, by key.
+    """Return the part of an archive's recipe that comes from a configuration object, by key.
 
-    Keys and words are those of the archives that exist, whatever the settings are called now.
+    Keys and words are those of existing archives, independent of the settings' current names.
     """
     kept = [each for each in settings_of(type(section)) if each.setting.recipe]
     return {each.setting.recipe: each.setting.kind.recorded(getattr(section, each.name)) for each in kept}

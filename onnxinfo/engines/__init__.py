@@ -1,1 +1,1 @@
-"""Where an analysis is computed: in this process, in several of this machine, or on a Ray cluster."""
+"""Engines that execute an analysis: in this process, in several processes on this machine, or on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""What an engine is: it computes tasks that do not depend on each other, and yields each outcome once it is there."""
+"""Interface of engines: they compute independent tasks and yield each result as soon as it is available."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from ..registry import ENGINES
 T = TypeVar("T")
 Handle = TypeVar("Handle")
 
-#: Tasks given out for every one that is being computed: the next is there when one is done.
+#: Submitted tasks per running task, so that the next one is ready when one finishes.
 AHEAD = 2
 
 
 class Engine(Protocol):
-    """Computes tasks."""
+    """Executes tasks."""
 
     def map(self, tasks: Iterable[Task[T]]) -> Iterator[tuple[Task[T], T]]:
-        """Compute tasks; with each comes its outcome, in the order in which they are finished.
+        """Execute tasks; yield each with its result, in order of completion.
 
         Raises
         ------
         ResourceError
-            A worker was lost for good.
+            A worker was lost permanently.
         """
 
 
 def local_workers(execution: ExecutionConfig, used: torch.device) -> tuple[list[str], int]:
-    """Return the device of each worker on this machine, and the number of threads of each.
+    """Return the device of each worker on this machine, and the number of threads per worker.
 
     Parameters
     ----------
     execution
-        What may be used: each worker gets a GPU of its own unless one GPU is named.
+        Available resources: each worker gets its own GPU, unless one GPU is named.
     used
         Device of this process.
     """
@@ -51,21 +51,21 @@ def local_workers(execution: ExecutionConfig, used: torch.device) -> tuple[list[
 
 
 def describe_execution(execution: ExecutionConfig, used: torch.device) -> dict[str, Any]:
-    """Return what the archive's provenance keeps; the number of workers changes nothing."""
+    """Return the entries of the archive's provenance; the number of workers does not affect results."""
     is_local = execution.engine == ExecutionConfig.engine
     threads = local_workers(execution, used)[1] if is_local else execution.threads or 1
     return {"engine": execution.engine, "threads": threads}
 
 
 def open_engine(execution: ExecutionConfig, worker: Worker) -> AbstractContextManager[Engine]:
-    """Make an engine ready, for as long as a block lasts.
+    """Open an engine within a with block.
 
     Parameters
     ----------
     execution
-        What may be used.
+        Available resources.
     worker
-        Of this process, its metrics prepared.
+        Worker of this process, with prepared metrics.
     """
     opened: AbstractContextManager[Engine] = ENGINES.get(execution.engine)(execution, worker)
     return opened
@@ -77,18 +77,18 @@ def ahead(
     first: Callable[[Sequence[Handle]], Handle],
     most: int,
 ) -> Iterator[tuple[Task[T], Handle]]:
-    """Give out tasks, never more than so many at a time, and yield each with its handle when it is done.
+    """Submit tasks, with a limit on those in flight, and yield each with its handle when it is done.
 
     Parameters
     ----------
     tasks
-        Made when they are given out.
+        Tasks, created lazily on submission.
     submit
-        Gives one out.
+        Submits a task.
     first
         Waits until one of the handles is done and returns it.
     most
-        Tasks given out at a time.
+        Maximum number of tasks in flight.
     """
     pending: dict[Handle, Task[T]] = {}
     for task in tasks:

@@ -1,4 +1,4 @@
-"""The engine of this machine: this process, or several."""
+"""The local engine: this process, or several on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .worker_spec import describe_worker
 
 @contextlib.contextmanager
 def open_local(execution: ExecutionConfig, worker: Worker) -> Iterator[Engine]:
-    """Compute in this process, or in several of this machine."""
+    """Execute in this process, or in several on this machine."""
     devices, count = local_workers(execution, worker.job.device)
     if len(devices) == 1:
         with threads(count):

@@ -1,4 +1,4 @@
-"""The engine that computes in several processes of this machine."""
+"""Execution in several processes on this machine."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ T = TypeVar("T")
 
 
 class ProcessExecutor:
-    """Several processes of this machine, each with a device. A context manager.
+    """Pool of processes on this machine, each with a device; a context manager.
 
     Parameters
     ----------
     spec
-        What workers are made from.
+        Specification that workers are made from.
     devices
-        One for each process.
+        Devices, one per process.
     path
-        Where the specification is written for them.
+        File in which the specification is passed to the processes.
     """
 
     def __init__(self, spec: WorkerSpec, devices: Sequence[str], path: Path) -> None:
@@ -59,7 +59,7 @@ class ProcessExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Who stops early does not wait for what is being computed.
+        # If stopped early, do not wait for running tasks.
         for process in list((self._pool._processes or {}).values()):
             process.terminate()
         self._pool.shutdown(cancel_futures=True)
@@ -81,14 +81,14 @@ def _first(futures: Sequence[Any]) -> Any:
     return next(iter(wait(futures, return_when=FIRST_COMPLETED).done))
 
 
-# Of a worker process: what it is made from, its device, and the worker once it has something to do.
+# State of a worker process: its specification, its device, and the worker, which is created for the first task.
 _path, _device = "", ""
 _worker: Worker | None = None
 
 
 def _begin(path: str, devices: Any) -> None:
     global _path, _device
-    # Whoever presses Ctrl-C means the analysis; its process sees to the workers.
+    # Ctrl-C is meant for the main process, which stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _path, _device = path, devices.get()
 

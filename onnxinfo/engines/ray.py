@@ -1,4 +1,4 @@
-"""An analysis on a cluster of Ray's: its tasks are Ray's tasks, lost ones are computed again."""
+"""Execution on a Ray cluster: tasks of the analysis are Ray tasks, and lost ones are recomputed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .worker_spec import WorkerSpec, describe_worker
 
 T = TypeVar("T")
 
-#: Times that a task is given out again when its worker is lost.
+#: Number of retries of a task whose worker is lost.
 RETRIES = 5
 
 
@@ -29,11 +29,11 @@ class RayExecutor:
     Attributes
     ----------
     device
-        ``cuda`` or ``cpu``: what each worker computes on.
+        Device kind of the workers, ``cuda`` or ``cpu``.
     threads
-        Cores of each.
+        Cores per worker.
     most
-        Tasks given out at a time.
+        Maximum number of tasks in flight.
     """
 
     device: str
@@ -74,7 +74,7 @@ class RayExecutor:
 
 @contextlib.contextmanager
 def open_ray(execution: ExecutionConfig, worker: Worker) -> Iterator[Engine]:
-    """Compute on a Ray cluster."""
+    """Execute on a Ray cluster."""
     with tempfile.TemporaryDirectory() as folder, _joined(execution) as cluster:
         spec = describe_worker(worker, Path(folder), device=cluster.device, threads=cluster.threads)
         yield cluster.put(spec.in_memory())
@@ -82,12 +82,12 @@ def open_ray(execution: ExecutionConfig, worker: Worker) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def _joined(execution: ExecutionConfig) -> Iterator[RayExecutor]:
-    """Join a Ray cluster, for as long as a block lasts.
+    """Connect to a Ray cluster within a with block.
 
     Raises
     ------
     UsageError
-        Ray is not installed, there is no cluster at the address, or it has not what a worker needs.
+        Ray is not installed, there is no cluster at the address, or it lacks the resources for a worker.
     """
     try:
         import ray
@@ -117,7 +117,7 @@ def _engine(execution: ExecutionConfig, there: dict[str, float]) -> RayExecutor:
     if room < 1:
         need = "a GPU" if kind == "cuda" else f"{threads} cores"
         raise UsageError(f"no worker fits into the Ray cluster: {need} wanted, it has {_listing(there)}")
-    # Ray computes what it is given as soon as there is room: fewer workers than that are had by giving out less.
+    # Ray starts tasks as soon as there is room; the number of workers is limited by submitting fewer tasks.
     return RayExecutor(kind, threads, execution.workers or AHEAD * room)
 
 
@@ -131,12 +131,12 @@ def _first(references: Sequence[Any]) -> Any:
     return ray.wait(list(references), num_returns=1)[0][0]
 
 
-# The last analysis that this process worked for, and its worker.
+# Most recent analysis in this process, and its worker.
 _made: tuple[str, Worker] | None = None
 
 
 def _perform(spec: list[Any], task: Task[T]) -> T:
-    """Do a task in a process of Ray's, which is kept for further ones."""
+    """Perform a task in a Ray process, which is kept for further tasks."""
     global _made
     import ray
 

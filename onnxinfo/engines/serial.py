@@ -1,4 +1,4 @@
-"""The engine that computes in this process."""
+"""Execution in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SerialExecutor:
-    """The process that is there already, one task after the other."""
+    """Executes tasks one by one in this process."""
 
     worker: Worker
 
@@ -28,7 +28,7 @@ class SerialExecutor:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads, for as long as a block lasts."""
+    """Set the number of torch threads within a with block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

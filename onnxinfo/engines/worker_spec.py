@@ -1,4 +1,4 @@
-"""An analysis as it is sent to other processes and machines: model, samples and settings, in one piece."""
+"""Serializable description of an analysis for other processes and machines: model, samples and settings."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ from ..torch_graph.reach import convert_reached
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker in another process is made from.
+    """Specification from which a worker in another process is made.
 
     Attributes
     ----------
     version
-        Of onnxinfo: the worker's has to be the same.
+        Version of onnxinfo, which must equal the worker's.
     model, weights
-        See :func:`onnxinfo.graph.weights.detach_weights`: whole, a large model cannot be sent.
+        See :func:`onnxinfo.graph.weights.detach_weights`: a large model cannot be sent in one piece.
     name, sha256
-        Of the model.
+        Name and digest of the model.
     inputs
         Samples by graph input.
     input_tensor, layers, conditioning_inputs, unit, settings, foreground, units, memory
-        Of the job.
+        Those of the job.
     measures
-        The metrics themselves, prepared: a worker looks up no names.
+        The prepared metrics themselves: a worker does not look up names.
     libraries
-        Of ONNX Runtime's custom operators.
+        Libraries of custom operators for ONNX Runtime.
     device, threads
-        What the worker computes on, and with how many threads of a processor.
+        Device of the worker, and its number of CPU threads.
     timeout
-        Seconds that ONNX Runtime may take for one batch.
+        Time limit of ONNX Runtime for one batch, in seconds.
     batching
-        Way to evaluate many inputs at once, the axes of the samples, and how many; None: the worker finds its own.
+        Batching strategy, batch axes and batch size; None: the worker selects its own.
     """
 
     version: str
@@ -79,21 +79,21 @@ class WorkerSpec:
     batching: tuple[str, list[int], int] | None
 
     def in_memory(self) -> WorkerSpec:
-        """The same with all samples in arrays."""
+        """Copy with all samples in arrays."""
         inputs = {name: PreprocessedSamples(held, held.batch(range(len(held)))) for name, held in self.inputs.items()}
         return dataclasses.replace(self, inputs=inputs)
 
     def for_device(self, device: str) -> WorkerSpec:
-        """The same for a worker on another device of this kind."""
+        """Copy for a worker on another device of the same kind."""
         return dataclasses.replace(self, device=device)
 
     def worker(self) -> Worker:
-        """Make a worker of this process.
+        """Make a worker in this process.
 
         Raises
         ------
         UsageError
-            Another version of onnxinfo is installed here.
+            A different version of onnxinfo is installed here.
         """
         from .. import __version__
 
@@ -136,9 +136,9 @@ def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) 
     Parameters
     ----------
     worker
-        Of this process, its metrics prepared.
+        Worker of this process, with prepared metrics.
     folder
-        Where the samples are written, for workers of this machine.
+        Folder in which samples are written for workers on this machine.
     device, threads
         See :class:`WorkerSpec`.
     """

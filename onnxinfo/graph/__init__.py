@@ -1,1 +1,1 @@
-"""The ONNX side: load a model, list its layers, operate on its graph."""
+"""The ONNX side: load a model, list its layers, edit its graph."""

@@ -1,4 +1,4 @@
-"""What a person would call the layers of a network: blocks around matrix operators, residual sums, final outputs."""
+"""Blocks of a network: what a person would call its layers, residual sums and final outputs."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ ATTENTION = {
 }  # fmt: skip
 MATRIX = CONVOLUTIONS | PRODUCTS | RECURRENT | ATTENTION
 SUMS = {"Add", "Sum", "QLinearAdd"}
-# A sum and its normalisation in one operator.
+# Operators that combine a sum and its normalization.
 SKIPS = {"SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "SkipGroupNorm"}
 _ADDING = SUMS | SKIPS
 
-# Operators that change where values are, or how they are stored, but not what they are.
+# Operators that change the position or storage of values, but not the values.
 LAYOUT = {
     "Cast", "CastLike", "DequantizeLinear", "Dropout", "DynamicQuantizeLinear", "Flatten", "Identity", "QuantizeLinear",
     "Reshape", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
 SOFTMAX = {"LogSoftmax", "Softmax"}
-# Outputs of these are probabilities, which saturate.
+# Operators whose outputs are probabilities, which saturate.
 SATURATING = {"HardSigmoid", "Sigmoid", "Softmax"}
-# What normalisations and activations are, or are composed of.
+# Normalizations, activations, and the operators that they are composed of.
 POINTWISE = {
     "Abs", "Add", "BatchNormalization", "BiasAdd", "BiasGelu", "BiasSplitGelu", "Celu", "Clip", "Div", "Elu", "Erf",
     "Exp", "FastGelu", "Gelu", "GroupNorm", "GroupNormalization", "HardSigmoid", "HardSwish", "InstanceNormalization",
@@ -51,24 +51,24 @@ POINTWISE = {
     "QuickGelu", "RMSNormalization", "Reciprocal", "Relu", "Selu", "Shrink", "Sigmoid", "SimplifiedLayerNormalization",
     "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tanh", "ThresholdedRelu", "Where", *SOFTMAX,
 }  # fmt: skip
-# They end no block: what comes after is a summary of it.
+# Reductions end no block: their output is a summary of it.
 REDUCTIONS = {"GlobalAveragePool", "Mean", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"}
 POINTWISE |= REDUCTIONS
 
-# A GELU or a layer normalisation written in elementary operators has up to 12 nodes.
+# A GELU or a layer normalization in elementary operators has up to 12 nodes.
 _LARGEST_REGION = 24
 
 
 @dataclass
 class Blocks:
-    """The layers of a graph as seen from a perturbed tensor.
+    """Layers of a graph that depend on an analysis input.
 
     Parameters
     ----------
     flow
-        The graph.
+        Dataflow of the graph.
     influenced
-        Values that depend on the perturbed tensor.
+        Values that depend on the analysis input.
     functions
         Model-local functions.
     """
@@ -76,9 +76,9 @@ class Blocks:
     flow: Dataflow
     influenced: Set[str]
     functions: Mapping[Key, onnx.FunctionProto]
-    #: Nodes of the block that ends with a tensor, by the tensor's name.
+    #: Nodes of the block that ends with a tensor, by tensor name.
     members: dict[str, set[int]] = field(default_factory=dict)
-    #: Names of the tensors that are layers by default.
+    #: Names of the default layers' tensors.
     ends: set[str] = field(default_factory=set)
     _found: dict[int, dict[str, int]] = field(default_factory=dict, repr=False)
 
@@ -92,7 +92,7 @@ class Blocks:
         self.ends.update(name for name in outputs if not self._is_probability(name))
 
     def depth(self) -> dict[str, int]:
-        """Number of layers with parameters on the longest path from the perturbed tensor to each value."""
+        """Number of layers with parameters on the longest path from the analysis input to each value."""
         depth: dict[str, int] = {}
         for i, node in enumerate(self.flow.nodes):
             if not self._influences(i):
@@ -103,7 +103,7 @@ class Blocks:
         return depth
 
     def parameters(self, name: str) -> int:
-        """Number of parameters of the block that ends with a tensor, else of the node that computes it."""
+        """Number of parameters of the block that ends with a tensor; without one, of the node that computes it."""
         found: dict[str, int] = {}
         for i in self.members.get(name, {self.flow.producer[name]}):
             found.update(self._parameters(i))
@@ -115,7 +115,7 @@ class Blocks:
         return reads and any(name in self.influenced for name in node.output)
 
     def _parameters(self, position: int) -> dict[str, int]:
-        """Parameters of a node, those inside a function it calls too."""
+        """Parameters of a node, including those inside a function that it calls."""
         if position in self._found:
             return self._found[position]
         key = function_key(self.flow.nodes[position])
@@ -124,7 +124,7 @@ class Blocks:
         return self._found[position]
 
     def _weight(self, position: int) -> int:
-        """Layers with parameters that a node adds to a path."""
+        """Number of layers with parameters that a node adds to a path."""
         node = self.flow.nodes[position]
         key = function_key(node)
         if key in self._bodies:
@@ -133,7 +133,7 @@ class Blocks:
         return int(matrix and bool(self._parameters(position)))
 
     def _is_anchor(self, position: int) -> bool:
-        """Whether a block begins with a node: a matrix operator or a residual sum that the perturbation reaches."""
+        """Whether a block starts with a node: a matrix operator or residual sum that depends on the analysis input."""
         node = self.flow.nodes[position]
         if not self._influences(position):
             return False
@@ -143,7 +143,7 @@ class Blocks:
         return any(inner.op_type in MATRIX for inner in protos.nested([node])) or self._is_sum(position)
 
     def _is_probability(self, output: str) -> bool:
-        """Whether an output only saturates a layer: its scores tell more, and stay measurable where it is 0 or 1."""
+        """Whether an output merely saturates a layer: its scores are more informative, and vary even at 0 or 1."""
         saturated = self._before_layout(output)
         node = self.flow.nodes[self.flow.producer[saturated]] if saturated in self.flow.producer else onnx.NodeProto()
         if node.op_type not in SATURATING or node.domain:
@@ -152,13 +152,13 @@ class Blocks:
         return not self.ends.isdisjoint({scores, self._before_layout(scores)})
 
     def _before_layout(self, name: str) -> str:
-        """The value that a value holds in another layout."""
+        """The value of which another one is only a different layout."""
         while name in self.flow.producer and (node := self.flow.nodes[self.flow.producer[name]]).op_type in LAYOUT:
             name = node.input[0]
         return name
 
     def _is_sum(self, position: int) -> bool:
-        """Whether a node adds two values that are not both functions, element by element, of the same one."""
+        """Whether a node adds two values elementwise that are not both pointwise functions of the same value."""
         node = self.flow.nodes[position]
         if node.op_type not in _ADDING:
             return False
@@ -180,7 +180,7 @@ class Blocks:
 
     @cached_property
     def _leads_to_matrix(self) -> set[str]:
-        """Values that some matrix operator is computed from."""
+        """Values that a matrix operator depends on."""
         leading: set[str] = set()
         for i in reversed(range(len(self.flow.nodes))):
             node = self.flow.nodes[i]
@@ -198,7 +198,7 @@ class Blocks:
         return [i for i in self.flow.consumers.get(name, ()) if self._influences(i)]
 
     def _follow(self, start: str, nodes: set[int], absorbed: dict[int, set[int]]) -> None:
-        """Find where the block that begins with a value ends; a sum absorbs the blocks that only it uses."""
+        """Find the end of the block that starts with a value; a sum absorbs the blocks that only it uses."""
         end, name = start, start
         self.members[start] = set(nodes)
         while (region := self._region(name)) is not None:
@@ -216,12 +216,12 @@ class Blocks:
             self.ends.add(end)
 
     def _region(self, start: str) -> tuple[str, set[int]] | None:
-        """Smallest set of pointwise nodes after a value that only they use and out of which one value leads.
+        """Smallest set of pointwise nodes after a value that is used only by them and has a single value leading out.
 
         Returns
         -------
         tuple or None
-            That value and the nodes.
+            The value that leads out, and the nodes.
         """
         if start in self.flow.outputs:
             return None
@@ -251,7 +251,7 @@ class Blocks:
         return None
 
     def _continues(self, node: onnx.NodeProto, output: str) -> bool:
-        """Whether a node is part of the block before it; final probabilities are a layer of their own."""
+        """Whether a node belongs to the block before it; final probabilities are a layer of their own."""
         if node.op_type in SOFTMAX:
             return output in self._leads_to_matrix
         if node.op_type in SATURATING and output in self.flow.outputs:
@@ -261,7 +261,7 @@ class Blocks:
 
 @dataclass
 class _Bodies:
-    """What model-local functions hold, each function walked once however often it is called."""
+    """Contents of model-local functions; each function is traversed once, however often it is called."""
 
     functions: Mapping[Key, onnx.FunctionProto]
     _depth: dict[Key, int] = field(default_factory=dict)
@@ -271,7 +271,7 @@ class _Bodies:
         return key in self.functions
 
     def depth(self, key: Key) -> int:
-        """Matrix operators on the longest path through a function's body."""
+        """Number of matrix operators on the longest path through a function's body."""
         if key not in self._depth:
             self._depth[key] = self._longest(self.functions[key])
         return self._depth[key]
@@ -291,7 +291,7 @@ class _Bodies:
         return longest
 
     def parameters(self, key: Key) -> dict[str, int]:
-        """Parameters that a function's body holds itself."""
+        """Number of parameters in a function's own body."""
         if key not in self._parameters:
             function = self.functions[key]
             flow = Dataflow(onnx.GraphProto(node=function.node))

@@ -1,4 +1,4 @@
-"""Which axis of a tensor holds its channels, and what tells: the operators around it, the samples, or its rank."""
+"""Infer which axis of a tensor holds its channels: from neighboring operators, from the samples, or from its rank."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LAST = {
     "MatMul", "MatMulInteger", "MatMulNBits", "NhwcConv", "QAttention", "QGemm", "QLinearMatMul", "RMSNormalization",
     "RNN", "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
 }  # fmt: skip
-# Operators that leave every axis where it is, apart from those that say otherwise.
+# Operators that preserve all axes, unless their attributes say otherwise.
 _KEEPING = (POINTWISE | LAYOUT) - {"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"} | {
     "BiasAdd", "Expand", "Pad", "Resize", "Slice", "Upsample", "Where",
 }  # fmt: skip
@@ -38,16 +38,16 @@ _CHANNELS = ("channel", "feature", "embedding")
 
 @dataclass(frozen=True)
 class Axes:
-    """What the axes of one sample of a tensor are.
+    """Axes of one sample of a tensor.
 
     Attributes
     ----------
     names
-        One per axis, without the batch.
+        One name per axis, without the batch.
     channel
-        Position of the axis along which each entry has a unit of its own; None where there is none.
+        Position of the axis along which units differ; None if there is none.
     evidence
-        What tells.
+        Evidence for the channel axis.
     """
 
     names: tuple[str, ...]
@@ -60,12 +60,12 @@ class Axes:
 
 
 def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tuple[str, ...]]) -> Axes:
-    """Tell what the axes of a computed tensor are.
+    """Infer the axes of a computed tensor.
 
-    The channels are where the nearest operator with a convention has them, such as a convolution's on axis 1 or a
-    matrix product's on the last axis: one that the tensor comes from, or reaches, through operators that keep or
-    transpose its axes. Else they are where the samples have them that it is computed from in such a way. Else its rank
-    decides: images and volumes have their channels first, sequences last.
+    The channel axis is that of the nearest operator with a convention, such as axis 1 for a convolution or the last
+    axis for a matrix product, if the tensor is connected to it through operators that keep or transpose axes. Otherwise
+    it is that of the samples from which the tensor is computed through such operators. Otherwise the rank decides:
+    images and volumes are channels first, sequences channels last.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tupl
 
 
 def input_layout(flow: Dataflow, name: str) -> Layout:
-    """Where the operators that a graph input reaches have its channels; ``auto`` where none of them tells."""
+    """Channel position implied by the operators that a graph input reaches; ``auto`` if none implies one."""
     shape = flow.shape(name)
     found = _Walk(flow, name, len(shape)).nearest() if shape is not None and len(shape) > 2 else None
     if found is None or shape is None or found[0] not in (1, len(shape) - 1):
@@ -108,14 +108,14 @@ def input_layout(flow: Dataflow, name: str) -> Layout:
 
 
 def declared_axes(model: Model, tensor: str) -> Axes:
-    """Tell what the axes of a tensor are from the model alone, its inputs having the layouts of :func:`.axis_names`.
+    """Infer the axes of a tensor from the model alone, with the inputs' layouts of :func:`.axis_names`.
 
     Parameters
     ----------
     model
         A loaded model.
     tensor
-        Name of a tensor whose rank is known; of any other, nothing is told.
+        Name of a tensor of known rank; for other tensors the result is empty.
     """
     flow = model.flow
     layouts = {}
@@ -144,7 +144,7 @@ def _names(rank: int, channel: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Place:
-    """A tensor that another was followed to, and which axis of that other each of its axes is."""
+    """A tensor connected to the original one, with the correspondence of its axes."""
 
     name: str
     axes: tuple[int, ...]
@@ -152,14 +152,14 @@ class _Place:
 
 
 class _Walk:
-    """The surroundings of a tensor, as far as its axes can be followed."""
+    """Neighborhood of a tensor, as far as its axes can be traced."""
 
     def __init__(self, flow: Dataflow, tensor: str, rank: int) -> None:
         self.flow, self.rank = flow, rank
         self.start = _Place(tensor, tuple(range(rank)), 0)
 
     def nearest(self) -> tuple[int, str] | None:
-        """The axis on which the nearest operator has the channels, and what that operator is."""
+        """The channel axis according to the nearest operator, and that operator."""
         found = [
             next(((place.distance, *evidence) for place in places for evidence in tell(place)), None)
             for places, tell in (
@@ -171,7 +171,7 @@ class _Walk:
         return min(known, key=lambda each: each[0])[1:] if known else None
 
     def sources(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Graph inputs that the tensor's axes lead back to, with which axis of the tensor each of theirs is."""
+        """Graph inputs to which the tensor's axes can be traced, with the correspondence of their axes."""
         inputs = set(self.flow.inputs)
         for place in self._follow(self._back):
             if place.name in inputs:
@@ -228,13 +228,13 @@ class _Walk:
 
 
 def _told(node: onnx.NodeProto, axes: Sequence[int], how: str) -> Iterator[tuple[int, str]]:
-    """The axis on which a node's convention has the channels."""
+    """The channel axis according to a node's convention."""
     rank = len(axes)
     attributes = _attributes(node)
     if node.op_type in _SECOND and rank > 1:
         yield axes[1], f"{_described(node)} {how}"
     elif node.op_type in _LAST and rank > 1:
-        # A normalisation over several axes does not tell which of them is which; a Gemm may transpose.
+        # A normalization over several axes does not distinguish them; a Gemm may transpose.
         several = "Normalization" in node.op_type and attributes.get("axis", -1) not in (-1, rank - 1)
         transposed = how == "takes it" and attributes.get("transA", 0) != 0
         if not several and not transposed:

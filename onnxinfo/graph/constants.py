@@ -1,4 +1,4 @@
-"""Values of constants: computed by ONNX Runtime, many nodes at a time, within a budget of bytes."""
+"""Evaluate constants with ONNX Runtime, in batches of nodes, within a byte budget."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .tensor_data import byte_count, is_external
 
 Array = npt.NDArray[Any]
 
-# Operators whose result differs from run to run.
+# Operators whose results vary from run to run.
 _RANDOM = {
     "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
 }  # fmt: skip
-# How large the result is depends on the operands' values, within a small multiple of the operands' own size.
+# The result's size depends on the operands' values, but is at most a small multiple of the operands' size.
 _BOUNDED = {"Compress", "NonZero", "Unique"}
-# Operands up to this size can be shapes, axes or repeats, which shape inference wants to see.
+# Operands up to this size may be shapes, axes or repeats, which shape inference needs to see.
 _SEEN_BYTES = 4096
-# ONNX Runtime reads no newer format version; one node needs nothing newer.
+# ONNX Runtime reads no newer format version; a single node needs nothing newer.
 _IR_VERSION = 10
 
 
 class Constant:
-    """A constant: known, still to be computed, or not to be had after all."""
+    """A constant: known, still to be computed, or found not to be computable."""
 
     def __init__(self, type: onnx.TypeProto, tensor: onnx.TensorProto | None = None) -> None:
         self.type = type
@@ -42,22 +42,22 @@ class Constant:
 
     @classmethod
     def known(cls, tensor: onnx.TensorProto) -> Constant:
-        """A constant whose tensor is there."""
+        """Make a constant from a known tensor."""
         return cls(onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims)), tensor)
 
     @cached_property
     def array(self) -> Array:
-        """Its elements."""
+        """Elements of the constant."""
         assert self.tensor is not None
         return onnx.numpy_helper.to_array(self.tensor)
 
 
-# By name; None: known not to be constant, whatever a graph around has of that name.
+# Constants by name; None: known not to be constant, even if an enclosing graph has a constant of that name.
 Scope = ChainMap[str, Constant | None]
 
 
 def static_shape(type: onnx.TypeProto) -> tuple[int, ...] | None:
-    """Return the shape of a tensor type, None unless all of it is known."""
+    """Return the shape of a tensor type; None unless all of it is known."""
     if not type.HasField("tensor_type") or not type.tensor_type.HasField("shape"):
         return None
     dims = type.tensor_type.shape.dim
@@ -65,7 +65,7 @@ def static_shape(type: onnx.TypeProto) -> tuple[int, ...] | None:
 
 
 class Evaluator:
-    """Computes nodes of constants, many at a time, within a budget of bytes."""
+    """Evaluates nodes with constant operands, in batches, within a byte budget."""
 
     def __init__(self, imports: Iterable[onnx.OperatorSetIdProto], budget: int) -> None:
         self.imports = list(imports)
@@ -76,7 +76,7 @@ class Evaluator:
         self._results: dict[str, Constant] = {}
 
     def evaluate(self, node: onnx.NodeProto, scope: Scope) -> list[Constant] | None:
-        """Return the outputs of a node, perhaps still to be computed; None where it cannot or should not be done."""
+        """Return the outputs of a node, possibly still to be computed; None if it cannot or should not be evaluated."""
         if node.op_type == "Constant" and not node.domain:
             tensor = self._value(node) if len(node.attribute) == 1 else None
             return None if tensor is None else [Constant.known(tensor)]
@@ -86,11 +86,11 @@ class Evaluator:
             return None
         if not all(node.output):
             return None
-        # Whatever goes wrong with a node that is damaged or beyond both engines: it stays, for others to judge.
+        # If a node is damaged or unsupported by both engines, it is kept, for later stages to handle.
         with contextlib.suppress(Exception):
             types = self._types(node, constants)
             if types is None and any(constant.tensor is None for constant in constants.values()):
-                # What its results are like depends on values that have not been computed yet.
+                # The types of its results depend on values that have not been computed yet.
                 self.compute()
                 types = self._types(node, constants)
             if types is not None:
@@ -98,7 +98,7 @@ class Evaluator:
         return None
 
     def compute(self) -> None:
-        """Compute the nodes that are waiting."""
+        """Compute the pending nodes."""
         batch, operands, results = self._batch, self._operands, self._results
         self._batch, self._operands, self._results = [], {}, {}
         if not batch:
@@ -110,7 +110,7 @@ class Evaluator:
             needed = {name: operands.get(name) or results[name] for name in node.input if name}
             produced = {name: results[name] for name in node.output}
             for run in (_in_runtime, _in_reference):
-                # The reference evaluator has what ONNX Runtime lacks: the newest operators and rare element types.
+                # The reference evaluator supports what ONNX Runtime lacks: the newest operators and rare element types.
                 with contextlib.suppress(Exception):
                     self._run([node], needed, produced, run)
                     break
@@ -118,7 +118,7 @@ class Evaluator:
                 constant.failed = constant.tensor is None
 
     def write_out_sparse(self, graph: onnx.GraphProto) -> None:
-        """Replace sparse initializers by dense ones, where that stays within the budget."""
+        """Replace sparse initializers by dense ones, within the byte budget."""
         for i in reversed(range(len(graph.sparse_initializer))):
             if (tensor := self._dense(graph.sparse_initializer[i])) is not None:
                 graph.initializer.append(tensor)
@@ -155,12 +155,12 @@ class Evaluator:
     def infer(
         self, node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], constants: Mapping[str, Constant]
     ) -> dict[str, onnx.TypeProto]:
-        """Types of a node's outputs from those of its operands, and from the values of constants among them.
+        """Infer the types of a node's outputs from those of its operands and the values of constant operands.
 
         Raises
         ------
         Exception
-            Whatever ONNX raises where the operator is not known or its inference fails.
+            Any error of ONNX for an unknown operator or failed inference.
         """
         return onnx.shape_inference.infer_node_outputs(
             onnx.defs.get_schema(node.op_type, self.opsets[node.domain], node.domain),
@@ -172,7 +172,7 @@ class Evaluator:
         )
 
     def _types(self, node: onnx.NodeProto, constants: dict[str, Constant]) -> dict[str, onnx.TypeProto] | None:
-        """Types of the outputs of a node of constants if their sizes are known, or at least bounded."""
+        """Types of the outputs of a node with constant operands, if their sizes are known or bounded."""
         types = self.infer(node, {name: constant.type for name, constant in constants.items()}, constants)
         sized = all(static_shape(types[name]) is not None for name in node.output)
         bounded = node.op_type in _BOUNDED and all(static_shape(c.type) is not None for c in constants.values())
@@ -181,7 +181,7 @@ class Evaluator:
     def _plan(
         self, node: onnx.NodeProto, types: dict[str, onnx.TypeProto], constants: dict[str, Constant]
     ) -> list[Constant] | None:
-        """Let a node wait to be computed, if the budget has the bytes for its results."""
+        """Schedule a node for computation if its results fit the byte budget."""
         total = sum(_most_bytes(types[name], constants) for name in node.output)
         if total > self.budget:
             return None
@@ -201,7 +201,7 @@ class Evaluator:
         results: dict[str, Constant],
         run: Callable[[onnx.ModelProto, dict[str, Array]], list[Any]],
     ) -> None:
-        """Compute nodes and keep their results."""
+        """Compute nodes and store their results."""
         model = onnx.helper.make_model(
             onnx.helper.make_graph(
                 nodes,
@@ -223,7 +223,7 @@ class Evaluator:
 
 
 def _most_bytes(type: onnx.TypeProto, constants: dict[str, Constant]) -> int:
-    """Bytes that a result takes; where its size is not known, what operators in ``_BOUNDED`` take at most."""
+    """Size of a result in bytes; for operators in ``_BOUNDED``, whose size is unknown, an upper bound."""
     shape = static_shape(type)
     if shape is not None:
         return 8 * math.prod(shape)

@@ -1,4 +1,4 @@
-"""What flows where in a graph: producers, consumers, types, and what a tensor's values influence."""
+"""Dataflow of a graph: producers, consumers, types, and the influence of a tensor's values."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from . import protos
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 Shape = tuple[int | str | None, ...]
 
-# They look at the shape or type of their operands only.
+# Operators that depend only on the shape or type of their operands.
 _BLIND = {"Shape", "Size", "ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike"}
-# They round real numbers to whole ones; what computes with those is a layer, the rounding itself is not.
+# Operators that round real numbers to integers; operators that compute with these are layers, the rounding is not.
 _ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear"}
 _QUANTISED = {"ConvInteger", "MatMulInteger", "MatMulInteger16", "QGemm"}
-# Constants that count as parameters: floats, and the integers that quantised weights are stored in.
+# Types of constants that count as parameters: floats, and the integers that store quantized weights.
 _PARAMETERS = (*FLOATS, *(TensorProto.DataType.Value(f"{u}INT{bits}") for u in ("", "U") for bits in (2, 4, 8)))
 
 
 class Dataflow:
-    """A graph's values by name, and its nodes by position.
+    """Values of a graph by name, and its nodes by position.
 
     Parameters
     ----------
     graph
-        A checked graph with inferred shapes: its nodes are topologically sorted.
+        A checked graph with inferred shapes and topologically sorted nodes.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -53,21 +53,21 @@ class Dataflow:
 
     @property
     def inputs(self) -> list[str]:
-        """Names of the graph inputs that have to be given."""
+        """Names of the required graph inputs."""
         initial = protos.initial_names(self.graph)
         return [value.name for value in self.graph.input if value.name not in initial]
 
     def is_float(self, name: str) -> bool:
-        """Whether a value is known to be a tensor of floats."""
+        """Whether a value is known to be a float tensor."""
         return name in self._types and self._types[name].tensor_type.elem_type in FLOATS
 
     def is_feature(self, name: str) -> bool:
-        """Whether a value stands for real numbers: floats, or the integers that quantised operators compute with."""
+        """Whether a value represents real numbers: floats, or the integers that quantized operators compute with."""
         return self.is_float(name) or name in self._quantised
 
     @cached_property
     def _quantised(self) -> set[str]:
-        """Integers that stand for real numbers: computed from others such by a quantised operator, or moved about."""
+        """Integers that represent real numbers: computed by a quantized operator from other such integers, or moved."""
         found: set[str] = set()
         rounded: set[str] = set()
         for node in self.nodes:
@@ -82,25 +82,25 @@ class Dataflow:
         return {name for name in found if not self.is_float(name)}
 
     def element_type(self, name: str) -> int | None:
-        """ONNX's number of a tensor's element type, None where it is not known."""
+        """ONNX element type of a tensor; None if unknown."""
         return self._types[name].tensor_type.elem_type if name in self._types else None
 
     def shape(self, name: str) -> Shape | None:
-        """Sizes of a tensor: numbers, names of symbolic ones, None for unknown ones; None where the rank is unknown."""
+        """Sizes of a tensor: numbers, names of symbolic ones, None for unknown ones; None if the rank is unknown."""
         if name not in self._types or not self._types[name].tensor_type.HasField("shape"):
             return None
         dims = self._types[name].tensor_type.shape.dim
         return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
 
     def rank(self, name: str) -> int | None:
-        """Number of axes of a tensor; None where it is not known."""
+        """Number of axes of a tensor; None if unknown."""
         if name in self.initializers:
             return len(self.initializers[name].dims)
         type = self._types.get(name)
         return len(type.tensor_type.shape.dim) if type is not None and type.tensor_type.HasField("shape") else None
 
     def influenced(self, source: str) -> frozenset[str]:
-        """Names of the values that depend on the values of a tensor, not only on its shape; with the tensor itself."""
+        """Names of the values that depend on a tensor's values, not only on its shape, including the tensor itself."""
         if source not in self._influenced:
             reached, pending = {source}, [source]
             while pending:
@@ -114,25 +114,25 @@ class Dataflow:
 
     @cached_property
     def driven(self) -> frozenset[str]:
-        """Names of the values that depend on the values of a graph input; with the inputs."""
+        """Names of the values that depend on the values of a graph input, including the inputs."""
         return frozenset().union(*(self.influenced(name) for name in self.inputs))
 
     def sees(self, position: int) -> bool:
-        """Whether a node looks at its operands' values."""
+        """Whether a node depends on its operands' values."""
         node = self.nodes[position]
         return node.op_type not in _BLIND or bool(node.domain)
 
     def parameters_of(self, position: int, influenced: Set[str]) -> dict[str, int]:
-        """Parameters a node uses, directly or computed from constants: their names and numbers of elements.
+        """Parameters that a node uses, directly or through constants: their names and numbers of elements.
 
-        Tensors of floats and of 8 bit or smaller integers count, single numbers (of rank 0) do not.
+        Float tensors and tensors of integers of at most 8 bits count; scalars (rank 0) do not.
         """
         found: dict[str, int] = {}
         for name in self._sources(position, influenced):
             tensor = self.initializers.get(name) or self._constant(name)
             if tensor is not None and tensor.data_type in _PARAMETERS and tensor.dims:
                 found[name] = math.prod(tensor.dims)
-        # What bodies of control flow hold themselves.
+        # Parameters in bodies of control flow.
         for body in protos.bodies(self.nodes[position]):
             inner = Dataflow(body)
             for i in range(len(inner.nodes)):
@@ -140,12 +140,12 @@ class Dataflow:
         return found
 
     def _sources(self, position: int, influenced: Set[str]) -> set[str]:
-        """Names of the values that a node's constant operands are computed from, with those themselves."""
+        """Names of the values from which a node's constant operands are computed, including those operands."""
         pending = [name for name in self.needs[position] if name not in influenced]
         sources = set(pending)
         while pending:
             producer = self.producer.get(pending.pop())
-            # A size computed from a value does not make that value's weights parameters.
+            # A size computed from a value does not turn that value's weights into parameters.
             if producer is not None and self.sees(producer):
                 fresh = [name for name in self.needs[producer] if name not in sources]
                 sources.update(fresh)
@@ -153,7 +153,7 @@ class Dataflow:
         return sources
 
     def _constant(self, name: str) -> TensorProto | None:
-        """The tensor in a Constant node."""
+        """Tensor of a Constant node."""
         node = self.nodes[self.producer[name]] if name in self.producer else onnx.NodeProto()
         values = [a.t for a in node.attribute if a.name == "value"] if node.op_type == "Constant" else []
         return values[0] if values else None

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions on models in memory, of any size, without log noise."""
+"""ONNX Runtime sessions for models in memory, of any size, without log noise."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _libraries: list[str] = []
 
 
 def register_ort_library(path: str | os.PathLike[str]) -> None:
-    """Let ONNX Runtime take custom operators from a shared library, for all models from now on.
+    """Register a shared library of custom operators with ONNX Runtime for all models from now on.
 
-    An operator from there has no gradient: it runs as a constant of the graph. The library is code that runs in this
-    process; take none from somebody you do not trust.
+    Its operators have no gradient: they run as constants of the graph. The library is code that runs in this process;
+    only use libraries from sources that you trust.
 
     Parameters
     ----------
     path
-        The library, as ``SessionOptions.register_custom_ops_library`` of ONNX Runtime takes it.
+        The library, as accepted by ONNX Runtime's ``SessionOptions.register_custom_ops_library``.
 
     Raises
     ------
     UsageError
-        There is no such file, or ONNX Runtime does not take it.
+        The file does not exist, or ONNX Runtime rejects it.
 
     Examples
     --------
@@ -73,26 +73,26 @@ def libraries() -> tuple[str, ...]:
 
 
 class Engine:
-    """A model in ONNX Runtime on the CPU, its nodes run as they are written: no optimisation changes any bit.
+    """A model in ONNX Runtime on the CPU. Nodes run exactly as written: no optimization changes any bit.
 
     Parameters
     ----------
     proto
-        A checked model; it fits one protobuf message.
+        A checked model that fits into one protobuf message.
     weights
-        Data of those of its initializers that say it is elsewhere.
+        Data of its initializers that are marked as external.
     threads
         Number of threads; 0: one per core.
 
     Attributes
     ----------
     inputs, outputs
-        Names of the graph inputs that have to be given, and of the graph outputs.
+        Names of the required graph inputs, and of the graph outputs.
 
     Raises
     ------
     Exception
-        Whatever ONNX Runtime raises when it refuses the model.
+        Any error of ONNX Runtime when it rejects the model.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class Engine:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.use_deterministic_compute = True
         options.intra_op_num_threads = threads
-        # Threads that spin while they wait take the cores from torch.
+        # Threads that spin while they wait would take the cores from torch.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         for library in _libraries:
             options.register_custom_ops_library(library)
-        # The session reads the weights where they are: they have to live as long as it does.
+        # The session reads the weights in place, so they must live as long as it does.
         self._weights = weights
         self._values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
         if self._values:
@@ -124,9 +124,9 @@ class Engine:
         Raises
         ------
         ModelError
-            That takes longer than the time limit.
+            The computation exceeds the time limit.
         Exception
-            Whatever ONNX Runtime raises.
+            Any error of ONNX Runtime.
         """
         options = onnxruntime.RunOptions()
         return interruptible(lambda: self._run(feeds, options), lambda: setattr(options, "terminate", True))
@@ -140,12 +140,12 @@ class Engine:
         return [_from_engine(value) for value in self.session.run_with_ort_values(None, values, options)]
 
 
-# Operators whose kernels read beyond a tensor without elements, and bring the process down.
+# Operators whose kernels read beyond an empty tensor and crash the process.
 _NOT_EMPTY = {"InstanceNormalization"}
 
 
 def _check_empty(proto: onnx.ModelProto) -> None:
-    """Refuse a node that would bring the process down."""
+    """Refuse a node that would crash the process."""
     graph = proto.graph
     nodes = [node for node in protos.nested(graph.node) if node.op_type in _NOT_EMPTY and not node.domain]
     if not nodes:
@@ -163,7 +163,7 @@ def _is_zero(dim: onnx.TensorShapeProto.Dimension) -> bool:
     return dim.HasField("dim_value") and dim.dim_value == 0
 
 
-# Element types that numpy has through ml_dtypes only; ONNX Runtime takes and gives their bytes.
+# Element types that numpy supports only through ml_dtypes; ONNX Runtime exchanges their bytes.
 _FOREIGN = {
     f"tensor({name.lower()})": number
     for name, number in onnx.TensorProto.DataType.items()
@@ -188,7 +188,7 @@ def _from_engine(value: onnxruntime.OrtValue) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """ONNX Runtime's message in one line, without its error numbers, source positions and advice."""
+    """Reduce ONNX Runtime's message to one line, without error numbers, source positions and advice."""
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"(Exception during initialization: )?\S+\.(cc|h):\d+ (.*?\) (const )?)?", "", text)

@@ -1,4 +1,4 @@
-"""Weights kept in files beside the model: read them, from its own folder only."""
+"""Read weights stored in external files, from the model's own folder only."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .weights import DetachedData, is_large, mark_external
 
 
 def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Callable[[bytes], object]) -> DetachedData:
-    """Read the data of every tensor that is stored outside the model.
+    """Read the data of every tensor that is stored outside the model file.
 
     Parameters
     ----------
     model
-        Small tensors get their data, large ones are marked.
+        The model; small tensors get their data, large ones are marked.
     folder
-        Where the model file lies; None if it did not come from a file.
+        Folder of the model file; None if the model did not come from a file.
     digest
-        Called with the data of each tensor, in the model's order.
+        Called with the data of each tensor, in the order of the model.
 
     Returns
     -------
@@ -38,8 +38,8 @@ def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Call
     Raises
     ------
     ModelError
-        A file is missing, too short, not a regular file or outside the folder; the model has no folder; there is more
-        data than memory.
+        A file is missing, too short, not a regular file or outside the folder; the model has no folder; or the data
+        exceed the memory.
     """
     outside = {i: tensor for i, tensor in enumerate(protos.tensors(model)) if is_external(tensor)}
     if not outside:
@@ -66,9 +66,9 @@ def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Call
 
 
 def external_files(path: Path) -> list[Path]:
-    """Return the files in which tensors of a model file are stored, each once; none where it is no model.
+    """Return the files that store tensors of a model file, without duplicates; none if it is not a model.
 
-    Files outside the model's folder, which are never read, are left out.
+    Files outside the model's folder, which are never read, are omitted.
     """
     model = onnx.ModelProto()
     try:
@@ -119,7 +119,7 @@ def _read(tensor: onnx.TensorProto, folder: Path) -> bytes:
 
 
 def _inside(location: str, folder: Path, name: str) -> Path:
-    """Path of a location relative to the model's folder that does not lead out of it, neither by name nor by link."""
+    """Resolve a location in the model's folder; neither its name nor a link may lead outside."""
     parts = PureWindowsPath(location)
     try:
         outside = (

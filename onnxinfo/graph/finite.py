@@ -1,4 +1,4 @@
-"""Weights that cannot be computed with: NaN, infinite, or too large to be squared."""
+"""Detect unusable weights: NaN, infinite, or too large to be squared."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from .blocks import MATRIX
 from .dataflow import FLOATS
 from .model import Model
 
-# A weight beyond this part of the root of the largest number of its type has a square that overflows in sums.
+# Fraction of the square root of a type's largest number beyond which a weight's square overflows in sums.
 _SHARE = 1e-2
 
 
 def check_weights(part: Model) -> None:
-    """Refuse weights that are not finite, or whose squares overflow.
+    """Raise if weights are not finite, or their squares overflow.
 
-    Infinite constants have their uses, as masks and bounds; the weights of convolutions, matrix products and the like,
-    and NaN anywhere, have not.
+    Infinite constants are legitimate as masks and bounds; as weights of convolutions, matrix products and the like they
+    are not, nor is NaN anywhere.
 
     Parameters
     ----------
     part
-        The part of a model between the perturbed tensor and the layers.
+        The part of a model between the analysis input and the layers.
 
     Raises
     ------
     ModelError
-        Names the initializer and the node that uses it.
+        The message names the initializer and the node that uses it.
     """
     flow = part.flow
     influenced = flow.driven

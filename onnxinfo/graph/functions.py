@@ -1,4 +1,4 @@
-"""Model-local functions: how large the model becomes once every call is replaced by the function's body."""
+"""Model-local functions: check the size of the model after inlining, and supply default attributes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ..errors import ModelError
 from ..text import quoted
 from . import protos
 
-#: Most nodes a model may have after inlining, calls counted too; functions calling functions grow exponentially.
+#: Maximum number of nodes after inlining, including calls; functions that call functions grow exponentially.
 MAX_NODES = 200_000
 
 Key = tuple[str, str, str]
 
 
 def function_key(item: onnx.NodeProto | onnx.FunctionProto) -> Key:
-    """Domain, name and overload that a node calls or a function has."""
+    """Domain, name and overload of a function, or of the function that a node calls."""
     name = item.op_type if isinstance(item, onnx.NodeProto) else item.name
     return item.domain, name, item.overload
 
 
 def check_functions(model: onnx.ModelProto) -> None:
-    """Refuse functions that call themselves, or that make the model too large.
+    """Raise for functions that are recursive or make the model too large.
 
     Raises
     ------
@@ -58,20 +58,20 @@ def check_functions(model: onnx.ModelProto) -> None:
 
 
 def supply_defaults(model: onnx.ModelProto) -> None:
-    """Give every call of a function the defaults of the attributes that it leaves out.
+    """Set omitted attributes of function calls to the functions' defaults.
 
-    ONNX's inliner does not know defaults: an attribute that a call leaves out would vanish from the function's body,
-    and the operators there would fall back on their own defaults.
+    ONNX's inliner ignores these defaults: an attribute omitted by a call would vanish from the function's body, and the
+    operators there would use their own defaults.
 
     Parameters
     ----------
     model
-        Changed in place.
+        The model; modified in place.
 
     Raises
     ------
     ModelError
-        A call leaves out an attribute that its function has no default for and hands on to a function that has one.
+        A call omits an attribute without default that its function passes on to a function with a default for it.
     """
     functions = {function_key(function): function for function in model.functions}
     for nodes in (model.graph.node, *(function.node for function in model.functions)):
@@ -86,7 +86,7 @@ def supply_defaults(model: onnx.ModelProto) -> None:
 def _refuse_lost_defaults(
     function: onnx.FunctionProto, given: set[str], functions: Mapping[Key, onnx.FunctionProto]
 ) -> None:
-    """Refuse a call whose missing attribute means another function's default."""
+    """Raise for a call whose missing attribute refers to another function's default."""
     missing = set(function.attribute) - given
     for node in protos.nested(function.node):
         callee = functions.get(function_key(node))
@@ -99,5 +99,5 @@ def _refuse_lost_defaults(
             )
 
 
-# Calls deeper than this are refused as recursive would be: tools recurse on them.
+# Deeper calls are refused like recursive ones, because tools recurse on them.
 _MAX_DEPTH = 100

@@ -22,12 +22,12 @@ _ERRORS = (
 
 
 def check(model: onnx.ModelProto) -> None:
-    """Run ONNX's checker; tensors whose data is elsewhere are taken for good.
+    """Run ONNX's checker; tensors with detached data are assumed valid.
 
     Raises
     ------
     ModelError
-        It refuses the model.
+        The checker rejects the model.
     """
     schemas.register()
     elsewhere = [(tensor, list(tensor.dims)) for tensor in protos.tensors(model) if is_external(tensor)]
@@ -36,7 +36,7 @@ def check(model: onnx.ModelProto) -> None:
         tensor.ClearField("data_location")
         del tensor.external_data[:]
         tensor.dims[:] = [0]
-    # The checker wants what the standard leaves open: shapes of the graph's inputs and outputs.
+    # The checker requires what the standard leaves optional: shapes of the graph's inputs and outputs.
     ends = (value.type.tensor_type for value in (*model.graph.input, *model.graph.output))
     shapeless = [type for type in ends if type.elem_type and not type.HasField("shape")]
     for type in shapeless:
@@ -56,13 +56,13 @@ def check(model: onnx.ModelProto) -> None:
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Infer types and shapes of values.
 
-    Values of sizes are not propagated: for that, onnx lists the elements of every small integer tensor, of which a
-    ``Range`` of a few bytes has as many as it likes. :mod:`.shapes` computes them within a budget.
+    Values of sizes are not propagated: for that, onnx lists the elements of every small integer tensor, and a ``Range``
+    of a few bytes may have arbitrarily many. :mod:`.shapes` computes them within a budget.
 
     Parameters
     ----------
     model
-        A model of which large tensors should be elsewhere: it passes through a protobuf message.
+        A model whose large tensors should be detached: it passes through a protobuf message.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises
     ------
     ModelError
-        Types or shapes contradict each other.
+        Types or shapes are contradictory.
     """
     try:
         return onnx.shape_inference.infer_shapes(model)

@@ -1,7 +1,7 @@
-"""Calls into native code that can be interrupted, and that end after a time limit.
+"""Interruptible calls into native code, with a time limit.
 
-Python's signal handlers run in the main thread, and not while that is inside native code: a model that never ends would
-not even heed Ctrl-C.
+Python's signal handlers run in the main thread, but not while it executes native code: a model that never finishes
+would ignore even Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ..errors import ModelError
 
 T = TypeVar("T")
 
-#: Seconds that a call may take.
+#: Time limit of a call, in seconds.
 _LIMIT: ContextVar[float] = ContextVar("time limit", default=600.0)
-#: Seconds that a call which was asked to stop has for it.
+#: Time, in seconds, that a call has to end after it was asked to.
 PATIENCE = 5.0
 
 
 def current_limit() -> float:
-    """Return the number of seconds that a call may take here."""
+    """Return the current time limit of a call, in seconds."""
     return _LIMIT.get()
 
 
 def set_limit(seconds: float) -> None:
-    """Limit each call from now on, as :func:`time_limit` does within a context."""
+    """Limit each call from now on, like :func:`time_limit` without a context."""
     _LIMIT.set(seconds)
 
 
@@ -44,26 +44,26 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def interruptible(call: Callable[[], T], stop: Callable[[], None]) -> T:
-    """Make a call in a thread of its own, so that this one hears signals.
+    """Make a call in a separate thread, so that this one keeps handling signals.
 
     Parameters
     ----------
     call
         The call.
     stop
-        Asks the call to end. It is left behind if it does not within :data:`PATIENCE`.
+        Asks the call to end. If it does not end within :data:`PATIENCE`, it is abandoned.
 
     Returns
     -------
     object
-        What the call returns.
+        Result of the call.
 
     Raises
     ------
     ModelError
-        The call takes longer than the time limit.
+        The call exceeds the time limit.
     BaseException
-        Whatever the call raises, or a signal's handler.
+        Any exception of the call, or of a signal handler.
     """
     done: Future[T] = Future()
     thread = threading.Thread(target=_complete, args=(done, call), daemon=True)

@@ -1,4 +1,4 @@
-"""What can be analyzed: the tensors of a graph that the perturbed tensor influences, and how to choose among them."""
+"""Layers that can be analyzed: the tensors of a graph that depend on the analysis input; and their selection."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Layer:
     op, node
         Operator and name of the node that computes it.
     shape
-        Its sizes: numbers, names of symbolic dimensions, None where unknown; None where even the rank is unknown.
+        Sizes: numbers, names of symbolic dimensions, None if unknown; None instead of a tuple if the rank is unknown.
     parameters
-        Number of parameters: of the whole block where the tensor is the end of one (a residual sum includes the
-        blocks that it alone uses), else of the node.
+        Number of parameters: those of the whole block if the tensor is the end of one (a residual sum includes the
+        blocks that only it uses), else those of the node.
     depth
-        Layers with parameters (convolution, matrix product, recurrence) on the longest path from the perturbed tensor.
+        Number of layers with parameters (convolution, matrix product, recurrence) on the longest path to the tensor.
     default
         Whether it is selected if no patterns are given.
 
@@ -60,26 +60,26 @@ class Layer:
 def list_layers(model: ModelSource, input_tensor: str | None = None) -> list[Layer]:
     """List the tensors that can be analyzed, in the order of the file's nodes.
 
-    These are the float tensors of the main graph whose values depend on those of the perturbed tensor: no constants,
-    and no shape arithmetic, since that depends on shapes only; and the integers that quantised operators compute.
-    Tensors inside functions and inside the bodies of control flow have no name outside and are not listed.
+    These are the float tensors of the main graph whose values depend on those of the analysis input (not constants or
+    shape arithmetic, which depends on shapes only), and the integers that quantized operators compute. Tensors inside
+    functions and bodies of control flow have no name outside and are not listed.
 
-    The default layers are the ones that people usually name:
+    The default layers are those that people usually mean:
 
     - blocks: the output of a convolution, matrix product, recurrent layer, attention operator, or of a function or
-      control flow node that contains one, after its bias, normalisation and activation, also where those are written
-      in elementary operators (``x * sigmoid(x)``, GELU by ``Erf``, layer normalisation by ``ReduceMean``);
-    - residual sums, ``Add`` or ``Sum`` of two values that depend on the perturbed tensor, after their normalisation
-      and activation; a block whose output goes nowhere but into a sum is part of it;
-    - the graph's outputs, but for a final softmax or sigmoid of a layer: probabilities saturate, and the layer's scores
-      tell the same. A softmax inside an attention is part of its block.
+      control flow node that contains one, after its bias, normalization and activation, even if those are written
+      in elementary operators (``x * sigmoid(x)``, GELU by ``Erf``, layer normalization by ``ReduceMean``);
+    - residual sums, ``Add`` or ``Sum`` of two values that depend on the analysis input, after their normalization
+      and activation; a block whose output is only used by a sum is part of it;
+    - the graph's outputs, except for a final softmax or sigmoid: probabilities saturate, and the scores before them
+      carry the same information. A softmax inside an attention is part of its block.
 
     Parameters
     ----------
     model
         See :func:`onnxinfo.load`.
     input_tensor
-        Name of the perturbed tensor; default: see :func:`perturbed_tensor`.
+        Name of the analysis input; default: see :func:`perturbed_tensor`.
 
     Returns
     -------
@@ -89,9 +89,9 @@ def list_layers(model: ModelSource, input_tensor: str | None = None) -> list[Lay
     Raises
     ------
     ModelError
-        The model cannot be loaded, or nothing in it can be perturbed.
+        The model cannot be loaded, or has no tensor that noise can be added to.
     UsageError
-        ``input_tensor`` is no float tensor of the graph.
+        ``input_tensor`` is not a float tensor of the graph.
 
     Examples
     --------
@@ -123,35 +123,35 @@ def list_layers(model: ModelSource, input_tensor: str | None = None) -> list[Lay
 
 
 def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Layer]:
-    """Choose layers by patterns.
+    """Select layers by patterns.
 
     A pattern is, in this order of precedence:
 
     - the exact name of a tensor;
     - ``re:EXPRESSION``: a regular expression found anywhere in the name (``^`` and ``$`` anchor it);
-    - ``op:OPERATOR``: a glob over operators, upper and lower case alike, as in ``op:Relu`` or ``op:*Norm*``;
-    - ``5``: an index; ``-1``: the last layer, ``-2`` the one before it; ``3-7``: a range, both ends included; ``3-``:
-      to the end;
-    - otherwise a glob over names: ``*`` and ``?`` match any characters, dots and slashes too, ``[ab]`` a choice.
+    - ``op:OPERATOR``: a case-insensitive glob over operators, as in ``op:Relu`` or ``op:*Norm*``;
+    - ``5``: an index; ``-1``: the last layer, ``-2`` the one before it; ``3-7``: a range, inclusive; ``3-``: to
+      the end;
+    - otherwise a glob over names: ``*`` and ``?`` match any characters including dots and slashes, ``[ab]`` a choice.
 
     Parameters
     ----------
     layers
         From :func:`list_layers`.
     patterns
-        A layer is chosen that any of them matches; none given: the default layers.
+        Layers that match any of them are selected; without patterns, the default layers.
     exclude
-        A layer is left out that any of them matches.
+        Layers that match any of them are excluded.
 
     Returns
     -------
     list of Layer
-        Each once, in the order of ``layers``.
+        Selected layers without duplicates, in the order of ``layers``.
 
     Raises
     ------
     UsageError
-        A pattern matches no layer (the message names near misses), or nothing is left.
+        A pattern matches no layer (the message names similar names), or no layer is left.
 
     Examples
     --------
@@ -172,12 +172,11 @@ def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude
 
 @renamed_keywords(perturb="input_tensor")
 def perturbed_tensor(model: ModelSource, input_tensor: str | None = None) -> str:
-    """Name of the tensor that is perturbed.
+    """Return the name of the analysis input: the tensor that noise is added to.
 
-    By default that is the first float graph input that a convolution, matrix product or recurrent layer depends on, or
-    else the first that any float tensor depends on. Where the inputs are integers it is the output of the first lookup
-    of parameters by the first input that has one (the embedding), or else the first float tensor computed from an
-    input.
+    By default this is the first float graph input that a convolution, matrix product or recurrent layer depends on,
+    else the first that any float tensor depends on. If the inputs are integers, it is the output of the first parameter
+    lookup by the first input that has one (the embedding), else the first float tensor computed from an input.
 
     Parameters
     ----------
@@ -191,7 +190,7 @@ def perturbed_tensor(model: ModelSource, input_tensor: str | None = None) -> str
     ModelError
         The model cannot be loaded, or no float tensor depends on any input.
     UsageError
-        ``input_tensor`` is no float tensor of the graph, or nothing depends on it.
+        ``input_tensor`` is not a float tensor of the graph, or nothing depends on it.
 
     Examples
     --------

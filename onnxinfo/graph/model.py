@@ -1,4 +1,4 @@
-"""An ONNX model, checked: read from a file, bytes or a ``ModelProto``, with shapes inferred and all weights in it."""
+"""A checked ONNX model, loaded from a file, bytes or a ``ModelProto``, with inferred shapes and all its weights."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from .weights import attach_data, detach_data
 
 logger = logging.getLogger(__name__)
 
-#: A protobuf message cannot be larger; bigger models keep their weights in external files.
+#: Maximum size of a protobuf message; larger models keep their weights in external files.
 MAX_PROTO_BYTES = 2**31 - 1
-#: Oldest version of ONNX's file format (IR version) that is read; the newest is that of the installed onnx.
+#: Oldest supported version of ONNX's file format (IR version); the newest is that of the installed onnx.
 OLDEST_FORMAT = 3
-#: File name endings of models in ONNX's textual syntax.
+#: Suffixes of model files in ONNX's textual syntax.
 TEXT_SUFFIXES = (".onnxtxt", ".onnxtext")
 
 
@@ -49,9 +49,9 @@ class Model:
     proto
         The model with inferred shapes (``value_info``) and with its external data loaded.
     sha256
-        Of the file's bytes, followed by the external data; of the serialized proto where it did not come from a file.
+        Digest of the file's bytes followed by the external data; without a file, of the serialized proto.
     name
-        File name without its ending, or the name of the graph.
+        File name without its suffix, or the name of the graph.
     path
         The file, if there was one.
 
@@ -69,11 +69,11 @@ class Model:
 
     @cached_property
     def flow(self) -> Dataflow:
-        """What flows where in the main graph, found once."""
+        """Dataflow of the main graph, computed once."""
         return Dataflow(self.proto.graph)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is found again."""
+        """Omit what can be recomputed."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -86,19 +86,19 @@ def load(source: ModelSource) -> Model:
     Parameters
     ----------
     source
-        Path of a model (in ONNX's textual syntax if it ends in ``.onnxtxt``), its bytes, a ``ModelProto`` (left as it
-        is) or a loaded model (returned as it is).
+        Path of a model (in ONNX's textual syntax if its suffix is ``.onnxtxt``), bytes, ``ModelProto`` (not modified)
+        or loaded model (returned unchanged).
 
     Returns
     -------
     Model
-        The operator domain ``ai.onnx`` is written ``""`` in it, and training information is left out.
+        The loaded model. The operator domain ``ai.onnx`` is written as ``""``, and training information is omitted.
 
     Raises
     ------
     ModelError
-        The source is no ONNX model, truncated, damaged, refused by ONNX's checker, of an unsupported version, or its
-        external data is missing or outside the model's folder.
+        The source is not an ONNX model, is truncated, damaged, rejected by ONNX's checker, of an unsupported version,
+        or its external data are missing or outside the model's folder.
 
     Examples
     --------
@@ -123,24 +123,25 @@ def load(source: ModelSource) -> Model:
 
 
 def save(model: ModelSource, path: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Write a model to a file, which appears complete or not at all.
+    """Write a model to a file atomically.
 
-    A model beyond the size a protobuf message can have gets its weights written to ``<path>.data`` beside it, or, where
-    there is such a file, to ``<path>.2.data`` and so on: the weights of the model that is replaced stay.
+    The weights of a model beyond protobuf's size limit are written to ``<path>.data`` beside it, or, if that exists,
+    to ``<path>.2.data`` and so on: the weights of a model that is replaced stay.
 
     Parameters
     ----------
     model
         See :func:`load`.
     path
-        The file. Another ONNX model is replaced, other files are not.
+        The file. An existing ONNX model is replaced, other files are not.
     force
-        Replace an existing file whatever it holds; never the file that the model was read from, or its external data.
+        Replace an existing file whatever it contains, but never the file that the model was read from, or its external
+        data.
 
     Raises
     ------
     UsageError
-        The file is one that the model was read from, or exists and holds something else.
+        The file is one that the model was read from, or exists and is of another kind.
     ModelError
         The model cannot be loaded, or the file cannot be written.
 
@@ -162,7 +163,7 @@ def save(model: ModelSource, path: str | os.PathLike[str], *, force: bool = Fals
         raise ModelError(f"{quoted(path)} cannot be written: too large for one protobuf message") from None
 
 
-# Room for everything besides weights in a model that is written as one file.
+# Space reserved for everything except weights in a model written as a single file.
 _MARGIN = 2**26
 # Smaller tensors stay in the model file.
 _STORED_BYTES = 1024
@@ -201,7 +202,7 @@ def _save_with_external_data(proto: onnx.ModelProto, output: Output) -> None:
 
 
 def _vacant_name(target: Path) -> Path:
-    """Return a name for a model's weights beside it that no file has."""
+    """Return an unused file name for a model's weights beside it."""
     numbers = itertools.chain([""], (f".{number}" for number in itertools.count(2)))
     names = (target.with_name(f"{target.name}{number}.data") for number in numbers)
     return next(path for path in names if not os.path.lexists(path))
@@ -214,7 +215,7 @@ def _read(path: Path) -> bytes:
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
                 raise ModelError(f"{given} is {kind}, expected an ONNX file")
             if status.st_size == 0:
                 raise ModelError(f"{given} is empty, expected an ONNX file")
@@ -244,7 +245,7 @@ def _parse(data: bytes, given: str) -> onnx.ModelProto:
     return proto
 
 
-# Deeper nesting than any exporter writes; the parser recurses on it.
+# No exporter nests deeper than this; the parser is recursive.
 _MAX_TEXT_NESTING = 100
 
 
@@ -274,7 +275,7 @@ def _from_proto(source: onnx.ModelProto) -> Model:
 
 
 def _from_large_proto(source: onnx.ModelProto) -> Model:
-    """Take a ModelProto that is too large for one message; its parts are not."""
+    """Load a ModelProto that is too large for one message, part by part."""
     digest = hashlib.sha256()
     try:
         proto = protos.copy_into(onnx.ModelProto(), source)
@@ -305,7 +306,7 @@ def _finish(proto: onnx.ModelProto, digest: Any, path: Path | None) -> Model:
 
 
 def _check_text(message: Any) -> None:
-    """Refuse text that is not UTF-8, which protobuf hands out as bytes and nothing after can use."""
+    """Refuse text that is not UTF-8, which protobuf returns as bytes that later code cannot handle."""
     for field, value in message.ListFields():
         items = value if field.is_repeated else (value,)
         if field.type == field.TYPE_MESSAGE:
@@ -319,7 +320,7 @@ def _check_text(message: Any) -> None:
 
 
 def _check_versions(proto: onnx.ModelProto) -> None:
-    # Before version 3 of the file format, models did not say which version of the operators they use.
+    # Before version 3 of the file format, models did not state the version of their operators.
     if not OLDEST_FORMAT <= proto.ir_version <= onnx.IR_VERSION:
         older = proto.ir_version < OLDEST_FORMAT
         raise ModelError(
@@ -336,7 +337,7 @@ def _check_versions(proto: onnx.ModelProto) -> None:
 
 
 def _spell_default_domain(proto: onnx.ModelProto) -> None:
-    """Write the default operator domain as the empty string everywhere; ``ai.onnx`` is another name of it."""
+    """Write the default operator domain as the empty string everywhere; ``ai.onnx`` is a synonym."""
     for owner in (proto, *proto.functions):
         kept: dict[str, int] = {}
         for opset in owner.opset_import:

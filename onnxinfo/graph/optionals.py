@@ -1,4 +1,4 @@
-"""Optional graph inputs: what nobody has to give, and an analysis leaves out."""
+"""Graph inputs of an optional type, which an analysis leaves out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .model import Model, ModelSource, load
 
 
 def without_optional_inputs(model: ModelSource) -> Model:
-    """Make every graph input of an optional type absent for good.
+    """Make every graph input of an optional type permanently absent.
 
     Parameters
     ----------
@@ -21,8 +21,8 @@ def without_optional_inputs(model: ModelSource) -> Model:
     Returns
     -------
     Model
-        Each such input is the result of an ``Optional`` node without operand; a model without any is returned as it
-        is.
+        Each such input becomes the result of an ``Optional`` node without operand; a model without optional inputs is
+        returned unchanged.
 
     Raises
     ------

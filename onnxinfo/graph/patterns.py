@@ -1,4 +1,4 @@
-"""Patterns that choose layers: exact names, globs, regular expressions, operators, indices and ranges."""
+"""Patterns that select layers: exact names, globs, regular expressions, operators, indices and ranges."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..text import printable, quoted
 
 
 class Named(Protocol):
-    """What a pattern can choose: something with an index, a name and an operator."""
+    """Interface of what patterns can select: index, name and operator."""
 
     @property
     def index(self) -> int: ...  # noqa: D102
@@ -24,14 +24,14 @@ class Named(Protocol):
 
 
 def matching(pattern: str, layers: Sequence[Named]) -> set[int]:
-    """Indices of the layers that a pattern chooses.
+    """Indices of the layers that match a pattern.
 
     Raises
     ------
     UnknownLayerError
-        It chooses none.
+        The pattern matches no layer.
     UsageError
-        It is no valid regular expression or range.
+        The pattern is not a valid regular expression or range.
     """
     chosen = {layer.index for layer in layers if layer.name == pattern}
     if chosen:
@@ -67,7 +67,7 @@ def _at(number: int, layers: Sequence[Named]) -> set[int]:
 
 
 def _hint(pattern: str, layers: Sequence[Named]) -> str:
-    """Say what would match."""
+    """Suggest patterns that would match."""
     if not layers:
         return "the model has none"
     if re.fullmatch(r"-?\d+(-\d*)?", pattern):

@@ -1,4 +1,4 @@
-"""Whether bytes are an ONNX model, and why not: cut off, or something else altogether."""
+"""Determine whether bytes are an ONNX model, and if not, whether they are truncated or something else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mmap import mmap
 # Field numbers of onnx.ModelProto and their protobuf wire types (0: varint, 2: length-delimited).
 _FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 _GRAPH = 7
-# How other files begin that are taken for models.
+# First bytes of other files that are mistaken for models.
 _KNOWN = {
     b"PK\x03\x04": "a zip archive, such as a PyTorch checkpoint or a Keras model; export it to ONNX",
     b"\x89HDF": "an HDF5 file; export the model to ONNX",
@@ -18,7 +18,7 @@ _KNOWN = {
 
 
 def why_unreadable(data: bytes) -> str:
-    """Say what is wrong with bytes that do not parse as a model."""
+    """Explain why bytes cannot be parsed as a model."""
     if data[4:8] == b"ORTM":
         return "is in ONNX Runtime's own format, expected an ONNX file; give the model it was made from"
     for start, what in _KNOWN.items():
@@ -33,13 +33,13 @@ def why_unreadable(data: bytes) -> str:
 
 
 def is_model(data: bytes | mmap) -> bool:
-    """Tell whether bytes, which may be a mapped file, are the fields of a model that has a graph."""
+    """Whether bytes, which may be a memory-mapped file, are the fields of a model with a graph."""
     fields, end = _walk(data)
     return end == len(data) and _GRAPH in fields
 
 
 def _walk(data: bytes | mmap) -> tuple[set[int], int | None]:
-    """Numbers of the top-level fields, and where the last one ends, perhaps beyond the data.
+    """Numbers of the top-level fields, and the end of the last one, which may lie beyond the data.
 
     The end is None if the fields are not those of a model.
     """

@@ -1,4 +1,4 @@
-"""Walks over ONNX's protobuf messages: graphs within graphs, the values a node needs, all tensors of a model."""
+"""Traverse ONNX's protobuf messages: nested graphs, the values that nodes need, all tensors of a model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ M = TypeVar("M", onnx.ModelProto, onnx.GraphProto, onnx.TensorProto)
 
 
 def copy_into(target: M, source: M, left_out: Collection[str] = ()) -> M:
-    """Copy a message's fields, but for the named ones, into an empty message, and return that.
+    """Copy a message's fields, except the named ones, into an empty message, and return it.
 
-    Unlike ``CopyFrom`` it copies tensors of any size, since none passes through a serialized message.
+    Unlike ``CopyFrom``, this copies tensors of any size, because none passes through a serialized message.
     """
     for field, value in source.ListFields():
         if field.name in left_out:
@@ -46,7 +46,7 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes, each followed by those of its bodies, however deep."""
+    """Yield the nodes, each followed by those of its bodies, at any depth."""
     for node in nodes:
         yield node
         for body in bodies(node):
@@ -54,12 +54,12 @@ def nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 def initial_names(graph: onnx.GraphProto) -> set[str]:
-    """Names that a graph's initializers define, sparse ones too."""
+    """Names that a graph's initializers define, including sparse ones."""
     return {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
 
 
 def free_names(graph: onnx.GraphProto) -> list[str]:
-    """Names that a body uses and does not define, in the order of first use."""
+    """Names that a body uses but does not define, in order of first use."""
     defined = {value.name for value in graph.input} | initial_names(graph)
     free: dict[str, None] = {}
     for node in graph.node:
@@ -70,13 +70,13 @@ def free_names(graph: onnx.GraphProto) -> list[str]:
 
 
 def needed_names(node: onnx.NodeProto) -> list[str]:
-    """Names of the values a node reads: its inputs, and what its bodies capture from the graphs around them."""
+    """Names of the values that a node reads: its inputs, and the values captured by its bodies."""
     captured = [name for body in bodies(node) for name in free_names(body)]
     return list(dict.fromkeys(name for name in (*node.input, *captured) if name))
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a model: initializers and attributes, in bodies and functions too."""
+    """All tensors of a model: initializers and attributes, including those in bodies and functions."""
     yield from _graph_tensors(model.graph)
     for function in model.functions:
         yield from _attribute_tensors(function.attribute_proto)
@@ -108,7 +108,7 @@ def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[on
 
 
 def tensor_types(type: onnx.TypeProto) -> Iterator[onnx.TypeProto.Tensor]:
-    """Tensor types within a type, also in sequences, optionals and maps."""
+    """Tensor types within a type, including sequences, optionals and maps."""
     kind = type.WhichOneof("value")
     if kind in ("sequence_type", "optional_type"):
         yield from tensor_types(getattr(type, kind).elem_type)

@@ -1,4 +1,4 @@
-"""Magnitude pruning: the smallest weights of a model set to zero."""
+"""Magnitude pruning: set the smallest weights of a model to zero."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from .blocks import MATRIX
 from .dataflow import FLOATS, Dataflow
 from .model import Model, ModelSource, load
 
-#: Key in the model's metadata under which is kept what was pruned.
+#: Key of the pruning record in the model's metadata.
 METADATA = "onnxinfo_pruned"
 SCOPES = ("global", "layer")
 
 
 def prune(model: ModelSource, keep: float, *, scope: str = "global") -> Model:
-    """Keep the share of the weights that is largest in magnitude and set the others to zero.
+    """Keep the given fraction of the weights, those of largest magnitude, and set the others to zero.
 
-    Weights are the float initializers of two or more dimensions that convolutions, matrix products, recurrent layers
-    and attention read. Biases and normalisations stay as they are.
+    Weights are the float initializers of at least two dimensions read by convolutions, matrix products, recurrent
+    layers and attention. Biases and normalizations are left unchanged.
 
     Parameters
     ----------
     model
         See :func:`onnxinfo.load`.
     keep
-        Share of the weights that is kept, above 0 and at most 1. Of weights as large as the smallest one kept, those
-        that come first in the file are.
+        Fraction of the weights to keep, above 0 and at most 1. Among weights equal to the smallest kept magnitude, the
+        first ones in the file are kept.
     scope
-        ``global``: one threshold for the whole model; ``layer``: the same share of every initializer.
+        ``global``: one threshold for the whole model; ``layer``: the same fraction of every initializer.
 
     Returns
     -------
     Model
-        The pruned model. Its metadata has, as JSON under ``onnxinfo_pruned``, ``keep`` and ``scope`` as given,
-        ``weights``, how many there are, and ``kept``, the share of them that is not zero.
+        The pruned model. Its metadata have, as JSON under ``onnxinfo_pruned``, ``keep`` and ``scope`` as given,
+        ``weights``, the number of weights, and ``kept``, the fraction that is not zero.
 
     Raises
     ------
     UsageError
-        The share or the scope is not usable.
+        The fraction or the scope is invalid.
     ModelError
         The model cannot be loaded, or has no weights in initializers.
 
@@ -78,7 +78,7 @@ def prune(model: ModelSource, keep: float, *, scope: str = "global") -> Model:
 
 
 def kept_share(model: ModelSource) -> float:
-    """Share of the weights that is not zero, as :func:`prune` recorded it; 1 for a model that was not pruned."""
+    """Fraction of nonzero weights, as recorded by :func:`prune`; 1 for a model that was not pruned."""
     for entry in load(model).proto.metadata_props:
         if entry.key == METADATA:
             return float(json.loads(entry.value)["kept"])
@@ -86,7 +86,7 @@ def kept_share(model: ModelSource) -> float:
 
 
 def _weights(flow: Dataflow) -> list[onnx.TensorProto]:
-    """Initializers that matrix operators read, in the order of the graph's nodes."""
+    """Initializers read by matrix operators, in the order of the graph's nodes."""
     names = [name for i, node in enumerate(flow.nodes) if node.op_type in MATRIX for name in flow.needs[i]]
     found = (flow.initializers[name] for name in dict.fromkeys(names) if name in flow.initializers)
     return [tensor for tensor in found if tensor.data_type in FLOATS and len(tensor.dims) > 1]

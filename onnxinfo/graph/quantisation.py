@@ -1,4 +1,4 @@
-"""Whether a model computes with rounded numbers, and how it came to be quantised."""
+"""Detect whether and how a model is quantized."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import onnx
 
 from . import protos
 
-#: Formats of quantised models, the first of which that a model has anything of is its own.
+#: Formats of quantized models, in order of precedence if a model has several.
 DYNAMIC, QOPERATOR, QDQ, WEIGHTS = "dynamic", "QOperator", "QDQ", "weights"
 
-#: Operators that choose the scale of what they round from the values themselves.
+#: Operators that derive the scale from the values that they round.
 _DYNAMIC = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
-#: Operators that compute with integers, by the beginning of their names.
+#: Operators that compute with integers, by prefix of their names.
 _INTEGER = ("QLinear", "QGemm", "QAttention", "QEmbed", "QOrdered", "ConvInteger", "MatMulInteger")
-#: Operators whose weights alone are quantised.
+#: Operators with quantized weights only.
 _WEIGHT_ONLY = frozenset({"MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized", "QMoE"})
-#: Accuracy level of MatMulNBits from which on the activations are rounded to int8, too.
+#: Accuracy level of MatMulNBits from which activations are rounded to int8, too.
 _ROUNDED_ACTIVATIONS = 4
 
 
 def quantisation(model: onnx.ModelProto) -> str:
-    """Return in which format a model is quantised.
+    """Return the quantization format of a model.
 
     Parameters
     ----------
     model
-        Any model; bodies of control flow and functions count.
+        Any model; bodies of control flow and functions are included.
 
     Returns
     -------
     str
-        ``dynamic``, ``QOperator`` or ``QDQ`` where activations are rounded; ``weights`` where only constants are, so
-        that the network computes with floats; empty for a float model.
+        ``dynamic``, ``QOperator`` or ``QDQ`` if activations are rounded; ``weights`` if only constants are, so that the
+        network computes with floats; empty for a float model.
     """
     constants = _constants(model)
     found = {_format(node, constants) for node in _nodes(model)}
@@ -52,7 +52,7 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def _constants(model: onnx.ModelProto) -> set[str]:
-    """Return the names of initializers, of constants and of what is computed by quantising these."""
+    """Return the names of initializers, of constants, and of tensors obtained by quantizing these."""
     names = protos.initial_names(model.graph)
     for node in _nodes(model):
         for body in protos.bodies(node):
@@ -67,7 +67,7 @@ def _of_constant(node: onnx.NodeProto, constants: set[str]) -> bool:
 
 
 def _format(node: onnx.NodeProto, constants: set[str]) -> str:
-    """Return the format that a node belongs to, empty for one that rounds nothing."""
+    """Return the format that a node belongs to; empty if it rounds nothing."""
     name = node.op_type
     if name in _DYNAMIC:
         return DYNAMIC

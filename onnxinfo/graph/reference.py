@@ -1,7 +1,7 @@
-"""ONNX's reference evaluator, kept to operators and image formats on a list.
+"""ONNX's reference evaluator, restricted to lists of allowed operators and image formats.
 
-It is written to be read, not to stand up to untrusted models: its ImageDecoder opens whatever Pillow knows, and Pillow
-starts other programs for some formats. Operators that a later release of onnx adds run here only once they are listed.
+It was written for clarity, not for untrusted models: its ImageDecoder opens any format that Pillow supports, and Pillow
+starts other programs for some. Operators added in later releases of onnx run here only after they are listed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import protos
 
 Array = npt.NDArray[Any]
 
-#: Pillow's names of the formats that the specification of ImageDecoder lists; none of them starts another program.
+#: Pillow's names of the formats in the specification of ImageDecoder; none of them starts another program.
 FORMATS = ("BMP", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _MAIN = """
     Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool BatchNormalization
@@ -52,7 +52,7 @@ _ML = """
     TreeEnsembleRegressor
 """
 #: Operators by domain that neither start programs nor open files. RegexFullMatch is missing: with Python's ``re``, some
-#: patterns never end.
+#: patterns never terminate.
 OPERATORS = {
     "": frozenset(_MAIN.split()),
     "ai.onnx.ml": frozenset(_ML.split()),
@@ -60,8 +60,8 @@ OPERATORS = {
 }
 
 
-# The evaluator has one implementation for several versions of most operators, usually of the newest; of these, the
-# versions from the given one on mean the same, as long as a node has no attribute that the implemented one lacks.
+# The evaluator has one implementation, usually the newest, for several versions of most operators. For these operators,
+# the versions from the given one on are equivalent, if a node has no attribute that the implemented version lacks.
 _ALWAYS_SAME = """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh Cast Ceil Concat Constant Conv ConvTranspose Cos
     Cosh Div Elu Equal Erf Exp Flatten Floor Gather Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater
@@ -75,15 +75,15 @@ _SAME_SINCE = {
     **{"AveragePool": 19, "BatchNormalization": 14, "Clip": 11, "Hardmax": 13, "LogSoftmax": 13, "PRelu": 7, "Pad": 11},
     **{"Reshape": 5, "Selu": 6, "Slice": 10, "Softmax": 13},
 }
-# Attributes that never changed a result.
+# Attributes that never affected a result.
 _IDLE = {"consumed_inputs"}
 
 
 def means_the_same(node: onnx.NodeProto, opset: int) -> bool:
-    """Whether the reference evaluator computes a node of ONNX's own operators as an opset defines it.
+    """Whether the reference evaluator computes a node of ONNX's standard operators as an opset defines it.
 
-    Of most operators it has the newest version only, and applies it to older nodes: ``Add`` of opset 6 with its
-    ``axis``, or ``Softmax`` of opset 12, would come out wrong without an error.
+    It has only the newest version of most operators, and applies it to older nodes: ``Add`` of opset 6 with its
+    ``axis``, or ``Softmax`` of opset 12, would silently give wrong results.
 
     Parameters
     ----------
@@ -113,13 +113,13 @@ def _served(operator: str, opset: int) -> onnx.defs.OpSchema:
     found = load_op("", operator, opset, evaluator_cls=ReferenceEvaluator)
     _, _, version = getattr(found, "__name__", "").rpartition("_")
     if not isinstance(found, type):
-        # A function: the body in the opset's own definition.
+        # A function is evaluated by its body in the opset's own definition.
         return onnx.defs.get_schema(operator, opset, "")
     return onnx.defs.get_schema(operator, int(version) if version.isdecimal() else onnx.defs.onnx_opset_version(), "")
 
 
 class ImageDecoder(OpRun):
-    """ONNX's operator ImageDecoder for formats on a list, and for images of bounded size."""
+    """ONNX's operator ImageDecoder, restricted to listed formats and images of bounded size."""
 
     def _run(self, encoded: Array, pixel_format: str = "RGB") -> tuple[Array]:
         mode = {"RGB": "RGB", "BGR": "RGB", "Grayscale": "L"}.get(pixel_format)
@@ -138,14 +138,14 @@ def is_listed(node: onnx.NodeProto) -> bool:
 
 
 class _StoppedError(Exception):
-    """Raised in the evaluator, between two nodes, once it is to stop."""
+    """Raised in the evaluator between two nodes if it should stop."""
 
 
 class _Evaluator(ReferenceEvaluator):
     stopped = False
 
     def _log(self, level: int, pattern: str, *args: Any) -> None:
-        """Called before every node, to tell of it."""
+        """Called before every node, which allows stopping."""
         if self.stopped:
             raise _StoppedError
 
@@ -161,7 +161,7 @@ class Reference:
     Raises
     ------
     NotImplementedError
-        An operator is not on the list, or the evaluator does not have it.
+        An operator is not listed, or the evaluator does not support it.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -182,7 +182,7 @@ class Reference:
         return list(self._evaluator.run(None, dict(feeds)))
 
     def stop(self) -> None:
-        """End a run in another thread before its next node, and every later one."""
+        """Stop a run in another thread before its next node, and all later runs."""
         self._evaluator.stopped = True
 
 

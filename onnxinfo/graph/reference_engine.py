@@ -1,4 +1,4 @@
-"""ONNX's reference evaluator in the place of ONNX Runtime, for models that the latter has no versions of."""
+"""ONNX's reference evaluator as a substitute for ONNX Runtime, for models in versions that the latter lacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 
 class ReferenceEngine:
-    """A model in the reference evaluator, with what :class:`.engine.Engine` offers.
+    """A model in the reference evaluator, with the interface of :class:`.engine.Engine`.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ class ReferenceEngine:
     Raises
     ------
     NotImplementedError
-        An operator is not on the evaluator's list, not implemented in the version that the model imports, or controls
-        the flow: a loop could not be stopped.
+        An operator is not on the evaluator's list, is not implemented in the model's version, or is a control flow
+        operator: a loop could not be stopped.
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
@@ -54,9 +54,9 @@ class ReferenceEngine:
         Raises
         ------
         ModelError
-            That takes longer than the time limit.
+            The computation exceeds the time limit.
         Exception
-            Whatever the evaluator raises.
+            Any error of the evaluator.
         """
         values = interruptible(lambda: self._run(feeds), self._reference.stop)
         return [_as(value, element) for value, element in zip(values, self._types, strict=True)]
@@ -67,7 +67,7 @@ class ReferenceEngine:
 
 
 def _as(value: Any, element: int) -> Any:
-    """A value in an element type: some of the evaluator's operators give wider floats."""
+    """Convert a value to an element type: some of the evaluator's operators return wider floats."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(element) if element else None
     if dtype is None or dtype.kind != "f" or np.asarray(value).dtype.kind != "f":
         return value

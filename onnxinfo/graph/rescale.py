@@ -1,7 +1,7 @@
-"""The coherency revision: neighbouring layers rescaled against each other, so that the network computes the same.
+"""The paper's coherency revision: neighboring layers are rescaled without changing the network's function.
 
-Between two layers that only positively homogeneous operators separate (``h(c x) = c h(x)`` for c > 0, as ReLU has it),
-the first may be divided by a factor that the second is multiplied by (the paper's section 4).
+If two layers are separated only by positively homogeneous operators (``h(c x) = c h(x)`` for c > 0, such as ReLU), the
+first can be divided by a factor and the second multiplied by it (the paper's section 4).
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from .dataflow import Dataflow
 from .layers import list_layers, select_layers
 from .model import Model, ModelSource, load
 
-# Operators that look at one value only, or at others that only say how, and are positively homogeneous in it.
+# Operators that are positively homogeneous in one operand and do not compute with the values of others.
 _HOMOGENEOUS = frozenset({
     "Abs", "AveragePool", "Expand", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu", "LpPool",
     "MaxPool", "PRelu", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Slice", "Squeeze", "Transpose",
     "Unsqueeze",
 })  # fmt: skip
-# Layers that are linear in their first operand, then in their second, and have a bias in the third place; where several
-# can be weights, the one that is a constant is.
+# Layers that are linear in their first operand and in their second, with a bias as the third; if several operands could
+# be the weights, the constant one is.
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two neighbouring layers whose scales can be exchanged.
+    """Two neighboring layers between which scale can be moved.
 
     Attributes
     ----------
     first, second
         Names of their nodes.
     between
-        Names of the tensors from the first layer's output to the second one's input: what the rescaling divides.
+        Names of the tensors from the first layer's output to the second one's input, which the rescaling divides.
     divided, multiplied
         Operands, as (position of the node, position of the input).
     """
@@ -56,12 +56,12 @@ class Pair:
 
 
 def neighbours(model: ModelSource) -> list[Pair]:
-    """List the pairs of layers that can be rescaled against each other, in the order of the graph's nodes.
+    """List the pairs of layers that can be rescaled, in the order of the graph's nodes.
 
-    The first is a convolution, matrix product (with its bias, wherever it is added) or batch normalisation whose
-    weights are initializers, the second a convolution or matrix product. Nothing but positively homogeneous operators
-    lies between them, nothing else looks at what does, and none of it is an output of the graph. The weights of a layer
-    that a batch normalisation follows are no first layer: the normalisation is.
+    The first layer is a convolution, matrix product (with its bias, wherever it is added) or batch normalization whose
+    weights are initializers, the second a convolution or matrix product. Only positively homogeneous operators are
+    between them; the tensors between them have no other consumers and are not outputs of the graph. If a layer is
+    followed by a batch normalization, the normalization is the first layer.
 
     Raises
     ------
@@ -73,12 +73,12 @@ def neighbours(model: ModelSource) -> list[Pair]:
 
 
 def select_pairs(model: ModelSource, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Pair]:
-    """Choose among the :func:`neighbours` of a model those that :func:`rescale` changes, by the same patterns.
+    """Select those of the :func:`neighbors` of a model that :func:`rescale` changes, by the same patterns.
 
     Raises
     ------
     UsageError
-        No pair is chosen, or there is none.
+        No pair is selected, or the model has none.
     ModelError
         The model cannot be loaded.
     """
@@ -88,7 +88,7 @@ def select_pairs(model: ModelSource, layers: Sequence[str] = (), exclude: Sequen
         raise UsageError("no two layers of the model are separated by positively homogeneous operators only")
     if not (layers or exclude):
         return pairs
-    # Whatever lies between layers may be named, not only what is a layer by default.
+    # Any tensor between layers may be named, not only default layers.
     chosen = {layer.name for layer in select_layers(list_layers(loaded), layers or ["0-"], exclude)}
     pairs = [pair for pair in pairs if chosen.intersection(pair.between)]
     if not pairs:
@@ -99,7 +99,7 @@ def select_pairs(model: ModelSource, layers: Sequence[str] = (), exclude: Sequen
 def rescale(
     model: ModelSource, factor: float = RESCALE_FACTOR, layers: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Model:
-    """Divide layers by a factor, and multiply the layers after them by it, so that the outputs stay the same.
+    """Divide layers by a factor and multiply the following layers by it, so that the outputs stay the same.
 
     For layers L and L+1: ``W(L) / factor``, ``b(L) / factor``, ``W(L+1) * factor``, the bias of L+1 unchanged.
 
@@ -108,22 +108,22 @@ def rescale(
     model
         See :func:`onnxinfo.load`.
     factor
-        Positive; with a power of two nothing is rounded.
+        Positive factor; powers of two cause no rounding.
     layers, exclude
-        Patterns, see :func:`onnxinfo.select_layers`: pairs are rescaled one of whose tensors between the two layers is
-        chosen. Default: all of :func:`neighbours`.
+        Patterns, see :func:`onnxinfo.select_layers`: a pair is rescaled if a tensor between its layers is selected.
+        Default: all of :func:`neighbors`.
 
     Returns
     -------
     Model
-        The rescaled model; names and structure are as before.
+        The rescaled model; names and structure are unchanged.
 
     Raises
     ------
     UsageError
-        The factor is no positive number, no pair is chosen, or there is none.
+        The factor is not a positive number, no pair is selected, or the model has none.
     ModelError
-        The model cannot be loaded, or a rescaled weight is beyond its type.
+        The model cannot be loaded, or a rescaled weight overflows its type.
 
     Examples
     --------
@@ -169,7 +169,7 @@ def _pair(flow: Dataflow, position: int) -> Pair | None:
 
 
 def _own_parameters(flow: Dataflow, position: int) -> Iterator[tuple[int, int]]:
-    """Operands that a layer's output is proportional to, taken together; none where it is no such layer."""
+    """Operands that a layer's output is proportional to, taken together; none if it is not such a layer."""
     node = flow.nodes[position]
     if node.domain:
         return
@@ -188,7 +188,7 @@ def _own_parameters(flow: Dataflow, position: int) -> Iterator[tuple[int, int]]:
 
 
 def _weights(flow: Dataflow, position: int, name: str) -> int | None:
-    """Which operand of a linear layer is its weights, if another one is the named value and only that."""
+    """Position of a linear layer's weights, if the named value is another operand and only that."""
     node = flow.nodes[position]
     operands = list(node.input[:2])
     if (
@@ -203,7 +203,7 @@ def _weights(flow: Dataflow, position: int, name: str) -> int | None:
 
 
 def _added(flow: Dataflow, position: int, name: str) -> int | None:
-    """Which operand of an Add is a bias on the named value."""
+    """Position of an Add's bias on the named value."""
     node = flow.nodes[position]
     if node.op_type != "Add" or node.domain or list(node.input).count(name) != 1:
         return None
@@ -212,7 +212,7 @@ def _added(flow: Dataflow, position: int, name: str) -> int | None:
 
 
 def _only_reader(flow: Dataflow, name: str) -> int | None:
-    """The one node that looks at a value, which nothing else does."""
+    """The only consumer of a value, if there is exactly one."""
     readers = [i for i in flow.consumers[name] if flow.sees(i)]
     return readers[0] if len(readers) == 1 and name not in flow.outputs else None
 
@@ -222,7 +222,7 @@ def _is_homogeneous(flow: Dataflow, position: int, name: str) -> bool:
     if node.domain or list(node.input).count(name) != 1 or node.input[0] != name:
         return False
     if node.op_type == "Dropout":
-        # In training mode it draws at random; that mode is an operand where there is one.
+        # In training mode it draws random numbers; the mode is an optional operand.
         return len(node.input) < 3 or not node.input[2]
     if node.op_type == "Pad":
         return len(node.input) < 3 or not node.input[2] or _is_zero(flow, node.input[2])
@@ -234,7 +234,7 @@ def _is_zero(flow: Dataflow, name: str) -> bool:
 
 
 class _Operands:
-    """The initializers of a graph as operands of single nodes."""
+    """Initializers of a graph as operands of single nodes."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph, self._flow = graph, Dataflow(graph)
@@ -242,7 +242,7 @@ class _Operands:
         self._taken = {*protos.initial_names(graph), *self._flow.producer, *(value.name for value in graph.input)}
 
     def multiply(self, node: int, operand: int, factor: float) -> None:
-        """Multiply an operand of one node, and of no other that shares it."""
+        """Multiply an operand of one node, but not of others that share it."""
         tensor = self._separate(node, operand)
         values = onnx.numpy_helper.to_array(tensor)
         with np.errstate(over="ignore"):

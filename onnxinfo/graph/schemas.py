@@ -1,4 +1,4 @@
-"""Operators that ONNX Runtime's optimisers write into the standard domain, made known to ONNX's checker."""
+"""Register operators that ONNX Runtime's optimizers write into the standard domain with ONNX's checker."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _registering = Lock()
 def register() -> None:
     """Add the schemas to ONNX's registry, once per process.
 
-    LayerNormalization entered the standard in opset 17, SimplifiedLayerNormalization never did; both are in models of
-    any opset that ONNX Runtime has optimised.
+    LayerNormalization entered the standard in opset 17, SimplifiedLayerNormalization never did; both occur in models of
+    any opset that were optimized by ONNX Runtime.
     """
     with _registering:
         _register()

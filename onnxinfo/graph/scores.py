@@ -1,4 +1,4 @@
-"""The scores of a classifier: what its classes are chosen by, before they are made probabilities."""
+"""Class scores of a classifier, before they are turned into probabilities."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from ..errors import UsageError
 from .model import ModelSource, load
 
 _AFTER = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "Identity", "Cast"})
-# On the way from pooled features to scores: one linear layer, its bias, and what only moves values.
+# Between pooled features and scores: one linear layer, its bias, and operators that only move values.
 _MOVES = frozenset({"Flatten", "Reshape", "Squeeze", "Identity", "Dropout"})
 _LINEAR = frozenset({"Gemm", "MatMul", "Conv"})
 _POOLS = frozenset({"GlobalAveragePool", "AveragePool", "ReduceMean"})
 
 
 def score_tensor(model: ModelSource) -> str:
-    """Name of the tensor (batch, classes) that holds the classes' scores.
+    """Name of the tensor (batch, classes) with the class scores.
 
-    That is the first float output of the graph that has two dimensions and at least two classes, before a final softmax
-    or sigmoid.
+    It is the first float output of the graph with two dimensions and at least two classes, before a final softmax or
+    sigmoid.
 
     Raises
     ------
     ModelError
         The model cannot be loaded.
     UsageError
-        The model has no such output: it is not a classifier.
+        The model has no such output, hence is not a classifier.
     """
     flow = load(model).flow
     for output in flow.graph.output:
@@ -41,9 +41,9 @@ def score_tensor(model: ModelSource) -> str:
 
 
 def pooled_feature(model: ModelSource, scores: str) -> str | None:
-    """Name of the feature whose average over space one linear layer makes the scores of; None where there is none.
+    """Name of the feature whose spatial average is mapped to the scores by a single linear layer; None without one.
 
-    Class activation maps need such a head (Zhou et al., 2016).
+    Class activation maps require such a head (Zhou et al., 2016).
     """
     flow = load(model).flow
     name, linear = scores, 0

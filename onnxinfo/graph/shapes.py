@@ -1,4 +1,4 @@
-"""Types and shapes that ONNX's own inference leaves open: foreign operators, and sizes computed from sizes."""
+"""Complete types and shapes that ONNX's inference leaves open: foreign operators, and sizes computed from sizes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from .engine import Engine
 from .inference import infer_shapes
 from .tensor_data import is_external
 
-# Operators of ai.onnx.ml whose result has the shape of their first operand, which their schemas do not say.
+# Operators of ai.onnx.ml whose result has the shape of their first operand, although their schemas do not say so.
 _SAME_SHAPE = {"Binarizer", "Imputer", "Normalizer", "Scaler"}
-# Sizes that stand for symbolic ones, the first axis (the batch) and others, in two trials: what is the same in both
-# does not depend on them. Images and sequences of these sizes pass through most networks.
+# Trial values for symbolic sizes, of the first axis (the batch) and of others: sizes that are the same in both trials
+# do not depend on them. Images and sequences of these sizes pass through most networks.
 _TRIALS = ((2, 256), (3, 320))
-# Bytes that values computed from sizes may take.
+# Byte budget for values computed from sizes.
 _BUDGET = 1 << 26
-# How ONNX's inference names the sizes that it does not know.
+# Prefix of ONNX's names for unknown sizes.
 _INVENTED = "unk__"
 
 
 def free_dimensions(model: onnx.ModelProto) -> None:
-    """Leave open every declared size below 1: exporters write -1 or 0 for a size that is not fixed.
+    """Leave open every declared size below 1: exporters write -1 or 0 for a dynamic size.
 
-    A tensor that really is empty gets its 0 back from shape inference.
+    A tensor that is really empty gets its 0 back from shape inference.
 
     Parameters
     ----------
     model
-        Changed in place: inputs, outputs and values of the graph, of the bodies of control flow and of functions.
+        Modified in place: inputs, outputs and values of the graph, of control flow bodies and of functions.
     """
     nodes = (*model.graph.node, *(node for function in model.functions for node in function.node))
     graphs = [model.graph, *(body for node in protos.nested(nodes) for body in protos.bodies(node))]
@@ -49,22 +49,22 @@ def free_dimensions(model: onnx.ModelProto) -> None:
 
 
 def complete_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Infer the types and shapes of a model's values, also where ONNX's inference alone does not find them.
+    """Infer the types and shapes of a model's values beyond ONNX's own inference.
 
     Parameters
     ----------
     model
-        A checked model, with large tensors set aside.
+        A checked model with detached large tensors.
 
     Returns
     -------
     onnx.ModelProto
-        A copy with ``value_info``. Sizes that stay unknown are left open, without a name.
+        A copy with ``value_info``. Sizes that remain unknown are left open, without a name.
 
     Raises
     ------
     ModelError
-        Types or shapes contradict each other.
+        Types or shapes are contradictory.
     """
     model = infer_shapes(model)
     if _add_types(model):
@@ -79,7 +79,7 @@ def _values(model: onnx.ModelProto) -> Iterable[onnx.ValueInfoProto]:
 
 
 def _add_types(model: onnx.ModelProto) -> bool:
-    """Add the types of what foreign operators compute; say whether there was anything to add."""
+    """Add the types of foreign operators' results; return whether there were any to add."""
     graph = model.graph
     known = {v.name: v.type for v in (*graph.value_info, *graph.input, *graph.output) if v.type.WhichOneof("value")}
     computed = [name for node in graph.node for name in node.output if name]
@@ -102,7 +102,7 @@ def _add_types(model: onnx.ModelProto) -> bool:
 
 
 def _types_in_engine(model: onnx.ModelProto, names: list[str]) -> dict[str, onnx.TypeProto]:
-    """Types that ONNX Runtime infers; none where it refuses the model."""
+    """Types inferred by ONNX Runtime; none if it rejects the model."""
     if not names:
         return {}
     asking = protos.copy_into(onnx.ModelProto(), model, ("graph",))
@@ -119,7 +119,7 @@ def _types_in_engine(model: onnx.ModelProto, names: list[str]) -> dict[str, onnx
         for argument in Engine(asking, weights, threads=1).session.get_outputs():
             element = _ELEMENTS.get(argument.type.removeprefix("tensor(").removesuffix(")"))
             if element is not None:
-                # An empty list of sizes can mean an unknown rank as well as a single number.
+                # An empty list of sizes may mean an unknown rank or a scalar.
                 types[argument.name] = onnx.helper.make_tensor_type_proto(element, argument.shape or None)
     return types
 
@@ -129,7 +129,7 @@ _ELEMENTS = {name.lower(): number for name, number in onnx.TensorProto.DataType.
 
 
 def _is_open(type: onnx.TypeProto) -> bool:
-    """Whether the rank or a size of a tensor is not known."""
+    """Whether the rank or a size of a tensor is unknown."""
     if not type.HasField("tensor_type"):
         return False
     if not type.tensor_type.HasField("shape"):
@@ -142,9 +142,9 @@ def _name(dim: onnx.TensorShapeProto.Dimension) -> str:
 
 
 def _trial(model: onnx.ModelProto, first: int, other: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of all values, and the value of every symbolic size as ``"dim:NAME"``, for given sizes of the inputs.
+    """Shapes of all values, and values of symbolic sizes as ``"dim:NAME"``, for given sizes of the inputs.
 
-    One walk over the graph infers shapes and computes what is constant once the inputs have these sizes.
+    One traversal of the graph infers shapes and computes the values that are constant for these input sizes.
     """
     sizes: dict[str, int] = {}
     walk = _Walk(model)
@@ -161,7 +161,7 @@ def _trial(model: onnx.ModelProto, first: int, other: int) -> dict[str, tuple[in
 
 
 class _Walk:
-    """Types and constants of a graph, node by node."""
+    """Types and constants of a graph, computed node by node."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.declared = {value.name: value.type for value in _values(model)}
@@ -175,7 +175,7 @@ class _Walk:
                 self.constants[tensor.name] = constant
 
     def pass_node(self, node: onnx.NodeProto) -> None:
-        """Find the types of a node's outputs, and their values where those are constant."""
+        """Infer the types of a node's outputs, and their values if those are constant."""
         values = self._size(node) or self.evaluator.evaluate(node, self.constants)
         if values is not None:
             self.constants.update(zip(node.output, values, strict=True))
@@ -195,14 +195,14 @@ class _Walk:
                 self.types[name] = type
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes that are known."""
+        """Known shapes."""
         return {name: shape for name, type in self.types.items() if (shape := static_shape(type)) is not None}
 
     def _operands(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
         return {name: self.types[name] for name in protos.needed_names(node) if name in self.types}
 
     def _size(self, node: onnx.NodeProto) -> list[Constant] | None:
-        """What Shape or Size yields for a value of known shape."""
+        """Result of Shape or Size for a value of known shape."""
         if node.op_type not in ("Shape", "Size") or node.domain or node.input[0] not in self.types:
             return None
         shape = static_shape(self.types[node.input[0]])
@@ -215,7 +215,7 @@ class _Walk:
 
 
 def _settle(model: onnx.ModelProto, trials: list[dict[str, tuple[int, ...]]]) -> None:
-    """Fill open sizes by what the trials found; those that follow one named size get its name."""
+    """Fill in open sizes from the trials; those that follow one symbolic size get its name."""
     one, two = trials
     symbols: dict[tuple[int, int], str] = {}
     for key in one:

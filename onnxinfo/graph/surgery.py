@@ -1,4 +1,4 @@
-"""Surgery on the graph: more outputs, only some outputs, the part between tensors. Names of values survive."""
+"""Graph surgery: add outputs, keep only some outputs, extract a part. Names of values are preserved."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def expose(model: ModelSource, tensors: Sequence[str]) -> Model:
     model
         See :func:`onnxinfo.load`.
     tensors
-        Names of tensors of the main graph: computed values, inputs or initializers. Those that are outputs already,
-        and repetitions, change nothing.
+        Names of tensors of the main graph: computed values, inputs or initializers. Existing outputs and duplicates
+        are ignored.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def expose(model: ModelSource, tensors: Sequence[str]) -> Model:
     Raises
     ------
     ModelError
-        The model cannot be loaded, or the type of a tensor is not known.
+        The model cannot be loaded, or the type of a tensor is unknown.
     UsageError
         A tensor is not in the graph.
 
@@ -55,7 +55,7 @@ def expose(model: ModelSource, tensors: Sequence[str]) -> Model:
 
 
 def expose_only(model: ModelSource, tensors: Sequence[str]) -> Model:
-    """Make tensors the only outputs of a model, in this order, and leave out what they do not need.
+    """Make tensors the only outputs of a model, in this order, and remove what they do not need.
 
     Parameters
     ----------
@@ -67,12 +67,12 @@ def expose_only(model: ModelSource, tensors: Sequence[str]) -> Model:
     Returns
     -------
     Model
-        All graph inputs are kept, in their order, except initializers among them that nothing needs any more.
+        All graph inputs are kept in order, except initializers among them that are no longer needed.
 
     Raises
     ------
     ModelError
-        The model cannot be loaded, or the type of a tensor is not known.
+        The model cannot be loaded, or the type of a tensor is unknown.
     UsageError
         A tensor is not in the graph.
     """
@@ -81,27 +81,27 @@ def expose_only(model: ModelSource, tensors: Sequence[str]) -> Model:
 
 
 def extract(model: ModelSource, inputs: Sequence[str], outputs: Sequence[str]) -> Model:
-    """Cut out the part of a graph between tensors.
+    """Extract the part of a graph between tensors.
 
     Parameters
     ----------
     model
         See :func:`onnxinfo.load`.
     inputs
-        Names of tensors that become graph inputs, in this order; what computes them is left out. A graph input or an
-        initializer can be named too, which then has to be given.
+        Names of tensors that become graph inputs, in this order; the nodes that compute them are removed. Graph inputs
+        and initializers may be named too, and then become required inputs.
     outputs
         Names of tensors that become the only graph outputs, in this order.
 
     Returns
     -------
     Model
-        Graph inputs that ``outputs`` need besides ``inputs`` are kept after them.
+        Other graph inputs that ``outputs`` need are kept after ``inputs``.
 
     Raises
     ------
     ModelError
-        The model cannot be loaded, or the type of a tensor is not known.
+        The model cannot be loaded, or the type of a tensor is unknown.
     UsageError
         A tensor is not in the graph, or no output depends on one of the inputs.
 
@@ -115,7 +115,7 @@ def extract(model: ModelSource, inputs: Sequence[str], outputs: Sequence[str]) -
 
 
 def _part(model: Model, inputs: Sequence[str], outputs: Sequence[str], *, keep_inputs: bool) -> Model:
-    """The part of a model that computes ``outputs``, from ``inputs`` and those graph inputs it needs."""
+    """Part of a model that computes ``outputs`` from ``inputs`` and the other graph inputs that it needs."""
     source = model.proto.graph
     values = _Values(source)
     cut, wanted = list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
@@ -151,10 +151,10 @@ def _part(model: Model, inputs: Sequence[str], outputs: Sequence[str], *, keep_i
 def _needed(
     graph: onnx.GraphProto, cut: Collection[str], outputs: Iterable[str]
 ) -> tuple[list[onnx.NodeProto], set[str]]:
-    """Nodes that outputs need, in the graph's order, and the names of all values those read or are."""
+    """Nodes that outputs need, in graph order, and the names of all values that they read or write."""
     needed = set(outputs)
     nodes = []
-    # Nodes are sorted topologically: seen backwards, a node's users come before it.
+    # Nodes are sorted topologically: in reverse, the users of a node precede it.
     for node in reversed(graph.node):
         if any(name in needed and name not in cut for name in node.output if name):
             nodes.append(node)
@@ -165,7 +165,7 @@ def _needed(
 def _without_outputs(
     nodes: Iterable[onnx.NodeProto], cut: Collection[str], names: Collection[str]
 ) -> list[onnx.NodeProto]:
-    """The nodes, those outputs that are inputs now under other names: a node may be needed for its other outputs."""
+    """Nodes with renamed outputs where these are now inputs: a node may be needed for its other outputs."""
     changed = []
     for node in nodes:
         if not set(cut).isdisjoint(node.output):
@@ -178,12 +178,12 @@ def _without_outputs(
 
 
 def _unused(name: str, names: Collection[str]) -> str:
-    """A name like the given one that is not among the names."""
+    """A name similar to the given one that is not among the names."""
     return next(other for i in itertools.count() if (other := f"{name}/unused{i or ''}") not in names)
 
 
 def _called(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> list[onnx.FunctionProto]:
-    """The model's functions that nodes call, directly or through others."""
+    """Functions of the model that nodes call, directly or indirectly."""
     functions = {function_key(function): function for function in model.functions}
     called: set[tuple[str, str, str]] = set()
     pending = list(nodes)
@@ -197,7 +197,7 @@ def _called(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> list[onn
 
 
 class _Values:
-    """What is known about the values of a graph by name."""
+    """Known properties of a graph's values, by name."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
@@ -207,7 +207,7 @@ class _Values:
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
 
     def declared(self, name: str) -> onnx.ValueInfoProto:
-        """Name and type of a value, as an input or output of a graph declares them."""
+        """Name and type of a value, in the form of a graph's input or output declaration."""
         if name in self._declared and self._declared[name].type.WhichOneof("value"):
             return self._declared[name]
         if name in self._initializers:

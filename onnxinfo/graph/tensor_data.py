@@ -1,4 +1,4 @@
-"""Sizes of ONNX tensors: what shape and element type declare, and whether the data is of that size."""
+"""Sizes of ONNX tensors according to shape and element type, and checks of the data's size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx import TensorProto
 from ..errors import ModelError
 from ..text import quoted
 
-#: Bytes of memory the machine has; where it does not say, more than any.
+#: Memory of the machine in bytes; infinite if unknown.
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 50
 
 _BITS = {
@@ -22,7 +22,7 @@ _BITS = {
 }  # fmt: skip
 _BITS_OF = {number: _BITS[name] for name, number in TensorProto.DataType.items() if name in _BITS}
 
-# Field that holds the elements where raw_data does not, and how many entries of it one element takes.
+# Field that holds the elements if raw_data does not, and the number of its entries per element.
 _FIELDS: dict[int, tuple[str, int]] = {
     TensorProto.FLOAT: ("float_data", 1),
     TensorProto.COMPLEX64: ("float_data", 2),
@@ -36,7 +36,7 @@ _FIELDS: dict[int, tuple[str, int]] = {
 
 
 def element_count(tensor: onnx.TensorProto) -> int:
-    """Number of elements that a tensor's shape declares.
+    """Number of elements declared by a tensor's shape.
 
     Raises
     ------
@@ -49,12 +49,12 @@ def element_count(tensor: onnx.TensorProto) -> int:
 
 
 def byte_count(tensor: onnx.TensorProto) -> int:
-    """Number of bytes that a tensor's shape and element type take as raw data.
+    """Size of a tensor's raw data in bytes, by shape and element type.
 
     Raises
     ------
     ModelError
-        Its elements have no fixed size, or are of a type unknown to this version.
+        Its elements have no fixed size, or are of an unknown type.
     """
     if tensor.data_type not in _BITS_OF:
         raise ModelError(
@@ -64,7 +64,7 @@ def byte_count(tensor: onnx.TensorProto) -> int:
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor's data is not in the tensor."""
+    """Whether a tensor's data are stored outside the tensor."""
     return tensor.data_location == TensorProto.EXTERNAL
 
 
@@ -74,7 +74,7 @@ def check_data_size(tensor: onnx.TensorProto) -> None:
     Raises
     ------
     ModelError
-        They differ.
+        The sizes differ.
     """
     if tensor.HasField("raw_data"):
         check_byte_count(tensor, len(tensor.raw_data))
@@ -91,7 +91,7 @@ def check_byte_count(tensor: onnx.TensorProto, actual: int) -> None:
     Raises
     ------
     ModelError
-        They differ.
+        The sizes differ.
     """
     _compare(tensor, actual, byte_count(tensor), "bytes")
 
@@ -105,5 +105,5 @@ def _compare(tensor: onnx.TensorProto, actual: int, expected: int, unit: str) ->
 
 
 def _shape(tensor: onnx.TensorProto) -> str:
-    """A shape as a message shows it."""
+    """Format a shape for messages."""
     return "x".join(map(str, tensor.dims)) if len(tensor.dims) <= 8 else f"of {len(tensor.dims)} dimensions"

@@ -1,4 +1,4 @@
-"""A model in versions that ONNX Runtime reads, as far as that changes nothing of what the model says."""
+"""Lower a model's versions to those that ONNX Runtime supports, if that does not change its meaning."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from onnx import TensorProto, helper
 from . import protos
 from .engine import Engine
 
-# Versions of the file format that added nothing but element types, with those types: a model without them says the same
-# in the version before.
+# Versions of the file format that only added element types, with those types: a model without them is equivalent in
+# the previous version.
 _TYPES_ONLY = {14: {TensorProto.FLOAT6E2M3, TensorProto.FLOAT6E3M2}}
 
 
 @cache
 def newest_format() -> int:
-    """The newest version of the file format that ONNX Runtime reads."""
+    """Newest version of the file format that ONNX Runtime reads."""
     return _newest(onnx.IR_VERSION, lambda version: _identity(8, version))
 
 
 @cache
 def newest_opset() -> int:
-    """The newest version of ONNX's own operators that ONNX Runtime takes."""
+    """Newest version of ONNX's standard operators that ONNX Runtime supports."""
     return _newest(onnx.defs.onnx_opset_version(), lambda version: _identity(version, 8))
 
 
 def lower(model: onnx.ModelProto) -> None:
-    """Give a model that is newer than ONNX Runtime the newest versions that it reads, if nothing later is needed.
+    """Lower the versions of a model that is newer than ONNX Runtime, if it needs nothing newer.
 
-    The operators of an opset are those of the one before, except for the ones that it changes; so a model whose
-    operators all have a definition from before says the same with the older number.
+    An opset contains the operators of the previous one, except for those that it changes; so a model whose operators
+    are all defined in an older opset is equivalent under the older number.
 
     Parameters
     ----------
     model
-        Changed in place.
+        The model; modified in place.
     """
     if model.ir_version > newest_format() and not _needs(model, range(newest_format() + 1, model.ir_version + 1)):
         model.ir_version = newest_format()
@@ -49,13 +49,13 @@ def lower(model: onnx.ModelProto) -> None:
 
 
 def is_too_new(model: onnx.ModelProto) -> bool:
-    """Whether a model has versions that ONNX Runtime does not read."""
+    """Whether a model has versions that ONNX Runtime does not support."""
     imports = (opset for owner in (model, *model.functions) for opset in owner.opset_import)
     return model.ir_version > newest_format() or any(o.version > newest_opset() for o in imports if not o.domain)
 
 
 def nodes_with_opset(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, dict[str, int]]]:
-    """Nodes of the graph, of bodies and of functions, each with the versions of the domains that hold for it."""
+    """Nodes of the graph, of bodies and of functions, each with the applicable operator versions by domain."""
     for owner in (model, *model.functions):
         opsets = {opset.domain: opset.version for opset in owner.opset_import}
         nodes = owner.graph.node if isinstance(owner, onnx.ModelProto) else owner.node
@@ -63,7 +63,7 @@ def nodes_with_opset(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, d
 
 
 def _needs(model: onnx.ModelProto, versions: range) -> bool:
-    """Whether a model may need what some versions of the format added."""
+    """Whether a model may need features that some versions of the format added."""
     if not all(version in _TYPES_ONLY for version in versions):
         return True
     added = set().union(*(_TYPES_ONLY[version] for version in versions))
@@ -74,14 +74,14 @@ def _needs(model: onnx.ModelProto, versions: range) -> bool:
 
 
 def _since(owner: onnx.ModelProto | onnx.FunctionProto, opset: int) -> int:
-    """The opset from which on all of ONNX's own operators in a model or function are defined as in the given one."""
+    """Oldest opset in which all standard operators of a model or function are defined as in the given one."""
     nodes = owner.graph.node if isinstance(owner, onnx.ModelProto) else owner.node
     used = {node.op_type for node in protos.nested(nodes) if not node.domain}
     return max((onnx.defs.get_schema(name, opset, "").since_version for name in used), default=1)
 
 
 def _newest(last: int, build: Callable[[int], onnx.ModelProto]) -> int:
-    """The newest version up to ``last`` of which ONNX Runtime runs a model; it does not say so otherwise."""
+    """Newest version up to ``last`` for which ONNX Runtime runs a model; it offers no other way to find out."""
     for version in range(last, 8, -1):
         try:
             Engine(build(version), threads=1)

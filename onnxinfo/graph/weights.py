@@ -1,4 +1,4 @@
-"""Weights apart from the graph: checks and inference look at none, and a model without them fits any message."""
+"""Detach weights from the graph: checks and inference do not need them, and a model without them fits any message."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from onnx import TensorProto
 from . import protos
 from .tensor_data import byte_count, check_byte_count, check_data_size, is_external
 
-#: Larger tensors are weights; scales, and other numbers that operators read as attributes, are smaller.
+#: Tensors larger than this are weights; scales, and other numbers that operators read as attributes, are smaller.
 LARGE = 4096
-#: Larger tensors of int32 or int64 are weights. Shapes, axes and pads, which shape inference reads, have a number for
-#: each axis, and a tensor may have thousands of axes of size 1.
+#: Tensors of int32 or int64 larger than this are weights. Shapes, axes and pads, which shape inference reads, have one
+#: number per axis, and a tensor may have thousands of axes of size 1.
 LARGE_INTEGERS = 1 << 17
-#: The data of tensors by position in :func:`onnxinfo.graph.protos.tensors`; a whole tensor where it is not raw data.
+#: Data of tensors by position in :func:`onnxinfo.graph.protos.tensors`; a whole tensor if it is not raw data.
 DetachedData = dict[int, bytes | onnx.TensorProto]
 
 _DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "uint64_data", "double_data")
-# Element types that numpy has itself.
+# Element types that numpy supports natively.
 _NATIVE = {
     number
     for name, number in TensorProto.DataType.items()
@@ -29,12 +29,12 @@ _NATIVE = {
 
 
 def detach_data(model: onnx.ModelProto) -> DetachedData:
-    """Take the data out of a model's large tensors, which keep name, type and shape.
+    """Detach the data of a model's large tensors, which keep name, type and shape.
 
     Raises
     ------
     ModelError
-        The data of a tensor is not of the size its shape says.
+        The data of a tensor do not have the size that its shape implies.
     """
     aside: DetachedData = {}
     for i, tensor in enumerate(protos.tensors(model)):
@@ -59,7 +59,7 @@ def detach_data(model: onnx.ModelProto) -> DetachedData:
 
 
 def attach_data(model: onnx.ModelProto, aside: DetachedData) -> None:
-    """Give tensors their data again; ``aside`` is emptied on the way."""
+    """Attach the detached data to their tensors; ``aside`` is emptied in the process."""
     for i, tensor in enumerate(protos.tensors(model)):
         if i not in aside:
             continue
@@ -80,7 +80,7 @@ def detach_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, o
     light
         The copy.
     weights
-        Those initializers of the model by name; they are of types that numpy has itself.
+        Those initializers of the model, by name; their types are native to numpy.
     """
     light = protos.copy_into(onnx.ModelProto(), model, ("graph",))
     protos.copy_into(light.graph, model.graph, ("initializer",))
@@ -96,7 +96,7 @@ def detach_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, o
 
 
 def attach_weights(light: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -> onnx.ModelProto:
-    """Undo :func:`detach_weights`: put the large initializers into the copy again, and return it."""
+    """Reverse :func:`detach_weights`: attach the large initializers to the copy, and return it."""
     for tensor in light.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(weights[tensor.name])
@@ -104,13 +104,13 @@ def attach_weights(light: onnx.ModelProto, weights: Mapping[str, onnx.TensorProt
 
 
 def is_large(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor is a weight, which nothing reads that checks a model or infers its shapes."""
+    """Whether a tensor is a weight, which checks and shape inference do not read."""
     integers = tensor.data_type in (TensorProto.INT32, TensorProto.INT64)
     return tensor.data_type != TensorProto.STRING and byte_count(tensor) > (LARGE_INTEGERS if integers else LARGE)
 
 
 def mark_external(tensor: onnx.TensorProto) -> None:
-    """Let a tensor say that its data is not in it."""
+    """Mark a tensor's data as external."""
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]
     tensor.external_data.add(key="location", value="memory")

@@ -1,1 +1,1 @@
-"""Samples: found, read lazily and prepared as the model takes them."""
+"""Find samples, read them lazily and prepare them for the model."""

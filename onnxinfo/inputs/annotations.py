@@ -1,4 +1,4 @@
-"""Boxes in annotation files: CSV, COCO JSON and Pascal VOC XML. None is trusted: sizes are bounded, XML is plain."""
+"""Read boxes from untrusted annotation files: CSV, COCO JSON and Pascal VOC XML, with bounded sizes and plain XML."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..text import printable
 from .rows import check_file
 
 Array = npt.NDArray[Any]
-#: Which rows of the boxes belong to an image, by its name; None where boxes have no names. Then the boxes, (k, 4).
+#: Row numbers of the boxes by image name, None if boxes have no names; and the boxes, (k, 4).
 Named = tuple[Mapping[str, list[int]] | None, Array]
 
-#: Most bytes that are read of a CSV or JSON file, and of an XML file.
+#: Maximum size in bytes of a CSV or JSON file, and of an XML file.
 MAX_TABLE_BYTES, MAX_XML_BYTES = 1 << 28, 1 << 22
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -32,7 +32,7 @@ def read_csv(path: Path) -> Named:
     Raises
     ------
     InputError
-        The file cannot be read or has other lines; a heading is skipped.
+        The file cannot be read or has other lines; a header is skipped.
     """
     title = f"boxes {printable(path)}"
     text = _read(path, MAX_TABLE_BYTES)
@@ -55,7 +55,7 @@ def read_csv(path: Path) -> Named:
 
 
 def read_coco(path: Path) -> Named:
-    """Read ``bbox`` (x, y, width, height) of all annotations of a COCO JSON file, by ``file_name``.
+    """Read the ``bbox`` (x, y, width, height) of all annotations in a COCO JSON file, by ``file_name``.
 
     Raises
     ------
@@ -78,14 +78,14 @@ def read_coco(path: Path) -> Named:
 
 
 def read_voc(folder: Path) -> dict[str, Array]:
-    """Read the boxes of all objects in a folder of Pascal VOC XML files, by file name without ending.
+    """Read the boxes of all objects in a folder of Pascal VOC XML files, by file name without suffix.
 
-    Pixels are counted from 1 there, and xmax and ymax belong to the box.
+    Pixels are counted from 1 in this format, and xmax and ymax are inclusive.
 
     Raises
     ------
     InputError
-        A file cannot be read, is no plain XML, or holds a box without four corners.
+        A file cannot be read, is not plain XML, or has a box without four corners.
     """
     boxes = {}
     for path in sorted(folder.iterdir()):
@@ -97,7 +97,7 @@ def read_voc(folder: Path) -> dict[str, Array]:
 
 
 class _Plain:
-    """Handlers of an XML parser that collect the corners of ``bndbox`` elements and refuse declarations."""
+    """XML parser handlers that collect the corners of ``bndbox`` elements and refuse declarations."""
 
     def __init__(self) -> None:
         self.boxes: list[dict[str, str]] = []
@@ -105,7 +105,7 @@ class _Plain:
 
     def start(self, tag: str, _: Mapping[str, str]) -> None:
         self._path.append(tag)
-        # Parts of an object (head, hand) have boxes too; an object's own lies directly in it.
+        # Parts of an object (head, hand) have boxes too; the object's own box is its direct child.
         if self._path[-2:] == ["object", "bndbox"]:
             self.boxes.append({})
 

@@ -1,4 +1,4 @@
-"""Arrays of samples in files: ``.npy``, ``.npz:key``, ``.h5:/dataset``."""
+"""Read arrays of samples from files: ``.npy``, ``.npz:key``, ``.h5:/dataset``."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def open_array(spec: str, *, kinds: str = "biuf") -> Rows:
     Parameters
     ----------
     spec
-        ``data.npy``, ``data.npz:key``, ``data.h5:/dataset``; the key may be left out where there is only one array.
+        ``data.npy``, ``data.npz:key``, ``data.h5:/dataset``; the key is optional if there is only one array.
     kinds
-        NumPy's letters for the kinds of elements that are expected.
+        Accepted element kinds, as NumPy's letters.
 
     Returns
     -------
     Rows
-        The array, its first axis being the samples.
+        The array; its first axis is the samples.
 
     Raises
     ------
     InputError
-        The file or the array is missing, damaged, of another kind, or declares more than it can hold.
+        The file or array is missing, damaged, of another kind, or declares more data than it can hold.
     """
     split = split_key(spec)
     if split is None:

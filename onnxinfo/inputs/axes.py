@@ -1,4 +1,4 @@
-"""What the axes of one sample mean: names by the shape and element type of the model's input."""
+"""Names of a sample's axes, inferred from the shape and element type of the model's input."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy.typing as npt
 
 from ..errors import InputError, UsageError
 
-#: One sample's shape as a model declares it, without the batch axis; a str or None is a size left open.
+#: Declared shape of one sample, without the batch axis; a str or None is a dynamic size.
 DeclaredShape = tuple[int | str | None, ...]
 Layout = Literal["auto", "NCHW", "NHWC"]
 
 _SPATIAL = {2: ("time",), 3: ("y", "x"), 4: ("z", "y", "x")}
-# Grey, two-component, RGB, RGBA.
+# Numbers of channels: gray, two-component, RGB, RGBA.
 _FEW = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
 class Target:
-    """The graph input that samples are for.
+    """Graph input that samples are opened for.
 
     Attributes
     ----------
     shape
-        One sample as the model declares it.
+        Shape of one sample as declared by the model.
     names
-        What its axes are.
+        Names of the axes.
     dtype
-        Element type of batches: float32 for floats of 16 bits, else the model's own.
+        Element type of batches: float32 for 16-bit floats, else the model's own.
     """
 
     shape: DeclaredShape
@@ -44,19 +44,19 @@ class Target:
         return set(self.names) == {"channel", "y", "x"}
 
     def declared(self, name: str) -> int | str | None:
-        """Return the size the model declares for an axis."""
+        """Return the size of an axis as declared by the model."""
         return self.shape[self.names.index(name)]
 
 
 def describe(shape: DeclaredShape, dtype: npt.DTypeLike, layout: Layout = "auto") -> Target:
-    """Return what is known of a graph input from its declaration, see :func:`axis_names`.
+    """Describe a graph input by its declaration; see :func:`axis_names`.
 
     Raises
     ------
     UsageError
         The layout is unknown.
     InputError
-        The elements are neither numbers nor booleans.
+        The element type is neither numeric nor boolean.
     """
     kind = np.dtype(dtype)
     if kind in (np.float16, ml_dtypes.bfloat16):
@@ -67,7 +67,7 @@ def describe(shape: DeclaredShape, dtype: npt.DTypeLike, layout: Layout = "auto"
 
 
 def channel_axis(names: tuple[str, ...]) -> int | None:
-    """Return the axis along which values have a unit of their own: channels or features; None where there is none."""
+    """Return the axis along which units differ: channels or features; None without one."""
     return next((axis for axis, name in enumerate(names) if name in ("channel", "feature")), None)
 
 
@@ -80,12 +80,12 @@ def axis_names(shape: DeclaredShape, dtype: np.dtype[Any], layout: Layout = "aut
     Parameters
     ----------
     shape
-        As the model declares it, without the batch axis.
+        Shape as declared by the model, without the batch axis.
     dtype
         Element type of the model's input.
     layout
-        ``NCHW``: channels first; ``NHWC``: channels last; ``auto``: of first and last axis the one with 1 to 4 entries,
-        else the one that differs from the other axes, else the first. In a series it is the shorter axis.
+        ``NCHW``: channels first; ``NHWC``: channels last; ``auto``: the first or last axis, whichever has 1 to 4
+        entries, else whichever differs from the other axes, else the first. In a series it is the shorter axis.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def axis_names(shape: DeclaredShape, dtype: np.dtype[Any], layout: Layout = "aut
     Raises
     ------
     UsageError
-        The layout is none of the three.
+        The layout is unknown.
     """
     if layout not in ("auto", "NCHW", "NHWC"):
         raise UsageError(f"layout {layout!r} is unknown; expected auto, NCHW or NHWC")
@@ -114,7 +114,7 @@ def _series_first(shape: DeclaredShape) -> bool:
     first, last = shape
     if isinstance(first, int) and isinstance(last, int):
         return first <= last
-    return isinstance(first, int) or not isinstance(last, int)  # the open size is the time
+    return isinstance(first, int) or not isinstance(last, int)  # the dynamic size is the time
 
 
 def _image_first(shape: DeclaredShape) -> bool:
@@ -125,12 +125,12 @@ def _image_first(shape: DeclaredShape) -> bool:
 
 
 def fits(actual: tuple[int, ...], declared: DeclaredShape) -> bool:
-    """Whether a sample's shape is one that the model takes."""
+    """Whether the model accepts a sample's shape."""
     return len(actual) == len(declared) and all(
         not isinstance(size, int) or size == n for n, size in zip(actual, declared, strict=True)
     )
 
 
 def shape_text(shape: DeclaredShape) -> str:
-    """Return a shape as people write it, ``3x32x32``, with ``?`` for a size left open."""
+    """Return a shape as text, such as ``3x32x32``, with ``?`` for a dynamic size."""
     return "x".join("?" if size is None else str(size) for size in shape) or "scalar"

@@ -1,4 +1,4 @@
-"""Standard deviations per channel, from one sample after the other."""
+"""Standard deviations per channel, computed sample by sample."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-#: The standard deviation is estimated from at most this many samples, evenly spread.
+#: Maximum number of evenly spaced samples from which the standard deviation is estimated.
 UNIT_SAMPLES = 256
 
 
 def evenly_spread(count: int, most: int = UNIT_SAMPLES) -> list[int]:
-    """Positions of at most so many of ``count`` samples, the first and the last among them."""
+    """Evenly spaced positions among ``count`` samples, at most ``most``, including the first and the last."""
     positions: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
     return positions
 
@@ -31,14 +31,14 @@ def deviation(
     samples
         One array each, all of the same shape.
     axis
-        The axis whose entries have a deviation of their own; None: there is one for everything.
+        Axis whose entries have a deviation each; None: one deviation for all values.
     counted
-        Which values of each sample count, one array each of the sample's shape; None: all.
+        Counted values of each sample, one array each of the sample's shape; None: all.
 
     Returns
     -------
     ndarray
-        (size of the axis,) or (1,); exactly 0 where nothing varies or counts.
+        (size of the axis,) or (1,); exactly 0 where values are constant or none is counted.
     """
     count, total, squares, reference = np.zeros(1), np.zeros(1), np.zeros(1), np.full(1, np.nan)
     everything: Iterable[npt.NDArray[np.bool_]] = repeat(np.ones((), bool))
@@ -47,7 +47,7 @@ def deviation(
         kept = _by_entry(np.broadcast_to(mask, sample.shape), axis)
         first = np.where(kept.any(axis=1), values[np.arange(len(values)), kept.argmax(axis=1)], np.nan)
         reference = np.where(np.isnan(reference), first, reference)
-        # What is constant differs from one of its own values by exactly nothing.
+        # Constant values differ from one of their own by exactly zero.
         difference = np.where(kept, values - reference[:, None], 0)
         count = count + kept.sum(axis=1)
         total = total + difference.sum(axis=1)
@@ -57,17 +57,17 @@ def deviation(
 
 
 def _by_entry(values: Array, axis: int | None) -> Array:
-    """Rearrange values into one row for each entry of an axis."""
+    """Rearrange values into one row per entry of an axis."""
     return values.reshape(1, -1) if axis is None else np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
 
 
 def without_zeros(deviations: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Give channels that never vary a unit: the root mean square of the deviations of those that do.
+    """Replace zeros, of constant channels, by the root mean square of the other channels' deviations.
 
     Parameters
     ----------
     deviations
-        At least one of them is positive.
+        Deviations, of which at least one is positive.
     """
     varying = deviations[deviations > 0]
     return np.where(deviations > 0, deviations, np.sqrt(np.square(varying).mean()))

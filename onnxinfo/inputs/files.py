@@ -1,4 +1,4 @@
-"""Which files an argument names: a model, archives, samples, labels, boxes or masks, however they are given."""
+"""List the files that an argument names: a model, archives, samples, labels, boxes or masks, in any form."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ..kinds import is_onnx
 from .arrays import split_key
 from .images import SUFFIXES, glob_base
 
-#: Endings of the files that are read when a folder is named.
+#: Suffixes of the files that are read from a folder.
 _READ_IN_FOLDERS = SUFFIXES | {".xml"}
-#: Standard input, as models are read from it.
+#: Name of standard input, from which models can be read.
 STANDARD_INPUT = "-"
 
 
 def named_files(given: object) -> Iterator[Path]:
-    """List the files and folders that an argument names, as far as they exist.
+    """List the existing files and folders that an argument names.
 
-    What is no file is passed over. Where a text can be read in several ways, as ``NAME=SPEC,...`` or as a path with an
+    Anything that is not a file is skipped. If a text has several readings, such as ``NAME=SPEC,...`` or a path with an
     equals sign in it, the files of all of them are listed.
 
     Parameters
     ----------
     given
         A path, a specification of samples (``FILE.npz:key``, ``NAME=SPEC,...``, a glob, whose folder is listed), ``-``
-        for standard input, a :class:`~onnxinfo.Model`, arrays, or a sequence or mapping of these. With a model's file,
-        those of its external data are listed.
+        for standard input, a :class:`~onnxinfo.Model`, arrays, or a sequence or mapping of these. For a model file, its
+        external data files are listed, too.
     """
     if isinstance(given, str | os.PathLike):
         yield from _in_text(os.fspath(given))
@@ -45,17 +45,17 @@ def named_files(given: object) -> Iterator[Path]:
 
 
 def holds_read_file(folder: Path, path: Path) -> bool:
-    """Tell whether a file, perhaps by another name, is one that is read when `folder` is named.
+    """Whether a file, possibly under another name, is read when `folder` is named.
 
     Parameters
     ----------
     folder
-        A folder of images, masks or boxes, with its sub-folders.
+        A folder of images, masks or boxes, with its subfolders.
     path
-        A file that exists.
+        An existing file.
     """
     inside = path.resolve().is_relative_to(folder.resolve()) and path.suffix.lower() in _READ_IN_FOLDERS
-    # A large folder is gone through only where the file has several names.
+    # A large folder is searched only if the file has several hard links.
     return inside or (path.stat().st_nlink > 1 and any(_is(entry, path) for entry in folder.rglob("*")))
 
 
@@ -77,7 +77,7 @@ def _in_text(text: str) -> Iterator[Path]:
 
 
 def _external_data(path: Path) -> list[Path]:
-    """Return the files that hold the weights of a model, if that is what the file is."""
+    """Return the files with the weights of a model, if the file is one."""
     try:
         if not path.is_file() or path.stat().st_size == 0 or not is_onnx(path):
             return []
@@ -89,7 +89,7 @@ def _external_data(path: Path) -> list[Path]:
 
 
 def _readings(text: str) -> list[str]:
-    """Return the text, and what stands in it after an equals sign and before a comma."""
+    """Return the text, and its parts after an equals sign and before a comma."""
     if "\0" in text:
         return []
     starts = [0, *(i + 1 for i, c in enumerate(text) if c == "=")]

@@ -1,4 +1,4 @@
-"""Foregrounds of images, for concentration: boxes or masks, moved into the model's input with their images."""
+"""Foregrounds of images, for concentration: boxes or masks, mapped into the model's input along with their images."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from .images import decode, find_images, read_bytes
 from .samples import Samples
 
 Array = npt.NDArray[Any]
-#: Boxes and masks: an array of (samples, 4) or (samples, height, width), or the name of what holds them.
+#: Boxes and masks: an array of (samples, 4) or (samples, height, width), or the name of a file or folder with them.
 ForegroundSpec = str | os.PathLike[str] | npt.NDArray[Any]
 
-#: How far, in pixels, a box may reach over the image's edge: some tools count pixels from 1, some from 0.
+#: Tolerance, in pixels, for boxes beyond the image's edge: some tools count pixels from 1, some from 0.
 EDGE = 1.0
 
 
 @dataclass(frozen=True)
 class Region:
-    """The foreground of one image, in pixels of the original: boxes (k, 4), or a mask that is read when asked for."""
+    """Foreground of one image, in pixels of the original: boxes (k, 4), or a lazily read mask."""
 
     boxes: Array | None = None
     mask: Callable[[], Array] | None = None
 
     def inside(self, geometry: Geometry) -> npt.NDArray[np.bool_]:
-        """Pixels of the model's input that belong to the foreground, (y, x).
+        """Foreground pixels of the model's input, (y, x).
 
         Raises
         ------
         InputError
-            A box is empty or outside the image, a mask empty or of another size.
+            A box is empty or outside the image, or a mask is empty or of another size.
         """
         if self.boxes is not None:
             return _painted(geometry.boxes(_checked(self.boxes, geometry.source)), geometry.output)
         return geometry.mask(self._loaded())
 
     def around(self) -> Array:
-        """The box around all of it, (4,): xmin, ymin, xmax, ymax."""
+        """Bounding box of the whole region, (4,): xmin, ymin, xmax, ymax."""
         if self.boxes is not None:
             return np.concatenate([self.boxes[:, :2].min(0), self.boxes[:, 2:].max(0)])
         rows, columns = np.nonzero(self._loaded())
@@ -63,19 +63,19 @@ class Region:
 
 
 class Foreground(Mapping[str, Region]):
-    """Regions by the names of images, or by their positions in the source.
+    """Regions by image name, or by position in the source.
 
-    A name is found as it is, without its folder, or without its ending: the box of ``cat/1.jpg`` may be called
-    ``1.jpg`` or ``1``.
+    An image is matched by its name, its name without the folder, or without the suffix: the box of ``cat/1.jpg`` may be
+    called ``1.jpg`` or ``1``.
 
     Parameters
     ----------
     title
-        What the user called it.
+        Name given by the user.
     named
         Regions by name.
     rows
-        Regions by position (None: this one has none), where there are no names.
+        Regions by position if they have no names; None: no region for this image.
     """
 
     def __init__(
@@ -94,12 +94,12 @@ class Foreground(Mapping[str, Region]):
         return len(self._named)
 
     def key(self, name: str) -> str:
-        """The name under which an image's region is kept.
+        """The name under which an image's region is stored.
 
         Raises
         ------
         KeyError
-            There is none.
+            The image has no region.
         """
         alone = name.rsplit("/", 1)[-1]
         for key in (name, os.path.splitext(name)[0], alone, os.path.splitext(alone)[0]):
@@ -108,13 +108,13 @@ class Foreground(Mapping[str, Region]):
         raise KeyError(name)
 
     def crops(self) -> Array | Mapping[str, Sequence[float]]:
-        """Boxes to crop images to, as :func:`onnxinfo.open_samples` takes them."""
+        """Boxes to crop images to, in the form that :func:`onnxinfo.open_samples` takes."""
         if self.rows is None:
             return _Around(self)
         return np.stack([np.full(4, np.nan) if region is None else region.around() for region in self.rows])
 
     def masks(self, samples: Samples) -> npt.NDArray[np.uint8]:
-        """Move all foregrounds into the model's input.
+        """Map all foregrounds into the model's input.
 
         Parameters
         ----------
@@ -124,14 +124,14 @@ class Foreground(Mapping[str, Region]):
         Returns
         -------
         ndarray
-            (samples, y, x): 1 in the foreground, else 0. Nothing but 0 where an image has none, or none that is seen.
+            (samples, y, x): 1 in the foreground, else 0. All 0 if an image has no foreground, or none within the crop.
 
         Raises
         ------
         InputError
-            A box or mask does not fit its image, there are not as many as samples, or no sample has a foreground.
+            A box or mask does not fit its image, their number differs from that of the samples, or no sample has one.
         UsageError
-            The samples are no images.
+            The samples are not images.
         """
         if not samples.is_image:
             raise UsageError("a foreground needs images, the model's input is " + " x ".join(samples.layout))
@@ -193,16 +193,16 @@ def open_foreground(spec: ForegroundSpec) -> Foreground:
     Parameters
     ----------
     spec
-        Boxes (samples, 4) of xmin, ymin, xmax, ymax in pixels of the original images (not finite: this one has none),
-        or masks (samples, height, width), not zero in the foreground: an array, ``FILE.npz:key``, ``.npy`` or
-        ``FILE.h5:/dataset``. A CSV file of boxes with their images' names before them, several lines for several boxes,
-        or without names in the order of the samples. A COCO JSON file, whose ``bbox`` are read. A folder of Pascal VOC
-        XML files, or of masks as PNG, called like the images.
+        Boxes (samples, 4) of xmin, ymin, xmax, ymax in pixels of the original images (not finite: no box for this
+        image) or masks (samples, height, width), nonzero in the foreground: an array, ``FILE.npz:key``, ``.npy`` or
+        ``FILE.h5:/dataset``. A CSV file of boxes, each preceded by its image's name, with one line per box, or without
+        names in the order of the samples. A COCO JSON file with ``bbox`` entries. A folder of Pascal VOC XML files, or
+        of PNG masks, named like the images.
 
     Raises
     ------
     InputError
-        It cannot be read, or holds neither boxes nor masks.
+        The source cannot be read, or contains neither boxes nor masks.
     """
     if not isinstance(spec, str | os.PathLike):
         return _from_array(np.asarray(spec), "the foreground")
@@ -247,7 +247,7 @@ def _from_folder(path: Path, title: str) -> Foreground:
     regions = {
         name: Region(mask=partial(_read_mask, file)) for name, file in zip(files.names, files.paths, strict=True)
     }
-    # Masks of photographs have another ending than these.
+    # Masks have another suffix than the photographs.
     return Foreground(title, {os.path.splitext(name)[0]: region for name, region in regions.items()})
 
 
@@ -267,7 +267,7 @@ def _checked(boxes: Array, source: tuple[int, int]) -> Array:
 
 
 def _painted(boxes: Array, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Pixels whose centres lie in any of the boxes."""
+    """Pixels whose centers are in any of the boxes."""
     inside = np.zeros(size, dtype=bool)
     y, x = (np.arange(side) + 0.5 for side in size)
     for left, top, right, bottom in boxes:
@@ -276,12 +276,12 @@ def _painted(boxes: Array, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
 
 
 def crops_of(objects: Foreground | None, times: float | None) -> dict[str, Any]:
-    """Return how images are cropped to their objects, as keywords of :func:`onnxinfo.open_samples`.
+    """Return the options for cropping images to their objects, as keywords of :func:`onnxinfo.open_samples`.
 
     Raises
     ------
     UsageError
-        They are to be cropped, and nothing says where the objects are.
+        Cropping is requested, but there are no boxes or masks.
     """
     if times is None:
         return {}

@@ -16,7 +16,7 @@ from ..text import quoted
 
 Array = npt.NDArray[Any]
 
-# They hand on their first operand's values; a lookup behind them still bounds what an input may hold.
+# Operators that pass on their first operand's values; a lookup after them still bounds what an input may hold.
 _MOVES = {"Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 # Position of the table that an index looks up, by operator and position of the index.
 _LOOKUPS = {
@@ -25,25 +25,27 @@ _LOOKUPS = {
     ("EmbedLayerNormalization", 0): 2,
     ("EmbedLayerNormalization", 1): 4,
 }
-# An input may not ask for more elements than this.
+# Maximum number of elements of an input.
 _MOST_ELEMENTS = 1 << 28
 
 
 def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> dict[str, Array]:
-    """Make up a value for every graph input that has to be given.
+    """Generate a random value for every required graph input.
 
     Floats are drawn from a standard normal distribution. Integers that index a table (token ids, classes) are drawn
+    from its rows, other 8-bit integers from their full range; all other integers (masks, lengths) and booleans are 1,
+    and strings are ``text``.
 
     Parameters
     ----------
     model
         A loaded model.
     batch
-        Size of the first axis where the model leaves it open.
+        Size of the first axis if it is dynamic.
     size
-        Size of the other open axes.
+        Size of the other dynamic axes.
     seed
-        Of the random numbers.
+        Random seed.
 
     Returns
     -------
@@ -53,7 +55,7 @@ def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> 
     Raises
     ------
     InputError
-        An input is not a tensor of known rank, or too large to make up.
+        An input is not a tensor of known rank, or is too large to generate.
     """
     flow = model.flow
     rng = np.random.default_rng(seed)
@@ -70,7 +72,7 @@ def _value(value: onnx.ValueInfoProto, flow: Dataflow, rng: np.random.Generator,
     open_sizes = [batch, *[size] * len(declared)]
     shape = tuple(n if isinstance(n, int) else open_sizes[axis] for axis, n in enumerate(declared))
     if np.prod(shape, dtype=float) > _MOST_ELEMENTS:
-        raise InputError(f"graph input {quoted(value.name)} of shape {shape} is too large to make up; give inputs=...")
+        raise InputError(f"graph input {quoted(value.name)} of shape {shape} is too large to generate; give inputs=...")
     bound = min(_bounds(flow, value.name), default=None)
     return _drawn(shape, onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type), bound, rng)
 
@@ -103,7 +105,7 @@ def _bounds(flow: Dataflow, name: str) -> Iterator[int]:
 
 
 def _length(flow: Dataflow, node: onnx.NodeProto, table: int) -> int | None:
-    """Number of rows in the table that a node looks up, None where it is not known."""
+    """Number of rows in the table that a node looks up; None if unknown."""
     name = node.input[table] if table < len(node.input) else ""
     tensor = flow.initializers.get(name)
     shape = tuple(tensor.dims) if tensor is not None else flow.shape(name)

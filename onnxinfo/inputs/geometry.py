@@ -1,4 +1,4 @@
-"""Where the pixels a model sees lie in the original image: resize and crop, and boxes and masks that follow them."""
+"""Geometry of resize and crop: which region of the original image the model sees, and where boxes and masks end up."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from PIL import Image
 
 from ..errors import InputError
 
-#: How an image comes to the model's size. ``crop``: resized until it covers, then centre-cropped; ``squash``: each side
-#: by itself; ``none``: it must have the size; a number: the shorter side resized to it, then centre-cropped.
+#: Ways to bring an image to the model's size. ``crop``: resize to cover, then center crop; ``squash``: resize both
+#: sides independently; ``none``: sizes must agree; a number: resize the shorter side to it, then center crop.
 Resize = Literal["crop", "squash", "none"] | int
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The region of an image that becomes the model's input.
+    """Region of an image that becomes the model's input.
 
     Attributes
     ----------
     source
         Height and width of the original image, upright.
     region
-        Left, top, right and bottom of what is seen, in pixels of the original.
+        Left, top, right and bottom of the visible region, in pixels of the original.
     output
         Height and width of the model's input.
     """
@@ -36,12 +36,12 @@ class Geometry:
 
     @property
     def identity(self) -> bool:
-        """Whether every pixel stays as it is."""
+        """Whether all pixels are unchanged."""
         height, width = self.source
         return self.source == self.output and self.region == (0, 0, width, height)
 
     def image(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Resize and crop an image, bilinear with anti-aliasing, channel by channel.
+        """Resize and crop an image, bilinearly with antialiasing, channel by channel.
 
         Parameters
         ----------
@@ -51,7 +51,7 @@ class Geometry:
         Returns
         -------
         ndarray
-            (h, w, C); integers stay what they are, float becomes float32.
+            (h, w, C); integer types are kept, floats become float32.
         """
         if self.identity:
             return pixels
@@ -77,7 +77,7 @@ class Geometry:
         Returns
         -------
         ndarray
-            (k, 4), in pixels of the model's input; a box that is not seen has no area.
+            (k, 4), in pixels of the model's input; a box outside the visible region has no area.
         """
         left, top, right, bottom = self.region
         height, width = self.output
@@ -86,12 +86,12 @@ class Geometry:
         return np.asarray(np.clip(moved, 0, np.array([width, height, width, height])), dtype=np.float64)
 
     def mask(self, mask: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Map a mask into the model's input: the pixels at least half covered.
+        """Map a mask into the model's input: pixels that are at least half covered.
 
         Parameters
         ----------
         mask
-            (H, W) of the original; not zero is foreground.
+            (H, W) of the original; nonzero is foreground.
 
         Returns
         -------
@@ -101,7 +101,7 @@ class Geometry:
         Raises
         ------
         InputError
-            The mask has another size than the image.
+            The sizes of mask and image differ.
         """
         inside = np.asarray(mask) != 0
         if inside.shape != self.source:
@@ -124,14 +124,14 @@ def fit(
     source
         Height and width of the original image.
     output
-        Height and width the model takes.
+        Height and width of the model's input.
     resize
-        How, see :data:`Resize`.
+        Way to resize, see :data:`Resize`.
     box
-        Xmin, ymin, xmax, ymax in pixels: the image is first cropped to this box, enlarged about its centre
-        ``box_scale`` times in width and height as far as the image goes (the paper's crop for concentration).
+        Xmin, ymin, xmax, ymax in pixels: the image is first cropped to this box, enlarged about its center by
+        ``box_scale`` in width and height within the image (the paper's crop for concentration).
     box_scale
-        1.5 in the paper.
+        Enlargement of the box; 1.5 in the paper.
 
     Raises
     ------

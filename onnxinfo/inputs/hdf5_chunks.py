@@ -1,7 +1,7 @@
-"""Chunks of HDF5 datasets, inflated to the size they declare and not a byte further.
+"""Read chunks of HDF5 datasets, inflated to their declared size and not a byte further.
 
-HDF5's own deflate filter grows its buffer for as long as the stream lasts, so a few MB can take all memory. Nothing
-here lets it run.
+HDF5's own deflate filter grows its buffer as long as the stream lasts, so a few MB can exhaust memory. It never runs
+here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-#: Largest chunk that is decoded, in bytes.
+#: Maximum size of a decoded chunk, in bytes.
 MAX_CHUNK_BYTES = 1 << 28
-# What deflate adds to data it cannot shrink, with room to spare.
+# Overhead of deflate on incompressible data, generously.
 _OVERHEAD = 4096
 _SUPPORTED: tuple[list[int], ...] = (
     [],
@@ -27,12 +27,12 @@ _SUPPORTED: tuple[list[int], ...] = (
 
 
 def filter_codes(dataset: h5py.Dataset) -> list[int]:
-    """Return the filters a chunked dataset was written with, in the order of writing.
+    """Return the filters of a chunked dataset, in the order of writing.
 
     Raises
     ------
     ValueError
-        They are others than shuffle and deflate, or a chunk is larger than ``MAX_CHUNK_BYTES``.
+        There are filters other than shuffle and deflate, or a chunk is larger than ``MAX_CHUNK_BYTES``.
     """
     plist = dataset.id.get_create_plist()
     codes = [plist.get_filter(position)[0] for position in range(plist.get_nfilters())]
@@ -51,16 +51,16 @@ def read_chunk(dataset: h5py.Dataset, offset: tuple[int, ...], codes: list[int])
     Parameters
     ----------
     dataset
-        A chunked dataset of numbers.
+        A chunked numeric dataset.
     offset
-        Where the chunk begins, in elements, one number per axis.
+        Start of the chunk in elements, one number per axis.
     codes
-        What :func:`filter_codes` returned.
+        Result of :func:`filter_codes`.
 
     Returns
     -------
     ndarray
-        Of the chunk's whole shape, also where it reaches beyond the dataset; the fill value where none was written.
+        Of the full chunk shape, even at the edge of the dataset; the fill value if the chunk was never written.
 
     Raises
     ------
@@ -78,13 +78,13 @@ def read_chunk(dataset: h5py.Dataset, offset: tuple[int, ...], codes: list[int])
 
 
 def stored_limit(dataset: h5py.Dataset) -> int:
-    """Return the largest size in bytes that a chunk may have in the file."""
+    """Return the maximum size in bytes of a chunk in the file."""
     size: int = dataset.dtype.itemsize * math.prod(dataset.chunks)
     return size + size // 1000 + _OVERHEAD
 
 
 def decode_chunk(dataset: h5py.Dataset, data: bytes, codes: list[int], mask: int = 0) -> npt.NDArray[Any]:
-    """Return the values of a chunk from its bytes in the file; what follows a deflated chunk is left aside.
+    """Decode a chunk from its bytes in the file; bytes after a deflated chunk are ignored.
 
     Parameters
     ----------
@@ -93,12 +93,12 @@ def decode_chunk(dataset: h5py.Dataset, data: bytes, codes: list[int], mask: int
     data
         The bytes.
     mask
-        Bit n is set where the filter at position n was skipped.
+        Bit n is set if the filter at position n was skipped.
 
     Raises
     ------
     ValueError
-        They are damaged.
+        The bytes are damaged.
     """
     size = dataset.dtype.itemsize * math.prod(dataset.chunks)
     for position, code in reversed([*enumerate(codes)]):

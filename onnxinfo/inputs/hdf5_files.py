@@ -1,7 +1,7 @@
-"""Datasets in HDF5 files, read row by row.
+"""Read datasets in HDF5 files, row by row.
 
-No link is followed but those that make up the file itself, no data is fetched from other files, and chunks are inflated
-to the size they declare and not a byte further (see :mod:`onnxinfo.inputs.hdf5_chunks`).
+Only links within the file are followed, no data are read from other files, and chunks are inflated to their declared
+size and not a byte further (see :mod:`onnxinfo.inputs.hdf5_chunks`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .hdf5_chunks import filter_codes, read_chunk
 from .rows import MAX_RATIO, Array, Rows, check_declared, listing, reading
 
 _CACHE_BYTES = 1 << 27
-# Members of groups looked at to list a file's datasets.
+# Maximum number of group members visited when listing a file's datasets.
 _VISITED = 1000
 
 
 def open_hdf5(path: Path, key: str | None, kinds: str) -> Rows:
-    """Open a dataset, see :func:`.arrays.open_array`; the file is open only while something is read from it."""
+    """Open a dataset, see :func:`.arrays.open_array`; the file is open only during reads."""
     with _opened(path) as file:
         if key is None:
             found = _datasets(file)
@@ -48,7 +48,7 @@ def _opened(path: Path) -> h5py.File:
 
 
 class _DatasetRows(Rows):
-    """Rows of an HDF5 dataset whose storage :func:`_check` found to be in order."""
+    """Rows of an HDF5 dataset whose storage was validated by :func:`_check`."""
 
     def __init__(self, path: Path, key: str, dataset: h5py.Dataset, codes: list[int]) -> None:
         self.name, self.shape, self.dtype = printable(key.rsplit("/", 1)[-1]), dataset.shape, dataset.dtype
@@ -104,10 +104,10 @@ def _dataset(file: Any, key: str, path: str) -> Any:
 
 
 def _datasets(file: Any) -> list[str]:
-    """Names of datasets, as far as ``_VISITED`` members tell."""
+    """Names of datasets, from at most ``_VISITED`` members."""
     found: list[str] = []
     groups, visited = [file], 0
-    for group in groups:  # grows while it is gone through
+    for group in groups:  # grows during the iteration
         for name in group:
             visited += 1
             if visited > _VISITED:
@@ -123,7 +123,7 @@ def _datasets(file: Any) -> list[str]:
 
 
 def _check(dataset: Any, what: str, kinds: str) -> list[int]:
-    """Return the filters of a dataset after checking that its data lies in the file, as much of it as it declares."""
+    """Return the filters of a dataset after checking that its data are in the file, completely."""
     check_declared(dataset.shape or (), dataset.dtype, kinds, what)
     plist = dataset.id.get_create_plist()
     layout = plist.get_layout()

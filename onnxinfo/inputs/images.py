@@ -1,7 +1,7 @@
-"""Image files: finding them, and decoding them whatever their colours, depth, orientation and intentions.
+"""Find and decode image files of any color mode, depth and orientation, including malicious ones.
 
-Only common raster formats are opened (none that starts another program), no more than ``MAX_PIXELS`` are decoded, and
-no symbolic link is followed out of the folder that was named.
+Only common raster formats are opened (none that starts another program), at most ``MAX_PIXELS`` are decoded, and
+symbolic links out of the named folder are not followed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ..errors import InputError
 from ..text import printable
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-#: Most pixels of an image that is decoded.
+#: Maximum number of pixels of a decoded image.
 MAX_PIXELS = 89_478_485
-#: Most bytes of an image file that is read.
+#: Maximum size of an image file in bytes.
 MAX_FILE_BYTES = 1 << 28
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
@@ -47,18 +47,18 @@ _UPRIGHT = {
 
 @dataclass
 class ImageFiles:
-    """Image files in the order of their names.
+    """Image files, sorted by name.
 
     Attributes
     ----------
     paths
         The files.
     names
-        Their names: relative to the folder, with forward slashes, without what does not print.
+        Names relative to the folder, with forward slashes and without unprintable characters.
     classes
-        Names of the class folders, sorted; empty where the files do not lie in two or more.
+        Sorted names of the class folders; empty if the files are in fewer than two folders.
     skipped
-        Name and reason of the files left out.
+        Name and reason of each file left out.
     """
 
     paths: list[Path]
@@ -67,7 +67,7 @@ class ImageFiles:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def labels(self) -> npt.NDArray[np.int64] | None:
-        """Return the class of every file, (n,), as its position in ``classes``; None where there are none."""
+        """Return the class of every file, (n,), as its position in ``classes``; None without classes."""
         if not self.classes:
             return None
         index = {name: position for position, name in enumerate(self.classes)}
@@ -75,12 +75,12 @@ class ImageFiles:
 
 
 def find_images(spec: str | os.PathLike[str]) -> ImageFiles:
-    """Find the image files of a folder (with its sub-folders), of a glob pattern, or the one file that is named.
+    """Find the image files of a folder (with its subfolders), of a glob pattern, or a single one.
 
     Raises
     ------
     InputError
-        There is no such path, or no image file.
+        The path does not exist, or there are no image files.
     """
     path = Path(spec)
     if os.path.isfile(path):
@@ -102,12 +102,12 @@ def find_images(spec: str | os.PathLike[str]) -> ImageFiles:
 
 
 def list_images(paths: Iterable[str | os.PathLike[str]]) -> ImageFiles:
-    """Return the given files in the given order, named relative to the folder they share.
+    """List the given files in the given order, with names relative to their common folder.
 
     Raises
     ------
     InputError
-        One is missing or no image.
+        A file is missing or not an image.
     """
     files = [find_images(path).paths for path in paths]
     if any(len(found) != 1 for found in files):
@@ -150,7 +150,7 @@ def _matching(pattern: Path) -> ImageFiles:
 
 
 def glob_base(pattern: Path) -> Path:
-    """Return the folder below which a glob pattern looks."""
+    """Return the folder in which a glob pattern searches."""
     plain = []
     for part in pattern.parts[:-1]:
         if glob.has_magic(part):
@@ -182,10 +182,10 @@ def read_bytes(path: Path) -> bytes:
     Raises
     ------
     InputError
-        It is not a regular file, larger than ``MAX_FILE_BYTES``, or cannot be read.
+        The file is not a regular file, is larger than ``MAX_FILE_BYTES``, or cannot be read.
     """
     try:
-        if not os.path.isfile(path):  # a pipe would block, a device would not end
+        if not os.path.isfile(path):  # a pipe would block, a device would never end
             raise InputError("not a regular file")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -197,17 +197,17 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(data: bytes, channels: int) -> npt.NDArray[np.uint8]:
-    """Decode an image as it is meant to be seen.
+    """Decode an image as it is meant to be displayed.
 
-    The first frame, upright by its EXIF orientation, 16-bit grey scaled to 8 bits, converted to grey, RGB or RGBA;
-    where RGB or grey is asked for, transparency is dropped, as training pipelines do.
+    First frame, upright according to its EXIF orientation, 16-bit gray scaled to 8 bits, converted to gray, RGB or
+    RGBA; for gray and RGB, transparency is dropped, as training pipelines do.
 
     Parameters
     ----------
     data
         Contents of the file.
     channels
-        1 (grey), 3 (RGB) or 4 (RGBA).
+        1 (gray), 3 (RGB) or 4 (RGBA).
 
     Returns
     -------
@@ -229,7 +229,7 @@ def decode(data: bytes, channels: int) -> npt.NDArray[np.uint8]:
                 pixels = np.asarray(_coloured(_upright(image), _COLOURS[channels]))
     except InputError:
         raise
-    except Exception as error:  # whatever Pillow's decoders raise on damaged data
+    except Exception as error:  # Pillow's decoders raise all kinds of errors on damaged data
         raise InputError(_reason(error)) from None
     return pixels.reshape(*pixels.shape[:2], channels)
 
@@ -248,7 +248,7 @@ def _reason(error: Exception) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # damaged metadata; the pixels are whole
+    except Exception:  # damaged metadata; the pixels are intact
         return image
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)

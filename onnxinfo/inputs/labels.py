@@ -1,4 +1,4 @@
-"""Labels of samples: from an array, a CSV file, or the folders images lie in."""
+"""Read labels of samples: from an array, a CSV file, or the folders of images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .rows import check_file
 
 LabelSpec = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[int] | Sequence[str]
 
-#: Most bytes of a CSV file that is read.
+#: Maximum size of a CSV file in bytes.
 MAX_CSV_BYTES = 1 << 27
 _GREATEST_LABEL = 2**53
 _HEADINGS = frozenset({"name", "file", "filename", "image", "path", "id", "label", "class", "target", "y"})
@@ -31,22 +31,22 @@ def open_labels(spec: LabelSpec, names: Sequence[str]) -> tuple[npt.NDArray[np.i
     Parameters
     ----------
     spec
-        Labels themselves; ``data.npz:y_test``, ``.npy`` or ``.h5:/dataset``; or a CSV file with one column (labels in
-        the order of the samples) or two (sample name, label). A CSV heading of common names is skipped.
+        The labels themselves; ``data.npz:y_test``, ``.npy`` or ``.h5:/dataset``; or a CSV file with one column (labels
+        in the order of the samples) or two (sample name, label). A header with common names is skipped.
     names
-        The samples' names.
+        Names of the samples.
 
     Returns
     -------
     labels : ndarray
         (len(names),) of int64.
     classes : list of str
-        What the labels are called where they were given as text (labels then are positions in it), else empty.
+        Names of the labels if they were given as text (labels are then positions in it), else empty.
 
     Raises
     ------
     InputError
-        They cannot be read, are neither integers nor text, or not one for every sample.
+        The labels cannot be read, are neither integers nor text, or their number differs from that of the samples.
     """
     if isinstance(spec, str | os.PathLike):
         if split_key(os.fspath(spec)):
@@ -79,7 +79,7 @@ def _encode(values: npt.NDArray[Any], count: int, what: str) -> tuple[npt.NDArra
         return np.array([index[text] for text in texts], dtype=np.int64), [printable(name) for name in classes]
     if (values.dtype.kind == "f" and not (values == np.trunc(values)).all()) or values.dtype.kind not in "biuf":
         raise InputError(f"{what}: elements of type {values.dtype}, expected integers or text")
-    # Beyond that the integers of a float are not those that were meant, and int64 ends.
+    # Larger integers are not exact as floats, and overflow int64.
     if values.dtype.kind in "uf" and (abs(values) > _GREATEST_LABEL).any():
         raise InputError(f"{what}: numbers up to {abs(values).max():.4g}, expected integers up to {_GREATEST_LABEL}")
     return values.astype(np.int64), []

@@ -1,4 +1,4 @@
-"""Samples as they are given to the model, in arrays: what another process or machine needs of them."""
+"""Preprocessed samples in arrays, as sent to another process or machine."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class PreprocessedSamples(Samples):
     Parameters
     ----------
     samples
-        Where names, labels, layout and unit are taken from.
+        Samples that provide names, labels, layout and unit.
     held
-        All of them, preprocessed, (n, *shape); or a file of numpy's that holds them.
+        All samples, preprocessed, (n, *shape); or a ``.npy`` file with them.
     """
 
     def __init__(self, samples: Samples, held: Array | Path) -> None:
@@ -34,14 +34,14 @@ class PreprocessedSamples(Samples):
         self._held = held
 
     def batch(self, indices: Sequence[int]) -> Array:
-        """Return samples as the model takes them, see :meth:`Samples.batch`."""
-        # Mapped, a file's samples are in memory only where and while they are used, once for all processes.
+        """Return samples as the model takes them; see :meth:`Samples.batch`."""
+        # A memory-mapped file takes memory only for samples in use, once for all processes.
         held = np.load(self._held, mmap_mode="r") if isinstance(self._held, Path) else self._held
         return np.array(held[list(indices)])
 
 
 def write_memmap(samples: Samples, path: Path) -> PreprocessedSamples:
-    """Write samples to a new file, some at a time, and return them held there."""
+    """Write samples to a new file in batches, and return samples backed by it."""
     held = np.lib.format.open_memmap(path, "w+", samples.dtype, (len(samples), *samples.shape))
     for start in range(0, len(samples), _AT_ONCE):
         held[start : start + _AT_ONCE] = samples.batch(range(start, min(start + _AT_ONCE, len(samples))))

@@ -1,8 +1,8 @@
-"""Arrays in ``.npy`` and ``.npz`` files, read row by row where they lie in the file as they are.
+"""Read arrays in ``.npy`` and ``.npz`` files row by row, in place.
 
-Nothing is unpickled, and what a header declares is held against what the file has before memory is taken. The rows of
-a compressed ``.npz`` (``numpy.savez_compressed``) can only be read from its beginning: the chosen ones are inflated
-once and kept.
+Nothing is unpickled, and a header is checked against the size of the file before memory is allocated. A compressed
+``.npz`` (``numpy.savez_compressed``) can only be read from its start: the chosen rows are inflated once and kept in
+memory.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ..errors import InputError
 from ..text import printable
 from .rows import LIBRARY_ERRORS, MAX_RATIO, Array, MemoryRows, Rows, check_declared, listing, reading
 
-#: Most bytes taken for rows that must be held in memory (compressed, or in Fortran order).
+#: Maximum size in bytes of rows that must be kept in memory (compressed, or in Fortran order).
 MAX_LOADED_BYTES = 1 << 30
-#: Members of an ``.npz`` up to this size are held against their checksum; larger ones are trusted to be whole.
+#: Members of an ``.npz`` up to this size are verified against their checksum; larger ones are assumed intact.
 MAX_VERIFIED_BYTES = 1 << 30
-# NumPy refuses headers over 10,000 characters; nothing further is read to look for one.
+# NumPy refuses headers over 10,000 characters; no more is read to find one.
 _HEADER_BYTES = 16_384
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What the header of a ``.npy`` file declares, and how long it is."""
+    """Declarations and length of the header of a ``.npy`` file."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -47,7 +47,7 @@ class _Header:
 
 
 def open_npy(path: Path, key: str | None, kinds: str) -> Rows:
-    """Open a ``.npy`` file, which takes no key; see :func:`onnxinfo.inputs.arrays.open_array`."""
+    """Open a ``.npy`` file, which has no keys; see :func:`onnxinfo.inputs.arrays.open_array`."""
     if key is not None:
         raise InputError(f"{printable(path)} holds one array and takes no key, got {printable(key)}")
     with open(path, "rb") as file:
@@ -58,11 +58,11 @@ def open_npy(path: Path, key: str | None, kinds: str) -> Rows:
 
 
 def open_npz(path: Path, key: str | None, kinds: str) -> Rows:
-    """Open an array of an ``.npz`` file, see :func:`onnxinfo.inputs.arrays.open_array`."""
+    """Open an array in an ``.npz`` file; see :func:`onnxinfo.inputs.arrays.open_array`."""
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise InputError(f"{printable(path)} is no .npz file ({error})") from None
+        raise InputError(f"{printable(path)} is not an .npz file ({error})") from None
     with archive:
         member = _member(path, archive, key)
         name = printable(member.filename.removesuffix(".npy"))
@@ -81,7 +81,7 @@ def open_npz(path: Path, key: str | None, kinds: str) -> Rows:
 
 
 def _ordered(header: _Header, what: str, open_rows: Callable[[_Header], Rows]) -> Rows:
-    """Rows of an array, which in Fortran order do not lie one after the other: it is then read whole."""
+    """Rows of an array; in Fortran order they are not contiguous, so the whole array is read."""
     if not header.fortran:
         return open_rows(header)
     if header.nbytes > MAX_LOADED_BYTES:
@@ -91,7 +91,7 @@ def _ordered(header: _Header, what: str, open_rows: Callable[[_Header], Rows]) -
 
 
 class _FileRows(Rows):
-    """Rows that lie in a file one after the other, behind a header that begins at ``start``."""
+    """Contiguous rows in a file, after a header that starts at ``start``."""
 
     def __init__(self, path: Path, name: str, header: _Header, start: int) -> None:
         self.name, self.shape, self.dtype = name, header.shape, header.dtype
@@ -110,7 +110,7 @@ class _FileRows(Rows):
 
 
 class _DeflatedRows(Rows):
-    """Rows of a compressed member of a zip archive, which can only be read from its beginning."""
+    """Rows of a compressed member of a zip archive, which can only be read from its start."""
 
     def __init__(self, path: Path, name: str, header: _Header, member: str) -> None:
         self.name, self.shape, self.dtype = name, header.shape, header.dtype
@@ -151,7 +151,7 @@ def _fill(target: Array, stream: IO[bytes], what: str) -> None:
 
 
 def _exhaust(stream: IO[bytes]) -> None:
-    """Read to the end, where zipfile compares the checksum."""
+    """Read to the end, where zipfile verifies the checksum."""
     while stream.read(_BLOCK):
         pass
 
@@ -178,7 +178,7 @@ def _check_member(member: zipfile.ZipInfo, what: str) -> None:
 
 
 def _member_start(path: Path, member: zipfile.ZipInfo) -> int:
-    """Where the data of a stored member begins, behind its local header."""
+    """Offset of a stored member's data, after its local header."""
     with open(path, "rb") as file:
         file.seek(member.header_offset)
         name, extra = struct.unpack("<26xHH", file.read(30))
@@ -189,7 +189,7 @@ def _member_start(path: Path, member: zipfile.ZipInfo) -> int:
 
 
 def _parse_header(prefix: bytes, stored: int, kinds: str, what: str) -> _Header:
-    """Parse a header and hold it against the bytes that are stored, the header's own included."""
+    """Parse a header and check it against the number of stored bytes, including the header."""
     stream = io.BytesIO(prefix)
     try:
         version = np.lib.format.read_magic(stream)

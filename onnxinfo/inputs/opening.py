@@ -1,4 +1,4 @@
-"""Samples for a model's input: folders and globs of images, ``.npz:key``, ``.npy``, ``.h5:/dataset`` or arrays."""
+"""Open samples for a model's input: folders and globs of images, ``.npz:key``, ``.npy``, ``.h5:/dataset`` or arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .selection import BoxSpec, Opened, Selection, open_files, open_rows
 __all__ = ["Samples", "Spec", "open_samples"]
 
 Spec = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[Any]
-#: Longest side of an image that ``size`` can ask for, in pixels.
+#: Maximum side length, in pixels, for ``size``.
 MAX_SIDE = 16_384
 
 
@@ -50,54 +50,54 @@ def open_samples(
 ) -> Samples:
     """Open the samples of one graph input.
 
-    Image files are decoded once here, so that those which cannot be read are known before work begins, and again when
-    they are needed; arrays of other than 8-bit values are read through once for values the model cannot take. Arrays
-    stay in their files, except a compressed ``.npz``, whose chosen rows are kept in memory.
+    Image files are decoded once here, to detect unreadable ones before work begins, and again when they are needed;
+    arrays of types other than 8 bits are read once to detect values that the model cannot take. Arrays stay in their
+    files, except for a compressed ``.npz``, whose chosen rows are kept in memory.
 
     Parameters
     ----------
     spec
-        A folder of images (with sub-folders, in the order of names), a glob pattern, an image, a sequence of image
-        paths, ``.npz:key``, ``.npy``, ``.h5:/dataset`` (or ``.hdf5``), or an array, samples first. Images in arrays may
-        have their channels first or last, or no channel axis where the model takes one channel.
+        A folder of images (with subfolders, sorted by name), a glob pattern, an image, a sequence of image paths,
+        ``.npz:key``, ``.npy``, ``.h5:/dataset`` (or ``.hdf5``), or an array with the samples as first axis. Images in
+        arrays may have channels first or last, or no channel axis if the model takes one channel.
     shape
-        One sample as the model declares it, without batch axis; a str or None leaves a size open.
+        Shape of one sample as declared by the model, without batch axis; a str or None is a dynamic size.
     dtype
         Element type of the model's input.
     preset
         ``imagenet``, ``cifar10`` or ``unit``, see :data:`onnxinfo.preprocess.PRESETS`.
     scale, mean, std
-        The model gets ``(x * scale - mean) / std``; each overrides the preset's. With nothing named, 8-bit images are
-        scaled by 1/255 and everything else stays as it is.
+        The model gets ``(x * scale - mean) / std``; each overrides the preset's. By default, 8-bit images are scaled by
+        1/255 and all other data are unchanged.
     layout
-        The model's: ``NCHW``, ``NHWC``, or ``auto`` (see :func:`onnxinfo.inputs.axes.axis_names`).
+        Layout of the model: ``NCHW``, ``NHWC``, or ``auto`` (see :func:`onnxinfo.inputs.axes.axis_names`).
     size
-        Height and width where the model leaves them open; default: what all images agree on.
+        Height and width for dynamic sizes of the model; default: the common size of all images.
     resize
-        ``crop`` (resized to cover, then centre-cropped), ``squash``, ``none``, or the shorter side to resize to before
-        the centre crop (256 for many ImageNet models). Default: ``crop`` for files and 8-bit arrays; ``none`` for other
-        arrays, which are taken to be preprocessed.
+        ``crop`` (resize to cover, then center crop), ``squash``, ``none``, or the length of the shorter side before
+        the center crop (256 for many ImageNet models). Default: ``crop`` for files and 8-bit arrays; ``none`` for other
+        arrays, which are assumed to be preprocessed.
     limit, shuffle, seed
-        Take at most ``limit``: the first, or with ``shuffle`` a random choice by ``seed``, in the order of the source.
+        Take at most ``limit`` samples: the first, or with ``shuffle`` a random subset by ``seed``, in source order.
     labels
-        See :func:`onnxinfo.inputs.labels.open_labels`; default: by class folder, if the images lie in two or more.
+        See :func:`onnxinfo.inputs.labels.open_labels`; default: class folders, if there are at least two.
     boxes
-        Crop each image to this box, ``box_scale`` times enlarged. Samples without a box (not finite, or no such name)
+        Crop each image to its box, enlarged by ``box_scale``. Samples without a box (not finite, or no matching name)
         are left out.
     box_scale
-        1.5 in the paper.
+        Enlargement of the box; 1.5 in the paper.
 
     Returns
     -------
     Samples
-        At least one.
+        The samples; at least one.
 
     Raises
     ------
     InputError
         The samples cannot be read or do not fit the model.
     UsageError
-        An option makes no sense for this model.
+        An option does not apply to this model.
 
     Examples
     --------
@@ -126,14 +126,14 @@ def open_samples(
 
 
 def check_present(spec: str) -> None:
-    """Refuse a specification of files that are not there, before anything is read.
+    """Raise, before anything is read, if a specification names missing files.
 
-    Text that may name graph inputs is left to :func:`.sample_sets.parse_inputs`, which needs to know them.
+    Text that may name graph inputs is left to :func:`.sample_sets.parse_inputs`, which knows them.
 
     Raises
     ------
     InputError
-        There is no such file or folder.
+        The file or folder does not exist.
     """
     if "=" in spec or os.path.exists(spec) or glob.has_magic(spec):
         return
@@ -152,7 +152,7 @@ def _open(spec: Spec, target: Target, selection: Selection, labels: LabelSpec | 
 
 
 def _as_rows(spec: Spec) -> Rows | None:
-    """Return the array that is meant, None where image files are."""
+    """Return the array that is specified; None for image files."""
     if isinstance(spec, str | os.PathLike):
         text = os.fspath(spec)
         return open_array(text) if split_key(text) and not os.path.isdir(text) else None
@@ -193,7 +193,7 @@ def _place(
     resize: Resize | None,
     box_scale: float,
 ) -> Preprocessing:
-    """Settle how images come to the model's size."""
+    """Determine how images are brought to the model's size."""
     if resize is None:
         resize = "crop" if opened.source.dtype == np.uint8 else "none"
     if resize not in ("crop", "squash", "none") and (not isinstance(resize, int) or resize < max(output)):

@@ -1,4 +1,4 @@
-"""From stored values to what a model takes: ``(x * scale - mean) / std``, by a named preset or explicit numbers."""
+"""Preprocess stored values for the model: ``(x * scale - mean) / std``, by a named preset or explicit numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .geometry import Resize
 
 Numbers = tuple[float, ...]
 
-#: Mean and standard deviation per channel of images in 0..1, by the name of the preset.
+#: Mean and standard deviation per channel of images in 0..1, by preset name.
 PRESETS: dict[str, tuple[Numbers, Numbers] | None] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -26,22 +26,23 @@ _BYTE = 1 / 255
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How samples were brought to the model, in full: the part of a run's recipe that concerns its inputs.
+    """Complete description of the preprocessing: the part of a run's recipe that concerns its inputs.
 
     Attributes
     ----------
     preset
-        The preset that was named, if any.
+        Name of the preset, if any.
     scale
-        Factor on the stored values.
+        Factor applied to the stored values.
     mean, std
-        Subtracted from and divided into the scaled values, one number or one per channel; None: 0 and 1.
+        Subtracted from the scaled values, and what they are then divided by; one number or one per channel; None: 0 and
+        1.
     resize
-        How images came to the model's size, None for data that is not images.
+        Way in which images were brought to the model's size; None for other data.
     size
-        Height and width of the model's input, None for data that is not images.
+        Height and width of the model's input; None for data other than images.
     box_scale
-        How many times its box an image was cropped to, None without boxes.
+        Enlargement of the box to which an image was cropped; None without boxes.
     """
 
     preset: str | None = None
@@ -53,7 +54,7 @@ class Preprocessing:
     box_scale: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as what JSON can hold."""
+        """Return all fields as JSON-compatible values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def normalise(
@@ -64,14 +65,14 @@ class Preprocessing:
         Parameters
         ----------
         values
-            Stored values, of any shape.
+            Stored values of any shape.
         axis
-            The axis that ``mean`` and ``std`` run along.
+            Axis along which ``mean`` and ``std`` vary.
         dtype
-            The float type it is computed in.
+            Float type of the computation.
         """
         kind = np.dtype(dtype)
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported with the sample's name
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported with the sample's name
             result = np.array(values, dtype=kind)
             if self.scale != 1:
                 result *= np.asarray(self.scale, dtype=kind)
@@ -99,10 +100,10 @@ def choose(
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
 ) -> Preprocessing:
-    """Settle scale, mean and standard deviation: explicit numbers win over the preset, the preset over the default.
+    """Determine scale, mean and standard deviation: explicit numbers override the preset, the preset the default.
 
-    The default scales 8-bit images by 1/255 and leaves all other data as it is. A preset's own scale of 1/255 is meant
-    for 8-bit values; floats are taken to be in 0..1 already.
+    The default scales 8-bit images by 1/255 and leaves all other data unchanged. A preset's own scale of 1/255 applies
+    to 8-bit values; floats are assumed to be in 0..1 already.
 
     Parameters
     ----------
@@ -111,15 +112,15 @@ def choose(
     image
         Whether they are images.
     channels
-        How many numbers ``mean`` and ``std`` may have besides one; None where there is no such axis.
+        Number of values that ``mean`` and ``std`` may have if not one; None without such an axis.
     preset, scale, mean, std
-        As the user gave them.
+        As given by the user.
 
     Raises
     ------
     UsageError
-        An unknown preset, a number that is not finite, a standard deviation that is not positive, or another count of
-        numbers than the model has channels.
+        The preset is unknown, a number is not finite, a standard deviation is not positive, or the count differs from
+        the model's number of channels.
     """
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")

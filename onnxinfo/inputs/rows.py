@@ -1,4 +1,4 @@
-"""Samples along the first axis of an array, wherever it lies, and what every reader of array files needs."""
+"""Samples along the first axis of an array, in memory or in a file, and helpers shared by readers of array files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ..text import printable
 
 Array = npt.NDArray[Any]
 
-#: Most bytes of one sample.
+#: Maximum size of one sample in bytes.
 MAX_ROW_BYTES = 1 << 28
-#: Deflate cannot shrink data further (1032:1), so what declares more is damaged or hostile.
+#: Maximum ratio of deflate (1032:1); data that declare more are damaged or malicious.
 MAX_RATIO = 1040
-#: What libraries raise on damaged files.
+#: Errors that libraries raise on damaged files.
 LIBRARY_ERRORS = (
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
@@ -41,9 +41,9 @@ class Rows(ABC):
     Attributes
     ----------
     name
-        What a row is called, ``x_test`` in ``x_test[17]``.
+        Name of the rows: ``x_test`` in ``x_test[17]``.
     shape
-        Of the whole array, samples first.
+        Shape of the whole array, samples first.
     dtype
         Type of the elements.
     """
@@ -57,16 +57,16 @@ class Rows(ABC):
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> Array:
-        """Return rows in the order asked for, (len(indices), *shape[1:]).
+        """Return rows in the requested order, (len(indices), *shape[1:]).
 
         Raises
         ------
         InputError
-            They cannot be read.
+            The rows cannot be read.
         """
 
     def chosen(self, indices: Sequence[int]) -> Rows:
-        """Return only these rows, ascending; nothing else will be asked for."""
+        """Restrict to these rows, in ascending order; no others will be requested."""
         return _Chosen(self, indices)
 
 
@@ -87,7 +87,7 @@ class MemoryRows(Rows):
     array
         Samples along the first axis.
     name
-        What a row is called.
+        Name of the rows.
     """
 
     def __init__(self, array: Array, name: str) -> None:
@@ -100,7 +100,7 @@ class MemoryRows(Rows):
 
 
 class OneRow(Rows):
-    """An array that is one sample as a whole.
+    """An array that is a single sample.
 
     Parameters
     ----------
@@ -113,13 +113,13 @@ class OneRow(Rows):
         self._rows = rows
 
     def read(self, indices: Sequence[int]) -> Array:
-        """Return the sample, as often as asked for."""
+        """Return the sample as often as requested."""
         whole = self._rows.read(range(len(self._rows)))
         return np.stack([whole for _ in indices]) if len(indices) else np.empty((0, *whole.shape), whole.dtype)
 
 
 def check_file(path: Path) -> None:
-    """Raise an :class:`InputError` unless the path is a regular file."""
+    """Raise an :class:`InputError` if the path is not a regular file."""
     if not os.path.exists(path):
         raise InputError(f"no such file or folder: {printable(path)}")
     if not os.path.isfile(path):
@@ -128,7 +128,7 @@ def check_file(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what libraries raise on damaged files into an :class:`InputError` that names the file."""
+    """Convert errors that libraries raise on damaged files to an :class:`InputError` that names the file."""
     try:
         yield
     except InputError:
@@ -139,12 +139,12 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_declared(shape: tuple[int, ...], dtype: np.dtype[Any], kinds: str, what: str) -> None:
-    """Hold what an array declares against what samples can be.
+    """Check an array's declaration against what samples can be.
 
     Raises
     ------
     InputError
-        It has elements of another kind than ``kinds`` (NumPy's letters), no samples, or samples of more than
+        The elements are of a kind not in ``kinds`` (NumPy's letters), there are no samples, or a sample is larger than
         ``MAX_ROW_BYTES``.
     """
     if dtype.hasobject or dtype.kind not in kinds or dtype.itemsize == 0:
@@ -156,6 +156,6 @@ def check_declared(shape: tuple[int, ...], dtype: np.dtype[Any], kinds: str, wha
 
 
 def listing(names: Collection[str]) -> str:
-    """Return names for a message, the first few of them."""
+    """Return the first few names for a message."""
     shown = [printable(name)[:80] for name in list(names)[:_LISTED]]
     return ", ".join(shown) + (", ..." if len(names) > _LISTED else "") if shown else "nothing"

@@ -1,4 +1,4 @@
-"""Samples of several graph inputs that belong together: ``ids=a.npz:ids,mask=a.npz:mask``."""
+"""Corresponding samples of several graph inputs: ``ids=a.npz:ids,mask=a.npz:mask``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _IMAGE_OPTIONS = frozenset({"boxes", "box_scale", "size", "resize"})
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Samples of several graph inputs, belonging together by position.
+    """Samples of several graph inputs, matched by position.
 
     Attributes
     ----------
@@ -45,11 +45,11 @@ class SampleSet:
         return next(iter(self.inputs.values()))
 
     def feeds(self, indices: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
-        """Return a batch of every input, see :meth:`~onnxinfo.samples.Samples.batch`."""
+        """Return a batch of every input; see :meth:`~onnxinfo.samples.Samples.batch`."""
         return {name: samples.batch(indices) for name, samples in self.inputs.items()}
 
     def make_anonymous(self) -> None:
-        """Forget the names of all inputs, see :meth:`~onnxinfo.samples.Samples.make_anonymous`."""
+        """Drop the names of all inputs' samples; see :meth:`~onnxinfo.samples.Samples.make_anonymous`."""
         for samples in self.inputs.values():
             samples.make_anonymous()
 
@@ -62,26 +62,26 @@ class SampleSet:
 def parse_inputs(spec: str, names: Sequence[str] = ()) -> dict[str, str]:
     r"""Split ``ids=a.npz:ids,mask=a.npz:mask`` into one specification per graph input.
 
-    A name begins the text or follows a comma, and an equals sign ends it. Other names than the model's may not hold a
-    slash, a backslash or a colon, so that ``runs/lr=0.1/x.npz`` and ``C:\lr=1\x.npy`` are paths. What exists as a file
-    or folder is always taken as such.
+    A name starts the text or follows a comma, and ends with an equals sign. Names other than the model's may not
+    contain a slash, a backslash or a colon, so that ``runs/lr=0.1/x.npz`` and ``C:\lr=1\x.npy`` are paths. A text that
+    exists as a file or folder is always taken as such.
 
     Parameters
     ----------
     spec
-        As given on the command line.
+        Specification as given on the command line.
     names
         The model's graph inputs.
 
     Returns
     -------
     dict
-        Specification by graph input; by ``""`` where no input was named.
+        Specification by graph input; under ``""`` if no input was named.
 
     Raises
     ------
     UsageError
-        A name is not one of the model's, is given twice, or has nothing after it.
+        A name is not one of the model's, is repeated, or has no specification.
 
     Examples
     --------
@@ -120,22 +120,22 @@ def open_inputs(
     declared
         Shape of one sample (without batch axis) and element type by graph input, in the model's order.
     layouts
-        By graph input, where the model has its channels; default: see :func:`.inputs.axes.axis_names`.
+        Layout of the model by graph input; default: see :func:`.inputs.axes.axis_names`.
     **options
-        For :func:`onnxinfo.open_samples`. Preset, scale, mean and std reach float inputs only; boxes, size and
-        resize images only.
+        Options of :func:`onnxinfo.open_samples`. Preset, scale, mean and std apply to float inputs only; boxes, size
+        and resize to images only.
 
     Returns
     -------
     SampleSet
-        The same samples of each.
+        The same samples for each input.
 
     Raises
     ------
     InputError
-        The inputs have different numbers of samples, or of one input some cannot be used.
+        The inputs have different numbers of samples, or some samples of one input are unusable.
     UsageError
-        An input has no specification, or is none of the model's.
+        An input has no specification, or is not one of the model's.
     """
     by_name = _by_input(specs, list(declared))
     opened = {}

@@ -1,4 +1,4 @@
-"""The samples of one graph input: preprocessed batches, thumbnails, the unit of perturbation, a digest."""
+"""Samples of one graph input: preprocessed batches, thumbnails, unit of sigma, digest."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ _BLOCK_BYTES = 1 << 26
 
 
 class Samples:
-    """The samples of one graph input, read when asked for. Made by :func:`open_samples`.
+    """Samples of one graph input, read lazily. Created by :func:`open_samples`.
 
     Attributes
     ----------
     names
-        One name per sample: a file's name within its folder, or ``x_test[17]``.
+        One name per sample: the file's name within its folder, or ``x_test[17]``.
     positions
-        Where each sample stands in its source, (n,), ascending: what other arrays of the source are aligned by.
+        Position of each sample in its source, (n,), ascending; other arrays of the source are aligned by it.
     labels
         (n,) of int64, or None.
     classes
-        What the labels are called, empty where only numbers are known.
+        Names of the labels; empty if only numbers are known.
     shape
-        One sample as the model takes it, without batch axis.
+        Shape of one sample in the model, without batch axis.
     layout
-        What its axes are, such as ``("channel", "y", "x")``.
+        Names of the axes, such as ``("channel", "y", "x")``.
     dtype
-        Element type of batches: the model's own, but float32 where that is a float of 16 bits.
+        Element type of batches: the model's own, but float32 for 16-bit floats.
     preprocessing
-        What was done to the values, for the recipe.
+        Preprocessing of the values, for the recipe.
     unreadable
-        Name and reason of every sample that had to be left out.
+        Name and reason of every sample that was left out.
     available
-        How many samples the source has, those left out and those beyond the limit included.
+        Number of samples in the source, including those left out and those beyond the limit.
 
     Examples
     --------
@@ -78,12 +78,12 @@ class Samples:
         return self.preprocessing.size is not None
 
     def batch(self, indices: Sequence[int]) -> Array:
-        """Return preprocessed samples as the model takes them.
+        """Return preprocessed samples in the form that the model takes.
 
         Parameters
         ----------
         indices
-            Positions among the samples, any order.
+            Positions of the samples, in any order.
 
         Returns
         -------
@@ -93,7 +93,7 @@ class Samples:
         Raises
         ------
         InputError
-            A sample has NaN or infinite values, does not fit the model's element type, or cannot be read any more.
+            A sample has NaN or infinite values, does not fit the model's element type, or can no longer be read.
         """
         if len(indices) == 0:
             return np.empty((0, *self.shape), dtype=self.dtype)
@@ -104,7 +104,7 @@ class Samples:
         return np.ascontiguousarray(finished)
 
     def _values(self, indices: Sequence[int]) -> Array:
-        """Stored values at the model's size, images channels last."""
+        """Stored values at the model's size; images have channels last."""
         if not self.is_image or all(self.geometry(index).identity for index in indices):
             return self._source.stack(indices)
         return np.stack([self.geometry(index).image(self._source.load(index)) for index in indices])
@@ -140,12 +140,12 @@ class Samples:
             raise InputError(f"sample {self.names[indices[first]]} {complaint}")
 
     def geometry(self, index: int) -> Geometry:
-        """Return which region of the original image a sample shows, to map boxes and masks into the model's input.
+        """Return the geometry of a sample's image, which maps boxes and masks into the model's input.
 
         Raises
         ------
         UsageError
-            The samples are no images.
+            The samples are not images.
         """
         size, resize = self.preprocessing.size, self.preprocessing.resize
         if size is None or resize is None:
@@ -157,20 +157,20 @@ class Samples:
             raise InputError(f"sample {self.names[index]}: {error}") from None
 
     def thumbnails(self, indices: Sequence[int], size: int = 64) -> npt.NDArray[np.uint8] | None:
-        """Return what the model sees, after resize and crop and before normalisation.
+        """Return pictures of what the model sees, after resize and crop and before normalization.
 
         Parameters
         ----------
         indices
-            Positions among the samples.
+            Positions of the samples.
         size
-            Longer side at most, in pixels; smaller images stay as they are.
+            Maximum length of the longer side in pixels; smaller images are not enlarged.
 
         Returns
         -------
         ndarray or None
-            (len(indices), h, w, 3) of uint8, RGB; None where samples are no grey, RGB or RGBA images. Floats in 0..1 or
-            0..255 are shown as such, others stretched from their least to their greatest value, image by image.
+            (len(indices), h, w, 3) of uint8, RGB; None if samples are not gray, RGB or RGBA images. Floats in 0..1 or
+            0..255 are shown directly, others stretched from minimum to maximum, image by image.
         """
         if not self.is_image or self.shape[self.layout.index("channel")] not in IMAGE_CHANNELS:
             return None
@@ -189,25 +189,25 @@ class Samples:
 
     @cached_property
     def unit(self) -> Array | None:
-        """The unit of perturbation over all values, see :meth:`unit_over`."""
+        """Unit of sigma over all values; see :meth:`unit_over`."""
         return self.unit_over(None)
 
     def unit_over(self, counted: npt.NDArray[np.bool_] | None) -> Array | None:
-        """The unit of perturbation: standard deviation in the model's input space, broadcastable to ``shape``.
+        """Unit of sigma: standard deviation in the model's input space, broadcastable to ``shape``.
 
-        Per channel for images and series, per feature for tabular data. 1 where the preprocessing divides by a standard
-        deviation; else estimated from at most ``UNIT_SAMPLES`` samples, evenly spread. A channel or feature that never
-        varies has the root mean square of the others' deviations. None where the input is no float.
+        Per channel for images and series, per feature for tabular data. It is 1 if the preprocessing divides by a
+        standard deviation; else estimated from at most ``UNIT_SAMPLES`` evenly spaced samples. A constant channel or
+        feature gets the root mean square of the others' deviations. None if the input is not a float.
 
         Parameters
         ----------
         counted
-            Which values count, (samples, *shape); None: all.
+            Counted values, (samples, *shape); None: all.
 
         Raises
         ------
         InputError
-            Nothing varies at all.
+            All values are constant.
         """
         if self.dtype.kind != "f":
             return None
@@ -224,7 +224,7 @@ class Samples:
                 f"the {len(self)} samples are constant (zero standard deviation); give other samples, or std=..."
             )
         if constant := int((own == 0).sum()):
-            logger.info("%d of %d %ss never vary: their unit is that of the others", constant, own.size, self._entry)
+            logger.info("%d of %d %ss are constant: they get the others' unit", constant, own.size, self._entry)
         return without_zeros(own).reshape(extent).astype(self.dtype)
 
     @property
@@ -236,9 +236,9 @@ class Samples:
         return channel_axis(self.layout)
 
     def make_anonymous(self) -> None:
-        """Name samples by their position, ``sample 0``, and forget their names, and those of their classes.
+        """Name samples by position, ``sample 0``, and drop their own names and those of their classes.
 
-        The digest stays that of the samples under their own names.
+        The digest remains that of the samples under their own names.
         """
         self.digest()
         self.names = self._source.names = [f"sample {index}" for index in range(len(self))]
@@ -246,7 +246,7 @@ class Samples:
         self.unreadable = [("", reason) for _, reason in self.unreadable]
 
     def digest(self) -> str:
-        """Return a SHA-256 over contents, names, order and preprocessing of the samples."""
+        """Return a SHA-256 digest of the samples' contents, names, order and preprocessing."""
         return self._digest
 
     @cached_property
@@ -268,12 +268,12 @@ class Samples:
             yield range(start, min(start + step, len(self)))
 
     def check(self) -> None:
-        """Make sure, before work begins, that every sample can be given to the model.
+        """Check, before work begins, that every sample is usable by the model.
 
         Raises
         ------
         InputError
-            One cannot; the message names it.
+            A sample is not; the message names it.
         """
         if self.is_image:
             for index in range(len(self)):

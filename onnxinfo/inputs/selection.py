@@ -1,4 +1,4 @@
-"""Which of the samples that were named are used, and what belongs to each of them: label, box, place in its source."""
+"""Select samples from a source, with their labels, boxes and positions in the source."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ Array = npt.NDArray[Any]
 #: Boxes to crop to: one row (xmin, ymin, xmax, ymax) per sample of the source, or by sample name, or an array file.
 BoxSpec = str | os.PathLike[str] | npt.NDArray[Any] | Mapping[str, Sequence[float]]
 
-#: Most samples of a source that are considered without a limit.
+#: Maximum number of samples of a source that are considered without a limit.
 MAX_SAMPLES = 2_000_000
 
 
 @dataclass(frozen=True)
 class Selection:
-    """How many samples are taken, and which.
+    """Number and choice of samples.
 
     Attributes
     ----------
     limit
-        At most this many; None: all.
+        Maximum number; None: all.
     shuffle
-        A random choice instead of the first.
+        Choose at random instead of the first ones.
     seed
-        Of the random choice.
+        Random seed of the choice.
     """
 
     limit: int | None = None
@@ -46,7 +46,7 @@ class Selection:
     seed: int = 0
 
     def order(self, count: int) -> Iterable[int]:
-        """Return positions in the order in which they are considered."""
+        """Return positions in the order of consideration."""
         if count > MAX_SAMPLES and (self.limit is None or self.shuffle):
             raise InputError(
                 f"the source has {count} samples, expected at most {MAX_SAMPLES}; give limit=..., without shuffle=True"
@@ -54,32 +54,32 @@ class Selection:
         return np.random.default_rng(self.seed).permutation(count).tolist() if self.shuffle else range(count)
 
     def take(self, count: int, usable: Callable[[int], bool]) -> list[int]:
-        """Return the chosen positions, ascending."""
+        """Return the chosen positions in ascending order."""
         return sorted(islice(filter(usable, self.order(count)), self.limit))
 
 
 @dataclass
 class Opened:
-    """Chosen samples with what belongs to them.
+    """Chosen samples with their labels, boxes and positions.
 
     Attributes
     ----------
     source
         The samples.
     positions
-        Where they stand among all that were named.
+        Their positions in the source.
     available
-        How many were named.
+        Number of samples in the source.
     sample_shape
-        Shape of a sample as stored where it is no image.
+        Shape of a stored sample that is not an image.
     channels
-        Number of channels where it is.
+        Number of channels of an image.
     labels, classes
         See :func:`~onnxinfo.inputs.labels.open_labels`.
     boxes
         Box of each sample.
     unreadable
-        Name and reason of those left out.
+        Name and reason of each sample left out.
     """
 
     source: Source
@@ -96,12 +96,12 @@ class Opened:
 def open_files(
     found: ImageFiles, target: Target, selection: Selection, labels: LabelSpec | None, boxes: BoxSpec | None
 ) -> Opened:
-    """Choose among image files, leaving out those that cannot be read.
+    """Select from image files, leaving out unreadable ones.
 
     Raises
     ------
     InputError
-        The model takes no images, or images of other than 1, 3 or 4 channels; no file can be read.
+        The model does not take images of 1, 3 or 4 channels, or no file can be read.
     """
     declared = target.declared("channel") if target.is_image else 0
     channels = declared if isinstance(declared, int) else 3
@@ -139,12 +139,12 @@ def open_files(
 def open_rows(
     rows: Rows, target: Target, selection: Selection, labels: LabelSpec | None, boxes: BoxSpec | None
 ) -> Opened:
-    """Choose among the rows of an array.
+    """Select from the rows of an array.
 
     Raises
     ------
     InputError
-        Its samples are not what the model takes.
+        The model does not accept the array's samples.
     """
     if rows.dtype.kind not in "biuf":
         raise InputError(f"{rows.name} has elements of type {rows.dtype}, expected numbers")
@@ -180,7 +180,7 @@ def open_rows(
 
 
 class _RowNames(Sequence[str]):
-    """``x_test[17]`` for every row, without holding them all."""
+    """Names ``x_test[17]`` for all rows, generated on demand."""
 
     def __init__(self, name: str, count: int) -> None:
         self._name, self._count = name, count
@@ -226,14 +226,14 @@ def _box(corners: Any) -> Array | None:
 
 
 def _with_sample_axis(rows: Rows, target: Target) -> Rows:
-    """Take an array of the shape of one sample as one sample."""
+    """Interpret an array with the shape of one sample as one sample."""
     alone = len(rows.shape) == len(target.shape) and fits(rows.shape, target.shape)
     grey = target.is_image and len(rows.shape) == 3 and target.declared("channel") == 1
     return OneRow(rows) if alone and not grey else rows
 
 
 def _image_channel_axis(rows: Rows, target: Target) -> int | None:
-    """Which axis of a row, 0 or 2, holds its channels; None: it has no such axis and the model takes one channel."""
+    """Channel axis of a row, 0 or 2; None if it has no such axis and the model takes one channel."""
     shape, declared = rows.shape[1:], target.declared("channel")
     first = target.names[0] == "channel"
     if len(shape) == 2 and not (isinstance(declared, int) and declared != 1):
@@ -247,7 +247,7 @@ def _image_channel_axis(rows: Rows, target: Target) -> int | None:
 
 
 def _misplaced(shape: tuple[int, ...], axis: int, counts: Sequence[int], target: Target) -> bool:
-    """Both ends could be the channels, and only the other way round are the sides what the model takes."""
+    """Both ends could be the channels, and only the other choice gives sides that the model takes."""
     if shape[2 - axis] not in counts:
         return False
     sides = (target.declared("y"), target.declared("x"))

@@ -1,4 +1,4 @@
-"""Where samples come from: image files or arrays, read one selection at a time and named as a user would name them."""
+"""Sources of samples: image files or arrays, read selectively and named as users name them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 
 class Source(ABC):
-    """The chosen samples as they are stored, apart from the order of axes.
+    """Chosen samples as stored, apart from the order of axes.
 
     Attributes
     ----------
@@ -38,13 +38,13 @@ class Source(ABC):
         """Return one sample; images are (height, width, channel)."""
 
     def stack(self, indices: Sequence[int]) -> Array:
-        """Return samples of the same shape, one after the other along a first axis."""
+        """Return samples of equal shape, stacked along a first axis."""
         return np.stack([self.load(index) for index in indices])
 
     @property
     @abstractmethod
     def row_bytes(self) -> int:
-        """Bytes of a sample that are held when several are read at once."""
+        """Memory per sample, in bytes, when several are read at once."""
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int]:
@@ -52,18 +52,18 @@ class Source(ABC):
 
     @abstractmethod
     def checksums(self, indices: Sequence[int]) -> list[bytes]:
-        """Return what identifies the samples' contents."""
+        """Return digests that identify the samples' contents."""
 
 
 class FileSource(Source):
-    """Image files, decoded when asked for.
+    """Image files, decoded on demand.
 
     Parameters
     ----------
     found
         The files.
     channels
-        How many channels the model takes: 1, 3 or 4.
+        Number of channels that the model takes: 1, 3 or 4.
     """
 
     dtype = np.dtype(np.uint8)
@@ -76,19 +76,19 @@ class FileSource(Source):
         self._facts: list[tuple[tuple[int, int], bytes]] = []
 
     def probe(self, position: int) -> None:
-        """Decode one of the files once, so that it is known to be whole before work begins.
+        """Decode a file once to check, before work begins, that it is intact.
 
         Raises
         ------
         InputError
-            It cannot be read; the message is the reason alone.
+            The file cannot be read; the message is only the reason.
         """
         data = read_bytes(self._found.paths[position])
         height, width, _ = decode(data, self._channels).shape
         self._probed[position] = (height, width), checksum(data)
 
     def choose(self, positions: Sequence[int]) -> None:
-        """Make these probed files the samples."""
+        """Select these probed files as the samples."""
         self.names = [self._found.names[position] for position in positions]
         self._paths = [self._found.paths[position] for position in positions]
         self._facts = [self._probed[position] for position in positions]
@@ -101,7 +101,7 @@ class FileSource(Source):
         Raises
         ------
         InputError
-            The file has changed since it was probed, or is gone.
+            The file has changed since it was probed, or is missing.
         """
         try:
             data = read_bytes(self._paths[index])
@@ -112,11 +112,11 @@ class FileSource(Source):
         return decode(data, self._channels)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return height and width, upright."""
+        """Return height and width of the upright image."""
         return self._facts[index][0]
 
     def checksums(self, indices: Sequence[int]) -> list[bytes]:
-        """Return the SHA-256 of the files as they were when probed."""
+        """Return the SHA-256 digests of the files as probed."""
         return [self._facts[index][1] for index in indices]
 
 
@@ -128,9 +128,9 @@ class ArraySource(Source):
     rows
         The whole array.
     positions
-        The rows that are the samples, ascending.
+        Rows to use as samples, ascending.
     channel_axis
-        Of an image row, the axis of its channels (0 or 2), or None where it has none; ignored for other data.
+        Channel axis of an image row (0 or 2), or None without one; ignored for other data.
     image
         Whether rows are images.
     """
@@ -154,19 +154,19 @@ class ArraySource(Source):
     def stack(self, indices: Sequence[int]) -> Array:
         """Return rows as one array."""
         values = self._rows.read(indices)
-        if values.dtype.kind == "b":  # a file may hold other bytes than 0 and 1
+        if values.dtype.kind == "b":  # a file may contain bytes other than 0 and 1
             values = values.view(np.uint8) != 0
         if not self._image:
             return values
         return values[..., None] if self._channel_axis is None else np.moveaxis(values, 1 + self._channel_axis, -1)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return height and width, the same for all."""
+        """Return height and width, which are the same for all."""
         sides = [n for axis, n in enumerate(self._rows.shape[1:]) if axis != self._channel_axis]
         return sides[0], sides[1]
 
     def checksums(self, indices: Sequence[int]) -> list[bytes]:
-        """Return the SHA-256 of element type, shape and bytes of the rows, whatever file they lie in."""
+        """Return SHA-256 digests of the rows' element type, shape and bytes, independent of the file."""
         values = self._rows.read(indices)
         little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
         head = f"{little.dtype.str} {little.shape[1:]}".encode()

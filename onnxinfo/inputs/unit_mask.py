@@ -1,4 +1,4 @@
-"""Which units of the perturbed tensor count: the positions of a padded text that a mask leaves out do not."""
+"""Mask of counted units in the analysis input, which excludes the padding of texts."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 MaskSpec = str | os.PathLike[str] | Array
 
-#: Given instead of a mask, this says that all units count.
+#: Value that stands for no mask: all units count.
 NO_MASK = "none"
-# Names of axes that hold the positions of a text or series.
+# Names of the axes that hold the positions of a text or series.
 _POSITIONS = ("position", "time")
-# What the name of a mask says that is 1, not 0, at the padding, or that is about something else.
+# Parts of the name of a mask that is 1 at the padding instead of 0, or serves another purpose.
 _OTHERS = ("pad", "decoder", "decode", "masked", "ignore", "causal")
 
 
 @dataclass(frozen=True)
 class UnitMask:
-    """The units that count.
+    """The counted units.
 
     Attributes
     ----------
     units
-        (samples, *shape of the perturbed tensor), False where a unit does not count.
+        (samples, *shape of the analysis input), False at excluded units.
     source
-        Where that is known from.
+        Source of the mask.
     from_file
-        Whether `source` is the path of a file.
+        Whether `source` is a file path.
     """
 
     units: npt.NDArray[np.bool_]
@@ -50,7 +50,7 @@ class UnitMask:
     from_file: bool = False
 
     def digest(self) -> str:
-        """SHA-256 over shape and values."""
+        """SHA-256 digest of shape and values."""
         return digest_of(self.units)
 
     def __str__(self) -> str:
@@ -58,28 +58,28 @@ class UnitMask:
 
 
 def digest_of(units: npt.NDArray[np.bool_]) -> str:
-    """SHA-256 over shape and values of which units count."""
+    """SHA-256 digest of a mask's shape and values."""
     return hashlib.sha256(repr(units.shape).encode() + np.packbits(units).tobytes()).hexdigest()
 
 
 def find_unit_mask(samples: SampleSet, shape: Sequence[int], axes: Sequence[str]) -> UnitMask | None:
     """Find the attention mask among a model's inputs.
 
-    It is an input of shape (samples, positions) whose name contains ``mask``, that holds nothing but 0 and 1, and has
-    as many positions as the perturbed tensor. Masks of a decoder, and those whose name says that they are 1 at the
-    padding, are left alone; of several, one called ``attention_mask``, ``input_mask`` or ``mask`` is meant.
+    It is an input of shape (samples, positions) whose name contains ``mask``, that contains only 0 and 1, and has as
+    many positions as the analysis input. Masks of a decoder, and masks whose names say that they are 1 at the padding,
+    are ignored; among several, one called ``attention_mask``, ``input_mask`` or ``mask`` is chosen.
 
     Parameters
     ----------
     samples
-        Of all graph inputs.
+        Samples of all graph inputs.
     shape, axes
-        Of one sample of the perturbed tensor: sizes, and names as in :class:`.graph.channels.Axes`.
+        Axes of one sample of the analysis input: sizes, and names as in :class:`.graph.channels.Axes`.
 
     Returns
     -------
     UnitMask or None
-        None where there is none, or it leaves nothing out.
+        None if there is no mask, or it excludes nothing.
     """
     axis = _position_axis(axes)
     if axis is None:
@@ -109,18 +109,18 @@ def find_unit_mask(samples: SampleSet, shape: Sequence[int], axes: Sequence[str]
 def open_unit_mask(
     spec: MaskSpec, samples: SampleSet, main: Samples, shape: Sequence[int], axes: Sequence[str]
 ) -> UnitMask:
-    """Take the mask that a user names.
+    """Open the mask that the user names.
 
     Parameters
     ----------
     spec
-        Name of a graph input; or ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset`` or an array, with a row for each
-        sample of the source. A row has a value for each unit, or for each position, or broadcasts to the units; 0
-        and False leave units out.
+        Name of a graph input; or ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset`` or an array, with one row per
+        sample of the source. A row has one value per unit, or per position, or broadcasts to the units; 0 and False
+        exclude units.
     samples
-        Of all graph inputs.
+        Samples of all graph inputs.
     main
-        The samples whose positions in their source the rows follow.
+        Samples whose positions in their source correspond to the rows.
     shape, axes
         As in :func:`find_unit_mask`.
 
@@ -129,7 +129,7 @@ def open_unit_mask(
     UsageError
         The specification is neither a graph input nor an array.
     InputError
-        The array cannot be read or does not fit, or leaves no unit of a sample.
+        The array cannot be read, does not fit, or excludes all units of a sample.
     """
     if isinstance(spec, str | os.PathLike):
         name = os.fspath(spec)
@@ -163,7 +163,7 @@ def _of_file(spec: str, main: Samples) -> Array:
 
 
 def _rows(values: Array, main: Samples, what: str) -> Array:
-    """The rows of the samples that are used."""
+    """Rows of the samples in use."""
     if values.ndim == 0 or len(values) != main.available:
         count = 0 if values.ndim == 0 else len(values)
         raise InputError(f"{what} has {count} rows, expected one for each of {main.available} samples")
@@ -190,6 +190,6 @@ def _position_axis(axes: Sequence[str]) -> int | None:
 
 
 def _along(mask: npt.NDArray[np.bool_], shape: Sequence[int], axis: int) -> npt.NDArray[np.bool_]:
-    """Spread a mask of positions (samples, positions) over all units."""
+    """Expand a mask of positions, (samples, positions), to all units."""
     extent = [size if i == axis else 1 for i, size in enumerate(shape)]
     return np.broadcast_to(mask.reshape(len(mask), *extent), (len(mask), *shape)).copy()

@@ -1,4 +1,4 @@
-"""Whether many inputs evaluated together give what each gives alone, in values and in gradients."""
+"""Check that evaluating inputs as a batch gives the same values and gradients as evaluating them one by one."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from torch import Tensor
 
 from .rows import as_rows
 
-#: Evaluates (B, *shape) inputs with the rows of their samples.
+#: Evaluates (B, *shape) inputs; the second argument holds the rows of their samples.
 Evaluate = Callable[[Tensor, Tensor], list[Tensor]]
 
-#: Which of two samples each trial input is a noisy copy of: one sample several times, at odd and at even positions.
+#: Sample that each trial input is a noisy copy of: one of the two appears several times, at odd and even positions.
 _COPIES = (0, 1, 0, 0, 1)
-#: Batch sizes of the trials, the gradients' among them: they take the most memory.
+#: Batch sizes of the trials. Gradients have a size of their own because they take the most memory.
 _SIZES, _SIZE_OF_GRADIENTS = (5, 2), 3
-#: Noise of the copies, in standardised units.
+#: Noise added to the copies, in standardized units.
 _NOISE = 0.3
-#: Differences that are rounding, of the norm of a feature, of what the noise does to it, and of the largest gradient.
+#: Rounding tolerances, relative to the norm of a feature, to its spread under the noise, and to the largest gradient.
 _OF_VALUE, _OF_SPREAD, _OF_GRADIENT = 1e-3, 1e-3, 1e-2
-#: The same for quantised networks: sums added up in another order may fall on the other side of a step of rounding.
+#: The same for quantized networks, where another order of summation may round to the neighboring step.
 _OF_SPREAD_ROUNDED, _OF_GRADIENT_ROUNDED = 0.2, 0.5
-#: Difference, of the norm of a feature, that other neighbours may make in a batch of the same size.
+#: Tolerance for other neighbors in a batch of the same size, relative to the norm of a feature.
 _OF_NEIGHBOURS = 1e-5
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Noisy copies of samples, and what each of them gives alone.
+    """Noisy copies of samples with their reference results, evaluated one by one.
 
     Attributes
     ----------
     x, rows
         The copies, and the rows of their samples.
     features
-        Of all of them, (B, m) for each layer.
+        Features of all copies, (B, m) for each layer.
     cotangents
-        What gradients are taken with, of the first few; none for the second of them, so that its gradient is 0.
+        Cotangents of the first few copies; zero for the second, so that its gradient is 0.
     gradient
-        Of the first few.
+        Gradient at the first few copies.
     """
 
     x: Tensor
@@ -50,15 +50,15 @@ class Trial:
     gradient: Tensor
 
     def holds(self, evaluate: Evaluate, *, rounded: bool = False) -> bool:
-        """Whether another way to evaluate the copies gives the same, in batches of several sizes.
+        """Check whether another way of evaluating the copies reproduces the results, in batches of several sizes.
 
         Parameters
         ----------
         evaluate
-            The other way.
+            The other evaluation.
         rounded
-            The network rounds its activations. Then the same sums may differ by steps of rounding, and what tells
-            whether the inputs of a batch influence each other is a batch with other neighbours.
+            The network rounds its activations. The same sums may then differ by whole steps, so a batch with other
+            neighbors tests whether the inputs of a batch influence each other.
         """
         of_spread, of_gradient = (_OF_SPREAD_ROUNDED, _OF_GRADIENT_ROUNDED) if rounded else (_OF_SPREAD, _OF_GRADIENT)
         for size in _SIZES:
@@ -74,7 +74,7 @@ class Trial:
         return not rounded or self._neighbours_do_not_matter(evaluate)
 
     def _neighbours_do_not_matter(self, evaluate: Evaluate) -> bool:
-        """Whether the first input gives the same beside other inputs, which are larger than those of the trial."""
+        """Check that the first input gives the same result next to other inputs, larger than those of the trial."""
         with torch.no_grad():
             beside = evaluate(self.x, self.rows)
             beside_others = evaluate(torch.cat([self.x[:1], 2 * self.x[1:]]), self.rows)
@@ -94,7 +94,7 @@ def try_alone(alone: Evaluate, x: Tensor, rows: Tensor, unit: Tensor | float) ->
     x, rows
         Two samples, which may be the same, and their rows.
     unit
-        Standardised unit, broadcastable to x.
+        Standardized unit, broadcastable to x.
     """
     stream = torch.Generator().manual_seed(0)
     chosen = [i % len(x) for i in _COPIES]
@@ -109,7 +109,7 @@ def try_alone(alone: Evaluate, x: Tensor, rows: Tensor, unit: Tensor | float) ->
 
 
 def same_features(actual: Tensor, expected: Tensor, of_spread: float = _OF_SPREAD) -> bool:
-    """Whether features (B, m) are the same but for rounding, each input for itself."""
+    """Whether features (B, m) agree up to rounding, compared input by input."""
     finite = expected.isfinite()
     if actual.shape != expected.shape or not torch.equal(actual.isfinite(), finite):
         return False
@@ -127,7 +127,7 @@ def _same_gradients(actual: Tensor, expected: Tensor, of_gradient: float) -> boo
 
 
 def _cotangent(feature: Tensor, stream: torch.Generator) -> Tensor:
-    """Random signs that let each layer count alike, none for the second input."""
+    """Random signs, scaled so that all layers have equal weight; zero for the second input."""
     signs = torch.randint(2, feature.shape, generator=stream).to(feature) * 2 - 1
     finite = torch.where(feature.isfinite(), feature, 0)
     spread = float((finite - finite.mean(0)).norm())
@@ -136,7 +136,7 @@ def _cotangent(feature: Tensor, stream: torch.Generator) -> Tensor:
 
 
 def _gradient(evaluate: Evaluate, x: Tensor, rows: Tensor, cotangents: Sequence[Tensor]) -> Tensor:
-    """Gradient of the inputs, 0 where a layer has none."""
+    """Gradient with respect to the inputs; 0 where a layer has none."""
     leaf = x.detach().clone().requires_grad_(True)
     pairs = [(f, u) for f, u in zip(evaluate(leaf, rows), cotangents, strict=True) if f.requires_grad]
     if not pairs:

@@ -1,4 +1,4 @@
-"""How many inputs are evaluated at once: as many as the memory budget allows, and as help."""
+"""Batch sizes: the largest that the memory budget allows and that improves speed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .recompute import counted, storages
 
 logger = logging.getLogger(__name__)
 
-#: Memory for activations unless the user names another, in bytes; on a GPU a share of what is free.
+#: Default memory for activations: bytes on the CPU, a fraction of the free memory on a GPU.
 CPU_BYTES = 512 * 2**20
 GPU_SHARE = 0.6
-#: Larger batches than this are no faster on any device; on the CPU, nor are batches of more than this many bytes.
+#: Batch sizes beyond which no device gets faster; on the CPU, a batch is limited in bytes, too.
 CPU_INPUTS, GPU_INPUTS = 64, 4096
 CPU_CACHED_BYTES = 64 * 2**20
 
 
 def device_of(name: str) -> torch.device:
-    """Torch device for ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    """Torch device for ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises
     ------
     UsageError
-        The device is absent.
+        The device does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -41,23 +41,22 @@ def device_of(name: str) -> torch.device:
 
 
 def fit(network: Network, x: Tensor, rows: Tensor, memory: int | None) -> int:
-    """How many perturbed inputs a network is to evaluate at once.
+    """Batch size at which a network is to evaluate noisy inputs.
 
-    Where the activations of a single one exceed the budget, the network is made to compute them again for the backward
-    pass, in as few segments as suffice.
+    If the activations of a single input exceed the budget, the network is checkpointed, in as few segments as suffice.
 
     Parameters
     ----------
     network
-        Settled.
+        Network whose batching strategy is set.
     x, rows, memory
-        See :func:`inputs_at_once`.
+        As for :func:`inputs_at_once`.
     """
     budget = memory if memory is not None else _default_budget(x.device)
     per_input = _bytes_of(network, x, rows, storages(network.module))
     if per_input > budget:
         segments = network.recompute(budget - _beside(x), x, rows)
-        logger.info("activations of one input exceed %d MiB: computed again in %d segments", budget >> 20, segments)
+        logger.info("activations of one input exceed %d MiB: recomputed in %d segments", budget >> 20, segments)
         return 1
     return _together(per_input, budget, x.device)
 
@@ -65,18 +64,18 @@ def fit(network: Network, x: Tensor, rows: Tensor, memory: int | None) -> int:
 def inputs_at_once(
     function: Callable[[Tensor, Tensor], object], x: Tensor, rows: Tensor, memory: int | None, *modules: nn.Module
 ) -> int:
-    """How many perturbed inputs fit into the budget, activations kept for the backward pass included.
+    """Number of noisy inputs that fit into the memory budget, including activations kept for the backward pass.
 
     Parameters
     ----------
     function
-        What is evaluated; measured on one input.
+        Function to evaluate; measured on one input.
     x, rows
         At least one input, (B, *shape), and its row.
     memory
         Budget in bytes; None: 512 MiB on a CPU, 60 % of the free memory on a GPU.
     modules
-        Hold the weights, which are there anyway.
+        Modules that hold the weights, which take memory anyway.
     """
     budget = memory if memory is not None else _default_budget(x.device)
     return _together(_bytes_of(function, x, rows, storages(*modules)), budget, x.device)
@@ -93,7 +92,7 @@ def _bytes_of(function: Callable[[Tensor, Tensor], object], x: Tensor, rows: Ten
     leaf = x[:1].detach().clone().requires_grad_(True)
     with counted(weights) as kept:
         function(leaf, rows[:1])
-    # The backward pass holds gradients and workspace beside what was saved.
+    # In addition to saved tensors, the backward pass holds gradients and workspace.
     return kept.total + 4 * kept.largest + _beside(x)
 
 
@@ -110,5 +109,5 @@ def _default_budget(device: torch.device) -> int:
 
 
 def is_exhaustion(error: BaseException) -> bool:
-    """Whether an error says that a device has no memory left."""
+    """Whether an error means that a device is out of memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,9 +1,9 @@
 """How well a solution meets its constraint and its optimality condition, measured with fresh noise.
 
-To second order the mean H lies ``mean(r^2) / (4 kappa)`` nats below the optimum, where r is the relative gradient, free
-of noise, and kappa the curvature of the deviation, 1 where the layer is linear. The first is measured without bias from
-independent estimates of the gradient, the second by a trial step. The bound that is stated adds the errors and a factor
-that was calibrated on cells of known truth (docs/method.md): it is calibrated, not proven.
+To second order the mean H lies ``mean(r^2) / (4 kappa)`` nats below the optimum, where r is the noise-free relative
+gradient and kappa the curvature of the deviation, 1 for a linear layer. Independent estimates of the gradient give the
+first without bias, a trial step gives the second. The bound adds their errors and a factor that was calibrated on
+cells of known truth (docs/method.md): it is calibrated, not proven.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from .control import Control
 from .probe import Halves, LayerProbe
 from .trial import Trial, pyramid, try_step
 
-#: A cell whose measured ratio is off by more than this beyond twice its standard error, by more than the second in any
-#: case, or is not known to the first, has not converged.
+#: Limits of convergence: excess of the ratio beyond twice its standard error, also the limit of that standard error;
+#: and excess in any case.
 RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1
-#: A cell whose mean H may be below the optimum by more than this many nats, error included, has not converged. The
-#: bound of a last layer's cell, with its errors, is about half of it: near the limit the verdict would be chance.
+#: Limit of convergence: how far the mean H may be below the optimum, in nats, error included. The bound is about half
+#: of it for a cell of a last layer; if it were near the limit, the verdict would be left to chance.
 GAP_TOLERANCE = 0.07
-#: Standard error of that, in nats and on average over the cells, below which a certificate tells enough.
+#: Standard error of the gap, in nats and averaged over the cells, at which a certificate is precise enough.
 GAP_STDERR = 0.015
-#: By what factor more than measured may be missing, and how many standard errors of estimate and curvature are allowed
-#: for: the bound then covers the true shortfall in 95 % of cells.
+#: Factor on the measured shortfall, and number of standard errors added for estimate and curvature, with which the
+#: bound covers the true shortfall in 95 % of cells.
 CALIBRATION, ERRORS = 1.5, 1.645
-#: Noise of twice the size may move a feature by this factor more; beyond, rare jumps make the constraint unknown.
+#: Limit of the deviation's growth under doubled noise; beyond, rare jumps make the constraint unknown.
 MOST_GROWTH = 16.0
-#: Powers of the noise by which a feature may grow more, or less, than its gradient foretells, which is known to some
-#: tenths: less where that is little.
+#: Tolerance between the measured power of the deviation's growth and that predicted by the gradient, which is known to
+#: some tenths; smaller if the prediction is small.
 LEAST_UNEXPLAINED, MOST_UNEXPLAINED = 0.25, 1.0
-#: Curvatures that a bound makes use of: less would only make it smaller on thin evidence.
+#: Range of curvatures that a bound uses: lower ones would only reduce it on thin evidence.
 LEAST_CURVATURE, MOST_CURVATURE = 0.5, 3.0
-#: Nats: a curvature measured nearby tells little of an optimum that is further away than about this.
+#: Distance from the optimum, in nats, beyond which the locally measured curvature loses its meaning.
 NEARBY = 0.2
-#: Root mean square of a trial step in ``log sigma``, and its largest change of a unit.
+#: Root mean square of a trial step in ``log sigma``, and its largest change of a single unit.
 TRIAL_STEP, MOST_TRIAL = 0.3, 1.0
-#: The fewest and most noise samples of the ratio.
+#: Minimum and maximum number of noise samples for the ratio.
 LEAST_RATIO_NOISES, RATIO_NOISES = 16, 256
 RATIO_STDERR = 0.02
 
@@ -56,15 +56,15 @@ class Certificate:
     ratio, ratio_stderr
         ``r = E||h(x+sigma*delta)-f||^2 / (alpha D)`` and its standard error; 1 at the met constraint.
     gap
-        Calibrated bound, nats: the mean H lies at most so much below the optimum, in 95 % of cells. NaN where unknown.
+        Calibrated bound in nats: in 95 % of cells, the mean H lies at most this far below the optimum. NaN if unknown.
     gain, gain_stderr
-        What a trial step gains on fresh noise, nats, and its standard error; NaN where none was taken.
+        Gain of a trial step on fresh noise, nats, and its standard error; NaN if none was taken.
     exponent
-        ``d log L / d log t`` when the scales of all units below the cap grow by t.
+        ``d log L / d log t`` when the scales of all units below the cap are multiplied by t.
     saturated
-        Whether every unit is at the cap: then the constraint is an inequality, and the value is exact.
+        Whether every unit is at the cap. The constraint is then an inequality, and the value is exact.
     met
-        Whether the constraint is known to be met.
+        Whether the constraint is provably met.
     """
 
     ratio: Tensor
@@ -77,33 +77,33 @@ class Certificate:
     met: Tensor
 
     def at(self, index: Tensor) -> Certificate:
-        """The certificates of some of the cells, chosen by position or by a mask."""
+        """Certificates of a subset of the cells, selected by position or mask."""
         return Certificate(*(getattr(self, each.name)[index] for each in dataclasses.fields(self)))
 
     def replaced(self, index: Tensor, part: Certificate) -> Certificate:
-        """The same with the certificates of some of the cells, by position, replaced."""
+        """Copy in which the certificates of some cells, given by position, are replaced."""
         pairs = ((getattr(self, each.name), getattr(part, each.name)) for each in dataclasses.fields(self))
         return Certificate(*(kept.index_copy(0, index, new) for kept, new in pairs))
 
     @property
     def optimal(self) -> Tensor:
-        """Whether the optimum is known to be near, (S,) bool."""
+        """Whether the solution is provably near the optimum, (S,) bool."""
         return (self.gap <= GAP_TOLERANCE) | self.saturated
 
     @property
     def converged(self) -> Tensor:
-        """Whether the constraint is known to be met and the optimum to be near, (S,) bool."""
+        """Whether the constraint is provably met and the optimum provably near, (S,) bool."""
         return self.met & self.optimal
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of noise scales with noise that they do not depend on.
+    """Measurements at noise scales, with noise that is independent of them.
 
     Attributes
     ----------
     parts
-        Independent estimates of ``sigma_i dL/dsigma_i``, each of as much noise, (parts, S, n).
+        Independent estimates of ``sigma_i dL/dsigma_i``, each from the same number of noise samples, (parts, S, n).
     deviations
         ``||h(x + sigma*delta) - f||^2``, (noises, S).
     """
@@ -117,16 +117,16 @@ class Measured:
         return Halves(self.parts[::2].mean(0), self.parts[1::2].mean(0))
 
     def growth(self, free: Tensor) -> Tensor:
-        """``d log L / d log t`` when the scales of the free units, (S, n) bool, grow by t, by the gradient, (S,)."""
+        """``d log L / d log t``, (S,), if the free units' scales, (S, n) bool, are multiplied by t; by the gradient."""
         growth = (self.parts.mean(0) * free).sum(1)
         return growth / self.deviations.mean(0).clamp(min=torch.finfo(growth.dtype).tiny)
 
     def exponent(self, free: Tensor) -> Tensor:
-        """The growth within what a change of scales may rely on: 2 where the layer is linear, (S,)."""
+        """Growth, limited to the range that rescaling can rely on; 2 for a linear layer, (S,)."""
         return self.growth(free).clamp(0.5, 3.0)
 
     def shortfall(self, free: Tensor) -> tuple[Tensor, Tensor]:
-        """Nats that the mean H lies below a linear layer's optimum, ``mean(r^2) / 4``, and its error, (S,)."""
+        """Distance of the mean H from a linear layer's optimum in nats, ``mean(r^2) / 4``, and its error, (S,)."""
         level = mean_over(self.parts.mean(0), free)
         relative = torch.where(free, self.parts / level[:, None] - 1, 0.0)
         power, error = noise_free_power(relative, free)
@@ -134,7 +134,7 @@ class Measured:
 
 
 def measure(feature: LayerProbe, sigma: Tensor, noises: int, control: Control | None = None) -> Measured:
-    """Take the gradient and the deviations of noise scales (S, n) with that much fresh noise, a multiple of eight."""
+    """Measure gradient and deviations of noise scales (S, n) with fresh noise samples, a multiple of eight."""
     parts, deviations = [], []
     for _ in range(2):
         halves, found = feature.gradients(sigma, noises // 2, control)
@@ -144,7 +144,7 @@ def measure(feature: LayerProbe, sigma: Tensor, noises: int, control: Control | 
 
 
 def merge(passes: Sequence[Measured]) -> Measured:
-    """What was measured of the same noise scales by as many noise samples each time, as one."""
+    """Merge measurements of the same noise scales, each with the same number of noise samples."""
     return Measured(torch.cat([each.parts for each in passes]), torch.cat([each.deviations for each in passes]))
 
 
@@ -157,37 +157,37 @@ def take_trial(
     noises: int,
     control: Control | None = None,
 ) -> tuple[Trial, Tensor]:
-    """Step along what is left of the gradient, and see on fresh noise what that gains.
+    """Step along the remaining gradient, and measure the gain on fresh noise.
 
     Parameters
     ----------
     feature, free
-        The layer, and units below the cap, (S, n) bool.
+        The layer, and its units below the cap, (S, n) bool.
     found
-        Measured at the scales.
+        Measurements at the current scales.
     shape
-        Of one sample.
+        Shape of one sample.
     sigma
-        Noise scales (S, n) after a change of ``log sigma``, (S, n).
+        Maps a change of ``log sigma``, (S, n), to noise scales (S, n).
     noises
-        How many noise samples are drawn.
+        Number of noise samples.
     control
-        Model of the layer, whose share of both ends' deviations is known.
+        Linear model of the layer, whose contribution to both deviations is known.
 
     Returns
     -------
     tuple
-        The trial, and the deviations at the scales as they are, (noises, S).
+        The trial, and the deviations at the current scales, (noises, S).
     """
     quarters = [found.parts[i::4].mean(0) for i in range(4)]
     level = mean_over(torch.stack(quarters).mean(0), free)
     one, two, three, four = (torch.where(free, part / level[:, None] - 1, 0.0) for part in quarters)
-    # Each half's direction is promised by the other what it is worth.
+    # Each half predicts the gain of the other half's direction.
     first, second = pyramid(Halves(one, two), shape), pyramid(Halves(three, four), shape)
     worth = ((three + four) * first + (one + two) * second) / 4
     direction = torch.where(free, (first + second) / 2, 0.0)
     count = free.sum(1).clamp(min=1)
-    # Of a step as large as what matters: curvature differs between small and large steps.
+    # The step has the size of relevant errors, because curvature differs between small and large steps.
     root = (direction.square().sum(1) / count).sqrt()
     length = TRIAL_STEP / root.clamp(min=torch.finfo(root.dtype).tiny)
     step = -(direction * length[:, None]).clamp(-MOST_TRIAL, MOST_TRIAL)
@@ -196,19 +196,19 @@ def take_trial(
 
 
 def certify(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth: Tensor | None = None) -> Certificate:
-    """Judge noise scales by what was measured of them.
+    """Make the certificate of noise scales from measurements.
 
     Parameters
     ----------
     found
-        Gradient and deviations at the scales, or at scales that differ by a common factor near one.
+        Gradient and deviations at the scales, or at scales that differ by a common factor close to one.
     target, free
         ``alpha D``, (S,), and units below the cap, (S, n) bool.
     trial
-        A step from there.
+        A trial step from these scales.
     growth
-        Deviation at noise of twice the size, in units of the target, (S,). Where it is large, rare jumps make the
-        constraint unknown; where the gradient does not foretell it, the feature jumps, and its gradient says nothing of
+        Deviation under doubled noise, in units of the target, (S,). If it is large, rare jumps make the constraint
+        unknown; if the gradient does not predict it, the feature jumps, and its gradient carries no information about
         the optimum.
     """
     ratio, stderr = mean_and_stderr(found.deviations / target)
@@ -236,7 +236,7 @@ def certify(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth:
 def gap_bound(estimate: Tensor, error: Tensor, trial: Trial) -> Tensor:
     """Bound on the shortfall in nats, (S,), from its estimate for a linear layer, the error and the trial step.
 
-    The errors of the estimate and of the curvature, and what is left to second order, are independent.
+    The errors of the estimate and of the curvature, and the remainder beyond second order, are independent.
     """
     trusted = 1 / (1 + (estimate / NEARBY).square())
     curvature = 1 + trusted * (trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE) - 1)
@@ -248,7 +248,7 @@ def gap_bound(estimate: Tensor, error: Tensor, trial: Trial) -> Tensor:
 
 
 def wider(parts: int) -> float:
-    """By how much an error that is estimated from few parts is counted more: Student's quantile over the normal's.
+    """Factor on an error estimated from few parts: ratio of Student's to the normal quantile.
 
     To second order in the degrees of freedom (Abramowitz and Stegun, 26.7.5).
     """
@@ -258,7 +258,7 @@ def wider(parts: int) -> float:
 
 
 def constraint_met(ratio: Tensor, stderr: Tensor, saturated: Tensor) -> Tensor:
-    """Whether the constraint is known to be met, (S,) bool; an inequality where all units are at the cap."""
+    """Whether the constraint is provably met, (S,) bool; an inequality if all units are at the cap."""
     off = torch.where(saturated, (ratio - 1).clamp(min=0), (ratio - 1).abs())
     known = saturated | (stderr <= RATIO_TOLERANCE)
     finite = ratio.isfinite() & stderr.isfinite()
@@ -274,25 +274,25 @@ def sample_until(
     *,
     control: Control | None = None,
 ) -> Tensor:
-    """Add deviations (noises, S) from fresh noise until their mean is known well, or no more are allowed.
+    """Add deviations (noises, S) from fresh noise until their mean is precise enough or the maximum is reached.
 
     Parameters
     ----------
     feature, sigma
-        The layer, and noise scales (S, n).
+        The layer, and its noise scales (S, n).
     deviations
-        Those that are there already.
+        Deviations measured so far.
     effort
         Factor on the minimum and maximum number of noise samples.
     wanted
-        Relative standard error of the mean, on average over the samples.
+        Target for the relative standard error of the mean, averaged over the samples.
     control
-        Model of the layer: deviations then come averaged in pairs, less what it explains.
+        Linear model of the layer; with it, deviations are averaged over pairs, minus the part that it explains.
     """
     least, most = effort * LEAST_RATIO_NOISES, effort * math.ceil(RATIO_NOISES * (RATIO_STDERR / wanted) ** 2)
     while len(deviations) < most:
         typical = float(relative_stderr(deviations).mean())
-        # A feature that did not move at all leaves everything open.
+        # If the feature did not move at all, nothing is known yet.
         enough = max(least, math.ceil(len(deviations) * (typical / wanted) ** 2)) if typical < most else most
         more = min(enough, most, 4 * len(deviations)) - len(deviations)
         if more <= 0:
@@ -313,54 +313,54 @@ def mean_and_stderr(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def relative_stderr(values: Tensor) -> Tensor:
-    """Standard error of the mean over the first axis of (count, S), relative to it, (S,)."""
+    """Standard error of the mean over the first axis of (count, S), relative to the mean, (S,)."""
     mean, error = mean_and_stderr(values)
     return error / mean.clamp(min=torch.finfo(mean.dtype).tiny)
 
 
 def rescale_to_constraint(scales: Tensor, deviations: Tensor, target: Tensor, exponent: Tensor | float = 2.0) -> Tensor:
-    """Noise scales (S, groups) that meet the constraint, by at most a factor e at a time.
+    """Noise scales (S, groups) that meet the constraint, changed by at most a factor e at a time.
 
     Parameters
     ----------
     scales
-        Those that the deviations were measured with, (S, groups), standardised.
+        Scales at which the deviations were measured, (S, groups), standardized.
     deviations
         ``||h(x + sigma*delta) - f||^2``, (noises, S).
     target
         ``alpha D``, (S,).
     exponent
-        Power of the scale that the deviations grow as, a number or (S,); 2 where the layer is linear.
+        Exponent of the deviations' growth with the scale, a number or (S,); 2 for a linear layer.
     """
     ratio = deviations.mean(0) / target.clamp(min=torch.finfo(target.dtype).tiny)
     return scales * (-(ratio.clamp(min=1e-6).log() / exponent).clamp(-1.0, 1.0)).exp()[:, None]
 
 
 def relative_gradient(halves: Halves, free: Tensor) -> Halves:
-    """``sigma_i dL/dsigma_i`` over its mean over the free units, minus one; zero at capped units."""
+    """``sigma_i dL/dsigma_i`` divided by its mean over the free units, minus one; zero at capped units."""
     mean = mean_over(halves.mean, free)[:, None]
     return Halves(*(torch.where(free, half / mean - 1, 0.0) for half in (halves.first, halves.second)))
 
 
 def mean_over(values: Tensor, free: Tensor) -> Tensor:
-    """Mean of values (S, n) over the free units, (S,); one where it is not positive."""
+    """Mean of values (S, n) over the free units, (S,); one if it is not positive."""
     mean = torch.where(free, values, 0.0).sum(1) / free.sum(1).clamp(min=1)
     return torch.where(mean > 0, mean, torch.ones_like(mean))
 
 
 def noise_free_power(parts: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean square of a map over the free units and its standard error, (S,): products of independent estimates.
+    """Mean square of a map over the free units and its standard error, (S,), from products of independent estimates.
 
     Parameters
     ----------
     parts
-        Independent estimates of the map, (parts, S, n), zero where a unit is not free.
+        Independent estimates of the map, (parts, S, n); zero at units that are not free.
     free
-        Units that count, (S, n) bool.
+        Free units, (S, n) bool.
     """
     count = len(parts)
     products = torch.einsum("psn,qsn->spq", parts, parts) / free.sum(1).clamp(min=1)[:, None, None]
     apart = products.sum(2) - products.diagonal(dim1=1, dim2=2)
-    # A U-statistic: its error comes from how much each part's mean product with the others varies.
+    # A U-statistic: its error follows from the variation of each part's mean product with the others.
     each = apart / (count - 1)
     return each.mean(1), 2 * each.std(1) / math.sqrt(count)

@@ -1,9 +1,9 @@
-"""Control variates: a fixed linear model of a layer, whose part of a Monte-Carlo estimate is known exactly.
+"""Control variates: a fixed linear model of a layer, whose share of a Monte Carlo estimate is known exactly.
 
 Take a fixed matrix J close to the layer's mean Jacobian under noise. ``y = J (sigma*delta)`` and ``l = J^T y``
 correlate with the feature's change and with its pathwise gradient, and their means are known:
-``E|y|^2 = sum_i sigma_i^2 |J_i|^2`` and ``E[sigma_i delta_i l_i] = sigma_i^2 |J_i|^2``. Whatever J is, subtracting a
-multiple of ``estimate - mean`` leaves the expectation as it is; the better J is, the less variance is left.
+``E|y|^2 = sum_i sigma_i^2 |J_i|^2`` and ``E[sigma_i delta_i l_i] = sigma_i^2 |J_i|^2``. Subtracting a multiple of
+``estimate - mean`` leaves the expectation unchanged for any J; the closer J is, the lower the variance.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Control:
-    """Rows of a mean Jacobian for each of S samples.
+    """Rows of the mean Jacobian of each of S samples.
 
     Attributes
     ----------
     rows
-        Standardised, (S, k, n).
+        Standardized, (S, k, n).
     """
 
     rows: Tensor
@@ -32,12 +32,12 @@ class Control:
         return self.rows.square().sum(1)
 
     def apply(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """The model's response to perturbations.
+        """Response of the model to perturbations.
 
         Parameters
         ----------
         delta
-            Standardised perturbations ``sigma*delta``, (noises, S, n).
+            Standardized perturbations ``sigma*delta``, (noises, S, n).
 
         Returns
         -------

@@ -1,7 +1,7 @@
 """The decoder that reconstructs the input from a layer's feature (the paper, section 4): six residual blocks.
 
-The first blocks double the size of the grid, as many of them as lie between the feature's grid and the input's. Width
-and depth are the same for every layer of a comparison, which is what makes their uncertainties comparable.
+The first blocks double the grid, as often as needed to get from the feature's grid to the input's. Width and depth are
+the same for all layers, which makes their uncertainties comparable.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-#: Residual blocks of every decoder.
+#: Residual blocks per decoder.
 BLOCKS = 6
-#: A feature without a grid is projected to one that this many doublings, at most, bring to the input's size.
+#: Maximum number of doublings from the seed grid, to which features without a grid are projected, to the input's size.
 MOST_SEED_DOUBLINGS = 4
 LEAST_SEED_SIDE = 4
 
@@ -27,18 +27,18 @@ _RESIZE = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 @dataclass(frozen=True)
 class Plan:
-    """What a decoder is made for and how large it is.
+    """Shapes and size of a decoder.
 
     Attributes
     ----------
     feature
         Shape of one sample's feature.
     sample
-        Shape of one sample of the perturbed tensor.
+        Shape of one sample of the analysis input.
     axes
-        Names of its axes.
+        Names of the sample's axes.
     width
-        Channels of every block.
+        Channels per block.
     """
 
     feature: tuple[int, ...]
@@ -48,24 +48,24 @@ class Plan:
 
     @property
     def channel(self) -> int | None:
-        """Position of the sample's channel axis, None where every unit stands for itself."""
+        """Position of the sample's channel axis; None without one."""
         return next((i for i, axis in enumerate(self.axes) if axis in ("channel", "embedding")), None)
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Sizes of the sample along its positions; empty for tabular data."""
+        """Sizes of the sample's position axes; empty for tabular data."""
         if self.channel is None:
             return ()
         return tuple(size for i, size in enumerate(self.sample) if i != self.channel)
 
 
 class Decoder(nn.Module):
-    """Reconstructs samples from flat features.
+    """Network that reconstructs samples from flat features.
 
     Parameters
     ----------
     plan
-        Sizes.
+        Shapes and size.
     """
 
     feature_mean: Tensor
@@ -84,9 +84,9 @@ class Decoder(nn.Module):
         self.register_buffer("sample_std", torch.ones(()))
 
     def standardise(self, features: Tensor, samples: Tensor) -> None:
-        """Learn location and scale from training features (B, m) and samples (B, *sample).
+        """Set location and scale from training features (B, m) and samples (B, *sample).
 
-        Scales are single numbers: to divide every unit by its own would blow up those that hardly ever vary.
+        Scales are scalars: dividing every unit by its own would amplify units that hardly vary.
         """
         for name, values in (("feature", features), ("sample", samples)):
             mean = values.mean(0)
@@ -95,14 +95,14 @@ class Decoder(nn.Module):
             getattr(self, f"{name}_std").copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Reconstruct: features (B, m) to samples (B, *sample), in the model's units and in 32 bits."""
+        """Reconstruct samples (B, *sample) from features (B, m), in the model's units, as 32-bit floats."""
         standardised = (feature - self.feature_mean) / self.feature_std
         inner: Tensor = self.body(standardised.to(self.feature_std.dtype))
         return inner.reshape(-1, *self.plan.sample) * self.sample_std + self.sample_mean
 
 
 def _vector_decoder(plan: Plan) -> nn.Module:
-    """For tabular data: residual blocks of linear layers."""
+    """Decoder for tabular data: residual blocks of linear layers."""
     units = 4 * plan.width
     blocks = [_Residual(_linear_track(units), nn.Identity()) for _ in range(BLOCKS)]
     return nn.Sequential(nn.Linear(math.prod(plan.feature), units), *blocks, nn.Linear(units, math.prod(plan.sample)))
@@ -141,7 +141,7 @@ def _steady(width: int, dimensions: int) -> nn.Module:
 
 
 def _growing(width: int, dimensions: int) -> nn.Module:
-    """A block that doubles the grid, by transposed convolutions on both of its tracks."""
+    """Block that doubles the grid, by transposed convolutions on both tracks."""
     conv, transposed, norm = _CONV[dimensions], _TRANSPOSED[dimensions], _NORM[dimensions]
     track = nn.Sequential(
         transposed(width, width, 4, stride=2, padding=1, bias=False),
@@ -163,7 +163,7 @@ class _Residual(nn.Module):
 
 
 class _Resize(nn.Module):
-    """To the input's exact size, which need not be the grid's times a power of two."""
+    """Interpolation to the input's exact size, which need not be the grid's times a power of two."""
 
     def __init__(self, sides: Sequence[int]) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class _Moved(nn.Module):
 
 
 def _stem(plan: Plan) -> _GridStem | _TokenStem | _VectorStem:
-    """From the flat feature to a grid with the decoder's width, by what the feature's shape suggests."""
+    """Layers that turn the flat feature into a grid with the decoder's width, depending on the feature's shape."""
     sides, shape = plan.sides, plan.feature
     channel = _channel_of_grid(plan)
     if channel is not None:
@@ -203,7 +203,7 @@ def _stem(plan: Plan) -> _GridStem | _TokenStem | _VectorStem:
 
 
 def _channel_of_grid(plan: Plan) -> int | None:
-    """The axis of the feature that is no position: what is left then has the proportions of the input."""
+    """Axis of the feature that is not a position: without it, the shape has the proportions of the input."""
     if len(plan.feature) != len(plan.sides) + 1:
         return None
     first = 0 if plan.channel == 0 else len(plan.feature) - 1
@@ -232,7 +232,7 @@ class _GridStem(nn.Module):
         super().__init__()
         self.shape, self.channel = tuple(shape), channel
         grid = tuple(size for i, size in enumerate(shape) if i != channel)
-        # A grid finer than the input cannot show more of it than one of the input's size.
+        # A feature grid finer than the input is reduced to the input's size.
         self.grid = tuple(min(size, side) for size, side in zip(grid, sides, strict=True))
         self.project = _CONV[len(sides)](shape[channel], width, 1)
 
@@ -243,7 +243,7 @@ class _GridStem(nn.Module):
 
 
 class _TokenStem(nn.Module):
-    """Tokens that lie on a grid; further ones, such as a class token, are shown to every position."""
+    """Tokens on a grid; extra tokens, such as a class token, are broadcast to every position."""
 
     def __init__(self, shape: Sequence[int], extra: int, grid: tuple[int, ...], width: int) -> None:
         super().__init__()

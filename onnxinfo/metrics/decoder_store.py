@@ -1,4 +1,4 @@
-"""Trained decoders on disk: weights as safetensors, and beside them what they are, as JSON."""
+"""Trained decoders on disk: weights as safetensors, with a description in JSON."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from .decoder import Decoder, Plan
 from .decoder_training import DecoderSettings, Trained
 
 FORMAT, VERSION = "onnxinfo-decoder", 1
-#: More than any description that is written.
+#: Upper limit for a description's size.
 MAX_JSON_BYTES = 1 << 16
 _HEADER_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class DecoderKey:
-    """What a decoder was made from: with the same key it can be used again.
+    """Identity of a decoder: one with the same key can be reused.
 
     Attributes
     ----------
     model_sha256
-        The model.
+        Digest of the model.
     tensor, perturbed
-        The layer's and the perturbed tensor's name.
+        Names of the layer and of the analysis input.
     samples_sha256
-        The training samples, preprocessed.
+        Digest of the preprocessed training samples.
     settings
-        How it was trained.
+        Training settings.
     plan
-        Sizes.
+        Shapes and size.
     unit_mask_sha256
-        Which of the samples' units count; empty where all do.
+        Digest of the mask of counted units; empty if all count.
     """
 
     model_sha256: str
@@ -57,13 +57,13 @@ class DecoderKey:
     unit_mask_sha256: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the key as what JSON can hold; without a unit mask, it is that of a decoder from before there were."""
+        """Return the key as JSON-compatible values; without a unit mask, it equals the key of older versions."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return found if self.unit_mask_sha256 else {k: v for k, v in found.items() if k != "unit_mask_sha256"}
 
     @property
     def stem(self) -> str:
-        """Name of the decoder's files, without ending."""
+        """Base name of the decoder's files."""
         digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
         readable = "".join(c if c.isascii() and c.isalnum() else "-" for c in self.tensor).strip("-")[:40]
         return f"{readable or 'layer'}-{digest[:16]}"
@@ -71,7 +71,7 @@ class DecoderKey:
 
 @dataclass(frozen=True)
 class StoredDecoder:
-    """A description found in a folder of decoders."""
+    """Description of a decoder found in a folder."""
 
     path: Path
     model_sha256: str
@@ -82,12 +82,12 @@ class StoredDecoder:
 
 
 def claim_decoder(folder: str | os.PathLike[str], key: DecoderKey) -> tuple[Output, Output]:
-    """Decide whether a decoder's files, weights and description, may be written to a folder that exists.
+    """Check that a decoder's files, weights and description, may be written to an existing folder.
 
     Raises
     ------
     UsageError
-        There are files of those names that are none of a decoder.
+        Files of these names exist and are not those of a decoder.
     InputError
         The folder is write-protected.
     """
@@ -96,7 +96,7 @@ def claim_decoder(folder: str | os.PathLike[str], key: DecoderKey) -> tuple[Outp
 
 
 def save_decoder(folder: str | os.PathLike[str], key: DecoderKey, trained: Trained) -> Path:
-    """Write a decoder; returns the path of its description.
+    """Write a decoder; return the path of its description.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def save_decoder(folder: str | os.PathLike[str], key: DecoderKey, trained: Train
         weights, description = claim_decoder(folder, key)
         with weights.writing() as part:
             save_file({name: tensor.cpu().contiguous() for name, tensor in trained.decoder.state_dict().items()}, part)
-        # The description comes last: a decoder without one does not exist.
+        # The description is written last: a decoder without one does not exist.
         with description.writing() as part:
             part.write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
@@ -125,12 +125,12 @@ def save_decoder(folder: str | os.PathLike[str], key: DecoderKey, trained: Train
 
 
 def load_decoder(folder: str | os.PathLike[str], key: DecoderKey) -> Trained | None:
-    """Read the decoder of a key, None where there is none.
+    """Read the decoder with a key; return None if there is none.
 
     Raises
     ------
     InputError
-        The files under that name are damaged, or another model's or layer's.
+        The files under that name are damaged, or belong to another model or layer.
     """
     description = Path(folder) / f"{key.stem}.json"
     if not description.is_file():
@@ -191,14 +191,14 @@ def list_decoders(folder: str | os.PathLike[str]) -> list[StoredDecoder]:
 
 
 def describe_decoder(folder: str | os.PathLike[str], layer: str) -> str:
-    """Return everything about the decoders of a layer in a folder, as JSON.
+    """Return the full descriptions of a layer's decoders in a folder, as JSON.
 
     Raises
     ------
     InputError
         The folder is missing or damaged.
     UnknownLayerError
-        It has no decoder of that layer.
+        The folder has no decoder of that layer.
 
     Examples
     --------

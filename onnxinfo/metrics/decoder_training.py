@@ -1,4 +1,4 @@
-"""Training decoders for several layers at once: one forward pass of the analyzed network feeds them all."""
+"""Train decoders for several layers at once; they share one forward pass of the analyzed network."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from .input_provider import InputProvider
 from .network import Network
 from .noise import generator
 
-#: Share of the samples that decoders are validated on, and at most how many.
+#: Fraction of the samples held out for validation, and their maximum number.
 VALIDATION_SHARE, MOST_VALIDATION = 0.1, 512
 LEAST_SAMPLES = 4
-#: How often in a training decoders are validated, and after how many validations without gain one is done.
+#: Validations per training, and patience: validations without improvement before training stops.
 VALIDATIONS, PATIENCE = 10, 4
-#: Training samples that locations and scales are learned from.
+#: Training samples from which locations and scales are computed.
 STANDARDISED_SAMPLES = 256
 
 
 @dataclass(frozen=True)
 class DecoderSettings:
-    """How decoders are made; :class:`onnxinfo.config.DecoderConfig` has defaults and validates.
+    """Training settings of decoders; :class:`onnxinfo.config.DecoderConfig` has defaults and validates.
 
     Attributes
     ----------
     width
-        Channels of every block.
+        Channels per block.
     steps, batch
-        Optimisation steps at most, and samples of each.
+        Maximum number of optimization steps, and batch size.
     learning_rate
-        The greatest; it rises over the first tenth of the steps and falls to zero.
+        Peak learning rate; it is reached after a tenth of the steps and falls to zero.
     flips
-        Show samples mirrored as well (images only).
+        Augment images by horizontal flips.
     seed
-        Of split, initial weights and order of samples.
+        Random seed of split, initial weights and order of samples.
     """
 
     width: int
@@ -53,15 +53,15 @@ class DecoderSettings:
 
 @dataclass(frozen=True)
 class Trained:
-    """A decoder, and how well it reconstructs samples it was not trained on.
+    """A decoder with its validation error.
 
     Attributes
     ----------
     decoder
-        In evaluation mode, without gradients.
+        The decoder in evaluation mode, without gradients.
     error
-        Mean squared error on the validation samples, relative to their variance about the training mean: 1 is what
-        the mean sample itself reaches. Over the units that count.
+        Mean squared error on the validation samples, relative to their variance about the training mean: the mean
+        sample has error 1. Only counted units contribute.
     steps
         Steps after which the kept weights were reached.
     """
@@ -73,7 +73,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Material:
-    """What decoders are trained on: the network's layers and samples, in the order of `layers`."""
+    """Training material of decoders: the network's layers and samples, in the order of `layers`."""
 
     network: Network
     provider: InputProvider
@@ -81,19 +81,19 @@ class Material:
     device: torch.device
 
     def inputs(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The perturbed tensor of some samples, and their rows."""
+        """Analysis input of some samples, and their rows."""
         x = torch.from_numpy(self.provider.perturbed(indices)).to(self.device)
         return x, torch.as_tensor(list(indices), device=self.device)
 
     def counted(self, indices: Sequence[int]) -> Tensor | None:
-        """Which units of some samples count, (B, *sample) bool, or None for all."""
+        """Counted units of some samples, (B, *sample) bool; None for all."""
         counted = self.provider.counted
         return None if counted is None else torch.from_numpy(counted[list(indices)]).to(self.device)
 
 
 @dataclass
 class _Pupil:
-    """A decoder while it is trained."""
+    """A decoder in training."""
 
     decoder: Decoder
     optimizer: torch.optim.Optimizer
@@ -133,26 +133,26 @@ def train_decoders(
     settings: DecoderSettings,
     report: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> list[Trained]:
-    """Train a decoder for every layer by mean squared error (the paper, section 3.2), with early stopping.
+    """Train a decoder for every layer on the mean squared error (the paper, section 3.2), with early stopping.
 
     Parameters
     ----------
     material
-        Network and samples; a share of the samples is held out.
+        Network and samples; a fraction of the samples is held out.
     settings
-        How.
+        Training settings.
     report
-        Called with steps done, steps at most, and the mean over layers of the loss relative to the samples' variance.
+        Called with steps done, maximum steps, and the loss relative to the samples' variance, averaged over layers.
 
     Returns
     -------
     list of Trained
-        One for each layer.
+        One per layer.
 
     Raises
     ------
     InputError
-        Too few samples, or a layer whose values are not finite.
+        Too few samples, or a layer with non-finite values.
     """
     count = len(material.provider)
     demand_enough(count)
@@ -187,7 +187,7 @@ def train_decoders(
 
 
 def demand_enough(count: int) -> None:
-    """Raise :class:`InputError` where there are too few samples to train on."""
+    """Raise :class:`InputError` if there are too few training samples."""
     if count < LEAST_SAMPLES:
         raise InputError(
             f"{count} samples are too few to train a decoder; give at least {LEAST_SAMPLES}, better thousands"
@@ -201,7 +201,7 @@ def _plan(material: Material, shape: tuple[int, ...], axes: tuple[str, ...], set
 
 def _pupil(decoder: Decoder, settings: DecoderSettings) -> _Pupil:
     optimizer = torch.optim.Adam(decoder.parameters(), lr=settings.learning_rate)
-    # One step more than are taken: the schedule refuses to go beyond its end.
+    # One more than the number of steps: the schedule raises beyond its end.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps + 1, pct_start=0.1
     )
@@ -222,7 +222,7 @@ def _features(network: Network, x: Tensor, rows: Tensor) -> list[Tensor]:
 def _batches(
     material: Material, training: Sequence[int], settings: DecoderSettings
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Batches without end of epochs' rests, each sample once an epoch: samples, their rows and which units count."""
+    """Endless batches without the incomplete ones: samples, their rows and counted units; each sample once an epoch."""
     stream = generator(torch.device("cpu"), settings.seed, "decoder")
     queue: list[int] = []
     mirrored = material.provider.axes().index("x") + 1 if settings.flips and "x" in material.provider.axes() else None
@@ -242,7 +242,7 @@ def _batches(
 
 @torch.no_grad()
 def _errors(material: Material, decoders: Sequence[Decoder], validation: Sequence[int], batch: int) -> list[float]:
-    """Relative squared error of every decoder on the units of the validation samples that count."""
+    """Relative squared error of every decoder on the counted units of the validation samples."""
     wrong = torch.zeros(len(decoders), dtype=torch.float64)
     spread = 0.0
     for decoder in decoders:

@@ -1,4 +1,4 @@
-"""The samples as the graph needs them: the perturbed tensor, and everything else the layers depend on."""
+"""Samples as feeds of the graph: the analysis input, and all other inputs that the layers depend on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GraphInput:
-    """One graph input: name, element type, batch size (None: any), shape of one sample, where its channels are."""
+    """A graph input: name, element type, batch size (None: any), shape of one sample, position of the channel axis."""
 
     name: str
     dtype: np.dtype[Any]
@@ -41,7 +41,7 @@ class GraphInput:
 
 
 def graph_inputs(model: Model) -> list[GraphInput]:
-    """Graph inputs that have to be fed, in order.
+    """Graph inputs that must be fed, in order.
 
     Raises
     ------
@@ -75,12 +75,12 @@ def open_samples_of(
     specs, **options
         As for :func:`.inputs.sample_sets.open_inputs`.
     layout
-        Where the model has its channels; ``auto``: where its operators tell.
+        Position of the model's channel axis; ``auto``: inferred from its operators.
 
     Raises
     ------
     InputError, UsageError
-        As there.
+        As raised by it.
     """
     inputs = graph_inputs(model)
     declared = {i.name: (i.shape, i.dtype) for i in inputs}
@@ -90,24 +90,24 @@ def open_samples_of(
 
 @dataclass
 class InputProvider:
-    """The samples of all graph inputs, and the perturbed tensor computed from them.
+    """Samples of all graph inputs, and the analysis input computed from them.
 
     Parameters
     ----------
     model
         The whole model.
     samples
-        Of all graph inputs.
+        Samples of all graph inputs.
     input_tensor
-        The perturbed tensor: a graph input or any float tensor.
+        The analysis input: a graph input or any float tensor.
     counted
-        Which units of the perturbed tensor count, (samples, *shape) of bool; None: all. The others, such as padding, do
-        not enter the unit.
+        Counted units of the analysis input, (samples, *shape) of bool; None: all. The others, such as padding, do not
+        contribute to the unit.
 
     Attributes
     ----------
     fixed_batch
-        The batch size that the model is made for, None if any.
+        Batch size that the model was exported for; None: any.
     """
 
     model: Model
@@ -130,22 +130,22 @@ class InputProvider:
 
     @cached_property
     def declared(self) -> np.dtype[Any]:
-        """The perturbed tensor's element type in the model."""
+        """Element type of the analysis input in the model."""
         element = self.model.flow.element_type(self.input_tensor)
         return onnx.helper.tensor_dtype_to_np_dtype(element or onnx.TensorProto.FLOAT)
 
     @property
     def main(self) -> Samples:
-        """The samples that names, labels and pictures are taken from: the perturbed input's, else the first input's."""
+        """Samples that provide names, labels and pictures: those of the analysis input, else of the first input."""
         return self.samples.inputs.get(self.input_tensor, self.samples.first)
 
     def given(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
         """Samples of graph inputs in the types that the model declares, each (len(indices), ...)."""
-        with np.errstate(over="ignore"):  # what 16 bits do not hold makes a layer infinite, and that is reported
+        with np.errstate(over="ignore"):  # 16-bit overflow makes a layer infinite, which is reported
             return {name: self.samples.inputs[name].batch(indices).astype(self._types[name]) for name in names}
 
     def run(self, session: Session, indices: Sequence[int]) -> dict[str, Array]:
-        """Outputs of a session for some samples, whatever batch size the model is made for."""
+        """Outputs of a session for some samples, for any batch size of the model."""
         feeds = self.given(session.inputs, indices)
         size = self.fixed_batch
         if size is None:
@@ -159,12 +159,12 @@ class InputProvider:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def run_alone(self, session: Session, index: int) -> dict[str, Array]:
-        """Outputs of a session for one sample, as they are: not every tensor has the batch as its first axis."""
+        """Outputs of a session for one sample, unchanged: not every tensor has the batch as its first axis."""
         feeds = self.given(session.inputs, [index])
         return session.run({name: _filled(array, self.fixed_batch or 1) for name, array in feeds.items()})
 
     def perturbed(self, indices: Sequence[int]) -> Array:
-        """The perturbed tensor of some samples, (len(indices), *shape): float64 if that is its type, else float32."""
+        """Analysis input of some samples, (len(indices), *shape): float64 if that is its type, else float32."""
         if self._session is None:
             return self.samples.inputs[self.input_tensor].batch(indices)
         if self._separately:
@@ -175,12 +175,12 @@ class InputProvider:
 
     @cached_property
     def _separately(self) -> bool:
-        """Whether each sample has to be computed alone, as what is computed of several depends on all of them.
+        """Whether samples have to be computed one by one because the results of a batch depend on all of them.
 
         Raises
         ------
         ModelError
-            A batch of the size that the model is made for never holds one sample alone.
+            The model's batch size is fixed above one, so no sample can be computed alone.
         """
         assert self._session is not None
         some = sorted({0, len(self) // 2, len(self) - 1})
@@ -197,28 +197,28 @@ class InputProvider:
                 f"the samples of a batch influence each other in tensor {quoted(self.input_tensor)}, and the model "
                 f"is made for {self.fixed_batch} at once; export it for one sample"
             )
-        logger.info("%s of a sample depends on its batch: each is computed alone", quoted(self.input_tensor))
+        logger.info("%s depends on the batch: samples are computed one by one", quoted(self.input_tensor))
         return True
 
     @cached_property
     def described(self) -> Axes:
-        """What the axes of the perturbed tensor are, and what tells."""
+        """Axes of the analysis input, and the evidence for them."""
         layouts = {name: samples.layout for name, samples in self.samples.inputs.items()}
         return tensor_axes(self.model, self.input_tensor, self.perturbed([0]).ndim - 1, layouts)
 
     def axes(self) -> tuple[str, ...]:
-        """Names of the perturbed tensor's axes, without the batch."""
+        """Names of the analysis input's axes, without the batch."""
         return self.described.names
 
     def unit(self) -> Array:
-        """Standard deviation of the perturbed tensor per channel, in the model's units, broadcastable to one sample.
+        """Standard deviation of the analysis input per channel, in the model's units, broadcastable to one sample.
 
-        A channel that never varies has the root mean square of the others' deviations.
+        A constant channel gets the root mean square of the other channels' deviations.
 
         Raises
         ------
         InputError
-            The samples are constant, or so large that 32-bit floats do not hold the squares of their deviation.
+            The samples are constant, or the squares of their deviations overflow 32-bit floats.
         """
         if self._session is None:
             unit = self.samples.inputs[self.input_tensor].unit_over(self.counted)
@@ -244,7 +244,7 @@ class InputProvider:
             raise InputError(f"'{self.input_tensor}' is constant over all samples; give other samples")
         if constant := int((own == 0).sum()):
             logger.info(
-                "%d of %d channels of %s never vary: their unit is that of the others",
+                "%d of %d channels of %s are constant: they get the other channels' unit",
                 constant,
                 own.size,
                 quoted(self.input_tensor),
@@ -253,14 +253,14 @@ class InputProvider:
         return without_zeros(own).reshape(extent).astype(example.dtype)
 
     def _largest(self, indices: Sequence[int]) -> tuple[int, float]:
-        """The sample with the largest magnitude of the perturbed tensor, and that magnitude."""
+        """Sample with the largest magnitude of the analysis input, and that magnitude."""
         sizes = [float(np.abs(self.perturbed([index])).max(initial=0)) for index in indices]
         found = int(np.argmax(sizes))
         return indices[found], sizes[found]
 
 
 def _close(actual: Array, expected: Array) -> bool:
-    """Whether two computations of a tensor differ by no more than rounding."""
+    """Whether two computations of a tensor agree up to rounding."""
     if actual.shape != expected.shape:
         return False
     wide, other = actual.astype(np.float64), expected.astype(np.float64)
@@ -271,5 +271,5 @@ def _close(actual: Array, expected: Array) -> bool:
 
 
 def _filled(array: Array, count: int) -> Array:
-    """The array with its last sample repeated up to a count of samples."""
+    """Array padded to a number of samples by repeating the last one."""
     return np.concatenate([array, np.repeat(array[-1:], count - len(array), axis=0)]) if len(array) < count else array

@@ -1,7 +1,7 @@
-"""The layers as they are at the samples themselves: column norms of their Jacobians, and D.
+"""Linearization of the layers at the samples: column norms of their Jacobians, and D.
 
-``||J_i||^2`` and ``D = ||J||_F^2`` from vector-Jacobian products, ``E_u (J^T u)_i^2`` with random signs u. D is the
-normaliser of every constraint; the norms are the closed form of the discarding, where its optimisation starts.
+``||J_i||^2`` and ``D = ||J||_F^2`` come from vector-Jacobian products, ``E_u (J^T u)_i^2`` with random signs u. D is
+the normalizer of every constraint. The norms give SID in closed form, from which the optimization starts.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from .network import Network
 from .probe import random_signs, unit_vectors
 from .rows import as_rows
 
-#: Probes: at least, and at most where D is not known well enough before.
+#: Minimum number of probes, and the maximum if D is not precise enough earlier.
 LEAST_PROBES, MOST_PROBES = 16, 128
-#: Relative standard error of a sample's D, on average over the samples, at which probing stops.
+#: Relative standard error of a sample's D, averaged over the samples, at which probing stops.
 NORMALIZER_STDERR = 0.03
-#: Layers with no more outputs, or no more units, than this are linearised exactly, by their whole Jacobian. Few units
-#: mean a small network, where products are cheap; few outputs do not.
+#: Layers with at most this many outputs, or units, are linearized exactly, from their whole Jacobian. Few units mean a
+#: small network, where products are cheap; few outputs do not.
 EXACT_OUTPUTS, EXACT_UNITS = 128, 512
 
 
 @dataclass(frozen=True)
 class Linearisation:
-    """A layer around a block of S samples: squared column norms (S, n), D (S,) with standard error."""
+    """Linearization of a layer at S samples: squared column norms (S, n), D (S,) with its standard error."""
 
     column_norms: Tensor
     normalizer: Tensor
@@ -35,12 +35,12 @@ class Linearisation:
     probes: int
 
     def to(self, device: torch.device) -> Linearisation:
-        """The same on another device."""
+        """Copy on another device."""
         tensors = self.column_norms.to(device), self.normalizer.to(device), self.normalizer_stderr.to(device)
         return Linearisation(*tensors, self.probes)
 
     def at(self, rows: slice | Tensor) -> Linearisation:
-        """The same of some of the samples only."""
+        """Subset of the samples."""
         tensors = self.column_norms[rows], self.normalizer[rows], self.normalizer_stderr[rows]
         return Linearisation(*tensors, self.probes)
 
@@ -57,25 +57,25 @@ def linearise(
 ) -> list[Linearisation]:
     """Column norms ``||J_i||^2`` and ``D = ||J||_F^2`` of every layer at the samples.
 
-    One forward pass serves all layers; each probe costs one vector-Jacobian product per layer. Where a layer has few
-    outputs, or the samples have few units, products with unit vectors give the norms exactly, at every sample.
+    One forward pass serves all layers; each probe costs one vector-Jacobian product per layer. If a layer has few
+    outputs, or the samples have few units, products with unit vectors give the exact norms at every sample.
 
     Parameters
     ----------
     network
-        The layers.
+        Network whose outputs are the layers.
     x
-        Perturbed tensor of S samples, (S, *shape).
+        Analysis input of S samples, (S, *shape).
     unit
-        Standardised unit, broadcastable to x.
+        Standardized unit, broadcastable to x.
     rows
         Rows of the samples in the network's context.
     probes
         Random stream.
     stderr
-        Relative standard error of each sample's D to aim at.
+        Target for the relative standard error of each sample's D.
     counted
-        Units that count, (S, n) bool, or None for all. The others have norm zero and no part in D.
+        Counted units, (S, n) bool; None: all. The others have norm zero and do not contribute to D.
     """
     if counted is not None:
         unit = unit * counted.reshape(x.shape)
@@ -96,7 +96,7 @@ def _product(feature: Tensor, x: Tensor, u: Tensor) -> Tensor:
 
 
 def _exact_norms(feature: Tensor, x: Tensor, unit: Tensor) -> Linearisation | None:
-    """Norms from unit vectors at the smaller side of the Jacobian; None where both are large."""
+    """Exact norms from unit vectors on the smaller side of the Jacobian; None if both sides are large."""
     units, outputs = x[0].numel(), feature.shape[1]
     if outputs <= EXACT_OUTPUTS:
         total = torch.zeros_like(x)
@@ -117,7 +117,7 @@ def _exact_norms(feature: Tensor, x: Tensor, unit: Tensor) -> Linearisation | No
             (column,) = torch.autograd.grad(scaled[:, i].sum(), u, retain_graph=True)
             columns.append(column.square().sum(1))
     except NotImplementedError:
-        # An operator whose gradient has no derivative of its own.
+        # An operator's gradient has no derivative of its own.
         return None
     return _known(torch.stack(columns, 1).detach(), units)
 

@@ -1,4 +1,4 @@
-"""Whether a layer is worth a control variate, and the mean Jacobian under noise that makes it."""
+"""Decide whether a layer is worth a control variate, and estimate its mean Jacobian under noise."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from torch import Tensor
 from .control import Control
 from .probe import LayerProbe
 
-#: Features up to this size are modelled as they are; larger ones by the directions in which noise moves them most.
+#: Features up to this size are modeled entry by entry; larger ones along the directions in which noise moves them most.
 WHOLE_OUTPUTS, DIRECTIONS = 16, 32
-#: Noise samples that tell how many directions there are, and which; points at which their gradients are averaged.
+#: Noise samples to count the directions and to find them; points at which their gradients are averaged.
 FIRST_NOISES, DIRECTION_NOISES, POINTS = 8, 64, 4
-#: A feature of more entries, or that noise moves in more directions, effectively, is not worth a model: most of the
-#: noise would stay (0.87 of it at the 4,096 entries of a ResNet-20's last block).
+#: Larger features, and those that noise moves in more effective directions, are not worth a model: most of the noise
+#: would remain (0.87 of it at the 4,096 entries of a ResNet-20's last block).
 MOST_OUTPUTS, MOST_EFFECTIVE_DIRECTIONS = 512, 24
-#: Most numbers that a model may hold.
+#: Maximum number of entries of a model.
 MOST_NUMBERS = 2**26
 
 
 def control_of(feature: LayerProbe, sigma: Tensor) -> Control | None:
-    """Model a layer under noise, or return None where noise moves its feature in too many directions.
+    """Model a layer under noise; return None if noise moves its feature in too many directions.
 
     Parameters
     ----------
     feature
         The layer on a block of S samples.
     sigma
-        Noise scales, (S, n), standardised.
+        Noise scales, (S, n), standardized.
     """
     outputs = feature.center.shape[1]
     if outputs > MOST_OUTPUTS or min(outputs, DIRECTIONS) * sigma.numel() > MOST_NUMBERS:

@@ -1,4 +1,4 @@
-"""The analyzed network: features of the chosen layers as functions of the perturbed tensor, for any batch size."""
+"""The analyzed network: features of the selected layers as functions of the analysis input, for any batch size."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from .rows import as_rows
 
 logger = logging.getLogger(__name__)
 
-#: Segments of activations that are computed again, tried one after the other.
+#: Numbers of checkpointed segments, tried in order.
 SEGMENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Network:
-    """Several layers' features ``h(x)`` of one model.
+    """Features ``h(x)`` of several layers of one model.
 
     Parameters
     ----------
     module
-        Graph module whose first input is the perturbed tensor (batch axis first) and whose outputs are the layers'
-        tensors, in order; further inputs are the model's other inputs.
+        Graph module whose first input is the analysis input (batch axis first) and whose outputs are the layers'
+        tensors, in order; the remaining inputs are the model's other inputs.
     conditioning_inputs
-        The other inputs of every sample, each (samples, ...).
+        The other inputs for all samples, each (samples, ...).
     batch
-        The batch size the graph is made for, None if any.
+        Fixed batch size of the graph; None: any.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class Network:
         self.conditioning_inputs = list(conditioning_inputs)
         self.batch = batch
         self.mode = mode
-        # Where each output has its batch axis.
+        # Position of the batch axis in each output.
         self.axes = [0] * len(_outputs(self.module.graph))
         self.segments = 1
-        # Evaluates the graph.
+        # Function that evaluates the graph.
         self.evaluate: Callable[..., tuple[Tensor, ...]] = self.module
         self._parts: dict[tuple[int, ...], Network] = {}
 
     def part(self, layers: Sequence[int]) -> Network:
-        """The network that computes only the given layers (positions among the outputs)."""
+        """Network that computes only the given layers (positions among the outputs)."""
         key = tuple(layers)
         if key not in self._parts:
             part = Network(_restrict(self.module, key), self.conditioning_inputs, self.batch, mode=self.mode)
@@ -64,14 +64,14 @@ class Network:
         return self._parts[key]
 
     def __call__(self, x: Tensor, rows: Tensor) -> list[Tensor]:
-        """Features of the perturbed inputs.
+        """Compute the features of noisy inputs.
 
         Parameters
         ----------
         x
             (B, *shape), in the model's units.
         rows
-            (B,) sample of each input, to find its context.
+            Sample of each input, (B,); selects its conditioning inputs.
 
         Returns
         -------
@@ -82,25 +82,25 @@ class Network:
         return _MODES[self.mode](self, x, conditioning_inputs)
 
     def with_conditioning_inputs(self, conditioning_inputs: Sequence[Tensor]) -> Network:
-        """The same network for other samples."""
+        """Copy of the network with the conditioning inputs of other samples."""
         other = Network(self.module, conditioning_inputs, self.batch, mode=self.mode)
         other.axes, other.segments, other.evaluate = list(self.axes), self.segments, self.evaluate
         return other
 
     def recompute(self, budget: int, x: Tensor, rows: Tensor) -> int:
-        """Cut the graph so that evaluating one input keeps no more than so many bytes, or as little as can be.
+        """Checkpoint the graph so that evaluating one input keeps at most ``budget`` bytes, or as few as possible.
 
         Parameters
         ----------
         budget
-            Bytes.
+            Memory budget in bytes.
         x, rows
             At least one input.
 
         Returns
         -------
         int
-            Number of segments, whose activations are computed again for the backward pass.
+            Number of segments whose activations are recomputed for the backward pass.
         """
         inputs = [x[0].detach().clone().requires_grad_(True), *(tensor[rows[0]] for tensor in self.conditioning_inputs)]
         profile_memory(self.module, [_fill(tensor, self.batch or 1) for tensor in inputs])
@@ -110,16 +110,16 @@ class Network:
         return self.segments
 
     def checkpoint(self, segments: int) -> None:
-        """Compute activations again in so many segments, where :meth:`recompute` has weighed the graph."""
+        """Recompute activations in this many segments; :meth:`recompute` must have profiled the graph."""
         self.segments = segments
         self.evaluate = self.module if segments == 1 else recomputed(self.module, segments)
         if segments > 1 and self.mode == "vmap":
-            # What is mapped cannot be evaluated again.
+            # A checkpointed graph cannot be evaluated by vmap.
             self.mode = "loop"
         self._parts.clear()
 
     def shapes(self, x: Tensor, rows: Tensor) -> list[tuple[int, ...]]:
-        """Shape of one sample's feature, for every layer; its sizes multiply to the m of ``__call__``."""
+        """Shape of one sample's feature for every layer; its product is the m of ``__call__``."""
         count = self.batch or 1
         with torch.no_grad():
             outputs = self.module(
@@ -128,28 +128,28 @@ class Network:
         return [_shape(_samples_first(o, count, a)[0], a) for o, a in zip(outputs, self.axes, strict=True)]
 
     def select_batching(self, x: Tensor, rows: Tensor, unit: Tensor | float = 1.0, *, rounded: bool = False) -> str:
-        """Find, and keep, the fastest way to evaluate many inputs at once that is right for this graph.
+        """Select, and set, the fastest batching strategy that is correct for this graph.
 
-        A graph may have a batch size baked in, merge the batch axis with others, put it elsewhere than first, or let
-        the samples of a batch influence each other. Each way is tried on noisy copies of the samples, in batches of
-        several sizes, and its values and gradients compared with those of each input alone.
+        A graph may have a fixed batch size, merge the batch axis with others, not have it first, or let the samples of
+        a batch influence each other. Each strategy is tried on noisy copies of the samples, in batches of several
+        sizes; values and gradients are compared with those of inputs evaluated one by one.
 
         Parameters
         ----------
         x
             Two samples, (2, *shape), which may be the same.
         rows
-            Their rows.
+            Rows of the samples.
         unit
-            Standardised unit, broadcastable to x.
+            Standardized unit, broadcastable to x.
         rounded
-            Whether the network rounds its activations, see :meth:`.batching.Trial.holds`.
+            Whether the network rounds its activations; see :meth:`.batching.Trial.holds`.
 
         Raises
         ------
         ConversionError
-            The graph runs in no way, gives other values each time, or is made for several samples at once that
-            influence each other.
+            No strategy works, results differ from run to run, or the graph has a fixed batch size above one and its
+            samples influence each other.
         """
         try:
             self.axes = _batch_axes(self, x, [tensor[rows] for tensor in self.conditioning_inputs])
@@ -172,11 +172,12 @@ class Network:
                     self.set_batching(mode, self.axes)
                     break
             except Exception as error:
-                # Whatever a graph raises on a batch size it was not made for, the next way is tried.
-                logger.debug("many inputs at once, %s: %s", mode, error)
+                # Graphs raise all kinds of errors on a batch size that they were not exported for; then try the next
+                # strategy.
+                logger.debug("batching strategy %s fails: %s", mode, error)
                 continue
             if mode == "batch":
-                logger.warning("the samples of a batch influence each other in this model; each is evaluated alone")
+                logger.warning("the samples of a batch influence each other in this model: evaluating them one by one")
         return self.mode
 
     def _loop(self, x: Tensor, rows: Tensor) -> list[Tensor]:
@@ -187,7 +188,7 @@ class Network:
             return all(map(same_features, self._loop(x, rows), self._loop(x, rows)))
 
     def _neighbours_do_not_matter(self, x: Tensor, rows: Tensor) -> bool:
-        """Whether the first of a batch that has to be whole is the same beside its own copies and beside others."""
+        """Whether the first sample of a fixed-size batch gives the same result next to copies and next to others."""
         count = self.batch or 1
         inputs = [
             torch.cat([t[:1], _fill(t[-1], count - 1)])
@@ -200,27 +201,27 @@ class Network:
             return all(map(same_features, rows_, self._loop(x[:1], rows[:1])))
 
     def set_batching(self, mode: str, axes: Sequence[int]) -> None:
-        """Evaluate many inputs as another network of the same graph was found to do best.
+        """Use the batching strategy that was selected for another network of the same graph.
 
         Parameters
         ----------
         mode, axes
-            Of that network.
+            Strategy and batch axes of that network.
         """
         self.mode, self.axes = mode, list(axes)
         if mode == "channels last":
-            # Once for all: convolutions would otherwise reorder their weights at every call.
+            # Convert once; otherwise convolutions would reorder their weights at every call.
             self.module.to(memory_format=torch.channels_last)
         self._parts.clear()
 
 
 def _batch_axes(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[int]:
-    """Axis of each output that holds the samples: recurrent layers and the like keep them on a later one than first."""
+    """Batch axis of each output; recurrent layers, for example, do not have it first."""
     if network.batch is None:
         try:
             two, three = (network.module(*(_fill(t[0], count) for t in (x, *conditioning_inputs))) for count in (2, 3))
         except Exception:
-            # Made for one sample at a time, whatever it declares; then the axes are not asked for.
+            # The graph accepts one sample at a time, whatever it declares; the axes are not needed then.
             return network.axes
         pairs = [list(zip(a.shape, b.shape, strict=True)) for a, b in zip(two, three, strict=True)]
         return [_first(3 * m == 2 * n for m, n in sizes) for sizes in pairs]
@@ -233,7 +234,7 @@ def _batch_axes(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) 
 
 
 def _unmixed(changed: Tensor, count: int) -> Iterator[bool]:
-    """Per axis, whether it has the samples: of ``count`` parts only the first, whose sample changed, has changed."""
+    """Whether each axis is the batch axis: of ``count`` parts, only the first, whose sample changed, has changed."""
     for axis, size in enumerate(changed.shape):
         yield size % count == 0 and not _samples_first(changed, count, axis)[1:].any()
 
@@ -243,13 +244,13 @@ def _first(found: Iterable[bool]) -> int:
 
 
 def _samples_first(output: Tensor, count: int, axis: int) -> Tensor:
-    """Split the samples from what their axis merges them with, samples before the rest, and move them to the front."""
+    """Split the batch axis from axes merged with it, and move it to the front."""
     shape = output.shape
     return output.reshape(*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :]).movedim(axis, 0)
 
 
 def _shape(feature: Tensor, axis: int) -> tuple[int, ...]:
-    """Shape without what is left of the samples' axis, unless that holds something else too."""
+    """Shape without the rest of the batch axis, unless that holds other entries too."""
     shape = tuple(feature.shape)
     return shape[:axis] + shape[axis + 1 :] if shape[axis] == 1 else shape
 
@@ -260,7 +261,7 @@ def _whole(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> li
 
 
 def _channels_last(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[Tensor]:
-    """The whole batch with the channels innermost in memory, which convolutions are faster with."""
+    """The whole batch in channels-last memory format, which is faster for convolutions."""
     if x.dim() != 4:
         raise ValueError("channels are innermost in images only")
     return _whole(network, x.contiguous(memory_format=torch.channels_last), conditioning_inputs)
@@ -268,7 +269,7 @@ def _channels_last(network: Network, x: Tensor, conditioning_inputs: list[Tensor
 
 def _rows(output: Tensor, count: int, axis: int) -> Tensor:
     if output.dim() > axis and output.shape[axis] % count:
-        # Few inputs at once passed: something in the graph, such as a slice, is made for batches up to some size.
+        # Smaller batches work: something in the graph, such as a slice, limits the batch size.
         raise ConversionError(
             f"a layer has {output.shape[axis]} rows for {count} inputs evaluated at once, expected as many for each; "
             f"export the model without what cuts or fills its batches"
@@ -290,7 +291,7 @@ def _one_by_one(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) 
 
 
 def _alone(network: Network, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Outputs of one sample, flat, from a batch of the size the graph wants."""
+    """Flat outputs of one sample, from a batch of the graph's fixed size."""
     count = network.batch or 1
     outputs = network.evaluate(*(_fill(sample, count) for sample in inputs))
     if count == 1:
@@ -318,7 +319,7 @@ def _outputs(graph: fx.Graph) -> tuple[fx.Node, ...]:
 
 
 def _restrict(module: fx.GraphModule, layers: Sequence[int]) -> fx.GraphModule:
-    """The graph module without the outputs, and what only they need; parameters are shared."""
+    """Graph module without the other outputs and the nodes that only they need; parameters are shared."""
     graph = copy.deepcopy(module.graph)
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     values = _outputs(graph)

@@ -1,4 +1,4 @@
-"""What is optimised: the noise scales, how they are tied, capped and allocated, and the random streams."""
+"""The optimization variables: noise scales, their sharing, cap and allocation; and the random streams."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ENTROPY = 0.5 * math.log(2 * math.pi * math.e)
 
 @dataclass(frozen=True)
 class Tie:
-    """Which input units share one noise scale.
+    """Assignment of input units to groups that share one noise scale.
 
     Parameters
     ----------
     group
         Group of each input unit, shape (n,), values 0..groups-1.
     size
-        Number of units in each group that count, (groups,), or (S, groups) where samples differ.
+        Number of counted units in each group, (groups,), or (S, groups) if it differs between samples.
     """
 
     group: Tensor
@@ -42,25 +42,25 @@ class Tie:
         return len(self.group)
 
     def expand(self, values: Tensor) -> Tensor:
-        """From one value per group (S, groups) to one per unit (S, n)."""
+        """Expand one value per group (S, groups) to one per unit (S, n)."""
         return values if self.groups == self.units else values[:, self.group]
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum of the values (S, n) over the units of each group, (S, groups)."""
+        """Sum values (S, n) over the units of each group, (S, groups)."""
         if self.groups == self.units:
             return values
         return values.new_zeros(len(values), self.groups).index_add_(1, self.group, values)
 
     def counting(self, units: Tensor) -> Tie:
-        """The same tie where only some units count, (S, n) bool; a group of which none does has size one."""
+        """Restrict the tie to some units, (S, n) bool; a group without any such unit has size one."""
         return Tie(self.group, self.sum(units.to(self.size)).clamp(min=1))
 
     def at(self, index: Tensor) -> Tie:
-        """The tie of some of the samples."""
+        """Tie of a subset of the samples."""
         return Tie(self.group, self.size if self.size.ndim == 1 else self.size[index])
 
     def to(self, device: torch.device) -> Tie:
-        """The same tie on another device."""
+        """Copy of the tie on another device."""
         return Tie(self.group.to(device), self.size.to(device))
 
 
@@ -70,7 +70,7 @@ def make_tie(kind: str, shape: Sequence[int], axes: Sequence[str]) -> Tie:
     Parameters
     ----------
     kind
-        ``unit`` (each for itself), ``pixel`` (all channels of a position together) or ``grid:N`` (an N-cell grid over
+        ``unit`` (no sharing), ``pixel`` (one group per position, over all channels) or ``grid:N`` (an N-cell grid over
         the positions, all channels together; the paper's released code uses 16 on 224 pixels).
     shape, axes
         The sample's shape and the names of its axes; ``channel`` and ``embedding`` are the ones tied by ``pixel``.
@@ -106,7 +106,7 @@ def _tie(group: Tensor) -> Tie:
 
 
 def waterfill(column_norms: Tensor, target: Tensor, tie: Tie, cap: float) -> Tensor:
-    """The noise scales that maximise ``sum_i log sigma_i`` where the feature is linear: water-filling.
+    """Noise scales that maximize ``sum_i log sigma_i`` for a linear feature, by water-filling.
 
     ``sigma_g^2 = min(cap^2, nu m_g / C_g)`` with ``C_g`` the sum of the group's squared column norms and ``nu`` such
     that ``sum_g sigma_g^2 C_g = target``; without units at the cap this is the method's closed form
@@ -119,7 +119,7 @@ def waterfill(column_norms: Tensor, target: Tensor, tie: Tie, cap: float) -> Ten
     target
         ``alpha D`` per sample, shape (S,).
     tie
-        The groups.
+        Groups of units.
     cap
         ``sigma_max``.
 
@@ -127,8 +127,8 @@ def waterfill(column_norms: Tensor, target: Tensor, tie: Tie, cap: float) -> Ten
     -------
     Tensor
         *Uncapped* scales per group, shape (S, groups): ``sqrt(nu m_g / C_g)``, infinite where the feature does not
-        depend on the group. The noise scale is their minimum with ``cap`` (see :func:`clip_sigma`). Where even all
-        units at the cap stay below the target, everything is infinite.
+        depend on the group. The noise scale is their minimum with ``cap`` (see :func:`clip_sigma`). All scales are
+        infinite if the deviation stays below the target even with all units at the cap.
     """
     cost = tie.sum(column_norms).double()
     size = tie.size.to(cost).expand_as(cost)
@@ -150,6 +150,6 @@ def clip_sigma(scales: Tensor, tie: Tie, cap: float) -> Tensor:
 
 
 def generator(device: torch.device, *key: object) -> torch.Generator:
-    """A random stream that depends on the key alone, not on what was drawn before."""
+    """Random stream that depends only on the key, not on earlier draws."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)

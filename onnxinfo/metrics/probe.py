@@ -1,4 +1,4 @@
-"""Monte-Carlo estimates of what the metrics need from a layer: column norms, deviations, gradients."""
+"""Monte Carlo estimates of a layer's column norms, deviations and gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .control import Control
 from .network import Network
 from .rows import as_rows
 
-#: Relative difference of two products with the same Jacobian that rounding may make.
+#: Relative difference that rounding may cause between two products with the same Jacobian.
 LINEAR_TOLERANCE = 1e-4
 
 
@@ -27,17 +27,17 @@ class Halves:
 
     @property
     def mean(self) -> Tensor:
-        """The estimate from all probes, (S, n)."""
+        """Estimate from all probes, (S, n)."""
         return (self.first + self.second) / 2
 
 
 class HalfSums:
-    """Sums over a stream of noise samples, alternating between two halves, whatever the size of the portions.
+    """Sums over a stream of noise samples that alternate between two halves, for any batch size.
 
     Parameters
     ----------
     like
-        A map of the shape that is summed, (S, n).
+        Map of the shape that is summed, (S, n).
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -57,28 +57,28 @@ class HalfSums:
         return first, second
 
     def means(self) -> Halves:
-        """Mean of each half as estimates."""
+        """Mean of each half, as :class:`Halves`."""
         return Halves(*self.both)
 
 
 @dataclass
 class LayerProbe:
-    """One layer's feature on a block of samples, with the random streams that probe it.
+    """Feature of one layer on a block of samples, with the random streams that probe it.
 
     Parameters
     ----------
     network
-        Network with the one layer as its only output.
+        Network with this layer as its only output.
     x
-        Perturbed tensor of the S samples, (S, *shape), in the model's units.
+        Analysis input of the S samples, (S, *shape), in the model's units.
     unit
-        Standardised unit in the model's units, broadcastable to x.
+        Standardized unit in the model's units, broadcastable to x.
     rows
-        Rows of the samples in the network's context, (S,).
+        Rows of the samples in the network's conditioning inputs, (S,).
     noise, probes
-        Random streams on x's device: input noises, and output probes.
+        Random streams on x's device: input noise, and output probes.
     batch_size
-        Most inputs evaluated at once.
+        Maximum number of inputs evaluated at once.
     """
 
     network: Network
@@ -106,19 +106,19 @@ class LayerProbe:
         return self.x[0].numel()
 
     def at(self, index: Tensor) -> LayerProbe:
-        """The same around some of the samples only, which draws from the same random streams."""
+        """Probe of a subset of the samples; it draws from the same random streams."""
         x, rows = self.x[index], self.rows[index]
         return LayerProbe(self.network, x, self.unit, rows, self.noise, self.probes, self.batch_size)
 
     def batches(self, count: int) -> Iterator[int]:
-        """Split a number of noise samples into batches that are evaluated at once."""
+        """Split a number of noise samples into batches."""
         size = max(1, self.batch_size // self.samples)
         while count > 0:
             yield min(size, count)
             count -= size
 
     def perturb(self, sigma: Tensor, noises: int) -> tuple[Tensor, Tensor]:
-        """Draw standardised perturbations (noises, S, n); with them come the perturbed inputs (noises * S, *shape)."""
+        """Draw standardized perturbations (noises, S, n); return them and the perturbed inputs (noises * S, *shape)."""
         delta = torch.randn((noises, self.samples, self.units), generator=self.noise, device=self.x.device)
         delta = delta * sigma
         return delta, (self.x + delta.reshape(noises, *self.x.shape) * self.unit).flatten(0, 1)
@@ -134,9 +134,9 @@ class LayerProbe:
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises
-            How many.
+            Number of noise samples.
 
         Returns
         -------
@@ -155,7 +155,7 @@ class LayerProbe:
         return (feature.reshape(-1, self.samples, feature.shape[1]) - self.center).square().sum(-1)
 
     def differentiable_deviation(self, sigma: Tensor, noises: int) -> Tensor:
-        """``E||h(x + sigma*delta) - f||^2`` from fresh noise samples, (S,), differentiable by sigma, (S, n)."""
+        """``E||h(x + sigma*delta) - f||^2`` over fresh noise samples, (S,), differentiable in sigma, (S, n)."""
         _, x = self.perturb(sigma, noises)
         self.n_vjps += noises
         return self.deviation(self.evaluate(x)).mean(0)
@@ -163,15 +163,15 @@ class LayerProbe:
     def column_norms(self, sigma: Tensor, noises: int, per_noise: int) -> tuple[Halves, Tensor]:
         """``E ||J_i(x + sigma*delta)||^2`` by vector-Jacobian products, ``E_u (J^T u)_i^2`` with random signs u.
 
-        Signs have the least variance among probes with independent entries. Several per noise share a forward pass;
-        where the feature is smaller than that, its unit vectors give the norms exactly.
+        Signs have the least variance among probes with independent entries. Several probes per noise sample share a
+        forward pass; features with fewer entries than probes are probed with unit vectors, which give exact norms.
 
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises, per_noise
-            Noises (even), and probes at each.
+            Number of noise samples (even), and of probes for each.
 
         Returns
         -------
@@ -207,16 +207,16 @@ class LayerProbe:
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         directions
             (S, k, m).
         noises
-            Pairs of noise samples of opposite sign that are averaged over.
+            Number of noise pairs of opposite sign to average over.
 
         Returns
         -------
         Tensor
-            Standardised, (S, k, n).
+            Standardized, (S, k, n).
         """
         total = torch.zeros(*directions.shape[:2], self.units, device=sigma.device)
         for count in self.batches(noises):
@@ -232,21 +232,21 @@ class LayerProbe:
         return total / (2 * noises)
 
     def _opposite(self, x: Tensor) -> Tensor:
-        """The inputs (noises * S, *shape) with their noise's sign changed."""
+        """Inputs (noises * S, *shape) with the opposite sign of noise."""
         return (2 * self.x - x.detach().reshape(-1, *self.x.shape)).flatten(0, 1)
 
     def gradients(self, sigma: Tensor, noises: int, control: Control | None = None) -> tuple[Halves, Tensor]:
         """``sigma_i dL/dsigma_i`` of the feature deviation ``L = E||h(x + sigma*delta) - f||^2``, and L itself.
 
-        With a control variate, noise comes in pairs of opposite sign, in which what is even in it cancels, and the
-        control's share of both estimates is replaced by its mean.
+        With a control variate, noise is drawn in pairs of opposite sign, which cancels even terms, and the control's
+        contribution to both estimates is replaced by its mean.
 
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises
-            How many (a multiple of four).
+            Number of noise samples (a multiple of four).
         control
             Linear model of the layer.
 
@@ -255,7 +255,7 @@ class LayerProbe:
         Halves
             Two independent estimates of the logarithmic gradient.
         Tensor
-            The deviations, (noises, S); with a control one for each pair, (noises / 2, S).
+            The deviations, (noises, S); with a control, one per pair, (noises / 2, S).
         """
         if control is not None:
             return self._controlled(sigma, noises // 2, control)
@@ -294,7 +294,7 @@ class LayerProbe:
         return Halves(*halves), less_control(torch.cat(deviations), torch.cat(energies), known.sum(1) / 2)
 
     def controlled_deviations(self, sigma: Tensor, pairs: int, control: Control) -> Tensor:
-        """Deviations as :meth:`deviations` gives them, averaged in pairs and less a control variate, (pairs, S)."""
+        """Deviations as in :meth:`deviations`, averaged over pairs and corrected by a control variate, (pairs, S)."""
         deviations, energies = [], []
         with torch.no_grad():
             for count in self.batches(pairs):
@@ -306,17 +306,17 @@ class LayerProbe:
         return less_control(torch.cat(deviations), torch.cat(energies), mean)
 
     def is_linear(self, sigma: Tensor, noises: int) -> Tensor:
-        """Whether each sample's feature is linear over its noise, judged by fresh noise samples, (S,) bool.
+        """Whether each sample's feature is linear within its noise, judged by fresh noise samples, (S,) bool.
 
-        Where it is, the gradient ``J~^T d`` at a noisy input is ``J^T d`` at the sample, for the change d that the
-        noise makes.
+        If it is, the gradient ``J~^T d`` at a noisy input equals ``J^T d`` at the sample, d being the change that the
+        noise causes.
 
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises
-            How many.
+            Number of noise samples.
         """
         linear = torch.ones(self.samples, dtype=torch.bool, device=sigma.device)
         for count in self.batches(noises):
@@ -334,7 +334,7 @@ class LayerProbe:
         return linear
 
     def _pathwise(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """``J~^T (h(x) - f)``, standardised, (noises, S, n), and ``||h(x) - f||^2``, (noises, S)."""
+        """``J~^T (h(x) - f)``, standardized, (noises, S, n), and ``||h(x) - f||^2``, (noises, S)."""
         x.requires_grad_(True)
         feature = self.evaluate(x)
         difference = feature.detach() - self.center.repeat(count, 1)
@@ -345,7 +345,7 @@ class LayerProbe:
 
 
 def less_control(deviations: Tensor, energies: Tensor, mean: Tensor) -> Tensor:
-    """Deviations (pairs, S) less the part that a control's energies (pairs, S), of known mean (S,), explain."""
+    """Deviations (pairs, S) minus the part explained by a control's energies (pairs, S) of known mean (S,)."""
     scale = mean.clamp(min=torch.finfo(mean.dtype).tiny)
     moved, energy = deviations / scale, energies / scale
     moved, energy = moved - moved.mean(0), energy - energy.mean(0)
@@ -361,13 +361,13 @@ def squared_products(feature: Tensor, x: Tensor, unit: Tensor, probes: int, gene
     feature
         (B, m), computed from x.
     x
-        (B, *shape), the leaf.
+        The leaf tensor, (B, *shape).
     unit
-        Standardised unit, broadcastable to x.
+        Standardized unit, broadcastable to x.
     probes
-        How many; with ``m <= probes`` the m unit vectors are used instead.
+        Number of probes; if ``m <= probes``, the m unit vectors are used instead.
     generator
-        Stream of the random signs.
+        Random stream of the signs.
 
     Returns
     -------
@@ -382,12 +382,12 @@ def squared_products(feature: Tensor, x: Tensor, unit: Tensor, probes: int, gene
 
 
 def cotangents(feature: Tensor, probes: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Random signs (B, m), or the unit vectors where m <= probes."""
+    """Random signs (B, m); the unit vectors if m <= probes."""
     return unit_vectors(feature) if feature.shape[1] <= probes else random_signs(feature, probes, generator)
 
 
 def unit_vectors(feature: Tensor) -> Iterator[Tensor]:
-    """The m unit vectors of features (B, m), each for all of them."""
+    """The m unit vectors for features (B, m), each repeated over the batch."""
     for j in range(feature.shape[1]):
         unit_vector = torch.zeros_like(feature)
         unit_vector[:, j] = 1
@@ -395,7 +395,7 @@ def unit_vectors(feature: Tensor) -> Iterator[Tensor]:
 
 
 def random_signs(feature: Tensor, probes: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Random signs for features (B, m), so many times."""
+    """Draw random signs for features (B, m), ``probes`` times."""
     table = _signs_of_bytes(feature.device).to(feature.dtype)
     for _ in range(probes):
         words = torch.empty(math.ceil(feature.numel() / 64), dtype=torch.int64, device=feature.device)
@@ -406,6 +406,6 @@ def random_signs(feature: Tensor, probes: int, generator: torch.Generator) -> It
 
 @functools.cache
 def _signs_of_bytes(device: torch.device) -> Tensor:
-    """Eight signs for each byte, (256, 8): one random bit for each sign is several times as fast as one number."""
+    """Eight signs per byte, (256, 8): one random bit per sign is several times as fast as one random number."""
     bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
     return 2.0 * bits - 1

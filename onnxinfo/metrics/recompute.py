@@ -1,7 +1,7 @@
-"""Activations computed again for the backward pass, where keeping all of them takes more memory than there is.
+"""Recompute activations in the backward pass if keeping all of them takes too much memory.
 
-A graph is cut into segments of about equal weight that follow each other. Only what crosses a cut is kept; each segment
-is evaluated once more when the backward pass gets there (checkpointing, after Chen et al., "Training deep nets with
+A graph is cut into consecutive segments of about equal size. Only values that cross a cut are kept; each segment is
+evaluated again when the backward pass reaches it (gradient checkpointing, after Chen et al., "Training deep nets with
 sublinear memory cost", 2016).
 """
 
@@ -18,26 +18,26 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.split_module import split_module
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-#: Where a node's bytes are noted: those kept for the backward pass, and those of its value.
+#: Keys of the node metadata: bytes kept for the backward pass, and bytes of the node's value.
 _KEPT, _VALUE = "onnxinfo_kept", "onnxinfo_value"
 
 
 def profile_memory(module: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
-    """Note at each node how many bytes it keeps for the backward pass and how many its value has.
+    """Record for each node how many bytes it keeps for the backward pass, and the size of its value.
 
     Parameters
     ----------
     module
-        The graph; nodes of what is made from it are weighed, too.
+        The graph; nodes of graphs made from it inherit the sizes.
     inputs
-        Of its placeholders, for one sample; those that gradients are taken of require them. Nothing is kept of the
-        evaluation.
+        Values of its placeholders for one sample, with ``requires_grad`` as in the real evaluation. Nothing of the
+        evaluation is kept.
     """
     _Scale(module).run(*inputs)
 
 
 def peak_bytes(module: fx.GraphModule, segments: int) -> int:
-    """Bytes that are kept at most, in a weighed graph cut into segments: at the cuts, and within one segment."""
+    """Peak bytes of a profiled graph that is cut into segments: at the cuts, and within one segment."""
     nodes, ends = list(module.graph.nodes), _ends(module, segments)
     position = {node: i for i, node in enumerate(nodes)}
     crossing: list[int] = [
@@ -49,7 +49,7 @@ def peak_bytes(module: fx.GraphModule, segments: int) -> int:
 
 
 def recomputed(module: fx.GraphModule, segments: int) -> fx.GraphModule:
-    """The same function, whose weighed graph is cut into segments that are evaluated again for the backward pass."""
+    """The same function with gradient checkpointing of its profiled graph."""
     ends = _ends(module, segments)
     position = {node: i for i, node in enumerate(module.graph.nodes)}
 
@@ -64,7 +64,7 @@ def recomputed(module: fx.GraphModule, segments: int) -> fx.GraphModule:
 
 
 def _ends(module: fx.GraphModule, segments: int) -> list[int]:
-    """Positions where the segments begin, and the end: as much is kept in one as in the other."""
+    """Start positions of the segments, and the end, such that all segments keep about equally many bytes."""
     kept = [node.meta.get(_KEPT, 0) for node in module.graph.nodes]
     share = max(1, sum(kept)) / segments
     ends, total = [0], 0
@@ -76,7 +76,7 @@ def _ends(module: fx.GraphModule, segments: int) -> list[int]:
 
 
 class _CheckpointedSegment(nn.Module):
-    """A segment, evaluated again for the backward pass."""
+    """A segment that is evaluated again in the backward pass."""
 
     def __init__(self, segment: nn.Module) -> None:
         super().__init__()
@@ -85,13 +85,13 @@ class _CheckpointedSegment(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self.segment(*inputs)
-        # Stopping early is done by an exception, which operators would report.
+        # Early stopping raises an exception, which operators would report.
         with set_checkpoint_early_stop(False):
             return checkpoint(self.segment, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class _Scale(fx.Interpreter):
-    """Evaluates a graph and keeps nothing but the sizes of what would be kept."""
+    """Interpreter that keeps only the sizes of tensors saved for the backward pass."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -101,7 +101,7 @@ class _Scale(fx.Interpreter):
         with counted(self._weights) as kept:
             value = super().run_node(n)
         n.meta[_KEPT] = kept.total
-        # Weights are there anyway.
+        # Weights exist anyway.
         activations = () if n.op == "get_attr" else _tensors(value)
         n.meta[_VALUE] = sum(tensor.numel() * tensor.element_size() for tensor in activations)
         return value
@@ -109,7 +109,7 @@ class _Scale(fx.Interpreter):
 
 @dataclass
 class Kept:
-    """Bytes kept for the backward pass: of all tensors, and of the largest."""
+    """Bytes kept for the backward pass: total, and of the largest tensor."""
 
     total: int = 0
     largest: int = 0
@@ -117,12 +117,12 @@ class Kept:
 
 @contextmanager
 def counted(weights: Set[int]) -> Iterator[Kept]:
-    """Count what is kept for the backward pass instead of keeping it.
+    """Count the tensors saved for the backward pass instead of saving them.
 
     Parameters
     ----------
     weights
-        Storages that are there anyway, see :func:`storages`.
+        Storages that exist anyway; see :func:`storages`.
     """
     kept = Kept()
 

@@ -1,4 +1,4 @@
-"""What a decoder recovers of the input under noise: Monte-Carlo estimates for the reconstruction uncertainty."""
+"""Monte Carlo estimates for the reconstruction uncertainty: what a decoder recovers of the input under noise."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .decoder import Decoder
 from .probe import HalfSums, Halves, LayerProbe
 from .rows import as_rows
 
-#: Squared errors of a unit are told apart in this many independent parts.
+#: Number of independent parts in which squared errors are accumulated.
 PARTS = 4
-#: A unit that is always reconstructed alike has no entropy; its mean square is taken to be this, in standardised units.
+#: Lower bound of a unit's mean square error, in standardized units: a constant reconstruction would have no entropy.
 LEAST_POWER = 1e-12
 
 
@@ -24,7 +24,7 @@ class Moments:
     Attributes
     ----------
     parts
-        Mean of ``(mu_i - xhat_i)^2`` over each quarter of the noise samples, standardised, (PARTS, S, n).
+        Mean of ``(mu_i - xhat_i)^2`` over each quarter of the noise samples, standardized, (PARTS, S, n).
     spread
         Variance of ``(mu_i - xhat_i)^2`` over the noise samples, (S, n).
     deviations
@@ -41,13 +41,13 @@ class Moments:
         return self.parts.mean(0).clamp(min=LEAST_POWER)
 
     def log_power(self) -> Tensor:
-        """``log E (mu_i - xhat_i)^2`` without the bias, to second order, of the logarithm of an average, (S, n)."""
+        """``log E (mu_i - xhat_i)^2``, (S, n), corrected to second order for the bias of the logarithm of a mean."""
         return self.power.log() + self.spread / (2 * len(self.deviations) * self.power.square())
 
 
 @dataclass
 class Reconstruction:
-    """A decoder on top of a layer's feature around a block of samples.
+    """A decoder applied to a layer's feature at a block of samples.
 
     Parameters
     ----------
@@ -56,8 +56,8 @@ class Reconstruction:
     decoder
         Reconstructs samples from the layer's feature.
     error_reference
-        ``input``: errors are measured from the sample, ``mu = x`` (the paper's Eq. 8); ``reconstruction``: from what is
-        reconstructed without noise, ``mu = g(f)``.
+        ``input``: errors relative to the sample, ``mu = x`` (the paper's Eq. 8); ``reconstruction``: relative to the
+        noise-free reconstruction, ``mu = g(f)``.
     """
 
     feature: LayerProbe
@@ -72,7 +72,7 @@ class Reconstruction:
             self.mu = as_rows(shown / self.feature.unit)
 
     def _error(self, feature: Tensor) -> Tensor:
-        """``xhat - mu`` of features (B, m), standardised, (B, n); B is a multiple of the number of samples."""
+        """``xhat - mu`` of features (B, m), standardized, (B, n); B is a multiple of the number of samples."""
         shown = as_rows(self.decoder(feature) / self.feature.unit)
         error: Tensor = shown - self.mu.repeat(len(feature) // self.feature.samples, 1)
         return error
@@ -83,7 +83,7 @@ class Reconstruction:
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises
             Number of fresh noise samples, evaluated at once.
         """
@@ -101,9 +101,9 @@ class Reconstruction:
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises
-            How many, rounded up to a multiple of `PARTS`.
+            Number of noise samples, rounded up to a multiple of `PARTS`.
         """
         probe, counts = self.feature, torch.zeros(PARTS, device=sigma.device)
         sums = sigma.new_zeros((PARTS, *sigma.shape))
@@ -126,17 +126,17 @@ class Reconstruction:
     def gradients(self, sigma: Tensor, noises: int, weights: Tensor) -> tuple[Halves, Halves, Tensor]:
         """``sigma_j d/dsigma_j`` of the deviation L and of ``0.5 sum_i w_i E(mu_i - xhat_i)^2``, and L.
 
-        With ``w_i = 1 / E(mu_i - xhat_i)^2`` the second is the gradient of the objective. Noises come in pairs of
-        opposite sign, in which what is odd in the noise cancels.
+        With ``w_i = 1 / E(mu_i - xhat_i)^2`` the second is the gradient of the objective. Noise is drawn in pairs of
+        opposite sign, which cancels odd terms.
 
         Parameters
         ----------
         sigma
-            Noise scales, (S, n), standardised.
+            Noise scales, (S, n), standardized.
         noises
-            How many (a multiple of four).
+            Number of noise samples (a multiple of four).
         weights
-            w, (S, n).
+            Weights w, (S, n).
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""The paper's own optimisers, kept as the yardstick every faster path is tested against."""
+"""The paper's own optimizers: the reference that the faster solvers are tested against."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ LEARNING_RATE = 0.05
 def solve_by_gradient(problem: Problem, *, steps: int = 800, noises: int = 8) -> Solution:
     """SID by stochastic gradient on the paper's loss (Eq. 5), with Adam on ``log sigma``.
 
-    ``Loss = E||h(x + sigma*delta) - f||^2 / D - lambda sum_i (log sigma_i + C)`` with ``lambda = 2 alpha / n``: the
-    optimum of a linear layer then meets the constraint. Constraint and certificate are those of the usual solver.
+    ``Loss = E||h(x + sigma*delta) - f||^2 / D - lambda sum_i (log sigma_i + C)`` with ``lambda = 2 alpha / n``, so that
+    the optimum of a linear layer meets the constraint. Constraint and certificate are those of the default solver.
 
     Parameters
     ----------
     problem
-        As :func:`onnxinfo.metrics.sid.solve` takes it; the start is the uniform sigma that a linear layer would allow.
+        As for :func:`onnxinfo.metrics.sid.solve`; the start is the uniform sigma that a linear layer would allow.
     steps, noises
-        Optimisation steps, and noise samples of each.
+        Number of optimization steps, and of noise samples per step.
     """
 
     def ascend() -> Tensor:
@@ -56,9 +56,9 @@ def solve_ru_by_gradient(problem: ru.Problem, *, steps: int = 800, noises: int =
     Parameters
     ----------
     problem
-        As :func:`onnxinfo.metrics.ru.solve_ru` takes it; the start is a linear layer's uniform sigma.
+        As for :func:`onnxinfo.metrics.ru.solve_ru`; the start is a linear layer's uniform sigma.
     steps, noises
-        Optimisation steps, and noise samples of each.
+        Number of optimization steps, and of noise samples per step.
     """
     even = problem.allocated(_uniform(problem.start, problem.counted))
     scales = problem.ascend(even, steps=steps, noises=noises, rate=LEARNING_RATE)
@@ -66,5 +66,5 @@ def solve_ru_by_gradient(problem: ru.Problem, *, steps: int = 800, noises: int =
 
 
 def _uniform(start: Linearisation, counted: Tensor) -> Tensor:
-    """Mean squared column norm of the units that count, at each of them, and 0 elsewhere, (S, n)."""
+    """Mean squared column norm of the counted units, at each of them; 0 elsewhere, (S, n)."""
     return (start.column_norms * counted).sum(1, keepdim=True) / counted.sum(1, keepdim=True) * counted

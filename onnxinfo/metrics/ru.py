@@ -1,15 +1,14 @@
-"""Reconstruction uncertainty: how uncertain the input is when it is recovered from a layer's feature under noise.
+"""Reconstruction uncertainty: how uncertain the input is if it is reconstructed from a layer's feature under noise.
 
-Maximise ``sum_i 0.5 log E(mu_i - xhat_i)^2`` with ``xhat = g(h(x + sigma*delta))`` subject to the feature constraint of
-the strict information discarding, ``E||h(x + sigma*delta) - f||^2 = alpha D`` (the paper's Eq. 8 to 11).
+Maximize ``sum_i 0.5 log E(mu_i - xhat_i)^2`` with ``xhat = g(h(x + sigma*delta))`` subject to the feature constraint of
+SID, ``E||h(x + sigma*delta) - f||^2 = alpha D`` (the paper's Eq. 8 to 11).
 
-Where network and decoder are linear the objective is concave in ``s = sigma^2``. The optimum lies far from the closed
-form of the discarding: scales differ by orders of magnitude, for noise pays only where it is recovered. Stochastic
-gradient ascent on ``log sigma``, with Adam's equal steps for all units, gets there in few steps if it begins with great
-steps and ends with small ones.
+If network and decoder are linear, the objective is concave in ``s = sigma^2``. The optimum is far from the closed form
+of SID: scales differ by orders of magnitude, since noise pays only on units that are reconstructed. Stochastic gradient
+ascent on ``log sigma`` gets there in few steps: Adam's steps are equal for all units, and decay from large to small.
 
-Most of the budget is then spent on few units. The certificate weighs every unit's excess by its share of the budget:
-that is how strongly the objective curves along it.
+Most of the budget then goes to few units. The certificate weights every unit's excess by its share of the budget,
+because the objective's curvature along a unit is proportional to that share.
 """
 
 from __future__ import annotations
@@ -35,42 +34,42 @@ from .reconstruction import LEAST_POWER, Moments, Reconstruction
 from .ru_certificate import Slopes, slopes_of
 from .sid import MANY_UNITS
 
-#: Steps of the ascent, noise samples of each (more where units are few), and by how much a scale first grows a step.
+#: Steps of the ascent, noise samples per step (more if there are few units), and initial change of log sigma per step.
 STEPS, STEP_NOISES, RATE = 100, 4, 0.2
-#: Part of the excess of the constraint, and of the multiplier's error, that a first step takes back.
+#: Fraction of the constraint's excess, and of the multiplier's error, that the first step corrects.
 FOLLOWED = 0.25
-#: The multiplier is no further from that of a layer whose errors are all noise than this, in logarithms.
+#: Maximum distance of the log multiplier from that of a layer whose errors are all noise.
 MOST_LOG_MULTIPLIER = 5.0
-#: Noise samples that the constraint is met with at first, of the values, and of each of the certificate's passes.
+#: Noise samples for the first rescaling to the constraint, for the values, and for each pass of the certificate.
 SCALE_NOISES, VALUE_NOISES, GRADIENT_NOISES = 32, 64, 16
-#: What the gap's estimate is multiplied by: decoders mix units, so that the objective curves less than units of their
-#: own would make it. Calibrated on linear layers with a known optimum (docs/method.md).
+#: Factor on the estimated gap: decoders mix units, so that the objective curves less than independent units would
+#: imply. Calibrated on linear layers with a known optimum (docs/method.md).
 CALIBRATION = 10.0
-#: What the gain is multiplied by that comes of waking units which the ascent switched off, and nats that the bound is
-#: at least: units that are nearly switched off are worth some thousandths, and no gradient tells.
+#: Factor on the gain from reactivating units that the ascent switched off; and lower limit of the bound, in nats, since
+#: units that are nearly switched off contribute some thousandths that no gradient shows.
 WAKING, LEAST_GAP = 3.0, 0.005
-#: Passes of the certificate: at least, and at most where the gap is not known well enough.
+#: Minimum and maximum number of passes of the certificate.
 LEAST_PASSES, MOST_PASSES = 3, 6
-#: A constraint that is off by more than this beyond twice its standard error is met and measured again, so many times.
+#: Excess of the constraint, beyond twice its standard error, that triggers a correction; maximum number of corrections.
 KNOWN_OFF, ADJUSTMENTS = 0.01, 2
 
 
 @dataclass(frozen=True)
 class RuSolution:
-    """Uncertainties of a block of cells and what is known about them.
+    """Uncertainties of a block of cells, with their certificate.
 
     Attributes
     ----------
     sigma
-        Noise scales, (S, n), standardised; NaN where a unit does not count.
+        Noise scales, (S, n), standardized; NaN at excluded units.
     entropy
-        Pixel-level RU ``H_i = 0.5 log E(mu_i - xhat_i)^2 + 0.5 log(2 pi e)`` in nats, (S, n); NaN there, too.
+        Pixel-level RU ``H_i = 0.5 log E(mu_i - xhat_i)^2 + 0.5 log(2 pi e)`` in nats, (S, n); NaN at excluded units.
     certificate
-        Of the constraint and of the optimality, measured with fresh noise.
+        Certificate of constraint and optimality, measured with fresh noise.
     stderr
-        Monte-Carlo standard error of the mean entropy, nats, (S,).
+        Monte Carlo standard error of the mean entropy, nats, (S,).
     capped
-        Share of the units that count which are at the cap, (S,).
+        Fraction of the counted units at the cap, (S,).
     probes, iterations
         Vector-Jacobian products per sample, and updates of sigma.
     """
@@ -85,7 +84,7 @@ class RuSolution:
 
 
 def solve_ru(problem: Problem) -> RuSolution:
-    """The RU of one layer on a block of samples."""
+    """Solve the RU of one layer on a block of samples."""
     noises = min(STEP_NOISES, problem.reconstruction.feature.batch_size)
     steps = STEPS * STEP_NOISES // noises
     scales = problem.allocated(problem.start.column_norms)
@@ -95,20 +94,20 @@ def solve_ru(problem: Problem) -> RuSolution:
 
 @dataclass(frozen=True)
 class Problem:
-    """One layer's maximisation; ``scales`` are uncapped, per group, (S, groups).
+    """RU of one layer as an optimization problem; ``scales`` are uncapped, per group, (S, groups).
 
     Attributes
     ----------
     reconstruction
         The layer's decoder around S samples.
     start
-        The layer's linearisation there.
+        The layer's linearization at these samples.
     target
         ``alpha D``, (S,).
     tie, cap
-        Tied groups, and ``sigma_max`` in standardised units.
+        Groups of units that share sigma, and ``sigma_max`` in standardized units.
     counted
-        Units that count, (S, n) bool. The others get no noise and have no entropy.
+        Counted units, (S, n) bool. The others get no noise and have no entropy.
     """
 
     reconstruction: Reconstruction
@@ -128,18 +127,18 @@ class Problem:
         cap: float,
         units: Tensor | None = None,
     ) -> Problem:
-        """State the problem; ``units`` are those that count, or None for all."""
+        """State the problem; ``units`` are the counted units, None for all."""
         counted = torch.ones_like(reconstruction.mu, dtype=torch.bool) if units is None else units
         return cls(reconstruction, start, target, tie.counting(counted), cap, counted)
 
     @property
     def units(self) -> Tensor:
-        """Number n of units that count, (S,)."""
+        """Number n of counted units, (S,)."""
         return self.counted.sum(1)
 
     @property
     def effort(self) -> int:
-        """How many times as much is done where units are few: it costs little, and fewer errors average out."""
+        """Factor on the effort if there are few units: it costs little, and fewer errors average out."""
         return min(8, max(1, MANY_UNITS // (self.tie.units * self.reconstruction.feature.samples)))
 
     def sigma(self, scales: Tensor) -> Tensor:
@@ -147,28 +146,28 @@ class Problem:
         return clip_sigma(scales, self.tie, self.cap) * self.counted
 
     def free(self, scales: Tensor) -> Tensor:
-        """Groups below the cap of which some unit counts, (S, groups) bool."""
+        """Groups below the cap that contain a counted unit, (S, groups) bool."""
         return (scales < self.cap) & (self.tie.sum(self.counted.to(scales)) > 0)
 
     def allocated(self, column_norms: Tensor) -> Tensor:
-        """The closed form of the information discarding, (S, groups)."""
+        """The closed form of SID, (S, groups)."""
         return waterfill(column_norms * self.counted, self.target, self.tie, self.cap)
 
     def ascend(self, scales: Tensor, *, steps: int, noises: int, rate: float) -> Tensor:
         """Follow the stochastic gradient of the paper's loss (Eq. 11) in ``log sigma``.
 
-        ``Loss = E||h(x + sigma*delta) - f||^2 / (alpha D) - (lambda / 2) sum_i log E(mu_i - xhat_i)^2``. On the way
-        lambda is set so that the loss neither gains nor loses when all scales grow alike, and all scales follow the
-        measured constraint.
+        ``Loss = E||h(x + sigma*delta) - f||^2 / (alpha D) - (lambda / 2) sum_i log E(mu_i - xhat_i)^2``. In each step,
+        lambda is set so that the loss is stationary when all scales grow by the same factor, and all scales are
+        rescaled by the measured constraint.
 
         Parameters
         ----------
         scales
-            Where to start.
+            Initial scales.
         steps, noises
             Number of steps, and of fresh noise samples per step.
         rate
-            Adam's learning rate at the start; it falls to zero as a cosine.
+            Adam's initial learning rate; it falls to zero as a cosine.
         """
         most = math.log(self.cap)
         logs = scales.log().clamp(max=most).requires_grad_(True)
@@ -183,7 +182,8 @@ class Problem:
             (ratio - multiplier.exp() / 2 * (power.log() * self.counted).sum(1)).sum().backward()  # type: ignore[no-untyped-call]
             assert logs.grad is not None
             excess = (ratio.detach() - 1).clamp(-1, 1)
-            # Grown alike, the scales make the deviation grow by their square; the rest is what the errors gain.
+            # If all scales grow equally, the deviation grows with their square; the remainder is the gain of the
+            # errors.
             gained = (2 * ratio.detach() - logs.grad.sum(1)).clamp(min=1e-3)
             step = FOLLOWED * schedule.get_last_lr()[0] / rate
             optimizer.step()
@@ -191,21 +191,21 @@ class Problem:
             with torch.no_grad():
                 multiplier += step * (math.log(2) - gained.log()).clamp(-1, 1)
                 multiplier.clamp_(linear - MOST_LOG_MULTIPLIER, linear + MOST_LOG_MULTIPLIER)
-                # Beyond the cap no gradient leads back.
+                # Above the cap, no gradient leads back.
                 logs.sub_(step / 2 * excess[:, None]).clamp_(max=most)
         logs = logs.detach()
-        # What ends at the cap stays there while the others are rescaled.
+        # Units that end at the cap stay there while the others are rescaled.
         return torch.where(logs >= most, torch.inf, logs.exp())
 
     def enforce_constraint(self, scales: Tensor) -> Tensor:
-        """Meet the constraint roughly."""
+        """Rescale to meet the constraint approximately."""
         for _ in range(2):
             deviations = self.reconstruction.feature.deviations(self.sigma(scales), self.effort * SCALE_NOISES)
             scales = rescale_to_constraint(scales, deviations, self.target)
         return scales
 
     def measured(self, scales: Tensor, iterations: int) -> RuSolution:
-        """Values and certificate with fresh noise, and scales at the met constraint."""
+        """Values and certificate from fresh noise, with the scales at the met constraint."""
         free, sigma = self.free(scales), self.sigma(scales)
         moments, woken = self.moments(sigma, self.woken(scales))
         slopes, shortfall, error = self.slopes(sigma, free, moments.power)
@@ -228,7 +228,7 @@ class Problem:
             saturated=saturated,
             met=constraint_met(ratio, ratio_stderr, saturated),
         )
-        # All free scales changed by one factor since the errors were measured.
+        # Common factor by which the free scales have changed since the errors were measured.
         factor = torch.where(free, final / scales, 0.0).amax(1).clamp(min=torch.finfo(ratio.dtype).tiny)
         entropy = moments.log_power() / 2 + ENTROPY + torch.where(saturated, 0.0, growth * factor.log())[:, None]
         sigma = self.sigma(final)
@@ -243,7 +243,7 @@ class Problem:
         )
 
     def woken(self, scales: Tensor) -> Tensor:
-        """Noise scales (S, n) of which half of the power is the closed form's, where no unit is switched off."""
+        """Noise scales (S, n) whose power is half these scales' and half the closed form's, where no unit is off."""
         even = self.allocated(self.start.column_norms)
         return self.sigma(((scales.square() + even.square()) / 2).sqrt())
 
@@ -256,7 +256,7 @@ class Problem:
         return found, self.reconstruction.moments(other, self.effort * VALUE_NOISES)
 
     def slopes(self, sigma: Tensor, free: Tensor, power: Tensor) -> tuple[Slopes, Tensor, Tensor]:
-        """Gradients on fresh noise until the gap is known well enough.
+        """Measure gradients with fresh noise until the gap is precise enough.
 
         Parameters
         ----------
@@ -284,10 +284,10 @@ class Problem:
                     return slopes, shortfall, error
 
     def adjusted(self, scales: Tensor, deviations: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
-        """Scales of which the constraint is not known to be off, and their deviations (noises, S).
+        """Scales that meet the constraint within its known error, and their deviations (noises, S).
 
-        Noise of the feature alone costs little here. All free scales of a sample change by a few per cent, which leaves
-        the relative gradients as they are.
+        Noise samples of the feature alone are cheap here. All free scales of a sample change by a few percent, which
+        leaves the relative gradients unchanged.
         """
         feature, free = self.reconstruction.feature, self.free(scales).any(1)
         for attempt in range(ADJUSTMENTS + 1):
@@ -303,16 +303,16 @@ class Problem:
 
 
 def _gain(before: Moments, after: Moments, slope: Tensor, counted: Tensor) -> Tensor:
-    """What the mean entropy gains at the met constraint, as a lower bound of one standard error, nats, (S,).
+    """Gain of the mean entropy at the met constraint, minus one standard error, in nats, (S,).
 
     Parameters
     ----------
     before, after
-        Of the same noise.
+        Moments measured with the same noise.
     slope
-        What the mean entropy changes by when the logarithm of the deviation does by one, (S,).
+        Change of the mean entropy per unit change of the deviation's logarithm, (S,).
     counted
-        Units that count, (S, n) bool.
+        Counted units, (S, n) bool.
     """
     logs = [_mean_entropies(moments, counted) for moments in (before, after)]
     gained, error = mean_and_stderr(logs[1] - logs[0])
@@ -322,11 +322,11 @@ def _gain(before: Moments, after: Moments, slope: Tensor, counted: Tensor) -> Te
 
 
 def _value_stderr(moments: Moments, scale: Tensor, counted: Tensor) -> Tensor:
-    """Standard error of the mean entropy: of the squared errors, and of how well the constraint is met."""
+    """Standard error of the mean entropy, from the squared errors and from the uncertainty of the constraint."""
     _, error = mean_and_stderr(_mean_entropies(moments, counted))
     return (error.square() + scale.square()).sqrt()
 
 
 def _mean_entropies(moments: Moments, counted: Tensor) -> Tensor:
-    """Mean of ``0.5 log E(mu_i - xhat_i)^2`` over the units that count, from each part of the noise, (PARTS, S)."""
+    """Mean of ``0.5 log E(mu_i - xhat_i)^2`` over the counted units, from each part of the noise, (PARTS, S)."""
     return (moments.parts.clamp(min=LEAST_POWER).log() * counted).sum(2) / counted.sum(1) / 2

@@ -1,10 +1,10 @@
-"""How far a reconstruction uncertainty is below its optimum, by gradients on fresh noise.
+"""Bound on the distance of a reconstruction uncertainty from its optimum, from gradients on fresh noise.
 
 With p and q the gradients of objective and constraint with respect to ``log sigma``, the optimum has ``p = lambda q``.
-The budget is spent very unevenly: a few units take most of it, and the objective curves along a unit in proportion to
-what it is worth there, ``lambda q``. To second order the mean H therefore lies
-``sum_j (p_j - lambda q_j)^2 / (4 lambda q_j n)`` nats below the optimum. The q_j in the denominator comes from the
-linearised layer, which has no noise of its own.
+The budget is distributed unevenly: a few units take most of it, and the objective's curvature along a unit is its
+value there, ``lambda q``. To second order the mean H therefore lies
+``sum_j (p_j - lambda q_j)^2 / (4 lambda q_j n)`` nats below the optimum. The q_j in the denominator is taken from the
+linearized layer, which has no Monte Carlo noise.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch import Tensor
 from .certificate import noise_free_power
 from .noise import Tie
 
-#: A unit's share of the budget counts as at least this part of the mean share.
+#: Lower limit of a unit's share of the budget, relative to the mean share.
 LEAST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Slopes:
-    """Gradients of objective and constraint at noise scales that do not depend on the noise they were taken with.
+    """Gradients of objective and constraint, from noise that is independent of the scales.
 
     Attributes
     ----------
     cost, gain
-        Independent estimates of ``dL/dlog sigma`` of the feature deviation L and of
+        Independent estimates of ``dL/dlog sigma`` of the feature deviation L, and of
         ``d sum_i 0.5 log E(mu_i - xhat_i)^2 / dlog sigma``, (parts, S, groups).
     deviations
         ``||h(x + sigma*delta) - f||^2``, (noises, S).
@@ -41,7 +41,7 @@ class Slopes:
 
     @classmethod
     def merge(cls, passes: Sequence[Slopes]) -> Slopes:
-        """What several passes measured, as one."""
+        """Merge the measurements of several passes."""
         cost, gain = (torch.cat(each) for each in ([p.cost for p in passes], [p.gain for p in passes]))
         return cls(cost, gain, torch.cat([p.deviations for p in passes]))
 
@@ -51,25 +51,25 @@ class Slopes:
         return (growth / self.deviations.mean(0).clamp(min=torch.finfo(growth.dtype).tiny)).clamp(0.5, 3.0)
 
     def growth(self, free: Tensor, units: Tensor) -> Tensor:
-        """What the mean entropy gains, nats, when the logarithms of the free groups' scales grow by one, (S,).
+        """Growth of the mean entropy, in nats, per unit growth of the free groups' log scales, (S,).
 
-        Units are the number n of them that count, (S,). 1 where nothing but noise makes the errors.
+        ``units`` is the number n of counted units, (S,). The growth is 1 if the errors are all due to noise.
         """
         return (self.gain.mean(0) * free).sum(1) / units
 
     def shortfall(self, free: Tensor, spent: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
-        """Nats that the mean entropy lies below the optimum, to second order, and the standard error, (S,).
+        """Distance of the mean entropy from the optimum to second order, in nats, (S,), and its standard error.
 
-        Unknown where growing noise does not make larger errors.
+        Unknown if growing noise does not increase the errors.
 
         Parameters
         ----------
         free
             Groups below the cap, (S, groups) bool.
         spent
-            What the linearised layer says that each group takes of the budget, in any unit, (S, groups).
+            Share of the budget that each group takes in the linearized layer, in any unit, (S, groups).
         units
-            Number n of units that count, (S,).
+            Number n of counted units, (S,).
         """
         count = free.sum(1, keepdim=True).clamp(min=1)
         spent = torch.where(free, spent, 0.0)
@@ -86,6 +86,6 @@ class Slopes:
 
 
 def slopes_of(cost: Sequence[Tensor], gain: Sequence[Tensor], deviations: Tensor, tie: Tie) -> Slopes:
-    """Slopes from independent estimates for every unit, each (S, n): groups add their units'."""
+    """Make slopes from independent estimates for every unit, each (S, n), by summing over groups."""
     paid, gained = (torch.stack([tie.sum(part) for part in each]) for each in (cost, gain))
     return Slopes(paid, gained, deviations)

@@ -1,4 +1,4 @@
-"""Denoising of maps known only through noisy estimates: a Wiener filter with measured spectra."""
+"""Wiener filtering of noisy map estimates, with measured spectra."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _LEAST_COEFFICIENTS = 64
 
 
 def wiener(first: Tensor, second: Tensor, shape: Sequence[int]) -> Tensor:
-    """The best linear estimate of a map from two independent noisy measurements of it.
+    """Best linear estimate of a map from two independent noisy measurements.
 
-    In each frequency band the gain is signal power over total power. The signal's power is the cross-spectrum of the
-    two measurements, whose noise is independent, so it is unbiased; nothing is assumed about smoothness: a map
-    without structure is shrunk evenly, in proportion to what is known about it.
+    In each frequency band the gain is signal power over total power. The cross-spectrum of the two measurements
+    estimates the signal power without bias, since their noise is independent. Smoothness is not assumed: a map without
+    structure is shrunk evenly, in proportion to its signal-to-noise ratio.
 
     Parameters
     ----------
@@ -37,17 +37,17 @@ def wiener(first: Tensor, second: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def wiener_with(first: Tensor, second: Tensor, akin: Tensor, shape: Sequence[int]) -> Tensor:
-    """The best linear estimate of a map from two independent noisy measurements of it and one of a map akin to it.
+    """Best linear estimate of a map from two independent noisy measurements of it and one of a related map.
 
-    Beside what :func:`wiener` measures, each band's cross-spectrum tells how much the map akin shares with the one that
-    is sought; it is worth that much, whatever its own noise and bias are.
+    In addition to what :func:`wiener` measures, the cross-spectrum with the related map is measured in each band. The
+    related map gets the weight that this implies, whatever its own noise and bias.
 
     Parameters
     ----------
     first, second, shape
         As in :func:`wiener`.
     akin
-        Maps around zero, (S, n), whose noise is independent of the two measurements'.
+        Related maps around zero, (S, n), whose noise is independent of the two measurements.
 
     Returns
     -------
@@ -59,8 +59,8 @@ def wiener_with(first: Tensor, second: Tensor, akin: Tensor, shape: Sequence[int
     power, shared = pair.pool(other.abs().square()), pair.pool((pair.mean * other.conj()).real)
     most = (pair.signal * power).sqrt()
     shared = torch.minimum(torch.maximum(shared, -most), most)
-    # [total, shared; shared, power] [gain, other gain] = [signal, shared], with total = signal + noise: written as a
-    # sum of what cannot be negative, so that measurements without noise, or maps that agree, divide by no difference.
+    # [total, shared; shared, power] [gain, other gain] = [signal, shared], with total = signal + noise, written as a
+    # sum of non-negative terms, so that noiseless measurements or identical maps do not divide by zero.
     apart = (pair.signal * power - shared.square()).clamp(min=0)
     noise = (pair.total - pair.signal) * power
     known = apart + noise
@@ -72,7 +72,7 @@ def wiener_with(first: Tensor, second: Tensor, akin: Tensor, shape: Sequence[int
 
 
 class _Pair:
-    """Fourier transform of the mean of two measurements, and the power of signal and total in each band."""
+    """Fourier transform of the mean of two measurements, with signal and total power in each band."""
 
     def __init__(self, first: Tensor, second: Tensor, shape: Sequence[int]) -> None:
         self.shape = tuple(shape)
@@ -95,7 +95,7 @@ class _Pair:
         return power.new_zeros(self._bands).index_add_(0, self._band, power.sum(0).flatten())
 
     def spread(self, gains: Tensor) -> Tensor:
-        """Each band's gain at its frequencies."""
+        """Expand one gain per band to all frequencies."""
         return gains[self._band].reshape(self.shape)
 
 
@@ -104,7 +104,7 @@ def _positive(power: Tensor) -> Tensor:
 
 
 def _bands(shape: Sequence[int], samples: int, device: torch.device) -> tuple[Tensor, int]:
-    """Band of every frequency: by radius over the long axes, each pattern over the short ones (channels) apart."""
+    """Band of each frequency: by radius over the long axes, separately for each pattern over the short ones."""
     radius = torch.zeros(tuple(shape), device=device)
     pattern = torch.zeros(tuple(shape), dtype=torch.long, device=device)
     for axis, size in enumerate(shape):

@@ -1,15 +1,15 @@
-"""Strict information discarding: the largest noise on the input that a layer's feature does not notice.
+"""Strict information discarding (SID): the largest input noise that leaves a layer's feature nearly unchanged.
 
-Maximise ``sum_i log sigma_i`` subject to ``E||h(x + sigma*delta) - h(x)||^2 = alpha D`` (the paper's Eq. 2). Solved in
-three steps, each starting where the one before ended:
+Maximize ``sum_i log sigma_i`` subject to ``E||h(x + sigma*delta) - h(x)||^2 = alpha D`` (the paper's Eq. 2), in three
+stages, each of which starts from the result of the one before:
 
-1. the closed form of the linearised layer, from column norms of the Jacobian at x;
+1. the closed form of the linearized layer, from column norms of the Jacobian at x;
 2. a Gauss-Newton round: the same with column norms averaged over the noise itself;
-3. an ascent along the constraint's true gradient, which knows what the round ignores: that noise deactivates units.
+3. an ascent along the constraint's true gradient, which, unlike the round, accounts for noise deactivating units.
 
-Norms and gradients are noisy, so their maps are denoised by a Wiener filter before each step. The ascent's steps are
-damped, because the deviation curves more than a linear layer's, and old evidence is forgotten, because the gradient
-changes with the scales. Where few directions carry the feature's change, a control variate removes most of the noise.
+Norms and gradients are noisy, so their maps are denoised by a Wiener filter before each step. Steps of the ascent are
+damped, because the deviation curves more than a linear layer's; old evidence is discounted, because the gradient
+changes with the scales. If the feature changes along few directions, a control variate removes most of the noise.
 """
 
 from __future__ import annotations
@@ -50,68 +50,68 @@ from .shrinkage import wiener, wiener_with
 
 logger = logging.getLogger(__name__)
 
-#: Noise samples of the Gauss-Newton round, and probes at each.
+#: Noise samples of the Gauss-Newton round, and probes per noise sample.
 ROUND_NOISES, ROUND_PROBES = 8, 8
-#: Noise samples of each pass of the ascent, and of one with a control variate, where each tells more.
+#: Noise samples per pass of the ascent, without and with a control variate (which makes each more informative).
 PASS_NOISES, CONTROLLED_NOISES = 16, 32
-#: Rounds of ascent and certificate: steps at most, and the least weight of the newest evidence in each.
+#: Rounds of ascent and certificate: maximum number of steps, and minimum weight of the newest evidence.
 ROUNDS = ((16, 0.1), (12, 0.05), (16, 0.05))
-#: Gain in nats, averaged over so many recent passes and the samples, that is worth another step.
+#: Gain in nats, averaged over this many recent passes and the samples, below which the ascent stops.
 PASS_GAIN, RECENT = 0.005, 4
-#: Steps at least, unless so little is missing; nats that a step must gain, by its size, to be worth another one.
+#: Minimum number of steps, unless less is missing; step size, as gain in nats, below which the ascent stops.
 LEAST_STEPS, STEP_GAIN = 2, 0.001
-#: Nats that a sample must lack for another round.
+#: Shortfall in nats above which a sample enters another round.
 WORTH = 0.02
-#: Least share of the Newton step.
+#: Minimum fraction of the Newton step.
 LEAST_DAMPING = 0.15
 #: Largest change of log sigma in one step.
 MOST_STEP = 0.4
-#: Noise samples of a trial step, shared by both ends; more where a control variate serves.
+#: Noise samples of a trial step, shared by both ends; more with a control variate.
 TRIAL_NOISES = 12
-#: Passes of a certificate at most: of all samples of a block, and of the few that need them.
+#: Maximum number of passes of a certificate: for all samples of a block, and for the few that need more.
 CERTIFICATE_PASSES, MOST_PASSES = 8, 16
-#: Noise samples that tell whether a feature is linear over its noise.
+#: Noise samples of the linearity test.
 LINEAR_NOISES = 8
-#: The constraint is far off beyond this factor, judged by so many noise samples at first; attempts to get there.
+#: Factor beyond which the constraint is far off, noise samples to detect that, and maximum number of corrections.
 FAR, FAR_NOISES, ATTEMPTS = 2.0, 4, 16
-#: A constraint that is off by at most this is met analytically at the end; else its noise is drawn again.
+#: Excess of the constraint that is corrected analytically at the end (above it, its noise is drawn again); attempts.
 NEARLY_MET, ADJUSTMENTS = 0.1, 3
-#: A constraint that is off by more than this beyond twice its standard error is met before it is measured for good;
-#: where that shows it to be off by more than the second still, it is met and measured once more.
+#: Excess, beyond twice its standard error, above which the constraint is corrected before the final measurement, and
+#: above which it is corrected and measured once more afterwards.
 KNOWN_OFF, STILL_OFF = 0.01, 0.03
-#: Noise samples that tell how the deviation grows when the noise is twice as large, if a few do not tell it so well.
+#: Noise samples for the deviation's growth under doubled noise: initially, if its error is too large, and that limit.
 FEW_NOISES, GROWTH_NOISES, GROWTH_STDERR = 8, 32, 0.1
-#: Sizes of the noise that tells rounding, noise samples of each, and in all where those few exceed the linearisation by
-#: more than a smooth layer may.
+#: Sizes of the noise that detects rounding; noise samples per size, and in total if the few exceed the linearization by
+#: more than a smooth layer would.
 SMALL, FEW_SMALL_NOISES, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 4, 24, 2.0
-#: Budgets that are tried where rounding makes more than half of the deviation, in units of the one given.
+#: Budgets tried if rounding causes more than half of the deviation, in units of the given one.
 GROWN_BUDGETS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-#: A block with fewer units than this, over all its samples, is served by up to eight times as many noise samples: they
-#: cost little there, and the errors of fewer units average out less.
+#: Blocks with fewer units than this, over all samples, get up to eight times as many noise samples: they are cheap
+#: there, and errors average out less over few units.
 MANY_UNITS = 8192
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The noise scales of a block of cells and what is known about them.
+    """Noise scales of a block of cells, with their certificate.
 
     Attributes
     ----------
     sigma
-        Noise scales in standardised units, (S, n).
+        Noise scales in standardized units, (S, n).
     certificate
-        Measured with fresh noise.
+        Certificate, measured with fresh noise.
     stderr
-        Monte-Carlo standard error of the mean entropy, nats, (S,).
+        Monte Carlo standard error of the mean entropy, nats, (S,).
     capped
-        Share of units at the cap, (S,).
+        Fraction of units at the cap, (S,).
     dead
-        Samples at which the layer has no budget, (S,) bool.
+        Samples without a budget at this layer, (S,) bool.
     coarse
-        By how much the budget has to grow until rounding makes less than half of the feature's deviation, (S,); at most
-        1 where it does already, infinite where no budget tried suffices, NaN where there is no budget.
+        Factor by which the budget must grow until rounding causes less than half of the feature's deviation, (S,); at
+        most 1 if it already does, infinite if no tried budget suffices, NaN without a budget.
     probes, iterations
-        Vector-Jacobian products, and updates of sigma, (S,).
+        Numbers of vector-Jacobian products and of updates of sigma, (S,).
     """
 
     sigma: Tensor
@@ -130,21 +130,21 @@ class Solution:
 
 
 def solve(problem: Problem) -> Solution:
-    """The SID of one layer on a block of samples."""
+    """Solve the SID of one layer on a block of samples."""
     return _solution(problem, *problem.solved())
 
 
 def solve_by(problem: Problem, ascend: Callable[[], Tensor], steps: int) -> Solution:
-    """The SID of one layer on a block of samples by another ascent, whose scales are certified like the solver's own.
+    """Solve the SID of one layer with another ascent, whose scales get the same certificate as the solver's own.
 
     Parameters
     ----------
     problem
         The layer and its constraint.
     ascend
-        Gives uncapped scales per group, (S, groups).
+        Returns uncapped scales per group, (S, groups).
     steps
-        How many updates of sigma that takes.
+        Number of updates of sigma that it takes.
     """
     certified, *_ = problem.certify(problem.feasible(ascend()), None, [])
     return _solution(problem, _Found.of(certified, steps), problem.coarseness(certified.scales))
@@ -170,7 +170,7 @@ def _solution(problem: Problem, found: _Found, coarse: Tensor) -> Solution:
 
 @dataclass(frozen=True)
 class _Certified:
-    """Scales (S, groups) at the met constraint, the error (S,) of their logarithm, and their shortfall (S,)."""
+    """Scales (S, groups) at the met constraint, the error of their logarithm (S,), and the shortfall (S,)."""
 
     scales: Tensor
     certificate: Certificate
@@ -180,7 +180,7 @@ class _Certified:
 
 @dataclass
 class _Found:
-    """What was certified best of every sample, and the work that each took, (S,)."""
+    """Best certified result per sample, and the work spent on each, (S,)."""
 
     scales: Tensor
     certificate: Certificate
@@ -197,12 +197,12 @@ class _Found:
 
     @classmethod
     def of(cls, certified: _Certified, steps: int) -> _Found:
-        """What was certified of all samples at once: the feature counts the probes."""
+        """Certified results of all samples at once; the probes are read from the feature."""
         none = torch.zeros(len(certified.scales), dtype=torch.long)
         return cls(certified.scales, certified.certificate, certified.error, none, none + steps)
 
     def put(self, index: Tensor, certified: _Certified, probes: int, steps: int) -> None:
-        """Take what is certified better than before, and count the work."""
+        """Keep results whose certificate is better than before, and add the work."""
         before, now = self.certificate.at(index), certified.certificate
         better = ~before.met | before.gap.isnan() | (now.met & (now.gap <= before.gap))
         taken = index[better]
@@ -216,9 +216,9 @@ class _Found:
 
 @dataclass
 class _Ascent:
-    """Where an ascent is: scales (S, groups), their change since it began, and evidence (S, n) of where it leads.
+    """State of an ascent: scales (S, groups), their change since its start, and evidence (S, n) of the optimum.
 
-    The curvature, (S,), is that of the deviation along a step, 1 where the layer is linear.
+    The curvature, (S,), is that of the deviation along a step; 1 for a linear layer.
     """
 
     scales: Tensor
@@ -245,16 +245,16 @@ class _Ascent:
 
     @property
     def damping(self) -> Tensor:
-        """Share of the Newton step, (S,): the whole one overshoots where a layer curves more than a linear one."""
+        """Fraction of the Newton step, (S,): a full step overshoots if the layer curves more than a linear one."""
         return (1 / self.curvature).clamp(LEAST_DAMPING, 1.0)
 
     def step(self, problem: Problem, passes: Sequence[Measured], memory: float) -> float:
-        """Add passes at the scales to the evidence of where the optimum lies, seen from the beginning, and go there.
+        """Add passes at the current scales to the evidence of the optimum, relative to the start, and step there.
 
         Returns
         -------
         float
-            Mean square change of ``log sigma``: to second order, the nats that the step gains at most.
+            Mean square change of ``log sigma``: to second order, an upper bound of the step's gain in nats.
         """
         free = problem.free(self.scales)
         for fresh in passes:
@@ -280,24 +280,24 @@ class _Ascent:
 
 @dataclass(frozen=True)
 class Problem:
-    """One layer's maximisation on a block of samples; ``scales`` are uncapped, per group, (S, groups).
+    """SID of one layer as an optimization problem; ``scales`` are uncapped, per group, (S, groups).
 
     Attributes
     ----------
     feature
         The layer's feature on S samples.
     start
-        Its linearisation there.
+        The layer's linearization at these samples.
     target
         ``alpha D``, (S,); 1 at samples without a budget.
     tie, cap
-        Tied groups, and ``sigma_max`` in standardised units.
+        Groups of units that share sigma, and ``sigma_max`` in standardized units.
     shape
         Shape of one sample, for the denoising of maps.
     counted
-        Units that count, (S, n) bool. The others get no noise, and their entropy is NaN.
+        Counted units, (S, n) bool. The others get no noise, and their entropy is NaN.
     without_budget
-        Samples at which the layer does not react to small noise, (S,) bool.
+        Samples at which small noise does not change the feature, (S,) bool.
     """
 
     feature: LayerProbe
@@ -320,14 +320,14 @@ class Problem:
         shape: Sequence[int],
         units: Tensor | None = None,
     ) -> Problem:
-        """State the problem; ``target`` is ``alpha D`` as it is, ``units`` those that count or None for all."""
+        """State the problem; ``target`` is the unmodified ``alpha D``, ``units`` the counted units or None for all."""
         counted = torch.ones_like(start.column_norms, dtype=torch.bool) if units is None else units
         none = ~(target > 0)
         target = torch.where(none, 1.0, target)
         return cls(feature, start, target, tie.counting(counted), cap, tuple(shape), counted, none)
 
     def dead(self) -> Tensor:
-        """Samples without a budget that larger noise awakens, (S,) bool; of the others all units are at the cap."""
+        """Samples without a budget that react to larger noise, (S,) bool; for the others all units are at the cap."""
         if not bool(self.without_budget.any()):
             return self.without_budget
         at_cap = self.cap * self.counted.to(self.start.column_norms)
@@ -335,19 +335,19 @@ class Problem:
 
     @property
     def effort(self) -> int:
-        """How many times as many noise samples are drawn where units are few."""
+        """Factor on the number of noise samples if there are few units."""
         return min(8, max(1, MANY_UNITS // (self.tie.units * self.feature.samples)))
 
     def sigma(self, scales: Tensor) -> Tensor:
-        """Noise scale of every unit, (S, n), zero where it does not count."""
+        """Noise scale of every unit, (S, n); zero at excluded units."""
         return clip_sigma(scales, self.tie, self.cap) * self.counted
 
     def free(self, scales: Tensor) -> Tensor:
-        """Units that count and are below the cap, (S, n) bool."""
+        """Counted units below the cap, (S, n) bool."""
         return (self.tie.expand(scales) < self.cap) & self.counted
 
     def solved(self) -> tuple[_Found, Tensor]:
-        """The closed form where it holds, else what the search finds from the Gauss-Newton round on; and coarseness."""
+        """The closed form if it holds, else the result of Gauss-Newton round and search; and the coarseness."""
         scales = waterfill(self.start.column_norms * self.counted, self.target, self.tie, self.cap)
         found = self.closed(scales) if self.is_linear(scales) else None
         if found is not None:
@@ -357,13 +357,13 @@ class Problem:
         return self.search(scales, coarse > 1), coarse
 
     def is_linear(self, scales: Tensor) -> bool:
-        """Whether the closed form is the answer: exact norms, and at each sample a feature linear over its noise."""
+        """Whether the closed form is the solution: exact norms, and at each sample a feature linear in the noise."""
         exact = not bool(self.start.normalizer_stderr.any())
         return exact and bool(self.feature.is_linear(self.sigma(scales), LINEAR_NOISES).all())
 
     def closed(self, scales: Tensor) -> _Found | None:
-        """The closed form with its certificate, or None where fresh noise contradicts it."""
-        # Of a linear layer with few outputs, the control variate leaves no noise in the ratio.
+        """The closed form with its certificate, or None if fresh noise contradicts it."""
+        # For a linear layer with few outputs, the control variate removes all noise from the ratio.
         certified, *_ = self.certify(scales, control_of(self.feature, self.sigma(scales)), [])
         ratio, saturated = certified.certificate.ratio, certified.certificate.saturated
         moved = (certified.scales / scales).log().nan_to_num(0.0).abs().amax(1)
@@ -376,9 +376,9 @@ class Problem:
         return _Found.of(certified, 0)
 
     def feasible(self, scales: Tensor) -> Tensor:
-        """Shrink or grow scales until the constraint is met to a factor.
+        """Shrink or grow scales until the constraint is met up to a factor.
 
-        The closed form knows the layer at the sample itself only: it may say nothing of a unit that noise awakens.
+        The closed form knows the layer only at the sample itself; it may miss units that noise activates.
         """
         live = torch.arange(len(scales), device=scales.device)
         for _ in range(ATTEMPTS):
@@ -387,22 +387,22 @@ class Problem:
             far, over = problem.far(here, deviations)
             if not bool(far.any()):
                 break
-            # Units at the cap take part in shrinking.
+            # Units at the cap are included in the shrinking.
             bounded = torch.where(over[:, None], here.clamp(max=self.cap), here)
             scales = scales.index_copy(0, live[far], rescale_to_constraint(bounded, deviations, problem.target)[far])
             live = live[far]
         return scales
 
     def far(self, scales: Tensor, deviations: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples whose constraint is off by a large factor, and those of them that are above it, (S,) bool."""
+        """Samples whose constraint is off by a large factor, and those that exceed it, (S,) bool."""
         ratio = deviations.mean(0) / self.target
         over, under = ratio > FAR, (ratio < 1 / FAR) & self.free(scales).any(1)
         return over | under, over
 
     def gauss_newton(self, scales: Tensor) -> Tensor:
-        """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the sigma given.
+        """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the given sigma.
 
-        What that sigma disturbs in truth, over what those norms say, tells how far to go at the new one.
+        The deviation measured at this sigma, relative to that predicted from the norms, sets the size of the new one.
         """
         scales = self.feasible(scales)
         halves, deviations = self.column_norms(scales)
@@ -411,25 +411,25 @@ class Problem:
         return rescale_to_constraint(waterfill(norms, self.target, self.tie, self.cap), deviations, foretold)
 
     def column_norms(self, scales: Tensor) -> tuple[Halves, Tensor]:
-        """Squared column norms under the noise of some scales, and the deviations (noises, S)."""
+        """Squared column norms under noise, and the deviations (noises, S)."""
         return self.feature.column_norms(self.sigma(scales), self.effort * ROUND_NOISES, ROUND_PROBES)
 
     def _smoothed(self, norms: Halves) -> Tensor:
-        """Squared column norms, denoised in their logarithms with the help of those at x."""
+        """Squared column norms, denoised in the log domain with the help of those at x."""
         first, second, at_rest = map(_logarithms, (norms.first, norms.second, self.start.column_norms))
         level = (first + second).mean(1, keepdim=True) / 2
         at_rest = at_rest - at_rest.mean(1, keepdim=True)
         return (wiener_with(first - level, second - level, at_rest, self.shape) + level).exp()
 
     def search(self, scales: Tensor, coarse: Tensor) -> _Found:
-        """Ascend and certify in rounds; only samples whose certificate does not suffice go into the next one.
+        """Ascend and certify in rounds; only samples with an insufficient certificate enter the next round.
 
         Parameters
         ----------
         scales
-            Where to begin, (S, groups).
+            Initial scales, (S, groups).
         coarse
-            Samples whose budget lies below the layer's rounding, (S,) bool: their constraint is met, and that is all.
+            Samples whose budget is below the layer's rounding, (S,) bool: only their constraint is met.
         """
         state = _Ascent.begin(scales, self.tie)
         found = _Found.nothing(scales)
@@ -447,12 +447,12 @@ class Problem:
             taken, passes = problem.ascend(part, control, steps, memory)
             certified, curvature, passes = problem.certify(part.scales, control, passes, most)
             logger.debug(
-                "Gauss-Newton, then %d steps for %d samples, control variate: %s, curvature %.2f, shortfall %.4f",
+                "%d ascent steps for %d samples; control variate: %s, curvature %.2f, shortfall %.4f nats",
                 *(taken, len(live), control is not None, float(curvature.mean()), float(certified.shortfall.mean())),
             )
             part.curvature = torch.maximum(part.curvature, curvature)
             found.put(live, certified, problem.feature.n_vjps, taken)
-            # The passes of the certificate are evidence for another round.
+            # The passes of the certificate are the first evidence of another round.
             part.scales = certified.scales
             part.step(problem, passes, memory)
             state.put(live, part)
@@ -461,7 +461,7 @@ class Problem:
         return found
 
     def at(self, index: Tensor) -> Problem:
-        """The problem of some of the samples."""
+        """The problem for a subset of the samples."""
         start, target, counted = self.start.at(index), self.target[index], self.counted[index]
         feature, tie, none = self.feature.at(index), self.tie.at(index), self.without_budget[index]
         return Problem(feature, start, target, tie, self.cap, self.shape, counted, none)
@@ -472,7 +472,7 @@ class Problem:
         Returns
         -------
         tuple
-            The number of steps taken, and what was measured of the scales after the last one, if anything.
+            Number of steps taken, and the measurements at the final scales, if any.
         """
         gains: list[float] = []
         for step in range(steps):
@@ -483,7 +483,7 @@ class Problem:
             gains.append(float(fresh.shortfall(free)[0].mean()))
             recent = gains[-RECENT:]
             if sum(recent) / len(recent) < PASS_GAIN:
-                # Its noise is none that the scales have seen.
+                # This noise is independent of the scales.
                 return step, [fresh]
             moved = state.step(self, [fresh], memory)
             if state.steps >= LEAST_STEPS and moved < STEP_GAIN:
@@ -491,7 +491,7 @@ class Problem:
         return steps, []
 
     def measured(self, scales: Tensor, control: Control | None) -> Measured:
-        """One pass of fresh noise; units that share one scale share their gradient."""
+        """Measure one pass of fresh noise; units that share a scale share their gradient."""
         noises = self.effort * (PASS_NOISES if control is None else CONTROLLED_NOISES)
         found = measure(self.feature, self.sigma(scales), noises, control)
         if self.tie.groups == self.tie.units:
@@ -502,23 +502,23 @@ class Problem:
     def certify(
         self, scales: Tensor, control: Control | None, passes: list[Measured], most: int = CERTIFICATE_PASSES
     ) -> tuple[_Certified, Tensor, list[Measured]]:
-        """Measure scales with fresh noise until enough is known, and meet the constraint exactly.
+        """Measure scales with fresh noise until the certificate is precise enough, and meet the constraint exactly.
 
         Parameters
         ----------
         scales
-            (S, groups).
+            Noise scales, (S, groups).
         control
-            Model of the layer.
+            Linear model of the layer.
         passes
-            What was measured of the scales before.
+            Earlier measurements of these scales.
         most
-            Passes at most.
+            Maximum number of passes.
 
         Returns
         -------
         tuple
-            What was certified, the curvature of the deviation, (S,), and the passes it rests on.
+            The certified result, the curvature of the deviation, (S,), and the passes that it is based on.
         """
         passes, adjusted = passes or [self.measured(scales, control)], 0
         while True:
@@ -530,11 +530,11 @@ class Problem:
                 break
             passes.append(self.measured(scales, control))
         found, free = merge(passes), self.free(scales)
-        # All scales of a sample change by a few per cent, which leaves the relative gradient as it is.
+        # All scales of a sample change by a few percent, which leaves the relative gradient unchanged.
         near, deviations = self.met(scales, found, free)
         noises = self.effort * TRIAL_NOISES if control is None else 2 * self.effort * CONTROLLED_NOISES
         trial, fresh = take_trial(self.feature, found, free, self.shape, partial(self.moved, near), noises, control)
-        # With a control variate, one pass tells more of the deviation than the trial's noise.
+        # With a control variate, one pass determines the deviation better than the trial's noise.
         if control is None or not len(deviations):
             deviations = torch.cat([deviations, fresh])
         scales, deviations = self.still_met(near, deviations, found.exponent(free), control)
@@ -548,20 +548,20 @@ class Problem:
         return _Certified(final, certificate, error, shortfall), curvature, passes
 
     def known(self, found: Measured, free: Tensor) -> bool:
-        """Whether the gap is known well enough, on average over the samples."""
+        """Whether the gap is precise enough, on average over the samples."""
         return float(found.shortfall(free)[1].mean()) * wider(len(found.parts)) <= GAP_STDERR
 
     def moved(self, scales: Tensor, change: Tensor) -> Tensor:
-        """Noise scales (S, n) after a change (S, n) of the logarithm of all units below the cap."""
+        """Noise scales (S, n) after changing the logarithm of all units below the cap by (S, n)."""
         return self.sigma(scales * (self.tie.sum(change) / self.tie.size).exp())
 
     def known_off(self, scales: Tensor, deviations: Tensor) -> Tensor:
-        """By how much the constraint is off beyond twice its standard error, (S,); negative where no unit is free."""
+        """Excess of the constraint beyond twice its standard error, (S,); negative if no unit is free."""
         ratio, stderr = mean_and_stderr(deviations / self.target)
         return torch.where(self.free(scales).any(1), (ratio - 1).abs() - 2 * stderr, -1.0)
 
     def met(self, scales: Tensor, found: Measured, free: Tensor) -> tuple[Tensor, Tensor]:
-        """Scales of which the constraint is not known to be off, and what is measured of their deviations."""
+        """Scales that meet the constraint within its known error, and the measurements of their deviations."""
         if not bool((self.known_off(scales, found.deviations) > KNOWN_OFF).any()):
             return scales, found.deviations
         return rescale_to_constraint(scales, found.deviations, self.target, found.exponent(free)), found.deviations[:0]
@@ -569,7 +569,7 @@ class Problem:
     def still_met(
         self, scales: Tensor, deviations: Tensor, exponent: Tensor, control: Control | None
     ) -> tuple[Tensor, Tensor]:
-        """Add noise until the deviations are known well; meet the constraint once more where it is off even so."""
+        """Add noise until the deviations are precise; meet the constraint once more if it is still off."""
         deviations = sample_until(self.feature, self.sigma(scales), deviations, self.effort, control=control)
         if not bool((self.known_off(scales, deviations) > STILL_OFF).any()):
             return scales, deviations
@@ -582,9 +582,9 @@ class Problem:
         return scales, sample_until(self.feature, sigma, fresh, self.effort, control=control)
 
     def coarseness(self, scales: Tensor) -> Tensor:
-        """By how much the budget has to grow until rounding makes less than half of the deviation, (S,).
+        """Factor by which the budget must grow until rounding causes less than half of the deviation, (S,).
 
-        At most 1 where it does already. Larger budgets are tried with the closed form's scales.
+        At most 1 if it already does. Larger budgets are tried with the closed form's scales.
         """
         found = self.rounding(self.sigma(scales), 1.0)
         closed = self.sigma(waterfill(self.start.column_norms * self.counted, self.target, self.tie, self.cap))
@@ -594,15 +594,15 @@ class Problem:
                 break
             enough = open_ & (self.rounding((closed * factor**0.5).clamp(max=self.cap), factor) <= 1)
             found = torch.where(enough, -factor, found)
-        # What was found is kept negative, so that it is not tried again.
+        # Results are stored as negative numbers so that they are not tried again.
         return torch.where(found > 1, torch.inf, found.abs())
 
     def rounding(self, sigma: Tensor, factor: float) -> Tensor:
-        """``2 B^2 / (A f alpha D)`` of noise scales (S, n) for f times the budget, (S,): 1 where rounding makes half.
+        """``2 B^2 / (A f alpha D)`` of noise scales (S, n) for f times the budget, (S,): 1 if rounding causes half.
 
-        A smooth feature's deviation is ``A t^2`` in the size t of small noise. Jumps, of rounding mostly, add ``B t``,
-        since noise crosses a threshold nearby in proportion to its size. Smaller noise tells B, the linearised layer
-        tells A; both are equal at ``t = B / A``, where the deviation is ``2 B^2 / A``.
+        A smooth feature's deviation is ``A t^2`` for small noise of size t. Jumps, mostly from rounding, add ``B t``,
+        since noise crosses a nearby threshold in proportion to its size. B is measured with smaller noise, A is taken
+        from the linearized layer; both terms are equal at ``t = B / A``, where the deviation is ``2 B^2 / A``.
         """
         smooth = (sigma.square() * self.start.column_norms).sum(1)
         found = torch.zeros_like(smooth)
@@ -610,12 +610,12 @@ class Problem:
             small = self.small(sigma, size, smooth)
             jumps = (small - size**2 * smooth).clamp(min=0) / size
             share = 2 * jumps.square() / (smooth * self.target * factor).clamp(min=torch.finfo(smooth.dtype).tiny)
-            # A layer that saturates moves less than its linearisation foretells: nothing of that is rounding.
+            # A layer that saturates moves less than its linearization predicts; none of that is rounding.
             found = torch.maximum(found, torch.where(small > MOST_SMOOTH * size**2 * smooth, share, 0.0))
         return found
 
     def small(self, sigma: Tensor, size: float, smooth: Tensor) -> Tensor:
-        """Deviation under small noise, (S,), from more noise samples where the first few do not look smooth."""
+        """Deviation under small noise, (S,), from more noise samples if the first few do not look smooth."""
         deviations = self.feature.deviations(size * sigma, self.effort * FEW_SMALL_NOISES)
         if bool((deviations.mean(0) > MOST_SMOOTH * size**2 * smooth).any()):
             more = self.effort * (SMALL_NOISES - FEW_SMALL_NOISES)
@@ -623,7 +623,7 @@ class Problem:
         return deviations.mean(0)
 
     def growth(self, scales: Tensor) -> Tensor:
-        """Deviation when the noise of all units below the cap is twice as large, in units of ``alpha D``, (S,)."""
+        """Deviation with the noise of all units below the cap doubled, in units of ``alpha D``, (S,)."""
         sigma = self.sigma(scales)
         wide = torch.where(self.free(scales), 2 * sigma, sigma)
         deviations = self.feature.deviations(wide, self.effort * FEW_NOISES)
@@ -638,9 +638,9 @@ class Problem:
 
 
 def _overshot(relative: Tensor, step: Tensor) -> Tensor:
-    """Curvature by what a first, whole Newton step (S, n) has left of the relative gradient along itself, (S,).
+    """Curvature from the part of the relative gradient that remains along a first full Newton step (S, n), (S,).
 
-    One sample's is noisy: it counts where it is above that of all.
+    Estimates of single samples are noisy: they count only above the common one.
     """
     left, size = (relative * step).sum(1), step.square().sum(1)
     own, all_ = left / size.clamp(min=1e-12), left.sum() / size.sum().clamp(min=1e-12)
@@ -648,6 +648,6 @@ def _overshot(relative: Tensor, step: Tensor) -> Tensor:
 
 
 def _logarithms(norms: Tensor) -> Tensor:
-    """Logarithms of squared norms (S, n); what is unseen counts as a millionth of the mean."""
+    """Logarithms of squared norms (S, n), floored at a millionth of the mean."""
     least = (norms.mean(1, keepdim=True) * 1e-6).clamp(min=torch.finfo(norms.dtype).tiny)
     return torch.maximum(norms, least).log()

@@ -1,8 +1,7 @@
-"""A trial step: what a move along the remaining gradient gains on noise that nothing has seen yet.
+"""A trial step: the gain of a move along the remaining gradient, measured on fresh noise.
 
-The direction comes from another estimator than the solver's own filter, block averages at dyadic scales, so that a
-fault of that filter is found out. Base and trial share their noise, so that their difference is known far better than
-either.
+Its direction comes from block averages at dyadic scales instead of the solver's filter, so that a fault of that filter
+is detected. Base and trial share their noise, which makes their difference far more precise than either.
 """
 
 from __future__ import annotations
@@ -19,22 +18,22 @@ from .control import Control
 from .probe import Halves, LayerProbe, less_control
 from .rows import as_rows
 
-#: Axes of at most this size, channels mostly, have no scales of their own.
+#: Axes up to this size (mostly channels) are not split into scales.
 SHORT_AXIS = 4
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial step of every sample of a block; every tensor is (S,).
+    """Trial step of each sample in a block; every tensor is (S,).
 
     Attributes
     ----------
     gain, gain_stderr
-        What the step adds to the mean entropy at the met constraint, nats, and its standard error.
+        Increase of the mean entropy at the met constraint, in nats, and its standard error.
     slope
-        What the gradient promises of it to first order, nats.
+        First-order prediction of the gain from the gradient, in nats.
     size
-        What a linear layer takes back of that, nats: the mean square of the change of ``log sigma``.
+        Second-order loss of a linear layer, in nats: the mean square of the change of ``log sigma``.
     """
 
     gain: Tensor
@@ -49,15 +48,15 @@ class Trial:
 
     @property
     def curvature_stderr(self) -> Tensor:
-        """Standard error of the curvature, as far as it is the gain's."""
+        """Standard error of the curvature due to the gain."""
         return self.gain_stderr / self.size.clamp(min=torch.finfo(self.size.dtype).tiny)
 
 
 def pyramid(relative: Halves, shape: Sequence[int]) -> Tensor:
     """Estimate a map from two independent noisy measurements, scale by scale.
 
-    Differences between block means at neighbouring dyadic scales are kept in proportion to what both measurements agree
-    on, over all samples.
+    Differences between block means at neighboring dyadic scales are weighted by the agreement of the two measurements,
+    pooled over all samples.
 
     Parameters
     ----------
@@ -90,7 +89,7 @@ def _agreed(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _block_means(maps: Tensor, size: int) -> Tensor:
-    """Means over blocks of a size along the long axes, spread over the blocks again."""
+    """Means over blocks of the given size along the long axes, repeated over each block."""
     means = maps
     for axis in range(1, maps.dim()):
         length = maps.shape[axis]
@@ -114,29 +113,29 @@ def try_step(
     exponent: Tensor,
     control: Control | None = None,
 ) -> tuple[Trial, Tensor]:
-    """Take a step on fresh noise, shared with the scales as they are.
+    """Take a step and compare it with the current scales on shared fresh noise.
 
     Parameters
     ----------
     feature
         The layer on a block of S samples.
     sigma
-        Noise scales (S, n) after a change of ``log sigma``, (S, n).
+        Maps a change of ``log sigma``, (S, n), to noise scales (S, n).
     step
-        The change.
+        Change of ``log sigma``, (S, n).
     slope, size
         See :class:`Trial`.
     noises
-        How many.
+        Number of noise samples.
     exponent
-        Growth of the deviation with the scales, (S,).
+        Exponent of the deviation's growth with the scales, (S,).
     control
-        Model of the layer, whose share of both ends' deviations is known.
+        Linear model of the layer, whose contribution to both deviations is known.
 
     Returns
     -------
     tuple
-        The trial, and the deviations at the scales as they are, (noises, S).
+        The trial, and the deviations at the current scales, (noises, S).
     """
     before, after = sigma(torch.zeros_like(step)), sigma(step)
     entropy = (after.log() - before.log()).nan_to_num(0.0).sum(1) / (before > 0).sum(1).clamp(min=1)
@@ -156,7 +155,7 @@ def try_step(
         new = less_control(new, torch.cat(modelled[1]), (after.square() * control.norms).sum(1))
     tiny = torch.finfo(old.dtype).tiny
     ratio = new.mean(0) / old.mean(0).clamp(min=tiny)
-    # The error of a quotient of means whose samples belong together.
+    # Error of a ratio of means of paired samples.
     errors = (new - ratio * old) / old.mean(0).clamp(min=tiny)
     stderr = errors.std(0) / math.sqrt(len(old)) / ratio.clamp(min=tiny) / exponent
     return Trial(entropy - ratio.clamp(min=tiny).log() / exponent, stderr, slope, size), old

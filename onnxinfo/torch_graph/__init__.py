@@ -1,1 +1,1 @@
-"""From an ONNX graph to a differentiable torch graph, verified against ONNX Runtime."""
+"""Convert an ONNX graph to a differentiable torch graph, and verify it against ONNX Runtime."""

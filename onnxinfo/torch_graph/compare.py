@@ -1,4 +1,4 @@
-"""How far two values of a tensor are apart, and how far rounding can bring them."""
+"""Difference between two values of a tensor, and the part of it that rounding can explain."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from .operators.values import to_numpy
 
 Array = npt.NDArray[Any]
 
-# Largest difference of one node's results, relative to the tensor's largest magnitude, that rounding explains, by
-# element type. Two orders of float32's epsilon: sums of thousands of terms in another order stay below it, a GELU
-# taken for its approximation does not.
+# Maximum difference of one node's results that rounding explains, relative to the tensor's largest magnitude, by
+# element type. Two orders above float32's epsilon: reordered sums of thousands of terms stay below it, replacing a GELU
+# by its approximation does not.
 _TOLERANCE = {np.dtype(np.float64): 1e-5, np.dtype(np.float32): 2e-5, np.dtype(np.float16): 5e-3}
 _COARSE_TOLERANCE = 4e-2
-# Below this magnitude everything is rounding.
+# Differences below this magnitude are always rounding.
 _ABSOLUTE = 1e-8
-# What quantised values are stored in.
+# Types that store quantized values.
 _NARROW = {
     number for name, number in onnx.TensorProto.DataType.items() if re.fullmatch(r"U?INT(2|4|8|16)|FLOAT[468]E.*", name)
 }
-# What positions and answers are stored in.
+# Types that store positions and discrete results.
 _WHOLE = {onnx.TensorProto.BOOL, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
-# Integers may differ by a unit where a float lies between two, in this part of the elements.
+# Fraction of the elements in which integers may differ by one, because a float lies between the two.
 _ROUNDED_UNLIKE = 1e-3
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a tensor of the torch graph differs from ONNX Runtime's.
+    """Difference between a tensor of the torch graph and ONNX Runtime's.
 
     Parameters
     ----------
     tensor, op, node
         Name of the tensor, and operator and name of the node that computes it (empty for a graph input).
     absolute
-        Largest difference of an element; infinite where NaNs, infinities or shapes are not the same.
+        Largest difference of an element; infinite if NaNs, infinities or shapes differ.
     relative
-        The same in units of the largest finite magnitude in the tensor.
+        The same, relative to the largest finite magnitude in the tensor.
     tolerance
-        The greatest relative difference that counts as rounding.
+        Largest relative difference that counts as rounding.
     """
 
     tensor: str
@@ -63,7 +63,7 @@ class Difference:
 
     @property
     def agrees(self) -> bool:
-        """Whether the difference can be rounding."""
+        """Whether the difference can be due to rounding."""
         return self.absolute <= _ABSOLUTE or self.relative <= self.tolerance
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class Difference:
 
 
 class Tensors:
-    """A graph's tensors with what the comparison needs to know of them."""
+    """Tensors of a graph, with the properties that the comparison needs."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.flow = Dataflow(model.graph)
@@ -83,14 +83,14 @@ class Tensors:
 
     @property
     def comparable(self) -> list[str]:
-        """Names of the computed values that are known to be tensors of numbers."""
+        """Names of the computed values that are known to be numeric tensors."""
         numbers = set(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING}
         names = (name for node in self.flow.nodes for name in node.output if name in self.types)
         return [name for name in names if self._element(name) in numbers]
 
     @cached_property
     def stepped(self) -> set[str]:
-        """Names of the tensors that depend on quantised values, or on choices between floats such as an order."""
+        """Names of the tensors that depend on quantized values, or on discrete choices between floats, like sorting."""
         reached: set[str] = set()
         for i, (node, needed) in enumerate(zip(self.flow.nodes, self.flow.needs, strict=True)):
             later = not reached.isdisjoint(needed)
@@ -103,7 +103,7 @@ class Tensors:
         return self.types[name].tensor_type.elem_type if name in self.types else onnx.TensorProto.UNDEFINED
 
     def sorted(self, differences: Iterable[Difference]) -> list[Difference]:
-        """Differences in the order of the graph."""
+        """Differences sorted in graph order."""
         return sorted(differences, key=lambda difference: self.flow.producer.get(difference.tensor, -1))
 
     def difference(self, name: str, expected: Array, value: Any, depth: int | None = None) -> Difference:
@@ -139,7 +139,7 @@ def _integer_distance(expected: Array, actual: Array) -> tuple[float, float]:
     different = expected != actual
     if not different.any():
         return 0.0, 0.0
-    # Python's integers, as differences of 64 bits overflow.
+    # Python integers, because differences of 64-bit integers may overflow.
     absolute = float(np.abs(expected[different].astype(object) - actual[different].astype(object)).max())
     if absolute <= 1 and float(different.mean()) <= _ROUNDED_UNLIKE:
         return absolute, 0.0

@@ -1,4 +1,4 @@
-"""ONNX graph to differentiable torch graph, by :mod:`.operators` and converters registered with onnx2torch."""
+"""Convert an ONNX graph to a differentiable torch graph, by :mod:`.operators` and onnx2torch's registry."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from .nodes import Converted, Graph, Node
 from .normalize import normalize
 from .operators.fallback import fallback as run_elsewhere
 
-#: Under this name a node of the torch graph has the :class:`Conversion` of the ONNX node it stands for.
+#: Metadata key under which a node of the torch graph keeps the :class:`Conversion` of its ONNX node.
 CONVERSION = "onnxinfo_conversion"
 Server = Literal["onnxinfo", "onnx2torch", "registered", "fallback", "none"]
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What serves one node of the graph.
+    """Backend that implements one node of the graph.
 
     Parameters
     ----------
     node
-        The node's name, or one made from its operator where it has none.
+        The node's name, or one derived from its operator if it has none.
     operator
         Operator with its domain, as in "ai.onnx.Conv".
     version
         The opset version that the model imports for the domain.
     server
-        "onnxinfo": a function of :mod:`.operators`; "onnx2torch": its own converter; "registered": one that
+        "onnxinfo": a function in :mod:`.operators`; "onnx2torch": its own converter; "registered": a converter that
         a program registered with onnx2torch; "fallback": ONNX Runtime or the reference evaluator, as a constant of
-        the graph; "none": nothing runs it.
+        the graph; "none": unsupported.
     outputs
-        Names of what the node computes.
+        Names of the node's outputs.
     reason
-        Why no converter serves the node; empty where one does.
+        Reason why no converter implements the node; empty if one does.
     """
 
     node: str
@@ -64,19 +64,19 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     Parameters
     ----------
     model
-        A path, the bytes, a ``ModelProto`` or a loaded :class:`~onnxinfo.graph.model.Model`.
+        A path, bytes, ``ModelProto`` or loaded :class:`~onnxinfo.graph.model.Model`.
     outputs
-        Names of the tensors to return, any tensors of the graph; default: the graph outputs. Only the nodes they need
-        become part of the module.
+        Names of the tensors to return, any tensors of the graph; default: the graph outputs. The module contains only
+        the nodes that they need.
     fallback
-        Whether a node without a converter may run through ONNX Runtime or the reference evaluator, as a constant: no
-        gradient passes it.
+        Whether a node without a converter may run in ONNX Runtime or the reference evaluator, as a constant through
+        which no gradient passes.
 
     Returns
     -------
     torch.fx.GraphModule
-        Positional inputs in the order of the ONNX graph inputs (those that are initializers too excepted); returns
-        a tuple with one tensor per requested output. ``meta["conversions"]`` lists what serves each node, as
+        Positional inputs in the order of the ONNX graph inputs (without those that are also initializers); returns
+        a tuple with one tensor per requested output. ``meta["conversions"]`` lists the backend of each node, as
         :func:`conversion_report` does.
 
     Raises
@@ -84,7 +84,7 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     ModelError
         The model cannot be loaded.
     UsageError
-        An output is no tensor of the graph.
+        An output is not a tensor of the graph.
     ConversionError
         A needed operator has no converter; the message names node, operator and opset version.
 
@@ -102,28 +102,28 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     return module
 
 
-#: Where torch itself lets the memory of a tensor begin: at multiples of this many bytes.
+#: Alignment, in bytes, of torch's own tensor allocations.
 _ALIGNMENT = 64
 
 
 def _align(module: nn.Module) -> None:
-    """Let weights begin where torch would: elsewhere the same products may end in other digits, by chance."""
+    """Align weights as torch would: with other alignments, the last digits of products may differ."""
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.data_ptr() % _ALIGNMENT:
             tensor.data = tensor.data.clone()
 
 
 def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) -> list[Conversion]:
-    """Tell for every node that ``outputs`` (default: the graph outputs) need what serves it.
+    """Report the backend of every node that ``outputs`` (default: the graph outputs) need.
 
-    Nodes in the bodies of control flow come before the node they belong to.
+    Nodes in the bodies of control flow precede the node that they belong to.
 
     Raises
     ------
     ModelError
         The model cannot be loaded.
     UsageError
-        An output is no tensor of the graph.
+        An output is not a tensor of the graph.
     """
     scope = _scope(model, outputs, fallback=True)
     for node in scope.nodes:
@@ -143,14 +143,14 @@ def _scope(model: ModelSource, outputs: Sequence[str] | None, fallback: bool) ->
 
 
 class _Scope(Graph):
-    """A graph in conversion.
+    """A graph being converted.
 
     Parameters
     ----------
     proto, opsets, outer, weights
-        As of :class:`.nodes.Graph`.
+        As for :class:`.nodes.Graph`.
     fallback
-        Whether another engine may run what has no converter.
+        Whether nodes without a converter may run in another engine.
     """
 
     def __init__(
@@ -168,12 +168,12 @@ class _Scope(Graph):
         self._foreign = foreign.Onnx2torchGraph(self)
 
     def subgraph(self, proto: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[str, ...]]:
-        """Convert the body of a control flow operator, see :meth:`.nodes.Graph.subgraph`."""
+        """Convert the body of a control flow operator; see :meth:`.nodes.Graph.subgraph`."""
         builder = _GraphBuilder(_Scope(proto, self.opsets, self.fallback, self))
         return builder.build(), tuple(builder.captured)
 
     def convert_node(self, node: Node) -> Converted:
-        """Convert a node and record what serves it."""
+        """Convert a node and record its backend."""
         try:
             server, result = self._convert(node)
         except ConversionError as error:
@@ -215,7 +215,7 @@ class _Scope(Graph):
         return ConversionError(f"{self.describe(node)} cannot be converted: {reason}")
 
     def record(self, node: Node, server: Server, reason: str = "") -> None:
-        """Keep what serves a node."""
+        """Record the backend of a node."""
         operator = f"{node.domain}.{node.op_type}"
         self.conversions.append(Conversion(node.name, operator, self.version(node), server, node.outputs, reason))
 
@@ -225,14 +225,14 @@ def _line(error: Exception) -> str:
 
 
 def _moves_values_only(node: Node) -> bool:
-    """Whether an operator hands values on without looking at them, strings too."""
+    """Whether an operator passes values on without inspecting them, including strings."""
     return node.op_type in ("Identity", "Constant", "If", "Loop", "Scan") or node.op_type.startswith(
         ("Sequence", "Optional")
     )
 
 
 class _GraphBuilder:
-    """Build one fx graph from one ONNX graph whose nodes are topologically sorted."""
+    """Builds one fx graph from one ONNX graph with topologically sorted nodes."""
 
     def __init__(self, onnx_graph: _Scope) -> None:
         self.onnx_graph = onnx_graph
@@ -244,7 +244,7 @@ class _GraphBuilder:
         self.values: dict[str, fx.Node] = {}
 
     def build(self, outputs: Sequence[str] | None = None) -> fx.GraphModule:
-        """Build the graph; it returns ``outputs``, by default those of the ONNX graph."""
+        """Build the graph; its outputs are ``outputs``, by default those of the ONNX graph."""
         initializers = self.onnx_graph.own_initializers
         for i, name in enumerate(n for n in self.onnx_graph.inputs if n not in initializers):
             self.values[name] = self.graph.placeholder(f"input_{i + 1}")
@@ -260,7 +260,7 @@ class _GraphBuilder:
         self.root.add_module(target, module)
         arguments = tuple(self._value(name) if name else None for name in inputs)
         result = self.graph.call_module(target, arguments)
-        # The node's own comes after those of its bodies.
+        # The node's own entry follows those of its bodies.
         result.meta[CONVERSION] = self.onnx_graph.conversions[-1]
         outputs = node.outputs
         if len(outputs) == 1:

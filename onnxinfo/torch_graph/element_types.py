@@ -1,4 +1,4 @@
-"""ONNX's element types in torch: tensors of stored values, and the types that hold what torch has no type for."""
+"""ONNX's element types in torch, including types that torch lacks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import Tensor
 
-# Element types numpy knows through ml_dtypes only, and the torch type that holds their values.
+# Element types that numpy supports only through ml_dtypes, and the torch type that holds their values.
 _TORCH_TYPES = {
     np.dtype(ml_dtypes.bfloat16): torch.bfloat16,
     np.dtype(ml_dtypes.float8_e4m3fn): torch.float8_e4m3fn,
@@ -31,7 +31,7 @@ _WIDER_TYPES = {
 
 
 def tensor_from(array: np.ndarray[Any, Any]) -> Tensor:
-    """Copy an array into a torch tensor; types of 2 to 6 bits widen to the next type torch computes with."""
+    """Copy an array into a torch tensor; types of 2 to 6 bits widen to the next type that torch can compute with."""
     if array.dtype in _TORCH_TYPES:
         raw = array.view(f"u{array.dtype.itemsize}").copy()
         return torch.from_numpy(raw).view(_TORCH_TYPES[array.dtype])
@@ -44,12 +44,12 @@ def torch_type(element_type: int) -> torch.dtype:
 
 
 def single(x: Tensor) -> Tensor:
-    """Convert to float32 what has less precision than it."""
+    """Convert types of lower precision to float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def attribute_value(attribute: onnx.AttributeProto) -> Any:
-    """A node's attribute as Python value: bytes become str, tensors torch tensors; graphs stay protos."""
+    """Convert a node's attribute to a Python value: bytes become str, tensors torch tensors; graphs stay protos."""
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode()

@@ -1,4 +1,4 @@
-"""The ends of a graph that computes in 16 bits: what goes in and what comes out has the precision of the solver."""
+"""Inputs and outputs of a graph that computes in 16 bits: they get the precision of the solver."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def with_wide_ends(module: fx.GraphModule, declared: torch.dtype) -> fx.GraphModule:
-    """Let a graph take and return floats of at least 32 bits.
+    """Make a graph take and return floats of at least 32 bits.
 
-    Small noise, and squares of what it does to a feature, do not survive in 16 bits; the graph itself still computes
-    in them.
+    Small noise, and the squares of its effects on a feature, do not survive in 16 bits; the graph itself still
+    computes in 16 bits.
 
     Parameters
     ----------
     module
-        Changed in place: its first input is converted to ``declared``, its outputs of 16 bits to float32.
+        Modified in place: its first input is converted to ``declared``, its 16-bit outputs to float32.
     declared
         Type of the first input in the model.
     """

@@ -1,4 +1,4 @@
-"""What a node gives in double precision, by ONNX's own reference: who rounds where two engines differ."""
+"""Result of a node in double precision by ONNX's reference evaluator, to decide which of two engines rounds."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Array = npt.NDArray[Any]
 
 
 def is_exact(model: onnx.ModelProto, output: str, values: Mapping[str, Array], result: Array, tolerance: float) -> bool:
-    """Whether a result is what its node gives in double precision, but for rounding.
+    """Whether a result equals its node's result in double precision, up to rounding.
 
     Parameters
     ----------
     model
-        Has the node that computes the tensor.
+        Model that contains the node that computes the tensor.
     output
         Name of the tensor.
     values
-        The operands that the result was computed from, by name; initializers may be absent.
+        Operands from which the result was computed, by name; initializers may be omitted.
     result
-        The tensor.
+        The result to check.
     tolerance
-        The greatest difference that counts as rounding, relative to the largest magnitude.
+        Largest difference that counts as rounding, relative to the largest magnitude.
 
     Returns
     -------
     bool
-        False where the reference evaluator does not run the node in double precision.
+        False if the reference evaluator cannot run the node in double precision.
     """
     exact = _exact(model, output, values)
     if exact is None or exact.shape != result.shape or exact.dtype != np.float64 or not np.isfinite(exact).all():
@@ -56,7 +56,7 @@ def _exact(model: onnx.ModelProto, output: str, values: Mapping[str, Array]) -> 
         single = onnx.helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
         return np.asarray(dict(zip(_names(node), Reference(single).run(operands), strict=True))[output])
     except Exception:
-        # Whatever it raises on operators, or types, that it does not have.
+        # The evaluator raises all kinds of errors on unsupported operators and types.
         return None
 
 

@@ -1,4 +1,4 @@
-"""Constant folding: what depends on no graph input is computed once, as far as its size stays in bounds."""
+"""Constant folding: precompute what depends on no graph input, within limits of size."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ..graph import protos
 from ..graph.constants import Constant, Evaluator, Scope
 from ..graph.tensor_data import byte_count, is_external
 
-# Folded values may take this many bytes, and this many times the bytes of the model's own constants: enough for
-# weights of 4 bits to become floats, too little for a few small numbers to ask for terabytes.
+# Folded values may take this many bytes, and this many times the bytes of the model's own constants: enough for 4-bit
+# weights to become floats, too little for a few small numbers to request terabytes.
 _FREE_BYTES = 1 << 28
 _GROWTH = 8
 
 
 def fold(model: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto] = MappingProxyType({})) -> bool:
-    """Replace what depends on no graph input by initializers, in bodies of control flow too.
+    """Replace values that depend on no graph input by initializers, also in bodies of control flow.
 
-    Initializers that are graph inputs as well count as constants. Not folded are random operators, control flow,
-    values that are no tensors, results that would be too large, and tensors whose data is nowhere.
+    Initializers that are also graph inputs count as constants. Random operators, control flow, values other than
+    tensors, results that would be too large, and tensors without data are not folded.
 
     Parameters
     ----------
     model
-        A model without functions; changed in place.
+        A model without functions; modified in place.
     weights
-        Initializers of the main graph, by name, whose data is not in the model.
+        Initializers of the main graph, by name, whose data are not in the model.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def _fold_graph(
 
 
 def _replace(graph: onnx.GraphProto, folded: dict[int, list[onnx.TensorProto]]) -> None:
-    """Replace nodes, given by position, by initializers; leave out the initializers that nothing needs any more."""
+    """Replace nodes, given by position, by initializers; remove initializers that are no longer needed."""
     for i in sorted(folded, reverse=True):
         del graph.node[i]
     needed = {value.name for value in (*graph.output, *graph.input)}

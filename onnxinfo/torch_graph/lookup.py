@@ -1,4 +1,4 @@
-"""Which converter of the table an operator has, by the opset version that a model imports."""
+"""Look up the converter for an operator in the table, by the opset version that a model imports."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from . import operators
 
 
 def own(op_type: str, domain: str, version: int) -> operators.Converter | None:
-    """Return the table's converter of an operator.
+    """Return an operator's converter in the table.
 
     Parameters
     ----------
     op_type, domain
-        The operator; the domain of ONNX's own is "".
+        The operator; the domain of ONNX's standard operators is "".
     version
         Opset version that the model imports for the domain.
 
     Returns
     -------
     callable or None
-        None where the table has none, or the operator came after that version.
+        None if the table has none, or the operator was introduced after that version.
     """
     since = _since(op_type, domain, version)
     return next(
@@ -31,7 +31,7 @@ def own(op_type: str, domain: str, version: int) -> operators.Converter | None:
 
 
 def _since(op_type: str, domain: str, version: int) -> int | None:
-    """Return the version that brought the operator as it is; without a schema every version stands for itself."""
+    """Return the version that introduced the operator as it is; without a schema, every version counts as new."""
     schemas.register()
     try:
         return defs.get_schema(op_type, version, domain).since_version

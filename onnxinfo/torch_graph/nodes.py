@@ -1,4 +1,4 @@
-"""Nodes and graphs as converters of operators see them."""
+"""Nodes and graphs in the form that operator converters use."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .element_types import attribute_value, tensor_from
 
 
 class Converted(NamedTuple):
-    """What a converter makes of a node.
+    """Result of converting a node.
 
     Parameters
     ----------
     module
         Computes the node's outputs: the value itself for one output, else a sequence of values.
     inputs
-        Names of the values that the module takes, in order; "" for an absent one.
+        Names of the module's inputs, in order; "" for an absent one.
     """
 
     module: nn.Module
@@ -30,7 +30,7 @@ class Converted(NamedTuple):
 
 
 class Node:
-    """One node of a graph.
+    """A node of a graph.
 
     Parameters
     ----------
@@ -42,13 +42,13 @@ class Node:
     Attributes
     ----------
     op_type, domain
-        The operator; the domain of ONNX's own is "ai.onnx".
+        The operator; the domain of ONNX's standard operators is "ai.onnx".
     inputs, outputs
-        Names of its operands and of what it computes, "" for absent ones.
+        Names of its operands and results; "" for absent ones.
     unique_name
-        Made from the node's name or operator and its position: no other node of the graph has it.
+        Name derived from the node's name or operator and its position, unique in the graph.
     name
-        The node's name, or the unique one where it has none.
+        The node's name, or the unique one if it has none.
     """
 
     def __init__(self, proto: onnx.NodeProto, position: int) -> None:
@@ -57,30 +57,30 @@ class Node:
         self.domain = proto.domain or "ai.onnx"
         self.inputs = tuple(proto.input)
         self.outputs = tuple(proto.output)
-        # Torch allows no dots in names of modules.
+        # Torch does not allow dots in module names.
         own = proto.name.replace(".", "/") or proto.op_type
         self.unique_name = f"{proto.domain}/{own}_{position}".lstrip("/")
         self.name = proto.name or self.unique_name
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
-        """The node's attributes as Python values: tensors are torch tensors, graphs protos."""
+        """Attributes of the node as Python values: tensors become torch tensors, graphs stay protos."""
         return MappingProxyType({each.name: attribute_value(each) for each in self.proto.attribute})
 
 
 class Graph(ABC):
-    """A graph whose nodes are converted; what an enclosing graph defines is visible in it.
+    """A graph being converted; values of an enclosing graph are visible in it.
 
     Parameters
     ----------
     proto
-        The graph, its nodes topologically sorted.
+        The graph, with topologically sorted nodes.
     opsets
-        Opset version by domain; that of ONNX's own is "ai.onnx".
+        Opset version by domain; the domain of ONNX's standard operators is "ai.onnx".
     outer
-        The graph around it, for the body of a control flow operator.
+        The enclosing graph, for the body of a control flow operator.
     weights
-        Initializers, by name, whose data is not in the graph.
+        Initializers, by name, whose data are not in the graph.
 
     Attributes
     ----------
@@ -122,26 +122,26 @@ class Graph(ABC):
         Returns
         -------
         module
-            Takes the body's inputs, then the captured values.
+            Module that takes the body's inputs, then the captured values.
         captured
-            Names of the values of this graph, or of one around it, that the body uses.
+            Names of the values of this or an enclosing graph that the body uses.
         """
 
     def constant(self, name: str) -> Any:
-        """Read an initializer as torch tensor; strings as array."""
+        """Read an initializer as a torch tensor; strings as an array."""
         array = onnx.numpy_helper.to_array(self.initializers[name])
         return array if array.dtype == object else tensor_from(array)
 
     def element_type(self, name: str) -> int:
-        """Return the ONNX element type of a value, 0 where it is not known."""
+        """Return the ONNX element type of a value; 0 if unknown."""
         if name in self.initializers:
             return int(self.initializers[name].data_type)
         return int(self.value_info[name].type.tensor_type.elem_type) if name in self.value_info else 0
 
     def version(self, node: Node) -> int:
-        """Return the opset version that a node's operator is of."""
+        """Return the opset version for a node's operator."""
         return self.opsets.get(node.domain, 1)
 
     def describe(self, node: Node) -> str:
-        """Name a node, its operator and the operator's version, as errors do."""
+        """Describe a node for errors: name, operator and operator version."""
         return f"node '{node.name}': operator {node.domain}.{node.op_type} (opset {self.version(node)})"

@@ -1,4 +1,4 @@
-"""Normal form of a graph for conversion: no functions, no constant nodes, nothing left to compute from constants."""
+"""Normalize a graph for conversion: inline functions and fold constants."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def normalize(proto: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -
     Parameters
     ----------
     proto
-        A checked model; may be changed.
+        A checked model; may be modified.
     weights
-        Initializers of it, by name, whose data is not in it.
+        Its initializers, by name, whose data are not in the model.
 
     Returns
     -------
     onnx.ModelProto
-        A model that computes the same; the weights it still needs are not in it either. Graph inputs and outputs, and
-        the names of values that still are computed, survive; values inside functions get new names.
+        An equivalent model; the weights that it still needs are not in it either. Names of graph inputs and outputs,
+        and of values that are still computed, are kept; values inside functions get new names.
 
     Raises
     ------
     ModelError
-        A function cannot be inlined, or a sparse initializer not be written out.
+        A function cannot be inlined, or a sparse initializer cannot be made dense.
     """
     if proto.functions:
         supply_defaults(proto)

@@ -1,4 +1,4 @@
-"""Models in half precision, rewritten to compute in float32."""
+"""Rewrite half-precision models to compute in float32."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..text import printable
 
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 _SIXTEEN_BITS = (*_HALF, onnx.TensorProto.INT16, onnx.TensorProto.UINT16)
-# Attributes whose integers are element types.
+# Attributes whose integers denote element types.
 _TYPE_ATTRIBUTES = {"dtype", "output_datatype", "output_dtype", "precision", "softmax_precision", "stash_type", "to"}
 
 
 def to_float32(model: ModelSource) -> Model:
     """Replace float16 and bfloat16 by float32 everywhere in a model.
 
-    Half precision rounds away what noise of small amplitude does to a layer; the float32 model is the function that
-    the weights define.
+    Half precision rounds away the effect of small noise on a layer; the float32 model is the function defined by
+    the weights.
 
     Parameters
     ----------
@@ -33,7 +33,8 @@ def to_float32(model: ModelSource) -> Model:
     Returns
     -------
     Model
-        Weights, inputs, outputs, casts and bodies converted; a model without half precision is returned as it is.
+        Model with converted weights, inputs, outputs, casts and bodies; a model without half precision is returned
+        unchanged.
 
     Raises
     ------
@@ -44,19 +45,19 @@ def to_float32(model: ModelSource) -> Model:
 
 
 def widened(model: Model, narrow: Collection[int], wide: int) -> Model:
-    """Replace element types by a wider one everywhere in a model.
+    """Replace element types by a wider type everywhere in a model.
 
     Parameters
     ----------
     model
-        A loaded model, left as it is.
+        A loaded model; it is not modified.
     narrow, wide
         Element types (of ``TensorProto``).
 
     Returns
     -------
     Model
-        The model itself where it has no tensor of the narrow types.
+        The same object if the model has no tensor of the narrow types.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Which layers the gradient reaches: what runs as a constant must not lie on the way to them."""
+"""Determine which layers a gradient reaches: no node on the way may run as a constant."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ..text import printable
 from .convert import CONVERSION, Conversion, conversion_report, convert
 from .normalize import normalize
 
-# Types that never carry a gradient. Smaller integers may: quantised values travel as whole floats.
+# Types that never carry a gradient. Smaller integers may, because quantized values are represented by floats.
 _DISCRETE = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
 _CONSTANT = ("fallback", "none")
-# Operators that torch has a gradient of, which is 0 everywhere.
+# Operators whose gradient exists in torch but is 0 everywhere.
 _FLAT = {"ai.onnx.Sign"}
 _SHOWN = 10
 
@@ -35,21 +35,21 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
     model
         See :func:`onnxinfo.load`.
     perturb
-        Name of the perturbed tensor.
+        Name of the analysis input.
     layers
         Names of tensors that depend on it.
 
     Returns
     -------
     dict
-        By layer, the first such node on a way to it, or one it needs that nothing runs. Layers without are left out.
+        By layer, the first such node on the way to it, or an unsupported node that it needs. Other layers are omitted.
 
     Raises
     ------
     ModelError
         The model cannot be loaded.
     UsageError
-        A tensor is not in the graph, or no layer depends on the perturbed tensor.
+        A tensor is not in the graph, or no layer depends on the analysis input.
     """
     part = extract(model, [perturb], layers)
     without = {name: c for c in conversion_report(part) if c.server in _CONSTANT for name in c.outputs}
@@ -66,7 +66,7 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
             carrying.update(outputs)
         within = (without[name] for name in _computed_within(node) if name in without)
         ahead = (found[name] for name in needed if name in found)
-        # What nothing runs is in the way also where no gradient would have to pass it.
+        # An unsupported node is an obstacle even if no gradient needs to pass through it.
         obstacle = next((c for c in (*ahead, *within) if operands or c.server == "none"), None)
         if obstacle is not None:
             found.update(dict.fromkeys(node.output if obstacle.server == "none" else outputs, obstacle))
@@ -74,13 +74,13 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
 
 
 def _computed_within(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of what a node and those in its bodies compute."""
+    """Names of the results of a node and of the nodes in its bodies."""
     for inner in protos.nested([node]):
         yield from inner.output
 
 
 def convert_reached(model: ModelSource, perturb: str, layers: Sequence[str]) -> fx.GraphModule:
-    """Convert the part of a model between the perturbed tensor and layers, all of which a gradient has to reach.
+    """Convert the part of a model between the analysis input and layers, all of which a gradient must reach.
 
     Parameters
     ----------
@@ -90,14 +90,14 @@ def convert_reached(model: ModelSource, perturb: str, layers: Sequence[str]) -> 
     Returns
     -------
     torch.fx.GraphModule
-        Takes the perturbed tensor, then the graph inputs that the layers need besides; returns the layers' tensors.
+        Takes the analysis input, then the other graph inputs that the layers need; returns the layers' tensors.
 
     Raises
     ------
     ConversionError
-        As :func:`check_reach`; or a node beside the way cannot be run at all.
+        As raised by :func:`check_reach`; or a node off the gradient's way is unsupported.
     ModelError, UsageError
-        As :func:`obstacles`.
+        As raised by :func:`obstacles`.
     """
     try:
         module = convert(extract(model, [perturb], layers), layers)
@@ -110,7 +110,7 @@ def convert_reached(model: ModelSource, perturb: str, layers: Sequence[str]) -> 
 
 
 def check_reach(model: ModelSource, perturb: str, layers: Sequence[str]) -> None:
-    """Refuse layers that no gradient reaches, before any work is done for them.
+    """Raise if no gradient reaches a layer, before any work is done for it.
 
     Parameters
     ----------
@@ -120,9 +120,9 @@ def check_reach(model: ModelSource, perturb: str, layers: Sequence[str]) -> None
     Raises
     ------
     ConversionError
-        Names the first such layer, the node and its operator, layers that are reached, and what to do.
+        The message names the first such layer, the node and its operator, layers that are reached, and what to do.
     ModelError, UsageError
-        As :func:`obstacles`.
+        As raised by :func:`obstacles`.
     """
     found = obstacles(model, perturb, layers)
     if not found:
@@ -138,16 +138,16 @@ def check_reach(model: ModelSource, perturb: str, layers: Sequence[str]) -> None
 
 
 def describe_obstacle(layer: str, node: Conversion, perturb: str) -> str:
-    """Say in one clause that no gradient reaches a layer, and which node is in the way.
+    """Describe in one clause that no gradient reaches a layer, and which node blocks it.
 
     Parameters
     ----------
     layer
         Name of the layer.
     node
-        The node in the way.
+        The node that blocks the gradient.
     perturb
-        Name of the perturbed tensor.
+        Name of the analysis input.
     """
     reason = f"has no differentiable converter ({node.reason})" if node.reason else "is not differentiable"
     return (
@@ -157,7 +157,7 @@ def describe_obstacle(layer: str, node: Conversion, perturb: str) -> str:
 
 
 def listed_layers(reached: Sequence[str]) -> str:
-    """Name the layers that a gradient reaches, the last of them where there are many."""
+    """Name the layers that a gradient reaches; only the last ones if there are many."""
     names = [f"'{printable(name)}'" for name in reached[-_SHOWN:]]
     more = f" and {len(reached) - _SHOWN} before them" if len(reached) > _SHOWN else ""
     return f"layers that are reached: {', '.join(names) if names else 'none'}{more}"
@@ -169,14 +169,14 @@ def ends_of_gradient(module: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[i
     Parameters
     ----------
     module
-        From :func:`convert_reached`.
+        Graph module from :func:`convert_reached`.
     inputs
-        Values of its inputs; the first is the perturbed tensor.
+        Values of its inputs; the first is the analysis input.
 
     Returns
     -------
     dict
-        By position of the output, the first node on a way to it that a gradient does not pass.
+        By position of the output, the first node on the way to it through which no gradient passes.
     """
     walk = _GradientWalk(module)
     leaf = inputs[0].detach().clone().requires_grad_(True)
@@ -186,7 +186,7 @@ def ends_of_gradient(module: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[i
 
 
 class _GradientWalk(fx.Interpreter):
-    """Evaluates a graph and notes which values carry no gradient, and since which node."""
+    """Evaluates a graph and records which values carry no gradient, and from which node on."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -194,7 +194,7 @@ class _GradientWalk(fx.Interpreter):
         self._carrying: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
-        """Evaluate a node; what has a gradient of 0 is cut off."""
+        """Evaluate a node; results with a gradient of 0 are detached."""
         result = super().run_node(n)
         conversion = n.meta.get(CONVERSION)
         if conversion is not None and conversion.operator in _FLAT:
@@ -205,7 +205,7 @@ class _GradientWalk(fx.Interpreter):
         ahead = [self.ends[operand] for operand in n.all_input_nodes if operand in self.ends]
         carrying = next((operand for operand in n.all_input_nodes if operand in self._carrying), None)
         if carrying is not None:
-            # Of several outputs, one node after it takes each: what it takes without a gradient ends there.
+            # Each output of a node has a node of its own after it; an output without gradient is detected there.
             cause = conversion or carrying.meta.get(CONVERSION)
             ahead[:0] = [] if cause is None else [cause]
         if ahead:

@@ -1,4 +1,4 @@
-"""The witness of what a model computes: a session that runs a graph as it is written, with one-line errors."""
+"""Reference for a model's values: a session that runs the graph as written, with one-line errors."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ..graph.weights import detach_weights
 from ..text import printable, quoted
 
 Array = npt.NDArray[Any]
-#: What computes a model's values, to compare others with.
+#: Engine whose values others are compared with.
 Witness = Literal["ONNX Runtime", "ONNX's reference evaluator"]
 
 
 class Session:
-    """A model in ONNX Runtime on the CPU; where that has no version of its operators, in ONNX's reference evaluator.
+    """A model in ONNX Runtime on the CPU; in ONNX's reference evaluator if ONNX Runtime lacks its operators' versions.
 
-    Graph optimisations are off: the nodes run as the file has them, so the bits of an output do not depend on which
-    other tensors are outputs too (fusing a convolution with its normalisation, for one, rounds differently).
+    Graph optimizations are off: the nodes run exactly as in the file, so the bits of an output do not depend on which
+    other tensors are outputs (fusing a convolution with its normalization, for example, rounds differently).
 
     Parameters
     ----------
@@ -40,14 +40,14 @@ class Session:
     Attributes
     ----------
     inputs, outputs
-        Names of the graph inputs that have to be given, and of the graph outputs.
+        Names of the required graph inputs, and of the graph outputs.
     witness
-        What runs the model.
+        The engine that runs the model.
 
     Raises
     ------
     ModelError
-        The model cannot be loaded, ONNX Runtime refuses it, or neither of the two has its operators.
+        The model cannot be loaded, ONNX Runtime rejects it, or neither engine supports its operators.
     """
 
     witness: Witness = "ONNX Runtime"
@@ -110,7 +110,7 @@ def _in_reference(model: onnx.ModelProto, refusal: str) -> ReferenceEngine:
 
 
 def _check_memory(model: onnx.ModelProto) -> None:
-    """Refuse a model one of whose tensors alone is larger than the machine's memory, as damaged ones can be."""
+    """Refuse a model with a single tensor larger than the machine's memory, as damaged models may have."""
     for value in (*model.graph.value_info, *model.graph.output):
         count = math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value"))
         if 4 * count > MEMORY:

@@ -1,4 +1,4 @@
-"""Does the torch graph compute what ONNX Runtime computes? Every tensor compared, and the node found that does not."""
+"""Verify the torch graph: compare every tensor with ONNX Runtime, and find the first node that differs."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from .runtime import Session, Witness
 Array = npt.NDArray[Any]
 logger = logging.getLogger(__name__)
 
-# Where every node agrees with ONNX Runtime when given the same operands, a network may still amplify rounding errors
-# up to this relative difference.
+# Maximum relative difference accepted as rounding errors that the network amplifies, if every node agrees with ONNX
+# Runtime on the same operands.
 _AMPLIFIED = 0.05
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What the comparison found, tensor by tensor in the order of the graph; largest over all batches.
+    """Result of the comparison, per tensor in graph order; the largest difference over all batches.
 
-    ``witness`` says what the tensors were compared with.
+    ``witness`` is the engine that the tensors were compared with.
     """
 
     differences: list[Difference]
@@ -44,7 +44,7 @@ class Verification:
 
     @property
     def largest(self) -> Difference:
-        """The difference that is largest relative to its tolerance."""
+        """Difference that is largest relative to its tolerance."""
         return max(self.differences, key=lambda difference: difference.relative / difference.tolerance)
 
 
@@ -53,42 +53,42 @@ def verify(
 ) -> Verification:
     """Compare a torch graph with ONNX Runtime on real samples.
 
-    Where ONNX Runtime does not have the versions of a model, the witness is ONNX's reference evaluator.
+    If ONNX Runtime does not support a model's operator versions, ONNX's reference evaluator is used instead.
 
-    The tolerance is relative to the largest magnitude in a tensor and grows with the square root of its depth, as
-    independent rounding errors do: ``2e-5 * sqrt(1 + depth)`` in float32. A tensor beyond it is accepted only if every
-    node of the graph, given the operands that ONNX Runtime computed, agrees with it: then what differs is rounding
-    that the network amplifies, and up to 5 % of it is let pass. Behind quantised values and choices there is no such
-    limit: what lies between two steps falls on either side, and of two scores that are almost equal either is greater.
-    A node that differs is let pass, too, where it is within the tolerance of what ONNX's reference evaluator gives in
-    double precision: ONNX Runtime's sigmoid, for one, is right to an absolute 1e-8 only, which is more than the values
-    in its tail. What is computed from such a tensor has no limit either.
+    The tolerance is relative to the largest magnitude in a tensor and grows with the square root of its depth, like
+    independent rounding errors: ``2e-5 * sqrt(1 + depth)`` in float32. A tensor beyond it is accepted only if every
+    node of the graph agrees when given the operands computed by ONNX Runtime: then the difference is rounding that the
+    network amplifies, and up to 5 % of it is accepted. After quantized values and discrete choices there is no such
+    limit: values between two steps may be rounded either way, and either of two nearly equal scores may be the larger.
+    A node that differs is also accepted if it is within the tolerance of the double-precision result of ONNX's
+    reference evaluator: ONNX Runtime's sigmoid, for example, is accurate only to an absolute 1e-8, which exceeds the
+    values in its tail. Tensors computed from such a tensor have no limit either.
 
     Parameters
     ----------
     model
         The model.
     module
-        What :func:`onnxinfo.convert` makes of it for the outputs ``tensors``.
+        Result of :func:`onnxinfo.convert` for the outputs ``tensors``.
     feeds_batches
-        Arrays by the names of the graph inputs, batch by batch.
+        Arrays by graph input name, batch by batch.
     tensors
         Names of the tensors to compare.
 
     Returns
     -------
     Verification
-        Per tensor the largest difference.
+        The largest difference per tensor.
 
     Raises
     ------
     VerificationError
-        A tensor differs, or the torch graph does not run; the message names the first such tensor in the order of
-        the graph, its operator and by how much, and the node that causes it.
+        A tensor differs, or the torch graph fails; the message names the first such tensor in graph order, its
+        operator, the size of the difference, and the node that causes it.
     ModelError
-        ONNX Runtime refuses the model.
+        ONNX Runtime rejects the model.
     InputError
-        It refuses the feeds.
+        ONNX Runtime rejects the feeds.
     """
     exposed = expose_only(model, tensors)
     graph = Tensors(exposed.proto)
@@ -108,29 +108,29 @@ def verify(
 
 
 def bisect(model: ModelSource, feeds: Mapping[str, Array], device: torch.device | str = "cpu") -> Difference | None:
-    """Find the first node that computes something else in torch than in ONNX Runtime from the same operands.
+    """Find the first node that gives a different result in torch than in ONNX Runtime for the same operands.
 
-    Every tensor of the main graph is computed by ONNX Runtime; each node of the torch graph gets those as operands,
-    so that a difference is its own and not one it was given.
+    ONNX Runtime computes every tensor of the main graph; each node of the torch graph gets these as operands, so that a
+    difference is its own and not inherited.
 
     Parameters
     ----------
     model
         The model.
     feeds
-        Arrays by the names of the graph inputs.
+        Arrays by graph input name.
     device
-        Where torch computes.
+        Device of the torch graph.
 
     Returns
     -------
     Difference or None
-        Of the first output of the node, in the order of the graph; None if all agree.
+        Difference of the node's first output, in graph order; None if all agree.
 
     Raises
     ------
     VerificationError
-        The torch graph does not run.
+        The torch graph fails.
     ModelError, InputError, ConversionError
         The model cannot be run or converted.
     """
@@ -155,7 +155,7 @@ def _judge(
     graph: Tensors,
     witness: Witness,
 ) -> None:
-    """Raise unless what differs is rounding that the network amplifies."""
+    """Raise unless the differences are rounding that the network amplifies."""
     device = _device(module)
     comparison = _compare_nodes(model, feeds, device)
     cause = next((difference for difference in comparison.differences if not difference.agrees), None)
@@ -174,7 +174,7 @@ def _judge(
 
 
 class _Comparison(fx.Interpreter):
-    """Runs a torch graph, every node on the operands that ONNX Runtime computed, and compares what it computes."""
+    """Runs a torch graph, each node on the operands computed by ONNX Runtime, and compares the results."""
 
     def __init__(
         self,
@@ -193,23 +193,23 @@ class _Comparison(fx.Interpreter):
         self.described = graph
         self.expected = expected
         self.device = _device(module)
-        #: Names of tensors that differ because ONNX Runtime rounds.
+        #: Names of tensors that differ because of ONNX Runtime's rounding.
         self.excused: set[str] = set()
         self._found: list[Difference] = []
         self._model, self._values = model, {**feeds, **expected}
 
     @property
     def differences(self) -> list[Difference]:
-        """Of all tensors that are not excused, in the order of the graph."""
+        """Differences of all tensors that are not excused, in graph order."""
         return self.described.sorted(self._found)
 
     def run_on(self, arrays: Sequence[Array]) -> None:
-        """Run on arrays."""
+        """Run the graph on arrays."""
         with _failing():
             self.run(*(to_torch(array, self.device) for array in arrays))
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run a node, compare, and hand on what it should have computed."""
+        """Run a node, compare its result, and pass on the expected one."""
         result = super().run_node(n)
         for name in self.names.get(n, ()):
             self._compare(name, result)
@@ -222,7 +222,7 @@ class _Comparison(fx.Interpreter):
         if not difference.agrees and math.isfinite(difference.absolute):
             ours = to_numpy(result, self.described.types[name])
             if is_exact(self._model, name, self._values, ours, difference.tolerance):
-                logger.info("%s, and is what double precision gives: ONNX Runtime rounds", difference)
+                logger.info("%s, but agrees with double precision: ONNX Runtime rounds", difference)
                 self.excused.add(name)
                 return
         self._found.append(difference)
@@ -233,7 +233,7 @@ def _device(module: nn.Module) -> torch.device:
 
 
 def _run(module: nn.Module, arrays: Sequence[Array]) -> Sequence[Any]:
-    """Outputs of a torch graph for arrays, which go to where its weights are."""
+    """Outputs of a torch graph for arrays, which are moved to the device of its weights."""
     device = _device(module)
     with _failing():
         values: Sequence[Any] = module(*(to_torch(array, device) for array in arrays))
@@ -246,6 +246,6 @@ def _failing() -> Iterator[None]:
         with torch.no_grad():
             yield
     except Exception as error:
-        # fx adds the module's name and the traced code on further lines.
+        # fx appends the module's name and the traced code on further lines.
         reason = printable(str(error).strip().split("\n")[0])[:300]
         raise VerificationError(f"the converted torch graph does not run: {reason}") from error

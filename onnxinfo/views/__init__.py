@@ -1,1 +1,1 @@
-"""What people look at: queries, plots."""
+"""Views of archives: queries, comparisons, plots, reports and annotated models."""

@@ -1,4 +1,4 @@
-"""Metrics in the model file itself, where viewers of ONNX models show them."""
+"""Write metrics into the model file, where viewers of ONNX models show them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def annotate(
 ) -> int:
     """Write a copy of a model whose nodes carry their layers' metrics, as metadata properties and in the doc string.
 
-    Nothing that is computed changes. Annotations of an earlier call are replaced.
+    The computation does not change. Annotations of an earlier call are replaced.
 
     Parameters
     ----------
@@ -40,23 +40,23 @@ def annotate(
     path
         An archive, or several.
     output
-        The ONNX file written. Another ONNX model is replaced, other files are not.
+        The ONNX file to write. An existing ONNX model is replaced, other files are not.
     run
-        The run; may be left out where only one is of this model.
+        Name of the run; optional if only one run is of this model.
     metrics
-        The metrics; all by default.
+        Names of metrics; by default all.
     force
-        Replace an existing file whatever it holds; never the model, its external data or an archive.
+        Replace an existing file whatever it contains, but never the model, its external data or an archive.
 
     Returns
     -------
     int
-        How many nodes were annotated.
+        Number of annotated nodes.
 
     Raises
     ------
     UsageError
-        No run, or several, are of this model, or the run is of another one, or the file may not be written.
+        No run or several runs are of this model, the run is of another model, or the file may not be written.
     ModelError
         The model cannot be read or written.
     ArchiveError
@@ -87,7 +87,7 @@ def annotate(
 
 
 def _run_of(path: Paths, run: str | None, digest: str) -> str:
-    """Return the name of the run that is of this model."""
+    """Return the name of the run of this model."""
     runs = Selection.of(path, run=[run] if run else []).open_runs()
     found = [(each.name, each.recipe.get("model_sha256")) for each, _ in runs]
     names = [name for name, recorded in found if recorded == digest]

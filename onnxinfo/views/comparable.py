@@ -1,4 +1,4 @@
-"""Whether runs measure the same quantity, so that they may be laid side by side."""
+"""Check that runs measure the same quantity, so that they may be shown side by side."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _QUANTISED_OPERATORS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 
 
 def check_precision(runs: Sequence[RunValues]) -> None:
-    """Refuse to lay runs of different precision side by side where the budget lies below rounding.
+    """Refuse to show runs of different precision side by side if the budget is below rounding.
 
-    There the value says how sensitive rounding is, not what the layer discards, and the quantised network would seem to
-    discard less. Every view of several runs calls this.
+    In that case the value measures the sensitivity of rounding instead of what the layer discards, and the quantized
+    network would seem to discard less. Every view of several runs calls this.
 
     Parameters
     ----------
     runs
-        Runs of one metric, or of several.
+        Runs, of one or several metrics.
 
     Raises
     ------
     UsageError
-        Two runs of different precision (float, or quantised in one format or another), one of which has cells marked
-        ``resolution``.
+        Two runs have different precision (float, or quantized in one format or another), and one of them has cells
+        marked ``resolution``.
     """
     for one, two in combinations(runs, 2):
         classes = precision_class(one), precision_class(two)
@@ -47,10 +47,10 @@ def check_precision(runs: Sequence[RunValues]) -> None:
 
 
 def precision_class(run: RunValues) -> str:
-    """Return whether a run is of a ``float`` or a ``quantised`` network, and in which format.
+    """Return whether a run is of a ``float`` or a ``quantised`` network, and the quantization format.
 
-    As its provenance says (``precision`` and ``quantisation``); of older runs, as their layers' operators say, else
-    whether rounding limits their cells.
+    Taken from its provenance (``precision`` and ``quantisation``); for older runs inferred from their layers'
+    operators, else from whether rounding limits their cells.
     """
     recorded = run.provenance.get("precision")
     if isinstance(recorded, str):
@@ -66,7 +66,7 @@ def _alpha(run: RunValues) -> str:
 
 
 def _advice(runs: Sequence[RunValues]) -> str:
-    """Return which alpha to use: the smallest that is sound for all cells of all runs, where they say."""
+    """Return advice on alpha: the smallest that is sound for all cells of all runs, if recorded."""
     found = [sound_alpha(run.values) for run in runs]
     largest = max((alpha for alpha in found if not math.isnan(alpha)), default=math.nan)
     return f"an alpha of at least {rounded_up(largest)}" if math.isfinite(largest) else "a larger alpha"

@@ -1,4 +1,4 @@
-"""Runs against each other: how much each layer's metric differs, and how surely."""
+"""Compare runs: differences of each layer's metric, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .selection import Names, Paths, Selection
 Match = Literal["layer", "depth"]
 Row = dict[str, Any]
 
-#: What may differ: the same quantity is measured, if with other noise, another solver or of another network.
+#: Settings that may differ: the quantity stays the same with other noise, another solver or another network.
 _FREE = frozenset({"model_sha256", "samples_sha256", "seed", "solver", "perturbed"})
 COLUMNS = (
     *("metric", "layer", "depth", "run", "other", "value", "other_value"),
@@ -32,7 +32,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class _Side:
-    """A run as it is compared: its numbers by metric, and what has to be equal."""
+    """One side of a comparison: numbers by metric, and the settings that must be equal."""
 
     name: str
     samples: tuple[str, ...]
@@ -53,38 +53,38 @@ def compare(
     unpaired: bool = False,
     confidence: float = 0.95,
 ) -> list[Row]:
-    """Return layerwise differences between the first run and each other one, the largest first.
+    """Return layerwise differences between the first run and each other one, largest first.
 
     Parameters
     ----------
     path
         An archive, or several.
     run
-        The runs, the one that others are compared with first; all by default.
+        Names of runs; the others are compared with the first. By default all.
     layers, metrics, samples
-        What is compared; see :func:`onnxinfo.query`. By default all that the runs share.
+        Selection, see :func:`onnxinfo.query`. By default everything that the runs share.
     by
-        How layers are matched: ``layer``, by name; ``depth``, by relative depth: each layer of the first run with the
-        other run's layer that is nearest to it as a fraction of the whole depth.
+        Matching of layers: ``layer``, by name; ``depth``, by relative depth: each layer of the first run with the
+        other run's layer nearest to it as a fraction of the total depth.
     unpaired
-        Compare runs on different samples, as independent draws. By default these are refused.
+        Compare runs on different samples, as independent draws. By default this is refused.
     confidence
-        Of the intervals.
+        Confidence level of the intervals.
 
     Returns
     -------
     list of dict
         metric, layer, depth, run, other, value, other_value (means over all samples that have a value, in both runs
-        where paired), difference (other minus run), low and high (its confidence interval over samples by Student's t,
-        paired or Welch's; never narrower than the samples' own Monte-Carlo errors), n (samples, the smaller number),
-        n_unproven (pairs of which a value is not proven; values of both runs where not paired), n_missing (pairs, or
-        samples of both runs, without a value) and paired. The interval is NaN where there are fewer than two samples.
+        if paired), difference (other minus run), low and high (its confidence interval over samples by Student's t,
+        paired or Welch's; never narrower than the samples' own Monte Carlo errors), n (samples, the smaller number),
+        n_unproven (pairs with an unproven value; unproven values of both runs if unpaired), n_missing (pairs, or
+        samples of both runs, without a value) and paired. The interval is NaN with fewer than two samples.
         With ``by="depth"``, also other_layer.
 
     Raises
     ------
     UsageError
-        There are fewer than two runs, they are not comparable (the message says why), or share no layer.
+        There are fewer than two runs, they are not comparable (the message says why), or they share no layer.
     ArchiveError
         An archive cannot be read.
 
@@ -144,7 +144,7 @@ def _read(selection: Selection) -> list[_Side]:
 
 
 def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
-    """Return whether the samples can be paired, once the runs are found comparable."""
+    """Check that the runs are comparable, and return whether the samples can be paired."""
     pair = f"runs '{first.name}' and '{other.name}' cannot be compared"
     shared = first.metrics.keys() & other.metrics.keys()
     of_others = {key for key in first.recipe if _metric_of(key) not in (None, *shared)}
@@ -164,7 +164,7 @@ def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
 
 
 def _metric_of(key: str) -> str | None:
-    """Return the metric that a field of the recipe is about, None for what all depend on."""
+    """Return the metric that a recipe entry concerns; None if it concerns all."""
     if "foreground" in key:
         return "concentration"
     return "ru" if key.startswith("ru_") else None
@@ -183,7 +183,7 @@ def _differences(first: _Side, other: _Side, metric: str, by: Match, paired: boo
     one, two = first.metrics[metric], other.metrics[metric]
     compare_cells = _paired if paired else _unpaired
     rows = []
-    # Imported here because most of what reads archives does without.
+    # Imported here because most code that reads archives does not need it.
     from scipy.special import stdtrit
 
     for i, j in _matched(one, two, by):
@@ -212,13 +212,13 @@ def _differences(first: _Side, other: _Side, metric: str, by: Match, paired: boo
 
 
 def _paired(first: Cells, second: Cells) -> tuple[Pairs, float]:
-    """Return the difference sample by sample, and its degrees of freedom."""
+    """Return the samplewise difference, and its degrees of freedom."""
     pairs = pair_up(first, second)
     return pairs, pairs.n - 1.0
 
 
 def _unpaired(first: Cells, second: Cells) -> tuple[Pairs, float]:
-    """Return the difference of independent draws, and Welch's degrees of freedom: the spreads need not be equal."""
+    """Return the difference of independent draws, and Welch's degrees of freedom, which allow unequal variances."""
     sides = [layer_summary({name: data[None] for name, data in each.items()}) for each in (first, second)]
     means, stderrs = ([float(each[key][0]) for each in sides] for key in ("value", "stderr"))
     counts = [int(each["n"][0] - each["n_missing"][0]) for each in sides]

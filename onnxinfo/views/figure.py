@@ -1,4 +1,4 @@
-"""Figure files: the same bytes for the same data, whatever the user's matplotlib settings."""
+"""Figure files: reproducible bytes, independent of the user's matplotlib settings."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SUFFIXES: dict[str, Kind] = {".png": PNG, ".svg": SVG, ".pdf": PDF}
 
 
 def claim_figure(output: str | os.PathLike[str], *inputs: object, force: bool = False) -> Output:
-    """Decide whether a figure may be written, before it is drawn; see :func:`onnxinfo.outputs.claim`.
+    """Check, before drawing, that a figure may be written; see :func:`onnxinfo.outputs.claim`.
 
     Raises
     ------
     UsageError
-        The suffix is none that can be written, or the file may not be.
+        The suffix is not supported, or the file may not be written.
     ArchiveError
         The folder or the file is write-protected.
     """
@@ -41,16 +41,16 @@ def claim_figure(output: str | os.PathLike[str], *inputs: object, force: bool = 
 
 @contextmanager
 def new_figure(output: Output, style: FigureStyle) -> Iterator[Figure]:
-    """Yield an empty figure, which is written to the file once the block has succeeded.
+    """Yield an empty figure, which is written to the file if the block succeeds.
 
-    The same data give the same bytes.
+    The same data produce the same bytes.
 
     Parameters
     ----------
     output
-        Of :func:`claim_figure`.
+        Output returned by :func:`claim_figure`.
     style
-        The figure's style. Its height is the block's to set.
+        Style of the figure. The block sets the height.
 
     Raises
     ------
@@ -63,12 +63,12 @@ def new_figure(output: Output, style: FigureStyle) -> Iterator[Figure]:
 
     kind = next(suffix for suffix, kind in SUFFIXES.items() if kind is output.kind).removeprefix(".")
     dates: dict[str, dict[str, str | None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-    # Not the user's settings but matplotlib's own, and ours; the backend is no setting of a figure.
+    # matplotlib's defaults plus our settings, not the user's; the backend is not a property of the figure.
     own: dict[Any, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
     with warnings.catch_warnings(), matplotlib.rc_context():
-        # A glyph that the font lacks is drawn as a box; nothing to tell the user about.
+        # A glyph missing from the font is drawn as a box; the user need not be told.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        # Deprecated settings warn when they are set, to whatever value.
+        # Deprecated settings warn whenever they are set, to any value.
         warnings.simplefilter("ignore", matplotlib.MatplotlibDeprecationWarning)
         matplotlib.rcParams.update(own | style.settings())
         figure = Figure(figsize=(style.width, style.width), dpi=style.size.dpi, layout="constrained")

@@ -1,4 +1,4 @@
-"""What several plots draw into their axes, and what they read maps as."""
+"""Drawing and map functions shared by several plots."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Rows and columns of maps drawn where nothing is chosen; of more, evenly spaced ones are taken.
+#: Default numbers of rows and columns of maps; if there are more, evenly spaced ones are shown.
 MOST_SAMPLES, MOST_LAYERS = 8, 9
-#: A colour scale spans these percentiles of all values shown; what lies outside has the colour of its end.
+#: Percentiles of all shown values that a color scale spans; values outside get the color of the nearest end.
 PERCENTILES = (0.5, 99.5)
 Line = Literal["-", "--", "-.", ":"]
 _LINES: tuple[Line, ...] = ("-", "--", "-.", ":")
@@ -27,12 +27,12 @@ _MARKERS = ("o", "s", "D", "^", "v")
 
 
 def run_style(number: int) -> tuple[str, Line, str]:
-    """Return colour, line style and marker of the run of that number: of runs that coincide each is seen."""
+    """Return color, line style and marker of the n-th run, chosen such that coinciding runs remain visible."""
     return COLOURS[number % len(COLOURS)], _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)]
 
 
 def set_height(figure: Figure, style: FigureStyle, height: float) -> None:
-    """Give a figure of the style's width its height in inches."""
+    """Set the height, in inches, of a figure that has the style's width."""
     figure.set_size_inches(style.width, height)
 
 
@@ -43,24 +43,24 @@ def grid_behind(axes: Axes, axis: Literal["both", "x", "y"] = "y") -> None:
 
 
 def zero_line(axes: Axes, style: FigureStyle, at: float = 0) -> None:
-    """Draw a dashed line across, at a value that others are read against."""
+    """Draw a dashed reference line across the axes."""
     axes.axhline(at, color=style.theme.ink, linewidth=0.8, linestyle=(0, (4, 3)))
 
 
 def blank(axes: Axes) -> None:
-    """Take ticks and frame from axes that hold an image."""
+    """Remove ticks and frame from axes that hold an image."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
 
 
 def title_column(axes: Axes, title: str, style: FigureStyle) -> None:
-    """Name a column of images aslant, so that long names do not run into each other."""
+    """Label a column of images at an angle, so that long names do not overlap."""
     axes.set_title(title, fontsize=style.font * 0.8, rotation=30, ha="left", x=0.1)
 
 
 def name_row(axes: Axes, name: str, room: float, style: FigureStyle) -> None:
-    """Name a row of maps that is `room` inches high: upright where the name fits beside it, across where not."""
+    """Label a row of maps, `room` inches high: vertically if the name fits, else horizontally."""
     size = style.font * 0.8
     fits = max(map(len, name.split("\n"))) * 0.6 * size / 72 < room
     across: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"}
@@ -68,7 +68,7 @@ def name_row(axes: Axes, name: str, room: float, style: FigureStyle) -> None:
 
 
 def name_layers(axes: Axes, found: RunValues, style: FigureStyle) -> None:
-    """Name the layers, which are at 0, 1, 2, ..., as many as fit."""
+    """Label as many layers as fit; they are at positions 0, 1, 2, ..."""
     texts = short_names([row.name for row in found.layers], 22)
     step = max(1, round(len(texts) * 0.17 * style.font / 8 / (style.width * 0.85)))
     axes.set_xticks(range(0, len(texts), step), texts[::step], rotation=40, ha="right", rotation_mode="anchor")
@@ -77,19 +77,19 @@ def name_layers(axes: Axes, found: RunValues, style: FigureStyle) -> None:
 
 
 def sample_title(view: RunView, sample: int) -> str:
-    """Return a sample's name and label in one line."""
+    """Return a sample's name and label as one line."""
     label = "" if view.labels is None else f", label {printable(view.labels[sample])}"
     return shorten(printable(view.sample_names[sample]), 40) + label
 
 
 def mean_of_known(values: npt.NDArray[Any], axes: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Average over axes what is finite there, NaN where nothing is: units that a mask leaves out have no value."""
+    """Average finite values over axes; NaN if there are none, as for excluded units."""
     found: npt.NDArray[Any] = np.ma.masked_invalid(values).mean(axis=axes).filled(np.nan).astype(values.dtype)
     return found
 
 
 def flat_map(values: npt.NDArray[np.float32], axes: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Return a map as rows and columns: averaged over channels or embedding, a single axis as one row."""
+    """Return a map as rows and columns: averaged over channels or embedding; a single axis becomes one row."""
     dropped = tuple(i for i, axis in enumerate(axes) if axis in ("channel", "embedding"))
     flat = mean_of_known(values, dropped) if dropped else values
     rows: npt.NDArray[np.float32] = flat.reshape(1, -1) if flat.ndim < 2 else flat.reshape(-1, flat.shape[-1])
@@ -97,9 +97,9 @@ def flat_map(values: npt.NDArray[np.float32], axes: Sequence[str]) -> npt.NDArra
 
 
 def colour_limits(maps: Iterable[npt.NDArray[Any]]) -> tuple[float, float]:
-    """Return the ends of one colour scale for all these maps: see :data:`PERCENTILES`; NaN and infinity do not count.
+    """Return the limits of a common color scale for maps, see :data:`PERCENTILES`; NaN and infinity are ignored.
 
-    The upper end is above the lower one also where all values are equal, or there is none.
+    The upper limit exceeds the lower one even if all values are equal or there are none.
     """
     finite = [each[np.isfinite(each)] for each in maps]
     numbers = np.concatenate(finite) if finite else np.zeros(0)
@@ -108,17 +108,17 @@ def colour_limits(maps: Iterable[npt.NDArray[Any]]) -> tuple[float, float]:
 
 
 def aspect_of(map_: npt.NDArray[Any]) -> Literal["auto", "equal"]:
-    """Return the aspect of a map's pixels: square, but a single row fills its axes."""
+    """Return the aspect ratio of a map's pixels: square, except that a single row fills its axes."""
     return "auto" if map_.shape[0] == 1 else "equal"
 
 
 def height_over_width(map_: npt.NDArray[Any]) -> float:
-    """Return how much higher than wide a map is drawn; extreme shapes are moderated."""
+    """Return the height-to-width ratio at which a map is drawn; extreme shapes are moderated."""
     rows, columns = map_.shape
     return min(2.0, max(0.35, float(rows / columns)))
 
 
 def spread_out(count: int) -> npt.NDArray[np.float64]:
-    """Return horizontal offsets that keep points of a layer apart; the same each time."""
-    # The golden ratio's multiples fill an interval evenly, whatever their number.
+    """Return deterministic horizontal offsets that keep the points of a layer apart."""
+    # Multiples of the golden ratio fill an interval evenly, for any count.
     return ((np.arange(count, dtype=np.float64) * 0.6180339887) % 1 - 0.5) * 0.5

@@ -1,13 +1,13 @@
-"""Plots: how one is made of a function that draws, and how any of them is drawn into a file.
+"""Framework of the plots: make a plot from a drawing function, and draw any plot into a file.
 
-A plot is one file of :mod:`onnxinfo.views.plots`, named after it, with one function::
+A plot is a file in :mod:`onnxinfo.views.plots`, named after it, with one function::
 
     @figure_plot("history", metrics=ONE)
     def draw_history(figure, selection, style):
         ...
 
-The function reads what is selected and draws into the figure. Reading the command's options, choosing the style, and
-writing the file are the same for all plots and done here.
+The function reads the selected data and draws into the figure. Options, style and output file are handled here for
+all plots.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .selection import Names, Paths, Selection, names_of
 from .style import FigureStyle
 
 Spread = Literal["stderr", "iqr"]
-#: How many metrics a plot shows: `NONE` that can be chosen, `ONE`, or `SEVERAL`.
+#: Number of metrics that a plot shows: `NONE` that can be chosen, `ONE`, or `SEVERAL`.
 Metrics = Literal["none", "one", "several"]
 NONE: Metrics = "none"
 ONE: Metrics = "one"
@@ -34,7 +34,7 @@ SEVERAL: Metrics = "several"
 
 
 class PlotOptions(TypedDict, total=False):
-    """Options of every plot, see :func:`plot`."""
+    """Options common to all plots, see :func:`plot`."""
 
     run: Names
     layers: Names
@@ -59,20 +59,20 @@ class MapsOptions(PlotOptions, total=False):
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot. Called with archives, the figure's path and options, it draws; see :func:`plot`.
+    """A plot. Call it with archives, the figure's path and options; see :func:`plot`.
 
     Attributes
     ----------
     name
-        Its name.
+        Name of the plot.
     draw
-        ``draw(figure, selection, style, **own)`` draws what is selected; keyword parameters are the plot's own options.
+        ``draw(figure, selection, style, **own)`` draws the selection; keyword parameters are the plot's own options.
     metrics
-        How many metrics it shows.
+        Number of metrics that it shows.
     default
-        What is selected where nothing is chosen.
+        Default selection.
     files
-        Those of its own options that name files it reads: they are never overwritten.
+        Own options that name files to read; these files are never overwritten.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Plot:
         return Path(output)
 
     def _selection(self, path: Paths, options: dict[str, Any]) -> Selection:
-        """Take from the options what is selected."""
+        """Split the selection off the options."""
         chosen = {name: tuple(names_of(options.pop(name, ()))) for name in ("run", "layers", "metric", "samples")}
         run, layers, metrics, samples = ((chosen[name] or self.default.get(name, ())) for name in chosen)
         if self.metrics == ONE and len(metrics) > 1:
@@ -116,25 +116,25 @@ def figure_plot(
     samples: tuple[int, ...] = (),
     files: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., None]], Plot]:
-    """Return a decorator that makes a plot of a function that draws; see :class:`Plot`.
+    """Return a decorator that makes a plot from a drawing function; see :class:`Plot`.
 
     Parameters
     ----------
     name
-        The plot's name.
+        Name of the plot.
     metrics
-        How many metrics it shows.
+        Number of metrics that it shows.
     metric, samples
-        What it shows where nothing is chosen; empty shows all.
+        Default metric and samples; empty: all.
     files
-        Those of its own options that name files it reads.
+        Own options that name files to read.
     """
     default = {"metric": metric if metrics != NONE else (), "samples": samples}
     return lambda draw: Plot(name, draw, metrics, default, files)
 
 
 def plot(path: Paths, kind: str, output: str | os.PathLike[str], **options: Any) -> Path:
-    """Draw a plot of a kind.
+    """Draw a plot of the given kind.
 
     Parameters
     ----------
@@ -144,16 +144,16 @@ def plot(path: Paths, kind: str, output: str | os.PathLike[str], **options: Any)
         ``curve``, ``maps``, ``difference``, ``distribution``, ``certificate``, ``scatter``, ``history``,
         ``concentration``, ``coherency``, ``units`` or ``compare``; or a name in :data:`onnxinfo.registry.PLOTS`.
     output
-        The figure: a file that ends in .png, .svg or .pdf.
+        The figure: a file with suffix .png, .svg or .pdf.
     **options
-        Of all kinds: ``run``, ``layers`` and ``samples``, what is drawn, as for :func:`onnxinfo.query`; ``metric``, the
-        metric, of ``curve`` and ``coherency`` also several; ``theme``, ``light`` or ``dark``; ``width``, ``column``
-        (3.5 in), ``page`` (7.2 in) or ``slide`` (12 in); ``force``, replace an existing file whatever it holds, but
-        never a file that is read (by default only a figure of the same format is replaced).
-        Of one kind: ``spread`` of ``curve`` and ``overlay`` of ``maps``, see :func:`onnxinfo.plot_curve` and
-        :func:`onnxinfo.plot_maps`; ``against`` of ``scatter``, the metric on the vertical axis, ``ru`` by default;
-        ``by`` and ``unpaired`` of ``compare``, see :func:`onnxinfo.compare`; ``texts`` of ``units``, a file with a line
-        of tokens for each sample, or of a name for each feature.
+        For all kinds: ``run``, ``layers`` and ``samples`` select the data, as for :func:`onnxinfo.query`; ``metric``
+        selects the metric, or several for ``curve`` and ``coherency``; ``theme`` is ``light`` or ``dark``; ``width`` is
+        ``column`` (3.5 in), ``page`` (7.2 in) or ``slide`` (12 in); ``force`` replaces an existing file whatever it
+        contains, but never a file that is read (by default only a figure of the same format is replaced).
+        For one kind: ``spread`` of ``curve`` and ``overlay`` of ``maps``, see :func:`onnxinfo.plot_curve` and
+        :func:`onnxinfo.plot_maps`; ``against`` of ``scatter``, the metric on the vertical axis, by default ``ru``;
+        ``by`` and ``unpaired`` of ``compare``, see :func:`onnxinfo.compare`; ``texts`` of ``units``, a file with one
+        line of tokens per sample, or one name per feature.
 
     Returns
     -------
@@ -163,7 +163,7 @@ def plot(path: Paths, kind: str, output: str | os.PathLike[str], **options: Any)
     Raises
     ------
     UsageError
-        The kind is unknown or does not take one of the options, something asked for is not there, or nothing of it is
+        The kind is unknown or does not have one of the options, part of the selection does not exist, or none of it is
         finished.
     ArchiveError
         An archive cannot be read, or the figure cannot be written.
@@ -187,17 +187,17 @@ def _check_options(plot: str, known: Sequence[str], options: Mapping[str, Any]) 
 
 
 def plot_curve(path: Paths, output: str | os.PathLike[str], **options: Unpack[CurveOptions]) -> Path:
-    """Draw metrics by depth with their spread over samples, one line for each run.
+    """Draw metrics by depth with their spread over samples, one line per run.
 
-    Values are over all samples that have one; a layer of which some samples are unproven has a hollow marker.
+    All samples that have a value are included; layers with unproven samples have hollow markers.
 
     Parameters
     ----------
     path, output
         See :func:`onnxinfo.plot`.
     **options
-        See :func:`onnxinfo.plot`; several metrics have a panel each. ``spread`` is the band: ``stderr``, the mean and
-        its standard error, or ``iqr``, the samples' median and quartiles.
+        See :func:`onnxinfo.plot`; each metric has its own panel. ``spread`` is the band: ``stderr``, mean and standard
+        error, or ``iqr``, the samples' median and quartiles.
 
     Returns
     -------
@@ -218,18 +218,18 @@ def plot_curve(path: Paths, output: str | os.PathLike[str], **options: Unpack[Cu
 
 
 def plot_maps(path: Paths, output: str | os.PathLike[str], **options: Unpack[MapsOptions]) -> Path:
-    """Draw a metric's maps of one run: a row for each sample, a column for each layer.
+    """Draw the maps of a metric in one run: one row per sample, one column per layer.
 
     Images are averaged over their channels; a map with one axis (features, time, tokens averaged over the embedding) is
-    drawn as a strip. Cells that are not finished stay empty; those that are not proven are crossed by a line.
+    drawn as a strip. Unfinished cells stay empty; unproven ones are crossed out by a line.
 
     Parameters
     ----------
     path, output
-        See :func:`onnxinfo.plot`; of an archive with several runs, name one.
+        See :func:`onnxinfo.plot`; if an archive has several runs, name one.
     **options
         See :func:`onnxinfo.plot`; by default as many evenly spaced layers and samples are drawn as are legible. With
-        ``overlay`` the maps are laid over the pictures in grey, half transparent, instead of being drawn alone.
+        ``overlay``, half-transparent maps are drawn over the gray pictures.
 
     Returns
     -------

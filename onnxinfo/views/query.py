@@ -1,4 +1,4 @@
-"""Archives' numbers as one tidy table: filtered, sorted and summarised."""
+"""Query archives: their numbers as one tidy table, filtered, sorted and summarized."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .run_view import RunView
 from .selection import Names, Paths, Selected, Selection, names_of
 
 Row = dict[str, Any]
-#: A table by its columns, which have the same length.
+#: A table as columns of equal length.
 Table = dict[str, list[Any]]
 Per = Literal["layer", "sample"]
 
 
 class QueryOptions(Selected, total=False):
-    """The options of :func:`query`."""
+    """Options of :func:`query`."""
 
     per: Per | None
     minimum: float | None
@@ -36,7 +36,7 @@ class QueryOptions(Selected, total=False):
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What is made of the table of a selection; see :func:`query`."""
+    """Operations on the table of a selection; see :func:`query`."""
 
     per: Per | None = None
     minimum: float | None = None
@@ -50,7 +50,7 @@ class Arrangement:
     sql: str | None = None
 
     def apply(self, table: Table) -> Table:
-        """Return what is asked for of a table: filtered, then selected by SQL, then grouped, then sorted and cut."""
+        """Apply the operations to a table: filter, then SQL, then group, then sort and limit."""
         if self.top is not None and self.top < 1:
             raise UsageError(f"top={self.top}: at least 1 expected")
         keys = names_of(self.group_by)
@@ -67,7 +67,7 @@ class Arrangement:
         return None if self.minimum is None and self.maximum is None else (self.minimum, self.maximum)
 
     def _filtered(self, table: Table) -> Table:
-        """Keep the rows whose value is within the bounds and, if asked for, those that converged."""
+        """Keep the rows whose value is within the bounds and, if requested, those that converged."""
         from .query_sql import within
 
         conditions = [within(*self._bounds)] if self._bounds else []
@@ -102,43 +102,43 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
     path
         An archive, or several.
     **options
-        All of them may be left out.
+        All are optional.
 
-        ``run``, ``metrics``, ``ops``: names of runs, metrics and operators; all by default.
-        ``layers``, ``exclude``: patterns of :func:`onnxinfo.select_layers`; all layers of the archive by default.
-        ``samples``: positions, ranges of positions such as ``"0-9"``, or globs over the samples' names. With
+        ``run``, ``metrics``, ``ops``: names of runs, metrics and operators; by default all.
+        ``layers``, ``exclude``: patterns of :func:`onnxinfo.select_layers`; by default all layers of the archive.
+        ``samples``: positions, ranges of positions such as ``"0-9"``, or globs on the samples' names. With
         ``per="layer"`` the mean is over these.
-        ``labels``: labels of samples, likewise.
-        ``per``: ``"sample"``, a row for every run, layer, sample and metric; ``"layer"``, the mean over all samples
+        ``labels``: labels of samples, in the same form.
+        ``per``: ``"sample"``, one row per run, layer, sample and metric; ``"layer"``, the mean over all samples
         with a value, see :meth:`onnxinfo.archive.Archive.to_dataframe`. Default: ``"layer"``; with ``group_by``
         ``"sample"``.
-        ``minimum``, ``maximum``: keep rows whose value is within, ends included.
-        ``converged``: keep only rows that converged, of layers and groups those all of whose samples did. An average
-        is over all samples either way, for which ones converge depends on the values.
-        ``sort``, ``descending``: column to sort by; rows without a value come last. By default archive, run, layer,
-        then sample order.
-        ``top``: keep that many rows: the first after sorting; without ``sort``, those of largest value.
-        ``group_by``: columns; one row for every combination of their values and for every metric, over all rows that
-        have a value.
+        ``minimum``, ``maximum``: keep rows whose value lies within these bounds, inclusive.
+        ``converged``: keep only rows that converged; for layers and groups, those whose samples all did. Averages
+        include all samples in any case, because convergence depends on the values.
+        ``sort``, ``descending``: column to sort by; rows without a value come last. Default: by archive, run, layer,
+        then sample.
+        ``top``: number of rows to keep: the first after sorting; without ``sort``, those with the largest values.
+        ``group_by``: columns; one row per combination of their values and per metric, over all rows that have a
+        value.
         ``aggregate``: with ``group_by``, any of mean (with ``stderr``, its standard error over samples), median, std,
         min, max or quantiles such as ``q25``.
-        ``sql``: a SELECT over this table, named ``results``, in DuckDB's SQL; applied to what ``minimum``, ``maximum``
-        and ``converged`` leave (with ``group_by`` these act on its result), before rows are grouped and sorted.
+        ``sql``: a SELECT from this table, named ``results``, in DuckDB's SQL; applied after ``minimum``, ``maximum``
+        and ``converged`` (with ``group_by`` these act on its result), before rows are grouped and sorted.
 
     Returns
     -------
     list of dict
         Keys run, model, layer, layer_index, op, depth; with ``per="sample"`` sample, sample_name and label; metric,
         value, stderr and gap (nats per input unit), mark, converged; with ``per="layer"`` n, n_converged and n_missing:
-        see :meth:`onnxinfo.archive.Archive.to_dataframe`. With several archives ``archive`` comes first.
+        see :meth:`onnxinfo.archive.Archive.to_dataframe`. With several archives, ``archive`` comes first.
         With ``group_by`` its columns, metric, the aggregates, n (rows), n_converged and n_missing (rows without a
-        value), and with ``minimum`` or ``maximum`` n_excluded: rows of the group that are not averaged, for their value
-        lies outside.
+        value), and with ``minimum`` or ``maximum`` n_excluded: the number of rows of the group whose value lies outside
+        and which are not averaged.
 
     Raises
     ------
     UsageError
-        There is no such run, layer, operator, metric, sample, label or column; near misses are named.
+        A run, layer, operator, metric, sample, label or column does not exist; similar names are suggested.
     ArchiveError
         An archive cannot be read.
 
@@ -170,7 +170,7 @@ def _read_table(selection: Selection, per: Per) -> Table:
 
 
 def table_columns(per: Per, *, several: bool = False) -> list[str]:
-    """Return the keys of the rows of :func:`query`, in their order."""
+    """Return the keys of the rows of :func:`query`, in order."""
     if per not in COLUMNS:
         raise UsageError(f"per={per!r}: 'layer' or 'sample' expected")
     head, *rest = COLUMNS[per]
@@ -181,7 +181,7 @@ def _view_table(view: RunView, source: Path, per: Per) -> Table:
     table = run_table(view, per)
     count = len(table["run"])
     if per == "sample":
-        # The view numbers its own samples.
+        # The view has its own numbering of samples.
         table["sample"] = [view.sample_positions[i] for i in table["sample"]]
     model = str({**view.run.recipe, **view.run.provenance}.get("model_name", ""))
     return table | {"model": [model] * count, "archive": [str(source)] * count}
@@ -190,7 +190,7 @@ def _view_table(view: RunView, source: Path, per: Per) -> Table:
 def _picked(
     table: Table, columns: Sequence[str], where: str = "true", order: str | None = None, most: int | None = None
 ) -> Table:
-    """Return some rows of a table in some order: what a condition on these columns holds for, in SQL."""
+    """Select and sort rows of a table, with a condition and order on these columns given in SQL."""
     from .query_sql import find_rows
 
     for name in columns:

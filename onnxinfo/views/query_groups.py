@@ -1,4 +1,4 @@
-"""Groups of the rows of :func:`onnxinfo.query`: one row for each combination of some columns' values."""
+"""Group the rows of :func:`onnxinfo.query`: one row per combination of some columns' values."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..text import no_such
 from .query_sql import find_groups, within
 
 Table = dict[str, list[Any]]
-#: From, to; None is open.
+#: Lower and upper bound; None is open.
 Bounds = tuple[float | None, float | None]
 
-# Numbers that differ from row to row: nothing to group by.
+# Columns whose numbers differ from row to row cannot be grouped by.
 _NO_KEYS = ("value", "stderr", "gap")
 _NEEDED = ("metric", "value", "converged")
-#: SQL of the aggregates over the values; the mean is that of all tables, see :mod:`onnxinfo.archive.means`.
+#: SQL of the aggregates over the values; the mean follows the rule of all tables, see :mod:`onnxinfo.archive.means`.
 _AGGREGATES = {
     "median": "median(value)",
     "std": "stddev_samp(value)",
@@ -31,7 +31,7 @@ _AGGREGATES = {
 
 
 def group(table: Table, columns: Sequence[str], aggregate: Sequence[str], bounds: Bounds | None = None) -> Table:
-    """Return one row for each combination of the columns' values and metric, in the order they first appear.
+    """Return one row per combination of the columns' values and metric, in order of first appearance.
 
     Parameters
     ----------
@@ -40,17 +40,17 @@ def group(table: Table, columns: Sequence[str], aggregate: Sequence[str], bounds
     columns
         Names of its columns.
     aggregate
-        What is made of the values, whether they are proven or not: mean, median, std, min, max or quantiles such as
-        ``q25``.
+        Aggregates of the values, proven or not: mean, median, std, min, max or quantiles such as ``q25``.
     bounds
-        Values outside are left out of the aggregates, and counted.
+        Values outside are excluded from the aggregates, and counted.
 
     Returns
     -------
     dict of list
-        The columns, metric, one column for each aggregate, after ``mean`` its standard error over samples as ``stderr``
-        (NaN where rows are no samples), n (rows), n_converged and n_missing (rows without a value). With bounds also
-        n_excluded: rows whose value lies outside. They count nowhere else, and groups of nothing else are left out.
+        The columns, metric, one column per aggregate, after ``mean`` its standard error over samples as ``stderr`` (NaN
+        if rows are not samples), n (rows), n_converged and n_missing (rows without a value). With bounds also
+        n_excluded: rows whose value lies outside. These are counted nowhere else, and groups without other rows are
+        omitted.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def group(table: Table, columns: Sequence[str], aggregate: Sequence[str], bounds
     keys = [*columns, *(["metric"] if "metric" not in columns else [])]
     kept = "true" if bounds is None else within(*bounds)
     found = find_groups({name: table[name] for name in dict.fromkeys([*keys, *_NEEDED])}, keys, expressions, kept)
-    # The keys as they are in the table, not as SQL reads them.
+    # Use the keys from the table, not SQL's rendering of them.
     grouped: Table = {key: [table[key][members[0]] for members in found["members"]] for key in keys}
     for name in expressions:
         if name == "mean":

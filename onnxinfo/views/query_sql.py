@@ -22,30 +22,30 @@ TABLE = "results"
 _INTEGERS = ("layer_index", "depth", "sample", "n", "n_converged", "n_missing", "n_excluded")
 _REALS = ("value", "stderr", "gap")
 MEMORY = "2GB"
-# Not the name of any column.
+# Cannot collide with the name of a column.
 _POSITION = '"position of the row"'
-#: Type of a column by its name and values.
+#: Determines a column's SQL type from its name and values.
 TypeOf = Callable[[str, Sequence[Any]], str]
 
 
 def within(minimum: float | None, maximum: float | None) -> str:
-    """Return the condition that a value lies within bounds, ends included; None is open."""
+    """Return the condition that a value lies within bounds, inclusive; None is open."""
     parts = [f"value >= {_literal(minimum)}"] if minimum is not None else []
     parts += [f"value <= {_literal(maximum)}"] if maximum is not None else []
     return " AND ".join(parts)
 
 
 def find_rows(table: Table, where: str, order: str | None = None, most: int | None = None) -> list[int]:
-    """Return the positions of the rows that a condition holds for, in an order.
+    """Return the sorted positions of the rows that satisfy a condition.
 
     Parameters
     ----------
     table
-        The columns that condition and order are about. NaN and infinity are NULL.
+        The columns that condition and order use. NaN and infinity are NULL.
     where, order
-        SQL; what is NULL comes last, and what is equal keeps its order.
+        SQL; NULL is sorted last, and the sort is stable.
     most
-        How many at most.
+        Maximum number of rows.
     """
     first = f"{order} NULLS LAST, " if order else ""
     limit = "" if most is None else f" LIMIT {int(most)}"
@@ -58,7 +58,7 @@ def find_rows(table: Table, where: str, order: str | None = None, most: int | No
 def find_groups(
     table: Table, keys: Sequence[str], expressions: Mapping[str, str], kept: str = "true"
 ) -> dict[str, list[Any]]:
-    """Return the groups of rows with the same keys, in the order of their first rows.
+    """Return the groups of rows with equal keys, in order of their first rows.
 
     Parameters
     ----------
@@ -69,13 +69,13 @@ def find_groups(
     expressions
         SQL of aggregates over the finite values, by name.
     kept
-        Condition on ``value`` for a row to count; rows without a value do.
+        Condition on ``value`` for a row to be counted; rows without a value always are.
 
     Returns
     -------
     dict of list
-        The expressions, ``members`` (positions of the rows that count), ``n`` (their number), ``n_converged``,
-        ``n_missing`` (without a finite value) and ``n_excluded`` (rows that do not count).
+        The expressions, ``members`` (positions of the counted rows), ``n`` (their number), ``n_converged``,
+        ``n_missing`` (without a finite value) and ``n_excluded`` (rows that are not counted).
     """
     named = {f"key_{i}": table[key] for i, key in enumerate(keys)}
     columns = _numbered(named | {"value": table["value"], "converged": table["converged"]})
@@ -98,10 +98,10 @@ def find_groups(
 
 
 def select(table: Table, statement: str) -> dict[str, list[Any]]:
-    """Return what a SELECT finds in the table of :func:`onnxinfo.query`.
+    """Return the result of a SELECT from the table of :func:`onnxinfo.query`.
 
-    DuckDB runs in memory and sees the table ``results`` only: files, network, extensions and settings are out of reach
-    of the statement.
+    DuckDB runs in memory and sees only the table ``results``: the statement cannot access files, network, extensions
+    or settings.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def write_parquet(table: Table, output: Output) -> None:
 
 @contextmanager
 def _database(table: Table, type_of: TypeOf, *, writes: bool = False) -> Iterator[Any]:
-    """Yield a connection to a database that holds the table and, unless it writes, can reach nothing else."""
+    """Yield a connection to a database that holds the table; unless it writes, it has no access to anything else."""
     import duckdb
 
     types = {name: type_of(name, column) for name, column in table.items()}
@@ -162,7 +162,7 @@ def _database(table: Table, type_of: TypeOf, *, writes: bool = False) -> Iterato
 
 
 def _close_off(connection: Any) -> None:
-    """Take everything but its table from the database, for good."""
+    """Lock the database, irrevocably, so that only its table is accessible."""
     for setting in (
         "python_enable_replacements = false",
         f"memory_limit = '{MEMORY}'",
@@ -176,7 +176,7 @@ def _close_off(connection: Any) -> None:
 
 
 def _declared(name: str, values: Sequence[Any]) -> str:
-    """Return the type that a column has in SQL and Parquet, whatever its values."""
+    """Return the fixed type of a known column in SQL and Parquet, independent of its values."""
     if name in _INTEGERS:
         return "BIGINT"
     if name in _REALS:
@@ -188,7 +188,7 @@ _TEXTS = ("archive", "run", "model", "layer", "op", "sample_name", "label", "met
 
 
 def _inferred(name: str, values: Sequence[Any]) -> str:
-    """Return the type that suits a column's values: numbers are compared as numbers, everything else as text."""
+    """Infer the type of a column from its values: numbers are compared as numbers, everything else as text."""
     kinds = {type(value) for value in values if value is not None}
     if kinds == {bool}:
         return "BOOLEAN"
@@ -199,7 +199,7 @@ def _inferred(name: str, values: Sequence[Any]) -> str:
 
 def _array(kind: str, values: Sequence[Any]) -> npt.NDArray[Any]:
     if kind == "DOUBLE":
-        # NaN is no number that SQL could compare or average.
+        # SQL cannot compare or average NaN.
         return np.ma.masked_invalid(np.array([math.nan if value is None else value for value in values], dtype="f8"))
     if kind == "VARCHAR":
         return np.array([None if value is None else str(value) for value in values], dtype=object)
@@ -219,7 +219,7 @@ def _fetched(result: Any) -> dict[str, list[Any]]:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Give columns of the same name different ones, so that none is lost."""
+    """Rename duplicate columns, so that none is lost."""
     found: list[str] = []
     for name in names:
         unique, number = name, 1
@@ -231,7 +231,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def quoted_name(name: str) -> str:
-    """Return a column's name as SQL has it."""
+    """Return a column's name quoted for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 

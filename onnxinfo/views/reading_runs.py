@@ -1,4 +1,4 @@
-"""What plots read from runs before they draw."""
+"""Read from runs what plots need before they draw."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .selection import Selection
 
 
 def run_values(view: RunView, metric: str) -> RunValues:
-    """Read a metric of a run; its layers are put in the order of depth.
+    """Read a metric of a run; its layers are sorted by depth.
 
-    Layers of which no cell is finished are left out.
+    Layers without finished cells are omitted.
     """
     values = view.values(metric)
     depths = np.array([row.depth for row in view.layers])
@@ -36,12 +36,12 @@ def run_values(view: RunView, metric: str) -> RunValues:
 
 
 def read_runs(selection: Selection, metric: str) -> list[RunValues]:
-    """Read a metric of all selected runs that have it; runs that were named come in the order of their naming.
+    """Read a metric of all selected runs that have it; named runs keep the given order.
 
     Raises
     ------
     UsageError
-        Something asked for is not there, nothing of it is finished, or the runs are not comparable.
+        Part of the selection does not exist, none of it is finished, or the runs are not comparable.
     """
     views = replace(selection, metrics=(metric,)).views()
     found = [each for each in (run_values(view, metric) for view, _ in views) if each.layers]
@@ -53,12 +53,12 @@ def read_runs(selection: Selection, metric: str) -> list[RunValues]:
 
 
 def nothing_finished(metric: str) -> UsageError:
-    """Return the error for a plot of which there is nothing to draw."""
+    """Return the error for a plot without anything to draw."""
     return UsageError(f"no cell of metric '{printable(metric)}' is finished; there is nothing to draw")
 
 
 def metric_label(metric: Metric) -> str:
-    """Return what an axis of that metric is called, with its unit."""
+    """Return the axis label of a metric, with its unit."""
     short = metric.name.upper() if len(metric.name) <= 3 else metric.name
     if metric.units == "nats" and metric.has_map:
         return f"{short}, nats per input unit"

@@ -1,4 +1,4 @@
-"""One run's numbers of one metric, as plots, tables and comparisons use them."""
+"""Numbers of one metric in one run, for plots, tables and comparisons."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..archive.means import unproven
 
 @dataclass(frozen=True)
 class RunValues:
-    """One run's numbers of one metric, read.
+    """Numbers of one metric in one run.
 
     Attributes
     ----------
     name, model
-        The run and its model.
+        Names of the run and its model.
     layers
-        The layers, by depth, then position.
+        The layers, sorted by depth, then position.
     metric
-        What was measured.
+        The metric.
     values
         ``value``, ``stderr``, ``converged``, ``done`` and the metric's fields, each of shape (layer, sample).
     recipe, provenance
-        The run's.
+        Those of the run.
     """
 
     name: str
@@ -46,5 +46,5 @@ class RunValues:
 
     @property
     def unproven(self) -> npt.NDArray[np.bool_]:
-        """Cells that have a value that is not proven, (layer, sample)."""
+        """Cells whose value is unproven, (layer, sample)."""
         return unproven(self.values)

@@ -1,4 +1,4 @@
-"""A part of a run: some of its layers, samples and metrics, read like a run."""
+"""Subset of a run's layers, samples and metrics, with the interface of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..text import no_such, printable
 
 
 class RunView:
-    """Some layers, samples and metrics of a run.
+    """Subset of a run's layers, samples and metrics.
 
     Attributes
     ----------
@@ -26,9 +26,9 @@ class RunView:
     name, axes, sample_shape
         As in :class:`onnxinfo.Run`.
     layers, sample_names, labels, metrics
-        What was chosen, in the run's order.
+        The chosen ones, in the run's order.
     layer_positions, sample_positions
-        Where they stand in the run.
+        Their positions in the run.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class RunView:
         return {name: data[cells] for name, data in self.run.values(metric).items()}
 
     def map(self, metric: str, layer: int, sample: int) -> npt.NDArray[np.float32]:
-        """Return the map of one layer and sample, by their places in the view; see :meth:`onnxinfo.Run.map`."""
+        """Return the map of one layer and sample, by their positions in the view; see :meth:`onnxinfo.Run.map`."""
         return self.run.map(metric, self.layer_positions[layer], self.sample_positions[sample])
 
 
 def choose_layers(run: Run, patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[int]:
-    """Return the positions of the layers that the patterns of :func:`onnxinfo.select_layers` match, all by default.
+    """Return the positions of the layers that match the patterns of :func:`onnxinfo.select_layers`; by default all.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def choose_layers(run: Run, patterns: Sequence[str], exclude: Sequence[str] = ()
     """
     if not patterns and not exclude:
         return [*range(run.shape[0])]
-    # Imported here because it brings in onnx, which reading an archive does not need.
+    # Imported here because it imports onnx, which reading an archive does not need.
     from ..graph.layers import Layer, select_layers
 
     rows = [
@@ -91,22 +91,22 @@ def choose_layers(run: Run, patterns: Sequence[str], exclude: Sequence[str] = ()
 
 
 def choose_samples(run: Run, patterns: Sequence[str | int] = (), labels: Sequence[str | int] = ()) -> list[int]:
-    """Return the positions of samples, in the run's order; all by default.
+    """Return the positions of samples, in the run's order; by default all.
 
     Parameters
     ----------
     run
         The run.
     patterns
-        A position (``3``; ``-1`` is the last), a range of positions, both ends included (``0-9``), or a glob over the
-        samples' names.
+        A position (``3``; ``-1`` is the last), a range of positions, inclusive (``0-9``), or a glob on the samples'
+        names.
     labels
-        Labels, one of which a sample has.
+        Labels; a sample must have one of them.
 
     Raises
     ------
     UsageError
-        A pattern or label that no sample has.
+        No sample matches a pattern or label.
     """
     chosen = set(range(run.shape[1]))
     if patterns:

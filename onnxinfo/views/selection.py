@@ -1,4 +1,4 @@
-"""Which part of which archives a view shows: the query object that tables, plots, comparisons and reports share."""
+"""Selection of a part of archives: the query object shared by tables, plots, comparisons and reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Names = str | Sequence[str]
 
 
 class Selected(TypedDict, total=False):
-    """The arguments of :meth:`Selection.of`."""
+    """Arguments of :meth:`Selection.of`."""
 
     run: Names
     layers: Names
@@ -36,7 +36,7 @@ class Selected(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Selection:
-    """Part of one or several archives; what is empty selects everything.
+    """Part of one or several archives; empty fields select everything.
 
     Attributes
     ----------
@@ -67,20 +67,20 @@ class Selection:
 
     @classmethod
     def of(cls, path: Paths, **selected: Unpack[Selected]) -> Selection:
-        """Return a selection; a single archive or name need not be in a list."""
+        """Make a selection; a single archive or name need not be in a list."""
         paths = [path] if isinstance(path, str | os.PathLike) else [*path]
         names: dict[str, Any] = {"runs" if key == "run" else key: value for key, value in selected.items()}
         return cls(tuple(map(Path, paths)), **{key: tuple(names_of(value)) for key, value in names.items()})
 
     def open_runs(self) -> Generator[tuple[Run, Path], None, None]:
-        """Open the archives one after the other and yield the runs, each with its archive's path.
+        """Open the archives one by one and yield the runs, each with its archive's path.
 
-        A run can be read until the next one is asked for.
+        A run is readable until the next one is requested.
 
         Raises
         ------
         UsageError
-            No archive is given, or none has a run of one of the names.
+            No archive is given, or no archive has a run of one of the names.
         """
         if not self.paths:
             raise UsageError("no archive given; name at least one")
@@ -92,14 +92,14 @@ class Selection:
                         yield archive[name], path
 
     def views(self) -> Generator[tuple[RunView, Path], None, None]:
-        """Open the runs one after the other and yield what is selected of each, with its archive's path.
+        """Open the runs one by one and yield the selected part of each, with its archive's path.
 
-        A view can be read until the next one is asked for. What some runs have and others lack is left out of these.
+        A view is readable until the next one is requested. Runs that lack part of the selection show the rest.
 
         Raises
         ------
         UsageError
-            No run has something that was asked for.
+            Part of the selection exists in no run.
         """
         failures: list[UsageError] = []
         found = 0
@@ -118,17 +118,17 @@ class Selection:
 
     @contextmanager
     def only_view(self, what: str) -> Iterator[RunView]:
-        """Open the one run that is selected.
+        """Open the one selected run.
 
         Parameters
         ----------
         what
-            Begins the message where there are several, such as ``maps show one run``.
+            Start of the error message if there are several, such as ``maps show one run``.
 
         Raises
         ------
         UsageError
-            Several runs are selected, or there is none.
+            Several runs are selected, or none.
         """
         count = sum(1 for _ in self.views())
         if count > 1:
@@ -166,5 +166,5 @@ class Selection:
 
 
 def names_of(given: Names | Sequence[str | int]) -> list[Any]:
-    """Return the names given alone or as several."""
+    """Return names as a list, whether one or several are given."""
     return [given] if isinstance(given, str) else [*given]

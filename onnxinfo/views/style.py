@@ -1,4 +1,4 @@
-"""The style of figures: colours, sizes, themes, and how labels are shortened to fit."""
+"""Style of figures: colors, sizes, themes, and labels shortened to fit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from ..errors import UsageError
 from ..text import printable, shorten
 
-#: Okabe and Ito's colours, which people with any colour vision tell apart; black or white is left to the text.
+#: Okabe and Ito's colors, distinguishable with any color vision; black or white is reserved for text.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-#: Of equal perceived steps, also in grey and to the colour-blind.
+#: Perceptually uniform, also in gray and for color-blind readers.
 SEQUENTIAL = "cividis"
-#: Two-sided, white or dark at zero, without red and green.
+#: Diverging, white or dark at zero, without red and green.
 DIVERGING = "PuOr_r"
 
 
@@ -32,7 +32,7 @@ SIZES = {"column": Size(3.5, 7, 400), "page": Size(7.2, 8, 250), "slide": Size(1
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of paper and ink."""
+    """Colors of paper and ink."""
 
     paper: str
     ink: str
@@ -48,14 +48,14 @@ THEMES = {
 
 @dataclass(frozen=True)
 class FigureStyle:
-    """The style of a figure: its theme and size."""
+    """Style of a figure: theme and size."""
 
     theme: Theme
     size: Size
 
     @classmethod
     def named(cls, theme: str = "light", width: str = "page") -> FigureStyle:
-        """Return the style of a theme and a width.
+        """Return the style for a theme and a width.
 
         Raises
         ------
@@ -79,7 +79,7 @@ class FigureStyle:
         return self.size.font
 
     def settings(self) -> dict[str, Any]:
-        """Return matplotlib's settings."""
+        """Return the matplotlib settings."""
         ink, faint, paper = self.theme.ink, self.theme.faint, self.theme.paper
         font = self.font
         return {
@@ -109,19 +109,19 @@ class FigureStyle:
             "axes.spines.right": False,
             "lines.linewidth": 1.4,
             "lines.markersize": font * 0.55,
-            # Layer names are no formulas.
+            # Layer names are not formulas.
             "text.parse_math": False,
-            # Identifiers in the file do not change from one time to the next.
+            # Makes identifiers in the file reproducible.
             "svg.hashsalt": "onnxinfo",
             "pdf.fonttype": 42,
         }
 
 
 def short_names(names: Sequence[str], size: int) -> list[str]:
-    """Return short forms of layer names, different where the names are.
+    """Shorten layer names, keeping different names different.
 
-    What all names begin and end with is left out, in whole parts between ``/``; what is still longer than `size` is cut
-    in its middle.
+    Common prefixes and suffixes are removed, in whole parts between ``/``; names that are still longer than `size`
+    are cut in the middle.
     """
     parts = [printable(name).split("/") for name in names]
     if len(set(map(tuple, parts))) > 1:
@@ -129,7 +129,7 @@ def short_names(names: Sequence[str], size: int) -> list[str]:
             parts = [part[1:] for part in parts]
         while min(map(len, parts)) > 1 and len({part[-1] for part in parts}) == 1:
             parts = [part[:-1] for part in parts]
-    # ``layer1/layer1.0``: the second says it all.
+    # ``layer1/layer1.0``: the second part suffices.
     parts = [
         [part for part, following in zip(each, [*each[1:], ""], strict=True) if not following.startswith(f"{part}.")]
         for each in parts
@@ -141,12 +141,12 @@ def short_names(names: Sequence[str], size: int) -> list[str]:
 
 
 def wrapped(text: str, inches: float, style: FigureStyle) -> str:
-    """Return a label in lines that fit beside an axis of that length."""
+    """Wrap a label into lines that fit along an axis of this length."""
     return "\n".join(textwrap.wrap(text, max(12, int(inches * 72 / (0.56 * style.font)))))
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """Return at most that many of `count` positions, evenly spaced, with the first and the last."""
+    """Return at most `most` of `count` positions, evenly spaced, including the first and the last."""
     if count <= most:
         return [*range(count)]
     if most == 1:

@@ -1,4 +1,4 @@
-"""How means and certificates are put into words, alike in tables, figures, reports and annotated models."""
+"""Wording of means and certificates, shared by tables, figures, reports and annotated models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mean_text(row: Mapping[str, Any]) -> str:
 
 
 def number_with_error(value: float, stderr: float) -> str:
-    """Return a number to two digits of its standard error, such as ``-2.660 ± 0.013``; to four decimals without one."""
+    """Return a number to two digits of its standard error, such as ``-2.660 ± 0.013``; or to four decimals."""
     if not (math.isfinite(stderr) and stderr > 0):
         return f"{value:.4f}"
     decimals = min(max(1 - math.floor(math.log10(stderr)), 0), 6)
@@ -45,16 +45,16 @@ def number_with_error(value: float, stderr: float) -> str:
 
 
 def rounded_up(bound: float) -> str:
-    """Return a bound to two digits, never below itself."""
+    """Round a bound up to two digits."""
     if bound <= 0:
         return "0"
     unit = 10.0 ** (math.floor(math.log10(bound)) - 1)
-    # Room for the error of the division, so that .01 stays .01.
+    # Tolerance for the error of the division, so that .01 stays .01.
     return f"{math.ceil(bound / unit - 1e-9) * unit:.{max(1 - math.floor(math.log10(bound)), 0)}f}"
 
 
 def unproven_text(runs: Iterable[Cells]) -> str:
-    """Return how many cells of some runs are unproven or have no value, such as ``3 of 96 cells unproven``.
+    """Return the number of cells of some runs that are unproven or have no value, such as ``3 of 96 cells unproven``.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def unproven_text(runs: Iterable[Cells]) -> str:
     Returns
     -------
     str
-        Empty where all finished cells are proven.
+        Empty if all finished cells are proven.
     """
     values = failed = missing = 0
     for cells in runs:
@@ -77,9 +77,9 @@ def unproven_text(runs: Iterable[Cells]) -> str:
 
 
 def rounding_text(cells: Cells) -> str:
-    """Return how many cells of a run lie below the network's own rounding, and what to do about it.
+    """Return the number of cells of a run below the network's own rounding, and the remedy.
 
-    Such as ``5 of 32 cells lie below the network's own rounding; sound from alpha 0.0075 on``; empty where none does.
+    Such as ``5 of 32 cells lie below the network's own rounding; sound from alpha 0.0075 on``; empty if there are none.
     """
     count = int(limited_by_rounding(cells).sum())
     if not count:
@@ -92,7 +92,7 @@ def rounding_text(cells: Cells) -> str:
 
 
 def marks_remark(counts: Mapping[str, int]) -> str:
-    """Return what some marks mean and how many cells have them, such as ``2 gap (the optimum may be ...)``."""
+    """Explain some marks, with the number of cells that have each, such as ``2 gap (the optimum may be ...)``."""
     return "; ".join(
         f"{number} {name} ({_MEANINGS[name]})" if name in _MEANINGS else f"{number} {name}"
         for name, number in counts.items()

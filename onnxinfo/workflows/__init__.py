@@ -1,1 +1,1 @@
-"""Whole jobs, one function each: the only layer that imports all others."""
+"""The public workflows, one function each: the only layer that imports all others."""

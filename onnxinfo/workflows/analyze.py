@@ -1,4 +1,4 @@
-"""One call from an ONNX model and samples to an archive of every layer's metrics."""
+"""The main workflow: from an ONNX model and samples to an archive of every layer's metrics."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def analyze(
         Samples: a folder or glob of images, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, an array; for several
         graph inputs a mapping from their names, or ``NAME=SPEC,...``.
     output
-        The archive, an HDF5 file; it is created, or a run is added. Other files are left as they are.
+        The archive, an HDF5 file; it is created, or a run is added to it. Other files are left alone.
     layers, exclude
         Patterns, see :func:`~onnxinfo.select_layers`; default: the default layers of :func:`~onnxinfo.list_layers`.
     metrics
@@ -96,8 +96,8 @@ def analyze(
     progress
         Called with a :class:`Progress` as work is done.
     **flat
-        Single settings by their flat names, such as ``limit`` or ``alpha``, instead of an object, or on top of one;
-        docs/configuration.md lists them.
+        Single settings by flat name, such as ``limit`` or ``alpha``, instead of an object or in addition to one;
+        see docs/configuration.md for the list.
 
     Returns
     -------
@@ -109,12 +109,12 @@ def analyze(
     UsageError
         The request is invalid, or the archive is one of the inputs; nothing is written.
     ModelError, InputError, ConversionError, VerificationError
-        The model or the samples do not work; nothing is written.
+        The model or the samples are unusable; nothing is written.
     ArchiveError
-        The archive cannot be written; what it holds is safe.
+        The archive cannot be written; its existing contents are safe.
     ResourceError
-        A worker was lost permanently, or memory is too small for a single sample. Whenever memory runs out before that,
-        the number of inputs evaluated at once is halved.
+        A worker was lost permanently, or memory is too small for a single sample. If memory runs out before that, the
+        batch size is halved.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def run_analysis(
     config: Config,
     progress: Report | None = None,
 ) -> Result:
-    """Do what :func:`analyze` does, for a configuration in one piece."""
+    """Analyze as :func:`analyze` does, with a complete configuration."""
     with time_limit(config.execution.timeout), orderly_termination():
         return _run(model, inputs, output, config, progress or (lambda _: None))
 
@@ -154,7 +154,7 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     job.config, job.source, job.output = config, inputs, Path(output)
     measures = make_measures(chosen, job)
     worker = Worker(job, with_needed(measures, job))
-    logger.info("inputs evaluated at once: %d", job.batch_size)
+    logger.info("batch size: %d", job.batch_size)
     out, name = config.out, config.out.run or job.provider.model.name
     more: dict[str, Any] = {**recorded_flags(config)}
     if mask is not None:
@@ -175,14 +175,14 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
 
 
 def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, UnitMask | None]:
-    """Make model and samples ready on the device."""
+    """Prepare model and samples on the device."""
     selection, chosen_input = config.selection, config.input
     target = device_of(config.execution.device)
     loaded = without_optional_inputs(model if chosen_input.keep_precision else to_float32(model))
     perturbed = perturbed_tensor(loaded, chosen_input.input_tensor)
     listed = list_layers(loaded, perturbed)
     chosen = select_layers(listed, selection.layers, selection.exclude)
-    logger.info("perturbed: %s; layers: %d of %d: %s", perturbed, len(chosen), len(listed), _names(chosen))
+    logger.info("analysis input: %s; layers: %d of %d: %s", perturbed, len(chosen), len(listed), _names(chosen))
     objects = None if chosen_input.foreground is None else open_foreground(chosen_input.foreground)
     crops = crops_of(objects, chosen_input.crop_to_box)
     more: dict[str, Any] = {"labels": chosen_input.labels, "limit": chosen_input.limit, **crops}
@@ -190,7 +190,7 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     logger.info("samples: %d; preprocessing: %s", len(provider), provider.main.preprocessing.to_dict())
     logger.info("axes of %s: %s", perturbed, provider.described)
     masks = None if objects is None else _masks(objects, provider)
-    # Objects are found by the samples' own names; from here on, nothing needs these.
+    # Objects are matched by the samples' real names; nothing needs these from here on.
     if config.out.anonymous_names:
         provider.samples.make_anonymous()
     mask = unit_mask_of(chosen_input.unit_mask, provider)
@@ -210,7 +210,7 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
 
 
 def _as_begun(writer: RunWriter, batch_size: int) -> int:
-    """Inputs at once that the run was begun with: grouped otherwise, the last digits of a resumed run differ."""
+    """Batch size that the run was started with: another one would change the last digits of a resumed run."""
     begun = writer.recorded("inputs_at_once")
     # A file from elsewhere does not decide over this machine's memory.
     return begun if isinstance(begun, int) and 1 <= begun <= max(2 * batch_size, CPU_INPUTS) else batch_size

@@ -1,4 +1,4 @@
-"""What a model is, what serves its operators, and whether the torch graph computes what ONNX Runtime computes."""
+"""Check a model: describe it, list the backend of each operator, and compare the torch graph with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from ..torch_graph.verify import verify
 
 Feeds = dict[str, npt.NDArray[Any]]
 
-#: Given samples that are compared, at most.
+#: Maximum number of given samples to compare.
 SAMPLES = 2
-# What open axes are tried with, until ONNX Runtime runs the model: batch sizes, and sizes of all other axes.
+# Sizes to try for dynamic axes until ONNX Runtime runs the model: batch sizes, and sizes of all other axes.
 _BATCHES = (2, 1)
 _SIZES = (64, 16, 32, 8, 1, 128, 224, 299)
 
 
 @dataclass(frozen=True)
 class OperatorUse:
-    """How often a model uses an operator, and what serves it.
+    """How often a model uses an operator, and what implements it.
 
     Parameters
     ----------
     operator
-        With its domain, as in "ai.onnx.Conv".
+        Operator with its domain, as in "ai.onnx.Conv".
     version
         The opset version that the model imports for the domain.
     server
         As in :class:`~onnxinfo.torch_graph.convert.Conversion`.
     count
-        Nodes, those in bodies of control flow too, after functions are inlined and constants folded.
+        Number of nodes, including those in control flow bodies, after functions are inlined and constants folded.
     reason
-        Why no converter serves it; empty where one does.
+        Reason why no converter implements it; empty if one does.
     """
 
     operator: str
@@ -67,34 +67,34 @@ class ModelCheck:
     Parameters
     ----------
     name, sha256
-        Of the model, see :class:`~onnxinfo.Model`.
+        Name and digest of the model, see :class:`~onnxinfo.Model`.
     producer
         Program that wrote the file, with its version; empty if the file does not say.
     ir_version, opsets
         Version of the file format, and of each operator domain.
     operators
-        By number of uses.
+        Operators, sorted by number of uses.
     parameters
         Number of the model's parameters.
     inputs
-        Shape of the array passed to each graph input; optional inputs are absent.
+        Shape of the array passed to each graph input; optional inputs are omitted.
     generated
         Whether the inputs were randomly generated.
     perturbed
-        The tensor that an analysis would perturb; None where there is none.
+        The analysis input, to which an analysis would add noise; None if there is none.
     reached
         Names of the layers that a gradient reaches from it.
     unreached
-        The others, with the node in the way and the reason.
+        The other layers, each with the node that blocks gradients and the reason.
     witness
-        What the torch graph is compared with: "ONNX Runtime", or "ONNX's reference evaluator" where ONNX Runtime does
-        not have the model's operators in their versions.
+        Reference for the torch graph: "ONNX Runtime", or "ONNX's reference evaluator" if ONNX Runtime does not support
+        the model's operators in their versions.
     compared
-        Number of tensors compared with the witness.
+        Number of tensors compared with the reference.
     largest
-        The difference that is largest relative to its tolerance; None where nothing could be compared.
+        Difference that is largest relative to its tolerance; None if nothing could be compared.
     error
-        Why the torch graph is not what the witness computes; None where it is.
+        How the torch graph deviates from the reference; None if it does not.
 
     Examples
     --------
@@ -132,8 +132,8 @@ def check_model(
 ) -> ModelCheck:
     """Describe a model and compare every tensor of its torch graph with ONNX Runtime.
 
-    ONNX's reference evaluator takes the place of ONNX Runtime where that does not have the model's operators in their
-    versions; ``witness`` says which it was.
+    ONNX's reference evaluator replaces ONNX Runtime if that does not support the model's operators in their versions;
+    ``witness`` records which one was used.
 
     Parameters
     ----------
@@ -143,27 +143,27 @@ def check_model(
         Samples as for :func:`onnxinfo.analyze`, of which the first two are compared; default: generated, see
         :func:`.inputs.generated.generate`, in sizes that ONNX Runtime accepts.
     input
-        How the samples are read, and which tensor noise would be added to; see :mod:`onnxinfo.config`.
+        How samples are read, and which tensor noise would be added to; see :mod:`onnxinfo.config`.
     seed
         Seed of randomly generated inputs.
     timeout
-        Seconds that ONNX Runtime may take for each computation of the model.
+        Time limit of ONNX Runtime for each evaluation of the model, in seconds.
     **flat
-        Single fields of `input`, such as ``preset``, instead of it or on top of it.
+        Single fields of `input`, such as ``preset``, instead of it or in addition to it.
 
     Returns
     -------
     ModelCheck
-        Its ``error`` says what differs, or what cannot be converted; the first node that differs is named.
+        Result; its ``error`` names the first node that differs or cannot be converted.
 
     Raises
     ------
     ModelError
-        The model cannot be loaded, or ONNX Runtime does not run it.
+        The model cannot be loaded, or ONNX Runtime cannot run it.
     InputError
         The inputs do not fit the model, or none can be generated.
     UsageError
-        An option is unknown, or ``input_tensor`` is no float tensor of the graph.
+        An option is unknown, or ``input_tensor`` is not a float tensor of the graph.
 
     Examples
     --------
@@ -218,7 +218,7 @@ def _given(model: Model, inputs: Any, config: InputConfig) -> Feeds:
 
 
 def _generated(model: Model, seed: int) -> Feeds:
-    """Inputs in the first sizes that ONNX Runtime runs the model with."""
+    """Inputs in the first sizes with which ONNX Runtime runs the model."""
     session = Session(model)
     refused: dict[str, OnnxinfoError] = {}
     for batch, size in product(_BATCHES, _SIZES):
@@ -237,7 +237,7 @@ def _generated(model: Model, seed: int) -> Feeds:
 
 
 def _compared(model: Model) -> list[str]:
-    """Names of the tensors that depend on an input and can be compared."""
+    """Names of the comparable tensors that depend on an input."""
     tensors = Tensors(model.proto)
     influenced = tensors.flow.driven
     return [name for name in tensors.comparable if name in influenced]

@@ -1,4 +1,4 @@
-"""Coherency (the paper's Fig. 1): what changes when layers are rescaled so that the network computes the same."""
+"""Coherency (the paper's Fig. 1): how metrics change under a rescaling that leaves the network's function unchanged."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ ORIGINAL, RESCALED = "original", "rescaled"
 
 @dataclass(frozen=True)
 class Change:
-    """What rescaling did to one metric of one layer.
+    """Change of one metric of one layer due to rescaling.
 
     Attributes
     ----------
     layer, metric
-        Which.
+        Names of layer and metric.
     rescaled
         Whether the layer's feature was divided by the factor.
     before, after
-        Means over the samples that both runs have a value of.
+        Means over the samples that have a value in both runs.
     stderr
-        Standard error of the mean of ``after - before`` over samples, at least what the Monte-Carlo errors imply.
+        Standard error of the mean of ``after - before`` over samples, at least that implied by the Monte Carlo errors.
     samples
-        How many those are.
+        Number of these samples.
     unproven
-        Of how many of those at least one of the two values is not proven.
+        Number of these samples with at least one unproven value.
     """
 
     layer: str
@@ -64,7 +64,7 @@ class Change:
 
 @dataclass(frozen=True)
 class CoherencyResult:
-    """Result of :func:`coherency`: the two runs, and every layer's changes in the order of the layers.
+    """Result of :func:`coherency`: the two runs, and the changes in order of the layers.
 
     Examples
     --------
@@ -88,28 +88,28 @@ def coherency(
     progress: Report | None = None,
     **options: Unpack[Options],
 ) -> CoherencyResult:
-    """Compute metrics and baselines of a model before and after its layers are rescaled against each other.
+    """Compute metrics and baselines of a model before and after neighboring layers are rescaled.
 
     Parameters
     ----------
     model, inputs, output
-        As for :func:`onnxinfo.analyze`; the archive gets the runs ``original`` and ``rescaled``.
+        As for :func:`onnxinfo.analyze`; the runs ``original`` and ``rescaled`` are added to the archive.
     factor
         See :func:`onnxinfo.rescale`.
     pairs
-        Patterns for the tensors between the layers that are rescaled; default: all pairs.
+        Patterns for the tensors between rescaled layers; default: all pairs.
     progress
         As for :func:`onnxinfo.analyze`.
     **options
-        All settings of :func:`onnxinfo.analyze` but the run's name; metrics are by default ``sid``, ``gradient`` and
-        ``gradcam``.
+        All settings of :func:`onnxinfo.analyze` except the run's name; the default metrics are ``sid``, ``gradient``
+        and ``gradcam``.
 
     Raises
     ------
     UsageError
         An option is unknown, no layers can be rescaled, or a run is named; nothing is written.
     OnnxinfoError
-        As :func:`onnxinfo.analyze`.
+        As raised by :func:`onnxinfo.analyze`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Filling an archive's cells: what is to be done is given to an engine, what comes of it is written here."""
+"""Fill an archive's cells: submit tasks to an engine, and write their results."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from ..metrics.linearisation import NORMALIZER_STDERR, Linearisation
 
 logger = logging.getLogger(__name__)
 
-#: Samples solved together, at most; the unit in which results are written and work is resumed.
+#: Maximum number of samples solved together; the unit in which results are written and runs are resumed.
 BLOCK = 32
 
 
 @dataclass
 class Analysis:
-    """What is left to do of a run.
+    """Remaining work of a run.
 
     Attributes
     ----------
     job
         Layers, samples and settings.
     measures
-        The metrics asked for, by name.
+        The requested metrics, by name.
     everything
-        Those, and the metrics that they are made from.
+        These, and the metrics that they depend on.
     engine
-        Computes.
+        Engine that executes the tasks.
     writer
-        Of the run; cells that it has are not computed again.
+        Writer of the run; cells that it already has are not recomputed.
     report
-        Told of every cell.
+        Called for every cell.
     """
 
     job: Job
@@ -63,7 +63,7 @@ class Analysis:
             logger.info("%s: %d of %d cells are in the archive already", name, done.sum(), done.size)
 
     def compute(self) -> None:
-        """Fill every cell that is not finished."""
+        """Compute all unfinished cells."""
         if all(done.all() for done in self._finished.values()):
             return
         for name, done in self._finished.items():
@@ -78,23 +78,23 @@ class Analysis:
 
     @property
     def _blocks(self) -> list[list[int]]:
-        """Samples that are solved together; the same whoever computes, and whatever is finished."""
+        """Blocks of samples that are solved together, independent of the engine and of finished cells."""
         samples = len(self.job.provider)
         size = min(BLOCK, self.job.batch_size, samples)
         return [list(range(start, min(start + size, samples))) for start in range(0, samples, size)]
 
     def _open(self, layer: int, block: Sequence[int]) -> list[str]:
-        """Metrics of which a layer has unfinished cells in a block."""
+        """Metrics for which a layer has unfinished cells in a block."""
         return [name for name, done in self._finished.items() if not done[layer, block].all()]
 
     def _linearise(self, kept: LinearisationStore) -> list[float | None]:
-        """Linearise where it is needed; return the ``D`` of every layer's constraint, None for each sample's own."""
+        """Linearize if necessary; return ``D`` of every layer's constraint, None for each sample's own."""
         layers = len(self.job.layers)
         constrained = [name for name in self.measures if self._is_constrained(name)]
         if not constrained:
             return [None] * layers
         shared = self.job.settings.normalize_by == "dataset"
-        # A resumed run keeps the normalizers that its finished cells were computed with.
+        # A resumed run keeps the normalizers of its finished cells.
         known = [self._known(constrained, layer) for layer in range(layers)]
         blocks = self._blocks
         if not shared or all(normalizer is not None for normalizer in known):
@@ -113,7 +113,7 @@ class Analysis:
         return list(normalizers)
 
     def _is_constrained(self, name: str) -> bool:
-        """Tell whether a metric, or one that it is made from, uses the constraint with ``D``."""
+        """Whether a metric, or one that it depends on, uses the constraint with ``D``."""
         measure = self.everything[name]
         return measure.uses_normalizer or any(map(self._is_constrained, measure.needs))
 
@@ -130,12 +130,12 @@ class Analysis:
                 kept.put(part.samples, part.outcome)
                 done += len(part.samples)
                 self.report(Progress("normalizer", done, total))
-        logger.info("normalizers D of %d layers, %.2f s", len(self.job.layers), time.monotonic() - began)
+        logger.info("normalizers D of %d layers computed in %.2f s", len(self.job.layers), time.monotonic() - began)
 
     def _stderr(self) -> float:
         if self.job.settings.normalize_by == "sample":
             return NORMALIZER_STDERR
-        # The mean over all samples is what has to be known well.
+        # The precision of the mean over all samples matters.
         return min(0.05, 0.005 * math.sqrt(len(self.job.provider)))
 
     def _measurings(self, kept: LinearisationStore, normalizers: Sequence[float | None]) -> Iterator[Measuring]:

@@ -1,4 +1,4 @@
-"""Training decoders beforehand, in one call."""
+"""Train decoders ahead of an analysis."""
 
 from __future__ import annotations
 
@@ -51,39 +51,40 @@ def train_decoder(
     progress: Report | None = None,
     **flat: Unpack[TrainingOptions],
 ) -> list[StoredDecoder]:
-    """Train decoders that reconstruct a model's input from its layers, and keep them for the metric ``ru``.
+    """Train decoders that reconstruct a model's input from its layers, and store them for the metric ``ru``.
 
     Parameters
     ----------
     model, layers, exclude
         As for :func:`onnxinfo.analyze`.
     inputs
-        Training samples, see :func:`onnxinfo.open_samples`; a share is held out for validation.
+        Training samples, see :func:`onnxinfo.open_samples`; a fraction is held out for validation.
     folder
-        Where decoders are kept. What is there already is not trained again.
+        Folder of the decoders. Existing ones are not trained again.
     input, decoder
         How samples are read, and how decoders are trained; see :mod:`onnxinfo.config`.
     seed
-        Seed of split, initial weights and order of samples.
+        Random seed of split, initial weights and order of samples.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     progress
-        Called with a :class:`~onnxinfo.Progress` as work is done; its value is the loss over the samples' variance.
+        Called with a :class:`~onnxinfo.Progress` as work is done; its value is the loss relative to the samples'
+        variance.
     **flat
-        Single settings, instead of an object or on top of one: ``limit``, ``preset`` and the other fields of `input`;
-        ``width``, ``steps``, ``batch``, ``learning_rate`` and ``horizontal_flip`` of `decoder`.
+        Single settings, instead of an object or in addition to one: ``limit``, ``preset`` and the other fields of
+        `input`; ``width``, ``steps``, ``batch``, ``learning_rate`` and ``horizontal_flip`` of `decoder`.
 
     Returns
     -------
     list of StoredDecoder
-        One for each layer.
+        One per layer.
 
     Raises
     ------
     UsageError, ModelError, InputError, ConversionError, VerificationError
         As for :func:`onnxinfo.analyze`.
     ArchiveError
-        The folder cannot be made or written.
+        The folder cannot be created or written.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The demo: a small trained network, real images, and everything onnxinfo makes of them."""
+"""The demo: analysis and plots of a small bundled network on real images."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ def demo(
     Parameters
     ----------
     folder
-        Where archive and plots go; it is created.
+        Output folder for archive and plots; created if missing.
     progress
         As for :func:`onnxinfo.analyze`.
     force
-        Replace files that have the names of plots, whatever they hold.
+        Replace existing files with the plots' names, whatever they contain.
 
     Returns
     -------
     DemoResult
-        The analysis and the files.
+        The analysis and the files written.
 
     Raises
     ------
     ArchiveError
         The folder cannot be written.
     UsageError
-        A file that is there already holds something else than what is written.
+        An existing file is of another kind than the one to be written.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Everything about one model in one call: analysis, plots and report."""
+"""Analysis, plots and report of one model in one call."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def oneshot(
     force: bool = False,
     **options: Unpack[Options],
 ) -> OneshotResult:
-    """Analyze a model, draw its curve and maps, and write its report.
+    """Analyze a model, plot its curve and maps, and write a report.
 
-    For the model ``NAME.onnx`` the folder gets ``NAME.h5``, ``NAME-curve.png``, ``NAME-maps.png`` and ``NAME.html``, so
-    one folder can hold many models. If it is interrupted, the same call resumes it.
+    For the model ``NAME.onnx``, the files ``NAME.h5``, ``NAME-curve.png``, ``NAME-maps.png`` and ``NAME.html`` are
+    written, so one folder can hold many models. If the call is interrupted, repeat it to resume.
 
     Parameters
     ----------
@@ -66,27 +66,27 @@ def oneshot(
     inputs
         Samples, as for :func:`onnxinfo.analyze`.
     folder
-        Where the files go; it is created.
+        Output folder; created if missing.
     progress
         As for :func:`onnxinfo.analyze`.
     force
-        Replace files that have the names of plots or report, whatever they hold; never an input.
+        Replace existing files with the names of plots or report, whatever they contain, but never an input.
     **options
         All settings of :func:`onnxinfo.analyze`: configuration objects, and flat names such as ``preset``.
 
     Returns
     -------
     OneshotResult
-        The analysis and the files.
+        The analysis and the files written.
 
     Raises
     ------
     ArchiveError
         The folder cannot be written.
     UsageError
-        A file that is there already is an input, or holds something else than what is written.
+        An existing file is an input, or of another kind than the one to be written.
     OnnxinfoError
-        Something :func:`onnxinfo.analyze` or :func:`onnxinfo.report` refuses.
+        Raised by :func:`onnxinfo.analyze` or :func:`onnxinfo.report`.
 
     Examples
     --------

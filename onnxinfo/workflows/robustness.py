@@ -30,9 +30,9 @@ class RobustnessResult:
     value, stderr
         Mean over all samples that have a value (at least one target was reached), and its standard error.
     samples, converged
-        How many there are, and of how many all targets were reached.
+        Number of samples, and of those for which all targets were reached.
     accuracy
-        Share of the samples classified as labelled.
+        Fraction of the samples classified as labeled.
 
     Examples
     --------
@@ -58,19 +58,19 @@ def robustness(
     progress: Report | None = None,
     **options: Unpack[Options],
 ) -> RobustnessResult:
-    """Measure a classifier's adversarial robustness and keep it in an archive.
+    """Measure the adversarial robustness of a classifier and store it in an archive.
 
     Parameters
     ----------
     model, inputs, output, progress
         As for :func:`onnxinfo.analyze`.
     **options
-        All settings of :func:`onnxinfo.analyze` but layers and metrics; ``labels``, the right classes, are needed.
+        All settings of :func:`onnxinfo.analyze` except layers and metrics; ``labels``, the true classes, are required.
 
     Raises
     ------
     UsageError, InputError
-        As :class:`Robustness` and :func:`onnxinfo.analyze`; nothing is written.
+        As raised by :class:`Robustness` and :func:`onnxinfo.analyze`; nothing is written.
 
     Examples
     --------

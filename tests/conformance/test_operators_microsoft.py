@@ -348,7 +348,7 @@ def test_dynamically_quantised_lstm(direction: str, directions: int, per_column:
 
 
 def test_normalizations_that_onnx_runtime_adds_to_the_standard_domain() -> None:
-    """Neither is in the standard at that opset; ONNX Runtime's optimisers write both all the same."""
+    """Neither is in the standard at that opset; ONNX Runtime's optimizers write both all the same."""
     inputs = [floats(2, 5, 8), floats(8, seed=1), floats(8, seed=2)]
     for op_type, operands in (("SimplifiedLayerNormalization", inputs[:2]), ("LayerNormalization", inputs)):
         assert_same(op_type, operands, opset=13, epsilon=0.1)

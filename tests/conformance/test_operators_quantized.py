@@ -1,4 +1,4 @@
-"""Quantised operators: ONNX Runtime's values, straight-through gradients."""
+"""Quantized operators: ONNX Runtime's values, straight-through gradients."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_small_types_hold_what_their_bits_allow(type_: int) -> None:
 
 
 def test_straight_through_gradient() -> None:
-    """Inside the range the gradient of quantising is that of the division, outside it is zero."""
+    """Inside the range the gradient of quantizing is that of the division, outside it is zero."""
     x = torch.tensor([-3.0, -0.4, 0.26, 1.1, 60.0], requires_grad=True)
     model = node_model("QuantizeLinear", [x.detach().numpy(), scalar(0.25), scalar(5, np.uint8)], constants=(1, 2))
     (y,) = convert(model)(x)
@@ -127,7 +127,7 @@ def test_straight_through_gradient() -> None:
 
 
 def test_gradient_of_a_quantised_layer_is_that_of_the_layer() -> None:
-    """Quantise, convolve bytes, dequantise: between the roundings the gradient is the float convolution's."""
+    """Quantize, convolve bytes, dequantize: between the roundings the gradient is the float convolution's."""
     weight = bytes_(np.int8, 6, 4, 3, 3)
     model = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 21]>

@@ -1,4 +1,4 @@
-"""What a run records of quantised models, and that runs of different precision are kept apart below the rounding."""
+"""What a run records of quantized models, and that runs of different precision are kept apart below the rounding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALPHA = 0.00432
 
 
 def of_weights(*nodes: onnx.NodeProto) -> onnx.ModelProto:
-    """Return a model of some nodes with a float weight, a quantised one, and scales."""
+    """Return a model of some nodes with a float weight, a quantized one, and scales."""
     weights = {
         "w": np.ones((4, 4), np.float32),
         "wq": np.ones((4, 4), np.int8),
@@ -68,7 +68,7 @@ def test_the_format_is_told_by_the_graph(nodes: list[onnx.NodeProto], expected: 
 
 
 def test_bodies_count() -> None:
-    """Quantised nodes within control flow are nodes of the model."""
+    """Quantized nodes within control flow are nodes of the model."""
     inner = onnx.helper.make_graph([QUANTISE, node("DequantizeLinear", "q s z", "d")], "body", [], [value("d")])
     branch = onnx.helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
     assert quantisation(of_weights(branch)) == "QDQ"

@@ -1,4 +1,4 @@
-"""The command line in a terminal and out of one: how much is said, colours, hostile names, completion by a shell."""
+"""The command line in a terminal and out of one: how much is said, colors, hostile names, completion by a shell."""
 
 import json
 import os

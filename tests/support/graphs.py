@@ -55,7 +55,7 @@ def relu_model(**options: Any) -> onnx.ModelProto:
 
 
 def residual_net() -> onnx.ModelProto:
-    """Stem and one residual block, batch normalisation as nodes, shape arithmetic before the classifier."""
+    """Stem and one residual block, batch normalization as nodes, shape arithmetic before the classifier."""
     nodes = [
         node("Conv", "x stem.w", "stem.conv", pads=[1, 1, 1, 1]),
         node("BatchNormalization", "stem.conv bn.s bn.b bn.m bn.v", "stem.bn"),

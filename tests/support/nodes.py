@@ -103,7 +103,7 @@ def assert_same(
     atol: float = 1e-5,
     **settings: Any,
 ) -> None:
-    """Compare the converted node with ONNX Runtime; quantised values may travel in another type."""
+    """Compare the converted node with ONNX Runtime; quantized values may travel in another type."""
     model = node_model(op_type, inputs, outputs, **settings)
     feeds = feeds_of(model, inputs)
     for ours, theirs in zip(run_converted(model, feeds), run_onnxruntime(model, feeds), strict=True):

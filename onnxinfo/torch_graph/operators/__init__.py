@@ -1,4 +1,4 @@
-"""ONNX operators as torch functions, in families; see :mod:`.table` for how they are written."""
+"""ONNX operators as torch functions, by family; see :mod:`.table` for how to write one."""
 
 from . import (  # noqa: F401
     activations,

@@ -29,7 +29,7 @@ def PRelu(X, slope):
 
 @operator("PRelu", versions=(1, 6))
 def PRelu_1(X, slope):
-    # One slope per channel, broadcast as the other operators of those versions do with axis 1.
+    # One slope per channel, broadcast like other operators of those versions with axis 1.
     return PRelu(X, slope if slope.numel() == 1 else aligned(X, slope, 1))
 
 
@@ -110,7 +110,7 @@ def Shrink(input, *, bias=0.0, lambd=0.5):
 
 
 def _flat_from(X: Tensor, axis: int) -> Tensor:
-    """Flatten the axes from ``axis`` on: before opset 13, Softmax and its like take them as one."""
+    """Flatten the axes from ``axis`` on: before opset 13, Softmax and similar operators treat them as one."""
     return X.flatten(axis) if X.dim() else X
 
 
@@ -118,7 +118,7 @@ def _flat_from(X: Tensor, axis: int) -> Tensor:
 def Softmax(input, *, axis=-1):
     if not input.numel():
         return torch.softmax(input, axis)
-    # Where everything is masked the result is NaN, and what masks that too is to get a gradient without.
+    # Where everything is masked, the result is NaN; a later operator that replaces it must not get a NaN gradient.
     nothing = input.detach().amax(axis, keepdim=True) == -math.inf
     return torch.softmax(input.masked_fill(nothing, 0.0), axis).masked_fill(nothing, math.nan)
 

@@ -1,4 +1,4 @@
-"""Attention and its relatives; heads are an axis of their own inside: (batch, heads, sequence, head size)."""
+"""Attention and related operators; internally, heads are an axis: (batch, heads, sequence, head size)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .table import converter, operator
 
 
 class Attended(NamedTuple):
-    """What attention computes on its way: scores, scores after the soft cap, with bias, probabilities, result."""
+    """Intermediate results of attention: scores, scores after the soft cap, with bias, probabilities; and result."""
 
     scores: Tensor
     capped: Tensor
@@ -44,13 +44,13 @@ def attend(
     bias
         Added to the scores; a query whose biases are all -inf attends to nothing and yields zeros.
     scale
-        Factor of the scores; default: one over the root of the head size.
+        Scale of the scores; default: one over the square root of the head size.
     softcap
-        Scores are limited smoothly to this size; 0 for no limit.
+        Smooth limit of the scores; 0 for none.
     precision
-        Type the softmax computes in; default: the scores' own.
+        Type in which the softmax is computed; default: that of the scores.
     sink
-        (heads,): a score without a key, which takes its share of the softmax.
+        (heads,): score without a key, which takes a share of the softmax.
     """
     type = Q.dtype
     Q, K, V = single(Q), _for_heads(Q, single(K)), _for_heads(Q, single(V))
@@ -71,7 +71,7 @@ def attend(
 
 
 def scaled_product(Q: Tensor, K: Tensor, scale: float | None = None) -> Tensor:
-    """Scores of the keys for each query; default scale: one over the root of the head size."""
+    """Scores of the keys for each query; default scale: one over the square root of the head size."""
     return torch.matmul(Q * (Q.shape[-1] ** -0.5 if scale is None else scale), K.transpose(-2, -1))
 
 
@@ -82,14 +82,14 @@ def _for_heads(Q: Tensor, x: Tensor) -> Tensor:
 
 
 def additive(mask: Tensor, like: Tensor) -> Tensor:
-    """Turn a mask, True where a key takes part, into a bias; a bias stays what it is."""
+    """Turn a mask, True where a key takes part, into a bias; a bias is returned unchanged."""
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(~mask, -math.inf)
 
 
 def visible(queries: int, keys: int, offset: int | Tensor, left: int, right: int, device: torch.device) -> Tensor:
-    """Mask of a sliding window: query i stands at key ``i + offset``; a negative bound is no bound."""
+    """Mask of a sliding window: query i is at key ``i + offset``; a negative bound is unbounded."""
     distance = torch.arange(keys, device=device) - torch.arange(queries, device=device).unsqueeze(-1) - offset
     above = distance >= -left if left >= 0 else torch.ones_like(distance, dtype=torch.bool)
     below = distance <= right if right >= 0 else torch.ones_like(distance, dtype=torch.bool)
@@ -97,12 +97,12 @@ def visible(queries: int, keys: int, offset: int | Tensor, left: int, right: int
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(batch, sequence, heads * size) to (batch, heads, sequence, size)."""
+    """Reshape (batch, sequence, heads * size) to (batch, heads, sequence, size)."""
     return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """(batch, heads, sequence, size) to (batch, sequence, heads * size)."""
+    """Reshape (batch, heads, sequence, size) to (batch, sequence, heads * size)."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -152,7 +152,7 @@ def Attention(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: int) -> Tensor:
-    """Rotate pairs of features: neighbours when interleaved, else from the two halves; the rest stays as it is.
+    """Rotate pairs of features: neighbors if interleaved, else one from each half; remaining features are unchanged.
 
     Parameters
     ----------
@@ -232,16 +232,16 @@ def CausalConvWithState(input, weight, bias=None, past_state=None, *, activation
 
 
 class FlexAttention(nn.Module):
-    """Attention whose scores and probabilities pass through graphs of the model.
+    """Attention whose scores and probabilities are modified by graphs of the model.
 
     Parameters
     ----------
     score_mod, prob_mod
-        Take and return scores or probabilities, then captured values; None leaves them as they are.
+        Take and return scores or probabilities, followed by captured values; None leaves them unchanged.
     captured
-        How many captured values belong to ``score_mod``.
+        Number of captured values that belong to ``score_mod``.
     scale, precision
-        Factor of the scores (default: one over the root of the head size); type of scores and probabilities.
+        Scale of the scores (default: one over the square root of the head size); type of scores and probabilities.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ class FlexAttention(nn.Module):
         self.precision = precision
 
     def forward(self, Q: Tensor, K: Tensor, V: Tensor, *captured: Any) -> Tensor:
-        """Attend; Q, K and V are (batch, heads, sequence, head size)."""
+        """Apply attention; Q, K and V are (batch, heads, sequence, head size)."""
         precision = torch.promote_types(self.precision, Q.dtype)
         scores = scaled_product(Q.to(precision), _for_heads(Q, K).to(precision), self.scale)
         if self.score_mod is not None:

@@ -1,7 +1,7 @@
 """Conversions between element types.
 
-Types of fewer than 8 bits travel in the next type torch computes with. So do floats of 8 bits, as rounded float32
-values: their rounding has the gradient of the identity (straight-through estimator).
+Types of fewer than 8 bits are represented by the next type that torch can compute with. 8-bit floats are represented by
+rounded float32 values, whose rounding has the gradient of the identity (straight-through estimator).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..nodes import Converted, Graph, Node
 from .quantized import MINIFLOATS, round_to_float
 from .table import bind, converter
 
-# Bits and lowest value of the integers torch has no type for.
+# Bits and lowest value of integer types that torch lacks.
 _SMALL_INTEGERS = {
     np.dtype(type): (ml_dtypes.iinfo(type).bits, int(ml_dtypes.iinfo(type).min))
     for type in (ml_dtypes.int2, ml_dtypes.int4, ml_dtypes.uint2, ml_dtypes.uint4)
@@ -45,7 +45,7 @@ def _check(to: int) -> None:
 
 
 def _same(input, *, to, round_mode="up", saturate=1):
-    # Quantised values travel as floats: converting those to their own type would cost them their gradient.
+    # Quantized values are represented by floats: converting them to their own type would lose the gradient.
     return input
 
 
@@ -69,7 +69,7 @@ def _wrapped(x: Tensor, bits: int, lowest: int) -> Tensor:
 
 
 def _plain(x: Tensor) -> Tensor:
-    """Widen floats of 8 bits, which torch converts to few other types."""
+    """Widen 8-bit floats, which torch converts to few other types."""
     return x.float() if x.is_floating_point() and x.dtype.itemsize == 1 else x
 
 
@@ -81,7 +81,7 @@ def _bit_cast(node: Node, graph: Graph) -> Converted:
     return bind(BitCast, node, graph)
 
 
-# Types whose bits a torch tensor holds as they are.
+# Types whose bits a torch tensor holds unchanged.
 _WHOLE = {
     onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name))
     for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")

@@ -1,4 +1,4 @@
-"""Control flow: the bodies are graphs of their own, with the outer values they use as additional inputs."""
+"""Control flow: bodies are graphs of their own, with captured outer values as additional inputs."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def _sequence_map(node: Node, graph: Graph) -> Converted:
 
 
 def _empty_scan(output: onnx.ValueInfoProto) -> Tensor:
-    """Scan output of a loop without iterations; dimensions the model leaves open are empty too."""
+    """Scan output of a loop without iterations; unspecified dimensions are empty, too."""
     tensor = output.type.tensor_type
     return torch.empty(0, *(d.dim_value for d in tensor.shape.dim), dtype=torch_type(tensor.elem_type))
 
 
 def _unpacked(values: Values) -> Any:
-    """Return a node's only output as it is, several as a list."""
+    """Return the only output of a node by itself, several as a list."""
     return values[0] if len(values) == 1 else values
 
 
@@ -82,26 +82,26 @@ class If(nn.Module):
         self.then_captured = then_captured
 
     def forward(self, condition: Tensor, *captured: Any) -> Any:
-        """Run the branch that the condition names, on the outer values it uses."""
+        """Run the branch selected by the condition, on the outer values that it uses."""
         if bool(condition):
             return _unpacked(self.then_branch(*captured[: self.then_captured]))
         return _unpacked(self.else_branch(*captured[self.then_captured :]))
 
 
 class Loop(nn.Module):
-    """Repeat a graph on its own results, up to a number of times and while a condition holds.
+    """Repeat a graph on its own results, up to a number of iterations and while a condition holds.
 
-    A condition computed by the body ends the loop even where the node has no condition input, as in ONNX Runtime.
+    A condition computed by the body ends the loop even if the node has no condition input, as in ONNX Runtime.
 
     Parameters
     ----------
     body
         Takes iteration number, condition, carried values and captured values; returns condition, carried values and
-        this iteration's part of each scan output.
+        the current iteration's part of each scan output.
     carried
-        How many values an iteration hands to the next.
+        Number of values passed from one iteration to the next.
     empty
-        Each scan output of a loop that ends before its first iteration.
+        Value of each scan output for a loop without iterations.
     """
 
     def __init__(self, body: fx.GraphModule, carried: int, empty: list[Tensor]) -> None:
@@ -111,7 +111,7 @@ class Loop(nn.Module):
         self.empty = empty
 
     def forward(self, limit: Tensor | None, condition: Tensor | None, *operands: Any) -> Any:
-        """Run the loop; returns the carried values after the last iteration, then the stacked scan outputs."""
+        """Run the loop; return the carried values after the last iteration, then the stacked scan outputs."""
         carried, captured = operands[: self.carried], operands[self.carried :]
         end = None if limit is None else int(limit)
         condition = torch.tensor(True) if condition is None else condition
@@ -125,14 +125,14 @@ class Loop(nn.Module):
 
 
 class Scan(nn.Module):
-    """Run a graph over slices of tensors, handing state from one slice to the next.
+    """Run a graph over slices of tensors, passing state from one slice to the next.
 
     Parameters
     ----------
     body
         Takes state, one slice of each scanned input and captured values; returns state and slices of the outputs.
     inputs, outputs
-        How many values the body takes (captured ones excepted) and returns.
+        Numbers of values that the body takes (without captured ones) and returns.
     num_scan_inputs, scan_input_axes, scan_input_directions, scan_output_axes, scan_output_directions
         As ONNX defines them; absent lists are zeros.
     """
@@ -160,7 +160,7 @@ class Scan(nn.Module):
         self.output_reversed = scan_output_directions or [0] * scans
 
     def forward(self, *operands: Any) -> Any:
-        """Run the scan; returns the final state, then the scanned outputs."""
+        """Run the scan; return the final state, then the scanned outputs."""
         state = operands[: self.states]
         captured = operands[self.inputs :]
         slices = [
@@ -184,14 +184,14 @@ class Scan(nn.Module):
 
 
 class BatchedScan(nn.Module):
-    """Scan of opset 8: operands have a batch axis in front, and each sample is scanned on its own."""
+    """Scan of opset 8: operands have a leading batch axis, and each sample is scanned separately."""
 
     def __init__(self, scan: Scan) -> None:
         super().__init__()
         self.scan = scan
 
     def forward(self, *operands: Any) -> Any:
-        """Run the scan on every sample; returns final states and scanned outputs, stacked."""
+        """Run the scan on every sample; return final states and scanned outputs, stacked."""
         batched, captured = operands[: self.scan.inputs], operands[self.scan.inputs :]
         results = [self.scan(*sample, *captured) for sample in zip(*batched, strict=True)]
         if isinstance(results[0], Tensor):
@@ -200,7 +200,7 @@ class BatchedScan(nn.Module):
 
 
 class SequenceMap(nn.Module):
-    """Run a graph on every element of a sequence; tensors among the inputs take part in every run."""
+    """Run a graph on every element of a sequence; tensor inputs are passed to every run."""
 
     def __init__(self, body: fx.GraphModule, inputs: int) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ def Conv(X, W, B=None, *, auto_pad="NOTSET", dilations=None, group=1, kernel_sha
 
 
 def convolution(X: Tensor, W: Tensor, B: Tensor | None, w: Windows, padding, group: int, transposed=False) -> Tensor:
-    """Call torch's convolution of any rank; ``padding`` lies on both sides of each axis."""
+    """Call torch's convolution for any rank; ``padding`` applies to both sides of each axis."""
     return torch.convolution(X, W, B, w.strides, padding, w.dilations, transposed, [0] * len(w.kernel), group)
 
 
@@ -44,7 +44,7 @@ def ConvTranspose(
     full = [(n - 1) * s + extent for n, s, extent in zip(X.shape[2:], w.strides, w.extents, strict=True)]
     before, after = list(w.before), list(w.after)
     if output_shape:
-        # The standard takes output_padding for part of what the transposed convolution yields.
+        # The standard counts output_padding as part of the transposed convolution's result.
         total = [f + o - n for f, o, n in zip(full, output_padding, output_shape[-len(full) :], strict=True)]
         half = [t // 2 for t in total]
         rest = [t - h for t, h in zip(total, half, strict=True)]
@@ -52,7 +52,7 @@ def ConvTranspose(
     after = [a - o for a, o in zip(after, output_padding, strict=True)]
     if before == after and min(after) >= 0:
         return convolution(X, W, B, w, after, group, transposed=True)
-    # Where output padding exceeds what the windows reach, the output is the bias alone.
+    # Where output padding extends beyond all windows, the output is the bias alone.
     y = convolution(X, W, None, w, [0] * len(w.kernel), group, transposed=True)
     y = pad_spatial(y, [-b for b in before], [-a for a in after])
     return y if B is None else y + B.reshape(-1, *[1] * len(w.kernel))
@@ -90,7 +90,7 @@ def Col2Im(input, image_shape: Ints, block_shape: Ints, *, dilations=None, pads=
     for size, k, s, d, extent in zip(sizes, w.kernel, w.strides, w.dilations, w.extents, strict=True):
         starts = torch.arange(0, size - extent + 1, s, device=input.device)
         positions = torch.arange(0, k * d, d, device=input.device).unsqueeze(-1) + starts
-        # Rows are positions in the window, columns windows, as in the input's last two axes.
+        # Rows are positions in the window, columns are windows, as in the input's last two axes.
         flat = (flat[:, None, :, None] * size + positions[None, :, None, :]).flatten(2).flatten(0, 1)
     blocks = input.reshape(input.shape[0], -1, flat.numel())
     image = blocks.new_zeros(*blocks.shape[:2], torch.Size(sizes).numel()).index_add(2, flat.flatten(), blocks)

@@ -1,4 +1,4 @@
-"""Operators of object detectors. Which boxes are chosen is piecewise constant; what is pooled from them is not."""
+"""Operators of object detectors. The choice of boxes is piecewise constant; the values pooled from them are not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def NonMaxSuppression(
 
 
 def _corners(boxes: Tensor, center_point_box: int) -> Tensor:
-    """Lower corner, then upper corner of each box."""
+    """Lower and upper corner of each box."""
     if center_point_box:
         centre, size = boxes.split(2, -1)
         return torch.cat([centre - size / 2, centre + size / 2], -1)
@@ -42,7 +42,7 @@ def _corners(boxes: Tensor, center_point_box: int) -> Tensor:
 
 
 def _suppressed(boxes: Tensor, scores: Tensor, limit: int, overlap: float, least: float) -> list[int]:
-    """Greedily choose the boxes of highest score that overlap with no chosen one."""
+    """Greedily select the boxes of highest score that overlap with no selected one."""
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] > least]
     chosen: list[int] = []
@@ -54,7 +54,7 @@ def _suppressed(boxes: Tensor, scores: Tensor, limit: int, overlap: float, least
 
 
 def _overlap(box: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union; NaN, which suppresses nothing, between boxes without area."""
+    """Intersection over union; NaN, which suppresses nothing, for boxes without area."""
     low, high = torch.maximum(box[:2], others[:, :2]), torch.minimum(box[2:], others[:, 2:])
     intersection = (high - low).clamp(min=0).prod(-1)
     return intersection / ((box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(-1) - intersection)
@@ -82,7 +82,7 @@ def RoiAlign(
     corners = rois * spatial_scale - (0.5 if half_pixel else 0.0)
     pooled = []
     for batch, (left, top, right, bottom) in zip(batch_indices.tolist(), corners, strict=True):
-        # The deprecated mode enlarges malformed regions to one pixel.
+        # The deprecated mode enlarges degenerate regions to one pixel.
         height, width = (
             (end - start).clamp(min=-math.inf if half_pixel else 1.0) for start, end in ((top, bottom), (left, right))
         )
@@ -90,7 +90,7 @@ def RoiAlign(
         columns, column_weights = _samples(left, width, output_width, sampling_ratio, X.shape[3])
         weights = row_weights[:, :, None, None] * column_weights
         values = X[batch][:, rows[:, :, None, None], columns] * weights
-        # (channel, row, sample and neighbour in y, column, sample and neighbour in x)
+        # (channel, row, sample and neighbor in y, column, sample and neighbor in x)
         if mode == "max" and weights.numel():
             pooled.append(values.amax((2, 4)))
         else:
@@ -99,7 +99,7 @@ def RoiAlign(
 
 
 def _samples(start: Tensor, extent: Tensor, bins: int, ratio: int, size: int) -> tuple[Tensor, Tensor]:
-    """Neighbouring pixels of the sampling points along one axis, and their weights: (bins, 2 * points of a bin)."""
+    """Neighboring pixels of the sampling points along one axis, and their weights: (bins, 2 * points of a bin)."""
     points = ratio if ratio > 0 else max(math.ceil(float(extent) / bins), 0)
     type, device = start.dtype, start.device
     steps = (torch.arange(points, dtype=type, device=device) + 0.5) / max(points, 1)
@@ -116,7 +116,7 @@ def _samples(start: Tensor, extent: Tensor, bins: int, ratio: int, size: int) ->
 def MaxRoiPool(X, rois, *, pooled_shape, spatial_scale=1.0):
     pooled = []
     for batch, *corners in rois.tolist():
-        # Half away from zero; corners are coordinates of pixels, both inside the region.
+        # Round half away from zero; corners are pixel coordinates, inclusive.
         left, top, right, bottom = (math.floor(corner * spatial_scale + 0.5) for corner in corners)
         rows = _bins(top, bottom, pooled_shape[0], X.shape[2])
         columns = _bins(left, right, pooled_shape[1], X.shape[3])
@@ -127,7 +127,7 @@ def MaxRoiPool(X, rois, *, pooled_shape, spatial_scale=1.0):
 
 
 def _bins(first: int, last: int, count: int, size: int) -> list[slice]:
-    """Cut a range of pixels into bins that cover it, overlapping where it does not divide."""
+    """Split a range of pixels into bins that cover it, and overlap if it is not divisible."""
     extent = max(last - first + 1, 1)
     edges = [(i * extent // count, -(-(i + 1) * extent // count)) for i in range(count)]
     return [slice(*(min(max(first + edge, 0), size) for edge in pair)) for pair in edges]

@@ -1,4 +1,4 @@
-"""Arithmetic, comparison and logic, element by element.
+"""Elementwise arithmetic, comparison and logic.
 
 Rounding has the gradient of the identity (straight-through estimator); comparisons and integers have none.
 """
@@ -19,9 +19,9 @@ _SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: t
 
 
 def any_integer(function: Function) -> Function:
-    """Let a function take the unsigned integers torch does not compute with.
+    """Let a function accept the unsigned integers that torch does not compute with.
 
-    They travel in a wider signed type (those of 64 bits, up to half their range), and results return to theirs.
+    They are represented by a wider signed type (64-bit ones up to half their range), and results are converted back.
     """
 
     @functools.wraps(function)
@@ -40,7 +40,7 @@ def any_integer(function: Function) -> Function:
 
 def _narrowed(result: Any, type: torch.dtype) -> Any:
     if isinstance(result, tuple):
-        # Of values and indices, in this order, only values have the operand's type.
+        # For a function that returns values and indices, only the values have the operand's type.
         return (_narrowed(result[0], type), *result[1:])
     return result.to(type) if result.dtype == _SIGNED[type] else result
 
@@ -90,7 +90,7 @@ for _name, _function in {
 
 
 def aligned(A: Tensor, B: Tensor, axis: int | None) -> Tensor:
-    """Broadcasting before opset 7: the axes of ``B`` are those of ``A`` from ``axis`` on."""
+    """Broadcasting before opset 7: the axes of ``B`` correspond to those of ``A`` from ``axis`` on."""
     return B if axis is None else B.reshape(*B.shape, *[1] * (A.dim() - axis % A.dim() - B.dim()))
 
 
@@ -179,7 +179,7 @@ def Mod(A, B, *, fmod=0):
 
 @operator()
 def IsInf(X, *, detect_negative=1, detect_positive=1):
-    # A type without infinities, such as the small float types, has none to find.
+    # A type without infinities, such as the small float types, contains none to detect.
     positive = X == math.inf
     return (positive & bool(detect_positive)) | ((X == -math.inf) & bool(detect_negative))
 

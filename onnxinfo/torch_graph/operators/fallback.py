@@ -1,4 +1,4 @@
-"""Operators without a torch function, run by ONNX Runtime or the reference evaluator as constants of the graph."""
+"""Operators without a torch function: ONNX Runtime or the reference evaluator runs them as constants of the graph."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .values import to_numpy, to_torch
 Feeds = dict[str, Any]
 Run = Callable[[Feeds], list[Any]]
 
-# The newest format version ONNX Runtime reads, as far as known; one node needs nothing newer.
+# Newest format version that ONNX Runtime is known to read; a single node needs nothing newer.
 _IR_VERSION = 10
 
 
 class Fallback(nn.Module):
-    """One node, run outside of torch; what it computes has no gradient.
+    """A node that runs outside torch; its results have no gradient.
 
     Parameters
     ----------
     model
-        The node as a model of its own; ONNX Runtime comes before the reference evaluator.
+        The node as a model of its own; ONNX Runtime is tried before the reference evaluator.
 
     Raises
     ------
     NotImplementedError
-        Neither of them has the operator.
+        Neither engine has the operator.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -41,7 +41,7 @@ class Fallback(nn.Module):
         self.engines = _engines(model)
 
     def forward(self, *operands: Any) -> Any:
-        """Run the node on the operands' values; results lie where the operands do."""
+        """Run the node on the operands' values; results are on the operands' device."""
         device = next((value.device for value in operands if isinstance(value, Tensor)), "cpu")
         inputs = self.model.graph.input
         results = self._run({i.name: to_numpy(value, i.type) for i, value in zip(inputs, operands, strict=True)})
@@ -52,13 +52,13 @@ class Fallback(nn.Module):
     def _run(self, feeds: Feeds) -> list[Any]:
         *others, last = self.engines
         for engine in others:
-            # An engine can have the operator but not for these element types.
+            # An engine may have the operator, but not for these element types.
             with contextlib.suppress(Exception):
                 return engine(feeds)
         return last(feeds)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the engines, which can be neither copied nor pickled."""
+        """Omit the engines, which can be neither copied nor pickled."""
         return {**super().__getstate__(), "engines": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def fallback(node: Node, graph: Graph) -> Converted:
 
 
 def _declared(name: str, graph: Graph) -> onnx.ValueInfoProto:
-    """Name and type of a value; its shape is left open, as the batch size may change."""
+    """Name and type of a value; its shape is left open, because the batch size may change."""
     if name in graph.initializers:
         return onnx.helper.make_tensor_value_info(name, graph.initializers[name].data_type, None)
     declared = onnx.ValueInfoProto()

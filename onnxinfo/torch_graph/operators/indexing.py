@@ -1,4 +1,4 @@
-"""Operators that pick, place and order elements."""
+"""Operators that select, place and sort elements."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def GatherElements(data, indices, *, axis=0):
 @operator()
 def GatherND(data, indices, *, batch_dims=0):
     coordinates = list(indices.unbind(-1))
-    # Batch axes are indexed by themselves, broadcast against the indices' other axes.
+    # Batch axes are indexed by ranges, broadcast against the indices' other axes.
     shape = indices.shape[:-1]
     batch = [
         torch.arange(n, device=data.device).reshape([-1 if i == axis else 1 for i in range(len(shape))])
@@ -122,7 +122,7 @@ def Unique(X, *, axis=None, sorted=1):
 @operator(versions=(10, None))
 @any_integer
 def TopK(X, K: Ints, *, axis=-1, largest=1, sorted=1):
-    # torch.topk leaves open which of equal elements comes first; ONNX takes the one with the lower index.
+    # torch.topk does not specify the order of equal elements; ONNX takes the one with the lower index.
     values, indices = X.sort(dim=axis, descending=bool(largest), stable=True)
     return values.narrow(axis, 0, K[0]), indices.narrow(axis, 0, K[0])
 

@@ -1,4 +1,4 @@
-"""Fused float operators of ONNX Runtime (domain ``com.microsoft``), as optimised models carry them."""
+"""Fused float operators of ONNX Runtime (domain ``com.microsoft``), as found in optimized models."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def TransposeMatMul(A, B, *, alpha=1.0, transA=0, transB=0):
 def _transposed(x: Tensor, matrix: int, batch: int) -> Tensor:
     if x.dim() < 2:
         return x
-    # The batch axes, the first of which becomes the rows, are transposed before the matrices are.
+    # The batch axes, of which the first becomes the rows, are transposed before the matrices.
     x = x.movedim(0, -2) if batch else x
     return x.transpose(-2, -1) if matrix else x
 

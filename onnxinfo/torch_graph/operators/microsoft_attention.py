@@ -81,7 +81,7 @@ def MultiHeadAttention(
         addends = [0, 0, 0] if bias is None else bias.split(sizes)
         Q, K, V = (split_heads(x + b, num_heads) for x, b in zip((Q, K, V), addends, strict=True))
     else:
-        # Keys and values of an encoder, with their heads already apart, have no bias.
+        # Keys and values from an encoder, already split into heads, have no bias.
         Q = split_heads(Q if bias is None else Q + bias[: sizes[0]], num_heads)
     K, V = _with_past(K, V, None if past_key is None else (past_key, past_value))
     biases = [_padding(key_padding_mask, Q, K, mask_filter_value), attention_bias]
@@ -90,7 +90,7 @@ def MultiHeadAttention(
 
 
 def _unpacked(query: Tensor, key: Tensor | None, value: Tensor | None) -> tuple[Tensor, ...]:
-    """Separate what (batch, sequence, heads, 2 or 3, size) packs together."""
+    """Separate tensors packed as (batch, sequence, heads, 2 or 3, size)."""
     if key is None:
         return tuple(x.flatten(2) for x in query.unbind(3))
     if value is None:
@@ -110,7 +110,7 @@ def _padding(mask: Tensor | None, Q: Tensor, K: Tensor, filter_value: float) -> 
         return None
     batch, keys = K.shape[0], torch.arange(K.shape[2], device=K.device)
     if mask.dim() == 1:
-        # Ends of the keys per sample; then, where present, their starts.
+        # Ends of the key ranges per sample; then, if present, their starts.
         end, *start = mask.reshape(-1, batch, 1)
         mask = keys < end
         mask = mask & (keys >= start[0]) if start else mask
@@ -120,7 +120,7 @@ def _padding(mask: Tensor | None, Q: Tensor, K: Tensor, filter_value: float) -> 
 
 
 def _combined(biases: list[Tensor | None], Q: Tensor, K: Tensor, causal: int) -> Tensor | None:
-    """Add up the biases that are there and the causal mask."""
+    """Add up the biases that are present and the causal mask."""
     present = [bias for bias in biases if bias is not None]
     if causal:
         queries, keys = Q.shape[2], K.shape[2]
@@ -189,7 +189,7 @@ def GroupQueryAttention(
         query, key, value = query.split([num_heads * size, kv_num_heads * size, kv_num_heads * size], -1)
     Q, K, V = split_heads(query, num_heads), split_heads(key, kv_num_heads), split_heads(value, kv_num_heads)
     total, new = total_sequence_length[0], Q.shape[2]
-    # How many keys each sample has from before; a prompt, which fills the whole sequence, has none.
+    # Number of earlier keys per sample; a prompt, which fills the whole sequence, has none.
     before = seqlens_k.reshape(-1, 1).long() + 1 - new if new != total else torch.zeros_like(seqlens_k.reshape(-1, 1))
     positions = before + torch.arange(new, device=Q.device)
     if do_rotary:
@@ -209,7 +209,7 @@ def GroupQueryAttention(
 
 
 def _cached(past: Tensor | None, x: Tensor, positions: Tensor, total: int) -> Tensor:
-    """Write new keys or values at their positions into a copy of the cache, enlarged to the whole sequence."""
+    """Write new keys or values at their positions in a copy of the cache, enlarged to the whole sequence."""
     batch, heads, _, size = x.shape
     length = max(total, 0 if past is None else past.shape[2])
     cache = x.new_zeros(batch, heads, length, size)

@@ -1,6 +1,6 @@
-"""Quantised operators of ONNX Runtime (domain ``com.microsoft``), as quantised models carry them.
+"""Quantized operators of ONNX Runtime (domain ``com.microsoft``), as found in quantized models.
 
-See :mod:`onnxinfo.torch_graph.operators.quantized` for how quantised values travel and where gradients pass.
+See :mod:`onnxinfo.torch_graph.operators.quantized` for the representation of quantized values and for gradients.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def DynamicQuantizeLSTM(
     R_zero_point,
     **attributes,
 ):
-    # One scale per direction, or one per direction and column; the matrices are those of LSTM transposed.
+    # One scale per direction, or one per direction and column; the matrices are those of LSTM, transposed.
     directions = len(W)
     W, R = (
         dequantized(weights, scale.reshape(directions, 1, -1), zero.reshape(directions, 1, -1)).transpose(1, 2)
@@ -178,7 +178,7 @@ def _dynamically_rounded(x: Tensor) -> Tensor:
 
 
 def unpacked(x: Tensor, bits: int) -> Tensor:
-    """Separate the numbers that share a byte, the lowest bits first; the last axis grows by 8 / ``bits``."""
+    """Unpack numbers that share a byte, lowest bits first; the last axis grows by a factor 8 / ``bits``."""
     shifts = torch.arange(0, 8, bits, device=x.device, dtype=torch.uint8)
     return (x.unsqueeze(-1).bitwise_right_shift(shifts) & (2**bits - 1)).flatten(-2)
 
@@ -187,7 +187,7 @@ _WITH_INT8 = 4
 
 
 def _rounded_to_int8(x: Tensor, block_size: int) -> Tensor:
-    """Quantise and dequantise blocks of the last axis, each by its largest size."""
+    """Quantize and dequantize blocks of the last axis, each by its largest magnitude."""
     blocks = functional.pad(x, (0, -x.shape[-1] % block_size)).unflatten(-1, (-1, block_size))
     largest = blocks.detach().abs().amax(-1, keepdim=True)
     scale = torch.where(largest == 0, 1.0, largest / 127)

@@ -1,4 +1,4 @@
-"""Operators of the domain ``ai.onnx.ml`` that scikit-learn's pipelines put before and after a network."""
+"""Operators of the domain ``ai.onnx.ml`` that scikit-learn pipelines put before and after a network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def Normalizer(X, *, norm="MAX"):
         size = X.amax(-1, keepdim=True)
     else:
         size = torch.linalg.vector_norm(X, {"L1": 1, "L2": 2}[norm], -1, keepdim=True)
-    # Rows of size zero are left as they are.
+    # Rows of norm zero are left unchanged.
     return X / torch.where(size == 0, torch.ones_like(size), size)
 
 

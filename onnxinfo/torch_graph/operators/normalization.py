@@ -1,4 +1,4 @@
-"""Normalisation layers and dropout."""
+"""Normalization layers and dropout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def BatchNormalization_1(X, scale, B, mean, var, *, epsilon=1e-5, is_test=1, mom
 
 def _normalized(X: Tensor, scale: Tensor, B: Tensor, mean: Tensor, var: Tensor, epsilon: float) -> Tensor:
     if mean.requires_grad or var.requires_grad:
-        # torch's kernel takes statistics for constants.
+        # torch's kernel treats statistics as constants.
         mean, factor = _per_channel(mean, X), _per_channel(scale * torch.rsqrt(var + epsilon), X)
         return (X - mean) * factor + _per_channel(B, X)
     return functional.batch_norm(X, mean, var, scale, B, eps=epsilon)
@@ -63,7 +63,7 @@ def GroupNormalization_18(X, scale, bias, *, epsilon=1e-5, num_groups):
 
 
 def _stashed(X: Tensor, stash_type: int) -> Tensor:
-    """Convert to the type that a normalisation computes in; more precise types than that stay."""
+    """Convert to the type in which a normalization is computed; types of higher precision are kept."""
     return X.to(torch.promote_types(X.dtype, torch_type(stash_type)))
 
 

@@ -18,17 +18,17 @@ _AVG_POOL: dict[int, Any] = {1: functional.avg_pool1d, 2: functional.avg_pool2d,
 
 
 def _fits(w: Windows) -> bool:
-    """Whether torch's pooling takes the padding as it is; it takes at most half a window."""
+    """Whether torch's pooling accepts the padding directly, which it does up to half a window."""
     return w.symmetric and all(2 * b <= k for b, k in zip(w.before, w.kernel, strict=True))
 
 
 def _overhang(sizes: Sequence[int], w: Windows, ceil_mode: int) -> list[int]:
-    """How far beyond the padding the last windows reach; negative where they end before it."""
+    """How far the last windows extend beyond the padding; negative if they end before it."""
     overhang = []
     for n, b, a, s, extent in zip(sizes, w.before, w.after, w.strides, w.extents, strict=True):
         free = n + b + a - extent
         steps = -(-free // s) if ceil_mode else free // s
-        # A window that would start in the padding at the end is left out.
+        # A window that would start in the trailing padding is omitted.
         steps -= bool(ceil_mode and steps * s >= n + b)
         overhang.append(steps * s - free)
     return overhang
@@ -64,7 +64,7 @@ def MaxPool(
 def _whole_tensor_indices(
     positions: Tensor, padded: Sequence[int], X: Tensor, before: Sequence[int], storage_order: int
 ) -> Tensor:
-    """Turn positions in a padded image into positions in the whole tensor, which is what ONNX counts."""
+    """Convert positions in a padded image to positions in the whole tensor, as ONNX counts them."""
     coordinates = []
     for n, b in zip(reversed(padded), reversed(before), strict=True):
         coordinates.append(positions % n - b)
@@ -122,7 +122,7 @@ def AveragePool(
 
 
 def _window_sums(X: Tensor, w: Windows) -> Tensor:
-    """Sum the windows of an already padded tensor."""
+    """Sum over the windows of a padded tensor."""
     for axis, (k, s, d) in enumerate(zip(w.kernel, w.strides, w.dilations, strict=True), start=2):
         X = X.unfold(axis, (k - 1) * d + 1, s)[..., ::d].sum(-1)
     return X

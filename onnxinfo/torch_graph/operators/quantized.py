@@ -1,8 +1,8 @@
-"""Quantised operators, with the straight-through estimator: the value is ONNX Runtime's, rounding has gradient one.
+"""Quantized operators with the straight-through estimator: values equal ONNX Runtime's, rounding has gradient one.
 
-Gradients cannot pass integer tensors, so what an operator quantises is carried on as whole numbers in a float tensor:
-float32 where that is exact, else float64. Inside the range of the quantised type the gradient is the unrounded
-operator's, outside it is zero. What the model stores as integers (weights, zero points) stays so.
+Gradients cannot pass integer tensors, so quantized values are represented by integers in a float tensor: float32 if
+that is exact, else float64. Inside the range of the quantized type the gradient is that of the unrounded operator,
+outside it is zero. Integers stored in the model (weights, zero points) stay integers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..nodes import Converted, Graph, Node
 from .conv import Conv
 from .table import bind, converter, operator
 
-# Below this, float32 adds whole numbers without rounding.
+# Below this, float32 adds integers without rounding.
 _EXACT_IN_FLOAT32 = 2**24
 _WIDEST_UINT8 = 255
 
@@ -33,7 +33,7 @@ MINIFLOATS = {
 
 def straight_through(exact: Tensor, smooth: Tensor) -> Tensor:
     """Return the values of ``exact`` with the gradient of ``smooth``."""
-    # Where a value is infinite there is no difference to carry, and no gradient.
+    # Infinite values have no difference that could carry a gradient.
     finite = exact.isfinite() & smooth.isfinite()
     return torch.where(finite, smooth + (exact - smooth).detach(), exact)
 
@@ -61,14 +61,14 @@ def round_to_float(x: Tensor, type: int, saturate: int = 1) -> Tensor:
 
 
 def dequantized(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Any:
-    """Return ``(x - zero_point) * scale``; scale and zero point broadcast as they are."""
+    """Return ``(x - zero_point) * scale``; scale and zero point must be broadcastable."""
     return centred(x, zero_point).to(scale.dtype) * scale
 
 
 def requantized(x: Tensor, zero_point: Tensor | None) -> Tensor:
-    """Round ``x``, which is in units of the scale, to the type of the zero point."""
+    """Round ``x``, given in units of the scale, to the type of the zero point."""
     if zero_point is None:
-        raise NotImplementedError("without a zero point the type of the quantised output is unknown")
+        raise NotImplementedError("without a zero point the type of the quantized output is unknown")
     limits = torch.iinfo(zero_point.dtype)
     return round_to_integer(x, zero_point, limits.min, limits.max)
 
@@ -79,7 +79,7 @@ def centred(x: Tensor, zero_point: Tensor | None = None) -> Any:
 
 
 def _plain(x: Any) -> Any:
-    """Widen a tensor to a type that torch computes with."""
+    """Widen a tensor to a type that torch can compute with."""
     if not isinstance(x, Tensor) or x.dtype == torch.int32:
         return x
     if x.is_floating_point():
@@ -117,7 +117,7 @@ def _rows(parameter: Tensor | None) -> Tensor | None:
 
 @converter("QuantizeLinear")
 def quantize_linear(node: Node, graph: Graph) -> Converted:
-    """Convert QuantizeLinear, whose result's type the operands' values alone do not tell."""
+    """Convert QuantizeLinear, whose result type cannot be derived from the operands' values alone."""
     zero_point = node.inputs[2] if len(node.inputs) > 2 else ""
     declared = (node.attributes.get("output_dtype"), graph.element_type(zero_point))
     type = next((t for t in (*declared, graph.element_type(node.outputs[0])) if t), onnx.TensorProto.UINT8)
@@ -144,12 +144,12 @@ def DequantizeLinear(x, x_scale, x_zero_point=None, *, axis=1, block_size=0, out
 
 @operator()
 def DynamicQuantizeLinear(x):
-    # What is rounded to the scale is scaled back by it: without rounding its gradient would cancel out.
+    # Rounded values are multiplied by the scale again: without the rounding, the scale's gradient would cancel.
     low, high = x.detach().amin().clamp(max=0), x.detach().amax().clamp(min=0)
     width = (high - low) / _WIDEST_UINT8
     scale = torch.where(width == 0, 1.0, width)
     zero_point = (-low / scale).clamp(0, _WIDEST_UINT8).round().to(torch.uint8)
-    # Nothing saturates, but the largest quotient may lie above the last step by a rounding error.
+    # Nothing saturates, but the largest quotient may exceed the last step by a rounding error.
     quotient = x / scale
     return straight_through(requantized(quotient, zero_point), quotient + _plain(zero_point)), scale, zero_point
 
@@ -181,14 +181,14 @@ def QLinearConv(x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_z
 
 
 def whole_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Multiply matrices of whole numbers of at most nine bits exactly."""
+    """Multiply matrices of integers of at most nine bits exactly."""
     column = _WIDEST_UINT8 * b.shape[0 if b.dim() == 1 else -2] if b.is_floating_point() else _largest_sum(b, -2)
     type = _exact_type(a, b, largest=_WIDEST_UINT8 * column)
     return a.to(type) @ b.to(type)
 
 
 def _whole_conv(x: Tensor, w: Tensor, bias: Tensor | None, attributes: dict[str, Any]) -> Any:
-    """Convolve whole numbers of at most nine bits exactly."""
+    """Convolve integers of at most nine bits exactly."""
     largest = _WIDEST_UINT8 * _largest_sum(w.flatten(1), 1) + (0 if bias is None else int(bias.abs().max()))
     type = _exact_type(x, w, largest=largest)
     return Conv(x.to(type), w.to(type), None if bias is None else bias.to(type), **attributes)
@@ -199,6 +199,6 @@ def _largest_sum(x: Tensor, axis: int) -> int:
 
 
 def _exact_type(*operands: Tensor, largest: int) -> torch.dtype:
-    """Return the float type in which no sum of the operands' products, of the given size, is rounded."""
+    """Return the float type in which sums of the operands' products, up to the given size, are exact."""
     wide = largest >= _EXACT_IN_FLOAT32 or any(operand.dtype == torch.float64 for operand in operands)
     return torch.float64 if wide else torch.float32

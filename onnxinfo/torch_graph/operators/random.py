@@ -1,4 +1,4 @@
-"""Random operators are refused: every engine draws other numbers, so no result could be verified."""
+"""Random operators are refused: every engine draws different numbers, so no result could be verified."""
 
 from __future__ import annotations
 

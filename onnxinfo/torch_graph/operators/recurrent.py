@@ -1,4 +1,4 @@
-"""Recurrent layers: LSTM, GRU and RNN as ONNX defines them, through torch's fused kernels where those do the same.
+"""Recurrent layers: LSTM, GRU and RNN as defined by ONNX, using torch's fused kernels where they are equivalent.
 
 Shapes in the comments: T time steps, B samples, D directions, G gates, I inputs, H hidden units.
 """
@@ -20,7 +20,7 @@ State = tuple[Tensor, ...]
 Cell = Callable[[Tensor, State], State]
 Activation = Callable[[Tensor], Tensor]
 
-# Function with its parameters' defaults, in the order in which it takes values from activation_alpha and _beta.
+# Functions with default parameters, in the order in which they consume activation_alpha and _beta.
 _ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], dict[str, float | None]]] = {
     "affine": (lambda x, alpha, beta: alpha * x + beta, {"alpha": 1.0, "beta": 0.0}),
     "elu": (functional.elu, {"alpha": 1.0}),
@@ -47,7 +47,7 @@ def LSTM(X, W, R, B=None, sequence_lens=None, initial_h=None, initial_c=None, P=
 def quantized_lstm(
     rounded: Activation, X: Tensor, W: Tensor, R: Tensor, *optional: Tensor | None, input_forget: int = 0, **attributes
 ) -> tuple[Tensor, ...]:
-    """LSTM whose input and recurrent products take operands that ``rounded`` has quantised."""
+    """LSTM whose input and recurrent products use operands quantized by ``rounded``."""
     B, sequence_lens, initial_h, initial_c, P = (*optional, *[None] * 5)[:5]
     layer = _Layer(4, rounded(X), W, R, B, sequence_lens, [initial_h, initial_c], **attributes)
     return _long_short_term(layer, P, input_forget, rounded)
@@ -119,21 +119,21 @@ def RNN(X, W, R, B=None, sequence_lens=None, initial_h=None, **attributes):
 
 
 class _Layer:
-    """What the three operators share: operands in one layout, directions, sequence lengths.
+    """Common part of the three operators: uniform operand layout, directions, sequence lengths.
 
     Parameters
     ----------
     gates
-        How many G the layer has.
+        Number of gates G.
     X, W, R, B, sequence_lens
-        As ONNX defines them: (T, B, I) or with ``layout=1`` (B, T, I); (D, G H, I); (D, G H, H); (D, 2 G H); (B,).
+        As defined by ONNX: (T, B, I) or with ``layout=1`` (B, T, I); (D, G H, I); (D, G H, H); (D, 2 G H); (B,).
     initial
         Initial states or None: (D, B, H), with ``layout=1`` (B, D, H).
 
     Raises
     ------
     ValueError
-        Operands do not fit: torch's fused kernels would read and write out of bounds.
+        Operand shapes are inconsistent: torch's fused kernels would access memory out of bounds.
     """
 
     def __init__(
@@ -203,11 +203,11 @@ class _Layer:
         return [functions[i : i + len(default)] for i in range(0, len(functions), len(default))]
 
     def clipped(self, x: Tensor) -> Tensor:
-        """Limit the input of an activation."""
+        """Clip the input of an activation."""
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
     def run(self, cell: Callable[[int], Cell], bias: Tensor) -> tuple[Tensor, ...]:
-        """Step through time in each direction; return Y and the final states in the node's layout."""
+        """Run through time in each direction; return Y and the final states in the node's layout."""
         results = [
             self._direction(
                 functional.linear(self.X, self.W[d], bias[d]), cell(d), tuple(s[d] for s in self.initial), backward
@@ -224,7 +224,7 @@ class _Layer:
             after = cell(x, state)
             output = after[0]
             if self.lengths is not None:
-                # A sequence that has ended (or, backwards, not begun) keeps its state.
+                # A sequence that has ended (or, in reverse, not started) keeps its state.
                 running = (t < self.lengths).unsqueeze(-1)
                 after = tuple(torch.where(running, new, old) for new, old in zip(after, state, strict=True))
                 output = torch.where(running, output, 0.0)
@@ -233,7 +233,7 @@ class _Layer:
         return torch.stack(outputs[::-1] if backward else outputs), state
 
     def fused(self, kernel: Callable[..., Any], order: list[int]) -> tuple[Tensor, ...]:
-        """Run torch's kernel, which holds the gates in another order."""
+        """Run torch's kernel, which orders the gates differently."""
 
         def reordered(parameter: Tensor) -> Tensor:
             return torch.cat([parameter.chunk(len(order))[gate] for gate in order])
@@ -243,21 +243,21 @@ class _Layer:
         states = self.initial if len(self.initial) > 1 else self.initial[0]
         backward = self.reversed == [True]
         X = self.X.flip(0) if backward else self.X
-        # cuDNN would want the weights in one piece of memory, and has no second derivative.
+        # cuDNN expects contiguous weights, and has no second derivative.
         with torch.backends.cudnn.flags(enabled=False):
             Y, *final = kernel(X, states, parameters, True, 1, 0.0, False, len(self.reversed) == 2, False)
         Y = (Y.flip(0) if backward else Y).unflatten(-1, (len(self.reversed), -1)).transpose(1, 2)
         return self._arranged(Y, *final)
 
     def _arranged(self, Y: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """From (T, D, B, H) and (D, B, H) to the layout of the node."""
+        """Convert (T, D, B, H) and (D, B, H) to the node's layout."""
         if not self.layout:
             return (Y, *states)
         return (Y.permute(2, 0, 1, 3), *(state.transpose(0, 1) for state in states))
 
 
 def _transformed(*operands: Tensor) -> bool:
-    """Whether torch.func or forward mode is at work, which the fused kernels know nothing of."""
+    """Whether torch.func or forward mode is active, which the fused kernels do not support."""
     return any(
         torch._C._functorch.is_functorch_wrapped_tensor(operand) or forward_ad.unpack_dual(operand).tangent is not None
         for operand in operands

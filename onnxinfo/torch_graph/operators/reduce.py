@@ -38,14 +38,14 @@ def _l2(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
 
 
 def lowest(type: torch.dtype) -> float:
-    """Return the value of a type that no other is smaller than."""
+    """Return the smallest value of a type."""
     if type == torch.bool:
         return False
     return -math.inf if type.is_floating_point else torch.iinfo(type).min
 
 
 def highest(type: torch.dtype) -> float:
-    """Return the value of a type that no other is larger than."""
+    """Return the largest value of a type."""
     if type == torch.bool:
         return True
     return math.inf if type.is_floating_point else torch.iinfo(type).max
@@ -89,7 +89,7 @@ for _name, _reduction, _axes_input in (
             if axes:
                 return reduction(data, tuple(axes), bool(keepdims))
             if noop_with_empty_axes:
-                # The element-wise part remains, such as the square of ReduceSumSquare.
+                # The elementwise part remains, such as the square of ReduceSumSquare.
                 return reduction(data.unsqueeze(-1), (-1,), False)
             return reduction(data, tuple(range(data.dim())), bool(keepdims))
 

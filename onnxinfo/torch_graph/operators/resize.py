@@ -1,4 +1,4 @@
-"""Resizing: every mode of the standard is a linear map along one axis after the other."""
+"""Resizing: every mode of the standard is a linear map applied to one axis after the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 
 class Axis(NamedTuple):
-    """How one axis is resized: from ``n`` to ``size`` elements, by ``scale``, from the region ``roi`` of it."""
+    """Resizing of one axis: from ``n`` to ``size`` elements, by ``scale``, from its region ``roi``."""
 
     n: int
     size: int
@@ -28,12 +28,12 @@ class Axis(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether the scale is the quotient of the sizes."""
+        """Whether the scale equals the ratio of the sizes."""
         return self.size == self.scale * self.n
 
 
 class Rule(NamedTuple):
-    """The attributes of Resize that say where an output element lies and which input elements it mixes."""
+    """Attributes of Resize that determine the position of output elements and the interpolation."""
 
     mode: str = "nearest"
     coordinate_transformation_mode: str = "half_pixel"
@@ -124,7 +124,7 @@ def _resize(X: Tensor, axes: dict[int, Axis], rule: Rule, extrapolation_value: f
 
 
 def _fused_mode(X: Tensor, axes: dict[int, Axis], rule: Rule) -> str | None:
-    """Return the mode of torch's own kernel where that computes the same."""
+    """Return the mode of torch's own kernel if that is equivalent."""
     spatial = sorted(axes) == list(range(2, X.dim())) and all(axis.exact and axis.size > 1 for axis in axes.values())
     coordinates = rule.coordinate_transformation_mode in ("half_pixel", "pytorch_half_pixel", "align_corners")
     if not (spatial and coordinates and X.is_floating_point()) or rule.antialias or rule.exclude_outside:
@@ -144,7 +144,7 @@ def _take(X: Tensor, i: int, axis: Axis, rule: Rule) -> Tensor:
 
 @functools.lru_cache(maxsize=256)
 def _coordinates(axis: Axis, mode: str) -> Array:
-    """Where the output elements of an axis lie among its input elements."""
+    """Positions of an axis's output elements among its input elements."""
     n, size, scale, (start, end) = axis
     i = np.arange(size)
     length = n * scale

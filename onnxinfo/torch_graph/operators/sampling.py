@@ -1,4 +1,4 @@
-"""Sampling at positions that the model computes."""
+"""Sampling at positions computed by the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def GridSample(X, grid, *, align_corners=0, mode="linear", padding_mode="zeros")
 def _on_pixels(grid: Tensor, shape: Sequence[int]) -> Tensor:
     """Round positions to pixels before they are reflected, as ONNX does.
 
-    torch rounds afterwards. About an image's edge, half a pixel out, that differs for positions between two pixels.
+    torch rounds afterwards, which differs for reflections about an image's edge (at half a pixel) between two pixels.
     """
     size = grid.new_tensor(list(shape)[::-1])
     pixels = (((grid + 1) * size - 1) / 2).round()

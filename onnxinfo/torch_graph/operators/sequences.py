@@ -1,4 +1,4 @@
-"""Sequences are Python lists of tensors, an optional without a value is None."""
+"""Sequence and optional operators: sequences are Python lists of tensors, an optional without a value is None."""
 
 from __future__ import annotations
 

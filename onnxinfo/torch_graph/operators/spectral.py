@@ -19,7 +19,7 @@ def DFT_17(input, dft_length: Ints = None, *, axis=1, inverse=0, onesided=0):
 @operator(versions=(20, None))
 def DFT(input, dft_length: Ints = None, axis: Ints = None, *, inverse=0, onesided=0):
     signal = _as_complex(single(input))
-    # Counted with the axis of the parts, which the complex signal has no more.
+    # Axes are counted with the axis of the parts, which the complex signal no longer has.
     dim = (axis[0] if axis else -2) % input.dim()
     length = dft_length[0] if dft_length else None
     if onesided and inverse:

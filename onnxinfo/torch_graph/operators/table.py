@@ -1,4 +1,4 @@
-"""How an ONNX operator becomes a torch function: the table.
+"""The table of ONNX operators and the torch functions that implement them.
 
 An operator is a plain function named as ONNX names it. Its positional parameters are the operator's inputs, its
 keyword-only parameters the attributes with ONNX's defaults; it returns a tensor, or a tuple for several outputs::
@@ -12,10 +12,10 @@ keyword-only parameters the attributes with ONNX's defaults; it returns a tensor
         ...
 
 A parameter annotated ``Ints`` or ``Floats`` holds shape arithmetic: the function receives a list of Python numbers
-(or None where the optional input is absent), whether the operand is a constant of the model or computed at run time.
-A parameter annotated ``Unsupported`` is an input or attribute that a convertible node leaves out or sets to zero. Any
-other annotation is refused when the function is put into the table. A keyword-only parameter ``outputs`` receives how
-many outputs the node names. An operator whose meaning changed between opsets has one function per range of versions.
+(or None if the optional input is absent), whether the operand is a constant of the model or computed at run time.
+A parameter annotated ``Unsupported`` is an input or attribute that must be absent or zero in a convertible node. Any
+other annotation is rejected when the function is registered. A keyword-only parameter ``outputs`` receives the number
+of outputs that the node names. An operator whose meaning changed between opsets has one function per version range.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from ..nodes import Converted, Graph, Node
 
 MICROSOFT = "com.microsoft"
 
-# Markers for parameters that hold shape arithmetic; the functions see plain lists.
+# Markers for parameters that hold shape arithmetic; the functions receive plain lists.
 Ints = Annotated[list[int] | None, "shape arithmetic"]
 Floats = Annotated[list[float] | None, "shape arithmetic"]
-# Marker for what a function knows of but does not do.
+# Marker for parameters that a function knows but does not support.
 Unsupported = Annotated[Any, "unsupported"]
 _MARKERS = {"Ints": Ints, "Floats": Floats, "Unsupported": Unsupported}
 
@@ -48,7 +48,7 @@ Converter = Callable[[Node, Graph], Converted]
 
 
 class Versions(NamedTuple):
-    """A closed range of operator versions; ``last`` is None for "and every later one"."""
+    """A closed range of operator versions; ``last`` is None for an open end."""
 
     first: int
     last: int | None
@@ -59,7 +59,7 @@ class Versions(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the table: what serves an operator for a range of its versions."""
+    """A row of the table: the implementation of an operator for a range of its versions."""
 
     domain: str
     op_type: str
@@ -67,7 +67,7 @@ class Entry:
     converter: Converter
 
 
-#: Rows by domain ("" for ONNX's own) and operator; of several that serve a version the last one does.
+#: Rows by domain ("" for ONNX's standard operators) and operator; if several match a version, the last one wins.
 TABLE: dict[tuple[str, str], list[Entry]] = {}
 
 
@@ -78,12 +78,12 @@ def _enter(domain: str, op_type: str, versions: tuple[int, int | None], converte
 def operator(
     name: str | None = None, *, domain: str = "", versions: tuple[int, int | None] = (1, None)
 ) -> Callable[[Function], Function]:
-    """Put a function into the table, under its own name unless ``name`` is given.
+    """Add a function to the table, under its own name unless ``name`` is given.
 
     Raises
     ------
     TypeError
-        A parameter has an annotation that is not understood.
+        A parameter has an unknown annotation.
     """
 
     def enter(function: Function) -> Function:
@@ -101,7 +101,7 @@ def operator(
 def converter(
     *op_types: str, domain: str = "", versions: tuple[int, int | None] = (1, None)
 ) -> Callable[[Converter], Converter]:
-    """Put a converter into the table, for operators that need more than their operands' values."""
+    """Add a converter to the table, for operators that need more than their operands' values."""
 
     def enter(function: Converter) -> Converter:
         for op_type in op_types:
@@ -113,12 +113,12 @@ def converter(
 
 @functools.cache
 def _signature(function: Function) -> inspect.Signature:
-    """Return a function's signature, annotations as the objects that they name, however the module spells them.
+    """Return a function's signature with resolved annotations, whether or not they are written as strings.
 
     Raises
     ------
     TypeError
-        An annotation is no marker, or names nothing that the module imports.
+        An annotation is not a marker, or names nothing that the module imports.
     """
     where = f"operator function {function.__module__}.{function.__qualname__}"
     expected = f"annotate parameters with {', '.join(_MARKERS)} of {__name__}, or not at all"
@@ -133,12 +133,12 @@ def _signature(function: Function) -> inspect.Signature:
 
 
 class Operator(nn.Module):
-    """A function of the table with the constants and attributes of one node bound to it.
+    """A function of the table, with the constants and attributes of one node bound to it.
 
     Parameters
     ----------
     function
-        The function of the table.
+        Function from the table.
     constants
         By position: operands known before the model runs, as lists (shape arithmetic), tensors or None (absent).
     listed
@@ -146,9 +146,9 @@ class Operator(nn.Module):
     attributes
         The node's attributes.
     outputs
-        How many outputs the node names; of a function's tuple a single one receives the first value.
+        Number of outputs that the node names; a single one receives the first value of a tuple.
     label
-        What errors call the node.
+        Name of the node in errors.
     """
 
     def __init__(
@@ -169,12 +169,12 @@ class Operator(nn.Module):
         self.label = label
 
     def forward(self, *operands: Any) -> Any:
-        """Call the function; a node with one output gets it as it is, others a tuple.
+        """Call the function; return a single output by itself, several as a tuple.
 
         Raises
         ------
         ConversionError
-            The function refuses the operands; a lack of memory is passed on as it is.
+            The function rejects the operands; out-of-memory errors are passed on unchanged.
         """
         try:
             if self.constants or self.listed:
@@ -200,12 +200,12 @@ class Operator(nn.Module):
         return tuple(bound)
 
     def extra_repr(self) -> str:
-        """Name the function."""
+        """Name of the function."""
         return self.function.__name__
 
 
 def _on_one_device(operands: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Shape arithmetic stays on the host; where it meets tensors of an accelerator, it follows them there."""
+    """Shape arithmetic stays on the host; combined with tensors on an accelerator, it is moved there."""
     target = None
     mixed = False
     for operand in operands:
@@ -218,7 +218,7 @@ def _on_one_device(operands: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def bind(function: Function, node: Node, graph: Graph, **attributes: Any) -> Converted:
-    """Convert a node to a function of the table; attributes given here come before the node's own."""
+    """Convert a node to a function of the table; attributes given here take precedence over the node's own."""
     listed = _listed_parameters(function, len(node.inputs))
     constants: dict[int, Any] = {}
     dynamic: list[str] = []
@@ -236,12 +236,12 @@ def bind(function: Function, node: Node, graph: Graph, **attributes: Any) -> Con
     return Converted(module, tuple(dynamic))
 
 
-# The first versions of many operators told an executor which inputs it may overwrite.
+# Early versions of many operators told executors which inputs they may overwrite.
 _MEANINGLESS = {"consumed_inputs"}
 
 
 def _check_call(function: Function, operands: tuple[str, ...], attributes: dict[str, Any]) -> None:
-    """Refuse at once what a run would refuse: an unknown or unsupported attribute, a missing or surplus operand."""
+    """Reject early what a run would reject: an unknown or unsupported attribute, a missing or surplus operand."""
     signature = _signature(function)
     try:
         given = signature.bind(*operands, **attributes).arguments
@@ -263,13 +263,13 @@ def _constant_operand(name: str, graph: Graph, *, listed: bool) -> Any:
         return _DYNAMIC
     if listed:
         return graph.constant(name).reshape(-1).tolist()
-    # Float constants are weights: they belong to the module's buffers, shared and moved with it.
+    # Float constants are weights: they become buffers of the module, are shared and move with it.
     proto = graph.initializers[name]
     small = len(proto.dims) < 2 and proto.data_type in _INTEGERS
     return graph.constant(name) if small else _DYNAMIC
 
 
 def _listed_parameters(function: Function, count: int) -> frozenset[int]:
-    """Positions (of the first ``count`` operands) that the function wants as lists of numbers."""
+    """Positions (among the first ``count`` operands) where the function expects lists of numbers."""
     parameters = [*_signature(function).parameters.values()][:count]
     return frozenset(i for i, parameter in enumerate(parameters) if parameter.annotation in (Ints, Floats))

@@ -1,4 +1,4 @@
-"""Operators that make, shape and rearrange tensors without computing with their elements."""
+"""Operators that create, reshape and rearrange tensors without computing with their elements."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def Split_1(input, split: Ints = None, *, axis=0, outputs=1, **attributes):
 
 
 def _parts(length: int, count: int) -> list[int]:
-    """Equal parts, the last one smaller where the length is no multiple of them."""
+    """Equal parts; the last one is smaller if the length is not divisible."""
     part = -(-length // count)
     return [part] * (count - 1) + [length - part * (count - 1)]
 
@@ -200,7 +200,7 @@ def _reflected(positions: Tensor, n: int) -> Tensor:
     return positions * 0 if n == 1 else (n - 1) - ((positions % period) - (n - 1)).abs()
 
 
-# Where an element at a position outside of an axis of n elements comes from, for each way to pad.
+# Source position of an element outside an axis of n elements, for each padding mode.
 _SOURCES = {
     "edge": lambda positions, n: positions.clamp(0, n - 1),
     "reflect": _reflected,
@@ -220,7 +220,7 @@ def Pad_1(data, *, mode="constant", paddings, value=0.0):
 
 @operator()
 def CenterCropPad(input_data, shape: Ints, *, axes=None):
-    # An odd element falls to the end, in cropping as in padding.
+    # With an odd number of elements, the extra one is at the end, in cropping as in padding.
     for axis, target in zip(range(input_data.dim()) if axes is None else axes, shape, strict=True):
         n = input_data.shape[axis]
         if n > target:

@@ -1,4 +1,4 @@
-"""Values between numpy, where ONNX's types all exist, and torch, where the graph computes.
+"""Conversion of values between numpy, which has all ONNX types, and torch, in which the graph computes.
 
 A tensor of strings stays a numpy array of objects; a sequence is a list, an absent optional value None.
 """
@@ -16,7 +16,7 @@ from ..element_types import tensor_from
 
 
 def to_torch(value: Any, device: torch.device | str = "cpu") -> Any:
-    """Convert what ONNX engines take and return to what the converted graph takes and returns."""
+    """Convert a value of ONNX engines to the representation in the converted graph."""
     if value is None:
         return None
     if isinstance(value, (list, tuple)):
@@ -26,7 +26,7 @@ def to_torch(value: Any, device: torch.device | str = "cpu") -> Any:
 
 
 def to_numpy(value: Any, type: onnx.TypeProto) -> Any:
-    """Convert a value of the graph to ``type``; types too small for torch return from those they travelled in."""
+    """Convert a value of the graph to ``type``; types that torch lacks are restored from their wider substitutes."""
     if value is None or isinstance(value, np.ndarray):
         return value
     if isinstance(value, (list, tuple)):
@@ -35,7 +35,7 @@ def to_numpy(value: Any, type: onnx.TypeProto) -> Any:
 
 
 def _element(type: onnx.TypeProto) -> onnx.TypeProto:
-    """Return the type of what is in a sequence or optional."""
+    """Return the element type of a sequence or optional."""
     while kind := type.WhichOneof("value"):
         if kind not in ("sequence_type", "optional_type"):
             break
@@ -44,7 +44,7 @@ def _element(type: onnx.TypeProto) -> onnx.TypeProto:
 
 
 def array_from(tensor: Tensor, element_type: int = 0) -> np.ndarray[Any, Any]:
-    """Copy a tensor into an array of an ONNX element type, by default of its own."""
+    """Copy a tensor into an array of an ONNX element type, by default its own."""
     tensor = tensor.detach().cpu()
     exotic = tensor.dtype == torch.bfloat16 or (tensor.is_floating_point() and tensor.dtype.itemsize == 1)
     array = (tensor.float() if exotic else tensor).resolve_conj().resolve_neg().numpy()

@@ -1,4 +1,4 @@
-"""Padding of sliding windows, shared by convolution and pooling."""
+"""Padding of sliding windows, for convolution and pooling."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Numbers = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Windows:
-    """Where the windows of a convolution or pooling lie; one number per spatial axis each.
+    """Positions of the windows of a convolution or pooling; each field has one number per spatial axis.
 
     Parameters
     ----------
     kernel, strides, dilations
-        As ONNX defines them.
+        As defined by ONNX.
     before, after
-        Padding at the begin and the end of each axis.
+        Padding at the start and the end of each axis.
     """
 
     kernel: Numbers
@@ -37,7 +37,7 @@ class Windows:
 
     @functools.cached_property
     def extents(self) -> Numbers:
-        """How many elements of an axis a window spans."""
+        """Number of elements of an axis that a window spans."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
 
@@ -49,7 +49,7 @@ def windows(
     auto_pad: str,
     pads: Sequence[int] | None,
 ) -> Windows:
-    """Fill in ONNX's defaults and resolve ``auto_pad`` for spatial axes of the given sizes."""
+    """Apply ONNX's defaults and resolve ``auto_pad`` for spatial axes of the given sizes."""
     return _windows(
         tuple(sizes), tuple(kernel), tuple(strides or ()), tuple(dilations or ()), auto_pad, tuple(pads or ())
     )
@@ -75,6 +75,6 @@ def _windows(
 
 
 def pad_spatial(x: Tensor, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Tensor:
-    """Pad (or with negative numbers crop) the last axes of a tensor."""
+    """Pad (or crop, with negative numbers) the last axes of a tensor."""
     amounts = [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
     return functional.pad(x, amounts, value=value)

@@ -1,1 +1,1 @@
-"""The plots: one file each, named after the plot; see :mod:`onnxinfo.views.plotting`."""
+"""The plots, one file each, named after the plot; see :mod:`onnxinfo.views.plotting`."""

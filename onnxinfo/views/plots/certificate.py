@@ -1,4 +1,4 @@
-"""How well values are known: measured constraint, gap, residual and cost of each cell."""
+"""Quality of values: measured constraint, gap, residual and cost of each cell."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _PANELS = {
 
 @figure_plot("certificate")
 def draw_certificate(figure: Figure, selection: Selection, style: FigureStyle) -> None:
-    """Draw how well each value is known: a point for each sample.
+    """Draw the quality of each value, with one point per sample.
 
-    The panels are those of measured constraint, gap, stationarity residual and probes that the metric keeps; archives
-    written before the gap was kept have the residual alone.
+    The panels show constraint ratio, gap, stationarity residual and probes, as far as the metric has them; archives
+    written before the gap was introduced have only the residual.
     """
     metric = selection.metrics[0]
     runs = read_runs(selection, metric)
@@ -60,7 +60,7 @@ def _title(found: RunValues) -> str:
     unproven = unproven_text([found.values])
     title = f"{found.name}: {unproven or 'all cells proven'}" + ("; crosses are not proven" if unproven else "")
     if "ratio" in found.values:
-        title += f"; grey: tolerance of {RATIO_TOLERANCE:.0%},\nwhich a ratio may miss by twice its standard error"
+        title += f"; gray: tolerance of {RATIO_TOLERANCE:.0%},\nwhich a ratio may miss by twice its standard error"
     return title
 
 

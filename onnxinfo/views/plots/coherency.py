@@ -1,4 +1,4 @@
-"""Several metrics side by side, as in the paper's Fig. 1: maps of one sample, magnitudes by layer."""
+"""Several metrics side by side, as in the paper's Fig. 1: maps of one sample, and magnitudes by layer."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _Map = npt.NDArray[np.float32] | None
 
 @dataclass
 class _Found:
-    """What is drawn, by metric and run: numbers of all samples, and the maps of one by layer, None without a map."""
+    """Data to draw, by metric and run: numbers of all samples, and one sample's maps by layer (None without a map)."""
 
     values: dict[tuple[str, str], RunValues] = field(default_factory=dict)
     maps: dict[tuple[str, str], list[_Map]] = field(default_factory=dict)
@@ -57,17 +57,17 @@ class _Found:
         return list(dict.fromkeys(run for _, run in self.values))
 
     def of(self, metric: str) -> dict[str, RunValues]:
-        """Return a metric's numbers by run."""
+        """Return the numbers of a metric by run."""
         return {run: self.values[metric, run] for run in self.runs if (metric, run) in self.values}
 
     def add(self, view: RunView) -> None:
-        """Read the metrics of a run of which something is finished."""
+        """Read the metrics that have finished cells in a run."""
         self.layers = [row.name for row in view.layers]
         for metric in view.metrics:
             if not view.values(metric.name)["done"].any():
                 continue
             key = (metric.name, printable(view.name))
-            # The magnitude is over all samples, whichever is shown.
+            # The magnitude is over all samples, whichever one is shown.
             self.values[key] = run_values(RunView(view.run, view.layer_positions, metrics=[metric.name]), metric.name)
             self.maps[key] = [
                 flat_map(view.map(metric.name, layer, 0), view.axes) if metric.has_map else None
@@ -77,10 +77,10 @@ class _Found:
 
 @figure_plot("coherency", metrics=SEVERAL, metric=(), samples=(0,))
 def draw_coherency(figure: Figure, selection: Selection, style: FigureStyle) -> None:
-    """Draw each metric in a row: for each run the maps of one sample by layer, then the magnitude by layer.
+    """Draw one row per metric: for each run the maps of one sample by layer, then the magnitude by layer.
 
-    A metric has one colour scale for all its maps, so that layers and runs can be compared as far as it can be:
-    this is what the figure shows.
+    All maps of a metric share a color scale, so that layers and runs can be compared as far as the metric allows,
+    which is the point of the figure.
     """
     found = _Found()
     for view, _ in selection.views():
@@ -99,7 +99,7 @@ def draw_coherency(figure: Figure, selection: Selection, style: FigureStyle) -> 
 
 
 def _draw_maps(figure: SubFigure, found: _Found, style: FigureStyle) -> None:
-    """Draw a row of maps for each metric and run."""
+    """Draw one row of maps per metric and run."""
     rows = [(metric, run) for metric in found.metrics for run in found.of(metric)]
     columns = evenly(len(found.layers), _MOST_LAYERS)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
@@ -111,7 +111,7 @@ def _draw_maps(figure: SubFigure, found: _Found, style: FigureStyle) -> None:
         title_column(axes, title, style)
     low, high = PERCENTILES
     figure.supxlabel(
-        f"colours: one scale for each metric, from its pixels' {low} % quantile to that of {high} %",
+        f"colors: one scale for each metric, from its pixels' {low} % quantile to that of {high} %",
         fontsize=style.font * 0.85,
     )
 
@@ -127,7 +127,7 @@ def _row(line: Iterable[Any], maps: list[_Map], limits: tuple[float, float]) -> 
 
 
 def _draw_magnitudes(figure: SubFigure, found: _Found, style: FigureStyle) -> None:
-    """Draw a panel for each metric: means by layer, a line for each run."""
+    """Draw one panel per metric: means by layer, one line per run."""
     panels = figure.subplots(len(found.metrics), 1, squeeze=False)[:, 0]
     for axes, metric in zip(panels, found.metrics, strict=True):
         runs = found.of(metric)
@@ -147,7 +147,7 @@ def _magnitude(axes: Axes, runs: dict[str, RunValues], order: list[str]) -> None
     for run, values in runs.items():
         means = layer_summary(values.values)
         number = order.index(run)
-        # Runs may coincide: that is the point of a coherent metric, so both have to be seen.
+        # Runs of a coherent metric may coincide, and both must be visible.
         colour, line, marker = run_style(number)
         axes.errorbar(
             range(len(means["value"])),

@@ -26,7 +26,7 @@ _MOST = 30
 def draw_compare(
     figure: Figure, selection: Selection, style: FigureStyle, *, by: Match = "layer", unpaired: bool = False
 ) -> None:
-    """Draw the differences that :func:`onnxinfo.compare` finds, largest first, with 95 % confidence intervals."""
+    """Draw the differences of :func:`onnxinfo.compare`, largest first, with 95 % confidence intervals."""
     rows = compare_selected(selection, by=by, unpaired=unpaired)
     names = list(dict.fromkeys(row["layer"] for row in rows))
     total, names = len(names), names[:_MOST]

@@ -1,4 +1,4 @@
-"""Concentration: whether a layer discards the background or the object."""
+"""Concentration: whether a layer discards the background more than the object."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Objects:
 def draw_concentration(figure: Figure, selection: Selection, style: FigureStyle) -> None:
     """Draw concentration by layer, and below it samples with their foreground outlined on the deepest layer's map.
 
-    Several runs, or runs without masks, are drawn as curves alone.
+    With several runs, or without masks, only the curves are drawn.
     """
     selection = replace(selection, metrics=("concentration",))
     several = len(read_runs(selection, "concentration")) > 1
@@ -107,7 +107,7 @@ def _curve(axes: Axes, found: RunValues, style: FigureStyle) -> None:
 
 
 def _object(upper: Axes, lower: Axes, objects: _Objects, i: int, style: FigureStyle) -> Any:
-    """Draw a sample and its map, both with the object's outline, and return the map's image."""
+    """Draw a sample and its map, both with the object outlined, and return the map's image."""
     mask, (low, high) = objects.masks[i], objects.limits
     extent = (-0.5, mask.shape[1] - 0.5, mask.shape[0] - 0.5, -0.5)
     upper.imshow(objects.pictures[i], extent=extent, interpolation="nearest")

@@ -1,4 +1,4 @@
-"""A metric by depth with its spread over samples, one line for each run."""
+"""A metric by depth with its spread over samples, one line per run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Least mean SID of a layer that is linear, at the default alpha: 0.5 log(1.5e-4) + 0.5 log(2 pi e) nats.
+#: Minimum mean SID of a linear layer at the default alpha: 0.5 log(1.5e-4) + 0.5 log(2 pi e) nats.
 FLOOR = 0.5 * math.log(1.5e-4) + 0.5 * math.log(2 * math.pi * math.e)
 _BANDS = {"stderr": "mean ± standard error", "iqr": "median and interquartile range"}
 _CLOSE_INCHES = 0.16
@@ -34,24 +34,24 @@ _CLOSE_INCHES = 0.16
 
 @dataclass(frozen=True)
 class Curve:
-    """A run's values by layer, in the order of depth.
+    """Values of a run by layer, sorted by depth.
 
     Attributes
     ----------
     name
-        The run.
+        Name of the run.
     metric
-        What was measured.
+        Name of the metric.
     layers
         Layer names.
     depth, middle, low, high
-        Position of each layer, its value, and the band around it, each of shape (layer,).
+        Position of each layer, its value, and the limits of its band, each of shape (layer,).
     whole
         Whether all samples are proven, of shape (layer,).
     samples
-        How many samples.
+        Number of samples.
     alpha
-        The constraint's alpha if recorded.
+        The constraint's alpha, if recorded.
     """
 
     name: str
@@ -68,18 +68,18 @@ class Curve:
 
 @figure_plot("curve", metrics=SEVERAL)
 def draw_curve(figure: Figure, selection: Selection, style: FigureStyle, *, spread: Spread = "stderr") -> None:
-    """Draw a panel for each metric and, above, a legend of the runs; see :func:`onnxinfo.plot_curve`."""
+    """Draw one panel per metric, with a legend of the runs above; see :func:`onnxinfo.plot_curve`."""
     if spread not in _BANDS:
         raise UsageError(f"spread '{spread}' is unknown; choose one of {', '.join(_BANDS)}")
     read = [read_runs(selection, name) for name in selection.metrics]
     panels = [[_curve(each, spread) for each in found] for found in read]
     remark = unproven_text(each.values for found in read for each in found)
-    # One colour for a run in all panels, also where a run lacks a metric.
+    # A run has the same color in all panels, even if it lacks some metrics.
     runs = list(dict.fromkeys(curve.name for curves in panels for curve in curves))
     beside = len(panels) > 1 and style.width > 5
     rows, columns = (1, len(panels)) if beside else (len(panels), 1)
     height = style.width * (0.62 if not beside else 0.45 if len(panels) > 2 else 0.5)
-    # Names of runs are above each other where the figure is narrow.
+    # In narrow figures, the names of runs are stacked.
     names = style.font / 72 * 1.7 * (len(runs) + 1 if style.width < 5 else 2)
     set_height(figure, style, height * rows + names)
     for axes, curves in zip(figure.subplots(rows, columns, squeeze=False).ravel(), panels, strict=True):
@@ -89,10 +89,10 @@ def draw_curve(figure: Figure, selection: Selection, style: FigureStyle, *, spre
 
 
 def _panel(axes: Axes, curves: Sequence[Curve], runs: Sequence[str], style: FigureStyle, room: float) -> None:
-    """Draw curves of one metric; `runs` fixes the colours, `room` is the width in inches."""
+    """Draw curves of one metric; `runs` determines the colors, `room` is the width in inches."""
     for curve in curves:
         _line(axes, curve, *run_style(runs.index(curve.name)))
-    # Of layers without a value the place is shown, too.
+    # Layers without a value keep their position.
     depths = np.concatenate([curve.depth for curve in curves])
     margin = 0.04 * float(np.ptp(depths)) or 0.5
     axes.set_xlim(float(depths.min()) - margin, float(depths.max()) + margin)
@@ -140,14 +140,14 @@ def _line(axes: Axes, curve: Curve, colour: str, line: Line, marker: str) -> Non
     for filled in (True, False):
         at = curve.whole == filled
         face = colour if filled else axes.get_facecolor()
-        # The edge keeps its width, so that a hollow marker is as large as a full one.
+        # The edge width is constant, so that hollow and filled markers have the same size.
         axes.plot(
             curve.depth[at], curve.middle[at], marker, color=colour, markerfacecolor=face, markeredgewidth=1.2, zorder=3
         )
 
 
 def _reference(axes: Axes, curves: Sequence[Curve], style: FigureStyle) -> None:
-    """Show the least SID of a linear layer, where the recipe's alpha is known; zero for a concentration."""
+    """Show the minimum SID of a linear layer, if the recipe's alpha is known; zero for concentration."""
     if curves[0].metric.name == "concentration":
         zero_line(axes, style)
     alphas = {curve.alpha for curve in curves}
@@ -160,7 +160,7 @@ def _reference(axes: Axes, curves: Sequence[Curve], style: FigureStyle) -> None:
         min(float(np.nanmin(curve.low)) if np.isfinite(curve.low).any() else math.inf for curve in curves),
         max(float(np.nanmax(curve.high)) if np.isfinite(curve.high).any() else -math.inf for curve in curves),
     )
-    # Far from the data it would only squeeze them.
+    # Far from the data, the line would only compress them.
     if not floor - 0.5 < lowest < floor + 2 * max(highest - lowest, 0.05):
         return
     zero_line(axes, style, floor)
@@ -177,7 +177,7 @@ def _reference(axes: Axes, curves: Sequence[Curve], style: FigureStyle) -> None:
 
 
 def _label_depths(axes: Axes, curves: Sequence[Curve], style: FigureStyle, width: float) -> None:
-    """Name the layers below their depths; with models that differ, give the depths alone."""
+    """Label the depths with layer names; if the models differ, show the depths only."""
     named = {(depth, name) for curve in curves for depth, name in zip(curve.depth, curve.layers, strict=True)}
     names: dict[float, list[str]] = {}
     order = sorted(named)
@@ -202,7 +202,7 @@ def _label_depths(axes: Axes, curves: Sequence[Curve], style: FigureStyle, width
 def _legend(
     figure: Figure, runs: Sequence[str], panels: Sequence[Sequence[Curve]], title: str, style: FigureStyle
 ) -> None:
-    """Name the runs above the panels, where nothing is hidden, and say what hollow and missing markers are."""
+    """Draw a legend of the runs above the panels, where it covers nothing, and explain hollow and missing markers."""
     from matplotlib.lines import Line2D
 
     curves = [curve for each in panels for curve in each]

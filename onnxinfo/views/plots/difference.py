@@ -1,4 +1,4 @@
-"""Where two runs differ: maps of one minus maps of the other."""
+"""Differences between two runs: maps of one minus maps of the other."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PERCENTILE = 99.5
-#: A layer's and a sample's name.
+#: Names of a layer and a sample.
 _Cell = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class _Maps:
-    """Maps of a run by layer name and sample name, as rows and columns."""
+    """Maps of a run by layer and sample name, as rows and columns."""
 
     name: str
     label: str
@@ -53,9 +53,9 @@ class _Maps:
 
 @figure_plot("difference")
 def draw_difference(figure: Figure, selection: Selection, style: FigureStyle) -> None:
-    """Draw, unit by unit, a second run's maps minus the first run's, of layers and samples that both have.
+    """Draw the second run's maps minus the first run's, unit by unit, for layers and samples in both.
 
-    The two runs may be left out where there are just two; layers and samples are matched by name.
+    The runs need not be named if there are exactly two; layers and samples are matched by name.
     """
     first, second = _two_runs(selection)
     differences = _differences(first, second)
@@ -94,7 +94,7 @@ def draw_difference(figure: Figure, selection: Selection, style: FigureStyle) ->
 
 
 def _row(line: Any, cells: list[npt.NDArray[np.float32] | None], bound: float, style: FigureStyle) -> Any:
-    """Draw a sample's differences and return one of the images, None where it has none."""
+    """Draw the differences of a sample and return one of the images, None if it has none."""
     drawn = None
     for axes, found in zip(line, cells, strict=True):
         if found is None:

@@ -1,4 +1,4 @@
-"""What lies behind a layer's mean: the distribution over samples."""
+"""Distribution over the samples of each layer."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: From this many samples on a box says more than the points.
+#: Number of samples above which a box is more informative than the points.
 _MANY = 200
 
 
 @figure_plot("distribution")
 def draw_distribution(figure: Figure, selection: Selection, style: FigureStyle) -> None:
-    """Draw, for each layer, the samples' values as points and a box: median, quartiles, 5th and 95th percentile.
+    """Draw the samples' values of each layer as points and a box: median, quartiles, 5th and 95th percentile.
 
-    The box is over all samples that have a value; points that are not proven are hollow.
+    The box covers all samples that have a value; unproven points are hollow.
     """
     runs = read_runs(selection, selection.metrics[0])
     set_height(figure, style, style.width * 0.55 * len(runs) ** 0.7)

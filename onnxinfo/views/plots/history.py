@@ -1,4 +1,4 @@
-"""A metric over runs, such as epochs or pruning steps: one line for each layer."""
+"""A metric over runs, such as epochs or pruning steps, one line per layer."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @figure_plot("history")
 def draw_history(figure: Figure, selection: Selection, style: FigureStyle) -> None:
-    """Draw a metric over runs, such as epochs or pruning steps: one line for each layer.
+    """Draw a metric over runs, such as epochs or pruning steps, with one line per layer.
 
-    Runs that are named come in that order; otherwise they are sorted by name, numbers in names by size.
+    Named runs keep the given order; otherwise they are sorted by name, with numbers in names sorted by value.
     """
     runs = read_runs(selection, selection.metrics[0])
     if len(runs) < 2:

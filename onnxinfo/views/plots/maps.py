@@ -1,4 +1,4 @@
-"""Pixel maps: samples down, layers across, the picture first, one colour scale for all."""
+"""Pixel maps: one row per sample, one column per layer, the picture first, with a common color scale."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 @figure_plot("maps")
 def draw_maps(figure: Figure, selection: Selection, style: FigureStyle, *, overlay: bool = False) -> None:
-    """Draw a grid of maps and the colour bar they share; see :func:`onnxinfo.plot_maps`."""
+    """Draw a grid of maps and their color bar; see :func:`onnxinfo.plot_maps`."""
     with selection.only_view("maps show one run") as view:
         if overlay and view.thumbnails is None:
             raise UsageError(f"run '{printable(view.name)}' has no pictures to lay maps over; leave out overlay=True")
         grid = _Grid(view, selection.metrics[0], overlay)
     columns = len(grid.layers) + (grid.pictures is not None)
-    # A few columns do not make a figure that no page holds.
+    # Limit the cell size, so that a grid of a few columns still fits a page.
     cell = style.width * min(0.86 / columns, 0.25)
     height = cell * grid.aspect * len(grid.samples) + style.font / 72 * 5
     set_height(figure, style, max(height, style.width * 0.2))
@@ -55,7 +55,7 @@ def draw_maps(figure: Figure, selection: Selection, style: FigureStyle, *, overl
 
 
 class _Grid:
-    """The maps of some layers and samples, read."""
+    """Maps of some layers and samples, read from the archive."""
 
     def __init__(self, view: RunView, metric: str, overlay: bool) -> None:
         self.view = view
@@ -74,7 +74,8 @@ class _Grid:
         }
         if not self.maps:
             raise nothing_finished(metric)
-        # A class activation map, for one, is that of a single layer: the others have no values, finished as they are.
+        # A class activation map, for example, exists for a single layer only: other cells are finished but have no
+        # values.
         undefined = {cell for cell, map_ in self.maps.items() if not np.isfinite(map_).any()}
         self.layers = [
             layer for layer in self.layers if not all((layer, sample) in undefined for sample in self.samples)
@@ -83,8 +84,8 @@ class _Grid:
         self.low, self.high = colour_limits(self.maps.values())
 
     def notes(self) -> list[str]:
-        """Return what is to be said below: how colours are read, what is left out, what is not proven."""
-        notes = ["colours are mixed with the picture's grey: compare values on plain maps"] if self.overlay else []
+        """Return the notes below the figure: how to read colors, what is left out, what is unproven."""
+        notes = ["colors are mixed with the picture's gray: compare values on plain maps"] if self.overlay else []
         layers, samples = self.view.shape
         if len(self.samples) < samples or len(self.layers) < layers:
             notes.append(f"{len(self.samples)} of {samples} samples, {len(self.layers)} of {layers} layers")
@@ -95,7 +96,7 @@ class _Grid:
         return notes
 
     def draw(self, axes: npt.NDArray[Any], style: FigureStyle, room: float) -> ScalarMappable:
-        """Fill the axes, of shape (samples, columns) and `room` inches high; return what the colour bar needs."""
+        """Fill axes of shape (samples, columns), `room` inches high; return the mappable for the color bar."""
         mappable: Any = None
         first = int(self.pictures is not None)
         titles = short_names([self.view.layers[layer].name for layer in self.layers], 18)
@@ -127,7 +128,7 @@ class _Grid:
         map_ = self.maps[layer, sample]
         if self.overlay and self.pictures is not None:
             grey = self.pictures[sample].mean(axis=-1)
-            # Both have the map's pixels as their coordinates, whatever the picture's size.
+            # Both use the map's pixels as coordinates, whatever the picture's size.
             rows, columns = map_.shape
             axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
         drawn = axes.imshow(

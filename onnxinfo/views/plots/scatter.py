@@ -1,4 +1,4 @@
-"""One metric against another, a point for each layer."""
+"""One metric against another, one point per layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MARKERS = "osD^vP*"
 
 @figure_plot("scatter")
 def draw_scatter(figure: Figure, selection: Selection, style: FigureStyle, *, against: str = "ru") -> None:
-    """Draw one metric against another: a point with standard errors for each layer, its colour the depth."""
+    """Draw one metric against another: one point with standard errors per layer, colored by depth."""
     metric = selection.metrics[0]
     across = read_runs(selection, metric)
     up = {each.name: each for each in read_runs(selection, against)}
@@ -40,7 +40,7 @@ def draw_scatter(figure: Figure, selection: Selection, style: FigureStyle, *, ag
         points = _Points(first, second)
         drawn = points.draw(axes, _MARKERS[number % len(_MARKERS)], deepest, style)
         missing |= len(points.drawable) < len(first.layers)
-        # Runs may lie on each other; the names of one are enough to tell which end is which.
+        # Runs may overlap; the names of one run suffice to tell the ends apart.
         if number == 0:
             points.name_ends(axes, style)
     figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02).set_label("depth of the layer")
@@ -54,7 +54,7 @@ def draw_scatter(figure: Figure, selection: Selection, style: FigureStyle, *, ag
 
 
 class _Points:
-    """Means of the layers that two metrics of a run share."""
+    """Means of two metrics of a run, for the layers that have both."""
 
     def __init__(self, first: RunValues, second: RunValues) -> None:
         positions = {row.name: i for i, row in enumerate(second.layers)}
@@ -68,7 +68,7 @@ class _Points:
         self.drawable: list[int] = np.flatnonzero(finite).tolist()
 
     def draw(self, axes: Axes, marker: str, deepest: int, style: FigureStyle) -> Any:
-        """Draw the points and return what the colour bar needs."""
+        """Draw the points and return the mappable for the color bar."""
         x, y = self.x, self.y
         axes.errorbar(
             x["value"],
@@ -80,7 +80,7 @@ class _Points:
             elinewidth=1,
             zorder=1,
         )
-        # A thin line in the order of depth: which way the network goes.
+        # A thin line in order of depth shows the direction of the network.
         axes.plot(x["value"], y["value"], color=style.theme.faint, linewidth=0.8, zorder=1)
         return axes.scatter(
             x["value"],
@@ -98,7 +98,7 @@ class _Points:
         )
 
     def name_ends(self, axes: Axes, style: FigureStyle) -> None:
-        """Name the first and the last layer that is drawn."""
+        """Label the first and the last layer shown."""
         names = short_names([row.name for row in self.layers], 18)
         for i in {self.drawable[0], self.drawable[-1]} if self.drawable else ():
             axes.annotate(

@@ -1,4 +1,4 @@
-"""Inputs that are not images: tokens in colour, bars by feature, lines over time."""
+"""Plots for inputs that are not images: colored tokens, bars by feature, lines over time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Positions of the layers and of the samples that a figure shows.
+#: Positions of the layers and samples that a figure shows.
 _Shown = tuple[Sequence[int], Sequence[int]]
 
 _MOST = 6
@@ -35,12 +35,12 @@ _MOST = 6
 def draw_units(
     figure: Figure, selection: Selection, style: FigureStyle, *, texts: str | os.PathLike[str] | None = None
 ) -> None:
-    """Draw a metric unit by unit if the input is not an image, in the way that suits its axes.
+    """Draw a metric unit by unit for inputs that are not images, in a form that suits the axes.
 
-    Tokens: each sample's tokens in a row for each layer, coloured. Features of a table: bars with the spread over
-    samples, a colour for each layer. Series: a line over time for each layer, a panel for each sample. `texts` is a
-    UTF-8 file: for tokens, with a line for each of the run's samples, its tokens separated by spaces; for features,
-    with their names, one per line. Without it they are numbered.
+    Tokens: one row of colored tokens per sample and layer. Features of a table: bars with the spread over samples, one
+    color per layer. Series: one line over time per layer, one panel per sample. `texts` is a UTF-8 file: for tokens,
+    one line of space-separated tokens for each of the run's samples; for features, one name per line. Without it they
+    are numbered.
     """
     with selection.only_view("units are of one run") as view:
         kind = next((draw for axis, draw in _KINDS.items() if axis in view.axes), None)
@@ -60,7 +60,7 @@ class _Units:
     view, metric
         The run and the metric.
     lines
-        The lines of the texts, None without.
+        Lines of the text file; None without one.
     present
         Which cells are finished and have a value, (layer, sample).
     """
@@ -73,7 +73,7 @@ class _Units:
         self.present: npt.NDArray[np.bool_] = self.values["done"] & np.isfinite(self.values["value"])
 
     def along(self, axis: str, layer: int, samples: Sequence[int]) -> npt.NDArray[np.float64]:
-        """Return one value for each sample and place along an axis, (samples, places): the mean of what it has."""
+        """Return one value per sample and position along an axis, (samples, positions): means over the other axes."""
         view = self.view
         maps = np.stack([view.map(self.metric, layer, sample) for sample in samples]).astype(np.float64)
         others = tuple(i + 1 for i, name in enumerate(view.axes) if name != axis)
@@ -84,7 +84,7 @@ class _Units:
         return metric_label(self.view.metrics[0])
 
     def layer_names(self, layers: Sequence[int], size: int) -> list[str]:
-        """Return short names of layers."""
+        """Return shortened names of layers."""
         return short_names([self.view.layers[layer].name for layer in layers], size)
 
 
@@ -104,7 +104,7 @@ def _tokens(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
     limits = colour_limits(read.values())
     count = next(iter(read.values())).shape[1]
     words = [_words(lines, view.sample_positions[sample], count) for sample in samples]
-    # A line of text for each layer, and for each sample its name and its tokens, which stand aslant.
+    # One line of text per layer, and for each sample its name and its slanted tokens.
     lines_high = 2 + len(samples) * (1.4 * len(layers) + 6)
     set_height(figure, style, lines_high * 1.2 * style.font / 72)
     grid = figure.subplots(len(samples), 1, squeeze=False)[:, 0]
@@ -124,7 +124,7 @@ def _tokens(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
 
 
 def _words(lines: list[str] | None, sample: int, count: int) -> list[str]:
-    """Return a text for each position: the tokens given, then nothing; numbers where none are given."""
+    """Return one text per position: the given tokens, then blanks; numbers if no tokens are given."""
     if lines is None:
         return [str(i) for i in range(count)]
     given = [shorten(printable(word), 14) for word in lines[sample].split()]
@@ -159,7 +159,7 @@ def _features(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
 def _quartiles(
     axes: Axes, units: _Units, layer: int, at: npt.NDArray[np.float64], wide: float, style: tuple[str, str]
 ) -> None:
-    """Draw a layer's mean and quartiles over samples at each feature; `style` is its colour and its name."""
+    """Draw a layer's mean and quartiles over samples at each feature; `style` is its color and its label."""
     samples = np.nonzero(units.present[layer])[0].tolist()
     if not samples:
         return
@@ -167,7 +167,7 @@ def _quartiles(
     values = units.along("feature", layer, samples)
     middle = mean_and_stderr(values.T)[0]
     low, high = np.nanpercentile(values, (25, 75), axis=0)
-    # Entropies have no zero to stand on: a point and its quartiles, not a bar's length, is what can be compared.
+    # Entropies have no natural zero, so bars span the quartiles, and a point marks the mean.
     axes.bar(at, high - low, wide * 0.8, bottom=low, color=colour, alpha=0.5, linewidth=0)
     size = wide * 200 / len(at) ** 0.7 + 3
     axes.plot(at, middle, "_", color=colour, markersize=size, markeredgewidth=2, label=text)

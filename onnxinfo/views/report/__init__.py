@@ -1,4 +1,4 @@
-"""One self-contained HTML file that says what was analyzed and what came out."""
+"""A self-contained HTML report of what was analyzed and of the results."""
 
 from .page import report
 

@@ -1,4 +1,4 @@
-"""What a report shows of a run, as plain JSON values."""
+"""Data of a run for the report, as plain JSON values."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ..run_view import RunView
 from ..style import evenly, short_names
 from ..wording import mean_text, rounding_text, unproven_text
 
-#: Maps are coded in one byte a pixel; 255 is a pixel without a value.
+#: Maps are encoded with one byte per pixel; 255 is a pixel without a value.
 LEVELS, MISSING = 254, 255
 MOST_SIDE = 64
 MOST_CELLS = 40_000
-#: Of all maps of a report together, before they are written as text.
+#: Limit for all maps of a report together, before base64.
 MAP_BYTES = 3_000_000
 MOST_SAMPLES = 64
 
@@ -37,9 +37,9 @@ def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int
     view
         The run, or a part of it.
     edges
-        Pairs of positions of layers, the first of which the second is computed from, or None where that is unknown.
+        Pairs of positions of layers, of which the second is computed from the first; None if unknown.
     budget
-        Bytes for maps; where they do not fit, samples are left out evenly, and counted.
+        Bytes for maps; if they do not fit, samples are thinned out evenly, and the number left out is reported.
     """
     layers = [
         {
@@ -72,7 +72,7 @@ def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int
 
 
 def warnings(view: RunView) -> list[str]:
-    """Return what a reader has to know before trusting the numbers."""
+    """Return warnings that a reader must see before trusting the numbers."""
     found = []
     if view.run.status != "complete":
         found.append(f"The run is {view.run.status}: cells are missing.")
@@ -91,7 +91,7 @@ def warnings(view: RunView) -> list[str]:
 
 
 def numbers(values: npt.NDArray[Any]) -> list[float | None]:
-    """Return numbers for JSON, which knows no NaN."""
+    """Return numbers for JSON, which has no NaN."""
     return [round(float(value), 6) if math.isfinite(value) else None for value in values]
 
 
@@ -127,13 +127,13 @@ def _metric(view: RunView, name: str) -> dict[str, Any]:
 
 
 def _in_words(summary: Mapping[str, npt.NDArray[Any]]) -> list[str]:
-    """Return each layer's mean in words, empty where no cell is finished."""
+    """Return each layer's mean in words; empty if no cell is finished."""
     rows = [{key: column[i] for key, column in summary.items()} for i in range(len(summary["n"]))]
     return [mean_text(row) if row["n"] else "" for row in rows]
 
 
 def _gallery(view: RunView, budget: int) -> dict[str, Any] | None:
-    """Return maps coded as bytes, and the samples' pictures."""
+    """Return maps encoded as bytes, and the samples' pictures."""
     mapped = [metric.name for metric in view.metrics if metric.has_map]
     if not mapped:
         return None
@@ -162,7 +162,7 @@ def _coded(view: RunView, metric: str, samples: list[int], step: int, shape: tup
         positions = [view.sample_positions[sample] for sample in samples]
         for place, values in enumerate(view.run.maps(metric, view.layer_positions[layer], positions)):
             flat = flat_map(values, view.axes)[: shape[0] * step, : shape[1] * step]
-            # Means of whole blocks, so that small and large maps have the same scale.
+            # Average whole blocks, so that small and large maps share a scale.
             found[layer, place] = mean_of_known(flat.reshape(shape[0], step, shape[1], step), (1, 3))
     finite = found[np.isfinite(found)]
     low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)

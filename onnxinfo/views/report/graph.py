@@ -1,4 +1,4 @@
-"""The model as a drawing: its analyzed layers from the input down, joined where one is computed from another."""
+"""Drawing of the model: its analyzed layers from the input down, with lines that show their connections."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ GAP = (24, 34)
 
 @dataclass(frozen=True)
 class Drawing:
-    """Places of boxes and the lines between them, in pixels.
+    """Positions of boxes and of the lines between them, in pixels.
 
     Attributes
     ----------
     width, height
-        Of the whole.
+        Size of the drawing.
     boxes
         Upper left corner of each layer's box.
     lines
-        Paths in SVG's syntax.
+        Paths in SVG syntax.
     known
-        Whether the lines are the model's own, or only the order of depth.
+        Whether the lines are the model's own, or only follow the order of depth.
     """
 
     width: int
@@ -51,7 +51,7 @@ def model_edges(model: ModelSource, layers: Sequence[str]) -> list[tuple[int, in
     Returns
     -------
     list of tuple or None
-        Pairs of positions in `layers`: from, to. None where the model lacks one of the layers.
+        Pairs of positions in `layers`, (from, to). None if the model lacks one of the layers.
     """
     from ...graph.model import load
 
@@ -78,15 +78,15 @@ def model_edges(model: ModelSource, layers: Sequence[str]) -> list[tuple[int, in
 
 
 def draw_graph(depths: Sequence[int], edges: Sequence[tuple[int, int]] | None) -> Drawing:
-    """Place layers in ranks, the input's at the top.
+    """Arrange layers in ranks, with the input's at the top.
 
     Parameters
     ----------
     depths
-        Of each layer.
+        Depth of each layer.
     edges
-        As :func:`model_edges` returns them; None where the model is not at hand: ranks are then those of depth, each
-        joined to the next.
+        As returned by :func:`model_edges`; None if the model is not available: ranks then follow depth, and each layer
+        is connected to the next rank.
     """
     ranks = _ranks(depths, edges)
     by_rank: dict[int, list[int]] = {}
@@ -116,7 +116,7 @@ def _ranks(depths: Sequence[int], edges: Sequence[tuple[int, int]] | None) -> li
     for first, second in edges:
         sources.setdefault(second, []).append(first)
     ranks = [0] * len(depths)
-    # As often as there are layers at most: longest paths from the input, whatever the order of the layers.
+    # Longest paths from the input: at most as many rounds as layers, whatever their order.
     for _ in depths:
         before = ranks.copy()
         for layer, parents in sources.items():
@@ -130,7 +130,7 @@ def _line(start: tuple[int, int], end: tuple[int, int], ranks: int, width: int) 
     x1, y1 = start[0] + BOX[0] // 2, start[1] + BOX[1]
     x2, y2 = end[0] + BOX[0] // 2, end[1]
     if ranks > 1 and abs(x1 - x2) < BOX[0]:
-        # Around the boxes in between.
+        # Route the line around the boxes in between.
         side = min(width - 6, max(start[0], end[0]) + BOX[0] + GAP[0])
         return (
             f"M{start[0] + BOX[0]} {y1 - BOX[1] // 2} C{side} {y1}, {side} {y2}, {end[0] + BOX[0]} {y2 + BOX[1] // 2}"

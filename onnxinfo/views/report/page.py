@@ -1,4 +1,4 @@
-"""The report's page: data, template and scripts put into one file."""
+"""The report page: data, template and scripts in one file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def report(
     title: str = "",
     force: bool = False,
 ) -> Path:
-    """Write one HTML file that needs nothing else: recipe, warnings, curves, graph, maps and tables.
+    """Write one self-contained HTML file: recipe, warnings, curves, graph, maps and tables.
 
     Parameters
     ----------
@@ -49,25 +49,25 @@ def report(
     output
         The HTML file. Another HTML file is replaced, other files are not.
     run, layers, metrics
-        What is shown; see :func:`onnxinfo.query`.
+        Selection to show; see :func:`onnxinfo.query`.
     model
-        The ONNX file of the runs, for the connections in the graph's drawing; without it, and for runs whose layers it
-        lacks, layers are joined in the order of depth.
+        The ONNX file of the runs, for the connections in the drawing of the graph; without it, and for runs with layers
+        missing from it, layers are connected in order of depth.
     title
         The page's title.
     force
-        Replace an existing file whatever it holds; never an archive or the model.
+        Replace an existing file whatever it contains, but never an archive or the model.
 
     Returns
     -------
     Path
-        The file.
+        The file's path.
 
     Raises
     ------
     UsageError
-        Something asked for is not there, runs of different precision lie below rounding, or the file may not be written
-        (see ``force``).
+        Part of the selection does not exist, runs of different precision are below rounding, or the file may not be
+        written (see ``force``).
     ArchiveError
         An archive cannot be read, or the file cannot be written.
     OnnxinfoError
@@ -110,7 +110,7 @@ def report(
 
 
 def _check_comparable(selection: Selection) -> None:
-    """Refuse runs whose numbers of a metric may not be laid side by side."""
+    """Refuse runs whose numbers of a metric are not comparable."""
     found: dict[str, list[RunValues]] = {}
     for view, _ in selection.views():
         for metric in view.metrics:
@@ -126,14 +126,14 @@ def _load(model: str | os.PathLike[str]) -> Model:
 
 
 def render(runs: list[dict[str, Any]], plotly: str, title: str) -> str:
-    """Return the page's HTML; all text of the data is escaped, and only the page's own scripts may run."""
+    """Return the page's HTML; all text from the data is escaped, and only the page's own scripts may run."""
     jinja2 = _jinja()
     folder = files(__package__)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     own = (folder / "report.js").read_text(encoding="utf-8")
     bare = [{key: value for key, value in each.items() if key != "drawing"} for each in runs]
     data = {"runs": bare, "colours": list(COLOURS), "scale": _scale()}
-    # Within a script element only `<` could end it.
+    # Within a script element, only `<` could end it.
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return str(
         environment.from_string((folder / "report.html").read_text(encoding="utf-8")).render(
@@ -149,12 +149,12 @@ def render(runs: list[dict[str, Any]], plotly: str, title: str) -> str:
 
 
 def plotly_script() -> str:
-    """Return Plotly's script, which its Python package carries.
+    """Return Plotly's script, which is part of its Python package.
 
     Raises
     ------
     OnnxinfoError
-        It is not installed.
+        Plotly is not installed.
     """
     try:
         found = files("plotly") / "package_data" / "plotly.min.js"
@@ -176,7 +176,7 @@ def _hash(script: str) -> str:
 
 
 def _scale() -> list[str]:
-    """Return the colour scale's colours, one for each code of a map."""
+    """Return the colors of the color scale, one per code of a map."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

@@ -184,7 +184,7 @@
   });
 
   function csv() {
-    // A cell that a spreadsheet would take for a formula gets a quote before it.
+    // Prefix cells that a spreadsheet would interpret as a formula with a quote.
     const cell = (value) => {
       const text = value === null ? "" : String(value);
       const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;

@@ -96,7 +96,7 @@ def test_a_tensor_inside_is_that_of_the_sample_alone(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.INFO, "onnxinfo"):
         found = feeds(embedding_across_the_batch("N"), ids, "h").perturbed([6, 2, 3])
     assert (found == ids[[6, 2, 3]]).all()
-    assert "'h' of a sample depends on its batch: each is computed alone" in caplog.text
+    assert "'h' depends on the batch: samples are computed one by one" in caplog.text
 
 
 def test_a_tensor_inside_that_depends_on_a_whole_batch_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Linearisations that are kept between the two halves of an analysis, in memory and on disk."""
+"""Linearizations that are kept between the two halves of an analysis, in memory and on disk."""
 
 import numpy as np
 import pytest

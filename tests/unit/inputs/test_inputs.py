@@ -505,7 +505,7 @@ def test_one_line_errors_for_what_is_not_there(tmp_path: Path, folder: Path) -> 
         "x.h5:/g/a/b": r"no dataset /g/a/b",
         "x.h5:/g": "not a dataset",
         "x.h5": "holds 2 datasets; .* /g/a, /g/b",
-        "text.npz": "is no .npz file",
+        "text.npz": "is not an .npz file",
         "text.npy": "no valid .npy header",
         "text.h5": "not a readable HDF5 file",
         "text.npy:a": "no key",

@@ -1,4 +1,4 @@
-"""The paper's optimiser is held to what the usual solver is: units that count, constraint, rounding and jumps."""
+"""The paper's optimizer is held to what the usual solver is: units that count, constraint, rounding and jumps."""
 
 from functools import partial
 

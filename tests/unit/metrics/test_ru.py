@@ -1,4 +1,4 @@
-"""Reconstruction uncertainty: against closed forms and a general optimiser; decoders of every kind of input."""
+"""Reconstruction uncertainty: against closed forms and a general optimizer; decoders of every kind of input."""
 
 import contextlib
 from functools import partial

@@ -84,7 +84,7 @@ def root(function, value, low, high):
 
 
 def layer_around_zero(module, cells, seed=0):
-    """Feature and linearisation of a layer on so many cells that differ in their noise only."""
+    """Feature and linearization of a layer on so many cells that differ in their noise only."""
     network, x, rows = Network(torch.fx.symbolic_trace(module)), torch.zeros(cells, UNITS), torch.arange(cells)
     streams = [torch.Generator().manual_seed(10 * seed + i) for i in range(3)]
     start = linearise(network, x, torch.ones(UNITS), rows, streams[0])[0]

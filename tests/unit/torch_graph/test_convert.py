@@ -46,7 +46,7 @@ def model_of(
 
 
 def residual_network(opset: int = 20) -> onnx.ModelProto:
-    """Convolution, batch normalisation, a shortcut that is padded and strided, shape arithmetic, a dense layer."""
+    """Convolution, batch normalization, a shortcut that is padded and strided, shape arithmetic, a dense layer."""
     rng = np.random.default_rng(0)
     f32 = np.float32
     pads = {"pads": np.array([0, 2, 0, 0, 0, 2, 0, 0])}

@@ -137,7 +137,7 @@ class Centred(nn.Module):
 
 
 class SharedScale(nn.Module):
-    """Scales by the greatest value of the batch, as dynamic quantisation does."""
+    """Scales by the greatest value of the batch, as dynamic quantization does."""
 
     def forward(self, x):
         return (x * 4 / x.abs().amax(),)
@@ -156,14 +156,14 @@ class Sorted(nn.Module):
 
 
 class Pairs(nn.Module):
-    """Adds neighbours, in batches of even size."""
+    """Adds neighbors, in batches of even size."""
 
     def forward(self, x):
         return ((x.reshape(-1, 2, x.shape[1]) + x.reshape(-1, 2, x.shape[1]).flip(1)).reshape(x.shape),)
 
 
 class Normalised(nn.Module):
-    """Batch normalisation with the statistics of the batch."""
+    """Batch normalization with the statistics of the batch."""
 
     def forward(self, x):
         return (nn.functional.batch_norm(x.unsqueeze(-1) * torch.arange(3.0), None, None, training=True) + x.mean(),)
@@ -230,7 +230,7 @@ def test_a_declared_batch_whose_samples_influence_each_other_is_refused(module, 
 
 
 def test_gradients_that_differ_alone_are_noticed(caplog):
-    """Equal values, but a gradient that flows to the neighbours."""
+    """Equal values, but a gradient that flows to the neighbors."""
 
     class Detour(nn.Module):
         def forward(self, x):
