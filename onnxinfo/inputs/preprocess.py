@@ -57,7 +57,7 @@ class Preprocessing:
         """Return all fields as JSON-compatible values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
-    def normalise(
+    def normalize(
         self, values: npt.NDArray[Any], axis: int, dtype: npt.DTypeLike = np.float32
     ) -> npt.NDArray[np.floating[Any]]:
         """Return ``(values * scale - mean) / std``.

@@ -126,7 +126,7 @@ def test_straight_through_gradient() -> None:
     assert gradient.tolist() == [0, 4, 4, 4, 4]
 
 
-def test_gradient_of_a_quantised_layer_is_that_of_the_layer() -> None:
+def test_gradient_of_a_quantized_layer_is_that_of_the_layer() -> None:
     """Quantize, convolve bytes, dequantize: between the roundings the gradient is the float convolution's."""
     weight = bytes_(np.int8, 6, 4, 3, 3)
     model = onnx.parser.parse_model("""
@@ -151,7 +151,7 @@ def test_gradient_of_a_quantised_layer_is_that_of_the_layer() -> None:
     assert (y - expected).abs().max() < 0.5 / 2 + 0.04 / 2 * 0.01 * np.abs(weight.astype(int)).sum((1, 2, 3)).max()
 
 
-def test_gradient_passes_dynamic_quantisation() -> None:
+def test_gradient_passes_dynamic_quantization() -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 21]>
         layer (float[N, 20] x) => (float[N, 7] y) <float w_scale = {0.01}>
@@ -186,7 +186,7 @@ def test_scales_of_the_wrong_rank_are_refused() -> None:
         convert(model)(torch.from_numpy(bytes_(np.int8, *x.shape)))
 
 
-def test_layers_of_a_quantised_network_are_its_bytes_but_no_mere_rounding() -> None:
+def test_layers_of_a_quantized_network_are_its_bytes_but_no_mere_rounding() -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 21]>
         network (float[N, 4, 6, 6] x) => (float[N, 24] y, int64[N, 1] best)

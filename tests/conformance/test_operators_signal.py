@@ -88,9 +88,9 @@ class TestRegions:
 @pytest.mark.parametrize("center_point_box", [0, 1])
 @pytest.mark.parametrize("options", [(7, 0.3, 0.2), (100, 0.5), (5,), ()])
 def test_non_max_suppression(options: tuple, center_point_box: int) -> None:
-    centres, sizes = rng().uniform(0, 1, (2, 40, 2)), rng(1).uniform(0.05, 0.5, (2, 40, 2))
-    second = sizes if center_point_box else centres - sizes
-    first = centres if center_point_box else centres + sizes
+    centers, sizes = rng().uniform(0, 1, (2, 40, 2)), rng(1).uniform(0.05, 0.5, (2, 40, 2))
+    second = sizes if center_point_box else centers - sizes
+    first = centers if center_point_box else centers + sizes
     boxes = np.concatenate([first, second], 2).astype(np.float32)
     limits = [np.array(v, np.int64 if i == 0 else np.float32) for i, v in enumerate(options)]
     inputs = [boxes, floats(2, 3, 40), *limits]

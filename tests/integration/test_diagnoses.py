@@ -13,7 +13,7 @@ import onnxinfo
 from onnxinfo.cli import cli
 from onnxinfo.errors import InputError, UsageError
 from onnxinfo.graph.prune import kept_share
-from onnxinfo.graph.rescale import neighbours
+from onnxinfo.graph.rescale import neighbors
 from onnxinfo.graph.scores import pooled_feature, score_tensor
 from onnxinfo.models import path
 from onnxinfo.torch_graph.runtime import Session
@@ -85,12 +85,12 @@ def test_layers_that_something_else_separates_are_left_alone(nodes, outputs):
     more = {"lo": np.float32(0), "hi": np.float32(6), "one": np.float32(1), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
     used = {name for line in nodes for name in line.split(" -> ")[0].split(" ")[1].split(",")}
     model = model_of(nodes, {k: v for k, v in (WEIGHTS | more).items() if k in used}, outputs)
-    assert neighbours(model) == []
+    assert neighbors(model) == []
     with pytest.raises(UsageError, match="no two layers"):
         onnxinfo.rescale(model)
 
 
-def test_batch_normalisation_added_bias_and_a_shared_weight():
+def test_batch_normalization_added_bias_and_a_shared_weight():
     square = conv(2, 2, 3, 3, seed=3)
     numbers = {"s": np.abs(normal(2)) + 1, "o": normal(2), "m": normal(2), "v": np.abs(normal(2)) + 1}
     nodes = [
@@ -99,7 +99,7 @@ def test_batch_normalisation_added_bias_and_a_shared_weight():
     ]  # fmt: skip
     weights = {"w": square, "k": conv(32, 5, seed=4), "q": normal(5), "l": conv(5, 3, seed=5), **numbers}
     model = model_of(nodes, weights, rank=2)
-    assert [(pair.first, pair.second) for pair in neighbours(model)] == [("n1", "n3"), ("n3", "n6"), ("n6", "n9")]
+    assert [(pair.first, pair.second) for pair in neighbors(model)] == [("n1", "n3"), ("n3", "n6"), ("n6", "n9")]
     changed = onnxinfo.rescale(model, 4)
     np.testing.assert_allclose(run(changed)["y"], run(model)["y"], rtol=1e-4, atol=1e-5)
     one = onnxinfo.rescale(model, 4, layers=["h"])
@@ -209,7 +209,7 @@ def test_coherency_of_a_trained_network(tmp_path):
     result = CliRunner().invoke(cli, [*command, "-o", str(tmp_path / "o.h5"), "--format", "json"])
     assert result.exit_code == 0, result.output
     rows = {(row["layer"], row["metric"]): row for row in json.loads(result.output)}
-    between = {name for pair in neighbours(MODEL) for name in pair.between}
+    between = {name for pair in neighbors(MODEL) for name in pair.between}
     for (layer, metric), row in rows.items():
         assert row["rescaled"] == (layer in between)
         if metric == "sid":

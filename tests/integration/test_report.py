@@ -73,7 +73,7 @@ def screen(browser):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
-def shown_colour(browser, selector="body"):
+def shown_color(browser, selector="body"):
     """Brightness of an element's background, 0 to 255."""
     script = "return getComputedStyle(document.querySelector(arguments[0])).backgroundColor"
     return max(map(float, re.findall(r"[\d.]+", browser.execute_script(script, selector))[:3]))
@@ -211,9 +211,9 @@ def test_the_keyboard_is_enough(browser):
         here = browser.switch_to.active_element
         visited.append(here.get_attribute("id") or here.get_attribute("class") or here.tag_name)
         if visited[-1] == "theme":
-            dark = shown_colour(browser)
+            dark = shown_color(browser)
             here.send_keys(Keys.SPACE)
-            assert shown_colour(browser) != dark
+            assert shown_color(browser) != dark
             here.send_keys(Keys.SPACE)
     wanted = ["skip", "theme", "summary", "curve-metric", "run", "graph-metric", "node", "sample", "map-metric", "csv"]
     assert [name for name in wanted if name not in visited] == []
@@ -245,11 +245,11 @@ def test_light_and_dark(screen):
     screen.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     )
-    assert shown_colour(screen) < 64
+    assert shown_color(screen) < 64
     background = "return document.getElementById('curve').layout.paper_bgcolor"
     wait_until(lambda: screen.execute_script(background) == "#16181d")
     screen.find_element("id", "theme").click()
-    assert shown_colour(screen) > 192
+    assert shown_color(screen) > 192
     assert screen.execute_script(background) == "#fff"
 
 
@@ -258,7 +258,7 @@ def test_print_is_dark_on_white_and_complete(screen):
 
     features = [{"name": "prefers-color-scheme", "value": "dark"}]
     screen.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
-    assert shown_colour(screen) > 192
+    assert shown_color(screen) > 192
     gone, kept = ["nav", "#csv", "#sample", "#toggles"], ["#numbers th button", "#curve", "#maps canvas", ".node"]
     assert [name for name in gone if find(screen, name)[0].is_displayed()] == []
     assert [name for name in kept if not find(screen, name)[0].is_displayed()] == []

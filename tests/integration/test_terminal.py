@@ -120,7 +120,7 @@ def test_errors_are_one_line_unless_debugged(tmp_path):
     assert "contradict" in err
 
 
-def test_progress_has_colours_in_a_terminal_only(tmp_path):
+def test_progress_has_colors_in_a_terminal_only(tmp_path):
     code, shown = in_terminal(tmp_path, *ANALYSIS)
     assert code == 0
     assert "\x1b[3" in shown

@@ -33,7 +33,7 @@ from onnxinfo.metrics.decoder import Plan
 from onnxinfo.metrics.decoder_store import DecoderKey
 from onnxinfo.metrics.decoder_training import Material, train_decoders
 from onnxinfo.metrics.input_provider import InputProvider, open_samples_of
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY
 from onnxinfo.models import path
@@ -272,7 +272,7 @@ def test_only_a_mask_lets_a_proven_map_have_holes() -> None:
 
 
 @pytest.mark.parametrize(("units", "outputs"), [(6, 3), (6, 200), (600, 200)], ids=["outputs", "units", "sampled"])
-def test_the_normaliser_is_of_the_units_that_count(units: int, outputs: int) -> None:
+def test_the_normalizer_is_of_the_units_that_count(units: int, outputs: int) -> None:
     """Exactly where a layer has few outputs or units, and to the stated error where it is sampled."""
     matrix = torch.from_numpy(np.random.default_rng(0).normal(size=(outputs, units)).astype(np.float32))
     counted = torch.arange(units).repeat(2, 1) % 3 != torch.tensor([[0], [1]])
@@ -287,7 +287,7 @@ def test_the_normaliser_is_of_the_units_that_count(units: int, outputs: int) -> 
 
     network = Network(torch.fx.symbolic_trace(Layer()))
     streams = torch.Generator().manual_seed(0)
-    found = linearise(network, torch.zeros(2, units), torch.ones(units), torch.arange(2), streams, counted=counted)[0]
+    found = linearize(network, torch.zeros(2, units), torch.ones(units), torch.arange(2), streams, counted=counted)[0]
     expected = (matrix.square().sum(0) * counted).sum(1)
     slack = 3 * found.normalizer_stderr + 1e-5 * expected
     assert bool(((found.normalizer - expected).abs() <= slack).all()), (found.normalizer, expected)
@@ -295,7 +295,7 @@ def test_the_normaliser_is_of_the_units_that_count(units: int, outputs: int) -> 
     assert found.column_norms[counted].all()
 
 
-def test_an_analysis_leaves_masked_units_out_of_the_normaliser(tmp_path: Path) -> None:
+def test_an_analysis_leaves_masked_units_out_of_the_normalizer(tmp_path: Path) -> None:
     proto = model([node("MatMul", "x w", "y")], [value("x", ("N", 6))], [value("y", ("N", 3))], [weight("w", 6, 3)])
     matrix = onnx.numpy_helper.to_array(proto.graph.initializer[0])
     counted = np.arange(6) % 2 == 0

@@ -133,7 +133,7 @@ def feeds(proto: onnx.ModelProto, count: int = 2, seed: int = 0) -> dict[str, An
     return found
 
 
-def quantised(step: float) -> onnx.ModelProto:
+def quantized(step: float) -> onnx.ModelProto:
     """A linear layer whose output is rounded to multiples of a step."""
     weight = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32) / 6
     nodes = [

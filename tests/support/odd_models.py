@@ -96,7 +96,7 @@ def unary(b: Builder, x: Tensor) -> Tensor:
     return b.add(b.chance.choice(names), [x.name], x.shape)
 
 
-def parametrised(b: Builder, x: Tensor) -> Tensor:
+def parametrized(b: Builder, x: Tensor) -> Tensor:
     alpha = b.chance.choice([0.0, 1.0, -1.0, 0.01, 1e10, 1e-10])
     op = b.chance.choice(["LeakyRelu", "Elu", "HardSigmoid", "ThresholdedRelu", "Shrink", "Celu"])
     if b.opset < {"ThresholdedRelu": 10, "Shrink": 9, "Celu": 12}.get(op, 1):
@@ -226,7 +226,7 @@ def reduction(b: Builder, x: Tensor) -> Tensor | None:
     return b.add(op, [x.name, *operands], shape, keepdims=int(keep), **attributes)
 
 
-def normalised(b: Builder, x: Tensor) -> Tensor | None:
+def normalized(b: Builder, x: Tensor) -> Tensor | None:
     op = b.chance.choice(["Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "LRN", "Batch", "Instance", "Layer"])
     channels = x.shape[1] if x.rank > 1 else 0
     if op in ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization"):
@@ -427,8 +427,8 @@ def recurrent(b: Builder, x: Tensor) -> Tensor | None:
 
 
 STEPS: tuple[Step, ...] = (
-    unary, parametrised, binary, widened, matmul, gemm, convolution, transposed, pool, whole_pool, reduction,
-    normalised, reshaped, rearranged, squeezed, sliced, padded, gathered, joined, parted, stepped, repeated, clipped,
+    unary, parametrized, binary, widened, matmul, gemm, convolution, transposed, pool, whole_pool, reduction,
+    normalized, reshaped, rearranged, squeezed, sliced, padded, gathered, joined, parted, stepped, repeated, clipped,
     spaced, resized, recurrent,
 )  # fmt: skip
 # Sizes of inner axes; zero is rare, as nothing comes after it.

@@ -17,7 +17,7 @@ import onnxinfo
 from onnxinfo import ConversionError, ModelError, VerificationError
 
 
-def centred(batch: int | str, seed: int) -> tuple[onnx.ModelProto, float]:
+def centered(batch: int | str, seed: int) -> tuple[onnx.ModelProto, float]:
     """``x W + tanh((x - mean of the batch) U)``: W sees one half of the units, U the other; and what W alone gives."""
     rng = np.random.default_rng(seed)
     w, u = (rng.standard_normal((8, 8)).astype(np.float32) for _ in range(2))
@@ -44,7 +44,7 @@ def centred(batch: int | str, seed: int) -> tuple[onnx.ModelProto, float]:
 def test_a_sample_has_its_value_alone(
     tmp_path: Path, batch: int | str, count: int, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    proto, expected = centred(batch, seed)
+    proto, expected = centered(batch, seed)
     samples = np.repeat(np.random.default_rng(seed).standard_normal((1, 8)), count, 0).astype(np.float32)
     options: dict[str, Any] = {"normalize_by": "sample", "std": 1.0, "seed": seed}
     result = onnxinfo.analyze(proto, samples, tmp_path / "run.h5", layers=["y"], **options)
@@ -56,7 +56,7 @@ def test_a_sample_has_its_value_alone(
 
 
 def test_a_batch_that_has_to_be_whole_is_refused(tmp_path: Path) -> None:
-    proto, _ = centred(4, 0)
+    proto, _ = centered(4, 0)
     samples = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
     with pytest.raises(ConversionError, match="made for 4 at once; export it for one sample"):
         onnxinfo.analyze(proto, samples, tmp_path / "run.h5", layers=["y"], std=1.0)

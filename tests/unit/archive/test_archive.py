@@ -382,7 +382,7 @@ def _values(values, stderr):
     return {"value": values, "stderr": np.full(values.shape, stderr), "converged": yes, "done": yes}
 
 
-def test_labelled_arrays(archive):
+def test_labeled_arrays(archive):
     dataset = archive.to_xarray()["first"].to_dataset()
     assert dataset.sid_map.dims == ("layer", "sample", "channel", "y", "x")
     picked = dataset.sid_map.sel(layer="/layer1/é/Relu_output_0").isel(sample=[0, 5], y=3, x=slice(2, 9, 3))

@@ -160,14 +160,14 @@ def test_means_in_words():
     assert rounded_up(0.01001) == "0.011"
 
 
-def test_float_and_quantised_runs_below_rounding_are_no_pair(archive):
+def test_float_and_quantized_runs_below_rounding_are_no_pair(archive):
     (run,) = read_runs(Selection.of(archive, run="proven"), "sid")
     alphas = np.full(run.values["mark"].shape, 0.002)
     limited = run.values | {"mark": np.full_like(run.values["mark"], 4), "resolution_alpha": alphas}
-    quantised = replace(run, values=limited, provenance={"precision": "quantised"})
+    quantized = replace(run, values=limited, provenance={"precision": "quantised"})
     floating = replace(run, provenance={"precision": "float"})
     with pytest.raises(UsageError, match=r"below the network's own rounding.*an alpha of at least 0.002"):
-        check_precision([floating, quantised])
+        check_precision([floating, quantized])
     check_precision([floating, floating])
-    check_precision([quantised, quantised])
-    check_precision([floating, replace(quantised, values=run.values)])
+    check_precision([quantized, quantized])
+    check_precision([floating, replace(quantized, values=run.values)])

@@ -19,7 +19,7 @@ def test_imagenet_preset_is_the_usual_formula() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3)).astype(np.uint8)
     preprocessing = choose(BYTE, image=True, channels=3, preset="imagenet")
     expected = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(preprocessing.normalise(pixels, 3), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(preprocessing.normalize(pixels, 3), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_explicit_numbers_win_over_the_preset() -> None:

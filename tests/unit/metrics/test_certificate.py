@@ -6,7 +6,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from graphs import quantised
+from graphs import quantized
 
 import onnxinfo
 from onnxinfo.analysis.proof import proof
@@ -21,7 +21,7 @@ from onnxinfo.metrics.certificate import (
     sample_until,
     take_trial,
 )
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.probe import Halves, LayerProbe
 from onnxinfo.metrics.trial import pyramid
@@ -45,7 +45,7 @@ def linear():
     """A linear layer around four samples: feature, closed form (4, n) and target (4,)."""
     network, x = Network(torch.fx.symbolic_trace(Linear())), torch.zeros(4, UNITS)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
-    start = linearise(network, x, torch.ones(UNITS), torch.arange(4), streams[0])[0]
+    start = linearize(network, x, torch.ones(UNITS), torch.arange(4), streams[0])[0]
     feature = LayerProbe(network.part([0]), x, torch.ones(UNITS), torch.arange(4), streams[1], streams[2], 4096)
     target = ALPHA * start.normalizer
     return feature, (target[:, None] / (UNITS * start.column_norms)).sqrt(), target
@@ -213,7 +213,7 @@ def test_a_sabotaged_solver_is_found_out(tmp_path, digits, broken):
 def test_a_budget_below_the_rounding_is_marked(tmp_path, caplog, step, alpha, proven):
     x = np.random.default_rng(1).normal(size=(4, 32)).astype(np.float32)
     result = onnxinfo.analyze(
-        quantised(step), x, tmp_path / "out.h5", layers=["y"], normalize_by="sample", std=1.0, mean=0.0, alpha=alpha
+        quantized(step), x, tmp_path / "out.h5", layers=["y"], normalize_by="sample", std=1.0, mean=0.0, alpha=alpha
     )
     with onnxinfo.open(result.archive) as archive:
         values = archive[result.run].values("sid")

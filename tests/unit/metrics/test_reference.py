@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_sabotage import ALPHA, CAP, CELLS, TIE, UNITS, Cubic, Truth, layer_around_zero
 
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import make_tie
 from onnxinfo.metrics.probe import LayerProbe
@@ -73,7 +73,7 @@ def test_rounding_and_jumps_are_found_out():
     x = torch.rand(4, UNITS, generator=torch.Generator().manual_seed(0))
     network, rows = Network(torch.fx.symbolic_trace(Stepped())), torch.arange(4)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
-    start = linearise(network, x, torch.ones(UNITS), rows, streams[0])[0]
+    start = linearize(network, x, torch.ones(UNITS), rows, streams[0])[0]
     feature = LayerProbe(network.part([0]), x, torch.ones(UNITS), rows, streams[1], streams[2], 4096)
     found = solve_by_gradient(Problem.of(feature, start, 1.5e-4 * start.normalizer, TIE, CAP, (UNITS,)), steps=50)
     assert (found.coarse > 1).all()

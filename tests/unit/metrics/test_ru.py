@@ -13,7 +13,7 @@ from onnxinfo.metrics import ru
 from onnxinfo.metrics.decoder import Decoder, Plan
 from onnxinfo.metrics.decoder_store import DecoderKey, load_decoder, save_decoder
 from onnxinfo.metrics.decoder_training import DecoderSettings, Trained
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY, make_tie
 from onnxinfo.metrics.probe import LayerProbe
@@ -65,7 +65,7 @@ def solved(
     count = encoder.shape[1]
     x, rows, unit = torch.zeros(samples, count), torch.arange(samples), torch.ones(count)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
-    start = linearise(network, x, unit, rows, streams[2])[0]
+    start = linearize(network, x, unit, rows, streams[2])[0]
     feature = LayerProbe(network.part([0]), x, unit, rows, streams[0], streams[1], 4096)
     tie = make_tie("unit", (count,), ("feature",))
     target = ALPHA * start.normalizer

@@ -18,7 +18,7 @@ from onnxinfo.metrics.certificate import (
     rescale_to_constraint,
     wider,
 )
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY, make_tie
@@ -87,7 +87,7 @@ def layer_around_zero(module, cells, seed=0):
     """Feature and linearization of a layer on so many cells that differ in their noise only."""
     network, x, rows = Network(torch.fx.symbolic_trace(module)), torch.zeros(cells, UNITS), torch.arange(cells)
     streams = [torch.Generator().manual_seed(10 * seed + i) for i in range(3)]
-    start = linearise(network, x, torch.ones(UNITS), rows, streams[0])[0]
+    start = linearize(network, x, torch.ones(UNITS), rows, streams[0])[0]
     return LayerProbe(network.part([0]), x, torch.ones(UNITS), rows, streams[1], streams[2], 4096), start
 
 

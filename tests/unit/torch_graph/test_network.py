@@ -129,7 +129,7 @@ def test_a_graph_that_cannot_run_is_a_conversion_error():
 # Graphs that look across the batch: what a sample gives alone, or an error.
 
 
-class Centred(nn.Module):
+class Centered(nn.Module):
     """Subtracts the batch's mean from a part of each sample."""
 
     def forward(self, x):
@@ -162,7 +162,7 @@ class Pairs(nn.Module):
         return ((x.reshape(-1, 2, x.shape[1]) + x.reshape(-1, 2, x.shape[1]).flip(1)).reshape(x.shape),)
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     """Batch normalization with the statistics of the batch."""
 
     def forward(self, x):
@@ -176,7 +176,7 @@ class CountsSamples(nn.Module):
         return (x * (1 + (torch.ones_like(x[:, :1]).sum() > 2)),)
 
 
-MIXED = [Centred, SharedScale, BatchSoftmax, Sorted, Normalised, CountsSamples, Merged]
+MIXED = [Centered, SharedScale, BatchSoftmax, Sorted, Normalized, CountsSamples, Merged]
 
 
 @pytest.mark.parametrize("rounded", [False, True])
@@ -214,7 +214,7 @@ def test_a_graph_that_pairs_samples_is_no_batch():
         net.select_batching(X[:2], ROWS[:2])
 
 
-@pytest.mark.parametrize("module", [Centred, SharedScale, BatchSoftmax])
+@pytest.mark.parametrize("module", [Centered, SharedScale, BatchSoftmax])
 def test_a_declared_batch_of_one_is_no_proof(module):
     net = network(module(), batch=1)
     assert net.select_batching(X[[0, 0]], ROWS[[0, 0]]) == "vmap"
@@ -222,7 +222,7 @@ def test_a_declared_batch_of_one_is_no_proof(module):
     assert torch.allclose(feature[3], module()(X[3:4])[0].flatten())
 
 
-@pytest.mark.parametrize("module", [Centred, SharedScale, BatchSoftmax])
+@pytest.mark.parametrize("module", [Centered, SharedScale, BatchSoftmax])
 @pytest.mark.parametrize("batch", [2, 3])
 def test_a_declared_batch_whose_samples_influence_each_other_is_refused(module, batch):
     with pytest.raises(ConversionError, match=f"influence each other, and the model is made for {batch} at once"):
