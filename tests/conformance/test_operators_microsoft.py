@@ -24,7 +24,7 @@ def scalar(value: float, dtype: type = np.float32) -> np.ndarray:
 
 
 def bytes_(dtype: type, *shape: int, seed: int = 0) -> np.ndarray:
-    """Bytes; signed ones of seven bits, as ONNX Runtime's products of more saturate on processors without VNNI."""
+    """Random bytes; signed ones have seven bits, lest ONNX Runtime's products saturate on CPUs without VNNI."""
     low, high = (0, 256) if dtype is np.uint8 else (-64, 64)
     return rng(seed).integers(low, high, shape).astype(dtype)
 
@@ -100,7 +100,7 @@ class TestFused:
         check("CDist", [floats(3, 4), floats(5, 4, seed=1)])
 
     def test_softmax_with_bias(self) -> None:
-        """ONNX Runtime has it for GPUs only."""
+        """ONNX Runtime implements it on GPUs only."""
         x, bias = floats(2, 3, 4, 4), floats(2, 1, 1, 4, seed=1)
         declared = [output_info("output_0", "tensor(float)", x.shape)]
         settings = {"axis": 3, "is_inner_broadcast": 1, "declared": declared}
@@ -184,7 +184,7 @@ class TestMultiHeadAttention:
         check("MultiHeadAttention", [self.query, *encoded, self.bias], num_heads=HEADS)
 
     def test_packed_operands_are_those_they_pack(self) -> None:
-        """ONNX Runtime has them for GPUs only."""
+        """ONNX Runtime implements them on GPUs only."""
         q, k, v = (torch.from_numpy(floats(BATCH, NEW, HEADS, SIZE, seed=i)) for i in range(3))
 
         def run(*inputs: torch.Tensor) -> torch.Tensor:
@@ -348,7 +348,7 @@ def test_dynamically_quantized_lstm(direction: str, directions: int, per_column:
 
 
 def test_normalizations_that_onnx_runtime_adds_to_the_standard_domain() -> None:
-    """Neither is in the standard at that opset; ONNX Runtime's optimizers write both all the same."""
+    """Neither is in the standard at that opset, but ONNX Runtime's optimizers write both."""
     inputs = [floats(2, 5, 8), floats(8, seed=1), floats(8, seed=2)]
     for op_type, operands in (("SimplifiedLayerNormalization", inputs[:2]), ("LayerNormalization", inputs)):
         assert_same(op_type, operands, opset=13, epsilon=0.1)

@@ -99,6 +99,6 @@ def test_non_max_suppression(options: tuple, center_point_box: int) -> None:
 
 @pytest.mark.parametrize("op_type", ["Bernoulli", "RandomNormalLike", "RandomUniformLike"])
 def test_random_numbers_are_refused(op_type: str) -> None:
-    """Every engine draws others, so nothing computed from them could be verified."""
+    """Every engine draws different numbers, so no result could be verified."""
     with pytest.raises(ConversionError, match=rf"{op_type}.*draws random numbers"):
         convert(node_model(op_type, [np.full((4, 5), 0.3, np.float32)]), fallback=False)

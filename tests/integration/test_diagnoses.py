@@ -1,4 +1,4 @@
-"""Rescaling, coherency, pruning, robustness, and the baselines that they are held against."""
+"""Rescaling, coherency, pruning, robustness, and the baselines for comparison."""
 
 import json
 
@@ -161,7 +161,7 @@ def test_scores_and_the_feature_they_are_pooled_from():
 
 @pytest.fixture(scope="module")
 def classifier():
-    """Pixels, a convolution, global average pooling and one linear layer."""
+    """A convolution of pixels, global average pooling and one linear layer."""
     nodes = [
         "Conv x,w1,b1 -> a | pads=[1,1,1,1] strides=[2,2]", "Relu a -> f", "GlobalAveragePool f -> p",
         "Flatten p -> v", "Gemm v,k -> y",
@@ -184,7 +184,7 @@ def test_baselines_are_their_definitions(classifier, tmp_path):
     norms = np.linalg.norm(weights, axis=1)
     np.testing.assert_allclose(values["gradient"]["value"], [norms / 16, norms], rtol=1e-4)
     cam = (weights[:, :, None, None] * feature["f"]).sum(1)
-    # Upsampling keeps the mean but for the border, and the corners exactly.
+    # Upsampling preserves the mean except at the border, and the corners exactly.
     np.testing.assert_allclose(maps["cam"][:, 0, 0, 0], cam[:, 0, 0], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(maps["gradcam"][:, 1, 7, 7], np.maximum(cam[:, -1, -1], 0) / 16, rtol=1e-3, atol=1e-4)
     assert not values["cam"]["converged"][1].any()
@@ -215,7 +215,7 @@ def test_coherency_of_a_trained_network(tmp_path):
         if metric == "sid":
             assert abs(row["difference"]) < 0.01
         else:
-            # Both a feature times its gradient and the network itself stay the same.
+            # The feature times its gradient and the network itself are unchanged.
             expected = 4 if metric == "gradient" and row["rescaled"] else 1
             assert row["ratio"] == pytest.approx(expected, rel=1e-3)
     assert any(row["rescaled"] for row in rows.values())
@@ -236,7 +236,7 @@ def test_robustness_of_a_linear_classifier_is_the_distance_to_the_boundary(tmp_p
     distance = np.abs(scores[:, 0] - scores[:, 1])[nearest] / np.linalg.norm(k[:, 0] - k[:, 1])
     assert found.accuracy == 1
     assert (values["targets"] == 1).all()
-    # Smaller than possible would be wrong; the attack may be a little worse than the best.
+    # A value below the possible minimum would be wrong; the attack may be slightly worse than the best.
     assert (values["value"][0] > 0.999 * distance).all()
     np.testing.assert_allclose(values["value"][0], distance, rtol=0.1)
 

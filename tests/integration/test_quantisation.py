@@ -1,4 +1,4 @@
-"""What a run records of quantized models, and that runs of different precision are kept apart below the rounding."""
+"""Quantization in runs: what is recorded, and that runs of different precision are kept apart below the rounding."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_format_is_told_by_the_graph(nodes: list[onnx.NodeProto], expected: 
 
 
 def test_bodies_count() -> None:
-    """Quantized nodes within control flow are nodes of the model."""
+    """Quantized nodes in control flow count as nodes of the model."""
     inner = onnx.helper.make_graph([QUANTISE, node("DequantizeLinear", "q s z", "d")], "body", [], [value("d")])
     branch = onnx.helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
     assert quantization(of_weights(branch)) == "QDQ"
@@ -105,7 +105,7 @@ def test_a_float_run_says_so(tmp_path) -> None:
 
 @contextlib.contextmanager
 def rounded():
-    """Let the cell that is not proven be one that rounding limits."""
+    """Mark the unproven cell as limited by rounding."""
     original = fakes.cell
 
     def limited(metric, layer, sample, shape):
@@ -128,7 +128,7 @@ def schema(quantization: str = "") -> object:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """Return an archive with float and int8 runs above the rounding, and two int8 runs of which one cell is below."""
+    """Return an archive with float and int8 runs above the rounding, and two int8 runs with one cell below it."""
     path = tmp_path_factory.mktemp("precision") / "a.h5"
     fakes.make(path, "float", schema())
     fakes.make(path, "int8 above", schema("QDQ"))

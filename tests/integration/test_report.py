@@ -1,4 +1,4 @@
-"""The report, as text and in a browser without network."""
+"""The report as text, and in a browser without network."""
 
 import base64
 import csv
@@ -66,7 +66,7 @@ def browser(page):
 
 @pytest.fixture
 def screen(browser):
-    """The browser with a screen that can be changed; afterwards it is as before."""
+    """A browser whose screen can be changed; it is restored afterwards."""
     browser.execute_script("delete document.documentElement.dataset.theme")
     yield browser
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -198,7 +198,7 @@ def test_the_curve_zooms(browser):
 
 
 def test_the_keyboard_is_enough(browser):
-    """Tab reaches everything that can be used; keys use it."""
+    """Tab reaches every control, and keys operate it."""
     from selenium.webdriver.common.keys import Keys
 
     browser.execute_script(
@@ -236,7 +236,7 @@ def test_a_phone_is_wide_enough(screen):
     wait_until(lambda: screen.execute_script("return document.getElementById('curve').offsetWidth") < 360)
     width, height = screen.execute_script(sides)
     assert width <= 361
-    # Words broken to one letter a line made the page of this size five times as high.
+    # Words broken into single letters made the page five times as high at this size.
     assert height < 9000
     wait_until(lambda: screen.execute_script("return document.querySelector('#curve .main-svg').clientWidth") <= 360)
 

@@ -1,4 +1,4 @@
-"""Strict information discarding of a trained network: against the reference, in blocks, and rescaled."""
+"""SID of a trained network: against the reference solver, in blocks, and after rescaling."""
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ def digits():
 
 
 def digits_sid(digits, folder, name="run", model=None, count=4, **options):
-    """What the run holds for a middle block and the output of the digits network."""
+    """Results for a middle block and the output of the digits network."""
     source, images = digits
     onnxinfo.analyze(
         model or source,

@@ -1,4 +1,4 @@
-"""The studies run from end to end at the smallest size, and their contrasts are the archive's concentration."""
+"""The studies run end to end at the smallest size, and their contrasts equal the archive's concentration."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Linearizations that are kept between the two halves of an analysis, in memory and on disk."""
+"""Linearizations stored between the two phases of an analysis, in memory and on disk."""
 
 import numpy as np
 import pytest

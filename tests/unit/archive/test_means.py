@@ -1,4 +1,4 @@
-"""Means are over all cells that have a value, and every view says what is unproven, whatever the metric keeps."""
+"""Means are over all cells that have a value, and every view reports unproven ones, for all metrics."""
 
 import math
 from dataclasses import replace
@@ -41,7 +41,7 @@ def layer(**options):
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """Return an archive with a run as metrics without proof keep it, and one with gap and mark."""
+    """Return an archive with a run of metrics without proof, and one with gap and mark."""
     path = fakes.make(tmp_path_factory.mktemp("means") / "a.h5", "plain", fakes.schema(metrics=(fakes.SID,)))
     return fakes.make(path, "proven", fakes.schema(metrics=(fakes.PROVEN_SID,)))
 
@@ -72,7 +72,7 @@ def test_marks_are_counted_by_name():
 
 
 def test_layers_of_one_sample_are_one_draw():
-    """Two layers that repeat each other say no more than one."""
+    """Two identical layers carry no more information than one."""
     values, samples = [1.0, 2.0, 4.0, 1.0, 2.0, 4.0], ["a", "b", "c"] * 2
     mean, stderr, n = mean_and_stderr(*one_per_sample(values, [np.nan] * 6, samples))
     assert (mean, n) == (pytest.approx(7 / 3), 3)
@@ -91,7 +91,7 @@ def test_pairs_are_over_values_in_both():
 
 
 def test_every_view_has_the_same_mean(archive):
-    """Of the layer with an unproven cell: the table, a group, the comparison and the annotated text."""
+    """For the layer with an unproven cell: the table, a group, the comparison and the annotated text."""
     values = [float(fakes.cell(fakes.SID, 2, sample, fakes.IMAGE)[1]["value"]) for sample in range(fakes.SAMPLES)]
     (row,) = onnxinfo.query(archive, run="proven", layers=FAILED)
     (grouped,) = onnxinfo.query(archive, run="proven", layers=FAILED, group_by="layer")

@@ -1,4 +1,4 @@
-"""Samples from images, arrays and files, as a model takes them."""
+"""Samples from images, arrays and files, in the form that a model takes."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def test_unit_of_tabular_data_series_and_volumes(rng: np.random.Generator) -> No
     assert unit is not None
     own = table.astype(np.float64).std(axis=0)
     np.testing.assert_allclose(unit[:3], own[:3], rtol=1e-4)
-    # A feature that never varies has the unit of those that do.
+    # A constant feature gets the unit of the others.
     np.testing.assert_allclose(unit[3], np.sqrt(np.square(own[:3]).mean()), rtol=1e-4)
     series = rng.standard_normal((9, 2, 30)).astype(np.float32)
     unit = open_samples(series, shape=(2, "t")).unit

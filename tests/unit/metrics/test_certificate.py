@@ -1,4 +1,4 @@
-"""What a cell must look like that did not converge: each condition alone, on cells whose truth is known."""
+"""Conditions for cells that are not converged, each tested alone on cells of known truth."""
 
 import math
 from unittest.mock import patch
@@ -42,7 +42,7 @@ class Linear(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def linear():
-    """A linear layer around four samples: feature, closed form (4, n) and target (4,)."""
+    """A linear layer at four samples: feature, closed form (4, n) and target (4,)."""
     network, x = Network(torch.fx.symbolic_trace(Linear())), torch.zeros(4, UNITS)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
     start = linearize(network, x, torch.ones(UNITS), torch.arange(4), streams[0])[0]
@@ -61,7 +61,7 @@ def certified(linear, change):
 
 
 def at_the_constraint(errors):
-    """Factors exp(errors), (n,), scaled so that a linear layer's constraint stays met, and the nats that are lost."""
+    """Factors exp(errors), (n,), scaled so that a linear layer's constraint stays met, and the loss in nats."""
     factor = torch.exp(errors)
     level = factor.square().mean().sqrt()
     return factor / level, float(level.log() - errors.mean())
@@ -163,7 +163,7 @@ def test_the_trial_s_direction_keeps_what_both_halves_say(shape):
 
 
 def backwards(first, second, *_):
-    """What a filter gives whose conjugate was forgotten: the map seen in a mirror."""
+    """Result of a filter with a forgotten conjugate: the map in mirror image."""
     return ((first + second) / 2).flip(1)
 
 
@@ -219,7 +219,7 @@ def test_a_budget_below_the_rounding_is_marked(tmp_path, caplog, step, alpha, pr
         values = archive[result.run].values("sid")
     assert values["converged"].all() == values["converged"].any() == proven
     assert ("limited by rounding" in caplog.text) != proven
-    # What a gradient says nothing of is not worth an ascent.
+    # If the gradient carries no information, an ascent is not worthwhile.
     assert proven or (values["iterations"] == 1).all()
     if proven:
         smooth = 0.5 * math.log(alpha) + 0.5 * math.log(2 * math.pi * math.e)
