@@ -191,7 +191,7 @@ def _convert(provider: InputProvider, names: Sequence[str]) -> _Converted:
     conditioning_inputs = [i.name for i in graph_inputs(part) if i.name != provider.input_tensor]
     given = _some(provider, conditioning_inputs)
     verification = verify(part, module, [given], names)
-    logger.info("compared %d tensors with %s; largest difference: %s", len(names), verification.witness, verification.largest)
+    logger.info("compared %d tensors with %s; largest: %s", len(names), verification.witness, verification.largest)
     inputs = [to_torch(given[name]) for name in (provider.input_tensor, *conditioning_inputs)]
     return _Converted(module, conditioning_inputs, ends_of_gradient(module, inputs), verification.witness)
 
