@@ -114,7 +114,7 @@ def test_memory_that_runs_out_halves_what_is_evaluated_at_once(tmp_path, monkeyp
     less = analyze(tmp_path / "narrow", limit=6, normalize_by=normalize_by, layers=["relu"])
     assert less.finished.all()
     assert less.values["converged"].all()
-    assert "evaluated at once from here on: 4" in caplog.text
+    assert "batch size from here on: 5\n" in caplog.text
     error = np.hypot(whole.values["stderr"], less.values["stderr"])
     assert (abs(less.values["value"] - whole.values["value"]) < 0.02 + 5 * error).all()
 

@@ -76,5 +76,5 @@ def test_the_attack_takes_as_few_samples_at_once_as_memory_has_room_for(tmp_path
     monkeypatch.setattr(Robustness, "cells", begin)
     monkeypatch.setattr(Network, "__call__", narrow)
     less = onnxinfo.robustness(model, x, tmp_path / "less.h5", **options)
-    assert "evaluated at once from here on: 1" in caplog.text
+    assert "batch size from here on: 1\n" in caplog.text
     assert less.value == pytest.approx(whole.value, rel=0.05)

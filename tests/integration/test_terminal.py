@@ -102,7 +102,7 @@ def test_the_log_of_an_analysis(tmp_path):
         "by onnxinfo",
         "ONNX Runtime",
         "normalizers",
-        "Gauss-Newton",
+        "ascent steps",
         "sid of relu",
     ]
     assert [each for each in expected if each not in log] == []
