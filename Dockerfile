@@ -2,7 +2,7 @@
 #   docker build -t onnxinfo .
 #   docker build -t onnxinfo:cpu --build-arg VARIANT=cpu .
 ARG BASE=python:3.12-slim
-# cuda: torch and ONNX Runtime with CUDA. cpu: without; smaller still with torch's CPU wheels, from where PIP_ARGS says.
+# cuda: torch and ONNX Runtime with CUDA. cpu: without CUDA; even smaller with torch's CPU wheels from an index in PIP_ARGS.
 ARG VARIANT=cuda
 
 FROM ${BASE} AS wheel
@@ -18,10 +18,10 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 FROM ${BASE} AS for-cpu
-# A GPU that is given to the container all the same is not used.
+# A GPU made available to the container is not used.
 ENV CUDA_VISIBLE_DEVICES=""
 
-# Older buildah forgets the default while it looks for the stages that are needed.
+# Older versions of buildah ignore the default when they determine the required stages.
 FROM for-${VARIANT:-cuda}
 ARG VARIANT
 ARG PIP_ARGS=""
@@ -43,7 +43,7 @@ RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
     /opt/onnxinfo/bin/pip install --quiet --no-cache-dir --no-deps /dist/*.whl; \
     if [ "${VARIANT}" = cpu ]; then /opt/onnxinfo/bin/python /dist/without_cuda.py; fi; \
     /opt/onnxinfo/bin/pip uninstall --quiet --yes pip
-# Any user, known to the system or not, and a root file system that is read-only: all scratch files go to /tmp.
+# For any user, known to the system or not, and a read-only root file system: all scratch files go to /tmp.
 ENV PATH=/opt/onnxinfo/bin:$PATH \
     HOME=/tmp \
     USER=onnxinfo \

@@ -21,7 +21,7 @@ from common import machine, prepared
 from torch import Tensor
 
 from onnxinfo.metrics import sid
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import ENTROPY, generator
 from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.models import path
@@ -105,7 +105,7 @@ def main() -> None:
         samples=arguments.samples, device="cpu",
     )  # fmt: skip
     x, rows = job.inputs(range(arguments.samples))
-    starts = linearise(job.network, x, job.unit, rows, generator(job.device, "starts"))
+    starts = linearize(job.network, x, job.unit, rows, generator(job.device, "starts"))
     truths = []
     for layer, start in enumerate(starts):
         feature, target = job.feature(layer, x, rows, 1), ALPHA * start.normalizer

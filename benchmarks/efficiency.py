@@ -17,7 +17,7 @@ from common import analysis_parser, machine, prepared
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.sid import Problem, solve
 
@@ -98,7 +98,7 @@ def main() -> None:
                 lambda inputs=inputs, network=network: both(network, *inputs), job.device, arguments.seconds
             )  # fmt: skip
         best = max(speeds, key=lambda size: speeds[size])
-        (start,) = linearise(network, x, job.unit, rows, job.stream("linearise", 0))
+        (start,) = linearize(network, x, job.unit, rows, job.stream("linearise", 0))
         target = job.settings.alpha * start.normalizer
         count = Counted(network)
 

@@ -80,7 +80,7 @@ MUTANTS = (
     Mutant("analysis/proof.py", '("gap", ~certificate.optimal),', "", CELLS),
     Mutant("analysis/proof.py", '("ratio", ~certificate.met),', "", CELLS),
     Mutant("analysis/proof.py", "coarse & ~certificate.saturated", "coarse", CELLS),
-    Mutant("analysis/linearisation_store.py", "_probes[where].max()", "_probes[where].min()", ("starts",)),
+    Mutant("analysis/linearization_store.py", "_probes[where].max()", "_probes[where].min()", ("starts",)),
     Mutant("analysis/concentration.py", "(2 * sid.values", "(4 * sid.values", ("foreground",)),
     Mutant("archive/means.py", "np.maximum(n - 1, 1)", "np.maximum(n, 1)", ("means",)),
     Mutant("archive/means.py", 'np.where(done, cells["value"]', 'np.where(converged, cells["value"]', ("means",)),

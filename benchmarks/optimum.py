@@ -24,7 +24,7 @@ from common import analysis_parser, machine, prepared
 from torch import Tensor
 
 from onnxinfo.analysis.job import Job
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import ENTROPY, generator
 from onnxinfo.metrics.sid import Problem, Solution, solve
 
@@ -48,7 +48,7 @@ def tried(job: Job, position: int, samples: int, seed: int) -> Tried:
     x, rows = job.inputs(list(range(samples)))
     probes = generator(x.device, seed, "probes")
     began = time.process_time()
-    start = linearise(job.network.part([position]), x, job.unit, rows, probes)[0]
+    start = linearize(job.network.part([position]), x, job.unit, rows, probes)[0]
     feature, target = job.feature(position, x, rows, seed), ALPHA * start.normalizer
     found = solve(Problem.of(feature, start, target, job.tie, CAP, job.shape))
     seconds = time.process_time() - began

@@ -24,7 +24,7 @@ from unittest.mock import patch
 from common import analysis_parser, machine, timed
 
 import onnxinfo
-from onnxinfo.analysis.tasks import Linearise, Measuring
+from onnxinfo.analysis.tasks import Linearize, Measuring
 from onnxinfo.archive.writer import RunWriter
 from onnxinfo.metrics.network import Network
 
@@ -35,7 +35,7 @@ PHASES: dict[str, tuple[list[tuple[Any, str]], bool]] = {
     "conversion": ([("onnxinfo.analysis.job", "convert_reached")], False),
     "verification": ([("onnxinfo.analysis.job", "verify")], False),
     "batching": ([(Network, "select_batching"), ("onnxinfo.workflows.analyze", "fit")], False),
-    "linearisation": ([(Linearise, "perform")], True),
+    "linearization": ([(Linearize, "perform")], True),
     "solution": ([(Measuring, "perform")], True),
     "archive": ([(RunWriter, name) for name in ("open", "set_normalizer", "write", "close")], True),
 }

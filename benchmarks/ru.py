@@ -25,7 +25,7 @@ from torch import Tensor
 from onnxinfo.analysis.decoders import DecoderCache, decoder_settings
 from onnxinfo.config import DecoderConfig
 from onnxinfo.metrics import ru
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import generator
 from onnxinfo.metrics.reconstruction import Reconstruction
 from onnxinfo.models import path
@@ -72,7 +72,7 @@ def main() -> None:
         trained = decoder_settings(DecoderConfig(width=16, steps=200), seed=0)
         decoders = DecoderCache(Path(folder), job.provider, trained).of(job)
     x, rows = job.inputs(range(arguments.samples))
-    starts = linearise(job.network, x, job.unit, rows, generator(job.device, "starts"))
+    starts = linearize(job.network, x, job.unit, rows, generator(job.device, "starts"))
     print(f"{machine('cpu')}; {arguments.samples} samples, {len(starts)} layers\n")
     print("| error reference | ascent | mean shortfall | largest | mean gap | converged | covered | seconds |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")

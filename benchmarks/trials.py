@@ -21,7 +21,7 @@ from torch import Tensor
 from onnxinfo.analysis.job import Job
 from onnxinfo.metrics import sid
 from onnxinfo.metrics.certificate import merge, relative_gradient
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.noise import ENTROPY, generator
 from onnxinfo.metrics.trial import try_step
@@ -34,7 +34,7 @@ TIMES = (2, 4)
 def problem_of(job: Job, position: int, samples: int, seed: int) -> sid.Problem:
     """State the problem of one layer on the first samples."""
     x, rows = job.inputs(list(range(samples)))
-    start = linearise(job.network.part([position]), x, job.unit, rows, generator(x.device, 0, "probes"))[0]
+    start = linearize(job.network.part([position]), x, job.unit, rows, generator(x.device, 0, "probes"))[0]
     feature = job.feature(position, x, rows, seed)
     return sid.Problem.of(feature, start, ALPHA * start.normalizer, job.tie, CAP, job.shape)
 

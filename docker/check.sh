@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the image and runs the demo analysis in it: no network, read-only root, a user that is not root.
+# Build the image and run the demo analysis in it: no network, read-only root, non-root user.
 #   docker/check.sh [BUILD OPTION...]     such as --build-arg VARIANT=cpu; see docs/docker.md
-# ENGINE names docker, podman or buildah; otherwise the first that works is taken. IMAGE names the image; with BUILD=no it
-# is there already.
+# ENGINE selects docker, podman or buildah; by default the first that works. IMAGE is the image's name; with BUILD=no it
+# must exist already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 image=${IMAGE:-onnxinfo:check}
@@ -47,7 +47,7 @@ size() {
     esac
 }
 
-# Runs a program of the image on the mounted folder, confined.
+# Run a program of the image on the mounted folder, confined.
 inside() {
     if [ "$engine" != buildah ]; then
         "$engine" run --rm --network none --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
@@ -56,7 +56,7 @@ inside() {
     fi
     local settings
     mapfile -t settings < <(buildah inspect --format '{{range .OCIv1.Config.Env}}{{println .}}{{end}}' "$container" | sed '/^$/d')
-    # Buildah's own `run` offers no read-only root: namespaces of the kernel give the same confinement.
+    # Buildah's own `run` has no read-only root: kernel namespaces provide the same confinement.
     unshare --mount --net --ipc --uts --pid --fork sh -euc '
         root=$1 data=$2 user=$3; shift 3
         mkdir -p "$root/data"

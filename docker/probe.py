@@ -1,4 +1,4 @@
-"""Fail unless this process has no root, no network, and only /data and /tmp to write to, as ``check.sh`` asks."""
+"""Fail unless this process is not root, has no network, and can write only to /data and /tmp (see ``check.sh``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def can_write(folder: Path) -> bool:
-    """Tell whether a file can be made in a folder."""
+    """Whether a file can be created in a folder."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder):
             return True

@@ -1,4 +1,4 @@
-"""Print what a wheel requires, for ``pip install -r``; with ``--cpu``, with ONNX Runtime's CPU wheels.
+"""Print a wheel's requirements for ``pip install -r``; with ``--cpu``, with ONNX Runtime's CPU wheels.
 
 ``python docker/requirements.py onnxinfo.whl [--cpu] [EXTRA...]``
 """
@@ -12,21 +12,21 @@ import zipfile
 
 
 def requirements(wheel: str, extras: list[str], *, cpu: bool) -> list[str]:
-    """Return requirement lines of a wheel and of some of its extras.
+    """Return the requirement lines of a wheel and of some of its extras.
 
     Parameters
     ----------
     wheel
         Path of the wheel.
     extras
-        Names of extras that are installed, too.
+        Names of extras to install, too.
     cpu
-        Whether there will be no GPU.
+        Whether to install for machines without a GPU.
 
     Returns
     -------
     list of str
-        Requirements with the environment markers that remain.
+        Requirements with the remaining environment markers.
     """
     with zipfile.ZipFile(wheel) as opened:
         (name,) = [each for each in opened.namelist() if each.endswith(".dist-info/METADATA")]
@@ -45,7 +45,7 @@ def requirements(wheel: str, extras: list[str], *, cpu: bool) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the requirements that the command line asks for."""
+    """Print the requirements for the given command line."""
     wheel, *rest = arguments
     print("\n".join(requirements(wheel, [each for each in rest if each != "--cpu"], cpu="--cpu" in rest)))
 

@@ -1,8 +1,8 @@
-"""Remove from this Python what torch's CUDA wheel brings and never loads without a GPU.
+"""Remove the parts of torch's CUDA wheel that are never loaded without a GPU.
 
-torch's libraries are linked against some of NVIDIA's, which stay: torch cannot be imported without them. What those
-load when a GPU computes goes (cuDNN's engines, cuSOLVER, transports of NVSHMEM, profilers), as do Triton and headers.
-With torch's CPU wheel there is nothing to remove.
+torch's libraries are linked against some of NVIDIA's, which stay, because torch cannot be imported without them. Those
+loaded only for GPU computations are removed (cuDNN's engines, cuSOLVER, transports of NVSHMEM, profilers), as are
+Triton and headers. With torch's CPU wheel there is nothing to remove.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def remove(packages: Path) -> int:
     Returns
     -------
     int
-        Bytes they took.
+        Number of bytes freed.
     """
     folders = [folder for pattern in FOR_COMPILERS for folder in packages.glob(pattern)]
     files = [file for pattern in LOADED_LATER for file in (packages / "nvidia").rglob(pattern)]
@@ -53,7 +53,7 @@ def remove(packages: Path) -> int:
 
 
 def main() -> None:
-    """Remove the files, and see that torch still computes."""
+    """Remove the files, and check that torch still computes."""
     print(f"{remove(Path(sysconfig.get_path('platlib'))) / 1e9:.1f} GB of CUDA removed")
     computes = "import torch, torchvision; torch.linalg.svd(torch.fft.rfft(torch.eye(8) @ torch.ones(8, 8)))"
     subprocess.run([sys.executable, "-c", computes], check=True)

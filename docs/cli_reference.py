@@ -1,4 +1,4 @@
-"""Writes docs/cli.md, the reference of the command line, from the commands' own help."""
+"""Write docs/cli.md, the reference of the command line, from the commands' own help."""
 
 from __future__ import annotations
 

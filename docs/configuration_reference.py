@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md, the table of all settings, from the fields of the configuration objects."""
+"""Write docs/configuration.md, the table of all settings, from the fields of the configuration objects."""
 
 from __future__ import annotations
 

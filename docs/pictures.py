@@ -1,4 +1,4 @@
-"""Draws the pictures of README and docs from the demo's archive: python docs/pictures.py demo/digits.h5."""
+"""Draw the pictures of README and docs from the demo's archive: python docs/pictures.py demo/digits.h5."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FOLDER = Path(__file__).with_name("pictures")
 
 
 def draw(archive: str) -> None:
-    """Write all pictures."""
+    """Draw all pictures."""
     FOLDER.mkdir(exist_ok=True)
     onnxinfo.plot(archive, "curve", FOLDER / "curve.png")
     onnxinfo.plot(archive, "maps", FOLDER / "maps.png", samples=["0-3"])

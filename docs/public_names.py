@@ -1,4 +1,4 @@
-"""A griffe extension for the reference: the public names of onnxinfo, and its docstrings as Markdown."""
+"""A griffe extension for the reference: it lists onnxinfo's public names, and renders docstrings as Markdown."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import griffe
 
-#: ``:func:`~onnxinfo.load``` and its like.
+#: Roles such as ``:func:`~onnxinfo.load```.
 _ROLE = re.compile(r":(?:py:)?(?:func|meth|class|mod|data|attr|exc):`~?([\w.]+)`")
-#: A numpydoc entry of several names, with its indented description.
+#: A numpydoc entry with several names and an indented description.
 _SHARED = re.compile(r"^(\w+(?:, \w+)+)\n((?:(?:    .*)?\n)*    .*)", re.MULTILINE)
 
 
 class PublicNames(griffe.Extension):
-    """Show the names that are imported on first use, which static analysis does not follow."""
+    """Lists names that are imported on first use, which static analysis does not find."""
 
     def __init__(self) -> None:
         self._public: set[str] = set()

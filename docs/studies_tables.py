@@ -1,7 +1,7 @@
-"""Puts the studies' tables and pictures into studies.md: python docs/studies_tables.py FOLDER.
+"""Insert the studies' tables and pictures into studies.md: python docs/studies_tables.py FOLDER.
 
-A study wrote ``FOLDER/<folder>/<name>.md`` and ``.png``; the page has ``<!-- table <folder>/<name> -->`` ... ``<!-- end
--->``, and shows ``pictures/studies-<folder>-<name>.png``.
+A study writes ``FOLDER/<folder>/<name>.md`` and ``.png``; the page contains ``<!-- table <folder>/<name> -->`` ...
+``<!-- end -->``, and shows ``pictures/studies-<folder>-<name>.png``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 from PIL import Image
 
 PAGE = Path(__file__).with_name("studies.md")
-#: Few colors keep pictures small, and are enough for lines and text.
+#: A few colors suffice for lines and text, and keep pictures small.
 COLORS = 96
 
 
 def fill(folder: Path) -> None:
-    """Replace what stands between the marks, and the pictures that the page shows."""
+    """Replace the tables between the marks, and the pictures on the page."""
 
     def table(found: re.Match[str]) -> str:
         text = (folder / f"{found[1]}.md").read_text(encoding="utf-8")

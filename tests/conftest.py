@@ -1,7 +1,7 @@
-"""What has to be settled before anything is imported."""
+"""Settings that must precede all imports."""
 
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Each of several test processes has a core of its own; threads beyond that would only wait for each other.
+    # Each test process has one core; more threads would only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -62,10 +62,10 @@ def classifier(plan: Sequence[Step], side: int, classes: int, padding: Padding =
     """Return convolutions followed by two linear layers."""
     layers, channels, side = convolutions(plan, side, padding)
     layers += [nn.Flatten(), nn.Linear(channels * side * side, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes)]
-    return initialised(nn.Sequential(*layers))
+    return initialized(nn.Sequential(*layers))
 
 
-def initialised(network: nn.Sequential) -> nn.Sequential:
+def initialized(network: nn.Sequential) -> nn.Sequential:
     """Initialize a network's weights as usual for ReLU."""
     for layer in network:
         if isinstance(layer, nn.Conv2d | nn.Linear):

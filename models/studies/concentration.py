@@ -42,7 +42,7 @@ NETWORKS: dict[str, list[Step]] = {"vgg": VGG, "alexnet": ALEXNET}
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 RANDOM = "random weights"
 #: Distinguishable for color-blind readers, too.
-COLOURS = ("#0072B2", "#E69F00", "#009E73")
+COLORS = ("#0072B2", "#E69F00", "#009E73")
 
 
 def contrasts(maps: Array, masks: Array) -> tuple[Array, Array]:
@@ -139,8 +139,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for shift, (name, stderr) in enumerate(list(COLUMNS.items())[:3], -1):
         position = np.arange(len(rows)) + 0.06 * shift
         bars = [2 * row[stderr] for row in rows]
-        marker, colour = "os^"[shift + 1], COLOURS[shift + 1]
-        axes.errorbar(position, [row[name] for row in rows], bars, marker=marker, color=colour, capsize=3, label=name)
+        marker, color = "os^"[shift + 1], COLORS[shift + 1]
+        axes.errorbar(position, [row[name] for row in rows], bars, marker=marker, color=color, capsize=3, label=name)
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.set_xticks(range(len(rows)), [row["layer"] for row in rows])
     axes.set_ylabel("concentration (nats)")

@@ -17,7 +17,7 @@ import onnxinfo
 from onnxinfo.archive.means import pair_up, select_cells
 
 from .common import SEED, accuracy, sample_shape, versions_parser
-from .quantise import quantised
+from .quantise import quantized
 from .tables import difference_text, mean_text, write_table
 
 FLOAT = "float"
@@ -40,7 +40,7 @@ def main() -> None:
     calibration = onnxinfo.open_samples(options.calibration, limit=options.calibrated, **common)
     assert samples.labels is not None
     x, labels = samples.batch(range(len(samples))), np.asarray(samples.labels)
-    models = {FLOAT: model, **quantised(model, calibration.batch(range(len(calibration))))}
+    models = {FLOAT: model, **quantized(model, calibration.batch(range(len(calibration))))}
     archives = [options.output / f"quantisation-{alpha:g}.h5" for alpha in options.alphas]
     scored = {}
     for run, version in models.items():

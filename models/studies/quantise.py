@@ -32,7 +32,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
         return next(self._feeds, None)
 
 
-def quantised(model: onnx.ModelProto, x: Array) -> dict[str, onnx.ModelProto]:
+def quantized(model: onnx.ModelProto, x: Array) -> dict[str, onnx.ModelProto]:
     """Return a float model in each quantization format, and with the effect of saturation alone, by name.
 
     Parameters

@@ -29,7 +29,7 @@ from .common import (
     convolutions,
     fit,
     fit_classes,
-    initialised,
+    initialized,
     to_onnx,
 )
 from .tables import write_layers
@@ -135,7 +135,7 @@ def autoencoders(data: Data) -> Models:
     fit_classes(sorter, data.x, data.y, data.epochs)
     torch.manual_seed(SEED)
     layers, channels, side = convolutions(data.plan(VGG), data.side)
-    encoder = initialised(nn.Sequential(*layers))
+    encoder = initialized(nn.Sequential(*layers))
     decoder: list[nn.Module] = []
     while side < data.side:
         decoder += [nn.ConvTranspose2d(channels, max(8, channels // 2), 4, 2, 1), nn.ReLU()]

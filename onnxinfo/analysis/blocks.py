@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..archive.format import Metric
 from ..config import Config
-from ..metrics.linearisation import Linearisation
+from ..metrics.linearization import Linearization
 from ..metrics.probe import LayerProbe
 from .job import Job
 from .settings import Report
@@ -116,21 +116,21 @@ class SampleBatch:
         job: Job,
         layer: int,
         indices: list[int],
-        linearisation: Linearisation | None,
+        linearization: Linearization | None,
         normalizer: float | None,
         measures: Mapping[str, Measure],
     ) -> None:
         self.job, self.layer, self.indices = job, layer, indices
         self.x, self.rows = job.inputs(indices)
-        self._linearisation = None if linearisation is None else linearisation.to(self.x.device)
+        self._linearization = None if linearization is None else linearization.to(self.x.device)
         self._normalizer, self._measures = normalizer, measures
         self._cells: dict[str, Cells] = {}
 
     @property
-    def linearisation(self) -> Linearisation:
+    def linearization(self) -> Linearization:
         """The layer's linearization."""
-        assert self._linearisation is not None
-        return self._linearisation
+        assert self._linearization is not None
+        return self._linearization
 
     @property
     def units(self) -> Tensor | None:
@@ -140,7 +140,7 @@ class SampleBatch:
     @property
     def target(self) -> Tensor:
         """``alpha D`` of every sample, (S,)."""
-        own = self.linearisation.normalizer
+        own = self.linearization.normalizer
         alpha = self.job.settings.alpha
         return alpha * (own if self._normalizer is None else own.new_full(own.shape, self._normalizer))
 

@@ -18,7 +18,7 @@ from ..config import Config, SidConfig
 from ..errors import ConversionError
 from ..graph.finite import check_weights
 from ..graph.layers import Layer
-from ..graph.quantisation import rounds
+from ..graph.quantization import rounds
 from ..graph.surgery import extract
 from ..metrics.input_provider import InputProvider, graph_inputs
 from ..metrics.network import Network

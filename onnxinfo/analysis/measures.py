@@ -30,7 +30,7 @@ class Sid(Measure):
     def cells(self, batch: SampleBatch) -> Cells:
         """Solve one layer at a batch of samples."""
         settings, tie = self.job.settings, self.job.tie
-        feature, start, target = batch.feature(), batch.linearisation, batch.target
+        feature, start, target = batch.feature(), batch.linearization, batch.target
         solver = solve_by_gradient if settings.solver == "reference" else solve
         solution = solver(Problem.of(feature, start, target, tie, settings.sigma_max, self.job.shape, batch.units))
         certificate, entropy = solution.certificate, solution.entropy

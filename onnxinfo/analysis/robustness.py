@@ -139,7 +139,7 @@ class Robustness(Measure):
         return enough, found
 
 
-class _Standardised(nn.Module):
+class _Standardized(nn.Module):
     """The scores as a function of the input in standard deviations."""
 
     def __init__(self, network: Network, unit: Tensor) -> None:
@@ -162,7 +162,7 @@ def _attack_on(job: Job, network: Network, classes: int) -> tuple[Any, Any]:
     shown = job.inputs(evenly_spread(len(job.provider)))[0] / unit
     low, high = float(shown.min()), float(shown.max())
     return carlini_wagner(
-        _Standardised(network, unit),
+        _Standardized(network, unit),
         job.shape,
         classes,
         # The attack cannot move values at the bounds; without the margin, black and white pixels would be there.

@@ -90,7 +90,7 @@ class Ru(Measure):
     def cells(self, batch: SampleBatch) -> Cells:
         """Solve one layer at a batch of samples."""
         job, trained = self.job, self._placed[batch.layer]
-        feature, start, target = batch.feature(), batch.linearisation, batch.target
+        feature, start, target = batch.feature(), batch.linearization, batch.target
         decoder = trained.decoder
 
         def reconstruct(x: Tensor, rows: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy.typing as npt
 import torch
 
-from ..metrics.linearisation import Linearisation, linearise
+from ..metrics.linearization import Linearization, linearize
 from .blocks import Measure, SampleBatch
 from .job import Job
 from .memory import for_each
@@ -51,7 +51,7 @@ class Part(Generic[Outcome_co]):
 
 
 @dataclass(frozen=True)
-class Linearise:
+class Linearize:
     """Linearize all layers at consecutive samples.
 
     Attributes
@@ -65,15 +65,15 @@ class Linearise:
     samples: Sequence[int]
     stderr: float
 
-    def perform(self, worker: Worker) -> list[Part[list[Linearisation]]]:
+    def perform(self, worker: Worker) -> list[Part[list[Linearization]]]:
         """Compute one linearization per layer."""
         job, parts = worker.job, []
 
         def work(samples: list[int]) -> None:
             x, rows = job.inputs(samples)
             probes, counted = job.stream("linearise", samples[0]), job.counted(samples)
-            found = linearise(job.network, x, job.unit, rows, probes, stderr=self.stderr, counted=counted)
-            parts.append(Part(samples, [linearisation.to(_CPU) for linearisation in found]))
+            found = linearize(job.network, x, job.unit, rows, probes, stderr=self.stderr, counted=counted)
+            parts.append(Part(samples, [linearization.to(_CPU) for linearization in found]))
 
         for_each(job, [list(self.samples)], work)
         return parts
@@ -109,7 +109,7 @@ class Measuring:
     layer: int
     samples: Sequence[int]
     metrics: Sequence[str]
-    linearisation: Linearisation | None
+    linearization: Linearization | None
     normalizer: float | None
 
     def perform(self, worker: Worker) -> list[Part[dict[str, Column]]]:
@@ -117,7 +117,7 @@ class Measuring:
         parts = []
 
         def work(samples: list[int]) -> None:
-            first, whole = samples[0] - self.samples[0], self.linearisation
+            first, whole = samples[0] - self.samples[0], self.linearization
             part = None if whole is None else whole.at(slice(first, first + len(samples)))
             batch = SampleBatch(worker.job, self.layer, samples, part, self.normalizer, worker.measures)
             parts.append(Part(samples, {name: _column(batch, name) for name in self.metrics}))

@@ -290,7 +290,7 @@ class Run:
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the run as labeled arrays; maps are read lazily."""
-        from .labelled import run_dataset
+        from .labeled import run_dataset
 
         return run_dataset(self)
 

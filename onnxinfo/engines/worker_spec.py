@@ -20,7 +20,7 @@ from ..graph.engine import libraries, register_ort_library
 from ..graph.interruption import current_limit, set_limit
 from ..graph.layers import Layer
 from ..graph.model import Model
-from ..graph.quantisation import rounds
+from ..graph.quantization import rounds
 from ..graph.weights import attach_weights, detach_weights
 from ..inputs.memmap import PreprocessedSamples, write_memmap
 from ..inputs.sample_sets import SampleSet

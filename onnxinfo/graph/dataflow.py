@@ -19,7 +19,7 @@ Shape = tuple[int | str | None, ...]
 _BLIND = {"Shape", "Size", "ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike"}
 # Operators that round real numbers to integers; operators that compute with these are layers, the rounding is not.
 _ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear"}
-_QUANTISED = {"ConvInteger", "MatMulInteger", "MatMulInteger16", "QGemm"}
+_QUANTIZED = {"ConvInteger", "MatMulInteger", "MatMulInteger16", "QGemm"}
 # Types of constants that count as parameters: floats, and the integers that store quantized weights.
 _PARAMETERS = (*FLOATS, *(TensorProto.DataType.Value(f"{u}INT{bits}") for u in ("", "U") for bits in (2, 4, 8)))
 
@@ -63,10 +63,10 @@ class Dataflow:
 
     def is_feature(self, name: str) -> bool:
         """Whether a value represents real numbers: floats, or the integers that quantized operators compute with."""
-        return self.is_float(name) or name in self._quantised
+        return self.is_float(name) or name in self._quantized
 
     @cached_property
-    def _quantised(self) -> set[str]:
+    def _quantized(self) -> set[str]:
         """Integers that represent real numbers: computed by a quantized operator from other such integers, or moved."""
         found: set[str] = set()
         rounded: set[str] = set()
@@ -74,7 +74,7 @@ class Dataflow:
             results = set(node.output[:1])
             if node.op_type in _ROUNDING:
                 rounded |= results
-            elif node.op_type in _QUANTISED or node.op_type.startswith("QLinear"):
+            elif node.op_type in _QUANTIZED or node.op_type.startswith("QLinear"):
                 found |= results
             else:
                 kinds = {self.element_type(name) for name in node.input if name in found or name in rounded}

@@ -55,7 +55,7 @@ class Pair:
     multiplied: tuple[tuple[int, int], ...]
 
 
-def neighbours(model: ModelSource) -> list[Pair]:
+def neighbors(model: ModelSource) -> list[Pair]:
     """List the pairs of layers that can be rescaled, in the order of the graph's nodes.
 
     The first layer is a convolution, matrix product (with its bias, wherever it is added) or batch normalization whose
@@ -83,7 +83,7 @@ def select_pairs(model: ModelSource, layers: Sequence[str] = (), exclude: Sequen
         The model cannot be loaded.
     """
     loaded = load(model)
-    pairs = neighbours(loaded)
+    pairs = neighbors(loaded)
     if not pairs:
         raise UsageError("no two layers of the model are separated by positively homogeneous operators only")
     if not (layers or exclude):

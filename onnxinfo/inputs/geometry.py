@@ -161,7 +161,7 @@ def _around(box: npt.ArrayLike, scale: float, source: tuple[int, int]) -> tuple[
         raise InputError(f"box {corners.tolist()} is empty, expected xmin < xmax and ymin < ymax")
     if corners[0] >= width or corners[1] >= height or corners[2] <= 0 or corners[3] <= 0:
         raise InputError(f"box {corners.tolist()} lies outside the image of {width}x{height} pixels")
-    centre, half = (corners[:2] + corners[2:]) / 2, scale * (corners[2:] - corners[:2]) / 2
-    left, top = np.maximum(centre - half, 0)
-    right, bottom = np.minimum(centre + half, (width, height))
+    center, half = (corners[:2] + corners[2:]) / 2, scale * (corners[2:] - corners[:2]) / 2
+    left, top = np.maximum(center - half, 0)
+    right, bottom = np.minimum(center + half, (width, height))
     return float(left), float(top), float(right), float(bottom)

@@ -29,9 +29,9 @@ MAX_PIXELS = 89_478_485
 MAX_FILE_BYTES = 1 << 28
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-_COLOURS = {1: "L", 3: "RGB", 4: "RGBA"}
+_COLORS = {1: "L", 3: "RGB", 4: "RGBA"}
 #: Numbers of channels that image files can be converted to.
-IMAGE_CHANNELS = tuple(_COLOURS)
+IMAGE_CHANNELS = tuple(_COLORS)
 _EIGHT_BITS = ((np.arange(1 << 16) + 128) // 257).astype(np.uint8)
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -226,7 +226,7 @@ def decode(data: bytes, channels: int) -> npt.NDArray[np.uint8]:
                 if image.width * image.height > MAX_PIXELS:
                     raise InputError(f"{image.width}x{image.height} pixels, expected at most {MAX_PIXELS}")
                 image.load()
-                pixels = np.asarray(_coloured(_upright(image), _COLOURS[channels]))
+                pixels = np.asarray(_colored(_upright(image), _COLORS[channels]))
     except InputError:
         raise
     except Exception as error:  # Pillow's decoders raise all kinds of errors on damaged data
@@ -254,7 +254,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _coloured(image: Image.Image, mode: str) -> Image.Image:
+def _colored(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = Image.fromarray(_EIGHT_BITS[np.asarray(image)])
     elif image.mode in ("I", "F"):

@@ -35,8 +35,7 @@ class Preprocessing:
     scale
         Factor applied to the stored values.
     mean, std
-        Subtracted from the scaled values, and what they are then divided by; one number or one per channel; None: 0 and
-        1.
+        Offset and divisor of the scaled values, one number or one per channel each; None: 0 and 1.
     resize
         Way in which images were brought to the model's size; None for other data.
     size
@@ -57,7 +56,7 @@ class Preprocessing:
         """Return all fields as JSON-compatible values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
-    def normalise(
+    def normalize(
         self, values: npt.NDArray[Any], axis: int, dtype: npt.DTypeLike = np.float32
     ) -> npt.NDArray[np.floating[Any]]:
         """Return ``(values * scale - mean) / std``.

@@ -118,7 +118,7 @@ class Samples:
                 self._check(
                     inside, indices, f"has values outside 0..1, {preset}; give the scale=... that brings them there"
                 )
-        finished = self.preprocessing.normalise(values, self._channel_axis(values.ndim), self.dtype)
+        finished = self.preprocessing.normalize(values, self._channel_axis(values.ndim), self.dtype)
         bits = 8 * self.dtype.itemsize
         self._check(np.isfinite(finished), indices, f"has values too large for {bits}-bit floats; give scale=...")
         return finished

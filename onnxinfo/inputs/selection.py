@@ -228,8 +228,8 @@ def _box(corners: Any) -> Array | None:
 def _with_sample_axis(rows: Rows, target: Target) -> Rows:
     """Interpret an array with the shape of one sample as one sample."""
     alone = len(rows.shape) == len(target.shape) and fits(rows.shape, target.shape)
-    grey = target.is_image and len(rows.shape) == 3 and target.declared("channel") == 1
-    return OneRow(rows) if alone and not grey else rows
+    gray = target.is_image and len(rows.shape) == 3 and target.declared("channel") == 1
+    return OneRow(rows) if alone and not gray else rows
 
 
 def _image_channel_axis(rows: Rows, target: Target) -> int | None:

@@ -24,7 +24,7 @@ _OF_VALUE, _OF_SPREAD, _OF_GRADIENT = 1e-3, 1e-3, 1e-2
 #: The same for quantized networks, where another order of summation may round to the neighboring step.
 _OF_SPREAD_ROUNDED, _OF_GRADIENT_ROUNDED = 0.2, 0.5
 #: Tolerance for other neighbors in a batch of the same size, relative to the norm of a feature.
-_OF_NEIGHBOURS = 1e-5
+_OF_NEIGHBORS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ class Trial:
         gradient = _gradient(evaluate, self.x[:size], self.rows[:size], self.cotangents)
         if not _same_gradients(gradient, self.gradient, of_gradient):
             return False
-        return not rounded or self._neighbours_do_not_matter(evaluate)
+        return not rounded or self._neighbors_do_not_matter(evaluate)
 
-    def _neighbours_do_not_matter(self, evaluate: Evaluate) -> bool:
+    def _neighbors_do_not_matter(self, evaluate: Evaluate) -> bool:
         """Check that the first input gives the same result next to other inputs, larger than those of the trial."""
         with torch.no_grad():
             beside = evaluate(self.x, self.rows)
             beside_others = evaluate(torch.cat([self.x[:1], 2 * self.x[1:]]), self.rows)
         pairs = ((one[0].double(), other[0].double()) for one, other in zip(beside, beside_others, strict=True))
         return all(
-            torch.equal(one, other) or bool((one - other).norm() <= _OF_NEIGHBOURS * one.norm()) for one, other in pairs
+            torch.equal(one, other) or bool((one - other).norm() <= _OF_NEIGHBORS * one.norm()) for one, other in pairs
         )
 
 

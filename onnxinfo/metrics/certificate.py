@@ -64,7 +64,7 @@ class Certificate:
     saturated
         Whether every unit is at the cap. The constraint is then an inequality, and the value is exact.
     met
-        Whether the constraint is provably met.
+        Whether the constraint is certified to be met.
     """
 
     ratio: Tensor
@@ -87,12 +87,12 @@ class Certificate:
 
     @property
     def optimal(self) -> Tensor:
-        """Whether the solution is provably near the optimum, (S,) bool."""
+        """Whether the solution is certified to be near the optimum, (S,) bool."""
         return (self.gap <= GAP_TOLERANCE) | self.saturated
 
     @property
     def converged(self) -> Tensor:
-        """Whether the constraint is provably met and the optimum provably near, (S,) bool."""
+        """Whether constraint and optimality are both certified, (S,) bool."""
         return self.met & self.optimal
 
 
@@ -258,7 +258,7 @@ def wider(parts: int) -> float:
 
 
 def constraint_met(ratio: Tensor, stderr: Tensor, saturated: Tensor) -> Tensor:
-    """Whether the constraint is provably met, (S,) bool; an inequality if all units are at the cap."""
+    """Whether the constraint is certified to be met, (S,) bool; an inequality if all units are at the cap."""
     off = torch.where(saturated, (ratio - 1).clamp(min=0), (ratio - 1).abs())
     known = saturated | (stderr <= RATIO_TOLERANCE)
     finite = ratio.isfinite() & stderr.isfinite()

@@ -83,7 +83,7 @@ class Decoder(nn.Module):
         self.register_buffer("sample_mean", torch.zeros(plan.sample))
         self.register_buffer("sample_std", torch.ones(()))
 
-    def standardise(self, features: Tensor, samples: Tensor) -> None:
+    def standardize(self, features: Tensor, samples: Tensor) -> None:
         """Set location and scale from training features (B, m) and samples (B, *sample).
 
         Scales are scalars: dividing every unit by its own would amplify units that hardly vary.
@@ -96,8 +96,8 @@ class Decoder(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Reconstruct samples (B, *sample) from features (B, m), in the model's units, as 32-bit floats."""
-        standardised = (feature - self.feature_mean) / self.feature_std
-        inner: Tensor = self.body(standardised.to(self.feature_std.dtype))
+        standardized = (feature - self.feature_mean) / self.feature_std
+        inner: Tensor = self.body(standardized.to(self.feature_std.dtype))
         return inner.reshape(-1, *self.plan.sample) * self.sample_std + self.sample_mean
 
 

@@ -22,7 +22,7 @@ LEAST_SAMPLES = 4
 #: Validations per training, and patience: validations without improvement before training stops.
 VALIDATIONS, PATIENCE = 10, 4
 #: Training samples from which locations and scales are computed.
-STANDARDISED_SAMPLES = 256
+STANDARDIZED_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,12 @@ def train_decoders(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         decoders = [Decoder(_plan(material, shape, axes, settings)) for shape in material.shapes]
-    some, rows = material.inputs(training[:STANDARDISED_SAMPLES])
+    some, rows = material.inputs(training[:STANDARDIZED_SAMPLES])
     with torch.no_grad():
         for decoder, feature in zip(decoders, _features(material.network, some, rows), strict=True):
             if not bool(feature.isfinite().all()):
                 raise InputError("a layer's values are not finite on the training samples; a decoder cannot be trained")
-            decoder.to(material.device).standardise(feature, some)
+            decoder.to(material.device).standardize(feature, some)
             if len(decoder.plan.sides) == 2:
                 decoder.to(memory_format=torch.channels_last)
     pupils = [_pupil(decoder, settings) for decoder in decoders]

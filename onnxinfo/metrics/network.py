@@ -155,7 +155,7 @@ class Network:
             self.axes = _batch_axes(self, x, [tensor[rows] for tensor in self.conditioning_inputs])
             trial = try_alone(self._loop, x, rows, unit)
             repeated = self._repeats_itself(x, rows)
-            mixed = self.batch not in (None, 1) and not self._neighbours_do_not_matter(x, rows)
+            mixed = self.batch not in (None, 1) and not self._neighbors_do_not_matter(x, rows)
         except Exception as error:
             raise ConversionError(f"the converted graph does not run: {' '.join(str(error).split())[:300]}") from error
         if not repeated:
@@ -187,7 +187,7 @@ class Network:
         with torch.no_grad():
             return all(map(same_features, self._loop(x, rows), self._loop(x, rows)))
 
-    def _neighbours_do_not_matter(self, x: Tensor, rows: Tensor) -> bool:
+    def _neighbors_do_not_matter(self, x: Tensor, rows: Tensor) -> bool:
         """Whether the first sample of a fixed-size batch gives the same result next to copies and next to others."""
         count = self.batch or 1
         inputs = [

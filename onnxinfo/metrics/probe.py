@@ -269,7 +269,7 @@ class LayerProbe:
         return sums.means(), torch.cat(parts)
 
     def _controlled(self, sigma: Tensor, pairs: int, control: Control) -> tuple[Halves, Tensor]:
-        found, modelled = HalfSums(sigma), HalfSums(sigma)
+        found, modeled = HalfSums(sigma), HalfSums(sigma)
         shared, power = sigma.new_zeros(self.samples), sigma.new_zeros(self.samples)
         deviations, energies = [], []
         for count in self.batches(pairs):
@@ -280,7 +280,7 @@ class LayerProbe:
             odd = (above - below) / 2
             energy, linear = control.apply(delta)
             found.add(2 * delta * odd)
-            modelled.add(2 * delta * linear)
+            modeled.add(2 * delta * linear)
             shared += (odd * linear).sum((0, 2))
             power += linear.square().sum((0, 2))
             deviations.append((first + second) / 2)
@@ -288,8 +288,7 @@ class LayerProbe:
         beta = shared / power.clamp(min=torch.finfo(power.dtype).tiny)
         known = 2 * sigma.square() * control.norms
         halves = (
-            estimate - beta[:, None] * (model - known)
-            for estimate, model in zip(found.both, modelled.both, strict=True)
+            estimate - beta[:, None] * (model - known) for estimate, model in zip(found.both, modeled.both, strict=True)
         )
         return Halves(*halves), less_control(torch.cat(deviations), torch.cat(energies), known.sum(1) / 2)
 
@@ -340,8 +339,8 @@ class LayerProbe:
         difference = feature.detach() - self.center.repeat(count, 1)
         (product,) = torch.autograd.grad(feature, x, difference)
         self.n_vjps += count
-        standardised = (product * self.unit).reshape(count, self.samples, -1)
-        return standardised, difference.square().sum(1).reshape(count, self.samples)
+        standardized = (product * self.unit).reshape(count, self.samples, -1)
+        return standardized, difference.square().sum(1).reshape(count, self.samples)
 
 
 def less_control(deviations: Tensor, energies: Tensor, mean: Tensor) -> Tensor:

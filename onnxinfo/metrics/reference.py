@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import ru
-from .linearisation import Linearisation
+from .linearization import Linearization
 from .noise import waterfill
 from .ru import RuSolution
 from .sid import Problem, Solution, solve_by
@@ -65,6 +65,6 @@ def solve_ru_by_gradient(problem: ru.Problem, *, steps: int = 800, noises: int =
     return problem.measured(problem.enforce_constraint(scales), steps)
 
 
-def _uniform(start: Linearisation, counted: Tensor) -> Tensor:
+def _uniform(start: Linearization, counted: Tensor) -> Tensor:
     """Mean squared column norm of the counted units, at each of them; 0 elsewhere, (S, n)."""
     return (start.column_norms * counted).sum(1, keepdim=True) / counted.sum(1, keepdim=True) * counted

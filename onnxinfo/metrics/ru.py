@@ -28,7 +28,7 @@ from .certificate import (
     rescale_to_constraint,
     sample_until,
 )
-from .linearisation import Linearisation
+from .linearization import Linearization
 from .noise import ENTROPY, Tie, clip_sigma, waterfill
 from .reconstruction import LEAST_POWER, Moments, Reconstruction
 from .ru_certificate import Slopes, slopes_of
@@ -111,7 +111,7 @@ class Problem:
     """
 
     reconstruction: Reconstruction
-    start: Linearisation
+    start: Linearization
     target: Tensor
     tie: Tie
     cap: float
@@ -121,7 +121,7 @@ class Problem:
     def of(
         cls,
         reconstruction: Reconstruction,
-        start: Linearisation,
+        start: Linearization,
         target: Tensor,
         tie: Tie,
         cap: float,

@@ -42,7 +42,7 @@ from .certificate import (
     wider,
 )
 from .control import Control
-from .linearisation import Linearisation
+from .linearization import Linearization
 from .mean_jacobian import control_of
 from .noise import ENTROPY, Tie, clip_sigma, waterfill
 from .probe import LINEAR_TOLERANCE, Halves, LayerProbe
@@ -301,7 +301,7 @@ class Problem:
     """
 
     feature: LayerProbe
-    start: Linearisation
+    start: Linearization
     target: Tensor
     tie: Tie
     cap: float
@@ -313,7 +313,7 @@ class Problem:
     def of(
         cls,
         feature: LayerProbe,
-        start: Linearisation,
+        start: Linearization,
         target: Tensor,
         tie: Tie,
         cap: float,

@@ -140,19 +140,19 @@ def try_step(
     before, after = sigma(torch.zeros_like(step)), sigma(step)
     entropy = (after.log() - before.log()).nan_to_num(0.0).sum(1) / (before > 0).sum(1).clamp(min=1)
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
-    modelled: tuple[list[Tensor], list[Tensor]] = ([], [])
+    modeled: tuple[list[Tensor], list[Tensor]] = ([], [])
     with torch.no_grad():
         for count in feature.batches(noises):
             delta = torch.randn((count, feature.samples, feature.units), generator=feature.noise, device=step.device)
-            for scales, parts, energies in zip((before, after), found, modelled, strict=True):
+            for scales, parts, energies in zip((before, after), found, modeled, strict=True):
                 x = (feature.x + (delta * scales).reshape(count, *feature.x.shape) * feature.unit).flatten(0, 1)
                 parts.append(feature.deviation(feature.evaluate(x)))
                 if control is not None:
                     energies.append(control.apply(delta * scales)[0])
     old, new = torch.cat(found[0]), torch.cat(found[1])
     if control is not None:
-        old = less_control(old, torch.cat(modelled[0]), (before.square() * control.norms).sum(1))
-        new = less_control(new, torch.cat(modelled[1]), (after.square() * control.norms).sum(1))
+        old = less_control(old, torch.cat(modeled[0]), (before.square() * control.norms).sum(1))
+        new = less_control(new, torch.cat(modeled[1]), (after.square() * control.norms).sum(1))
     tiny = torch.finfo(old.dtype).tiny
     ratio = new.mean(0) / old.mean(0).clamp(min=tiny)
     # Error of a ratio of means of paired samples.

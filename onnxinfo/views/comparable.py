@@ -12,8 +12,8 @@ from ..text import printable
 from .run_values import RunValues
 from .wording import rounded_up
 
-FLOAT, QUANTISED = "float", "quantised"
-_QUANTISED_OPERATORS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
+FLOAT, QUANTIZED = "float", "quantised"
+_QUANTIZED_OPERATORS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 
 
 def check_precision(runs: Sequence[RunValues]) -> None:
@@ -54,10 +54,10 @@ def precision_class(run: RunValues) -> str:
     """
     recorded = run.provenance.get("precision")
     if isinstance(recorded, str):
-        quantisation = run.provenance.get("quantisation")
-        return printable(f"{recorded}, {quantisation}" if quantisation else recorded)
-    quantised = any(row.op.startswith(_QUANTISED_OPERATORS) for row in run.layers)
-    return QUANTISED if quantised or limited_by_rounding(run.values).any() else FLOAT
+        quantization = run.provenance.get("quantisation")
+        return printable(f"{recorded}, {quantization}" if quantization else recorded)
+    quantized = any(row.op.startswith(_QUANTIZED_OPERATORS) for row in run.layers)
+    return QUANTIZED if quantized or limited_by_rounding(run.values).any() else FLOAT
 
 
 def _alpha(run: RunValues) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..text import printable, shorten
 from .run_values import RunValues
 from .run_view import RunView
-from .style import COLOURS, FigureStyle, short_names
+from .style import COLORS, FigureStyle, short_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ _MARKERS = ("o", "s", "D", "^", "v")
 
 def run_style(number: int) -> tuple[str, Line, str]:
     """Return color, line style and marker of the n-th run, chosen such that coinciding runs remain visible."""
-    return COLOURS[number % len(COLOURS)], _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)]
+    return COLORS[number % len(COLORS)], _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)]
 
 
 def set_height(figure: Figure, style: FigureStyle, height: float) -> None:
@@ -96,7 +96,7 @@ def flat_map(values: npt.NDArray[np.float32], axes: Sequence[str]) -> npt.NDArra
     return rows
 
 
-def colour_limits(maps: Iterable[npt.NDArray[Any]]) -> tuple[float, float]:
+def color_limits(maps: Iterable[npt.NDArray[Any]]) -> tuple[float, float]:
     """Return the limits of a common color scale for maps, see :data:`PERCENTILES`; NaN and infinity are ignored.
 
     The upper limit exceeds the lower one even if all values are equal or there are none.

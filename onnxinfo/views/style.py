@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..text import printable, shorten
 
 #: Okabe and Ito's colors, distinguishable with any color vision; black or white is reserved for text.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 #: Perceptually uniform, also in gray and for color-blind readers.
 SEQUENTIAL = "cividis"
 #: Diverging, white or dark at zero, without red and green.

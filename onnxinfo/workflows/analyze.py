@@ -44,7 +44,7 @@ from ..graph.interruption import time_limit
 from ..graph.layers import Layer, list_layers, perturbed_tensor, select_layers
 from ..graph.model import Model, ModelSource
 from ..graph.optionals import without_optional_inputs
-from ..graph.quantisation import quantisation
+from ..graph.quantization import quantization
 from ..inputs.foreground import Foreground, crops_of, open_foreground
 from ..inputs.unit_mask import UnitMask
 from ..metrics.budget import CPU_INPUTS, device_of, fit
@@ -286,7 +286,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
 
 
 def _precision(model: Model) -> dict[str, str]:
-    found = quantisation(model.proto)
+    found = quantization(model.proto)
     return {"precision": "quantised" if found else "float", "quantisation": found}
 
 

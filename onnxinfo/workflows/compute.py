@@ -14,14 +14,14 @@ import numpy.typing as npt
 
 from ..analysis.blocks import Measure
 from ..analysis.job import Job
-from ..analysis.linearisation_store import LinearisationStore, linearisation_store
+from ..analysis.linearization_store import LinearizationStore, linearization_store
 from ..analysis.settings import Progress, Report
-from ..analysis.tasks import Column, Linearise, Measuring
+from ..analysis.tasks import Column, Linearize, Measuring
 from ..archive.means import mean_and_stderr
 from ..archive.writer import RunWriter
 from ..engines.base import Engine
 from ..errors import InputError
-from ..metrics.linearisation import NORMALIZER_STDERR, Linearisation
+from ..metrics.linearization import NORMALIZER_STDERR, Linearization
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,8 @@ class Analysis:
             return
         for name, done in self._finished.items():
             self.report(Progress(name, int(done.sum()), done.size))
-        with linearisation_store(len(self.job.layers), len(self.job.provider), math.prod(self.job.shape)) as kept:
-            normalizers = self._linearise(kept)
+        with linearization_store(len(self.job.layers), len(self.job.provider), math.prod(self.job.shape)) as kept:
+            normalizers = self._linearize(kept)
             for task, parts in self.engine.map(self._measurings(kept, normalizers)):
                 assert isinstance(task, Measuring)
                 for part in parts:
@@ -87,7 +87,7 @@ class Analysis:
         """Metrics for which a layer has unfinished cells in a block."""
         return [name for name, done in self._finished.items() if not done[layer, block].all()]
 
-    def _linearise(self, kept: LinearisationStore) -> list[float | None]:
+    def _linearize(self, kept: LinearizationStore) -> list[float | None]:
         """Linearize if necessary; return ``D`` of every layer's constraint, None for each sample's own."""
         layers = len(self.job.layers)
         constrained = [name for name in self.measures if self._is_constrained(name)]
@@ -99,7 +99,7 @@ class Analysis:
         blocks = self._blocks
         if not shared or all(normalizer is not None for normalizer in known):
             blocks = [block for block in blocks if any(self._open(layer, block) for layer in range(layers))]
-        self._linearise_blocks(kept, blocks)
+        self._linearize_blocks(kept, blocks)
         if not shared:
             return [None] * layers
         normalizers = [
@@ -120,9 +120,9 @@ class Analysis:
     def _known(self, metrics: Sequence[str], layer: int) -> float | None:
         return next((self.writer.normalizer(m, layer) for m in metrics if self._finished[m][layer].any()), None)
 
-    def _linearise_blocks(self, kept: LinearisationStore, blocks: Sequence[list[int]]) -> None:
+    def _linearize_blocks(self, kept: LinearizationStore, blocks: Sequence[list[int]]) -> None:
         began, done, total = time.monotonic(), 0, sum(map(len, blocks))
-        tasks = [Linearise(block, self._stderr()) for block in blocks]
+        tasks = [Linearize(block, self._stderr()) for block in blocks]
         for _, parts in self.engine.map(tasks):
             for part in parts:
                 for layer, start in zip(self.job.layers, part.outcome, strict=True):
@@ -138,7 +138,7 @@ class Analysis:
         # The precision of the mean over all samples matters.
         return min(0.05, 0.005 * math.sqrt(len(self.job.provider)))
 
-    def _measurings(self, kept: LinearisationStore, normalizers: Sequence[float | None]) -> Iterator[Measuring]:
+    def _measurings(self, kept: LinearizationStore, normalizers: Sequence[float | None]) -> Iterator[Measuring]:
         constrained = any(map(self._is_constrained, self.measures))
         for block in self._blocks:
             for layer in range(len(self.job.layers)):
@@ -155,7 +155,7 @@ class Analysis:
         self.report(Progress(name, int(done.sum()), done.size, described, _mean(column.values["value"])))
 
 
-def _demand_finite(layer: str, samples: Sequence[int], start: Linearisation) -> None:
+def _demand_finite(layer: str, samples: Sequence[int], start: Linearization) -> None:
     bad = (~start.normalizer.isfinite()).nonzero().flatten().tolist()
     if bad:
         raise InputError(

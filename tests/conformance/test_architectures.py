@@ -1,4 +1,4 @@
-"""One network of the sweep over torchvision's architectures, from exporter to SID; the rest is in benchmarks/."""
+"""One network from the sweep over torchvision's architectures, from exporter to SID; the rest is in benchmarks/."""
 
 import pytest
 

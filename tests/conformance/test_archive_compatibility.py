@@ -1,4 +1,4 @@
-"""Archives of every format version there has been are read to the last bit; newer ones are refused by name."""
+"""Archives of every format version are read bit for bit; newer versions are refused by number."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ from onnxinfo.archive.format import VERSION
 
 
 def read(path, version):
-    """Return everything read from an archive, in the form in which it was noted when the archive was made."""
+    """Return everything read from an archive, in the form recorded when the archive was made."""
     spec = importlib.util.spec_from_file_location("make", version / "make.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

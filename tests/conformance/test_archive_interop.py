@@ -1,4 +1,4 @@
-"""Archives in the hands of other programs: xarray, plain h5py, h5dump, netCDF readers."""
+"""Archives read by other programs: xarray, plain h5py, h5dump, netCDF readers."""
 
 import csv
 import json

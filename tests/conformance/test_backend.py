@@ -1,4 +1,4 @@
-"""ONNX's own backend cases, every one of them, through the converted graph."""
+"""All of ONNX's own backend cases, run through the converted graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from conformance import ENGINES, Run, WholeRunner, tally
 from onnxinfo import backend
 from onnxinfo.errors import ModelError, UsageError
 
-# What does not pass, by regular expression, and why.
+# Cases that do not pass, by regular expression, with the reason.
 EXCLUDED = {
     r"test_bernoulli": "random operators are refused: they draw other numbers in every engine",
     r"test_training_dropout(_default)?(_mask)?_cpu": "dropout in training mode is refused: it draws random numbers",
@@ -26,14 +26,14 @@ EXCLUDED = {
 _suite = WholeRunner(backend, __name__)
 for _pattern in EXCLUDED:
     _suite.exclude(_pattern)
-# The real models would have to be downloaded.
+# Real models would have to be downloaded.
 _cases = {name: case for name, case in _suite.test_cases.items() if name != "OnnxBackendRealModelTest"}
 for _case in _cases.values():
     for _name in [name for name in vars(_case) if name.endswith("_cuda")]:
         if torch.cuda.is_available():
             setattr(_case, _name, pytest.mark.gpu(getattr(_case, _name)))
         else:
-            # Skipped, they would be half of all tests.
+            # Reported as skipped, they would be half of all tests.
             delattr(_case, _name)
 globals().update(_cases)
 
@@ -53,7 +53,7 @@ def test_conformance(engine: str, passes: int) -> None:
     "name", ["test_dft_inverse", "test_dft_inverse_opset19", "test_attention_4d_causal_fp16_expanded"]
 )
 def test_rounding(name: str) -> None:
-    """Where stored outputs carry rounding errors, ours are within their tolerance of the value in higher precision."""
+    """Where stored outputs have rounding errors, ours are within tolerance of the value in higher precision."""
     assert list(tally(ENGINES["onnxinfo"], f"^{name}_cpu$").rounding) == [name]
 
 

@@ -1,4 +1,4 @@
-"""Model-local functions: attributes given in the call, left out, handed on and in bodies, against ONNX Runtime."""
+"""Model-local functions against ONNX Runtime: attributes given in the call, omitted, passed on, and in bodies."""
 
 from __future__ import annotations
 

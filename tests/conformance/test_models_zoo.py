@@ -1,4 +1,4 @@
-"""The bundled networks: they are what their table says, and every exporter's is analyzed from end to end."""
+"""The bundled networks match their table, and the networks of every exporter are analyzed end to end."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from onnxinfo.models import path
 onnxruntime.set_default_logger_severity(4)
 
 HERE = path("digits.npz").parent
-# Folders of a machine, source files and stack traces, in text long enough not to be weights.
+# Machine paths, source files and stack traces, in text long enough not to be weights.
 TEXT = re.compile(rb"[ -~]{8,}")
 TRACES = re.compile(
     rb"/(home|root|tmp|usr|opt|var|mnt|private|Users)/|[A-Z]:\\|site-packages|\.py\b|Traceback|File \"|line \d"
 )
 
-# Entropy of a linear layer's units that all matter alike, at the default constraint, and of the most noise allowed.
+# Entropy per unit of a linear layer with equal units at the default constraint, and of the maximum noise.
 FLOOR, CEILING = -2.98, 1.42
 
 
@@ -65,7 +65,7 @@ def _data(name: str) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _feeds(model: onnx.ModelProto, entry: Entry) -> dict[str, np.ndarray[Any, Any]]:
-    """Bundled samples as the network takes them, prepared by hand."""
+    """Return bundled samples in the form that the network takes, preprocessed by hand."""
     name, _, key = Path(entry.inputs[0]).name.partition(":")
     (graph_input,) = model.graph.input
     tensor = graph_input.type.tensor_type
@@ -155,7 +155,7 @@ def test_the_torch_graph_agrees_on_the_default_layers(entry: Entry) -> None:
 
 
 def _analyze(entry: Entry, output: Path, *options: str) -> list[dict[str, Any]]:
-    """Run the command of the table, and return the rows that ``query`` gives."""
+    """Run the table's command, and return the rows of ``query``."""
     analyze = ["analyze", f"models/{entry.file}", "--inputs", *entry.inputs, "-o", str(output), "--device", "cpu"]
     _invoke([*analyze, *options])
     rows: list[dict[str, Any]] = json.loads(_invoke(["query", str(output), "--format", "json"]))
@@ -170,7 +170,7 @@ def _invoke(arguments: list[str]) -> str:
 
 @pytest.fixture
 def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands of the table are for the repository's folder."""
+    """The table's commands run in the repository's folder."""
     monkeypatch.chdir(HERE.parent)
 
 
@@ -178,7 +178,7 @@ def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("in_repository")
 def test_analyze(entry: Entry, tmp_path: Path) -> None:
     layers = onnxinfo.select_layers(onnxinfo.list_layers(path(entry.file)))
-    # Probabilities are saturated: what noise of this size does to them is too uncertain for a test of few samples.
+    # Probabilities saturate: the effect of this noise is too uncertain for a test with few samples.
     layers = [layer for layer in layers if layer.name != "probabilities"]
     chosen = [layers[0], layers[-1]]
     patterns = [option for layer in chosen for option in ("--layers", str(layer.index))]

@@ -1,4 +1,4 @@
-"""Gradients of every operator that has one, in float64, at the inputs of ONNX's own backend cases."""
+"""Gradients of every differentiable operator, in float64, at the inputs of ONNX's own backend cases."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from onnxinfo.graph import protos
 from onnxinfo.torch_graph.operators.values import to_torch
 from onnxinfo.torch_graph.precision import widened
 
-# Small tensors: threads cost more than they save.
+# Tensors are small: threads cost more than they save.
 torch.set_num_threads(1)
 
-# Rounding: the straight-through gradient is not the function's own, which is zero.
+# Rounding operators: the straight-through gradient differs from the function's own, which is zero.
 STRAIGHT_THROUGH = {"Ceil", "DynamicQuantizeLinear", "Floor", "QLinearConv", "QLinearMatMul", "QuantizeLinear", "Round"}
-# What they compute is discrete, or does not depend on the values of a float input.
+# Operators with discrete results, or results that do not depend on the values of a float input.
 WITHOUT_GRADIENT = {
     "ArgMax",
     "ArgMin",
@@ -47,7 +47,7 @@ WITHOUT_GRADIENT = {
     "Shape",
     "Size",
 }
-# Inputs that decide on shapes or positions, which torch takes as numbers.
+# Inputs that determine shapes or positions, which torch takes as numbers.
 NUMBERS = {
     "CastLike": ["target_type"],
     "Dropout": ["ratio"],
@@ -58,7 +58,7 @@ NUMBERS = {
 }
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 NARROW = {number for name, number in onnx.TensorProto.DataType.items() if re.match("FLOAT[468]E", name)}
-# Cases without a gradient to check, by regular expression, and why.
+# Cases without a gradient to check, by regular expression, with the reason.
 EXCLUDED = {
     r"training_dropout(_default)?(_mask)?$": "random numbers are refused",
     r"^bernoulli": "random numbers are refused",
@@ -68,13 +68,13 @@ EXCLUDED = {
     r"^bitcast": "takes the bits of floats apart",
     r"^castlike_(FLOAT8|FLOAT4|U?INT)\w+_expanded": "the float input gives nothing but its type",
 }
-# Their input has to stay between minus one and one.
+# Operators whose input must stay between minus one and one.
 BOUNDED = {"Acos", "Asin", "Atanh"}
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 
 
 def _cases() -> Iterator[Any]:
-    """One case per operator by default, all of those with a float input among the slow tests."""
+    """One case per operator by default; all cases with a float input are slow tests."""
     seen: set[str] = set()
     for kind in KINDS:
         for case in load_model_tests(kind=kind):
@@ -95,10 +95,10 @@ def _read(folder: str) -> onnx.ModelProto:
 
 
 def _model(case: TestCase) -> onnx.ModelProto:
-    """The case's model, all of it in float64: in float32 differences are too coarse."""
+    """Convert the case's model to float64: in float32, finite differences are too coarse."""
     proto = onnx.ModelProto()
     proto.CopyFrom(case.model if case.model is not None else _read(case.model_dir))
-    # Types that are nowhere written: those of constants that are no tensors, and of zeros.
+    # Implicit types: those of constants other than tensors, and of zeros.
     for node in protos.nested(proto.graph.node):
         for attribute in node.attribute if node.op_type == "Constant" else ():
             if attribute.type in (onnx.AttributeProto.FLOAT, onnx.AttributeProto.FLOATS):
@@ -124,13 +124,13 @@ def _stored(value: onnx.ValueInfoProto, position: int, folder: Path) -> Any:
 
 
 def _given(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Graph inputs that are no initializers."""
+    """Graph inputs that are not initializers."""
     initial = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in initial]
 
 
 def _differentiable_inputs(model: onnx.ModelProto) -> list[int]:
-    """Positions of the float inputs whose values a gradient can reach."""
+    """Positions of the float inputs whose values can have a gradient."""
     node = model.graph.node[0]
     values = _given(model)
     floats = [i for i, value in enumerate(values) if value.type.tensor_type.elem_type in FLOATS]
@@ -146,15 +146,15 @@ def _differentiable_inputs(model: onnx.ModelProto) -> list[int]:
 
 
 def _away_from_kinks(x: Tensor, operators: set[str]) -> Tensor:
-    """Move inputs off the round numbers and ties that examples are made of, in float64."""
+    """Move inputs away from the integers and ties that examples consist of, in float64."""
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    # Some cases hold numbers as they lay in memory: so large that differences would be lost in them.
+    # Some cases contain uninitialized memory: numbers so large that differences would be lost.
     moderate = x.double().clamp(-1e3, 1e3)
     return (moderate * (0.9 if operators & BOUNDED else 1) + 0.01 + 0.02 * noise).requires_grad_()
 
 
 def _operand(value: Any) -> Any:
-    """What a case holds, in float64: arrays, sequences, and tensors of types that numpy does not have."""
+    """Values of a case in float64: arrays, sequences, and tensors of types that numpy lacks."""
     x = to_torch(onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value)
     return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
 
@@ -173,7 +173,7 @@ def test_gradient(case: TestCase) -> None:
 
     def outputs(*values: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(positions, values, strict=True))
-        # What is infinite, such as a masked score, has no differences.
+        # Infinite values, such as masked scores, have no finite differences.
         return tuple(
             torch.where(y.isfinite(), y, 0.0)
             for y in _tensors(module(*(given.get(i, x) for i, x in enumerate(operands))))

@@ -96,7 +96,7 @@ def linear_attention(update_rule: str, steps: int) -> tuple[list[np.ndarray | No
 
 @pytest.mark.parametrize("update_rule", ["linear", "gated", "delta", "gated_delta"])
 def test_linear_attention(update_rule: str) -> None:
-    """A sequence in two parts, the state handed on, gives what it gives in one; the gradient is right."""
+    """Two parts of a sequence with the state passed on give the same as the whole; the gradient is correct."""
     inputs, settings = linear_attention(update_rule, 6)
     module = convert(node_model("LinearAttention", inputs, 2, **settings), fallback=False)
     whole, state = module(*(torch.from_numpy(x) for x in inputs if x is not None))
@@ -139,7 +139,7 @@ def test_flexible_attention_passes_scores_through_a_graph() -> None:
 
 
 def test_a_query_that_is_masked_afterwards_has_a_gradient() -> None:
-    """Exporters write attention so: the softmax over nothing is NaN, and is replaced where that happened."""
+    """Form of exported attention: the softmax over nothing is NaN, and is replaced afterwards."""
     scores = floats(2, 5)
     mask = np.array([[0, 0, -np.inf, 0, 0], [-np.inf] * 5], np.float32)
     nodes = [

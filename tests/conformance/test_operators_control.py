@@ -55,7 +55,7 @@ def test_gradient_of_the_branch_taken(take: bool) -> None:
     assert torch.autograd.gradcheck(lambda x: module(x, torch.tensor(take)), x)
 
 
-# Newton's iteration for a root, with the iterates as scan output; inner loop nested in the body of the outer one.
+# Newton's iteration for a root, with the iterates as scan output; an inner loop is nested in the body of the outer one.
 NESTED = """
 nested (float[N] x, int64 steps, int64 inner) => (float[N] y, float[S, N] iterates)
 <float half = {0.5}, bool yes = {1}>

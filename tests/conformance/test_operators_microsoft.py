@@ -24,7 +24,7 @@ def scalar(value: float, dtype: type = np.float32) -> np.ndarray:
 
 
 def bytes_(dtype: type, *shape: int, seed: int = 0) -> np.ndarray:
-    """Bytes; signed ones of seven bits, as ONNX Runtime's products of more saturate on processors without VNNI."""
+    """Random bytes; signed ones have seven bits, lest ONNX Runtime's products saturate on CPUs without VNNI."""
     low, high = (0, 256) if dtype is np.uint8 else (-64, 64)
     return rng(seed).integers(low, high, shape).astype(dtype)
 
@@ -100,7 +100,7 @@ class TestFused:
         check("CDist", [floats(3, 4), floats(5, 4, seed=1)])
 
     def test_softmax_with_bias(self) -> None:
-        """ONNX Runtime has it for GPUs only."""
+        """ONNX Runtime implements it on GPUs only."""
         x, bias = floats(2, 3, 4, 4), floats(2, 1, 1, 4, seed=1)
         declared = [output_info("output_0", "tensor(float)", x.shape)]
         settings = {"axis": 3, "is_inner_broadcast": 1, "declared": declared}
@@ -147,7 +147,7 @@ class TestAttention:
         inputs = [self.inputs[0], floats(10, width), floats(width)]
         check("Attention", inputs, num_heads=HEADS, qkv_hidden_sizes=[HIDDEN, HIDDEN, HEADS * 5])
 
-    def test_quantised(self) -> None:
+    def test_quantized(self) -> None:
         x, weight = bytes_(np.uint8, BATCH, NEW, 10), bytes_(np.int8, 10, 3 * HIDDEN)
         quantization = [scalar(0.02), scalar(0.01), LENGTHS, scalar(120, np.uint8), scalar(0, np.int8)]
         check("QAttention", [x, weight, self.inputs[2], *quantization], num_heads=HEADS, atol=1e-4)
@@ -184,7 +184,7 @@ class TestMultiHeadAttention:
         check("MultiHeadAttention", [self.query, *encoded, self.bias], num_heads=HEADS)
 
     def test_packed_operands_are_those_they_pack(self) -> None:
-        """ONNX Runtime has them for GPUs only."""
+        """ONNX Runtime implements them on GPUs only."""
         q, k, v = (torch.from_numpy(floats(BATCH, NEW, HEADS, SIZE, seed=i)) for i in range(3))
 
         def run(*inputs: torch.Tensor) -> torch.Tensor:
@@ -248,7 +248,7 @@ def test_group_query_attention_of_a_padded_prompt() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8], ids=str)
-class TestQuantised:
+class TestQuantized:
     def zero(self, dtype: type) -> np.ndarray:
         return scalar(120 if dtype is np.uint8 else -7, dtype)
 
@@ -299,7 +299,7 @@ class TestQuantised:
         check("QGemm", transposed, alpha=0.5, transB=1, constants=range(1, 7))
 
 
-def test_float_results_of_quantised_products() -> None:
+def test_float_results_of_quantized_products() -> None:
     a, b, zero = bytes_(np.uint8, 2, 3, 20), bytes_(np.int8, 20, 5), scalar(120, np.uint8)
     for b_zero in (None, scalar(3, np.int8)):
         inputs = [a, b, scalar(0.0213), scalar(0.0107), zero, b_zero, floats(5)]
@@ -309,7 +309,7 @@ def test_float_results_of_quantised_products() -> None:
     check("DynamicQuantizeMatMul", [floats(2, 3, 20), *columns])
 
 
-def test_quantised_embedding() -> None:
+def test_quantized_embedding() -> None:
     ids = rng().integers(0, 9, (2, 5)).astype(np.int32)
     tables = [bytes_(np.uint8, 9, 8), bytes_(np.uint8, 7, 8, seed=1), bytes_(np.uint8, 2, 8, seed=2)]
     tables += [bytes_(np.uint8, 8, seed=3), bytes_(np.uint8, 8, seed=4)]
@@ -335,7 +335,7 @@ def test_weights_of_few_bits(bits: int, inner: int, accuracy_level: int) -> None
 
 @pytest.mark.parametrize("per_column", [False, True])
 @pytest.mark.parametrize(("direction", "directions"), [("forward", 1), ("reverse", 1), ("bidirectional", 2)])
-def test_dynamically_quantised_lstm(direction: str, directions: int, per_column: bool) -> None:
+def test_dynamically_quantized_lstm(direction: str, directions: int, per_column: bool) -> None:
     steps, batch, size, hidden = 5, 2, 4, 6
     shape = (directions, 4 * hidden) if per_column else (directions,)
     matrices = [bytes_(np.int8, directions, n, 4 * hidden, seed=n) for n in (size, hidden)]
@@ -348,7 +348,7 @@ def test_dynamically_quantised_lstm(direction: str, directions: int, per_column:
 
 
 def test_normalizations_that_onnx_runtime_adds_to_the_standard_domain() -> None:
-    """Neither is in the standard at that opset; ONNX Runtime's optimizers write both all the same."""
+    """Neither is in the standard at that opset, but ONNX Runtime's optimizers write both."""
     inputs = [floats(2, 5, 8), floats(8, seed=1), floats(8, seed=2)]
     for op_type, operands in (("SimplifiedLayerNormalization", inputs[:2]), ("LayerNormalization", inputs)):
         assert_same(op_type, operands, opset=13, epsilon=0.1)

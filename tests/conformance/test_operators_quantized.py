@@ -23,7 +23,7 @@ def bytes_(dtype: type, *shape: int, seed: int = 0) -> np.ndarray:
 
 
 def weights(dtype: type, *shape: int, seed: int = 1) -> np.ndarray:
-    """Bytes; signed ones of seven bits, as ONNX Runtime's products of more saturate on processors without VNNI."""
+    """Random bytes; signed ones have seven bits, lest ONNX Runtime's products saturate on CPUs without VNNI."""
     return bytes_(dtype, *shape, seed=seed) // (2 if dtype is np.int8 else 1)
 
 
@@ -85,7 +85,7 @@ def test_convolutions_of_bytes(x_type: type, w_type: type, attributes: dict) -> 
 
 @pytest.mark.parametrize(("a_type", "b_type"), [(np.uint8, np.uint8), (np.uint8, np.int8), (np.int8, np.int8)])
 def test_products_of_bytes_are_exact(a_type: type, b_type: type) -> None:
-    # 600 products of bytes add up to more than float32 holds exactly.
+    # Sums of 600 products of bytes exceed what float32 represents exactly.
     a, b = bytes_(a_type, 2, 5, 600), weights(b_type, 600, 7)
     a_zero, b_zero = bytes_(a_type, seed=2), np.full(7, 3, b_type)
     assert_same("MatMulInteger", [a, b, a_zero, b_zero[0]], constants=(1, 2, 3), rtol=0)
@@ -117,7 +117,7 @@ def test_small_types_hold_what_their_bits_allow(type_: int) -> None:
 
 
 def test_straight_through_gradient() -> None:
-    """Inside the range the gradient of quantizing is that of the division, outside it is zero."""
+    """Inside the range, the gradient of quantization is that of the division; outside, it is zero."""
     x = torch.tensor([-3.0, -0.4, 0.26, 1.1, 60.0], requires_grad=True)
     model = node_model("QuantizeLinear", [x.detach().numpy(), scalar(0.25), scalar(5, np.uint8)], constants=(1, 2))
     (y,) = convert(model)(x)
@@ -126,8 +126,8 @@ def test_straight_through_gradient() -> None:
     assert gradient.tolist() == [0, 4, 4, 4, 4]
 
 
-def test_gradient_of_a_quantised_layer_is_that_of_the_layer() -> None:
-    """Quantize, convolve bytes, dequantize: between the roundings the gradient is the float convolution's."""
+def test_gradient_of_a_quantized_layer_is_that_of_the_layer() -> None:
+    """Quantize, convolve bytes, dequantize: between the roundings, the gradient is the float convolution's."""
     weight = bytes_(np.int8, 6, 4, 3, 3)
     model = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 21]>
@@ -151,7 +151,7 @@ def test_gradient_of_a_quantised_layer_is_that_of_the_layer() -> None:
     assert (y - expected).abs().max() < 0.5 / 2 + 0.04 / 2 * 0.01 * np.abs(weight.astype(int)).sum((1, 2, 3)).max()
 
 
-def test_gradient_passes_dynamic_quantisation() -> None:
+def test_gradient_passes_dynamic_quantization() -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 21]>
         layer (float[N, 20] x) => (float[N, 7] y) <float w_scale = {0.01}>
@@ -168,7 +168,7 @@ def test_gradient_passes_dynamic_quantisation() -> None:
     x = torch.from_numpy(floats(5, 20)).requires_grad_()
     (y,) = convert(model)(x)
     (gradient,) = torch.autograd.grad(y[0, 0], x)
-    # The smallest and the largest value, which set the scale, are no exception: the scale cancels out.
+    # The smallest and the largest value, which set the scale, are no exception: the scale cancels.
     expected = torch.zeros_like(x)
     expected[0] = 0.01 * torch.from_numpy(weight[:, 0]).float()
     torch.testing.assert_close(gradient, expected)
@@ -186,7 +186,7 @@ def test_scales_of_the_wrong_rank_are_refused() -> None:
         convert(model)(torch.from_numpy(bytes_(np.int8, *x.shape)))
 
 
-def test_layers_of_a_quantised_network_are_its_bytes_but_no_mere_rounding() -> None:
+def test_layers_of_a_quantized_network_are_its_bytes_but_no_mere_rounding() -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 21]>
         network (float[N, 4, 6, 6] x) => (float[N, 24] y, int64[N, 1] best)

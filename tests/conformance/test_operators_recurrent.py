@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN against ONNX Runtime, whose results depend on every attribute."""
+"""LSTM, GRU and RNN against ONNX Runtime, with every attribute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grid sampling, above all at positions exactly between two pixels and beyond the edges."""
+"""Grid sampling, especially at positions exactly between two pixels and beyond the edges."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nodes import assert_same, floats
 
 
 def positions(size: int, align_corners: int) -> np.ndarray:
-    """Normalized positions of every half pixel from two images to the left to two to the right."""
+    """Normalized positions of every half pixel, from two images to the left to two to the right."""
     pixels = np.arange(-2 * size, 3 * size, 0.5)
     span = size - 1 if align_corners else size
     return (2 * pixels + (0 if align_corners else 1)) / span - 1

@@ -88,9 +88,9 @@ class TestRegions:
 @pytest.mark.parametrize("center_point_box", [0, 1])
 @pytest.mark.parametrize("options", [(7, 0.3, 0.2), (100, 0.5), (5,), ()])
 def test_non_max_suppression(options: tuple, center_point_box: int) -> None:
-    centres, sizes = rng().uniform(0, 1, (2, 40, 2)), rng(1).uniform(0.05, 0.5, (2, 40, 2))
-    second = sizes if center_point_box else centres - sizes
-    first = centres if center_point_box else centres + sizes
+    centers, sizes = rng().uniform(0, 1, (2, 40, 2)), rng(1).uniform(0.05, 0.5, (2, 40, 2))
+    second = sizes if center_point_box else centers - sizes
+    first = centers if center_point_box else centers + sizes
     boxes = np.concatenate([first, second], 2).astype(np.float32)
     limits = [np.array(v, np.int64 if i == 0 else np.float32) for i, v in enumerate(options)]
     inputs = [boxes, floats(2, 3, 40), *limits]
@@ -99,6 +99,6 @@ def test_non_max_suppression(options: tuple, center_point_box: int) -> None:
 
 @pytest.mark.parametrize("op_type", ["Bernoulli", "RandomNormalLike", "RandomUniformLike"])
 def test_random_numbers_are_refused(op_type: str) -> None:
-    """Every engine draws others, so nothing computed from them could be verified."""
+    """Every engine draws different numbers, so no result could be verified."""
     with pytest.raises(ConversionError, match=rf"{op_type}.*draws random numbers"):
         convert(node_model(op_type, [np.full((4, 5), 0.3, np.float32)]), fallback=False)

@@ -1,4 +1,4 @@
-"""Trained ResNets on CIFAR-10: the solver's promises on real networks. Needs data outside the repository."""
+"""ResNets trained on CIFAR-10: the solver's guarantees on real networks. Needs data outside the repository."""
 
 import numpy as np
 import onnx
@@ -30,7 +30,7 @@ def sid(folder, opset, name="run", model=None, **options):
         return archive[name].values("sid")
 
 
-def test_the_solver_is_not_below_the_paper_s_optimiser(tmp_path):
+def test_the_solver_is_not_below_the_paper_s_optimizer(tmp_path):
     fast = sid(tmp_path, 13, "fast")
     slow = sid(tmp_path, 13, "slow", solver="reference")
     assert (fast["value"].mean(1) >= slow["value"].mean(1) - 0.01).all()
@@ -42,10 +42,10 @@ def test_both_exporters_files_give_the_same(tmp_path):
     assert np.abs(old - new).max() < 0.01
 
 
-def test_rescaled_neighbours_discard_the_same(tmp_path):
+def test_rescaled_neighbors_discard_the_same(tmp_path):
     model = onnx.load(SHARED / "models/resnet20-cifar10-opset13.onnx")
     weights = {i.name: i for i in model.graph.initializer}
-    # The two convolutions of a block, with nothing but a ReLU between them.
+    # The two convolutions of a block, separated only by a ReLU.
     first, second = [node for node in model.graph.node if node.op_type == "Conv"][1:3]
     for name, factor in [(n, 0.25) for n in first.input[1:]] + [(second.input[1], 4.0)]:
         weights[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights[name]) * np.float32(factor), name))

@@ -1,4 +1,4 @@
-"""The versions of operators and of the file format that are promised: verified, or refused in one line."""
+"""Supported versions of operators and of the file format: verified, or refused in one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "conversion.md"
 
 
 def model(operator: str, opset: int, ir_version: int = OLDEST_FORMAT) -> onnx.ModelProto:
-    """A layer of one operator; its weights are graph inputs too, as the oldest formats want it."""
+    """A layer with one operator; its weights are graph inputs too, as the oldest formats require."""
     shape, weights, attributes = ["N", 4], [], {}
     if operator == "Conv":
         shape, weights, attributes = ["N", 2, 5, 5], [graphs.weight("w", 3, 2, 3, 3)], {"kernel_shape": [3, 3]}
@@ -44,7 +44,7 @@ def model(operator: str, opset: int, ir_version: int = OLDEST_FORMAT) -> onnx.Mo
 
 
 def verified_against(proto: onnx.ModelProto, folder: Path) -> str:
-    """Check and analyze; what it was compared with."""
+    """Check and analyze; return the reference that was compared with."""
     checked = check_model(proto)
     assert checked.error is None
     shape = (2, 2, 5, 5) if proto.graph.node[0].op_type == "Conv" else (2, 4)

@@ -1,4 +1,4 @@
-"""The main job end to end on bundled and hand-made models."""
+"""The whole analysis on bundled and hand-made models."""
 
 from types import SimpleNamespace
 
@@ -40,7 +40,7 @@ def analyze(tmp_path, model=MODEL, inputs=IMAGES, **options):
 
 
 def read(archive, run="digits-cnn"):
-    """Everything of a run that the tests look at, with the file closed again."""
+    """All parts of a run that the tests inspect, read with the file closed again."""
     with onnxinfo.open(archive) as opened:
         found = opened[run]
         facts = {name: getattr(found, name) for name in ("status", "shape", "axes", "recipe", "labels", "thumbnails")}
@@ -100,7 +100,7 @@ def test_a_run_begun_with_less_memory_goes_on_as_it_began(tmp_path):
 
 @pytest.mark.parametrize("normalize_by", ["dataset", "sample"])
 def test_memory_that_runs_out_halves_what_is_evaluated_at_once(tmp_path, monkeypatch, caplog, normalize_by):
-    """A device that has room for five inputs, as it turns out on the way, gives what the same settings give with it."""
+    """A device that turns out to have room for five inputs gives the same as that batch size from the start."""
     whole = analyze(tmp_path, limit=6, normalize_by=normalize_by, layers=["relu"])
     call = Network.__call__
 
@@ -114,7 +114,7 @@ def test_memory_that_runs_out_halves_what_is_evaluated_at_once(tmp_path, monkeyp
     less = analyze(tmp_path / "narrow", limit=6, normalize_by=normalize_by, layers=["relu"])
     assert less.finished.all()
     assert less.values["converged"].all()
-    assert "evaluated at once from here on: 4" in caplog.text
+    assert "batch size from here on: 5\n" in caplog.text
     error = np.hypot(whole.values["stderr"], less.values["stderr"])
     assert (abs(less.values["value"] - whole.values["value"]) < 0.02 + 5 * error).all()
 

@@ -1,4 +1,4 @@
-"""``check``: what a model is, what serves it, and whether its torch graph computes what ONNX Runtime computes."""
+"""``check``: description of the model, backends of operators, and comparison of the torch graph with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_perturbed_tensor_is_checked_first() -> None:
 
 @pytest.fixture
 def broken_relu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A converter that is wrong by one part in a thousand."""
+    """A converter with a relative error of a thousandth."""
 
     def convert(node: Any, graph: Any) -> Any:
         return table.bind(Relu, node, graph)
@@ -166,7 +166,7 @@ def test_token_ids_are_rows_of_their_table() -> None:
 
 
 def test_open_sizes_are_tried() -> None:
-    """The network takes images of 32 pixels, but says so nowhere."""
+    """The network takes images of 32 pixels, but does not declare it."""
     nodes = [node("Flatten", "x", "flat"), node("MatMul", "flat w", "y")]
     proto = model(nodes, [value("x", ("N", 1, "H", "W"))], [value("y", ("N", 2))], [weight("w", 1024, 2)])
     assert check_model(proto).inputs == {"x": (2, 1, 32, 32)}
@@ -197,7 +197,7 @@ def test_optional_inputs_are_absent() -> None:
 
 
 def test_a_value_between_two_steps_may_fall_on_either_side() -> None:
-    """Each engine adds up in its own order; a step between the two sums is all the difference there can be."""
+    """Each engine has its own order of summation; results may differ by one step at most."""
     rows = np.random.default_rng(0).random((2000, 999), np.float32)
     axes = constant("axes", [1])
     sums = model([node("ReduceSum", "x axes", "y")], [value("x", ("N", 999))], [value("y", ("N", 1))], [axes])
@@ -219,7 +219,7 @@ def test_a_value_between_two_steps_may_fall_on_either_side() -> None:
 
 
 def test_a_choice_between_equals_may_fall_on_either_side() -> None:
-    """Engines add up in another order: of scores that are equal but for rounding, any may be the greatest."""
+    """Engines sum in different orders: among scores that are equal up to rounding, any may be the largest."""
     chance = np.random.default_rng(0)
     summands = chance.standard_normal(4096).astype(np.float32)
     proto = onnx.parser.parse_model("""
@@ -241,11 +241,11 @@ def test_a_choice_between_equals_may_fall_on_either_side() -> None:
     assert not check.largest.agrees
 
 
-# Where ONNX Runtime rounds, not the torch graph.
+# ONNX Runtime rounds here, not the torch graph.
 
 
 def saturated(*behind: onnx.NodeProto) -> onnx.ModelProto:
-    """A sigmoid in its tail, where ONNX Runtime is right to an absolute 1e-8 and values are as small as that."""
+    """The tail of a sigmoid, where ONNX Runtime is accurate only to an absolute 1e-8, the size of the values."""
     nodes = [node("MatMul", "x w", "h"), node("Sub", "h c", "a"), node("Sigmoid", "a", "p"), *behind]
     last = behind[-1].output[0] if behind else "p"
     constants = [weight("w", 4, 1), constant("c", 17, np.float32), constant("two", 2, np.float32)]

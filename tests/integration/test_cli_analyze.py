@@ -1,4 +1,4 @@
-"""``onnxinfo analyze`` and ``demo`` as a user meets them: exit codes, one-line errors, files."""
+"""``onnxinfo analyze`` and ``demo`` from the user's side: exit codes, one-line errors, files."""
 
 import json
 import os
@@ -18,7 +18,7 @@ IMAGES = f"{path('digits.npz')}:images"
 
 
 def run(monkeypatch, capsys, *arguments):
-    """Exit code, standard output and standard error of a command line."""
+    """Return exit code, standard output and standard error of a command line."""
     monkeypatch.setattr(sys, "argv", ["onnxinfo", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         main()

@@ -1,4 +1,4 @@
-"""A cell's verdict and value are its own: they do not depend on what else is asked for, on memory or on workers."""
+"""Verdict and value of a cell do not depend on other layers and samples, on memory or on workers."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ UNIT = {"mean": [8.0], "std": [6.0], "scale": 1.0}
 
 
 def cells(folder, name, samples=slice(0, SAMPLES), layers=LAYERS, **options):
-    """Values of SID, (layer, sample), whose constraint is each sample's own."""
+    """SID values, (layer, sample), under each sample's own constraint."""
     images = np.load(path("digits.npz"))["images"][:SAMPLES][samples]
     model, output = str(path("digits-cnn.onnx")), folder / f"{name}.h5"
     done = onnxinfo.analyze(model, images, output, layers=layers, normalize_by="sample", threads=1, **UNIT, **options)
@@ -51,7 +51,7 @@ def test_samples_in_another_order(tmp_path, together):
 
 
 def test_little_memory(tmp_path, together):
-    """Fewer inputs are evaluated at once, in smaller blocks of samples."""
+    """Smaller batches and smaller blocks of samples."""
     alone = {name: numbers[-1:] for name, numbers in together.items()}
     demand_same(cells(tmp_path, "little", layers=LAYERS[-1:], memory_limit="1M"), alone)
     with onnxinfo.open(tmp_path / "little.h5") as archive:

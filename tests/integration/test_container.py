@@ -1,4 +1,4 @@
-"""What the container's files say and do, as far as that can be tried without building the image."""
+"""The container's files, as far as they can be tested without building the image."""
 
 import os
 import runpy
@@ -22,7 +22,7 @@ def batch():
 
 
 def run_batch(batch, folder, models, options=""):
-    """Run the service's shell command with an onnxinfo that writes its arguments down and fails on bad.onnx."""
+    """Run the service's shell command with an onnxinfo that records its arguments and fails on bad.onnx."""
     (folder / "in").mkdir()
     for model in models:
         (folder / "in" / model).touch()

@@ -1,4 +1,4 @@
-"""Decoders in analyses: trained, kept, used again, and marked where they are of no use."""
+"""Decoders in analyses: trained, stored, reused, and marked if they are useless."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Rescaling, coherency, pruning, robustness, and the baselines that they are held against."""
+"""Rescaling, coherency, pruning, robustness, and the baselines for comparison."""
 
 import json
 
@@ -13,7 +13,7 @@ import onnxinfo
 from onnxinfo.cli import cli
 from onnxinfo.errors import InputError, UsageError
 from onnxinfo.graph.prune import kept_share
-from onnxinfo.graph.rescale import neighbours
+from onnxinfo.graph.rescale import neighbors
 from onnxinfo.graph.scores import pooled_feature, score_tensor
 from onnxinfo.models import path
 from onnxinfo.torch_graph.runtime import Session
@@ -85,12 +85,12 @@ def test_layers_that_something_else_separates_are_left_alone(nodes, outputs):
     more = {"lo": np.float32(0), "hi": np.float32(6), "one": np.float32(1), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
     used = {name for line in nodes for name in line.split(" -> ")[0].split(" ")[1].split(",")}
     model = model_of(nodes, {k: v for k, v in (WEIGHTS | more).items() if k in used}, outputs)
-    assert neighbours(model) == []
+    assert neighbors(model) == []
     with pytest.raises(UsageError, match="no two layers"):
         onnxinfo.rescale(model)
 
 
-def test_batch_normalisation_added_bias_and_a_shared_weight():
+def test_batch_normalization_added_bias_and_a_shared_weight():
     square = conv(2, 2, 3, 3, seed=3)
     numbers = {"s": np.abs(normal(2)) + 1, "o": normal(2), "m": normal(2), "v": np.abs(normal(2)) + 1}
     nodes = [
@@ -99,7 +99,7 @@ def test_batch_normalisation_added_bias_and_a_shared_weight():
     ]  # fmt: skip
     weights = {"w": square, "k": conv(32, 5, seed=4), "q": normal(5), "l": conv(5, 3, seed=5), **numbers}
     model = model_of(nodes, weights, rank=2)
-    assert [(pair.first, pair.second) for pair in neighbours(model)] == [("n1", "n3"), ("n3", "n6"), ("n6", "n9")]
+    assert [(pair.first, pair.second) for pair in neighbors(model)] == [("n1", "n3"), ("n3", "n6"), ("n6", "n9")]
     changed = onnxinfo.rescale(model, 4)
     np.testing.assert_allclose(run(changed)["y"], run(model)["y"], rtol=1e-4, atol=1e-5)
     one = onnxinfo.rescale(model, 4, layers=["h"])
@@ -161,7 +161,7 @@ def test_scores_and_the_feature_they_are_pooled_from():
 
 @pytest.fixture(scope="module")
 def classifier():
-    """Pixels, a convolution, global average pooling and one linear layer."""
+    """A convolution of pixels, global average pooling and one linear layer."""
     nodes = [
         "Conv x,w1,b1 -> a | pads=[1,1,1,1] strides=[2,2]", "Relu a -> f", "GlobalAveragePool f -> p",
         "Flatten p -> v", "Gemm v,k -> y",
@@ -184,7 +184,7 @@ def test_baselines_are_their_definitions(classifier, tmp_path):
     norms = np.linalg.norm(weights, axis=1)
     np.testing.assert_allclose(values["gradient"]["value"], [norms / 16, norms], rtol=1e-4)
     cam = (weights[:, :, None, None] * feature["f"]).sum(1)
-    # Upsampling keeps the mean but for the border, and the corners exactly.
+    # Upsampling preserves the mean except at the border, and the corners exactly.
     np.testing.assert_allclose(maps["cam"][:, 0, 0, 0], cam[:, 0, 0], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(maps["gradcam"][:, 1, 7, 7], np.maximum(cam[:, -1, -1], 0) / 16, rtol=1e-3, atol=1e-4)
     assert not values["cam"]["converged"][1].any()
@@ -209,13 +209,13 @@ def test_coherency_of_a_trained_network(tmp_path):
     result = CliRunner().invoke(cli, [*command, "-o", str(tmp_path / "o.h5"), "--format", "json"])
     assert result.exit_code == 0, result.output
     rows = {(row["layer"], row["metric"]): row for row in json.loads(result.output)}
-    between = {name for pair in neighbours(MODEL) for name in pair.between}
+    between = {name for pair in neighbors(MODEL) for name in pair.between}
     for (layer, metric), row in rows.items():
         assert row["rescaled"] == (layer in between)
         if metric == "sid":
             assert abs(row["difference"]) < 0.01
         else:
-            # Both a feature times its gradient and the network itself stay the same.
+            # The feature times its gradient and the network itself are unchanged.
             expected = 4 if metric == "gradient" and row["rescaled"] else 1
             assert row["ratio"] == pytest.approx(expected, rel=1e-3)
     assert any(row["rescaled"] for row in rows.values())
@@ -236,7 +236,7 @@ def test_robustness_of_a_linear_classifier_is_the_distance_to_the_boundary(tmp_p
     distance = np.abs(scores[:, 0] - scores[:, 1])[nearest] / np.linalg.norm(k[:, 0] - k[:, 1])
     assert found.accuracy == 1
     assert (values["targets"] == 1).all()
-    # Smaller than possible would be wrong; the attack may be a little worse than the best.
+    # A value below the possible minimum would be wrong; the attack may be slightly worse than the best.
     assert (values["value"][0] > 0.999 * distance).all()
     np.testing.assert_allclose(values["value"][0], distance, rtol=0.1)
 

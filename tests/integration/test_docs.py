@@ -1,4 +1,4 @@
-"""Help, its examples, and the docs made from them."""
+"""Help texts, their examples, and the docs generated from them."""
 
 import os
 import re
@@ -18,7 +18,7 @@ import onnxinfo
 from onnxinfo.cli import COMMANDS, cli
 from onnxinfo.models import path as bundled
 
-#: Their examples take minutes of computation or data from outside: they are parsed here, not run.
+#: Examples that take minutes or need outside data: they are parsed here, not run.
 COMPUTING = {"analyze", "oneshot", "demo", "decoder", "check", "coherency", "prune", "rescale", "robustness", "extract"}
 
 

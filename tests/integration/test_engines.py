@@ -1,4 +1,4 @@
-"""Several processes, and a cluster: the same numbers as in one process, whatever is lost on the way."""
+"""Several processes, and a cluster, give the same numbers as one process, whatever is lost on the way."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from onnxinfo.models import path
 
 MODEL = str(path("digits-cnn.onnx"))
 IMAGES = f"{path('digits.npz')}:images"
-#: With more of them, the last digits may differ.
+#: With more threads, the last digits may differ.
 SETTINGS = {"limit": 40, "layers": ["relu", "relu_4", "logits"], "threads": 1, "compression": "lossless"}
 
 
@@ -24,7 +24,7 @@ def analyze(archive, **options):
 
 
 def contents(archive):
-    """Every number of the only run of an archive."""
+    """All numbers of the only run of an archive."""
     with onnxinfo.open(archive) as opened:
         (name,) = opened
         run = opened[name]
@@ -57,7 +57,7 @@ def test_two_processes_give_the_bits_that_one_does(tmp_path, alone):
 
 
 def test_all_metrics_reach_the_workers(tmp_path):
-    """Decoders, foregrounds and the classifier's scores go to them with what they are made from."""
+    """Workers receive decoders, foregrounds and the classifier's scores with the metrics that need them."""
     boxes = np.tile([2, 2, 6, 7], (50, 1))
     options = {
         "metrics": ["concentration", "ru", "gradient", "gradcam", "sid"], "limit": 4, "layers": ["relu"],
@@ -101,7 +101,7 @@ def test_ctrl_c_ends_the_processes(tmp_path):
 
 
 def _children():
-    """Processes that compute for this one, oldest first."""
+    """Worker processes of this one, oldest first."""
     listed = subprocess.run(
         ["pgrep", "--parent", str(os.getpid()), "--full", "spawn_main"], capture_output=True, text=True, check=False
     )
@@ -147,7 +147,7 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patched:
-        # Ray lets its workers yield to everything else, which on a busy machine means to wait.
+        # Ray lets its workers yield to all other processes, which on a busy machine means waiting.
         patched.setenv("RAY_worker_niceness", "0")
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         nodes.add_node(num_cpus=1)
@@ -174,7 +174,7 @@ def test_a_cluster_of_two_nodes_survives_the_loss_of_a_worker(tmp_path, alone, c
 
 
 def _busy():
-    """A process of Ray's that computes a task now."""
+    """A Ray process that is computing a task."""
     for _ in range(300):
         listed = subprocess.run(["pgrep", "--full", "^ray::_perform"], capture_output=True, text=True, check=False)
         if listed.stdout:

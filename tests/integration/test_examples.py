@@ -1,4 +1,4 @@
-"""Every public name has an example, which runs, and a place in the reference."""
+"""Every public name has an example that runs, and a place in the reference."""
 
 import doctest
 import inspect
@@ -15,7 +15,7 @@ from onnxinfo.models import path as bundled
 
 REFERENCE = DOCS / "reference"
 NAMES = [name for name in onnxinfo.__all__ if name != "__version__"]
-#: Their examples take seconds: the demo analyzes 50 images, the toolbox behind robustness takes long to import.
+#: Examples that take seconds: the demo analyzes 50 images, and the toolbox behind robustness is slow to import.
 SLOW = {"demo", "robustness"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -36,7 +36,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def folder(prepared, tmp_path, monkeypatch):
-    """A copy of it, in which examples may write."""
+    """A copy of the folder in which examples may write."""
     monkeypatch.chdir(shutil.copytree(prepared, tmp_path / "examples"))
 
 

@@ -1,4 +1,4 @@
-"""Extensions of another package, which is installed, and of a program: everywhere, in workers and on Ray too."""
+"""Extensions from an installed package and from a program work everywhere, including workers and Ray."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def values(name, metric="energy", inputs=IMAGES, **options):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """Where the package is installed, by pip."""
+    """Folder in which pip installs the package."""
     folder = tmp_path_factory.mktemp("extension")
     source = shutil.copytree(SOURCE, folder / "source")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
@@ -46,7 +46,7 @@ def installed(tmp_path_factory):
 
 
 def run(program, folder, installed=None):
-    """What a program prints as JSON; it is a file, as workers import it."""
+    """Return what a program prints as JSON; it runs from a file, because workers import it."""
     file = folder / "program.py"
     file.write_text(HEAD + textwrap.dedent(program))
     search = [str(installed)] if installed else []
@@ -65,7 +65,7 @@ def test_the_package_is_short():
 
 
 def test_one_of_each_of_an_installed_package(installed, tmp_path):
-    """Its metric in one process, in two, and by its engine; its plot, its input format, its export and its operator."""
+    """The package's metric runs in one process, in two, and on its engine; its other extensions work, too."""
     found = run(
         """
         if __name__ == "__main__":
@@ -120,7 +120,7 @@ PROGRAM = """
 
 
 def test_a_metric_of_a_program_reaches_its_workers(tmp_path):
-    """With what it is made from, and what it was prepared with; the programs' names are looked up by no worker."""
+    """Metrics arrive with their dependencies and prepared state; workers do not look up the program's names."""
     found = run(
         PROGRAM
         + """

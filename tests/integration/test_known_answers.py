@@ -1,4 +1,4 @@
-"""Small models whose SID is known from closed forms, without any solver."""
+"""Small models with known SID in closed form, without any solver."""
 
 import math
 
@@ -31,7 +31,7 @@ def model_of(nodes, units, outputs, initializers):
 
 
 def shared_equally(norms, budget):
-    """Mean H where sum_i norms_i sigma_i^2 = budget; what does not fit under the cap of 1 goes to the other units."""
+    """Mean H where sum_i norms_i sigma_i^2 = budget; what exceeds the cap of 1 goes to the other units."""
     free = norms > 0
     while True:
         square = np.ones_like(norms)
@@ -109,7 +109,7 @@ def test_two_probabilities(tmp_path, seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_probability_s_logit_far_in_the_tail(tmp_path, seed):
-    """Few outputs deviate by chance; a linear layer's ratio is known all the same."""
+    """With few outputs, the deviation is random; a linear layer's ratio is known all the same."""
     stream = np.random.default_rng(seed)
     weight, x = normal(stream, 30 + seed, 1, scale=0.4), normal(stream, 8, 30 + seed)
     nodes = [("MatMul", ["x", "w"], "a", {}), ("Sub", ["a", "far"], "y", {}), ("Sigmoid", ["y"], "p", {})]

@@ -1,4 +1,4 @@
-"""Looking at a run while it is being computed: other processes read what is finished, and the writer goes on."""
+"""Reading a run while it is computed: other processes see finished cells, and the writer continues."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 import onnxinfo
 from onnxinfo.archive.writer import RunWriter
 
-#: Finished when the others look: of SID layer 0 whole and of layer 1 some samples, of the rest nothing.
+#: State when the other processes read: SID of layer 0 complete, of layer 1 some samples, nothing else.
 FINISHED = [(0, range(6)), (1, range(2))]
 
 

@@ -1,4 +1,4 @@
-"""The life of a metric: made and validated, the archive opened, prepared, computed."""
+"""Life cycle of a metric: constructed and validated, archive opened, prepared, computed."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_too_few_training_samples_are_refused_before_anything_is_written(tmp_pat
 
 
 def test_the_attack_takes_as_few_samples_at_once_as_memory_has_room_for(tmp_path, monkeypatch, caplog):
-    """A device with room for one input gives the robustness that one with room for all gives."""
+    """A device with room for one input gives the same robustness as one with room for all."""
     pytest.importorskip("art")
     generator = np.random.default_rng(0)
     x, weight = (generator.normal(size=shape).astype(np.float32) for shape in ((5, 4), (4, 3)))
@@ -72,9 +72,9 @@ def test_the_attack_takes_as_few_samples_at_once_as_memory_has_room_for(tmp_path
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return call(network, inputs, rows)
 
-    # Memory is short from the first attack on: what was made ready before is made for more.
+    # Memory is short from the first attack on; everything prepared before assumes more.
     monkeypatch.setattr(Robustness, "cells", begin)
     monkeypatch.setattr(Network, "__call__", narrow)
     less = onnxinfo.robustness(model, x, tmp_path / "less.h5", **options)
-    assert "evaluated at once from here on: 1" in caplog.text
+    assert "batch size from here on: 1\n" in caplog.text
     assert less.value == pytest.approx(whole.value, rel=0.05)

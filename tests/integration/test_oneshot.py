@@ -1,4 +1,4 @@
-"""Analysis, plots and report in one go."""
+"""Analysis, plots and report in one call."""
 
 import pytest
 from click.testing import CliRunner

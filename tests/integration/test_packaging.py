@@ -1,4 +1,4 @@
-"""What is built from the sources, and what its metadata promises."""
+"""Distributions built from the sources, and the claims of their metadata."""
 
 import ast
 import email
@@ -26,7 +26,7 @@ EXPORTERS = {"models-torch", "models-tensorflow", "models-jax", "models-paddle",
 
 
 def build(source, target):
-    """Wheel and source archive of a tree."""
+    """Build wheel and source archive of a tree."""
     environment = {**os.environ, "PYTHONPATH": str(source / "tools"), "SOURCE_DATE_EPOCH": "1700000000"}
     subprocess.run(
         [sys.executable, "-c", BUILD, target], cwd=source, env=environment, check=True, capture_output=True, timeout=300
@@ -37,7 +37,7 @@ def build(source, target):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The same sources built twice, in other folders, with other times and permissions of files."""
+    """The same sources built twice, in different folders and with different file times and permissions."""
     pairs = []
     for i in range(2):
         folder = tmp_path_factory.mktemp("build")
@@ -127,7 +127,7 @@ def test_every_dependency_has_a_lower_bound_and_a_pin():
     for requirement in [*declared["dependencies"], *declared["optional-dependencies"]["report"]]:
         name, _, bound = re.split("(>=)", requirement.split(";")[0].strip())
         assert bound
-        # One of the two ONNX Runtimes is installed, and the pins are of the platform with GPU wheels.
+        # One of the two ONNX Runtimes is installed, and the pins are for the platform with GPU wheels.
         assert name.replace("-", "_") in pins or name == "onnxruntime"
 
 
@@ -136,7 +136,7 @@ def test_the_library_imports_what_it_declares():
     extras = declared["optional-dependencies"]
     requirements = [*declared["dependencies"], *extras["report"], *extras["robustness"], *extras["ray"]]
     known = {re.split("[><=]", requirement)[0].strip().lower().replace("-", "_") for requirement in requirements}
-    # Imported under another name than installed, or brought by what is declared: onnx.
+    # Imported under another name than installed, or a dependency of a declared package: onnx.
     known |= {"pil", "art", "onnxinfo", "google", *(name.lower() for name in sys.stdlib_module_names)}
     for path in [*(ROOT / "onnxinfo").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):

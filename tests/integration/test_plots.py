@@ -1,4 +1,4 @@
-"""Every kind of plot is drawn, alike each time, in each look; comparisons and annotated models."""
+"""Every kind of plot is drawn, reproducibly and in each style; comparisons and annotated models."""
 
 import re
 import shlex
@@ -107,7 +107,7 @@ def test_an_archive_without_runs_has_nothing_to_draw(kind, tmp_path):
 
 
 def test_the_papers_figures_are_a_command_each(archive, tmp_path, monkeypatch):
-    """Those that the docs give, on archives that hold what they say."""
+    """The commands in the docs, run on archives with the contents that they assume."""
     text = (DOCS / "howto.md").read_text()
     commands = re.findall(r"^ +onnxinfo (plot .+-o (fig\w+)\.pdf)$", text, re.MULTILINE)
     assert {name[:4] for _, name in commands} == {"fig1", "fig3", "fig4", "fig5"}
@@ -125,7 +125,7 @@ def test_the_papers_figures_are_a_command_each(archive, tmp_path, monkeypatch):
 
 
 def test_layers_without_a_map_are_left_out(tmp_path):
-    """Class activation maps are of one layer."""
+    """Class activation maps exist for a single layer only."""
     cam = Metric("cam", "class activation map", "", fields=())
     with RunWriter.open(tmp_path / "a.h5", "one", fakes.schema(metrics=(cam,))) as writer:
         for layer in range(fakes.LAYERS):

@@ -1,4 +1,4 @@
-"""What a run records of quantized models, and that runs of different precision are kept apart below the rounding."""
+"""Quantization in runs: what is recorded, and that runs of different precision are kept apart below the rounding."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import archive_fakes as fakes
 import numpy as np
 import onnx
 import pytest
-from graphs import model, node, quantised, value
+from graphs import model, node, quantized, value
 from onnx import TensorProto, numpy_helper
 
 import onnxinfo
 from onnxinfo import UsageError
 from onnxinfo.archive.format import mark_code
 from onnxinfo.archive.means import limited_by_rounding, sound_alpha
-from onnxinfo.graph.quantisation import quantisation
+from onnxinfo.graph.quantization import quantization
 from onnxinfo.views.wording import rounding_text
 
 ALPHA = 0.00432
@@ -64,21 +64,21 @@ QUANTISE, DEQUANTISE = node("QuantizeLinear", "x s z", "q"), node("DequantizeLin
     ],
 )
 def test_the_format_is_told_by_the_graph(nodes: list[onnx.NodeProto], expected: str) -> None:
-    assert quantisation(of_weights(*nodes)) == expected
+    assert quantization(of_weights(*nodes)) == expected
 
 
 def test_bodies_count() -> None:
-    """Quantized nodes within control flow are nodes of the model."""
+    """Quantized nodes in control flow count as nodes of the model."""
     inner = onnx.helper.make_graph([QUANTISE, node("DequantizeLinear", "q s z", "d")], "body", [], [value("d")])
     branch = onnx.helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
-    assert quantisation(of_weights(branch)) == "QDQ"
+    assert quantization(of_weights(branch)) == "QDQ"
 
 
 @pytest.mark.parametrize(("step", "limited"), [(0.1, True), (0.001, False)])
 def test_a_run_records_precision_and_the_least_sound_alpha(tmp_path, step, limited) -> None:
     x = np.random.default_rng(1).normal(size=(4, 32)).astype(np.float32)
     options = {"layers": ["y"], "normalize_by": "sample", "std": 1.0, "mean": 0.0}
-    result = onnxinfo.analyze(quantised(step), x, tmp_path / "a.h5", **options)
+    result = onnxinfo.analyze(quantized(step), x, tmp_path / "a.h5", **options)
     with onnxinfo.open(result.archive) as archive:
         run = archive[result.run]
         values = run.values("sid")
@@ -89,7 +89,7 @@ def test_a_run_records_precision_and_the_least_sound_alpha(tmp_path, step, limit
         return
     alpha = sound_alpha(values)
     assert f"sound from alpha {alpha:.2g}" in rounding_text(values)
-    sound = onnxinfo.analyze(quantised(step), x, tmp_path / "a.h5", run="sound", alpha=alpha, **options)
+    sound = onnxinfo.analyze(quantized(step), x, tmp_path / "a.h5", run="sound", alpha=alpha, **options)
     with onnxinfo.open(sound.archive) as archive:
         assert not limited_by_rounding(archive["sound"].values("sid")).any()
 
@@ -105,7 +105,7 @@ def test_a_float_run_says_so(tmp_path) -> None:
 
 @contextlib.contextmanager
 def rounded():
-    """Let the cell that is not proven be one that rounding limits."""
+    """Mark the unproven cell as limited by rounding."""
     original = fakes.cell
 
     def limited(metric, layer, sample, shape):
@@ -120,15 +120,15 @@ def rounded():
         yield
 
 
-def schema(quantisation: str = "") -> object:
+def schema(quantization: str = "") -> object:
     described = fakes.schema(metrics=(fakes.PROVEN_SID,))
-    precision = {"precision": "quantised" if quantisation else "float", "quantisation": quantisation}
+    precision = {"precision": "quantised" if quantization else "float", "quantisation": quantization}
     return fakes.schema(metrics=(fakes.PROVEN_SID,), provenance={**described.provenance, **precision})
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """Return an archive with float and int8 runs above the rounding, and two int8 runs of which one cell is below."""
+    """Return an archive with float and int8 runs above the rounding, and two int8 runs with one cell below it."""
     path = tmp_path_factory.mktemp("precision") / "a.h5"
     fakes.make(path, "float", schema())
     fakes.make(path, "int8 above", schema("QDQ"))

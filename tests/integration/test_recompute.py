@@ -1,4 +1,4 @@
-"""Activations that are computed again: the same numbers in less memory."""
+"""Recomputed activations give the same numbers in less memory."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ X, ROWS = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(0)), tor
 
 
 class Residual(nn.Module):
-    """A chain whose last layers see its first ones; two outputs, one of them inside."""
+    """A chain whose last layers use its first ones; it has two outputs, one of them inside."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,7 @@ def test_values_and_gradients_are_the_same_to_the_bit(budget, part):
     for net in (network(), network(budget)):
         leaf = X.clone().requires_grad_(True)
         features = net.part(part)(leaf, ROWS)
-        # Several products of one evaluation, as probes take them.
+        # Several products of one evaluation, as probes compute them.
         products = [torch.autograd.grad(f.sin().sum(), leaf, retain_graph=True)[0] for f in features * 2]
         found.append([*features, *products])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -142,8 +142,8 @@ print(memory("VmHWM") - before)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells how much memory was used")
 def test_memory_that_is_used_falls():
-    """160 activations of 4 MiB are kept: all of them, or those of a segment and those between."""
-    # Else the C library keeps what is freed.
+    """160 activations of 4 MiB: all are kept, or only those of one segment and those between segments."""
+    # Otherwise the C library keeps freed memory.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
     whole, less = (
         int(subprocess.check_output([sys.executable, "-c", MEASURED.format(budget=budget)], env=environment))

@@ -1,4 +1,4 @@
-"""The report, as text and in a browser without network."""
+"""The report as text, and in a browser without network."""
 
 import base64
 import csv
@@ -66,14 +66,14 @@ def browser(page):
 
 @pytest.fixture
 def screen(browser):
-    """The browser with a screen that can be changed; afterwards it is as before."""
+    """A browser whose screen can be changed; it is restored afterwards."""
     browser.execute_script("delete document.documentElement.dataset.theme")
     yield browser
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
-def shown_colour(browser, selector="body"):
+def shown_color(browser, selector="body"):
     """Brightness of an element's background, 0 to 255."""
     script = "return getComputedStyle(document.querySelector(arguments[0])).backgroundColor"
     return max(map(float, re.findall(r"[\d.]+", browser.execute_script(script, selector))[:3]))
@@ -198,7 +198,7 @@ def test_the_curve_zooms(browser):
 
 
 def test_the_keyboard_is_enough(browser):
-    """Tab reaches everything that can be used; keys use it."""
+    """Tab reaches every control, and keys operate it."""
     from selenium.webdriver.common.keys import Keys
 
     browser.execute_script(
@@ -211,9 +211,9 @@ def test_the_keyboard_is_enough(browser):
         here = browser.switch_to.active_element
         visited.append(here.get_attribute("id") or here.get_attribute("class") or here.tag_name)
         if visited[-1] == "theme":
-            dark = shown_colour(browser)
+            dark = shown_color(browser)
             here.send_keys(Keys.SPACE)
-            assert shown_colour(browser) != dark
+            assert shown_color(browser) != dark
             here.send_keys(Keys.SPACE)
     wanted = ["skip", "theme", "summary", "curve-metric", "run", "graph-metric", "node", "sample", "map-metric", "csv"]
     assert [name for name in wanted if name not in visited] == []
@@ -236,7 +236,7 @@ def test_a_phone_is_wide_enough(screen):
     wait_until(lambda: screen.execute_script("return document.getElementById('curve').offsetWidth") < 360)
     width, height = screen.execute_script(sides)
     assert width <= 361
-    # Words broken to one letter a line made the page of this size five times as high.
+    # Words broken into single letters made the page five times as high at this size.
     assert height < 9000
     wait_until(lambda: screen.execute_script("return document.querySelector('#curve .main-svg').clientWidth") <= 360)
 
@@ -245,11 +245,11 @@ def test_light_and_dark(screen):
     screen.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     )
-    assert shown_colour(screen) < 64
+    assert shown_color(screen) < 64
     background = "return document.getElementById('curve').layout.paper_bgcolor"
     wait_until(lambda: screen.execute_script(background) == "#16181d")
     screen.find_element("id", "theme").click()
-    assert shown_colour(screen) > 192
+    assert shown_color(screen) > 192
     assert screen.execute_script(background) == "#fff"
 
 
@@ -258,7 +258,7 @@ def test_print_is_dark_on_white_and_complete(screen):
 
     features = [{"name": "prefers-color-scheme", "value": "dark"}]
     screen.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
-    assert shown_colour(screen) > 192
+    assert shown_color(screen) > 192
     gone, kept = ["nav", "#csv", "#sample", "#toggles"], ["#numbers th button", "#curve", "#maps canvas", ".node"]
     assert [name for name in gone if find(screen, name)[0].is_displayed()] == []
     assert [name for name in kept if not find(screen, name)[0].is_displayed()] == []

@@ -1,4 +1,4 @@
-"""The same numbers, bit for bit, however an analysis is configured and whoever computes it."""
+"""Numbers are the same, bit for bit, for every way to configure and execute an analysis."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_keywords_objects_and_workers_give_the_same_bits(tmp_path):
 
 
 def test_decoders_are_trained_on_as_many_samples_as_are_named(tmp_path):
-    """Two samples are analyzed, which are too few to train on; the limit of decoders is their own."""
+    """The two analyzed samples are too few to train on; decoders have their own limit."""
     options = {
         "limit": 2,
         "layers": ["logits"],

@@ -1,4 +1,4 @@
-"""Strict information discarding of a trained network: against the reference, in blocks, and rescaled."""
+"""SID of a trained network: against the reference solver, in blocks, and after rescaling."""
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ def digits():
 
 
 def digits_sid(digits, folder, name="run", model=None, count=4, **options):
-    """What the run holds for a middle block and the output of the digits network."""
+    """Results for a middle block and the output of the digits network."""
     source, images = digits
     onnxinfo.analyze(
         model or source,
@@ -31,7 +31,7 @@ def digits_sid(digits, folder, name="run", model=None, count=4, **options):
         return archive[name].values("sid")
 
 
-def test_the_solver_is_not_below_the_paper_s_optimiser(tmp_path, digits):
+def test_the_solver_is_not_below_the_paper_s_optimizer(tmp_path, digits):
     fast = digits_sid(digits, tmp_path, "fast", count=12)
     slow = digits_sid(digits, tmp_path, "reference", count=12, solver="reference")
     assert (fast["value"].mean(1) >= slow["value"].mean(1) - 0.01).all()
@@ -47,7 +47,7 @@ def test_same_seed_same_result_other_chunks_nearly_so(tmp_path, digits):
     assert np.abs(first["value"].mean(1) - chunked["value"].mean(1)).max() < 0.02
 
 
-def test_rescaled_neighbours_discard_the_same(tmp_path, digits):
+def test_rescaled_neighbors_discard_the_same(tmp_path, digits):
     model = onnx.load(digits[0])
     weights = {i.name: i for i in model.graph.initializer}
     convs = [node for node in model.graph.node if node.op_type == "Conv"]

@@ -1,4 +1,4 @@
-"""The studies run from end to end at the smallest size, and their contrasts are the archive's concentration."""
+"""The studies run end to end at the smallest size, and their contrasts equal the archive's concentration."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_compression(tmp_path, monkeypatch):
     assert (tmp_path / "compression.png").exists()
 
 
-def test_quantisation(tmp_path, monkeypatch):
+def test_quantization(tmp_path, monkeypatch):
     digits = path("digits.npz")
     run(
         monkeypatch, quantisation, path("digits-cnn.onnx"), "--inputs", f"{digits}:images", "--labels",

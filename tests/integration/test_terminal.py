@@ -1,4 +1,4 @@
-"""The command line in a terminal and out of one: how much is said, colors, hostile names, completion by a shell."""
+"""The command line with and without a terminal: verbosity, colors, malicious names, shell completion."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def piped(folder, *arguments, **environment):
 
 
 def in_terminal(folder, *arguments, **environment):
-    """Run the command line in a terminal of 100 columns; return the exit code and everything it showed."""
+    """Run the command line in a terminal of 100 columns; return the exit code and the whole screen output."""
     import fcntl
     import struct
     import termios
@@ -102,7 +102,7 @@ def test_the_log_of_an_analysis(tmp_path):
         "by onnxinfo",
         "ONNX Runtime",
         "normalizers",
-        "Gauss-Newton",
+        "ascent steps",
         "sid of relu",
     ]
     assert [each for each in expected if each not in log] == []
@@ -120,7 +120,7 @@ def test_errors_are_one_line_unless_debugged(tmp_path):
     assert "contradict" in err
 
 
-def test_progress_has_colours_in_a_terminal_only(tmp_path):
+def test_progress_has_colors_in_a_terminal_only(tmp_path):
     code, shown = in_terminal(tmp_path, *ANALYSIS)
     assert code == 0
     assert "\x1b[3" in shown
@@ -156,7 +156,7 @@ def test_tables_have_the_terminals_width(archive):
 
 
 def test_a_shell_completes(archive):
-    """Bash calls what ``onnxinfo completion bash`` printed, as on pressing Tab."""
+    """Bash evaluates the output of ``onnxinfo completion bash``, as when Tab is pressed."""
     bash = shutil.which("bash")
     if not bash:
         pytest.skip("bash is not installed")
@@ -175,7 +175,7 @@ COMP_CWORD=1; COMPREPLY=(); _onnxinfo_completion onnxinfo; echo "${COMPREPLY[@]}
     done = subprocess.run(
         [bash, "--norc", "-c", script], cwd=archive.parent, env=environment, capture_output=True, text=True, timeout=120
     )
-    # The hostile name is left out: it could not be typed anyway.
+    # The malicious name is omitted: it could not be typed anyway.
     assert (done.stderr, done.stdout.splitlines()) == ("", ["first", "/layer2/é/Relu_output_0", "[]", "query"])
 
 

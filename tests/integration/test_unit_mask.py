@@ -1,4 +1,4 @@
-"""Units that count: what the padding of a text takes, and what a mask that is named leaves out, does not."""
+"""Counted units: the padding of a text, and units excluded by a mask, do not count."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from onnxinfo.metrics.decoder import Plan
 from onnxinfo.metrics.decoder_store import DecoderKey
 from onnxinfo.metrics.decoder_training import Material, train_decoders
 from onnxinfo.metrics.input_provider import InputProvider, open_samples_of
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY
 from onnxinfo.models import path
@@ -135,7 +135,7 @@ def test_none_lets_all_units_count(tmp_path: Path) -> None:
 
 
 def test_a_mask_may_be_named(tmp_path: Path) -> None:
-    """A graph input whatever its name; rows of a file, of the samples that are used."""
+    """A mask is a graph input of any name, or rows of a file for the samples in use."""
     given = {"ids": IDS, "segment": MASK}
     _, units = analyzed(text_model("segment"), given, tmp_path, unit_mask="segment", run="a")
     assert torch.equal(units, torch.from_numpy(EXPECTED))
@@ -190,7 +190,7 @@ def test_the_option(tmp_path: Path) -> None:
 
 
 def attention_model() -> onnx.ModelProto:
-    """One head of attention that the mask keeps from padding, and the first token's logits."""
+    """One attention head that a mask keeps from the padding, and the first token's logits."""
     nodes = [
         node("Gather", "table ids", "embedded"),
         node("MatMul", "embedded q", "queries"),
@@ -242,7 +242,7 @@ def test_padding_leaves_a_text_s_value_as_it_is(tmp_path: Path, pads: int) -> No
 
 
 def test_padding_has_no_value_in_maps(tmp_path: Path) -> None:
-    """It is NaN in the maps and enters no mean; what reads maps takes that."""
+    """Excluded units are NaN in maps and do not enter means; readers of maps handle that."""
     ids, mask = np.random.default_rng(3).integers(1, 20, (4, 6)), MASK
     given = {"ids": ids * mask, "attention_mask": mask}
     options = {"layers": ["y"], "input_tensor": "embedded", "decoder_width": 4, "decoder_steps": 40}
@@ -258,7 +258,7 @@ def test_padding_has_no_value_in_maps(tmp_path: Path) -> None:
 
 
 def test_views_average_the_units_that_count() -> None:
-    """Of a token with some embedding entries left out, the others are shown; one without any has no value."""
+    """If some embedding entries of a token are excluded, the others are shown; a fully excluded token has no value."""
     maps = np.array([[1, 2, np.nan], [np.nan, 4, np.nan], [np.nan] * 3, [3, 3, 3]], np.float32)
     shown = flat_map(maps, ("position", "embedding"))
     np.testing.assert_array_equal(shown, np.array([[1.5, 4, np.nan, 3]], np.float32))
@@ -272,8 +272,8 @@ def test_only_a_mask_lets_a_proven_map_have_holes() -> None:
 
 
 @pytest.mark.parametrize(("units", "outputs"), [(6, 3), (6, 200), (600, 200)], ids=["outputs", "units", "sampled"])
-def test_the_normaliser_is_of_the_units_that_count(units: int, outputs: int) -> None:
-    """Exactly where a layer has few outputs or units, and to the stated error where it is sampled."""
+def test_the_normalizer_is_of_the_units_that_count(units: int, outputs: int) -> None:
+    """Exact if a layer has few outputs or units, and within the stated error if sampled."""
     matrix = torch.from_numpy(np.random.default_rng(0).normal(size=(outputs, units)).astype(np.float32))
     counted = torch.arange(units).repeat(2, 1) % 3 != torch.tensor([[0], [1]])
 
@@ -287,7 +287,7 @@ def test_the_normaliser_is_of_the_units_that_count(units: int, outputs: int) -> 
 
     network = Network(torch.fx.symbolic_trace(Layer()))
     streams = torch.Generator().manual_seed(0)
-    found = linearise(network, torch.zeros(2, units), torch.ones(units), torch.arange(2), streams, counted=counted)[0]
+    found = linearize(network, torch.zeros(2, units), torch.ones(units), torch.arange(2), streams, counted=counted)[0]
     expected = (matrix.square().sum(0) * counted).sum(1)
     slack = 3 * found.normalizer_stderr + 1e-5 * expected
     assert bool(((found.normalizer - expected).abs() <= slack).all()), (found.normalizer, expected)
@@ -295,7 +295,7 @@ def test_the_normaliser_is_of_the_units_that_count(units: int, outputs: int) -> 
     assert found.column_norms[counted].all()
 
 
-def test_an_analysis_leaves_masked_units_out_of_the_normaliser(tmp_path: Path) -> None:
+def test_an_analysis_leaves_masked_units_out_of_the_normalizer(tmp_path: Path) -> None:
     proto = model([node("MatMul", "x w", "y")], [value("x", ("N", 6))], [value("y", ("N", 3))], [weight("w", 6, 3)])
     matrix = onnx.numpy_helper.to_array(proto.graph.initializer[0])
     counted = np.arange(6) % 2 == 0
@@ -313,7 +313,7 @@ def test_an_analysis_leaves_masked_units_out_of_the_normaliser(tmp_path: Path) -
 
 
 def test_a_decoder_is_trained_and_judged_on_the_units_that_count() -> None:
-    """Its error is over them alone, and what is left out is not learned."""
+    """The decoder's error covers only counted units, and excluded ones are not learned."""
     loaded = load(path("digits-cnn.onnx"))
     feeds = InputProvider(loaded, open_samples_of(loaded, f"{path('digits.npz')}:images"), "image")
     (layer,) = (each for each in list_layers(loaded, "image") if each.name == "relu")
@@ -335,7 +335,7 @@ def test_a_decoder_is_trained_and_judged_on_the_units_that_count() -> None:
 
 
 def test_decoders_of_another_mask_are_others(tmp_path: Path) -> None:
-    """A mask that is an input holds for training samples too; without one, a decoder keeps its name."""
+    """A mask that is an input also applies to training samples; without one, a decoder keeps its name."""
     proto = text_model()
     given = {"ids": IDS, "attention_mask": MASK}
     options = {"layers": ["y"], "metrics": ["ru"], "decoder_width": 2, "decoder_steps": 2}

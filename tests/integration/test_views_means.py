@@ -1,4 +1,4 @@
-"""Every view, plot and study shows the one mean over all cells, moved by unproven ones, and says how many these are."""
+"""Every view, plot and study shows the mean over all cells, including unproven ones, and their number."""
 
 import contextlib
 import csv
@@ -16,7 +16,7 @@ from onnxinfo.archive.means import layer_summary
 from onnxinfo.cli import cli
 from onnxinfo.registry import PLOTS
 
-#: What the value of the cell that is not proven is moved by: no mean without it is near a mean with it.
+#: Shift of the unproven cell's value: a mean without that cell is far from one with it.
 MOVED = 50.0
 FAILED = 2
 RUNS = ("float", "int8 QDQ")
@@ -24,7 +24,7 @@ RUNS = ("float", "int8 QDQ")
 
 @contextlib.contextmanager
 def far_off():
-    """Move the values and maps of cells that are not proven."""
+    """Shift the values and maps of unproven cells."""
     original = fakes.cell
 
     def moved(metric, layer, sample, shape):
@@ -51,14 +51,14 @@ def archives(tmp_path_factory):
 
 
 def means(path, metric, run=RUNS[0]):
-    """Return the layers' means by the one rule."""
+    """Return the layers' means by the common rule."""
     with onnxinfo.open(path) as archive:
         return layer_summary(archive[run].values(metric))["value"]
 
 
 @pytest.fixture
 def figures(monkeypatch):
-    """Return a list that each figure is put into as it is written."""
+    """Return a list that collects each figure when it is written."""
     from matplotlib.figure import Figure
 
     drawn = []
@@ -98,7 +98,7 @@ def draw(kind, archives, output):
 @pytest.mark.parametrize("kind", PLOTS.names())
 def test_every_plot_says_what_is_unproven(kind, archives, tmp_path):
     draw(kind, archives, tmp_path / "p.svg")
-    # Text is drawn as outlines, and beside them stands what it says, line by line.
+    # Text is drawn as outlines, preceded by the text itself, line by line.
     text = " ".join(re.findall(r"<!-- (.*?) -->", (tmp_path / "p.svg").read_text()))
     assert re.search(r"\d of \d+ (cells|pairs) unproven", text)
 
@@ -147,7 +147,7 @@ def test_tables_reports_and_exports_hold_all_cells(archives, tmp_path):
 
 
 def report_data(path, folder, **options):
-    """Return what a report's page is made from."""
+    """Return the data of a report's page."""
     pytest.importorskip("jinja2")
     pytest.importorskip("plotly")
     onnxinfo.report(path, folder / "r.html", **options)

@@ -1,4 +1,4 @@
-"""Analyses of a real model, killed, interrupted or out of disk: nothing finished is lost, and they go on."""
+"""Analyses of a real model, killed, interrupted or out of disk space, lose no finished cell and resume."""
 
 import functools
 import json
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills by proces
 
 MODEL, RUN = str(bundled("digits-cnn.onnx")), "digits-cnn"
 IMAGES = f"{bundled('digits.npz')}:images"
-# Blocks of one sample: as many moments between two finished cells as can be.
+# Blocks of one sample: as many moments between finished cells as possible.
 OPTIONS = {"layers": ["relu_4"], "limit": 3, "memory_limit": "1K"}
 CELLS = 3
 COMMAND = [
@@ -39,12 +39,12 @@ context.set_forkserver_preload(["archive_fakes", "onnxinfo.analysis", "onnxinfo.
 
 
 def points(total, fast):
-    """Return case numbers, of which all but the first ones are left to the slow tests."""
+    """Return case numbers; all but the first are slow tests."""
     return [pytest.param(i, marks=pytest.mark.slow if i >= fast else ()) for i in range(total)]
 
 
 def analyze(path, ready=None):
-    """Analyze, in a process of its own."""
+    """Run an analysis in a separate process."""
     import torch
 
     torch.set_num_threads(1)
@@ -56,7 +56,7 @@ def analyze(path, ready=None):
 
 
 def start(path):
-    """Start an analysis; return its process, the pipe it reports to, and the processor time before it."""
+    """Start an analysis; return its process, the pipe that it reports to, and the CPU time used before it."""
     ours, theirs = context.Pipe()
     process = context.Process(target=analyze, args=(path, theirs))
     process.start()
@@ -65,7 +65,7 @@ def start(path):
 
 
 def finish(path):
-    """Analyze to the end and return the processor time that took."""
+    """Run an analysis to the end and return its CPU time."""
     process, pipe, before = start(path)
     after = pipe.recv()
     process.join()
@@ -74,13 +74,13 @@ def finish(path):
 
 
 def cpu_time(process):
-    """Return the processor time of another process, in seconds."""
+    """Return the CPU time of another process, in seconds."""
     return time.clock_gettime((~process.pid << 3) | 2)
 
 
 @functools.cache
 def undisturbed():
-    """Return what an analysis finds when nothing disturbs it, and how much processor time it takes."""
+    """Return the results of an undisturbed analysis, and its CPU time."""
     with tempfile.TemporaryDirectory() as name:
         seconds = finish(Path(name) / "a.h5")
         with onnxinfo.open(Path(name) / "a.h5") as archive:
@@ -88,7 +88,7 @@ def undisturbed():
 
 
 def check_and_resume(path, expected):
-    """Demand what holds of an archive however its writer ended, then go on with the run and compare it."""
+    """Check what must hold for an archive however its writer ended, then resume the run and compare it."""
     complete = False
     if path.exists():
         report = onnxinfo.validate(path)
@@ -110,7 +110,7 @@ def check_and_resume(path, expected):
 
 @pytest.fixture
 def quick_validation(monkeypatch):
-    """The lists of dimensions never change during a run; reading them takes a process."""
+    """The lists of dimensions never change during a run, and reading them takes a process."""
     monkeypatch.setattr("onnxinfo.archive.validate.dimension_names", lambda path, run: {})
 
 
@@ -123,7 +123,7 @@ def test_killed_at_any_moment(tmp_path, point, quick_validation):
 
 
 def has_ended(pipe):
-    """Tell whether a process said that it was ready; the end of a pipe says nothing."""
+    """Whether a process reported that it was ready; the end of a pipe does not count."""
     try:
         return bool(pipe.recv())
     except EOFError:
@@ -131,7 +131,7 @@ def has_ended(pipe):
 
 
 def kill(path, delay):
-    """Kill an analysis after some processor time; should it be ready before, start anew and be faster."""
+    """Kill an analysis after some CPU time; if it finishes earlier, start again with less time."""
     while True:
         path.unlink(missing_ok=True)
         process, pipe, before = start(path)
@@ -149,7 +149,7 @@ def kill(path, delay):
 
 @pytest.mark.parametrize("point", points(20, fast=1))
 def test_power_lost_at_any_moment(tmp_path, point, quick_validation):
-    """A copy of the file taken while it is written stands for what a disk holds after a power loss."""
+    """A copy of the file taken while it is written represents the disk's state after a power loss."""
     expected, seconds = undisturbed()
     path, copy = tmp_path / "a.h5", tmp_path / "copy" / "a.h5"
     copy.parent.mkdir()
@@ -177,7 +177,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_where(tmp_path, options):
     expected, _ = undisturbed()
     path = tmp_path / "out.h5"
     command = [*COMMAND[:3], *options, *COMMAND[3:], "-o", str(path)]
-    # Tests that run in the background may be started with the signal ignored, which is passed on.
+    # Background tests may be started with the signal ignored, which is inherited.
     process = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
@@ -234,7 +234,7 @@ def test_a_programs_own_handler_of_sigterm_stays():
 
 
 def cells(path):
-    """Return how many cells are finished."""
+    """Return the number of finished cells."""
     return onnxinfo.list_runs(path)[0].finished if path.exists() else 0
 
 
@@ -247,7 +247,7 @@ def test_rows_queried_on_the_command_line_during_an_analysis_are_rows_of_the_fin
     while not cells(path):
         assert process.poll() is None
         time.sleep(0.02)
-    # Stopped, not ended: the query has to be answered while the writer has the file open.
+    # Stopped, not ended: the query must be answered while the writer has the file open.
     process.send_signal(signal.SIGSTOP)
     status = onnxinfo.list_runs(path)[0].status
     during = json.loads(subprocess.run(query, check=True, capture_output=True, text=True).stdout)

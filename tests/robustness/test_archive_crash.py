@@ -1,4 +1,4 @@
-"""A writer killed at any moment, and a file copied at any moment: what was finished is there, and the run resumes."""
+"""A writer killed, or a file copied, at any moment: finished cells are there, and the run resumes."""
 
 import functools
 import itertools
@@ -24,7 +24,7 @@ context.set_forkserver_preload(["archive_fakes"])
 
 
 def points(total, fast):
-    """Return cases (kind, number), of which all but the first ones are left to the slow tests."""
+    """Return cases (kind, number); all but the first are slow tests."""
     kinds = itertools.cycle(KINDS)
     return [
         pytest.param(kind, i, marks=pytest.mark.slow if i >= fast else (), id=f"{kind}-{i}")
@@ -34,8 +34,8 @@ def points(total, fast):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder in memory where there is one: a kill loses nothing that was written, be it on a disk or not."""
-    # The lists of dimensions never change; reading them takes a process.
+    """An in-memory folder if available: a kill loses nothing that was written, on disk or in memory."""
+    # The lists of dimensions never change, and reading them takes a process.
     monkeypatch.setattr("onnxinfo.archive.validate.dimension_names", lambda path, run: {})
     memory = Path("/dev/shm")
     if not memory.is_dir():
@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def analyze(path, run, kind, ready=None):
-    """Write a run, in a process of its own."""
+    """Write a run in a separate process."""
     if ready is not None:
         ready.set()
     described = KINDS[kind]()
@@ -56,7 +56,7 @@ def analyze(path, run, kind, ready=None):
 
 @functools.cache
 def undisturbed(kind):
-    """Return the content of a run when nothing disturbs it, and how many seconds it takes."""
+    """Return the content of an undisturbed run, and its duration in seconds."""
     with tempfile.TemporaryDirectory() as name:
         seconds = min(_timed(Path(name) / f"{i}.h5", kind) for i in range(3))
         path = make(Path(name) / "a.h5", "run", KINDS[kind]())
@@ -80,7 +80,7 @@ def _start(path, run, kind):
 
 
 def _check(path, run, kind, expected):
-    """Demand what holds of an archive however its writer ended, then resume the run and compare it."""
+    """Check what must hold for an archive however its writer ended, then resume the run and compare it."""
     if not path.exists():
         assert not list(path.parent.glob("*.h5"))
     else:
@@ -100,7 +100,7 @@ def _check(path, run, kind, expected):
 
 
 def _kill(path, kind, point, seconds, reset):
-    """Kill a writer at a random moment; should it be ready before, start anew and be faster."""
+    """Kill a writer at a random moment; if it finishes earlier, start again with less time."""
     delay = random.Random(point).uniform(0, seconds)
     while True:
         reset()
@@ -147,7 +147,7 @@ def test_killed_while_a_second_run_is_added(folder, kind, point):
 
 @pytest.mark.parametrize(("kind", "point"), points(50, fast=6))
 def test_power_lost_at_any_moment(folder, kind, point):
-    """A copy of the file, taken block by block while it is written, stands for what a disk holds after a power loss."""
+    """A block-by-block copy of the file taken while it is written represents the disk's state after a power loss."""
     expected, seconds = undisturbed(kind)
     path, copy = folder / "a.h5", folder / "copy" / "a.h5"
     copy.parent.mkdir()
@@ -158,7 +158,7 @@ def test_power_lost_at_any_moment(folder, kind, point):
             shutil.copyfileobj(source, target, 512)
     process.join()
     if copy.exists():
-        # Blocks may be older than what refers to them: recovery sorts out what is whole.
+        # Blocks may be older than their references: recovery finds out what is intact.
         onnxinfo.recover(copy)
         for kept in copy.parent.glob("*.damaged*"):
             kept.unlink()
@@ -168,7 +168,7 @@ def test_power_lost_at_any_moment(folder, kind, point):
 
 
 def test_a_lost_index_of_maps_does_not_lose_maps(tmp_path):
-    """HDF5's index of the chunks is one block of several pages, which a power loss can leave half written."""
+    """HDF5's chunk index is a block of several pages, which a power loss may leave half written."""
     path = make(tmp_path / "a.h5")
     with onnxinfo.open(path) as archive:
         before = content(archive["first"])
@@ -187,7 +187,7 @@ def test_a_lost_index_of_maps_does_not_lose_maps(tmp_path):
 
 @pytest.mark.timeout(60)
 def test_a_damaged_file_that_was_left_open_does_not_make_anybody_wait(tmp_path):
-    """HDF5 reads a damaged block again and again if it believes that somebody is writing it."""
+    """HDF5 rereads a damaged block indefinitely if it believes that a writer is active."""
     path, described = tmp_path / "a.h5", schema()
     with RunWriter.open(tmp_path / "live.h5", "run", described) as writer:
         with pytest.raises(KeyboardInterrupt):

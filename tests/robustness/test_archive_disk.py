@@ -1,4 +1,4 @@
-"""Full disks, files that cannot be written, file systems without locks: an error of ours, and nothing lost."""
+"""Full disks, unwritable files, file systems without locks: one of our errors, and nothing lost."""
 
 import os
 import resource
@@ -18,7 +18,7 @@ from onnxinfo.archive.writer import RunWriter
 
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
-# Runs in a process of its own, which must end in order: HDF5 would crash there if it had met the full disk itself.
+# Runs in a separate process, which must exit normally: HDF5 would crash if it met the full disk itself.
 FILL = """
 import resource, sys
 import archive_fakes
@@ -54,7 +54,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Yield a function that mounts a file system of some bytes."""
+    """Yield a function that mounts a file system of a given size."""
     mounted = []
 
     def mount(size):
@@ -87,7 +87,7 @@ def test_file_size_limit(tmp_path, whole, size):
 
 
 def _goes_on(folder, whole, make_room):
-    """Demand that what was written is valid, and that the same analysis goes on once there is room."""
+    """Check that the archive is valid, and that the same analysis resumes once there is room."""
     path = folder / "a.h5"
     assert [each.name for each in folder.iterdir()] in ([], ["a.h5"])
     if path.exists():
@@ -151,7 +151,7 @@ int flock(int file, int operation) { errno = ENOLCK; return -1; }
 
 @pytest.mark.skipif(shutil.which("cc") is None or sys.platform != "linux", reason="needs a C compiler and ld.so")
 def test_a_file_system_without_locks(tmp_path, whole):
-    """What a file system without locks answers, as NFS mounted with ``nolock`` may, stands in its place."""
+    """Simulates a file system without locks, such as NFS mounted with ``nolock``."""
     (tmp_path / "nolock.c").write_text(NO_LOCKS)
     library = tmp_path / "nolock.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "nolock.c"], check=True)

@@ -1,4 +1,4 @@
-"""Archives made to do harm, one attack each: what they reach for stays out of reach."""
+"""Malicious archives, one attack each: their targets stay out of reach."""
 
 import os
 import resource
@@ -36,14 +36,14 @@ def secret(tmp_path):
 
 
 def use(path):
-    """Read everything of a run."""
+    """Read everything in a run."""
     with onnxinfo.open(path) as archive:
         run = archive["first"]
         return run.status, run.values("sid"), run.maps("sid", 0), run.thumbnails
 
 
 def refused(path, match):
-    """Demand that reading a run of the archive is refused, and that the validator says so."""
+    """Check that reading a run of the archive is refused, and that the validator reports it."""
     with pytest.raises(ArchiveError, match=match):
         use(path)
     assert not onnxinfo.validate(path).valid
@@ -115,7 +115,7 @@ def test_huge_declared_shapes_take_no_memory(path, name, shape, dtype):
 
 
 def test_deflate_bombs_are_not_inflated(path):
-    # As large as a chunk's stored bytes may be, a thousand times that inflated.
+    # The maximum size of a chunk's stored bytes, and a thousand times that when inflated.
     bomb = zlib.compress(bytes(8 << 20), 9)
     with h5py.File(path, "r+") as file:
         file["first"]["sid_map"].id.write_direct_chunk((0, 0, 0, 0, 0), bomb)
@@ -159,7 +159,7 @@ def test_names_do_not_reach_the_terminal_as_escapes(tmp_path, command, format):
     shown = CliRunner().invoke(cli, [*command, str(path), "--format", format])
     assert shown.exit_code == 0, shown.output
     assert shown.output
-    # JSON is for programs: it escapes control characters and leaves other text as it is.
+    # JSON is for programs: it escapes control characters and leaves other text unchanged.
     allowed = "\n\u202e\u2066" if format == "json" else "\n"
     assert not {c for c in shown.output if not c.isprintable()} - set(allowed)
 

@@ -1,4 +1,4 @@
-"""Operations on archives, killed at any moment or beside a writer: nothing is lost, and nothing is half there.
+"""Archive operations killed at any moment, or next to a writer: nothing is lost or half done.
 
 An operation that is added gets a line in ``OPERATIONS``, and is covered.
 """
@@ -31,7 +31,7 @@ POINTS, FAST = 200, 2
 
 @dataclass(frozen=True)
 class Operation:
-    """What is done in a folder that holds the archives ``a.h5`` and ``b.h5``, and what may be there afterwards.
+    """An operation in a folder with the archives ``a.h5`` and ``b.h5``, and the files allowed afterwards.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ def start(folder, name):
 
 @functools.cache
 def undisturbed(name):
-    """Return the output of an operation, and how many seconds the operation takes."""
+    """Return the output of an operation, and its duration in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "work"
         prepare(where)
@@ -111,7 +111,7 @@ def undisturbed(name):
 
 
 def check(folder, name):
-    """Demand that the archive holds what it held before, or what it should hold after, and the output is whole."""
+    """Check that the archive has either its old or its new content, and that the output is complete."""
     operation, (_, b, contents) = OPERATIONS[name], originals()
     report = validate(folder / "a.h5")
     assert report.valid, report.violations
@@ -134,14 +134,14 @@ def check(folder, name):
 
 
 def killed():
-    """Return cases (operation, number), of which all but the first ones are left to the slow tests."""
+    """Return cases (operation, number); all but the first are slow tests."""
     cases = itertools.product(OPERATIONS, range(POINTS))
     return [pytest.param(name, i, marks=pytest.mark.slow if i >= FAST else (), id=f"{name}-{i}") for name, i in cases]
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    # The lists of dimensions never change; reading them takes a process.
+    # The lists of dimensions never change, and reading them takes a process.
     monkeypatch.setattr("onnxinfo.archive.validate.dimension_names", lambda path, run: {})
     return tmp_path / "work"
 
@@ -155,7 +155,7 @@ def test_killed_at_any_moment(folder, name, point):
     process.kill()
     process.join()
     check(folder, name)
-    # What was killed can be done again.
+    # A killed operation can be repeated.
     if OPERATIONS[name].output:
         (folder / OPERATIONS[name].output).unlink(missing_ok=True)
     with onnxinfo.open(folder / "a.h5") as archive:
@@ -169,7 +169,7 @@ def test_killed_at_any_moment(folder, name, point):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_beside_a_writer(folder, name, monkeypatch):
-    """What would replace the archive is refused; what only reads it gets its finished cells."""
+    """Operations that would replace the archive are refused; read-only ones see its finished cells."""
     prepare(folder)
     monkeypatch.chdir(folder)
     described = schema()

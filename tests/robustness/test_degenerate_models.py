@@ -1,4 +1,4 @@
-"""Models that are valid and odd: a value, or one line that says why there is none."""
+"""Valid but unusual models: a value, or a one-line reason why there is none."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_samples_of_one_number_each(tmp_path: Path) -> None:
         values, closed = run.values("sid"), 0.5 * np.log(run.recipe["alpha"]) + 0.5 * np.log(2 * np.pi * np.e)
         assert run.sample_shape == ()
     assert values["converged"].all()
-    # Of one unit, D is the square of the slope: sigma is the square root of alpha.
+    # With one unit, D is the square of the slope, so sigma is the square root of alpha.
     np.testing.assert_allclose(values["value"], closed, atol=1e-3)
 
 
@@ -83,7 +83,7 @@ def test_a_rank_beyond_every_engine(external: bool, tmp_path: Path) -> None:
     nodes = [helper.make_node("Reshape", ["x", "shape"], ["r"]), helper.make_node("Relu", ["r"], ["y"])]
     proto = model(nodes, [graphs.constant("shape", [-1, *[1] * 999])])
     onnx.save_model(proto, tmp_path / "m.onnx", save_as_external_data=external, size_threshold=0)
-    # Shapes are read by inference: thousands of them are still no weights.
+    # Inference reads shapes: even thousands of them are not weights.
     assert len(onnxinfo.list_layers(tmp_path / "m.onnx")) == 2
     with pytest.raises(ModelError, match="number of dimensions"):
         analyze(tmp_path / "m.onnx", ROWS, tmp_path / "a.h5")

@@ -1,4 +1,4 @@
-"""Damaged and forged archives: an error of ours or a right answer, in time and in memory."""
+"""Damaged and forged archives: one of our errors or a correct result, within bounded time and memory."""
 
 import json
 import os
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures memory
 FOUND = DATA / "fuzz" / "archives"
 CASES = 2_000
 FAST = 20
-#: Cases of one test.
+#: Number of cases per test.
 SHARE = 20
 
 
 def _seeds(folder):
-    """Archives to damage: of images, of rows with several runs, one left open by its writer."""
+    """Archives to damage: of images, of rows with several runs, and one left open by its writer."""
     small = {
         "layers": schema().layers[:2],
         "sample_names": ["a", "b"],
@@ -55,7 +55,7 @@ def _rows(path):
 
 
 def _read(path):
-    """Do with an archive all that reads it; return what was refused, or the rows."""
+    """Apply every reader to an archive; return what was refused, or the rows."""
     report = _in_time(onnxinfo.validate, path)
     assert all("\n" not in each.problem for each in report.violations)
     rows, *_ = [_outcome(use, path) for use in (_rows, onnxinfo.query, onnxinfo.list_runs, _arrays, _recovered)]
@@ -72,7 +72,7 @@ def _in_time(use, path):
 
 
 def _outcome(use, path):
-    """Return what a use of an archive returns, or None where it is refused in one line."""
+    """Return the result of one use of an archive; None if it is refused in one line."""
     try:
         return _in_time(use, path)
     except OnnxinfoError as error:
@@ -98,7 +98,7 @@ def _recovered(path):
 
 
 def _names(path, run):
-    """Read the lists of dimensions as the validator does, but in a process that has its modules already."""
+    """Read the lists of dimensions as the validator does, but in a process that has imported its modules already."""
     ours, theirs = os.pipe()
     child = os.fork()
     if not child:
@@ -117,9 +117,9 @@ def _names(path, run):
 
 
 def _case(case, folder):
-    """Make a case and read it, in the watched process."""
+    """Make a case and read it in the watched process."""
     folder = folder / "work"
-    # Not always: a fresh interpreter takes most of a case's time.
+    # Not in every case: a fresh interpreter takes most of a case's time.
     real = case is None or isinstance(case, str) or case % 20 == 0
     validation.dimension_names = dimensions.dimension_names if real else _names
     if case is None:
@@ -153,8 +153,8 @@ def _case(case, folder):
 
 
 def _forge(path, chance):
-    """Change an archive through HDF5, in a way that its writer never does."""
-    # Of a file left open, the flags that say so are removed first.
+    """Change an archive through HDF5 in a way that its writer never does."""
+    # If the file was left open, its flags are cleared first.
     data = path.read_bytes()
     head, _ = closed_superblock(data[:SUPERBLOCK_SIZE], len(data))
     path.write_bytes(head + data[SUPERBLOCK_SIZE:])
@@ -163,7 +163,7 @@ def _forge(path, chance):
             run = file[chance.choice(list(file))]
             if isinstance(run, h5py.Group) and len(run):
                 forge, name = chance.choice(FORGERIES), chance.choice(list(run))
-                # A change before this one may have left a link that leads nowhere.
+                # An earlier change may have left a dangling link.
                 if run.get(name) is not None:
                     forge(run, name, chance)
 
@@ -246,7 +246,7 @@ FORGERIES = (_attribute, _attribute, _other_dataset, _other_dataset, _other_memb
 
 @pytest.fixture(scope="module")
 def watch(tmp_path_factory):
-    # A case is read in six ways; each has the time that one may take.
+    # A case is read in six ways, each with its own time limit.
     watched = Watch(_case, tmp_path_factory.mktemp("fuzz"), 6 * CPU_SECONDS)
     yield watched
     watched.close()

@@ -1,4 +1,4 @@
-"""Damaged arrays, images, labels and boxes through the loaders: an error of ours or a right answer."""
+"""Damaged arrays, images, labels and boxes in the loaders: one of our errors or a correct result."""
 
 import io
 import random
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures memory
 FOUND = DATA / "fuzz" / "inputs"
 CASES = 1_000
 FAST = 200
-#: Cases of one test.
+#: Number of cases per test.
 SHARE = 50
 SHAPE = (3, 8, 8)
 PIXELS = np.random.default_rng(3).integers(0, 256, (6, 8, 8, 3)).astype(np.uint8)
@@ -39,7 +39,7 @@ def _npy(array):
 
 
 def _npz(chance, array):
-    """An archive of one damaged array: the checksums of the zip file hold."""
+    """A zip archive of one damaged array with valid checksums."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", chance.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])) as file:
         file.writestr("x.npy", _array(chance, array))
@@ -62,7 +62,7 @@ def _hdf5(chance, array):
 
 
 def _container(chance, array):
-    """A file that holds an array, as (ending, content)."""
+    """A file that contains an array, as (suffix, content)."""
     kind = chance.choice(["npy", "npz", "npz", "npz", "h5"])
     if kind == "npy":
         return "npy", _array(chance, array)
@@ -85,7 +85,7 @@ def _image(chance):
 
 
 def _sealed_png(data):
-    """Make the checksums of a PNG's chunks hold again."""
+    """Make the checksums of a PNG's chunks valid again."""
     sealed, at = bytearray(data), 8
     while at + 12 <= len(sealed):
         size = int.from_bytes(sealed[at : at + 4], "big")
@@ -110,7 +110,7 @@ def _csv(chance):
 
 
 def _case(case, folder):
-    """Make a case and load it, in the watched process."""
+    """Make a case and load it in the watched process."""
     if case is None:
         return _load(PIXELS)
     if isinstance(case, str):
@@ -181,7 +181,7 @@ def test_any_input_is_read_or_refused(watch, first):
     outcomes = [watch.run(case) for case in range(first, first + SHARE)]
     failures = [outcome for outcome in outcomes if outcome.failure]
     assert not failures, "\n".join(f"case {each.case}: {each.failure}" for each in failures)
-    # Damage that only ever is refused at the door would test little.
+    # Damage that is always refused immediately would test little.
     assert {outcome.said for outcome in outcomes} == {"read", "refused"}
 
 

@@ -1,4 +1,4 @@
-"""Damaged models never yield numbers: each verifies against ONNX Runtime or ends in one line that says why not."""
+"""Damaged models never yield numbers: they verify against ONNX Runtime, or are refused with a one-line reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXTS = ["", "x", "Relu", "Conv", "Loop", "ai.onnx.ml", "com.microsoft", "\n\x1b
 
 
 def damaged(case: int) -> tuple[str, bytes]:
-    """Name of a model and a damaged copy of it; half of them in bytes, half in fields of its messages."""
+    """Name of a model and a damaged copy of it, half of them damaged in bytes, half in protobuf fields."""
     chance = random.Random(case)
     file = chance.choice(MODELS)
     data = file.read_bytes()
@@ -37,7 +37,7 @@ def damaged(case: int) -> tuple[str, bytes]:
 
 
 def _described(data: bytes) -> list[tuple[int, int]]:
-    """Parts of a file where something other than weights is: around names of operators and attributes."""
+    """Parts of a file that are not weights: around names of operators and attributes."""
     marks = (b"Conv", b"MatMul", b"Reshape", b"Loop", b"axis", b"kernel_shape", b"to", b"N")
     found = (data.find(mark, start) for mark in marks for start in range(0, len(data), max(1, len(data) // 8)))
     return [(max(0, at - 40), at + 60) for at in found if at >= 0]
@@ -98,7 +98,7 @@ def _other(field: FieldDescriptor, value: Any, chance: random.Random) -> Any:
 
 
 def _case(case: int | None, folder: Path) -> str:
-    """Check a damaged model; what it ends with, an error that is no error of ours passes."""
+    """Check a damaged model and return the outcome; errors that are not ours propagate."""
     if case is None:
         check_model(MODELS[0])
         return ""

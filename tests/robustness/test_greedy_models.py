@@ -1,4 +1,4 @@
-"""Small files that ask for much: models are listed and exposed in bounded time and memory, whatever they declare."""
+"""Small files that request a lot: models are listed and exposed in bounded time and memory, whatever they declare."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def doubled() -> onnx.ModelProto:
 
 
 def calls() -> onnx.ModelProto:
-    """Functions that call one another twice, 2^18 calls in all."""
+    """Functions that call one another twice, with 2^18 calls in total."""
     functions = [helper.make_function("local", "F0", ["a"], ["b"], [graphs.node("Relu", "a", "b")], BOTH)]
     for i in range(1, 19):
         body = [graphs.node(f"F{i - 1}", "a", "c", domain="local"), graphs.node(f"F{i - 1}", "c", "b", domain="local")]

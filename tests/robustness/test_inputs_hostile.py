@@ -1,4 +1,4 @@
-"""Inputs made to do harm: bombs, links, pickles and damaged bytes end in one line, without the harm."""
+"""Malicious inputs: bombs, links, pickles and damaged bytes are refused in one line, without harm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PIXELS = np.random.default_rng(3).integers(0, 256, (6, 8, 8, 3)).astype(np.uint8
 
 @contextmanager
 def sparing() -> Iterator[None]:
-    """Let no more than 128 MiB be taken besides what is in use, where the system can be asked for that."""
+    """Limit additional memory to 128 MiB, if the system supports it."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     if sys.platform == "linux":
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -1,4 +1,4 @@
-"""Models that never end: they are given up after a time limit, and heed Ctrl-C before."""
+"""Models that never terminate are stopped at a time limit, and by Ctrl-C before."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from onnxinfo.graph.interruption import current_limit, interruptible, time_limit
 
 
 def endless() -> onnx.ModelProto:
-    """A Loop without a limit, whose condition always holds."""
+    """A Loop without a limit, whose condition is always true."""
     body = helper.make_graph(
         [helper.make_node("Tanh", ["before"], ["after"]), helper.make_node("Identity", ["goes"], ["still"])],
         "body",
@@ -105,7 +105,7 @@ def test_ctrl_c_ends_a_command(command: list[str], tmp_path: Path) -> None:
     process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     used = Path(f"/proc/{process.pid}/stat")
     began = time.monotonic()
-    # What comes before the endless computation takes a few seconds of processor time, waiting for it takes none.
+    # The steps before the endless computation take a few seconds of CPU time, waiting for it takes none.
     while time.monotonic() - began < 240 and process.poll() is None and _seconds(used) < 7:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)

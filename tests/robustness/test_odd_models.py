@@ -1,4 +1,4 @@
-"""Valid models with odd attributes and shapes end in values, in marks, or in one line that says why there are none."""
+"""Valid models with unusual attributes and shapes give values, marks, or a one-line reason why there are none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxinfo.archive.format import mark_name
 CASES = 5000
 DEFAULT = 60
 PIECE = 240
-# Three layers whose samples have to be evaluated one by one take a while; they do not hang.
+# Three layers whose samples must be evaluated one by one are slow, but do not hang.
 CPU_SECONDS = 90
 
 
@@ -30,7 +30,7 @@ def _line(error: OnnxinfoError | str) -> str:
 
 
 def _analyzed(proto: onnx.ModelProto, samples: np.ndarray, layers: list[str], folder: Path) -> str:
-    """Analyze some layers, and look at what is stored."""
+    """Analyze some layers, and inspect the results."""
     output = folder / "odd.h5"
     output.unlink(missing_ok=True)
     try:
@@ -44,7 +44,7 @@ def _analyzed(proto: onnx.ModelProto, samples: np.ndarray, layers: list[str], fo
     marks = {mark_name(code) for code in stored["mark"].flat}
     for name, numbers in stored.items():
         if numbers.dtype.kind == "f":
-            # No alpha that was tried suffices: the format says so.
+            # None of the tried alphas suffices, as the format allows.
             infinite = np.isinf(numbers) & (name != "resolution_alpha")
             assert not infinite.any(), f"infinite {name}: {numbers}, marked {marks}"
             assert not (np.isnan(numbers) & stored["converged"]).any(), f"unmarked {name}: {numbers}"
@@ -85,6 +85,6 @@ def _pieces() -> Iterator[object]:
 def test_odd_models_give_values_or_one_line(watch: Watch, cases: range) -> None:
     outcomes = [watch.run(case) for case in cases]
     assert [(o.case, o.failure) for o in outcomes if o.failure] == []
-    # Most of them are models that work.
+    # Most of them are working models.
     assert sum(o.said.startswith("check: verified") for o in outcomes) > len(outcomes) / 2
     assert sum("analyze: values" in o.said for o in outcomes) > len(outcomes) / 4

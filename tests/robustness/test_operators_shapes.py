@@ -1,4 +1,4 @@
-"""Operands that do not fit raise an error: torch's native kernels must never read or write out of bounds.
+"""Mismatched operands raise an error: torch's native kernels must never read or write out of bounds.
 
 Everything runs in a child process, for memory that is corrupted kills the process, sometimes later.
 """
@@ -73,7 +73,7 @@ for name, operator in OPERATORS.items():
 def test_operands_that_do_not_fit_raise():
     child = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, timeout=300)
     assert child.returncode == 0, f"died at {child.stdout.split()[-1:]}: {child.stderr[-2000:]}"
-    # Some of the tries have to fit, else nothing but the checks was tried.
+    # Some attempts must match, otherwise only the checks were tested.
     tried = dict(line.split() for line in child.stdout.splitlines())
     assert len(tried) == 13
     assert all(int(passed) > 0 for passed in tried.values()), tried

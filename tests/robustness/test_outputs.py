@@ -34,7 +34,7 @@ ANALYSIS = (*MODEL, "samples.npz", "labels.npz")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a command that writes is tried.
+    """Recipe for trying a command that writes.
 
     Attributes
     ----------
@@ -130,7 +130,7 @@ def folder(prepared, tmp_path, monkeypatch):
 
 
 def run(name, output, *more):
-    """Run a command; return the error, None where there is none."""
+    """Run a command; return the error, or None."""
     line = [*name.split(), *shlex.split(RECIPES[name].line), "-o", str(output), *more]
     result = CliRunner().invoke(cli, ["-q", *line])
     if result.exception is not None and not isinstance(result.exception, OnnxinfoError):
@@ -139,13 +139,13 @@ def run(name, output, *more):
 
 
 def force(name):
-    """The option, where the command has it."""
+    """The option, if the command has it."""
     command = dict(commands())[name]
     return ["--force"] if any("--force" in param.opts for param in command.params) else []
 
 
 def contents(folder):
-    """Bytes of all files, and what they are: nothing may be changed, added or missing."""
+    """All files with their bytes: none may be changed, added or missing."""
     return {
         str(each.relative_to(folder)): (
             each.lstat().st_mode,
@@ -166,11 +166,11 @@ def unchanged(folder):
 
 @contextmanager
 def idle(monkeypatch):
-    """Fail where anything is computed: models are checked or archives read."""
+    """Fail if anything is computed: models are checked or archives read."""
     opened = onnxinfo.archive.reading.open_to_read
 
     def read(path):
-        # To look whether the output is an archive at all is no work.
+        # Checking whether the output is an archive does not count as work.
         return work() if kinds.kind_of(path) is kinds.HDF5 else opened(path)
 
     def work(*_, **__):
@@ -201,7 +201,7 @@ def test_no_output_replaces_an_input(name, read, link, folder, monkeypatch):
         pytest.skip("repairs the archive in its place")
     output = folder / read
     if link != "itself":
-        # An ending that the command takes, so that it is not refused for that.
+        # A suffix that the command accepts, so that it is not the reason for refusal.
         output = folder / RECIPES[name].output
         (output.hardlink_to if link == "hard link" else output.symlink_to)(folder / read)
     for options in ([], force(name)):
@@ -440,7 +440,7 @@ def test_a_library_of_operators_is_an_input(folder, monkeypatch):
 
 
 def test_names_differ_in_case_only(folder, monkeypatch):
-    """As on a file system that ignores case and makes up the numbers of its files."""
+    """Simulates a file system that ignores case and invents inode numbers."""
     monkeypatch.setattr(os.path, "samefile", lambda one, other: Path(one).parent == Path(other) or one == other)
     shutil.copy("result.h5", "RESULT.h5")
     outputs.spare("RESULT.h5", ["result.h5"])
@@ -482,7 +482,7 @@ def test_weights_beside_a_model_stay(folder, monkeypatch):
         onnxinfo.save("model.onnx", "large.onnx")
 
 
-# What is written, and to where.
+# What is written, and to which file.
 
 
 @pytest.mark.parametrize("offset", [0, 512, 1024, 4096])

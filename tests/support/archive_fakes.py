@@ -18,12 +18,12 @@ SID = Metric("sid", "strict information discarding")
 GRADIENT = Metric("gradient", "mean absolute gradient", "1", fields=())
 CONCENTRATION = Metric("concentration", "concentration", fields=(), has_map=False)
 METRICS = (SID, GRADIENT, CONCENTRATION)
-# With what a solver that knows the gap keeps of each cell.
+# Includes the columns of a solver with a gap.
 PROVEN_SID = Metric("sid", "strict information discarding", fields=(*CERTIFICATE, *PROOF))
 
 
 def schema(**changes):
-    """Return the description of a run on images, whose maps are chunked and deflated."""
+    """Return the schema of a run on images, whose maps are chunked and deflated."""
     layers = [
         LayerRow(f"/layer{i}/é/Relu_output_0", 3 * i, "Relu", f"relu_{i}", 4 * i + 1, 100 * i, "16x24x24")
         for i in range(LAYERS)
@@ -45,7 +45,7 @@ def schema(**changes):
 
 
 def table_schema(**changes):
-    """Return the description of a run on rows of a table, whose maps are small and lie one after the other."""
+    """Return the schema of a run on rows of a table, whose maps are small and contiguous."""
     return schema(
         axes=("feature",),
         sample_shape=(12,),
@@ -58,7 +58,7 @@ def table_schema(**changes):
 
 
 def cell(metric, layer, sample, shape):
-    """Return the map and the numbers of one cell; layer 2's sample 1 did not converge, for its gap."""
+    """Return the map and the numbers of one cell; sample 1 of layer 2 is not converged, due to its gap."""
     generator = np.random.default_rng([len(metric.name), layer, sample])
     map_ = generator.standard_normal(shape).astype(np.float32) - 3
     values = {"value": map_.mean(), "stderr": 0.01 * (1 + sample), "converged": (layer, sample) != (2, 1)}
@@ -71,7 +71,7 @@ def cell(metric, layer, sample, shape):
 
 
 def fill(writer, described, *, stop=None, batch=2):
-    """Compute all cells that are not finished, as an analysis does; raise KeyboardInterrupt after `stop` writes."""
+    """Compute all unfinished cells, as an analysis does; raise KeyboardInterrupt after `stop` writes."""
     writes = 0
     for layer in range(len(described.layers)):
         for metric in described.metrics:
@@ -104,7 +104,7 @@ def make(path, run="first", described=None, **options):
 
 
 def content(run):
-    """Return everything computed in a run, as bytes: equal for runs that are equal to the last bit."""
+    """Return everything computed in a run, as bytes: equal for bitwise identical runs."""
     numbers = [array.tobytes() for metric in run.metrics for _, array in sorted(run.values(metric.name).items())]
     maps = [
         map_.tobytes()
@@ -117,7 +117,7 @@ def content(run):
 
 
 def check_finished(run, expected):
-    """Demand that every finished cell equals the undisturbed run's content; the others may hold anything."""
+    """Check that every finished cell equals the undisturbed run's; the others may contain anything."""
     found = iter(content(run))
     wanted = iter(expected)
     for metric in run.metrics:

@@ -1,4 +1,4 @@
-"""Damaging files by chance and by design, and watching what reads them: time, memory and how it ends.
+"""Damage files at random and on purpose, and watch their readers: time, memory and outcome.
 
 Cases are numbered: the same number makes the same case.
 """
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from onnxinfo.archive.storage import SUPERBLOCK_SIZE, lookup3
 
-# What a case may take; processor time, because the machine may be busy with something else.
+# Limits of a case; in CPU time, because the machine may be busy with something else.
 CPU_SECONDS = 10
 WALL_SECONDS = 300
 MEMORY_BYTES = 2 << 30
-# Address space beyond which a worker cannot go, so that a failing case does not take the machine along.
+# Limit of a worker's address space, so that a failing case does not bring down the machine.
 CEILING_BYTES = 12 << 30
 
 context = multiprocessing.get_context("forkserver")
@@ -30,7 +30,7 @@ INTERESTING = [
 
 
 def mutate(data: bytes, chance: random.Random, blocks: list[tuple[int, int]] = ()) -> bytes:
-    """Return a damaged copy of `data`; damage prefers `blocks`, (start, end) of what a parser looks at."""
+    """Return a damaged copy of `data`; damage prefers `blocks`, (start, end) of parts that a parser inspects."""
     changed = bytearray(data)
     for _ in range(chance.choice([1, 1, 1, 2, 3, 8])):
         start, end = chance.choice(blocks) if blocks and chance.random() < 0.8 else (0, len(changed))
@@ -61,18 +61,18 @@ def mutate(data: bytes, chance: random.Random, blocks: list[tuple[int, int]] = (
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of HDF5 metadata that ends in a checksum: its bytes without it."""
+    """HDF5 metadata that ends in a checksum, given without it."""
 
     start: int
     end: int
 
 
-# Signature of a block -> its size with the checksum, as far as it is the same in all files of this format.
+# Block size including the checksum by signature, if it is constant in files of this format.
 _FIXED = {b"FRHP": 146, b"FAHD": 28, b"BTHD": 38}
 
 
 def hdf5_blocks(data: bytes) -> list[Block]:
-    """Return the metadata blocks of an HDF5 file that end in a checksum which holds."""
+    """Return the metadata blocks of an HDF5 file that end in a valid checksum."""
     found = [Block(0, SUPERBLOCK_SIZE - 4)]
     at = data.find(b"OHDR")
     while at >= 0:
@@ -99,7 +99,7 @@ def _header_end(data: bytes, at: int) -> int:
 
 
 def _by_trial(data: bytes, at: int) -> list[Block]:
-    """The block that begins at `at`, of at most 1,024 bytes: its size is where a checksum holds."""
+    """The block that starts at `at`, at most 1,024 bytes long: its size follows from the matching checksum."""
     for end in range(at + 8, min(at + 1024, len(data) - 4)):
         if _holds(data, Block(at, end)):
             return [Block(at, end)]
@@ -112,7 +112,7 @@ def _holds(data: bytes, block: Block) -> bool:
 
 
 def seal(data: bytes, blocks: list[Block]) -> bytes:
-    """Make the checksums of blocks hold again, as somebody would who means harm."""
+    """Make the checksums of blocks valid again, as an attacker would."""
     sealed = bytearray(data)
     for block in blocks:
         if block.end + 4 <= len(sealed):
@@ -122,7 +122,7 @@ def seal(data: bytes, blocks: list[Block]) -> bytes:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended: what it returned, or what is wrong."""
+    """Outcome of a case: its result, or what is wrong."""
 
     case: object
     said: str = ""
@@ -131,7 +131,7 @@ class Outcome:
 
 @dataclass
 class Watch:
-    """Runs cases in a process of its own, which is replaced when it is lost.
+    """Runs cases in a separate process, which is replaced if it is lost.
 
     Attributes
     ----------
@@ -200,7 +200,7 @@ def _serve(pipe: object, work: object, folder: Path) -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (CEILING_BYTES, CEILING_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Everything that is imported on demand counts as what was there before.
+    # Modules imported on demand count as memory in use before.
     work(None, folder)
     pipe.send("ready")
     while True:
@@ -215,6 +215,6 @@ def _serve(pipe: object, work: object, folder: Path) -> None:
 
 
 def _peak() -> int:
-    """Largest address space the process had so far, in bytes: also what was only asked for counts."""
+    """Peak address space of the process in bytes, including memory that was requested but not used."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmPeak:")[2].split()[0]) << 10

@@ -1,4 +1,4 @@
-"""Small ONNX models that several tests are about."""
+"""Small ONNX models used by several tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def constant(name: str, values: Any, dtype: Any = np.int64) -> onnx.TensorProto:
 
 
 def node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
-    """A node whose operands are given as text, ``"x w"``; its name is that of its first output."""
+    """A node with operands given as text, ``"x w"``; it is named after its first output."""
     return helper.make_node(
         op, inputs.split(), outputs.split(), name=attributes.pop("name", f"/{outputs.split()[0]}"), **attributes
     )
@@ -55,7 +55,7 @@ def relu_model(**options: Any) -> onnx.ModelProto:
 
 
 def residual_net() -> onnx.ModelProto:
-    """Stem and one residual block, batch normalization as nodes, shape arithmetic before the classifier."""
+    """Stem and one residual block with explicit batch normalization, and shape arithmetic before the classifier."""
     nodes = [
         node("Conv", "x stem.w", "stem.conv", pads=[1, 1, 1, 1]),
         node("BatchNormalization", "stem.conv bn.s bn.b bn.m bn.v", "stem.bn"),
@@ -133,7 +133,7 @@ def feeds(proto: onnx.ModelProto, count: int = 2, seed: int = 0) -> dict[str, An
     return found
 
 
-def quantised(step: float) -> onnx.ModelProto:
+def quantized(step: float) -> onnx.ModelProto:
     """A linear layer whose output is rounded to multiples of a step."""
     weight = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32) / 6
     nodes = [

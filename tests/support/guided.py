@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of what reads files from strangers; needs atheris, and finds cases for the tests.
+"""Coverage-guided fuzzing of readers of untrusted files; needs atheris, and finds cases for the tests.
 
     python tests/support/guided.py TARGET FOLDER [-max_total_time=600 and other options of libFuzzer]
 
@@ -36,7 +36,7 @@ folder = Path(tempfile.mkdtemp())
 
 
 def read(kind: str, data: bytes) -> None:
-    """Do with some bytes what an analysis does with a file of them."""
+    """Read some bytes as an analysis reads a file of them."""
     if kind == "attribute":
         text = data.decode("utf-8", "replace")
         decoded = decode_attribute(text)

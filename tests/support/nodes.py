@@ -1,4 +1,4 @@
-"""One-node models, run by ONNX Runtime and as converted torch graphs: what the tests of operators compare."""
+"""One-node models, run by ONNX Runtime and as converted torch graphs, for the tests of operators."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def assert_same(
     atol: float = 1e-5,
     **settings: Any,
 ) -> None:
-    """Compare the converted node with ONNX Runtime; quantized values may travel in another type."""
+    """Compare the converted node with ONNX Runtime; quantized values may be represented by another type."""
     model = node_model(op_type, inputs, outputs, **settings)
     feeds = feeds_of(model, inputs)
     for ours, theirs in zip(run_converted(model, feeds), run_onnxruntime(model, feeds), strict=True):
@@ -112,7 +112,7 @@ def assert_same(
 
 
 def gradcheck(op_type: str, inputs: Sequence[Array | None], outputs: int = 1, **settings: Any) -> None:
-    """Check the gradient with respect to every float input in double precision."""
+    """Check the gradients with respect to all float inputs in double precision."""
     model = node_model(op_type, inputs, outputs, **settings)
     module = convert(model, fallback=False).double()
     feeds = [torch.from_numpy(value) for value in feeds_of(model, inputs).values()]

@@ -1,4 +1,4 @@
-"""Small valid models with odd attributes and shapes, by number: the same number makes the same model."""
+"""Small valid models with unusual attributes and shapes, by number: the same number gives the same model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)
-# Values that weights hold besides ordinary ones.
+# Special values in weights, besides ordinary ones.
 EXTREMES = (0.0, -0.0, 1e-38, 1e20, 1e38, np.inf, -np.inf, np.nan)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A value of the graph: its name, its shape for samples of the size that is fed, and its element type."""
+    """A value of the graph: its name, its shape at the fed batch size, and its element type."""
 
     name: str
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class Tensor:
 
 @dataclass
 class Builder:
-    """A graph as it grows."""
+    """A graph under construction."""
 
     chance: random.Random
     opset: int
@@ -50,7 +50,7 @@ class Builder:
         return Tensor(output, tuple(shape), element)
 
     def weight(self, *shape: int) -> str:
-        """A constant of floats, in one of the ways in which a model can hold one."""
+        """A float constant, in one of the forms that a model may use."""
         seed, how = self.chance.randrange(2**32), self.chance.random()
         values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
         if how < 0.04:
@@ -73,12 +73,12 @@ class Builder:
         return self.add("Identity", [name], values.shape).name if how == "computed" else name
 
     def axis(self, x: Tensor, ends: int = 0) -> int:
-        """An axis, from the front or from the back; ``ends`` more are allowed behind the last."""
+        """An axis, counted from the front or the back; ``ends`` more are allowed after the last."""
         axis = self.chance.randrange(x.rank + ends)
         return axis - x.rank if not ends and self.chance.random() < 0.4 else axis
 
     def integer_operand(self, since: int, name: str, *values: int) -> tuple[list[str], dict[str, Any]]:
-        """Axes and the like: an operand since an opset, an attribute before."""
+        """Axes and similar: an operand since some opset, an attribute before."""
         return ([self.integers(*values)], {}) if self.opset >= since else ([], {name: list(values)})
 
 
@@ -96,7 +96,7 @@ def unary(b: Builder, x: Tensor) -> Tensor:
     return b.add(b.chance.choice(names), [x.name], x.shape)
 
 
-def parametrised(b: Builder, x: Tensor) -> Tensor:
+def parametrized(b: Builder, x: Tensor) -> Tensor:
     alpha = b.chance.choice([0.0, 1.0, -1.0, 0.01, 1e10, 1e-10])
     op = b.chance.choice(["LeakyRelu", "Elu", "HardSigmoid", "ThresholdedRelu", "Shrink", "Celu"])
     if b.opset < {"ThresholdedRelu": 10, "Shrink": 9, "Celu": 12}.get(op, 1):
@@ -122,7 +122,7 @@ def binary(b: Builder, x: Tensor) -> Tensor:
 
 
 def widened(b: Builder, x: Tensor) -> Tensor | None:
-    """A binary operator whose constant broadcasts the tensor to more axes, or to none at all."""
+    """A binary operator whose constant broadcasts the tensor to more axes, or to none."""
     if x.rank >= 5:
         return None
     ahead = b.chance.choice([0, 1, 2])
@@ -226,7 +226,7 @@ def reduction(b: Builder, x: Tensor) -> Tensor | None:
     return b.add(op, [x.name, *operands], shape, keepdims=int(keep), **attributes)
 
 
-def normalised(b: Builder, x: Tensor) -> Tensor | None:
+def normalized(b: Builder, x: Tensor) -> Tensor | None:
     op = b.chance.choice(["Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "LRN", "Batch", "Instance", "Layer"])
     channels = x.shape[1] if x.rank > 1 else 0
     if op in ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization"):
@@ -332,7 +332,7 @@ def joined(b: Builder, x: Tensor) -> Tensor | None:
 
 
 def parted(b: Builder, x: Tensor) -> Tensor | None:
-    """Outputs in a tuple, of which one goes on."""
+    """A tuple of outputs, of which one is used further."""
     if not x.rank:
         return None
     axis = b.chance.randrange(x.rank)
@@ -352,7 +352,7 @@ def parted(b: Builder, x: Tensor) -> Tensor | None:
 
 
 def stepped(b: Builder, x: Tensor) -> Tensor | None:
-    """Something in the way of a gradient."""
+    """An operator that blocks the gradient."""
     how = b.chance.choice(["cast", "bool", "argmax", "compare", "half"])
     if how == "argmax":
         if not x.rank:
@@ -427,11 +427,11 @@ def recurrent(b: Builder, x: Tensor) -> Tensor | None:
 
 
 STEPS: tuple[Step, ...] = (
-    unary, parametrised, binary, widened, matmul, gemm, convolution, transposed, pool, whole_pool, reduction,
-    normalised, reshaped, rearranged, squeezed, sliced, padded, gathered, joined, parted, stepped, repeated, clipped,
+    unary, parametrized, binary, widened, matmul, gemm, convolution, transposed, pool, whole_pool, reduction,
+    normalized, reshaped, rearranged, squeezed, sliced, padded, gathered, joined, parted, stepped, repeated, clipped,
     spaced, resized, recurrent,
 )  # fmt: skip
-# Sizes of inner axes; zero is rare, as nothing comes after it.
+# Sizes of inner axes; zero is rare, because nothing can follow it.
 SIZES = (1, 1, 2, 3, 4, 5, 6, 6)
 
 
@@ -443,7 +443,7 @@ def odd_model(case: int) -> tuple[onnx.ModelProto, np.ndarray]:
     batch = chance.choice([1, 1, 1, 2])
     shape = [0 if chance.random() < 0.02 else chance.choice(SIZES) for _ in range(max(rank, 1) - 1)]
     x = Tensor(b.name(), (batch, *shape) if rank else ())
-    # What comes after the input is made for this batch size; some do not say so, and are refused at another.
+    # The part after the input is made for this batch size; some graphs do not declare it, and are refused at another.
     declared = [chance.choice([batch, batch, batch, "N", None]) if i == 0 else n for i, n in enumerate(x.shape)]
     given = helper.make_tensor_value_info(x.name, FLOAT, declared)
     values = [x]

@@ -1,4 +1,4 @@
-"""Public names, also those of an earlier release, and modules without a circle of imports."""
+"""Public names, including those of an earlier release, and modules without import cycles."""
 
 import subprocess
 import sys
@@ -52,6 +52,6 @@ print([name for name in ("onnx2torch", "torchvision", "torch._dynamo") if name i
 
 
 def test_an_analysis_imports_no_converters_that_it_does_not_need(tmp_path):
-    """Half of the time until an analysis begins went into onnx2torch's imports."""
+    """The imports of onnx2torch took half of the start-up time of an analysis."""
     done = subprocess.run([sys.executable, "-c", ANALYSIS], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -35,8 +35,8 @@ def NonMaxSuppression(
 def _corners(boxes: Tensor, center_point_box: int) -> Tensor:
     """Lower and upper corner of each box."""
     if center_point_box:
-        centre, size = boxes.split(2, -1)
-        return torch.cat([centre - size / 2, centre + size / 2], -1)
+        center, size = boxes.split(2, -1)
+        return torch.cat([center - size / 2, center + size / 2], -1)
     a, b = boxes.split(2, -1)
     return torch.cat([torch.minimum(a, b), torch.maximum(a, b)], -1)
 

@@ -13,7 +13,7 @@ from . import quantized
 from .activations import Softmax, Softmax_1
 from .microsoft import EmbedLayerNormalization
 from .pool import AveragePool, MaxPool
-from .quantized import DynamicQuantizeLinear, centred, dequantized, requantized, round_to_integer, whole_matmul
+from .quantized import DynamicQuantizeLinear, centered, dequantized, requantized, round_to_integer, whole_matmul
 from .recurrent import quantized_lstm
 from .table import MICROSOFT, Unsupported, converter, operator
 
@@ -105,7 +105,7 @@ def QGemm(
     transA=0,
     transB=0,
 ):
-    a, b = centred(A, a_zero_point), centred(B.t() if transB else B, b_zero_point)
+    a, b = centered(A, a_zero_point), centered(B.t() if transB else B, b_zero_point)
     product = whole_matmul(a.t() if transA else a, b)
     product = product if C is None else product + C
     scale = alpha * a_scale * b_scale
@@ -115,7 +115,7 @@ def QGemm(
 
 @operator(domain=MICROSOFT)
 def MatMulIntegerToFloat(A, B, a_scale, b_scale, a_zero_point=None, b_zero_point=None, bias=None):
-    product = whole_matmul(centred(A, a_zero_point), centred(B, b_zero_point)).to(a_scale.dtype)
+    product = whole_matmul(centered(A, a_zero_point), centered(B, b_zero_point)).to(a_scale.dtype)
     product = product * (a_scale * b_scale)
     return product if bias is None else product + bias
 

@@ -104,8 +104,8 @@ def LpNormalization(input, *, axis=-1, p=2):
 
 @operator()
 def MeanVarianceNormalization(X, *, axes=(0, 2, 3)):
-    centred = X - X.mean(tuple(axes), keepdim=True)
-    return centred / (centred.square().mean(tuple(axes), keepdim=True).sqrt() + 1e-9)
+    centered = X - X.mean(tuple(axes), keepdim=True)
+    return centered / (centered.square().mean(tuple(axes), keepdim=True).sqrt() + 1e-9)
 
 
 @operator("Dropout", versions=(1, 11))

@@ -62,7 +62,7 @@ def round_to_float(x: Tensor, type: int, saturate: int = 1) -> Tensor:
 
 def dequantized(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Any:
     """Return ``(x - zero_point) * scale``; scale and zero point must be broadcastable."""
-    return centred(x, zero_point).to(scale.dtype) * scale
+    return centered(x, zero_point).to(scale.dtype) * scale
 
 
 def requantized(x: Tensor, zero_point: Tensor | None) -> Tensor:
@@ -73,7 +73,7 @@ def requantized(x: Tensor, zero_point: Tensor | None) -> Tensor:
     return round_to_integer(x, zero_point, limits.min, limits.max)
 
 
-def centred(x: Tensor, zero_point: Tensor | None = None) -> Any:
+def centered(x: Tensor, zero_point: Tensor | None = None) -> Any:
     """Return ``x - zero_point`` in a type without overflow: int32 for integers, else a float type."""
     return _plain(x) if zero_point is None else _plain(x) - _plain(zero_point)
 
@@ -156,26 +156,26 @@ def DynamicQuantizeLinear(x):
 
 @operator()
 def MatMulInteger(A, B, a_zero_point=None, b_zero_point=None):
-    return whole_matmul(centred(A, _rows(a_zero_point)), centred(B, b_zero_point))
+    return whole_matmul(centered(A, _rows(a_zero_point)), centered(B, b_zero_point))
 
 
 @operator()
 def QLinearMatMul(a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point):
-    product = whole_matmul(centred(a, _rows(a_zero_point)), centred(b, b_zero_point))
+    product = whole_matmul(centered(a, _rows(a_zero_point)), centered(b, b_zero_point))
     scale = single(_rows(a_scale)) * single(b_scale) / single(_rows(y_scale))
     return requantized(product.to(scale.dtype) * scale, _rows(y_zero_point))
 
 
 @operator()
 def ConvInteger(x, w, x_zero_point=None, w_zero_point=None, **attributes):
-    weight = centred(w, _on_axis(w_zero_point, 0, w.dim()))
-    return _whole_conv(centred(x, x_zero_point), weight, None, attributes)
+    weight = centered(w, _on_axis(w_zero_point, 0, w.dim()))
+    return _whole_conv(centered(x, x_zero_point), weight, None, attributes)
 
 
 @operator()
 def QLinearConv(x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B=None, **attributes):
-    weight = centred(w, _on_axis(w_zero_point, 0, w.dim()))
-    product = _whole_conv(centred(x, x_zero_point), weight, B, attributes)
+    weight = centered(w, _on_axis(w_zero_point, 0, w.dim()))
+    product = _whole_conv(centered(x, x_zero_point), weight, B, attributes)
     scale = x_scale * _on_axis(w_scale, 1, w.dim()) / y_scale
     return requantized(product.to(scale.dtype) * scale, y_zero_point)
 

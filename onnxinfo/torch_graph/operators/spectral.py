@@ -78,10 +78,10 @@ def MelWeightMatrix(
     mel = low + torch.arange(edges, dtype=torch.float64) * (high - low) / edges
     hertz = 700 * (10 ** (mel / 2595) - 1)
     bins = torch.floor((dft_length[0] + 1) * hertz / sample_rate[0])
-    left, centre, right = bins[:-2], bins[1:-1], bins[2:]
+    left, center, right = bins[:-2], bins[1:-1], bins[2:]
     spectrum = torch.arange(dft_length[0] // 2 + 1).unsqueeze(-1)
-    rising = torch.where(centre > left, (spectrum - left) / (centre - left), 1.0)
-    falling = (right - spectrum) / (right - centre)
-    inside = (spectrum >= left) & (spectrum <= centre)
-    triangles = torch.where(inside, rising, torch.where((spectrum > centre) & (spectrum < right), falling, 0.0))
+    rising = torch.where(center > left, (spectrum - left) / (center - left), 1.0)
+    falling = (right - spectrum) / (right - center)
+    inside = (spectrum >= left) & (spectrum <= center)
+    triangles = torch.where(inside, rising, torch.where((spectrum > center) & (spectrum < right), falling, 0.0))
     return triangles.to(torch_type(output_datatype))

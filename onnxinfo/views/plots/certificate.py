@@ -12,7 +12,7 @@ from ..plotting import figure_plot
 from ..reading_runs import read_runs
 from ..run_values import RunValues
 from ..selection import Selection
-from ..style import COLOURS, FigureStyle
+from ..style import COLORS, FigureStyle
 from ..wording import unproven_text
 
 if TYPE_CHECKING:
@@ -67,16 +67,16 @@ def _title(found: RunValues) -> str:
 def _points(axes: Axes, found: RunValues, field: str, style: FigureStyle) -> None:
     values = found.values[field].astype(np.float64)
     offsets = spread_out(values.shape[1])
-    for marker, colour, shown in (
-        ("o", COLOURS[0], found.values["done"] & found.values["converged"]),
-        ("x", COLOURS[5], found.values["done"] & ~found.values["converged"]),
+    for marker, color, shown in (
+        ("o", COLORS[0], found.values["done"] & found.values["converged"]),
+        ("x", COLORS[5], found.values["done"] & ~found.values["converged"]),
     ):
         layer, sample = np.nonzero(shown & np.isfinite(values))
         axes.plot(
             layer + offsets[sample],
             values[layer, sample],
             marker,
-            color=colour,
+            color=color,
             markersize=style.font * 0.4,
             alpha=0.7 if marker == "o" else 1,
             markeredgewidth=0 if marker == "o" else 1.2,

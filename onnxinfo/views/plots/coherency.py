@@ -17,7 +17,7 @@ from ..panels import (
     PERCENTILES,
     aspect_of,
     blank,
-    colour_limits,
+    color_limits,
     flat_map,
     name_layers,
     run_style,
@@ -105,7 +105,7 @@ def _draw_maps(figure: SubFigure, found: _Found, style: FigureStyle) -> None:
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (metric, run) in zip(grid, rows, strict=True):
         shared = [each for other in found.of(metric) for each in found.maps[metric, other] if each is not None]
-        _row(line, found.maps[metric, run], colour_limits(shared))
+        _row(line, found.maps[metric, run], color_limits(shared))
         line[0].set_ylabel(f"{metric}\n{shorten(run, 16)}", fontsize=style.font * 0.8)
     for axes, title in zip(grid[0], short_names([found.layers[i] for i in columns], 18), strict=True):
         title_column(axes, title, style)
@@ -148,14 +148,14 @@ def _magnitude(axes: Axes, runs: dict[str, RunValues], order: list[str]) -> None
         means = layer_summary(values.values)
         number = order.index(run)
         # Runs of a coherent metric may coincide, and both must be visible.
-        colour, line, marker = run_style(number)
+        color, line, marker = run_style(number)
         axes.errorbar(
             range(len(means["value"])),
             means["value"],
             np.nan_to_num(means["stderr"]),
             linestyle=line,
             marker=marker,
-            color=colour,
+            color=color,
             label=shorten(run, 20),
             markersize=max(2, 5 - number),
         )

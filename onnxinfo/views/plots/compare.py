@@ -56,9 +56,9 @@ def _intervals(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None
         x = np.array([found[name]["difference"] for name in shown])
         half = np.array([found[name]["high"] for name in shown]) - x
         y = np.array([names.index(name) for name in shown]) + (number - (len(others) - 1) / 2) * 0.6 / len(others)
-        colour, _, marker = run_style(number)
+        color, _, marker = run_style(number)
         text = shorten(printable(other), 40)
-        axes.errorbar(x, y, xerr=np.nan_to_num(half), fmt=marker, color=colour, capsize=3, label=text)
+        axes.errorbar(x, y, xerr=np.nan_to_num(half), fmt=marker, color=color, capsize=3, label=text)
 
 
 def _label(selection: Selection) -> str:

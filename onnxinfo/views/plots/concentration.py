@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from ...archive.means import layer_summary
 from ...text import shorten
-from ..panels import blank, colour_limits, flat_map, name_layers, set_height, zero_line
+from ..panels import blank, color_limits, flat_map, name_layers, set_height, zero_line
 from ..plotting import NONE, figure_plot
 from ..reading_runs import metric_label, read_runs, run_values
 from ..run_values import RunValues
 from ..run_view import RunView
 from ..selection import Selection
-from ..style import COLOURS, SEQUENTIAL, FigureStyle, evenly
+from ..style import COLORS, SEQUENTIAL, FigureStyle, evenly
 from ..wording import unproven_text
 from .curve import draw_curve
 
@@ -87,13 +87,13 @@ def _objects(view: RunView, found: RunValues) -> _Objects:
         pictures=[pictures[i] for i in shown],
         masks=[masks[i] for i in shown],
         maps=[flat_map(each, view.axes) for each in maps],
-        limits=colour_limits(maps),
+        limits=color_limits(maps),
     )
 
 
 def _curve(axes: Axes, found: RunValues, style: FigureStyle) -> None:
     means = layer_summary(found.values)
-    axes.errorbar(range(len(found.layers)), means["value"], means["stderr"], fmt="o-", color=COLOURS[0], capsize=3)
+    axes.errorbar(range(len(found.layers)), means["value"], means["stderr"], fmt="o-", color=COLORS[0], capsize=3)
     zero_line(axes, style)
     axes.set_ylabel(metric_label(found.metric).replace(" of the ", "\nof the "))
     remark = unproven_text([found.values])
@@ -114,6 +114,6 @@ def _object(upper: Axes, lower: Axes, objects: _Objects, i: int, style: FigureSt
     upper.set_title(shorten(objects.names[i], 16), fontsize=style.font * 0.8)
     drawn = lower.imshow(objects.maps[i], cmap=SEQUENTIAL, vmin=low, vmax=high)
     for axes in (upper, lower):
-        for colour, width in (("black", 2.2), ("white", 1.0)):
-            axes.contour(mask, levels=[0.5], colors=colour, linewidths=width)
+        for color, width in (("black", 2.2), ("white", 1.0)):
+            axes.contour(mask, levels=[0.5], colors=color, linewidths=width)
     return drawn

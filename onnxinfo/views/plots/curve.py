@@ -134,15 +134,15 @@ def _quartiles(found: RunValues) -> tuple[npt.NDArray[Any], ...]:
     return tuple(np.array(quartiles, dtype=np.float64).reshape(-1, 3).T)
 
 
-def _line(axes: Axes, curve: Curve, colour: str, line: Line, marker: str) -> None:
-    axes.fill_between(curve.depth, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0)
-    axes.plot(curve.depth, curve.middle, line, color=colour)
+def _line(axes: Axes, curve: Curve, color: str, line: Line, marker: str) -> None:
+    axes.fill_between(curve.depth, curve.low, curve.high, color=color, alpha=0.25, linewidth=0)
+    axes.plot(curve.depth, curve.middle, line, color=color)
     for filled in (True, False):
         at = curve.whole == filled
-        face = colour if filled else axes.get_facecolor()
+        face = color if filled else axes.get_facecolor()
         # The edge width is constant, so that hollow and filled markers have the same size.
         axes.plot(
-            curve.depth[at], curve.middle[at], marker, color=colour, markerfacecolor=face, markeredgewidth=1.2, zorder=3
+            curve.depth[at], curve.middle[at], marker, color=color, markerfacecolor=face, markeredgewidth=1.2, zorder=3
         )
 
 
@@ -209,8 +209,8 @@ def _legend(
     handles = []
     texts = []
     for number, run in enumerate(runs):
-        colour, line, marker = run_style(number)
-        handles.append(Line2D([], [], color=colour, linestyle=line, marker=marker))
+        color, line, marker = run_style(number)
+        handles.append(Line2D([], [], color=color, linestyle=line, marker=marker))
         samples = max(curve.samples for curve in curves if curve.name == run)
         texts.append(f"{shorten(run, 40)} ({samples} sample{'s'[: samples != 1]})")
     if any((~curve.whole & np.isfinite(curve.middle)).any() for curve in curves):

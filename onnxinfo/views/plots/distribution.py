@@ -63,7 +63,7 @@ def _boxes(axes: Axes, found: RunValues, style: FigureStyle) -> None:
     )
 
 
-def _points(axes: Axes, found: RunValues, colour: str, style: FigureStyle) -> None:
+def _points(axes: Axes, found: RunValues, color: str, style: FigureStyle) -> None:
     values = found.values["value"]
     size = style.font * (0.35 if values.shape[1] < _MANY else 0.15)
     for filled in (True, False):
@@ -72,10 +72,10 @@ def _points(axes: Axes, found: RunValues, colour: str, style: FigureStyle) -> No
             layer + spread_out(values.shape[1])[sample],
             values[layer, sample],
             "o",
-            color=colour,
+            color=color,
             markersize=size,
             alpha=0.55 if filled else 1,
-            markerfacecolor=colour if filled else "none",
+            markerfacecolor=color if filled else "none",
             markeredgewidth=0 if filled else 0.8,
             zorder=2,
         )

@@ -13,7 +13,7 @@ from ..plotting import figure_plot
 from ..reading_runs import metric_label, natural, read_runs
 from ..run_values import RunValues
 from ..selection import Selection
-from ..style import COLOURS, FigureStyle, short_names
+from ..style import COLORS, FigureStyle, short_names
 from ..wording import unproven_text
 
 if TYPE_CHECKING:
@@ -59,6 +59,6 @@ def _lines(axes: Axes, runs: list[RunValues], names: list[str]) -> None:
         shown = [i for i, positions in enumerate(at) if name in positions]
         middle = np.array([summaries[i]["value"][at[i][name]] for i in shown])
         error = np.array([summaries[i]["stderr"][at[i][name]] for i in shown])
-        colour = COLOURS[number] if len(names) <= len(COLOURS) else shades[number]
-        axes.plot(shown, middle, "-" if number % 2 == 0 else "--", marker="o", color=colour, label=short)
-        axes.fill_between(shown, middle - error, middle + error, color=colour, alpha=0.2, linewidth=0)
+        color = COLORS[number] if len(names) <= len(COLORS) else shades[number]
+        axes.plot(shown, middle, "-" if number % 2 == 0 else "--", marker="o", color=color, label=short)
+        axes.fill_between(shown, middle - error, middle + error, color=color, alpha=0.2, linewidth=0)

@@ -15,7 +15,7 @@ from ..panels import (
     MOST_SAMPLES,
     aspect_of,
     blank,
-    colour_limits,
+    color_limits,
     flat_map,
     height_over_width,
     name_row,
@@ -81,7 +81,7 @@ class _Grid:
             layer for layer in self.layers if not all((layer, sample) in undefined for sample in self.samples)
         ] or self.layers[:1]
         self.aspect = height_over_width(next(iter(self.maps.values())))
-        self.low, self.high = colour_limits(self.maps.values())
+        self.low, self.high = color_limits(self.maps.values())
 
     def notes(self) -> list[str]:
         """Return the notes below the figure: how to read colors, what is left out, what is unproven."""
@@ -127,10 +127,10 @@ class _Grid:
             return None
         map_ = self.maps[layer, sample]
         if self.overlay and self.pictures is not None:
-            grey = self.pictures[sample].mean(axis=-1)
+            gray = self.pictures[sample].mean(axis=-1)
             # Both use the map's pixels as coordinates, whatever the picture's size.
             rows, columns = map_.shape
-            axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
+            axes.imshow(gray, cmap="gray", vmin=0, vmax=255, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
         drawn = axes.imshow(
             map_,
             alpha=0.6 if self.overlay else 1.0,
@@ -141,6 +141,6 @@ class _Grid:
             aspect=aspect_of(map_),
         )
         if not self.values["converged"][layer, sample]:
-            for colour, thickness in ((style.theme.ink, 2), (style.theme.paper, 1)):
-                axes.plot([0, 1], [0, 1], color=colour, linewidth=thickness, transform=axes.transAxes)
+            for color, thickness in ((style.theme.ink, 2), (style.theme.paper, 1)):
+                axes.plot([0, 1], [0, 1], color=color, linewidth=thickness, transform=axes.transAxes)
         return drawn

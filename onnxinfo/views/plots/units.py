@@ -13,12 +13,12 @@ import numpy.typing as npt
 from ...archive.means import mean_and_stderr, select_part
 from ...errors import UsageError
 from ...text import printable, shorten
-from ..panels import colour_limits, grid_behind, mean_of_known, run_style, sample_title, set_height
+from ..panels import color_limits, grid_behind, mean_of_known, run_style, sample_title, set_height
 from ..plotting import figure_plot
 from ..reading_runs import metric_label, nothing_finished
 from ..run_view import RunView
 from ..selection import Selection
-from ..style import COLOURS, SEQUENTIAL, FigureStyle, evenly, short_names
+from ..style import COLORS, SEQUENTIAL, FigureStyle, evenly, short_names
 from ..wording import unproven_text
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _tokens(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
     if lines is not None and len(lines) != view.run.shape[1]:
         raise UsageError(f"the texts have {len(lines)} lines, and run '{view.name}' has {view.run.shape[1]} samples")
     read = {layer: units.along("position", layer, samples) for layer in layers}
-    limits = colour_limits(read.values())
+    limits = color_limits(read.values())
     count = next(iter(read.values())).shape[1]
     words = [_words(lines, view.sample_positions[sample], count) for sample in samples]
     # One line of text per layer, and for each sample its name and its slanted tokens.
@@ -163,29 +163,29 @@ def _quartiles(
     samples = np.nonzero(units.present[layer])[0].tolist()
     if not samples:
         return
-    colour, text = style
+    color, text = style
     values = units.along("feature", layer, samples)
     middle = mean_and_stderr(values.T)[0]
     low, high = np.nanpercentile(values, (25, 75), axis=0)
     # Entropies have no natural zero, so bars span the quartiles, and a point marks the mean.
-    axes.bar(at, high - low, wide * 0.8, bottom=low, color=colour, alpha=0.5, linewidth=0)
+    axes.bar(at, high - low, wide * 0.8, bottom=low, color=color, alpha=0.5, linewidth=0)
     size = wide * 200 / len(at) ** 0.7 + 3
-    axes.plot(at, middle, "_", color=colour, markersize=size, markeredgewidth=2, label=text)
+    axes.plot(at, middle, "_", color=color, markersize=size, markeredgewidth=2, label=text)
 
 
 def _series(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
     view = units.view
     if units.lines is not None:
         raise UsageError("a series has no texts; leave out texts=...")
-    layers, samples = evenly(view.shape[0], len(COLOURS)), evenly(view.shape[1], 4)
+    layers, samples = evenly(view.shape[0], len(COLORS)), evenly(view.shape[1], 4)
     set_height(figure, style, style.width * (0.16 * len(samples) + 0.14))
     grid = figure.subplots(len(samples), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     for axes, sample in zip(grid, samples, strict=True):
         for number, (layer, text) in enumerate(zip(layers, units.layer_names(layers, 22), strict=True)):
             if units.present[layer, sample]:
                 values = units.along("time", layer, [sample])[0]
-                colour, line, _ = run_style(number)
-                axes.plot(values, line, color=colour, label=text)
+                color, line, _ = run_style(number)
+                axes.plot(values, line, color=color, label=text)
         axes.grid(axis="y")
         axes.set_title(sample_title(view, sample), loc="left")
     grid[-1].set_xlabel("time step")

@@ -19,7 +19,7 @@ from ..comparable import check_precision
 from ..reading_runs import run_values
 from ..run_values import RunValues
 from ..selection import Names, Paths, Selection
-from ..style import COLOURS, SEQUENTIAL
+from ..style import COLORS, SEQUENTIAL
 from .data import MAP_BYTES, run_data
 from .graph import BOX, draw_graph, model_edges
 
@@ -132,7 +132,7 @@ def render(runs: list[dict[str, Any]], plotly: str, title: str) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     own = (folder / "report.js").read_text(encoding="utf-8")
     bare = [{key: value for key, value in each.items() if key != "drawing"} for each in runs]
-    data = {"runs": bare, "colours": list(COLOURS), "scale": _scale()}
+    data = {"runs": bare, "colors": list(COLORS), "scale": _scale()}
     # Within a script element, only `<` could end it.
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return str(

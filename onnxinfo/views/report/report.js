@@ -1,7 +1,7 @@
 "use strict";
 // All text from the data goes through textContent or Plotly with its markup escaped: names are never read as markup.
 (() => {
-  const { runs, colours, scale } = JSON.parse(document.getElementById("data").textContent);
+  const { runs, colors, scale } = JSON.parse(document.getElementById("data").textContent);
   const at = (id) => document.getElementById(id);
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const shown = (value) => (value === null ? "–" : value.toFixed(4));
@@ -14,12 +14,12 @@
     select.replaceChildren(...values.map((value) => new Option(value, value)));
     if (values.includes(before)) select.value = before;
   }
-  function colourOf(value, low, high) {
+  function colorOf(value, low, high) {
     if (value === null) return null;
     return scale[Math.max(0, Math.min(254, Math.round((254 * (value - low)) / Math.max(high - low, 1e-9))))];
   }
-  function inkOn(colour) {
-    const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+  function inkOn(color) {
+    const [r, g, b] = [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
     return 0.299 * r + 0.587 * g + 0.114 * b > 128 ? "#000" : "#fff";
   }
   function legend(place, low, high, label, ends = ["", ""]) {
@@ -31,11 +31,11 @@
   const dashes = ["solid", "dash", "dot", "dashdot"];
   const symbols = ["circle", "square", "diamond", "triangle-up"];
   // Paper is white, and as wide as a page of A4 or letter between its margins.
-  const onPaper = { width: 680, colours: ["#1a1a1a", "#ffffff", "#d0d0d0"] };
+  const onPaper = { width: 680, colors: ["#1a1a1a", "#ffffff", "#d0d0d0"] };
 
   function drawCurve(print = null) {
     const css = getComputedStyle(document.documentElement);
-    const [ink, paper, faint] = print ? print.colours : ["--ink", "--paper", "--faint"].map((name) => css.getPropertyValue(name).trim());
+    const [ink, paper, faint] = print ? print.colors : ["--ink", "--paper", "--faint"].map((name) => css.getPropertyValue(name).trim());
     const name = at("curve-metric").value, traces = [];
     let label = name;
     runs.forEach((run, number) => {
@@ -45,13 +45,13 @@
       label = metric.label;
       const order = run.layers.map((_, i) => i).filter((i) => metric.mean[i] !== null)
         .sort((a, b) => run.layers[a].depth - run.layers[b].depth);
-      const colour = colours[number % colours.length];
+      const color = colors[number % colors.length];
       const x = order.map((i) => run.layers[i].depth);
       const band = (sign) => order.map((i) => metric.mean[i] + sign * (metric.stderr[i] || 0));
-      traces.push({ x: x.concat(x.slice().reverse()), y: band(1).concat(band(-1).reverse()), fill: "toself", fillcolor: colour + "40",
+      traces.push({ x: x.concat(x.slice().reverse()), y: band(1).concat(band(-1).reverse()), fill: "toself", fillcolor: color + "40",
         line: { width: 0 }, mode: "lines", hoverinfo: "skip", showlegend: false });
-      traces.push({ x, y: order.map((i) => metric.mean[i]), mode: "lines+markers", name: plain(run.key), line: { color: colour, dash: dashes[number % 4] },
-        marker: { size: Math.max(6, 11 - 2 * number), color: colour, symbol: order.map((i) => symbols[number % 4] + (metric.n_converged[i] < metric.n[i] ? "-open" : "")) },
+      traces.push({ x, y: order.map((i) => metric.mean[i]), mode: "lines+markers", name: plain(run.key), line: { color: color, dash: dashes[number % 4] },
+        marker: { size: Math.max(6, 11 - 2 * number), color: color, symbol: order.map((i) => symbols[number % 4] + (metric.n_converged[i] < metric.n[i] ? "-open" : "")) },
         text: order.map((i) => `${plain(run.layers[i].name)}<br>${plain(metric.words[i])}<br>${metric.n[i] - metric.n_missing[i]} samples, ${metric.n_converged[i]} of ${metric.n[i]} proven`),
         hovertemplate: "%{text}<extra>%{fullData.name}</extra>" });
     });
@@ -69,9 +69,9 @@
     const low = Math.min(...known), high = Math.max(...known);
     legend(at("graph-scale"), low, high, metric.label);
     document.querySelectorAll(`.graph[data-run="${state.run}"] .node`).forEach((node) => {
-      const layer = Number(node.dataset.layer), colour = colourOf(metric.mean[layer], low, high);
-      node.querySelector("rect").style.fill = colour || "";
-      node.querySelectorAll("text").forEach((text) => { text.style.fill = colour ? inkOn(colour) : ""; });
+      const layer = Number(node.dataset.layer), color = colorOf(metric.mean[layer], low, high);
+      node.querySelector("rect").style.fill = color || "";
+      node.querySelectorAll("text").forEach((text) => { text.style.fill = color ? inkOn(color) : ""; });
       node.querySelector(".value").textContent = `${run.layers[layer].op}  ${shown(metric.mean[layer])}`;
       node.setAttribute("aria-pressed", String(layer === state.layer));
     });
@@ -118,8 +118,8 @@
       for (let i = 0; i < size; i++) {
         const code = all[start + i];
         if (code === 255) continue;
-        const colour = parseInt(scale[code].slice(1), 16);
-        pixels.data.set([colour >> 16, (colour >> 8) & 255, colour & 255, 255], 4 * i);
+        const color = parseInt(scale[code].slice(1), 16);
+        pixels.data.set([color >> 16, (color >> 8) & 255, color & 255, 255], 4 * i);
       }
       context.putImageData(pixels, 0, 0);
       const mark = value !== null && !metric.converged[number][sample] ? " *not proven" : "";

@@ -1,4 +1,4 @@
-"""One of each extension of onnxinfo, by another package's entry points."""
+"""One extension of each kind, registered through another package's entry points."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +33,7 @@ def draw_name(archives, output, *, force=False):
 
 
 def open_table(path, key, kinds):
-    """Open a table of numbers, a sample in each line."""
+    """Open a table of numbers with one sample per line."""
     return MemoryRows(np.loadtxt(path, dtype="f4", ndmin=2), path.stem)
 
 

@@ -1,4 +1,4 @@
-"""Models that look across the batch: an analysis gives what a sample gives alone, or refuses."""
+"""Models that mix samples of a batch: an analysis gives each sample's own result, or refuses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import onnxinfo
 from onnxinfo import ConversionError, ModelError, VerificationError
 
 
-def centred(batch: int | str, seed: int) -> tuple[onnx.ModelProto, float]:
-    """``x W + tanh((x - mean of the batch) U)``: W sees one half of the units, U the other; and what W alone gives."""
+def centered(batch: int | str, seed: int) -> tuple[onnx.ModelProto, float]:
+    """``x W + tanh((x - mean of the batch) U)``: W uses one half of the units, U the other; and W's own result."""
     rng = np.random.default_rng(seed)
     w, u = (rng.standard_normal((8, 8)).astype(np.float32) for _ in range(2))
     w[:4] = 0
@@ -34,7 +34,7 @@ def centred(batch: int | str, seed: int) -> tuple[onnx.ModelProto, float]:
     weights = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(u, "u")]
     proto = model(nodes, [value("x", (batch, 8))], [value("y", (batch, 8))], weights, opset=17)
     norms = np.square(w[4:].astype(float)).sum(1)
-    # Equal shares of alpha D for the four units that are seen; the others are at the cap of 1.
+    # Equal shares of alpha D for the four units in use; the others are at the cap of 1.
     unseen = ENTROPY
     return proto, (equal_shares(norms) + unseen) / 2
 
@@ -44,7 +44,7 @@ def centred(batch: int | str, seed: int) -> tuple[onnx.ModelProto, float]:
 def test_a_sample_has_its_value_alone(
     tmp_path: Path, batch: int | str, count: int, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    proto, expected = centred(batch, seed)
+    proto, expected = centered(batch, seed)
     samples = np.repeat(np.random.default_rng(seed).standard_normal((1, 8)), count, 0).astype(np.float32)
     options: dict[str, Any] = {"normalize_by": "sample", "std": 1.0, "seed": seed}
     result = onnxinfo.analyze(proto, samples, tmp_path / "run.h5", layers=["y"], **options)
@@ -56,7 +56,7 @@ def test_a_sample_has_its_value_alone(
 
 
 def test_a_batch_that_has_to_be_whole_is_refused(tmp_path: Path) -> None:
-    proto, _ = centred(4, 0)
+    proto, _ = centered(4, 0)
     samples = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
     with pytest.raises(ConversionError, match="made for 4 at once; export it for one sample"):
         onnxinfo.analyze(proto, samples, tmp_path / "run.h5", layers=["y"], std=1.0)
@@ -79,7 +79,7 @@ def test_random_numbers_are_refused_by_name(tmp_path: Path, text: str, named: st
 
 
 def embedding_across_the_batch(batch: int | str) -> onnx.ModelProto:
-    """Integers, from which the batch's mean is subtracted before anything can be perturbed."""
+    """Integers from which the batch mean is subtracted before the analysis input."""
     nodes = [
         node("Cast", "ids", "f", to=TensorProto.FLOAT),
         node("ReduceMean", "f", "mean", axes=[0], keepdims=1),

@@ -1,4 +1,4 @@
-"""Numbers that cannot be computed with are named in one line, and nothing is written."""
+"""Unusable numbers are reported in one line, and nothing is written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def dense(*weights: tuple[int, int, float], behind: str = "Relu") -> onnx.ModelP
 
 
 def refusal(folder: Path, proto: onnx.ModelProto, samples: Any = X, **options: Any) -> str:
-    """The message of the error that an analysis ends in; there is no archive then."""
+    """The error message of an analysis, which leaves no archive."""
     options = {"layers": ["y"], "normalize_by": "sample", "std": 1.0} | options
     with pytest.raises(onnxinfo.OnnxinfoError) as caught:
         onnxinfo.analyze(proto, samples, folder / "run.h5", **options)

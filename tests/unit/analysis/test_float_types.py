@@ -1,4 +1,4 @@
-"""Models of every float type: each input in its own, and numbers of the solver in 32 bits at least."""
+"""Models of every float type: inputs in their own type, solver in 32 bits at least."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ TYPES = {
 X = np.random.default_rng(1).standard_normal((3, 6))
 W = np.random.default_rng(0).standard_normal((6, 9))
 ALPHA, ENTROPY = 1.5e-4, 0.5 * np.log(2 * np.pi * np.e)
-#: Mean H of the linear layer: equal shares of alpha D, none of them at the cap.
+#: Mean H of the linear layer: equal shares of alpha D, no unit at the cap.
 LINEAR = np.log(np.sqrt(ALPHA * np.square(W).sum() / 6 / np.square(W).sum(1))).mean() + ENTROPY
 
 
 def dense(element: int, dtype: Any, output: int | None = None) -> onnx.ModelProto:
-    """A matrix product in one type; where another is named, the output is converted to that."""
+    """A matrix product in one type, with the output optionally converted to another."""
     nodes = [node("MatMul", "x w", "h" if output else "y")]
     nodes += [node("Cast", "h", "y", to=output)] if output else []
     weights = [numpy_helper.from_array(W.astype(dtype), "w")]
@@ -71,7 +71,7 @@ def test_a_bfloat16_input_is_fed_in_its_type(tmp_path: Path, keep: bool) -> None
 
 
 def test_double_precision_is_kept(tmp_path: Path) -> None:
-    """Noise of a hundredth of a second is nothing to a 32-bit float that counts seconds since 1970."""
+    """Noise of a hundredth of a second is lost in a 32-bit float that counts seconds since 1970."""
     time = 1.7e9 + X
     assert analyzed(dense(*TYPES["float64"]), tmp_path, samples=time)[1] == pytest.approx([LINEAR] * 3, abs=1e-3)
 

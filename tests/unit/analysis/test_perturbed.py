@@ -1,4 +1,4 @@
-"""What is perturbed, and in which precision: several inputs, optional ones, initializers among them, half precision."""
+"""Analysis input and its precision: several inputs, optional ones, inputs with initializers, half precision."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_several_inputs_and_a_chosen_tensor(tokens: Path) -> None:
         run = archive["tokens"]
         assert run.recipe["perturbed"] == "embedded"
         maps = run.maps("sid", 0, [0])[0]
-    # What the mask leaves out does not count and has no value.
+    # Masked units do not count and have no value.
     assert maps.shape == (6, 4)
     assert np.isnan(maps[4:]).all()
     assert maps[:4].max() < 1.0

@@ -1,4 +1,4 @@
-"""What an archive and its reports tell about the samples: pictures and names, or neither."""
+"""Information about samples in archives and reports: pictures and names, or neither."""
 
 import logging
 
@@ -19,7 +19,7 @@ SECRETS = [*CLASSES, *(name.removesuffix(".png") for name in FILES), "broken-sca
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Class folders with images, one of which cannot be read, and a CSV of boxes by name."""
+    """Class folders with images, one of them unreadable, and a CSV of boxes by name."""
     parent = tmp_path_factory.mktemp("images")
     top = parent / "ward-x5"
     rng = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def analyze(folder, target, **options):
 
 
 def told(*files):
-    """The names that are anywhere in some files."""
+    """Names that occur anywhere in some files."""
     content = b"".join(file.read_bytes() for file in files)
     return [secret for secret in SECRETS if secret.encode() in content]
 

@@ -1,4 +1,4 @@
-"""The unit of noise: per channel, wherever the channels of the perturbed tensor are."""
+"""The unit of noise: per channel, wherever the channels of the analysis input are."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def scaled_in_graph(kernel: onnx.TensorProto) -> onnx.ModelProto:
 
 
 def equal_shares(norms: Any) -> float:
-    """Mean H of a linear layer with these squared column norms, no unit of it at the cap."""
+    """Mean H of a linear layer with these squared column norms and no unit at the cap."""
     scales = np.sqrt(ALPHA * norms.sum() / norms.size / norms)
     assert scales.max() < 1
     return float(np.log(scales).mean() + ENTROPY)
@@ -66,7 +66,7 @@ def test_an_image_of_bytes_has_a_unit_per_channel(tmp_path: Path, seed: int) -> 
     norms = np.zeros((3, 10, 10))
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
-            # Where the kernel's entry at this offset falls on the image.
+            # Where the kernel's entry at this offset overlaps the image.
             rows, columns = (slice(max(0, d), 10 + min(0, d)) for d in (dy, dx))
             norms[:, rows, columns] += squares[:, 1 + dy, 1 + dx, None, None]
     norms *= np.square(deviation / 255)[:, None, None]
@@ -80,7 +80,7 @@ def test_an_image_of_bytes_has_a_unit_per_channel(tmp_path: Path, seed: int) -> 
 
 
 def test_a_tensor_inside_has_the_channels_of_its_convolution(tmp_path: Path) -> None:
-    """Noise on what a convolution computes: a unit per channel, however unlike the channels are."""
+    """Noise on the output of a convolution: one unit per channel, however different the channels are."""
     scale = np.array([1, 30, 0.5, 5], np.float32)
     nodes = [node("Conv", "x w", "c"), node("Mul", "c scale", "h"), node("Conv", "h v", "y")]
     initializers = [
@@ -122,7 +122,7 @@ TOKENS = (
 @pytest.mark.parametrize(
     ("text", "names", "channel", "evidence"),
     [
-        # An operator decides, also one behind others that leave the axes alone or transpose them.
+        # An operator decides, even after others that keep or transpose the axes.
         (IMAGES.format("p = AveragePool <kernel_shape = [2, 2]>(x) y = Flatten(p)"), IMAGE, 0, "AveragePool node"),
         (
             ROWS.format("t = Transpose <perm = [0, 3, 1, 2]>(x) r = Relu(t) p = GlobalAveragePool(r) y = Flatten(p)"),
@@ -131,10 +131,10 @@ TOKENS = (
             "GlobalAveragePool node",
         ),
         (COUNTS.format("y = MatMul(x, w)"), ("position", "embedding"), 1, "MatMul node"),
-        # The samples decide where no operator does.
+        # Samples decide if no operator does.
         (IMAGES.format("r = Sqrt(x) y = Flatten(r)"), IMAGE, 0, "samples of 'image'"),
         (ROWS.format("r = Sqrt(x) y = Flatten(r)"), ("y", "x", "channel"), 2, "samples of 'image'"),
-        # What computes the tensor.
+        # The operator that computes the tensor.
         (TOKENS.format("y = Relu(x)"), ("position", "embedding"), 1, "Gather node"),
     ],
 )
@@ -151,7 +151,7 @@ def test_axes_are_followed_through_a_transposition_to_the_samples() -> None:
 
 
 def test_the_nearest_operator_counts() -> None:
-    """A matrix product far behind a convolution says nothing of what that computes."""
+    """A matrix product far behind a convolution says nothing about the convolution's output."""
     text = """
         agraph (float[N, 3, 8, 8] image, float[4, 3, 1, 1] k, float[8, 5] w) => (float[N, 4, 8, 5] y)
         { c = Conv(image, k) r = Relu(c) s = Sigmoid(r) y = MatMul(s, w) }
@@ -186,7 +186,7 @@ def test_layers_tell_what_is_perturbed_and_in_which_unit(tmp_path: Path) -> None
 
 
 def test_a_float_input_has_its_channels_where_its_operators_have_them() -> None:
-    """Sizes alone would take the shorter axis for the channels."""
+    """By sizes alone, the shorter axis would be the channels."""
     samples = np.random.default_rng(0).standard_normal((9, 5, 8)).astype(np.float32)
     dense = [node("MatMul", "x w", "y")]
     proto = model(dense, [value("x", ("N", 5, 8))], [value("y", ("N", 5, 2))], [weight("w", 8, 2)])
@@ -203,7 +203,7 @@ def test_a_float_input_has_its_channels_where_its_operators_have_them() -> None:
 
 @pytest.mark.parametrize("perturb", ["x", "inside"])
 def test_values_that_do_not_count_leave_the_unit_as_it_is(perturb: str) -> None:
-    """Be the perturbed tensor a graph input or computed from one."""
+    """The analysis input may be a graph input or computed from one."""
     samples = np.random.default_rng(0).standard_normal((3, 5, 4)).astype(np.float32)
     counted = np.broadcast_to(np.arange(5)[:, None] < np.array([5, 2, 3])[:, None, None], samples.shape)
     dense = [node("Identity", "x", "inside"), node("MatMul", "inside w", "y")]

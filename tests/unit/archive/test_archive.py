@@ -1,4 +1,4 @@
-"""Writing and reading runs: what is written is read, a cut-off run resumes, another recipe is refused."""
+"""Writing and reading runs: data round-trip, an interrupted run resumes, another recipe is refused."""
 
 import datetime
 from collections.abc import Mapping
@@ -225,7 +225,7 @@ def test_several_runs_share_a_file(tmp_path):
         assert archive.get("third") is None
         with pytest.raises(KeyError) as raised:
             archive["third"]
-        # One line as that of every error, not the key in quotes.
+        # One line like every error, not the key in quotes.
         assert str(raised.value).endswith("it has first, second")
         with pytest.raises(UsageError, match="has no metric 'ru'; it has sid, gradient, concentration"):
             archive["first"].values("ru")
@@ -382,7 +382,7 @@ def _values(values, stderr):
     return {"value": values, "stderr": np.full(values.shape, stderr), "converged": yes, "done": yes}
 
 
-def test_labelled_arrays(archive):
+def test_labeled_arrays(archive):
     dataset = archive.to_xarray()["first"].to_dataset()
     assert dataset.sid_map.dims == ("layer", "sample", "channel", "y", "x")
     picked = dataset.sid_map.sel(layer="/layer1/é/Relu_output_0").isel(sample=[0, 5], y=3, x=slice(2, 9, 3))

@@ -1,4 +1,4 @@
-"""The written format (docs/format.md) and real files: each names exactly what the other has, and the examples run."""
+"""The specification (docs/format.md) and real files name exactly the same items, and the examples run."""
 
 import re
 
@@ -67,7 +67,7 @@ def text(value):
 
 
 def spec_name(run, name):
-    """Return what the spec calls a dataset."""
+    """Return the spec's name for a dataset."""
     if name in text(run.attrs["axes"]).split():
         return "AXIS"
     for metric in text(run.attrs["metrics"]).split():

@@ -1,4 +1,4 @@
-"""Means are over all cells that have a value, and every view says what is unproven, whatever the metric keeps."""
+"""Means are over all cells that have a value, and every view reports unproven ones, for all metrics."""
 
 import math
 from dataclasses import replace
@@ -41,7 +41,7 @@ def layer(**options):
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """Return an archive with a run as metrics without proof keep it, and one with gap and mark."""
+    """Return an archive with a run of metrics without proof, and one with gap and mark."""
     path = fakes.make(tmp_path_factory.mktemp("means") / "a.h5", "plain", fakes.schema(metrics=(fakes.SID,)))
     return fakes.make(path, "proven", fakes.schema(metrics=(fakes.PROVEN_SID,)))
 
@@ -72,7 +72,7 @@ def test_marks_are_counted_by_name():
 
 
 def test_layers_of_one_sample_are_one_draw():
-    """Two layers that repeat each other say no more than one."""
+    """Two identical layers carry no more information than one."""
     values, samples = [1.0, 2.0, 4.0, 1.0, 2.0, 4.0], ["a", "b", "c"] * 2
     mean, stderr, n = mean_and_stderr(*one_per_sample(values, [np.nan] * 6, samples))
     assert (mean, n) == (pytest.approx(7 / 3), 3)
@@ -91,7 +91,7 @@ def test_pairs_are_over_values_in_both():
 
 
 def test_every_view_has_the_same_mean(archive):
-    """Of the layer with an unproven cell: the table, a group, the comparison and the annotated text."""
+    """For the layer with an unproven cell: the table, a group, the comparison and the annotated text."""
     values = [float(fakes.cell(fakes.SID, 2, sample, fakes.IMAGE)[1]["value"]) for sample in range(fakes.SAMPLES)]
     (row,) = onnxinfo.query(archive, run="proven", layers=FAILED)
     (grouped,) = onnxinfo.query(archive, run="proven", layers=FAILED, group_by="layer")
@@ -160,14 +160,14 @@ def test_means_in_words():
     assert rounded_up(0.01001) == "0.011"
 
 
-def test_float_and_quantised_runs_below_rounding_are_no_pair(archive):
+def test_float_and_quantized_runs_below_rounding_are_no_pair(archive):
     (run,) = read_runs(Selection.of(archive, run="proven"), "sid")
     alphas = np.full(run.values["mark"].shape, 0.002)
     limited = run.values | {"mark": np.full_like(run.values["mark"], 4), "resolution_alpha": alphas}
-    quantised = replace(run, values=limited, provenance={"precision": "quantised"})
+    quantized = replace(run, values=limited, provenance={"precision": "quantised"})
     floating = replace(run, provenance={"precision": "float"})
     with pytest.raises(UsageError, match=r"below the network's own rounding.*an alpha of at least 0.002"):
-        check_precision([floating, quantised])
+        check_precision([floating, quantized])
     check_precision([floating, floating])
-    check_precision([quantised, quantised])
-    check_precision([floating, replace(quantised, values=run.values)])
+    check_precision([quantized, quantized])
+    check_precision([floating, replace(quantized, values=run.values)])

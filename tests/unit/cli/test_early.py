@@ -1,4 +1,4 @@
-"""Errors that the command line alone shows come before torch is imported, whatever the command."""
+"""Errors evident from the command line are reported before torch is imported, for every command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages speak Python, and on the command line its options."""
+"""Messages use Python syntax, rendered as options on the command line."""
 
 import ast
 import pickle
@@ -24,7 +24,7 @@ IMAGES = f"{path('digits.npz')}:images"
 
 
 def texts(file, *, documentation=False):
-    """Yield every text in a module with its line, f-strings with 0 where something is filled in."""
+    """Yield every text in a module with its line, with 0 for the fields of f-strings."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     documents = set() if documentation else {

@@ -1,4 +1,4 @@
-"""Tables for other programs: no text is a formula, none holds an escape sequence, unless it is asked for."""
+"""Tables for other programs: no text is a formula or contains an escape sequence, unless requested."""
 
 import csv
 import io

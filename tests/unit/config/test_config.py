@@ -1,4 +1,4 @@
-"""Every setting from every front end, by every way; and that help, docs and code say the same."""
+"""Every setting is reachable from every front end, and help, docs and code agree."""
 
 import dataclasses
 import re
@@ -35,7 +35,7 @@ from onnxinfo.moved import FormerNameWarning
 MODEL = str(path("digits-cnn.onnx"))
 IMAGES, LABELS = f"{path('digits.npz')}:images", f"{path('digits.npz')}:labels"
 
-#: A text for each setting that stands for another value than its default.
+#: For each setting, a text that stands for a value other than its default.
 TEXTS = {
     "layers": "relu_4", "exclude": "relu", "metrics": "gradient", "input_tensor": "image", "unit_mask": "none",
     "keep_precision": "true", "labels": LABELS, "limit": "3", "shuffle": "true", "shuffle_seed": "7",
@@ -49,7 +49,7 @@ TEXTS = {
     "run": "named", "compression": "none", "overwrite": "true",
     "thumbnails": "false", "anonymous_names": "true",
 }  # fmt: skip
-#: Settings that mean nothing to a front end.
+#: Settings that do not apply to a front end.
 LEFT_OUT = {"coherency": {"run"}, "robustness": {"layers", "exclude", "metrics"}}
 FRONT_ENDS = ("analyze", "oneshot", "coherency", "robustness")
 ENTRIES = {each.setting.flat: each for each in entries()}
@@ -90,7 +90,7 @@ def value_of(config, flat):
 
 
 def needed(front, flat):
-    """What goes along with a setting."""
+    """Other settings that a setting requires."""
     more = {"labels": LABELS} if front == "robustness" and flat != "labels" else {}
     return more | ({"engine": "ray"} if flat == "ray_address" else {})
 
@@ -278,7 +278,7 @@ def said(former, present):
 
 
 def warned_here(warned):
-    """The warnings, which name the line outside of onnxinfo."""
+    """The warnings, which point to the line outside onnxinfo."""
     assert issubclass(FormerNameWarning, DeprecationWarning)
     assert {Path(each.filename).name for each in warned} <= {Path(__file__).name}
     return [str(each.message) for each in warned]
@@ -430,7 +430,7 @@ def test_a_repeatable_option_with_two_values_is_explained(monkeypatch, capsys):
 
 
 def test_the_recipe_keeps_the_keys_of_archives_that_exist():
-    """Runs are resumed only under the same keys and values; the order of a decoder's counts, too."""
+    """Runs are resumed only with the same keys and values; the order of a decoder's keys counts, too."""
     assert recipe(SidConfig(normalize_by="sample", share_sigma="grid:4", sigma_max=2)) == {
         "alpha": 1.5e-4, "normalizer": "image", "tie": "grid:4", "cap": 2.0, "solver": "auto", "seed": 0
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which layers are listed by default at the end of a network: scores, not the probabilities made of them."""
+"""Default layers at the end of a network: scores, not the probabilities computed from them."""
 
 import graphs
 import pytest

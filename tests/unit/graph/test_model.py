@@ -1,4 +1,4 @@
-"""Loading and saving: every source, every way in which it can be bad."""
+"""Loading and saving: every source, and every way in which it can be invalid."""
 
 from __future__ import annotations
 
@@ -294,7 +294,7 @@ def test_endless_names_are_cut():
 class TestExternalData:
     @pytest.fixture
     def external(self, tmp_path):
-        """Write the residual net with its weights in a file beside it, and change where they are."""
+        """Write the residual net with its weights in a file beside it, and change their location."""
 
         def write(**changes):
             proto = graphs.residual_net()
@@ -436,7 +436,7 @@ def test_larger_than_a_message(tmp_path):
 
 
 def any_size_net(free: int) -> onnx.ModelProto:
-    """A convolution and a branch, every open size written as a number below 1."""
+    """A convolution and a branch, with every dynamic size written as a number below 1."""
     then = helper.make_graph([graphs.node("Relu", "h", "a")], "then", [], [graphs.value("a", (free, 2, free, free))])
     other = helper.make_graph([graphs.node("Neg", "h", "b")], "else", [], [graphs.value("b", (free, 2, free, free))])
     nodes = [

@@ -1,4 +1,4 @@
-"""Surgery: the original outputs keep every bit, parts compose to the whole, and results are valid models."""
+"""Surgery: original outputs keep every bit, parts compose to the whole, and results are valid models."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def random_models(draw):
 @settings(max_examples=60, deadline=None)
 @given(random_models(), st.data())
 def test_random_graphs(proto, data):
-    """Outputs are bit-identical with anything exposed; the parts before and after a cut make up the whole."""
+    """Outputs are bitwise identical with anything exposed; the parts before and after a cut compose to the whole."""
     values = graphs.feeds(proto)
     before = Session(proto).run(values)
     computed = [name for node in proto.graph.node for name in node.output]
@@ -78,7 +78,7 @@ def test_random_graphs(proto, data):
 
 
 def depends(proto, outputs, *cut):
-    """Tell whether the outputs need every one of the tensors, the others given."""
+    """Whether the outputs need each of the tensors, given the others."""
     try:
         extract(proto, [*cut], outputs)
     except UsageError:

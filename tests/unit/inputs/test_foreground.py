@@ -1,4 +1,4 @@
-"""Foregrounds: read from every kind of file, moved with their images, refused when they are wrong; concentration."""
+"""Foregrounds: read from every kind of file, mapped along with their images, refused if wrong; concentration."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ VOC_BOX = (
 
 
 def written(kind: str, folder: Path):
-    """The box of image 1 alone, in one kind of file."""
+    """The box of image 1 only, in one kind of file."""
     if kind == "csv":
         (folder / "boxes.csv").write_text("filename,xmin,ymin,xmax,ymax\n1.jpg,2,1,6,5\n")
         return folder / "boxes.csv"
@@ -211,7 +211,7 @@ def test_concentration_is_of_the_units_that_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inside", [2, 20])
 def test_concentration_s_error_is_the_spread_that_probes_leave(inside: int) -> None:
-    """Entropies known from K probes, ``log(chi2_K / K) / 2``, of which foreground and background take the means."""
+    """Entropies from K probes, ``log(chi2_K / K) / 2``, averaged over foreground and background."""
     samples, units, probes = 3000, 40, 64
     noise = np.random.default_rng(0).chisquare(probes, (samples, 1, 1, units)) / probes
     sid = Cells(

@@ -1,4 +1,4 @@
-"""Samples from images, arrays and files, as a model takes them."""
+"""Samples from images, arrays and files, in the form that a model takes."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_file_that_changes_later_stops_with_its_name(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "channels"), [(mode, n) for mode in ("L", "1", "P", "RGBA", "LA", "CMYK") for n in (1, 3, 4)]
 )
-def test_colours_are_converted(tmp_path: Path, pictures: np.ndarray, mode: str, channels: int) -> None:
+def test_colors_are_converted(tmp_path: Path, pictures: np.ndarray, mode: str, channels: int) -> None:
     image = Image.fromarray(pictures[0]).convert(mode)
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     image.save(path)
@@ -123,14 +123,14 @@ def test_colours_are_converted(tmp_path: Path, pictures: np.ndarray, mode: str, 
     np.testing.assert_array_equal(batch, np.moveaxis(expected, -1, 0)[None])
 
 
-def test_palette_with_transparency_gives_its_colours(tmp_path: Path) -> None:
+def test_palette_with_transparency_gives_its_colors(tmp_path: Path) -> None:
     image = Image.new("P", (8, 8), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
     image.save(tmp_path / "a.png", transparency=bytes([255, 0]))
     assert open_samples(tmp_path, shape=RGB, scale=1).batch([0])[0, :, 0, 0].tolist() == [10, 20, 30]
 
 
-def test_sixteen_bit_grey_is_scaled_to_eight(tmp_path: Path) -> None:
+def test_sixteen_bit_gray_is_scaled_to_eight(tmp_path: Path) -> None:
     wide = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
     Image.fromarray(wide).save(tmp_path / "a.png")
     batch = open_samples(tmp_path, shape=(1, 8, 8), scale=1).batch([0])
@@ -169,7 +169,7 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ((200, 0, 0), (0, 200, 0))]
+    frames = [Image.new("RGB", (8, 8), color) for color in ((200, 0, 0), (0, 200, 0))]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert open_samples(tmp_path, shape=RGB, scale=1).batch([0])[0, :, 0, 0].tolist() == [200, 0, 0]
 
@@ -274,12 +274,12 @@ def test_an_axis_that_could_be_channels_either_way_is_taken_by_the_sides(rng: np
     np.testing.assert_array_equal(flipped, np.moveaxis(array, -1, 1))
 
 
-def test_grey_arrays_without_channel_axis(rng: np.random.Generator) -> None:
-    grey = rng.integers(0, 256, (5, 8, 8)).astype(np.uint8)
-    np.testing.assert_array_equal(open_samples(grey, shape=(1, 8, 8), scale=1).batch([2])[0, 0], grey[2])
-    assert open_samples(grey[:1], shape=(1, 8, 8)).shape == (1, 8, 8)
+def test_gray_arrays_without_channel_axis(rng: np.random.Generator) -> None:
+    gray = rng.integers(0, 256, (5, 8, 8)).astype(np.uint8)
+    np.testing.assert_array_equal(open_samples(gray, shape=(1, 8, 8), scale=1).batch([2])[0, 0], gray[2])
+    assert open_samples(gray[:1], shape=(1, 8, 8)).shape == (1, 8, 8)
     with pytest.raises(InputError, match="shape 8x8, the model takes 3x8x8; expected 3 channels"):
-        open_samples(grey, shape=RGB)
+        open_samples(gray, shape=RGB)
 
 
 def test_one_sample_without_sample_axis(pictures: np.ndarray) -> None:
@@ -320,7 +320,7 @@ def test_unit_of_tabular_data_series_and_volumes(rng: np.random.Generator) -> No
     assert unit is not None
     own = table.astype(np.float64).std(axis=0)
     np.testing.assert_allclose(unit[:3], own[:3], rtol=1e-4)
-    # A feature that never varies has the unit of those that do.
+    # A constant feature gets the unit of the others.
     np.testing.assert_allclose(unit[3], np.sqrt(np.square(own[:3]).mean()), rtol=1e-4)
     series = rng.standard_normal((9, 2, 30)).astype(np.float32)
     unit = open_samples(series, shape=(2, "t")).unit

@@ -1,4 +1,4 @@
-"""Values, axes and geometry: what is done to a sample before a model gets it."""
+"""Values, axes and geometry: preprocessing of samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_imagenet_preset_is_the_usual_formula() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3)).astype(np.uint8)
     preprocessing = choose(BYTE, image=True, channels=3, preset="imagenet")
     expected = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(preprocessing.normalise(pixels, 3), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(preprocessing.normalize(pixels, 3), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_explicit_numbers_win_over_the_preset() -> None:
@@ -123,7 +123,7 @@ def test_crop_shows_the_middle_and_boxes_follow() -> None:
     geometry = fit((40, 80), (20, 20), "crop")
     assert geometry.region == (20, 0, 60, 40)
     seen = geometry.image(ramp(40, 80))
-    # Away from the border anti-aliasing keeps a ramp: pixel (y, x) shows the original at twice its center.
+    # Away from the border, antialiasing preserves a ramp: pixel (y, x) shows the original at twice its center.
     np.testing.assert_allclose(seen[5, 7], [20 + 2 * 7.5, 2 * 5.5], atol=1e-4)
     np.testing.assert_allclose(geometry.boxes([[30, 10, 50, 30]]), [[5, 5, 15, 15]])
     np.testing.assert_allclose(geometry.boxes([[0, 0, 30, 40]]), [[0, 0, 5, 20]], err_msg="clipped to what is seen")

@@ -1,4 +1,4 @@
-"""What a cell must look like that did not converge: each condition alone, on cells whose truth is known."""
+"""Conditions for cells that are not converged, each tested alone on cells of known truth."""
 
 import math
 from unittest.mock import patch
@@ -6,7 +6,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from graphs import quantised
+from graphs import quantized
 
 import onnxinfo
 from onnxinfo.analysis.proof import proof
@@ -21,7 +21,7 @@ from onnxinfo.metrics.certificate import (
     sample_until,
     take_trial,
 )
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.probe import Halves, LayerProbe
 from onnxinfo.metrics.trial import pyramid
@@ -42,10 +42,10 @@ class Linear(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def linear():
-    """A linear layer around four samples: feature, closed form (4, n) and target (4,)."""
+    """A linear layer at four samples: feature, closed form (4, n) and target (4,)."""
     network, x = Network(torch.fx.symbolic_trace(Linear())), torch.zeros(4, UNITS)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
-    start = linearise(network, x, torch.ones(UNITS), torch.arange(4), streams[0])[0]
+    start = linearize(network, x, torch.ones(UNITS), torch.arange(4), streams[0])[0]
     feature = LayerProbe(network.part([0]), x, torch.ones(UNITS), torch.arange(4), streams[1], streams[2], 4096)
     target = ALPHA * start.normalizer
     return feature, (target[:, None] / (UNITS * start.column_norms)).sqrt(), target
@@ -61,7 +61,7 @@ def certified(linear, change):
 
 
 def at_the_constraint(errors):
-    """Factors exp(errors), (n,), scaled so that a linear layer's constraint stays met, and the nats that are lost."""
+    """Factors exp(errors), (n,), scaled so that a linear layer's constraint stays met, and the loss in nats."""
     factor = torch.exp(errors)
     level = factor.square().mean().sqrt()
     return factor / level, float(level.log() - errors.mean())
@@ -163,7 +163,7 @@ def test_the_trial_s_direction_keeps_what_both_halves_say(shape):
 
 
 def backwards(first, second, *_):
-    """What a filter gives whose conjugate was forgotten: the map seen in a mirror."""
+    """Result of a filter with a forgotten conjugate: the map in mirror image."""
     return ((first + second) / 2).flip(1)
 
 
@@ -213,13 +213,13 @@ def test_a_sabotaged_solver_is_found_out(tmp_path, digits, broken):
 def test_a_budget_below_the_rounding_is_marked(tmp_path, caplog, step, alpha, proven):
     x = np.random.default_rng(1).normal(size=(4, 32)).astype(np.float32)
     result = onnxinfo.analyze(
-        quantised(step), x, tmp_path / "out.h5", layers=["y"], normalize_by="sample", std=1.0, mean=0.0, alpha=alpha
+        quantized(step), x, tmp_path / "out.h5", layers=["y"], normalize_by="sample", std=1.0, mean=0.0, alpha=alpha
     )
     with onnxinfo.open(result.archive) as archive:
         values = archive[result.run].values("sid")
     assert values["converged"].all() == values["converged"].any() == proven
     assert ("limited by rounding" in caplog.text) != proven
-    # What a gradient says nothing of is not worth an ascent.
+    # If the gradient carries no information, an ascent is not worthwhile.
     assert proven or (values["iterations"] == 1).all()
     if proven:
         smooth = 0.5 * math.log(alpha) + 0.5 * math.log(2 * math.pi * math.e)

@@ -1,4 +1,4 @@
-"""Allocation of the noise budget, ties, random streams."""
+"""Allocation of the noise budget, shared scales, random streams."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The paper's optimizer is held to what the usual solver is: units that count, constraint, rounding and jumps."""
+"""The paper's optimizer meets the requirements of the default solver: counted units, constraint, rounding and jumps."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_sabotage import ALPHA, CAP, CELLS, TIE, UNITS, Cubic, Truth, layer_around_zero
 
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import make_tie
 from onnxinfo.metrics.probe import LayerProbe
@@ -28,13 +28,13 @@ def test_it_reaches_the_optimum_and_knows_it(cubic):
 
 
 def test_its_scales_are_at_the_met_constraint(cubic):
-    """Within their own error."""
+    """Values agree within their own error."""
     off = Truth(Cubic()).ratio(cubic.sigma).log() / cubic.certificate.exponent / cubic.stderr
     assert off.square().mean().sqrt() < 1.5
 
 
 class Linear(torch.nn.Module):
-    """Units of different weight, none of which shares an output with another."""
+    """Units of different weight, without shared outputs."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +54,7 @@ def test_units_that_do_not_count_get_no_noise(solver, kind):
     target, tie = ALPHA * start.normalizer, make_tie(kind, (UNITS,), ("time",))
     found = solver(Problem.of(feature, start, target, tie, 5.0, (UNITS,), counted))
     assert torch.equal(found.sigma.isnan(), ~counted)
-    # Groups share the budget in proportion to their units that count.
+    # Groups share the budget in proportion to their counted units.
     cost, size = tie.sum(start.column_norms * counted), tie.sum(counted.float())
     expected = tie.expand((target[:, None] * size / counted.sum(1, keepdim=True) / cost).sqrt())
     assert (found.sigma / expected)[counted].log().abs().mean() < 0.03
@@ -73,7 +73,7 @@ def test_rounding_and_jumps_are_found_out():
     x = torch.rand(4, UNITS, generator=torch.Generator().manual_seed(0))
     network, rows = Network(torch.fx.symbolic_trace(Stepped())), torch.arange(4)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
-    start = linearise(network, x, torch.ones(UNITS), rows, streams[0])[0]
+    start = linearize(network, x, torch.ones(UNITS), rows, streams[0])[0]
     feature = LayerProbe(network.part([0]), x, torch.ones(UNITS), rows, streams[1], streams[2], 4096)
     found = solve_by_gradient(Problem.of(feature, start, 1.5e-4 * start.normalizer, TIE, CAP, (UNITS,)), steps=50)
     assert (found.coarse > 1).all()

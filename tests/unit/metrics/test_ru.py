@@ -1,4 +1,4 @@
-"""Reconstruction uncertainty: against closed forms and a general optimizer; decoders of every kind of input."""
+"""Reconstruction uncertainty: closed forms, a general-purpose optimizer, and decoders for every kind of input."""
 
 import contextlib
 from functools import partial
@@ -13,7 +13,7 @@ from onnxinfo.metrics import ru
 from onnxinfo.metrics.decoder import Decoder, Plan
 from onnxinfo.metrics.decoder_store import DecoderKey, load_decoder, save_decoder
 from onnxinfo.metrics.decoder_training import DecoderSettings, Trained
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY, make_tie
 from onnxinfo.metrics.probe import LayerProbe
@@ -27,7 +27,7 @@ ALPHA = 1.5e-4
 
 
 class Matrix(torch.nn.Module):
-    """A linear layer as an analyzed network, or as a decoder."""
+    """A linear layer as the analyzed network or as a decoder."""
 
     def __init__(self, weight):
         super().__init__()
@@ -65,7 +65,7 @@ def solved(
     count = encoder.shape[1]
     x, rows, unit = torch.zeros(samples, count), torch.arange(samples), torch.ones(count)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
-    start = linearise(network, x, unit, rows, streams[2])[0]
+    start = linearize(network, x, unit, rows, streams[2])[0]
     feature = LayerProbe(network.part([0]), x, unit, rows, streams[0], streams[1], 4096)
     tie = make_tie("unit", (count,), ("feature",))
     target = ALPHA * start.normalizer
@@ -74,7 +74,7 @@ def solved(
 
 
 def by_scipy(encoder, decoder, normalizer):
-    """Maximal mean H of the linear problem: concave in s, on the simplex sum_j c_j s_j = alpha D by a softmax."""
+    """Maximum mean H of the linear problem: concave in s, with the simplex sum_j c_j s_j = alpha D as a softmax."""
     gains, costs = (decoder @ encoder) ** 2, (encoder**2).sum(0)
 
     def negative(z):
@@ -111,7 +111,7 @@ def test_units_that_do_not_count_are_as_if_they_were_not_there(solver):
 
 
 def test_what_is_known_of_the_units_that_count_is_as_if_they_were_alone(monkeypatch):
-    """The error of the value, and the gap of a short ascent, where it is large; the noise is another one."""
+    """Error of the value, and gap of a short ascent, where it is large; with independent noise."""
     encoder, decoder = linear_case()
     counted = np.arange(12) % 3 != 1
     units = torch.from_numpy(counted).repeat(64, 1)
@@ -135,7 +135,7 @@ def test_units_at_the_cap_are_a_share_of_those_that_count():
 
 
 def shortfall(sigma, encoder, decoder, start):
-    """Nats that each sample's exact mean H, at the exactly met constraint, lies below the optimum."""
+    """Distance in nats of each sample's exact mean H, at the exactly met constraint, from the optimum."""
     power = sigma.double().numpy() ** 2
     power *= ALPHA * float(start.normalizer[0]) / (power @ (encoder**2).sum(0))[:, None]
     found = 0.5 * np.log(power @ ((decoder @ encoder) ** 2).T).mean(1) + ENTROPY
@@ -172,7 +172,7 @@ def test_a_decoder_that_inverts_recovers_as_well_as_is_computed():
 
 
 def test_the_sum_of_the_input_recovers_no_unit():
-    """The paper's toy: from f = sum_i x_i all units are reconstructed alike, however they are."""
+    """The paper's toy: from f = sum_i x_i, all units are reconstructed equally, whatever they are."""
     encoder, decoder = np.ones((1, 24)), np.full((24, 1), 1 / 24)
     solution, start = solved(encoder, decoder, samples=32)
     variance = ALPHA * float(start.normalizer[0]) / 24**2
@@ -231,7 +231,7 @@ def test_a_kept_decoder_is_the_same(kept):
     assert (trained.error, trained.steps) == (0.5, 10)
     other = DecoderKey("ef" * 32, "relu", "x", "cd" * 32, key.settings, key.plan)
     assert load_decoder(folder, other) is None
-    # Somebody else's decoder under this one's name.
+    # Another decoder under this one's name.
     for ending in ("json", "safetensors"):
         (folder / f"{key.stem}.{ending}").rename(folder / f"{other.stem}.{ending}")
     with pytest.raises(InputError, match="is for another model_sha256"):

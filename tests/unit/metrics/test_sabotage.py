@@ -1,4 +1,4 @@
-"""A sabotaged solver is found out: cells whose optimum is known exactly, and the solver's parts broken in turn."""
+"""A sabotaged solver is detected: cells with exactly known optimum, and the solver's parts broken in turn."""
 
 import contextlib
 import math
@@ -18,7 +18,7 @@ from onnxinfo.metrics.certificate import (
     rescale_to_constraint,
     wider,
 )
-from onnxinfo.metrics.linearisation import linearise
+from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY, make_tie
@@ -45,7 +45,7 @@ class Cubic(torch.nn.Module):
 
 
 class Truth:
-    """The optimum of a cubic layer, and what scales lose against it."""
+    """Optimum of a cubic layer, and the loss of given scales against it."""
 
     def __init__(self, layer):
         self.bend, self.power = layer.bend.double(), layer.slope.double().square()
@@ -67,7 +67,7 @@ class Truth:
         return self.deviation(sigma.double().square()) / self.target
 
     def lost(self, sigma):
-        """Nats that scales (S, n) lie below the optimum once all of a sample are scaled to meet the constraint."""
+        """Distance of scales (S, n) from the optimum in nats, after each sample is rescaled to meet the constraint."""
         squares = sigma.double().square()
         zero = torch.zeros(len(sigma))
         factor = root(lambda t: self.deviation(squares * t[:, None]), self.target, zero, zero + 9)
@@ -84,10 +84,10 @@ def root(function, value, low, high):
 
 
 def layer_around_zero(module, cells, seed=0):
-    """Feature and linearization of a layer on so many cells that differ in their noise only."""
+    """Feature and linearization of a layer for a number of cells that differ only in their noise."""
     network, x, rows = Network(torch.fx.symbolic_trace(module)), torch.zeros(cells, UNITS), torch.arange(cells)
     streams = [torch.Generator().manual_seed(10 * seed + i) for i in range(3)]
-    start = linearise(network, x, torch.ones(UNITS), rows, streams[0])[0]
+    start = linearize(network, x, torch.ones(UNITS), rows, streams[0])[0]
     return LayerProbe(network.part([0]), x, torch.ones(UNITS), rows, streams[1], streams[2], 4096), start
 
 
@@ -97,7 +97,7 @@ def solved(seed=0):
 
 
 def covered(solution, lost):
-    """Share of cells that are unproven, or lose no more than their gap."""
+    """Fraction of cells that are unproven, or lose no more than their gap."""
     certificate = solution.certificate
     return float((~certificate.converged | (lost <= certificate.gap)).double().mean())
 
@@ -108,7 +108,7 @@ def truth():
 
 
 def test_the_sound_solver_reaches_the_optimum(truth):
-    """Its value is the scales' own, their constraint is met within its error, and the gap covers what they lose."""
+    """The value is that of the scales, their constraint is met within its error, and the gap covers their loss."""
     for seed in range(3):
         found = solved(seed)
         lost = truth.lost(found.sigma)
@@ -135,7 +135,7 @@ def nothing(first, *_):
 
 
 def stepping(change):
-    """Steps of the ascent, changed."""
+    """Steps of the ascent, modified."""
     step = sid._Ascent.step
     return patch.object(sid._Ascent, "step", lambda self, *given: change(self, step, *given))
 
@@ -146,13 +146,13 @@ def still(ascent, step, *given):
 
 
 def damping(factor):
-    """Steps so many times as long as the measured curvature allows."""
+    """Steps longer than the measured curvature allows, by a factor."""
     share = sid._Ascent.damping.fget
     return patch.object(sid._Ascent, "damping", property(lambda self: factor * share(self)))
 
 
 def stubborn(ascent, step, problem, passes, memory):
-    """What was seen first counts for ever."""
+    """Evidence is never discounted."""
     ascent.steps += 10**6
     moved = step(ascent, problem, passes, 0.0)
     ascent.steps -= 10**6
@@ -179,7 +179,7 @@ SABOTAGE = {
 
 @pytest.mark.parametrize("broken", SABOTAGE.values(), ids=SABOTAGE.keys())
 def test_a_sabotaged_solver_is_found_out(truth, broken):
-    """No cell is proven that loses more than it says, or whose constraint is off."""
+    """No proven cell loses more than it states, or violates its constraint."""
     with contextlib.ExitStack() as stack:
         for part in broken:
             stack.enter_context(part)
@@ -225,7 +225,7 @@ class Narrow(torch.nn.Module):
 
 
 def test_the_last_correction_meets_the_constraint():
-    """A constraint that is off by too little to be measured again is met analytically."""
+    """A small excess of the constraint is corrected analytically."""
     feature, start = layer_around_zero(Narrow(), 3)
     target = ALPHA * start.normalizer
     problem = sid.Problem.of(feature, start, target, TIE, CAP, (UNITS,))
@@ -236,7 +236,7 @@ def test_the_last_correction_meets_the_constraint():
 
 
 def given_pass(relative, target):
-    """A pass that measured a relative gradient (S, n), without noise, at the met constraint."""
+    """A noise-free pass with the relative gradient (S, n), at the met constraint."""
     gradient = (1 + relative) * target[:, None] / relative.shape[1] * 2
     return Measured(gradient.expand(4, -1, -1), target.expand(4, -1))
 
@@ -267,7 +267,7 @@ def ascent_of():
 
 @pytest.mark.parametrize(("left", "curvature"), [(0.5, 1.0), (0.0, 1.0), (-0.6, 1.6), (-9.0, 3.0)])
 def test_the_first_step_tells_the_curvature(left, curvature):
-    """Of a step that leaves a share of the gradient, or turns it, the curvature is one less that share."""
+    """If a step leaves a fraction of the gradient, or reverses it, the curvature is one minus that fraction."""
     ascent, problem, relative, _ = ascent_of()
     ascent.step(problem, [given_pass(relative, problem.target)], 0.1)
     ascent.step(problem, [given_pass(left * relative, problem.target)], 0.1)
@@ -283,7 +283,7 @@ def test_a_sample_that_curves_more_than_the_others_steps_less():
 
 
 def test_passes_of_one_point_count_as_many():
-    """Three passes at once weigh as much as three after each other that do not move the scales."""
+    """Three passes at once have the same weight as three in sequence that do not move the scales."""
     ascent, problem, relative, still = ascent_of()
     ascent.step(problem, [still, still], 0.0)
     ascent.step(problem, [given_pass(relative, problem.target)] * 3, 0.0)
@@ -293,14 +293,14 @@ def test_passes_of_one_point_count_as_many():
 
 
 class Noisy(torch.nn.Module):
-    """One output, which noise moves by chance: a few noise samples do not tell how much."""
+    """A single output, which noise moves at random: a few noise samples are not enough."""
 
     def forward(self, x):
         return (x.sum(1, keepdim=True),)
 
 
 def drawn(problem, ask):
-    """Noise samples that a question to a problem draws, in units of its effort."""
+    """Number of noise samples drawn by a method of the problem, in units of its effort."""
     with patch.object(problem.feature, "deviations", wraps=problem.feature.deviations) as deviations:
         ask(problem)
     return sum(call.args[1] for call in deviations.call_args_list) // problem.effort
@@ -368,7 +368,7 @@ def trial_of(count=1, curvature=1.0, gain=-1.0, gain_stderr=0.0):
      (3.5, 17.0, True, False), (0.0, 2.0, False, True)],
 )  # fmt: skip
 def test_growth_that_the_gradient_does_not_foretell(exponent, growth, known, met):
-    """The power of the growth has to lie within one of the gradient's; beyond a factor of 16 there may be jumps."""
+    """The exponent of the growth must be within one of the gradient's; beyond a factor of 16 there may be jumps."""
     target, free = torch.ones(1), torch.ones(1, UNITS, dtype=torch.bool)
     measured = Measured(torch.full((4, 1, UNITS), exponent / UNITS), torch.ones(8, 1))
     found = certify(measured, target, free, trial_of(), torch.tensor([growth]))
@@ -395,7 +395,7 @@ def test_the_bound_covers_an_estimate_s_error(missing):
 
 
 def test_the_bound_covers_an_estimate_that_falls_short_by_a_third():
-    """As the cubic layer's does from a bad start: to second order some of what is missing goes unseen."""
+    """As for the cubic layer from a bad start: to second order, part of the shortfall is invisible."""
     missing = torch.tensor([0.01, 0.03])
     bound = gap_bound(0.67 * missing, torch.zeros(2), trial_of(2))
     assert (bound >= missing).all()
@@ -409,7 +409,7 @@ def test_a_flat_optimum_is_further_away(curvature, least, most):
 
 
 def test_a_curvature_s_error_widens_the_bound():
-    """By the share of what is missing that 1.645 of its errors make."""
+    """Weighted by the fraction of the shortfall that 1.645 of its errors make up."""
     estimate, nothing = torch.tensor([0.01]), torch.zeros(1)
     known, vague = (
         float(gap_bound(estimate, nothing, trial_of(curvature=2.0, gain_stderr=error))) for error in (0.0, 1.2)
@@ -421,7 +421,7 @@ def test_a_curvature_s_error_widens_the_bound():
 
 @pytest.mark.parametrize(("parts", "quantile"), [(4, 2.353), (8, 1.895), (32, 1.696)])
 def test_few_parts_tell_their_error_badly(parts, quantile):
-    """Student's 95 % quantile, one-sided; a verdict rests on it."""
+    """Student's one-sided 95 % quantile, on which a verdict rests."""
     assert 1.645 * wider(parts) == pytest.approx(quantile, rel=0.02)
     stream = torch.Generator().manual_seed(0)
     gradient = (1 + 0.1 * torch.randn(parts, 1, UNITS, generator=stream)) / UNITS
@@ -442,7 +442,7 @@ def test_the_bound_is_at_least_what_the_trial_gains():
 
 
 def test_the_power_of_a_map_is_free_of_its_noise():
-    """The mean square of a signal of power 0.04 under noise of power 1, without bias, and with an honest error."""
+    """Mean square of a signal of power 0.04 under noise of power 1, without bias and with an honest error."""
     stream = torch.Generator().manual_seed(0)
     cells, parts, free = 2000, 8, torch.ones(2000, UNITS, dtype=torch.bool)
     signal = 0.2 * torch.randn(cells, UNITS, generator=stream).sign()

@@ -1,4 +1,4 @@
-"""The Wiener filter keeps what two measurements agree on."""
+"""The Wiener filter keeps what both measurements agree on."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Oracles of strict information discarding: single layers whose answer is known."""
+"""Oracles of SID: single layers with a known answer."""
 
 import math
 
@@ -14,7 +14,7 @@ FLOOR = 0.5 * math.log(ALPHA) + C
 
 
 def gemm(weight, shape=None):
-    """A model of one linear layer, y = x W^T, on flat inputs or on inputs of a shape that it flattens first."""
+    """A model of one linear layer, y = x W^T, on flat inputs or on inputs that it flattens first."""
     outputs, units = weight.shape
     nodes = [helper.make_node("Gemm", ["flat", "weight"], ["y"], transB=1)]
     if shape is None:
@@ -32,7 +32,7 @@ def gemm(weight, shape=None):
 
 
 def sid(model, inputs, folder, name="run", **options):
-    """Pixel-level SID (layers, samples, ...) and the numbers of every cell."""
+    """Pixel-level SID (layers, samples, ...) and the numbers of all cells."""
     onnxinfo.analyze(model, inputs, folder / "out.h5", run=name, std=1.0, **options)
     with onnxinfo.open(folder / "out.h5") as archive:
         run = archive[name]

@@ -1,4 +1,4 @@
-"""Conversion: what the module takes and returns, what serves each node, what is refused and how."""
+"""Conversion: inputs and outputs of the module, the backend of each node, and refusals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def model_of(
 
 
 def residual_network(opset: int = 20) -> onnx.ModelProto:
-    """Convolution, batch normalization, a shortcut that is padded and strided, shape arithmetic, a dense layer."""
+    """Convolution, batch normalization, a padded and strided shortcut, shape arithmetic, a dense layer."""
     rng = np.random.default_rng(0)
     f32 = np.float32
     pads = {"pads": np.array([0, 2, 0, 0, 0, 2, 0, 0])}
@@ -154,7 +154,7 @@ def test_input_that_is_an_initializer_is_no_input() -> None:
 
 
 def word_counts() -> onnx.ModelProto:
-    """Counts of tokens, which no gradient passes, scale the rows of x."""
+    """Token counts, through which no gradient passes, scale the rows of x."""
     counts = helper.make_node(
         "TfIdfVectorizer",
         ["tokens"],
@@ -256,13 +256,13 @@ def test_registered_converter_comes_first() -> None:
 
 @pytest.fixture
 def foreign(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Registers converters with onnx2torch, for one test."""
+    """Registers converters with onnx2torch for one test."""
     monkeypatch.setattr(registry, "_CONVERTER_REGISTRY", dict(registry._CONVERTER_REGISTRY))
     return lambda name: registry.add_converter(name, 1, "custom")
 
 
 def test_registered_converter_gets_what_onnx2torch_would_give(foreign: Any) -> None:
-    """Its own kinds of node and graph, and the values of weights, those of an enclosing graph too."""
+    """onnx2torch's own kinds of node and graph, and the values of weights, including those of an enclosing graph."""
     seen: list[tuple[OnnxNode, OnnxGraph]] = []
 
     @foreign("Mystery")
@@ -316,7 +316,7 @@ def test_registered_converter_that_fails_is_named(foreign: Any) -> None:
 
 
 def test_converter_of_onnx2torch_itself_comes_last(foreign: Any) -> None:
-    """It serves what onnxinfo does not have, and only that."""
+    """It is used for operators that onnxinfo lacks, and only for those."""
 
     def convert_double(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
         return OperationConverterResult(nn.Softplus(), onnx_mapping_from_node(node))
@@ -359,7 +359,7 @@ def test_failing_operator_is_named() -> None:
         module(torch.ones(2), torch.tensor(True))
 
 
-# The reach of the gradient.
+# Reach of the gradient.
 
 
 def two_branches() -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Names in a model are the exporter's business: whatever they are, every node is converted."""
+"""Names in a model are up to the exporter: every node is converted, whatever they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversion in many threads at once: every one gets its graph, and nothing outside of it changes."""
+"""Conversion in many threads at once: each gets its graph, and no global state changes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_what_is_registered_during_a_conversion_stays(monkeypatch: pytest.Monkey
 
 
 def test_first_conversions_of_a_process_at_once() -> None:
-    """ONNX's registry of schemas refuses a second registration of the operators that the checker is told of."""
+    """ONNX's schema registry refuses to register the checker's additional operators twice."""
     code = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Custom operators of a library registered with ONNX Runtime: constants of the graph, as they have no gradient."""
+"""Custom operators from a library registered with ONNX Runtime are constants of the graph, without gradient."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_on_the_way_it_is_named(library: str, tmp_path: Path) -> None:
 
 
 def test_strings_of_a_custom_operator(library: str) -> None:
-    """Text in, numbers out: the words' lengths scale what the network computes."""
+    """Text in, numbers out: the lengths of the words scale the network's output."""
     onnxinfo.register_ort_library(library)
     nodes = [
         node("StringLength", "text", "lengths", domain=CONTRIB),

@@ -15,7 +15,7 @@ class Plain(nn.Module):
 
 
 class BakedBatch(nn.Module):
-    """The batch size one stands in a reshape, as exporters leave it."""
+    """A batch size of one in a reshape, as exporters leave it."""
 
     def forward(self, x):
         return (torch.relu(x).reshape(1, 4) * 2,)
@@ -27,7 +27,7 @@ class BatchSecond(nn.Module):
 
 
 class Merged(nn.Module):
-    """Mixes samples of a batch when it is not evaluated one by one."""
+    """Mixes samples of a batch unless they are evaluated one by one."""
 
     def forward(self, x):
         return (x - x.mean(0, keepdim=True) + x.sum(),)
@@ -56,7 +56,7 @@ def test_the_right_way_to_batch_is_found(module, batch, mode):
 
 
 class RowsFirst(nn.Module):
-    """An image's rows before the samples, as recurrent layers have them; as many rows as there may be samples."""
+    """An image's rows before the samples, as in recurrent layers, with as many rows as there may be samples."""
 
     def forward(self, x):
         return torch.relu(x.transpose(0, 1)), x.sum(1)
@@ -126,18 +126,18 @@ def test_a_graph_that_cannot_run_is_a_conversion_error():
         network(Broken()).select_batching(X[:2], ROWS[:2])
 
 
-# Graphs that look across the batch: what a sample gives alone, or an error.
+# Graphs that mix samples of a batch: each sample's own result, or an error.
 
 
-class Centred(nn.Module):
-    """Subtracts the batch's mean from a part of each sample."""
+class Centered(nn.Module):
+    """Subtracts the batch mean from a part of each sample."""
 
     def forward(self, x):
         return (x + torch.tanh(3 * (x - x.mean(0, keepdim=True))),)
 
 
 class SharedScale(nn.Module):
-    """Scales by the greatest value of the batch, as dynamic quantization does."""
+    """Scales by the largest value of the batch, like dynamic quantization."""
 
     def forward(self, x):
         return (x * 4 / x.abs().amax(),)
@@ -149,7 +149,7 @@ class BatchSoftmax(nn.Module):
 
 
 class Sorted(nn.Module):
-    """Sorts each unit's values across the batch: in values and gradients, but for a constant that hides the values."""
+    """Sorts each unit's values across the batch: in values and gradients, with a constant that hides the values."""
 
     def forward(self, x):
         return (x.sort(0).values + 1e5,)
@@ -162,7 +162,7 @@ class Pairs(nn.Module):
         return ((x.reshape(-1, 2, x.shape[1]) + x.reshape(-1, 2, x.shape[1]).flip(1)).reshape(x.shape),)
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     """Batch normalization with the statistics of the batch."""
 
     def forward(self, x):
@@ -170,20 +170,20 @@ class Normalised(nn.Module):
 
 
 class CountsSamples(nn.Module):
-    """Only for more than two samples."""
+    """Works only for more than two samples."""
 
     def forward(self, x):
         return (x * (1 + (torch.ones_like(x[:, :1]).sum() > 2)),)
 
 
-MIXED = [Centred, SharedScale, BatchSoftmax, Sorted, Normalised, CountsSamples, Merged]
+MIXED = [Centered, SharedScale, BatchSoftmax, Sorted, Normalized, CountsSamples, Merged]
 
 
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("same", [False, True])
 @pytest.mark.parametrize("module", MIXED)
 def test_samples_that_influence_each_other_are_evaluated_alone(module, same, rounded, caplog):
-    """Two equal samples, or a single one, are no reason not to notice: its noisy copies differ."""
+    """Mixing is detected even with two equal samples or a single one, because their noisy copies differ."""
     net = network(module())
     x = X[[0, 0]] if same else X[:2]
     assert net.select_batching(x, ROWS[:2], torch.ones(4), rounded=rounded) in ("vmap", "loop")
@@ -193,7 +193,7 @@ def test_samples_that_influence_each_other_are_evaluated_alone(module, same, rou
 
 
 class Stepped(nn.Module):
-    """Rounds; in a batch one of the values falls on the other side of a step."""
+    """Rounds; in a batch, one of the values is rounded to the other side of a step."""
 
     def forward(self, x):
         rounded = x + ((20 * x).round() / 20 - x).detach()
@@ -201,7 +201,7 @@ class Stepped(nn.Module):
 
 
 def test_a_step_of_rounding_is_no_influence(caplog):
-    """Sums added up in another order may fall on the other side of a step."""
+    """Sums in another order may be rounded to the other side of a step."""
     assert network(Stepped()).select_batching(X[:2], ROWS[:2], torch.ones(4), rounded=True) == "batch"
     assert "influence each other" not in caplog.text
     network(Stepped()).select_batching(X[:2], ROWS[:2], torch.ones(4))
@@ -214,7 +214,7 @@ def test_a_graph_that_pairs_samples_is_no_batch():
         net.select_batching(X[:2], ROWS[:2])
 
 
-@pytest.mark.parametrize("module", [Centred, SharedScale, BatchSoftmax])
+@pytest.mark.parametrize("module", [Centered, SharedScale, BatchSoftmax])
 def test_a_declared_batch_of_one_is_no_proof(module):
     net = network(module(), batch=1)
     assert net.select_batching(X[[0, 0]], ROWS[[0, 0]]) == "vmap"
@@ -222,7 +222,7 @@ def test_a_declared_batch_of_one_is_no_proof(module):
     assert torch.allclose(feature[3], module()(X[3:4])[0].flatten())
 
 
-@pytest.mark.parametrize("module", [Centred, SharedScale, BatchSoftmax])
+@pytest.mark.parametrize("module", [Centered, SharedScale, BatchSoftmax])
 @pytest.mark.parametrize("batch", [2, 3])
 def test_a_declared_batch_whose_samples_influence_each_other_is_refused(module, batch):
     with pytest.raises(ConversionError, match=f"influence each other, and the model is made for {batch} at once"):
@@ -230,7 +230,7 @@ def test_a_declared_batch_whose_samples_influence_each_other_is_refused(module, 
 
 
 def test_gradients_that_differ_alone_are_noticed(caplog):
-    """Equal values, but a gradient that flows to the neighbors."""
+    """Equal values, but with a gradient that flows to the neighbors."""
 
     class Detour(nn.Module):
         def forward(self, x):

@@ -1,4 +1,4 @@
-"""Functions of the operator table: their annotations are understood however they are written, or refused."""
+"""Functions of the operator table: annotations are understood in any notation, or refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMPORTS = "from onnxinfo.torch_graph.operators.table import Floats, Ints, Unsupp
 
 @pytest.fixture
 def define(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function that runs a module's source and returns its function ``Op``; the table is left as it was."""
+    """Return a function that executes a module's source and returns its function ``Op``; the table is restored."""
     monkeypatch.setattr(table, "TABLE", {key: [*rows] for key, rows in table.TABLE.items()})
 
     def run(source: str) -> Any:

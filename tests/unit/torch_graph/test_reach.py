@@ -1,4 +1,4 @@
-"""Layers that no gradient reaches: told before any work, in one line that names the node."""
+"""Layers that no gradient reaches are reported before any work, in one line that names the node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 
 
 def behind(*nodes: onnx.NodeProto) -> onnx.ModelProto:
-    """A dense layer ``h``, some nodes that make ``s`` of it, and a dense layer ``y`` of that."""
+    """A dense layer ``h``, some nodes that compute ``s`` from it, and a dense layer ``y`` of that."""
     chain = [node("MatMul", "x w", "h"), *nodes, node("MatMul", "s v", "y")]
     constants = [weight("w", 4, 4), weight("v", 4, 3), constant("zero", 0, np.float32), constant("k", [2])]
     imports = [helper.make_opsetid("ai.onnx.ml", 3)]

@@ -1,4 +1,4 @@
-"""``onnxinfo.query`` and the command: filters, order, groups, SQL, formats."""
+"""``onnxinfo.query`` and the command: filters, sorting, groups, SQL, formats."""
 
 import csv
 import io
@@ -103,7 +103,7 @@ def test_groups_are_over_samples(archive):
 
 
 def test_averages_are_over_all_cells_whatever_is_filtered(archive):
-    """Which cells converge depends on their values: a mean of the proven ones alone would be biased."""
+    """Convergence of cells depends on their values: a mean of proven cells alone would be biased."""
     everything = onnxinfo.query(archive, metrics="sid", group_by="label")
     assert [(row["n"], row["n_converged"]) for row in everything] == [(8, 8), (8, 7), (8, 8)]
     proven = onnxinfo.query(archive, metrics="sid", group_by="label", converged=True)
@@ -206,7 +206,7 @@ def test_sql_sees_nothing_else(archive, tmp_path, statement):
 
 
 def test_formats_hold_the_same(archive, tmp_path):
-    # Unknown numbers are null, which JSON has.
+    # Unknown numbers are null, as JSON requires.
     expected = [row | {"gap": None} for row in onnxinfo.query(archive, per="sample", metrics="sid")]
     arguments = (archive, "--per", "sample", "--metric", "sid", "--format")
     assert json.loads(command(*arguments, "json")) == expected

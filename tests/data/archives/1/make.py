@@ -15,7 +15,7 @@ sys.path.insert(0, str(FOLDER.parents[2] / "support"))
 
 
 def main() -> None:
-    """Write the archive and what must be read from it by every later version."""
+    """Write the archive, and the values that every later version must read from it."""
     from archive_fakes import fill, schema, table_schema
 
     import onnxinfo
@@ -78,7 +78,7 @@ def expected(path: Path) -> dict:
 
 
 def hexadecimal(numbers: np.ndarray) -> str:
-    """Return numbers to the last bit."""
+    """Return numbers without loss of bits."""
     return np.ascontiguousarray(numbers).tobytes().hex()
 
 

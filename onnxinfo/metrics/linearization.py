@@ -26,7 +26,7 @@ EXACT_OUTPUTS, EXACT_UNITS = 128, 512
 
 
 @dataclass(frozen=True)
-class Linearisation:
+class Linearization:
     """Linearization of a layer at S samples: squared column norms (S, n), D (S,) with its standard error."""
 
     column_norms: Tensor
@@ -34,18 +34,18 @@ class Linearisation:
     normalizer_stderr: Tensor
     probes: int
 
-    def to(self, device: torch.device) -> Linearisation:
+    def to(self, device: torch.device) -> Linearization:
         """Copy on another device."""
         tensors = self.column_norms.to(device), self.normalizer.to(device), self.normalizer_stderr.to(device)
-        return Linearisation(*tensors, self.probes)
+        return Linearization(*tensors, self.probes)
 
-    def at(self, rows: slice | Tensor) -> Linearisation:
+    def at(self, rows: slice | Tensor) -> Linearization:
         """Subset of the samples."""
         tensors = self.column_norms[rows], self.normalizer[rows], self.normalizer_stderr[rows]
-        return Linearisation(*tensors, self.probes)
+        return Linearization(*tensors, self.probes)
 
 
-def linearise(
+def linearize(
     network: Network,
     x: Tensor,
     unit: Tensor,
@@ -54,7 +54,7 @@ def linearise(
     *,
     stderr: float = NORMALIZER_STDERR,
     counted: Tensor | None = None,
-) -> list[Linearisation]:
+) -> list[Linearization]:
     """Column norms ``||J_i||^2`` and ``D = ||J||_F^2`` of every layer at the samples.
 
     One forward pass serves all layers; each probe costs one vector-Jacobian product per layer. If a layer has few
@@ -95,7 +95,7 @@ def _product(feature: Tensor, x: Tensor, u: Tensor) -> Tensor:
     return torch.zeros_like(x) if product is None else product
 
 
-def _exact_norms(feature: Tensor, x: Tensor, unit: Tensor) -> Linearisation | None:
+def _exact_norms(feature: Tensor, x: Tensor, unit: Tensor) -> Linearization | None:
     """Exact norms from unit vectors on the smaller side of the Jacobian; None if both sides are large."""
     units, outputs = x[0].numel(), feature.shape[1]
     if outputs <= EXACT_OUTPUTS:
@@ -122,13 +122,13 @@ def _exact_norms(feature: Tensor, x: Tensor, unit: Tensor) -> Linearisation | No
     return _known(torch.stack(columns, 1).detach(), units)
 
 
-def _known(norms: Tensor, products: int) -> Linearisation:
-    return Linearisation(norms, norms.sum(1), torch.zeros_like(norms[:, 0]), products)
+def _known(norms: Tensor, products: int) -> Linearization:
+    return Linearization(norms, norms.sum(1), torch.zeros_like(norms[:, 0]), products)
 
 
 def _sampled_norms(
     feature: Tensor, x: Tensor, unit: Tensor, generator: torch.Generator, stderr: float
-) -> Linearisation:
+) -> Linearization:
     total = as_rows(torch.zeros_like(x))
     traces: list[Tensor] = []
     for u in random_signs(feature, MOST_PROBES, generator):
@@ -138,4 +138,4 @@ def _sampled_norms(
         if len(traces) % LEAST_PROBES == 0 and float(relative_stderr(torch.stack(traces)).mean()) <= stderr:
             break
     mean, error = mean_and_stderr(torch.stack(traces))
-    return Linearisation(total / len(traces), mean, error, len(traces))
+    return Linearization(total / len(traces), mean, error, len(traces))

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 
 from ..errors import ResourceError
-from ..metrics.linearisation import Linearisation
+from ..metrics.linearization import Linearization
 
 #: Column norms larger than this, in bytes, are stored on disk.
 MEMORY_BYTES = 16 * 2**20
 
 
-class LinearisationStore:
+class LinearizationStore:
     """Linearizations by layer and sample.
 
     Parameters
@@ -38,7 +38,7 @@ class LinearisationStore:
         self._normalizer, self._stderr = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
         self._probes = np.zeros(shape, np.int64)
 
-    def put(self, samples: Sequence[int], found: Sequence[Linearisation]) -> None:
+    def put(self, samples: Sequence[int], found: Sequence[Linearization]) -> None:
         """Store the linearizations of consecutive samples, one per layer.
 
         Raises
@@ -46,19 +46,19 @@ class LinearisationStore:
         ResourceError
             The disk is full.
         """
-        for layer, linearisation in enumerate(found):
-            self._normalizer[layer, samples] = linearisation.normalizer.cpu().numpy()
-            self._stderr[layer, samples] = linearisation.normalizer_stderr.cpu().numpy()
-            self._probes[layer, samples] = linearisation.probes
-            self._write(self._place(layer, samples[0]), linearisation.column_norms.cpu().numpy())
+        for layer, linearization in enumerate(found):
+            self._normalizer[layer, samples] = linearization.normalizer.cpu().numpy()
+            self._stderr[layer, samples] = linearization.normalizer_stderr.cpu().numpy()
+            self._probes[layer, samples] = linearization.probes
+            self._write(self._place(layer, samples[0]), linearization.column_norms.cpu().numpy())
 
-    def of(self, layer: int, samples: Sequence[int]) -> Linearisation:
+    def of(self, layer: int, samples: Sequence[int]) -> Linearization:
         """Return a layer's linearization at consecutive samples."""
         self._file.seek(self._place(layer, samples[0]))
         data = self._file.read(4 * self._units * len(samples))
         norms: npt.NDArray[np.float32] = np.frombuffer(bytearray(data), np.float32).reshape(len(samples), self._units)
         where = layer, list(samples)
-        return Linearisation(
+        return Linearization(
             torch.from_numpy(norms),
             torch.from_numpy(self._normalizer[where]),
             torch.from_numpy(self._stderr[where]),
@@ -88,9 +88,9 @@ class LinearisationStore:
 
 
 @contextlib.contextmanager
-def linearisation_store(layers: int, samples: int, units: int) -> Iterator[LinearisationStore]:
+def linearization_store(layers: int, samples: int, units: int) -> Iterator[LinearizationStore]:
     """Provide a store of linearizations within a with block."""
-    kept = LinearisationStore(layers, samples, units)
+    kept = LinearizationStore(layers, samples, units)
     try:
         yield kept
     finally:

@@ -21,7 +21,7 @@ _WEIGHT_ONLY = frozenset({"MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBloc
 _ROUNDED_ACTIVATIONS = 4
 
 
-def quantisation(model: onnx.ModelProto) -> str:
+def quantization(model: onnx.ModelProto) -> str:
     """Return the quantization format of a model.
 
     Parameters
@@ -42,7 +42,7 @@ def quantisation(model: onnx.ModelProto) -> str:
 
 def rounds(model: onnx.ModelProto) -> bool:
     """Whether a model rounds its activations."""
-    return quantisation(model) not in ("", WEIGHTS)
+    return quantization(model) not in ("", WEIGHTS)
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
