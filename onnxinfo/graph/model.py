@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import logging
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +56,8 @@ class Model:
         File name without its ending, or the name of the graph.
     path
         The file, if there was one.
+    batch_axes
+        Axis of the samples by graph input, where it is not the first.
 
     Examples
     --------
@@ -66,6 +70,7 @@ class Model:
     sha256: str
     name: str
     path: Path | None
+    batch_axes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def flow(self) -> Dataflow:
@@ -74,7 +79,7 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is found again."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | Model

@@ -1,6 +1,8 @@
-"""The ends of a graph that computes in 16 bits: what goes in and what comes out has the precision of the solver."""
+"""The ends of a graph as the solver takes them: floats of at least 32 bits, samples along the first axis."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx
@@ -28,6 +30,30 @@ def with_wide_ends(module: fx.GraphModule, declared: torch.dtype) -> fx.GraphMod
     with graph.inserting_before(end):
         end.args = (tuple(graph.call_function(_widened, (value,)) for value in end.args[0]),)
     module.recompile()
+    return module
+
+
+def with_samples_first(module: fx.GraphModule, axes: Sequence[int]) -> fx.GraphModule:
+    """Let a graph take all its inputs with the samples along the first axis.
+
+    Parameters
+    ----------
+    module
+        Changed in place where an axis is another than the first.
+    axes
+        The axis of the samples of every input.
+    """
+    graph = module.graph
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    moved = [(node, axis) for node, axis in zip(inputs, axes, strict=True) if axis]
+    for node, axis in moved:
+        users = list(node.users)
+        with graph.inserting_after(inputs[-1]):
+            placed = graph.call_function(torch.movedim, (node, 0, axis))
+        for user in users:
+            user.replace_input_with(node, placed)
+    if moved:
+        module.recompile()
     return module
 
 
