@@ -11,6 +11,9 @@ from ..text import no_such, quoted
 from .dataflow import Shape
 from .model import Model
 
+#: Stands for the batch axis of an input that has none: each sample is a feed of its own.
+SEPARATE = -1
+
 _BEFORE = r"(.*[_/. ])?"
 _BATCH = re.compile(rf"n|b|bs|bsz|{_BEFORE}(batch|batches|batch[_ ]?size|n[_ ]?batch|num[_ ]?samples|examples)", re.I)
 _OF_LENGTH = r"(seq|sequence|max|text|audio|src|tgt|source|target)?[_ ]?(len|length)"

@@ -78,10 +78,10 @@ def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tupl
     layouts
         Names of the axes of one sample by graph input.
     batch
-        Axis of the tensor that holds the samples.
+        Axis of the tensor that holds the samples; -1: none.
     """
     flow = model.flow
-    walk = _Walk(flow, tensor, rank + 1)
+    walk = _Walk(flow, tensor, rank + (batch >= 0))
     found = walk.nearest()
     if tensor in layouts:
         own = _named(layouts[tensor], f"layout of the samples of {quoted(tensor)}")
@@ -103,21 +103,21 @@ def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tupl
 def input_layout(flow: Dataflow, name: str, batch: int = 0) -> Layout:
     """Where the operators that a graph input reaches have its channels; ``auto`` where none of them tells.
 
-    `batch` is the axis that holds the samples.
+    `batch` is the axis that holds the samples; -1: none.
     """
     shape = flow.shape(name)
     found = _Walk(flow, name, len(shape)).nearest() if shape is not None and len(shape) > 2 else None
     if found is None or shape is None or found[0] == batch:
         return "auto"
     axis = _sample_axis(found[0], batch)
-    if axis not in (0, len(shape) - 2):
+    if axis not in (0, len(shape) - 1 - (batch >= 0)):
         return "auto"
     return "NCHW" if axis == 0 else "NHWC"
 
 
 def _sample_axis(axis: int, batch: int) -> int:
     """The axis of one sample that an axis of a tensor is, whose samples lie along another axis."""
-    return axis - (axis > batch)
+    return axis - (axis > batch) if batch >= 0 else axis
 
 
 def declared_axes(model: Model, tensor: str) -> Axes:

@@ -57,7 +57,7 @@ class Model:
     path
         The file, if there was one.
     batch_axes
-        Axis of the samples by graph input, where it is not the first.
+        Axis of the samples by graph input, where it is not the first; -1 where it has none.
 
     Examples
     --------

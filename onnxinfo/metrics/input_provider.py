@@ -13,12 +13,14 @@ import numpy.typing as npt
 import onnx
 
 from ..errors import InputError, ModelError
+from ..graph.batch_axes import SEPARATE
 from ..graph.channels import Axes, input_layout, tensor_axes
 from ..graph.dataflow import Dataflow
 from ..graph.model import Model
 from ..graph.surgery import expose_only
 from ..inputs.axes import Layout
 from ..inputs.deviation import deviation, evenly_spread, without_zeros
+from ..inputs.feeds import is_feeds, stacked_feeds
 from ..inputs.opening import Spec
 from ..inputs.sample_sets import SampleSet, open_inputs
 from ..inputs.samples import Samples
@@ -60,12 +62,16 @@ def graph_inputs(model: Model) -> list[GraphInput]:
 
 def _graph_input(info: onnx.ValueInfoProto, flow: Dataflow, axis: int) -> GraphInput:
     tensor = info.type.tensor_type
-    if not info.type.HasField("tensor_type") or not tensor.HasField("shape") or not tensor.shape.dim:
+    known = info.type.HasField("tensor_type") and tensor.HasField("shape")
+    if not known or (axis != SEPARATE and not tensor.shape.dim):
         raise InputError(
             f"graph input {quoted(info.name)} is not a tensor with a batch axis; it cannot be given samples: give its "
             f"value by set='{printable(info.name)}=VALUE'"
         )
     sizes = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim]
+    if axis == SEPARATE:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        return GraphInput(info.name, dtype, 1, tuple(sizes), input_layout(flow, info.name, axis), axis)
     own = sizes[axis]
     batch = own if isinstance(own, int) and own > 0 else None
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
@@ -83,7 +89,7 @@ def open_samples_of(
     model
         A loaded model.
     specs, **options
-        As for :func:`.inputs.sample_sets.open_inputs`.
+        As for :func:`.inputs.sample_sets.open_inputs`; or complete feeds, see :func:`.inputs.feeds.is_feeds`.
     layout
         Where the model has its channels; ``auto``: where its operators tell.
 
@@ -95,7 +101,13 @@ def open_samples_of(
     inputs = graph_inputs(model)
     declared = {i.name: (i.shape, i.dtype) for i in inputs}
     layouts = {i.name: i.layout if layout == "auto" else layout for i in inputs}
-    return open_inputs(specs, declared, layouts, **options)
+    if not is_feeds(specs):
+        return open_inputs(specs, declared, layouts, **options)
+    arrays, names = stacked_feeds(specs, list(declared))
+    samples = open_inputs(arrays, declared, layouts, **options)
+    for each in samples.inputs.values():
+        each.rename([names[position] for position in each.positions])
+    return samples
 
 
 @dataclass
@@ -216,6 +228,8 @@ class InputProvider:
         """Axis that holds the samples in the perturbed tensor, found by trial where the tensor is computed."""
         if self._session is None:
             return self._axes[self.input_tensor]
+        if SEPARATE in self._axes.values():
+            return SEPARATE
         if self.fixed_batch is not None:
             return self._axis_of_fixed(self.fixed_batch)
         try:
@@ -338,11 +352,16 @@ def _close(actual: Array, expected: Array) -> bool:
 
 
 def placed(array: Array, axis: int) -> Array:
-    """Move the samples of an array, which lie along its first axis, to another one."""
+    """Move the samples of an array, which lie along its first axis, to another one, or take the only one out."""
+    if axis == SEPARATE:
+        (only,) = array
+        return np.asarray(only)
     return np.ascontiguousarray(np.moveaxis(array, 0, axis)) if axis else array
 
 
 def _samples_first(outputs: dict[str, Array], axis: int) -> dict[str, Array]:
+    if axis == SEPARATE:
+        return {name: np.asarray(value)[None] for name, value in outputs.items()}
     return {name: np.moveaxis(value, axis, 0) for name, value in outputs.items()} if axis else outputs
 
 

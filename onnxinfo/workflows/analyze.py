@@ -82,7 +82,8 @@ def analyze(
         Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
     inputs
         Samples: a folder or glob of images, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, an array; for several
-        graph inputs a mapping from their names, or ``NAME=SPEC,...``.
+        graph inputs a mapping from their names, or ``NAME=SPEC,...``; for a model without a batch axis a list of mappings
+        from names to arrays, or a folder of ``.npz`` files, each one complete feed.
     output
         The archive, an HDF5 file; it is created, or a run is added. Other files are left as they are.
     layers, exclude
@@ -177,7 +178,7 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     """Make model and samples ready on the device."""
     selection, chosen_input = config.selection, config.input
     target = device_of(config.execution.device)
-    loaded = open_model(model, chosen_input)
+    loaded = open_model(model, chosen_input, inputs)
     perturbed = perturbed_tensor(loaded, chosen_input.input_tensor)
     listed = list_layers(loaded, perturbed)
     chosen = select_layers(listed, selection.layers, selection.exclude)

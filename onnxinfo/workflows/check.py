@@ -177,7 +177,7 @@ def check_model(
 
 def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> ModelCheck:
     original = load(model)
-    loaded = open_model(original, chosen)
+    loaded = open_model(original, chosen, inputs)
     if chosen.input_tensor is not None:
         perturbed_tensor(loaded, chosen.input_tensor)
     feeds = _generated(loaded, seed) if inputs is None else _given(loaded, inputs, chosen)

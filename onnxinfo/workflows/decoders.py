@@ -108,7 +108,7 @@ def train_decoder(
     config = configure(base, named, "input", "ru.decoder")
     claim_folder(folder)
     target = device_of(device)
-    loaded = open_model(model, config.input)
+    loaded = open_model(model, config.input, inputs)
     perturbed = perturbed_tensor(loaded, config.input.input_tensor)
     chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
     samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from typing import Any
@@ -9,15 +10,18 @@ from typing import Any
 import numpy as np
 
 from ..config import InputConfig
+from ..errors import UsageError
+from ..graph.batch_axes import SEPARATE
 from ..graph.fixed_inputs import with_fixed_inputs
 from ..graph.model import Model, ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..inputs.arrays import open_array, split_key
+from ..inputs.feeds import is_feeds
 from ..metrics.batch_axes import find_batch_axes, with_batch_axes
 from ..torch_graph.precision import to_float32
 
 
-def open_model(model: ModelSource, chosen: InputConfig) -> Model:
+def open_model(model: ModelSource, chosen: InputConfig, inputs: Any = None) -> Model:
     """Load a model and settle what its inputs are.
 
     Parameters
@@ -26,6 +30,8 @@ def open_model(model: ModelSource, chosen: InputConfig) -> Model:
         See :func:`onnxinfo.load`.
     chosen
         Precision, values of inputs that take no samples, and batch axes.
+    inputs
+        The samples; complete feeds have no batch axis.
 
     Raises
     ------
@@ -36,6 +42,11 @@ def open_model(model: ModelSource, chosen: InputConfig) -> Model:
     """
     loaded = without_optional_inputs(model if chosen.keep_precision else to_float32(model))
     values = {name: _value(value) for name, value in chosen.set}
+    if is_feeds(inputs):
+        if chosen.batch_axis:
+            raise UsageError("complete feeds have no batch axis; leave out batch_axis=...")
+        fixed = with_fixed_inputs(loaded, values, {})
+        return dataclasses.replace(fixed, batch_axes=dict.fromkeys(fixed.flow.inputs, SEPARATE))
     axes = find_batch_axes(loaded, dict(chosen.batch_axis), values)
     return with_batch_axes(with_fixed_inputs(loaded, values, axes), axes)
 

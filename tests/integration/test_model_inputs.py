@@ -253,3 +253,89 @@ def test_what_cannot_be_told_is_refused_by_the_name_of_the_option(tmp_path, caps
 def test_wrong_settings_are_refused_in_one_line(options, expected, tmp_path):
     proto = recurrent([STEPS, 1, FEATURES], states=[(1, 1, HIDDEN)] * 2, scalar=[])
     assert re.search(re.escape(expected), refusal(tmp_path, proto, **options))
+
+
+def graph_network():
+    """Two rounds of messages along the edges of a graph; neither nodes nor edges are samples."""
+    make = helper.make_node
+    nodes = [
+        make("Gather", ["edges", "zero"], ["sources"], axis=0),
+        make("Gather", ["edges", "one"], ["targets"], axis=0),
+        make("Unsqueeze", ["targets", "last"], ["column"]),
+        make("Expand", ["column", "wide"], ["places"]),
+        make("Gather", ["nodes", "sources"], ["messages"]),
+        make("Mul", ["nodes", "none"], ["nothing"]),
+        make("ScatterElements", ["nothing", "places", "messages"], ["sums"], axis=0, reduction="add"),
+        make("MatMul", ["sums", "weights"], ["moved"]),
+        make("Tanh", ["moved"], ["state"]),
+        make("ReduceSum", ["state", "zeros"], ["scores"], keepdims=0),
+    ]
+    constants = {
+        "zero": np.array(0), "one": np.array(1), "last": np.array([1]), "wide": np.array([1, FEATURES]),
+        "none": np.zeros((), np.float32), "weights": values(FEATURES, HIDDEN), "zeros": np.array([0]),
+    }  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "g", [tensor("nodes", ["n", FEATURES]), tensor("edges", [2, "e"], TensorProto.INT64)],
+        [tensor("scores", None)], [numpy_helper.from_array(a, n) for n, a in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+FEEDS = [
+    {"nodes": values(10, FEATURES, seed=i), "edges": np.random.default_rng(i).integers(0, 10, (2, 18))}
+    for i in range(2)
+]
+
+
+def test_each_feed_of_a_graph_network_is_a_sample(tmp_path):
+    result = onnxinfo.analyze(graph_network(), FEEDS, tmp_path / "a.h5", layers=["state", "scores"])
+    with onnxinfo.open(result.archive) as archive:
+        run = archive[result.run]
+        assert run.shape[:2] == (2, 2)
+        assert run.map("sid", 0, 0).shape == (10, FEATURES)
+        assert run.values("sid")["converged"].all()
+        # A node without an outgoing edge tells the layer nothing.
+        unheard = np.setdiff1d(np.arange(10), FEEDS[0]["edges"][0])
+        assert np.allclose(run.map("sid", 0, 0)[unheard], np.log(2 * np.pi * np.e) / 2, atol=1e-3)
+
+
+def test_a_folder_of_npz_files_holds_feeds(tmp_path):
+    onnx.save(graph_network(), tmp_path / "m.onnx")
+    (tmp_path / "feeds").mkdir()
+    for name, feed in zip("ab", FEEDS, strict=True):
+        np.savez(tmp_path / "feeds" / f"{name}.npz", **feed)
+    line = ["analyze", str(tmp_path / "m.onnx"), "--inputs", str(tmp_path / "feeds"), "-o", str(tmp_path / "a.h5")]
+    found = CliRunner().invoke(cli, [*line, "--layers", "scores"])
+    assert found.exit_code == 0, found.output
+    with onnxinfo.open(tmp_path / "a.h5") as archive:
+        assert list(archive["m"].sample_names) == ["a.npz", "b.npz"]
+
+
+def test_an_image_without_a_batch_axis(tmp_path):
+    make = helper.make_node
+    nodes = [
+        make("Unsqueeze", ["x", "zero"], ["one"]),
+        make("Conv", ["one", "w"], ["conv"]),
+        make("Relu", ["conv"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [tensor("x", [3, 6, 6])], [tensor("y", None)],
+        [numpy_helper.from_array(values(4, 3, 3, 3), "w"), numpy_helper.from_array(np.array([0]), "zero")],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    feeds = [{"x": values(3, 6, 6, seed=i)} for i in range(2)]
+    result = onnxinfo.analyze(proto, feeds, tmp_path / "a.h5", layers=["y"])
+    with onnxinfo.open(result.archive) as archive:
+        assert archive[result.run].axes == ("channel", "y", "x")
+
+
+@pytest.mark.parametrize(
+    ("feeds", "expected"),
+    [
+        ([{"nodes": FEEDS[0]["nodes"]}], "input[0] has no array 'edges'; expected one for each of nodes, edges"),
+        ([FEEDS[0] | {"mask": X}], "input[0] has an array 'mask', and the model takes nodes, edges"),
+        ([FEEDS[0], FEEDS[1] | {"nodes": values(9, FEATURES)}], "of shape (9, 3) in input[1]; give feeds of one shape"),
+    ],
+)
+def test_feeds_that_do_not_fit_are_refused(feeds, expected, tmp_path):
+    assert expected in refusal(tmp_path, graph_network(), feeds)
