@@ -82,8 +82,8 @@ def analyze(
         Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
     inputs
         Samples: a folder or glob of images, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, an array; for several
-        graph inputs a mapping from their names, or ``NAME=SPEC,...``; for a model without a batch axis a list of mappings
-        from names to arrays, or a folder of ``.npz`` files, each one complete feed.
+        graph inputs a mapping from their names, or ``NAME=SPEC,...``; for a model without a batch axis a list of
+        mappings from names to arrays, or a folder of ``.npz`` files, each one complete feed.
     output
         The archive, an HDF5 file; it is created, or a run is added. Other files are left as they are.
     layers, exclude
