@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     "--inputs",
     required=True,
     metavar="SPEC",
-    help="Samples: folder or glob of images, FILE.npz:key, FILE.npy or FILE.h5:/dataset.",
+    help="Samples: folder or glob of images, FILE.npz:key, FILE.npy or FILE.h5:/dataset; NAME=SPEC,... for several "
+    "graph inputs; a folder of .npz files for a model without a batch axis.",
 )
 @click.option("-o", "--output", required=True, type=click.Path(), help="Archive (HDF5). If it exists, a run is added.")
 @config_file

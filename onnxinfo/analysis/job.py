@@ -20,13 +20,13 @@ from ..graph.finite import check_weights
 from ..graph.layers import Layer
 from ..graph.quantization import rounds
 from ..graph.surgery import extract
-from ..metrics.input_provider import InputProvider, graph_inputs
+from ..metrics.input_provider import InputProvider, graph_inputs, placed
 from ..metrics.network import Network
 from ..metrics.noise import Tie, generator, make_tie
 from ..metrics.probe import LayerProbe
 from ..torch_graph.convert import Conversion
 from ..torch_graph.element_types import tensor_from
-from ..torch_graph.ends import with_wide_ends
+from ..torch_graph.ends import with_samples_first, with_wide_ends
 from ..torch_graph.operators.values import to_torch
 from ..torch_graph.reach import convert_reached, describe_obstacle, ends_of_gradient, listed_layers, obstacles
 from ..torch_graph.verify import verify
@@ -203,6 +203,7 @@ def _some(provider: InputProvider, conditioning_inputs: Sequence[str]) -> dict[s
     shown = (some * count)[:count]
     with np.errstate(over="ignore"):  # as in InputProvider.given
         perturbed = provider.perturbed(shown).astype(provider.declared)
+    perturbed = placed(perturbed, provider.axis)
     return {provider.input_tensor: perturbed, **provider.given(conditioning_inputs, shown)}
 
 
@@ -230,6 +231,8 @@ def make_job(
 ) -> Job:
     """Put a converted graph, its conditioning inputs (named graph inputs) and the samples on a device."""
     module = with_wide_ends(module, tensor_from(np.empty(0, provider.declared)).dtype).to(device)
+    names = (provider.input_tensor, *conditioning_inputs)
+    module = with_samples_first(module, [provider.axis_of(name) for name in names])
     network = Network(module, conditioning_tensors(provider, conditioning_inputs, device), provider.fixed_batch)
     tie = make_tie(settings.share_sigma, provider.perturbed([0]).shape[1:], provider.axes()).to(device)
     return Job(provider, tuple(layers), network, tuple(conditioning_inputs), unit.to(device), tie, settings, device)
@@ -237,7 +240,7 @@ def make_job(
 
 def conditioning_tensors(provider: InputProvider, names: Sequence[str], device: torch.device) -> list[Tensor]:
     """Named graph inputs of all samples, each (samples, ...)."""
-    return [to_torch(array, device) for array in provider.given(names, range(len(provider))).values()]
+    return [to_torch(array, device) for array in provider.batch(names, range(len(provider))).values()]
 
 
 def _log_conversions(conversions: Sequence[Conversion]) -> None:

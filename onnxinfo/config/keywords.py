@@ -16,6 +16,8 @@ class InputOptions(TypedDict, total=False):
     """Flat keywords: the fields of :class:`InputConfig`."""
 
     input_tensor: str | None
+    set: Any
+    batch_axis: Any
     unit_mask: str | os.PathLike[str] | npt.NDArray[Any] | None
     keep_precision: bool
     labels: Any

@@ -179,6 +179,33 @@ def _memory(value: Any) -> int:
     return _integer(value, expected, 1)
 
 
+def _pairs(check: Callable[[Any], Any], expected: str) -> Callable[[Any], tuple[tuple[str, Any], ...]]:
+    """Return the check of values by name: a mapping, pairs, or texts ``NAME=VALUE``."""
+
+    def pair(given: Any) -> tuple[str, Any]:
+        name, value = given.partition("=")[::2] if isinstance(given, str) else given
+        if not isinstance(name, str) or not name.strip() or (isinstance(value, str) and not value.strip()):
+            raise ValueError(expected)
+        return name.strip(), check(value)
+
+    def checked(value: Any) -> tuple[tuple[str, Any], ...]:
+        given = value.items() if isinstance(value, Mapping) else [value] if isinstance(value, str) else value
+        try:
+            pairs = tuple(map(pair, given))
+        except (TypeError, ValueError):
+            raise ValueError(expected) from None
+        names = [name for name, _ in pairs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"each name once; '{twice[0]}' is given twice")
+        return pairs
+
+    return checked
+
+
+def _axis(value: Any) -> int:
+    return _integer(_parse_integer(value) if isinstance(value, str) else value, "an axis", 0)
+
+
 def _parse_integer(text: str) -> int | str:
     return int(text) if re.fullmatch(r"\s*[+-]?\d+\s*", text) else text
 
@@ -210,6 +237,9 @@ SEED = Kind("N", _parse_integer, _seed)
 NUMBER = Kind("X", _parse_number, _number)
 POSITIVE = Kind("X", _parse_number, _positive)
 NUMBERS = Kind("X,...", _parse_list(_parse_number), _numbers)
+#: Values of graph inputs by name; whoever sets them knows their types.
+VALUES = Kind("NAME=VALUE", str, _pairs(lambda value: value, "NAME=VALUE, such as sr=16000"), is_repeatable=True)
+AXES = Kind("NAME=AXIS", str, _pairs(_axis, "NAME=AXIS with an axis of at least 0, such as h=1"), is_repeatable=True)
 SIZE = Kind("N|H,W", _parse_list(_parse_integer), _size)
 RESIZE = Kind("crop|squash|none|N", _parse_integer, _resize)
 SHARING = Kind("unit|pixel|grid:N", str, _sharing)

@@ -57,6 +57,19 @@ class InputConfig(Validated):
         unset="the float input, or the embedding of token ids",
         former="perturb",
     )
+    set: Any = setting(
+        (),
+        "Value of a graph input that takes no samples, such as a sampling rate or a state: a number, numbers separated "
+        "by commas, FILE.npy or FILE.npz:key; repeatable.",
+        kinds.VALUES,
+        unset="none",
+    )
+    batch_axis: Any = setting(
+        (),
+        "Axis of a graph input that holds the samples, counted from 0; repeatable.",
+        kinds.AXES,
+        unset="the axis named batch, N or alike, else the first, unless a trial shows another",
+    )
     unit_mask: str | os.PathLike[str] | npt.NDArray[Any] | None = setting(
         None,
         "Mask of the input units to analyze, 0 for units to leave out: name of a graph input, FILE.npz:key, or none "

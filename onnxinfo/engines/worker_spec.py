@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class WorkerSpec:
         See :func:`onnxinfo.graph.weights.detach_weights`: a large model cannot be sent in one piece.
     name, sha256
         Name and digest of the model.
+    batch_axes
+        See :class:`onnxinfo.Model`.
     inputs
         Samples by graph input.
     input_tensor, layers, conditioning_inputs, unit, settings, foreground, units, memory
@@ -62,6 +65,7 @@ class WorkerSpec:
     weights: dict[str, onnx.TensorProto]
     name: str
     sha256: str
+    batch_axes: Mapping[str, int]
     inputs: dict[str, PreprocessedSamples]
     input_tensor: str
     layers: tuple[Layer, ...]
@@ -109,7 +113,7 @@ class WorkerSpec:
     def _job(self) -> Job:
         light = onnx.ModelProto()
         light.CopyFrom(self.model)
-        model = Model(attach_weights(light, self.weights), self.sha256, self.name, None)
+        model = Model(attach_weights(light, self.weights), self.sha256, self.name, None, self.batch_axes)
         provider = InputProvider(model, SampleSet(dict(self.inputs)), self.input_tensor)
         module = convert_reached(model, self.input_tensor, [layer.name for layer in self.layers])
         unit, device = torch.from_numpy(self.unit), torch.device(self.device)
@@ -150,7 +154,8 @@ def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) 
     inputs = {name: write_memmap(samples, folder / f"{i}.npy") for i, (name, samples) in enumerate(given.items())}
     same = torch.device(device).type == job.device.type
     return WorkerSpec(
-        __version__, light, weights, job.provider.model.name, job.provider.model.sha256, inputs,
+        __version__, light, weights, job.provider.model.name, job.provider.model.sha256,
+        job.provider.model.batch_axes, inputs,
         job.provider.input_tensor, job.layers, job.conditioning_inputs, job.unit.cpu().numpy(), job.settings,
         job.foreground,
         None if job.units is None else job.units.numpy(),

@@ -59,7 +59,7 @@ class Axes:
         return f"({', '.join(self.names)}), {unit} ({self.evidence})"
 
 
-def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tuple[str, ...]]) -> Axes:
+def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tuple[str, ...]], batch: int = 0) -> Axes:
     """Infer the axes of a computed tensor.
 
     The channel axis is that of the nearest operator with a convention, such as axis 1 for a convolution or the last
@@ -77,19 +77,21 @@ def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tupl
         Number of axes of one sample, without the batch.
     layouts
         Names of the axes of one sample by graph input.
+    batch
+        Axis of the tensor that holds the samples; -1: none.
     """
     flow = model.flow
-    walk = _Walk(flow, tensor, rank + 1)
+    walk = _Walk(flow, tensor, rank + (batch >= 0))
     found = walk.nearest()
     if tensor in layouts:
         own = _named(layouts[tensor], f"layout of the samples of {quoted(tensor)}")
-        return replace(own, evidence=found[1]) if found is not None and found[0] - 1 == own.channel else own
-    if found is not None and found[0] > 0:
-        axis, evidence = found[0] - 1, found[1]
+        return replace(own, evidence=found[1]) if found is not None and _is(found[0], batch, own.channel) else own
+    if found is not None and found[0] != batch:
+        axis, evidence = _sample_axis(found[0], batch), found[1]
         return Axes(_names(rank, axis), axis, evidence)
     for name, axes in walk.sources():
         layout = layouts.get(name, ())
-        if len(layout) == rank and axes[0] == 0:
+        if len(layout) == rank and axes[0] == batch == 0:
             names = tuple(layout[axes.index(axis + 1) - 1] for axis in range(rank))
             return _named(names, f"layout of the samples of {quoted(name)}")
     if not rank:
@@ -98,13 +100,24 @@ def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tupl
     return Axes(_names(rank, axis), axis, f"convention for {rank} {'axes' if rank > 1 else 'axis'}")
 
 
-def input_layout(flow: Dataflow, name: str) -> Layout:
-    """Channel position implied by the operators that a graph input reaches; ``auto`` if none implies one."""
+def input_layout(flow: Dataflow, name: str, batch: int = 0) -> Layout:
+    """Channel position implied by the operators that a graph input reaches; ``auto`` if none implies one.
+
+    `batch` is the batch axis; -1: none.
+    """
     shape = flow.shape(name)
     found = _Walk(flow, name, len(shape)).nearest() if shape is not None and len(shape) > 2 else None
-    if found is None or shape is None or found[0] not in (1, len(shape) - 1):
+    if found is None or shape is None or found[0] == batch:
         return "auto"
-    return "NCHW" if found[0] == 1 else "NHWC"
+    axis = _sample_axis(found[0], batch)
+    if axis not in (0, len(shape) - 1 - (batch >= 0)):
+        return "auto"
+    return "NCHW" if axis == 0 else "NHWC"
+
+
+def _sample_axis(axis: int, batch: int) -> int:
+    """The axis of one sample that an axis of a tensor is, whose samples lie along another axis."""
+    return axis - (axis > batch) if batch >= 0 else axis
 
 
 def declared_axes(model: Model, tensor: str) -> Axes:
@@ -126,6 +139,10 @@ def declared_axes(model: Model, tensor: str) -> Axes:
             layouts[value.name] = axis_names(shape[1:], dtype, input_layout(flow, value.name))
     shape = flow.shape(tensor)
     return tensor_axes(model, tensor, len(shape) - 1, layouts) if shape else Axes((), None, "its rank is not known")
+
+
+def _is(axis: int, batch: int, channel: int | None) -> bool:
+    return axis != batch and _sample_axis(axis, batch) == channel
 
 
 def _named(names: tuple[str, ...], evidence: str) -> Axes:

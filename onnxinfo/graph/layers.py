@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..errors import ModelError, UsageError
 from ..moved import renamed_keywords
 from ..text import quoted
-from .blocks import MATRIX, Blocks
+from .blocks import LAYOUT, MATRIX, Blocks
 from .dataflow import Dataflow
 from .dataflow import Shape as Shape
 from .functions import function_key
@@ -175,8 +175,9 @@ def perturbed_tensor(model: ModelSource, input_tensor: str | None = None) -> str
     """Return the name of the analysis input: the tensor that noise is added to.
 
     By default this is the first float graph input that a convolution, matrix product or recurrent layer depends on,
-    else the first that any float tensor depends on. If the inputs are integers, it is the output of the first parameter
-    lookup by the first input that has one (the embedding), else the first float tensor computed from an input.
+    else the first that any float tensor depends on. If the inputs are integers, or floats that are only cast to
+    integers and look up parameters, it is the output of the first parameter lookup by the first input that has one
+    (the embedding), else the first float tensor computed from an input.
 
     Parameters
     ----------
@@ -200,12 +201,14 @@ def perturbed_tensor(model: ModelSource, input_tensor: str | None = None) -> str
     flow = load(model).flow
     if input_tensor is not None:
         return _checked(flow, input_tensor)
-    floats = [name for name in flow.inputs if flow.is_float(name) and _influences_features(flow, name)]
+    ids = {name for name in flow.inputs if flow.is_float(name) and holds_ids(flow, name) and _embeddings(flow, name)}
+    inputs = [name for name in flow.inputs if flow.is_float(name) and name not in ids]
+    floats = [name for name in inputs if _influences_features(flow, name)]
     for name in floats:
         influenced = flow.influenced(name)
         if any(n.op_type in MATRIX and any(o in influenced for o in n.output) for n in flow.nodes):
             return name
-    others = [name for name in flow.inputs if not flow.is_float(name)]
+    others = [name for name in flow.inputs if name not in inputs]
     candidates = floats + [e for name in others for e in _embeddings(flow, name)] + _computed_floats(flow, others)
     for name in candidates:
         if _influences_features(flow, name):
@@ -227,6 +230,31 @@ def _checked(flow: Dataflow, name: str) -> str:
 
 def _influences_features(flow: Dataflow, name: str) -> bool:
     return any(flow.is_feature(other) for other in flow.influenced(name) - {name})
+
+
+# Operators through which a value stays an id, and those that look at a value without a gradient.
+_KEEPING_IDS = LAYOUT - {"Cast", "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"} | {
+    "Ceil", "Clip", "Concat", "Expand", "Floor", "Gather", "GatherND", "Round", "Slice", "Split", "Tile",
+}  # fmt: skip
+_WITHOUT_GRADIENT = {"Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "LessOrEqual", "Shape", "Size"}
+
+
+def holds_ids(flow: Dataflow, name: str) -> bool:
+    """Whether every path from a float graph input is cast to integers before anything computes with its values."""
+    pending, seen, is_cast = [name], {name}, False
+    while pending:
+        value = pending.pop()
+        for position in flow.consumers.get(value, ()):
+            node = flow.nodes[position]
+            if node.domain or (node.op_type not in _KEEPING_IDS and node.op_type not in {"Cast", *_WITHOUT_GRADIENT}):
+                return False
+            if node.op_type in _WITHOUT_GRADIENT:
+                continue
+            floats = [output for output in node.output if flow.is_float(output)]
+            is_cast |= node.op_type == "Cast" and not floats
+            pending += [output for output in floats if output not in seen]
+            seen.update(floats)
+    return is_cast and not seen & flow.outputs
 
 
 def _embeddings(flow: Dataflow, source: str) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import logging
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +56,8 @@ class Model:
         File name without its suffix, or the name of the graph.
     path
         The file, if there was one.
+    batch_axes
+        Axis of the samples by graph input, where it is not the first; -1 where it has none.
 
     Examples
     --------
@@ -66,6 +70,7 @@ class Model:
     sha256: str
     name: str
     path: Path | None
+    batch_axes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def flow(self) -> Dataflow:

@@ -80,6 +80,16 @@ def open_npz(path: Path, key: str | None, kinds: str) -> Rows:
     return _ordered(header, what, lambda h: _DeflatedRows(path, name, h, member.filename))
 
 
+def array_names(path: Path) -> list[str]:
+    """Return the names of the arrays in an ``.npz`` file."""
+    with reading(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return [info.filename.removesuffix(".npy") for info in archive.infolist()]
+        except zipfile.BadZipFile as error:
+            raise InputError(f"{printable(path)} is no .npz file ({error})") from None
+
+
 def _ordered(header: _Header, what: str, open_rows: Callable[[_Header], Rows]) -> Rows:
     """Rows of an array; in Fortran order they are not contiguous, so the whole array is read."""
     if not header.fortran:

@@ -235,6 +235,10 @@ class Samples:
     def _channel(self) -> int | None:
         return channel_axis(self.layout)
 
+    def rename(self, names: Sequence[str]) -> None:
+        """Give the samples other names."""
+        self.names = self._source.names = list(names)
+
     def make_anonymous(self) -> None:
         """Name samples by position, ``sample 0``, and drop their own names and those of their classes.
 

@@ -13,12 +13,14 @@ import numpy.typing as npt
 import onnx
 
 from ..errors import InputError, ModelError
+from ..graph.batch_axes import SEPARATE
 from ..graph.channels import Axes, input_layout, tensor_axes
 from ..graph.dataflow import Dataflow
 from ..graph.model import Model
 from ..graph.surgery import expose_only
 from ..inputs.axes import Layout
 from ..inputs.deviation import deviation, evenly_spread, without_zeros
+from ..inputs.feeds import is_feeds, stacked_feeds
 from ..inputs.opening import Spec
 from ..inputs.sample_sets import SampleSet, open_inputs
 from ..inputs.samples import Samples
@@ -31,13 +33,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GraphInput:
-    """A graph input: name, element type, batch size (None: any), shape of one sample, position of the channel axis."""
+    """Graph input: name, element type, batch size (None: any), shape of one sample, channel axis, batch axis."""
 
     name: str
     dtype: np.dtype[Any]
     batch: int | None
     shape: tuple[int | str | None, ...]
     layout: Layout
+    axis: int = 0
 
 
 def graph_inputs(model: Model) -> list[GraphInput]:
@@ -50,17 +53,30 @@ def graph_inputs(model: Model) -> list[GraphInput]:
     """
     given = {initializer.name for initializer in model.proto.graph.initializer}
     flow = model.flow
-    return [_graph_input(info, flow) for info in model.proto.graph.input if info.name not in given]
+    return [
+        _graph_input(info, flow, model.batch_axes.get(info.name, 0))
+        for info in model.proto.graph.input
+        if info.name not in given
+    ]
 
 
-def _graph_input(info: onnx.ValueInfoProto, flow: Dataflow) -> GraphInput:
+def _graph_input(info: onnx.ValueInfoProto, flow: Dataflow, axis: int) -> GraphInput:
     tensor = info.type.tensor_type
-    if not info.type.HasField("tensor_type") or not tensor.HasField("shape") or not tensor.shape.dim:
-        raise InputError(f"graph input '{info.name}' is not a tensor with a batch axis; it cannot be given samples")
+    known = info.type.HasField("tensor_type") and tensor.HasField("shape")
+    if not known or (axis != SEPARATE and not tensor.shape.dim):
+        raise InputError(
+            f"graph input {quoted(info.name)} is not a tensor with a batch axis; it cannot be given samples: give its "
+            f"value by set='{printable(info.name)}=VALUE'"
+        )
     sizes = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim]
-    batch = sizes[0] if isinstance(sizes[0], int) and sizes[0] > 0 else None
+    if axis == SEPARATE:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        return GraphInput(info.name, dtype, 1, tuple(sizes), input_layout(flow, info.name, axis), axis)
+    own = sizes[axis]
+    batch = own if isinstance(own, int) and own > 0 else None
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    return GraphInput(info.name, dtype, batch, tuple(sizes[1:]), input_layout(flow, info.name))
+    shape = tuple(sizes[:axis] + sizes[axis + 1 :])
+    return GraphInput(info.name, dtype, batch, shape, input_layout(flow, info.name, axis), axis)
 
 
 def open_samples_of(
@@ -73,7 +89,7 @@ def open_samples_of(
     model
         A loaded model.
     specs, **options
-        As for :func:`.inputs.sample_sets.open_inputs`.
+        As for :func:`.inputs.sample_sets.open_inputs`; or complete feeds, see :func:`.inputs.feeds.is_feeds`.
     layout
         Position of the model's channel axis; ``auto``: inferred from its operators.
 
@@ -85,7 +101,13 @@ def open_samples_of(
     inputs = graph_inputs(model)
     declared = {i.name: (i.shape, i.dtype) for i in inputs}
     layouts = {i.name: i.layout if layout == "auto" else layout for i in inputs}
-    return open_inputs(specs, declared, layouts, **options)
+    if not is_feeds(specs):
+        return open_inputs(specs, declared, layouts, **options)
+    arrays, names = stacked_feeds(specs, list(declared))
+    samples = open_inputs(arrays, declared, layouts, **options)
+    for each in samples.inputs.values():
+        each.rename([names[position] for position in each.positions])
+    return samples
 
 
 @dataclass
@@ -116,12 +138,14 @@ class InputProvider:
     counted: npt.NDArray[np.bool_] | None = None
     fixed_batch: int | None = field(init=False)
     _types: dict[str, np.dtype[Any]] = field(init=False)
+    _axes: dict[str, int] = field(init=False)
     _session: Session | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         inputs = graph_inputs(self.model)
         self.fixed_batch = next((i.batch for i in inputs if i.batch is not None), None)
         self._types = {i.name: i.dtype for i in inputs}
+        self._axes = {i.name: i.axis for i in inputs}
         if self.input_tensor not in self.samples.inputs:
             self._session = Session(expose_only(self.model, [self.input_tensor]))
 
@@ -139,39 +163,96 @@ class InputProvider:
         """Samples that provide names, labels and pictures: those of the analysis input, else of the first input."""
         return self.samples.inputs.get(self.input_tensor, self.samples.first)
 
-    def given(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
+    def batch(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
         """Samples of graph inputs in the types that the model declares, each (len(indices), ...)."""
         with np.errstate(over="ignore"):  # 16-bit overflow makes a layer infinite, which is reported
             return {name: self.samples.inputs[name].batch(indices).astype(self._types[name]) for name in names}
 
-    def run(self, session: Session, indices: Sequence[int]) -> dict[str, Array]:
-        """Outputs of a session for some samples, for any batch size of the model."""
-        feeds = self.given(session.inputs, indices)
+    def given(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
+        """Do as :meth:`batch` does, the samples along the batch axis of each input."""
+        return self._placed(self.batch(names, indices))
+
+    def axis_of(self, name: str) -> int:
+        """Axis that holds the samples in a graph input, or in the perturbed tensor."""
+        return self.axis if name == self.input_tensor else self._axes[name]
+
+    def _placed(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: placed(array, self._axes[name]) for name, array in feeds.items()}
+
+    def run(self, session: Session, indices: Sequence[int], axis: int = 0) -> dict[str, Array]:
+        """Outputs of a session for some samples, whatever batch size the model is made for.
+
+        Parameters
+        ----------
+        session
+            Computes tensors of the model.
+        indices
+            The samples.
+        axis
+            Axis that holds the samples in every output; the outputs are returned with them along the first.
+        """
+        feeds = self.batch(session.inputs, indices)
         size = self.fixed_batch
         if size is None:
-            return session.run(feeds)
+            return _samples_first(session.run(self._placed(feeds)), axis)
         parts = []
         for start in range(0, len(indices), size):
             part = {name: array[start : start + size] for name, array in feeds.items()}
             count = len(next(iter(part.values()))) if part else size
-            filled = {name: _filled(array, size) for name, array in part.items()}
-            parts.append({name: value[:count] for name, value in session.run(filled).items()})
+            filled = self._placed({name: _filled(array, size) for name, array in part.items()})
+            outputs = _samples_first(session.run(filled), axis)
+            parts.append({name: value[:count] for name, value in outputs.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def run_alone(self, session: Session, index: int) -> dict[str, Array]:
-        """Outputs of a session for one sample, unchanged: not every tensor has the batch as its first axis."""
-        feeds = self.given(session.inputs, [index])
-        return session.run({name: _filled(array, self.fixed_batch or 1) for name, array in feeds.items()})
+        """Outputs of a session for one sample, as they are: not every tensor has the batch as its first axis."""
+        feeds = self.batch(session.inputs, [index])
+        return session.run(self._placed({name: _filled(array, self.fixed_batch or 1) for name, array in feeds.items()}))
 
     def perturbed(self, indices: Sequence[int]) -> Array:
         """Analysis input of some samples, (len(indices), *shape): float64 if that is its type, else float32."""
         if self._session is None:
             return self.samples.inputs[self.input_tensor].batch(indices)
         if self._separately:
-            values = np.concatenate([self.run(self._session, [index])[self.input_tensor] for index in indices])
+            values = np.concatenate([self._computed([index]) for index in indices])
         else:
-            values = self.run(self._session, indices)[self.input_tensor]
+            values = self._computed(indices)
         return values.astype(np.float64 if values.dtype == np.float64 else np.float32)
+
+    def _computed(self, indices: Sequence[int]) -> Array:
+        assert self._session is not None
+        return self.run(self._session, indices, self.axis)[self.input_tensor]
+
+    @cached_property
+    def axis(self) -> int:
+        """Axis that holds the samples in the perturbed tensor, found by trial where the tensor is computed."""
+        if self._session is None:
+            return self._axes[self.input_tensor]
+        if SEPARATE in self._axes.values():
+            return SEPARATE
+        if self.fixed_batch is not None:
+            return self._axis_of_fixed(self.fixed_batch)
+        try:
+            two, three = (self._trial([0] * count).shape for count in (2, 3))
+        except (InputError, ModelError):
+            return 0  # made for one sample at a time, whatever it declares
+        if len(two) != len(three):
+            return 0
+        return next((axis for axis, (a, b) in enumerate(zip(two, three, strict=True)) if (a, b) == (2, 3)), 0)
+
+    def _axis_of_fixed(self, count: int) -> int:
+        """Axis that holds as many samples as the model is made for; of several that along which one alone changes."""
+        values = self._trial([0] * count)
+        axes = [axis for axis, size in enumerate(values.shape) if size == count]
+        if len(axes) > 1 and count > 1 and len(self) > 1:
+            changed = self._trial([len(self) - 1] + [0] * (count - 1)) != values
+            alone = [axis for axis in axes if not np.moveaxis(changed, axis, 0)[1:].any()]
+            axes = alone or axes
+        return axes[0] if axes else 0
+
+    def _trial(self, indices: Sequence[int]) -> Array:
+        assert self._session is not None
+        return self._session.run(self.given(self._session.inputs, indices))[self.input_tensor]
 
     @cached_property
     def _separately(self) -> bool:
@@ -184,9 +265,9 @@ class InputProvider:
         """
         assert self._session is not None
         some = sorted({0, len(self) // 2, len(self) - 1})
-        alone = [self.run(self._session, [index])[self.input_tensor] for index in some]
+        alone = [self._computed([index]) for index in some]
         try:
-            together = self.run(self._session, some)[self.input_tensor]
+            together = self._computed(some)
             same = _close(together, np.concatenate(alone))
         except (InputError, ModelError):
             same = False
@@ -204,7 +285,7 @@ class InputProvider:
     def described(self) -> Axes:
         """Axes of the analysis input, and the evidence for them."""
         layouts = {name: samples.layout for name, samples in self.samples.inputs.items()}
-        return tensor_axes(self.model, self.input_tensor, self.perturbed([0]).ndim - 1, layouts)
+        return tensor_axes(self.model, self.input_tensor, self.perturbed([0]).ndim - 1, layouts, self.axis)
 
     def axes(self) -> tuple[str, ...]:
         """Names of the analysis input's axes, without the batch."""
@@ -268,6 +349,20 @@ def _close(actual: Array, expected: Array) -> bool:
     scale = float(np.abs(other[finite]).max(initial=0))
     coarse = 1e-2 if expected.dtype.itemsize == 2 else 1e-4
     return np.allclose(wide, other, rtol=0, atol=coarse * scale, equal_nan=True)
+
+
+def placed(array: Array, axis: int) -> Array:
+    """Move the samples of an array, which lie along its first axis, to another one, or take the only one out."""
+    if axis == SEPARATE:
+        (only,) = array
+        return np.asarray(only)
+    return np.ascontiguousarray(np.moveaxis(array, 0, axis)) if axis else array
+
+
+def _samples_first(outputs: dict[str, Array], axis: int) -> dict[str, Array]:
+    if axis == SEPARATE:
+        return {name: np.asarray(value)[None] for name, value in outputs.items()}
+    return {name: np.moveaxis(value, axis, 0) for name, value in outputs.items()} if axis else outputs
 
 
 def _filled(array: Array, count: int) -> Array:

@@ -1,6 +1,8 @@
-"""Inputs and outputs of a graph that computes in 16 bits: they get the precision of the solver."""
+"""Ends of a graph as the solver needs them: floats of at least 32 bits, samples along the first axis."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx
@@ -31,6 +33,36 @@ def with_wide_ends(module: fx.GraphModule, declared: torch.dtype) -> fx.GraphMod
     return module
 
 
+def with_samples_first(module: fx.GraphModule, axes: Sequence[int]) -> fx.GraphModule:
+    """Let a graph take all its inputs with the samples along the first axis.
+
+    Parameters
+    ----------
+    module
+        Changed in place where an axis is another than the first.
+    axes
+        The axis of the samples of every input; -1 where it has none, and then the graph takes one sample.
+    """
+    graph = module.graph
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    moved = [(node, axis) for node, axis in zip(inputs, axes, strict=True) if axis]
+    for node, axis in moved:
+        users = list(node.users)
+        with graph.inserting_after(inputs[-1]):
+            placed = (
+                graph.call_function(_only, (node,)) if axis < 0 else graph.call_function(torch.movedim, (node, 0, axis))
+            )
+        for user in users:
+            user.replace_input_with(node, placed)
+    if any(axis < 0 for axis in axes):
+        end = next(node for node in graph.nodes if node.op == "output")
+        with graph.inserting_before(end):
+            end.args = (tuple(graph.call_function(torch.unsqueeze, (value, 0)) for value in end.args[0]),)
+    if moved:
+        module.recompile()
+    return module
+
+
 def _narrow_first_input(graph: fx.Graph, dtype: torch.dtype) -> None:
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     users = list(inputs[0].users)
@@ -38,6 +70,13 @@ def _narrow_first_input(graph: fx.Graph, dtype: torch.dtype) -> None:
         narrow = graph.call_function(Tensor.to, (inputs[0], dtype))
     for user in users:
         user.replace_input_with(inputs[0], narrow)
+
+
+def _only(batch: Tensor) -> Tensor:
+    """The sample of a batch of one."""
+    if len(batch) != 1:
+        raise ValueError(f"the graph has no batch axis and takes one sample, not {len(batch)}")
+    return batch[0]
 
 
 def _widened(value: Tensor) -> Tensor:

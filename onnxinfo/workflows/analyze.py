@@ -43,7 +43,6 @@ from ..errors import UsageError
 from ..graph.interruption import time_limit
 from ..graph.layers import Layer, list_layers, perturbed_tensor, select_layers
 from ..graph.model import Model, ModelSource
-from ..graph.optionals import without_optional_inputs
 from ..graph.quantization import quantization
 from ..inputs.foreground import Foreground, crops_of, open_foreground
 from ..inputs.unit_mask import UnitMask
@@ -51,8 +50,8 @@ from ..metrics.budget import CPU_INPUTS, device_of, fit
 from ..metrics.input_provider import InputProvider, open_samples_of
 from ..registry import ENGINES, METRICS
 from ..termination import orderly_termination
-from ..torch_graph.precision import to_float32
 from .compute import Analysis
+from .open_model import open_model, recorded_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +82,8 @@ def analyze(
         Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
     inputs
         Samples: a folder or glob of images, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, an array; for several
-        graph inputs a mapping from their names, or ``NAME=SPEC,...``.
+        graph inputs a mapping from their names, or ``NAME=SPEC,...``; for a model without a batch axis a list of
+        mappings from names to arrays, or a folder of ``.npz`` files, each one complete feed.
     output
         The archive, an HDF5 file; it is created, or a run is added to it. Other files are left alone.
     layers, exclude
@@ -156,7 +156,7 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     worker = Worker(job, with_needed(measures, job))
     logger.info("batch size: %d", job.batch_size)
     out, name = config.out, config.out.run or job.provider.model.name
-    more: dict[str, Any] = {**recorded_flags(config)}
+    more: dict[str, Any] = {**recorded_flags(config), **recorded_inputs(config.input)}
     if mask is not None:
         more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
     schema = _schema(job, measures, more, describe_execution(config.execution, job.device))
@@ -178,7 +178,7 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     """Prepare model and samples on the device."""
     selection, chosen_input = config.selection, config.input
     target = device_of(config.execution.device)
-    loaded = without_optional_inputs(model if chosen_input.keep_precision else to_float32(model))
+    loaded = open_model(model, chosen_input, inputs)
     perturbed = perturbed_tensor(loaded, chosen_input.input_tensor)
     listed = list_layers(loaded, perturbed)
     chosen = select_layers(listed, selection.layers, selection.exclude)

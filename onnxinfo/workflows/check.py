@@ -15,16 +15,15 @@ from ..errors import ConversionError, InputError, ModelError, OnnxinfoError, Usa
 from ..graph.interruption import time_limit
 from ..graph.layers import list_layers, perturbed_tensor
 from ..graph.model import Model, ModelSource, load
-from ..graph.optionals import without_optional_inputs
 from ..graph.surgery import expose_only
 from ..inputs.generated import generate
-from ..metrics.input_provider import graph_inputs, open_samples_of
+from ..metrics.input_provider import graph_inputs, open_samples_of, placed
 from ..torch_graph.compare import Difference, Tensors
 from ..torch_graph.convert import Server, conversion_report, convert
-from ..torch_graph.precision import to_float32
 from ..torch_graph.reach import obstacles
 from ..torch_graph.runtime import Session, Witness
 from ..torch_graph.verify import verify
+from .open_model import open_model
 
 Feeds = dict[str, npt.NDArray[Any]]
 
@@ -178,7 +177,7 @@ def check_model(
 
 def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> ModelCheck:
     original = load(model)
-    loaded = without_optional_inputs(original if chosen.keep_precision else to_float32(original))
+    loaded = open_model(original, chosen, inputs)
     if chosen.input_tensor is not None:
         perturbed_tensor(loaded, chosen.input_tensor)
     feeds = _generated(loaded, seed) if inputs is None else _given(loaded, inputs, chosen)
@@ -214,7 +213,7 @@ def _given(model: Model, inputs: Any, config: InputConfig) -> Feeds:
     some = list(range(min(SAMPLES, len(samples))))
     batch = next((i.batch for i in declared if i.batch is not None), len(some))
     given = samples.feeds((some * batch)[:batch])
-    return {i.name: given[i.name].astype(i.dtype) for i in declared}
+    return {i.name: placed(given[i.name].astype(i.dtype), i.axis) for i in declared}
 
 
 def _generated(model: Model, seed: int) -> Feeds:

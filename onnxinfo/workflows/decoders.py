@@ -27,14 +27,13 @@ from ..config import (
 from ..errors import UsageError
 from ..graph.layers import list_layers, perturbed_tensor, select_layers
 from ..graph.model import ModelSource
-from ..graph.optionals import without_optional_inputs
 from ..metrics.budget import device_of
 from ..metrics.decoder_store import StoredDecoder, list_decoders
 from ..metrics.input_provider import InputProvider, open_samples_of
 from ..moved import present_names
 from ..outputs import claim_folder
 from ..text import no_such
-from ..torch_graph.precision import to_float32
+from .open_model import open_model
 
 
 def train_decoder(
@@ -110,7 +109,7 @@ def train_decoder(
     config = configure(base, named, "input", "ru.decoder")
     claim_folder(folder)
     target = device_of(device)
-    loaded = without_optional_inputs(model if config.input.keep_precision else to_float32(model))
+    loaded = open_model(model, config.input, inputs)
     perturbed = perturbed_tensor(loaded, config.input.input_tensor)
     chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
     samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())

@@ -38,6 +38,7 @@ IMAGES, LABELS = f"{path('digits.npz')}:images", f"{path('digits.npz')}:labels"
 #: For each setting, a text that stands for a value other than its default.
 TEXTS = {
     "layers": "relu_4", "exclude": "relu", "metrics": "gradient", "input_tensor": "image", "unit_mask": "none",
+    "set": "sr=16000", "batch_axis": "h=1",
     "keep_precision": "true", "labels": LABELS, "limit": "3", "shuffle": "true", "shuffle_seed": "7",
     "preset": "unit", "scale": "0.5", "mean": "0.25", "std": "0.25,0.5", "layout": "NCHW", "size": "8,9",
     "resize": "squash", "foreground": "boxes.csv", "crop_to_box": "1.5", "alpha": "0.001", "normalize_by": "sample",
@@ -138,11 +139,13 @@ def test_every_setting_is_reached_from_everywhere(front, flat, tmp_path, monkeyp
 def toml(values):
     tables = {}
     for flat, value in values.items():
-        shown = (
-            str(value).lower() if isinstance(value, bool) else repr(list(value) if isinstance(value, tuple) else value)
-        )
+        shown = str(value).lower() if isinstance(value, bool) else repr(listed(value))
         tables.setdefault(ENTRIES[flat].section, []).append(f"{ENTRIES[flat].name} = {shown}")
     return "\n".join(f"[{section}]\n" + "\n".join(lines) for section, lines in tables.items())
+
+
+def listed(value):
+    return [*map(listed, value)] if isinstance(value, tuple) else value
 
 
 @pytest.mark.parametrize("front", FRONT_ENDS)

@@ -1,0 +1,137 @@
+"""Which axis of each graph input holds the samples, tried where names do not tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError, ModelError, UsageError
+from ..graph.batch_axes import BatchAxis, declared_batch_axes, is_time
+from ..graph.model import Model
+from ..graph.surgery import expose_only
+from ..inputs.generated import generate
+from ..text import printable, quoted
+from ..torch_graph.runtime import Session
+
+Array = npt.NDArray[np.generic]
+logger = logging.getLogger(__name__)
+
+#: Sizes of the open axes in a trial: the first, and all others.
+_SIZES = ((3, 4), (4, 3), (3, 16), (3, 64))
+#: Change of a tensor, of its largest one, that is rounding: dynamic quantisation lets samples influence each other.
+_ROUNDING = 0.02
+
+
+def find_batch_axes(model: Model, given: Mapping[str, int], fixed: Mapping[str, object]) -> dict[str, BatchAxis]:
+    """Find the batch axis of every graph input: by what the user says, by names, by sizes, and by trial.
+
+    A trial changes the first and the last entry of an input along an axis: if the axis holds the samples, only that
+    entry of the outputs changes. Sequences whose axes have no telling names are tried, and those whose first axis is
+    named ``time`` or alike.
+
+    Parameters
+    ----------
+    model
+        A loaded model.
+    given
+        Axes that the user names, by graph input.
+    fixed
+        Inputs whose value is fixed; these are not tried.
+
+    Raises
+    ------
+    UsageError
+        `given` does not fit the model, or the first axis is none of samples by its name and no other one passes.
+    """
+    found = declared_batch_axes(model, given)
+    for name, each in found.items():
+        if name in fixed or each.certain or each.axis is None or not _is_doubtful(model, name, each.axis):
+            continue
+        axis, shape = _tried(model, name, each.axis), model.flow.shape(name) or ()
+        if axis is not None and axis != each.axis:
+            logger.info("samples lie along axis %d of %s, %s", axis, quoted(name), _text(shape))
+            found = declared_batch_axes(model, {**given, name: axis})
+        elif axis is None and is_time(shape[each.axis]):
+            raise UsageError(
+                f"the axis of {quoted(name)}, {_text(shape)}, that holds the samples is not clear; name it by "
+                f"batch_axis='{printable(name)}=AXIS', the first being 0"
+            )
+    return found
+
+
+def with_batch_axes(model: Model, found: Mapping[str, BatchAxis]) -> Model:
+    """Return a model that knows the batch axes of those inputs that it has."""
+    axes = {name: found[name].axis for name in model.flow.inputs if name in found and found[name].axis}
+    return dataclasses.replace(model, batch_axes={name: axis for name, axis in axes.items() if axis}) if axes else model
+
+
+def _text(shape: tuple[int | str | None, ...]) -> str:
+    return printable("[" + ", ".join("?" if size is None else str(size) for size in shape) + "]")
+
+
+def _is_doubtful(model: Model, name: str, axis: int) -> bool:
+    """Whether an input may be a sequence with the steps first: features of steps, or ids."""
+    shape = model.flow.shape(name) or ()
+    if shape[axis] == 1 or len(shape) not in (2, 3):
+        return False
+    if is_time(shape[axis]):
+        return True
+    return len(shape) == 3 or not model.flow.is_float(name)
+
+
+def _tried(model: Model, name: str, assumed: int) -> int | None:
+    """The axis along which entries do not influence each other, the assumed one if it is; None if there is none."""
+    shape = model.flow.shape(name) or ()
+    floats = [value.name for value in model.proto.graph.output if model.flow.is_float(value.name)]
+    driven = [output for output in floats if output in model.flow.influenced(name)]
+    try:
+        session = Session(expose_only(model, driven)) if driven else None
+        feeds = next(_running(session, model), None) if session is not None else None
+    except ModelError:
+        return assumed
+    if session is None or feeds is None:
+        return assumed
+    # Features lie along the last axis, that of ids has steps.
+    candidates = range(len(shape) - 1 if model.flow.is_float(name) else len(shape))
+    ordered = [assumed, *(axis for axis in candidates if axis != assumed)]
+    return next((axis for axis in ordered if _holds(session, feeds, name, axis)), None)
+
+
+def _running(session: Session, model: Model) -> Iterator[dict[str, Array]]:
+    for batch, size in _SIZES:
+        try:
+            feeds = generate(model, batch=batch, size=size)
+            session.run(feeds)
+        except (InputError, ModelError):
+            continue
+        yield feeds
+
+
+def _holds(session: Session, feeds: Mapping[str, Array], name: str, axis: int) -> bool:
+    """Whether a change of the first, and of the last, entry along an axis changes that entry of every output alone."""
+    count = feeds[name].shape[axis]
+    if count == 1:
+        return True
+    before = session.run(feeds)
+    for entry in (0, count - 1):
+        other = np.moveaxis(np.array(feeds[name]), axis, 0)
+        other[entry] = np.roll(other[entry - 1], 1) if other.dtype.kind in "iub" else -other[entry] + 0.5
+        after = session.run({**feeds, name: np.ascontiguousarray(np.moveaxis(other, 0, axis))})
+        if not all(_alone(before[output], after[output], entry, count) for output in before):
+            return False
+    return True
+
+
+def _alone(before: Array, after: Array, entry: int, count: int) -> bool:
+    if before.shape != after.shape:
+        return False
+    change = np.abs(after.astype(np.float64) - before.astype(np.float64))
+    changed = change > _ROUNDING * change.max(initial=0)
+    if not changed.any():
+        return True
+    entries = [np.moveaxis(changed, axis, 0) for axis, size in enumerate(changed.shape) if size == count]
+    return any(not np.delete(each, entry, axis=0).any() for each in entries)
