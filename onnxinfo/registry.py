@@ -141,8 +141,9 @@ PLOTS: Registry[Callable[..., Any]] = Registry(
     },
 )
 
-#: Functions ``open(path, key, kinds)`` that return :class:`.inputs.rows.Rows`, by the file's ending without the dot.
-READERS: Registry[Callable[..., Any]] = Registry(
+#: By the file's ending without the dot: functions ``open(path, key, kinds)`` that return :class:`.inputs.rows.Rows`,
+#: or a :class:`.inputs.formats.Format`.
+READERS: Registry[Any] = Registry(
     "input format",
     "onnxinfo.readers",
     {
@@ -150,6 +151,11 @@ READERS: Registry[Callable[..., Any]] = Registry(
         "npy": ".inputs.numpy_files:open_npy",
         "h5": ".inputs.hdf5_files:open_hdf5",
         "hdf5": ".inputs.hdf5_files:open_hdf5",
+        "csv": ".inputs.table_rows:CSV",
+        "parquet": ".inputs.table_rows:PARQUET",
+        "wav": ".inputs.recordings:RECORDINGS",
+        "flac": ".inputs.recordings:RECORDINGS",
+        "txt": ".inputs.texts:TEXTS",
     },
 )
 

@@ -75,6 +75,18 @@ class InputConfig(Validated):
         False, "Use a random subset of the samples instead of the first ones, if a limit is set.", kinds.FLAG
     )
     shuffle_seed: int = setting(0, "Seed of the random subset.", kinds.SEED)
+    tokenizer: str | os.PathLike[str] | None = setting(
+        None, "JSON file of the tokenizer that turns texts into token ids.", kinds.PATH, unset="none"
+    )
+    rate: int | None = setting(
+        None, "Sampling rate that recordings must have, in Hz.", kinds.COUNT, unset="the rate that all recordings share"
+    )
+    fit_length: str = setting(
+        "none",
+        "Texts and recordings of another length than the model takes: refuse them (none), pad those that are too "
+        "short, cut those that are too long, or both.",
+        kinds.choice("none", "pad", "cut", "both"),
+    )
     preset: str | None = setting(
         None,
         "Normalization preset, which sets scale, mean and std.",
@@ -124,7 +136,8 @@ class InputConfig(Validated):
 
     def reading(self) -> dict[str, Any]:
         """Return how samples are read and preprocessed, as keywords of :func:`onnxinfo.open_samples`."""
-        same = ("preset", "scale", "mean", "std", "layout", "size", "resize", "shuffle")
+        values = ("preset", "scale", "mean", "std", "layout", "size", "resize")
+        same = (*values, "shuffle", "tokenizer", "rate", "fit_length")
         return {name: getattr(self, name) for name in same} | {"seed": self.shuffle_seed}
 
 
@@ -341,7 +354,8 @@ class Config:
 
     def sources(self) -> list[object]:
         """Return all settings that name input files."""
-        return [self.input.labels, self.input.foreground, self.input.unit_mask, self.ru.decoder.inputs]
+        given = self.input
+        return [given.labels, given.foreground, given.unit_mask, given.tokenizer, self.ru.decoder.inputs]
 
 
 #: Table of the configuration file -> where its object is in :class:`Config`, and its class.

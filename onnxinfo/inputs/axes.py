@@ -31,12 +31,17 @@ class Target:
     names
         What its axes are.
     dtype
-        Element type of batches: float32 for floats of 16 bits, else the model's own.
+        Element type of batches: float32 for floats of 16 bits, object for text, else the model's own.
     """
 
     shape: DeclaredShape
     names: tuple[str, ...]
     dtype: np.dtype[Any]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the input is text, which the model itself turns into numbers."""
+        return self.dtype.kind == "O"
 
     @property
     def is_image(self) -> bool:
@@ -56,12 +61,12 @@ def describe(shape: DeclaredShape, dtype: npt.DTypeLike, layout: Layout = "auto"
     UsageError
         The layout is unknown.
     InputError
-        The elements are neither numbers nor booleans.
+        The elements are neither numbers, booleans nor text.
     """
     kind = np.dtype(dtype)
     if kind in (np.float16, ml_dtypes.bfloat16):
         kind = np.dtype(np.float32)
-    if kind.kind not in "biuf":
+    if kind.kind not in "biufO":
         raise InputError(f"the model takes elements of type {kind}, which samples cannot be read for")
     return Target(tuple(shape), axis_names(tuple(shape), kind, layout), kind)
 

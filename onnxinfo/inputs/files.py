@@ -13,7 +13,7 @@ from .arrays import split_key
 from .images import SUFFIXES, glob_base
 
 #: Endings of the files that are read when a folder is named.
-_READ_IN_FOLDERS = SUFFIXES | {".xml"}
+_READ_IN_FOLDERS = SUFFIXES | {".xml", ".wav", ".flac"}
 #: Standard input, as models are read from it.
 STANDARD_INPUT = "-"
 
