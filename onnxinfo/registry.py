@@ -138,6 +138,7 @@ PLOTS: Registry[Callable[..., Any]] = Registry(
         "coherency": ".views.plots.coherency:draw_coherency",
         "units": ".views.plots.units:draw_units",
         "compare": ".views.plots.compare:draw_compare",
+        "columns": ".views.plots.columns:draw_columns",
     },
 )
 

@@ -187,7 +187,7 @@ def _open(path: Path, key: str | None, purpose: Purpose) -> Rows:
         raise InputError(f"{printable(path)} holds one text a line and takes no key, got {quoted(key)}")
     if purpose.dtype.kind not in "iuO":
         raise InputError(
-            f"{printable(path)} is neither an image nor an array file: a model takes texts as they are or as token ids, "
+            f"{printable(path)} is neither an image nor an array file: a model takes texts as text or as token ids, "
             f"this one takes {shape_text(purpose.shape)} of {purpose.dtype}"
         )
     texts = read_texts(path)

@@ -282,6 +282,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         thumbnails=main.thumbnails(everything) if job.config.out.thumbnails else None,
         foreground=job.foreground,
         provenance=provenance,
+        unit_names=main.units if provider.input_tensor in provider.samples.inputs else None,
     )
 
 

@@ -40,7 +40,8 @@ def draw_units(
     Tokens: each sample's tokens in a row for each layer, coloured. Features of a table: bars with the spread over
     samples, a colour for each layer. Series: a line over time for each layer, a panel for each sample. `texts` is a
     UTF-8 file: for tokens, with a line for each of the run's samples, its tokens separated by spaces; for features,
-    with their names, one per line. Without it they are numbered.
+    with their names, one per line. Without it features have the names that a table gave, and the others
+    are numbered.
     """
     with selection.only_view("units are of one run") as view:
         kind = next((draw for axis, draw in _KINDS.items() if axis in view.axes), None)
@@ -139,6 +140,7 @@ def _features(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
     count = view.sample_shape[view.axes.index("feature")]
     if lines is not None and len(lines) != count:
         raise UsageError(f"the texts have {len(lines)} lines, and there are {count} features")
+    lines = lines or view.unit_names
     names = [str(i) for i in range(count)] if lines is None else [shorten(printable(line), 24) for line in lines]
     set_height(figure, style, max(3.0, style.width * 0.55))
     axes = figure.add_subplot()
