@@ -117,6 +117,7 @@ class InputProvider:
     fixed_batch: int | None = field(init=False)
     _types: dict[str, np.dtype[Any]] = field(init=False)
     _session: Session | None = field(init=False, default=None)
+    _sessions: dict[tuple[str, ...], Session] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         inputs = graph_inputs(self.model)
@@ -140,9 +141,20 @@ class InputProvider:
         return self.samples.inputs.get(self.input_tensor, self.samples.first)
 
     def given(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
-        """Samples of graph inputs in the types that the model declares, each (len(indices), ...)."""
+        """Values of graph inputs, or of tensors computed from them, in the model's types, each (len(indices), ...)."""
+        wanted = list(names)
+        computed = tuple(name for name in wanted if name not in self.samples.inputs)
+        if computed:
+            found = self.run(self._session_for(computed), indices)
+            return {name: found[name] if name in found else self.given([name], indices)[name] for name in wanted}
         with np.errstate(over="ignore"):  # what 16 bits do not hold makes a layer infinite, and that is reported
-            return {name: self.samples.inputs[name].batch(indices).astype(self._types[name]) for name in names}
+            return {name: self.samples.inputs[name].batch(indices).astype(self._types[name]) for name in wanted}
+
+    def _session_for(self, tensors: tuple[str, ...]) -> Session:
+        """A session that computes some tensors."""
+        if tensors not in self._sessions:
+            self._sessions[tensors] = Session(expose_only(self.model, tensors))
+        return self._sessions[tensors]
 
     def run(self, session: Session, indices: Sequence[int]) -> dict[str, Array]:
         """Outputs of a session for some samples, whatever batch size the model is made for."""

@@ -90,6 +90,9 @@ def _draw(
         _bars(axes, each, shown, (at, thick), (base, number, text), style)
     axes.set_yticks(range(len(shown)), [shorten(printable(names[unit]), 28) for unit in shown])
     axes.invert_yaxis()
+    # Bars begin at the line, which would else be the figure's edge.
+    axes.use_sticky_edges = False
+    axes.margins(x=0.03)
     axes.axvline(base, color=style.theme.ink, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xlabel(metric_label(view.metrics[0]) + (f"; {base:.3f}: the layer ignores the column" if base else ""))
     grid_behind(axes, "x")
