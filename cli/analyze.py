@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     "--inputs",
     required=True,
     metavar="SPEC",
-    help="Samples: folder or glob of images, FILE.npz:key, FILE.npy or FILE.h5:/dataset.",
+    help="Samples: folder or glob of images or recordings, FILE.npz:key, FILE.npy, FILE.h5:/dataset, a table (.csv, "
+    ".parquet, with :COLUMN,...) or texts (.txt); for several inputs NAME=SPEC,....",
 )
 @click.option("-o", "--output", required=True, type=click.Path(), help="Archive (HDF5). If it exists, a run is added.")
 @config_file

@@ -68,7 +68,10 @@ class InputConfig(Validated):
         False, "Compute float16 and bfloat16 models in their own precision instead of float32.", kinds.FLAG
     )
     labels: Any = setting(
-        None, "Class labels of the samples: FILE.npz:key, .npy or .csv.", kinds.DATA, unset="class folders, if any"
+        None,
+        "Class labels of the samples: FILE.npz:key, .npy, .csv, or a column, FILE.csv:NAME.",
+        kinds.DATA,
+        unset="class folders, if any",
     )
     limit: int | None = setting(None, "Maximum number of samples.", kinds.COUNT, unset="all")
     shuffle: bool = setting(

@@ -40,12 +40,13 @@ class TableRows(Rows):
 
     def __init__(self, table: Table, names: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._table, self._positions, self._wanted = table, [table.position(name) for name in names], dtype
-        self._count = table.count()
-        if not self._count:
+        count = table.count()
+        if not count:
             raise InputError(f"{table.title} has no rows; expected a row for each sample")
-        self.name, self.shape = printable(table.path.stem), (self._count, *shape)
+        self.name, self.shape = printable(table.path.stem), (count, *shape)
         self.units = tuple(names) if len(shape) == 1 else None
-        self.dtype = self._text_type() if dtype.kind == "O" else np.dtype(np.float64 if dtype.kind == "f" else np.int64)
+        # How long text is, is known once the rows are chosen.
+        self.dtype = np.dtype({"O": "U1", "f": np.float64}.get(dtype.kind, np.int64))
         for position in self._positions:
             self._check_type(position)
 
@@ -56,7 +57,8 @@ class TableRows(Rows):
     def chosen(self, indices: Sequence[int]) -> Rows:
         """Read these rows into memory."""
         count = max(indices, default=-1) + 1
-        if count * self.dtype.itemsize * len(self._positions) > MAX_LOADED_BYTES:
+        dtype = self._text_type(count) if self.dtype.kind == "U" else self.dtype
+        if count * dtype.itemsize * len(self._positions) > MAX_LOADED_BYTES:
             raise InputError(
                 f"{self._table.title}: the first {count} rows of {len(self._positions)} columns take more than "
                 f"{MAX_LOADED_BYTES >> 20} MiB; give limit=..., or fewer columns"
@@ -65,13 +67,13 @@ class TableRows(Rows):
         at = np.asarray(indices, dtype=np.intp)
         for position, column in zip(self._positions, columns, strict=True):
             self._check_values(position, column, at)
-        values = np.stack([np.asarray(column)[at].astype(self.dtype) for column in columns], axis=-1)
+        values = np.stack([np.asarray(column)[at].astype(dtype) for column in columns], axis=-1)
         held = MemoryRows(values.reshape(len(at), *self.shape[1:]), self.name)
         held.units = self.units
         return held
 
-    def _text_type(self) -> np.dtype[Any]:
-        longest = max(self._table.longest(position, self._count) for position in self._positions)
+    def _text_type(self, count: int) -> np.dtype[Any]:
+        longest = max(self._table.longest(position, count) for position in self._positions)
         return np.dtype(f"U{max(1, longest)}")
 
     def _check_type(self, position: int) -> None:

@@ -113,7 +113,7 @@ class Table(ABC):
         import duckdb
 
         with _readable(self.path) as path, duckdb.connect(":memory:") as connection:
-            _close_off(connection, path)
+            close_off(connection, path)
             source = self.source(f"'{_escaped(path)}'")
             inner = f"(SELECT * FROM {source} {limit})"
             try:
@@ -189,7 +189,7 @@ class ParquetTable(Table):
         import duckdb
 
         with _readable(self.path) as path, duckdb.connect(":memory:") as connection:
-            _close_off(connection, path)
+            close_off(connection, path)
             try:
                 found = connection.execute(f"DESCRIBE SELECT * FROM {self.source(_literal(path))}").fetchall()
             except duckdb.Error as error:
@@ -242,7 +242,7 @@ def _readable(path: Path) -> Iterator[str]:
         yield link
 
 
-def _close_off(connection: Any, path: str) -> None:
+def close_off(connection: Any, path: str) -> None:
     """Leave a connection with access to one file and nothing else."""
     for setting in (
         f"allowed_paths = ['{_escaped(path)}']",

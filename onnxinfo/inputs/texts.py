@@ -98,17 +98,25 @@ def tokenized(texts: Rows, declared: Declared, reading: Reading) -> dict[str, Ro
                 f"inputs='NAME=SPEC,...'"
             )
     tokenizer = _load(reading.tokenizer)
-    encoded = tokenizer.encode_batch([str(text) for text in texts.read(range(len(texts)))])
+    # What it does by itself: cutting without a word, and padding to a length that need not be the model's.
+    truncation, pad = tokenizer.truncation, _padding_id(tokenizer)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    given = [str(text) for text in texts.read(range(len(texts)))]
+    encoded = tokenizer.encode_batch(given)
     lengths = [len(each.ids) for each in encoded]
     for number, length in enumerate(lengths):
         if not length:
             raise InputError(f"{texts.name_of(number)} has no tokens; remove the text")
     fixed = {size for shape, _ in declared.values() for size in shape if isinstance(size, int)}
     masked = "attention_mask" in parts.values()
-    length = _length(texts, lengths, fixed, masked, reading, tokenizer.truncation)
+    length = _length(texts, lengths, fixed, masked, reading, truncation)
     if 8 * length * len(lengths) > MAX_ROW_BYTES * 4:
         raise InputError(f"{len(lengths)} texts of {length} tokens take more than 1 GiB; give fewer or shorter texts")
-    pad = _padding_id(tokenizer)
+    if max(lengths) > length:
+        # Its own cutting keeps the special tokens at the end.
+        tokenizer.enable_truncation(length)
+        encoded = tokenizer.encode_batch(given)
     fill: dict[str, tuple[Callable[[Any], Sequence[int]], int]] = {
         "ids": (lambda each: each.ids, pad),
         "attention_mask": (lambda each: each.attention_mask, 0),
@@ -152,15 +160,13 @@ def _length(
 def _filled(sequences: Sequence[Sequence[int]], length: int, fill: int) -> Array:
     values = np.full((len(sequences), length), fill, dtype=np.int64)
     for row, sequence in zip(values, sequences, strict=True):
-        row[: min(len(sequence), length)] = list(sequence)[:length]
+        row[: len(sequence)] = list(sequence)
     return values
 
 
 def _padding_id(tokenizer: Any) -> int:
-    padding = tokenizer.padding
-    tokenizer.no_padding()
-    if padding:
-        return int(padding["pad_id"])
+    if tokenizer.padding:
+        return int(tokenizer.padding["pad_id"])
     return next((found for pad in _PADS if (found := tokenizer.token_to_id(pad)) is not None), 0)
 
 

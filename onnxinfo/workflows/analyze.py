@@ -82,8 +82,9 @@ def analyze(
     model
         Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
     inputs
-        Samples: a folder or glob of images, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, an array; for several
-        graph inputs a mapping from their names, or ``NAME=SPEC,...``.
+        Samples: a folder or glob of images or recordings, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, a table
+        (``.csv``, ``.parquet``, ``FILE.csv:NAME,NAME``), texts (``.txt``), an array; for several graph inputs a mapping
+        from their names, ``NAME=SPEC,...``, or a table with a column for each.
     output
         The archive, an HDF5 file; it is created, or a run is added. Other files are left as they are.
     layers, exclude

@@ -145,7 +145,7 @@
       error_x: { type: "data", array: metric.stderr[layer].map((value) => value || 0), color: ink },
       marker: { color: proven ? colours[0] : "rgba(0,0,0,0)", line: { color: colours[0], width: 1.5 } },
       text: known.map((value, i) => `${plain(units.names[i])}: ${shown(value)} ± ${shown(metric.stderr[layer][i])}`), textposition: "none", hovertemplate: "%{text}<extra></extra>" }],
-    { paper_bgcolor: paper, plot_bgcolor: paper, font: { color: ink }, margin: { l: 10, r: 10, t: 10, b: 50 }, height: 120 + 22 * places.length,
+    { paper_bgcolor: paper, plot_bgcolor: paper, font: { color: ink }, margin: { l: 10, r: 10, t: 30, b: 50 }, height: 120 + 22 * places.length,
       width: print ? print.width : undefined, autosize: !print,
       xaxis: { title: { text: plain(metricOf(run, name).label) }, gridcolor: faint, zeroline: false },
       yaxis: { tickvals: places, ticktext: units.names.map(plain), autorange: "reversed", automargin: true } },
