@@ -46,7 +46,7 @@ class TableRows(Rows):
         self.name, self.shape = printable(table.path.stem), (count, *shape)
         self.units = tuple(names) if len(shape) == 1 else None
         # How long text is, is known once the rows are chosen.
-        self.dtype = np.dtype({"O": "U1", "f": np.float64}.get(dtype.kind, np.int64))
+        self.dtype = np.dtype({"O": "U1", "f": "f8"}.get(dtype.kind, "i8"))
         for position in self._positions:
             self._check_type(position)
 

@@ -43,7 +43,7 @@ def test_texts_of_a_column_with_labels_of_another(files):
 
 def test_lengths_that_a_model_does_not_take(files):
     alone = {"ids": ((None,), np.int64)}
-    with pytest.raises(InputError, match="texts have 1 to 4 tokens .* without an attention mask"):
+    with pytest.raises(InputError, match=r"texts have 1 to 4 tokens .* without an attention mask"):
         open_inputs("t.txt", alone, **files)
     assert open_inputs("t.txt", alone, fit_length="pad", **files).first.shape == (4,)
     fixed = {name: ((3,), dtype) for name, (_, dtype) in IDS.items()}
