@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     "--inputs",
     required=True,
     metavar="SPEC",
-    help="Samples: folder or glob of images, FILE.npz:key, FILE.npy or FILE.h5:/dataset; NAME=SPEC,... for several "
-    "graph inputs; a folder of .npz files for a model without a batch axis.",
+    help="Samples: folder or glob of images or recordings, FILE.npz:key, FILE.npy, FILE.h5:/dataset, a table (.csv, "
+    ".parquet, with :COLUMN,...) or texts (.txt); for several inputs NAME=SPEC,...; for a model without a batch axis a "
+    "folder of .npz files.",
 )
 @click.option("-o", "--output", required=True, type=click.Path(), help="Archive (HDF5). If it exists, a run is added.")
 @config_file

@@ -66,6 +66,7 @@ def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
       coherency      all metrics side by side: maps and magnitudes (Fig. 1)
       units          inputs that are not images: tokens, features or series
       compare        differences between runs with confidence intervals
+      columns        columns of a table: a bar for each, by name
 
     \b
     Examples:

@@ -41,8 +41,9 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 @click.option("--label", "labels", multiple=True, help="Only samples with this label; repeatable. Default: all.")
 @click.option(
     "--per",
-    type=click.Choice(["layer", "sample"]),
-    help="One row per layer or sample. Default: layer, or sample with --group-by.",
+    type=click.Choice(["layer", "sample", "unit"]),
+    help="One row per layer, sample, or input unit such as a column of a table. Default: layer, or sample with "
+    "--group-by.",
 )
 @click.option("--min", "minimum", type=float, help="Only values of at least X, in the metric's unit.")
 @click.option("--max", "maximum", type=float, help="Only values of at most X, in the metric's unit.")
@@ -72,7 +73,7 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 @force
 def query(
     files: tuple[str, ...],
-    per: Literal["layer", "sample"] | None,
+    per: Literal["layer", "sample", "unit"] | None,
     sort: str | None,
     format: str,
     raw: bool,
@@ -89,6 +90,7 @@ def query(
     Examples:
       onnxinfo query result.h5
       onnxinfo query result.h5 --layers 'relu_*' --per sample --sort value:desc --format csv
+      onnxinfo query table.h5 --layers -1 --per unit --sort value
       onnxinfo query a.h5 b.h5 --group-by label --aggregate median --aggregate q90
       onnxinfo query result.h5 --sql 'SELECT op, avg(value) AS value FROM results GROUP BY op'
     """

@@ -138,11 +138,13 @@ PLOTS: Registry[Callable[..., Any]] = Registry(
         "coherency": ".views.plots.coherency:draw_coherency",
         "units": ".views.plots.units:draw_units",
         "compare": ".views.plots.compare:draw_compare",
+        "columns": ".views.plots.columns:draw_columns",
     },
 )
 
-#: Functions ``open(path, key, kinds)`` that return :class:`.inputs.rows.Rows`, by file suffix without the dot.
-READERS: Registry[Callable[..., Any]] = Registry(
+#: By file suffix without the dot: functions ``open(path, key, kinds)`` that return :class:`.inputs.rows.Rows`, or a
+#: :class:`.inputs.formats.Format`.
+READERS: Registry[Any] = Registry(
     "input format",
     "onnxinfo.readers",
     {
@@ -150,6 +152,11 @@ READERS: Registry[Callable[..., Any]] = Registry(
         "npy": ".inputs.numpy_files:open_npy",
         "h5": ".inputs.hdf5_files:open_hdf5",
         "hdf5": ".inputs.hdf5_files:open_hdf5",
+        "csv": ".inputs.table_rows:CSV",
+        "parquet": ".inputs.table_rows:PARQUET",
+        "wav": ".inputs.recordings:RECORDINGS",
+        "flac": ".inputs.recordings:RECORDINGS",
+        "txt": ".inputs.texts:TEXTS",
     },
 )
 

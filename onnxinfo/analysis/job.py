@@ -20,6 +20,7 @@ from ..graph.finite import check_weights
 from ..graph.layers import Layer
 from ..graph.quantization import rounds
 from ..graph.surgery import extract
+from ..graph.text_inputs import tensors_of_text
 from ..metrics.input_provider import InputProvider, graph_inputs, placed
 from ..metrics.network import Network
 from ..metrics.noise import Tie, generator, make_tie
@@ -186,7 +187,8 @@ class _Converted:
 def _convert(provider: InputProvider, names: Sequence[str]) -> _Converted:
     module = convert_reached(provider.model, provider.input_tensor, names)
     _log_conversions(module.meta["conversions"])
-    part = extract(provider.model, [provider.input_tensor], names)
+    held = tensors_of_text(provider.model, provider.input_tensor, names)
+    part = extract(provider.model, [provider.input_tensor, *held], names)
     check_weights(part)
     conditioning_inputs = [i.name for i in graph_inputs(part) if i.name != provider.input_tensor]
     given = _some(provider, conditioning_inputs)

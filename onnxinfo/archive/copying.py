@@ -68,6 +68,7 @@ def schema_of(run: Run) -> RunSchema:
         labels=run.labels,
         thumbnails=run.thumbnails,
         foreground=run.foreground,
+        unit_names=run.unit_names,
         provenance={key: value for key, value in run.provenance.items() if key not in ("format", "format_version")},
     )
 

@@ -27,7 +27,7 @@ LAYER_COLUMNS = ("layer", "layer_index", "op", "node", "depth", "parameters", "l
 SAMPLE_COLUMNS = ("sample", "sample_name", "label")
 THUMBNAIL_AXES = ("thumb_y", "thumb_x", "rgb")
 FOREGROUND_AXES = ("y", "x")
-OTHER_NAMES = ("input_unit", "thumbnail", "foreground", "status", "elapsed")
+OTHER_NAMES = ("input_unit", "unit_name", "thumbnail", "foreground", "status", "elapsed")
 RESERVED = frozenset((*LAYER_COLUMNS, *SAMPLE_COLUMNS, *THUMBNAIL_AXES, *OTHER_NAMES))
 
 STATUS = ("open", "complete", "interrupted", "failed")
@@ -243,6 +243,8 @@ class RunSchema:
         Further facts (date, versions, machine), which may differ when a run is resumed.
     foreground
         1 inside a sample's object, else 0; uint8 of shape (sample, y, x), or None. Requires y and x in `axes`.
+    unit_names
+        Names of the units along the only axis, such as a table's columns, or None.
     """
 
     layers: Sequence[Layer] | Sequence[LayerRow]
@@ -256,6 +258,7 @@ class RunSchema:
     thumbnails: npt.NDArray[np.uint8] | None = None
     provenance: Mapping[str, Json] = field(default_factory=dict)
     foreground: npt.NDArray[np.uint8] | None = None
+    unit_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         check_names([*self.axes], [*self.metrics])
@@ -263,6 +266,8 @@ class RunSchema:
             raise UsageError("a run needs at least one layer and one sample")
         if len(self.axes) != len(self.sample_shape):
             raise UsageError(f"axes {self.axes} do not name the dimensions of samples of shape {self.sample_shape}")
+        if self.unit_names is not None and self.sample_shape != (len(self.unit_names),):
+            raise UsageError(f"{len(self.unit_names)} names of units do not fit samples of shape {self.sample_shape}")
 
 
 def check_names(axes: Sequence[str], metrics: Sequence[Metric]) -> None:
@@ -408,6 +413,9 @@ def _create_coordinates(run: h5py.Group, schema: RunSchema) -> None:
         data = labels.astype("<i8") if labels.dtype.kind in "iu" else text_array(map(str, labels.tolist()))
         _static(run, "label", data, ("sample",))
         write_attribute(run["label"], "long_name", "label of the sample")
+    if schema.unit_names is not None:
+        _static(run, "unit_name", text_array(schema.unit_names), schema.axes)
+        write_attribute(run["unit_name"], "long_name", "name of the input unit")
     unit = np.asarray(schema.unit, dtype="<f8")
     unit = unit.reshape((1,) * (len(schema.axes) - unit.ndim) + unit.shape)
     varying = [axis for axis, size in zip(schema.axes, unit.shape, strict=True) if size > 1]

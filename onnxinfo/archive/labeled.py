@@ -33,6 +33,10 @@ class Labellable(Tabular, Protocol):
         """Pictures of the samples."""
 
     @property
+    def unit_names(self) -> list[str] | None:
+        """Names of the input's units along its only axis, or None."""
+
+    @property
     def foreground(self) -> npt.NDArray[np.uint8] | None:
         """Masks of the samples' objects."""
 
@@ -88,6 +92,8 @@ def run_dataset(run: Labellable) -> xarray.Dataset:
     }
     if run.labels is not None:
         coordinates["label"] = ("sample", run.labels)
+    if run.unit_names is not None:
+        coordinates["unit_name"] = (run.axes, run.unit_names)
     variables: dict[str, Any] = {}
     for metric in run.metrics:
         variables |= _metric_variables(run, metric)

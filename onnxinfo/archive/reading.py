@@ -150,6 +150,13 @@ class Run:
         return unit.reshape(shape)
 
     @property
+    def unit_names(self) -> list[str] | None:
+        """Names of the input's units along its only axis, such as a table's columns, or None."""
+        if guard.member(self.group, "unit_name", h5py.Dataset) is None:
+            return None
+        return guard.texts(guard.dataset(self.group, "unit_name", [*self.sample_shape], ["S"]))
+
+    @property
     def thumbnails(self) -> npt.NDArray[np.uint8] | None:
         """Thumbnails of the samples, uint8 of shape (sample, y, x, 3), or None."""
         if guard.member(self.group, "thumbnail", h5py.Dataset) is None:
@@ -282,7 +289,7 @@ class Run:
             maps[position] = data
         return maps
 
-    def table(self, per: Literal["layer", "sample"]) -> dict[str, list[Any]]:
+    def table(self, per: Literal["layer", "sample", "unit"]) -> dict[str, list[Any]]:
         """Return the run's numbers as columns; see :meth:`Archive.to_dataframe`."""
         from .table import run_table
 
@@ -420,7 +427,7 @@ class Archive(Mapping[str, Run]):
 
         return xarray.DataTree.from_dict({f"/{name}": self[name].to_xarray() for name in self.runs})
 
-    def table(self, per: Literal["layer", "sample"] = "layer") -> dict[str, list[Any]]:
+    def table(self, per: Literal["layer", "sample", "unit"] = "layer") -> dict[str, list[Any]]:
         """Return the columns of :meth:`to_dataframe` as lists, without importing pandas."""
         from .table import stack
 
@@ -434,7 +441,8 @@ class Archive(Mapping[str, Run]):
         per
             ``sample``: one row per run, layer, sample and metric. ``layer``: one row per run, layer and metric, with
             the mean over all samples that have a value, its standard error from the spread between samples (at least
-            the error that the samples' Monte Carlo errors imply), and ``converged`` only if all samples are.
+            the error that the samples' Monte Carlo errors imply), and ``converged`` only if all samples are. ``unit``:
+            that mean for every unit of an input with a single axis, such as the columns of a table.
 
         Returns
         -------
@@ -444,7 +452,7 @@ class Archive(Mapping[str, Run]):
             reason why it is proven or not (a name in ``onnxinfo.archive.format.MARKS``; per layer the number of
             unproven samples by reason, such as ``2 gap, 1 dead``; None if not recorded); converged; per layer also n,
             the number of finished samples, n_converged, and n_missing, the number without a value, which do not enter
-            the mean.
+            the mean. Per unit: unit, its position, unit_name, and neither gap nor mark.
         """
         import pandas
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy.typing as npt
 from ..errors import UsageError
 from .format import LayerRow, Metric
 from .means import layer_summary, mark_names
+from .unit_means import Mapped, UnitMeans, unit_count, unit_means
 
-Per = Literal["layer", "sample"]
+Per = Literal["layer", "sample", "unit"]
 
 _LAYER = ("run", "layer", "layer_index", "op", "depth")
 _VALUE = ("metric", "value", "stderr", "gap", "mark", "converged")
@@ -20,15 +21,12 @@ _COUNTS = ("n", "n_converged", "n_missing")
 COLUMNS: dict[str, tuple[str, ...]] = {
     "layer": (*_LAYER, *_VALUE, *_COUNTS),
     "sample": (*_LAYER, "sample", "sample_name", "label", *_VALUE),
+    "unit": (*_LAYER, "unit", "unit_name", "metric", "value", "stderr", "converged", *_COUNTS),
 }
 
 
-class Tabular(Protocol):
+class Tabular(Mapped, Protocol):
     """Source of a table: a run, or a part of one."""
-
-    @property
-    def name(self) -> str:
-        """The run's name."""
 
     @property
     def layers(self) -> Sequence[LayerRow]:
@@ -50,8 +48,24 @@ class Tabular(Protocol):
     def shape(self) -> tuple[int, int]:
         """Number of layers and samples."""
 
+    @property
+    def unit_names(self) -> list[str] | None:
+        """Names of the units along the only axis, or None."""
+
     def values(self, metric: str) -> dict[str, npt.NDArray[Any]]:
         """Return the numbers of a metric."""
+
+
+def check_per(per: str) -> None:
+    """Refuse a word that names no table.
+
+    Raises
+    ------
+    UsageError
+        It is none of the keys of ``COLUMNS``.
+    """
+    if per not in COLUMNS:
+        raise UsageError(f"per={per!r}: 'layer', 'sample' or 'unit' expected")
 
 
 def run_table(run: Tabular, per: Per) -> dict[str, list[Any]]:
@@ -62,11 +76,10 @@ def run_table(run: Tabular, per: Per) -> dict[str, list[Any]]:
     run
         A run of an open archive.
     per
-        ``layer`` or ``sample``; see :meth:`onnxinfo.archive.Archive.to_dataframe`.
+        ``layer``, ``sample`` or ``unit``; see :meth:`onnxinfo.archive.Archive.to_dataframe`.
     """
-    if per not in COLUMNS:
-        raise UsageError(f"per={per!r}: 'layer' or 'sample' expected")
-    tabulate = _by_layer if per == "layer" else _by_sample
+    check_per(per)
+    tabulate = {"layer": _by_layer, "sample": _by_sample, "unit": _by_unit}[per]
     if not run.metrics:
         return {name: [] for name in COLUMNS[per]}
     layer, order, rest = tabulate(run, [(metric.name, run.values(metric.name)) for metric in run.metrics])
@@ -83,8 +96,7 @@ def run_table(run: Tabular, per: Per) -> dict[str, list[Any]]:
 
 def stack(tables: Sequence[Mapping[str, list[Any]]], per: Per) -> dict[str, list[Any]]:
     """Return the rows of several tables, concatenated."""
-    if per not in COLUMNS:
-        raise UsageError(f"per={per!r}: 'layer' or 'sample' expected")
+    check_per(per)
     return {name: [value for table in tables for value in table[name]] for name in COLUMNS[per]}
 
 
@@ -119,3 +131,35 @@ def _by_layer(run: Tabular, metrics: Sequence[tuple[str, dict[str, npt.NDArray[A
     for key in (*_VALUE[1:], *_COUNTS):
         rest[key] = np.concatenate([summary[key][at] for summary, at in zip(summaries, layers, strict=True)])
     return layer, np.argsort(layer, kind="stable"), rest
+
+
+def _by_unit(run: Tabular, metrics: Sequence[tuple[str, dict[str, npt.NDArray[Any]]]]) -> Rows:
+    means = {
+        name: [unit_means(run, name, values, layer) for layer in range(run.shape[0])]
+        for name, values in metrics
+        if any(metric.name == name and metric.has_map for metric in run.metrics)
+    }
+    count = unit_count(run)
+    found = [(layer, name, each[layer]) for name, each in means.items() for layer in range(run.shape[0])]
+    found = [one for one in found if one[2].samples]
+    names = run.unit_names or [str(unit) for unit in range(count)]
+    layer = np.repeat(np.array([one[0] for one in found], dtype=np.intp), count)
+    unit = np.tile(np.arange(count), len(found))
+    rest: dict[str, npt.NDArray[Any]] = {
+        "unit": unit,
+        "unit_name": np.array(names, dtype=object)[unit],
+        "metric": np.repeat(np.array([one[1] for one in found], dtype=object), count),
+        "value": _joined(found, lambda means: means.value),
+        "stderr": _joined(found, lambda means: means.stderr),
+        "n": np.repeat(np.array([one[2].samples for one in found], dtype=np.int64), count),
+        "n_converged": np.repeat(np.array([one[2].proven for one in found], dtype=np.int64), count),
+        "n_missing": _joined(found, lambda means: means.missing).astype(np.int64),
+    }
+    rest["converged"] = rest["n_converged"] == rest["n"]
+    return layer, np.lexsort((unit, layer)), rest
+
+
+def _joined(
+    found: Sequence[tuple[int, str, UnitMeans]], part: Callable[[UnitMeans], npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
+    return np.concatenate([part(one[2]) for one in found]) if found else np.zeros(0)

@@ -144,6 +144,7 @@ class _RunCheck:
         self._try("status", lambda: run.status)
         self._try("elapsed", lambda: self._demand(run.elapsed >= 0, "elapsed", "is negative or not a number"))
         self._try("input_unit", lambda: self._unit(run))
+        self._try("unit_name", lambda: run.unit_names)
         self._try("thumbnail", lambda: run.thumbnails)
         self._try("foreground", lambda: self._foreground(run))
         self._try("attributes", lambda: self._attributes(run))
@@ -245,6 +246,7 @@ def _dimensions(run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "sample_name", ("sample",)
     if run.labels is not None:
         yield "label", ("sample",)
+    yield "unit_name", run.axes
     yield "thumbnail", ("sample", *THUMBNAIL_AXES)
     yield "foreground", ("sample", *FOREGROUND_AXES)
     for metric in run.metrics:

@@ -24,6 +24,9 @@ class InputOptions(TypedDict, total=False):
     limit: int | None
     shuffle: bool
     shuffle_seed: int
+    tokenizer: str | os.PathLike[str] | None
+    rate: int | None
+    fit_length: str
     preset: str | None
     scale: float | None
     mean: Sequence[float] | float | None

@@ -81,13 +81,28 @@ class InputConfig(Validated):
         False, "Compute float16 and bfloat16 models in their own precision instead of float32.", kinds.FLAG
     )
     labels: Any = setting(
-        None, "Class labels of the samples: FILE.npz:key, .npy or .csv.", kinds.DATA, unset="class folders, if any"
+        None,
+        "Class labels of the samples: FILE.npz:key, .npy, .csv, or a column, FILE.csv:NAME.",
+        kinds.DATA,
+        unset="class folders, if any",
     )
     limit: int | None = setting(None, "Maximum number of samples.", kinds.COUNT, unset="all")
     shuffle: bool = setting(
         False, "Use a random subset of the samples instead of the first ones, if a limit is set.", kinds.FLAG
     )
     shuffle_seed: int = setting(0, "Seed of the random subset.", kinds.SEED)
+    tokenizer: str | os.PathLike[str] | None = setting(
+        None, "JSON file of the tokenizer that turns texts into token ids.", kinds.PATH, unset="none"
+    )
+    rate: int | None = setting(
+        None, "Sampling rate that recordings must have, in Hz.", kinds.COUNT, unset="the rate that all recordings share"
+    )
+    fit_length: str = setting(
+        "none",
+        "Texts and recordings of another length than the model takes: refuse them (none), pad those that are too "
+        "short, cut those that are too long, or both.",
+        kinds.choice("none", "pad", "cut", "both"),
+    )
     preset: str | None = setting(
         None,
         "Normalization preset, which sets scale, mean and std.",
@@ -137,7 +152,8 @@ class InputConfig(Validated):
 
     def reading(self) -> dict[str, Any]:
         """Return the settings for reading and preprocessing, as keywords of :func:`onnxinfo.open_samples`."""
-        same = ("preset", "scale", "mean", "std", "layout", "size", "resize", "shuffle")
+        values = ("preset", "scale", "mean", "std", "layout", "size", "resize")
+        same = (*values, "shuffle", "tokenizer", "rate", "fit_length")
         return {name: getattr(self, name) for name in same} | {"seed": self.shuffle_seed}
 
 
@@ -354,7 +370,8 @@ class Config:
 
     def sources(self) -> list[object]:
         """Return all settings that name input files."""
-        return [self.input.labels, self.input.foreground, self.input.unit_mask, self.ru.decoder.inputs]
+        given = self.input
+        return [given.labels, given.foreground, given.unit_mask, given.tokenizer, self.ru.decoder.inputs]
 
 
 #: Maps each table of the configuration file to the place of its object in :class:`Config` and its class.

@@ -31,12 +31,17 @@ class Target:
     names
         Names of the axes.
     dtype
-        Element type of batches: float32 for 16-bit floats, else the model's own.
+        Element type of batches: float32 for 16-bit floats, object for text, else the model's own.
     """
 
     shape: DeclaredShape
     names: tuple[str, ...]
     dtype: np.dtype[Any]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the input is text, which the model itself turns into numbers."""
+        return self.dtype.kind == "O"
 
     @property
     def is_image(self) -> bool:
@@ -56,12 +61,12 @@ def describe(shape: DeclaredShape, dtype: npt.DTypeLike, layout: Layout = "auto"
     UsageError
         The layout is unknown.
     InputError
-        The element type is neither numeric nor boolean.
+        The element type is neither numeric, boolean nor text.
     """
     kind = np.dtype(dtype)
     if kind in (np.float16, ml_dtypes.bfloat16):
         kind = np.dtype(np.float32)
-    if kind.kind not in "biuf":
+    if kind.kind not in "biufO":
         raise InputError(f"the model takes elements of type {kind}, which samples cannot be read for")
     return Target(tuple(shape), axis_names(tuple(shape), kind, layout), kind)
 

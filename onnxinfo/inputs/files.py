@@ -13,7 +13,7 @@ from .arrays import split_key
 from .images import SUFFIXES, glob_base
 
 #: Suffixes of the files that are read from a folder.
-_READ_IN_FOLDERS = SUFFIXES | {".xml"}
+_READ_IN_FOLDERS = SUFFIXES | {".xml", ".wav", ".flac"}
 #: Name of standard input, from which models can be read.
 STANDARD_INPUT = "-"
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..errors import InputError, UsageError
 from ..text import printable
 from .annotations import read_coco, read_csv, read_voc
-from .arrays import open_array, split_key
+from .arrays import holds_array, open_array
 from .geometry import Geometry
 from .images import decode, find_images, read_bytes
 from .samples import Samples
@@ -208,7 +208,7 @@ def open_foreground(spec: ForegroundSpec) -> Foreground:
         return _from_array(np.asarray(spec), "the foreground")
     text = os.fspath(spec)
     title = f"foreground {printable(text)}"
-    if split_key(text) and not os.path.isdir(text):
+    if holds_array(text) and not os.path.isdir(text):
         rows = open_array(text)
         if len(rows.shape) not in (2, 3):
             raise _misshapen(title, rows.shape)

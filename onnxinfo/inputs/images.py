@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,10 +87,8 @@ def find_images(spec: str | os.PathLike[str]) -> ImageFiles:
         if path.suffix.lower() not in SUFFIXES:
             raise InputError(f"{printable(path)} is neither an image nor an array file; expected {_expected()}")
         return ImageFiles([path], [printable(path.name)])
-    if os.path.isdir(path):
-        found = _in_folder(path)
-    elif glob.has_magic(str(spec)):
-        found = _matching(path)
+    if os.path.isdir(path) or glob.has_magic(str(spec)):
+        found = find_files(spec, SUFFIXES)
     elif os.path.exists(path):
         raise InputError(f"{printable(path)} is not a regular file")
     else:
@@ -99,6 +97,18 @@ def find_images(spec: str | os.PathLike[str]) -> ImageFiles:
         reason = f" ({found.skipped[0][0]}: {found.skipped[0][1]})" if found.skipped else ""
         raise InputError(f"no images in {printable(spec)}{reason}; expected {_expected()}")
     return found
+
+
+def find_files(spec: str | os.PathLike[str], suffixes: Collection[str]) -> ImageFiles:
+    """Find the files with some suffixes in a folder (with its sub-folders), or of a glob pattern; there may be none.
+
+    Raises
+    ------
+    InputError
+        The pattern cannot be used.
+    """
+    path = Path(spec)
+    return _in_folder(path, suffixes) if os.path.isdir(path) else _matching(path, suffixes)
 
 
 def list_images(paths: Iterable[str | os.PathLike[str]]) -> ImageFiles:
@@ -117,15 +127,20 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> ImageFiles:
     flat = [found[0] for found in files]
     if not flat:
         raise InputError("no images: the sequence of paths is empty")
-    base = os.path.commonpath([path.absolute().parent for path in flat])
-    return ImageFiles(flat, [printable(Path(os.path.relpath(path, base)).as_posix()) for path in flat])
+    return ImageFiles(flat, names_of(flat))
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Return the names of files, relative to the folder that they share."""
+    base = os.path.commonpath([path.absolute().parent for path in paths])
+    return [printable(Path(os.path.relpath(path, base)).as_posix()) for path in paths]
 
 
 def _expected() -> str:
-    return ", ".join(sorted(SUFFIXES)) + ", or .npy, .npz:key, .h5:/dataset"
+    return ", ".join(sorted(SUFFIXES)) + ", or .npy, .npz:key, .h5:/dataset, .csv, .parquet, .wav, .flac, .txt"
 
 
-def _in_folder(base: Path) -> ImageFiles:
+def _in_folder(base: Path, suffixes: Collection[str]) -> ImageFiles:
     closed: list[tuple[str, str]] = []
 
     def note(error: OSError) -> None:
@@ -137,16 +152,16 @@ def _in_folder(base: Path) -> ImageFiles:
         links = [name for name in folders if os.path.islink(os.path.join(current, name))]
         folders[:] = [name for name in folders if name not in links and not name.startswith(".")]
         candidates += (Path(current, name) for name in names + links)
-    return _sorted_files(base, candidates, closed)
+    return _sorted_files(base, candidates, closed, suffixes)
 
 
-def _matching(pattern: Path) -> ImageFiles:
+def _matching(pattern: Path, suffixes: Collection[str]) -> ImageFiles:
     base = glob_base(pattern)
     try:
         candidates = [match for match in base.glob(str(pattern.relative_to(base))) if not os.path.isdir(match)]
     except (ValueError, NotImplementedError, OSError) as error:
         raise InputError(f"pattern {printable(pattern)} cannot be used: {printable(error)}") from None
-    return _sorted_files(base, candidates, [])
+    return _sorted_files(base, candidates, [], suffixes)
 
 
 def glob_base(pattern: Path) -> Path:
@@ -159,7 +174,9 @@ def glob_base(pattern: Path) -> Path:
     return Path(*plain) if plain else Path(".")
 
 
-def _sorted_files(base: Path, candidates: Iterable[Path], skipped: list[tuple[str, str]]) -> ImageFiles:
+def _sorted_files(
+    base: Path, candidates: Iterable[Path], skipped: list[tuple[str, str]], suffixes: Collection[str]
+) -> ImageFiles:
     root = Path(os.path.realpath(base))
     files: dict[str, Path] = {}
     for path in candidates:
@@ -168,7 +185,7 @@ def _sorted_files(base: Path, candidates: Iterable[Path], skipped: list[tuple[st
             continue
         if not Path(os.path.realpath(path)).is_relative_to(root):
             skipped.append((printable(name), "a symbolic link out of the folder"))
-        elif path.suffix.lower() in SUFFIXES:
+        elif path.suffix.lower() in suffixes:
             files[name] = path
     names = sorted(files)
     folders = {name.split("/", 1)[0] if "/" in name else "" for name in names}

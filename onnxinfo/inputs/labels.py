@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..text import printable
-from .arrays import open_array, split_key
+from .arrays import holds_array, open_array
 from .rows import check_file
 
 LabelSpec = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[int] | Sequence[str]
@@ -31,8 +31,9 @@ def open_labels(spec: LabelSpec, names: Sequence[str]) -> tuple[npt.NDArray[np.i
     Parameters
     ----------
     spec
-        The labels themselves; ``data.npz:y_test``, ``.npy`` or ``.h5:/dataset``; or a CSV file with one column (labels
-        in the order of the samples) or two (sample name, label). A header with common names is skipped.
+        Labels themselves; ``data.npz:y_test``, ``.npy`` or ``.h5:/dataset``; a column of a table, ``data.csv:y`` or
+        ``data.parquet:y``; or a CSV file with one column (labels in the order of the samples) or two (sample name,
+        label). A CSV heading of common names is skipped.
     names
         Names of the samples.
 
@@ -49,7 +50,7 @@ def open_labels(spec: LabelSpec, names: Sequence[str]) -> tuple[npt.NDArray[np.i
         The labels cannot be read, are neither integers nor text, or their number differs from that of the samples.
     """
     if isinstance(spec, str | os.PathLike):
-        if split_key(os.fspath(spec)):
+        if holds_array(os.fspath(spec)):
             rows = open_array(os.fspath(spec), kinds="biufUS")
             values: Any = rows.read(range(len(rows)))
         else:

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, UsageError
-from .arrays import open_array, split_key
+from .arrays import names_array, open_array, open_folder, split_key
 from .axes import DeclaredShape, Layout, Target, channel_axis, describe, fits, shape_text
+from .formats import Purpose, Reading
 from .geometry import Resize
 from .images import find_images, list_images
 from .labels import LabelSpec
@@ -24,7 +25,7 @@ from .selection import BoxSpec, Opened, Selection, open_files, open_rows
 
 __all__ = ["Samples", "Spec", "open_samples"]
 
-Spec = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[Any]
+Spec = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[Any] | Rows
 #: Maximum side length, in pixels, for ``size``.
 MAX_SIDE = 16_384
 
@@ -34,6 +35,7 @@ def open_samples(
     *,
     shape: DeclaredShape,
     dtype: npt.DTypeLike = np.float32,
+    name: str = "",
     preset: str | None = None,
     scale: float | None = None,
     mean: Sequence[float] | float | None = None,
@@ -47,6 +49,9 @@ def open_samples(
     labels: LabelSpec | None = None,
     boxes: BoxSpec | None = None,
     box_scale: float = 1.5,
+    tokenizer: str | os.PathLike[str] | None = None,
+    rate: int | None = None,
+    fit_length: str = "none",
 ) -> Samples:
     """Open the samples of one graph input.
 
@@ -59,11 +64,15 @@ def open_samples(
     spec
         A folder of images (with subfolders, sorted by name), a glob pattern, an image, a sequence of image paths,
         ``.npz:key``, ``.npy``, ``.h5:/dataset`` (or ``.hdf5``), or an array with the samples as first axis. Images in
-        arrays may have channels first or last, or no channel axis if the model takes one channel.
+        arrays may have channels first or last, or no channel axis if the model takes one channel. A table: ``.csv`` or
+        ``.parquet`` with a column per feature, ``.csv:NAME,NAME`` for some of them. A folder, a glob pattern or a
+        sequence of recordings, ``.wav`` or ``.flac``. Texts: ``.txt`` with one per line, or ``.csv:column``.
     shape
         Shape of one sample as declared by the model, without batch axis; a str or None is a dynamic size.
     dtype
-        Element type of the model's input.
+        Element type of the model's input; ``object`` for text.
+    name
+        Of the model's input.
     preset
         ``imagenet``, ``cifar10`` or ``unit``, see :data:`onnxinfo.preprocess.PRESETS`.
     scale, mean, std
@@ -86,6 +95,12 @@ def open_samples(
         are left out.
     box_scale
         Enlargement of the box; 1.5 in the paper.
+    tokenizer
+        JSON file of a tokenizer, which turns texts into token ids.
+    rate
+        Sampling rate that recordings must have, in Hz.
+    fit_length
+        ``pad``, ``cut`` or ``both``: what is done with texts and recordings of another length than the model takes.
 
     Returns
     -------
@@ -112,7 +127,11 @@ def open_samples(
         raise UsageError(f"seed {seed} is negative; expected 0 or more")
     if not target.is_image and not (size is None and resize is None and boxes is None):
         raise UsageError(f"size, resize and boxes are for images; the model takes {shape_text(target.shape)}")
-    opened = _open(spec, target, Selection(limit, shuffle, seed), labels, boxes)
+    purpose = Purpose(name, target.shape, target.dtype, Reading(tokenizer, rate, fit_length, labels))
+    rows = _as_rows(spec, purpose, target)
+    if rows is not None and rows.axes is not None:
+        target = replace(target, names=rows.axes)
+    opened = _open(rows, spec, target, Selection(limit, shuffle, seed), labels, boxes)
     values = _values_preprocessing(opened, target, preset, scale, mean, std)
     if not target.is_image:
         samples = Samples(opened, target, values, opened.sample_shape)
@@ -143,25 +162,40 @@ def check_present(spec: str) -> None:
         find_images(spec)
 
 
-def _open(spec: Spec, target: Target, selection: Selection, labels: LabelSpec | None, boxes: BoxSpec | None) -> Opened:
-    rows = _as_rows(spec)
+def _open(
+    rows: Rows | None,
+    spec: Spec,
+    target: Target,
+    selection: Selection,
+    labels: LabelSpec | None,
+    boxes: BoxSpec | None,
+) -> Opened:
     if rows is not None:
         return open_rows(rows, target, selection, labels, boxes)
+    assert not isinstance(spec, Rows)
     files = find_images(spec) if isinstance(spec, str | os.PathLike) else list_images(spec)
     return open_files(files, target, selection, labels, boxes)
 
 
-def _as_rows(spec: Spec) -> Rows | None:
+def _as_rows(spec: Spec, purpose: Purpose, target: Target) -> Rows | None:
     """Return the array that is specified; None for image files."""
+    if isinstance(spec, Rows):
+        return spec
     if isinstance(spec, str | os.PathLike):
         text = os.fspath(spec)
-        return open_array(text) if split_key(text) and not os.path.isdir(text) else None
-    if isinstance(spec, Sequence) and all(isinstance(item, str | os.PathLike) for item in spec):
-        return None
+        if names_array(text):
+            return open_array(text, kinds="U" if target.is_text else "biuf", purpose=purpose)
+    if isinstance(spec, str | os.PathLike) or (
+        isinstance(spec, Sequence) and all(isinstance(item, str | os.PathLike) for item in spec) and not target.is_text
+    ):
+        return None if target.is_image else open_folder(spec, purpose)
     array = np.asarray(spec)
-    if array.ndim == 0 or 0 in array.shape or array.dtype.kind not in "biuf":
+    if target.is_text and array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat):
+        array = array.astype(str)
+    kinds, expected = ("U", "text") if target.is_text else ("biuf", "numbers")
+    if array.ndim == 0 or 0 in array.shape or array.dtype.kind not in kinds:
         raise InputError(
-            f"the input is an array of shape {array.shape} and type {array.dtype}, expected samples of numbers"
+            f"the input is an array of shape {array.shape} and type {array.dtype}, expected samples of {expected}"
         )
     return MemoryRows(array, "input")
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
+from ..errors import InputError, OnnxinfoError
 from ..text import printable
 
 Array = npt.NDArray[Any]
@@ -46,14 +46,28 @@ class Rows(ABC):
         Shape of the whole array, samples first.
     dtype
         Type of the elements.
+    axes
+        Names of a row's axes; None where its shape and type tell.
+    units
+        Names of the values along a row's only axis, such as a table's columns; None where they have none.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    axes: tuple[str, ...] | None = None
+    units: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def name_of(self, position: int) -> str:
+        """Return what a row is called."""
+        return f"{self.name}[{position}]"
+
+    def class_folders(self) -> tuple[npt.NDArray[np.int64] | None, list[str]]:
+        """Return the class of each row and the classes' names, where the rows lie in folders of classes."""
+        return None, []
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> Array:
@@ -73,6 +87,7 @@ class Rows(ABC):
 class _Chosen(Rows):
     def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
         self.name, self.dtype, self.shape = rows.name, rows.dtype, (len(indices), *rows.shape[1:])
+        self.axes, self.units = rows.axes, rows.units
         self._rows, self._indices = rows, indices
 
     def read(self, indices: Sequence[int]) -> Array:
@@ -131,7 +146,7 @@ def reading(path: Path) -> Iterator[None]:
     """Convert errors that libraries raise on damaged files to an :class:`InputError` that names the file."""
     try:
         yield
-    except InputError:
+    except OnnxinfoError:
         raise
     except LIBRARY_ERRORS as error:
         detail = printable(" ".join(str(error).split())) or type(error).__name__

@@ -16,11 +16,15 @@ import numpy.typing as npt
 
 from ..errors import InputError, UsageError
 from ..text import printable
+from .arrays import format_of, split_key
 from .axes import DeclaredShape, Layout, Target, describe
+from .formats import Reading
 from .opening import Spec, open_samples
+from .rows import check_file
 from .samples import Samples
 
 _VALUE_OPTIONS = frozenset({"preset", "scale", "mean", "std"})
+_READING_OPTIONS = ("tokenizer", "rate", "fit_length", "labels")
 _IMAGE_OPTIONS = frozenset({"boxes", "box_scale", "size", "resize"})
 
 
@@ -137,12 +141,12 @@ def open_inputs(
     UsageError
         An input has no specification, or is not one of the model's.
     """
-    by_name = _by_input(specs, list(declared))
+    by_name = _by_input(_opened_together(specs, declared, options), list(declared))
     opened = {}
     for name, (shape, dtype) in declared.items():
         layout = layouts.get(name, "auto")
         fitting = _applicable(options, describe(shape, dtype, layout))
-        opened[name] = open_samples(by_name[name], shape=shape, dtype=dtype, layout=layout, **fitting)
+        opened[name] = open_samples(by_name[name], shape=shape, dtype=dtype, name=name, layout=layout, **fitting)
     for (one, samples), (other, others) in pairwise(opened.items()):
         if samples.available != others.available or not np.array_equal(samples.positions, others.positions):
             raise InputError(
@@ -150,6 +154,25 @@ def open_inputs(
                 f"samples, {len(samples)} and {len(others)} of them used; expected the same of each"
             )
     return SampleSet(opened)
+
+
+def _opened_together(
+    specs: Spec | Mapping[str, Spec],
+    declared: Mapping[str, tuple[DeclaredShape, npt.DTypeLike]],
+    options: Mapping[str, Any],
+) -> Spec | Mapping[str, Spec]:
+    """Open a file that has the samples of all graph inputs, such as a table with a column for each of them."""
+    if len(declared) < 2 or not isinstance(specs, str | os.PathLike):
+        return specs
+    spec = parse_inputs(os.fspath(specs), list(declared)).get("")
+    split = None if spec is None else split_key(spec)
+    found = None if split is None else format_of(split[0])
+    if split is None or found is None or found.open_all is None:
+        return specs
+    path, _, key = split
+    check_file(path)
+    reading = Reading(**{name: options[name] for name in _READING_OPTIONS if name in options})
+    return found.open_all(path, key, declared, reading)
 
 
 def _by_input(specs: Spec | Mapping[str, Spec], names: list[str]) -> dict[str, Spec]:

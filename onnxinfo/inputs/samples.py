@@ -46,7 +46,9 @@ class Samples:
     layout
         Names of the axes, such as ``("channel", "y", "x")``.
     dtype
-        Element type of batches: the model's own, but float32 for 16-bit floats.
+        Element type of batches: the model's own, but float32 for 16-bit floats, and NumPy's text (``U``) for text.
+    units
+        Names of a sample's values along its only axis, such as a table's columns; None if they have none.
     preprocessing
         Preprocessing of the values, for the recipe.
     unreadable
@@ -65,7 +67,9 @@ class Samples:
         self.names, self.labels, self.classes = opened.source.names, opened.labels, opened.classes
         self.positions = np.asarray(opened.positions, dtype=np.int64)
         self.unreadable, self.available = opened.unreadable, opened.available
-        self.shape, self.layout, self.dtype = shape, target.names, target.dtype
+        self.shape, self.layout = shape, target.names
+        self.dtype = opened.source.dtype if target.is_text else target.dtype
+        self.units = opened.units
         self.preprocessing = preprocessing
         self._source, self._boxes = opened.source, opened.boxes
 
@@ -98,6 +102,8 @@ class Samples:
         if len(indices) == 0:
             return np.empty((0, *self.shape), dtype=self.dtype)
         values = self._values(indices)
+        if self.dtype.kind == "U":
+            return values
         finished = self._floats(values, indices) if self.dtype.kind == "f" else self._integers(values, indices)
         if self.is_image and self.layout[0] == "channel":
             finished = np.moveaxis(finished, -1, 1)

@@ -80,6 +80,8 @@ class Opened:
         Box of each sample.
     unreadable
         Name and reason of each sample left out.
+    units
+        Names of a sample's units, see :class:`~onnxinfo.inputs.rows.Rows`.
     """
 
     source: Source
@@ -91,6 +93,7 @@ class Opened:
     classes: list[str] = field(default_factory=list)
     boxes: list[Array] | None = None
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    units: tuple[str, ...] | None = None
 
 
 def open_files(
@@ -146,15 +149,17 @@ def open_rows(
     InputError
         The model does not accept the array's samples.
     """
-    if rows.dtype.kind not in "biuf":
-        raise InputError(f"{rows.name} has elements of type {rows.dtype}, expected numbers")
-    if target.dtype.kind != "f" and rows.dtype.kind == "f":
+    expected = "U" if target.is_text else "biuf"
+    if rows.dtype.kind not in expected:
+        wanted = "text" if target.is_text else "numbers"
+        raise InputError(f"{rows.name} has elements of type {rows.dtype}, expected {wanted}")
+    if target.dtype.kind in "biu" and rows.dtype.kind == "f":
         raise InputError(f"{rows.name} has elements of type {rows.dtype}, the model takes {target.dtype}; convert it")
     rows = _with_sample_axis(rows, target)
     axis = _image_channel_axis(rows, target) if target.is_image else None
     if not target.is_image and not fits(rows.shape[1:], target.shape):
         raise _misfit(rows, target, "pad, cut or transpose it")
-    names = _RowNames(rows.name, len(rows))
+    names = _RowNames(rows)
     box_of = _box_finder(boxes, names)
     unreadable: list[tuple[str, str]] = []
 
@@ -174,24 +179,25 @@ def open_rows(
         sample_shape=rows.shape[1:],
         channels=1 if axis is None else rows.shape[1 + axis],
         unreadable=sorted(unreadable),
+        units=rows.units,
     )
-    _attach(opened, (None, []) if labels is None else open_labels(labels, names), box_of)
+    _attach(opened, rows.class_folders() if labels is None else open_labels(labels, names), box_of)
     return opened
 
 
 class _RowNames(Sequence[str]):
     """Names ``x_test[17]`` for all rows, generated on demand."""
 
-    def __init__(self, name: str, count: int) -> None:
-        self._name, self._count = name, count
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._rows)
 
     def __getitem__(self, position: Any) -> Any:
-        if not 0 <= position < self._count:
+        if not 0 <= position < len(self):
             raise IndexError(position)
-        return f"{self._name}[{position}]"
+        return self._rows.name_of(position)
 
 
 def _attach(

@@ -136,9 +136,9 @@ class ArraySource(Source):
     """
 
     def __init__(self, rows: Rows, positions: Sequence[int], channel_axis: int | None, *, image: bool) -> None:
-        self.names = [f"{rows.name}[{position}]" for position in positions]
-        self.dtype = rows.dtype
+        self.names = [rows.name_of(position) for position in positions]
         self._rows = rows.chosen(positions)
+        self.dtype = self._rows.dtype
         self._channel_axis, self._image = channel_axis, image
 
     @property

@@ -140,6 +140,7 @@ class InputProvider:
     _types: dict[str, np.dtype[Any]] = field(init=False)
     _axes: dict[str, int] = field(init=False)
     _session: Session | None = field(init=False, default=None)
+    _sessions: dict[tuple[str, ...], Session] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         inputs = graph_inputs(self.model)
@@ -164,9 +165,20 @@ class InputProvider:
         return self.samples.inputs.get(self.input_tensor, self.samples.first)
 
     def batch(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
-        """Samples of graph inputs in the types that the model declares, each (len(indices), ...)."""
+        """Graph inputs, or tensors computed from them, in the model's types; each (len(indices), ...)."""
+        wanted = list(names)
+        computed = tuple(name for name in wanted if name not in self.samples.inputs)
+        if computed:
+            found = self.run(self._session_for(computed), indices)
+            return {name: found[name] if name in found else self.batch([name], indices)[name] for name in wanted}
         with np.errstate(over="ignore"):  # 16-bit overflow makes a layer infinite, which is reported
-            return {name: self.samples.inputs[name].batch(indices).astype(self._types[name]) for name in names}
+            return {name: self.samples.inputs[name].batch(indices).astype(self._types[name]) for name in wanted}
+
+    def _session_for(self, tensors: tuple[str, ...]) -> Session:
+        """Session that computes some tensors."""
+        if tensors not in self._sessions:
+            self._sessions[tensors] = Session(expose_only(self.model, tensors))
+        return self._sessions[tensors]
 
     def given(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
         """Do as :meth:`batch` does, the samples along the batch axis of each input."""

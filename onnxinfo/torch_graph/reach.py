@@ -14,6 +14,7 @@ from ..graph.dataflow import Dataflow
 from ..graph.layers import list_layers
 from ..graph.model import ModelSource
 from ..graph.surgery import extract
+from ..graph.text_inputs import tensors_of_text
 from ..graph.weights import detach_weights
 from ..text import printable
 from .convert import CONVERSION, Conversion, conversion_report, convert
@@ -51,7 +52,7 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
     UsageError
         A tensor is not in the graph, or no layer depends on the analysis input.
     """
-    part = extract(model, [perturb], layers)
+    part = extract(model, [perturb, *tensors_of_text(model, perturb, layers)], layers)
     without = {name: c for c in conversion_report(part) if c.server in _CONSTANT for name in c.outputs}
     graph = normalize(*detach_weights(part.proto)).graph
     flow = Dataflow(graph)
@@ -90,7 +91,8 @@ def convert_reached(model: ModelSource, perturb: str, layers: Sequence[str]) -> 
     Returns
     -------
     torch.fx.GraphModule
-        Takes the analysis input, then the other graph inputs that the layers need; returns the layers' tensors.
+        Takes the analysis input, then the tensors computed from text inputs, then the other graph inputs that the
+        layers need; returns the layers' tensors.
 
     Raises
     ------
@@ -100,7 +102,7 @@ def convert_reached(model: ModelSource, perturb: str, layers: Sequence[str]) -> 
         As raised by :func:`obstacles`.
     """
     try:
-        module = convert(extract(model, [perturb], layers), layers)
+        module = convert(extract(model, [perturb, *tensors_of_text(model, perturb, layers)], layers), layers)
     except ConversionError:
         check_reach(model, perturb, layers)
         raise

@@ -142,7 +142,8 @@ def plot(path: Paths, kind: str, output: str | os.PathLike[str], **options: Any)
         An archive, or several.
     kind
         ``curve``, ``maps``, ``difference``, ``distribution``, ``certificate``, ``scatter``, ``history``,
-        ``concentration``, ``coherency``, ``units`` or ``compare``; or a name in :data:`onnxinfo.registry.PLOTS`.
+        ``concentration``, ``coherency``, ``units``, ``compare`` or ``columns``; or a name in
+        :data:`onnxinfo.registry.PLOTS`.
     output
         The figure: a file with suffix .png, .svg or .pdf.
     **options

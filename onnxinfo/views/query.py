@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from ..archive.table import COLUMNS, run_table
+from ..archive.table import COLUMNS, check_per, run_table
 from ..errors import UsageError
 from ..text import no_such
 from .run_view import RunView
@@ -16,7 +16,7 @@ from .selection import Names, Paths, Selected, Selection, names_of
 Row = dict[str, Any]
 #: A table as columns of equal length.
 Table = dict[str, list[Any]]
-Per = Literal["layer", "sample"]
+Per = Literal["layer", "sample", "unit"]
 
 
 class QueryOptions(Selected, total=False):
@@ -110,7 +110,8 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
         ``per="layer"`` the mean is over these.
         ``labels``: labels of samples, in the same form.
         ``per``: ``"sample"``, one row per run, layer, sample and metric; ``"layer"``, the mean over all samples
-        with a value, see :meth:`onnxinfo.archive.Archive.to_dataframe`. Default: ``"layer"``; with ``group_by``
+        with a value, see :meth:`onnxinfo.archive.Archive.to_dataframe`; ``"unit"``, of a run whose input has a single
+        axis, that mean for each of its units, such as a table's columns. Default: ``"layer"``; with ``group_by``
         ``"sample"``.
         ``minimum``, ``maximum``: keep rows whose value lies within these bounds, inclusive.
         ``converged``: keep only rows that converged; for layers and groups, those whose samples all did. Averages
@@ -129,8 +130,9 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
     -------
     list of dict
         Keys run, model, layer, layer_index, op, depth; with ``per="sample"`` sample, sample_name and label; metric,
-        value, stderr and gap (nats per input unit), mark, converged; with ``per="layer"`` n, n_converged and n_missing:
-        see :meth:`onnxinfo.archive.Archive.to_dataframe`. With several archives, ``archive`` comes first.
+        value, stderr and gap (nats per input unit), mark, converged; with ``per="layer"`` n, n_converged and n_missing;
+        with ``per="unit"`` these, unit (its position) and unit_name, without gap and mark: see
+        :meth:`onnxinfo.archive.Archive.to_dataframe`. With several archives, ``archive`` comes first.
         With ``group_by`` its columns, metric, the aggregates, n (rows), n_converged and n_missing (rows without a
         value), and with ``minimum`` or ``maximum`` n_excluded: the number of rows of the group whose value lies outside
         and which are not averaged.
@@ -171,8 +173,7 @@ def _read_table(selection: Selection, per: Per) -> Table:
 
 def table_columns(per: Per, *, several: bool = False) -> list[str]:
     """Return the keys of the rows of :func:`query`, in order."""
-    if per not in COLUMNS:
-        raise UsageError(f"per={per!r}: 'layer' or 'sample' expected")
+    check_per(per)
     head, *rest = COLUMNS[per]
     return [*(["archive"] if several else []), head, "model", *rest]
 

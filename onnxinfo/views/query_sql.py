@@ -19,7 +19,7 @@ Table = Mapping[str, Sequence[Any]]
 
 #: Name of the only table.
 TABLE = "results"
-_INTEGERS = ("layer_index", "depth", "sample", "n", "n_converged", "n_missing", "n_excluded")
+_INTEGERS = ("layer_index", "depth", "sample", "unit", "n", "n_converged", "n_missing", "n_excluded")
 _REALS = ("value", "stderr", "gap")
 MEMORY = "2GB"
 # Cannot collide with the name of a column.

@@ -54,6 +54,11 @@ class RunView:
         return len(self.layers), len(self.sample_names)
 
     @property
+    def unit_names(self) -> list[str] | None:
+        """Names of the input's units along its only axis, such as a table's columns, or None."""
+        return self.run.unit_names
+
+    @property
     def thumbnails(self) -> npt.NDArray[np.uint8] | None:
         """Pictures of the samples, uint8 of shape (sample, y, x, 3), or None."""
         found = self.run.thumbnails
@@ -63,6 +68,11 @@ class RunView:
         """Return the numbers of a metric; see :meth:`onnxinfo.Run.values`."""
         cells = np.ix_(self.layer_positions, self.sample_positions)
         return {name: data[cells] for name, data in self.run.values(metric).items()}
+
+    def maps(self, metric: str, layer: int, samples: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
+        """Return the maps of one layer and several samples of the view; see :meth:`onnxinfo.Run.maps`."""
+        chosen = self.sample_positions if samples is None else [self.sample_positions[sample] for sample in samples]
+        return self.run.maps(metric, self.layer_positions[layer], chosen)
 
     def map(self, metric: str, layer: int, sample: int) -> npt.NDArray[np.float32]:
         """Return the map of one layer and sample, by their positions in the view; see :meth:`onnxinfo.Run.map`."""

@@ -81,9 +81,10 @@ def analyze(
     model
         Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
     inputs
-        Samples: a folder or glob of images, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, an array; for several
-        graph inputs a mapping from their names, or ``NAME=SPEC,...``; for a model without a batch axis a list of
-        mappings from names to arrays, or a folder of ``.npz`` files, each one complete feed.
+        Samples: a folder or glob of images or recordings, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, a table
+        (``.csv``, ``.parquet``, ``FILE.csv:NAME,NAME``), texts (``.txt``), an array; for several graph inputs a mapping
+        from their names, ``NAME=SPEC,...``, or a table with a column for each; for a model without a batch axis a list
+        of mappings from names to arrays, or a folder of ``.npz`` files, each one complete feed.
     output
         The archive, an HDF5 file; it is created, or a run is added to it. Other files are left alone.
     layers, exclude
@@ -282,6 +283,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         thumbnails=main.thumbnails(everything) if job.config.out.thumbnails else None,
         foreground=job.foreground,
         provenance=provenance,
+        unit_names=main.units if provider.input_tensor in provider.samples.inputs else None,
     )
 
 

@@ -39,7 +39,8 @@ def draw_units(
 
     Tokens: one row of colored tokens per sample and layer. Features of a table: bars with the spread over samples, one
     color per layer. Series: one line over time per layer, one panel per sample. `texts` is a UTF-8 file: for tokens,
-    one line of space-separated tokens for each of the run's samples; for features, one name per line. Without it they
+    one line of space-separated tokens for each of the run's samples; for features, one name per line. Without it
+    features have the names that a table gave, and the others
     are numbered.
     """
     with selection.only_view("units are of one run") as view:
@@ -139,6 +140,7 @@ def _features(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
     count = view.sample_shape[view.axes.index("feature")]
     if lines is not None and len(lines) != count:
         raise UsageError(f"the texts have {len(lines)} lines, and there are {count} features")
+    lines = lines or view.unit_names
     names = [str(i) for i in range(count)] if lines is None else [shorten(printable(line), 24) for line in lines]
     set_height(figure, style, max(3.0, style.width * 0.55))
     axes = figure.add_subplot()

@@ -22,6 +22,7 @@ from ..selection import Names, Paths, Selection
 from ..style import COLORS, SEQUENTIAL
 from .data import MAP_BYTES, run_data
 from .graph import BOX, draw_graph, model_edges
+from .units import units_data
 
 if TYPE_CHECKING:
     from ...graph.model import Model
@@ -90,6 +91,7 @@ def report(
         edges = None if loaded is None else model_edges(loaded, [row.name for row in view.layers])
         fitting |= edges is not None
         data = run_data(view, edges, MAP_BYTES // count)
+        data["units"] = units_data(view)
         data["archive"] = Path(source).name
         data["key"] = (
             data["name"] if all(each["name"] != data["name"] for each in runs) else f"{data['name']} ({source})"

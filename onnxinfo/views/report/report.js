@@ -131,8 +131,31 @@
     place.replaceChildren(...figures);
   }
 
+  function drawColumns(print = null) {
+    const run = runs[state.run], units = run.units;
+    at("columns").hidden = at("to-columns").hidden = units === null;
+    if (units === null) return;
+    const css = getComputedStyle(document.documentElement);
+    const [ink, paper, faint] = print ? print.colours : ["--ink", "--paper", "--faint"].map((name) => css.getPropertyValue(name).trim());
+    const name = at("columns-metric").value, metric = units.metrics[name], layer = at("columns-layer").selectedIndex;
+    const known = metric.mean[layer], proven = metric.proven[layer];
+    // Names may be the same: the axis counts, and shows the names.
+    const places = units.names.map((_, i) => i);
+    Plotly.react("columns-bars", [{ type: "bar", orientation: "h", y: places, base: metric.base, x: known.map((value) => (value === null ? null : value - metric.base)),
+      error_x: { type: "data", array: metric.stderr[layer].map((value) => value || 0), color: ink },
+      marker: { color: proven ? colours[0] : "rgba(0,0,0,0)", line: { color: colours[0], width: 1.5 } },
+      text: known.map((value, i) => `${plain(units.names[i])}: ${shown(value)} ± ${shown(metric.stderr[layer][i])}`), textposition: "none", hovertemplate: "%{text}<extra></extra>" }],
+    { paper_bgcolor: paper, plot_bgcolor: paper, font: { color: ink }, margin: { l: 10, r: 10, t: 30, b: 50 }, height: 120 + 22 * places.length,
+      width: print ? print.width : undefined, autosize: !print,
+      xaxis: { title: { text: plain(metricOf(run, name).label) }, gridcolor: faint, zeroline: false },
+      yaxis: { tickvals: places, ticktext: units.names.map(plain), autorange: "reversed", automargin: true } },
+    { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] });
+  }
+
   function choose(layer) {
     state.layer = layer;
+    if (runs[state.run].units) at("columns-layer").selectedIndex = layer;
+    drawColumns();
     drawGraph();
     drawMaps();
     const found = document.querySelector("#maps figure.chosen");
@@ -142,6 +165,12 @@
     const run = runs[state.run];
     options(at("graph-metric"), names([run]));
     if (run.gallery) options(at("map-metric"), Object.keys(run.gallery.maps));
+    if (run.units) {
+      options(at("columns-metric"), Object.keys(run.units.metrics));
+      at("columns-layer").replaceChildren(...run.layers.map((layer) => new Option(layer.short)));
+      at("columns-layer").selectedIndex = run.layers.length - 1;
+    }
+    drawColumns();
     drawGraph();
     drawMaps();
   }
@@ -211,6 +240,7 @@
     const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
     drawCurve();
+    drawColumns();
   });
   document.querySelectorAll(".node").forEach((node) => {
     node.addEventListener("click", () => choose(Number(node.dataset.layer)));
@@ -223,13 +253,16 @@
   at("graph-metric").addEventListener("change", drawGraph);
   at("map-metric").addEventListener("change", drawMaps);
   at("sample").addEventListener("input", drawMaps);
+  at("columns-metric").addEventListener("change", () => drawColumns());
+  at("columns-layer").addEventListener("change", () => drawColumns());
   at("run").addEventListener("change", () => { state.run = Number(at("run").value); state.layer = null; chooseRun(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawCurve());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawCurve(); drawColumns(); });
   addEventListener("beforeprint", () => {
     document.querySelectorAll("#runs > details").forEach((each) => { each.open = true; });
     drawCurve(onPaper);
+    drawColumns(onPaper);
   });
-  addEventListener("afterprint", () => drawCurve());
+  addEventListener("afterprint", () => { drawCurve(); drawColumns(); });
 
   options(at("curve-metric"), names(runs));
   chooseRun();

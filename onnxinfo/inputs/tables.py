@@ -1,0 +1,278 @@
+"""Tables in CSV and Parquet files.
+
+DuckDB reads them in memory. It can open the table and nothing else: no other file, no network, no extension.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..text import printable
+from .rows import Array, listing
+
+#: Most bytes of a line of a CSV file, which bounds its cells.
+MAX_LINE_BYTES = 1 << 22
+#: Most columns of a table.
+MAX_COLUMNS = 10_000
+_MEMORY = "1GB"
+_BLOCK = 1 << 20
+_DELIMITERS = ",;\t|"
+MOST_SHOWN = 40
+#: Beginnings of lines of DuckDB's messages that repeat the file or give advice about SQL.
+_LEFT_OUT = (
+    "Possible",
+    "*",
+    "LINE",
+    "Original Line",
+    "^",
+    "file",
+    "delimiter",
+    "quote",
+    "escape",
+    "new_line",
+    "header",
+    "skip",
+)
+
+
+class Table(ABC):
+    """A table in a file.
+
+    Attributes
+    ----------
+    path
+        The file.
+    columns
+        Names of the columns, in order.
+    types
+        DuckDB's type of each column; ``VARCHAR`` in CSV, which has none.
+    """
+
+    path: Path
+    columns: list[str]
+    types: list[str]
+
+    @property
+    def title(self) -> str:
+        """What the table is called in messages."""
+        return printable(self.path)
+
+    @abstractmethod
+    def source(self, path: str) -> str:
+        """Return SQL for the table in a file; its columns are c0, c1, ..."""
+
+    def position(self, name: str) -> int:
+        """Return the position of a column.
+
+        Raises
+        ------
+        InputError
+            There is none of that name, or several.
+        """
+        found = [position for position, column in enumerate(self.columns) if column == name]
+        if len(found) == 1:
+            return found[0]
+        problem = f"has {len(found)} columns" if found else "has no column"
+        raise InputError(f"{self.title} {problem} {shown(name)}; expected one of {listing(self.columns)}")
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        with self._selecting("count(*)", "") as result:
+            return int(result.fetchone()[0])
+
+    def longest(self, position: int, count: int) -> int:
+        """Return the number of characters of the longest text in the first rows of a column."""
+        with self._selecting(f"max(length(CAST(c{position} AS VARCHAR)))", f"LIMIT {count}") as result:
+            return int(result.fetchone()[0] or 0)
+
+    def read(self, expressions: Sequence[str], count: int) -> list[Array]:
+        """Return SQL expressions over the first rows, each (count,), masked where they are NULL."""
+        if not expressions:
+            return []
+        named = ", ".join(f"{sql} AS e{i}" for i, sql in enumerate(expressions))
+        with self._selecting(named, f"LIMIT {count}", outside=True) as result:
+            found = result.fetchnumpy()
+        arrays = [found[f"e{i}"] for i in range(len(expressions))]
+        if len(arrays[0]) < count:
+            raise InputError(f"{self.title} declares {count} rows or more but holds {len(arrays[0])}; it is damaged")
+        return arrays
+
+    @contextmanager
+    def _selecting(self, selected: str, limit: str, *, outside: bool = False) -> Iterator[Any]:
+        """Yield what DuckDB finds; `limit` counts rows of the table."""
+        import duckdb
+
+        with _readable(self.path) as path, duckdb.connect(":memory:") as connection:
+            close_off(connection, path)
+            source = self.source(f"'{_escaped(path)}'")
+            inner = f"(SELECT * FROM {source} {limit})"
+            try:
+                yield connection.execute(f"SELECT {selected} FROM {inner}")
+            except duckdb.Error as error:
+                raise InputError(f"{self.title} cannot be read: {_reason(error)}") from None
+
+
+class CsvTable(Table):
+    """A table in a CSV file: UTF-8, names in the first line, separated by comma, semicolon, tab or bar.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    InputError
+        It has no usable first line, or a quote that is not closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with open(path, "rb") as file:
+            head = file.readline(MAX_LINE_BYTES + 1)
+        if len(head) > MAX_LINE_BYTES:
+            raise InputError(f"{self.title} has a first line of more than {MAX_LINE_BYTES >> 20} MiB; expected names")
+        try:
+            text = head.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.title} is not UTF-8 ({error.reason}); save it as UTF-8") from None
+        if _count_quotes(path) % 2:
+            # DuckDB would leave out what is between the last one and the end.
+            raise InputError(f"{self.title} has a quote that is not closed; double quotes within text, and close all")
+        self._delimiter = max(_DELIMITERS, key=text.count)
+        self.columns = _header(text, self._delimiter, self.title)
+        self.types = ["VARCHAR"] * len(self.columns)
+
+    def source(self, path: str) -> str:
+        """Return SQL for the table in a file; its columns are c0, c1, ..."""
+        columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(self.columns)))
+        return (
+            f"read_csv({path}, auto_detect=false, header=true, delim='{self._delimiter}', quote='\"', escape='\"', "
+            f"columns={{{columns}}}, max_line_size={MAX_LINE_BYTES}, parallel=false)"
+        )
+
+
+class ParquetTable(Table):
+    """A table in a Parquet file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.columns, self.types = path, [], []
+        with self._described() as rows:
+            self.columns, self.types = [row[0] for row in rows], [row[1] for row in rows]
+        _check_width(self.columns, self.title)
+
+    def source(self, path: str) -> str:
+        """Return SQL for the table in a file; its columns are c0, c1, ..."""
+        names = ", ".join(f"c{i}" for i in range(len(self.columns)))
+        return f"read_parquet({path}, file_row_number=false, hive_partitioning=false)" + (
+            f" AS columns({names})" if names else ""
+        )
+
+    @contextmanager
+    def _described(self) -> Iterator[list[tuple[str, str]]]:
+        import duckdb
+
+        with _readable(self.path) as path, duckdb.connect(":memory:") as connection:
+            close_off(connection, path)
+            try:
+                found = connection.execute(f"DESCRIBE SELECT * FROM {self.source(_literal(path))}").fetchall()
+            except duckdb.Error as error:
+                raise InputError(f"{self.title} cannot be read: {_reason(error)}") from None
+            yield found
+
+
+def _header(text: str, delimiter: str, title: str) -> list[str]:
+    try:
+        names = next(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        raise InputError(f"{title} has a first line that is not CSV ({error}); expected the columns' names") from None
+    names = [name.strip() for name in names]
+    if not any(names):
+        raise InputError(f"{title} is empty; expected the columns' names in the first line")
+    _check_width(names, title)
+    if all(_is_number(name) for name in names):
+        raise InputError(f"{title} begins with numbers, {listing(names[:3])}; expected names in the first line")
+    return names
+
+
+def _count_quotes(path: Path) -> int:
+    with open(path, "rb") as file:
+        return sum(block.count(b'"') for block in iter(lambda: file.read(_BLOCK), b""))
+
+
+def _check_width(names: Sequence[str], title: str) -> None:
+    if len(names) > MAX_COLUMNS:
+        raise InputError(f"{title} has {len(names)} columns, expected at most {MAX_COLUMNS}; give an array instead")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[str]:
+    """Yield a name of the file that DuckDB takes for this file alone, not for a pattern."""
+    full = os.path.realpath(path)
+    if not glob.has_magic(full) and "{" not in full:
+        yield full
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(os.path.realpath(folder), f"table{path.suffix}")
+        os.symlink(full, link)
+        yield link
+
+
+def close_off(connection: Any, path: str) -> None:
+    """Leave a connection with access to one file and nothing else."""
+    for setting in (
+        f"allowed_paths = ['{_escaped(path)}']",
+        f"memory_limit = '{_MEMORY}'",
+        "threads = 1",
+        "temp_directory = ''",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"SET {setting}")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _literal(text: str) -> str:
+    return f"'{_escaped(text)}'"
+
+
+def _reason(error: Exception) -> str:
+    """Return the first sentences of what DuckDB says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(_LEFT_OUT)]
+    return printable("; ".join(kept[:3]))[:240]
+
+
+def shown(name: object) -> str:
+    """Return a name or a cell as a message shows it, cut where it is long."""
+    text = printable(name)
+    return f"'{text[:MOST_SHOWN]}…'" if len(text) > MOST_SHOWN else f"'{text}'"
