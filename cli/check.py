@@ -80,6 +80,18 @@ def _print(found: ModelCheck) -> None:
         click.echo(f"  and {len(found.unreached) - _SHOWN} more")
     if found.largest is not None:
         click.echo(f"compared:   {found.compared} tensors with {found.witness}; largest difference: {found.largest}")
+    _print_rounding(found)
+
+
+def _print_rounding(found: ModelCheck) -> None:
+    from onnxinfo.text import quoted
+
+    for name, evidence in list(found.rounding.items())[:_SHOWN]:
+        click.echo(f"rounding:   {quoted(name)} differs by more than the tolerance, and is right: {evidence}")
+    if len(found.rounding) > _SHOWN:
+        click.echo(f"            and {len(found.rounding) - _SHOWN} more")
+    if found.flips:
+        click.echo(f"            {found.flips} integers are one away, since a float lies between two")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

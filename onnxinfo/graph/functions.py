@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 
 import onnx
 
@@ -61,42 +62,66 @@ def supply_defaults(model: onnx.ModelProto) -> None:
     """Set omitted attributes of function calls to the functions' defaults.
 
     ONNX's inliner ignores these defaults: an attribute omitted by a call would vanish from the function's body, and the
-    operators there would use their own defaults.
+    operators there would use their own defaults. A function that passes such an attribute on to a function that has a
+    default for it is copied without the attribute, so that the latter's default applies.
 
     Parameters
     ----------
     model
         The model; modified in place.
-
-    Raises
-    ------
-    ModelError
-        A call omits an attribute without default that its function passes on to a function with a default for it.
     """
     functions = {function_key(function): function for function in model.functions}
-    for nodes in (model.graph.node, *(function.node for function in model.functions)):
-        for node in protos.nested(nodes):
+    copies: dict[tuple[Key, frozenset[str]], str] = {}
+    pending = [model.graph.node, *(function.node for function in model.functions)]
+    while pending:
+        for node in protos.nested(pending.pop()):
             function = functions.get(function_key(node))
-            if function is not None:
-                given = {attribute.name for attribute in node.attribute}
-                node.attribute.extend(a for a in function.attribute_proto if a.name not in given)
-                _refuse_lost_defaults(function, given, functions)
+            if function is None:
+                continue
+            given = {attribute.name for attribute in node.attribute}
+            node.attribute.extend(a for a in function.attribute_proto if a.name not in given)
+            lost = _lost_defaults(function, given, functions)
+            if not lost:
+                continue
+            key = function_key(function), lost
+            if key not in copies:
+                copy = _without_attributes(model, function, lost)
+                functions[function_key(copy)] = copy
+                pending.append(copy.node)
+                copies[key] = copy.name
+            node.op_type = copies[key]
 
 
-def _refuse_lost_defaults(
+def _lost_defaults(
     function: onnx.FunctionProto, given: set[str], functions: Mapping[Key, onnx.FunctionProto]
-) -> None:
-    """Raise for a call whose missing attribute refers to another function's default."""
+) -> frozenset[str]:
+    """Names of the attributes without a value in a call that its function passes on to other functions."""
     missing = set(function.attribute) - given
-    for node in protos.nested(function.node):
-        callee = functions.get(function_key(node))
-        defaults = {attribute.name for attribute in callee.attribute_proto} if callee is not None else set()
-        lost = [a.ref_attr_name for a in node.attribute if a.ref_attr_name in missing and a.name in defaults]
-        if lost:
-            raise ModelError(
-                f"a call of function {quoted(function.name)} leaves out attribute {quoted(lost[0])}, which "
-                f"{quoted(node.op_type)} has a default for; give it in the call"
-            )
+    return frozenset(
+        attribute.ref_attr_name
+        for node in protos.nested(function.node)
+        if function_key(node) in functions
+        for attribute in node.attribute
+        if attribute.ref_attr_name in missing
+    )
+
+
+def _without_attributes(
+    model: onnx.ModelProto, function: onnx.FunctionProto, names: frozenset[str]
+) -> onnx.FunctionProto:
+    """Append a copy of a function, under a name of its own, whose body does not refer to some of its attributes."""
+    copy: onnx.FunctionProto = model.functions.add()
+    copy.CopyFrom(function)
+    taken = {(other.domain, other.name) for other in model.functions}
+    copy.name = next(name for i in count() if (copy.domain, name := f"{function.name}_without_{i}") not in taken)
+    kept = [name for name in function.attribute if name not in names]
+    del copy.attribute[:]
+    copy.attribute.extend(kept)
+    for node in protos.nested(copy.node):
+        for i in reversed(range(len(node.attribute))):
+            if node.attribute[i].ref_attr_name in names:
+                del node.attribute[i]
+    return copy
 
 
 # Deeper calls are refused like recursive ones, because tools recurse on them.

@@ -52,6 +52,8 @@ class Difference:
         The same, relative to the largest finite magnitude in the tensor.
     tolerance
         Largest relative difference that counts as rounding.
+    flips
+        Number of integers that differ by one, because a float lies between two of them.
     """
 
     tensor: str
@@ -60,6 +62,7 @@ class Difference:
     absolute: float
     relative: float
     tolerance: float
+    flips: int = 0
 
     @property
     def agrees(self) -> bool:
@@ -109,10 +112,12 @@ class Tensors:
     def difference(self, name: str, expected: Array, value: Any, depth: int | None = None) -> Difference:
         """Compare a tensor with ONNX Runtime's; the tolerance grows with ``depth``, by default the tensor's."""
         node = self.flow.nodes[self.flow.producer[name]] if name in self.flow.producer else onnx.NodeProto()
-        absolute, relative = _distance(expected, to_numpy(value, self.types[name]))
+        actual = to_numpy(value, self.types[name])
+        absolute, relative = _distance(expected, actual)
         depth = self.depth.get(name, 0) if depth is None else depth
         tolerance = _TOLERANCE.get(expected.dtype, _COARSE_TOLERANCE) * math.sqrt(1 + depth)
-        return Difference(name, node.op_type, node.name, absolute, relative, tolerance)
+        flips = _flips(expected, actual) if absolute == 1 else 0
+        return Difference(name, node.op_type, node.name, absolute, relative, tolerance, flips)
 
 
 def _distance(expected: Array, actual: Array) -> tuple[float, float]:
@@ -133,6 +138,10 @@ def _distance(expected: Array, actual: Array) -> tuple[float, float]:
     absolute = float(np.abs(a[finite] - b[finite]).max())
     scale = float(np.abs(a[finite]).max())
     return absolute, absolute / max(scale, _ABSOLUTE)
+
+
+def _flips(expected: Array, actual: Array) -> int:
+    return int((expected != actual).sum()) if expected.dtype.kind in "iu" else 0
 
 
 def _integer_distance(expected: Array, actual: Array) -> tuple[float, float]:

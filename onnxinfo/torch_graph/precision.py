@@ -14,6 +14,8 @@ from ..graph.model import Model, ModelSource, load
 from ..text import printable
 
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+#: Element types of floats narrower than double precision.
+FLOATS = (onnx.TensorProto.FLOAT, *_HALF)
 _SIXTEEN_BITS = (*_HALF, onnx.TensorProto.INT16, onnx.TensorProto.UINT16)
 # Attributes whose integers denote element types.
 _TYPE_ATTRIBUTES = {"dtype", "output_datatype", "output_dtype", "precision", "softmax_precision", "stash_type", "to"}
@@ -68,6 +70,13 @@ def widened(model: Model, narrow: Collection[int], wide: int) -> Model:
         return model
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
+    widen(proto, narrow, wide)
+    check(proto)
+    return dataclasses.replace(model, proto=proto)
+
+
+def widen(proto: onnx.ModelProto, narrow: Collection[int], wide: int) -> None:
+    """Replace element types by a wider one everywhere in a message, in place and unchecked; see :func:`widened`."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(wide)
     for tensor in protos.tensors(proto):
         if tensor.data_type in narrow:
@@ -79,8 +88,6 @@ def widened(model: Model, narrow: Collection[int], wide: int) -> Model:
     for function in proto.functions:
         _widen_values(function.value_info, types)
         _widen_nodes(function.node, types)
-    check(proto)
-    return dataclasses.replace(model, proto=proto)
 
 
 def _has(proto: onnx.ModelProto, narrow: Collection[int]) -> bool:

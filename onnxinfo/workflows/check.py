@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Unpack
 
@@ -22,7 +22,7 @@ from ..torch_graph.compare import Difference, Tensors
 from ..torch_graph.convert import Server, conversion_report, convert
 from ..torch_graph.reach import obstacles
 from ..torch_graph.runtime import Session, Witness
-from ..torch_graph.verify import verify
+from ..torch_graph.verify import Verification, verify
 from .open_model import open_model
 
 Feeds = dict[str, npt.NDArray[Any]]
@@ -94,6 +94,10 @@ class ModelCheck:
         Difference that is largest relative to its tolerance; None if nothing could be compared.
     error
         How the torch graph deviates from the reference; None if it does not.
+    rounding
+        Tensors whose own node differs by more than its tolerance and is right all the same, with the evidence.
+    flips
+        Number of integers that differ by one, because a float lies between two of them.
 
     Examples
     --------
@@ -118,6 +122,8 @@ class ModelCheck:
     compared: int
     largest: Difference | None
     error: str | None
+    rounding: dict[str, str] = field(default_factory=dict)
+    flips: int = 0
 
 
 def check_model(
@@ -184,7 +190,8 @@ def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> M
     conversions = conversion_report(loaded)
     uses = Counter((c.operator, c.version, c.server, c.reason) for c in conversions)
     tensors = _compared(loaded)
-    largest, error, witness = _verified(loaded, feeds, tensors)
+    verification, error, witness = _verified(loaded, feeds, tensors)
+    largest = None if verification is None else verification.largest
     source, reached, unreached = _reach(loaded, chosen.input_tensor)
     proto = original.proto
     return ModelCheck(
@@ -204,6 +211,8 @@ def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> M
         compared=0 if largest is None else len(tensors),
         largest=largest,
         error=error,
+        rounding={} if verification is None else dict(verification.excused),
+        flips=0 if verification is None else verification.flips,
     )
 
 
@@ -242,7 +251,7 @@ def _compared(model: Model) -> list[str]:
     return [name for name in tensors.comparable if name in influenced]
 
 
-def _verified(model: Model, feeds: Feeds, tensors: Sequence[str]) -> tuple[Difference | None, str | None, Witness]:
+def _verified(model: Model, feeds: Feeds, tensors: Sequence[str]) -> tuple[Verification | None, str | None, Witness]:
     if not tensors:
         return None, "nothing in the model depends on its inputs", Session(model).witness
     exposed = expose_only(model, tensors)
@@ -250,7 +259,7 @@ def _verified(model: Model, feeds: Feeds, tensors: Sequence[str]) -> tuple[Diffe
         verification = verify(exposed, convert(exposed), [feeds], tensors)
     except (ConversionError, VerificationError) as error:
         return None, str(error), Session(exposed).witness
-    return verification.largest, None, verification.witness
+    return verification, None, verification.witness
 
 
 def _reach(model: Model, input_tensor: str | None) -> tuple[str | None, list[str], dict[str, str]]:

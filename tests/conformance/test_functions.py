@@ -9,7 +9,6 @@ import onnxruntime
 import pytest
 import torch
 
-from onnxinfo.errors import ModelError
 from onnxinfo.torch_graph.convert import convert
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20, "local" : 1]>\n'
@@ -26,6 +25,32 @@ BOTH = OPSET + (
 )
 OUTER = LOCAL + " outer <slope: float = 0.6> (x) => (y) { y = local.act <alpha: float = @slope> (x) }\n" + LEAKY
 INNER_DEFAULT = LOCAL + " outer (x) => (y) { y = local.act (x) }\n" + LEAKY
+DEFAULT_OF_CALLEE = LOCAL + " outer <slope> (x) => (y) { y = local.act <alpha: float = @slope> (x) }\n" + LEAKY
+TWO_CALLEES = (
+    LOCAL
+    + " outer <slope> (x) => (y)"
+    + " { a = local.middle <slope: float = @slope> (x) b = Elu <alpha: float = @slope> (x) y = Add (a, b) }\n"
+    + LOCAL
+    + " middle <slope> (x) => (y) { y = local.act <alpha: float = @slope> (x) }\n"
+    + LEAKY
+)
+LIST = (
+    OPSET + " bias <by: floats = [1.0, -2.0, 3.0, 0.5]> (x) => (y)"
+    " { c = Constant <value_floats: floats = @by> () y = Add (x, c) }"
+)
+STRING = OPSET + ' gelu <how: string = "tanh"> (x) => (y) { y = Gelu <approximate: string = @how> (x) }'
+OLDER = (
+    '<domain: "local", opset_import: ["" : 13]> soft <axis: int = 0> (x) => (y) { y = Softmax <axis: int = @axis> (x) }'
+)
+ABSENT_INPUT = OPSET + (
+    " clip <low: float = -1.0> (x, high) => (y) { l = Constant <value_float: float = @low> () y = Clip (x, l, high) }"
+)
+IN_A_BODY = OPSET + (
+    " pick <slope: float = 0.4> (x) => (y) { s = ReduceSum <keepdims: int = 0> (x)"
+    " zero = Constant <value_float: float = 0.0> () c = Less (s, zero)"
+    " y = If (c) <then_branch = a () => (float[N,4] t) { t = LeakyRelu <alpha: float = @slope> (x) },"
+    " else_branch = b () => (float[N,4] e) { e = Elu <alpha: float = @slope> (x) }> }"
+)
 BRANCHES = (
     "{ s = ReduceSum <keepdims: int = 0> (x) zero = Constant <value_float: float = 0.0> () c = Less (s, zero)"
     " y = If (c) <then_branch = a () => (float[N,4] t) { t = local.act (x) },"
@@ -55,6 +80,19 @@ CASES = {
     "handed on, given": ("{ y = local.outer <slope: float = 0.1> (x) }", OUTER),
     "default of the inner one": ("{ y = local.outer (x) }", INNER_DEFAULT),
     "in branches": (BRANCHES, LEAKY),
+    "handed on without a value": ("{ y = local.outer (x) }", DEFAULT_OF_CALLEE),
+    "handed on with and without": (
+        "{ a = local.outer (x) b = local.outer <slope: float = 0.7> (x) y = Add (a, b) }",
+        DEFAULT_OF_CALLEE,
+    ),
+    "handed on twice without a value": ("{ y = local.outer (x) }", TWO_CALLEES),
+    "handed on twice": ("{ y = local.outer <slope: float = 0.7> (x) }", TWO_CALLEES),
+    "list of floats left out": ("{ y = local.bias (x) }", LIST),
+    "string left out": ("{ y = local.gelu (x) }", STRING),
+    "string given": ('{ y = local.gelu <how: string = "none"> (x) }', STRING),
+    "older operators": ("{ y = local.soft (x) }", OLDER),
+    "absent input": ("{ y = local.clip (x, ) }", ABSENT_INPUT),
+    "in a body": ("{ y = local.pick (x) }", IN_A_BODY),
 }
 
 
@@ -68,12 +106,6 @@ def test_functions_compute_what_onnx_runtime_computes(name):
         (expected,) = onnxruntime.InferenceSession(found.SerializeToString(), options).run(None, {"x": x})
         (y,) = convert(found)(torch.tensor(x))
         np.testing.assert_allclose(y.numpy(), expected, rtol=1e-6, atol=1e-6)
-
-
-def test_a_default_that_a_call_would_lose_is_refused():
-    functions = LOCAL + " outer <slope> (x) => (y) { y = local.act <alpha: float = @slope> (x) }\n" + LEAKY
-    with pytest.raises(ModelError, match=r"function 'outer' leaves out attribute 'slope'.*'act'"):
-        convert(model("{ y = local.outer (x) }", functions))
 
 
 def test_the_model_given_stays_as_it_is():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nodes import assert_same, floats, gradcheck, node_model, output_info
+from nodes import assert_same, floats, gradcheck, node_model, output_info, run_onnxruntime
 
 from onnxinfo import ConversionError, convert
 
@@ -90,3 +90,74 @@ def test_linear_regressor_with_another_last_step_is_refused() -> None:
     )
     with pytest.raises(ConversionError, match="PROBIT"):
         convert(model, fallback=False)(torch.from_numpy(X))
+
+
+TRANSFORMS = ["NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"]
+
+
+def classifier(op_type: str, classes: int, strings: bool, **settings: Any) -> None:
+    """Compare labels and scores with ONNX Runtime, and check the gradient of the scores."""
+    names = [f"class {i}" for i in range(classes)]
+    labels = {"classlabels_strings": names} if strings else {"classlabels_ints": list(range(3, 3 + classes))}
+    kind = "tensor(string)" if strings else "tensor(int64)"
+    outputs = [output_info("output_0", kind, [5]), output_info("output_1", "tensor(float)", [5, None])]
+    model = node_model(op_type, [X], 2, domain=ML, declared=outputs, **labels, **settings)
+    expected = run_onnxruntime(model, {"input_0": X})
+    label, scores = convert(model, fallback=False)(torch.from_numpy(X))
+    assert np.asarray(label).tolist() == expected[0].tolist()
+    np.testing.assert_allclose(scores.numpy(), expected[1], rtol=1e-5, atol=1e-6)
+    module = convert(model, ["output_1"], fallback=False).double()
+    x = torch.from_numpy(X).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: module(x)[0], [x], fast_mode=True)
+
+
+@pytest.mark.parametrize("strings", [False, True])
+@pytest.mark.parametrize("post_transform", TRANSFORMS)
+@pytest.mark.parametrize(("rows", "classes"), [(1, 2), (2, 2), (3, 3)])
+def test_linear_classifier(rows: int, classes: int, post_transform: str, strings: bool) -> None:
+    weights = {"coefficients": floats(rows * 4, seed=2).tolist(), "intercepts": floats(rows, seed=3).tolist()}
+    classifier("LinearClassifier", classes, strings, post_transform=post_transform, **weights)
+
+
+def machine(vectors: int, kernel: str) -> dict[str, Any]:
+    return {
+        "support_vectors": floats(vectors * 4, seed=4).tolist(),
+        "kernel_type": kernel,
+        "kernel_params": [0.3, 0.5, 3.0],
+    }
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("kernel", ["LINEAR", "POLY", "RBF", "SIGMOID"])
+@pytest.mark.parametrize("sizes", [[2, 3], [2, 1, 3]])
+def test_support_vector_classifier(sizes: list[int], kernel: str, probabilities: bool) -> None:
+    classes, count = len(sizes), sum(sizes)
+    pairs = classes * (classes - 1) // 2
+    settings = {
+        **machine(count, kernel),
+        "coefficients": floats(count * (classes - 1), seed=5).tolist(),
+        "rho": floats(pairs, seed=6).tolist(),
+        "vectors_per_class": sizes,
+    }
+    if probabilities:
+        settings |= {"prob_a": [-1.0, -0.7, -1.3][:pairs], "prob_b": [0.1, -0.2, 0.3][:pairs]}
+    classifier("SVMClassifier", classes, strings=kernel == "RBF", **settings)
+
+
+@pytest.mark.parametrize("kernel", ["LINEAR", "POLY", "RBF", "SIGMOID"])
+def test_support_vector_regressor(kernel: str) -> None:
+    coefficients = floats(6, seed=5).tolist()
+    settings = {**machine(6, kernel), "coefficients": coefficients, "n_supports": 6, "rho": [0.4]}
+    both("SVMRegressor", [X], declared=declared(5, 1), **settings)
+    assert_same("SVMRegressor", [X], domain=ML, declared=declared(5, 1), one_class=1, **settings)
+
+
+def test_support_vector_regressor_without_vectors() -> None:
+    settings = {"coefficients": [0.5, -1.0, 2.0, 0.1], "rho": [0.4], "kernel_params": [0.0, 0.0, 0.0]}
+    both("SVMRegressor", [X], declared=declared(5, 1), **settings)
+
+
+@pytest.mark.parametrize("post_transform", ["LOGISTIC", "SOFTMAX"])
+def test_linear_regressor_with_a_last_step(post_transform: str) -> None:
+    settings = {"coefficients": floats(8, seed=2).tolist(), "targets": 2, "post_transform": post_transform}
+    both("LinearRegressor", [X], declared=declared(5, 2), **settings)

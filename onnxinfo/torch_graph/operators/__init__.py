@@ -15,6 +15,7 @@ from . import (  # noqa: F401
     microsoft_attention,
     microsoft_quantized,
     ml,
+    ml_classifiers,
     normalization,
     pool,
     quantized,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .bounds import check_shape
 from .table import Ints, operator
 from .windows import Windows, pad_spatial, windows
 
@@ -77,6 +78,9 @@ def DeformConv(
 
     if X.dim() != 4:
         raise NotImplementedError(f"DeformConv of an input with {X.dim()} axes; expected 4 (images)")
+    check_shape("W", W, (W.shape[0], X.shape[1] // group, *W.shape[2:]))
+    if B is not None:
+        check_shape("B", B, W.shape[:1])
     w = windows(X.shape[2:], W.shape[2:], strides, dilations, "NOTSET", pads)
     X = pad_spatial(X, w.before, w.after)
     return deform_conv2d(X, offset, W, B, tuple(w.strides), 0, tuple(w.dilations), mask)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from .bounds import check_range
 from .table import Floats, Ints, operator
 
 
@@ -78,6 +79,7 @@ def RoiAlign(
     sampling_ratio=0,
     spatial_scale=1.0,
 ):
+    check_range("batch index", batch_indices, 0, X.shape[0] - 1)
     half_pixel = coordinate_transformation_mode == "half_pixel"
     corners = rois * spatial_scale - (0.5 if half_pixel else 0.0)
     pooled = []

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from .bounds import check_range, check_shape
 from .elementwise import any_integer
 from .table import Ints, operator
 
@@ -41,6 +42,7 @@ def GatherND(data, indices, *, batch_dims=0):
 @operator(versions=(11, None))
 @any_integer
 def ScatterElements(data, indices, updates, *, axis=0, reduction="none"):
+    check_shape("updates", updates, indices.shape)
     indices = _counted_from_zero(indices, data.shape[axis])
     if reduction == "none":
         return data.scatter(axis, indices, updates)
@@ -58,8 +60,10 @@ def Scatter(data, indices, updates, *, axis=0):
 @operator()
 def ScatterND(data, indices, updates, *, reduction="none"):
     depth = indices.shape[-1]
+    check_shape("updates", updates, (*indices.shape[:-1], *data.shape[depth:]))
     flat = torch.zeros_like(indices[..., 0])
     for coordinate, n in zip(indices.unbind(-1), data.shape[:depth], strict=True):
+        check_range("index", coordinate, -n, n - 1)
         flat = flat * n + _counted_from_zero(coordinate, n)
     size = math.prod(data.shape[depth:])
     rows = data.reshape(-1, size)
@@ -70,6 +74,7 @@ def ScatterND(data, indices, updates, *, reduction="none"):
 @operator()
 def TensorScatter(past_cache, update, write_indices=None, *, mode="linear", axis=-2):
     axis = axis % past_cache.dim()
+    check_shape("update", update, [*past_cache.shape[:axis], update.shape[axis], *past_cache.shape[axis + 1 :]])
     steps = torch.arange(update.shape[axis], device=update.device)
     start = (
         torch.zeros(update.shape[0], dtype=torch.int64, device=update.device)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
+from .ml_classifiers import as_float, post_transformed
 from .table import operator
 
 _ML = "ai.onnx.ml"
 
 
-def _floats(X: Tensor) -> Tensor:
-    return X if X.is_floating_point() else X.float()
-
-
 @operator(domain=_ML)
 def Scaler(X, *, offset, scale):
-    X = _floats(X)
+    X = as_float(X)
     return (X - X.new_tensor(offset)) * X.new_tensor(scale)
 
 
 @operator(domain=_ML)
 def Normalizer(X, *, norm="MAX"):
-    X = _floats(X)
+    X = as_float(X)
     if norm == "MAX":
         size = X.amax(-1, keepdim=True)
     else:
@@ -42,7 +38,7 @@ def Imputer(X, *, imputed_value_floats=(), imputed_value_int64s=(), replaced_val
 
 @operator(domain=_ML)
 def FeatureVectorizer(*X, inputdimensions):
-    return torch.cat([_floats(x).reshape(len(x), -1)[:, :n] for x, n in zip(X, inputdimensions, strict=True)], 1)
+    return torch.cat([as_float(x).reshape(len(x), -1)[:, :n] for x, n in zip(X, inputdimensions, strict=True)], 1)
 
 
 @operator(domain=_ML)
@@ -53,8 +49,6 @@ def ArrayFeatureExtractor(X, Y):
 
 @operator(domain=_ML)
 def LinearRegressor(X, *, coefficients=(), intercepts=(), post_transform="NONE", targets=1):
-    if post_transform != "NONE":
-        raise NotImplementedError(f"post_transform {post_transform} is not supported")
-    X = _floats(X)
+    X = as_float(X)
     Y = X @ X.new_tensor(coefficients).reshape(targets, -1).T
-    return Y + X.new_tensor(intercepts) if intercepts else Y
+    return post_transformed(Y + X.new_tensor(intercepts) if intercepts else Y, post_transform)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional
 
+from .bounds import check_range, check_shape
 from .table import operator
 
 State = tuple[Tensor, ...]
@@ -183,8 +184,9 @@ class _Layer:
         if self.lengths is not None:
             expected["sequence_lens"] = (self.lengths, (batch,))
         for name, (operand, shape) in expected.items():
-            if operand.shape != shape:
-                raise ValueError(f"{name} of a recurrent layer is {tuple(operand.shape)}, expected {shape}")
+            check_shape(f"{name} of a recurrent layer", operand, shape)
+        if self.lengths is not None:
+            check_range("length", self.lengths, 0, self.X.shape[0])
 
     def takes(self, functions: list[str]) -> bool:
         """Whether every direction has the given functions."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..element_types import torch_type
+from .bounds import check_range, check_shape
 from .table import Ints, operator
 
 
@@ -261,6 +262,8 @@ def Trilu(input, k: Ints = None, *, upper=1):
 @operator()
 def ReverseSequence(input, sequence_lens, *, batch_axis=1, time_axis=0):
     x = input.movedim((batch_axis, time_axis), (0, 1))
+    check_shape("sequence_lens", sequence_lens, x.shape[:1])
+    check_range("length", sequence_lens, 0, x.shape[1])
     step = torch.arange(x.shape[1], device=x.device)
     lengths = sequence_lens.unsqueeze(1)
     source = torch.where(step < lengths, lengths - 1 - step, step)

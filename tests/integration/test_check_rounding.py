@@ -1,0 +1,146 @@
+"""Models whose nodes amplify rounding: `check` accepts what is as near to double precision as ONNX Runtime is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from graphs import MICROSOFT, constant, model, node, value
+from onnx import helper
+
+from onnxinfo import VerificationError, check_model, convert
+from onnxinfo.graph.model import load
+from onnxinfo.torch_graph.verify import verify
+
+Array = np.ndarray[Any, Any]
+LOCAL = helper.make_opsetid("local", 1)
+NEARLY_CONSTANT = 100 + 1e-3 * np.random.default_rng(0).standard_normal((2, 3, 64)).astype(np.float32)
+TAIL = np.linspace(-30, -16, 192, dtype=np.float32).reshape(1, 3, 64)
+ONES = constant("ones", np.ones(3), np.float32)
+ZEROS = constant("zeros", np.zeros(3), np.float32)
+AXES = constant("axes", [-1])
+
+
+def graph(nodes: Sequence[onnx.NodeProto], *constants: onnx.TensorProto, **options: Any) -> onnx.ModelProto:
+    """A model of (N, 3, 64) inputs."""
+    shape = ("N", 3, 64)
+    return model(nodes, [value("x", shape)], [value("y", shape)], constants, imports=[MICROSOFT, LOCAL], **options)
+
+
+def in_a_function() -> onnx.ModelProto:
+    opset = helper.make_opsetid("", 20)
+    body = [node("Identity", "a", "c"), node("Sigmoid", "c", "b")]
+    function = helper.make_function("local", "Gate", ["a"], ["b"], body, [opset])
+    return graph([node("Gate", "x", "y", domain="local")], functions=[function])
+
+
+def in_a_branch() -> onnx.ModelProto:
+    then, other = (helper.make_graph([node(op, "x", op)], op, [], [value(op, None)]) for op in ("Sigmoid", "Relu"))
+    nodes = [
+        node("ReduceSum", "x", "sum", keepdims=0),
+        node("Less", "sum zero", "below"),
+        node("If", "below", "y", then_branch=then, else_branch=other),
+    ]
+    return graph(nodes, constant("zero", 0, np.float32))
+
+
+def composite_normalization() -> onnx.ModelProto:
+    """A layer normalisation in elementary operators, of rows that are constant but for rounding."""
+    nodes = [
+        node("Mul", "x third", "t"),
+        node("Add", "t third", "u"),
+        node("ReduceMean", "u axes", "mean"),
+        node("Sub", "u mean", "centred"),
+        node("Mul", "centred centred", "square"),
+        node("ReduceMean", "square axes", "variance"),
+        node("Add", "variance epsilon", "v"),
+        node("Sqrt", "v", "deviation"),
+        node("Div", "centred deviation", "y"),
+    ]
+    return graph(nodes, AXES, constant("third", 1 / 3, np.float32), constant("epsilon", 1e-14, np.float32))
+
+
+CASES: dict[str, tuple[onnx.ModelProto, Array]] = {
+    "instance normalization": (
+        graph([node("InstanceNormalization", "x ones zeros", "y")], ONES, ZEROS),
+        NEARLY_CONSTANT,
+    ),
+    "layer normalization": (
+        graph([node("LayerNormalization", "x scale", "y", epsilon=1e-12)], constant("scale", np.ones(64), np.float32)),
+        NEARLY_CONSTANT,
+    ),
+    "tail of a sigmoid in a function": (in_a_function(), TAIL),
+    "tail of a sigmoid in a branch": (in_a_branch(), TAIL),
+    "tail of a GELU": (graph([node("Gelu", "x", "y")]), TAIL / 4),
+    "tail of ONNX Runtime's GELU": (graph([node("Gelu", "x", "y", domain="com.microsoft")]), TAIL / 4),
+    "elementary operators": (composite_normalization(), np.full((2, 3, 64), 0.7, np.float32)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_amplified_rounding_is_no_fault(name: str) -> None:
+    proto, x = CASES[name]
+    assert check_model(proto, x).error is None
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_fault_is_found_beside_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the node that computes y, half of the values come out 10 % wrong."""
+    proto, x = CASES[name]
+
+    class Wrong(torch.nn.Module):
+        def __init__(self, right: torch.nn.Module) -> None:
+            super().__init__()
+            self.right = right
+
+        def forward(self, *operands: torch.Tensor) -> torch.Tensor:
+            y = self.right(*operands)
+            return torch.where(torch.arange(64) < 32, y, y * 1.1 + 0.1)
+
+    def converted(*arguments: Any) -> torch.fx.GraphModule:
+        module = convert(*arguments)
+        last = [n.target for n in module.graph.nodes if n.op == "call_module"][-1]
+        module.set_submodule(last, Wrong(module.get_submodule(last)))
+        return module
+
+    monkeypatch.setattr("onnxinfo.torch_graph.verify.convert", converted)
+    with pytest.raises(VerificationError, match="first node that differs"):
+        verify(load(proto), converted(proto), [{"x": x}], ["y"])
+
+
+def quantised_lstm(chance: np.random.Generator, inputs: int = 8, hidden: int = 16) -> onnx.ModelProto:
+    nodes = [
+        node("Identity", "x", "steps"),
+        helper.make_node(
+            "DynamicQuantizeLSTM",
+            ["steps", "W", "R", *[""] * 5, "scale", "zero", "scale", "zero"],
+            ["y"],
+            domain="com.microsoft",
+            hidden_size=hidden,
+        ),
+    ]
+    weights = {name: chance.integers(-63, 63, (1, n, 4 * hidden)) for name, n in (("W", inputs), ("R", hidden))}
+    constants = [constant(name, array, np.int8) for name, array in weights.items()]
+    constants += [constant("scale", [0.02], np.float32), constant("zero", [0], np.int8)]
+    given = [value("x", ("T", "N", inputs))]
+    return model(nodes, given, [value("y", ("T", 1, "N", hidden))], constants, imports=[MICROSOFT])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_roundings_within_a_quantised_lstm_are_no_fault(seed: int) -> None:
+    """ONNX Runtime gives each thread samples of its own, which it rounds by their own scale."""
+    chance = np.random.default_rng(seed)
+    proto = load(quantised_lstm(chance))
+    x = chance.standard_normal((60, 2, 8)).astype(np.float32)
+    verify(proto, convert(proto), [{"x": x}], ["y"])
+
+
+def test_the_evidence_is_reported() -> None:
+    proto, x = CASES["instance normalization"]
+    check = check_model(proto, x)
+    assert list(check.rounding) == ["y"]
+    assert "rounding the operands" in check.rounding["y"]
