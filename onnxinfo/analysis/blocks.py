@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..archive.format import Metric
-from ..config import Config
+from ..config import Config, SidConfig
 from ..metrics.linearisation import Linearisation
 from ..metrics.probe import LayerProbe
 from .job import Job
@@ -106,7 +106,7 @@ class SampleBatch:
     linearisation
         The layer's linearisation at the samples; None where no metric needs it.
     normalizer
-        ``D`` of the constraint; None where each sample's own is meant.
+        Normalizer of the constraint; None where it is each sample's own ``D``.
     measures
         All metrics by name; one may be made from another's cells.
     """
@@ -138,11 +138,26 @@ class SampleBatch:
         return self.job.counted(self.indices)
 
     @property
+    def settings(self) -> SidConfig:
+        """Constraint, noise and solver of the layer."""
+        return self.job.settings_of(self.layer)
+
+    @property
     def target(self) -> Tensor:
-        """``alpha D`` of every sample, (S,)."""
-        own = self.linearisation.normalizer
-        alpha = self.job.settings.alpha
-        return alpha * (own if self._normalizer is None else own.new_full(own.shape, self._normalizer))
+        """Budget of every sample, ``alpha D`` for most, (S,)."""
+        strength, shape = self.settings.strength, (len(self.x),)
+        if self._normalizer is None:
+            return strength * self.linearisation.normalizer
+        like = self.x if self._linearisation is None else self._linearisation.normalizer
+        return strength * like.new_full(shape, self._normalizer)
+
+    @property
+    def target_stderr(self) -> Tensor:
+        """Relative standard error of the budget, (S,)."""
+        if self.settings.normalizer in ("feature", "absolute"):
+            return self.x.new_zeros(len(self.x))
+        own = self.linearisation
+        return own.normalizer_stderr / own.normalizer.clamp(min=torch.finfo(own.normalizer.dtype).tiny)
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean of values (S, n) over the units that count, (S,) of float64."""

@@ -105,6 +105,10 @@ class Job:
         """Units of some samples that count, (S, n) bool, or None for all."""
         return None if self.units is None else self.units[list(indices)].to(self.device)
 
+    def settings_of(self, layer: int) -> SidConfig:
+        """Constraint, noise and solver of a layer."""
+        return self.settings
+
     def stream(self, *key: object) -> torch.Generator:
         """A random stream of the run's seed that depends on the key alone."""
         return generator(self.device, self.settings.seed, *key)

@@ -29,24 +29,27 @@ class Sid(Measure):
 
     def cells(self, batch: SampleBatch) -> Cells:
         """Solve one layer around a batch of samples."""
-        settings, tie = self.job.settings, self.job.tie
+        settings, tie = batch.settings, self.job.tie
         feature, start, target = batch.feature(), batch.linearisation, batch.target
         solver = solve_by_gradient if settings.solver == "reference" else solve
-        solution = solver(Problem.of(feature, start, target, tie, settings.sigma_max, self.job.shape, batch.units))
+        shape, cap = self.job.shape, settings.sigma_max
+        solution = solver(Problem.of(feature, start, target, tie, cap, shape, batch.units, batch.target_stderr))
         certificate, entropy = solution.certificate, solution.entropy
         coarse = solution.coarse[solution.coarse > 1]
+        # An absolute budget is a multiple of itself.
+        unit, what = (settings.strength, "alpha") if settings.budget is None else (float(target.max()), "budget")
         if len(coarse):
             logger.warning(
-                "%d of %d samples of '%s' are limited by rounding at alpha %.2g; %s",
-                *(len(coarse), len(solution.coarse), self.job.layers[batch.layer].name, settings.alpha),
-                _sound_from(settings.alpha * float(coarse.max())),
+                "%d of %d samples of '%s' are limited by rounding at %s %.2g; %s",
+                *(len(coarse), len(solution.coarse), self.job.layers[batch.layer].name, what, unit),
+                _sound_from(what, unit * float(coarse.max())),
             )
         value = batch.mean(entropy)
         values = {
             "value": value,
             "stderr": solution.stderr,
             **proof(certificate, value, solution.dead, solution.coarse > 1),
-            "resolution_alpha": settings.alpha * solution.coarse.double(),
+            "resolution_alpha": unit * solution.coarse.double(),
             "probes": solution.probes,
             "iterations": solution.iterations,
             "capped": solution.capped,
@@ -57,8 +60,8 @@ class Sid(Measure):
 logger = logging.getLogger(__name__)
 
 
-def _sound_from(alpha: float) -> str:
-    return f"it is sound from alpha {alpha:.2g} on" if math.isfinite(alpha) else "no alpha that was tried is sound"
+def _sound_from(what: str, size: float) -> str:
+    return f"it is sound from {what} {size:.2g} on" if math.isfinite(size) else f"no {what} that was tried is sound"
 
 
 def make_measures(names: Sequence[str], job: Job) -> dict[str, Measure]:

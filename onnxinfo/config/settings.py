@@ -106,6 +106,10 @@ class Validated:
                 shown = quoted(value) if isinstance(value, str) else repr(value)
                 raise UsageError(f"{each.setting.flat} {shown[:160]} is not usable: give {error}") from None
 
+    def recorded(self, name: str) -> Any:
+        """Return what a recipe keeps of a field; None keeps nothing."""
+        return getattr(self, name)
+
 
 def settings_of(cls: type[Any]) -> Iterator[Entry]:
     """List the settings of a configuration class, not those of the objects in it."""
@@ -118,10 +122,11 @@ def settings_of(cls: type[Any]) -> Iterator[Entry]:
             yield Entry("", each.name, each.default, Setting(help, described, **{"flat": each.name, **rest}))
 
 
-def recipe(section: object) -> dict[str, Any]:
+def recipe(section: Validated) -> dict[str, Any]:
     """Return what an archive's recipe keeps of a configuration object, by key.
 
     Keys and words are those of the archives that exist, whatever the settings are called now.
     """
     kept = [each for each in settings_of(type(section)) if each.setting.recipe]
-    return {each.setting.recipe: each.setting.kind.recorded(getattr(section, each.name)) for each in kept}
+    found = {each.setting.recipe: each.setting.kind.recorded(section.recorded(each.name)) for each in kept}
+    return {key: value for key, value in found.items() if value is not None}

@@ -46,6 +46,45 @@ def check_precision(runs: Sequence[RunValues]) -> None:
         )
 
 
+def check_comparable(runs: Sequence[RunValues]) -> None:
+    """Refuse to lay runs side by side that measure different quantities. Every view of several runs calls this.
+
+    Parameters
+    ----------
+    runs
+        Runs of one metric.
+
+    Raises
+    ------
+    UsageError
+        The runs differ in precision, see :func:`check_precision`, or in what a layer's budget is relative to.
+    """
+    check_precision(runs)
+    for one, two in combinations(runs, 2):
+        names = {row.name for row in two.layers}
+        shared = [(row.name, row.name) for row in one.layers if row.name in names]
+        # Runs that share no layer are laid side by side as a whole.
+        for layer, other in shared or [(one.layers[0].name, two.layers[0].name)]:
+            check_normalizer(one, layer, two, other)
+
+
+def check_normalizer(one: RunValues, layer: str, two: RunValues, other: str) -> None:
+    """Refuse to compare a layer of one run with one of another run if their budgets are relative to different things.
+
+    Raises
+    ------
+    UsageError
+        They are: the values are about different amounts of noise.
+    """
+    found = normalizer_of(one, layer), normalizer_of(two, other)
+    if found[0] != found[1] and all(found):
+        raise UsageError(
+            f"layer '{printable(layer)}' of run '{one.name}' and '{printable(other)}' of '{two.name}' cannot be "
+            f"compared: the budget of one is relative to {found[0]}, that of the other to {found[1]}; analyze both "
+            f"with the same normalize_by or budget, such as normalize_by='feature'"
+        )
+
+
 def precision_class(run: RunValues) -> str:
     """Return whether a run is of a ``float`` or a ``quantised`` network, and in which format.
 
@@ -58,6 +97,33 @@ def precision_class(run: RunValues) -> str:
         return printable(f"{recorded}, {quantisation}" if quantisation else recorded)
     quantised = any(row.op.startswith(_QUANTISED_OPERATORS) for row in run.layers)
     return QUANTISED if quantised or limited_by_rounding(run.values).any() else FLOAT
+
+
+_RELATIVE_TO = {
+    "dataset": "D averaged over the samples",
+    "image": "each sample's D",
+    "feature": "the feature's variance",
+    "absolute": "nothing (absolute)",
+}
+#: Metrics whose definition has a budget.
+_WITH_BUDGET = ("sid", "ru", "concentration")
+
+
+def normalizer_of(run: RunValues, layer: str) -> str:
+    """Return in words what the budget of a run's layer is relative to; empty for a metric without a budget."""
+    if run.metric.name not in _WITH_BUDGET:
+        return ""
+    word = "feature" if is_apart(run, layer) else run.recipe.get("normalizer")
+    return _RELATIVE_TO.get(word, printable(str(word))) if isinstance(word, str) else ""
+
+
+def is_apart(run: RunValues, layer: str) -> bool:
+    """Return whether a layer's budget is relative to the feature's variance although that of the run is not.
+
+    No gradient reaches such layers, see ``forward_layers`` in docs/format.md.
+    """
+    apart = run.recipe.get("forward_layers")
+    return isinstance(apart, list | tuple) and layer in apart and run.metric.name in _WITH_BUDGET
 
 
 def _alpha(run: RunValues) -> str:

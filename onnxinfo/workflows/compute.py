@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..analysis.blocks import Measure
 from ..analysis.job import Job
 from ..analysis.linearisation_store import LinearisationStore, linearisation_store
+from ..analysis.normalizers import Normalizers
 from ..analysis.settings import Progress, Report
 from ..analysis.tasks import Column, Linearise, Measuring
 from ..archive.means import mean_and_stderr
@@ -88,29 +89,25 @@ class Analysis:
         return [name for name, done in self._finished.items() if not done[layer, block].all()]
 
     def _linearise(self, kept: LinearisationStore) -> list[float | None]:
-        """Linearise where it is needed; return the ``D`` of every layer's constraint, None for each sample's own."""
-        layers = len(self.job.layers)
+        """Linearise where it is needed; return every layer's normalizer, None for each sample's own ``D``."""
+        layers = range(len(self.job.layers))
         constrained = [name for name in self.measures if self._is_constrained(name)]
         if not constrained:
-            return [None] * layers
-        shared = self.job.settings.normalize_by == "dataset"
+            return [None for _ in layers]
         # A resumed run keeps the normalizers that its finished cells were computed with.
-        known = [self._known(constrained, layer) for layer in range(layers)]
+        known = [self._known(constrained, layer) for layer in layers]
+        kinds = [self.job.settings_of(layer).normalizer for layer in layers]
         blocks = self._blocks
-        if not shared or all(normalizer is not None for normalizer in known):
-            blocks = [block for block in blocks if any(self._open(layer, block) for layer in range(layers))]
+        if not any(kind == "dataset" and found is None for kind, found in zip(kinds, known, strict=True)):
+            blocks = [block for block in blocks if any(self._open(layer, block) for layer in layers)]
         self._linearise_blocks(kept, blocks)
-        if not shared:
-            return [None] * layers
-        normalizers = [
-            mean if normalizer is None else normalizer
-            for normalizer, mean in zip(known, kept.normalizers(), strict=True)
-        ]
+        found = Normalizers(self.job, kept.normalizers)
+        normalizers = [found.of(layer) if known[layer] is None else known[layer] for layer in layers]
         for name in constrained:
             for layer, normalizer in enumerate(normalizers):
-                if not self._finished[name][layer].any():
+                if normalizer is not None and not self._finished[name][layer].any():
                     self.writer.set_normalizer(name, layer, normalizer)
-        return list(normalizers)
+        return normalizers
 
     def _is_constrained(self, name: str) -> bool:
         """Tell whether a metric, or one that it is made from, uses the constraint with ``D``."""
@@ -118,6 +115,8 @@ class Analysis:
         return measure.uses_normalizer or any(map(self._is_constrained, measure.needs))
 
     def _known(self, metrics: Sequence[str], layer: int) -> float | None:
+        if self.job.settings_of(layer).normalizer == "sample":
+            return None
         return next((self.writer.normalizer(m, layer) for m in metrics if self._finished[m][layer].any()), None)
 
     def _linearise_blocks(self, kept: LinearisationStore, blocks: Sequence[list[int]]) -> None:
@@ -133,7 +132,7 @@ class Analysis:
         logger.info("normalizers D of %d layers, %.2f s", len(self.job.layers), time.monotonic() - began)
 
     def _stderr(self) -> float:
-        if self.job.settings.normalize_by == "sample":
+        if self.job.settings.normalizer != "dataset":
             return NORMALIZER_STDERR
         # The mean over all samples is what has to be known well.
         return min(0.05, 0.005 * math.sqrt(len(self.job.provider)))

@@ -51,7 +51,7 @@ class Curve:
     samples
         How many samples.
     alpha
-        The constraint's alpha if recorded.
+        The constraint's alpha if recorded and relative to D.
     """
 
     name: str
@@ -113,7 +113,8 @@ def _curve(found: RunValues, spread: Spread) -> Curve:
         if spread == "stderr"
         else _quartiles(found)
     )
-    alpha = found.recipe.get("alpha")
+    # Only relative to D is there a least value.
+    alpha = None if found.recipe.get("normalizer") in ("feature", "absolute") else found.recipe.get("alpha")
     return Curve(
         name=found.name,
         metric=found.metric,
