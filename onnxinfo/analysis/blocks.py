@@ -53,13 +53,16 @@ class Measure(ABC):
     metric
         How the archive describes it.
     uses_normalizer
-        Whether the constraint with ``D`` is part of its definition.
+        Whether the constraint is part of its definition.
+    needs_gradient
+        Whether it differentiates the layer, so that it cannot be computed of one that is only evaluated.
     needs
         Names of metrics whose cells it is made from, see :meth:`SampleBatch.cells`.
     """
 
     metric: ClassVar[Metric]
     uses_normalizer: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, job: Job) -> None:

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 from ..archive.format import PROVEN, Metric
 from ..errors import UsageError
+from ..metrics.forward import solve_forward
 from ..metrics.reference import solve_by_gradient
-from ..metrics.sid import Problem, solve
+from ..metrics.sid import Problem, Solution, solve
 from ..registry import METRICS
 from .blocks import Cells, Measure, SampleBatch
 from .job import Job
@@ -26,14 +27,12 @@ class Sid(Measure):
         fields=PROVEN,
     )
     uses_normalizer: ClassVar[bool] = True
+    needs_gradient: ClassVar[bool] = False
 
     def cells(self, batch: SampleBatch) -> Cells:
         """Solve one layer around a batch of samples."""
-        settings, tie = batch.settings, self.job.tie
-        feature, start, target = batch.feature(), batch.linearisation, batch.target
-        solver = solve_by_gradient if settings.solver == "reference" else solve
-        shape, cap = self.job.shape, settings.sigma_max
-        solution = solver(Problem.of(feature, start, target, tie, cap, shape, batch.units, batch.target_stderr))
+        settings, target = batch.settings, batch.target
+        solution = self._solution(batch)
         certificate, entropy = solution.certificate, solution.entropy
         coarse = solution.coarse[solution.coarse > 1]
         # An absolute budget is a multiple of itself.
@@ -55,6 +54,14 @@ class Sid(Measure):
             "capped": solution.capped,
         }
         return Cells(values, entropy.reshape(-1, *self.job.shape))
+
+    def _solution(self, batch: SampleBatch) -> Solution:
+        settings, tie, shape = batch.settings, self.job.tie, self.job.shape
+        feature, target, cap = batch.feature(), batch.target, settings.sigma_max
+        if settings.solver == "forward":
+            return solve_forward(feature, target, tie, cap, shape, self.job.integrator(batch.layer), batch.units)
+        problem = Problem.of(feature, batch.linearisation, target, tie, cap, shape, batch.units, batch.target_stderr)
+        return solve_by_gradient(problem) if settings.solver == "reference" else solve(problem)
 
 
 logger = logging.getLogger(__name__)
@@ -79,6 +86,24 @@ def make_measures(names: Sequence[str], job: Job) -> dict[str, Measure]:
 def with_needed(measures: Mapping[str, Measure], job: Job) -> dict[str, Measure]:
     """Return metrics together with those that they are made from."""
     return {name: measures[name] if name in measures else METRICS.get(name)(job) for name in needed([*measures])}
+
+
+def check_gradients(names: Sequence[str]) -> None:
+    """Refuse metrics that differentiate the layers where the solver does without.
+
+    Raises
+    ------
+    UsageError
+        Names the first such metric.
+    """
+    for name in needed(names):
+        if _class_of(name).needs_gradient:
+            raise UsageError(f"metric '{name}' needs gradients, and solver 'forward' takes none: leave out one of them")
+
+
+def need_gradients(names: Sequence[str]) -> bool:
+    """Return whether any of the metrics, or of those that they are made from, differentiates the layers."""
+    return any(_class_of(name).needs_gradient for name in needed(names))
 
 
 def needed(names: Sequence[str]) -> list[str]:

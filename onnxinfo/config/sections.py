@@ -156,7 +156,7 @@ class SidConfig(Validated):
     normalize_by: str = setting(
         "dataset",
         "Normalizer of the constraint: D averaged over all samples (dataset, as in the paper), each sample's own D "
-        "(sample), or the feature's variance over the samples (feature).",
+        "(sample), or the feature's variance over the samples (feature), which needs no gradient.",
         kinds.choice("dataset", "sample", "feature", former={"image": "sample"}),
         recipe="normalizer",
         former="normalizer",
@@ -186,8 +186,9 @@ class SidConfig(Validated):
     )
     solver: str = setting(
         "auto",
-        "Solver: auto, or the paper's optimizer for comparison (reference).",
-        kinds.choice("auto", "reference"),
+        "Solver: auto (gradients where they reach the layer, else forward), forward (evaluates the model only), or the "
+        "paper's optimizer for comparison (reference).",
+        kinds.choice("auto", "forward", "reference"),
         recipe="solver",
     )
     seed: int = setting(0, "Seed of the noise and of decoder training.", kinds.INTEGER, recipe="seed")
@@ -202,6 +203,11 @@ class SidConfig(Validated):
             raise UsageError(
                 f"budget {self.budget} is absolute, and normalize_by '{self.normalize_by}' makes it relative: give one "
                 f"of them"
+            )
+        if self.solver == "forward" and self.normalize_by == "sample":
+            raise UsageError(
+                "normalize_by 'sample' is relative to the Jacobian, which solver 'forward' does without: give "
+                "normalize_by='feature' or budget=..."
             )
 
     @property
@@ -223,6 +229,14 @@ class SidConfig(Validated):
         assert self.budget is not None
         total, _, per_unit = str(self.budget).partition("/")
         return float(total) * (outputs if per_unit else 1)
+
+    def without_gradients(self) -> SidConfig:
+        """Return the same for a layer that no gradient reaches: there is no D that a budget could be relative to."""
+        if self.normalizer in ("feature", "absolute"):
+            return replace(self, solver="forward")
+        # An alpha that was given is relative to D, unless this solver was asked for.
+        alpha = self.alpha if self.solver == "forward" else None
+        return replace(self, solver="forward", normalize_by="feature", alpha=alpha)
 
     def recorded(self, name: str) -> Any:
         """Return what a recipe keeps of a field: what holds, whether it was given or not."""

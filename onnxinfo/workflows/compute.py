@@ -81,7 +81,8 @@ class Analysis:
     def _blocks(self) -> list[list[int]]:
         """Samples that are solved together; the same whoever computes, and whatever is finished."""
         samples = len(self.job.provider)
-        size = min(BLOCK, self.job.batch_size, samples)
+        # Evaluations take long for each sample, and share nothing between samples.
+        size = 1 if self.job.evaluated else min(BLOCK, self.job.batch_size, samples)
         return [list(range(start, min(start + size, samples))) for start in range(0, samples, size)]
 
     def _open(self, layer: int, block: Sequence[int]) -> list[str]:
@@ -98,7 +99,9 @@ class Analysis:
         known = [self._known(constrained, layer) for layer in layers]
         kinds = [self.job.settings_of(layer).normalizer for layer in layers]
         blocks = self._blocks
-        if not any(kind == "dataset" and found is None for kind, found in zip(kinds, known, strict=True)):
+        if len(self.job.evaluated) == len(self.job.layers):
+            blocks = []
+        elif not any(kind == "dataset" and found is None for kind, found in zip(kinds, known, strict=True)):
             blocks = [block for block in blocks if any(self._open(layer, block) for layer in layers)]
         self._linearise_blocks(kept, blocks)
         found = Normalizers(self.job, kept.normalizers)
@@ -142,7 +145,7 @@ class Analysis:
         for block in self._blocks:
             for layer in range(len(self.job.layers)):
                 if names := self._open(layer, block):
-                    start = kept.of(layer, block) if constrained else None
+                    start = kept.of(layer, block) if constrained and layer not in self.job.evaluated else None
                     yield Measuring(layer, block, names, start, normalizers[layer])
 
     def _write(self, name: str, layer: int, samples: list[int], column: Column) -> None:

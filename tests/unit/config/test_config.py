@@ -222,6 +222,7 @@ def test_the_docs_list_every_setting(monkeypatch):
         ({"budget": "1/pixel"}, "budget '1/pixel' is not usable: give a positive number"),
         ({"budget": 1, "alpha": 0.1}, "budget 1.0 is absolute, and alpha 0.1 is relative: give one of them"),
         ({"budget": 1, "normalize_by": "feature"}, "budget 1.0 is absolute, and normalize_by 'feature' makes it rela"),
+        ({"solver": "forward", "normalize_by": "sample"}, "normalize_by 'sample' is relative to the Jacobian, which"),
         ({"size": (8, 0)}, "size (8, 0) is not usable: give a side in pixels, or height and width such as 224,160"),
         ({"resize": "fit"}, "resize 'fit' is not usable: give crop, squash, none or the length of the shorter side in"),
         ({"mean": [0.1, "x"]}, "mean [0.1, 'x'] is not usable: give a number, or one per channel"),
@@ -448,8 +449,8 @@ def test_the_recipe_keeps_the_keys_of_archives_that_exist():
     assert recipe(SidConfig(normalize_by="feature")) == {
         "alpha": 0.01, "normalizer": "feature", "tie": "unit", "cap": 1.0, "solver": "auto", "seed": 0
     }  # fmt: skip
-    assert recipe(SidConfig(budget="0.5 / unit")) == {
-        "normalizer": "absolute", "budget": "0.5/unit", "tie": "unit", "cap": 1.0, "solver": "auto", "seed": 0
+    assert recipe(SidConfig(budget="0.5 / unit", solver="forward")) == {
+        "normalizer": "absolute", "budget": "0.5/unit", "tie": "unit", "cap": 1.0, "solver": "forward", "seed": 0
     }  # fmt: skip
     expected = {"width": 32, "steps": 400, "batch": 32, "learning_rate": 3e-3, "flips": False}
     assert [*recipe(DecoderConfig()).items()] == [*expected.items()]
