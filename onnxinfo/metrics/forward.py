@@ -60,6 +60,8 @@ LEAST_SCALE, HALVINGS = 1e-7, 14
 #: Numbers of perturbed inputs that tell the ratio at most, and noise samples of it at least and at most. Steps are rare
 #: events: few of many noise samples cross them.
 RATIO_NUMBERS, LEAST_RATIO, MOST_RATIO = 2**21, 2048, 2**18
+#: The same at most while scales are still sought.
+FEW_RATIO = 2**14
 #: Relative standard error of the ratio that a certificate rests on, where that many noise samples are allowed.
 CERTIFIED_STDERR = 0.006
 #: Times that scales are rescaled at most until the constraint is met.
@@ -267,7 +269,7 @@ class ForwardProblem:
 
     def _search(self, scales: Tensor, evidence: _Evidence, spent: int) -> _Search:
         scales, more = self.ascend(scales, evidence, *FIRST)
-        scales, _, measured = self.met(scales, evidence.exponent)
+        scales, measured = self.met(scales, evidence.exponent)
         entropy = float((scales.clamp(max=self.cap).log() * self.tie.size).sum() / self.tie.size.sum())
         return _Search(scales, evidence, entropy, spent + more + measured)
 
@@ -323,7 +325,9 @@ class ForwardProblem:
         tuple
             Scales, certificate, nats that are estimated to be missing, and evaluations.
         """
-        scales, deviations, spent = self.met(scales, evidence.exponent)
+        scales, spent = self.met(scales, evidence.exponent)
+        deviations = self.sampled(self.sigma(scales), CERTIFIED_STDERR, MOST_RATIO)
+        spent += len(deviations)
         parts: list[Tensor] = []
         free = self.free(scales)
         while len(parts) < MOST_PARTS:
@@ -349,25 +353,24 @@ class ForwardProblem:
             scales = rescale_to_constraint(scales, deviations, self.target, certificate.exponent)
         return scales, certificate, float(measured.shortfall(free)[0]) / curvature, spent
 
-    def met(self, scales: Tensor, exponent: float) -> tuple[Tensor, Tensor, int]:
-        """Rescale until the constraint is not known to be off; return the scales' deviations and the evaluations."""
+    def met(self, scales: Tensor, exponent: float) -> tuple[Tensor, int]:
+        """Rescale until the constraint is not known to be off; return the scales, and the evaluations."""
         spent = 0
         for _ in range(ADJUSTMENTS):
-            deviations = self.sampled(self.sigma(scales), RATIO_STDERR)
+            deviations = self.sampled(self.sigma(scales), RATIO_STDERR, FEW_RATIO)
             spent += len(deviations)
             ratio, stderr = (float(each) for each in mean_and_stderr(deviations / self.target))
             if abs(ratio - 1) - 2 * stderr <= KNOWN_OFF or not bool(self.free(scales).any()):
                 break
             scales = rescale_to_constraint(scales, deviations, self.target, exponent)
-        deviations = self.sampled(self.sigma(scales), CERTIFIED_STDERR)
-        return scales, deviations, spent + len(deviations)
+        return scales, spent
 
-    def sampled(self, sigma: Tensor, stderr: float) -> Tensor:
+    def sampled(self, sigma: Tensor, stderr: float, most: int) -> Tensor:
         """Deviations (noises, 1) under noise scales (1, n) until their mean is known so well, or no more are allowed.
 
         The standard error is relative.
         """
-        most = min(MOST_RATIO, max(LEAST_RATIO, RATIO_NUMBERS // self.feature.units))
+        most = min(most, max(LEAST_RATIO, RATIO_NUMBERS // self.feature.units))
         found = self.feature.deviations(sigma, START_NOISES)
         # A mean of 0 is that of steps that none of the noise has crossed.
         while len(found) < most and (not bool(found.any()) or float(relative_stderr(found)) > stderr):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from itertools import combinations
+
+import numpy as np
 
 from ..archive.means import limited_by_rounding, sound_alpha
 from ..errors import UsageError
@@ -124,6 +127,20 @@ def is_apart(run: RunValues, layer: str) -> bool:
     """
     apart = run.recipe.get("forward_layers")
     return isinstance(apart, list | tuple) and layer in apart and run.metric.name in _WITH_BUDGET
+
+
+def split_apart(run: RunValues) -> list[RunValues]:
+    """Return a run as one or two runs, those layers for itself whose budget is relative to something else."""
+    apart = np.array([is_apart(run, row.name) for row in run.layers], dtype=bool)
+    if not apart.any():
+        return [run]
+    parts = []
+    for chosen, name in ((~apart, run.name), (apart, f"{run.name}, without gradients")):
+        layers = tuple(row for row, there in zip(run.layers, chosen, strict=True) if there)
+        values = {key: numbers[chosen] for key, numbers in run.values.items()}
+        recipe = run.recipe if name == run.name else run.recipe | {"normalizer": "feature"}
+        parts.append(dataclasses.replace(run, name=name, layers=layers, values=values, recipe=recipe))
+    return [part for part in parts if part.layers]
 
 
 def _alpha(run: RunValues) -> str:

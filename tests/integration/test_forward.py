@@ -14,6 +14,9 @@ import onnxinfo
 from onnxinfo.archive.format import mark_code
 from onnxinfo.cli import cli
 from onnxinfo.graph.thresholds import tree_thresholds
+from onnxinfo.views.comparable import split_apart
+from onnxinfo.views.reading_runs import run_values
+from onnxinfo.views.run_view import RunView
 
 C = 0.5 * math.log(2 * math.pi * math.e)
 X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
@@ -122,8 +125,8 @@ def test_thresholds_are_those_of_the_input(scaled):
 
 def test_the_budget_is_a_hundredth_of_the_variance(tmp_path, caplog):
     proto = stumps(thresholds=(0.3, -0.6), units=4)
-    values, recipe, normalizer = run_of(proto, X, tmp_path, limit=12)
-    y = np.stack([3.0 * (X[:, 0] > 0.3), 1.0 * (X[:, 1] > -0.6)], 1)
+    values, recipe, normalizer = run_of(proto, X[:3], tmp_path)
+    y = np.stack([3.0 * (X[:3, 0] > 0.3), 1.0 * (X[:3, 1] > -0.6)], 1)
     assert normalizer == pytest.approx([y.var(0).sum()])
     assert (recipe["solver"], recipe["normalizer"], recipe["alpha"]) == ("forward", "feature", 0.01)
     assert "1 of 1 layers are solved without gradients, budget: 0.01 of the feature's variance" in caplog.text
@@ -151,6 +154,15 @@ def test_layers_without_a_gradient_are_marked_and_drawn_apart(tmp_path, caplog):
     hidden = X[:3] @ np.random.default_rng([0, *b"w"]).standard_normal((4, 6)).astype(np.float32) * 0.5 > 0.1
     y = hidden @ (np.random.default_rng([0, *b"v"]).standard_normal((6, 3)) * 0.5)
     assert normalizer[1] == pytest.approx(y.var(0).sum(), rel=1e-4)
+    with onnxinfo.open(tmp_path / "out.h5") as archive:
+        found = run_values(RunView(archive["run"]), "sid")
+    parts = split_apart(found)
+    assert [(part.name, [row.name for row in part.layers]) for part in parts] == [
+        ("run", ["h"]),
+        ("run, without gradients", ["y"]),
+    ]
+    onnxinfo.plot(tmp_path / "out.h5", "curve", tmp_path / "curve.svg")
+    assert "without gradients" in (tmp_path / "curve.svg").read_text()
     alone, *_ = run_of(mixed(), X, tmp_path, name="alone", limit=3, layers=["h"])
     assert alone["value"][0] == pytest.approx(values["value"][0], abs=0.003)
 
@@ -224,15 +236,6 @@ def test_gradients_and_evaluations_agree_on_a_network(tmp_path):
     assert found["converged"].all()
     assert abs(found["value"] - by_gradient["value"]).max() < 0.01
     onnxinfo.compare(tmp_path / "out.h5", run=["run", "forward"])
-
-
-def test_a_model_for_one_sample_at_a_time(tmp_path):
-    proto = step(4)
-    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
-    fixed, *_ = run_of(proto, X[:2], tmp_path, layers=["y"], budget=0.4)
-    free, *_ = run_of(step(4), X[:2], tmp_path, layers=["y"], budget=0.4, name="free")
-    assert fixed["value"] == pytest.approx(free["value"], abs=0.01)
 
 
 def test_from_the_command_line(tmp_path):
