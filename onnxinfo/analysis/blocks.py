@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..archive.format import Metric
-from ..config import Config
+from ..config import Config, SidConfig
 from ..metrics.linearization import Linearization
 from ..metrics.probe import LayerProbe
 from .job import Job
@@ -53,13 +53,16 @@ class Measure(ABC):
     metric
         Schema of the metric in the archive.
     uses_normalizer
-        Whether the metric's definition includes the constraint with ``D``.
+        Whether the metric's definition includes the constraint.
+    needs_gradient
+        Whether the metric differentiates the layer, and so cannot be computed for one that is only evaluated.
     needs
         Names of metrics whose cells it is computed from; see :meth:`SampleBatch.cells`.
     """
 
     metric: ClassVar[Metric]
     uses_normalizer: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, job: Job) -> None:
@@ -106,7 +109,7 @@ class SampleBatch:
     linearization
         The layer's linearization at the samples; None if no metric needs it.
     normalizer
-        ``D`` of the constraint; None: each sample's own.
+        Normalizer of the constraint; None: each sample's own ``D``.
     measures
         All metrics by name; a metric may be computed from another's cells.
     """
@@ -138,11 +141,26 @@ class SampleBatch:
         return self.job.counted(self.indices)
 
     @property
+    def settings(self) -> SidConfig:
+        """Constraint, noise and solver of the layer."""
+        return self.job.settings_of(self.layer)
+
+    @property
     def target(self) -> Tensor:
-        """``alpha D`` of every sample, (S,)."""
-        own = self.linearization.normalizer
-        alpha = self.job.settings.alpha
-        return alpha * (own if self._normalizer is None else own.new_full(own.shape, self._normalizer))
+        """Budget of every sample, ``alpha D`` for most, (S,)."""
+        strength, shape = self.settings.strength, (len(self.x),)
+        if self._normalizer is None:
+            return strength * self.linearization.normalizer
+        like = self.x if self._linearization is None else self._linearization.normalizer
+        return strength * like.new_full(shape, self._normalizer)
+
+    @property
+    def target_stderr(self) -> Tensor:
+        """Relative standard error of the budget, (S,)."""
+        if self.settings.normalizer in ("feature", "absolute"):
+            return self.x.new_zeros(len(self.x))
+        own = self.linearization
+        return own.normalizer_stderr / own.normalizer.clamp(min=torch.finfo(own.normalizer.dtype).tiny)
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean of values (S, n) over the counted units, (S,) of float64."""

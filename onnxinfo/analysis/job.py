@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,17 @@ from ..config import Config, SidConfig
 from ..errors import ConversionError
 from ..graph.finite import check_weights
 from ..graph.layers import Layer
+from ..graph.model import Model
 from ..graph.quantization import rounds
 from ..graph.surgery import extract
 from ..graph.text_inputs import tensors_of_text
+from ..graph.thresholds import tree_thresholds
 from ..metrics.input_provider import InputProvider, graph_inputs, placed
+from ..metrics.intervals import Intervals
 from ..metrics.network import Network
 from ..metrics.noise import Tie, generator, make_tie
 from ..metrics.probe import LayerProbe
+from ..metrics.radial import Integrator, Radial
 from ..torch_graph.convert import Conversion
 from ..torch_graph.element_types import tensor_from
 from ..torch_graph.ends import with_samples_first, with_wide_ends
@@ -72,6 +76,8 @@ class Job:
         All settings; a worker has the defaults.
     source, output
         Samples as given by the user, and the archive; unset in a worker.
+    evaluated
+        Positions of layers that are only evaluated, by ONNX Runtime: they have no gradient.
     shape
         Shape of one sample of the analysis input.
     """
@@ -92,6 +98,7 @@ class Job:
     config: Config = field(default_factory=Config)
     source: Any = None
     output: Path = Path()
+    evaluated: frozenset[int] = frozenset()
     shape: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,6 +113,10 @@ class Job:
         """Counted units of some samples, (S, n) bool; None: all."""
         return None if self.units is None else self.units[list(indices)].to(self.device)
 
+    def settings_of(self, layer: int) -> SidConfig:
+        """Constraint, noise and solver of a layer."""
+        return self.settings.without_gradients() if layer in self.evaluated else self.settings
+
     def stream(self, *key: object) -> torch.Generator:
         """Random stream that depends only on the run's seed and the key."""
         return generator(self.device, self.settings.seed, *key)
@@ -115,6 +126,16 @@ class Job:
         # All layers get the same noise, so that differences between them are not due to the draw.
         noise, probes = self.stream("noise", first), self.stream("probes", first)
         return LayerProbe(self.network.part([layer]), x, self.unit, rows, noise, probes, self.batch_size)
+
+    def integrator(self, layer: int) -> Callable[[LayerProbe, Tie, Tensor], Integrator]:
+        """Make what integrates along the noise of a layer that is only evaluated."""
+        name = self.layers[layer].name
+        if self.tie.groups == self.tie.units:
+            found = tree_thresholds(self.provider.model, self.provider.input_tensor, name)
+            if found is not None:
+                thresholds = [torch.from_numpy(each).to(self.device) for each in found]
+                return lambda feature, _, counted: Intervals(feature, thresholds, counted)
+        return Radial
 
 
 def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -138,13 +159,13 @@ def prepare(provider: InputProvider, layers: Sequence[Layer], settings: SidConfi
         A weight is not finite.
     """
     names = [layer.name for layer in layers]
-    converted = _convert(provider, names)
+    converted = convert_layers(provider, names)
     for position, node in converted.ends.items():
         reached = [name for i, name in enumerate(names) if i not in converted.ends]
         raise ConversionError(
             f"{describe_obstacle(names[position], node, provider.input_tensor)}; {listed_layers(reached)}"
         )
-    return _settled(provider, layers, settings, converted, device)
+    return settled(provider, layers, settings, converted, device)
 
 
 def prepare_reached(provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, device: torch.device) -> Job:
@@ -157,14 +178,14 @@ def prepare_reached(provider: InputProvider, layers: Sequence[Layer], settings: 
     """
     names = [layer.name for layer in layers]
     try:
-        converted = _convert(provider, names)
+        converted = convert_layers(provider, names)
         ends = {names[position]: node for position, node in converted.ends.items()}
     except ConversionError:
         ends = obstacles(provider.model, provider.input_tensor, names)
         if not ends:
             raise
     if not ends:
-        return _settled(provider, layers, settings, converted, device)
+        return settled(provider, layers, settings, converted, device)
     rest = [layer for layer in layers if layer.name not in ends]
     remarks = [describe_obstacle(name, node, provider.input_tensor) for name, node in ends.items()]
     if not rest:
@@ -175,7 +196,7 @@ def prepare_reached(provider: InputProvider, layers: Sequence[Layer], settings: 
 
 
 @dataclass(frozen=True)
-class _Converted:
+class Converted:
     """A torch graph, its conditioning inputs, the outputs that no gradient reaches, and the verification reference."""
 
     module: fx.GraphModule
@@ -184,18 +205,28 @@ class _Converted:
     witness: str
 
 
-def _convert(provider: InputProvider, names: Sequence[str]) -> _Converted:
+def convert_layers(provider: InputProvider, names: Sequence[str]) -> Converted:
+    """Convert layers, and compare them with ONNX Runtime on some samples."""
     module = convert_reached(provider.model, provider.input_tensor, names)
     _log_conversions(module.meta["conversions"])
     held = tensors_of_text(provider.model, provider.input_tensor, names)
     part = extract(provider.model, [provider.input_tensor, *held], names)
     check_weights(part)
-    conditioning_inputs = [i.name for i in graph_inputs(part) if i.name != provider.input_tensor]
+    conditioning_inputs = _others(part, provider.input_tensor)
     given = _some(provider, conditioning_inputs)
     verification = verify(part, module, [given], names)
     logger.info("compared %d tensors with %s; largest: %s", len(names), verification.witness, verification.largest)
     inputs = [to_torch(given[name]) for name in (provider.input_tensor, *conditioning_inputs)]
-    return _Converted(module, conditioning_inputs, ends_of_gradient(module, inputs), verification.witness)
+    return Converted(module, conditioning_inputs, ends_of_gradient(module, inputs), verification.witness)
+
+
+def conditioning_inputs_of(model: Model, input_tensor: str, names: Sequence[str]) -> list[str]:
+    """Graph inputs that layers depend on besides the analysis input, in the order of a converted graph's inputs."""
+    return _others(extract(model, [input_tensor], names), input_tensor)
+
+
+def _others(part: Model, input_tensor: str) -> list[str]:
+    return [i.name for i in graph_inputs(part) if i.name != input_tensor]
 
 
 def _some(provider: InputProvider, conditioning_inputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -209,9 +240,10 @@ def _some(provider: InputProvider, conditioning_inputs: Sequence[str]) -> dict[s
     return {provider.input_tensor: perturbed, **provider.given(conditioning_inputs, shown)}
 
 
-def _settled(
-    provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, converted: _Converted, device: torch.device
+def settled(
+    provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, converted: Converted, device: torch.device
 ) -> Job:
+    """Put a converted graph on a device, and settle how to evaluate many inputs at once."""
     unit = torch.from_numpy(provider.unit())
     job = make_job(provider, layers, settings, converted.module, converted.conditioning_inputs, unit, device)
     job.witness = converted.witness

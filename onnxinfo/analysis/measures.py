@@ -9,8 +9,9 @@ from typing import ClassVar
 
 from ..archive.format import PROVEN, Metric
 from ..errors import UsageError
+from ..metrics.forward import solve_forward
 from ..metrics.reference import solve_by_gradient
-from ..metrics.sid import Problem, solve
+from ..metrics.sid import Problem, Solution, solve
 from ..registry import METRICS
 from .blocks import Cells, Measure, SampleBatch
 from .job import Job
@@ -26,39 +27,48 @@ class Sid(Measure):
         fields=PROVEN,
     )
     uses_normalizer: ClassVar[bool] = True
+    needs_gradient: ClassVar[bool] = False
 
     def cells(self, batch: SampleBatch) -> Cells:
         """Solve one layer at a batch of samples."""
-        settings, tie = self.job.settings, self.job.tie
-        feature, start, target = batch.feature(), batch.linearization, batch.target
-        solver = solve_by_gradient if settings.solver == "reference" else solve
-        solution = solver(Problem.of(feature, start, target, tie, settings.sigma_max, self.job.shape, batch.units))
+        settings, target = batch.settings, batch.target
+        solution = self._solution(batch)
         certificate, entropy = solution.certificate, solution.entropy
         coarse = solution.coarse[solution.coarse > 1]
+        # An absolute budget is a multiple of itself.
+        unit, what = (settings.strength, "alpha") if settings.budget is None else (float(target.max()), "budget")
         if len(coarse):
             logger.warning(
-                "%d of %d samples of '%s' are limited by rounding at alpha %.2g; %s",
-                *(len(coarse), len(solution.coarse), self.job.layers[batch.layer].name, settings.alpha),
-                _sound_from(settings.alpha * float(coarse.max())),
+                "%d of %d samples of '%s' are limited by rounding at %s %.2g; %s",
+                *(len(coarse), len(solution.coarse), self.job.layers[batch.layer].name, what, unit),
+                _sound_from(what, unit * float(coarse.max())),
             )
         value = batch.mean(entropy)
         values = {
             "value": value,
             "stderr": solution.stderr,
             **proof(certificate, value, solution.dead, solution.coarse > 1),
-            "resolution_alpha": settings.alpha * solution.coarse.double(),
+            "resolution_alpha": unit * solution.coarse.double(),
             "probes": solution.probes,
             "iterations": solution.iterations,
             "capped": solution.capped,
         }
         return Cells(values, entropy.reshape(-1, *self.job.shape))
 
+    def _solution(self, batch: SampleBatch) -> Solution:
+        settings, tie, shape = batch.settings, self.job.tie, self.job.shape
+        feature, target, cap = batch.feature(), batch.target, settings.sigma_max
+        if settings.solver == "forward":
+            return solve_forward(feature, target, tie, cap, shape, self.job.integrator(batch.layer), batch.units)
+        problem = Problem.of(feature, batch.linearization, target, tie, cap, shape, batch.units, batch.target_stderr)
+        return solve_by_gradient(problem) if settings.solver == "reference" else solve(problem)
+
 
 logger = logging.getLogger(__name__)
 
 
-def _sound_from(alpha: float) -> str:
-    return f"it is sound from alpha {alpha:.2g} on" if math.isfinite(alpha) else "no alpha that was tried is sound"
+def _sound_from(what: str, size: float) -> str:
+    return f"it is sound from {what} {size:.2g} on" if math.isfinite(size) else f"no {what} that was tried is sound"
 
 
 def make_measures(names: Sequence[str], job: Job) -> dict[str, Measure]:
@@ -76,6 +86,24 @@ def make_measures(names: Sequence[str], job: Job) -> dict[str, Measure]:
 def with_needed(measures: Mapping[str, Measure], job: Job) -> dict[str, Measure]:
     """Return metrics together with those that they depend on."""
     return {name: measures[name] if name in measures else METRICS.get(name)(job) for name in needed([*measures])}
+
+
+def check_gradients(names: Sequence[str]) -> None:
+    """Refuse metrics that differentiate the layers where the solver does without.
+
+    Raises
+    ------
+    UsageError
+        Names the first such metric.
+    """
+    for name in needed(names):
+        if _class_of(name).needs_gradient:
+            raise UsageError(f"metric '{name}' needs gradients, and solver 'forward' takes none: leave out one of them")
+
+
+def need_gradients(names: Sequence[str]) -> bool:
+    """Return whether any of the metrics, or of those that they are made from, differentiates the layers."""
+    return any(_class_of(name).needs_gradient for name in needed(names))
 
 
 def needed(names: Sequence[str]) -> list[str]:

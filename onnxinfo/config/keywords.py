@@ -51,8 +51,9 @@ class TrainingOptions(InputOptions, total=False):
 class FlatOptions(InputOptions, total=False):
     """Flat keywords: every field of the configuration objects except those of :class:`SelectionConfig`."""
 
-    alpha: float
+    alpha: float | None
     normalize_by: str
+    budget: float | str | None
     share_sigma: str
     sigma_max: float
     solver: str

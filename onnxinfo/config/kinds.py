@@ -125,6 +125,18 @@ def _positive(value: Any) -> float:
     return found
 
 
+def _budget(value: Any) -> float | str:
+    expected = "a positive number, for the sum over the feature's entries, or such as 0.01/unit, for each of them"
+    text, slash, unit = value.partition("/") if isinstance(value, str) else (value, "", "")
+    try:
+        size = _positive(_parse_number(text) if slash else text)
+    except ValueError:
+        raise ValueError(expected) from None
+    if slash and unit.strip() != "unit":
+        raise ValueError(expected)
+    return f"{size!r}/unit" if slash else size
+
+
 def _numbers(value: Any) -> float | tuple[float, ...]:
     expected = "a number, or one per channel such as 0.485,0.456,0.406"
     if isinstance(value, numbers.Real):
@@ -236,6 +248,7 @@ COUNT = Kind("N", _parse_integer, _count)
 SEED = Kind("N", _parse_integer, _seed)
 NUMBER = Kind("X", _parse_number, _number)
 POSITIVE = Kind("X", _parse_number, _positive)
+BUDGET = Kind("X|X/unit", _parse_number, _budget)
 NUMBERS = Kind("X,...", _parse_list(_parse_number), _numbers)
 #: Values of graph inputs by name; whoever sets them knows their types.
 VALUES = Kind("NAME=VALUE", str, _pairs(lambda value: value, "NAME=VALUE, such as sr=16000"), is_repeatable=True)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 RESCALE_FACTOR = 4.0
 COHERENCY_METRICS = ("sid", "gradient", "gradcam")
 
+#: Default of alpha relative to D, as in the paper, and relative to the feature's variance.
+DEFAULT_ALPHA, DEFAULT_FEATURE_ALPHA = 1.5e-4, 0.01
+
 #: Flags that a recipe stores under their own names, and only if they differ from their defaults.
 RECORDED_FLAGS = ("keep_precision", "thumbnails", "anonymous_names")
 
@@ -171,19 +174,29 @@ class SidConfig(Validated):
     onnxinfo.errors.UsageError: ...
     """
 
-    alpha: float = setting(
-        1.5e-4,
+    alpha: float | None = setting(
+        None,
         "Strength of the constraint: the feature's mean squared deviation is alpha D, where D is the squared Frobenius "
-        "norm of the Jacobian.",
+        "norm of the Jacobian; alpha times the feature's variance with normalize_by feature.",
         kinds.POSITIVE,
+        unset=f"{DEFAULT_ALPHA:g}, or {DEFAULT_FEATURE_ALPHA:g} with normalize_by feature",
         recipe="alpha",
     )
     normalize_by: str = setting(
         "dataset",
-        "D of the constraint: its mean over all samples (dataset, as in the paper), or each sample's own (sample).",
-        kinds.choice("dataset", "sample", former={"image": "sample"}),
+        "Normalizer of the constraint: D averaged over all samples (dataset, as in the paper), each sample's own D "
+        "(sample), or the feature's variance over the samples (feature), which needs no gradient.",
+        kinds.choice("dataset", "sample", "feature", former={"image": "sample"}),
         recipe="normalizer",
         former="normalizer",
+    )
+    budget: float | str | None = setting(
+        None,
+        "Absolute budget instead of alpha and normalize_by: the feature's mean squared deviation, summed over its "
+        "entries (X), or per entry (X/unit).",
+        kinds.BUDGET,
+        unset="none",
+        recipe="budget",
     )
     share_sigma: str = setting(
         "unit",
@@ -202,11 +215,63 @@ class SidConfig(Validated):
     )
     solver: str = setting(
         "auto",
-        "Solver: auto, or the paper's optimizer for comparison (reference).",
-        kinds.choice("auto", "reference"),
+        "Solver: auto (gradients where they reach the layer, else forward), forward (evaluates the model only), or the "
+        "paper's optimizer for comparison (reference).",
+        kinds.choice("auto", "forward", "reference"),
         recipe="solver",
     )
     seed: int = setting(0, "Seed of the noise and of decoder training.", kinds.INTEGER, recipe="seed")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget is not None and self.alpha is not None:
+            raise UsageError(
+                f"budget {self.budget} is absolute, and alpha {self.alpha:g} is relative: give one of them"
+            )
+        if self.budget is not None and self.normalize_by != "dataset":
+            raise UsageError(
+                f"budget {self.budget} is absolute, and normalize_by '{self.normalize_by}' makes it relative: give one "
+                f"of them"
+            )
+        if self.solver == "forward" and self.normalize_by == "sample":
+            raise UsageError(
+                "normalize_by 'sample' is relative to the Jacobian, which solver 'forward' does without: give "
+                "normalize_by='feature' or budget=..."
+            )
+
+    @property
+    def normalizer(self) -> str:
+        """What the budget is relative to: ``dataset``, ``sample``, ``feature``, or ``absolute``, to nothing."""
+        return "absolute" if self.budget is not None else self.normalize_by
+
+    @property
+    def strength(self) -> float:
+        """The budget in units of the normalizer: alpha, or 1 where the budget is absolute."""
+        if self.budget is not None:
+            return 1.0
+        if self.alpha is not None:
+            return self.alpha
+        return DEFAULT_FEATURE_ALPHA if self.normalize_by == "feature" else DEFAULT_ALPHA
+
+    def absolute_budget(self, outputs: int) -> float:
+        """Return the budget of a feature with so many entries, summed over them, where it is absolute."""
+        assert self.budget is not None
+        total, _, per_unit = str(self.budget).partition("/")
+        return float(total) * (outputs if per_unit else 1)
+
+    def without_gradients(self) -> SidConfig:
+        """Return the same for a layer that no gradient reaches: there is no D that a budget could be relative to."""
+        if self.normalizer in ("feature", "absolute"):
+            return replace(self, solver="forward")
+        # An alpha that was given is relative to D, unless this solver was asked for.
+        alpha = self.alpha if self.solver == "forward" else None
+        return replace(self, solver="forward", normalize_by="feature", alpha=alpha)
+
+    def recorded(self, name: str) -> Any:
+        """Return what a recipe keeps of a field: what holds, whether it was given or not."""
+        if name == "alpha":
+            return None if self.budget is not None else self.strength
+        return self.normalizer if name == "normalize_by" else super().recorded(name)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,10 @@ class Validated:
                 shown = quoted(value) if isinstance(value, str) else repr(value)
                 raise UsageError(f"{each.setting.flat} {shown[:160]} is not usable: give {error}") from None
 
+    def recorded(self, name: str) -> Any:
+        """Return what a recipe keeps of a field; None keeps nothing."""
+        return getattr(self, name)
+
 
 def settings_of(cls: type[Any]) -> Iterator[Entry]:
     """List the settings of a configuration class, without those of nested objects."""
@@ -118,10 +122,11 @@ def settings_of(cls: type[Any]) -> Iterator[Entry]:
             yield Entry("", each.name, each.default, Setting(help, described, **{"flat": each.name, **rest}))
 
 
-def recipe(section: object) -> dict[str, Any]:
+def recipe(section: Validated) -> dict[str, Any]:
     """Return the part of an archive's recipe that comes from a configuration object, by key.
 
     Keys and words are those of existing archives, independent of the settings' current names.
     """
     kept = [each for each in settings_of(type(section)) if each.setting.recipe]
-    return {each.setting.recipe: each.setting.kind.recorded(getattr(section, each.name)) for each in kept}
+    found = {each.setting.recipe: each.setting.kind.recorded(section.recorded(each.name)) for each in kept}
+    return {key: value for key, value in found.items() if value is not None}

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from torch import fx
 
 from ..analysis.blocks import Measure
-from ..analysis.job import Job, make_job
+from ..analysis.job import Job, conditioning_inputs_of, make_job
 from ..analysis.tasks import Worker
 from ..config import SidConfig
 from ..errors import UsageError
@@ -27,6 +28,7 @@ from ..inputs.memmap import PreprocessedSamples, write_memmap
 from ..inputs.sample_sets import SampleSet
 from ..metrics.budget import fit
 from ..metrics.input_provider import InputProvider
+from ..torch_graph.evaluation import with_evaluations
 from ..torch_graph.reach import convert_reached
 
 
@@ -46,7 +48,7 @@ class WorkerSpec:
         See :class:`onnxinfo.Model`.
     inputs
         Samples by graph input.
-    input_tensor, layers, conditioning_inputs, unit, settings, foreground, units, memory
+    input_tensor, layers, conditioning_inputs, unit, evaluated, settings, foreground, units, memory
         Those of the job.
     measures
         The prepared metrics themselves: a worker does not look up names.
@@ -71,6 +73,7 @@ class WorkerSpec:
     layers: tuple[Layer, ...]
     conditioning_inputs: tuple[str, ...]
     unit: npt.NDArray[np.float32]
+    evaluated: frozenset[int]
     settings: SidConfig
     foreground: npt.NDArray[np.uint8] | None
     units: npt.NDArray[np.bool_] | None
@@ -115,10 +118,11 @@ class WorkerSpec:
         light.CopyFrom(self.model)
         model = Model(attach_weights(light, self.weights), self.sha256, self.name, None, self.batch_axes)
         provider = InputProvider(model, SampleSet(dict(self.inputs)), self.input_tensor)
-        module = convert_reached(model, self.input_tensor, [layer.name for layer in self.layers])
+        module = self._module(model)
         unit, device = torch.from_numpy(self.unit), torch.device(self.device)
         job = make_job(provider, self.layers, self.settings, module, self.conditioning_inputs, unit, device)
         job.foreground, job.memory = self.foreground, self.memory
+        job.evaluated = self.evaluated
         job.units = None if self.units is None else torch.from_numpy(self.units)
         if self.batching is None:
             job.network.select_batching(
@@ -132,6 +136,17 @@ class WorkerSpec:
                 # Perhaps because not even one input fits.
                 fit(job.network, *job.inputs([0]), memory=self.memory)
         return job
+
+    def _module(self, model: Model) -> fx.GraphModule:
+        names = [layer.name for layer in self.layers]
+        converted = [name for i, name in enumerate(names) if i not in self.evaluated]
+        module = convert_reached(model, self.input_tensor, converted) if converted else None
+        if not self.evaluated:
+            assert module is not None
+            return module
+        inputs = [] if module is None else conditioning_inputs_of(model, self.input_tensor, converted)
+        evaluated = [names[i] for i in sorted(self.evaluated)]
+        return with_evaluations(module, inputs, model, self.input_tensor, names, evaluated)[0]
 
 
 def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) -> WorkerSpec:
@@ -156,7 +171,8 @@ def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) 
     return WorkerSpec(
         __version__, light, weights, job.provider.model.name, job.provider.model.sha256,
         job.provider.model.batch_axes, inputs,
-        job.provider.input_tensor, job.layers, job.conditioning_inputs, job.unit.cpu().numpy(), job.settings,
+        job.provider.input_tensor, job.layers, job.conditioning_inputs, job.unit.cpu().numpy(), job.evaluated,
+        job.settings,
         job.foreground,
         None if job.units is None else job.units.numpy(),
         job.memory, dict(worker.measures), libraries(), device, threads, current_limit(),

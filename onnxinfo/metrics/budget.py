@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..torch_graph.evaluation import evaluates
 from .network import Network
 from .recompute import counted, storages
 
@@ -20,6 +21,8 @@ GPU_SHARE = 0.6
 #: Batch sizes beyond which no device gets faster; on the CPU, a batch is limited in bytes, too.
 CPU_INPUTS, GPU_INPUTS = 64, 4096
 CPU_CACHED_BYTES = 64 * 2**20
+#: Memory of what ONNX Runtime evaluates, in sizes of the input: that of a ResNet on small images.
+EVALUATED_ACTIVATIONS = 32
 
 
 def device_of(name: str) -> torch.device:
@@ -54,6 +57,9 @@ def fit(network: Network, x: Tensor, rows: Tensor, memory: int | None) -> int:
     """
     budget = memory if memory is not None else _default_budget(x.device)
     per_input = _bytes_of(network, x, rows, storages(network.module))
+    if evaluates(network.module):
+        # What ONNX Runtime keeps meanwhile is not seen.
+        per_input += EVALUATED_ACTIVATIONS * x[0].numel() * x.element_size()
     if per_input > budget:
         segments = network.recompute(budget - _beside(x), x, rows)
         logger.info("activations of one input exceed %d MiB: recomputed in %d segments", budget >> 20, segments)

@@ -154,6 +154,12 @@ class LayerProbe:
         """``||feature - f||^2`` of features (noises * S, m), (noises, S)."""
         return (feature.reshape(-1, self.samples, feature.shape[1]) - self.center).square().sum(-1)
 
+    def deviations_at(self, delta: Tensor) -> Tensor:
+        """``||h(x + delta) - f||^2`` around one sample for standardised perturbations (B, n), (B,)."""
+        with torch.no_grad():
+            x = self.x + delta.reshape(-1, *self.x.shape[1:]) * self.unit
+            return self.deviation(self.evaluate(x))[:, 0]
+
     def differentiable_deviation(self, sigma: Tensor, noises: int) -> Tensor:
         """``E||h(x + sigma*delta) - f||^2`` over fresh noise samples, (S,), differentiable in sigma, (S, n)."""
         _, x = self.perturb(sigma, noises)

@@ -152,7 +152,7 @@ def solve_by(problem: Problem, ascend: Callable[[], Tensor], steps: int) -> Solu
 
 def _solution(problem: Problem, found: _Found, coarse: Tensor) -> Solution:
     start, counted, dead = problem.start, problem.counted, problem.dead()
-    error = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(start.normalizer.dtype).tiny) / 2
+    error = problem.target_stderr / 2
     sigma = problem.sigma(found.scales)
     bound = problem.free(found.scales).any(1)
     stderr = torch.where(bound, (error.square() + found.error.square()).sqrt(), 0.0)
@@ -298,6 +298,8 @@ class Problem:
         Counted units, (S, n) bool. The others get no noise, and their entropy is NaN.
     without_budget
         Samples at which small noise does not change the feature, (S,) bool.
+    target_stderr
+        Relative standard error of the target, (S,).
     """
 
     feature: LayerProbe
@@ -308,6 +310,7 @@ class Problem:
     shape: tuple[int, ...]
     counted: Tensor
     without_budget: Tensor
+    target_stderr: Tensor
 
     @classmethod
     def of(
@@ -319,12 +322,19 @@ class Problem:
         cap: float,
         shape: Sequence[int],
         units: Tensor | None = None,
+        target_stderr: Tensor | None = None,
     ) -> Problem:
-        """State the problem; ``target`` is the unmodified ``alpha D``, ``units`` the counted units or None for all."""
+        """State the problem.
+
+        ``target`` is the unmodified ``alpha D``, ``units`` the counted units or None for all, and ``target_stderr`` the
+        relative error of the target, None for that of each sample's own D.
+        """
+        if target_stderr is None:
+            target_stderr = start.normalizer_stderr / start.normalizer.clamp(min=torch.finfo(target.dtype).tiny)
         counted = torch.ones_like(start.column_norms, dtype=torch.bool) if units is None else units
         none = ~(target > 0)
         target = torch.where(none, 1.0, target)
-        return cls(feature, start, target, tie.counting(counted), cap, tuple(shape), counted, none)
+        return cls(feature, start, target, tie.counting(counted), cap, tuple(shape), counted, none, target_stderr)
 
     def dead(self) -> Tensor:
         """Samples without a budget that react to larger noise, (S,) bool; for the others all units are at the cap."""
@@ -464,7 +474,8 @@ class Problem:
         """The problem for a subset of the samples."""
         start, target, counted = self.start.at(index), self.target[index], self.counted[index]
         feature, tie, none = self.feature.at(index), self.tie.at(index), self.without_budget[index]
-        return Problem(feature, start, target, tie, self.cap, self.shape, counted, none)
+        error = self.target_stderr[index]
+        return Problem(feature, start, target, tie, self.cap, self.shape, counted, none, error)
 
     def ascend(self, state: _Ascent, control: Control | None, steps: int, memory: float) -> tuple[int, list[Measured]]:
         """Follow the true gradient while it promises a gain.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from itertools import combinations
+
+import numpy as np
 
 from ..archive.means import limited_by_rounding, sound_alpha
 from ..errors import UsageError
@@ -46,6 +49,45 @@ def check_precision(runs: Sequence[RunValues]) -> None:
         )
 
 
+def check_comparable(runs: Sequence[RunValues]) -> None:
+    """Refuse to lay runs side by side that measure different quantities. Every view of several runs calls this.
+
+    Parameters
+    ----------
+    runs
+        Runs of one metric.
+
+    Raises
+    ------
+    UsageError
+        The runs differ in precision, see :func:`check_precision`, or in what a layer's budget is relative to.
+    """
+    check_precision(runs)
+    for one, two in combinations(runs, 2):
+        names = {row.name for row in two.layers}
+        shared = [(row.name, row.name) for row in one.layers if row.name in names]
+        # Runs that share no layer are laid side by side as a whole.
+        for layer, other in shared or [(one.layers[0].name, two.layers[0].name)]:
+            check_normalizer(one, layer, two, other)
+
+
+def check_normalizer(one: RunValues, layer: str, two: RunValues, other: str) -> None:
+    """Refuse to compare a layer of one run with one of another run if their budgets are relative to different things.
+
+    Raises
+    ------
+    UsageError
+        They are: the values are about different amounts of noise.
+    """
+    found = normalizer_of(one, layer), normalizer_of(two, other)
+    if found[0] != found[1] and all(found):
+        raise UsageError(
+            f"layer '{printable(layer)}' of run '{one.name}' and '{printable(other)}' of '{two.name}' cannot be "
+            f"compared: the budget of one is relative to {found[0]}, that of the other to {found[1]}; analyze both "
+            f"with the same normalize_by or budget, such as normalize_by='feature'"
+        )
+
+
 def precision_class(run: RunValues) -> str:
     """Return whether a run is of a ``float`` or a ``quantised`` network, and the quantization format.
 
@@ -58,6 +100,47 @@ def precision_class(run: RunValues) -> str:
         return printable(f"{recorded}, {quantization}" if quantization else recorded)
     quantized = any(row.op.startswith(_QUANTIZED_OPERATORS) for row in run.layers)
     return QUANTIZED if quantized or limited_by_rounding(run.values).any() else FLOAT
+
+
+_RELATIVE_TO = {
+    "dataset": "D averaged over the samples",
+    "image": "each sample's D",
+    "feature": "the feature's variance",
+    "absolute": "nothing (absolute)",
+}
+#: Metrics whose definition has a budget.
+_WITH_BUDGET = ("sid", "ru", "concentration")
+
+
+def normalizer_of(run: RunValues, layer: str) -> str:
+    """Return in words what the budget of a run's layer is relative to; empty for a metric without a budget."""
+    if run.metric.name not in _WITH_BUDGET:
+        return ""
+    word = "feature" if is_apart(run, layer) else run.recipe.get("normalizer")
+    return _RELATIVE_TO.get(word, printable(str(word))) if isinstance(word, str) else ""
+
+
+def is_apart(run: RunValues, layer: str) -> bool:
+    """Return whether a layer's budget is relative to the feature's variance although that of the run is not.
+
+    No gradient reaches such layers, see ``forward_layers`` in docs/format.md.
+    """
+    apart = run.recipe.get("forward_layers")
+    return isinstance(apart, list | tuple) and layer in apart and run.metric.name in _WITH_BUDGET
+
+
+def split_apart(run: RunValues) -> list[RunValues]:
+    """Return a run as one or two runs, those layers for itself whose budget is relative to something else."""
+    apart = np.array([is_apart(run, row.name) for row in run.layers], dtype=bool)
+    if not apart.any():
+        return [run]
+    parts = []
+    for chosen, name in ((~apart, run.name), (apart, f"{run.name}, without gradients")):
+        layers = tuple(row for row, there in zip(run.layers, chosen, strict=True) if there)
+        values = {key: numbers[chosen] for key, numbers in run.values.items()}
+        recipe = run.recipe if name == run.name else run.recipe | {"normalizer": "feature"}
+        parts.append(dataclasses.replace(run, name=name, layers=layers, values=values, recipe=recipe))
+    return [part for part in parts if part.layers]
 
 
 def _alpha(run: RunValues) -> str:

@@ -14,7 +14,7 @@ from ..archive.means import Cells, Pairs, layer_summary, pair_up, select_cells, 
 from ..config import as_setting
 from ..errors import UsageError
 from ..text import printable
-from .comparable import check_precision
+from .comparable import check_normalizer, check_precision
 from .reading_runs import run_values
 from .run_values import RunValues
 from .selection import Names, Paths, Selection
@@ -23,7 +23,7 @@ Match = Literal["layer", "depth"]
 Row = dict[str, Any]
 
 #: Settings that may differ: the quantity stays the same with other noise, another solver or another network.
-_FREE = frozenset({"model_sha256", "samples_sha256", "seed", "solver", "perturbed"})
+_FREE = frozenset({"model_sha256", "samples_sha256", "seed", "solver", "perturbed", "forward_layers"})
 COLUMNS = (
     *("metric", "layer", "depth", "run", "other", "value", "other_value"),
     *("difference", "low", "high", "n", "n_unproven", "n_missing", "paired"),
@@ -148,7 +148,9 @@ def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
     pair = f"runs '{first.name}' and '{other.name}' cannot be compared"
     shared = first.metrics.keys() & other.metrics.keys()
     of_others = {key for key in first.recipe if _metric_of(key) not in (None, *shared)}
-    for key in sorted((first.recipe.keys() & other.recipe.keys()) - _FREE - of_others):
+    keys = (first.recipe.keys() & other.recipe.keys()) - _FREE - of_others
+    # Where normalizers differ, alphas differ because of that.
+    for key in sorted(keys, key=lambda each: (each != "normalizer", each)):
         if first.recipe[key] != other.recipe[key]:
             (name, one), (_, two) = (as_setting(key, each.recipe[key]) for each in (first, other))
             values = f"{printable(str(one))} in one and {printable(str(two))} in the other"
@@ -187,6 +189,7 @@ def _differences(first: _Side, other: _Side, metric: str, by: Match, paired: boo
     from scipy.special import stdtrit
 
     for i, j in _matched(one, two, by):
+        check_normalizer(one, one.layers[i].name, two, two.layers[j].name)
         pairs, freedom = compare_cells(select_cells(one.values, i), select_cells(two.values, j))
         if not pairs.n:
             continue

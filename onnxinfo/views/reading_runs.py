@@ -10,7 +10,7 @@ import numpy as np
 from ..archive.format import Metric
 from ..errors import UsageError
 from ..text import printable
-from .comparable import check_precision
+from .comparable import check_comparable
 from .run_values import RunValues
 from .run_view import RunView
 from .selection import Selection
@@ -47,7 +47,7 @@ def read_runs(selection: Selection, metric: str) -> list[RunValues]:
     found = [each for each in (run_values(view, metric) for view, _ in views) if each.layers]
     if not found:
         raise nothing_finished(metric)
-    check_precision(found)
+    check_comparable(found)
     ordered = selection.runs
     return sorted(found, key=lambda each: ordered.index(each.name) if each.name in ordered else len(ordered))
 

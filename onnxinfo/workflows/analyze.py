@@ -16,10 +16,11 @@ import numpy.typing as npt
 import torch
 
 from ..analysis.blocks import Measure
+from ..analysis.evaluated import prepare_evaluated
 from ..analysis.finite import check_values
 from ..analysis.job import Job, prepare, prepare_reached
 from ..analysis.masks import unit_mask_of
-from ..analysis.measures import check_metrics, make_measures, needed, with_needed
+from ..analysis.measures import check_gradients, check_metrics, make_measures, need_gradients, needed, with_needed
 from ..analysis.settings import Report, Result
 from ..analysis.tasks import Worker
 from ..archive.claim import claim_archive
@@ -148,6 +149,8 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     claim_archive(output, [model, inputs, *config.sources()])
     chosen = config.selection.metrics
     check_metrics(chosen)
+    if config.sid.solver == "forward":
+        check_gradients(chosen)
     ENGINES.get(config.execution.engine)
     for metric in needed(chosen):
         METRICS.get(metric).claim(config, Path(output))
@@ -200,7 +203,7 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     if mask is not None:
         logger.info("unit mask: %s", mask)
         provider.counted = mask.units
-    job = (prepare if selection.layers else prepare_reached)(provider, chosen, config.sid, target)
+    job = _prepared(provider, chosen, config, target)
     job.foreground = masks
     if mask is not None:
         job.units = torch.from_numpy(mask.units.reshape(len(provider), -1))
@@ -208,6 +211,14 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     job.batch_size = fit(job.network, *job.inputs([0]), memory=job.memory)
     check_values(job)
     return job, mask
+
+
+def _prepared(provider: InputProvider, chosen: Sequence[Layer], config: Config, device: torch.device) -> Job:
+    """Make layers ready: by evaluations only where none of the metrics needs more."""
+    settings, named = config.sid, bool(config.selection.layers)
+    if settings.solver == "reference" or need_gradients(config.selection.metrics):
+        return (prepare if named else prepare_reached)(provider, chosen, settings, device)
+    return prepare_evaluated(provider, chosen, settings, device, named=named)
 
 
 def _as_begun(writer: RunWriter, batch_size: int) -> int:
@@ -241,6 +252,8 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         **recipe(job.settings),
         **more,
     }
+    if 0 < len(job.evaluated) < len(job.layers):
+        described["forward_layers"] = [job.layers[i].name for i in sorted(job.evaluated)]
     if job.foreground is not None:
         described["foreground_sha256"] = hashlib.sha256(job.foreground.tobytes()).hexdigest()
         described["without_foreground"] = int((~job.foreground.any((1, 2))).sum())

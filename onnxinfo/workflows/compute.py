@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..analysis.blocks import Measure
 from ..analysis.job import Job
 from ..analysis.linearization_store import LinearizationStore, linearization_store
+from ..analysis.normalizers import Normalizers
 from ..analysis.settings import Progress, Report
 from ..analysis.tasks import Column, Linearize, Measuring
 from ..archive.means import mean_and_stderr
@@ -80,7 +81,8 @@ class Analysis:
     def _blocks(self) -> list[list[int]]:
         """Blocks of samples that are solved together, independent of the engine and of finished cells."""
         samples = len(self.job.provider)
-        size = min(BLOCK, self.job.batch_size, samples)
+        # Evaluations take long for each sample, and share nothing between samples.
+        size = 1 if self.job.evaluated else min(BLOCK, self.job.batch_size, samples)
         return [list(range(start, min(start + size, samples))) for start in range(0, samples, size)]
 
     def _open(self, layer: int, block: Sequence[int]) -> list[str]:
@@ -88,29 +90,27 @@ class Analysis:
         return [name for name, done in self._finished.items() if not done[layer, block].all()]
 
     def _linearize(self, kept: LinearizationStore) -> list[float | None]:
-        """Linearize if necessary; return ``D`` of every layer's constraint, None for each sample's own."""
-        layers = len(self.job.layers)
+        """Linearize if necessary; return every layer's normalizer, None for each sample's own ``D``."""
+        layers = range(len(self.job.layers))
         constrained = [name for name in self.measures if self._is_constrained(name)]
         if not constrained:
-            return [None] * layers
-        shared = self.job.settings.normalize_by == "dataset"
+            return [None for _ in layers]
         # A resumed run keeps the normalizers of its finished cells.
-        known = [self._known(constrained, layer) for layer in range(layers)]
+        known = [self._known(constrained, layer) for layer in layers]
+        kinds = [self.job.settings_of(layer).normalizer for layer in layers]
         blocks = self._blocks
-        if not shared or all(normalizer is not None for normalizer in known):
-            blocks = [block for block in blocks if any(self._open(layer, block) for layer in range(layers))]
+        if len(self.job.evaluated) == len(self.job.layers):
+            blocks = []
+        elif not any(kind == "dataset" and found is None for kind, found in zip(kinds, known, strict=True)):
+            blocks = [block for block in blocks if any(self._open(layer, block) for layer in layers)]
         self._linearize_blocks(kept, blocks)
-        if not shared:
-            return [None] * layers
-        normalizers = [
-            mean if normalizer is None else normalizer
-            for normalizer, mean in zip(known, kept.normalizers(), strict=True)
-        ]
+        found = Normalizers(self.job, kept.normalizers)
+        normalizers = [found.of(layer) if known[layer] is None else known[layer] for layer in layers]
         for name in constrained:
             for layer, normalizer in enumerate(normalizers):
-                if not self._finished[name][layer].any():
+                if normalizer is not None and not self._finished[name][layer].any():
                     self.writer.set_normalizer(name, layer, normalizer)
-        return list(normalizers)
+        return normalizers
 
     def _is_constrained(self, name: str) -> bool:
         """Whether a metric, or one that it depends on, uses the constraint with ``D``."""
@@ -118,6 +118,8 @@ class Analysis:
         return measure.uses_normalizer or any(map(self._is_constrained, measure.needs))
 
     def _known(self, metrics: Sequence[str], layer: int) -> float | None:
+        if self.job.settings_of(layer).normalizer == "sample":
+            return None
         return next((self.writer.normalizer(m, layer) for m in metrics if self._finished[m][layer].any()), None)
 
     def _linearize_blocks(self, kept: LinearizationStore, blocks: Sequence[list[int]]) -> None:
@@ -133,7 +135,7 @@ class Analysis:
         logger.info("normalizers D of %d layers computed in %.2f s", len(self.job.layers), time.monotonic() - began)
 
     def _stderr(self) -> float:
-        if self.job.settings.normalize_by == "sample":
+        if self.job.settings.normalizer != "dataset":
             return NORMALIZER_STDERR
         # The precision of the mean over all samples matters.
         return min(0.05, 0.005 * math.sqrt(len(self.job.provider)))
@@ -143,7 +145,7 @@ class Analysis:
         for block in self._blocks:
             for layer in range(len(self.job.layers)):
                 if names := self._open(layer, block):
-                    start = kept.of(layer, block) if constrained else None
+                    start = kept.of(layer, block) if constrained and layer not in self.job.evaluated else None
                     yield Measuring(layer, block, names, start, normalizers[layer])
 
     def _write(self, name: str, layer: int, samples: list[int], column: Column) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ...archive.means import layer_summary
 from ...errors import UsageError
 from ...text import printable, shorten
-from ..comparable import check_precision
+from ..comparable import check_comparable
 from ..panels import (
     PERCENTILES,
     aspect_of,
@@ -90,7 +90,7 @@ def draw_coherency(figure: Figure, selection: Selection, style: FigureStyle) -> 
     if not found.values:
         raise nothing_finished(", ".join(selection.metrics) or "of any kind")
     for metric in found.metrics:
-        check_precision([*found.of(metric).values()])
+        check_comparable([*found.of(metric).values()])
     cell = style.width * 0.62 / min(len(found.layers), _MOST_LAYERS)
     set_height(figure, style, max(2.2, cell * len(found.values) * 1.12 + 0.5))
     halves: Any = figure.subfigures(1, 2, width_ratios=[2.1, 1])

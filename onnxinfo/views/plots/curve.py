@@ -14,6 +14,7 @@ from ...archive.format import Metric
 from ...archive.means import layer_summary
 from ...errors import UsageError
 from ...text import shorten
+from ..comparable import split_apart
 from ..panels import Line, grid_behind, run_style, set_height, zero_line
 from ..plotting import SEVERAL, Spread, figure_plot
 from ..reading_runs import metric_label, read_runs
@@ -51,7 +52,7 @@ class Curve:
     samples
         Number of samples.
     alpha
-        The constraint's alpha, if recorded.
+        The constraint's alpha, if recorded and relative to D.
     """
 
     name: str
@@ -72,7 +73,8 @@ def draw_curve(figure: Figure, selection: Selection, style: FigureStyle, *, spre
     if spread not in _BANDS:
         raise UsageError(f"spread '{spread}' is unknown; choose one of {', '.join(_BANDS)}")
     read = [read_runs(selection, name) for name in selection.metrics]
-    panels = [[_curve(each, spread) for each in found] for found in read]
+    # Layers whose budget is relative to something else get a line of their own.
+    panels = [[_curve(part, spread) for each in found for part in split_apart(each)] for found in read]
     remark = unproven_text(each.values for found in read for each in found)
     # A run has the same color in all panels, even if it lacks some metrics.
     runs = list(dict.fromkeys(curve.name for curves in panels for curve in curves))
@@ -113,7 +115,8 @@ def _curve(found: RunValues, spread: Spread) -> Curve:
         if spread == "stderr"
         else _quartiles(found)
     )
-    alpha = found.recipe.get("alpha")
+    # Only relative to D is there a least value.
+    alpha = None if found.recipe.get("normalizer") in ("feature", "absolute") else found.recipe.get("alpha")
     return Curve(
         name=found.name,
         metric=found.metric,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...errors import UsageError
 from ...text import printable, shorten
-from ..comparable import check_precision
+from ..comparable import check_comparable
 from ..panels import (
     MOST_LAYERS,
     MOST_SAMPLES,
@@ -123,7 +123,7 @@ def _two_runs(selection: Selection) -> tuple[_Maps, _Maps]:
         found.append(_maps(view, selection.metrics[0]))
     if len(found) != 2:
         raise UsageError(f"a difference is between two runs, and there is {len(found)}; give two archives or runs")
-    check_precision([each.values for each in found])
+    check_comparable([each.values for each in found])
     if found[0].name in selection.runs and selection.runs.index(found[0].name) == 1:
         found.reverse()
     return found[0], found[1]

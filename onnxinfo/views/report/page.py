@@ -15,7 +15,7 @@ from ...errors import OnnxinfoError, UsageError
 from ...kinds import HTML
 from ...outputs import claim
 from ...text import printable
-from ..comparable import check_precision
+from ..comparable import check_comparable
 from ..reading_runs import run_values
 from ..run_values import RunValues
 from ..selection import Names, Paths, Selection
@@ -118,7 +118,7 @@ def _check_comparable(selection: Selection) -> None:
         for metric in view.metrics:
             found.setdefault(metric.name, []).append(run_values(view, metric.name))
     for alike in found.values():
-        check_precision(alike)
+        check_comparable(alike)
 
 
 def _load(model: str | os.PathLike[str]) -> Model:

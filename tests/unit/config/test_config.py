@@ -43,7 +43,8 @@ TEXTS = {
     "tokenizer": "tokenizer.json", "rate": "16000", "fit_length": "both",
     "preset": "unit", "scale": "0.5", "mean": "0.25", "std": "0.25,0.5", "layout": "NCHW", "size": "8,9",
     "resize": "squash", "foreground": "boxes.csv", "crop_to_box": "1.5", "alpha": "0.001", "normalize_by": "sample",
-    "share_sigma": "grid:4", "sigma_max": "2", "solver": "reference", "seed": "5", "error_reference": "reconstruction",
+    "budget": "0.02/unit", "share_sigma": "grid:4", "sigma_max": "2", "solver": "reference", "seed": "5",
+    "error_reference": "reconstruction",
     "decoders": "kept", "decoder_inputs": IMAGES, "decoder_limit": "9", "decoder_width": "8", "decoder_steps": "20",
     "decoder_batch": "4", "decoder_learning_rate": "0.01", "decoder_horizontal_flip": "true", "device": "cpu",
     "memory_limit": "2G", "engine": "ray", "workers": "2", "threads": "3", "ray_address": "host:1",
@@ -217,7 +218,15 @@ def test_the_docs_list_every_setting(monkeypatch):
         ({"alpha": float("nan")}, "alpha nan is not usable: give a positive number"),
         ({"sigma_max": -1}, "sigma_max -1 is not usable: give a positive number"),
         ({"share_sigma": "grid:0"}, "share_sigma 'grid:0' is not usable: give unit, pixel or grid:N, such as grid:4"),
-        ({"normalize_by": None}, "normalize_by None is not usable: give dataset or sample"),
+        ({"normalize_by": None}, "normalize_by None is not usable: give dataset, sample or feature"),
+        (
+            {"budget": 0},
+            "budget 0 is not usable: give a positive number, for the sum over the feature's entries, or suc",
+        ),
+        ({"budget": "1/pixel"}, "budget '1/pixel' is not usable: give a positive number"),
+        ({"budget": 1, "alpha": 0.1}, "budget 1.0 is absolute, and alpha 0.1 is relative: give one of them"),
+        ({"budget": 1, "normalize_by": "feature"}, "budget 1.0 is absolute, and normalize_by 'feature' makes it rela"),
+        ({"solver": "forward", "normalize_by": "sample"}, "normalize_by 'sample' is relative to the Jacobian, which"),
         ({"size": (8, 0)}, "size (8, 0) is not usable: give a side in pixels, or height and width such as 224,160"),
         ({"resize": "fit"}, "resize 'fit' is not usable: give crop, squash, none or the length of the shorter side in"),
         ({"mean": [0.1, "x"]}, "mean [0.1, 'x'] is not usable: give a number, or one per channel"),
@@ -440,6 +449,12 @@ def test_the_recipe_keeps_the_keys_of_archives_that_exist():
     }  # fmt: skip
     assert recipe(SidConfig()) == {
         "alpha": 1.5e-4, "normalizer": "dataset", "tie": "unit", "cap": 1.0, "solver": "auto", "seed": 0
+    }  # fmt: skip
+    assert recipe(SidConfig(normalize_by="feature")) == {
+        "alpha": 0.01, "normalizer": "feature", "tie": "unit", "cap": 1.0, "solver": "auto", "seed": 0
+    }  # fmt: skip
+    assert recipe(SidConfig(budget="0.5 / unit", solver="forward")) == {
+        "normalizer": "absolute", "budget": "0.5/unit", "tie": "unit", "cap": 1.0, "solver": "forward", "seed": 0
     }  # fmt: skip
     expected = {"width": 32, "steps": 400, "batch": 32, "learning_rate": 3e-3, "flips": False}
     assert [*recipe(DecoderConfig()).items()] == [*expected.items()]

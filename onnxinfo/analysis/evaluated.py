@@ -1,0 +1,115 @@
+"""Layers that no gradient reaches, or that are to be solved without one: ONNX Runtime evaluates them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from ..config import SidConfig
+from ..errors import ConversionError
+from ..graph.layers import Layer
+from ..metrics.input_provider import InputProvider
+from ..metrics.noise import make_tie
+from ..torch_graph.convert import Conversion
+from ..torch_graph.evaluation import with_evaluations
+from ..torch_graph.reach import describe_obstacle, obstacles
+from .job import Converted, Job, convert_layers, settled
+
+logger = logging.getLogger(__name__)
+
+#: Noise scales of a sample beyond which evaluations do not suffice for an answer in reasonable time.
+MOST_SCALES = 1024
+
+
+def prepare_evaluated(
+    provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, device: torch.device, *, named: bool
+) -> Job:
+    """Do as :func:`.job.prepare` does, and let ONNX Runtime evaluate the layers that no gradient reaches.
+
+    Parameters
+    ----------
+    provider, layers, settings, device
+        As there. With the solver ``forward`` no layer is converted.
+    named
+        Whether the user named the layers: then none is left out.
+
+    Raises
+    ------
+    ConversionError, VerificationError, ModelError
+        As there; or a layer that no gradient reaches has too many noise scales for a solution without one.
+    """
+    names = [layer.name for layer in layers]
+    if settings.solver == "forward":
+        _check_scales(provider, settings)
+        return _with_evaluated(provider, layers, settings, device, None, names)
+    converted, ends = _reached(provider, names)
+    if not ends:
+        assert converted is not None
+        return settled(provider, layers, settings, converted, device)
+    reason = describe_obstacle(*next(iter(ends.items())), provider.input_tensor)
+    try:
+        _check_scales(provider, settings)
+    except ConversionError as error:
+        if named or len(ends) == len(names):
+            raise ConversionError(f"{reason}; {error}") from None
+        logger.warning("left out: %s; %s", reason, error)
+        kept = [layer for layer in layers if layer.name not in ends]
+        assert converted is not None
+        return settled(provider, kept, settings, converted, device)
+    own = settings.without_gradients()
+    budget = (
+        f"{own.strength:g} of the feature's variance (normalize_by='feature')" if own.budget is None else own.budget
+    )
+    logger.warning(
+        "%s; %d of %d layers are solved without gradients, budget: %s", reason, len(ends), len(names), budget
+    )
+    return _with_evaluated(provider, layers, settings, device, converted, [name for name in names if name in ends])
+
+
+def _reached(provider: InputProvider, names: Sequence[str]) -> tuple[Converted | None, dict[str, Conversion]]:
+    """Convert those of the layers that a gradient reaches; return with them what is in the way to each other one."""
+    ends: dict[str, Conversion] = {}
+    while rest := [name for name in names if name not in ends]:
+        try:
+            converted = convert_layers(provider, rest)
+        except ConversionError:
+            found = obstacles(provider.model, provider.input_tensor, rest)
+            if not found:
+                raise
+        else:
+            found = {rest[position]: node for position, node in converted.ends.items()}
+        if not found:
+            return converted, ends
+        ends |= found
+    return None, ends
+
+
+def _with_evaluated(
+    provider: InputProvider,
+    layers: Sequence[Layer],
+    settings: SidConfig,
+    device: torch.device,
+    converted: Converted | None,
+    evaluated: Sequence[str],
+) -> Job:
+    names = [layer.name for layer in layers]
+    module = None if converted is None else converted.module
+    inputs = [] if converted is None else converted.conditioning_inputs
+    graph, inputs = with_evaluations(module, inputs, provider.model, provider.input_tensor, names, evaluated)
+    witness = "ONNX Runtime" if converted is None else converted.witness
+    # All layers alike: then it is the run that has the normalizer and the solver.
+    own = settings.without_gradients() if len(evaluated) == len(names) else settings
+    job = settled(provider, layers, own, Converted(graph, inputs, {}, witness), device)
+    job.evaluated = frozenset(i for i, name in enumerate(names) if name in evaluated)
+    return job
+
+
+def _check_scales(provider: InputProvider, settings: SidConfig) -> None:
+    groups = make_tie(settings.share_sigma, provider.perturbed([0]).shape[1:], provider.axes()).groups
+    if groups > MOST_SCALES:
+        raise ConversionError(
+            f"without gradients at most {MOST_SCALES} noise scales can be solved, and the input has {groups}: "
+            f"let units share them, such as share_sigma='grid:8'"
+        )

@@ -1,0 +1,428 @@
+"""Strict information discarding of a layer that can only be evaluated: a table's trees, rounding, custom operators.
+
+The optimum is where the gradient ``sigma_g dL/dsigma_g`` of the deviation is the same for all free units. Stein's
+identity gives it without differentiating the layer, as integrals along each group's noise (:mod:`.radial`, or
+:mod:`.intervals` where the layer's thresholds are known). Each round allocates the budget as if the layer were linear
+with the column norms that these gradients imply, in damped steps, and old evidence is forgotten. Scales are averaged
+over the last rounds, and certified like those of the other solver, with fresh noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .certificate import (
+    GAP_STDERR,
+    LEAST_CURVATURE,
+    MOST_CURVATURE,
+    RATIO_STDERR,
+    Certificate,
+    Measured,
+    certify,
+    mean_and_stderr,
+    relative_stderr,
+    rescale_to_constraint,
+    take_trial,
+    wider,
+)
+from .intervals import Intervals
+from .noise import Tie, clip_sigma, waterfill
+from .probe import LayerProbe
+from .radial import Integrator
+from .sid import KNOWN_OFF, MOST_STEP, WORTH, Solution
+
+#: Rounds of a first search, backgrounds of each, and the least weight of the newest evidence.
+FIRST = (20, 8, 0.3)
+#: Stages of certificate and further rounds.
+STAGES = ((20, 16, 0.2), (24, 32, 0.1), (24, 32, 0.06))
+#: Rounds in which the budget falls from what the cap takes to what is given, and backgrounds of each.
+FALLING, FALLING_BACKGROUNDS = 16, 16
+#: Nats by which two first searches may differ and still have found the same optimum.
+SAME = 0.01
+#: The least gap, nats, of a layer made of steps, and of one where first searches ended apart: such a layer has several
+#: optima, and the certificate knows the nearest only. Of 12 cells of a random forest, repeated searches found up to
+#: 0.067 nats more.
+SEVERAL_OPTIMA = 0.07
+#: Rounds at least, and the mean square change of ``log sigma`` below which a stage ends.
+LEAST_ROUNDS, STILL = 6, 5e-5
+#: Share of the step that a linear layer would take. Steps of a discontinuous feature overshoot otherwise.
+DAMPING = 0.7
+#: Backgrounds of each of the independent parts that a certificate rests on; parts at least and at most.
+PART_BACKGROUNDS, LEAST_PARTS, MOST_PARTS = 8, 8, 32
+#: Noise samples that tell whether the cap reaches the budget, that find where to begin, and of a trial step.
+CAP_NOISES, START_NOISES, TRIAL_NOISES = 1024, 256, 512
+#: Share of the cap at which a search from there begins: at the cap itself, no unit would be free.
+NEAR_CAP = 0.98
+#: Scales that are tried at first: halvings of an interval that reaches from so small a scale to the cap.
+LEAST_SCALE, HALVINGS = 1e-7, 14
+#: Numbers of perturbed inputs that tell the ratio at most, and noise samples of it at least and at most. Steps are rare
+#: events: few of many noise samples cross them.
+RATIO_NUMBERS, LEAST_RATIO, MOST_RATIO = 2**21, 2048, 2**18
+#: The same at most while scales are still sought.
+FEW_RATIO = 2**14
+#: Relative standard error of the ratio that a certificate rests on, where that many noise samples are allowed.
+CERTIFIED_STDERR = 0.006
+#: Times that scales are rescaled at most until the constraint is met.
+ADJUSTMENTS = 4
+#: Power of the noise that a deviation may grow as: 2 where a layer is linear, more where rare steps make it.
+LEAST_EXPONENT, MOST_EXPONENT = 0.5, 12.0
+#: Growth of the deviation under noise of twice the size beyond which rarer steps than any seen may matter.
+MOST_GROWTH, GROWTH_NOISES = 256.0, 256
+
+
+@dataclass(frozen=True)
+class Integrated(Measured):
+    """What was measured by integrals: gradients of discontinuous features, too."""
+
+    def exponent(self, free: Tensor) -> Tensor:
+        """Growth of the deviation with the scales of the free units, (S,)."""
+        return self.growth(free).clamp(LEAST_EXPONENT, MOST_EXPONENT)
+
+
+def solve_forward(
+    feature: LayerProbe,
+    target: Tensor,
+    tie: Tie,
+    cap: float,
+    shape: Sequence[int],
+    integrate: Callable[[LayerProbe, Tie, Tensor], Integrator],
+    units: Tensor | None = None,
+) -> Solution:
+    """The SID of one layer on a block of samples from evaluations of the layer alone.
+
+    Parameters
+    ----------
+    feature
+        The layer's feature on S samples.
+    target
+        Budget of each, (S,), positive.
+    tie, cap
+        Tied groups, and ``sigma_max`` in standardised units.
+    shape
+        Shape of one sample.
+    integrate
+        Makes what integrates along the groups of one sample from its feature, its groups, and its units that count.
+    units
+        Units that count, (S, n) bool; None: all.
+    """
+    counted = torch.ones((feature.samples, feature.units), dtype=torch.bool) if units is None else units
+    counted = counted.to(feature.x.device)
+    found = []
+    for position in range(feature.samples):
+        sample = torch.tensor([position], device=feature.x.device)
+        one, own = feature.at(sample), counted[sample]
+        groups = tie.counting(own)
+        integrator = integrate(one, groups, own[0])
+        found.append(ForwardProblem(one, target[sample], groups, cap, tuple(shape), own, integrator).solve())
+    return joined(found)
+
+
+def joined(parts: Sequence[Solution]) -> Solution:
+    """Join the solutions of blocks of samples."""
+    certificates = [part.certificate for part in parts]
+    names = [each.name for each in dataclasses.fields(Certificate)]
+    whole = Certificate(*(torch.cat([getattr(each, name) for each in certificates]) for name in names))
+    rest = [each.name for each in dataclasses.fields(Solution) if each.name != "certificate"]
+    return Solution(certificate=whole, **{name: torch.cat([getattr(each, name) for each in parts]) for name in rest})
+
+
+@dataclass
+class _Evidence:
+    """What rounds have found so far.
+
+    Attributes
+    ----------
+    norms
+        Squared column norms of the linear layer that has the gradients found, per group, (groups,).
+    exponent
+        Growth of the deviation with the scales.
+    """
+
+    norms: Tensor
+    exponent: float = 2.0
+    rounds: int = 0
+
+    def learn(self, norms: Tensor, exponent: float, least: float) -> float:
+        """Take in a round's findings, and return their weight."""
+        weight = max(2 / (self.rounds + 2), least)
+        self.norms = self.norms + weight * (norms - self.norms)
+        self.exponent += weight * (exponent - self.exponent)
+        self.rounds += 1
+        return weight
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Scales (1, groups) that a first search has found, their mean logarithm, and the number of evaluations.
+
+    `alone` tells whether all first searches led there.
+    """
+
+    scales: Tensor
+    evidence: _Evidence
+    entropy: float
+    evaluations: int
+    alone: bool = True
+
+
+@dataclass(frozen=True)
+class ForwardProblem:
+    """One layer's maximisation at one sample; scales are uncapped, per group, (1, groups).
+
+    Attributes
+    ----------
+    feature
+        The layer's feature on the sample.
+    target
+        Budget, (1,).
+    tie, cap, shape
+        Tied groups, ``sigma_max``, and the shape of the sample.
+    counted
+        Units that count, (1, n) bool.
+    integrate
+        Integrates along each group.
+    """
+
+    feature: LayerProbe
+    target: Tensor
+    tie: Tie
+    cap: float
+    shape: tuple[int, ...]
+    counted: Tensor
+    integrate: Integrator
+
+    def solve(self) -> Solution:
+        """Find the scales, and certify them."""
+        at_cap = self.target.new_full((1, self.tie.groups), self.cap)
+        deviations = self.feature.deviations(self.sigma(at_cap), CAP_NOISES)
+        mean, error = mean_and_stderr(deviations)
+        if float(mean + 2 * error) <= float(self.target):
+            return self._solution(at_cap, self._exact(deviations), CAP_NOISES, 0)
+        return self._searched(float(mean / self.target))
+
+    def sigma(self, scales: Tensor) -> Tensor:
+        """Noise scale of every unit, (1, n), zero where it does not count."""
+        return clip_sigma(scales, self.tie, self.cap) * self.counted
+
+    def free(self, scales: Tensor) -> Tensor:
+        """Units that count and are below the cap, (1, n) bool."""
+        return (self.tie.expand(scales) < self.cap) & self.counted
+
+    def start(self) -> Tensor:
+        """One scale for all groups that meets the constraint to a factor."""
+        low, high = math.log(LEAST_SCALE * self.cap), math.log(self.cap)
+        scales = self.target.new_ones((1, self.tie.groups))
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            found = self.feature.deviations(self.sigma(scales * math.exp(middle)), START_NOISES).mean()
+            low, high = (low, middle) if float(found) > float(self.target) else (middle, high)
+        return scales * math.exp((low + high) / 2)
+
+    def _searched(self, excess: float) -> Solution:
+        found = self._first(excess)
+        scales, evidence, evaluations = found.scales, found.evidence, found.evaluations
+        best: Solution | None = None
+        for stage in (None, *STAGES):
+            if stage is not None:
+                scales, spent = self.ascend(scales, evidence, *stage)
+                evaluations += spent
+            scales, certificate, shortfall, spent = self.certify(scales, evidence)
+            evaluations += spent
+            if isinstance(self.integrate, Intervals) or not found.alone:
+                gap = certificate.gap.clamp(min=SEVERAL_OPTIMA)
+                certificate = dataclasses.replace(
+                    certificate, gap=torch.where(certificate.saturated, certificate.gap, gap)
+                )
+            now = self._solution(scales, certificate, evaluations, evidence.rounds)
+            if best is None or _is_better(now, best):
+                best = now
+            if bool(certificate.converged) and shortfall <= WORTH / 4:
+                break
+        assert best is not None
+        return dataclasses.replace(best, probes=now.probes, iterations=now.iterations)
+
+    def _first(self, excess: float) -> _Search:
+        """Search from both ends, and once more where that leads to different optima; return the best.
+
+        A step that noise crosses half the time takes no more of the budget from more noise: a unit either stays well
+        below its nearest threshold, or goes far beyond it.
+
+        Parameters
+        ----------
+        excess
+            Deviation at the cap in units of the budget.
+        """
+        searches = [self._from_cap(excess), self._from_below()]
+        alone = abs(searches[0].entropy - searches[1].entropy) <= SAME
+        if not alone:
+            searches.append(self._from_cap(excess))
+        best = max(searches, key=lambda each: each.entropy)
+        return dataclasses.replace(best, evaluations=sum(each.evaluations for each in searches), alone=alone)
+
+    def _from_below(self) -> _Search:
+        """Search from one scale for all groups."""
+        scales = self.start()
+        evidence = _Evidence(torch.zeros_like(scales[0]))
+        return self._search(scales, evidence, HALVINGS * START_NOISES)
+
+    def _from_cap(self, excess: float) -> _Search:
+        """Search from the cap, while the budget falls."""
+        scales = self.target.new_full((1, self.tie.groups), NEAR_CAP * self.cap)
+        evidence, spent = _Evidence(torch.zeros_like(scales[0])), 0
+        for step in range(FALLING):
+            falling = dataclasses.replace(self, target=self.target * excess ** (1 - (step + 1) / FALLING))
+            scales, more, _ = falling.round(scales, evidence, FALLING_BACKGROUNDS, 0.4)
+            spent += more
+        return self._search(scales, evidence, spent)
+
+    def _search(self, scales: Tensor, evidence: _Evidence, spent: int) -> _Search:
+        scales, more = self.ascend(scales, evidence, *FIRST)
+        scales, measured = self.met(scales, evidence.exponent)
+        entropy = float((scales.clamp(max=self.cap).log() * self.tie.size).sum() / self.tie.size.sum())
+        return _Search(scales, evidence, entropy, spent + more + measured)
+
+    def ascend(
+        self, scales: Tensor, evidence: _Evidence, rounds: int, backgrounds: int, least: float
+    ) -> tuple[Tensor, int]:
+        """Take rounds of steps; return the mean scales of the later ones, and how many evaluations that took."""
+        passed, spent = [], 0
+        for _ in range(rounds):
+            scales, more, moved = self.round(scales, evidence, backgrounds, least)
+            spent += more
+            passed.append(scales.log())
+            if len(passed) >= LEAST_ROUNDS and moved < STILL:
+                break
+        late = torch.stack(passed[len(passed) // 2 :])
+        return late.mean(0).exp(), spent
+
+    def round(self, scales: Tensor, evidence: _Evidence, backgrounds: int, least: float) -> tuple[Tensor, int, float]:
+        """Take one step; return the scales, how many evaluations that took, and the mean square change."""
+        found = self.integrate(self.sigma(scales)[0], backgrounds, self._gradient(scales, evidence))
+        scales, moved = self._step(scales, evidence, found.gradient.mean(0), float(found.level.mean()), least)
+        return scales, found.evaluations, moved
+
+    def _gradient(self, scales: Tensor, evidence: _Evidence) -> Tensor:
+        """What the evidence foretells of ``sigma_g dL/dsigma_g``, (groups,)."""
+        return 2 * scales[0].clamp(max=self.cap).square() * evidence.norms
+
+    def _step(
+        self, scales: Tensor, evidence: _Evidence, gradient: Tensor, level: float, least: float
+    ) -> tuple[Tensor, float]:
+        """Move towards what a linear layer with these gradients would be given; return the mean square change."""
+        groups = Tie(torch.arange(self.tie.groups, device=scales.device), self.tie.size.reshape(-1))
+        sigma = scales.clamp(max=self.cap)
+        free = (scales < self.cap)[0]
+        level = max(level, float(torch.finfo(scales.dtype).tiny))
+        exponent = min(max(float(gradient[free].sum()) / level, LEAST_EXPONENT), MOST_EXPONENT)
+        weight = evidence.learn(gradient / (2 * sigma[0].square()), exponent, least)
+        # A group that seems unseen, or to lower the deviation, may grow as far as a step goes.
+        norms = evidence.norms.clamp(min=1e-6 * float(evidence.norms.abs().mean()))[None]
+        off = max(-2.0, min(2.0, math.log(level / float(self.target)))) * max(weight, 0.25)
+        foretold = (sigma.square() * norms).sum(1) * math.exp(-2 * off / evidence.exponent)
+        wanted = waterfill(norms, foretold, groups, self.cap).clamp(max=math.e * self.cap)
+        change = DAMPING * (wanted.log() - scales.log())
+        change = change.clamp(-MOST_STEP, MOST_STEP) if evidence.rounds > 6 else change.clamp(-1, 1)
+        moved = torch.where(sigma * change.exp() < self.cap, change, 0.0)
+        return scales * change.exp(), float(moved.square().mean())
+
+    def certify(self, scales: Tensor, evidence: _Evidence) -> tuple[Tensor, Certificate, float, int]:
+        """Measure scales with fresh noise, and meet the constraint exactly.
+
+        Returns
+        -------
+        tuple
+            Scales, certificate, nats that are estimated to be missing, and evaluations.
+        """
+        scales, spent = self.met(scales, evidence.exponent)
+        deviations = self.sampled(self.sigma(scales), CERTIFIED_STDERR, MOST_RATIO)
+        spent += len(deviations)
+        parts: list[Tensor] = []
+        free = self.free(scales)
+        while len(parts) < MOST_PARTS:
+            found = self.integrate(self.sigma(scales)[0], PART_BACKGROUNDS, self._gradient(scales, evidence))
+            spent += found.evaluations
+            parts.append(self.tie.expand(found.gradient.mean(0)[None] / self.tie.size) * self.counted)
+            measured = Integrated(torch.stack(parts), deviations)
+            if len(parts) >= LEAST_PARTS and float(measured.shortfall(free)[1]) * wider(len(parts)) <= GAP_STDERR / 4:
+                break
+        noises = min(TRIAL_NOISES, len(deviations))
+        trial, _ = take_trial(self.feature, measured, free, self.shape, partial(self._moved, scales), noises)
+        certificate = certify(measured, self.target, free, trial)
+        growth = self.feature.deviations(torch.where(free, 2.0, 1.0) * self.sigma(scales), GROWTH_NOISES)
+        rare = (growth.mean(0) > MOST_GROWTH * self.target) & ~certificate.saturated
+        certificate = dataclasses.replace(certificate, met=certificate.met & ~rare)
+        curvature = float(trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE))
+        spent += 2 * noises + GROWTH_NOISES
+        # The parts are evidence for another stage.
+        gradient = self.tie.sum(measured.parts.mean(0))[0]
+        exponent = float(certificate.exponent)
+        evidence.learn(gradient / (2 * scales[0].clamp(max=self.cap).square()), exponent, 0.3)
+        if bool(free.any()):
+            scales = rescale_to_constraint(scales, deviations, self.target, certificate.exponent)
+        return scales, certificate, float(measured.shortfall(free)[0]) / curvature, spent
+
+    def met(self, scales: Tensor, exponent: float) -> tuple[Tensor, int]:
+        """Rescale until the constraint is not known to be off; return the scales, and the evaluations."""
+        spent = 0
+        for _ in range(ADJUSTMENTS):
+            deviations = self.sampled(self.sigma(scales), RATIO_STDERR, FEW_RATIO)
+            spent += len(deviations)
+            ratio, stderr = (float(each) for each in mean_and_stderr(deviations / self.target))
+            if abs(ratio - 1) - 2 * stderr <= KNOWN_OFF or not bool(self.free(scales).any()):
+                break
+            scales = rescale_to_constraint(scales, deviations, self.target, exponent)
+        return scales, spent
+
+    def sampled(self, sigma: Tensor, stderr: float, most: int) -> Tensor:
+        """Deviations (noises, 1) under noise scales (1, n) until their mean is known so well, or no more are allowed.
+
+        The standard error is relative.
+        """
+        most = min(most, max(LEAST_RATIO, RATIO_NUMBERS // self.feature.units))
+        found = self.feature.deviations(sigma, START_NOISES)
+        # A mean of 0 is that of steps that none of the noise has crossed.
+        while len(found) < most and (not bool(found.any()) or float(relative_stderr(found)) > stderr):
+            found = torch.cat([found, self.feature.deviations(sigma, min(3 * len(found), most - len(found)))])
+        return found
+
+    def _moved(self, scales: Tensor, change: Tensor) -> Tensor:
+        """Noise scales (1, n) after a change (1, n) of the logarithm of all units below the cap."""
+        return self.sigma(scales * (self.tie.sum(change) / self.tie.size).exp())
+
+    def _exact(self, deviations: Tensor) -> Certificate:
+        """Certificate of scales that are all at the cap, where the constraint is an inequality."""
+        ratio, stderr = mean_and_stderr(deviations / self.target)
+        none, unknown = torch.zeros_like(ratio), torch.full_like(ratio, torch.nan)
+        yes = torch.ones_like(ratio, dtype=torch.bool)
+        return Certificate(ratio, stderr, none, unknown, unknown, unknown, saturated=yes, met=yes)
+
+    def _solution(self, scales: Tensor, certificate: Certificate, evaluations: int, rounds: int) -> Solution:
+        sigma, counted = self.sigma(scales), self.counted
+        exact = certificate.saturated
+        return Solution(
+            sigma=torch.where(counted, sigma, torch.nan),
+            certificate=certificate,
+            stderr=torch.where(exact, 0.0, certificate.ratio_stderr / certificate.exponent),
+            capped=((sigma >= self.cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
+            dead=torch.zeros_like(exact),
+            coarse=torch.full_like(certificate.ratio, torch.nan),
+            probes=torch.tensor([evaluations]),
+            iterations=torch.tensor([rounds]),
+        )
+
+
+def _is_better(one: Solution, other: Solution) -> bool:
+    """Whether the first solution is proven rather than the other; of two alike, whether it has more entropy."""
+    keys = [(bool(each.certificate.met), bool(each.certificate.converged), _mean(each)) for each in (one, other)]
+    return keys[0] > keys[1]
+
+
+def _mean(solution: Solution) -> float:
+    return float(solution.sigma.nan_to_num(1.0).log().sum())
