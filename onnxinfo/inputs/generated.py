@@ -32,16 +32,16 @@ _MOST_ELEMENTS = 1 << 28
 def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> dict[str, Array]:
     """Generate a random value for every required graph input.
 
-    Floats are drawn from a standard normal distribution. Integers that index a table (token ids, classes) are drawn
-    from its rows, other 8-bit integers from their full range; all other integers (masks, lengths) and booleans are 1,
-    and strings are ``text``.
+    Floats are drawn from a standard normal distribution. Values that index a table (token ids, classes) are drawn from
+    its rows, other 8-bit integers from their full range; all other integers (masks, lengths) and booleans are 1, and
+    strings are ``text``. Axes of one name have one size.
 
     Parameters
     ----------
     model
         A loaded model.
     batch
-        Size of the first axis if it is dynamic.
+        Size of the batch axis if it is dynamic; the batch axis is the first unless the model states another.
     size
         Size of the other dynamic axes.
     seed
@@ -60,17 +60,35 @@ def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> 
     flow = model.flow
     rng = np.random.default_rng(seed)
     needed = set(flow.inputs)
+    open_sizes = _OpenSizes(batch, size)
     return {
-        value.name: _value(value, flow, rng, batch, size) for value in model.proto.graph.input if value.name in needed
+        value.name: _value(value, flow, rng, open_sizes, model.batch_axes.get(value.name, 0))
+        for value in model.proto.graph.input
+        if value.name in needed
     }
 
 
-def _value(value: onnx.ValueInfoProto, flow: Dataflow, rng: np.random.Generator, batch: int, size: int) -> Array:
+class _OpenSizes:
+    """Sizes of the axes that a model leaves open, the same for axes of the same name."""
+
+    def __init__(self, batch: int, size: int) -> None:
+        self._batch, self._size = batch, size
+        self._named: dict[str, int] = {}
+
+    def of(self, declared: str | None, *, is_batch: bool) -> int:
+        size = self._batch if is_batch else self._size
+        return self._named.setdefault(declared, size) if declared else size
+
+
+def _value(
+    value: onnx.ValueInfoProto, flow: Dataflow, rng: np.random.Generator, open_sizes: _OpenSizes, batch_axis: int
+) -> Array:
     declared = flow.shape(value.name)
     if not value.type.HasField("tensor_type") or declared is None:
         raise InputError(f"graph input {quoted(value.name)} is not a tensor of known rank; give inputs=... for it")
-    open_sizes = [batch, *[size] * len(declared)]
-    shape = tuple(n if isinstance(n, int) else open_sizes[axis] for axis, n in enumerate(declared))
+    shape = tuple(
+        n if isinstance(n, int) else open_sizes.of(n, is_batch=axis == batch_axis) for axis, n in enumerate(declared)
+    )
     if np.prod(shape, dtype=float) > _MOST_ELEMENTS:
         raise InputError(f"graph input {quoted(value.name)} of shape {shape} is too large to generate; give inputs=...")
     bound = min(_bounds(flow, value.name), default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ def find_batch_axes(model: Model, given: Mapping[str, int], fixed: Mapping[str, 
     for name, each in found.items():
         if name in fixed or each.certain or each.axis is None or not _is_doubtful(model, name, each.axis):
             continue
-        axis, shape = _tried(model, name, each.axis), model.flow.shape(name) or ()
+        axis, shape = _tried(model, name, each.axis, given), model.flow.shape(name) or ()
         if axis is not None and axis != each.axis:
             logger.info("samples lie along axis %d of %s, %s", axis, quoted(name), _text(shape))
             found = declared_batch_axes(model, {**given, name: axis})
@@ -83,32 +83,38 @@ def _is_doubtful(model: Model, name: str, axis: int) -> bool:
     return len(shape) == 3 or not model.flow.is_float(name)
 
 
-def _tried(model: Model, name: str, assumed: int) -> int | None:
+def _tried(model: Model, name: str, assumed: int, given: Mapping[str, int]) -> int | None:
     """The axis along which entries do not influence each other, the assumed one if it is; None if there is none."""
     shape = model.flow.shape(name) or ()
     floats = [value.name for value in model.proto.graph.output if model.flow.is_float(value.name)]
     driven = [output for output in floats if output in model.flow.influenced(name)]
-    try:
-        session = Session(expose_only(model, driven)) if driven else None
-        feeds = next(_running(session, model), None) if session is not None else None
-    except ModelError:
-        return assumed
-    if session is None or feeds is None:
+    if not driven:
         return assumed
     # Features lie along the last axis, that of ids has steps.
     candidates = range(len(shape) - 1 if model.flow.is_float(name) else len(shape))
-    ordered = [assumed, *(axis for axis in candidates if axis != assumed)]
-    return next((axis for axis in ordered if _holds(session, feeds, name, axis)), None)
+    ran = False
+    try:
+        session = Session(expose_only(model, driven))
+    except ModelError:
+        return assumed
+    for axis in [assumed, *(axis for axis in candidates if axis != assumed)]:
+        feeds = _running(session, with_batch_axes(model, declared_batch_axes(model, {**given, name: axis})))
+        if feeds is not None and _holds(session, feeds, name, axis):
+            return axis
+        ran |= feeds is not None
+    return None if ran else assumed
 
 
-def _running(session: Session, model: Model) -> Iterator[dict[str, Array]]:
+def _running(session: Session, model: Model) -> dict[str, Array] | None:
+    """Generated inputs that the model runs with."""
     for batch, size in _SIZES:
         try:
             feeds = generate(model, batch=batch, size=size)
             session.run(feeds)
         except (InputError, ModelError):
             continue
-        yield feeds
+        return feeds
+    return None
 
 
 def _holds(session: Session, feeds: Mapping[str, Array], name: str, axis: int) -> bool:

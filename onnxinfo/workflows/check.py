@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Unpack
 
+import numpy as np
 import numpy.typing as npt
 
 from ..config import Config, ExecutionConfig, InputConfig, InputOptions, SidConfig, configure
 from ..errors import ConversionError, InputError, ModelError, OnnxinfoError, UsageError, VerificationError
+from ..graph.dataflow import Shape
 from ..graph.interruption import time_limit
-from ..graph.layers import list_layers, perturbed_tensor
+from ..graph.layers import holds_ids, list_layers, perturbed_tensor
 from ..graph.model import Model, ModelSource, load
 from ..graph.surgery import expose_only
+from ..inputs.axes import describe, shape_text
 from ..inputs.generated import generate
 from ..metrics.input_provider import graph_inputs, open_samples_of, placed
+from ..text import printable, quoted
 from ..torch_graph.compare import Difference, Tensors
 from ..torch_graph.convert import Server, conversion_report, convert
 from ..torch_graph.reach import obstacles
@@ -32,6 +36,8 @@ SAMPLES = 2
 # Sizes to try for dynamic axes until ONNX Runtime runs the model: batch sizes, and sizes of all other axes.
 _BATCHES = (2, 1)
 _SIZES = (64, 16, 32, 8, 1, 128, 224, 299)
+# Further sizes for models none of whose inputs leaves more than one axis open besides the batch, such as sound.
+_LENGTHS = (256, 400, 512, 576, 1024, 1536, 4096, 16_000, 48_000)
 
 
 @dataclass(frozen=True)
@@ -229,8 +235,13 @@ def _generated(model: Model, seed: int) -> Feeds:
     """Inputs in the first sizes with which ONNX Runtime runs the model."""
     session = Session(model)
     refused: dict[str, OnnxinfoError] = {}
-    for batch, size in product(_BATCHES, _SIZES):
-        feeds = generate(model, batch=batch, size=size, seed=seed)
+    sizes = _SIZES + (_LENGTHS if _is_series(model) else ())
+    for batch, size in product(_BATCHES, sizes):
+        try:
+            feeds = generate(model, batch=batch, size=size, seed=seed)
+        except InputError as error:
+            refused.setdefault(f"with open sizes of {size}", error)
+            continue
         shapes = str({name: value.shape for name, value in feeds.items()})
         if shapes in refused:
             continue
@@ -241,7 +252,41 @@ def _generated(model: Model, seed: int) -> Feeds:
         else:
             return feeds
     tried, refusal = next(iter(refused.items()))
-    raise InputError(f"{refusal} (inputs were generated with shapes {tried}; give inputs=...)")
+    if not tried.startswith("{"):
+        raise refusal
+    raise InputError(f"{refusal} (inputs were generated with shapes {tried}; {_advice(model)})")
+
+
+def _is_series(model: Model) -> bool:
+    """Whether no input leaves more than one axis open besides the batch."""
+    shapes = {name: model.flow.shape(name) or () for name in model.flow.inputs}
+    return all(
+        sum(not isinstance(size, int) for axis, size in enumerate(shape) if axis != model.batch_axes.get(name, 0)) < 2
+        for name, shape in shapes.items()
+    )
+
+
+def _advice(model: Model) -> str:
+    """What to give a model of this kind."""
+    flow = model.flow
+    shapes = {name: flow.shape(name) or () for name in flow.inputs}
+    scalars = [name for name, shape in shapes.items() if not shape]
+    arrays = {name: shape for name, shape in shapes.items() if shape}
+    advice = [f"give inputs=... {_samples_of(model, arrays)}"] if arrays else []
+    advice += [f"give the value of the scalar {quoted(name)} by set='{printable(name)}=VALUE'" for name in scalars]
+    return ", and ".join(advice)
+
+
+def _samples_of(model: Model, shapes: Mapping[str, Shape]) -> str:
+    if len(shapes) > 1:
+        return f"with samples of each of {', '.join(map(printable, shapes))}"
+    name, shape = next(iter(shapes.items()))
+    axis = model.batch_axes.get(name, 0)
+    sample = tuple(size for position, size in enumerate(shape) if position != axis)
+    if model.flow.is_float(name) and describe(sample, np.float32).is_image:
+        return "with images, such as a folder"
+    values = "numbers" if model.flow.is_float(name) and not holds_ids(model.flow, name) else "ids or other integers"
+    return f"with an array of {printable(shape_text(('N', *sample)))} {values}, such as FILE.npy"
 
 
 def _compared(model: Model) -> list[str]:

@@ -339,3 +339,80 @@ def test_an_image_without_a_batch_axis(tmp_path):
 )
 def test_feeds_that_do_not_fit_are_refused(feeds, expected, tmp_path):
     assert expected in refusal(tmp_path, graph_network(), feeds)
+
+
+def test_the_batch_axes_of_an_unnamed_sequence_and_its_states_are_tried_together(tmp_path, batch_first):
+    proto = recurrent([None, None, FEATURES], states=[(1, None, HIDDEN)] * 2)
+    zeros = np.zeros((3, 1, HIDDEN), np.float32)
+    assert np.allclose(sid(tmp_path, proto, {"x": X, "h": zeros, "c": zeros})[0], batch_first, atol=0.02)
+
+
+def windows(shape, kernel, element=TensorProto.FLOAT):
+    """Windows of a sound, the first of which has to be full."""
+    make = helper.make_node
+    nodes = [make("Conv", ["x", "w"], ["frames"], strides=[kernel // 2]), make("Relu", ["frames"], ["y"])]
+    graph = helper.make_graph(
+        nodes, "g", [tensor("x", shape, element)], [tensor("y", None)],
+        [numpy_helper.from_array(values(2, 1, kernel), "w")],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("kernel", [300, 512, 1500, 12_000])
+def test_lengths_of_sound_are_tried(kernel):
+    found = onnxinfo.check_model(windows(["batch", 1, "samples"], kernel))
+    assert found.error is None
+    assert found.inputs["x"][-1] >= kernel
+
+
+@pytest.mark.parametrize("free", [-1, 0])
+def test_sizes_below_one_are_free(free, tmp_path):
+    proto = windows([1, 1, 1], 3)
+    for axis in (0, 2):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = free
+    assert onnxinfo.check_model(proto).inputs == {"x": (2, 1, 64)}
+    result = onnxinfo.analyze(proto, values(2, 1, 9), tmp_path / "a.h5")
+    with onnxinfo.open(result.archive) as archive:
+        assert archive[result.run].shape[1] == 2
+
+
+def test_generated_states_have_the_batch_of_their_input():
+    for axes, states in (
+        (["batch", "time", FEATURES], [(1, "batch", HIDDEN)] * 2),
+        ([None, None, FEATURES], [(1, None, HIDDEN)] * 2),
+    ):
+        found = onnxinfo.check_model(recurrent(axes, steps_first=False, states=states))
+        assert (found.error, found.inputs["h"]) == (None, (1, 2, HIDDEN))
+
+
+def demanding(shape, element=TensorProto.FLOAT, *more):
+    """A model that runs on one size only, which nobody guesses."""
+    make = helper.make_node
+    nodes = [
+        make("Cast", ["x"], ["float"], to=TensorProto.FLOAT),
+        make("Reshape", ["float", "odd"], ["rows"]),
+        make("Relu", ["rows"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [tensor("x", shape, element), *more], [tensor("y", None)],
+        [numpy_helper.from_array(np.array([7919, -1]), "odd")],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize(
+    ("proto", "advice"),
+    [
+        (demanding(["N", 3, "h", "w"]), "give inputs=... with images, such as a folder)"),
+        (demanding(["N", 1, "time"]), "give inputs=... with an array of Nx1xtime numbers, such as FILE.npy)"),
+        (demanding(["N", "len"], TensorProto.INT64), "an array of Nxlen ids or other integers, such as FILE.npy)"),
+        (
+            demanding(["N", 5], TensorProto.FLOAT, tensor("rate", [], TensorProto.INT64)),
+            "such as FILE.npy, and give the value of the scalar 'rate' by set='rate=VALUE')",
+        ),
+    ],
+)
+def test_advice_fits_the_kind_of_model(proto, advice):
+    with pytest.raises(InputError) as raised:
+        onnxinfo.check_model(proto)
+    assert str(raised.value).endswith(advice)
