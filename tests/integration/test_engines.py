@@ -51,11 +51,6 @@ def alone(tmp_path_factory):
     return archive
 
 
-def test_two_processes_give_the_bits_that_one_does(tmp_path, alone):
-    analyze(tmp_path / "out.h5", workers=2)
-    assert_same(tmp_path / "out.h5", alone)
-
-
 def test_all_metrics_reach_the_workers(tmp_path):
     """Workers receive decoders, foregrounds and the classifier's scores with the metrics that need them."""
     boxes = np.tile([2, 2, 6, 7], (50, 1))
@@ -72,7 +67,8 @@ def test_all_metrics_reach_the_workers(tmp_path):
 def test_what_tokens_are_embedded_to_is_computed_by_the_workers(tmp_path):
     model, inputs = path("torch-text-transformer.onnx"), f"{path('text.npz')}:tokens"
     for name, workers in (("one", 1), ("two", 2)):
-        onnxinfo.analyze(model, inputs, tmp_path / f"{name}.h5", limit=2, threads=1, workers=workers)
+        options = {"limit": 2, "layers": ["linear", "logits"], "threads": 1}
+        onnxinfo.analyze(model, inputs, tmp_path / f"{name}.h5", workers=workers, **options)
     assert_same(tmp_path / "two.h5", tmp_path / "one.h5")
 
 
@@ -124,7 +120,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path, options, error):
     assert not (tmp_path / "out.h5").exists()
 
 
-def test_the_command_line_offers_workers(tmp_path, alone, monkeypatch):
+def test_two_processes_of_the_command_line_give_the_bits_that_one_of_python_does(tmp_path, alone, monkeypatch):
     command = ["analyze", MODEL, "--inputs", IMAGES, "-o", str(tmp_path / "out.h5"), "--limit", "40", "--workers", "2"]
     command += ["--threads", "1", "--compression", "lossless"]
     monkeypatch.setattr(sys, "argv", ["onnxinfo", *command, *(f"--layers={name}" for name in SETTINGS["layers"])])

@@ -18,6 +18,7 @@ import pytest
 from archive_fakes import check_finished, content
 
 import onnxinfo
+from onnxinfo.cli import main
 from onnxinfo.models import path as bundled
 from onnxinfo.termination import orderly_termination
 
@@ -25,12 +26,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills by proces
 
 MODEL, RUN = str(bundled("digits-cnn.onnx")), "digits-cnn"
 IMAGES = f"{bundled('digits.npz')}:images"
-# Blocks of one sample: as many moments between finished cells as possible.
-OPTIONS = {"layers": ["relu_4"], "limit": 3, "memory_limit": "1K"}
-CELLS = 3
+# Blocks of one sample, of the quickest layer: as many moments between finished cells as possible.
+OPTIONS = {"layers": ["relu"], "limit": 8, "memory_limit": "1K"}
+CELLS = 8
 COMMAND = [
-    *(sys.executable, "-m", "onnxinfo", "analyze", MODEL, "--inputs", IMAGES, "--limit", "3"),
-    *("--layers", "relu_4", "--memory-limit", "1K"),
+    *(sys.executable, "-m", "onnxinfo", "analyze", MODEL, "--inputs", IMAGES, "--limit", "8"),
+    *("--layers", "relu", "--memory-limit", "1K"),
 ]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -259,17 +260,24 @@ def test_rows_queried_on_the_command_line_during_an_analysis_are_rows_of_the_fin
     assert all(row in after for row in during)
 
 
-@pytest.mark.parametrize("change", [["--alpha", "1e-3"], ["--seed", "1"], ["--limit", "2"]], ids=lambda c: c[0])
-def test_another_analysis_under_the_same_name_is_refused(tmp_path, change):
-    path = tmp_path / "out.h5"
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """An archive with the first cell of an analysis."""
+    path = tmp_path_factory.mktemp("interrupted") / "out.h5"
     with pytest.raises(KeyboardInterrupt):
         onnxinfo.analyze(MODEL, IMAGES, path, **OPTIONS, progress=_interrupt)
-    before = path.read_bytes()
-    done = subprocess.run(
-        [*COMMAND, "-o", str(path), *change], capture_output=True, text=True, check=False, env=ENVIRONMENT
-    )
-    assert done.returncode == 2
-    assert "has another recipe" in done.stderr
+    return path
+
+
+@pytest.mark.parametrize("change", [["--alpha", "1e-3"], ["--seed", "1"], ["--limit", "7"]], ids=lambda c: c[0])
+def test_another_analysis_under_the_same_name_is_refused(tmp_path, interrupted, change, monkeypatch, capsys):
+    path = tmp_path / "out.h5"
+    path.write_bytes(before := interrupted.read_bytes())
+    monkeypatch.setattr(sys, "argv", ["onnxinfo", *COMMAND[3:], "-o", str(path), *change])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "has another recipe" in capsys.readouterr().err
     assert path.read_bytes() == before
 
 
