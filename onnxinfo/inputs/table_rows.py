@@ -17,6 +17,7 @@ from .axes import shape_text
 from .formats import Declared, Format, Purpose, Reading
 from .rows import Array, MemoryRows, Rows, listing
 from .tables import MOST_SHOWN, CsvTable, ParquetTable, Table, shown
+from .texts import tokenized
 
 #: Most bytes that the chosen cells of a table may take.
 MAX_LOADED_BYTES = 1 << 30
@@ -124,8 +125,6 @@ def chosen_columns(table: Table, key: str | None) -> list[str]:
 def _open(kind: type[Any], path: Path, key: str | None, purpose: Purpose) -> Rows:
     table = kind(path)
     if purpose.reading.tokenizer is not None and purpose.dtype.kind in "iu":
-        from .texts import tokenized
-
         declared: Declared = {purpose.name: (purpose.shape, purpose.dtype)}
         return tokenized(_column_of_texts(table, key), declared, purpose.reading)[purpose.name]
     names = chosen_columns(table, key)
@@ -155,8 +154,6 @@ def _row_shape(table: Table, names: Sequence[str], purpose: Purpose) -> tuple[in
 def _open_all(kind: type[Any], path: Path, key: str | None, declared: Declared, reading: Reading) -> dict[str, Rows]:
     table = kind(path)
     if reading.tokenizer is not None:
-        from .texts import tokenized
-
         return tokenized(_column_of_texts(table, key), declared, reading)
     if key is not None:
         raise InputError(

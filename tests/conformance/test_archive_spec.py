@@ -5,7 +5,7 @@ import re
 import h5py
 import numpy as np
 import pytest
-from archive_fakes import make
+from archive_fakes import make, table_schema
 from places import DOCS
 
 import onnxinfo
@@ -50,6 +50,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("spec")
     made = make(folder / "made.h5")
     make(made, "half", compression="float16")
+    make(made, "named", table_schema(unit_names=[f"column {i}" for i in range(12)]))
     analyzed = onnxinfo.analyze(
         bundled("digits-cnn.onnx"), f"{bundled('digits.npz')}:images", folder / "real.h5", layers=["relu_4"], limit=2
     )
@@ -127,7 +128,7 @@ def expected_dims(run, said):
         return []
     if said.startswith("the axes"):
         return text(run["input_unit"].attrs["axes"]).split()
-    return [dim for part in said.split(", ") for dim in (axes if part == "then all AXIS" else [part])]
+    return [dim for part in said.split(", ") for dim in (axes if part in ("AXIS", "then all AXIS") else [part])]
 
 
 def test_every_attribute_is_in_the_spec_and_in_a_file(files):

@@ -134,7 +134,14 @@ def test_every_dependency_has_a_lower_bound_and_a_pin():
 def test_the_library_imports_what_it_declares():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = declared["optional-dependencies"]
-    requirements = [*declared["dependencies"], *extras["report"], *extras["robustness"], *extras["ray"]]
+    requirements = [
+        *declared["dependencies"],
+        *extras["report"],
+        *extras["robustness"],
+        *extras["ray"],
+        *extras["audio"],
+        *extras["text"],
+    ]
     known = {re.split("[><=]", requirement)[0].strip().lower().replace("-", "_") for requirement in requirements}
     # Imported under another name than installed, or a dependency of a declared package: onnx.
     known |= {"pil", "art", "onnxinfo", "google", *(name.lower() for name in sys.stdlib_module_names)}
