@@ -59,9 +59,8 @@ def declared_batch_axes(model: Model, given: Mapping[str, int]) -> dict[str, Bat
     _check(given, shapes, model)
     found = {name: _by_itself(shape, given.get(name)) for name, shape in shapes.items()}
     certain = [name for name, each in found.items() if each.certain]
-    first = next(
-        (name for name in certain), next((name for name, each in found.items() if each.axis is not None), None)
-    )
+    possible = [name for name, each in found.items() if each.axis is not None]
+    first = next(iter([*certain, *possible]), None)
     if first is None:
         return found
     axis = found[first].axis

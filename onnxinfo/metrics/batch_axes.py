@@ -98,7 +98,11 @@ def _tried(model: Model, name: str, assumed: int, given: Mapping[str, int]) -> i
     except ModelError:
         return assumed
     for axis in [assumed, *(axis for axis in candidates if axis != assumed)]:
-        feeds = _running(session, with_batch_axes(model, declared_batch_axes(model, {**given, name: axis})))
+        try:
+            axes = declared_batch_axes(model, {**given, name: axis})
+        except UsageError:
+            continue  # it contradicts what the user says of another input
+        feeds = _running(session, with_batch_axes(model, axes))
         if feeds is not None and _holds(session, feeds, name, axis):
             return axis
         ran |= feeds is not None
