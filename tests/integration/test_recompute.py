@@ -155,7 +155,7 @@ def test_memory_that_is_used_falls():
 
 def test_an_analysis_in_little_memory_gives_the_same_numbers(tmp_path):
     model, images = path("digits-cnn.onnx"), f"{path('digits.npz')}:images"
-    options = {"limit": 4, "layers": ["relu", "relu_4"], "threads": 1, "compression": "lossless"}
+    options = {"limit": 2, "layers": ["relu", "relu_4"], "threads": 1, "compression": "lossless"}
     for name, memory, workers in (("plain", 60_000, 1), ("again", 20_000, 1), ("two", 20_000, 2)):
         onnxinfo.analyze(model, images, tmp_path / f"{name}.h5", memory_limit=memory, workers=workers, **options)
     with onnxinfo.open(tmp_path / "plain.h5") as archive:
