@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,7 @@ from .verbosity import print_info, quiet
 if TYPE_CHECKING:
     from onnxinfo import Layer, Model
 
-COLUMNS = ("index", "name", "op", "node", "shape", "parameters", "depth", "default")
+COLUMNS = ("index", "name", "op", "node", "shape", "parameters", "depth", "default", "solver")
 
 
 @click.command(no_args_is_help=True)
@@ -42,7 +43,8 @@ def layers(
     Without --layers or --all these are the blocks (convolution, matrix product, recurrence, attention, each with its
     normalization and activation), the residual sums and the final outputs. Patterns for --layers and --exclude, in
     this order of precedence: the exact name of a tensor; re:REGEX, found anywhere in the name; op:TYPE; an INDEX (-1:
-    the last) or FIRST-LAST; a glob over names.
+    the last) or FIRST-LAST; a glob over names. The column "solver" says whether a gradient reaches the layer, as an
+    analysis needs.
 
     \b
     Examples:
@@ -57,7 +59,8 @@ def layers(
     chosen = select_layers(found, layers or (["0-"] if everything else []), exclude)
     if not quiet():
         click.echo(_perturbed(loaded, input_tensor), err=True)
-    print_rows([_row(layer, format) for layer in chosen], COLUMNS, format, target)
+    unreached = _unreached(loaded, input_tensor, chosen)
+    print_rows([_row(layer, format, layer.name not in unreached) for layer in chosen], COLUMNS, format, target)
 
 
 @click.command(no_args_is_help=True)
@@ -124,8 +127,27 @@ def _perturbed(model: Model, input_tensor: str | None) -> str:
     return f"analysis input: {quoted(name)} {declared_axes(model, name)}"
 
 
-def _row(layer: Layer, format: str) -> dict[str, Any]:
-    row = {name: getattr(layer, name) for name in COLUMNS}
+def _unreached(model: Model, input_tensor: str | None, chosen: Sequence[Layer]) -> dict[str, str]:
+    """Reasons, by name, why no gradient reaches layers; says how many there are."""
+    from onnxinfo import perturbed_tensor
+    from onnxinfo.text import printable, quoted
+    from onnxinfo.torch_graph.reach import reasons_unreached
+
+    source = perturbed_tensor(model, input_tensor)
+    found = reasons_unreached(model, source, [layer.name for layer in chosen])
+    if found and not quiet():
+        name, reason = next(iter(found.items()))
+        click.echo(
+            f"no gradient reaches {len(found)} of {len(chosen)} layers from {quoted(source)}; the first is "
+            f"{quoted(name)}: {printable(reason)}",
+            err=True,
+        )
+    return found
+
+
+def _row(layer: Layer, format: str, reached: bool) -> dict[str, Any]:
+    row = {name: getattr(layer, name) for name in COLUMNS if name != "solver"}
+    row["solver"] = "gradient" if reached else "forward"
     if format not in ("json", "jsonl") and layer.shape is not None:
         row["shape"] = "x".join("?" if size is None else str(size) for size in layer.shape) or "scalar"
     return row

@@ -352,7 +352,9 @@ class ForwardProblem:
             measured = Integrated(torch.stack(parts), deviations)
             if len(parts) >= LEAST_PARTS and float(measured.shortfall(free)[1]) * wider(len(parts)) <= GAP_STDERR / 4:
                 break
-        noises = min(TRIAL_NOISES, len(deviations))
+        # Where rare steps make the deviation, as many more as it takes for a hundred of them to be crossed.
+        rarity = float(relative_stderr(deviations)) ** 2 * len(deviations)
+        noises = min(max(TRIAL_NOISES, math.ceil(100 * rarity)), len(deviations))
         trial, _ = take_trial(self.feature, measured, free, self.shape, partial(self._moved, scales), noises)
         certificate = certify(measured, self.target, free, trial)
         growth = self.feature.deviations(torch.where(free, 2.0, 1.0) * self.sigma(scales), GROWTH_NOISES)

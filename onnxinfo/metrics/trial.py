@@ -155,6 +155,8 @@ def try_step(
         new = less_control(new, torch.cat(modeled[1]), (after.square() * control.norms).sum(1))
     tiny = torch.finfo(old.dtype).tiny
     ratio = new.mean(0) / old.mean(0).clamp(min=tiny)
+    # Noise that crosses none of a layer's rare steps tells only that it crosses fewer than one.
+    ratio = torch.where(ratio > 0, ratio, old.amax(0) / old.sum(0).clamp(min=tiny))
     # Error of a ratio of means of paired samples.
     errors = (new - ratio * old) / old.mean(0).clamp(min=tiny)
     stderr = errors.std(0) / math.sqrt(len(old)) / ratio.clamp(min=tiny) / exponent

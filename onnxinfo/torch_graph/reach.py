@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
 from torch import Tensor, fx
 
-from ..errors import ConversionError
+from ..errors import ConversionError, UsageError
 from ..graph import protos
 from ..graph.dataflow import Dataflow
 from ..graph.layers import list_layers
@@ -22,6 +23,9 @@ from .normalize import normalize
 
 # Types that never carry a gradient. Smaller integers may, because quantized values are represented by floats.
 _DISCRETE = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
+_INTEGERS = _DISCRETE | {
+    number for name, number in onnx.TensorProto.DataType.items() if re.fullmatch(r"U?INT\d+", name)
+}
 _CONSTANT = ("fallback", "none")
 # Operators whose gradient exists in torch but is 0 everywhere.
 _FLAT = {"ai.onnx.Sign"}
@@ -43,7 +47,8 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
     Returns
     -------
     dict
-        By layer, the first such node on the way to it, or an unsupported node that it needs. Other layers are omitted.
+        By layer, the first such node on the way to it, or an unsupported node that it needs; if every way to it leads
+        through integers or truth values, the node that computes these. Other layers are omitted.
 
     Raises
     ------
@@ -53,16 +58,19 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
         A tensor is not in the graph, or no layer depends on the analysis input.
     """
     part = extract(model, [perturb, *tensors_of_text(model, perturb, layers)], layers)
-    without = {name: c for c in conversion_report(part) if c.server in _CONSTANT for name in c.outputs}
+    served = {name: c for c in conversion_report(part) for name in c.outputs}
+    without = {name: c for name, c in served.items() if c.server in _CONSTANT}
     graph = normalize(*detach_weights(part.proto)).graph
     flow = Dataflow(graph)
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
     carrying = {perturb}
     found: dict[str, Conversion] = {}
+    ends: dict[str, Conversion] = {}
     for position, node in enumerate(flow.nodes):
         needed = flow.needs[position]
         operands = [name for name in needed if name in carrying] if flow.sees(position) else []
-        outputs = [name for name in node.output if name and types.get(name) not in _DISCRETE]
+        discrete = _INTEGERS if _casts(node, types) else _DISCRETE
+        outputs = [name for name in node.output if name and types.get(name) not in discrete]
         if operands:
             carrying.update(outputs)
         within = (without[name] for name in _computed_within(node) if name in without)
@@ -71,7 +79,50 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
         obstacle = next((c for c in (*ahead, *within) if operands or c.server == "none"), None)
         if obstacle is not None:
             found.update(dict.fromkeys(node.output if obstacle.server == "none" else outputs, obstacle))
+            continue
+        # Where a gradient ends in integers or truth values, whatever is computed from them alone has none.
+        ended = [ends[name] for name in needed if name in ends] if flow.sees(position) else []
+        for name in node.output:
+            flat = operands and name in served and (name not in outputs or served[name].operator in _FLAT)
+            cause = served[name] if flat else None if operands else next(iter(ended), None)
+            if cause is not None:
+                carrying.discard(name)
+                ends[name] = cause
+    found = {**ends, **found}
     return {name: found[name] for name in layers if name in found}
+
+
+def reasons_unreached(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[str, str]:
+    """Say of the layers that no gradient reaches which node is in the way, and why.
+
+    Parameters
+    ----------
+    model, perturb, layers
+        As in :func:`obstacles`.
+
+    Returns
+    -------
+    dict
+        Reasons by layer; all layers have one where the part of the model cannot be converted at all.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be loaded.
+    """
+    try:
+        blocked = obstacles(model, perturb, layers)
+    except (ConversionError, UsageError) as error:
+        return dict.fromkeys(layers, str(error))
+    return {
+        name: f"node '{c.node}' ({c.operator}, opset {c.version}): {c.reason or 'it has no gradient'}"
+        for name, c in blocked.items()
+    }
+
+
+def _casts(node: onnx.NodeProto, types: Mapping[str, int]) -> bool:
+    """Whether a node converts values to another type."""
+    return node.op_type in ("Cast", "CastLike") and types.get(node.input[0]) != types.get(node.output[0])
 
 
 def _computed_within(node: onnx.NodeProto) -> Iterator[str]:

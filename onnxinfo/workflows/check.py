@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config, ExecutionConfig, InputConfig, InputOptions, SidConfig, configure
-from ..errors import ConversionError, InputError, ModelError, OnnxinfoError, UsageError, VerificationError
+from ..errors import ConversionError, InputError, ModelError, OnnxinfoError, VerificationError
 from ..graph.dataflow import Shape
 from ..graph.interruption import time_limit
 from ..graph.layers import holds_ids, list_layers, perturbed_tensor
@@ -24,7 +24,7 @@ from ..metrics.input_provider import graph_inputs, open_samples_of, placed
 from ..text import printable, quoted
 from ..torch_graph.compare import Difference, Tensors
 from ..torch_graph.convert import Server, conversion_report, convert
-from ..torch_graph.reach import obstacles
+from ..torch_graph.reach import reasons_unreached
 from ..torch_graph.runtime import Session, Witness
 from ..torch_graph.verify import Verification, verify
 from .open_model import open_model
@@ -313,12 +313,8 @@ def _reach(model: Model, input_tensor: str | None) -> tuple[str | None, list[str
     except ModelError:
         return None, [], {}
     names = [layer.name for layer in list_layers(model, source)]
-    try:
-        blocked = obstacles(model, source, names)
-    except (ConversionError, UsageError) as error:
-        return source, [], dict.fromkeys(names, str(error))
-    reasons = {name: f"node '{c.node}' ({c.operator}, opset {c.version}): {c.reason}" for name, c in blocked.items()}
-    return source, [name for name in names if name not in blocked], reasons
+    unreached = reasons_unreached(model, source, names)
+    return source, [name for name in names if name not in unreached], unreached
 
 
 def _parameters(model: Model) -> int:
