@@ -36,7 +36,7 @@ from .intervals import Intervals
 from .noise import Tie, clip_sigma, waterfill
 from .probe import LayerProbe
 from .radial import Integrator
-from .sid import KNOWN_OFF, MOST_STEP, WORTH, Solution
+from .sid import KNOWN_OFF, MOST_STEP, STILL_OFF, WORTH, Solution
 
 #: Rounds of a first search, backgrounds of each, and the least weight of the newest evidence.
 FIRST = (20, 8, 0.3)
@@ -341,8 +341,8 @@ class ForwardProblem:
             Scales, certificate, nats that are estimated to be missing, and evaluations.
         """
         scales, spent = self.met(scales, evidence.exponent)
-        deviations = self.sampled(self.sigma(scales), CERTIFIED_STDERR, MOST_RATIO)
-        spent += len(deviations)
+        scales, deviations, more = self._measured(scales, evidence.exponent)
+        spent += more
         parts: list[Tensor] = []
         free = self.free(scales)
         while len(parts) < MOST_PARTS:
@@ -369,6 +369,16 @@ class ForwardProblem:
         if bool(free.any()):
             scales = rescale_to_constraint(scales, deviations, self.target, certificate.exponent)
         return scales, certificate, float(measured.shortfall(free)[0]) / curvature, spent
+
+    def _measured(self, scales: Tensor, exponent: float) -> tuple[Tensor, Tensor, int]:
+        """Measure the ratio well, again if that shows it to be off; return scales, deviations and evaluations."""
+        deviations = self.sampled(self.sigma(scales), CERTIFIED_STDERR, MOST_RATIO)
+        ratio, stderr = (float(each) for each in mean_and_stderr(deviations / self.target))
+        if abs(ratio - 1) - 2 * stderr <= STILL_OFF or not bool(self.free(scales).any()):
+            return scales, deviations, len(deviations)
+        scales = rescale_to_constraint(scales, deviations, self.target, exponent)
+        again = self.sampled(self.sigma(scales), CERTIFIED_STDERR, MOST_RATIO)
+        return scales, again, len(deviations) + len(again)
 
     def met(self, scales: Tensor, exponent: float) -> tuple[Tensor, int]:
         """Rescale until the constraint is not known to be off; return the scales, and the evaluations."""
