@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from ..config import SidConfig
 from ..errors import ConversionError
+from ..graph.constants import RANDOM
 from ..graph.layers import Layer
 from ..metrics.input_provider import InputProvider
 from ..metrics.noise import make_tie
@@ -48,6 +49,7 @@ def prepare_evaluated(
     if not ends:
         assert converted is not None
         return settled(provider, layers, settings, converted, device)
+    _refuse_random(ends, provider.input_tensor)
     reason = describe_obstacle(*next(iter(ends.items())), provider.input_tensor)
     try:
         _check_scales(provider, settings)
@@ -104,6 +106,13 @@ def _with_evaluated(
     job = settled(provider, layers, own, Converted(graph, inputs, {}, witness), device)
     job.evaluated = frozenset(i for i, name in enumerate(names) if name in evaluated)
     return job
+
+
+def _refuse_random(ends: Mapping[str, Conversion], input_tensor: str) -> None:
+    """Refuse layers behind operators that draw random numbers: their feature has no value to deviate from."""
+    for layer, node in ends.items():
+        if node.operator.rpartition(".")[2] in RANDOM:
+            raise ConversionError(describe_obstacle(layer, node, input_tensor))
 
 
 def _check_scales(provider: InputProvider, settings: SidConfig) -> None:

@@ -21,7 +21,7 @@ from .tensor_data import byte_count, is_external
 Array = npt.NDArray[Any]
 
 # Operators whose results vary from run to run.
-_RANDOM = {
+RANDOM = {
     "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
 }  # fmt: skip
 # The result's size depends on the operands' values, but is at most a small multiple of the operands' size.
@@ -82,7 +82,7 @@ class Evaluator:
             return None if tensor is None else [Constant.known(tensor)]
         operands = {name: scope.get(name) for name in node.input if name}
         constants = {name: c for name, c in operands.items() if c is not None and not c.failed}
-        if not constants or len(constants) < len(operands) or node.op_type in _RANDOM or any(protos.bodies(node)):
+        if not constants or len(constants) < len(operands) or node.op_type in RANDOM or any(protos.bodies(node)):
             return None
         if not all(node.output):
             return None

@@ -156,10 +156,17 @@ class CsvTable(Table):
     def source(self, path: str) -> str:
         """Return SQL for the table in a file; its columns are c0, c1, ..."""
         columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(self.columns)))
-        return (
-            f"read_csv({path}, auto_detect=false, header=true, delim='{self._delimiter}', quote='\"', escape='\"', "
-            f"columns={{{columns}}}, max_line_size={MAX_LINE_BYTES}, parallel=false)"
-        )
+        options = {
+            "auto_detect": "false",
+            "header": "true",
+            "delim": f"'{self._delimiter}'",
+            "quote": "'\"'",
+            "escape": "'\"'",
+            "columns": f"{{{columns}}}",
+            "max_line_size": str(MAX_LINE_BYTES),
+            "parallel": "false",
+        }
+        return f"read_csv({path}, {', '.join(f'{name}={value}' for name, value in options.items())})"
 
 
 class ParquetTable(Table):
