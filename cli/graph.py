@@ -98,12 +98,12 @@ def expose(
 @click.command(no_args_is_help=True)
 @click.argument("model")
 @click.option("-o", "--output", required=True, metavar="OUT.onnx", help="Model file to write; - is standard output.")
-@click.option("--from", "inputs", multiple=True, metavar="TENSOR", help="Tensor that becomes an input; repeatable.")
+@click.option("--from", "sources", multiple=True, metavar="TENSOR", help="Tensor that becomes an input; repeatable.")
 @click.option(
     "--to", "outputs", multiple=True, required=True, metavar="TENSOR", help="Tensor that becomes an output; repeatable."
 )
 @force
-def extract(model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str, ...], force: bool) -> None:
+def extract(model: str, output: str, sources: tuple[str, ...], outputs: tuple[str, ...], force: bool) -> None:
     """Write the part of MODEL (an ONNX file, or - for standard input) between tensors.
 
     Other graph inputs that the outputs depend on remain inputs, after those of --from.
@@ -114,7 +114,7 @@ def extract(model: str, output: str, inputs: tuple[str, ...], outputs: tuple[str
     """
     from onnxinfo import extract as extract_part
 
-    _write(extract_part(load_for(model, output, force), inputs, outputs), output, force)
+    _write(extract_part(load_for(model, output, force), sources, outputs), output, force)
 
 
 def _perturbed(model: Model, input_tensor: str | None) -> str:

@@ -90,7 +90,6 @@ def query(
     Examples:
       onnxinfo query result.h5
       onnxinfo query result.h5 --layers 'relu_*' --per sample --sort value:desc --format csv
-      onnxinfo query table.h5 --layers -1 --per unit --sort value
       onnxinfo query a.h5 b.h5 --group-by label --aggregate median --aggregate q90
       onnxinfo query result.h5 --sql 'SELECT op, avg(value) AS value FROM results GROUP BY op'
     """

@@ -58,7 +58,7 @@ def others(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", PLOTS.names())
 def test_every_kind_is_drawn_by_one_command(kind, archive, others, tmp_path):
-    file = others / "features.h5" if kind == "units" else archive
+    file = others / "features.h5" if kind in ("units", "columns") else archive
     one_run = ["--run", "epoch 2"] if kind in ("maps", "certificate", "concentration") else []
     result = CliRunner().invoke(cli, ["plot", str(file), kind, "-o", str(tmp_path / "p.png"), *one_run])
     assert result.exit_code == 0, result.exception
