@@ -185,11 +185,11 @@ class InputProvider:
         return self._placed(self.batch(names, indices))
 
     def axis_of(self, name: str) -> int:
-        """Axis that holds the samples in a graph input, or in the perturbed tensor."""
-        return self.axis if name == self.input_tensor else self._axes[name]
+        """Batch axis of the analysis input, of a graph input, or of what is computed from inputs of text: the first."""
+        return self.axis if name == self.input_tensor else self._axes.get(name, 0)
 
     def _placed(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return {name: placed(array, self._axes[name]) for name, array in feeds.items()}
+        return {name: placed(array, self._axes.get(name, 0)) for name, array in feeds.items()}
 
     def run(self, session: Session, indices: Sequence[int], axis: int = 0) -> dict[str, Array]:
         """Outputs of a session for some samples, whatever batch size the model is made for.

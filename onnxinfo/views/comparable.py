@@ -66,8 +66,9 @@ def check_comparable(runs: Sequence[RunValues]) -> None:
     for one, two in combinations(runs, 2):
         names = {row.name for row in two.layers}
         shared = [(row.name, row.name) for row in one.layers if row.name in names]
-        # Runs that share no layer are laid side by side as a whole.
-        for layer, other in shared or [(one.layers[0].name, two.layers[0].name)]:
+        # Runs that share no layer are laid side by side as a whole; one without any finished layer has none to compare.
+        first = [(a.name, b.name) for a, b in zip(one.layers[:1], two.layers[:1], strict=False)]
+        for layer, other in shared or first:
             check_normalizer(one, layer, two, other)
 
 

@@ -86,13 +86,15 @@ def shows(figure, number):
 
 
 MEANS = {"curve": {}, "scatter": {"against": "gradient"}, "history": {}, "coherency": {"metric": ["sid"]}}
-SINGLE = ("maps", "certificate", "concentration")
+SINGLE = ("maps", "certificate", "concentration", "columns")
+# These show runs on rows of a table.
+TABULAR = ("units", "columns")
 
 
 def draw(kind, archives, output):
     images, rows = archives
-    options = {"run": RUNS[0]} if kind in SINGLE else {}
-    onnxinfo.plot(rows if kind == "units" else images, kind, output, **options, **MEANS.get(kind, {}))
+    options = {"run": RUNS[0]} if kind in SINGLE and kind not in TABULAR else {}
+    onnxinfo.plot(rows if kind in TABULAR else images, kind, output, **options, **MEANS.get(kind, {}))
 
 
 @pytest.mark.parametrize("kind", PLOTS.names())
@@ -182,7 +184,7 @@ OLD = ("digits-cnn", "images", "half", "interrupted")
 @pytest.mark.parametrize("kind", PLOTS.names())
 def test_archives_of_the_first_version_are_drawn(kind, tmp_path):
     options = {"run": "images"} if kind in SINGLE else {"run": ["images", "half"]}
-    options |= {"run": "interrupted"} if kind == "units" else {}
+    options |= {"run": "interrupted"} if kind in TABULAR else {}
     onnxinfo.plot(LATEST, kind, tmp_path / "p.png", **options, **MEANS.get(kind, {}))
     assert (tmp_path / "p.png").stat().st_size > 0
 
