@@ -29,11 +29,11 @@ from onnxinfo.models import path
 ALPHA, CAP = 1.5e-4, 1.0
 
 
-def ascent(feature: LayerProbe, scales: Tensor, target: Tensor, *, steps: int = 3000, noises: int = 64) -> Tensor:
+def ascent(feature: LayerProbe, scales: Tensor, target: Tensor, *, steps: int = 3000, draws: int = 64) -> Tensor:
     """``log sigma`` (S, n) from a stochastic ascent, averaged over its second half."""
     logs, average, smooth = scales.log(), torch.zeros_like(scales), None
     for step in range(steps):
-        halves, deviations = feature.gradients(logs.exp(), noises)
+        halves, deviations = feature.gradients(logs.exp(), draws)
         gradient, deviation = halves.mean, deviations.mean(0)
         smooth = deviation if smooth is None else 0.97 * smooth + 0.03 * deviation
         rate = 0.15 * (0.02 / 0.15) ** (step / steps)

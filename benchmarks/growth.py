@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="*", default=[10, 30, 100, 300, 1000])
     parser.add_argument("--layers", type=int, nargs="*", default=[1, 2, 4, 8])
     parser.add_argument("--sides", type=int, nargs="*", default=[16, 32, 64, 128])
-    parser.add_argument("--noises", type=int, nargs="*", default=[16, 32, 64, 128, 256])
+    parser.add_argument("--draws", type=int, nargs="*", default=[16, 32, 64, 128, 256])
     parser.add_argument("--point", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.point:
@@ -136,7 +136,7 @@ def main() -> None:
             np.save(images, np.random.default_rng(0).normal(size=(8, 3, side, side)).astype(np.float32))
             squares[side * side] = measure(**common, layers=names[:1], limit=4)
         show("pixels", squares)
-        show("probes", probes(file, images, given.noises))
+        show("probes", probes(file, images, given.draws))
 
 
 if __name__ == "__main__":

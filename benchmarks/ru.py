@@ -91,7 +91,7 @@ def main() -> None:
                 seconds = (time.process_time() - began) / len(x)
                 if len(truths) <= layer:
                     problem = ru.Problem.of(recovered(layer, 2), start, target, job.tie, CAP)
-                    options = {"steps": arguments.steps, "noises": arguments.draws, "rate": 0.1}
+                    options = {"steps": arguments.steps, "draws": arguments.draws, "rate": 0.1}
                     longer = problem.sigma(problem.enforce_constraint(problem.ascend(found.sigma, **options)))
                     truths.append(met(recovered(layer, 3), longer, target))
                 value, error = met(recovered(layer, 3), found.sigma, target)

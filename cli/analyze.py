@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import force
+from .options import force, inputs
 from .progress import progress_bar
 from .settings import config_file, settings
 from .tables import print_run
@@ -19,14 +19,7 @@ if TYPE_CHECKING:
 
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
-@click.option(
-    "--inputs",
-    required=True,
-    metavar="SPEC",
-    help="Samples: folder or glob of images or recordings, FILE.npz:key, FILE.npy, FILE.h5:/dataset, a table (.csv, "
-    ".parquet, with :COLUMN,...) or texts (.txt); for several inputs NAME=SPEC,...; for a model without a batch axis a "
-    "folder of .npz files.",
-)
+@inputs
 @click.option("-o", "--output", required=True, type=click.Path(), help="Archive (HDF5). If it exists, a run is added.")
 @config_file
 @settings()

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from .completion import layer_names, run_names
-from .options import force
+from .completion import run_names
+from .options import force, only_layers
 from .tables import FORMATS, claim_table, print_rows, write_stdout
 
 
@@ -20,13 +20,7 @@ from .tables import FORMATS, claim_table, print_rows, write_stdout
     help="Runs to compare with the first one; repeatable. Default: all.",
     shell_complete=run_names,
 )
-@click.option(
-    "--layers",
-    multiple=True,
-    metavar="P",
-    help="Only layers that match this pattern; repeatable.",
-    shell_complete=layer_names,
-)
+@only_layers
 @click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
 @click.option("--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable.")
 @click.option(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .analyze import show
-from .options import force
+from .options import force, inputs
 from .progress import progress_bar
 from .settings import config_file, settings
 from .verbosity import quiet
@@ -16,14 +16,7 @@ from .verbosity import quiet
 
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
-@click.option(
-    "--inputs",
-    required=True,
-    metavar="SPEC",
-    help="Samples: folder or glob of images or recordings, FILE.npz:key, FILE.npy, FILE.h5:/dataset, a table (.csv, "
-    ".parquet, with :COLUMN,...) or texts (.txt); for several inputs NAME=SPEC,...; for a model without a batch axis a "
-    "folder of .npz files.",
-)
+@inputs
 @click.option("-o", "--output", required=True, type=click.Path(), metavar="OUTDIR", help="Folder for the results.")
 @config_file
 @settings()

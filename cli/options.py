@@ -9,7 +9,7 @@ import click
 
 from onnxinfo.config import PATTERNS
 
-from .completion import layer_names
+from .completion import layer_names, run_names
 
 Command = Callable[..., Any]
 
@@ -18,6 +18,28 @@ def force(command: Command) -> Command:
     """Add ``--force``, which allows replacing an existing file of another kind."""
     text = "Replace an existing file of any kind, but never an input."
     return click.option("--force", is_flag=True, help=text)(command)
+
+
+def inputs(command: Command) -> Command:
+    """Add ``--inputs``, the samples to analyze."""
+    text = (
+        "Samples: folder or glob of images or recordings, FILE.npz:key, FILE.npy, FILE.h5:/dataset, a table (.csv, "
+        ".parquet, with :COLUMN,...) or texts (.txt); for several inputs NAME=SPEC,...; for a model without a batch "
+        "axis a folder of .npz files."
+    )
+    return click.option("--inputs", required=True, metavar="SPEC", help=text)(command)
+
+
+def only_runs(command: Command) -> Command:
+    """Add ``--run``, which selects runs of archives."""
+    text = "Only this run; repeatable. Default: all."
+    return click.option("--run", multiple=True, metavar="NAME", help=text, shell_complete=run_names)(command)
+
+
+def only_layers(command: Command) -> Command:
+    """Add ``--layers``, which selects analyzed layers."""
+    text = "Only layers that match this pattern; repeatable. Default: all."
+    return click.option("--layers", multiple=True, metavar="P", help=text, shell_complete=layer_names)(command)
 
 
 def selection(default: str) -> Callable[[Command], Command]:

@@ -6,24 +6,15 @@ from typing import Any
 
 import click
 
-from .completion import layer_names, run_names
-from .options import force
+from .options import force, only_layers, only_runs
 from .verbosity import print_info
 
 
 @click.command(no_args_is_help=True)
 @click.argument("archives", nargs=-1, required=True, type=click.Path(), metavar="FILE... KIND")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Figure to write: .png, .svg or .pdf.")
-@click.option(
-    "--run", multiple=True, metavar="NAME", help="Only this run; repeatable. Default: all.", shell_complete=run_names
-)
-@click.option(
-    "--layers",
-    multiple=True,
-    metavar="P",
-    help="Only layers that match this pattern; repeatable. Default: all.",
-    shell_complete=layer_names,
-)
+@only_runs
+@only_layers
 @click.option(
     "--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable. Default: all."
 )

@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from .completion import run_names
-from .options import force, selection
+from .options import force, only_runs, selection
 from .tables import FORMATS, claim_table, print_rows
 
 # Columns that the terminal omits if they contain only these values.
@@ -23,9 +22,7 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 
 @click.command(no_args_is_help=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE.h5...")
-@click.option(
-    "--run", multiple=True, metavar="NAME", help="Only this run; repeatable. Default: all.", shell_complete=run_names
-)
+@only_runs
 @selection("all")
 @click.option(
     "--op", "ops", multiple=True, metavar="TYPE", help="Only layers of this ONNX operator; repeatable. Default: all."

@@ -6,24 +6,15 @@ from typing import Any
 
 import click
 
-from .completion import layer_names, run_names
-from .options import force
+from .options import force, only_layers, only_runs
 from .verbosity import print_info
 
 
 @click.command(no_args_is_help=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE.h5...")
 @click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(), help="HTML file to write.")
-@click.option(
-    "--run", multiple=True, metavar="NAME", help="Only this run; repeatable. Default: all.", shell_complete=run_names
-)
-@click.option(
-    "--layers",
-    multiple=True,
-    metavar="P",
-    help="Only layers that match this pattern; repeatable. Default: all.",
-    shell_complete=layer_names,
-)
+@only_runs
+@only_layers
 @click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable. Default: all.")
 @click.option(
     "--model", type=click.Path(), help="ONNX file of the runs, from which the connections between layers are read."

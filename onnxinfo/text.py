@@ -38,6 +38,15 @@ def no_such(kind: str, name: str, known: Sequence[str], where: str) -> str:
     return printable(f"no {kind} '{name}' in {where}; {hint}")
 
 
+def is_number(text: str) -> bool:
+    """Return whether a text is a floating-point number, as Python reads it."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def spreadsheet_text(value: object) -> object:
     r"""Return a table value that is safe in spreadsheet programs: text is printable and never a formula.
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..text import printable
+from ..text import is_number, printable
 from .rows import check_file
 
 Array = npt.NDArray[Any]
@@ -40,13 +40,13 @@ def read_csv(path: Path) -> Named:
         lines = [line for line in csv.reader(text.splitlines()) if line]
     except csv.Error as error:
         raise InputError(f"{title} cannot be read: {error}") from None
-    if lines and not _is_number(lines[0][-1]):
+    if lines and not is_number(lines[0][-1]):
         del lines[0]
     widths = {len(line) for line in lines}
     if widths not in ({4}, {5}):
         raise InputError(f"{title} has lines of {sorted(widths)[:5]} columns, expected name,xmin,ymin,xmax,ymax")
     for number, line in enumerate(lines, 1):
-        if not all(map(_is_number, line[-4:])):
+        if not all(map(is_number, line[-4:])):
             raise InputError(f"{title}, box {number}: {printable(','.join(line[-4:]))} are not four numbers")
     boxes = np.array([[float(cell) for cell in line[-4:]] for line in lines])
     if widths == {4}:
@@ -148,14 +148,6 @@ def _read(path: Path, most: int) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"boxes {printable(path)} cannot be read: {printable(error)}") from None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _grouped(names: list[str]) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..text import printable
+from ..text import is_number, printable
 from .rows import Array, listing
 
 #: Most bytes of a line of a CSV file, which bounds its cells.
@@ -213,7 +213,7 @@ def _header(text: str, delimiter: str, title: str) -> list[str]:
     if not any(names):
         raise InputError(f"{title} is empty; expected the columns' names in the first line")
     _check_width(names, title)
-    if all(_is_number(name) for name in names):
+    if all(is_number(name) for name in names):
         raise InputError(f"{title} begins with numbers, {listing(names[:3])}; expected names in the first line")
     return names
 
@@ -226,14 +226,6 @@ def _count_quotes(path: Path) -> int:
 def _check_width(names: Sequence[str], title: str) -> None:
     if len(names) > MAX_COLUMNS:
         raise InputError(f"{title} has {len(names)} columns, expected at most {MAX_COLUMNS}; give an array instead")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 @contextmanager

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 #: Sizes of the open axes in a trial: the first, and all others.
 _SIZES = ((3, 4), (4, 3), (3, 16), (3, 64))
-#: Change of a tensor, of its largest one, that is rounding: dynamic quantisation lets samples influence each other.
+#: Change of a tensor, of its largest one, that is rounding: dynamic quantization lets samples influence each other.
 _ROUNDING = 0.02
 
 

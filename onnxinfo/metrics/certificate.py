@@ -105,7 +105,7 @@ class Measured:
     parts
         Independent estimates of ``sigma_i dL/dsigma_i``, each from the same number of noise samples, (parts, S, n).
     deviations
-        ``||h(x + sigma*delta) - f||^2``, (noises, S).
+        ``||h(x + sigma*delta) - f||^2``, (draws, S).
     """
 
     parts: Tensor
@@ -133,11 +133,11 @@ class Measured:
         return power / 4, error / 4
 
 
-def measure(feature: LayerProbe, sigma: Tensor, noises: int, control: Control | None = None) -> Measured:
+def measure(feature: LayerProbe, sigma: Tensor, draws: int, control: Control | None = None) -> Measured:
     """Measure gradient and deviations of noise scales (S, n) with fresh noise samples, a multiple of eight."""
     parts, deviations = [], []
     for _ in range(2):
-        halves, found = feature.gradients(sigma, noises // 2, control)
+        halves, found = feature.gradients(sigma, draws // 2, control)
         parts += [halves.first, halves.second]
         deviations.append(found)
     return Measured(torch.stack(parts), torch.cat(deviations))
@@ -154,7 +154,7 @@ def take_trial(
     free: Tensor,
     shape: Sequence[int],
     sigma: Callable[[Tensor], Tensor],
-    noises: int,
+    draws: int,
     control: Control | None = None,
 ) -> tuple[Trial, Tensor]:
     """Step along the remaining gradient, and measure the gain on fresh noise.
@@ -169,7 +169,7 @@ def take_trial(
         Shape of one sample.
     sigma
         Maps a change of ``log sigma``, (S, n), to noise scales (S, n).
-    noises
+    draws
         Number of noise samples.
     control
         Linear model of the layer, whose contribution to both deviations is known.
@@ -177,7 +177,7 @@ def take_trial(
     Returns
     -------
     tuple
-        The trial, and the deviations at the current scales, (noises, S).
+        The trial, and the deviations at the current scales, (draws, S).
     """
     quarters = [found.parts[i::4].mean(0) for i in range(4)]
     level = mean_over(torch.stack(quarters).mean(0), free)
@@ -192,7 +192,7 @@ def take_trial(
     length = TRIAL_STEP / root.clamp(min=torch.finfo(root.dtype).tiny)
     step = -(direction * length[:, None]).clamp(-MOST_TRIAL, MOST_TRIAL)
     slope, size = length * (worth * free).sum(1) / count, step.square().sum(1) / count
-    return try_step(feature, sigma, step, slope, size, noises, found.exponent(free), control)
+    return try_step(feature, sigma, step, slope, size, draws, found.exponent(free), control)
 
 
 def certify(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth: Tensor | None = None) -> Certificate:
@@ -274,7 +274,7 @@ def sample_until(
     *,
     control: Control | None = None,
 ) -> Tensor:
-    """Add deviations (noises, S) from fresh noise until their mean is precise enough or the maximum is reached.
+    """Add deviations (draws, S) from fresh noise until their mean is precise enough or the maximum is reached.
 
     Parameters
     ----------
@@ -326,7 +326,7 @@ def rescale_to_constraint(scales: Tensor, deviations: Tensor, target: Tensor, ex
     scales
         Scales at which the deviations were measured, (S, groups), standardized.
     deviations
-        ``||h(x + sigma*delta) - f||^2``, (noises, S).
+        ``||h(x + sigma*delta) - f||^2``, (draws, S).
     target
         ``alpha D``, (S,).
     exponent

@@ -37,12 +37,12 @@ class Control:
         Parameters
         ----------
         delta
-            Standardized perturbations ``sigma*delta``, (noises, S, n).
+            Standardized perturbations ``sigma*delta``, (draws, S, n).
 
         Returns
         -------
         tuple of Tensor
-            ``|y|^2``, (noises, S), and ``l = J^T y``, (noises, S, n).
+            ``|y|^2``, (draws, S), and ``l = J^T y``, (draws, S, n).
         """
         y = torch.einsum("skn,psn->psk", self.rows, delta)
         return y.square().sum(-1), torch.einsum("psk,skn->psn", y, self.rows)

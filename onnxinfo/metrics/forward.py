@@ -104,7 +104,7 @@ def solve_forward(
     target
         Budget of each, (S,), positive.
     tie, cap
-        Tied groups, and ``sigma_max`` in standardised units.
+        Tied groups, and ``sigma_max`` in standardized units.
     shape
         Shape of one sample.
     integrate
@@ -174,7 +174,7 @@ class _Search:
 
 @dataclass(frozen=True)
 class ForwardProblem:
-    """One layer's maximisation at one sample; scales are uncapped, per group, (1, groups).
+    """One layer's maximization at one sample; scales are uncapped, per group, (1, groups).
 
     Attributes
     ----------
@@ -354,14 +354,14 @@ class ForwardProblem:
                 break
         # Where rare steps make the deviation, as many more as it takes for a hundred of them to be crossed.
         rarity = float(relative_stderr(deviations)) ** 2 * len(deviations)
-        noises = min(max(TRIAL_NOISES, math.ceil(100 * rarity)), len(deviations))
-        trial, _ = take_trial(self.feature, measured, free, self.shape, partial(self._moved, scales), noises)
+        draws = min(max(TRIAL_NOISES, math.ceil(100 * rarity)), len(deviations))
+        trial, _ = take_trial(self.feature, measured, free, self.shape, partial(self._moved, scales), draws)
         certificate = certify(measured, self.target, free, trial)
         growth = self.feature.deviations(torch.where(free, 2.0, 1.0) * self.sigma(scales), GROWTH_NOISES)
         rare = (growth.mean(0) > MOST_GROWTH * self.target) & ~certificate.saturated
         certificate = dataclasses.replace(certificate, met=certificate.met & ~rare)
         curvature = float(trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE))
-        spent += 2 * noises + GROWTH_NOISES
+        spent += 2 * draws + GROWTH_NOISES
         # The parts are evidence for another stage.
         gradient = self.tie.sum(measured.parts.mean(0))[0]
         exponent = float(certificate.exponent)
@@ -393,7 +393,7 @@ class ForwardProblem:
         return scales, spent
 
     def sampled(self, sigma: Tensor, stderr: float, most: int) -> Tensor:
-        """Deviations (noises, 1) under noise scales (1, n) until their mean is known so well, or no more are allowed.
+        """Deviations (draws, 1) under noise scales (1, n) until their mean is known so well, or no more are allowed.
 
         The standard error is relative.
         """

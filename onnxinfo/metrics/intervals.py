@@ -37,7 +37,7 @@ class Intervals:
         self._feature, self._counted = feature, counted
         x = feature.x.reshape(-1).double()
         unit = feature.unit.double().expand(feature.x.shape).reshape(-1)
-        #: Thresholds less the sample's value, in standardised units.
+        #: Thresholds less the sample's value, in standardized units.
         self._offsets = [(each.double() - x[i]) / unit[i] for i, each in enumerate(thresholds)]
 
     def __call__(self, sigma: Tensor, backgrounds: int, guess: Tensor) -> Integrals:

@@ -44,7 +44,7 @@ def control_of(feature: LayerProbe, sigma: Tensor) -> Control | None:
 
 
 def _effective_directions(changes: Tensor) -> Tensor:
-    """``tr(C)^2 / tr(C^2)`` of the second moments C of changes (noises, S, m), (S,), unbiased for few noise samples."""
+    """``tr(C)^2 / tr(C^2)`` of the second moments C of changes (draws, S, m), (S,), unbiased for few noise samples."""
     gram = torch.einsum("psm,qsm->spq", changes, changes)
     count = len(changes)
     diagonal = gram.diagonal(dim1=1, dim2=2)

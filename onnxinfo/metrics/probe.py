@@ -45,7 +45,7 @@ class HalfSums:
         self._count = 0
 
     def add(self, values: Tensor) -> None:
-        """Add the values of some noise samples, (noises, S, n)."""
+        """Add the values of some noise samples, (draws, S, n)."""
         for i, total in enumerate(self._sums):
             total += values[(i + self._count) % 2 :: 2].sum(0)
         self._count += len(values)
@@ -117,56 +117,56 @@ class LayerProbe:
             yield min(size, count)
             count -= size
 
-    def perturb(self, sigma: Tensor, noises: int) -> tuple[Tensor, Tensor]:
-        """Draw standardized perturbations (noises, S, n); return them and the perturbed inputs (noises * S, *shape)."""
-        delta = torch.randn((noises, self.samples, self.units), generator=self.noise, device=self.x.device)
+    def perturb(self, sigma: Tensor, draws: int) -> tuple[Tensor, Tensor]:
+        """Draw standardized perturbations (draws, S, n); return them and the perturbed inputs (draws * S, *shape)."""
+        delta = torch.randn((draws, self.samples, self.units), generator=self.noise, device=self.x.device)
         delta = delta * sigma
-        return delta, (self.x + delta.reshape(noises, *self.x.shape) * self.unit).flatten(0, 1)
+        return delta, (self.x + delta.reshape(draws, *self.x.shape) * self.unit).flatten(0, 1)
 
     def evaluate(self, x: Tensor) -> Tensor:
-        """Compute the feature (noises * S, m) of perturbed inputs."""
+        """Compute the feature (draws * S, m) of perturbed inputs."""
         (feature,) = self.network(x, self.rows.repeat(len(x) // self.samples))
         return feature
 
-    def deviations(self, sigma: Tensor, noises: int) -> Tensor:
+    def deviations(self, sigma: Tensor, draws: int) -> Tensor:
         """``||h(x + sigma*delta) - f||^2`` for fresh noise samples delta.
 
         Parameters
         ----------
         sigma
             Noise scales, (S, n), standardized.
-        noises
+        draws
             Number of noise samples.
 
         Returns
         -------
         Tensor
-            (noises, S).
+            (draws, S).
         """
         parts = []
         with torch.no_grad():
-            for count in self.batches(noises):
+            for count in self.batches(draws):
                 _, x = self.perturb(sigma, count)
                 parts.append(self.deviation(self.evaluate(x)))
         return torch.cat(parts)
 
     def deviation(self, feature: Tensor) -> Tensor:
-        """``||feature - f||^2`` of features (noises * S, m), (noises, S)."""
+        """``||feature - f||^2`` of features (draws * S, m), (draws, S)."""
         return (feature.reshape(-1, self.samples, feature.shape[1]) - self.center).square().sum(-1)
 
     def deviations_at(self, delta: Tensor) -> Tensor:
-        """``||h(x + delta) - f||^2`` around one sample for standardised perturbations (B, n), (B,)."""
+        """``||h(x + delta) - f||^2`` around one sample for standardized perturbations (B, n), (B,)."""
         with torch.no_grad():
             x = self.x + delta.reshape(-1, *self.x.shape[1:]) * self.unit
             return self.deviation(self.evaluate(x))[:, 0]
 
-    def differentiable_deviation(self, sigma: Tensor, noises: int) -> Tensor:
+    def differentiable_deviation(self, sigma: Tensor, draws: int) -> Tensor:
         """``E||h(x + sigma*delta) - f||^2`` over fresh noise samples, (S,), differentiable in sigma, (S, n)."""
-        _, x = self.perturb(sigma, noises)
-        self.n_vjps += noises
+        _, x = self.perturb(sigma, draws)
+        self.n_vjps += draws
         return self.deviation(self.evaluate(x)).mean(0)
 
-    def column_norms(self, sigma: Tensor, noises: int, per_noise: int) -> tuple[Halves, Tensor]:
+    def column_norms(self, sigma: Tensor, draws: int, per_noise: int) -> tuple[Halves, Tensor]:
         """``E ||J_i(x + sigma*delta)||^2`` by vector-Jacobian products, ``E_u (J^T u)_i^2`` with random signs u.
 
         Signs have the least variance among probes with independent entries. Several probes per noise sample share a
@@ -176,7 +176,7 @@ class LayerProbe:
         ----------
         sigma
             Noise scales, (S, n), standardized.
-        noises, per_noise
+        draws, per_noise
             Number of noise samples (even), and of probes for each.
 
         Returns
@@ -184,11 +184,11 @@ class LayerProbe:
         Halves
             Two independent estimates of the squared column norms.
         Tensor
-            The deviations, (noises, S).
+            The deviations, (draws, S).
         """
         sums = HalfSums(sigma)
         parts = []
-        for count in self.batches(noises):
+        for count in self.batches(draws):
             _, x = self.perturb(sigma, count)
             x.requires_grad_(True)
             feature = self.evaluate(x)
@@ -198,16 +198,16 @@ class LayerProbe:
             parts.append(self.deviation(feature.detach()))
         return sums.means(), torch.cat(parts)
 
-    def changes(self, sigma: Tensor, noises: int) -> Tensor:
-        """``h(x + sigma*delta) - f`` for fresh noise samples, (noises, S, m)."""
+    def changes(self, sigma: Tensor, draws: int) -> Tensor:
+        """``h(x + sigma*delta) - f`` for fresh noise samples, (draws, S, m)."""
         parts = []
         with torch.no_grad():
-            for count in self.batches(noises):
+            for count in self.batches(draws):
                 _, x = self.perturb(sigma, count)
                 parts.append(self.evaluate(x).reshape(count, self.samples, -1) - self.center)
         return torch.cat(parts)
 
-    def mean_products(self, sigma: Tensor, directions: Tensor, noises: int) -> Tensor:
+    def mean_products(self, sigma: Tensor, directions: Tensor, draws: int) -> Tensor:
         """``E[J(x + sigma*delta)^T u]`` for directions u of the feature.
 
         Parameters
@@ -216,7 +216,7 @@ class LayerProbe:
             Noise scales, (S, n), standardized.
         directions
             (S, k, m).
-        noises
+        draws
             Number of noise pairs of opposite sign to average over.
 
         Returns
@@ -225,7 +225,7 @@ class LayerProbe:
             Standardized, (S, k, n).
         """
         total = torch.zeros(*directions.shape[:2], self.units, device=sigma.device)
-        for count in self.batches(noises):
+        for count in self.batches(draws):
             _, plus = self.perturb(sigma, count)
             for x in (plus, self._opposite(plus)):
                 x.requires_grad_(True)
@@ -235,13 +235,13 @@ class LayerProbe:
                     (product,) = torch.autograd.grad(feature, x, u, retain_graph=True)
                     total[:, k] += (product * self.unit).reshape(count, self.samples, -1).sum(0)
                 self.n_vjps += count * directions.shape[1]
-        return total / (2 * noises)
+        return total / (2 * draws)
 
     def _opposite(self, x: Tensor) -> Tensor:
-        """Inputs (noises * S, *shape) with the opposite sign of noise."""
+        """Inputs (draws * S, *shape) with the opposite sign of noise."""
         return (2 * self.x - x.detach().reshape(-1, *self.x.shape)).flatten(0, 1)
 
-    def gradients(self, sigma: Tensor, noises: int, control: Control | None = None) -> tuple[Halves, Tensor]:
+    def gradients(self, sigma: Tensor, draws: int, control: Control | None = None) -> tuple[Halves, Tensor]:
         """``sigma_i dL/dsigma_i`` of the feature deviation ``L = E||h(x + sigma*delta) - f||^2``, and L itself.
 
         With a control variate, noise is drawn in pairs of opposite sign, which cancels even terms, and the control's
@@ -251,7 +251,7 @@ class LayerProbe:
         ----------
         sigma
             Noise scales, (S, n), standardized.
-        noises
+        draws
             Number of noise samples (a multiple of four).
         control
             Linear model of the layer.
@@ -261,13 +261,13 @@ class LayerProbe:
         Halves
             Two independent estimates of the logarithmic gradient.
         Tensor
-            The deviations, (noises, S); with a control, one per pair, (noises / 2, S).
+            The deviations, (draws, S); with a control, one per pair, (draws / 2, S).
         """
         if control is not None:
-            return self._controlled(sigma, noises // 2, control)
+            return self._controlled(sigma, draws // 2, control)
         sums = HalfSums(sigma)
         parts = []
-        for count in self.batches(noises):
+        for count in self.batches(draws):
             delta, x = self.perturb(sigma, count)
             product, deviation = self._pathwise(x, count)
             sums.add(2 * delta * product)
@@ -310,7 +310,7 @@ class LayerProbe:
         mean = (sigma.square() * control.norms).sum(1)
         return less_control(torch.cat(deviations), torch.cat(energies), mean)
 
-    def is_linear(self, sigma: Tensor, noises: int) -> Tensor:
+    def is_linear(self, sigma: Tensor, draws: int) -> Tensor:
         """Whether each sample's feature is linear within its noise, judged by fresh noise samples, (S,) bool.
 
         If it is, the gradient ``J~^T d`` at a noisy input equals ``J^T d`` at the sample, d being the change that the
@@ -320,11 +320,11 @@ class LayerProbe:
         ----------
         sigma
             Noise scales, (S, n), standardized.
-        noises
+        draws
             Number of noise samples.
         """
         linear = torch.ones(self.samples, dtype=torch.bool, device=sigma.device)
-        for count in self.batches(noises):
+        for count in self.batches(draws):
             _, noisy = self.perturb(sigma, count)
             noisy.requires_grad_(True)
             still = self.x.repeat(count, *([1] * (self.x.dim() - 1))).requires_grad_(True)
@@ -339,7 +339,7 @@ class LayerProbe:
         return linear
 
     def _pathwise(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """``J~^T (h(x) - f)``, standardized, (noises, S, n), and ``||h(x) - f||^2``, (noises, S)."""
+        """``J~^T (h(x) - f)``, standardized, (draws, S, n), and ``||h(x) - f||^2``, (draws, S)."""
         x.requires_grad_(True)
         feature = self.evaluate(x)
         difference = feature.detach() - self.center.repeat(count, 1)

@@ -50,7 +50,7 @@ class Integrator(Protocol):
         Parameters
         ----------
         sigma
-            Noise scales, (n,), standardised.
+            Noise scales, (n,), standardized.
         backgrounds
             How many are drawn.
         guess
@@ -98,7 +98,7 @@ class Radial:
         return Integrals((gradient * live).to(sigma), level[:, live].mean(1).to(sigma), found.numel())
 
     def _deviations(self, noise: Tensor, nodes: Tensor) -> Iterator[Tensor]:
-        """Deviations for each background, group and node, in batches; noise (backgrounds, n) is standardised."""
+        """Deviations for each background, group and node, in batches; noise (backgrounds, n) is standardized."""
         groups, count = nodes.shape[1:]
         rows = torch.arange(nodes.numel(), device=noise.device)
         for start in range(0, len(rows), self._feature.batch_size):

@@ -28,7 +28,7 @@ class Moments:
     spread
         Variance of ``(mu_i - xhat_i)^2`` over the noise samples, (S, n).
     deviations
-        ``||h(x + sigma*delta) - f||^2``, (noises, S).
+        ``||h(x + sigma*delta) - f||^2``, (draws, S).
     """
 
     parts: Tensor
@@ -77,32 +77,32 @@ class Reconstruction:
         error: Tensor = shown - self.mu.repeat(len(feature) // self.feature.samples, 1)
         return error
 
-    def differentiable(self, sigma: Tensor, noises: int) -> tuple[Tensor, Tensor]:
+    def differentiable(self, sigma: Tensor, draws: int) -> tuple[Tensor, Tensor]:
         """``E||h(x + sigma*delta) - f||^2``, (S,), and ``E(mu_i - xhat_i)^2``, (S, n), differentiable in sigma.
 
         Parameters
         ----------
         sigma
             Noise scales, (S, n), standardized.
-        noises
+        draws
             Number of fresh noise samples, evaluated at once.
         """
         probe = self.feature
-        _, x = probe.perturb(sigma, noises)
+        _, x = probe.perturb(sigma, draws)
         feature = probe.evaluate(x)
-        probe.n_vjps += noises
-        deviation = (feature.reshape(noises, probe.samples, -1) - probe.center).square().sum(-1).mean(0)
-        power = self._error(feature).square().reshape(noises, probe.samples, -1).mean(0)
+        probe.n_vjps += draws
+        deviation = (feature.reshape(draws, probe.samples, -1) - probe.center).square().sum(-1).mean(0)
+        power = self._error(feature).square().reshape(draws, probe.samples, -1).mean(0)
         return deviation, power.clamp(min=LEAST_POWER)
 
-    def moments(self, sigma: Tensor, noises: int) -> Moments:
+    def moments(self, sigma: Tensor, draws: int) -> Moments:
         """Measure squared errors and deviations with fresh noise.
 
         Parameters
         ----------
         sigma
             Noise scales, (S, n), standardized.
-        noises
+        draws
             Number of noise samples, rounded up to a multiple of `PARTS`.
         """
         probe, counts = self.feature, torch.zeros(PARTS, device=sigma.device)
@@ -110,7 +110,7 @@ class Reconstruction:
         fourth = torch.zeros_like(sigma)
         deviations: list[Tensor] = []
         with torch.no_grad():
-            for count in probe.batches(-(-noises // PARTS) * PARTS):
+            for count in probe.batches(-(-draws // PARTS) * PARTS):
                 _, x = probe.perturb(sigma, count)
                 feature = probe.evaluate(x)
                 deviations.append((feature.reshape(count, probe.samples, -1) - probe.center).square().sum(-1))
@@ -123,7 +123,7 @@ class Reconstruction:
         mean = sums.sum(0) / total
         return Moments(sums / counts[:, None, None], fourth / total - mean.square(), torch.cat(deviations))
 
-    def gradients(self, sigma: Tensor, noises: int, weights: Tensor) -> tuple[Halves, Halves, Tensor]:
+    def gradients(self, sigma: Tensor, draws: int, weights: Tensor) -> tuple[Halves, Halves, Tensor]:
         """``sigma_j d/dsigma_j`` of the deviation L and of ``0.5 sum_i w_i E(mu_i - xhat_i)^2``, and L.
 
         With ``w_i = 1 / E(mu_i - xhat_i)^2`` the second is the gradient of the objective. Noise is drawn in pairs of
@@ -133,7 +133,7 @@ class Reconstruction:
         ----------
         sigma
             Noise scales, (S, n), standardized.
-        noises
+        draws
             Number of noise samples (a multiple of four).
         weights
             Weights w, (S, n).
@@ -141,12 +141,12 @@ class Reconstruction:
         Returns
         -------
         tuple
-            Gradient of L, gradient of the objective (Halves of (S, n)), and deviations (noises, S).
+            Gradient of L, gradient of the objective (Halves of (S, n)), and deviations (draws, S).
         """
         probe = self.feature
         sums = HalfSums(sigma), HalfSums(sigma)
         deviations = []
-        for count in probe.batches(noises // 2):
+        for count in probe.batches(draws // 2):
             delta, plus = probe.perturb(sigma, count)
             minus = (2 * probe.x - plus.reshape(count, *probe.x.shape)).flatten(0, 1)
             found = [torch.zeros_like(delta), torch.zeros_like(delta)]

@@ -16,7 +16,7 @@ from .sid import Problem, Solution, solve_by
 LEARNING_RATE = 0.05
 
 
-def solve_by_gradient(problem: Problem, *, steps: int = 800, noises: int = 8) -> Solution:
+def solve_by_gradient(problem: Problem, *, steps: int = 800, draws: int = 8) -> Solution:
     """SID by stochastic gradient on the paper's loss (Eq. 5), with Adam on ``log sigma``.
 
     ``Loss = E||h(x + sigma*delta) - f||^2 / D - lambda sum_i (log sigma_i + C)`` with ``lambda = 2 alpha / n``, so that
@@ -26,7 +26,7 @@ def solve_by_gradient(problem: Problem, *, steps: int = 800, noises: int = 8) ->
     ----------
     problem
         As for :func:`onnxinfo.metrics.sid.solve`; the start is the uniform sigma that a linear layer would allow.
-    steps, noises
+    steps, draws
         Number of optimization steps, and of noise samples per step.
     """
 
@@ -40,7 +40,7 @@ def solve_by_gradient(problem: Problem, *, steps: int = 800, noises: int = 8) ->
         for _ in range(steps):
             optimizer.zero_grad()
             sigma = problem.sigma(scales.exp())
-            deviation = problem.feature.differentiable_deviation(sigma, noises)
+            deviation = problem.feature.differentiable_deviation(sigma, draws)
             entropy = (size * scales.clamp(max=math.log(cap))).sum(1)
             (deviation / problem.target - 2 / size.sum(1) * entropy).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -50,18 +50,18 @@ def solve_by_gradient(problem: Problem, *, steps: int = 800, noises: int = 8) ->
     return solve_by(problem, ascend, steps)
 
 
-def solve_ru_by_gradient(problem: ru.Problem, *, steps: int = 800, noises: int = 8) -> RuSolution:
+def solve_ru_by_gradient(problem: ru.Problem, *, steps: int = 800, draws: int = 8) -> RuSolution:
     """RU by stochastic gradient on the paper's loss (Eq. 11), with Adam on ``log sigma``.
 
     Parameters
     ----------
     problem
         As for :func:`onnxinfo.metrics.ru.solve_ru`; the start is a linear layer's uniform sigma.
-    steps, noises
+    steps, draws
         Number of optimization steps, and of noise samples per step.
     """
     even = problem.allocated(_uniform(problem.start, problem.counted))
-    scales = problem.ascend(even, steps=steps, noises=noises, rate=LEARNING_RATE)
+    scales = problem.ascend(even, steps=steps, draws=draws, rate=LEARNING_RATE)
     return problem.measured(problem.enforce_constraint(scales), steps)
 
 

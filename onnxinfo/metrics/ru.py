@@ -85,10 +85,10 @@ class RuSolution:
 
 def solve_ru(problem: Problem) -> RuSolution:
     """Solve the RU of one layer on a block of samples."""
-    noises = min(STEP_NOISES, problem.reconstruction.feature.batch_size)
-    steps = STEPS * STEP_NOISES // noises
+    draws = min(STEP_NOISES, problem.reconstruction.feature.batch_size)
+    steps = STEPS * STEP_NOISES // draws
     scales = problem.allocated(problem.start.column_norms)
-    scales = problem.ascend(scales, steps=steps, noises=problem.effort * noises, rate=RATE)
+    scales = problem.ascend(scales, steps=steps, draws=problem.effort * draws, rate=RATE)
     return problem.measured(problem.enforce_constraint(scales), steps)
 
 
@@ -153,7 +153,7 @@ class Problem:
         """The closed form of SID, (S, groups)."""
         return waterfill(column_norms * self.counted, self.target, self.tie, self.cap)
 
-    def ascend(self, scales: Tensor, *, steps: int, noises: int, rate: float) -> Tensor:
+    def ascend(self, scales: Tensor, *, steps: int, draws: int, rate: float) -> Tensor:
         """Follow the stochastic gradient of the paper's loss (Eq. 11) in ``log sigma``.
 
         ``Loss = E||h(x + sigma*delta) - f||^2 / (alpha D) - (lambda / 2) sum_i log E(mu_i - xhat_i)^2``. In each step,
@@ -164,7 +164,7 @@ class Problem:
         ----------
         scales
             Initial scales.
-        steps, noises
+        steps, draws
             Number of steps, and of fresh noise samples per step.
         rate
             Adam's initial learning rate; it falls to zero as a cosine.
@@ -177,7 +177,7 @@ class Problem:
         multiplier = linear.clone()
         for _ in range(steps):
             optimizer.zero_grad()
-            deviation, power = self.reconstruction.differentiable(self.sigma(logs.exp()), noises)
+            deviation, power = self.reconstruction.differentiable(self.sigma(logs.exp()), draws)
             ratio = deviation / self.target.clamp(min=torch.finfo(self.target.dtype).tiny)
             (ratio - multiplier.exp() / 2 * (power.log() * self.counted).sum(1)).sum().backward()  # type: ignore[no-untyped-call]
             assert logs.grad is not None
@@ -284,7 +284,7 @@ class Problem:
                     return slopes, shortfall, error
 
     def adjusted(self, scales: Tensor, deviations: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
-        """Scales that meet the constraint within its known error, and their deviations (noises, S).
+        """Scales that meet the constraint within its known error, and their deviations (draws, S).
 
         Noise samples of the feature alone are cheap here. All free scales of a sample change by a few percent, which
         leaves the relative gradients unchanged.

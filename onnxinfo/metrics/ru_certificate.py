@@ -32,7 +32,7 @@ class Slopes:
         Independent estimates of ``dL/dlog sigma`` of the feature deviation L, and of
         ``d sum_i 0.5 log E(mu_i - xhat_i)^2 / dlog sigma``, (parts, S, groups).
     deviations
-        ``||h(x + sigma*delta) - f||^2``, (noises, S).
+        ``||h(x + sigma*delta) - f||^2``, (draws, S).
     """
 
     cost: Tensor

@@ -421,7 +421,7 @@ class Problem:
         return rescale_to_constraint(waterfill(norms, self.target, self.tie, self.cap), deviations, foretold)
 
     def column_norms(self, scales: Tensor) -> tuple[Halves, Tensor]:
-        """Squared column norms under noise, and the deviations (noises, S)."""
+        """Squared column norms under noise, and the deviations (draws, S)."""
         return self.feature.column_norms(self.sigma(scales), self.effort * ROUND_NOISES, ROUND_PROBES)
 
     def _smoothed(self, norms: Halves) -> Tensor:
@@ -503,8 +503,8 @@ class Problem:
 
     def measured(self, scales: Tensor, control: Control | None) -> Measured:
         """Measure one pass of fresh noise; units that share a scale share their gradient."""
-        noises = self.effort * (PASS_NOISES if control is None else CONTROLLED_NOISES)
-        found = measure(self.feature, self.sigma(scales), noises, control)
+        draws = self.effort * (PASS_NOISES if control is None else CONTROLLED_NOISES)
+        found = measure(self.feature, self.sigma(scales), draws, control)
         if self.tie.groups == self.tie.units:
             return found
         parts = torch.stack([self.tie.expand(self.tie.sum(part) / self.tie.size) for part in found.parts])
@@ -543,8 +543,8 @@ class Problem:
         found, free = merge(passes), self.free(scales)
         # All scales of a sample change by a few percent, which leaves the relative gradient unchanged.
         near, deviations = self.met(scales, found, free)
-        noises = self.effort * TRIAL_NOISES if control is None else 2 * self.effort * CONTROLLED_NOISES
-        trial, fresh = take_trial(self.feature, found, free, self.shape, partial(self.moved, near), noises, control)
+        draws = self.effort * TRIAL_NOISES if control is None else 2 * self.effort * CONTROLLED_NOISES
+        trial, fresh = take_trial(self.feature, found, free, self.shape, partial(self.moved, near), draws, control)
         # With a control variate, one pass determines the deviation better than the trial's noise.
         if control is None or not len(deviations):
             deviations = torch.cat([deviations, fresh])

@@ -109,7 +109,7 @@ def try_step(
     step: Tensor,
     slope: Tensor,
     size: Tensor,
-    noises: int,
+    draws: int,
     exponent: Tensor,
     control: Control | None = None,
 ) -> tuple[Trial, Tensor]:
@@ -125,7 +125,7 @@ def try_step(
         Change of ``log sigma``, (S, n).
     slope, size
         See :class:`Trial`.
-    noises
+    draws
         Number of noise samples.
     exponent
         Exponent of the deviation's growth with the scales, (S,).
@@ -135,14 +135,14 @@ def try_step(
     Returns
     -------
     tuple
-        The trial, and the deviations at the current scales, (noises, S).
+        The trial, and the deviations at the current scales, (draws, S).
     """
     before, after = sigma(torch.zeros_like(step)), sigma(step)
     entropy = (after.log() - before.log()).nan_to_num(0.0).sum(1) / (before > 0).sum(1).clamp(min=1)
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     modeled: tuple[list[Tensor], list[Tensor]] = ([], [])
     with torch.no_grad():
-        for count in feature.batches(noises):
+        for count in feature.batches(draws):
             delta = torch.randn((count, feature.samples, feature.units), generator=feature.noise, device=step.device)
             for scales, parts, energies in zip((before, after), found, modeled, strict=True):
                 x = (feature.x + (delta * scales).reshape(count, *feature.x.shape) * feature.unit).flatten(0, 1)

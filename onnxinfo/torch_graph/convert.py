@@ -225,12 +225,12 @@ def _line(error: Exception) -> str:
 
 
 # Operators with scores beside a label, which may be a string.
-_LABELLING = ("LinearClassifier", "SVMClassifier")
+_LABELING = ("LinearClassifier", "SVMClassifier")
 
 
 def _moves_values_only(node: Node) -> bool:
     """Whether an operator passes values on without inspecting them, including strings."""
-    return node.op_type in ("Identity", "Constant", "If", "Loop", "Scan", *_LABELLING) or node.op_type.startswith(
+    return node.op_type in ("Identity", "Constant", "If", "Loop", "Scan", *_LABELING) or node.op_type.startswith(
         ("Sequence", "Optional")
     )
 

@@ -63,7 +63,7 @@ def explanation(evidence: Evidence) -> str | None:
     The judge is ONNX's reference evaluator in double precision: the torch graph is right where it is within the
     tolerance of it, or of what rounding the operands does to the node there, element by element. GELUs may differ by a
     few units in the last place of the operand. Operators that the reference evaluator does not have are given to ONNX
-    Runtime with rounded operands: a node that rounds inside, as the dynamically quantised LSTM does, then differs from
+    Runtime with rounded operands: a node that rounds inside, as the dynamically quantized LSTM does, then differs from
     itself.
 
     Parameters

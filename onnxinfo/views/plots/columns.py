@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _MOST_LAYERS = 5
 #: Most columns drawn: the ones with the longest bars.
 _MOST_COLUMNS = 40
-#: Patterns of bars beside their colours, so that layers are told apart without colour.
+#: Patterns of bars beside their colors, so that layers are told apart without color.
 _HATCHES = ("", "///", "...", "xxx", "---")
 
 
@@ -112,7 +112,7 @@ def _bars(
 ) -> None:
     """Draw one layer's bars; `look` is where they begin, the layer's number and its name."""
     (at, thick), (base, number, text) = place, look
-    colour = run_style(number)[0]
+    color = run_style(number)[0]
     proven = means.proven == means.samples
     value, error = means.value[shown], np.nan_to_num(means.stderr[shown])
     axes.barh(
@@ -121,8 +121,8 @@ def _bars(
         thick * 0.9,
         left=base,
         label=text,
-        facecolor=colour if proven else "none",
-        edgecolor=style.theme.paper if proven else colour,
+        facecolor=color if proven else "none",
+        edgecolor=style.theme.paper if proven else color,
         hatch=_HATCHES[number % len(_HATCHES)],
         linewidth=0 if proven and not number else 0.8,
     )

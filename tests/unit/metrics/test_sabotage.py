@@ -306,23 +306,23 @@ def drawn(problem, ask):
     return sum(call.args[1] for call in deviations.call_args_list) // problem.effort
 
 
-@pytest.mark.parametrize(("module", "noises"), [(Cubic, sid.FEW_NOISES), (Noisy, sid.GROWTH_NOISES)])
-def test_growth_that_few_noise_samples_do_not_tell_gets_more(module, noises):
+@pytest.mark.parametrize(("module", "draws"), [(Cubic, sid.FEW_NOISES), (Noisy, sid.GROWTH_NOISES)])
+def test_growth_that_few_noise_samples_do_not_tell_gets_more(module, draws):
     feature, start = layer_around_zero(module(), 1)
     problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
     scales = torch.full((1, UNITS), 1e-3)
     with patch.object(sid.Problem, "effort", 1):
-        assert drawn(problem, lambda problem: problem.growth(scales)) == noises
+        assert drawn(problem, lambda problem: problem.growth(scales)) == draws
 
 
-@pytest.mark.parametrize(("expected", "noises"), [(1.0, sid.FEW_SMALL_NOISES), (0.1, sid.SMALL_NOISES)])
-def test_small_noise_that_moves_more_than_foretold_is_drawn_again(expected, noises):
+@pytest.mark.parametrize(("expected", "draws"), [(1.0, sid.FEW_SMALL_NOISES), (0.1, sid.SMALL_NOISES)])
+def test_small_noise_that_moves_more_than_foretold_is_drawn_again(expected, draws):
     feature, start = layer_around_zero(Cubic(), 1)
     problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
     sigma = torch.full((1, UNITS), 1e-3)
     smooth = expected * (sigma.square() * start.column_norms).sum(1)
     with patch.object(sid.Problem, "effort", 1):
-        assert drawn(problem, lambda problem: problem.small(sigma, 0.1, smooth)) == noises
+        assert drawn(problem, lambda problem: problem.small(sigma, 0.1, smooth)) == draws
 
 
 @pytest.mark.parametrize(("module", "linear"), [(Cubic, False), (Noisy, True)])

@@ -8,7 +8,7 @@ from onnxinfo.metrics.shrinkage import wiener, wiener_with
 SHAPE = (3, 32, 32)
 
 
-def noises(scale, seed=0, samples=8):
+def draws(scale, seed=0, samples=8):
     stream = torch.Generator().manual_seed(seed)
     return [scale * torch.randn(samples, 3 * 32 * 32, generator=stream) for _ in range(2)]
 
@@ -19,7 +19,7 @@ def smooth_map():
 
 
 def test_noise_alone_is_removed():
-    first, second = noises(1.0)
+    first, second = draws(1.0)
     assert wiener(first, second, SHAPE).square().mean() < 0.02
 
 
@@ -31,7 +31,7 @@ def test_a_map_without_noise_passes():
 
 def test_a_smooth_map_is_found_in_strong_noise():
     signal = smooth_map()
-    first, second = (signal + noise for noise in noises(2.0))
+    first, second = (signal + noise for noise in draws(2.0))
     error = (wiener(first, second, SHAPE) - signal).square().mean()
     unfiltered = ((first + second) / 2 - signal).square().mean()
     assert error < unfiltered / 20
@@ -40,8 +40,8 @@ def test_a_smooth_map_is_found_in_strong_noise():
 def test_a_map_akin_adds_what_it_shares():
     stream = torch.Generator().manual_seed(2)
     rough = torch.randn(8, 3 * 32 * 32, generator=stream)
-    first, second = (rough + noise for noise in noises(1.0))
-    other, unrelated = noises(0.5, seed=3)
+    first, second = (rough + noise for noise in draws(1.0))
+    other, unrelated = draws(0.5, seed=3)
     alone = (wiener(first, second, SHAPE) - rough).square().mean()
     # Precisions add: 1 of the map itself, 1 / 0.5 of the mean of the two, and 1 / 0.25 of the biased third.
     with_it = (wiener_with(first, second, 2 * (rough + other), SHAPE) - rough).square().mean()
@@ -52,7 +52,7 @@ def test_a_map_akin_adds_what_it_shares():
 
 
 def test_a_map_akin_that_is_constant_changes_nothing():
-    first, second = (smooth_map() + noise for noise in noises(1.0))
+    first, second = (smooth_map() + noise for noise in draws(1.0))
     estimate = wiener_with(first, second, torch.zeros_like(first), SHAPE)
     assert torch.allclose(estimate, wiener(first, second, SHAPE), atol=1e-5)
 
