@@ -1,4 +1,4 @@
-"""How much the features of layers vary over the samples: a normalizer that needs no gradient."""
+"""Variance of features over the samples: a normalizer that needs no gradient."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class _Moments:
         self._mean = torch.zeros(())
 
     def add(self, feature: Tensor) -> None:
-        """Take in the features (S, m) of further samples."""
+        """Add the features (S, m) of further samples."""
         wide = feature.double()
         mean, count = wide.mean(0), len(wide)
         total = self._count + count

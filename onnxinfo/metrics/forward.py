@@ -1,10 +1,10 @@
-"""Strict information discarding of a layer that can only be evaluated: a table's trees, rounding, custom operators.
+"""Strict information discarding of layers without gradients: tree ensembles, rounding, custom operators.
 
 The optimum is where the gradient ``sigma_g dL/dsigma_g`` of the deviation is the same for all free units. Stein's
 identity gives it without differentiating the layer, as integrals along each group's noise (:mod:`.radial`, or
 :mod:`.intervals` where the layer's thresholds are known). Each round allocates the budget as if the layer were linear
-with the column norms that these gradients imply, in damped steps, and old evidence is forgotten. Scales are averaged
-over the last rounds, and certified like those of the other solver, with fresh noise.
+with the column norms that these gradients imply, in damped steps; older estimates get exponentially decaying weights.
+Scales are averaged over the last rounds and certified with fresh noise, like those of the gradient solver.
 """
 
 from __future__ import annotations
@@ -38,48 +38,48 @@ from .probe import LayerProbe
 from .radial import Integrator
 from .sid import KNOWN_OFF, MOST_STEP, STILL_OFF, WORTH, Solution
 
-#: Rounds of a first search, backgrounds of each, and the least weight of the newest evidence.
+#: First search: rounds, backgrounds per round, and minimum weight of the newest estimate.
 FIRST = (20, 8, 0.3)
-#: Stages of certificate and further rounds.
+#: Further rounds, each followed by a certificate: as above.
 STAGES = ((20, 16, 0.2), (24, 32, 0.1), (24, 32, 0.06))
-#: Rounds in which the budget falls from what the cap takes to what is given, and backgrounds of each.
+#: Rounds in which the budget is lowered from the deviation at the cap to the target, and backgrounds per round.
 FALLING, FALLING_BACKGROUNDS = 16, 16
-#: Nats by which two first searches may differ and still have found the same optimum.
+#: Difference in nats up to which two first searches count as having found the same optimum.
 SAME = 0.01
-#: The least gap, nats, of a layer made of steps, and of one where first searches ended apart: such a layer has several
-#: optima, and the certificate knows the nearest only. Of 12 cells of a random forest, repeated searches found up to
-#: 0.067 nats more.
+#: Minimum gap in nats for piecewise constant layers, and where the first searches disagree: such layers have several
+#: optima, and the certificate only measures the distance to the nearest. In 12 cells of a random forest, repeated
+#: searches found up to 0.067 nats more.
 SEVERAL_OPTIMA = 0.07
-#: Rounds at least, and the mean square change of ``log sigma`` below which a stage ends.
+#: Minimum number of rounds, and the mean square change of ``log sigma`` at which a stage ends.
 LEAST_ROUNDS, STILL = 6, 5e-5
-#: Share of the step that a linear layer would take. Steps of a discontinuous feature overshoot otherwise.
+#: Damping relative to the step for a linear layer; undamped steps overshoot if the feature is discontinuous.
 DAMPING = 0.7
-#: Backgrounds of each of the independent parts that a certificate rests on; parts at least and at most.
+#: Backgrounds per independent part of a certificate; minimum and maximum number of parts.
 PART_BACKGROUNDS, LEAST_PARTS, MOST_PARTS = 8, 8, 32
-#: Noise samples that tell whether the cap reaches the budget, that find where to begin, and of a trial step.
+#: Noise samples for the check at the cap, for the initial scale, and for a trial step.
 CAP_NOISES, START_NOISES, TRIAL_NOISES = 1024, 256, 512
-#: Share of the cap at which a search from there begins: at the cap itself, no unit would be free.
+#: Initial scale of the search from the cap, relative to the cap: at the cap itself, no unit would be free.
 NEAR_CAP = 0.98
-#: Scales that are tried at first: halvings of an interval that reaches from so small a scale to the cap.
+#: The initial scale is found by bisection between this share of the cap and the cap.
 LEAST_SCALE, HALVINGS = 1e-7, 14
-#: Numbers of perturbed inputs that tell the ratio at most, and noise samples of it at least and at most. Steps are rare
-#: events: few of many noise samples cross them.
+#: Maximum number of input values drawn to measure the ratio, and minimum and maximum number of noise samples. Crossing
+#: a threshold is a rare event, so many noise samples are needed.
 RATIO_NUMBERS, LEAST_RATIO, MOST_RATIO = 2**21, 2048, 2**18
-#: The same at most while scales are still sought.
+#: Maximum number of noise samples while the scales are still being optimized.
 FEW_RATIO = 2**14
-#: Relative standard error of the ratio that a certificate rests on, where that many noise samples are allowed.
+#: Target relative standard error of the certified ratio.
 CERTIFIED_STDERR = 0.006
-#: Times that scales are rescaled at most until the constraint is met.
+#: Maximum number of rescalings to the constraint.
 ADJUSTMENTS = 4
-#: Power of the noise that a deviation may grow as: 2 where a layer is linear, more where rare steps make it.
+#: Range of the exponent with which the deviation grows: 2 for linear layers, more for rare steps.
 LEAST_EXPONENT, MOST_EXPONENT = 0.5, 12.0
-#: Growth of the deviation under noise of twice the size beyond which rarer steps than any seen may matter.
+#: Growth of the deviation under doubled noise beyond which unseen, rarer steps may matter.
 MOST_GROWTH, GROWTH_NOISES = 256.0, 256
 
 
 @dataclass(frozen=True)
 class Integrated(Measured):
-    """What was measured by integrals: gradients of discontinuous features, too."""
+    """Estimates from integrals, which also hold for discontinuous features."""
 
     def exponent(self, free: Tensor) -> Tensor:
         """Growth of the deviation with the scales of the free units, (S,)."""
@@ -95,7 +95,7 @@ def solve_forward(
     integrate: Callable[[LayerProbe, Tie, Tensor], Integrator],
     units: Tensor | None = None,
 ) -> Solution:
-    """The SID of one layer on a block of samples from evaluations of the layer alone.
+    """Solve the SID of one layer on a block of samples from evaluations of the layer alone.
 
     Parameters
     ----------
@@ -108,9 +108,14 @@ def solve_forward(
     shape
         Shape of one sample.
     integrate
-        Makes what integrates along the groups of one sample from its feature, its groups, and its units that count.
+        Creates the integrator of one sample from its feature, groups and counted units.
     units
-        Units that count, (S, n) bool; None: all.
+        Counted units, (S, n) bool; None: all.
+
+    Returns
+    -------
+    Solution
+        Scales and certificates of the S samples.
     """
     counted = torch.ones((feature.samples, feature.units), dtype=torch.bool) if units is None else units
     counted = counted.to(feature.x.device)
@@ -135,12 +140,12 @@ def joined(parts: Sequence[Solution]) -> Solution:
 
 @dataclass
 class _Evidence:
-    """What rounds have found so far.
+    """Running estimates over the rounds.
 
     Attributes
     ----------
     norms
-        Squared column norms of the linear layer that has the gradients found, per group, (groups,).
+        Squared column norms of the linear layer with the same gradients, per group, (groups,).
     exponent
         Growth of the deviation with the scales.
     """
@@ -150,7 +155,7 @@ class _Evidence:
     rounds: int = 0
 
     def learn(self, norms: Tensor, exponent: float, least: float) -> float:
-        """Take in a round's findings, and return their weight."""
+        """Update the running estimates with a round's estimates; return their weight."""
         weight = max(2 / (self.rounds + 2), least)
         self.norms = self.norms + weight * (norms - self.norms)
         self.exponent += weight * (exponent - self.exponent)
@@ -162,7 +167,7 @@ class _Evidence:
 class _Search:
     """Scales (1, groups) that a first search has found, their mean logarithm, and the number of evaluations.
 
-    `alone` tells whether all first searches led there.
+    `alone` is whether all first searches agree.
     """
 
     scales: Tensor
@@ -199,7 +204,7 @@ class ForwardProblem:
     integrate: Integrator
 
     def solve(self) -> Solution:
-        """Find the scales, and certify them."""
+        """Optimize the scales and certify them."""
         at_cap = self.target.new_full((1, self.tie.groups), self.cap)
         deviations = self.feature.deviations(self.sigma(at_cap), CAP_NOISES)
         mean, error = mean_and_stderr(deviations)
@@ -216,7 +221,7 @@ class ForwardProblem:
         return (self.tie.expand(scales) < self.cap) & self.counted
 
     def start(self) -> Tensor:
-        """One scale for all groups that meets the constraint to a factor."""
+        """Find one scale for all groups that approximately meets the constraint."""
         low, high = math.log(LEAST_SCALE * self.cap), math.log(self.cap)
         scales = self.target.new_ones((1, self.tie.groups))
         for _ in range(HALVINGS):
@@ -249,10 +254,10 @@ class ForwardProblem:
         return dataclasses.replace(best, probes=now.probes, iterations=now.iterations)
 
     def _first(self, excess: float) -> _Search:
-        """Search from both ends, and once more where that leads to different optima; return the best.
+        """Search from both ends, and once more if the results differ; return the best.
 
-        A step that noise crosses half the time takes no more of the budget from more noise: a unit either stays well
-        below its nearest threshold, or goes far beyond it.
+        Once noise crosses a threshold half of the time, more noise costs no more budget: the optimum of a unit is
+        either well below its nearest threshold or far beyond it.
 
         Parameters
         ----------
@@ -273,7 +278,7 @@ class ForwardProblem:
         return self._search(scales, evidence, HALVINGS * START_NOISES)
 
     def _from_cap(self, excess: float) -> _Search:
-        """Search from the cap, while the budget falls."""
+        """Search from the cap while the budget is lowered to the target."""
         scales = self.target.new_full((1, self.tie.groups), NEAR_CAP * self.cap)
         evidence, spent = _Evidence(torch.zeros_like(scales[0])), 0
         for step in range(FALLING):
@@ -291,7 +296,7 @@ class ForwardProblem:
     def ascend(
         self, scales: Tensor, evidence: _Evidence, rounds: int, backgrounds: int, least: float
     ) -> tuple[Tensor, int]:
-        """Take rounds of steps; return the mean scales of the later ones, and how many evaluations that took."""
+        """Run rounds; return the mean scales of the later half, and the number of evaluations."""
         passed, spent = [], 0
         for _ in range(rounds):
             scales, more, moved = self.round(scales, evidence, backgrounds, least)
@@ -303,26 +308,26 @@ class ForwardProblem:
         return late.mean(0).exp(), spent
 
     def round(self, scales: Tensor, evidence: _Evidence, backgrounds: int, least: float) -> tuple[Tensor, int, float]:
-        """Take one step; return the scales, how many evaluations that took, and the mean square change."""
+        """Take one step; return the scales, the number of evaluations, and the mean square change of log sigma."""
         found = self.integrate(self.sigma(scales)[0], backgrounds, self._gradient(scales, evidence))
         scales, moved = self._step(scales, evidence, found.gradient.mean(0), float(found.level.mean()), least)
         return scales, found.evaluations, moved
 
     def _gradient(self, scales: Tensor, evidence: _Evidence) -> Tensor:
-        """What the evidence foretells of ``sigma_g dL/dsigma_g``, (groups,)."""
+        """Prediction of ``sigma_g dL/dsigma_g`` from the running estimates, (groups,)."""
         return 2 * scales[0].clamp(max=self.cap).square() * evidence.norms
 
     def _step(
         self, scales: Tensor, evidence: _Evidence, gradient: Tensor, level: float, least: float
     ) -> tuple[Tensor, float]:
-        """Move towards what a linear layer with these gradients would be given; return the mean square change."""
+        """Step towards the optimum of the linear layer with these gradients; return the mean square change."""
         groups = Tie(torch.arange(self.tie.groups, device=scales.device), self.tie.size.reshape(-1))
         sigma = scales.clamp(max=self.cap)
         free = (scales < self.cap)[0]
         level = max(level, float(torch.finfo(scales.dtype).tiny))
         exponent = min(max(float(gradient[free].sum()) / level, LEAST_EXPONENT), MOST_EXPONENT)
         weight = evidence.learn(gradient / (2 * sigma[0].square()), exponent, least)
-        # A group that seems unseen, or to lower the deviation, may grow as far as a step goes.
+        # A group whose estimated norm is zero or negative grows by at most one step.
         norms = evidence.norms.clamp(min=1e-6 * float(evidence.norms.abs().mean()))[None]
         off = max(-2.0, min(2.0, math.log(level / float(self.target)))) * max(weight, 0.25)
         foretold = (sigma.square() * norms).sum(1) * math.exp(-2 * off / evidence.exponent)
@@ -333,12 +338,12 @@ class ForwardProblem:
         return scales * change.exp(), float(moved.square().mean())
 
     def certify(self, scales: Tensor, evidence: _Evidence) -> tuple[Tensor, Certificate, float, int]:
-        """Measure scales with fresh noise, and meet the constraint exactly.
+        """Certify scales with fresh noise, and meet the constraint exactly.
 
         Returns
         -------
         tuple
-            Scales, certificate, nats that are estimated to be missing, and evaluations.
+            Scales, certificate, estimated shortfall in nats, and number of evaluations.
         """
         scales, spent = self.met(scales, evidence.exponent)
         scales, deviations, more = self._measured(scales, evidence.exponent)
@@ -352,7 +357,7 @@ class ForwardProblem:
             measured = Integrated(torch.stack(parts), deviations)
             if len(parts) >= LEAST_PARTS and float(measured.shortfall(free)[1]) * wider(len(parts)) <= GAP_STDERR / 4:
                 break
-        # Where rare steps make the deviation, as many more as it takes for a hundred of them to be crossed.
+        # Enough noise samples for about a hundred of them to cross a threshold.
         rarity = float(relative_stderr(deviations)) ** 2 * len(deviations)
         draws = min(max(TRIAL_NOISES, math.ceil(100 * rarity)), len(deviations))
         trial, _ = take_trial(self.feature, measured, free, self.shape, partial(self._moved, scales), draws)
@@ -362,7 +367,7 @@ class ForwardProblem:
         certificate = dataclasses.replace(certificate, met=certificate.met & ~rare)
         curvature = float(trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE))
         spent += 2 * draws + GROWTH_NOISES
-        # The parts are evidence for another stage.
+        # The parts also inform the next stage.
         gradient = self.tie.sum(measured.parts.mean(0))[0]
         exponent = float(certificate.exponent)
         evidence.learn(gradient / (2 * scales[0].clamp(max=self.cap).square()), exponent, 0.3)
@@ -381,7 +386,7 @@ class ForwardProblem:
         return scales, again, len(deviations) + len(again)
 
     def met(self, scales: Tensor, exponent: float) -> tuple[Tensor, int]:
-        """Rescale until the constraint is not known to be off; return the scales, and the evaluations."""
+        """Rescale until the constraint is met within its error; return the scales and the number of evaluations."""
         spent = 0
         for _ in range(ADJUSTMENTS):
             deviations = self.sampled(self.sigma(scales), RATIO_STDERR, FEW_RATIO)
@@ -393,19 +398,16 @@ class ForwardProblem:
         return scales, spent
 
     def sampled(self, sigma: Tensor, stderr: float, most: int) -> Tensor:
-        """Deviations (draws, 1) under noise scales (1, n) until their mean is known so well, or no more are allowed.
-
-        The standard error is relative.
-        """
+        """Sample deviations (draws, 1) until their mean has a relative standard error, or up to a number of draws."""
         most = min(most, max(LEAST_RATIO, RATIO_NUMBERS // self.feature.units))
         found = self.feature.deviations(sigma, START_NOISES)
-        # A mean of 0 is that of steps that none of the noise has crossed.
+        # A mean of 0 means that no noise sample has crossed a threshold yet.
         while len(found) < most and (not bool(found.any()) or float(relative_stderr(found)) > stderr):
             found = torch.cat([found, self.feature.deviations(sigma, min(3 * len(found), most - len(found)))])
         return found
 
     def _moved(self, scales: Tensor, change: Tensor) -> Tensor:
-        """Noise scales (1, n) after a change (1, n) of the logarithm of all units below the cap."""
+        """Noise scales (1, n) after a change (1, n) of the log scale of all units below the cap."""
         return self.sigma(scales * (self.tie.sum(change) / self.tie.size).exp())
 
     def _exact(self, deviations: Tensor) -> Certificate:
@@ -431,7 +433,7 @@ class ForwardProblem:
 
 
 def _is_better(one: Solution, other: Solution) -> bool:
-    """Whether the first solution is proven rather than the other; of two alike, whether it has more entropy."""
+    """Whether the first solution is better: proven and the other not, or equally proven and of larger entropy."""
     keys = [(bool(each.certificate.met), bool(each.certificate.converged), _mean(each)) for each in (one, other)]
     return keys[0] > keys[1]
 

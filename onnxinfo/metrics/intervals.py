@@ -41,7 +41,7 @@ class Intervals:
         self._offsets = [(each.double() - x[i]) / unit[i] for i, each in enumerate(thresholds)]
 
     def __call__(self, sigma: Tensor, backgrounds: int, guess: Tensor) -> Integrals:
-        """Integrate; see :class:`.radial.Integrator`. Nothing has to be guessed."""
+        """Integrate; see :class:`.radial.Integrator`. The guess is not needed."""
         feature = self._feature
         units, places, of_gradient, of_level = self._pieces(sigma.double())
         delta = torch.randn((backgrounds, len(sigma)), generator=feature.noise, device=sigma.device) * sigma

@@ -155,7 +155,7 @@ def try_step(
         new = less_control(new, torch.cat(modeled[1]), (after.square() * control.norms).sum(1))
     tiny = torch.finfo(old.dtype).tiny
     ratio = new.mean(0) / old.mean(0).clamp(min=tiny)
-    # Noise that crosses none of a layer's rare steps tells only that it crosses fewer than one.
+    # If no noise sample crosses any of a layer's rare steps, the ratio is bounded by that of a single crossing.
     ratio = torch.where(ratio > 0, ratio, old.amax(0) / old.sum(0).clamp(min=tiny))
     # Error of a ratio of means of paired samples.
     errors = (new - ratio * old) / old.mean(0).clamp(min=tiny)

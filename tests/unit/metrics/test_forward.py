@@ -1,5 +1,6 @@
 """The solver without gradients on functions whose optimum is known."""
 
+import dataclasses
 import math
 from functools import partial
 from statistics import NormalDist
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from onnxinfo.metrics.forward import solve_forward
+from onnxinfo.metrics.forward import SEVERAL_OPTIMA, ForwardProblem, solve_forward
 from onnxinfo.metrics.intervals import Intervals
 from onnxinfo.metrics.noise import generator, make_tie, waterfill
 from onnxinfo.metrics.probe import LayerProbe
@@ -88,6 +89,20 @@ def test_two_stumps_share_the_budget(make, seed):
     assert solution.certificate.converged.all()
     assert float(solution.entropy.mean()) == pytest.approx(expected / 5 + C, abs=0.005)
     assert float(solution.sigma[0, 1]) == pytest.approx(second, rel=0.08)
+    # A layer that is known to be made of steps has other optima, which the certificate does not see.
+    assert make is Radial or float(solution.certificate.gap) >= SEVERAL_OPTIMA
+
+
+def test_searches_that_end_apart_widen_the_gap(monkeypatch):
+    """The smooth layer has one optimum; a search that is made to end lower is taken for another one."""
+    weight = torch.linspace(0.5, 2, 5).diag()
+    budget = 1e-3 * float(weight.square().sum())
+    plain = solve(lambda x: x @ weight, torch.zeros(1, 5), budget)
+    assert float(plain.certificate.gap) < SEVERAL_OPTIMA
+    below = ForwardProblem._from_below
+    lower = lambda self: dataclasses.replace(below(self), entropy=-9.0)  # noqa: E731
+    monkeypatch.setattr(ForwardProblem, "_from_below", lower)
+    assert float(solve(lambda x: x @ weight, torch.zeros(1, 5), budget).certificate.gap) >= SEVERAL_OPTIMA
 
 
 def test_a_budget_beyond_the_cap_is_exact():

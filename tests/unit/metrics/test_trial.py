@@ -1,5 +1,7 @@
 """The trial step: what it gains against closed forms, and the block averages that its direction is made of."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -45,6 +47,20 @@ def test_the_gain_is_that_of_a_linear_layer(counted):
     assert ((trial.gain - exact).abs() < 4 * trial.gain_stderr).all()
     assert (trial.gain_stderr < 0.01).all()
     assert ((deviations.mean(0) / power(base) - 1).abs() < 0.03).all()
+
+
+def test_noise_that_crosses_no_step_promises_little():
+    """A layer with one step that is hardly ever crossed after the trial step: the gain is that of one crossing at most."""
+    streams = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    step = lambda x, rows: [(x[:, :1] > 2.0).float()]  # noqa: E731
+    probe = LayerProbe(step, torch.zeros(1, 1), torch.ones(1), torch.arange(1), *streams, 4096)
+    base, none = torch.ones(1, 1), torch.zeros(1)
+    trial, deviations = try_step(
+        probe, lambda change: base * change.exp(), -torch.ones(1, 1), none, none, 400, 2 + none
+    )
+    crossings = float(deviations.sum())
+    assert crossings > 3
+    assert float(trial.gain) <= -1 + math.log(crossings) / 2 + 1e-6
 
 
 def test_curvature_is_one_where_the_second_order_is_that_of_a_linear_layer():
