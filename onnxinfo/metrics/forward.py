@@ -357,9 +357,7 @@ class ForwardProblem:
             measured = Integrated(torch.stack(parts), deviations)
             if len(parts) >= LEAST_PARTS and float(measured.shortfall(free)[1]) * wider(len(parts)) <= GAP_STDERR / 4:
                 break
-        # Enough noise samples for about a hundred of them to cross a threshold.
-        rarity = float(relative_stderr(deviations)) ** 2 * len(deviations)
-        draws = min(max(TRIAL_NOISES, math.ceil(100 * rarity)), len(deviations))
+        draws = min(TRIAL_NOISES, len(deviations))
         trial, _ = take_trial(self.feature, measured, free, self.shape, partial(self._moved, scales), draws)
         certificate = certify(measured, self.target, free, trial)
         growth = self.feature.deviations(torch.where(free, 2.0, 1.0) * self.sigma(scales), GROWTH_NOISES)

@@ -50,7 +50,7 @@ def test_the_gain_is_that_of_a_linear_layer(counted):
 
 
 def test_noise_that_crosses_no_step_promises_little():
-    """A layer with one step that is hardly ever crossed after the trial step: the gain is that of one crossing at most."""
+    """After the trial step the layer's only threshold is hardly ever crossed: the gain is at most of one crossing."""
     streams = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     step = lambda x, rows: [(x[:, :1] > 2.0).float()]  # noqa: E731
     probe = LayerProbe(step, torch.zeros(1, 1), torch.ones(1), torch.arange(1), *streams, 4096)
