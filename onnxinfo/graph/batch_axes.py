@@ -1,4 +1,4 @@
-"""Which axis of each graph input holds the samples, as far as names and sizes tell."""
+"""Batch axis of each graph input, inferred from the names and sizes of its axes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..text import no_such, quoted
 from .dataflow import Shape
 from .model import Model
 
-#: Stands for the batch axis of an input that has none: each sample is a feed of its own.
+#: Value for inputs without a batch axis: each sample is a separate feed.
 SEPARATE = -1
 
 _BEFORE = r"(.*[_/. ])?"
@@ -23,14 +23,14 @@ _TIME = re.compile(rf"t|l|s|{_BEFORE}({_STEPS})([_ ]?\d+)?", re.I)
 
 @dataclass(frozen=True)
 class BatchAxis:
-    """The axis of a graph input that holds the samples.
+    """Batch axis of a graph input.
 
     Attributes
     ----------
     axis
-        Counted from 0; None where no axis can hold them.
+        Index of the axis, from 0; None if the input has no axis that can hold the samples.
     certain
-        Whether a name, or the user, says so.
+        Whether the axis is given by the user or identified by names and sizes, not merely assumed.
     """
 
     axis: int | None
@@ -38,22 +38,27 @@ class BatchAxis:
 
 
 def declared_batch_axes(model: Model, given: Mapping[str, int]) -> dict[str, BatchAxis]:
-    """Find the batch axis of every graph input that has to be fed, from names and sizes of axes.
+    """Infer the batch axis of every graph input of known shape that must be fed.
 
-    An axis that is named ``batch``, ``N`` or alike holds the samples, and so does one of the same name or size in
-    another input. Else it is the first axis, without certainty.
+    An axis named ``batch``, ``N`` or similar is the batch axis, and so is an axis of the same name or size in another
+    input. Otherwise the first axis is assumed, with ``certain=False``.
 
     Parameters
     ----------
     model
         A loaded model.
     given
-        Axes that the user names, by graph input.
+        Batch axes given by the user, by graph input.
+
+    Returns
+    -------
+    dict
+        Batch axis by graph input.
 
     Raises
     ------
     UsageError
-        A named input or axis does not exist, or the sizes of two such axes contradict each other.
+        An input or axis in `given` does not exist, or two such axes differ in size.
     """
     shapes = {name: shape for name in model.flow.inputs if (shape := model.flow.shape(name)) is not None}
     _check(given, shapes, model)
@@ -70,7 +75,7 @@ def declared_batch_axes(model: Model, given: Mapping[str, int]) -> dict[str, Bat
 
 
 def is_time(name: object) -> bool:
-    """Whether the name of an axis says that it holds the steps of a sequence."""
+    """Whether an axis is a time axis according to its name."""
     return isinstance(name, str) and _TIME.fullmatch(name) is not None
 
 
@@ -101,18 +106,18 @@ def _by_itself(shape: Shape, given: int | None) -> BatchAxis:
 
 
 def _beside(own: BatchAxis, shape: Shape, size: int | str | None, certain: bool) -> BatchAxis:
-    """The axis of an input beside another one, whose batch axis has a size."""
+    """Batch axis of an input, given the size of another input's batch axis and whether that axis is certain."""
     if own.certain or own.axis is None:
         return own
     same = _matching(shape, size)
-    # What is declared in full does not tell the open batch of another input from one sample.
+    # A fixed size does not reveal whether the open axis of another input is the batch or part of one sample.
     if own.axis in same or not same:
         return BatchAxis(own.axis, certain and isinstance(size, str) and shape[own.axis] == size)
     return BatchAxis(same[0], certain or len(same) == 1)
 
 
 def _matching(shape: Sequence[int | str | None], size: int | str | None) -> list[int]:
-    """Axes that may have the size of the batch."""
+    """Axes whose declared size is compatible with the batch size."""
     if isinstance(size, int):
         return [axis for axis, own in enumerate(shape) if own == size]
     if isinstance(size, str) and size in shape:

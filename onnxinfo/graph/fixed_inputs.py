@@ -1,4 +1,4 @@
-"""Graph inputs that take no samples: their values become part of the graph."""
+"""Graph inputs with a fixed value, which becomes a constant of the graph."""
 
 from __future__ import annotations
 
@@ -21,22 +21,27 @@ Array = npt.NDArray[Any]
 
 
 def with_fixed_inputs(model: Model, values: Mapping[str, Any], axes: Mapping[str, BatchAxis]) -> Model:
-    """Make the values of some graph inputs constants of the graph.
+    """Replace graph inputs by constants.
 
     Parameters
     ----------
     model
         A loaded model.
     values
-        A number, text or array by graph input; it is broadcast to the input's shape. An array may have or lack the
-        batch axis.
+        Number, text or array by graph input, broadcast to the input's shape. An array may omit the batch axis.
     axes
-        Batch axes of all graph inputs. An input with an open batch axis has the batch size of the inputs that are fed.
+        Batch axes of all graph inputs. The value of an input with an open batch axis is repeated to the batch size of
+        the inputs that remain.
+
+    Returns
+    -------
+    Model
+        The model without these inputs, or `model` itself if `values` is empty.
 
     Raises
     ------
     UsageError
-        A named input does not exist, a value does not fit it, or no input is left.
+        A named input does not exist, a value does not fit its input, or no input remains.
     """
     if not values:
         return model
@@ -61,7 +66,7 @@ def with_fixed_inputs(model: Model, values: Mapping[str, Any], axes: Mapping[str
 
 
 def _reference(model: Model, axes: Mapping[str, BatchAxis], values: Mapping[str, Any]) -> tuple[str, int] | None:
-    """The input whose batch size those have that are fixed, and its batch axis."""
+    """Name and batch axis of the remaining input that determines the batch size of fixed inputs; None if none does."""
     for name, each in axes.items():
         if name not in values and each.axis is not None:
             return name, each.axis
@@ -69,7 +74,13 @@ def _reference(model: Model, axes: Mapping[str, BatchAxis], values: Mapping[str,
 
 
 def _typed(value: Any, declared: onnx.ValueInfoProto) -> Array:
-    """The value as an array of the input's type."""
+    """Convert a value to an array of the input's type.
+
+    Raises
+    ------
+    UsageError
+        The value cannot be represented in that type.
+    """
     dtype = onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type)
     wanted = f"set: {quoted(declared.name)} holds {dtype}"
     try:
@@ -110,6 +121,7 @@ def _fix(
     batch: BatchAxis,
     reference: tuple[str, int] | None,
 ) -> None:
+    """Add the constant that replaces a graph input, repeated to the batch size of `reference` if its batch is open."""
     shape = model.flow.shape(name)
     if shape is None:
         graph.initializer.append(onnx.numpy_helper.from_array(value, name))
@@ -127,11 +139,17 @@ def _is_open(shape: Shape, batch: BatchAxis) -> bool:
 
 
 def _broadcast(name: str, value: Array, shape: Shape, axis: int | None) -> Array:
-    """The value in the input's shape, with one sample along the batch axis."""
+    """Broadcast a value to the input's shape, with size 1 along the batch axis.
+
+    Raises
+    ------
+    UsageError
+        The value does not fit the shape, or the model leaves sizes open that the value does not determine.
+    """
     if axis is not None and value.ndim == len(shape) - 1:
         value = np.expand_dims(value, axis)
     sizes = [1 if position == axis else size for position, size in enumerate(shape)]
-    if value.ndim == len(shape):  # the value's own sizes count where the model leaves them open
+    if value.ndim == len(shape):  # the value determines the sizes that the model leaves open
         sizes = [size if isinstance(size, int) else value.shape[i] for i, size in enumerate(sizes)]
     elif any(not isinstance(size, int) for size in sizes):
         raise UsageError(
@@ -152,7 +170,7 @@ def _text(shape: Shape) -> str:
 
 
 def _repeat(graph: onnx.GraphProto, name: str, sample: Array, axis: int, reference: tuple[str, int]) -> None:
-    """Let the value of one sample be that of every sample of the batch."""
+    """Add nodes that repeat the value of one sample to the batch size of the reference input."""
     source, at = reference
     parts = {"sample": sample, "at": np.array([at]), "head": np.array(sample.shape[:axis], np.int64)}
     parts["tail"] = np.array(sample.shape[axis + 1 :], np.int64)

@@ -1,4 +1,4 @@
-"""ONNX's reference evaluator as a substitute for ONNX Runtime, for models in versions that the latter lacks."""
+"""ONNX's reference evaluator in place of ONNX Runtime, for models in versions that the latter does not support."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class ReferenceEngine:
     Parameters
     ----------
     proto
-        A checked model with all its weights.
+        A checked model that contains all its weights.
 
     Raises
     ------
     NotImplementedError
-        An operator is not on the evaluator's list, is not implemented in the model's version, or is a control flow
-        operator: a loop could not be stopped.
+        An operator is not on the list of permitted operators, is not implemented in the model's opset, or is a
+        control-flow operator: a loop could not be interrupted.
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
@@ -49,14 +49,14 @@ class ReferenceEngine:
         self._types = [value.type.tensor_type.elem_type for value in proto.graph.output]
 
     def run(self, feeds: Mapping[str, Array]) -> list[Any]:
-        """Compute every graph output, in the element type that the model declares.
+        """Compute all graph outputs, in the element types that the model declares.
 
         Raises
         ------
         ModelError
             The computation exceeds the time limit.
         Exception
-            Any error of the evaluator.
+            Any error raised by the evaluator.
         """
         values = interruptible(lambda: self._run(feeds), self._reference.stop)
         return [_as(value, element) for value, element in zip(values, self._types, strict=True)]
@@ -67,7 +67,7 @@ class ReferenceEngine:
 
 
 def _as(value: Any, element: int) -> Any:
-    """Convert a value to an element type: some of the evaluator's operators return wider floats."""
+    """Convert a float value to an element type, because some operators of the evaluator return wider floats."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(element) if element else None
     if dtype is None or dtype.kind != "f" or np.asarray(value).dtype.kind != "f":
         return value

@@ -1,4 +1,4 @@
-"""Graph inputs of text: where the part of a graph that computes with text ends, which no gradient passes."""
+"""Boundary of the part of a graph that processes text, through which no gradient passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .surgery import extract
 
 
 def tensors_of_text(model: ModelSource, input_tensor: str, layers: Sequence[str]) -> list[str]:
-    """Find the tensors of numbers that layers need and that are computed from inputs of text.
+    """Find the numeric tensors that layers depend on and that are computed from text inputs.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def tensors_of_text(model: ModelSource, input_tensor: str, layers: Sequence[str]
     Returns
     -------
     list of str
-        Tensors to cut the graph at, so that no text remains; empty where the layers need none.
+        Tensors at which to cut the graph so that no text remains; empty if the layers depend on no text.
 
     Raises
     ------

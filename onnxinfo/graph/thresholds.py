@@ -1,4 +1,4 @@
-"""Where a layer of decision trees can jump: the thresholds of each input feature, if nothing else reads the input."""
+"""Thresholds of each input feature at which a layer of decision trees can jump, if only trees read the input."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .surgery import extract
 Floats = npt.NDArray[np.float64]
 _ML = "ai.onnx.ml"
 _TREES = {"TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"}
-#: Operators before the trees that leave every feature in its column.
+#: Operators before the trees that keep every feature in its column.
 _KEEPING = {("", "Cast"), ("", "Identity"), (_ML, "Scaler")}
 
 
 def tree_thresholds(model: ModelSource, input_tensor: str, layer: str) -> list[Floats] | None:
-    """Find at which values of each feature a layer can jump, given that it is constant in between.
+    """Find the values of each feature at which a layer can jump, if it is constant between them.
 
     Parameters
     ----------
@@ -34,7 +34,13 @@ def tree_thresholds(model: ModelSource, input_tensor: str, layer: str) -> list[F
     Returns
     -------
     list of ndarray or None
-        Thresholds of each feature, ascending; None where something else than trees reads the input.
+        Ascending thresholds of each feature, one array per feature; None if the input is not two-dimensional or is
+        read by anything but trees.
+
+    Raises
+    ------
+    UsageError, ModelError
+        See :func:`onnxinfo.extract`.
     """
     part = extract(model, [input_tensor], [layer])
     flow = part.flow
@@ -42,7 +48,7 @@ def tree_thresholds(model: ModelSource, input_tensor: str, layer: str) -> list[F
     if shape is None or len(shape) != 2:
         return None
     found: list[tuple[int, float]] = []
-    # Tensors that hold the features, and what a value of one is in the input: value / scale + offset.
+    # Tensors that hold the features, with the map of their values to those of the input: value / scale + offset.
     pending: list[tuple[str, Floats, Floats]] = [(input_tensor, np.ones(1), np.zeros(1))]
     while pending:
         name, scale, offset = pending.pop()
@@ -59,7 +65,7 @@ def tree_thresholds(model: ModelSource, input_tensor: str, layer: str) -> list[F
 
 
 def _after(node: onnx.NodeProto, scale: Floats, offset: Floats) -> tuple[Floats, Floats]:
-    """Scale and offset of what a node makes of a tensor with these."""
+    """Scale and offset of a node's output, given those of its input."""
     if node.op_type != "Scaler":
         return scale, offset
     given = _attributes(node)
@@ -68,6 +74,7 @@ def _after(node: onnx.NodeProto, scale: Floats, offset: Floats) -> tuple[Floats,
 
 
 def _in_input(node: onnx.NodeProto, scale: Floats, offset: Floats) -> Iterator[tuple[int, float]]:
+    """Feature and threshold of every inner node of the trees, in units of the analysis input."""
     for feature, value in _splits(node):
         yield feature, float(value / scale[feature % len(scale)] + offset[feature % len(offset)])
 
@@ -77,7 +84,7 @@ def _splits(node: onnx.NodeProto) -> Iterator[tuple[int, float]]:
     given = _attributes(node)
     values = given.get("nodes_splits", given.get("nodes_values_as_tensor", given.get("nodes_values")))
     modes = given.get("nodes_modes", [])
-    # Before version 5 leaves are listed among the nodes.
+    # Operators older than TreeEnsemble list leaves among the nodes.
     leaves = [mode == b"LEAF" for mode in modes] if isinstance(modes, list) else [False] * len(modes)
     for feature, value, leaf in zip(given["nodes_featureids"], values, leaves, strict=True):
         if not leaf:

@@ -29,7 +29,7 @@ def newest_opset() -> int:
 
 
 def lower(model: onnx.ModelProto) -> None:
-    """Lower the versions of a model that is newer than ONNX Runtime, if it needs nothing newer.
+    """Lower the versions of a model that is too new for ONNX Runtime, if it uses no newer feature.
 
     An opset contains the operators of the previous one, except for those that it changes; so a model whose operators
     are all defined in an older opset is equivalent under the older number.
@@ -81,7 +81,7 @@ def _since(owner: onnx.ModelProto | onnx.FunctionProto, opset: int) -> int:
 
 
 def _newest(last: int, build: Callable[[int], onnx.ModelProto]) -> int:
-    """Newest version up to ``last`` for which ONNX Runtime runs a model; it offers no other way to find out."""
+    """Newest version up to ``last`` of which ONNX Runtime loads a model; it offers no way to query this."""
     for version in range(last, 8, -1):
         try:
             Engine(build(version), threads=1)

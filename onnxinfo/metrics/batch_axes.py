@@ -1,4 +1,4 @@
-"""Which axis of each graph input holds the samples, tried where names do not tell."""
+"""Batch axis of each graph input, determined by trial if names do not state it."""
 
 from __future__ import annotations
 
@@ -20,32 +20,39 @@ from ..torch_graph.runtime import Session
 Array = npt.NDArray[np.generic]
 logger = logging.getLogger(__name__)
 
-#: Sizes of the open axes in a trial: the first, and all others.
+#: Sizes of open axes in a trial: the batch axis, and all others.
 _SIZES = ((3, 4), (4, 3), (3, 16), (3, 64))
-#: Change of a tensor, of its largest one, that is rounding: dynamic quantization lets samples influence each other.
+#: Changes up to this fraction of a tensor's largest change count as rounding: with dynamic quantization, samples
+#: influence each other.
 _ROUNDING = 0.02
 
 
 def find_batch_axes(model: Model, given: Mapping[str, int], fixed: Mapping[str, object]) -> dict[str, BatchAxis]:
-    """Find the batch axis of every graph input: by what the user says, by names, by sizes, and by trial.
+    """Determine the batch axis of every graph input from the user's choice, names, sizes, or a trial.
 
-    A trial changes the first and the last entry of an input along an axis: if the axis holds the samples, only that
-    entry of the outputs changes. Sequences whose axes have no telling names are tried, and those whose first axis is
-    named ``time`` or alike.
+    A trial changes the first and the last entry of an input along an axis: if it is the batch axis, only the same
+    entry of the outputs changes. Possible sequences are tried if no name identifies the batch axis, or if the first
+    axis is named ``time`` or similar.
 
     Parameters
     ----------
     model
         A loaded model.
     given
-        Axes that the user names, by graph input.
+        Batch axes given by the user, by graph input.
     fixed
-        Inputs whose value is fixed; these are not tried.
+        Inputs with a fixed value, by name; they are not tried.
+
+    Returns
+    -------
+    dict
+        Batch axis by graph input.
 
     Raises
     ------
     UsageError
-        `given` does not fit the model, or the first axis is none of samples by its name and no other one passes.
+        `given` does not fit the model, or the first axis is a time axis by its name and no other axis passes the
+        trial.
     """
     found = declared_batch_axes(model, given)
     for name, each in found.items():
@@ -64,7 +71,7 @@ def find_batch_axes(model: Model, given: Mapping[str, int], fixed: Mapping[str, 
 
 
 def with_batch_axes(model: Model, found: Mapping[str, BatchAxis]) -> Model:
-    """Return a model that knows the batch axes of those inputs that it has."""
+    """Return the model with the batch axes of its inputs attached."""
     axes = {name: found[name].axis for name in model.flow.inputs if name in found and found[name].axis}
     return dataclasses.replace(model, batch_axes={name: axis for name, axis in axes.items() if axis}) if axes else model
 
@@ -74,7 +81,7 @@ def _text(shape: tuple[int | str | None, ...]) -> str:
 
 
 def _is_doubtful(model: Model, name: str, axis: int) -> bool:
-    """Whether an input may be a sequence with the steps first: features of steps, or ids."""
+    """Whether an input may be a sequence whose first axis is time: features per step, or ids."""
     shape = model.flow.shape(name) or ()
     if shape[axis] == 1 or len(shape) not in (2, 3):
         return False
@@ -84,13 +91,16 @@ def _is_doubtful(model: Model, name: str, axis: int) -> bool:
 
 
 def _tried(model: Model, name: str, assumed: int, given: Mapping[str, int]) -> int | None:
-    """The axis along which entries do not influence each other, the assumed one if it is; None if there is none."""
+    """First axis that passes the trial, beginning with the assumed one.
+
+    Returns None if none passes, and the assumed axis if the trial is impossible.
+    """
     shape = model.flow.shape(name) or ()
     floats = [value.name for value in model.proto.graph.output if model.flow.is_float(value.name)]
     driven = [output for output in floats if output in model.flow.influenced(name)]
     if not driven:
         return assumed
-    # Features lie along the last axis, that of ids has steps.
+    # The last axis of floats holds features, and that of ids may hold steps.
     candidates = range(len(shape) - 1 if model.flow.is_float(name) else len(shape))
     ran = False
     try:
@@ -101,7 +111,7 @@ def _tried(model: Model, name: str, assumed: int, given: Mapping[str, int]) -> i
         try:
             axes = declared_batch_axes(model, {**given, name: axis})
         except UsageError:
-            continue  # it contradicts what the user says of another input
+            continue  # contradicts the user's choice for another input
         feeds = _running(session, with_batch_axes(model, axes))
         if feeds is not None and _holds(session, feeds, name, axis):
             return axis
@@ -110,7 +120,7 @@ def _tried(model: Model, name: str, assumed: int, given: Mapping[str, int]) -> i
 
 
 def _running(session: Session, model: Model) -> dict[str, Array] | None:
-    """Generated inputs that the model runs with."""
+    """Generated inputs on which the model runs; None if it runs on none."""
     for batch, size in _SIZES:
         try:
             feeds = generate(model, batch=batch, size=size)
@@ -122,7 +132,7 @@ def _running(session: Session, model: Model) -> dict[str, Array] | None:
 
 
 def _holds(session: Session, feeds: Mapping[str, Array], name: str, axis: int) -> bool:
-    """Whether a change of the first, and of the last, entry along an axis changes that entry of every output alone."""
+    """Whether changing the first or the last entry along an axis changes only the same entry of every output."""
     count = feeds[name].shape[axis]
     if count == 1:
         return True
@@ -137,6 +147,7 @@ def _holds(session: Session, feeds: Mapping[str, Array], name: str, axis: int) -
 
 
 def _alone(before: Array, after: Array, entry: int, count: int) -> bool:
+    """Whether two outputs differ only at one entry along some axis of size ``count``."""
     if before.shape != after.shape:
         return False
     change = np.abs(after.astype(np.float64) - before.astype(np.float64))

@@ -49,7 +49,7 @@ def graph_inputs(model: Model) -> list[GraphInput]:
     Raises
     ------
     InputError
-        An input is not a tensor of known rank.
+        An input is not a tensor of known rank, or is a scalar although it should have a batch axis.
     """
     given = {initializer.name for initializer in model.proto.graph.initializer}
     flow = model.flow
@@ -89,14 +89,15 @@ def open_samples_of(
     model
         A loaded model.
     specs, **options
-        As for :func:`.inputs.sample_sets.open_inputs`; or complete feeds, see :func:`.inputs.feeds.is_feeds`.
+        See :func:`.inputs.sample_sets.open_inputs`; complete feeds are also accepted, see
+        :func:`.inputs.feeds.is_feeds`.
     layout
         Position of the model's channel axis; ``auto``: inferred from its operators.
 
     Raises
     ------
     InputError, UsageError
-        As raised by it.
+        As raised by :func:`.inputs.sample_sets.open_inputs` and :func:`.inputs.feeds.stacked_feeds`.
     """
     inputs = graph_inputs(model)
     declared = {i.name: (i.shape, i.dtype) for i in inputs}
@@ -181,27 +182,32 @@ class InputProvider:
         return self._sessions[tensors]
 
     def given(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
-        """Do as :meth:`batch` does, the samples along the batch axis of each input."""
+        """Return the same as :meth:`batch`, with the samples along the batch axis of each input."""
         return self._placed(self.batch(names, indices))
 
     def axis_of(self, name: str) -> int:
-        """Batch axis of the analysis input, of a graph input, or of what is computed from inputs of text: the first."""
+        """Batch axis of the analysis input or of a graph input; 0 for tensors computed from text inputs."""
         return self.axis if name == self.input_tensor else self._axes.get(name, 0)
 
     def _placed(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return {name: placed(array, self._axes.get(name, 0)) for name, array in feeds.items()}
 
     def run(self, session: Session, indices: Sequence[int], axis: int = 0) -> dict[str, Array]:
-        """Outputs of a session for some samples, whatever batch size the model is made for.
+        """Compute the outputs of a session for some samples, regardless of the model's batch size.
 
         Parameters
         ----------
         session
-            Computes tensors of the model.
+            Session that computes tensors of the model.
         indices
-            The samples.
+            Positions of the samples.
         axis
-            Axis that holds the samples in every output; the outputs are returned with them along the first.
+            Batch axis of every output.
+
+        Returns
+        -------
+        dict
+            Outputs by name, with the samples moved to the first axis.
         """
         feeds = self.batch(session.inputs, indices)
         size = self.fixed_batch
@@ -217,7 +223,7 @@ class InputProvider:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def run_alone(self, session: Session, index: int) -> dict[str, Array]:
-        """Outputs of a session for one sample, as they are: not every tensor has the batch as its first axis."""
+        """Outputs of a session for one sample, with unchanged axes, since not every tensor has a batch axis."""
         feeds = self.batch(session.inputs, [index])
         return session.run(self._placed({name: _filled(array, self.fixed_batch or 1) for name, array in feeds.items()}))
 
@@ -237,7 +243,7 @@ class InputProvider:
 
     @cached_property
     def axis(self) -> int:
-        """Axis that holds the samples in the perturbed tensor, found by trial where the tensor is computed."""
+        """Batch axis of the analysis input; determined by trial if the tensor is computed from graph inputs."""
         if self._session is None:
             return self._axes[self.input_tensor]
         if SEPARATE in self._axes.values():
@@ -247,13 +253,13 @@ class InputProvider:
         try:
             two, three = (self._trial([0] * count).shape for count in (2, 3))
         except (InputError, ModelError):
-            return 0  # made for one sample at a time, whatever it declares
+            return 0  # takes one sample at a time, despite its declaration
         if len(two) != len(three):
             return 0
         return next((axis for axis, (a, b) in enumerate(zip(two, three, strict=True)) if (a, b) == (2, 3)), 0)
 
     def _axis_of_fixed(self, count: int) -> int:
-        """Axis that holds as many samples as the model is made for; of several that along which one alone changes."""
+        """Axis whose size is the fixed batch size; if there are several, one along which a sample changes one entry."""
         values = self._trial([0] * count)
         axes = [axis for axis, size in enumerate(values.shape) if size == count]
         if len(axes) > 1 and count > 1 and len(self) > 1:
@@ -364,7 +370,7 @@ def _close(actual: Array, expected: Array) -> bool:
 
 
 def placed(array: Array, axis: int) -> Array:
-    """Move the samples of an array, which lie along its first axis, to another one, or take the only one out."""
+    """Move the samples of an array from the first axis to another; with ``SEPARATE``, return the only sample."""
     if axis == SEPARATE:
         (only,) = array
         return np.asarray(only)

@@ -1,7 +1,7 @@
-"""Exact integrals of a layer's deviation along each unit's noise, where the layer is piecewise constant.
+"""Exact integrals of a layer's deviation along each unit's noise, for piecewise constant layers.
 
-Along one input a tree ensemble changes only where that input crosses one of its thresholds. Between two of them, at
-standard noise a and b, the deviation is constant, d, and the interval adds ``d (a phi(a) - b phi(b))`` to
+Along one input, a tree ensemble changes only where the input crosses a threshold. Between two neighboring thresholds,
+at standard noise a and b, the deviation is a constant d, and the interval adds ``d (a phi(a) - b phi(b))`` to
 ``sigma_i dL/dsigma_i`` and ``d (Phi(b) - Phi(a))`` to the deviation L.
 """
 
@@ -16,32 +16,32 @@ from torch import Tensor
 from .probe import LayerProbe
 from .radial import Integrals
 
-#: Standard noise beyond which a threshold is never crossed in practice: 2e-9 of the noise.
+#: Standard noise beyond which thresholds are ignored: its probability is 2e-9.
 FARTHEST = 6.0
 
 
 class Intervals:
-    """Integrates between thresholds.
+    """Integrates exactly over the intervals between thresholds.
 
     Parameters
     ----------
     feature
-        The layer's feature on one sample.
+        Probe of the layer at one sample.
     thresholds
-        Values of each unit at which the feature may jump, ascending, in the model's units: n tensors.
+        Ascending values of each unit at which the feature may jump, in the model's units: n tensors.
     counted
-        Units that count, (n,) bool.
+        Counted units, (n,) bool.
     """
 
     def __init__(self, feature: LayerProbe, thresholds: Sequence[Tensor], counted: Tensor) -> None:
         self._feature, self._counted = feature, counted
         x = feature.x.reshape(-1).double()
         unit = feature.unit.double().expand(feature.x.shape).reshape(-1)
-        #: Thresholds less the sample's value, in standardized units.
+        #: Thresholds minus the sample's value, in standardized units.
         self._offsets = [(each.double() - x[i]) / unit[i] for i, each in enumerate(thresholds)]
 
     def __call__(self, sigma: Tensor, backgrounds: int, guess: Tensor) -> Integrals:
-        """Integrate; see :class:`.radial.Integrator`. The guess is not needed."""
+        """Integrate for every unit; see :class:`.radial.Integrator`. The guess is not used."""
         feature = self._feature
         units, places, of_gradient, of_level = self._pieces(sigma.double())
         delta = torch.randn((backgrounds, len(sigma)), generator=feature.noise, device=sigma.device) * sigma
@@ -61,7 +61,7 @@ class Intervals:
         return Integrals((gradient * live).to(sigma), level[:, live].mean(1).to(sigma), len(rows))
 
     def _pieces(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Unit of each interval, a value within it, and its weights in gradient and deviation."""
+        """Unit of each interval, an offset within it, and its weights in gradient and deviation, (intervals,) each."""
         parts = [self._pieces_of(i, float(sigma[i])) for i in range(len(sigma)) if float(sigma[i]) > 0]
         units, *rest = zip(*parts, strict=True)
         return torch.cat(units), *(torch.cat(each) for each in rest)  # type: ignore[return-value]
@@ -73,7 +73,7 @@ class Intervals:
         if not len(near):
             places = near.new_zeros(1)
         else:
-            # Just outside of the first and last threshold: the next one, never crossed, may not be far.
+            # Stay close to the first and last threshold: the next one, which is ignored, may be near.
             below, above = offsets[offsets < near[0]], offsets[offsets > near[-1]]
             first = max(float(near[0]) - sigma, float(below[-1]) if len(below) else -math.inf)
             last = min(float(near[-1]) + sigma, float(above[0]) if len(above) else math.inf)

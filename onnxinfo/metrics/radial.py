@@ -1,11 +1,12 @@
-"""Integrals of a layer's deviation along the noise of one group of units, given the noise of all others.
+"""Integrals of a layer's deviation along the noise of one group of units, given the noise of all other units.
 
 ``dL/dlog sigma_g = E[(r^2 - m) d]`` for the deviation d and the length r of the standard noise of a group of m units
-(Stein's identity for a common factor): no gradient is needed, and d may jump. Given everything else it is an integral
-over r, which has the chi distribution with m degrees of freedom. It is taken at two lengths, each with both signs of
-the group's direction, and at zero. One length is drawn from that distribution, the other from the one with m + 4, where
-the integrand of a smooth feature has its weight and where rare steps are crossed. A parabola, as along a linear layer,
-is integrated exactly up to its error; whatever parabola that is, the integral has no bias.
+(Stein's identity for a common factor): no gradient is needed, and d may be discontinuous. Given the direction of the
+group's noise and the noise of all other units, this is an integral over r, which has the chi distribution with m
+degrees of freedom. The integrand is evaluated at two lengths, each with both signs of the direction, and at zero. One
+length is drawn from this distribution, the other from the chi distribution with m + 4 degrees of freedom, where the
+integrand of a smooth feature is concentrated and rare steps are crossed. A parabola, which is the deviation along a
+linear layer, is integrated analytically as a control variate; the estimate is unbiased for any parabola.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from .probe import LayerProbe
 
 @dataclass(frozen=True)
 class Integrals:
-    """Integrals for some backgrounds, the noise of all other units.
+    """Integrals for several backgrounds; a background is one draw of the noise of all other units.
 
     Attributes
     ----------
     gradient
-        ``sigma_g dL/dsigma_g`` for each background and group, (backgrounds, groups).
+        Estimates of ``sigma_g dL/dsigma_g``, (backgrounds, groups).
     level
-        L for each background, (backgrounds,).
+        Estimates of the deviation L, (backgrounds,).
     evaluations
-        How often the model was evaluated.
+        Number of evaluations of the model.
     """
 
     gradient: Tensor
@@ -42,34 +43,34 @@ class Integrals:
 
 
 class Integrator(Protocol):
-    """Integrates along each group of units."""
+    """Integrates the deviation along the noise of each group of units."""
 
     def __call__(self, sigma: Tensor, backgrounds: int, guess: Tensor) -> Integrals:
-        """Integrate.
+        """Integrate for every group.
 
         Parameters
         ----------
         sigma
             Noise scales, (n,), standardized.
         backgrounds
-            How many are drawn.
+            Number of backgrounds to draw.
         guess
-            Estimate of ``sigma_g dL/dsigma_g``, (groups,), which does not depend on the noise to be drawn. The better
-            it is, the less noise is left.
+            Estimate of ``sigma_g dL/dsigma_g``, (groups,), independent of the noise to be drawn. A better guess
+            reduces the variance.
         """
 
 
 class Radial:
-    """Integrates along the lengths of the groups' noise.
+    """Integrates over the length of each group's noise.
 
     Parameters
     ----------
     feature
-        The layer's feature on one sample.
+        Probe of the layer at one sample.
     tie
-        The groups; size counts the units that count.
+        Groups of units; ``size`` is the number of counted units in each.
     counted
-        Units that count, (n,) bool.
+        Counted units, (n,) bool.
     """
 
     def __init__(self, feature: LayerProbe, tie: Tie, counted: Tensor) -> None:
@@ -81,12 +82,12 @@ class Radial:
         """Integrate; see :class:`Integrator`."""
         sizes, stream = self._sizes, self._feature.noise
         delta = torch.randn((backgrounds, len(sigma)), generator=stream, device=sigma.device) * self._counted
-        # Groups without a unit that counts have no length.
+        # Groups without a counted unit have no noise, and therefore no length.
         own = torch.where(self._live, self._tie.sum(delta.square()).sqrt(), 1.0)
         lengths, weights = draw_lengths(sizes, backgrounds, stream)
         factors = lengths.to(delta) / own[..., None]
         nothing = torch.zeros_like(own)[..., None]
-        # Per group: both signs of each length, then none.
+        # Per group: both signs of each length, then zero.
         nodes = torch.cat([factors, -factors, nothing], 2)
         found = torch.cat([*self._deviations(delta * sigma, nodes)]).reshape(nodes.shape).double()
         apart, at_zero = (found[..., :2] + found[..., 2:4]) / 2 - found[..., 4:], found[..., 4]
@@ -98,7 +99,11 @@ class Radial:
         return Integrals((gradient * live).to(sigma), level[:, live].mean(1).to(sigma), found.numel())
 
     def _deviations(self, noise: Tensor, nodes: Tensor) -> Iterator[Tensor]:
-        """Deviations for each background, group and node, in batches; noise (backgrounds, n) is standardized."""
+        """Yield deviations for each background, group and node, in batches.
+
+        ``noise`` (backgrounds, n) is standardized; ``nodes`` (backgrounds, groups, nodes) are factors of a group's
+        noise.
+        """
         groups, count = nodes.shape[1:]
         rows = torch.arange(nodes.numel(), device=noise.device)
         for start in range(0, len(rows), self._feature.batch_size):
@@ -110,25 +115,26 @@ class Radial:
 
 
 def draw_lengths(sizes: Tensor, backgrounds: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw two lengths for each group of units, and their weights in a mean over the chi distribution.
+    """Draw two lengths for each group of units, with importance weights for the chi distribution.
 
     Parameters
     ----------
     sizes
-        Units in each group, m, (groups,), at least one.
+        Number of units m in each group, (groups,), at least 1.
     backgrounds
-        How many times.
+        Number of draws.
     stream
         Random stream.
 
     Returns
     -------
     tuple of Tensor
-        Lengths and weights, (backgrounds, groups, 2): ``mean(weights * f(lengths))`` has the mean of f as its mean.
+        Lengths and weights, both (backgrounds, groups, 2): ``mean(weights * f(lengths))`` over the last axis is an
+        unbiased estimate of the mean of f over the chi distribution with m degrees of freedom.
     """
     share = torch.rand((backgrounds, len(sizes), 2), generator=stream, device=sizes.device).double()
     freedom = torch.stack([sizes, sizes + 4], 1).double().expand_as(share)
     squares = torch.from_numpy(2 * gammaincinv(freedom.cpu().numpy() / 2, share.cpu().numpy())).to(sizes.device)
-    # The density with m + 4 degrees of freedom over that with m.
+    # Ratio of the density with m + 4 degrees of freedom to that with m.
     heavier = squares.square() / (sizes * (sizes + 2)).double()[:, None]
     return squares.sqrt(), 2 / (1 + heavier)

@@ -1,4 +1,4 @@
-"""Layers that ONNX Runtime evaluates within a converted graph: they have no gradient, and need no converter."""
+"""Layers that ONNX Runtime evaluates within a converted graph: they have no gradient and need no converter."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .runtime import Session
 
 
 class Evaluation(nn.Module):
-    """One tensor of a model as a function of others, computed by ONNX Runtime.
+    """Module that computes one tensor of a model by ONNX Runtime.
 
     Parameters
     ----------
     part
-        A model with that one output.
+        A model whose only output is that tensor.
     """
 
     def __init__(self, part: Model) -> None:
@@ -30,16 +30,23 @@ class Evaluation(nn.Module):
 
     @property
     def inputs(self) -> list[str]:
-        """Names of what it is a function of."""
+        """Names of the tensors that it takes, in order."""
         return self._session.inputs
 
     def forward(self, *given: Tensor) -> Tensor:
-        """Evaluate tensors, in the order of `inputs`.
+        """Evaluate the model on tensors in the order of `inputs`.
+
+        Returns
+        -------
+        Tensor
+            The output, on the device of the first tensor; non-float values are returned as float32.
 
         Raises
         ------
         MemoryError
-            ONNX Runtime has not enough memory for the batch.
+            ONNX Runtime cannot allocate the memory for the batch.
+        ModelError
+            The evaluation fails for any other reason.
         """
         pairs = zip(self.inputs, given, strict=True)
         feeds = {name: array_from(tensor.detach().cpu(), self._types[name]) for name, tensor in pairs}
@@ -61,25 +68,25 @@ def with_evaluations(
     names: Sequence[str],
     evaluated: Sequence[str],
 ) -> tuple[fx.GraphModule, list[str]]:
-    """Add layers that are evaluated to a graph.
+    """Add layers evaluated by ONNX Runtime to a converted graph.
 
     Parameters
     ----------
     module
-        A converted graph, changed in place; None: there is none.
+        Converted graph, modified in place; None: create one.
     inputs
-        Names of its further inputs.
+        Names of its inputs other than the analysis input.
     model, input_tensor
-        The model, and its analysis input.
+        The model and its analysis input.
     names
-        The layers, in the order of the outputs.
+        All layers, in the order of the outputs.
     evaluated
-        Those of them that are not outputs of the graph yet.
+        Layers to add, a subset of `names`; the others are outputs of `module`, in order.
 
     Returns
     -------
     tuple
-        The graph, and the names of its inputs after the analysis input.
+        The graph, and the names of its inputs other than the analysis input.
     """
     graph = fx.Graph() if module is None else module.graph
     root: nn.Module = nn.Module() if module is None else module
@@ -110,5 +117,5 @@ def _placeholder(graph: fx.Graph, number: int, before: Sequence[fx.Node]) -> fx.
 
 
 def evaluates(module: nn.Module) -> bool:
-    """Whether any layer of a graph is evaluated."""
+    """Whether ONNX Runtime evaluates any layer of a graph."""
     return any(isinstance(each, Evaluation) for each in module.modules())

@@ -1,4 +1,4 @@
-"""Why two engines may differ on a node: what it gives in double precision, and how it responds to rounded operands."""
+"""Explain differences between two engines on a node by its result in double precision and by rounded operands."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from .precision import FLOATS, widen
 Array = npt.NDArray[Any]
 Run = Callable[[dict[str, Array]], Array]
 
-# Draws of rounded operands, and how many times the spread over them two engines may differ.
+# Number of draws of rounded operands, and the largest accepted difference in multiples of their spread.
 _DRAWS = 8
 _SPREAD = 8.0
-# An operand moves by this many times its rounding error where ONNX Runtime itself is asked: it rounds the results.
+# Perturbation of operands in multiples of their rounding error if ONNX Runtime computes the spread: it rounds results.
 _EPSILONS = 2.0
-# Engines compute these as the operand times a sum that cancels in the tail: right to a few units in the last place of
-# the operand, and not of the result.
+# Engines compute these as the operand times a sum that cancels in the tail: accurate to a few units in the last place
+# of the operand, but not of the result.
 _CANCELLING = {"BiasGelu", "FastGelu", "Gelu", "QuickGelu"}
 _FLOOR = 4.0
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One tensor on which two engines differ, and what its node was given.
+    """One tensor on which two engines differ, and the operands of its node.
 
     Parameters
     ----------
     model
-        Has the node that computes the tensor, and all its initializers.
+        Model that contains the node that computes the tensor, and the node's initializers.
     output
         Name of the tensor.
     values
-        The operands that both were computed from, by name; initializers may be absent.
+        Operands from which both results were computed, by name; initializers may be absent.
     expected, result
-        The tensor as ONNX Runtime and as the torch graph computes it.
+        The tensor computed by ONNX Runtime and by the torch graph.
     tolerance
-        The greatest difference that counts as rounding, relative to the largest magnitude.
+        Largest difference that counts as rounding, relative to the largest magnitude.
     """
 
     model: onnx.ModelProto
@@ -58,23 +58,22 @@ class Evidence:
 
 
 def explanation(evidence: Evidence) -> str | None:
-    """Say why a difference is rounding and no error of the torch graph.
+    """Explain why a difference is due to rounding and not to an error of the torch graph.
 
-    The judge is ONNX's reference evaluator in double precision: the torch graph is right where it is within the
-    tolerance of it, or of what rounding the operands does to the node there, element by element. GELUs may differ by a
-    few units in the last place of the operand. Operators that the reference evaluator does not have are given to ONNX
-    Runtime with rounded operands: a node that rounds inside, as the dynamically quantized LSTM does, then differs from
-    itself.
+    ONNX's reference evaluator in double precision is the arbiter: the torch graph is correct if it agrees within the
+    tolerance, or within the effect of rounding the operands, element by element. GELUs may differ by a few units in
+    the last place of the operand. If the reference evaluator lacks an operator, ONNX Runtime computes it with rounded
+    operands: a node with internal rounding, such as the dynamically quantized LSTM, then differs from itself.
 
     Parameters
     ----------
     evidence
-        The two values, and what they were computed from.
+        The two results and their operands.
 
     Returns
     -------
     str or None
-        A clause for a report; None where nothing explains the difference.
+        Clause for a report; None if nothing explains the difference.
     """
     if evidence.expected.shape != evidence.result.shape or evidence.expected.dtype.kind != "f":
         return None
@@ -90,7 +89,7 @@ def explanation(evidence: Evidence) -> str | None:
     try:
         return _in_double_precision(evidence, node, operands)
     except Exception:
-        # Whatever the evaluator raises on operators, or types, that it does not have.
+        # The evaluator raises various errors on operators or types that it does not support.
         return _in_onnx_runtime(evidence, node, operands)
 
 
@@ -123,7 +122,7 @@ def _in_double_precision(evidence: Evidence, node: onnx.NodeProto, operands: Map
 
 
 def _in_onnx_runtime(evidence: Evidence, node: onnx.NodeProto, operands: Mapping[str, Array]) -> str | None:
-    # Some of its operators take their weights as constants only.
+    # Some operators of ONNX Runtime accept weights only as constants.
     stored = [t for t in evidence.model.graph.initializer if t.name in operands and t.name not in evidence.values]
     operands = {name: value for name, value in operands.items() if name in evidence.values}
     try:
@@ -138,7 +137,7 @@ def _in_onnx_runtime(evidence: Evidence, node: onnx.NodeProto, operands: Mapping
         alone = run(dict(operands))
         ours = np.abs(_wide(evidence.result) - _wide(alone)).max(initial=0)
         if ours <= evidence.tolerance * np.abs(_wide(alone)).max(initial=0):
-            # Each thread rounds the samples that it is given by a scale of their own.
+            # Each thread rounds its share of the samples with a scale of its own.
             return "it is what ONNX Runtime gives with one thread"
         spread = _spread(run, operands, alone, _EPSILONS * _unit(evidence))
     except Exception:
@@ -152,7 +151,7 @@ def _unit(evidence: Evidence) -> float:
 
 
 def _spread(run: Run, operands: Mapping[str, Array], exact: Array, epsilon: float) -> Array:
-    """Root mean square, element by element, of what relative errors of the operands change."""
+    """Elementwise root mean square of the changes caused by random relative errors of the operands."""
     random = np.random.default_rng(0)
     squares = np.zeros(exact.shape)
     for _ in range(_DRAWS):
@@ -179,7 +178,13 @@ def _operands(evidence: Evidence, node: onnx.NodeProto) -> dict[str, Array] | No
 
 
 def _single(evidence: Evidence, node: onnx.NodeProto, operands: Mapping[str, Array]) -> onnx.ModelProto:
-    """The node as a model of its own, without calls of functions."""
+    """Build a model of the node alone, with function calls inlined.
+
+    Raises
+    ------
+    NotImplementedError
+        The node contains a loop, which cannot be interrupted.
+    """
     if any(inner.op_type == "Loop" for inner in protos.nested([node])):
         raise NotImplementedError("a loop cannot be stopped")
     inputs = [onnx.helper.make_tensor_value_info(n, _number(v), None) for n, v in operands.items()]

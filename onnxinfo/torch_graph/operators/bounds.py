@@ -1,4 +1,4 @@
-"""Shapes and positions that torch's kernels take without a look at them."""
+"""Checks of shapes and indices that torch's kernels do not validate."""
 
 from __future__ import annotations
 
@@ -9,24 +9,42 @@ from torch import Tensor
 
 
 def check_shape(what: str, operand: Tensor, shape: Sequence[int]) -> None:
-    """Refuse an operand of another shape.
+    """Check the shape of an operand.
+
+    Parameters
+    ----------
+    what
+        Name of the operand in the error message.
+    operand
+        The operand.
+    shape
+        Expected shape.
 
     Raises
     ------
     ValueError
-        Names the operand, its shape and the expected one.
+        The shape differs; the message names the operand and both shapes.
     """
     if tuple(operand.shape) != tuple(shape):
         raise ValueError(f"{what} is {tuple(operand.shape)}, expected {tuple(shape)}")
 
 
 def check_range(what: str, values: Tensor, low: int, high: int) -> None:
-    """Refuse integers outside of a closed range; those that a transform of torch.func traces are not known.
+    """Check that integers lie in a closed range; values traced by a torch.func transform are unknown and not checked.
+
+    Parameters
+    ----------
+    what
+        Name of the integers in the error message.
+    values
+        Integers of any shape.
+    low, high
+        Smallest and largest permitted value.
 
     Raises
     ------
     IndexError
-        Names what the integers are, the first one outside, and the range.
+        A value is out of range; the message names the first one and the range.
     """
     if torch._C._functorch.is_functorch_wrapped_tensor(values):
         return

@@ -1,4 +1,4 @@
-"""Linear models and support vector machines of the domain ``ai.onnx.ml``: scores are differentiable, labels are not."""
+"""Linear models and support vector machines of ``ai.onnx.ml``. Scores are differentiable, labels are not."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Labels = Tensor | np.ndarray[Any, Any]
 
 
 def as_float(X: Tensor) -> Tensor:
-    """Integers as float32, floats as they are."""
+    """Convert integers to float32; floats are returned unchanged."""
     return X if X.is_floating_point() else X.float()
 
 
 def post_transformed(scores: Tensor, transform: str) -> Tensor:
-    """Apply the last step of a classifier or regressor to its scores: (samples, classes).
+    """Apply the ``post_transform`` of a classifier or regressor to its scores, (samples, classes).
 
     Raises
     ------
     NotImplementedError
-        The step has no converter.
+        The transform is not supported.
     """
     match transform:
         case "NONE":
@@ -36,7 +36,7 @@ def post_transformed(scores: Tensor, transform: str) -> Tensor:
         case "SOFTMAX":
             return torch.softmax(scores, -1)
         case "SOFTMAX_ZERO":
-            # Scores of zero have no share.
+            # Scores of zero do not enter the sum and get no probability.
             zero = scores.abs() <= _ZERO
             weights = torch.where(zero, scores, torch.exp(scores - scores.amax(-1, keepdim=True)))
             total = weights.masked_fill(zero, 0.0).sum(-1, keepdim=True)
@@ -69,7 +69,7 @@ def LinearClassifier(
 
 
 def _of_two_classes(scores: Tensor, transform: str) -> Tensor:
-    """Scores of both classes from that of the second, as ONNX Runtime does: other steps than LOGISTIC are left out."""
+    """Scores of both classes, (samples, 2), from that of the second; like ONNX Runtime, applies only LOGISTIC."""
     second = torch.sigmoid(scores) if transform == "LOGISTIC" else scores
     return torch.cat([1 - second, second], -1)
 
@@ -111,7 +111,7 @@ def SVMRegressor(
 
 
 def _kernel(X: Tensor, vectors: Tensor, kind: str, parameters: Sequence[float]) -> Tensor:
-    """Kernel of samples and support vectors: (samples, vectors)."""
+    """Kernel matrix of samples and support vectors, (samples, vectors)."""
     gamma, offset, degree = parameters or (0.0, 0.0, 0.0)
     if kind == "RBF":
         squares = (X.unsqueeze(1) - vectors).square().sum(-1)
@@ -160,7 +160,7 @@ def SVMClassifier(
 
 
 def _duels(kernels: Tensor, weights: Tensor, sizes: Sequence[int], rho: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Score of every pair of classes, positive for the first, and how many pairs each class wins."""
+    """Scores of all pairs of classes, (samples, pairs), positive for the first, and votes, (samples, classes)."""
     parts = kernels.split(list(sizes), -1)
     blocks = weights.split(list(sizes), -1)
     votes = kernels.new_zeros(len(kernels), len(sizes))
@@ -175,7 +175,7 @@ def _duels(kernels: Tensor, weights: Tensor, sizes: Sequence[int], rho: Sequence
 
 
 def _coupled(scores: Tensor, a: Sequence[float], b: Sequence[float], classes: int) -> Tensor:
-    """Probabilities of the classes from those of the pairs, by the iteration of libsvm."""
+    """Class probabilities, (samples, classes), from pairwise scores, by the iteration of libsvm."""
     first = torch.sigmoid(-(scores * scores.new_tensor(a) + scores.new_tensor(b))).clamp(1e-7, 1 - 1e-7)
     rows, columns = torch.triu_indices(classes, classes, 1, device=scores.device)
     R = scores.new_zeros(len(scores), classes, classes)
@@ -195,7 +195,7 @@ def _coupled(scores: Tensor, a: Sequence[float], b: Sequence[float], classes: in
 
 
 def _swept(P: Tensor, Q: Tensor, Qp: Tensor, pQp: Tensor) -> Tensor:
-    """Update every class once."""
+    """Update the probability of every class once."""
     for t in range(P.shape[-1]):
         diagonal = Q[:, t, t, None]
         step = (pQp - Qp[:, t, None]) / diagonal
