@@ -1,4 +1,4 @@
-"""Complete feeds: one set of all the model's inputs per sample, for models without a batch axis."""
+"""Complete feeds, one set of all graph inputs per sample, for models without a batch axis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 
 def is_feeds(inputs: Any) -> bool:
-    """Whether inputs are complete feeds: a list of mappings, or a folder or glob of .npz files only."""
+    """Whether inputs are complete feeds: a list of mappings, or a folder or glob that contains only .npz files."""
     if isinstance(inputs, str | os.PathLike):
         return bool(_files(os.fspath(inputs)))
     several = isinstance(inputs, Sequence) and not isinstance(inputs, bytes)
@@ -28,26 +28,26 @@ def is_feeds(inputs: Any) -> bool:
 
 
 def stacked_feeds(inputs: Any, names: Sequence[str]) -> tuple[dict[str, Array], list[str]]:
-    """Read complete feeds.
+    """Read complete feeds and stack them.
 
     Parameters
     ----------
     inputs
-        See :func:`is_feeds`.
+        Complete feeds; see :func:`is_feeds`.
     names
-        The model's graph inputs.
+        Names of the model's graph inputs.
 
     Returns
     -------
     tuple
-        By graph input the arrays of all feeds, (feeds, *shape), and a name for each feed.
+        Arrays by graph input, (feeds, *shape), and the names of the feeds.
 
     Raises
     ------
     InputError
-        Feeds lack an input, or differ in shape or type.
+        A feed lacks an input, or feeds differ in shape or element type.
     UsageError
-        A feed has an array that is no input of the model.
+        A feed has an array that is not an input of the model.
     """
     if isinstance(inputs, str | os.PathLike):
         files = _files(os.fspath(inputs))
@@ -74,7 +74,7 @@ def stacked_feeds(inputs: Any, names: Sequence[str]) -> tuple[dict[str, Array], 
 
 
 def _files(spec: str) -> list[Path]:
-    """The .npz files of a folder or glob that has no other files."""
+    """Sorted .npz files of a folder or glob; empty if it contains any other file."""
     if os.path.isdir(spec):
         found = sorted(path for path in Path(spec).iterdir() if path.is_file() and not path.name.startswith("."))
     elif glob.has_magic(spec) and not os.path.exists(spec):

@@ -1,4 +1,4 @@
-"""Input formats that need to know what their samples are for: the graph inputs, and how the user wants them read."""
+"""Input formats whose readers depend on the graph inputs and on the user's settings."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .rows import Rows
 
 @dataclass(frozen=True)
 class Reading:
-    """How files of some formats are read.
+    """Settings of readers.
 
     Attributes
     ----------
     tokenizer
-        The JSON file of a tokenizer, for texts.
+        JSON file of a tokenizer, for texts.
     rate
-        Sampling rate that recordings must have, in Hz.
+        Sampling rate that recordings must have, in Hz; None: the rate of the first one.
     fit_length
-        What is done with texts and recordings of another length than the model takes: ``none``, ``pad``, ``cut`` or
-        ``both``.
+        Treatment of texts and recordings whose length the model does not take: ``none`` (refuse them), ``pad``,
+        ``cut`` or ``both``.
     labels
-        The labels of the samples as they were named: a column of the same table is none of the model's.
+        Labels as specified by the user. A column of the table that holds them is an input only if selected by name.
     """
 
     tokenizer: str | os.PathLike[str] | None = None
@@ -38,29 +38,29 @@ class Reading:
 
     @property
     def pads(self) -> bool:
-        """Whether what is too short is padded."""
+        """Whether texts and recordings that are too short are padded."""
         return self.fit_length in ("pad", "both")
 
     @property
     def cuts(self) -> bool:
-        """Whether what is too long is cut."""
+        """Whether texts and recordings that are too long are cut."""
         return self.fit_length in ("cut", "both")
 
 
 @dataclass(frozen=True)
 class Purpose:
-    """The graph input that samples are for.
+    """Graph input that samples are read for, and the settings for reading them.
 
     Attributes
     ----------
     name
-        Its name; empty where it is not known.
+        Name of the graph input; empty if unknown.
     shape
-        One sample as the model declares it.
+        Declared shape of one sample.
     dtype
-        Its element type; ``object`` for text.
+        Element type; ``object`` for text.
     reading
-        How the files are read.
+        Settings of the reader.
     """
 
     name: str = ""
@@ -70,7 +70,7 @@ class Purpose:
 
     @classmethod
     def of(cls, kinds: str) -> Purpose:
-        """Return the purpose of an array of these kinds of elements (NumPy's letters) that is for no graph input."""
+        """Return the purpose of an array that is for no graph input; `kinds` are NumPy's letters of element kinds."""
         return cls(dtype=np.dtype(object if "U" in kinds else np.float64))
 
 
@@ -80,17 +80,17 @@ Declared = Mapping[str, tuple[DeclaredShape, npt.DTypeLike]]
 
 @dataclass(frozen=True)
 class Format:
-    """An input format, as :data:`onnxinfo.registry.READERS` has it where ``open(path, key, kinds)`` is not enough.
+    """Entry of :data:`onnxinfo.registry.READERS` for formats that need more than ``open(path, key, kinds)``.
 
     Attributes
     ----------
     open
         ``open(path, key, purpose)`` returns the samples of one graph input.
     open_all
-        ``open_all(path, key, declared, reading)`` returns the samples of all graph inputs, by name; None where a file
-        has the samples of one only.
+        ``open_all(path, key, declared, reading)`` returns the samples of all graph inputs, by name; None if a file
+        holds the samples of only one.
     open_files
-        ``open_files(paths, names, purpose)`` returns one sample of each file; None where a file holds many samples.
+        ``open_files(paths, names, purpose)`` returns one sample per file; None if a file holds several samples.
     """
 
     open: Callable[[Path, str | None, Purpose], Rows]

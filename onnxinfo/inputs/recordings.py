@@ -1,4 +1,4 @@
-"""Recordings in WAV and FLAC files, one channel, as float waveforms; the package `soundfile` is optional."""
+"""Mono recordings in WAV and FLAC files as float waveforms, read by the optional package `soundfile`."""
 
 from __future__ import annotations
 
@@ -16,33 +16,36 @@ from .axes import shape_text
 from .formats import Format, Purpose
 from .rows import MAX_ROW_BYTES, Array, Rows, check_file
 
-#: Most recordings at once.
+#: Maximum number of recordings.
 MAX_FILES = 100_000
 
 
 @dataclass(frozen=True)
 class _Recording:
+    """A file, its number of values, and its sampling rate in Hz."""
+
     path: Path
     frames: int
     rate: int
 
 
 class RecordingRows(Rows):
-    """Recordings as samples, read when they are asked for.
+    """Recordings as samples, read on demand.
 
     Parameters
     ----------
     paths, names
-        The files, and what they are called.
+        The files and their names.
     purpose
-        The graph input: (time,), or with an axis of one channel before or after it.
+        The graph input, of shape (time,), (1, time) or (time, 1).
 
     Raises
     ------
     InputError
-        A recording cannot be read, has several channels, another rate, or a length that the model does not take.
+        A recording cannot be read, is not mono, has another sampling rate, or has a length that the model does not
+        take; there are too many recordings; or the graph input does not take waveforms.
     OnnxinfoError
-        The package is not installed.
+        The package `soundfile` is not installed.
     """
 
     dtype = np.dtype(np.float32)
@@ -68,7 +71,10 @@ class RecordingRows(Rows):
         return self._names[position]
 
     def class_folders(self) -> tuple[npt.NDArray[np.int64] | None, list[str]]:
-        """Return the folder of each recording where they lie in two folders or more."""
+        """Return the class of each recording, (recordings,), and the class names, if there are two or more folders.
+
+        Otherwise, or if a recording is in no folder, return None and an empty list.
+        """
         folders = [name.split("/", 1)[0] if "/" in name else "" for name in self._names]
         classes = sorted(set(folders))
         if len(classes) < 2 or "" in classes:
@@ -76,7 +82,13 @@ class RecordingRows(Rows):
         return np.array([classes.index(folder) for folder in folders], dtype=np.int64), classes
 
     def read(self, indices: Sequence[int]) -> Array:
-        """Return waveforms in the order asked for; values of integer formats are in [-1, 1]."""
+        """Return waveforms, (len(indices), *shape[1:]) of float32; integer formats are scaled to [-1, 1].
+
+        Raises
+        ------
+        InputError
+            A file cannot be read or is damaged.
+        """
         values = np.zeros((len(indices), self._length), dtype=np.float32)
         for row, index in zip(values, indices, strict=True):
             found = _read(self._files[index], self._length)
@@ -84,7 +96,7 @@ class RecordingRows(Rows):
         return values.reshape(len(indices), *self.shape[1:])
 
     def _settled_length(self) -> int:
-        """Values of every recording."""
+        """Number of values of every sample; InputError if a recording has another length and must not be fitted."""
         declared = self._purpose.shape[self._time]
         reading = self._purpose.reading
         frames = [file.frames for file in self._files]
@@ -105,7 +117,7 @@ class RecordingRows(Rows):
 
 
 def _time_axis(purpose: Purpose) -> int:
-    """Which axis of a sample is the time: the only one, or the one beside an axis of one channel."""
+    """Time axis of a sample: its only axis, or the one beside a channel axis of size 1; InputError if there is none."""
     shape = purpose.shape
     if len(shape) == 1:
         return 0
@@ -136,7 +148,7 @@ def _describe(path: Path) -> _Recording:
     soundfile = _soundfile()
     try:
         info = soundfile.info(str(path))
-    except Exception as error:  # the package has errors of its own, and others on damaged files
+    except Exception as error:  # the package raises its own errors, and others on damaged files
         raise _unreadable(path, error) from None
     if info.channels != 1:
         raise InputError(f"{printable(path)} has {info.channels} channels, expected one; mix them down to one")
@@ -169,7 +181,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 def _soundfile() -> Any:
     try:
         import soundfile
-    except (ModuleNotFoundError, OSError):  # the package finds no libsndfile
+    except (ModuleNotFoundError, OSError):  # OSError: the package does not find libsndfile
         raise OnnxinfoError("recordings need the package soundfile; run \"pip install 'onnxinfo[audio]'\"") from None
     return soundfile
 

@@ -1,4 +1,4 @@
-"""Columns of a table as samples: each is a unit of a graph input, or a graph input of its own."""
+"""Columns of a table as samples: each column is a unit of one graph input, or fills a graph input of its own."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ from .rows import Array, MemoryRows, Rows, listing
 from .tables import MOST_SHOWN, CsvTable, ParquetTable, Table, shown
 from .texts import tokenized
 
-#: Most bytes that the chosen cells of a table may take.
+#: Memory limit for the selected cells of a table, in bytes.
 MAX_LOADED_BYTES = 1 << 30
 _NUMBERS = re.compile(r"(U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|BOOLEAN|DECIMAL\(.*)$")
 
 
 class TableRows(Rows):
-    """Columns of a table as samples: a value, or one for each unit.
+    """Columns of a table as samples, one row per sample.
 
     Parameters
     ----------
     table
         The table.
     names
-        The columns.
+        Names of the columns, in order.
     shape
-        Shape of a sample: ``()`` of one column, else as many values as columns.
+        Shape of a sample: ``()`` for a single column, or ``(len(names),)``.
     dtype
-        Element type of the graph input, object for text.
+        Element type of the graph input; ``object`` for text.
+
+    Raises
+    ------
+    InputError
+        The table has no rows, a column does not exist, or its type does not fit.
     """
 
     def __init__(self, table: Table, names: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -46,17 +51,24 @@ class TableRows(Rows):
             raise InputError(f"{table.title} has no rows; expected a row for each sample")
         self.name, self.shape = printable(table.path.stem), (count, *shape)
         self.units = tuple(names) if len(shape) == 1 else None
-        # How long text is, is known once the rows are chosen.
+        # The length of text is known only after the rows are selected.
         self.dtype = np.dtype({"O": "U1", "f": "f8"}.get(dtype.kind, "i8"))
         for position in self._positions:
             self._check_type(position)
 
     def read(self, indices: Sequence[int]) -> Array:
-        """Return rows, see :class:`Rows`."""
+        """Return rows, (len(indices), *shape[1:]); see :meth:`chosen` for errors."""
         return self.chosen(indices).read(range(len(indices)))
 
     def chosen(self, indices: Sequence[int]) -> Rows:
-        """Read these rows into memory."""
+        """Read some rows into memory.
+
+        Raises
+        ------
+        InputError
+            The cells take more than ``MAX_LOADED_BYTES``, the table cannot be read, or a cell is empty, of the wrong
+            type, NaN or infinite.
+        """
         count = max(indices, default=-1) + 1
         dtype = self._text_type(count) if self.dtype.kind == "U" else self.dtype
         if count * dtype.itemsize * len(self._positions) > MAX_LOADED_BYTES:
@@ -78,7 +90,7 @@ class TableRows(Rows):
         return np.dtype(f"U{max(1, longest)}")
 
     def _check_type(self, position: int) -> None:
-        """Refuse a column that is typed, and otherwise than the model's input."""
+        """Check that the type of a Parquet column fits the model's input; raise InputError otherwise."""
         kind, is_text = self._table.types[position], self._wanted.kind == "O"
         fits = bool(_NUMBERS.match(kind)) or (is_text and kind.startswith(("VARCHAR", "ENUM")))
         if isinstance(self._table, ParquetTable) and not fits:
@@ -103,7 +115,7 @@ class TableRows(Rows):
 
 
 def _expression(position: int, dtype: np.dtype[Any]) -> str:
-    """SQL that is NULL where a cell is not of the type."""
+    """SQL expression for a column converted to a type, NULL where a cell cannot be converted."""
     column = f"c{position}"
     if dtype.kind == "U":
         return f"CAST({column} AS VARCHAR)"
@@ -114,7 +126,7 @@ def _expression(position: int, dtype: np.dtype[Any]) -> str:
 
 
 def chosen_columns(table: Table, key: str | None) -> list[str]:
-    """Return the columns that a key names: one by its whole name, else several, separated by commas; None: all."""
+    """Return the column names in a key: the whole key if it is a column, else a comma-separated list; None: all."""
     if key is None:
         return list(table.columns)
     if key in table.columns:
@@ -135,7 +147,7 @@ def _open(kind: type[Any], path: Path, key: str | None, purpose: Purpose) -> Row
 
 
 def _row_shape(table: Table, names: Sequence[str], purpose: Purpose) -> tuple[int, ...]:
-    """Shape of a sample of these columns, as the model takes it."""
+    """Shape of a sample made of these columns; InputError if the model's input does not take it."""
     if purpose.shape == () and len(names) == 1:
         return ()
     if len(purpose.shape) != 1:
@@ -169,7 +181,13 @@ def _open_all(kind: type[Any], path: Path, key: str | None, declared: Declared, 
 
 
 def _matching(table: Table, name: str) -> str:
-    """Name of the column for a graph input, which may differ in case and in what is neither letter nor digit."""
+    """Find the column for a graph input, ignoring case and characters that are neither letters nor digits.
+
+    Raises
+    ------
+    InputError
+        No column matches, or several do.
+    """
     if name in table.columns:
         return name
     alike = [column for column in table.columns if _plain(column) == _plain(name)]
@@ -191,7 +209,7 @@ def _column_of_texts(table: Table, key: str | None) -> Rows:
 
 
 def _label_columns(path: Path, labels: object) -> list[str]:
-    """Columns of this file that the labels are read from."""
+    """Columns of this file that the labels are read from; at most one."""
     if not isinstance(labels, str | os.PathLike):
         return []
     prefix = f"{os.fspath(path)}:"

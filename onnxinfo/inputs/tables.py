@@ -1,6 +1,6 @@
 """Tables in CSV and Parquet files.
 
-DuckDB reads them in memory. It can open the table and nothing else: no other file, no network, no extension.
+DuckDB reads them in memory. It may open only the table: no other file, no network connection, no extension.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from ..errors import InputError
 from ..text import is_number, printable
 from .rows import Array, listing
 
-#: Most bytes of a line of a CSV file, which bounds its cells.
+#: Maximum length of a line of a CSV file in bytes, which also limits its cells.
 MAX_LINE_BYTES = 1 << 22
-#: Most columns of a table.
+#: Maximum number of columns of a table.
 MAX_COLUMNS = 10_000
 _MEMORY = "1GB"
 _BLOCK = 1 << 20
 _DELIMITERS = ",;\t|"
+#: Maximum number of characters of a name or cell in a message.
 MOST_SHOWN = 40
-#: Beginnings of lines of DuckDB's messages that repeat the file or give advice about SQL.
+#: Prefixes of lines in DuckDB's messages that repeat the file's contents or give advice about SQL.
 _LEFT_OUT = (
     "Possible",
     "*",
@@ -55,7 +56,7 @@ class Table(ABC):
     columns
         Names of the columns, in order.
     types
-        DuckDB's type of each column; ``VARCHAR`` in CSV, which has none.
+        DuckDB's type of each column; ``VARCHAR`` for CSV, which is untyped.
     """
 
     path: Path
@@ -64,12 +65,12 @@ class Table(ABC):
 
     @property
     def title(self) -> str:
-        """What the table is called in messages."""
+        """Name of the table in messages."""
         return printable(self.path)
 
     @abstractmethod
     def source(self, path: str) -> str:
-        """Return SQL for the table in a file; its columns are c0, c1, ..."""
+        """Return an SQL table expression for the file, with columns c0, c1, ...; `path` is an SQL literal."""
 
     def position(self, name: str) -> int:
         """Return the position of a column.
@@ -77,7 +78,7 @@ class Table(ABC):
         Raises
         ------
         InputError
-            There is none of that name, or several.
+            No column, or more than one, has that name.
         """
         found = [position for position, column in enumerate(self.columns) if column == name]
         if len(found) == 1:
@@ -86,17 +87,35 @@ class Table(ABC):
         raise InputError(f"{self.title} {problem} {shown(name)}; expected one of {listing(self.columns)}")
 
     def count(self) -> int:
-        """Return the number of rows."""
+        """Return the number of rows; raise InputError if the file cannot be read."""
         with self._selecting("count(*)", "") as result:
             return int(result.fetchone()[0])
 
     def longest(self, position: int, count: int) -> int:
-        """Return the number of characters of the longest text in the first rows of a column."""
+        """Return the length in characters of the longest text in the first ``count`` rows of a column."""
         with self._selecting(f"max(length(CAST(c{position} AS VARCHAR)))", f"LIMIT {count}") as result:
             return int(result.fetchone()[0] or 0)
 
     def read(self, expressions: Sequence[str], count: int) -> list[Array]:
-        """Return SQL expressions over the first rows, each (count,), masked where they are NULL."""
+        """Evaluate SQL expressions on the first rows.
+
+        Parameters
+        ----------
+        expressions
+            SQL over the columns c0, c1, ...
+        count
+            Number of rows.
+
+        Returns
+        -------
+        list of ndarray
+            One array per expression, (count,), masked where the expression is NULL.
+
+        Raises
+        ------
+        InputError
+            The file cannot be read, or holds fewer rows.
+        """
         if not expressions:
             return []
         named = ", ".join(f"{sql} AS e{i}" for i, sql in enumerate(expressions))
@@ -109,7 +128,7 @@ class Table(ABC):
 
     @contextmanager
     def _selecting(self, selected: str, limit: str, *, outside: bool = False) -> Iterator[Any]:
-        """Yield what DuckDB finds; `limit` counts rows of the table."""
+        """Yield the result of a query; `limit` is a LIMIT clause on the rows of the table, or empty."""
         import duckdb
 
         with _readable(self.path) as path, duckdb.connect(":memory:") as connection:
@@ -123,7 +142,7 @@ class Table(ABC):
 
 
 class CsvTable(Table):
-    """A table in a CSV file: UTF-8, names in the first line, separated by comma, semicolon, tab or bar.
+    """A table in a CSV file: UTF-8, column names in the first line, separated by commas, semicolons, tabs or bars.
 
     Parameters
     ----------
@@ -133,7 +152,7 @@ class CsvTable(Table):
     Raises
     ------
     InputError
-        It has no usable first line, or a quote that is not closed.
+        The first line has no usable column names, there are too many columns, or a quote is not closed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -147,14 +166,14 @@ class CsvTable(Table):
         except UnicodeDecodeError as error:
             raise InputError(f"{self.title} is not UTF-8 ({error.reason}); save it as UTF-8") from None
         if _count_quotes(path) % 2:
-            # DuckDB would leave out what is between the last one and the end.
+            # DuckDB would silently drop the text between the last quote and the end of the file.
             raise InputError(f"{self.title} has a quote that is not closed; double quotes within text, and close all")
         self._delimiter = max(_DELIMITERS, key=text.count)
         self.columns = _header(text, self._delimiter, self.title)
         self.types = ["VARCHAR"] * len(self.columns)
 
     def source(self, path: str) -> str:
-        """Return SQL for the table in a file; its columns are c0, c1, ..."""
+        """Return a call of ``read_csv`` with columns c0, c1, ...; `path` is an SQL literal."""
         columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(self.columns)))
         options = {
             "auto_detect": "false",
@@ -176,6 +195,11 @@ class ParquetTable(Table):
     ----------
     path
         The file.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or has too many columns.
     """
 
     def __init__(self, path: Path) -> None:
@@ -185,7 +209,7 @@ class ParquetTable(Table):
         _check_width(self.columns, self.title)
 
     def source(self, path: str) -> str:
-        """Return SQL for the table in a file; its columns are c0, c1, ..."""
+        """Return a call of ``read_parquet`` with columns c0, c1, ...; `path` is an SQL literal."""
         names = ", ".join(f"c{i}" for i in range(len(self.columns)))
         return f"read_parquet({path}, file_row_number=false, hive_partitioning=false)" + (
             f" AS columns({names})" if names else ""
@@ -230,7 +254,7 @@ def _check_width(names: Sequence[str], title: str) -> None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[str]:
-    """Yield a name of the file that DuckDB takes for this file alone, not for a pattern."""
+    """Yield a path to the file that DuckDB does not interpret as a glob pattern; a temporary link if necessary."""
     full = os.path.realpath(path)
     if not glob.has_magic(full) and "{" not in full:
         yield full
@@ -242,7 +266,7 @@ def _readable(path: Path) -> Iterator[str]:
 
 
 def close_off(connection: Any, path: str) -> None:
-    """Leave a connection with access to one file and nothing else."""
+    """Restrict a DuckDB connection to reading one file, permanently."""
     for setting in (
         f"allowed_paths = ['{_escaped(path)}']",
         f"memory_limit = '{_MEMORY}'",
@@ -265,13 +289,13 @@ def _literal(text: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first sentences of what DuckDB says, in one line."""
+    """Return the first lines of DuckDB's message as one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(_LEFT_OUT)]
     return printable("; ".join(kept[:3]))[:240]
 
 
 def shown(name: object) -> str:
-    """Return a name or a cell as a message shows it, cut where it is long."""
+    """Return a name or a cell quoted for a message, truncated to ``MOST_SHOWN`` characters."""
     text = printable(name)
     return f"'{text[:MOST_SHOWN]}…'" if len(text) > MOST_SHOWN else f"'{text}'"

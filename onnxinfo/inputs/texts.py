@@ -1,6 +1,6 @@
-"""Texts for a model of token ids, by a tokenizer in a JSON file, or for a model that takes text itself.
+"""Texts as samples: tokenized for models that take token ids, unchanged for models that take text.
 
-The package `tokenizers` is optional. It reads the JSON file only; nothing is downloaded.
+The tokenizer is read from a JSON file by the optional package `tokenizers`; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from .axes import shape_text
 from .formats import Declared, Format, Purpose, Reading
 from .rows import MAX_ROW_BYTES, Array, MemoryRows, Rows, check_file
 
-#: Most bytes of a file of texts, and of a tokenizer's.
+#: Maximum size of a text file and of a tokenizer file, in bytes.
 MAX_TEXT_BYTES, MAX_TOKENIZER_BYTES = 1 << 28, 1 << 28
-#: What names of graph inputs have in them, by what a tokenizer gives for them.
+#: Output of the tokenizer for a graph input, by a word in the input's name.
 _PARTS = {"mask": "attention_mask", "type": "type_ids", "segment": "type_ids", "position": "positions"}
 _PADS = ("[PAD]", "<pad>", "<PAD>", "<|endoftext|>")
 
 
 def read_texts(path: Path) -> Rows:
-    """Read a UTF-8 file with a text in each line.
+    """Read a UTF-8 file with one text per line.
 
     Returns
     -------
     Rows
-        (texts,) of NumPy's text.
+        Texts, (texts,) of NumPy strings.
 
     Raises
     ------
     InputError
-        The file is too large, is not UTF-8, or has no text or an empty one.
+        The file is too large, is not UTF-8, is empty, or has an empty line.
     """
     check_file(path)
     if path.stat().st_size > MAX_TEXT_BYTES:
@@ -61,32 +61,32 @@ def read_texts(path: Path) -> Rows:
 
 
 def tokenized(texts: Rows, declared: Declared, reading: Reading) -> dict[str, Rows]:
-    """Return what a model of token ids takes for texts.
+    """Tokenize texts for the integer inputs of a model.
 
     Parameters
     ----------
     texts
-        (samples,) of text.
+        Texts, (samples,).
     declared
-        The graph inputs: token ids, and by their names an attention mask, token type ids and positions.
+        Graph inputs. Inputs whose names contain ``mask``, ``type`` or ``segment``, or ``position`` get the attention
+        mask, token type ids or positions; all others get the token ids.
     reading
         The tokenizer, and whether texts are cut or padded.
 
     Returns
     -------
     dict
-        Integers (samples, tokens) by graph input. Texts are padded to the longest, or to the length that the model is
-        made for.
+        Integers (samples, tokens) by graph input. Texts are padded to the longest one, or to the model's fixed length.
 
     Raises
     ------
     UsageError
         No tokenizer is given.
     InputError
-        The tokenizer cannot be read, a graph input is none that it gives, or texts have lengths that the model does not
-        take.
+        The tokenizer cannot be read, a graph input does not take integers of shape (batch, tokens), a text has no
+        tokens, the tokens take more than 1 GiB, or the model does not take texts of these lengths.
     OnnxinfoError
-        The package is not installed.
+        The package `tokenizers` is not installed.
     """
     if reading.tokenizer is None:
         raise UsageError(f"{texts.name} holds texts and the model takes token ids; give tokenizer=...")
@@ -98,7 +98,7 @@ def tokenized(texts: Rows, declared: Declared, reading: Reading) -> dict[str, Ro
                 f"inputs='NAME=SPEC,...'"
             )
     tokenizer = _load(reading.tokenizer)
-    # What it does by itself: cutting without a word, and padding to a length that need not be the model's.
+    # By default the tokenizer truncates silently, and pads to a length that may differ from the model's.
     truncation, pad = tokenizer.truncation, _padding_id(tokenizer)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -114,7 +114,7 @@ def tokenized(texts: Rows, declared: Declared, reading: Reading) -> dict[str, Ro
     if 8 * length * len(lengths) > MAX_ROW_BYTES * 4:
         raise InputError(f"{len(lengths)} texts of {length} tokens take more than 1 GiB; give fewer or shorter texts")
     if max(lengths) > length:
-        # Its own cutting keeps the special tokens at the end.
+        # The tokenizer's own truncation keeps the special tokens at the end.
         tokenizer.enable_truncation(length)
         encoded = tokenizer.encode_batch(given)
     fill: dict[str, tuple[Callable[[Any], Sequence[int]], int]] = {
@@ -137,7 +137,7 @@ def _part(name: str) -> str:
 def _length(
     texts: Rows, lengths: Sequence[int], fixed: set[int], masked: bool, reading: Reading, truncation: Any
 ) -> int:
-    """Tokens of every sample."""
+    """Number of tokens of every sample; InputError if the model does not take texts of these lengths."""
     if len(fixed) > 1:
         raise InputError(f"the model takes {sorted(fixed)} tokens in its inputs; give inputs='NAME=SPEC,...'")
     longest, most = max(lengths), next(iter(fixed), None)
@@ -181,7 +181,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"tokenizer {printable(path)} is larger than {MAX_TOKENIZER_BYTES >> 20} MiB")
     try:
         return Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except Exception as error:  # the package raises Exception itself
+    except Exception as error:  # the package raises bare Exception
         reason = printable(" ".join(str(error).split()))[:160]
         raise InputError(
             f"tokenizer {printable(path)} cannot be read: {reason}; expected the tokenizer.json of a tokenizers model"
@@ -203,7 +203,7 @@ def _open(path: Path, key: str | None, purpose: Purpose) -> Rows:
 
 
 class _ColumnOfTexts(MemoryRows):
-    """Texts for a model that takes them as (samples, 1)."""
+    """Texts of shape (samples, 1), for models that take them so."""
 
     def __init__(self, texts: Rows) -> None:
         super().__init__(texts.read(range(len(texts)))[:, None], texts.name)
