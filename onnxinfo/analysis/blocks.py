@@ -55,7 +55,7 @@ class Measure(ABC):
     uses_normalizer
         Whether the metric's definition includes the constraint.
     needs_gradient
-        Whether the metric differentiates the layer, and so cannot be computed for one that is only evaluated.
+        Whether the metric differentiates the layer and is therefore unavailable for layers that are only evaluated.
     needs
         Names of metrics whose cells it is computed from; see :meth:`SampleBatch.cells`.
     """
@@ -147,7 +147,7 @@ class SampleBatch:
 
     @property
     def target(self) -> Tensor:
-        """Budget of every sample, ``alpha D`` for most, (S,)."""
+        """Budget of every sample, ``alpha D`` by default, (S,)."""
         strength, shape = self.settings.strength, (len(self.x),)
         if self._normalizer is None:
             return strength * self.linearization.normalizer

@@ -1,4 +1,4 @@
-"""Layers that no gradient reaches, or that are to be solved without one: ONNX Runtime evaluates them."""
+"""Preparation of layers that ONNX Runtime only evaluates: no gradient reaches them, or the solver needs none."""
 
 from __future__ import annotations
 
@@ -20,26 +20,39 @@ from .job import Converted, Job, convert_layers, settled
 
 logger = logging.getLogger(__name__)
 
-#: Noise scales of a sample beyond which evaluations do not suffice for an answer in reasonable time.
+#: Maximum number of noise scales per sample that can be solved in reasonable time from evaluations alone.
 MOST_SCALES = 1024
 
 
 def prepare_evaluated(
     provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, device: torch.device, *, named: bool
 ) -> Job:
-    """Do as :func:`.job.prepare` does, and let ONNX Runtime evaluate the layers that no gradient reaches.
+    """Prepare a job like :func:`.job.prepare`, with ONNX Runtime evaluating the layers that no gradient reaches.
 
     Parameters
     ----------
-    provider, layers, settings, device
-        As there. With the solver ``forward`` no layer is converted.
+    provider
+        Model and samples.
+    layers
+        Analyzed layers, in order.
+    settings
+        Constraint, noise and solver. With the solver ``forward`` no layer is converted.
+    device
+        Device of the analysis.
     named
-        Whether the user named the layers: then none is left out.
+        Whether the user named the layers. If so, no layer is left out; otherwise layers that cannot be solved are
+        left out with a warning.
+
+    Returns
+    -------
+    Job
+        Its ``evaluated`` holds the positions of the layers that ONNX Runtime evaluates.
 
     Raises
     ------
     ConversionError, VerificationError, ModelError
-        As there; or a layer that no gradient reaches has too many noise scales for a solution without one.
+        As raised by :func:`.job.prepare`. ConversionError also if a layer that no gradient reaches has more than
+        ``MOST_SCALES`` noise scales, or depends on an operator that draws random numbers.
     """
     names = [layer.name for layer in layers]
     if settings.solver == "forward":
@@ -71,7 +84,7 @@ def prepare_evaluated(
 
 
 def _reached(provider: InputProvider, names: Sequence[str]) -> tuple[Converted | None, dict[str, Conversion]]:
-    """Convert those of the layers that a gradient reaches; return with them what is in the way to each other one."""
+    """Convert the layers that a gradient reaches; for each of the others return the node that blocks the gradient."""
     ends: dict[str, Conversion] = {}
     while rest := [name for name in names if name not in ends]:
         try:
@@ -101,7 +114,7 @@ def _with_evaluated(
     inputs = [] if converted is None else converted.conditioning_inputs
     graph, inputs = with_evaluations(module, inputs, provider.model, provider.input_tensor, names, evaluated)
     witness = "ONNX Runtime" if converted is None else converted.witness
-    # All layers alike: then it is the run that has the normalizer and the solver.
+    # If all layers are evaluated, their normalizer and solver are those of the run.
     own = settings.without_gradients() if len(evaluated) == len(names) else settings
     job = settled(provider, layers, own, Converted(graph, inputs, {}, witness), device)
     job.evaluated = frozenset(i for i, name in enumerate(names) if name in evaluated)
@@ -109,13 +122,20 @@ def _with_evaluated(
 
 
 def _refuse_random(ends: Mapping[str, Conversion], input_tensor: str) -> None:
-    """Refuse layers behind operators that draw random numbers: their feature has no value to deviate from."""
+    """Refuse layers that depend on operators drawing random numbers: their feature has no fixed value to deviate from.
+
+    Raises
+    ------
+    ConversionError
+        Names the first such layer and its operator.
+    """
     for layer, node in ends.items():
         if node.operator.rpartition(".")[2] in RANDOM:
             raise ConversionError(describe_obstacle(layer, node, input_tensor))
 
 
 def _check_scales(provider: InputProvider, settings: SidConfig) -> None:
+    """Check that a sample has at most ``MOST_SCALES`` noise scales; raise ConversionError otherwise."""
     groups = make_tie(settings.share_sigma, provider.perturbed([0]).shape[1:], provider.axes()).groups
     if groups > MOST_SCALES:
         raise ConversionError(

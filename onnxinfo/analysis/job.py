@@ -77,7 +77,7 @@ class Job:
     source, output
         Samples as given by the user, and the archive; unset in a worker.
     evaluated
-        Positions of layers that are only evaluated, by ONNX Runtime: they have no gradient.
+        Positions of layers that ONNX Runtime evaluates and that have no gradient.
     shape
         Shape of one sample of the analysis input.
     """
@@ -128,7 +128,11 @@ class Job:
         return LayerProbe(self.network.part([layer]), x, self.unit, rows, noise, probes, self.batch_size)
 
     def integrator(self, layer: int) -> Callable[[LayerProbe, Tie, Tensor], Integrator]:
-        """Make what integrates along the noise of a layer that is only evaluated."""
+        """Return a factory of the integrator for a layer that is only evaluated.
+
+        It is called with the layer's probe, the groups of units and the counted units, (n,) bool. Tree ensembles
+        without shared noise scales are integrated exactly.
+        """
         name = self.layers[layer].name
         if self.tie.groups == self.tie.units:
             found = tree_thresholds(self.provider.model, self.provider.input_tensor, name)
@@ -169,7 +173,7 @@ def prepare(provider: InputProvider, layers: Sequence[Layer], settings: SidConfi
 
 
 def prepare_reached(provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, device: torch.device) -> Job:
-    """Do as :func:`prepare`, but leave out layers that no gradient reaches.
+    """Prepare a job like :func:`prepare`, leaving out layers that no gradient reaches.
 
     Raises
     ------
@@ -206,7 +210,15 @@ class Converted:
 
 
 def convert_layers(provider: InputProvider, names: Sequence[str]) -> Converted:
-    """Convert layers, and compare them with ONNX Runtime on some samples."""
+    """Convert layers, and compare them with ONNX Runtime on some samples.
+
+    Raises
+    ------
+    ConversionError, VerificationError
+        The conversion fails or computes other values.
+    ModelError
+        A weight is not finite.
+    """
     module = convert_reached(provider.model, provider.input_tensor, names)
     _log_conversions(module.meta["conversions"])
     held = tensors_of_text(provider.model, provider.input_tensor, names)
@@ -221,7 +233,7 @@ def convert_layers(provider: InputProvider, names: Sequence[str]) -> Converted:
 
 
 def conditioning_inputs_of(model: Model, input_tensor: str, names: Sequence[str]) -> list[str]:
-    """Graph inputs that layers depend on besides the analysis input, in the order of a converted graph's inputs."""
+    """Graph inputs other than the analysis input that layers depend on, in the order of a converted graph's inputs."""
     return _others(extract(model, [input_tensor], names), input_tensor)
 
 
@@ -230,7 +242,7 @@ def _others(part: Model, input_tensor: str) -> list[str]:
 
 
 def _some(provider: InputProvider, conditioning_inputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Some samples of the graph's inputs, as many as its batch size."""
+    """Samples of the graph's inputs for verification, repeated to a fixed batch size."""
     some = list(range(min(VERIFIED_SAMPLES, len(provider))))
     count = provider.fixed_batch or len(some)
     shown = (some * count)[:count]
@@ -243,7 +255,7 @@ def _some(provider: InputProvider, conditioning_inputs: Sequence[str]) -> dict[s
 def settled(
     provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, converted: Converted, device: torch.device
 ) -> Job:
-    """Put a converted graph on a device, and settle how to evaluate many inputs at once."""
+    """Move a converted graph to a device, and select its batching strategy."""
     unit = torch.from_numpy(provider.unit())
     job = make_job(provider, layers, settings, converted.module, converted.conditioning_inputs, unit, device)
     job.witness = converted.witness
@@ -263,7 +275,7 @@ def make_job(
     unit: Tensor,
     device: torch.device,
 ) -> Job:
-    """Put a converted graph, its conditioning inputs (named graph inputs) and the samples on a device."""
+    """Create a job from a converted graph, moving the graph and its conditioning inputs (named) to a device."""
     module = with_wide_ends(module, tensor_from(np.empty(0, provider.declared)).dtype).to(device)
     names = (provider.input_tensor, *conditioning_inputs)
     module = with_samples_first(module, [provider.axis_of(name) for name in names])

@@ -19,7 +19,7 @@ from .proof import proof
 
 
 class Sid(Measure):
-    """Strict information discarding: ``log sigma_i + C`` at the largest noise that the layer does not notice."""
+    """Strict information discarding: ``log sigma_i + C`` at the largest noise within the layer's budget."""
 
     metric: ClassVar[Metric] = Metric(
         "sid",
@@ -35,7 +35,7 @@ class Sid(Measure):
         solution = self._solution(batch)
         certificate, entropy = solution.certificate, solution.entropy
         coarse = solution.coarse[solution.coarse > 1]
-        # An absolute budget is a multiple of itself.
+        # Reported multiples refer to alpha, or to the budget itself if it is absolute.
         unit, what = (settings.strength, "alpha") if settings.budget is None else (float(target.max()), "budget")
         if len(coarse):
             logger.warning(
@@ -89,12 +89,12 @@ def with_needed(measures: Mapping[str, Measure], job: Job) -> dict[str, Measure]
 
 
 def check_gradients(names: Sequence[str]) -> None:
-    """Refuse metrics that differentiate the layers where the solver does without.
+    """Check that no metric differentiates the layers, for solvers without gradients.
 
     Raises
     ------
     UsageError
-        Names the first such metric.
+        A metric, or one that it depends on, needs gradients; the message names the first.
     """
     for name in needed(names):
         if _class_of(name).needs_gradient:
@@ -102,7 +102,7 @@ def check_gradients(names: Sequence[str]) -> None:
 
 
 def need_gradients(names: Sequence[str]) -> bool:
-    """Return whether any of the metrics, or of those that they are made from, differentiates the layers."""
+    """Return whether any of the metrics, or of those that they depend on, differentiates the layers."""
     return any(_class_of(name).needs_gradient for name in needed(names))
 
 

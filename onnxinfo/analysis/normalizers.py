@@ -1,4 +1,4 @@
-"""What the budgets of layers are relative to."""
+"""Normalizers of the layers' budgets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ class Normalizers:
     job
         Layers, samples and settings.
     means
-        Gives ``D`` of every layer, averaged over all samples.
+        Returns ``D`` of every layer, averaged over all samples. Called only if a layer needs it.
     """
 
     def __init__(self, job: Job, means: Callable[[], Sequence[float]]) -> None:
         self._job, self._means = job, means
 
     def of(self, layer: int) -> float | None:
-        """Return a layer's normalizer, in squared units of its feature; None where each sample has its own."""
+        """Return the normalizer of a layer, in squared units of its feature; None if each sample has its own.
+
+        Raises
+        ------
+        UsageError
+            The normalizer is the feature's variance, and a feature does not vary over the samples.
+        """
         settings = self._job.settings_of(layer)
         if settings.normalizer == "dataset":
             return self._mean_norms[layer]

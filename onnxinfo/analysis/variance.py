@@ -1,4 +1,4 @@
-"""Variance of features over the samples: a normalizer that needs no gradient."""
+"""Variance of features over the samples, a normalizer that needs no gradient."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..text import quoted
 from .job import Job
 from .memory import for_each
 
-#: A variance below this share of the feature's mean square is rounding.
+#: A variance below this fraction of the mean feature's squared norm is due to rounding.
 _OF_ROUNDING = 1e-12
 
 
 def feature_variances(job: Job, layers: Sequence[int]) -> list[float]:
-    """Return the variance of layers' features over all samples, summed over the features' entries.
+    """Compute the variance of layers' features over all samples, summed over the entries of a feature.
 
     Parameters
     ----------
@@ -29,12 +29,12 @@ def feature_variances(job: Job, layers: Sequence[int]) -> list[float]:
     Returns
     -------
     list of float
-        In the squared units of the features.
+        One variance per layer, in squared units of its feature.
 
     Raises
     ------
     UsageError
-        A feature does not vary.
+        A feature does not vary over the samples.
     """
     samples = range(len(job.provider))
     blocks = [list(samples[start : start + job.batch_size]) for start in range(0, len(samples), job.batch_size)]
@@ -64,14 +64,14 @@ def _without_variance(job: Job, layer: int) -> str:
 
 
 class _Moments:
-    """Mean and spread of a feature over batches of samples, merged pairwise so that no digits are lost."""
+    """Mean and variance of a feature over batches of samples, merged pairwise for numerical stability."""
 
     def __init__(self) -> None:
         self._count, self._spread = 0, 0.0
         self._mean = torch.zeros(())
 
     def add(self, feature: Tensor) -> None:
-        """Add the features (S, m) of further samples."""
+        """Add the feature (S, m) of another batch of samples."""
         wide = feature.double()
         mean, count = wide.mean(0), len(wide)
         total = self._count + count
@@ -82,10 +82,10 @@ class _Moments:
 
     @property
     def variance(self) -> float:
-        """Mean squared distance from the mean."""
+        """Mean squared distance of the feature from its mean."""
         return self._spread / self._count
 
     @property
     def square(self) -> float:
-        """Squared norm of the mean."""
+        """Squared norm of the mean feature."""
         return float(self._mean.square().sum())

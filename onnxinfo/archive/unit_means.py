@@ -1,4 +1,4 @@
-"""A metric unit by unit, averaged over samples: for inputs with a single axis, such as the columns of a table."""
+"""Per-unit means of a metric over samples, for inputs with a single axis such as the columns of a table."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from .means import mean_and_stderr
 
 
 class Mapped(Protocol):
-    """What has maps: a run, or a part of one."""
+    """Protocol of objects with maps: a run, or a view of one."""
 
     @property
     def name(self) -> str:
-        """The run's name."""
+        """Name of the run."""
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Names of the analysis input's axes."""
+        """Names of the axes of one sample."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Their sizes."""
+        """Sizes of the axes of one sample."""
 
     def maps(self, metric: str, layer: int, samples: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
-        """Return the maps of one layer and several samples."""
+        """Return the maps of one layer, (samples, *sample_shape); None: all samples."""
 
 
 @dataclass(frozen=True)
 class UnitMeans:
-    """A metric of one layer unit by unit, averaged over samples.
+    """Per-unit means of one metric and layer over samples.
 
     Attributes
     ----------
     value, stderr
         Mean over samples and its standard error, (units,).
     missing
-        Samples without a value of a unit, (units,).
+        Number of finished samples that have no value for a unit, (units,).
     samples, proven
-        Number of finished samples, and of those that are proven.
+        Number of finished samples, and of proven samples among them.
     """
 
     value: npt.NDArray[np.float64]
@@ -60,7 +60,7 @@ def unit_count(run: Mapped) -> int:
     Raises
     ------
     UsageError
-        They have several: their units are pixels of a map.
+        The samples have several axes, or none.
     """
     if len(run.axes) != 1:
         raise UsageError(
@@ -70,21 +70,28 @@ def unit_count(run: Mapped) -> int:
 
 
 def unit_means(run: Mapped, metric: str, values: Mapping[str, npt.NDArray[Any]], layer: int) -> UnitMeans:
-    """Average a metric's maps of one layer over all samples that have a value.
+    """Average the maps of a metric and layer over all finished samples, unit by unit.
 
     Parameters
     ----------
     run
         A run whose samples have a single axis.
-    metric, values
-        The metric, which has maps, and its numbers.
+    metric
+        Name of a metric with maps.
+    values
+        The metric's columns, each (layers, samples); ``done`` and ``converged`` are used.
     layer
         Position of the layer.
+
+    Returns
+    -------
+    UnitMeans
+        Means, standard errors and counts, each mean over the samples that have a value for the unit.
 
     Raises
     ------
     UsageError
-        See :func:`unit_count`.
+        The samples do not have exactly one axis.
     """
     count = unit_count(run)
     samples = np.nonzero(values["done"][layer])[0].tolist()

@@ -71,7 +71,7 @@ class InputConfig(Validated):
         (),
         "Axis of a graph input that holds the samples, counted from 0; repeatable.",
         kinds.AXES,
-        unset="the axis named batch, N or alike, else the first, unless a trial shows another",
+        unset="the axis named batch, N or similar, else the first, unless a trial finds another",
     )
     unit_mask: str | os.PathLike[str] | npt.NDArray[Any] | None = setting(
         None,
@@ -241,12 +241,12 @@ class SidConfig(Validated):
 
     @property
     def normalizer(self) -> str:
-        """What the budget is relative to: ``dataset``, ``sample``, ``feature``, or ``absolute``, to nothing."""
+        """Normalizer of the budget: ``dataset``, ``sample`` or ``feature``; ``absolute`` if it is not relative."""
         return "absolute" if self.budget is not None else self.normalize_by
 
     @property
     def strength(self) -> float:
-        """The budget in units of the normalizer: alpha, or 1 where the budget is absolute."""
+        """The budget in units of the normalizer: alpha, or 1 if the budget is absolute."""
         if self.budget is not None:
             return 1.0
         if self.alpha is not None:
@@ -254,21 +254,21 @@ class SidConfig(Validated):
         return DEFAULT_FEATURE_ALPHA if self.normalize_by == "feature" else DEFAULT_ALPHA
 
     def absolute_budget(self, outputs: int) -> float:
-        """Return the budget of a feature with so many entries, summed over them, where it is absolute."""
+        """Return the absolute budget of a feature with ``outputs`` entries, summed over the entries."""
         assert self.budget is not None
         total, _, per_unit = str(self.budget).partition("/")
         return float(total) * (outputs if per_unit else 1)
 
     def without_gradients(self) -> SidConfig:
-        """Return the same for a layer that no gradient reaches: there is no D that a budget could be relative to."""
+        """Return the settings for a layer that no gradient reaches: a budget relative to ``D`` is replaced."""
         if self.normalizer in ("feature", "absolute"):
             return replace(self, solver="forward")
-        # An alpha that was given is relative to D, unless this solver was asked for.
+        # A given alpha is relative to D, unless the forward solver was requested explicitly.
         alpha = self.alpha if self.solver == "forward" else None
         return replace(self, solver="forward", normalize_by="feature", alpha=alpha)
 
     def recorded(self, name: str) -> Any:
-        """Return what a recipe keeps of a field: what holds, whether it was given or not."""
+        """Return the effective value of a field, whether given or default, for an archive's recipe."""
         if name == "alpha":
             return None if self.budget is not None else self.strength
         return self.normalizer if name == "normalize_by" else super().recorded(name)

@@ -1,4 +1,4 @@
-"""A model as an analysis takes it: in float32, without inputs that take no samples, its batch axes known."""
+"""Models prepared for analysis: in float32, with fixed inputs as constants and known batch axes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,21 @@ from ..torch_graph.precision import to_float32
 
 
 def open_model(model: ModelSource, chosen: InputConfig, inputs: Any = None) -> Model:
-    """Load a model and settle what its inputs are.
+    """Load a model, make fixed inputs constants, and determine the batch axes of the other inputs.
 
     Parameters
     ----------
     model
         See :func:`onnxinfo.load`.
     chosen
-        Precision, values of inputs that take no samples, and batch axes.
+        Precision, values of fixed inputs, and batch axes.
     inputs
-        The samples; complete feeds have no batch axis.
+        Samples; complete feeds have no batch axis.
+
+    Returns
+    -------
+    Model
+        The prepared model.
 
     Raises
     ------
@@ -52,7 +57,7 @@ def open_model(model: ModelSource, chosen: InputConfig, inputs: Any = None) -> M
 
 
 def recorded_inputs(chosen: InputConfig) -> dict[str, Any]:
-    """Return what an archive's recipe holds of fixed inputs and batch axes: nothing where there are none."""
+    """Return the entries of an archive's recipe for fixed inputs and batch axes; empty if there are none."""
     found: dict[str, Any] = {}
     if chosen.set:
         found["set"] = {name: _recorded(_value(value)) for name, value in chosen.set}
@@ -62,7 +67,7 @@ def recorded_inputs(chosen: InputConfig) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    """A value, read where a file is named."""
+    """Return a value, read from its file if it names one."""
     if not isinstance(value, str | os.PathLike) or split_key(os.fspath(value)) is None:
         return value
     rows = open_array(os.fspath(value))
@@ -70,6 +75,7 @@ def _value(value: Any) -> Any:
 
 
 def _recorded(value: Any) -> str:
+    """Return a value as text; arrays of more than ``_SHOWN`` values as a digest."""
     if isinstance(value, str):
         return value
     array = np.asarray(value)
@@ -78,5 +84,5 @@ def _recorded(value: Any) -> str:
     return f"sha256 {hashlib.sha256(str(array.shape).encode() + np.ascontiguousarray(array).tobytes()).hexdigest()}"
 
 
-#: Values that a recipe shows; more are known by their digest.
+#: Maximum number of values that a recipe lists; larger arrays are identified by their digest.
 _SHOWN = 16

@@ -1,4 +1,4 @@
-"""The columns of a table: a bar for each, how much of it each layer uses."""
+"""Bar chart of the columns of a table, showing how much of each column the layers use."""
 
 from __future__ import annotations
 
@@ -25,18 +25,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_LAYERS = 5
-#: Most columns drawn: the ones with the longest bars.
+#: Maximum number of columns drawn; those with the longest bars are kept.
 _MOST_COLUMNS = 40
-#: Patterns of bars beside their colors, so that layers are told apart without color.
+#: Hatches of the bars, which distinguish layers without color.
 _HATCHES = ("", "///", "...", "xxx", "---")
 
 
 @figure_plot("columns")
 def draw_columns(figure: Figure, selection: Selection, style: FigureStyle) -> None:
-    """Draw a bar for each column of a table and each layer: a metric's mean over samples, with its standard error.
+    """Draw one bar per column and layer: the metric's mean over samples, with its standard error.
 
-    Bars of SID hang from its largest possible value, where a column is ignored: the longer, the more of the column the
-    layer uses. A hollow bar has unproven samples. The columns have the names that the table gave; others are numbered.
+    SID's bars start at its largest possible value, at which the layer ignores the column; a longer bar means that the
+    layer uses more of the column. Hollow bars contain unproven samples. Columns without names are numbered.
+
+    Raises
+    ------
+    UsageError
+        The selection is not a single run, the samples do not have exactly one axis, the metric has no maps, or no
+        sample is finished.
     """
     with selection.only_view("columns are of one run") as view:
         metric = selection.metrics[0]
@@ -58,7 +64,7 @@ def draw_columns(figure: Figure, selection: Selection, style: FigureStyle) -> No
 
 
 def ignored_at(view: RunView, metric: str) -> float:
-    """Return the value of a unit that a layer ignores, from which bars are drawn: SID's largest value, else 0."""
+    """Return the value at which bars start: for SID its largest value, which means an ignored unit; else 0."""
     largest = view.run.recipe.get("cap")
     if metric != "sid" or not isinstance(largest, int | float) or largest <= 0:
         return 0.0
@@ -66,7 +72,7 @@ def ignored_at(view: RunView, metric: str) -> float:
 
 
 def _longest(values: list[npt.NDArray[np.float64]], base: float, count: int) -> list[int]:
-    """Positions of the columns with the longest bars, in the table's order."""
+    """Positions of the columns with the longest bars, in the order of the table."""
     lengths = np.nan_to_num(np.abs(np.array(values) - base)).max(axis=0)
     return sorted(np.argsort(-lengths, kind="stable")[: min(count, _MOST_COLUMNS)].tolist())
 
@@ -90,7 +96,7 @@ def _draw(
         _bars(axes, each, shown, (at, thick), (base, number, text), style)
     axes.set_yticks(range(len(shown)), [shorten(printable(names[unit]), 28) for unit in shown])
     axes.invert_yaxis()
-    # Bars begin at the line, which would else be the figure's edge.
+    # Bars start at the line; sticky edges would place it at the edge of the axes.
     axes.use_sticky_edges = False
     axes.margins(x=0.03)
     axes.axvline(base, color=style.theme.ink, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -110,7 +116,11 @@ def _bars(
     look: tuple[float, int, str],
     style: FigureStyle,
 ) -> None:
-    """Draw one layer's bars; `look` is where they begin, the layer's number and its name."""
+    """Draw the bars of one layer.
+
+    `place` holds their positions, (columns,), and thickness; `look` the value at which they start, the layer's number
+    and its label.
+    """
     (at, thick), (base, number, text) = place, look
     color = run_style(number)[0]
     proven = means.proven == means.samples

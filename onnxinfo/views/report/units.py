@@ -1,4 +1,4 @@
-"""What a report shows of a run whose input units have names, such as the columns of a table."""
+"""Data of a report's table of named input units, such as the columns of a table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from ..plots.columns import ignored_at
 from ..run_view import RunView
 from .data import numbers
 
-#: Most units shown; the archive has all.
+#: Maximum number of units in a report; the archive holds all.
 MOST_UNITS = 500
 
 
 def units_data(view: RunView) -> dict[str, Any] | None:
-    """Return names and means of a run's units by metric and layer; None where they have no names, or are too many."""
+    """Return the names of a run's units and their means by metric and layer.
+
+    Returns None if the units have no names, no metric has maps, or there are more than ``MOST_UNITS`` units.
+    """
     names = view.unit_names
     mapped = [metric.name for metric in view.metrics if metric.has_map]
     if names is None or not mapped or len(names) > MOST_UNITS:
