@@ -107,7 +107,7 @@ class Validated:
                 raise UsageError(f"{each.setting.flat} {shown[:160]} is not usable: give {error}") from None
 
     def recorded(self, name: str) -> Any:
-        """Return what a recipe keeps of a field; None keeps nothing."""
+        """Return the value of a field to store in an archive's recipe; None stores nothing."""
         return getattr(self, name)
 
 

@@ -1,4 +1,4 @@
-"""Blocks of a network: what a person would call its layers, residual sums and final outputs."""
+"""Blocks of a network: its conventional layers, residual sums and final outputs."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def input_layout(flow: Dataflow, name: str, batch: int = 0) -> Layout:
 
 
 def _sample_axis(axis: int, batch: int) -> int:
-    """The axis of one sample that an axis of a tensor is, whose samples lie along another axis."""
+    """Convert an axis of a tensor to an axis of one sample, given the batch axis (-1: none)."""
     return axis - (axis > batch) if batch >= 0 else axis
 
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 #: Time limit of a call, in seconds.
 _LIMIT: ContextVar[float] = ContextVar("time limit", default=600.0)
-#: Time, in seconds, that a call has to end after it was asked to.
+#: Seconds that an interrupted call may take to end.
 PATIENCE = 5.0
 
 

@@ -85,7 +85,7 @@ def open_array(spec: str, *, kinds: str = "biuf", purpose: Purpose | None = None
 
 
 def open_folder(spec: str | os.PathLike[str] | Sequence[Any], purpose: Purpose) -> Rows | None:
-    """Open files each of which is one sample: of a folder, of a glob pattern, or listed; None where there are none."""
+    """Open the files of a folder, a glob pattern or a list as one sample each; None if no format can do so."""
     if isinstance(spec, str | os.PathLike):
         if not (os.path.isdir(spec) or glob.has_magic(os.fspath(spec))) or os.path.isfile(spec):
             return None
@@ -103,7 +103,7 @@ def open_folder(spec: str | os.PathLike[str] | Sequence[Any], purpose: Purpose) 
 
 
 def format_of(path: Path) -> Format | None:
-    """Return the format of a file by its suffix, None where it has none that knows what its samples are for."""
+    """Return the :class:`Format` registered for a file's suffix; None if there is none, or only a plain reader."""
     kind = path.suffix.lower().removeprefix(".")
     reader = READERS.get(kind) if kind in READERS.names() else None
     return reader if isinstance(reader, Format) else None

@@ -47,9 +47,9 @@ class Rows(ABC):
     dtype
         Type of the elements.
     axes
-        Names of a row's axes; None where its shape and type tell.
+        Names of a row's axes; None if shape and type determine them.
     units
-        Names of the values along a row's only axis, such as a table's columns; None where they have none.
+        Names of the values along a row's only axis, such as a table's columns; None if they have no names.
     """
 
     name: str
@@ -62,11 +62,11 @@ class Rows(ABC):
         return self.shape[0]
 
     def name_of(self, position: int) -> str:
-        """Return what a row is called."""
+        """Return the name of a row."""
         return f"{self.name}[{position}]"
 
     def class_folders(self) -> tuple[npt.NDArray[np.int64] | None, list[str]]:
-        """Return the class of each row and the classes' names, where the rows lie in folders of classes."""
+        """Return the class of each row, (rows,), and class names; None and an empty list without class folders."""
         return None, []
 
     @abstractmethod

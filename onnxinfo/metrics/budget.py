@@ -21,7 +21,7 @@ GPU_SHARE = 0.6
 #: Batch sizes beyond which no device gets faster; on the CPU, a batch is limited in bytes, too.
 CPU_INPUTS, GPU_INPUTS = 64, 4096
 CPU_CACHED_BYTES = 64 * 2**20
-#: Memory of what ONNX Runtime evaluates, in sizes of the input: that of a ResNet on small images.
+#: Memory of an ONNX Runtime evaluation, as a multiple of the input size: the value for a ResNet on small images.
 EVALUATED_ACTIVATIONS = 32
 
 
@@ -58,7 +58,7 @@ def fit(network: Network, x: Tensor, rows: Tensor, memory: int | None) -> int:
     budget = memory if memory is not None else _default_budget(x.device)
     per_input = _bytes_of(network, x, rows, storages(network.module))
     if evaluates(network.module):
-        # What ONNX Runtime keeps meanwhile is not seen.
+        # The measurement does not include ONNX Runtime's own memory.
         per_input += EVALUATED_ACTIVATIONS * x[0].numel() * x.element_size()
     if per_input > budget:
         segments = network.recompute(budget - _beside(x), x, rows)

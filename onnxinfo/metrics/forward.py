@@ -213,11 +213,11 @@ class ForwardProblem:
         return self._searched(float(mean / self.target))
 
     def sigma(self, scales: Tensor) -> Tensor:
-        """Noise scale of every unit, (1, n), zero where it does not count."""
+        """Noise scale of every unit, (1, n), zero for units that are not counted."""
         return clip_sigma(scales, self.tie, self.cap) * self.counted
 
     def free(self, scales: Tensor) -> Tensor:
-        """Units that count and are below the cap, (1, n) bool."""
+        """Counted units below the cap, (1, n) bool."""
         return (self.tie.expand(scales) < self.cap) & self.counted
 
     def start(self) -> Tensor:

@@ -259,7 +259,7 @@ class InputProvider:
         return next((axis for axis, (a, b) in enumerate(zip(two, three, strict=True)) if (a, b) == (2, 3)), 0)
 
     def _axis_of_fixed(self, count: int) -> int:
-        """Axis whose size is the fixed batch size; if there are several, one along which a sample changes one entry."""
+        """Axis whose size is the fixed batch size; of several, one along which only a changed sample differs."""
         values = self._trial([0] * count)
         axes = [axis for axis, size in enumerate(values.shape) if size == count]
         if len(axes) > 1 and count > 1 and len(self) > 1:

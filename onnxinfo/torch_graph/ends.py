@@ -1,4 +1,4 @@
-"""Ends of a graph as the solver needs them: floats of at least 32 bits, samples along the first axis."""
+"""Adapters of a graph's inputs and outputs to the solver: floats of at least 32 bits, samples along the first axis."""
 
 from __future__ import annotations
 
@@ -34,14 +34,19 @@ def with_wide_ends(module: fx.GraphModule, declared: torch.dtype) -> fx.GraphMod
 
 
 def with_samples_first(module: fx.GraphModule, axes: Sequence[int]) -> fx.GraphModule:
-    """Let a graph take all its inputs with the samples along the first axis.
+    """Make a graph take all its inputs with the samples along the first axis.
 
     Parameters
     ----------
     module
-        Changed in place where an axis is another than the first.
+        Modified in place if any batch axis is not the first axis.
     axes
-        The axis of the samples of every input; -1 where it has none, and then the graph takes one sample.
+        Batch axis of every input; -1 if it has none, in which case the graph takes one sample per call.
+
+    Returns
+    -------
+    GraphModule
+        `module`. When called, it raises ValueError if an input without a batch axis gets several samples.
     """
     graph = module.graph
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
@@ -73,7 +78,7 @@ def _narrow_first_input(graph: fx.Graph, dtype: torch.dtype) -> None:
 
 
 def _only(batch: Tensor) -> Tensor:
-    """The sample of a batch of one."""
+    """Return the only sample of a batch; ValueError if there are several."""
     if len(batch) != 1:
         raise ValueError(f"the graph has no batch axis and takes one sample, not {len(batch)}")
     return batch[0]

@@ -93,7 +93,7 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
 
 
 def reasons_unreached(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[str, str]:
-    """Say of the layers that no gradient reaches which node is in the way, and why.
+    """Explain for each layer that no gradient reaches which node blocks it, and why.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def reasons_unreached(model: ModelSource, perturb: str, layers: Sequence[str]) -
     Returns
     -------
     dict
-        Reasons by layer; all layers have one where the part of the model cannot be converted at all.
+        Reasons by layer; all layers have one if the part of the model that they need cannot be converted.
 
     Raises
     ------

@@ -131,7 +131,7 @@ def is_apart(run: RunValues, layer: str) -> bool:
 
 
 def split_apart(run: RunValues) -> list[RunValues]:
-    """Return a run as one or two runs, those layers for itself whose budget is relative to something else."""
+    """Split a run into one or two runs, separating layers whose budget has a different normalizer."""
     apart = np.array([is_apart(run, row.name) for row in run.layers], dtype=bool)
     if not apart.any():
         return [run]

@@ -36,7 +36,7 @@ SAMPLES = 2
 # Sizes to try for dynamic axes until ONNX Runtime runs the model: batch sizes, and sizes of all other axes.
 _BATCHES = (2, 1)
 _SIZES = (64, 16, 32, 8, 1, 128, 224, 299)
-# Further sizes for models none of whose inputs leaves more than one axis open besides the batch, such as sound.
+# Further sizes if no input has more than one dynamic axis besides the batch, such as the length of a sound.
 _LENGTHS = (256, 400, 512, 576, 1024, 1536, 4096, 16_000, 48_000)
 
 
@@ -267,7 +267,7 @@ def _is_series(model: Model) -> bool:
 
 
 def _advice(model: Model) -> str:
-    """What to give a model of this kind."""
+    """Advice on the inputs to give to a model of this kind."""
     flow = model.flow
     shapes = {name: flow.shape(name) or () for name in flow.inputs}
     scalars = [name for name, shape in shapes.items() if not shape]
