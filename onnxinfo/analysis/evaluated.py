@@ -109,6 +109,7 @@ def _with_evaluated(
     converted: Converted | None,
     evaluated: Sequence[str],
 ) -> Job:
+    """Create a job for converted layers and the named layers that ONNX Runtime evaluates, in the order of `layers`."""
     names = [layer.name for layer in layers]
     module = None if converted is None else converted.module
     inputs = [] if converted is None else converted.conditioning_inputs

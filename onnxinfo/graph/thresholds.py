@@ -92,6 +92,7 @@ def _splits(node: onnx.NodeProto) -> Iterator[tuple[int, float]]:
 
 
 def _attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
+    """Attributes of a node by name, tensors as arrays."""
     found = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     tensors = {
         name: onnx.numpy_helper.to_array(each) for name, each in found.items() if isinstance(each, onnx.TensorProto)

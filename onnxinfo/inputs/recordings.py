@@ -133,6 +133,7 @@ def _time_axis(purpose: Purpose) -> int:
 
 
 def _check_rates(files: Sequence[_Recording], expected: int | None) -> None:
+    """Check that all recordings have the expected sampling rate, or that of the first one; InputError otherwise."""
     first = files[0].rate if expected is None else expected
     for file in files:
         if file.rate != first:

@@ -229,6 +229,7 @@ class ParquetTable(Table):
 
 
 def _header(text: str, delimiter: str, title: str) -> list[str]:
+    """Parse the column names in the first line of a CSV file; InputError if there are none, or too many."""
     try:
         names = next(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True), [])
     except csv.Error as error:

@@ -158,6 +158,7 @@ def _length(
 
 
 def _filled(sequences: Sequence[Sequence[int]], length: int, fill: int) -> Array:
+    """Stack sequences of integers, padded with `fill`, as (sequences, length) of int64."""
     values = np.full((len(sequences), length), fill, dtype=np.int64)
     for row, sequence in zip(values, sequences, strict=True):
         row[: len(sequence)] = list(sequence)
@@ -165,6 +166,7 @@ def _filled(sequences: Sequence[Sequence[int]], length: int, fill: int) -> Array
 
 
 def _padding_id(tokenizer: Any) -> int:
+    """Token id of padding: the configured one, else that of a conventional padding token, else 0."""
     if tokenizer.padding:
         return int(tokenizer.padding["pad_id"])
     return next((found for pad in _PADS if (found := tokenizer.token_to_id(pad)) is not None), 0)

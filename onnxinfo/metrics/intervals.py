@@ -67,6 +67,7 @@ class Intervals:
         return torch.cat(units), *(torch.cat(each) for each in rest)  # type: ignore[return-value]
 
     def _pieces_of(self, unit: int, sigma: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Intervals of one unit; see :meth:`_pieces`."""
         offsets = self._offsets[unit]
         near = offsets[(offsets / sigma).abs() <= FARTHEST]
         edges = torch.cat([near.new_tensor([-math.inf]), near / sigma, near.new_tensor([math.inf])])
