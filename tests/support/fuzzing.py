@@ -3,8 +3,11 @@
 Cases are numbered: the same number makes the same case.
 """
 
+import faulthandler
 import multiprocessing
+import os
 import random
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +20,9 @@ WALL_SECONDS = 300
 MEMORY_BYTES = 2 << 30
 # Limit of a worker's address space, so that a failing case does not bring down the machine.
 CEILING_BYTES = 12 << 30
+
+# File in a worker's folder to which it writes where it is.
+_STACK = "stack.txt"
 
 context = multiprocessing.get_context("forkserver")
 
@@ -160,9 +166,11 @@ class Watch:
         began, before = time.monotonic(), self._cpu()
         self._pipe.send(case)
         while not self._pipe.poll(0.25):
-            if self._cpu() - before > self.cpu_seconds or time.monotonic() - began > WALL_SECONDS:
+            cpu, wall = self._cpu() - before, time.monotonic() - began
+            if cpu > self.cpu_seconds or wall > WALL_SECONDS:
+                stack = self._stack()
                 self.close()
-                return Outcome(case, failure="hangs")
+                return Outcome(case, failure=f"hangs: {cpu:.1f} s of CPU time in {wall:.0f} s\n{stack}")
         try:
             said, failure, taken = self._pipe.recv()
         except EOFError:
@@ -187,9 +195,14 @@ class Watch:
             self._pipe.close()
             self._process = None
 
-    def _cpu(self) -> float:
-        import os
+    def _stack(self) -> str:
+        """Ask the process where it is; empty if it does not answer."""
+        file = self.folder / _STACK
+        os.kill(self._process.pid, signal.SIGUSR1)
+        time.sleep(1)
+        return file.read_text()
 
+    def _cpu(self) -> float:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -200,6 +213,8 @@ def _serve(pipe: object, work: object, folder: Path) -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (CEILING_BYTES, CEILING_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    stacks = (folder / _STACK).open("w")
+    faulthandler.register(signal.SIGUSR1, stacks, all_threads=True)
     # Modules imported on demand count as memory in use before.
     work(None, folder)
     pipe.send("ready")
