@@ -12,6 +12,7 @@ import onnx
 from . import protos
 from .dataflow import Dataflow
 from .functions import Key, function_key
+from .rounding import ROUNDING, repeated, scales
 
 CONVOLUTIONS = {
     "Conv", "ConvInteger", "ConvTranspose", "ConvTransposeWithDynamicPads", "DeformConv", "FusedConv", "NhwcConv",
@@ -39,9 +40,14 @@ LAYOUT = {
     "Cast", "CastLike", "DequantizeLinear", "Dropout", "DynamicQuantizeLinear", "Flatten", "Identity", "QuantizeLinear",
     "Reshape", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
+# Of these, those after which a block ends where it did before. A layer that is rounded ends after DequantizeLinear: an
+# activation may be part of the rounding, and its readers see the rounded values.
+_KEEPING = LAYOUT - {"DequantizeLinear"}
 SOFTMAX = {"LogSoftmax", "Softmax"}
 # Operators whose outputs are probabilities, which saturate.
-SATURATING = {"HardSigmoid", "Sigmoid", "Softmax"}
+SATURATING = {"HardSigmoid", "QLinearSigmoid", "QLinearSoftmax", "Sigmoid", "Softmax"}
+# Operators whose outputs are whole numbers: inside a block they are part of rounding in elementary operators.
+_INTEGRAL = {"Floor", "Round"}
 # Normalizations, activations, and the operators that they are composed of.
 POINTWISE = {
     "Abs", "Add", "BatchNormalization", "BiasAdd", "BiasGelu", "BiasSplitGelu", "Celu", "Clip", "Div", "Elu", "Erf",
@@ -53,9 +59,9 @@ POINTWISE = {
 }  # fmt: skip
 # Reductions end no block: their output is a summary of it.
 REDUCTIONS = {"GlobalAveragePool", "Mean", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"}
-POINTWISE |= REDUCTIONS
+POINTWISE |= REDUCTIONS | _INTEGRAL
 
-# A GELU or a layer normalization in elementary operators has up to 12 nodes.
+# A GELU or a layer normalization in elementary operators has up to 12 nodes, not counting those that round.
 _LARGEST_REGION = 24
 
 
@@ -88,8 +94,8 @@ class Blocks:
             if self._is_anchor(i):
                 for name in self._used_outputs(node):
                     self._follow(name, {i} | absorbed.get(i, set()), absorbed)
-        outputs = (name for name in self.flow.outputs & self.influenced if self.flow.is_feature(name))
-        self.ends.update(name for name in outputs if not self._is_probability(name))
+        outputs = {name for name in self.flow.outputs & self.influenced if self.flow.is_feature(name)}
+        self.ends |= outputs - self._probabilities()
 
     def depth(self) -> dict[str, int]:
         """Number of layers with parameters on the longest path from the analysis input to each value."""
@@ -142,27 +148,41 @@ class Blocks:
             return self._bodies.depth(key) > 0
         return any(inner.op_type in MATRIX for inner in protos.nested([node])) or self._is_sum(position)
 
-    def _is_probability(self, output: str) -> bool:
-        """Whether an output merely saturates a layer: its scores are more informative, and vary even at 0 or 1."""
-        saturated = self._before_layout(output)
-        node = self.flow.nodes[self.flow.producer[saturated]] if saturated in self.flow.producer else onnx.NodeProto()
-        if node.op_type not in SATURATING or node.domain:
-            return False
-        scores = node.input[0]
-        return not self.ends.isdisjoint({scores, self._before_layout(scores)})
+    def _probabilities(self) -> set[str]:
+        """Values that merely saturate a layer: its scores are more informative, and vary even at 0 or 1."""
+        found: set[str] = set()
+        for node in self.flow.nodes:
+            if node.op_type in SATURATING and node.output[0] in self.influenced and node.output[0] not in found:
+                derived = self._derived_alone(node.output[0])
+                if derived is not None and not self.ends.isdisjoint(self._before_layout(node.input[0])):
+                    found |= derived
+        return found
 
-    def _before_layout(self, name: str) -> str:
-        """The value of which another one is only a different layout."""
+    def _derived_alone(self, value: str) -> set[str] | None:
+        """All that is computed from a value; None if a layer, a logarithm or another value takes part in it."""
+        found = {value}
+        for i in range(self.flow.producer[value] + 1, len(self.flow.nodes)):
+            operands = self._operands(i)
+            if found.isdisjoint(operands) or not self._influences(i):
+                continue
+            if not operands <= found or self._is_anchor(i) or self.flow.nodes[i].op_type == "Log":
+                return None
+            found.update(name for name in self.flow.nodes[i].output if name)
+        return found
+
+    def _before_layout(self, name: str) -> Iterator[str]:
+        """List a value and those of which it is only a different layout or rounding, backward."""
+        yield name
         while name in self.flow.producer and (node := self.flow.nodes[self.flow.producer[name]]).op_type in LAYOUT:
             name = node.input[0]
-        return name
+            yield name
 
     def _is_sum(self, position: int) -> bool:
         """Whether a node adds two values elementwise that are not both pointwise functions of the same value."""
         node = self.flow.nodes[position]
         if node.op_type not in _ADDING:
             return False
-        return len({self._roots[name] for name in node.input if name in self.influenced}) > 1
+        return len({self._roots[name] for name in self._operands(position)}) > 1
 
     @cached_property
     def _bodies(self) -> _Bodies:
@@ -173,9 +193,9 @@ class Blocks:
         """The value that each value is computed from by pointwise operators alone."""
         roots = {name: name for name in self.influenced}
         for i, node in enumerate(self.flow.nodes):
-            operands = [name for name in self.flow.needs[i] if name in self.influenced]
-            if node.op_type in POINTWISE | LAYOUT and len({roots[name] for name in operands}) == 1:
-                roots.update((name, roots[operands[0]]) for name in node.output if name in self.influenced)
+            found = {roots[name] for name in self._operands(i)}
+            if node.op_type in POINTWISE | LAYOUT and len(found) == 1:
+                roots.update((name, *found) for name in node.output if name in self.influenced)
         return roots
 
     @cached_property
@@ -194,8 +214,35 @@ class Blocks:
                 yield name
 
     def _consumers(self, name: str) -> list[int]:
-        """Nodes that read a value and pass on its influence."""
-        return [i for i in self.flow.consumers.get(name, ()) if self._influences(i)]
+        """Nodes that read a value and pass on its content, also if each reader has a rounding of its own."""
+        readers = [i for each in (name, *self._copies.get(name, ())) for i in self.flow.consumers.get(each, ())]
+        return [i for i in sorted(set(readers)) if self._influences(i) and not self._only_rescales(i)]
+
+    def _operands(self, position: int) -> set[str]:
+        """Values that a node computes with and that depend on the analysis input, without scales."""
+        names = (name for name in self.flow.needs[position] if name in self.influenced and name not in self._scales)
+        return {self._repeated.get(name, name) for name in names}
+
+    def _only_rescales(self, position: int) -> bool:
+        """Whether a node computes only scales, or rounds a value in the same way as a node before it."""
+        outputs = [name for name in self.flow.nodes[position].output if name]
+        return all(name in self._scales or name in self._repeated for name in outputs)
+
+    @cached_property
+    def _scales(self) -> set[str]:
+        return scales(self.flow, self.influenced)
+
+    @cached_property
+    def _repeated(self) -> dict[str, str]:
+        return repeated(self.flow)
+
+    @cached_property
+    def _copies(self) -> dict[str, list[str]]:
+        """Values that are the same rounding of the same value as the first of them, by the first."""
+        copies: dict[str, list[str]] = {}
+        for name, first in self._repeated.items():
+            copies.setdefault(first, []).append(name)
+        return copies
 
     def _follow(self, start: str, nodes: set[int], absorbed: dict[int, set[int]]) -> None:
         """Find the end of the block that starts with a value; a sum absorbs the blocks that only it uses."""
@@ -205,7 +252,7 @@ class Blocks:
             name, inside = region
             nodes |= inside
             self.members.setdefault(name, set(nodes))
-            changed = any(self.flow.nodes[i].op_type not in LAYOUT for i in inside)
+            changed = any(self.flow.nodes[i].op_type not in _KEEPING for i in inside)
             as_floats = self.flow.is_float(name) and not self.flow.is_float(end)
             if as_floats or (changed and self.flow.is_feature(name)):
                 end = name
@@ -229,14 +276,13 @@ class Blocks:
         values = {start}
         pending = self._consumers(start)
         heapq.heapify(pending)
-        while pending and len(inside) < _LARGEST_REGION:
+        while pending and sum(self.flow.nodes[i].op_type not in ROUNDING for i in inside) < _LARGEST_REGION:
             i = heapq.heappop(pending)
             if i in inside:
                 continue
             node = self.flow.nodes[i]
-            operands = {name for name in self.flow.needs[i] if name in self.influenced}
             outputs = list(self._used_outputs(node))
-            if len(outputs) != 1 or not operands <= values or not self._continues(node, outputs[0]):
+            if len(outputs) != 1 or not self._operands(i) <= values or not self._continues(node, outputs[0]):
                 return None
             inside.add(i)
             values.add(outputs[0])
@@ -254,7 +300,9 @@ class Blocks:
         """Whether a node belongs to the block before it; final probabilities are a layer of their own."""
         if node.op_type in SOFTMAX:
             return output in self._leads_to_matrix
-        if node.op_type in SATURATING and output in self.flow.outputs:
+        if node.op_type in _INTEGRAL and output in self.flow.outputs:
+            return False
+        if node.op_type in SATURATING and self._derived_alone(output) is not None:
             return False
         return node.op_type in POINTWISE | LAYOUT
 

@@ -71,8 +71,12 @@ def list_layers(model: ModelSource, input_tensor: str | None = None) -> list[Lay
       in elementary operators (``x * sigmoid(x)``, GELU by ``Erf``, layer normalization by ``ReduceMean``);
     - residual sums, ``Add`` or ``Sum`` of two values that depend on the analysis input, after their normalization
       and activation; a block whose output is only used by a sum is part of it;
-    - the graph's outputs, except for a final softmax or sigmoid: probabilities saturate, and the scores before them
-      carry the same information. A softmax inside an attention is part of its block.
+    - the graph's outputs, except for a final softmax or sigmoid and what is computed from it alone: probabilities
+      saturate, and the scores before them carry the same information. A softmax inside an attention is part of its
+      block.
+
+    In quantized networks, blocks include the rescaling of integers, and a block that is rounded ends after
+    ``DequantizeLinear``: an activation may be part of the rounding, and the next layer reads the rounded values.
 
     Parameters
     ----------
