@@ -136,14 +136,14 @@
     at("columns").hidden = at("to-columns").hidden = units === null;
     if (units === null) return;
     const css = getComputedStyle(document.documentElement);
-    const [ink, paper, faint] = print ? print.colours : ["--ink", "--paper", "--faint"].map((name) => css.getPropertyValue(name).trim());
+    const [ink, paper, faint] = print ? print.colors : ["--ink", "--paper", "--faint"].map((name) => css.getPropertyValue(name).trim());
     const name = at("columns-metric").value, metric = units.metrics[name], layer = at("columns-layer").selectedIndex;
     const known = metric.mean[layer], proven = metric.proven[layer];
     // Names may be the same: the axis counts, and shows the names.
     const places = units.names.map((_, i) => i);
     Plotly.react("columns-bars", [{ type: "bar", orientation: "h", y: places, base: metric.base, x: known.map((value) => (value === null ? null : value - metric.base)),
       error_x: { type: "data", array: metric.stderr[layer].map((value) => value || 0), color: ink },
-      marker: { color: proven ? colours[0] : "rgba(0,0,0,0)", line: { color: colours[0], width: 1.5 } },
+      marker: { color: proven ? colors[0] : "rgba(0,0,0,0)", line: { color: colors[0], width: 1.5 } },
       text: known.map((value, i) => `${plain(units.names[i])}: ${shown(value)} ± ${shown(metric.stderr[layer][i])}`), textposition: "none", hovertemplate: "%{text}<extra></extra>" }],
     { paper_bgcolor: paper, plot_bgcolor: paper, font: { color: ink }, margin: { l: 10, r: 10, t: 30, b: 50 }, height: 120 + 22 * places.length,
       width: print ? print.width : undefined, autosize: !print,
