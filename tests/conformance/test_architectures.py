@@ -2,8 +2,9 @@
 
 import pytest
 
-pytest.importorskip("torchvision")
+# In this order: torchvision takes seconds to import.
 pytest.importorskip("onnxscript")
+pytest.importorskip("torchvision")
 import architectures
 
 

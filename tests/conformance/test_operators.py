@@ -79,7 +79,7 @@ def _cases() -> Iterator[Any]:
     for kind in KINDS:
         for case in load_model_tests(kind=kind):
             name = case.name.removeprefix("test_")
-            model = _model(case)
+            model = _given_model(case)
             if any(re.search(pattern, name) for pattern in EXCLUDED) or not _differentiable_inputs(model):
                 continue
             op_type = model.graph.node[0].op_type
@@ -94,10 +94,14 @@ def _read(folder: str) -> onnx.ModelProto:
     return onnx.load(Path(folder) / "model.onnx")
 
 
+def _given_model(case: TestCase) -> onnx.ModelProto:
+    return case.model if case.model is not None else _read(case.model_dir)
+
+
 def _model(case: TestCase) -> onnx.ModelProto:
     """Convert the case's model to float64: in float32, finite differences are too coarse."""
     proto = onnx.ModelProto()
-    proto.CopyFrom(case.model if case.model is not None else _read(case.model_dir))
+    proto.CopyFrom(_given_model(case))
     # Implicit types: those of constants other than tensors, and of zeros.
     for node in protos.nested(proto.graph.node):
         for attribute in node.attribute if node.op_type == "Constant" else ():
