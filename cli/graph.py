@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .models import load_for, read_source
-from .options import force, selection
-from .settings import setting
+from .models import load_for, opened, read_source
+from .options import force, network, selection
 from .tables import FORMATS, claim_table, print_rows
 from .verbosity import print_info, quiet
 
@@ -24,7 +23,7 @@ COLUMNS = ("index", "name", "op", "node", "shape", "parameters", "depth", "defau
 @click.argument("model")
 @selection("blocks, residual sums and final outputs")
 @click.option("--all", "everything", is_flag=True, help="All layers instead of the default ones.")
-@setting("input_tensor")
+@network
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
 @click.option("-o", "--output", default="-", type=click.Path(), help="File to write; - is standard output.")
 @force
@@ -37,6 +36,7 @@ def layers(
     format: str,
     output: str,
     force: bool,
+    **changes: Any,
 ) -> None:
     """List the layers of MODEL, an ONNX file (or - for standard input), that can be analyzed.
 
@@ -54,7 +54,7 @@ def layers(
     from onnxinfo import list_layers, load, select_layers
 
     target = claim_table(output, format, [model], force)
-    loaded = load(read_source(model))
+    loaded = opened(load(read_source(model)), **changes)
     found = list_layers(loaded, input_tensor)
     chosen = select_layers(found, layers or (["0-"] if everything else []), exclude)
     if not quiet():
@@ -68,7 +68,7 @@ def layers(
 @click.option("-o", "--output", required=True, metavar="OUT.onnx", help="Model file to write; - is standard output.")
 @selection("blocks, residual sums and final outputs")
 @click.option("--all", "everything", is_flag=True, help="All layers instead of the default ones.")
-@setting("input_tensor", help="Tensor that noise is added to; only layers that depend on it are listed.")
+@network
 @force
 def expose(
     model: str,
@@ -78,10 +78,13 @@ def expose(
     everything: bool,
     input_tensor: str | None,
     force: bool,
+    **changes: Any,
 ) -> None:
     """Write MODEL (an ONNX file, or - for standard input) with layers as additional outputs.
 
-    The original outputs come first and stay bitwise identical. Layers are selected as in 'onnxinfo layers'.
+    The original outputs come first and stay bitwise identical. Layers are selected as in 'onnxinfo layers', among those
+    that depend on the tensor that noise is added to. With --set or --dequantize, the network written is the one that an
+    analysis with these settings analyzes.
 
     \b
     Example:
@@ -90,7 +93,7 @@ def expose(
     from onnxinfo import expose as expose_tensors
     from onnxinfo import list_layers, select_layers
 
-    loaded = load_for(model, output, force)
+    loaded = opened(load_for(model, output, force), **changes)
     chosen = select_layers(list_layers(loaded, input_tensor), layers or (["0-"] if everything else []), exclude)
     _write(expose_tensors(loaded, [layer.name for layer in chosen]), output, force)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,25 @@ if TYPE_CHECKING:
 def read_source(model: str) -> str | bytes:
     """Return the path of a model, or the bytes on standard input for ``-``."""
     return sys.stdin.buffer.read() if model == "-" else model
+
+
+def opened(model: Model, *, set: Sequence[str] = (), batch_axis: Sequence[str] = (), dequantize: bool = False) -> Model:
+    """Open a model as an analysis does with these settings, but in its own precision; without any, as it is.
+
+    Parameters
+    ----------
+    model
+        A loaded model.
+    set, batch_axis, dequantize
+        See :class:`onnxinfo.InputConfig`.
+    """
+    if not (set or batch_axis or dequantize):
+        return model
+    from onnxinfo import InputConfig
+    from onnxinfo.workflows.open_model import open_model
+
+    chosen = InputConfig(set=set, batch_axis=batch_axis, dequantize=dequantize, keep_precision=True)
+    return open_model(model, chosen)
 
 
 def load_for(model: str, output: str, force: bool) -> Model:

@@ -10,6 +10,7 @@ import click
 from onnxinfo.config import PATTERNS
 
 from .completion import layer_names, run_names
+from .settings import setting
 
 Command = Callable[..., Any]
 
@@ -40,6 +41,13 @@ def only_layers(command: Command) -> Command:
     """Add ``--layers``, which selects analyzed layers."""
     text = "Only layers that match this pattern; repeatable. Default: all."
     return click.option("--layers", multiple=True, metavar="P", help=text, shell_complete=layer_names)(command)
+
+
+def network(command: Command) -> Command:
+    """Add the settings that determine the network whose layers are listed."""
+    for name in ("dequantize", "batch_axis", "set", "input_tensor"):
+        command = setting(name)(command)
+    return command
 
 
 def selection(default: str) -> Callable[[Command], Command]:

@@ -99,7 +99,7 @@ class DecoderCache:
         shapes = job.network.shapes(*job.inputs([0]))
         return [
             DecoderKey(
-                job.provider.model.sha256,
+                job.provider.model.identity,
                 layer.name,
                 job.provider.input_tensor,
                 digest,

@@ -20,6 +20,7 @@ class InputOptions(TypedDict, total=False):
     batch_axis: Any
     unit_mask: str | os.PathLike[str] | npt.NDArray[Any] | None
     keep_precision: bool
+    dequantize: bool
     labels: Any
     limit: int | None
     shuffle: bool

@@ -22,7 +22,7 @@ COHERENCY_METRICS = ("sid", "gradient", "gradcam")
 DEFAULT_ALPHA, DEFAULT_FEATURE_ALPHA = 1.5e-4, 0.01
 
 #: Flags that a recipe stores under their own names, and only if they differ from their defaults.
-RECORDED_FLAGS = ("keep_precision", "thumbnails", "anonymous_names")
+RECORDED_FLAGS = ("keep_precision", "dequantize", "thumbnails", "anonymous_names")
 
 #: Syntax of the patterns that select layers.
 PATTERNS = "a glob over tensor names, re:REGEX, op:TYPE, INDEX or FIRST-LAST"
@@ -82,6 +82,11 @@ class InputConfig(Validated):
     )
     keep_precision: bool = setting(
         False, "Compute float16 and bfloat16 models in their own precision instead of float32.", kinds.FLAG
+    )
+    dequantize: bool = setting(
+        False,
+        "Analyze the float network that a quantized model's integers stand for: activations are not rounded.",
+        kinds.FLAG,
     )
     labels: Any = setting(
         None,
@@ -467,6 +472,7 @@ def recorded_flags(config: Config) -> dict[str, bool]:
     """Return those of ``RECORDED_FLAGS`` that differ from their defaults, for an archive's recipe."""
     values = {
         "keep_precision": config.input.keep_precision,
+        "dequantize": config.input.dequantize,
         "thumbnails": config.out.thumbnails,
         "anonymous_names": config.out.anonymous_names,
     }

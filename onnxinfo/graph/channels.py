@@ -136,9 +136,13 @@ def declared_axes(model: Model, tensor: str) -> Axes:
         shape = flow.shape(value.name)
         if shape:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-            layouts[value.name] = axis_names(shape[1:], dtype, input_layout(flow, value.name))
-    shape = flow.shape(tensor)
-    return tensor_axes(model, tensor, len(shape) - 1, layouts) if shape else Axes((), None, "its rank is not known")
+            batch = model.batch_axes.get(value.name, 0)
+            sample = tuple(size for axis, size in enumerate(shape) if axis != batch)
+            layouts[value.name] = axis_names(sample, dtype, input_layout(flow, value.name, batch))
+    shape, batch = flow.shape(tensor), model.batch_axes.get(tensor, 0)
+    if not shape:
+        return Axes((), None, "its rank is not known")
+    return tensor_axes(model, tensor, len(shape) - (batch >= 0), layouts, batch)
 
 
 def _is(axis: int, batch: int, channel: int | None) -> bool:

@@ -58,6 +58,8 @@ class Model:
         The file, if there was one.
     batch_axes
         Axis of the samples by graph input, where it is not the first; -1 where it has none.
+    changes
+        Settings that make the network another one than the file's, as text; empty if it is the file's.
 
     Examples
     --------
@@ -71,11 +73,17 @@ class Model:
     name: str
     path: Path | None
     batch_axes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    changes: str = ""
 
     @cached_property
     def flow(self) -> Dataflow:
         """Dataflow of the main graph, computed once."""
         return Dataflow(self.proto.graph)
+
+    @property
+    def identity(self) -> str:
+        """Digest of the file and of what was changed about its network."""
+        return hashlib.sha256(f"{self.sha256} {self.changes}".encode()).hexdigest() if self.changes else self.sha256
 
     def __getstate__(self) -> dict[str, Any]:
         """Omit what can be recomputed."""

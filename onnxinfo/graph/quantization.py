@@ -45,6 +45,11 @@ def rounds(model: onnx.ModelProto) -> bool:
     return quantization(model) not in ("", WEIGHTS)
 
 
+def is_integer_operator(node: onnx.NodeProto) -> bool:
+    """Whether an operator computes with integers that stand for real numbers, or rounds real numbers to them."""
+    return node.op_type in _DYNAMIC or node.op_type.startswith(_INTEGER)
+
+
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     yield from protos.nested(model.graph.node)
     for function in model.functions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..graph.optionals import without_optional_inputs
 from ..inputs.arrays import open_array, split_key
 from ..inputs.feeds import is_feeds
 from ..metrics.batch_axes import find_batch_axes, with_batch_axes
+from ..torch_graph.dequantize import dequantize
 from ..torch_graph.precision import to_float32
 
 
@@ -29,7 +31,7 @@ def open_model(model: ModelSource, chosen: InputConfig, inputs: Any = None) -> M
     model
         See :func:`onnxinfo.load`.
     chosen
-        Precision, values of fixed inputs, and batch axes.
+        Precision, quantization, values of fixed inputs, and batch axes.
     inputs
         Samples; complete feeds have no batch axis.
 
@@ -41,11 +43,17 @@ def open_model(model: ModelSource, chosen: InputConfig, inputs: Any = None) -> M
     Raises
     ------
     ModelError
-        The model cannot be loaded.
+        The model cannot be loaded, or not be dequantized.
     UsageError, InputError
         A value or a batch axis does not fit the model.
     """
+    return dataclasses.replace(_opened(model, chosen, inputs), changes=_changes(chosen))
+
+
+def _opened(model: ModelSource, chosen: InputConfig, inputs: Any) -> Model:
     loaded = without_optional_inputs(model if chosen.keep_precision else to_float32(model))
+    if chosen.dequantize:
+        loaded = dequantize(loaded)
     values = {name: _value(value) for name, value in chosen.set}
     if is_feeds(inputs):
         if chosen.batch_axis:
@@ -64,6 +72,15 @@ def recorded_inputs(chosen: InputConfig) -> dict[str, Any]:
     if chosen.batch_axis:
         found["batch_axis"] = dict(chosen.batch_axis)
     return found
+
+
+def _changes(chosen: InputConfig) -> str:
+    """Describe the settings that make the network another one than the file's."""
+    names = ("keep_precision", "dequantize")
+    found: dict[str, Any] = {name: True for name in names if getattr(chosen, name)}
+    if chosen.set:
+        found["set"] = recorded_inputs(chosen)["set"]
+    return json.dumps(found, sort_keys=True) if found else ""
 
 
 def _value(value: Any) -> Any:

@@ -1,8 +1,10 @@
 """Inputs that are not just samples along a first axis: states, scalars, sequences with the steps first."""
 
 import itertools
+import json
 import re
 
+import graphs
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxinfo
 from onnxinfo.cli import cli, main
 from onnxinfo.errors import InputError, UsageError
+from onnxinfo.graph.engine import Engine
+from onnxinfo.torch_graph.precision import widened
 
 STEPS, FEATURES, HIDDEN = 7, 3, 5
 RUNS = itertools.count()
@@ -175,6 +179,47 @@ def test_the_inputs_of_a_state_come_from_the_command_line(tmp_path):
         run = archive["m"]
         assert run.shape[:2] == (1, 3)
         assert run.recipe["batch_axis"] == {"h": 1}
+
+
+def test_listing_and_exposing_take_the_settings_of_an_analysis(tmp_path):
+    """The layers that depend on the input alone, its axes, and a file with the constants in place of the inputs."""
+    onnx.save(recurrent(["a", "b", FEATURES], states=[(1, None, HIDDEN)] * 2, scalar=[]), tmp_path / "m.onnx")
+    settings = [*("--set", "h=0", "--set", "c=0.5", "--set", "rate=2"), "--batch-axis", "x=1"]
+    listed = CliRunner().invoke(cli, ["layers", str(tmp_path / "m.onnx"), *settings, "--format", "jsonl"])
+    assert [json.loads(line)["name"] for line in listed.stdout.splitlines()] == ["state", "scores"]
+    assert "analysis input: 'x' (time, channel)" in listed.stderr
+    line = ["expose", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "e.onnx"), "--layers", "state", *settings]
+    assert CliRunner().invoke(cli, line).exit_code == 0
+    x = np.moveaxis(X, 0, 1)
+    given = {"x": x, "h": np.zeros((1, 3, HIDDEN), np.float32), "c": np.full((1, 3, HIDDEN), 0.5, np.float32)}
+    expected = Engine(onnxinfo.load(tmp_path / "m.onnx").proto).run({**given, "rate": np.array(2)})
+    exposed = onnxinfo.load(tmp_path / "e.onnx").proto
+    assert [value.name for value in exposed.graph.input] == ["x"]
+    np.testing.assert_array_equal(Engine(exposed).run({"x": x})[0], expected[0])
+
+
+def test_exposing_keeps_the_precision(tmp_path):
+    half = widened(onnxinfo.load(graphs.quantized(0.5)), [TensorProto.FLOAT], TensorProto.FLOAT16)
+    onnxinfo.save(half, tmp_path / "m.onnx")
+    line = ["expose", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "e.onnx"), "--dequantize"]
+    assert CliRunner().invoke(cli, line).exit_code == 0
+    exposed = onnxinfo.load(tmp_path / "e.onnx")
+    assert [node.op_type for node in exposed.proto.graph.node] == ["MatMul", "Clip"]
+    assert exposed.flow.element_type("y") == TensorProto.FLOAT16
+
+
+@pytest.mark.parametrize("command", ["layers", "expose"])
+@pytest.mark.parametrize("option", [["--set", "rates=1"], ["--batch-axis", "x=3"]])
+def test_wrong_settings_of_a_listing_are_refused_in_one_line(command, option, tmp_path, monkeypatch, capsys):
+    onnx.save(recurrent([STEPS, "b", FEATURES], scalar=[]), tmp_path / "m.onnx")
+    output = ["-o", str(tmp_path / "e.onnx")]
+    monkeypatch.setattr("sys.argv", ["onnxinfo", command, str(tmp_path / "m.onnx"), *output, *option])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert re.fullmatch(
+        r"onnxinfo: error: (set: .* did you mean 'rate'|.* has 3 axes, 0 to 2).*\n", capsys.readouterr().err
+    )
+    assert not (tmp_path / "e.onnx").exists()
 
 
 def test_workers_get_the_axes(tmp_path, batch_first):

@@ -16,8 +16,10 @@ import onnxinfo
 from onnxinfo import UsageError
 from onnxinfo.archive.format import mark_code
 from onnxinfo.archive.means import limited_by_rounding, sound_alpha
+from onnxinfo.config import InputConfig
 from onnxinfo.graph.quantization import quantization
 from onnxinfo.views.wording import rounding_text
+from onnxinfo.workflows.open_model import open_model
 
 ALPHA = 0.00432
 
@@ -65,6 +67,30 @@ QUANTISE, DEQUANTISE = node("QuantizeLinear", "x s z", "q"), node("DequantizeLin
 )
 def test_the_format_is_told_by_the_graph(nodes: list[onnx.NodeProto], expected: str) -> None:
     assert quantization(of_weights(*nodes)) == expected
+
+
+def test_dequantized_runs_equal_those_of_the_float_network(tmp_path) -> None:
+    """The rounding of the model limits a run, and the network that its integers stand for has none."""
+    x = np.random.default_rng(1).normal(size=(3, 32)).astype(np.float32)
+    options = {"layers": ["y"], "normalize_by": "sample", "std": 1.0, "mean": 0.0}
+    plain = quantized(0.1)
+    plain.graph.node[0].output[0] = "y"
+    del plain.graph.node[1:]
+    runs = {}
+    for run, proto, dequantize in (("int", quantized(0.1), True), ("float", plain, False)):
+        onnxinfo.analyze(proto, x, tmp_path / "a.h5", run=run, dequantize=dequantize, **options)
+    with onnxinfo.open(tmp_path / "a.h5") as archive:
+        for run in ("int", "float"):
+            runs[run] = archive[run].values("sid")["value"]
+        assert archive["int"].recipe["dequantize"] is True
+        assert archive["int"].provenance["precision"] == "float"
+        assert "dequantize" not in archive["float"].recipe
+    np.testing.assert_allclose(runs["int"], runs["float"], atol=1e-3)
+
+
+def test_another_network_of_the_same_file_has_decoders_of_its_own() -> None:
+    opened = [open_model(quantized(0.1), InputConfig(dequantize=each)) for each in (False, True)]
+    assert opened[0].sha256 == opened[1].sha256 == opened[0].identity != opened[1].identity
 
 
 def test_bodies_count() -> None:

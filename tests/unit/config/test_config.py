@@ -39,7 +39,8 @@ IMAGES, LABELS = f"{path('digits.npz')}:images", f"{path('digits.npz')}:labels"
 TEXTS = {
     "layers": "relu_4", "exclude": "relu", "metrics": "gradient", "input_tensor": "image", "unit_mask": "none",
     "set": "sr=16000", "batch_axis": "h=1",
-    "keep_precision": "true", "labels": LABELS, "limit": "3", "shuffle": "true", "shuffle_seed": "7",
+    "keep_precision": "true", "dequantize": "true", "labels": LABELS, "limit": "3", "shuffle": "true",
+    "shuffle_seed": "7",
     "tokenizer": "tokenizer.json", "rate": "16000", "fit_length": "both",
     "preset": "unit", "scale": "0.5", "mean": "0.25", "std": "0.25,0.5", "layout": "NCHW", "size": "8,9",
     "resize": "squash", "foreground": "boxes.csv", "crop_to_box": "1.5", "alpha": "0.001", "normalize_by": "sample",
