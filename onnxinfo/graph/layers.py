@@ -167,8 +167,8 @@ def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude
         chosen = set().union(*(matching(pattern, layers) for pattern in patterns))
     else:
         chosen = {layer.index for layer in layers if layer.default}
-    left_out = set().union(*(matching(pattern, layers) for pattern in exclude))
-    selected = [layer for layer in layers if layer.index in chosen - left_out]
+    chosen = chosen.difference(*(matching(pattern, layers) for pattern in exclude))
+    selected = [layer for layer in layers if layer.index in chosen]
     if not selected:
         raise UsageError(f"the patterns choose none of the {len(layers)} layers; exclude less")
     return selected

@@ -139,9 +139,10 @@ def _part(model: Model, inputs: Sequence[str], outputs: Sequence[str], *, keep_i
     graph.input.extend([*heads, *kept])
     graph.output.extend(tails)
     protos.copy_tensors(graph.initializer, (t for t in source.initializer if t.name in needed and t.name not in cut))
-    graph.sparse_initializer.extend(t for t in source.sparse_initializer if t.values.name in needed - set(cut))
-    outer = {*cut, *wanted, *(value.name for value in kept)}
-    graph.value_info.extend(value for value in source.value_info if value.name in needed - outer)
+    computed = needed.difference(cut)
+    graph.sparse_initializer.extend(t for t in source.sparse_initializer if t.values.name in computed)
+    inner = computed.difference(wanted, (value.name for value in kept))
+    graph.value_info.extend(value for value in source.value_info if value.name in inner)
     graph.quantization_annotation.extend(a for a in source.quantization_annotation if a.tensor_name in needed)
     graph.metadata_props.extend(source.metadata_props)
     proto.functions.extend(_called(model.proto, nodes))
