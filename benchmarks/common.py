@@ -13,7 +13,7 @@ import torch
 import onnxinfo
 from onnxinfo.analysis.job import Job, prepare
 from onnxinfo.config import SidConfig
-from onnxinfo.graph.layers import perturbed_tensor
+from onnxinfo.graph.perturbed import perturbed_tensors
 from onnxinfo.metrics.budget import device_of, fit
 from onnxinfo.metrics.input_provider import InputProvider, open_samples_of
 from onnxinfo.torch_graph.precision import to_float32
@@ -44,7 +44,7 @@ def prepared(
     loaded = to_float32(model)
     chosen = onnxinfo.select_layers(onnxinfo.list_layers(loaded), layers)
     provider = InputProvider(
-        loaded, open_samples_of(loaded, inputs, preset=preset, limit=samples), perturbed_tensor(loaded)
+        loaded, open_samples_of(loaded, inputs, preset=preset, limit=samples), perturbed_tensors(loaded)[0]
     )
     job = prepare(provider, chosen, SidConfig(), device_of(device))
     job.batch_size = fit(job.network, *job.inputs([0]), memory=None)

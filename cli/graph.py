@@ -32,7 +32,7 @@ def layers(
     layers: tuple[str, ...],
     exclude: tuple[str, ...],
     everything: bool,
-    input_tensor: str | None,
+    input_tensor: tuple[str, ...],
     format: str,
     output: str,
     force: bool,
@@ -76,7 +76,7 @@ def expose(
     layers: tuple[str, ...],
     exclude: tuple[str, ...],
     everything: bool,
-    input_tensor: str | None,
+    input_tensor: tuple[str, ...],
     force: bool,
     **changes: Any,
 ) -> None:
@@ -120,29 +120,30 @@ def extract(model: str, output: str, sources: tuple[str, ...], outputs: tuple[st
     _write(extract_part(load_for(model, output, force), sources, outputs), output, force)
 
 
-def _perturbed(model: Model, input_tensor: str | None) -> str:
-    """Describe the analysis input: name, axes, and the axis along which units differ."""
-    from onnxinfo import perturbed_tensor
+def _perturbed(model: Model, input_tensor: Sequence[str]) -> str:
+    """Describe the tensors that noise is added to: name, axes, and the axis along which units differ."""
+    from onnxinfo import perturbed_tensors
     from onnxinfo.graph.channels import declared_axes
     from onnxinfo.text import quoted
 
-    name = perturbed_tensor(model, input_tensor)
-    return f"analysis input: {quoted(name)} {declared_axes(model, name)}"
+    names = perturbed_tensors(model, input_tensor)
+    return "\n".join(f"analysis input: {quoted(name)} {declared_axes(model, name)}" for name in names)
 
 
-def _unreached(model: Model, input_tensor: str | None, chosen: Sequence[Layer]) -> dict[str, str]:
+def _unreached(model: Model, input_tensor: Sequence[str], chosen: Sequence[Layer]) -> dict[str, str]:
     """Reasons, by name, why no gradient reaches layers; says how many there are."""
-    from onnxinfo import perturbed_tensor
+    from onnxinfo import perturbed_tensors
+    from onnxinfo.graph.joint import joint_name
     from onnxinfo.text import printable, quoted
     from onnxinfo.torch_graph.reach import reasons_unreached
 
-    source = perturbed_tensor(model, input_tensor)
-    found = reasons_unreached(model, source, [layer.name for layer in chosen])
+    sources = perturbed_tensors(model, input_tensor)
+    found = reasons_unreached(model, sources, [layer.name for layer in chosen])
     if found and not quiet():
         name, reason = next(iter(found.items()))
         click.echo(
-            f"no gradient reaches {len(found)} of {len(chosen)} layers from {quoted(source)}; the first is "
-            f"{quoted(name)}: {printable(reason)}",
+            f"no gradient reaches {len(found)} of {len(chosen)} layers from {quoted(joint_name(sources))}; the first "
+            f"is {quoted(name)}: {printable(reason)}",
             err=True,
         )
     return found

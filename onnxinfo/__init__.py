@@ -30,7 +30,7 @@ _LAZY = {
     "register_ort_library": "graph.engine",
     "Layer": "graph.layers",
     "list_layers": "graph.layers",
-    "perturbed_tensor": "graph.layers",
+    "perturbed_tensors": "graph.perturbed",
     "select_layers": "graph.layers",
     "expose": "graph.surgery",
     "extract": "graph.surgery",
@@ -80,6 +80,8 @@ _LAZY = {
     "demo": "workflows.demo",
 }
 
+# Functions of an earlier release, which warn when they are called.
+_FORMER = {"perturbed_tensor": "graph.perturbed"}
 _find_former = forward(
     __name__,
     {
@@ -105,9 +107,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    module = _LAZY.get(name) or _FORMER.get(name)
+    if module is None:
         return _find_former(name)
-    value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    value = getattr(importlib.import_module(f".{module}", __name__), name)
     globals()[name] = value
     return value
 

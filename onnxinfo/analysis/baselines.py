@@ -1,8 +1,8 @@
 """Baselines for the metrics (the paper's Fig. 1): gradients, Grad-CAM and CAM of intermediate layers.
 
 All of them explain the class with the highest score. Their maps are upsampled to the input bilinearly and are the same
-in all of its channels; the value of a layer is the mean of its map. Unlike SID and RU they depend on the scale of a
-layer's parameters.
+in all of its channels (an input without positions gets the mean); the value of a layer is the mean of its map. Unlike
+SID and RU they depend on the scale of a layer's parameters.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from torch import Tensor, nn
 from ..archive.format import Metric
 from ..errors import UsageError
 from ..graph.scores import pooled_feature, score_tensor
+from ..inputs.parts import InputPart
 from ..torch_graph.convert import convert
 from .blocks import Cells, Measure, SampleBatch
 from .job import Job, on_device
+
+#: Names of the axes along which an input has positions.
+_PLACES = frozenset({"y", "x", "time", "position"})
 
 
 class ClassifierProbe:
@@ -71,12 +75,12 @@ class Baseline(Measure):
 
     def cells(self, batch: SampleBatch) -> Cells:
         """Explain a batch of samples; the value is not finite if the scores do not depend on the layer."""
-        shape = self.job.shape
-        maps = [
-            _on_input(self._explain(batch.layer, inputs)[:count], shape, self.job.provider.axes())
-            for count, inputs in self.classifier.inputs(batch.indices)
-        ]
-        found = torch.cat(maps).detach()
+        parts = self.job.provider.described_parts()
+        explained = torch.cat([
+            self._explain(batch.layer, inputs)[:count] for count, inputs in self.classifier.inputs(batch.indices)
+        ]).detach()  # fmt: skip
+        maps = [_on_input(explained, part.shape, part.axes) for part in parts]
+        found = maps[0] if len(maps) == 1 else torch.cat([each.flatten(1) for each in maps], 1)
         value = found.double().flatten(1).mean(1)
         values = {"value": value, "stderr": torch.zeros_like(value), "converged": value.isfinite()}
         return Cells(values, found)
@@ -154,11 +158,12 @@ class Cam(Baseline):
 
 def _channels_second(feature: Tensor, job: Job) -> Tensor:
     """Feature (B, ...) as (B, channels, *positions); the positions are the axes that it shares with the input."""
-    axes = job.provider.axes()
+    part = _with_positions(job)
+    axes = part.axes
     if feature.dim() == 3 and "position" in axes:
         return feature.movedim(-1, 1)
     if feature.dim() == 4 and "y" in axes:
-        y, x = job.shape[axes.index("y")], job.shape[axes.index("x")]
+        y, x = part.shape[axes.index("y")], part.shape[axes.index("x")]
         first, last = (abs(h * x - w * y) for h, w in (feature.shape[1:3], feature.shape[2:4]))
         return feature.movedim(-1, 1) if first < last else feature
     if feature.dim() == 3 and "time" in axes:
@@ -166,9 +171,15 @@ def _channels_second(feature: Tensor, job: Job) -> Tensor:
     return feature.flatten(1)
 
 
+def _with_positions(job: Job) -> InputPart:
+    """The first input with positions, which the positions of features are compared with; else the first input."""
+    parts = job.provider.described_parts()
+    return next((part for part in parts if not _PLACES.isdisjoint(part.axes)), parts[0])
+
+
 def _on_input(maps: Tensor, shape: tuple[int, ...], axes: tuple[str, ...]) -> Tensor:
     """Upsample maps (B, 1, *positions) to the input and repeat them along its other axes, (B, *shape)."""
-    places = [i for i, axis in enumerate(axes) if axis in ("y", "x", "time", "position")]
+    places = [i for i, axis in enumerate(axes) if axis in _PLACES]
     if maps.dim() == 2 + len(places) and places:
         mode = "bilinear" if len(places) == 2 else "linear"
         size = [shape[i] for i in places]

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..archive.format import Field, Metric
 from ..errors import UsageError
+from ..inputs.parts import InputPart, places
+from ..metrics.joint import joined_samples
 from .blocks import Cells, Measure, SampleBatch
 from .job import Job
 
@@ -16,6 +18,7 @@ from .job import Job
 class Concentration(Measure):
     """Mean pixel-level SID over the background minus its mean over the foreground, all channels weighted equally.
 
+    If noise is added to several inputs, it is that of the only image among them.
     A sample without foreground or without background has no value and is not converged.
     """
 
@@ -31,15 +34,22 @@ class Concentration(Measure):
         super().__init__(job)
         if self.job.foreground is None:
             raise UsageError("concentration needs to know where the objects are; give foreground=...")
+        joined = joined_samples(job.provider)
+        self._image = job.provider.input_tensor if joined is None else joined.images[0]
 
     def cells(self, batch: SampleBatch) -> Cells:
         """Average the maps of SID over foreground and background."""
         sid = batch.cells("sid")
         assert sid.map is not None
-        counted = torch.ones_like(sid.map, dtype=torch.bool).flatten(1) if batch.units is None else batch.units
+        parts = self.job.provider.described_parts()
+        place, image = next(
+            (at, part) for at, part in zip(places(parts), parts, strict=True) if part.name == self._image
+        )
+        entropy = sid.map.double().flatten(1)[:, place]
+        counted = torch.ones_like(entropy, dtype=torch.bool) if batch.units is None else batch.units[:, place]
         # Excluded units have no entropy.
-        entropy = torch.where(counted, sid.map.double().flatten(1), 0.0)
-        foreground = self._inside(batch).expand_as(sid.map).flatten(1)
+        entropy = torch.where(counted, entropy, 0.0)
+        foreground = self._inside(batch, image).expand(-1, *image.shape).flatten(1)
         inside, outside = foreground & counted, ~foreground & counted
         count, rest = inside.sum(1), outside.sum(1)
         known = (count > 0) & (rest > 0)
@@ -57,8 +67,8 @@ class Concentration(Measure):
         }
         return Cells(values)
 
-    def _inside(self, batch: SampleBatch) -> Tensor:
+    def _inside(self, batch: SampleBatch, image: InputPart) -> Tensor:
         """Foreground of the batch's samples, with a channel axis of size one if the samples have channels."""
         assert self.job.foreground is not None
         masks = torch.from_numpy(self.job.foreground[batch.indices]).bool().to(self.job.device)
-        return masks.unsqueeze(1 + self.job.provider.axes().index("channel"))
+        return masks.unsqueeze(1 + image.axes.index("channel"))

@@ -13,13 +13,16 @@ from ..config import (
     DecoderConfig,
     recipe,
 )
+from ..errors import UsageError
 from ..inputs.foreground import crops_of, open_foreground
 from ..inputs.unit_mask import digest_of
 from ..metrics.decoder import Plan
 from ..metrics.decoder_store import DecoderKey, claim_decoder, load_decoder, save_decoder
 from ..metrics.decoder_training import DecoderSettings, Material, Trained, demand_enough, train_decoders
 from ..metrics.input_provider import InputProvider, open_samples_of
+from ..metrics.joint import joined_samples, open_provider
 from ..metrics.network import Network
+from ..text import quoted
 from .job import Job, conditioning_tensors
 from .masks import unit_mask_of
 from .settings import Progress, Report
@@ -39,11 +42,25 @@ class DecoderCache:
         Training samples of the analyzed model.
     settings
         Training settings.
+
+    Raises
+    ------
+    UsageError
+        Several inputs are perturbed, and one of them has positions: the decoder would not see its grid.
     """
 
     folder: Path
     provider: InputProvider
     settings: DecoderSettings
+
+    def __post_init__(self) -> None:
+        for part in self.provider.parts:
+            if len(part.shape) > 1:
+                raise UsageError(
+                    f"a decoder reconstructs one input, or several without positions, and among the "
+                    f"{len(self.provider.parts)} inputs is {quoted(part.name)} ({', '.join(part.axes)}); name one "
+                    f"input by input_tensor=..."
+                )
 
     @property
     def recipe(self) -> Mapping[str, object]:
@@ -149,8 +166,10 @@ def training_inputs(job: Job) -> InputProvider:
     if decoder.inputs is None and chosen.foreground is not None:
         crops = crops_of(open_foreground(chosen.foreground), chosen.crop_to_box)
     spec = job.source if decoder.inputs is None else decoder.inputs
-    samples = open_samples_of(provider.model, spec, limit=decoder.limit, **chosen.reading(), **crops)
-    training, mask = InputProvider(provider.model, samples, provider.input_tensor), chosen.unit_mask
+    joined = joined_samples(provider)
+    model = provider.model if joined is None else joined.model
+    samples = open_samples_of(model, spec, limit=decoder.limit, **chosen.reading(), **crops)
+    training, mask = open_provider(model, samples, provider.tensors), chosen.unit_mask
     # A mask given as an array has one row per analyzed sample.
     if mask is None or (isinstance(mask, str) and mask in samples.inputs):
         found = unit_mask_of(mask, training)

@@ -12,7 +12,7 @@ from ..errors import ConversionError
 from ..graph.constants import RANDOM
 from ..graph.layers import Layer
 from ..metrics.input_provider import InputProvider
-from ..metrics.noise import make_tie
+from ..metrics.noise import make_joint_tie
 from ..torch_graph.convert import Conversion
 from ..torch_graph.evaluation import with_evaluations
 from ..torch_graph.reach import describe_obstacle, obstacles
@@ -90,7 +90,7 @@ def _reached(provider: InputProvider, names: Sequence[str]) -> tuple[Converted |
         try:
             converted = convert_layers(provider, rest)
         except ConversionError:
-            found = obstacles(provider.model, provider.input_tensor, rest)
+            found = obstacles(provider.model, provider.tensors, rest)
             if not found:
                 raise
         else:
@@ -137,7 +137,7 @@ def _refuse_random(ends: Mapping[str, Conversion], input_tensor: str) -> None:
 
 def _check_scales(provider: InputProvider, settings: SidConfig) -> None:
     """Check that a sample has at most ``MOST_SCALES`` noise scales; raise ConversionError otherwise."""
-    groups = make_tie(settings.share_sigma, provider.perturbed([0]).shape[1:], provider.axes()).groups
+    groups = make_joint_tie(settings.share_sigma, provider.described_parts()).groups
     if groups > MOST_SCALES:
         raise ConversionError(
             f"without gradients at most {MOST_SCALES} noise scales can be solved, and the input has {groups}: "

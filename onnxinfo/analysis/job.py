@@ -26,7 +26,7 @@ from ..graph.thresholds import tree_thresholds
 from ..metrics.input_provider import InputProvider, graph_inputs, placed
 from ..metrics.intervals import Intervals
 from ..metrics.network import Network
-from ..metrics.noise import Tie, generator, make_tie
+from ..metrics.noise import Tie, generator, make_joint_tie
 from ..metrics.probe import LayerProbe
 from ..metrics.radial import Integrator, Radial
 from ..torch_graph.convert import Conversion
@@ -185,7 +185,7 @@ def prepare_reached(provider: InputProvider, layers: Sequence[Layer], settings: 
         converted = convert_layers(provider, names)
         ends = {names[position]: node for position, node in converted.ends.items()}
     except ConversionError:
-        ends = obstacles(provider.model, provider.input_tensor, names)
+        ends = obstacles(provider.model, provider.tensors, names)
         if not ends:
             raise
     if not ends:
@@ -229,7 +229,12 @@ def convert_layers(provider: InputProvider, names: Sequence[str]) -> Converted:
     verification = verify(part, module, [given], names)
     logger.info("compared %d tensors with %s; largest: %s", len(names), verification.witness, verification.largest)
     inputs = [to_torch(given[name]) for name in (provider.input_tensor, *conditioning_inputs)]
-    return Converted(module, conditioning_inputs, ends_of_gradient(module, inputs), verification.witness)
+    ends = ends_of_gradient(module, inputs)
+    if provider.parts:
+        # A layer with a gradient by one of several tensors may have none by another.
+        blocked = obstacles(provider.model, provider.tensors, names)
+        ends |= {i: blocked[name] for i, name in enumerate(names) if name in blocked}
+    return Converted(module, conditioning_inputs, ends, verification.witness)
 
 
 def conditioning_inputs_of(model: Model, input_tensor: str, names: Sequence[str]) -> list[str]:
@@ -280,7 +285,7 @@ def make_job(
     names = (provider.input_tensor, *conditioning_inputs)
     module = with_samples_first(module, [provider.axis_of(name) for name in names])
     network = Network(module, conditioning_tensors(provider, conditioning_inputs, device), provider.fixed_batch)
-    tie = make_tie(settings.share_sigma, provider.perturbed([0]).shape[1:], provider.axes()).to(device)
+    tie = make_joint_tie(settings.share_sigma, provider.described_parts()).to(device)
     return Job(provider, tuple(layers), network, tuple(conditioning_inputs), unit.to(device), tie, settings, device)
 
 

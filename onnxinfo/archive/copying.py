@@ -68,7 +68,8 @@ def schema_of(run: Run) -> RunSchema:
         labels=run.labels,
         thumbnails=run.thumbnails,
         foreground=run.foreground,
-        unit_names=run.unit_names,
+        unit_names=run.stored_unit_names,
+        inputs=run.inputs,
         provenance={key: value for key, value in run.provenance.items() if key not in ("format", "format_version")},
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
+from ..inputs.parts import InputPart
 
 if TYPE_CHECKING:
     from ..graph.layers import Layer
@@ -27,7 +28,8 @@ LAYER_COLUMNS = ("layer", "layer_index", "op", "node", "depth", "parameters", "l
 SAMPLE_COLUMNS = ("sample", "sample_name", "label")
 THUMBNAIL_AXES = ("thumb_y", "thumb_x", "rgb")
 FOREGROUND_AXES = ("y", "x")
-OTHER_NAMES = ("input_unit", "unit_name", "thumbnail", "foreground", "status", "elapsed")
+INPUT_COLUMNS = ("input", "input_axes", "input_shape")
+OTHER_NAMES = (*INPUT_COLUMNS, "input_unit", "unit_name", "thumbnail", "foreground", "status", "elapsed")
 RESERVED = frozenset((*LAYER_COLUMNS, *SAMPLE_COLUMNS, *THUMBNAIL_AXES, *OTHER_NAMES))
 
 STATUS = ("open", "complete", "interrupted", "failed")
@@ -242,9 +244,13 @@ class RunSchema:
     provenance
         Further facts (date, versions, machine), which may differ when a run is resumed.
     foreground
-        1 inside a sample's object, else 0; uint8 of shape (sample, y, x), or None. Requires y and x in `axes`.
+        1 inside a sample's object, else 0; uint8 of shape (sample, y, x), or None. Requires y and x in `axes`, or
+        several inputs.
     unit_names
-        Names of the units along the only axis, such as a table's columns, or None.
+        Names of the units along the only axis, such as a table's columns, or None. Empty names stand for units that
+        their position in their input describes.
+    inputs
+        Inputs whose units lie side by side along the only axis, if noise is added to several.
     """
 
     layers: Sequence[Layer] | Sequence[LayerRow]
@@ -259,6 +265,7 @@ class RunSchema:
     provenance: Mapping[str, Json] = field(default_factory=dict)
     foreground: npt.NDArray[np.uint8] | None = None
     unit_names: Sequence[str] | None = None
+    inputs: Sequence[InputPart] = ()
 
     def __post_init__(self) -> None:
         check_names([*self.axes], [*self.metrics])
@@ -268,6 +275,8 @@ class RunSchema:
             raise UsageError(f"axes {self.axes} do not name the dimensions of samples of shape {self.sample_shape}")
         if self.unit_names is not None and self.sample_shape != (len(self.unit_names),):
             raise UsageError(f"{len(self.unit_names)} names of units do not fit samples of shape {self.sample_shape}")
+        if self.inputs and self.sample_shape != (sum(part.size for part in self.inputs),):
+            raise UsageError(f"inputs of {[part.shape for part in self.inputs]} do not fit {self.sample_shape}")
 
 
 def check_names(axes: Sequence[str], metrics: Sequence[Metric]) -> None:
@@ -416,6 +425,8 @@ def _create_coordinates(run: h5py.Group, schema: RunSchema) -> None:
     if schema.unit_names is not None:
         _static(run, "unit_name", text_array(schema.unit_names), schema.axes)
         write_attribute(run["unit_name"], "long_name", "name of the input unit")
+    if schema.inputs:
+        _create_inputs(run, schema.inputs)
     unit = np.asarray(schema.unit, dtype="<f8")
     unit = unit.reshape((1,) * (len(schema.axes) - unit.ndim) + unit.shape)
     varying = [axis for axis, size in zip(schema.axes, unit.shape, strict=True) if size > 1]
@@ -429,8 +440,21 @@ def _create_coordinates(run: h5py.Group, schema: RunSchema) -> None:
         _static(run, "thumbnail", schema.thumbnails.astype("|u1"), ("sample", *THUMBNAIL_AXES))
         write_attribute(run["thumbnail"], "long_name", "thumbnail of the sample, red, green, blue")
     if schema.foreground is not None:
+        for axis, size in zip(FOREGROUND_AXES, schema.foreground.shape[1:], strict=True):
+            if axis not in schema.axes:  # several inputs, of which one is an image
+                _bare_scale(run, axis, size)
         _static(run, "foreground", schema.foreground.astype("|u1"), ("sample", *FOREGROUND_AXES))
         write_attribute(run["foreground"], "long_name", "1 inside the object, else 0")
+
+
+def _create_inputs(run: h5py.Group, inputs: Sequence[InputPart]) -> None:
+    """Describe the inputs whose units lie side by side."""
+    _scale(run, "input", text_array(part.name for part in inputs), "name of the perturbed input")
+    axes, shapes = [" ".join(part.axes) for part in inputs], ["x".join(map(str, part.shape)) for part in inputs]
+    _static(run, "input_axes", text_array(axes), ("input",))
+    write_attribute(run["input_axes"], "long_name", "names of the axes of one sample of the input")
+    _static(run, "input_shape", text_array(shapes), ("input",))
+    write_attribute(run["input_shape"], "long_name", "shape of one sample of the input")
 
 
 def _create_metric(run: h5py.Group, metric: Metric, schema: RunSchema, compression: str) -> None:

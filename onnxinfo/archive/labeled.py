@@ -11,6 +11,7 @@ import xarray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from ..inputs.parts import InputPart
 from .format import FOREGROUND_AXES, LAYER_COLUMNS, THUMBNAIL_AXES, Field, Json, Metric, encode_attribute
 from .table import Tabular
 
@@ -20,6 +21,7 @@ class Labellable(Tabular, Protocol):
 
     axes: tuple[str, ...]
     sample_shape: tuple[int, ...]
+    inputs: tuple[InputPart, ...]
     created: str
     recipe: dict[str, Json]
     provenance: dict[str, Json]
@@ -92,6 +94,10 @@ def run_dataset(run: Labellable) -> xarray.Dataset:
     }
     if run.labels is not None:
         coordinates["label"] = ("sample", run.labels)
+    if run.inputs:
+        coordinates["input"] = [part.name for part in run.inputs]
+        coordinates["input_axes"] = ("input", [" ".join(part.axes) for part in run.inputs])
+        coordinates["input_shape"] = ("input", ["x".join(map(str, part.shape)) for part in run.inputs])
     if run.unit_names is not None:
         coordinates["unit_name"] = (run.axes, run.unit_names)
     variables: dict[str, Any] = {}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..errors import ArchiveError, UnknownRunError, UsageError
 from ..inputs.hdf5_chunks import MAX_CHUNK_BYTES
+from ..inputs.parts import InputPart, split_parts
 from ..text import printable
 from . import guard
 from .format import (
@@ -22,6 +23,7 @@ from .format import (
     CONVERGED,
     FOREGROUND_AXES,
     FORMAT,
+    INPUT_COLUMNS,
     LAYER_COLUMNS,
     STATUS,
     STDERR,
@@ -62,6 +64,9 @@ class Run:
         One per sample; labels is None if there are none.
     axes, sample_shape
         Names and sizes of the analysis input's dimensions, without the batch.
+    inputs
+        Name, axes and shape of each perturbed input if there are several; their units lie side by side along the only
+        axis, see :meth:`split`. Empty if there is one.
     metrics
         The computed metrics.
     recipe
@@ -103,6 +108,7 @@ class Run:
         self.sample_shape = tuple(self._axis_size(axis) for axis in self.axes)
         if math.prod(self.sample_shape) * 4 > MAX_CHUNK_BYTES:
             raise ArchiveError(f"{self._title} has samples of shape {self.sample_shape}; not an archive of onnxinfo")
+        self.inputs = self._read_inputs()
         self.metrics = tuple(self._read_metric(name) for name in metrics)
 
     @property
@@ -152,9 +158,42 @@ class Run:
     @property
     def unit_names(self) -> list[str] | None:
         """Names of the input's units along its only axis, such as a table's columns, or None."""
+        stored = self.stored_unit_names
+        if not self.inputs:
+            return stored
+        made = [name for part in self.inputs for name in part.unit_names()]
+        return made if stored is None else [own or other for own, other in zip(stored, made, strict=True)]
+
+    @property
+    def stored_unit_names(self) -> list[str] | None:
+        """Names of the units as stored: empty where the position in one of several inputs says more."""
         if guard.member(self.group, "unit_name", h5py.Dataset) is None:
             return None
         return guard.texts(guard.dataset(self.group, "unit_name", [*self.sample_shape], ["S"]))
+
+    def split(self, values: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """Split values of all units, such as a map, into those of each perturbed input.
+
+        Parameters
+        ----------
+        values
+            Shape (..., *sample_shape).
+
+        Returns
+        -------
+        dict
+            By name of the input, (..., *its shape); the values themselves if noise was added to one input.
+
+        Examples
+        --------
+        >>> with onnxinfo.open("result.h5") as archive:
+        ...     run = archive["digits-cnn"]
+        ...     {name: part.shape for name, part in run.split(run.map("sid", 1, 0)).items()}
+        {'image': (1, 8, 8)}
+        """
+        if self.inputs:
+            return split_parts(values, self.inputs)
+        return {str(self.recipe.get("perturbed", "input")): values}
 
     @property
     def thumbnails(self) -> npt.NDArray[np.uint8] | None:
@@ -344,6 +383,21 @@ class Run:
             return None
         found = guard.dataset(self.group, "label", [len(self.sample_names)], ["<i8", "S"])
         return guard.texts(found) if found.dtype.kind == "S" else guard.array(found)
+
+    def _read_inputs(self) -> tuple[InputPart, ...]:
+        if guard.member(self.group, "input", h5py.Dataset) is None:
+            return ()
+        names = guard.texts(guard.dataset(self.group, "input", [None], ["S"]))
+        axes, shapes = (guard.texts(guard.dataset(self.group, name, [len(names)], ["S"])) for name in INPUT_COLUMNS[1:])
+        parts = []
+        for name, own, shape in zip(names, axes, shapes, strict=True):
+            sizes = shape.split("x") if shape else []
+            if not all(size.isdecimal() and len(size) < 10 for size in sizes) or len(sizes) != len(own.split()):
+                raise ArchiveError(f"{self._title} has an input of shape '{printable(shape[:80])}'; it is damaged")
+            parts.append(InputPart(name, tuple(self._names(own)), tuple(map(int, sizes))))
+        if self.sample_shape != (sum(part.size for part in parts),) or len(set(names)) < len(names):
+            raise ArchiveError(f"{self._title} has inputs that do not fit its samples; it is damaged")
+        return tuple(parts)
 
     def _axis_size(self, axis: str) -> int:
         found = guard.member(self.group, axis, h5py.Dataset)

@@ -17,7 +17,16 @@ from ..errors import OnnxinfoError
 from ..text import printable
 from . import guard
 from .dimensions import dimension_names
-from .format import COMPRESSION, FOREGROUND_AXES, LAYER_COLUMNS, MARKS, THUMBNAIL_AXES, Metric, whole_maps
+from .format import (
+    COMPRESSION,
+    FOREGROUND_AXES,
+    INPUT_COLUMNS,
+    LAYER_COLUMNS,
+    MARKS,
+    THUMBNAIL_AXES,
+    Metric,
+    whole_maps,
+)
 from .reading import Archive, Run
 from .reading import open as open_archive
 from .storage import is_being_written, is_left_open
@@ -247,6 +256,8 @@ def _dimensions(run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:
     if run.labels is not None:
         yield "label", ("sample",)
     yield "unit_name", run.axes
+    for name in INPUT_COLUMNS[1:]:
+        yield name, ("input",)
     yield "thumbnail", ("sample", *THUMBNAIL_AXES)
     yield "foreground", ("sample", *FOREGROUND_AXES)
     for metric in run.metrics:

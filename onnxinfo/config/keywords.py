@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class InputOptions(TypedDict, total=False):
     """Flat keywords: the fields of :class:`InputConfig`."""
 
-    input_tensor: str | None
+    input_tensor: str | Sequence[str] | None
     set: Any
     batch_axis: Any
     unit_mask: str | os.PathLike[str] | npt.NDArray[Any] | None

@@ -81,6 +81,13 @@ def _texts(value: Any) -> tuple[str, ...]:
         raise ValueError("a list of texts") from None
 
 
+def _tensors(value: Any) -> tuple[str, ...]:
+    names = _texts(() if value is None else value)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"each tensor once; '{twice[0]}' is given twice")
+    return names
+
+
 def _path(value: Any) -> str | os.PathLike[str]:
     if not isinstance(value, str | os.PathLike):
         raise ValueError("a path")
@@ -239,6 +246,7 @@ def _parse_list(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 TEXT = Kind("TEXT", str, _text)
 TEXTS = Kind("P", str, _texts, is_repeatable=True)
+TENSORS = Kind("TENSOR", str, _tensors, is_repeatable=True)
 PATH = Kind("PATH", str, _path)
 #: Samples, labels, boxes or masks: a specification, arrays or a mapping; validated when they are opened.
 DATA = Kind("SPEC", str, lambda value: value)

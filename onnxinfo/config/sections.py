@@ -53,11 +53,11 @@ class InputConfig(Validated):
     True
     """
 
-    input_tensor: str | None = setting(
-        None,
-        "Tensor that noise is added to.",
-        metavar="TENSOR",
-        unset="the float input, or the embedding of token ids",
+    input_tensor: str | Sequence[str] | None = setting(
+        (),
+        "Tensor that noise is added to; repeatable.",
+        kinds.TENSORS,
+        unset="all float inputs except scalars, masks and states, or the embedding of token ids",
         former="perturb",
     )
     set: Any = setting(

@@ -25,6 +25,7 @@ from ..graph.model import Model
 from ..graph.quantization import rounds
 from ..graph.weights import attach_weights, detach_weights
 from ..inputs.memmap import PreprocessedSamples, write_memmap
+from ..inputs.parts import InputPart
 from ..inputs.sample_sets import SampleSet
 from ..metrics.budget import fit
 from ..metrics.input_provider import InputProvider
@@ -48,7 +49,7 @@ class WorkerSpec:
         See :class:`onnxinfo.Model`.
     inputs
         Samples by graph input.
-    input_tensor, layers, conditioning_inputs, unit, evaluated, settings, foreground, units, memory
+    input_tensor, parts, layers, conditioning_inputs, unit, evaluated, settings, foreground, units, memory
         Those of the job.
     measures
         The prepared metrics themselves: a worker does not look up names.
@@ -70,6 +71,7 @@ class WorkerSpec:
     batch_axes: Mapping[str, int]
     inputs: dict[str, PreprocessedSamples]
     input_tensor: str
+    parts: tuple[InputPart, ...]
     layers: tuple[Layer, ...]
     conditioning_inputs: tuple[str, ...]
     unit: npt.NDArray[np.float32]
@@ -117,7 +119,7 @@ class WorkerSpec:
         light = onnx.ModelProto()
         light.CopyFrom(self.model)
         model = Model(attach_weights(light, self.weights), self.sha256, self.name, None, self.batch_axes)
-        provider = InputProvider(model, SampleSet(dict(self.inputs)), self.input_tensor)
+        provider = InputProvider(model, SampleSet(dict(self.inputs)), self.input_tensor, parts=self.parts)
         module = self._module(model)
         unit, device = torch.from_numpy(self.unit), torch.device(self.device)
         job = make_job(provider, self.layers, self.settings, module, self.conditioning_inputs, unit, device)
@@ -171,8 +173,8 @@ def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) 
     return WorkerSpec(
         __version__, light, weights, job.provider.model.name, job.provider.model.sha256,
         job.provider.model.batch_axes, inputs,
-        job.provider.input_tensor, job.layers, job.conditioning_inputs, job.unit.cpu().numpy(), job.evaluated,
-        job.settings,
+        job.provider.input_tensor, job.provider.parts, job.layers, job.conditioning_inputs, job.unit.cpu().numpy(),
+        job.evaluated, job.settings,
         job.foreground,
         None if job.units is None else job.units.numpy(),
         job.memory, dict(worker.measures), libraries(), device, threads, current_limit(),

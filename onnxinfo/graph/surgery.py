@@ -135,7 +135,7 @@ def _part(model: Model, inputs: Sequence[str], outputs: Sequence[str], *, keep_i
     proto = protos.copy_into(onnx.ModelProto(), model.proto, ("graph", "functions"))
     graph = proto.graph
     graph.name, graph.doc_string = source.name, source.doc_string
-    graph.node.extend(_without_outputs(nodes, cut, needed))
+    graph.node.extend(without_outputs(nodes, cut, needed))
     graph.input.extend([*heads, *kept])
     graph.output.extend(tails)
     protos.copy_tensors(graph.initializer, (t for t in source.initializer if t.name in needed and t.name not in cut))
@@ -163,7 +163,7 @@ def _needed(
     return nodes[::-1], needed
 
 
-def _without_outputs(
+def without_outputs(
     nodes: Iterable[onnx.NodeProto], cut: Collection[str], names: Collection[str]
 ) -> list[onnx.NodeProto]:
     """Nodes with renamed outputs where these are now inputs: a node may be needed for its other outputs."""

@@ -11,7 +11,7 @@ from .model import ModelSource, load
 from .surgery import extract
 
 
-def tensors_of_text(model: ModelSource, input_tensor: str, layers: Sequence[str]) -> list[str]:
+def tensors_of_text(model: ModelSource, input_tensor: str | Sequence[str], layers: Sequence[str]) -> list[str]:
     """Find the numeric tensors that layers depend on and that are computed from text inputs.
 
     Parameters
@@ -19,7 +19,7 @@ def tensors_of_text(model: ModelSource, input_tensor: str, layers: Sequence[str]
     model
         See :func:`onnxinfo.load`.
     input_tensor
-        The tensor that noise is added to.
+        The tensor that noise is added to, or several.
     layers
         Names of tensors that depend on it.
 
@@ -36,7 +36,8 @@ def tensors_of_text(model: ModelSource, input_tensor: str, layers: Sequence[str]
     loaded = load(model)
     if not any(_is_text(loaded.flow, name) for name in loaded.flow.inputs):
         return []
-    flow = extract(loaded, [input_tensor], layers).flow
+    sources = [input_tensor] if isinstance(input_tensor, str) else list(input_tensor)
+    flow = extract(loaded, sources, layers).flow
     texts = {name for name in flow.inputs if _is_text(flow, name)}
     found: list[str] = []
     for node, needed in zip(flow.nodes, flow.needs, strict=True):
@@ -45,7 +46,7 @@ def tensors_of_text(model: ModelSource, input_tensor: str, layers: Sequence[str]
         outputs = [name for name in node.output if name and (name in flow.consumers or name in flow.outputs)]
         texts.update(name for name in outputs if _is_text(flow, name))
         found += [name for name in outputs if not _is_text(flow, name)]
-    noisy = flow.influenced(input_tensor)
+    noisy = frozenset().union(*(flow.influenced(source) for source in sources))
     return [name for name in found if name not in noisy]
 
 

@@ -77,6 +77,11 @@ class Samples:
         return len(self.names)
 
     @property
+    def main(self) -> Samples:
+        """Samples that provide names, labels and pictures."""
+        return self
+
+    @property
     def is_image(self) -> bool:
         """Whether samples are images."""
         return self.preprocessing.size is not None

@@ -22,6 +22,7 @@ from ..inputs.axes import Layout
 from ..inputs.deviation import deviation, evenly_spread, without_zeros
 from ..inputs.feeds import is_feeds, stacked_feeds
 from ..inputs.opening import Spec
+from ..inputs.parts import InputPart
 from ..inputs.sample_sets import SampleSet, open_inputs
 from ..inputs.samples import Samples
 from ..text import printable, quoted
@@ -126,6 +127,8 @@ class InputProvider:
     counted
         Counted units of the analysis input, (samples, *shape) of bool; None: all. The others, such as padding, do not
         contribute to the unit.
+    parts
+        Tensors that the analysis input consists of, if it joins several; see :mod:`.metrics.joint`.
 
     Attributes
     ----------
@@ -137,6 +140,7 @@ class InputProvider:
     samples: SampleSet
     input_tensor: str
     counted: npt.NDArray[np.bool_] | None = None
+    parts: tuple[InputPart, ...] = ()
     fixed_batch: int | None = field(init=False)
     _types: dict[str, np.dtype[Any]] = field(init=False)
     _axes: dict[str, int] = field(init=False)
@@ -161,9 +165,14 @@ class InputProvider:
         return onnx.helper.tensor_dtype_to_np_dtype(element or onnx.TensorProto.FLOAT)
 
     @property
+    def tensors(self) -> list[str]:
+        """Names of the tensors that noise is added to."""
+        return [part.name for part in self.parts] or [self.input_tensor]
+
+    @property
     def main(self) -> Samples:
         """Samples that provide names, labels and pictures: those of the analysis input, else of the first input."""
-        return self.samples.inputs.get(self.input_tensor, self.samples.first)
+        return self.samples.inputs.get(self.input_tensor, self.samples.first).main
 
     def batch(self, names: Iterable[str], indices: Sequence[int]) -> dict[str, Array]:
         """Graph inputs, or tensors computed from them, in the model's types; each (len(indices), ...)."""
@@ -308,6 +317,10 @@ class InputProvider:
     def axes(self) -> tuple[str, ...]:
         """Names of the analysis input's axes, without the batch."""
         return self.described.names
+
+    def described_parts(self) -> tuple[InputPart, ...]:
+        """Name, axes and shape of each tensor that noise is added to."""
+        return self.parts or (InputPart(self.input_tensor, self.axes(), self.perturbed([0]).shape[1:]),)
 
     def unit(self) -> Array:
         """Standard deviation of the analysis input per channel, in the model's units, broadcastable to one sample.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..inputs.parts import InputPart
 
 #: Entropy of a unit Gaussian in nats: ``H_i = log(sigma_i) + ENTROPY`` (the paper's constant C in Eq. 2).
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e)
@@ -98,6 +99,27 @@ def make_tie(kind: str, shape: Sequence[int], axes: Sequence[str]) -> Tie:
         position = torch.arange(shape[i]) * cells[i] // shape[i]
         group = group * cells[i] + position.reshape([-1 if j == i else 1 for j in range(len(shape))])
     return _tie(group)
+
+
+def make_joint_tie(kind: str, parts: Sequence[InputPart]) -> Tie:
+    """Group the units of several inputs that lie side by side, each as if it were the only one.
+
+    Units of an input without positions, such as a row of a table, share no noise scale.
+
+    Parameters
+    ----------
+    kind
+        See :func:`make_tie`.
+    parts
+        The inputs.
+    """
+    groups: list[Tensor] = []
+    count = 0
+    for part in parts:
+        own = make_tie(kind if len(parts) == 1 or len(part.shape) > 1 else "unit", part.shape, part.axes)
+        groups.append(own.group + count)
+        count += own.groups
+    return _tie(torch.cat(groups))
 
 
 def _tie(group: Tensor) -> Tie:

@@ -13,7 +13,7 @@ from ..errors import ConversionError, UsageError
 from ..graph import protos
 from ..graph.dataflow import Dataflow
 from ..graph.layers import list_layers
-from ..graph.model import ModelSource
+from ..graph.model import Model, ModelSource, load
 from ..graph.surgery import extract
 from ..graph.text_inputs import tensors_of_text
 from ..graph.weights import detach_weights
@@ -32,7 +32,7 @@ _FLAT = {"ai.onnx.Sign"}
 _SHOWN = 10
 
 
-def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[str, Conversion]:
+def obstacles(model: ModelSource, perturb: str | Sequence[str], layers: Sequence[str]) -> dict[str, Conversion]:
     """Find the layers that no gradient reaches because a node on the way has no differentiable converter.
 
     Parameters
@@ -40,7 +40,7 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
     model
         See :func:`onnxinfo.load`.
     perturb
-        Name of the analysis input.
+        Name of the analysis input, or of several tensors that it consists of.
     layers
         Names of tensors that depend on it.
 
@@ -48,7 +48,8 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
     -------
     dict
         By layer, the first such node on the way to it, or an unsupported node that it needs; if every way to it leads
-        through integers or truth values, the node that computes these. Other layers are omitted.
+        through integers or truth values, the node that computes these. A gradient must reach a layer from each of the
+        tensors that it depends on. Other layers are omitted.
 
     Raises
     ------
@@ -57,42 +58,59 @@ def obstacles(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[s
     UsageError
         A tensor is not in the graph, or no layer depends on the analysis input.
     """
-    part = extract(model, [perturb, *tensors_of_text(model, perturb, layers)], layers)
-    served = {name: c for c in conversion_report(part) for name in c.outputs}
-    without = {name: c for name, c in served.items() if c.server in _CONSTANT}
-    graph = normalize(*detach_weights(part.proto)).graph
-    flow = Dataflow(graph)
-    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
-    carrying = {perturb}
+    loaded = load(model)
+    named = [perturb] if isinstance(perturb, str) else list(perturb)
+    sources = [name for name in named if not loaded.flow.influenced(name).isdisjoint(layers)] or named[:1]
+    part = extract(loaded, [*sources, *tensors_of_text(loaded, sources, layers)], layers)
+    way = _Way(part)
     found: dict[str, Conversion] = {}
-    ends: dict[str, Conversion] = {}
-    for position, node in enumerate(flow.nodes):
-        needed = flow.needs[position]
-        operands = [name for name in needed if name in carrying] if flow.sees(position) else []
-        discrete = _INTEGERS if _casts(node, types) else _DISCRETE
-        outputs = [name for name in node.output if name and types.get(name) not in discrete]
-        if operands:
-            carrying.update(outputs)
-        within = (without[name] for name in _computed_within(node) if name in without)
-        ahead = (found[name] for name in needed if name in found)
-        # An unsupported node is an obstacle even if no gradient needs to pass through it.
-        obstacle = next((c for c in (*ahead, *within) if operands or c.server == "none"), None)
-        if obstacle is not None:
-            found.update(dict.fromkeys(node.output if obstacle.server == "none" else outputs, obstacle))
-            continue
-        # Where a gradient ends in integers or truth values, whatever is computed from them alone has none.
-        ended = [ends[name] for name in needed if name in ends] if flow.sees(position) else []
-        for name in node.output:
-            flat = operands and name in served and (name not in outputs or served[name].operator in _FLAT)
-            cause = served[name] if flat else None if operands else next(iter(ended), None)
-            if cause is not None:
-                carrying.discard(name)
-                ends[name] = cause
-    found = {**ends, **found}
+    for source in sources:
+        found = {**way.blocked(source), **found}
     return {name: found[name] for name in layers if name in found}
 
 
-def reasons_unreached(model: ModelSource, perturb: str, layers: Sequence[str]) -> dict[str, str]:
+class _Way:
+    """The part of a model between the analysis input and layers, as far as gradients are concerned."""
+
+    def __init__(self, part: Model) -> None:
+        self._served = {name: c for c in conversion_report(part) for name in c.outputs}
+        self._without = {name: c for name, c in self._served.items() if c.server in _CONSTANT}
+        graph = normalize(*detach_weights(part.proto)).graph
+        self._flow = Dataflow(graph)
+        self._types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
+
+    def blocked(self, source: str) -> dict[str, Conversion]:
+        """Return the values that depend on a tensor, but have no gradient by it, each with the node that blocks it."""
+        flow, types, served, without = self._flow, self._types, self._served, self._without
+        carrying = {source}
+        found: dict[str, Conversion] = {}
+        ends: dict[str, Conversion] = {}
+        for position, node in enumerate(flow.nodes):
+            needed = flow.needs[position]
+            operands = [name for name in needed if name in carrying] if flow.sees(position) else []
+            discrete = _INTEGERS if _casts(node, types) else _DISCRETE
+            outputs = [name for name in node.output if name and types.get(name) not in discrete]
+            if operands:
+                carrying.update(outputs)
+            within = (without[name] for name in _computed_within(node) if name in without)
+            ahead = (found[name] for name in needed if name in found)
+            # An unsupported node is an obstacle even if no gradient needs to pass through it.
+            obstacle = next((c for c in (*ahead, *within) if operands or c.server == "none"), None)
+            if obstacle is not None:
+                found.update(dict.fromkeys(node.output if obstacle.server == "none" else outputs, obstacle))
+                continue
+            # Where a gradient ends in integers or truth values, whatever is computed from them alone has none.
+            ended = [ends[name] for name in needed if name in ends] if flow.sees(position) else []
+            for name in node.output:
+                flat = operands and name in served and (name not in outputs or served[name].operator in _FLAT)
+                cause = served[name] if flat else None if operands else next(iter(ended), None)
+                if cause is not None:
+                    carrying.discard(name)
+                    ends[name] = cause
+        return {**ends, **found}
+
+
+def reasons_unreached(model: ModelSource, perturb: str | Sequence[str], layers: Sequence[str]) -> dict[str, str]:
     """Explain for each layer that no gradient reaches which node blocks it, and why.
 
     Parameters

@@ -42,15 +42,18 @@ from ..config import (
 from ..engines.base import describe_execution, open_engine
 from ..errors import UsageError
 from ..graph.interruption import time_limit
-from ..graph.layers import Layer, list_layers, perturbed_tensor, select_layers
+from ..graph.layers import Layer, list_layers, select_layers
 from ..graph.model import Model, ModelSource
+from ..graph.perturbed import perturbed_tensors
 from ..graph.quantization import quantization
 from ..inputs.foreground import Foreground, crops_of, open_foreground
 from ..inputs.unit_mask import UnitMask
 from ..metrics.budget import CPU_INPUTS, device_of, fit
 from ..metrics.input_provider import InputProvider, open_samples_of
+from ..metrics.joint import joined_samples, open_provider
 from ..registry import ENGINES, METRICS
 from ..termination import orderly_termination
+from ..text import quoted
 from .compute import Analysis
 from .open_model import open_model, recorded_inputs
 
@@ -183,16 +186,19 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     selection, chosen_input = config.selection, config.input
     target = device_of(config.execution.device)
     loaded = open_model(model, chosen_input, inputs)
-    perturbed = perturbed_tensor(loaded, chosen_input.input_tensor)
-    listed = list_layers(loaded, perturbed)
-    chosen = select_layers(listed, selection.layers, selection.exclude)
-    logger.info("analysis input: %s; layers: %d of %d: %s", perturbed, len(chosen), len(listed), _names(chosen))
+    perturbed = perturbed_tensors(loaded, chosen_input.input_tensor)
+    # Raises before samples are read.
+    select_layers(list_layers(loaded, perturbed), selection.layers, selection.exclude)
     objects = None if chosen_input.foreground is None else open_foreground(chosen_input.foreground)
     crops = crops_of(objects, chosen_input.crop_to_box)
     more: dict[str, Any] = {"labels": chosen_input.labels, "limit": chosen_input.limit, **crops}
-    provider = InputProvider(loaded, open_samples_of(loaded, inputs, **chosen_input.reading(), **more), perturbed)
+    samples = open_samples_of(loaded, inputs, **chosen_input.reading(), **more)
+    provider = open_provider(loaded, samples, perturbed, leave_out=not chosen_input.input_tensor)
+    listed = list_layers(loaded, provider.tensors)
+    chosen = select_layers(listed, selection.layers, selection.exclude)
+    _log_inputs(provider)
+    logger.info("layers: %d of %d: %s", len(chosen), len(listed), _names(chosen))
     logger.info("samples: %d; preprocessing: %s", len(provider), provider.main.preprocessing.to_dict())
-    logger.info("axes of %s: %s", perturbed, provider.described)
     masks = None if objects is None else _masks(objects, provider)
     # Objects are matched by the samples' real names; nothing needs these from here on.
     if config.out.anonymous_names:
@@ -213,6 +219,17 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     return job, mask
 
 
+def _log_inputs(provider: InputProvider) -> None:
+    """Log which tensors noise is added to, with their axes."""
+    joined = joined_samples(provider)
+    if joined is None:
+        logger.info("analysis input: %s, axes %s", quoted(provider.input_tensor), provider.described)
+        return
+    sizes = ", ".join(f"{quoted(part.name)} ({'x'.join(map(str, part.shape)) or '1'})" for part in joined.parts)
+    logger.info("noise is added to %d inputs together: %s", len(joined.parts), sizes)
+    logger.info("axes: %s", joined.evidence)
+
+
 def _prepared(provider: InputProvider, chosen: Sequence[Layer], config: Config, device: torch.device) -> Job:
     """Make layers ready: by evaluations only where none of the metrics needs more."""
     settings, named = config.sid, bool(config.selection.layers)
@@ -229,6 +246,12 @@ def _as_begun(writer: RunWriter, batch_size: int) -> int:
 
 
 def _masks(objects: Foreground, provider: InputProvider) -> npt.NDArray[np.uint8]:
+    joined = joined_samples(provider)
+    if joined is not None and len(joined.images) != 1:
+        raise UsageError(
+            f"a foreground is of one image, and of the {len(joined.parts)} inputs that noise is added to "
+            f"{len(joined.images)} are images; name one by input_tensor=..."
+        )
     if provider.input_tensor not in provider.samples.inputs:
         raise UsageError(
             f"a foreground needs images, and '{provider.input_tensor}' is computed from the model's inputs"
@@ -238,17 +261,17 @@ def _masks(objects: Foreground, provider: InputProvider) -> npt.NDArray[np.uint8
 
 def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], where: Mapping[str, Any]) -> RunSchema:
     provider = job.provider
-    main, axes = provider.main, provider.described
-    everything = range(len(provider))
+    main, axes, joined = provider.main, provider.described, joined_samples(provider)
+    everything, analyzed = range(len(provider)), provider.samples.inputs.get(provider.input_tensor)
     labels: Any = main.labels
     if labels is not None and main.classes:
         labels = [main.classes[i] for i in labels]
     described: dict[str, Any] = {
         "model_sha256": provider.model.sha256,
-        "perturbed": provider.input_tensor,
+        "perturbed": provider.input_tensor if joined is None else joined.tensors,
         "unit_axis": "" if axes.channel is None else axes.names[axes.channel],
         "samples_sha256": provider.samples.digest(),
-        "preprocessing": main.preprocessing.to_dict(),
+        "preprocessing": main.preprocessing.to_dict() if joined is None else joined.recipe,
         **recipe(job.settings),
         **more,
     }
@@ -274,7 +297,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else platform.machine(),
         **_precision(provider.model),
         "verified_against": job.witness,
-        "axes_known_by": axes.evidence,
+        "axes_known_by": axes.evidence if joined is None else joined.evidence,
         "inputs_at_once": job.batch_size,
         "batching": job.network.mode,
         **where,
@@ -296,7 +319,8 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         thumbnails=main.thumbnails(everything) if job.config.out.thumbnails else None,
         foreground=job.foreground,
         provenance=provenance,
-        unit_names=main.units if provider.input_tensor in provider.samples.inputs else None,
+        unit_names=analyzed.units if analyzed is not None else None,
+        inputs=provider.parts,
     )
 
 

@@ -15,8 +15,10 @@ from ..config import Config, ExecutionConfig, InputConfig, InputOptions, SidConf
 from ..errors import ConversionError, InputError, ModelError, OnnxinfoError, VerificationError
 from ..graph.dataflow import Shape
 from ..graph.interruption import time_limit
-from ..graph.layers import holds_ids, list_layers, perturbed_tensor
+from ..graph.joint import joint_name
+from ..graph.layers import list_layers
 from ..graph.model import Model, ModelSource, load
+from ..graph.perturbed import TensorNames, holds_ids, perturbed_tensors
 from ..graph.surgery import expose_only
 from ..inputs.axes import describe, shape_text
 from ..inputs.generated import generate
@@ -86,7 +88,7 @@ class ModelCheck:
     generated
         Whether the inputs were randomly generated.
     perturbed
-        The analysis input, to which an analysis would add noise; None if there is none.
+        The tensors that an analysis would add noise to, separated by commas; None if there is none.
     reached
         Names of the layers that a gradient reaches from it.
     unreached
@@ -190,8 +192,8 @@ def check_model(
 def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> ModelCheck:
     original = load(model)
     loaded = open_model(original, chosen, inputs)
-    if chosen.input_tensor is not None:
-        perturbed_tensor(loaded, chosen.input_tensor)
+    if chosen.input_tensor:
+        perturbed_tensors(loaded, chosen.input_tensor)
     feeds = _generated(loaded, seed) if inputs is None else _given(loaded, inputs, chosen)
     conversions = conversion_report(loaded)
     uses = Counter((c.operator, c.version, c.server, c.reason) for c in conversions)
@@ -307,14 +309,15 @@ def _verified(model: Model, feeds: Feeds, tensors: Sequence[str]) -> tuple[Verif
     return verification, None, verification.witness
 
 
-def _reach(model: Model, input_tensor: str | None) -> tuple[str | None, list[str], dict[str, str]]:
+def _reach(model: Model, input_tensor: TensorNames) -> tuple[str | None, list[str], dict[str, str]]:
+    """Tensors that noise would be added to, and the layers that a gradient reaches from them or not."""
     try:
-        source = perturbed_tensor(model, input_tensor)
+        sources = perturbed_tensors(model, input_tensor)
     except ModelError:
         return None, [], {}
-    names = [layer.name for layer in list_layers(model, source)]
-    unreached = reasons_unreached(model, source, names)
-    return source, [name for name in names if name not in unreached], unreached
+    names = [layer.name for layer in list_layers(model, sources)]
+    unreached = reasons_unreached(model, sources, names)
+    return joint_name(sources), [name for name in names if name not in unreached], unreached
 
 
 def _parameters(model: Model) -> int:

@@ -25,11 +25,13 @@ from ..config import (
     former_names,
 )
 from ..errors import UsageError
-from ..graph.layers import list_layers, perturbed_tensor, select_layers
+from ..graph.layers import list_layers, select_layers
 from ..graph.model import ModelSource
+from ..graph.perturbed import perturbed_tensors
 from ..metrics.budget import device_of
 from ..metrics.decoder_store import StoredDecoder, list_decoders
-from ..metrics.input_provider import InputProvider, open_samples_of
+from ..metrics.input_provider import open_samples_of
+from ..metrics.joint import open_provider
 from ..moved import present_names
 from ..outputs import claim_folder
 from ..text import no_such
@@ -110,10 +112,11 @@ def train_decoder(
     claim_folder(folder)
     target = device_of(device)
     loaded = open_model(model, config.input, inputs)
-    perturbed = perturbed_tensor(loaded, config.input.input_tensor)
-    chosen = select_layers(list_layers(loaded, perturbed), layers, exclude)
+    perturbed = perturbed_tensors(loaded, config.input.input_tensor)
+    select_layers(list_layers(loaded, perturbed), layers, exclude)
     samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())
-    provider = InputProvider(loaded, samples, perturbed)
+    provider = open_provider(loaded, samples, perturbed, leave_out=not config.input.input_tensor)
+    chosen = select_layers(list_layers(loaded, provider.tensors), layers, exclude)
     mask = unit_mask_of(config.input.unit_mask, provider)
     provider.counted = None if mask is None else mask.units
     job = (prepare if layers else prepare_reached)(provider, chosen, config.sid, target)

@@ -392,7 +392,7 @@ def test_former_names_work_where_settings_are_called_otherwise(tmp_path, monkeyp
     line = ["-q", "decoder", "train", MODEL, "--inputs", IMAGES, "-o", str(tmp_path), "--flips", "--perturb", "image"]
     result = CliRunner().invoke(cli, line)
     assert result.exception.args[0].ru.decoder.horizontal_flip
-    assert result.exception.args[0].input.input_tensor == "image"
+    assert result.exception.args[0].input.input_tensor == ("image",)
     assert result.stderr.splitlines() == [
         said("--flips", "--horizontal-flip"),
         said("--perturb", "--input-tensor"),
@@ -400,7 +400,7 @@ def test_former_names_work_where_settings_are_called_otherwise(tmp_path, monkeyp
 
 
 def test_the_former_keyword_of_the_functions_that_list_layers_works():
-    for function in (onnxinfo.list_layers, onnxinfo.perturbed_tensor):
+    for function in (onnxinfo.list_layers, onnxinfo.perturbed_tensors):
         with pytest.warns(DeprecationWarning, match="'perturb' is now called 'input_tensor'"):
             former = function(MODEL, perturb="image")
         assert former == function(MODEL, input_tensor="image") == function(MODEL, "image")
