@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 from torch import Tensor, fx, nn
@@ -19,9 +19,13 @@ from ..graph.surgery import expose_only
 from ..graph.weights import detach_weights
 from ..registry import OPERATORS
 from . import foreign, lookup
+from .host import OnTensors, host_value, materialized
 from .nodes import Converted, Graph, Node
 from .normalize import normalize
+from .operators.control import CONTROL, If, Loop
 from .operators.fallback import fallback as run_elsewhere
+from .operators.shape_arithmetic import HOST_SOURCES
+from .operators.table import Operator, is_small
 
 #: Metadata key under which a node of the torch graph keeps the :class:`Conversion` of its ONNX node.
 CONVERSION = "onnxinfo_conversion"
@@ -184,7 +188,18 @@ class _Scope(Graph):
         except Exception as error:
             raise self._refused(node, _line(error)) from error
         self.record(node, server)
+        self._note_host_values(node, result)
         return result
+
+    def _note_host_values(self, node: Node, result: Converted) -> None:
+        module = result.module
+        if isinstance(module, Operator):
+            computed = module.expects.on_host is not None and self.host.issuperset(result.inputs)
+            may = computed or node.op_type in HOST_SOURCES
+        else:
+            may = isinstance(module, CONTROL)
+        if may:
+            self.host.update(filter(None, node.outputs))
 
     def _convert(self, node: Node) -> tuple[Server, Converted]:
         if not _moves_values_only(node) and onnx.TensorProto.STRING in (
@@ -254,15 +269,17 @@ class _GraphBuilder:
             self.values[name] = self.graph.placeholder(f"input_{i + 1}")
         for index, node in enumerate(self.onnx_graph.nodes):
             self._add(index, node)
-        self.graph.output(tuple(self._value(name) for name in outputs or self.onnx_graph.outputs))
+        self.graph.output(tuple(self._output(name) for name in outputs or self.onnx_graph.outputs))
         self.graph.lint()
         return fx.GraphModule(self.root, self.graph)
 
     def _add(self, index: int, node: Node) -> None:
         module, inputs = self.onnx_graph.convert_node(node)
+        if not isinstance(module, (Operator, *CONTROL)) and any(map(self.onnx_graph.may_be_host, inputs)):
+            module = OnTensors(module)
         target = f"node_{index}_{node.op_type}"
         self.root.add_module(target, module)
-        arguments = tuple(self._value(name) if name else None for name in inputs)
+        arguments = tuple(self._argument(name, module) for name in inputs)
         result = self.graph.call_module(target, arguments)
         # The node's own entry follows those of its bodies.
         result.meta[CONVERSION] = self.onnx_graph.conversions[-1]
@@ -273,6 +290,19 @@ class _GraphBuilder:
         for position, name in enumerate(outputs):
             if name:
                 self.values[name] = self.graph.call_function(getitem, (result, position))
+
+    def _argument(self, name: str, module: nn.Module) -> Any:
+        """Return an operand; integers of the model that control flow counts with are host values."""
+        constant = self.onnx_graph.initializers.get(name)
+        if constant is not None and isinstance(module, (If, Loop)) and is_small(constant):
+            return host_value(self.onnx_graph.constant(name))
+        return self._value(name) if name else None
+
+    def _output(self, name: str) -> fx.Node:
+        value = self._value(name)
+        if self.onnx_graph.nested or not self.onnx_graph.may_be_host(name):
+            return value
+        return self.graph.call_function(materialized, (value,))
 
     def _value(self, name: str) -> fx.Node:
         if name not in self.values and name not in self.onnx_graph.own_initializers and self.onnx_graph.nested:

@@ -38,9 +38,17 @@ def tensor_from(array: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(array.astype(_WIDER_TYPES.get(array.dtype, array.dtype)))
 
 
+# A table, because a compiler that traces the graph cannot look into ONNX's functions.
+_BY_ELEMENT_TYPE = {
+    number: tensor_from(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(number))).dtype
+    for number in onnx.helper.get_all_tensor_dtypes()
+    if number != onnx.TensorProto.STRING
+}
+
+
 def torch_type(element_type: int) -> torch.dtype:
     """Return the torch type that holds values of an ONNX element type."""
-    return tensor_from(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(element_type))).dtype
+    return _BY_ELEMENT_TYPE[element_type]
 
 
 def single(x: Tensor) -> Tensor:

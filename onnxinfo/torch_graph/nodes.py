@@ -92,6 +92,9 @@ class Graph(ABC):
         Constants by name: those of the graph itself, and all that are visible in it.
     value_info
         Declared types by name of a value.
+    host
+        Names of the values that may be host values (see :mod:`.host`); it grows during conversion. In the body of
+        control flow, all inputs may be.
     """
 
     def __init__(
@@ -109,11 +112,13 @@ class Graph(ABC):
         self.own_initializers = {t.name: weights.get(t.name, t) for t in proto.initializer}
         self.initializers = dict(self.own_initializers)
         self.value_info = {v.name: v for v in (*proto.value_info, *proto.input, *proto.output)}
+        self.host: set[str] = set()
         if outer is not None:
             hidden = {*self.inputs, *(name for node in self.nodes for name in node.outputs)}
             visible = {name: tensor for name, tensor in outer.initializers.items() if name not in hidden}
             self.initializers = visible | self.own_initializers
             self.value_info = {**outer.value_info, **self.value_info}
+            self.host = {*self.inputs, *(outer.host - hidden)}
 
     @abstractmethod
     def subgraph(self, proto: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[str, ...]]:
@@ -126,6 +131,10 @@ class Graph(ABC):
         captured
             Names of the values of this or an enclosing graph that the body uses.
         """
+
+    def may_be_host(self, name: str) -> bool:
+        """Whether a value may be a host value."""
+        return name in self.host
 
     def constant(self, name: str) -> Any:
         """Read an initializer as a torch tensor; strings as an array."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def check_shape(what: str, operand: Tensor, shape: Sequence[int]) -> None:
@@ -30,7 +31,10 @@ def check_shape(what: str, operand: Tensor, shape: Sequence[int]) -> None:
 
 
 def check_range(what: str, values: Tensor, low: int, high: int) -> None:
-    """Check that integers lie in a closed range; values traced by a torch.func transform are unknown and not checked.
+    """Check that integers lie in a closed range.
+
+    Values that a torch.func transform or a compiler traces are unknown and not checked. Values on an accelerator are
+    checked there, without waiting for the result: an error appears later, and without the value.
 
     Parameters
     ----------
@@ -46,8 +50,18 @@ def check_range(what: str, values: Tensor, low: int, high: int) -> None:
     IndexError
         A value is out of range; the message names the first one and the range.
     """
-    if torch._C._functorch.is_functorch_wrapped_tensor(values):
+    if torch.compiler.is_compiling() or is_transformed(values) or isinstance(values, FakeTensor):
+        return
+    if values.device.type != "cpu":
+        torch._assert_async(((values >= low) & (values <= high)).all(), f"{what} is out of range: {low} to {high}")
         return
     outside = values[(values < low) | (values > high)]
     if outside.numel():
         raise IndexError(f"{what} {int(outside[0])} is out of range, expected {low} to {high}")
+
+
+def is_transformed(*operands: Tensor) -> bool:
+    """Whether a torch.func transform traces any of the operands; a compiler, which cannot tell, counts as none."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    return any(torch._C._functorch.is_functorch_wrapped_tensor(operand) for operand in operands)

@@ -6,7 +6,6 @@ rounded float32 values, whose rounding has the gradient of the identity (straigh
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 import onnx
 import torch
@@ -14,14 +13,11 @@ from torch import Tensor
 
 from ..element_types import torch_type
 from ..nodes import Converted, Graph, Node
-from .quantized import MINIFLOATS, round_to_float
+from .quantized import INTEGERS, MINIFLOATS, SmallInteger, round_to_float
 from .table import bind, converter
 
-# Bits and lowest value of integer types that torch lacks.
-_SMALL_INTEGERS = {
-    np.dtype(type): (ml_dtypes.iinfo(type).bits, int(ml_dtypes.iinfo(type).min))
-    for type in (ml_dtypes.int2, ml_dtypes.int4, ml_dtypes.uint2, ml_dtypes.uint4)
-}
+# Integer types that torch lacks.
+_SMALL_INTEGERS = {number: type for number, type in INTEGERS.items() if type.bits < 8}
 
 
 @converter("Cast")
@@ -51,11 +47,10 @@ def _same(input, *, to, round_mode="up", saturate=1):
 
 def Cast(input, *, to, round_mode="up", saturate=1):
     x = _plain(input)
-    type = onnx.helper.tensor_dtype_to_np_dtype(to)
-    if type in MINIFLOATS:
+    if to in MINIFLOATS:
         return round_to_float(x, to, saturate)
-    if type in _SMALL_INTEGERS:
-        return _wrapped(x.to(torch.int64), *_SMALL_INTEGERS[type]).to(torch_type(to))
+    if to in _SMALL_INTEGERS:
+        return _wrapped(x.to(torch.int64), _SMALL_INTEGERS[to]).to(torch_type(to))
     return x.to(torch_type(to))
 
 
@@ -63,9 +58,9 @@ def CastLike(input, target_type, *, to, round_mode="up", saturate=1):
     return Cast(input, to=to, saturate=saturate) if to else input.to(target_type.dtype)
 
 
-def _wrapped(x: Tensor, bits: int, lowest: int) -> Tensor:
+def _wrapped(x: Tensor, type: SmallInteger) -> Tensor:
     """Keep the lowest bits, as conversions between integers do."""
-    return ((x - lowest) & (2**bits - 1)) + lowest
+    return ((x - type.low) & (2**type.bits - 1)) + type.low
 
 
 def _plain(x: Tensor) -> Tensor:

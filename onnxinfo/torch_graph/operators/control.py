@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..element_types import torch_type
+from ..host import HostValue, materialized, numbers, scalar
 from ..nodes import Converted, Graph, Node
 from .table import converter
 
@@ -72,6 +73,11 @@ def _unpacked(values: Values) -> Any:
     return values[0] if len(values) == 1 else values
 
 
+def _first(value: Tensor | HostValue) -> Any:
+    """Return the only element of a limit or condition."""
+    return numbers(value)[0]
+
+
 class If(nn.Module):
     """Run one of two graphs."""
 
@@ -81,9 +87,9 @@ class If(nn.Module):
         self.else_branch = else_branch
         self.then_captured = then_captured
 
-    def forward(self, condition: Tensor, *captured: Any) -> Any:
+    def forward(self, condition: Tensor | HostValue, *captured: Any) -> Any:
         """Run the branch selected by the condition, on the outer values that it uses."""
-        if bool(condition):
+        if _first(condition):
             return _unpacked(self.then_branch(*captured[: self.then_captured]))
         return _unpacked(self.else_branch(*captured[self.then_captured :]))
 
@@ -110,16 +116,16 @@ class Loop(nn.Module):
         self.carried = carried
         self.empty = empty
 
-    def forward(self, limit: Tensor | None, condition: Tensor | None, *operands: Any) -> Any:
+    def forward(self, limit: Tensor | HostValue | None, condition: Tensor | HostValue | None, *operands: Any) -> Any:
         """Run the loop; return the carried values after the last iteration, then the stacked scan outputs."""
         carried, captured = operands[: self.carried], operands[self.carried :]
-        end = None if limit is None else int(limit)
-        condition = torch.tensor(True) if condition is None else condition
+        end = None if limit is None else _first(limit)
+        condition = scalar(True, torch.bool) if condition is None else condition
         steps: list[Values] = []
-        while (end is None or len(steps) < end) and bool(condition):
-            condition, *values = self.body(torch.tensor(len(steps)), condition, *carried, *captured)
+        while (end is None or len(steps) < end) and _first(condition):
+            condition, *values = self.body(scalar(len(steps)), condition, *carried, *captured)
             carried = tuple(values[: self.carried])
-            steps.append(values[self.carried :])
+            steps.append([materialized(value) for value in values[self.carried :]])
         scanned = [torch.stack(parts) for parts in zip(*steps, strict=True)] if steps else self.empty
         return _unpacked([*carried, *scanned])
 
@@ -161,6 +167,7 @@ class Scan(nn.Module):
 
     def forward(self, *operands: Any) -> Any:
         """Run the scan; return the final state, then the scanned outputs."""
+        operands = (*map(materialized, operands[: self.inputs]), *operands[self.inputs :])
         state = operands[: self.states]
         captured = operands[self.inputs :]
         slices = [
@@ -171,7 +178,7 @@ class Scan(nn.Module):
         ]
         steps: list[Values] = []
         for parts in zip(*slices, strict=True):
-            values = self.body(*state, *parts, *captured)
+            values = [materialized(value) for value in self.body(*state, *parts, *captured)]
             state = tuple(values[: self.states])
             steps.append(values[self.states :])
         scanned = [
@@ -192,7 +199,7 @@ class BatchedScan(nn.Module):
 
     def forward(self, *operands: Any) -> Any:
         """Run the scan on every sample; return final states and scanned outputs, stacked."""
-        batched, captured = operands[: self.scan.inputs], operands[self.scan.inputs :]
+        batched, captured = map(materialized, operands[: self.scan.inputs]), operands[self.scan.inputs :]
         results = [self.scan(*sample, *captured) for sample in zip(*batched, strict=True)]
         if isinstance(results[0], Tensor):
             return torch.stack(results)
@@ -209,9 +216,14 @@ class SequenceMap(nn.Module):
 
     def forward(self, sequence: Values, *operands: Any) -> Any:
         """Return one sequence per output of the body."""
+        operands = tuple(map(materialized, operands))
         arguments, captured = operands[: self.inputs - 1], operands[self.inputs - 1 :]
         results = [
             self.body(element, *(a[i] if isinstance(a, list) else a for a in arguments), *captured)
             for i, element in enumerate(sequence)
         ]
-        return _unpacked([list(values) for values in zip(*results, strict=True)])
+        return _unpacked([[materialized(value) for value in values] for values in zip(*results, strict=True)])
+
+
+#: Modules that pass on host values: the iteration number of a loop, the results of a body.
+CONTROL = (If, Loop, Scan, BatchedScan, SequenceMap)

@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from ..host import is_host, materialized
 from .bounds import check_range, check_shape
 from .elementwise import any_integer
-from .table import Ints, operator
+from .table import Ints, Sizes, operator
 
 
 def _counted_from_zero(indices: Tensor, n: int) -> Tensor:
@@ -18,8 +19,15 @@ def _counted_from_zero(indices: Tensor, n: int) -> Tensor:
 
 
 @operator()
-def Gather(data, indices, *, axis=0):
-    return data[(*[slice(None)] * (axis % data.dim()), indices.to(torch.int64))]
+def Gather(data, indices: Sizes, *, axis=0):
+    axis = axis % data.dim()
+    if is_host(indices) and not indices.shape:
+        return data.select(axis, indices.values[0])
+    indices = materialized(indices, data.device).to(device=data.device, dtype=torch.int64)
+    if indices.dim():
+        return data[(*[slice(None)] * axis, indices)]
+    # As an index, a tensor without axes would be read back.
+    return data[(*[slice(None)] * axis, indices.unsqueeze(0))].squeeze(axis)
 
 
 @operator()

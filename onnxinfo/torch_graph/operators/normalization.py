@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..element_types import torch_type
-from .table import operator
+from .table import Floats, Ints, operator
 
 
 @operator(versions=(14, None))
@@ -114,7 +114,7 @@ def Dropout_1(data, *, ratio=0.5, is_test=1, outputs=1):
 
 
 @operator(versions=(12, None))
-def Dropout(data, ratio=None, training_mode=None, *, seed=None):
-    if training_mode is not None and bool(training_mode) and (ratio is None or ratio.item() > 0):
+def Dropout(data, ratio: Floats = None, training_mode: Ints = None, *, seed=None):
+    if training_mode and training_mode[0] and (ratio is None or ratio[0] > 0):
         raise ValueError("training mode draws random numbers; export the model for inference")
     return data, torch.ones_like(data, dtype=torch.bool)

@@ -8,7 +8,7 @@ outside it is zero. Integers stored in the model (weights, zero points) stay int
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -24,10 +24,44 @@ from .table import bind, converter, operator
 # Below this, float32 adds integers without rounding.
 _EXACT_IN_FLOAT32 = 2**24
 _WIDEST_UINT8 = 255
+_MINIFLOATS = ("8_e4m3fn", "8_e4m3fnuz", "8_e5m2", "8_e5m2fnuz", "6_e2m3fn", "6_e3m2fn", "4_e2m1fn")
 
-MINIFLOATS = {
-    np.dtype(getattr(ml_dtypes, f"float{format}"))
-    for format in ("8_e4m3fn", "8_e4m3fnuz", "8_e5m2", "8_e5m2fnuz", "6_e2m3fn", "6_e3m2fn", "4_e2m1fn")
+
+class MiniFloat(NamedTuple):
+    """A float type of 4 to 8 bits: its largest value, smallest exponent, and bits of the fraction."""
+
+    largest: float
+    exponent: int
+    fraction: int
+
+
+class SmallInteger(NamedTuple):
+    """An integer type that numpy lacks or has: its number of bits, lowest and highest value."""
+
+    bits: int
+    low: int
+    high: int
+
+
+def _mini_float(type: Any) -> MiniFloat:
+    format = ml_dtypes.finfo(type)
+    return MiniFloat(float(format.max), int(format.minexp), int(format.nmant))
+
+
+def _small_integer(type: Any) -> SmallInteger:
+    limits = ml_dtypes.iinfo(type)
+    return SmallInteger(limits.bits, int(limits.min), int(limits.max))
+
+
+# By ONNX element type. Tables, because a compiler that traces the graph cannot look into these packages.
+MINIFLOATS: dict[int, MiniFloat] = {
+    onnx.helper.np_dtype_to_tensor_dtype(np.dtype(type)): _mini_float(type)
+    for type in (getattr(ml_dtypes, f"float{format}") for format in _MINIFLOATS)
+}
+INTEGERS: dict[int, SmallInteger] = {
+    number: _small_integer(type)
+    for number in onnx.helper.get_all_tensor_dtypes()
+    if (type := onnx.helper.tensor_dtype_to_np_dtype(number)).kind in "iu" or "int" in type.name
 }
 
 
@@ -47,11 +81,10 @@ def round_to_integer(x: Tensor, zero_point: Tensor | int, low: int, high: int) -
 
 def round_to_float(x: Tensor, type: int, saturate: int = 1) -> Tensor:
     """Round half to even to the values of an ONNX float type of 4 to 8 bits."""
-    format = ml_dtypes.finfo(onnx.helper.tensor_dtype_to_np_dtype(type))
-    largest = float(format.max)
+    largest, smallest, fraction = MINIFLOATS[type]
     x = single(x)
-    exponent = torch.frexp(x.detach()).exponent.clamp(min=int(format.minexp) + 1) - 1
-    step = torch.ldexp(torch.ones_like(x), exponent - format.nmant)
+    exponent = torch.frexp(x.detach()).exponent.clamp(min=smallest + 1) - 1
+    step = torch.ldexp(torch.ones_like(x), exponent - fraction)
     rounded = (x / step).round() * step
     if not saturate:
         overflow = math.inf if type == onnx.TensorProto.FLOAT8E5M2 else math.nan
@@ -129,10 +162,10 @@ def QuantizeLinear(x, y_scale, y_zero_point=None, *, output_dtype, axis=1, block
     zero_point = _along(y_zero_point, x, axis, block_size)
     scale = scale.to(torch_type(precision)) if precision else scale
     quotient = x.to(scale.dtype) / scale
-    if onnx.helper.tensor_dtype_to_np_dtype(output_dtype) in MINIFLOATS:
+    if output_dtype in MINIFLOATS:
         return round_to_float(quotient if zero_point is None else quotient + zero_point, output_dtype, saturate)
-    limits = ml_dtypes.iinfo(onnx.helper.tensor_dtype_to_np_dtype(output_dtype))
-    return round_to_integer(quotient, 0 if zero_point is None else zero_point, int(limits.min), int(limits.max))
+    _, low, high = INTEGERS[output_dtype]
+    return round_to_integer(quotient, 0 if zero_point is None else zero_point, low, high)
 
 
 @operator()

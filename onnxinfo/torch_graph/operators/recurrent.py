@@ -6,6 +6,7 @@ Shapes in the comments: T time steps, B samples, D directions, G gates, I inputs
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional
 
-from .bounds import check_range, check_shape
+from .bounds import check_range, check_shape, is_transformed
 from .table import operator
 
 State = tuple[Tensor, ...]
@@ -246,7 +247,7 @@ class _Layer:
         backward = self.reversed == [True]
         X = self.X.flip(0) if backward else self.X
         # cuDNN expects contiguous weights, and has no second derivative.
-        with torch.backends.cudnn.flags(enabled=False):
+        with _without_cudnn():
             Y, *final = kernel(X, states, parameters, True, 1, 0.0, False, len(self.reversed) == 2, False)
         Y = (Y.flip(0) if backward else Y).unflatten(-1, (len(self.reversed), -1)).transpose(1, 2)
         return self._arranged(Y, *final)
@@ -258,9 +259,11 @@ class _Layer:
         return (Y.permute(2, 0, 1, 3), *(state.transpose(0, 1) for state in states))
 
 
+def _without_cudnn() -> AbstractContextManager[object]:
+    """Disable cuDNN, except in a compiled graph, which decomposes the kernels."""
+    return nullcontext() if torch.compiler.is_dynamo_compiling() else torch.backends.cudnn.flags(enabled=False)
+
+
 def _transformed(*operands: Tensor) -> bool:
     """Whether torch.func or forward mode is active, which the fused kernels do not support."""
-    return any(
-        torch._C._functorch.is_functorch_wrapped_tensor(operand) or forward_ad.unpack_dual(operand).tangent is not None
-        for operand in operands
-    )
+    return is_transformed(*operands) or any(forward_ad.unpack_dual(o).tangent is not None for o in operands)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .table import Ints, operator
+from ..host import numbers, scalar
+from .table import Ints, Sizes, operator
 
 
 @operator()
@@ -36,7 +37,7 @@ def SequenceErase(input_sequence, position: Ints = None):
 
 @operator()
 def SequenceLength(input_sequence):
-    return torch.tensor(len(input_sequence))
+    return scalar(len(input_sequence))
 
 
 @operator()
@@ -45,10 +46,11 @@ def ConcatFromSequence(input_sequence, *, axis, new_axis=0):
 
 
 @operator()
-def SplitToSequence(input, split=None, *, axis=0, keepdims=1):
+def SplitToSequence(input, split: Sizes = None, *, axis=0, keepdims=1):
     if split is None:
         return list(input.split(1, axis) if keepdims else input.unbind(axis))
-    return list(input.split(split.tolist(), axis))
+    sizes = numbers(split)
+    return list(input.split(sizes if split.shape else sizes[0], axis))
 
 
 @operator()
@@ -65,4 +67,4 @@ def OptionalGetElement(input):
 
 @operator()
 def OptionalHasElement(input=None):
-    return torch.tensor(input is not None)
+    return scalar(input is not None, torch.bool)

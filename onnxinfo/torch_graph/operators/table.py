@@ -13,6 +13,7 @@ keyword-only parameters the attributes with ONNX's defaults; it returns a tensor
 
 A parameter annotated ``Ints`` or ``Floats`` holds shape arithmetic: the function receives a list of Python numbers
 (or None if the optional input is absent), whether the operand is a constant of the model or computed at run time.
+A parameter annotated ``Sizes`` receives a host value (:mod:`..host`) as it is; others receive a tensor made of it.
 A parameter annotated ``Unsupported`` is an input or attribute that must be absent or zero in a convertible node. Any
 other annotation is rejected when the function is registered. A keyword-only parameter ``outputs`` receives the number
 of outputs that the node names. An operator whose meaning changed between opsets has one function per version range.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,16 +34,20 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConversionError
+from ..host import LARGEST, HostValue, host_value, is_host, materialized, numbers
 from ..nodes import Converted, Graph, Node
+from .shape_arithmetic import HOST
 
 MICROSOFT = "com.microsoft"
 
 # Markers for parameters that hold shape arithmetic; the functions receive plain lists.
 Ints = Annotated[list[int] | None, "shape arithmetic"]
 Floats = Annotated[list[float] | None, "shape arithmetic"]
+# Marker for parameters that may be host values; the functions receive either those or tensors.
+Sizes = Annotated[Any, "host value"]
 # Marker for parameters that a function knows but does not support.
 Unsupported = Annotated[Any, "unsupported"]
-_MARKERS = {"Ints": Ints, "Floats": Floats, "Unsupported": Unsupported}
+_MARKERS = {"Ints": Ints, "Floats": Floats, "Sizes": Sizes, "Unsupported": Unsupported}
 
 Function = Callable[..., Any]
 Converter = Callable[[Node, Graph], Converted]
@@ -132,6 +138,24 @@ def _signature(function: Function) -> inspect.Signature:
     return signature
 
 
+class Parameters(NamedTuple):
+    """What a function expects of its operands.
+
+    Parameters
+    ----------
+    listed
+        Positions of lists of numbers.
+    raw
+        Positions of operands that may be host values.
+    on_host
+        Computes the operator if all operands are host values; None if nothing does.
+    """
+
+    listed: frozenset[int]
+    raw: frozenset[int]
+    on_host: Function | None
+
+
 class Operator(nn.Module):
     """A function of the table, with the constants and attributes of one node bound to it.
 
@@ -140,9 +164,9 @@ class Operator(nn.Module):
     function
         Function from the table.
     constants
-        By position: operands known before the model runs, as lists (shape arithmetic), tensors or None (absent).
-    listed
-        Positions at which the function expects a list of numbers.
+        By position: operands known before the model runs, as host values or None (absent).
+    expects
+        What the function expects of its operands.
     attributes
         The node's attributes.
     outputs
@@ -154,8 +178,8 @@ class Operator(nn.Module):
     def __init__(
         self,
         function: Function,
-        constants: dict[int, Any],
-        listed: frozenset[int],
+        constants: dict[int, HostValue | None],
+        expects: Parameters,
         attributes: dict[str, Any],
         outputs: int,
         label: str,
@@ -163,10 +187,14 @@ class Operator(nn.Module):
         super().__init__()
         self.function = function
         self.constants = constants
-        self.listed = listed
+        self.expects = expects
         self.attributes = attributes
         self.outputs = outputs
         self.label = label
+        for i, value in constants.items():
+            if value is not None and i not in expects.listed | expects.raw:
+                # The tensor moves with the module, so that no pass copies it from the host.
+                self.register_buffer(f"constant_{i}", materialized(value), persistent=False)
 
     def forward(self, *operands: Any) -> Any:
         """Call the function; return a single output by itself, several as a tuple.
@@ -177,63 +205,96 @@ class Operator(nn.Module):
             The function rejects the operands; out-of-memory errors are passed on unchanged.
         """
         try:
-            if self.constants or self.listed:
-                operands = self._with_constants(operands)
-            result = self.function(*_on_one_device(operands), **self.attributes)
+            result = self._computed(self._with_constants(operands) if self.constants else operands)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             raise ConversionError(f"{self.label} cannot run: {' '.join(str(error).split())}") from error
+        several = isinstance(result, tuple) and not is_host(result)
         if self.outputs == 1:
-            return result[0] if isinstance(result, tuple) else result
-        if isinstance(result, Tensor):
+            return result[0] if several else result
+        if not several and not isinstance(result, list):
             raise ConversionError(f"{self.label} cannot run: its outputs other than the first are not computed")
         return result
+
+    def _computed(self, operands: tuple[Any, ...]) -> Any:
+        on_host = self.expects.on_host
+        if on_host is not None and all(operand is None or is_host(operand) for operand in operands):
+            result = on_host(*operands, **self.attributes)
+            if result is not NotImplemented:
+                return result
+        return self.function(*self._prepared(operands), **self.attributes)
 
     def _with_constants(self, operands: tuple[Any, ...]) -> tuple[Any, ...]:
         arguments = iter(operands)
         total = len(operands) + len(self.constants)
-        bound = [self.constants[i] if i in self.constants else next(arguments) for i in range(total)]
-        for i in self.listed:
-            if isinstance(bound[i], Tensor):
-                bound[i] = bound[i].reshape(-1).tolist()
-        return tuple(bound)
+        return tuple(self.constants[i] if i in self.constants else next(arguments) for i in range(total))
+
+    def _prepared(self, operands: tuple[Any, ...]) -> list[Any]:
+        """Bring operands into the form that the function expects, all tensors on one device."""
+        listed, raw, _ = self.expects
+        target = _device(operands)
+        prepared: list[Any] = []
+        for i, operand in enumerate(operands):
+            if operand is None or i in raw:
+                prepared.append(operand)
+            elif i in listed:
+                prepared.append(numbers(operand))
+            elif is_host(operand):
+                tensor = getattr(self, f"constant_{i}") if i in self.constants else materialized(operand, target)
+                prepared.append(tensor if target is None or tensor.device == target else tensor.to(target))
+            elif isinstance(operand, Tensor) and operand.device != target:
+                prepared.append(operand.to(target))
+            else:
+                prepared.append(operand)
+        return prepared
 
     def extra_repr(self) -> str:
         """Name of the function."""
         return self.function.__name__
 
 
-def _on_one_device(operands: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Shape arithmetic stays on the host; combined with tensors on an accelerator, it is moved there."""
+def _device(operands: tuple[Any, ...]) -> torch.device | None:
+    """Device on which an operator computes: that of its tensors, an accelerator if they are on several."""
     target = None
-    mixed = False
     for operand in operands:
-        if isinstance(operand, Tensor) and operand.device != target:
-            mixed = target is not None
-            target = operand.device if target is None or target.type == "cpu" else target
-    if not mixed:
-        return operands
-    return tuple(operand.to(target) if isinstance(operand, Tensor) else operand for operand in operands)
+        if isinstance(operand, Tensor) and (target is None or target.type == "cpu"):
+            target = operand.device
+    return target
 
 
 def bind(function: Function, node: Node, graph: Graph, **attributes: Any) -> Converted:
     """Convert a node to a function of the table; attributes given here take precedence over the node's own."""
-    listed = _listed_parameters(function, len(node.inputs))
-    constants: dict[int, Any] = {}
-    dynamic: list[str] = []
-    for i, name in enumerate(node.inputs):
-        value = _constant_operand(name, graph, listed=i in listed)
-        if value is _DYNAMIC:
-            dynamic.append(name)
-        else:
-            constants[i] = value
     attributes = {name: v for name, v in node.attributes.items() if name not in _MEANINGLESS} | attributes
     if "outputs" in _signature(function).parameters:
         attributes["outputs"] = len(node.outputs)
     _check_call(function, node.inputs, attributes)
-    module = Operator(function, constants, listed, attributes, len(node.outputs), graph.describe(node))
+    on_host = _host_function(node, attributes)
+    parameters = Parameters(*_marked_parameters(function, len(node.inputs)), on_host)
+    host = on_host is not None and all(n in graph.initializers or graph.may_be_host(n) for n in node.inputs if n)
+    constants: dict[int, HostValue | None] = {}
+    dynamic: list[str] = []
+    for i, name in enumerate(node.inputs):
+        if name == "":
+            constants[i] = None
+        elif name in graph.initializers and (i in parameters.listed or is_small(graph.initializers[name], host)):
+            constants[i] = host_value(graph.constant(name))
+        else:
+            dynamic.append(name)
+    module = Operator(function, constants, parameters, attributes, len(node.outputs), graph.describe(node))
     return Converted(module, tuple(dynamic))
+
+
+def _host_function(node: Node, attributes: dict[str, Any]) -> Function | None:
+    """Return the operator's implementation on host values, if it has one for these operands and attributes."""
+    function = HOST.get(node.op_type) if node.domain == "ai.onnx" else None
+    if function is None:
+        return None
+    try:
+        inspect.signature(function).bind(*node.inputs, **attributes)
+    except TypeError:
+        return None
+    return function
 
 
 # Early versions of many operators told executors which inputs they may overwrite.
@@ -252,24 +313,18 @@ def _check_call(function: Function, operands: tuple[str, ...], attributes: dict[
             raise NotImplementedError(f"'{name}' is not supported")
 
 
-_DYNAMIC = object()
 _INTEGERS = {number for name, number in onnx.TensorProto.DataType.items() if re.fullmatch(r"U?INT\d+|BOOL", name)}
 
 
-def _constant_operand(name: str, graph: Graph, *, listed: bool) -> Any:
-    if name == "":
-        return None
-    if name not in graph.initializers:
-        return _DYNAMIC
-    if listed:
-        return graph.constant(name).reshape(-1).tolist()
-    # Float constants are weights: they become buffers of the module, are shared and move with it.
-    proto = graph.initializers[name]
-    small = len(proto.dims) < 2 and proto.data_type in _INTEGERS
-    return graph.constant(name) if small else _DYNAMIC
+def is_small(constant: onnx.TensorProto, of_any_type: bool = False) -> bool:
+    """Whether a constant becomes a host value; others are weights, which are shared buffers of the whole module."""
+    if math.prod(constant.dims) > LARGEST or constant.data_type == onnx.TensorProto.STRING:
+        return False
+    return of_any_type or (len(constant.dims) < 2 and constant.data_type in _INTEGERS)
 
 
-def _listed_parameters(function: Function, count: int) -> frozenset[int]:
-    """Positions (among the first ``count`` operands) where the function expects lists of numbers."""
+def _marked_parameters(function: Function, count: int) -> tuple[frozenset[int], frozenset[int]]:
+    """Positions (among the first ``count`` operands) of lists of numbers, and of operands that may be host values."""
     parameters = [*_signature(function).parameters.values()][:count]
-    return frozenset(i for i, parameter in enumerate(parameters) if parameter.annotation in (Ints, Floats))
+    listed = frozenset(i for i, parameter in enumerate(parameters) if parameter.annotation in (Ints, Floats))
+    return listed, frozenset(i for i, parameter in enumerate(parameters) if parameter.annotation == Sizes)

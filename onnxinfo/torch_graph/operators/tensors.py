@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..element_types import torch_type
+from ..host import first_device, host_value, materialized, numbers, scalar, vector
+from ..nodes import Converted, Graph, Node
 from .bounds import check_range, check_shape
-from .table import Ints, operator
+from .table import Floats, Ints, Sizes, bind, converter, operator
 
 
 @operator()
@@ -40,9 +42,15 @@ def Constant(
     return torch.tensor(value_ints if value_int is None else value_int, dtype=torch.int64)
 
 
-@operator()
-def ConstantOfShape(input: Ints, *, value=None):
-    return torch.zeros(input) if value is None else value.reshape(()).expand(input)
+@converter("ConstantOfShape")
+def _constant_of_shape(node: Node, graph: Graph) -> Converted:
+    value = node.attributes.get("value")
+    constant = scalar(0.0, torch.float32) if value is None else host_value(value)
+    return bind(ConstantOfShape, node, graph, value=constant)
+
+
+def ConstantOfShape(input: Sizes, *, value):
+    return materialized(value, first_device(input)).reshape(()).expand(numbers(input))
 
 
 @operator()
@@ -52,21 +60,26 @@ def EyeLike(input, *, dtype=None, k=0):
 
 
 @operator()
-def Range(start, limit, delta, *, stash_type=1):
-    count = max(math.ceil((limit.item() - start.item()) / delta.item()), 0)
-    steps = torch.arange(count, device=start.device)
+def Range(start: Sizes, limit: Sizes, delta: Sizes, *, stash_type=1):
+    first, end, step = (numbers(bound)[0] for bound in (start, limit, delta))
+    device = first_device(start, limit, delta)
+    if not start.dtype.is_floating_point:
+        count = max(-((first - end) // step), 0)
+        return (torch.arange(count, device=device) * step + first).to(start.dtype)
+    steps = torch.arange(max(math.ceil((end - first) / step), 0), device=device)
     type = torch_type(stash_type) if start.dtype in (torch.float16, torch.bfloat16) else start.dtype
-    return (start.to(type) + steps.to(type) * delta.to(type)).to(start.dtype)
+    origin, stride = (materialized(bound, device).to(type) for bound in (start, delta))
+    return (origin + steps.to(type) * stride).to(start.dtype)
 
 
 @operator()
 def Shape(data, *, start=0, end=None):
-    return torch.tensor(list(data.shape)[start:end], dtype=torch.int64)
+    return vector(data.shape[start:end], data.device)
 
 
 @operator()
 def Size(data):
-    return torch.tensor(data.numel())
+    return scalar(data.numel(), device=data.device)
 
 
 @operator(versions=(5, None))
@@ -168,11 +181,11 @@ def Slice(data, starts: Ints, ends: Ints, axes: Ints = None, steps: Ints = None)
     for start, end, axis, step in zip(
         starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True
     ):
-        chosen = range(data.shape[axis])[start:end:step]
+        slices[axis] = slice(start, end, step)
         if step < 0:
             reversed_axes.append(axis)
-            chosen = chosen[::-1]
-        slices[axis] = slice(chosen.start, chosen.stop, chosen.step)
+            chosen = range(data.shape[axis])[start:end:step][::-1]
+            slices[axis] = slice(chosen.start, chosen.stop, chosen.step)
     data = data[tuple(slices)]
     return data.flip(reversed_axes) if reversed_axes else data
 
@@ -183,12 +196,12 @@ def Slice_1(data, *, axes=None, ends, starts):
 
 
 @operator(versions=(11, None))
-def Pad(data, pads: Ints, constant_value=None, axes: Ints = None, *, mode="constant"):
+def Pad(data, pads: Ints, constant_value: Floats = None, axes: Ints = None, *, mode="constant"):
     axes = list(range(data.dim())) if axes is None else [axis % data.dim() for axis in axes]
     amounts = {axis: pads[i :: len(axes)] for i, axis in enumerate(axes)}
     if mode == "constant":
         flat = [amount for axis in reversed(range(data.dim())) for amount in amounts.get(axis, (0, 0))]
-        return functional.pad(data, flat, value=0 if constant_value is None else constant_value.item())
+        return functional.pad(data, flat, value=constant_value[0] if constant_value else 0)
     for axis, (before, after) in amounts.items():
         if before or after:
             positions = torch.arange(-before, data.shape[axis] + after, device=data.device)
@@ -211,12 +224,12 @@ _SOURCES = {
 
 @operator("Pad", versions=(2, 10))
 def Pad_2(data, *, mode="constant", pads, value=0.0):
-    return Pad(data, pads, torch.tensor(value), mode=mode)
+    return Pad(data, pads, [value], mode=mode)
 
 
 @operator("Pad", versions=(1, 1))
 def Pad_1(data, *, mode="constant", paddings, value=0.0):
-    return Pad(data, paddings, torch.tensor(value), mode=mode)
+    return Pad(data, paddings, [value], mode=mode)
 
 
 @operator()

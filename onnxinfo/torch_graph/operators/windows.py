@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,12 +29,12 @@ class Windows:
     before: Numbers
     after: Numbers
 
-    @functools.cached_property
+    @property
     def symmetric(self) -> bool:
         """Whether torch's own padding arguments can express the padding."""
         return self.before == self.after and min(self.before) >= 0
 
-    @functools.cached_property
+    @property
     def extents(self) -> Numbers:
         """Number of elements of an axis that a window spans."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
@@ -50,20 +49,11 @@ def windows(
     pads: Sequence[int] | None,
 ) -> Windows:
     """Apply ONNX's defaults and resolve ``auto_pad`` for spatial axes of the given sizes."""
-    return _windows(
-        tuple(sizes), tuple(kernel), tuple(strides or ()), tuple(dilations or ()), auto_pad, tuple(pads or ())
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def _windows(
-    sizes: Numbers, kernel: Numbers, strides: Numbers, dilations: Numbers, auto_pad: str, pads: Numbers
-) -> Windows:
-    rank = len(kernel)
-    strides = strides or (1,) * rank
-    dilations = dilations or (1,) * rank
+    kernel, rank = tuple(kernel), len(kernel)
+    strides = tuple(strides or (1,) * rank)
+    dilations = tuple(dilations or (1,) * rank)
     if auto_pad not in ("SAME_UPPER", "SAME_LOWER"):
-        pads = pads if pads and auto_pad != "VALID" else (0,) * (2 * rank)
+        pads = tuple(pads) if pads and auto_pad != "VALID" else (0,) * (2 * rank)
         return Windows(kernel, strides, dilations, pads[:rank], pads[rank:])
     missing = [
         max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)

@@ -11,7 +11,7 @@ import pytest
 from onnxinfo.torch_graph.operators import table
 
 FUTURE = "from __future__ import annotations\n"
-IMPORTS = "from onnxinfo.torch_graph.operators.table import Floats, Ints, Unsupported, operator\n"
+IMPORTS = "from onnxinfo.torch_graph.operators.table import Floats, Ints, Sizes, Unsupported, operator\n"
 
 
 @pytest.fixture
@@ -30,11 +30,10 @@ def define(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("head", [FUTURE + IMPORTS, IMPORTS])
 def test_annotations_count_with_and_without_the_future_import(head: str, define: Any) -> None:
-    function = define(
-        head + "@operator()\ndef Op(X, axes: Ints = None, scales: Floats = None, *, mode: Unsupported = 0): ..."
-    )
-    assert table._listed_parameters(function, 3) == {1, 2}
-    assert table._listed_parameters(function, 2) == {1}
+    inputs = "X, axes: Ints = None, scales: Floats = None, sizes: Sizes = None"
+    function = define(f"{head}@operator()\ndef Op({inputs}, *, mode: Unsupported = 0): ...")
+    assert table._marked_parameters(function, 4) == ({1, 2}, {3})
+    assert table._marked_parameters(function, 2) == ({1}, set())
     with pytest.raises(NotImplementedError, match="'mode' is not supported"):
         table._check_call(function, ("x",), {"mode": 1})
 
@@ -43,6 +42,6 @@ def test_annotations_count_with_and_without_the_future_import(head: str, define:
 @pytest.mark.parametrize("annotation", ["list[int]", "int | None", "'Int'", "'Unsuported'"])
 def test_other_annotations_are_refused_when_the_function_is_defined(head: str, annotation: str, define: Any) -> None:
     with pytest.raises(
-        TypeError, match=r"operator function .*Op: .*annotate parameters with Ints, Floats, Unsupported"
+        TypeError, match=r"operator function .*Op: .*annotate parameters with Ints, Floats, Sizes, Unsupported"
     ):
         define(f"{head}@operator()\ndef Op(X, axes: {annotation} = None): ...")
