@@ -129,7 +129,7 @@ class Dataflow:
         """
         found: dict[str, int] = {}
         for name in self._sources(position, influenced):
-            tensor = self.initializers.get(name) or self._constant(name)
+            tensor = self.constant(name)
             if tensor is not None and tensor.data_type in _PARAMETERS and tensor.dims:
                 found[name] = math.prod(tensor.dims)
         # Parameters in bodies of control flow.
@@ -152,8 +152,10 @@ class Dataflow:
                 pending.extend(fresh)
         return sources
 
-    def _constant(self, name: str) -> TensorProto | None:
-        """Tensor of a Constant node."""
+    def constant(self, name: str) -> TensorProto | None:
+        """Tensor of an initializer or a Constant node."""
+        if name in self.initializers:
+            return self.initializers[name]
         node = self.nodes[self.producer[name]] if name in self.producer else onnx.NodeProto()
         values = [a.t for a in node.attribute if a.name == "value"] if node.op_type == "Constant" else []
         return values[0] if values else None

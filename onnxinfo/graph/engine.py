@@ -117,6 +117,8 @@ class Engine:
         self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         self.inputs = [value.name for value in self.session.get_inputs()]
         self.outputs = [value.name for value in self.session.get_outputs()]
+        values = (*self.session.get_inputs(), *self.session.get_outputs())
+        self._is_foreign = any(value.type in _FOREIGN for value in values)
 
     def run(self, feeds: Mapping[str, Array]) -> list[Any]:
         """Compute every graph output.
@@ -132,8 +134,7 @@ class Engine:
         return interruptible(lambda: self._run(feeds, options), lambda: setattr(options, "terminate", True))
 
     def _run(self, feeds: Mapping[str, Array], options: onnxruntime.RunOptions) -> list[Any]:
-        types = {value.type for value in (*self.session.get_inputs(), *self.session.get_outputs())}
-        if types.isdisjoint(_FOREIGN):
+        if not self._is_foreign:
             return list(self.session.run(None, dict(feeds), options))
         elements = {value.name: _FOREIGN.get(value.type) for value in self.session.get_inputs()}
         values = {name: _to_engine(array, elements.get(name)) for name, array in feeds.items()}

@@ -43,8 +43,39 @@ def time_limit(seconds: float) -> Iterator[None]:
         _LIMIT.reset(token)
 
 
-def interruptible(call: Callable[[], T], stop: Callable[[], None]) -> T:
+class _Call:
+    """A call in its own thread, and the calls that it makes in turn."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Ask the call to end."""
+        self._stopped = True
+        self._stop()
+
+    def nested(self, call: Callable[[], T], stop: Callable[[], None]) -> T:
+        """Make another call in the same thread; from now on it is this one that is asked to end.
+
+        Raises
+        ------
+        ModelError
+            The call was asked to end.
+        """
+        self._stop = stop
+        if self._stopped:
+            raise ModelError("the computation was interrupted")
+        return call()
+
+
+_THREAD = threading.local()
+
+
+def interruptible(call: Callable[[], T], stop: Callable[[], None] = lambda: None) -> T:
     """Make a call in a separate thread, so that this one keeps handling signals.
+
+    Interruptible calls that the call makes share its thread and its time limit.
 
     Parameters
     ----------
@@ -65,8 +96,12 @@ def interruptible(call: Callable[[], T], stop: Callable[[], None]) -> T:
     BaseException
         Any exception of the call, or of a signal handler.
     """
+    outer: _Call | None = getattr(_THREAD, "call", None)
+    if outer is not None:
+        return outer.nested(call, stop)
     done: Future[T] = Future()
-    thread = threading.Thread(target=_complete, args=(done, call), daemon=True)
+    made = _Call(stop)
+    thread = threading.Thread(target=_complete, args=(done, call, made), daemon=True)
     thread.start()
     limit = _LIMIT.get()
     try:
@@ -79,11 +114,12 @@ def interruptible(call: Callable[[], T], stop: Callable[[], None]) -> T:
         ) from None
     finally:
         if not done.done():
-            stop()
+            made.stop()
             thread.join(PATIENCE)
 
 
-def _complete(done: Future[T], call: Callable[[], T]) -> None:
+def _complete(done: Future[T], call: Callable[[], T], made: _Call) -> None:
+    _THREAD.call = made
     try:
         done.set_result(call())
     except BaseException as error:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, fx
 
 from ..errors import ConversionError
+from ..torch_graph.evaluation import evaluated_outputs, one_by_one
 from .batching import same_features, try_alone
 from .recompute import peak_bytes, profile_memory, recomputed
 from .rows import as_rows
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+#: Separates the strategy for converted outputs from that for evaluated ones.
+_BESIDE = "; evaluated layers: "
 #: Numbers of checkpointed segments, tried in order.
 SEGMENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -48,6 +54,8 @@ class Network:
         self.mode = mode
         # Position of the batch axis in each output.
         self.axes = [0] * len(_outputs(self.module.graph))
+        # Whether ONNX Runtime evaluates each output.
+        self.evaluated = evaluated_outputs(self.module)
         self.segments = 1
         # Function that evaluates the graph.
         self.evaluate: Callable[..., tuple[Tensor, ...]] = self.module
@@ -57,7 +65,9 @@ class Network:
         """Network that computes only the given layers (positions among the outputs)."""
         key = tuple(layers)
         if key not in self._parts:
-            part = Network(_restrict(self.module, key), self.conditioning_inputs, self.batch, mode=self.mode)
+            module = _restrict(self.module, key)
+            mode = self._mode_of(evaluated_outputs(module))
+            part = Network(module, self.conditioning_inputs, self.batch, mode=mode)
             part.axes = [self.axes[i] for i in key]
             part.checkpoint(self.segments)
             self._parts[key] = part
@@ -78,8 +88,25 @@ class Network:
         list of Tensor
             One (B, m) tensor per layer.
         """
+        if _BESIDE in self.mode:
+            return self._by_kind(lambda part: part(x, rows))
         conditioning_inputs = [tensor[rows] for tensor in self.conditioning_inputs]
         return _MODES[self.mode](self, x, conditioning_inputs)
+
+    def _mode_of(self, evaluated: Sequence[bool]) -> str:
+        """Batching strategy of a part, by whether ONNX Runtime evaluates its outputs."""
+        converted, beside, by_runtime = self.mode.partition(_BESIDE)
+        if not beside or (any(evaluated) and not all(evaluated)):
+            return self.mode
+        return by_runtime if all(evaluated) else converted
+
+    def _by_kind(self, function: Callable[[Network], Sequence[T]]) -> list[T]:
+        """Apply a function to the converted outputs and to the evaluated ones; return its results for all outputs."""
+        found: dict[int, T] = {}
+        for kind in (False, True):
+            positions = [i for i, evaluated in enumerate(self.evaluated) if evaluated == kind]
+            found.update(zip(positions, function(self.part(positions)), strict=True))
+        return [found[i] for i in range(len(found))]
 
     def with_conditioning_inputs(self, conditioning_inputs: Sequence[Tensor]) -> Network:
         """Copy of the network with the conditioning inputs of other samples."""
@@ -113,9 +140,9 @@ class Network:
         """Recompute activations in this many segments; :meth:`recompute` must have profiled the graph."""
         self.segments = segments
         self.evaluate = self.module if segments == 1 else recomputed(self.module, segments)
-        if segments > 1 and self.mode == "vmap":
+        if segments > 1 and self.mode.partition(_BESIDE)[0] == "vmap":
             # A checkpointed graph cannot be evaluated by vmap.
-            self.mode = "loop"
+            self.mode = self.mode.replace("vmap", "loop", 1)
         self._parts.clear()
 
     def shapes(self, x: Tensor, rows: Tensor) -> list[tuple[int, ...]]:
@@ -132,7 +159,8 @@ class Network:
 
         A graph may have a fixed batch size, merge the batch axis with others, not have it first, or let the samples of
         a batch influence each other. Each strategy is tried on noisy copies of the samples, in batches of several
-        sizes; values and gradients are compared with those of inputs evaluated one by one.
+        sizes; values and gradients are compared with those of inputs evaluated one by one. Outputs that ONNX Runtime
+        evaluates may get another strategy than converted ones.
 
         Parameters
         ----------
@@ -151,6 +179,16 @@ class Network:
             No strategy works, results differ from run to run, or the graph has a fixed batch size above one and its
             samples influence each other.
         """
+        if any(self.evaluated) and not all(self.evaluated):
+            modes: list[str] = []
+
+            def select(part: Network) -> list[int]:
+                modes.append(part.select_batching(x, rows, unit, rounded=rounded))
+                return part.axes
+
+            axes = self._by_kind(select)
+            self.set_batching(modes[0] if modes[0] == modes[1] else _BESIDE.join(modes), axes)
+            return self.mode
         try:
             self.axes = _batch_axes(self, x, [tensor[rows] for tensor in self.conditioning_inputs])
             trial = try_alone(self._loop, x, rows, unit)
@@ -209,7 +247,7 @@ class Network:
             Strategy and batch axes of that network.
         """
         self.mode, self.axes = mode, list(axes)
-        if mode == "channels last":
+        if mode.partition(_BESIDE)[0] == "channels last":
             # Convert once; otherwise convolutions would reorder their weights at every call.
             self.module.to(memory_format=torch.channels_last)
         self._parts.clear()
@@ -277,6 +315,26 @@ def _rows(output: Tensor, count: int, axis: int) -> Tensor:
     return as_rows(_samples_first(output, count, axis))
 
 
+def _evaluated_one_by_one(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[Tensor]:
+    """The whole batch in torch, and its inputs one by one in ONNX Runtime, in as few calls as possible."""
+    if not any(network.evaluated):
+        raise ValueError("ONNX Runtime evaluates no layer")
+    copies = network.batch or 1
+    with one_by_one(copies):
+        outputs = network.evaluate(x, *conditioning_inputs)
+    return [
+        _of_copies(output, copies, axis) if evaluated else _rows(output, len(x), axis)
+        for output, axis, evaluated in zip(outputs, network.axes, network.evaluated, strict=True)
+    ]
+
+
+def _of_copies(outputs: Tensor, copies: int, axis: int) -> Tensor:
+    """Rows of outputs that were computed for copies of each input, (inputs, *shape of one output)."""
+    if copies == 1:
+        return as_rows(outputs)
+    return torch.stack([_rows(output, copies, axis)[0] for output in outputs])
+
+
 def _mapped(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[Tensor]:
     def one(*inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(_alone(network, inputs))
@@ -306,6 +364,7 @@ def _fill(sample: Tensor, count: int) -> Tensor:
 _MODES: dict[str, Callable[[Network, Tensor, list[Tensor]], list[Tensor]]] = {
     "channels last": _channels_last,
     "batch": _whole,
+    "one by one in ONNX Runtime": _evaluated_one_by_one,
     "vmap": _mapped,
     "loop": _one_by_one,
 }

@@ -62,6 +62,26 @@ def test_a_call_is_asked_to_stop_after_the_limit() -> None:
     assert stopped.is_set()
 
 
+def test_calls_within_a_call_share_its_thread_and_its_end() -> None:
+    stopped, entered, seen = threading.Event(), threading.Event(), []
+
+    def outer() -> None:
+        seen.append(threading.get_ident())
+        interruptible(lambda: seen.append(threading.get_ident()))
+        entered.set()
+        interruptible(stopped.wait, stopped.set)
+        with pytest.raises(ModelError, match="interrupted"):
+            interruptible(lambda: seen.append(0))
+        seen.append(1)
+
+    with time_limit(0.2), pytest.raises(ModelError, match=r"within 0\.2 s"):
+        interruptible(outer)
+    assert entered.is_set()
+    assert seen[0] == seen[1] != threading.get_ident()
+    # The inner call was asked to end, and none follows it.
+    assert seen[2:] == [1]
+
+
 def test_the_limit_ends_with_the_context() -> None:
     before = current_limit()
     with time_limit(5):
