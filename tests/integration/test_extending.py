@@ -1,11 +1,11 @@
 """Extensions from an installed package and from a program work everywhere, including workers and Ray."""
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -18,21 +18,6 @@ from onnxinfo.models import path
 from onnxinfo.registry import METRICS, Registry
 
 SOURCE = DATA / "extension"
-HEAD = """
-import json, sys
-from pathlib import Path
-import numpy as np
-import onnxinfo
-from onnxinfo.models import path
-
-MODEL, IMAGES = path("digits-cnn.onnx"), f"{path('digits.npz')}:images"
-OPTIONS = {"layers": ["relu_4"], "limit": 40, "threads": 1}
-
-def values(name, metric="energy", inputs=IMAGES, **options):
-    result = onnxinfo.analyze(MODEL, inputs, f"{name}.h5", metrics=[metric], **OPTIONS | options)
-    with onnxinfo.open(result.archive) as archive:
-        return archive[result.run].values(metric)["value"].tolist()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +30,88 @@ def installed(tmp_path_factory):
     return folder / "target"
 
 
-def run(program, folder, installed=None):
-    """Return what a program prints as JSON; it runs from a file, because workers import it."""
-    file = folder / "program.py"
-    file.write_text(HEAD + textwrap.dedent(program))
-    search = [str(installed)] if installed else []
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*search, *filter(None, sys.path)])}
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import onnxinfo
+from onnxinfo.analysis.blocks import Cells, Measure
+from onnxinfo.archive.format import Metric
+from onnxinfo.models import path
+from onnxinfo.registry import METRICS
+
+MODEL, IMAGES = path("digits-cnn.onnx"), f"{path('digits.npz')}:images"
+OPTIONS = {"metrics": ["energy", "peak"], "layers": ["relu_4"], "limit": 3, "threads": 1}
+
+@METRICS.register("peak")
+class Peak(Measure):
+    metric = Metric("peak", "largest value of the map of SID", "nat", fields=(), has_map=False)
+    needs = ("sid",)
+    offset = None
+
+    def prepare(self, report):
+        self.offset = 1000.0
+
+    def cells(self, batch):
+        value = batch.cells("sid").map.flatten(1).max(1).values.double() + self.offset
+        return Cells({"value": value, "stderr": 0 * value, "converged": value.isfinite()})
+
+def register():
+    from dataclasses import replace
+    from onnxinfo.analysis.baselines import Gradient
+
+    @METRICS.register("local")
+    class Local(Gradient):
+        metric = replace(Gradient.metric, name="local")
+
+def values(name, **options):
+    result = onnxinfo.analyze(MODEL, IMAGES, f"{name}.h5", **OPTIONS | options)
+    with onnxinfo.open(result.archive) as archive:
+        run = archive[result.run]
+        return {metric: run.values(metric)["value"].tolist() for metric in ("energy", "peak")}
+
+def refusal(**options):
+    try:
+        values("refused", **options)
+    except onnxinfo.UsageError as error:
+        return str(error)
+
+def extensions():
+    import onnx, torch
+    from onnx import TensorProto, helper
+
+    onnxinfo.plot("one.h5", "name", "one.txt")
+    onnxinfo.export("one.h5", "one.list")
+    found = {"plot": Path("one.txt").read_text(), "export": Path("one.list").read_text()}
+    np.savetxt("images.numbers", np.load(path("digits.npz"))["images"][:40].reshape(40, -1) / 255)
+    found["read"] = onnxinfo.open_samples("images.numbers", shape=(64,)).batch([3]).ravel().tolist()
+    shown = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in "xy"]
+    twice = helper.make_node("Twice", ["x"], ["y"], domain="example")
+    graph = helper.make_graph([twice], "g", *([each] for each in shown))
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("example", 1)]
+    module = onnxinfo.convert(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    return found | {"twice": module(torch.ones(1, 2))[0].tolist()}
+
+if __name__ == "__main__":
+    found = {"one": values("one"), "two": values("two", workers=2), "here": values("here", engine="here")}
+    found |= extensions()
+    if RAY:
+        found["ray"] = values("ray", engine="ray", workers=1)
+    register()
+    found["refused"] = refusal(metrics=["local"], workers=2)
+    print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(installed, tmp_path_factory):
+    """What a program prints that uses the installed package and defines metrics; workers import it from its file."""
+    folder = tmp_path_factory.mktemp("program")
+    has_ray = importlib.util.find_spec("ray") is not None
+    (folder / "program.py").write_text(f"RAY = {has_ray}\n{PROGRAM}")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(installed), *filter(None, sys.path)])}
     done = subprocess.run(
-        [sys.executable, file], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "program.py"], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -64,111 +123,31 @@ def test_the_package_is_short():
     assert len(code) <= 30
 
 
-def test_one_of_each_of_an_installed_package(installed, tmp_path):
+def test_one_of_each_of_an_installed_package(found):
     """The package's metric runs in one process, in two, and on its engine; its other extensions work, too."""
-    found = run(
-        """
-        if __name__ == "__main__":
-            import onnx, torch
-            from onnx import TensorProto, helper
-            images = np.load(path("digits.npz"))["images"][:40].reshape(40, -1) / 255
-            np.savetxt("images.numbers", images)
-            found = {"one": values("one"), "two": values("two", workers=2), "here": values("here", engine="here")}
-            onnxinfo.plot("one.h5", "name", "one.txt")
-            onnxinfo.export("one.h5", "one.list")
-            found["plot"], found["export"] = Path("one.txt").read_text(), Path("one.list").read_text()
-            found["read"] = onnxinfo.open_samples("images.numbers", shape=(64,)).batch([3]).ravel().tolist()
-            shown = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in "xy"]
-            twice = helper.make_node("Twice", ["x"], ["y"], domain="example")
-            graph = helper.make_graph([twice], "g", *([each] for each in shown))
-            opsets = [helper.make_opsetid("", 20), helper.make_opsetid("example", 1)]
-            module = onnxinfo.convert(helper.make_model(graph, opset_imports=opsets, ir_version=10))
-            found["twice"] = module(torch.ones(1, 2))[0].tolist()
-            print(json.dumps(found))
-        """,
-        tmp_path,
-        installed,
-    )
-    assert np.isfinite(found["one"]).all()
-    assert found["two"] == found["one"]
-    assert found["here"] == found["one"]
+    assert np.isfinite(found["one"]["energy"]).all()
+    assert found["two"]["energy"] == found["one"]["energy"]
+    assert found["here"]["energy"] == found["one"]["energy"]
     assert (found["plot"], found["export"]) == ("one", "relu_4")
     expected = np.load(path("digits.npz"))["images"][3].ravel() / 255
     np.testing.assert_allclose(found["read"], expected, rtol=1e-6)
     assert found["twice"] == [[2.0, 2.0]]
 
 
-PROGRAM = """
-    from onnxinfo.analysis.blocks import Cells, Measure
-    from onnxinfo.archive.format import Metric
-    from onnxinfo.registry import METRICS
-
-    @METRICS.register("peak")
-    class Peak(Measure):
-        metric = Metric("peak", "largest value of the map of SID", "nat", fields=(), has_map=False)
-        needs = ("sid",)
-        offset = None
-
-        def prepare(self, report):
-            self.offset = 1000.0
-
-        def cells(self, batch):
-            value = batch.cells("sid").map.flatten(1).max(1).values.double() + self.offset
-            return Cells({"value": value, "stderr": 0 * value, "converged": value.isfinite()})
-
-"""
-
-
-def test_a_metric_of_a_program_reaches_its_workers(tmp_path):
+def test_a_metric_of_a_program_reaches_its_workers(found):
     """Metrics arrive with their dependencies and prepared state; workers do not look up the program's names."""
-    found = run(
-        PROGRAM
-        + """
-    if __name__ == "__main__":
-        print(json.dumps([values("one", "peak", limit=3), values("two", "peak", limit=3, workers=2)]))
-        """,
-        tmp_path,
-    )
-    assert found[0] == found[1]
-    assert np.array(found[0]).min() > 900
+    assert found["two"]["peak"] == found["one"]["peak"]
+    assert np.array(found["one"]["peak"]).min() > 900
 
 
-def test_a_metric_of_a_program_reaches_ray(tmp_path):
+def test_a_metric_of_a_program_reaches_ray(found):
     pytest.importorskip("ray")
-    found = run(
-        PROGRAM
-        + """
-    if __name__ == "__main__":
-        print(json.dumps([values("one", "peak", limit=3), values("two", "peak", limit=3, engine="ray", workers=1)]))
-        """,
-        tmp_path,
-    )
-    assert found[0] == found[1]
+    assert found["ray"] == found["one"]
 
 
-def test_a_metric_that_no_other_process_can_import_is_refused_in_one_line(tmp_path):
-    said = run(
-        """
-        def register():
-            from onnxinfo.registry import METRICS
-            from dataclasses import replace
-            from onnxinfo.analysis.baselines import Gradient
-
-            @METRICS.register("local")
-            class Local(Gradient):
-                metric = replace(Gradient.metric, name="local")
-
-        if __name__ == "__main__":
-            register()
-            try:
-                values("two", "local", workers=2)
-            except onnxinfo.UsageError as error:
-                print(json.dumps(str(error)))
-        """,
-        tmp_path,
-    )
-    assert "metric 'local' cannot be sent to other processes" in said
-    assert "\n" not in said
+def test_a_metric_that_no_other_process_can_import_is_refused_in_one_line(found):
+    assert "metric 'local' cannot be sent to other processes" in found["refused"]
+    assert "\n" not in found["refused"]
 
 
 def test_unknown_names_get_near_misses_and_taken_ones_are_refused():
