@@ -98,7 +98,10 @@ def check_and_resume(path, expected):
             check_finished(archive[RUN], expected)
             # The writer may have been killed between its last write and its report.
             complete = archive[RUN].is_closed
-    if not complete:
+    if complete:
+        # It was killed before it released its lock, which nobody needs now.
+        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    else:
         finish(path)
     with onnxinfo.open(path) as archive:
         assert archive[RUN].status == "complete"

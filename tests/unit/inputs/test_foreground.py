@@ -220,9 +220,8 @@ def test_concentration_s_error_is_the_spread_that_probes_leave(inside: int) -> N
     )
     mask = np.zeros((samples, 1, units), np.uint8)
     mask[..., :inside] = 1
-    job: Any = SimpleNamespace(
-        foreground=mask, device=torch.device("cpu"), provider=SimpleNamespace(axes=lambda: ("channel", "y", "x"))
-    )
+    provider = SimpleNamespace(axes=lambda: ("channel", "y", "x"), samples=SimpleNamespace(inputs={}), input_tensor="x")
+    job: Any = SimpleNamespace(foreground=mask, device=torch.device("cpu"), provider=provider)
     block: Any = SimpleNamespace(indices=list(range(samples)), cells=lambda _: sid, units=None)
     values = Concentration(job).cells(block).values
     spread = float(values["value"].std())
