@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..element_types import torch_type
 from ..nodes import Converted, Graph, Node
-from .quantized import MINIFLOATS, round_to_float
+from .quantized import MINIFLOATS
+from .rounding import round_to_float
 from .table import bind, converter
 
 # Bits and lowest value of integer types that torch lacks.

@@ -7,7 +7,6 @@ outside it is zero. Integers stored in the model (weights, zero points) stay int
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import ml_dtypes
@@ -19,6 +18,7 @@ from torch import Tensor
 from ..element_types import single, torch_type
 from ..nodes import Converted, Graph, Node
 from .conv import Conv
+from .rounding import centered, dequantized, plain, requantized, round_to_float, round_to_integer, straight_through
 from .table import bind, converter, operator
 
 # Below this, float32 adds integers without rounding.
@@ -31,67 +31,11 @@ MINIFLOATS = {
 }
 
 
-def straight_through(exact: Tensor, smooth: Tensor) -> Tensor:
-    """Return the values of ``exact`` with the gradient of ``smooth``."""
-    # Infinite values have no difference that could carry a gradient.
-    finite = exact.isfinite() & smooth.isfinite()
-    return torch.where(finite, smooth + (exact - smooth).detach(), exact)
-
-
-def round_to_integer(x: Tensor, zero_point: Tensor | int, low: int, high: int) -> Tensor:
-    """Round half to even, add the zero point and saturate."""
-    # Clamping first gives the same values, and keeps infinities out of the difference that carries the gradient.
-    x = single(x).clamp(low - _plain(zero_point), high - _plain(zero_point))
-    return straight_through(x.round(), x).add(_plain(zero_point))
-
-
-def round_to_float(x: Tensor, type: int, saturate: int = 1) -> Tensor:
-    """Round half to even to the values of an ONNX float type of 4 to 8 bits."""
-    format = ml_dtypes.finfo(onnx.helper.tensor_dtype_to_np_dtype(type))
-    largest = float(format.max)
-    x = single(x)
-    exponent = torch.frexp(x.detach()).exponent.clamp(min=int(format.minexp) + 1) - 1
-    step = torch.ldexp(torch.ones_like(x), exponent - format.nmant)
-    rounded = (x / step).round() * step
-    if not saturate:
-        overflow = math.inf if type == onnx.TensorProto.FLOAT8E5M2 else math.nan
-        rounded = torch.where(rounded.abs() > largest, overflow * x.sign(), rounded)
-        return straight_through(rounded, x)
-    return straight_through(rounded.clamp(-largest, largest), x.clamp(-largest, largest))
-
-
-def dequantized(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Any:
-    """Return ``(x - zero_point) * scale``; scale and zero point must be broadcastable."""
-    return centered(x, zero_point).to(scale.dtype) * scale
-
-
-def requantized(x: Tensor, zero_point: Tensor | None) -> Tensor:
-    """Round ``x``, given in units of the scale, to the type of the zero point."""
-    if zero_point is None:
-        raise NotImplementedError("without a zero point the type of the quantized output is unknown")
-    limits = torch.iinfo(zero_point.dtype)
-    return round_to_integer(x, zero_point, limits.min, limits.max)
-
-
-def centered(x: Tensor, zero_point: Tensor | None = None) -> Any:
-    """Return ``x - zero_point`` in a type without overflow: int32 for integers, else a float type."""
-    return _plain(x) if zero_point is None else _plain(x) - _plain(zero_point)
-
-
-def _plain(x: Any) -> Any:
-    """Widen a tensor to a type that torch can compute with."""
-    if not isinstance(x, Tensor) or x.dtype == torch.int32:
-        return x
-    if x.is_floating_point():
-        return x.float() if x.dtype.itemsize < 2 else x
-    return x.to(torch.int32 if x.dtype.itemsize < 4 else torch.int64)
-
-
 def _along(parameter: Tensor | None, x: Tensor, axis: int, block_size: int) -> Tensor | None:
     """Shape scales or zero points to broadcast with ``x``: one per tensor, per index of an axis, or per block."""
     if parameter is None:
         return None
-    parameter = _plain(parameter)
+    parameter = plain(parameter)
     if parameter.numel() == 1 and parameter.dim() < 2:
         return parameter.reshape(())
     if block_size:
@@ -139,7 +83,7 @@ def QuantizeLinear(x, y_scale, y_zero_point=None, *, output_dtype, axis=1, block
 def DequantizeLinear(x, x_scale, x_zero_point=None, *, axis=1, block_size=0, output_dtype=0):
     scale = _along(x_scale, x, axis, block_size)
     zero_point = _along(x_zero_point, x, axis, block_size)
-    return dequantized(x, scale.to(torch_type(output_dtype)) if output_dtype else _plain(scale), zero_point)
+    return dequantized(x, scale.to(torch_type(output_dtype)) if output_dtype else plain(scale), zero_point)
 
 
 @operator()
@@ -151,7 +95,7 @@ def DynamicQuantizeLinear(x):
     zero_point = (-low / scale).clamp(0, _WIDEST_UINT8).round().to(torch.uint8)
     # Nothing saturates, but the largest quotient may exceed the last step by a rounding error.
     quotient = x / scale
-    return straight_through(requantized(quotient, zero_point), quotient + _plain(zero_point)), scale, zero_point
+    return straight_through(requantized(quotient.detach(), zero_point), quotient), scale, zero_point
 
 
 @operator()
