@@ -10,6 +10,7 @@ import click
 
 from .models import load_for, opened, read_source
 from .options import force, network, selection
+from .rendering import as_options
 from .tables import FORMATS, claim_table, print_rows
 from .verbosity import print_info, quiet
 
@@ -59,6 +60,8 @@ def layers(
     chosen = select_layers(found, layers or (["0-"] if everything else []), exclude)
     if not quiet():
         click.echo(_perturbed(loaded, input_tensor), err=True)
+        for line in _inside(loaded, input_tensor):
+            click.echo(line, err=True)
     unreached = _unreached(loaded, input_tensor, chosen)
     print_rows([_row(layer, format, layer.name not in unreached) for layer in chosen], COLUMNS, format, target)
 
@@ -128,6 +131,16 @@ def _perturbed(model: Model, input_tensor: Sequence[str]) -> str:
 
     names = perturbed_tensors(model, input_tensor)
     return "\n".join(f"analysis input: {quoted(name)} {declared_axes(model, name)}" for name in names)
+
+
+def _inside(model: Model, input_tensor: Sequence[str]) -> list[str]:
+    """Describe layers inside control flow, which are not listed."""
+    from onnxinfo import perturbed_tensors
+    from onnxinfo.graph.branches import layers_inside
+
+    command = click.get_current_context().command
+    lines = layers_inside(model.flow, perturbed_tensors(model, input_tensor))
+    return [as_options(line, command) for line in lines]
 
 
 def _unreached(model: Model, input_tensor: Sequence[str], chosen: Sequence[Layer]) -> dict[str, str]:

@@ -61,7 +61,8 @@ def list_layers(model: ModelSource, input_tensor: TensorNames = None) -> list[La
 
     These are the float tensors of the main graph whose values depend on those of the analysis input (not constants or
     shape arithmetic, which depends on shapes only), and the integers that quantized operators compute. Tensors inside
-    functions and bodies of control flow have no name outside and are not listed.
+    functions and bodies of control flow have no name outside and are not listed, except for those in a branch that a
+    constant decides, which :func:`onnxinfo.load` makes part of the main graph.
 
     The default layers are those that people usually mean:
 

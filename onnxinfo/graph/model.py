@@ -23,6 +23,7 @@ from ..outputs import Output, claim
 from ..replacing import is_stream, replacing
 from ..text import printable, quoted
 from . import protos
+from .branches import inline_decided_branches
 from .dataflow import Dataflow
 from .external_data import read_external_data
 from .functions import check_functions
@@ -105,7 +106,8 @@ def load(source: ModelSource) -> Model:
     Returns
     -------
     Model
-        The loaded model. The operator domain ``ai.onnx`` is written as ``""``, and training information is omitted.
+        The loaded model. The operator domain ``ai.onnx`` is written as ``""``, training information is omitted, and an
+        ``If`` whose condition is constant is replaced by the nodes of its branch.
 
     Raises
     ------
@@ -313,6 +315,10 @@ def _finish(proto: onnx.ModelProto, digest: Any, path: Path | None) -> Model:
     check(proto)
     proto = complete_shapes(proto)
     attach_data(proto, aside)
+    while inline_decided_branches(proto):
+        aside = detach_data(proto)
+        proto = complete_shapes(proto)
+        attach_data(proto, aside)
     opsets = ", ".join(f"{opset.domain or 'ai.onnx'} {opset.version}" for opset in proto.opset_import)
     logger.info("model %s: %d nodes, opset %s", path or proto.graph.name, len(proto.graph.node), opsets)
     return Model(proto, digest.hexdigest(), path.stem if path else proto.graph.name, path)

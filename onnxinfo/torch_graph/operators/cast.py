@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..element_types import torch_type
 from ..nodes import Converted, Graph, Node
-from .quantized import INTEGERS, MINIFLOATS, SmallInteger, round_to_float
+from .rounding import INTEGERS, MINIFLOATS, SmallInteger, round_to_float
 from .table import bind, converter
 
 # Integer types that torch lacks.

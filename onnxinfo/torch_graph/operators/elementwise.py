@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .quantized import straight_through
+from .rounding import straight_through
 from .table import Function, operator
 
 _SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .attention import additive, attend, merge_heads, rotate, split_heads, visible
-from .quantized import dequantized
+from .rounding import dequantized
 from .table import MICROSOFT, Ints, Unsupported, operator
 
 

@@ -13,8 +13,9 @@ from . import quantized
 from .activations import Softmax, Softmax_1
 from .microsoft import EmbedLayerNormalization
 from .pool import AveragePool, MaxPool
-from .quantized import DynamicQuantizeLinear, centered, dequantized, requantized, round_to_integer, whole_matmul
+from .quantized import DynamicQuantizeLinear, whole_matmul
 from .recurrent import quantized_lstm
+from .rounding import centered, dequantized, requantized, round_to_integer
 from .table import MICROSOFT, Unsupported, converter, operator
 
 converter("QuantizeLinear", domain=MICROSOFT)(quantized.quantize_linear)

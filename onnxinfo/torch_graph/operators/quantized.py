@@ -7,11 +7,8 @@ outside it is zero. Integers stored in the model (weights, zero points) stay int
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
-import ml_dtypes
-import numpy as np
 import onnx
 import torch
 from torch import Tensor
@@ -19,112 +16,29 @@ from torch import Tensor
 from ..element_types import single, torch_type
 from ..nodes import Converted, Graph, Node
 from .conv import Conv
+from .rounding import (
+    INTEGERS,
+    MINIFLOATS,
+    centered,
+    dequantized,
+    plain,
+    requantized,
+    round_to_float,
+    round_to_integer,
+    straight_through,
+)
 from .table import bind, converter, operator
 
 # Below this, float32 adds integers without rounding.
 _EXACT_IN_FLOAT32 = 2**24
 _WIDEST_UINT8 = 255
-_MINIFLOATS = ("8_e4m3fn", "8_e4m3fnuz", "8_e5m2", "8_e5m2fnuz", "6_e2m3fn", "6_e3m2fn", "4_e2m1fn")
-
-
-class MiniFloat(NamedTuple):
-    """A float type of 4 to 8 bits: its largest value, smallest exponent, and bits of the fraction."""
-
-    largest: float
-    exponent: int
-    fraction: int
-
-
-class SmallInteger(NamedTuple):
-    """An integer type that numpy lacks or has: its number of bits, lowest and highest value."""
-
-    bits: int
-    low: int
-    high: int
-
-
-def _mini_float(type: Any) -> MiniFloat:
-    format = ml_dtypes.finfo(type)
-    return MiniFloat(float(format.max), int(format.minexp), int(format.nmant))
-
-
-def _small_integer(type: Any) -> SmallInteger:
-    limits = ml_dtypes.iinfo(type)
-    return SmallInteger(limits.bits, int(limits.min), int(limits.max))
-
-
-# By ONNX element type. Tables, because a compiler that traces the graph cannot look into these packages.
-MINIFLOATS: dict[int, MiniFloat] = {
-    onnx.helper.np_dtype_to_tensor_dtype(np.dtype(type)): _mini_float(type)
-    for type in (getattr(ml_dtypes, f"float{format}") for format in _MINIFLOATS)
-}
-INTEGERS: dict[int, SmallInteger] = {
-    number: _small_integer(type)
-    for number in onnx.helper.get_all_tensor_dtypes()
-    if (type := onnx.helper.tensor_dtype_to_np_dtype(number)).kind in "iu" or "int" in type.name
-}
-
-
-def straight_through(exact: Tensor, smooth: Tensor) -> Tensor:
-    """Return the values of ``exact`` with the gradient of ``smooth``."""
-    # Infinite values have no difference that could carry a gradient.
-    finite = exact.isfinite() & smooth.isfinite()
-    return torch.where(finite, smooth + (exact - smooth).detach(), exact)
-
-
-def round_to_integer(x: Tensor, zero_point: Tensor | int, low: int, high: int) -> Tensor:
-    """Round half to even, add the zero point and saturate."""
-    # Clamping first gives the same values, and keeps infinities out of the difference that carries the gradient.
-    x = single(x).clamp(low - _plain(zero_point), high - _plain(zero_point))
-    return straight_through(x.round(), x).add(_plain(zero_point))
-
-
-def round_to_float(x: Tensor, type: int, saturate: int = 1) -> Tensor:
-    """Round half to even to the values of an ONNX float type of 4 to 8 bits."""
-    largest, smallest, fraction = MINIFLOATS[type]
-    x = single(x)
-    exponent = torch.frexp(x.detach()).exponent.clamp(min=smallest + 1) - 1
-    step = torch.ldexp(torch.ones_like(x), exponent - fraction)
-    rounded = (x / step).round() * step
-    if not saturate:
-        overflow = math.inf if type == onnx.TensorProto.FLOAT8E5M2 else math.nan
-        rounded = torch.where(rounded.abs() > largest, overflow * x.sign(), rounded)
-        return straight_through(rounded, x)
-    return straight_through(rounded.clamp(-largest, largest), x.clamp(-largest, largest))
-
-
-def dequantized(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Any:
-    """Return ``(x - zero_point) * scale``; scale and zero point must be broadcastable."""
-    return centered(x, zero_point).to(scale.dtype) * scale
-
-
-def requantized(x: Tensor, zero_point: Tensor | None) -> Tensor:
-    """Round ``x``, given in units of the scale, to the type of the zero point."""
-    if zero_point is None:
-        raise NotImplementedError("without a zero point the type of the quantized output is unknown")
-    limits = torch.iinfo(zero_point.dtype)
-    return round_to_integer(x, zero_point, limits.min, limits.max)
-
-
-def centered(x: Tensor, zero_point: Tensor | None = None) -> Any:
-    """Return ``x - zero_point`` in a type without overflow: int32 for integers, else a float type."""
-    return _plain(x) if zero_point is None else _plain(x) - _plain(zero_point)
-
-
-def _plain(x: Any) -> Any:
-    """Widen a tensor to a type that torch can compute with."""
-    if not isinstance(x, Tensor) or x.dtype == torch.int32:
-        return x
-    if x.is_floating_point():
-        return x.float() if x.dtype.itemsize < 2 else x
-    return x.to(torch.int32 if x.dtype.itemsize < 4 else torch.int64)
 
 
 def _along(parameter: Tensor | None, x: Tensor, axis: int, block_size: int) -> Tensor | None:
     """Shape scales or zero points to broadcast with ``x``: one per tensor, per index of an axis, or per block."""
     if parameter is None:
         return None
-    parameter = _plain(parameter)
+    parameter = plain(parameter)
     if parameter.numel() == 1 and parameter.dim() < 2:
         return parameter.reshape(())
     if block_size:
@@ -172,7 +86,7 @@ def QuantizeLinear(x, y_scale, y_zero_point=None, *, output_dtype, axis=1, block
 def DequantizeLinear(x, x_scale, x_zero_point=None, *, axis=1, block_size=0, output_dtype=0):
     scale = _along(x_scale, x, axis, block_size)
     zero_point = _along(x_zero_point, x, axis, block_size)
-    return dequantized(x, scale.to(torch_type(output_dtype)) if output_dtype else _plain(scale), zero_point)
+    return dequantized(x, scale.to(torch_type(output_dtype)) if output_dtype else plain(scale), zero_point)
 
 
 @operator()
@@ -184,7 +98,7 @@ def DynamicQuantizeLinear(x):
     zero_point = (-low / scale).clamp(0, _WIDEST_UINT8).round().to(torch.uint8)
     # Nothing saturates, but the largest quotient may exceed the last step by a rounding error.
     quotient = x / scale
-    return straight_through(requantized(quotient, zero_point), quotient + _plain(zero_point)), scale, zero_point
+    return straight_through(requantized(quotient.detach(), zero_point), quotient), scale, zero_point
 
 
 @operator()

@@ -18,6 +18,7 @@ from onnxinfo.cli import cli
 from onnxinfo.errors import InputError, UsageError
 from onnxinfo.inputs.foreground import open_foreground
 from onnxinfo.inputs.opening import open_samples
+from onnxinfo.inputs.parts import InputPart
 from onnxinfo.models import path
 
 MODEL = str(path("digits-cnn.onnx"))
@@ -220,7 +221,10 @@ def test_concentration_s_error_is_the_spread_that_probes_leave(inside: int) -> N
     )
     mask = np.zeros((samples, 1, units), np.uint8)
     mask[..., :inside] = 1
-    provider = SimpleNamespace(axes=lambda: ("channel", "y", "x"), samples=SimpleNamespace(inputs={}), input_tensor="x")
+    image = InputPart("x", ("channel", "y", "x"), (1, 1, units))
+    provider = SimpleNamespace(
+        samples=SimpleNamespace(inputs={}), input_tensor="x", axes=lambda: image.axes, described_parts=lambda: (image,)
+    )
     job: Any = SimpleNamespace(foreground=mask, device=torch.device("cpu"), provider=provider)
     block: Any = SimpleNamespace(indices=list(range(samples)), cells=lambda _: sid, units=None)
     values = Concentration(job).cells(block).values

@@ -1,0 +1,77 @@
+"""Rounding of quantized networks: few passes over memory, and the gradients that every solver needs."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from onnxinfo.torch_graph.operators.quantized import DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear
+
+INT8, STEP, ZERO = 3, torch.tensor(0.1), torch.tensor(-28, dtype=torch.int8)
+CHANNELS = torch.tensor([0.1, 0.2, 0.05]), torch.tensor([-28, 3, 0], dtype=torch.int8)
+X = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)) * 8
+
+
+class Counter(TorchDispatchMode):
+    """Counts the operators that read or write a whole tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        moved = isinstance(result, torch.Tensor) and result.numel() == X.numel()
+        self.count += moved and not func.is_view and "detach" not in str(func)
+        return result
+
+
+def pair(x, scale=STEP, zero=ZERO):
+    return DequantizeLinear(QuantizeLinear(x, scale, zero, output_dtype=INT8), scale, zero)
+
+
+def dynamic(x):
+    return DequantizeLinear(*DynamicQuantizeLinear(x))
+
+
+@pytest.mark.parametrize(("rounding", "forward", "backward"), [(pair, 6, 3), (dynamic, 6, 2)])
+def test_rounding_takes_few_passes(rounding, forward, backward):
+    x = X.clone().requires_grad_()
+    with Counter() as there:
+        y = rounding(x)
+    v = torch.ones_like(y)
+    with Counter() as back:
+        torch.autograd.grad(y, x, v)
+    assert there.count <= forward
+    assert back.count <= backward
+
+
+@pytest.mark.parametrize("parameters", [(STEP, ZERO), CHANNELS], ids=["whole", "channels"])
+def test_gradients_of_rounding(parameters):
+    """One inside the range and zero outside, also sample by sample, and for the gradient's own gradient."""
+    scale, zero = (p.double() if p.is_floating_point() else p for p in parameters)
+    x = X.double().requires_grad_()
+    y = pair(x, scale, zero)
+    step, start = (each.reshape(-1, 1) if each.dim() else each for each in (scale, zero.double()))
+    steps = x.detach() / step + start
+    inside = ((steps > -128) & (steps < 127)).double()
+    assert 0 < inside.mean() < 1
+    v = torch.randn_like(y).requires_grad_()
+    (gradient,) = torch.autograd.grad(y, x, v, create_graph=True)
+    torch.testing.assert_close(gradient, inside * v, rtol=1e-12, atol=1e-12)
+    (again,) = torch.autograd.grad(gradient.sum(), v)
+    torch.testing.assert_close(again, inside, rtol=1e-12, atol=1e-12)
+    each = torch.func.vmap(torch.func.grad(lambda one: pair(one[None], scale, zero).sum()))(x.detach())
+    torch.testing.assert_close(each, inside, rtol=1e-12, atol=1e-12)
+
+
+def test_samples_with_a_scale_each():
+    each = torch.func.vmap(dynamic)(X)
+    torch.testing.assert_close(each, torch.stack([dynamic(x) for x in X]))
+
+
+def test_operands_are_not_overwritten():
+    """A constant without a zero point is multiplied by the scale, not changed."""
+    stored = torch.tensor([1.0, 2.0])
+    for zero in (None, torch.tensor(0, dtype=torch.int8)):
+        assert DequantizeLinear(stored, STEP, zero).tolist() == pytest.approx([0.1, 0.2])
+        assert stored.tolist() == [1, 2]
