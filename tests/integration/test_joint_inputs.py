@@ -272,6 +272,39 @@ def test_a_mask_excludes_units_of_its_sequence_only(tmp_path: Path) -> None:
     assert np.isfinite(maps["extra"]).all()
 
 
+def test_an_input_of_one_number_per_sample(tmp_path: Path) -> None:
+    nodes = [node("Unsqueeze", "c one", "column"), node("Concat", "a column", "x", axis=1), node("MatMul", "x w", "y")]
+    given = [
+        constant("w", onnx.numpy_helper.to_array(table().graph.initializer[0])[:5], np.float32),
+        constant("one", [1]),
+    ]
+    proto = model(nodes, [value("a", ("N", 4)), value("c", ("N",))], [value("y", ("N", 6))], given)
+    run = analyzed(tmp_path, proto, {"a": A, "c": B[:, 0]}, layers=["y"])
+    assert run.split(run.map("sid", 0, 0))["c"].shape == ()
+    assert run.unit_names == ["a[0]", "a[1]", "a[2]", "a[3]", "c"]
+
+
+def test_operators_of_old_versions_and_bodies_that_read_an_input(tmp_path: Path) -> None:
+    """Before opset 13 the sizes of a Split are an attribute; a body of control flow finds the input by its name."""
+    branches = {
+        key: helper.make_graph(
+            [node("MatMul", f"{name} {weights}", f"{name}2")], key, [], [value(f"{name}2", ("N", 6))]
+        )
+        for key, name, weights in (("then_branch", "a", "wa"), ("else_branch", "b", "wb"))
+    }
+    nodes = [
+        node("ReduceSum", "b", "sum", keepdims=0),
+        node("Greater", "sum zero", "positive"),
+        helper.make_node("If", ["positive"], ["y"], "/if", **branches),
+    ]
+    given = [*linear().graph.initializer, constant("zero", -1e9, np.float32)]
+    proto = model(nodes, [value("a", ("N", 4)), value("b", ("N", 3))], [value("y", ("N", 6))], given, opset=11)
+    run = analyzed(tmp_path, proto, {"a": A, "b": B}, layers=["y"], limit=2)
+    maps = run.split(run.map("sid", 0, 0))
+    assert maps["a"].max() < 0
+    assert maps["b"] == pytest.approx(CAP, abs=1e-3)
+
+
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_batch_axes_and_workers(tmp_path: Path, workers: int) -> None:
     nodes = [
@@ -335,6 +368,35 @@ def test_wrong_names_are_refused_early(tmp_path: Path, named: list[str], expecte
         onnxinfo.analyze(proto, "missing.npz:a", tmp_path / "a.h5", input_tensor=named)
     assert expected in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_coherency_is_about_all_inputs(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"limit": 1, "std": 1.0}
+    given = {"a": A, "b": B}
+    nodes = [
+        node("Gemm", "a wa", "h"),
+        node("Relu", "h", "r"),
+        node("MatMul", "r wr", "s"),
+        node("MatMul", "b wb", "q"),
+    ]
+    nodes.append(node("Add", "s q", "y"))
+    weights = [weight("wa", 4, 5), weight("wr", 5, 3), weight("wb", 3, 3)]
+    proto = model(nodes, [value("a", ("N", 4)), value("b", ("N", 3))], [value("y", ("N", 3))], weights)
+    found = onnxinfo.coherency(proto, given, tmp_path / "c.h5", metrics=["sid"], layers=["r", "y"], **options)
+    assert [change.rescaled for change in found.changes] == [True, False]
+    assert [change.after for change in found.changes] == pytest.approx([c.before for c in found.changes], abs=0.02)
+    with onnxinfo.open(tmp_path / "c.h5") as archive:
+        assert [part.name for part in archive["rescaled"].inputs] == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_robustness_is_the_distance_over_all_inputs(tmp_path: Path) -> None:
+    pytest.importorskip("art")
+    options: dict[str, Any] = {"limit": 1, "std": 1.0}
+    given = {"a": A, "b": B}
+    joint = onnxinfo.robustness(linear(), given, tmp_path / "r.h5", labels=np.arange(5), **options)
+    alone = onnxinfo.robustness(table(), np.concatenate([A, B], 1), tmp_path / "s.h5", labels=np.arange(5), **options)
+    assert joint.value == pytest.approx(alone.value, rel=0.05)
 
 
 def classifier(tmp_path: Path, **options: Any) -> onnxinfo.Run:
