@@ -65,13 +65,9 @@ def demo(output: str, force: bool) -> None:
 def show(result: Result, seconds: float) -> None:
     """Print the closing table of an analysis."""
     from onnxinfo import open as open_archive
-    from onnxinfo.text import quoted
 
     with open_archive(result.archive) as archive:
         run = archive[result.run]
         print_run(run, str(result.archive), seconds)
-        perturbed = run.recipe.get("perturbed")
-        if isinstance(perturbed, list):
-            click.echo(f"noise on {len(perturbed)} inputs: {', '.join(quoted(str(name)) for name in perturbed)}")
         if without := run.recipe.get("without_foreground"):
             click.echo(f"without a foreground: {without} of {run.shape[1]} samples, excluded from concentration")

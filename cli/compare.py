@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .completion import run_names
-from .options import force, only_layers
+from .options import force, only_inputs, only_layers
 from .tables import FORMATS, claim_table, print_rows, write_stdout
 
 
@@ -21,6 +21,7 @@ from .tables import FORMATS, claim_table, print_rows, write_stdout
     shell_complete=run_names,
 )
 @only_layers
+@only_inputs
 @click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
 @click.option("--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable.")
 @click.option(
@@ -41,7 +42,8 @@ from .tables import FORMATS, claim_table, print_rows, write_stdout
 def compare(files: tuple[str, ...], top: int | None, format: str, output: str, force: bool, **options: Any) -> None:
     """Print how much each layer differs between runs and the first run, largest differences first.
 
-    A difference is significant if its interval excludes 0. Runs with different settings (alpha, units, normalization)
+    With --input, each row is about one of the named inputs ('*': all of them) instead of all together. A
+    difference is significant if its interval excludes 0. Runs with different settings (alpha, units, normalization)
     or samples are refused. 'onnxinfo plot a.h5 b.h5 compare' draws the differences.
 
     \b

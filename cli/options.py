@@ -37,6 +37,12 @@ def only_runs(command: Command) -> Command:
     return click.option("--run", multiple=True, metavar="NAME", help=text, shell_complete=run_names)(command)
 
 
+def only_inputs(command: Command) -> Command:
+    """Add ``--input``, which selects perturbed inputs of runs."""
+    text = "Only this perturbed input, of runs with noise on several; repeatable. Default: all."
+    return click.option("--input", multiple=True, metavar="NAME", help=text)(command)
+
+
 def only_layers(command: Command) -> Command:
     """Add ``--layers``, which selects analyzed layers."""
     text = "Only layers that match this pattern; repeatable. Default: all."

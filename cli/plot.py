@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import force, only_layers, only_runs
+from .options import force, only_inputs, only_layers, only_runs
 from .verbosity import print_info
 
 
@@ -15,6 +15,7 @@ from .verbosity import print_info
 @click.option("-o", "--output", required=True, type=click.Path(), help="Figure to write: .png, .svg or .pdf.")
 @only_runs
 @only_layers
+@only_inputs
 @click.option(
     "--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable. Default: all."
 )

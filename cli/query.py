@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from .options import force, only_runs, selection
+from .options import force, only_inputs, only_runs, selection
 from .tables import FORMATS, claim_table, print_rows
 
 # Columns that the terminal omits if they contain only these values.
@@ -35,12 +35,13 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     metavar="S",
     help="Only these samples: N, FIRST-LAST or a glob over names; repeatable.",
 )
+@only_inputs
 @click.option("--label", "labels", multiple=True, help="Only samples with this label; repeatable. Default: all.")
 @click.option(
     "--per",
-    type=click.Choice(["layer", "sample", "unit"]),
-    help="One row per layer, sample, or input unit such as a column of a table. Default: layer, or sample with "
-    "--group-by.",
+    type=click.Choice(["layer", "sample", "input", "unit"]),
+    help="One row per layer, sample, perturbed input, or input unit such as a column of a table. Default: layer, or "
+    "sample with --group-by.",
 )
 @click.option("--min", "minimum", type=float, help="Only values of at least X, in the metric's unit.")
 @click.option("--max", "maximum", type=float, help="Only values of at most X, in the metric's unit.")
@@ -70,7 +71,7 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 @force
 def query(
     files: tuple[str, ...],
-    per: Literal["layer", "sample", "unit"] | None,
+    per: Literal["layer", "sample", "input", "unit"] | None,
     sort: str | None,
     format: str,
     raw: bool,

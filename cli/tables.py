@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxinfo.text import printable, shorten, spreadsheet_text
+from onnxinfo.text import printable, quoted, shorten, spreadsheet_text
 
 if TYPE_CHECKING:
     from onnxinfo import Run
@@ -28,6 +28,8 @@ UNCONVERGED = "*"
 #: Column with a layer's mean in words.
 MEAN = "mean over samples"
 _PARTS_AT_ONCE = 1000
+# Maximum number of inputs with a column of their own.
+_MOST_INPUTS = 6
 # Minimum width to which text columns are cut on narrow terminals.
 _LEAST_TEXT = 12
 # Columns dropped, in this order, if the table is still too wide.
@@ -140,6 +142,7 @@ def print_run(run: Run, output: str, seconds: float) -> None:
         row[MEAN] = mean_text(row)
     click.echo(f"run {printable(run.name)}: mean over input units and all samples, with its standard error")
     print_rows(rows, ["index", "layer", "op", "depth", "metric", MEAN], "table")
+    _print_inputs(run, output)
     for metric in run.metrics:
         if text := rounding_text(run.values(metric.name)):
             click.echo(f"{metric.name}: {text}")
@@ -150,6 +153,23 @@ def print_run(run: Run, output: str, seconds: float) -> None:
     for each in unreadable if isinstance(unreadable, list) else []:
         click.echo(f"  {printable(each)}")
     click.echo(f"time:    {duration(seconds)}")
+
+
+def _print_inputs(run: Run, output: str) -> None:
+    """Print each layer's mean over the units of every input, if noise was added to several."""
+    names = [part.name for part in run.inputs]
+    if not names:
+        return
+    click.echo(f"noise on {len(names)} inputs: {', '.join(quoted(name) for name in names)}")
+    if len(names) > _MOST_INPUTS:
+        click.echo(f"results by input: onnxinfo query {output} --per input")
+        return
+    columns = run.table("input")
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    cells = zip(*(columns[key] for key in ("layer", "metric", "input", "value")), strict=True)
+    for layer, metric, name, value in cells:
+        rows.setdefault((layer, metric), {"layer": layer, "metric": metric})[name] = value
+    print_rows(list(rows.values()), ["layer", "metric", *names], "table")
 
 
 def duration(seconds: float) -> str:

@@ -38,8 +38,8 @@ class Robustness(Measure):
     Raises
     ------
     UsageError
-        There are no labels, the model has several inputs, its scores are not the only analyzed layer, or the toolbox is
-        not installed.
+        There are no labels, the model has inputs that are not perturbed, its scores are not the only analyzed layer, or
+        the toolbox is not installed.
     InputError
         A label is not one of the model's classes.
     """
@@ -65,7 +65,8 @@ class Robustness(Measure):
         names, scores = [layer.name for layer in job.layers], score_tensor(job.provider.model)
         if names != [scores] or job.network.conditioning_inputs:
             raise UsageError(
-                "robustness is of a classifier with one input, at its scores alone; use onnxinfo.robustness(...)"
+                "robustness is of a classifier without other inputs than those that noise is added to, at its scores "
+                "alone; use onnxinfo.robustness(...), or fix the others by set=..."
             )
         with torch.no_grad():
             classes = job.network.part([0])(*job.inputs([0]))[0].shape[1]

@@ -35,10 +35,6 @@ class Labellable(Tabular, Protocol):
         """Pictures of the samples."""
 
     @property
-    def unit_names(self) -> list[str] | None:
-        """Names of the input's units along its only axis, or None."""
-
-    @property
     def foreground(self) -> npt.NDArray[np.uint8] | None:
         """Masks of the samples' objects."""
 

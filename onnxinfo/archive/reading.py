@@ -117,6 +117,13 @@ class Run:
         return len(self.layers), len(self.sample_names)
 
     @property
+    def parts(self) -> tuple[InputPart, ...]:
+        """Name, axes and shape of every perturbed input, also if there is only one."""
+        if self.inputs:
+            return self.inputs
+        return (InputPart(str(self.recipe.get("perturbed", "input")), self.axes, self.sample_shape),)
+
+    @property
     def status(self) -> str:
         """State of the run: complete, running, interrupted, failed, or incomplete.
 
@@ -191,9 +198,7 @@ class Run:
         ...     {name: part.shape for name, part in run.split(run.map("sid", 1, 0)).items()}
         {'image': (1, 8, 8)}
         """
-        if self.inputs:
-            return split_parts(values, self.inputs)
-        return {str(self.recipe.get("perturbed", "input")): values}
+        return split_parts(values, self.inputs) if self.inputs else {self.parts[0].name: values}
 
     @property
     def thumbnails(self) -> npt.NDArray[np.uint8] | None:
@@ -328,7 +333,7 @@ class Run:
             maps[position] = data
         return maps
 
-    def table(self, per: Literal["layer", "sample", "unit"]) -> dict[str, list[Any]]:
+    def table(self, per: Literal["layer", "sample", "input", "unit"]) -> dict[str, list[Any]]:
         """Return the run's numbers as columns; see :meth:`Archive.to_dataframe`."""
         from .table import run_table
 
@@ -481,13 +486,13 @@ class Archive(Mapping[str, Run]):
 
         return xarray.DataTree.from_dict({f"/{name}": self[name].to_xarray() for name in self.runs})
 
-    def table(self, per: Literal["layer", "sample", "unit"] = "layer") -> dict[str, list[Any]]:
+    def table(self, per: Literal["layer", "sample", "input", "unit"] = "layer") -> dict[str, list[Any]]:
         """Return the columns of :meth:`to_dataframe` as lists, without importing pandas."""
         from .table import stack
 
         return stack([self[name].table(per) for name in self.runs], per)
 
-    def to_dataframe(self, per: Literal["layer", "sample"] = "layer") -> pandas.DataFrame:
+    def to_dataframe(self, per: Literal["layer", "sample", "input", "unit"] = "layer") -> pandas.DataFrame:
         """Return the finished numbers of all runs as a tidy table.
 
         Parameters
@@ -495,8 +500,9 @@ class Archive(Mapping[str, Run]):
         per
             ``sample``: one row per run, layer, sample and metric. ``layer``: one row per run, layer and metric, with
             the mean over all samples that have a value, its standard error from the spread between samples (at least
-            the error that the samples' Monte Carlo errors imply), and ``converged`` only if all samples are. ``unit``:
-            that mean for every unit of an input with a single axis, such as the columns of a table.
+            the error that the samples' Monte Carlo errors imply), and ``converged`` only if all samples are. ``input``:
+            that mean over the units of each perturbed input. ``unit``: that mean for every unit of inputs with a single
+            axis, such as the columns of a table.
 
         Returns
         -------
@@ -506,7 +512,8 @@ class Archive(Mapping[str, Run]):
             reason why it is proven or not (a name in ``onnxinfo.archive.format.MARKS``; per layer the number of
             unproven samples by reason, such as ``2 gap, 1 dead``; None if not recorded); converged; per layer also n,
             the number of finished samples, n_converged, and n_missing, the number without a value, which do not enter
-            the mean. Per unit: unit, its position, unit_name, and neither gap nor mark.
+            the mean. Per input: its name, and neither gap nor mark. Per unit: also unit, its position among all, and
+            unit_name.
         """
         import pandas
 

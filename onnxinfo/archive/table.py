@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
+from ..inputs.parts import InputPart, places
 from .format import LayerRow, Metric
-from .means import layer_summary, mark_names
+from .means import layer_summary, mark_names, mean_and_stderr
 from .unit_means import Mapped, UnitMeans, unit_count, unit_means
 
-Per = Literal["layer", "sample", "unit"]
+Per = Literal["layer", "sample", "input", "unit"]
 
 _LAYER = ("run", "layer", "layer_index", "op", "depth")
 _VALUE = ("metric", "value", "stderr", "gap", "mark", "converged")
@@ -21,7 +22,8 @@ _COUNTS = ("n", "n_converged", "n_missing")
 COLUMNS: dict[str, tuple[str, ...]] = {
     "layer": (*_LAYER, *_VALUE, *_COUNTS),
     "sample": (*_LAYER, "sample", "sample_name", "label", *_VALUE),
-    "unit": (*_LAYER, "unit", "unit_name", "metric", "value", "stderr", "converged", *_COUNTS),
+    "input": (*_LAYER, "input", "metric", "value", "stderr", "converged", *_COUNTS),
+    "unit": (*_LAYER, "input", "unit", "unit_name", "metric", "value", "stderr", "converged", *_COUNTS),
 }
 
 
@@ -49,6 +51,10 @@ class Tabular(Mapped, Protocol):
         """Number of layers and samples."""
 
     @property
+    def parts(self) -> tuple[InputPart, ...]:
+        """Name, axes and shape of every perturbed input."""
+
+    @property
     def unit_names(self) -> list[str] | None:
         """Names of the units along the only axis, or None."""
 
@@ -65,7 +71,7 @@ def check_per(per: str) -> None:
         It is none of the keys of ``COLUMNS``.
     """
     if per not in COLUMNS:
-        raise UsageError(f"per={per!r}: 'layer', 'sample' or 'unit' expected")
+        raise UsageError(f"per={per!r}: 'layer', 'sample', 'input' or 'unit' expected")
 
 
 def run_table(run: Tabular, per: Per) -> dict[str, list[Any]]:
@@ -76,10 +82,10 @@ def run_table(run: Tabular, per: Per) -> dict[str, list[Any]]:
     run
         A run of an open archive.
     per
-        ``layer``, ``sample`` or ``unit``; see :meth:`onnxinfo.archive.Archive.to_dataframe`.
+        ``layer``, ``sample``, ``input`` or ``unit``; see :meth:`onnxinfo.archive.Archive.to_dataframe`.
     """
     check_per(per)
-    tabulate = {"layer": _by_layer, "sample": _by_sample, "unit": _by_unit}[per]
+    tabulate = {"layer": _by_layer, "sample": _by_sample, "input": _by_input, "unit": _by_unit}[per]
     if not run.metrics:
         return {name: [] for name in COLUMNS[per]}
     layer, order, rest = tabulate(run, [(metric.name, run.values(metric.name)) for metric in run.metrics])
@@ -133,6 +139,37 @@ def _by_layer(run: Tabular, metrics: Sequence[tuple[str, dict[str, npt.NDArray[A
     return layer, np.argsort(layer, kind="stable"), rest
 
 
+def _by_input(run: Tabular, metrics: Sequence[tuple[str, dict[str, npt.NDArray[Any]]]]) -> Rows:
+    mapped = {metric.name for metric in run.metrics if metric.has_map}
+    rows: list[dict[str, Any]] = []
+    for name, values in metrics:
+        for layer in range(run.shape[0]):
+            samples = np.nonzero(values["done"][layer])[0].tolist()
+            if name not in mapped or not samples:
+                continue
+            proven = int(values["converged"][layer, samples].sum())
+            whole = run.maps(name, layer, samples).reshape(len(samples), -1)
+            for position, (part, place) in enumerate(zip(run.parts, places(run.parts), strict=True)):
+                mean, stderr, n = mean_and_stderr(mean_and_stderr(whole[:, place])[0])
+                rows.append({
+                    **{"layer": layer, "at": position, "input": part.name, "metric": name, "value": float(mean)},
+                    **{"stderr": float(stderr), "n": len(samples), "n_converged": proven},
+                    **{"n_missing": len(samples) - int(n), "converged": proven == len(samples)},
+                })  # fmt: skip
+    found = {
+        key: np.array([row[key] for row in rows], dtype=_TYPES.get(key, np.intp)) for key in ("layer", "at", *_TYPES)
+    }
+    at = found.pop("layer").astype(np.intp)
+    return at, np.lexsort((found.pop("at"), at)), found
+
+
+# Types of the columns per input.
+_TYPES: dict[str, Any] = {
+    **{"input": object, "metric": object, "value": np.float64, "stderr": np.float64, "converged": bool},
+    **dict.fromkeys(_COUNTS, np.int64),
+}
+
+
 def _by_unit(run: Tabular, metrics: Sequence[tuple[str, dict[str, npt.NDArray[Any]]]]) -> Rows:
     means = {
         name: [unit_means(run, name, values, layer) for layer in range(run.shape[0])]
@@ -146,6 +183,7 @@ def _by_unit(run: Tabular, metrics: Sequence[tuple[str, dict[str, npt.NDArray[An
     layer = np.repeat(np.array([one[0] for one in found], dtype=np.intp), count)
     unit = np.tile(np.arange(count), len(found))
     rest: dict[str, npt.NDArray[Any]] = {
+        "input": np.array([part.name for part in run.parts for _ in range(part.size)], dtype=object)[unit],
         "unit": unit,
         "unit_name": np.array(names, dtype=object)[unit],
         "metric": np.repeat(np.array([one[1] for one in found], dtype=object), count),

@@ -59,7 +59,7 @@ def places(parts: Sequence[InputPart]) -> list[slice]:
 def split_parts(values: npt.NDArray[Any], parts: Sequence[InputPart]) -> dict[str, npt.NDArray[Any]]:
     """Split values, (..., units), into those of every input, (..., *shape)."""
     return {
-        part.name: values[..., place].reshape(*values.shape[:-1], *part.shape)
+        part.name: values[..., place].reshape((*values.shape[:-1], *part.shape))
         for place, part in zip(places(parts), parts, strict=True)
     }
 

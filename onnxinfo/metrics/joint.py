@@ -189,16 +189,16 @@ def _varying(providers: Sequence[InputProvider]) -> list[InputProvider]:
     """Tensors that have a unit, the columns of a table together; all of them if none has one."""
     columns = [each for each in providers if each.perturbed([0])[0].size == 1]
     table = bool(columns) and bool(_deviation_of_columns(columns).any())
-    kept = []
+    kept = [each for each in providers if (table if each in columns else _deviation(each).any())]
+    if not kept:
+        return list(providers)
     for each in providers:
-        if table if each in columns else _deviation(each).any():
-            kept.append(each)
-        else:
+        if each not in kept:
             logger.warning(
                 "no noise is added to %s: it is constant over the samples, so its unit is unknown",
                 quoted(each.input_tensor),
             )
-    return kept or list(providers)
+    return kept
 
 
 def _deviation(provider: InputProvider) -> npt.NDArray[np.float64]:

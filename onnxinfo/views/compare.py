@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from ..text import printable
 from .comparable import check_normalizer, check_precision
 from .reading_runs import run_values
 from .run_values import RunValues
-from .selection import Names, Paths, Selection
+from .selection import Paths, Selected, Selection
 
 Match = Literal["layer", "depth"]
 Row = dict[str, Any]
@@ -45,13 +45,10 @@ class _Side:
 def compare(
     path: Paths,
     *,
-    run: Names = (),
-    layers: Names = (),
-    metrics: Names = (),
-    samples: Sequence[str | int] = (),
     by: Match = "layer",
     unpaired: bool = False,
     confidence: float = 0.95,
+    **selected: Unpack[Selected],
 ) -> list[Row]:
     """Return layerwise differences between the first run and each other one, largest first.
 
@@ -59,10 +56,6 @@ def compare(
     ----------
     path
         An archive, or several.
-    run
-        Names of runs; the others are compared with the first. By default all.
-    layers, metrics, samples
-        Selection, see :func:`onnxinfo.query`. By default everything that the runs share.
     by
         Matching of layers: ``layer``, by name; ``depth``, by relative depth: each layer of the first run with the
         other run's layer nearest to it as a fraction of the total depth.
@@ -70,6 +63,11 @@ def compare(
         Compare runs on different samples, as independent draws. By default this is refused.
     confidence
         Confidence level of the intervals.
+    **selected
+        What is compared, see :func:`onnxinfo.query`; by default everything that the runs share. ``run``: names of runs;
+        the others are compared with the first. ``layers``, ``exclude``, ``ops``, ``metrics``, ``samples`` and
+        ``labels``. ``input``: names of perturbed inputs, of runs with noise on several, or ``*`` for all: each row is
+        about one of them instead of all together.
 
     Returns
     -------
@@ -79,7 +77,7 @@ def compare(
         paired or Welch's; never narrower than the samples' own Monte Carlo errors), n (samples, the smaller number),
         n_unproven (pairs with an unproven value; unproven values of both runs if unpaired), n_missing (pairs, or
         samples of both runs, without a value) and paired. The interval is NaN with fewer than two samples.
-        With ``by="depth"``, also other_layer.
+        With ``by="depth"``, also other_layer; with ``input``, also input.
 
     Raises
     ------
@@ -94,9 +92,7 @@ def compare(
     >>> sorted(row["layer"] for row in rows), rows[0]["paired"], rows[0]["low"] <= rows[0]["difference"]
     (['logits', 'relu'], True, True)
     """
-    return compare_selected(
-        Selection.of(path, run=run, layers=layers, metrics=metrics, samples=samples), by, unpaired, confidence
-    )
+    return compare_selected(Selection.of(path, **selected), by, unpaired, confidence)
 
 
 def compare_selected(
@@ -107,6 +103,22 @@ def compare_selected(
         raise UsageError(f"confidence={confidence}: a number between 0 and 1 expected, such as 0.95")
     if by not in ("layer", "depth"):
         raise UsageError(f"by={by!r}: 'layer' or 'depth' expected")
+    rows: list[Row] = []
+    for name in _inputs(selection):
+        found = _compared(dataclasses.replace(selection, inputs=(name,) if name else ()), by, unpaired, confidence)
+        rows += [row | {"input": name} for row in found] if name else found
+    return sorted(rows, key=lambda row: -abs(row["difference"]) if math.isfinite(row["difference"]) else math.inf)
+
+
+def _inputs(selection: Selection) -> list[str]:
+    """Names of the inputs to compare one by one; an empty one for all together."""
+    if "*" not in selection.inputs:
+        return list(selection.inputs) or [""]
+    whole = dataclasses.replace(selection, inputs=())
+    return list(dict.fromkeys(part.name for view, _ in whole.views() for part in view.parts))
+
+
+def _compared(selection: Selection, by: Match, unpaired: bool, confidence: float) -> list[Row]:
     sides = _read(selection)
     if len(sides) < 2:
         raise UsageError("a comparison is between runs, and there is one; give more archives or runs")
@@ -122,7 +134,7 @@ def compare_selected(
             f"run '{first.name}' shares no layer with {', '.join(repr(each.name) for each in others)}"
             + ("; match them by depth (by='depth')" if by == "layer" else "")
         )
-    return sorted(rows, key=lambda row: -abs(row["difference"]) if math.isfinite(row["difference"]) else math.inf)
+    return rows
 
 
 def _read(selection: Selection) -> list[_Side]:
@@ -146,6 +158,13 @@ def _read(selection: Selection) -> list[_Side]:
 def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
     """Check that the runs are comparable, and return whether the samples can be paired."""
     pair = f"runs '{first.name}' and '{other.name}' cannot be compared"
+    inputs = [each.recipe.get("perturbed") for each in (first, other)]
+    if inputs[0] != inputs[1] and any(isinstance(each, list) for each in inputs):
+        names = [", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in inputs]
+        raise UsageError(
+            f"{pair}: noise was added to {printable(names[0])} in one and to {printable(names[1])} in the other; "
+            f"analyze both alike"
+        )
     shared = first.metrics.keys() & other.metrics.keys()
     of_others = {key for key in first.recipe if _metric_of(key) not in (None, *shared)}
     keys = (first.recipe.keys() & other.recipe.keys()) - _FREE - of_others

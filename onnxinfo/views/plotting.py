@@ -40,6 +40,7 @@ class PlotOptions(TypedDict, total=False):
     layers: Names
     metric: Names
     samples: Sequence[str | int]
+    input: Names
     theme: str
     width: str
     force: bool
@@ -86,7 +87,7 @@ class Plot:
         """Names of all options."""
         own = [*inspect.signature(self.draw).parameters][3:]
         chosen = ["run", "layers", *(["metric"] if self.metrics != NONE else []), "samples"]
-        return [*chosen, *own, "theme", "width", "force"]
+        return [*chosen, "input", *own, "theme", "width", "force"]
 
     def __call__(self, path: Paths, output: str | os.PathLike[str], **options: Any) -> Path:
         """Draw the plot into a file and return its path; see :func:`plot`."""
@@ -101,11 +102,12 @@ class Plot:
 
     def _selection(self, path: Paths, options: dict[str, Any]) -> Selection:
         """Split the selection off the options."""
-        chosen = {name: tuple(names_of(options.pop(name, ()))) for name in ("run", "layers", "metric", "samples")}
-        run, layers, metrics, samples = ((chosen[name] or self.default.get(name, ())) for name in chosen)
+        names = ("run", "layers", "metric", "samples", "input")
+        chosen = {name: tuple(names_of(options.pop(name, ()))) for name in names}
+        run, layers, metrics, samples, inputs = ((chosen[name] or self.default.get(name, ())) for name in chosen)
         if self.metrics == ONE and len(metrics) > 1:
             raise UsageError(f"plot '{self.name}' shows one metric, and {len(metrics)} are given")
-        return Selection.of(path, run=run, layers=layers, metrics=metrics, samples=samples)
+        return Selection.of(path, run=run, layers=layers, metrics=metrics, samples=samples, input=inputs)
 
 
 def figure_plot(
@@ -148,7 +150,8 @@ def plot(path: Paths, kind: str, output: str | os.PathLike[str], **options: Any)
         The figure: a file with suffix .png, .svg or .pdf.
     **options
         For all kinds: ``run``, ``layers`` and ``samples`` select the data, as for :func:`onnxinfo.query`; ``metric``
-        selects the metric, or several for ``curve`` and ``coherency``; ``theme`` is ``light`` or ``dark``; ``width`` is
+        selects the metric, or several for ``curve`` and ``coherency``; ``input`` selects perturbed inputs of a run with
+        noise on several: values are means over the units of these; ``theme`` is ``light`` or ``dark``; ``width`` is
         ``column`` (3.5 in), ``page`` (7.2 in) or ``slide`` (12 in); ``force`` replaces an existing file whatever it
         contains, but never a file that is read (by default only a figure of the same format is replaced).
         For one kind: ``spread`` of ``curve`` and ``overlay`` of ``maps``, see :func:`onnxinfo.plot_curve` and

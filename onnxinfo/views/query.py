@@ -16,7 +16,7 @@ from .selection import Names, Paths, Selected, Selection, names_of
 Row = dict[str, Any]
 #: A table as columns of equal length.
 Table = dict[str, list[Any]]
-Per = Literal["layer", "sample", "unit"]
+Per = Literal["layer", "sample", "input", "unit"]
 
 
 class QueryOptions(Selected, total=False):
@@ -109,10 +109,11 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
         ``samples``: positions, ranges of positions such as ``"0-9"``, or globs on the samples' names. With
         ``per="layer"`` the mean is over these.
         ``labels``: labels of samples, in the same form.
+        ``input``: names of perturbed inputs, of runs with noise on several: values are means over the units of these.
         ``per``: ``"sample"``, one row per run, layer, sample and metric; ``"layer"``, the mean over all samples
-        with a value, see :meth:`onnxinfo.archive.Archive.to_dataframe`; ``"unit"``, of a run whose input has a single
-        axis, that mean for each of its units, such as a table's columns. Default: ``"layer"``; with ``group_by``
-        ``"sample"``.
+        with a value, see :meth:`onnxinfo.archive.Archive.to_dataframe`; ``"input"``, that mean for each perturbed
+        input; ``"unit"``, of a run whose input has a single axis, that mean for each of its units, such as a table's
+        columns. Default: ``"layer"``; with ``group_by`` ``"sample"``.
         ``minimum``, ``maximum``: keep rows whose value lies within these bounds, inclusive.
         ``converged``: keep only rows that converged; for layers and groups, those whose samples all did. Averages
         include all samples in any case, because convergence depends on the values.
@@ -131,7 +132,8 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
     list of dict
         Keys run, model, layer, layer_index, op, depth; with ``per="sample"`` sample, sample_name and label; metric,
         value, stderr and gap (nats per input unit), mark, converged; with ``per="layer"`` n, n_converged and n_missing;
-        with ``per="unit"`` these, unit (its position) and unit_name, without gap and mark: see
+        with ``per="input"`` these and input, without gap and mark; with ``per="unit"`` also unit (its position) and
+        unit_name: see
         :meth:`onnxinfo.archive.Archive.to_dataframe`. With several archives, ``archive`` comes first.
         With ``group_by`` its columns, metric, the aggregates, n (rows), n_converged and n_missing (rows without a
         value), and with ``minimum`` or ``maximum`` n_excluded: the number of rows of the group whose value lies outside

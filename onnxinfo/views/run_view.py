@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..archive.format import LayerRow, Metric
+from ..archive.means import mean_and_stderr
 from ..archive.reading import Run
 from ..errors import UsageError
+from ..inputs.parts import InputPart, places
 from ..text import no_such, printable
 
 
@@ -29,6 +32,14 @@ class RunView:
         The chosen ones, in the run's order.
     layer_positions, sample_positions
         Their positions in the run.
+    parts
+        Name, axes and shape of the chosen inputs. If these are not all that noise was added to, axes and shapes are
+        theirs, and values are means over their units.
+
+    Raises
+    ------
+    UsageError
+        The run has no input of one of the names.
     """
 
     def __init__(
@@ -37,11 +48,22 @@ class RunView:
         layers: Sequence[int] | None = None,
         samples: Sequence[int] | None = None,
         metrics: Sequence[str] = (),
+        inputs: Sequence[str] = (),
     ) -> None:
-        self.run, self.name, self.axes, self.sample_shape = run, run.name, run.axes, run.sample_shape
+        self.run, self.name = run, run.name
+        known = [part.name for part in run.parts]
+        for name in inputs:
+            if name not in known:
+                raise UsageError(no_such("input", name, known, f"run '{run.name}'"))
+        chosen = [at for at, name in enumerate(known) if not inputs or name in inputs]
+        self.parts = tuple(run.parts[at] for at in chosen)
+        self._places = None if len(chosen) == len(known) else [places(run.parts)[at] for at in chosen]
+        self.axes, self.sample_shape = _axes_of(run, self.parts)
         self.layer_positions = [*range(run.shape[0])] if layers is None else [*layers]
         self.sample_positions = [*range(run.shape[1])] if samples is None else [*samples]
-        self.metrics: tuple[Metric, ...] = tuple(m for m in run.metrics if not metrics or m.name in metrics)
+        self.metrics: tuple[Metric, ...] = tuple(
+            m for m in run.metrics if (not metrics or m.name in metrics) and (m.has_map or self._places is None)
+        )
         self.layers: tuple[LayerRow, ...] = tuple(run.layers[i] for i in self.layer_positions)
         self.sample_names = [run.sample_names[i] for i in self.sample_positions]
         self.labels: Sequence[Any] | None = (
@@ -56,27 +78,93 @@ class RunView:
     @property
     def unit_names(self) -> list[str] | None:
         """Names of the input's units along its only axis, such as a table's columns, or None."""
-        return self.run.unit_names
+        names = self.run.unit_names
+        if names is None or self._places is None:
+            return names
+        return [name for place in self._places for name in names[place]] if len(self.axes) < 2 else None
 
     @property
     def thumbnails(self) -> npt.NDArray[np.uint8] | None:
         """Pictures of the samples, uint8 of shape (sample, y, x, 3), or None."""
+        images = [part for part in self.run.parts if {"y", "x"} <= set(part.axes)]
+        if self._places is not None and self.parts != tuple(images[:1]):
+            return None  # they are pictures of the first image
         found = self.run.thumbnails
         return None if found is None else found[self.sample_positions]
 
     def values(self, metric: str) -> dict[str, npt.NDArray[Any]]:
         """Return the numbers of a metric; see :meth:`onnxinfo.Run.values`."""
         cells = np.ix_(self.layer_positions, self.sample_positions)
-        return {name: data[cells] for name, data in self.run.values(metric).items()}
+        values = {name: data[cells] for name, data in self.run.values(metric).items()}
+        if self._places is not None:
+            means = [mean_and_stderr(self._flat(metric, layer, None))[0] for layer in range(self.shape[0])]
+            unknown = np.full(self.shape, np.nan)
+            values |= {"value": np.array(means).reshape(self.shape), "stderr": unknown}
+            # The bound holds for the mean over all inputs.
+            values |= {"gap": unknown} if "gap" in values else {}
+        return values
 
     def maps(self, metric: str, layer: int, samples: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """Return the maps of one layer and several samples of the view; see :meth:`onnxinfo.Run.maps`."""
-        chosen = self.sample_positions if samples is None else [self.sample_positions[sample] for sample in samples]
-        return self.run.maps(metric, self.layer_positions[layer], chosen)
+        chosen = self._flat(metric, layer, samples)
+        return chosen.reshape(len(chosen), *self.sample_shape)
 
     def map(self, metric: str, layer: int, sample: int) -> npt.NDArray[np.float32]:
         """Return the map of one layer and sample, by their positions in the view; see :meth:`onnxinfo.Run.map`."""
-        return self.run.map(metric, self.layer_positions[layer], self.sample_positions[sample])
+        one: npt.NDArray[np.float32] = self.maps(metric, layer, [sample])[0]
+        return one
+
+    def panels(self) -> list[RunView]:
+        """Return the parts of the view that are drawn each by itself: inputs with several axes; all others together."""
+        grids = [part.name for part in self.parts if len(part.axes) > 1]
+        rows = [part.name for part in self.parts if len(part.axes) < 2]
+        if not grids or len(self.parts) == 1:
+            return [self]
+        groups = [*([name] for name in grids), *([rows] if rows else [])]
+        return [self._of(group) for group in groups]
+
+    def rows(self) -> RunView:
+        """Return the view of the inputs with at most one axis, such as columns of a table; without any, the view."""
+        rows = [part.name for part in self.parts if len(part.axes) < 2]
+        return self if not rows or len(rows) == len(self.parts) else self._of(rows)
+
+    def only_panel(self, what: str) -> RunView:
+        """Return the view if it is drawn as a whole.
+
+        Parameters
+        ----------
+        what
+            Start of the error message, such as ``units are of one input``.
+
+        Raises
+        ------
+        UsageError
+            Several inputs have shapes that cannot be drawn together.
+        """
+        if len(self.panels()) > 1:
+            names = ", ".join(printable(part.name) for part in self.parts)
+            raise UsageError(f"{what}, and noise was added to {names}; name one with input=...")
+        return self
+
+    def _of(self, inputs: Sequence[str]) -> RunView:
+        metrics = [metric.name for metric in self.metrics]
+        return RunView(self.run, self.layer_positions, self.sample_positions, metrics, inputs)
+
+    def _flat(self, metric: str, layer: int, samples: Sequence[int] | None) -> npt.NDArray[np.float32]:
+        """Maps of one layer and several samples, (samples, units of the chosen inputs)."""
+        chosen = self.sample_positions if samples is None else [self.sample_positions[sample] for sample in samples]
+        whole = self.run.maps(metric, self.layer_positions[layer], chosen)
+        flat = whole.reshape(len(whole), math.prod(self.run.sample_shape))
+        return flat if self._places is None else np.concatenate([flat[:, place] for place in self._places], axis=1)
+
+
+def _axes_of(run: Run, parts: Sequence[InputPart]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Axes and shape of some of a run's inputs: those of a single one; several lie side by side."""
+    if len(parts) == len(run.parts):
+        return run.axes, run.sample_shape
+    if len(parts) == 1 and parts[0].axes:
+        return parts[0].axes, parts[0].shape
+    return run.axes, (sum(part.size for part in parts),)
 
 
 def choose_layers(run: Run, patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[int]:

@@ -32,6 +32,7 @@ class Selected(TypedDict, total=False):
     metrics: Names
     samples: Sequence[str | int]
     labels: Sequence[str | int]
+    input: Names
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Selection:
         Positions, ranges of positions such as ``0-9``, or globs over the samples' names.
     labels
         Labels of samples.
+    inputs
+        Names of perturbed inputs, if a run has several.
     """
 
     paths: tuple[Path, ...]
@@ -64,12 +67,13 @@ class Selection:
     metrics: tuple[str, ...] = ()
     samples: tuple[str | int, ...] = ()
     labels: tuple[str | int, ...] = ()
+    inputs: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, path: Paths, **selected: Unpack[Selected]) -> Selection:
         """Make a selection; a single archive or name need not be in a list."""
         paths = [path] if isinstance(path, str | os.PathLike) else [*path]
-        names: dict[str, Any] = {"runs" if key == "run" else key: value for key, value in selected.items()}
+        names: dict[str, Any] = {_FIELDS.get(key, key): value for key, value in selected.items()}
         return cls(tuple(map(Path, paths)), **{key: tuple(names_of(value)) for key, value in names.items()})
 
     def open_runs(self) -> Generator[tuple[Run, Path], None, None]:
@@ -162,7 +166,15 @@ class Selection:
                     raise UsageError(no_such("operator", op, sorted(ops.values()), f"run '{run.name}'"))
             lower = [op.lower() for op in self.ops]
             layers = [i for i in layers if run.layers[i].op.lower() in lower]
-        return RunView(run, layers, choose_samples(run, self.samples, self.labels), self.metrics)
+        samples = choose_samples(run, self.samples, self.labels)
+        view = RunView(run, layers, samples, self.metrics, self.inputs)
+        if missing := [name for name in self.metrics if name not in [metric.name for metric in view.metrics]]:
+            raise UsageError(f"metric '{missing[0]}' has no values of single inputs; leave out input=...")
+        return view
+
+
+# Fields of a selection whose argument has another name.
+_FIELDS = {"run": "runs", "input": "inputs"}
 
 
 def names_of(given: Names | Sequence[str | int]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from pathlib import Path
@@ -271,6 +272,39 @@ def test_a_mask_excludes_units_of_its_sequence_only(tmp_path: Path) -> None:
     assert np.isfinite(maps["extra"]).all()
 
 
+def test_an_input_of_one_number_per_sample(tmp_path: Path) -> None:
+    nodes = [node("Unsqueeze", "c one", "column"), node("Concat", "a column", "x", axis=1), node("MatMul", "x w", "y")]
+    given = [
+        constant("w", onnx.numpy_helper.to_array(table().graph.initializer[0])[:5], np.float32),
+        constant("one", [1]),
+    ]
+    proto = model(nodes, [value("a", ("N", 4)), value("c", ("N",))], [value("y", ("N", 6))], given)
+    run = analyzed(tmp_path, proto, {"a": A, "c": B[:, 0]}, layers=["y"])
+    assert run.split(run.map("sid", 0, 0))["c"].shape == ()
+    assert run.unit_names == ["a[0]", "a[1]", "a[2]", "a[3]", "c"]
+
+
+def test_operators_of_old_versions_and_bodies_that_read_an_input(tmp_path: Path) -> None:
+    """Before opset 13 the sizes of a Split are an attribute; a body of control flow finds the input by its name."""
+    branches = {
+        key: helper.make_graph(
+            [node("MatMul", f"{name} {weights}", f"{name}2")], key, [], [value(f"{name}2", ("N", 6))]
+        )
+        for key, name, weights in (("then_branch", "a", "wa"), ("else_branch", "b", "wb"))
+    }
+    nodes = [
+        node("ReduceSum", "b", "sum", keepdims=0),
+        node("Greater", "sum zero", "positive"),
+        helper.make_node("If", ["positive"], ["y"], "/if", **branches),
+    ]
+    given = [*linear().graph.initializer, constant("zero", -1e9, np.float32)]
+    proto = model(nodes, [value("a", ("N", 4)), value("b", ("N", 3))], [value("y", ("N", 6))], given, opset=11)
+    run = analyzed(tmp_path, proto, {"a": A, "b": B}, layers=["y"], limit=2)
+    maps = run.split(run.map("sid", 0, 0))
+    assert maps["a"].max() < 0
+    assert maps["b"] == pytest.approx(CAP, abs=1e-3)
+
+
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_batch_axes_and_workers(tmp_path: Path, workers: int) -> None:
     nodes = [
@@ -336,6 +370,35 @@ def test_wrong_names_are_refused_early(tmp_path: Path, named: list[str], expecte
     assert "\n" not in str(raised.value)
 
 
+def test_coherency_is_about_all_inputs(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"limit": 1, "std": 1.0}
+    given = {"a": A, "b": B}
+    nodes = [
+        node("Gemm", "a wa", "h"),
+        node("Relu", "h", "r"),
+        node("MatMul", "r wr", "s"),
+        node("MatMul", "b wb", "q"),
+    ]
+    nodes.append(node("Add", "s q", "y"))
+    weights = [weight("wa", 4, 5), weight("wr", 5, 3), weight("wb", 3, 3)]
+    proto = model(nodes, [value("a", ("N", 4)), value("b", ("N", 3))], [value("y", ("N", 3))], weights)
+    found = onnxinfo.coherency(proto, given, tmp_path / "c.h5", metrics=["sid"], layers=["r", "y"], **options)
+    assert [change.rescaled for change in found.changes] == [True, False]
+    assert [change.after for change in found.changes] == pytest.approx([c.before for c in found.changes], abs=0.02)
+    with onnxinfo.open(tmp_path / "c.h5") as archive:
+        assert [part.name for part in archive["rescaled"].inputs] == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_robustness_is_the_distance_over_all_inputs(tmp_path: Path) -> None:
+    pytest.importorskip("art")
+    options: dict[str, Any] = {"limit": 1, "std": 1.0}
+    given = {"a": A, "b": B}
+    joint = onnxinfo.robustness(linear(), given, tmp_path / "r.h5", labels=np.arange(5), **options)
+    alone = onnxinfo.robustness(table(), np.concatenate([A, B], 1), tmp_path / "s.h5", labels=np.arange(5), **options)
+    assert joint.value == pytest.approx(alone.value, rel=0.05)
+
+
 def classifier(tmp_path: Path, **options: Any) -> onnxinfo.Run:
     return analyzed(tmp_path, mixed(), MIXED, limit=2, input_tensor=["image", "row"], **options)
 
@@ -376,3 +439,79 @@ def test_decoders_reconstruct_rows_but_no_grid_beside_them(tmp_path: Path) -> No
     assert run.values("ru")["value"] == pytest.approx(expected.values("ru")["value"], abs=0.1)
     with pytest.raises(UsageError, match=r"among the 2 inputs is 'image' \(channel, y, x\)"):
         classifier(tmp_path, layers=["scores"], metrics=["ru"])
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive with two runs of an image, a row and an input that is ignored."""
+    folder = tmp_path_factory.mktemp("pair")
+    other = mixed(side=4)
+    other.graph.initializer[2].CopyFrom(weight("w", 9, 4, seed=5))
+    given = MIXED | {"image": normal(4, 3, 4, 4)}
+    for name, proto in (("one", mixed(side=4)), ("two", other)):
+        onnxinfo.analyze(proto, given, folder / "a.h5", run=name, limit=2, threads=1)
+    return folder / "a.h5"
+
+
+def test_tables_have_a_row_for_every_input(pair: Path) -> None:
+    rows = onnxinfo.query(pair, run="one", per="input", layers=["scores"])
+    assert [row["input"] for row in rows] == ["image", "row", "idle"]
+    assert [row["layer"] for row in rows] == ["scores"] * 3
+    with onnxinfo.open(pair) as archive:
+        maps = archive["one"].split(archive["one"].maps("sid", -1))
+        (whole,) = archive["one"].values("sid")["value"][-1:].mean(1)
+    assert [row["value"] for row in rows] == pytest.approx([float(each.mean()) for each in maps.values()], abs=1e-4)
+    assert np.average([row["value"] for row in rows], weights=[48, 5, 4]) == pytest.approx(whole, abs=1e-3)
+    assert {row["n"] for row in rows} == {2}
+    chosen = onnxinfo.query(pair, run="one", layers=["scores"], input="row")
+    assert chosen[0]["value"] == pytest.approx(rows[1]["value"])
+    assert math.isnan(chosen[0]["gap"])  # the bound is about all inputs
+    units = onnxinfo.query(pair, run="one", layers=["scores"], per="unit")
+    assert [(row["input"], row["unit_name"]) for row in units[47:49]] == [("image", "image[2,3,3]"), ("row", "row[0]")]
+    with pytest.raises(UsageError, match="no input 'rwo' in run 'one'; did you mean 'row'"):
+        onnxinfo.query(pair, run="one", input="rwo")
+
+
+def test_comparisons_of_every_input(pair: Path, tmp_path: Path) -> None:
+    rows = {(row["layer"], row["input"]): row["difference"] for row in onnxinfo.compare(pair, input="*")}
+    assert len(rows) == 6
+    assert rows["relu", "image"] == rows["scores", "idle"] == 0
+    assert rows["scores", "row"] != 0
+    assert "input" not in onnxinfo.compare(pair)[0]
+    given = MIXED | {"image": normal(4, 3, 4, 4)}
+    onnxinfo.analyze(mixed(side=4), given, tmp_path / "b.h5", run="row", limit=2, input_tensor="row", threads=1)
+    with pytest.raises(UsageError, match="noise was added to image, row, idle in one and to row in the other"):
+        onnxinfo.compare([pair, tmp_path / "b.h5"], run=["one", "row"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("maps", {}),
+        ("maps", {"input": "image", "overlay": True}),
+        ("columns", {}),
+        ("units", {"input": ["row", "idle"]}),
+        ("curve", {"input": "row"}),
+    ],
+)
+def test_plots_of_every_input(pair: Path, tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
+    text = onnxinfo.plot(pair, kind, tmp_path / "figure.svg", run="one", **options).read_text()
+    shown = {"maps": "image", "columns": "row[4]", "units": "idle[3]"}.get(kind, "scores")
+    assert shown in text or options.get("overlay")
+
+
+def test_plots_of_one_input_ask_which(pair: Path, tmp_path: Path) -> None:
+    for kind, run in (("units", ["one"]), ("difference", [])):
+        with pytest.raises(UsageError, match="noise was added to image, row, idle; name one with input="):
+            onnxinfo.plot(pair, kind, tmp_path / "figure.svg", run=run)
+
+
+def test_reports_have_maps_and_bars_of_every_input(pair: Path, tmp_path: Path) -> None:
+    page = onnxinfo.report(pair, tmp_path / "r.html", run="one").read_text()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    (run,) = json.loads(found[1])["runs"]
+    assert list(run["gallery"]["maps"]) == ["sid of image", "sid of row and 1 more"]
+    assert run["gallery"]["maps"]["sid of image"]["shape"] == [4, 4]
+    assert run["units"]["names"][:6] == ["row[0]", "row[1]", "row[2]", "row[3]", "row[4]", "idle[0]"]
+    assert {row["input"] for row in run["inputs"]} == {"image", "row", "idle"}

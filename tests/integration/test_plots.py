@@ -84,7 +84,7 @@ def test_a_plot_is_one_registered_function(archive, tmp_path, monkeypatch):
         assert selection.samples == (1,)
 
     assert onnxinfo.plot(archive, "depths", tmp_path / "p.svg", marker="s").stat().st_size > 1000
-    with pytest.raises(UsageError, match="it takes run, layers, metric, samples, marker, theme, width, force"):
+    with pytest.raises(UsageError, match="it takes run, layers, metric, samples, input, marker, theme, width, force"):
         onnxinfo.plot(archive, "depths", tmp_path / "p.svg", overlay=True)
     with pytest.raises(UsageError, match="did you mean 'depths'"):
         PLOTS.get("depth")

@@ -63,14 +63,16 @@ class _Found:
     def add(self, view: RunView) -> None:
         """Read the metrics that have finished cells in a run."""
         self.layers = [row.name for row in view.layers]
+        panel, inputs = view.panels()[0], [part.name for part in view.parts]
         for metric in view.metrics:
             if not view.values(metric.name)["done"].any():
                 continue
             key = (metric.name, printable(view.name))
             # The magnitude is over all samples, whichever one is shown.
-            self.values[key] = run_values(RunView(view.run, view.layer_positions, metrics=[metric.name]), metric.name)
+            whole = RunView(view.run, view.layer_positions, metrics=[metric.name], inputs=inputs)
+            self.values[key] = run_values(whole, metric.name)
             self.maps[key] = [
-                flat_map(view.map(metric.name, layer, 0), view.axes) if metric.has_map else None
+                flat_map(panel.map(metric.name, layer, 0), panel.axes) if metric.has_map else None
                 for layer in evenly(view.shape[0], _MOST_LAYERS)
             ]
 

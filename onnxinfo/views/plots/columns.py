@@ -36,7 +36,8 @@ def draw_columns(figure: Figure, selection: Selection, style: FigureStyle) -> No
     """Draw one bar per column and layer: the metric's mean over samples, with its standard error.
 
     SID's bars start at its largest possible value, at which the layer ignores the column; a longer bar means that the
-    layer uses more of the column. Hollow bars contain unproven samples. Columns without names are numbered.
+    layer uses more of the column. Hollow bars contain unproven samples. Columns without names are numbered. If noise
+    was added to several inputs, the columns are those of inputs with at most one axis.
 
     Raises
     ------
@@ -44,7 +45,8 @@ def draw_columns(figure: Figure, selection: Selection, style: FigureStyle) -> No
         The selection is not a single run, the samples do not have exactly one axis, the metric has no maps, or no
         sample is finished.
     """
-    with selection.only_view("columns are of one run") as view:
+    with selection.only_view("columns are of one run") as whole:
+        view = whole.rows()
         metric = selection.metrics[0]
         values = view.values(metric)
         if not values["done"].any():
@@ -57,8 +59,10 @@ def draw_columns(figure: Figure, selection: Selection, style: FigureStyle) -> No
         shown = _longest([each.value for each in means], base, unit_count(view))
         _draw(figure, view, (layers, means), (base, shown), style)
         remark = unproven_text([select_part(values, layers, range(view.shape[1]))])
+        grids = [printable(part.name) for part in whole.parts if part not in view.parts]
+        maps = f"not shown: {', '.join(grids)} (draw maps)" if grids else ""
         skipped = "" if len(shown) == unit_count(view) else f"the {len(shown)} longest of {unit_count(view)} columns"
-        text = "; ".join(part for part in (skipped, remark) if part)
+        text = "; ".join(part for part in (skipped, maps, remark) if part)
         if text:
             figure.supxlabel(text, fontsize=style.font * 0.85)
 

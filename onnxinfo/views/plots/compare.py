@@ -27,7 +27,10 @@ def draw_compare(
     figure: Figure, selection: Selection, style: FigureStyle, *, by: Match = "layer", unpaired: bool = False
 ) -> None:
     """Draw the differences of :func:`onnxinfo.compare`, largest first, with 95 % confidence intervals."""
-    rows = compare_selected(selection, by=by, unpaired=unpaired)
+    rows = [
+        row | ({"layer": f"{row['layer']}, {row['input']}"} if "input" in row else {})
+        for row in compare_selected(selection, by=by, unpaired=unpaired)
+    ]
     names = list(dict.fromkeys(row["layer"] for row in rows))
     total, names = len(names), names[:_MOST]
     set_height(figure, style, (len(names) * 1.9 + 8) * style.font / 72)

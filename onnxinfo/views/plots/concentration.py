@@ -81,12 +81,13 @@ def _objects(view: RunView, found: RunValues) -> _Objects:
     with_object = [i for i in range(view.shape[1]) if masks[i].any()]
     shown = [with_object[i] for i in evenly(len(with_object), _PICTURES)]
     deepest = [row.name for row in view.run.layers].index(found.layers[-1].name)
-    maps = [view.run.maps("sid", deepest, [view.sample_positions[i]])[0] for i in shown]
+    image = next((part for part in view.run.parts if {"y", "x"} <= set(part.axes)), view.run.parts[0])
+    maps = [view.run.split(view.run.map("sid", deepest, view.sample_positions[i]))[image.name] for i in shown]
     return _Objects(
         names=[view.sample_names[i] for i in shown],
         pictures=[pictures[i] for i in shown],
         masks=[masks[i] for i in shown],
-        maps=[flat_map(each, view.axes) for each in maps],
+        maps=[flat_map(each, image.axes) for each in maps],
         limits=color_limits(maps),
     )
 

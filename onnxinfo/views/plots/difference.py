@@ -120,7 +120,7 @@ def _two_runs(selection: Selection) -> tuple[_Maps, _Maps]:
     for view, _ in selection.views():
         if len(found) == 2:
             raise UsageError("a difference is between two runs, and there are more; name two with run=['A', 'B']")
-        found.append(_maps(view, selection.metrics[0]))
+        found.append(_maps(view.only_panel("a difference is of one input"), selection.metrics[0]))
     if len(found) != 2:
         raise UsageError(f"a difference is between two runs, and there is {len(found)}; give two archives or runs")
     check_comparable([each.values for each in found])

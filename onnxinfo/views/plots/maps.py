@@ -41,21 +41,27 @@ def draw_maps(figure: Figure, selection: Selection, style: FigureStyle, *, overl
     with selection.only_view("maps show one run") as view:
         if overlay and view.thumbnails is None:
             raise UsageError(f"run '{printable(view.name)}' has no pictures to lay maps over; leave out overlay=True")
-        grid = _Grid(view, selection.metrics[0], overlay)
-    columns = len(grid.layers) + (grid.pictures is not None)
+        grids = [_Grid(panel, selection.metrics[0], overlay) for panel in view.panels()]
+    first = grids[0]
+    limits = color_limits([each for grid in grids for each in grid.maps.values()])
+    columns = len(first.layers) + any(grid.pictures is not None for grid in grids)
     # Limit the cell size, so that a grid of a few columns still fits a page.
     cell = style.width * min(0.86 / columns, 0.25)
-    height = cell * grid.aspect * len(grid.samples) + style.font / 72 * 5
-    set_height(figure, style, max(height, style.width * 0.2))
-    axes = figure.subplots(len(grid.samples), columns, squeeze=False)
-    mappable = grid.draw(axes, style, cell * grid.aspect)
+    ratios = [grid.aspect for _ in first.samples for grid in grids]
+    set_height(figure, style, max(cell * sum(ratios) + style.font / 72 * 5, style.width * 0.2))
+    axes = figure.subplots(len(ratios), columns, squeeze=False, height_ratios=ratios)
+    mappable: Any = None
+    for number, grid in enumerate(grids):
+        mappable = grid.draw(axes[number :: len(grids)], limits, style, cell * grid.aspect) or mappable
+    for each, title in zip(axes[0], first.titles(columns), strict=True):
+        title_column(each, title, style)
     bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.015, extend="both")
     bar.set_label(wrapped(metric_label(view.metrics[0]), figure.get_size_inches()[1], style))
-    figure.supxlabel(wrapped("; ".join(grid.notes()), style.width, style), fontsize=style.font * 0.85)
+    figure.supxlabel(wrapped("; ".join(first.notes()), style.width, style), fontsize=style.font * 0.85)
 
 
 class _Grid:
-    """Maps of some layers and samples, read from the archive."""
+    """Maps of some layers and samples of one input, or of several rows side by side, read from the archive."""
 
     def __init__(self, view: RunView, metric: str, overlay: bool) -> None:
         self.view = view
@@ -81,7 +87,6 @@ class _Grid:
             layer for layer in self.layers if not all((layer, sample) in undefined for sample in self.samples)
         ] or self.layers[:1]
         self.aspect = height_over_width(next(iter(self.maps.values())))
-        self.low, self.high = color_limits(self.maps.values())
 
     def notes(self) -> list[str]:
         """Return the notes below the figure: how to read colors, what is left out, what is unproven."""
@@ -95,11 +100,17 @@ class _Grid:
             notes.append(f"crossed by a line: not proven ({remark})")
         return notes
 
-    def draw(self, axes: npt.NDArray[Any], style: FigureStyle, room: float) -> ScalarMappable:
+    def titles(self, columns: int) -> list[str]:
+        """Return the titles of the columns, the last of which are the layers."""
+        layers = short_names([self.view.layers[layer].name for layer in self.layers], 18)
+        return ["input"] * (columns - len(layers)) + layers
+
+    def draw(
+        self, axes: npt.NDArray[Any], limits: tuple[float, float], style: FigureStyle, room: float
+    ) -> ScalarMappable | None:
         """Fill axes of shape (samples, columns), `room` inches high; return the mappable for the color bar."""
         mappable: Any = None
-        first = int(self.pictures is not None)
-        titles = short_names([self.view.layers[layer].name for layer in self.layers], 18)
+        first = axes.shape[1] - len(self.layers)
         for row, sample in enumerate(self.samples):
             for each in axes[row]:
                 blank(each)
@@ -107,21 +118,24 @@ class _Grid:
                 axes[row, 0].imshow(self.pictures[sample], interpolation="nearest")
             name_row(axes[row, 0], self._row_name(sample), room, style)
             for column, layer in enumerate(self.layers, start=first):
-                drawn = self._cell(axes[row, column], layer, sample, style)
+                drawn = self._cell(axes[row, column], layer, sample, limits, style)
                 mappable = drawn or mappable
-        for column, title in enumerate(titles, start=first):
-            title_column(axes[0, column], title, style)
-        if first:
-            title_column(axes[0, 0], "input", style)
-        found: ScalarMappable = mappable
+        found: ScalarMappable | None = mappable
         return found
 
     def _row_name(self, sample: int) -> str:
         view = self.view
         label = "" if view.labels is None else f"\n{printable(view.labels[sample])}"
-        return shorten(printable(view.sample_names[sample]), 14) + label
+        return shorten(printable(view.sample_names[sample]), 14) + label + self._input()
 
-    def _cell(self, axes: Axes, layer: int, sample: int, style: FigureStyle) -> Any:
+    def _input(self) -> str:
+        """Name of the input, if there are others."""
+        names = [part.name for part in self.view.parts]
+        if len(names) == len(self.view.run.parts):
+            return ""
+        return "\n" + shorten(printable(", ".join(names)), 22)
+
+    def _cell(self, axes: Axes, layer: int, sample: int, limits: tuple[float, float], style: FigureStyle) -> Any:
         if (layer, sample) not in self.maps:
             axes.set_facecolor(style.theme.missing)
             return None
@@ -135,8 +149,8 @@ class _Grid:
             map_,
             alpha=0.6 if self.overlay else 1.0,
             cmap=SEQUENTIAL,
-            vmin=self.low,
-            vmax=self.high,
+            vmin=limits[0],
+            vmax=limits[1],
             interpolation="nearest",
             aspect=aspect_of(map_),
         )

@@ -44,6 +44,7 @@ def draw_units(
     are numbered.
     """
     with selection.only_view("units are of one run") as view:
+        view.only_panel("units are of one input")
         kind = next((draw for axis, draw in _KINDS.items() if axis in view.axes), None)
         if kind is None:
             raise UsageError(f"inputs with the axes {', '.join(view.axes)} are drawn by 'onnxinfo plot FILE.h5 maps'")

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...archive.means import layer_summary, mark_names
+from ...archive.table import run_table
 from ...text import printable
 from ..panels import flat_map, mean_of_known
 from ..reading_runs import metric_label
@@ -67,6 +68,7 @@ def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int
         "axes": list(view.axes),
         "metrics": [_metric(view, metric.name) for metric in view.metrics],
         "gallery": _gallery(view, budget),
+        "inputs": _inputs(view),
         "warnings": warnings(view),
     }
 
@@ -126,6 +128,22 @@ def _metric(view: RunView, name: str) -> dict[str, Any]:
     }
 
 
+def _inputs(view: RunView) -> list[dict[str, Any]]:
+    """Return the means of every input by metric and layer, if noise was added to several."""
+    if len(view.parts) < 2:
+        return []
+    table = run_table(view, "input")
+    keys = ("input", "metric", "layer", "value", "stderr", "n", "n_converged", "n_missing")
+    positions = {row.name: position for position, row in enumerate(view.layers)}
+    rows = [dict(zip(keys, row, strict=True)) for row in zip(*(table[key] for key in keys), strict=True)]
+    return [
+        row
+        | {"input": printable(row["input"]), "layer": positions[row["layer"]]}
+        | dict(zip(("value", "stderr"), numbers(np.array([row["value"], row["stderr"]])), strict=True))
+        for row in rows
+    ]
+
+
 def _in_words(summary: Mapping[str, npt.NDArray[Any]]) -> list[str]:
     """Return each layer's mean in words; empty if no cell is finished."""
     rows = [{key: column[i] for key, column in summary.items()} for i in range(len(summary["n"]))]
@@ -133,21 +151,29 @@ def _in_words(summary: Mapping[str, npt.NDArray[Any]]) -> list[str]:
 
 
 def _gallery(view: RunView, budget: int) -> dict[str, Any] | None:
-    """Return maps encoded as bytes, and the samples' pictures."""
+    """Return maps encoded as bytes, and the samples' pictures.
+
+    If noise was added to several inputs, each with several axes has maps of its own, and all others together.
+    """
     mapped = [metric.name for metric in view.metrics if metric.has_map]
     if not mapped:
         return None
-    layers = [*range(view.shape[0])]
-    step, shape = _reduction(view)
-    each = max(1, shape[0] * shape[1] * len(layers) * len(mapped))
+    layers, panels = [*range(view.shape[0])], view.panels()
+    each = max(1, sum(rows * columns for _, (rows, columns) in map(_reduction, panels)) * len(layers) * len(mapped))
     samples = evenly(view.shape[1], max(1, min(MOST_SAMPLES, MOST_CELLS // max(1, len(layers)), budget // each)))
     thumbnails = view.thumbnails
     return {
         "samples": samples,
-        "shape": list(shape),
         "pictures": None if thumbnails is None else [_png(thumbnails[sample]) for sample in samples],
-        "maps": {name: _coded(view, name, samples, step, shape) for name in mapped},
+        "maps": {_title(name, panel, panels): _coded(panel, name, samples) for name in mapped for panel in panels},
     }
+
+
+def _title(metric: str, panel: RunView, panels: Sequence[RunView]) -> str:
+    if len(panels) == 1:
+        return metric
+    names = [printable(part.name) for part in panel.parts]
+    return f"{metric} of {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _reduction(view: RunView) -> tuple[int, tuple[int, int]]:
@@ -156,11 +182,11 @@ def _reduction(view: RunView) -> tuple[int, tuple[int, int]]:
     return step, (max(1, rows // step), max(1, columns // step))
 
 
-def _coded(view: RunView, metric: str, samples: list[int], step: int, shape: tuple[int, int]) -> dict[str, Any]:
+def _coded(view: RunView, metric: str, samples: list[int]) -> dict[str, Any]:
+    step, shape = _reduction(view)
     found = np.full((view.shape[0], len(samples), *shape), np.nan, dtype=np.float32)
     for layer in range(view.shape[0]):
-        positions = [view.sample_positions[sample] for sample in samples]
-        for place, values in enumerate(view.run.maps(metric, view.layer_positions[layer], positions)):
+        for place, values in enumerate(view.maps(metric, layer, samples)):
             flat = flat_map(values, view.axes)[: shape[0] * step, : shape[1] * step]
             # Average whole blocks, so that small and large maps share a scale.
             found[layer, place] = mean_of_known(flat.reshape(shape[0], step, shape[1], step), (1, 3))
@@ -168,7 +194,14 @@ def _coded(view: RunView, metric: str, samples: list[int], step: int, shape: tup
     low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
     scaled = np.clip((found - low) / max(float(high - low), 1e-9), 0, 1) * LEVELS
     codes = np.where(np.isfinite(found), np.nan_to_num(scaled).round(), MISSING).astype(np.uint8)
-    return {"low": float(low), "high": float(high), "codes": base64.b64encode(codes.tobytes()).decode()}
+    return {
+        "metric": metric,
+        "shape": list(shape),
+        "values": [numbers(row) for row in view.values(metric)["value"]],
+        "low": float(low),
+        "high": float(high),
+        "codes": base64.b64encode(codes.tobytes()).decode(),
+    }
 
 
 def _png(pixels: npt.NDArray[np.uint8]) -> str:

@@ -93,13 +93,13 @@
     const run = runs[state.run], gallery = run.gallery, place = at("maps");
     at("gallery-controls").hidden = gallery === null;
     if (gallery === null) { place.textContent = "This run has no maps."; return; }
-    const name = at("map-metric").value, coded = gallery.maps[name], [rows, columns] = gallery.shape;
+    const name = at("map-metric").value, coded = gallery.maps[name], [rows, columns] = coded.shape;
     at("sample").max = gallery.samples.length - 1;
     const position = Math.min(Number(at("sample").value), gallery.samples.length - 1), sample = gallery.samples[position];
     const label = run.labels ? `, label ${run.labels[sample]}` : "";
     at("sample-name").textContent = `${run.samples[sample]}${label}`;
     at("gallery-note").textContent = gallery.samples.length < run.samples.length ? `${gallery.samples.length} of ${run.samples.length} samples, evenly chosen; the archive has all.` : "";
-    legend(at("map-scale"), coded.low, coded.high, `${metricOf(run, name).label}, one scale for all layers and samples`, ["≤ ", "≥ "]);
+    legend(at("map-scale"), coded.low, coded.high, `${name === coded.metric ? "" : name + ": "}${metricOf(run, coded.metric).label}, one scale for all layers and samples`, ["≤ ", "≥ "]);
     const all = codes(state.run, name), figures = [];
     if (gallery.pictures) {
       const image = new Image();
@@ -111,7 +111,7 @@
       const canvas = document.createElement("canvas");
       canvas.width = columns; canvas.height = rows;
       canvas.setAttribute("role", "img");
-      const metric = metricOf(run, name), value = metric.values[number][sample];
+      const metric = metricOf(run, coded.metric), value = coded.values[number][sample];
       canvas.setAttribute("aria-label", `${name} map of ${layer.name} for ${run.samples[sample]}, mean ${shown(value)}`);
       const context = canvas.getContext("2d"), pixels = context.createImageData(columns, rows), size = rows * columns;
       const start = (number * gallery.samples.length + position) * size;
@@ -178,7 +178,11 @@
   const headings = ["run", "layer", "op", "depth", "metric", "mean", "stderr", "gap", "n", "n_converged", "n_missing", "mark", "mean in words"];
   const rowsOf = () => runs.flatMap((run) => run.metrics.flatMap((metric) => run.layers.map((layer, i) =>
     [run.key, layer.name, layer.op, layer.depth, metric.name, metric.mean[i], metric.stderr[i], metric.gap[i], metric.n[i], metric.n_converged[i], metric.n_missing[i], metric.mark[i] || "", metric.words[i]])));
-  let table = rowsOf(), sorted = { column: null, down: false };
+  const byInput = () => runs.flatMap((run) => run.inputs.map((row) => {
+    const layer = run.layers[row.layer];
+    return [run.key, layer.name, layer.op, layer.depth, `${row.metric} of ${row.input}`, row.value, row.stderr, null, row.n, row.n_converged, row.n_missing, "", ""];
+  }));
+  let table = rowsOf().concat(byInput()), sorted = { column: null, down: false };
   function fillTable() {
     at("numbers").tBodies[0].replaceChildren(...table.map((row) => {
       const line = document.createElement("tr");

@@ -19,6 +19,7 @@ def units_data(view: RunView) -> dict[str, Any] | None:
 
     Returns None if the units have no names, no metric has maps, or there are more than ``MOST_UNITS`` units.
     """
+    view = view.rows()
     names = view.unit_names
     mapped = [metric.name for metric in view.metrics if metric.has_map]
     if names is None or not mapped or len(names) > MOST_UNITS:
