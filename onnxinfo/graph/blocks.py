@@ -88,7 +88,7 @@ class Blocks:
             if self._is_anchor(i):
                 for name in self._used_outputs(node):
                     self._follow(name, {i} | absorbed.get(i, set()), absorbed)
-        outputs = (name for name in self.flow.outputs & self.influenced if self.flow.is_feature(name))
+        outputs = [name for name in self.flow.results if name in self.influenced and self.flow.is_feature(name)]
         self.ends.update(name for name in outputs if not self._is_probability(name))
 
     def depth(self) -> dict[str, int]:

@@ -72,7 +72,8 @@ def list_layers(model: ModelSource, input_tensor: str | None = None) -> list[Lay
     - residual sums, ``Add`` or ``Sum`` of two values that depend on the analysis input, after their normalization
       and activation; a block whose output is only used by a sum is part of it;
     - the graph's outputs, except for a final softmax or sigmoid: probabilities saturate, and the scores before them
-      carry the same information. A softmax inside an attention is part of its block.
+      carry the same information. A softmax inside an attention is part of its block. If a classifier returns a list of
+      maps from labels to probabilities (``ZipMap``), the tensor of the probabilities is the layer.
 
     Parameters
     ----------
