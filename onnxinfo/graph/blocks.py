@@ -158,11 +158,20 @@ class Blocks:
         return name
 
     def _is_sum(self, position: int) -> bool:
-        """Whether a node adds two values elementwise that are not both pointwise functions of the same value."""
+        """Whether a node adds two values elementwise that are not both pointwise functions of the same value.
+
+        Without matrix operators there are no residual sums: an SVM or AdaBoost adds up the votes of its parts.
+        """
         node = self.flow.nodes[position]
-        if node.op_type not in _ADDING:
+        if node.op_type not in _ADDING or not self._has_matrix:
             return False
         return len({self._roots[name] for name in node.input if name in self.influenced}) > 1
+
+    @cached_property
+    def _has_matrix(self) -> bool:
+        """Whether the graph, or a function of the model, has a matrix operator."""
+        nodes = [*self.flow.nodes, *(node for function in self.functions.values() for node in function.node)]
+        return any(node.op_type in MATRIX for node in protos.nested(nodes))
 
     @cached_property
     def _bodies(self) -> _Bodies:

@@ -71,3 +71,13 @@ def test_the_tensor_behind_a_list_of_maps():
     proto = graphs.model([trees, maps], [graphs.value("x")], outputs, imports=imports, opset=17)
     assert [layer.name for layer in list_layers(proto) if layer.default] == ["probabilities"]
     assert score_tensor(proto) == "probabilities"
+
+
+def test_sums_without_a_matrix_operator_are_no_layers():
+    """Exported SVMs and AdaBoost add up the votes of their parts."""
+    votes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Sign", ["x"], ["b"])]
+    nodes = [*votes, helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("CumSum", ["sum", "axis"], ["y"])]
+    axis = graphs.constant("axis", 1)
+    assert defaults(nodes, [axis]) == ["y"]
+    product = helper.make_node("MatMul", ["x", "w"], ["a"])
+    assert defaults([product, *nodes[1:]], [axis]) == ["sum", "y"]
