@@ -94,7 +94,7 @@ class Blocks:
             if self._is_anchor(i):
                 for name in self._used_outputs(node):
                     self._follow(name, {i} | absorbed.get(i, set()), absorbed)
-        outputs = {name for name in self.flow.outputs & self.influenced if self.flow.is_feature(name)}
+        outputs = {name for name in self.flow.results if name in self.influenced and self.flow.is_feature(name)}
         self.ends |= outputs - self._probabilities()
 
     def depth(self) -> dict[str, int]:
@@ -178,11 +178,20 @@ class Blocks:
             yield name
 
     def _is_sum(self, position: int) -> bool:
-        """Whether a node adds two values elementwise that are not both pointwise functions of the same value."""
+        """Whether a node adds two values elementwise that are not both pointwise functions of the same value.
+
+        Without matrix operators there are no residual sums: an SVM or AdaBoost adds up the votes of its parts.
+        """
         node = self.flow.nodes[position]
-        if node.op_type not in _ADDING:
+        if node.op_type not in _ADDING or not self._has_matrix:
             return False
         return len({self._roots[name] for name in self._operands(position)}) > 1
+
+    @cached_property
+    def _has_matrix(self) -> bool:
+        """Whether the graph, or a function of the model, has a matrix operator."""
+        nodes = [*self.flow.nodes, *(node for function in self.functions.values() for node in function.node)]
+        return any(node.op_type in MATRIX for node in protos.nested(nodes))
 
     @cached_property
     def _bodies(self) -> _Bodies:

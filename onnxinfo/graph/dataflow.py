@@ -57,6 +57,15 @@ class Dataflow:
         initial = protos.initial_names(self.graph)
         return [value.name for value in self.graph.input if value.name not in initial]
 
+    @cached_property
+    def results(self) -> list[str]:
+        """Names of the graph outputs; for a classifier's list of maps, the name of the tensor that it lists."""
+        return [self._listed(value.name) for value in self.graph.output]
+
+    def _listed(self, output: str) -> str:
+        node = self.nodes[self.producer[output]] if output in self.producer else onnx.NodeProto()
+        return node.input[0] if node.op_type == "ZipMap" else output
+
     def is_float(self, name: str) -> bool:
         """Whether a value is known to be a float tensor."""
         return name in self._types and self._types[name].tensor_type.elem_type in FLOATS

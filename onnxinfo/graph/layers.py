@@ -73,7 +73,8 @@ def list_layers(model: ModelSource, input_tensor: TensorNames = None) -> list[La
       and activation; a block whose output is only used by a sum is part of it;
     - the graph's outputs, except for a final softmax or sigmoid and what is computed from it alone: probabilities
       saturate, and the scores before them carry the same information. A softmax inside an attention is part of its
-      block.
+      block. If a classifier returns a list of maps from labels to probabilities (``ZipMap``), the tensor of the
+      probabilities is the layer.
 
     In quantized networks, blocks include the rescaling of integers, and a block that is rounded ends after
     ``DequantizeLinear``: an activation may be part of the rounding, and the next layer reads the rounded values.

@@ -26,11 +26,10 @@ def score_tensor(model: ModelSource) -> str:
         The model has no such output, hence is not a classifier.
     """
     flow = load(model).flow
-    for output in flow.graph.output:
-        shape = flow.shape(output.name)
-        if shape is None or len(shape) != 2 or not flow.is_float(output.name) or shape[1] in (0, 1):
+    for name in flow.results:
+        shape = flow.shape(name)
+        if shape is None or len(shape) != 2 or not flow.is_float(name) or shape[1] in (0, 1):
             continue
-        name: str = output.name
         while name in flow.producer and flow.nodes[flow.producer[name]].op_type in _AFTER:
             before: str = flow.nodes[flow.producer[name]].input[0]
             if not flow.is_float(before):

@@ -46,6 +46,8 @@ STAGES = ((20, 16, 0.2), (24, 32, 0.1), (24, 32, 0.06))
 FALLING, FALLING_BACKGROUNDS = 16, 16
 #: Difference in nats up to which two first searches count as having found the same optimum.
 SAME = 0.01
+#: Maximum number of first searches.
+MOST_SEARCHES = 6
 #: Minimum gap in nats for piecewise constant layers, and where the first searches disagree: such layers have several
 #: optima, and the certificate only measures the distance to the nearest. In 12 cells of a random forest, repeated
 #: searches found up to 0.067 nats more.
@@ -64,7 +66,7 @@ NEAR_CAP = 0.98
 LEAST_SCALE, HALVINGS = 1e-7, 14
 #: Maximum number of input values drawn to measure the ratio, and minimum and maximum number of noise samples. Crossing
 #: a threshold is a rare event, so many noise samples are needed.
-RATIO_NUMBERS, LEAST_RATIO, MOST_RATIO = 2**21, 2048, 2**18
+RATIO_NUMBERS, LEAST_RATIO, MOST_RATIO = 2**23, 2048, 2**18
 #: Maximum number of noise samples while the scales are still being optimized.
 FEW_RATIO = 2**14
 #: Target relative standard error of the certified ratio.
@@ -167,13 +169,14 @@ class _Evidence:
 class _Search:
     """Scales (1, groups) that a first search has found, their mean logarithm, and the number of evaluations.
 
-    `alone` is whether all first searches agree.
+    `alone` is whether the searches from both ends agree.
     """
 
     scales: Tensor
     evidence: _Evidence
     entropy: float
     evaluations: int
+    is_from_below: bool = False
     alone: bool = True
 
 
@@ -254,7 +257,7 @@ class ForwardProblem:
         return dataclasses.replace(best, probes=now.probes, iterations=now.iterations)
 
     def _first(self, excess: float) -> _Search:
-        """Search from both ends, and once more if the results differ; return the best.
+        """Search from both ends; if the results differ, again until the best one is found twice. Return the best.
 
         Once noise crosses a threshold half of the time, more noise costs no more budget: the optimum of a unit is
         either well below its nearest threshold or far beyond it.
@@ -264,18 +267,19 @@ class ForwardProblem:
         excess
             Deviation at the cap in units of the budget.
         """
-        searches = [self._from_cap(excess), self._from_below()]
-        alone = abs(searches[0].entropy - searches[1].entropy) <= SAME
-        if not alone:
-            searches.append(self._from_cap(excess))
-        best = max(searches, key=lambda each: each.entropy)
-        return dataclasses.replace(best, evaluations=sum(each.evaluations for each in searches), alone=alone)
+        searches = sorted((self._from_cap(excess), self._from_below()), key=_entropy)
+        alone = _are_same(searches)
+        again = self._from_below if searches[1].is_from_below else partial(self._from_cap, excess)
+        while not _are_same(searches) and len(searches) < MOST_SEARCHES:
+            searches = sorted([*searches, again()], key=_entropy)
+        return dataclasses.replace(searches[-1], evaluations=sum(each.evaluations for each in searches), alone=alone)
 
     def _from_below(self) -> _Search:
         """Search from one scale for all groups."""
         scales = self.start()
         evidence = _Evidence(torch.zeros_like(scales[0]))
-        return self._search(scales, evidence, HALVINGS * START_NOISES)
+        found = self._search(scales, evidence, HALVINGS * START_NOISES)
+        return dataclasses.replace(found, is_from_below=True)
 
     def _from_cap(self, excess: float) -> _Search:
         """Search from the cap while the budget is lowered to the target."""
@@ -376,10 +380,9 @@ class ForwardProblem:
     def _measured(self, scales: Tensor, exponent: float) -> tuple[Tensor, Tensor, int]:
         """Measure the ratio well, again if that shows it to be off; return scales, deviations and evaluations."""
         deviations = self.sampled(self.sigma(scales), CERTIFIED_STDERR, MOST_RATIO)
-        ratio, stderr = (float(each) for each in mean_and_stderr(deviations / self.target))
-        if abs(ratio - 1) - 2 * stderr <= STILL_OFF or not bool(self.free(scales).any()):
+        if self._off(scales, deviations) <= STILL_OFF:
             return scales, deviations, len(deviations)
-        scales = rescale_to_constraint(scales, deviations, self.target, exponent)
+        scales = self._rescaled(scales, deviations, exponent)
         again = self.sampled(self.sigma(scales), CERTIFIED_STDERR, MOST_RATIO)
         return scales, again, len(deviations) + len(again)
 
@@ -389,11 +392,21 @@ class ForwardProblem:
         for _ in range(ADJUSTMENTS):
             deviations = self.sampled(self.sigma(scales), RATIO_STDERR, FEW_RATIO)
             spent += len(deviations)
-            ratio, stderr = (float(each) for each in mean_and_stderr(deviations / self.target))
-            if abs(ratio - 1) - 2 * stderr <= KNOWN_OFF or not bool(self.free(scales).any()):
+            if self._off(scales, deviations) <= KNOWN_OFF:
                 break
-            scales = rescale_to_constraint(scales, deviations, self.target, exponent)
+            scales = self._rescaled(scales, deviations, exponent)
         return scales, spent
+
+    def _off(self, scales: Tensor, deviations: Tensor) -> float:
+        """Excess of the ratio beyond twice its standard error; at the cap the constraint is an inequality."""
+        ratio, stderr = (float(each) for each in mean_and_stderr(deviations / self.target))
+        off = abs(ratio - 1) if bool(self.free(scales).any()) else ratio - 1
+        return off - 2 * stderr
+
+    def _rescaled(self, scales: Tensor, deviations: Tensor, exponent: float) -> Tensor:
+        """Rescale to the constraint; scales that are all above the cap start at the cap."""
+        start = scales if bool(self.free(scales).any()) else scales.clamp(max=self.cap)
+        return rescale_to_constraint(start, deviations, self.target, exponent)
 
     def sampled(self, sigma: Tensor, stderr: float, most: int) -> Tensor:
         """Sample deviations (draws, 1) until their mean has a relative standard error, or up to a number of draws."""
@@ -428,6 +441,15 @@ class ForwardProblem:
             probes=torch.tensor([evaluations]),
             iterations=torch.tensor([rounds]),
         )
+
+
+def _entropy(search: _Search) -> float:
+    return search.entropy
+
+
+def _are_same(searches: Sequence[_Search]) -> bool:
+    """Whether the best two of several searches, in ascending order, have found the same optimum."""
+    return searches[-1].entropy - searches[-2].entropy <= SAME
 
 
 def _is_better(one: Solution, other: Solution) -> bool:

@@ -105,6 +105,16 @@ def test_searches_that_end_apart_widen_the_gap(monkeypatch):
     assert float(solve(lambda x: x @ weight, torch.zeros(1, 5), budget).certificate.gap) >= SEVERAL_OPTIMA
 
 
+def test_scales_that_are_all_above_the_cap_are_brought_back():
+    """The search may end there although the budget is exceeded; no unit is free then."""
+    feature, tie = probe(lambda x: x, torch.zeros(1, 5)), make_tie("unit", (5,), ("time",))
+    counted = torch.ones((1, 5), dtype=torch.bool)
+    integrator = Radial(feature, tie, counted[0])
+    problem = ForwardProblem(feature, torch.tensor([0.2]), tie, 1.0, (5,), counted, integrator)
+    scales, _ = problem.met(torch.full((1, 5), 2.5), 2.0)
+    assert scales[0].numpy() == pytest.approx(np.full(5, 0.2), rel=0.05)
+
+
 def test_a_budget_beyond_the_cap_is_exact():
     solution = solve(stumps, torch.zeros(2, 5), 20.0)
     assert solution.certificate.saturated.all()
