@@ -116,37 +116,50 @@ class Blocks:
         return sum(found.values())
 
     def _influences(self, position: int) -> bool:
-        node = self.flow.nodes[position]
-        reads = self.flow.sees(position) and any(name in self.influenced for name in self.flow.needs[position])
-        return reads and any(name in self.influenced for name in node.output)
+        return self._passing[position]
+
+    @cached_property
+    def _passing(self) -> list[bool]:
+        """Whether each node passes the influence of the analysis input on."""
+        return [
+            not self.influenced.isdisjoint(self.flow.needs[i])
+            and not self.influenced.isdisjoint(node.output)
+            and self.flow.sees(i)
+            for i, node in enumerate(self.flow.nodes)
+        ]
+
+    @cached_property
+    def _matrices(self) -> list[bool]:
+        """Whether each node is a matrix operator or has one in its bodies."""
+        return [any(inner.op_type in MATRIX for inner in protos.nested([node])) for node in self.flow.nodes]
 
     def _parameters(self, position: int) -> dict[str, int]:
         """Parameters of a node, including those inside a function that it calls."""
         if position in self._found:
             return self._found[position]
-        key = function_key(self.flow.nodes[position])
-        inside = self._bodies.parameters(key) if key in self._bodies else {}
+        key = self._called(position)
+        inside = {} if key is None else self._bodies.parameters(key)
         self._found[position] = inside | self.flow.parameters_of(position, self.influenced)
         return self._found[position]
 
     def _weight(self, position: int) -> int:
         """Number of layers with parameters that a node adds to a path."""
-        node = self.flow.nodes[position]
-        key = function_key(node)
-        if key in self._bodies:
+        if (key := self._called(position)) is not None:
             return self._bodies.depth(key)
-        matrix = any(inner.op_type in MATRIX for inner in protos.nested([node]))
-        return int(matrix and bool(self._parameters(position)))
+        return int(self._matrices[position] and bool(self._parameters(position)))
+
+    def _called(self, position: int) -> Key | None:
+        """The model's function that a node calls."""
+        key = function_key(self.flow.nodes[position]) if self.functions else None
+        return key if key in self.functions else None
 
     def _is_anchor(self, position: int) -> bool:
         """Whether a block starts with a node: a matrix operator or residual sum that depends on the analysis input."""
-        node = self.flow.nodes[position]
         if not self._influences(position):
             return False
-        key = function_key(node)
-        if key in self._bodies:
+        if (key := self._called(position)) is not None:
             return self._bodies.depth(key) > 0
-        return any(inner.op_type in MATRIX for inner in protos.nested([node])) or self._is_sum(position)
+        return self._matrices[position] or self._is_sum(position)
 
     def _probabilities(self) -> set[str]:
         """Values that merely saturate a layer: its scores are more informative, and vary even at 0 or 1."""

@@ -80,9 +80,13 @@ class Evaluator:
         if node.op_type == "Constant" and not node.domain:
             tensor = self._value(node) if len(node.attribute) == 1 else None
             return None if tensor is None else [Constant.known(tensor)]
-        operands = {name: scope.get(name) for name in node.input if name}
-        constants = {name: c for name, c in operands.items() if c is not None and not c.failed}
-        if not constants or len(constants) < len(operands) or node.op_type in RANDOM or any(protos.bodies(node)):
+        constants: dict[str, Constant] = {}
+        for name in filter(None, node.input):
+            constant = scope.get(name)
+            if constant is None or constant.failed:
+                return None
+            constants[name] = constant
+        if not constants or node.op_type in RANDOM or any(protos.bodies(node)):
             return None
         if not all(node.output):
             return None

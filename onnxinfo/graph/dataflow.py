@@ -142,7 +142,7 @@ class Dataflow:
             if tensor is not None and tensor.data_type in _PARAMETERS and tensor.dims:
                 found[name] = math.prod(tensor.dims)
         # Parameters in bodies of control flow.
-        for body in protos.bodies(self.nodes[position]):
+        for body in protos.bodies(self.nodes[position]) if self.nodes[position].attribute else ():
             inner = Dataflow(body)
             for i in range(len(inner.nodes)):
                 found.update(inner.parameters_of(i, {value.name for value in body.input}))
@@ -151,6 +151,8 @@ class Dataflow:
     def _sources(self, position: int, influenced: Set[str]) -> set[str]:
         """Names of the values from which a node's constant operands are computed, including those operands."""
         pending = [name for name in self.needs[position] if name not in influenced]
+        if not pending:
+            return set()
         sources = set(pending)
         while pending:
             producer = self.producer.get(pending.pop())

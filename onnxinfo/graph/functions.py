@@ -38,9 +38,8 @@ def check_functions(model: onnx.ModelProto) -> None:
     def size(nodes: list[onnx.NodeProto]) -> int:
         total = 0
         for node in nodes:
-            key = function_key(node)
             total += 1
-            if key in functions:
+            if functions and (key := function_key(node)) in functions:
                 total += body_size(key)
             if total > MAX_NODES:
                 raise ModelError(f"the model has more than {MAX_NODES} nodes with its functions inlined; simplify it")

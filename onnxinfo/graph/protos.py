@@ -49,8 +49,9 @@ def nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """Yield the nodes, each followed by those of its bodies, at any depth."""
     for node in nodes:
         yield node
-        for body in bodies(node):
-            yield from nested(body.node)
+        if node.attribute:
+            for body in bodies(node):
+                yield from nested(body.node)
 
 
 def initial_names(graph: onnx.GraphProto) -> set[str]:
@@ -71,8 +72,11 @@ def free_names(graph: onnx.GraphProto) -> list[str]:
 
 def needed_names(node: onnx.NodeProto) -> list[str]:
     """Names of the values that a node reads: its inputs, and the values captured by its bodies."""
-    captured = [name for body in bodies(node) for name in free_names(body)]
-    return list(dict.fromkeys(name for name in (*node.input, *captured) if name))
+    names = dict.fromkeys(node.input)
+    if node.attribute:
+        names.update((name, None) for body in bodies(node) for name in free_names(body))
+    names.pop("", None)
+    return list(names)
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

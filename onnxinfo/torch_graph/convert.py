@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import onnx
 from torch import Tensor, fx, nn
@@ -81,7 +80,7 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     torch.fx.GraphModule
         Positional inputs in the order of the ONNX graph inputs (without those that are also initializers); returns
         a tuple with one tensor per requested output. ``meta["conversions"]`` lists the backend of each node, as
-        :func:`conversion_report` does.
+        :func:`.conversions.conversion_report` does.
 
     Raises
     ------
@@ -99,7 +98,7 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     >>> [tuple(output.shape) for output in module(torch.zeros(2, 1, 8, 8))]
     [(2, 16, 8, 8), (2, 10)]
     """
-    scope = _scope(model, outputs, fallback)
+    scope = Scope.of(*needed_part(model, outputs), fallback=fallback)
     module = _GraphBuilder(scope).build(outputs)
     _align(module)
     module.meta["conversions"] = scope.conversions
@@ -117,36 +116,17 @@ def _align(module: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) -> list[Conversion]:
-    """Report the backend of every node that ``outputs`` (default: the graph outputs) need.
-
-    Nodes in the bodies of control flow precede the node that they belong to.
-
-    Raises
-    ------
-    ModelError
-        The model cannot be loaded.
-    UsageError
-        An output is not a tensor of the graph.
-    """
-    scope = _scope(model, outputs, fallback=True)
-    for node in scope.nodes:
-        with contextlib.suppress(ConversionError):
-            scope.convert_node(node)
-    return scope.conversions
-
-
-def _scope(model: ModelSource, outputs: Sequence[str] | None, fallback: bool) -> _Scope:
-    OPERATORS.load_installed()
+def needed_part(
+    model: ModelSource, outputs: Sequence[str] | None
+) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """Part of a model that computes ``outputs``, and its large initializers, whose data are not in it."""
     loaded = load(model)
     names = list(outputs) if outputs is not None else [o.name for o in loaded.proto.graph.output]
     light, weights = detach_weights(loaded.proto)
-    proto = normalize(expose_only(dataclasses.replace(loaded, proto=light), names).proto, weights)
-    opsets = {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import}
-    return _Scope(proto.graph, opsets, fallback, weights=weights)
+    return expose_only(dataclasses.replace(loaded, proto=light), names).proto, weights
 
 
-class _Scope(Graph):
+class Scope(Graph):
     """A graph being converted.
 
     Parameters
@@ -162,7 +142,7 @@ class _Scope(Graph):
         proto: onnx.GraphProto,
         opsets: Mapping[str, int],
         fallback: bool,
-        outer: _Scope | None = None,
+        outer: Scope | None = None,
         weights: Mapping[str, onnx.TensorProto] = MappingProxyType({}),
     ) -> None:
         super().__init__(proto, opsets, outer, weights)
@@ -171,9 +151,17 @@ class _Scope(Graph):
         self.conversions: list[Conversion] = [] if outer is None else outer.conversions
         self._foreign = foreign.Onnx2torchGraph(self)
 
+    @classmethod
+    def of(cls, proto: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto], fallback: bool = True) -> Self:
+        """Normalize a model, given without its large initializers, and begin to convert its graph."""
+        OPERATORS.load_installed()
+        proto = normalize(proto, weights)
+        opsets = {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import}
+        return cls(proto.graph, opsets, fallback, weights=weights)
+
     def subgraph(self, proto: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[str, ...]]:
         """Convert the body of a control flow operator; see :meth:`.nodes.Graph.subgraph`."""
-        builder = _GraphBuilder(_Scope(proto, self.opsets, self.fallback, self))
+        builder = _GraphBuilder(Scope(proto, self.opsets, self.fallback, self))
         return builder.build(), tuple(builder.captured)
 
     def convert_node(self, node: Node) -> Converted:
@@ -253,7 +241,7 @@ def _moves_values_only(node: Node) -> bool:
 class _GraphBuilder:
     """Builds one fx graph from one ONNX graph with topologically sorted nodes."""
 
-    def __init__(self, onnx_graph: _Scope) -> None:
+    def __init__(self, onnx_graph: Scope) -> None:
         self.onnx_graph = onnx_graph
         self.captured: list[str] = []
         self.root = nn.Module()

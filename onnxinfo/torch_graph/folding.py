@@ -57,11 +57,13 @@ def _fold_graph(
             scope.update(zip(node.output, values, strict=True))
             folded[i] = values
             continue
-        scope.update((name, None) for name in node.output)
-        for body in protos.bodies(node):
+        scope.maps[0].update((name, None) for name in node.output)
+        for body in protos.bodies(node) if node.attribute else ():
             evaluator.compute()
             inside = _fold_graph(body, evaluator, scope, {}) or inside
     evaluator.compute()
+    if not folded and not graph.initializer:
+        return inside
     done = {i: [t for c in values if (t := c.tensor) is not None] for i, values in folded.items()}
     done = {i: tensors for i, tensors in done.items() if len(tensors) == len(folded[i])}
     _replace(graph, done)

@@ -16,10 +16,9 @@ from ..graph.layers import list_layers
 from ..graph.model import Model, ModelSource, load
 from ..graph.surgery import extract
 from ..graph.text_inputs import tensors_of_text
-from ..graph.weights import detach_weights
 from ..text import printable
-from .convert import CONVERSION, Conversion, conversion_report, convert
-from .normalize import normalize
+from .conversions import reported_part
+from .convert import CONVERSION, Conversion, convert
 
 # Types that never carry a gradient. Smaller integers may, because quantized values are represented by floats.
 _DISCRETE = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
@@ -73,9 +72,9 @@ class _Way:
     """The part of a model between the analysis input and layers, as far as gradients are concerned."""
 
     def __init__(self, part: Model) -> None:
-        self._served = {name: c for c in conversion_report(part) for name in c.outputs}
+        graph, conversions = reported_part(part)
+        self._served = {name: c for c in conversions for name in c.outputs}
         self._without = {name: c for name, c in self._served.items() if c.server in _CONSTANT}
-        graph = normalize(*detach_weights(part.proto)).graph
         self._flow = Dataflow(graph)
         self._types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
 
@@ -92,15 +91,15 @@ class _Way:
             outputs = [name for name in node.output if name and types.get(name) not in discrete]
             if operands:
                 carrying.update(outputs)
-            within = (without[name] for name in _computed_within(node) if name in without)
-            ahead = (found[name] for name in needed if name in found)
+            within = [without[name] for name in _computed_within(node) if name in without] if without else []
+            ahead = [found[name] for name in needed if name in found] if found else []
             # An unsupported node is an obstacle even if no gradient needs to pass through it.
             obstacle = next((c for c in (*ahead, *within) if operands or c.server == "none"), None)
             if obstacle is not None:
                 found.update(dict.fromkeys(node.output if obstacle.server == "none" else outputs, obstacle))
                 continue
             # Where a gradient ends in integers or truth values, whatever is computed from them alone has none.
-            ended = [ends[name] for name in needed if name in ends] if flow.sees(position) else []
+            ended = [ends[name] for name in needed if name in ends] if ends and flow.sees(position) else []
             for name in node.output:
                 flat = operands and name in served and (name not in outputs or served[name].operator in _FLAT)
                 cause = served[name] if flat else None if operands else next(iter(ended), None)

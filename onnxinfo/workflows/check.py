@@ -25,7 +25,8 @@ from ..inputs.generated import generate
 from ..metrics.input_provider import graph_inputs, open_samples_of, placed
 from ..text import printable, quoted
 from ..torch_graph.compare import Difference, Tensors
-from ..torch_graph.convert import Server, conversion_report, convert
+from ..torch_graph.conversions import conversion_report
+from ..torch_graph.convert import Server, convert
 from ..torch_graph.reach import reasons_unreached
 from ..torch_graph.runtime import Session, Witness
 from ..torch_graph.verify import Verification, verify

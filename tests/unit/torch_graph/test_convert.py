@@ -21,7 +21,8 @@ from onnx2torch.utils.common import OnnxMapping, OperationConverterResult, get_c
 from torch import nn
 
 from onnxinfo.errors import ConversionError, UsageError
-from onnxinfo.torch_graph.convert import conversion_report, convert
+from onnxinfo.torch_graph.conversions import conversion_report
+from onnxinfo.torch_graph.convert import convert
 from onnxinfo.torch_graph.lookup import own
 from onnxinfo.torch_graph.precision import to_float32
 from onnxinfo.torch_graph.reach import check_reach, convert_reached, obstacles

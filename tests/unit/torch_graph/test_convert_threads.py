@@ -14,7 +14,8 @@ from onnx2torch.node_converters import registry
 from places import ROOT
 
 import onnxinfo
-from onnxinfo.torch_graph.convert import conversion_report, convert
+from onnxinfo.torch_graph.conversions import conversion_report
+from onnxinfo.torch_graph.convert import convert
 
 MODELS = sorted((ROOT / "models").glob("*digits*.onnx"))[:6]
 THREADS = 6

@@ -1,0 +1,88 @@
+"""Report which backend implements each node, without building a torch graph."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+from torch import fx
+
+from ..errors import ConversionError
+from ..graph import protos
+from ..graph.model import Model, ModelSource
+from ..graph.weights import detach_weights
+from .convert import Conversion, Scope, needed_part
+from .nodes import Node
+
+
+def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) -> list[Conversion]:
+    """Report the backend of every node that ``outputs`` (default: the graph outputs) need.
+
+    Nodes in the bodies of control flow precede the node that they belong to.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be loaded.
+    UsageError
+        An output is not a tensor of the graph.
+    """
+    scope = _Report.of(*needed_part(model, outputs))
+    scope.convert_all()
+    return scope.conversions
+
+
+def reported_part(part: Model) -> tuple[onnx.GraphProto, list[Conversion]]:
+    """Report the backend of every node of a model whose outputs need all of its nodes.
+
+    Returns
+    -------
+    graph
+        The normalized graph, without its large initializers.
+    conversions
+        As from :func:`conversion_report`.
+    """
+    scope = _Report.of(*detach_weights(part.proto))
+    scope.convert_all()
+    return scope.proto, scope.conversions
+
+
+class _Report(Scope):
+    """A graph of which only the backends of its nodes are of interest: no torch graph is built."""
+
+    def convert_all(self) -> None:
+        """Record the backend of every node; nodes that differ only in names are converted once."""
+        alike: dict[Any, Conversion] = {}
+        for node in self.nodes:
+            key = self._likeness(node)
+            if key in alike:
+                self.conversions.append(dataclasses.replace(alike[key], node=node.name, outputs=node.outputs))
+                continue
+            with contextlib.suppress(ConversionError):
+                self.convert_node(node)
+            if key is not None and self.conversions[-1].server == "onnxinfo":
+                alike[key] = self.conversions[-1]
+
+    def _likeness(self, node: Node) -> tuple[Any, ...] | None:
+        """Everything about a node that its conversion depends on, except names; None if it has constants or bodies."""
+        if any(name in self.initializers for name in node.inputs) or any(protos.bodies(node.proto)):
+            return None
+        types = [self.element_type(name) if name else None for name in (*node.inputs, *node.outputs)]
+        attributes = [attribute.SerializeToString(deterministic=True) for attribute in node.proto.attribute]
+        return (node.domain, node.op_type, len(node.inputs), *types, *sorted(attributes))
+
+    def subgraph(self, proto: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[str, ...]]:
+        """Convert the nodes of a body, without connecting them."""
+        body = _Report(proto, self.opsets, self.fallback, self)
+        for node in body.nodes:
+            body.convert_node(node)
+        return _no_body(), ()
+
+
+@functools.cache
+def _no_body() -> fx.GraphModule:
+    return fx.GraphModule({}, fx.Graph())
