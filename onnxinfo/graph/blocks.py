@@ -87,6 +87,7 @@ class Blocks:
     #: Names of the default layers' tensors.
     ends: set[str] = field(default_factory=set)
     _found: dict[int, dict[str, int]] = field(default_factory=dict, repr=False)
+    _operands_of: dict[int, set[str]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         absorbed: dict[int, set[int]] = {}
@@ -165,22 +166,29 @@ class Blocks:
         """Values that merely saturate a layer: its scores are more informative, and vary even at 0 or 1."""
         found: set[str] = set()
         for node in self.flow.nodes:
-            if node.op_type in SATURATING and node.output[0] in self.influenced and node.output[0] not in found:
-                derived = self._derived_alone(node.output[0])
-                if derived is not None and not self.ends.isdisjoint(self._before_layout(node.input[0])):
-                    found |= derived
+            if node.op_type not in SATURATING or node.output[0] not in self.influenced or node.output[0] in found:
+                continue
+            if not self.ends.isdisjoint(self._before_layout(node.input[0])):
+                found |= self._derived_alone(node.output[0]) or set()
         return found
 
     def _derived_alone(self, value: str) -> set[str] | None:
         """All that is computed from a value; None if a layer, a logarithm or another value takes part in it."""
         found = {value}
-        for i in range(self.flow.producer[value] + 1, len(self.flow.nodes)):
-            operands = self._operands(i)
-            if found.isdisjoint(operands) or not self._influences(i):
+        pending = self._consumers(value)
+        heapq.heapify(pending)
+        last = -1
+        while pending:
+            i = heapq.heappop(pending)
+            if i == last:
                 continue
-            if not operands <= found or self._is_anchor(i) or self.flow.nodes[i].op_type == "Log":
+            last = i
+            if not self._operands(i) <= found or self._is_anchor(i) or self.flow.nodes[i].op_type == "Log":
                 return None
-            found.update(name for name in self.flow.nodes[i].output if name)
+            for name in filter(None, self.flow.nodes[i].output):
+                found.add(name)
+                for reader in self._consumers(name):
+                    heapq.heappush(pending, reader)
         return found
 
     def _before_layout(self, name: str) -> Iterator[str]:
@@ -242,8 +250,10 @@ class Blocks:
 
     def _operands(self, position: int) -> set[str]:
         """Values that a node computes with and that depend on the analysis input, without scales."""
-        names = (name for name in self.flow.needs[position] if name in self.influenced and name not in self._scales)
-        return {self._repeated.get(name, name) for name in names}
+        if position not in self._operands_of:
+            names = (name for name in self.flow.needs[position] if name in self.influenced and name not in self._scales)
+            self._operands_of[position] = {self._repeated.get(name, name) for name in names}
+        return self._operands_of[position]
 
     def _only_rescales(self, position: int) -> bool:
         """Whether a node computes only scales, or rounds a value in the same way as a node before it."""
