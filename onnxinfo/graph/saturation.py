@@ -45,7 +45,7 @@ def saturating(flow: Dataflow, name: str) -> Saturating | None:
         return None
     while name in flow.producer:
         node = flow.nodes[flow.producer[name]]
-        if node.op_type in LAYOUT:
+        if node.op_type in LAYOUT or node.op_type == "Normalizer":
             name = node.input[0]
         elif node.op_type in _KINDS and not node.domain:
             return Saturating(_KINDS[node.op_type], node.input[0])

@@ -104,23 +104,61 @@ def test_scores_before_everything_that_is_computed_from_probabilities(kind):
     assert defaults([PRODUCT, *nodes], constants, outputs=outputs.split()) == [expected]
 
 
-def test_scores_of_a_classifier_with_a_map():
+ML = "ai.onnx.ml"
+LINEAR = {"coefficients": [1.0] * 16, "intercepts": [0.0] * 4, "classlabels_ints": [0, 1, 2, 3]}
+CLASSIFIER = helper.make_node("LinearClassifier", ["x"], ["label", "p"], domain=ML, **LINEAR)
+WITH_MAPS = {
+    "network": (
+        [
+            PRODUCT,
+            helper.make_node("Softmax", ["z"], ["p"]),
+            helper.make_node("ArgMax", ["p"], ["label"], axis=1),
+        ],
+        ["z"],
+    ),
+    "linear": ([CLASSIFIER], ["p"]),
+    "normalized": (
+        [
+            helper.make_node("LinearClassifier", ["x"], ["label", "raw"], domain=ML, **LINEAR),
+            helper.make_node("Normalizer", ["raw"], ["p"], domain=ML, norm="L1"),
+        ],
+        ["p"],
+    ),
+    "scaled": (
+        [
+            helper.make_node("Scaler", ["x"], ["scaled"], domain=ML, scale=[1.0], offset=[0.0]),
+            helper.make_node("LinearClassifier", ["scaled"], ["label", "p"], domain=ML, **LINEAR),
+        ],
+        ["p"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WITH_MAPS)
+def test_classifiers_with_labels_and_maps(kind):
     """As exported from scikit-learn: labels, and a sequence of maps from label to probability."""
-    nodes = [
-        PRODUCT,
-        helper.make_node("Softmax", ["z"], ["p"]),
-        helper.make_node("ArgMax", ["p"], ["label"], axis=1),
-        helper.make_node("ZipMap", ["p"], ["maps"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3]),
-    ]
+    nodes, expected = WITH_MAPS[kind]
+    nodes = [*nodes, helper.make_node("ZipMap", ["p"], ["maps"], domain=ML, classlabels_int64s=[0, 1, 2, 3])]
     maps = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
     outputs = [
         helper.make_tensor_value_info("label", TensorProto.INT64, None),
         helper.make_value_info("maps", helper.make_sequence_type_proto(maps)),
     ]
-    imports = [helper.make_opsetid("ai.onnx.ml", 3)]
-    inputs = [graphs.value("x", ("N", 4))]
+    inputs, imports = [graphs.value("x", ("N", 4))], [helper.make_opsetid(ML, 3)]
     proto = graphs.model(nodes, inputs, outputs, [graphs.weight("w", 4, 4)], imports=imports)
-    assert [layer.name for layer in list_layers(proto) if layer.default] == ["z"]
+    assert [layer.name for layer in list_layers(proto) if layer.default] == expected
+
+
+def test_features_that_only_decide_something_inside_are_no_layers():
+    """Labels are outputs; a threshold that chooses between two values is not the end of anything."""
+    nodes = [
+        PRODUCT,
+        helper.make_node("Abs", ["z"], ["size"]),
+        helper.make_node("Greater", ["size", "one"], ["large"]),
+        helper.make_node("Where", ["large", "x", "z"], ["y"]),
+        helper.make_node("ArgMax", ["y"], ["label"]),
+    ]
+    assert defaults(nodes, [graphs.constant("one", 1, np.float32)], outputs=("label",)) == ["z", "y"]
 
 
 def test_attention_over_steps_at_the_end_is_no_head():
