@@ -7,15 +7,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from ..archive.format import PROVEN, Metric
+from torch import Tensor
+
+from ..archive.format import PROVEN, Metric, mark_code
 from ..errors import UsageError
+from ..graph.saturation import saturating
 from ..metrics.forward import solve_forward
+from ..metrics.probe import LayerProbe
 from ..metrics.reference import solve_by_gradient
 from ..metrics.sid import Problem, Solution, solve
 from ..registry import METRICS
+from ..text import quoted
 from .blocks import Cells, Measure, SampleBatch
 from .job import Job
 from .proof import proof
+from .saturation import saturated_samples
 
 
 class Sid(Measure):
@@ -29,10 +35,15 @@ class Sid(Measure):
     uses_normalizer: ClassVar[bool] = True
     needs_gradient: ClassVar[bool] = False
 
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        flow = job.provider.model.flow
+        self._saturating = [saturating(flow, layer.name) for layer in job.layers]
+
     def cells(self, batch: SampleBatch) -> Cells:
         """Solve one layer at a batch of samples."""
-        settings, target = batch.settings, batch.target
-        solution = self._solution(batch)
+        settings, target, feature = batch.settings, batch.target, batch.feature()
+        solution = self._solution(batch, feature)
         certificate, entropy = solution.certificate, solution.entropy
         coarse = solution.coarse[solution.coarse > 1]
         # Reported multiples refer to alpha, or to the budget itself if it is absolute.
@@ -44,10 +55,13 @@ class Sid(Measure):
                 _sound_from(what, unit * float(coarse.max())),
             )
         value = batch.mean(entropy)
+        output = saturated_samples(self._saturating[batch.layer], feature.center)
+        proven = proof(certificate, value, solution.dead, solution.coarse > 1, output)
+        self._warn_of_saturation(batch.layer, proven["mark"])
         values = {
             "value": value,
             "stderr": solution.stderr,
-            **proof(certificate, value, solution.dead, solution.coarse > 1),
+            **proven,
             "resolution_alpha": unit * solution.coarse.double(),
             "probes": solution.probes,
             "iterations": solution.iterations,
@@ -55,9 +69,18 @@ class Sid(Measure):
         }
         return Cells(values, entropy.reshape(-1, *self.job.shape))
 
-    def _solution(self, batch: SampleBatch) -> Solution:
+    def _warn_of_saturation(self, layer: int, marks: Tensor) -> None:
+        found, number = self._saturating[layer], int((marks == mark_code("saturated_output")).sum())
+        if found is not None and number:
+            name = quoted(self.job.layers[layer].name)
+            advice = f"; analyze the scores before it, {quoted(found.scores)}" if found.scores else ""
+            logger.warning(
+                "%s is saturated at %d of %d samples, whose values are unproven%s", name, number, len(marks), advice
+            )
+
+    def _solution(self, batch: SampleBatch, feature: LayerProbe) -> Solution:
         settings, tie, shape = batch.settings, self.job.tie, self.job.shape
-        feature, target, cap = batch.feature(), batch.target, settings.sigma_max
+        target, cap = batch.target, settings.sigma_max
         if settings.solver == "forward":
             return solve_forward(feature, target, tie, cap, shape, self.job.integrator(batch.layer), batch.units)
         problem = Problem.of(feature, batch.linearization, target, tie, cap, shape, batch.units, batch.target_stderr)

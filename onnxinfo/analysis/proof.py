@@ -8,8 +8,17 @@ from torch import Tensor
 from ..archive.format import mark_code
 from ..metrics.certificate import Certificate
 
+#: Marks of unproven cells that the saturation of the layer's own values explains.
+_EXPLAINED = ("ratio", "gap", "dead")
 
-def proof(certificate: Certificate, value: Tensor, dead: Tensor, coarse: Tensor | None = None) -> dict[str, Tensor]:
+
+def proof(
+    certificate: Certificate,
+    value: Tensor,
+    dead: Tensor,
+    coarse: Tensor | None = None,
+    saturated_output: Tensor | None = None,
+) -> dict[str, Tensor]:
     """Return the columns of a certificate.
 
     Parameters
@@ -20,9 +29,10 @@ def proof(certificate: Certificate, value: Tensor, dead: Tensor, coarse: Tensor 
         Values of the cells, (S,).
     dead
         Samples at which small noise does not change the layer, (S,) bool: they have no budget.
-
     coarse
         Samples at which most of the deviation is rounding, (S,) bool; None: unknown.
+    saturated_output
+        Samples at which the layer's own values are saturated, (S,) bool; None: at none.
 
     Returns
     -------
@@ -40,6 +50,9 @@ def proof(certificate: Certificate, value: Tensor, dead: Tensor, coarse: Tensor 
         ("dead", dead & ~(certificate.saturated & value.isfinite())),
     ):
         mark = torch.where(holds, mark_code(name), mark)
+    if saturated_output is not None:
+        explained = torch.isin(mark, mark.new_tensor([mark_code(name) for name in _EXPLAINED]))
+        mark = torch.where(saturated_output & explained, mark_code("saturated_output"), mark)
     converged = (mark == mark_code("converged")) | (mark == mark_code("saturated"))
     return {
         "converged": converged,

@@ -105,6 +105,7 @@ MARKS: dict[int, Mark] = {
     6: Mark("constant", "the feature does not depend on the analysis input"),
     7: Mark("not_finite", "the feature or the value is not finite"),
     8: Mark("decoder", "the decoder recovers nothing"),
+    9: Mark("saturated_output", "the layer's own values are saturated, as probabilities near 0 and 1 are"),
 }
 _MARK_CODES = {mark.name: code for code, mark in MARKS.items()}
 

@@ -95,8 +95,8 @@ class Blocks:
             if self._is_anchor(i):
                 for name in self._used_outputs(node):
                     self._follow(name, {i} | absorbed.get(i, set()), absorbed)
-        outputs = {name for name in self.flow.results if name in self.influenced and self.flow.is_feature(name)}
-        self.ends |= outputs - self._probabilities()
+        outputs = {name for name in self.flow.outputs & self.influenced if self.flow.is_feature(name)}
+        self.ends |= (outputs | self._last_features()) - self._probabilities()
 
     def depth(self) -> dict[str, int]:
         """Number of layers with parameters on the longest path from the analysis input to each value."""
@@ -161,6 +161,25 @@ class Blocks:
         if (key := self._called(position)) is not None:
             return self._bodies.depth(key) > 0
         return self._matrices[position] or self._is_sum(position)
+
+    def _last_features(self) -> set[str]:
+        """Features that lead only to outputs which are none, such as labels or maps from label to probability."""
+        found: set[str] = set()
+        if all(self.flow.is_feature(name) for name in self.flow.outputs & self.influenced):
+            return found
+        # Values that are no features and from which none is computed: whether they lead to an output.
+        quiet: dict[str, bool] = {}
+        for i in reversed(range(len(self.flow.nodes))):
+            for name in self._used_outputs(self.flow.nodes[i]):
+                computed = [n for j in self._consumers(name) for n in self._used_outputs(self.flow.nodes[j])]
+                if not all(other in quiet for other in computed):
+                    continue
+                leads = any(quiet[other] for other in computed)
+                if not self.flow.is_feature(name):
+                    quiet[name] = leads or name in self.flow.outputs
+                elif leads and name not in self.flow.outputs:
+                    found.add(name)
+        return found
 
     def _probabilities(self) -> set[str]:
         """Values that merely saturate a layer: its scores are more informative, and vary even at 0 or 1."""

@@ -20,6 +20,15 @@ _BLIND = {"Shape", "Size", "ConstantOfShape", "EyeLike", "RandomNormalLike", "Ra
 # Operators that round real numbers to integers; operators that compute with these are layers, the rounding is not.
 _ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear"}
 _QUANTIZED = {"ConvInteger", "MatMulInteger", "MatMulInteger16", "QGemm"}
+# Positions of the operands that hold content, not scales or zero points.
+_CONTENT = {
+    "DequantizeLinear": (0,), "QuantizeLinear": (0,), "ConvInteger": (0, 1), "MatMulInteger": (0, 1),
+    "QLinearConv": (0, 3, 8), "QLinearMatMul": (0, 3), "QLinearAdd": (0, 3), "QLinearMul": (0, 3), "QGemm": (0, 3, 6),
+    "MatMulIntegerToFloat": (0, 1, 6), "DynamicQuantizeMatMul": (0, 1, 4), "DynamicQuantizeLSTM": tuple(range(8)),
+    "QAttention": (0, 1, 2, 5, 8), "QEmbedLayerNormalization": tuple(range(8)), "MatMulNBits": (0, 1, 4, 5),
+}  # fmt: skip
+# Operators that add biases stored as 32-bit integers, or turn these into floats.
+_WITH_WIDE_INTEGERS = {"DequantizeLinear", "QLinearConv", "QGemm"}
 # Types of constants that count as parameters: floats, and the integers that store quantized weights.
 _PARAMETERS = (*FLOATS, *(TensorProto.DataType.Value(f"{u}INT{bits}") for u in ("", "U") for bits in (2, 4, 8)))
 
@@ -134,12 +143,14 @@ class Dataflow:
     def parameters_of(self, position: int, influenced: Set[str]) -> dict[str, int]:
         """Parameters that a node uses, directly or through constants: their names and numbers of elements.
 
-        Float tensors and tensors of integers of at most 8 bits count; scalars (rank 0) do not.
+        Float tensors and tensors of integers of at most 8 bits count, and biases of 32 bits; scalars (rank 0), and the
+        scales and zero points of quantized tensors, do not.
         """
         found: dict[str, int] = {}
-        for name in self._sources(position, influenced):
+        for name, wide in self._sources(position, influenced).items():
             tensor = self.constant(name)
-            if tensor is not None and tensor.data_type in _PARAMETERS and tensor.dims:
+            types = (*_PARAMETERS, TensorProto.INT32) if wide else _PARAMETERS
+            if tensor is not None and tensor.data_type in types and tensor.dims:
                 found[name] = math.prod(tensor.dims)
         # Parameters in bodies of control flow.
         for body in protos.bodies(self.nodes[position]) if self.nodes[position].attribute else ():
@@ -148,20 +159,32 @@ class Dataflow:
                 found.update(inner.parameters_of(i, {value.name for value in body.input}))
         return found
 
-    def _sources(self, position: int, influenced: Set[str]) -> set[str]:
-        """Names of the values from which a node's constant operands are computed, including those operands."""
-        pending = [name for name in self.needs[position] if name not in influenced]
+    def _sources(self, position: int, influenced: Set[str]) -> dict[str, bool]:
+        """Names of the values from which a node's constant operands are computed, including those operands.
+
+        With each, whether the node that reads it may have biases stored as 32-bit integers.
+        """
+        wide = self.nodes[position].op_type in _WITH_WIDE_INTEGERS
+        pending = [name for name in self._content(position) if name not in influenced]
         if not pending:
-            return set()
-        sources = set(pending)
+            return {}
+        sources = dict.fromkeys(pending, wide)
         while pending:
             producer = self.producer.get(pending.pop())
             # A size computed from a value does not turn that value's weights into parameters.
             if producer is not None and self.sees(producer):
-                fresh = [name for name in self.needs[producer] if name not in sources]
-                sources.update(fresh)
+                wide = self.nodes[producer].op_type in _WITH_WIDE_INTEGERS
+                fresh = [name for name in self._content(producer) if name not in sources]
+                sources |= dict.fromkeys(fresh, wide)
                 pending.extend(fresh)
         return sources
+
+    def _content(self, position: int) -> list[str]:
+        """Operands of a node without scales and zero points."""
+        node = self.nodes[position]
+        if node.op_type not in _CONTENT:
+            return self.needs[position]
+        return [name for i, name in enumerate(node.input) if name and i in _CONTENT[node.op_type]]
 
     def constant(self, name: str) -> TensorProto | None:
         """Tensor of an initializer or a Constant node."""

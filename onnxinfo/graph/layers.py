@@ -71,7 +71,8 @@ def list_layers(model: ModelSource, input_tensor: TensorNames = None) -> list[La
       in elementary operators (``x * sigmoid(x)``, GELU by ``Erf``, layer normalization by ``ReduceMean``);
     - residual sums, ``Add`` or ``Sum`` of two values that depend on the analysis input, after their normalization
       and activation; a block whose output is only used by a sum is part of it;
-    - the graph's outputs, except for a final softmax or sigmoid and what is computed from it alone: probabilities
+    - the graph's outputs, and what outputs that are no features (labels, maps from label to probability) are
+      computed from, except for a final softmax or sigmoid and what is computed from it alone: probabilities
       saturate, and the scores before them carry the same information. A softmax inside an attention is part of its
       block. If a classifier returns a list of maps from labels to probabilities (``ZipMap``), the tensor of the
       probabilities is the layer.

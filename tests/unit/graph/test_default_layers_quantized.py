@@ -123,3 +123,32 @@ def test_scores_that_are_laid_out_between_rounding_and_probabilities():
         node("DequantizeLinear", "pq s zero", "y"),
     ]
     assert defaults(*nodes) == ["d"]
+
+
+BIAS = constant("whole", np.ones(4), np.int32)
+SCALES = [constant("c", np.full(4, 0.1), np.float32), constant("zc", np.zeros(4), np.int32)]
+WEIGHTS_DEQUANTIZED = [
+    node("DequantizeLinear", "wq c", "wd", axis=1),
+    node("DequantizeLinear", "whole c zc", "bd", axis=0),
+]
+#: One layer with 16 weights and 4 biases in each format.
+COUNTED = {
+    "float": [node("Gemm", "x w b", "y")],
+    "QDQ": [*WEIGHTS_DEQUANTIZED, node("Gemm", "x wd bd", "z"), *ROUNDED, node("Identity", "d", "y")],
+    "QOperator": [
+        node("QuantizeLinear", "x s zero", "xq"),
+        node("QGemm", "xq s zero wq s zero whole s2 zero", "yq", domain="com.microsoft"),
+        node("DequantizeLinear", "yq s2 zero", "y"),
+    ],
+    "dynamic": [*DYNAMIC, node("Relu", "biased", "y")],
+    "dynamic in one node": [node("DynamicQuantizeMatMul", "x wq c zero b", "y", domain="com.microsoft")],
+}
+
+
+@pytest.mark.parametrize("format", COUNTED)
+def test_parameters_and_depth_are_those_of_the_float_network(format):
+    """Scales and zero points are no parameters, and a bias stored as 32-bit integers is one."""
+    constants = [*CONSTANTS, BIAS, *SCALES]
+    proto = model(COUNTED[format], [value("x")], [value("y", None)], constants, opset=21, imports=[MICROSOFT])
+    (layer,) = [layer for layer in list_layers(proto) if layer.default]
+    assert (layer.parameters, layer.depth) == (20, 1)
