@@ -123,6 +123,25 @@ def test_thresholds_are_those_of_the_input(scaled):
     assert tree_thresholds(step(), "x", "y") is None
 
 
+def test_thresholds_of_columns_that_are_moved():
+    """Columns may come in parts, in another order and each scaled by itself."""
+    proto = stumps(units=5)
+    proto.graph.node[0].input[0] = "joined"
+    scaler = helper.make_node("Scaler", ["b"], ["scaled"], domain="ai.onnx.ml", offset=[1.0, 0.0], scale=[2.0, 4.0])
+    split = helper.make_node("Split", ["x", "sizes"], ["a", "b"], axis=1)
+    join = helper.make_node("Concat", ["scaled", "a"], ["joined"], axis=1)
+    tree = proto.graph.node.pop()
+    proto.graph.node.extend([split, scaler, join, tree])
+    proto.graph.initializer.append(constant("sizes", [3, 2]))
+    # Feature 0 of the trees is column 3, and feature 1 column 4.
+    found = tree_thresholds(proto, "x", "y")
+    assert [each.tolist() for each in found] == [[], [], [], [pytest.approx(1.15)], [pytest.approx(-0.15)]]
+    proto.graph.node.insert(0, helper.make_node("Identity", ["other"], ["moved"]))
+    proto.graph.input.append(value("other", ("N", 1)))
+    proto.graph.node[3].input.append("moved")
+    assert tree_thresholds(proto, "x", "y") is None
+
+
 def test_the_budget_is_a_hundredth_of_the_variance(tmp_path, caplog):
     proto = stumps(thresholds=(0.3, -0.6), units=4)
     values, recipe, normalizer = run_of(proto, X[:3], tmp_path)
