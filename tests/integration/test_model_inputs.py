@@ -73,10 +73,10 @@ def sid(tmp_path, proto, inputs, **options):
         return run.values("sid")["value"], run
 
 
-@pytest.fixture
-def batch_first(tmp_path):
+@pytest.fixture(scope="module")
+def batch_first(tmp_path_factory):
     """What the same network gives whose samples come first."""
-    return sid(tmp_path, recurrent(["batch", "time", FEATURES], steps_first=False), X)[0]
+    return sid(tmp_path_factory.mktemp("batch_first"), recurrent(["batch", "time", FEATURES], steps_first=False), X)[0]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,7 @@ def test_the_inputs_of_a_state_come_from_the_command_line(tmp_path):
         assert run.recipe["batch_axis"] == {"h": 1}
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_workers_get_the_axes(tmp_path, batch_first):
     proto = recurrent(["time", "batch", FEATURES])
     found, _ = sid(tmp_path, proto, X, workers=2)
