@@ -59,6 +59,7 @@ def test_little_memory(tmp_path, together):
         assert run.provenance["inputs_at_once"] < 32
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_workers(tmp_path, together):
     found = cells(tmp_path, "workers", workers=2)
     assert (found["value"] == together["value"]).all()

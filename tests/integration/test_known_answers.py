@@ -10,7 +10,7 @@ import onnxinfo
 from onnxinfo.archive.format import mark_code
 
 ALPHA, C = 1.5e-4, 0.5 * math.log(2 * math.pi * math.e)
-SEEDS = range(10)
+SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 10))]
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
@@ -137,7 +137,7 @@ def test_samples_that_take_different_branches(tmp_path, seed):
     demand(sid(tmp_path, model, x, seed=seed), expected)
 
 
-@pytest.mark.parametrize("height", [2, 10, 100])
+@pytest.mark.parametrize("height", [10, *(pytest.param(height, marks=pytest.mark.slow) for height in (2, 100))])
 def test_rare_jumps_are_not_taken_for_known(tmp_path, height):
     stream = np.random.default_rng(0)
     nodes = [

@@ -77,10 +77,10 @@ def sid(tmp_path, proto, inputs, **options):
         return run.values("sid")["value"], run
 
 
-@pytest.fixture
-def batch_first(tmp_path):
+@pytest.fixture(scope="module")
+def batch_first(tmp_path_factory):
     """What the same network gives whose samples come first."""
-    return sid(tmp_path, recurrent(["batch", "time", FEATURES], steps_first=False), X)[0]
+    return sid(tmp_path_factory.mktemp("batch_first"), recurrent(["batch", "time", FEATURES], steps_first=False), X)[0]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +222,7 @@ def test_wrong_settings_of_a_listing_are_refused_in_one_line(command, option, tm
     assert not (tmp_path / "e.onnx").exists()
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_workers_get_the_axes(tmp_path, batch_first):
     proto = recurrent(["time", "batch", FEATURES])
     found, _ = sid(tmp_path, proto, X, workers=2)

@@ -20,13 +20,15 @@ def numbers(archive):
         return found | maps, run.recipe
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_keywords_objects_and_workers_give_the_same_bits(tmp_path):
+    """Workers receive decoders, foregrounds and the classifier's scores with the metrics that need them."""
     flat = {
-        "limit": 3, "shuffle": True, "shuffle_seed": 2, "foreground": np.tile([2, 2, 6, 7], (50, 1)), "seed": 3,
+        "limit": 2, "shuffle": True, "shuffle_seed": 2, "foreground": np.tile([2, 2, 6, 7], (50, 1)), "seed": 3,
         "decoders": tmp_path / "decoders", "decoder_inputs": IMAGES, "decoder_limit": 40, "decoder_width": 4,
         "decoder_steps": 4, "threads": 1, "compression": "lossless",
     }  # fmt: skip
-    chosen = {"layers": ["relu_4"], "metrics": ["sid", "ru", "concentration", "gradcam"]}
+    chosen = {"layers": ["relu_4"], "metrics": ["concentration", "ru", "gradient", "gradcam", "sid"]}
     config = configure(Config(), flat)
     objects = {name: getattr(config, name) for name in ("input", "sid", "ru", "execution", "out")}
     onnxinfo.analyze(MODEL, IMAGES, tmp_path / "flat.h5", **chosen, **flat)

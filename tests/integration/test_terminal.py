@@ -10,6 +10,7 @@ from pathlib import Path
 
 import archive_fakes as fakes
 import pytest
+from processes import Command
 
 from onnxinfo.archive.format import LayerRow
 from onnxinfo.models import path as bundled
@@ -34,15 +35,7 @@ def archive(tmp_path_factory):
 
 def piped(folder, *arguments, **environment):
     """Run the command line without a terminal."""
-    done = subprocess.run(
-        [*ONNXINFO, *map(str, arguments)],
-        cwd=folder,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return done.returncode, done.stdout, done.stderr
+    return Command(arguments, folder, environment=os.environ | environment).wait()
 
 
 def in_terminal(folder, *arguments, **environment):
@@ -54,14 +47,8 @@ def in_terminal(folder, *arguments, **environment):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-    process = subprocess.Popen(
-        [*ONNXINFO, *map(str, arguments)],
-        cwd=folder,
-        env=kept | {"TERM": "xterm-256color"} | environment,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
+    kept |= {"TERM": "xterm-256color"} | environment
+    command = Command(arguments, folder, environment=kept, terminal=os.ttyname(theirs))
     os.close(theirs)
     shown = b""
     while True:
@@ -73,7 +60,7 @@ def in_terminal(folder, *arguments, **environment):
             break
         shown += part
     os.close(ours)
-    return process.wait(60), shown.decode()
+    return command.wait()[0], shown.decode()
 
 
 @pytest.mark.parametrize("place", ["before", "after"])

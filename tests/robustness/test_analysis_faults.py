@@ -2,7 +2,6 @@
 
 import functools
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 import h5py
 import pytest
 from archive_fakes import check_finished, content
+from processes import Command, context
 
 import onnxinfo
 from onnxinfo.cli import main
@@ -27,16 +27,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills by proces
 MODEL, RUN = str(bundled("digits-cnn.onnx")), "digits-cnn"
 IMAGES = f"{bundled('digits.npz')}:images"
 # Blocks of one sample, of the quickest layer: as many moments between finished cells as possible.
-OPTIONS = {"layers": ["relu"], "limit": 8, "memory_limit": "1K"}
-CELLS = 8
-COMMAND = [
-    *(sys.executable, "-m", "onnxinfo", "analyze", MODEL, "--inputs", IMAGES, "--limit", "8"),
-    *("--layers", "relu", "--memory-limit", "1K"),
-]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["archive_fakes", "onnxinfo.analysis", "onnxinfo.models"])
+OPTIONS = {"layers": ["relu"], "limit": 4, "memory_limit": "1K"}
+CELLS = 4
+COMMAND = ["analyze", MODEL, "--inputs", IMAGES, "--limit", "4", "--layers", "relu", "--memory-limit", "1K"]
 
 
 def points(total, fast):
@@ -58,8 +51,8 @@ def analyze(path, ready=None):
 
 def start(path):
     """Start an analysis; return its process, the pipe that it reports to, and the CPU time used before it."""
-    ours, theirs = context.Pipe()
-    process = context.Process(target=analyze, args=(path, theirs))
+    ours, theirs = context().Pipe()
+    process = context().Process(target=analyze, args=(path, theirs))
     process.start()
     theirs.close()
     return process, ours, ours.recv()
@@ -177,42 +170,35 @@ def test_power_lost_at_any_moment(tmp_path, point, quick_validation):
 
 
 @pytest.mark.parametrize("options", [[], ["--quiet"]], ids=["", "quiet"])
-def test_ctrl_c_keeps_what_is_finished_and_says_where(tmp_path, options):
+def test_ctrl_c_keeps_what_is_finished_and_says_where(tmp_path, tmp_path_factory, options):
     expected, _ = undisturbed()
-    path = tmp_path / "out.h5"
-    command = [*COMMAND[:3], *options, *COMMAND[3:], "-o", str(path)]
-    # Background tests may be started with the signal ignored, which is inherited.
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    while process.poll() is None and not cells(path):
+    path, printed = tmp_path / "out.h5", tmp_path_factory.mktemp("printed")
+    arguments = [*options, *COMMAND, "-o", str(path)]
+    command = Command(arguments, printed)
+    while command.process.is_alive() and not cells(path):
         time.sleep(0.02)
     seen = cells(path)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
-    assert process.returncode == 130
+    command.send(signal.SIGINT)
+    code, _, said = command.wait()
+    assert code == 130
     assert f"interrupted: finished cells are in {path}; rerun the same command to resume" in said
     assert "Traceback" not in said
     assert 0 < seen <= cells(path) < CELLS
     assert onnxinfo.list_runs(path)[0].status == "interrupted"
-    subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
+    assert Command(arguments, printed).wait()[0] == 0
     with onnxinfo.open(path) as archive:
         assert content(archive[RUN]) == expected
     assert [each.name for each in tmp_path.iterdir()] == ["out.h5"]
 
 
-def test_sigterm_closes_the_archive(tmp_path):
+def test_sigterm_closes_the_archive(tmp_path, tmp_path_factory):
     path = tmp_path / "out.h5"
-    process = subprocess.Popen([*COMMAND, "-o", str(path)], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    while process.poll() is None and not cells(path):
+    command = Command([*COMMAND, "-o", str(path)], tmp_path_factory.mktemp("printed"))
+    while command.process.is_alive() and not cells(path):
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
+    command.send(signal.SIGTERM)
+    code, _, said = command.wait()
+    assert code == 128 + signal.SIGTERM
     assert "Traceback" not in said
     assert onnxinfo.list_runs(path)[0].status == "interrupted"
     with h5py.File(path) as file:
@@ -242,22 +228,23 @@ def cells(path):
     return onnxinfo.list_runs(path)[0].finished if path.exists() else 0
 
 
-def test_rows_queried_on_the_command_line_during_an_analysis_are_rows_of_the_finished_one(tmp_path):
-    path = tmp_path / "out.h5"
-    query = [sys.executable, "-m", "onnxinfo", "query", str(path), "--per", "sample", "--format", "json"]
-    process = subprocess.Popen(
-        [*COMMAND, "-o", str(path)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=ENVIRONMENT
-    )
+def test_rows_queried_on_the_command_line_during_an_analysis_are_rows_of_the_finished_one(tmp_path, tmp_path_factory):
+    path, printed = tmp_path / "out.h5", tmp_path_factory.mktemp("printed")
+    query = ["query", str(path), "--per", "sample", "--format", "json"]
+    command = Command([*COMMAND, "-o", str(path)], printed)
     while not cells(path):
-        assert process.poll() is None
+        assert command.process.is_alive()
         time.sleep(0.02)
     # Stopped, not ended: the query must be answered while the writer has the file open.
-    process.send_signal(signal.SIGSTOP)
+    command.send(signal.SIGSTOP)
     status = onnxinfo.list_runs(path)[0].status
-    during = json.loads(subprocess.run(query, check=True, capture_output=True, text=True).stdout)
-    process.send_signal(signal.SIGCONT)
-    assert process.wait() == 0
-    after = json.loads(subprocess.run(query, check=True, capture_output=True, text=True).stdout)
+    code, during, _ = Command(query, printed).wait()
+    assert code == 0
+    command.send(signal.SIGCONT)
+    assert command.wait()[0] == 0
+    code, after, _ = Command(query, printed).wait()
+    assert code == 0
+    during, after = json.loads(during), json.loads(after)
     assert status == "running"
     assert 0 < len(during) < len(after) == CELLS
     assert all(row in after for row in during)
@@ -272,11 +259,11 @@ def interrupted(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("change", [["--alpha", "1e-3"], ["--seed", "1"], ["--limit", "7"]], ids=lambda c: c[0])
+@pytest.mark.parametrize("change", [["--alpha", "1e-3"], ["--seed", "1"], ["--limit", "3"]], ids=lambda c: c[0])
 def test_another_analysis_under_the_same_name_is_refused(tmp_path, interrupted, change, monkeypatch, capsys):
     path = tmp_path / "out.h5"
     path.write_bytes(before := interrupted.read_bytes())
-    monkeypatch.setattr(sys, "argv", ["onnxinfo", *COMMAND[3:], "-o", str(path), *change])
+    monkeypatch.setattr(sys, "argv", ["onnxinfo", *COMMAND, "-o", str(path), *change])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
@@ -301,13 +288,13 @@ def test_a_full_disk_stops_an_analysis_in_one_line_and_it_goes_on(tmp_path):
         pytest.skip("mounting needs root")
     try:
         command = [*COMMAND, "-o", str(folder / "a.h5")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
-        assert done.returncode == 1
-        errors = [line for line in done.stderr.splitlines() if line.startswith("onnxinfo: error: ")]
+        code, _, said = Command(command, tmp_path).wait()
+        assert code == 1
+        errors = [line for line in said.splitlines() if line.startswith("onnxinfo: error: ")]
         assert len(errors) == 1
         assert "No space left on device" in errors[0]
         subprocess.run(["mount", "-o", "remount,size=8m", folder], check=True)
-        subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
+        assert Command(command, tmp_path).wait()[0] == 0
         with onnxinfo.open(folder / "a.h5") as archive:
             assert content(archive[RUN]) == expected
     finally:

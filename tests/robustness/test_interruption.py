@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import graphs
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from processes import Command
 
 from onnxinfo import ModelError, analyze, check_model
 from onnxinfo.graph.engine import Engine
@@ -117,22 +119,39 @@ def test_an_analysis_gives_up_and_writes_nothing(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", [["check"], ["analyze", "-o", "a.h5"]])
-def test_ctrl_c_ends_a_command(command: list[str], tmp_path: Path) -> None:
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
     onnx.save(endless(), tmp_path / "endless.onnx")
     np.save(tmp_path / "x.npy", np.random.rand(2, 4).astype(np.float32))
-    arguments = [sys.executable, "-m", "onnxinfo", *command, "endless.onnx", "--inputs", "x.npy"]
-    process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    used = Path(f"/proc/{process.pid}/stat")
-    began = time.monotonic()
-    # The steps before the endless computation take a few seconds of CPU time, waiting for it takes none.
-    while time.monotonic() - began < 240 and process.poll() is None and _seconds(used) < 7:
-        time.sleep(0.2)
+    return [str(tmp_path / "endless.onnx"), "--inputs", str(tmp_path / "x.npy")]
+
+
+def test_ctrl_c_ends_a_check(arguments: list[str], tmp_path: Path) -> None:
+    command = Command(["check", *arguments], tmp_path)
+    _wait_for_computing(command.process.pid, command.process.is_alive, seconds=2)
+    command.send(signal.SIGINT)
+    code, _, said = command.wait()
+    assert code == 130
+    assert "Traceback" not in said
+
+
+def test_ctrl_c_ends_an_analysis(arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "onnxinfo", "analyze", *arguments, "-o", str(tmp_path / "a.h5")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    _wait_for_computing(process.pid, lambda: process.poll() is None, seconds=6)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
     assert not (tmp_path / "a.h5").exists()
+
+
+def _wait_for_computing(pid: int | None, is_alive: Callable[[], bool], seconds: float) -> None:
+    """Wait until a process has used more CPU time than it needs before the endless computation."""
+    used = Path(f"/proc/{pid}/stat")
+    began = time.monotonic()
+    while time.monotonic() - began < 240 and is_alive() and _seconds(used) < seconds:
+        time.sleep(0.1)
 
 
 def _seconds(stat: Path) -> float:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import signal
 import sys
+import tempfile
+from collections.abc import Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
 
 #: What processes of the tests import, directly or when they receive a function of a test module.
-PRELOADED = ["pytest", "archive_fakes", "fuzzing", "onnxinfo.workflows.analyze", "onnxinfo.models", "onnxinfo.config"]
+PRELOADED = [
+    *("pytest", "archive_fakes", "fuzzing", "PIL.Image", "torch.fx.experimental.symbolic_shapes"),
+    *("onnxinfo.workflows.analyze", "onnxinfo.engines.local", "onnxinfo.models", "onnxinfo.cli", "frozen"),
+]
 
 
 @functools.cache
@@ -28,3 +36,69 @@ def context() -> ForkServerContext:
         if before is not None:
             os.environ["PYTHONPATH"] = before
     return found
+
+
+class Command:
+    """The command line in a process of its own.
+
+    Parameters
+    ----------
+    arguments
+        Its arguments.
+    folder
+        Current folder.
+    environment
+        Environment variables; default: those of the server.
+    terminal
+        Name of the terminal that it reads from and prints to; default: files, which :meth:`wait` returns.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[object],
+        folder: Path,
+        *,
+        environment: dict[str, str] | None = None,
+        terminal: str = "",
+    ) -> None:
+        self._printed = tempfile.TemporaryDirectory()
+        streams = {name: terminal or str(self._file(name)) for name in ("out", "err")} | {"in": terminal or os.devnull}
+        ready = context().Event()
+        line = ["onnxinfo", *map(str, arguments)]
+        self.process = context().Process(target=_command, args=(line, folder, environment, streams, ready))
+        self.process.start()
+        ready.wait(60)
+
+    def _file(self, name: str) -> Path:
+        return Path(self._printed.name) / name
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self.process.pid or 0, number)
+
+    def wait(self) -> tuple[int | None, str, str]:
+        """Return the exit code, standard output and standard error; the latter are empty in a terminal."""
+        self.process.join()
+        out, err = (file.read_text() if file.exists() else "" for file in map(self._file, ("out", "err")))
+        return self.process.exitcode, out, err
+
+
+def _command(
+    line: list[str], folder: Path, environment: dict[str, str] | None, streams: dict[str, str], ready: Any
+) -> None:
+    import torch
+
+    from onnxinfo.cli import main
+
+    for number, name in enumerate(("in", "out", "err")):
+        os.dup2(os.open(streams[name], os.O_RDWR | os.O_CREAT), number)
+    ready.set()
+    torch.set_num_threads(1)
+    # Background tests may be started with the signal ignored, which is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if environment is not None:
+        os.environ.clear()
+        os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = line
+    main()

@@ -1,6 +1,7 @@
 """Messages use Python syntax, rendered as options on the command line."""
 
 import ast
+import functools
 import pickle
 import re
 import sys
@@ -40,6 +41,12 @@ def texts(file, *, documentation=False):
             yield f"{file.name}:{each.lineno}", each.value
 
 
+@functools.cache
+def library():
+    """Return all texts of the library, each with its line."""
+    return [found for file in LIBRARY for found in texts(file)]
+
+
 def commands(group=cli, name="onnxinfo"):
     context = click.Context(group)
     yield group
@@ -58,12 +65,12 @@ FLAGS |= {"--help", "--version"}
 
 def test_no_message_of_the_library_names_an_option():
     assert len(LIBRARY) > 150
-    named = [(where, text) for file in LIBRARY for where, text in texts(file) if re.search(r"(?<![\w-])--[a-z]", text)]
+    named = [(where, text) for where, text in library() if re.search(r"(?<![\w-])--[a-z]", text)]
     assert named == []
 
 
 def test_every_keyword_in_a_message_is_an_option_of_a_command():
-    found = [(where, *each) for file in LIBRARY for where, text in texts(file) for each in KEYWORD.findall(text)]
+    found = [(where, *each) for where, text in library() for each in KEYWORD.findall(text)]
     assert len(found) > 35
     for where, name, value in found:
         shown = {as_options(f"{name}={value}", command) for command in ALL}
@@ -71,7 +78,7 @@ def test_every_keyword_in_a_message_is_an_option_of_a_command():
 
 
 def test_every_function_in_a_message_is_public_and_a_command():
-    found = [(where, each) for file in LIBRARY for where, text in texts(file) for each in CALL.finditer(text)]
+    found = [(where, each) for where, text in library() for each in CALL.finditer(text)]
     assert len(found) >= 4
     for where, each in found:
         assert each[1] in onnxinfo.__all__, where
@@ -161,6 +168,6 @@ def test_invalid_requests_are_value_errors_and_unknown_names_are_key_errors(tmp_
 
 
 def test_commands_of_messages_exist():
-    found = {name for file in LIBRARY for _, text in texts(file) for name in re.findall(r"'onnxinfo ([a-z]+)", text)}
+    found = {name for _, text in library() for name in re.findall(r"'onnxinfo ([a-z]+)", text)}
     assert found
     assert found <= {*COMMANDS}
