@@ -19,7 +19,7 @@ from ..graph.weights import detach_weights
 from ..registry import OPERATORS
 from . import foreign, lookup
 from .host import OnTensors, host_value, materialized
-from .nodes import Converted, Graph, Node
+from .nodes import HOST_OUTPUTS, Converted, Graph, Node
 from .normalize import normalize
 from .operators.control import CONTROL, If, Loop
 from .operators.fallback import fallback as run_elsewhere
@@ -51,6 +51,9 @@ class Conversion:
         Names of the node's outputs.
     reason
         Reason why no converter implements the node; empty if one does.
+    reads
+        Names of the tensors whose elements the node reads while the graph runs, because a size or the course of the
+        computation depends on them: there an accelerator has to wait, and a compiler or exporter may give up.
     """
 
     node: str
@@ -59,6 +62,7 @@ class Conversion:
     server: Server
     outputs: tuple[str, ...]
     reason: str = ""
+    reads: tuple[str, ...] = ()
 
 
 def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallback: bool = True) -> fx.GraphModule:
@@ -175,7 +179,7 @@ class Scope(Graph):
             return self._fall_back(node, missing)
         except Exception as error:
             raise self._refused(node, _line(error)) from error
-        self.record(node, server)
+        self.record(node, server, reads=result.reads)
         self._note_host_values(node, result)
         return result
 
@@ -210,17 +214,19 @@ class Scope(Graph):
             result = run_elsewhere(node, self)
         except NotImplementedError as unavailable:
             raise self._refused(node, f"{_line(missing)}, and {unavailable}") from missing
-        self.record(node, "fallback", _line(missing))
+        self.record(node, "fallback", _line(missing), result.inputs)
         return result
 
     def _refused(self, node: Node, reason: str) -> ConversionError:
         self.record(node, "none", reason)
         return ConversionError(f"{self.describe(node)} cannot be converted: {reason}")
 
-    def record(self, node: Node, server: Server, reason: str = "") -> None:
+    def record(self, node: Node, server: Server, reason: str = "", reads: tuple[str, ...] = ()) -> None:
         """Record the backend of a node."""
         operator = f"{node.domain}.{node.op_type}"
-        self.conversions.append(Conversion(node.name, operator, self.version(node), server, node.outputs, reason))
+        self.conversions.append(
+            Conversion(node.name, operator, self.version(node), server, node.outputs, reason, reads)
+        )
 
 
 def _line(error: Exception) -> str:
@@ -259,15 +265,18 @@ class _GraphBuilder:
             self._add(index, node)
         self.graph.output(tuple(self._output(name) for name in outputs or self.onnx_graph.outputs))
         self.graph.lint()
-        return fx.GraphModule(self.root, self.graph)
+        module = fx.GraphModule(self.root, self.graph)
+        module.meta[HOST_OUTPUTS] = tuple(map(self.onnx_graph.may_be_host, outputs or self.onnx_graph.outputs))
+        return module
 
     def _add(self, index: int, node: Node) -> None:
-        module, inputs = self.onnx_graph.convert_node(node)
+        module, inputs, _ = self.onnx_graph.convert_node(node)
         if not isinstance(module, (Operator, *CONTROL)) and any(map(self.onnx_graph.may_be_host, inputs)):
             module = OnTensors(module)
         target = f"node_{index}_{node.op_type}"
         self.root.add_module(target, module)
-        arguments = tuple(self._argument(name, module) for name in inputs)
+        operand = self._operand if isinstance(module, (If, Loop)) else self._value
+        arguments = tuple(operand(name) if name else None for name in inputs)
         result = self.graph.call_module(target, arguments)
         # The node's own entry follows those of its bodies.
         result.meta[CONVERSION] = self.onnx_graph.conversions[-1]
@@ -279,18 +288,18 @@ class _GraphBuilder:
             if name:
                 self.values[name] = self.graph.call_function(getitem, (result, position))
 
-    def _argument(self, name: str, module: nn.Module) -> Any:
-        """Return an operand; integers of the model that control flow counts with are host values."""
+    def _operand(self, name: str) -> Any:
+        """Return an operand or result of control flow: a few integers of the model, to count with, are host values."""
         constant = self.onnx_graph.initializers.get(name)
-        if constant is not None and isinstance(module, (If, Loop)) and is_small(constant):
+        if constant is not None and is_small(constant):
             return host_value(self.onnx_graph.constant(name))
-        return self._value(name) if name else None
+        return self._value(name)
 
-    def _output(self, name: str) -> fx.Node:
+    def _output(self, name: str) -> Any:
+        if self.onnx_graph.nested:
+            return self._operand(name)
         value = self._value(name)
-        if self.onnx_graph.nested or not self.onnx_graph.may_be_host(name):
-            return value
-        return self.graph.call_function(materialized, (value,))
+        return self.graph.call_function(materialized, (value,)) if self.onnx_graph.may_be_host(name) else value
 
     def _value(self, name: str) -> fx.Node:
         if name not in self.values and name not in self.onnx_graph.own_initializers and self.onnx_graph.nested:

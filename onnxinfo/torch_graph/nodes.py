@@ -13,6 +13,9 @@ from torch import fx, nn
 
 from .element_types import attribute_value, tensor_from
 
+#: Metadata key under which the graph of a body keeps, for each output, whether it may be a host value.
+HOST_OUTPUTS = "onnxinfo_host_outputs"
+
 
 class Converted(NamedTuple):
     """Result of converting a node.
@@ -23,10 +26,13 @@ class Converted(NamedTuple):
         Computes the node's outputs: the value itself for one output, else a sequence of values.
     inputs
         Names of the module's inputs, in order; "" for an absent one.
+    reads
+        Names of the inputs whose elements the module reads while it runs.
     """
 
     module: nn.Module
     inputs: tuple[str, ...]
+    reads: tuple[str, ...] = ()
 
 
 class Node:

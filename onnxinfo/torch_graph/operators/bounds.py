@@ -50,14 +50,22 @@ def check_range(what: str, values: Tensor, low: int, high: int) -> None:
     IndexError
         A value is out of range; the message names the first one and the range.
     """
-    if torch.compiler.is_compiling() or is_transformed(values) or isinstance(values, FakeTensor):
-        return
-    if values.device.type != "cpu":
-        torch._assert_async(((values >= low) & (values <= high)).all(), f"{what} is out of range: {low} to {high}")
+    if not is_readable(values):
+        if values.device.type != "cpu" and not _is_traced(values):
+            torch._assert_async(((values >= low) & (values <= high)).all(), f"{what} is out of range: {low} to {high}")
         return
     outside = values[(values < low) | (values > high)]
     if outside.numel():
         raise IndexError(f"{what} {int(outside[0])} is out of range, expected {low} to {high}")
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether the elements of a tensor are known, and reading them makes no accelerator wait."""
+    return tensor.device.type == "cpu" and not _is_traced(tensor)
+
+
+def _is_traced(tensor: Tensor) -> bool:
+    return torch.compiler.is_compiling() or is_transformed(tensor) or isinstance(tensor, FakeTensor)
 
 
 def is_transformed(*operands: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
@@ -10,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ..element_types import torch_type
 from ..host import HostValue, materialized, numbers, scalar
-from ..nodes import Converted, Graph, Node
+from ..nodes import HOST_OUTPUTS, Converted, Graph, Node
 from .table import converter
 
 Values = list[Any]
@@ -21,7 +22,7 @@ def _if(node: Node, graph: Graph) -> Converted:
     then_branch, then_captured = graph.subgraph(node.attributes["then_branch"])
     else_branch, else_captured = graph.subgraph(node.attributes["else_branch"])
     module = If(then_branch, else_branch, len(then_captured))
-    return Converted(module, (*node.inputs, *then_captured, *else_captured))
+    return Converted(module, (*node.inputs, *then_captured, *else_captured), _read(node.inputs, graph))
 
 
 @converter("Loop")
@@ -31,7 +32,15 @@ def _loop(node: Node, graph: Graph) -> Converted:
     carried = len(proto.input) - 2
     module = Loop(body, carried, [_empty_scan(output) for output in proto.output[1 + carried :]])
     limit_and_condition = (*node.inputs, "", "")[:2]
-    return Converted(module, (*limit_and_condition, *node.inputs[2:], *captured))
+    # The body's condition decides after every iteration.
+    decided = () if body.meta[HOST_OUTPUTS][0] else (proto.output[0].name,)
+    reads = (*_read(limit_and_condition, graph), *decided)
+    return Converted(module, (*limit_and_condition, *node.inputs[2:], *captured), reads)
+
+
+def _read(names: Sequence[str], graph: Graph) -> tuple[str, ...]:
+    """Those of the values that are neither constants nor host values."""
+    return tuple(n for n in names if n and n not in graph.initializers and not graph.may_be_host(n))
 
 
 @converter("Scan", versions=(9, None))

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from .bounds import check_range
-from .table import Floats, Ints, operator
+from .table import Floats, Ints, Values, operator
 
 
 @operator()
 def NonMaxSuppression(
-    boxes,
-    scores,
+    boxes: Values,
+    scores: Values,
     max_output_boxes_per_class: Ints = None,
     iou_threshold: Floats = None,
     score_threshold: Floats = None,
@@ -62,14 +62,14 @@ def _overlap(box: Tensor, others: Tensor) -> Tensor:
 
 
 @operator("RoiAlign", versions=(10, 15))
-def RoiAlign_10(X, rois, batch_indices, **attributes):
+def RoiAlign_10(X, rois: Values, batch_indices, **attributes):
     return RoiAlign(X, rois, batch_indices, coordinate_transformation_mode="output_half_pixel", **attributes)
 
 
 @operator(versions=(16, None))
 def RoiAlign(
     X,
-    rois,
+    rois: Values,
     batch_indices,
     *,
     coordinate_transformation_mode="half_pixel",
@@ -83,7 +83,8 @@ def RoiAlign(
     half_pixel = coordinate_transformation_mode == "half_pixel"
     corners = rois * spatial_scale - (0.5 if half_pixel else 0.0)
     pooled = []
-    for batch, (left, top, right, bottom) in zip(batch_indices.tolist(), corners, strict=True):
+    images = X.index_select(0, batch_indices.to(torch.int64))
+    for image, (left, top, right, bottom) in zip(images, corners, strict=True):
         # The deprecated mode enlarges degenerate regions to one pixel.
         height, width = (
             (end - start).clamp(min=-math.inf if half_pixel else 1.0) for start, end in ((top, bottom), (left, right))
@@ -91,7 +92,7 @@ def RoiAlign(
         rows, row_weights = _samples(top, height, output_height, sampling_ratio, X.shape[2])
         columns, column_weights = _samples(left, width, output_width, sampling_ratio, X.shape[3])
         weights = row_weights[:, :, None, None] * column_weights
-        values = X[batch][:, rows[:, :, None, None], columns] * weights
+        values = image[:, rows[:, :, None, None], columns] * weights
         # (channel, row, sample and neighbor in y, column, sample and neighbor in x)
         if mode == "max" and weights.numel():
             pooled.append(values.amax((2, 4)))
@@ -115,7 +116,7 @@ def _samples(start: Tensor, extent: Tensor, bins: int, ratio: int, size: int) ->
 
 
 @operator()
-def MaxRoiPool(X, rois, *, pooled_shape, spatial_scale=1.0):
+def MaxRoiPool(X, rois: Values, *, pooled_shape, spatial_scale=1.0):
     pooled = []
     for batch, *corners in rois.tolist():
         # Round half away from zero; corners are pixel coordinates, inclusive.

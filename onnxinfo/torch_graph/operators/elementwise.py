@@ -26,12 +26,9 @@ def any_integer(function: Function) -> Function:
 
     @functools.wraps(function)
     def served(*operands, **attributes):
-        try:
+        type = next((x.dtype for x in operands if isinstance(x, Tensor) and x.dtype in _SIGNED), None)
+        if type is None:
             return function(*operands, **attributes)
-        except NotImplementedError:
-            type = next((x.dtype for x in operands if isinstance(x, Tensor) and x.dtype in _SIGNED), None)
-            if type is None:
-                raise
         wide = [x.to(_SIGNED[type]) if isinstance(x, Tensor) and x.dtype == type else x for x in operands]
         return _narrowed(function(*wide, **attributes), type)
 

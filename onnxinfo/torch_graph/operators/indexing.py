@@ -10,7 +10,7 @@ from torch import Tensor
 from ..host import is_host, materialized
 from .bounds import check_range, check_shape
 from .elementwise import any_integer
-from .table import Ints, Sizes, operator
+from .table import Either, Ints, Values, operator
 
 
 def _counted_from_zero(indices: Tensor, n: int) -> Tensor:
@@ -19,7 +19,7 @@ def _counted_from_zero(indices: Tensor, n: int) -> Tensor:
 
 
 @operator()
-def Gather(data, indices: Sizes, *, axis=0):
+def Gather(data, indices: Either, *, axis=0):
     axis = axis % data.dim()
     if is_host(indices) and not indices.shape:
         return data.select(axis, indices.values[0])
@@ -108,19 +108,19 @@ def OneHot(indices, depth: Ints, values, *, axis=-1):
 
 
 @operator()
-def NonZero(X):
+def NonZero(X: Values):
     return X.nonzero().t()
 
 
 @operator()
-def Compress(input, condition, *, axis=None):
+def Compress(input, condition: Values, *, axis=None):
     kept = condition.nonzero().flatten()
     return input.flatten()[kept] if axis is None else input.index_select(axis, kept)
 
 
 @operator()
 @any_integer
-def Unique(X, *, axis=None, sorted=1):
+def Unique(X: Values, *, axis=None, sorted=1):
     x = X.flatten() if axis is None else X
     along = 0 if axis is None else axis
     _, inverse, counts = torch.unique(x.detach(), return_inverse=True, return_counts=True, dim=along)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..element_types import single, torch_type
 from ..nodes import Converted, Graph, Node
+from .bounds import is_readable
 from .conv import Conv
 from .rounding import (
     INTEGERS,
@@ -32,6 +33,7 @@ from .table import bind, converter, operator
 # Below this, float32 adds integers without rounding.
 _EXACT_IN_FLOAT32 = 2**24
 _WIDEST_UINT8 = 255
+_WIDEST_BIAS = 2**31
 
 
 def _along(parameter: Tensor | None, x: Tensor, axis: int, block_size: int) -> Tensor | None:
@@ -129,20 +131,27 @@ def QLinearConv(x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_z
 
 def whole_matmul(a: Tensor, b: Tensor) -> Tensor:
     """Multiply matrices of integers of at most nine bits exactly."""
-    column = _WIDEST_UINT8 * b.shape[0 if b.dim() == 1 else -2] if b.is_floating_point() else _largest_sum(b, -2)
+    column = _largest_sum(b, 0 if b.dim() == 1 else -2)
     type = _exact_type(a, b, largest=_WIDEST_UINT8 * column)
     return a.to(type) @ b.to(type)
 
 
 def _whole_conv(x: Tensor, w: Tensor, bias: Tensor | None, attributes: dict[str, Any]) -> Any:
     """Convolve integers of at most nine bits exactly."""
-    largest = _WIDEST_UINT8 * _largest_sum(w.flatten(1), 1) + (0 if bias is None else int(bias.abs().max()))
+    largest = _WIDEST_UINT8 * _largest_sum(w.flatten(1), 1) + (0 if bias is None else _largest_of(bias))
     type = _exact_type(x, w, largest=largest)
     return Conv(x.to(type), w.to(type), None if bias is None else bias.to(type), **attributes)
 
 
 def _largest_sum(x: Tensor, axis: int) -> int:
+    """Bound the sums of magnitudes along an axis: by the integers themselves if reading them stalls nothing."""
+    if x.is_floating_point() or not is_readable(x):
+        return _WIDEST_UINT8 * x.shape[axis]
     return int(x.abs().sum(axis).max())
+
+
+def _largest_of(bias: Tensor) -> int:
+    return int(bias.abs().max()) if is_readable(bias) else _WIDEST_BIAS
 
 
 def _exact_type(*operands: Tensor, largest: int) -> torch.dtype:

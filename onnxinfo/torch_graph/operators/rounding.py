@@ -10,10 +10,9 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from ..element_types import single
-from .bounds import is_transformed
+from .bounds import is_readable
 
 _MINIFLOATS = ("8_e4m3fn", "8_e4m3fnuz", "8_e5m2", "8_e5m2fnuz", "6_e2m3fn", "6_e3m2fn", "4_e2m1fn")
 
@@ -145,10 +144,7 @@ def _number(zero_point: Tensor | int) -> Tensor | int:
     """Return a zero point as a number if it is at hand without waiting for an accelerator."""
     if not isinstance(zero_point, Tensor):
         return zero_point
-    traced = torch.compiler.is_compiling() or isinstance(zero_point, FakeTensor) or is_transformed(zero_point)
-    if traced or zero_point.device.type != "cpu" or zero_point.dim():
-        return plain(zero_point)
-    return int(zero_point)
+    return int(zero_point) if is_readable(zero_point) and not zero_point.dim() else plain(zero_point)
 
 
 def round_to_float(x: Tensor, type: int, saturate: int = 1) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..host import numbers, scalar
+from ..host import first_device, numbers, scalar
 from .table import Ints, Sizes, operator
 
 
@@ -67,4 +67,4 @@ def OptionalGetElement(input):
 
 @operator()
 def OptionalHasElement(input=None):
-    return scalar(input is not None, torch.bool)
+    return scalar(input is not None, torch.bool, first_device(input))

@@ -26,6 +26,8 @@ Shape_ = tuple[int, ...]
 _FLOATS = (torch.float32, torch.float64)
 # Multiplying by this and subtracting leaves the 24 leading bits of a double.
 _SPLIT = float(2**29 + 1)
+# Numbers beyond this count as infinite.
+_HUGE = 1e300
 
 
 def Identity(input):
@@ -60,12 +62,16 @@ def _converted(value: Any, type: torch.dtype) -> Any:
     if type == torch.bool:
         return value != 0
     if type in _FLOATS:
-        return _rounded(torch.sym_float(value), type)
+        return _rounded(_as_float(value), type)
     if isinstance(value, float):
-        if not math.isfinite(value):
+        if not -_HUGE < value < _HUGE:
             raise ValueError(f"{value} cannot be converted to an integer")
         value = math.trunc(value)
-    return _rounded(torch.sym_int(value), type)
+    return _rounded(int(value) if _known(value) else torch.sym_int(value), type)
+
+
+def _as_float(value: Any) -> Any:
+    return float(value) if _known(value) else torch.sym_float(value)
 
 
 def _rounded(value: Any, type: torch.dtype) -> Any:
@@ -73,7 +79,7 @@ def _rounded(value: Any, type: torch.dtype) -> Any:
     if isinstance(value, bool):
         return value
     if isinstance(value, float):
-        if type != torch.float32 or not math.isfinite(value):
+        if type != torch.float32 or not -_HUGE < value < _HUGE:
             return value
         return value * _SPLIT - (value * _SPLIT - value)
     if isinstance(value, int):
@@ -219,11 +225,16 @@ def Clip(input, min=None, max=None):
 
 
 def _larger(a: Any, b: Any) -> Any:
-    return torch.sym_max(a, b)
+    return max(a, b) if _known(a, b) else torch.sym_max(a, b)
 
 
 def _smaller(a: Any, b: Any) -> Any:
-    return torch.sym_min(a, b)
+    return min(a, b) if _known(a, b) else torch.sym_min(a, b)
+
+
+def _known(*values: Any) -> bool:
+    """Whether values are numbers of Python; otherwise, torch's functions for symbolic sizes are needed."""
+    return all(isinstance(value, (bool, int, float)) for value in values)
 
 
 def Max(*data):
@@ -274,9 +285,7 @@ def _enter_unary(function: Function) -> Function:
 
 def _enter_rounding(function: Function) -> Function:
     def rounding(X):
-        return (
-            _elementwise(lambda x: torch.sym_float(function(x)), X.dtype, X) if X.dtype in _FLOATS else NotImplemented
-        )
+        return _elementwise(lambda x: _as_float(function(x)), X.dtype, X) if X.dtype in _FLOATS else NotImplemented
 
     return rounding
 
@@ -304,7 +313,7 @@ HOST: dict[str, Function] = {
     "LessOrEqual": _enter_binary(operator.le, logical=True),
     "And": _enter_binary(lambda a, b: a and b, logical=True),
     "Or": _enter_binary(lambda a, b: a or b, logical=True),
-    "Not": _enter_unary(torch.sym_not),
+    "Not": _enter_unary(operator.not_),
     "Neg": _enter_unary(operator.neg),
     "Abs": _enter_unary(_magnitude),
     "Floor": _enter_rounding(math.floor),

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..element_types import single, torch_type
-from .table import Floats, Ints, operator
+from ..host import HostValue, first_device, numbers
+from .table import Floats, Ints, Sizes, operator
 
 
 @operator("DFT", versions=(17, 19))
@@ -42,23 +43,24 @@ def _as_complex(signal: Tensor) -> Tensor:
 
 
 @operator()
-def HannWindow(size: Ints, *, output_datatype=1, periodic=1):
-    return _window(size[0], (0.5, 0.5), periodic, output_datatype)
+def HannWindow(size: Sizes, *, output_datatype=1, periodic=1):
+    return _window(size, (0.5, 0.5), periodic, output_datatype)
 
 
 @operator()
-def HammingWindow(size: Ints, *, output_datatype=1, periodic=1):
-    return _window(size[0], (25 / 46, 21 / 46), periodic, output_datatype)
+def HammingWindow(size: Sizes, *, output_datatype=1, periodic=1):
+    return _window(size, (25 / 46, 21 / 46), periodic, output_datatype)
 
 
 @operator()
-def BlackmanWindow(size: Ints, *, output_datatype=1, periodic=1):
-    return _window(size[0], (0.42, 0.5, 0.08), periodic, output_datatype)
+def BlackmanWindow(size: Sizes, *, output_datatype=1, periodic=1):
+    return _window(size, (0.42, 0.5, 0.08), periodic, output_datatype)
 
 
-def _window(size: int, coefficients: tuple[float, ...], periodic: int, type: int) -> Tensor:
+def _window(size: Tensor | HostValue, coefficients: tuple[float, ...], periodic: int, type: int) -> Tensor:
     """Sum of cosines with alternating signs."""
-    angle = 2 * math.pi * torch.arange(size, dtype=torch.float64) / (size if periodic else size - 1)
+    (n,) = numbers(size)
+    angle = 2 * math.pi * torch.arange(n, dtype=torch.float64, device=first_device(size)) / (n if periodic else n - 1)
     cosines = [(-1) ** k * c * torch.cos(k * angle) for k, c in enumerate(coefficients)]
     return torch.stack(cosines).sum(0).to(torch_type(type))
 

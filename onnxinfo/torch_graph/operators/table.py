@@ -13,7 +13,9 @@ keyword-only parameters the attributes with ONNX's defaults; it returns a tensor
 
 A parameter annotated ``Ints`` or ``Floats`` holds shape arithmetic: the function receives a list of Python numbers
 (or None if the optional input is absent), whether the operand is a constant of the model or computed at run time.
-A parameter annotated ``Sizes`` receives a host value (:mod:`..host`) as it is; others receive a tensor made of it.
+Parameters annotated ``Sizes`` or ``Either`` receive a host value (:mod:`..host`) as it is; others receive a tensor made
+of it. A tensor given for ``Ints``, ``Floats``, ``Sizes`` or ``Values`` is read while the function runs, which
+:func:`~onnxinfo.torch_graph.convert.conversion_report` tells; a tensor given for ``Either`` is not.
 A parameter annotated ``Unsupported`` is an input or attribute that must be absent or zero in a convertible node. Any
 other annotation is rejected when the function is registered. A keyword-only parameter ``outputs`` receives the number
 of outputs that the node names. An operator whose meaning changed between opsets has one function per version range.
@@ -43,11 +45,22 @@ MICROSOFT = "com.microsoft"
 # Markers for parameters that hold shape arithmetic; the functions receive plain lists.
 Ints = Annotated[list[int] | None, "shape arithmetic"]
 Floats = Annotated[list[float] | None, "shape arithmetic"]
-# Marker for parameters that may be host values; the functions receive either those or tensors.
-Sizes = Annotated[Any, "host value"]
+# Markers for parameters that may be host values; the functions receive either those or tensors.
+Sizes = Annotated[Any, "host value, or a tensor that is read"]
+Either = Annotated[Any, "host value or tensor"]
+# Marker for tensors on whose elements the size of the result, or the course of the computation, depends.
+Values = Annotated[Any, "a tensor that is read"]
 # Marker for parameters that a function knows but does not support.
 Unsupported = Annotated[Any, "unsupported"]
-_MARKERS = {"Ints": Ints, "Floats": Floats, "Sizes": Sizes, "Unsupported": Unsupported}
+_MARKERS = {
+    "Ints": Ints,
+    "Floats": Floats,
+    "Sizes": Sizes,
+    "Either": Either,
+    "Values": Values,
+    "Unsupported": Unsupported,
+}
+
 
 Function = Callable[..., Any]
 Converter = Callable[[Node, Graph], Converted]
@@ -147,12 +160,15 @@ class Parameters(NamedTuple):
         Positions of lists of numbers.
     raw
         Positions of operands that may be host values.
+    read
+        Positions of operands whose elements are read.
     on_host
         Computes the operator if all operands are host values; None if nothing does.
     """
 
     listed: frozenset[int]
     raw: frozenset[int]
+    read: frozenset[int]
     on_host: Function | None
 
 
@@ -232,7 +248,7 @@ class Operator(nn.Module):
 
     def _prepared(self, operands: tuple[Any, ...]) -> list[Any]:
         """Bring operands into the form that the function expects, all tensors on one device."""
-        listed, raw, _ = self.expects
+        listed, raw = self.expects.listed, self.expects.raw
         target = _device(operands)
         prepared: list[Any] = []
         for i, operand in enumerate(operands):
@@ -270,19 +286,22 @@ def bind(function: Function, node: Node, graph: Graph, **attributes: Any) -> Con
         attributes["outputs"] = len(node.outputs)
     _check_call(function, node.inputs, attributes)
     on_host = _host_function(node, attributes)
-    parameters = Parameters(*_marked_parameters(function, len(node.inputs)), on_host)
+    expects = _expectations(function, len(node.inputs), on_host)
     host = on_host is not None and all(n in graph.initializers or graph.may_be_host(n) for n in node.inputs if n)
     constants: dict[int, HostValue | None] = {}
     dynamic: list[str] = []
     for i, name in enumerate(node.inputs):
         if name == "":
             constants[i] = None
-        elif name in graph.initializers and (i in parameters.listed or is_small(graph.initializers[name], host)):
+        elif name in graph.initializers and (
+            i in expects.listed or is_small(graph.initializers[name], host or i in expects.raw)
+        ):
             constants[i] = host_value(graph.constant(name))
         else:
             dynamic.append(name)
-    module = Operator(function, constants, parameters, attributes, len(node.outputs), graph.describe(node))
-    return Converted(module, tuple(dynamic))
+    module = Operator(function, constants, expects, attributes, len(node.outputs), graph.describe(node))
+    read = (name for i, name in enumerate(node.inputs) if i in expects.read and name in dynamic)
+    return Converted(module, tuple(dynamic), tuple(name for name in read if not graph.may_be_host(name)))
 
 
 def _host_function(node: Node, attributes: dict[str, Any]) -> Function | None:
@@ -323,8 +342,11 @@ def is_small(constant: onnx.TensorProto, of_any_type: bool = False) -> bool:
     return of_any_type or (len(constant.dims) < 2 and constant.data_type in _INTEGERS)
 
 
-def _marked_parameters(function: Function, count: int) -> tuple[frozenset[int], frozenset[int]]:
-    """Positions (among the first ``count`` operands) of lists of numbers, and of operands that may be host values."""
-    parameters = [*_signature(function).parameters.values()][:count]
-    listed = frozenset(i for i, parameter in enumerate(parameters) if parameter.annotation in (Ints, Floats))
-    return listed, frozenset(i for i, parameter in enumerate(parameters) if parameter.annotation == Sizes)
+def _expectations(function: Function, count: int, on_host: Function | None = None) -> Parameters:
+    """Derive from a function's annotations what it expects of its first ``count`` operands."""
+    annotations = [parameter.annotation for parameter in _signature(function).parameters.values()][:count]
+
+    def marked(*markers: Any) -> frozenset[int]:
+        return frozenset(i for i, marker in enumerate(annotations) if marker in markers)
+
+    return Parameters(marked(Ints, Floats), marked(Sizes, Either), marked(Ints, Floats, Sizes, Values), on_host)

@@ -13,7 +13,7 @@ from ..element_types import torch_type
 from ..host import first_device, host_value, materialized, numbers, scalar, vector
 from ..nodes import Converted, Graph, Node
 from .bounds import check_range, check_shape
-from .table import Floats, Ints, Sizes, bind, converter, operator
+from .table import Either, Ints, Sizes, bind, converter, operator
 
 
 @operator()
@@ -196,12 +196,15 @@ def Slice_1(data, *, axes=None, ends, starts):
 
 
 @operator(versions=(11, None))
-def Pad(data, pads: Ints, constant_value: Floats = None, axes: Ints = None, *, mode="constant"):
+def Pad(data, pads: Ints, constant_value: Either = None, axes: Ints = None, *, mode="constant"):
     axes = list(range(data.dim())) if axes is None else [axis % data.dim() for axis in axes]
     amounts = {axis: pads[i :: len(axes)] for i, axis in enumerate(axes)}
     if mode == "constant":
         flat = [amount for axis in reversed(range(data.dim())) for amount in amounts.get(axis, (0, 0))]
-        return functional.pad(data, flat, value=constant_value[0] if constant_value else 0)
+        if isinstance(constant_value, Tensor):
+            inside = functional.pad(torch.ones_like(data, dtype=torch.bool), flat)
+            return torch.where(inside, functional.pad(data, flat), constant_value.to(data))
+        return functional.pad(data, flat, value=0 if constant_value is None else numbers(constant_value)[0])
     for axis, (before, after) in amounts.items():
         if before or after:
             positions = torch.arange(-before, data.shape[axis] + after, device=data.device)

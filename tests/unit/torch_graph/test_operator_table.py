@@ -11,7 +11,9 @@ import pytest
 from onnxinfo.torch_graph.operators import table
 
 FUTURE = "from __future__ import annotations\n"
-IMPORTS = "from onnxinfo.torch_graph.operators.table import Floats, Ints, Sizes, Unsupported, operator\n"
+IMPORTS = (
+    "from onnxinfo.torch_graph.operators.table import Either, Floats, Ints, Sizes, Unsupported, Values, operator\n"
+)
 
 
 @pytest.fixture
@@ -30,10 +32,10 @@ def define(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("head", [FUTURE + IMPORTS, IMPORTS])
 def test_annotations_count_with_and_without_the_future_import(head: str, define: Any) -> None:
-    inputs = "X, axes: Ints = None, scales: Floats = None, sizes: Sizes = None"
+    inputs = "X: Values, axes: Ints = None, scales: Floats = None, sizes: Sizes = None, indices: Either = None"
     function = define(f"{head}@operator()\ndef Op({inputs}, *, mode: Unsupported = 0): ...")
-    assert table._marked_parameters(function, 4) == ({1, 2}, {3})
-    assert table._marked_parameters(function, 2) == ({1}, set())
+    assert table._expectations(function, 5) == ({1, 2}, {3, 4}, {0, 1, 2, 3}, None)
+    assert table._expectations(function, 2) == ({1}, set(), {0, 1}, None)
     with pytest.raises(NotImplementedError, match="'mode' is not supported"):
         table._check_call(function, ("x",), {"mode": 1})
 
@@ -42,6 +44,7 @@ def test_annotations_count_with_and_without_the_future_import(head: str, define:
 @pytest.mark.parametrize("annotation", ["list[int]", "int | None", "'Int'", "'Unsuported'"])
 def test_other_annotations_are_refused_when_the_function_is_defined(head: str, annotation: str, define: Any) -> None:
     with pytest.raises(
-        TypeError, match=r"operator function .*Op: .*annotate parameters with Ints, Floats, Sizes, Unsupported"
+        TypeError,
+        match=r"operator function .*Op: .*annotate parameters with Ints, Floats, Sizes, Either, Values, Unsupported",
     ):
         define(f"{head}@operator()\ndef Op(X, axes: {annotation} = None): ...")
