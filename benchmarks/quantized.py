@@ -37,13 +37,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=4)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS))
     options = parser.parse_args()
     model = onnx.load(options.model)
     common: dict[str, Any] = {"shape": sample_shape(model), "preset": options.preset}
     x = onnxinfo.open_samples(options.inputs, limit=options.batch, **common).batch(range(options.batch))
     calibration = onnxinfo.open_samples(options.calibration, limit=32, **common).batch(range(32))
     versions = quantized(model, calibration)
-    models = {FLOAT: model, **{name: versions[name] for name in VERSIONS}}
+    models = {FLOAT: model, **{name: versions[name] for name in options.versions}}
     print(machine())
     print_passes(models, x, options.repeats)
     print_scores(models, x)
@@ -74,7 +75,7 @@ def print_scores(models: Mapping[str, onnx.ModelProto], x: np.ndarray) -> None:
     name = models[FLOAT].graph.input[0].name
     exact = Engine(models[FLOAT]).run({name: x})[0]
     print("\n| version | output | dequantized |\n| --- | ---: | ---: |")
-    for version in VERSIONS:
+    for version in list(models)[1:]:
         found = [Engine(proto).run({name: x})[0] for proto in (models[version], dequantize(models[version]).proto)]
         off = [f"{100 * np.abs(each - exact).max() / np.abs(exact).max():.1f} %" for each in found]
         print(f"| {version} | {off[0]} | {off[1]} |")
@@ -83,7 +84,7 @@ def print_scores(models: Mapping[str, onnx.ModelProto], x: np.ndarray) -> None:
 def print_analyses(models: Mapping[str, onnx.ModelProto], x: np.ndarray, options: Any) -> None:
     """Print time and SID of whole analyses, of every version as it is and dequantized."""
     runs = {(name, False): layers_of(models, name, options.layers) for name in models}
-    runs |= {(name, True): options.layers for name in VERSIONS if "QOperator" not in name}
+    runs |= {(name, True): options.layers for name in options.versions if "QOperator" not in name}
     spent = dict.fromkeys(runs, np.inf)
     values: dict[tuple[str, bool], Any] = {}
     with tempfile.TemporaryDirectory() as folder:

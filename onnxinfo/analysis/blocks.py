@@ -17,6 +17,7 @@ from ..config import Config, SidConfig
 from ..metrics.linearization import Linearization
 from ..metrics.probe import LayerProbe
 from .job import Job
+from .saturation import saturated_samples
 from .settings import Report
 
 
@@ -172,6 +173,10 @@ class SampleBatch:
     def feature(self) -> LayerProbe:
         """The layer's feature at the samples, with random streams at their start."""
         return self.job.feature(self.layer, self.x, self.rows, self.indices[0])
+
+    def saturated(self, feature: LayerProbe) -> Tensor | None:
+        """Tell at which samples the layer's own values are saturated, (S,) bool; None: at none."""
+        return saturated_samples(self.job.saturating[self.layer], feature.center)
 
     def cells(self, metric: str) -> Cells:
         """Cells of a metric, computed once."""

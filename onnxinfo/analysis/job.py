@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..graph.finite import check_weights
 from ..graph.layers import Layer
 from ..graph.model import Model
 from ..graph.quantization import rounds
+from ..graph.saturation import Saturating, saturating
 from ..graph.surgery import extract
 from ..graph.text_inputs import tensors_of_text
 from ..graph.thresholds import tree_thresholds
@@ -103,6 +105,12 @@ class Job:
 
     def __post_init__(self) -> None:
         self.shape = tuple(self.provider.perturbed([0]).shape[1:])
+
+    @cached_property
+    def saturating(self) -> tuple[Saturating | None, ...]:
+        """How each layer saturates; None for layers that do not."""
+        flow = self.provider.model.flow
+        return tuple(saturating(flow, layer.name) for layer in self.layers)
 
     def inputs(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Analysis input of some samples, (S, *shape), and their rows, (S,)."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..archive.format import PROVEN, Metric, mark_code
 from ..errors import UsageError
-from ..graph.saturation import saturating
 from ..metrics.forward import solve_forward
 from ..metrics.probe import LayerProbe
 from ..metrics.reference import solve_by_gradient
@@ -21,7 +20,6 @@ from ..text import quoted
 from .blocks import Cells, Measure, SampleBatch
 from .job import Job
 from .proof import proof
-from .saturation import saturated_samples
 
 
 class Sid(Measure):
@@ -34,11 +32,6 @@ class Sid(Measure):
     )
     uses_normalizer: ClassVar[bool] = True
     needs_gradient: ClassVar[bool] = False
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        flow = job.provider.model.flow
-        self._saturating = [saturating(flow, layer.name) for layer in job.layers]
 
     def cells(self, batch: SampleBatch) -> Cells:
         """Solve one layer at a batch of samples."""
@@ -55,8 +48,7 @@ class Sid(Measure):
                 _sound_from(what, unit * float(coarse.max())),
             )
         value = batch.mean(entropy)
-        output = saturated_samples(self._saturating[batch.layer], feature.center)
-        proven = proof(certificate, value, solution.dead, solution.coarse > 1, output)
+        proven = proof(certificate, value, solution.dead, solution.coarse > 1, batch.saturated(feature))
         self._warn_of_saturation(batch.layer, proven["mark"])
         values = {
             "value": value,
@@ -70,7 +62,7 @@ class Sid(Measure):
         return Cells(values, entropy.reshape(-1, *self.job.shape))
 
     def _warn_of_saturation(self, layer: int, marks: Tensor) -> None:
-        found, number = self._saturating[layer], int((marks == mark_code("saturated_output")).sum())
+        found, number = self.job.saturating[layer], int((marks == mark_code("saturated_output")).sum())
         if found is not None and number:
             name = quoted(self.job.layers[layer].name)
             advice = f"; analyze the scores before it, {quoted(found.scores)}" if found.scores else ""

@@ -107,7 +107,7 @@ class Ru(Measure):
         certificate, entropy = solution.certificate, solution.entropy
         count = len(batch.indices)
         value = batch.mean(entropy)
-        proven = proof(certificate, value, ~(target > 0))
+        proven = proof(certificate, value, ~(target > 0), saturated_output=batch.saturated(feature))
         if trained.error >= 1:
             # A decoder no better than the mean sample recovers nothing; it says nothing about the layer.
             proven["mark"] = torch.full_like(proven["mark"], mark_code("decoder"))

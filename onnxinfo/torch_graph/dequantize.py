@@ -44,7 +44,10 @@ def dequantize(model: ModelSource) -> Model:
         return loaded
     light, weights = detach_weights(loaded.proto)
     proto = attach_weights(normalize(light, weights), weights)
-    graph = Rewriter(proto, RULES).rewritten()
+    try:
+        graph = Rewriter(proto, RULES).rewritten()
+    except (IndexError, ValueError) as error:
+        raise ModelError(f"the model cannot be dequantized: {' '.join(str(error).split())}; export it again") from None
     result = protos.copy_into(onnx.ModelProto(), proto, ("graph",))
     protos.copy_into(result.graph, graph)
     fold(result)

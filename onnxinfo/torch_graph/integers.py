@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..errors import ModelError
 from ..graph import protos
 from ..graph.blocks import MATRIX, SUMS
-from ..graph.dataflow import Dataflow
+from ..graph.dataflow import FLOATS, Dataflow
 from ..graph.quantization import is_integer_operator
 from ..text import quoted
 
@@ -270,8 +270,11 @@ class Rewriter:
         return self.emit("Div", [found.name, found.scale], self.free_name(f"{found.name}_in_steps"))
 
     def saturated(self, name: str, scale: str, zero_point: str, output: str) -> str:
-        """Limit a float tensor to the range of integers; unlimited if the range is not one for the whole tensor."""
-        step, zero = self.constant(scale), self.constant(zero_point)
+        """Limit a float tensor to the range of integers; unlimited if the range is not one for the whole tensor.
+
+        Without a zero point, the integers are of 8 bits without sign.
+        """
+        step, zero = self.constant(scale), self.constant(zero_point) if zero_point else np.array(0, np.uint8)
         if step is None or zero is None or step.size > 1 or zero.dtype.kind not in "iu":
             return name if name == output else self.emit("Identity", [name], output)
         limits = np.iinfo(zero.dtype)
@@ -286,7 +289,8 @@ class Rewriter:
         """Return what integers stand for: a float tensor, limited if an activation may be part of its rounding."""
         name = self.present(given)
         producer = self._producers.get(name)
-        if producer is None or producer.op_type not in _BEFORE_ACTIVATIONS or not zero_point:
+        unsigned = self._flow.element_type(integers) in (None, TensorProto.UINT8)
+        if producer is None or producer.op_type not in _BEFORE_ACTIVATIONS or not (zero_point or unsigned):
             return Rounded(name, scale, zero_point)
         if self._outputs.isdisjoint(self._decoded_names(integers, scale, zero_point)) and self._only_rounded(given):
             # The tensor before the rounding has the name of the activation that is part of it.
@@ -308,8 +312,9 @@ class Rewriter:
     def copy(self, node: onnx.NodeProto) -> None:
         """Copy a node; one that only moves integers moves what they stand for."""
         found = [self.rounded[name] for name in node.input if name in self.rounded]
-        if found and node.op_type == "Cast" and not found[0].scale and self._casts_to_float(node):
-            self.rename(node.output[0], found[0].name)
+        target = next((each.i for each in node.attribute if each.name == "to"), 0)
+        if found and node.op_type == "Cast" and not found[0].scale and target in FLOATS:
+            self.emit("Cast", [found[0].name], node.output[0], to=target)
             return
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
@@ -345,10 +350,6 @@ class Rewriter:
             raise self.refusal(node, "computes with the integers of a tensor rather than with what they stand for")
         if any(not self.same(each.scale, found[0].scale) for each in found):
             raise self.refusal(node, "joins integers of different scales")
-
-    @staticmethod
-    def _casts_to_float(node: onnx.NodeProto) -> bool:
-        return any(each.name == "to" and each.i == TensorProto.FLOAT for each in node.attribute)
 
     def _output(self, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
         """Return the declaration of an output, which becomes a float tensor if it was one of integers."""

@@ -194,12 +194,13 @@ def test_weights_of_few_bits_no_longer_round_activations() -> None:
     assert (quantization(proto), quantization(dequantize(proto).proto)) == ("dynamic", "weights")
 
 
-def test_a_fused_activation_stays() -> None:
+@pytest.mark.parametrize("zero", ["zero", ""])
+def test_a_fused_activation_stays(zero: str) -> None:
     """The range of the integers begins at zero: a ReLU was fused into the rounding."""
     nodes = [
         *(rounded("x", "q"), node("DequantizeLinear", "q f z", "d"), node("DequantizeLinear", "w s zw", "dw")),
-        *(node("MatMul", "d dw", "act"), rounded("act", "act_q", "wide", "zero")),
-        *(node("DequantizeLinear", "act_q wide zero", "act_d"), node("MatMul", "act_d dw", "y")),
+        *(node("MatMul", "d dw", "act"), rounded("act", "act_q", "wide", zero)),
+        *(node("DequantizeLinear", f"act_q wide {zero}", "act_d"), node("MatMul", "act_d dw", "y")),
     ]
     found = dequantize(network(nodes, [MATRIX]))
     assert [layer.name for layer in onnxinfo.list_layers(found) if layer.default] == ["act", "y"]
@@ -236,6 +237,21 @@ def test_bodies_and_functions() -> None:
     assert quantization(found.proto) == ""
     x = floats(2, 4)
     np.testing.assert_allclose(evaluated(found.proto, x)[0], np.maximum(x @ values(MATRIX), 0), rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision() -> None:
+    nodes = [*DYNAMIC, node("MatMulInteger", "q w qz zw3", "sums"), node("Cast", "sums", "y", to=TensorProto.FLOAT16)]
+    found = dequantize(network(nodes, [MATRIX], output=TensorProto.FLOAT16))
+    x = floats(2, 4)
+    exact = (8 * (x @ values(MATRIX, 3))).astype(np.float16)
+    np.testing.assert_allclose(evaluated(found.proto, x)[0], exact, rtol=2e-3)
+
+
+def test_parameters_that_do_not_fit_are_refused_in_one_line() -> None:
+    kernel, scales = whole("k", 6, 4, 1, 1), constant("five", np.ones(5), np.float32)
+    nodes = [rounded("x", "q"), node("QLinearConv", "q f z k five zc f z", "r"), node("DequantizeLinear", "r f z", "y")]
+    with pytest.raises(ModelError, match=r"cannot be dequantized: .*; export it again$"):
+        dequantize(network(nodes, [kernel, scales], shape=IMAGE))
 
 
 def test_whole_outputs_become_floats() -> None:
