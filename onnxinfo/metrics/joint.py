@@ -118,8 +118,11 @@ class JoinedSamples(Samples):
         found: list[str] = []
         for part in self.parts:
             own = self.samples.inputs.get(part.name)
-            given = None if own is None or own.units is None or part.size == 1 else own.units
-            found += [""] * part.size if len(part.shape) > 1 and part.size > 1 else part.unit_names(given)
+            given = None if own is None else own.units
+            if part.size == 1 and given is not None:
+                found += given  # the column of a table
+            else:
+                found += [""] * part.size if len(part.shape) > 1 and part.size > 1 else part.unit_names(given)
         return found
 
     def make_anonymous(self) -> None:

@@ -146,6 +146,22 @@ def test_text_is_held_and_workers_agree(folder):
     assert onnxinfo.check_model("columns.onnx", "adult.csv").error is None
 
 
+def test_columns_of_numbers_get_noise_together_and_text_none(folder):
+    start = [
+        node("OneHotEncoder", "job", "hot", domain="ai.onnx.ml", cats_strings=["clerk", "=SUM(A1)"], zeros=1),
+        node("Reshape", "hot s", "flat"),
+        node("Concat", "hours_per_week age flat", "all", axis=1),
+    ]
+    inputs = [("hours_per_week", 1, ["n", 1]), ("age", 1, ["n", 1]), ("job", TensorProto.STRING, ["n", 1])]
+    weights = [weight("W", 4, 5), weight("V", 5, 2), integers("s", -1, 2)]
+    save("two.onnx", start + HEAD, inputs, [("logits", ["n", 2])], weights)
+    onnxinfo.analyze("two.onnx", "adult.csv", "t.h5", layers=["logits"], limit=3)
+    with onnxinfo.open("t.h5") as archive:
+        assert archive["two"].recipe["perturbed"] == ["hours_per_week", "age"]
+        assert archive["two"].unit_names == ["Hours per week", "age"]
+        assert archive["two"].values("sid")["converged"].all()
+
+
 def test_the_commands_of_the_page_on_recordings(tmp_path, monkeypatch):
     soundfile = pytest.importorskip("soundfile")
     monkeypatch.chdir(tmp_path)
