@@ -2,16 +2,17 @@
 #   docker build -t onnxinfo .
 #   docker build -t onnxinfo:cpu --build-arg VARIANT=cpu .
 ARG BASE=python:3.12-slim
-# cuda: torch and ONNX Runtime with CUDA. cpu: without CUDA; even smaller with torch's CPU wheels from an index in PIP_ARGS.
+# cuda: torch and ONNX Runtime with CUDA. cpu: without CUDA.
 ARG VARIANT=cuda
 
 FROM ${BASE} AS wheel
 WORKDIR /src
 COPY . .
 RUN python3 -m venv /build \
- && /build/bin/pip install --quiet --no-cache-dir --constraint constraints.txt setuptools \
+ && sed -n '/^setuptools==/,/[^\\]$/p' docker/requirements-cuda.lock > /build/setuptools.lock \
+ && /build/bin/pip install --quiet --no-cache-dir --require-hashes --no-deps -r /build/setuptools.lock \
  && SOURCE_DATE_EPOCH=315532800 /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /dist . \
- && cp constraints.txt docker/requirements.py docker/without_cuda.py /dist/
+ && cp docker/requirements-*.lock docker/sbom.py docker/without_cuda.py /dist/
 
 FROM ${BASE} AS for-cuda
 ENV NVIDIA_VISIBLE_DEVICES=all \
@@ -36,13 +37,12 @@ LABEL org.opencontainers.image.title="onnxinfo" \
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
     set -eu; \
     python3 -m venv /opt/onnxinfo; \
-    cpu=""; if [ "${VARIANT}" = cpu ]; then cpu="--cpu"; fi; \
-    python3 /dist/requirements.py /dist/*.whl ${cpu} report > /opt/onnxinfo/requirements.txt; \
-    /opt/onnxinfo/bin/pip install --quiet --no-cache-dir ${PIP_ARGS} --constraint /dist/constraints.txt \
-        -r /opt/onnxinfo/requirements.txt; \
+    /opt/onnxinfo/bin/pip install --quiet --no-cache-dir ${PIP_ARGS} --require-hashes --no-deps --only-binary :all: \
+        -r "/dist/requirements-${VARIANT:-cuda}.lock"; \
     /opt/onnxinfo/bin/pip install --quiet --no-cache-dir --no-deps /dist/*.whl; \
     if [ "${VARIANT}" = cpu ]; then /opt/onnxinfo/bin/python /dist/without_cuda.py; fi; \
-    /opt/onnxinfo/bin/pip uninstall --quiet --yes pip
+    /opt/onnxinfo/bin/pip uninstall --quiet --yes pip; \
+    /opt/onnxinfo/bin/python /dist/sbom.py > /opt/onnxinfo/sbom.cdx.json
 # For any user, known to the system or not, and a read-only root file system: all scratch files go to /tmp.
 ENV PATH=/opt/onnxinfo/bin:$PATH \
     HOME=/tmp \

@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check test lint clean
+.PHONY: demo check test lint audit clean
 
 demo: $(READY)
 	$(BIN)/onnxinfo demo --output demo
@@ -20,6 +20,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy onnxinfo cli
 	PYTHONPATH=tools $(BIN)/lint-imports --no-cache
+
+# Known vulnerabilities of the packages in the image; skipped with a message where it cannot run.
+audit: $(READY)
+	$(BIN)/python docker/audit.py
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -83,6 +83,8 @@ if [ "$engine" = buildah ]; then
 fi
 
 inside python probe.py
+inside python -c 'import json, sys; bill = json.load(open(sys.prefix + "/sbom.cdx.json"))
+print("bill of materials:", len(bill["components"]), "packages")'
 began=$SECONDS
 inside onnxinfo --quiet demo --output demo
 echo "demo: $((SECONDS - began)) s"

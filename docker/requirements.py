@@ -1,13 +1,9 @@
-"""Print a wheel's requirements for ``pip install -r``; with ``--cpu``, with ONNX Runtime's CPU wheels.
-
-``python docker/requirements.py onnxinfo.whl [--cpu] [EXTRA...]``
-"""
+"""Requirements of a wheel and of some of its extras, for :mod:`lock`; optionally with ONNX Runtime's CPU wheels."""
 
 from __future__ import annotations
 
 import email
 import re
-import sys
 import zipfile
 
 
@@ -42,13 +38,3 @@ def requirements(wheel: str, extras: list[str], *, cpu: bool) -> list[str]:
         return lines
     runtime = [line.split(";")[0].strip() for line in lines if re.match(r"onnxruntime(?!-gpu)", line)]
     return [line for line in lines if not line.startswith("onnxruntime")] + runtime
-
-
-def main(arguments: list[str]) -> None:
-    """Print the requirements for the given command line."""
-    wheel, *rest = arguments
-    print("\n".join(requirements(wheel, [each for each in rest if each != "--cpu"], cpu="--cpu" in rest)))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,12 +1,22 @@
 """The container's files, as far as they can be tested without building the image."""
 
+import contextlib
 import os
+import re
 import runpy
+import shlex
 import subprocess
+import sys
+import tomllib
 import zipfile
+from importlib.metadata import PackageNotFoundError, distributions, requires
 
+import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from places import ROOT
+
+from onnxinfo.models import path
 
 REQUIRES = (
     "numpy>=2.0",
@@ -91,11 +101,11 @@ def test_what_only_a_gpu_needs_is_removed_and_nothing_else(tmp_path):
     removed = ["nvidia/cudnn/lib/libcudnn_ops.so.9", "nvidia/cu13/include/cuda.h", "triton/_C/libtriton.so"]
     kept = ["nvidia/cudnn/lib/libcudnn.so.9", "nvidia/cu13/lib/libcublas.so.13", "torch/lib/libtorch_cuda.so"]
     for name in [*removed, *kept]:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"12345")
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"12345")
     assert runpy.run_path(str(ROOT / "docker" / "without_cuda.py"))["remove"](tmp_path) == 15
-    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == sorted(
+    assert sorted(each.relative_to(tmp_path).as_posix() for each in tmp_path.rglob("*") if each.is_file()) == sorted(
         kept
     )
 
@@ -106,3 +116,125 @@ def test_docker_sends_only_what_the_wheel_is_built_from():
     for line in lines:
         if line.startswith("!"):
             assert (ROOT / line[1:]).exists(), line
+
+
+LOCKS = sorted((ROOT / "docker").glob("requirements-*.lock"))
+
+
+def locked(lock):
+    """Version and hashes by package."""
+    entries = lock.read_text().replace("\\\n", " ").splitlines()
+    found = {}
+    for pinned, *hashes in map(str.split, entries):
+        name, version = pinned.split("==")
+        found[name] = version, hashes
+    return found
+
+
+def test_there_is_a_lock_for_each_variant():
+    variants = re.findall(r"^FROM \S+ AS for-(\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert [lock.name for lock in LOCKS] == [f"requirements-{variant}.lock" for variant in sorted(variants)]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+def test_a_lock_has_the_pinned_versions_and_a_hash_of_each(lock):
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {name.lower().replace("_", "-"): version for name, version in (line.split("==") for line in lines)}
+    pins["onnxruntime"] = pins["onnxruntime-gpu"]
+    for name, (version, hashes) in locked(lock).items():
+        assert version == pins[name]
+        assert hashes
+        assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", each) for each in hashes)
+    assert "://" not in lock.read_text()
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+def test_a_lock_has_everything_that_is_required(lock):
+    """Of the packages installed here; pip does not check this when it installs with --no-deps."""
+    names = set(locked(lock))
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*declared["dependencies"], *declared["optional-dependencies"]["report"]]
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            lines += requires(name) or []
+    for requirement in map(Requirement, lines):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            name = requirement.name.lower().replace("_", "-")
+            assert name in names or (name == "onnxruntime-gpu" and "onnxruntime" in names)
+
+
+def test_an_image_installs_nothing_without_a_hash():
+    commands = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    installs = [each for line in commands for each in re.split("&&|;", line) if "pip install" in each]
+    assert len(installs) == 3
+    # The wheel that the first stage built has no dependencies installed with it.
+    assert [each.strip() for each in installs if "--require-hashes" not in each] == [
+        "/opt/onnxinfo/bin/pip install --quiet --no-cache-dir --no-deps /dist/*.whl"
+    ]
+
+
+def test_the_bill_of_materials_lists_what_is_installed():
+    bill = runpy.run_path(str(ROOT / "docker" / "sbom.py"))["bill"]([*distributions()])
+    assert bill["bomFormat"] == "CycloneDX"
+    assert bill["metadata"]["component"]["name"] == "onnxinfo"
+    listed = {each["name"]: each for each in bill["components"]}
+    assert listed["numpy"]["version"] == np.__version__
+    assert listed["numpy"]["purl"] == f"pkg:pypi/numpy@{np.__version__}"
+    depends = {each["ref"]: each["dependsOn"] for each in bill["dependencies"]}
+    assert "numpy" in depends["h5py"]
+    assert set(depends) == {*listed, "onnxinfo"}
+
+
+def fake_audit(folder, monkeypatch, body):
+    (folder / "fake_pip_audit.py").write_text(body)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    audit = runpy.run_path(str(ROOT / "docker" / "audit.py"))["audit"]
+    return audit(LOCKS[0], module="fake_pip_audit")
+
+
+def test_an_audit_is_skipped_where_it_cannot_run(tmp_path, monkeypatch):
+    audit = runpy.run_path(str(ROOT / "docker" / "audit.py"))["audit"]
+    assert audit(LOCKS[0], module="not_installed_here") == (0, "skipped: pip-audit is not installed")
+    offline = "raise ConnectionError('Max retries exceeded')"
+    assert fake_audit(tmp_path, monkeypatch, offline)[1] == "skipped: the database of vulnerabilities cannot be reached"
+
+
+def test_an_audit_fails_for_a_known_vulnerability(tmp_path, monkeypatch):
+    assert fake_audit(tmp_path, monkeypatch, "print('CVE-1 in numpy'); raise SystemExit(1)") == (1, "CVE-1 in numpy")
+
+
+def test_known_vulnerabilities():
+    audit = runpy.run_path(str(ROOT / "docker" / "audit.py"))["audit"]
+    for lock in LOCKS:
+        code, said = audit(lock)
+        if said.startswith("skipped"):
+            pytest.skip(said)
+        assert not code, said
+
+
+@pytest.mark.slow
+def test_the_command_needs_no_network_and_a_read_only_root(tmp_path):
+    """As in the image: no network, a read-only root file system, scratch files in /tmp, results in one folder."""
+    data = tmp_path / "data"
+    data.mkdir()
+    python = shlex.quote(sys.executable)
+    script = f"""
+    mount --bind {shlex.quote(str(data))} /mnt && mount -t tmpfs tmpfs /tmp && mount -o remount,bind,ro / || exit 99
+    cd /mnt
+    ! touch /root-is-writable 2>/dev/null || exit 98
+    ! {python} -c 'import socket; socket.create_connection(("1.1.1.1", 53), 2)' 2>/dev/null || exit 97
+    exec {python} -m onnxinfo --quiet oneshot {shlex.quote(str(path("digits-cnn.onnx")))} \
+        --inputs {shlex.quote(str(path("digits.npz")))}:images --limit 2 --layers logits -o out
+    """
+    environment = os.environ | {"HOME": "/tmp", "MPLCONFIGDIR": "/tmp/matplotlib", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = ["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", script]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, check=False)
+    except FileNotFoundError:
+        pytest.skip("unshare is not installed")
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip(f"namespaces cannot be used here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    assert {each.suffix for each in (data / "out").iterdir()} == {".h5", ".html", ".png"}
