@@ -3,11 +3,12 @@
 Cases are numbered: the same number makes the same case.
 """
 
-import multiprocessing
 import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from processes import context
 
 from onnxinfo.archive.storage import SUPERBLOCK_SIZE, lookup3
 
@@ -17,8 +18,6 @@ WALL_SECONDS = 300
 MEMORY_BYTES = 2 << 30
 # Limit of a worker's address space, so that a failing case does not bring down the machine.
 CEILING_BYTES = 12 << 30
-
-context = multiprocessing.get_context("forkserver")
 
 INTERESTING = [
     *(value.to_bytes(8, "little") for value in (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, 2**64 - 1)),
@@ -152,8 +151,8 @@ class Watch:
     def run(self, case: object) -> Outcome:
         """Run one case."""
         if self._process is None:
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs, self.work, self.folder), daemon=True)
+            self._pipe, theirs = context().Pipe()
+            self._process = context().Process(target=_serve, args=(theirs, self.work, self.folder), daemon=True)
             self._process.start()
             theirs.close()
             self._pipe.recv()
