@@ -11,8 +11,36 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unsynced():
+    """Do not wait for the disk: the writer does so after every few cells, dozens of times for a small archive."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("os.fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture
 def quick_workers(monkeypatch):
     """Fork the workers of ``workers=2`` from a server that has imported torch; users' workers import it themselves."""
     started = SimpleNamespace(get_context=lambda method: context())
     monkeypatch.setattr("onnxinfo.engines.processes.multiprocessing", started)
+
+
+@pytest.fixture
+def trusted_archives(monkeypatch):
+    """Read archives without the processes that protect from hostile ones, which cost more than most tests."""
+
+    def names(path, run):
+        from onnxinfo.archive import dimensions
+
+        return dimensions._read(str(path), run)
+
+    monkeypatch.setattr("onnxinfo.archive.isolation.survives", lambda work: True)
+    monkeypatch.setattr("onnxinfo.archive.validate.dimension_names", names)
+
+
+@pytest.fixture(autouse=True)
+def trust_by_folder(request):
+    """Trust the archives of all tests but those of robustness."""
+    if "robustness" not in request.path.parts:
+        request.getfixturevalue("trusted_archives")

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import archive_fakes as fakes
 import pytest
+from processes import Command
 
 import onnxinfo
 from onnxinfo.archive.writer import RunWriter
@@ -34,16 +33,9 @@ def live(tmp_path_factory):
 
 
 def onnxinfo_process(folder, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "onnxinfo", *arguments],
-        cwd=folder,
-        env=os.environ | {"NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    code, out, err = Command(arguments, folder, environment=os.environ | {"NO_COLOR": "1"}).wait()
+    assert (code, err) == (0, "")
+    return out
 
 
 def test_the_list_says_how_far_it_is(live):

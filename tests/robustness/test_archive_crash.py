@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import multiprocessing
 import os
 import random
 import shutil
@@ -12,15 +11,13 @@ from pathlib import Path
 
 import pytest
 from archive_fakes import check_finished, content, fill, make, schema, table_schema
+from processes import context
 
 import onnxinfo
 from onnxinfo import validate
 from onnxinfo.archive.writer import RunWriter
 
 KINDS = {"images": schema, "table": table_schema}
-
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["archive_fakes"])
 
 
 def points(total, fast):
@@ -72,8 +69,8 @@ def _timed(path, kind):
 
 
 def _start(path, run, kind):
-    ready = context.Event()
-    process = context.Process(target=analyze, args=(path, run, kind, ready))
+    ready = context().Event()
+    process = context().Process(target=analyze, args=(path, run, kind, ready))
     process.start()
     ready.wait()
     return process, time.monotonic()
@@ -120,7 +117,7 @@ def _is_closed(path):
         return "run" in archive and archive["run"].is_closed
 
 
-@pytest.mark.parametrize(("kind", "point"), points(200, fast=40))
+@pytest.mark.parametrize(("kind", "point"), points(200, fast=8))
 def test_killed_at_any_moment(folder, kind, point):
     expected, seconds = undisturbed(kind)
     path = folder / "a.h5"
@@ -128,7 +125,7 @@ def test_killed_at_any_moment(folder, kind, point):
     _check(path, "run", kind, expected)
 
 
-@pytest.mark.parametrize(("kind", "point"), points(50, fast=6))
+@pytest.mark.parametrize(("kind", "point"), points(50, fast=4))
 def test_killed_while_a_second_run_is_added(folder, kind, point):
     expected, seconds = undisturbed(kind)
     path, other = folder / "a.h5", folder / "other" / "a.h5"
@@ -145,7 +142,7 @@ def test_killed_while_a_second_run_is_added(folder, kind, point):
         assert content(archive["other"]) == before
 
 
-@pytest.mark.parametrize(("kind", "point"), points(50, fast=6))
+@pytest.mark.parametrize(("kind", "point"), points(50, fast=4))
 def test_power_lost_at_any_moment(folder, kind, point):
     """A block-by-block copy of the file taken while it is written represents the disk's state after a power loss."""
     expected, seconds = undisturbed(kind)
@@ -216,7 +213,7 @@ def test_a_killed_writer_leaves_no_lock(tmp_path):
 def test_a_second_process_is_refused(tmp_path):
     with RunWriter.open(tmp_path / "a.h5", "run", schema()):
         before = (tmp_path / "a.h5").stat()
-        process = context.Process(target=_expect_refusal, args=(tmp_path / "a.h5",))
+        process = context().Process(target=_expect_refusal, args=(tmp_path / "a.h5",))
         process.start()
         process.join()
         assert process.exitcode == 0

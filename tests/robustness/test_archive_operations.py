@@ -6,7 +6,6 @@ An operation that is added gets a line in ``OPERATIONS``, and is covered.
 import contextlib
 import functools
 import itertools
-import multiprocessing
 import os
 import random
 import shutil
@@ -18,15 +17,13 @@ from pathlib import Path
 
 import pytest
 from archive_fakes import content, fill, make, schema, table_schema
+from processes import context
 
 import onnxinfo
 from onnxinfo import validate
 from onnxinfo.archive.writer import RunWriter
 
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["archive_fakes"])
-
-POINTS, FAST = 200, 2
+POINTS, FAST = 200, 1
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,8 @@ def _perform(folder, name, ready):
 
 
 def start(folder, name):
-    ready = context.Event()
-    process = context.Process(target=_perform, args=(folder, name, ready))
+    ready = context().Event()
+    process = context().Process(target=_perform, args=(folder, name, ready))
     process.start()
     ready.wait()
     return process, time.monotonic()

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures memory
 
 FOUND = DATA / "fuzz" / "archives"
 CASES = 2_000
-FAST = 20
+FAST = 10
 #: Number of cases per test.
-SHARE = 20
+SHARE = 10
 
 
 def _seeds(folder):
@@ -272,7 +272,7 @@ def test_what_was_found_before(watch, path):
 
 
 def test_the_watch_sees_faults(tmp_path):
-    watched = Watch(_faulty, tmp_path)
+    watched = Watch(_faulty, tmp_path, cpu_seconds=1)
     said = {case: watched.run(case) for case in ("right", "raises", "memory", "crash", "hang")}
     watched.close()
     assert said["right"].said == "fine"

@@ -27,6 +27,8 @@ from onnxinfo.cli import COMMANDS, cli
 from onnxinfo.inputs.files import named_files
 from onnxinfo.models import path as bundled
 
+pytestmark = pytest.mark.usefixtures("trusted_archives")
+
 SAMPLES = "--inputs samples.npz:images --limit 1"
 MODEL = ("model.onnx", "weights.data")
 ANALYSIS = (*MODEL, "samples.npz", "labels.npz")

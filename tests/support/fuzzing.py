@@ -4,13 +4,14 @@ Cases are numbered: the same number makes the same case.
 """
 
 import faulthandler
-import multiprocessing
 import os
 import random
 import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from processes import context
 
 from onnxinfo.archive.storage import SUPERBLOCK_SIZE, lookup3
 
@@ -23,8 +24,6 @@ CEILING_BYTES = 12 << 30
 
 # File in a worker's folder to which it writes where it is.
 _STACK = "stack.txt"
-
-context = multiprocessing.get_context("forkserver")
 
 INTERESTING = [
     *(value.to_bytes(8, "little") for value in (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, 2**64 - 1)),
@@ -158,8 +157,8 @@ class Watch:
     def run(self, case: object) -> Outcome:
         """Run one case."""
         if self._process is None:
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs, self.work, self.folder), daemon=True)
+            self._pipe, theirs = context().Pipe()
+            self._process = context().Process(target=_serve, args=(theirs, self.work, self.folder), daemon=True)
             self._process.start()
             theirs.close()
             self._pipe.recv()

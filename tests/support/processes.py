@@ -17,6 +17,7 @@ from typing import Any
 #: What processes of the tests import, directly or when they receive a function of a test module.
 PRELOADED = [
     *("pytest", "archive_fakes", "fuzzing", "PIL.Image", "torch.fx.experimental.symbolic_shapes"),
+    "matplotlib.backends.backend_agg",
     *("onnxinfo.workflows.analyze", "onnxinfo.engines.local", "onnxinfo.models", "onnxinfo.cli", "frozen"),
 ]
 

@@ -101,7 +101,8 @@ def test_the_file_of_a_unit_mask_is_not_named(tmp_path):
     spec, images = str(tmp_path / "jane-doe.npy"), np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
     for anonymous in (False, True):
         target = tmp_path / f"{anonymous}.h5"
-        onnxinfo.analyze(MODEL, images, target, layers=["-1"], unit_mask=spec, anonymous_names=anonymous)
+        options = {"layers": ["-1"], "metrics": ["gradient"], "anonymous_names": anonymous}
+        onnxinfo.analyze(MODEL, images, target, unit_mask=spec, **options)
         assert told(target) == ([] if anonymous else ["jane-doe"])
 
 
@@ -132,9 +133,10 @@ def test_a_run_is_not_resumed_under_another_flag(folder, tmp_path, options, said
             raise Stopped
 
     target = tmp_path / "a.h5"
+    chosen = {"layers": ["relu", "-1"], "metrics": ["gradient"], "foreground": None}
     with pytest.raises(Stopped):
-        analyze(folder, target, layers=["relu", "-1"], progress=stop)
+        analyze(folder, target, progress=stop, **chosen)
     with pytest.raises(onnxinfo.UsageError, match=said) as raised:
-        analyze(folder, target, layers=["relu", "-1"], **options)
+        analyze(folder, target, **chosen, **options)
     assert "\n" not in str(raised.value)
-    analyze(folder, target, layers=["relu", "-1"])
+    analyze(folder, target, **chosen)
