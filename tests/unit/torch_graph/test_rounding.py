@@ -1,9 +1,13 @@
 """Rounding of quantized networks: few passes over memory, and the gradients that every solver needs."""
 
+import numpy as np
 import pytest
 import torch
+from graphs import constant, model, value
+from onnx import helper
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from onnxinfo import convert
 from onnxinfo.torch_graph.operators.quantized import DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear
 
 INT8, STEP, ZERO = 3, torch.tensor(0.1), torch.tensor(-28, dtype=torch.int8)
@@ -62,6 +66,29 @@ def test_gradients_of_rounding(parameters):
     torch.testing.assert_close(again, inside, rtol=1e-12, atol=1e-12)
     each = torch.func.vmap(torch.func.grad(lambda one: pair(one[None], scale, zero).sum()))(x.detach())
     torch.testing.assert_close(each, inside, rtol=1e-12, atol=1e-12)
+
+
+def clipping(low=-1.0, high=6.0):
+    nodes = [helper.make_node("Clip", ["x", "low", "high"], ["y"])]
+    limits = [constant("low", low, np.float32), constant("high", high, np.float32)]
+    return convert(model(nodes, [value("x", (4, 3, 5))], [value("y", None)], limits))
+
+
+def test_constant_limits_take_few_passes():
+    x = X.clone().requires_grad_()
+    module, v = clipping(), torch.ones_like(X)
+    with Counter() as there:
+        (y,) = module(x)
+    with Counter() as back:
+        (gradient,) = torch.autograd.grad(y, x, v)
+    assert (there.count, back.count) == (1, 1)
+    torch.testing.assert_close(y.detach(), X.clamp(-1, 6))
+    torch.testing.assert_close(gradient, ((X > -1) & (X < 6)).float())
+
+
+def test_limits_that_exclude_each_other():
+    """ONNX returns the upper limit."""
+    assert (clipping(3.0, -2.0)(X)[0] == -2).all()
 
 
 def test_samples_with_a_scale_each():
