@@ -255,6 +255,7 @@ class _GraphBuilder:
         for index, node in enumerate(self.onnx_graph.nodes):
             self._add(index, node)
         self.graph.output(tuple(self._value(name) for name in outputs or self.onnx_graph.outputs))
+        self._leave_out_integers()
         self.graph.lint()
         return fx.GraphModule(self.root, self.graph)
 
@@ -273,6 +274,12 @@ class _GraphBuilder:
         for position, name in enumerate(outputs):
             if name:
                 self.values[name] = self.graph.call_function(getitem, (result, position))
+
+    def _leave_out_integers(self) -> None:
+        """Remove roundings to integers that nothing reads, because they are converted together with what reads them."""
+        for node in reversed(self.graph.nodes):
+            if node.op == "call_module" and node.target.endswith("_QuantizeLinear") and not node.users:
+                self.graph.erase_node(node)
 
     def _value(self, name: str) -> fx.Node:
         if name not in self.values and name not in self.onnx_graph.own_initializers and self.onnx_graph.nested:
