@@ -28,7 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from onnxinfo import convert
 from onnxinfo.models import path
-from onnxinfo.torch_graph.convert import conversion_report
+from onnxinfo.torch_graph.conversions import conversion_report
 from onnxinfo.torch_graph.operators.values import to_torch
 
 HERE = path("digits.npz").parent

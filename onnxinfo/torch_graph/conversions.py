@@ -16,7 +16,7 @@ from ..graph import protos
 from ..graph.model import Model, ModelSource
 from ..graph.weights import detach_weights
 from .convert import Conversion, Scope, needed_part
-from .nodes import Node
+from .nodes import HOST_OUTPUTS, Node
 
 
 def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) -> list[Conversion]:
@@ -60,29 +60,35 @@ class _Report(Scope):
         for node in self.nodes:
             key = self._likeness(node)
             if key in alike:
-                self.conversions.append(dataclasses.replace(alike[key], node=node.name, outputs=node.outputs))
+                same = alike[key]
+                self.conversions.append(dataclasses.replace(same, node=node.name, outputs=node.outputs))
+                self.host.update(n for n, first in zip(node.outputs, same.outputs, strict=False) if first in self.host)
                 continue
             with contextlib.suppress(ConversionError):
                 self.convert_node(node)
-            if key is not None and self.conversions[-1].server == "onnxinfo":
-                alike[key] = self.conversions[-1]
+            last = self.conversions[-1]
+            if key is not None and last.server == "onnxinfo" and not last.reads:
+                alike[key] = last
 
     def _likeness(self, node: Node) -> tuple[Any, ...] | None:
         """Everything about a node that its conversion depends on, except names; None if it has constants or bodies."""
         if any(name in self.initializers for name in node.inputs) or any(protos.bodies(node.proto)):
             return None
         types = [self.element_type(name) if name else None for name in (*node.inputs, *node.outputs)]
+        host = map(self.may_be_host, node.inputs)
         attributes = [attribute.SerializeToString(deterministic=True) for attribute in node.proto.attribute]
-        return (node.domain, node.op_type, len(node.inputs), *types, *sorted(attributes))
+        return (node.domain, node.op_type, len(node.inputs), len(node.outputs), *types, *host, *sorted(attributes))
 
     def subgraph(self, proto: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[str, ...]]:
         """Convert the nodes of a body, without connecting them."""
         body = _Report(proto, self.opsets, self.fallback, self)
         for node in body.nodes:
             body.convert_node(node)
-        return _no_body(), ()
+        return _no_body(tuple(map(body.may_be_host, body.outputs))), ()
 
 
 @functools.cache
-def _no_body() -> fx.GraphModule:
-    return fx.GraphModule({}, fx.Graph())
+def _no_body(host_outputs: tuple[bool, ...]) -> fx.GraphModule:
+    module = fx.GraphModule({}, fx.Graph())
+    module.meta[HOST_OUTPUTS] = host_outputs
+    return module

@@ -264,6 +264,7 @@ class _GraphBuilder:
         for index, node in enumerate(self.onnx_graph.nodes):
             self._add(index, node)
         self.graph.output(tuple(self._output(name) for name in outputs or self.onnx_graph.outputs))
+        self._leave_out_integers()
         self.graph.lint()
         module = fx.GraphModule(self.root, self.graph)
         module.meta[HOST_OUTPUTS] = tuple(map(self.onnx_graph.may_be_host, outputs or self.onnx_graph.outputs))
@@ -300,6 +301,12 @@ class _GraphBuilder:
             return self._operand(name)
         value = self._value(name)
         return self.graph.call_function(materialized, (value,)) if self.onnx_graph.may_be_host(name) else value
+
+    def _leave_out_integers(self) -> None:
+        """Remove roundings to integers that nothing reads, because they are converted together with what reads them."""
+        for node in reversed(self.graph.nodes):
+            if node.op == "call_module" and node.target.endswith("_QuantizeLinear") and not node.users:
+                self.graph.erase_node(node)
 
     def _value(self, name: str) -> fx.Node:
         if name not in self.values and name not in self.onnx_graph.own_initializers and self.onnx_graph.nested:

@@ -126,6 +126,11 @@ class Graph(ABC):
             self.value_info = {**outer.value_info, **self.value_info}
             self.host = {*self.inputs, *(outer.host - hidden)}
 
+    @cached_property
+    def producers(self) -> Mapping[str, Node]:
+        """The node of the graph itself that computes each value, by name."""
+        return {name: node for node in self.nodes for name in node.outputs if name}
+
     @abstractmethod
     def subgraph(self, proto: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[str, ...]]:
         """Convert the body of a control flow operator.

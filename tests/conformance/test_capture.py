@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from onnxinfo.models import path
-from onnxinfo.torch_graph.convert import conversion_report
+from onnxinfo.torch_graph.conversions import conversion_report
 
 ZOO = sorted(file.name for file in path("digits.npz").parent.glob("*.onnx"))
 

@@ -5,15 +5,18 @@ Rounding has the gradient of the identity (straight-through estimator); comparis
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from ..nodes import Converted, Graph, Node
 from .rounding import straight_through
-from .table import Function, operator
+from .table import Function, bind, converter, operator
 
 _SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 
@@ -201,14 +204,28 @@ def Mean(*data):
     return functools.reduce(torch.add, data) / len(data)
 
 
-@operator(versions=(11, None))
+@converter("Clip", versions=(11, None))
+def _clip(node: Node, graph: Graph) -> Converted:
+    """Convert Clip; constant limits become numbers, with which torch needs fewer passes over memory."""
+    limits = {word: name for word, name in zip(("min", "max"), node.inputs[1:], strict=False) if name}
+    if any(name not in graph.initializers for name in limits.values()):
+        return bind(Clip, node, graph)
+    alone = copy.copy(node)
+    alone.inputs = node.inputs[:1]
+    return bind(Clip_1, alone, graph, **{word: graph.constant(name).item() for word, name in limits.items()})
+
+
 @any_integer
 def Clip(input, min=None, max=None):
     return input if min is None and max is None else torch.clamp(input, min, max)
 
 
 @operator("Clip", versions=(1, 10))
+@any_integer
 def Clip_1(input, *, max=None, min=None):
+    if min is not None and max is not None and min < max and input.is_floating_point():
+        # Its gradient takes one pass; that of clamp takes four.
+        return functional.hardtanh(input, min, max)
     return Clip(input, min, max)
 
 

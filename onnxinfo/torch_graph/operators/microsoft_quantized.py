@@ -19,7 +19,7 @@ from .rounding import centered, dequantized, requantized, round_to_integer
 from .table import MICROSOFT, Unsupported, converter, operator
 
 converter("QuantizeLinear", domain=MICROSOFT)(quantized.quantize_linear)
-operator(domain=MICROSOFT)(quantized.DequantizeLinear)
+converter("DequantizeLinear", domain=MICROSOFT)(quantized.dequantize_linear)
 
 
 @operator(domain=MICROSOFT)

@@ -7,6 +7,7 @@ outside it is zero. Integers stored in the model (weights, zero points) stay int
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import onnx
@@ -26,14 +27,17 @@ from .rounding import (
     requantized,
     round_to_float,
     round_to_integer,
+    rounded_pair,
     straight_through,
 )
-from .table import bind, converter, operator
+from .table import TENSORS_ONLY, Operator, bind, converter, operator
 
 # Below this, float32 adds integers without rounding.
 _EXACT_IN_FLOAT32 = 2**24
 _WIDEST_UINT8 = 255
 _WIDEST_BIAS = 2**31
+# Types of integers that are rounded and restored in one step.
+_PAIRED = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16}
 
 
 def _along(parameter: Tensor | None, x: Tensor, axis: int, block_size: int) -> Tensor | None:
@@ -84,7 +88,35 @@ def QuantizeLinear(x, y_scale, y_zero_point=None, *, output_dtype, axis=1, block
     return round_to_integer(quotient, 0 if zero_point is None else zero_point, low, high)
 
 
-@operator()
+@converter("DequantizeLinear")
+def dequantize_linear(node: Node, graph: Graph) -> Converted:
+    """Convert DequantizeLinear; together with the QuantizeLinear before it, if that has the same parameters."""
+    producer = graph.producers.get(node.inputs[0])
+    if producer is None or not _is_pair(producer, node, graph):
+        return bind(DequantizeLinear, node, graph)
+    zero_point = graph.constant(node.inputs[2])
+    limits, zero, scale = torch.iinfo(zero_point.dtype), int(zero_point), float(graph.constant(node.inputs[1]))
+    low, high = limits.min - zero, limits.max - zero
+    attributes = {"low": low, "high": high, "limits": (low * scale, high * scale)}
+    module = Operator(rounded_pair, {}, TENSORS_ONLY, attributes, len(node.outputs), graph.describe(node))
+    return Converted(module, (producer.inputs[0], node.inputs[1]))
+
+
+def _is_pair(first: Node, second: Node, graph: Graph) -> bool:
+    """Whether two nodes round floats by one constant positive scale and zero point, and return them as floats."""
+    if first.op_type != "QuantizeLinear" or first.inputs[1:] != second.inputs[1:] or len(second.inputs) < 3:
+        return False
+    parameters = [graph.initializers.get(name) for name in second.inputs[1:]]
+    if any(each is None or math.prod(each.dims) != 1 for each in parameters):
+        return False
+    if {*first.attributes, *second.attributes} - {"axis"}:
+        return False
+    types = graph.element_type(first.inputs[0]), graph.element_type(second.inputs[1])
+    floats = types == (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT)
+    paired = graph.element_type(second.inputs[2]) in _PAIRED
+    return floats and paired and float(graph.constant(second.inputs[1])) > 0
+
+
 def DequantizeLinear(x, x_scale, x_zero_point=None, *, axis=1, block_size=0, output_dtype=0):
     scale = _along(x_scale, x, axis, block_size)
     zero_point = _along(x_zero_point, x, axis, block_size)

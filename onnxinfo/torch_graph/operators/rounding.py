@@ -115,6 +115,47 @@ class _Rounded(torch.autograd.Function):
         return torch.ops.aten.hardtanh_backward(tangent, x, ctx.low, ctx.high)
 
 
+def rounded_pair(x: Tensor, scale: Tensor, *, low: int, high: int, limits: tuple[float, float]) -> Any:
+    """Round to multiples of a scale, as quantizing and dequantizing in turn do.
+
+    Parameters
+    ----------
+    x
+        Real numbers.
+    scale
+        A single number.
+    low, high
+        Range of the multiples.
+    limits
+        The same range in the units of `x`.
+    """
+    return _RoundedPair.apply(x, scale.reshape(()), low, high, limits)
+
+
+class _RoundedPair(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, scale: Tensor, low: int, high: int, limits: tuple[float, float]) -> Tensor:
+        return (x / scale).clamp(low, high).round_().mul_(scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, *_, ctx.limits = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradient, x, *ctx.limits), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(tangent, x, *ctx.limits)
+
+
 class _RoundedInRange(torch.autograd.Function):
     """Rounding to a range given by tensors."""
 

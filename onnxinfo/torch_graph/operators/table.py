@@ -15,7 +15,7 @@ A parameter annotated ``Ints`` or ``Floats`` holds shape arithmetic: the functio
 (or None if the optional input is absent), whether the operand is a constant of the model or computed at run time.
 Parameters annotated ``Sizes`` or ``Either`` receive a host value (:mod:`..host`) as it is; others receive a tensor made
 of it. A tensor given for ``Ints``, ``Floats``, ``Sizes`` or ``Values`` is read while the function runs, which
-:func:`~onnxinfo.torch_graph.convert.conversion_report` tells; a tensor given for ``Either`` is not.
+:func:`~onnxinfo.torch_graph.conversions.conversion_report` tells; a tensor given for ``Either`` is not.
 A parameter annotated ``Unsupported`` is an input or attribute that must be absent or zero in a convertible node. Any
 other annotation is rejected when the function is registered. A keyword-only parameter ``outputs`` receives the number
 of outputs that the node names. An operator whose meaning changed between opsets has one function per version range.
@@ -170,6 +170,10 @@ class Parameters(NamedTuple):
     raw: frozenset[int]
     read: frozenset[int]
     on_host: Function | None
+
+
+#: What a function of tensors alone expects.
+TENSORS_ONLY = Parameters(frozenset(), frozenset(), frozenset(), None)
 
 
 class Operator(nn.Module):

@@ -14,7 +14,8 @@ from nodes import node_model
 from onnx import TensorProto, helper
 
 from onnxinfo.errors import ConversionError
-from onnxinfo.torch_graph.convert import conversion_report, convert
+from onnxinfo.torch_graph.conversions import conversion_report
+from onnxinfo.torch_graph.convert import convert
 from onnxinfo.torch_graph.host import HostValue, host_value, is_host, materialized, scalar, vector
 from onnxinfo.torch_graph.operators import TABLE
 from onnxinfo.torch_graph.operators.shape_arithmetic import HOST, HOST_SOURCES

@@ -1,9 +1,15 @@
 """Rounding of quantized networks: few passes over memory, and the gradients that every solver needs."""
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
+from graphs import constant, model, value
+from onnx import TensorProto, helper
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from onnxinfo import convert
 from onnxinfo.torch_graph.operators.quantized import DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear
 
 INT8, STEP, ZERO = 3, torch.tensor(0.1), torch.tensor(-28, dtype=torch.int8)
@@ -62,6 +68,65 @@ def test_gradients_of_rounding(parameters):
     torch.testing.assert_close(again, inside, rtol=1e-12, atol=1e-12)
     each = torch.func.vmap(torch.func.grad(lambda one: pair(one[None], scale, zero).sum()))(x.detach())
     torch.testing.assert_close(each, inside, rtol=1e-12, atol=1e-12)
+
+
+def converted_pair(outputs=("y",), scale=0.1, zero=-28):
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    constants = [constant("s", scale, np.float32), constant("z", zero, np.int8)]
+    types = {"q": TensorProto.INT8, "y": TensorProto.FLOAT}
+    values = [value(name, None, types[name]) for name in outputs]
+    return convert(model(nodes, [value("x", X.shape)], values, constants))
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_pair_is_converted_together(shape):
+    x, v = X.clone().requires_grad_(), torch.ones_like(X)
+    module = converted_pair(scale=np.full(shape, 0.1), zero=np.full(shape, -28))
+    with Counter() as there:
+        (y,) = module(x)
+    with Counter() as back:
+        (gradient,) = torch.autograd.grad(y, x, v)
+    assert (there.count, back.count) == (4, 1)
+    exact = X.clone().requires_grad_()
+    expected = pair(exact)
+    torch.testing.assert_close(y, expected, rtol=0, atol=0)
+    torch.testing.assert_close(gradient, *torch.autograd.grad(expected, exact, v))
+    with warnings.catch_warnings():
+        # Torch warns of operators that it maps in a loop.
+        warnings.simplefilter("error")
+        each = torch.func.vmap(lambda one: converted_pair()(one[None])[0][0])(X)
+    torch.testing.assert_close(each, y.detach())
+
+
+def test_integers_of_a_pair_remain_available():
+    integers, floats = converted_pair(("q", "y"))(X)
+    torch.testing.assert_close(floats, (integers + 28) * STEP)
+
+
+def clipping(low=-1.0, high=6.0):
+    nodes = [helper.make_node("Clip", ["x", "low", "high"], ["y"])]
+    limits = [constant("low", low, np.float32), constant("high", high, np.float32)]
+    return convert(model(nodes, [value("x", (4, 3, 5))], [value("y", None)], limits))
+
+
+def test_constant_limits_take_few_passes():
+    x = X.clone().requires_grad_()
+    module, v = clipping(), torch.ones_like(X)
+    with Counter() as there:
+        (y,) = module(x)
+    with Counter() as back:
+        (gradient,) = torch.autograd.grad(y, x, v)
+    assert (there.count, back.count) == (1, 1)
+    torch.testing.assert_close(y.detach(), X.clamp(-1, 6))
+    torch.testing.assert_close(gradient, ((X > -1) & (X < 6)).float())
+
+
+def test_limits_that_exclude_each_other():
+    """ONNX returns the upper limit."""
+    assert (clipping(3.0, -2.0)(X)[0] == -2).all()
 
 
 def test_samples_with_a_scale_each():
