@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,8 +66,17 @@ class RunView:
 
     def values(self, metric: str) -> dict[str, npt.NDArray[Any]]:
         """Return the numbers of a metric; see :meth:`onnxinfo.Run.values`."""
-        cells = np.ix_(self.layer_positions, self.sample_positions)
-        return {name: data[cells] for name, data in self.run.values(metric).items()}
+        first = min(self.layer_positions, default=0)
+        read = range(first, max(self.layer_positions, default=first - 1) + 1)
+        cells = np.ix_([position - first for position in self.layer_positions], self.sample_positions)
+        return {name: data[cells] for name, data in self.run.values(metric, read).items()}
+
+    def parts(self, cells: int) -> Iterator[RunView]:
+        """Yield the view in parts of some layers each, that have about the given number of cells."""
+        step = max(1, cells // max(1, self.shape[1]))
+        metrics = [metric.name for metric in self.metrics]
+        for start in range(0, self.shape[0], step):
+            yield RunView(self.run, self.layer_positions[start : start + step], self.sample_positions, metrics)
 
     def maps(self, metric: str, layer: int, samples: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """Return the maps of one layer and several samples of the view; see :meth:`onnxinfo.Run.maps`."""
