@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 import tracemalloc
@@ -21,6 +22,8 @@ from onnxinfo.archive.format import LayerRow, mark_code
 from onnxinfo.archive.writer import RunWriter
 from onnxinfo.cli import cli
 from onnxinfo.views.query import query, stream
+from onnxinfo.views.report.data import MAP_BYTES, json_pieces, run_data
+from onnxinfo.views.run_view import RunView
 
 
 def large(path: Path, layers: int, samples: int) -> Path:
@@ -104,6 +107,19 @@ def test_a_part_of_the_numbers_is_that_part(archive: Path) -> None:
     assert all(np.array_equal(some[name], every[name][3:7]) for name in every)
 
 
+def test_a_report_is_written_in_pieces(archive: Path) -> None:
+    """No piece holds more than a layer's numbers, and together they are what JSON says."""
+    with onnxinfo.open(archive) as opened:
+        data = run_data(RunView(opened["run"]), None, MAP_BYTES)
+    pieces = [*json_pieces(data)]
+    text = "".join(pieces)
+    numbers = json.loads(text)["metrics"][0]["values"]
+    assert (len(numbers), len(numbers[0])) == (40, 100)
+    data.pop("gallery")
+    assert max(map(len, json_pieces(data))) < len(text) / 50
+    assert "".join(json_pieces({"a": [1, {}], "b": [], "ü": None})) == '{"a":[1,{}],"b":[],"ü":null}'
+
+
 GROWTH = """
 import resource, sys
 from onnxinfo.cli import cli
@@ -118,7 +134,7 @@ print(run(sys.argv[1]) - small)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "most"),
-    [(["query", "--format", "csv"], 40), (["query", "--format", "csv", "--per", "sample"], 60)],
+    [(["query", "--format", "csv"], 40), (["query", "--format", "csv", "--per", "sample"], 60), (["report"], 170)],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
 def test_the_largest_archives(command: list[str], most: int, tmp_path: Path) -> None:
