@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import click
 
 from .options import force, only_inputs, only_runs, selection
-from .tables import FORMATS, claim_table, print_rows
+from .tables import FORMATS, STREAMED, claim_table, print_rows
 
 # Columns that the terminal omits if they contain only these values.
 _NOTHING: dict[str, tuple[Any, ...]] = {
@@ -91,8 +93,7 @@ def query(
       onnxinfo query a.h5 b.h5 --group-by label --aggregate median --aggregate q90
       onnxinfo query result.h5 --sql 'SELECT op, avg(value) AS value FROM results GROUP BY op'
     """
-    from onnxinfo.views.query import query as run_query
-    from onnxinfo.views.query import table_columns
+    from onnxinfo.views.query import stream, table_columns
 
     if format == "parquet" and output == "-":
         raise click.UsageError("Parquet cannot be printed on a terminal: give -o FILE.parquet")
@@ -101,8 +102,12 @@ def query(
     if direction not in ("", "asc", "desc"):
         raise click.BadParameter(f"'{sort}': COLUMN, COLUMN:asc or COLUMN:desc expected", param_hint="--sort")
     target = claim_table(output, format, files, force)
-    rows = run_query(files, per=per, sort=column or None, descending=direction == "desc", **options)
-    known = [*rows[0]] if rows else table_columns(per or "layer", several=len(files) > 1)
+    found = stream(files, per=per, sort=column or None, descending=direction == "desc", **options)
+    first = next(found, None)
+    known = table_columns(per or "layer", several=len(files) > 1) if first is None else [*first]
+    rows: Iterable[dict[str, Any]] = [] if first is None else itertools.chain([first], found)
+    # Widths and the choice of columns depend on all rows.
+    rows = rows if format in STREAMED else [*rows]
     columns = _columns(rows, known, named, format)
     if format == "parquet" and target is not None:
         from onnxinfo.views.query_sql import write_parquet
@@ -112,7 +117,7 @@ def query(
         print_rows(rows, columns, "raw csv" if raw and format == "csv" else format, target)
 
 
-def _columns(rows: list[dict[str, Any]], known: list[str], named: str | None, format: str) -> list[str]:
+def _columns(rows: Iterable[dict[str, Any]], known: list[str], named: str | None, format: str) -> list[str]:
     """Choose the columns; the terminal omits those that are constant and printed elsewhere."""
     if named is not None:
         chosen = [name.strip() for name in named.split(",")]

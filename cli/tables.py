@@ -10,7 +10,7 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 FORMATS = ("table", "json", "jsonl", "csv", "markdown")
+#: Formats that are written row by row.
+STREAMED = ("json", "jsonl", "csv")
 UNCONVERGED = "*"
 #: Column with a layer's mean in words.
 MEAN = "mean over samples"
 _PARTS_AT_ONCE = 1000
 # Maximum number of inputs with a column of their own.
 _MOST_INPUTS = 6
+_CHARACTERS_AT_ONCE = 1 << 16
 # Minimum width to which text columns are cut on narrow terminals.
 _LEAST_TEXT = 12
 # Columns dropped, in this order, if the table is still too wide.
@@ -69,13 +72,13 @@ def claim_table(output: str, format: str, inputs: Sequence[str], force: bool) ->
     return claim(output, written[format], inputs=inputs, force=force)
 
 
-def print_rows(rows: Sequence[Row], columns: Sequence[str], format: str, output: Output | None = None) -> None:
+def print_rows(rows: Iterable[Row], columns: Sequence[str], format: str, output: Output | None = None) -> None:
     """Print rows, or write them to a file.
 
     Parameters
     ----------
     rows
-        Rows to print; a value that a row lacks is printed as missing.
+        Rows to print; a value that a row lacks is printed as missing. Formats in ``STREAMED`` take them one by one.
     columns
         Keys to print, in order.
     format
@@ -104,7 +107,7 @@ def write_stdout(text: str) -> None:
     click.echo(text, nl=False, color=True)
 
 
-def render(rows: Sequence[Row], columns: Sequence[str], format: str, width: int | None = None) -> Iterator[str]:
+def render(rows: Iterable[Row], columns: Sequence[str], format: str, width: int | None = None) -> Iterator[str]:
     """Format rows piece by piece; `width` is the terminal's, None if unlimited."""
     if format == "json":
         return _json(rows, columns)
@@ -115,8 +118,8 @@ def render(rows: Sequence[Row], columns: Sequence[str], format: str, width: int 
     if format == "raw csv":
         return _csv(rows, columns, lambda value: value)
     if format == "markdown":
-        return _markdown(rows, columns)
-    return _table(rows, columns, width)
+        return _markdown([*rows], columns)
+    return _table([*rows], columns, width)
 
 
 def print_run(run: Run, output: str, seconds: float) -> None:
@@ -193,22 +196,25 @@ def _dumps(row: Row, columns: Sequence[str]) -> str:
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
-def _json(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
-    if not rows:
-        yield "[]\n"
-        return
-    for number, row in enumerate(rows):
-        yield ("[\n  " if number == 0 else ",\n  ") + _dumps(row, columns)
-    yield "\n]\n"
+def _json(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
+    before = "["
+    for row in rows:
+        yield f"{before}\n  {_dumps(row, columns)}"
+        before = ","
+    yield "[]\n" if before == "[" else "\n]\n"
 
 
-def _csv(rows: Sequence[Row], columns: Sequence[str], shown: Callable[[object], object]) -> Iterator[str]:
+def _csv(rows: Iterable[Row], columns: Sequence[str], shown: Callable[[object], object]) -> Iterator[str]:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
         values = (_finite(row.get(name)) for name in columns)
         writer.writerow(str(value).lower() if isinstance(value, bool) else shown(value) for value in values)
+        if buffer.tell() > _CHARACTERS_AT_ONCE:
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
     yield buffer.getvalue()
 
 

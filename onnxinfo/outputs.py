@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,18 +118,27 @@ def claim_folder(output: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder that was claimed, including its parents.
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Create a folder that was claimed, including its parents; if the block fails and wrote nothing, remove them.
 
     Raises
     ------
     ArchiveError
         The folder cannot be created.
     """
+    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArchiveError(f"cannot make folder {quoted(folder)}: {error.strerror}; name another one") from error
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for each in missing:
+                each.rmdir()
+        raise
 
 
 def spare(output: str | os.PathLike[str], inputs: Iterable[object]) -> None:

@@ -198,17 +198,29 @@ def array(found: h5py.Dataset) -> npt.NDArray[Any]:
         The dataset cannot be read, or its data have changed since they were written.
     """
     what = printable(found.name)
+    data = rows(found, ())
+    checksum = attribute(found, "crc32")
+    if checksum is not None and checksum != crc32(data):
+        raise ArchiveError(f"{what} is damaged: its checksum does not match; try 'onnxinfo validate'")
+    return data
+
+
+def rows(found: h5py.Dataset, chosen: slice | tuple[()]) -> npt.NDArray[Any]:
+    """Read rows of an unchunked dataset returned by :func:`dataset`; () for all. Its checksum is not verified.
+
+    Raises
+    ------
+    ArchiveError
+        The dataset cannot be read.
+    """
+    what = printable(found.name)
     with damaged(what):
         if found.chunks is not None:
             raise ArchiveError(f"{what} is chunked, expected contiguous")
         if found.dtype.itemsize * found.size > MAX_ARRAY_BYTES:
             raise ArchiveError(f"{what} declares over {MAX_ARRAY_BYTES >> 20} MiB; not an archive of onnxinfo")
         refresh(found)
-        data: npt.NDArray[Any] = np.asarray(found[()])
-    checksum = attribute(found, "crc32")
-    if checksum is not None and checksum != crc32(data):
-        raise ArchiveError(f"{what} is damaged: its checksum does not match; try 'onnxinfo validate'")
-    return data
+        return np.asarray(found[chosen])
 
 
 def refresh(found: h5py.Dataset) -> None:

@@ -241,8 +241,15 @@ class Run:
         name = f"{self.metric(metric).name}_normalizer"
         return guard.array(guard.dataset(self.group, name, self.shape[:1], ["<f8"]))
 
-    def values(self, metric: str) -> dict[str, npt.NDArray[Any]]:
-        """Return all per-cell numbers of a metric.
+    def values(self, metric: str, layers: range | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Return the per-cell numbers of a metric.
+
+        Parameters
+        ----------
+        metric
+            Name of the metric.
+        layers
+            Consecutive positions of layers; default: all. Only their numbers are read.
 
         Returns
         -------
@@ -256,15 +263,18 @@ class Run:
             The data of a finished cell are damaged.
         """
         described = self.metric(metric)
-        done = self.finished(metric)
-        normalizer = self.normalizer(metric)
+        chosen = slice(0, self.shape[0]) if layers is None else slice(layers.start, layers.stop)
+        done = self.finished(metric)[chosen]
+        normalizer = self.normalizer(metric)[chosen]
         columns = [
-            guard.array(self._cells(described.dataset(column.name), [column.dtype])) for column in described.columns
+            guard.rows(self._cells(described.dataset(column.name), [column.dtype]), chosen)
+            for column in described.columns
         ]
-        stored = guard.array(self._cells(f"{metric}_checksum", ["<u4"]))
-        bad = done & (cell_checksums(normalizer, columns, self.shape) != stored)
+        stored = guard.rows(self._cells(f"{metric}_checksum", ["<u4"]), chosen)
+        bad = done & (cell_checksums(normalizer, columns, done.shape) != stored)
         if bad.any():
-            raise self._mismatch(metric, *np.argwhere(bad)[0])
+            layer, sample = np.argwhere(bad)[0]
+            raise self._mismatch(metric, chosen.start + layer, sample)
         values: dict[str, npt.NDArray[Any]] = {"done": done}
         for column, data in zip(described.columns, columns, strict=True):
             values[column.name] = np.where(done, data, np.nan if column.dtype == "<f8" else 0).astype(column.dtype)

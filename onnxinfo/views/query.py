@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -61,6 +62,12 @@ class Arrangement:
 
             table = select(table, self.sql)
         return self._ordered(self._grouped(table, keys) if keys else table)
+
+    @property
+    def is_rowwise(self) -> bool:
+        """Whether the operations act on each row by itself."""
+        whole = (self.sort, self.top, self.sql)
+        return all(option is None for option in whole) and not names_of(self.group_by)
 
     @property
     def _bounds(self) -> tuple[float | None, float | None] | None:
@@ -152,6 +159,29 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
     >>> [(row["sample_name"], row["layer"], row["converged"]) for row in rows]
     [('images[0]', 'logits', True), ('images[1]', 'logits', True)]
     """
+    selection, arrangement, per = _understood(options)
+    table = arrangement.apply(_read_table(selection(path), per))
+    return [*_rows(table)]
+
+
+# Cells read at once if rows are not needed all at once.
+_CELLS = 20_000
+
+
+def stream(path: Paths, **options: Unpack[QueryOptions]) -> Iterator[Row]:
+    """Yield the rows of :func:`query`; unless they are sorted, grouped or selected by SQL, some layers at a time."""
+    selection, arrangement, per = _understood(options)
+    if not arrangement.is_rowwise:
+        yield from query(path, **options)
+        return
+    empty = _empty_table(selection(path), per)
+    for view, source in selection(path).views():
+        for part in view.pieces(_CELLS):
+            columns = _view_table(part, source, per)
+            yield from _rows(arrangement.apply({name: columns[name] for name in empty}))
+
+
+def _understood(options: QueryOptions) -> tuple[Callable[[Paths], Selection], Arrangement, Per]:
     known = [*Selected.__annotations__, *Arrangement.__annotations__]
     for name in options:
         if name not in known:
@@ -160,12 +190,19 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
     arranged: Any = {name: value for name, value in options.items() if name not in selected}
     arrangement = Arrangement(**arranged)
     per = arrangement.per or ("sample" if names_of(arrangement.group_by) else "layer")
-    table = arrangement.apply(_read_table(Selection.of(path, **selected), per))
-    return [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+    return partial(Selection.of, **selected), arrangement, per
+
+
+def _rows(table: Table) -> Iterator[Row]:
+    return (dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True))
+
+
+def _empty_table(selection: Selection, per: Per) -> Table:
+    return {name: [] for name in table_columns(per, several=len(selection.paths) > 1)}
 
 
 def _read_table(selection: Selection, per: Per) -> Table:
-    table: Table = {name: [] for name in table_columns(per, several=len(selection.paths) > 1)}
+    table = _empty_table(selection, per)
     for view, source in selection.views():
         for name, column in _view_table(view, source, per).items():
             if name in table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,8 +94,10 @@ class RunView:
 
     def values(self, metric: str) -> dict[str, npt.NDArray[Any]]:
         """Return the numbers of a metric; see :meth:`onnxinfo.Run.values`."""
-        cells = np.ix_(self.layer_positions, self.sample_positions)
-        values = {name: data[cells] for name, data in self.run.values(metric).items()}
+        first = min(self.layer_positions, default=0)
+        read = range(first, max(self.layer_positions, default=first - 1) + 1)
+        cells = np.ix_([position - first for position in self.layer_positions], self.sample_positions)
+        values = {name: data[cells] for name, data in self.run.values(metric, read).items()}
         if self._places is not None:
             means = [mean_and_stderr(self._flat(metric, layer, None))[0] for layer in range(self.shape[0])]
             unknown = np.full(self.shape, np.nan)
@@ -103,6 +105,15 @@ class RunView:
             # The bound holds for the mean over all inputs.
             values |= {"gap": unknown} if "gap" in values else {}
         return values
+
+    def pieces(self, cells: int) -> Iterator[RunView]:
+        """Yield the view in pieces of some layers each, that have about the given number of cells."""
+        step = max(1, cells // max(1, self.shape[1]))
+        metrics = [metric.name for metric in self.metrics]
+        inputs = () if self._places is None else [part.name for part in self.parts]
+        for start in range(0, self.shape[0], step):
+            layers = self.layer_positions[start : start + step]
+            yield RunView(self.run, layers, self.sample_positions, metrics, inputs)
 
     def maps(self, metric: str, layer: int, samples: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """Return the maps of one layer and several samples of the view; see :meth:`onnxinfo.Run.maps`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..analysis.settings import Progress, Result
 from ..archive.claim import claim_archive
 from ..models import path
-from ..outputs import claim_folder, make_folder
+from ..outputs import claim_folder, made_folder
 from ..views.figure import claim_figure
 from ..views.plotting import plot_curve, plot_maps
 from .analyze import analyze
@@ -73,16 +73,16 @@ def demo(
         claim_archive(archive, [model, images])
         for figure in (curve, maps):
             claim_figure(figure, model, images, force=force)
-    make_folder(target)
-    result = analyze(
-        model,
-        f"{images}:images",
-        archive,
-        run="digits-cnn",
-        labels=f"{images}:labels",
-        limit=SAMPLES,
-        overwrite=True,
-        progress=progress,
-    )
+    with made_folder(target):
+        result = analyze(
+            model,
+            f"{images}:images",
+            archive,
+            run="digits-cnn",
+            labels=f"{images}:labels",
+            limit=SAMPLES,
+            overwrite=True,
+            progress=progress,
+        )
     plots = (plot_curve(archive, curve, force=force), plot_maps(archive, maps, force=force))
     return DemoResult(result, plots)

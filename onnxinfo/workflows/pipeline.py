@@ -12,7 +12,7 @@ from ..analysis.settings import Progress, Result
 from ..archive.claim import claim_archive
 from ..config import Config, Options, configure
 from ..kinds import HTML
-from ..outputs import claim, claim_folder, make_folder
+from ..outputs import claim, claim_folder, made_folder
 from ..views.figure import claim_figure
 from ..views.plotting import plot_curve, plot_maps
 from ..views.report import report
@@ -104,8 +104,8 @@ def oneshot(
         for figure in (curve, maps):
             claim_figure(figure, *read, force=force)
         claim(page, HTML, inputs=read, force=force)
-    make_folder(target)
-    result = run_analysis(model, inputs, archive, config, progress)
+    with made_folder(target):
+        result = run_analysis(model, inputs, archive, config, progress)
     metrics = config.selection.metrics
     plots = (
         plot_curve(archive, curve, run=result.run, metric=metrics, force=force),

@@ -6,7 +6,8 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,48 @@ MOST_CELLS = 40_000
 #: Limit for all maps of a report together, before base64.
 MAP_BYTES = 3_000_000
 MOST_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A list of lists for JSON, kept as an array, which takes a quarter of the memory.
+
+    Parameters
+    ----------
+    data
+        The array.
+    encode
+        Turns a row into a list.
+    """
+
+    data: npt.NDArray[Any]
+    encode: Callable[[npt.NDArray[Any]], list[Any]]
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        """Yield the rows as lists."""
+        return map(self.encode, self.data)
+
+
+def json_pieces(value: Any) -> Iterator[str]:
+    """Yield JSON in pieces: one for each list or mapping that contains no others."""
+    if isinstance(value, Rows):
+        yield from _listed(value, "[]")
+        return
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if not any(isinstance(item, dict | list | Rows) for item in items):
+        yield json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return
+    yield from _listed(value, "{}" if isinstance(value, dict) else "[]")
+
+
+def _listed(value: dict[str, Any] | list[Any] | Rows, brackets: str) -> Iterator[str]:
+    yield brackets[0]
+    for number, item in enumerate(value):
+        yield "," if number else ""
+        if isinstance(value, dict):
+            yield f"{json.dumps(item, ensure_ascii=False)}:"
+        yield from json_pieces(value[item] if isinstance(value, dict) else item)
+    yield brackets[1]
 
 
 def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int) -> dict[str, Any]:
@@ -120,11 +163,11 @@ def _metric(view: RunView, name: str) -> dict[str, Any]:
         "gap": numbers(summary["gap"]),
         "mark": summary["mark"].tolist(),
         "words": _in_words(summary),
-        "values": [numbers(row) for row in values["value"]],
-        "errors": [numbers(row) for row in values["stderr"]],
-        "converged": [row.astype(int).tolist() for row in values["converged"]],
-        "gaps": [numbers(row) for row in values["gap"]] if "gap" in values else None,
-        "marks": mark_names(values).tolist() if "mark" in values else None,
+        "values": Rows(values["value"], numbers),
+        "errors": Rows(values["stderr"], numbers),
+        "converged": Rows(values["converged"], lambda row: row.astype(int).tolist()),
+        "gaps": Rows(values["gap"], numbers) if "gap" in values else None,
+        "marks": Rows(values["mark"], lambda row: mark_names({"mark": row}).tolist()) if "mark" in values else None,
     }
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
 import os
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from ..reading_runs import run_values
 from ..run_values import RunValues
 from ..selection import Names, Paths, Selection
 from ..style import COLORS, SEQUENTIAL
-from .data import MAP_BYTES, run_data
+from .data import MAP_BYTES, json_pieces, run_data
 from .graph import BOX, draw_graph, model_edges
 from .units import units_data
 
@@ -102,12 +102,11 @@ def report(
         raise UsageError("the archive has no runs; there is nothing to report")
     if not fitting:
         raise UsageError(f"model {printable(model)} has not the layers of any run; give the file that was analyzed")
-    page = render(
-        runs, plotly, printable(title) or "onnxinfo: " + ", ".join(printable(each["key"]) for each in runs[:4])
-    )
-    with target.writing() as part:
-        part.write_text(page, encoding="utf-8")
-    logger.info("wrote %s: %.2f MB, of which %.2f MB Plotly", target.path, len(page) / 1e6, len(plotly) / 1e6)
+    named = printable(title) or "onnxinfo: " + ", ".join(printable(each["key"]) for each in runs[:4])
+    with target.writing() as part, part.open("w", encoding="utf-8") as file:
+        file.writelines(render(runs, plotly, named))
+        size = file.tell()
+    logger.info("wrote %s: %.2f MB, of which %.2f MB Plotly", target.path, size / 1e6, len(plotly) / 1e6)
     return Path(output)
 
 
@@ -127,27 +126,31 @@ def _load(model: str | os.PathLike[str]) -> Model:
     return load(model)
 
 
-def render(runs: list[dict[str, Any]], plotly: str, title: str) -> str:
-    """Return the page's HTML; all text from the data is escaped, and only the page's own scripts may run."""
+def render(runs: list[dict[str, Any]], plotly: str, title: str) -> Iterator[str]:
+    """Yield the page's HTML; all text from the data is escaped, and only the page's own scripts may run."""
     jinja2 = _jinja()
     folder = files(__package__)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     own = (folder / "report.js").read_text(encoding="utf-8")
+    before, after = (folder / "report.html").read_text(encoding="utf-8").split(_DATA)
+    values = {
+        "title": title,
+        "runs": runs,
+        "box": BOX,
+        "style": jinja2.utils.markupsafe.Markup((folder / "report.css").read_text(encoding="utf-8")),
+        "scripts": [jinja2.utils.markupsafe.Markup(script) for script in (plotly, own)],
+        "hashes": [_hash(script) for script in (plotly, own)],
+    }
+    yield str(environment.from_string(before).render(values))
     bare = [{key: value for key, value in each.items() if key != "drawing"} for each in runs]
-    data = {"runs": bare, "colors": list(COLORS), "scale": _scale()}
     # Within a script element, only `<` could end it.
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return str(
-        environment.from_string((folder / "report.html").read_text(encoding="utf-8")).render(
-            title=title,
-            runs=runs,
-            box=BOX,
-            style=jinja2.utils.markupsafe.Markup((folder / "report.css").read_text(encoding="utf-8")),
-            data=jinja2.utils.markupsafe.Markup(text),
-            scripts=[jinja2.utils.markupsafe.Markup(script) for script in (plotly, own)],
-            hashes=[_hash(script) for script in (plotly, own)],
-        )
-    )
+    for text in json_pieces({"runs": bare, "colors": list(COLORS), "scale": _scale()}):
+        yield text.replace("<", "\\u003c")
+    yield str(environment.from_string(after).render(values))
+
+
+# Where the template takes the data, which are too large to pass through it.
+_DATA = "{{ data }}"
 
 
 def plotly_script() -> str:
