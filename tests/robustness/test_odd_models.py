@@ -16,7 +16,7 @@ from onnxinfo import OnnxinfoError, analyze, check_model, list_layers, load
 from onnxinfo.archive.format import mark_name
 
 CASES = 5000
-DEFAULT = 60
+DEFAULT = 20
 PIECE = 240
 # Three layers whose samples must be evaluated one by one are slow, but do not hang.
 CPU_SECONDS = 90
