@@ -136,6 +136,7 @@ def test_units_without_names_are_numbered_and_images_have_no_table_of_units(fold
         onnxinfo.query("i.h5", per="unit")
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_text_is_held_and_workers_agree(folder):
     values = []
     for workers in (1, 2):

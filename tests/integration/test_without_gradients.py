@@ -1,6 +1,7 @@
 """Layers that no gradient reaches: solved by evaluations alone, marked, and never compared with others."""
 
 import math
+import shutil
 from statistics import NormalDist
 
 import numpy as np
@@ -186,16 +187,24 @@ def test_layers_without_a_gradient_are_marked_and_drawn_apart(tmp_path, caplog):
     assert alone["value"][0] == pytest.approx(values["value"][0], abs=0.003)
 
 
-def test_a_mixed_run_is_the_same_with_several_workers(tmp_path):
-    one, *_ = run_of(mixed(), X, tmp_path, limit=2)
+@pytest.fixture(scope="module")
+def mixed_run(tmp_path_factory):
+    """A run of two samples with the name auto."""
+    folder = tmp_path_factory.mktemp("mixed")
+    return folder / "out.h5", run_of(mixed(), X, folder, name="auto", limit=2)[0]
+
+
+@pytest.mark.usefixtures("quick_workers")
+def test_a_mixed_run_is_the_same_with_several_workers(tmp_path, mixed_run):
+    one = mixed_run[1]
     two, recipe, _ = run_of(mixed(), X, tmp_path, name="two", limit=2, workers=2)
     assert recipe["forward_layers"] == ["y"]
     for name, numbers in one.items():
         assert np.array_equal(two[name], numbers, equal_nan=numbers.dtype.kind == "f"), name
 
 
-def test_results_of_another_normalizer_are_not_compared(tmp_path):
-    run_of(mixed(), X, tmp_path, name="auto", limit=2)
+def test_results_of_another_normalizer_are_not_compared(tmp_path, mixed_run):
+    shutil.copy(mixed_run[0], tmp_path)
     run_of(mixed(), X, tmp_path, name="absolute", limit=2, budget=0.1)
     run_of(mixed(), X, tmp_path, name="again", limit=2, seed=1)
     with pytest.raises(onnxinfo.UsageError, match="normalize_by is"):
@@ -236,9 +245,9 @@ def test_too_many_scales_are_refused_or_left_out(tmp_path, caplog):
         onnxinfo.ConversionError, match=r"the input has 1200: let units share them, .*share_sigma='grid:8'"
     ):
         run_of(proto, x, tmp_path, layers=["y"])
-    run_of(proto, x, tmp_path, layers=["h"], name="reached")
+    run_of(proto, x, tmp_path, layers=["h"], limit=2, name="reached")
     assert "left out" not in caplog.text
-    values, *_ = run_of(proto, x, tmp_path, layers=["y"], share_sigma="grid:2", limit=3, name="shared")
+    values, *_ = run_of(proto, x, tmp_path, layers=["y"], share_sigma="grid:2", limit=2, name="shared")
     assert np.isfinite(values["value"]).all()
 
 
