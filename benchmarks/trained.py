@@ -1,6 +1,6 @@
 """Models of public tables that scikit-learn ships, trained and exported: for the benchmarks of trees and tables.
 
-Needs scikit-learn and skl2onnx; models of LightGBM and XGBoost need onnxmltools and these packages.
+Needs the extra ``models-trees``; without LightGBM, XGBoost or onnxmltools, their models are left out.
 """
 
 from __future__ import annotations
