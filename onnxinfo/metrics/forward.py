@@ -169,7 +169,7 @@ class _Evidence:
 class _Search:
     """Scales (1, groups) that a first search has found, their mean logarithm, and the number of evaluations.
 
-    `alone` is whether the searches from both ends agree.
+    `alone` is whether the searches from both ends agree, `apart` the difference between the best two searches.
     """
 
     scales: Tensor
@@ -178,6 +178,7 @@ class _Search:
     evaluations: int
     is_from_below: bool = False
     alone: bool = True
+    apart: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ class ForwardProblem:
             scales, certificate, shortfall, spent = self.certify(scales, evidence)
             evaluations += spent
             if isinstance(self.integrate, Intervals) or not found.alone:
-                gap = certificate.gap.clamp(min=SEVERAL_OPTIMA)
+                gap = certificate.gap.clamp(min=max(SEVERAL_OPTIMA, found.apart))
                 certificate = dataclasses.replace(
                     certificate, gap=torch.where(certificate.saturated, certificate.gap, gap)
                 )
@@ -272,7 +273,9 @@ class ForwardProblem:
         again = self._from_below if searches[1].is_from_below else partial(self._from_cap, excess)
         while not _are_same(searches) and len(searches) < MOST_SEARCHES:
             searches = sorted([*searches, again()], key=_entropy)
-        return dataclasses.replace(searches[-1], evaluations=sum(each.evaluations for each in searches), alone=alone)
+        evaluations = sum(each.evaluations for each in searches)
+        apart = searches[-1].entropy - searches[-2].entropy
+        return dataclasses.replace(searches[-1], evaluations=evaluations, alone=alone, apart=apart)
 
     def _from_below(self) -> _Search:
         """Search from one scale for all groups."""

@@ -22,7 +22,7 @@ pytest.importorskip("setuptools")
 IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "demo", "site")
 # Setuptools writes to sys.argv.
 BUILD = "import sys, build_backend as b; to = sys.argv[1]; b.build_wheel(to); b.build_sdist(to)"
-EXPORTERS = {"models-torch", "models-tensorflow", "models-jax", "models-paddle", "models-sklearn"}
+EXPORTERS = {"models-torch", "models-tensorflow", "models-jax", "models-paddle", "models-sklearn", "models-trees"}
 
 
 def build(source, target):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from onnxinfo.metrics.forward import SEVERAL_OPTIMA, ForwardProblem, solve_forward
+from onnxinfo.metrics.forward import MOST_SEARCHES, SEVERAL_OPTIMA, ForwardProblem, solve_forward
 from onnxinfo.metrics.intervals import Intervals
 from onnxinfo.metrics.noise import generator, make_tie, waterfill
 from onnxinfo.metrics.probe import LayerProbe
@@ -103,6 +103,21 @@ def test_searches_that_end_apart_widen_the_gap(monkeypatch):
     lower = lambda self: dataclasses.replace(below(self), entropy=-9.0)  # noqa: E731
     monkeypatch.setattr(ForwardProblem, "_from_below", lower)
     assert float(solve(lambda x: x @ weight, torch.zeros(1, 5), budget).certificate.gap) >= SEVERAL_OPTIMA
+
+
+def test_an_optimum_found_only_once_widens_the_gap_by_the_distance_to_the_next(monkeypatch):
+    weight, search, searches = torch.linspace(0.5, 2, 5).diag(), ForwardProblem._search, []
+
+    def apart(self, *given):
+        """Each further search is made to end half a nat lower."""
+        searches.append(search(self, *given))
+        return dataclasses.replace(searches[-1], entropy=-0.5 * len(searches))
+
+    monkeypatch.setattr(ForwardProblem, "_search", apart)
+    solution = solve(lambda x: x @ weight, torch.zeros(1, 5), 1e-3)
+    assert len(searches) == MOST_SEARCHES
+    assert float(solution.certificate.gap) >= 0.5
+    assert not bool(solution.certificate.converged)
 
 
 def test_scales_that_are_all_above_the_cap_are_brought_back():
