@@ -26,6 +26,7 @@ from .operators.control import CONTROL, If, Loop
 from .operators.fallback import fallback as run_elsewhere
 from .operators.shape_arithmetic import HOST_SOURCES
 from .operators.table import Operator, is_small
+from .specialize import Shapes, checked, fold_shapes, specialize
 
 #: Metadata key under which a node of the torch graph keeps the :class:`Conversion` of its ONNX node.
 CONVERSION = "onnxinfo_conversion"
@@ -66,7 +67,13 @@ class Conversion:
     reads: tuple[str, ...] = ()
 
 
-def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallback: bool = True) -> fx.GraphModule:
+def convert(
+    model: ModelSource,
+    outputs: Sequence[str] | None = None,
+    *,
+    fallback: bool = True,
+    shapes: Shapes = MappingProxyType({}),
+) -> fx.GraphModule:
     """Convert an ONNX model to a differentiable :class:`torch.fx.GraphModule`.
 
     Parameters
@@ -79,6 +86,9 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     fallback
         Whether a node without a converter may run in ONNX Runtime or the reference evaluator, as a constant through
         which no gradient passes.
+    shapes
+        Shapes of graph inputs, by name, to which the graph is specialized: what depends on shapes alone is computed
+        now, and only inputs of these shapes are accepted. None leaves the size of an axis free.
 
     Returns
     -------
@@ -92,7 +102,7 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     ModelError
         The model cannot be loaded.
     UsageError
-        An output is not a tensor of the graph.
+        An output is not a tensor of the graph, or the shapes contradict the model or each other.
     ConversionError
         A needed operator has no converter; the message names node, operator and opset version.
 
@@ -103,8 +113,8 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     >>> [tuple(output.shape) for output in module(torch.zeros(2, 1, 8, 8))]
     [(2, 16, 8, 8), (2, 10)]
     """
-    scope = _scope(model, outputs, fallback)
-    module = _GraphBuilder(scope).build(outputs)
+    scope = _scope(model, outputs, fallback, shapes)
+    module = _GraphBuilder(scope, shapes).build(outputs)
     _align(module)
     module.meta["conversions"] = scope.conversions
     return module
@@ -140,12 +150,16 @@ def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) 
     return scope.conversions
 
 
-def _scope(model: ModelSource, outputs: Sequence[str] | None, fallback: bool) -> _Scope:
+def _scope(
+    model: ModelSource, outputs: Sequence[str] | None, fallback: bool, shapes: Shapes = MappingProxyType({})
+) -> _Scope:
     OPERATORS.load_installed()
     loaded = load(model)
     names = list(outputs) if outputs is not None else [o.name for o in loaded.proto.graph.output]
     light, weights = detach_weights(loaded.proto)
-    proto = normalize(expose_only(dataclasses.replace(loaded, proto=light), names).proto, weights)
+    exposed = expose_only(dataclasses.replace(loaded, proto=light), names).proto
+    proto = normalize(specialize(exposed, shapes) if shapes else exposed, weights)
+    proto = fold_shapes(proto, weights) if shapes else proto
     opsets = {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import}
     return _Scope(proto.graph, opsets, fallback, weights=weights)
 
@@ -259,8 +273,9 @@ def _moves_values_only(node: Node) -> bool:
 class _GraphBuilder:
     """Builds one fx graph from one ONNX graph with topologically sorted nodes."""
 
-    def __init__(self, onnx_graph: _Scope) -> None:
+    def __init__(self, onnx_graph: _Scope, shapes: Shapes = MappingProxyType({})) -> None:
         self.onnx_graph = onnx_graph
+        self.shapes = shapes
         self.captured: list[str] = []
         self.root = nn.Module()
         self.initializers = nn.Module()
@@ -273,6 +288,8 @@ class _GraphBuilder:
         initializers = self.onnx_graph.own_initializers
         for i, name in enumerate(n for n in self.onnx_graph.inputs if n not in initializers):
             self.values[name] = self.graph.placeholder(f"input_{i + 1}")
+        for name in self.shapes:
+            self.values[name] = self.graph.call_function(checked, (self.values[name], name, tuple(self.shapes[name])))
         for index, node in enumerate(self.onnx_graph.nodes):
             self._add(index, node)
         self.graph.output(tuple(self._output(name) for name in outputs or self.onnx_graph.outputs))
