@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from .table import Floats, Ints, operator
+from .table import Floats, Function, Ints, operator
 
 Array = NDArray[Any]
 
@@ -139,24 +139,27 @@ def _take(X: Tensor, i: int, axis: Axis, rule: Rule) -> Tensor:
     return X.index_select(i, _index_table(*axis, *rule).to(X.device))
 
 
-# A compiler that traces the graph takes these results as constants: it cannot look into numpy's functions.
-@torch.compiler.assume_constant_result
+# A compiler that traces the graph takes the results as constants: it cannot look into numpy's functions.
+_as_constant: Callable[[Function], Function] = torch.compiler.assume_constant_result
+
+
+@_as_constant
 def _index_table(n, size, scale, roi, *rule) -> Tensor:
     return torch.from_numpy(_nearest(Axis(n, size, scale, roi), Rule(*rule)))
 
 
-@torch.compiler.assume_constant_result
+@_as_constant
 def _weight_table(n, size, scale, roi, *rule) -> Tensor:
     return torch.from_numpy(_weights(Axis(n, size, scale, roi), Rule(*rule)))
 
 
-@torch.compiler.assume_constant_result
+@_as_constant
 def _outside_table(n, size, scale, roi, *rule) -> Tensor:
     x = torch.from_numpy(_coordinates(Axis(n, size, scale, roi), Rule(*rule).coordinate_transformation_mode))
     return (x < 0) | (x > n - 1)
 
 
-@torch.compiler.assume_constant_result
+@_as_constant
 def _repetitions(n, size, scale, roi, *rule) -> int:
     """Number of times that every element is repeated; 0 if that is not what the resize does."""
     factor = size // n
