@@ -25,6 +25,7 @@ from .operators.control import CONTROL, If, Loop
 from .operators.fallback import fallback as run_elsewhere
 from .operators.shape_arithmetic import HOST_SOURCES
 from .operators.table import Operator, is_small
+from .specialize import Shapes, checked, fold_shapes, specialize
 
 #: Metadata key under which a node of the torch graph keeps the :class:`Conversion` of its ONNX node.
 CONVERSION = "onnxinfo_conversion"
@@ -65,7 +66,13 @@ class Conversion:
     reads: tuple[str, ...] = ()
 
 
-def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallback: bool = True) -> fx.GraphModule:
+def convert(
+    model: ModelSource,
+    outputs: Sequence[str] | None = None,
+    *,
+    fallback: bool = True,
+    shapes: Shapes = MappingProxyType({}),
+) -> fx.GraphModule:
     """Convert an ONNX model to a differentiable :class:`torch.fx.GraphModule`.
 
     Parameters
@@ -78,6 +85,9 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     fallback
         Whether a node without a converter may run in ONNX Runtime or the reference evaluator, as a constant through
         which no gradient passes.
+    shapes
+        Shapes of graph inputs, by name, to which the graph is specialized: what depends on shapes alone is computed
+        now, and only inputs of these shapes are accepted. None leaves the size of an axis free.
 
     Returns
     -------
@@ -91,7 +101,7 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     ModelError
         The model cannot be loaded.
     UsageError
-        An output is not a tensor of the graph.
+        An output is not a tensor of the graph, or the shapes contradict the model or each other.
     ConversionError
         A needed operator has no converter; the message names node, operator and opset version.
 
@@ -102,8 +112,8 @@ def convert(model: ModelSource, outputs: Sequence[str] | None = None, *, fallbac
     >>> [tuple(output.shape) for output in module(torch.zeros(2, 1, 8, 8))]
     [(2, 16, 8, 8), (2, 10)]
     """
-    scope = Scope.of(*needed_part(model, outputs), fallback=fallback)
-    module = _GraphBuilder(scope).build(outputs)
+    scope = Scope.of(*needed_part(model, outputs, shapes), fallback=fallback, shapes=shapes)
+    module = _GraphBuilder(scope, shapes).build(outputs)
     _align(module)
     module.meta["conversions"] = scope.conversions
     return module
@@ -121,13 +131,14 @@ def _align(module: nn.Module) -> None:
 
 
 def needed_part(
-    model: ModelSource, outputs: Sequence[str] | None
+    model: ModelSource, outputs: Sequence[str] | None, shapes: Shapes = MappingProxyType({})
 ) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
     """Part of a model that computes ``outputs``, and its large initializers, whose data are not in it."""
     loaded = load(model)
     names = list(outputs) if outputs is not None else [o.name for o in loaded.proto.graph.output]
     light, weights = detach_weights(loaded.proto)
-    return expose_only(dataclasses.replace(loaded, proto=light), names).proto, weights
+    part = expose_only(dataclasses.replace(loaded, proto=light), names).proto
+    return specialize(part, shapes) if shapes else part, weights
 
 
 class Scope(Graph):
@@ -156,10 +167,18 @@ class Scope(Graph):
         self._foreign = foreign.Onnx2torchGraph(self)
 
     @classmethod
-    def of(cls, proto: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto], fallback: bool = True) -> Self:
+    def of(
+        cls,
+        proto: onnx.ModelProto,
+        weights: Mapping[str, onnx.TensorProto],
+        *,
+        fallback: bool = True,
+        shapes: Shapes = MappingProxyType({}),
+    ) -> Self:
         """Normalize a model, given without its large initializers, and begin to convert its graph."""
         OPERATORS.load_installed()
         proto = normalize(proto, weights)
+        proto = fold_shapes(proto, weights) if shapes else proto
         opsets = {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import}
         return cls(proto.graph, opsets, fallback, weights=weights)
 
@@ -247,8 +266,9 @@ def _moves_values_only(node: Node) -> bool:
 class _GraphBuilder:
     """Builds one fx graph from one ONNX graph with topologically sorted nodes."""
 
-    def __init__(self, onnx_graph: Scope) -> None:
+    def __init__(self, onnx_graph: Scope, shapes: Shapes = MappingProxyType({})) -> None:
         self.onnx_graph = onnx_graph
+        self.shapes = shapes
         self.captured: list[str] = []
         self.root = nn.Module()
         self.initializers = nn.Module()
@@ -261,6 +281,8 @@ class _GraphBuilder:
         initializers = self.onnx_graph.own_initializers
         for i, name in enumerate(n for n in self.onnx_graph.inputs if n not in initializers):
             self.values[name] = self.graph.placeholder(f"input_{i + 1}")
+        for name in self.shapes:
+            self.values[name] = self.graph.call_function(checked, (self.values[name], name, tuple(self.shapes[name])))
         for index, node in enumerate(self.onnx_graph.nodes):
             self._add(index, node)
         self.graph.output(tuple(self._output(name) for name in outputs or self.onnx_graph.outputs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from .table import Floats, Ints, operator
+from .table import Floats, Function, Ints, operator
 
 Array = NDArray[Any]
 
@@ -114,12 +114,11 @@ def _resize(X: Tensor, axes: dict[int, Axis], rule: Rule, extrapolation_value: f
         if rule.mode == "nearest":
             X = _take(X, i, axis, rule)
         else:
-            weights = torch.from_numpy(_weights(axis, rule)).to(X.device, X.dtype)
+            weights = _weight_table(*axis, *rule).to(X.device, X.dtype)
             X = (X.movedim(i, -1) @ weights.t()).movedim(-1, i)
         if rule.coordinate_transformation_mode == "tf_crop_and_resize":
-            x = torch.from_numpy(_coordinates(axis, rule.coordinate_transformation_mode))
-            outside = ((x < 0) | (x > axis.n - 1)).reshape([-1 if j == i else 1 for j in range(X.dim())])
-            X = torch.where(outside.to(X.device), extrapolation_value, X)
+            outside = _outside_table(*axis, *rule).to(X.device)
+            X = torch.where(outside.reshape([-1 if j == i else 1 for j in range(X.dim())]), extrapolation_value, X)
     return X
 
 
@@ -135,11 +134,37 @@ def _fused_mode(X: Tensor, axes: dict[int, Axis], rule: Rule) -> str | None:
 
 
 def _take(X: Tensor, i: int, axis: Axis, rule: Rule) -> Tensor:
-    indices = _nearest(axis, rule)
-    factor = axis.size // axis.n
-    if np.array_equal(indices, np.arange(axis.size) // max(factor, 1)) and axis.size == factor * axis.n:
+    if factor := _repetitions(*axis, *rule):
         return X.unsqueeze(i + 1).expand(*X.shape[: i + 1], factor, *X.shape[i + 1 :]).flatten(i, i + 1)
-    return X.index_select(i, torch.from_numpy(indices).to(X.device))
+    return X.index_select(i, _index_table(*axis, *rule).to(X.device))
+
+
+# A compiler that traces the graph takes the results as constants: it cannot look into numpy's functions.
+_as_constant: Callable[[Function], Function] = torch.compiler.assume_constant_result
+
+
+@_as_constant
+def _index_table(n, size, scale, roi, *rule) -> Tensor:
+    return torch.from_numpy(_nearest(Axis(n, size, scale, roi), Rule(*rule)))
+
+
+@_as_constant
+def _weight_table(n, size, scale, roi, *rule) -> Tensor:
+    return torch.from_numpy(_weights(Axis(n, size, scale, roi), Rule(*rule)))
+
+
+@_as_constant
+def _outside_table(n, size, scale, roi, *rule) -> Tensor:
+    x = torch.from_numpy(_coordinates(Axis(n, size, scale, roi), Rule(*rule).coordinate_transformation_mode))
+    return (x < 0) | (x > n - 1)
+
+
+@_as_constant
+def _repetitions(n, size, scale, roi, *rule) -> int:
+    """Number of times that every element is repeated; 0 if that is not what the resize does."""
+    factor = size // n
+    indices = _nearest(Axis(n, size, scale, roi), Rule(*rule))
+    return factor if size == factor * n and np.array_equal(indices, np.arange(size) // max(factor, 1)) else 0
 
 
 @functools.lru_cache(maxsize=256)
