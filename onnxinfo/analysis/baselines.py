@@ -74,7 +74,7 @@ class Baseline(Measure):
         return ClassifierProbe(self.job)
 
     def cells(self, batch: SampleBatch) -> Cells:
-        """Explain a batch of samples; the value is not finite if the scores do not depend on the layer."""
+        """Explain a batch of samples; the value is not finite if no gradient leads from the scores to the layer."""
         parts = self.job.provider.described_parts()
         explained = torch.cat([
             self._explain(batch.layer, inputs)[:count] for count, inputs in self.classifier.inputs(batch.indices)
@@ -94,10 +94,12 @@ class Baseline(Measure):
         inputs = tuple(x.requires_grad_(True) if x.is_floating_point() else x for x in inputs)
         outputs = self.classifier.module(*inputs)
         feature, scores = outputs[layer], outputs[-1]
-        (gradient,) = torch.autograd.grad(scores.max(1).values.sum(), feature, allow_unused=True)
-        if gradient is None:
-            return feature, torch.full_like(feature, torch.nan)
-        return feature, gradient
+        # Behind discrete operations neither requires a gradient.
+        if scores.requires_grad and feature.requires_grad:
+            (gradient,) = torch.autograd.grad(scores.max(1).values.sum(), feature, allow_unused=True)
+            if gradient is not None:
+                return feature, gradient
+        return feature, torch.full_like(feature, torch.nan)
 
 
 class Gradient(Baseline):

@@ -91,3 +91,12 @@ def test_a_second_way_around_the_node_is_enough(tmp_path: Path) -> None:
 
 def test_rounding_that_passes_the_gradient_on_is_no_obstacle(tmp_path: Path) -> None:
     assert analyzed(behind(node("Floor", "h", "s")), tmp_path, layers=["y"]) == ["y"]
+
+
+def test_maps_of_gradients_behind_a_cast_are_unproven(tmp_path: Path) -> None:
+    """The highest score has no gradient by the layer before the cast, which is not an error of the whole run."""
+    result = onnxinfo.analyze(case("Cast"), X, tmp_path / "run.h5", metrics=["gradient"], layers=["h"])
+    with onnxinfo.open(result.archive) as archive:
+        found = archive[result.run].values("gradient")
+    assert not found["converged"].any()
+    assert np.isnan(found["value"]).all()
