@@ -1,6 +1,7 @@
 """Settings that must precede all imports, and fixtures that save processes."""
 
 import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,10 @@ from processes import context
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each test process has one core; more threads would only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs with Ctrl-C ignored, which tests that press it would wait for in vain.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
