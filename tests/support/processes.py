@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -37,6 +38,12 @@ def context() -> ForkServerContext:
         if before is not None:
             os.environ["PYTHONPATH"] = before
     return found
+
+
+def call_apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of a test module in a process of its own, whose global state it may change."""
+    with ProcessPoolExecutor(1, mp_context=context()) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 class Command:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,8 +139,13 @@ def _take(X: Tensor, i: int, axis: Axis, rule: Rule) -> Tensor:
     return X.index_select(i, _index_table(*axis, *rule).to(X.device))
 
 
-# A compiler that traces the graph takes the results as constants: it cannot look into numpy's functions.
-_as_constant: Callable[[Function], Function] = torch.compiler.assume_constant_result
+def _as_constant(function: Function) -> Function:
+    """Let a compiler that traces the graph take the result as a constant: it cannot look into numpy's functions.
+
+    This is what ``torch.compiler.assume_constant_result`` does, which imports the compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 @_as_constant
