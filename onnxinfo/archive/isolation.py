@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import os
 import select
 import signal
@@ -63,6 +64,8 @@ def survives(work: Callable[[], object]) -> bool:
 def _work_and_exit(work: Callable[[], object]) -> None:
     code = 0
     try:
+        # Garbage of the parent may wait, when it is collected, for threads that do not exist here.
+        gc.disable()
         before = _peak()
         faulthandler.disable()
         # The process that reads the file reports HDF5's complaints, once.
