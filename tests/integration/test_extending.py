@@ -96,7 +96,7 @@ if __name__ == "__main__":
     found = {"one": values("one"), "two": values("two", workers=2), "here": values("here", engine="here")}
     found |= extensions()
     if RAY:
-        found["ray"] = values("ray", engine="ray", workers=1)
+        found["ray"] = values("ray", engine="ray", ray_address="local", workers=1)
     register()
     found["refused"] = refusal(metrics=["local"], workers=2)
     print(json.dumps(found))
