@@ -46,7 +46,7 @@ _KEEPING = LAYOUT - {"DequantizeLinear"}
 SOFTMAX = {"LogSoftmax", "Softmax"}
 # Operators whose outputs are probabilities, which saturate.
 SATURATING = {"HardSigmoid", "QLinearSigmoid", "QLinearSoftmax", "Sigmoid", "Softmax"}
-# Operators whose outputs are whole numbers: inside a block they are part of rounding in elementary operators.
+# Operators whose outputs are integers: inside a block they are part of rounding in elementary operators.
 _INTEGRAL = {"Floor", "Round"}
 # Normalizations, activations, and the operators that they are composed of.
 POINTWISE = {

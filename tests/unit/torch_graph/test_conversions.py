@@ -36,3 +36,25 @@ def test_nodes_that_differ_in_names_are_converted_once(monkeypatch: pytest.Monke
     assert converted == ["/v1", "/v2"]
     assert [each.node for each in report] == [each.name for each in proto.graph.node]
     assert report == convert(proto).meta["conversions"]
+
+
+def reading() -> onnx.ModelProto:
+    """Two reshapes alike except in where their sizes come from: a shape, through two slices alike, and an input."""
+    nodes = [
+        node("Shape", "x", "sizes"),
+        node("Identity", "sizes", "a"),
+        node("Identity", "a", "b"),
+        node("Reshape", "x b", "y"),
+        node("Reshape", "x given", "z"),
+        node("Reshape", "x given", "w"),
+        node("Reshape", "x other", "v"),
+    ]
+    integers = [value(name, ("k",), onnx.TensorProto.INT64) for name in ("given", "other")]
+    outputs = [value(name, None) for name in "yzwv"]
+    return model(nodes, [value("x"), *integers], outputs)
+
+
+def test_what_each_node_reads_is_reported() -> None:
+    report = conversion_report(reading())
+    assert [each.reads for each in report[3:]] == [(), ("given",), ("given",), ("other",)]
+    assert report == convert(reading()).meta["conversions"]

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from onnxinfo import convert
 from onnxinfo.torch_graph.operators.quantized import DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear
+from onnxinfo.torch_graph.operators.rounding import straight_through
 
 INT8, STEP, ZERO = 3, torch.tensor(0.1), torch.tensor(-28, dtype=torch.int8)
 CHANNELS = torch.tensor([0.1, 0.2, 0.05]), torch.tensor([-28, 3, 0], dtype=torch.int8)
@@ -68,6 +69,24 @@ def test_gradients_of_rounding(parameters):
     torch.testing.assert_close(again, inside, rtol=1e-12, atol=1e-12)
     each = torch.func.vmap(torch.func.grad(lambda one: pair(one[None], scale, zero).sum()))(x.detach())
     torch.testing.assert_close(each, inside, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("parameters", [(STEP, ZERO), CHANNELS, "converted"], ids=["whole", "channels", "converted"])
+def test_tangents_of_rounding(parameters):
+    """Forward mode has the derivatives of backward mode, also for several tangents at once."""
+    module = converted_pair()
+    function = (lambda x: module(x)[0]) if parameters == "converted" else (lambda x: pair(x, *parameters))
+    tangents = torch.randn(2, *X.shape, generator=torch.Generator().manual_seed(1))
+    x = X.clone().requires_grad_()
+    (inside,) = torch.autograd.grad(function(x).sum(), x)
+    assert 0 < inside.mean() < 1
+    found = torch.func.vmap(lambda tangent: torch.func.jvp(function, (X,), (tangent,))[1])(tangents)
+    torch.testing.assert_close(found, inside * tangents)
+
+
+def test_tangents_of_a_straight_through_estimator():
+    tangent = torch.ones_like(X)
+    assert torch.func.jvp(lambda x: straight_through(x.round(), x), (X,), (tangent,))[1].equal(tangent)
 
 
 def converted_pair(outputs=("y",), scale=0.1, zero=-28):
