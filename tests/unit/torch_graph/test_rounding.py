@@ -120,6 +120,37 @@ def test_a_pair_is_converted_together(shape):
     torch.testing.assert_close(each, y.detach())
 
 
+NO_PAIRS = {
+    "another scale": {"back": "other"},
+    "negative scale": {"scale": -0.1},
+    "half precision": {"attributes": {"output_dtype": TensorProto.FLOAT16}},
+    "four bits": {"type": TensorProto.INT4},
+}
+
+
+@pytest.mark.parametrize("kind", NO_PAIRS)
+def test_roundings_that_are_no_pair(kind):
+    """Two nodes that do not restore what was rounded, or not in the way that a pair is converted."""
+    case = {"scale": 0.1, "back": "s", "type": TensorProto.INT8, "attributes": {}} | NO_PAIRS[kind]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", case["back"], "z"], ["y"], **case["attributes"]),
+    ]
+    zero = helper.make_tensor("z", case["type"], [], [0])
+    constants = [constant("s", case["scale"], np.float32), constant("other", 0.3, np.float32), zero]
+    outputs = [value("y", None, case["attributes"].get("output_dtype", TensorProto.FLOAT))]
+    x = X.clone().requires_grad_()
+    (y,) = convert(model(nodes, [value("x", X.shape)], outputs, constants, opset=23))(x)
+    limits = (-8, 7) if case["type"] == TensorProto.INT4 else (-128, 127)
+    steps = X / case["scale"]
+    expected = steps.round().clamp(*limits) * (0.3 if case["back"] == "other" else case["scale"])
+    type = torch.float16 if case["attributes"] else torch.float32
+    torch.testing.assert_close(y.detach(), expected.to(type))
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    inside = (steps > limits[0]) & (steps < limits[1])
+    torch.testing.assert_close(gradient != 0, inside)
+
+
 def test_integers_of_a_pair_remain_available():
     integers, floats = converted_pair(("q", "y"))(X)
     torch.testing.assert_close(floats, (integers + 28) * STEP)
