@@ -21,6 +21,7 @@ import onnxinfo
 from onnxinfo.archive.copying import schema_of
 from onnxinfo.cli import cli
 from onnxinfo.errors import InputError, OnnxinfoError, UsageError
+from onnxinfo.views.query import stream
 
 CAP = 0.5 * math.log(2 * math.pi * math.e)
 RUNS = itertools.count()
@@ -469,6 +470,7 @@ def test_tables_have_a_row_for_every_input(pair: Path) -> None:
     chosen = onnxinfo.query(pair, run="one", layers=["scores"], input="row")
     assert chosen[0]["value"] == pytest.approx(rows[1]["value"])
     assert math.isnan(chosen[0]["gap"])  # the bound is about all inputs
+    assert [row["value"] for row in stream(pair, run="one", layers=["scores"], input="row")] == [chosen[0]["value"]]
     units = onnxinfo.query(pair, run="one", layers=["scores"], per="unit")
     assert [(row["input"], row["unit_name"]) for row in units[47:49]] == [("image", "image[2,3,3]"), ("row", "row[0]")]
     with pytest.raises(UsageError, match="no input 'rwo' in run 'one'; did you mean 'row'"):

@@ -152,6 +152,23 @@ def test_every_reason_has_its_mark(changes, value, dead, coarse, mark):
     assert bool(found["converged"]) is MARKS[mark_code(mark)].proven
 
 
+@pytest.mark.parametrize(
+    ("changes", "value", "dead", "mark"),
+    [
+        ({}, -2.5, False, "converged"),
+        ({"gap": 1.0}, -2.5, False, "saturated_output"),
+        ({"met": False}, -2.5, False, "saturated_output"),
+        ({}, math.nan, True, "saturated_output"),
+        ({}, math.nan, False, "not_finite"),
+        ({"saturated": True}, 1.4, False, "saturated"),
+    ],
+)
+def test_a_saturated_layer_explains_what_failed_and_replaces_no_proof(changes, value, dead, mark):
+    found = proof(cell(**changes), torch.tensor([value]), torch.tensor([dead]), saturated_output=torch.tensor([True]))
+    assert int(found["mark"]) == mark_code(mark)
+    assert bool(found["converged"]) is MARKS[mark_code(mark)].proven
+
+
 @pytest.mark.parametrize("shape", [(3, 32, 32), (64,), (20, 16), (1, 5, 7)])
 def test_the_trial_s_direction_keeps_what_both_halves_say(shape):
     stream = torch.Generator().manual_seed(0)
