@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto
 
 from onnxinfo.models import path
 from onnxinfo.torch_graph.conversions import conversion_report
@@ -23,6 +24,14 @@ def test_nothing_is_read_back_on_a_fake_device(name: str) -> None:
 @pytest.mark.parametrize("way", capture.WAYS)
 def test_shape_arithmetic_of_a_small_network(way: str) -> None:
     assert capture.attempt(capture.case_of("residual", graphs.residual_net()), way) == ""
+
+
+def test_a_compiler_skips_the_check_of_indices() -> None:
+    """It knows shapes, not values."""
+    inputs = [graphs.value("x", (3, 4)), graphs.value("i", (2, 1), TensorProto.INT64)]
+    nodes = [graphs.node("GatherND", "x i", "y")]
+    case = capture.case_of("lookup", graphs.model(nodes, inputs, [graphs.value("y", (2, 4))]))
+    assert capture.attempt(case, "compile") == ""
 
 
 def test_a_branch_that_depends_on_values_is_named() -> None:
