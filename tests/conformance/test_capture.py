@@ -28,9 +28,9 @@ def test_shape_arithmetic_of_a_small_network(way: str) -> None:
 
 def test_a_compiler_skips_the_check_of_indices() -> None:
     """It knows shapes, not values."""
-    inputs = [graphs.value("x", (3, 4)), graphs.value("i", (2, 1), TensorProto.INT64)]
-    nodes = [graphs.node("GatherND", "x i", "y")]
-    case = capture.case_of("lookup", graphs.model(nodes, inputs, [graphs.value("y", (2, 4))]))
+    ends = [graphs.value("x", (3, 4)), graphs.value("i", (2, 1), TensorProto.INT64), graphs.value("u", (2, 4))]
+    nodes = [graphs.node("ScatterND", "x i u", "y")]
+    case = capture.case_of("update", graphs.model(nodes, ends, [graphs.value("y", (3, 4))]))
     assert capture.attempt(case, "compile") == ""
 
 
