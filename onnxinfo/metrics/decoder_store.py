@@ -20,6 +20,7 @@ from ..kinds import JSON, SAFETENSORS
 from ..outputs import Output, claim
 from ..text import printable
 from .decoder import Decoder, Plan
+from .decoder_folding import folded
 from .decoder_training import DecoderSettings, Trained
 
 FORMAT, VERSION = "onnxinfo-decoder", 1
@@ -125,7 +126,7 @@ def save_decoder(folder: str | os.PathLike[str], key: DecoderKey, trained: Train
 
 
 def load_decoder(folder: str | os.PathLike[str], key: DecoderKey) -> Trained | None:
-    """Read the decoder with a key; return None if there is none.
+    """Read the decoder with a key, folded for evaluation; return None if there is none.
 
     Raises
     ------
@@ -153,7 +154,7 @@ def load_decoder(folder: str | os.PathLike[str], key: DecoderKey) -> Trained | N
         raise InputError(
             f"decoder {printable(str(weights))} cannot be read ({printable(reason)}); delete it"
         ) from error
-    return Trained(decoder.eval().requires_grad_(False), float(found["error"]), int(found["steps"]))
+    return Trained(folded(decoder), float(found["error"]), int(found["steps"]))
 
 
 def list_decoders(folder: str | os.PathLike[str]) -> list[StoredDecoder]:
