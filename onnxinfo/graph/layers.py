@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import UsageError
+from ..errors import UnknownLayerError, UsageError
 from ..moved import renamed_keywords
 from .blocks import Blocks
+from .branches import why_not_listed
 from .dataflow import Shape as Shape
 from .functions import function_key
 from .joint import is_joining
-from .model import ModelSource, load
+from .model import Model, ModelSource, load
 from .patterns import matching
 from .perturbed import TensorNames, perturbed_tensors
 
@@ -174,3 +175,38 @@ def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude
     if not selected:
         raise UsageError(f"the patterns choose none of the {len(layers)} layers; exclude less")
     return selected
+
+
+def choose_layers(
+    model: Model, input_tensors: Sequence[str], patterns: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> tuple[list[Layer], list[Layer]]:
+    """List a model's layers and select some by patterns, as :func:`list_layers` and :func:`select_layers` do.
+
+    Parameters
+    ----------
+    model
+        A loaded model.
+    input_tensors
+        The tensors that noise is added to.
+    patterns, exclude
+        Patterns.
+
+    Returns
+    -------
+    tuple
+        All layers, and the selected ones.
+
+    Raises
+    ------
+    UsageError
+        As in :func:`select_layers`. If the layers that a pattern names are inside control flow, the message says why
+        they are not listed.
+    """
+    listed = list_layers(model, input_tensors)
+    try:
+        return listed, select_layers(listed, patterns, exclude)
+    except UnknownLayerError:
+        reason = why_not_listed(model.flow, input_tensors, [*patterns, *exclude])
+        if reason is None:
+            raise
+        raise UnknownLayerError(reason) from None
