@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import ChainMap, Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, count
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -249,7 +250,8 @@ def layers_inside(flow: Dataflow, input_tensors: Sequence[str]) -> list[str]:
     return found
 
 
-class Inner(NamedTuple):
+@dataclass(frozen=True)
+class Inner:
     """A tensor inside control flow, as patterns see it, and the control flow node of the main graph."""
 
     index: int
@@ -275,15 +277,15 @@ def why_not_listed(flow: Dataflow, input_tensors: Sequence[str], patterns: Seque
     str or None
         One line; None if no pattern matches a tensor inside control flow.
     """
-    inside = [
-        Inner(0, name, inner.op_type, node)
+    tensors = (
+        (name, inner.op_type, node)
         for node in flow.nodes
         for body in protos.bodies(node)
         for inner in protos.nested(body.node)
         for name in inner.output
         if name
-    ]
-    inside = [inner._replace(index=index) for index, inner in enumerate(inside)]
+    )
+    inside = [Inner(index, *tensor) for index, tensor in enumerate(tensors)]
     for pattern in patterns:
         if not is_index(pattern) and (chosen := matches(pattern, inside)):
             found = inside[min(chosen)]

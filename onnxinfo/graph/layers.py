@@ -69,14 +69,17 @@ def list_layers(model: ModelSource, input_tensor: TensorNames = None) -> list[La
 
     - blocks: the output of a convolution, matrix product, recurrent layer, attention operator, or of a function or
       control flow node that contains one, after its bias, normalization and activation, even if those are written
-      in elementary operators (``x * sigmoid(x)``, GELU by ``Erf``, layer normalization by ``ReduceMean``);
+      in elementary operators (``x * sigmoid(x)``, GELU by ``Erf``, layer normalization by ``ReduceMean``). A gate
+      that is computed from the means of a block and multiplies it (squeeze and excitation) is part of the block, the
+      weights of an attention are part of its output, and the final states of a recurrence are part of its output at
+      all steps. A product with a matrix that the graph computes from constants alone, such as a Fourier transform
+      by cosines, is no block;
     - residual sums, ``Add`` or ``Sum`` of two values that depend on the analysis input, after their normalization
       and activation; a block whose output is only used by a sum is part of it;
     - the graph's outputs, and what outputs that are no features (labels, maps from label to probability) are
-      computed from, except for a final softmax or sigmoid and what is computed from it alone: probabilities
-      saturate, and the scores before them carry the same information. A softmax inside an attention is part of its
-      block. If a classifier returns a list of maps from labels to probabilities (``ZipMap``), the tensor of the
-      probabilities is the layer.
+      computed from, except for a final softmax or sigmoid, also in elementary operators, and what is computed from
+      it alone: probabilities saturate, and the scores before them carry the same information. If a classifier
+      returns a list of maps from labels to probabilities (``ZipMap``), the tensor of the probabilities is the layer.
 
     In quantized networks, blocks include the rescaling of integers, and a block that is rounded ends after
     ``DequantizeLinear``: an activation may be part of the rounding, and the next layer reads the rounded values.
