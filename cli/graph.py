@@ -52,12 +52,13 @@ def layers(
       onnxinfo layers model.onnx
       onnxinfo layers model.onnx --layers 'op:Conv*' --exclude 0-4 --format json
     """
-    from onnxinfo import list_layers, load, select_layers
+    from onnxinfo import load, perturbed_tensors
+    from onnxinfo.graph.layers import choose_layers
 
     target = claim_table(output, format, [model], force)
     loaded = opened(load(read_source(model)), **changes)
-    found = list_layers(loaded, input_tensor)
-    chosen = select_layers(found, layers or (["0-"] if everything else []), exclude)
+    sources = perturbed_tensors(loaded, input_tensor)
+    _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
     if not quiet():
         click.echo(_perturbed(loaded, input_tensor), err=True)
         for line in _inside(loaded, input_tensor):
@@ -94,10 +95,12 @@ def expose(
       onnxinfo expose model.onnx -o exposed.onnx --layers 'op:Relu'
     """
     from onnxinfo import expose as expose_tensors
-    from onnxinfo import list_layers, select_layers
+    from onnxinfo import perturbed_tensors
+    from onnxinfo.graph.layers import choose_layers
 
     loaded = opened(load_for(model, output, force), **changes)
-    chosen = select_layers(list_layers(loaded, input_tensor), layers or (["0-"] if everything else []), exclude)
+    sources = perturbed_tensors(loaded, input_tensor)
+    _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
     _write(expose_tensors(loaded, [layer.name for layer in chosen]), output, force)
 
 

@@ -46,6 +46,8 @@ _KEEPING = LAYOUT - {"DequantizeLinear"}
 SOFTMAX = {"LogSoftmax", "Softmax"}
 # Operators whose outputs are probabilities, which saturate.
 SATURATING = {"HardSigmoid", "QLinearSigmoid", "QLinearSoftmax", "Sigmoid", "Softmax"}
+# Operators that softmax and sigmoid are composed of, before the division that ends them.
+_OF_PROBABILITIES = {"Add", "Exp", "Neg", "ReduceMax", "ReduceSum", "Sub"} | LAYOUT
 # Operators whose outputs are integers: inside a block they are part of rounding in elementary operators.
 _INTEGRAL = {"Floor", "Round"}
 # Normalizations, activations, and the operators that they are composed of.
@@ -60,6 +62,8 @@ POINTWISE = {
 # Reductions end no block: their output is a summary of it.
 REDUCTIONS = {"GlobalAveragePool", "Mean", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"}
 POINTWISE |= REDUCTIONS | _INTEGRAL
+# Reductions from which a gate is computed that multiplies what was reduced, as in squeeze and excitation.
+_SUMMARIES = {"GlobalAveragePool", "GlobalMaxPool", "ReduceMax", "ReduceMean"}
 
 # A GELU or a layer normalization in elementary operators has up to 12 nodes, not counting those that round.
 _LARGEST_REGION = 24
@@ -86,17 +90,21 @@ class Blocks:
     members: dict[str, set[int]] = field(default_factory=dict)
     #: Names of the default layers' tensors.
     ends: set[str] = field(default_factory=set)
+    #: Matrix operators inside the block of another one.
+    _inside: set[int] = field(default_factory=set, repr=False)
     _found: dict[int, dict[str, int]] = field(default_factory=dict, repr=False)
     _operands_of: dict[int, set[str]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         absorbed: dict[int, set[int]] = {}
         for i, node in enumerate(self.flow.nodes):
-            if self._is_anchor(i):
-                for name in self._used_outputs(node):
+            if i not in self._inside and self._is_anchor(i):
+                for name in self._layer_outputs(node):
                     self._follow(name, {i} | absorbed.get(i, set()), absorbed)
         outputs = {name for name in self.flow.outputs & self.influenced if self.flow.is_feature(name)}
         self.ends |= (outputs | self._last_features()) - self._probabilities()
+        # The same values in another layout are the same layer: the output, which has the better-known name.
+        self.ends -= {before for name in outputs for before in self._before_layout(name)} - outputs
 
     def depth(self) -> dict[str, int]:
         """Number of layers with parameters on the longest path from the analysis input to each value."""
@@ -160,7 +168,19 @@ class Blocks:
             return False
         if (key := self._called(position)) is not None:
             return self._bodies.depth(key) > 0
-        return self._matrices[position] or self._is_sum(position)
+        return self._is_layer(position) or self._is_sum(position)
+
+    def _is_layer(self, position: int) -> bool:
+        """Whether a node is a matrix operator other than a transform computed by the graph, such as a cosine's matrix.
+
+        Such a matrix has no parameters and depends on no graph input.
+        """
+        if not self._matrices[position]:
+            return False
+        node = self.flow.nodes[position]
+        if node.op_type not in PRODUCTS or self._parameters(position) or len(self._operands(position)) > 1:
+            return True
+        return any(name in self.flow.driven for name in node.input if name not in self.influenced)
 
     def _last_features(self) -> set[str]:
         """Features that lead only to outputs which are none, such as labels or maps from label to probability."""
@@ -184,12 +204,39 @@ class Blocks:
     def _probabilities(self) -> set[str]:
         """Values that merely saturate a layer: its scores are more informative, and vary even at 0 or 1."""
         found: set[str] = set()
-        for node in self.flow.nodes:
-            if node.op_type not in SATURATING or node.output[0] not in self.influenced or node.output[0] in found:
+        for i, node in enumerate(self.flow.nodes):
+            if node.output[0] not in self.influenced or node.output[0] in found:
                 continue
-            if not self.ends.isdisjoint(self._before_layout(node.input[0])):
+            scores = node.input[0] if node.op_type in SATURATING else self._divided(i, self.ends)
+            if scores is not None and not self.ends.isdisjoint(self._before_layout(scores)):
                 found |= self._derived_alone(node.output[0]) or set()
         return found
+
+    def _scores_of_last(self, value: str, before: Mapping[str, str]) -> str | None:
+        """Which of some values are the scores, if a value is the last softmax or sigmoid in elementary operators."""
+        position = self.flow.producer[value]
+        scores = next((name for name in before if self._divided(position, {name}) == name), None)
+        return None if scores is None or self._derived_alone(value) is None else scores
+
+    def _divided(self, position: int, stops: Set[str]) -> str | None:
+        """The scores whose softmax or sigmoid in elementary operators ends with a division; None for other nodes.
+
+        `stops` are the values that may be scores.
+        """
+        if self.flow.nodes[position].op_type not in ("Div", "Reciprocal"):
+            return None
+        scores, exponentials, seen = set[str](), 0, set[str]()
+        pending = [position]
+        while pending:
+            for name in self._operands(pending.pop()) - seen:
+                seen.add(name)
+                producer = None if name in stops else self.flow.producer.get(name)
+                if producer is None or self.flow.nodes[producer].op_type not in _OF_PROBABILITIES:
+                    scores.add(name)
+                else:
+                    exponentials += self.flow.nodes[producer].op_type == "Exp"
+                    pending.append(producer)
+        return scores.pop() if len(scores) == exponentials == 1 else None
 
     def _derived_alone(self, value: str) -> set[str] | None:
         """All that is computed from a value; None if a layer, a logarithm or another value takes part in it."""
@@ -257,6 +304,11 @@ class Blocks:
                 leading.update(self.flow.needs[i])
         return leading
 
+    def _layer_outputs(self, node: onnx.NodeProto) -> list[str]:
+        """Outputs of a node that start a block: of a recurrence or an attention, the first without its final states."""
+        used = list(self._used_outputs(node))
+        return used[:1] if node.op_type in RECURRENT | ATTENTION else used
+
     def _used_outputs(self, node: onnx.NodeProto) -> Iterator[str]:
         for name in node.output:
             if name in self.influenced and (name in self.flow.outputs or self._consumers(name)):
@@ -299,7 +351,13 @@ class Blocks:
         """Find the end of the block that starts with a value; a sum absorbs the blocks that only it uses."""
         end, name = start, start
         self.members[start] = set(nodes)
+        # The end of the block if it ends with each of the values passed so far.
+        passed = {start: start}
         while (region := self._region(name)) is not None:
+            scores = self._scores_of_last(region[0], passed)
+            if scores is not None:
+                end, name = passed[scores], scores
+                break
             name, inside = region
             nodes |= inside
             self.members.setdefault(name, set(nodes))
@@ -307,11 +365,19 @@ class Blocks:
             as_floats = self.flow.is_float(name) and not self.flow.is_float(end)
             if as_floats or (changed and self.flow.is_feature(name)):
                 end = name
+            passed[name] = end
         consumers = self._consumers(name)
-        if len(consumers) == 1 and self._is_sum(consumers[0]) and name not in self.flow.outputs:
+        absorbs = len(consumers) == 1 and (self._is_sum(consumers[0]) or self._weighs(end, consumers[0]))
+        if absorbs and name not in self.flow.outputs:
             absorbed.setdefault(consumers[0], set()).update(nodes)
         elif self.flow.is_feature(end) and name not in self.flow.outputs:
             self.ends.add(end)
+
+    def _weighs(self, end: str, reader: int) -> bool:
+        """Whether a value are the weights of an attention that a node applies."""
+        before = (self.flow.producer.get(name) for name in self._before_layout(end))
+        softmax = any(i is not None and self.flow.nodes[i].op_type in SOFTMAX for i in before)
+        return softmax and self.flow.nodes[reader].op_type in PRODUCTS and len(self._operands(reader)) > 1
 
     def _region(self, start: str) -> tuple[str, set[int]] | None:
         """Smallest set of pointwise nodes after a value that is used only by them and has a single value leading out.
@@ -324,7 +390,7 @@ class Blocks:
         if start in self.flow.outputs:
             return None
         inside: set[int] = set()
-        values = {start}
+        values, summaries = {start}, set[str]()
         pending = self._consumers(start)
         heapq.heapify(pending)
         while pending and sum(self.flow.nodes[i].op_type not in ROUNDING for i in inside) < _LARGEST_REGION:
@@ -333,18 +399,25 @@ class Blocks:
                 continue
             node = self.flow.nodes[i]
             outputs = list(self._used_outputs(node))
-            if len(outputs) != 1 or not self._operands(i) <= values or not self._continues(node, outputs[0]):
+            operands = self._operands(i)
+            gate = operands <= summaries and node.op_type in MATRIX
+            if len(outputs) != 1 or not operands <= values or not (gate or self._continues(node, outputs[0])):
                 return None
             inside.add(i)
             values.add(outputs[0])
+            if operands <= summaries or node.op_type in _SUMMARIES:
+                summaries.add(outputs[0])
             for consumer in self._consumers(outputs[0]):
                 heapq.heappush(pending, consumer)
             others = values - {outputs[0]}
             closed = not others & self.flow.outputs and all(
                 j in inside for name in others for j in self._consumers(name)
             )
+            if closed and (node.op_type in REDUCTIONS or outputs[0] in summaries):
+                return None
             if closed:
-                return None if node.op_type in REDUCTIONS else (outputs[0], inside)
+                self._inside |= {j for j in inside if self._matrices[j]}
+                return outputs[0], inside
         return None
 
     def _continues(self, node: onnx.NodeProto, output: str) -> bool:

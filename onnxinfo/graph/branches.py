@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap, Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
 
@@ -16,6 +17,7 @@ from . import protos
 from .blocks import MATRIX
 from .constants import Constant, Evaluator, Scope
 from .dataflow import Dataflow
+from .patterns import is_index, matches
 from .tensor_data import is_external
 
 Array = npt.NDArray[Any]
@@ -239,12 +241,61 @@ def layers_inside(flow: Dataflow, input_tensors: Sequence[str]) -> list[str]:
     """
     found = []
     for node in flow.nodes:
-        layers = sum(inner.op_type in MATRIX for body in protos.bodies(node) for inner in protos.nested(body.node))
-        if layers:
-            number = "1 layer" if layers == 1 else f"{layers} layers"
-            reason = _why_inside(flow, node, input_tensors)
-            found.append(f"{number} inside {quoted(node.name or node.output[0])} ({node.op_type}) not listed: {reason}")
+        inner = [each for body in protos.bodies(node) for each in protos.nested(body.node)]
+        names = [quoted(each.output[0]) for each in inner if each.op_type in MATRIX]
+        if names:
+            number = f"1 layer, {names[0]}," if len(names) == 1 else f"{len(names)} layers, {names[0]} to {names[-1]},"
+            where, reason = _described(node), _why_inside(flow, node, input_tensors)
+            found.append(f"{number} inside {where} not listed: {reason}")
     return found
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A tensor inside control flow, as patterns see it, and the control flow node of the main graph."""
+
+    index: int
+    name: str
+    op: str
+    node: onnx.NodeProto
+
+
+def why_not_listed(flow: Dataflow, input_tensors: Sequence[str], patterns: Sequence[str]) -> str | None:
+    """Say why layers that patterns name are not listed, if they are inside control flow.
+
+    Parameters
+    ----------
+    flow
+        Dataflow of the main graph.
+    input_tensors
+        The tensors that noise is added to.
+    patterns
+        Patterns, of which some match no listed layer.
+
+    Returns
+    -------
+    str or None
+        One line; None if no pattern matches a tensor inside control flow.
+    """
+    tensors = (
+        (name, inner.op_type, node)
+        for node in flow.nodes
+        for body in protos.bodies(node)
+        for inner in protos.nested(body.node)
+        for name in inner.output
+        if name
+    )
+    inside = [Inner(index, *tensor) for index, tensor in enumerate(tensors)]
+    for pattern in patterns:
+        if not is_index(pattern) and (chosen := matches(pattern, inside)):
+            found = inside[min(chosen)]
+            where, reason = _described(found.node), _why_inside(flow, found.node, input_tensors)
+            return f"{quoted(found.name)} is inside {where}, whose layers are not listed: {reason}"
+    return None
+
+
+def _described(node: onnx.NodeProto) -> str:
+    return f"{quoted(node.name or node.output[0])} ({node.op_type})"
 
 
 def _why_inside(flow: Dataflow, node: onnx.NodeProto, input_tensors: Sequence[str]) -> str:

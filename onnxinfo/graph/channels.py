@@ -13,6 +13,7 @@ from ..text import quoted
 from .blocks import LAYOUT, POINTWISE
 from .dataflow import Dataflow
 from .model import Model
+from .series import is_series
 
 # Operators whose first operand and first output have the channels on axis 1, right after the batch.
 _SECOND = {
@@ -103,9 +104,11 @@ def tensor_axes(model: Model, tensor: str, rank: int, layouts: Mapping[str, tupl
 def input_layout(flow: Dataflow, name: str, batch: int = 0) -> Layout:
     """Channel position implied by the operators that a graph input reaches; ``auto`` if none implies one.
 
-    `batch` is the batch axis; -1: none.
+    `batch` is the batch axis; -1: none. An input with one more axis may be a series, see :func:`.series.is_series`.
     """
     shape = flow.shape(name)
+    if shape is not None and len(shape) == 2 and batch in (0, 1) and is_series(flow, name, shape[1 - batch]):
+        return "series"
     found = _Walk(flow, name, len(shape)).nearest() if shape is not None and len(shape) > 2 else None
     if found is None or shape is None or found[0] == batch:
         return "auto"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import UsageError
+from ..errors import UnknownLayerError, UsageError
 from ..moved import renamed_keywords
 from .blocks import Blocks
+from .branches import why_not_listed
 from .dataflow import Shape as Shape
 from .functions import function_key
 from .joint import is_joining
-from .model import ModelSource, load
+from .model import Model, ModelSource, load
 from .patterns import matching
 from .perturbed import TensorNames, perturbed_tensors
 
@@ -68,14 +69,17 @@ def list_layers(model: ModelSource, input_tensor: TensorNames = None) -> list[La
 
     - blocks: the output of a convolution, matrix product, recurrent layer, attention operator, or of a function or
       control flow node that contains one, after its bias, normalization and activation, even if those are written
-      in elementary operators (``x * sigmoid(x)``, GELU by ``Erf``, layer normalization by ``ReduceMean``);
+      in elementary operators (``x * sigmoid(x)``, GELU by ``Erf``, layer normalization by ``ReduceMean``). A gate
+      that is computed from the means of a block and multiplies it (squeeze and excitation) is part of the block, the
+      weights of an attention are part of its output, and the final states of a recurrence are part of its output at
+      all steps. A product with a matrix that the graph computes from constants alone, such as a Fourier transform
+      by cosines, is no block;
     - residual sums, ``Add`` or ``Sum`` of two values that depend on the analysis input, after their normalization
       and activation; a block whose output is only used by a sum is part of it;
     - the graph's outputs, and what outputs that are no features (labels, maps from label to probability) are
-      computed from, except for a final softmax or sigmoid and what is computed from it alone: probabilities
-      saturate, and the scores before them carry the same information. A softmax inside an attention is part of its
-      block. If a classifier returns a list of maps from labels to probabilities (``ZipMap``), the tensor of the
-      probabilities is the layer.
+      computed from, except for a final softmax or sigmoid, also in elementary operators, and what is computed from
+      it alone: probabilities saturate, and the scores before them carry the same information. If a classifier
+      returns a list of maps from labels to probabilities (``ZipMap``), the tensor of the probabilities is the layer.
 
     In quantized networks, blocks include the rescaling of integers, and a block that is rounded ends after
     ``DequantizeLinear``: an activation may be part of the rounding, and the next layer reads the rounded values.
@@ -174,3 +178,38 @@ def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude
     if not selected:
         raise UsageError(f"the patterns choose none of the {len(layers)} layers; exclude less")
     return selected
+
+
+def choose_layers(
+    model: Model, input_tensors: Sequence[str], patterns: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> tuple[list[Layer], list[Layer]]:
+    """List a model's layers and select some by patterns, as :func:`list_layers` and :func:`select_layers` do.
+
+    Parameters
+    ----------
+    model
+        A loaded model.
+    input_tensors
+        The tensors that noise is added to.
+    patterns, exclude
+        Patterns.
+
+    Returns
+    -------
+    tuple
+        All layers, and the selected ones.
+
+    Raises
+    ------
+    UsageError
+        As in :func:`select_layers`. If the layers that a pattern names are inside control flow, the message says why
+        they are not listed.
+    """
+    listed = list_layers(model, input_tensors)
+    try:
+        return listed, select_layers(listed, patterns, exclude)
+    except UnknownLayerError:
+        reason = why_not_listed(model.flow, input_tensors, [*patterns, *exclude])
+        if reason is None:
+            raise
+        raise UnknownLayerError(reason) from None

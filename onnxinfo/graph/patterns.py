@@ -33,24 +33,39 @@ def matching(pattern: str, layers: Sequence[Named]) -> set[int]:
     UsageError
         The pattern is not a valid regular expression or range.
     """
+    chosen = matches(pattern, layers)
+    if not chosen:
+        raise UnknownLayerError(f"no layer matches {quoted(pattern)}; {_hint(pattern, layers)}")
+    return chosen
+
+
+def is_index(pattern: str) -> bool:
+    """Whether a pattern is an index or a range of indices."""
+    return re.fullmatch(r"-?\d+|\d+-\d*", pattern) is not None
+
+
+def matches(pattern: str, layers: Sequence[Named]) -> set[int]:
+    """Indices of the layers that match a pattern; none if there are none.
+
+    Raises
+    ------
+    UsageError
+        The pattern is not a valid regular expression.
+    """
     chosen = {layer.index for layer in layers if layer.name == pattern}
     if chosen:
         return chosen
     if pattern.startswith("re:"):
         expression = _compiled(pattern)
-        chosen = {layer.index for layer in layers if expression.search(layer.name)}
-    elif pattern.startswith("op:"):
-        chosen = {layer.index for layer in layers if fnmatchcase(layer.op.lower(), pattern[3:].lower())}
-    elif number := re.fullmatch(r"-?\d+", pattern):
-        chosen = _at(int(number[0]), layers)
-    elif bounds := re.fullmatch(r"(\d+)-(\d*)", pattern):
+        return {layer.index for layer in layers if expression.search(layer.name)}
+    if pattern.startswith("op:"):
+        return {layer.index for layer in layers if fnmatchcase(layer.op.lower(), pattern[3:].lower())}
+    if number := re.fullmatch(r"-?\d+", pattern):
+        return _at(int(number[0]), layers)
+    if bounds := re.fullmatch(r"(\d+)-(\d*)", pattern):
         first, last = int(bounds[1]), int(bounds[2] or layers[-1].index if layers else 0)
-        chosen = {layer.index for layer in layers if first <= layer.index <= last}
-    else:
-        chosen = {layer.index for layer in layers if fnmatchcase(layer.name, pattern)}
-    if not chosen:
-        raise UnknownLayerError(f"no layer matches {quoted(pattern)}; {_hint(pattern, layers)}")
-    return chosen
+        return {layer.index for layer in layers if first <= layer.index <= last}
+    return {layer.index for layer in layers if fnmatchcase(layer.name, pattern)}
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -70,7 +85,7 @@ def _hint(pattern: str, layers: Sequence[Named]) -> str:
     """Suggest patterns that would match."""
     if not layers:
         return "the model has none"
-    if re.fullmatch(r"-?\d+(-\d*)?", pattern):
+    if is_index(pattern):
         return f"indices are {layers[0].index} to {layers[-1].index}"
     if pattern.startswith("op:"):
         names, text, kind = sorted({layer.op for layer in layers}), pattern[3:], "op:"

@@ -13,7 +13,7 @@ from ..errors import InputError, UsageError
 
 #: Declared shape of one sample, without the batch axis; a str or None is a dynamic size.
 DeclaredShape = tuple[int | str | None, ...]
-Layout = Literal["auto", "NCHW", "NHWC"]
+Layout = Literal["auto", "NCHW", "NHWC", "series"]
 
 _SPATIAL = {2: ("time",), 3: ("y", "x"), 4: ("z", "y", "x")}
 # Numbers of channels: gray, two-component, RGB, RGBA.
@@ -79,8 +79,8 @@ def channel_axis(names: tuple[str, ...]) -> int | None:
 def axis_names(shape: DeclaredShape, dtype: np.dtype[Any], layout: Layout = "auto") -> tuple[str, ...]:
     """Name the axes of one sample.
 
-    Token ids are ``position``, tabular data ``feature``, series ``channel, time``, images ``channel, y, x``, volumes
-    ``channel, z, y, x``; the channel comes last in a channels-last model.
+    Token ids are ``position``, tabular data ``feature``, waveforms ``time``, series ``channel, time``, images
+    ``channel, y, x``, volumes ``channel, z, y, x``; the channel comes last in a channels-last model.
 
     Parameters
     ----------
@@ -91,6 +91,7 @@ def axis_names(shape: DeclaredShape, dtype: np.dtype[Any], layout: Layout = "aut
     layout
         ``NCHW``: channels first; ``NHWC``: channels last; ``auto``: the first or last axis, whichever has 1 to 4
         entries, else whichever differs from the other axes, else the first. In a series it is the shorter axis.
+        ``series``: a single axis is time, such as that of a waveform, and not the features of a table.
 
     Returns
     -------
@@ -102,15 +103,16 @@ def axis_names(shape: DeclaredShape, dtype: np.dtype[Any], layout: Layout = "aut
     UsageError
         The layout is unknown.
     """
-    if layout not in ("auto", "NCHW", "NHWC"):
+    if layout not in ("auto", "NCHW", "NHWC", "series"):
         raise UsageError(f"layout {layout!r} is unknown; expected auto, NCHW or NHWC")
     if len(shape) == 1:
-        return ("feature",) if dtype.kind == "f" else ("position",)
+        name = "time" if layout == "series" else "feature"
+        return (name,) if dtype.kind == "f" else ("position",)
     if len(shape) not in _SPATIAL or (dtype.kind != "f" and len(shape) == 2):
         return tuple(f"axis_{axis}" for axis in range(len(shape)))
     spatial = _SPATIAL[len(shape)]
     first = _series_first(shape) if len(shape) == 2 else _image_first(shape)
-    if layout != "auto":
+    if layout in ("NCHW", "NHWC"):
         first = layout == "NCHW"
     return ("channel", *spatial) if first else (*spatial, "channel")
 

@@ -42,7 +42,7 @@ from ..config import (
 from ..engines.base import describe_execution, open_engine
 from ..errors import UsageError
 from ..graph.interruption import time_limit
-from ..graph.layers import Layer, list_layers, select_layers
+from ..graph.layers import Layer, choose_layers
 from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
 from ..graph.quantization import quantization
@@ -188,14 +188,13 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     loaded = open_model(model, chosen_input, inputs)
     perturbed = perturbed_tensors(loaded, chosen_input.input_tensor)
     # Raises before samples are read.
-    select_layers(list_layers(loaded, perturbed), selection.layers, selection.exclude)
+    choose_layers(loaded, perturbed, selection.layers, selection.exclude)
     objects = None if chosen_input.foreground is None else open_foreground(chosen_input.foreground)
     crops = crops_of(objects, chosen_input.crop_to_box)
     more: dict[str, Any] = {"labels": chosen_input.labels, "limit": chosen_input.limit, **crops}
     samples = open_samples_of(loaded, inputs, **chosen_input.reading(), **more)
     provider = open_provider(loaded, samples, perturbed, leave_out=not chosen_input.input_tensor)
-    listed = list_layers(loaded, provider.tensors)
-    chosen = select_layers(listed, selection.layers, selection.exclude)
+    listed, chosen = choose_layers(loaded, provider.tensors, selection.layers, selection.exclude)
     _log_inputs(provider)
     logger.info("layers: %d of %d: %s", len(chosen), len(listed), _names(chosen))
     logger.info("samples: %d; preprocessing: %s", len(provider), provider.main.preprocessing.to_dict())

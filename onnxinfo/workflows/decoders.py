@@ -25,7 +25,7 @@ from ..config import (
     former_names,
 )
 from ..errors import UsageError
-from ..graph.layers import list_layers, select_layers
+from ..graph.layers import choose_layers
 from ..graph.model import ModelSource
 from ..graph.perturbed import perturbed_tensors
 from ..metrics.budget import device_of
@@ -113,10 +113,10 @@ def train_decoder(
     target = device_of(device)
     loaded = open_model(model, config.input, inputs)
     perturbed = perturbed_tensors(loaded, config.input.input_tensor)
-    select_layers(list_layers(loaded, perturbed), layers, exclude)
+    choose_layers(loaded, perturbed, layers, exclude)
     samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())
     provider = open_provider(loaded, samples, perturbed, leave_out=not config.input.input_tensor)
-    chosen = select_layers(list_layers(loaded, provider.tensors), layers, exclude)
+    _, chosen = choose_layers(loaded, provider.tensors, layers, exclude)
     mask = unit_mask_of(config.input.unit_mask, provider)
     provider.counted = None if mask is None else mask.units
     job = (prepare if layers else prepare_reached)(provider, chosen, config.sid, target)

@@ -7,8 +7,10 @@ from graphs import constant, model, node, value, weight
 from onnx import TensorProto, helper
 
 from onnxinfo import InputConfig, list_layers, load
+from onnxinfo.errors import UnknownLayerError
 from onnxinfo.graph.branches import layers_inside
 from onnxinfo.graph.engine import Engine
+from onnxinfo.graph.layers import choose_layers
 from onnxinfo.workflows.open_model import open_model
 
 WEIGHTS = [weight("w", 4, 4), weight("v", 4, 4)]
@@ -70,8 +72,21 @@ def test_an_open_choice_stays_and_says_what_decides_it():
     loaded = load(by_rate())
     assert listed(loaded) == {"y": "If"}
     assert layers_inside(loaded.flow, "x") == [
-        "2 layers inside '/y' (If) not listed: which branch runs depends on set='rate=VALUE'; give it"
+        "2 layers, 'h' to 'h', inside '/y' (If) not listed: which branch runs depends on set='rate=VALUE'; give it"
     ]
+
+
+@pytest.mark.parametrize("pattern", ["h", "[gh]", "re:^h$", "op:MatMul"])
+def test_a_layer_inside_an_open_choice_is_refused_with_the_reason(pattern):
+    why = "^'h' is inside '/y' .If., whose layers are not listed: which branch runs depends on set='rate=VALUE'; give"
+    with pytest.raises(UnknownLayerError, match=why):
+        choose_layers(load(by_rate()), ["x"], [pattern])
+
+
+@pytest.mark.parametrize("pattern", ["1", "4-5", "hh", "re:q"])
+def test_other_unknown_layers_are_refused_as_before(pattern):
+    with pytest.raises(UnknownLayerError, match=r"^no layer matches"):
+        choose_layers(load(by_rate()), ["x"], [pattern])
 
 
 def test_why_layers_inside_bodies_are_not_listed():

@@ -204,3 +204,143 @@ def test_attention_over_steps_at_the_end_is_no_head():
 def test_the_logarithm_of_probabilities_does_not_saturate():
     nodes = [PRODUCT, helper.make_node("Softmax", ["z"], ["p"]), helper.make_node("Log", ["p"], ["y"])]
     assert defaults(nodes) == ["z", "y"]
+
+
+def elementary_softmax(scores, *, shifted):
+    nodes = [
+        helper.make_node("ReduceMax", [scores], ["most"], keepdims=1),
+        helper.make_node("Sub", [scores, "most"], ["s"]),
+    ]
+    return [
+        *(nodes if shifted else []),
+        helper.make_node("Exp", ["s" if shifted else scores], ["e"]),
+        helper.make_node("ReduceSum", ["e"], ["total"], keepdims=1),
+        helper.make_node("Div", ["e", "total"], ["y"]),
+    ]
+
+
+ELEMENTARY = {
+    "softmax": elementary_softmax("z", shifted=True),
+    "softmax without shift": elementary_softmax("z", shifted=False),
+    "sigmoid": [
+        helper.make_node("Neg", ["z"], ["n"]), helper.make_node("Exp", ["n"], ["e"]),
+        helper.make_node("Add", ["e", "one"], ["f"]), helper.make_node("Div", ["one", "f"], ["y"]),
+    ],
+    "sigmoid by reciprocal": [
+        helper.make_node("Neg", ["z"], ["n"]), helper.make_node("Exp", ["n"], ["e"]),
+        helper.make_node("Add", ["one", "e"], ["f"]), helper.make_node("Reciprocal", ["f"], ["y"]),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ELEMENTARY)
+def test_scores_before_probabilities_in_elementary_operators(kind):
+    """Exporters of JAX and TensorFlow write softmax and sigmoid so."""
+    one = graphs.constant("one", 1, np.float32)
+    assert defaults([PRODUCT, *ELEMENTARY[kind]], [one]) == ["z"]
+
+
+def test_a_quotient_of_two_layers_is_no_probability():
+    nodes = [
+        PRODUCT,
+        helper.make_node("MatMul", ["x", "w"], ["other"]),
+        helper.make_node("Exp", ["other"], ["e"]),
+        helper.make_node("Div", ["z", "e"], ["y"]),
+    ]
+    assert defaults(nodes) == ["z", "e", "y"]
+
+
+@pytest.mark.parametrize("operator", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("outputs", ["y", "y h", "h"])
+def test_a_recurrence_is_one_layer(operator, outputs):
+    """Its final states are no layers of their own, if its states at all steps are used; else the first of them is."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[operator]
+    names = [name if name in outputs.split() else "" for name in ("y", "h")] + (["c"] if operator == "LSTM" else [])
+    weights = [graphs.weight("wx", 1, gates * 4, 4), graphs.weight("wh", 1, gates * 4, 4)]
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "zero"], ["steps"]),
+        helper.make_node(operator, ["steps", "wx", "wh"], names, hidden_size=4),
+        *(helper.make_node("MatMul", [name, "w"], [f"from_{name}"]) for name in names if name),
+    ]
+    used = [name for name in names if name]
+    found = defaults(nodes, [*weights, graphs.constant("zero", [0])], outputs=[f"from_{name}" for name in used])
+    assert found == [used[0], *(f"from_{name}" for name in used)]
+
+
+def test_an_output_in_another_layout_is_the_layer():
+    nodes = [
+        PRODUCT,
+        helper.make_node("Relu", ["z"], ["r"]),
+        helper.make_node("Reshape", ["r", "shape"], ["y"]),
+        helper.make_node("MatMul", ["r", "w"], ["further"]),
+    ]
+    assert defaults(nodes, [graphs.constant("shape", [0, 2, 2])], outputs=("y", "further")) == ["y", "further"]
+
+
+@pytest.mark.parametrize("summary", ["GlobalAveragePool", "ReduceMean"])
+def test_a_gate_belongs_to_the_block_that_it_multiplies(summary):
+    """Squeeze and excitation: a small network of a block's means scales the block's channels."""
+    image = helper.make_node("Reshape", ["x", "sizes"], ["image"])
+    axes = {} if summary == "GlobalAveragePool" else {"axes": [2, 3]}
+    nodes = [
+        image,
+        helper.make_node("Conv", ["image", "k"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node(summary, ["r"], ["mean"], **axes),
+        helper.make_node("Conv", ["mean", "down"], ["d"]),
+        helper.make_node("Relu", ["d"], ["dr"]),
+        helper.make_node("Conv", ["dr", "up"], ["u"]),
+        helper.make_node("Sigmoid", ["u"], ["gate"]),
+        helper.make_node("Mul", ["r", "gate"], ["scaled"]),
+        helper.make_node("Conv", ["scaled", "up"], ["y"]),
+    ]
+    kernels = [graphs.weight("k", 4, 1, 1, 1), graphs.weight("down", 2, 4, 1, 1), graphs.weight("up", 4, 2, 1, 1)]
+    last = helper.make_node("Conv", ["scaled", "down"], ["y"])
+    constants = [*kernels, graphs.constant("sizes", [-1, 1, 2, 2])]
+    proto = graphs.model(
+        [*nodes[:-1], last], [graphs.value("x", ("N", 4))], [graphs.value("y", None)], constants, opset=13
+    )
+    found = {layer.name: layer.parameters for layer in list_layers(proto) if layer.default}
+    assert found == {"scaled": 4 + 8 + 8, "y": 8}
+
+
+def test_a_head_on_the_means_of_a_block_is_no_gate():
+    nodes = [
+        helper.make_node("Reshape", ["x", "sizes"], ["image"]),
+        helper.make_node("Conv", ["image", "k"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["mean"]),
+        helper.make_node("Conv", ["mean", "head"], ["y"]),
+        helper.make_node("Conv", ["c", "head"], ["map"]),
+    ]
+    constants = [
+        graphs.weight("k", 4, 1, 1, 1),
+        graphs.weight("head", 2, 4, 1, 1),
+        graphs.constant("sizes", [-1, 1, 2, 2]),
+    ]
+    assert sorted(defaults(nodes, constants, outputs=("y", "map"))) == ["c", "map", "y"]
+
+
+def test_weights_of_an_attention_belong_to_it():
+    nodes = [
+        *(helper.make_node("MatMul", ["x", name], [f"x{name}"]) for name in ("q", "k", "v")),
+        helper.make_node("Transpose", ["xk"], ["kt"], perm=[1, 0]),
+        helper.make_node("MatMul", ["xq", "kt"], ["similar"]),
+        helper.make_node("Softmax", ["similar"], ["weights"]),
+        helper.make_node("MatMul", ["weights", "xv"], ["context"]),
+        helper.make_node("MatMul", ["context", "w"], ["y"]),
+    ]
+    matrices = [graphs.weight(name, 4, 4) for name in ("q", "k", "v")]
+    assert defaults(nodes, matrices) == ["xq", "xk", "xv", "context", "y"]
+
+
+def test_a_matrix_that_the_graph_computes_is_no_layer():
+    """A Fourier transform by a matrix of cosines; weights that are graph inputs or stored are layers."""
+    nodes = [
+        helper.make_node("Range", ["start", "limit", "step"], ["steps"]),
+        helper.make_node("Reshape", ["steps", "square"], ["angles"]),
+        helper.make_node("Cos", ["angles"], ["cosines"]),
+        helper.make_node("MatMul", ["x", "cosines"], ["spectrum"]),
+        helper.make_node("MatMul", ["spectrum", "w"], ["y"]),
+    ]
+    numbers = [graphs.constant(name, number, np.float32) for name, number in (("start", 0), ("limit", 16), ("step", 1))]
+    assert defaults(nodes, [*numbers, graphs.constant("square", [4, 4])]) == ["y"]
