@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -67,10 +69,38 @@ def _check_engine(name: str) -> None:
     ENGINES.check(name)
 
 
+def _check_device(name: str) -> None:
+    # Without the driver's library, torch finds no device either; whether there is one, only torch knows.
+    if name.startswith("cuda") and sys.platform == "linux" and not os.path.exists(_AMD) and not _has_driver():
+        from onnxinfo.errors import UsageError
+
+        raise UsageError(f"device '{name}' was asked for, but there is no driver for CUDA devices; use cpu")
+
+
+def _has_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _check_output(path: str) -> None:
+    # Folders of results are created with all that they are in.
+    if path.endswith(".h5"):
+        from onnxinfo.replacing import resolve
+
+        resolve(path)
+
+
+# Device of AMD's driver, whose GPUs are CUDA devices to torch.
+_AMD = "/dev/kfd"
 # Checks by parameter name.
 _CHECKS: dict[str, Callable[[Any], None]] = {
     "metrics": _check_metrics,
     "engine": _check_engine,
     "model": _check_model,
     "inputs": _check_inputs,
+    "device": _check_device,
+    "output": _check_output,
 }

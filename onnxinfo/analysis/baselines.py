@@ -19,7 +19,7 @@ from ..graph.scores import pooled_feature, score_tensor
 from ..inputs.parts import InputPart
 from ..torch_graph.convert import convert
 from .blocks import Cells, Measure, SampleBatch
-from .job import Job, on_device
+from .job import Job, for_shapes, on_device
 
 #: Names of the axes along which an input has positions.
 _PLACES = frozenset({"y", "x", "time", "position"})
@@ -43,9 +43,10 @@ class ClassifierProbe:
         self.job = job
         self.names = [layer.name for layer in job.layers]
         self.scores = score_tensor(job.provider.model)
-        module = convert(job.provider.model, [*self.names, self.scores])
-        self.module = module.eval().requires_grad_(False).to(job.device)
         self._inputs = list(job.provider.samples.inputs)
+        model, outputs = job.provider.model, [*self.names, self.scores]
+        module = for_shapes(job.provider, self._inputs, lambda shapes: convert(model, outputs, shapes=shapes))
+        self.module = module.eval().requires_grad_(False).to(job.device)
 
     def inputs(self, indices: list[int]) -> list[tuple[int, tuple[Tensor, ...]]]:
         """Batches of the model's fixed size with inputs of samples, each with its number of actual samples."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from ..config import Config, SidConfig
-from ..errors import ConversionError
+from ..errors import ConversionError, ModelError, UsageError
 from ..graph.finite import check_weights
 from ..graph.layers import Layer
 from ..graph.model import Model
@@ -36,6 +36,7 @@ from ..torch_graph.element_types import tensor_from
 from ..torch_graph.ends import with_samples_first, with_wide_ends
 from ..torch_graph.operators.values import to_torch
 from ..torch_graph.reach import convert_reached, describe_obstacle, ends_of_gradient, listed_layers, obstacles
+from ..torch_graph.specialize import Shapes
 from ..torch_graph.verify import verify
 
 logger = logging.getLogger(__name__)
@@ -227,10 +228,9 @@ def convert_layers(provider: InputProvider, names: Sequence[str]) -> Converted:
     ModelError
         A weight is not finite.
     """
-    module = convert_reached(provider.model, provider.input_tensor, names)
+    module = specialized(provider, names)
     _log_conversions(module.meta["conversions"])
-    held = tensors_of_text(provider.model, provider.input_tensor, names)
-    part = extract(provider.model, [provider.input_tensor, *held], names)
+    part = _part(provider, names)
     check_weights(part)
     conditioning_inputs = _others(part, provider.input_tensor)
     given = _some(provider, conditioning_inputs)
@@ -243,6 +243,43 @@ def convert_layers(provider: InputProvider, names: Sequence[str]) -> Converted:
         blocked = obstacles(provider.model, provider.tensors, names)
         ends |= {i: blocked[name] for i, name in enumerate(names) if name in blocked}
     return Converted(module, conditioning_inputs, ends, verification.witness)
+
+
+def specialized(provider: InputProvider, names: Sequence[str]) -> fx.GraphModule:
+    """Convert layers for the shapes of the samples, and any number of them."""
+    inputs = [value.name for value in graph_inputs(_part(provider, names))]
+    return for_shapes(
+        provider, inputs, lambda shapes: convert_reached(provider.model, provider.input_tensor, names, shapes)
+    )
+
+
+def for_shapes(
+    provider: InputProvider, inputs: Sequence[str], convert: Callable[[Shapes], fx.GraphModule]
+) -> fx.GraphModule:
+    """Convert for the shapes of the samples; for any shapes, if what the model declares about them is wrong.
+
+    Parameters
+    ----------
+    provider
+        Model and samples.
+    inputs
+        Names of the graph's inputs.
+    convert
+        Takes the inputs' shapes, with a free batch size.
+    """
+    try:
+        return convert(provider.shapes(inputs))
+    except (UsageError, ModelError) as error:
+        # ONNX Runtime compares ranks and fixed sizes of graph inputs, but neither symbolic nor inner ones.
+        module = convert({})
+        logger.warning("converted for inputs of any shape, because the model contradicts the samples: %s", error)
+        return module
+
+
+def _part(provider: InputProvider, names: Sequence[str]) -> Model:
+    """Part of the model between the analysis input, or tensors computed from text, and layers."""
+    held = tensors_of_text(provider.model, provider.input_tensor, names)
+    return extract(provider.model, [provider.input_tensor, *held], names)
 
 
 def conditioning_inputs_of(model: Model, input_tensor: str, names: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from ..analysis.blocks import Measure
-from ..analysis.job import Job, conditioning_inputs_of, make_job
+from ..analysis.job import Job, conditioning_inputs_of, make_job, specialized
 from ..analysis.tasks import Worker
 from ..config import SidConfig
 from ..errors import UsageError
@@ -30,7 +30,6 @@ from ..inputs.sample_sets import SampleSet
 from ..metrics.budget import fit
 from ..metrics.input_provider import InputProvider
 from ..torch_graph.evaluation import with_evaluations
-from ..torch_graph.reach import convert_reached
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class WorkerSpec:
         light.CopyFrom(self.model)
         model = Model(attach_weights(light, self.weights), self.sha256, self.name, None, self.batch_axes)
         provider = InputProvider(model, SampleSet(dict(self.inputs)), self.input_tensor, parts=self.parts)
-        module = self._module(model)
+        module = self._module(provider)
         unit, device = torch.from_numpy(self.unit), torch.device(self.device)
         job = make_job(provider, self.layers, self.settings, module, self.conditioning_inputs, unit, device)
         job.foreground, job.memory = self.foreground, self.memory
@@ -139,10 +138,10 @@ class WorkerSpec:
                 fit(job.network, *job.inputs([0]), memory=self.memory)
         return job
 
-    def _module(self, model: Model) -> fx.GraphModule:
-        names = [layer.name for layer in self.layers]
+    def _module(self, provider: InputProvider) -> fx.GraphModule:
+        model, names = provider.model, [layer.name for layer in self.layers]
         converted = [name for i, name in enumerate(names) if i not in self.evaluated]
-        module = convert_reached(model, self.input_tensor, converted) if converted else None
+        module = specialized(provider, converted) if converted else None
         if not self.evaluated:
             assert module is not None
             return module

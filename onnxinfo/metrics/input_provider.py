@@ -198,6 +198,17 @@ class InputProvider:
         """Batch axis of the analysis input or of a graph input; 0 for tensors computed from text inputs."""
         return self.axis if name == self.input_tensor else self._axes.get(name, 0)
 
+    def shapes(self, names: Iterable[str]) -> dict[str, list[int | None]]:
+        """Shapes of graph inputs or of tensors computed from them, in the model's order of axes; None for the batch."""
+        found = {}
+        for name in names:
+            one = self.perturbed([0]) if name == self.input_tensor else self.batch([name], [0])[name]
+            sizes: list[int | None] = list(one.shape[1:])
+            if (axis := self.axis_of(name)) != SEPARATE:
+                sizes.insert(axis, None)
+            found[name] = sizes
+        return found
+
     def _placed(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return {name: placed(array, self._axes.get(name, 0)) for name, array in feeds.items()}
 

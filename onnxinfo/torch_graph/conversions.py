@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -17,12 +18,20 @@ from ..graph.model import Model, ModelSource
 from ..graph.weights import detach_weights
 from .convert import Conversion, Scope, needed_part
 from .nodes import HOST_OUTPUTS, Node
+from .specialize import Shapes
 
 
-def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) -> list[Conversion]:
+def conversion_report(
+    model: ModelSource, outputs: Sequence[str] | None = None, *, shapes: Shapes = MappingProxyType({})
+) -> list[Conversion]:
     """Report the backend of every node that ``outputs`` (default: the graph outputs) need.
 
     Nodes in the bodies of control flow precede the node that they belong to.
+
+    Parameters
+    ----------
+    model, outputs, shapes
+        As for :func:`onnxinfo.convert`. A node whose result depends on shapes that are given is not reported.
 
     Raises
     ------
@@ -31,7 +40,7 @@ def conversion_report(model: ModelSource, outputs: Sequence[str] | None = None) 
     UsageError
         An output is not a tensor of the graph.
     """
-    scope = _Report.of(*needed_part(model, outputs))
+    scope = _Report.of(*needed_part(model, outputs, shapes), shapes=shapes)
     scope.convert_all()
     return scope.conversions
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -19,6 +20,7 @@ from ..graph.text_inputs import tensors_of_text
 from ..text import printable
 from .conversions import reported_part
 from .convert import CONVERSION, Conversion, convert
+from .specialize import Shapes
 
 # Types that never carry a gradient. Smaller integers may, because quantized values are represented by floats.
 _DISCRETE = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
@@ -148,13 +150,17 @@ def _computed_within(node: onnx.NodeProto) -> Iterator[str]:
         yield from inner.output
 
 
-def convert_reached(model: ModelSource, perturb: str, layers: Sequence[str]) -> fx.GraphModule:
+def convert_reached(
+    model: ModelSource, perturb: str, layers: Sequence[str], shapes: Shapes = MappingProxyType({})
+) -> fx.GraphModule:
     """Convert the part of a model between the analysis input and layers, all of which a gradient must reach.
 
     Parameters
     ----------
     model, perturb, layers
         As in :func:`obstacles`.
+    shapes
+        Shapes of inputs of that part, as in :func:`.convert.convert`.
 
     Returns
     -------
@@ -170,7 +176,8 @@ def convert_reached(model: ModelSource, perturb: str, layers: Sequence[str]) -> 
         As raised by :func:`obstacles`.
     """
     try:
-        module = convert(extract(model, [perturb, *tensors_of_text(model, perturb, layers)], layers), layers)
+        part = extract(model, [perturb, *tensors_of_text(model, perturb, layers)], layers)
+        module = convert(part, layers, shapes=shapes)
     except ConversionError:
         check_reach(model, perturb, layers)
         raise

@@ -304,8 +304,10 @@ def bind(function: Function, node: Node, graph: Graph, **attributes: Any) -> Con
         else:
             dynamic.append(name)
     module = Operator(function, constants, expects, attributes, len(node.outputs), graph.describe(node))
-    read = (name for i, name in enumerate(node.inputs) if i in expects.read and name in dynamic)
-    return Converted(module, tuple(dynamic), tuple(name for name in read if not graph.may_be_host(name)))
+    # Host values are known, unless the function takes a tensor made of them.
+    known = {i for i in expects.listed | expects.raw if graph.may_be_host(node.inputs[i])}
+    read = tuple(name for i, name in enumerate(node.inputs) if i in expects.read - known and name in dynamic)
+    return Converted(module, tuple(dynamic), read)
 
 
 def _host_function(node: Node, attributes: dict[str, Any]) -> Function | None:

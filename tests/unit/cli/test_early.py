@@ -8,6 +8,8 @@ import sys
 import pytest
 from places import ROOT
 
+from onnxinfo.cli.early import _has_driver
+
 MODEL = str(ROOT / "models" / "digits-cnn.onnx")
 HEAVY = """
 import sys
@@ -24,6 +26,11 @@ CASES = {
     "no folder": ("robustness MODEL --inputs missing -o a.h5", "no such file or folder: missing"),
     "no samples, of a group": ("decoder train MODEL --inputs missing -o out", "no such file or folder: missing"),
     "no device": ("analyze MODEL --inputs MODEL -o a.h5 --device gpu", "'gpu'; give auto, cpu, cuda or cuda:N"),
+    "no driver": (
+        "analyze MODEL --inputs MODEL -o a.h5 --device cuda:1",
+        "device 'cuda:1' was asked for, but there is no driver for CUDA devices; use cpu",
+    ),
+    "no folder of the archive": ("analyze MODEL --inputs MODEL -o nowhere/a.h5", "nowhere' does not exist; create it"),
     "no metric": (
         "analyze MODEL --inputs MODEL -o a.h5 --metric sidd",
         "no metric 'sidd' in onnxinfo; did you mean 'sid'",
@@ -34,6 +41,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_errors_come_before_torch(case, tmp_path):
+    if case == "no driver" and _has_driver():
+        pytest.skip("this machine has a driver")
     line, expected = CASES[case]
     arguments = [sys.executable, "-c", HEAVY, *(MODEL if word == "MODEL" else word for word in line.split())]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)

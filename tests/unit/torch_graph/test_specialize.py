@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxinfo import convert
 from onnxinfo.errors import UsageError
+from onnxinfo.torch_graph.conversions import conversion_report
 
 
 def _operators(module: torch.fx.GraphModule) -> list[str]:
@@ -72,3 +73,34 @@ def test_a_symbolic_size_is_that_of_every_input() -> None:
     module = convert(proto, shapes={"a": (3, 4)})
     assert _operators(module) == ["Add"]
     assert module(torch.ones(3, 4), torch.zeros(3, 4))[0].tolist() == [[2.0] * 4] * 3
+
+
+def test_known_sizes_are_constants_beside_a_free_one() -> None:
+    """As exporters write it: the batch size and a known size are taken from one shape."""
+    sizes = [constant("zero", 0), constant("two", [2]), constant("end", [2**63 - 1]), constant("minus", [-1])]
+    nodes = [
+        *(node("Shape", "x", "s"), node("Cast", "s", "c", to=TensorProto.INT64), node("Slice", "c two end", "last")),
+        *(node("Gather", "s zero", "n"), node("Reshape", "n minus", "rows"), node("Concat", "rows last", "t", axis=0)),
+        node("Expand", "x t", "y"),
+    ]
+    nodes += [node("Gather", "c two", "taken"), node("ConstantOfShape", "taken", "o"), node("NonZero", "o", "z")]
+    proto = model(nodes, [value("x", (None, 1, 3))], [value("y", None), value("z", None, TensorProto.INT64)], sizes)
+    special = convert(proto, shapes={"x": (None, 1, 3)})
+    assert _operators(special) == ["Shape", "Gather", "Reshape", "Concat", "Expand"]
+    assert [c.operator for c in conversion_report(proto) if c.reads] == ["ai.onnx.NonZero"]
+    assert not any(c.reads for c in conversion_report(proto, shapes={"x": (None, 1, 3)}))
+    for n in (2, 5):
+        for ours, theirs in zip(special(torch.ones(n, 1, 3)), convert(proto)(torch.ones(n, 1, 3)), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_a_free_size_is_that_of_the_input_even_if_the_model_fixes_it() -> None:
+    nodes = [node("Shape", "x", "s"), node("Expand", "one s", "y")]
+    proto = model(nodes, [value("x", (1, 4))], [value("y", None)], [constant("one", [1.0], "float32")])
+    assert convert(proto, shapes={"x": (None, 4)})(torch.zeros(3, 4))[0].shape == (3, 4)
+
+
+def test_a_free_axis_may_have_the_symbol_of_a_fixed_one() -> None:
+    """Exporters give all open sizes the same name."""
+    proto = model([node("Relu", "x", "y")], [value("x", ("N", "N"))], [value("y", None)])
+    assert convert(proto, shapes={"x": (None, 4)})(torch.zeros(3, 4))[0].shape == (3, 4)
