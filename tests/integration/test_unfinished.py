@@ -13,10 +13,11 @@ MODEL, IMAGES = str(bundled("digits-cnn.onnx")), f"{bundled('digits.npz')}:image
 CASES = {
     "ascent": (3, {"layers": ["relu"], "limit": 3}),
     "control variate": (8, {"layers": ["logits"], "limit": 2}),
-    "small batches": (220, {"layers": ["relu_4"], "limit": 2, "batch_size": 3}),
+    "small batches": (70, {"layers": ["relu_4"], "limit": 1, "batch_size": 3}),
     "reconstruction": (16, {"layers": ["relu_4"], "limit": 4, "metrics": ["ru"], "decoder_steps": 5}),
     "without gradients": (70, {"layers": ["logits"], "limit": 2, "solver": "forward"}),
 }
+SLOW = "reconstruction", "without gradients"
 #: Short searches, whose results do not matter here.
 BRIEF = {
     "ru": {"STEPS": 20, "VALUE_NOISES": 64, "MANY_UNITS": 1},
@@ -64,7 +65,7 @@ def analyze(path, options, saves, patch):
     return False
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(each, marks=pytest.mark.slow if each in SLOW else ()) for each in CASES])
 def test_it_continues_within_a_cell_to_the_last_bit(tmp_path, monkeypatch, name):
     saves, options = CASES[name]
     with monkeypatch.context() as patch:
