@@ -27,6 +27,7 @@ from ..graph.text_inputs import tensors_of_text
 from ..graph.thresholds import tree_thresholds
 from ..metrics.input_provider import InputProvider, graph_inputs, placed
 from ..metrics.intervals import Intervals
+from ..metrics.journal import Journal
 from ..metrics.network import Network
 from ..metrics.noise import Tie, generator, make_joint_tie
 from ..metrics.probe import LayerProbe
@@ -81,6 +82,8 @@ class Job:
         Samples as given by the user, and the archive; unset in a worker.
     evaluated
         Positions of layers that ONNX Runtime evaluates and that have no gradient.
+    journal
+        Records the unfinished work of the current task.
     shape
         Shape of one sample of the analysis input.
     """
@@ -102,6 +105,7 @@ class Job:
     source: Any = None
     output: Path = Path()
     evaluated: frozenset[int] = frozenset()
+    journal: Journal = field(default_factory=Journal)
     shape: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,7 +138,8 @@ class Job:
         """Probe of one layer at a block of samples; ``first`` is the position of the first sample."""
         # All layers get the same noise, so that differences between them are not due to the draw.
         noise, probes = self.stream("noise", first), self.stream("probes", first)
-        return LayerProbe(self.network.part([layer]), x, self.unit, rows, noise, probes, self.batch_size)
+        network = self.network.part([layer])
+        return LayerProbe(network, x, self.unit, rows, noise, probes, self.batch_size, self.journal)
 
     def integrator(self, layer: int) -> Callable[[LayerProbe, Tie, Tensor], Integrator]:
         """Return a factory of the integrator for a layer that is only evaluated.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -10,9 +11,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy.typing as npt
 import torch
 
+from ..archive.unfinished import PART, Unfinished
 from ..metrics.linearization import Linearization, linearize
 from .blocks import Measure, SampleBatch
 from .job import Job
+from .keeping import journal_of
 from .memory import for_each
 
 Outcome_co = TypeVar("Outcome_co", covariant=True)
@@ -29,14 +32,27 @@ class Worker:
         Network and samples.
     measures
         The requested metrics and those that they depend on, by name.
+    unfinished
+        Where unfinished work is kept; None: nowhere.
     """
 
-    def __init__(self, job: Job, measures: Mapping[str, Measure]) -> None:
-        self.job, self.measures = job, measures
+    def __init__(self, job: Job, measures: Mapping[str, Measure], unfinished: Unfinished | None = None) -> None:
+        self.job, self.measures, self.unfinished = job, measures, unfinished
+
+    def begin(self, task: str, samples: Sequence[int]) -> None:
+        """Begin a task's work on samples, which continues from what an interrupted process kept of it.
+
+        If memory runs out, work is divided differently, and what was kept does not fit.
+        """
+        self.job.journal = journal_of(self.unfinished, f"{task}{PART}{samples[0]}-{len(samples)}-{self.job.batch_size}")
 
 
 class Task(Protocol[Outcome_co]):
     """Work that any worker can perform; it can be sent to another process."""
+
+    @property
+    def name(self) -> str:
+        """Name of the task's unfinished work."""
 
     def perform(self, worker: Worker) -> Outcome_co:
         """Perform the task."""
@@ -65,14 +81,22 @@ class Linearize:
     samples: Sequence[int]
     stderr: float
 
+    @property
+    def name(self) -> str:
+        """Name of the task's unfinished work."""
+        return f"linearizing-{self.samples[0]}-{len(self.samples)}"
+
     def perform(self, worker: Worker) -> list[Part[list[Linearization]]]:
         """Compute one linearization per layer."""
         job, parts = worker.job, []
 
         def work(samples: list[int]) -> None:
+            worker.begin(self.name, samples)
             x, rows = job.inputs(samples)
             probes, counted = job.stream("linearise", samples[0]), job.counted(samples)
-            found = linearize(job.network, x, job.unit, rows, probes, stderr=self.stderr, counted=counted)
+            found = linearize(
+                job.network, x, job.unit, rows, probes, stderr=self.stderr, counted=counted, journal=job.journal
+            )
             parts.append(Part(samples, [linearization.to(_CPU) for linearization in found]))
 
         for_each(job, [list(self.samples)], work)
@@ -112,11 +136,18 @@ class Measuring:
     linearization: Linearization | None
     normalizer: float | None
 
+    @property
+    def name(self) -> str:
+        """Name of the task's unfinished work."""
+        metrics = zlib.crc32("\n".join(self.metrics).encode())
+        return f"measuring-{self.layer}-{self.samples[0]}-{len(self.samples)}-{metrics:08x}"
+
     def perform(self, worker: Worker) -> list[Part[dict[str, Column]]]:
         """Compute the cells of each metric."""
         parts = []
 
         def work(samples: list[int]) -> None:
+            worker.begin(self.name, samples)
             first, whole = samples[0] - self.samples[0], self.linearization
             part = None if whole is None else whole.at(slice(first, first + len(samples)))
             batch = SampleBatch(worker.job, self.layer, samples, part, self.normalizer, worker.measures)

@@ -16,6 +16,7 @@ from torch import fx
 from ..analysis.blocks import Measure
 from ..analysis.job import Job, conditioning_inputs_of, make_job, specialized
 from ..analysis.tasks import Worker
+from ..archive.unfinished import Unfinished
 from ..config import SidConfig
 from ..errors import UsageError
 from ..graph.engine import libraries, register_ort_library
@@ -58,6 +59,8 @@ class WorkerSpec:
         Device of the worker, and its number of CPU threads.
     timeout
         Time limit of ONNX Runtime for one batch, in seconds.
+    unfinished
+        Where unfinished work is kept.
     batching
         Batching strategy, batch axes and batch size; None: the worker selects its own.
     """
@@ -84,12 +87,13 @@ class WorkerSpec:
     device: str
     threads: int
     timeout: float
+    unfinished: Unfinished | None
     batching: tuple[str, list[int], int] | None
 
     def in_memory(self) -> WorkerSpec:
-        """Copy with all samples in arrays."""
+        """Copy for another machine: all samples are in arrays, and no unfinished work is kept."""
         inputs = {name: PreprocessedSamples(held, held.batch(range(len(held)))) for name, held in self.inputs.items()}
-        return dataclasses.replace(self, inputs=inputs)
+        return dataclasses.replace(self, inputs=inputs, unfinished=None)
 
     def for_device(self, device: str) -> WorkerSpec:
         """Copy for a worker on another device of the same kind."""
@@ -112,7 +116,8 @@ class WorkerSpec:
         for library in self.libraries:
             register_ort_library(library)
         job = self._job()
-        return Worker(job, {name: measure.attached(job) for name, measure in self.measures.items()})
+        measures = {name: measure.attached(job) for name, measure in self.measures.items()}
+        return Worker(job, measures, self.unfinished)
 
     def _job(self) -> Job:
         light = onnx.ModelProto()
@@ -176,6 +181,6 @@ def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) 
         job.evaluated, job.settings,
         job.foreground,
         None if job.units is None else job.units.numpy(),
-        job.memory, dict(worker.measures), libraries(), device, threads, current_limit(),
+        job.memory, dict(worker.measures), libraries(), device, threads, current_limit(), worker.unfinished,
         (job.network.mode, job.network.axes, job.batch_size) if same else None,
     )  # fmt: skip

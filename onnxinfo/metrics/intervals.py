@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .journal import Sums
 from .probe import LayerProbe
 from .radial import Integrals
 
@@ -46,9 +47,9 @@ class Intervals:
         units, places, of_gradient, of_level = self._pieces(sigma.double())
         delta = torch.randn((backgrounds, len(sigma)), generator=feature.noise, device=sigma.device) * sigma
         rows = torch.arange(backgrounds * len(units), device=sigma.device)
-        found = []
-        for start in range(0, len(rows), feature.batch_size):
-            some = rows[start : start + feature.batch_size]
+        found: list[Tensor] = []
+        for step in feature.journal.steps(len(rows), feature.batch_size, Sums(parts=[found]), feature, delta):
+            some = rows[step.start : step.stop]
             background, piece = some // len(units), some % len(units)
             x = delta[background]
             x[torch.arange(len(some)), units[piece]] = places[piece].to(x)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from .certificate import mean_and_stderr, relative_stderr
+from .journal import Journal, Streams, Sums
 from .network import Network
-from .probe import random_signs, unit_vectors
+from .probe import random_sign, unit_vector
 from .rows import as_rows
 
 #: Minimum number of probes, and the maximum if D is not precise enough earlier.
@@ -54,6 +55,7 @@ def linearize(
     *,
     stderr: float = NORMALIZER_STDERR,
     counted: Tensor | None = None,
+    journal: Journal | None = None,
 ) -> list[Linearization]:
     """Column norms ``||J_i||^2`` and ``D = ||J||_F^2`` of every layer at the samples.
 
@@ -76,15 +78,19 @@ def linearize(
         Target for the relative standard error of each sample's D.
     counted
         Counted units, (S, n) bool; None: all. The others have norm zero and do not contribute to D.
+    journal
+        Records the sums over the probes.
     """
+    journal = Journal() if journal is None else journal
     if counted is not None:
         unit = unit * counted.reshape(x.shape)
+    streams = Streams([probes])
     leaf = x.detach().requires_grad_(True)
     features = network(leaf, rows)
     results = []
     for feature in features:
-        exact = _exact_norms(feature, leaf, unit)
-        results.append(_sampled_norms(feature, leaf, unit, probes, stderr) if exact is None else exact)
+        exact = _exact_norms(feature, leaf, unit, streams, journal)
+        results.append(_sampled_norms(feature, leaf, unit, streams, stderr, journal) if exact is None else exact)
     return results
 
 
@@ -95,13 +101,13 @@ def _product(feature: Tensor, x: Tensor, u: Tensor) -> Tensor:
     return torch.zeros_like(x) if product is None else product
 
 
-def _exact_norms(feature: Tensor, x: Tensor, unit: Tensor) -> Linearization | None:
+def _exact_norms(feature: Tensor, x: Tensor, unit: Tensor, streams: Streams, journal: Journal) -> Linearization | None:
     """Exact norms from unit vectors on the smaller side of the Jacobian; None if both sides are large."""
     units, outputs = x[0].numel(), feature.shape[1]
     if outputs <= EXACT_OUTPUTS:
         total = torch.zeros_like(x)
-        for u in unit_vectors(feature):
-            total += (_product(feature, x, u) * unit).square()
+        for (j,) in journal.steps(outputs, 1, Sums([total]), streams):
+            total += (_product(feature, x, unit_vector(feature, j)) * unit).square()
         return _known(as_rows(total), outputs)
     if units > EXACT_UNITS or not feature.requires_grad:
         return None
@@ -127,15 +133,18 @@ def _known(norms: Tensor, products: int) -> Linearization:
 
 
 def _sampled_norms(
-    feature: Tensor, x: Tensor, unit: Tensor, generator: torch.Generator, stderr: float
+    feature: Tensor, x: Tensor, unit: Tensor, streams: Streams, stderr: float, journal: Journal
 ) -> Linearization:
     total = as_rows(torch.zeros_like(x))
     traces: list[Tensor] = []
-    for u in random_signs(feature, MOST_PROBES, generator):
+    for _ in journal.steps(MOST_PROBES, 1, Sums([total], [traces]), streams):
+        u = random_sign(feature, streams.streams[0])
         squares = as_rows((_product(feature, x, u) * unit).square())
         total += squares
-        traces.append(squares.sum(1))
-        if len(traces) % LEAST_PROBES == 0 and float(relative_stderr(torch.stack(traces)).mean()) <= stderr:
+        traces.append(squares.sum(1)[None])
+        found = torch.cat(traces)
+        if len(found) % LEAST_PROBES == 0 and float(relative_stderr(found).mean()) <= stderr:
             break
-    mean, error = mean_and_stderr(torch.stack(traces))
-    return Linearization(total / len(traces), mean, error, len(traces))
+    found = torch.cat(traces)
+    mean, error = mean_and_stderr(found)
+    return Linearization(total / len(found), mean, error, len(found))

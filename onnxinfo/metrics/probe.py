@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .control import Control
+from .journal import Journal, Sums
 from .network import Network
 from .rows import as_rows
 
@@ -42,18 +43,25 @@ class HalfSums:
 
     def __init__(self, like: Tensor) -> None:
         self._sums = (torch.zeros_like(like), torch.zeros_like(like))
-        self._count = 0
+        self._count = torch.zeros((), dtype=torch.long)
+
+    @property
+    def totals(self) -> tuple[Tensor, ...]:
+        """The sums and the number of noise samples, which change in place."""
+        return *self._sums, self._count
 
     def add(self, values: Tensor) -> None:
         """Add the values of some noise samples, (draws, S, n)."""
+        count = int(self._count)
         for i, total in enumerate(self._sums):
-            total += values[(i + self._count) % 2 :: 2].sum(0)
+            total += values[(i + count) % 2 :: 2].sum(0)
         self._count += len(values)
 
     @property
     def both(self) -> tuple[Tensor, Tensor]:
         """Mean of each half, (S, n); the number of noise samples must be even."""
-        first, second = (total * (2 / self._count) for total in self._sums)
+        count = int(self._count)
+        first, second = (total * (2 / count) for total in self._sums)
         return first, second
 
     def means(self) -> Halves:
@@ -79,6 +87,8 @@ class LayerProbe:
         Random streams on x's device: input noise, and output probes.
     batch_size
         Maximum number of inputs evaluated at once.
+    journal
+        Records what loops over noise samples have accumulated.
     """
 
     network: Network
@@ -88,6 +98,7 @@ class LayerProbe:
     noise: torch.Generator
     probes: torch.Generator
     batch_size: int
+    journal: Journal = field(default_factory=Journal)
     n_vjps: int = field(default=0, init=False)
     center: Tensor = field(init=False)
 
@@ -108,14 +119,30 @@ class LayerProbe:
     def at(self, index: Tensor) -> LayerProbe:
         """Probe of a subset of the samples; it draws from the same random streams."""
         x, rows = self.x[index], self.rows[index]
-        return LayerProbe(self.network, x, self.unit, rows, self.noise, self.probes, self.batch_size)
+        return LayerProbe(self.network, x, self.unit, rows, self.noise, self.probes, self.batch_size, self.journal)
 
-    def batches(self, count: int) -> Iterator[int]:
-        """Split a number of noise samples into batches."""
+    @property
+    def streams(self) -> tuple[torch.Generator, torch.Generator]:
+        """The random streams."""
+        return self.noise, self.probes
+
+    def batches(
+        self, count: int, sigma: Tensor, totals: Sequence[Tensor] = (), parts: Sequence[list[Tensor]] = ()
+    ) -> Iterator[int]:
+        """Split a number of noise samples into batches.
+
+        Parameters
+        ----------
+        count
+            Number of noise samples.
+        sigma
+            Noise scales that the loop depends on.
+        totals, parts
+            What the loop changes; see :class:`.journal.Sums`.
+        """
         size = max(1, self.batch_size // self.samples)
-        while count > 0:
-            yield min(size, count)
-            count -= size
+        for some in self.journal.steps(count, size, Sums(totals, parts), self, sigma):
+            yield len(some)
 
     def perturb(self, sigma: Tensor, draws: int) -> tuple[Tensor, Tensor]:
         """Draw standardized perturbations (draws, S, n); return them and the perturbed inputs (draws * S, *shape)."""
@@ -143,9 +170,9 @@ class LayerProbe:
         Tensor
             (draws, S).
         """
-        parts = []
+        parts: list[Tensor] = []
         with torch.no_grad():
-            for count in self.batches(draws):
+            for count in self.batches(draws, sigma, parts=[parts]):
                 _, x = self.perturb(sigma, count)
                 parts.append(self.deviation(self.evaluate(x)))
         return torch.cat(parts)
@@ -187,8 +214,8 @@ class LayerProbe:
             The deviations, (draws, S).
         """
         sums = HalfSums(sigma)
-        parts = []
-        for count in self.batches(draws):
+        parts: list[Tensor] = []
+        for count in self.batches(draws, sigma, sums.totals, [parts]):
             _, x = self.perturb(sigma, count)
             x.requires_grad_(True)
             feature = self.evaluate(x)
@@ -200,9 +227,9 @@ class LayerProbe:
 
     def changes(self, sigma: Tensor, draws: int) -> Tensor:
         """``h(x + sigma*delta) - f`` for fresh noise samples, (draws, S, m)."""
-        parts = []
+        parts: list[Tensor] = []
         with torch.no_grad():
-            for count in self.batches(draws):
+            for count in self.batches(draws, sigma, parts=[parts]):
                 _, x = self.perturb(sigma, count)
                 parts.append(self.evaluate(x).reshape(count, self.samples, -1) - self.center)
         return torch.cat(parts)
@@ -225,7 +252,7 @@ class LayerProbe:
             Standardized, (S, k, n).
         """
         total = torch.zeros(*directions.shape[:2], self.units, device=sigma.device)
-        for count in self.batches(draws):
+        for count in self.batches(draws, sigma, [total]):
             _, plus = self.perturb(sigma, count)
             for x in (plus, self._opposite(plus)):
                 x.requires_grad_(True)
@@ -266,8 +293,8 @@ class LayerProbe:
         if control is not None:
             return self._controlled(sigma, draws // 2, control)
         sums = HalfSums(sigma)
-        parts = []
-        for count in self.batches(draws):
+        parts: list[Tensor] = []
+        for count in self.batches(draws, sigma, sums.totals, [parts]):
             delta, x = self.perturb(sigma, count)
             product, deviation = self._pathwise(x, count)
             sums.add(2 * delta * product)
@@ -277,8 +304,10 @@ class LayerProbe:
     def _controlled(self, sigma: Tensor, pairs: int, control: Control) -> tuple[Halves, Tensor]:
         found, modeled = HalfSums(sigma), HalfSums(sigma)
         shared, power = sigma.new_zeros(self.samples), sigma.new_zeros(self.samples)
-        deviations, energies = [], []
-        for count in self.batches(pairs):
+        deviations: list[Tensor] = []
+        energies: list[Tensor] = []
+        totals = *found.totals, *modeled.totals, shared, power
+        for count in self.batches(pairs, sigma, totals, [deviations, energies]):
             delta, plus = self.perturb(sigma, count)
             minus = self._opposite(plus)
             above, first = self._pathwise(plus, count)
@@ -300,9 +329,10 @@ class LayerProbe:
 
     def controlled_deviations(self, sigma: Tensor, pairs: int, control: Control) -> Tensor:
         """Deviations as in :meth:`deviations`, averaged over pairs and corrected by a control variate, (pairs, S)."""
-        deviations, energies = [], []
+        deviations: list[Tensor] = []
+        energies: list[Tensor] = []
         with torch.no_grad():
-            for count in self.batches(pairs):
+            for count in self.batches(pairs, sigma, parts=[deviations, energies]):
                 delta, plus = self.perturb(sigma, count)
                 both = self.deviation(self.evaluate(plus)) + self.deviation(self.evaluate(self._opposite(plus)))
                 deviations.append(both / 2)
@@ -324,7 +354,7 @@ class LayerProbe:
             Number of noise samples.
         """
         linear = torch.ones(self.samples, dtype=torch.bool, device=sigma.device)
-        for count in self.batches(draws):
+        for count in self.batches(draws, sigma, [linear]):
             _, noisy = self.perturb(sigma, count)
             noisy.requires_grad_(True)
             still = self.x.repeat(count, *([1] * (self.x.dim() - 1))).requires_grad_(True)
@@ -393,20 +423,28 @@ def cotangents(feature: Tensor, probes: int, generator: torch.Generator) -> Iter
 
 def unit_vectors(feature: Tensor) -> Iterator[Tensor]:
     """The m unit vectors for features (B, m), each repeated over the batch."""
-    for j in range(feature.shape[1]):
-        unit_vector = torch.zeros_like(feature)
-        unit_vector[:, j] = 1
-        yield unit_vector
+    return (unit_vector(feature, j) for j in range(feature.shape[1]))
+
+
+def unit_vector(feature: Tensor, j: int) -> Tensor:
+    """One unit vector for features (B, m), repeated over the batch."""
+    vector = torch.zeros_like(feature)
+    vector[:, j] = 1
+    return vector
 
 
 def random_signs(feature: Tensor, probes: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Draw random signs for features (B, m), ``probes`` times."""
+    return (random_sign(feature, generator) for _ in range(probes))
+
+
+def random_sign(feature: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw random signs for features (B, m)."""
     table = _signs_of_bytes(feature.device).to(feature.dtype)
-    for _ in range(probes):
-        words = torch.empty(math.ceil(feature.numel() / 64), dtype=torch.int64, device=feature.device)
-        words.random_(-(2**63), None, generator=generator)
-        signs = table.index_select(0, words.view(torch.uint8).int())
-        yield signs.flatten()[: feature.numel()].view(feature.shape)
+    words = torch.empty(math.ceil(feature.numel() / 64), dtype=torch.int64, device=feature.device)
+    words.random_(-(2**63), None, generator=generator)
+    signs = table.index_select(0, words.view(torch.uint8).int())
+    return signs.flatten()[: feature.numel()].view(feature.shape)
 
 
 @functools.cache

@@ -11,7 +11,6 @@ linear layer, is integrated analytically as a control variate; the estimate is u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +18,7 @@ import torch
 from scipy.special import gammaincinv
 from torch import Tensor
 
+from .journal import Sums
 from .noise import Tie
 from .probe import LayerProbe
 
@@ -89,7 +89,7 @@ class Radial:
         nothing = torch.zeros_like(own)[..., None]
         # Per group: both signs of each length, then zero.
         nodes = torch.cat([factors, -factors, nothing], 2)
-        found = torch.cat([*self._deviations(delta * sigma, nodes)]).reshape(nodes.shape).double()
+        found = self._deviations(delta * sigma, nodes).reshape(nodes.shape).double()
         apart, at_zero = (found[..., :2] + found[..., 2:4]) / 2 - found[..., 4:], found[..., 4]
         curve = (guess.double() / (2 * sizes))[None, :, None]
         rest = weights * (apart - curve * lengths.square())
@@ -98,20 +98,23 @@ class Radial:
         live = self._live
         return Integrals((gradient * live).to(sigma), level[:, live].mean(1).to(sigma), found.numel())
 
-    def _deviations(self, noise: Tensor, nodes: Tensor) -> Iterator[Tensor]:
-        """Yield deviations for each background, group and node, in batches.
+    def _deviations(self, noise: Tensor, nodes: Tensor) -> Tensor:
+        """Deviations for each background, group and node.
 
         ``noise`` (backgrounds, n) is standardized; ``nodes`` (backgrounds, groups, nodes) are factors of a group's
         noise.
         """
         groups, count = nodes.shape[1:]
         rows = torch.arange(nodes.numel(), device=noise.device)
-        for start in range(0, len(rows), self._feature.batch_size):
-            some = rows[start : start + self._feature.batch_size]
+        found: list[Tensor] = []
+        feature = self._feature
+        for step in feature.journal.steps(len(rows), feature.batch_size, Sums(parts=[found]), feature, noise):
+            some = rows[step.start : step.stop]
             background, group = some // (groups * count), some // count % groups
             factor = torch.ones((len(some), groups), dtype=noise.dtype, device=noise.device)
             factor[torch.arange(len(some)), group] = nodes.flatten()[some]
-            yield self._feature.deviations_at(noise[background] * self._tie.expand(factor))
+            found.append(feature.deviations_at(noise[background] * self._tie.expand(factor)))
+        return torch.cat(found)
 
 
 def draw_lengths(sizes: Tensor, backgrounds: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:

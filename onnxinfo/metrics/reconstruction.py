@@ -110,7 +110,7 @@ class Reconstruction:
         fourth = torch.zeros_like(sigma)
         deviations: list[Tensor] = []
         with torch.no_grad():
-            for count in probe.batches(-(-draws // PARTS) * PARTS):
+            for count in probe.batches(-(-draws // PARTS) * PARTS, sigma, [sums, counts, fourth], [deviations]):
                 _, x = probe.perturb(sigma, count)
                 feature = probe.evaluate(x)
                 deviations.append((feature.reshape(count, probe.samples, -1) - probe.center).square().sum(-1))
@@ -145,8 +145,9 @@ class Reconstruction:
         """
         probe = self.feature
         sums = HalfSums(sigma), HalfSums(sigma)
-        deviations = []
-        for count in probe.batches(draws // 2):
+        deviations: list[Tensor] = []
+        totals = *sums[0].totals, *sums[1].totals
+        for count in probe.batches(draws // 2, torch.stack([sigma, weights]), totals, [deviations]):
             delta, plus = probe.perturb(sigma, count)
             minus = (2 * probe.x - plus.reshape(count, *probe.x.shape)).flatten(0, 1)
             found = [torch.zeros_like(delta), torch.zeros_like(delta)]

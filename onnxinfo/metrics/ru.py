@@ -28,6 +28,7 @@ from .certificate import (
     rescale_to_constraint,
     sample_until,
 )
+from .descent import Descent
 from .linearization import Linearization
 from .noise import ENTROPY, Tie, clip_sigma, waterfill
 from .reconstruction import LEAST_POWER, Moments, Reconstruction
@@ -175,7 +176,8 @@ class Problem:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         linear = (2 / self.units.to(self.target)).log()
         multiplier = linear.clone()
-        for _ in range(steps):
+        feature, descent = self.reconstruction.feature, Descent(logs, optimizer, schedule, multiplier)
+        for _ in feature.journal.steps(steps, 1, descent, feature, scales):
             optimizer.zero_grad()
             deviation, power = self.reconstruction.differentiable(self.sigma(logs.exp()), draws)
             ratio = deviation / self.target.clamp(min=torch.finfo(self.target.dtype).tiny)

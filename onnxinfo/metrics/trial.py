@@ -142,7 +142,7 @@ def try_step(
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     modeled: tuple[list[Tensor], list[Tensor]] = ([], [])
     with torch.no_grad():
-        for count in feature.batches(draws):
+        for count in feature.batches(draws, torch.stack([before, after]), parts=[*found, *modeled]):
             delta = torch.randn((count, feature.samples, feature.units), generator=feature.noise, device=step.device)
             for scales, parts, energies in zip((before, after), found, modeled, strict=True):
                 x = (feature.x + (delta * scales).reshape(count, *feature.x.shape) * feature.unit).flatten(0, 1)

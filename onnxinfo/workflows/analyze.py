@@ -19,6 +19,7 @@ from ..analysis.blocks import Measure
 from ..analysis.evaluated import prepare_evaluated
 from ..analysis.finite import check_values
 from ..analysis.job import Job, prepare, prepare_reached
+from ..analysis.keeping import unfinished_work
 from ..analysis.masks import unit_mask_of
 from ..analysis.measures import check_gradients, check_metrics, make_measures, need_gradients, needed, with_needed
 from ..analysis.settings import Report, Result
@@ -173,11 +174,14 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     ):
         if job.memory is None:
             job.batch_size = _as_begun(writer, job.batch_size)
+        worker.unfinished = unfinished_work(job.output, schema, job)
         if any(not writer.finished(metric).all() for metric in measures):
             for measure in worker.measures.values():
                 measure.prepare(report)
         with open_engine(config.execution, worker) as opened:
-            Analysis(job, measures, worker.measures, opened, writer, report).compute()
+            Analysis(job, measures, worker, opened, writer, report).compute()
+        # Before the run is marked complete, because no later call looks for it then.
+        worker.unfinished.remove()
     return Result(Path(output), name)
 
 

@@ -14,11 +14,13 @@ import numpy.typing as npt
 
 from ..analysis.blocks import Measure
 from ..analysis.job import Job
+from ..analysis.keeping import KeptLinearizations
 from ..analysis.linearization_store import LinearizationStore, linearization_store
 from ..analysis.normalizers import Normalizers
 from ..analysis.settings import Progress, Report
-from ..analysis.tasks import Column, Linearize, Measuring
+from ..analysis.tasks import Column, Linearize, Measuring, Worker
 from ..archive.means import mean_and_stderr
+from ..archive.unfinished import Unfinished
 from ..archive.writer import RunWriter
 from ..engines.base import Engine
 from ..errors import InputError
@@ -40,8 +42,8 @@ class Analysis:
         Layers, samples and settings.
     measures
         The requested metrics, by name.
-    everything
-        These, and the metrics that they depend on.
+    worker
+        This process's worker: these, the metrics that they depend on, and where unfinished work is kept.
     engine
         Engine that executes the tasks.
     writer
@@ -52,7 +54,7 @@ class Analysis:
 
     job: Job
     measures: Mapping[str, Measure]
-    everything: Mapping[str, Measure]
+    worker: Worker
     engine: Engine
     writer: RunWriter
     report: Report
@@ -76,6 +78,12 @@ class Analysis:
                 for part in parts:
                     for name, column in part.outcome.items():
                         self._write(name, task.layer, part.samples, column)
+                self._unfinished.discard(task.name)
+
+    @property
+    def _unfinished(self) -> Unfinished:
+        assert self.worker.unfinished is not None
+        return self.worker.unfinished
 
     @property
     def _blocks(self) -> list[list[int]]:
@@ -114,7 +122,7 @@ class Analysis:
 
     def _is_constrained(self, name: str) -> bool:
         """Whether a metric, or one that it depends on, uses the constraint with ``D``."""
-        measure = self.everything[name]
+        measure = self.worker.measures[name]
         return measure.uses_normalizer or any(map(self._is_constrained, measure.needs))
 
     def _known(self, metrics: Sequence[str], layer: int) -> float | None:
@@ -123,15 +131,20 @@ class Analysis:
         return next((self.writer.normalizer(m, layer) for m in metrics if self._finished[m][layer].any()), None)
 
     def _linearize_blocks(self, kept: LinearizationStore, blocks: Sequence[list[int]]) -> None:
-        began, done, total = time.monotonic(), 0, sum(map(len, blocks))
-        tasks = [Linearize(block, self._stderr()) for block in blocks]
-        for _, parts in self.engine.map(tasks):
+        saved = KeptLinearizations(self._unfinished, kept, len(self.job.layers))
+        began, total = time.monotonic(), sum(map(len, blocks))
+        tasks = [Linearize(block, self._stderr()) for block in blocks if not saved.restored(block)]
+        done = total - sum(len(task.samples) for task in tasks)
+        for task, parts in self.engine.map(tasks):
+            assert isinstance(task, Linearize)
             for part in parts:
                 for layer, start in zip(self.job.layers, part.outcome, strict=True):
                     _demand_finite(layer.name, part.samples, start)
                 kept.put(part.samples, part.outcome)
                 done += len(part.samples)
                 self.report(Progress("normalizer", done, total))
+            saved.add(task.samples, task.name)
+        saved.close()
         logger.info("normalizers D of %d layers computed in %.2f s", len(self.job.layers), time.monotonic() - began)
 
     def _stderr(self) -> float:

@@ -19,6 +19,8 @@ from processes import Command, context
 
 import onnxinfo
 from onnxinfo.cli import main
+from onnxinfo.metrics import journal
+from onnxinfo.metrics.network import Network
 from onnxinfo.models import path as bundled
 from onnxinfo.termination import orderly_termination
 
@@ -29,6 +31,8 @@ IMAGES = f"{bundled('digits.npz')}:images"
 # Blocks of one sample, of the quickest layer: as many moments between finished cells as possible.
 OPTIONS = {"layers": ["relu"], "limit": 4, "memory_limit": "1K"}
 CELLS = 4
+#: Saves of a block that is computed for some time.
+SAVES = 5
 COMMAND = ["analyze", MODEL, "--inputs", IMAGES, "--limit", "4", "--layers", "relu", "--memory-limit", "1K"]
 
 
@@ -37,14 +41,16 @@ def points(total, fast):
     return [pytest.param(i, marks=pytest.mark.slow if i >= fast else ()) for i in range(total)]
 
 
-def analyze(path, ready=None):
+def analyze(path, ready=None, options=OPTIONS):
     """Run an analysis in a separate process."""
     import torch
 
     torch.set_num_threads(1)
+    # Unfinished work is saved at every moment, so that kills also hit that.
+    journal.SAVE_SECONDS = 0
     if ready is not None:
         ready.send(time.process_time())
-    onnxinfo.analyze(MODEL, IMAGES, path, **OPTIONS)
+    onnxinfo.analyze(MODEL, IMAGES, path, **options)
     if ready is not None:
         ready.send(time.process_time())
 
@@ -142,6 +148,38 @@ def kill(path, delay):
         if process.exitcode == -signal.SIGKILL and not has_ended(pipe):
             return
         delay *= 0.8
+
+
+def test_a_killed_analysis_continues_within_a_cell(tmp_path, monkeypatch):
+    """What was computed up to the last save is not computed again."""
+    call, counts = Network.__call__, []
+
+    def counted(network, x, rows):
+        counts[-1] += len(x)
+        return call(network, x, rows)
+
+    monkeypatch.setattr(Network, "__call__", counted)
+    path, options = tmp_path / "a.h5", {"layers": ["relu"], "limit": 4}
+    for each in (tmp_path / "whole.h5", path):
+        if each == path:
+            process = context().Process(target=analyze, args=(path, None, options))
+            process.start()
+            # Far into the only block of samples.
+            while len([*tmp_path.glob(".a.h5.*.unfinished/measuring-*")]) < SAVES:
+                assert process.is_alive()
+                time.sleep(0.0005)
+            process.kill()
+            process.join()
+            assert cells(path) == 0
+        counts.append(0)
+        onnxinfo.analyze(MODEL, IMAGES, each, **options)
+    assert counts[1] < 0.9 * counts[0]
+    contents = []
+    for each in (tmp_path / "whole.h5", path):
+        with onnxinfo.open(each) as archive:
+            contents.append(content(archive[RUN]))
+    assert contents[0] == contents[1]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.h5", "whole.h5"]
 
 
 @pytest.mark.parametrize("point", points(20, fast=1))
