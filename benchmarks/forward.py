@@ -33,7 +33,6 @@ from onnxinfo.analysis.evaluated import prepare_evaluated
 from onnxinfo.analysis.job import Job, prepare
 from onnxinfo.analysis.variance import feature_variances
 from onnxinfo.config import SidConfig
-from onnxinfo.graph.layers import perturbed_tensor
 from onnxinfo.metrics.budget import fit
 from onnxinfo.metrics.forward import solve_forward
 from onnxinfo.metrics.input_provider import InputProvider, open_samples_of
@@ -75,7 +74,7 @@ def prepared_job(case: Case, seed: int, *, forward: bool) -> Job:
     layers = onnxinfo.list_layers(loaded)
     chosen = onnxinfo.select_layers(layers, [case.layer] if case.layer else [])[-1:]
     samples = open_samples_of(loaded, case.inputs, preset=case.preset, limit=case.limit)
-    provider = InputProvider(loaded, samples, perturbed_tensor(loaded))
+    provider = InputProvider(loaded, samples, onnxinfo.perturbed_tensors(loaded)[0])
     settings = SidConfig(normalize_by="feature", share_sigma=case.share, seed=seed)
     if forward:
         job = prepare_evaluated(provider, chosen, settings.without_gradients(), CPU, named=True)

@@ -33,6 +33,7 @@ from .certificate import (
     wider,
 )
 from .intervals import Intervals
+from .line_search import LineSearch
 from .noise import Tie, clip_sigma, waterfill
 from .probe import LayerProbe
 from .radial import Integrator
@@ -48,6 +49,12 @@ FALLING, FALLING_BACKGROUNDS = 16, 16
 SAME = 0.01
 #: Maximum number of first searches.
 MOST_SEARCHES = 6
+#: Searches along lines: minimum and maximum number, and how many of them have to end at the best optimum.
+LEAST_LINES, MOST_LINES, ALIKE = 5, 12, 3
+#: Standard deviation of the log scales of random starts.
+SPREAD = 1.0
+#: Uncapped scale of units that such a search leaves at the cap, relative to it: a small rescaling does not free them.
+BEYOND_CAP = 1.3
 #: Minimum gap in nats for piecewise constant layers, and where the first searches disagree: such layers have several
 #: optima, and the certificate only measures the distance to the nearest. In 12 cells of a random forest, repeated
 #: searches found up to 0.067 nats more.
@@ -258,6 +265,51 @@ class ForwardProblem:
         return dataclasses.replace(best, probes=now.probes, iterations=now.iterations)
 
     def _first(self, excess: float) -> _Search:
+        """Search along lines if the thresholds are known, else from both ends."""
+        return self._along_lines() if isinstance(self.integrate, Intervals) else self._from_both_ends(excess)
+
+    def _along_lines(self) -> _Search:
+        """Search along lines from several starts, until the best optimum has been found often enough."""
+        assert isinstance(self.integrate, Intervals)
+        search = LineSearch(self.feature, self.integrate, float(self.target), self.cap, self.counted[0])
+        first = [
+            search.alone(),
+            self.start()[0].double(),
+            torch.full_like(self.counted[0], self.cap, dtype=torch.float64),
+        ]
+        searches: list[_Search] = []
+        while len(searches) < LEAST_LINES or (len(searches) < MOST_LINES and _alike(searches) < ALIKE):
+            number = len(searches)
+            start = first[number] if number < len(first) else self._mixed(first[1], searches, number)
+            searches.append(self._along(search, start))
+            searches.sort(key=_entropy)
+        evaluations = search.evaluations + sum(each.evaluations for each in searches)
+        apart = searches[-1].entropy - searches[-2].entropy
+        return dataclasses.replace(searches[-1], evaluations=evaluations, alone=False, apart=apart)
+
+    def _mixed(self, uniform: Tensor, searches: Sequence[_Search], number: int) -> Tensor:
+        """A random start, (n,), or each unit's scale from one of the two best searches, in turn."""
+        stream = self.feature.noise
+        if number % 2:
+            return uniform * (SPREAD * torch.randn(uniform.shape, generator=stream, device=uniform.device)).exp()
+        first = torch.rand(uniform.shape, generator=stream, device=uniform.device) < 0.5
+        return torch.where(first, searches[-1].scales[0], searches[-2].scales[0]).double()
+
+    def _along(self, search: LineSearch, start: Tensor) -> _Search:
+        """One search along lines, at the met constraint."""
+        scales, gradient = search(start, self.feature.noise)
+        scales = torch.where(scales < self.cap, scales, BEYOND_CAP * self.cap)
+        free = self.free(scales[None])[0]
+        exponent = min(max(float(gradient[free].sum() / self.target), LEAST_EXPONENT), MOST_EXPONENT)
+        evidence = _Evidence((gradient / (2 * scales.square())).to(self.target), exponent)
+        met, spent = self.met(scales[None].to(self.target), exponent)
+        return _Search(met, evidence, self._mean_log(met), spent)
+
+    def _mean_log(self, scales: Tensor) -> float:
+        """Mean log scale of the units."""
+        return float((scales.clamp(max=self.cap).log() * self.tie.size).sum() / self.tie.size.sum())
+
+    def _from_both_ends(self, excess: float) -> _Search:
         """Search from both ends; if the results differ, again until the best one is found twice. Return the best.
 
         Once noise crosses a threshold half of the time, more noise costs no more budget: the optimum of a unit is
@@ -297,8 +349,7 @@ class ForwardProblem:
     def _search(self, scales: Tensor, evidence: _Evidence, spent: int) -> _Search:
         scales, more = self.ascend(scales, evidence, *FIRST)
         scales, measured = self.met(scales, evidence.exponent)
-        entropy = float((scales.clamp(max=self.cap).log() * self.tie.size).sum() / self.tie.size.sum())
-        return _Search(scales, evidence, entropy, spent + more + measured)
+        return _Search(scales, evidence, self._mean_log(scales), spent + more + measured)
 
     def ascend(
         self, scales: Tensor, evidence: _Evidence, rounds: int, backgrounds: int, least: float
@@ -453,6 +504,11 @@ def _entropy(search: _Search) -> float:
 def _are_same(searches: Sequence[_Search]) -> bool:
     """Whether the best two of several searches, in ascending order, have found the same optimum."""
     return searches[-1].entropy - searches[-2].entropy <= SAME
+
+
+def _alike(searches: Sequence[_Search]) -> int:
+    """Number of searches that have found the best optimum."""
+    return sum(searches[-1].entropy - each.entropy <= SAME for each in searches)
 
 
 def _is_better(one: Solution, other: Solution) -> bool:

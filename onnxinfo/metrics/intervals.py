@@ -39,7 +39,7 @@ class Intervals:
         x = feature.x.reshape(-1).double()
         unit = feature.unit.double().expand(feature.x.shape).reshape(-1)
         #: Thresholds minus the sample's value, in standardized units.
-        self._offsets = [(each.double() - x[i]) / unit[i] for i, each in enumerate(thresholds)]
+        self.offsets = [(each.double() - x[i]) / unit[i] for i, each in enumerate(thresholds)]
 
     def __call__(self, sigma: Tensor, backgrounds: int, guess: Tensor) -> Integrals:
         """Integrate for every unit; see :class:`.radial.Integrator`. The guess is not used."""
@@ -58,7 +58,7 @@ class Intervals:
         nothing = torch.zeros((backgrounds, len(sigma)), dtype=deviations.dtype, device=sigma.device)
         gradient = nothing.index_add(1, units, deviations * of_gradient)
         level = nothing.index_add(1, units, deviations * of_level)
-        live = self._counted & torch.tensor([len(each) > 0 for each in self._offsets], device=sigma.device)
+        live = self._counted & torch.tensor([len(each) > 0 for each in self.offsets], device=sigma.device)
         return Integrals((gradient * live).to(sigma), level[:, live].mean(1).to(sigma), len(rows))
 
     def _pieces(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -69,7 +69,7 @@ class Intervals:
 
     def _pieces_of(self, unit: int, sigma: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Intervals of one unit; see :meth:`_pieces`."""
-        offsets = self._offsets[unit]
+        offsets = self.offsets[unit]
         near = offsets[(offsets / sigma).abs() <= FARTHEST]
         edges = torch.cat([near.new_tensor([-math.inf]), near / sigma, near.new_tensor([math.inf])])
         if not len(near):
