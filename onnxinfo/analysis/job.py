@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
+from ..archive.sanity import SanityCard
 from ..config import Config, SidConfig
 from ..errors import ConversionError
 from ..graph.finite import check_weights
@@ -80,6 +81,8 @@ class Job:
         Samples as given by the user, and the archive; unset in a worker.
     evaluated
         Positions of layers that ONNX Runtime evaluates and that have no gradient.
+    card
+        What the model receives and makes of it; None in a worker.
     shape
         Shape of one sample of the analysis input.
     """
@@ -101,6 +104,7 @@ class Job:
     source: Any = None
     output: Path = Path()
     evaluated: frozenset[int] = frozenset()
+    card: SanityCard | None = None
     shape: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -90,7 +90,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Compute metrics of one layer at consecutive samples.
+    """Compute metrics of one layer at some samples of a block.
 
     Attributes
     ----------
@@ -104,6 +104,8 @@ class Measuring:
         The layer's linearization at the samples; None if no metric needs it.
     normalizer
         ``D`` of the constraint; None: each sample's own.
+    passes
+        Factor on the passes over the cells.
     """
 
     layer: int
@@ -111,15 +113,17 @@ class Measuring:
     metrics: Sequence[str]
     linearization: Linearization | None
     normalizer: float | None
+    passes: int = 1
 
     def perform(self, worker: Worker) -> list[Part[dict[str, Column]]]:
         """Compute the cells of each metric."""
         parts = []
 
         def work(samples: list[int]) -> None:
-            first, whole = samples[0] - self.samples[0], self.linearization
+            first, whole = list(self.samples).index(samples[0]), self.linearization
             part = None if whole is None else whole.at(slice(first, first + len(samples)))
             batch = SampleBatch(worker.job, self.layer, samples, part, self.normalizer, worker.measures)
+            batch.passes = self.passes
             parts.append(Part(samples, {name: _column(batch, name) for name in self.metrics}))
 
         for_each(worker.job, [list(self.samples)], work)
