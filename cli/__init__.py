@@ -15,6 +15,7 @@ from onnxinfo import __version__
 
 from .early import add_checks
 from .former import Group, warnings_shown
+from .rendering import as_options, register_program
 from .verbosity import add_options
 
 # Command name -> module of this package that defines it (as a function of the same name, dashes as underscores).
@@ -36,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "export": "archive",
     "recover": "archive",
     "validate": "archive",
+    "doctor": "doctor",
     "check": "check",
     "completion": "completion",
     "rescale": "diagnoses",
@@ -117,6 +119,7 @@ def cli(libraries: tuple[str, ...]) -> None:
 
 
 add_options(cli)
+register_program(cli)
 
 
 def main() -> None:
@@ -137,8 +140,6 @@ def main() -> None:
     except OnnxinfoError as error:
         if settings["debug"]:
             raise
-        from .rendering import as_options
-
         click.echo(f"onnxinfo: error: {as_options(str(error), settings.get('command'))}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:

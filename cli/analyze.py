@@ -65,9 +65,13 @@ def demo(output: str, force: bool) -> None:
 def show(result: Result, seconds: float) -> None:
     """Print the closing table of an analysis."""
     from onnxinfo import open as open_archive
+    from onnxinfo.text import quoted
 
     with open_archive(result.archive) as archive:
         run = archive[result.run]
+        if result.unchanged:
+            layers, samples = run.shape
+            click.echo(f"complete: run {quoted(run.name)} has everything already ({layers} layers, {samples} samples)")
         print_run(run, str(result.archive), seconds)
         if without := run.recipe.get("without_foreground"):
             click.echo(f"without a foreground: {without} of {run.shape[1]} samples, excluded from concentration")

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from .verbosity import show_messages
+
 
 def add_checks(command: click.Command) -> click.Command:
     """Add checks of files and names to a command, or to the commands of a group, that run before it."""
@@ -35,6 +37,7 @@ class _Checked:
 
     def __call__(self, *context: Any, **given: Any) -> Any:
         """Check the arguments, then run the command."""
+        show_messages()
         for name, check in _CHECKS.items():
             if given.get(name) is not None:
                 check(given[name])

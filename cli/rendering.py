@@ -15,6 +15,14 @@ CALL = re.compile(r"\bonnxinfo\.([a-z_]+)\(([^()]*)\)")
 PROGRAM_OPTIONS = {"register_ort_library": "--ort-library"}
 
 
+_programs: list[click.Group] = []
+
+
+def register_program(program: click.Group) -> None:
+    """Make the program known, whose commands messages name."""
+    _programs[:] = [program]
+
+
 def as_options(text: str, command: click.Command | None) -> str:
     """Replace keywords in a message by options of a command, and calls by commands.
 
@@ -48,12 +56,11 @@ def _flags(option: click.Option, value: str) -> str:
 
 
 def _command_line(call: re.Match[str]) -> str:
-    from . import COMMANDS, cli
-
     name, keywords = call[1], call[2].replace("...", "")
     if name in PROGRAM_OPTIONS:
         return PROGRAM_OPTIONS[name]
-    if name not in COMMANDS:
+    command = next((found for each in _programs if (found := each.get_command(click.Context(each), name))), None)
+    if command is None:
         return call[0]
-    flags = _with_flags(keywords.replace(", ", " "), cli.get_command(click.Context(cli), name))
+    flags = _with_flags(keywords.replace(", ", " "), command)
     return f"'onnxinfo {name}{flags and ' '}{flags}'"

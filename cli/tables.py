@@ -17,6 +17,8 @@ import click
 
 from onnxinfo.text import printable, quoted, shorten, spreadsheet_text
 
+from .rendering import as_options
+
 if TYPE_CHECKING:
     from onnxinfo import Run
     from onnxinfo.outputs import Output
@@ -151,6 +153,8 @@ def print_run(run: Run, output: str, seconds: float) -> None:
             click.echo(f"{metric.name}: {text}")
     unreadable = run.provenance.get("unreadable_samples")
     missing = f", {len(unreadable)} unreadable" if isinstance(unreadable, list) and unreadable else ""
+    for line in run.sanity.lines() if run.sanity else []:
+        click.echo(as_options(line, click.get_current_context().command))
     click.echo(f"archive: {output}")
     click.echo(f"samples: {run.shape[1]} used{missing}")
     for each in unreadable if isinstance(unreadable, list) else []:

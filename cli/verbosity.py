@@ -29,6 +29,14 @@ def quiet() -> bool:
     return bool(click.get_current_context().ensure_object(dict).get("quiet"))
 
 
+def show_messages() -> None:
+    """Show the library's warnings on standard error, and the sanity card unless ``--quiet`` was given."""
+    import logging
+
+    _add_handler()
+    logging.getLogger("onnxinfo.sanity").setLevel(logging.WARNING if quiet() else logging.INFO)
+
+
 def print_info(text: object) -> None:
     """Print a message unless ``--quiet`` was given."""
     if not quiet():
@@ -52,8 +60,14 @@ def _settle(context: click.Context, option: click.Parameter, given: bool) -> Non
 def _show_log(*, detailed: bool) -> None:
     import logging
 
+    logging.getLogger("onnxinfo").setLevel(logging.DEBUG if detailed else logging.INFO)
+    _add_handler()
+
+
+def _add_handler() -> None:
+    import logging
+
     logger = logging.getLogger("onnxinfo")
-    logger.setLevel(logging.DEBUG if detailed else logging.INFO)
     if not any(handler.get_name() == __name__ for handler in logger.handlers):
         logger.addHandler(_handler())
 
@@ -71,7 +85,11 @@ def _handler() -> logging.Handler:
         def emit(self, record: logging.LogRecord) -> None:
             context = click.get_current_context(silent=True)
             text = as_options(printable(record.getMessage()), context.command if context else None)
-            click.echo(f"[{record.relativeCreated / 1000:7.2f} s] {text}", err=True)
+            if logging.getLogger("onnxinfo").isEnabledFor(logging.INFO):
+                text = f"[{record.relativeCreated / 1000:7.2f} s] {text}"
+            elif record.levelno >= logging.WARNING:
+                text = f"warning: {text}"
+            click.echo(text, err=True)
 
     handler = Lines()
     handler.set_name(__name__)

@@ -41,6 +41,8 @@ _LAZY = {
     "open_samples": "inputs.opening",
     "ModelCheck": "workflows.check",
     "check_model": "workflows.check",
+    "SanityCard": "archive.sanity",
+    "doctor": "workflows.doctor",
     "InputConfig": "config",
     "SidConfig": "config",
     "RuConfig": "config",

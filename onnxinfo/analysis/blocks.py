@@ -129,6 +129,8 @@ class SampleBatch:
         self._linearization = None if linearization is None else linearization.to(self.x.device)
         self._normalizer, self._measures = normalizer, measures
         self._cells: dict[str, Cells] = {}
+        #: Factor on the passes over the cells.
+        self.passes = 1
 
     @property
     def linearization(self) -> Linearization:

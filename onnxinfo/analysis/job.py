@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
+from ..archive.sanity import SanityCard
 from ..config import Config, SidConfig
 from ..errors import ConversionError, ModelError, UsageError
 from ..graph.finite import check_weights
@@ -84,6 +85,8 @@ class Job:
         Positions of layers that ONNX Runtime evaluates and that have no gradient.
     journal
         Records the unfinished work of the current task.
+    card
+        What the model receives and makes of it; None in a worker.
     shape
         Shape of one sample of the analysis input.
     """
@@ -106,6 +109,7 @@ class Job:
     output: Path = Path()
     evaluated: frozenset[int] = frozenset()
     journal: Journal = field(default_factory=Journal)
+    card: SanityCard | None = None
     shape: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,7 @@ class Sid(Measure):
         if settings.solver == "forward":
             return solve_forward(feature, target, tie, cap, shape, self.job.integrator(batch.layer), batch.units)
         problem = Problem.of(feature, batch.linearization, target, tie, cap, shape, batch.units, batch.target_stderr)
+        problem = dataclasses.replace(problem, passes=batch.passes)
         return solve_by_gradient(problem) if settings.solver == "reference" else solve(problem)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -50,6 +50,8 @@ class Result:
         The HDF5 file.
     run
         Name of the run in the archive.
+    unchanged
+        Whether the run had all cells already, so that nothing was computed or written.
 
     Examples
     --------
@@ -61,3 +63,4 @@ class Result:
 
     archive: Path
     run: str
+    unchanged: bool = field(default=False, repr=False, compare=False)

@@ -84,7 +84,7 @@ class Linearize:
     @property
     def name(self) -> str:
         """Name of the task's unfinished work."""
-        return f"linearizing-{self.samples[0]}-{len(self.samples)}"
+        return f"linearizing-{_digest(self.samples)}"
 
     def perform(self, worker: Worker) -> list[Part[list[Linearization]]]:
         """Compute one linearization per layer."""
@@ -114,7 +114,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Compute metrics of one layer at consecutive samples.
+    """Compute metrics of one layer at some samples of a block.
 
     Attributes
     ----------
@@ -128,6 +128,8 @@ class Measuring:
         The layer's linearization at the samples; None if no metric needs it.
     normalizer
         ``D`` of the constraint; None: each sample's own.
+    passes
+        Factor on the passes over the cells.
     """
 
     layer: int
@@ -135,12 +137,12 @@ class Measuring:
     metrics: Sequence[str]
     linearization: Linearization | None
     normalizer: float | None
+    passes: int = 1
 
     @property
     def name(self) -> str:
         """Name of the task's unfinished work."""
-        metrics = zlib.crc32("\n".join(self.metrics).encode())
-        return f"measuring-{self.layer}-{self.samples[0]}-{len(self.samples)}-{metrics:08x}"
+        return f"measuring-{self.layer}-{_digest(self.samples, self.metrics, self.passes)}"
 
     def perform(self, worker: Worker) -> list[Part[dict[str, Column]]]:
         """Compute the cells of each metric."""
@@ -148,13 +150,18 @@ class Measuring:
 
         def work(samples: list[int]) -> None:
             worker.begin(self.name, samples)
-            first, whole = samples[0] - self.samples[0], self.linearization
+            first, whole = list(self.samples).index(samples[0]), self.linearization
             part = None if whole is None else whole.at(slice(first, first + len(samples)))
             batch = SampleBatch(worker.job, self.layer, samples, part, self.normalizer, worker.measures)
+            batch.passes = self.passes
             parts.append(Part(samples, {name: _column(batch, name) for name in self.metrics}))
 
         for_each(worker.job, [list(self.samples)], work)
         return parts
+
+
+def _digest(*depends: object) -> str:
+    return f"{zlib.crc32(repr(depends).encode()):08x}"
 
 
 def _column(batch: SampleBatch, metric: str) -> Column:

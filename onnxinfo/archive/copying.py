@@ -7,7 +7,7 @@ old one unchanged.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,42 @@ def schema_of(run: Run) -> RunSchema:
         foreground=run.foreground,
         unit_names=run.stored_unit_names,
         inputs=run.inputs,
+        predicted=run.predicted,
+        probability=run.probability,
         provenance={key: value for key, value in run.provenance.items() if key not in ("format", "format_version")},
     )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Place of a run's cells in a larger run.
+
+    Attributes
+    ----------
+    layers, samples
+        Positions of the run's layers and samples in the larger one.
+    kept
+        Cells of each metric to copy, (layer, sample) of bool.
+    """
+
+    layers: Sequence[int]
+    samples: Sequence[int]
+    kept: Mapping[str, npt.NDArray[np.bool_]]
+
+    @classmethod
+    def same(cls, run: Run) -> Placement:
+        """Return the placement of all finished cells in a run of the same shape."""
+        kept = {metric.name: run.finished(metric.name) for metric in run.metrics}
+        return cls(range(run.shape[0]), range(run.shape[1]), kept)
+
+    def put(self, dataset: h5py.Dataset, data: npt.NDArray[Any]) -> None:
+        """Write the cells of a dataset, (layer, sample), in their places."""
+        if dataset.shape == data.shape:
+            dataset[...] = data
+            return
+        whole = dataset[...]
+        whole[np.ix_(self.layers, self.samples)] = data
+        dataset[...] = whole
 
 
 def copy_run(run: Run, file: h5py.File, name: str) -> list[LostCell]:
@@ -100,8 +134,9 @@ def copy_run(run: Run, file: h5py.File, name: str) -> list[LostCell]:
         raise ArchiveError(f"run '{run.name}' has unknown compression '{run.compression}'; it is damaged")
     group = create_run(file, name, schema_of(run), compression=run.compression, created=run.created or UNKNOWN)
     lost: list[LostCell] = []
+    place = Placement.same(run)
     for metric in run.metrics:
-        lost += _copy_metric(run, metric.name, group)
+        lost += _copy_metric(run, metric.name, group, place)
     status = guard.array(guard.dataset(run.group, "status", [], ["|u1"]))
     finished = all((group[f"{metric.name}_done"][()] == 1).all() for metric in run.metrics)
     is_complete = int(status) == STATUS.index("complete")
@@ -110,28 +145,43 @@ def copy_run(run: Run, file: h5py.File, name: str) -> list[LostCell]:
     return lost
 
 
-def _copy_metric(run: Run, name: str, target: h5py.Group) -> list[LostCell]:
+def copy_cells(run: Run, group: h5py.Group, place: Placement) -> None:
+    """Copy the cells of a run that a larger one keeps; those with a wrong checksum are left unfinished there."""
+    for metric in run.metrics:
+        _copy_metric(run, metric.name, group, place)
+    group["elapsed"][()] = run.elapsed
+
+
+def _copy_metric(run: Run, name: str, target: h5py.Group, place: Placement) -> list[LostCell]:
     metric = run.metric(name)
     shape = run.shape
     normalizer = run.normalizer(name)
     columns = [guard.array(guard.dataset(run.group, metric.dataset(c.name), shape, [c.dtype])) for c in metric.columns]
     checksum = guard.array(guard.dataset(run.group, f"{name}_checksum", shape, ["<u4"]))
-    marked = run.finished(name)
+    marked = run.finished(name) & place.kept[name]
     whole = marked & (cell_checksums(normalizer, columns, shape) == checksum)
     if metric.has_map:
-        whole = _copy_maps(run, name, whole, target)
-    target[f"{name}_normalizer"][...] = normalizer
-    target[f"{name}_checksum"][...] = np.where(whole, checksum, 0)
+        whole = _copy_maps(run, name, whole, target, place)
+    _put_normalizers(target[f"{name}_normalizer"], normalizer, place)
+    place.put(target[f"{name}_checksum"], np.where(whole, checksum, 0))
     for column, data in zip(metric.columns, columns, strict=True):
         fill = np.nan if column.dtype == "<f8" else 0
-        target[metric.dataset(column.name)][...] = np.where(whole, data, fill).astype(column.dtype)
-    target[f"{name}_done"][...] = whole.astype("|u1")
+        place.put(target[metric.dataset(column.name)], np.where(whole, data, fill).astype(column.dtype))
+    place.put(target[f"{name}_done"], whole.astype("|u1"))
     return [
         LostCell(run.name, name, run.layers[layer].name, int(sample)) for layer, sample in np.argwhere(marked & ~whole)
     ]
 
 
-def _copy_maps(run: Run, name: str, wanted: npt.NDArray[np.bool_], target: h5py.Group) -> npt.NDArray[np.bool_]:
+def _put_normalizers(dataset: h5py.Dataset, normalizer: npt.NDArray[np.float64], place: Placement) -> None:
+    whole = dataset[...]
+    whole[[*place.layers]] = normalizer
+    dataset[...] = whole
+
+
+def _copy_maps(
+    run: Run, name: str, wanted: npt.NDArray[np.bool_], target: h5py.Group, place: Placement
+) -> npt.NDArray[np.bool_]:
     """Copy the wanted maps that are intact, and report which ones these are."""
     source, maps = run.map_dataset(name), target[f"{name}_map"]
     checksum, old_offset = (
@@ -144,9 +194,9 @@ def _copy_maps(run: Run, name: str, wanted: npt.NDArray[np.bool_], target: h5py.
         data = _saved_map(run.path, source, at, int(old_offset[at]), int(checksum[at]))
         if data is not None:
             whole[at] = True
-            offset[at] = put_map(maps, at, data, run.compression)
-    target[f"{name}_map_checksum"][...] = np.where(whole, checksum, 0)
-    target[f"{name}_map_offset"][...] = offset
+            offset[at] = put_map(maps, (place.layers[at[0]], place.samples[at[1]]), data, run.compression)
+    place.put(target[f"{name}_map_checksum"], np.where(whole, checksum, 0))
+    place.put(target[f"{name}_map_offset"], offset)
     return whole
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,11 +26,12 @@ LIBVER = ("v110", "v110")
 
 LAYER_COLUMNS = ("layer", "layer_index", "op", "node", "depth", "parameters", "layer_shape")
 SAMPLE_COLUMNS = ("sample", "sample_name", "label")
+PREDICTION_COLUMNS = ("predicted", "probability")
 THUMBNAIL_AXES = ("thumb_y", "thumb_x", "rgb")
 FOREGROUND_AXES = ("y", "x")
 INPUT_COLUMNS = ("input", "input_axes", "input_shape")
 OTHER_NAMES = (*INPUT_COLUMNS, "input_unit", "unit_name", "thumbnail", "foreground", "status", "elapsed")
-RESERVED = frozenset((*LAYER_COLUMNS, *SAMPLE_COLUMNS, *THUMBNAIL_AXES, *OTHER_NAMES))
+RESERVED = frozenset((*LAYER_COLUMNS, *SAMPLE_COLUMNS, *PREDICTION_COLUMNS, *THUMBNAIL_AXES, *OTHER_NAMES))
 
 STATUS = ("open", "complete", "interrupted", "failed")
 
@@ -252,6 +253,10 @@ class RunSchema:
         their position in their input describes.
     inputs
         Inputs whose units lie side by side along the only axis, if noise is added to several.
+    predicted, probability
+        Class that the model predicts for each sample and its probability, or None if it is not a classifier.
+    digest_of
+        Returns the digest of the samples at some positions, as the recipe has it of all; None if it cannot be had.
     """
 
     layers: Sequence[Layer] | Sequence[LayerRow]
@@ -267,6 +272,9 @@ class RunSchema:
     foreground: npt.NDArray[np.uint8] | None = None
     unit_names: Sequence[str] | None = None
     inputs: Sequence[InputPart] = ()
+    predicted: npt.NDArray[np.int64] | None = None
+    probability: npt.NDArray[np.float64] | None = None
+    digest_of: Callable[[Sequence[int]], str] | None = None
 
     def __post_init__(self) -> None:
         check_names([*self.axes], [*self.metrics])
@@ -423,6 +431,11 @@ def _create_coordinates(run: h5py.Group, schema: RunSchema) -> None:
         data = labels.astype("<i8") if labels.dtype.kind in "iu" else text_array(map(str, labels.tolist()))
         _static(run, "label", data, ("sample",))
         write_attribute(run["label"], "long_name", "label of the sample")
+    if schema.predicted is not None and schema.probability is not None:
+        _static(run, "predicted", schema.predicted.astype("<i8"), ("sample",))
+        write_attribute(run["predicted"], "long_name", "class that the model predicts, -1 if its scores are not finite")
+        _static(run, "probability", schema.probability.astype("<f8"), ("sample",))
+        _describe(run["probability"], "1", "probability of the predicted class")
     if schema.unit_names is not None:
         _static(run, "unit_name", text_array(schema.unit_names), schema.axes)
         write_attribute(run["unit_name"], "long_name", "name of the input unit")

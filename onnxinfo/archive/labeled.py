@@ -38,6 +38,14 @@ class Labellable(Tabular, Protocol):
     def foreground(self) -> npt.NDArray[np.uint8] | None:
         """Masks of the samples' objects."""
 
+    @property
+    def predicted(self) -> npt.NDArray[np.int64] | None:
+        """Predicted class of each sample."""
+
+    @property
+    def probability(self) -> npt.NDArray[np.float64] | None:
+        """Probability of the predicted class of each sample."""
+
     def normalizer(self, metric: str) -> npt.NDArray[np.float64]:
         """Return ``D`` of each layer."""
 
@@ -90,6 +98,8 @@ def run_dataset(run: Labellable) -> xarray.Dataset:
     }
     if run.labels is not None:
         coordinates["label"] = ("sample", run.labels)
+    if run.predicted is not None:
+        coordinates |= {"predicted": ("sample", run.predicted), "probability": ("sample", run.probability)}
     if run.inputs:
         coordinates["input"] = [part.name for part in run.inputs]
         coordinates["input_axes"] = ("input", [" ".join(part.axes) for part in run.inputs])

@@ -3,33 +3,80 @@
 from __future__ import annotations
 
 import datetime
+import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from ..config import as_setting, unrecorded
 from ..errors import UsageError
 from ..replacing import replacing
-from .copying import copy_run, new_archive, schema_of
-from .format import LayerRow, RunSchema, create_run, encode_attribute, plain_text
+from ..text import quoted
+from .copying import copy_cells, copy_run, new_archive
+from .format import RunSchema, create_run
+from .growth import Growth, grown
 from .reading import Run, open_locked
 from .storage import is_being_read, is_left_open
+
+logger = logging.getLogger(__name__)
 
 # Suffix of the name under which a run is kept until its replacement is complete.
 BACKUP = "~"
 
 
-def prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compression: str) -> None:
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a run.
+
+    Attributes
+    ----------
+    schema
+        Its description.
+    compression
+        Storage of maps.
+    overwrite
+        Replace a run of that name that cannot grow into the requested one, or is complete.
+    retry
+        Compute unproven cells again that more passes may prove.
+    """
+
+    schema: RunSchema
+    compression: str = "rounded"
+    overwrite: bool = False
+    retry: bool = False
+
+
+def is_complete(path: Path, run: str, request: Request) -> bool:
+    """Return whether a finished run has everything that is requested, so that nothing is to be written.
+
+    Raises
+    ------
+    UsageError
+        The run has another recipe and is not to be replaced.
+    ArchiveError
+        The archive cannot be read, or another process is writing to it.
+    """
+    if request.overwrite or not path.exists():
+        return False
+    with open_locked(path) as archive:
+        if run not in archive.runs or not archive[run].is_closed:
+            return False
+        growth = _growth(archive[run], request)
+    return growth is not None and growth.changes_nothing
+
+
+def prepare(path: Path, run: str, request: Request) -> None:
     """Leave at `path` a closed archive that contains the run, whatever state the file was in."""
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     if not path.exists():
         with replacing(path) as part, new_archive(part) as file:
-            create_run(file, run, schema, compression=compression, created=created)
+            create_run(file, run, request.schema, compression=request.compression, created=created)
         return
     with open_locked(path) as archive:
         known = archive.runs
-        resumes = run in known and _resumes(archive[run], schema, overwrite, compression)
+        growth = _growth(archive[run], request) if run in known else None
+        begun = archive[run].created if growth is not None else created
+        if growth is not None and not growth.changes_nothing:
+            _announce(archive[run], growth)
+    resumes = growth is not None and growth.changes_nothing
     # Readers keep the file that they opened: changes are made to a copy.
     if resumes and not is_left_open(path) and not is_being_read(path):
         return
@@ -40,47 +87,35 @@ def prepare(path: Path, run: str, schema: RunSchema, overwrite: bool, compressio
     with replacing(path) as part, open_locked(path) as archive, new_archive(part) as file:
         for name, new_name in kept.items():
             copy_run(archive[name], file, new_name)
-        if not resumes:
-            create_run(file, run, schema, compression=compression, created=created)
+        if growth is not None and not resumes:
+            group = create_run(file, run, growth.schema, compression=request.compression, created=begun)
+            copy_cells(archive[run], group, growth.placement())
+        elif not resumes:
+            create_run(file, run, request.schema, compression=request.compression, created=created)
 
 
-def _resumes(existing: Run, schema: RunSchema, overwrite: bool, compression: str) -> bool:
-    """Whether the run is to be resumed (otherwise it is replaced); raise if neither is allowed."""
-    difference = first_difference(existing, schema, compression)
-    if difference is None and not existing.is_closed:
-        return True
-    if overwrite:
-        return False
-    reason = f"has another recipe ({difference})" if difference else "is complete"
+def _growth(existing: Run, request: Request) -> Growth | None:
+    """Return how the run grows into the requested one; None if it is to be replaced; raise if neither is possible."""
+    found = grown(existing, request.schema, request.compression, retry=request.retry)
+    if not isinstance(found, str) and not (request.overwrite and existing.is_closed):
+        return found
+    if request.overwrite:
+        return None
     raise UsageError(
-        f"run '{existing.name}' exists and {reason}; choose another run=..., or replace it with overwrite=True"
+        f"run '{existing.name}' exists and has another recipe ({found}); choose another run=..., or replace it with "
+        f"overwrite=True"
     )
 
 
-def first_difference(existing: Run, schema: RunSchema, compression: str) -> str | None:
-    """Describe the first difference between a stored run and a schema; None if there is none."""
-    stored = schema_of(existing)
-    recipes = [
-        {key: encode_attribute(value) for key, value in recipe.items()} for recipe in (stored.recipe, schema.recipe)
-    ]
-    for key in dict.fromkeys([*recipes[1], *recipes[0]]):
-        there, now = (recipe.get(key, encode_attribute(unrecorded(key))) for recipe in recipes)
-        if there != now:
-            (name, there), (_, now) = as_setting(key, there), as_setting(key, now)
-            return f"{name} is {there} there, {now} now"
-    facets: dict[str, list[Any]] = {
-        "layers": [[LayerRow.of(layer) for layer in each.layers] for each in (stored, schema)],
-        "sample names": [[plain_text(name) for name in each.sample_names] for each in (stored, schema)],
-        "labels": [
-            None if x.labels is None else [str(label) for label in np.asarray(x.labels).tolist()]
-            for x in (stored, schema)
-        ],
-        "axes": [list(zip(each.axes, each.sample_shape, strict=True)) for each in (stored, schema)],
-        "metrics": [[metric.datasets() for metric in each.metrics] for each in (stored, schema)],
-        "input unit": [np.broadcast_to(each.unit, each.sample_shape).tolist() for each in (stored, schema)],
-        "compression": [existing.compression, compression],
-    }
-    return next((f"other {name}" for name, (there, now) in facets.items() if there != now), None)
+def _announce(run: Run, growth: Growth) -> None:
+    """Say beforehand what is added, and which finished cells are computed again."""
+    finished = sum(int(run.finished(metric.name).sum()) for metric in run.metrics)
+    again = finished - sum(int(kept.sum()) for kept in growth.kept.values())
+    added = f"adds {', '.join(growth.added)} to" if growth.added else "continues"
+    text = f"{added} run {quoted(run.name)}; {finished - again} of its {finished} finished cells stay"
+    if again:
+        text += f", {again} are computed again: {growth.why_lost}"
+    logger.warning("%s", text)
 
 
 def drop_backup(path: Path, run: str) -> None:

@@ -38,6 +38,7 @@ from .format import (
     decode_attribute,
     is_identifier,
 )
+from .sanity import ATTRIBUTE, SanityCard, card_of
 from .storage import close_read, is_being_written, open_to_read, open_unwritten
 
 if TYPE_CHECKING:
@@ -215,6 +216,39 @@ class Run:
         sides = [self._axis_size(axis) for axis in FOREGROUND_AXES]
         return guard.array(guard.dataset(self.group, "foreground", [self.shape[1], *sides], ["|u1"]))
 
+    @property
+    def predicted(self) -> npt.NDArray[np.int64] | None:
+        """Class that the model predicts for each sample, -1 if its scores are not finite; None if not recorded."""
+        return self._predictions("predicted", "<i8")
+
+    @property
+    def probability(self) -> npt.NDArray[np.float64] | None:
+        """Probability of each sample's predicted class, NaN if its scores are not finite; None if not recorded."""
+        return self._predictions("probability", "<f8")
+
+    @property
+    def sanity(self) -> SanityCard | None:
+        """What the model received and what it made of it; None in archives of earlier versions."""
+        return card_of(self.provenance.get(ATTRIBUTE), self.predicted, self.probability)
+
+    @property
+    def summary(self) -> str:
+        """The run in a few lines: what it is about, how far it is, and its sanity card.
+
+        Examples
+        --------
+        >>> with onnxinfo.open("result.h5") as archive:
+        ...     print(archive["digits-cnn"].summary)
+        run digits-cnn: 2 layers, 2 samples, metrics sid, complete
+        preprocessing: scale 0.00392157 (assumed); ...
+        model input 'image': minimum 0, mean 0.3..., maximum 1
+        predictions: class ...
+        """
+        layers, samples = self.shape
+        metrics = ", ".join(metric.name for metric in self.metrics)
+        first = f"run {printable(self.name)}: {layers} layers, {samples} samples, metrics {metrics}, {self.status}"
+        return "\n".join([first, *(self.sanity.lines() if self.sanity else [])])
+
     def metric(self, name: str) -> Metric:
         """Return a metric of the run.
 
@@ -358,6 +392,11 @@ class Run:
     def map_dataset(self, metric: str) -> h5py.Dataset:
         """Return the validated dataset of a metric's maps; read it with :func:`.guard.cells`."""
         return guard.dataset(self.group, f"{metric}_map", [*self.shape, *self.sample_shape], ["<f4", "<f2"])
+
+    def _predictions(self, name: str, dtype: str) -> npt.NDArray[Any] | None:
+        if guard.member(self.group, name, h5py.Dataset) is None:
+            return None
+        return guard.array(guard.dataset(self.group, name, [self.shape[1]], [dtype]))
 
     def _stored_status(self) -> str:
         code = int(guard.array(guard.dataset(self.group, "status", [], ["|u1"])))

@@ -23,6 +23,7 @@ from .format import (
     INPUT_COLUMNS,
     LAYER_COLUMNS,
     MARKS,
+    PREDICTION_COLUMNS,
     THUMBNAIL_AXES,
     Metric,
     whole_maps,
@@ -155,6 +156,8 @@ class _RunCheck:
         self._try("input_unit", lambda: self._unit(run))
         self._try("unit_name", lambda: run.unit_names)
         self._try("thumbnail", lambda: run.thumbnails)
+        self._try("predicted", lambda: run.predicted)
+        self._try("probability", lambda: run.probability)
         self._try("foreground", lambda: self._foreground(run))
         self._try("attributes", lambda: self._attributes(run))
         self._try("sample", lambda: self._samples(run))
@@ -255,6 +258,8 @@ def _dimensions(run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "sample_name", ("sample",)
     if run.labels is not None:
         yield "label", ("sample",)
+    for name in PREDICTION_COLUMNS:
+        yield name, ("sample",)
     yield "unit_name", run.axes
     for name in INPUT_COLUMNS[1:]:
         yield name, ("input",)

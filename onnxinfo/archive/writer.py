@@ -37,7 +37,7 @@ from .format import (
     put_chunk,
     whole_maps,
 )
-from .prepare import drop_backup, prepare
+from .prepare import Request, drop_backup, prepare
 from .storage import WriterLock, abandon, open_to_write, reserve, trim
 
 # Free space kept on the disk, so that HDF5 can always write its own small blocks: a failed write inside HDF5 is final.
@@ -78,8 +78,9 @@ class RunWriter:
         *,
         overwrite: bool = False,
         compression: str = "rounded",
+        retry: bool = False,
     ) -> RunWriter:
-        """Create a run, or resume an incomplete one with the same name, recipe, layers and samples.
+        """Create a run, or continue one with the same name and recipe, which grows by new layers, samples and metrics.
 
         Parameters
         ----------
@@ -95,6 +96,8 @@ class RunWriter:
         compression
             Storage of maps: ``rounded`` (float32 with 15 significand bits, deflated), ``lossless`` (float32, deflated),
             ``float16`` (deflated) or ``none``.
+        retry
+            Compute unproven cells again that more passes may prove.
 
         Returns
         -------
@@ -114,7 +117,7 @@ class RunWriter:
         resolved = resolve(path)
         lock = WriterLock(resolved)
         try:
-            prepare(resolved, run, schema, overwrite, compression)
+            prepare(resolved, run, Request(schema, compression, overwrite, retry))
             file = open_to_write(resolved)
             try:
                 writer = cls(file, resolved, run, schema, compression, lock)

@@ -78,6 +78,8 @@ class FlatOptions(InputOptions, total=False):
     run: str | None
     compression: str
     overwrite: bool
+    retry_unproven: bool
+    tag: Any
     thumbnails: bool
     anonymous_names: bool
 

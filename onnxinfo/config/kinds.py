@@ -221,6 +221,10 @@ def _pairs(check: Callable[[Any], Any], expected: str) -> Callable[[Any], tuple[
     return checked
 
 
+def _tag(value: Any) -> str:
+    return value if isinstance(value, str) else str(value)
+
+
 def _axis(value: Any) -> int:
     return _integer(_parse_integer(value) if isinstance(value, str) else value, "an axis", 0)
 
@@ -261,6 +265,8 @@ NUMBERS = Kind("X,...", _parse_list(_parse_number), _numbers)
 #: Values of graph inputs by name; whoever sets them knows their types.
 VALUES = Kind("NAME=VALUE", str, _pairs(lambda value: value, "NAME=VALUE, such as sr=16000"), is_repeatable=True)
 AXES = Kind("NAME=AXIS", str, _pairs(_axis, "NAME=AXIS with an axis of at least 0, such as h=1"), is_repeatable=True)
+#: Tags of a run by key.
+TAGS = Kind("KEY=VALUE", str, _pairs(_tag, "KEY=VALUE, such as study=depth"), is_repeatable=True)
 SIZE = Kind("N|H,W", _parse_list(_parse_integer), _size)
 RESIZE = Kind("crop|squash|none|N", _parse_integer, _resize)
 SHARING = Kind("unit|pixel|grid:N", str, _sharing)

@@ -418,7 +418,18 @@ class OutputConfig(Validated):
         "float32 (none).",
         kinds.choice("rounded", "lossless", "float16", "none"),
     )
-    overwrite: bool = setting(False, "Replace a finished run of the same name.", kinds.FLAG)
+    overwrite: bool = setting(
+        False, "Replace a run of the same name that is finished or has another recipe.", kinds.FLAG
+    )
+    retry_unproven: bool = setting(
+        False, "Compute unproven cells of the run again, with more passes, and only these.", kinds.FLAG
+    )
+    tag: Any = setting(
+        (),
+        "Tag of the run, stored in the archive; tables and queries can select by it; repeatable.",
+        kinds.TAGS,
+        unset="none",
+    )
     thumbnails: bool = setting(
         True, "Store thumbnails of image samples for plots and reports; on by default.", kinds.FLAG
     )

@@ -48,6 +48,11 @@ class SampleSet:
         """The first input's samples."""
         return next(iter(self.inputs.values()))
 
+    @property
+    def unreadable(self) -> list[tuple[str, str]]:
+        """Name and reason of every sample that was left out."""
+        return [each for samples in self.inputs.values() for each in samples.unreadable]
+
     def feeds(self, indices: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
         """Return a batch of every input; see :meth:`~onnxinfo.samples.Samples.batch`."""
         return {name: samples.batch(indices) for name, samples in self.inputs.items()}
@@ -59,8 +64,15 @@ class SampleSet:
 
     def digest(self) -> str:
         """Return a SHA-256 over the digests of all inputs."""
-        parts = [f"{name}\0{samples.digest()}" for name, samples in self.inputs.items()]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        return _joined({name: samples.digest() for name, samples in self.inputs.items()})
+
+    def digest_of(self, indices: Sequence[int]) -> str:
+        """Return the digest that the samples at some positions would have by themselves."""
+        return _joined({name: samples.digest_of(indices) for name, samples in self.inputs.items()})
+
+
+def _joined(digests: Mapping[str, str]) -> str:
+    return hashlib.sha256("\0".join(f"{name}\0{own}" for name, own in digests.items()).encode()).hexdigest()
 
 
 def parse_inputs(spec: str, names: Sequence[str] = ()) -> dict[str, str]:

@@ -72,6 +72,7 @@ class Samples:
         self.units = opened.units
         self.preprocessing = preprocessing
         self._source, self._boxes = opened.source, opened.boxes
+        self._real_names: list[str] = []
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,6 +81,11 @@ class Samples:
     def main(self) -> Samples:
         """Samples that provide names, labels and pictures."""
         return self
+
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """Element type of the samples as stored."""
+        return self._source.dtype
 
     @property
     def is_image(self) -> bool:
@@ -255,7 +261,7 @@ class Samples:
 
         The digest remains that of the samples under their own names.
         """
-        self.digest()
+        self._real_names = list(self.names)
         self.names = self._source.names = [f"sample {index}" for index in range(len(self))]
         self.classes = []
         self.unreadable = [("", reason) for _, reason in self.unreadable]
@@ -264,23 +270,32 @@ class Samples:
         """Return a SHA-256 digest of the samples' contents, names, order and preprocessing."""
         return self._digest
 
+    def digest_of(self, indices: Sequence[int]) -> str:
+        """Return the digest that samples at some positions would have by themselves."""
+        return self._digest_over(indices)
+
     @cached_property
     def _digest(self) -> str:
+        return self._digest_over(range(len(self)))
+
+    def _digest_over(self, indices: Sequence[int]) -> str:
         model = {"shape": self.shape, "layout": self.layout, "dtype": self.dtype.str}
         recipe = {"preprocessing": self.preprocessing.to_dict(), **model}
         total = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
-        for block in self._blocks():
+        names = self._real_names or self.names
+        for block in self._blocks(indices):
             for index, content in zip(block, self._source.checksums(block), strict=True):
-                total.update(hashlib.sha256(self.names[index].encode()).digest() + content)
+                total.update(hashlib.sha256(names[index].encode()).digest() + content)
                 if self._boxes is not None:
                     total.update(np.asarray(self._boxes[index], dtype="<f8").tobytes())
         return total.hexdigest()
 
-    def _blocks(self) -> Iterator[range]:
+    def _blocks(self, indices: Sequence[int] | None = None) -> Iterator[Sequence[int]]:
+        chosen = range(len(self)) if indices is None else indices
         largest = max(4 * math.prod(self.shape), self._source.row_bytes)
         step = max(1, _BLOCK_BYTES // max(1, largest))
-        for start in range(0, len(self), step):
-            yield range(start, min(start + step, len(self)))
+        for start in range(0, len(chosen), step):
+            yield chosen[start : start + step]
 
     def check(self) -> None:
         """Check, before work begins, that every sample is usable by the model.

@@ -133,8 +133,14 @@ class JoinedSamples(Samples):
 
     def digest(self) -> str:
         """Return a SHA-256 digest of the samples of all graph inputs, and of the tensors' names."""
-        whole = "\0".join([self.samples.digest(), *self.tensors])
-        return hashlib.sha256(whole.encode()).hexdigest()
+        return self._with_tensors(self.samples.digest())
+
+    def digest_of(self, indices: Sequence[int]) -> str:
+        """Return the digest that the samples at some positions would have by themselves."""
+        return self._with_tensors(self.samples.digest_of(indices))
+
+    def _with_tensors(self, digest: str) -> str:
+        return hashlib.sha256("\0".join([digest, *self.tensors]).encode()).hexdigest()
 
 
 def _unit_of_columns(columns: Sequence[InputProvider]) -> Array:

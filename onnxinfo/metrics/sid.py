@@ -300,6 +300,8 @@ class Problem:
         Samples at which small noise does not change the feature, (S,) bool.
     target_stderr
         Relative standard error of the target, (S,).
+    passes
+        Factor on the noise samples, and number of times that the last round may be repeated.
     """
 
     feature: LayerProbe
@@ -311,6 +313,7 @@ class Problem:
     counted: Tensor
     without_budget: Tensor
     target_stderr: Tensor
+    passes: int = 1
 
     @classmethod
     def of(
@@ -345,8 +348,8 @@ class Problem:
 
     @property
     def effort(self) -> int:
-        """Factor on the number of noise samples if there are few units."""
-        return min(8, max(1, MANY_UNITS // (self.tie.units * self.feature.samples)))
+        """Factor on the number of noise samples, also if there are few units."""
+        return self.passes * min(8, max(1, MANY_UNITS // (self.tie.units * self.feature.samples)))
 
     def sigma(self, scales: Tensor) -> Tensor:
         """Noise scale of every unit, (S, n); zero at excluded units."""
@@ -447,7 +450,7 @@ class Problem:
         if len(limited):
             problem = self.at(limited)
             found.put(limited, problem.certify(scales[limited], None, [], 1)[0], problem.feature.n_vjps, 0)
-        for steps, memory in ROUNDS:
+        for steps, memory in (*ROUNDS, *ROUNDS[-1:] * (self.passes - 1)):
             if not len(live):
                 break
             problem = self.at(live)
@@ -475,7 +478,7 @@ class Problem:
         start, target, counted = self.start.at(index), self.target[index], self.counted[index]
         feature, tie, none = self.feature.at(index), self.tie.at(index), self.without_budget[index]
         error = self.target_stderr[index]
-        return Problem(feature, start, target, tie, self.cap, self.shape, counted, none, error)
+        return Problem(feature, start, target, tie, self.cap, self.shape, counted, none, error, self.passes)
 
     def ascend(self, state: _Ascent, control: Control | None, steps: int, memory: float) -> tuple[int, list[Measured]]:
         """Follow the true gradient while it promises a gain.

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -22,10 +22,14 @@ from ..analysis.job import Job, prepare, prepare_reached
 from ..analysis.keeping import unfinished_work
 from ..analysis.masks import unit_mask_of
 from ..analysis.measures import check_gradients, check_metrics, make_measures, need_gradients, needed, with_needed
+from ..analysis.sanity import Reopen, examine
 from ..analysis.settings import Report, Result
 from ..analysis.tasks import Worker
+from ..archive.begun import begun
 from ..archive.claim import claim_archive
-from ..archive.format import RunSchema
+from ..archive.format import RunSchema, plain_text
+from ..archive.prepare import Request, is_complete
+from ..archive.sanity import ATTRIBUTE, SanityCard
 from ..archive.writer import RunWriter
 from ..config import (
     Config,
@@ -48,17 +52,22 @@ from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
 from ..graph.quantization import quantization
 from ..inputs.foreground import Foreground, crops_of, open_foreground
+from ..inputs.sample_sets import SampleSet
 from ..inputs.unit_mask import UnitMask
 from ..metrics.budget import CPU_INPUTS, device_of, fit
-from ..metrics.input_provider import InputProvider, open_samples_of
+from ..metrics.input_provider import InputProvider
 from ..metrics.joint import joined_samples, open_provider
 from ..registry import ENGINES, METRICS
 from ..termination import orderly_termination
 from ..text import quoted
 from .compute import Analysis
 from .open_model import open_model, recorded_inputs
+from .open_samples import open_analyzed, reopening
 
 logger = logging.getLogger(__name__)
+#: Receives the sanity card, line by line, which front ends show also where they show no log.
+sanity_logger = logging.getLogger("onnxinfo.sanity")
+_MOST_REPORTED = 10
 
 
 def analyze(
@@ -79,7 +88,8 @@ def analyze(
 ) -> Result:
     """Compute metrics of a model's layers on samples and write them to an archive.
 
-    If an analysis is interrupted, finished cells are kept; the same call resumes it.
+    If an analysis is interrupted, finished cells are kept; the same call resumes it. A run with the same recipe grows
+    by further samples, layers and metrics; if it has everything already, nothing is computed.
 
     Parameters
     ----------
@@ -156,9 +166,14 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     if config.sid.solver == "forward":
         check_gradients(chosen)
     ENGINES.get(config.execution.engine)
+    target = device_of(config.execution.device)
+    loaded = open_model(model, config.input, inputs)
+    present = begun(output, config.out.run or loaded.name, overwrite=config.out.overwrite)
+    chosen = (*dict.fromkeys((*present.metrics, *chosen)),)
+    config = replace(config, selection=replace(config.selection, metrics=chosen))
     for metric in needed(chosen):
         METRICS.get(metric).claim(config, Path(output))
-    job, mask = _open_job(model, inputs, config)
+    job, mask = _open_job(loaded, inputs, config, target, present.layers)
     job.config, job.source, job.output = config, inputs, Path(output)
     measures = make_measures(chosen, job)
     worker = Worker(job, with_needed(measures, job))
@@ -168,9 +183,20 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     if mask is not None:
         more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
     schema = _schema(job, measures, more, describe_execution(config.execution, job.device))
+    request = Request(schema, out.compression, out.overwrite, out.retry_unproven)
+    if is_complete(Path(output), name, request):
+        logger.info("run %s is complete: it has all cells that were asked for", quoted(name))
+        return Result(Path(output), name, unchanged=True)
     with (
         orderly_termination(),
-        RunWriter.open(output, name, schema, overwrite=out.overwrite, compression=out.compression) as writer,
+        RunWriter.open(
+            output,
+            name,
+            schema,
+            overwrite=out.overwrite,
+            compression=out.compression,
+            retry=out.retry_unproven,
+        ) as writer,
     ):
         if job.memory is None:
             job.batch_size = _as_begun(writer, job.batch_size)
@@ -185,20 +211,23 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     return Result(Path(output), name)
 
 
-def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, UnitMask | None]:
-    """Prepare model and samples on the device."""
+def _open_job(
+    loaded: Model, inputs: Any, config: Config, target: torch.device, present: Set[str]
+) -> tuple[Job, UnitMask | None]:
+    """Prepare model and samples on the device; layers that are present in the run are chosen, too."""
     selection, chosen_input = config.selection, config.input
-    target = device_of(config.execution.device)
-    loaded = open_model(model, chosen_input, inputs)
     perturbed = perturbed_tensors(loaded, chosen_input.input_tensor)
     # Raises before samples are read.
     choose_layers(loaded, perturbed, selection.layers, selection.exclude)
     objects = None if chosen_input.foreground is None else open_foreground(chosen_input.foreground)
     crops = crops_of(objects, chosen_input.crop_to_box)
-    more: dict[str, Any] = {"labels": chosen_input.labels, "limit": chosen_input.limit, **crops}
-    samples = open_samples_of(loaded, inputs, **chosen_input.reading(), **more)
+    samples = open_analyzed(loaded, inputs, chosen_input, crops)
+    _report_unreadable(samples, anonymous=config.out.anonymous_names)
+    card = _examined(loaded, samples, config, reopening(loaded, inputs, chosen_input, crops))
     provider = open_provider(loaded, samples, perturbed, leave_out=not chosen_input.input_tensor)
     listed, chosen = choose_layers(loaded, provider.tensors, selection.layers, selection.exclude)
+    selected = {layer.name for layer in chosen}
+    chosen = [layer for layer in listed if layer.name in selected or plain_text(layer.name) in present]
     _log_inputs(provider)
     logger.info("layers: %d of %d: %s", len(chosen), len(listed), _names(chosen))
     logger.info("samples: %d; preprocessing: %s", len(provider), provider.main.preprocessing.to_dict())
@@ -212,14 +241,35 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     if mask is not None:
         logger.info("unit mask: %s", mask)
         provider.counted = mask.units
-    job = _prepared(provider, chosen, config, target)
-    job.foreground = masks
+    job = _prepared(provider, chosen, config, target, named=bool(selection.layers or present))
+    job.foreground, job.card = masks, card
     if mask is not None:
         job.units = torch.from_numpy(mask.units.reshape(len(provider), -1))
     job.memory = config.execution.memory_bytes
     job.batch_size = fit(job.network, *job.inputs([0]), memory=job.memory)
     check_values(job)
     return job, mask
+
+
+def _report_unreadable(samples: SampleSet, *, anonymous: bool) -> None:
+    found = samples.unreadable
+    for name, reason in found[:_MOST_REPORTED]:
+        logger.warning("sample %s is left out: %s", "(anonymous)" if anonymous else quoted(name), reason)
+    if len(found) > _MOST_REPORTED:
+        logger.warning("%d more samples are left out", len(found) - _MOST_REPORTED)
+
+
+def _examined(model: Model, samples: SampleSet, config: Config, reopened: Reopen) -> SanityCard:
+    """Examine the inputs, and report what is probably wrong before any work is done."""
+    names = config.input.input_tensor or ()
+    card = examine(model, samples, config.input, reopened, name=names[0] if names else "")
+    if config.out.anonymous_names:
+        card = replace(card, notes=())  # they may name samples
+    for line in replace(card, warnings=()).lines():
+        sanity_logger.info("%s", line)
+    for warning in card.warnings:
+        logger.warning("%s", warning)
+    return card
 
 
 def _log_inputs(provider: InputProvider) -> None:
@@ -233,9 +283,11 @@ def _log_inputs(provider: InputProvider) -> None:
     logger.info("axes: %s", joined.evidence)
 
 
-def _prepared(provider: InputProvider, chosen: Sequence[Layer], config: Config, device: torch.device) -> Job:
+def _prepared(
+    provider: InputProvider, chosen: Sequence[Layer], config: Config, device: torch.device, *, named: bool
+) -> Job:
     """Make layers ready: by evaluations only where none of the metrics needs more."""
-    settings, named = config.sid, bool(config.selection.layers)
+    settings = config.sid
     if settings.solver == "reference" or need_gradients(config.selection.metrics):
         return (prepare if named else prepare_reached)(provider, chosen, settings, device)
     return prepare_evaluated(provider, chosen, settings, device, named=named)
@@ -292,15 +344,13 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
 
     provenance = {
         "model_name": provider.model.name,
-        "unreadable_samples": [
-            f"{name}: {reason}" if name else reason
-            for s in provider.samples.inputs.values()
-            for name, reason in s.unreadable
-        ],
+        "unreadable_samples": [f"{name}: {reason}" if name else reason for name, reason in provider.samples.unreadable],
         "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else platform.machine(),
+        **({} if job.card is None else {ATTRIBUTE: job.card.to_dict()}),
         **_precision(provider.model),
         "verified_against": job.witness,
         "axes_known_by": axes.evidence if joined is None else joined.evidence,
+        **({"tags": dict(job.config.out.tag)} if job.config.out.tag else {}),
         "inputs_at_once": job.batch_size,
         "batching": job.network.mode,
         **where,
@@ -321,6 +371,9 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         labels=labels,
         thumbnails=main.thumbnails(everything) if job.config.out.thumbnails else None,
         foreground=job.foreground,
+        digest_of=provider.samples.digest_of,
+        predicted=None if job.card is None else job.card.predicted,
+        probability=None if job.card is None else job.card.probability,
         provenance=provenance,
         unit_names=analyzed.units if analyzed is not None else None,
         inputs=provider.parts,

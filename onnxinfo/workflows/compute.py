@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ..analysis.blocks import Measure
 from ..analysis.job import Job
@@ -28,6 +29,8 @@ from ..metrics.linearization import NORMALIZER_STDERR, Linearization
 
 logger = logging.getLogger(__name__)
 
+#: Factor on the passes over unproven cells that are tried again.
+RETRY_PASSES = 4
 #: Maximum number of samples solved together; the unit in which results are written and runs are resumed.
 BLOCK = 32
 
@@ -159,7 +162,19 @@ class Analysis:
             for layer in range(len(self.job.layers)):
                 if names := self._open(layer, block):
                     start = kept.of(layer, block) if constrained and layer not in self.job.evaluated else None
-                    yield Measuring(layer, block, names, start, normalizers[layer])
+                    if self.job.config.out.retry_unproven:
+                        yield self._again(layer, block, names, start, normalizers[layer])
+                    else:
+                        yield Measuring(layer, block, names, start, normalizers[layer])
+
+    def _again(
+        self, layer: int, block: Sequence[int], names: list[str], start: Linearization | None, normalizer: float | None
+    ) -> Measuring:
+        """Return the task of the block's unfinished cells only, with more passes."""
+        unfinished = ~np.all([self._finished[name][layer, block] for name in names], axis=0)
+        places: list[int] = np.nonzero(unfinished)[0].tolist()
+        some = None if start is None else start.at(torch.tensor(places))
+        return Measuring(layer, [block[at] for at in places], names, some, normalizer, RETRY_PASSES)
 
     def _write(self, name: str, layer: int, samples: list[int], column: Column) -> None:
         self.writer.write(name, layer, samples, values=column.values, map=column.map)

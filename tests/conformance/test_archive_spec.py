@@ -55,7 +55,12 @@ def files(tmp_path_factory):
     parts = InputPart("image", ("y", "x"), (3, 3)), InputPart("row", ("feature",), (2,)), InputPart("rate", (), ())
     make(made, "joint", table_schema(inputs=parts))
     analyzed = onnxinfo.analyze(
-        bundled("digits-cnn.onnx"), f"{bundled('digits.npz')}:images", folder / "real.h5", layers=["relu_4"], limit=2
+        bundled("digits-cnn.onnx"),
+        f"{bundled('digits.npz')}:images",
+        folder / "real.h5",
+        layers=["relu_4"],
+        limit=2,
+        tag={"study": "depth"},
     )
     return made, analyzed.archive
 

@@ -19,7 +19,19 @@ from onnxinfo.cli import COMMANDS, cli
 from onnxinfo.models import path as bundled
 
 #: Examples that take minutes or need outside data: they are parsed here, not run.
-COMPUTING = {"analyze", "oneshot", "demo", "decoder", "check", "coherency", "prune", "rescale", "robustness", "extract"}
+COMPUTING = {
+    "analyze",
+    "doctor",
+    "oneshot",
+    "demo",
+    "decoder",
+    "check",
+    "coherency",
+    "prune",
+    "rescale",
+    "robustness",
+    "extract",
+}
 
 
 def examples():

@@ -25,6 +25,10 @@ OTHERS = {
     "rename": ("result.h5 one uno", ("result.h5",)),
     "delete": ("result.h5 one", ("result.h5",)),
     "validate": ("result.h5", ("result.h5",)),
+    "doctor": (
+        "model.onnx --inputs samples.npz:images --labels labels.npz:labels",
+        ("model.onnx", "weights.data", "samples.npz", "labels.npz"),
+    ),
     "check": ("model.onnx", ("model.onnx", "weights.data")),
     "completion": ("bash", ()),
     "decoder list": ("result.h5", ("result.h5",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import math
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...archive.means import layer_summary, mark_names
+from ...archive.sanity import ATTRIBUTE
 from ...archive.table import run_table
 from ...text import printable
 from ..panels import flat_map, mean_of_known
@@ -103,7 +105,9 @@ def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int
         "created": view.run.created,
         "status": view.run.status,
         "recipe": _texts(view.run.recipe),
-        "provenance": _texts(view.run.provenance),
+        "provenance": _texts({key: value for key, value in view.run.provenance.items() if key != ATTRIBUTE}),
+        "card": _card(view),
+        "predictions": _predictions(view),
         "layers": layers,
         "edges": None if edges is None else [list(edge) for edge in edges],
         "samples": [printable(name) for name in view.sample_names],
@@ -116,9 +120,26 @@ def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int
     }
 
 
+def _card(view: RunView) -> list[str]:
+    """Return the sanity card without its warnings, which are listed with the others."""
+    card = view.run.sanity
+    return [] if card is None else dataclasses.replace(card, warnings=()).lines()
+
+
+def _predictions(view: RunView) -> list[str] | None:
+    """Return the predicted class of each sample and its probability, or None."""
+    predicted, probability = view.run.predicted, view.run.probability
+    if predicted is None or probability is None:
+        return None
+    at = view.sample_positions
+    pairs = zip(predicted[at].tolist(), probability[at].tolist(), strict=True)
+    return [f"class {number} ({share:.2f})" for number, share in pairs]
+
+
 def warnings(view: RunView) -> list[str]:
     """Return warnings that a reader must see before trusting the numbers."""
-    found = []
+    card = view.run.sanity
+    found = [] if card is None else [f"{printable(text)}." for text in card.warnings]
     if view.run.status != "complete":
         found.append(f"The run is {view.run.status}: cells are missing.")
     unreadable = view.run.provenance.get("unreadable_samples")

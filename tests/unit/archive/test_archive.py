@@ -1,5 +1,6 @@
 """Writing and reading runs: data round-trip, an interrupted run resumes, another recipe is refused."""
 
+import dataclasses
 import datetime
 from collections.abc import Mapping
 
@@ -12,6 +13,7 @@ from onnxinfo import ArchiveError, UsageError
 from onnxinfo.archive import storage
 from onnxinfo.archive.format import COMPRESSION, LayerRow, Metric, decode_attribute, encode_attribute
 from onnxinfo.archive.means import layer_summary
+from onnxinfo.archive.prepare import Request, is_complete
 from onnxinfo.archive.writer import RunWriter
 
 
@@ -167,7 +169,10 @@ def test_a_run_that_opens_while_it_is_looked_at_can_be_read(tmp_path, monkeypatc
         ({"recipe": schema().recipe | {"tie": "image"}}, "share_sigma is unit there, image now"),
         ({"recipe": schema().recipe | {"normalizer": "image"}}, "normalize_by is absent there, sample now"),
         ({"layers": schema().layers[:2]}, "other layers"),
-        ({"sample_names": [f"other {i}" for i in range(6)]}, "other sample names"),
+        (
+            {"sample_names": [f"other {i}" for i in range(6)]},
+            "it has other samples: 6 there, of which some are not among the 6 now",
+        ),
         ({"labels": None}, "other labels"),
         ({"metrics": (SID,)}, "other metrics"),
         ({"unit": np.ones((1, 1, 1))}, "other input unit"),
@@ -190,10 +195,16 @@ def test_provenance_may_differ_when_a_run_resumes(tmp_path):
         fill(writer, schema())
 
 
-def test_a_complete_run_is_refused_without_overwrite(tmp_path):
-    make(tmp_path / "a.h5")
-    with pytest.raises(UsageError, match=r"is complete; choose another run=\.\.\., or replace it with overwrite=True"):
-        RunWriter.open(tmp_path / "a.h5", "first", schema())
+def test_a_complete_run_has_nothing_to_compute(tmp_path):
+    path, same = make(tmp_path / "a.h5"), Request(schema())
+    assert is_complete(path, "first", same)
+    assert not is_complete(path, "second", same)
+    assert not is_complete(tmp_path / "b.h5", "first", same)
+    assert not is_complete(path, "first", dataclasses.replace(same, overwrite=True))
+    with RunWriter.open(path, "first", schema()) as writer:
+        assert writer.finished("sid").all()
+    with pytest.raises(UsageError, match=r"choose another run=\.\.\., or replace it with overwrite=True"):
+        is_complete(path, "first", Request(schema(recipe={"alpha": 1.0})))
 
 
 def test_the_old_run_is_kept_until_the_new_one_is_complete(tmp_path):

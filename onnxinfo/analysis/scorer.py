@@ -1,0 +1,70 @@
+"""Class scores of samples, from the model as it is, and the accuracy of its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UsageError
+from ..graph.batch_axes import SEPARATE
+from ..graph.model import Model
+from ..graph.scores import score_tensor
+from ..inputs.sample_sets import SampleSet
+from ..metrics.input_provider import InputProvider
+
+Array = npt.NDArray[Any]
+_BATCH = 32
+
+
+class Scorer:
+    """Scores of a classifier.
+
+    Parameters
+    ----------
+    model
+        A model as opened for an analysis.
+
+    Raises
+    ------
+    UsageError
+        The model is not a classifier.
+    """
+
+    def __init__(self, model: Model) -> None:
+        if SEPARATE in model.batch_axes.values():
+            raise UsageError("the model has no batch axis, so its outputs are not scores of samples")
+        self._model, self.tensor = model, score_tensor(model)
+        self._sigmoid = any(node.op_type == "Sigmoid" and self.tensor in node.input for node in model.flow.nodes)
+
+    def scores(self, samples: SampleSet, indices: Sequence[int]) -> Array:
+        """Return the scores of some samples, (len(indices), classes)."""
+        provider = InputProvider(self._model, samples, next(iter(samples.inputs)))
+        parts = [
+            provider.batch([self.tensor], indices[start : start + _BATCH])[self.tensor]
+            for start in range(0, len(indices), _BATCH)
+        ]
+        scores = np.concatenate(parts).astype(np.float64)
+        if scores.ndim != 2 or len(scores) != len(indices):
+            raise UsageError(f"the scores have shape {scores.shape}, expected a row for each of {len(indices)} samples")
+        return scores
+
+    def predict(self, scores: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Return the class of each row of scores and its probability; -1 and NaN where scores are not finite."""
+        finite = np.asarray(np.isfinite(scores).all(axis=1))
+        safe = np.where(finite[:, None], scores, 0)
+        shares = safe if _are_shares(safe) else 1 / (1 + np.exp(-safe)) if self._sigmoid else _softmax(safe)
+        predicted = np.where(finite, safe.argmax(axis=1), -1).astype(np.int64)
+        return predicted, np.where(finite, shares.max(axis=1), np.nan)
+
+
+def _are_shares(scores: Array) -> bool:
+    return bool((scores >= -1e-6).all() and (np.abs(scores.sum(axis=1) - 1) < 1e-3).all())
+
+
+def _softmax(scores: Array) -> Array:
+    grown = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares: Array = grown / grown.sum(axis=1, keepdims=True)
+    return shares

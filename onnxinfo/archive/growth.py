@@ -1,0 +1,247 @@
+"""Decide whether a run may grow by samples, layers or metrics, and which of its cells stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import as_setting, unrecorded
+from .copying import Placement, schema_of
+from .format import Json, LayerRow, RunSchema, encode_attribute, mark_code, plain_text
+from .reading import Run
+from .sanity import ATTRIBUTE
+
+#: Recipe fields that belong to a metric, by their beginning.
+_OF_METRIC = {"ru_": "ru", "attack": "robustness"}
+#: Recipe fields that come with a metric but describe samples.
+_OF_FOREGROUND = ("foreground_sha256", "without_foreground")
+#: Digests of all samples, which change when samples are added.
+_SAMPLES, _DECODER_SAMPLES = "samples_sha256", "ru_decoder_samples_sha256"
+_FORWARD = "forward_layers"
+#: Normalizers that do not depend on the other samples.
+_OF_ITS_OWN = ("image", "absolute")
+#: Metrics that depend neither on a budget nor on the unit of sigma.
+_FREE = ("gradient", "gradcam", "cam")
+#: Provenance that describes all samples, and is that of the newest analysis.
+_OF_SAMPLES = (ATTRIBUTE, "unreadable_samples", "tags")
+#: Marks of cells that more passes may prove.
+_RETRYABLE = ("ratio", "gap")
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The requested run as a larger version of the existing one.
+
+    Attributes
+    ----------
+    schema
+        Its description.
+    layers, samples
+        Positions of the existing layers and samples in it.
+    kept
+        Cells of each metric that stay, of the existing run's shape.
+    added
+        What is new, in words; empty if the existing run has all that is requested.
+    why_lost
+        Why finished cells are computed again; empty if none are.
+    """
+
+    schema: RunSchema
+    layers: tuple[int, ...]
+    samples: tuple[int, ...]
+    kept: Mapping[str, Bools]
+    added: tuple[str, ...]
+    why_lost: str
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the existing run can be resumed as it is."""
+        return not self.added and not self.why_lost
+
+    def placement(self) -> Placement:
+        """Return where the existing cells go."""
+        return Placement(self.layers, self.samples, self.kept)
+
+
+def grown(existing: Run, wanted: RunSchema, compression: str, *, retry: bool = False) -> Growth | str:
+    """Return how the existing run grows into the requested one, or how they differ.
+
+    Parameters
+    ----------
+    existing
+        The run in the archive.
+    wanted
+        The requested run, which must have all layers, samples and metrics of the existing one.
+    compression
+        Storage of maps that is requested.
+    retry
+        Whether cells that are unproven, but may be proven by more passes, are to be computed again.
+    """
+    stored = schema_of(existing)
+    samples = _places(stored.sample_names, wanted.sample_names)
+    if samples is None:
+        return _other_samples(stored, wanted)
+    is_wider = len(wanted.sample_names) > len(stored.sample_names)
+    names = {metric.name for metric in stored.metrics}, {metric.name for metric in wanted.metrics}
+    difference = _recipe_difference(stored.recipe, wanted.recipe, names, is_wider=is_wider)
+    difference = difference or _facet_difference(stored, wanted, samples, existing.compression, compression)
+    if difference is None and is_wider:
+        difference = _content_difference(stored, wanted, samples)
+    if difference is not None:
+        return difference
+    merged = _merged(stored, wanted)
+    rows = {row.name: position for position, row in enumerate(map(LayerRow.of, wanted.layers))}
+    kept = {metric.name: existing.finished(metric.name) for metric in stored.metrics}
+    lost: list[str] = []
+    if is_wider:
+        lost += _drop_by_samples(kept, stored, wanted)
+    if retry:
+        lost += _drop_unproven(kept, existing)
+    layers = tuple(rows[row.name] for row in map(LayerRow.of, stored.layers))
+    return Growth(merged, layers, tuple(samples), kept, tuple(_added(stored, merged)), "; ".join(lost))
+
+
+def _places(stored: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """Positions of the stored samples among the wanted ones, in order; None if some are not there."""
+    found, names = list[int](), [plain_text(name) for name in wanted]
+    start = 0
+    for name in map(plain_text, stored):
+        try:
+            start = names.index(name, start) + 1
+        except ValueError:
+            return None
+        found.append(start - 1)
+    return found
+
+
+def _other_samples(stored: RunSchema, wanted: RunSchema) -> str:
+    there, now = len(stored.sample_names), len(wanted.sample_names)
+    if now < there and _places(wanted.sample_names, stored.sample_names) is not None:
+        return f"it has {there} samples, and {now} of them are asked for now; runs grow, but do not shrink"
+    return f"it has other samples: {there} there, of which some are not among the {now} now"
+
+
+def _recipe_difference(
+    there: Mapping[str, Json],
+    now: Mapping[str, Json],
+    metrics: tuple[set[str], set[str]],
+    *,
+    is_wider: bool,
+) -> str | None:
+    """Describe the first setting that differs; None if there is none."""
+    for key in dict.fromkeys([*now, *there]):
+        if key == _FORWARD or (is_wider and key in (_SAMPLES, _DECODER_SAMPLES, *_OF_FOREGROUND)):
+            continue
+        owner = next((metric for start, metric in _OF_METRIC.items() if key.startswith(start)), None)
+        if (key not in there or key not in now) and (
+            key in _OF_FOREGROUND or (owner is not None and owner not in metrics[0] & metrics[1])
+        ):
+            continue
+        both = [encode_attribute(recipe[key] if key in recipe else unrecorded(key)) for recipe in (there, now)]
+        if both[0] != both[1]:
+            (name, before), (_, after) = (as_setting(key, each) for each in both)
+            return "it has other samples" if key == _SAMPLES else f"{name} is {before} there, {after} now"
+    return None
+
+
+def _facet_difference(stored: RunSchema, wanted: RunSchema, samples: Sequence[int], there: str, now: str) -> str | None:
+    """Describe what else differs: descriptions of shared layers and metrics, labels, axes and storage."""
+    before = [*map(LayerRow.of, stored.layers)]
+    names = {row.name for row in before}
+    shared = [row for row in map(LayerRow.of, wanted.layers) if row.name in names]
+    metrics = {metric.name: metric.datasets() for metric in wanted.metrics}
+    forward = [set(_listed(each.recipe.get(_FORWARD))) & names for each in (stored, wanted)]
+    axes = [[*zip(each.axes, each.sample_shape, strict=True)] for each in (stored, wanted)]
+    facets: dict[str, tuple[Any, Any]] = {
+        "layers": (before, shared),
+        "layers without gradients": (forward[0], forward[1]),
+        "labels": (_labels(stored), _labels(wanted, samples)),
+        "axes": (axes[0], axes[1]),
+        "metrics": ([m.datasets() for m in stored.metrics], [metrics.get(m.name) for m in stored.metrics]),
+        "compression": (there, now),
+    }
+    if len(stored.sample_names) == len(wanted.sample_names):
+        units = [np.broadcast_to(each.unit, each.sample_shape).tolist() for each in (stored, wanted)]
+        facets["input unit"] = units[0], units[1]
+    return next((f"other {name}" for name, (before, after) in facets.items() if before != after), None)
+
+
+def _content_difference(stored: RunSchema, wanted: RunSchema, samples: Sequence[int]) -> str | None:
+    """Describe how the stored samples differ from those of the same names; None if they do not."""
+    if wanted.digest_of is None or wanted.digest_of(samples) != stored.recipe.get(_SAMPLES):
+        return "it has other samples of the same names"
+    for name, there, now in (("thumbnails", stored.thumbnails, wanted.thumbnails),):
+        if (there is None) != (now is None):
+            return f"other {name}"
+    if stored.foreground is not None and (
+        wanted.foreground is None or not np.array_equal(stored.foreground, wanted.foreground[[*samples]])
+    ):
+        return "other foreground"
+    return None
+
+
+def _merged(stored: RunSchema, wanted: RunSchema) -> RunSchema:
+    """Return the description of the larger run, which keeps the provenance of the first cells."""
+    newest = {key: wanted.provenance[key] for key in _OF_SAMPLES if key in wanted.provenance}
+    return replace(wanted, provenance={**wanted.provenance, **stored.provenance, **newest})
+
+
+def _drop_by_samples(kept: dict[str, Bools], stored: RunSchema, wanted: RunSchema) -> list[str]:
+    """Drop the cells that depend on the set of samples; say why."""
+    units = [np.broadcast_to(each.unit, each.sample_shape) for each in (stored, wanted)]
+    if not np.array_equal(units[0], units[1]):
+        reason = "the input's standard deviation, the unit of sigma, changes with the samples"
+    elif stored.recipe.get("normalizer") not in _OF_ITS_OWN or stored.recipe.get(_FORWARD):
+        reason = "the budget of every layer changes with the samples"
+    else:
+        reason = ""
+    dropped = [
+        name
+        for name in kept
+        if (reason and name not in _FREE)
+        or (name == "ru" and stored.recipe.get(_DECODER_SAMPLES) != wanted.recipe.get(_DECODER_SAMPLES))
+    ]
+    found = [name for name in dropped if kept[name].any()]
+    for name in dropped:
+        kept[name] = np.zeros_like(kept[name])
+    return [reason or "the decoders' training samples change"] if found else []
+
+
+def _drop_unproven(kept: dict[str, Bools], existing: Run) -> list[str]:
+    """Drop unproven cells that more passes may prove."""
+    count = 0
+    for metric in kept:
+        values = existing.values(metric)
+        again = kept[metric] & ~values["converged"]
+        if "mark" in values:
+            again &= np.isin(values["mark"], [mark_code(name) for name in _RETRYABLE])
+        kept[metric] = kept[metric] & ~again
+        count += int(again.sum())
+    return [f"{count} unproven cells get more passes"] if count else []
+
+
+def _added(stored: RunSchema, merged: RunSchema) -> list[str]:
+    counts = {
+        "sample": len(merged.sample_names) - len(stored.sample_names),
+        "layer": len(merged.layers) - len(stored.layers),
+    }
+    found = [f"{count} {name}{'s'[: count != 1]}" for name, count in counts.items() if count]
+    names = {metric.name for metric in stored.metrics}
+    return found + [f"metric {metric.name}" for metric in merged.metrics if metric.name not in names]
+
+
+def _labels(schema: RunSchema, samples: Sequence[int] | None = None) -> list[str] | None:
+    if schema.labels is None:
+        return None
+    labels = np.asarray(schema.labels, dtype=object)
+    return [str(label) for label in (labels if samples is None else labels[[*samples]]).tolist()]
+
+
+def _listed(value: Json) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else []

@@ -1,0 +1,65 @@
+"""Examine the inputs of a model before an analysis, in one call."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from ..analysis.sanity import examine
+from ..archive.sanity import SanityCard
+from ..config import Config, ExecutionConfig, InputConfig, InputOptions, configure
+from ..graph.interruption import time_limit
+from ..graph.model import ModelSource
+from .open_model import open_model
+from .open_samples import open_analyzed, reopening
+
+#: Maximum number of samples that alternatives are tried on.
+TRIED_SAMPLES = 512
+
+
+def doctor(
+    model: ModelSource,
+    inputs: Any,
+    *,
+    input: InputConfig = InputConfig(),
+    timeout: float = ExecutionConfig.timeout,
+    **flat: Unpack[InputOptions],
+) -> SanityCard:
+    """Examine what a model receives and what it makes of it, and try other presets and layouts against the labels.
+
+    Parameters
+    ----------
+    model
+        Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
+    inputs
+        Samples as for :func:`onnxinfo.analyze`.
+    input
+        How samples are read; see :mod:`onnxinfo.config`. Presets, scales and layouts are compared only if ``labels``
+        are given.
+    timeout
+        Time limit of ONNX Runtime for each evaluation of the model, in seconds.
+    **flat
+        Single fields of `input`, such as ``preset``, instead of it or in addition to it.
+
+    Returns
+    -------
+    SanityCard
+        The findings; ``better`` holds the settings to use instead, if others do much better.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be loaded.
+    InputError, UsageError
+        The inputs do not fit the model, or an option is unknown.
+
+    Examples
+    --------
+    >>> card = onnxinfo.doctor("digits-cnn.onnx", "digits.npz:images", labels="digits.npz:labels", scale=5.0)
+    >>> print(card.warnings[0])
+    accuracy is 0.70, and would be 1.00 with the default preprocessing (on 50 samples): ...
+    """
+    chosen = configure(Config(input=input), flat, "input").input
+    with time_limit(timeout):
+        opened = open_model(model, chosen, inputs)
+        samples = open_analyzed(opened, inputs, chosen)
+        return examine(opened, samples, chosen, reopening(opened, inputs, chosen), most=TRIED_SAMPLES)

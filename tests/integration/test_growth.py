@@ -1,0 +1,191 @@
+"""Runs grow by samples, layers and metrics; a finished run is left alone; unproven cells can be tried again."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import onnxinfo
+from onnxinfo import UsageError
+from onnxinfo.analysis import measures
+from onnxinfo.cli import cli
+from onnxinfo.models import path
+
+MODEL = path("sklearn-wine-mlp.onnx")
+TABLE = f"{path('wine.npz')}:features"
+
+
+@pytest.fixture(scope="module")
+def layers():
+    return [layer.name for layer in onnxinfo.list_layers(MODEL) if layer.default]
+
+
+def analyze(archive, **options):
+    return onnxinfo.analyze(MODEL, TABLE, archive, **{"std": 1.0, "limit": 2, "run": "run", **options})
+
+
+def state(archive):
+    """Status, layers, metrics and values of the run, and the names of all runs."""
+    with onnxinfo.open(archive) as opened:
+        run = opened["run"]
+        values = {metric.name: run.values(metric.name)["value"] for metric in run.metrics}
+        return run.status, [row.name for row in run.layers], values, [*opened]
+
+
+def test_a_finished_run_is_complete_and_stays_as_it_is(tmp_path, layers):
+    archive = tmp_path / "a.h5"
+    assert not analyze(archive, layers=layers[-1:]).unchanged
+    before = archive.read_bytes()
+    assert analyze(archive, layers=layers[-1:]).unchanged
+    assert archive.read_bytes() == before
+
+
+def test_the_command_says_that_a_run_is_complete(tmp_path, layers):
+    line = ["analyze", str(MODEL), "--inputs", TABLE, "--limit", "2", "--layers", layers[-1]]
+    line += ["--metric", "gradient", "-o", str(tmp_path / "a.h5")]
+    assert CliRunner().invoke(cli, line).exit_code == 0
+    again = CliRunner().invoke(cli, line)
+    assert again.exit_code == 0
+    assert "complete: run 'sklearn-wine-mlp' has everything already (1 layers, 2 samples)" in again.stdout
+
+
+def test_layers_and_metrics_are_added(tmp_path, layers, caplog):
+    archive = tmp_path / "a.h5"
+    analyze(archive, layers=layers[-1:])
+    _, _, old, _ = state(archive)
+    analyze(archive, layers=layers[:1], metrics=["gradient"])
+    assert "adds 1 layer, metric gradient to run 'run'; 2 of its 2 finished cells stay" in caplog.text
+    status, names, values, runs = state(archive)
+    assert (status, runs) == ("complete", ["run"])
+    assert names == [layers[0], layers[-1]]
+    assert [*values] == ["sid", "gradient"]
+    assert values["sid"][1].tolist() == old["sid"][0].tolist()
+    assert np.isfinite([*values.values()]).all()
+    assert onnxinfo.validate(archive).valid
+
+
+def test_samples_are_added_and_cells_of_their_own_budget_stay(tmp_path, layers, caplog):
+    archive = tmp_path / "a.h5"
+    own = {"layers": layers[-1:], "normalize_by": "sample"}
+    analyze(archive, **own)
+    _, _, old, _ = state(archive)
+    analyze(archive, **own, limit=3)
+    assert "adds 1 sample to run 'run'; 2 of its 2 finished cells stay" in caplog.text
+    status, _, values, _ = state(archive)
+    assert status == "complete"
+    assert values["sid"][0, :2].tolist() == old["sid"][0].tolist()
+    with onnxinfo.open(archive) as opened:
+        assert opened["run"].sanity.samples == 3
+        assert np.isfinite(opened["run"].maps("sid", 0)).all()
+
+
+@pytest.mark.parametrize(("options", "reason"), [
+    ({"std": 1.0}, "the budget of every layer changes with the samples"),
+    ({"std": None, "budget": 0.1}, "the input's standard deviation, the unit of sigma, changes"),
+])  # fmt: skip
+def test_cells_that_new_samples_change_are_computed_again(tmp_path, layers, caplog, options, reason):
+    archive, fresh = tmp_path / "a.h5", tmp_path / "b.h5"
+    analyze(archive, **options, layers=layers[-1:])
+    analyze(archive, **options, layers=layers[-1:], limit=4)
+    assert "0 of its 2 finished cells stay, 2 are computed again" in caplog.text
+    assert reason in caplog.text
+    analyze(fresh, **options, layers=layers[-1:], limit=4)
+    (grown, whole) = (state(each) for each in (archive, fresh))
+    assert grown[2]["sid"].tolist() == whole[2]["sid"].tolist()
+    assert grown[3] == ["run"]
+
+
+def test_gradients_do_not_depend_on_other_samples(tmp_path, layers, caplog):
+    archive = tmp_path / "a.h5"
+    analyze(archive, layers=layers[-1:], metrics=["gradient"])
+    analyze(archive, layers=layers[-1:], metrics=["gradient"], limit=3)
+    assert "2 of its 2 finished cells stay" in caplog.text
+
+
+def test_an_interrupted_growth_resumes_and_the_finished_run_is_kept_until_then(tmp_path, layers):
+    archive = tmp_path / "a.h5"
+    own = {"layers": layers[-1:], "normalize_by": "sample"}
+    analyze(archive, **own)
+
+    def stop(progress):
+        if progress.stage == "sid":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyze(archive, **own, limit=3, progress=stop)
+    status, _, values, runs = state(archive)
+    assert (status, runs) == ("interrupted", ["run~", "run"])
+    assert np.isfinite(values["sid"][0, :2]).all()
+    analyze(archive, **own, limit=3)
+    assert state(archive)[0] == "complete"
+    assert state(archive)[3] == ["run"]
+
+
+@pytest.mark.parametrize(("options", "difference"), [
+    ({"alpha": 0.1}, "alpha is 0.00015 there, 0.1 now"),
+    ({"limit": 1}, "it has 2 samples, and 1 of them are asked for now"),
+    ({"shuffle": True, "limit": 3}, "it has other samples"),
+    ({"labels": [0, 1, 2] + [0] * 47}, "other labels"),
+])  # fmt: skip
+def test_another_recipe_is_refused(tmp_path, layers, options, difference):
+    archive = tmp_path / "a.h5"
+    analyze(archive, layers=layers[-1:], metrics=["gradient"])
+    before = archive.read_bytes()
+    with pytest.raises(UsageError, match=difference):
+        analyze(archive, layers=layers[-1:], metrics=["gradient"], **options)
+    assert archive.read_bytes() == before
+
+
+def test_samples_of_the_same_names_must_be_the_same(tmp_path, layers):
+    archive = tmp_path / "a.h5"
+    with np.load(path("wine.npz")) as file:
+        rows = file["features"].astype(np.float32)
+    common = {"layers": layers[-1:], "metrics": ["gradient"], "std": 1.0, "run": "run"}
+    onnxinfo.analyze(MODEL, rows[:2], archive, **common)
+    with pytest.raises(UsageError, match="other samples of the same names"):
+        onnxinfo.analyze(MODEL, rows[1:4], archive, **common)
+
+
+def test_anonymous_runs_grow(tmp_path, layers):
+    archive = tmp_path / "a.h5"
+    common = {"layers": layers[-1:], "metrics": ["gradient"], "anonymous_names": True}
+    analyze(archive, **common)
+    analyze(archive, **common, limit=3)
+    assert state(archive)[2]["gradient"].shape == (1, 3)
+
+
+def test_unproven_cells_alone_are_computed_again_with_more_passes(tmp_path, layers, monkeypatch, caplog):
+    archive = tmp_path / "a.h5"
+    cells, asked = measures.Sid.cells, []
+
+    def doubtful(self, batch):
+        """Call the cells of sample 1 unproven, unless they get more passes."""
+        found = cells(self, batch)
+        asked.append((batch.indices, batch.passes))
+        for place, sample in enumerate(batch.indices):
+            if sample == 1 and batch.passes == 1:
+                found.values["converged"][place], found.values["mark"][place] = False, 2
+        return found
+
+    monkeypatch.setattr(measures.Sid, "cells", doubtful)
+    analyze(archive, layers=layers[-1:], limit=3)
+    _, _, old, _ = state(archive)
+    asked.clear()
+    assert not analyze(archive, layers=layers[-1:], limit=3, retry_unproven=True).unchanged
+    assert asked == [([1], 4)]
+    assert "1 are computed again: 1 unproven cells get more passes" in caplog.text
+    _, _, new, runs = state(archive)
+    assert new["sid"][0, [0, 2]].tolist() == old["sid"][0, [0, 2]].tolist()
+    assert runs == ["run"]
+    with onnxinfo.open(archive) as opened:
+        assert opened["run"].values("sid")["converged"].all()
+    assert analyze(archive, layers=layers[-1:], limit=3, retry_unproven=True).unchanged
+
+
+def test_more_passes_take_more_noise():
+    from onnxinfo.metrics.sid import Problem
+
+    described = dict.fromkeys(Problem.__dataclass_fields__)
+    tie = type("Tie", (), {"units": 8192})()
+    feature = type("Feature", (), {"samples": 1})()
+    one, four = (Problem(**{**described, "tie": tie, "feature": feature, "passes": count}) for count in (1, 4))
+    assert (one.effort, four.effort) == (1, 4)

@@ -1,0 +1,50 @@
+"""``doctor`` prints the card and the command to use; warnings appear whatever the verbosity."""
+
+import json
+import shlex
+
+import numpy as np
+from click.testing import CliRunner
+from PIL import Image
+
+from onnxinfo.cli import cli
+from onnxinfo.models import path
+
+MODEL = str(path("digits-cnn.onnx"))
+IMAGES, LABELS = (f"{path('digits.npz')}:{key}" for key in ("images", "labels"))
+
+
+def run(*arguments):
+    result = CliRunner().invoke(cli, [*map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_doctor_prints_the_card_and_a_command_that_is_right():
+    output = run("doctor", MODEL, "--inputs", IMAGES, "--labels", LABELS, "--scale", "5", "--limit", "9").stdout
+    assert "WARNING: accuracy is 0.70, and would be 1.00 with the default preprocessing" in output
+    command = shlex.split(output.splitlines()[-1].removeprefix("use: onnxinfo "))
+    assert command == [
+        "analyze", MODEL, "--inputs", IMAGES, "--labels", LABELS, "--limit", "9", "-o", "result.h5"
+    ]  # fmt: skip
+
+
+def test_doctor_as_json():
+    arguments = ("--labels", LABELS, "--limit", "3", "--set", "y=1,2", "--format", "json")
+    output = CliRunner().invoke(cli, ["doctor", MODEL, "--inputs", IMAGES, *arguments]).stdout
+    assert not output  # no such input to set
+    found = json.loads(run("doctor", MODEL, "--inputs", IMAGES, *arguments[:4], *arguments[6:]).stdout)
+    assert found["accuracy"] == 1
+    assert found["predicted"] == [1, 4, 5]
+    assert found["command"].startswith("onnxinfo analyze ")
+
+
+def test_warnings_stay_with_quiet(tmp_path):
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "good.png")
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8).T).save(tmp_path / "other.png")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    options = ("--inputs", tmp_path, "--layers", "logits", "--solver", "forward", "--normalize-by", "feature")
+    result = run("-q", "analyze", MODEL, *options, "--limit", "2", "-o", tmp_path / "a.h5")
+    assert "warning: sample 'bad.png' is left out: not an image" in result.stderr
+    assert not result.stdout
+    assert "preprocessing" not in result.stderr
