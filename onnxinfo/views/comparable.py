@@ -124,10 +124,12 @@ def normalizer_of(run: RunValues, layer: str) -> str:
 def is_apart(run: RunValues, layer: str) -> bool:
     """Return whether a layer's budget is relative to the feature's variance although that of the run is not.
 
-    No gradient reaches such layers, see ``forward_layers`` in docs/format.md.
+    No gradient reaches such layers, see ``forward_layers`` in docs/format.md. If the run's budget is itself relative to
+    that variance, or absolute, they share it.
     """
     apart = run.recipe.get("forward_layers")
-    return isinstance(apart, list | tuple) and layer in apart and run.metric.name in _WITH_BUDGET
+    alike = run.recipe.get("normalizer") in ("feature", "absolute")
+    return isinstance(apart, list | tuple) and layer in apart and run.metric.name in _WITH_BUDGET and not alike
 
 
 def split_apart(run: RunValues) -> list[RunValues]:

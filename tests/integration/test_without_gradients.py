@@ -187,6 +187,19 @@ def test_layers_without_a_gradient_are_marked_and_drawn_apart(tmp_path, caplog):
     assert alone["value"][0] == pytest.approx(values["value"][0], abs=0.003)
 
 
+def test_with_feature_everywhere_nothing_is_drawn_apart(tmp_path):
+    values, recipe, normalizer = run_of(mixed(), X, tmp_path, limit=3, normalize_by="feature")
+    assert (recipe["forward_layers"], recipe["normalizer"], recipe["alpha"]) == (["y"], "feature", 0.01)
+    hidden = X[:3] @ np.random.default_rng([0, *b"w"]).standard_normal((4, 6)).astype(np.float32) * 0.5
+    assert normalizer[0] == pytest.approx(hidden.var(0).sum(), rel=1e-4)
+    assert values["converged"].all()
+    with onnxinfo.open(tmp_path / "out.h5") as archive:
+        found = run_values(RunView(archive["run"]), "sid")
+    assert [[row.name for row in part.layers] for part in split_apart(found)] == [["h", "y"]]
+    onnxinfo.plot(tmp_path / "out.h5", "curve", tmp_path / "curve.svg")
+    assert "without gradients" not in (tmp_path / "curve.svg").read_text()
+
+
 @pytest.fixture(scope="module")
 def mixed_run(tmp_path_factory):
     """A run of two samples with the name auto."""

@@ -1,13 +1,16 @@
 """Searches along lines, on small tables of steps whose optimum is found by trying all scales."""
 
+import dataclasses
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 import torch
 
-from onnxinfo.metrics.forward import solve_forward
+from onnxinfo.metrics.forward import MOST_LINES, ForwardProblem, solve_forward
 from onnxinfo.metrics.intervals import Intervals
+from onnxinfo.metrics.line_search import LineSearch
 from onnxinfo.metrics.noise import generator, make_tie
 from onnxinfo.metrics.probe import LayerProbe
 
@@ -92,11 +95,52 @@ def solved(steps, budget, seed=0):
     return solution, float(sigma.log().mean()) - free * math.log(ratio) / float(solution.certificate.exponent)
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_the_best_of_several_optima_is_found(seed):
+def test_the_best_of_several_optima_is_found():
     """A search that follows the gradient ends 0.07 nats lower, on the near side of a threshold."""
-    steps = Steps(seed)
+    steps = Steps(0)
     budget = 0.15 * float(steps.deviations.mean())
     solution, found = solved(steps, budget)
     assert solution.certificate.converged.all()
     assert found == pytest.approx(steps.best(budget), abs=0.02)
+
+
+def step(x):
+    """A step of 2 at 0.3 of the first unit; the others are ignored."""
+    return 2 * (x[:, :1] > 0.3).float()
+
+
+def test_the_best_scale_beside_a_step_is_known():
+    x, budget = torch.zeros(1, UNITS), 0.02
+    streams = (generator(x.device, 0, name) for name in ("noise", "probes"))
+    feature = LayerProbe(lambda x, rows: [step(x)], x, torch.tensor(1.0), torch.arange(1), *streams, 4096)
+    counted = torch.ones(UNITS, dtype=torch.bool)
+    intervals = Intervals(feature, [torch.tensor([0.3]), *[torch.tensor([])] * (UNITS - 1)], counted)
+    search = LineSearch(feature, intervals, budget, 1.0, counted)
+    expected = -0.3 / NormalDist().inv_cdf(budget / 4)
+    for start in (search.alone(), torch.ones(UNITS)):
+        scales, _ = search(start, feature.noise)
+        assert scales.tolist() == [pytest.approx(expected, rel=0.03), 1, 1, 1]
+
+
+def test_units_that_do_not_count_stay_at_rest():
+    steps, counted = Steps(0), torch.tensor([[True, False, True, True]])
+    tie = make_tie("unit", (UNITS,), ("time",))
+    solution = solve_forward(steps.probe(), torch.tensor([0.3]), tie, 1.0, (UNITS,), steps.intervals, counted)
+    assert solution.sigma[0].isnan().tolist() == [False, True, False, False]
+    sigma = solution.sigma[0].nan_to_num(1e-9).double()
+    assert float(steps.level([each[None] for each in sigma])) == pytest.approx(0.3, rel=0.05)
+
+
+def test_an_optimum_found_only_once_widens_the_gap_by_the_distance_to_the_next(monkeypatch):
+    along, searches = ForwardProblem._along, []
+
+    def apart(self, *given):
+        """Each further search is made to end half a nat lower."""
+        searches.append(along(self, *given))
+        return dataclasses.replace(searches[-1], entropy=-0.5 * len(searches))
+
+    monkeypatch.setattr(ForwardProblem, "_along", apart)
+    solution, _ = solved(Steps(2), 0.3)
+    assert len(searches) == MOST_LINES
+    assert float(solution.certificate.gap) >= 0.5
+    assert not bool(solution.certificate.converged)

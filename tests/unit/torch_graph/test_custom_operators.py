@@ -64,6 +64,29 @@ def test_beside_the_way_it_is_a_constant(library: str, tmp_path: Path) -> None:
         assert np.isfinite(archive[result.run].table("layer")["value"]).all()
 
 
+def test_on_the_way_it_is_solved_without_a_converter(library: str, tmp_path: Path) -> None:
+    """The operator returns its input, so the results are those of the network without it."""
+    onnxinfo.register_ort_library(library)
+    plain = _network("hidden")
+    plain.graph.node[4].input[1] = "hidden"
+    del plain.graph.node[2]
+    found = []
+    for run, network in (("custom", _network("hidden")), ("plain", plain)):
+        onnxinfo.analyze(
+            network,
+            _samples(),
+            tmp_path / "a.h5",
+            input_tensor="x",
+            layers=["y"],
+            run=run,
+            solver="auto" if run == "custom" else "forward",
+        )
+        with onnxinfo.open(tmp_path / "a.h5") as archive:
+            assert archive[run].recipe["solver"] == "forward"
+            found.append(archive[run].values("sid")["value"])
+    assert np.array_equal(*found)
+
+
 def test_on_the_way_it_is_named(library: str, tmp_path: Path) -> None:
     onnxinfo.register_ort_library(library)
     with pytest.raises(ConversionError) as error:
