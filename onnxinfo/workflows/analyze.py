@@ -177,7 +177,8 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
             for measure in worker.measures.values():
                 measure.prepare(report)
         with open_engine(config.execution, worker) as opened:
-            Analysis(job, measures, worker.measures, opened, writer, report).compute()
+            workers = config.execution.workers or 1
+            Analysis(job, measures, worker.measures, opened, writer, report, workers).compute()
     return Result(Path(output), name)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..analysis.blocks import Measure
+from ..analysis.blocks import Measure, SampleBatch
 from ..analysis.job import Job
 from ..analysis.linearization_store import LinearizationStore, linearization_store
 from ..analysis.normalizers import Normalizers
@@ -23,6 +23,7 @@ from ..archive.writer import RunWriter
 from ..engines.base import Engine
 from ..errors import InputError
 from ..metrics.linearization import NORMALIZER_STDERR, Linearization
+from .forecast import Forecast
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class Analysis:
         Writer of the run; cells that it already has are not recomputed.
     report
         Called for every cell.
+    workers
+        Number of processes that share the work.
     """
 
     job: Job
@@ -56,7 +59,9 @@ class Analysis:
     engine: Engine
     writer: RunWriter
     report: Report
+    workers: int = 1
     _finished: dict[str, npt.NDArray[np.bool_]] = field(init=False)
+    _forecast: Forecast = field(init=False)
 
     def __post_init__(self) -> None:
         self._finished = {name: self.writer.finished(name) for name in self.measures}
@@ -67,8 +72,9 @@ class Analysis:
         """Compute all unfinished cells."""
         if all(done.all() for done in self._finished.values()):
             return
-        for name, done in self._finished.items():
-            self.report(Progress(name, int(done.sum()), done.size))
+        self._forecast = Forecast(self.job, self.workers)
+        for name in self._finished:
+            self.report(self._progress(name))
         with linearization_store(len(self.job.layers), len(self.job.provider), math.prod(self.job.shape)) as kept:
             normalizers = self._linearize(kept)
             for task, parts in self.engine.map(self._measurings(kept, normalizers)):
@@ -125,13 +131,17 @@ class Analysis:
     def _linearize_blocks(self, kept: LinearizationStore, blocks: Sequence[list[int]]) -> None:
         began, done, total = time.monotonic(), 0, sum(map(len, blocks))
         tasks = [Linearize(block, self._stderr()) for block in blocks]
+        if total:
+            self.report(Progress("normalizer", 0, total, remaining=self._forecast.linearization(total)))
         for _, parts in self.engine.map(tasks):
             for part in parts:
                 for layer, start in zip(self.job.layers, part.outcome, strict=True):
                     _demand_finite(layer.name, part.samples, start)
                 kept.put(part.samples, part.outcome)
                 done += len(part.samples)
-                self.report(Progress("normalizer", done, total))
+                elapsed = time.monotonic() - began
+                self.report(Progress("normalizer", done, total, remaining=elapsed / done * (total - done)))
+        self._forecast.linearized(total, time.monotonic() - began)
         logger.info("normalizers D of %d layers computed in %.2f s", len(self.job.layers), time.monotonic() - began)
 
     def _stderr(self) -> float:
@@ -146,7 +156,24 @@ class Analysis:
             for layer in range(len(self.job.layers)):
                 if names := self._open(layer, block):
                     start = kept.of(layer, block) if constrained and layer not in self.job.evaluated else None
+                    self._begin(layer, block, names, start, normalizers[layer])
                     yield Measuring(layer, block, names, start, normalizers[layer])
+
+    def _begin(
+        self, layer: int, block: list[int], names: Sequence[str], start: Linearization | None, normalizer: float | None
+    ) -> None:
+        """Report a layer's first estimates, from its linearization."""
+        if start is not None:
+            batch = SampleBatch(self.job, layer, block, start, normalizer, self.everything)
+            for name in names:
+                estimate = self.measures[name].estimate(batch)
+                if estimate is not None:
+                    self.report(self._progress(name, self.job.layers[layer].name, estimate, provisional=True))
+
+    def _progress(self, name: str, layer: str = "", value: float = math.nan, *, provisional: bool = False) -> Progress:
+        done = self._finished[name]
+        remaining = self._forecast.cells((~done).sum(1).tolist(), int(done.sum()))
+        return Progress(name, int(done.sum()), done.size, layer, value, remaining, provisional)
 
     def _write(self, name: str, layer: int, samples: list[int], column: Column) -> None:
         self.writer.write(name, layer, samples, values=column.values, map=column.map)
@@ -154,7 +181,7 @@ class Analysis:
         done[layer, samples] = True
         described = self.job.layers[layer].name
         _log(name, described, samples, column)
-        self.report(Progress(name, int(done.sum()), done.size, described, _mean(column.values["value"])))
+        self.report(self._progress(name, described, _mean(column.values["value"])))
 
 
 def _demand_finite(layer: str, samples: Sequence[int], start: Linearization) -> None:
