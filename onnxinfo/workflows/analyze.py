@@ -55,7 +55,7 @@ from ..registry import ENGINES, METRICS
 from ..termination import orderly_termination
 from ..text import quoted
 from .compute import Analysis
-from .open_model import open_model, recorded_inputs
+from .open_model import open_model, recorded_inputs, runnable
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +194,7 @@ def _open_job(model: ModelSource, inputs: Any, config: Config) -> tuple[Job, Uni
     crops = crops_of(objects, chosen_input.crop_to_box)
     more: dict[str, Any] = {"labels": chosen_input.labels, "limit": chosen_input.limit, **crops}
     samples = open_samples_of(loaded, inputs, **chosen_input.reading(), **more)
+    loaded = runnable(loaded, samples)
     provider = open_provider(loaded, samples, perturbed, leave_out=not chosen_input.input_tensor)
     listed, chosen = choose_layers(loaded, provider.tensors, selection.layers, selection.exclude)
     _log_inputs(provider)
