@@ -33,25 +33,30 @@ def progress_bar(output: str) -> Iterator[Callable[[Progress], None]]:
 @contextmanager
 def _bars() -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
     from onnxinfo.text import printable
+
+    from .time_left import TimeLeft, expected_end
 
     columns = (
         TextColumn("{task.description:<10}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TimeLeft(),
         TextColumn("{task.fields[note]}", markup=False),
     )
     tasks = {}
     with Bars(*columns, console=Console(stderr=True)) as bars:
 
         def report(progress: Progress) -> None:
+            until = expected_end(progress.remaining)
             if progress.stage not in tasks:
-                tasks[progress.stage] = bars.add_task(progress.stage, note="")
-            note = f"{printable(progress.layer)}  {progress.value:.4f}" if progress.layer else ""
-            bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
+                tasks[progress.stage] = bars.add_task(progress.stage, note="", until=until)
+            about = "about " if progress.provisional else ""
+            note = f"{printable(progress.layer)}  {about}{progress.value:.4f}" if progress.layer else ""
+            done, total = progress.done, progress.total
+            bars.update(tasks[progress.stage], completed=done, total=total, note=note, until=until)
 
         yield report

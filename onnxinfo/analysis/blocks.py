@@ -85,6 +85,10 @@ class Measure(ABC):
     def cells(self, batch: SampleBatch) -> Cells:
         """Compute the cells of a batch."""
 
+    def estimate(self, batch: SampleBatch) -> float | None:
+        """Estimate the mean over a batch within a fraction of the time of its cells; None: no such estimate."""
+        return None
+
     def attached(self, job: Job) -> Self:
         """Attach the worker's job to a copy received by a worker."""
         self.job = job

@@ -8,11 +8,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..archive.format import PROVEN, Metric, mark_code
 from ..errors import UsageError
 from ..metrics.forward import solve_forward
+from ..metrics.noise import ENTROPY, clip_sigma, waterfill
 from ..metrics.probe import LayerProbe
 from ..metrics.reference import solve_by_gradient
 from ..metrics.sid import Problem, Solution, solve
@@ -61,6 +63,15 @@ class Sid(Measure):
             "capped": solution.capped,
         }
         return Cells(values, entropy.reshape(-1, *self.job.shape))
+
+    def estimate(self, batch: SampleBatch) -> float:
+        """Mean SID of the linearized layer."""
+        norms, settings = batch.linearization.column_norms, batch.settings
+        counted = torch.ones_like(norms, dtype=torch.bool) if batch.units is None else batch.units
+        tie = self.job.tie.counting(counted)
+        target = batch.target.clamp(min=torch.finfo(norms.dtype).tiny)
+        sigma = clip_sigma(waterfill(norms * counted, target, tie, settings.sigma_max), tie, settings.sigma_max)
+        return float(batch.mean(sigma.log() + ENTROPY).mean())
 
     def _warn_of_saturation(self, layer: int, marks: Tensor) -> None:
         found, number = self.job.saturating[layer], int((marks == mark_code("saturated_output")).sum())

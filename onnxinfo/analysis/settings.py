@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of an analysis: stage, finished and total steps, last finished layer and its mean value.
+    """Progress of an analysis: stage, finished and total steps, last layer and its mean value, remaining time.
 
     Attributes
     ----------
@@ -20,6 +20,11 @@ class Progress:
         Finished and total steps.
     layer, value
         Last layer, and the metric's mean over the samples just computed; empty and NaN at first.
+    remaining
+        Estimated time in seconds until all steps are finished; NaN if nothing is known. It is rough until the first
+        step is finished.
+    provisional
+        Whether the layer is only begun: the value is then that of the linearized layer, a first estimate.
 
     Examples
     --------
@@ -35,6 +40,8 @@ class Progress:
     total: int
     layer: str = ""
     value: float = math.nan
+    remaining: float = math.nan
+    provisional: bool = False
 
 
 Report = Callable[[Progress], None]

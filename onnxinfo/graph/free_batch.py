@@ -52,6 +52,20 @@ def with_free_batch(model: Model) -> Model:
     return dataclasses.replace(model, proto=proto)
 
 
+def with_batch_of_one(model: Model) -> Model:
+    """Fix the batch size of a model's inputs at one sample.
+
+    Parameters
+    ----------
+    model
+        A loaded model whose batch axes are known.
+    """
+    proto = protos.copy_into(onnx.ModelProto(), model.proto)
+    for dim in _batch_dims(model, proto):
+        dim.dim_value = 1
+    return dataclasses.replace(model, proto=proto)
+
+
 def _batch_dims(model: Model, proto: onnx.ModelProto) -> Iterator[onnx.TensorShapeProto.Dimension]:
     """Batch axis of each input that has one."""
     for value in proto.graph.input:

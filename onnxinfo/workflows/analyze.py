@@ -61,7 +61,7 @@ from ..registry import ENGINES, METRICS
 from ..termination import orderly_termination
 from ..text import quoted
 from .compute import Analysis
-from .open_model import open_model, recorded_inputs
+from .open_model import open_model, recorded_inputs, runnable
 from .open_samples import open_analyzed, reopening
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,8 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
             for measure in worker.measures.values():
                 measure.prepare(report)
         with open_engine(config.execution, worker) as opened:
-            Analysis(job, measures, worker, opened, writer, report).compute()
+            workers = config.execution.workers or 1
+            Analysis(job, measures, worker, opened, writer, report, workers).compute()
         # Before the run is marked complete, because no later call looks for it then.
         worker.unfinished.remove()
     return Result(Path(output), name)
@@ -222,6 +223,7 @@ def _open_job(
     objects = None if chosen_input.foreground is None else open_foreground(chosen_input.foreground)
     crops = crops_of(objects, chosen_input.crop_to_box)
     samples = open_analyzed(loaded, inputs, chosen_input, crops)
+    loaded = runnable(loaded, samples)
     _report_unreadable(samples, anonymous=config.out.anonymous_names)
     card = _examined(loaded, samples, config, reopening(loaded, inputs, chosen_input, crops))
     provider = open_provider(loaded, samples, perturbed, leave_out=not chosen_input.input_tensor)

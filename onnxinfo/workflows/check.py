@@ -22,6 +22,7 @@ from ..graph.perturbed import TensorNames, holds_ids, perturbed_tensors
 from ..graph.surgery import expose_only
 from ..inputs.axes import describe, shape_text
 from ..inputs.generated import generate
+from ..inputs.sample_sets import SampleSet
 from ..metrics.input_provider import graph_inputs, open_samples_of, placed
 from ..text import printable, quoted
 from ..torch_graph.compare import Difference, Tensors
@@ -30,7 +31,7 @@ from ..torch_graph.convert import Server, convert
 from ..torch_graph.reach import reasons_unreached
 from ..torch_graph.runtime import Session, Witness
 from ..torch_graph.verify import Verification, verify
-from .open_model import open_model
+from .open_model import open_model, runnable
 
 Feeds = dict[str, npt.NDArray[Any]]
 
@@ -195,7 +196,12 @@ def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> M
     loaded = open_model(original, chosen, inputs)
     if chosen.input_tensor:
         perturbed_tensors(loaded, chosen.input_tensor)
-    feeds = _generated(loaded, seed) if inputs is None else _given(loaded, inputs, chosen)
+    if inputs is None:
+        feeds = _generated(loaded, seed)
+    else:
+        samples = open_samples_of(loaded, inputs, limit=chosen.limit, **chosen.reading())
+        loaded = runnable(loaded, samples)
+        feeds = _given(loaded, samples)
     conversions = conversion_report(loaded)
     uses = Counter((c.operator, c.version, c.server, c.reason) for c in conversions)
     tensors = _compared(loaded)
@@ -225,9 +231,8 @@ def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> M
     )
 
 
-def _given(model: Model, inputs: Any, config: InputConfig) -> Feeds:
+def _given(model: Model, samples: SampleSet) -> Feeds:
     declared = graph_inputs(model)
-    samples = open_samples_of(model, inputs, limit=config.limit, **config.reading())
     some = list(range(min(SAMPLES, len(samples))))
     batch = next((i.batch for i in declared if i.batch is not None), len(some))
     given = samples.feeds((some * batch)[:batch])

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..analysis.blocks import Measure
+from ..analysis.blocks import Measure, SampleBatch
 from ..analysis.job import Job
 from ..analysis.keeping import KeptLinearizations
 from ..analysis.linearization_store import LinearizationStore, linearization_store
@@ -26,6 +26,7 @@ from ..archive.writer import RunWriter
 from ..engines.base import Engine
 from ..errors import InputError
 from ..metrics.linearization import NORMALIZER_STDERR, Linearization
+from .forecast import Forecast
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Analysis:
         Writer of the run; cells that it already has are not recomputed.
     report
         Called for every cell.
+    workers
+        Number of processes that share the work.
     """
 
     job: Job
@@ -61,7 +64,9 @@ class Analysis:
     engine: Engine
     writer: RunWriter
     report: Report
+    workers: int = 1
     _finished: dict[str, npt.NDArray[np.bool_]] = field(init=False)
+    _forecast: Forecast = field(init=False)
 
     def __post_init__(self) -> None:
         self._finished = {name: self.writer.finished(name) for name in self.measures}
@@ -72,8 +77,9 @@ class Analysis:
         """Compute all unfinished cells."""
         if all(done.all() for done in self._finished.values()):
             return
-        for name, done in self._finished.items():
-            self.report(Progress(name, int(done.sum()), done.size))
+        self._forecast = Forecast(self.job, self.workers)
+        for name in self._finished:
+            self.report(self._progress(name))
         with linearization_store(len(self.job.layers), len(self.job.provider), math.prod(self.job.shape)) as kept:
             normalizers = self._linearize(kept)
             for task, parts in self.engine.map(self._measurings(kept, normalizers)):
@@ -137,7 +143,11 @@ class Analysis:
         saved = KeptLinearizations(self._unfinished, kept, len(self.job.layers))
         began, total = time.monotonic(), sum(map(len, blocks))
         tasks = [Linearize(block, self._stderr()) for block in blocks if not saved.restored(block)]
-        done = total - sum(len(task.samples) for task in tasks)
+        computed = sum(len(task.samples) for task in tasks)
+        done = restored = total - computed
+        if computed:
+            remaining = self._forecast.linearization(computed)
+            self.report(Progress("normalizer", done, total, remaining=remaining))
         for task, parts in self.engine.map(tasks):
             assert isinstance(task, Linearize)
             for part in parts:
@@ -145,9 +155,12 @@ class Analysis:
                     _demand_finite(layer.name, part.samples, start)
                 kept.put(part.samples, part.outcome)
                 done += len(part.samples)
-                self.report(Progress("normalizer", done, total))
+                elapsed = time.monotonic() - began
+                remaining = elapsed / (done - restored) * (total - done)
+                self.report(Progress("normalizer", done, total, remaining=remaining))
             saved.add(task.samples, task.name)
         saved.close()
+        self._forecast.linearized(computed, time.monotonic() - began)
         logger.info("normalizers D of %d layers computed in %.2f s", len(self.job.layers), time.monotonic() - began)
 
     def _stderr(self) -> float:
@@ -165,6 +178,7 @@ class Analysis:
                     if self.job.config.out.retry_unproven:
                         yield self._again(layer, block, names, start, normalizers[layer])
                     else:
+                        self._begin(layer, block, names, start, normalizers[layer])
                         yield Measuring(layer, block, names, start, normalizers[layer])
 
     def _again(
@@ -176,13 +190,29 @@ class Analysis:
         some = None if start is None else start.at(torch.tensor(places))
         return Measuring(layer, [block[at] for at in places], names, some, normalizer, RETRY_PASSES)
 
+    def _begin(
+        self, layer: int, block: list[int], names: Sequence[str], start: Linearization | None, normalizer: float | None
+    ) -> None:
+        """Report a layer's first estimates, from its linearization."""
+        if start is not None:
+            batch = SampleBatch(self.job, layer, block, start, normalizer, self.worker.measures)
+            for name in names:
+                estimate = self.measures[name].estimate(batch)
+                if estimate is not None:
+                    self.report(self._progress(name, self.job.layers[layer].name, estimate, provisional=True))
+
+    def _progress(self, name: str, layer: str = "", value: float = math.nan, *, provisional: bool = False) -> Progress:
+        done = self._finished[name]
+        remaining = self._forecast.cells((~done).sum(1).tolist(), int(done.sum()))
+        return Progress(name, int(done.sum()), done.size, layer, value, remaining, provisional)
+
     def _write(self, name: str, layer: int, samples: list[int], column: Column) -> None:
         self.writer.write(name, layer, samples, values=column.values, map=column.map)
         done = self._finished[name]
         done[layer, samples] = True
         described = self.job.layers[layer].name
         _log(name, described, samples, column)
-        self.report(Progress(name, int(done.sum()), done.size, described, _mean(column.values["value"])))
+        self.report(self._progress(name, described, _mean(column.values["value"])))
 
 
 def _demand_finite(layer: str, samples: Sequence[int], start: Linearization) -> None:

@@ -35,7 +35,7 @@ from ..metrics.joint import open_provider
 from ..moved import present_names
 from ..outputs import claim_folder
 from ..text import no_such
-from .open_model import open_model
+from .open_model import open_model, runnable
 
 
 def train_decoder(
@@ -115,6 +115,7 @@ def train_decoder(
     perturbed = perturbed_tensors(loaded, config.input.input_tensor)
     choose_layers(loaded, perturbed, layers, exclude)
     samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())
+    loaded = runnable(loaded, samples)
     provider = open_provider(loaded, samples, perturbed, leave_out=not config.input.input_tensor)
     _, chosen = choose_layers(loaded, provider.tensors, layers, exclude)
     mask = unit_mask_of(config.input.unit_mask, provider)

@@ -5,22 +5,29 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from typing import Any
 
 import numpy as np
 
 from ..config import InputConfig
-from ..errors import UsageError
+from ..errors import InputError, ModelError, UsageError
 from ..graph.batch_axes import SEPARATE
 from ..graph.fixed_inputs import with_fixed_inputs
+from ..graph.free_batch import with_batch_of_one
 from ..graph.model import Model, ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..inputs.arrays import open_array, split_key
 from ..inputs.feeds import is_feeds
+from ..inputs.sample_sets import SampleSet
 from ..metrics.batch_axes import find_batch_axes, with_batch_axes
+from ..metrics.input_provider import graph_inputs, placed
 from ..torch_graph.dequantize import dequantize
 from ..torch_graph.precision import to_float32
+from ..torch_graph.runtime import Session
+
+logger = logging.getLogger(__name__)
 
 
 def open_model(model: ModelSource, chosen: InputConfig, inputs: Any = None) -> Model:
@@ -62,6 +69,42 @@ def _opened(model: ModelSource, chosen: InputConfig, inputs: Any) -> Model:
         return dataclasses.replace(fixed, batch_axes=dict.fromkeys(fixed.flow.inputs, SEPARATE))
     axes = find_batch_axes(loaded, dict(chosen.batch_axis), values)
     return with_batch_axes(with_fixed_inputs(loaded, values, axes), axes)
+
+
+def runnable(model: Model, samples: SampleSet) -> Model:
+    """Return a model that runs: with a batch size of one, if it leaves the size open but runs only single samples.
+
+    Exporters write a batch size that they were given as an example into reshapes, although the inputs leave it open.
+
+    Parameters
+    ----------
+    model
+        A model from :func:`open_model`.
+    samples
+        Its samples.
+
+    Returns
+    -------
+    Model
+        The model itself if its batch size is fixed, or if it runs two samples at once or not even one.
+    """
+    inputs = graph_inputs(model)
+    if len(next(iter(samples.inputs.values()))) < 2 or any(each.batch is not None for each in inputs):
+        return model
+    session = Session(model)
+
+    def runs(rows: list[int]) -> bool:
+        given = samples.feeds(rows)
+        try:
+            session.run({each.name: placed(given[each.name].astype(each.dtype), each.axis) for each in inputs})
+        except (InputError, ModelError):
+            return False
+        return True
+
+    if runs([0, 1]) or not runs([0]):
+        return model
+    logger.info("the model runs only single samples, although it leaves the batch size open")
+    return with_batch_of_one(model)
 
 
 def recorded_inputs(chosen: InputConfig) -> dict[str, Any]:

@@ -462,3 +462,29 @@ def test_advice_fits_the_kind_of_model(proto, advice):
     with pytest.raises(InputError) as raised:
         onnxinfo.check_model(proto)
     assert str(raised.value).endswith(advice)
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["one input", "two inputs"])
+def test_a_model_that_runs_only_single_samples_although_it_leaves_their_number_open(second, tmp_path):
+    """Exporters write the batch size of their example into reshapes."""
+    nodes = [
+        *([helper.make_node("Add", ["x", "other"], ["s"])] if second else []),
+        helper.make_node("Reshape", ["s" if second else "x", "sizes"], ["r"]),
+        helper.make_node("Tanh", ["r"], ["t"]),
+        helper.make_node("Reshape", ["t", "row"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["y"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(sizes), name) for name, sizes in (("sizes", [1, 2, 2]), ("row", [1, 4]))
+    ]
+    names = ["x", "other"] if second else ["x"]
+    graph = helper.make_graph(
+        nodes, "single", [tensor(name, ("batch", 4)) for name in names], [tensor("y", None)],
+        [*constants, numpy_helper.from_array(values(4, 3), "w")],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    inputs = {name: values(3, 4, seed=i) for i, name in enumerate(names)}
+    assert onnxinfo.check_model(proto, inputs).error is None
+    together = onnxinfo.analyze(proto, inputs, tmp_path / "r.h5", layers=["y"], input_tensor="x", device="cpu")
+    with onnxinfo.open(together.archive) as archive:
+        assert np.isfinite(archive[together.run].table("sample")["value"]).all()

@@ -1,0 +1,74 @@
+"""An analysis says how long it takes, and about what it finds, before the first cell is finished."""
+
+import math
+import time
+
+import graphs
+import numpy as np
+import pytest
+from rich.progress import Progress as Bars
+
+import onnxinfo
+from cli.time_left import TimeLeft, expected_end
+
+X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+
+
+def network(*last):
+    nodes = [graphs.node("MatMul", "x w", "z"), graphs.node("Tanh", "z", "t"), graphs.node("MatMul", "t v", "y"), *last]
+    weights = [graphs.weight("w", 4, 5), graphs.weight("v", 5, 3)]
+    return graphs.model(nodes, [graphs.value("x")], [graphs.value(nodes[-1].output[0], None)], weights)
+
+
+def reports(tmp_path, proto, **options):
+    found = []
+    onnxinfo.analyze(proto, X, tmp_path / "r.h5", progress=found.append, device="cpu", **options)
+    return found
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory):
+    return reports(tmp_path_factory.mktemp("forecast"), network(), layers=["t", "y"])
+
+
+def test_every_stage_begins_with_the_time_that_it_takes(gradients):
+    begun = {report.stage: report for report in reversed(gradients)}
+    assert set(begun) == {"normalizer", "sid"}
+    assert all(report.done == 0 and report.remaining > 0 for report in begun.values())
+    assert all(math.isfinite(report.remaining) for report in gradients)
+    assert gradients[-1].remaining == 0
+
+
+def test_each_layer_has_a_first_estimate(gradients):
+    cells = [report for report in gradients if report.stage == "sid" and report.layer]
+    assert [(report.layer, report.provisional) for report in cells] == [
+        (name, provisional) for name in ("t", "y") for provisional in (True, False)
+    ]
+    for first, final in zip(cells[::2], cells[1::2], strict=True):
+        assert first.done < final.done
+        assert first.value == pytest.approx(final.value, abs=0.3)
+
+
+def test_also_without_gradients(tmp_path):
+    (first, *_, last) = reports(tmp_path, network(), layers=["y"], limit=2, solver="forward", share_sigma="grid:1")
+    assert (first.stage, first.done) == ("sid", 0)
+    assert first.remaining > 0
+    assert last.remaining == 0
+
+
+@pytest.mark.parametrize(("done", "expected"), [(0, "about 0:01:30"), (1, "0:01:30"), (4, "")])
+def test_the_bar_counts_the_time_down(done, expected):
+    with Bars(disable=True) as bars:
+        task = bars.add_task("sid", total=4, until=expected_end(90))
+        bars.update(task, completed=done)
+        assert str(TimeLeft().render(bars.tasks[task])) == expected
+
+
+def test_the_bar_estimates_what_the_analysis_does_not():
+    with Bars(disable=True) as bars:
+        task = bars.add_task("decoder", total=4, until=math.nan)
+        assert str(TimeLeft().render(bars.tasks[task])) == "-:--:--"
+        for _ in range(2):
+            time.sleep(0.01)
+            bars.advance(task)
+        assert str(TimeLeft().render(bars.tasks[task])) == "0:00:01"
