@@ -95,7 +95,8 @@ def _regions(roi: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def _by_scales(lengths: Sequence[int], scales: Sequence[float]) -> list[Axis]:
-    return [Axis(n, math.floor(n * scale), scale) for n, scale in zip(lengths, scales, strict=True)]
+    # An exporter that leaves a size open, such as that of the batch, sees that it stays the same.
+    return [Axis(n, n if scale == 1 else math.floor(n * scale), scale) for n, scale in zip(lengths, scales, strict=True)]
 
 
 def _by_sizes(lengths: Sequence[int], sizes: Sequence[int], policy: str) -> list[Axis]:
