@@ -96,7 +96,8 @@ def _regions(roi: Sequence[float]) -> list[tuple[float, float]]:
 
 def _by_scales(lengths: Sequence[int], scales: Sequence[float]) -> list[Axis]:
     # An exporter that leaves a size open, such as that of the batch, sees that it stays the same.
-    return [Axis(n, n if scale == 1 else math.floor(n * scale), scale) for n, scale in zip(lengths, scales, strict=True)]
+    scaled = zip(lengths, scales, strict=True)
+    return [Axis(n, n if scale == 1 else math.floor(n * scale), scale) for n, scale in scaled]
 
 
 def _by_sizes(lengths: Sequence[int], sizes: Sequence[int], policy: str) -> list[Axis]:
