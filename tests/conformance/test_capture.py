@@ -39,6 +39,13 @@ def test_a_scale_of_integers_may_be_mapped() -> None:
     assert capture.attempt(case, "vmap") == ""
 
 
+def test_statistics_may_have_tangents() -> None:
+    ends = [graphs.value("x", ("N", 2)), *(graphs.value(name, (2,)) for name in "sbmv")]
+    proto = graphs.model([graphs.node("BatchNormalization", "x s b m v", "y")], ends, [graphs.value("y", ("N", 2))])
+    case = capture_cases.case_of("normalized", proto)
+    assert capture.attempt(case, "jvp") == ""
+
+
 def test_a_resize_leaves_the_batch_size_open() -> None:
     nodes = [graphs.node("Resize", "x none scales", "y", mode="linear")]
     weights = [graphs.constant("none", [], "float32"), graphs.constant("scales", [1, 1, 0.6, 0.6], "float32")]
