@@ -110,7 +110,7 @@ class Radial:
             some = rows[start : start + self._feature.batch_size]
             background, group = some // (groups * count), some // count % groups
             factor = torch.ones((len(some), groups), dtype=noise.dtype, device=noise.device)
-            factor[torch.arange(len(some)), group] = nodes.flatten()[some]
+            factor[torch.arange(len(some), device=noise.device), group] = nodes.flatten()[some]
             yield self._feature.deviations_at(noise[background] * self._tie.expand(factor))
 
 

@@ -46,11 +46,15 @@ def test_statistics_may_have_tangents() -> None:
     assert capture.attempt(case, "jvp") == ""
 
 
-def test_a_resize_leaves_the_batch_size_open() -> None:
-    nodes = [graphs.node("Resize", "x none scales", "y", mode="linear")]
+@pytest.mark.parametrize("by", ["scales", "sizes"])
+def test_a_resize_leaves_the_batch_size_open(by: str) -> None:
+    shape = [graphs.node("Shape", "x", "before", start=0, end=2), graphs.node("Concat", "before two", "sizes", axis=0)]
+    operands = "x none scales" if by == "scales" else "x none none sizes"
+    nodes = [*(shape if by == "sizes" else []), graphs.node("Resize", operands, "y", mode="linear")]
     weights = [graphs.constant("none", [], "float32"), graphs.constant("scales", [1, 1, 0.6, 0.6], "float32")]
     ends = [graphs.value("x", ("N", 1, 4, 4))], [graphs.value("y", ("N", 1, 2, 2))]
-    case = capture_cases.case_of("smaller", graphs.model(nodes, *ends, weights))
+    proto = graphs.model(nodes, *ends, [*weights, graphs.constant("two", [2, 2])])
+    case = capture_cases.case_of("smaller", proto)
     assert case.free == (True,)
     assert capture.attempt(case, "export, free batch") == ""
 

@@ -101,7 +101,7 @@ def _by_scales(lengths: Sequence[int], scales: Sequence[float]) -> list[Axis]:
 
 
 def _by_sizes(lengths: Sequence[int], sizes: Sequence[int], policy: str) -> list[Axis]:
-    scales = [size / n for n, size in zip(lengths, sizes, strict=True)]
+    scales = [1.0 if size == n else size / n for n, size in zip(lengths, sizes, strict=True)]
     if policy == "stretch":
         return [Axis(n, size, scale) for n, size, scale in zip(lengths, sizes, scales, strict=True)]
     scale = min(scales) if policy == "not_larger" else max(scales)
