@@ -229,7 +229,7 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
                 ways.append(way)
                 names.append(f"`{r['name']}`")
     for reason, (ways, names) in sorted(alike.items()):
-        lines.append(f"| {reason} | {', '.join(dict.fromkeys(ways))} | {', '.join(dict.fromkeys(names))} |")
+        lines.append(f"| {reason} | {'; '.join(dict.fromkeys(ways))} | {', '.join(dict.fromkeys(names))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -252,10 +252,21 @@ def _shortened(reads: Sequence[str], reason: str) -> str:
         return "; ".join(reads)
     short = re.sub(r"^ConversionError: node '.*?': operator \S+?\.(\w+) \(opset \d+\) cannot run: ", r"\1: ", reason)
     short = re.split(r"(?<=[.!?]) |; | While executing|, they cannot| Explanation", short)[0]
-    short = re.sub(r"\(\d*\*?batch\)", "(batch)", short)
+    for pattern, meaning in _MEANINGS.items():
+        if re.search(pattern, short):
+            return meaning
     return short[:140].replace("|", "\\|").replace("<", "&lt;")
 
 
+#: What messages of PyTorch mean, where they do not say it.
+_MEANINGS = {
+    "Constraints violated": "the size of the first axis decides the number of steps, as where a recurrence is unrolled",
+    "Guard failed": "the exporter guards against a size that divides a constant shape in another way",
+    "unhashable type: non-nested SymInt": "Resize: the first axis itself is resized, to a constant size",
+    "Found no NVIDIA driver": "GridSample: PyTorch asks NVIDIA's driver, which a fake device does not have",
+    "an output is on cpu": "an output is a number or a constant that belongs to no device",
+    "double backwards on deform_conv2d": "DeformConv: torchvision's kernel has no second derivative",
+}
 _EXPLAINED = [
     "- **export**: `torch.export.export(strict=False)`; the program computes what the module computes.",
     "- **export, free batch**: the same with the size of the first axis left open, for models that take any number of",
