@@ -1,54 +1,33 @@
-"""Count which converted models PyTorch can capture and transform, and say why the others cannot be.
+"""Measure which converted models PyTorch can capture and transform, and say why the others cannot be.
 
-Every model is converted, then exported by ``torch.export`` (also with a free batch size), run on a fake CUDA device,
-compiled as one graph, and transformed by vmap, jvp and double backward. The corpus is the bundled networks and ONNX's
-own test cases that are converted without the fallback::
+Every model is converted, exported by ``torch.export`` (also with a free batch size, where it takes any), run on a fake
+CUDA device, compiled as one graph and compared with ONNX Runtime, and transformed by vmap, jvp and double backward.
+Models in the results file are not tried again; ``--table`` writes the page of results instead::
 
-    python benchmarks/capture.py --only zoo
-    python benchmarks/capture.py --only conformance --every 10 --way compile
+    python benchmarks/capture.py --results capture.jsonl
+    python benchmarks/capture.py --results capture.jsonl --part torchvision --only "^(resnet18|vit_b_16)$"
+    python benchmarks/capture.py --results capture.jsonl --table docs/capture.md
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
-import itertools
-import unittest
+import json
+import re
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import conformance
-import numpy as np
-import onnx
 import torch
+from capture_cases import Build, Case, conformance_cases, contrib, repeated, torchvision_networks, zoo
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from onnxinfo import convert
-from onnxinfo.models import path
-from onnxinfo.torch_graph.conversions import conversion_report
-from onnxinfo.torch_graph.operators.values import to_torch
-
-HERE = path("digits.npz").parent
-Values = tuple[Any, ...]
-#: Operators whose results have a size that depends on their data, or whose data decide what is computed.
-BY_VALUES = {
-    f"ai.onnx.{name}"
-    for name in ("Compress", "If", "Loop", "MaxRoiPool", "NonMaxSuppression", "NonZero", "RoiAlign", "Unique")
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A converted model, its inputs, and which of them have a batch axis of free size."""
-
-    name: str
-    module: fx.GraphModule
-    inputs: Values
-    free: tuple[bool, ...]
+#: Largest difference between a compiled model and ONNX Runtime, relative to the largest value.
+TOLERANCE = 1e-4
 
 
 def exported(case: Case) -> None:
@@ -60,10 +39,14 @@ def exported(case: Case) -> None:
 def exported_for_any_batch(case: Case) -> None:
     """Export the model with a free batch size, and run it at another one."""
     batch = torch.export.Dim("batch", min=2, max=4096)
-    shapes = tuple({0: batch} if free else None for free in case.free)
-    program = torch.export.export(case.module, case.inputs, dynamic_shapes=shapes, strict=False)
-    larger = tuple(torch.cat([x, x]) if free else x for x, free in zip(case.inputs, case.free, strict=True))
-    _same(program.module()(*larger), case.module(*larger))
+    shapes = tuple({0: batch * len(x) if len(x) > 1 else batch} if each else None for x, each in _paired(case))
+    two, three = (repeated(case.inputs, case.free, times) for times in (2, 3))
+    program = torch.export.export(case.module, two, dynamic_shapes=shapes, strict=False)
+    _same(program.module()(*three), case.module(*three))
+
+
+def _paired(case: Case) -> Iterator[tuple[Tensor, bool]]:
+    return zip(case.inputs, case.free, strict=True)
 
 
 def on_fake_cuda(case: Case) -> None:
@@ -86,11 +69,16 @@ def _faked(value: Any) -> Any:
     return nn.Parameter(fake, value.requires_grad) if isinstance(value, nn.Parameter) else fake
 
 
-def compiled(case: Case) -> None:
-    """Compile the model as one graph."""
+def compiled(case: Case, backend: str = "aot_eager") -> None:
+    """Compile the model as one graph, and compare it with ONNX Runtime."""
     torch._dynamo.reset()
-    function = torch.compile(case.module, fullgraph=True, backend="eager")
-    _same(function(*case.inputs), case.module(*case.inputs))
+    with torch.no_grad():
+        found = torch.compile(case.module, fullgraph=True, backend=backend)(*case.inputs)
+    for ours, theirs in zip(found, case.expected, strict=True):
+        largest = theirs.double().abs().nan_to_num(0, 0, 0).max().item() if theirs.numel() else 0.0
+        torch.testing.assert_close(
+            ours.double(), theirs.double(), rtol=0, atol=TOLERANCE * max(largest, 1e-30), equal_nan=True
+        )
 
 
 def vectorized(case: Case) -> None:
@@ -123,6 +111,7 @@ def differentiated_twice(case: Case) -> None:
         torch.autograd.grad(sum(twice), leaves, allow_unused=True)
 
 
+#: What is tried with each model.
 WAYS: dict[str, Callable[[Case], None]] = {
     "export": exported,
     "export, free batch": exported_for_any_batch,
@@ -132,20 +121,27 @@ WAYS: dict[str, Callable[[Case], None]] = {
     "jvp": with_tangents,
     "double backward": differentiated_twice,
 }
+#: Parts of the corpus, and their names on the page.
+PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, Build]]]]] = {
+    "zoo": ("bundled networks", zoo),
+    "conformance": ("ONNX's test cases", conformance_cases),
+    "contrib": ("ONNX Runtime's operators", contrib),
+    "torchvision": ("torchvision's networks", torchvision_networks),
+}
 
 
 def _is_float(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point()
 
 
-def _float_outputs(module: fx.GraphModule) -> Callable[..., Values]:
+def _float_outputs(module: fx.GraphModule) -> Callable[..., tuple[Any, ...]]:
     return lambda *inputs: tuple(y for y in module(*inputs) if _is_float(y))
 
 
-def _of_floats(case: Case, positions: Sequence[int]) -> Callable[..., Values]:
+def _of_floats(case: Case, positions: Sequence[int]) -> Callable[..., tuple[Any, ...]]:
     """The model as a function of its float inputs."""
 
-    def function(*floats: Tensor) -> Values:
+    def function(*floats: Tensor) -> tuple[Any, ...]:
         inputs = list(case.inputs)
         for i, x in zip(positions, floats, strict=True):
             inputs[i] = x
@@ -168,93 +164,143 @@ def attempt(case: Case, way: str) -> str:
     return ""
 
 
-def zoo() -> Iterator[Case]:
-    """Iterate over the bundled networks, each with three random samples."""
-    for file in sorted(HERE.glob("*.onnx")):
-        yield zoo_case(file.name)
+def record_of(part: str, name: str, build: Build, ways: Sequence[str]) -> dict[str, Any] | None:
+    """Try a model in every way that applies; None if it does not belong to the corpus."""
+    case = build()
+    if case is None:
+        return None
+    used = [way for way in ways if way != "export, free batch" or any(case.free)]
+    reasons = {way: attempt(case, way)[:300] for way in used}
+    reads = [f"{operator.removeprefix('ai.onnx.')} reads values" for operator in case.reads if any(reasons.values())]
+    return {"part": part, "name": name, "ways": reasons, "reads": reads}
 
 
-def zoo_case(name: str) -> Case:
-    """Convert a bundled network."""
-    return case_of(name.removesuffix(".onnx"), onnx.load(path(name)))
+def read(results: Path) -> list[dict[str, Any]]:
+    """Read the records of a results file; for duplicates, the last record counts."""
+    lines = results.read_text().splitlines() if results.exists() else []
+    return list({(r["part"], r["name"]): r for r in map(json.loads, lines)}.values())
 
 
-def case_of(name: str, model: onnx.ModelProto, batch: int = 3) -> Case:
-    """Convert a model and draw inputs; a first axis without a fixed size is the batch axis."""
-    random = np.random.default_rng(0)
-    inputs, free = [], []
-    for value in _inputs(model):
-        type = value.type.tensor_type
-        shape = [dim.dim_value or batch for dim in type.shape.dim]
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(type.elem_type)
-        array = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 3, shape)
-        inputs.append(torch.from_numpy(array.astype(dtype)))
-        free.append(bool(type.shape.dim) and not type.shape.dim[0].dim_value)
-    return Case(name, convert(model, fallback=False).eval(), tuple(inputs), tuple(free))
+def sweep(results: Path, part: str, only: str, ways: Sequence[str], share: tuple[int, int], seconds: float) -> None:
+    """Try what is missing from the results, for about as long as allowed."""
+    done = {(r["part"], r["name"]) for r in read(results)}
+    began = time.monotonic()
+    for position, (name, build) in enumerate(PARTS[part][1]()):
+        if (part, name) in done or not re.search(only, name) or position % share[1] != share[0]:
+            continue
+        if time.monotonic() - began > seconds:
+            return
+        record = record_of(part, name, build, ways) or {"part": part, "name": name, "ways": {}, "reads": []}
+        with results.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        for way, reason in record["ways"].items():
+            if reason:
+                print(f"{way}: {name}: {reason}", flush=True)
 
 
-def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    initialized = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in initialized]
+def counts(records: Sequence[Mapping[str, Any]], way: str) -> tuple[int, int]:
+    """Return how many models pass in a way, and how many it applies to."""
+    reasons = [r["ways"][way] for r in records if way in r["ways"]]
+    return reasons.count(""), len(reasons)
 
 
-def conformance_cases(only: str = "", every: int = 1) -> Iterator[Case]:
-    """Iterate over ONNX's test cases that pass without the fallback and have only tensors as inputs and outputs."""
-    backend = conformance.backend_of(conformance.ENGINES["onnxinfo"])
-    deciding: dict[str, set[str]] = {}
-    for name, run in itertools.islice(conformance.cases(backend, only), 0, None, every):
-        with contextlib.suppress(Exception, unittest.SkipTest):
-            run()
-            model, arrays = backend.last  # type: ignore[attr-defined]
-            base = name.removesuffix("_expanded")
-            # What decides shapes in the operator also does in its expansion.
-            deciding.setdefault(base, _deciding(model))
-            model, arrays = with_constants(model, arrays, deciding[base])
-            inputs = tuple(map(to_torch, arrays))
-            module = convert(model, fallback=False).eval()
-            if all(isinstance(value, Tensor) for value in (*inputs, *module(*inputs))):
-                yield Case(name, module, inputs, (False,) * len(inputs))
+def page(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the documentation page of a sweep's results."""
+    lines = [
+        "# Export, compilation and transformations",
+        "",
+        "Converted models tried by `python benchmarks/capture.py`: of each kind, how many pass, and how many the way",
+        "applies to.",
+        "",
+        "| way | " + " | ".join(PARTS[part][0] for part in _parts(records)) + " | share |",
+        "| --- |" + " ---: |" * (len(_parts(records)) + 1),
+    ]
+    for way in WAYS:
+        cells = [counts([r for r in records if r["part"] == part], way) for part in _parts(records)]
+        passed, total = map(sum, zip(*cells, strict=True))
+        shown = [f"{some} of {every}" if every else "" for some, every in cells]
+        lines.append(f"| {way} | " + " | ".join([*shown, f"{passed / max(total, 1):.1%}"]) + " |")
+    lines += ["", *_left(records), *_EXPLAINED, "", "| reason | ways | models |", "| --- | --- | --- |"]
+    alike: dict[str, tuple[list[str], list[str]]] = {}
+    for r in sorted(records, key=lambda r: str(r["name"])):
+        for way, reason in r["ways"].items():
+            if reason:
+                ways, names = alike.setdefault(_shortened(r["reads"], reason), ([], []))
+                ways.append(way)
+                names.append(f"`{r['name']}`")
+    for reason, (ways, names) in sorted(alike.items()):
+        lines.append(f"| {reason} | {'; '.join(dict.fromkeys(ways))} | {', '.join(dict.fromkeys(names))} |")
+    return "\n".join(lines) + "\n"
 
 
-def _deciding(model: onnx.ModelProto) -> set[str]:
-    """Names of the values that decide shapes."""
-    return {name for each in conversion_report(model) if each.operator not in BY_VALUES for name in each.reads}
+def _left(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how many of ONNX's test cases have not been tried yet."""
+    total = sum(1 for _ in conformance_cases())
+    tried = sum(r["part"] == "conformance" for r in records)
+    if tried >= total:
+        return []
+    return [f"{tried:,} of ONNX's {total:,} test cases have been tried, in an order without system.", ""]
 
 
-def with_constants(model: onnx.ModelProto, arrays: Sequence[Any], names: Set[str]) -> tuple[onnx.ModelProto, list[Any]]:
-    """Turn inputs that decide shapes into constants of the model, as they are in networks."""
-    given = list(zip([value.name for value in _inputs(model)], arrays, strict=True))
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    del result.graph.input[:]
-    result.graph.input.extend(value for value in model.graph.input if value.name not in names)
-    result.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in given if name in names)
-    return result, [array for name, array in given if name not in names]
+def _parts(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [part for part in PARTS if any(r["part"] == part for r in records)]
+
+
+def _shortened(reads: Sequence[str], reason: str) -> str:
+    """Shorten a reason: the operator, and the first sentence; a node that reads values needs no other reason."""
+    if reads:
+        return "; ".join(reads)
+    short = re.sub(r"^ConversionError: node '.*?': operator \S+?\.(\w+) \(opset \d+\) cannot run: ", r"\1: ", reason)
+    short = re.split(r"(?<=[.!?]) |; | While executing|, they cannot| Explanation", short)[0]
+    for pattern, meaning in _MEANINGS.items():
+        if re.search(pattern, short):
+            return meaning
+    return short[:140].replace("|", "\\|").replace("<", "&lt;")
+
+
+#: What messages of PyTorch mean, where they do not say it.
+_MEANINGS = {
+    "Constraints violated": "the size of the first axis decides the number of steps, as where a recurrence is unrolled",
+    "Guard failed": "the exporter guards against a size that divides a constant shape in another way",
+    "unhashable type: non-nested SymInt": "Resize: the first axis itself is resized, to a constant size",
+    "Found no NVIDIA driver": "GridSample: PyTorch asks NVIDIA's driver, which a fake device does not have",
+    "an output is on cpu": "an output is a number or a constant that belongs to no device",
+    "double backwards on deform_conv2d": "DeformConv: torchvision's kernel has no second derivative",
+}
+_EXPLAINED = [
+    "- **export**: `torch.export.export(strict=False)`; the program computes what the module computes.",
+    "- **export, free batch**: the same with the size of the first axis left open, for models that take any number of",
+    "  samples; exported with two samples, or twice the test case, and run with three.",
+    "- **fake CUDA**: the model runs under `FakeTensorMode` on a CUDA device without data: nothing is read back.",
+    '- **compile**: `torch.compile(fullgraph=True, backend="aot_eager")`; values within 1e-4 of the largest of ONNX',
+    "  Runtime's; for ONNX's test cases, of the converted model's, which agrees with the stored values.",
+    "- **vmap**, **jvp**, **double backward**: over, and with respect to, all float inputs.",
+    "",
+    "Test cases that need the fallback, or whose inputs or outputs are not tensors (sequences, strings), are left out.",
+    "Inputs that decide shapes are constants, as in networks.",
+    "",
+    "## What does not pass",
+]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=["zoo", "conformance"], help="only this part of the corpus")
-    parser.add_argument("--cases", default="", metavar="REGEX", help="only cases whose name matches")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th case")
+    parser.add_argument("--results", type=Path, default=Path("capture.jsonl"))
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this part of the corpus (repeatable)")
+    parser.add_argument("--only", default="", metavar="REGEX", help="only models whose name matches")
     parser.add_argument("--way", choices=WAYS, action="append", help="only this way (repeatable)")
+    parser.add_argument("--share", default="0/1", metavar="I/N", help="only every N-th model, from the I-th on")
+    parser.add_argument("--seconds", type=float, default=1e9, help="stop after about this time")
+    parser.add_argument("--table", type=Path, help="write the page of results to this file instead")
     arguments = parser.parse_args()
+    if arguments.table:
+        arguments.table.write_text(page(read(arguments.results)), encoding="utf-8")
+        return
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    counts = {way: [0, 0] for way in arguments.way or WAYS}
-    parts = {"zoo": zoo, "conformance": lambda: conformance_cases(arguments.cases, arguments.every)}
-    for part in [arguments.only] if arguments.only else parts:
-        for case in parts[part]():
-            for way in counts:
-                if way == "export, free batch" and not any(case.free):
-                    continue
-                reason = attempt(case, way)
-                counts[way][0] += not reason
-                counts[way][1] += 1
-                if reason:
-                    print(f"{way}: {case.name}: {reason[:300]}", flush=True)
-    for way, (passed, total) in counts.items():
-        print(f"{way}: {passed} of {total}")
+    first, step = map(int, arguments.share.split("/"))
+    for part in arguments.part or PARTS:
+        sweep(arguments.results, part, arguments.only, arguments.way or list(WAYS), (first, step), arguments.seconds)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def main() -> None:
             )  # fmt: skip
         best = max(speeds, key=lambda size: speeds[size])
         (start,) = linearize(network, x, job.unit, rows, job.stream("linearise", 0))
-        target = job.settings.alpha * start.normalizer
+        target = job.settings.strength * start.normalizer
         count = Counted(network)
 
         def work(i: int = i, start: object = start, target: Tensor = target) -> object:

@@ -21,6 +21,8 @@ GPU_SHARE = 0.6
 #: Batch sizes beyond which no device gets faster; on the CPU, a batch is limited in bytes, too.
 CPU_INPUTS, GPU_INPUTS = 64, 4096
 CPU_CACHED_BYTES = 64 * 2**20
+#: Numbers of inputs whose peaks are compared on a GPU.
+PEAK_INPUTS = 1, 3
 #: Memory of an ONNX Runtime evaluation, as a multiple of the input size: the value for a ResNet on small images.
 EVALUATED_ACTIVATIONS = 32
 
@@ -57,6 +59,8 @@ def fit(network: Network, x: Tensor, rows: Tensor, memory: int | None) -> int:
     """
     budget = memory if memory is not None else _default_budget(x.device)
     per_input = _bytes_of(network, x, rows, storages(network.module))
+    if PEAK_INPUTS[-1] * per_input <= budget and x.device.type == "cuda":
+        per_input = peak_of(network, x, rows, x.device) + _beside(x)
     if evaluates(network.module):
         # The measurement does not include ONNX Runtime's own memory.
         per_input += EVALUATED_ACTIVATIONS * x[0].numel() * x.element_size()
@@ -85,6 +89,31 @@ def inputs_at_once(
     """
     budget = memory if memory is not None else _default_budget(x.device)
     return _together(_bytes_of(function, x, rows, storages(*modules)), budget, x.device)
+
+
+def peak_of(network: Network, x: Tensor, rows: Tensor, device: torch.device) -> int:
+    """Bytes that one more input takes at the peak of a forward and a backward pass, as a GPU's allocator counts them.
+
+    What does not grow with the number of inputs, such as a kernel's workspace, is left to the share of the memory that
+    is not used.
+
+    Parameters
+    ----------
+    network, x, rows
+        As for :func:`fit`.
+    device
+        The GPU.
+    """
+    peaks = []
+    for count in PEAK_INPUTS:
+        leaf = x[:1].repeat(count, *[1] * (x.dim() - 1)).requires_grad_(True)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        total = sum((f.sum() for f in network(leaf, rows[:1].repeat(count)) if f.requires_grad), leaf.sum())
+        torch.autograd.grad(total, leaf)
+        peaks.append(torch.cuda.max_memory_allocated(device) - before)
+    few, many = PEAK_INPUTS
+    return max(1, (peaks[1] - peaks[0]) // (many - few))
 
 
 def _together(per_input: int, budget: int, device: torch.device) -> int:

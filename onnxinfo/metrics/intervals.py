@@ -52,7 +52,7 @@ class Intervals:
             some = rows[step.start : step.stop]
             background, piece = some // len(units), some % len(units)
             x = delta[background]
-            x[torch.arange(len(some)), units[piece]] = places[piece].to(x)
+            x[torch.arange(len(some), device=x.device), units[piece]] = places[piece].to(x)
             found.append(feature.deviations_at(x))
         deviations = torch.cat(found).reshape(backgrounds, -1).double()
         nothing = torch.zeros((backgrounds, len(sigma)), dtype=deviations.dtype, device=sigma.device)
@@ -81,7 +81,7 @@ class Intervals:
             last = min(float(near[-1]) + sigma, float(above[0]) if len(above) else math.inf)
             ends = torch.cat([near.new_tensor([first]), near, near.new_tensor([last])])
             places = (ends[:-1] + ends[1:]) / 2
-        return torch.full((len(places),), unit), places, *_weights(edges)
+        return torch.full((len(places),), unit, device=places.device), places, *_weights(edges)
 
 
 def _weights(edges: Tensor) -> tuple[Tensor, Tensor]:

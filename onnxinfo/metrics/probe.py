@@ -251,7 +251,7 @@ class LayerProbe:
         Tensor
             Standardized, (S, k, n).
         """
-        total = torch.zeros(*directions.shape[:2], self.units, device=sigma.device)
+        total = torch.zeros(*directions.shape[:2], self.units, dtype=sigma.dtype, device=sigma.device)
         for count in self.batches(draws, sigma, [total]):
             _, plus = self.perturb(sigma, count)
             for x in (plus, self._opposite(plus)):

@@ -112,7 +112,7 @@ class Radial:
             some = rows[step.start : step.stop]
             background, group = some // (groups * count), some // count % groups
             factor = torch.ones((len(some), groups), dtype=noise.dtype, device=noise.device)
-            factor[torch.arange(len(some)), group] = nodes.flatten()[some]
+            factor[torch.arange(len(some), device=noise.device), group] = nodes.flatten()[some]
             found.append(feature.deviations_at(noise[background] * self._tie.expand(factor)))
         return torch.cat(found)
 

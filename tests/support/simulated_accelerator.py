@@ -27,6 +27,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 NAME = "simgpu"
 _setup_privateuseone_for_python_backend(NAME)
 DEVICE = torch.device(NAME, 0)
+# Autocasting asks for it, even if it is off.
+torch.get_device_module(NAME).get_amp_supported_dtype = lambda: [torch.bfloat16]
 
 _aten = torch.ops.aten
 # Copies are the only operators whose operands may be on several devices.
@@ -63,6 +65,10 @@ class Simulated(Tensor):
         # A list would become a tensor below the dispatch mode.
         whole = index if isinstance(index, tuple) else (index,)
         return super().__getitem__(tuple(torch.tensor(i, device=DEVICE) if isinstance(i, list) else i for i in whole))
+
+    def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
+        # It would write to storage below the dispatch mode.
+        return torch.tensor(data, dtype=dtype or self.dtype, **{"device": DEVICE, **options})
 
     def untyped_storage(self) -> torch.UntypedStorage:
         return self.real_.untyped_storage()
@@ -146,11 +152,66 @@ class Accelerator(TorchDispatchMode):
             on_device = isinstance(args[0], Simulated)
         if here and not (on_device and func is not _aten._local_scalar_dense.default):
             self._read()
-        out = func(*real_args, **real_kwargs)
+        out = _FUSED.get(func, func)(*real_args, **real_kwargs)
         written = func._schema.arguments and func._schema.arguments[0].alias_info
         if written and written.is_write:
             return args[0]
         return tree_map(_simulated, out) if on_device else out
+
+
+def _lstm_cell(
+    given: Tensor, hidden: Tensor, cell: Tensor, b_given: Tensor | None = None, b_hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute one step of an LSTM as the fused kernels of accelerators do, for which torch has no code on the CPU."""
+    gates = given + hidden
+    if b_given is not None and b_hidden is not None:
+        gates = gates + b_given + b_hidden
+    i, f, c, o = gates.chunk(4, 1)
+    i, f, c, o = i.sigmoid(), f.sigmoid(), c.tanh(), o.sigmoid()
+    new = f * cell + i * c
+    return o * new.tanh(), new, torch.cat([i, f, c, o], 1)
+
+
+def _lstm_cell_backward(
+    grad_hidden: Tensor | None, grad_cell: Tensor | None, cell: Tensor, new: Tensor, gates: Tensor, has_bias: bool
+) -> tuple[Tensor | None, ...]:
+    i, f, c, o = gates.chunk(4, 1)
+    bent = new.tanh()
+    by_hidden = torch.zeros_like(new) if grad_hidden is None else grad_hidden
+    by_cell = by_hidden * o * (1 - bent.square())
+    by_cell = by_cell if grad_cell is None else by_cell + grad_cell
+    parts = [by_cell * c * i * (1 - i), by_cell * cell * f * (1 - f), by_cell * i * (1 - c.square())]
+    by_gates = torch.cat([*parts, by_hidden * bent * o * (1 - o)], 1)
+    return by_gates, by_cell * f, by_gates.sum(0) if has_bias else None
+
+
+def _gru_cell(
+    given: Tensor, hidden: Tensor, state: Tensor, b_given: Tensor | None = None, b_hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute one step of a GRU as the fused kernels do."""
+    if b_given is not None and b_hidden is not None:
+        given, hidden = given + b_given, hidden + b_hidden
+    (r, z, n), (hr, hz, hn) = given.chunk(3, 1), hidden.chunk(3, 1)
+    r, z = (r + hr).sigmoid(), (z + hz).sigmoid()
+    n = (n + r * hn).tanh()
+    return n + z * (state - n), torch.cat([r, z, n, state, hn], 1)
+
+
+def _gru_cell_backward(grad: Tensor, gates: Tensor, has_bias: bool) -> tuple[Tensor | None, ...]:
+    r, z, n, state, hn = gates.chunk(5, 1)
+    by_z, by_n = grad * (state - n) * (1 - z) * z, grad * (1 - z) * (1 - n.square())
+    by_r = by_n * hn * (1 - r) * r
+    by_given, by_hidden = torch.cat([by_r, by_z, by_n], 1), torch.cat([by_r, by_z, by_n * r], 1)
+    biases = (by_given.sum(0), by_hidden.sum(0)) if has_bias else (None, None)
+    return by_given, by_hidden, grad * z, *biases
+
+
+_FUSED: dict[Any, Callable[..., Any]] = {
+    _aten._thnn_fused_lstm_cell.default: _lstm_cell,
+    _aten._thnn_fused_lstm_cell_backward_impl.default: _lstm_cell_backward,
+    _aten._thnn_fused_gru_cell.default: _gru_cell,
+    _aten._thnn_fused_gru_cell_backward.default: _gru_cell_backward,
+}
 
 
 def _real(value: Any) -> Any:

@@ -138,8 +138,8 @@ def EmbedLayerNormalization(
     positions = torch.arange(input_ids.shape[1], device=input_ids.device) if position_ids is None else position_ids
     total = word_embedding[input_ids] + position_embedding[positions]
     total = total if segment_ids is None else total + segment_embedding[segment_ids]
-    counts = torch.zeros(len(input_ids), dtype=torch.int32) if mask is None else mask.sum(1, dtype=torch.int32)
-    return LayerNormalization(total, gamma, beta, epsilon=epsilon), counts, total
+    counts = total.new_zeros(total.shape[:1]) if mask is None else mask.sum(1)
+    return LayerNormalization(total, gamma, beta, epsilon=epsilon), counts.int(), total
 
 
 @operator(domain=MICROSOFT)
@@ -151,5 +151,6 @@ def Inverse(X):
 def CDist(A, B, *, metric="sqeuclidean"):
     if metric not in ("euclidean", "sqeuclidean"):
         raise NotImplementedError(f"CDist with metric '{metric}'")
-    distance = torch.cdist(A, B)
-    return distance if metric == "euclidean" else distance.square()
+    # torch.cdist has no forward mode.
+    difference = A.unsqueeze(1) - B
+    return torch.linalg.vector_norm(difference, dim=-1) if metric == "euclidean" else difference.square().sum(-1)

@@ -178,12 +178,12 @@ def _coupled(scores: Tensor, a: Sequence[float], b: Sequence[float], classes: in
     """Class probabilities, (samples, classes), from pairwise scores, by the iteration of libsvm."""
     first = torch.sigmoid(-(scores * scores.new_tensor(a) + scores.new_tensor(b))).clamp(1e-7, 1 - 1e-7)
     rows, columns = torch.triu_indices(classes, classes, 1, device=scores.device)
-    R = scores.new_zeros(len(scores), classes, classes)
-    R = R.index_put((torch.arange(len(R), device=R.device).unsqueeze(-1), rows, columns), first)
+    R = scores.new_zeros(scores.shape[0], classes, classes)
+    R = R.index_put((torch.arange(R.shape[0], device=R.device).unsqueeze(-1), rows, columns), first)
     R = R + (1 - R.transpose(1, 2)).tril(-1)
     Q = -R.transpose(1, 2) * R
     Q = Q + torch.diag_embed(R.square().sum(1))
-    P = scores.new_full((len(scores), classes), 1 / classes)
+    P = scores.new_full((scores.shape[0], classes), 1 / classes)
     for _ in range(max(100, classes)):
         Qp = (Q @ P.unsqueeze(-1)).squeeze(-1)
         pQp = (P * Qp).sum(-1, keepdim=True)

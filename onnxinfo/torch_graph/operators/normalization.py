@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..element_types import torch_type
+from .bounds import is_transformed
 from .table import Floats, Ints, operator
 
 
@@ -30,7 +31,7 @@ def BatchNormalization_1(X, scale, B, mean, var, *, epsilon=1e-5, is_test=1, mom
 
 
 def _normalized(X: Tensor, scale: Tensor, B: Tensor, mean: Tensor, var: Tensor, epsilon: float) -> Tensor:
-    if mean.requires_grad or var.requires_grad:
+    if mean.requires_grad or var.requires_grad or is_transformed(mean, var):
         # torch's kernel treats statistics as constants.
         mean, factor = _per_channel(mean, X), _per_channel(scale * torch.rsqrt(var + epsilon), X)
         return (X - mean) * factor + _per_channel(B, X)

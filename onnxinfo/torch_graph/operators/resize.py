@@ -95,11 +95,13 @@ def _regions(roi: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def _by_scales(lengths: Sequence[int], scales: Sequence[float]) -> list[Axis]:
-    return [Axis(n, math.floor(n * scale), scale) for n, scale in zip(lengths, scales, strict=True)]
+    # An exporter that leaves a size open, such as that of the batch, sees that it stays the same.
+    scaled = zip(lengths, scales, strict=True)
+    return [Axis(n, n if scale == 1 else math.floor(n * scale), scale) for n, scale in scaled]
 
 
 def _by_sizes(lengths: Sequence[int], sizes: Sequence[int], policy: str) -> list[Axis]:
-    scales = [size / n for n, size in zip(lengths, sizes, strict=True)]
+    scales = [1.0 if size == n else size / n for n, size in zip(lengths, sizes, strict=True)]
     if policy == "stretch":
         return [Axis(n, size, scale) for n, size, scale in zip(lengths, sizes, scales, strict=True)]
     scale = min(scales) if policy == "not_larger" else max(scales)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..element_types import single
-from .bounds import is_readable
+from .bounds import is_readable, is_transformed
 
 _MINIFLOATS = ("8_e4m3fn", "8_e4m3fnuz", "8_e5m2", "8_e5m2fnuz", "6_e2m3fn", "6_e3m2fn", "4_e2m1fn")
 
@@ -207,7 +207,8 @@ def dequantized(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> A
     """Return ``(x - zero_point) * scale``; scale and zero point must be broadcastable."""
     whole = centered(x, zero_point).to(scale.dtype)
     # A difference is a tensor of its own, which nothing else reads.
-    if whole is not x and scale.numel() == 1 and not scale.requires_grad and scale.dim() <= whole.dim():
+    own = whole is not x and not is_transformed(whole, scale)
+    if own and scale.numel() == 1 and not scale.requires_grad and scale.dim() <= whole.dim():
         return whole.mul_(scale)
     return whole * scale
 

@@ -95,7 +95,7 @@ def Reshape(data, shape=None, *, allowzero=0):
 
 def _resolved(target: Sequence[int], count: int) -> Shape_:
     """Replace -1 in a target shape."""
-    known = math.prod(size for size in target if size != -1)
+    known = math.prod([size for size in target if size != -1])
     shape = tuple(count // max(known, 1) if size == -1 else size for size in target)
     if math.prod(shape) != count:
         raise ValueError(f"{count} elements cannot be arranged in shape {list(target)}")

@@ -94,3 +94,13 @@ def test_noise_that_both_measurements_do_not_share_is_dropped():
     one, other = (torch.randn(8, 64, generator=noise) for _ in range(2))
     found = pyramid(Halves(one, other), (64,))
     assert found.square().mean() < one.square().mean() / 10
+
+
+def test_mean_products_are_as_precise_as_the_samples():
+    """In a float64 network, a model of the layer in another type would not even multiply the noise."""
+    streams = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    weight = torch.arange(6, dtype=torch.float64).reshape(2, 3) / 3
+    x = torch.zeros(1, 3, dtype=torch.float64)
+    probe = LayerProbe(lambda x, rows: [x @ weight.T], x, torch.ones(3), torch.arange(1), *streams, 4096)
+    found = probe.mean_products(torch.ones_like(x), torch.eye(2, dtype=torch.float64)[None], 4)
+    torch.testing.assert_close(found, weight[None], rtol=0, atol=1e-15)

@@ -1,0 +1,26 @@
+"""Memory of one input on a GPU, as its allocator counts it; the counters are replaced."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from onnxinfo.metrics import budget
+
+
+def test_one_more_input_is_what_the_peak_grows_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workspace of 1,000 bytes does not count, and neither does what was there before."""
+    sizes: list[int] = []
+
+    def network(x: Tensor, rows: Tensor) -> list[Tensor]:
+        assert len(rows) == len(x)
+        sizes.append(len(x))
+        return [x.square(), torch.zeros(len(x))]
+
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 500 + 1_000 + 70 * sizes[-1])
+    found = budget.peak_of(network, torch.ones(2, 3), torch.arange(2), torch.device("cuda"))  # type: ignore[arg-type]
+    assert found == 70
+    assert sizes == [1, 3]
