@@ -162,7 +162,8 @@ def _copy_metric(run: Run, name: str, target: h5py.Group, place: Placement) -> l
     whole = marked & (cell_checksums(normalizer, columns, shape) == checksum)
     if metric.has_map:
         whole = _copy_maps(run, name, whole, target, place)
-    _put_normalizers(target[f"{name}_normalizer"], normalizer, place)
+    # The checksum of a cell is the only one of its layer's normalizer.
+    _put_normalizers(target[f"{name}_normalizer"], np.where(whole.any(1), normalizer, np.nan), place)
     place.put(target[f"{name}_checksum"], np.where(whole, checksum, 0))
     for column, data in zip(metric.columns, columns, strict=True):
         fill = np.nan if column.dtype == "<f8" else 0

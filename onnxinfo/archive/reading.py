@@ -271,9 +271,14 @@ class Run:
         return done
 
     def normalizer(self, metric: str) -> npt.NDArray[np.float64]:
-        """Return the constraint's normalizer of each layer: float64 of shape (layer,), NaN if not recorded."""
+        """Return the constraint's normalizer of each layer: float64 of shape (layer,).
+
+        It is NaN if it is not recorded, or if the layer has no finished cell, whose checksum would protect it.
+        """
         name = f"{self.metric(metric).name}_normalizer"
-        return guard.array(guard.dataset(self.group, name, self.shape[:1], ["<f8"]))
+        stored = guard.array(guard.dataset(self.group, name, self.shape[:1], ["<f8"]))
+        known: npt.NDArray[np.float64] = np.where(self.finished(metric).any(1), stored, np.nan)
+        return known
 
     def values(self, metric: str, layers: range | None = None) -> dict[str, npt.NDArray[Any]]:
         """Return the per-cell numbers of a metric.

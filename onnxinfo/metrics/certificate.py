@@ -225,8 +225,8 @@ def certify(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth:
         ratio=ratio,
         ratio_stderr=stderr,
         gap=torch.where(saturated, 0.0, gap),
-        gain=trial.gain,
-        gain_stderr=trial.gain_stderr,
+        gain=_finite(trial.gain),
+        gain_stderr=_finite(trial.gain_stderr),
         exponent=found.exponent(free),
         saturated=saturated,
         met=met,
@@ -236,7 +236,8 @@ def certify(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth:
 def gap_bound(estimate: Tensor, error: Tensor, trial: Trial) -> Tensor:
     """Bound on the shortfall in nats, (S,), from its estimate for a linear layer, the error and the trial step.
 
-    The errors of the estimate and of the curvature, and the remainder beyond second order, are independent.
+    NaN if there is no bound, because the gradient is 0 or not known at all. The errors of the estimate and of the
+    curvature, and the remainder beyond second order, are independent.
     """
     trusted = 1 / (1 + (estimate / NEARBY).square())
     curvature = 1 + trusted * (trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE) - 1)
@@ -244,7 +245,12 @@ def gap_bound(estimate: Tensor, error: Tensor, trial: Trial) -> Tensor:
     of_estimate, of_curvature = ERRORS * error / curvature, ERRORS * missing * trial.curvature_stderr / curvature
     allowed = (of_estimate.square() + of_curvature.square() + ((CALIBRATION - 1) * missing).square()).sqrt()
     seen = (trial.gain - trial.gain_stderr).clamp(min=0)
-    return torch.maximum(missing + allowed, seen)
+    return _finite(torch.maximum(missing + allowed, seen))
+
+
+def _finite(numbers: Tensor) -> Tensor:
+    """Numbers, NaN where a division by almost nothing overflowed: they are unknown there."""
+    return torch.where(numbers.isfinite(), numbers, torch.nan)
 
 
 def wider(parts: int) -> float:

@@ -312,6 +312,9 @@ def _rows(output: Tensor, count: int, axis: int) -> Tensor:
             f"a layer has {output.shape[axis]} rows for {count} inputs evaluated at once, expected as many for each; "
             f"export the model without what cuts or fills its batches"
         )
+    if count == 1 and output.dim() <= axis:
+        # A graph for a single input may squeeze its batch axis.
+        return output.reshape(1, -1)
     return as_rows(_samples_first(output, count, axis))
 
 

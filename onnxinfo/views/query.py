@@ -169,12 +169,20 @@ _CELLS = 20_000
 
 
 def stream(path: Paths, **options: Unpack[QueryOptions]) -> Iterator[Row]:
-    """Yield the rows of :func:`query`; unless they are sorted, grouped or selected by SQL, some layers at a time."""
+    """Yield the rows of :func:`query`; unless they are sorted, grouped or selected by SQL, some layers at a time.
+
+    All numbers are verified before the first row, so that a reader of the rows gets all of them or none.
+    """
     selection, arrangement, per = _understood(options)
-    if not arrangement.is_rowwise:
+    # Rows by input or unit are few, and come from the maps.
+    if not arrangement.is_rowwise or per in ("input", "unit"):
         yield from query(path, **options)
         return
     empty = _empty_table(selection(path), per)
+    for view, _ in selection(path).views():
+        for part in view.pieces(_CELLS):
+            for metric in part.metrics:
+                part.values(metric.name)
     for view, source in selection(path).views():
         for part in view.pieces(_CELLS):
             columns = _view_table(part, source, per)

@@ -137,3 +137,13 @@ def test_a_graph_that_is_made_for_small_batches(tmp_path: Path) -> None:
     proto = model(nodes, [graphs.constant("none", [0]), graphs.constant("most", [10])])
     with pytest.raises(OnnxinfoError, match=r"a layer has 10 rows for \d+ inputs evaluated at once"):
         analyze(proto, ROWS, tmp_path / "a.h5")
+
+
+def test_a_batch_axis_that_is_squeezed(tmp_path: Path) -> None:
+    """A graph for one input may give a layer without any axis."""
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [0])
+    nodes = [helper.make_node("HardSwish", ["x"], ["h"]), helper.make_node("Squeeze", ["h", "axes"], ["y"])]
+    samples = np.array([1.0, 2.0], np.float32)
+    result = analyze(model(nodes, [axes], [1]), samples, tmp_path / "a.h5", layers=["y"])
+    with onnxinfo.open(result.archive) as archive:
+        assert archive[result.run].values("sid")["done"].all()

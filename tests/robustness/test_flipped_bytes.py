@@ -96,3 +96,15 @@ def test_a_damaged_cell_is_named_and_all_others_are_recovered(tmp_path):
     found = content(tmp_path / "repaired.h5")["digits-cnn", "sid", "value"]
     assert np.isnan(found[0, 0])
     assert (np.delete(found.ravel(), 0) == np.delete(value.ravel(), 0)).all()
+
+
+def test_a_normalizer_that_is_damaged_is_not_recovered(tmp_path):
+    """It is protected by the checksums of its layer's cells alone, which are lost with it."""
+    path, expected = tmp_path / "damaged.h5", content(ARCHIVE)
+    normalizer = expected["digits-cnn", "sid", "normalizer"]
+    flipped(path, ARCHIVE.read_bytes().index(normalizer.astype("<f8").tobytes()) + 5)
+    assert "sid of layer 'relu_4'" in examined(path, expected)
+    assert_rest_is_saved(path, tmp_path / "repaired.h5", expected)
+    found = content(tmp_path / "repaired.h5")["digits-cnn", "sid", "normalizer"]
+    assert np.isnan(found[0])
+    assert (found[1:] == normalizer[1:]).all()

@@ -450,3 +450,9 @@ def test_the_power_of_a_map_is_free_of_its_noise():
     spread = float(power.std())
     assert float(power.mean()) == pytest.approx(0.04, abs=4 * spread / cells**0.5)
     assert 0.8 * spread < float(error.mean()) < 1.3 * spread
+
+
+@pytest.mark.parametrize(("estimate", "error"), [(math.inf, 0.0), (0.01, math.inf), (math.nan, 0.1)])
+def test_no_bound_is_unknown_and_not_infinite(estimate, error):
+    """Where the gradient vanishes, estimates of the shortfall relative to it overflow."""
+    assert gap_bound(torch.tensor([estimate]), torch.tensor([error]), trial_of()).isnan().all()

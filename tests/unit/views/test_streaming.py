@@ -100,6 +100,24 @@ def test_a_command_writes_while_it_reads(
     assert peak(lambda: CliRunner().invoke(cli, command, catch_exceptions=False)) < everything / 2
 
 
+@pytest.mark.parametrize("format", ["csv", "json", "jsonl"])
+def test_damage_in_the_last_layer_is_found_before_the_first_row(
+    format: str, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that reads the rows gets all of them or none."""
+    monkeypatch.setattr("onnxinfo.views.query._CELLS", 200)
+    with onnxinfo.open(archive) as opened:
+        value = opened["run"].values("sid")["value"][-1, -1]
+    data = bytearray(archive.read_bytes())
+    data[data.index(np.float64(value).tobytes()) + 2] ^= 1
+    damaged = tmp_path / "damaged.h5"
+    damaged.write_bytes(data)
+    result = CliRunner().invoke(cli, ["query", str(damaged), "--per", "sample", "--format", format])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "sid of layer '/layer39/Relu', sample 99 in run 'run'" in str(result.exception)
+
+
 def test_a_part_of_the_numbers_is_that_part(archive: Path) -> None:
     with onnxinfo.open(archive) as opened:
         run = opened["run"]
