@@ -51,7 +51,7 @@ TEXTS = {
     "memory_limit": "2G", "engine": "ray", "workers": "2", "threads": "3", "ray_address": "host:1",
     "timeout": "90",
     "run": "named", "compression": "none", "overwrite": "true",
-    "retry_unproven": "true", "tag": "study=depth",
+    "retry_unproven": "true", "tag": "study=depth", "min_converged": "0.5",
     "thumbnails": "false", "anonymous_names": "true",
 }  # fmt: skip
 #: Settings that do not apply to a front end.
