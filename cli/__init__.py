@@ -123,7 +123,7 @@ register_program(cli)
 
 
 def main() -> None:
-    """Run the command line; exit 2 on usage errors, 1 on failures, 130 when interrupted."""
+    """Run the command line; docs/exit-codes.md lists the exit codes."""
     from onnxinfo import OnnxinfoError
 
     settings: dict[str, Any] = {"debug": bool(os.environ.get("ONNXINFO_DEBUG"))}

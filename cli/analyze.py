@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from .options import force, inputs
+from .outcome import completed, formats, present
 from .progress import progress_bar
 from .settings import config_file, settings
-from .tables import print_run
-from .verbosity import quiet
-
-if TYPE_CHECKING:
-    from onnxinfo import Result
 
 
 @click.command(no_args_is_help=True)
@@ -23,10 +19,12 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", required=True, type=click.Path(), help="Archive (HDF5). If it exists, a run is added.")
 @config_file
 @settings()
-def analyze(model: str, inputs: str, output: str, **options: Any) -> None:
+@formats
+def analyze(model: str, inputs: str, output: str, format: str, **options: Any) -> None:
     """Measure how much of the input each layer of MODEL discards.
 
-    If an analysis is interrupted, finished cells are kept; rerun the same command to resume.
+    If an analysis is interrupted, finished cells are kept; rerun the same command to resume. With more samples, layers
+    or metrics, the run grows.
 
     \b
     Example:
@@ -36,9 +34,8 @@ def analyze(model: str, inputs: str, output: str, **options: Any) -> None:
 
     began = time.monotonic()
     with progress_bar(output) as report:
-        result = run_analysis(model, inputs, output, progress=report, **options)
-    if not quiet():
-        show(result, time.monotonic() - began)
+        result, error = completed(lambda: run_analysis(model, inputs, output, progress=report, **options))
+    present(result, began, format, error=error)
 
 
 @click.command()
@@ -56,22 +53,4 @@ def demo(output: str, force: bool) -> None:
     began = time.monotonic()
     with progress_bar(output) as report:
         made = run_demo(output, progress=report, force=force)
-    if not quiet():
-        show(made.result, time.monotonic() - began)
-        for path in made.plots:
-            click.echo(f"plot: {path}")
-
-
-def show(result: Result, seconds: float) -> None:
-    """Print the closing table of an analysis."""
-    from onnxinfo import open as open_archive
-    from onnxinfo.text import quoted
-
-    with open_archive(result.archive) as archive:
-        run = archive[result.run]
-        if result.unchanged:
-            layers, samples = run.shape
-            click.echo(f"complete: run {quoted(run.name)} has everything already ({layers} layers, {samples} samples)")
-        print_run(run, str(result.archive), seconds)
-        if without := run.recipe.get("without_foreground"):
-            click.echo(f"without a foreground: {without} of {run.shape[1]} samples, excluded from concentration")
+    present(made.result, began, files={"plots": [str(path) for path in made.plots]})

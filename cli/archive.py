@@ -34,16 +34,21 @@ def runs(archive: str, format_: str) -> None:
     """
     from onnxinfo import list_runs
 
-    rows = [asdict(each) | {"metrics": " ".join(each.metrics)} for each in list_runs(archive)]
+    rows = [
+        asdict(each)
+        | {"metrics": " ".join(each.metrics), "tags": " ".join(f"{key}={value}" for key, value in each.tags.items())}
+        for each in list_runs(archive)
+    ]
     if format_ == "table":
         for row in rows:
             row["cells done"] = f"{row['finished']}/{row['cells']}"
             row["time"] = duration(row["elapsed"])
             row["size"] = f"{row['size'] / 1e6:.1f} MB"
         columns = ["run", "status", "model", "created", "metrics", "layers", "samples", "cells done", "time", "size"]
+        columns += ["tags"] if any(row["tags"] for row in rows) else []
     else:
         columns = ["run", "status", "model", "created", "metrics", "layers", "samples", "finished", "cells"]
-        columns += ["elapsed", "size"]
+        columns += ["elapsed", "size", "tags"]
     print_rows(rows, columns, format_)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .completion import run_names
-from .options import force, only_inputs, only_layers
+from .options import force, only_inputs, only_layers, only_tagged
 from .tables import FORMATS, claim_table, print_rows, write_stdout
 
 
@@ -17,9 +17,10 @@ from .tables import FORMATS, claim_table, print_rows, write_stdout
     "--run",
     multiple=True,
     metavar="NAME",
-    help="Runs to compare with the first one; repeatable. Default: all.",
+    help="Runs to compare with the first one, or globs; repeatable. Default: all.",
     shell_complete=run_names,
 )
+@only_tagged
 @only_layers
 @only_inputs
 @click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")

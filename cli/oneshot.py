@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from .analyze import show
 from .options import force, inputs
+from .outcome import completed, formats, present
 from .progress import progress_bar
 from .settings import config_file, settings
-from .verbosity import quiet
 
 
 @click.command(no_args_is_help=True)
@@ -21,7 +20,8 @@ from .verbosity import quiet
 @config_file
 @settings()
 @force
-def oneshot(model: str, inputs: str, output: str, **options: Any) -> None:
+@formats
+def oneshot(model: str, inputs: str, output: str, format: str, **options: Any) -> None:
     """Analyze MODEL, draw plots and write a report.
 
     The files NAME.h5, NAME-curve.png, NAME-maps.png and NAME.html in OUTDIR are named after MODEL.
@@ -34,9 +34,6 @@ def oneshot(model: str, inputs: str, output: str, **options: Any) -> None:
 
     began = time.monotonic()
     with progress_bar(output) as report:
-        made = run_all(model, inputs, output, progress=report, **options)
-    if not quiet():
-        show(made.result, time.monotonic() - began)
-        for path in made.plots:
-            click.echo(f"plot: {path}")
-        click.echo(f"report: {made.report}")
+        made, error = completed(lambda: run_all(model, inputs, output, progress=report, **options))
+    files = {"plots": [str(path) for path in made.plots], "report": str(made.report)}
+    present(made.result, began, format, files, error)

@@ -33,8 +33,14 @@ def inputs(command: Command) -> Command:
 
 def only_runs(command: Command) -> Command:
     """Add ``--run``, which selects runs of archives."""
-    text = "Only this run; repeatable. Default: all."
+    text = "Only this run, or runs that match a glob such as 'res*'; repeatable. Default: all."
     return click.option("--run", multiple=True, metavar="NAME", help=text, shell_complete=run_names)(command)
+
+
+def only_tagged(command: Command) -> Command:
+    """Add ``--tag``, which selects runs by their tags."""
+    text = "Only runs with this tag, KEY=VALUE or KEY; the value may be a glob; repeatable. Default: all."
+    return click.option("--tag", multiple=True, metavar="KEY[=VALUE]", help=text)(command)
 
 
 def only_inputs(command: Command) -> Command:

@@ -1,8 +1,11 @@
-"""Live progress on standard error: finished cells, remaining time, the last finished layer."""
+"""Progress on standard error: finished cells, remaining time, the last finished layer."""
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,20 +17,80 @@ from .verbosity import quiet
 if TYPE_CHECKING:
     from onnxinfo import Progress
 
+#: Seconds between lines of progress if standard error is not a terminal.
+INTERVAL = 30.0
+
 
 @contextmanager
 def progress_bar(output: str) -> Iterator[Callable[[Progress], None]]:
-    """Show progress within the context; if interrupted, print where the results are."""
+    """Show progress within the context; if interrupted, print where the results are.
+
+    On a terminal, progress is shown as bars, otherwise as a line every 30 seconds.
+    """
     try:
         if quiet():
             yield lambda _: None
         else:
-            with _bars() as report:
+            with _bars() if sys.stderr.isatty() else _lines() as report:
                 yield report
     except KeyboardInterrupt:
         kept = f"finished cells are in {output}" if os.path.exists(output) else "nothing was written yet"
         click.echo(f"interrupted: {kept}; rerun the same command to resume", err=True)
         raise
+
+
+class _Stage:
+    """State of a stage of the work.
+
+    Parameters
+    ----------
+    first
+        Its first report, which says what was finished before.
+    """
+
+    def __init__(self, first: Progress) -> None:
+        self._began, self._before, self.last = time.monotonic(), first.done, first
+
+    def line(self) -> str:
+        """Return what is done, and when the rest will be."""
+        from onnxinfo.text import printable
+
+        last, spent = self.last, time.monotonic() - self._began
+        done = last.done - self._before
+        text = f"{last.stage}: {last.done} of {last.total} ({last.done / max(last.total, 1):.0%})"
+        if done and last.done < last.total:
+            text += f", about {_clock(spent / done * (last.total - last.done))} left"
+        text += f", {_clock(spent)} so far"
+        return f"{text}; {printable(last.layer)} {last.value:.4f}" if last.layer else text
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[Progress], None]]:
+    """Print a line when a stage begins, every ``INTERVAL`` seconds, and when it is finished."""
+    stages: dict[str, _Stage] = {}
+    current: list[str] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(INTERVAL):
+            if current:
+                click.echo(stages[current[-1]].line(), err=True)
+
+    def report(progress: Progress) -> None:
+        if begins := progress.stage not in stages:
+            stages[progress.stage] = _Stage(progress)
+        stages[progress.stage].last = progress
+        current[:] = [progress.stage]
+        if progress.done >= progress.total or (begins and progress.total):
+            click.echo(stages[progress.stage].line(), err=True)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield report
+    finally:
+        over.set()
+        watcher.join()
 
 
 @contextmanager
@@ -60,3 +123,9 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
             bars.update(tasks[progress.stage], completed=done, total=total, note=note, until=until)
 
         yield report
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

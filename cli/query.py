@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from .options import force, only_inputs, only_runs, selection
+from .options import force, only_inputs, only_runs, only_tagged, selection
 from .tables import FORMATS, STREAMED, claim_table, print_rows
 
 # Columns that the terminal omits if they contain only these values.
@@ -25,6 +25,7 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 @click.command(no_args_is_help=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE.h5...")
 @only_runs
+@only_tagged
 @selection("all")
 @click.option(
     "--op", "ops", multiple=True, metavar="TYPE", help="Only layers of this ONNX operator; repeatable. Default: all."

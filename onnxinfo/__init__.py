@@ -15,6 +15,7 @@ from .errors import (
     ModelError,
     OnnxinfoError,
     ResourceError,
+    UnprovenError,
     UsageError,
     VerificationError,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "ModelError",
     "OnnxinfoError",
     "ResourceError",
+    "UnprovenError",
     "UsageError",
     "VerificationError",
     "__version__",

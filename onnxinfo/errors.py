@@ -4,6 +4,10 @@ Messages write settings as keywords with a value, ``labels=...`` or ``overwrite=
 its options.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class OnnxinfoError(Exception):
     """Base class of all errors that onnxinfo raises deliberately (exit code 1).
@@ -119,3 +123,30 @@ class ResourceError(OnnxinfoError):
     ...     print("too little memory for a single sample; choose other layers or another device")
     Result(...)
     """
+
+
+class UnprovenError(OnnxinfoError):
+    """An analysis is complete, and fewer of its cells are proven than ``min_converged`` asks for (exit code 4).
+
+    Attributes
+    ----------
+    result
+        The :class:`onnxinfo.Result`; of :func:`onnxinfo.oneshot`, the :class:`onnxinfo.OneshotResult`.
+
+    Examples
+    --------
+    >>> try:
+    ...     raise onnxinfo.UnprovenError("97.0% of the cells are proven", onnxinfo.Result(Path("a.h5"), "run"))
+    ... except onnxinfo.OnnxinfoError as error:
+    ...     error.exit_code, error.result.run
+    (4, 'run')
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
+
+    def __reduce__(self) -> tuple[type[UnprovenError], tuple[str, Any]]:
+        return type(self), (str(self), self.result)

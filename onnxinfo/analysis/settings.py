@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,3 +72,7 @@ class Result:
     archive: Path
     run: str
     unchanged: bool = field(default=False, repr=False, compare=False)
+
+    def __fspath__(self) -> str:
+        """Return the archive's path, so that a result can be given where an archive is expected."""
+        return os.fspath(self.archive)

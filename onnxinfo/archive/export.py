@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..errors import OnnxinfoError, UsageError
+from ..errors import UsageError
 from ..kinds import CSV, NETCDF, PARQUET, Kind
 from ..outputs import claim
 from ..registry import EXPORTERS
 from ..text import quoted, spreadsheet_text
 from .reading import Run
 from .reading import open as open_archive
+from .sql_table import copy_to_parquet
 from .storage import create_file
 from .table import Per
 
@@ -114,13 +115,7 @@ def _to_netcdf(run: Run, part: Path, per: Per) -> None:
 
 
 def _to_parquet(run: Run, part: Path, per: Per) -> None:
-    import pandas
-
-    table = pandas.DataFrame(run.table(per))
-    try:
-        table.to_parquet(part, index=False)
-    except ImportError:
-        raise OnnxinfoError("writing Parquet needs pyarrow; run 'pip install pyarrow', or export to .csv") from None
+    copy_to_parquet(run.table(per), part)
 
 
 def _to_raw_csv(run: Run, part: Path, per: Per) -> None:

@@ -112,6 +112,16 @@ class Run:
         self.inputs = self._read_inputs()
         self.metrics = tuple(self._read_metric(name) for name in metrics)
 
+    def __fspath__(self) -> str:
+        """Return the archive's path, so that a run can be given where an archive is expected."""
+        return os.fspath(self.path)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags that the run was given, by key."""
+        stored = self.provenance.get("tags")
+        return {str(key): str(value) for key, value in stored.items()} if isinstance(stored, Mapping) else {}
+
     @property
     def shape(self) -> tuple[int, int]:
         """Number of layers and samples."""
@@ -504,6 +514,10 @@ class Archive(Mapping[str, Run]):
         if guard.attribute(file, "format") != FORMAT:
             raise ArchiveError(f"{path} is an HDF5 file, but not an archive of onnxinfo")
         check_version(guard.attribute(file, "format_version"), str(path))
+
+    def __fspath__(self) -> str:
+        """Return the archive's path, so that an opened archive can be given where a path is expected."""
+        return os.fspath(self.path)
 
     @property
     def runs(self) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ArchiveError, OnnxinfoError, UsageError
@@ -42,6 +42,8 @@ class RunSummary:
         Time spent, in seconds.
     size
         Size in the file, in bytes.
+    tags
+        Tags of the run, by key.
     """
 
     run: str
@@ -55,6 +57,7 @@ class RunSummary:
     cells: int
     elapsed: float
     size: int
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def _summary_of(run: Run) -> RunSummary:
         cells=sum(done.size for done in finished),
         elapsed=run.elapsed,
         size=run.size,
+        tags=run.tags,
     )
 
 

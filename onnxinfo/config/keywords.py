@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ..arguments import Names
 from .sections import ExecutionConfig, InputConfig, OutputConfig, RuConfig, SidConfig
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class FlatOptions(InputOptions, total=False):
     compression: str
     overwrite: bool
     retry_unproven: bool
+    min_converged: float | None
     tag: Any
     thumbnails: bool
     anonymous_names: bool
@@ -87,9 +89,9 @@ class FlatOptions(InputOptions, total=False):
 class Options(FlatOptions, total=False):
     """All settings: flat keywords, selection and configuration objects."""
 
-    layers: Sequence[str]
-    exclude: Sequence[str]
-    metrics: Sequence[str]
+    layers: Names
+    exclude: Names
+    metrics: Names
     input: InputConfig
     sid: SidConfig
     ru: RuConfig

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..arguments import names_of
+from ..errors import UsageError
 from ..moved import warn_renamed
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", re.IGNORECASE)
@@ -74,11 +76,10 @@ def _text(value: Any) -> str:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    given = (value,) if isinstance(value, str) else value
     try:
-        return tuple(_text(each) for each in given)
-    except TypeError:
-        raise ValueError("a list of texts") from None
+        return tuple(names_of(value))
+    except UsageError:
+        raise ValueError("text, the number of a layer, or a list of these") from None
 
 
 def _tensors(value: Any) -> tuple[str, ...]:
@@ -128,6 +129,14 @@ def _positive(value: Any) -> float:
     expected = "a positive number"
     found = _number(value, expected)
     if found <= 0:
+        raise ValueError(expected)
+    return found
+
+
+def _fraction(value: Any) -> float:
+    expected = "a number from 0 to 1"
+    found = _number(value, expected)
+    if not 0 <= found <= 1:
         raise ValueError(expected)
     return found
 
@@ -260,6 +269,7 @@ COUNT = Kind("N", _parse_integer, _count)
 SEED = Kind("N", _parse_integer, _seed)
 NUMBER = Kind("X", _parse_number, _number)
 POSITIVE = Kind("X", _parse_number, _positive)
+FRACTION = Kind("X", _parse_number, _fraction)
 BUDGET = Kind("X|X/unit", _parse_number, _budget)
 NUMBERS = Kind("X,...", _parse_list(_parse_number), _numbers)
 #: Values of graph inputs by name; whoever sets them knows their types.

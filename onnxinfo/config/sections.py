@@ -424,6 +424,13 @@ class OutputConfig(Validated):
     retry_unproven: bool = setting(
         False, "Compute unproven cells of the run again, with more passes, and only these.", kinds.FLAG
     )
+    min_converged: float | None = setting(
+        None,
+        "Smallest fraction of proven cells of the run; with fewer, the analysis is completed and then fails, exit code "
+        "4.",
+        kinds.FRACTION,
+        unset="none",
+    )
     tag: Any = setting(
         (),
         "Tag of the run, stored in the archive; tables and queries can select by it; repeatable.",

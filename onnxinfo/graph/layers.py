@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..arguments import Names, names_of
 from ..errors import UnknownLayerError, UsageError
 from ..moved import renamed_keywords
 from .blocks import Blocks
@@ -132,7 +133,7 @@ def list_layers(model: ModelSource, input_tensor: TensorNames = None) -> list[La
     ]
 
 
-def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Layer]:
+def select_layers(layers: Sequence[Layer], patterns: Names = (), exclude: Names = ()) -> list[Layer]:
     """Select layers by patterns.
 
     A pattern is, in this order of precedence:
@@ -149,7 +150,8 @@ def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude
     layers
         From :func:`list_layers`.
     patterns
-        Layers that match any of them are selected; without patterns, the default layers.
+        Layers that match any of them are selected; without patterns, the default layers. One pattern need not be in a
+        list, and an index may be a number.
     exclude
         Layers that match any of them are excluded.
 
@@ -169,11 +171,12 @@ def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude
     >>> [layer.name for layer in onnxinfo.select_layers(layers, ["op:Relu", "-1"], exclude=["*_[3-6]"])]
     ['relu', 'relu_1', 'relu_2', 'logits']
     """
-    if patterns:
-        chosen = set().union(*(matching(pattern, layers) for pattern in patterns))
+    wanted = names_of(patterns, "layers")
+    if wanted:
+        chosen = set().union(*(matching(pattern, layers) for pattern in wanted))
     else:
         chosen = {layer.index for layer in layers if layer.default}
-    chosen = chosen.difference(*(matching(pattern, layers) for pattern in exclude))
+    chosen = chosen.difference(*(matching(pattern, layers) for pattern in names_of(exclude, "exclude")))
     selected = [layer for layer in layers if layer.index in chosen]
     if not selected:
         raise UsageError(f"the patterns choose none of the {len(layers)} layers; exclude less")
@@ -181,7 +184,7 @@ def select_layers(layers: Sequence[Layer], patterns: Sequence[str] = (), exclude
 
 
 def choose_layers(
-    model: Model, input_tensors: Sequence[str], patterns: Sequence[str] = (), exclude: Sequence[str] = ()
+    model: Model, input_tensors: Sequence[str], patterns: Names = (), exclude: Names = ()
 ) -> tuple[list[Layer], list[Layer]]:
     """List a model's layers and select some by patterns, as :func:`list_layers` and :func:`select_layers` do.
 
@@ -209,7 +212,9 @@ def choose_layers(
     try:
         return listed, select_layers(listed, patterns, exclude)
     except UnknownLayerError:
-        reason = why_not_listed(model.flow, input_tensors, [*patterns, *exclude])
+        reason = why_not_listed(
+            model.flow, input_tensors, [*names_of(patterns, "layers"), *names_of(exclude, "exclude")]
+        )
         if reason is None:
             raise
         raise UnknownLayerError(reason) from None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
+from ..arguments import Names
 from ..config import RESCALE_FACTOR
 from ..errors import ModelError, UsageError
 from ..text import quoted
@@ -72,7 +73,7 @@ def neighbors(model: ModelSource) -> list[Pair]:
     return [pair for position in range(len(flow.nodes)) if (pair := _pair(flow, position)) is not None]
 
 
-def select_pairs(model: ModelSource, layers: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Pair]:
+def select_pairs(model: ModelSource, layers: Names = (), exclude: Names = ()) -> list[Pair]:
     """Select those of the :func:`neighbors` of a model that :func:`rescale` changes, by the same patterns.
 
     Raises
@@ -96,9 +97,7 @@ def select_pairs(model: ModelSource, layers: Sequence[str] = (), exclude: Sequen
     return pairs
 
 
-def rescale(
-    model: ModelSource, factor: float = RESCALE_FACTOR, layers: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> Model:
+def rescale(model: ModelSource, factor: float = RESCALE_FACTOR, layers: Names = (), exclude: Names = ()) -> Model:
     """Divide layers by a factor and multiply the following layers by it, so that the outputs stay the same.
 
     For layers L and L+1: ``W(L) / factor``, ``b(L) / factor``, ``W(L+1) * factor``, the bias of L+1 unchanged.

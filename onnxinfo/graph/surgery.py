@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import onnx
 
+from ..arguments import Names, names_of
 from ..errors import ModelError, UsageError
 from ..text import quoted
 from . import protos
@@ -16,7 +17,7 @@ from .functions import function_key
 from .model import Model, ModelSource, load
 
 
-def expose(model: ModelSource, tensors: Sequence[str]) -> Model:
+def expose(model: ModelSource, tensors: Names) -> Model:
     """Make tensors of a model additional outputs, after the original ones.
 
     Parameters
@@ -48,7 +49,7 @@ def expose(model: ModelSource, tensors: Sequence[str]) -> Model:
     loaded = load(model)
     names = [output.name for output in loaded.proto.graph.output]
     values = _Values(loaded.proto.graph)
-    added = [values.declared(name) for name in dict.fromkeys(tensors) if name not in names]
+    added = [values.declared(name) for name in dict.fromkeys(names_of(tensors, "tensors")) if name not in names]
     proto = protos.copy_into(onnx.ModelProto(), loaded.proto)
     proto.graph.output.extend(added)
     return dataclasses.replace(loaded, proto=proto)
@@ -80,7 +81,7 @@ def expose_only(model: ModelSource, tensors: Sequence[str]) -> Model:
     return _part(loaded, [], tensors, keep_inputs=True)
 
 
-def extract(model: ModelSource, inputs: Sequence[str], outputs: Sequence[str]) -> Model:
+def extract(model: ModelSource, inputs: Names, outputs: Names) -> Model:
     """Extract the part of a graph between tensors.
 
     Parameters
@@ -111,7 +112,7 @@ def extract(model: ModelSource, inputs: Sequence[str], outputs: Sequence[str]) -
     >>> [value.name for value in model.proto.graph.input], [node.op_type for node in model.proto.graph.node]
     (['relu_6'], ['AveragePool', 'Reshape', 'Gemm'])
     """
-    return _part(load(model), inputs, outputs, keep_inputs=False)
+    return _part(load(model), names_of(inputs, "inputs"), names_of(outputs, "outputs"), keep_inputs=False)
 
 
 def _part(model: Model, inputs: Sequence[str], outputs: Sequence[str], *, keep_inputs: bool) -> Model:

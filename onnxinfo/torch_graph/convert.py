@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 import onnx
 from torch import Tensor, fx, nn
 
+from ..arguments import Names, names_of
 from ..errors import ConversionError
 from ..graph.model import ModelSource, load
 from ..graph.surgery import expose_only
@@ -68,7 +69,7 @@ class Conversion:
 
 def convert(
     model: ModelSource,
-    outputs: Sequence[str] | None = None,
+    outputs: Names | None = None,
     *,
     fallback: bool = True,
     shapes: Shapes = MappingProxyType({}),
@@ -112,6 +113,7 @@ def convert(
     >>> [tuple(output.shape) for output in module(torch.zeros(2, 1, 8, 8))]
     [(2, 16, 8, 8), (2, 10)]
     """
+    outputs = None if outputs is None else names_of(outputs, "outputs")
     scope = Scope.of(*needed_part(model, outputs, shapes), fallback=fallback, shapes=shapes)
     module = _GraphBuilder(scope, shapes).build(outputs)
     _align(module)

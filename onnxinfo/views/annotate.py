@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from ..analysis.settings import Result
+from ..archive.reading import Run
+from ..arguments import Names
 from ..errors import ModelError, UsageError
 from ..kinds import ONNX
 from ..outputs import claim
 from .query import query
-from .selection import Names, Paths, Selection
+from .selection import Paths, Selection, run_of
 from .wording import mean_text
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ def annotate(
     """
     from ..graph.model import load, save
 
+    if run is None and isinstance(path, Result | Run):
+        run = run_of(path)
     claim(output, ONNX, inputs=[model, path], force=force, failure=ModelError)
     loaded = load(model)
     name = _run_of(path, run, loaded.sha256)

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
+from ..arguments import Names, values_of
 from ..errors import UsageError
 from ..registry import PLOTS
 from .figure import claim_figure, new_figure
-from .selection import Names, Paths, Selection, names_of
+from .selection import Paths, Selection
 from .style import FigureStyle
 
 Spread = Literal["stderr", "iqr"]
@@ -103,7 +104,7 @@ class Plot:
     def _selection(self, path: Paths, options: dict[str, Any]) -> Selection:
         """Split the selection off the options."""
         names = ("run", "layers", "metric", "samples", "input")
-        chosen = {name: tuple(names_of(options.pop(name, ()))) for name in names}
+        chosen = {name: tuple(values_of(options.pop(name, ()), name)) for name in names}
         run, layers, metrics, samples, inputs = ((chosen[name] or self.default.get(name, ())) for name in chosen)
         if self.metrics == ONE and len(metrics) > 1:
             raise UsageError(f"plot '{self.name}' shows one metric, and {len(metrics)} are given")

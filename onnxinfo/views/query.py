@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from ..archive.table import COLUMNS, check_per, run_table
+from ..arguments import Names, names_of
 from ..errors import UsageError
 from ..text import no_such
 from .run_view import RunView
-from .selection import Names, Paths, Selected, Selection, names_of
+from .selection import Paths, Selected, Selection
 
 Row = dict[str, Any]
 #: A table as columns of equal length.
@@ -107,11 +108,13 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
     Parameters
     ----------
     path
-        An archive, or several.
+        An archive, or several: paths, results of :func:`onnxinfo.analyze`, opened archives or runs. Results and runs
+        stand for themselves, archives for all of their runs.
     **options
-        All are optional.
+        All are optional. A single name need not be in a list, and numbers are positions of layers.
 
-        ``run``, ``metrics``, ``ops``: names of runs, metrics and operators; by default all.
+        ``run``, ``metrics``, ``ops``: names of runs (or globs, ``"res*"``), metrics and operators; by default all.
+        ``tag``: tags that runs must have, ``"KEY=VALUE"`` or ``"KEY"``; values may be globs.
         ``layers``, ``exclude``: patterns of :func:`onnxinfo.select_layers`; by default all layers of the archive.
         ``samples``: positions, ranges of positions such as ``"0-9"``, or globs on the samples' names. With
         ``per="layer"`` the mean is over these.

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from ..archive.sql_table import (
+    TABLE,
+    Table,
+    copy_to_parquet,
+    database,
+    declared,
+    failure,
+    inferred,
+    quoted_name,
+    reason,
+)
 from ..errors import ArchiveError, UsageError
 from ..outputs import Output
 from ..text import printable
 
-Table = Mapping[str, Sequence[Any]]
+__all__ = ["Table", "find_groups", "find_rows", "quoted_name", "select", "within", "write_parquet"]
 
-#: Name of the only table.
-TABLE = "results"
-_INTEGERS = ("layer_index", "depth", "sample", "unit", "n", "n_converged", "n_missing", "n_excluded")
-_REALS = ("value", "stderr", "gap")
-MEMORY = "2GB"
 # Cannot collide with the name of a column.
 _POSITION = '"position of the row"'
-#: Determines a column's SQL type from its name and values.
-TypeOf = Callable[[str, Sequence[Any]], str]
 
 
 def within(minimum: float | None, maximum: float | None) -> str:
@@ -49,7 +47,7 @@ def find_rows(table: Table, where: str, order: str | None = None, most: int | No
     """
     first = f"{order} NULLS LAST, " if order else ""
     limit = "" if most is None else f" LIMIT {int(most)}"
-    with _database(_numbered(table), _inferred) as connection:
+    with database(_numbered(table), inferred) as connection:
         statement = f"SELECT {_POSITION} FROM {TABLE} WHERE {where} ORDER BY {first}{_POSITION}{limit}"
         positions: list[int] = connection.execute(statement).fetchnumpy()[_POSITION.strip('"')].tolist()
         return positions
@@ -90,11 +88,11 @@ def find_groups(
         FROM (SELECT *, coalesce({kept}, true) AS kept FROM {TABLE})
         GROUP BY {", ".join(named)} HAVING n > 0 ORDER BY min({_POSITION}) FILTER (kept)
     """
-    with _database(columns, _inferred) as connection:
+    with database(columns, inferred) as connection:
         try:
             return _fetched(connection.execute(statement))
-        except _failure() as error:
-            raise UsageError(f"the values cannot be aggregated: {_reason(error)}") from None
+        except failure() as error:
+            raise UsageError(f"the values cannot be aggregated: {reason(error)}") from None
 
 
 def select(table: Table, statement: str) -> dict[str, list[Any]]:
@@ -117,14 +115,14 @@ def select(table: Table, statement: str) -> dict[str, list[Any]]:
     """
     import duckdb
 
-    with _database(table, _declared) as connection:
+    with database(table, declared) as connection:
         try:
             parsed = connection.extract_statements(statement)
             if len(parsed) != 1 or parsed[0].type != duckdb.StatementType.SELECT:
                 raise UsageError(f"sql takes one SELECT over the table '{TABLE}', got {printable(statement)!r}")
             return _fetched(connection.execute(parsed[0]))
         except duckdb.Error as error:
-            raise UsageError(f"SQL: {_reason(error)}; the table '{TABLE}' has the columns {', '.join(table)}") from None
+            raise UsageError(f"SQL: {reason(error)}; the table '{TABLE}' has the columns {', '.join(table)}") from None
 
 
 def write_parquet(table: Table, output: Output) -> None:
@@ -135,77 +133,11 @@ def write_parquet(table: Table, output: Output) -> None:
     ArchiveError
         The file cannot be written.
     """
-    with _database(table, _declared, writes=True) as connection, output.writing() as part:
-        target = str(part).replace("'", "''")
+    with output.writing() as part:
         try:
-            connection.execute(f"COPY {TABLE} TO '{target}' (FORMAT parquet)")
-        except _failure() as error:
-            raise ArchiveError(f"{output.path} cannot be written: {_reason(error)}") from error
-
-
-@contextmanager
-def _database(table: Table, type_of: TypeOf, *, writes: bool = False) -> Iterator[Any]:
-    """Yield a connection to a database that holds the table; unless it writes, it has no access to anything else."""
-    import duckdb
-
-    types = {name: type_of(name, column) for name, column in table.items()}
-    arrays = {f"c{i}": _array(types[name], column) for i, (name, column) in enumerate(table.items())}
-    with duckdb.connect(":memory:") as connection:
-        described = ", ".join(f"{quoted_name(name)} {kind}" for name, kind in types.items())
-        connection.execute(f"CREATE TABLE {TABLE} ({described})")
-        connection.register("arrays", arrays)
-        connection.execute(f"INSERT INTO {TABLE} SELECT * FROM arrays")
-        connection.unregister("arrays")
-        if not writes:
-            _close_off(connection)
-        yield connection
-
-
-def _close_off(connection: Any) -> None:
-    """Lock the database, irrevocably, so that only its table is accessible."""
-    for setting in (
-        "python_enable_replacements = false",
-        f"memory_limit = '{MEMORY}'",
-        "temp_directory = ''",
-        "autoload_known_extensions = false",
-        "autoinstall_known_extensions = false",
-        "enable_external_access = false",
-        "lock_configuration = true",
-    ):
-        connection.execute(f"SET {setting}")
-
-
-def _declared(name: str, values: Sequence[Any]) -> str:
-    """Return the fixed type of a known column in SQL and Parquet, independent of its values."""
-    if name in _INTEGERS:
-        return "BIGINT"
-    if name in _REALS:
-        return "DOUBLE"
-    return "BOOLEAN" if name == "converged" else _inferred(name, values) if name not in _TEXTS else "VARCHAR"
-
-
-_TEXTS = ("archive", "run", "model", "layer", "op", "sample_name", "label", "metric", "mark")
-
-
-def _inferred(name: str, values: Sequence[Any]) -> str:
-    """Infer the type of a column from its values: numbers are compared as numbers, everything else as text."""
-    kinds = {type(value) for value in values if value is not None}
-    if kinds == {bool}:
-        return "BOOLEAN"
-    if kinds and kinds <= {int, bool} and all(-(2**63) <= value < 2**63 for value in values if value is not None):
-        return "BIGINT"
-    return "DOUBLE" if kinds and kinds <= {int, float, bool, Decimal} else "VARCHAR"
-
-
-def _array(kind: str, values: Sequence[Any]) -> npt.NDArray[Any]:
-    if kind == "DOUBLE":
-        # SQL cannot compare or average NaN.
-        return np.ma.masked_invalid(np.array([math.nan if value is None else value for value in values], dtype="f8"))
-    if kind == "VARCHAR":
-        return np.array([None if value is None else str(value) for value in values], dtype=object)
-    missing = [value is None for value in values]
-    numbers = np.array([0 if value is None else value for value in values], dtype="i8" if kind == "BIGINT" else bool)
-    return np.ma.masked_array(numbers, missing) if any(missing) else numbers
+            copy_to_parquet(table, part)
+        except ArchiveError as error:
+            raise ArchiveError(str(error).replace(str(part), str(output.path))) from error
 
 
 def _numbered(table: Table) -> Table:
@@ -230,21 +162,5 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def quoted_name(name: str) -> str:
-    """Return a column's name quoted for SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _literal(number: float) -> str:
     return f"'{float(number)!r}'::DOUBLE"
-
-
-def _failure() -> type[Exception]:
-    import duckdb
-
-    failure: type[Exception] = duckdb.Error
-    return failure
-
-
-def _reason(error: Exception) -> str:
-    return printable(str(error).partition("\n")[0])

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from ..analysis.settings import Result
 from ..archive.reading import Run
 from ..archive.reading import open as open_archive
+from ..arguments import Names, names_of, values_of
 from ..errors import UnknownRunError, UsageError
-from ..text import no_such
+from ..text import no_such, printable
 from .run_view import RunView, choose_layers, choose_samples
 
 logger = logging.getLogger(__name__)
 
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-Names = str | Sequence[str]
+#: Archives: paths, results of an analysis, opened archives or runs.
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 class Selected(TypedDict, total=False):
@@ -33,6 +36,7 @@ class Selected(TypedDict, total=False):
     samples: Sequence[str | int]
     labels: Sequence[str | int]
     input: Names
+    tag: Names
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class Selection:
     paths
         The archives.
     runs
-        Names of runs.
+        Names of runs, or globs.
+    tags
+        Tags that runs must have, ``KEY=VALUE`` or ``KEY``.
     layers, exclude
         Patterns of :func:`onnxinfo.select_layers`.
     ops
@@ -68,13 +74,26 @@ class Selection:
     samples: tuple[str | int, ...] = ()
     labels: tuple[str | int, ...] = ()
     inputs: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, path: Paths, **selected: Unpack[Selected]) -> Selection:
-        """Make a selection; a single archive or name need not be in a list."""
-        paths = [path] if isinstance(path, str | os.PathLike) else [*path]
+        """Make a selection; a single archive or name need not be in a list.
+
+        Results of an analysis and runs select themselves, unless runs are named.
+        """
+        paths = values_of(path, "archive")
         names: dict[str, Any] = {_FIELDS.get(key, key): value for key, value in selected.items()}
-        return cls(tuple(map(Path, paths)), **{key: tuple(names_of(value)) for key, value in names.items()})
+        found: dict[str, Any] = {
+            key: tuple(values_of(value, key) if key in _VALUES else names_of(value, key))
+            for key, value in names.items()
+        }
+        if not found.get("runs") and paths and all(isinstance(each, Result | Run) for each in paths):
+            found["runs"] = tuple(dict.fromkeys(map(run_of, paths)))
+        try:
+            return cls(tuple(dict.fromkeys(map(Path, paths))), **found)
+        except TypeError:
+            raise UsageError(f"archive {path!r} is not usable; give a path, a result, an archive or a run") from None
 
     def open_runs(self) -> Generator[tuple[Run, Path], None, None]:
         """Open the archives one by one and yield the runs, each with its archive's path.
@@ -92,7 +111,7 @@ class Selection:
         for path in self.paths:
             with open_archive(path) as archive:
                 for name in archive.runs:
-                    if not self.runs or name in self.runs:
+                    if (not self.runs or _matches(name, self.runs)) and _has_tags(archive[name], self.tags):
                         yield archive[name], path
 
     def views(self) -> Generator[tuple[RunView, Path], None, None]:
@@ -143,15 +162,20 @@ class Selection:
             yield next(views)[0]
 
     def _check_runs(self) -> None:
-        if not self.runs:
+        if not self.runs and not self.tags:
             return
         known: list[str] = []
+        tagged = False
         for path in self.paths:
             with open_archive(path) as archive:
                 known += archive.runs
+                tagged |= any(_has_tags(archive[name], self.tags) for name in archive.runs)
+        where = ", ".join(map(str, self.paths))
         for name in self.runs:
-            if name not in known:
-                raise UnknownRunError(no_such("run", name, known, ", ".join(map(str, self.paths))))
+            if not any(_matches(each, [name]) for each in known):
+                raise UnknownRunError(no_such("run", name, known, where))
+        if not tagged:
+            raise UnknownRunError(printable(f"no run in {where} has the tag {', '.join(self.tags)}"))
 
     def _view(self, run: Run) -> RunView:
         known = [metric.name for metric in run.metrics]
@@ -173,10 +197,25 @@ class Selection:
         return view
 
 
-# Fields of a selection whose argument has another name.
-_FIELDS = {"run": "runs", "input": "inputs"}
+# Fields of a selection whose argument has another name, and those that hold values of any type.
+_FIELDS = {"run": "runs", "input": "inputs", "tag": "tags"}
+_VALUES = ("samples", "labels")
 
 
-def names_of(given: Names | Sequence[str | int]) -> list[Any]:
-    """Return names as a list, whether one or several are given."""
-    return [given] if isinstance(given, str) else [*given]
+def run_of(source: Result | Run) -> str:
+    """Return the name of the run that a result of an analysis, or a run, is about."""
+    return source.run if isinstance(source, Result) else source.name
+
+
+def _has_tags(run: Run, tags: Sequence[str]) -> bool:
+    """Whether a run has all of some tags, ``KEY=VALUE`` or ``KEY``; values may be globs."""
+    own = run.tags
+    for tag in tags:
+        key, equals, value = tag.partition("=")
+        if key not in own or (equals and not fnmatch.fnmatchcase(own[key], value)):
+            return False
+    return True
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

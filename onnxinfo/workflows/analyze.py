@@ -29,8 +29,10 @@ from ..archive.begun import begun
 from ..archive.claim import claim_archive
 from ..archive.format import RunSchema, plain_text
 from ..archive.prepare import Request, is_complete
+from ..archive.reading import open as open_archive
 from ..archive.sanity import ATTRIBUTE, SanityCard
 from ..archive.writer import RunWriter
+from ..arguments import Names, names_of
 from ..config import (
     Config,
     ExecutionConfig,
@@ -45,7 +47,7 @@ from ..config import (
     recorded_flags,
 )
 from ..engines.base import describe_execution, open_engine
-from ..errors import UsageError
+from ..errors import UnprovenError, UsageError
 from ..graph.interruption import time_limit
 from ..graph.layers import Layer, choose_layers
 from ..graph.model import Model, ModelSource
@@ -75,9 +77,9 @@ def analyze(
     inputs: Any,
     output: str | os.PathLike[str],
     *,
-    layers: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    metrics: Sequence[str] = SelectionConfig.metrics,
+    layers: Names = (),
+    exclude: Names = (),
+    metrics: Names = SelectionConfig.metrics,
     input: InputConfig = InputConfig(),
     sid: SidConfig = SidConfig(),
     ru: RuConfig = RuConfig(),
@@ -143,7 +145,14 @@ def analyze(
     >>> onnxinfo.analyze("digits-cnn.onnx", "digits.npz:images", "other.h5", layers=["-1"], sid=sid, limit=1).run
     'digits-cnn'
     """
-    base = Config(SelectionConfig(layers, exclude, metrics), input, sid, ru, execution, out)
+    base = Config(
+        SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude"), names_of(metrics, "metrics")),
+        input,
+        sid,
+        ru,
+        execution,
+        out,
+    )
     return run_analysis(model, inputs, output, configure(base, flat), progress)
 
 
@@ -186,7 +195,7 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     request = Request(schema, out.compression, out.overwrite, out.retry_unproven)
     if is_complete(Path(output), name, request):
         logger.info("run %s is complete: it has all cells that were asked for", quoted(name))
-        return Result(Path(output), name, unchanged=True)
+        return _proven(Result(Path(output), name, unchanged=True), out.min_converged)
     with (
         orderly_termination(),
         RunWriter.open(
@@ -209,7 +218,24 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
             Analysis(job, measures, worker, opened, writer, report, workers).compute()
         # Before the run is marked complete, because no later call looks for it then.
         worker.unfinished.remove()
-    return Result(Path(output), name)
+    return _proven(Result(Path(output), name), out.min_converged)
+
+
+def _proven(result: Result, least: float | None) -> Result:
+    """Return the result of a complete run, or raise if too few of its cells are proven."""
+    if least is None:
+        return result
+    with open_archive(result.archive) as archive:
+        run = archive[result.run]
+        proven = [run.values(metric.name)["converged"] for metric in run.metrics]
+    share = float(np.concatenate([each.ravel() for each in proven]).mean())
+    if share < least:
+        raise UnprovenError(
+            f"{share:.1%} of the cells of run {quoted(result.run)} are proven, and min_converged asks for {least:.1%}; "
+            f"give retry_unproven=True, or look at the marks in the table",
+            result,
+        )
+    return result
 
 
 def _open_job(

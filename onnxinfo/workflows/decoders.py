@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -11,6 +10,7 @@ from ..analysis.decoders import DecoderCache, decoder_settings
 from ..analysis.job import prepare, prepare_reached
 from ..analysis.masks import unit_mask_of
 from ..analysis.settings import Report
+from ..arguments import Names, names_of
 from ..config import (
     Config,
     DecoderConfig,
@@ -43,8 +43,8 @@ def train_decoder(
     inputs: Any,
     folder: str | os.PathLike[str],
     *,
-    layers: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    layers: Names = (),
+    exclude: Names = (),
     input: InputConfig = InputConfig(),
     decoder: DecoderConfig = DecoderConfig(),
     seed: int = SidConfig.seed,
@@ -102,7 +102,7 @@ def train_decoder(
         raise UsageError(no_such("option", unknown[0], known, "the training of decoders"))
     named = {full.get(name, name): value for name, value in given.items()}
     base = Config(
-        SelectionConfig(layers, exclude),
+        SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")),
         input,
         SidConfig(seed=seed),
         RuConfig(decoder=decoder),

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from ..analysis.settings import Progress, Result
 from ..archive.claim import claim_archive
 from ..config import Config, Options, configure
+from ..errors import UnprovenError
 from ..kinds import HTML
 from ..outputs import claim, claim_folder, made_folder
 from ..views.figure import claim_figure
@@ -104,11 +105,19 @@ def oneshot(
         for figure in (curve, maps):
             claim_figure(figure, *read, force=force)
         claim(page, HTML, inputs=read, force=force)
+    unproven: UnprovenError | None = None
     with made_folder(target):
-        result = run_analysis(model, inputs, archive, config, progress)
+        try:
+            result = run_analysis(model, inputs, archive, config, progress)
+        except UnprovenError as error:
+            result, unproven = error.result, error
     metrics = config.selection.metrics
     plots = (
         plot_curve(archive, curve, run=result.run, metric=metrics, force=force),
         plot_maps(archive, maps, run=result.run, metric=metrics[0], force=force),
     )
-    return OneshotResult(result, plots, report(archive, page, run=result.run, model=model, title=name, force=force))
+    page = report(archive, page, run=result.run, model=model, title=name, force=force)
+    made = OneshotResult(result, plots, page)
+    if unproven is not None:
+        raise UnprovenError(str(unproven), made)
+    return made

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...arguments import Names
 from ...errors import OnnxinfoError, UsageError
 from ...kinds import HTML
 from ...outputs import claim
@@ -18,7 +19,7 @@ from ...text import printable
 from ..comparable import check_comparable
 from ..reading_runs import run_values
 from ..run_values import RunValues
-from ..selection import Names, Paths, Selection
+from ..selection import Paths, Selection
 from ..style import COLORS, SEQUENTIAL
 from .data import MAP_BYTES, json_pieces, run_data
 from .graph import BOX, draw_graph, model_edges

@@ -51,7 +51,7 @@ TEXTS = {
     "memory_limit": "2G", "engine": "ray", "workers": "2", "threads": "3", "ray_address": "host:1",
     "timeout": "90",
     "run": "named", "compression": "none", "overwrite": "true",
-    "retry_unproven": "true", "tag": "study=depth",
+    "retry_unproven": "true", "tag": "study=depth", "min_converged": "0.5",
     "thumbnails": "false", "anonymous_names": "true",
 }  # fmt: skip
 #: Settings that do not apply to a front end.
@@ -234,7 +234,7 @@ def test_the_docs_list_every_setting(monkeypatch):
         ({"mean": [0.1, "x"]}, "mean [0.1, 'x'] is not usable: give a number, or one per channel"),
         ({"memory_limit": "lots"}, "memory_limit 'lots' is not usable: give a number of bytes, or such as 512M or 2G"),
         ({"decoder_learning_rate": 0}, "decoder_learning_rate 0 is not usable: give a positive number"),
-        ({"layers": [3]}, "layers [3] is not usable: give text"),
+        ({"layers": [1.5]}, "layers [1.5] is not usable: give text, the number of a layer"),
         ({"sid": 3}, "sid is int: give a SidConfig of onnxinfo.config"),
         ({"limt": 3}, "no option 'limt' in an analysis; did you mean 'limit'"),
     ],
