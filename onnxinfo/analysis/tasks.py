@@ -72,7 +72,9 @@ class Linearize:
         def work(samples: list[int]) -> None:
             x, rows = job.inputs(samples)
             probes, counted = job.stream("linearise", samples[0]), job.counted(samples)
-            found = linearize(job.network, x, job.unit, rows, probes, stderr=self.stderr, counted=counted)
+            found = linearize(
+                job.network, x, job.unit, rows, probes, stderr=self.stderr, counted=counted, batch=job.batch_size
+            )
             parts.append(Part(samples, [linearization.to(_CPU) for linearization in found]))
 
         for_each(job, [list(self.samples)], work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -399,10 +400,10 @@ def unit_vectors(feature: Tensor) -> Iterator[Tensor]:
         yield unit_vector
 
 
-def random_signs(feature: Tensor, probes: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Draw random signs for features (B, m), ``probes`` times."""
+def random_signs(feature: Tensor, probes: int | None, generator: torch.Generator) -> Iterator[Tensor]:
+    """Draw random signs for features (B, m), ``probes`` times; None: without end."""
     table = _signs_of_bytes(feature.device).to(feature.dtype)
-    for _ in range(probes):
+    for _ in itertools.count() if probes is None else range(probes):
         words = torch.empty(math.ceil(feature.numel() / 64), dtype=torch.int64, device=feature.device)
         words.random_(-(2**63), None, generator=generator)
         signs = table.index_select(0, words.view(torch.uint8).int())
