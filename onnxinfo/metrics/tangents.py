@@ -6,10 +6,17 @@ so that a tangent takes about one pass, as long as one forward pass, for all lay
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .network import Network
+
+_ATEN = torch.ops.aten
+#: Operations whose result is the same tensor in another form.
+_FORMS = (_ATEN.slice.Tensor, _ATEN.narrow.default, _ATEN.clone.default, _ATEN.view.default, _ATEN._unsafe_view.default)
 
 
 class Responses:
@@ -52,9 +59,33 @@ class Responses:
         product = self._product
         if product is None or not product.requires_grad:
             raise NotImplementedError("the gradient has no derivative")
-        found = iter(torch.autograd.grad(product, open_, v.flatten(0, 1), retain_graph=True, allow_unused=True))
+        with _WithoutWeights():
+            found = iter(torch.autograd.grad(product, open_, v.flatten(0, 1), retain_graph=True, allow_unused=True))
         moved = [next(found) if zero.requires_grad else None for zero in self._zeros]
         return [
             (torch.zeros_like(zero) if each is None else each).unflatten(0, (self.copies, -1))
             for zero, each in zip(self._zeros, moved, strict=True)
         ]
+
+
+class _WithoutWeights(TorchDispatchMode):
+    """Skip what the derivative of a convolution's gradient computes for the weights, which nobody reads.
+
+    It is a convolution by a kernel as large as the image. Both of its operands are transposed in this pass, whereas
+    the kernel of the convolution that is needed comes from the graph.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turned: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _ATEN.convolution.default and all(id(each) in self._turned for each in args[:2]):
+            on_meta = [each.to("meta") if isinstance(each, Tensor) else each for each in args]
+            return args[0].new_zeros(func(*on_meta).shape)
+        result = func(*args, **(kwargs or {}))
+        swapped = func is _ATEN.transpose.int and tuple(args[1:]) == (0, 1)
+        if swapped or (func in _FORMS and id(args[0]) in self._turned):
+            # Kept alive, so that no other tensor gets its identity.
+            self._turned[id(result)] = result
+        return result

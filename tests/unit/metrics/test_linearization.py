@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from onnxinfo.metrics import linearization
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
+from onnxinfo.metrics.tangents import Responses
 
 UNITS, SAMPLES = 600, 3
 ROWS = torch.arange(SAMPLES)
@@ -119,3 +121,46 @@ def test_gradients_without_a_derivative(monkeypatch, x):
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_memory_for_few_inputs(network, x, batch):
     demand_exact(linearized(network, x, batch=batch), x)
+
+
+class Convolutions(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.plain = torch.nn.Conv2d(3, 8, 3, padding=1)
+        self.strided = torch.nn.Conv2d(8, 8, 3, stride=2)
+        self.grouped = torch.nn.Conv2d(8, 8, 3, groups=4, padding=1)
+        self.upward = torch.nn.ConvTranspose2d(8, 4, 2, stride=2)
+
+    def forward(self, x):
+        first = torch.relu(self.plain(x))
+        second = torch.tanh(self.grouped(self.strided(first)))
+        return first, second, self.upward(second)
+
+
+def test_responses_of_convolutions():
+    """They equal forward derivatives; kernels as large as the image, for derivatives of weights, are left out."""
+    module, x, v = Convolutions(), torch.randn(2, 3, 9, 9), torch.randn(2, 2, 3, 9, 9)
+    network = Network(torch.fx.symbolic_trace(module))
+    found = Responses(network, x, torch.arange(2), 2)(v)
+    expected = [torch.func.jvp(module, (x,), (each,))[1] for each in v]
+    for layer, parts in zip(found, zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(layer, torch.stack(parts).flatten(2), atol=1e-5, rtol=1e-4)
+
+
+def test_weights_get_no_derivatives():
+    convolve = torch.ops.aten.convolution.default
+    computed = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func is convolve and result.device.type != "meta":
+                computed.append(args[1].shape[-1])
+            return result
+
+    network = Network(torch.fx.symbolic_trace(Convolutions()))
+    responses = Responses(network, torch.randn(2, 3, 9, 9), torch.arange(2), 1)
+    with Watch():
+        responses(torch.randn(1, 2, 3, 9, 9))
+    assert max(computed) <= 3
