@@ -95,7 +95,15 @@ class Linearize:
             x, rows = job.inputs(samples)
             probes, counted = job.stream("linearise", samples[0]), job.counted(samples)
             found = linearize(
-                job.network, x, job.unit, rows, probes, stderr=self.stderr, counted=counted, journal=job.journal
+                job.network,
+                x,
+                job.unit,
+                rows,
+                probes,
+                stderr=self.stderr,
+                counted=counted,
+                batch=job.batch_size,
+                journal=job.journal,
             )
             parts.append(Part(samples, [linearization.to(_CPU) for linearization in found]))
 

@@ -295,7 +295,7 @@ def sample_until(
     control
         Linear model of the layer; with it, deviations are averaged over pairs, minus the part that it explains.
     """
-    least, most = effort * LEAST_RATIO_NOISES, effort * math.ceil(RATIO_NOISES * (RATIO_STDERR / wanted) ** 2)
+    least, most = effort * LEAST_RATIO_NOISES, effort * math.ceil(RATIO_NOISES * max(1.0, RATIO_STDERR / wanted) ** 2)
     while len(deviations) < most:
         typical = float(relative_stderr(deviations).mean())
         # If the feature did not move at all, nothing is known yet.

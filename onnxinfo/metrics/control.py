@@ -31,6 +31,10 @@ class Control:
         """Squared column norms of the model, (S, n)."""
         return self.rows.square().sum(1)
 
+    def at(self, index: Tensor) -> Control:
+        """Model of a subset of the samples."""
+        return Control(self.rows[index])
+
     def apply(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Response of the model to perturbations.
 

@@ -55,11 +55,12 @@ ROUND_NOISES, ROUND_PROBES = 8, 8
 #: Noise samples per pass of the ascent, without and with a control variate (which makes each more informative).
 PASS_NOISES, CONTROLLED_NOISES = 16, 32
 #: Rounds of ascent and certificate: maximum number of steps, and minimum weight of the newest evidence.
-ROUNDS = ((16, 0.1), (12, 0.05), (16, 0.05))
-#: Gain in nats, averaged over this many recent passes and the samples, below which the ascent stops.
+ROUNDS = ((24, 0.05), (12, 0.05), (16, 0.05))
+#: Gain in nats, averaged over this many recent passes and the samples, plus its standard error, below which the ascent
+#: stops.
 PASS_GAIN, RECENT = 0.005, 4
 #: Minimum number of steps, unless less is missing; step size, as gain in nats, below which the ascent stops.
-LEAST_STEPS, STEP_GAIN = 2, 0.001
+LEAST_STEPS, STEP_GAIN = 2, 0.0015
 #: Shortfall in nats above which a sample enters another round.
 WORTH = 0.02
 #: Minimum fraction of the Newton step.
@@ -79,6 +80,8 @@ NEARLY_MET, ADJUSTMENTS = 0.1, 3
 #: Excess, beyond twice its standard error, above which the constraint is corrected before the final measurement, and
 #: above which it is corrected and measured once more afterwards.
 KNOWN_OFF, STILL_OFF = 0.01, 0.03
+#: Relative standard error of the deviation at which the constraint is known well enough.
+SCALE_STDERR = 0.025
 #: Noise samples for the deviation's growth under doubled noise: initially, if its error is too large, and that limit.
 FEW_NOISES, GROWTH_NOISES, GROWTH_STDERR = 8, 32, 0.1
 #: Sizes of the noise that detects rounding; noise samples per size, and in total if the few exceed the linearization by
@@ -450,15 +453,16 @@ class Problem:
         if len(limited):
             problem = self.at(limited)
             found.put(limited, problem.certify(scales[limited], None, [], 1)[0], problem.feature.n_vjps, 0)
+        control = control_of(self.feature, self.sigma(scales)) if len(live) else None
         for steps, memory in (*ROUNDS, *ROUNDS[-1:] * (self.passes - 1)):
             if not len(live):
                 break
             problem = self.at(live)
             part = state.at(live)
-            control = control_of(problem.feature, problem.sigma(part.scales))
+            model = None if control is None else control.at(live)
             most = min(MOST_PASSES, CERTIFICATE_PASSES * len(scales) // len(live))
-            taken, passes = problem.ascend(part, control, steps, memory)
-            certified, curvature, passes = problem.certify(part.scales, control, passes, most)
+            taken, passes = problem.ascend(part, model, steps, memory)
+            certified, curvature, passes = problem.certify(part.scales, model, passes, most)
             logger.debug(
                 "%d ascent steps for %d samples; control variate: %s, curvature %.2f, shortfall %.4f nats",
                 *(taken, len(live), control is not None, float(curvature.mean()), float(certified.shortfall.mean())),
@@ -488,15 +492,14 @@ class Problem:
         tuple
             Number of steps taken, and the measurements at the final scales, if any.
         """
-        gains: list[float] = []
+        gains: list[Tensor] = []
         for step in range(steps):
             fresh, free = self.measured(state.scales, control), self.free(state.scales)
             if bool(self.far(state.scales, fresh.deviations)[0].any()):
                 state.scales = self.feasible(state.scales)
                 continue
-            gains.append(float(fresh.shortfall(free)[0].mean()))
-            recent = gains[-RECENT:]
-            if sum(recent) / len(recent) < PASS_GAIN:
+            gains.append(torch.stack(fresh.shortfall(free)))
+            if _promised(gains[-RECENT:]) < PASS_GAIN:
                 # This noise is independent of the scales.
                 return step, [fresh]
             moved = state.step(self, [fresh], memory)
@@ -584,7 +587,8 @@ class Problem:
         self, scales: Tensor, deviations: Tensor, exponent: Tensor, control: Control | None
     ) -> tuple[Tensor, Tensor]:
         """Add noise until the deviations are precise; meet the constraint once more if it is still off."""
-        deviations = sample_until(self.feature, self.sigma(scales), deviations, self.effort, control=control)
+        sigma, more = self.sigma(scales), partial(sample_until, self.feature, effort=self.effort, control=control)
+        deviations = more(sigma, deviations, wanted=SCALE_STDERR)
         if not bool((self.known_off(scales, deviations) > STILL_OFF).any()):
             return scales, deviations
         scales = rescale_to_constraint(scales, deviations, self.target, exponent)
@@ -593,7 +597,7 @@ class Problem:
             fresh = self.feature.deviations(sigma, LEAST_RATIO_NOISES)
         else:
             fresh = self.feature.controlled_deviations(sigma, LEAST_RATIO_NOISES, control)
-        return scales, sample_until(self.feature, sigma, fresh, self.effort, control=control)
+        return scales, more(sigma, fresh, wanted=SCALE_STDERR)
 
     def coarseness(self, scales: Tensor) -> Tensor:
         """Factor by which the budget must grow until rounding causes less than half of the deviation, (S,).
@@ -649,6 +653,15 @@ class Problem:
     def denoised(self, first: Tensor, second: Tensor) -> Tensor:
         """Denoised mean of two independent maps (S, n), per group, (S, groups)."""
         return (self.tie.sum(wiener(first, second, self.shape)) / self.tie.size).clamp(-2.0, 2.0)
+
+
+def _promised(recent: Sequence[Tensor]) -> float:
+    """Gain in nats that recent passes promise, on average over the samples, plus its standard error.
+
+    Each pass has the gains and their errors, (2, S).
+    """
+    gains, errors = torch.stack(list(recent)).unbind(1)
+    return float(gains.mean() + errors.square().sum().sqrt() / errors.numel())
 
 
 def _overshot(relative: Tensor, step: Tensor) -> Tensor:
