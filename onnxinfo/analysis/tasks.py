@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from ..archive.unfinished import PART, Unfinished
-from ..metrics.linearization import Linearization, linearize
+from ..metrics.linearization import Division, Linearization, linearize
 from .blocks import Measure, SampleBatch
 from .job import Job
 from .keeping import journal_of
@@ -102,8 +102,7 @@ class Linearize:
                 probes,
                 stderr=self.stderr,
                 counted=counted,
-                batch=job.batch_size,
-                journal=job.journal,
+                division=Division(job.batch_size, job.journal),
             )
             parts.append(Part(samples, [linearization.to(_CPU) for linearization in found]))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -59,6 +59,22 @@ class Linearization:
         return Linearization(*tensors, self.probes)
 
 
+@dataclass(frozen=True)
+class Division:
+    """How work is divided and recorded.
+
+    Attributes
+    ----------
+    batch
+        Maximum number of inputs evaluated at once.
+    journal
+        Records the sums over the products.
+    """
+
+    batch: int = TOGETHER
+    journal: Journal = field(default_factory=Journal)
+
+
 def linearize(
     network: Network,
     x: Tensor,
@@ -68,8 +84,7 @@ def linearize(
     *,
     stderr: float = NORMALIZER_STDERR,
     counted: Tensor | None = None,
-    batch: int = TOGETHER,
-    journal: Journal | None = None,
+    division: Division | None = None,
 ) -> list[Linearization]:
     """Column norms ``||J_i||^2`` and ``D = ||J||_F^2`` of every layer at the samples.
 
@@ -96,22 +111,20 @@ def linearize(
         Target for the relative standard error of each sample's D.
     counted
         Counted units, (S, n) bool; None: all. The others have norm zero and do not contribute to D.
-    batch
-        Maximum number of inputs evaluated at once.
-    journal
-        Records the sums over the products.
+    division
+        How the work is divided and recorded.
     """
-    journal = Journal() if journal is None else journal
+    division = Division() if division is None else division
     if counted is not None:
         unit = unit * counted.reshape(x.shape)
     unit = unit.expand_as(x)
     seed = int(torch.randint(2**62, (), generator=probes, device=x.device))
     # Tangents take twice the memory of other products.
-    size = max(1, batch // 2)
+    size = max(1, division.batch // 2)
     parts = _Parts(len(network.axes))
-    for step in journal.steps(len(x), size, parts, Streams([probes])):
+    for step in division.journal.steps(len(x), size, parts, Streams([probes])):
         part = slice(step.start, step.stop)
-        point = _Point(network, x[part], unit[part], rows[part], batch, seed + part.start, journal)
+        point = _Point(network, x[part], unit[part], rows[part], seed + part.start, division)
         parts.found.append(_linearized(point, stderr))
     return [_joined(layer) for layer in zip(*parts.found, strict=True)]
 
@@ -223,19 +236,17 @@ class _Point:
 
     Parameters
     ----------
-    network, x, unit, rows, batch, journal
+    network, x, unit, rows, division
         As for :func:`linearize`; unit has the shape of x.
     seed
         Seed of the probes.
     """
 
-    def __init__(
-        self, network: Network, x: Tensor, unit: Tensor, rows: Tensor, batch: int, seed: int, journal: Journal
-    ) -> None:
+    def __init__(self, network: Network, x: Tensor, unit: Tensor, rows: Tensor, seed: int, division: Division) -> None:
         self.network, self.x, self.unit, self.rows = network, x, unit, rows
-        self.batch, self.seed, self.journal = batch, seed, journal
+        self.seed, self.batch, self.journal = seed, division.batch, division.journal
         # Copies of the samples get different probes. If there are few units, all products are cheap.
-        self.copies = 1 if x[0].numel() <= EXACT_UNITS else max(1, min(LEAST_PROBES, batch // len(x)))
+        self.copies = 1 if x[0].numel() <= EXACT_UNITS else max(1, min(LEAST_PROBES, self.batch // len(x)))
         self.leaf = x.detach().repeat(self.copies, *([1] * (x.dim() - 1))).requires_grad_(True)
 
     @cached_property
