@@ -29,8 +29,9 @@ def folded(decoder: Decoder) -> Decoder:
     return found.to(memory_format=channels_last) if len(found.plan.sides) == 2 else found
 
 
-def _merged(layer: nn.Module, norm: nn.Module) -> nn.Module:
+def _merged(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> nn.Module:
     """Layer with the batch norm after it folded into its weights."""
     if isinstance(layer, nn.Linear):
         return fuse_linear_bn_eval(layer, norm)
+    assert isinstance(layer, nn.modules.conv._ConvNd)
     return fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, _TRANSPOSED))

@@ -123,6 +123,34 @@ class Reconstruction:
         mean = sums.sum(0) / total
         return Moments(sums / counts[:, None, None], fourth / total - mean.square(), torch.cat(deviations))
 
+    def gain_norms(self, sigma: Tensor, draws: int, weights: Tensor) -> Tensor:
+        """``sum_i w_i^2 E (dxhat_i / dx_j)^2``, by one vector-Jacobian product with random signs per noise sample.
+
+        Parameters
+        ----------
+        sigma
+            Noise scales, (S, n), standardized.
+        draws
+            Number of noise samples.
+        weights
+            Weights w, (S, n).
+
+        Returns
+        -------
+        Tensor
+            (S, n).
+        """
+        probe, total = self.feature, torch.zeros_like(sigma)
+        for count in probe.batches(draws):
+            _, x = probe.perturb(sigma, count)
+            x.requires_grad_(True)
+            error = self._error(probe.evaluate(x))
+            signs = 2 * torch.randint(2, error.shape, generator=probe.probes, device=error.device) - 1
+            (product,) = torch.autograd.grad(error, x, weights.repeat(count, 1) * signs)
+            probe.n_vjps += count
+            total += (product * probe.unit).reshape(count, *sigma.shape).square().sum(0)
+        return total / draws
+
     def gradients(self, sigma: Tensor, draws: int, weights: Tensor) -> tuple[Halves, Halves, Tensor]:
         """``sigma_j d/dsigma_j`` of the deviation L and of ``0.5 sum_i w_i E(mu_i - xhat_i)^2``, and L.
 

@@ -13,7 +13,7 @@ from .noise import waterfill
 from .ru import RuSolution
 from .sid import Problem, Solution, solve_by
 
-LEARNING_RATE = 0.05
+LEARNING_RATE, DECAYS = 0.05, (0.9, 0.999)
 
 
 def solve_by_gradient(problem: Problem, *, steps: int = 800, draws: int = 8) -> Solution:
@@ -61,7 +61,7 @@ def solve_ru_by_gradient(problem: ru.Problem, *, steps: int = 800, draws: int = 
         Number of optimization steps, and of noise samples per step.
     """
     even = problem.allocated(_uniform(problem.start, problem.counted))
-    scales = problem.ascend(even, steps=steps, draws=draws, rate=LEARNING_RATE)
+    scales = problem.ascend(even, steps=steps, draws=draws, rate=LEARNING_RATE, decays=DECAYS)
     return problem.measured(problem.enforce_constraint(scales), steps)
 
 

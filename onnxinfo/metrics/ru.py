@@ -37,6 +37,8 @@ from .sid import MANY_UNITS
 
 #: Steps of the ascent, noise samples per step (more if there are few units), and initial change of log sigma per step.
 STEPS, STEP_NOISES, RATE = 100, 4, 0.2
+#: Adam's decay of the mean gradient and of its square.
+DECAYS = (0.9, 0.999)
 #: Fraction of the constraint's excess, and of the multiplier's error, that the first step corrects.
 FOLLOWED = 0.25
 #: Maximum distance of the log multiplier from that of a layer whose errors are all noise.
@@ -48,11 +50,14 @@ SCALE_NOISES, VALUE_NOISES, GRADIENT_NOISES = 32, 64, 16
 CALIBRATION = 10.0
 #: Factor on the gain from reactivating units that the ascent switched off; and lower limit of the bound, in nats, since
 #: units that are nearly switched off contribute some thousandths that no gradient shows.
-WAKING, LEAST_GAP = 3.0, 0.005
+WAKING, LEAST_GAP = 3.0, 0.0075
+#: Noise samples for the gains of units that may be off; lower limit of a unit's squared column norm there, relative to
+#: the mean.
+WAKING_NOISES, LEAST_NORM = 8, 1e-6
 #: Minimum and maximum number of passes of the certificate.
 LEAST_PASSES, MOST_PASSES = 3, 6
 #: Excess of the constraint, beyond twice its standard error, that triggers a correction; maximum number of corrections.
-KNOWN_OFF, ADJUSTMENTS = 0.01, 2
+KNOWN_OFF, ADJUSTMENTS = 0.03, 2
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,9 @@ class Problem:
         """The closed form of SID, (S, groups)."""
         return waterfill(column_norms * self.counted, self.target, self.tie, self.cap)
 
-    def ascend(self, scales: Tensor, *, steps: int, draws: int, rate: float) -> Tensor:
+    def ascend(
+        self, scales: Tensor, *, steps: int, draws: int, rate: float, decays: tuple[float, float] = DECAYS
+    ) -> Tensor:
         """Follow the stochastic gradient of the paper's loss (Eq. 11) in ``log sigma``.
 
         ``Loss = E||h(x + sigma*delta) - f||^2 / (alpha D) - (lambda / 2) sum_i log E(mu_i - xhat_i)^2``. In each step,
@@ -169,10 +176,12 @@ class Problem:
             Number of steps, and of fresh noise samples per step.
         rate
             Adam's initial learning rate; it falls to zero as a cosine.
+        decays
+            Adam's decay rates of the mean gradient and of its square.
         """
         most = math.log(self.cap)
         logs = scales.log().clamp(max=most).requires_grad_(True)
-        optimizer = torch.optim.Adam([logs], lr=rate)
+        optimizer = torch.optim.Adam([logs], lr=rate, betas=decays)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         linear = (2 / self.units.to(self.target)).log()
         multiplier = linear.clone()
@@ -208,9 +217,9 @@ class Problem:
 
     def measured(self, scales: Tensor, iterations: int) -> RuSolution:
         """Values and certificate from fresh noise, with the scales at the met constraint."""
-        free, sigma = self.free(scales), self.sigma(scales)
-        moments, woken = self.moments(sigma, self.woken(scales))
-        slopes, shortfall, error = self.slopes(sigma, free, moments.power)
+        free = self.free(scales)
+        moments, woken = self.moments(scales)
+        slopes, shortfall, error = self.slopes(self.sigma(scales), free, moments.power)
         exponent = slopes.exponent(free)
         found = torch.cat([moments.deviations, slopes.deviations])
         near, deviations = self.adjusted(scales, found, exponent)
@@ -244,18 +253,40 @@ class Problem:
             iterations=iterations,
         )
 
-    def woken(self, scales: Tensor) -> Tensor:
-        """Noise scales (S, n) whose power is half these scales' and half the closed form's, where no unit is off."""
-        even = self.allocated(self.start.column_norms)
-        return self.sigma(((scales.square() + even.square()) / 2).sqrt())
-
-    def moments(self, sigma: Tensor, other: Tensor) -> tuple[Moments, Moments]:
-        """Moments of two noise scales (S, n) with the same fresh noise."""
+    def moments(self, scales: Tensor) -> tuple[Moments, Moments]:
+        """Moments of these scales and of :meth:`woken`, with the same fresh noise."""
         noise = self.reconstruction.feature.noise
         state = noise.get_state()
-        found = self.reconstruction.moments(sigma, self.effort * VALUE_NOISES)
+        found = self.reconstruction.moments(self.sigma(scales), self.effort * VALUE_NOISES)
+        woken = self.sigma(self.woken(scales, found.power))
         noise.set_state(state)
-        return found, self.reconstruction.moments(other, self.effort * VALUE_NOISES)
+        return found, self.reconstruction.moments(woken, self.effort * VALUE_NOISES)
+
+    def woken(self, scales: Tensor, power: Tensor) -> Tensor:
+        """Scales whose power is half these scales' and half an allocation in which no unit with an effect is off.
+
+        The allocation is SID's closed form, in which all units spend equally, weighted by what each unit would gain for
+        its share of the budget: a unit that was wrongly switched off gains much more than the others.
+
+        Parameters
+        ----------
+        scales
+            Scales per group, (S, groups).
+        power
+            Squared errors at these scales, (S, n).
+        """
+        norms = self.tie.sum(self.start.column_norms * self.counted)
+        gains = self.reconstruction.gain_norms(
+            self.sigma(scales), self.effort * WAKING_NOISES, (self.counted / power).sqrt()
+        )
+        worth = self.tie.sum(gains * self.counted) / torch.maximum(norms, LEAST_NORM * norms.mean(1, keepdim=True))
+        even = self.allocated(self.start.column_norms).clamp(max=self.cap)
+        spent = even.square() * norms
+        tiny = torch.finfo(worth.dtype).tiny
+        # Both halves spend equally, also if the constraint is not met yet.
+        budget = (self.tie.sum(self.sigma(scales).square() * self.start.column_norms)).sum(1, keepdim=True)
+        factor = budget / (spent * worth).sum(1, keepdim=True).clamp(min=tiny)
+        return ((scales.square() + even.square() * worth * factor) / 2).sqrt()
 
     def slopes(self, sigma: Tensor, free: Tensor, power: Tensor) -> tuple[Slopes, Tensor, Tensor]:
         """Measure gradients with fresh noise until the gap is precise enough.

@@ -121,7 +121,8 @@ def test_what_is_known_of_the_units_that_count_is_as_if_they_were_alone(monkeypa
         return masked, solved(encoder[:, counted], decoder[counted], samples=64)[0]
 
     masked, alone = both()
-    assert float(masked.stderr.mean()) == pytest.approx(float(alone.stderr.mean()), rel=0.03)
+    # The error of a mean of 64 errors, each from four parts, is five percent; counting all units would add 50.
+    assert float(masked.stderr.mean()) == pytest.approx(float(alone.stderr.mean()), rel=0.1)
     monkeypatch.setattr(ru, "STEPS", 3)
     masked, alone = both()
     assert float(masked.certificate.gap.mean()) == pytest.approx(float(alone.certificate.gap.mean()), rel=0.1)
@@ -162,6 +163,28 @@ def test_the_gap_covers_what_is_missing(monkeypatch, steps, rate, found):
     else:
         assert (missing > 0.05).mean() > 0.5
         assert not converged[missing > 0.1].any()
+
+
+def test_a_unit_that_is_wrongly_off_leaves_its_cell_unproven():
+    """It is stationary in log sigma; each sample lacks the unit with the largest share of the budget."""
+    missing, converged = [], []
+    for seed in range(3):
+        encoder, decoder = linear_case(seed=seed)
+
+        def without_a_unit(problem):
+            scales = problem.ascend(
+                problem.allocated(problem.start.column_norms), steps=60, draws=16, rate=0.2, decays=(0.8, 0.99)
+            )
+            largest = (problem.sigma(scales).square() * problem.start.column_norms).argmax(1)
+            scales[torch.arange(24), largest] *= 1e-4
+            return problem.measured(problem.enforce_constraint(scales), 60)
+
+        solution, start = solved(encoder, decoder, samples=24, solver=without_a_unit)
+        missing.append(shortfall(solution.sigma, encoder, decoder, start))
+        converged.append(solution.certificate.converged.numpy())
+    missing, converged = np.concatenate(missing), np.concatenate(converged)
+    assert (missing > 0.1).sum() > 10
+    assert not converged[missing > 0.1].any()
 
 
 def test_a_decoder_that_inverts_recovers_as_well_as_is_computed():
