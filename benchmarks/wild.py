@@ -137,7 +137,7 @@ def download(package: str, folder: Path) -> None:
                     opened.extractall(target, filter="data")
 
 
-def trial(position: int, folder: Path, archive: Path, seconds: int) -> None:
+def trial(key: tuple[str, str], folder: Path, archive: Path, seconds: int) -> None:
     """Take a model through all stages, in this process; a file beside the archive has the record after each."""
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     import torch
@@ -154,7 +154,7 @@ def trial(position: int, folder: Path, archive: Path, seconds: int) -> None:
         began = time.process_time()
 
     try:
-        _stages(MODELS[position], folder, archive, passed)
+        _stages(next(wild for wild in MODELS if (wild.package, wild.name) == key), folder, archive, passed)
     except Exception as error:
         passed(record.get("stage", "load"), reason=f"{type(error).__name__}: {error}")
 
@@ -214,7 +214,7 @@ def isolated(wild: Wild, folder: Path, seconds: int) -> dict[str, Any]:
     context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as temporary:
         archive = Path(temporary) / "result.h5"
-        process = context.Process(target=trial, args=(MODELS.index(wild), folder, archive, seconds))
+        process = context.Process(target=trial, args=((wild.package, wild.name), folder, archive, seconds))
         process.start()
         process.join()
         noted = archive.with_suffix(".json")
