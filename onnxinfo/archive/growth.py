@@ -85,11 +85,12 @@ def grown(existing: Run, wanted: RunSchema, compression: str, *, retry: bool = F
     """
     stored = schema_of(existing)
     samples = _places(stored.sample_names, wanted.sample_names)
-    if samples is None:
-        return _other_samples(stored, wanted)
-    is_wider = len(wanted.sample_names) > len(stored.sample_names)
+    is_wider = samples is None or len(wanted.sample_names) > len(stored.sample_names)
     names = {metric.name for metric in stored.metrics}, {metric.name for metric in wanted.metrics}
     difference = _recipe_difference(stored.recipe, wanted.recipe, names, is_wider=is_wider)
+    if samples is None:
+        # Names of samples differ under another setting, too.
+        return difference or _other_samples(stored, wanted)
     difference = difference or _facet_difference(stored, wanted, samples, existing.compression, compression)
     if difference is None and is_wider:
         difference = _content_difference(stored, wanted, samples)

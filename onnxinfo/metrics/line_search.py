@@ -168,7 +168,7 @@ class LineSearch:
 
     def _evaluated(self, x: Tensor) -> Tensor:
         self.evaluations += len(x)
-        parts = [self._feature.deviations_at(some) for some in x.split(self._feature.batch_size)]
+        parts = [self._feature.deviations_at(some) for some in torch.split(x, self._feature.batch_size)]
         return torch.cat(parts).double()
 
     def _move(self, state: _State, unit: int, *, local: bool) -> None:

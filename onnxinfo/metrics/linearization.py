@@ -140,9 +140,12 @@ def _linearized(point: _Point, stderr: float) -> list[Linearization]:
 
 def _joined(parts: Sequence[Linearization]) -> Linearization:
     """Linearization of one layer at all samples from those of some of them each."""
-    names = ("column_norms", "normalizer", "normalizer_stderr")
-    tensors = (torch.cat([getattr(part, name) for part in parts]) for name in names)
-    return Linearization(*tensors, max(part.probes for part in parts))
+    return Linearization(
+        torch.cat([part.column_norms for part in parts]),
+        torch.cat([part.normalizer for part in parts]),
+        torch.cat([part.normalizer_stderr for part in parts]),
+        max(part.probes for part in parts),
+    )
 
 
 @dataclass
@@ -227,7 +230,10 @@ class _Parts:
 
     def set(self, kept: Sequence[Tensor]) -> None:
         """Restore the results."""
-        layers = [Linearization(*kept[at : at + 3], int(kept[at + 3])) for at in range(0, len(kept), 4)]
+        layers = [
+            Linearization(norms, sums, stderr, int(probes))
+            for norms, sums, stderr, probes in zip(kept[::4], kept[1::4], kept[2::4], kept[3::4], strict=True)
+        ]
         self.found = [layers[at : at + self._layers] for at in range(0, len(layers), self._layers)]
 
 

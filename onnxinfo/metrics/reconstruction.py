@@ -141,7 +141,7 @@ class Reconstruction:
             (S, n).
         """
         probe, total = self.feature, torch.zeros_like(sigma)
-        for count in probe.batches(draws):
+        for count in probe.batches(draws, sigma, [total]):
             _, x = probe.perturb(sigma, count)
             x.requires_grad_(True)
             error = self._error(probe.evaluate(x))

@@ -63,7 +63,7 @@ class Responses:
             found = iter(torch.autograd.grad(product, open_, v.flatten(0, 1), retain_graph=True, allow_unused=True))
         moved = [next(found) if zero.requires_grad else None for zero in self._zeros]
         return [
-            (torch.zeros_like(zero) if each is None else each).unflatten(0, (self.copies, -1))
+            (torch.zeros_like(zero) if each is None else each).reshape(self.copies, -1, *zero.shape[1:])
             for zero, each in zip(self._zeros, moved, strict=True)
         ]
 
@@ -76,7 +76,7 @@ class _WithoutWeights(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._turned: dict[int, Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -120,7 +120,7 @@ def test_gradients_without_a_derivative(monkeypatch, x):
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_memory_for_few_inputs(network, x, batch):
-    demand_exact(linearized(network, x, batch=batch), x)
+    demand_exact(linearized(network, x, division=linearization.Division(batch)), x)
 
 
 class Convolutions(torch.nn.Module):
