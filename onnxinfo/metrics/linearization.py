@@ -267,7 +267,7 @@ class _Point:
     def products(self, layer: int, u: Tensor) -> Tensor:
         """``J^T u`` for cotangents (copies, S, m), standardized, (copies, S, n)."""
         product = _product(self.features[layer], self.leaf, u.flatten(0, 1))
-        return (product.reshape(self.copies, *self.unit.shape) * self.unit).flatten(2)
+        return (product.reshape(self.copies, *self.unit.shape) * self.unit).reshape(self.copies, len(self.x), -1)
 
     def exact(self, layer: int) -> Linearization | None:
         """Exact norms of a layer with a small Jacobian; None for the others."""

@@ -175,13 +175,13 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     if config.sid.solver == "forward":
         check_gradients(chosen)
     ENGINES.get(config.execution.engine)
+    _claim(chosen, config, output)
     target = device_of(config.execution.device)
     loaded = open_model(model, config.input, inputs)
     present = begun(output, config.out.run or loaded.name, overwrite=config.out.overwrite)
     chosen = (*dict.fromkeys((*present.metrics, *chosen)),)
     config = replace(config, selection=replace(config.selection, metrics=chosen))
-    for metric in needed(chosen):
-        METRICS.get(metric).claim(config, Path(output))
+    _claim(present.metrics, config, output)
     job, mask = _open_job(loaded, inputs, config, target, present.layers)
     job.config, job.source, job.output = config, inputs, Path(output)
     measures = make_measures(chosen, job)
@@ -219,6 +219,12 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
         # Before the run is marked complete, because no later call looks for it then.
         worker.unfinished.remove()
     return _proven(Result(Path(output), name), out.min_converged)
+
+
+def _claim(metrics: Sequence[str], config: Config, output: str | os.PathLike[str]) -> None:
+    """Refuse files beside the archive that cannot be written."""
+    for metric in needed(metrics):
+        METRICS.get(metric).claim(config, Path(output))
 
 
 def _proven(result: Result, least: float | None) -> Result:

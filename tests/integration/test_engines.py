@@ -73,7 +73,7 @@ def test_what_tokens_are_embedded_to_is_computed_by_the_workers(tmp_path):
 @pytest.mark.usefixtures("quick_workers")
 def test_a_killed_process_ends_in_one_line_and_the_run_goes_on(tmp_path, alone):
     def kill(progress):
-        if progress.layer:
+        if progress.layer and not progress.provisional:
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
     with pytest.raises(onnxinfo.ResourceError, match="a worker process died"):
@@ -88,7 +88,7 @@ def test_a_killed_process_ends_in_one_line_and_the_run_goes_on(tmp_path, alone):
 @pytest.mark.usefixtures("quick_workers")
 def test_ctrl_c_ends_the_processes(tmp_path):
     def interrupt(progress):
-        if progress.layer:
+        if progress.layer and not progress.provisional:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -150,7 +150,7 @@ def test_a_cluster_of_two_nodes_survives_the_loss_of_a_worker(tmp_path, alone, c
     killed = []
 
     def kill(progress):
-        if progress.layer and not killed:
+        if progress.layer and not progress.provisional and not killed:
             killed.append(_busy())
             os.kill(killed[0], signal.SIGKILL)
 

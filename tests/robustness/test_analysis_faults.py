@@ -310,7 +310,7 @@ def test_another_analysis_under_the_same_name_is_refused(tmp_path, interrupted, 
 
 
 def _interrupt(progress):
-    if progress.layer:
+    if progress.layer and not progress.provisional:
         raise KeyboardInterrupt
 
 

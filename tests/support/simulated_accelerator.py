@@ -238,14 +238,17 @@ def _made_on_cpu(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def analyses_on_it() -> Iterator[Accelerator]:
     """Let analyses run on the simulated device, with the random streams and the batch sizes of the CPU."""
     from onnxinfo.analysis import job
-    from onnxinfo.metrics import budget, decoder_training
+    from onnxinfo.metrics import budget, decoder_training, linearization
     from onnxinfo.workflows import analyze, decoders
 
     together, generator = budget._together, job.generator
     on_cpu = torch.device("cpu")
     replaced: list[tuple[Any, str, Callable[..., Any]]] = [
         *((workflow, "device_of", lambda name: DEVICE) for workflow in (analyze, decoders)),
-        *((module, "generator", lambda _, *key: generator(on_cpu, *key)) for module in (job, decoder_training)),
+        *(
+            (module, "generator", lambda _, *key: generator(on_cpu, *key))
+            for module in (job, decoder_training, linearization)
+        ),
         (budget, "_together", lambda per_input, most, _: together(per_input, most, on_cpu)),
     ]
     with contextlib.ExitStack() as patches:
