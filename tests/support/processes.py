@@ -100,6 +100,8 @@ def _command(
 
     for number, name in enumerate(("in", "out", "err")):
         os.dup2(os.open(streams[name], os.O_RDWR | os.O_CREAT), number)
+    # The server's streams remember that they were files, in which one may seek.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
     ready.set()
     torch.set_num_threads(1)
     # Background tests may be started with the signal ignored, which is inherited.
