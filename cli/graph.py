@@ -53,18 +53,21 @@ def layers(
       onnxinfo layers model.onnx --layers 'op:Conv*' --exclude 0-4 --format json
     """
     from onnxinfo import load, perturbed_tensors
+    from onnxinfo.graph.collection import paused_collection
     from onnxinfo.graph.layers import choose_layers
 
     target = claim_table(output, format, [model], force)
-    loaded = opened(load(read_source(model)), **changes)
-    sources = perturbed_tensors(loaded, input_tensor)
-    _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
-    if not quiet():
-        click.echo(_perturbed(loaded, input_tensor), err=True)
-        for line in _inside(loaded, input_tensor):
-            click.echo(line, err=True)
-    unreached = _unreached(loaded, input_tensor, chosen)
-    print_rows([_row(layer, format, layer.name not in unreached) for layer in chosen], COLUMNS, format, target)
+    with paused_collection():
+        loaded = opened(load(read_source(model)), **changes)
+        sources = perturbed_tensors(loaded, input_tensor)
+        _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
+        if not quiet():
+            click.echo(_perturbed(loaded, input_tensor), err=True)
+            for line in _inside(loaded, input_tensor):
+                click.echo(line, err=True)
+        unreached = _unreached(loaded, input_tensor, chosen)
+        rows = [_row(layer, format, layer.name not in unreached) for layer in chosen]
+    print_rows(rows, COLUMNS, format, target)
 
 
 @click.command(no_args_is_help=True)
@@ -96,12 +99,15 @@ def expose(
     """
     from onnxinfo import expose as expose_tensors
     from onnxinfo import perturbed_tensors
+    from onnxinfo.graph.collection import paused_collection
     from onnxinfo.graph.layers import choose_layers
 
-    loaded = opened(load_for(model, output, force), **changes)
-    sources = perturbed_tensors(loaded, input_tensor)
-    _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
-    _write(expose_tensors(loaded, [layer.name for layer in chosen]), output, force)
+    with paused_collection():
+        loaded = opened(load_for(model, output, force), **changes)
+        sources = perturbed_tensors(loaded, input_tensor)
+        _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
+        exposed = expose_tensors(loaded, [layer.name for layer in chosen])
+    _write(exposed, output, force)
 
 
 @click.command(no_args_is_help=True)

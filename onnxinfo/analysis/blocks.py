@@ -130,7 +130,7 @@ class SampleBatch:
     ) -> None:
         self.job, self.layer, self.indices = job, layer, indices
         self.x, self.rows = job.inputs(indices)
-        self._linearization = None if linearization is None else linearization.to(self.x.device)
+        self._linearization = None if linearization is None else linearization.to(self.x.device).at_least(self.x.dtype)
         self._normalizer, self._measures = normalizer, measures
         self._cells: dict[str, Cells] = {}
         #: Factor on the passes over the cells.

@@ -490,7 +490,8 @@ class Run:
     def _read_field(self, metric: str, name: str) -> Field:
         found = self._cells(f"{metric}_{name}", ["<f8", "<i8", "|u1"])
         units, long_name = (str(guard.attribute(found, key) or "") for key in ("units", "long_name"))
-        return Field(name, found.dtype.str, units, long_name)
+        flags = str(guard.attribute(found, "flag_meanings") or "")
+        return Field(name, found.dtype.str, units, long_name, tuple(self._names(flags)))
 
 
 class Archive(Mapping[str, Run]):

@@ -7,6 +7,8 @@ what it held is computed again.
 from __future__ import annotations
 
 import contextlib
+import glob
+import hashlib
 import json
 import logging
 import math
@@ -48,7 +50,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Folder of one run; it is created when something is saved.
+    """Folder of one run under its present settings; it is created when something is saved.
 
     Attributes
     ----------
@@ -62,9 +64,10 @@ class Unfinished:
     digest: str
 
     @classmethod
-    def beside(cls, archive: Path, digest: str) -> Unfinished:
-        """Folder beside an archive, whose path is resolved."""
-        return cls(archive.with_name(f".{archive.name}.{digest[:16]}.unfinished"), digest)
+    def beside(cls, archive: Path, run: str, digest: str) -> Unfinished:
+        """Folder beside an archive, whose path is resolved, for the run of that name."""
+        short = hashlib.sha256(run.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        return cls(archive.with_name(f".{archive.name}.{short}-{digest[:16]}.unfinished"), digest)
 
     def items(self, name: str) -> Iterator[Item]:
         """Yield what was saved under a name, in order."""
@@ -99,12 +102,16 @@ class Unfinished:
                 path.unlink()
 
     def remove(self) -> None:
-        """Delete the folder; other files in it stay."""
-        with contextlib.suppress(OSError):
-            for path in self.folder.iterdir():
-                if _NUMBER.fullmatch(path.suffix[1:]) or path.suffix == ".part":
-                    path.unlink()
-            self.folder.rmdir()
+        """Delete the folder, and those of the same run under other digests; other files in them stay.
+
+        The caller holds the archive's lock, so no other process uses these folders. Those of other runs stay, because
+        the other runs may be continued.
+        """
+        _delete(self.folder)
+        run = self.folder.name.rpartition("-")[0]
+        for folder in self.folder.parent.glob(f"{glob.escape(run)}-{'[0-9a-f]' * 16}.unfinished"):
+            if not folder.is_symlink():
+                _delete(folder)
 
     def _files(self, name: str, *, with_parts: bool = False) -> list[Path]:
         try:
@@ -120,6 +127,15 @@ class Unfinished:
         except (OSError, ValueError, KeyError, TypeError, RecursionError, MemoryError):
             logger.warning("%s is damaged or of another analysis: what it held is computed again", quoted(path))
             return []
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder of unfinished work; other files in it stay, and then the folder does, too."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if _NUMBER.fullmatch(path.suffix[1:]) or path.suffix == ".part":
+                path.unlink()
+        folder.rmdir()
 
 
 def _encoded(items: Sequence[Item], digest: str) -> Iterator[bytes]:

@@ -254,10 +254,10 @@ class _Walk:
 def _told(node: onnx.NodeProto, axes: Sequence[int], how: str) -> Iterator[tuple[int, str]]:
     """The channel axis according to a node's convention."""
     rank = len(axes)
-    attributes = _attributes(node)
     if node.op_type in _SECOND and rank > 1:
         yield axes[1], f"{_described(node)} {how}"
     elif node.op_type in _LAST and rank > 1:
+        attributes = _attributes(node)
         # A normalization over several axes does not distinguish them; a Gemm may transpose.
         several = "Normalization" in node.op_type and attributes.get("axis", -1) not in (-1, rank - 1)
         transposed = how == "takes it" and attributes.get("transA", 0) != 0

@@ -24,6 +24,7 @@ from ..replacing import is_stream, replacing
 from ..text import printable, quoted
 from . import protos
 from .branches import inline_decided_branches
+from .collection import paused_collection
 from .dataflow import Dataflow
 from .external_data import read_external_data
 from .functions import check_functions
@@ -123,6 +124,11 @@ def load(source: ModelSource) -> Model:
     """
     if isinstance(source, Model):
         return source
+    with paused_collection():
+        return _load(source)
+
+
+def _load(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Model:
     if isinstance(source, onnx.ModelProto):
         return _from_proto(source)
     if isinstance(source, bytes):

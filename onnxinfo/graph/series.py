@@ -44,9 +44,14 @@ def is_series(flow: Dataflow, name: str, size: int | str | None) -> bool:
 def _is_windowed(flow: Dataflow, name: str) -> bool:
     """Whether every path from a value leads to a window that slides over one axis."""
     pending, seen, windowed = [name], {name}, False
+    # What a node tells does not depend on the operand through which it is reached.
+    visited: set[int] = set()
     while pending:
         value = pending.pop()
         for position in flow.consumers.get(value, ()):
+            if position in visited:
+                continue
+            visited.add(position)
             node = flow.nodes[position]
             if node.op_type in _SPECTRAL or _slides(flow, node):
                 windowed = True

@@ -53,6 +53,12 @@ class Linearization:
         tensors = self.column_norms.to(device), self.normalizer.to(device), self.normalizer_stderr.to(device)
         return Linearization(*tensors, self.probes)
 
+    def at_least(self, dtype: torch.dtype) -> Linearization:
+        """Copy that is at least as precise as a type: products with a network's tensors need one type."""
+        wide = torch.promote_types(self.normalizer.dtype, dtype)
+        tensors = self.column_norms.to(wide), self.normalizer.to(wide), self.normalizer_stderr.to(wide)
+        return Linearization(*tensors, self.probes)
+
     def at(self, rows: slice | Tensor) -> Linearization:
         """Subset of the samples."""
         tensors = self.column_norms[rows], self.normalizer[rows], self.normalizer_stderr[rows]
@@ -117,7 +123,8 @@ def linearize(
     division = Division() if division is None else division
     if counted is not None:
         unit = unit * counted.reshape(x.shape)
-    unit = unit.expand_as(x)
+    # As precise as the network: what is computed from the norms meets its features.
+    unit = unit.to(x.dtype).expand_as(x)
     seed = int(torch.randint(2**62, (), generator=probes, device=x.device))
     # Tangents take twice the memory of other products.
     size = max(1, division.batch // 2)

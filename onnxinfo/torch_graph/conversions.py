@@ -81,12 +81,13 @@ class _Report(Scope):
 
     def _likeness(self, node: Node) -> tuple[Any, ...] | None:
         """Everything about a node that its conversion depends on, except names; None if it has constants or bodies."""
-        if any(name in self.initializers for name in node.inputs) or any(protos.bodies(node.proto)):
+        attributes = node.proto.attribute
+        if any(name in self.initializers for name in node.inputs) or (attributes and any(protos.bodies(node.proto))):
             return None
         types = [self.element_type(name) if name else None for name in (*node.inputs, *node.outputs)]
         host = map(self.may_be_host, node.inputs)
-        attributes = [attribute.SerializeToString(deterministic=True) for attribute in node.proto.attribute]
-        return (node.domain, node.op_type, len(node.inputs), len(node.outputs), *types, *host, *sorted(attributes))
+        given = sorted(attribute.SerializeToString(deterministic=True) for attribute in attributes)
+        return (node.domain, node.op_type, len(node.inputs), len(node.outputs), *types, *host, *given)
 
     def subgraph(self, proto: onnx.GraphProto) -> tuple[fx.GraphModule, tuple[str, ...]]:
         """Convert the nodes of a body, without connecting them."""

@@ -71,6 +71,8 @@ def test_it_continues_within_a_cell_to_the_last_bit(tmp_path, monkeypatch, name)
     with monkeypatch.context() as patch:
         assert not analyze(tmp_path / "whole.h5", options, 1000, patch)
     monkeypatch.setattr("onnxinfo.metrics.journal.SAVE_SECONDS", 0)
+    # What an attempt with other settings left is removed, too.
+    Unfinished.beside(tmp_path / "cut.h5", "digits-cnn", "0" * 64).save("measuring-0", [])
     interruptions = 0
     while interruptions < 40:
         with monkeypatch.context() as patch:

@@ -57,9 +57,9 @@ GRAPHS: dict[str, Callable[..., onnx.ModelProto]] = {"chain": chain, "wide": wid
 def _case(case: str | None, folder: Path) -> str:
     file = folder / "large.onnx"
     onnx.save(chain(2) if case is None else GRAPHS[case](), file)
-    result = CliRunner().invoke(cli, ["-q", "layers", str(file), "--format", "csv"])
+    result = CliRunner().invoke(cli, ["layers", str(file), "--format", "csv"])
     assert result.exit_code == 0, result.output
-    return result.output.splitlines()[-1]
+    return result.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")

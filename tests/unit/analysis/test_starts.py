@@ -1,11 +1,15 @@
 """Linearizations stored between the two phases of an analysis, in memory and on disk."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from onnxinfo.analysis import linearization_store as module
+from onnxinfo.analysis.blocks import SampleBatch
 from onnxinfo.analysis.linearization_store import linearization_store
+from onnxinfo.config import SidConfig
 from onnxinfo.metrics.linearization import Linearization
 
 UNITS = 6
@@ -45,3 +49,15 @@ def test_what_was_never_put_is_unknown():
     with linearization_store(1, 2, UNITS) as kept:
         kept.put([0], [linearization([0], 0, 16)])
         assert np.isnan(kept.normalizers()).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(torch.float64, torch.float64), (torch.float32, torch.float32), (torch.float16, torch.float32)],
+)
+def test_a_stored_start_is_as_precise_as_the_samples(dtype, expected):
+    """In a float64 network, the solver multiplies tensors that come from it by tensors that come from the features."""
+    x = torch.zeros(2, UNITS, dtype=dtype)
+    job = SimpleNamespace(inputs=lambda indices: (x, torch.arange(2)), settings_of=lambda layer: SidConfig())
+    batch = SampleBatch(job, 0, [0, 1], linearization([0, 1], 0, 16), 1.0, {})
+    assert {batch.linearization.column_norms.dtype, batch.target.dtype, batch.target_stderr.dtype} == {expected}

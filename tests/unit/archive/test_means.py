@@ -141,6 +141,14 @@ def test_marks_are_described_in_the_file(archive):
     assert attributes["flag_meanings"].decode().split() == [mark.name for mark in MARKS.values()]
 
 
+def test_marks_are_described_in_a_copy(archive, tmp_path):
+    onnxinfo.merge([archive], tmp_path / "copy.h5")
+    with h5py.File(archive) as file, h5py.File(tmp_path / "copy.h5") as copy:
+        before, after = (dict(each["proven/sid_mark"].attrs) for each in (file, copy))
+    assert before["flag_meanings"] == after["flag_meanings"]
+    assert [*before["flag_values"]] == [*after["flag_values"]]
+
+
 @pytest.mark.parametrize("kept", [("gap",), ("mark",), ("gap", "gain", "exponent")])
 def test_metrics_may_keep_any_part_of_the_proof(kept, tmp_path):
     metric = replace(fakes.SID, fields=tuple(field for field in PROOF if field.name in kept))

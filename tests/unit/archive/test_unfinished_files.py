@@ -13,7 +13,7 @@ ITEMS = [
 
 @pytest.fixture
 def unfinished(tmp_path):
-    return Unfinished.beside(tmp_path / "a.h5", "ab" * 32)
+    return Unfinished.beside(tmp_path / "a.h5", "run", "ab" * 32)
 
 
 def same(one, other):
@@ -45,6 +45,29 @@ def test_only_own_files_are_removed(unfinished):
     (unfinished.folder / "notes.txt").unlink()
     unfinished.remove()
     assert not unfinished.folder.exists()
+
+
+def test_folders_of_the_same_run_are_removed_and_no_others(tmp_path, unfinished):
+    outdated = Unfinished.beside(tmp_path / "a.h5", "run", "cd" * 32)
+    others = [
+        Unfinished.beside(tmp_path / "a.h5", "other run", "cd" * 32),
+        Unfinished.beside(tmp_path / "b.h5", "run", "cd" * 32),
+        Unfinished.beside(tmp_path / "a.h5.h5", "run", "cd" * 32),
+    ]
+    for each in (unfinished, outdated, *others):
+        assert each.save("task", ITEMS)
+    unfinished.remove()
+    assert set(tmp_path.iterdir()) == {each.folder for each in others}
+    assert all(same([*each.items("task")], ITEMS) for each in others)
+
+
+def test_a_link_to_a_folder_is_not_followed(tmp_path, unfinished):
+    outdated = Unfinished.beside(tmp_path / "a.h5", "run", "cd" * 32)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "task.000000").touch()
+    outdated.folder.symlink_to(tmp_path / "elsewhere")
+    unfinished.remove()
+    assert (tmp_path / "elsewhere" / "task.000000").exists()
 
 
 def test_a_damaged_file_is_ignored(unfinished):

@@ -6,6 +6,7 @@ from graphs import constant, model, node, value, weight
 from onnx import TensorProto
 
 from onnxinfo import load
+from onnxinfo.graph import series
 from onnxinfo.graph.channels import declared_axes, input_layout
 from onnxinfo.metrics.input_provider import open_samples_of
 
@@ -76,3 +77,15 @@ def test_ids_are_no_series():
     ids = value("x", ("batch", "seq_len"), TensorProto.INT64)
     loaded = load(model(nodes, [ids], [value("y", None)], [weight("table", 5, 2)]))
     assert input_layout(loaded.flow, "x") == "auto"
+
+
+def test_a_node_with_many_operands_is_examined_once(monkeypatch):
+    examined = []
+    treats_alike = series._treats_alike
+    monkeypatch.setattr(series, "_treats_alike", lambda flow, n: examined.append(n.op_type) or treats_alike(flow, n))
+    names = [f"v{i}" for i in range(20)]
+    nodes = [*(node("Relu", "x", name) for name in names), node("Sum", " ".join(names), "y")]
+    loaded = load(model(nodes, [value("x", ("N", 32))], [value("y", ("N", 32))]))
+    assert not series.is_series(loaded.flow, "x", 32)
+    assert examined.count("Sum") == 1
+    assert examined.count("Relu") == 20
