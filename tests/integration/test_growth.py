@@ -45,7 +45,7 @@ def test_the_command_says_that_a_run_is_complete(tmp_path, layers):
     assert CliRunner().invoke(cli, line).exit_code == 0
     again = CliRunner().invoke(cli, line)
     assert again.exit_code == 0
-    assert "complete: run 'sklearn-wine-mlp' has everything already (1 layers, 2 samples)" in again.stdout
+    assert "complete: run 'sklearn-wine-mlp' has everything already (layers: 1; samples: 2)" in again.stdout
 
 
 def test_layers_and_metrics_are_added(tmp_path, layers, caplog):
