@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)]
 PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
-EXTRAS = ["report"]
+EXTRAS: list[str] = []
 # The constraints pin the runtime for machines with a GPU only; both are released together.
 RUNTIME = "onnxruntime"
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from ..archive.means import limited_by_rounding, sound_alpha
+from ..config import as_setting
 from ..errors import UsageError
 from ..text import printable
 from .run_values import RunValues
-from .wording import rounded_up
+from .wording import rounded_up, unproven_text
+
+logger = logging.getLogger(__name__)
 
 FLOAT, QUANTIZED = "float", "quantised"
+#: Settings that may differ: the quantity stays the same with other noise, another solver or another network.
+_FREE = frozenset({"model_sha256", "samples_sha256", "seed", "solver", "perturbed", "forward_layers"})
 _QUANTIZED_OPERATORS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 
 
@@ -52,6 +59,8 @@ def check_precision(runs: Sequence[RunValues]) -> None:
 def check_comparable(runs: Sequence[RunValues]) -> None:
     """Refuse to lay runs side by side that measure different quantities. Every view of several runs calls this.
 
+    Runs that differ in another setting, such as the preprocessing, are shown with a warning; see :func:`caution`.
+
     Parameters
     ----------
     runs
@@ -70,6 +79,53 @@ def check_comparable(runs: Sequence[RunValues]) -> None:
         first = [(a.name, b.name) for a, b in zip(one.layers[:1], two.layers[:1], strict=False)]
         for layer, other in shared or first:
             check_normalizer(one, layer, two, other)
+    if text := caution(runs):
+        logger.warning("%s; values may differ for this reason alone", text)
+
+
+def caution(runs: Sequence[RunValues]) -> str:
+    """Return in words which setting differs between runs that are shown together; empty if none does.
+
+    Parameters
+    ----------
+    runs
+        Runs of one metric.
+    """
+    for one, two in combinations(runs, 2):
+        if found := differing_setting(one.recipe, two.recipe, {one.metric.name}):
+            return f"caution, runs '{one.name}' and '{two.name}' are not comparable: {found}"
+    return ""
+
+
+def remark_on(runs: Sequence[RunValues]) -> str:
+    """Return what readers of a figure of some runs must know: the :func:`caution`, and how many cells are unproven."""
+    return "; ".join(part for part in (unproven_text(each.values for each in runs), caution(runs)) if part)
+
+
+def differing_setting(one: Mapping[str, Any], two: Mapping[str, Any], metrics: Collection[str]) -> str:
+    """Return the first setting that two recipes give different values, in words; empty if there is none.
+
+    Parameters
+    ----------
+    one, two
+        Recipes of two runs.
+    metrics
+        Metrics that are compared; settings of others may differ.
+    """
+    keys = {key for key in one.keys() & two.keys() if _metric_of(key) in (None, *metrics)} - _FREE
+    # Where normalizers differ, alphas differ because of that.
+    for key in sorted(keys, key=lambda each: (each != "normalizer", each)):
+        if one[key] != two[key]:
+            (name, first), (_, second) = (as_setting(key, each[key]) for each in (one, two))
+            return f"{name} is {printable(str(first))} in one and {printable(str(second))} in the other"
+    return ""
+
+
+def _metric_of(key: str) -> str | None:
+    """Return the metric that a recipe entry concerns; None if it concerns all."""
+    if "foreground" in key:
+        return "concentration"
+    return "ru" if key.startswith("ru_") else None
 
 
 def check_normalizer(one: RunValues, layer: str, two: RunValues, other: str) -> None:

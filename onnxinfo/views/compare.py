@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..archive.means import Cells, Pairs, layer_summary, pair_up, select_cells, unproven
-from ..config import as_setting
 from ..errors import UsageError
 from ..text import printable
-from .comparable import check_normalizer, check_precision
+from .comparable import check_normalizer, check_precision, differing_setting
 from .reading_runs import run_values
 from .run_values import RunValues
 from .selection import Paths, Selected, Selection
@@ -22,8 +21,6 @@ from .selection import Paths, Selected, Selection
 Match = Literal["layer", "depth"]
 Row = dict[str, Any]
 
-#: Settings that may differ: the quantity stays the same with other noise, another solver or another network.
-_FREE = frozenset({"model_sha256", "samples_sha256", "seed", "solver", "perturbed", "forward_layers"})
 COLUMNS = (
     *("metric", "layer", "depth", "run", "other", "value", "other_value"),
     *("difference", "low", "high", "n", "n_unproven", "n_missing", "paired"),
@@ -166,14 +163,8 @@ def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
             f"analyze both alike"
         )
     shared = first.metrics.keys() & other.metrics.keys()
-    of_others = {key for key in first.recipe if _metric_of(key) not in (None, *shared)}
-    keys = (first.recipe.keys() & other.recipe.keys()) - _FREE - of_others
-    # Where normalizers differ, alphas differ because of that.
-    for key in sorted(keys, key=lambda each: (each != "normalizer", each)):
-        if first.recipe[key] != other.recipe[key]:
-            (name, one), (_, two) = (as_setting(key, each.recipe[key]) for each in (first, other))
-            values = f"{printable(str(one))} in one and {printable(str(two))} in the other"
-            raise UsageError(f"{pair}: {name} is {values}; analyze both alike")
+    if found := differing_setting(first.recipe, other.recipe, shared):
+        raise UsageError(f"{pair}: {found}; analyze both alike")
     if first.unit.size != other.unit.size or not np.allclose(first.unit.ravel(), other.unit.ravel(), rtol=1e-3):
         raise UsageError(f"{pair}: their inputs have different units (standard deviations); preprocess both alike")
     for name in shared:
@@ -182,13 +173,6 @@ def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
     if not same and not unpaired:
         raise UsageError(f"{pair} sample by sample: their samples differ; use the same, or unpaired=True")
     return same
-
-
-def _metric_of(key: str) -> str | None:
-    """Return the metric that a recipe entry concerns; None if it concerns all."""
-    if "foreground" in key:
-        return "concentration"
-    return "ru" if key.startswith("ru_") else None
 
 
 def _matched(one: RunValues, two: RunValues, by: Match) -> list[tuple[int, int]]:

@@ -58,8 +58,6 @@ def test_finished_cells_are_drawn(live, kind):
 
 
 def test_the_report_says_that_cells_are_missing(live):
-    pytest.importorskip("jinja2")
-    pytest.importorskip("plotly")
     onnxinfo_process(live.parent, "report", live.name, "-o", "r.html")
     text = (live.parent / "r.html").read_text()
     assert "cells are missing" in text

@@ -7,9 +7,6 @@ import onnxinfo
 from onnxinfo.cli import cli
 from onnxinfo.models import path
 
-pytest.importorskip("jinja2")
-pytest.importorskip("plotly")
-
 OPTIONS = ["--limit", "2", "--layers", "relu_4"]
 
 

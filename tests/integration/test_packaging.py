@@ -25,6 +25,13 @@ BUILD = "import sys, build_backend as b; to = sys.argv[1]; b.build_wheel(to); b.
 EXPORTERS = {"models-torch", "models-tensorflow", "models-jax", "models-paddle", "models-sklearn", "models-trees"}
 
 
+def test_reports_need_no_extra():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split("[<>=!; ]", each)[0] for each in declared["dependencies"]}
+    assert {"jinja2", "plotly"} <= names
+    assert declared["optional-dependencies"]["report"] == []
+
+
 def build(source, target):
     """Build wheel and source archive of a tree."""
     environment = {**os.environ, "PYTHONPATH": str(source / "tools"), "SOURCE_DATE_EPOCH": "1700000000"}

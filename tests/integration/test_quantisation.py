@@ -170,8 +170,6 @@ def compare(path, runs, output) -> None:
 
 
 def report(path, runs, output) -> None:
-    pytest.importorskip("jinja2")
-    pytest.importorskip("plotly")
     onnxinfo.report(path, output / "r.html", run=runs)
 
 

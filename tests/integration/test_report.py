@@ -17,9 +17,6 @@ from onnxinfo.archive.format import LayerRow
 from onnxinfo.cli import cli
 from onnxinfo.views.report.graph import draw_graph, model_edges
 
-pytest.importorskip("jinja2")
-pytest.importorskip("plotly")
-
 HOSTILE = "<script>document.title = 'taken'</script>"
 
 

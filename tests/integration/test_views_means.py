@@ -150,8 +150,6 @@ def test_tables_reports_and_exports_hold_all_cells(archives, tmp_path):
 
 def report_data(path, folder, **options):
     """Return the data of a report's page."""
-    pytest.importorskip("jinja2")
-    pytest.importorskip("plotly")
     onnxinfo.report(path, folder / "r.html", **options)
     page = (folder / "r.html").read_text(encoding="utf-8")
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])

@@ -8,13 +8,13 @@ import numpy as np
 
 from ...archive.means import layer_summary
 from ...errors import UsageError
+from ..comparable import remark_on
 from ..panels import set_height
 from ..plotting import figure_plot
 from ..reading_runs import metric_label, natural, read_runs
 from ..run_values import RunValues
 from ..selection import Selection
-from ..style import COLORS, FigureStyle, short_names
-from ..wording import unproven_text
+from ..style import COLORS, FigureStyle, short_names, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,9 +40,9 @@ def draw_history(figure: Figure, selection: Selection, style: FigureStyle) -> No
     axes.set_xlabel("run")
     axes.set_ylabel(metric_label(runs[0].metric))
     axes.grid(axis="y")
-    remark = unproven_text(run.values for run in runs)
+    remark = remark_on(runs)
     title = "mean ± standard error over all samples" + (f" ({remark})" if remark else "")
-    figure.supxlabel(title, fontsize=style.font * 0.85)
+    figure.supxlabel(wrapped(title, style.width * 0.9, style), fontsize=style.font * 0.85)
     if style.width < 5:
         figure.legend(title="layer, from the input", loc="outside upper center", ncols=3)
     else:

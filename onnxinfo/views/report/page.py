@@ -165,7 +165,7 @@ def plotly_script() -> str:
     try:
         found = files("plotly") / "package_data" / "plotly.min.js"
     except ModuleNotFoundError:
-        raise OnnxinfoError("a report needs Plotly and Jinja; run \"pip install 'onnxinfo[report]'\"") from None
+        raise OnnxinfoError("a report needs Plotly and Jinja; run 'pip install jinja2 plotly'") from None
     return found.read_text(encoding="utf-8").replace("</script", "<\\/script")
 
 
@@ -173,7 +173,7 @@ def _jinja() -> Any:
     try:
         import jinja2
     except ModuleNotFoundError:
-        raise OnnxinfoError("a report needs Plotly and Jinja; run \"pip install 'onnxinfo[report]'\"") from None
+        raise OnnxinfoError("a report needs Plotly and Jinja; run 'pip install jinja2 plotly'") from None
     return jinja2
 
 
