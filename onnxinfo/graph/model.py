@@ -337,11 +337,12 @@ def _check_text(message: Any) -> None:
         if field.type == field.TYPE_MESSAGE:
             for item in items:
                 _check_text(item)
-        elif field.type == field.TYPE_STRING and any(isinstance(item, bytes) for item in items):
-            bad = next(item for item in items if isinstance(item, bytes))
-            raise ModelError(
-                f"the model's field '{field.name}' holds {bad[:40]!r}, which is not UTF-8; export it again"
-            )
+        elif field.type == field.TYPE_STRING:
+            for item in items:
+                if isinstance(item, bytes):
+                    raise ModelError(
+                        f"the model's field '{field.name}' holds {item[:40]!r}, which is not UTF-8; export it again"
+                    )
 
 
 def _check_versions(proto: onnx.ModelProto) -> None:

@@ -79,7 +79,7 @@ def _slides(flow: Dataflow, node: onnx.NodeProto) -> bool:
 
 def _treats_alike(flow: Dataflow, node: onnx.NodeProto) -> bool:
     """Whether a node has no parameters of its own for each entry, such as the means of a table's columns."""
-    if node.op_type not in POINTWISE:
+    if node.op_type not in POINTWISE or not flow.initializers:
         return True
     own = (flow.initializers[name].dims for name in node.input if name in flow.initializers)
     return all(size == 1 for sizes in own for size in sizes)

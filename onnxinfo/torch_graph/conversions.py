@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Sequence
 from types import MappingProxyType
@@ -70,8 +69,12 @@ class _Report(Scope):
             key = self._likeness(node)
             if key in alike:
                 same = alike[key]
-                self.conversions.append(dataclasses.replace(same, node=node.name, outputs=node.outputs))
-                self.host.update(n for n, first in zip(node.outputs, same.outputs, strict=False) if first in self.host)
+                self.conversions.append(
+                    Conversion(node.name, same.operator, same.version, same.server, node.outputs, same.reason)
+                )
+                if self.host:
+                    ahead = zip(node.outputs, same.outputs, strict=False)
+                    self.host.update(name for name, first in ahead if first in self.host)
                 continue
             with contextlib.suppress(ConversionError):
                 self.convert_node(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -77,11 +78,25 @@ class _Way:
         graph, conversions = reported_part(part)
         self._served = {name: c for c in conversions for name in c.outputs}
         self._without = {name: c for name, c in self._served.items() if c.server in _CONSTANT}
-        self._flow = Dataflow(graph)
+        self._graph = graph
         self._types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
+
+    @cached_property
+    def _flow(self) -> Dataflow:
+        return Dataflow(self._graph)
+
+    @cached_property
+    def _is_open(self) -> bool:
+        """Whether no node can block a gradient: all are converted, none computes integers, and none is flat."""
+        return not self._without and not any(
+            self._types.get(name) in _INTEGERS or conversion.operator in _FLAT
+            for name, conversion in self._served.items()
+        )
 
     def blocked(self, source: str) -> dict[str, Conversion]:
         """Return the values that depend on a tensor, but have no gradient by it, each with the node that blocks it."""
+        if self._is_open:
+            return {}
         flow, types, served, without = self._flow, self._types, self._served, self._without
         carrying = {source}
         found: dict[str, Conversion] = {}
