@@ -194,6 +194,9 @@ class Journal:
             finally:
                 self._steps.pop()
             done = some.stop
+            if self.save is None:
+                # A loop within this one could not be saved.
+                continue
             self._forget(place)
             is_finished = left or done >= total
             if is_finished or step.loops or self._is_due():
