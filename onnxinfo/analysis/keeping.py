@@ -25,7 +25,7 @@ LINEARIZATION_SECONDS = 5.0
 _EXACT = ("device", "threads", "batching", "onnxinfo", "torch", "onnxruntime")
 
 
-def unfinished_work(output: Path, schema: RunSchema, job: Job) -> Unfinished:
+def unfinished_work(output: Path, run: str, schema: RunSchema, job: Job) -> Unfinished:
     """Unfinished work of a run, identified by everything that its numbers depend on."""
     depends = [
         schema.recipe,
@@ -35,7 +35,7 @@ def unfinished_work(output: Path, schema: RunSchema, job: Job) -> Unfinished:
         job.batch_size,
     ]
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
-    return Unfinished.beside(resolve(output), digest)
+    return Unfinished.beside(resolve(output), run, digest)
 
 
 def journal_of(unfinished: Unfinished | None, name: str) -> Journal:

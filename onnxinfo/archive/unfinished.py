@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _MAGIC = b"onnxinfo unfinished 1\n"
 #: Separates the name of a task from that of a part of it.
 PART = "+"
+_SUFFIX = ".unfinished"
 _NUMBER = re.compile(r"\d{6}")
 #: Element types of arrays.
 _TYPES = ("<f4", "<f8", "<f2", "<i8", "<i4", "|u1", "|b1")
@@ -56,15 +57,20 @@ class Unfinished:
         The folder.
     digest
         Digest of everything that the results depend on.
+    siblings
+        Pattern of the names of the folders of the same run, also from before it was grown or its settings changed.
     """
 
     folder: Path
     digest: str
+    siblings: str
 
     @classmethod
-    def beside(cls, archive: Path, digest: str) -> Unfinished:
-        """Folder beside an archive, whose path is resolved."""
-        return cls(archive.with_name(f".{archive.name}.{digest[:16]}.unfinished"), digest)
+    def beside(cls, archive: Path, run: str, digest: str) -> Unfinished:
+        """Folder of a run beside its archive, whose path is resolved."""
+        of_run = f".{archive.name}.{zlib.crc32(run.encode()):08x}-"
+        pattern = re.escape(of_run) + "[0-9a-f]{16}" + re.escape(_SUFFIX)
+        return cls(archive.with_name(f"{of_run}{digest[:16]}{_SUFFIX}"), digest, pattern)
 
     def items(self, name: str) -> Iterator[Item]:
         """Yield what was saved under a name, in order."""
@@ -99,12 +105,11 @@ class Unfinished:
                 path.unlink()
 
     def remove(self) -> None:
-        """Delete the folder; other files in it stay."""
+        """Delete all folders of the run; other files in them stay."""
         with contextlib.suppress(OSError):
-            for path in self.folder.iterdir():
-                if _NUMBER.fullmatch(path.suffix[1:]) or path.suffix == ".part":
-                    path.unlink()
-            self.folder.rmdir()
+            for folder in self.folder.parent.iterdir():
+                if re.fullmatch(self.siblings, folder.name) and not folder.is_symlink():
+                    _remove(folder)
 
     def _files(self, name: str, *, with_parts: bool = False) -> list[Path]:
         try:
@@ -120,6 +125,14 @@ class Unfinished:
         except (OSError, ValueError, KeyError, TypeError, RecursionError, MemoryError):
             logger.warning("%s is damaged or of another analysis: what it held is computed again", quoted(path))
             return []
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if _NUMBER.fullmatch(path.suffix[1:]) or path.suffix == ".part":
+                path.unlink()
+        folder.rmdir()
 
 
 def _encoded(items: Sequence[Item], digest: str) -> Iterator[bytes]:

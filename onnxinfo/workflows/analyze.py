@@ -209,7 +209,7 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     ):
         if job.memory is None:
             job.batch_size = _as_begun(writer, job.batch_size)
-        worker.unfinished = unfinished_work(job.output, schema, job)
+        worker.unfinished = unfinished_work(job.output, name, schema, job)
         if any(not writer.finished(metric).all() for metric in measures):
             for measure in worker.measures.values():
                 measure.prepare(report)

@@ -52,7 +52,9 @@ OPERATIONS = {
     "merge": lambda folder: onnxinfo.merge([folder / "a.h5"], folder / "out.h5"),
     "export netcdf": lambda folder: onnxinfo.export(folder / "a.h5", folder / "out.nc", run="first"),
     "export csv": lambda folder: onnxinfo.export(folder / "a.h5", folder / "out.csv", run="first"),
-    "unfinished work": lambda folder: Unfinished.beside(folder / "a.h5", "ab" * 32).save("a", [Item({}, [np.ones(3)])]),
+    "unfinished work": lambda folder: Unfinished.beside(folder / "a.h5", "r", "ab" * 32).save(
+        "a", [Item({}, [np.ones(3)])]
+    ),
 }
 
 

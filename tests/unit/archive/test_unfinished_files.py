@@ -13,7 +13,7 @@ ITEMS = [
 
 @pytest.fixture
 def unfinished(tmp_path):
-    return Unfinished.beside(tmp_path / "a.h5", "ab" * 32)
+    return Unfinished.beside(tmp_path / "a.h5", "run", "ab" * 32)
 
 
 def same(one, other):
@@ -47,6 +47,16 @@ def test_only_own_files_are_removed(unfinished):
     assert not unfinished.folder.exists()
 
 
+def test_what_a_run_left_before_it_was_grown_is_removed_with_it(unfinished, tmp_path):
+    others = [("a.h5", "other run"), ("b.h5", "run"), ("a.h5.h5", "run")]
+    kept = [Unfinished.beside(tmp_path / archive, run, "cd" * 32) for archive, run in others]
+    stale = Unfinished.beside(tmp_path / "a.h5", "run", "cd" * 32)
+    for each in (unfinished, stale, *kept):
+        each.save("task", ITEMS)
+    unfinished.remove()
+    assert {*tmp_path.iterdir()} == {each.folder for each in kept}
+
+
 def test_a_damaged_file_is_ignored(unfinished):
     unfinished.save("task", ITEMS)
     (path,) = unfinished.folder.iterdir()
@@ -62,10 +72,10 @@ def test_a_damaged_file_is_ignored(unfinished):
 
 def test_work_of_another_analysis_is_ignored(unfinished):
     unfinished.save("task", ITEMS)
-    assert [*Unfinished(unfinished.folder, "cd" * 32).items("task")] == []
+    assert [*Unfinished(unfinished.folder, "cd" * 32, "").items("task")] == []
 
 
 def test_what_cannot_be_saved_is_no_error(tmp_path, caplog):
     (tmp_path / "file").touch()
-    assert not Unfinished(tmp_path / "file", "ab" * 32).save("task", ITEMS)
+    assert not Unfinished(tmp_path / "file", "ab" * 32, "").save("task", ITEMS)
     assert "cannot be saved" in caplog.text
