@@ -169,7 +169,7 @@ class Journal:
         range
             The iterations of each step.
         """
-        if self.save is None:
+        if not self._is_recording():
             for start in range(0, total, size):
                 yield range(start, min(start + size, total))
             return
@@ -194,6 +194,9 @@ class Journal:
             finally:
                 self._steps.pop()
             done = some.stop
+            if not self._is_recording():
+                # A loop within this one could not be saved.
+                continue
             self._forget(place)
             is_finished = left or done >= total
             if is_finished or step.loops or self._is_due():
@@ -202,6 +205,9 @@ class Journal:
                     [stream.get_state() for stream in drawing.streams], state.get(),
                 )  # fmt: skip
                 self._put(record, is_final=left)
+
+    def _is_recording(self) -> bool:
+        return self.save is not None
 
     def _recalled(self, place: Place, total: int, size: int, check: Tensor) -> Record | None:
         """Return the record of a loop; if it does not fit, the rest of the record is of another computation."""
