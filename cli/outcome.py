@@ -80,7 +80,8 @@ def _show(result: Result, seconds: float) -> None:
         run = archive[result.run]
         if result.unchanged:
             layers, samples = run.shape
-            click.echo(f"complete: run {quoted(run.name)} has everything already (layers: {layers}; samples: {samples})")
+            size = f"layers: {layers}; samples: {samples}"
+            click.echo(f"complete: run {quoted(run.name)} has everything already ({size})")
         print_run(run, str(result.archive), seconds)
         if without := run.recipe.get("without_foreground"):
             click.echo(f"without a foreground: {without} of {run.shape[1]} samples, excluded from concentration")
