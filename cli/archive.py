@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from .completion import run_names
 from .options import force
 from .tables import FORMATS, duration, print_rows
 from .verbosity import print_info
@@ -54,7 +55,7 @@ def runs(archive: str, format_: str) -> None:
 
 @click.command()
 @archive
-@click.argument("run")
+@click.argument("run", shell_complete=run_names)
 @click.argument("name")
 def rename(archive: str, run: str, name: str) -> None:
     """Rename RUN to NAME.
@@ -70,7 +71,7 @@ def rename(archive: str, run: str, name: str) -> None:
 
 @click.command()
 @archive
-@click.argument("run")
+@click.argument("run", shell_complete=run_names)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(archive: str, run: str, yes: bool) -> None:
     """Delete RUN permanently and free its space.

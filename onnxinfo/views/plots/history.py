@@ -32,7 +32,8 @@ def draw_history(figure: Figure, selection: Selection, style: FigureStyle) -> No
         raise UsageError("a history is over several runs, and there is one; give more archives or runs")
     if not selection.runs:
         runs.sort(key=lambda each: natural(each.name))
-    names = list(dict.fromkeys(row.name for each in runs for row in each.layers))
+    rows = sorted((row for each in runs for row in each.layers), key=lambda row: (row.depth, row.index))
+    names = list(dict.fromkeys(row.name for row in rows))
     set_height(figure, style, style.width * 0.62)
     axes = figure.add_subplot()
     _lines(axes, runs, names)
