@@ -46,11 +46,11 @@ def own_scaling(flow: Dataflow, tensor: str) -> OwnScaling:
     seen: set[str] = set()
     while tensor not in seen:
         seen.add(tensor)
-        consumers = [node for node, needs in zip(flow.nodes, flow.needs, strict=True) if tensor in needs]
-        if len(consumers) != 1 or consumers[0].domain not in ("", "ai.onnx"):
+        consumers = flow.consumers.get(tensor, ())
+        if len(consumers) != 1:
             break
-        node = consumers[0]
-        step = _step(flow, node, tensor)
+        node = flow.nodes[consumers[0]]
+        step = _step(flow, node, tensor) if node.domain in ("", "ai.onnx") else None
         if step is None:
             break
         factor, centers, tensor = factor * step[0], centers or step[1], node.output[0]

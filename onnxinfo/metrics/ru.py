@@ -57,7 +57,7 @@ WAKING_NOISES, LEAST_NORM = 8, 1e-6
 #: Minimum and maximum number of passes of the certificate.
 LEAST_PASSES, MOST_PASSES = 3, 6
 #: Excess of the constraint, beyond twice its standard error, that triggers a correction; maximum number of corrections.
-KNOWN_OFF, ADJUSTMENTS = 0.03, 2
+KNOWN_OFF, ADJUSTMENTS = 0.01, 2
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The sanity card: what a model receives, what it makes of it, and what is probably wrong."""
 
+import itertools
 import logging
 
 import numpy as np
@@ -184,6 +185,31 @@ def test_own_scaling_of_batch_normalization():
     assert found.centers
     assert found.factor == pytest.approx(0.5, rel=1e-3)
     assert onnx.checker.check_model(model) is None
+
+
+class Counted(list):
+    """A list that counts how many of its elements are read."""
+
+    reads = 0
+
+    def __getitem__(self, key):
+        self.reads += 1
+        return super().__getitem__(key)
+
+    def __iter__(self):
+        for element in super().__iter__():
+            self.reads += 1
+            yield element
+
+
+def test_own_scaling_reads_each_node_once():
+    names = ["x", *(f"v{i}" for i in range(50))]
+    nodes = [helper.make_node("Mul", [a, "two"], [b]) for a, b in itertools.pairwise(names)]
+    model, _ = template_model(before=nodes, constants={"two": 1.0})
+    flow = onnxinfo.load(model).flow
+    flow.nodes, flow.needs = Counted(flow.nodes), Counted(flow.needs)
+    own_scaling(flow, "x")
+    assert flow.nodes.reads + flow.needs.reads <= len(nodes) + 1
 
 
 def test_the_card_is_stored_and_shown(tmp_path, caplog):
