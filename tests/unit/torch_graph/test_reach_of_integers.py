@@ -16,18 +16,23 @@ from onnxinfo.cli import cli
 from onnxinfo.torch_graph.reach import reasons_unreached
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+CODES = [node("ArgMax", "h", "i", axis=1, keepdims=0), node("Gather", "codes i", "q")]
 BEHIND = {
     "cast and back": [node("Cast", "h", "i", to=INT64), node("Cast", "i", "y", to=FLOAT)],
     "cast to a small integer": [node("Cast", "h", "i", to=TensorProto.INT32), node("Cast", "i", "y", to=FLOAT)],
     "comparison": [node("Greater", "h zero", "b"), node("Cast", "b", "y", to=FLOAT)],
     "code book": [node("ArgMax", "h", "i", axis=1, keepdims=0), node("Gather", "codes i", "y")],
     "sign": [node("Sign", "h", "y")],
+    "straight-through": [*CODES, node("Sub", "q h", "d"), node("Add", "h d", "y")],
+    "straight-through, swapped": [*CODES, node("Sub", "q h", "d"), node("Add", "d h", "y")],
 }
 BESIDE = {
     "mask": [node("Greater", "h zero", "b"), node("Cast", "b", "m", to=FLOAT), node("Mul", "h m", "y")],
     "choice": [node("Greater", "h zero", "b"), node("Where", "b h zero", "y")],
     "shape": [node("Shape", "h", "s"), node("Expand", "h s", "y")],
     "rounding": [node("Round", "h", "y")],
+    "residual of codes": [*CODES, node("Sub", "q h", "d"), node("Add", "d d", "y")],
+    "sum with codes": [*CODES, node("Sub", "h q", "d"), node("Add", "h d", "y")],
 }
 
 
