@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -519,6 +520,14 @@ class Archive(Mapping[str, Run]):
     def __fspath__(self) -> str:
         """Return the archive's path, so that an opened archive can be given where a path is expected."""
         return os.fspath(self.path)
+
+    @property
+    def history(self) -> tuple[str, ...]:
+        """What was done to the file, oldest first: date, version and change. Empty if the file does not say it."""
+        found = None
+        with contextlib.suppress(ArchiveError):
+            found = guard.attribute(self.file, "history")
+        return tuple(found.splitlines()) if isinstance(found, str) else ()
 
     @property
     def runs(self) -> tuple[str, ...]:
