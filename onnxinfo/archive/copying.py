@@ -7,7 +7,7 @@ old one unchanged.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ArchiveError
-from . import guard
+from ..inputs.hdf5_chunks import filter_codes
+from . import conventions, guard
 from .format import (
+    AT_REST,
     COMPRESSION,
     FORMAT,
     STATUS,
@@ -26,6 +28,7 @@ from .format import (
     RunSchema,
     cell_checksums,
     create_run,
+    put_chunk,
     put_map,
     write_attribute,
 )
@@ -47,11 +50,22 @@ class LostCell:
 
 
 @contextlib.contextmanager
-def new_archive(path: Path) -> Iterator[h5py.File]:
-    """Yield a new archive without runs, open for writing."""
-    with create_file(path) as file:
+def new_archive(path: Path, history: Iterable[str], libver: tuple[str, str] = AT_REST) -> Iterator[h5py.File]:
+    """Yield a new archive without runs, open for writing.
+
+    Parameters
+    ----------
+    path
+        The file.
+    history
+        What was done to the archive, oldest first, one line each.
+    libver
+        Bounds of HDF5's file format.
+    """
+    with create_file(path, libver) as file:
         write_attribute(file, "format", FORMAT)
         write_attribute(file, "format_version", VERSION)
+        conventions.describe(file, history)
         yield file
 
 
@@ -189,34 +203,46 @@ def _copy_maps(
         guard.array(guard.dataset(run.group, f"{name}_map_{suffix}", run.shape, [dtype]))
         for suffix, dtype in (("checksum", "<u4"), ("offset", "<u8"))
     )
+    same_filters = _filters(source) == _filters(maps)
     whole, offset = np.zeros(run.shape, dtype=bool), np.zeros(run.shape, dtype="<u8")
     for layer, sample in np.argwhere(wanted):
         at = int(layer), int(sample)
-        data = _saved_map(run.path, source, at, int(old_offset[at]), int(checksum[at]))
-        if data is not None:
+        saved = _saved_map(run.path, source, at, int(old_offset[at]), int(checksum[at]))
+        if saved is not None:
             whole[at] = True
-            offset[at] = put_map(maps, (place.layers[at[0]], place.samples[at[1]]), data, run.compression)
+            new = place.layers[at[0]], place.samples[at[1]]
+            data, chunk = saved
+            # To deflate large maps again would take several times as long as everything else.
+            if chunk is not None and same_filters:
+                offset[at] = put_chunk(maps, new, chunk)
+            else:
+                offset[at] = put_map(maps, new, data, run.compression)
     place.put(target[f"{name}_map_checksum"], np.where(whole, checksum, 0))
     place.put(target[f"{name}_map_offset"], offset)
     return whole
 
 
+def _filters(maps: h5py.Dataset) -> tuple[str, list[int]] | None:
+    """Return what determines the bytes of a chunk: its element type and filters; None if maps have no chunks."""
+    return None if maps.chunks is None else (maps.dtype.str, filter_codes(maps))
+
+
 def _saved_map(
     path: Path, maps: h5py.Dataset, at: tuple[int, int], offset: int, checksum: int
-) -> npt.NDArray[Any] | None:
-    """Return a map as it was written, or None if it is lost.
+) -> tuple[npt.NDArray[Any], bytes | None] | None:
+    """Return a map as it was written, with the bytes of its chunk if it has one; None if it is lost.
 
     If HDF5's chunk index is damaged, the chunk is looked up at its recorded offset.
     """
-    reads: tuple[Callable[[], npt.NDArray[Any]], ...] = (
-        lambda: next(guard.cells(maps, at[0], [at[1]])),
-        lambda: guard.cell_at(path, maps, offset),
+    reads: tuple[Callable[[], tuple[npt.NDArray[Any], bytes | None]], ...] = (
+        lambda: guard.cell_and_chunk(maps, *at),
+        lambda: (guard.cell_at(path, maps, offset), None),
     )
     for read in reads:
         try:
-            data = read()
+            found = read()
         except ArchiveError:
             continue
-        if guard.crc32(data) == checksum:
-            return data
+        if guard.crc32(found[0]) == checksum:
+            return found
     return None

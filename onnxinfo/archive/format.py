@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 FORMAT = "onnxinfo"
 VERSION = 1
-# File format of HDF5 1.10: the oldest that can be read while it is written, hence the most widely supported.
-LIBVER = ("v110", "v110")
+# Bounds of HDF5's file format. Only that of HDF5 1.10 can be read while it is written; that of HDF5 1.8 can be read by
+# more programs, and is the oldest that takes attributes of more than 64 KiB.
+LIVE, AT_REST = ("v110", "v110"), ("v108", "v108")
 
 LAYER_COLUMNS = ("layer", "layer_index", "op", "node", "depth", "parameters", "layer_shape")
 SAMPLE_COLUMNS = ("sample", "sample_name", "label")

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ArchiveError
-from ..inputs.hdf5_chunks import decode_chunk, filter_codes, read_chunk, stored_limit
+from ..inputs.hdf5_chunks import decode_chunk, filter_codes, read_chunk, stored_chunk, stored_limit
 from ..text import printable
 from .format import SMALL_MAP_BYTES
 
@@ -265,6 +265,23 @@ def cells(found: h5py.Dataset, layer: int, samples: Sequence[int]) -> Iterator[n
             else:
                 data = read_chunk(found, (layer, sample, *(0,) * (found.ndim - 2)), codes).reshape(found.shape[2:])
         yield data
+
+
+def cell_and_chunk(found: h5py.Dataset, layer: int, sample: int) -> tuple[npt.NDArray[Any], bytes | None]:
+    """Read the map of a cell, and the bytes of its chunk if every filter was applied to it.
+
+    Raises
+    ------
+    ArchiveError
+        The map cannot be read, or does not have the expected size.
+    """
+    if found.chunks is None:
+        return next(cells(found, layer, [sample])), None
+    with damaged(f"{printable(found.name)} at layer {layer}, sample {sample}"):
+        refresh(found)
+        codes, start = filter_codes(found), (layer, sample, *(0,) * (found.ndim - 2))
+        mask, data = stored_chunk(found, start) or (0, b"")
+        return decode_chunk(found, data, codes, mask).reshape(found.shape[2:]), None if mask else data
 
 
 def cell_at(path: Path, found: h5py.Dataset, offset: int) -> npt.NDArray[Any]:

@@ -10,11 +10,12 @@ from pathlib import Path
 from ..errors import UsageError
 from ..replacing import replacing
 from ..text import quoted
+from .conventions import line
 from .copying import copy_cells, copy_run, new_archive
-from .format import RunSchema, create_run
+from .format import LIVE, RunSchema, create_run
 from .growth import Growth, grown
 from .reading import Run, open_locked
-from .storage import is_being_read, is_left_open
+from .storage import is_being_read, is_left_open, is_live
 
 logger = logging.getLogger(__name__)
 
@@ -64,27 +65,28 @@ def is_complete(path: Path, run: str, request: Request) -> bool:
 
 
 def prepare(path: Path, run: str, request: Request) -> None:
-    """Leave at `path` a closed archive that contains the run, whatever state the file was in."""
+    """Leave at `path` a closed archive that can be read while the run in it is written, whatever state it was in."""
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     if not path.exists():
-        with replacing(path) as part, new_archive(part) as file:
+        with replacing(path) as part, new_archive(part, [line(f"began run {quoted(run)}")], LIVE) as file:
             create_run(file, run, request.schema, compression=request.compression, created=created)
         return
     with open_locked(path) as archive:
         known = archive.runs
         growth = _growth(archive[run], request) if run in known else None
+        history = [*archive.history, line(_change(run, growth))]
         begun = archive[run].created if growth is not None else created
         if growth is not None and not growth.changes_nothing:
             _announce(archive[run], growth)
     resumes = growth is not None and growth.changes_nothing
     # Readers keep the file that they opened: changes are made to a copy.
-    if resumes and not is_left_open(path) and not is_being_read(path):
+    if resumes and is_live(path) and not is_left_open(path) and not is_being_read(path):
         return
     kept = {name: name for name in known}
     if run in known and not resumes:
         # A run whose name ends in ~ is complete; another unfinished attempt is not worth keeping.
         kept = {name: name for name in known if name != run} | ({} if run + BACKUP in known else {run: run + BACKUP})
-    with replacing(path) as part, open_locked(path) as archive, new_archive(part) as file:
+    with replacing(path) as part, open_locked(path) as archive, new_archive(part, history, LIVE) as file:
         for name, new_name in kept.items():
             copy_run(archive[name], file, new_name)
         if growth is not None and not resumes:
@@ -107,6 +109,13 @@ def _growth(existing: Run, request: Request) -> Growth | None:
     )
 
 
+def _change(run: str, growth: Growth | None) -> str:
+    """Return the line of the history."""
+    if growth is None:
+        return f"began run {quoted(run)}"
+    return f"added {', '.join(growth.added)} to run {quoted(run)}" if growth.added else f"continued run {quoted(run)}"
+
+
 def _announce(run: Run, growth: Growth) -> None:
     """Say beforehand what is added, and which finished cells are computed again."""
     finished = sum(int(run.finished(metric.name).sum()) for metric in run.metrics)
@@ -118,14 +127,11 @@ def _announce(run: Run, growth: Growth) -> None:
     logger.warning("%s", text)
 
 
-def drop_backup(path: Path, run: str) -> None:
-    """Remove the old run after its replacement is complete."""
-    with open_locked(path) as archive:
-        known = archive.runs
-    backup = run + BACKUP
-    if backup not in known:
-        return
-    with replacing(path) as part, open_locked(path) as archive, new_archive(part) as file:
-        for name in known:
-            if name != backup:
-                copy_run(archive[name], file, name)
+def finish(path: Path, run: str) -> None:
+    """Rewrite an archive whose run is complete for other programs, and without the run that this one replaces."""
+    with replacing(path) as part, open_locked(path) as archive:
+        history = [*archive.history, line(f"completed run {quoted(run)}")]
+        with new_archive(part, history) as file:
+            for name in archive.runs:
+                if name != run + BACKUP:
+                    copy_run(archive[name], file, name)

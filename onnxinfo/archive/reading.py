@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from ..errors import ArchiveError, UnknownRunError, UsageError
 from ..inputs.hdf5_chunks import MAX_CHUNK_BYTES
 from ..inputs.parts import InputPart, split_parts
-from ..text import printable
+from ..text import printable, quoted
 from . import guard
 from .format import (
     CERTIFICATE,
@@ -240,6 +241,11 @@ class Run:
     def sanity(self) -> SanityCard | None:
         """What the model received and what it made of it; None in archives of earlier versions."""
         return card_of(self.provenance.get(ATTRIBUTE), self.predicted, self.probability)
+
+    def __repr__(self) -> str:
+        layers, samples = self.shape
+        metrics = ", ".join(metric.name for metric in self.metrics)
+        return f"<{self._title}: layers: {layers}, samples: {samples}, metrics: {metrics}>"
 
     @property
     def summary(self) -> str:
@@ -519,6 +525,23 @@ class Archive(Mapping[str, Run]):
     def __fspath__(self) -> str:
         """Return the archive's path, so that an opened archive can be given where a path is expected."""
         return os.fspath(self.path)
+
+    def __repr__(self) -> str:
+        shown = printable(self.path)
+        if not self.file:
+            return f"<closed archive {shown}>"
+        try:
+            return f"<archive {shown}: {', '.join(map(quoted, self.runs)) or 'no runs'}>"
+        except ArchiveError:
+            return f"<damaged archive {shown}>"
+
+    @property
+    def history(self) -> tuple[str, ...]:
+        """What was done to the file, oldest first: date, version and change. Empty if the file does not say it."""
+        found = None
+        with contextlib.suppress(ArchiveError):
+            found = guard.attribute(self.file, "history")
+        return tuple(found.splitlines()) if isinstance(found, str) else ()
 
     @property
     def runs(self) -> tuple[str, ...]:

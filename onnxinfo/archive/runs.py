@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ..errors import ArchiveError, OnnxinfoError, UsageError
 from ..replacing import replacing, resolve
-from ..text import printable
+from ..text import printable, quoted
+from .conventions import line
 from .copying import LostCell, copy_run, new_archive
 from .format import check_run_name
 from .reading import Archive, Run, open_locked
@@ -150,7 +151,7 @@ def rename_run(path: str | os.PathLike[str], run: str, name: str) -> None:
             raise UsageError(f"{path} has a run '{printable(name)}' already; choose another name or delete it first")
         return {each: name if each == run else each for each in runs}
 
-    _rewrite(path, run, renamed)
+    _rewrite(path, run, f"renamed run {quoted(run)} to {quoted(name)}", renamed)
 
 
 def delete_run(path: str | os.PathLike[str], run: str) -> None:
@@ -169,20 +170,23 @@ def delete_run(path: str | os.PathLike[str], run: str) -> None:
     >>> onnxinfo.list_runs("result.h5")
     []
     """
-    _rewrite(path, run, lambda runs: {each: each for each in runs if each != run})
+    _rewrite(path, run, f"deleted run {quoted(run)}", lambda runs: {each: each for each in runs if each != run})
 
 
-def _rewrite(path: str | os.PathLike[str], run: str, plan: Callable[[Sequence[str]], dict[str, str]]) -> None:
+def _rewrite(
+    path: str | os.PathLike[str], run: str, change: str, plan: Callable[[Sequence[str]], dict[str, str]]
+) -> None:
     resolved = resolve(path)
     with WriterLock(resolved):
         with open_locked(resolved) as archive:
             names = archive.runs
             archive[run]
-        _assemble(resolved, [(resolved, plan(names))])
+            history = [*archive.history, line(change)]
+        _assemble(resolved, [(resolved, plan(names))], history)
 
 
-def _assemble(output: Path, parts: Sequence[tuple[Path, dict[str, str]]]) -> None:
-    with replacing(output) as part, new_archive(part) as file:
+def _assemble(output: Path, parts: Sequence[tuple[Path, dict[str, str]]], history: Sequence[str]) -> None:
+    with replacing(output) as part, new_archive(part, history) as file:
         for source, names in parts:
             with open_locked(source) if source == output else open_archive(source) as archive:
                 for old, new in names.items():
@@ -224,10 +228,12 @@ def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[s
     if resolved.exists():
         raise UsageError(f"{output} exists; name a new file")
     parts: list[tuple[Path, dict[str, str]]] = []
+    history = set[str]()
     taken: set[str] = set()
     for source in map(Path, sources):
         with open_archive(source) as archive:
             names = {run: run if run not in taken else f"{run} ({source.stem})" for run in archive.runs}
+            history.update(archive.history)
         for new in names.values():
             if new in taken:
                 raise UsageError(f"two runs would be named '{printable(new)}'; rename one with 'onnxinfo rename'")
@@ -235,7 +241,7 @@ def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[s
             taken.add(new)
         parts.append((source, names))
     with WriterLock(resolved):
-        _assemble(resolved, parts)
+        _assemble(resolved, parts, [*sorted(history), line(f"merged {len(parts)} archives")])
     return {f"{source}:{old}": new for source, names in parts for old, new in names.items()}
 
 
@@ -278,7 +284,8 @@ def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None 
             stack.enter_context(WriterLock(written))
         part = stack.enter_context(replacing(target))
         archive = stack.enter_context(Archive(open_damaged(source), source))
-        file = stack.enter_context(new_archive(part))
+        history = [*archive.history, line("recovered what could be read")]
+        file = stack.enter_context(new_archive(part, history))
         for name in archive.runs:
             try:
                 lost += copy_run(archive[name], file, name)

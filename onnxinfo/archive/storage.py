@@ -22,11 +22,12 @@ from ..kinds import HDF5_SIGNATURE
 from ..replacing import PART
 from ..text import printable
 from . import guard, isolation
-from .format import LIBVER
+from .format import AT_REST, LIVE
 
 #: Limits for data kept in memory because a full disk did not take them: in total, and per record.
 LOST_BYTES, LOST_RECORD_BYTES = 64 << 20, 1 << 20
 SUPERBLOCK_SIZE = 48
+LIVE_SUPERBLOCK = 3
 FLAGS_OFFSET = 11
 END_OFFSET = 28
 # Random part of tempfile's names; files that merely share the archive's name as a prefix have more characters.
@@ -133,8 +134,8 @@ def is_being_read(archive: Path) -> bool:
 
 
 @contextlib.contextmanager
-def create_file(path: Path) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file open for writing, in the file format version of archives.
+def create_file(path: Path, libver: tuple[str, str] = AT_REST) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file open for writing, with bounds of HDF5's file format.
 
     Raises
     ------
@@ -144,7 +145,7 @@ def create_file(path: Path) -> Iterator[h5py.File]:
     with path.open("w+b", buffering=0) as raw:
         target = _Forgiving(raw)
         try:
-            with h5py.File(target, "w", libver=LIBVER, track_order=True) as file:
+            with h5py.File(target, "w", libver=libver, track_order=True) as file:
                 yield file
         except Exception:
             if target.error is None:
@@ -327,7 +328,7 @@ def open_to_write(path: Path) -> h5py.File:
 
     HDF5's own lock is not taken: it adds nothing, and some file systems do not support it.
     """
-    return h5py.File(path, "r+", libver=LIBVER, locking=False)
+    return h5py.File(path, "r+", libver=LIVE, locking=False)
 
 
 def open_damaged(path: Path) -> h5py.File:
@@ -402,6 +403,12 @@ class _Closed(io.RawIOBase):
         super().close()
 
 
+def is_live(path: Path) -> bool:
+    """Whether a file has the superblock of files that can be read while they are written."""
+    with path.open("rb") as file:
+        return file.read(SUPERBLOCK_SIZE)[8] == LIVE_SUPERBLOCK
+
+
 def is_left_open(path: Path) -> bool:
     """Whether a file's superblock says that a writer has it open."""
     with path.open("rb") as file:
@@ -409,7 +416,7 @@ def is_left_open(path: Path) -> bool:
 
 
 def _flags(superblock: bytes) -> int:
-    return superblock[FLAGS_OFFSET] if len(superblock) > FLAGS_OFFSET and superblock[8] == 3 else 0
+    return superblock[FLAGS_OFFSET] if len(superblock) > FLAGS_OFFSET and superblock[8] == LIVE_SUPERBLOCK else 0
 
 
 def closed_superblock(superblock: bytes, size: int) -> tuple[bytes, int]:

@@ -8,6 +8,7 @@ on disk, the mark that the cell is finished.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 import zlib
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from ..errors import ArchiveError, UsageError
 from ..replacing import fsync, resolve
+from ..text import quoted
 from . import guard
 from .format import (
     COMPRESSION,
@@ -37,8 +39,10 @@ from .format import (
     put_chunk,
     whole_maps,
 )
-from .prepare import Request, drop_backup, prepare
+from .prepare import Request, finish, prepare
 from .storage import WriterLock, abandon, open_to_write, reserve, trim
+
+logger = logging.getLogger(__name__)
 
 # Free space kept on the disk, so that HDF5 can always write its own small blocks: a failed write inside HDF5 is final.
 SPARE_BYTES = 1 << 18
@@ -246,11 +250,23 @@ class RunWriter:
                     self._file.close()
                     trim(self._path)
                 if status == "complete":
-                    drop_backup(self._path, self._run)
+                    self._finish()
         finally:
             if self._failed:
                 abandon(self._file)
             self._lock.release()
+
+    def _finish(self) -> None:
+        try:
+            finish(self._path, self._run)
+        except ArchiveError as error:
+            # Every number is on disk and marked; only the layout stays that of a file that is being written.
+            logger.warning(
+                "run %s is complete, but %s: some programs other than onnxinfo cannot read its maps until "
+                "'onnxinfo recover' rewrites the archive",
+                quoted(self._run),
+                error,
+            )
 
     def __enter__(self) -> RunWriter:
         return self

@@ -67,14 +67,29 @@ def read_chunk(dataset: h5py.Dataset, offset: tuple[int, ...], codes: list[int])
     ValueError
         The chunk is damaged.
     """
+    stored = stored_chunk(dataset, offset)
+    if stored is None:
+        return np.full(dataset.chunks, dataset.fillvalue, dtype=dataset.dtype)
+    mask, data = stored
+    return decode_chunk(dataset, data, codes, mask)
+
+
+def stored_chunk(dataset: h5py.Dataset, offset: tuple[int, ...]) -> tuple[int, bytes] | None:
+    """Return the filter mask and the bytes of a chunk as they are in the file; None if it was never written.
+
+    Raises
+    ------
+    ValueError
+        The chunk is larger than any of its dataset can be.
+    """
     stored = dataset.id.get_chunk_info_by_coord(offset)
     if stored.byte_offset is None:
-        return np.full(dataset.chunks, dataset.fillvalue, dtype=dataset.dtype)
+        return None
     limit = stored_limit(dataset)
     if stored.size > limit:
         raise ValueError(f"its chunk at {offset} is stored in {stored.size} bytes, expected at most {limit}")
     mask, data = dataset.id.read_direct_chunk(offset)
-    return decode_chunk(dataset, data, codes, mask)
+    return mask, data
 
 
 def stored_limit(dataset: h5py.Dataset) -> int:

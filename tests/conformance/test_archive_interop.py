@@ -1,7 +1,8 @@
-"""Archives read by other programs: xarray, plain h5py, h5dump, netCDF readers."""
+"""Archives read by other programs: xarray, plain h5py, pyfive, h5wasm, h5dump, netCDF readers."""
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import xarray
 from archive_fakes import SID, cell, make, table_schema
-from places import DATA
+from places import DATA, SUPPORT
 
 import onnxinfo
 from onnxinfo import UsageError
@@ -70,6 +71,42 @@ def test_netcdf_readers_see_no_invented_dimensions(path):
             assert len(variable.dimensions) == len(variable.shape)
 
 
+def test_every_dataset_is_read_without_the_hdf5_library(path):
+    """pyfive is written in Python, and knows no chunk index newer than that of HDF5 1.8."""
+    pyfive = pytest.importorskip("pyfive")
+    with pyfive.File(path) as file, h5py.File(path) as expected:
+        assert dict(file.attrs)["title"].decode() == expected.attrs["title"].decode()
+        for run in expected:
+            assert {*dict(file[run].attrs)} == {*expected[run].attrs}
+            for name, dataset in expected[run].items():
+                assert file[run][name][()].tobytes() == dataset[()].tobytes(), name
+
+
+def folder_of_h5wasm():
+    """Return the folder of the package h5wasm, which H5WASM names or npm installed globally."""
+    npm = shutil.which("npm")
+    if "H5WASM" not in os.environ and npm is not None:
+        found = subprocess.run([npm, "root", "-g"], capture_output=True, text=True, check=False).stdout.strip()
+        return f"{found}/h5wasm"
+    return os.environ.get("H5WASM", "")
+
+
+def test_browsers_read_it(path):
+    """h5wasm is the HDF5 library compiled for browsers."""
+    folder = folder_of_h5wasm()
+    if shutil.which("node") is None or not os.path.isdir(folder):
+        pytest.skip("needs node, and h5wasm: npm install -g h5wasm, or its folder in the variable H5WASM")
+    command = ["node", SUPPORT / "h5wasm_reader.mjs", folder, path, "first"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    with h5py.File(path) as file:
+        run = file["first"]
+        assert found["title"] == file.attrs["title"].decode()
+        assert found["layers"] == run["layer"].asstr()[()].tolist()
+        assert found["sid"] == run["sid"][()].ravel().tolist()
+        assert found["shape"] == [*run["sid_map"].shape]
+        assert np.array(found["map"], dtype="<f4").tobytes() == run["sid_map"][3, 2].tobytes()
+
+
 needs_h5dump = pytest.mark.skipif(shutil.which("h5dump") is None, reason="needs h5dump (Debian package hdf5-tools)")
 
 
@@ -88,6 +125,8 @@ def test_h5dump_reads_everything(path):
     with onnxinfo.open(path) as archive:
         expected = archive["first"].values("sid")["value"].ravel().tolist()
     assert dumped(path, "/first/sid") == expected
+    with h5py.File(path) as file:
+        assert dumped(path, "/first/sid_map") == file["first/sid_map"][()].ravel().tolist()
     everything = subprocess.run(["h5dump", path], capture_output=True, text=True, check=True).stdout
     assert "/layer1/é/Relu_output_0" in everything.replace("\\37777777703\\37777777651", "é")
 

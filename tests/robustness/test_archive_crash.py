@@ -164,16 +164,20 @@ def test_power_lost_at_any_moment(folder, kind, point):
     _check(copy, "run", kind, expected)
 
 
-def test_a_lost_index_of_maps_does_not_lose_maps(tmp_path):
+@pytest.mark.parametrize("signature", [b"FADB", b"TREE"], ids=["while it is written", "when it is complete"])
+def test_a_lost_index_of_maps_does_not_lose_maps(tmp_path, monkeypatch, signature):
     """HDF5's chunk index is a block of several pages, which a power loss may leave half written."""
+    if signature == b"FADB":
+        monkeypatch.setattr("onnxinfo.archive.writer.finish", lambda path, run: None)
     path = make(tmp_path / "a.h5")
     with onnxinfo.open(path) as archive:
         before = content(archive["first"])
     data = bytearray(path.read_bytes())
-    blocks = [i for i in range(len(data)) if data[i : i + 4] == b"FADB"]
+    blocks = [i for i in range(len(data)) if data[i : i + 4] == signature]
     assert blocks
     for block in blocks:
-        data[block + 20] ^= 0xFF
+        # In a node of a tree, the address of its first child.
+        data[block + (20 if signature == b"FADB" else 24 + 8 * 7)] ^= 0xFF
     path.write_bytes(data)
     assert not validate(path).valid
     recovery = onnxinfo.recover(path)

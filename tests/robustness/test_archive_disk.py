@@ -1,5 +1,6 @@
 """Full disks, unwritable files, file systems without locks: one of our errors, and nothing lost."""
 
+import errno
 import os
 import resource
 import shutil
@@ -97,6 +98,27 @@ def _goes_on(folder, whole, make_room):
         fill(writer, schema())
     with onnxinfo.open(path) as archive:
         assert content(archive["first"]) == whole
+
+
+def test_full_disk_when_a_run_is_complete(tmp_path, whole, monkeypatch, caplog):
+    """The run is not lost for want of the room to rewrite it for other programs."""
+
+    def full(path, libver=None):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    described, path = schema(), tmp_path / "a.h5"
+    with RunWriter.open(path, "first", described) as writer:
+        fill(writer, described)
+        monkeypatch.setattr("onnxinfo.archive.copying.create_file", full)
+    monkeypatch.undo()
+    assert "run 'first' is complete, but" in caplog.text
+    assert "No space left on device" in caplog.text
+    with onnxinfo.open(path) as archive:
+        assert archive["first"].status == "complete"
+        assert content(archive["first"]) == whole
+    onnxinfo.recover(path)
+    assert path.read_bytes()[8] == 2
+    assert [each.name for each in tmp_path.iterdir()] == ["a.h5"]
 
 
 def test_full_disk_when_a_run_is_added(small_disk, whole):

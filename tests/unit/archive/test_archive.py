@@ -425,3 +425,13 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         RunWriter.open(tmp_path, "first", schema())
     with pytest.raises(UsageError, match="does not exist"):
         RunWriter.open(tmp_path / "none" / "a.h5", "first", schema())
+
+
+def test_archives_and_runs_say_what_they_are(tmp_path):
+    path = make(tmp_path / "a.h5")
+    with onnxinfo.open(path) as archive:
+        assert repr(archive) == f"<archive {path}: 'first'>"
+        run = archive["first"]
+        assert repr(run) == f"<run 'first' of {path}: layers: 4, samples: 6, metrics: sid, gradient, concentration>"
+    assert repr(archive) == f"<closed archive {path}>"
+    assert repr(run).startswith("<run 'first'")

@@ -1,0 +1,38 @@
+"""The notebook of docs/notebooks.md runs in Jupyter, and shows tables and pictures."""
+
+import re
+import shutil
+
+import pytest
+from places import DOCS
+
+from onnxinfo.models import path as bundled
+
+CELLS = re.findall(r"```python\n(.*?)```", (DOCS / "notebooks.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    for name in ("digits-cnn.onnx", "digits.npz"):
+        shutil.copy(bundled(name), tmp_path)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+    shown = {cell.source.strip().splitlines()[-1]: cell.outputs for cell in notebook.cells}
+    (named,) = shown["result"]
+    assert named.data["text/plain"] == "Result(archive=PosixPath('result.h5'), run='digits-cnn')"
+    (summary,) = shown["print(run.summary)"]
+    assert "accuracy: 1 on 6 labeled samples" in summary.text
+    for last in ("archive.to_dataframe()", 'data.sid.mean("sample")'):
+        assert "text/html" in shown[last][0].data
+    pictures = [output for outputs in shown.values() for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 2
+
+
+def test_every_cell_is_python():
+    assert len(CELLS) >= 8
+    for cell in CELLS:
+        compile(cell, "docs/notebooks.md", "exec")
