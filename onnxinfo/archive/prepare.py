@@ -34,14 +34,11 @@ class Request:
         Storage of maps.
     overwrite
         Replace a run of that name that cannot grow into the requested one, or is complete.
-    retry
-        Compute unproven cells again that more passes may prove.
     """
 
     schema: RunSchema
     compression: str = "rounded"
     overwrite: bool = False
-    retry: bool = False
 
 
 def is_complete(path: Path, run: str, request: Request) -> bool:
@@ -96,7 +93,7 @@ def prepare(path: Path, run: str, request: Request) -> None:
 
 def _growth(existing: Run, request: Request) -> Growth | None:
     """Return how the run grows into the requested one; None if it is to be replaced; raise if neither is possible."""
-    found = grown(existing, request.schema, request.compression, retry=request.retry)
+    found = grown(existing, request.schema, request.compression)
     if not isinstance(found, str) and not (request.overwrite and existing.is_closed):
         return found
     if request.overwrite:

@@ -280,6 +280,13 @@ class Run:
             raise ArchiveError(f"{self._title} is marked complete but lacks cells; it is damaged")
         return done
 
+    def retried(self, metric: str) -> npt.NDArray[np.bool_]:
+        """Tell which cells of a metric get more passes, or got them, as they were unproven: bool, (layer, sample)."""
+        name = f"{self.metric(metric).name}_retried"
+        if guard.member(self.group, name, h5py.Dataset) is None:
+            return np.zeros(self.shape, dtype=bool)
+        return np.asarray(guard.array(self._cells(name, ["|u1"])) == 1)
+
     def normalizer(self, metric: str) -> npt.NDArray[np.float64]:
         """Return the constraint's normalizer of each layer: float64 of shape (layer,).
 

@@ -27,7 +27,8 @@ from ..analysis.settings import Report, Result
 from ..analysis.tasks import Worker
 from ..archive.begun import begun
 from ..archive.claim import claim_archive
-from ..archive.format import RunSchema, plain_text
+from ..archive.format import RETRY, RunSchema, plain_text
+from ..archive.growth import unproven
 from ..archive.prepare import Request, is_complete
 from ..archive.reading import open as open_archive
 from ..archive.sanity import ATTRIBUTE, SanityCard
@@ -62,7 +63,7 @@ from ..metrics.joint import joined_samples, open_provider
 from ..registry import ENGINES, METRICS
 from ..termination import orderly_termination
 from ..text import quoted
-from .compute import Analysis
+from .compute import RETRY_PASSES, Analysis
 from .open_model import open_model, recorded_inputs, runnable
 from .open_samples import open_analyzed, reopening
 
@@ -192,9 +193,11 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     if mask is not None:
         more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
     schema = _schema(job, measures, more, describe_execution(config.execution, job.device))
-    request = Request(schema, out.compression, out.overwrite, out.retry_unproven)
+    request = Request(schema, out.compression, out.overwrite)
     if is_complete(Path(output), name, request):
         logger.info("run %s is complete: it has all cells that were asked for", quoted(name))
+        if out.retry_unproven:
+            _report_left(Path(output), name)
         return _proven(Result(Path(output), name, unchanged=True), out.min_converged)
     with (
         orderly_termination(),
@@ -204,7 +207,6 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
             schema,
             overwrite=out.overwrite,
             compression=out.compression,
-            retry=out.retry_unproven,
         ) as writer,
     ):
         if job.memory is None:
@@ -225,6 +227,15 @@ def _claim(metrics: Sequence[str], config: Config, output: str | os.PathLike[str
     """Refuse files beside the archive that cannot be written."""
     for metric in needed(metrics):
         METRICS.get(metric).claim(config, Path(output))
+
+
+def _report_left(output: Path, name: str) -> None:
+    """Report cells that stay unproven although they had more passes, which are not repeated."""
+    with open_archive(output) as archive:
+        run = archive[name]
+        left = sum(int((run.retried(each.name) & unproven(run, each.name)).sum()) for each in run.metrics)
+    if left:
+        logger.warning("%d cells stay unproven after %d times the passes; they are not tried again", left, RETRY_PASSES)
 
 
 def _proven(result: Result, least: float | None) -> Result:
@@ -385,6 +396,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         "verified_against": job.witness,
         "axes_known_by": axes.evidence if joined is None else joined.evidence,
         **({"tags": dict(job.config.out.tag)} if job.config.out.tag else {}),
+        **({RETRY: True} if job.config.out.retry_unproven else {}),
         "inputs_at_once": job.batch_size,
         "batching": job.network.mode,
         **where,
