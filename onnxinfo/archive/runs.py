@@ -20,6 +20,7 @@ from .format import check_run_name
 from .reading import Archive, Run, open_locked
 from .reading import open as open_archive
 from .storage import WriterLock, open_damaged
+from .unfinished import remove_unfinished, rename_unfinished
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _summary_of(run: Run) -> RunSummary:
 
 
 def rename_run(path: str | os.PathLike[str], run: str, name: str) -> None:
-    """Rename a run.
+    """Rename a run, with what an interruption left of it beside the archive.
 
     Raises
     ------
@@ -150,11 +151,11 @@ def rename_run(path: str | os.PathLike[str], run: str, name: str) -> None:
             raise UsageError(f"{path} has a run '{printable(name)}' already; choose another name or delete it first")
         return {each: name if each == run else each for each in runs}
 
-    _rewrite(path, run, renamed)
+    _rewrite(path, run, renamed, lambda archive: rename_unfinished(archive, run, name))
 
 
 def delete_run(path: str | os.PathLike[str], run: str) -> None:
-    """Delete a run and free its space.
+    """Delete a run and free its space, also that of what an interruption left of it beside the archive.
 
     Raises
     ------
@@ -169,16 +170,27 @@ def delete_run(path: str | os.PathLike[str], run: str) -> None:
     >>> onnxinfo.list_runs("result.h5")
     []
     """
-    _rewrite(path, run, lambda runs: {each: each for each in runs if each != run})
+
+    def others(runs: Sequence[str]) -> dict[str, str]:
+        return {each: each for each in runs if each != run}
+
+    _rewrite(path, run, others, lambda archive: remove_unfinished(archive, run))
 
 
-def _rewrite(path: str | os.PathLike[str], run: str, plan: Callable[[Sequence[str]], dict[str, str]]) -> None:
+def _rewrite(
+    path: str | os.PathLike[str],
+    run: str,
+    plan: Callable[[Sequence[str]], dict[str, str]],
+    afterwards: Callable[[Path], None],
+) -> None:
+    """Write the archive anew, with its runs renamed or left out, then do the same to their unfinished work."""
     resolved = resolve(path)
     with WriterLock(resolved):
         with open_locked(resolved) as archive:
             names = archive.runs
             archive[run]
         _assemble(resolved, [(resolved, plan(names))])
+        afterwards(resolved)
 
 
 def _assemble(output: Path, parts: Sequence[tuple[Path, dict[str, str]]]) -> None:

@@ -61,6 +61,7 @@ from ..metrics.budget import CPU_INPUTS, device_of, fit
 from ..metrics.input_provider import InputProvider
 from ..metrics.joint import joined_samples, open_provider
 from ..registry import ENGINES, METRICS
+from ..replacing import check_writable
 from ..termination import orderly_termination
 from ..text import quoted
 from .compute import RETRY_PASSES, Analysis
@@ -170,7 +171,7 @@ def run_analysis(
 
 
 def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config, report: Report) -> Result:
-    claim_archive(output, [model, inputs, *config.sources()])
+    archive = claim_archive(output, [model, inputs, *config.sources()])
     chosen = config.selection.metrics
     check_metrics(chosen)
     if config.sid.solver == "forward":
@@ -180,6 +181,8 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     target = device_of(config.execution.device)
     loaded = open_model(model, config.input, inputs)
     present = begun(output, config.out.run or loaded.name, overwrite=config.out.overwrite)
+    if not present.is_closed:
+        check_writable(archive)
     chosen = (*dict.fromkeys((*present.metrics, *chosen)),)
     config = replace(config, selection=replace(config.selection, metrics=chosen))
     _claim(present.metrics, config, output)
@@ -199,6 +202,7 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
         if out.retry_unproven:
             _report_left(Path(output), name)
         return _proven(Result(Path(output), name, unchanged=True), out.min_converged)
+    check_writable(archive)
     with (
         orderly_termination(),
         RunWriter.open(

@@ -1,11 +1,14 @@
 """Runs grow by samples, layers and metrics; a finished run is left alone; unproven cells can be tried again."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import onnxinfo
-from onnxinfo import UsageError
+from onnxinfo import ArchiveError, UsageError
 from onnxinfo.analysis import measures
 from onnxinfo.cli import cli
 from onnxinfo.models import path
@@ -46,6 +49,20 @@ def test_the_command_says_that_a_run_is_complete(tmp_path, layers):
     again = CliRunner().invoke(cli, line)
     assert again.exit_code == 0
     assert "complete: run 'sklearn-wine-mlp' has everything already (layers: 1; samples: 2)" in again.stdout
+
+
+def test_a_finished_run_in_a_write_protected_folder_is_complete(tmp_path, layers, monkeypatch):
+    archive = tmp_path / "a.h5"
+    own = {"layers": layers[-1:], "metrics": ["gradient"]}
+    analyze(archive, **own)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in (tmp_path, archive))
+    before = sorted(tmp_path.iterdir())
+    assert analyze(archive, **own).unchanged
+    with pytest.raises(ArchiveError, match="write-protected"):
+        analyze(archive, **own, limit=3)
+    with pytest.raises(ArchiveError, match="write-protected"):
+        analyze(archive, **own, run="other")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_layers_and_metrics_are_added(tmp_path, layers, caplog):
