@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from .options import force, only_inputs, only_runs, only_tagged, selection
+from .options import force, only_inputs, only_metrics, only_runs, only_tagged, selection
 from .tables import FORMATS, STREAMED, claim_table, print_rows
 
 # Columns that the terminal omits if they contain only these values.
@@ -30,7 +30,7 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 @click.option(
     "--op", "ops", multiple=True, metavar="TYPE", help="Only layers of this ONNX operator; repeatable. Default: all."
 )
-@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable. Default: all.")
+@only_metrics("Only this metric; repeatable. Default: all.")
 @click.option(
     "--sample",
     "samples",
