@@ -9,6 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from onnxinfo.config import Entry
+
 Command = Callable[..., Any]
 
 #: Key of a context's ``meta`` for the configuration file that was read.
@@ -48,18 +50,18 @@ def _optional(param: click.Parameter) -> click.Parameter:
 
 
 def _print(ctx: click.Context) -> None:
-    from .settings import SettingOption
     from .tables import print_rows
 
+    found = [(each, getattr(each, "entry", None)) for each in ctx.command.params]
     rows = [
         {
-            "table": each.entry.section,
-            "setting": each.entry.name,
-            "value": _text(ctx.params.get(each.name or ""), each.entry.setting.unset),
-            "from": _source(ctx, each.name or "", max(each.opts, key=len), each.entry.setting.variable),
+            "table": entry.section,
+            "setting": entry.name,
+            "value": _text(ctx.params.get(each.name or ""), entry.setting.unset),
+            "from": _source(ctx, each.name or "", max(each.opts, key=len), entry.setting.variable),
         }
-        for each in ctx.command.params
-        if isinstance(each, SettingOption)
+        for each, entry in found
+        if isinstance(entry, Entry)
     ]
     print_rows(rows, ["table", "setting", "value", "from"], "table")
 

@@ -142,7 +142,8 @@ def coherency(
             for i, layer in enumerate(pair[0].layers)
             for metric in config.selection.metrics
         )
-    made = CoherencyResult(*results, changes)
+    before, after = results
+    made = CoherencyResult(before, after, changes)
     if unproven is not None:
         raise UnprovenError(str(unproven), made)
     return made
