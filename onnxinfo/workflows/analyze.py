@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -170,7 +170,34 @@ def run_analysis(
         return _run(model, inputs, output, config, progress or (lambda _: None))
 
 
-def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config, report: Report) -> Result:
+@dataclass(frozen=True)
+class Ready:
+    """An analysis whose model and samples are prepared, and of which nothing is written yet.
+
+    Attributes
+    ----------
+    job
+        Network, samples and settings.
+    measures
+        The requested metrics, by name.
+    worker
+        Worker of this process.
+    archive, run
+        The archive, with symbolic links resolved, and the run's name.
+    request
+        What is asked of the run.
+    """
+
+    job: Job
+    measures: Mapping[str, Measure]
+    worker: Worker
+    archive: Path
+    run: str
+    request: Request
+
+
+def ready(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config) -> Ready:
+    """Check a request and prepare model and samples; nothing is written."""
     archive = claim_archive(output, [model, inputs, *config.sources()])
     chosen = config.selection.metrics
     check_metrics(chosen)
@@ -191,18 +218,24 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     measures = make_measures(chosen, job)
     worker = Worker(job, with_needed(measures, job))
     logger.info("batch size: %d", job.batch_size)
-    out, name = config.out, config.out.run or job.provider.model.name
     more: dict[str, Any] = {**recorded_flags(config), **recorded_inputs(config.input)}
     if mask is not None:
         more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
     schema = _schema(job, measures, more, describe_execution(config.execution, job.device))
-    request = Request(schema, out.compression, out.overwrite)
-    if is_complete(Path(output), name, request):
+    request = Request(schema, config.out.compression, config.out.overwrite)
+    return Ready(job, measures, worker, archive, config.out.run or job.provider.model.name, request)
+
+
+def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config, report: Report) -> Result:
+    found = ready(model, inputs, output, config)
+    job, measures, worker, name = found.job, found.measures, found.worker, found.run
+    out, schema = job.config.out, found.request.schema
+    if is_complete(Path(output), name, found.request):
         logger.info("run %s is complete: it has all cells that were asked for", quoted(name))
         if out.retry_unproven:
             _report_left(Path(output), name)
         return _proven(Result(Path(output), name, unchanged=True), out.min_converged)
-    check_writable(archive)
+    check_writable(found.archive)
     with (
         orderly_termination(),
         RunWriter.open(
@@ -219,8 +252,8 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
         if any(not writer.finished(metric).all() for metric in measures):
             for measure in worker.measures.values():
                 measure.prepare(report)
-        with open_engine(config.execution, worker) as opened:
-            workers = config.execution.workers or 1
+        with open_engine(job.config.execution, worker) as opened:
+            workers = job.config.execution.workers or 1
             Analysis(job, measures, worker, opened, writer, report, workers).compute()
         # Before the run is marked complete, because no later call looks for it then.
         worker.unfinished.remove()
