@@ -430,7 +430,7 @@ class Run:
         where = printable(self.layers[layer].name)
         return ArchiveError(
             f"{what} of layer '{where}', sample {sample} in {self._title} is damaged (checksum); "
-            "'onnxinfo recover' keeps what is whole"
+            "onnxinfo.recover(...) keeps what is whole"
         )
 
     def _names(self, text: str | int | float | None) -> list[str]:
@@ -540,7 +540,7 @@ class Archive(Mapping[str, Run]):
         with guard.damaged(title):
             group = guard.member(self.file, name, h5py.Group)
             if group is None:
-                raise ArchiveError(f"{title} is damaged: it is not a group; try 'onnxinfo recover'")
+                raise ArchiveError(f"{title} is damaged: it is not a group; try onnxinfo.recover(...)")
             return Run(group, self.path)
 
     def __iter__(self) -> Iterator[str]:

@@ -200,7 +200,7 @@ def _assemble(output: Path, parts: Sequence[tuple[Path, dict[str, str]]]) -> Non
                 for old, new in names.items():
                     if copy_run(archive[old], file, new):
                         title = f"run '{printable(old)}' of {source}"
-                        raise ArchiveError(f"{title} has damaged cells; run 'onnxinfo recover {source}' first")
+                        raise ArchiveError(f"{title} has damaged cells; repair it with onnxinfo.recover(...) first")
 
 
 def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> dict[str, str]:
@@ -242,7 +242,7 @@ def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[s
             names = {run: run if run not in taken else f"{run} ({source.stem})" for run in archive.runs}
         for new in names.values():
             if new in taken:
-                raise UsageError(f"two runs would be named '{printable(new)}'; rename one with 'onnxinfo rename'")
+                raise UsageError(f"two runs would be named '{printable(new)}'; rename one of them first")
             check_run_name(new)
             taken.add(new)
         parts.append((source, names))

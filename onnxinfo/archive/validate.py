@@ -113,7 +113,7 @@ def validate(path: str | os.PathLike[str]) -> Validation:
     if is_being_written(resolved):
         notes.append("a run is being written")
     elif is_left_open(resolved):
-        notes.append("left open by a writer that died; the next analysis or 'onnxinfo recover' closes it")
+        notes.append("left open by a writer that died; the next analysis or onnxinfo.recover(...) closes it")
     with archive:
         violations = [*_links(archive)]
         cells = 0
