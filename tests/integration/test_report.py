@@ -150,7 +150,7 @@ def test_tables_are_sorted(browser):
     assert column() == sorted(column())
     heading.click()
     assert column() == sorted(column(), reverse=True)
-    assert find(browser, "#numbers th")[5].get_attribute("aria-sort") == "descending"
+    assert find(browser, "#numbers th")[6].get_attribute("aria-sort") == "descending"
 
 
 def test_all_values_are_downloaded(browser, page, tmp_path):
