@@ -118,6 +118,11 @@ class Column:
     map: Array | None
     seconds: float
 
+    def at(self, places: Array) -> Column:
+        """Return the results for some of the samples."""
+        values = {name: numbers[places] for name, numbers in self.values.items()}
+        return Column(values, None if self.map is None else self.map[places], self.seconds)
+
 
 @dataclass(frozen=True)
 class Measuring:

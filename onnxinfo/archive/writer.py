@@ -82,9 +82,11 @@ class RunWriter:
         *,
         overwrite: bool = False,
         compression: str = "rounded",
-        retry: bool = False,
     ) -> RunWriter:
         """Create a run, or continue one with the same name and recipe, which grows by new layers, samples and metrics.
+
+        If the schema's provenance says ``retry_unproven``, cells that are unproven now, but may be proven by more
+        passes, are unfinished in it; see :meth:`retried`.
 
         Parameters
         ----------
@@ -100,8 +102,6 @@ class RunWriter:
         compression
             Storage of maps: ``rounded`` (float32 with 15 significand bits, deflated), ``lossless`` (float32, deflated),
             ``float16`` (deflated) or ``none``.
-        retry
-            Compute unproven cells again that more passes may prove.
 
         Returns
         -------
@@ -121,7 +121,7 @@ class RunWriter:
         resolved = resolve(path)
         lock = WriterLock(resolved)
         try:
-            prepare(resolved, run, Request(schema, compression, overwrite, retry))
+            prepare(resolved, run, Request(schema, compression, overwrite))
             file = open_to_write(resolved)
             try:
                 writer = cls(file, resolved, run, schema, compression, lock)
@@ -147,6 +147,12 @@ class RunWriter:
         """Tell which cells of a metric are finished: bool of shape (layer, sample)."""
         done: npt.NDArray[np.bool_] = self._done[metric].copy()
         return done
+
+    def retried(self, metric: str) -> npt.NDArray[np.bool_]:
+        """Tell which cells of a metric get more passes, or got them: bool of shape (layer, sample)."""
+        name = f"{metric}_retried"
+        none: npt.NDArray[np.bool_] = np.zeros_like(self._done[metric])
+        return self._group[name][()] == 1 if name in self._group else none
 
     def recorded(self, name: str) -> Json:
         """Return a value recorded in the recipe or provenance when the run was started, or None.

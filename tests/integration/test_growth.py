@@ -1,11 +1,14 @@
 """Runs grow by samples, layers and metrics; a finished run is left alone; unproven cells can be tried again."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import onnxinfo
-from onnxinfo import UsageError
+from onnxinfo import ArchiveError, UsageError
 from onnxinfo.analysis import measures
 from onnxinfo.cli import cli
 from onnxinfo.models import path
@@ -46,6 +49,20 @@ def test_the_command_says_that_a_run_is_complete(tmp_path, layers):
     again = CliRunner().invoke(cli, line)
     assert again.exit_code == 0
     assert "complete: run 'sklearn-wine-mlp' has everything already (layers: 1; samples: 2)" in again.stdout
+
+
+def test_a_finished_run_in_a_write_protected_folder_is_complete(tmp_path, layers, monkeypatch):
+    archive = tmp_path / "a.h5"
+    own = {"layers": layers[-1:], "metrics": ["gradient"]}
+    analyze(archive, **own)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in (tmp_path, archive))
+    before = sorted(tmp_path.iterdir())
+    assert analyze(archive, **own).unchanged
+    with pytest.raises(ArchiveError, match="write-protected"):
+        analyze(archive, **own, limit=3)
+    with pytest.raises(ArchiveError, match="write-protected"):
+        analyze(archive, **own, run="other")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_layers_and_metrics_are_added(tmp_path, layers, caplog):
@@ -153,32 +170,77 @@ def test_anonymous_runs_grow(tmp_path, layers):
     assert state(archive)[2]["gradient"].shape == (1, 3)
 
 
-def test_unproven_cells_alone_are_computed_again_with_more_passes(tmp_path, layers, monkeypatch, caplog):
-    archive = tmp_path / "a.h5"
+@pytest.fixture
+def asked(monkeypatch):
+    """Samples and passes of each computation of SID; sample 1 stays unproven, sample 0 without more passes."""
     cells, asked = measures.Sid.cells, []
 
     def doubtful(self, batch):
-        """Call the cells of sample 1 unproven, unless they get more passes."""
         found = cells(self, batch)
         asked.append((batch.indices, batch.passes))
         for place, sample in enumerate(batch.indices):
-            if sample == 1 and batch.passes == 1:
+            if sample == 1 or (sample == 0 and batch.passes == 1):
                 found.values["converged"][place], found.values["mark"][place] = False, 2
         return found
 
     monkeypatch.setattr(measures.Sid, "cells", doubtful)
+    return asked
+
+
+def test_unproven_cells_alone_are_computed_again_with_more_passes_once(tmp_path, layers, asked, caplog):
+    archive = tmp_path / "a.h5"
     analyze(archive, layers=layers[-1:], limit=3)
     _, _, old, _ = state(archive)
     asked.clear()
     assert not analyze(archive, layers=layers[-1:], limit=3, retry_unproven=True).unchanged
-    assert asked == [([1], 4)]
-    assert "1 are computed again: 1 unproven cells get more passes" in caplog.text
+    assert asked == [([0, 1], 4)]
+    assert "2 are computed again: 2 unproven cells get more passes" in caplog.text
     _, _, new, runs = state(archive)
-    assert new["sid"][0, [0, 2]].tolist() == old["sid"][0, [0, 2]].tolist()
+    assert new["sid"][0, 2] == old["sid"][0, 2]
     assert runs == ["run"]
     with onnxinfo.open(archive) as opened:
-        assert opened["run"].values("sid")["converged"].all()
+        assert opened["run"].values("sid")["converged"].tolist() == [[True, False, True]]
+        assert opened["run"].retried("sid").tolist() == [[True, True, False]]
     assert analyze(archive, layers=layers[-1:], limit=3, retry_unproven=True).unchanged
+    assert "1 cells stay unproven after 4 times the passes; they are not tried again" in caplog.text
+    assert onnxinfo.validate(archive).valid
+
+
+def test_an_interrupted_retry_continues_with_what_was_unproven_when_it_was_asked_for(tmp_path, layers, asked):
+    archive, whole = tmp_path / "a.h5", tmp_path / "b.h5"
+    again = {"layers": layers, "retry_unproven": True}
+    for each in (archive, whole):
+        analyze(each, layers=layers[-1:])
+    analyze(whole, **again)
+
+    def stop(progress):
+        if progress.layer and progress.done > 1:
+            raise KeyboardInterrupt
+
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        analyze(archive, **again, progress=stop)
+    onnxinfo.rename_run(archive, "run", "copy")
+    onnxinfo.rename_run(archive, "copy", "run")
+    analyze(archive, **again)
+    passes = [passes for _, passes in asked]
+    assert (passes.count(4), passes.count(1)) == (1, len(layers) - 1)
+    assert state(archive)[2]["sid"].tolist() == state(whole)[2]["sid"].tolist()
+
+
+def test_a_run_remembers_that_it_was_begun_with_a_retry(tmp_path, layers, asked):
+    archive = tmp_path / "a.h5"
+
+    def stop(progress):
+        if progress.layer and progress.done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyze(archive, layers=layers[-2:], retry_unproven=True, progress=stop)
+    analyze(archive, layers=layers[-2:], retry_unproven=True)
+    assert {passes for _, passes in asked} == {1}
+    analyze(archive, layers=layers[-2:], retry_unproven=True)
+    assert {passes for _, passes in asked} == {1, 4}
 
 
 def test_more_passes_take_more_noise():
