@@ -344,7 +344,14 @@ def _report_unreadable(samples: SampleSet, *, anonymous: bool) -> None:
 def _examined(model: Model, samples: SampleSet, config: Config, reopened: Reopen) -> SanityCard:
     """Examine the inputs, and report what is probably wrong before any work is done."""
     names = config.input.input_tensor or ()
-    card = examine(model, samples, config.input, reopened, name=names[0] if names else "")
+    card = examine(
+        model,
+        samples,
+        config.input,
+        reopened,
+        name=names[0] if names else "",
+        memory=config.execution.memory_bytes,
+    )
     if config.out.anonymous_names:
         card = replace(card, notes=())  # they may name samples
     for line in replace(card, warnings=()).lines():
