@@ -159,7 +159,9 @@ class SampleBatch:
         if self._normalizer is None:
             return strength * self.linearization.normalizer
         like = self.x if self._linearization is None else self._linearization.normalizer
-        return strength * like.new_full(shape, self._normalizer)
+        # Beyond the range of the layer's numbers, the budget is infinite.
+        wide = torch.full(shape, self._normalizer, dtype=torch.float64, device=like.device)
+        return strength * wide.to(like.dtype)
 
     @property
     def target_stderr(self) -> Tensor:

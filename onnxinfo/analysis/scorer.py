@@ -57,6 +57,9 @@ class Scorer:
         scores = np.concatenate(parts).astype(np.float64)
         if scores.ndim != 2 or len(scores) != len(indices):
             raise UsageError(f"the scores have shape {scores.shape}, expected a row for each of {len(indices)} samples")
+        # The shape of the tensor need not be known before.
+        if scores.shape[1] < 2:
+            raise UsageError(f"the scores have shape {scores.shape}, expected at least two classes")
         return scores
 
     def _at_once(self, samples: SampleSet) -> int:

@@ -24,6 +24,7 @@ from .certificate import (
     GAP_STDERR,
     Certificate,
     constraint_met,
+    finite,
     mean_and_stderr,
     rescale_to_constraint,
     sample_until,
@@ -152,8 +153,8 @@ class Problem:
         return clip_sigma(scales, self.tie, self.cap) * self.counted
 
     def free(self, scales: Tensor) -> Tensor:
-        """Groups below the cap that contain a counted unit, (S, groups) bool."""
-        return (scales < self.cap) & (self.tie.sum(self.counted.to(scales)) > 0)
+        """Groups not at the cap that contain a counted unit, (S, groups) bool; also those of unknown scale."""
+        return ~(scales >= self.cap) & (self.tie.sum(self.counted.to(scales)) > 0)
 
     def allocated(self, column_norms: Tensor) -> Tensor:
         """The closed form of SID, (S, groups)."""
@@ -230,8 +231,8 @@ class Problem:
         waking = _gain(moments, woken, growth / exponent, self.counted)
         gap = torch.maximum(CALIBRATION * shortfall.clamp(min=0) + ERRORS * error, WAKING * waking) + LEAST_GAP
         certificate = Certificate(
-            ratio=ratio,
-            ratio_stderr=ratio_stderr,
+            ratio=finite(ratio),
+            ratio_stderr=finite(ratio_stderr),
             gap=torch.where(saturated, 0.0, gap),
             gain=unknown,
             gain_stderr=unknown,

@@ -359,8 +359,8 @@ class Problem:
         return clip_sigma(scales, self.tie, self.cap) * self.counted
 
     def free(self, scales: Tensor) -> Tensor:
-        """Counted units below the cap, (S, n) bool."""
-        return (self.tie.expand(scales) < self.cap) & self.counted
+        """Counted units not at the cap, (S, n) bool; units of unknown scale are among them."""
+        return ~(self.tie.expand(scales) >= self.cap) & self.counted
 
     def solved(self) -> tuple[_Found, Tensor]:
         """The closed form if it holds, else the result of Gauss-Newton round and search; and the coarseness."""
@@ -382,10 +382,13 @@ class Problem:
         # For a linear layer with few outputs, the control variate removes all noise from the ratio.
         certified, *_ = self.certify(scales, control_of(self.feature, self.sigma(scales)), [])
         ratio, saturated = certified.certificate.ratio, certified.certificate.saturated
-        moved = (certified.scales / scales).log().nan_to_num(0.0).abs().amax(1)
+        moved = torch.where(scales > 0, (certified.scales / scales).log(), 0.0).abs().amax(1)
+        # Scales that move by an unknown exponent are unknown, and so is the ratio there: a known one is that of the
+        # closed form itself.
+        moved = torch.where(moved.isnan(), (ratio - 1).abs(), moved)
         off = torch.where(saturated, (ratio - 1).clamp(min=0), moved)
-        error = torch.where(saturated, certified.certificate.ratio_stderr, certified.error)
-        if bool((off > 4 * error + LINEAR_TOLERANCE).any()):
+        error = torch.where(saturated, certified.certificate.ratio_stderr, certified.error).nan_to_num(0.0)
+        if not bool((off <= 4 * error + LINEAR_TOLERANCE).all()):
             return None
         exact = dataclasses.replace(certified.certificate, gap=torch.zeros_like(ratio))
         certified = _Certified(scales, exact, torch.zeros_like(ratio), torch.zeros_like(ratio))
