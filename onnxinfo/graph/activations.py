@@ -15,13 +15,17 @@ def live_bytes(flow: Dataflow) -> int:
     A value exists from the node that computes it to the last one that reads it. Unknown sizes count as 1, as the batch
     size does; weights are not counted.
     """
-    alive = sum(_size(flow, name) for name in flow.inputs)
-    most, consumers = alive, flow.consumers
+    sizes = {name: _size(flow, name) for name in flow.inputs}
+    most = alive = sum(sizes.values())
     for position, node in enumerate(flow.nodes):
-        alive += sum(_size(flow, name) for name in node.output if name)
+        made = {name: _size(flow, name) for name in node.output if name}
+        sizes |= made
+        alive += sum(made.values())
         most = max(most, alive)
-        over = [name for name in {*flow.needs[position], *node.output} if max(consumers.get(name, [-1])) <= position]
-        alive -= sum(_size(flow, name) for name in over if name not in flow.outputs)
+        for name in {*flow.needs[position], *made} - flow.outputs:
+            # Positions of consumers ascend.
+            if flow.consumers.get(name, [-1])[-1] <= position:
+                alive -= sizes.pop(name, 0)
     return most
 
 
