@@ -269,7 +269,7 @@ class RunWriter:
             # Every number is on disk and marked; only the layout stays that of a file that is being written.
             logger.warning(
                 "run %s is complete, but %s: some programs other than onnxinfo cannot read its maps until "
-                "'onnxinfo recover' rewrites the archive",
+                "onnxinfo.recover(...) rewrites the archive",
                 quoted(self._run),
                 error,
             )

@@ -17,8 +17,11 @@ from onnxinfo.config import entries
 from onnxinfo.errors import UnknownLayerError, UnknownRunError
 from onnxinfo.models import path
 
+# An archive's readme is addressed to programmers.
 LIBRARY = sorted(
-    file for file in (ROOT / "onnxinfo").rglob("*.py") if not {"cli", "models"} & {*file.relative_to(ROOT).parts}
+    file
+    for file in (ROOT / "onnxinfo").rglob("*.py")
+    if not {"cli", "models", "conventions.py"} & {*file.relative_to(ROOT).parts}
 )
 COMMAND_LINE = sorted((ROOT / "cli").glob("*.py"))
 MODEL = str(path("digits-cnn.onnx"))
