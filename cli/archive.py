@@ -165,7 +165,7 @@ def recover(archive: str, output: str | None) -> None:
         click.echo(f"lost: run {_printable(run)}: {_printable(reason)}")
     if done.original is not None:
         click.echo(f"the damaged file is kept as {_printable(done.original)}")
-    click.echo(f"{_printable(done.output)}: {len(done.runs)} runs, {len(done.lost)} cells lost")
+    click.echo(f"{_printable(done.output)}: runs: {len(done.runs)}; cells lost: {len(done.lost)}")
 
 
 @click.command()
@@ -196,5 +196,5 @@ def validate(ctx: click.Context, archive: str, format_: str) -> None:
             click.echo(as_options(f"note: {note}", ctx.command))
         count = len(report.violations)
         verdict = "valid" if report.valid else f"{count} violation{'s'[: count != 1]}"
-        click.echo(f"{_printable(report.path)}: {verdict}; {len(report.runs)} runs, {report.cells} cells checked")
+        click.echo(f"{_printable(report.path)}: {verdict}; runs: {len(report.runs)}; cells checked: {report.cells}")
     ctx.exit(0 if report.valid else 1)

@@ -235,7 +235,7 @@ def test_commands_change_archives(path, tmp_path):
     assert "-> second" in invoke("merge", path, "-o", tmp_path / "m.h5").output
     assert invoke("export", path, "-o", tmp_path / "m.csv").exit_code == 0
     assert (tmp_path / "m.csv").read_text().startswith("run,layer,")
-    assert "1 runs, 0 cells lost" in invoke("recover", path).output
+    assert "runs: 1; cells lost: 0" in invoke("recover", path).output
 
 
 def test_command_delete_asks(path, two_runs):
@@ -253,7 +253,7 @@ def test_command_recover_tells_what_is_lost(path):
 
 def test_command_validate(path):
     good = invoke("validate", path)
-    assert (good.exit_code, good.output.endswith("valid; 2 runs, 144 cells checked\n")) == (0, True)
+    assert (good.exit_code, good.output.endswith("valid; runs: 2; cells checked: 144\n")) == (0, True)
     damage(path, "second", "concentration", 0)
     bad = invoke("validate", path)
     assert bad.exit_code == 1
