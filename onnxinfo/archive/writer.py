@@ -37,7 +37,8 @@ from .format import (
     put_chunk,
     whole_maps,
 )
-from .prepare import Request, drop_backup, prepare
+from .prepare import BACKUP, Request, drop_backup, prepare
+from .reading import Run
 from .storage import WriterLock, abandon, open_to_write, reserve, trim
 
 # Free space kept on the disk, so that HDF5 can always write its own small blocks: a failed write inside HDF5 is final.
@@ -149,6 +150,12 @@ class RunWriter:
         name = f"{metric}_retried"
         none: npt.NDArray[np.bool_] = np.zeros_like(self._done[metric])
         return self._group[name][()] == 1 if name in self._group else none
+
+    @property
+    def former(self) -> Run | None:
+        """The run that this one replaces when it is complete, if there is one."""
+        name = self._run + BACKUP
+        return Run(self._file[name], self._path) if name in self._file else None
 
     def recorded(self, name: str) -> Json:
         """Return a value recorded in the recipe or provenance when the run was started, or None.
