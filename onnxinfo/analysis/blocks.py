@@ -135,6 +135,8 @@ class SampleBatch:
         self._cells: dict[str, Cells] = {}
         #: Factor on the passes over the cells.
         self.passes = 1
+        #: Noise scales at which the search for SID begins, (S, n), infinite at the cap; None: the linearization's.
+        self.begun: Tensor | None = None
 
     @property
     def linearization(self) -> Linearization:

@@ -28,6 +28,8 @@ _OF_ITS_OWN = ("image", "absolute")
 _FREE = ("gradient", "gradcam", "cam")
 #: Provenance that describes all samples, and is that of the newest analysis.
 _OF_SAMPLES = (ATTRIBUTE, "unreadable_samples", "tags")
+#: Reason why the cells of a run are computed again.
+_BUDGET = "the budget of every layer changes with the samples"
 #: Marks of cells that more passes may prove.
 _RETRYABLE = ("ratio", "gap")
 
@@ -69,6 +71,13 @@ class Growth:
     def changes_nothing(self) -> bool:
         """Whether the existing run can be resumed as it is."""
         return not (self.added or self.why_lost or self.begins_retry)
+
+    @property
+    def starts_from_maps(self) -> bool:
+        """Whether cells that are computed again for another budget start from the maps that they have."""
+        settings = self.schema.recipe
+        gradients = settings.get("solver") not in ("forward", "reference")
+        return _BUDGET in self.why_lost and gradients and "sid" in self.kept
 
     def placement(self) -> Placement:
         """Return where the existing cells go."""
@@ -116,6 +125,16 @@ def grown(existing: Run, wanted: RunSchema, compression: str) -> Growth | str:
     added = tuple(_added(stored, merged))
     begins = retries and not existing.is_closed
     return Growth(merged, layers, tuple(samples), kept, retried, added, "; ".join(lost), begins)
+
+
+def is_part_of(existing: Run, wanted: RunSchema) -> list[int] | None:
+    """Return where the samples of a run are among those of a larger one; None if it did not grow to the larger one."""
+    stored = schema_of(existing)
+    samples = _places(stored.sample_names, wanted.sample_names)
+    names = {metric.name for metric in stored.metrics}, {metric.name for metric in wanted.metrics}
+    if samples is None or _recipe_difference(stored.recipe, wanted.recipe, names, is_wider=True) is not None:
+        return None
+    return None if _content_difference(stored, wanted, samples) is not None else samples
 
 
 def _places(stored: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
@@ -213,7 +232,7 @@ def _drop_by_samples(
     if not np.array_equal(units[0], units[1]):
         reason = "the input's standard deviation, the unit of sigma, changes with the samples"
     elif stored.recipe.get("normalizer") not in _OF_ITS_OWN or stored.recipe.get(_FORWARD):
-        reason = "the budget of every layer changes with the samples"
+        reason = _BUDGET
     else:
         reason = ""
     dropped = [

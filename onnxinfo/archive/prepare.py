@@ -138,6 +138,8 @@ def _announce(run: Run, growth: Growth) -> None:
     text = f"{added} run {quoted(run.name)}; {finished - again} of its {finished} finished cells stay"
     if again:
         text += f", {again} are computed again: {growth.why_lost}"
+        if growth.starts_from_maps:
+            text += "; the search for SID starts from their maps"
     logger.warning("%s", text)
 
 

@@ -39,7 +39,8 @@ from .format import (
     put_chunk,
     whole_maps,
 )
-from .prepare import Request, finish, prepare
+from .prepare import BACKUP, Request, finish, prepare
+from .reading import Run
 from .storage import WriterLock, abandon, open_to_write, reserve, trim
 
 logger = logging.getLogger(__name__)
@@ -153,6 +154,12 @@ class RunWriter:
         name = f"{metric}_retried"
         none: npt.NDArray[np.bool_] = np.zeros_like(self._done[metric])
         return self._group[name][()] == 1 if name in self._group else none
+
+    @property
+    def former(self) -> Run | None:
+        """The run that this one replaces when it is complete, if there is one."""
+        name = self._run + BACKUP
+        return Run(self._file[name], self._path) if name in self._file else None
 
     def recorded(self, name: str) -> Json:
         """Return a value recorded in the recipe or provenance when the run was started, or None.

@@ -305,6 +305,8 @@ class Problem:
         Relative standard error of the target, (S,).
     passes
         Factor on the noise samples, and number of times that the last round may be repeated.
+    begun
+        Noise scales of an earlier solution, (S, n), that the search starts from; infinite at the cap, NaN if unknown.
     """
 
     feature: LayerProbe
@@ -317,6 +319,7 @@ class Problem:
     without_budget: Tensor
     target_stderr: Tensor
     passes: int = 1
+    begun: Tensor | None = None
 
     @classmethod
     def of(
@@ -368,9 +371,16 @@ class Problem:
         found = self.closed(scales) if self.is_linear(scales) else None
         if found is not None:
             return found, self.coarseness(found.scales)
-        scales = self.gauss_newton(scales)
+        scales = self.gauss_newton(scales) if self.begun is None else self.feasible(self.resumed(scales, self.begun))
         coarse = self.coarseness(scales)
         return self.search(scales, coarse > 1), coarse
+
+    def resumed(self, scales: Tensor, begun: Tensor) -> Tensor:
+        """Return the scales of an earlier solution, (S, groups); those of the closed form where it has none."""
+        closed = self.tie.expand(scales)
+        known = torch.where(begun.isinf(), closed.clamp(min=self.cap), begun)
+        found = torch.where(known.isfinite() & (known > 0), known, closed)
+        return (self.tie.sum(found.log()) / self.tie.size).exp()
 
     def is_linear(self, scales: Tensor) -> bool:
         """Whether the closed form is the solution: exact norms, and at each sample a feature linear in the noise."""

@@ -65,6 +65,7 @@ from ..replacing import check_writable
 from ..termination import orderly_termination
 from ..text import quoted
 from .compute import RETRY_PASSES, Analysis
+from .former import Former
 from .open_model import open_model, recorded_inputs, runnable
 from .open_samples import open_analyzed, reopening
 
@@ -254,7 +255,8 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
                 measure.prepare(report)
         with open_engine(job.config.execution, worker) as opened:
             workers = job.config.execution.workers or 1
-            Analysis(job, measures, worker, opened, writer, report, workers).compute()
+            former = Former.of(writer.former, schema, job)
+            Analysis(job, measures, worker, opened, writer, report, workers, former).compute()
         # Before the run is marked complete, because no later call looks for it then.
         worker.unfinished.remove()
     return _proven(Result(Path(output), name), out.min_converged)

@@ -27,6 +27,7 @@ from ..engines.base import Engine
 from ..errors import InputError
 from ..metrics.linearization import NORMALIZER_STDERR, Linearization
 from .forecast import Forecast
+from .former import Former
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class Analysis:
         Called for every cell.
     workers
         Number of processes that share the work.
+    former
+        The run before it grew, whose cells are computed again from their maps.
     """
 
     job: Job
@@ -65,6 +68,7 @@ class Analysis:
     writer: RunWriter
     report: Report
     workers: int = 1
+    former: Former | None = None
     _finished: dict[str, npt.NDArray[np.bool_]] = field(init=False)
     _retried: dict[str, npt.NDArray[np.bool_]] = field(init=False)
     _forecast: Forecast = field(init=False)
@@ -178,13 +182,27 @@ class Analysis:
                 if not self._open(layer, block):
                     continue
                 start = kept.of(layer, block) if constrained and layer not in self.job.evaluated else None
-                if names := self._first(layer, block):
-                    self._begin(layer, block, names, start, normalizers[layer])
-                    yield Measuring(layer, block, names, start, normalizers[layer])
+                yield from self._usual(layer, block, start, normalizers[layer])
                 for places, names in self._again(layer, block).items():
                     some = None if start is None else start.at(torch.tensor(places))
                     samples = [block[at] for at in places]
                     yield Measuring(layer, samples, names, some, normalizers[layer], RETRY_PASSES)
+
+    def _usual(
+        self, layer: int, block: list[int], start: Linearization | None, normalizer: float | None
+    ) -> Iterator[Measuring]:
+        """Tasks with the usual passes: of the whole block, or apart of cells that existed before the run grew."""
+        before = [] if self.former is None or start is None else self.former.places(layer, normalizer, block)
+        for places in (before, [place for place in range(len(block)) if place not in before]):
+            samples = [block[place] for place in places]
+            if not samples or not (names := self._first(layer, samples)):
+                continue
+            some = start if start is None or len(places) == len(block) else start.at(torch.tensor(places))
+            self._begin(layer, samples, names, some, normalizer)
+            begun = None
+            if places is before and self.former is not None and normalizer is not None:
+                begun = self.former.scales(layer, normalizer, samples, self.job.settings.sigma_max)
+            yield Measuring(layer, samples, names, some, normalizer, begun=begun)
 
     def _first(self, layer: int, block: Sequence[int]) -> list[str]:
         """Metrics with unfinished cells in a block that get the usual number of passes."""

@@ -106,9 +106,74 @@ def test_cells_that_new_samples_change_are_computed_again(tmp_path, layers, capl
     assert "0 of its 2 finished cells stay, 2 are computed again" in caplog.text
     assert reason in caplog.text
     analyze(fresh, **options, layers=layers[-1:], limit=4)
-    (grown, whole) = (state(each) for each in (archive, fresh))
-    assert grown[2]["sid"].tolist() == whole[2]["sid"].tolist()
-    assert grown[3] == ["run"]
+    with onnxinfo.open(archive) as one, onnxinfo.open(fresh) as other:
+        assert [*one] == ["run"]
+        grown, whole = one["run"], other["run"]
+        # A layer has one budget, that of all samples.
+        assert grown.normalizer("sid") == whole.normalizer("sid")
+        values, expected = grown.values("sid"), whole.values("sid")
+    assert values["converged"].all()
+    error = 4 * np.hypot(values["stderr"], expected["stderr"]) + np.maximum(values["gap"], expected["gap"])
+    assert (np.abs(values["value"] - expected["value"]) <= error).all()
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """Samples of each computation of SID, and whether it starts from earlier maps."""
+    cells, found = measures.Sid.cells, []
+
+    def noted(self, batch):
+        found.append((batch.indices, None if batch.begun is None else batch.begun.shape[0]))
+        return cells(self, batch)
+
+    monkeypatch.setattr(measures.Sid, "cells", noted)
+    return found
+
+
+def test_cells_of_another_budget_start_from_their_maps(tmp_path, layers, starts, caplog):
+    archive, other = tmp_path / "a.h5", tmp_path / "b.h5"
+    for each in (archive, other):
+        analyze(each, layers=layers[-1:])
+    starts.clear()
+    analyze(archive, layers=layers[-1:], limit=4)
+    assert starts == [([0, 1], 2), ([2, 3], None)]
+    assert "the search for SID starts from their maps" in caplog.text
+
+    def stop(progress):
+        if progress.layer and not progress.provisional:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyze(other, layers=layers[-1:], limit=4, progress=stop)
+    analyze(other, layers=layers[-1:], limit=4)
+    assert starts[2:] == [([0, 1], 2), ([2, 3], None)]
+    assert state(other)[2]["sid"].tolist() == state(archive)[2]["sid"].tolist()
+
+
+@pytest.mark.parametrize("options", [{"normalize_by": "sample"}, {"budget": 0.1}, {"overwrite": True, "alpha": 0.001}])
+def test_other_cells_start_from_the_linearization(tmp_path, layers, starts, options):
+    archive = tmp_path / "a.h5"
+    analyze(
+        archive,
+        layers=layers[-1:],
+        **{key: value for key, value in options.items() if key not in ("overwrite", "alpha")},
+    )
+    analyze(archive, layers=layers[-1:], limit=4, **options)
+    assert {count for _, count in starts} == {None}
+
+
+def test_the_start_is_scaled_like_the_budget_and_keeps_capped_units():
+    from onnxinfo.metrics.noise import ENTROPY
+    from onnxinfo.workflows.former import Former
+
+    class Run:
+        def maps(self, metric, layer, samples):
+            return np.log(np.array([[0.5, 10.0, np.nan]], dtype=np.float32)) + np.float32(ENTROPY)
+
+    former = Former(Run(), {3: 0}, {7: 2}, np.ones(3), np.array([2.0]), np.ones((1, 3), bool))
+    assert former.places(3, 8.0, [6, 7]) == [1]
+    assert former.places(3, 2.0, [6, 7]) == former.places(3, None, [7]) == former.places(4, 8.0, [7]) == []
+    np.testing.assert_allclose(former.scales(3, 8.0, [7], 10.0), [[1.0, np.inf, np.nan]], rtol=1e-5)
 
 
 def test_gradients_do_not_depend_on_other_samples(tmp_path, layers, caplog):
