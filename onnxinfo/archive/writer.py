@@ -174,7 +174,8 @@ class RunWriter:
         self._normalizer[metric][layer] = value
         with self._writing():
             self._put(f"{metric}_normalizer", layer, value)
-            self._sync()
+            # On disk with the first cell, before its mark.
+            self._file.flush()
 
     def write(
         self,
@@ -245,6 +246,7 @@ class RunWriter:
                     self._sync()
                     self._file.close()
                     trim(self._path)
+                    fsync(self._path)
                 if status == "complete":
                     drop_backup(self._path, self._run)
         finally:
