@@ -86,11 +86,12 @@ class Unfinished:
         files = self._files(name)
         number = int(files[-1].suffix[1:]) + 1 if files else 0
         try:
-            self.folder.mkdir(exist_ok=True)
+            if not self.folder.exists():
+                self.folder.mkdir(exist_ok=True)
+                fsync_folder(self.folder.parent)
             path = self.folder / f"{name}.{number:06d}"
             with replacing(path) as part, part.open("wb") as file:
                 file.writelines(_encoded(items, self.digest))
-            fsync_folder(self.folder)
         except (OSError, ArchiveError) as error:
             logger.warning("unfinished work cannot be saved in %s (%s)", quoted(self.folder), error)
             return False

@@ -191,7 +191,8 @@ class RunWriter:
         self._normalizer[metric][layer] = value
         with self._writing():
             self._put(f"{metric}_normalizer", layer, value)
-            self._sync()
+            # On disk with the first cell, before its mark.
+            self._file.flush()
 
     def write(
         self,
@@ -262,6 +263,7 @@ class RunWriter:
                     self._sync()
                     self._file.close()
                     trim(self._path)
+                    fsync(self._path)
                 if status == "complete":
                     self._finish()
         finally:

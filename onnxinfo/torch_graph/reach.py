@@ -29,8 +29,8 @@ _INTEGERS = _DISCRETE | {
     number for name, number in onnx.TensorProto.DataType.items() if re.fullmatch(r"U?INT\d+", name)
 }
 _CONSTANT = ("fallback", "none")
-# Operators whose gradient exists in torch but is 0 everywhere.
-_FLAT = {"ai.onnx.Sign"}
+# Operators whose gradient in torch is 0 everywhere, or absent.
+_FLAT = {"ai.onnx.Sign", "ai.onnx.Hardmax"}
 _SUM, _DIFFERENCE = "Add", "Sub"
 _SHOWN = 10
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from graphs import constant, model, node, value, weight
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from onnxinfo import check_model
 from onnxinfo.cli import cli
@@ -55,6 +55,20 @@ def test_layers_behind_integers_are_not_reached(name: str) -> None:
 @pytest.mark.parametrize("name", BESIDE)
 def test_layers_with_another_way_are_reached(name: str) -> None:
     assert reasons_unreached(network(BESIDE[name]), "x", ["h", "y"]) == {}
+
+
+@pytest.mark.parametrize("operator", ["Hardmax", "Binarizer"])
+def test_layers_behind_floats_without_gradient_are_not_reached(operator: str) -> None:
+    """No integer and no sign is on the way: the operator has no differentiable converter."""
+    domain = "ai.onnx.ml" if operator == "Binarizer" else ""
+    proto = model(
+        [node("MatMul", "x w", "h"), node(operator, "h", "y", domain=domain)],
+        [value("x")],
+        [value("y")],
+        [weight("w", 4, 4)],
+        imports=[helper.make_opsetid("ai.onnx.ml", 3)],
+    )
+    assert list(reasons_unreached(proto, "x", ["h", "y"])) == ["y"]
 
 
 def test_the_command_says_what_reaches_a_layer(tmp_path: Any) -> None:
