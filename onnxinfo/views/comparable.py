@@ -171,9 +171,18 @@ def differing_setting(one: Mapping[str, Any], two: Mapping[str, Any], metrics: C
     # Where normalizers differ, alphas differ because of that.
     for key in sorted(keys, key=lambda each: (each != "normalizer", each)):
         if one[key] != two[key]:
+            if isinstance(one[key], Mapping) and isinstance(two[key], Mapping):
+                return f"{as_setting(key, '')[0]} differs: {_differing_part(one[key], two[key])}"
             (name, first), (_, second) = (as_setting(key, each[key]) for each in (one, two))
             return f"{name} is {printable(str(first))} in one and {printable(str(second))} in the other"
     return ""
+
+
+def _differing_part(one: Mapping[str, Any], two: Mapping[str, Any]) -> str:
+    """Return the first entry of a setting, such as a step of the preprocessing, that differs, in words."""
+    key = next(name for name in [*one, *two] if one.get(name) != two.get(name))
+    first, second = ("none" if each.get(key) is None else printable(str(each[key])) for each in (one, two))
+    return f"{printable(key)} is {first} in one and {second} in the other"
 
 
 def _metric_of(key: str) -> str | None:

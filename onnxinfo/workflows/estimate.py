@@ -83,7 +83,7 @@ def estimate(
     Returns
     -------
     Estimate
-        Within a factor of about two of the real run, on the same machine under the same load.
+        Rough: the time is usually right within a factor of two to three, on the same machine under the same load.
 
     Raises
     ------

@@ -69,6 +69,14 @@ def test_a_report_of_them_has_a_caution(archives):
     )
 
 
+def test_the_step_that_differs_is_named(archives):
+    for name, preset in (("e", "cifar10"), ("f", None)):
+        steps = {"preprocessing": {"scale": 1.0, "preset": preset}}
+        fakes.make(archives / f"{name}.h5", name, replace(SCALED, recipe=SCALED.recipe | steps))
+    (row, *_) = onnxinfo.query([archives / "e.h5", archives / "f.h5"])
+    assert row["caution"].endswith(": preprocessing differs: preset is cifar10 in one and none in the other")
+
+
 def test_inputs_of_different_units_are_not_comparable(archives, caplog):
     fakes.make(archives / "d.h5", "d", replace(SCALED, unit=SCALED.unit * 1.1))
     assert onnxinfo.query([archives / "a.h5", archives / "d.h5"])[0]["caution"].endswith("(standard deviations)")
