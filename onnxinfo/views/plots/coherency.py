@@ -140,7 +140,7 @@ def _draw_magnitudes(figure: SubFigure, found: _Found, style: FigureStyle) -> No
     last = [*found.of(found.metrics[-1]).values()][-1]
     name_layers(panels[-1], last, style)
     remark = unproven_text(each.values for each in found.values.values())
-    panels[-1].set_xlabel("layer\nmean ± standard error over all samples" + (f"\n{remark}" if remark else ""))
+    panels[-1].set_xlabel("layer\nmean ± standard error\nover all samples" + (f"\n{remark}" if remark else ""))
     if len(found.runs) > 1:
         panels[0].legend(loc="best", framealpha=0.8)
 
