@@ -169,12 +169,12 @@ def reasons_unreached(model: ModelSource, perturb: str | Sequence[str], layers: 
     }
 
 
-def _casts(node: onnx.NodeProto, types: Mapping[str, int]) -> bool:
+def _casts(node: protos.AnyNode, types: Mapping[str, int]) -> bool:
     """Whether a node converts values to another type."""
     return node.op_type in ("Cast", "CastLike") and types.get(node.input[0]) != types.get(node.output[0])
 
 
-def _computed_within(node: onnx.NodeProto) -> Iterator[str]:
+def _computed_within(node: protos.AnyNode) -> Iterator[str]:
     """Names of the results of a node and of the nodes in its bodies."""
     for inner in protos.nested([node]):
         yield from inner.output
