@@ -50,10 +50,15 @@ def _as_it_is() -> Iterator[None]:
     yield
 
 
+def _ascent(**changed: float) -> Callable[[], object]:
+    """Change the ascents of both references."""
+    return lambda: patch.dict(ru.ASCENTS, {name: each._replace(**changed) for name, each in ru.ASCENTS.items()})  # type: ignore[arg-type]
+
+
 SABOTAGE: dict[str, Callable[[], object]] = {
     "as it is": _as_it_is,
-    "5 steps": lambda: patch.object(ru, "STEPS", 5),
-    "rate tenfold": lambda: patch.object(ru, "RATE", 3.0),
+    "5 steps": _ascent(steps=5),
+    "rate tenfold": _ascent(rate=3.0),
     "no ascent": lambda: patch.object(ru.Problem, "ascend", lambda self, scales, **_: scales),
 }
 

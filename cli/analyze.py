@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from .estimate import dry_run, print_estimate
 from .options import force, inputs
 from .outcome import completed, formats, present
 from .progress import progress_bar
@@ -20,7 +21,8 @@ from .settings import config_file, settings
 @config_file
 @settings()
 @formats
-def analyze(model: str, inputs: str, output: str, format: str, **options: Any) -> None:
+@dry_run
+def analyze(model: str, inputs: str, output: str, format: str, dry_run: bool, **options: Any) -> None:
     """Measure how much of the input each layer of MODEL discards.
 
     If an analysis is interrupted, finished cells are kept; rerun the same command to resume. With more samples, layers
@@ -32,6 +34,9 @@ def analyze(model: str, inputs: str, output: str, format: str, **options: Any) -
     """
     from onnxinfo import analyze as run_analysis
 
+    if dry_run:
+        print_estimate(model, inputs, output, format, options)
+        return
     began = time.monotonic()
     with progress_bar(output) as report:
         result, error = completed(lambda: run_analysis(model, inputs, output, progress=report, **options))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import force
+from .options import force, only_metrics
 from .verbosity import print_info
 
 
@@ -15,7 +15,7 @@ from .verbosity import print_info
 @click.argument("archive", metavar="FILE.h5", type=click.Path())
 @click.option("-o", "--output", required=True, metavar="OUT.onnx", type=click.Path(), help="Model file to write.")
 @click.option("--run", metavar="NAME", help="Run to use. Default: the only run of MODEL.")
-@click.option("--metric", "metrics", multiple=True, help="Metric to write; repeatable. Default: all.")
+@only_metrics("Metric to write; repeatable. Default: all.")
 @force
 def annotate(model: str, archive: str, output: str, **options: Any) -> None:
     """Write MODEL with the metrics in FILE.h5 as metadata of its nodes.

@@ -9,6 +9,7 @@ import click
 
 from .completion import run_names
 from .options import force
+from .rendering import as_options
 from .tables import FORMATS, duration, print_rows
 from .verbosity import print_info
 
@@ -190,9 +191,9 @@ def validate(ctx: click.Context, archive: str, format_: str) -> None:
     else:
         for each in report.violations:
             where = f"run {each.run}: {each.where}" if each.run else each.where
-            click.echo(f"violation: {_printable(f'{where}: {each.problem}')}")
+            click.echo(as_options(f"violation: {_printable(f'{where}: {each.problem}')}", ctx.command))
         for note in report.notes:
-            click.echo(f"note: {note}")
+            click.echo(as_options(f"note: {note}", ctx.command))
         count = len(report.violations)
         verdict = "valid" if report.valid else f"{count} violation{'s'[: count != 1]}"
         click.echo(f"{_printable(report.path)}: {verdict}; runs: {len(report.runs)}; cells checked: {report.cells}")

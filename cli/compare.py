@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .completion import run_names
-from .options import force, only_inputs, only_layers, only_tagged
+from .options import force, only_inputs, only_layers, only_metrics, only_tagged
 from .tables import FORMATS, claim_table, print_rows, write_stdout
 
 
@@ -23,7 +23,7 @@ from .tables import FORMATS, claim_table, print_rows, write_stdout
 @only_tagged
 @only_layers
 @only_inputs
-@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable.")
+@only_metrics("Only this metric; repeatable.")
 @click.option("--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable.")
 @click.option(
     "--by",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -10,13 +11,14 @@ from onnxinfo.config import COHERENCY_METRICS, RESCALE_FACTOR
 
 from .models import load_for
 from .options import force, selection
+from .options import inputs as samples
+from .outcome import completed, finite, formats
 from .progress import progress_bar
 from .settings import config_file, settings
-from .tables import FORMATS, print_rows
+from .tables import FORMATS, print_rows, write_stdout
 from .verbosity import print_info
 
 COLUMNS = ("layer", "metric", "rescaled", "before", "after", "difference", "ratio", "samples", "unproven")
-_inputs = click.option("--inputs", required=True, metavar="SPEC", help="Samples, as for 'onnxinfo analyze'.")
 _factor = click.option(
     "--factor",
     type=float,
@@ -64,7 +66,7 @@ def rescale(
 
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
-@_inputs
+@samples
 @_archive
 @_factor
 @click.option(
@@ -88,9 +90,11 @@ def coherency(model: str, inputs: str, output: str, format: str, **options: Any)
     from onnxinfo import coherency as compare_rescaled
 
     with progress_bar(output) as report:
-        found = compare_rescaled(model, inputs, output, progress=report, **options)
+        found, error = completed(lambda: compare_rescaled(model, inputs, output, progress=report, **options))
     rows = [{name: getattr(change, name) for name in COLUMNS} for change in found.changes]
     print_rows(rows, COLUMNS, format)
+    if error is not None:
+        raise error
 
 
 @click.command(no_args_is_help=True)
@@ -124,11 +128,12 @@ def prune(model: str, output: str, keep: float, scope: str, force: bool) -> None
 
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
-@_inputs
+@samples
 @_archive
 @config_file
 @settings("input", "sid", "ru", "ru.decoder", "execution", "output")
-def robustness(model: str, inputs: str, output: str, **options: Any) -> None:
+@formats
+def robustness(model: str, inputs: str, output: str, format: str, **options: Any) -> None:
     """Measure how far the samples are from MODEL's most probable wrong classes.
 
     The mean L2 norm, in standard deviations of the input, of the smallest perturbations to the 20 most probable wrong
@@ -141,6 +146,15 @@ def robustness(model: str, inputs: str, output: str, **options: Any) -> None:
     from onnxinfo import robustness as measure
 
     with progress_bar(output) as report:
-        found = measure(model, inputs, output, progress=report, **options)
-    click.echo(f"robustness {found.value:.5f} +- {found.stderr:.5f} standard deviations (mean L2 norm)")
-    click.echo(f"{found.converged} of {found.samples} samples reached every target; accuracy {found.accuracy:.3f}")
+        found, error = completed(lambda: measure(model, inputs, output, progress=report, **options))
+    if format == "json":
+        described = {"archive": str(found.result.archive), "run": found.result.run, "unchanged": found.result.unchanged}
+        numbers = {
+            each: finite(getattr(found, each)) for each in ("value", "stderr", "samples", "converged", "accuracy")
+        }
+        write_stdout(json.dumps(described | numbers, indent=2, ensure_ascii=False) + "\n")
+    else:
+        click.echo(f"robustness {found.value:.5f} +- {found.stderr:.5f} standard deviations (mean L2 norm)")
+        click.echo(f"{found.converged} of {found.samples} samples reached every target; accuracy {found.accuracy:.3f}")
+    if error is not None:
+        raise error

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxinfo.text import printable
+
 from .options import inputs
 from .rendering import as_options
 from .settings import config_file, setting, settings
@@ -36,7 +38,8 @@ def doctor(ctx: click.Context, /, model: str, inputs: str, format: str, **option
     """Examine what MODEL receives and what it makes of it, before an analysis.
 
     Prints preprocessing, range of the model's input, predictions and accuracy, and what is probably wrong. With
-    --labels, other presets, scales and layouts are tried on at most 512 samples. The last line is the command to use.
+    --labels, other presets, scales and layouts are tried on at most 512 samples. The last line is the command to use,
+    or why an analysis would fail.
 
     \b
     Example:
@@ -45,7 +48,7 @@ def doctor(ctx: click.Context, /, model: str, inputs: str, format: str, **option
     from onnxinfo import doctor as examine
 
     card = examine(model, inputs, **options)
-    command = _command(ctx, card)
+    command = "" if card.obstacle else _command(ctx, card)
     if format == "json":
         found = card.to_dict() | {"command": command, "predicted": None, "probability": None}
         if card.predicted is not None and card.probability is not None:
@@ -60,7 +63,10 @@ def doctor(ctx: click.Context, /, model: str, inputs: str, format: str, **option
         rows += [{"preprocessing": str(each), "accuracy": each.accuracy} for each in card.alternatives]
         click.echo(f"\ntried on {card.tried} labeled samples:")
         print_rows(rows, ["preprocessing", "accuracy"], "table")
-    click.echo(f"\n{'use' if card.better else 'next'}: {command}")
+    if card.obstacle:
+        click.echo(f"\nan analysis would fail: {as_options(printable(card.obstacle), ctx.command)}")
+    else:
+        click.echo(f"\n{'use' if card.better else 'next'}: {command}")
 
 
 def _command(ctx: click.Context, card: SanityCard) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import click
 
+from .estimate import dry_run, print_estimate
 from .options import force, inputs
 from .outcome import completed, formats, present
 from .progress import progress_bar
@@ -21,7 +25,8 @@ from .settings import config_file, settings
 @settings()
 @force
 @formats
-def oneshot(model: str, inputs: str, output: str, format: str, **options: Any) -> None:
+@dry_run
+def oneshot(model: str, inputs: str, output: str, format: str, dry_run: bool, **options: Any) -> None:
     """Analyze MODEL, draw plots and write a report.
 
     The files NAME.h5, NAME-curve.png, NAME-maps.png and NAME.html in OUTDIR are named after MODEL.
@@ -32,6 +37,13 @@ def oneshot(model: str, inputs: str, output: str, format: str, **options: Any) -
     """
     from onnxinfo import oneshot as run_all
 
+    if dry_run:
+        with tempfile.TemporaryDirectory() as empty:
+            folder = output if os.path.isdir(output) else empty
+            archive = os.path.join(folder, f"{Path(model).stem}.h5")
+            del options["force"]
+            print_estimate(model, inputs, archive, format, options)
+        return
     began = time.monotonic()
     with progress_bar(output) as report:
         made, error = completed(lambda: run_all(model, inputs, output, progress=report, **options))

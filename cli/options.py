@@ -9,7 +9,7 @@ import click
 
 from onnxinfo.config import PATTERNS
 
-from .completion import layer_names, run_names
+from .completion import layer_names, metric_names, run_names
 from .settings import setting
 
 Command = Callable[..., Any]
@@ -53,6 +53,11 @@ def only_layers(command: Command) -> Command:
     """Add ``--layers``, which selects analyzed layers."""
     text = "Only layers that match this pattern; repeatable. Default: all."
     return click.option("--layers", multiple=True, metavar="P", help=text, shell_complete=layer_names)(command)
+
+
+def only_metrics(help: str, name: str = "metrics") -> Callable[[Command], Command]:
+    """Add ``--metric``, which selects metrics of archives, as a parameter of some name."""
+    return click.option("--metric", name, multiple=True, metavar="NAME", help=help, shell_complete=metric_names)
 
 
 def network(command: Command) -> Command:

@@ -104,11 +104,12 @@ def _described(result: Result, seconds: float, files: Mapping[str, Any]) -> dict
             "samples": run.shape[1],
             "cells": sum(each["done"].size for each in cells),
             "proven": sum(int(each["converged"].sum()) for each in cells),
-            "layers": [{key: _finite(value) for key, value in row.items()} for row in rows],
+            "layers": [{key: finite(value) for key, value in row.items()} for row in rows],
             "sanity": None if run.sanity is None else run.sanity.to_dict(),
             **files,
         }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a value for JSON, which has no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

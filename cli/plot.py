@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 
-from .options import force, only_inputs, only_layers, only_runs
+from .completion import files_and_kinds
+from .options import force, only_inputs, only_layers, only_metrics, only_runs
 from .verbosity import print_info
 
+#: Kinds in the help of the command.
+_DESCRIBED = re.compile(r"^ {2,}(\w+) ", re.MULTILINE)
 
-@click.command(no_args_is_help=True)
-@click.argument("archives", nargs=-1, required=True, type=click.Path(), metavar="FILE... KIND")
+
+class _Plot(click.Command):
+    """The command, whose help also lists the kinds of installed packages."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the kinds that the help does not describe."""
+        from onnxinfo.registry import PLOTS
+
+        super().format_epilog(ctx, formatter)
+        if more := [name for name in PLOTS.names() if name not in _DESCRIBED.findall(self.help or "")]:
+            formatter.write_paragraph()
+            formatter.write_text(f"Kinds of installed packages: {', '.join(more)}")
+
+
+@click.command(cls=_Plot, no_args_is_help=True)
+@click.argument(
+    "archives", nargs=-1, required=True, type=click.Path(), metavar="FILE... KIND", shell_complete=files_and_kinds
+)
 @click.option("-o", "--output", required=True, type=click.Path(), help="Figure to write: .png, .svg or .pdf.")
 @only_runs
 @only_layers
@@ -19,7 +39,7 @@ from .verbosity import print_info
 @click.option(
     "--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable. Default: all."
 )
-@click.option("--metric", multiple=True, help="Metric to draw; repeatable for curve and coherency. Default: sid.")
+@only_metrics("Metric to draw; repeatable for curve and coherency. Default: sid.", "metric")
 @click.option("--against", metavar="METRIC", help="scatter: metric on the vertical axis. Default: ru.")
 @click.option("--overlay", is_flag=True, default=None, help="maps: draw the maps over the images.")
 @click.option("--spread", type=click.Choice(["stderr", "iqr"]), help="curve: what the band shows. Default: stderr.")

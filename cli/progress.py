@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -58,8 +59,10 @@ class _Stage:
         last, spent = self.last, time.monotonic() - self._began
         done = last.done - self._before
         text = f"{last.stage}: {last.done} of {last.total} ({last.done / max(last.total, 1):.0%})"
-        if done and last.done < last.total:
-            text += f", about {_clock(spent / done * (last.total - last.done))} left"
+        # Before the first step, the analysis itself estimates the time.
+        left = spent / done * (last.total - last.done) if done else last.remaining
+        if math.isfinite(left) and last.done < last.total:
+            text += f", about {_clock(left)} left"
         text += f", {_clock(spent)} so far"
         return f"{text}; {printable(last.layer)} {last.value:.4f}" if last.layer else text
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from .options import force, only_inputs, only_runs, only_tagged, selection
+from .options import force, only_inputs, only_metrics, only_runs, only_tagged, selection
 from .tables import FORMATS, STREAMED, claim_table, print_rows
 
 # Columns that the terminal omits if they contain only these values.
@@ -30,7 +30,7 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 @click.option(
     "--op", "ops", multiple=True, metavar="TYPE", help="Only layers of this ONNX operator; repeatable. Default: all."
 )
-@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable. Default: all.")
+@only_metrics("Only this metric; repeatable. Default: all.")
 @click.option(
     "--sample",
     "samples",
@@ -118,6 +118,10 @@ def query(
         print_rows(rows, columns, "raw csv" if raw and format == "csv" else format, target)
 
 
+#: Key of rows of runs that are not comparable, see :data:`onnxinfo.views.query.CAUTION`.
+CAUTION = "caution"
+
+
 def _columns(rows: Iterable[dict[str, Any]], known: list[str], named: str | None, format: str) -> list[str]:
     """Choose the columns; the terminal omits those that are constant and printed elsewhere."""
     if named is not None:
@@ -126,6 +130,9 @@ def _columns(rows: Iterable[dict[str, Any]], known: list[str], named: str | None
             if name not in known:
                 raise click.BadParameter(f"no column '{name}'; there is {', '.join(known)}", param_hint="--columns")
         return chosen
+    if format not in ("json", "jsonl"):
+        # A warning on standard error says it; only JSON repeats it in every row.
+        known = [name for name in known if name != CAUTION]
     if format not in ("table", "markdown"):
         return known
     empty = {name for name, nothing in _NOTHING.items() if all(row.get(name) in nothing for row in rows)}

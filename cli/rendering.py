@@ -11,6 +11,8 @@ import click
 KEYWORD = re.compile(r"(?<![^\s(])([a-z_]+)=(\.\.\.|True|False|'[^']*'|\['[^']*'(?:, '[^']*')*\])(?![^\s,;:.)])")
 #: A call of a public function: ``onnxinfo.compare(by='depth')``.
 CALL = re.compile(r"\bonnxinfo\.([a-z_]+)\(([^()]*)\)")
+#: A word that may be the name of a setting, such as ``normalize_by``, outside quotes and paths.
+WORD = re.compile(r"(?<![\w'\"./=-])[a-z]+(?:_[a-z]+)+(?![\w'\"./=(-])")
 #: Options of the program itself, by the functions that they correspond to.
 PROGRAM_OPTIONS = {"register_ort_library": "--ort-library"}
 
@@ -24,7 +26,7 @@ def register_program(program: click.Group) -> None:
 
 
 def as_options(text: str, command: click.Command | None) -> str:
-    """Replace keywords in a message by options of a command, and calls by commands.
+    """Replace keywords and names of settings in a message by options of a command, and calls by commands.
 
     Parameters
     ----------
@@ -43,7 +45,13 @@ def _with_flags(text: str, command: click.Command | None) -> str:
         option = options.get(found[1])
         return _flags(option, found[2]) if isinstance(option, click.Option) else found[0]
 
-    return KEYWORD.sub(replace, text)
+    def named(found: re.Match[str]) -> str:
+        option = options.get(found[0])
+        return max(option.opts, key=len) if isinstance(option, click.Option) else found[0]
+
+    # Text from outside is in quotes.
+    parts = re.split(r"('[^']*')", KEYWORD.sub(replace, text))
+    return "".join(part if place % 2 else WORD.sub(named, part) for place, part in enumerate(parts))
 
 
 def _flags(option: click.Option, value: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import force, only_layers, only_runs
+from .options import force, only_layers, only_metrics, only_runs
 from .verbosity import print_info
 
 
@@ -15,7 +15,7 @@ from .verbosity import print_info
 @click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(), help="HTML file to write.")
 @only_runs
 @only_layers
-@click.option("--metric", "metrics", multiple=True, help="Only this metric; repeatable. Default: all.")
+@only_metrics("Only this metric; repeatable. Default: all.")
 @click.option(
     "--model", type=click.Path(), help="ONNX file of the runs, from which the connections between layers are read."
 )

@@ -8,15 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from onnxinfo.config import Entry, entries, kinds, read_settings
 from onnxinfo.moved import warn_renamed
 
-from .completion import layer_names, metric_names
+from .completion import layer_names, matching
+from .show_config import CONFIG_FILE, show_config
 
 Command = Callable[..., Any]
 
-_COMPLETIONS = {"layers": layer_names, "exclude": layer_names, "metrics": metric_names}
+_COMPLETIONS = {"layers": layer_names, "exclude": layer_names}
+#: Configuration file that is read if none is named, from the working directory.
+USUAL_FILE = "onnxinfo.toml"
 
 
 class Value(click.ParamType[Any]):
@@ -39,6 +43,35 @@ class Value(click.ParamType[Any]):
             return self._kind.check([given])[0] if self._kind.is_repeatable else self._kind.check(given)
         except ValueError as error:
             self.fail(f"{str(value)[:160]!r}; give {error}", param, ctx)
+
+
+class Name(Value):
+    """Parameter type for the name of a metric or engine: built-in ones, and those of installed packages.
+
+    Parameters
+    ----------
+    entry
+        The setting.
+    """
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(entry)
+        self._flat = entry.setting.flat
+
+    @property
+    def names(self) -> list[str]:
+        """The names; looked up when they are shown, because that reads the list of installed packages."""
+        from onnxinfo.registry import ENGINES, METRICS
+
+        return {"metrics": METRICS, "engine": ENGINES}[self._flat].names()
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the names as a choice."""
+        return f"[{'|'.join(self.names)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete a name."""
+        return matching(self.names, incomplete)
 
 
 class SettingOption(click.Option):
@@ -123,7 +156,7 @@ def setting(flat: str, name: str = "", help: str = "") -> Callable[[Command], Co
 
 
 def config_file(command: Command) -> Command:
-    """Add ``--config`` to a command."""
+    """Add ``--config`` and ``--show-config`` to a command."""
     return click.option(
         "--config",
         type=click.Path(),
@@ -132,8 +165,9 @@ def config_file(command: Command) -> Command:
         expose_value=False,
         callback=_read_config,
         envvar="ONNXINFO_CONFIG",
-        help="Configuration file (TOML), see docs/configuration.md; environment and options take precedence over it.",
-    )(command)
+        help="Configuration file (TOML), see docs/configuration.md; environment and options take precedence over it. "
+        f"Default: {USUAL_FILE} in the working directory, if it exists.",
+    )(show_config(command))
 
 
 def present_options(command: click.Command, arguments: list[str]) -> list[str]:
@@ -160,6 +194,8 @@ def _option(entry: Entry, name: str, flag: str, default: Any) -> Callable[[Comma
         flag, more["show_default"] = f"{flag}/--no-{flag[2:]}", False
     elif kind.choices:
         more["type"] = Word(kind)
+    elif setting.flat in ("metrics", "engine"):
+        more |= {"type": Name(entry), "multiple": kind.is_repeatable}
     else:
         more |= {"type": Value(entry), "metavar": kind.metavar, "multiple": kind.is_repeatable}
     more["shell_complete"] = _COMPLETIONS.get(setting.flat)
@@ -168,8 +204,12 @@ def _option(entry: Entry, name: str, flag: str, default: Any) -> Callable[[Comma
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
     if path is None:
-        return
+        if not os.path.isfile(USUAL_FILE):
+            return
+        path = USUAL_FILE
+        click.echo(f"settings are read from {USUAL_FILE}", err=True)
     given = read_settings(path)
+    ctx.meta[CONFIG_FILE] = path
     options = [each for each in ctx.command.params if isinstance(each, SettingOption)]
     ctx.default_map = {
         each.name: given[each.entry.setting.flat] for each in options if each.name and each.entry.setting.flat in given

@@ -153,7 +153,8 @@ def print_run(run: Run, output: str, seconds: float) -> None:
             click.echo(f"{metric.name}: {text}")
     unreadable = run.provenance.get("unreadable_samples")
     missing = f", {len(unreadable)} unreadable" if isinstance(unreadable, list) and unreadable else ""
-    for line in run.sanity.lines() if run.sanity else []:
+    # The rest of the card was shown before the work began; no result is read without its warnings.
+    for line in run.sanity.warning_lines() if run.sanity else []:
         click.echo(as_options(line, click.get_current_context().command))
     click.echo(f"archive: {output}")
     click.echo(f"samples: {run.shape[1]} used{missing}")

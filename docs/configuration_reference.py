@@ -31,8 +31,10 @@ alpha = 1e-3
     onnxinfo analyze resnet20.onnx --inputs images/ -o result.h5 --config analysis.toml
     ONNXINFO_DEVICE=cuda:1 onnxinfo analyze resnet20.onnx --inputs images/ -o result.h5 --config analysis.toml --limit 8
 
-Relative paths in the file are relative to the working folder. `ONNXINFO_CONFIG` names a file, too. Variables of
-settings that take several values separate them by spaces.
+Relative paths in the file are relative to the working folder. `ONNXINFO_CONFIG` names a file, too; if none is named,
+`onnxinfo.toml` in the working folder is read, and a line on standard error says so. Variables of settings that take
+several values separate them by spaces. `onnxinfo analyze --show-config` prints all settings in effect and where each
+comes from, without an analysis; the other commands with settings take it, too.
 
 Python takes configuration objects, one per concern, single settings by their flat names, or both; a flat name takes
 precedence:

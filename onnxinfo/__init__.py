@@ -53,6 +53,8 @@ _LAZY = {
     "Progress": "analysis.settings",
     "Result": "analysis.settings",
     "analyze": "workflows.analyze",
+    "estimate": "workflows.estimate",
+    "Estimate": "workflows.estimate",
     "CoherencyResult": "workflows.coherency",
     "coherency": "workflows.coherency",
     "RobustnessResult": "workflows.robustness",

@@ -131,7 +131,8 @@ class UnprovenError(OnnxinfoError):
     Attributes
     ----------
     result
-        The :class:`onnxinfo.Result`; of :func:`onnxinfo.oneshot`, the :class:`onnxinfo.OneshotResult`.
+        The :class:`onnxinfo.Result`; of :func:`onnxinfo.oneshot`, :func:`onnxinfo.coherency` and
+        :func:`onnxinfo.robustness` what they return.
 
     Examples
     --------

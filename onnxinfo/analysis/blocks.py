@@ -135,6 +135,8 @@ class SampleBatch:
         self._cells: dict[str, Cells] = {}
         #: Factor on the passes over the cells.
         self.passes = 1
+        #: Noise scales at which the search for SID begins, (S, n), infinite at the cap; None: the linearization's.
+        self.begun: Tensor | None = None
 
     @property
     def linearization(self) -> Linearization:
@@ -159,7 +161,9 @@ class SampleBatch:
         if self._normalizer is None:
             return strength * self.linearization.normalizer
         like = self.x if self._linearization is None else self._linearization.normalizer
-        return strength * like.new_full(shape, self._normalizer)
+        # Beyond the range of the layer's numbers, the budget is infinite.
+        wide = torch.full(shape, self._normalizer, dtype=torch.float64, device=like.device)
+        return strength * wide.to(like.dtype)
 
     @property
     def target_stderr(self) -> Tensor:

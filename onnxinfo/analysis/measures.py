@@ -88,7 +88,8 @@ class Sid(Measure):
         if settings.solver == "forward":
             return solve_forward(feature, target, tie, cap, shape, self.job.integrator(batch.layer), batch.units)
         problem = Problem.of(feature, batch.linearization, target, tie, cap, shape, batch.units, batch.target_stderr)
-        problem = dataclasses.replace(problem, passes=batch.passes)
+        begun = None if batch.begun is None else batch.begun.to(problem.start.column_norms)
+        problem = dataclasses.replace(problem, passes=batch.passes, begun=begun)
         return solve_by_gradient(problem) if settings.solver == "reference" else solve(problem)
 
 

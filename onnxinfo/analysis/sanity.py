@@ -54,6 +54,7 @@ def examine(
     *,
     name: str = "",
     most: int = TRIED_SAMPLES,
+    memory: int | None = None,
 ) -> SanityCard:
     """Examine samples and a model's predictions for them.
 
@@ -71,6 +72,8 @@ def examine(
         Graph input to describe; default: the first that holds images, else the first.
     most
         Maximum number of samples that alternatives are tried on.
+    memory
+        Limit of the activations in bytes; None: 512 MiB.
 
     Returns
     -------
@@ -80,7 +83,7 @@ def examine(
     name = name if name in samples.inputs else _described(samples)
     main, notes = samples.inputs[name], list[str]()
     received = _received(model, main, name)
-    predictions = _predictions(model, samples, main, notes)
+    predictions = _predictions(model, samples, main, notes, memory)
     warnings = list(suspicions(received))
     found: dict[str, Any] = {}
     if predictions is not None:
@@ -145,9 +148,11 @@ def _received(model: Model, main: Samples, name: str) -> Received:
     return Received(*numbers, main, own_scaling(model.flow, name), some)
 
 
-def _predictions(model: Model, samples: SampleSet, main: Samples, notes: list[str]) -> _Predictions | None:
+def _predictions(
+    model: Model, samples: SampleSet, main: Samples, notes: list[str], memory: int | None
+) -> _Predictions | None:
     try:
-        scorer = Scorer(model)
+        scorer = Scorer(model, memory)
         scores = scorer.scores(samples, range(len(samples)))
     except OnnxinfoError as error:
         notes.append(f"no predictions: {error}")

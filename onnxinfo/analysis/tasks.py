@@ -118,6 +118,11 @@ class Column:
     map: Array | None
     seconds: float
 
+    def at(self, places: Array) -> Column:
+        """Return the results for some of the samples."""
+        values = {name: numbers[places] for name, numbers in self.values.items()}
+        return Column(values, None if self.map is None else self.map[places], self.seconds)
+
 
 @dataclass(frozen=True)
 class Measuring:
@@ -137,6 +142,8 @@ class Measuring:
         ``D`` of the constraint; None: each sample's own.
     passes
         Factor on the passes over the cells.
+    begun
+        Noise scales at which the search for SID begins, (S, n), infinite at the cap; None: those of the linearization.
     """
 
     layer: int
@@ -145,11 +152,13 @@ class Measuring:
     linearization: Linearization | None
     normalizer: float | None
     passes: int = 1
+    begun: torch.Tensor | None = None
 
     @property
     def name(self) -> str:
         """Name of the task's unfinished work."""
-        return f"measuring-{self.layer}-{_digest(self.samples, self.metrics, self.passes)}"
+        depends = (self.samples, self.metrics, self.passes, *(() if self.begun is None else ("begun",)))
+        return f"measuring-{self.layer}-{_digest(*depends)}"
 
     def perform(self, worker: Worker) -> list[Part[dict[str, Column]]]:
         """Compute the cells of each metric."""
@@ -161,6 +170,7 @@ class Measuring:
             part = None if whole is None else whole.at(slice(first, first + len(samples)))
             batch = SampleBatch(worker.job, self.layer, samples, part, self.normalizer, worker.measures)
             batch.passes = self.passes
+            batch.begun = None if self.begun is None else self.begun[first : first + len(samples)]
             parts.append(Part(samples, {name: _column(batch, name) for name in self.metrics}))
 
         for_each(worker.job, [list(self.samples)], work)

@@ -11,16 +11,19 @@ from .reading import open_locked
 
 @dataclass(frozen=True)
 class Begun:
-    """Layers and metrics of a run that an analysis continues.
+    """A run that an analysis continues.
 
     Attributes
     ----------
     layers, metrics
-        Their names; empty if there is no such run.
+        Names of its layers and metrics; empty if there is no such run.
+    is_closed
+        Whether it is complete, so that there may be nothing to add.
     """
 
     layers: frozenset[str] = frozenset()
     metrics: tuple[str, ...] = ()
+    is_closed: bool = False
 
 
 def begun(path: str | os.PathLike[str], run: str, *, overwrite: bool) -> Begun:
@@ -38,4 +41,5 @@ def begun(path: str | os.PathLike[str], run: str, *, overwrite: bool) -> Begun:
         if run not in archive.runs:
             return Begun()
         found = archive[run]
-        return Begun(frozenset(row.name for row in found.layers), tuple(metric.name for metric in found.metrics))
+        layers, metrics = (row.name for row in found.layers), (metric.name for metric in found.metrics)
+        return Begun(frozenset(layers), tuple(metrics), found.is_closed)

@@ -14,6 +14,8 @@ from .reading import open as open_archive
 def claim_archive(output: str | os.PathLike[str], inputs: Iterable[object] = ()) -> Path:
     """Check that a call may create an archive or add runs to it. Nothing is written.
 
+    Whether an existing archive is write-protected does not matter before something is to be added to it.
+
     Parameters
     ----------
     output
@@ -31,12 +33,13 @@ def claim_archive(output: str | os.PathLike[str], inputs: Iterable[object] = ())
     UsageError
         The output is one of the inputs, is not a regular file, or its folder does not exist.
     ArchiveError
-        The file exists and is not an archive, is damaged, or is write-protected.
+        The file exists and is not an archive or is damaged, or its folder is write-protected.
     """
     spare(output, inputs)
     path = resolve(output)
-    check_writable(path)
     if path.exists():
         with open_archive(path):
             pass
+    else:
+        check_writable(path)
     return path

@@ -30,6 +30,7 @@ from .format import (
     create_run,
     put_chunk,
     put_map,
+    put_retried,
     write_attribute,
 )
 from .reading import Run
@@ -100,26 +101,30 @@ class Placement:
         Positions of the run's layers and samples in the larger one.
     kept
         Cells of each metric to copy, (layer, sample) of bool.
+    retried
+        Cells of each metric that get more passes, or got them.
     """
 
     layers: Sequence[int]
     samples: Sequence[int]
     kept: Mapping[str, npt.NDArray[np.bool_]]
+    retried: Mapping[str, npt.NDArray[np.bool_]]
 
     @classmethod
     def same(cls, run: Run) -> Placement:
         """Return the placement of all finished cells in a run of the same shape."""
         kept = {metric.name: run.finished(metric.name) for metric in run.metrics}
-        return cls(range(run.shape[0]), range(run.shape[1]), kept)
+        retried = {metric.name: run.retried(metric.name) for metric in run.metrics}
+        return cls(range(run.shape[0]), range(run.shape[1]), kept, retried)
 
     def put(self, dataset: h5py.Dataset, data: npt.NDArray[Any]) -> None:
         """Write the cells of a dataset, (layer, sample), in their places."""
-        if dataset.shape == data.shape:
-            dataset[...] = data
-            return
-        whole = dataset[...]
+        dataset[...] = data if dataset.shape == data.shape else self.placed(data, dataset[...])
+
+    def placed(self, data: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the cells of the larger run, `whole`, with those of the run in their places."""
         whole[np.ix_(self.layers, self.samples)] = data
-        dataset[...] = whole
+        return whole
 
 
 def copy_run(run: Run, file: h5py.File, name: str) -> list[LostCell]:
@@ -183,6 +188,9 @@ def _copy_metric(run: Run, name: str, target: h5py.Group, place: Placement) -> l
         fill = np.nan if column.dtype == "<f8" else 0
         place.put(target[metric.dataset(column.name)], np.where(whole, data, fill).astype(column.dtype))
     place.put(target[f"{name}_done"], whole.astype("|u1"))
+    if place.retried[name].any():
+        nowhere = np.zeros(target[f"{name}_done"].shape, dtype=bool)
+        put_retried(target, name, place.placed(place.retried[name], nowhere))
     return [
         LostCell(run.name, name, run.layers[layer].name, int(sample)) for layer, sample in np.argwhere(marked & ~whole)
     ]

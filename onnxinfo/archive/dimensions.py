@@ -40,7 +40,7 @@ def dimension_names(path: Path, run: str) -> Names:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=True, text=True)
         names: Names = json.loads(done.stdout)
     except (subprocess.SubprocessError, ValueError):
-        raise ArchiveError("the dimension lists cannot be read; 'onnxinfo recover' writes them anew") from None
+        raise ArchiveError("the dimension lists cannot be read; onnxinfo.recover(...) writes them anew") from None
     return names
 
 

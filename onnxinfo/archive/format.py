@@ -48,6 +48,8 @@ SMALL_MAP_BYTES = 4096
 
 # Datasets of a metric with maps, in addition to the numbers of each cell.
 MAP_DATASETS = ("map", "map_checksum", "map_offset")
+#: Provenance of a run whose unproven cells were asked to be tried again.
+RETRY = "retry_unproven"
 
 Json = None | bool | int | float | str | Sequence[Any] | Mapping[str, Any]
 
@@ -292,7 +294,7 @@ class RunSchema:
 def check_names(axes: Sequence[str], metrics: Sequence[Metric]) -> None:
     """Raise :class:`UsageError` if two datasets of a run would have the same name."""
     taken = set(RESERVED)
-    for name in [*axes, *(name for metric in metrics for name in metric.datasets())]:
+    for name in [*axes, *(name for metric in metrics for name in [*metric.datasets(), metric.dataset("retried")])]:
         if not is_identifier(name) or name in taken:
             raise UsageError(f"'{name}' cannot name an axis or metric: lower-case identifier, not used twice, expected")
         taken.add(name)
@@ -495,6 +497,16 @@ def _create_metric(run: h5py.Group, metric: Metric, schema: RunSchema, compressi
         _describe(dataset, "1", long_name)
     if metric.has_map:
         _create_map(run, metric, (*cells, *schema.sample_shape), schema.axes, compression)
+
+
+def put_retried(run: h5py.Group, metric: str, retried: npt.NDArray[np.bool_]) -> None:
+    """Record which cells of a metric, (layer, sample), are tried again with more passes, or were."""
+    name = f"{metric}_retried"
+    _describe(
+        _attached(run, name, ("layer", "sample"), data=retried.astype("|u1")),
+        "1",
+        "1 where the cell gets more passes, or got them, because it was unproven",
+    )
 
 
 def _create_map(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..config import as_setting, unrecorded
 from .copying import Placement, schema_of
-from .format import Json, LayerRow, RunSchema, encode_attribute, mark_code, plain_text
+from .format import RETRY, Json, LayerRow, RunSchema, encode_attribute, mark_code, plain_text
 from .reading import Run
 from .sanity import ATTRIBUTE
 
@@ -28,6 +28,8 @@ _OF_ITS_OWN = ("image", "absolute")
 _FREE = ("gradient", "gradcam", "cam")
 #: Provenance that describes all samples, and is that of the newest analysis.
 _OF_SAMPLES = (ATTRIBUTE, "unreadable_samples", "tags")
+#: Reason why the cells of a run are computed again.
+_BUDGET = "the budget of every layer changes with the samples"
 #: Marks of cells that more passes may prove.
 _RETRYABLE = ("ratio", "gap")
 
@@ -46,30 +48,43 @@ class Growth:
         Positions of the existing layers and samples in it.
     kept
         Cells of each metric that stay, of the existing run's shape.
+    retried
+        Cells of each metric that get more passes, or got them.
     added
         What is new, in words; empty if the existing run has all that is requested.
     why_lost
         Why finished cells are computed again; empty if none are.
+    begins_retry
+        Whether the unfinished run has to remember that unproven cells were asked to be tried again.
     """
 
     schema: RunSchema
     layers: tuple[int, ...]
     samples: tuple[int, ...]
     kept: Mapping[str, Bools]
+    retried: Mapping[str, Bools]
     added: tuple[str, ...]
     why_lost: str
+    begins_retry: bool
 
     @property
     def changes_nothing(self) -> bool:
         """Whether the existing run can be resumed as it is."""
-        return not self.added and not self.why_lost
+        return not (self.added or self.why_lost or self.begins_retry)
+
+    @property
+    def starts_from_maps(self) -> bool:
+        """Whether cells that are computed again for another budget start from the maps that they have."""
+        settings = self.schema.recipe
+        gradients = settings.get("solver") not in ("forward", "reference")
+        return _BUDGET in self.why_lost and gradients and "sid" in self.kept
 
     def placement(self) -> Placement:
         """Return where the existing cells go."""
-        return Placement(self.layers, self.samples, self.kept)
+        return Placement(self.layers, self.samples, self.kept, self.retried)
 
 
-def grown(existing: Run, wanted: RunSchema, compression: str, *, retry: bool = False) -> Growth | str:
+def grown(existing: Run, wanted: RunSchema, compression: str) -> Growth | str:
     """Return how the existing run grows into the requested one, or how they differ.
 
     Parameters
@@ -77,11 +92,10 @@ def grown(existing: Run, wanted: RunSchema, compression: str, *, retry: bool = F
     existing
         The run in the archive.
     wanted
-        The requested run, which must have all layers, samples and metrics of the existing one.
+        The requested run, which must have all layers, samples and metrics of the existing one. If its provenance says
+        ``retry_unproven``, cells that are unproven, but may be proven by more passes, are computed again, once.
     compression
         Storage of maps that is requested.
-    retry
-        Whether cells that are unproven, but may be proven by more passes, are to be computed again.
     """
     stored = schema_of(existing)
     samples = _places(stored.sample_names, wanted.sample_names)
@@ -96,16 +110,31 @@ def grown(existing: Run, wanted: RunSchema, compression: str, *, retry: bool = F
         difference = _content_difference(stored, wanted, samples)
     if difference is not None:
         return difference
-    merged = _merged(stored, wanted)
+    merged = _merged(stored, wanted, is_closed=existing.is_closed)
     rows = {row.name: position for position, row in enumerate(map(LayerRow.of, wanted.layers))}
     kept = {metric.name: existing.finished(metric.name) for metric in stored.metrics}
+    retried = {metric.name: existing.retried(metric.name) for metric in stored.metrics}
     lost: list[str] = []
     if is_wider:
-        lost += _drop_by_samples(kept, stored, wanted)
-    if retry:
-        lost += _drop_unproven(kept, existing)
+        lost += _drop_by_samples(kept, retried, stored, wanted)
+    # An unfinished run that remembers the request has dropped what was unproven then.
+    retries = RETRY in wanted.provenance and (existing.is_closed or RETRY not in stored.provenance)
+    if retries:
+        lost += _drop_unproven(kept, retried, existing)
     layers = tuple(rows[row.name] for row in map(LayerRow.of, stored.layers))
-    return Growth(merged, layers, tuple(samples), kept, tuple(_added(stored, merged)), "; ".join(lost))
+    added = tuple(_added(stored, merged))
+    begins = retries and not existing.is_closed
+    return Growth(merged, layers, tuple(samples), kept, retried, added, "; ".join(lost), begins)
+
+
+def is_part_of(existing: Run, wanted: RunSchema) -> list[int] | None:
+    """Return where the samples of a run are among those of a larger one; None if it did not grow to the larger one."""
+    stored = schema_of(existing)
+    samples = _places(stored.sample_names, wanted.sample_names)
+    names = {metric.name for metric in stored.metrics}, {metric.name for metric in wanted.metrics}
+    if samples is None or _recipe_difference(stored.recipe, wanted.recipe, names, is_wider=True) is not None:
+        return None
+    return None if _content_difference(stored, wanted, samples) is not None else samples
 
 
 def _places(stored: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
@@ -187,19 +216,23 @@ def _content_difference(stored: RunSchema, wanted: RunSchema, samples: Sequence[
     return None
 
 
-def _merged(stored: RunSchema, wanted: RunSchema) -> RunSchema:
+def _merged(stored: RunSchema, wanted: RunSchema, *, is_closed: bool) -> RunSchema:
     """Return the description of the larger run, which keeps the provenance of the first cells."""
     newest = {key: wanted.provenance[key] for key in _OF_SAMPLES if key in wanted.provenance}
-    return replace(wanted, provenance={**wanted.provenance, **stored.provenance, **newest})
+    # A closed run has done what it was asked to try again.
+    before = {key: value for key, value in stored.provenance.items() if not (key == RETRY and is_closed)}
+    return replace(wanted, provenance={**wanted.provenance, **before, **newest})
 
 
-def _drop_by_samples(kept: dict[str, Bools], stored: RunSchema, wanted: RunSchema) -> list[str]:
+def _drop_by_samples(
+    kept: dict[str, Bools], retried: dict[str, Bools], stored: RunSchema, wanted: RunSchema
+) -> list[str]:
     """Drop the cells that depend on the set of samples; say why."""
     units = [np.broadcast_to(each.unit, each.sample_shape) for each in (stored, wanted)]
     if not np.array_equal(units[0], units[1]):
         reason = "the input's standard deviation, the unit of sigma, changes with the samples"
     elif stored.recipe.get("normalizer") not in _OF_ITS_OWN or stored.recipe.get(_FORWARD):
-        reason = "the budget of every layer changes with the samples"
+        reason = _BUDGET
     else:
         reason = ""
     dropped = [
@@ -210,21 +243,27 @@ def _drop_by_samples(kept: dict[str, Bools], stored: RunSchema, wanted: RunSchem
     ]
     found = [name for name in dropped if kept[name].any()]
     for name in dropped:
-        kept[name] = np.zeros_like(kept[name])
+        kept[name], retried[name] = np.zeros_like(kept[name]), np.zeros_like(retried[name])
     return [reason or "the decoders' training samples change"] if found else []
 
 
-def _drop_unproven(kept: dict[str, Bools], existing: Run) -> list[str]:
-    """Drop unproven cells that more passes may prove."""
+def _drop_unproven(kept: dict[str, Bools], retried: dict[str, Bools], existing: Run) -> list[str]:
+    """Drop unproven cells that more passes may prove, and that have not had them."""
     count = 0
     for metric in kept:
-        values = existing.values(metric)
-        again = kept[metric] & ~values["converged"]
-        if "mark" in values:
-            again &= np.isin(values["mark"], [mark_code(name) for name in _RETRYABLE])
-        kept[metric] = kept[metric] & ~again
+        again = kept[metric] & ~retried[metric] & unproven(existing, metric)
+        kept[metric], retried[metric] = kept[metric] & ~again, retried[metric] | again
         count += int(again.sum())
     return [f"{count} unproven cells get more passes"] if count else []
+
+
+def unproven(run: Run, metric: str) -> Bools:
+    """Tell which finished cells, (layer, sample), are unproven in a way that more passes may mend."""
+    values = run.values(metric)
+    found: Bools = values["done"] & ~values["converged"]
+    if "mark" in values:
+        found &= np.isin(values["mark"], [mark_code(name) for name in _RETRYABLE])
+    return found
 
 
 def _added(stored: RunSchema, merged: RunSchema) -> list[str]:

@@ -7,6 +7,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from ..errors import UsageError
 from ..replacing import replacing
 from ..text import quoted
@@ -35,14 +38,11 @@ class Request:
         Storage of maps.
     overwrite
         Replace a run of that name that cannot grow into the requested one, or is complete.
-    retry
-        Compute unproven cells again that more passes may prove.
     """
 
     schema: RunSchema
     compression: str = "rounded"
     overwrite: bool = False
-    retry: bool = False
 
 
 def is_complete(path: Path, run: str, request: Request) -> bool:
@@ -62,6 +62,20 @@ def is_complete(path: Path, run: str, request: Request) -> bool:
             return False
         growth = _growth(archive[run], request)
     return growth is not None and growth.changes_nothing
+
+
+def kept_cells(path: Path, run: str, request: Request) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return which cells, (layer, sample) by metric, an analysis of the request finds finished."""
+    shape = len(request.schema.layers), len(request.schema.sample_names)
+    none = {metric.name: np.zeros(shape, dtype=bool) for metric in request.schema.metrics}
+    if not path.exists():
+        return none
+    with open_locked(path) as archive:
+        growth = _growth(archive[run], request) if run in archive.runs else None
+    if growth is None:
+        return none
+    place = growth.placement()
+    return none | {name: place.placed(kept, none[name]) for name, kept in growth.kept.items()}
 
 
 def prepare(path: Path, run: str, request: Request) -> None:
@@ -98,7 +112,7 @@ def prepare(path: Path, run: str, request: Request) -> None:
 
 def _growth(existing: Run, request: Request) -> Growth | None:
     """Return how the run grows into the requested one; None if it is to be replaced; raise if neither is possible."""
-    found = grown(existing, request.schema, request.compression, retry=request.retry)
+    found = grown(existing, request.schema, request.compression)
     if not isinstance(found, str) and not (request.overwrite and existing.is_closed):
         return found
     if request.overwrite:
@@ -124,6 +138,8 @@ def _announce(run: Run, growth: Growth) -> None:
     text = f"{added} run {quoted(run.name)}; {finished - again} of its {finished} finished cells stay"
     if again:
         text += f", {again} are computed again: {growth.why_lost}"
+        if growth.starts_from_maps:
+            text += "; the search for SID starts from their maps"
     logger.warning("%s", text)
 
 

@@ -286,6 +286,13 @@ class Run:
             raise ArchiveError(f"{self._title} is marked complete but lacks cells; it is damaged")
         return done
 
+    def retried(self, metric: str) -> npt.NDArray[np.bool_]:
+        """Tell which cells of a metric get more passes, or got them, as they were unproven: bool, (layer, sample)."""
+        name = f"{self.metric(metric).name}_retried"
+        if guard.member(self.group, name, h5py.Dataset) is None:
+            return np.zeros(self.shape, dtype=bool)
+        return np.asarray(guard.array(self._cells(name, ["|u1"])) == 1)
+
     def normalizer(self, metric: str) -> npt.NDArray[np.float64]:
         """Return the constraint's normalizer of each layer: float64 of shape (layer,).
 
@@ -429,7 +436,7 @@ class Run:
         where = printable(self.layers[layer].name)
         return ArchiveError(
             f"{what} of layer '{where}', sample {sample} in {self._title} is damaged (checksum); "
-            "'onnxinfo recover' keeps what is whole"
+            "onnxinfo.recover(...) keeps what is whole"
         )
 
     def _names(self, text: str | int | float | None) -> list[str]:
@@ -556,7 +563,7 @@ class Archive(Mapping[str, Run]):
         with guard.damaged(title):
             group = guard.member(self.file, name, h5py.Group)
             if group is None:
-                raise ArchiveError(f"{title} is damaged: it is not a group; try 'onnxinfo recover'")
+                raise ArchiveError(f"{title} is damaged: it is not a group; try onnxinfo.recover(...)")
             return Run(group, self.path)
 
     def __iter__(self) -> Iterator[str]:

@@ -21,6 +21,7 @@ from .format import check_run_name
 from .reading import Archive, Run, open_locked
 from .reading import open as open_archive
 from .storage import WriterLock, open_damaged
+from .unfinished import remove_unfinished, rename_unfinished
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _summary_of(run: Run) -> RunSummary:
 
 
 def rename_run(path: str | os.PathLike[str], run: str, name: str) -> None:
-    """Rename a run.
+    """Rename a run, with what an interruption left of it beside the archive.
 
     Raises
     ------
@@ -151,11 +152,12 @@ def rename_run(path: str | os.PathLike[str], run: str, name: str) -> None:
             raise UsageError(f"{path} has a run '{printable(name)}' already; choose another name or delete it first")
         return {each: name if each == run else each for each in runs}
 
-    _rewrite(path, run, f"renamed run {quoted(run)} to {quoted(name)}", renamed)
+    change = f"renamed run {quoted(run)} to {quoted(name)}"
+    _rewrite(path, run, change, renamed, lambda archive: rename_unfinished(archive, run, name))
 
 
 def delete_run(path: str | os.PathLike[str], run: str) -> None:
-    """Delete a run and free its space.
+    """Delete a run and free its space, also that of what an interruption left of it beside the archive.
 
     Raises
     ------
@@ -170,12 +172,21 @@ def delete_run(path: str | os.PathLike[str], run: str) -> None:
     >>> onnxinfo.list_runs("result.h5")
     []
     """
-    _rewrite(path, run, f"deleted run {quoted(run)}", lambda runs: {each: each for each in runs if each != run})
+
+    def others(runs: Sequence[str]) -> dict[str, str]:
+        return {each: each for each in runs if each != run}
+
+    _rewrite(path, run, f"deleted run {quoted(run)}", others, lambda archive: remove_unfinished(archive, run))
 
 
 def _rewrite(
-    path: str | os.PathLike[str], run: str, change: str, plan: Callable[[Sequence[str]], dict[str, str]]
+    path: str | os.PathLike[str],
+    run: str,
+    change: str,
+    plan: Callable[[Sequence[str]], dict[str, str]],
+    afterwards: Callable[[Path], None],
 ) -> None:
+    """Write the archive anew, with its runs renamed or left out, then do the same to their unfinished work."""
     resolved = resolve(path)
     with WriterLock(resolved):
         with open_locked(resolved) as archive:
@@ -183,6 +194,7 @@ def _rewrite(
             archive[run]
             history = [*archive.history, line(change)]
         _assemble(resolved, [(resolved, plan(names))], history)
+        afterwards(resolved)
 
 
 def _assemble(output: Path, parts: Sequence[tuple[Path, dict[str, str]]], history: Sequence[str]) -> None:
@@ -192,7 +204,7 @@ def _assemble(output: Path, parts: Sequence[tuple[Path, dict[str, str]]], histor
                 for old, new in names.items():
                     if copy_run(archive[old], file, new):
                         title = f"run '{printable(old)}' of {source}"
-                        raise ArchiveError(f"{title} has damaged cells; run 'onnxinfo recover {source}' first")
+                        raise ArchiveError(f"{title} has damaged cells; repair it with onnxinfo.recover(...) first")
 
 
 def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> dict[str, str]:
@@ -236,7 +248,7 @@ def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[s
             history.update(archive.history)
         for new in names.values():
             if new in taken:
-                raise UsageError(f"two runs would be named '{printable(new)}'; rename one with 'onnxinfo rename'")
+                raise UsageError(f"two runs would be named '{printable(new)}'; rename one of them first")
             check_run_name(new)
             taken.add(new)
         parts.append((source, names))

@@ -74,6 +74,8 @@ class SanityCard:
         What is probably wrong, in plain words.
     notes
         What is not known, such as why there are no predictions.
+    obstacle
+        Why an analysis of these samples fails, as :func:`onnxinfo.doctor` found out; empty if nothing is known.
     predicted, probability
         Predicted class of each sample and its probability; -1 and NaN where the scores are not finite; None if the
         model is not a classifier.
@@ -100,6 +102,7 @@ class SanityCard:
     better: Alternative | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    obstacle: str = ""
     predicted: npt.NDArray[np.int64] | None = None
     probability: npt.NDArray[np.float64] | None = None
 
@@ -133,7 +136,11 @@ class SanityCard:
         if math.isfinite(self.accuracy):
             found.append(f"accuracy: {self.accuracy:.3g} on {self.labeled} labeled samples of {self.classes} classes")
         found += [f"note: {printable(note)}" for note in self.notes]
-        return found + [f"WARNING: {printable(warning)}" for warning in self.warnings]
+        return found + self.warning_lines()
+
+    def warning_lines(self) -> list[str]:
+        """Return the warnings as lines of text."""
+        return [f"WARNING: {printable(warning)}" for warning in self.warnings]
 
     def _predictions(self) -> str:
         assert self.predicted is not None

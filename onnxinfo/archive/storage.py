@@ -306,7 +306,7 @@ def _superblock(path: Path) -> bytes:
     except OSError as error:
         raise ArchiveError(f"cannot read {path}: {error.strerror}") from None
     if not head.startswith(HDF5_SIGNATURE):
-        raise ArchiveError(f"{path} is not an HDF5 file; name a file written by 'onnxinfo analyze'")
+        raise ArchiveError(f"{path} is not an HDF5 file; name a file written by onnxinfo.analyze(...)")
     return head
 
 
@@ -361,7 +361,7 @@ def _opened(path: Path, attempt: Callable[[Path], h5py.File]) -> h5py.File:
         return attempt(path)
     except (OSError, RuntimeError, ValueError) as error:
         reason = printable(" ".join(str(error).split()))
-        raise ArchiveError(f"{path} is damaged: {reason}; try 'onnxinfo recover'") from error
+        raise ArchiveError(f"{path} is damaged: {reason}; try onnxinfo.recover(...)") from error
 
 
 class _Closed(io.RawIOBase):

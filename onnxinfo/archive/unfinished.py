@@ -32,6 +32,8 @@ _MAGIC = b"onnxinfo unfinished 1\n"
 #: Separates the name of a task from that of a part of it.
 PART = "+"
 _NUMBER = re.compile(r"\d{6}")
+#: End of a folder's name, after digits of a digest.
+_END, _DIGITS = ".unfinished", 16
 #: Element types of arrays.
 _TYPES = ("<f4", "<f8", "<f2", "<i8", "<i4", "|u1", "|b1")
 #: Largest description of a file, in bytes.
@@ -66,8 +68,7 @@ class Unfinished:
     @classmethod
     def beside(cls, archive: Path, run: str, digest: str) -> Unfinished:
         """Folder beside an archive, whose path is resolved, for the run of that name."""
-        short = hashlib.sha256(run.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-        return cls(archive.with_name(f".{archive.name}.{short}-{digest[:16]}.unfinished"), digest)
+        return cls(archive.with_name(f"{_beginning(archive, run)}{digest[:16]}{_END}"), digest)
 
     def items(self, name: str) -> Iterator[Item]:
         """Yield what was saved under a name, in order."""
@@ -85,11 +86,12 @@ class Unfinished:
         files = self._files(name)
         number = int(files[-1].suffix[1:]) + 1 if files else 0
         try:
-            self.folder.mkdir(exist_ok=True)
+            if not self.folder.exists():
+                self.folder.mkdir(exist_ok=True)
+                fsync_folder(self.folder.parent)
             path = self.folder / f"{name}.{number:06d}"
             with replacing(path) as part, part.open("wb") as file:
                 file.writelines(_encoded(items, self.digest))
-            fsync_folder(self.folder)
         except (OSError, ArchiveError) as error:
             logger.warning("unfinished work cannot be saved in %s (%s)", quoted(self.folder), error)
             return False
@@ -108,10 +110,8 @@ class Unfinished:
         the other runs may be continued.
         """
         _delete(self.folder)
-        run = self.folder.name.rpartition("-")[0]
-        for folder in self.folder.parent.glob(f"{glob.escape(run)}-{'[0-9a-f]' * 16}.unfinished"):
-            if not folder.is_symlink():
-                _delete(folder)
+        for folder in _folders(self.folder.parent, self.folder.name[: -len(_END) - _DIGITS]):
+            _delete(folder)
 
     def _files(self, name: str, *, with_parts: bool = False) -> list[Path]:
         try:
@@ -127,6 +127,35 @@ class Unfinished:
         except (OSError, ValueError, KeyError, TypeError, RecursionError, MemoryError):
             logger.warning("%s is damaged or of another analysis: what it held is computed again", quoted(path))
             return []
+
+
+def remove_unfinished(archive: Path, run: str) -> None:
+    """Delete the unfinished work of a run that is deleted; the caller holds the archive's lock."""
+    for folder in _folders(archive.parent, _beginning(archive, run)):
+        _delete(folder)
+
+
+def rename_unfinished(archive: Path, run: str, name: str) -> None:
+    """Give the unfinished work of a run to its new name; the caller holds the archive's lock."""
+    beginning = _beginning(archive, run)
+    for folder in _folders(archive.parent, beginning):
+        # What a run of the new name left, which exists no longer, is in its place.
+        target = archive.with_name(_beginning(archive, name) + folder.name.removeprefix(beginning))
+        _delete(target)
+        with contextlib.suppress(OSError):
+            folder.rename(target)
+
+
+def _beginning(archive: Path, run: str) -> str:
+    """Beginning of the names of a run's folders, before the digests."""
+    short = hashlib.sha256(run.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f".{archive.name}.{short}-"
+
+
+def _folders(parent: Path, beginning: str) -> list[Path]:
+    """Folders of unfinished work whose names begin in some way and go on with a digest; no links to others."""
+    found = parent.glob(f"{glob.escape(beginning)}{'[0-9a-f]' * _DIGITS}{_END}")
+    return [folder for folder in found if not folder.is_symlink()]
 
 
 def _delete(folder: Path) -> None:

@@ -113,7 +113,7 @@ def validate(path: str | os.PathLike[str]) -> Validation:
     if is_being_written(resolved):
         notes.append("a run is being written")
     elif is_left_open(resolved):
-        notes.append("left open by a writer that died; the next analysis or 'onnxinfo recover' closes it")
+        notes.append("left open by a writer that died; the next analysis or onnxinfo.recover(...) closes it")
     with archive:
         violations = [*_links(archive)]
         cells = 0
@@ -193,6 +193,7 @@ class _RunCheck:
         self._demand(mask is None or bool((mask <= 1).all()), "foreground", "holds something else than 0 and 1")
 
     def _metric(self, run: Run, metric: Metric) -> None:
+        self._try(f"{metric.name}_retried", lambda: run.retried(metric.name))
         for column in ("done", "converged"):
             stored = guard.array(guard.dataset(run.group, f"{metric.name}_{column}", run.shape, ["|u1"]))
             self._demand(bool((stored <= 1).all()), f"{metric.name}_{column}", "holds something else than 0 and 1")
@@ -266,7 +267,7 @@ def _dimensions(run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "thumbnail", ("sample", *THUMBNAIL_AXES)
     yield "foreground", ("sample", *FOREGROUND_AXES)
     for metric in run.metrics:
-        for name in metric.datasets():
+        for name in [*metric.datasets(), metric.dataset("retried")]:
             suffix = name.removeprefix(f"{metric.name}_")
             dims: tuple[str, ...] = ("layer",) if suffix == "normalizer" else ("layer", "sample")
             yield name, (*dims, *run.axes) if suffix == "map" else dims

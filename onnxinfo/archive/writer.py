@@ -39,7 +39,8 @@ from .format import (
     put_chunk,
     whole_maps,
 )
-from .prepare import Request, finish, prepare
+from .prepare import BACKUP, Request, finish, prepare
+from .reading import Run
 from .storage import WriterLock, abandon, open_to_write, reserve, trim
 
 logger = logging.getLogger(__name__)
@@ -82,9 +83,11 @@ class RunWriter:
         *,
         overwrite: bool = False,
         compression: str = "rounded",
-        retry: bool = False,
     ) -> RunWriter:
         """Create a run, or continue one with the same name and recipe, which grows by new layers, samples and metrics.
+
+        If the schema's provenance says ``retry_unproven``, cells that are unproven now, but may be proven by more
+        passes, are unfinished in it; see :meth:`retried`.
 
         Parameters
         ----------
@@ -100,8 +103,6 @@ class RunWriter:
         compression
             Storage of maps: ``rounded`` (float32 with 15 significand bits, deflated), ``lossless`` (float32, deflated),
             ``float16`` (deflated) or ``none``.
-        retry
-            Compute unproven cells again that more passes may prove.
 
         Returns
         -------
@@ -121,7 +122,7 @@ class RunWriter:
         resolved = resolve(path)
         lock = WriterLock(resolved)
         try:
-            prepare(resolved, run, Request(schema, compression, overwrite, retry))
+            prepare(resolved, run, Request(schema, compression, overwrite))
             file = open_to_write(resolved)
             try:
                 writer = cls(file, resolved, run, schema, compression, lock)
@@ -147,6 +148,18 @@ class RunWriter:
         """Tell which cells of a metric are finished: bool of shape (layer, sample)."""
         done: npt.NDArray[np.bool_] = self._done[metric].copy()
         return done
+
+    def retried(self, metric: str) -> npt.NDArray[np.bool_]:
+        """Tell which cells of a metric get more passes, or got them: bool of shape (layer, sample)."""
+        name = f"{metric}_retried"
+        none: npt.NDArray[np.bool_] = np.zeros_like(self._done[metric])
+        return self._group[name][()] == 1 if name in self._group else none
+
+    @property
+    def former(self) -> Run | None:
+        """The run that this one replaces when it is complete, if there is one."""
+        name = self._run + BACKUP
+        return Run(self._file[name], self._path) if name in self._file else None
 
     def recorded(self, name: str) -> Json:
         """Return a value recorded in the recipe or provenance when the run was started, or None.
@@ -178,7 +191,8 @@ class RunWriter:
         self._normalizer[metric][layer] = value
         with self._writing():
             self._put(f"{metric}_normalizer", layer, value)
-            self._sync()
+            # On disk with the first cell, before its mark.
+            self._file.flush()
 
     def write(
         self,
@@ -249,6 +263,7 @@ class RunWriter:
                     self._sync()
                     self._file.close()
                     trim(self._path)
+                    fsync(self._path)
                 if status == "complete":
                     self._finish()
         finally:
@@ -263,7 +278,7 @@ class RunWriter:
             # Every number is on disk and marked; only the layout stays that of a file that is being written.
             logger.warning(
                 "run %s is complete, but %s: some programs other than onnxinfo cannot read its maps until "
-                "'onnxinfo recover' rewrites the archive",
+                "onnxinfo.recover(...) rewrites the archive",
                 quoted(self._run),
                 error,
             )

@@ -110,22 +110,22 @@ class Blocks:
         """Number of layers with parameters on the longest path from the analysis input to each value."""
         depth: dict[str, int] = {}
         for i, node in enumerate(self.flow.nodes):
-            if not self._influences(i):
+            if not self._passing[i]:
                 continue
-            before = max(depth.get(name, 0) for name in self.flow.needs[i] if name in self.influenced)
+            before = max([depth.get(name, 0) for name in self.flow.needs[i] if name in self.influenced])
+            here = before + self._weight(i)
             for name in node.output:
-                depth[name] = before + self._weight(i)
+                depth[name] = here
         return depth
 
     def parameters(self, name: str) -> int:
         """Number of parameters of the block that ends with a tensor; without one, of the node that computes it."""
+        if name not in self.members:
+            return sum(self._parameters(self.flow.producer[name]).values())
         found: dict[str, int] = {}
-        for i in self.members.get(name, {self.flow.producer[name]}):
+        for i in self.members[name]:
             found.update(self._parameters(i))
         return sum(found.values())
-
-    def _influences(self, position: int) -> bool:
-        return self._passing[position]
 
     @cached_property
     def _passing(self) -> list[bool]:
@@ -140,7 +140,11 @@ class Blocks:
     @cached_property
     def _matrices(self) -> list[bool]:
         """Whether each node is a matrix operator or has one in its bodies."""
-        return [any(inner.op_type in MATRIX for inner in protos.nested([node])) for node in self.flow.nodes]
+        return [
+            node.op_type in MATRIX
+            or (bool(node.attribute) and any(inner.op_type in MATRIX for inner in protos.nested([node])))
+            for node in self.flow.nodes
+        ]
 
     def _parameters(self, position: int) -> dict[str, int]:
         """Parameters of a node, including those inside a function that it calls."""
@@ -164,19 +168,19 @@ class Blocks:
 
     def _is_anchor(self, position: int) -> bool:
         """Whether a block starts with a node: a matrix operator or residual sum that depends on the analysis input."""
-        if not self._influences(position):
+        if not self._passing[position]:
             return False
         if (key := self._called(position)) is not None:
             return self._bodies.depth(key) > 0
-        return self._is_layer(position) or self._is_sum(position)
+        if self._matrices[position]:
+            return self._is_layer(position)
+        return self.flow.nodes[position].op_type in _ADDING and self._is_sum(position)
 
     def _is_layer(self, position: int) -> bool:
-        """Whether a node is a matrix operator other than a transform computed by the graph, such as a cosine's matrix.
+        """Whether a matrix operator is other than a transform computed by the graph, such as a cosine's matrix.
 
         Such a matrix has no parameters and depends on no graph input.
         """
-        if not self._matrices[position]:
-            return False
         node = self.flow.nodes[position]
         if node.op_type not in PRODUCTS or self._parameters(position) or len(self._operands(position)) > 1:
             return True
@@ -291,7 +295,7 @@ class Blocks:
         for i, node in enumerate(self.flow.nodes):
             found = {roots[name] for name in self._operands(i)}
             if node.op_type in POINTWISE | LAYOUT and len(found) == 1:
-                roots.update((name, *found) for name in node.output if name in self.influenced)
+                roots.update(dict.fromkeys(self.influenced & set(node.output), found.pop()))
         return roots
 
     @cached_property
@@ -304,12 +308,12 @@ class Blocks:
                 leading.update(self.flow.needs[i])
         return leading
 
-    def _layer_outputs(self, node: onnx.NodeProto) -> list[str]:
+    def _layer_outputs(self, node: protos.AnyNode) -> list[str]:
         """Outputs of a node that start a block: of a recurrence or an attention, the first without its final states."""
         used = list(self._used_outputs(node))
         return used[:1] if node.op_type in RECURRENT | ATTENTION else used
 
-    def _used_outputs(self, node: onnx.NodeProto) -> Iterator[str]:
+    def _used_outputs(self, node: protos.AnyNode) -> Iterator[str]:
         for name in node.output:
             if name in self.influenced and (name in self.flow.outputs or self._consumers(name)):
                 yield name
@@ -317,7 +321,7 @@ class Blocks:
     def _consumers(self, name: str) -> list[int]:
         """Nodes that read a value and pass on its content, also if each reader has a rounding of its own."""
         readers = [i for each in (name, *self._copies.get(name, ())) for i in self.flow.consumers.get(each, ())]
-        return [i for i in sorted(set(readers)) if self._influences(i) and not self._only_rescales(i)]
+        return [i for i in sorted(set(readers)) if self._passing[i] and not self._only_rescales(i)]
 
     def _operands(self, position: int) -> set[str]:
         """Values that a node computes with and that depend on the analysis input, without scales."""
@@ -420,7 +424,7 @@ class Blocks:
                 return outputs[0], inside
         return None
 
-    def _continues(self, node: onnx.NodeProto, output: str) -> bool:
+    def _continues(self, node: protos.AnyNode, output: str) -> bool:
         """Whether a node belongs to the block before it; final probabilities are a layer of their own."""
         if node.op_type in SOFTMAX:
             return output in self._leads_to_matrix

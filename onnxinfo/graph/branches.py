@@ -257,7 +257,7 @@ class Inner:
     index: int
     name: str
     op: str
-    node: onnx.NodeProto
+    node: protos.AnyNode
 
 
 def why_not_listed(flow: Dataflow, input_tensors: Sequence[str], patterns: Sequence[str]) -> str | None:
@@ -294,11 +294,11 @@ def why_not_listed(flow: Dataflow, input_tensors: Sequence[str], patterns: Seque
     return None
 
 
-def _described(node: onnx.NodeProto) -> str:
+def _described(node: protos.AnyNode) -> str:
     return f"{quoted(node.name or node.output[0])} ({node.op_type})"
 
 
-def _why_inside(flow: Dataflow, node: onnx.NodeProto, input_tensors: Sequence[str]) -> str:
+def _why_inside(flow: Dataflow, node: protos.AnyNode, input_tensors: Sequence[str]) -> str:
     if node.op_type != "If" or node.domain:
         return "they have one value for each repetition of the body"
     condition = node.input[0]

@@ -13,6 +13,7 @@ from ..text import quoted
 from .blocks import LAYOUT, POINTWISE
 from .dataflow import Dataflow
 from .model import Model
+from .protos import AnyNode
 from .series import is_series
 
 # Operators whose first operand and first output have the channels on axis 1, right after the batch.
@@ -27,6 +28,8 @@ _LAST = {
     "MatMul", "MatMulInteger", "MatMulNBits", "NhwcConv", "QAttention", "QGemm", "QLinearMatMul", "RMSNormalization",
     "RNN", "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
 }  # fmt: skip
+# Operators that tell which axis holds the channels.
+_TELLING = _SECOND | _LAST | {"Gather"}
 # Operators that preserve all axes, unless their attributes say otherwise.
 _KEEPING = (POINTWISE | LAYOUT) - {"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"} | {
     "BiasAdd", "Expand", "Pad", "Resize", "Slice", "Upsample", "Where",
@@ -184,6 +187,8 @@ class _Walk:
 
     def nearest(self) -> tuple[int, str] | None:
         """The channel axis according to the nearest operator, and that operator."""
+        if self.flow.operators.isdisjoint(_TELLING):
+            return None
         found = [
             next(((place.distance, *evidence) for place in places for evidence in tell(place)), None)
             for places, tell in (
@@ -247,11 +252,11 @@ class _Walk:
             if name and name not in self.flow.initializers and self._keeps(node, name, place.name):
                 yield _Place(name, place.axes, place.distance + 1)
 
-    def _keeps(self, node: onnx.NodeProto, before: str, after: str) -> bool:
+    def _keeps(self, node: AnyNode, before: str, after: str) -> bool:
         return node.op_type in _KEEPING and self.flow.rank(before) == self.flow.rank(after) == self.rank
 
 
-def _told(node: onnx.NodeProto, axes: Sequence[int], how: str) -> Iterator[tuple[int, str]]:
+def _told(node: AnyNode, axes: Sequence[int], how: str) -> Iterator[tuple[int, str]]:
     """The channel axis according to a node's convention."""
     rank = len(axes)
     if node.op_type in _SECOND and rank > 1:
@@ -265,14 +270,14 @@ def _told(node: onnx.NodeProto, axes: Sequence[int], how: str) -> Iterator[tuple
             yield axes[-1], f"{_described(node)} {how}"
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, int]:
+def _attributes(node: AnyNode) -> dict[str, int]:
     return {attribute.name: attribute.i for attribute in node.attribute}
 
 
-def _described(node: onnx.NodeProto) -> str:
+def _described(node: AnyNode) -> str:
     return f"{node.op_type} node {quoted(node.name or node.output[0])}"
 
 
-def _permutation(node: onnx.NodeProto, rank: int) -> list[int]:
+def _permutation(node: AnyNode, rank: int) -> list[int]:
     order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
     return order or list(range(rank))[::-1]

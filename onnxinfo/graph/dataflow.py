@@ -33,6 +33,10 @@ _WITH_WIDE_INTEGERS = {"DequantizeLinear", "QLinearConv", "QGemm"}
 _PARAMETERS = (*FLOATS, *(TensorProto.DataType.Value(f"{u}INT{bits}") for u in ("", "U") for bits in (2, 4, 8)))
 
 
+def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+
+
 class Dataflow:
     """Values of a graph by name, and its nodes by position.
 
@@ -44,7 +48,7 @@ class Dataflow:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
-        self.nodes = list(graph.node)
+        self.nodes = [protos.Node.of(node) for node in graph.node]
         self.needs = [protos.needed_names(node) for node in self.nodes]
         self.producer = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
         self.consumers: dict[str, list[int]] = defaultdict(list)
@@ -52,8 +56,15 @@ class Dataflow:
             for name in names:
                 self.consumers[name].append(i)
         self.outputs = {value.name for value in graph.output}
+        self._shapes: dict[str, Shape | None] = {}
         self._types = {value.name: value.type for value in (*graph.value_info, *graph.input, *graph.output)}
+        self._elements = {name: type.tensor_type.elem_type for name, type in self._types.items()}
         self._influenced: dict[str, frozenset[str]] = {}
+
+    @cached_property
+    def operators(self) -> frozenset[str]:
+        """Types of the operators in the graph itself, without their domains."""
+        return frozenset(node.op_type for node in self.nodes)
 
     @cached_property
     def initializers(self) -> dict[str, TensorProto]:
@@ -72,12 +83,12 @@ class Dataflow:
         return [self._listed(value.name) for value in self.graph.output]
 
     def _listed(self, output: str) -> str:
-        node = self.nodes[self.producer[output]] if output in self.producer else onnx.NodeProto()
-        return node.input[0] if node.op_type == "ZipMap" else output
+        node = self.nodes[self.producer[output]] if output in self.producer else None
+        return output if node is None or node.op_type != "ZipMap" else node.input[0]
 
     def is_float(self, name: str) -> bool:
         """Whether a value is known to be a float tensor."""
-        return name in self._types and self._types[name].tensor_type.elem_type in FLOATS
+        return self._elements.get(name) in FLOATS
 
     def is_feature(self, name: str) -> bool:
         """Whether a value represents real numbers: floats, or the integers that quantized operators compute with."""
@@ -101,21 +112,21 @@ class Dataflow:
 
     def element_type(self, name: str) -> int | None:
         """ONNX element type of a tensor; None if unknown."""
-        return self._types[name].tensor_type.elem_type if name in self._types else None
+        return self._elements.get(name)
 
     def shape(self, name: str) -> Shape | None:
         """Sizes of a tensor: numbers, names of symbolic ones, None for unknown ones; None if the rank is unknown."""
-        if name not in self._types or not self._types[name].tensor_type.HasField("shape"):
-            return None
-        dims = self._types[name].tensor_type.shape.dim
-        return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
+        if name not in self._shapes:
+            shaped = name in self._types and self._types[name].tensor_type.HasField("shape")
+            self._shapes[name] = tuple(map(_size, self._types[name].tensor_type.shape.dim)) if shaped else None
+        return self._shapes[name]
 
     def rank(self, name: str) -> int | None:
         """Number of axes of a tensor; None if unknown."""
         if name in self.initializers:
             return len(self.initializers[name].dims)
-        type = self._types.get(name)
-        return len(type.tensor_type.shape.dim) if type is not None and type.tensor_type.HasField("shape") else None
+        shape = self.shape(name)
+        return None if shape is None else len(shape)
 
     def influenced(self, source: str) -> frozenset[str]:
         """Names of the values that depend on a tensor's values, not only on its shape, including the tensor itself."""
@@ -190,6 +201,8 @@ class Dataflow:
         """Tensor of an initializer or a Constant node."""
         if name in self.initializers:
             return self.initializers[name]
-        node = self.nodes[self.producer[name]] if name in self.producer else onnx.NodeProto()
+        if name not in self.producer:
+            return None
+        node = self.nodes[self.producer[name]]
         values = [a.t for a in node.attribute if a.name == "value"] if node.op_type == "Constant" else []
         return values[0] if values else None

@@ -17,9 +17,9 @@ MAX_NODES = 200_000
 Key = tuple[str, str, str]
 
 
-def function_key(item: onnx.NodeProto | onnx.FunctionProto) -> Key:
+def function_key(item: protos.AnyNode | onnx.FunctionProto) -> Key:
     """Domain, name and overload of a function, or of the function that a node calls."""
-    name = item.op_type if isinstance(item, onnx.NodeProto) else item.name
+    name = item.name if isinstance(item, onnx.FunctionProto) else item.op_type
     return item.domain, name, item.overload
 
 

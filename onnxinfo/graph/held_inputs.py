@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-import onnx
-
 from .blocks import ATTENTION, LAYOUT, RECURRENT, SOFTMAX
 from .dataflow import Dataflow
+from .protos import AnyNode, Node
 
 # Operators that select or repeat values without computing with them.
 _MOVING = LAYOUT | {"Concat", "Expand", "Gather", "GatherElements", "GatherND", "Pad", "Slice", "Split", "Tile"}
@@ -104,7 +103,7 @@ def _starts_recurrence(flow: Dataflow, name: str) -> bool:
     return False
 
 
-def _initial_states(node: onnx.NodeProto) -> list[str]:
+def _initial_states(node: AnyNode) -> list[str]:
     if node.op_type in RECURRENT and not node.domain.startswith("ai.onnx.ml"):
         return list(node.input)[_FIRST_STATE : _FIRST_STATE + 2]
     if node.op_type == "Scan" and not node.domain:
@@ -131,7 +130,7 @@ def _masks_attention(flow: Dataflow, name: str) -> bool:
     return found
 
 
-def _is_scored(flow: Dataflow, node: onnx.NodeProto) -> bool:
+def _is_scored(flow: Dataflow, node: AnyNode) -> bool:
     """Whether a node's output goes into a softmax that weighs the rows of a matrix, apart from layout."""
     pending, wanted = list(node.output[:1]), SOFTMAX
     while pending:
@@ -145,5 +144,5 @@ def _is_scored(flow: Dataflow, node: onnx.NodeProto) -> bool:
     return False
 
 
-def _consumers(flow: Dataflow, name: str) -> Iterator[onnx.NodeProto]:
+def _consumers(flow: Dataflow, name: str) -> Iterator[Node]:
     return (flow.nodes[position] for position in flow.consumers.get(name, ()))

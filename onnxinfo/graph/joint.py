@@ -34,7 +34,7 @@ class JoinedTensor:
     axis: int
 
 
-def is_joining(node: onnx.NodeProto) -> bool:
+def is_joining(node: protos.AnyNode) -> bool:
     """Whether :func:`join_tensors` added a node: its outputs are the analysis input, not layers."""
     return node.name.startswith(_ADDED)
 

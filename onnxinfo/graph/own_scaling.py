@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 
 from .dataflow import Dataflow
+from .protos import AnyNode
 from .tensor_data import is_external
 
 _MOVES = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
@@ -57,7 +58,7 @@ def own_scaling(flow: Dataflow, tensor: str) -> OwnScaling:
     return OwnScaling(factor, centers)
 
 
-def _step(flow: Dataflow, node: onnx.NodeProto, tensor: str) -> tuple[float, bool] | None:
+def _step(flow: Dataflow, node: AnyNode, tensor: str) -> tuple[float, bool] | None:
     """Return the factor of one operator and whether it centers; None for an operator that does neither."""
     if node.op_type in _MOVES:
         return (1.0, False) if node.input[0] == tensor else None

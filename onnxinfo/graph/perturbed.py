@@ -102,7 +102,7 @@ def _check(flow: Dataflow, name: str) -> None:
 
 
 def _influences_features(flow: Dataflow, name: str) -> bool:
-    return any(flow.is_feature(other) for other in flow.influenced(name) - {name})
+    return any(flow.is_feature(other) for other in flow.influenced(name) if other != name)
 
 
 # Operators through which a value stays an id, and those that look at a value without a gradient.

@@ -2,12 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import onnx
 
 M = TypeVar("M", onnx.ModelProto, onnx.GraphProto, onnx.TensorProto)
+
+
+class AnyNode(Protocol):
+    """A node as a message or as a record."""
+
+    @property
+    def op_type(self) -> str:
+        """The operator."""
+
+    @property
+    def domain(self) -> str:
+        """Domain of the operator."""
+
+    @property
+    def overload(self) -> str:
+        """Overload of the function that the node calls."""
+
+    @property
+    def name(self) -> str:
+        """Name of the node."""
+
+    @property
+    def input(self) -> Sequence[str]:
+        """Names of the operands."""
+
+    @property
+    def output(self) -> Sequence[str]:
+        """Names of the results."""
+
+    @property
+    def attribute(self) -> Sequence[onnx.AttributeProto]:
+        """The attributes."""
+
+
+N = TypeVar("N", bound=AnyNode)
+
+
+@dataclass(slots=True)
+class Node:
+    """A node that was read once: each access to a field of a message costs several times that of an attribute.
+
+    Attributes
+    ----------
+    proto
+        The message. Changes to it do not change the record.
+    """
+
+    proto: onnx.NodeProto
+    op_type: str
+    domain: str
+    overload: str
+    name: str
+    input: tuple[str, ...]
+    output: tuple[str, ...]
+    attribute: tuple[onnx.AttributeProto, ...]
+
+    @classmethod
+    def of(cls, proto: onnx.NodeProto) -> Node:
+        """Read a message."""
+        return cls(
+            proto,
+            proto.op_type,
+            proto.domain,
+            proto.overload,
+            proto.name,
+            tuple(proto.input),
+            tuple(proto.output),
+            tuple(proto.attribute),
+        )
 
 
 def copy_into(target: M, source: M, left_out: Collection[str] = ()) -> M:
@@ -37,7 +107,7 @@ def copy_tensors(target: Any, tensors: Iterable[onnx.TensorProto]) -> None:
         copy_into(target.add(), tensor)
 
 
-def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def bodies(node: AnyNode) -> Iterator[onnx.GraphProto]:
     """Graphs among a node's attributes: the bodies of control flow."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
@@ -45,7 +115,7 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def nested(nodes: Iterable[N]) -> Iterator[N | onnx.NodeProto]:
     """Yield the nodes, each followed by those of its bodies, at any depth."""
     for node in nodes:
         yield node
@@ -70,7 +140,7 @@ def free_names(graph: onnx.GraphProto) -> list[str]:
     return list(free)
 
 
-def needed_names(node: onnx.NodeProto) -> list[str]:
+def needed_names(node: AnyNode) -> list[str]:
     """Names of the values that a node reads: its inputs, and the values captured by its bodies."""
     names = dict.fromkeys(node.input)
     if node.attribute:

@@ -255,16 +255,17 @@ class _Operands:
     def _separate(self, node: int, operand: int) -> onnx.TensorProto:
         if (node, operand) in self._own:
             return self._own[node, operand]
-        name = self._flow.nodes[node].input[operand]
+        # The graph changes here, its dataflow does not.
+        nodes = self._graph.node
+        name = nodes[node].input[operand]
         tensor = self._flow.initializers[name]
-        uses = sum(list(other.input).count(name) for other in self._flow.nodes)
-        captured = any(name in self._flow.needs[i] and name not in self._flow.nodes[i].input
-                       for i in self._flow.consumers[name])  # fmt: skip
+        uses = sum(list(other.input).count(name) for other in nodes)
+        captured = any(name in self._flow.needs[i] and name not in nodes[i].input for i in self._flow.consumers[name])
         if uses > 1 or captured or name in self._flow.outputs or any(v.name == name for v in self._graph.input):
             tensor = self._graph.initializer.add()
             protos.copy_into(tensor, self._flow.initializers[name])
             tensor.name = self._free_name(name)
-            self._flow.nodes[node].input[operand] = tensor.name
+            nodes[node].input[operand] = tensor.name
         self._own[node, operand] = tensor
         return tensor
 

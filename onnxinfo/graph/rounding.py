@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-import onnx
-
 from .dataflow import Dataflow
+from .protos import AnyNode
 
 #: Operators that map real numbers to integers and back.
 ROUNDING = {"Cast", "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"}
@@ -47,7 +46,7 @@ def scales(flow: Dataflow, influenced: Set[str]) -> set[str]:
     return found & influenced
 
 
-def _only_scales(node: onnx.NodeProto, found: Set[str]) -> bool:
+def _only_scales(node: AnyNode, found: Set[str]) -> bool:
     return all(name in found for name in node.output if name)
 
 

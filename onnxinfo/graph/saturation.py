@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import onnx
-
 from .blocks import LAYOUT
 from .dataflow import Dataflow
+from .protos import AnyNode
 
 _SHARES, _EACH, _SIGNS = "shares", "each", "signs"
 # Operators by the way in which their outputs saturate: rows of shares that sum to 1, numbers in [0, 1], or in [-1, 1].
@@ -54,7 +53,7 @@ def saturating(flow: Dataflow, name: str) -> Saturating | None:
     return None
 
 
-def _transforms(node: onnx.NodeProto, name: str) -> bool:
+def _transforms(node: AnyNode, name: str) -> bool:
     transforms = (attribute.s for attribute in node.attribute if attribute.name == "post_transform")
     probabilities = node.op_type == "SVMClassifier" and any(a.name == "prob_a" for a in node.attribute)
     return (probabilities or next(transforms, b"") in _POST_TRANSFORMS) and name in node.output[1:]

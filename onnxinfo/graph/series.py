@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import onnx
-
 from .blocks import CONVOLUTIONS, LAYOUT, POINTWISE
 from .dataflow import Dataflow
+from .protos import AnyNode
 
 # Operators that slide a window over an axis.
 _SLIDING = CONVOLUTIONS | {"AveragePool", "LpPool", "MaxPool"}
@@ -43,6 +42,8 @@ def is_series(flow: Dataflow, name: str, size: int | str | None) -> bool:
 
 def _is_windowed(flow: Dataflow, name: str) -> bool:
     """Whether every path from a value leads to a window that slides over one axis."""
+    if flow.operators.isdisjoint(_SLIDING | _SPECTRAL):
+        return False
     pending, seen, windowed = [name], {name}, False
     # What a node tells does not depend on the operand through which it is reached.
     visited: set[int] = set()
@@ -66,7 +67,7 @@ def _is_windowed(flow: Dataflow, name: str) -> bool:
     return windowed
 
 
-def _slides(flow: Dataflow, node: onnx.NodeProto) -> bool:
+def _slides(flow: Dataflow, node: AnyNode) -> bool:
     """Whether a node's window is longer than one entry along exactly one axis."""
     if node.op_type not in _SLIDING:
         return False
@@ -77,7 +78,7 @@ def _slides(flow: Dataflow, node: onnx.NodeProto) -> bool:
     return sum(size != 1 for size in sizes) == 1
 
 
-def _treats_alike(flow: Dataflow, node: onnx.NodeProto) -> bool:
+def _treats_alike(flow: Dataflow, node: AnyNode) -> bool:
     """Whether a node has no parameters of its own for each entry, such as the means of a table's columns."""
     if node.op_type not in POINTWISE or not flow.initializers:
         return True

@@ -132,9 +132,10 @@ def _is_open(type: onnx.TypeProto) -> bool:
     """Whether the rank or a size of a tensor is unknown."""
     if not type.HasField("tensor_type"):
         return False
-    if not type.tensor_type.HasField("shape"):
+    tensor = type.tensor_type
+    if not tensor.HasField("shape"):
         return True
-    return any(not d.HasField("dim_value") and not _name(d) for d in type.tensor_type.shape.dim)
+    return any(not dim.HasField("dim_value") and not _name(dim) for dim in tensor.shape.dim)
 
 
 def _name(dim: onnx.TensorShapeProto.Dimension) -> str:

@@ -13,6 +13,7 @@ from ..arguments import Names, names_of
 from ..errors import ModelError, UsageError
 from ..text import quoted
 from . import protos
+from .dataflow import Dataflow
 from .functions import function_key
 from .model import Model, ModelSource, load
 
@@ -121,7 +122,7 @@ def _part(model: Model, inputs: Sequence[str], outputs: Sequence[str], *, keep_i
     values = _Values(source)
     cut, wanted = list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
     heads, tails = [values.declared(name) for name in cut], [values.declared(name) for name in wanted]
-    nodes, needed = _needed(source, cut, wanted)
+    nodes, needed = _needed(model.flow, cut, wanted)
     for name in cut:
         if name not in needed:
             raise UsageError(
@@ -150,17 +151,15 @@ def _part(model: Model, inputs: Sequence[str], outputs: Sequence[str], *, keep_i
     return dataclasses.replace(model, proto=proto)
 
 
-def _needed(
-    graph: onnx.GraphProto, cut: Collection[str], outputs: Iterable[str]
-) -> tuple[list[onnx.NodeProto], set[str]]:
+def _needed(flow: Dataflow, cut: Collection[str], outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
     """Nodes that outputs need, in graph order, and the names of all values that they read or write."""
     needed = set(outputs)
     nodes = []
     # Nodes are sorted topologically: in reverse, the users of a node precede it.
-    for node in reversed(graph.node):
+    for node, reads in zip(reversed(flow.nodes), reversed(flow.needs), strict=True):
         if any(name in needed and name not in cut for name in node.output if name):
-            nodes.append(node)
-            needed.update(protos.needed_names(node), (name for name in node.output if name))
+            nodes.append(node.proto)
+            needed.update(reads, filter(None, node.output))
     return nodes[::-1], needed
 
 
@@ -168,9 +167,9 @@ def without_outputs(
     nodes: Iterable[onnx.NodeProto], cut: Collection[str], names: Collection[str]
 ) -> list[onnx.NodeProto]:
     """Nodes with renamed outputs where these are now inputs: a node may be needed for its other outputs."""
-    changed = []
+    changed, removed = [], set(cut)
     for node in nodes:
-        if not set(cut).isdisjoint(node.output):
+        if not removed.isdisjoint(node.output):
             copied = onnx.NodeProto()
             copied.CopyFrom(node)
             copied.output[:] = [_unused(name, names) if name in cut else name for name in node.output]

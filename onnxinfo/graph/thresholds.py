@@ -13,6 +13,7 @@ import onnx
 
 from .dataflow import Dataflow
 from .model import ModelSource
+from .protos import AnyNode
 from .surgery import extract
 
 Floats = npt.NDArray[np.float64]
@@ -96,7 +97,7 @@ class _Columns:
             yield column if self.features is None else int(self.features[column]), float(at)
 
 
-def _moved(flow: Dataflow, node: onnx.NodeProto, held: Mapping[str, _Columns]) -> dict[str, _Columns] | None:
+def _moved(flow: Dataflow, node: AnyNode, held: Mapping[str, _Columns]) -> dict[str, _Columns] | None:
     """Columns of a node's outputs, if it only moves or scales columns; None otherwise."""
     if (node.domain, node.op_type) in _KEEPING and flow.is_float(node.output[0]):
         own = held[node.input[0]]
@@ -131,14 +132,14 @@ def _full(columns: _Columns) -> _Columns:
     return found
 
 
-def _scaled(node: onnx.NodeProto, columns: _Columns) -> _Columns:
+def _scaled(node: AnyNode, columns: _Columns) -> _Columns:
     """Columns after a Scaler node."""
     given = _attributes(node)
     own, shift = np.asarray(given["scale"], float), np.asarray(given["offset"], float)
     return _Columns(columns.features, columns.scale * own, columns.offset + shift / columns.scale)
 
 
-def _splits(node: onnx.NodeProto) -> Iterator[tuple[int, float]]:
+def _splits(node: AnyNode) -> Iterator[tuple[int, float]]:
     """Feature and threshold of every inner node of the trees."""
     given = _attributes(node)
     values = given.get("nodes_splits", given.get("nodes_values_as_tensor", given.get("nodes_values")))
@@ -150,7 +151,7 @@ def _splits(node: onnx.NodeProto) -> Iterator[tuple[int, float]]:
             yield int(feature), float(value)
 
 
-def _attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
+def _attributes(node: AnyNode) -> Mapping[str, Any]:
     """Attributes of a node by name, tensors as arrays."""
     found = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     tensors = {

@@ -12,6 +12,7 @@ import onnx
 from ..errors import InputError
 from ..graph.dataflow import Dataflow
 from ..graph.model import Model
+from ..graph.protos import AnyNode
 from ..text import quoted
 
 Array = npt.NDArray[Any]
@@ -122,7 +123,7 @@ def _bounds(flow: Dataflow, name: str) -> Iterator[int]:
                 yield length
 
 
-def _length(flow: Dataflow, node: onnx.NodeProto, table: int) -> int | None:
+def _length(flow: Dataflow, node: AnyNode, table: int) -> int | None:
     """Number of rows in the table that a node looks up; None if unknown."""
     name = node.input[table] if table < len(node.input) else ""
     tensor = flow.initializers.get(name)

@@ -194,8 +194,11 @@ def _as_rows(spec: Spec, purpose: Purpose, target: Target) -> Rows | None:
         array = array.astype(str)
     kinds, expected = ("U", "text") if target.is_text else ("biuf", "numbers")
     if array.ndim == 0 or 0 in array.shape or array.dtype.kind not in kinds:
+        hint = (
+            "; give an empty state, such as a cache without entries, as a value of set" if 0 in array.shape[1:] else ""
+        )
         raise InputError(
-            f"the input is an array of shape {array.shape} and type {array.dtype}, expected samples of {expected}"
+            f"the input is an array of shape {array.shape} and type {array.dtype}, expected samples of {expected}{hint}"
         )
     return MemoryRows(array, "input")
 

@@ -222,11 +222,11 @@ def certify(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth:
         allowed = (LEAST_UNEXPLAINED + foretold / 2).clamp(max=MOST_UNEXPLAINED)
         gap = torch.where(((growth / ratio).log2() - foretold).abs() <= allowed, gap, torch.nan)
     return Certificate(
-        ratio=ratio,
-        ratio_stderr=stderr,
+        ratio=finite(ratio),
+        ratio_stderr=finite(stderr),
         gap=torch.where(saturated, 0.0, gap),
-        gain=_finite(trial.gain),
-        gain_stderr=_finite(trial.gain_stderr),
+        gain=finite(trial.gain),
+        gain_stderr=finite(trial.gain_stderr),
         exponent=found.exponent(free),
         saturated=saturated,
         met=met,
@@ -245,10 +245,10 @@ def gap_bound(estimate: Tensor, error: Tensor, trial: Trial) -> Tensor:
     of_estimate, of_curvature = ERRORS * error / curvature, ERRORS * missing * trial.curvature_stderr / curvature
     allowed = (of_estimate.square() + of_curvature.square() + ((CALIBRATION - 1) * missing).square()).sqrt()
     seen = (trial.gain - trial.gain_stderr).clamp(min=0)
-    return _finite(torch.maximum(missing + allowed, seen))
+    return finite(torch.maximum(missing + allowed, seen))
 
 
-def _finite(numbers: Tensor) -> Tensor:
+def finite(numbers: Tensor) -> Tensor:
     """Numbers, NaN where a division by almost nothing overflowed: they are unknown there."""
     return torch.where(numbers.isfinite(), numbers, torch.nan)
 
@@ -267,8 +267,8 @@ def constraint_met(ratio: Tensor, stderr: Tensor, saturated: Tensor) -> Tensor:
     """Whether the constraint is certified to be met, (S,) bool; an inequality if all units are at the cap."""
     off = torch.where(saturated, (ratio - 1).clamp(min=0), (ratio - 1).abs())
     known = saturated | (stderr <= RATIO_TOLERANCE)
-    finite = ratio.isfinite() & stderr.isfinite()
-    return (off - 2 * stderr <= RATIO_TOLERANCE) & (off <= RATIO_LIMIT) & known & finite
+    known &= ratio.isfinite() & stderr.isfinite()
+    return (off - 2 * stderr <= RATIO_TOLERANCE) & (off <= RATIO_LIMIT) & known
 
 
 def sample_until(

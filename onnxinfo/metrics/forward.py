@@ -228,8 +228,8 @@ class ForwardProblem:
         return clip_sigma(scales, self.tie, self.cap) * self.counted
 
     def free(self, scales: Tensor) -> Tensor:
-        """Counted units below the cap, (1, n) bool."""
-        return (self.tie.expand(scales) < self.cap) & self.counted
+        """Counted units not at the cap, (1, n) bool; units of unknown scale are among them."""
+        return ~(self.tie.expand(scales) >= self.cap) & self.counted
 
     def start(self) -> Tensor:
         """Find one scale for all groups that approximately meets the constraint."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from .certificate import (
     GAP_STDERR,
     Certificate,
     constraint_met,
+    finite,
     mean_and_stderr,
     rescale_to_constraint,
     sample_until,
@@ -35,9 +37,20 @@ from .reconstruction import LEAST_POWER, Moments, Reconstruction
 from .ru_certificate import Slopes, slopes_of
 from .sid import MANY_UNITS
 
-#: Steps of the ascent, noise samples per step (more if there are few units), and initial change of log sigma per step.
-STEPS, STEP_NOISES, RATE = 100, 4, 0.2
-#: Adam's decay of the mean gradient and of its square.
+
+class Ascent(NamedTuple):
+    """Steps, noise samples per step (more if there are few units), initial change of log sigma, and Adam's decays."""
+
+    steps: int
+    draws: int
+    rate: float
+    decays: tuple[float, float]
+
+
+#: Ascents by error reference. If the decoder's own error is part of every unit's error, the gain depends less on the
+#: choice of the few units that take most of the budget, and a shorter ascent reaches the same values.
+ASCENTS = {"input": Ascent(60, 4, 0.3, (0.8, 0.99)), "reconstruction": Ascent(100, 4, 0.2, (0.9, 0.999))}
+#: Adam's decay of the mean gradient and of its square, unless an ascent sets others.
 DECAYS = (0.9, 0.999)
 #: Fraction of the constraint's excess, and of the multiplier's error, that the first step corrects.
 FOLLOWED = 0.25
@@ -91,10 +104,11 @@ class RuSolution:
 
 def solve_ru(problem: Problem) -> RuSolution:
     """Solve the RU of one layer on a block of samples."""
-    draws = min(STEP_NOISES, problem.reconstruction.feature.batch_size)
-    steps = STEPS * STEP_NOISES // draws
+    ascent = ASCENTS[problem.reconstruction.error_reference]
+    draws = min(ascent.draws, problem.reconstruction.feature.batch_size)
+    steps = ascent.steps * ascent.draws // draws
     scales = problem.allocated(problem.start.column_norms)
-    scales = problem.ascend(scales, steps=steps, draws=problem.effort * draws, rate=RATE)
+    scales = problem.ascend(scales, steps=steps, draws=problem.effort * draws, rate=ascent.rate, decays=ascent.decays)
     return problem.measured(problem.enforce_constraint(scales), steps)
 
 
@@ -152,8 +166,8 @@ class Problem:
         return clip_sigma(scales, self.tie, self.cap) * self.counted
 
     def free(self, scales: Tensor) -> Tensor:
-        """Groups below the cap that contain a counted unit, (S, groups) bool."""
-        return (scales < self.cap) & (self.tie.sum(self.counted.to(scales)) > 0)
+        """Groups not at the cap that contain a counted unit, (S, groups) bool; also those of unknown scale."""
+        return ~(scales >= self.cap) & (self.tie.sum(self.counted.to(scales)) > 0)
 
     def allocated(self, column_norms: Tensor) -> Tensor:
         """The closed form of SID, (S, groups)."""
@@ -230,8 +244,8 @@ class Problem:
         waking = _gain(moments, woken, growth / exponent, self.counted)
         gap = torch.maximum(CALIBRATION * shortfall.clamp(min=0) + ERRORS * error, WAKING * waking) + LEAST_GAP
         certificate = Certificate(
-            ratio=ratio,
-            ratio_stderr=ratio_stderr,
+            ratio=finite(ratio),
+            ratio_stderr=finite(ratio_stderr),
             gap=torch.where(saturated, 0.0, gap),
             gain=unknown,
             gain_stderr=unknown,

@@ -305,6 +305,8 @@ class Problem:
         Relative standard error of the target, (S,).
     passes
         Factor on the noise samples, and number of times that the last round may be repeated.
+    begun
+        Noise scales of an earlier solution, (S, n), that the search starts from; infinite at the cap, NaN if unknown.
     """
 
     feature: LayerProbe
@@ -317,6 +319,7 @@ class Problem:
     without_budget: Tensor
     target_stderr: Tensor
     passes: int = 1
+    begun: Tensor | None = None
 
     @classmethod
     def of(
@@ -359,8 +362,8 @@ class Problem:
         return clip_sigma(scales, self.tie, self.cap) * self.counted
 
     def free(self, scales: Tensor) -> Tensor:
-        """Counted units below the cap, (S, n) bool."""
-        return (self.tie.expand(scales) < self.cap) & self.counted
+        """Counted units not at the cap, (S, n) bool; units of unknown scale are among them."""
+        return ~(self.tie.expand(scales) >= self.cap) & self.counted
 
     def solved(self) -> tuple[_Found, Tensor]:
         """The closed form if it holds, else the result of Gauss-Newton round and search; and the coarseness."""
@@ -368,9 +371,16 @@ class Problem:
         found = self.closed(scales) if self.is_linear(scales) else None
         if found is not None:
             return found, self.coarseness(found.scales)
-        scales = self.gauss_newton(scales)
+        scales = self.gauss_newton(scales) if self.begun is None else self.feasible(self.resumed(scales, self.begun))
         coarse = self.coarseness(scales)
         return self.search(scales, coarse > 1), coarse
+
+    def resumed(self, scales: Tensor, begun: Tensor) -> Tensor:
+        """Return the scales of an earlier solution, (S, groups); those of the closed form where it has none."""
+        closed = self.tie.expand(scales)
+        known = torch.where(begun.isinf(), closed.clamp(min=self.cap), begun)
+        found = torch.where(known.isfinite() & (known > 0), known, closed)
+        return (self.tie.sum(found.log()) / self.tie.size).exp()
 
     def is_linear(self, scales: Tensor) -> bool:
         """Whether the closed form is the solution: exact norms, and at each sample a feature linear in the noise."""
@@ -382,10 +392,13 @@ class Problem:
         # For a linear layer with few outputs, the control variate removes all noise from the ratio.
         certified, *_ = self.certify(scales, control_of(self.feature, self.sigma(scales)), [])
         ratio, saturated = certified.certificate.ratio, certified.certificate.saturated
-        moved = (certified.scales / scales).log().nan_to_num(0.0).abs().amax(1)
+        moved = torch.where(scales > 0, (certified.scales / scales).log(), 0.0).abs().amax(1)
+        # Scales that move by an unknown exponent are unknown, and so is the ratio there: a known one is that of the
+        # closed form itself.
+        moved = torch.where(moved.isnan(), (ratio - 1).abs(), moved)
         off = torch.where(saturated, (ratio - 1).clamp(min=0), moved)
-        error = torch.where(saturated, certified.certificate.ratio_stderr, certified.error)
-        if bool((off > 4 * error + LINEAR_TOLERANCE).any()):
+        error = torch.where(saturated, certified.certificate.ratio_stderr, certified.error).nan_to_num(0.0)
+        if not bool((off <= 4 * error + LINEAR_TOLERANCE).all()):
             return None
         exact = dataclasses.replace(certified.certificate, gap=torch.zeros_like(ratio))
         certified = _Certified(scales, exact, torch.zeros_like(ratio), torch.zeros_like(ratio))

@@ -85,10 +85,10 @@ class _Report(Scope):
     def _likeness(self, node: Node) -> tuple[Any, ...] | None:
         """Everything about a node that its conversion depends on, except names; None if it has constants or bodies."""
         attributes = node.proto.attribute
-        if any(name in self.initializers for name in node.inputs) or (attributes and any(protos.bodies(node.proto))):
+        if not self.initializers.keys().isdisjoint(node.inputs) or (attributes and any(protos.bodies(node.proto))):
             return None
         types = [self.element_type(name) if name else None for name in (*node.inputs, *node.outputs)]
-        host = map(self.may_be_host, node.inputs)
+        host = [name in self.host for name in node.inputs] if self.host else [False] * len(node.inputs)
         given = sorted(attribute.SerializeToString(deterministic=True) for attribute in attributes)
         return (node.domain, node.op_type, len(node.inputs), len(node.outputs), *types, *host, *given)
 

@@ -51,13 +51,15 @@ def _fold_graph(
         scope[tensor.name] = None if is_external(tensor) else Constant.known(tensor)
     folded: dict[int, list[Constant]] = {}
     inside = False
+    varying = {name for name, constant in scope.maps[0].items() if constant is None}
     for i, node in enumerate(graph.node):
-        values = evaluator.evaluate(node, scope)
+        values = evaluator.evaluate(node, scope) if varying.isdisjoint(node.input) else None
         if values is not None:
             scope.update(zip(node.output, values, strict=True))
             folded[i] = values
             continue
-        scope.maps[0].update((name, None) for name in node.output)
+        varying.update(filter(None, node.output))
+        scope.maps[0].update(dict.fromkeys(node.output))
         for body in protos.bodies(node) if node.attribute else ():
             evaluator.compute()
             inside = _fold_graph(body, evaluator, scope, {}) or inside

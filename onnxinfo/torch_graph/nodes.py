@@ -59,14 +59,15 @@ class Node:
 
     def __init__(self, proto: onnx.NodeProto, position: int) -> None:
         self.proto = proto
+        name, domain = proto.name, proto.domain
         self.op_type = proto.op_type
-        self.domain = proto.domain or "ai.onnx"
+        self.domain = domain or "ai.onnx"
         self.inputs = tuple(proto.input)
         self.outputs = tuple(proto.output)
         # Torch does not allow dots in module names.
-        own = proto.name.replace(".", "/") or proto.op_type
-        self.unique_name = f"{proto.domain}/{own}_{position}".lstrip("/")
-        self.name = proto.name or self.unique_name
+        own = name.replace(".", "/") or self.op_type
+        self.unique_name = f"{domain}/{own}_{position}".lstrip("/")
+        self.name = name or self.unique_name
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:

@@ -29,8 +29,9 @@ _INTEGERS = _DISCRETE | {
     number for name, number in onnx.TensorProto.DataType.items() if re.fullmatch(r"U?INT\d+", name)
 }
 _CONSTANT = ("fallback", "none")
-# Operators whose gradient exists in torch but is 0 everywhere.
-_FLAT = {"ai.onnx.Sign"}
+# Operators whose gradient in torch is 0 everywhere, or absent.
+_FLAT = {"ai.onnx.Sign", "ai.onnx.Hardmax"}
+_SUM, _DIFFERENCE = "Add", "Sub"
 _SHOWN = 10
 
 
@@ -117,13 +118,27 @@ class _Way:
                 continue
             # Where a gradient ends in integers or truth values, whatever is computed from them alone has none.
             ended = [ends[name] for name in needed if name in ends] if ends and flow.sees(position) else []
+            cancelled = self._cancelled(node, ends) if ends else None
             for name in node.output:
                 flat = operands and name in served and (name not in outputs or served[name].operator in _FLAT)
-                cause = served[name] if flat else None if operands else next(iter(ended), None)
+                cause = served[name] if flat else cancelled if operands else next(iter(ended), None)
                 if cause is not None:
                     carrying.discard(name)
                     ends[name] = cause
         return {**ends, **found}
+
+    def _cancelled(self, node: onnx.NodeProto, ends: Mapping[str, Conversion]) -> Conversion | None:
+        """Node at which the gradient of ``x + (q - x)`` ends, if q has none: the gradients by x cancel.
+
+        Exports of models that were trained with a straight-through estimator, such as VQ-VAEs, contain such sums.
+        """
+        if node.op_type != _SUM:
+            return None
+        for x, difference in (node.input, reversed(node.input)):
+            before = self._flow.nodes[self._flow.producer[difference]] if difference in self._flow.producer else node
+            if before.op_type == _DIFFERENCE and before.input[1] == x:
+                return ends.get(before.input[0])
+        return None
 
 
 def reasons_unreached(model: ModelSource, perturb: str | Sequence[str], layers: Sequence[str]) -> dict[str, str]:
@@ -154,12 +169,12 @@ def reasons_unreached(model: ModelSource, perturb: str | Sequence[str], layers: 
     }
 
 
-def _casts(node: onnx.NodeProto, types: Mapping[str, int]) -> bool:
+def _casts(node: protos.AnyNode, types: Mapping[str, int]) -> bool:
     """Whether a node converts values to another type."""
     return node.op_type in ("Cast", "CastLike") and types.get(node.input[0]) != types.get(node.output[0])
 
 
-def _computed_within(node: onnx.NodeProto) -> Iterator[str]:
+def _computed_within(node: protos.AnyNode) -> Iterator[str]:
     """Names of the results of a node and of the nodes in its bodies."""
     for inner in protos.nested([node]):
         yield from inner.output
@@ -291,6 +306,10 @@ class _GradientWalk(fx.Interpreter):
         conversion = n.meta.get(CONVERSION)
         if conversion is not None and conversion.operator in _FLAT:
             result = result.detach()
+        cancelled = self._cancelled(n)
+        if cancelled is not None:
+            self.ends[n] = cancelled
+            return result.detach()
         if any(tensor.requires_grad for tensor in _tensors(result)):
             self._carrying.add(n)
             return result
@@ -303,6 +322,21 @@ class _GradientWalk(fx.Interpreter):
         if ahead:
             self.ends[n] = ahead[0]
         return result
+
+    def _cancelled(self, n: fx.Node) -> Conversion | None:
+        """Node at which the gradient of ``x + (q - x)`` ends; see :meth:`_Way._cancelled`."""
+        if _operator(n) != _SUM or len(n.all_input_nodes) != 2:
+            return None
+        for x, difference in (n.all_input_nodes, reversed(n.all_input_nodes)):
+            if _operator(difference) == _DIFFERENCE and difference.all_input_nodes[1:] == [x]:
+                return self.ends.get(difference.all_input_nodes[0])
+        return None
+
+
+def _operator(n: fx.Node) -> str:
+    """ONNX operator of a node, without its domain; empty if it was not converted from one."""
+    conversion = n.meta.get(CONVERSION)
+    return "" if conversion is None else conversion.operator.rpartition(".")[2]
 
 
 def _tensors(value: object) -> Iterator[Tensor]:

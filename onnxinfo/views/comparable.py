@@ -6,17 +6,21 @@ import dataclasses
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..archive.means import limited_by_rounding, sound_alpha
 from ..config import as_setting
 from ..errors import UsageError
 from ..text import printable
 from .run_values import RunValues
-from .wording import rounded_up, unproven_text
+from .run_view import RunView
+from .selection import Selection
+from .wording import rounded_up
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ def check_precision(runs: Sequence[RunValues]) -> None:
 def check_comparable(runs: Sequence[RunValues]) -> None:
     """Refuse to lay runs side by side that measure different quantities. Every view of several runs calls this.
 
-    Runs that differ in another setting, such as the preprocessing, are shown with a warning; see :func:`caution`.
+    Runs that differ in another setting, such as the preprocessing, are shown with a caution; see :func:`caution_of`.
 
     Parameters
     ----------
@@ -79,27 +83,78 @@ def check_comparable(runs: Sequence[RunValues]) -> None:
         first = [(a.name, b.name) for a, b in zip(one.layers[:1], two.layers[:1], strict=False)]
         for layer, other in shared or first:
             check_normalizer(one, layer, two, other)
-    if text := caution(runs):
-        logger.warning("%s; values may differ for this reason alone", text)
 
 
-def caution(runs: Sequence[RunValues]) -> str:
-    """Return in words which setting differs between runs that are shown together; empty if none does.
+@dataclass(frozen=True)
+class Measured:
+    """What the numbers of a run depend on.
+
+    Attributes
+    ----------
+    name
+        Name of the run.
+    recipe
+        Its settings.
+    unit
+        Standard deviation of the input, the unit of sigma.
+    metrics
+        Names of its metrics.
+    """
+
+    name: str
+    recipe: Mapping[str, Any]
+    unit: npt.NDArray[np.float64]
+    metrics: frozenset[str]
+
+    @classmethod
+    def of(cls, view: RunView) -> Measured:
+        """Read it from the view of a run."""
+        names = frozenset(metric.name for metric in view.run.metrics)
+        return cls(printable(view.name), dict(view.run.recipe), view.run.unit, names)
+
+
+def caution_of(selection: Selection, metrics: Collection[str] = ()) -> str:
+    """Return in words why runs that are shown together are not comparable, also as a warning; empty if they are.
+
+    Every view of several runs shows this: figures, tables and reports.
 
     Parameters
     ----------
-    runs
-        Runs of one metric.
+    selection
+        The runs.
+    metrics
+        The metrics that are shown; none: all that two runs share.
     """
-    for one, two in combinations(runs, 2):
-        if found := differing_setting(one.recipe, two.recipe, {one.metric.name}):
-            return f"caution, runs '{one.name}' and '{two.name}' are not comparable: {found}"
+    found = [Measured.of(view) for view, _ in selection.views()]
+    for one, two in combinations(found, 2):
+        shared = one.metrics & two.metrics
+        shown = shared & {*metrics} if metrics else shared
+        if shown and (difference := incomparable(one, two, shown)):
+            text = f"caution, runs '{one.name}' and '{two.name}' are not comparable: {difference}"
+            logger.warning("%s; values may differ for this reason alone", text)
+            return text
     return ""
 
 
-def remark_on(runs: Sequence[RunValues]) -> str:
-    """Return what readers of a figure of some runs must know: the :func:`caution`, and how many cells are unproven."""
-    return "; ".join(part for part in (unproven_text(each.values for each in runs), caution(runs)) if part)
+def incomparable(one: Measured, two: Measured, metrics: Collection[str]) -> str:
+    """Return in words why numbers of two runs are not comparable; empty if they are.
+
+    Parameters
+    ----------
+    one, two
+        The runs.
+    metrics
+        The metrics that are compared; settings of others may differ.
+    """
+    inputs = [each.recipe.get("perturbed") for each in (one, two)]
+    if inputs[0] != inputs[1] and any(isinstance(each, list) for each in inputs):
+        names = [", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in inputs]
+        return f"noise was added to {printable(names[0])} in one and to {printable(names[1])} in the other"
+    if found := differing_setting(one.recipe, two.recipe, metrics):
+        return found
+    if one.unit.size != two.unit.size or not np.allclose(one.unit.ravel(), two.unit.ravel(), rtol=1e-3):
+        return "their inputs have different units (standard deviations)"
+    return ""
 
 
 def differing_setting(one: Mapping[str, Any], two: Mapping[str, Any], metrics: Collection[str]) -> str:
@@ -116,9 +171,18 @@ def differing_setting(one: Mapping[str, Any], two: Mapping[str, Any], metrics: C
     # Where normalizers differ, alphas differ because of that.
     for key in sorted(keys, key=lambda each: (each != "normalizer", each)):
         if one[key] != two[key]:
+            if isinstance(one[key], Mapping) and isinstance(two[key], Mapping):
+                return f"{as_setting(key, '')[0]} differs: {_differing_part(one[key], two[key])}"
             (name, first), (_, second) = (as_setting(key, each[key]) for each in (one, two))
             return f"{name} is {printable(str(first))} in one and {printable(str(second))} in the other"
     return ""
+
+
+def _differing_part(one: Mapping[str, Any], two: Mapping[str, Any]) -> str:
+    """Return the first entry of a setting, such as a step of the preprocessing, that differs, in words."""
+    key = next(name for name in [*one, *two] if one.get(name) != two.get(name))
+    first, second = ("none" if each.get(key) is None else printable(str(each[key])) for each in (one, two))
+    return f"{printable(key)} is {first} in one and {second} in the other"
 
 
 def _metric_of(key: str) -> str | None:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
 from ..archive.means import Cells, Pairs, layer_summary, pair_up, select_cells, unproven
 from ..errors import UsageError
 from ..text import printable
-from .comparable import check_normalizer, check_precision, differing_setting
+from .comparable import Measured, check_normalizer, check_precision, incomparable
 from .reading_runs import run_values
 from .run_values import RunValues
 from .selection import Paths, Selected, Selection
@@ -35,8 +34,7 @@ class _Side:
     samples: tuple[str, ...]
     samples_sha256: Any
     metrics: dict[str, RunValues]
-    recipe: dict[str, Any]
-    unit: npt.NDArray[np.float64]
+    measured: Measured
 
 
 def compare(
@@ -144,8 +142,7 @@ def _read(selection: Selection) -> list[_Side]:
                 tuple(view.sample_names),
                 view.run.recipe.get("samples_sha256"),
                 {name: each for name, each in found.items() if each.layers},
-                dict(view.run.recipe),
-                view.run.unit,
+                Measured.of(view),
             )
         )
     wanted = selection.runs
@@ -155,18 +152,9 @@ def _read(selection: Selection) -> list[_Side]:
 def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
     """Check that the runs are comparable, and return whether the samples can be paired."""
     pair = f"runs '{first.name}' and '{other.name}' cannot be compared"
-    inputs = [each.recipe.get("perturbed") for each in (first, other)]
-    if inputs[0] != inputs[1] and any(isinstance(each, list) for each in inputs):
-        names = [", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in inputs]
-        raise UsageError(
-            f"{pair}: noise was added to {printable(names[0])} in one and to {printable(names[1])} in the other; "
-            f"analyze both alike"
-        )
     shared = first.metrics.keys() & other.metrics.keys()
-    if found := differing_setting(first.recipe, other.recipe, shared):
+    if found := incomparable(first.measured, other.measured, shared):
         raise UsageError(f"{pair}: {found}; analyze both alike")
-    if first.unit.size != other.unit.size or not np.allclose(first.unit.ravel(), other.unit.ravel(), rtol=1e-3):
-        raise UsageError(f"{pair}: their inputs have different units (standard deviations); preprocess both alike")
     for name in shared:
         check_precision([first.metrics[name], other.metrics[name]])
     same = first.samples_sha256 == other.samples_sha256 and first.samples == other.samples

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..kinds import PDF, PNG, SVG, Kind
 from ..outputs import Output, claim
-from .style import FigureStyle
+from .style import FigureStyle, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,3 +78,12 @@ def new_figure(output: Output, style: FigureStyle) -> Iterator[Figure]:
             figure.savefig(part, format=kind, dpi=style.size.dpi, metadata=dates[kind])
         width, height = figure.get_size_inches()
         logger.info("wrote %s: %.2f x %.2f inches", output.path, width, height)
+
+
+def write_below(figure: Figure, text: str, style: FigureStyle) -> None:
+    """Write text below a finished figure, which grows by its lines."""
+    lines = wrapped(text, style.width * 0.9, style)
+    before = figure.get_supxlabel()
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + (lines.count("\n") + 1) * style.font * 1.2 / 72)
+    figure.supxlabel(f"{before}\n{lines}" if before else lines, fontsize=style.font * 0.85)

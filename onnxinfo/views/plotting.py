@@ -22,7 +22,8 @@ from typing import Any, Literal, TypedDict, Unpack
 from ..arguments import Names, values_of
 from ..errors import UsageError
 from ..registry import PLOTS
-from .figure import claim_figure, new_figure
+from .comparable import caution_of
+from .figure import claim_figure, new_figure, write_below
 from .selection import Paths, Selection
 from .style import FigureStyle
 
@@ -99,7 +100,14 @@ class Plot:
         selection = self._selection(path, options)
         with new_figure(target, style) as figure:
             self.draw(figure, selection, style, **options)
+            if text := caution_of(selection, self._shown(selection, options)):
+                write_below(figure, text, style)
         return Path(output)
+
+    def _shown(self, selection: Selection, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the metrics that are drawn, also by the option ``against``; none: all."""
+        against = inspect.signature(self.draw).parameters.get("against")
+        return (*selection.metrics, *([] if against is None else [options.get("against", against.default)]))
 
     def _selection(self, path: Paths, options: dict[str, Any]) -> Selection:
         """Split the selection off the options."""

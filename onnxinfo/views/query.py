@@ -12,6 +12,7 @@ from ..archive.table import COLUMNS, check_per, run_table
 from ..arguments import Names, names_of
 from ..errors import UsageError
 from ..text import no_such
+from .comparable import caution_of
 from .run_view import RunView
 from .selection import Paths, Selected, Selection
 
@@ -19,6 +20,8 @@ Row = dict[str, Any]
 #: A table as columns of equal length.
 Table = dict[str, list[Any]]
 Per = Literal["layer", "sample", "input", "unit"]
+#: Key of rows of runs that are not comparable.
+CAUTION = "caution"
 
 
 class QueryOptions(Selected, total=False):
@@ -147,7 +150,8 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
         :meth:`onnxinfo.archive.Archive.to_dataframe`. With several archives, ``archive`` comes first.
         With ``group_by`` its columns, metric, the aggregates, n (rows), n_converged and n_missing (rows without a
         value), and with ``minimum`` or ``maximum`` n_excluded: the number of rows of the group whose value lies outside
-        and which are not averaged.
+        and which are not averaged. If the runs are not comparable, because a setting such as the preprocessing
+        differs, ``caution`` says why in every row, and there is a warning.
 
     Raises
     ------
@@ -163,8 +167,9 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
     [('images[0]', 'logits', True), ('images[1]', 'logits', True)]
     """
     selection, arrangement, per = _understood(options)
+    caution = _caution(selection(path))
     table = arrangement.apply(_read_table(selection(path), per))
-    return [*_rows(table)]
+    return [*_rows(table, caution)]
 
 
 # Cells read at once if rows are not needed all at once.
@@ -181,7 +186,7 @@ def stream(path: Paths, **options: Unpack[QueryOptions]) -> Iterator[Row]:
     if not arrangement.is_rowwise or per in ("input", "unit"):
         yield from query(path, **options)
         return
-    empty = _empty_table(selection(path), per)
+    empty, caution = _empty_table(selection(path), per), _caution(selection(path))
     for view, _ in selection(path).views():
         for part in view.pieces(_CELLS):
             for metric in part.metrics:
@@ -189,7 +194,7 @@ def stream(path: Paths, **options: Unpack[QueryOptions]) -> Iterator[Row]:
     for view, source in selection(path).views():
         for part in view.pieces(_CELLS):
             columns = _view_table(part, source, per)
-            yield from _rows(arrangement.apply({name: columns[name] for name in empty}))
+            yield from _rows(arrangement.apply({name: columns[name] for name in empty}), caution)
 
 
 def _understood(options: QueryOptions) -> tuple[Callable[[Paths], Selection], Arrangement, Per]:
@@ -204,8 +209,14 @@ def _understood(options: QueryOptions) -> tuple[Callable[[Paths], Selection], Ar
     return partial(Selection.of, **selected), arrangement, per
 
 
-def _rows(table: Table) -> Iterator[Row]:
-    return (dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True))
+def _caution(selection: Selection) -> Row:
+    """Return what is said in every row of runs that are not comparable."""
+    text = caution_of(selection, selection.metrics)
+    return {CAUTION: text} if text else {}
+
+
+def _rows(table: Table, caution: Row) -> Iterator[Row]:
+    return (dict(zip(table, values, strict=True)) | caution for values in zip(*table.values(), strict=True))
 
 
 def _empty_table(selection: Selection, per: Per) -> Table:

@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -27,7 +27,8 @@ from ..analysis.settings import Report, Result
 from ..analysis.tasks import Worker
 from ..archive.begun import begun
 from ..archive.claim import claim_archive
-from ..archive.format import RunSchema, plain_text
+from ..archive.format import RETRY, RunSchema, plain_text
+from ..archive.growth import unproven
 from ..archive.prepare import Request, is_complete
 from ..archive.reading import open as open_archive
 from ..archive.sanity import ATTRIBUTE, SanityCard
@@ -60,9 +61,11 @@ from ..metrics.budget import CPU_INPUTS, device_of, fit
 from ..metrics.input_provider import InputProvider
 from ..metrics.joint import joined_samples, open_provider
 from ..registry import ENGINES, METRICS
+from ..replacing import check_writable
 from ..termination import orderly_termination
 from ..text import quoted
-from .compute import Analysis
+from .compute import RETRY_PASSES, Analysis
+from .former import Former
 from .open_model import open_model, recorded_inputs, runnable
 from .open_samples import open_analyzed, reopening
 
@@ -168,8 +171,35 @@ def run_analysis(
         return _run(model, inputs, output, config, progress or (lambda _: None))
 
 
-def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config, report: Report) -> Result:
-    claim_archive(output, [model, inputs, *config.sources()])
+@dataclass(frozen=True)
+class Ready:
+    """An analysis whose model and samples are prepared, and of which nothing is written yet.
+
+    Attributes
+    ----------
+    job
+        Network, samples and settings.
+    measures
+        The requested metrics, by name.
+    worker
+        Worker of this process.
+    archive, run
+        The archive, with symbolic links resolved, and the run's name.
+    request
+        What is asked of the run.
+    """
+
+    job: Job
+    measures: Mapping[str, Measure]
+    worker: Worker
+    archive: Path
+    run: str
+    request: Request
+
+
+def ready(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config) -> Ready:
+    """Check a request and prepare model and samples; nothing is written."""
+    archive = claim_archive(output, [model, inputs, *config.sources()])
     chosen = config.selection.metrics
     check_metrics(chosen)
     if config.sid.solver == "forward":
@@ -179,6 +209,8 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     target = device_of(config.execution.device)
     loaded = open_model(model, config.input, inputs)
     present = begun(output, config.out.run or loaded.name, overwrite=config.out.overwrite)
+    if not present.is_closed:
+        check_writable(archive)
     chosen = (*dict.fromkeys((*present.metrics, *chosen)),)
     config = replace(config, selection=replace(config.selection, metrics=chosen))
     _claim(present.metrics, config, output)
@@ -187,15 +219,24 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     measures = make_measures(chosen, job)
     worker = Worker(job, with_needed(measures, job))
     logger.info("batch size: %d", job.batch_size)
-    out, name = config.out, config.out.run or job.provider.model.name
     more: dict[str, Any] = {**recorded_flags(config), **recorded_inputs(config.input)}
     if mask is not None:
         more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
     schema = _schema(job, measures, more, describe_execution(config.execution, job.device))
-    request = Request(schema, out.compression, out.overwrite, out.retry_unproven)
-    if is_complete(Path(output), name, request):
+    request = Request(schema, config.out.compression, config.out.overwrite)
+    return Ready(job, measures, worker, archive, config.out.run or job.provider.model.name, request)
+
+
+def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config, report: Report) -> Result:
+    found = ready(model, inputs, output, config)
+    job, measures, worker, name = found.job, found.measures, found.worker, found.run
+    out, schema = job.config.out, found.request.schema
+    if is_complete(Path(output), name, found.request):
         logger.info("run %s is complete: it has all cells that were asked for", quoted(name))
+        if out.retry_unproven:
+            _report_left(Path(output), name)
         return _proven(Result(Path(output), name, unchanged=True), out.min_converged)
+    check_writable(found.archive)
     with (
         orderly_termination(),
         RunWriter.open(
@@ -204,7 +245,6 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
             schema,
             overwrite=out.overwrite,
             compression=out.compression,
-            retry=out.retry_unproven,
         ) as writer,
     ):
         if job.memory is None:
@@ -213,9 +253,10 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
         if any(not writer.finished(metric).all() for metric in measures):
             for measure in worker.measures.values():
                 measure.prepare(report)
-        with open_engine(config.execution, worker) as opened:
-            workers = config.execution.workers or 1
-            Analysis(job, measures, worker, opened, writer, report, workers).compute()
+        with open_engine(job.config.execution, worker) as opened:
+            workers = job.config.execution.workers or 1
+            former = Former.of(writer.former, schema, job)
+            Analysis(job, measures, worker, opened, writer, report, workers, former).compute()
         # Before the run is marked complete, because no later call looks for it then.
         worker.unfinished.remove()
     return _proven(Result(Path(output), name), out.min_converged)
@@ -225,6 +266,15 @@ def _claim(metrics: Sequence[str], config: Config, output: str | os.PathLike[str
     """Refuse files beside the archive that cannot be written."""
     for metric in needed(metrics):
         METRICS.get(metric).claim(config, Path(output))
+
+
+def _report_left(output: Path, name: str) -> None:
+    """Report cells that stay unproven although they had more passes, which are not repeated."""
+    with open_archive(output) as archive:
+        run = archive[name]
+        left = sum(int((run.retried(each.name) & unproven(run, each.name)).sum()) for each in run.metrics)
+    if left:
+        logger.warning("%d cells stay unproven after %d times the passes; they are not tried again", left, RETRY_PASSES)
 
 
 def _proven(result: Result, least: float | None) -> Result:
@@ -296,7 +346,14 @@ def _report_unreadable(samples: SampleSet, *, anonymous: bool) -> None:
 def _examined(model: Model, samples: SampleSet, config: Config, reopened: Reopen) -> SanityCard:
     """Examine the inputs, and report what is probably wrong before any work is done."""
     names = config.input.input_tensor or ()
-    card = examine(model, samples, config.input, reopened, name=names[0] if names else "")
+    card = examine(
+        model,
+        samples,
+        config.input,
+        reopened,
+        name=names[0] if names else "",
+        memory=config.execution.memory_bytes,
+    )
     if config.out.anonymous_names:
         card = replace(card, notes=())  # they may name samples
     for line in replace(card, warnings=()).lines():
@@ -385,6 +442,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         "verified_against": job.witness,
         "axes_known_by": axes.evidence if joined is None else joined.evidence,
         **({"tags": dict(job.config.out.tag)} if job.config.out.tag else {}),
+        **({RETRY: True} if job.config.out.retry_unproven else {}),
         "inputs_at_once": job.batch_size,
         "batching": job.network.mode,
         **where,

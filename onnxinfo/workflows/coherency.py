@@ -13,7 +13,7 @@ from ..archive.means import pair_up, select_cells
 from ..archive.reading import Run
 from ..archive.reading import open as open_archive
 from ..config import COHERENCY_METRICS, RESCALE_FACTOR, Config, Options, SelectionConfig, configure
-from ..errors import UsageError
+from ..errors import UnprovenError, UsageError
 from ..graph.model import ModelSource, load
 from ..graph.rescale import rescale, select_pairs
 from .analyze import run_analysis
@@ -126,16 +126,27 @@ def coherency(
     loaded = load(model)
     changed = rescale(loaded, factor, pairs)
     divided = {name for pair in select_pairs(loaded, pairs) for name in pair.between}
-    before = run_analysis(loaded, inputs, output, configure(config, {"run": ORIGINAL}), progress)
-    after = run_analysis(changed.proto, inputs, output, configure(config, {"run": RESCALED}), progress)
+    runs = ((ORIGINAL, loaded), (RESCALED, changed.proto))
+    results = []
+    unproven: UnprovenError | None = None
+    for name, network in runs:
+        try:
+            results.append(run_analysis(network, inputs, output, configure(config, {"run": name}), progress))
+        except UnprovenError as error:
+            results.append(error.result)
+            unproven = unproven or error
     with open_archive(output) as archive:
-        runs = archive[ORIGINAL], archive[RESCALED]
+        pair = archive[ORIGINAL], archive[RESCALED]
         changes = tuple(
-            _change(runs, metric, i, layer.name in divided)
-            for i, layer in enumerate(runs[0].layers)
+            _change(pair, metric, i, layer.name in divided)
+            for i, layer in enumerate(pair[0].layers)
             for metric in config.selection.metrics
         )
-    return CoherencyResult(before, after, changes)
+    before, after = results
+    made = CoherencyResult(before, after, changes)
+    if unproven is not None:
+        raise UnprovenError(str(unproven), made)
+    return made
 
 
 def _change(runs: tuple[Run, Run], metric: str, layer: int, rescaled: bool) -> Change:

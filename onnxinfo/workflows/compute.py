@@ -27,6 +27,7 @@ from ..engines.base import Engine
 from ..errors import InputError
 from ..metrics.linearization import NORMALIZER_STDERR, Linearization
 from .forecast import Forecast
+from .former import Former
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class Analysis:
         Called for every cell.
     workers
         Number of processes that share the work.
+    former
+        The run before it grew, whose cells are computed again from their maps.
     """
 
     job: Job
@@ -65,11 +68,14 @@ class Analysis:
     writer: RunWriter
     report: Report
     workers: int = 1
+    former: Former | None = None
     _finished: dict[str, npt.NDArray[np.bool_]] = field(init=False)
+    _retried: dict[str, npt.NDArray[np.bool_]] = field(init=False)
     _forecast: Forecast = field(init=False)
 
     def __post_init__(self) -> None:
         self._finished = {name: self.writer.finished(name) for name in self.measures}
+        self._retried = {name: self.writer.retried(name) for name in self.measures}
         for name, done in self._finished.items():
             logger.info("%s: %d of %d cells are in the archive already", name, done.sum(), done.size)
 
@@ -86,7 +92,7 @@ class Analysis:
                 assert isinstance(task, Measuring)
                 for part in parts:
                     for name, column in part.outcome.items():
-                        self._write(name, task.layer, part.samples, column)
+                        self._write(name, task, part.samples, column)
                 self._unfinished.discard(task.name)
 
     @property
@@ -173,22 +179,44 @@ class Analysis:
         constrained = any(map(self._is_constrained, self.measures))
         for block in self._blocks:
             for layer in range(len(self.job.layers)):
-                if names := self._open(layer, block):
-                    start = kept.of(layer, block) if constrained and layer not in self.job.evaluated else None
-                    if self.job.config.out.retry_unproven:
-                        yield self._again(layer, block, names, start, normalizers[layer])
-                    else:
-                        self._begin(layer, block, names, start, normalizers[layer])
-                        yield Measuring(layer, block, names, start, normalizers[layer])
+                if not self._open(layer, block):
+                    continue
+                start = kept.of(layer, block) if constrained and layer not in self.job.evaluated else None
+                yield from self._usual(layer, block, start, normalizers[layer])
+                for places, names in self._again(layer, block).items():
+                    some = None if start is None else start.at(torch.tensor(places))
+                    samples = [block[at] for at in places]
+                    yield Measuring(layer, samples, names, some, normalizers[layer], RETRY_PASSES)
 
-    def _again(
-        self, layer: int, block: Sequence[int], names: list[str], start: Linearization | None, normalizer: float | None
-    ) -> Measuring:
-        """Return the task of the block's unfinished cells only, with more passes."""
-        unfinished = ~np.all([self._finished[name][layer, block] for name in names], axis=0)
-        places: list[int] = np.nonzero(unfinished)[0].tolist()
-        some = None if start is None else start.at(torch.tensor(places))
-        return Measuring(layer, [block[at] for at in places], names, some, normalizer, RETRY_PASSES)
+    def _usual(
+        self, layer: int, block: list[int], start: Linearization | None, normalizer: float | None
+    ) -> Iterator[Measuring]:
+        """Tasks with the usual passes: of the whole block, or apart of cells that existed before the run grew."""
+        before = [] if self.former is None or start is None else self.former.places(layer, normalizer, block)
+        for places in (before, [place for place in range(len(block)) if place not in before]):
+            samples = [block[place] for place in places]
+            if not samples or not (names := self._first(layer, samples)):
+                continue
+            some = start if start is None or len(places) == len(block) else start.at(torch.tensor(places))
+            self._begin(layer, samples, names, some, normalizer)
+            begun = None
+            if places is before and self.former is not None and normalizer is not None:
+                begun = self.former.scales(layer, normalizer, samples, self.job.settings.sigma_max)
+            yield Measuring(layer, samples, names, some, normalizer, begun=begun)
+
+    def _first(self, layer: int, block: Sequence[int]) -> list[str]:
+        """Metrics with unfinished cells in a block that get the usual number of passes."""
+        at = layer, block
+        return [name for name, done in self._finished.items() if not (done[at] | self._retried[name][at]).all()]
+
+    def _again(self, layer: int, block: Sequence[int]) -> dict[tuple[int, ...], list[str]]:
+        """Places in a block whose unfinished cells get more passes, with their metrics."""
+        found: dict[tuple[int, ...], list[str]] = {}
+        for name, done in self._finished.items():
+            places = np.nonzero(~done[layer, block] & self._retried[name][layer, block])[0]
+            if len(places):
+                found.setdefault(tuple(places.tolist()), []).append(name)
+        return found
 
     def _begin(
         self, layer: int, block: list[int], names: Sequence[str], start: Linearization | None, normalizer: float | None
@@ -206,7 +234,13 @@ class Analysis:
         remaining = self._forecast.cells((~done).sum(1).tolist(), int(done.sum()))
         return Progress(name, int(done.sum()), done.size, layer, value, remaining, provisional)
 
-    def _write(self, name: str, layer: int, samples: list[int], column: Column) -> None:
+    def _write(self, name: str, task: Measuring, samples: list[int], column: Column) -> None:
+        layer = task.layer
+        # A task with the usual passes computes whole blocks, also cells that another one computes with more.
+        meant = np.nonzero(self._retried[name][layer, samples] == (task.passes > 1))[0]
+        if not len(meant):
+            return
+        samples, column = [samples[at] for at in meant], column.at(meant)
         self.writer.write(name, layer, samples, values=column.values, map=column.map)
         done = self._finished[name]
         done[layer, samples] = True

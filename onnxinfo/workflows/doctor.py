@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Unpack
 
 from ..analysis.sanity import examine
 from ..archive.sanity import SanityCard
 from ..config import Config, ExecutionConfig, InputConfig, InputOptions, configure
+from ..errors import OnnxinfoError
 from ..graph.interruption import time_limit
-from ..graph.model import ModelSource
+from ..graph.layers import choose_layers
+from ..graph.model import Model, ModelSource
+from ..graph.perturbed import perturbed_tensors
+from ..inputs.sample_sets import SampleSet
+from ..metrics.joint import open_provider
 from .open_model import open_model
 from .open_samples import open_analyzed, reopening
 
@@ -62,4 +68,17 @@ def doctor(
     with time_limit(timeout):
         opened = open_model(model, chosen, inputs)
         samples = open_analyzed(opened, inputs, chosen)
-        return examine(opened, samples, chosen, reopening(opened, inputs, chosen), most=TRIED_SAMPLES)
+        card = examine(opened, samples, chosen, reopening(opened, inputs, chosen), most=TRIED_SAMPLES)
+        return replace(card, obstacle=_obstacle(opened, samples, chosen))
+
+
+def _obstacle(model: Model, samples: SampleSet, chosen: InputConfig) -> str:
+    """Return why an analysis finds nothing to perturb, no unit of noise or no layers; empty if it finds them."""
+    try:
+        tensors = perturbed_tensors(model, chosen.input_tensor)
+        provider = open_provider(model, samples, tensors, leave_out=not chosen.input_tensor)
+        choose_layers(model, provider.tensors, (), ())
+        provider.unit()
+    except OnnxinfoError as error:
+        return str(error)
+    return ""

@@ -34,7 +34,7 @@ class Forecast:
 
     def __init__(self, job: Job, workers: int) -> None:
         self._job, self._workers = job, workers
-        self._pass = _seconds_of_pass(job)
+        self._pass = seconds_of_pass(job)
         self._begun: tuple[float, int] | None = None
 
     def linearization(self, samples: int) -> float:
@@ -74,8 +74,9 @@ class Forecast:
         return passes * self._pass / self._workers
 
 
-def _seconds_of_pass(job: Job) -> float:
-    """Seconds that the network takes for one input, in batches."""
+def seconds_of_pass(job: Job, layer: int | None = None) -> float:
+    """Seconds that the network takes for one input, in batches; up to one of the layers, or to all."""
+    network = job.network if layer is None else job.network.part([layer])
     x, rows = job.inputs([0])
     count = min(job.batch_size, MEASURED_INPUTS)
     x, rows = x.expand(count, *x.shape[1:]).contiguous(), rows.expand(count).contiguous()
@@ -83,7 +84,7 @@ def _seconds_of_pass(job: Job) -> float:
     for _ in range(2):
         began = time.perf_counter()
         with torch.no_grad():
-            job.network(x, rows)
+            network(x, rows)
         if x.device.type == "cuda":
             torch.cuda.synchronize(x.device)
         seconds = min(seconds, time.perf_counter() - began)

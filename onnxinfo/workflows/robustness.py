@@ -12,7 +12,7 @@ from ..archive.claim import claim_archive
 from ..archive.means import layer_summary
 from ..archive.reading import open as open_archive
 from ..config import Config, Options, configure, entries
-from ..errors import UsageError
+from ..errors import UnprovenError, UsageError
 from ..graph.layers import list_layers, select_layers
 from ..graph.model import ModelSource, load
 from ..graph.scores import score_tensor
@@ -90,11 +90,15 @@ def robustness(
     scores = score_tensor(loaded)
     select_layers(list_layers(loaded, config.input.input_tensor), [scores])
     config = configure(config, {"layers": [scores], "metrics": [Robustness.metric.name]})
-    result = run_analysis(loaded, inputs, output, config, progress)
+    unproven: UnprovenError | None = None
+    try:
+        result = run_analysis(loaded, inputs, output, config, progress)
+    except UnprovenError as error:
+        result, unproven = error.result, error
     with open_archive(result.archive) as archive:
         found = archive[result.run].values(Robustness.metric.name)
     summary = layer_summary(found)
-    return RobustnessResult(
+    made = RobustnessResult(
         result,
         float(summary["value"][0]),
         float(summary["stderr"][0]),
@@ -102,3 +106,6 @@ def robustness(
         int(summary["n_converged"][0]),
         float(found["correct"][0].mean()),
     )
+    if unproven is not None:
+        raise UnprovenError(str(unproven), made)
+    return made

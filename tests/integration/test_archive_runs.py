@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 import onnxinfo
 from onnxinfo import ArchiveError, OnnxinfoError, UsageError, validate
+from onnxinfo.archive.unfinished import Unfinished
 from onnxinfo.archive.writer import RunWriter
 from onnxinfo.cli import cli
 
@@ -76,6 +77,19 @@ def test_delete_gives_space_back(path):
     onnxinfo.delete_run(path, "second")
     assert contents(path) == {}
     assert validate(path).valid
+
+
+def test_unfinished_work_is_deleted_and_renamed_with_its_run(path):
+    first, second = (Unfinished.beside(path, run, "ab" * 32) for run in ("first", "second"))
+    for each in (first, second):
+        assert each.save("measuring", [])
+    onnxinfo.rename_run(path, "first", "third")
+    assert not first.folder.exists()
+    assert Unfinished.beside(path, "third", "ab" * 32).folder.is_dir()
+    onnxinfo.delete_run(path, "second")
+    assert not second.folder.exists()
+    onnxinfo.delete_run(path, "third")
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 def test_merge_keeps_every_run(path, tmp_path):
@@ -173,7 +187,7 @@ def test_recover_saves_the_first_part_of_a_file_cut_off(tmp_path):
     path = make(tmp_path / "a.h5")
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 3 // 4])
-    with pytest.raises(ArchiveError, match=r"truncated.*onnxinfo recover"):
+    with pytest.raises(ArchiveError, match=r"truncated.*onnxinfo\.recover"):
         onnxinfo.open(path)
     recovery = onnxinfo.recover(path)
     summary = onnxinfo.list_runs(path)[0]

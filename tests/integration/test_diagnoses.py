@@ -1,5 +1,6 @@
 """Rescaling, coherency, pruning, robustness, and the baselines for comparison."""
 
+import importlib
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from places import SHARED
 
 import onnxinfo
 from onnxinfo.cli import cli
-from onnxinfo.errors import InputError, UsageError
+from onnxinfo.errors import InputError, UnprovenError, UsageError
 from onnxinfo.graph.prune import kept_share
 from onnxinfo.graph.rescale import neighbors
 from onnxinfo.graph.scores import pooled_feature, score_tensor
@@ -202,6 +203,27 @@ def test_baselines_need_what_they_explain(classifier, tmp_path):
 
 CHAIN_MODEL = model_of(CHAIN, WEIGHTS)
 MODEL_WITHOUT_POOL = model_of(["Flatten x -> f", "Gemm f,k -> y"], {"k": conv(128, 3, seed=1)}, rank=2)
+
+
+@pytest.mark.parametrize("work", ["coherency", pytest.param("robustness", marks=pytest.mark.slow)])
+def test_a_diagnosis_is_finished_before_too_few_proven_cells_fail_it(tmp_path, monkeypatch, work):
+    """--min-converged means the same as in an analysis: the results are there, and the exit code is 4."""
+    module = importlib.import_module(f"onnxinfo.workflows.{work}")
+    analyze = module.run_analysis
+
+    def unproven(*arguments):
+        raise UnprovenError("0.0% of the cells are proven", analyze(*arguments))
+
+    monkeypatch.setattr(module, "run_analysis", unproven)
+    digits = path("digits.npz")
+    line = [work, str(path("digits-cnn.onnx")), "--inputs", f"{digits}:images", "--labels", f"{digits}:labels"]
+    line += ["--limit", "1", "-o", str(tmp_path / "a.h5"), "--format", "json"]
+    line += ["--metric", "gradient", "--layers", "logits"] if work == "coherency" else []
+    result = CliRunner().invoke(cli, line)
+    assert isinstance(result.exception, UnprovenError)
+    assert type(result.exception.result).__name__ == f"{work.capitalize()}Result"
+    found = json.loads(result.stdout)
+    assert found["samples"] == 1 if work == "robustness" else found[0]["metric"] == "gradient"
 
 
 def test_coherency_of_a_trained_network(tmp_path):

@@ -488,3 +488,35 @@ def test_a_model_that_runs_only_single_samples_although_it_leaves_their_number_o
     together = onnxinfo.analyze(proto, inputs, tmp_path / "r.h5", layers=["y"], input_tensor="x", device="cpu")
     with onnxinfo.open(together.archive) as archive:
         assert np.isfinite(archive[together.run].table("sample")["value"]).all()
+
+
+def attention(cached):
+    """Keys and values of one head, with those of a cache before them; without one, the same network."""
+    make = helper.make_node
+    inputs, keys, nodes = [tensor("x", ["batch", "time", FEATURES])], "k", []
+    if cached:
+        inputs.append(tensor("cache", ["batch", "past", FEATURES]))
+        nodes, keys = [make("Concat", ["cache", "k"], ["keys"], axis=1)], "keys"
+    nodes = [
+        make("MatMul", ["x", "w"], ["k"]),
+        *nodes,
+        make("Transpose", [keys], ["turned"], perm=[0, 2, 1]),
+        make("MatMul", ["x", "turned"], ["raw"]),
+        make("Softmax", ["raw"], ["weights"]),
+        make("MatMul", ["weights", keys], ["state"]),
+        make("Tanh", ["state"], ["scores"]),
+    ]
+    weights = [numpy_helper.from_array(values(FEATURES, FEATURES, seed=3), "w")]
+    graph = helper.make_graph(nodes, "g", inputs, [tensor("scores", None)], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_a_cache_without_entries_is_set(tmp_path):
+    empty = values(1, 0, FEATURES)
+    found, _ = sid(tmp_path, attention(True), X, set={"cache": empty})
+    assert np.array_equal(found, sid(tmp_path, attention(False), X)[0])
+    assert not np.allclose(
+        found, sid(tmp_path, attention(True), X, set={"cache": values(1, 2, FEATURES)})[0], atol=0.02
+    )
+    with pytest.raises(InputError, match="give an empty state, such as a cache without entries, as a value of set"):
+        sid(tmp_path, attention(True), {"x": X, "cache": values(3, 0, FEATURES)})

@@ -140,17 +140,17 @@ def test_a_node_leads_to_its_maps(browser):
 
 
 def test_tables_are_sorted(browser):
-    heading = find(browser, "#numbers th button")[5]
+    heading = find(browser, "#numbers th button")[6]
 
     def column():
-        script = "return [...document.querySelectorAll('#numbers tbody tr')].map(r => Number(r.cells[5].textContent))"
+        script = "return [...document.querySelectorAll('#numbers tbody tr')].map(r => Number(r.cells[6].textContent))"
         return browser.execute_script(script)
 
     heading.click()
     assert column() == sorted(column())
     heading.click()
     assert column() == sorted(column(), reverse=True)
-    assert find(browser, "#numbers th")[5].get_attribute("aria-sort") == "descending"
+    assert find(browser, "#numbers th")[6].get_attribute("aria-sort") == "descending"
 
 
 def test_all_values_are_downloaded(browser, page, tmp_path):

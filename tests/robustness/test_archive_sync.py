@@ -79,16 +79,40 @@ def test_a_cell_is_on_disk_before_its_mark(described, tmp_path, monkeypatch):
             metric = writer._metrics[name.removesuffix("_done")]
             names = [metric.dataset(column.name) for column in metric.columns]
             names += [f"{metric.name}_checksum", *([f"{metric.name}_map_checksum"] if metric.has_map else [])]
+            names += [f"{metric.name}_normalizer"] if f"{metric.name}_normalizer" in writer._group else []
             for each in names:
                 dataset = writer._dataset(each)
                 start = dataset.id.get_offset()
                 on_disk = synced[0][start : start + dataset.size * dataset.dtype.itemsize]
                 stored = np.frombuffer(on_disk, dataset.dtype).reshape(dataset.shape)
-                assert np.array_equal(stored[where], dataset[where], equal_nan=True), each
+                cells = where[0] if each.endswith("_normalizer") else where
+                assert np.array_equal(stored[cells], dataset[cells], equal_nan=True), each
                 seen.append(each)
         put(writer, name, where, data)
 
     monkeypatch.setattr(RunWriter, "_put", checked)
     with pytest.raises(KeyboardInterrupt), RunWriter.open(path, "run", described) as writer:
         fill(writer, described, stop=2)
-    assert {"sid", "sid_checksum", "sid_map_checksum"} <= set(seen)
+    assert {"sid", "sid_checksum", "sid_map_checksum", "sid_normalizer"} <= set(seen)
+
+
+def test_a_run_is_on_disk_before_the_file_is_closed_and_afterwards(tmp_path, monkeypatch):
+    path, synced = tmp_path / "a.h5", []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(path.read_bytes() if path.exists() else b""))
+    with RunWriter.open(path, "run", table_schema()) as writer:
+        fill(writer, table_schema())
+        places = {name: writer._dataset(name) for name in ("status", "sid_done")}
+        spans = {name: (each.id.get_offset(), each.id.get_storage_size()) for name, each in places.items()}
+    closed = path.read_bytes()
+    assert synced[-1] == closed
+    for start, size in spans.values():
+        assert synced[-2][start : start + size] == closed[start : start + size]
+
+
+def test_a_new_folder_of_unfinished_work_is_on_disk(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    work = Unfinished.beside(tmp_path / "a.h5", "run", "ab" * 32)
+    for _ in range(2):
+        work.save("a", [Item({}, [np.ones(3)])])
+    assert work.folder.is_dir()
+    assert [event[1] for event in disk.events].count(tmp_path.stat().st_ino) == 1

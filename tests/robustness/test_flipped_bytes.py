@@ -90,7 +90,7 @@ def test_a_damaged_cell_is_named_and_all_others_are_recovered(tmp_path):
     flipped(path, position + 3)
     message = examined(path, expected)
     assert "sid of layer 'relu_4', sample 0 in run 'digits-cnn'" in message
-    assert "onnxinfo recover" in message
+    assert "onnxinfo.recover(...)" in message
     recovery = onnxinfo.recover(path, tmp_path / "repaired.h5")
     assert any("relu_4" in each for each in map(str, recovery.lost))
     found = content(tmp_path / "repaired.h5")["digits-cnn", "sid", "value"]

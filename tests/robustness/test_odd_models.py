@@ -22,6 +22,8 @@ DEFAULT = 20
 PIECE = 240
 # Three layers whose samples must be evaluated one by one are slow, but do not hang.
 CPU_SECONDS = 90
+# Not measured where a value is exact, or beyond the range of numbers there.
+MAY_BE_UNKNOWN = ("gain", "gain_stderr", "exponent", "resolution_alpha")
 # The search without gradients is to end, not to find the optimum.
 BRIEF = {
     "FIRST": (3, 1, 0.3), "STAGES": (), "FALLING": 3, "FALLING_BACKGROUNDS": 1, "MOST_PARTS": 4, "LEAST_PARTS": 4,
@@ -56,7 +58,9 @@ def _analyzed(proto: onnx.ModelProto, samples: np.ndarray, layers: list[str], fo
             # None of the tried alphas suffices, as the format allows.
             infinite = np.isinf(numbers) & (name != "resolution_alpha")
             assert not infinite.any(), f"infinite {name}: {numbers}, marked {marks}"
-            assert not (np.isnan(numbers) & stored["converged"]).any(), f"unmarked {name}: {numbers}"
+            unknown = np.isnan(numbers) & (name not in MAY_BE_UNKNOWN)
+            assert not (unknown & stored["converged"]).any(), f"unmarked {name}: {numbers}"
+    assert not (np.isnan(stored["value"]) & np.isfinite(stored["gap"])).any(), f"a bound without a value: {stored}"
     return "values" + "".join(f", {mark}" for mark in sorted(marks - {"converged"}))
 
 
@@ -82,6 +86,17 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
     watched = Watch(_case, tmp_path_factory.mktemp("odd"), cpu_seconds=CPU_SECONDS)
     yield watched
     watched.close()
+
+
+#: Cases that once failed: a budget beyond float32, linear layers whose gradients overflow, outputs without elements, an
+#: infinite ratio, and a value without a trial step.
+FOUND = (1985, 2103, 2401, 4605, 4824)
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_what_was_found_before(watch: Watch, case: int) -> None:
+    outcome = watch.run(case)
+    assert not outcome.failure
 
 
 def _pieces() -> Iterator[object]:

@@ -14,13 +14,14 @@ from ...archive.format import Metric
 from ...archive.means import layer_summary
 from ...errors import UsageError
 from ...text import shorten
-from ..comparable import remark_on, split_apart
+from ..comparable import split_apart
 from ..panels import Line, grid_behind, run_style, set_height, zero_line
 from ..plotting import SEVERAL, Spread, figure_plot
 from ..reading_runs import metric_label, read_runs
 from ..run_values import RunValues
 from ..selection import Selection
 from ..style import FigureStyle, short_names, wrapped
+from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +75,7 @@ def draw_curve(figure: Figure, selection: Selection, style: FigureStyle, *, spre
     read = [read_runs(selection, name) for name in selection.metrics]
     # Layers whose budget is relative to something else get a line of their own.
     panels = [[_curve(part, spread) for each in found for part in split_apart(each)] for found in read]
-    remark = remark_on([each for found in read for each in found])
+    remark = unproven_text(each.values for found in read for each in found)
     # A run has the same color in all panels, even if it lacks some metrics.
     runs = list(dict.fromkeys(curve.name for curves in panels for curve in curves))
     beside = len(panels) > 1 and style.width > 5

@@ -8,13 +8,13 @@ import numpy as np
 
 from ...archive.means import layer_summary
 from ...errors import UsageError
-from ..comparable import remark_on
 from ..panels import set_height
 from ..plotting import figure_plot
 from ..reading_runs import metric_label, natural, read_runs
 from ..run_values import RunValues
 from ..selection import Selection
 from ..style import COLORS, FigureStyle, short_names, wrapped
+from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def draw_history(figure: Figure, selection: Selection, style: FigureStyle) -> No
     axes.set_xlabel("run")
     axes.set_ylabel(metric_label(runs[0].metric))
     axes.grid(axis="y")
-    remark = remark_on(runs)
+    remark = unproven_text(each.values for each in runs)
     title = "mean ± standard error over all samples" + (f" ({remark})" if remark else "")
     figure.supxlabel(wrapped(title, style.width * 0.9, style), fontsize=style.font * 0.85)
     if style.width < 5:

@@ -47,7 +47,7 @@ def draw_units(
         view.only_panel("units are of one input")
         kind = next((draw for axis, draw in _KINDS.items() if axis in view.axes), None)
         if kind is None:
-            raise UsageError(f"inputs with the axes {', '.join(view.axes)} are drawn by 'onnxinfo plot FILE.h5 maps'")
+            raise UsageError(f"inputs with the axes {', '.join(view.axes)} are drawn by the plot 'maps'; draw that")
         units = _Units(view, selection.metrics[0], None if texts is None else _lines(texts))
         shown = kind(figure, units, style)
         if remark := unproven_text([select_part(units.values, *shown)]):

@@ -90,6 +90,7 @@ def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int
     layers = [
         {
             "name": row.name,
+            "index": row.index,
             "short": short,
             "op": row.op,
             "node": row.node,

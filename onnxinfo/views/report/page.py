@@ -16,7 +16,7 @@ from ...errors import OnnxinfoError, UsageError
 from ...kinds import HTML
 from ...outputs import claim
 from ...text import printable
-from ..comparable import check_comparable
+from ..comparable import caution_of, check_comparable
 from ..reading_runs import run_values
 from ..run_values import RunValues
 from ..selection import Paths, Selection
@@ -87,12 +87,15 @@ def report(
     selection = Selection.of(path, run=run, layers=layers, metrics=metrics)
     count = sum(1 for _ in selection.views())
     _check_comparable(selection)
+    text = caution_of(selection, selection.metrics)
+    cautions = [f"{text[0].upper()}{text[1:]}."] if text else []
     runs: list[dict[str, Any]] = []
     for view, source in selection.views():
         edges = None if loaded is None else model_edges(loaded, [row.name for row in view.layers])
         fitting |= edges is not None
         data = run_data(view, edges, MAP_BYTES // count)
         data["units"] = units_data(view)
+        data["warnings"] = [*cautions, *data["warnings"]]
         data["archive"] = Path(source).name
         data["key"] = (
             data["name"] if all(each["name"] != data["name"] for each in runs) else f"{data['name']} ({source})"

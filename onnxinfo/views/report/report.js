@@ -175,12 +175,12 @@
     drawMaps();
   }
 
-  const headings = ["run", "layer", "op", "depth", "metric", "mean", "stderr", "gap", "n", "n_converged", "n_missing", "mark", "mean in words"];
+  const headings = ["run", "layer", "layer_index", "op", "depth", "metric", "mean", "stderr", "gap", "n", "n_converged", "n_missing", "mark", "mean in words"];
   const rowsOf = () => runs.flatMap((run) => run.metrics.flatMap((metric) => run.layers.map((layer, i) =>
-    [run.key, layer.name, layer.op, layer.depth, metric.name, metric.mean[i], metric.stderr[i], metric.gap[i], metric.n[i], metric.n_converged[i], metric.n_missing[i], metric.mark[i] || "", metric.words[i]])));
+    [run.key, layer.name, layer.index, layer.op, layer.depth, metric.name, metric.mean[i], metric.stderr[i], metric.gap[i], metric.n[i], metric.n_converged[i], metric.n_missing[i], metric.mark[i] || "", metric.words[i]])));
   const byInput = () => runs.flatMap((run) => run.inputs.map((row) => {
     const layer = run.layers[row.layer];
-    return [run.key, layer.name, layer.op, layer.depth, `${row.metric} of ${row.input}`, row.value, row.stderr, null, row.n, row.n_converged, row.n_missing, "", ""];
+    return [run.key, layer.name, layer.index, layer.op, layer.depth, `${row.metric} of ${row.input}`, row.value, row.stderr, null, row.n, row.n_converged, row.n_missing, "", ""];
   }));
   let table = rowsOf().concat(byInput()), sorted = { column: null, down: false };
   function fillTable() {
@@ -188,7 +188,7 @@
       const line = document.createElement("tr");
       row.forEach((value, i) => {
         const cell = line.insertCell();
-        cell.textContent = i >= 5 && i <= 7 ? shown(value) : String(value);
+        cell.textContent = i >= 6 && i <= 8 ? shown(value) : String(value);
         if (typeof value === "number" || value === null) cell.className = "number";
       });
       return line;
@@ -223,10 +223,10 @@
       const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
       return /[",\n\r]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
     };
-    const lines = [["run", "layer", "op", "depth", "sample", "sample_name", "label", "metric", "value", "stderr", "gap", "mark", "converged"]];
+    const lines = [["run", "layer", "layer_index", "op", "depth", "sample", "sample_name", "label", "metric", "value", "stderr", "gap", "mark", "converged"]];
     runs.forEach((run) => run.metrics.forEach((metric) => run.layers.forEach((layer, i) => run.samples.forEach((sample, j) => {
       if (metric.values[i][j] === null) return;
-      lines.push([run.key, layer.name, layer.op, layer.depth, j, sample, run.labels ? run.labels[j] : null, metric.name,
+      lines.push([run.key, layer.name, layer.index, layer.op, layer.depth, j, sample, run.labels ? run.labels[j] : null, metric.name,
         metric.values[i][j], metric.errors[i][j], metric.gaps && metric.gaps[i][j], metric.marks && metric.marks[i][j], Boolean(metric.converged[i][j])]);
     }))));
     return lines.map((line) => line.map(cell).join(",")).join("\n") + "\n";

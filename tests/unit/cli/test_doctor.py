@@ -29,6 +29,26 @@ def test_doctor_prints_the_card_and_a_command_that_is_right():
     ]  # fmt: skip
 
 
+def test_doctor_says_why_an_analysis_would_fail(tmp_path):
+    np.save(tmp_path / "one.npy", np.zeros((1, 1, 8, 8), dtype=np.float32))
+    result = run("doctor", MODEL, "--inputs", tmp_path / "one.npy")
+    assert result.stdout.splitlines()[-1].startswith("an analysis would fail: the 1 samples are constant")
+    assert result.stdout.endswith("give other samples, or --std\n")
+    assert (
+        run("doctor", MODEL, "--inputs", tmp_path / "one.npy", "--std", "1")
+        .stdout.splitlines()[-1]
+        .startswith("next: ")
+    )
+
+
+def test_the_card_is_shown_once(tmp_path):
+    options = ("--inputs", IMAGES, "--limit", "2", "--metric", "gradient", "--layers", "logits", "--labels", LABELS)
+    result = run("analyze", MODEL, *options, "-o", tmp_path / "a.h5", "--scale", "5", "--shuffle")
+    assert result.output.count("preprocessing: ") == 1
+    assert "preprocessing: " in result.stderr
+    assert "WARNING: accuracy is" in result.stdout
+
+
 def test_doctor_as_json():
     arguments = ("--labels", LABELS, "--limit", "3", "--set", "y=1,2", "--format", "json")
     output = CliRunner().invoke(cli, ["doctor", MODEL, "--inputs", IMAGES, *arguments]).stdout

@@ -12,12 +12,16 @@ from places import ROOT
 
 import onnxinfo
 from onnxinfo.cli import COMMANDS, cli, main
-from onnxinfo.cli.rendering import CALL, KEYWORD, as_options
+from onnxinfo.cli.rendering import CALL, KEYWORD, WORD, as_options
+from onnxinfo.config import entries
 from onnxinfo.errors import UnknownLayerError, UnknownRunError
 from onnxinfo.models import path
 
+# An archive's readme is addressed to programmers.
 LIBRARY = sorted(
-    file for file in (ROOT / "onnxinfo").rglob("*.py") if not {"cli", "models"} & {*file.relative_to(ROOT).parts}
+    file
+    for file in (ROOT / "onnxinfo").rglob("*.py")
+    if not {"cli", "models", "conventions.py"} & {*file.relative_to(ROOT).parts}
 )
 COMMAND_LINE = sorted((ROOT / "cli").glob("*.py"))
 MODEL = str(path("digits-cnn.onnx"))
@@ -69,6 +73,25 @@ def test_no_message_of_the_library_names_an_option():
     assert named == []
 
 
+def test_no_message_of_the_library_names_a_command():
+    """Calls, such as onnxinfo.recover(...), are shown as commands on the command line."""
+    named = [(where, text) for where, text in library() if re.search(r"'onnxinfo [a-z]+", text)]
+    assert [where for where, _ in named if not where.startswith("sections.py")] == []
+
+
+def test_every_setting_that_a_message_names_is_shown_as_an_option():
+    """Names of one word, such as alpha, are the same in both languages."""
+    names = {each.setting.flat for each in entries() if "_" in each.setting.flat}
+    options = {each.name for command in ALL for each in command.params}
+    assert names <= options
+    analyze = cli.get_command(click.Context(cli), "analyze")
+    messages = [(where, text) for where, text in library() if not where.startswith("sections.py") or "give" in text]
+    found = [(where, name) for where, text in messages for name in WORD.findall(text) if name in names and " " in text]
+    assert len(found) > 4
+    for where, name in found:
+        assert as_options(f"{name} is", analyze) == f"--{name.replace('_', '-')} is", where
+
+
 def test_every_keyword_in_a_message_is_an_option_of_a_command():
     found = [(where, *each) for where, text in library() for each in KEYWORD.findall(text)]
     assert len(found) > 35
@@ -107,6 +130,12 @@ def test_the_command_line_names_only_options_that_exist():
         ("with onnxinfo.compare(by='depth')", "plot", "with 'onnxinfo compare --by depth'"),
         ("use onnxinfo.robustness(...)", "analyze", "use 'onnxinfo robustness'"),
         ("with onnxinfo.register_ort_library(...)", "check", "with --ort-library"),
+        (
+            "normalize_by 'min_converged' is (min_converged)",
+            "analyze",
+            "--normalize-by 'min_converged' is (--min-converged)",
+        ),
+        ("batch_axis of min_converged.png", "analyze", "--batch-axis of min_converged.png"),
         ("'/data/overwrite=True/x.png'", "analyze", "'/data/overwrite=True/x.png'"),
         ("'overwrite=True.png' is none", "analyze", "'overwrite=True.png' is none"),
     ],

@@ -85,7 +85,11 @@ def test_a_node_with_many_operands_is_examined_once(monkeypatch):
     monkeypatch.setattr(series, "_treats_alike", lambda flow, n: examined.append(n.op_type) or treats_alike(flow, n))
     names = [f"v{i}" for i in range(20)]
     nodes = [*(node("Relu", "x", name) for name in names), node("Sum", " ".join(names), "y")]
-    loaded = load(model(nodes, [value("x", ("N", 32))], [value("y", ("N", 32))]))
+    # Without a window anywhere, no path is followed.
+    nodes.append(node("MaxPool", "image", "pooled", kernel_shape=[2]))
+    inputs, outputs = ("x", ("N", 32)), ("y", ("N", 32))
+    image, pooled = ("image", ("N", 1, 8)), ("pooled", ("N", 1, 7))
+    loaded = load(model(nodes, [value(*inputs), value(*image)], [value(*outputs), value(*pooled)]))
     assert not series.is_series(loaded.flow, "x", 32)
     assert examined.count("Sum") == 1
     assert examined.count("Relu") == 20

@@ -75,6 +75,12 @@ def test_a_default_layer_is_left_out(tmp_path: Path, operator: str, caplog: pyte
     assert f"left out: no gradient reaches layer 'y': node '{CASES[operator][0].name}'" in caplog.text
 
 
+def test_gradients_of_a_straight_through_estimator_cancel(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    code = [node("Greater", "h zero", "b"), node("Cast", "b", "q", to=TensorProto.FLOAT)]
+    assert analyzed(behind(*code, node("Sub", "q h", "d"), node("Add", "h d", "s")), tmp_path) == ["h"]
+    assert "left out: no gradient reaches layer 's': node '/b'" in caplog.text
+
+
 def test_no_default_layer_is_reached(tmp_path: Path) -> None:
     nodes = [node("Sign", "x", "s"), node("MatMul", "s w", "y")]
     proto = model(nodes, [value("x")], [value("y", ("N", 3))], [weight("w", 4, 3)])

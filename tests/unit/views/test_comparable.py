@@ -1,12 +1,17 @@
-"""Several runs in one figure: a caution where a setting differs, and layers from the input on."""
+"""Several runs side by side: a caution where a setting differs, and layers from the input on."""
 
+import json
 from dataclasses import replace
 
 import archive_fakes as fakes
 import pytest
+from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 import onnxinfo
+from onnxinfo import UsageError
+from onnxinfo.cli import cli
+from onnxinfo.registry import PLOTS
 from onnxinfo.views.plots import history
 
 SCALED = fakes.schema(recipe=fakes.schema().recipe | {"scale": 1.0})
@@ -20,14 +25,61 @@ def archives(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["curve", "history"])
+DIFFERENCE = "runs 'a' and 'b' are not comparable: scale is 1.0 in one and 0.5 in the other"
+#: Plots that refuse several runs, or runs of different settings.
+REFUSED = dict.fromkeys(("maps", "units", "columns", "certificate"), "one run") | {
+    "compare": "cannot be compared: scale"
+}
+
+
+@pytest.mark.parametrize("kind", [name for name in PLOTS.names() if name not in REFUSED])
 def test_runs_of_different_preprocessing_are_drawn_with_a_caution(archives, caplog, kind):
     figure = archives / "figure.svg"
-    onnxinfo.plot([archives / "a.h5", archives / "c.h5"], kind, figure)
+    options = {"against": "gradient"} if kind == "scatter" else {}
+    onnxinfo.plot([archives / "a.h5", archives / "c.h5"], kind, figure, **options)
     assert "caution" not in caplog.text + figure.read_text()
-    onnxinfo.plot([archives / "a.h5", archives / "b.h5"], kind, figure, force=True)
-    assert "runs 'a' and 'b' are not comparable: scale is 1.0 in one and 0.5 in the other" in caplog.text
+    onnxinfo.plot([archives / "a.h5", archives / "b.h5"], kind, figure, force=True, **options)
+    assert caplog.text.count(DIFFERENCE) == 1
     assert "caution" in figure.read_text()
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_other_plots_refuse_them(archives, kind):
+    with pytest.raises(UsageError, match=REFUSED[kind]):
+        onnxinfo.plot([archives / "a.h5", archives / "b.h5"], kind, archives / "figure.svg")
+
+
+def test_a_table_of_them_has_a_caution(archives):
+    files = [str(archives / name) for name in ("a.h5", "b.h5")]
+    table, lines, rows = (
+        CliRunner().invoke(cli, ["query", *files, "--format", format]) for format in ("table", "csv", "json")
+    )
+    for each in (table, lines, rows):
+        assert f"warning: caution, {DIFFERENCE}" in each.stderr
+    assert "caution" not in table.stdout + lines.stdout
+    assert {row["caution"] for row in json.loads(rows.stdout)} == {f"caution, {DIFFERENCE}"}
+    alone = CliRunner().invoke(cli, ["query", files[0], "--format", "json"])
+    assert "caution" not in alone.output
+
+
+def test_a_report_of_them_has_a_caution(archives):
+    onnxinfo.report([archives / "a.h5", archives / "b.h5"], archives / "report.html")
+    assert (
+        "Caution, runs &#39;a&#39; and &#39;b&#39; are not comparable: scale" in (archives / "report.html").read_text()
+    )
+
+
+def test_the_step_that_differs_is_named(archives):
+    for name, preset in (("e", "cifar10"), ("f", None)):
+        steps = {"preprocessing": {"scale": 1.0, "preset": preset}}
+        fakes.make(archives / f"{name}.h5", name, replace(SCALED, recipe=SCALED.recipe | steps))
+    (row, *_) = onnxinfo.query([archives / "e.h5", archives / "f.h5"])
+    assert row["caution"].endswith(": preprocessing differs: preset is cifar10 in one and none in the other")
+
+
+def test_inputs_of_different_units_are_not_comparable(archives, caplog):
+    fakes.make(archives / "d.h5", "d", replace(SCALED, unit=SCALED.unit * 1.1))
+    assert onnxinfo.query([archives / "a.h5", archives / "d.h5"])[0]["caution"].endswith("(standard deviations)")
 
 
 def test_a_history_lists_the_layers_of_all_runs_by_depth(tmp_path, monkeypatch):

@@ -5,11 +5,14 @@ import time
 
 import graphs
 import numpy as np
+import onnx
 import pytest
+from click.testing import CliRunner
 from rich.progress import Progress as Bars
 
 import onnxinfo
 from cli.time_left import TimeLeft, expected_end
+from onnxinfo.cli import cli
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
@@ -72,3 +75,34 @@ def test_the_bar_estimates_what_the_analysis_does_not():
             time.sleep(0.01)
             bars.advance(task)
         assert str(TimeLeft().render(bars.tasks[task])) == "0:00:01"
+
+
+def test_an_estimate_counts_open_cells_and_writes_nothing(tmp_path):
+    archive, asked = tmp_path / "r.h5", {"layers": ["t", "y"], "device": "cpu"}
+    before = onnxinfo.estimate(network(), X, archive, **asked)
+    assert (before.cells, before.open_cells, before.left_out) == (6, 6, ())
+    assert not [*tmp_path.iterdir()]
+    onnxinfo.analyze(network(), X, archive, layers=["y"], device="cpu")
+    grown = onnxinfo.estimate(network(), X, archive, **asked)
+    assert (grown.cells, grown.open_cells) == (6, 3)
+    assert grown.seconds > 0
+    assert 0 < before.disk_bytes < 1e5 < before.memory_bytes < 1e11
+    done = onnxinfo.estimate(network(), X, archive, layers=["y"], device="cpu")
+    assert (done.open_cells, done.seconds, done.disk_bytes) == (0, 0, 0)
+
+
+def test_a_dry_run_prints_an_estimate(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    onnx.save(network(), tmp_path / "m.onnx")
+    for command, output in (("analyze", "r.h5"), ("oneshot", "results")):
+        line = [command, str(tmp_path / "m.onnx"), "--inputs", str(tmp_path / "x.npy"), "-o", str(tmp_path / output)]
+        result = CliRunner().invoke(cli, [*line, "--dry-run", "--layers", "y"])
+        assert result.exit_code == 0, result.output
+        assert [row.split()[0] for row in result.stdout.splitlines()] == ["cells:", "time:", "memory:", "disk:"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["m.onnx", "x.npy"]
+
+
+def test_decoders_are_not_estimated(tmp_path):
+    rows, asked = np.concatenate([X, X + 0.1]), {"layers": ["y"], "metrics": ["gradient", "ru"]}
+    found = onnxinfo.estimate(network(), rows, tmp_path / "r.h5", **asked, device="cpu")
+    assert (found.left_out, found.open_cells) == (("ru",), 12)

@@ -1,0 +1,90 @@
+"""Cells of a run before it grew, from whose maps the search for the new ones begins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..analysis.job import Job
+from ..archive.format import RunSchema, plain_text
+from ..archive.growth import is_part_of
+from ..archive.reading import Run
+from ..metrics.noise import ENTROPY
+
+logger = logging.getLogger(__name__)
+
+#: The metric whose maps are noise scales.
+METRIC = "sid"
+#: Relative distance from the cap below which a stored noise scale counts as capped: maps are rounded.
+AT_CAP = 1e-3
+
+
+@dataclass(frozen=True)
+class Former:
+    """A run that a larger one with other budgets replaces.
+
+    Attributes
+    ----------
+    run
+        The former run.
+    layers, samples
+        Its positions of layers and samples, by those in the larger run.
+    scale
+        Its unit of sigma in that of the larger run, broadcastable to a sample.
+    normalizers
+        Its normalizers by layer.
+    done
+        Its finished cells, (layer, sample).
+    """
+
+    run: Run
+    layers: dict[int, int]
+    samples: dict[int, int]
+    scale: npt.NDArray[np.float64]
+    normalizers: npt.NDArray[np.float64]
+    done: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, run: Run | None, schema: RunSchema, job: Job) -> Former | None:
+        """Return the former run, unless its maps do not help the larger one."""
+        settings = job.settings
+        if run is None or settings.solver in ("forward", "reference") or settings.normalizer not in _MOVING:
+            return None
+        samples = is_part_of(run, schema)
+        if samples is None or METRIC not in [metric.name for metric in run.metrics]:
+            return None
+        names = {row.name: position for position, row in enumerate(run.layers)}
+        found = {at: names[name] for at, layer in enumerate(job.layers) if (name := plain_text(layer.name)) in names}
+        shape = job.shape
+        scale = np.broadcast_to(run.unit, shape) / np.broadcast_to(job.unit.cpu().numpy(), shape)
+        places = {now: before for before, now in enumerate(samples)}
+        return cls(run, found, places, scale, run.normalizer(METRIC), run.finished(METRIC))
+
+    def places(self, layer: int, normalizer: float | None, block: Sequence[int]) -> list[int]:
+        """Return the places in a block of samples whose cells existed, with another budget."""
+        if layer not in self.layers or normalizer is None:
+            return []
+        before = self.layers[layer]
+        if not (self.normalizers[before] > 0 and self.normalizers[before] != normalizer > 0):
+            return []
+        samples = [self.samples.get(sample) for sample in block]
+        return [place for place, at in enumerate(samples) if at is not None and self.done[before, at]]
+
+    def scales(self, layer: int, normalizer: float, samples: Sequence[int], cap: float) -> Tensor:
+        """Return noise scales to begin at, (S, n): scaled like the budget, infinite at the cap, NaN where unknown."""
+        before = self.layers[layer]
+        maps = self.run.maps(METRIC, before, [self.samples[sample] for sample in samples])
+        sigma = np.exp(maps.astype(np.float64) - ENTROPY)
+        grown = sigma * self.scale * np.sqrt(normalizer / self.normalizers[before])
+        found = np.where(sigma >= cap * (1 - AT_CAP), np.inf, grown).reshape(len(samples), -1)
+        return torch.from_numpy(found.astype(np.float32))
+
+
+#: Normalizers that change with the set of samples.
+_MOVING = ("dataset", "feature")
