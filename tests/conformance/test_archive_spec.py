@@ -5,7 +5,7 @@ import re
 import h5py
 import numpy as np
 import pytest
-from archive_fakes import make, table_schema
+from archive_fakes import PROVEN_SID, make, schema, table_schema
 from places import DOCS
 
 import onnxinfo
@@ -51,6 +51,9 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("spec")
     made = make(folder / "made.h5")
     make(made, "half", compression="float16")
+    proven = schema(metrics=(PROVEN_SID,))
+    make(made, "retried", proven)
+    make(made, "retried", schema(metrics=(PROVEN_SID,), provenance=proven.provenance | {"retry_unproven": True}))
     make(made, "named", table_schema(unit_names=[f"column {i}" for i in range(12)]))
     parts = InputPart("image", ("y", "x"), (3, 3)), InputPart("row", ("feature",), (2,)), InputPart("rate", (), ())
     make(made, "joint", table_schema(inputs=parts))
@@ -157,7 +160,10 @@ def test_recipe_and_provenance_are_what_the_spec_says(files):
         run = archive["digits-cnn"]
         always = {name for name, row in named("recipe").items() if "MAY" not in row[1]}
         assert always <= set(run.recipe) <= set(named("recipe"))
-        assert set(run.provenance) == set(named("provenance"))
+        provenance = set(run.provenance)
+    with onnxinfo.open(files[0]) as archive:
+        provenance |= set(archive["retried"].provenance)
+    assert provenance == set(named("provenance"))
 
 
 def test_everything_has_a_long_name(files):
