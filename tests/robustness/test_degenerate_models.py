@@ -147,3 +147,10 @@ def test_a_batch_axis_that_is_squeezed(tmp_path: Path) -> None:
     result = analyze(model(nodes, [axes], [1]), samples, tmp_path / "a.h5", layers=["y"])
     with onnxinfo.open(result.archive) as archive:
         assert archive[result.run].values("sid")["done"].all()
+
+
+def test_a_tensor_larger_than_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files declare such tensors; ONNX Runtime would ask for their memory."""
+    monkeypatch.setattr("onnxinfo.torch_graph.runtime.MEMORY", 4 * 5 * 4 - 1)
+    with pytest.raises(ModelError, match="has 20 elements, more than the machine's memory holds"):
+        onnxinfo.check_model(model([helper.make_node("Relu", ["x"], ["y"])], shape=[5, 4]))
