@@ -71,6 +71,10 @@ class Reconstruction:
             shown = x if self.error_reference == "input" else self.decoder(self.feature.center)
             self.mu = as_rows(shown / self.feature.unit)
 
+    def at(self, index: Tensor) -> Reconstruction:
+        """The reconstruction of a subset of the samples; it draws from the same random streams."""
+        return Reconstruction(self.feature.at(index), self.decoder, self.error_reference)
+
     def _error(self, feature: Tensor) -> Tensor:
         """``xhat - mu`` of features (B, m), standardized, (B, n); B is a multiple of the number of samples."""
         shown = as_rows(self.decoder(feature) / self.feature.unit)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .certificate import (
     ERRORS,
-    GAP_STDERR,
+    GAP_TOLERANCE,
     Certificate,
     constraint_met,
     finite,
@@ -67,8 +67,8 @@ WAKING, LEAST_GAP = 3.0, 0.0075
 #: Noise samples for the gains of units that may be off; lower limit of a unit's squared column norm there, relative to
 #: the mean.
 WAKING_NOISES, LEAST_NORM = 8, 1e-6
-#: Minimum and maximum number of passes of the certificate.
-LEAST_PASSES, MOST_PASSES = 3, 6
+#: Number of passes of the certificate for all samples; and maximum for those whose verdict the error leaves open.
+LEAST_PASSES, MOST_PASSES = 3, 9
 #: Excess of the constraint, beyond twice its standard error, that triggers a correction; maximum number of corrections.
 KNOWN_OFF, ADJUSTMENTS = 0.01, 2
 
@@ -150,6 +150,11 @@ class Problem:
         """State the problem; ``units`` are the counted units, None for all."""
         counted = torch.ones_like(reconstruction.mu, dtype=torch.bool) if units is None else units
         return cls(reconstruction, start, target, tie.counting(counted), cap, counted)
+
+    def at(self, index: Tensor) -> Problem:
+        """The problem for a subset of the samples."""
+        reconstruction, start = self.reconstruction.at(index), self.start.at(index)
+        return Problem(reconstruction, start, self.target[index], self.tie.at(index), self.cap, self.counted[index])
 
     @property
     def units(self) -> Tensor:
@@ -242,7 +247,7 @@ class Problem:
         final = torch.where(saturated[:, None], scales, rescale_to_constraint(near, deviations, self.target, exponent))
         growth = torch.where(saturated, 0.0, slopes.growth(free, self.units))
         waking = _gain(moments, woken, growth / exponent, self.counted)
-        gap = torch.maximum(CALIBRATION * shortfall.clamp(min=0) + ERRORS * error, WAKING * waking) + LEAST_GAP
+        gap = torch.maximum(_bound(shortfall, error), WAKING * waking + LEAST_GAP)
         certificate = Certificate(
             ratio=finite(ratio),
             ratio_stderr=finite(ratio_stderr),
@@ -303,7 +308,7 @@ class Problem:
         return ((scales.square() + even.square() * worth * factor) / 2).sqrt()
 
     def slopes(self, sigma: Tensor, free: Tensor, power: Tensor) -> tuple[Slopes, Tensor, Tensor]:
-        """Measure gradients with fresh noise until the gap is precise enough.
+        """Measure gradients with fresh noise, and the shortfall, until its error leaves no verdict open.
 
         Parameters
         ----------
@@ -317,18 +322,33 @@ class Problem:
         tuple
             Gradients, shortfall of the mean entropy in nats, (S,), and its standard error, (S,).
         """
-        spent = self.tie.sum(sigma.square() * self.start.column_norms)
-        passes: list[Slopes] = []
-        while True:
-            cost, gain, deviations = self.reconstruction.gradients(
-                sigma, self.effort * GRADIENT_NOISES, self.counted / power
+        slopes = Slopes.merge([self.slopes_once(sigma, power) for _ in range(LEAST_PASSES)])
+        shortfall, error = self.shortfall(slopes, sigma, free)
+        live, known = torch.arange(len(sigma), device=sigma.device), slopes
+        for _ in range(MOST_PASSES - LEAST_PASSES):
+            open_ = _undecided(shortfall[live], error[live])
+            if not bool(open_.any()):
+                break
+            live, known = live[open_], known.at(open_)
+            part = self.at(live)
+            known = Slopes.merge([known, part.slopes_once(sigma[live], power[live])])
+            self.reconstruction.feature.n_vjps += part.reconstruction.feature.n_vjps
+            better = part.shortfall(known, sigma[live], free[live])
+            shortfall, error = (
+                old.index_copy(0, live, new) for old, new in zip((shortfall, error), better, strict=True)
             )
-            passes.append(slopes_of((cost.first, cost.second), (gain.first, gain.second), deviations, self.tie))
-            if len(passes) >= LEAST_PASSES:
-                slopes = Slopes.merge(passes)
-                shortfall, error = slopes.shortfall(free, spent, self.units)
-                if len(passes) >= MOST_PASSES or float(error.nanmean().nan_to_num(0.0)) <= GAP_STDERR:
-                    return slopes, shortfall, error
+        return slopes, shortfall, error
+
+    def slopes_once(self, sigma: Tensor, power: Tensor) -> Slopes:
+        """Gradients from one pass with fresh noise."""
+        cost, gain, deviations = self.reconstruction.gradients(
+            sigma, self.effort * GRADIENT_NOISES, self.counted / power
+        )
+        return slopes_of((cost.first, cost.second), (gain.first, gain.second), deviations, self.tie)
+
+    def shortfall(self, slopes: Slopes, sigma: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+        """Shortfall of the mean entropy in nats, (S,), and its standard error."""
+        return slopes.shortfall(free, self.tie.sum(sigma.square() * self.start.column_norms), self.units)
 
     def adjusted(self, scales: Tensor, deviations: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
         """Scales that meet the constraint within its known error, and their deviations (draws, S).
@@ -347,6 +367,17 @@ class Problem:
             )
             deviations = feature.deviations(self.sigma(scales), self.effort * SCALE_NOISES)
         return scales, deviations
+
+
+def _bound(shortfall: Tensor, error: Tensor) -> Tensor:
+    """Bound on the distance from the optimum in nats, (S,): the factor amplifies the estimate and its error alike."""
+    return CALIBRATION * (shortfall.clamp(min=0) + ERRORS * error) + LEAST_GAP
+
+
+def _undecided(shortfall: Tensor, error: Tensor) -> Tensor:
+    """Samples that would be proven if the shortfall were known exactly, but are not, (S,) bool."""
+    exact = _bound(shortfall, torch.zeros_like(error))
+    return (exact <= GAP_TOLERANCE) & (_bound(shortfall, error) > GAP_TOLERANCE)
 
 
 def _gain(before: Moments, after: Moments, slope: Tensor, counted: Tensor) -> Tensor:

@@ -45,6 +45,10 @@ class Slopes:
         cost, gain = (torch.cat(each) for each in ([p.cost for p in passes], [p.gain for p in passes]))
         return cls(cost, gain, torch.cat([p.deviations for p in passes]))
 
+    def at(self, index: Tensor) -> Slopes:
+        """Slopes of a subset of the samples, selected by position or mask."""
+        return Slopes(self.cost[:, index], self.gain[:, index], self.deviations[:, index])
+
     def exponent(self, free: Tensor) -> Tensor:
         """``d log L / d log t`` when the scales of the free groups, (S, groups) bool, grow by t, (S,)."""
         growth = (self.cost.mean(0) * free).sum(1)
