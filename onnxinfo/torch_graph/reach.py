@@ -16,6 +16,7 @@ from ..graph import protos
 from ..graph.dataflow import Dataflow
 from ..graph.layers import list_layers
 from ..graph.model import Model, ModelSource, load
+from ..graph.protos import Node
 from ..graph.surgery import extract
 from ..graph.text_inputs import tensors_of_text
 from ..text import printable
@@ -127,7 +128,7 @@ class _Way:
                     ends[name] = cause
         return {**ends, **found}
 
-    def _cancelled(self, node: onnx.NodeProto, ends: Mapping[str, Conversion]) -> Conversion | None:
+    def _cancelled(self, node: Node, ends: Mapping[str, Conversion]) -> Conversion | None:
         """Node at which the gradient of ``x + (q - x)`` ends, if q has none: the gradients by x cancel.
 
         Exports of models that were trained with a straight-through estimator, such as VQ-VAEs, contain such sums.
