@@ -45,6 +45,7 @@ from .control import Control
 from .linearization import Linearization
 from .mean_jacobian import control_of
 from .noise import ENTROPY, Tie, clip_sigma, waterfill
+from .noise_precision import DisagreementError, carried, factor_to_float32
 from .probe import LINEAR_TOLERANCE, Halves, LayerProbe
 from .shrinkage import wiener, wiener_with
 
@@ -368,6 +369,17 @@ class Problem:
         found = self.closed(scales) if self.is_linear(scales) else None
         if found is not None:
             return found, self.coarseness(found.scales)
+        scales = self.feasible(scales)
+        self.feature.differences = carried(self.feature, self.sigma(scales))
+        try:
+            return self.searched(scales)
+        except DisagreementError as error:
+            logger.debug("noise in float32 after all: %s", error)
+            self.feature.differences = None
+            return self.searched(scales)
+
+    def searched(self, scales: Tensor) -> tuple[_Found, Tensor]:
+        """Result of Gauss-Newton round and search from feasible scales (S, groups); and the coarseness."""
         scales = self.gauss_newton(scales)
         coarse = self.coarseness(scales)
         return self.search(scales, coarse > 1), coarse
@@ -416,11 +428,10 @@ class Problem:
         return over | under, over
 
     def gauss_newton(self, scales: Tensor) -> Tensor:
-        """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the given sigma.
+        """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the given, feasible sigma.
 
         The deviation measured at this sigma, relative to that predicted from the norms, sets the size of the new one.
         """
-        scales = self.feasible(scales)
         halves, deviations = self.column_norms(scales)
         norms = self._smoothed(halves) * self.counted
         foretold = (self.sigma(scales).square() * norms).sum(1)
@@ -555,6 +566,7 @@ class Problem:
         if control is None or not len(deviations):
             deviations = torch.cat([deviations, fresh])
         scales, deviations = self.still_met(near, deviations, found.exponent(free), control)
+        deviations = deviations * factor_to_float32(self.feature, self.sigma(scales), self.effort)
         certificate = certify(Measured(found.parts, deviations), self.target, free, trial, self.growth(scales))
         exponent = certificate.exponent
         bound = free.any(1)
