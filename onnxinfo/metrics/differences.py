@@ -153,6 +153,9 @@ class _Recorder(fx.Interpreter):
         return value
 
     def _step(self, n: fx.Node, value: Any) -> _Step:
+        if n.args and isinstance(n.args[0], fx.Node) and value is self.env[n.args[0]]:
+            # Checks a shape, or would convert another type.
+            return _Step(n.name, (n.args[0].name,), lambda moved, _: moved[0])
         if n.op != "call_module" or CONVERSION not in n.meta or n.kwargs or not isinstance(value, Tensor):
             raise UnsupportedGraphError(f"node {n.name}")
         constants: list[Any] = [self.env[each] if isinstance(each, fx.Node) else each for each in n.args]
