@@ -102,12 +102,24 @@ def factor_to_float32(feature: LayerProbe, sigma: Tensor, effort: int = 1) -> Te
 
 def _apart(feature: LayerProbe, found: Differences, sigma: Tensor) -> tuple[float, float]:
     """Largest relative difference of a sample's deviation and gradient."""
+    draws = min(CHECKED_NOISES, feature.batch_size)
     # With a stream of its own, a check that fails does not change the result.
     stream = generator(feature.x.device, "noise precision")
-    delta = torch.randn((CHECKED_NOISES, *feature.x.shape), generator=stream, device=feature.x.device)
-    x = (feature.x + delta * sigma.reshape(feature.x.shape) * feature.unit).flatten(0, 1)
+    noise = torch.randn((draws, *feature.x.shape), generator=stream, device=feature.x.device)
+    noise *= sigma.reshape(feature.x.shape) * feature.unit
+    # A few samples at a time: the check takes memory beside the activations that are kept.
+    size = max(1, feature.batch_size // (2 * draws))
+    parts = [
+        torch.arange(i, min(i + size, feature.samples), device=noise.device) for i in range(0, feature.samples, size)
+    ]
+    largest = [_apart_at(feature.at(part), found.at(part), noise[:, part]) for part in parts]
+    return max(each[0] for each in largest), max(each[1] for each in largest)
+
+
+def _apart_at(feature: LayerProbe, found: Differences, noise: Tensor) -> tuple[float, float]:
     narrow = feature.in_float32()
     narrow.differences = found
+    x = (feature.x + noise).flatten(0, 1)
     (deviation, gradient), (other, near) = (_response(each, x) for each in (feature, narrow))
     apart, size = (each.square().sum((0, 2)).sqrt() for each in (gradient - near, gradient))
     return _largest((deviation - other).sum(0).abs(), deviation.sum(0)), _largest(apart, size)
