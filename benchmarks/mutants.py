@@ -78,7 +78,7 @@ MUTANTS = (
     Mutant(SID, "before.gap.isnan() |", "", CELLS),
     # The precision of the passes.
     Mutant(SID, " * factor_to_float32(self.feature, self.sigma(scales), self.effort)", "", PRECISION),
-    Mutant("metrics/noise_precision.py", "OF_DEVIATION, OF_GRADIENT = 0.03", "OF_DEVIATION, OF_GRADIENT = 9.0", PRECISION),
+    Mutant("metrics/noise_precision.py", "OF_GRADIENT = 0.03, 0.15", "OF_GRADIENT = 9.0, 0.15", PRECISION),
     Mutant("metrics/shrinkage.py", "(a * b.conj()).real", "(a * a.conj()).real", ("shrinkage", *CELLS)),
     # The marks, and statistics over cells.
     Mutant("analysis/proof.py", '("gap", ~certificate.optimal),', "", CELLS),
