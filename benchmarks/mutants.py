@@ -33,6 +33,7 @@ class Mutant(NamedTuple):
 
 
 CERTIFICATE, SID, CELLS = "metrics/certificate.py", "metrics/sid.py", ("certificate", "sabotage")
+PRECISION = ("noise_precision",)
 MUTANTS = (
     # The verdict: whether constraint and optimality are known.
     Mutant(CERTIFICATE, "RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1", "RATIO_TOLERANCE, RATIO_LIMIT = 0.5, 0.1", CELLS),
@@ -75,6 +76,9 @@ MUTANTS = (
     Mutant(SID, "now.gap <= before.gap", "now.gap >= before.gap", CELLS),
     Mutant(SID, "| (now.met &", "| (", CELLS),
     Mutant(SID, "before.gap.isnan() |", "", CELLS),
+    # The precision of the passes.
+    Mutant(SID, " * factor_to_float32(self.feature, self.sigma(scales), self.effort)", "", PRECISION),
+    Mutant("metrics/noise_precision.py", "OF_GRADIENT = 0.03, 0.15", "OF_GRADIENT = 9.0, 0.15", PRECISION),
     Mutant("metrics/shrinkage.py", "(a * b.conj()).real", "(a * a.conj()).real", ("shrinkage", *CELLS)),
     # The marks, and statistics over cells.
     Mutant("analysis/proof.py", '("gap", ~certificate.optimal),', "", CELLS),

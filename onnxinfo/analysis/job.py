@@ -143,7 +143,8 @@ class Job:
         # All layers get the same noise, so that differences between them are not due to the draw.
         noise, probes = self.stream("noise", first), self.stream("probes", first)
         network = self.network.part([layer])
-        return LayerProbe(network, x, self.unit, rows, noise, probes, self.batch_size, self.journal)
+        precision = self.settings.noise_precision
+        return LayerProbe(network, x, self.unit, rows, noise, probes, self.batch_size, self.journal, precision)
 
     def integrator(self, layer: int) -> Callable[[LayerProbe, Tie, Tensor], Integrator]:
         """Return a factory of the integrator for a layer that is only evaluated.

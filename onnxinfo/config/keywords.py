@@ -59,6 +59,7 @@ class FlatOptions(InputOptions, total=False):
     share_sigma: str
     sigma_max: float
     solver: str
+    noise_precision: str
     seed: int
     error_reference: str
     decoders: str | os.PathLike[str] | None

@@ -225,6 +225,13 @@ class SidConfig(Validated):
         kinds.choice("auto", "forward", "reference"),
         recipe="solver",
     )
+    noise_precision: str = setting(
+        "auto",
+        "Precision in which the change that noise causes is carried through the network: float32, bfloat16 where it "
+        "agrees with float32, or auto (bfloat16 where the processor is fast at it).",
+        kinds.choice("auto", "float32", "bfloat16"),
+        recipe="noise_precision",
+    )
     seed: int = setting(0, "Seed of the noise and of decoder training.", kinds.INTEGER, recipe="seed")
 
     def __post_init__(self) -> None:
@@ -276,6 +283,9 @@ class SidConfig(Validated):
         """Return the effective value of a field, whether given or default, for an archive's recipe."""
         if name == "alpha":
             return None if self.budget is not None else self.strength
+        if name == "noise_precision":
+            # Archives of earlier versions do not have it.
+            return None if self.noise_precision == "auto" else self.noise_precision
         return self.normalizer if name == "normalize_by" else super().recorded(name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .control import Control
+from .differences import Differences
 from .journal import Journal, Sums
 from .network import Network
 from .rows import as_rows
@@ -89,6 +91,17 @@ class LayerProbe:
         Maximum number of inputs evaluated at once.
     journal
         Records what loops over noise samples have accumulated.
+    precision
+        Precision in which the change caused by noise may be carried through the network.
+
+    Attributes
+    ----------
+    differences
+        Carries that change in bfloat16; None: the network is evaluated.
+    center
+        The feature at the samples, (S, m).
+    n_vjps
+        Number of vector-Jacobian products so far.
     """
 
     network: Network
@@ -99,6 +112,8 @@ class LayerProbe:
     probes: torch.Generator
     batch_size: int
     journal: Journal = field(default_factory=Journal)
+    precision: str = "float32"
+    differences: Differences | None = field(default=None, init=False)
     n_vjps: int = field(default=0, init=False)
     center: Tensor = field(init=False)
 
@@ -119,7 +134,13 @@ class LayerProbe:
     def at(self, index: Tensor) -> LayerProbe:
         """Probe of a subset of the samples; it draws from the same random streams."""
         x, rows = self.x[index], self.rows[index]
-        return LayerProbe(self.network, x, self.unit, rows, self.noise, self.probes, self.batch_size, self.journal)
+        part = dataclasses.replace(self, x=x, rows=rows)
+        part.differences = None if self.differences is None else self.differences.at(index)
+        return part
+
+    def in_float32(self) -> LayerProbe:
+        """Probe that evaluates the network, from the same random streams."""
+        return self if self.differences is None else dataclasses.replace(self)
 
     @property
     def streams(self) -> tuple[torch.Generator, torch.Generator]:
@@ -174,24 +195,32 @@ class LayerProbe:
         with torch.no_grad():
             for count in self.batches(draws, sigma, parts=[parts]):
                 _, x = self.perturb(sigma, count)
-                parts.append(self.deviation(self.evaluate(x)))
+                parts.append(self.deviation(self.change(x)))
         return torch.cat(parts)
 
-    def deviation(self, feature: Tensor) -> Tensor:
-        """``||feature - f||^2`` of features (draws * S, m), (draws, S)."""
-        return (feature.reshape(-1, self.samples, feature.shape[1]) - self.center).square().sum(-1)
+    def change(self, x: Tensor) -> Tensor:
+        """``h(x) - f`` of perturbed inputs (draws * S, *shape), (draws * S, m)."""
+        if self.differences is None:
+            feature = self.evaluate(x)
+            return (feature.reshape(-1, self.samples, feature.shape[1]) - self.center).flatten(0, 1)
+        return self.differences((x.reshape(-1, *self.x.shape) - self.x).flatten(0, 1))
+
+    def deviation(self, change: Tensor) -> Tensor:
+        """``||change||^2`` of changes (draws * S, m), (draws, S)."""
+        wide = change if self.differences is None else change.float()
+        return wide.square().sum(1).reshape(-1, self.samples)
 
     def deviations_at(self, delta: Tensor) -> Tensor:
         """``||h(x + delta) - f||^2`` around one sample for standardized perturbations (B, n), (B,)."""
         with torch.no_grad():
             x = self.x + delta.reshape(-1, *self.x.shape[1:]) * self.unit
-            return self.deviation(self.evaluate(x))[:, 0]
+            return self.deviation(self.change(x))[:, 0]
 
     def differentiable_deviation(self, sigma: Tensor, draws: int) -> Tensor:
         """``E||h(x + sigma*delta) - f||^2`` over fresh noise samples, (S,), differentiable in sigma, (S, n)."""
         _, x = self.perturb(sigma, draws)
         self.n_vjps += draws
-        return self.deviation(self.evaluate(x)).mean(0)
+        return self.deviation(self.change(x)).mean(0)
 
     def column_norms(self, sigma: Tensor, draws: int, per_noise: int) -> tuple[Halves, Tensor]:
         """``E ||J_i(x + sigma*delta)||^2`` by vector-Jacobian products, ``E_u (J^T u)_i^2`` with random signs u.
@@ -218,11 +247,11 @@ class LayerProbe:
         for count in self.batches(draws, sigma, sums.totals, [parts]):
             _, x = self.perturb(sigma, count)
             x.requires_grad_(True)
-            feature = self.evaluate(x)
-            norms = squared_products(feature, x, self.unit, per_noise, self.probes)
-            self.n_vjps += count * min(per_noise, feature.shape[1])
+            change = self.change(x)
+            norms = squared_products(change, x, self.unit, per_noise, self.probes)
+            self.n_vjps += count * min(per_noise, change.shape[1])
             sums.add(norms.reshape(count, self.samples, -1))
-            parts.append(self.deviation(feature.detach()))
+            parts.append(self.deviation(change.detach()))
         return sums.means(), torch.cat(parts)
 
     def changes(self, sigma: Tensor, draws: int) -> Tensor:
@@ -231,7 +260,7 @@ class LayerProbe:
         with torch.no_grad():
             for count in self.batches(draws, sigma, parts=[parts]):
                 _, x = self.perturb(sigma, count)
-                parts.append(self.evaluate(x).reshape(count, self.samples, -1) - self.center)
+                parts.append(self.change(x).to(sigma).reshape(count, self.samples, -1))
         return torch.cat(parts)
 
     def mean_products(self, sigma: Tensor, directions: Tensor, draws: int) -> Tensor:
@@ -256,10 +285,10 @@ class LayerProbe:
             _, plus = self.perturb(sigma, count)
             for x in (plus, self._opposite(plus)):
                 x.requires_grad_(True)
-                feature = self.evaluate(x)
+                change = self.change(x)
                 for k in range(directions.shape[1]):
-                    u = directions[:, k].repeat(count, 1).contiguous()
-                    (product,) = torch.autograd.grad(feature, x, u, retain_graph=True)
+                    u = directions[:, k].repeat(count, 1).contiguous().to(change)
+                    (product,) = torch.autograd.grad(change, x, u, retain_graph=True)
                     total[:, k] += (product * self.unit).reshape(count, self.samples, -1).sum(0)
                 self.n_vjps += count * directions.shape[1]
         return total / (2 * draws)
@@ -334,7 +363,7 @@ class LayerProbe:
         with torch.no_grad():
             for count in self.batches(pairs, sigma, parts=[deviations, energies]):
                 delta, plus = self.perturb(sigma, count)
-                both = self.deviation(self.evaluate(plus)) + self.deviation(self.evaluate(self._opposite(plus)))
+                both = self.deviation(self.change(plus)) + self.deviation(self.change(self._opposite(plus)))
                 deviations.append(both / 2)
                 energies.append(control.apply(delta)[0])
         mean = (sigma.square() * control.norms).sum(1)
@@ -371,12 +400,11 @@ class LayerProbe:
     def _pathwise(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """``J~^T (h(x) - f)``, standardized, (draws, S, n), and ``||h(x) - f||^2``, (draws, S)."""
         x.requires_grad_(True)
-        feature = self.evaluate(x)
-        difference = feature.detach() - self.center.repeat(count, 1)
-        (product,) = torch.autograd.grad(feature, x, difference)
+        change = self.change(x)
+        (product,) = torch.autograd.grad(change, x, change.detach())
         self.n_vjps += count
         standardized = (product * self.unit).reshape(count, self.samples, -1)
-        return standardized, difference.square().sum(1).reshape(count, self.samples)
+        return standardized, self.deviation(change.detach())
 
 
 def less_control(deviations: Tensor, energies: Tensor, mean: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ from .control import Control
 from .linearization import Linearization
 from .mean_jacobian import control_of
 from .noise import ENTROPY, Tie, clip_sigma, waterfill
+from .noise_precision import DisagreementError, carried, factor_to_float32
 from .probe import LINEAR_TOLERANCE, Halves, LayerProbe
 from .shrinkage import wiener, wiener_with
 
@@ -371,6 +372,19 @@ class Problem:
         found = self.closed(scales) if self.is_linear(scales) else None
         if found is not None:
             return found, self.coarseness(found.scales)
+        scales = self.feasible(scales)
+        try:
+            self.feature.differences = carried(self.feature, self.sigma(scales))
+            return self.searched(scales)
+        except DisagreementError as error:
+            logger.debug("noise in float32 after all: %s", error)
+            self.feature.differences = None
+            return self.searched(scales)
+        finally:
+            self.feature.differences = None
+
+    def searched(self, scales: Tensor) -> tuple[_Found, Tensor]:
+        """Result of Gauss-Newton round and search from feasible scales (S, groups); and the coarseness."""
         scales = self.gauss_newton(scales) if self.begun is None else self.feasible(self.resumed(scales, self.begun))
         coarse = self.coarseness(scales)
         return self.search(scales, coarse > 1), coarse
@@ -429,11 +443,10 @@ class Problem:
         return over | under, over
 
     def gauss_newton(self, scales: Tensor) -> Tensor:
-        """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the given sigma.
+        """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the given, feasible sigma.
 
         The deviation measured at this sigma, relative to that predicted from the norms, sets the size of the new one.
         """
-        scales = self.feasible(scales)
         halves, deviations = self.column_norms(scales)
         norms = self._smoothed(halves) * self.counted
         foretold = (self.sigma(scales).square() * norms).sum(1)
@@ -568,6 +581,7 @@ class Problem:
         if control is None or not len(deviations):
             deviations = torch.cat([deviations, fresh])
         scales, deviations = self.still_met(near, deviations, found.exponent(free), control)
+        deviations = deviations * factor_to_float32(self.feature, self.sigma(scales), self.effort)
         certificate = certify(Measured(found.parts, deviations), self.target, free, trial, self.growth(scales))
         exponent = certificate.exponent
         bound = free.any(1)
@@ -647,10 +661,12 @@ class Problem:
 
     def small(self, sigma: Tensor, size: float, smooth: Tensor) -> Tensor:
         """Deviation under small noise, (S,), from more noise samples if the first few do not look smooth."""
-        deviations = self.feature.deviations(size * sigma, self.effort * FEW_SMALL_NOISES)
+        # Only the network itself has its jumps.
+        evaluated = self.feature.in_float32()
+        deviations = evaluated.deviations(size * sigma, self.effort * FEW_SMALL_NOISES)
         if bool((deviations.mean(0) > MOST_SMOOTH * size**2 * smooth).any()):
             more = self.effort * (SMALL_NOISES - FEW_SMALL_NOISES)
-            deviations = torch.cat([deviations, self.feature.deviations(size * sigma, more)])
+            deviations = torch.cat([deviations, evaluated.deviations(size * sigma, more)])
         return deviations.mean(0)
 
     def growth(self, scales: Tensor) -> Tensor:

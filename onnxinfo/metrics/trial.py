@@ -146,7 +146,7 @@ def try_step(
             delta = torch.randn((count, feature.samples, feature.units), generator=feature.noise, device=step.device)
             for scales, parts, energies in zip((before, after), found, modeled, strict=True):
                 x = (feature.x + (delta * scales).reshape(count, *feature.x.shape) * feature.unit).flatten(0, 1)
-                parts.append(feature.deviation(feature.evaluate(x)))
+                parts.append(feature.deviation(feature.change(x)))
                 if control is not None:
                     energies.append(control.apply(delta * scales)[0])
     old, new = torch.cat(found[0]), torch.cat(found[1])

@@ -26,7 +26,9 @@ logger = logging.getLogger(__name__)
 
 FLOAT, QUANTIZED = "float", "quantised"
 #: Settings that may differ: the quantity stays the same with other noise, another solver or another network.
-_FREE = frozenset({"model_sha256", "samples_sha256", "seed", "solver", "perturbed", "forward_layers"})
+_FREE = frozenset(
+    {"model_sha256", "samples_sha256", "seed", "solver", "noise_precision", "perturbed", "forward_layers"}
+)
 _QUANTIZED_OPERATORS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 
 

@@ -210,3 +210,13 @@ def test_weights_that_are_not_finite_are_one_line_that_names_the_layer(tmp_path,
     model = model_of(nodes, [("x", TensorProto.FLOAT, ["N", 6])], [("y", TensorProto.FLOAT, ["N", 5])], {"W": weights})
     with pytest.raises((onnxinfo.InputError, onnxinfo.ModelError), match=r"^[^\n]*'[Wy]'[^\n]*$"):
         analyze(tmp_path, model, normal(2, 6), layers=["y"], std=1.0)
+
+
+def test_noise_in_bfloat16_gives_the_same_values_within_their_errors(tmp_path):
+    precisions = "float32", "bfloat16"
+    wide, narrow = (analyze(tmp_path, run=each, sid=onnxinfo.SidConfig(noise_precision=each)) for each in precisions)
+    assert (wide.recipe["noise_precision"], narrow.recipe["noise_precision"]) == precisions
+    apart = np.abs(narrow.values["value"] - wide.values["value"])
+    assert (apart > 0).all(), "the network was evaluated in float32"
+    assert (apart <= 4 * wide.values["stderr"] + 0.005).all()
+    assert narrow.values["converged"].all()

@@ -45,7 +45,7 @@ TEXTS = {
     "preset": "unit", "scale": "0.5", "mean": "0.25", "std": "0.25,0.5", "layout": "NCHW", "size": "8,9",
     "resize": "squash", "foreground": "boxes.csv", "crop_to_box": "1.5", "alpha": "0.001", "normalize_by": "sample",
     "budget": "0.02/unit", "share_sigma": "grid:4", "sigma_max": "2", "solver": "reference", "seed": "5",
-    "error_reference": "reconstruction",
+    "noise_precision": "bfloat16", "error_reference": "reconstruction",
     "decoders": "kept", "decoder_inputs": IMAGES, "decoder_limit": "9", "decoder_width": "8", "decoder_steps": "20",
     "decoder_batch": "4", "decoder_learning_rate": "0.01", "decoder_horizontal_flip": "true", "device": "cpu",
     "memory_limit": "2G", "engine": "ray", "workers": "2", "threads": "3", "ray_address": "host:1",

@@ -1,0 +1,138 @@
+"""Decide whether the change caused by noise is carried through the network in bfloat16, and check that it agrees."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from .budget import is_exhaustion
+from .differences import Differences, UnsupportedGraphError, differences
+from .noise import generator
+from .probe import LayerProbe
+
+logger = logging.getLogger(__name__)
+
+#: Operations per input in products with weights below which float32 is about as fast.
+LEAST_PRODUCTS = 4e6
+#: Largest relative differences from the float32 network: of a sample's deviation, and of its gradient.
+OF_DEVIATION, OF_GRADIENT = 0.03, 0.15
+#: Noise samples of the check, and of the comparison of deviations at certified scales.
+CHECKED_NOISES, COMPARED_NOISES = 2, 4
+
+
+class DisagreementError(Exception):
+    """The deviations differ from those of the float32 network."""
+
+
+def carried(feature: LayerProbe, sigma: Tensor) -> Differences | None:
+    """Changes in bfloat16 where they are allowed, faster, and agree with the network's at every sample; else None.
+
+    Parameters
+    ----------
+    feature
+        The layer on a block of S samples.
+    sigma
+        Noise scales, (S, n), standardized.
+    """
+    if feature.precision == "float32" or (feature.precision == "auto" and not is_fast(feature.x.device)):
+        return None
+    # The activations that are kept for every sample take at most as much memory as those of a pass.
+    if feature.samples > feature.batch_size:
+        logger.debug("noise in float32: %d samples, %d inputs at once", feature.samples, feature.batch_size)
+        return None
+    try:
+        found = differences(feature.network, feature.x)
+    except UnsupportedGraphError as error:
+        logger.debug("noise in float32: %s", error)
+        return None
+    if feature.precision == "auto" and found.products < LEAST_PRODUCTS:
+        return None
+    try:
+        of_deviation, of_gradient = _apart(feature, found, sigma)
+    except RuntimeError as error:
+        if is_exhaustion(error):
+            raise
+        logger.debug("noise in float32, because bfloat16 fails: %s", error)
+        return None
+    agrees = of_deviation <= OF_DEVIATION and of_gradient <= OF_GRADIENT
+    message = "noise in bfloat16 %s float32: deviations differ by %.4f, gradients by %.4f"
+    logger.debug(message, "instead of" if agrees else "does not agree with", of_deviation, of_gradient)
+    return found if agrees else None
+
+
+def is_fast(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 numbers faster than float32 numbers."""
+    if device.type != "cpu":
+        return False
+    names = "_is_avx512_bf16_supported", "_is_amx_tile_supported"
+    return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+def factor_to_float32(feature: LayerProbe, sigma: Tensor, effort: int = 1) -> Tensor:
+    """Deviation of the float32 network in units of the measured one, on shared noise, (S,).
+
+    Parameters
+    ----------
+    feature, sigma
+        The layer, and its noise scales (S, n).
+    effort
+        Factor on the number of noise samples.
+
+    Raises
+    ------
+    DisagreementError
+        It is far from one.
+    """
+    if feature.differences is None:
+        return torch.ones_like(sigma[:, 0])
+    narrow, wide = torch.zeros_like(sigma[:, 0]), torch.zeros_like(sigma[:, 0])
+    evaluated = feature.in_float32()
+    with torch.no_grad():
+        for count in feature.batches(effort * COMPARED_NOISES, sigma, [narrow, wide]):
+            _, x = feature.perturb(sigma, count)
+            narrow += feature.deviation(feature.change(x)).sum(0)
+            wide += evaluated.deviation(evaluated.change(x)).sum(0)
+    factor = torch.where(narrow > 0, wide / narrow, 1.0)
+    if bool((factor - 1).abs().max() > OF_DEVIATION):
+        raise DisagreementError(f"deviations differ by up to {float((factor - 1).abs().max()):.3f}")
+    return factor
+
+
+def _apart(feature: LayerProbe, found: Differences, sigma: Tensor) -> tuple[float, float]:
+    """Largest relative difference of a sample's deviation and gradient."""
+    draws = min(CHECKED_NOISES, feature.batch_size)
+    # With a stream of its own, a check that fails does not change the result.
+    stream = generator(feature.x.device, "noise precision")
+    noise = torch.randn((draws, *feature.x.shape), generator=stream, device=feature.x.device)
+    noise *= sigma.reshape(feature.x.shape) * feature.unit
+    # A few samples at a time: the check takes memory beside the activations that are kept.
+    size = max(1, feature.batch_size // (2 * draws))
+    parts = [
+        torch.arange(i, min(i + size, feature.samples), device=noise.device) for i in range(0, feature.samples, size)
+    ]
+    largest = [_apart_at(feature.at(part), found.at(part), noise[:, part]) for part in parts]
+    return max(each[0] for each in largest), max(each[1] for each in largest)
+
+
+def _apart_at(feature: LayerProbe, found: Differences, noise: Tensor) -> tuple[float, float]:
+    narrow = feature.in_float32()
+    narrow.differences = found
+    x = (feature.x + noise).flatten(0, 1)
+    (deviation, gradient), (other, near) = (_response(each, x) for each in (feature, narrow))
+    apart, size = (each.square().sum((0, 2)).sqrt() for each in (gradient - near, gradient))
+    return _largest((deviation - other).sum(0).abs(), deviation.sum(0)), _largest(apart, size)
+
+
+def _largest(difference: Tensor, whole: Tensor) -> float:
+    """Largest relative difference of a sample, from (S,)."""
+    return float((difference / whole.clamp(min=torch.finfo(whole.dtype).tiny)).max())
+
+
+def _response(feature: LayerProbe, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Deviation (draws, S) and its gradient (draws, S, n) at perturbed inputs (draws * S, *shape)."""
+    leaf = x.clone().requires_grad_(True)
+    change = feature.change(leaf)
+    (gradient,) = torch.autograd.grad(change, leaf, change.detach())
+    return feature.deviation(change.detach()), gradient.reshape(-1, feature.samples, feature.units)
