@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import torch
@@ -36,7 +37,7 @@ def carried(feature: LayerProbe, sigma: Tensor) -> Differences | None:
     sigma
         Noise scales, (S, n), standardized.
     """
-    if feature.precision == "float32" or (feature.precision == "auto" and not is_fast(feature.x.device)):
+    if not is_allowed(feature.precision, feature.x.device):
         return None
     # The activations that are kept for every sample take at most as much memory as those of a pass.
     if feature.samples > feature.batch_size:
@@ -60,6 +61,11 @@ def carried(feature: LayerProbe, sigma: Tensor) -> Differences | None:
     message = "noise in bfloat16 %s float32: deviations differ by %.4f, gradients by %.4f"
     logger.debug(message, "instead of" if agrees else "does not agree with", of_deviation, of_gradient)
     return found if agrees else None
+
+
+def is_allowed(precision: str, device: torch.device) -> bool:
+    """Whether a precision, ``auto``, ``float32`` or ``bfloat16``, lets layers use bfloat16 on a device."""
+    return precision == "bfloat16" or (precision == "auto" and is_fast(device))
 
 
 def is_fast(device: torch.device) -> bool:
@@ -117,7 +123,7 @@ def _apart(feature: LayerProbe, found: Differences, sigma: Tensor) -> tuple[floa
 
 
 def _apart_at(feature: LayerProbe, found: Differences, noise: Tensor) -> tuple[float, float]:
-    narrow = feature.in_float32()
+    narrow = dataclasses.replace(feature)
     narrow.differences = found
     x = (feature.x + noise).flatten(0, 1)
     (deviation, gradient), (other, near) = (_response(each, x) for each in (feature, narrow))

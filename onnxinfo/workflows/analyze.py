@@ -60,6 +60,7 @@ from ..inputs.unit_mask import UnitMask
 from ..metrics.budget import CPU_INPUTS, device_of, fit
 from ..metrics.input_provider import InputProvider
 from ..metrics.joint import joined_samples, open_provider
+from ..metrics.noise_precision import is_allowed
 from ..registry import ENGINES, METRICS
 from ..replacing import check_writable
 from ..termination import orderly_termination
@@ -445,6 +446,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         **({RETRY: True} if job.config.out.retry_unproven else {}),
         "inputs_at_once": job.batch_size,
         "batching": job.network.mode,
+        "noise_bfloat16": is_allowed(job.settings.noise_precision, job.device),
         **where,
         "onnxinfo": __version__,
         "torch": torch.__version__,
