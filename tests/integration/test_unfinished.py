@@ -21,7 +21,10 @@ CASES = {
 SLOW = "reconstruction", "without gradients"
 #: Short searches, whose results do not matter here.
 BRIEF = {
-    "ru": {"ASCENTS": {name: each._replace(steps=20) for name, each in ASCENTS.items()}, "VALUE_NOISES": 64, "MANY_UNITS": 1},
+    "ru": {
+        "ASCENTS": {name: each._replace(steps=20) for name, each in ASCENTS.items()},
+        "VALUE_NOISES": 64, "MANY_UNITS": 1,
+    },
     "forward": {
         "FIRST": (3, 2, 0.3), "STAGES": (), "FALLING": 3, "FALLING_BACKGROUNDS": 1, "MOST_PARTS": 4, "LEAST_PARTS": 4,
         "PART_BACKGROUNDS": 1, "CAP_NOISES": 64, "START_NOISES": 32, "HALVINGS": 4, "TRIAL_NOISES": 64,
