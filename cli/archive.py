@@ -10,7 +10,7 @@ import click
 from .completion import run_names
 from .options import force
 from .rendering import as_options
-from .tables import FORMATS, duration, print_rows
+from .tables import FORMATS, data_size, duration, print_rows
 from .verbosity import print_info
 
 archive = click.argument("archive", metavar="FILE", type=click.Path())
@@ -45,7 +45,7 @@ def runs(archive: str, format_: str) -> None:
         for row in rows:
             row["cells done"] = f"{row['finished']}/{row['cells']}"
             row["time"] = duration(row["elapsed"])
-            row["size"] = f"{row['size'] / 1e6:.1f} MB"
+            row["size"] = data_size(row["size"])
         columns = ["run", "status", "model", "created", "metrics", "layers", "samples", "cells done", "time", "size"]
         columns += ["tags"] if any(row["tags"] for row in rows) else []
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .tables import duration, write_stdout
+from .tables import data_size, duration, write_stdout
 
 dry_run = click.option(
     "--dry-run",
@@ -32,5 +32,5 @@ def print_estimate(model: str, inputs: str, output: str, format: str, options: d
     click.echo(f"cells:  {found.open_cells} to compute" + (f", {done} are finished" if done else ""))
     without = f", without {', '.join(found.left_out)}" if found.left_out else ""
     click.echo(f"time:   about {duration(found.seconds)}{without}")
-    click.echo(f"memory: about {found.memory_bytes / 1e6:.0f} MB in each process")
-    click.echo(f"disk:   about {found.disk_bytes / 1e6:.1f} MB")
+    click.echo(f"memory: about {data_size(found.memory_bytes)} in each process")
+    click.echo(f"disk:   about {data_size(found.disk_bytes)}")

@@ -190,6 +190,16 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def data_size(count: float) -> str:
+    """Format a number of bytes: ``38.2 kB``, ``12.3 MB``, ``2.5 GB``; at least 0.1 kB unless it is 0."""
+    shown = max(round(count / 1e3, 1), 0.1) if count else 0.0
+    for unit in ("kB", "MB"):
+        if shown < 1000:
+            return f"{shown:.1f} {unit}"
+        shown = round(shown / 1e3, 1)
+    return f"{shown:.1f} GB"
+
+
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
