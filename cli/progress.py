@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .tables import data_size
 from .verbosity import quiet
 
 if TYPE_CHECKING:
@@ -64,7 +65,11 @@ class _Stage:
         if math.isfinite(left) and last.done < last.total:
             text += f", about {_clock(left)} left"
         text += f", {_clock(spent)} so far"
-        return f"{text}; {printable(last.layer)} {last.value:.4f}" if last.layer else text
+        if last.layer:
+            text += f"; {printable(last.layer)} {last.value:.4f}"
+        if needed := _needed(last):
+            text += f"; {needed}"
+        return text
 
 
 @contextmanager
@@ -118,6 +123,8 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
 
         def report(progress: Progress) -> None:
             until = expected_end(progress.remaining)
+            if needed := _needed(progress):
+                bars.console.print(needed, markup=False, highlight=False)
             if progress.stage not in tasks:
                 tasks[progress.stage] = bars.add_task(progress.stage, note="", until=until)
             about = "about " if progress.provisional else ""
@@ -126,6 +133,12 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
             bars.update(tasks[progress.stage], completed=done, total=total, note=note, until=until)
 
         yield report
+
+
+def _needed(progress: Progress) -> str:
+    """Memory and disk that the analysis takes, which its first report states."""
+    needs = ("memory", progress.memory_bytes, " in each process"), ("disk", progress.disk_bytes, "")
+    return ", ".join(f"{name} about {data_size(size)}{where}" for name, size, where in needs if size)
 
 
 def _clock(seconds: float) -> str:

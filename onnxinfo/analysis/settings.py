@@ -26,6 +26,9 @@ class Progress:
         step is finished.
     provisional
         Whether the layer is only begun: the value is then that of the linearized layer, a first estimate.
+    memory_bytes, disk_bytes
+        Rough peak of the memory of each process, and size that the open cells add to the archive. Only the first report
+        about cells states them; they are 0 in all others, and the memory is 0 if it is unknown (Windows).
 
     Examples
     --------
@@ -43,6 +46,8 @@ class Progress:
     value: float = math.nan
     remaining: float = math.nan
     provisional: bool = False
+    memory_bytes: int = 0
+    disk_bytes: int = 0
 
 
 Report = Callable[[Progress], None]

@@ -58,17 +58,26 @@ def fit(network: Network, x: Tensor, rows: Tensor, memory: int | None) -> int:
         As for :func:`inputs_at_once`.
     """
     budget = memory if memory is not None else _default_budget(x.device)
-    per_input = _bytes_of(network, x, rows, storages(network.module))
-    if PEAK_INPUTS[-1] * per_input <= budget and x.device.type == "cuda":
-        per_input = peak_of(network, x, rows, x.device) + _beside(x)
-    if evaluates(network.module):
-        # The measurement does not include ONNX Runtime's own memory.
-        per_input += EVALUATED_ACTIVATIONS * x[0].numel() * x.element_size()
+    per_input = _per_input(network, x, rows, budget)
     if per_input > budget:
         segments = network.recompute(budget - _beside(x), x, rows)
         logger.info("activations of one input exceed %d MiB: recomputed in %d segments", budget >> 20, segments)
         return 1
     return _together(per_input, budget, x.device)
+
+
+def activation_bytes(network: Network, x: Tensor, rows: Tensor, batch: int, memory: int | None) -> int:
+    """Memory in bytes that the activations of a batch take: at most the budget.
+
+    Parameters
+    ----------
+    network, x, rows, memory
+        As for :func:`fit`, which was called before.
+    batch
+        Number of inputs evaluated at once.
+    """
+    budget = memory if memory is not None else _default_budget(x.device)
+    return min(budget, batch * _per_input(network, x, rows, budget))
 
 
 def inputs_at_once(
@@ -114,6 +123,16 @@ def peak_of(network: Network, x: Tensor, rows: Tensor, device: torch.device) -> 
         peaks.append(torch.cuda.max_memory_allocated(device) - before)
     few, many = PEAK_INPUTS
     return max(1, (peaks[1] - peaks[0]) // (many - few))
+
+
+def _per_input(network: Network, x: Tensor, rows: Tensor, budget: int) -> int:
+    per_input = _bytes_of(network, x, rows, storages(network.module))
+    if PEAK_INPUTS[-1] * per_input <= budget and x.device.type == "cuda":
+        per_input = peak_of(network, x, rows, x.device) + _beside(x)
+    if evaluates(network.module):
+        # The measurement does not include ONNX Runtime's own memory.
+        per_input += EVALUATED_ACTIVATIONS * x[0].numel() * x.element_size()
+    return per_input
 
 
 def _together(per_input: int, budget: int, device: torch.device) -> int:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..errors import InputError
 from ..metrics.linearization import NORMALIZER_STDERR, Linearization
 from .forecast import Forecast
 from .former import Former
+from .resources import RUN_BYTES, disk_bytes, expected_memory, typical_map_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,9 @@ class Analysis:
         if all(done.all() for done in self._finished.values()):
             return
         self._forecast = Forecast(self.job, self.workers)
-        for name in self._finished:
+        first, *others = self._finished
+        self.report(replace(self._progress(first), memory_bytes=expected_memory(self.job), disk_bytes=self._disk()))
+        for name in others:
             self.report(self._progress(name))
         with linearization_store(len(self.job.layers), len(self.job.provider), math.prod(self.job.shape)) as kept:
             normalizers = self._linearize(kept)
@@ -94,6 +97,13 @@ class Analysis:
                     for name, column in part.outcome.items():
                         self._write(name, task, part.samples, column)
                 self._unfinished.discard(task.name)
+
+    def _disk(self) -> int:
+        """Bytes that the open cells add to the archive."""
+        metrics = {name: measure.metric for name, measure in self.measures.items()}
+        cells = {name: int((~done).sum()) for name, done in self._finished.items()}
+        map_bytes = typical_map_bytes(self.job.shape, self.job.config.out.compression)
+        return RUN_BYTES + int(disk_bytes(metrics, cells, map_bytes))
 
     @property
     def _unfinished(self) -> Unfinished:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,13 +27,12 @@ from ..metrics.sid import MANY_UNITS
 from .analyze import ready
 from .compute import BLOCK
 from .forecast import CELL_PASSES, seconds_of_pass
+from .resources import RUN_BYTES, disk_bytes, peak_memory
 
 #: Maximum number of layers whose first cell is computed to learn how long cells take.
 PROBED_LAYERS = 4
 #: Seconds after which no further layer is probed.
 PROBE_SECONDS = 30.0
-#: Bytes of a run beside its cells, and of a cell beside its numbers and its map.
-RUN_BYTES, CELL_BYTES = 60_000, 30
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,9 @@ def _estimated(
         probe = _Probe(job, worker)
         seconds = probe.seconds(open_cells) / max(1, job.config.execution.workers or 1)
         disk = probe.bytes_of(open_cells)
-    return Estimate(cells, count, float(seconds), _peak(job), int(disk) + (RUN_BYTES if count else 0), left_out)
+    # The probe evaluates as many inputs at once as the analysis.
+    memory, disk = peak_memory(job), disk + (RUN_BYTES if count else 0)
+    return Estimate(cells, count, float(seconds), memory, int(disk), left_out)
 
 
 def trains(worker: Worker, name: str) -> bool:
@@ -165,12 +165,9 @@ class _Probe:
 
     def bytes_of(self, open_cells: Mapping[str, npt.NDArray[np.int64]]) -> float:
         """Return the size of open cells on the disk, with maps of the size of the probed ones."""
-        cells, numbers = 0, 0.0
-        for name, counts in open_cells.items():
-            cells += int(counts.sum())
-            metric = self._worker.measures[name].metric
-            numbers += int(counts.sum()) * (CELL_BYTES + sum(np.dtype(each.dtype).itemsize for each in metric.columns))
-        return numbers + cells * (float(np.mean(self._sizes)) if self._sizes else 0.0)
+        metrics = {name: self._worker.measures[name].metric for name in open_cells}
+        cells = {name: int(counts.sum()) for name, counts in open_cells.items()}
+        return disk_bytes(metrics, cells, float(np.mean(self._sizes)) if self._sizes else 0.0)
 
     def _linearized(self) -> tuple[Sequence[Linearization] | None, float]:
         """Linearize the probed samples; return the seconds per sample."""
@@ -191,11 +188,8 @@ class _Probe:
         seconds = (time.monotonic() - began) / len(self._some)
         compression = self._job.config.out.compression
         for part in parts:
-            for column in part.outcome.values():
-                size = (
-                    0 if column.map is None else len(chunk_bytes(encode_map(column.map[0], compression), compression))
-                )
-                self._sizes.append(size)
+            maps = [column.map[0] for column in part.outcome.values() if column.map is not None]
+            self._sizes += [len(chunk_bytes(encode_map(each, compression), compression)) for each in maps]
         if layer in self._job.evaluated:
             return seconds
         # Blocks of many units get fewer noise samples for each.
@@ -222,16 +216,3 @@ def _from_both_ends(layers: Sequence[int]) -> list[int]:
     """Layers in the order in which they are probed: the last, the first, then evenly between them."""
     chosen = [layers[at] for at in evenly_spread(len(layers), PROBED_LAYERS)]
     return [*chosen[-1:], *chosen[:-1]]
-
-
-def _peak(job: Job) -> int:
-    """Peak of the memory so far, in bytes: the probe evaluates as many inputs at once as the analysis."""
-    if job.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(job.device))
-    try:
-        import resource
-    except ImportError:  # on Windows
-        return 0
-    # In kilobytes, except on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -11,8 +11,10 @@ from click.testing import CliRunner
 from rich.progress import Progress as Bars
 
 import onnxinfo
+from cli import progress
 from cli.time_left import TimeLeft, expected_end
 from onnxinfo.cli import cli
+from onnxinfo.workflows.resources import typical_map_bytes
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
@@ -40,6 +42,50 @@ def test_every_stage_begins_with_the_time_that_it_takes(gradients):
     assert all(report.done == 0 and report.remaining > 0 for report in begun.values())
     assert all(math.isfinite(report.remaining) for report in gradients)
     assert gradients[-1].remaining == 0
+
+
+def test_the_first_report_alone_states_memory_and_disk(gradients, tmp_path):
+    first, *others = gradients
+    assert 1e7 < first.memory_bytes < 1e11
+    assert 0 < first.disk_bytes < 1e5
+    assert not any(report.memory_bytes or report.disk_bytes for report in others)
+    options = {"layers": ["t", "y"], "device": "cpu"}
+    assert first.disk_bytes == pytest.approx(
+        onnxinfo.estimate(network(), X, tmp_path / "r.h5", **options).disk_bytes, rel=0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "compression", "least", "most"),
+    [
+        ((3, 8), "rounded", 96, 96),
+        ((3, 32, 32), "none", 12288, 12288),
+        ((3, 32, 32), "lossless", 9500, 12288),
+        ((3, 32, 32), "rounded", 5000, 8500),
+        ((3, 32, 32), "float16", 4500, 6144),
+        ((3, 320, 320), "rounded", 500_000, 850_000),
+    ],
+)
+def test_a_typical_map_has_the_size_of_noise(shape, compression, least, most):
+    assert least <= typical_map_bytes(shape, compression) <= most
+
+
+def test_the_first_line_of_progress_states_memory_and_disk(capsys):
+    with progress._lines() as report:
+        report(onnxinfo.Progress("sid", 0, 8, remaining=90.0, memory_bytes=812_300_000, disk_bytes=64_000))
+        report(onnxinfo.Progress("normalizer", 0, 2, remaining=2.0))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == (
+        "sid: 0 of 8 (0%), about 1:30 left, 0:00 so far; memory about 812.3 MB in each process, disk about 64.0 kB"
+    )
+    assert "memory" not in second
+
+
+def test_the_bars_state_memory_and_disk_above_them(capsys):
+    with progress._bars() as report:
+        report(onnxinfo.Progress("sid", 0, 8, remaining=90.0, memory_bytes=812_300_000, disk_bytes=64_000))
+        report(onnxinfo.Progress("sid", 8, 8, remaining=0.0))
+    assert capsys.readouterr().err.count("memory about 812.3 MB in each process, disk about 64.0 kB") == 1
 
 
 def test_each_layer_has_a_first_estimate(gradients):
