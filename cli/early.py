@@ -59,6 +59,14 @@ def _check_inputs(spec: str) -> None:
         check_present(spec)
 
 
+def _check_array(spec: str | tuple[str, ...]) -> None:
+    # 'query' takes labels themselves.
+    if isinstance(spec, str) and not os.path.exists(spec):
+        from onnxinfo.inputs.opening import check_array
+
+        check_array(spec)
+
+
 def _check_metrics(names: tuple[str, ...]) -> None:
     from onnxinfo.registry import METRICS
 
@@ -104,6 +112,9 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "engine": _check_engine,
     "model": _check_model,
     "inputs": _check_inputs,
+    "labels": _check_array,
+    "foreground": _check_array,
+    "decoder_inputs": _check_inputs,
     "device": _check_device,
     "output": _check_output,
 }

@@ -6,9 +6,11 @@ import re
 
 import click
 
-#: A keyword with its value: ``labels=...``, ``overwrite=True``, ``by='depth'`` or ``run=['A', 'B']``. Text from outside
-#: is always quoted in messages.
-KEYWORD = re.compile(r"(?<![^\s(])([a-z_]+)=(\.\.\.|True|False|'[^']*'|\['[^']*'(?:, '[^']*')*\])(?![^\s,;:.)])")
+#: A keyword with its value: ``labels=...``, ``overwrite=True``, ``scale=1.5``, ``by='depth'`` or ``run=['A', 'B']``.
+#: Text from outside is always quoted in messages.
+KEYWORD = re.compile(
+    r"(?<![^\s(])([a-z_]+)=(\.\.\.|True|False|\d+(?:\.\d+)?|'[^']*'|\['[^']*'(?:, '[^']*')*\])(?![^\s,;:.)])"
+)
 #: A call of a public function: ``onnxinfo.compare(by='depth')``.
 CALL = re.compile(r"\bonnxinfo\.([a-z_]+)\(([^()]*)\)")
 #: A word that may be the name of a setting, such as ``normalize_by``, outside quotes and paths.
@@ -60,7 +62,7 @@ def _flags(option: click.Option, value: str) -> str:
         return flag
     if value == "False":
         return max(option.secondary_opts, key=len, default=flag)
-    return " ".join(f"{flag} {each}" for each in re.findall(r"'([^']*)'", value))
+    return " ".join(f"{flag} {each}" for each in re.findall(r"'([^']*)'", value) or [value])
 
 
 def _command_line(call: re.Match[str]) -> str:

@@ -81,7 +81,7 @@ class DecoderCache:
             A missing decoder would replace another file.
         """
         if self._missing(job):
-            demand_enough(len(self.provider))
+            demand_enough(len(self.provider), ", by decoder_inputs=... or a larger decoder_limit=...")
 
     def of(self, job: Job, report: Report = lambda _: None) -> list[Trained]:
         """Return decoders for all layers of a job, in order.

@@ -69,12 +69,12 @@ def _scales(received: Received) -> Iterator[str]:
     if largest > _BYTES and own.factor >= _FOR_BYTES:
         yield (
             f"the model's input ranges from {spread}, like bytes, and the model does not scale it down: if it was "
-            f"trained on values in 0..1, give scale=... of 1/255 or preset=..."
+            f"trained on values in 0..1, give scale={1 / 255:.6g} or preset=..."
         )
     if own.factor < _FOR_BYTES and max(abs(smallest), abs(largest)) < _BYTES:
         yield (
             f"the model itself multiplies its input by {own.factor:.3g}, so it expects bytes in 0..255, and gets "
-            f"values from {spread}: give scale=... of {255 if received.main.stored.kind == 'f' else 1}, and no preset"
+            f"values from {spread}: give scale={255 if received.main.stored.kind == 'f' else 1}, and no preset"
         )
     values = received.main.preprocessing
     if own.centers and own.factor > _FOR_SHARES and (values.mean is not None or values.std is not None):

@@ -273,10 +273,10 @@ FRACTION = Kind("X", _parse_number, _fraction)
 BUDGET = Kind("X|X/unit", _parse_number, _budget)
 NUMBERS = Kind("X,...", _parse_list(_parse_number), _numbers)
 #: Values of graph inputs by name; whoever sets them knows their types.
-VALUES = Kind("NAME=VALUE", str, _pairs(lambda value: value, "NAME=VALUE, such as sr=16000"), is_repeatable=True)
-AXES = Kind("NAME=AXIS", str, _pairs(_axis, "NAME=AXIS with an axis of at least 0, such as h=1"), is_repeatable=True)
+VALUES = Kind("NAME=VALUE", str, _pairs(lambda value: value, "NAME=VALUE, such as 'sr=16000'"), is_repeatable=True)
+AXES = Kind("NAME=AXIS", str, _pairs(_axis, "NAME=AXIS with an axis of at least 0, such as 'h=1'"), is_repeatable=True)
 #: Tags of a run by key.
-TAGS = Kind("KEY=VALUE", str, _pairs(_tag, "KEY=VALUE, such as study=depth"), is_repeatable=True)
+TAGS = Kind("KEY=VALUE", str, _pairs(_tag, "KEY=VALUE, such as 'study=depth'"), is_repeatable=True)
 SIZE = Kind("N|H,W", _parse_list(_parse_integer), _size)
 RESIZE = Kind("crop|squash|none|N", _parse_integer, _resize)
 SHARING = Kind("unit|pixel|grid:N", str, _sharing)

@@ -59,11 +59,7 @@ def open_npy(path: Path, key: str | None, kinds: str) -> Rows:
 
 def open_npz(path: Path, key: str | None, kinds: str) -> Rows:
     """Open an array in an ``.npz`` file; see :func:`onnxinfo.inputs.arrays.open_array`."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{printable(path)} is not an .npz file ({error})") from None
-    with archive:
+    with _archive(path) as archive:
         member = _member(path, archive, key)
         name = printable(member.filename.removesuffix(".npy"))
         what = f"{printable(path)}:{name}"
@@ -82,12 +78,27 @@ def open_npz(path: Path, key: str | None, kinds: str) -> Rows:
 
 def array_names(path: Path) -> list[str]:
     """Return the names of the arrays in an ``.npz`` file."""
-    with reading(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return [info.filename.removesuffix(".npy") for info in archive.infolist()]
-        except zipfile.BadZipFile as error:
-            raise InputError(f"{printable(path)} is no .npz file ({error})") from None
+    with reading(path), _archive(path) as archive:
+        return [info.filename.removesuffix(".npy") for info in archive.infolist()]
+
+
+def check_key(path: Path, key: str) -> None:
+    """Raise if an ``.npz`` file does not have this array; the array itself is not read.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or does not have the array.
+    """
+    with reading(path), _archive(path) as archive:
+        _member(path, archive, key)
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{printable(path)} is not an .npz file ({error})") from None
 
 
 def _ordered(header: _Header, what: str, open_rows: Callable[[_Header], Rows]) -> Rows:

@@ -18,6 +18,7 @@ from .formats import Purpose, Reading
 from .geometry import Resize
 from .images import find_images, list_images
 from .labels import LabelSpec
+from .numpy_files import check_key
 from .preprocess import Preprocessing, choose
 from .rows import MemoryRows, Rows, check_file
 from .samples import Samples
@@ -145,21 +146,38 @@ def open_samples(
 
 
 def check_present(spec: str) -> None:
-    """Raise, before anything is read, if a specification names missing files.
+    """Raise, before anything is read, if a specification of samples names a missing file or array.
 
     Text that may name graph inputs is left to :func:`.sample_sets.parse_inputs`, which knows them.
 
     Raises
     ------
     InputError
-        The file or folder does not exist.
+        The file or folder does not exist, or an ``.npz`` file does not have the array.
     """
     if "=" in spec or os.path.exists(spec) or glob.has_magic(spec):
         return
-    if split := split_key(spec):
-        check_file(split[0])
+    if split_key(spec):
+        check_array(spec)
     else:
         find_images(spec)
+
+
+def check_array(spec: str) -> None:
+    """Raise, before anything is read, if a specification such as ``data.npz:key`` names a missing file or array.
+
+    Raises
+    ------
+    InputError
+        The file does not exist, or an ``.npz`` file does not have the array.
+    """
+    split = split_key(spec)
+    if split is None:
+        return
+    path, kind, key = split
+    check_file(path)
+    if kind == "npz" and key is not None:
+        check_key(path, key)
 
 
 def _open(

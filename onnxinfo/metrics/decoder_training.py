@@ -186,11 +186,24 @@ def train_decoders(
     return [_finished(pupil) for pupil in pupils]
 
 
-def demand_enough(count: int) -> None:
-    """Raise :class:`InputError` if there are too few training samples."""
+def demand_enough(count: int, remedy: str = "") -> None:
+    """Raise :class:`InputError` if there are too few training samples.
+
+    Parameters
+    ----------
+    count
+        Number of training samples.
+    remedy
+        How to give more, appended to the message.
+
+    Raises
+    ------
+    InputError
+        Too few samples.
+    """
     if count < LEAST_SAMPLES:
         raise InputError(
-            f"{count} samples are too few to train a decoder; give at least {LEAST_SAMPLES}, better thousands"
+            f"{count} samples are too few to train a decoder; give at least {LEAST_SAMPLES}, better thousands{remedy}"
         )
 
 

@@ -44,7 +44,7 @@ def test_a_conflict_with_the_archive_trains_nothing(tmp_path, monkeypatch):
 
 
 def test_too_few_training_samples_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(onnxinfo.InputError, match="3 samples are too few"):
+    with pytest.raises(onnxinfo.InputError, match=r"3 samples are too few .* decoder_inputs=\.\.\. or"):
         onnxinfo.analyze(MODEL, IMAGES, tmp_path / "o.h5", **OPTIONS | {"decoder_limit": 3})
     assert not list(tmp_path.iterdir())
 

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import re
 
 import numpy as np
 import onnx
@@ -130,6 +131,8 @@ def test_bytes_in_a_model_that_does_not_scale_them(classifier):
     model, images, _ = classifier
     (warning,) = onnxinfo.doctor(model, images.astype(np.float32)).warnings
     assert "like bytes" in warning
+    scale = float(re.search(r"give scale=([\d.]+) or", warning)[1])
+    assert onnxinfo.doctor(model, images.astype(np.float32), scale=scale).warnings == ()
 
 
 def test_small_values_in_a_model_that_scales_them_itself():
@@ -138,7 +141,7 @@ def test_small_values_in_a_model_that_scales_them_itself():
     images, _ = images_of(smooth)
     (warning,) = onnxinfo.doctor(model, images).warnings
     assert "it expects bytes in 0..255" in warning
-    assert "scale=... of 1," in warning
+    assert "give scale=1, and no preset" in warning
     assert onnxinfo.doctor(model, images, scale=1.0).warnings == ()
 
 

@@ -11,6 +11,8 @@ from places import ROOT
 from onnxinfo.cli.early import _has_driver
 
 MODEL = str(ROOT / "models" / "digits-cnn.onnx")
+DIGITS = str(ROOT / "models" / "digits.npz")
+NO_ARRAY = f"{DIGITS} has no array nope; give {DIGITS}:KEY with KEY one of images, labels"
 HEAVY = """
 import sys
 from onnxinfo.cli import main
@@ -23,6 +25,10 @@ CASES = {
     "no model": ("analyze missing.onnx --inputs x.npz -o a.h5", "'missing.onnx' does not exist, expected an ONNX file"),
     "a folder as model": ("check .", "'.' is a folder, expected an ONNX file"),
     "no array file": ("analyze MODEL --inputs missing.npz:x -o a.h5", "no such file or folder: missing.npz"),
+    "no array of samples": ("analyze MODEL --inputs DIGITS:nope -o a.h5", NO_ARRAY),
+    "no array of labels": ("doctor MODEL --inputs DIGITS:images --labels DIGITS:nope", NO_ARRAY),
+    "no array of foregrounds": ("analyze MODEL --inputs DIGITS:images --foreground DIGITS:nope -o a.h5", NO_ARRAY),
+    "no array for decoders": ("analyze MODEL --inputs DIGITS:images --decoder-inputs DIGITS:nope -o a.h5", NO_ARRAY),
     "no folder": ("robustness MODEL --inputs missing -o a.h5", "no such file or folder: missing"),
     "no samples, of a group": ("decoder train MODEL --inputs missing -o out", "no such file or folder: missing"),
     "no device": ("analyze MODEL --inputs MODEL -o a.h5 --device gpu", "'gpu'; give auto, cpu, cuda or cuda:N"),
@@ -44,7 +50,8 @@ def test_errors_come_before_torch(case, tmp_path):
     if case == "no driver" and _has_driver():
         pytest.skip("this machine has a driver")
     line, expected = CASES[case]
-    arguments = [sys.executable, "-c", HEAVY, *(MODEL if word == "MODEL" else word for word in line.split())]
+    words = [word.replace("MODEL", MODEL).replace("DIGITS", DIGITS) for word in line.split()]
+    arguments = [sys.executable, "-c", HEAVY, *words]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode in (1, 2)
     assert expected in done.stderr
@@ -52,7 +59,7 @@ def test_errors_come_before_torch(case, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("spec", ["a/b=x.npz,c=y.npz", "missing*.png", MODEL])
+@pytest.mark.parametrize("spec", ["a/b=x.npz,c=y.npz", "missing*.png", MODEL, f"{DIGITS}:images"])
 def test_what_may_be_there_is_left_to_those_who_open_it(spec):
     from onnxinfo.inputs.opening import check_present
 
