@@ -109,10 +109,10 @@ class Measured:
     metrics: frozenset[str]
 
     @classmethod
-    def of(cls, view: RunView) -> Measured:
-        """Read it from the view of a run."""
+    def of(cls, view: RunView, title: str = "") -> Measured:
+        """Read it from the view of a run; the title is shown instead of its name."""
         names = frozenset(metric.name for metric in view.run.metrics)
-        return cls(printable(view.name), dict(view.run.recipe), view.run.unit, names)
+        return cls(title or printable(view.name), dict(view.run.recipe), view.run.unit, names)
 
 
 def caution_of(selection: Selection, metrics: Collection[str] = ()) -> str:
@@ -127,7 +127,8 @@ def caution_of(selection: Selection, metrics: Collection[str] = ()) -> str:
     metrics
         The metrics that are shown; none: all that two runs share.
     """
-    found = [Measured.of(view) for view, _ in selection.views()]
+    titles = selection.titles()
+    found = [Measured.of(view, titles[source, view.name]) for view, source in selection.views()]
     for one, two in combinations(found, 2):
         shared = one.metrics & two.metrics
         shown = shared & {*metrics} if metrics else shared

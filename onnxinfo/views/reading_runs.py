@@ -38,18 +38,23 @@ def run_values(view: RunView, metric: str) -> RunValues:
 def read_runs(selection: Selection, metric: str) -> list[RunValues]:
     """Read a metric of all selected runs that have it; named runs keep the given order.
 
+    Runs of the same name in several archives are named with their archive, so that they are told apart.
+
     Raises
     ------
     UsageError
         Part of the selection does not exist, none of it is finished, or the runs are not comparable.
     """
-    views = replace(selection, metrics=(metric,)).views()
-    found = [each for each in (run_values(view, metric) for view, _ in views) if each.layers]
+    titles, ordered = selection.titles(), selection.runs
+    found: list[tuple[int, RunValues]] = []
+    for view, source in replace(selection, metrics=(metric,)).views():
+        values = replace(run_values(view, metric), name=titles[source, view.name])
+        if values.layers:
+            found.append((ordered.index(view.name) if view.name in ordered else len(ordered), values))
     if not found:
         raise nothing_finished(metric)
-    check_comparable(found)
-    ordered = selection.runs
-    return sorted(found, key=lambda each: ordered.index(each.name) if each.name in ordered else len(ordered))
+    check_comparable([values for _, values in found])
+    return [values for _, values in sorted(found, key=lambda each: each[0])]
 
 
 def nothing_finished(metric: str) -> UsageError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -113,6 +114,17 @@ class Selection:
                 for name in archive.runs:
                     if (not self.runs or _matches(name, self.runs)) and _has_tags(archive[name], self.tags):
                         yield archive[name], path
+
+    def titles(self) -> dict[tuple[Path, str], str]:
+        """Return a distinct title for each run, by archive and name: its name, with the archive if several have it."""
+        found = [(source, run.name) for run, source in self.open_runs()]
+        often = Counter(name for _, name in found)
+        files = Counter(path.name for path in self.paths)
+        titles: dict[tuple[Path, str], str] = {}
+        for source, name in found:
+            archive = source.name if files[source.name] == 1 else source
+            titles[source, name] = printable(f"{name} ({archive})" if often[name] > 1 else name)
+        return titles
 
     def views(self) -> Generator[tuple[RunView, Path], None, None]:
         """Open the runs one by one and yield the selected part of each, with its archive's path.

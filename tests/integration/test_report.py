@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 import archive_fakes as fakes
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -24,7 +25,11 @@ HOSTILE = "<script>document.title = 'taken'</script>"
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     archive = folder / "a.h5"
-    described = fakes.schema(metrics=(fakes.SID, fakes.GRADIENT))
+    described = fakes.schema(
+        metrics=(fakes.SID, fakes.GRADIENT),
+        predicted=np.array([7, 8, -1, 7, 7, 7]),
+        probability=np.array([0.5, 0.875, np.nan, 1, 1, 1]),
+    )
     layers = [LayerRow.of(row) for row in described.layers]
     layers[1] = replace(layers[1], name=HOSTILE)
     for name in ("first", "second"):
@@ -97,6 +102,21 @@ def test_the_file_is_complete_in_itself(page):
     assert "cells unproven" in own
 
 
+def test_each_sample_has_its_prediction(page):
+    """The page lists name, label and prediction of every sample, also without its script and for runs without maps."""
+    first = page.read_text().split('<table class="predictions">')[1].split("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in first.split("<tr>")[1:]]
+    assert rows[0] == ["sample", "label", "prediction"]
+    assert rows[2] == ["sample 1.png", "1", "class 8 (0.88)"]
+    assert rows[3] == ["sample 2.png", "2", "scores not finite"]
+    assert len(rows) == 1 + fakes.SAMPLES
+
+
+def test_runs_without_predictions_have_no_table_of_them(tmp_path):
+    archive = fakes.make(tmp_path / "a.h5", described=fakes.table_schema(metrics=(fakes.CONCENTRATION,)))
+    assert 'class="predictions"' not in onnxinfo.report(archive, tmp_path / "r.html").read_text()
+
+
 def test_it_loads_without_errors_or_requests(browser, page):
     assert browser.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -125,7 +145,7 @@ def test_the_slider_chooses_the_sample(browser):
     before = browser.execute_script(pixels)
     slider = browser.find_element("id", "sample")
     slider.send_keys("\ue014")
-    assert browser.find_element("id", "sample-name").text == "sample 1.png, label 1"
+    assert browser.find_element("id", "sample-name").text == "sample 1.png, label 1, prediction: class 8 (0.88)"
     assert browser.execute_script(pixels) != before
     assert "sample 1.png" in find(browser, "#maps canvas")[0].get_attribute("aria-label")
 

@@ -128,13 +128,13 @@ def _card(view: RunView) -> list[str]:
 
 
 def _predictions(view: RunView) -> list[str] | None:
-    """Return the predicted class of each sample and its probability, or None."""
+    """Return the predicted class of each sample and its probability, in words; None if not recorded."""
     predicted, probability = view.run.predicted, view.run.probability
     if predicted is None or probability is None:
         return None
     at = view.sample_positions
     pairs = zip(predicted[at].tolist(), probability[at].tolist(), strict=True)
-    return [f"class {number} ({share:.2f})" for number, share in pairs]
+    return [f"class {number} ({share:.2f})" if number >= 0 else "scores not finite" for number, share in pairs]
 
 
 def warnings(view: RunView) -> list[str]:

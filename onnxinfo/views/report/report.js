@@ -96,7 +96,7 @@
     const name = at("map-metric").value, coded = gallery.maps[name], [rows, columns] = coded.shape;
     at("sample").max = gallery.samples.length - 1;
     const position = Math.min(Number(at("sample").value), gallery.samples.length - 1), sample = gallery.samples[position];
-    const label = run.labels ? `, label ${run.labels[sample]}` : "";
+    const label = (run.labels ? `, label ${run.labels[sample]}` : "") + (run.predictions ? `, prediction: ${run.predictions[sample]}` : "");
     at("sample-name").textContent = `${run.samples[sample]}${label}`;
     at("gallery-note").textContent = gallery.samples.length < run.samples.length ? `${gallery.samples.length} of ${run.samples.length} samples, evenly chosen; the archive has all.` : "";
     legend(at("map-scale"), coded.low, coded.high, `${name === coded.metric ? "" : name + ": "}${metricOf(run, coded.metric).label}, one scale for all layers and samples`, ["≤ ", "≥ "]);

@@ -93,3 +93,14 @@ def test_a_history_lists_the_layers_of_all_runs_by_depth(tmp_path, monkeypatch):
         fakes.make(tmp_path / f"{name}.h5", name, replace(whole, layers=layers))
     onnxinfo.plot([tmp_path / "a.h5", tmp_path / "b.h5"], "history", tmp_path / "figure.svg")
     assert listed == [row.name for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["curve", "scatter"])
+def test_runs_of_one_name_are_told_apart(tmp_path, caplog, kind):
+    """Runs are named after the model, so archives of one model with other settings have runs of one name."""
+    for file, scale in (("one.h5", 1.0), ("two.h5", 0.5)):
+        fakes.make(tmp_path / file, "net", replace(SCALED, recipe=SCALED.recipe | {"scale": scale}))
+    options = {"against": "gradient"} if kind == "scatter" else {}
+    figure = onnxinfo.plot([tmp_path / "one.h5", tmp_path / "two.h5"], kind, tmp_path / "a.svg", **options)
+    assert all(f"net ({file})" in figure.read_text() for file in ("one.h5", "two.h5"))
+    assert "runs 'net (one.h5)' and 'net (two.h5)' are not comparable" in caplog.text
