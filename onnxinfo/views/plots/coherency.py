@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ...archive.means import layer_summary
 from ...errors import UsageError
-from ...text import printable, shorten
+from ...text import shorten
 from ..comparable import check_comparable
 from ..panels import (
     PERCENTILES,
@@ -60,14 +60,14 @@ class _Found:
         """Return the numbers of a metric by run."""
         return {run: self.values[metric, run] for run in self.runs if (metric, run) in self.values}
 
-    def add(self, view: RunView) -> None:
+    def add(self, view: RunView, title: str) -> None:
         """Read the metrics that have finished cells in a run."""
         self.layers = [row.name for row in view.layers]
         panel, inputs = view.panels()[0], [part.name for part in view.parts]
         for metric in view.metrics:
             if not view.values(metric.name)["done"].any():
                 continue
-            key = (metric.name, printable(view.name))
+            key = (metric.name, title)
             # The magnitude is over all samples, whichever one is shown.
             whole = RunView(view.run, view.layer_positions, metrics=[metric.name], inputs=inputs)
             self.values[key] = run_values(whole, metric.name)
@@ -85,10 +85,11 @@ def draw_coherency(figure: Figure, selection: Selection, style: FigureStyle) -> 
     which is the point of the figure.
     """
     found = _Found()
-    for view, _ in selection.views():
+    titles = selection.titles()
+    for view, source in selection.views():
         if view.shape[1] != 1:
             raise UsageError("coherency shows one sample, and several are chosen; name one with samples=...")
-        found.add(view)
+        found.add(view, titles[source, view.name])
     if not found.values:
         raise nothing_finished(", ".join(selection.metrics) or "of any kind")
     for metric in found.metrics:

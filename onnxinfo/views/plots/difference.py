@@ -117,19 +117,23 @@ def _differences(first: _Maps, second: _Maps) -> dict[_Cell, npt.NDArray[np.floa
 
 def _two_runs(selection: Selection) -> tuple[_Maps, _Maps]:
     found: list[_Maps] = []
-    for view, _ in selection.views():
+    titles = selection.titles()
+    names: list[str] = []
+    for view, source in selection.views():
         if len(found) == 2:
             raise UsageError("a difference is between two runs, and there are more; name two with run=['A', 'B']")
-        found.append(_maps(view.only_panel("a difference is of one input"), selection.metrics[0]))
+        panel = view.only_panel("a difference is of one input")
+        found.append(_maps(panel, selection.metrics[0], titles[source, view.name]))
+        names.append(view.name)
     if len(found) != 2:
         raise UsageError(f"a difference is between two runs, and there is {len(found)}; give two archives or runs")
     check_comparable([each.values for each in found])
-    if found[0].name in selection.runs and selection.runs.index(found[0].name) == 1:
+    if names[0] != names[1] and names[0] in selection.runs and selection.runs.index(names[0]) == 1:
         found.reverse()
     return found[0], found[1]
 
 
-def _maps(view: RunView, metric: str) -> _Maps:
+def _maps(view: RunView, metric: str, title: str) -> _Maps:
     done = view.values(metric)["done"]
     names = [row.name for row in view.layers]
     maps = {
@@ -140,7 +144,7 @@ def _maps(view: RunView, metric: str) -> _Maps:
     }
     thumbnails = view.thumbnails
     return _Maps(
-        name=printable(view.name),
+        name=title,
         label=metric_label(view.metrics[0]),
         layers=tuple(names),
         samples=tuple(view.sample_names),

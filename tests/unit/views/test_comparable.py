@@ -95,12 +95,18 @@ def test_a_history_lists_the_layers_of_all_runs_by_depth(tmp_path, monkeypatch):
     assert listed == [row.name for row in rows]
 
 
-@pytest.mark.parametrize("kind", ["curve", "scatter"])
-def test_runs_of_one_name_are_told_apart(tmp_path, caplog, kind):
-    """Runs are named after the model, so archives of one model with other settings have runs of one name."""
-    for file, scale in (("one.h5", 1.0), ("two.h5", 0.5)):
-        fakes.make(tmp_path / file, "net", replace(SCALED, recipe=SCALED.recipe | {"scale": scale}))
-    options = {"against": "gradient"} if kind == "scatter" else {}
-    figure = onnxinfo.plot([tmp_path / "one.h5", tmp_path / "two.h5"], kind, tmp_path / "a.svg", **options)
-    assert all(f"net ({file})" in figure.read_text() for file in ("one.h5", "two.h5"))
+@pytest.mark.parametrize("kind", ["curve", "scatter", "coherency", "difference"])
+def test_runs_of_one_name_are_told_apart(tmp_path, kind):
+    """Runs are named after the model, so archives of one model have runs of one name."""
+    both = [fakes.make(tmp_path / file, "net", SCALED) for file in ("one.h5", "two.h5")]
+    options = {"against": "gradient"} if kind == "scatter" else {"samples": 0} if kind == "coherency" else {}
+    text = onnxinfo.plot(both, kind, tmp_path / "a.svg", **options).read_text()
+    assert "net (one.h5)" in text
+    assert "net (two.h5)" in text
+
+
+def test_a_caution_tells_runs_of_one_name_apart(tmp_path, caplog):
+    other = replace(SCALED, recipe=SCALED.recipe | {"scale": 0.5})
+    both = [fakes.make(tmp_path / file, "net", made) for file, made in (("one.h5", SCALED), ("two.h5", other))]
+    onnxinfo.plot(both, "curve", tmp_path / "a.svg")
     assert "runs 'net (one.h5)' and 'net (two.h5)' are not comparable" in caplog.text
