@@ -9,7 +9,7 @@ from ..archive.format import mark_code
 from ..metrics.certificate import Certificate
 
 #: Marks of unproven cells that the saturation of the layer's own values explains.
-_EXPLAINED = ("ratio", "gap", "not_finite", "dead")
+_EXPLAINED = ("ratio", "gap", "dead")
 
 
 def proof(

@@ -160,9 +160,11 @@ def _solution(problem: Problem, found: _Found, coarse: Tensor) -> Solution:
     sigma = problem.sigma(found.scales)
     bound = problem.free(found.scales).any(1)
     stderr = torch.where(bound, (error.square() + found.error.square()).sqrt(), 0.0)
+    # Without a value, there is nothing that a gap could bound.
+    gap = torch.where(dead, torch.nan, found.certificate.gap)
     return Solution(
         sigma=torch.where(dead[:, None] | ~counted, torch.nan, sigma),
-        certificate=found.certificate,
+        certificate=dataclasses.replace(found.certificate, gap=gap),
         stderr=torch.where(dead, torch.nan, stderr),
         capped=((sigma >= problem.cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
         dead=dead,
@@ -411,6 +413,8 @@ class Problem:
         # closed form itself.
         moved = torch.where(moved.isnan(), (ratio - 1).abs(), moved)
         off = torch.where(saturated, (ratio - 1).clamp(min=0), moved)
+        # Samples without a budget have no constraint to meet.
+        off = torch.where(self.without_budget, 0.0, off)
         error = torch.where(saturated, certified.certificate.ratio_stderr, certified.error).nan_to_num(0.0)
         if not bool((off <= 4 * error + LINEAR_TOLERANCE).all()):
             return None
