@@ -42,6 +42,7 @@ class _Plot(click.Command):
 @only_metrics("Metric to draw; repeatable for curve and coherency. Default: sid.", "metric")
 @click.option("--against", metavar="METRIC", help="scatter: metric on the vertical axis. Default: ru.")
 @click.option("--overlay", is_flag=True, default=None, help="maps: draw the maps over the images.")
+@click.option("--scale", type=click.Choice(["layer", "shared"]), help="maps: color scale. Default: layer.")
 @click.option("--spread", type=click.Choice(["stderr", "iqr"]), help="curve: what the band shows. Default: stderr.")
 @click.option(
     "--by", type=click.Choice(["layer", "depth"]), help="compare: property that layers are matched by. Default: layer."

@@ -58,6 +58,7 @@ class MapsOptions(PlotOptions, total=False):
     """Options of :func:`plot_maps`."""
 
     overlay: bool
+    scale: Literal["layer", "shared"]
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,10 @@ def plot(path: Paths, kind: str, output: str | os.PathLike[str], **options: Any)
         noise on several: values are means over the units of these; ``theme`` is ``light`` or ``dark``; ``width`` is
         ``column`` (3.5 in), ``page`` (7.2 in) or ``slide`` (12 in); ``force`` replaces an existing file whatever it
         contains, but never a file that is read (by default only a figure of the same format is replaced).
-        For one kind: ``spread`` of ``curve`` and ``overlay`` of ``maps``, see :func:`onnxinfo.plot_curve` and
-        :func:`onnxinfo.plot_maps`; ``against`` of ``scatter``, the metric on the vertical axis, by default ``ru``;
-        ``by`` and ``unpaired`` of ``compare``, see :func:`onnxinfo.compare`; ``texts`` of ``units``, a file with one
-        line of tokens per sample, or one name per feature.
+        For one kind: ``spread`` of ``curve``, and ``overlay`` and ``scale`` of ``maps``, see
+        :func:`onnxinfo.plot_curve` and :func:`onnxinfo.plot_maps`; ``against`` of ``scatter``, the metric on the
+        vertical axis, by default ``ru``; ``by`` and ``unpaired`` of ``compare``, see :func:`onnxinfo.compare`;
+        ``texts`` of ``units``, a file with one line of tokens per sample, or one name per feature.
 
     Returns
     -------
@@ -242,7 +243,8 @@ def plot_maps(path: Paths, output: str | os.PathLike[str], **options: Unpack[Map
         See :func:`onnxinfo.plot`; if an archive has several runs, name one.
     **options
         See :func:`onnxinfo.plot`; by default as many evenly spaced layers and samples are drawn as are legible. With
-        ``overlay``, half-transparent maps are drawn over the gray pictures.
+        ``overlay``, half-transparent maps are drawn over the gray pictures. Each layer has a color scale of its own;
+        with ``scale="shared"``, all layers have the same one.
 
     Returns
     -------

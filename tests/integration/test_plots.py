@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from places import DOCS
@@ -154,6 +155,25 @@ def test_tokens_have_their_text(others, tmp_path):
         onnxinfo.plot(others / "tokens.h5", "units", tmp_path / "p.svg", texts=tmp_path / "t.txt")
 
 
+@pytest.mark.parametrize(("options", "scales"), [({}, fakes.LAYERS), ({"scale": "shared"}, 1)])
+def test_maps_have_a_color_scale_for_each_layer_or_one_for_all(options, scales, archive, tmp_path, monkeypatch):
+    limits = []
+    monkeypatch.setattr(Axes, "imshow", recording(limits, Axes.imshow))
+    onnxinfo.plot(archive, "maps", tmp_path / "p.svg", run="epoch 2", **options)
+    assert len({each for each in limits if each != (None, None)}) == scales
+    # Each line of text is a comment beside its shapes.
+    words = " ".join(re.findall("<!-- (.*?) -->", (tmp_path / "p.svg").read_text()))
+    assert ("with a scale for each layer" in words) == (scales > 1)
+
+
+def recording(limits, imshow):
+    def recorded(*args, **options):
+        limits.append((options.get("vmin"), options.get("vmax")))
+        return imshow(*args, **options)
+
+    return recorded
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_the_same_data_give_the_same_bytes(suffix, archive, tmp_path):
     files = [onnxinfo.plot(archive, "curve", tmp_path / f"{i}.{suffix}", theme="dark", width="column") for i in "ab"]
@@ -168,6 +188,7 @@ def test_the_same_data_give_the_same_bytes(suffix, archive, tmp_path):
         ("curve", {"overlay": True}, "does not take 'overlay'"),
         ("maps", {"metric": ["sid", "ru"]}, "shows one metric"),
         ("curve", {"metric": "sdi"}, "did you mean 'sid'"),
+        ("maps", {"run": "epoch 2", "scale": "one"}, "scale 'one'; give one of layer, shared"),
     ],
 )
 def test_what_cannot_be_drawn(kind, options, hint, archive, tmp_path):

@@ -1,7 +1,8 @@
-"""Pixel maps: one row per sample, one column per layer, the picture first, with a common color scale."""
+"""Pixel maps: one row per sample, one column per layer, the picture first."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,30 +35,65 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
+#: Color scales: one for each layer, or one for all.
+SCALES = ("layer", "shared")
+
 
 @figure_plot("maps")
-def draw_maps(figure: Figure, selection: Selection, style: FigureStyle, *, overlay: bool = False) -> None:
-    """Draw a grid of maps and their color bar; see :func:`onnxinfo.plot_maps`."""
+def draw_maps(
+    figure: Figure, selection: Selection, style: FigureStyle, *, overlay: bool = False, scale: str = "layer"
+) -> None:
+    """Draw a grid of maps and their color bars; see :func:`onnxinfo.plot_maps`."""
+    if scale not in SCALES:
+        raise UsageError(f"scale '{printable(scale)}'; give one of {', '.join(SCALES)}")
     with selection.only_view("maps show one run") as view:
         if overlay and view.thumbnails is None:
             raise UsageError(f"run '{printable(view.name)}' has no pictures to lay maps over; leave out overlay=True")
         grids = [_Grid(panel, selection.metrics[0], overlay) for panel in view.panels()]
     first = grids[0]
-    limits = color_limits([each for grid in grids for each in grid.maps.values()])
+    limits = _limits(grids, scale)
     columns = len(first.layers) + any(grid.pictures is not None for grid in grids)
     # Limit the cell size, so that a grid of a few columns still fits a page.
     cell = style.width * min(0.86 / columns, 0.25)
     ratios = [grid.aspect for _ in first.samples for grid in grids]
-    set_height(figure, style, max(cell * sum(ratios) + style.font / 72 * 5, style.width * 0.2))
+    lines = 5 if scale == "shared" else 8
+    set_height(figure, style, max(cell * sum(ratios) + style.font / 72 * lines, style.width * 0.2))
     axes = figure.subplots(len(ratios), columns, squeeze=False, height_ratios=ratios)
-    mappable: Any = None
+    mappables: dict[int, ScalarMappable] = {}
     for number, grid in enumerate(grids):
-        mappable = grid.draw(axes[number :: len(grids)], limits, style, cell * grid.aspect) or mappable
+        mappables |= grid.draw(axes[number :: len(grids)], limits, style, cell * grid.aspect)
     for each, title in zip(axes[0], first.titles(columns), strict=True):
         title_column(each, title, style)
-    bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.015, extend="both")
-    bar.set_label(wrapped(metric_label(view.metrics[0]), figure.get_size_inches()[1], style))
-    figure.supxlabel(wrapped("; ".join(first.notes()), style.width, style), fontsize=style.font * 0.85)
+    label, notes = metric_label(view.metrics[0]), first.notes()
+    if scale == "shared":
+        bar = figure.colorbar(next(iter(mappables.values())), ax=axes, fraction=0.03, pad=0.015, extend="both")
+        bar.set_label(wrapped(label, figure.get_size_inches()[1], style))
+    else:
+        for layer, mappable in mappables.items():
+            column = axes[:, columns - len(first.layers) + first.layers.index(layer)]
+            _small_bar(figure, mappable, column, limits[layer], style)
+        notes.append(f"colors: {label}, with a scale for each layer")
+    figure.supxlabel(wrapped("; ".join(notes), style.width, style), fontsize=style.font * 0.85)
+
+
+def _limits(grids: Sequence[_Grid], scale: str) -> dict[int, tuple[float, float]]:
+    """Limits of the color scale of each layer."""
+    layers = [layer for grid in grids for layer in grid.layers]
+    of = {layer: [each for grid in grids for (at, _), each in grid.maps.items() if at == layer] for layer in layers}
+    if scale == "shared":
+        return dict.fromkeys(layers, color_limits([each for maps in of.values() for each in maps]))
+    return {layer: color_limits(maps) for layer, maps in of.items()}
+
+
+def _small_bar(
+    figure: Figure, mappable: ScalarMappable, column: npt.NDArray[Any], limits: tuple[float, float], style: FigureStyle
+) -> None:
+    """Draw the color bar of a layer below its column, with its limits."""
+    bar = figure.colorbar(mappable, ax=list(column), location="bottom", fraction=0.05, pad=0.02, aspect=12)
+    low, high = bar.ax.get_xlim()
+    bar.set_ticks([low, high], labels=[f"{limit:.3g}" for limit in limits])
+    for text, side in zip(bar.ax.get_xticklabels(), ("left", "right"), strict=True):
+        text.set(fontsize=style.font * 0.75, horizontalalignment=side)
 
 
 class _Grid:
@@ -106,10 +142,10 @@ class _Grid:
         return ["input"] * (columns - len(layers)) + layers
 
     def draw(
-        self, axes: npt.NDArray[Any], limits: tuple[float, float], style: FigureStyle, room: float
-    ) -> ScalarMappable | None:
-        """Fill axes of shape (samples, columns), `room` inches high; return the mappable for the color bar."""
-        mappable: Any = None
+        self, axes: npt.NDArray[Any], limits: Mapping[int, tuple[float, float]], style: FigureStyle, room: float
+    ) -> dict[int, ScalarMappable]:
+        """Fill axes of shape (samples, columns), `room` inches high; return a mappable for each layer's color bar."""
+        found: dict[int, ScalarMappable] = {}
         first = axes.shape[1] - len(self.layers)
         for row, sample in enumerate(self.samples):
             for each in axes[row]:
@@ -118,9 +154,9 @@ class _Grid:
                 axes[row, 0].imshow(self.pictures[sample], interpolation="nearest")
             name_row(axes[row, 0], self._row_name(sample), room, style)
             for column, layer in enumerate(self.layers, start=first):
-                drawn = self._cell(axes[row, column], layer, sample, limits, style)
-                mappable = drawn or mappable
-        found: ScalarMappable | None = mappable
+                drawn = self._cell(axes[row, column], layer, sample, limits[layer], style)
+                if drawn is not None:
+                    found[layer] = drawn
         return found
 
     def _row_name(self, sample: int) -> str:
