@@ -28,8 +28,8 @@ _OF_ITS_OWN = ("image", "absolute")
 _FREE = ("gradient", "gradcam", "cam")
 #: Provenance that describes all samples, and is that of the newest analysis.
 _OF_SAMPLES = (ATTRIBUTE, "unreadable_samples", "tags")
-#: Reason why the cells of a run are computed again.
-_BUDGET = "the budget of every layer changes with the samples"
+#: Solvers that begin at scales of their own.
+_BEGINNING_ANEW = ("forward", "reference")
 #: Marks of cells that more passes may prove.
 _RETRYABLE = ("ratio", "gap")
 
@@ -75,9 +75,8 @@ class Growth:
     @property
     def starts_from_maps(self) -> bool:
         """Whether cells that are computed again for another budget start from the maps that they have."""
-        settings = self.schema.recipe
-        gradients = settings.get("solver") not in ("forward", "reference")
-        return _BUDGET in self.why_lost and gradients and "sid" in self.kept
+        is_wider = len(self.schema.sample_names) > len(self.samples)
+        return is_wider and bool(self.why_lost) and "sid" in self.kept and can_start_from_maps(self.schema.recipe)
 
     def placement(self) -> Placement:
         """Return where the existing cells go."""
@@ -125,6 +124,11 @@ def grown(existing: Run, wanted: RunSchema, compression: str) -> Growth | str:
     added = tuple(_added(stored, merged))
     begins = retries and not existing.is_closed
     return Growth(merged, layers, tuple(samples), kept, retried, added, "; ".join(lost), begins)
+
+
+def can_start_from_maps(recipe: Mapping[str, Json]) -> bool:
+    """Whether more samples change the budgets of a run's cells, and its solver can start from their maps."""
+    return recipe.get("solver") not in _BEGINNING_ANEW and recipe.get("normalizer") not in _OF_ITS_OWN
 
 
 def is_part_of(existing: Run, wanted: RunSchema) -> list[int] | None:
@@ -232,7 +236,7 @@ def _drop_by_samples(
     if not np.array_equal(units[0], units[1]):
         reason = "the input's standard deviation, the unit of sigma, changes with the samples"
     elif stored.recipe.get("normalizer") not in _OF_ITS_OWN or stored.recipe.get(_FORWARD):
-        reason = _BUDGET
+        reason = "the budget of every layer changes with the samples"
     else:
         reason = ""
     dropped = [

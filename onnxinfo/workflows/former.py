@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..analysis.job import Job
 from ..archive.format import RunSchema, plain_text
-from ..archive.growth import is_part_of
+from ..archive.growth import can_start_from_maps, is_part_of
 from ..archive.reading import Run
 from ..metrics.noise import ENTROPY
 
@@ -53,8 +53,7 @@ class Former:
     @classmethod
     def of(cls, run: Run | None, schema: RunSchema, job: Job) -> Former | None:
         """Return the former run, unless its maps do not help the larger one."""
-        settings = job.settings
-        if run is None or settings.solver in ("forward", "reference") or settings.normalizer not in _MOVING:
+        if run is None or not can_start_from_maps(schema.recipe):
             return None
         samples = is_part_of(run, schema)
         if samples is None or METRIC not in [metric.name for metric in run.metrics]:
@@ -84,7 +83,3 @@ class Former:
         grown = sigma * self.scale * np.sqrt(normalizer / self.normalizers[before])
         found = np.where(sigma >= cap * (1 - AT_CAP), np.inf, grown).reshape(len(samples), -1)
         return torch.from_numpy(found.astype(np.float32))
-
-
-#: Normalizers that change with the set of samples.
-_MOVING = ("dataset", "feature")

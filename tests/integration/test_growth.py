@@ -130,12 +130,13 @@ def starts(monkeypatch):
     return found
 
 
-def test_cells_of_another_budget_start_from_their_maps(tmp_path, layers, starts, caplog):
+@pytest.mark.parametrize("std", [1.0, None])
+def test_cells_of_another_budget_start_from_their_maps(tmp_path, layers, starts, caplog, std):
     archive, other = tmp_path / "a.h5", tmp_path / "b.h5"
     for each in (archive, other):
-        analyze(each, layers=layers[-1:])
+        analyze(each, layers=layers[-1:], std=std)
     starts.clear()
-    analyze(archive, layers=layers[-1:], limit=4)
+    analyze(archive, layers=layers[-1:], limit=4, std=std)
     assert starts == [([0, 1], 2), ([2, 3], None)]
     assert "the search for SID starts from their maps" in caplog.text
 
@@ -144,14 +145,14 @@ def test_cells_of_another_budget_start_from_their_maps(tmp_path, layers, starts,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        analyze(other, layers=layers[-1:], limit=4, progress=stop)
-    analyze(other, layers=layers[-1:], limit=4)
+        analyze(other, layers=layers[-1:], limit=4, std=std, progress=stop)
+    analyze(other, layers=layers[-1:], limit=4, std=std)
     assert starts[2:] == [([0, 1], 2), ([2, 3], None)]
     assert state(other)[2]["sid"].tolist() == state(archive)[2]["sid"].tolist()
 
 
 @pytest.mark.parametrize("options", [{"normalize_by": "sample"}, {"budget": 0.1}, {"overwrite": True, "alpha": 0.001}])
-def test_other_cells_start_from_the_linearization(tmp_path, layers, starts, options):
+def test_other_cells_start_from_the_linearization(tmp_path, layers, starts, caplog, options):
     archive = tmp_path / "a.h5"
     analyze(
         archive,
@@ -160,6 +161,7 @@ def test_other_cells_start_from_the_linearization(tmp_path, layers, starts, opti
     )
     analyze(archive, layers=layers[-1:], limit=4, **options)
     assert {count for _, count in starts} == {None}
+    assert "starts from their maps" not in caplog.text
 
 
 def test_the_start_is_scaled_like_the_budget_and_keeps_capped_units():
