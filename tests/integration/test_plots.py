@@ -256,6 +256,17 @@ def test_comparison_by_depth_and_on_screen(tmp_path):
     assert len(result.output.splitlines()) == 5
 
 
+def test_runs_of_one_name_are_told_apart_by_their_archives(tmp_path):
+    paths = [fakes.make(tmp_path / f"{name}.h5", "same") for name in "ab"]
+    rows = onnxinfo.compare(paths)
+    assert {(row["run"], row["other"]) for row in rows} == {("same (a.h5)", "same (b.h5)")}
+    result = CliRunner().invoke(cli, ["compare", *map(str, paths)], obj={})
+    assert result.output.startswith("same (b.h5) minus same (a.h5):")
+    changed = fakes.schema(recipe=fakes.schema().recipe | {"alpha": 1e-3})
+    with pytest.raises(UsageError, match=r"runs 'same \(a.h5\)' and 'same \(c.h5\)' cannot be compared"):
+        onnxinfo.compare([paths[0], fakes.make(tmp_path / "c.h5", "same", changed)])
+
+
 def test_annotated_models_compute_the_same(tmp_path):
     model = bundled("digits-cnn.onnx")
     loaded = onnxinfo.load(model)
