@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from ..errors import UsageError
 from ..kinds import CSV, NETCDF, PARQUET, Kind
@@ -130,7 +132,12 @@ def _write_csv(columns: Mapping[str, Iterable[object]], part: Path) -> None:
     with part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        writer.writerows(map(_fields, zip(*columns.values(), strict=True)))
+
+
+def _fields(row: tuple[object, ...]) -> Iterator[object]:
+    """Yield the values of a row, with true and false as the tables of queries and JSON write them."""
+    return (str(value).lower() if isinstance(value, bool | np.bool_) else value for value in row)
 
 
 TO_NETCDF, TO_PARQUET, TO_CSV = Exporter(NETCDF, _to_netcdf), Exporter(PARQUET, _to_parquet), Exporter(CSV, _to_csv)

@@ -39,6 +39,10 @@ _LIBRARY_ERRORS = (
 )
 
 
+#: End of the errors about damage.
+ADVICE = "; try onnxinfo.validate(...)"
+
+
 class damaged:  # noqa: N801 - reads as a clause: with damaged(what)
     """Turn all errors of the HDF5 library into an :class:`ArchiveError` that names the item being read."""
 
@@ -51,7 +55,7 @@ class damaged:  # noqa: N801 - reads as a clause: with damaged(what)
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, _LIBRARY_ERRORS):
             detail = printable(" ".join(str(error).split()))
-            raise ArchiveError(f"{self._what} cannot be read: {detail}; try onnxinfo.validate(...)") from error
+            raise ArchiveError(f"{self._what} cannot be read: {detail}{ADVICE}") from error
 
 
 def members(group: h5py.Group) -> list[str]:
@@ -160,7 +164,7 @@ def dataset(group: h5py.Group, name: str, shape: Sequence[int | None], dtypes: S
     found = member(group, name, h5py.Dataset)
     what = _path(group, name)
     if found is None:
-        raise ArchiveError(f"{what} is missing; try onnxinfo.validate(...)")
+        raise ArchiveError(f"{what} is missing{ADVICE}")
     with damaged(what):
         dtype = found.dtype
         if dtype.str not in dtypes and not (dtype.kind == "S" and "S" in dtypes):
@@ -201,7 +205,7 @@ def array(found: h5py.Dataset) -> npt.NDArray[Any]:
     data = rows(found, ())
     checksum = attribute(found, "crc32")
     if checksum is not None and checksum != crc32(data):
-        raise ArchiveError(f"{what} is damaged: its checksum does not match; try onnxinfo.validate(...)")
+        raise ArchiveError(f"{what} is damaged: its checksum does not match{ADVICE}")
     return data
 
 
@@ -294,7 +298,7 @@ def cell_at(path: Path, found: h5py.Dataset, offset: int) -> npt.NDArray[Any]:
     """
     with damaged(f"{printable(found.name)} at byte {offset}"):
         if found.chunks is None or not offset:
-            raise ArchiveError(f"{printable(found.name)} has no chunk there; try onnxinfo.validate(...)")
+            raise ArchiveError(f"{printable(found.name)} has no chunk there{ADVICE}")
         with path.open("rb") as file:
             file.seek(offset)
             data = file.read(stored_limit(found))

@@ -108,7 +108,7 @@ def validate(path: str | os.PathLike[str]) -> Validation:
     try:
         archive = open_archive(resolved)
     except OnnxinfoError as error:
-        return Validation(str(path), (), 0, (Violation("", "file", str(error)),), ())
+        return Validation(str(path), (), 0, (Violation("", "file", _problem(error)),), ())
     notes = []
     if is_being_written(resolved):
         notes.append("a run is being written")
@@ -121,7 +121,7 @@ def validate(path: str | os.PathLike[str]) -> Validation:
             names = archive.runs
         except OnnxinfoError as error:
             names = ()
-            violations.append(Violation("", "file", str(error)))
+            violations.append(Violation("", "file", _problem(error)))
         for name in names:
             check = _RunCheck(archive, name)
             check.everything()
@@ -136,7 +136,7 @@ def _links(archive: Archive) -> Iterator[Violation]:
             if guard.is_link(archive.file, name):
                 yield Violation("", printable(name), "a link to elsewhere, which an archive must not have")
     except OnnxinfoError as error:
-        yield Violation("", "file", str(error))
+        yield Violation("", "file", _problem(error))
 
 
 class _RunCheck:
@@ -248,8 +248,13 @@ class _RunCheck:
         try:
             return check()
         except OnnxinfoError as error:
-            self._demand(False, where, str(error))
+            self._demand(False, where, _problem(error))
             return None
+
+
+def _problem(error: OnnxinfoError) -> str:
+    """Return an error without the advice to validate the archive."""
+    return str(error).removesuffix(guard.ADVICE)
 
 
 def _dimensions(run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:

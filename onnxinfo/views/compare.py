@@ -11,7 +11,6 @@ import numpy as np
 
 from ..archive.means import Cells, Pairs, layer_summary, pair_up, select_cells, unproven
 from ..errors import UsageError
-from ..text import printable
 from .comparable import Measured, check_normalizer, check_precision, incomparable
 from .reading_runs import run_values
 from .run_values import RunValues
@@ -28,9 +27,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a comparison: numbers by metric, and the settings that must be equal."""
+    """One side of a comparison: numbers by metric, and the settings that must be equal; its title is shown."""
 
-    name: str
+    run: str
+    title: str
     samples: tuple[str, ...]
     samples_sha256: Any
     metrics: dict[str, RunValues]
@@ -67,9 +67,10 @@ def compare(
     Returns
     -------
     list of dict
-        metric, layer, depth, run, other, value, other_value (means over all samples that have a value, in both runs
-        if paired), difference (other minus run), low and high (its confidence interval over samples by Student's t,
-        paired or Welch's; never narrower than the samples' own Monte Carlo errors), n (samples, the smaller number),
+        metric, layer, depth, run and other (names of the runs, with the archive if several have the same), value and
+        other_value (means over all samples that have a value, in both runs if paired), difference (other minus run),
+        low and high (its confidence interval over samples by Student's t, paired or Welch's; never narrower than the
+        samples' own Monte Carlo errors), n (samples, the smaller number),
         n_unproven (pairs with an unproven value; unproven values of both runs if unpaired), n_missing (pairs, or
         samples of both runs, without a value) and paired. The interval is NaN with fewer than two samples.
         With ``by="depth"``, also other_layer; with ``input``, also input.
@@ -126,7 +127,7 @@ def _compared(selection: Selection, by: Match, unpaired: bool, confidence: float
                 rows += _differences(first, other, name, by, paired, confidence)
     if not rows:
         raise UsageError(
-            f"run '{first.name}' shares no layer with {', '.join(repr(each.name) for each in others)}"
+            f"run '{first.title}' shares no layer with {', '.join(repr(each.title) for each in others)}"
             + ("; match them by depth (by='depth')" if by == "layer" else "")
         )
     return rows
@@ -134,24 +135,27 @@ def _compared(selection: Selection, by: Match, unpaired: bool, confidence: float
 
 def _read(selection: Selection) -> list[_Side]:
     sides = []
-    for view, _ in selection.views():
+    titles = selection.titles()
+    for view, source in selection.views():
+        title = titles[source, view.name]
         found = {each.name: run_values(view, each.name) for each in view.metrics}
         sides.append(
             _Side(
-                printable(view.name),
+                view.name,
+                title,
                 tuple(view.sample_names),
                 view.run.recipe.get("samples_sha256"),
                 {name: each for name, each in found.items() if each.layers},
-                Measured.of(view),
+                Measured.of(view, title),
             )
         )
     wanted = selection.runs
-    return sorted(sides, key=lambda each: wanted.index(each.name) if each.name in wanted else len(wanted))
+    return sorted(sides, key=lambda each: wanted.index(each.run) if each.run in wanted else len(wanted))
 
 
 def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
     """Check that the runs are comparable, and return whether the samples can be paired."""
-    pair = f"runs '{first.name}' and '{other.name}' cannot be compared"
+    pair = f"runs '{first.title}' and '{other.title}' cannot be compared"
     shared = first.metrics.keys() & other.metrics.keys()
     if found := incomparable(first.measured, other.measured, shared):
         raise UsageError(f"{pair}: {found}; analyze both alike")
@@ -189,8 +193,8 @@ def _differences(first: _Side, other: _Side, metric: str, by: Match, paired: boo
             "metric": metric,
             "layer": one.layers[i].name,
             "depth": one.layers[i].depth,
-            "run": first.name,
-            "other": other.name,
+            "run": first.title,
+            "other": other.title,
             "value": pairs.first,
             "other_value": pairs.second,
             "difference": pairs.difference,

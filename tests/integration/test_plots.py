@@ -174,6 +174,45 @@ def recording(limits, imshow):
     return recorded
 
 
+@pytest.mark.parametrize("kind", ["compare", "difference"])
+def test_labels_of_two_layers_lie_within_the_figure(kind, archive, tmp_path, monkeypatch):
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **options: [save(self, *args, **options), drawn.append(self)]
+    )
+    onnxinfo.plot(archive, kind, tmp_path / "p.png", layers=[f"/layer{i}/*" for i in range(2)], width="slide")
+    (figure,) = drawn
+    labels = [axes.yaxis.label.get_window_extent() for axes in figure.axes if axes.get_ylabel()]
+    assert labels
+    assert all(each.x0 >= 0 and each.y0 >= 0 and each.y1 <= figure.bbox.y1 for each in labels)
+
+
+def test_whiskers_are_percentiles_of_few_samples_too(archive, tmp_path, monkeypatch):
+    boxes = []
+    draw = Axes.bxp
+    monkeypatch.setattr(
+        Axes, "bxp", lambda self, found, *args, **options: [boxes.extend(found), draw(self, found, *args, **options)]
+    )
+    onnxinfo.plot(archive, "distribution", tmp_path / "p.svg", run="epoch 2", metric="sid")
+    with onnxinfo.open(archive) as opened:
+        values = opened["epoch 2"].values("sid")["value"]
+    expected = np.percentile(values, [5, 25, 50, 75, 95], axis=1).T
+    assert [[box[key] for key in ("whislo", "q1", "med", "q3", "whishi")] for box in boxes] == pytest.approx(expected)
+
+
+def test_a_layer_of_one_run_has_its_error_in_a_history(tmp_path, monkeypatch):
+    bars = []
+    draw = Axes.errorbar
+    monkeypatch.setattr(
+        Axes, "errorbar", lambda self, *args, **options: [bars.append(args), draw(self, *args, **options)]
+    )
+    path = fakes.make(tmp_path / "a.h5", "one")
+    fakes.make(path, "two", fakes.schema(layers=fakes.schema().layers[:3]))
+    onnxinfo.plot(path, "history", tmp_path / "p.svg", metric="sid")
+    assert [at for at, _ in bars] == [[0]]
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_the_same_data_give_the_same_bytes(suffix, archive, tmp_path):
     files = [onnxinfo.plot(archive, "curve", tmp_path / f"{i}.{suffix}", theme="dark", width="column") for i in "ab"]
@@ -254,6 +293,17 @@ def test_comparison_by_depth_and_on_screen(tmp_path):
     result = CliRunner().invoke(cli, ["compare", *map(str, paths), "--top", "2"], obj={})
     assert "b minus a" in result.output
     assert len(result.output.splitlines()) == 5
+
+
+def test_runs_of_one_name_are_told_apart_by_their_archives(tmp_path):
+    paths = [fakes.make(tmp_path / f"{name}.h5", "same") for name in "ab"]
+    rows = onnxinfo.compare(paths)
+    assert {(row["run"], row["other"]) for row in rows} == {("same (a.h5)", "same (b.h5)")}
+    result = CliRunner().invoke(cli, ["compare", *map(str, paths)], obj={})
+    assert result.output.startswith("same (b.h5) minus same (a.h5):")
+    changed = fakes.schema(recipe=fakes.schema().recipe | {"alpha": 1e-3})
+    with pytest.raises(UsageError, match=r"runs 'same \(a.h5\)' and 'same \(c.h5\)' cannot be compared"):
+        onnxinfo.compare([paths[0], fakes.make(tmp_path / "c.h5", "same", changed)])
 
 
 def test_annotated_models_compute_the_same(tmp_path):

@@ -117,6 +117,12 @@ def test_runs_without_predictions_have_no_table_of_them(tmp_path):
     assert 'class="predictions"' not in onnxinfo.report(archive, tmp_path / "r.html").read_text()
 
 
+def test_runs_of_one_name_all_have_their_archive(tmp_path):
+    paths = [fakes.make(tmp_path / f"{name}.h5", "same") for name in "ab"]
+    onnxinfo.report(paths, tmp_path / "r.html")
+    assert "<h1>onnxinfo: same (a.h5), same (b.h5)</h1>" in (tmp_path / "r.html").read_text("utf-8")
+
+
 def test_it_loads_without_errors_or_requests(browser, page):
     assert browser.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST = 30
+#: Layers that the height has room for at least: the label of the axis is that high.
+_FEWEST = 9
 
 
 @figure_plot("compare")
@@ -33,13 +35,12 @@ def draw_compare(
     ]
     names = list(dict.fromkeys(row["layer"] for row in rows))
     total, names = len(names), names[:_MOST]
-    set_height(figure, style, (len(names) * 1.9 + 8) * style.font / 72)
+    set_height(figure, style, (max(len(names), _FEWEST) * 1.9 + 8) * style.font / 72)
     axes = figure.add_subplot()
     _intervals(axes, rows, names)
     axes.axvline(0, color=style.theme.ink, linewidth=0.8)
     axes.set_yticks(range(len(names)), short_names(names, 26))
-    axes.margins(y=0.08)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)
     grid_behind(axes, "x")
     unproven = sum(row["n_unproven"] for row in rows)
     remark = f"; {unproven} of {sum(row['n'] for row in rows)} pairs unproven" if unproven else ""

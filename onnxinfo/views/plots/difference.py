@@ -64,7 +64,8 @@ def draw_difference(figure: Figure, selection: Selection, style: FigureStyle) ->
     columns = [layers[i] for i in evenly(len(layers), MOST_LAYERS)]
     rows = [samples[i] for i in evenly(len(samples), MOST_SAMPLES)]
     pictures = int(bool(first.pictures))
-    cell_size = style.width * 0.84 / (len(columns) + pictures)
+    # Limit the cell size, so that a grid of a few columns leaves room for the names of its rows, and fits a page.
+    cell_size = style.width * min(0.84 / (len(columns) + pictures), 0.25)
     aspect = height_over_width(next(iter(differences.values())))
     height = cell_size * aspect * len(rows) + style.font / 72 * 7
     set_height(figure, style, max(height, style.width * 0.25))

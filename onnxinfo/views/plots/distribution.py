@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..panels import grid_behind, name_layers, run_style, set_height, spread_out
 from ..plotting import figure_plot
@@ -48,11 +49,10 @@ def draw_distribution(figure: Figure, selection: Selection, style: FigureStyle) 
 def _boxes(axes: Axes, found: RunValues, style: FigureStyle) -> None:
     columns = [row[there] for row, there in zip(found.values["value"], found.present, strict=True)]
     line = {"color": style.theme.ink, "linewidth": 0.9}
-    axes.boxplot(
-        columns,
+    axes.bxp(
+        [_five_numbers(column) for column in columns],
         positions=range(len(columns)),
         widths=0.6,
-        whis=(5, 95),
         showfliers=False,
         manage_ticks=False,
         medianprops=line | {"linewidth": 1.6},
@@ -61,6 +61,12 @@ def _boxes(axes: Axes, found: RunValues, style: FigureStyle) -> None:
         capprops=line,
         zorder=3,
     )
+
+
+def _five_numbers(values: npt.NDArray[Any]) -> dict[str, float]:
+    """Return quartiles and whiskers; matplotlib ends whiskers at a sample, and draws none for a few samples."""
+    found = np.percentile(values, [5, 25, 50, 75, 95]) if values.size else [np.nan] * 5
+    return dict(zip(("whislo", "q1", "med", "q3", "whishi"), map(float, found), strict=True))
 
 
 def _points(axes: Axes, found: RunValues, color: str, style: FigureStyle) -> None:

@@ -62,4 +62,8 @@ def _lines(axes: Axes, runs: list[RunValues], names: list[str]) -> None:
         error = np.array([summaries[i]["stderr"][at[i][name]] for i in shown])
         color = COLORS[number] if len(names) <= len(COLORS) else shades[number]
         axes.plot(shown, middle, "-" if number % 2 == 0 else "--", marker="o", color=color, label=short)
-        axes.fill_between(shown, middle - error, middle + error, color=color, alpha=0.2, linewidth=0)
+        if len(shown) == 1:
+            # A band of one run has no width.
+            axes.errorbar(shown, middle, yerr=error, color=color, capsize=3)
+        else:
+            axes.fill_between(shown, middle - error, middle + error, color=color, alpha=0.2, linewidth=0)

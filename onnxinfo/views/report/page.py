@@ -90,6 +90,7 @@ def report(
     text = caution_of(selection, selection.metrics)
     cautions = [f"{text[0].upper()}{text[1:]}."] if text else []
     runs: list[dict[str, Any]] = []
+    titles = selection.titles()
     for view, source in selection.views():
         edges = None if loaded is None else model_edges(loaded, [row.name for row in view.layers])
         fitting |= edges is not None
@@ -97,9 +98,7 @@ def report(
         data["units"] = units_data(view)
         data["warnings"] = [*cautions, *data["warnings"]]
         data["archive"] = Path(source).name
-        data["key"] = (
-            data["name"] if all(each["name"] != data["name"] for each in runs) else f"{data['name']} ({source})"
-        )
+        data["key"] = titles[source, view.name]
         data["drawing"] = draw_graph([row.depth for row in view.layers], edges)
         runs.append(data)
     if not runs:

@@ -55,6 +55,15 @@ def test_export(archive, tmp_path, raw, expected):
         assert [row["layer"] for row in csv.DictReader(file) if row["metric"] == "sid"] == expected
 
 
+@pytest.mark.parametrize("per", ["layer", "sample"])
+def test_exported_truth_values_are_those_of_queries(archive, tmp_path, per):
+    onnxinfo.export(archive, tmp_path / "a.csv", per=per)
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        exported = [row["converged"] for row in csv.DictReader(file) if row["metric"] == "sid"]
+    arguments = ["query", str(archive), "--metric", "sid", "--per", per, "--format", "csv"]
+    assert exported == [row["converged"] for row in rows(CliRunner().invoke(cli, arguments).stdout)]
+
+
 @pytest.mark.parametrize("format", ["json", "jsonl", "markdown", "table"])
 def test_no_other_table_holds_an_escape_sequence(archive, format):
     done = CliRunner().invoke(cli, ["query", str(archive), "--metric", "sid", "--format", format, "--raw"])
