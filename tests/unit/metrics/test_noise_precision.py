@@ -294,3 +294,8 @@ def test_graphs_that_were_changed_after_the_conversion_are_refused(reason, is_la
     found.module.recompile()
     with pytest.raises(UnsupportedGraphError, match=f"{reason}{' relu' if is_layer else ''}"):
         differences(found, probe().x)
+
+
+def test_samples_that_are_not_images_are_refused():
+    with pytest.raises(UnsupportedGraphError, match="only images"):
+        differences(network("relu"), torch.ones(SAMPLES, 3))

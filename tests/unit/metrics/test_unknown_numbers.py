@@ -73,6 +73,17 @@ def test_a_search_starts_from_the_scales_that_are_known(begun, closed, expected)
     torch.testing.assert_close(found, torch.tensor([expected]))
 
 
+@pytest.mark.parametrize(("begun", "expected"), [(None, 0.9), (0.3, 0.3)])
+def test_an_earlier_solution_replaces_the_gauss_newton_round(monkeypatch, begun, expected):
+    monkeypatch.setattr(sid.Problem, "gauss_newton", lambda self, scales: torch.full_like(scales, 0.9))
+    monkeypatch.setattr(sid.Problem, "feasible", lambda self, scales: scales)
+    monkeypatch.setattr(sid.Problem, "coarseness", lambda self, scales: torch.ones(1))
+    monkeypatch.setattr(sid.Problem, "search", lambda self, scales, coarse: scales)
+    stated = dataclasses.replace(problem(), begun=None if begun is None else torch.full((1, 2), begun))
+    scales, _ = stated.searched(torch.full((1, 2), 0.5))
+    torch.testing.assert_close(scales, torch.full((1, 2), expected))
+
+
 def test_units_that_do_not_count_have_no_say_in_where_a_search_starts():
     stated = problem(group=(0, 0, 0, 1), counted=(True, True, False, False))
     found = stated.resumed(torch.tensor([[0.5, 0.7]]), torch.tensor([[0.1, 0.4, NAN, NAN]]))
