@@ -78,11 +78,6 @@ class Differences:
     input: str
     products: float
 
-    @property
-    def bytes(self) -> int:
-        """Size of the tensors kept at all samples."""
-        return sum(tensor.numel() * tensor.element_size() for step in self.steps for tensor in step.kept)
-
     def at(self, index: Tensor) -> Differences:
         """Changes at a subset of the samples."""
         return replace(self, steps=tuple(step.at(index) for step in self.steps))

@@ -100,9 +100,11 @@ def factor_to_float32(feature: LayerProbe, sigma: Tensor, effort: int = 1) -> Te
             _, x = feature.perturb(sigma, count)
             narrow += feature.deviation(feature.change(x)).sum(0)
             wide += evaluated.deviation(evaluated.change(x)).sum(0)
-    factor = torch.where(narrow > 0, wide / narrow, 1.0)
-    if bool((factor - 1).abs().max() > OF_DEVIATION):
-        raise DisagreementError(f"deviations differ by up to {float((factor - 1).abs().max()):.3f}")
+    factor = torch.where(wide == narrow, 1.0, wide / narrow)
+    apart = torch.where(wide.isnan(), 0.0, (factor - 1).abs())
+    # A deviation that is zero or unknown only in bfloat16 makes this infinite or NaN.
+    if not bool((apart <= OF_DEVIATION).all()):
+        raise DisagreementError(f"deviations differ by up to {float(apart.max()):.3f}")
     return factor
 
 
@@ -118,8 +120,10 @@ def _apart(feature: LayerProbe, found: Differences, sigma: Tensor) -> tuple[floa
     parts = [
         torch.arange(i, min(i + size, feature.samples), device=noise.device) for i in range(0, feature.samples, size)
     ]
-    largest = [_apart_at(feature.at(part), found.at(part), noise[:, part]) for part in parts]
-    return max(each[0] for each in largest), max(each[1] for each in largest)
+    apart = [_apart_at(feature.at(part), found.at(part), noise[:, part]) for part in parts]
+    # Unlike Python's, this maximum of a NaN is NaN.
+    of_deviation, of_gradient = torch.tensor(apart).amax(0).tolist()
+    return of_deviation, of_gradient
 
 
 def _apart_at(feature: LayerProbe, found: Differences, noise: Tensor) -> tuple[float, float]:

@@ -251,7 +251,7 @@ class Problem:
         certificate = Certificate(
             ratio=finite(ratio),
             ratio_stderr=finite(ratio_stderr),
-            gap=torch.where(saturated, 0.0, gap),
+            gap=torch.where(saturated, 0.0, finite(gap)),
             gain=unknown,
             gain_stderr=unknown,
             exponent=exponent,

@@ -392,11 +392,20 @@ class Problem:
         return self.search(scales, coarse > 1), coarse
 
     def resumed(self, scales: Tensor, begun: Tensor) -> Tensor:
-        """Return the scales of an earlier solution, (S, groups); those of the closed form where it has none."""
+        """Return the scales of an earlier solution, (S, groups); those of the closed form where it has none.
+
+        Parameters
+        ----------
+        scales
+            The closed form's scales, (S, groups).
+        begun
+            The earlier scales, (S, n), infinite at the cap and NaN where unknown.
+        """
         closed = self.tie.expand(scales)
         known = torch.where(begun.isinf(), closed.clamp(min=self.cap), begun)
         found = torch.where(known.isfinite() & (known > 0), known, closed)
-        return (self.tie.sum(found.log()) / self.tie.size).exp()
+        # Only counted units have a say in the scale of their group.
+        return (self.tie.sum(torch.where(self.counted, found.log(), 0.0)) / self.tie.size).exp()
 
     def is_linear(self, scales: Tensor) -> bool:
         """Whether the closed form is the solution: exact norms, and at each sample a feature linear in the noise."""

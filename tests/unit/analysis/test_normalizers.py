@@ -82,8 +82,9 @@ def test_no_variance_is_an_error_that_names_the_budget(tmp_path, x, weight, said
     assert values["converged"].all()
 
 
-def test_a_budget_that_the_cap_does_not_reach_is_exact(tmp_path):
-    values, maps, *_ = run_of(tmp_path, budget=1e4, layers=["y"])
+@pytest.mark.parametrize("budget", [1e4, 1e40], ids=["large", "beyond float32"])
+def test_a_budget_that_the_cap_does_not_reach_is_exact(tmp_path, budget):
+    values, maps, *_ = run_of(tmp_path, budget=budget, layers=["y"])
     assert values["converged"].all()
     assert (values["capped"] == 1).all()
     assert np.allclose(maps, C)

@@ -14,6 +14,7 @@ import pytest
 import onnxinfo
 from onnxinfo.analysis.scorer import Scorer
 from onnxinfo.graph.model import load
+from onnxinfo.metrics.budget import EVALUATED_ACTIVATIONS
 from onnxinfo.metrics.input_provider import InputProvider
 from onnxinfo.workflows.open_samples import open_analyzed
 
@@ -57,3 +58,24 @@ def test_one_at_least_and_32_at_most(counts: list[int], memory: int | None, expe
     model = load(wide())
     Scorer(model, memory).scores(open_analyzed(model, X, onnxinfo.InputConfig()), range(COUNT))
     assert counts == expected
+
+
+def chosen(classes: int) -> onnx.ModelProto:
+    """A model that states neither the number of columns of its input nor that of its scores."""
+    keep = graphs.constant("keep", [place < classes for place in range(4)], np.bool_)
+    nodes = [graphs.node("Compress", "x keep", "y", axis=1)]
+    return graphs.model(nodes, [graphs.value("x", ("N", "columns"))], [graphs.value("y", ("N", "classes"))], [keep])
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_scores_of_fewer_than_two_classes_are_refused(classes: int) -> None:
+    model = load(chosen(classes))
+    with pytest.raises(onnxinfo.UsageError, match=rf"shape \(6, {classes}\), expected at least two classes"):
+        Scorer(model).scores(open_analyzed(model, X, onnxinfo.InputConfig()), range(COUNT))
+
+
+def test_the_size_of_the_samples_counts_where_the_graph_states_none(counts: list[int]) -> None:
+    model = load(chosen(3))
+    scorer = Scorer(model, 2 * EVALUATED_ACTIVATIONS * X[0].nbytes)
+    scorer.scores(open_analyzed(model, X, onnxinfo.InputConfig()), range(COUNT))
+    assert counts == [2, 2, 2]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from graphs import model, node, value
+from onnx import TensorProto
 
 from onnxinfo.graph.activations import live_bytes
 from onnxinfo.graph.dataflow import Dataflow
@@ -31,3 +33,20 @@ def test_values_read_later_and_outputs_stay() -> None:
 
 def test_a_value_that_nothing_reads_is_gone_at_once() -> None:
     assert live_bytes(flow(("x", "unused"), ("x", "y"))) == 2 * FOUR
+
+
+@pytest.mark.parametrize(
+    ("shape", "element", "expected"),
+    [
+        (("N", 4), TensorProto.DOUBLE, 8 * 4),
+        (("N", "length", 4), TensorProto.FLOAT, FOUR),
+        (None, TensorProto.FLOAT, 0),
+        (("N", 4), TensorProto.STRING, 0),
+        (("N", 4), TensorProto.UNDEFINED, 0),
+    ],
+)
+def test_sizes_that_are_not_known_are_not_counted(
+    shape: tuple[str | int, ...] | None, element: int, expected: int
+) -> None:
+    proto = model([], [value("x", shape, element)], [])
+    assert live_bytes(Dataflow(proto.graph)) == expected

@@ -7,6 +7,7 @@ from onnx import helper
 
 from onnxinfo import load
 from onnxinfo.graph.dataflow import Dataflow
+from onnxinfo.graph.protos import Node
 
 FIELDS = ("op_type", "domain", "overload", "name")
 LISTS = ("input", "output", "attribute")
@@ -33,3 +34,9 @@ def test_records_keep_what_was_read() -> None:
     flow = Dataflow(graph)
     graph.node[0].op_type = "Sigmoid"
     assert (flow.nodes[0].op_type, flow.nodes[0].proto.op_type) == ("Relu", "Sigmoid")
+
+
+def test_a_record_tells_overloads_apart() -> None:
+    message = node("Twice", "x", "y", domain="local")
+    message.overload = "fast"
+    assert (Node.of(message).domain, Node.of(message).overload) == ("local", "fast")

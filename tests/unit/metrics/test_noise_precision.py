@@ -1,9 +1,11 @@
 """Changes carried in bfloat16: they agree with the float32 network's, and are used only where they do."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
+from onnx import TensorProto
 
 from onnxinfo import convert
 from onnxinfo.metrics import noise_precision, sid
@@ -54,6 +56,9 @@ WEIGHTS = [
     constant("one", 1.0, "float32"),
     weight("g", 8 * SIDE * SIDE, 5, scale=0.1),
     weight("h", 5),
+    weight("large", 8, SIDE, SIDE),
+    weight("stored", SAMPLES, 2, SIDE, SIDE),
+    weight("square", SIDE, SIDE),
 ]
 
 
@@ -119,35 +124,66 @@ def test_auto_is_bfloat16_where_it_is_faster(monkeypatch, precision, fast, least
     assert (carried(probe(precision=precision), SIGMA) is not None) == used
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_only_a_cpu_with_such_instructions_is_fast(monkeypatch, fast):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: fast, raising=False)
+    assert [noise_precision.is_fast(torch.device(kind)) for kind in ("cpu", "cuda")] == [fast, False]
+
+
 def test_float32_is_kept_where_asked_for_or_where_memory_is_scarce():
     assert carried(probe(precision="float32"), SIGMA) is None
     assert carried(probe(batch_size=SAMPLES - 1), SIGMA) is None
 
 
-def wrong(found, factor):
-    """Changes of one sample, among three, that are too large by a factor."""
+def wrong(found, factor, of_gradient=1.0):
+    """Changes of the last sample that are too large by a factor, and their gradient by another one."""
     last = found.steps[-1]
+    factors = torch.ones(SAMPLES, 2)
+    factors[-1] = torch.tensor([factor, of_gradient])
 
     def compute(moved, kept):
-        right = last.compute(moved, kept).unflatten(0, (-1, SAMPLES))
-        return torch.cat([right[:, :-1], factor * right[:, -1:]], 1).flatten(0, 1)
+        *own, share = kept
+        right = last.compute(moved, own).float()
+        of_value, of_slope = share.repeat(len(right) // len(share), 1).T.reshape(2, -1, *[1] * (right.dim() - 1))
+        return (of_value * (right + (of_slope - 1) * (right - right.detach()))).to(torch.bfloat16)
 
-    return dataclasses.replace(found, steps=(*found.steps[:-1], dataclasses.replace(last, compute=compute)))
+    step = dataclasses.replace(last, compute=compute, kept=(*last.kept, factors))
+    return dataclasses.replace(found, steps=(*found.steps[:-1], step))
 
 
-def test_changes_that_differ_at_one_sample_are_not_used(monkeypatch):
-    monkeypatch.setattr(noise_precision, "differences", lambda *given: wrong(differences(*given), 1.05))
-    assert carried(probe(), SIGMA) is None
+@pytest.mark.parametrize("batch_size", [64, SAMPLES], ids=["at once", "one by one"])
+@pytest.mark.parametrize(
+    ("factor", "of_gradient", "used"),
+    [(1.0, 1.0, True), (1.05, 1.0, False), (1.0, 1.25, False), (math.nan, 1.0, False), (0.0, 1.0, False)],
+)
+def test_changes_that_differ_at_one_sample_are_not_used(monkeypatch, factor, of_gradient, used, batch_size):
+    monkeypatch.setattr(noise_precision, "differences", lambda *given: wrong(differences(*given), factor, of_gradient))
+    assert (carried(probe(batch_size=batch_size), SIGMA) is not None) == used
 
 
 def test_deviations_are_corrected_to_float32():
     feature = probe()
+    before = feature.noise.get_state()
     assert factor_to_float32(feature, SIGMA).tolist() == [1.0] * SAMPLES
+    assert torch.equal(feature.noise.get_state(), before), "nothing is compared"
     feature.differences = wrong(differences(feature.network, feature.x), 1.005)
     assert (factor_to_float32(feature, SIGMA)[-1] * 1.005**2 - 1).abs() < 0.002
-    feature.differences = wrong(differences(feature.network, feature.x), 1.05)
+
+
+@pytest.mark.parametrize("factor", [1.05, 0.0, math.nan])
+def test_deviations_that_are_far_from_those_in_float32_are_not_corrected(factor):
+    feature = probe()
+    feature.differences = wrong(differences(feature.network, feature.x), factor)
     with pytest.raises(DisagreementError):
         factor_to_float32(feature, SIGMA)
+
+
+def test_what_is_unknown_in_float32_too_is_no_disagreement():
+    feature, sigma = probe(), SIGMA.clone()
+    sigma[0] = math.nan
+    feature.differences = differences(feature.network, feature.x)
+    assert factor_to_float32(feature, sigma).isnan().tolist() == [True, False, False]
 
 
 def problem(precision):
@@ -179,3 +215,87 @@ def test_a_disagreement_at_the_certified_scales_repeats_the_solution_in_float32(
     found = sid.solve(narrow)
     assert narrow.feature.differences is None
     assert found.certificate.converged.all()
+
+
+def test_a_certificate_is_about_the_float32_network(monkeypatch):
+    """The deviations are multiplied by their factor; without it the ratio would be that of bfloat16."""
+    ratios = []
+    for factor in (1.0, 1.5):
+        monkeypatch.setattr(sid, "factor_to_float32", lambda feature, sigma, effort, by=factor: by * sigma[:, 0] ** 0)
+        stated = problem("float32")
+        scales = stated.feasible(sid.waterfill(stated.start.column_norms, stated.target, stated.tie, stated.cap))
+        ratios.append(stated.certify(scales, None, [])[0].certificate.ratio)
+    torch.testing.assert_close(ratios[1], 1.5 * ratios[0])
+
+
+def test_jumps_are_measured_in_the_float32_network():
+    stated = problem("bfloat16")
+    feature = stated.feature
+    feature.differences = wrong(differences(feature.network, feature.x), 0.0)
+    assert feature.deviations(SIGMA, 2)[:, -1].tolist() == [0.0, 0.0]
+    assert (stated.small(SIGMA, 0.1, torch.ones(SAMPLES)) > 0).all()
+
+
+@pytest.mark.parametrize("failure", ["not implemented for BFloat16", "out of memory"])
+def test_a_failure_in_bfloat16_is_float32_unless_memory_is_exhausted(monkeypatch, failure):
+    def fail(*given):
+        raise torch.OutOfMemoryError(failure) if "memory" in failure else RuntimeError(failure)
+
+    monkeypatch.setattr(noise_precision, "_apart", fail)
+    if "memory" not in failure:
+        assert carried(probe(), SIGMA) is None
+        return
+    with pytest.raises(torch.OutOfMemoryError):
+        carried(probe(), SIGMA)
+
+
+def test_a_check_that_fails_changes_no_noise():
+    feature = probe(batch_size=64)
+    before = feature.noise.get_state()
+    assert carried(feature, SIGMA) is not None
+    assert torch.equal(feature.noise.get_state(), before)
+
+
+@pytest.mark.parametrize("what", ["mode", "segments", "conditioning_inputs"])
+def test_networks_that_are_evaluated_in_another_way_are_refused(what):
+    found = network("relu")
+    setattr(found, what, {"mode": "batch", "segments": 2, "conditioning_inputs": [torch.ones(1)]}[what])
+    with pytest.raises(UnsupportedGraphError, match="channels last"):
+        differences(found, probe().x)
+
+
+#: Ends that changes are not carried through, by the reason.
+REFUSED = {
+    "operator Sub": [node("Sub", "large c", "y")],
+    "operator Add": [node("GlobalAveragePool", "c", "p"), node("Add", "p large", "y")],
+    "operator Concat": [node("Concat", "c stored", "y", axis=1)],
+    "operator MatMul": [node("MatMul", "square c", "y")],
+    "is not in float32": [node("Cast", "c", "d", to=TensorProto.DOUBLE), node("Cast", "d", "y", to=TensorProto.FLOAT)],
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_operands_that_changes_are_not_carried_through_are_refused(monkeypatch, reason):
+    monkeypatch.setitem(ENDS, reason, REFUSED[reason])
+    with pytest.raises(UnsupportedGraphError, match=reason):
+        differences(network(reason), probe().x)
+
+
+@pytest.mark.parametrize(("reason", "is_layer"), [("last node is not the layer", False), ("node", True)])
+def test_graphs_that_were_changed_after_the_conversion_are_refused(reason, is_layer):
+    found = network("relu")
+    graph = found.module.graph
+    (output,) = (each for each in graph.nodes if each.op == "output")
+    (layer,) = output.all_input_nodes
+    with graph.inserting_before(output):
+        added = graph.call_function(torch.relu, (layer,)) if is_layer else graph.node_copy(layer, lambda each: each)
+    if is_layer:
+        output.replace_input_with(layer, added)
+    found.module.recompile()
+    with pytest.raises(UnsupportedGraphError, match=f"{reason}{' relu' if is_layer else ''}"):
+        differences(found, probe().x)
+
+
+def test_samples_that_are_not_images_are_refused():
+    with pytest.raises(UnsupportedGraphError, match="only images"):
+        differences(network("relu"), torch.ones(SAMPLES, 3))

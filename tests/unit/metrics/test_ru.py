@@ -191,6 +191,17 @@ def test_a_shortfall_that_its_error_leaves_open_is_measured_further_and_is_not_p
         assert (certificate.gap > GAP_TOLERANCE).tolist() == (doubtful & (error > 0)).tolist()
 
 
+def test_numbers_that_overflow_are_unknown_and_prove_nothing(monkeypatch):
+    monkeypatch.setitem(ru.ASCENTS, "reconstruction", ru.Ascent(1, 4, 0.2, ru.DECAYS))
+    infinite = torch.full((2,), torch.inf)
+    monkeypatch.setattr(ru, "mean_and_stderr", lambda parts: (infinite, infinite))
+    monkeypatch.setattr(Problem, "shortfall", lambda self, slopes, sigma, free: (infinite, infinite))
+    certificate = solved(*linear_case(), samples=2)[0].certificate
+    for name in ("ratio", "ratio_stderr", "gap"):
+        assert getattr(certificate, name).isnan().all(), name
+    assert not certificate.converged.any()
+
+
 def test_a_unit_that_is_wrongly_off_leaves_its_cell_unproven():
     """It is stationary in log sigma; each sample lacks the unit with the largest share of the budget."""
     missing, converged = [], []

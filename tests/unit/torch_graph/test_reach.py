@@ -81,6 +81,11 @@ def test_gradients_of_a_straight_through_estimator_cancel(tmp_path: Path, caplog
     assert "left out: no gradient reaches layer 's': node '/b'" in caplog.text
 
 
+def test_gradients_of_other_residuals_do_not_cancel(tmp_path: Path) -> None:
+    code = [node("Greater", "h zero", "b"), node("Cast", "b", "q", to=TensorProto.FLOAT), node("Sub", "q h", "d")]
+    assert analyzed(behind(*code, node("Mul", "h d", "s")), tmp_path) == ["h", "y"]
+
+
 def test_no_default_layer_is_reached(tmp_path: Path) -> None:
     nodes = [node("Sign", "x", "s"), node("MatMul", "s w", "y")]
     proto = model(nodes, [value("x")], [value("y", ("N", 3))], [weight("w", 4, 3)])

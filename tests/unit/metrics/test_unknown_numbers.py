@@ -1,0 +1,122 @@
+"""What SID makes of numbers that are zero, infinite or unknown."""
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from onnxinfo.metrics import certificate as certificates
+from onnxinfo.metrics import ru, sid
+from onnxinfo.metrics.certificate import Certificate
+from onnxinfo.metrics.forward import ForwardProblem
+from onnxinfo.metrics.noise import Tie
+
+NAN, INF = math.nan, math.inf
+CAP = 2.0
+
+
+def numbers(*values):
+    return torch.tensor(values)
+
+
+def problem(*, group=(0, 1), counted=(True, True), without_budget=False):
+    """A problem with one sample and without a layer."""
+    tie = Tie(torch.tensor(group), torch.bincount(torch.tensor(group))).counting(torch.tensor([counted]))
+    without = torch.tensor([without_budget])
+    shape = (len(group),)
+    return sid.Problem(None, None, torch.ones(1), tie, CAP, shape, torch.tensor([counted]), without, torch.zeros(1))
+
+
+def certificate(ratio=1.0, ratio_stderr=0.0, *, gap=0.01, saturated=False):
+    tensors = [numbers(each) for each in (ratio, ratio_stderr, gap, 0.0, 0.0, 2.0)]
+    return Certificate(*tensors, saturated=torch.tensor([saturated]), met=torch.tensor([True]))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "measured", "changes", "accepted"),
+    [
+        ((0.5, 0.5), (0.5, 0.5), {}, {}, True),
+        ((0.5, 0.5), (0.6, 0.5), {}, {}, False),
+        ((0.5, 0.5), (0.6, 0.5), {"saturated": True}, {}, True),
+        ((0.5, 0.5), (0.6, 0.5), {}, {"without_budget": True}, True),
+        ((0.5, 0.0), (0.5, 0.0), {"ratio": 1.5}, {}, True),
+        ((0.5, 0.5), (NAN, NAN), {}, {}, True),
+        ((0.5, 0.5), (NAN, NAN), {"ratio": 1.5}, {}, False),
+        ((0.5, 0.5), (NAN, NAN), {"ratio": NAN}, {}, False),
+        ((0.5, 0.5), (0.5, 0.5), {"ratio": NAN, "saturated": True}, {}, False),
+        ((0.5, 0.5), (0.5, 0.5), {"ratio_stderr": NAN, "saturated": True}, {}, True),
+    ],
+)
+def test_the_closed_form_is_accepted_unless_measurements_contradict_it(
+    monkeypatch, before, after, measured, changes, accepted
+):
+    found = sid._Certified(torch.tensor([after]), certificate(**measured), torch.zeros(1), torch.zeros(1))
+    monkeypatch.setattr(sid, "control_of", lambda *given: None)
+    monkeypatch.setattr(sid.Problem, "certify", lambda *given: (found, None, []))
+    closed = problem(**changes).closed(torch.tensor([before]))
+    assert (closed is not None) == accepted
+    if closed is not None:
+        assert closed.scales.tolist() == [list(before)]
+
+
+@pytest.mark.parametrize(
+    ("begun", "closed", "expected"),
+    [
+        ((0.3, 0.4), (0.5, 0.6), (0.3, 0.4)),
+        ((NAN, 0.0), (0.5, 0.6), (0.5, 0.6)),
+        ((INF, INF), (0.5, 3.0), (CAP, 3.0)),
+    ],
+)
+def test_a_search_starts_from_the_scales_that_are_known(begun, closed, expected):
+    found = problem().resumed(torch.tensor([closed]), torch.tensor([begun]))
+    torch.testing.assert_close(found, torch.tensor([expected]))
+
+
+@pytest.mark.parametrize(("begun", "expected"), [(None, 0.9), (0.3, 0.3)])
+def test_an_earlier_solution_replaces_the_gauss_newton_round(monkeypatch, begun, expected):
+    monkeypatch.setattr(sid.Problem, "gauss_newton", lambda self, scales: torch.full_like(scales, 0.9))
+    monkeypatch.setattr(sid.Problem, "feasible", lambda self, scales: scales)
+    monkeypatch.setattr(sid.Problem, "coarseness", lambda self, scales: torch.ones(1))
+    monkeypatch.setattr(sid.Problem, "search", lambda self, scales, coarse: scales)
+    stated = dataclasses.replace(problem(), begun=None if begun is None else torch.full((1, 2), begun))
+    scales, _ = stated.searched(torch.full((1, 2), 0.5))
+    torch.testing.assert_close(scales, torch.full((1, 2), expected))
+
+
+def test_units_that_do_not_count_have_no_say_in_where_a_search_starts():
+    stated = problem(group=(0, 0, 0, 1), counted=(True, True, False, False))
+    found = stated.resumed(torch.tensor([[0.5, 0.7]]), torch.tensor([[0.1, 0.4, NAN, NAN]]))
+    assert found[0, 0] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_there_is_no_gap_without_a_value(monkeypatch, dead):
+    monkeypatch.setattr(sid.Problem, "dead", lambda self: torch.tensor([dead]))
+    stated = dataclasses.replace(problem(), feature=SimpleNamespace(n_vjps=0), start=SimpleNamespace(probes=0))
+    found = sid._Found.of(sid._Certified(torch.ones(1, 2), certificate(), torch.zeros(1), torch.zeros(1)), 0)
+    solution = sid._solution(stated, found, torch.ones(1))
+    assert solution.sigma.isnan().all() == solution.certificate.gap.isnan().all() == dead
+
+
+def test_units_of_unknown_scale_are_not_at_the_cap():
+    """If they were, a layer without any known scale would count as saturated, and its value as exact."""
+    scales, counted = torch.tensor([[NAN, CAP, 1.0]]), torch.ones(1, 3, dtype=torch.bool)
+    for kind in (sid.Problem, ForwardProblem, ru.Problem):
+        stated = SimpleNamespace(tie=Tie(torch.arange(3), torch.ones(3)), cap=CAP, counted=counted)
+        assert kind.free(stated, scales).tolist() == [[True, False, True]]
+
+
+def test_ratios_and_gains_that_overflow_are_unknown(monkeypatch):
+    monkeypatch.setattr(certificates, "mean_and_stderr", lambda values: (numbers(INF), numbers(INF)))
+    found = SimpleNamespace(
+        deviations=torch.ones(2, 1), shortfall=lambda free: torch.zeros(2, 1), parts=[0, 1], exponent=len
+    )
+    trial = SimpleNamespace(
+        curvature=torch.ones(1), curvature_stderr=torch.zeros(1), gain=numbers(INF), gain_stderr=numbers(INF)
+    )
+    result = certificates.certify(found, torch.ones(1), torch.ones(1, 1, dtype=torch.bool), trial)
+    for name in ("ratio", "ratio_stderr", "gain", "gain_stderr"):
+        assert getattr(result, name).isnan().all(), name
+    assert not result.met
