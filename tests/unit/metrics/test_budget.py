@@ -24,3 +24,9 @@ def test_one_more_input_is_what_the_peak_grows_by(monkeypatch: pytest.MonkeyPatc
     found = budget.peak_of(network, torch.ones(2, 3), torch.arange(2), torch.device("cuda"))  # type: ignore[arg-type]
     assert found == 70
     assert sizes == [1, 3]
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(100, 40), (25, 25)])
+def test_a_forecast_of_activations_is_at_most_the_budget(monkeypatch, memory, expected):
+    monkeypatch.setattr(budget, "_per_input", lambda *given: 10)
+    assert budget.activation_bytes(None, torch.ones(1), None, 4, memory) == expected
