@@ -270,6 +270,7 @@ def test_impossible_run_names_are_refused(tmp_path, name):
         ({"axes": ("sid_map", "y", "x")}, {}),
         ({"metrics": (SID, SID)}, {}),
         ({"metrics": (SID, Metric("sid_map"))}, {}),
+        ({"metrics": (SID, Metric("sid_retried"))}, {}),
         ({"metrics": (Metric("Sid"),)}, {}),
         ({"recipe": {"format": 1}}, {}),
         ({}, {"compression": "zip"}),
