@@ -6,7 +6,7 @@ import archive_fakes as fakes
 import pytest
 
 import onnxinfo
-from onnxinfo.archive.format import RETRY
+from onnxinfo.archive.format import RETRY, mark_code
 from onnxinfo.archive.growth import grown
 from onnxinfo.archive.writer import RunWriter
 
@@ -62,3 +62,15 @@ def test_the_search_starts_from_maps_of_sid_where_there_are_gradients(tmp_path, 
     described = replace(FEW, recipe=RECIPE | {"solver": solver}, metrics=(metric,))
     path = fakes.make(tmp_path / "a.h5", described=described)
     assert growth(path, wider(described)).starts_from_maps == starts
+
+
+def test_cells_that_no_number_of_passes_proves_are_not_tried_again(tmp_path, monkeypatch):
+    cell = fakes.cell
+
+    def marked(metric, layer, sample, shape):
+        found, values = cell(metric, layer, sample, shape)
+        return found, values | ({} if values["converged"] else {"mark": mark_code("dead")})
+
+    monkeypatch.setattr(fakes, "cell", marked)
+    path = fakes.make(tmp_path / "a.h5", described=FEW)
+    assert growth(path, ASKED).changes_nothing

@@ -1,6 +1,7 @@
 """An analysis says how long it takes, and about what it finds, before the first cell is finished."""
 
 import math
+import os
 import time
 
 import graphs
@@ -135,6 +136,14 @@ def test_an_estimate_counts_open_cells_and_writes_nothing(tmp_path):
     assert 0 < before.disk_bytes < 1e5 < before.memory_bytes < 1e11
     done = onnxinfo.estimate(network(), X, archive, layers=["y"], device="cpu")
     assert (done.open_cells, done.seconds, done.disk_bytes) == (0, 0, 0)
+
+
+def test_an_estimate_of_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    archive = tmp_path / "r.h5"
+    onnxinfo.analyze(network(), X, archive, layers=["y"], metrics=["gradient"], device="cpu")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(onnxinfo.ArchiveError, match="write-protected"):
+        onnxinfo.estimate(network(), X, archive, layers=["y"], run="other", device="cpu")
 
 
 def test_a_dry_run_prints_an_estimate(tmp_path):
