@@ -131,3 +131,9 @@ def test_rounding_of_the_unit_makes_no_difference(tmp_path):
     )
     assert incomparable(one, two, {"sid"}) == ""
     assert "units" in incomparable(one, replace(two, unit=made.unit[:3]), {"sid"})
+
+
+def test_noise_on_different_inputs_is_not_comparable():
+    made = fakes.table_schema()
+    one, two = (Measured(name, {"perturbed": [name]}, made.unit, frozenset({"sid"})) for name in ("a", "b"))
+    assert incomparable(one, two, {"sid"}) == "noise was added to a in one and to b in the other"

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from types import SimpleNamespace
 
 import graphs
 import numpy as np
@@ -14,8 +15,12 @@ from rich.progress import Progress as Bars
 import onnxinfo
 from cli import progress
 from cli.time_left import TimeLeft, expected_end
+from onnxinfo.analysis.blocks import Measure
+from onnxinfo.archive.format import Metric
 from onnxinfo.cli import cli
-from onnxinfo.workflows.resources import typical_map_bytes
+from onnxinfo.workflows import resources
+from onnxinfo.workflows.estimate import trains
+from onnxinfo.workflows.resources import disk_bytes, typical_map_bytes
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
@@ -69,6 +74,25 @@ def test_the_first_report_alone_states_memory_and_disk(gradients, tmp_path):
 )
 def test_a_typical_map_has_the_size_of_noise(shape, compression, least, most):
     assert least <= typical_map_bytes(shape, compression) <= most
+
+
+def test_cells_without_maps_take_no_space_for_them():
+    with_map, without = (Metric("m", has_map=has_map) for has_map in (True, False))
+    sizes = [disk_bytes({"m": each}, {"m": 10}, 1000.0) for each in (with_map, without)]
+    assert sizes[0] - sizes[1] == 10_000
+
+
+def test_memory_that_is_not_known_stays_so(monkeypatch):
+    monkeypatch.setattr(resources, "peak_memory", lambda job: 0)
+    assert resources.expected_memory(None) == 0
+
+
+def test_a_metric_of_a_trained_one_is_not_estimated():
+    usual = {"prepare": Measure.prepare, "needs": ()}
+    kinds = {"trained": {"prepare": None}, "of_it": {"needs": ("trained",)}, "other": {}}
+    made = {name: type(name, (), usual | own)() for name, own in kinds.items()}
+    worker = SimpleNamespace(measures=made)
+    assert [name for name in made if trains(worker, name)] == ["trained", "of_it"]
 
 
 def test_the_first_line_of_progress_states_memory_and_disk(capsys):
