@@ -137,3 +137,10 @@ def test_noise_on_different_inputs_is_not_comparable():
     made = fakes.table_schema()
     one, two = (Measured(name, {"perturbed": [name]}, made.unit, frozenset({"sid"})) for name in ("a", "b"))
     assert incomparable(one, two, {"sid"}) == "noise was added to a in one and to b in the other"
+
+
+def test_settings_of_a_metric_that_is_not_shown_may_differ(tmp_path):
+    made = [fakes.table_schema(recipe=fakes.schema().recipe | {"foreground_boxes": each}) for each in ("a", "b")]
+    both = [fakes.make(tmp_path / f"{name}.h5", name, each) for name, each in zip("cd", made, strict=True)]
+    assert "caution" in onnxinfo.query(both)[0]
+    assert "caution" not in onnxinfo.query(both, metrics=["sid"])[0]
