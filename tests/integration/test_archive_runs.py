@@ -92,6 +92,15 @@ def test_unfinished_work_is_deleted_and_renamed_with_its_run(path):
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
+def test_unfinished_work_takes_the_place_of_what_an_earlier_run_of_the_name_left(path):
+    first, earlier = (Unfinished.beside(path, run, "ab" * 32) for run in ("first", "third"))
+    assert first.save("measuring", [])
+    assert earlier.save("other", [])
+    onnxinfo.rename_run(path, "first", "third")
+    assert not first.folder.exists()
+    assert [each.stem for each in earlier.folder.iterdir()] == ["measuring"]
+
+
 def test_merge_keeps_every_run(path, tmp_path):
     before = contents(path)
     other = make(tmp_path / "other.h5", "first", table_schema())

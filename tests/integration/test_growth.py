@@ -1,6 +1,7 @@
 """Runs grow by samples, layers and metrics; a finished run is left alone; unproven cells can be tried again."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,11 @@ def test_the_start_is_scaled_like_the_budget_and_keeps_capped_units():
     assert former.places(3, 8.0, [6, 7]) == [1]
     assert former.places(3, 2.0, [6, 7]) == former.places(3, None, [7]) == former.places(4, 8.0, [7]) == []
     np.testing.assert_allclose(former.scales(3, 8.0, [7], 10.0), [[1.0, np.inf, np.nan]], rtol=1e-5)
+    for other in ({"normalizers": np.array([0.0])}, {"normalizers": np.array([np.nan])}, {"done": ~former.done}):
+        assert replace(former, **other).places(3, 8.0, [7]) == []
+    assert former.places(3, 0.0, [7]) == former.places(3, np.nan, [7]) == []
+    doubled = replace(former, scale=np.full(3, 2.0)).scales(3, 8.0, [7], 10.0)
+    np.testing.assert_allclose(doubled, [[2.0, np.inf, np.nan]], rtol=1e-5)
 
 
 def test_gradients_do_not_depend_on_other_samples(tmp_path, layers, caplog):

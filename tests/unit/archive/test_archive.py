@@ -270,6 +270,7 @@ def test_impossible_run_names_are_refused(tmp_path, name):
         ({"axes": ("sid_map", "y", "x")}, {}),
         ({"metrics": (SID, SID)}, {}),
         ({"metrics": (SID, Metric("sid_map"))}, {}),
+        ({"metrics": (SID, Metric("sid_retried"))}, {}),
         ({"metrics": (Metric("Sid"),)}, {}),
         ({"recipe": {"format": 1}}, {}),
         ({}, {"compression": "zip"}),
@@ -435,3 +436,15 @@ def test_archives_and_runs_say_what_they_are(tmp_path):
         assert repr(run) == f"<run 'first' of {path}: layers: 4, samples: 6, metrics: sid, gradient, concentration>"
     assert repr(archive) == f"<closed archive {path}>"
     assert repr(run).startswith("<run 'first'")
+
+
+def test_a_damaged_archive_says_that_it_is_damaged(archive, monkeypatch):
+    """Whatever shows it, such as a debugger, goes on."""
+
+    def damaged(*arguments):
+        raise ArchiveError("damaged")
+
+    monkeypatch.setattr("onnxinfo.archive.guard.members", damaged)
+    assert repr(archive) == f"<damaged archive {archive.path}>"
+    monkeypatch.setattr("onnxinfo.archive.guard.attribute", damaged)
+    assert archive.history == ()

@@ -90,6 +90,12 @@ def test_files_of_earlier_releases_have_no_history(path):
     assert changes(path) == ["renamed run 'first' to 'one'"]
 
 
+def test_a_history_of_another_kind_is_none(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["history"] = 3
+    assert changes(path) == []
+
+
 def test_complete_archives_have_the_format_that_most_programs_read(tmp_path):
     path = tmp_path / "a.h5"
     with RunWriter.open(path, "first", schema()):
@@ -138,3 +144,15 @@ def test_chunks_with_a_skipped_filter_are_copied_as_maps(path):
     with onnxinfo.open(path) as archive:
         assert (archive["one"].map("sid", 3, 2) == raw).all()
     assert onnxinfo.validate(path).valid
+
+
+def test_chunks_with_other_filters_are_copied_as_maps(path):
+    """Other programs may rewrite a dataset."""
+    with h5py.File(path, "r+") as file:
+        run, maps = file["first"], file["first/sid_map"][...]
+        options = {"chunks": (1, 1, *maps.shape[2:]), "compression": "gzip", "fillvalue": float("nan")}
+        del run["sid_map"]
+        run.create_dataset("sid_map", data=maps, **options)
+    onnxinfo.rename_run(path, "first", "one")
+    with onnxinfo.open(path) as archive:
+        assert (archive["one"].maps("sid", 3) == maps[3]).all()

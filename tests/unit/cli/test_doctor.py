@@ -34,6 +34,8 @@ def test_doctor_says_why_an_analysis_would_fail(tmp_path):
     result = run("doctor", MODEL, "--inputs", tmp_path / "one.npy")
     assert result.stdout.splitlines()[-1].startswith("an analysis would fail: the 1 samples are constant")
     assert result.stdout.endswith("give other samples, or --std\n")
+    found = json.loads(run("doctor", MODEL, "--inputs", tmp_path / "one.npy", "--format", "json").stdout)
+    assert (found["command"], found["obstacle"][:19]) == ("", "the 1 samples are c")
     assert (
         run("doctor", MODEL, "--inputs", tmp_path / "one.npy", "--std", "1")
         .stdout.splitlines()[-1]

@@ -64,3 +64,10 @@ def test_what_may_be_there_is_left_to_those_who_open_it(spec):
     from onnxinfo.inputs.opening import check_present
 
     check_present(spec)
+
+
+def test_only_npz_files_are_looked_into(tmp_path):
+    from onnxinfo.inputs.opening import check_array
+
+    (tmp_path / "a.csv").write_text("column\n1\n")
+    check_array(f"{tmp_path / 'a.csv'}:column")

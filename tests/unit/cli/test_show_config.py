@@ -39,6 +39,14 @@ def test_a_named_file_replaces_the_usual_one(shown, tmp_path):
     assert (rows["sid.seed"], rows["input.limit"].split()[-1]) == ("5 other.toml", "default")
 
 
+def test_the_usual_file_is_announced_and_a_folder_of_its_name_is_not_read(shown, tmp_path):
+    (tmp_path / "onnxinfo.toml").mkdir()
+    assert shown("analyze")["input.limit"].endswith(" default")
+    (tmp_path / "onnxinfo.toml").rmdir()
+    (tmp_path / "onnxinfo.toml").touch()
+    assert CliRunner().invoke(cli, ["analyze", "--show-config"]).stderr == "settings are read from onnxinfo.toml\n"
+
+
 def test_a_wrong_setting_is_an_error(tmp_path):
     result = CliRunner().invoke(cli, ["analyze", "--limit", "many", "--show-config"])
     assert result.exit_code == 2

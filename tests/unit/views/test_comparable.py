@@ -12,7 +12,9 @@ import onnxinfo
 from onnxinfo import UsageError
 from onnxinfo.cli import cli
 from onnxinfo.registry import PLOTS
+from onnxinfo.views.comparable import Measured, incomparable
 from onnxinfo.views.plots import history
+from onnxinfo.views.selection import Selection
 
 SCALED = fakes.schema(recipe=fakes.schema().recipe | {"scale": 1.0})
 
@@ -110,3 +112,35 @@ def test_a_caution_tells_runs_of_one_name_apart(tmp_path, caplog):
     both = [fakes.make(tmp_path / file, "net", made) for file, made in (("one.h5", SCALED), ("two.h5", other))]
     onnxinfo.plot(both, "curve", tmp_path / "a.svg")
     assert "runs 'net (one.h5)' and 'net (two.h5)' are not comparable" in caplog.text
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    both = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        both.append(fakes.make(tmp_path / folder / "a.h5", "net", fakes.table_schema()))
+    assert [*Selection.of(both).titles().values()] == [f"net ({each})" for each in both]
+
+
+def test_rounding_of_the_unit_makes_no_difference(tmp_path):
+    """Devices sum the standard deviation in another order."""
+    made = fakes.table_schema()
+    one, two = (
+        Measured(name, made.recipe, unit, frozenset({"sid"}))
+        for name, unit in (("a", made.unit), ("b", made.unit * 1.0001))
+    )
+    assert incomparable(one, two, {"sid"}) == ""
+    assert "units" in incomparable(one, replace(two, unit=made.unit[:3]), {"sid"})
+
+
+def test_noise_on_different_inputs_is_not_comparable():
+    made = fakes.table_schema()
+    one, two = (Measured(name, {"perturbed": [name]}, made.unit, frozenset({"sid"})) for name in ("a", "b"))
+    assert incomparable(one, two, {"sid"}) == "noise was added to a in one and to b in the other"
+
+
+def test_settings_of_a_metric_that_is_not_shown_may_differ(tmp_path):
+    made = [fakes.table_schema(recipe=fakes.schema().recipe | {"foreground_boxes": each}) for each in ("a", "b")]
+    both = [fakes.make(tmp_path / f"{name}.h5", name, each) for name, each in zip("cd", made, strict=True)]
+    assert "caution" in onnxinfo.query(both)[0]
+    assert "caution" not in onnxinfo.query(both, metrics=["sid"])[0]

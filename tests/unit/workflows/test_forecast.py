@@ -1,7 +1,9 @@
 """An analysis says how long it takes, and about what it finds, before the first cell is finished."""
 
 import math
+import os
 import time
+from types import SimpleNamespace
 
 import graphs
 import numpy as np
@@ -13,8 +15,12 @@ from rich.progress import Progress as Bars
 import onnxinfo
 from cli import progress
 from cli.time_left import TimeLeft, expected_end
+from onnxinfo.analysis.blocks import Measure
+from onnxinfo.archive.format import Metric
 from onnxinfo.cli import cli
-from onnxinfo.workflows.resources import typical_map_bytes
+from onnxinfo.workflows import resources
+from onnxinfo.workflows.estimate import trains
+from onnxinfo.workflows.resources import disk_bytes, typical_map_bytes
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
@@ -68,6 +74,25 @@ def test_the_first_report_alone_states_memory_and_disk(gradients, tmp_path):
 )
 def test_a_typical_map_has_the_size_of_noise(shape, compression, least, most):
     assert least <= typical_map_bytes(shape, compression) <= most
+
+
+def test_cells_without_maps_take_no_space_for_them():
+    with_map, without = (Metric("m", has_map=has_map) for has_map in (True, False))
+    sizes = [disk_bytes({"m": each}, {"m": 10}, 1000.0) for each in (with_map, without)]
+    assert sizes[0] - sizes[1] == 10_000
+
+
+def test_memory_that_is_not_known_stays_so(monkeypatch):
+    monkeypatch.setattr(resources, "peak_memory", lambda job: 0)
+    assert resources.expected_memory(None) == 0
+
+
+def test_a_metric_of_a_trained_one_is_not_estimated():
+    usual = {"prepare": Measure.prepare, "needs": ()}
+    kinds = {"trained": {"prepare": None}, "of_it": {"needs": ("trained",)}, "other": {}}
+    made = {name: type(name, (), usual | own)() for name, own in kinds.items()}
+    worker = SimpleNamespace(measures=made)
+    assert [name for name in made if trains(worker, name)] == ["trained", "of_it"]
 
 
 def test_the_first_line_of_progress_states_memory_and_disk(capsys):
@@ -135,6 +160,14 @@ def test_an_estimate_counts_open_cells_and_writes_nothing(tmp_path):
     assert 0 < before.disk_bytes < 1e5 < before.memory_bytes < 1e11
     done = onnxinfo.estimate(network(), X, archive, layers=["y"], device="cpu")
     assert (done.open_cells, done.seconds, done.disk_bytes) == (0, 0, 0)
+
+
+def test_an_estimate_of_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    archive = tmp_path / "r.h5"
+    onnxinfo.analyze(network(), X, archive, layers=["y"], metrics=["gradient"], device="cpu")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(onnxinfo.ArchiveError, match="write-protected"):
+        onnxinfo.estimate(network(), X, archive, layers=["y"], run="other", device="cpu")
 
 
 def test_a_dry_run_prints_an_estimate(tmp_path):
