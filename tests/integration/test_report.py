@@ -222,7 +222,12 @@ def test_the_curve_zooms(browser):
 
 def test_the_keyboard_is_enough(browser):
     """Tab reaches every control, and keys operate it."""
+    from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
+
+    def press(key):
+        # To the page, whatever has the focus: an element may not be interactable yet.
+        ActionChains(browser).send_keys(key).perform()
 
     browser.execute_script(
         "document.activeElement.blur(); window.scrollTo(0, 0); window.getSelection().removeAllRanges()"
@@ -230,20 +235,20 @@ def test_the_keyboard_is_enough(browser):
     browser.execute_script("document.body.tabIndex = -1; document.body.focus()")
     visited = []
     for _ in range(60):
-        browser.switch_to.active_element.send_keys(Keys.TAB)
+        press(Keys.TAB)
         here = browser.switch_to.active_element
         visited.append(here.get_attribute("id") or here.get_attribute("class") or here.tag_name)
         if visited[-1] == "theme":
             dark = shown_color(browser)
-            here.send_keys(Keys.SPACE)
+            press(Keys.SPACE)
             assert shown_color(browser) != dark
-            here.send_keys(Keys.SPACE)
+            press(Keys.SPACE)
     wanted = ["skip", "theme", "summary", "curve-metric", "run", "graph-metric", "node", "sample", "map-metric", "csv"]
     assert [name for name in wanted if name not in visited] == []
     outline = "return getComputedStyle(document.activeElement).outlineStyle"
     find(browser, ".graph:not([hidden]) .node")[0].send_keys(Keys.TAB)
     assert browser.execute_script(outline) == "solid"
-    browser.switch_to.active_element.send_keys(Keys.SPACE)
+    press(Keys.SPACE)
     assert find(browser, "#maps figure.chosen")[0].get_attribute("data-layer") == "1"
 
 
