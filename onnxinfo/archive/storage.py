@@ -318,7 +318,9 @@ def _plain(path: Path, *, swmr: bool = False) -> h5py.File:
     try:
         return h5py.File(path, "r", swmr=swmr)
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        # In the writer's own process, HDF5 demands that the file is opened as by the writer.
+        written_here = swmr and "locking flag" in str(error)
+        if not written_here and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
         return h5py.File(path, "r", swmr=swmr, locking=False)
 

@@ -146,6 +146,19 @@ def test_a_live_run_can_be_read(tmp_path):
         assert len(during) == 3
 
 
+def test_the_writers_own_process_reads_a_live_run_without_waiting(tmp_path, monkeypatch):
+    def waits(seconds):
+        raise AssertionError(f"waited {seconds} s")
+
+    described = schema()
+    with RunWriter.open(tmp_path / "a.h5", "first", described) as writer:
+        write(writer, SID, 0, range(3), described.sample_shape)
+        monkeypatch.setattr(storage.time, "sleep", waits)
+        with onnxinfo.open(tmp_path / "a.h5") as archive:
+            assert np.isfinite(archive["first"].values("sid")["value"][0, :3]).all()
+        monkeypatch.undo()
+
+
 def test_a_run_that_opens_while_it_is_looked_at_can_be_read(tmp_path, monkeypatch):
     flags, looked = storage._flags, []
 

@@ -65,8 +65,8 @@ def test_warnings_stay_with_quiet(tmp_path):
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "good.png")
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8).T).save(tmp_path / "other.png")
     (tmp_path / "bad.png").write_bytes(b"not an image")
-    options = ("--inputs", tmp_path, "--layers", "logits", "--solver", "forward", "--normalize-by", "feature")
-    result = run("-q", "analyze", MODEL, *options, "--limit", "2", "-o", tmp_path / "a.h5")
+    options = ("--inputs", tmp_path, "--layers", "relu", "--limit", "2")
+    result = run("-q", "analyze", MODEL, *options, "-o", tmp_path / "a.h5")
     assert "warning: sample 'bad.png' is left out: not an image" in result.stderr
     assert not result.stdout
     assert "preprocessing" not in result.stderr
