@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .completion import run_names
 from .options import force, only_inputs, only_layers, only_metrics, only_tagged
 from .tables import FORMATS, claim_table, print_rows, write_stdout
+
+if TYPE_CHECKING:
+    from onnxinfo import Verdict
+    from onnxinfo.outputs import Output
 
 
 @click.command(no_args_is_help=True)
@@ -36,25 +43,50 @@ from .tables import FORMATS, claim_table, print_rows, write_stdout
 @click.option(
     "--confidence", type=float, default=0.95, show_default=True, help="Confidence level of the intervals low to high."
 )
+@click.option(
+    "--fail-if",
+    multiple=True,
+    metavar="CONDITION",
+    help="End with exit code 3 if a difference is beyond a threshold, and its interval too: 'sid:relu_18>+0.05', "
+    "'sid:relu_*<-0.1', 'unproven:logits>+0.1', 'accuracy<-0.01'; repeatable.",
+)
+@click.option("--verdict", type=click.Path(), metavar="FILE.json", help="With --fail-if: file for the outcomes.")
 @click.option("--top", type=click.IntRange(1), help="Only the N largest differences. Default: all.")
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
 @click.option("-o", "--output", default="-", type=click.Path(), help="File to write; - is standard output.")
 @force
-def compare(files: tuple[str, ...], top: int | None, format: str, output: str, force: bool, **options: Any) -> None:
+def compare(
+    files: tuple[str, ...],
+    fail_if: tuple[str, ...],
+    verdict: str | None,
+    top: int | None,
+    format: str,
+    output: str,
+    force: bool,
+    **options: Any,
+) -> None:
     """Print how much each layer differs between runs and the first run, largest differences first.
 
     With --input, each row is about one of the named inputs ('*': all of them) instead of all together. A
     difference is significant if its interval excludes 0. Runs with different settings (alpha, units, normalization)
     or samples are refused. 'onnxinfo plot a.h5 b.h5 compare' draws the differences.
 
+    With --fail-if, the exit code is 3 if a condition fails; see docs/gate.md.
+
     \b
     Examples:
       onnxinfo compare a.h5 b.h5
       onnxinfo compare a.h5 b.h5 --by depth --top 5 --format markdown
+      onnxinfo compare released.h5 candidate.h5 --fail-if 'sid:relu_18>+0.05' --fail-if 'accuracy<-0.01'
     """
+    from onnxinfo import UsageError
     from onnxinfo import compare as compare_runs
 
+    if verdict is not None and not fail_if:
+        raise UsageError("verdict=... is the outcome of conditions; give fail_if=...")
     target = claim_table(output, format, files, force)
+    written = None if verdict is None else _claim_verdict(verdict, files, output, force)
+    judged = _judge(files, fail_if, options) if fail_if else None
     rows = compare_runs(files, **options)[:top]
     columns = [*rows[0]]
     if format in ("table", "markdown"):
@@ -63,3 +95,36 @@ def compare(files: tuple[str, ...], top: int | None, format: str, output: str, f
             write_stdout(f"{rows[0]['other']} minus {rows[0]['run']}:\n")
         columns = [name for name in columns if name not in same or name == "metric"]
     print_rows(rows, columns, format, target)
+    if judged is not None:
+        _end(judged, written, format, target is None)
+
+
+def _claim_verdict(verdict: str, files: Sequence[str], output: str, force: bool) -> Output:
+    from onnxinfo import UsageError, kinds
+    from onnxinfo.outputs import claim
+
+    if output != "-" and os.path.realpath(output) == os.path.realpath(verdict):
+        raise UsageError(f"verdict={verdict!r} is the output too; name two files")
+    return claim(verdict, kinds.JSON, inputs=files, force=force)
+
+
+def _judge(files: Sequence[str], fail_if: Sequence[str], options: Mapping[str, Any]) -> Verdict:
+    from onnxinfo import gate
+
+    return gate(files, fail_if, **options)
+
+
+def _end(verdict: Verdict, written: Output | None, format: str, shown: bool) -> None:
+    """Write the outcomes of conditions, print them below a table, and fail if one of them does."""
+    from onnxinfo import GateError
+
+    described = verdict.to_dict()
+    if written is not None:
+        with written.writing() as part:
+            part.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if shown and format in ("table", "markdown"):
+        write_stdout("\n")
+        columns = ["status", "condition", "layer", "other", "difference", "low", "high", "threshold", "n"]
+        print_rows(described["outcomes"], columns, format)
+    if not verdict.passed:
+        raise GateError(verdict)

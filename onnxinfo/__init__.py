@@ -11,6 +11,7 @@ from typing import Any
 from .errors import (
     ArchiveError,
     ConversionError,
+    GateError,
     InputError,
     ModelError,
     OnnxinfoError,
@@ -74,6 +75,8 @@ _LAZY = {
     "export": "archive.export",
     "query": "views.query",
     "compare": "views.compare",
+    "gate": "views.gate",
+    "Verdict": "views.gate",
     "plot": "views.plotting",
     "plot_curve": "views.plotting",
     "plot_maps": "views.plotting",
@@ -100,6 +103,7 @@ _find_former = forward(
 __all__ = [
     "ArchiveError",
     "ConversionError",
+    "GateError",
     "InputError",
     "ModelError",
     "OnnxinfoError",

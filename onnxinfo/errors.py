@@ -125,6 +125,28 @@ class ResourceError(OnnxinfoError):
     """
 
 
+class GateError(OnnxinfoError):
+    """A comparison fails a condition that was given for it (exit code 3).
+
+    Attributes
+    ----------
+    verdict
+        The :class:`onnxinfo.Verdict`.
+
+    Examples
+    --------
+    >>> verdict = onnxinfo.gate(["result.h5", "pruned.h5"], ["sid>+10"])
+    >>> if not verdict.passed:
+    ...     raise onnxinfo.GateError(verdict)
+    """
+
+    exit_code = 3
+
+    def __init__(self, verdict: Any) -> None:
+        super().__init__(str(verdict))
+        self.verdict = verdict
+
+
 class UnprovenError(OnnxinfoError):
     """An analysis is complete, and fewer of its cells are proven than ``min_converged`` asks for (exit code 4).
 

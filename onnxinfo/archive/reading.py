@@ -39,7 +39,7 @@ from .format import (
     decode_attribute,
     is_identifier,
 )
-from .sanity import ATTRIBUTE, SanityCard, card_of
+from .sanity import ATTRIBUTE, SanityCard, card_of, correct_predictions
 from .storage import close_read, is_being_written, open_to_read, open_unwritten
 
 if TYPE_CHECKING:
@@ -241,6 +241,19 @@ class Run:
     def sanity(self) -> SanityCard | None:
         """What the model received and what it made of it; None in archives of earlier versions."""
         return card_of(self.provenance.get(ATTRIBUTE), self.predicted, self.probability)
+
+    @property
+    def correct(self) -> npt.NDArray[np.float64] | None:
+        """Whether each sample is classified as labeled: 1, 0, or NaN if its label is not a class of the model.
+
+        None without labels or predictions, and if it is unknown which class a label stands for.
+        """
+        card = self.sanity
+        if self.labels is None or card is None or card.predicted is None or not card.labeled:
+            return None
+        found = correct_predictions(self.labels, card.predicted, card.classes)
+        # Labels that are words stand for the classes in alphabetical order, as they did for the recorded accuracy.
+        return found if abs(np.nanmean(found) - card.accuracy) < 1e-6 else None
 
     def __repr__(self) -> str:
         layers, samples = self.shape

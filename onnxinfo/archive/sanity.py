@@ -216,3 +216,23 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return ",".join(f"{each:g}" for each in value) if isinstance(value, list | tuple) else str(value)
+
+
+def correct_predictions(
+    labels: npt.NDArray[Any] | Sequence[Any], predicted: npt.NDArray[np.int64], classes: int
+) -> npt.NDArray[np.float64]:
+    """Tell which samples are classified as labeled: 1, 0, or NaN if the label is not a class.
+
+    Parameters
+    ----------
+    labels
+        Numbers of classes, or words, whose alphabetical order is that of the classes.
+    predicted
+        Predicted class of each sample.
+    classes
+        Number of classes.
+    """
+    given = np.asarray(labels)
+    numbers = given if given.dtype.kind in "iu" else np.unique(given, return_inverse=True)[1]
+    usable = (numbers >= 0) & (numbers < classes)
+    return np.where(usable, (numbers == predicted).astype(np.float64), np.nan)

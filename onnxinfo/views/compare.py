@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Unpack
 
 import numpy as np
+import numpy.typing as npt
 
 from ..archive.means import Cells, Pairs, layer_summary, pair_up, select_cells, unproven
 from ..errors import UsageError
@@ -26,8 +27,11 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class _Side:
-    """One side of a comparison: numbers by metric, and the settings that must be equal; its title is shown."""
+class Side:
+    """One side of a comparison: numbers by metric, and the settings that must be equal; its title is shown.
+
+    ``correct`` tells which samples are classified as labeled, see :attr:`onnxinfo.Run.correct`.
+    """
 
     run: str
     title: str
@@ -35,6 +39,7 @@ class _Side:
     samples_sha256: Any
     metrics: dict[str, RunValues]
     measured: Measured
+    correct: npt.NDArray[np.float64] | None = None
 
 
 def compare(
@@ -115,16 +120,13 @@ def _inputs(selection: Selection) -> list[str]:
 
 
 def _compared(selection: Selection, by: Match, unpaired: bool, confidence: float) -> list[Row]:
-    sides = _read(selection)
-    if len(sides) < 2:
-        raise UsageError("a comparison is between runs, and there is one; give more archives or runs")
-    first, *others = sides
+    first, *others = read_sides(selection)
     rows = []
     for other in others:
-        paired = _check(first, other, unpaired)
+        paired = check_sides(first, other, unpaired)
         for name in first.metrics:
             if name in other.metrics:
-                rows += _differences(first, other, name, by, paired, confidence)
+                rows += differences(first, other, name, by, paired, confidence)
     if not rows:
         raise UsageError(
             f"run '{first.title}' shares no layer with {', '.join(repr(each.title) for each in others)}"
@@ -133,27 +135,37 @@ def _compared(selection: Selection, by: Match, unpaired: bool, confidence: float
     return rows
 
 
-def _read(selection: Selection) -> list[_Side]:
+def read_sides(selection: Selection) -> list[Side]:
+    """Read the selected runs, named ones in the given order.
+
+    Raises
+    ------
+    UsageError
+        There are fewer than two.
+    """
     sides = []
     titles = selection.titles()
     for view, source in selection.views():
         title = titles[source, view.name]
         found = {each.name: run_values(view, each.name) for each in view.metrics}
         sides.append(
-            _Side(
+            Side(
                 view.name,
                 title,
                 tuple(view.sample_names),
                 view.run.recipe.get("samples_sha256"),
                 {name: each for name, each in found.items() if each.layers},
                 Measured.of(view, title),
+                None if view.run.correct is None else view.run.correct[view.sample_positions],
             )
         )
+    if len(sides) < 2:
+        raise UsageError("a comparison is between runs, and there is one; give more archives or runs")
     wanted = selection.runs
     return sorted(sides, key=lambda each: wanted.index(each.run) if each.run in wanted else len(wanted))
 
 
-def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
+def check_sides(first: Side, other: Side, unpaired: bool) -> bool:
     """Check that the runs are comparable, and return whether the samples can be paired."""
     pair = f"runs '{first.title}' and '{other.title}' cannot be compared"
     shared = first.metrics.keys() & other.metrics.keys()
@@ -167,7 +179,8 @@ def _check(first: _Side, other: _Side, unpaired: bool) -> bool:
     return same
 
 
-def _matched(one: RunValues, two: RunValues, by: Match) -> list[tuple[int, int]]:
+def matched(one: RunValues, two: RunValues, by: Match) -> list[tuple[int, int]]:
+    """Return pairs of positions of the layers to compare."""
     if by == "layer":
         at = {row.name: i for i, row in enumerate(two.layers)}
         return [(i, at[row.name]) for i, row in enumerate(one.layers) if row.name in at]
@@ -176,14 +189,15 @@ def _matched(one: RunValues, two: RunValues, by: Match) -> list[tuple[int, int]]
     return [(i, int(abs(relative[1] - at).argmin())) for i, at in enumerate(relative[0])]
 
 
-def _differences(first: _Side, other: _Side, metric: str, by: Match, paired: bool, confidence: float) -> list[Row]:
+def differences(first: Side, other: Side, metric: str, by: Match, paired: bool, confidence: float) -> list[Row]:
+    """Return the rows of a metric that two runs share; see :func:`compare`."""
     one, two = first.metrics[metric], other.metrics[metric]
     compare_cells = _paired if paired else _unpaired
     rows = []
     # Imported here because most code that reads archives does not need it.
     from scipy.special import stdtrit
 
-    for i, j in _matched(one, two, by):
+    for i, j in matched(one, two, by):
         check_normalizer(one, one.layers[i].name, two, two.layers[j].name)
         pairs, freedom = compare_cells(select_cells(one.values, i), select_cells(two.values, j))
         if not pairs.n:

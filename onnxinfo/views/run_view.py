@@ -186,16 +186,20 @@ def choose_layers(run: Run, patterns: Sequence[str], exclude: Sequence[str] = ()
     UsageError
         A pattern matches no layer.
     """
+    return match_layers(run.layers, patterns, exclude)
+
+
+def match_layers(layers: Sequence[LayerRow], patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[int]:
+    """Return the positions of those of some layers that match patterns; see :func:`choose_layers`."""
     if not patterns and not exclude:
-        return [*range(run.shape[0])]
+        return [*range(len(layers))]
     # Imported here because it imports onnx, which reading an archive does not need.
     from ..graph.layers import Layer, select_layers
 
     rows = [
-        Layer(row.index, row.name, row.op, row.node, None, row.parameters, row.depth, default=True)
-        for row in run.layers
+        Layer(row.index, row.name, row.op, row.node, None, row.parameters, row.depth, default=True) for row in layers
     ]
-    positions = {(row.index, row.name): position for position, row in enumerate(run.layers)}
+    positions = {(row.index, row.name): position for position, row in enumerate(layers)}
     return sorted(positions[layer.index, layer.name] for layer in select_layers(rows, patterns, exclude))
 
 

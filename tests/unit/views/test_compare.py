@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from onnxinfo.views.compare import _matched, _unpaired
+from onnxinfo.views.compare import _unpaired, matched
 
 
 def run_of(depths):
     return SimpleNamespace(layers=[SimpleNamespace(name=f"d{depth}", depth=depth) for depth in depths])
 
 
-def test_layers_of_the_nearest_relative_depth_are_matched():
+def test_layers_of_the_nearest_relative_depth_arematched():
     """Depths 2, 5, 10 of 10 lie nearest to 5, 9, 20 of 20."""
-    assert _matched(run_of([2, 5, 10]), run_of([1, 5, 9, 14, 20]), "depth") == [(0, 1), (1, 2), (2, 4)]
-    assert _matched(run_of([20, 1]), run_of([1, 5, 10]), "depth") == [(0, 2), (1, 0)]
+    assert matched(run_of([2, 5, 10]), run_of([1, 5, 9, 14, 20]), "depth") == [(0, 1), (1, 2), (2, 4)]
+    assert matched(run_of([20, 1]), run_of([1, 5, 10]), "depth") == [(0, 2), (1, 0)]
 
 
-def test_layers_of_the_same_name_are_matched():
-    assert _matched(run_of([1, 3, 7]), run_of([7, 1]), "layer") == [(0, 1), (2, 0)]
+def test_layers_of_the_same_name_arematched():
+    assert matched(run_of([1, 3, 7]), run_of([7, 1]), "layer") == [(0, 1), (2, 0)]
 
 
 def cells_of(values):

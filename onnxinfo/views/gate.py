@@ -1,0 +1,412 @@
+"""Judge a comparison of runs against thresholds: which differences lie beyond them, and beyond their errors."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import __version__
+from ..archive.means import Cells, select_cells, unproven
+from ..arguments import Names, names_of
+from ..errors import UsageError
+from ..text import no_such, printable
+from .compare import Match, Row, Side, check_sides, differences, matched, read_sides
+from .run_view import match_layers
+from .selection import Paths, Selected, Selection
+
+logger = logging.getLogger(__name__)
+
+#: Quantities beside the metrics: fraction of samples that are classified as labeled, and fraction of unproven cells.
+ACCURACY, UNPROVEN = "accuracy", "unproven"
+FAILED: Final = "failed"
+PASSED: Final = "passed"
+UNDECIDED: Final = "undecided"
+Status = Literal["failed", "passed", "undecided"]
+
+_CONDITION = re.compile(
+    r"\s*(?P<quantity>[^:<>]+?)\s*(?::(?P<layers>.+?))?\s*(?P<beyond>[<>])\s*"
+    r"(?P<threshold>[+-]\s*(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
+)
+_FORM = "expected QUANTITY:LAYERS>+NUMBER or QUANTITY:LAYERS<-NUMBER, such as 'sid:relu_18>+0.05' or 'accuracy<-0.01'"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition on a difference, other run minus first run, under which a comparison fails.
+
+    Attributes
+    ----------
+    text
+        As written, such as ``sid:relu_18>+0.05``.
+    quantity
+        A metric, ``accuracy`` or ``unproven``.
+    layers
+        A name or pattern of layers; empty: all.
+    beyond
+        ``>``, larger differences fail; ``<``, smaller ones do.
+    threshold
+        The largest, or smallest, difference that does not fail.
+    """
+
+    text: str
+    quantity: str
+    layers: str
+    beyond: Literal["<", ">"]
+    threshold: float
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Read a condition.
+
+        Raises
+        ------
+        UsageError
+            The text is not a condition.
+        """
+        found = _CONDITION.fullmatch(text)
+        if found is None:
+            signed = re.search(r"[<>]=?\s*[\d.]", text)
+            why = "the threshold is a difference and needs a sign; " if signed else ""
+            raise UsageError(f"fail_if={text!r}: {why}{_FORM}")
+        if found["quantity"] == ACCURACY and found["layers"]:
+            raise UsageError(f"fail_if={text!r}: accuracy is of the network, not of a layer; leave out ':LAYERS'")
+        beyond: Any = found["beyond"]
+        threshold = float(found["threshold"].replace(" ", ""))
+        return cls(text.strip(), found["quantity"], found["layers"] or "", beyond, threshold)
+
+    def judge(self, low: float, high: float) -> Status:
+        """Judge a confidence interval: failed beyond the threshold as a whole, undecided if it contains it."""
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return UNDECIDED
+        bad, good = (low > self.threshold, high <= self.threshold)
+        if self.beyond == "<":
+            bad, good = (high < self.threshold, low >= self.threshold)
+        return FAILED if bad else PASSED if good else UNDECIDED
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Outcome of one condition for one layer.
+
+    Attributes
+    ----------
+    condition
+        As written.
+    quantity, layer
+        What was compared: a metric, ``unproven (METRIC)`` or ``accuracy``, which has no layer.
+    run, other
+        Names of the runs.
+    difference, low, high
+        Mean of other minus run, with its confidence interval; NaN where unknown.
+    threshold
+        See :class:`Condition`.
+    n
+        Number of samples.
+    status
+        ``failed``: the whole interval lies beyond the threshold; ``passed``: no part of it does; ``undecided``: a part
+        does, or the interval is unknown.
+    """
+
+    condition: str
+    quantity: str
+    layer: str
+    run: str
+    other: str
+    difference: float
+    low: float
+    high: float
+    threshold: float
+    n: int
+    status: Status
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Result of :func:`onnxinfo.gate`.
+
+    Attributes
+    ----------
+    outcomes
+        One per condition, layer and other run.
+    confidence
+        Confidence that no condition fails by chance, shared by all outcomes.
+    missing
+        Layers of the first run that a condition names and another run does not have.
+
+    Examples
+    --------
+    >>> verdict = onnxinfo.gate(["result.h5", "pruned.h5"], ["sid:logits>+10"])
+    >>> verdict.passed, verdict.outcomes[0].status
+    (True, 'passed')
+    """
+
+    outcomes: tuple[Outcome, ...]
+    confidence: float
+    missing: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether no condition failed."""
+        return not any(outcome.status == FAILED for outcome in self.outcomes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-compatible values; NaN is None."""
+        rows = [
+            {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+            for row in map(asdict, self.outcomes)
+        ]
+        counts = {status: sum(row["status"] == status for row in rows) for status in (FAILED, PASSED, UNDECIDED)}
+        return {
+            "passed": self.passed,
+            "counts": counts,
+            "confidence": self.confidence,
+            "missing_layers": list(self.missing),
+            "outcomes": rows,
+            "onnxinfo": __version__,
+        }
+
+    def __str__(self) -> str:
+        """Say what failed, or that nothing did."""
+        failed = [outcome for outcome in self.outcomes if outcome.status == FAILED]
+        undecided = sum(outcome.status == UNDECIDED for outcome in self.outcomes)
+        if not failed:
+            return f"no condition failed ({undecided} of {len(self.outcomes)} undecided)"
+        worst = max(failed, key=lambda each: abs(each.difference - each.threshold))
+        where = f" at layer '{worst.layer}'" if worst.layer else ""
+        interval = f"{worst.difference:+.3g}, interval {worst.low:+.3g} to {worst.high:+.3g}"
+        of = f"{len(failed)} of {len(self.outcomes)} comparisons failed"
+        return printable(f"{of}; '{worst.condition}'{where}: {interval}")
+
+
+def gate(
+    path: Paths,
+    fail_if: Names,
+    *,
+    by: Match = "layer",
+    unpaired: bool = False,
+    confidence: float = 0.95,
+    **selected: Unpack[Selected],
+) -> Verdict:
+    """Judge whether runs differ from the first one by more than given thresholds, beyond their errors.
+
+    A condition fails only if the whole confidence interval lies beyond its threshold. The confidence is shared by all
+    comparisons (Bonferroni), so that runs that do not differ beyond their thresholds fail by chance in at most
+    ``1 - confidence`` of the cases, however many layers are compared.
+
+    Intervals of metrics are those of :func:`onnxinfo.compare`. Intervals of fractions are Wald intervals with
+    pseudo-counts, which hold for few samples: Agresti and Min (Statistics in Medicine 24, 2005) for paired samples,
+    Agresti and Caffo (The American Statistician 54, 2000) for independent ones.
+
+    Parameters
+    ----------
+    path
+        An archive, or several.
+    fail_if
+        One or several conditions on the difference, other run minus first run: ``sid:relu_18>+0.05`` fails if the SID
+        of layer relu_18 rises by more than 0.05 nats, ``sid:relu_*<-0.1`` if it falls by more than 0.1 in a layer that
+        matches; any metric, and patterns of :func:`onnxinfo.select_layers`, without layers all of them.
+        ``unproven:logits>+0.1`` is about the fraction of unproven cells, ``accuracy<-0.01`` about the fraction of
+        samples classified as labeled.
+    by, unpaired, confidence, **selected
+        See :func:`onnxinfo.compare`.
+
+    Returns
+    -------
+    Verdict
+        The outcomes; :attr:`Verdict.passed` if none failed.
+
+    Raises
+    ------
+    UsageError
+        A condition cannot be read, its metric or layer does not exist, accuracy is asked for without labels, or the
+        runs are not comparable.
+    ArchiveError
+        An archive cannot be read.
+
+    Examples
+    --------
+    >>> verdict = onnxinfo.gate(["result.h5", "pruned.h5"], ["sid:logits>+0.5", "unproven>+0.5"])
+    >>> sorted({outcome.quantity for outcome in verdict.outcomes})
+    ['sid', 'unproven (sid)']
+    """
+    return gate_selected(Selection.of(path, **selected), names_of(fail_if, "fail_if"), by, unpaired, confidence)
+
+
+def gate_selected(
+    selection: Selection, fail_if: Sequence[str], by: Match = "layer", unpaired: bool = False, confidence: float = 0.95
+) -> Verdict:
+    """Judge the selected runs; see :func:`gate`."""
+    conditions = [Condition.parse(text) for text in fail_if]
+    if not conditions:
+        raise UsageError(f"fail_if has no condition; {_FORM}")
+    if not 0 < confidence < 1:
+        raise UsageError(f"confidence={confidence}: a number between 0 and 1 expected, such as 0.95")
+    first, *others = read_sides(selection)
+    pairs = [(first, other, check_sides(first, other, unpaired)) for other in others]
+    # The number of comparisons sets the confidence of each.
+    count = sum(len(rows) for _, rows, _ in _measured(conditions, pairs, by, confidence))
+    each = 1 - (1 - confidence) / max(count, 1)
+    outcomes: list[Outcome] = []
+    missing: dict[str, None] = {}
+    for condition, rows, absent in _measured(conditions, pairs, by, each):
+        outcomes += [_outcome(condition, row) for row in rows]
+        missing |= dict.fromkeys(absent)
+    if missing:
+        logger.warning("conditions do not cover layers that only one run has: %s", printable(", ".join(missing)))
+    return Verdict(tuple(outcomes), confidence, tuple(missing))
+
+
+def _outcome(condition: Condition, row: Row) -> Outcome:
+    return Outcome(
+        condition=condition.text,
+        quantity=row["metric"],
+        layer=row["layer"],
+        run=row["run"],
+        other=row["other"],
+        difference=row["difference"],
+        low=row["low"],
+        high=row["high"],
+        threshold=condition.threshold,
+        n=row["n"],
+        status=condition.judge(row["low"], row["high"]),
+    )
+
+
+def _measured(
+    conditions: Sequence[Condition], pairs: Sequence[tuple[Side, Side, bool]], by: Match, confidence: float
+) -> Iterator[tuple[Condition, list[Row], list[str]]]:
+    """Yield for each condition and pair of runs the rows that it judges, and the layers that the other run lacks."""
+    for condition in conditions:
+        for first, other, paired in pairs:
+            if condition.quantity == ACCURACY:
+                yield condition, [_accuracy(condition, first, other, paired, confidence)], []
+                continue
+            wanted = _wanted(condition, first)
+            found = _rows(condition, first, other, by, paired, confidence)
+            rows = [row for row in found if row["layer"] in wanted]
+            absent = [name for name in wanted if name not in {row["layer"] for row in rows}]
+            if not rows:
+                raise UsageError(
+                    f"fail_if={condition.text!r}: run '{other.title}' has nothing to compare with "
+                    f"{', '.join(repr(name) for name in absent[:3])} of run '{first.title}'"
+                )
+            yield condition, rows, absent
+
+
+def _wanted(condition: Condition, first: Side) -> list[str]:
+    """Return the names of the first run's layers that a condition is about."""
+    quantity = condition.quantity
+    if quantity != UNPROVEN and quantity not in first.metrics:
+        known = [*first.metrics, UNPROVEN, ACCURACY]
+        why = no_such("metric", quantity, known, f"run '{first.title}'")
+        raise UsageError(f"fail_if={condition.text!r}: {why}")
+    metrics = first.metrics.values() if quantity == UNPROVEN else [first.metrics[quantity]]
+    layers = list({row.name: row for values in metrics for row in values.layers}.values())
+    patterns = [condition.layers] if condition.layers else []
+    return [layers[position].name for position in match_layers(layers, patterns)]
+
+
+def _rows(condition: Condition, first: Side, other: Side, by: Match, paired: bool, confidence: float) -> list[Row]:
+    if condition.quantity == UNPROVEN:
+        shared = [name for name in first.metrics if name in other.metrics]
+        return [row for name in shared for row in _unproven(first, other, name, by, paired, confidence)]
+    if condition.quantity not in other.metrics:
+        return []
+    return differences(first, other, condition.quantity, by, paired, confidence)
+
+
+def _accuracy(condition: Condition, first: Side, other: Side, paired: bool, confidence: float) -> Row:
+    for side in (first, other):
+        if side.correct is None:
+            raise UsageError(f"fail_if={condition.text!r}: run '{side.title}' has no accuracy; analyze with labels=...")
+    assert first.correct is not None
+    assert other.correct is not None
+    row = _fraction_row("", first, other, (first.correct, other.correct), paired, confidence)
+    return row | {"metric": ACCURACY}
+
+
+def _unproven(first: Side, other: Side, metric: str, by: Match, paired: bool, confidence: float) -> Iterator[Row]:
+    one, two = first.metrics[metric], other.metrics[metric]
+    for i, j in matched(one, two, by):
+        events = _events(select_cells(one.values, i)), _events(select_cells(two.values, j))
+        row = _fraction_row(one.layers[i].name, first, other, events, paired, confidence)
+        yield row | {"metric": f"{UNPROVEN} ({metric})"}
+
+
+def _events(cells: Cells) -> npt.NDArray[np.float64]:
+    """Tell which samples of a layer are unproven: 1, 0, or NaN if unfinished."""
+    return np.where(cells["done"], unproven(cells) | ~np.isfinite(cells["value"]), np.nan)
+
+
+def _fraction_row(
+    layer: str,
+    first: Side,
+    other: Side,
+    events: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    paired: bool,
+    confidence: float,
+) -> Row:
+    one, two = events
+    if paired:
+        both = np.isfinite(one) & np.isfinite(two)
+        one, two = one[both], two[both]
+    else:
+        one, two = one[np.isfinite(one)], two[np.isfinite(two)]
+    n = min(len(one), len(two))
+    difference = float(two.mean() - one.mean()) if n else math.nan
+    low, high = (paired_interval if paired else independent_interval)(one, two, confidence) if n else (math.nan,) * 2
+    titles = {"run": first.title, "other": other.title}
+    return {"layer": layer, **titles, "difference": difference, "low": low, "high": high, "n": n}
+
+
+def paired_interval(
+    one: npt.NDArray[np.float64], two: npt.NDArray[np.float64], confidence: float
+) -> tuple[float, float]:
+    """Return an interval for the difference of two fractions of the same samples (Agresti and Min, 2005).
+
+    Parameters
+    ----------
+    one, two
+        1 or 0 for each sample, of shape (sample,).
+    confidence
+        Confidence level.
+    """
+    # Half a sample is added to each of the four cells of the table.
+    n = len(one) + 2.0
+    gained, lost = float(((two == 1) & (one == 0)).sum()) + 0.5, float(((two == 0) & (one == 1)).sum()) + 0.5
+    difference = (gained - lost) / n
+    return _wald(difference, (gained + lost - (gained - lost) ** 2 / n) / n**2, confidence)
+
+
+def independent_interval(
+    one: npt.NDArray[np.float64], two: npt.NDArray[np.float64], confidence: float
+) -> tuple[float, float]:
+    """Return an interval for the difference of two fractions of independent samples (Agresti and Caffo, 2000).
+
+    Parameters
+    ----------
+    one, two
+        1 or 0 for each sample, of shape (sample,).
+    confidence
+        Confidence level.
+    """
+    # One event and one sample without it are added to each side.
+    sizes = [len(each) + 2.0 for each in (one, two)]
+    shares = [(float(each.sum()) + 1) / size for each, size in zip((one, two), sizes, strict=True)]
+    variance = sum(share * (1 - share) / size for share, size in zip(shares, sizes, strict=True))
+    return _wald(shares[1] - shares[0], variance, confidence)
+
+
+def _wald(difference: float, variance: float, confidence: float) -> tuple[float, float]:
+    # Imported here because most code that reads archives does not need it.
+    from scipy.special import ndtri
+
+    half = float(ndtri((1 + confidence) / 2)) * math.sqrt(variance)
+    return difference - half, difference + half

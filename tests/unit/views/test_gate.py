@@ -1,0 +1,246 @@
+"""Conditions on differences between runs: what fails, what passes, what stays undecided."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import archive_fakes as fakes
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from places import ROOT
+
+import onnxinfo
+from onnxinfo import UsageError
+from onnxinfo.archive.sanity import SanityCard
+from onnxinfo.archive.writer import RunWriter
+from onnxinfo.cli import cli
+from onnxinfo.views import gate as gating
+from onnxinfo.views.compare import Side
+from onnxinfo.views.gate import Condition, independent_interval, paired_interval
+from onnxinfo.views.run_values import RunValues
+
+RECIPE = fakes.schema().recipe | {"samples_sha256": "cd" * 32}
+NAMES = [row.name for row in fakes.schema().layers]
+
+
+def write_run(path, name, shift=(0.0,) * 4, noise=1e-3, unproven=(), correct=None, seed=0, layers=None):
+    """Write a run whose SID is shifted by layer, with noise, of 6 samples."""
+    changes = {}
+    if correct is not None:
+        labels = np.zeros(6, np.int64)
+        changes = {"labels": labels, "predicted": np.where(correct, 0, 1), "probability": np.ones(6)}
+        card = SanityCard("x", 6, {}, classes=3, labeled=6, accuracy=float(np.mean(correct)))
+        changes["provenance"] = fakes.schema().provenance | {"sanity": card.to_dict()}
+    described = fakes.schema(recipe=RECIPE, metrics=[fakes.PROVEN_SID], **changes)
+    if layers is not None:
+        changes = {"layers": [described.layers[i] for i in layers]}
+        described = fakes.schema(recipe=RECIPE, metrics=[fakes.PROVEN_SID], **changes)
+    generator = np.random.default_rng(seed)
+    with RunWriter.open(path, name, described) as writer:
+        for layer in range(len(described.layers)):
+            writer.set_normalizer("sid", layer, 1.0)
+            values = np.arange(6) * 0.1 + shift[layer] + noise * generator.standard_normal(6)
+            proven = np.array([(layer, sample) not in unproven for sample in range(6)])
+            numbers = {"value": values, "stderr": np.full(6, 1e-6), "converged": proven, "gap": np.full(6, 0.01)}
+            numbers |= {field.name: np.zeros(6) for field in fakes.PROVEN_SID.fields if field.name not in numbers}
+            maps = np.zeros((6, *fakes.IMAGE), np.float32)
+            writer.write("sid", layer, range(6), values=numbers, map=maps)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "quantity", "layers", "beyond", "threshold"),
+    [
+        ("sid:relu_18>+0.05", "sid", "relu_18", ">", 0.05),
+        ("sid:relu_*<-0.1", "sid", "relu_*", "<", -0.1),
+        ("accuracy < -1e-2", "accuracy", "", "<", -0.01),
+        ("unproven>+.5", "unproven", "", ">", 0.5),
+        ("sid:a:b>c<->+0", "sid", "a:b>c<-", ">", 0.0),
+    ],
+)
+def test_conditions_are_read(text, quantity, layers, beyond, threshold):
+    found = Condition.parse(text)
+    assert (found.quantity, found.layers, found.beyond, found.threshold) == (quantity, layers, beyond, threshold)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("sid:relu_18>0.05", "needs a sign"),
+        ("sid:relu_18", "expected QUANTITY"),
+        ("sid:relu_18>+", "expected QUANTITY"),
+        ("sid:relu_18>+nan", "expected QUANTITY"),
+        ("", "expected QUANTITY"),
+        ("accuracy:relu>+0.1", "not of a layer"),
+    ],
+)
+def test_other_conditions_are_refused(text, reason):
+    with pytest.raises(UsageError, match=reason):
+        Condition.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("beyond", "interval", "status"),
+    [
+        (">", (0.11, 0.2), "failed"),
+        (">", (0.1, 0.2), "undecided"),
+        (">", (0.0, 0.1), "passed"),
+        ("<", (-0.3, -0.2), "failed"),
+        ("<", (-0.2, -0.05), "undecided"),
+        ("<", (-0.1, 0.2), "passed"),
+        (">", (np.nan, np.nan), "undecided"),
+    ],
+)
+def test_only_whole_intervals_beyond_the_threshold_fail(beyond, interval, status):
+    threshold = 0.1 if beyond == ">" else -0.1
+    assert Condition("", "sid", "", beyond, threshold).judge(*interval) == status
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run, and one whose last layer is .2 higher, with 5 unproven cells in layer 1 and 5 wrong predictions."""
+    path = tmp_path_factory.mktemp("gate") / "a.h5"
+    write_run(path, "a", correct=[True] * 6, seed=1)
+    unproven = [(1, sample) for sample in range(5)]
+    return write_run(path, "b", (0, 0, 0, 0.2), unproven=unproven, correct=[True] + [False] * 5, seed=2)
+
+
+def statuses(verdict):
+    return {outcome.layer: outcome.status for outcome in verdict.outcomes}
+
+
+def test_a_layer_fails_by_itself(runs):
+    verdict = onnxinfo.gate(runs, ["sid>+0.1"])
+    assert statuses(verdict) == {name: "failed" if name == NAMES[3] else "passed" for name in NAMES}
+    assert not verdict.passed
+    assert onnxinfo.gate(runs, ["sid>+0.3"]).passed
+    assert onnxinfo.gate(runs, [f"sid:{NAMES[0]}>+0.1"]).passed
+    assert not onnxinfo.gate(runs, ["sid:-1>+0.1"]).passed
+    # In the other direction, the last layer is .2 lower.
+    assert not onnxinfo.gate(runs, ["sid<-0.1"], run=["b", "a"]).passed
+
+
+def test_unproven_cells_and_accuracy_are_judged(runs):
+    found = statuses(onnxinfo.gate(runs, ["unproven>+0"]))
+    assert found == {name: "failed" if name == NAMES[1] else "undecided" for name in NAMES}
+    (outcome,) = onnxinfo.gate(runs, ["accuracy<-0.01"]).outcomes
+    assert (outcome.status, outcome.n, outcome.difference) == ("failed", 6, pytest.approx(-5 / 6))
+    assert onnxinfo.gate(runs, ["accuracy<-0.01"], run=["b", "a"]).passed
+
+
+@pytest.mark.parametrize(
+    ("condition", "reason"),
+    [("ru>+0", "ru"), ("sid:relu_77>+0", "relu_77"), ("sid", "expected QUANTITY")],
+)
+def test_conditions_about_nothing_are_refused(runs, condition, reason):
+    with pytest.raises(UsageError, match=reason):
+        onnxinfo.gate(runs, [condition])
+    with pytest.raises(UsageError, match="no condition"):
+        onnxinfo.gate(runs, [])
+
+
+def test_layers_that_a_run_lacks_are_named(tmp_path, caplog):
+    path = write_run(tmp_path / "a.h5", "a")
+    write_run(path, "b", layers=[0, 1])
+    verdict = onnxinfo.gate(path, ["sid>+0.1"])
+    assert verdict.missing == tuple(NAMES[2:])
+    assert NAMES[3] in caplog.text
+    with pytest.raises(UsageError, match="nothing to compare"):
+        onnxinfo.gate(path, [f"sid:{NAMES[3]}>+0.1"])
+    with pytest.raises(UsageError, match="run 'a' has no accuracy"):
+        onnxinfo.gate(path, ["accuracy<-0.1"])
+
+
+def side_of(name, generator):
+    """Side of a comparison: SID of 4 layers and 6 samples, which is noise."""
+    whole = np.ones((4, 6), bool)
+    cells = {"value": generator.standard_normal((4, 6)), "stderr": np.zeros((4, 6)), "converged": whole, "done": whole}
+    values = RunValues(name, "", tuple(fakes.schema().layers), fakes.SID, cells, RECIPE, {})
+    return Side(name, name, ("a",) * 6, "cd", {"sid": values}, SimpleNamespace())
+
+
+def test_chance_fails_rarely(monkeypatch):
+    """At 5 % for each of its 8 comparisons rather than for all together, some 40 of 200 calls would fail."""
+    generator, failed = np.random.default_rng(0), 0
+    monkeypatch.setattr(gating, "check_sides", lambda first, other, unpaired: True)
+    for _ in range(200):
+        sides = [side_of(name, generator) for name in "ab"]
+        monkeypatch.setattr(gating, "read_sides", lambda selection, sides=sides: sides)
+        failed += not onnxinfo.gate("a.h5", ["sid>+0", "sid<-0"]).passed
+    assert failed <= 10
+
+
+def test_intervals_of_fractions():
+    """Agresti and Min's table: 6 of 100 gained and 16 lost; Agresti and Caffo's: 7 of 10 and 2 of 10."""
+    one = np.array([0] * 6 + [1] * 16 + [1] * 40 + [0] * 38, dtype=np.float64)
+    two = np.array([1] * 6 + [0] * 16 + [1] * 40 + [0] * 38, dtype=np.float64)
+    low, high = paired_interval(one, two, 0.95)
+    assert (low + high) / 2 == pytest.approx(-10 / 102)
+    assert (high - low) / 2 == pytest.approx(1.95996 * np.sqrt(23 - 100 / 102) / 102, rel=1e-5)
+    one, two = np.array([1.0] * 7 + [0] * 3), np.array([1.0] * 2 + [0] * 8)
+    low, high = independent_interval(one, two, 0.95)
+    assert (low + high) / 2 == pytest.approx(3 / 12 - 8 / 12)
+    assert (high - low) / 2 == pytest.approx(1.95996 * np.sqrt((2 / 3 / 3 + 3 / 16) / 12), rel=1e-5)
+
+
+def test_two_samples_never_suffice_for_a_fraction():
+    assert paired_interval(np.zeros(2), np.ones(2), 0.95)[0] < 0
+
+
+def test_the_command_ends_with_3_and_writes_its_verdict(runs, tmp_path):
+    command = ["compare", str(runs), "--fail-if", "sid>+0.1", "--verdict", str(tmp_path / "v.json")]
+    result = CliRunner().invoke(cli, command, obj={})
+    assert isinstance(result.exception, onnxinfo.GateError)
+    assert result.exception.exit_code == 3
+    assert f"1 of 4 comparisons failed; 'sid>+0.1' at layer '{NAMES[3]}': +0.2" in str(result.exception)
+    assert result.stdout.count("failed") == 1
+    found = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
+    assert not found["passed"]
+    assert found["counts"] == {"failed": 1, "passed": 3, "undecided": 0}
+    assert found["outcomes"][3]["layer"] == NAMES[3]
+
+
+@pytest.mark.parametrize("output", ["archive", "table"])
+def test_a_verdict_replaces_no_other_output(runs, tmp_path, output):
+    target = str(runs) if output == "archive" else str(tmp_path / "x.json")
+    command = ["compare", str(runs), "--fail-if", "sid>+9", "--format", "json", "-o", str(tmp_path / "x.json")]
+    result = CliRunner().invoke(cli, [*command, "--verdict", target, "--force"], obj={})
+    assert isinstance(result.exception, onnxinfo.OnnxinfoError)
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_the_action_posts_a_summary(runs, tmp_path):
+    """The script runs with ``onnxinfo`` on the path, gets hostile text as variables, and ends with the code."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "onnxinfo"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m onnxinfo "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    summary, outputs = tmp_path / "summary.md", tmp_path / "outputs"
+    variables = {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "BASELINE": str(runs),
+        "CANDIDATE": str(runs),
+        "FAIL_IF": "  sid>+0.1\n\n$(touch pwned)>+0.1",
+        "COMPARE_OPTIONS": "--run=a\n--run=b",
+        "FOLDER": str(tmp_path / "out"),
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "GITHUB_OUTPUT": str(outputs),
+    }
+    script = ["bash", str(ROOT / "tools" / "gate.sh")]
+    refused = subprocess.run(script, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "no verdict (exit code 2)" in summary.read_text(encoding="utf-8")
+    assert not (tmp_path / "pwned").exists()
+    summary.unlink()
+    failed = subprocess.run(
+        script, env=variables | {"FAIL_IF": "sid>+0.1"}, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert failed.returncode == 3
+    text = summary.read_text(encoding="utf-8")
+    assert text.startswith("### onnxinfo: failed")
+    assert text.count("| failed |") == 1
+    assert "exit-code=3" in outputs.read_text(encoding="utf-8")

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Steps of the GitHub Action in action.yml: analyze what has no archive yet, compare, and report in the job's summary.
+#
+# BASELINE, CANDIDATE  archives (.h5), or models, which are analyzed first
+# INPUTS, OPTIONS      of the analyses: samples, and further options, one per line
+# FAIL_IF              conditions, one per line
+# COMPARE_OPTIONS      further options of the comparison, one per line
+# FOLDER               where archives, the table and the verdict are written
+set -euo pipefail
+
+lines() { # reads the lines of a variable into an array, without empty ones
+    local -n into=$1
+    mapfile -t into < <(sed -e 's/^[[:space:]]*//' -e 's/[[:space:]]*$//' -e '/^$/d' <<<"$2")
+}
+
+lines options "${OPTIONS:-}"
+lines conditions "${FAIL_IF:?name at least one condition in fail-if}"
+lines compare_options "${COMPARE_OPTIONS:-}"
+mkdir -p "$FOLDER"
+
+archive() { # prints the archive of a side, analyzing its model first if it is one
+    case $2 in
+        *.h5 | *.hdf5) printf '%s\n' "$2" ;;
+        *)
+            onnxinfo analyze "$2" --inputs "${INPUTS:?inputs are needed to analyze a model}" "${options[@]}" \
+                --run "$1" -o "$FOLDER/$1.h5" >&2
+            printf '%s\n' "$FOLDER/$1.h5"
+            ;;
+    esac
+}
+
+baseline=$(archive baseline "${BASELINE:?}")
+candidate=$(archive candidate "${CANDIDATE:?}")
+flags=()
+for condition in "${conditions[@]}"; do flags+=(--fail-if "$condition"); done
+
+code=0
+onnxinfo compare "$baseline" "$candidate" "${flags[@]}" "${compare_options[@]}" --format markdown --force \
+    --verdict "$FOLDER/verdict.json" >"$FOLDER/comparison.md" 2>"$FOLDER/messages.txt" || code=$?
+cat "$FOLDER/messages.txt" >&2
+
+{
+    case $code in
+        0) echo "### onnxinfo: passed" ;;
+        3) echo "### onnxinfo: failed" ;;
+        *) echo "### onnxinfo: no verdict (exit code $code)" ;;
+    esac
+    echo
+    cat "$FOLDER/comparison.md"
+    if [ -s "$FOLDER/messages.txt" ]; then
+        printf '\n```text\n'
+        cat "$FOLDER/messages.txt"
+        printf '```\n'
+    fi
+} >>"${GITHUB_STEP_SUMMARY:-/dev/stdout}"
+
+if [ -n "${GITHUB_OUTPUT:-}" ]; then
+    printf 'exit-code=%s\nverdict=%s\n' "$code" "$FOLDER/verdict.json" >>"$GITHUB_OUTPUT"
+fi
+exit "$code"
