@@ -131,7 +131,7 @@ def prune(model: str, output: str, keep: float, scope: str, force: bool) -> None
 @samples
 @_archive
 @config_file
-@settings("input", "sid", "ru", "ru.decoder", "execution", "output")
+@settings("input", "sid", "ru", "ru.decoder", "sensitivity", "execution", "output")
 @formats
 def robustness(model: str, inputs: str, output: str, format: str, **options: Any) -> None:
     """Measure how far the samples are from MODEL's most probable wrong classes.

@@ -119,6 +119,7 @@ METRICS: Registry[Any] = Registry(
         "gradcam": ".analysis.baselines:GradCam",
         "cam": ".analysis.baselines:Cam",
         "robustness": ".analysis.robustness:Robustness",
+        "sensitivity": ".analysis.sensitivity_metric:SensitivityMetric",
     },
 )
 

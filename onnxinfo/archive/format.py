@@ -110,6 +110,7 @@ MARKS: dict[int, Mark] = {
     7: Mark("not_finite", "the feature or the value is not finite"),
     8: Mark("decoder", "the decoder recovers nothing"),
     9: Mark("saturated_output", "the layer's own values are saturated, as probabilities near 0 and 1 are"),
+    10: Mark("integer", "the tensor holds integers of a quantized operator, whose unit is none of the values"),
 }
 _MARK_CODES = {mark.name: code for code, mark in MARKS.items()}
 

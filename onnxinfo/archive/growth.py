@@ -16,7 +16,7 @@ from .reading import Run
 from .sanity import ATTRIBUTE
 
 #: Recipe fields that belong to a metric, by their beginning.
-_OF_METRIC = {"ru_": "ru", "attack": "robustness"}
+_OF_METRIC = {"ru_": "ru", "attack": "robustness", "sensitivity_": "sensitivity"}
 #: Recipe fields that come with a metric but describe samples.
 _OF_FOREGROUND = ("foreground_sha256", "without_foreground")
 #: Digests of all samples, which change when samples are added.
@@ -24,6 +24,8 @@ _SAMPLES, _DECODER_SAMPLES = "samples_sha256", "ru_decoder_samples_sha256"
 _FORWARD = "forward_layers"
 #: Normalizers that do not depend on the other samples.
 _OF_ITS_OWN = ("image", "absolute")
+#: Metrics whose cells contain numbers of all samples.
+_OF_ALL = ("sensitivity",)
 #: Metrics that depend neither on a budget nor on the unit of sigma.
 _FREE = ("gradient", "gradcam", "cam")
 #: Provenance that describes all samples, and is that of the newest analysis.
@@ -243,12 +245,14 @@ def _drop_by_samples(
         name
         for name in kept
         if (reason and name not in _FREE)
+        or name in _OF_ALL
         or (name == "ru" and stored.recipe.get(_DECODER_SAMPLES) != wanted.recipe.get(_DECODER_SAMPLES))
     ]
     found = [name for name in dropped if kept[name].any()]
     for name in dropped:
         kept[name], retried[name] = np.zeros_like(kept[name]), np.zeros_like(retried[name])
-    return [reason or "the decoders' training samples change"] if found else []
+    fallback = "the decoders' training samples change" if "ru" in found else "some numbers are of all samples"
+    return [reason or fallback] if found else []
 
 
 def _drop_unproven(kept: dict[str, Bools], retried: dict[str, Bools], existing: Run) -> list[str]:

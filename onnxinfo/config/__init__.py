@@ -8,7 +8,7 @@ is used by Python's keywords, the command line (``--flat-name``) and the environ
 from __future__ import annotations
 
 from .combining import configure, read_settings
-from .keywords import FlatOptions, InputOptions, Options, TrainingOptions
+from .keywords import FlatOptions, InputOptions, Options, SensitivityOptions, TrainingOptions
 from .sections import (
     COHERENCY_METRICS,
     PATTERNS,
@@ -21,6 +21,7 @@ from .sections import (
     OutputConfig,
     RuConfig,
     SelectionConfig,
+    SensitivityConfig,
     SidConfig,
     as_setting,
     entries,
@@ -46,6 +47,8 @@ __all__ = [
     "OutputConfig",
     "RuConfig",
     "SelectionConfig",
+    "SensitivityConfig",
+    "SensitivityOptions",
     "Setting",
     "SidConfig",
     "TrainingOptions",

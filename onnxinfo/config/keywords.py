@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..arguments import Names
-from .sections import ExecutionConfig, InputConfig, OutputConfig, RuConfig, SidConfig
+from .sections import ExecutionConfig, InputConfig, OutputConfig, RuConfig, SensitivityConfig, SidConfig
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -50,6 +50,18 @@ class TrainingOptions(InputOptions, total=False):
     horizontal_flip: bool
 
 
+class SensitivityOptions(InputOptions, total=False):
+    """Flat keywords of :func:`onnxinfo.sensitivity`."""
+
+    target: str | None
+    change: float | str
+    measure: bool
+    probes: int
+    seed: int
+    device: str
+    memory_limit: int | str | None
+
+
 class FlatOptions(InputOptions, total=False):
     """Flat keywords: every field of the configuration objects except those of :class:`SelectionConfig`."""
 
@@ -70,6 +82,10 @@ class FlatOptions(InputOptions, total=False):
     decoder_batch: int
     decoder_learning_rate: float
     decoder_horizontal_flip: bool
+    target: str | None
+    change: float | str
+    measure: bool
+    probes: int
     device: str
     memory_limit: int | str | None
     engine: str
@@ -96,5 +112,6 @@ class Options(FlatOptions, total=False):
     input: InputConfig
     sid: SidConfig
     ru: RuConfig
+    sensitivity: SensitivityConfig
     execution: ExecutionConfig
     out: OutputConfig

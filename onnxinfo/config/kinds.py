@@ -153,6 +153,22 @@ def _budget(value: Any) -> float | str:
     return f"{size!r}/unit" if slash else size
 
 
+def _several(value: Any) -> int:
+    return _integer(value, "an integer of at least 2", 2)
+
+
+def _change(value: Any) -> str:
+    expected = "relative:X, absolute:X or kl:X with a positive number, such as relative:0.01"
+    kind, _, number = value.rpartition(":") if isinstance(value, str) else ("", "", value)
+    try:
+        amount = _positive(_parse_number(number) if isinstance(number, str) else number)
+    except ValueError:
+        raise ValueError(expected) from None
+    if (kind or "relative") not in ("relative", "absolute", "kl"):
+        raise ValueError(expected)
+    return f"{kind or 'relative'}:{amount:g}"
+
+
 def _numbers(value: Any) -> float | tuple[float, ...]:
     expected = "a number, or one per channel such as 0.485,0.456,0.406"
     if isinstance(value, numbers.Real):
@@ -266,6 +282,9 @@ DATA = Kind("SPEC", str, lambda value: value)
 FLAG = Kind("", str, _flag, is_flag=True)
 INTEGER = Kind("N", _parse_integer, _integer)
 COUNT = Kind("N", _parse_integer, _count)
+SEVERAL = Kind("N", _parse_integer, _several)
+#: Change of a layer, ``KIND:X``; a number is relative.
+CHANGE = Kind("KIND:X", str, _change)
 SEED = Kind("N", _parse_integer, _seed)
 NUMBER = Kind("X", _parse_number, _number)
 POSITIVE = Kind("X", _parse_number, _positive)

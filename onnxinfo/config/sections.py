@@ -290,6 +290,46 @@ class SidConfig(Validated):
 
 
 @dataclass(frozen=True)
+class SensitivityConfig(Validated):
+    """Sensitivity of a target layer to noise on the others.
+
+    Examples
+    --------
+    >>> config = onnxinfo.SensitivityConfig(change="absolute:0.5")
+    >>> onnxinfo.sensitivity("digits-cnn.onnx", "digits.npz:images", sensitivity=config, limit=8).change
+    'absolute:0.5'
+    """
+
+    target: str | None = setting(
+        None,
+        "Layer whose change is measured by sensitivity, by name or pattern.",
+        kinds.TEXT,
+        unset="the class scores before a softmax, else the last default layer",
+        recipe="sensitivity_target",
+    )
+    change: float | str = setting(
+        "relative:0.01",
+        "Change of the target that noise on a tensor may cause: a fraction of the target's variance over the samples "
+        "(relative:X), mean squared change summed over its entries (absolute:X), or mean divergence of the class "
+        "probabilities in nats (kl:X).",
+        kinds.CHANGE,
+        recipe="sensitivity_change",
+    )
+    measure: bool = setting(
+        False,
+        "Correct the tolerated noise until it is measured to cause the change; always done with kl.",
+        kinds.FLAG,
+        recipe="sensitivity_measure",
+    )
+    probes: int = setting(
+        64,
+        "Number of random directions if the target has more than 128 entries; otherwise Jacobians are exact.",
+        kinds.SEVERAL,
+        recipe="sensitivity_probes",
+    )
+
+
+@dataclass(frozen=True)
 class DecoderConfig(Validated):
     """Decoders that reconstruct the input from a layer: where they are stored and how missing ones are trained.
 
@@ -463,6 +503,7 @@ class Config:
     input: InputConfig = InputConfig()
     sid: SidConfig = SidConfig()
     ru: RuConfig = RuConfig()
+    sensitivity: SensitivityConfig = SensitivityConfig()
     execution: ExecutionConfig = ExecutionConfig()
     out: OutputConfig = OutputConfig()
 
@@ -479,6 +520,7 @@ SECTIONS: dict[str, tuple[tuple[str, ...], type[Any]]] = {
     "sid": (("sid",), SidConfig),
     "ru": (("ru",), RuConfig),
     "ru.decoder": (("ru", "decoder"), DecoderConfig),
+    "sensitivity": (("sensitivity",), SensitivityConfig),
     "execution": (("execution",), ExecutionConfig),
     "output": (("out",), OutputConfig),
 }

@@ -235,7 +235,7 @@ class Network:
         inputs[0][1:] += torch.linspace(-1, 1, x[0].numel()).reshape(x[0].shape).to(x)
         with torch.no_grad():
             beside = self.evaluate(*inputs)
-            rows_ = [_rows(output, count, axis)[:1] for output, axis in zip(beside, self.axes, strict=True)]
+            rows_ = [rows_of(output, count, axis)[:1] for output, axis in zip(beside, self.axes, strict=True)]
             return all(map(same_features, rows_, self._loop(x[:1], rows[:1])))
 
     def set_batching(self, mode: str, axes: Sequence[int]) -> None:
@@ -295,7 +295,7 @@ def _shape(feature: Tensor, axis: int) -> tuple[int, ...]:
 
 def _whole(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[Tensor]:
     outputs = network.evaluate(x, *conditioning_inputs)
-    return [_rows(output, len(x), axis) for output, axis in zip(outputs, network.axes, strict=True)]
+    return [rows_of(output, len(x), axis) for output, axis in zip(outputs, network.axes, strict=True)]
 
 
 def _channels_last(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[Tensor]:
@@ -305,7 +305,8 @@ def _channels_last(network: Network, x: Tensor, conditioning_inputs: list[Tensor
     return _whole(network, x.contiguous(memory_format=torch.channels_last), conditioning_inputs)
 
 
-def _rows(output: Tensor, count: int, axis: int) -> Tensor:
+def rows_of(output: Tensor, count: int, axis: int) -> Tensor:
+    """Return the output of a graph as one row per sample, (count, n), given the position of its batch axis."""
     if output.dim() > axis and output.shape[axis] % count:
         # Smaller batches work: something in the graph, such as a slice, limits the batch size.
         raise ConversionError(
@@ -326,7 +327,7 @@ def _evaluated_one_by_one(network: Network, x: Tensor, conditioning_inputs: list
     with one_by_one(copies):
         outputs = network.evaluate(x, *conditioning_inputs)
     return [
-        _of_copies(output, copies, axis) if evaluated else _rows(output, len(x), axis)
+        _of_copies(output, copies, axis) if evaluated else rows_of(output, len(x), axis)
         for output, axis, evaluated in zip(outputs, network.axes, network.evaluated, strict=True)
     ]
 
@@ -335,7 +336,7 @@ def _of_copies(outputs: Tensor, copies: int, axis: int) -> Tensor:
     """Rows of outputs that were computed for copies of each input, (inputs, *shape of one output)."""
     if copies == 1:
         return as_rows(outputs)
-    return torch.stack([_rows(output, copies, axis)[0] for output in outputs])
+    return torch.stack([rows_of(output, copies, axis)[0] for output in outputs])
 
 
 def _mapped(network: Network, x: Tensor, conditioning_inputs: list[Tensor]) -> list[Tensor]:
@@ -357,7 +358,7 @@ def _alone(network: Network, inputs: Sequence[Tensor]) -> list[Tensor]:
     outputs = network.evaluate(*(_fill(sample, count) for sample in inputs))
     if count == 1:
         return [output.flatten() for output in outputs]
-    return [_rows(output, count, axis)[0] for output, axis in zip(outputs, network.axes, strict=True)]
+    return [rows_of(output, count, axis)[0] for output, axis in zip(outputs, network.axes, strict=True)]
 
 
 def _fill(sample: Tensor, count: int) -> Tensor:

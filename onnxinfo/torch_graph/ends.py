@@ -86,3 +86,7 @@ def _only(batch: Tensor) -> Tensor:
 
 def _widened(value: Tensor) -> Tensor:
     return value.float() if value.dtype in _HALF else value
+
+
+#: Functions that are added to the outputs of a graph here.
+ENDS = (_widened, torch.unsqueeze)

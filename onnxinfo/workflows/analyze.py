@@ -42,6 +42,7 @@ from ..config import (
     OutputConfig,
     RuConfig,
     SelectionConfig,
+    SensitivityConfig,
     SidConfig,
     configure,
     recipe,
@@ -87,6 +88,7 @@ def analyze(
     input: InputConfig = InputConfig(),
     sid: SidConfig = SidConfig(),
     ru: RuConfig = RuConfig(),
+    sensitivity: SensitivityConfig = SensitivityConfig(),
     execution: ExecutionConfig = ExecutionConfig(),
     out: OutputConfig = OutputConfig(),
     progress: Report | None = None,
@@ -112,7 +114,7 @@ def analyze(
         Patterns, see :func:`~onnxinfo.select_layers`; default: the default layers of :func:`~onnxinfo.list_layers`.
     metrics
         Names of metrics: ``sid``, ``ru``, ``concentration``; baselines ``gradient``, ``gradcam``, ``cam``.
-    input, sid, ru, execution, out
+    input, sid, ru, sensitivity, execution, out
         All other settings, by concern; see :mod:`onnxinfo.config`. Several local workers import the calling program's
         main module: guard its code with ``if __name__ == "__main__"``.
     progress
@@ -154,6 +156,7 @@ def analyze(
         input,
         sid,
         ru,
+        sensitivity,
         execution,
         out,
     )

@@ -106,7 +106,7 @@ def train_decoder(
         input,
         SidConfig(seed=seed),
         RuConfig(decoder=decoder),
-        ExecutionConfig(device=device),
+        execution=ExecutionConfig(device=device),
     )
     config = configure(base, named, "input", "ru.decoder")
     claim_folder(folder)

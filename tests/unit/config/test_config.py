@@ -48,6 +48,7 @@ TEXTS = {
     "noise_precision": "bfloat16", "error_reference": "reconstruction",
     "decoders": "kept", "decoder_inputs": IMAGES, "decoder_limit": "9", "decoder_width": "8", "decoder_steps": "20",
     "decoder_batch": "4", "decoder_learning_rate": "0.01", "decoder_horizontal_flip": "true", "device": "cpu",
+    "target": "logits", "change": "kl:0.1", "measure": "true", "probes": "9",
     "memory_limit": "2G", "engine": "ray", "workers": "2", "threads": "3", "ray_address": "host:1",
     "timeout": "90",
     "run": "named", "compression": "none", "overwrite": "true",

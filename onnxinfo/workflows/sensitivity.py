@@ -1,0 +1,267 @@
+"""Sensitivity of a network's output to noise on its inner tensors, in absolute units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from ..analysis.finite import check_values
+from ..analysis.job import Job, prepare, prepare_reached
+from ..analysis.sensitivity import Measured, check_change, find_target, measure_sensitivity, measured
+from ..analysis.settings import Report
+from ..arguments import Names, names_of
+from ..config import (
+    Config,
+    ExecutionConfig,
+    InputConfig,
+    SelectionConfig,
+    SensitivityConfig,
+    SensitivityOptions,
+    configure,
+)
+from ..errors import UsageError
+from ..graph.layers import Layer, choose_layers
+from ..graph.model import Model, ModelSource
+from ..graph.perturbed import perturbed_tensors
+from ..metrics.budget import device_of, fit
+from ..metrics.joint import open_provider
+from ..text import no_such, quoted
+from .open_model import open_model, runnable
+from .open_samples import open_analyzed
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Sensitivity of a target to a network's tensors; the result of :func:`sensitivity`.
+
+    Attributes
+    ----------
+    target
+        Name of the layer whose change is measured.
+    change
+        The change that the tolerances cause, such as ``relative:0.01``.
+    samples
+        Number of samples.
+    measured
+        Whether the tolerances were measured with noise, not only predicted.
+
+    Examples
+    --------
+    >>> found = onnxinfo.sensitivity("digits-cnn.onnx", "digits.npz:images", limit=16)
+    >>> found.target, found.samples, found.to_dataframe().tensor[0], found.units("relu").shape
+    ('logits', 16, 'relu', (16, 8, 8))
+    """
+
+    target: str
+    change: str
+    samples: int
+    measured: bool
+    _tensors: tuple[Measured, ...]
+
+    def table(self) -> dict[str, list[Any]]:
+        """Return the columns of :meth:`to_dataframe` as lists, without importing pandas."""
+        rows = [_row(each) for each in self._tensors]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return a table with one row per tensor.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns tensor, op, depth; units and channels, their numbers; trace, the mean over the samples of
+            ``tr(J^T J)``, where J is the Jacobian of the target by the tensor; stderr, its standard error over samples,
+            which includes that over probes; trace_stderr, the latter alone, 0 if the Jacobians are exact; effect, the
+            change per squared noise scale in the quadratic approximation: the trace, or half the trace of
+            ``J^T F J`` with the Fisher information F of the probabilities; std, the standard deviation of the tensor's
+            values; tolerance, the standard deviation of noise on all units that causes the change; tolerance_std, the
+            same in units of std; predicted, the tolerance in the quadratic approximation; achieved, the measured
+            change over the wanted one at the tolerance, and achieved_stderr, NaN if it was not measured; mark, empty
+            or the reason why there is no tolerance: ``dead``, ``integer``, ``not_finite``, ``out_of_reach``.
+        """
+        import pandas
+
+        return pandas.DataFrame(self.table())
+
+    def units(self, tensor: str) -> npt.NDArray[np.float64]:
+        """Return the mean squared Jacobian of each unit of a tensor, in the tensor's shape.
+
+        Raises
+        ------
+        UsageError
+            The tensor was not measured.
+        """
+        return self._of(tensor).units
+
+    def channels(self, tensor: str) -> npt.NDArray[np.float64]:
+        """Return the mean squared Jacobian of each channel of a tensor, summed over the channel's units.
+
+        Raises
+        ------
+        UsageError
+            The tensor was not measured.
+        """
+        return self._of(tensor).channels
+
+    def _of(self, tensor: str) -> Measured:
+        found = {each.layer.name: each for each in self._tensors}
+        if tensor not in found:
+            raise UsageError(no_such("tensor", tensor, [*found], "the sensitivity"))
+        return found[tensor]
+
+
+def _row(each: Measured) -> dict[str, Any]:
+    trace, probes = each.trace, float(np.sqrt((each.trace_stderr**2).sum())) / len(each.trace)
+    spread = float(trace.std(ddof=1) / np.sqrt(len(trace))) if len(trace) > 1 else float("nan")
+    integer = each.mark == "integer"
+    return {
+        "tensor": each.layer.name,
+        "op": each.layer.op,
+        "depth": each.layer.depth,
+        "units": each.units.size,
+        "channels": each.channels.size,
+        "trace": float("nan") if integer else float(trace.mean()),
+        "stderr": float("nan") if integer else max(spread, probes) if len(trace) > 1 else probes,
+        "trace_stderr": probes,
+        "effect": float("nan") if integer else float(each.effect.mean()),
+        "std": each.std,
+        "tolerance": each.tolerance.scale,
+        "tolerance_std": each.tolerance.scale / each.std if each.std > 0 else float("nan"),
+        "predicted": each.predicted,
+        "achieved": each.tolerance.achieved,
+        "achieved_stderr": each.tolerance.stderr,
+        "mark": each.mark,
+    }
+
+
+def sensitivity(
+    model: ModelSource,
+    inputs: Any,
+    *,
+    layers: Names = (),
+    exclude: Names = (),
+    input: InputConfig = InputConfig(),
+    sensitivity: SensitivityConfig = SensitivityConfig(),
+    execution: ExecutionConfig = ExecutionConfig(),
+    progress: Report | None = None,
+    **flat: Unpack[SensitivityOptions],
+) -> Sensitivity:
+    """Measure how much noise each tensor of a network tolerates, in the tensor's own units.
+
+    Noise of standard deviation s on all units of a tensor changes the target by ``s^2 tr(J^T J)`` in the mean square,
+    where J is the Jacobian of the target by the tensor, as long as s is small. All tensors are measured by the same
+    backward passes.
+
+    Parameters
+    ----------
+    model, inputs
+        As for :func:`onnxinfo.analyze`.
+    layers, exclude
+        Patterns, see :func:`onnxinfo.select_layers`; default: the default layers of :func:`onnxinfo.list_layers` that
+        lead to the target.
+    input, sensitivity, execution
+        How samples are read, what is measured, and the device and its memory; see :mod:`onnxinfo.config`.
+    progress
+        Called with a :class:`~onnxinfo.Progress` as work is done.
+    **flat
+        Single settings by flat name, instead of an object or in addition to one: ``limit``, ``preset`` and the other
+        fields of ``input``; ``seed``, ``device`` and ``memory_limit``; and
+
+        ``target``: layer whose change is measured, by name or pattern; default: the class scores, before a softmax, or
+        the last default layer.
+        ``change``: change that a tensor's noise may cause: ``relative:X``, X times the target's variance over the
+        samples (default: 0.01); ``absolute:X``, mean squared change, summed over the target's entries; ``kl:X``, mean
+        divergence of the class probabilities in nats. A number is relative.
+        ``measure``: correct the tolerance until noise, in evaluations of the network, causes the change to within 5 %;
+        always done with ``kl``. This takes many times as long.
+        ``probes``: number of random directions if the target has more than 128 entries; otherwise, Jacobians are exact.
+
+    Returns
+    -------
+    Sensitivity
+        The result, with a row for each tensor.
+
+    Raises
+    ------
+    UsageError
+        The request is invalid, such as a divergence at a target without class probabilities.
+    ModelError, InputError, ConversionError, VerificationError
+        The model or the samples are unusable, or no gradient reaches a layer.
+    ResourceError
+        The memory does not suffice for one sample.
+
+    Examples
+    --------
+    >>> found = onnxinfo.sensitivity("digits-cnn.onnx", "digits.npz:images", change="relative:0.01", limit=32)
+    >>> table = found.to_dataframe()
+    >>> table.tensor[table.tolerance_std.idxmin()]
+    'logits'
+    """
+    base = Config(SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")), input)
+    base = replace(base, sensitivity=sensitivity, execution=execution)
+    given: dict[str, Any] = {**flat}
+    seed = {name: given.pop(name) for name in ("seed",) if name in given}
+    config = configure(configure(base, given, "input", "sensitivity", "execution"), seed, "sid")
+    opened = open_sensitivity(model, inputs, config)
+    found = measure_sensitivity(opened.job, opened.target, opened.shown, progress or (lambda _: None))
+    chosen = config.sensitivity
+    return Sensitivity(opened.target, str(chosen.change), len(opened.job.provider), measured(chosen), tuple(found))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A job that is ready to be measured, the name of its target, and the names of the tensors to show."""
+
+    job: Job
+    target: str
+    shown: frozenset[str]
+
+
+def open_sensitivity(model: ModelSource, inputs: Any, config: Config) -> Opened:
+    """Prepare model and samples for :func:`sensitivity`.
+
+    Raises
+    ------
+    UsageError
+        The target is not one layer, a named layer does not lead to it, or it has no class probabilities.
+    OnnxinfoError
+        As raised by :func:`sensitivity`.
+    """
+    device = device_of(config.execution.device)
+    loaded = open_model(model, config.input, inputs)
+    perturbed = perturbed_tensors(loaded, config.input.input_tensor)
+    # Raises before samples are read.
+    _choose(loaded, perturbed, config)
+    samples = open_analyzed(loaded, inputs, config.input)
+    loaded = runnable(loaded, samples)
+    provider = open_provider(loaded, samples, perturbed, leave_out=not config.input.input_tensor)
+    chosen, target = _choose(loaded, provider.tensors, config)
+    layers = chosen if target in chosen else [*chosen, target]
+    job = (prepare if config.selection.layers else prepare_reached)(provider, layers, config.sid, device)
+    if target not in job.layers:
+        raise UsageError(f"no gradient reaches the target {quoted(target.name)}; name a layer before it by target=...")
+    job.config, job.source, job.memory = config, inputs, config.execution.memory_bytes
+    job.batch_size = fit(job.network, *job.inputs([0]), memory=job.memory)
+    check_values(job)
+    check_change(job, target.name)
+    return Opened(job, target.name, frozenset(layer.name for layer in chosen))
+
+
+def _choose(model: Model, perturbed: Sequence[str], config: Config) -> tuple[list[Layer], Layer]:
+    """Choose the tensors and the target."""
+    listed, chosen = choose_layers(model, perturbed, config.selection.layers, config.selection.exclude)
+    target = find_target(model, listed, config.sensitivity)
+    leading = [each for each in chosen if each == target or target.name in model.flow.influenced(each.name)]
+    if config.selection.layers and len(leading) < len(chosen):
+        astray = next(each for each in chosen if each not in leading)
+        raise UsageError(f"{quoted(astray.name)} does not lead to the target {quoted(target.name)}; leave it out")
+    if not leading:
+        raise UsageError(f"no chosen layer leads to the target {quoted(target.name)}; choose another target")
+    return leading, target

@@ -1,0 +1,50 @@
+"""Sensitivity as a metric of an archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import onnxinfo
+from onnxinfo import UsageError
+from onnxinfo.models import path
+
+CNN, IMAGES = path("digits-cnn.onnx"), f"{path('digits.npz')}:images"
+CHOSEN = {"layers": ["relu", "relu_6", "logits"], "metrics": ["sensitivity"]}
+
+
+def test_an_archive_has_the_numbers_of_the_function(tmp_path: Path) -> None:
+    result = onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", limit=6, change="absolute:0.5", **CHOSEN)
+    table = onnxinfo.sensitivity(CNN, IMAGES, layers=CHOSEN["layers"], limit=6, change="absolute:0.5").to_dataframe()
+    with onnxinfo.open(result.archive) as archive:
+        run = archive[result.run]
+        found = run.values("sensitivity")
+        assert run.recipe["sensitivity_target"] == "logits"
+    np.testing.assert_allclose(found["value"].mean(1), table.trace, rtol=1e-6)
+    np.testing.assert_allclose(found["tolerance"][:, 0], table.tolerance, rtol=1e-6)
+    std = np.sqrt(found["square"].mean(1) - found["mean"].mean(1) ** 2)
+    np.testing.assert_allclose(std, table["std"], rtol=1e-6)
+    assert found["converged"].all()
+    assert onnxinfo.validate(result.archive).violations == ()
+
+
+def test_a_run_that_grows_measures_its_tolerances_again(tmp_path: Path) -> None:
+    chosen = CHOSEN | {"normalize_by": "sample"}
+    onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", limit=4, **chosen)
+    grown = onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", limit=6, **chosen)
+    whole = onnxinfo.analyze(CNN, IMAGES, tmp_path / "b.h5", limit=6, **chosen)
+    with onnxinfo.open(grown.archive) as a, onnxinfo.open(whole.archive) as b:
+        first, second = (archive[grown.run].values("sensitivity") for archive in (a, b))
+    np.testing.assert_array_equal(first["tolerance"], second["tolerance"])
+
+
+@pytest.mark.parametrize(
+    ("layers", "target", "message"),
+    [(["relu"], None, "add it to layers"), (["relu_6", "relu"], "relu", "'relu_6' does not lead to the target")],
+)
+def test_the_target_is_one_of_the_layers(layers: list[str], target: str | None, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", layers=layers, target=target, metrics=["sensitivity"], limit=2)
+    assert not (tmp_path / "a.h5").exists()

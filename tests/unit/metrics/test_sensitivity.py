@@ -1,0 +1,194 @@
+"""Sensitivity against dense Jacobians, and noise scales against the effect of noise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from graphs import model, node, quantized, residual_net, value, weight
+
+import onnxinfo
+from onnxinfo import UsageError
+from onnxinfo.metrics.input_provider import open_samples_of
+from onnxinfo.metrics.sensitivity import Order, meet
+from onnxinfo.models import path
+
+CNN, IMAGES = path("digits-cnn.onnx"), f"{path('digits.npz')}:images"
+
+
+def as_fed(count: int) -> np.ndarray:
+    """Images as the model receives them."""
+    return open_samples_of(onnxinfo.load(CNN), IMAGES, limit=count).feeds(range(count))["image"]
+
+
+def dense(tensor: str, x: np.ndarray) -> torch.Tensor:
+    """Squared Jacobians of the logits by a tensor in float64, (samples, *shape)."""
+    extracted = onnxinfo.extract(CNN, [tensor], ["logits"])
+    names = [each.name for each in extracted.proto.graph.input]
+    after = onnxinfo.convert(extracted).double()
+    values = onnxinfo.convert(CNN, [tensor])(torch.from_numpy(x))[0].double()
+    found = []
+    for one, image in zip(values, torch.from_numpy(x).double(), strict=True):
+        given = {"image": image[None], tensor: one[None]}
+
+        def logits(value: torch.Tensor, given: dict[str, torch.Tensor] = given) -> torch.Tensor:
+            return after(*((given | {tensor: value[None]})[name] for name in names))[0][0]
+
+        jacobian = torch.func.jacrev(logits)(one)
+        found.append(jacobian.square().sum(0))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("tensor", ["relu", "relu_3", "relu_6"])
+def test_squared_jacobians_are_those_of_dense_ones(tensor: str) -> None:
+    expected = dense(tensor, as_fed(6))
+    found = onnxinfo.sensitivity(CNN, IMAGES, limit=6)
+    row = found.to_dataframe().set_index("tensor").loc[tensor]
+    assert row.trace == pytest.approx(float(expected.flatten(1).sum(1).mean()), rel=1e-5)
+    units = expected.mean(0).numpy()
+    np.testing.assert_allclose(found.units(tensor), units, rtol=1e-4, atol=1e-5 * units.max())
+    channels = units.sum((1, 2)) if units.ndim == 3 else units
+    np.testing.assert_allclose(found.channels(tensor), channels, rtol=1e-5)
+
+
+def test_probes_agree_with_exact_jacobians_within_their_error() -> None:
+    wide = model(
+        [node("Gemm", "x a", "h"), node("Relu", "h", "r"), node("Gemm", "r b", "y")],
+        [value("x", ("N", 8))],
+        [value("y", ("N", 200))],
+        [weight("a", 8, 8), weight("b", 8, 200)],
+    )
+    x = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+    row = onnxinfo.sensitivity(wide, x, layers=["r"], probes=256).to_dataframe().iloc[0]
+    b = onnx.numpy_helper.to_array(wide.graph.initializer[1]).astype(np.float64)
+    assert 0 < row.trace_stderr < 0.1 * row.trace
+    assert abs(row.trace - (b**2).sum()) < 4 * row.trace_stderr
+    assert (row.std, row.units, row.op) == (pytest.approx(row.std), 8, "Relu")
+
+
+def effect_of_noise(tensor: str, scale: float, count: int) -> tuple[float, float]:
+    """Divergence and squared change of the logits under noise, by evaluations of the model from the tensor on."""
+    x = as_fed(count)
+    values, clean = onnxinfo.convert(CNN, [tensor, "logits"])(torch.from_numpy(x))
+    after = onnxinfo.convert(onnxinfo.extract(CNN, [tensor], ["logits"]))
+    many = values.repeat(1024, *[1] * (values.dim() - 1))
+    noise = torch.randn(many.shape, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        moved = after(many + scale * noise)[0].double()
+    clean = clean.detach().double().repeat(1024, 1)
+    p = clean.log_softmax(1)
+    divergence = (p.exp() * (p - moved.log_softmax(1))).sum(1).mean()
+    return float(divergence), float((moved - clean).square().sum(1).mean())
+
+
+def test_noise_of_the_tolerance_has_the_wanted_divergence() -> None:
+    found = onnxinfo.sensitivity(CNN, IMAGES, layers=["relu_6"], change="kl:1", limit=8)
+    for row in found.to_dataframe().itertuples():
+        assert effect_of_noise(row.tensor, row.tolerance, 8)[0] == pytest.approx(1, rel=0.05)
+        assert abs(row.achieved - 1) < 0.05
+
+
+def test_a_measured_tolerance_has_the_wanted_change_where_the_predicted_one_has_not() -> None:
+    options = {"layers": ["relu"], "change": "absolute:40", "limit": 8}
+    predicted, measured = (
+        onnxinfo.sensitivity(CNN, IMAGES, measure=measure, **options).to_dataframe().iloc[0]
+        for measure in (False, True)
+    )
+    assert effect_of_noise("relu", measured.tolerance, 8)[1] == pytest.approx(40, rel=0.05)
+    assert abs(effect_of_noise("relu", predicted.tolerance, 8)[1] / 40 - 1) > 0.1
+    assert predicted.tolerance == measured.predicted == pytest.approx(math.sqrt(40 / predicted.trace))
+
+
+def test_samples_that_influence_each_other_have_jacobians_of_their_own() -> None:
+    """Each row is multiplied by the batch's largest value, which is its own only in evaluations one by one."""
+    mixing = model(
+        [
+            node("Gemm", "x w", "h"),
+            node("Tanh", "h", "t"),
+            node("ReduceMax", "t", "top", keepdims=0),
+            node("Mul", "t top", "y"),
+        ],
+        [value("x")],
+        [value("y", None)],
+        [weight("w", 4, 4)],
+    )
+    x = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
+    found = onnxinfo.sensitivity(mixing, x, layers=["t"]).to_dataframe().trace[0]
+    alone = []
+    for t in np.tanh(x @ onnx.numpy_helper.to_array(mixing.graph.initializer[0])):
+        jacobian = torch.func.jacrev(lambda value: value * value.max())(torch.tensor(t, dtype=torch.float64))
+        alone.append(float(jacobian.square().sum()))
+    assert found == pytest.approx(np.mean(alone), rel=1e-5)
+
+
+def test_dead_and_skipping_tensors() -> None:
+    dead = model(
+        [node("Gemm", "x w", "h"), node("Relu", "h", "r"), node("Mul", "r zero", "d"), node("Add", "d x", "y")],
+        [value("x")],
+        [value("y")],
+        [weight("w", 4, 4), onnx.numpy_helper.from_array(np.zeros(4, np.float32), "zero")],
+    )
+    x = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    table = onnxinfo.sensitivity(dead, x, layers=["r", "d"]).to_dataframe().set_index("tensor")
+    assert (table.mark["r"], table.trace["r"], table.mark["d"], table.trace["d"]) == ("dead", 0, "", 4)
+    assert math.isnan(table.tolerance["r"])
+
+
+def test_rounding_is_a_floor() -> None:
+    x = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
+    with pytest.raises(UsageError, match="below what the model's own rounding causes"):
+        onnxinfo.sensitivity(quantized(0.5), x, layers=["h"], change="relative:1e-7")
+    table = onnxinfo.sensitivity(quantized(0.001), x, layers=["h"], change="relative:0.01").to_dataframe()
+    assert [*table.mark] == [""]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"change": "kl:0.01", "target": "relu"}, "needs class scores, and 'relu' has none; give target='logits'"),
+        ({"change": "kl:nan"}, "positive number"),
+        ({"change": "much"}, "positive number"),
+        ({"change": 0}, "positive number"),
+        ({"probes": 1}, "at least 2"),
+        ({"target": "relu*"}, "matches 7 layers"),
+        ({"target": "nothing"}, "nothing"),
+        ({"layers": ["relu_6"], "target": "relu_1"}, "'relu_6' does not lead to the target 'relu_1'"),
+        ({"limit": 1}, "variance over samples"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        onnxinfo.sensitivity(CNN, IMAGES, **{"limit": 2, **options})
+    assert "\n" not in str(error.value)
+
+
+def test_regressions_have_no_divergence() -> None:
+    with pytest.raises(UsageError, match="is no classifier"):
+        onnxinfo.sensitivity(path("sklearn-diabetes-mlp.onnx"), f"{path('diabetes.npz')}:x_test", change="kl:0.01")
+
+
+def test_models_without_gradients_are_refused() -> None:
+    flat = model([node("Sign", "x", "s"), node("Gemm", "s w", "y")], [value("x")], [value("y")], [weight("w", 4, 4)])
+    with pytest.raises(onnxinfo.ConversionError, match="no gradient"):
+        onnxinfo.sensitivity(flat, np.eye(4, dtype=np.float32))
+
+
+def test_residual_sums_count_both_branches() -> None:
+    proto = residual_net()
+    x = np.random.default_rng(0).normal(
+        size=(3, *[d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim[1:]])
+    )
+    table = onnxinfo.sensitivity(proto, x.astype(np.float32)).to_dataframe()
+    assert (table.trace > 0).all()
+
+
+def test_the_search_ends_where_no_noise_has_the_effect() -> None:
+    def saturates(orders: list[Order]) -> list[list[float]]:
+        return [[0.5 * math.tanh(order.scale) for _ in order.draws] for order in orders]
+
+    assert math.isnan(meet(saturates, [1.0], 0.9)[0].scale)
+    assert math.isnan(meet(saturates, [math.nan], 0.1)[0].scale)
+    assert math.tanh(meet(saturates, [1.0], 0.1)[0].scale) == pytest.approx(0.2, rel=0.02)
