@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "demo": "analyze",
     "decoder": "decoder",
     "query": "query",
+    "summary": "summary",
     "plot": "plot",
     "compare": "compare",
     "report": "report",

@@ -80,6 +80,8 @@ _LAZY = {
     "compare": "views.compare",
     "gate": "views.gate",
     "Verdict": "views.gate",
+    "summary": "views.summary",
+    "Summary": "archive.summary",
     "plot": "views.plotting",
     "plot_curve": "views.plotting",
     "plot_maps": "views.plotting",

@@ -143,6 +143,13 @@ PLOTS: Registry[Callable[..., Any]] = Registry(
     },
 )
 
+#: Functions that show a run, which are methods of it: ``show(run, ...)``.
+VIEWS: Registry[Callable[..., Any]] = Registry(
+    "view of a run",
+    "onnxinfo.views",
+    {"plot": ".views.plotting:plot", "report": ".views.report:report", "summary": ".views.summary:summarize"},
+)
+
 #: By file suffix without the dot: functions ``open(path, key, kinds)`` that return :class:`.inputs.rows.Rows`, or a
 #: :class:`.inputs.formats.Format`.
 READERS: Registry[Any] = Registry(

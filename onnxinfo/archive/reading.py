@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..errors import ArchiveError, UnknownRunError, UsageError
 from ..inputs.hdf5_chunks import MAX_CHUNK_BYTES
 from ..inputs.parts import InputPart, split_parts
+from ..registry import VIEWS
 from ..text import printable, quoted
 from . import guard
 from .format import (
@@ -41,6 +42,7 @@ from .format import (
 )
 from .sanity import ATTRIBUTE, SanityCard, card_of, correct_predictions
 from .storage import close_read, is_being_written, open_to_read, open_unwritten
+from .summary import Summary
 
 if TYPE_CHECKING:
     import pandas
@@ -83,6 +85,8 @@ class Run:
         The archive.
     group
         The run's group in the HDF5 file; read it through :mod:`onnxinfo.archive.guard`.
+
+    ``print(run)`` shows the run in a few lines, with its sanity card.
 
     Examples
     --------
@@ -260,23 +264,23 @@ class Run:
         metrics = ", ".join(metric.name for metric in self.metrics)
         return f"<{self._title}: layers: {layers}, samples: {samples}, metrics: {metrics}>"
 
-    @property
-    def summary(self) -> str:
-        """The run in a few lines: what it is about, how far it is, and its sanity card.
-
-        Examples
-        --------
-        >>> with onnxinfo.open("result.h5") as archive:
-        ...     print(archive["digits-cnn"].summary)
-        run digits-cnn: 2 layers, 2 samples, metrics sid, complete
-        preprocessing: scale 0.00392157 (assumed); ...
-        model input 'image': minimum 0, mean 0.3..., maximum 1
-        predictions: class ...
-        """
+    def __str__(self) -> str:
         layers, samples = self.shape
         metrics = ", ".join(metric.name for metric in self.metrics)
         first = f"run {printable(self.name)}: {layers} layers, {samples} samples, metrics {metrics}, {self.status}"
         return "\n".join([first, *(self.sanity.lines() if self.sanity else [])])
+
+    def summary(self) -> Summary:
+        """Say in sentences what the numbers show; see :func:`onnxinfo.summary`.
+
+        Examples
+        --------
+        >>> with onnxinfo.open("result.h5") as archive:
+        ...     archive["digits-cnn"].summary().sentences[0]
+        'Run digits-cnn: sid of 2 layers on 2 samples.'
+        """
+        found: Summary = VIEWS.get("summary")(self)
+        return found
 
     def metric(self, name: str) -> Metric:
         """Return a metric of the run.

@@ -24,7 +24,7 @@ def test_the_notebook_runs(tmp_path):
     shown = {cell.source.strip().splitlines()[-1]: cell.outputs for cell in notebook.cells}
     (named,) = shown["result"]
     assert named.data["text/plain"] == "Result(archive=PosixPath('result.h5'), run='digits-cnn')"
-    (summary,) = shown["print(run.summary)"]
+    (summary,) = shown["print(run)"]
     assert "accuracy: 1 on 6 labeled samples" in summary.text
     for last in ("archive.to_dataframe()", 'data.sid.mean("sample")'):
         assert "text/html" in shown[last][0].data

@@ -72,6 +72,7 @@ RECIPES = {
     "merge": Recipe("result.h5 second.h5", ("result.h5", "second.h5"), "new.h5", "archive"),
     "recover": Recipe("result.h5", ("result.h5",), "new.h5", "archive"),
     "query": Recipe("result.h5 second.h5", ("result.h5", "second.h5"), "new.txt", kind=kinds.TABLE),
+    "summary": Recipe("result.h5 --run one", ("result.h5",), "new.txt", kind=kinds.TABLE),
     "plot": Recipe("result.h5 curve", ("result.h5",), "new.png", kind=kinds.PNG),
     "compare": Recipe("result.h5 second.h5", ("result.h5", "second.h5"), "new.txt", kind=kinds.TABLE),
     "report": Recipe(

@@ -15,6 +15,7 @@ from ...archive.means import layer_summary
 from ...errors import UsageError
 from ...text import shorten
 from ..comparable import split_apart
+from ..floor import linear_floor, relative_alpha
 from ..panels import Line, grid_behind, run_style, set_height, zero_line
 from ..plotting import SEVERAL, Spread, figure_plot
 from ..reading_runs import metric_label, read_runs
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Minimum mean SID of a linear layer at the default alpha: 0.5 log(1.5e-4) + 0.5 log(2 pi e) nats.
-FLOOR = 0.5 * math.log(1.5e-4) + 0.5 * math.log(2 * math.pi * math.e)
 _BANDS = {"stderr": "mean ± standard error", "iqr": "median and interquartile range"}
 _CLOSE_INCHES = 0.16
 
@@ -115,8 +114,6 @@ def _curve(found: RunValues, spread: Spread) -> Curve:
         if spread == "stderr"
         else _quartiles(found)
     )
-    # Only relative to D is there a least value.
-    alpha = None if found.recipe.get("normalizer") in ("feature", "absolute") else found.recipe.get("alpha")
     return Curve(
         name=found.name,
         metric=found.metric,
@@ -127,7 +124,7 @@ def _curve(found: RunValues, spread: Spread) -> Curve:
         high=high,
         whole=summary["converged"],
         samples=int(summary["n"].max()),
-        alpha=float(alpha) if isinstance(alpha, int | float) and alpha > 0 else None,
+        alpha=relative_alpha(found.recipe),
     )
 
 
@@ -158,7 +155,7 @@ def _reference(axes: Axes, curves: Sequence[Curve], style: FigureStyle) -> None:
         return
     (alpha,) = alphas
     assert alpha is not None
-    floor = FLOOR + 0.5 * math.log(alpha / 1.5e-4)
+    floor = linear_floor(alpha)
     lowest, highest = (
         min(float(np.nanmin(curve.low)) if np.isfinite(curve.low).any() else math.inf for curve in curves),
         max(float(np.nanmax(curve.high)) if np.isfinite(curve.high).any() else -math.inf for curve in curves),

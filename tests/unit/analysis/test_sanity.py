@@ -222,7 +222,7 @@ def test_the_card_is_stored_and_shown(tmp_path, caplog):
         run = archive[result.run]
         card = run.sanity
         assert card.predicted.tolist() == run.predicted.tolist() == [1, 4]
-        assert "WARNING: the model's input ranges from 0 to 1275" in run.summary
+        assert "WARNING: the model's input ranges from 0 to 1275" in str(run)
         assert run.to_xarray()["probability"].dims == ("sample",)
         assert card.to_dict() == run.provenance["sanity"]
     assert onnxinfo.validate(tmp_path / "a.h5").valid

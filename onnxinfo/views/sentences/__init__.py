@@ -1,0 +1,1 @@
+"""Rules of the summary: each turns the numbers of a run into sentences; see :mod:`onnxinfo.views.summary`."""

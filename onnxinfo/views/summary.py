@@ -1,0 +1,93 @@
+"""A run in sentences, computed from its numbers by the rules in :mod:`onnxinfo.views.sentences`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from ..archive.reading import Run
+from ..archive.summary import Summary
+from ..arguments import Names
+from ..text import printable
+from .run_view import RunView
+from .selection import Paths, Selection
+from .sentences.certainty import certificates, one_sample, unfinished
+from .sentences.discarding import floor, ignored_units, largest_step, until_where, where_most
+from .sentences.facts import Facts
+from .sentences.places import columns, image_edges, objects
+from .sentences.samples import accuracy, agreement, extremes, misclassified
+
+Rule = Callable[[Facts], Iterator[str]]
+#: In the order of the sentences.
+RULES: tuple[Rule, ...] = (
+    unfinished,
+    accuracy,
+    where_most,
+    until_where,
+    largest_step,
+    floor,
+    ignored_units,
+    image_edges,
+    columns,
+    objects,
+    misclassified,
+    extremes,
+    agreement,
+    certificates,
+    one_sample,
+)
+
+
+def summary(path: Paths, run: Names | None = None) -> Summary:
+    """Say in sentences what the numbers of a run show.
+
+    Each sentence follows from the numbers by a fixed rule and states them. Differences are claimed only beyond their
+    95 % confidence interval over the samples, widened for the number of layers among which they were found.
+
+    Parameters
+    ----------
+    path
+        An archive, a result or a run.
+    run
+        Name of the run; necessary if the archive has several.
+
+    Returns
+    -------
+    Summary
+        The sentences.
+
+    Raises
+    ------
+    UsageError
+        There is no such run, or several.
+    ArchiveError
+        The archive cannot be read.
+
+    Examples
+    --------
+    >>> print(onnxinfo.summary("result.h5"))
+    Run digits-cnn: sid of 2 layers on 2 samples.
+    ...
+    All 4 cells of sid are proven; means of layers are at most ... nats too low.
+    """
+    selection = (
+        Selection.of(path) if run is None else replace(Selection.of(path), runs=Selection.of(path, run=run).runs)
+    )
+    with selection.only_view("a summary is of one run") as view:
+        return summarize(view)
+
+
+def summarize(run: Run | RunView) -> Summary:
+    """Return the summary of an open run, or of a part of one."""
+    view = RunView(run) if isinstance(run, Run) else run
+    facts = Facts(view)
+    return Summary(view.name, [_opening(view), *(text for rule in RULES for text in rule(facts))])
+
+
+def _opening(view: RunView) -> str:
+    layers, samples = view.shape
+    metrics = ", ".join(metric.name for metric in view.metrics) or "no metric"
+    return (
+        f"Run {printable(view.name)}: {metrics} of {layers} layer{'s'[: layers != 1]} "
+        f"on {samples} sample{'s'[: samples != 1]}."
+    )
