@@ -62,10 +62,10 @@ def layers(
         sources = perturbed_tensors(loaded, input_tensor)
         _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
         if not quiet():
-            click.echo(_perturbed(loaded, input_tensor), err=True)
-            for line in _inside(loaded, input_tensor):
+            click.echo(_perturbed(loaded, sources), err=True)
+            for line in _inside(loaded, sources):
                 click.echo(line, err=True)
-        unreached = _unreached(loaded, input_tensor, chosen)
+        unreached = _unreached(loaded, sources, chosen)
         rows = [_row(layer, format, layer.name not in unreached) for layer in chosen]
     print_rows(rows, COLUMNS, format, target)
 
@@ -132,34 +132,32 @@ def extract(model: str, output: str, sources: tuple[str, ...], outputs: tuple[st
     _write(extract_part(load_for(model, output, force), sources, outputs), output, force)
 
 
-def _perturbed(model: Model, input_tensor: Sequence[str]) -> str:
+def _perturbed(model: Model, sources: Sequence[str]) -> str:
     """Describe the tensors that noise is added to: name, axes, and the axis along which units differ."""
-    from onnxinfo import perturbed_tensors
     from onnxinfo.graph.channels import declared_axes
     from onnxinfo.text import quoted
 
-    names = perturbed_tensors(model, input_tensor)
-    return "\n".join(f"analysis input: {quoted(name)} {declared_axes(model, name)}" for name in names)
+    return "\n".join(f"analysis input: {quoted(name)} {declared_axes(model, name)}" for name in sources)
 
 
-def _inside(model: Model, input_tensor: Sequence[str]) -> list[str]:
+def _inside(model: Model, sources: Sequence[str]) -> list[str]:
     """Describe layers inside control flow, which are not listed."""
-    from onnxinfo import perturbed_tensors
     from onnxinfo.graph.branches import layers_inside
 
     command = click.get_current_context().command
-    lines = layers_inside(model.flow, perturbed_tensors(model, input_tensor))
-    return [as_options(line, command) for line in lines]
+    return [as_options(line, command) for line in layers_inside(model.flow, sources)]
 
 
-def _unreached(model: Model, input_tensor: Sequence[str], chosen: Sequence[Layer]) -> dict[str, str]:
+def _unreached(model: Model, sources: Sequence[str], chosen: Sequence[Layer]) -> dict[str, str]:
     """Reasons, by name, why no gradient reaches layers; says how many there are."""
-    from onnxinfo import perturbed_tensors
     from onnxinfo.graph.joint import joint_name
     from onnxinfo.text import printable, quoted
+    from onnxinfo.torch_graph.kinds import is_differentiable
+
+    if is_differentiable(model, sources):
+        return {}
     from onnxinfo.torch_graph.reach import reasons_unreached
 
-    sources = perturbed_tensors(model, input_tensor)
     found = reasons_unreached(model, sources, [layer.name for layer in chosen])
     if found and not quiet():
         name, reason = next(iter(found.items()))

@@ -152,7 +152,9 @@ class Blocks:
             return self._found[position]
         key = self._called(position)
         inside = {} if key is None else self._bodies.parameters(key)
-        self._found[position] = inside | self.flow.parameters_of(position, self.influenced)
+        alone = not self.flow.nodes[position].attribute and set(self.flow.needs[position]) <= self.influenced
+        own = {} if alone else self.flow.parameters_of(position, self.influenced)
+        self._found[position] = inside | own
         return self._found[position]
 
     def _weight(self, position: int) -> int:

@@ -6,6 +6,7 @@ from collections import ChainMap, Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -240,7 +241,7 @@ def layers_inside(flow: Dataflow, input_tensors: Sequence[str]) -> list[str]:
         A line for each such node, with what can be done about it.
     """
     found = []
-    for node in flow.nodes:
+    for node in filter(attrgetter("attribute"), flow.nodes):
         inner = [each for body in protos.bodies(node) for each in protos.nested(body.node)]
         names = [quoted(each.output[0]) for each in inner if each.op_type in MATRIX]
         if names:

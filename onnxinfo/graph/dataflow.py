@@ -57,6 +57,7 @@ class Dataflow:
                 self.consumers[name].append(i)
         self.outputs = {value.name for value in graph.output}
         self._shapes: dict[str, Shape | None] = {}
+        self._sizes_by_type: dict[bytes, Shape | None] = {}
         self._types = {value.name: value.type for value in (*graph.value_info, *graph.input, *graph.output)}
         self._elements = {name: type.tensor_type.elem_type for name, type in self._types.items()}
         self._influenced: dict[str, frozenset[str]] = {}
@@ -117,9 +118,16 @@ class Dataflow:
     def shape(self, name: str) -> Shape | None:
         """Sizes of a tensor: numbers, names of symbolic ones, None for unknown ones; None if the rank is unknown."""
         if name not in self._shapes:
-            shaped = name in self._types and self._types[name].tensor_type.HasField("shape")
-            self._shapes[name] = tuple(map(_size, self._types[name].tensor_type.shape.dim)) if shaped else None
+            self._shapes[name] = self._sizes(self._types[name]) if name in self._types else None
         return self._shapes[name]
+
+    def _sizes(self, type: onnx.TypeProto) -> Shape | None:
+        # Many values of a large graph have the same type, and each access to a field of a message takes long.
+        key = type.SerializePartialToString()
+        if key not in self._sizes_by_type:
+            shaped = type.tensor_type.HasField("shape")
+            self._sizes_by_type[key] = tuple(map(_size, type.tensor_type.shape.dim)) if shaped else None
+        return self._sizes_by_type[key]
 
     def rank(self, name: str) -> int | None:
         """Number of axes of a tensor; None if unknown."""

@@ -336,7 +336,9 @@ def _check_text(message: Any) -> None:
         items = value if field.is_repeated else (value,)
         if field.type == field.TYPE_MESSAGE:
             for item in items:
-                _check_text(item)
+                # Where a message is ASCII, so is all text in it; that is found out quickly.
+                if not isinstance(item, onnx.NodeProto) or not item.SerializePartialToString().isascii():
+                    _check_text(item)
         elif field.type == field.TYPE_STRING:
             for item in items:
                 if isinstance(item, bytes):

@@ -18,6 +18,7 @@ from .tensor_data import is_external
 
 # Operators of ai.onnx.ml whose result has the shape of their first operand, although their schemas do not say so.
 _SAME_SHAPE = {"Binarizer", "Imputer", "Normalizer", "Scaler"}
+_SAME_SHAPE_DOMAIN = "ai.onnx.ml"
 # Trial values for symbolic sizes, of the first axis (the batch) and of others: sizes that are the same in both trials
 # do not depend on them. Images and sequences of these sizes pass through most networks.
 _TRIALS = ((2, 256), (3, 320))
@@ -69,7 +70,7 @@ def complete_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     model = infer_shapes(model)
     if _add_types(model):
         model = infer_shapes(model)
-    if any(_is_open(value.type) for value in _values(model)):
+    if any(map(_is_open, _distinct_types(model))):
         _settle(model, [_trial(model, *sizes) for sizes in _TRIALS])
     return model
 
@@ -78,13 +79,19 @@ def _values(model: onnx.ModelProto) -> Iterable[onnx.ValueInfoProto]:
     return (*model.graph.value_info, *model.graph.output)
 
 
+def _distinct_types(model: onnx.ModelProto) -> Iterable[onnx.TypeProto]:
+    """Types of the values, most of which occur many times in a large graph, once each."""
+    return {value.type.SerializePartialToString(): value.type for value in _values(model)}.values()
+
+
 def _add_types(model: onnx.ModelProto) -> bool:
     """Add the types of foreign operators' results; return whether there were any to add."""
     graph = model.graph
     known = {v.name: v.type for v in (*graph.value_info, *graph.input, *graph.output) if v.type.WhichOneof("value")}
     computed = [name for node in graph.node for name in node.output if name]
     found = _types_in_engine(model, [name for name in computed if name not in known])
-    for node in graph.node:
+    foreign = any(opset.domain == _SAME_SHAPE_DOMAIN for opset in model.opset_import)
+    for node in graph.node if foreign else ():
         same = known.get(node.input[0]) if node.op_type in _SAME_SHAPE and node.input else None
         if same is not None and same.tensor_type.HasField("shape"):
             type = onnx.TypeProto()

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 
 from onnxinfo.cli import cli
 
-# About four times what is needed on a busy machine; it was more than 190, 24 and 16.
-CPU_SECONDS = {"chain": 40, "wide": 12, "tree": 12}
+# About twice what is needed on a busy machine; it was more than 190, 24 and 16.
+CPU_SECONDS = {"chain": 10, "wide": 4, "tree": 4}
 
 
 def chain(length: int = 100_000) -> onnx.ModelProto:

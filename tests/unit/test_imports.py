@@ -55,3 +55,19 @@ def test_an_analysis_imports_no_converters_that_it_does_not_need(tmp_path):
     """The imports of onnx2torch took half of the start-up time of an analysis."""
     done = subprocess.run([sys.executable, "-c", ANALYSIS], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+LAYERS = """
+import sys
+from click.testing import CliRunner
+from onnxinfo.cli import cli
+from onnxinfo.models import path
+assert "relu_6" in CliRunner().invoke(cli, ["layers", str(path("digits-cnn.onnx"))]).output
+print("torch" in sys.modules)
+"""
+
+
+def test_layers_are_listed_without_torch(tmp_path):
+    """Its import took most of the time of the command."""
+    done = subprocess.run([sys.executable, "-c", LAYERS], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,13 @@ import onnx
 import pytest
 from graphs import constant, model, node, value, weight
 from onnx import TensorProto, helper
+from onnx.backend.test.loader import load_model_tests
 
 import onnxinfo
 from onnxinfo import ConversionError
+from onnxinfo.torch_graph import kinds, lookup
+from onnxinfo.torch_graph.operators.table import Unsupported, _signature
+from onnxinfo.torch_graph.reach import reasons_unreached
 
 X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 
@@ -111,3 +117,66 @@ def test_maps_of_gradients_behind_a_cast_are_unproven(tmp_path: Path) -> None:
         found = archive[result.run].values("gradient")
     assert not found["converged"].any()
     assert np.isnan(found["value"]).all()
+
+
+def schemas(operator: str) -> list[onnx.defs.OpSchema]:
+    return [each for each in onnx.defs.get_all_schemas_with_history() if (each.name, each.domain) == (operator, "")]
+
+
+@pytest.mark.parametrize("operator", sorted(kinds.CONVERTED - {"Cast", "ConstantOfShape"}))
+def test_operators_of_known_kinds_are_converted_in_every_version_with_every_attribute(operator: str) -> None:
+    for schema in schemas(operator):
+        found = lookup.own(operator, "", schema.since_version)
+        assert found is not None
+        parameters = _signature(inspect.getclosurevars(found).nonlocals["function"]).parameters
+        assert set(schema.attributes) - {"consumed_inputs"} <= set(parameters)
+        assert Unsupported not in {each.annotation for each in parameters.values()}
+
+
+@pytest.mark.slow
+def test_operators_of_known_kinds_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On ONNX's own cases, the judgement by operators is that of the conversion."""
+    judged = 0
+    for case in (each for kind in ("node", "simple") for each in load_model_tests(kind=kind)):
+        proto = case.model or onnx.load(Path(case.model_dir) / "model.onnx")
+        try:
+            loaded = onnxinfo.load(proto)
+            sources = onnxinfo.perturbed_tensors(loaded)
+            names = [layer.name for layer in onnxinfo.list_layers(loaded)]
+        except onnxinfo.OnnxinfoError:
+            continue
+        monkeypatch.delitem(sys.modules, "onnx2torch", raising=False)
+        judgement = kinds.is_differentiable(loaded, sources)
+        monkeypatch.undo()
+        if names and judgement:
+            judged += 1
+            assert reasons_unreached(loaded, sources, names) == {}, case.name
+    assert judged > 300
+
+
+@pytest.mark.parametrize("operator", CASES)
+def test_operators_of_other_kinds_are_not_judged(operator: str) -> None:
+    assert not kinds.is_differentiable(onnxinfo.load(case(operator)), ["x"])
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("Relu", "h", "s", domain="com.microsoft")],
+        [node("Cast", "x", "i", to=TensorProto.INT64), node("Gather", "h i", "s")],
+        [node("Constant", "", "c", value_string="a"), node("Relu", "h", "s")],
+    ],
+)
+def test_nodes_that_could_block_a_gradient_are_not_judged(nodes: list[onnx.NodeProto]) -> None:
+    proto = behind(*nodes)
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    assert not kinds.is_differentiable(onnxinfo.load(proto), ["x"])
+
+
+def test_a_chain_of_known_operators_needs_no_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "onnx2torch", raising=False)
+    loaded = onnxinfo.load(behind(node("Relu", "h", "s")))
+    assert kinds.is_differentiable(loaded, ["x"])
+    # A program may have registered converters there, which decide.
+    monkeypatch.setitem(sys.modules, "onnx2torch", sys)
+    assert not kinds.is_differentiable(loaded, ["x"])
