@@ -19,7 +19,7 @@ _STYLE = (
     ".onnxinfo tbody th{font-weight:normal;opacity:.7}"
     ".onnxinfo thead th{border-bottom:1px solid color-mix(in srgb,currentColor 35%,transparent)}"
     ".onnxinfo .number{text-align:right;font-variant-numeric:tabular-nums}"
-    ".onnxinfo summary{cursor:pointer;opacity:.8}.onnxinfo ul{margin:.2em 0;padding-left:1.3em}"
+    ".onnxinfo ul{margin:.2em 0;padding-left:1.3em}"
 )
 
 
@@ -60,14 +60,9 @@ def bullets(texts: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{_text(text)}</li>' for text in texts)}</ul>"
 
 
-def folded(title: str, content: str) -> str:
-    """Return content that is shown when its title is clicked."""
-    return f"<details><summary>{_text(title)}</summary>{content}</details>"
-
-
 def _class(number: bool) -> str:
     return ' class="number"' if number else ""
 
 
 def _text(value: object) -> str:
-    return escape(printable(value))
+    return escape(f"{value:.4f}" if isinstance(value, float) else printable(value))

@@ -8,6 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import markup
+from ..archive.cards import run_card
+from ..archive.reading import open as open_archive
+from ..errors import OnnxinfoError
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -81,3 +86,11 @@ class Result:
     def __fspath__(self) -> str:
         """Return the archive's path, so that a result can be given where an archive is expected."""
         return os.fspath(self.archive)
+
+    def _repr_html_(self) -> str:
+        try:
+            with open_archive(self.archive) as archive:
+                return run_card(archive[self.run])
+        except (OnnxinfoError, OSError):
+            rows = [("archive", self.archive), ("state", "cannot be read")]
+            return markup.card("Run", self.run, markup.facts(rows))

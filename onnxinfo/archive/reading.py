@@ -14,12 +14,14 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from .. import markup
 from ..errors import ArchiveError, UnknownRunError, UsageError
 from ..inputs.hdf5_chunks import MAX_CHUNK_BYTES
 from ..inputs.parts import InputPart, split_parts
 from ..registry import VIEWS
 from ..text import printable, quoted
 from . import guard
+from .cards import archive_card, run_card
 from .format import (
     CERTIFICATE,
     CONVERGED,
@@ -270,6 +272,15 @@ class Run:
         first = f"run {printable(self.name)}: {layers} layers, {samples} samples, metrics {metrics}, {self.status}"
         return "\n".join([first, *(self.sanity.lines() if self.sanity else [])])
 
+    def _repr_html_(self) -> str:
+        state = "closed"
+        if self.group:
+            try:
+                return run_card(self)
+            except ArchiveError as error:
+                state = f"damaged: {error}"
+        return markup.card("Run", self.name, markup.facts([("archive", self.path), ("state", state)]))
+
     def summary(self) -> Summary:
         """Say in sentences what the numbers show; see :func:`onnxinfo.summary`.
 
@@ -428,6 +439,42 @@ class Run:
 
         return run_table(self, per)
 
+    def to_dataframe(self, per: Literal["layer", "sample", "input", "unit"] = "layer") -> pandas.DataFrame:
+        """Return the run's finished numbers as a tidy table; see :meth:`Archive.to_dataframe`.
+
+        Examples
+        --------
+        >>> with onnxinfo.open("result.h5") as archive:
+        ...     archive["digits-cnn"].to_dataframe()["layer"].tolist()
+        ['relu', 'logits']
+        """
+        import pandas
+
+        return pandas.DataFrame(self.table(per))
+
+    def plot(self, kind: str = "curve", *args: Any, **options: Any) -> Any:
+        """Draw a plot of this run; further arguments are those of :func:`onnxinfo.plot` after the kind.
+
+        Examples
+        --------
+        >>> with onnxinfo.open("result.h5") as archive:
+        ...     archive["digits-cnn"].plot("curve", "curve.svg", width="column").name
+        'curve.svg'
+        """
+        return VIEWS.get("plot")(self, kind, *args, **options)
+
+    def report(self, output: str | os.PathLike[str], **options: Any) -> Path:
+        """Write a page about this run; see :func:`onnxinfo.report`.
+
+        Examples
+        --------
+        >>> with onnxinfo.open("result.h5") as archive:
+        ...     archive["digits-cnn"].report("run.html", title="Digits").name
+        'run.html'
+        """
+        written: Path = VIEWS.get("report")(self, output, **options)
+        return written
+
     def to_xarray(self) -> xarray.Dataset:
         """Return the run as labeled arrays; maps are read lazily."""
         from .labeled import run_dataset
@@ -558,6 +605,15 @@ class Archive(Mapping[str, Run]):
             return f"<archive {shown}: {', '.join(map(quoted, self.runs)) or 'no runs'}>"
         except ArchiveError:
             return f"<damaged archive {shown}>"
+
+    def _repr_html_(self) -> str:
+        state = "closed"
+        if self.file:
+            try:
+                return archive_card(self)
+            except ArchiveError as error:
+                state = f"damaged: {error}"
+        return markup.card("Archive", self.path, markup.facts([("state", state)]))
 
     @property
     def history(self) -> tuple[str, ...]:

@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import itertools
 import logging
+import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
+from .. import markup
 from ..errors import ModelError, UsageError
 from ..kinds import ONNX
 from ..outputs import Output, claim
@@ -44,7 +46,7 @@ OLDEST_FORMAT = 3
 TEXT_SUFFIXES = (".onnxtxt", ".onnxtext")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A checked ONNX model.
 
@@ -86,6 +88,38 @@ class Model:
     def identity(self) -> str:
         """Digest of the file and of what was changed about its network."""
         return hashlib.sha256(f"{self.sha256} {self.changes}".encode()).hexdigest() if self.changes else self.sha256
+
+    def __repr__(self) -> str:
+        nodes, flow = len(self.proto.graph.node), self.flow
+        given, returned = (", ".join(self._described(names)) for names in (flow.inputs, flow.results))
+        return f"<model {quoted(self.name)}: {nodes} nodes, opset {self._opset}; inputs {given}; outputs {returned}>"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [
+            ("file", "" if self.path is None else self.path),
+            ("inputs", "; ".join(self._described(self.flow.inputs))),
+            ("outputs", "; ".join(self._described(self.flow.results))),
+            ("nodes", f"{len(self.proto.graph.node)}, of {len(self.flow.operators)} operators"),
+            ("parameters", f"{sum(math.prod(tensor.dims) for tensor in self.proto.graph.initializer):,}"),
+            ("opset", self._opset),
+            ("SHA-256", self.sha256[:16] + "…"),
+            ("changes", self.changes),
+        ]
+        return markup.card("Model", self.name, markup.facts(rows))
+
+    @property
+    def _opset(self) -> str:
+        return ", ".join(f"{opset.domain} {opset.version}".strip() for opset in self.proto.opset_import)
+
+    def _described(self, names: Iterable[str]) -> list[str]:
+        """Return name, element type and shape of each tensor."""
+        found = []
+        for name in names:
+            element, shape = self.flow.element_type(name), self.flow.shape(name)
+            kind = onnx.TensorProto.DataType.Name(element).lower() if element else "other"
+            sizes = "" if shape is None else " " + "x".join("?" if size is None else str(size) for size in shape)
+            found.append(f"{printable(name)} ({kind}{sizes})")
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Omit what can be recomputed."""

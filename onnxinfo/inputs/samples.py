@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from .. import markup
 from ..errors import InputError, UsageError
+from ..text import printable
 from .axes import Target, channel_axis
 from .deviation import deviation, evenly_spread, without_zeros
 from .geometry import Geometry, fit
@@ -76,6 +78,26 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        axes, shape = ", ".join(self.layout), " x ".join(map(str, self.shape))
+        labels = "" if self.labels is None else "; with labels"
+        return f"<samples: {len(self)} of {self.available}, {self.dtype}, {shape} ({axes}){labels}>"
+
+    def _repr_html_(self) -> str:
+        first = ", ".join(map(printable, self.names[:5])) + (", …" if len(self) > 5 else "")
+        steps = "; ".join(
+            f"{name} {value}" for name, value in self.preprocessing.to_dict().items() if value is not None
+        )
+        classes = "" if self.labels is None else f"{len(np.unique(self.labels))} different"
+        rows: list[tuple[str, object]] = [
+            ("samples", f"{len(self)} of {self.available}: {first}"),
+            ("shape", f"{' x '.join(map(str, self.shape))} ({', '.join(self.layout)}), {self.dtype}"),
+            ("labels", classes + (f": {', '.join(self.classes[:8])}" if self.classes else "")),
+            ("preprocessing", steps),
+            ("unreadable", len(self.unreadable) or ""),
+        ]
+        return markup.card("Samples", "", markup.facts(rows))
 
     @property
     def main(self) -> Samples:

@@ -68,6 +68,7 @@ from ..termination import orderly_termination
 from ..text import quoted
 from .compute import RETRY_PASSES, Analysis
 from .former import Former
+from .notebook import reporting
 from .open_model import open_model, recorded_inputs, runnable
 from .open_samples import open_analyzed, reopening
 
@@ -118,7 +119,7 @@ def analyze(
         All other settings, by concern; see :mod:`onnxinfo.config`. Several local workers import the calling program's
         main module: guard its code with ``if __name__ == "__main__"``.
     progress
-        Called with a :class:`Progress` as work is done.
+        Called with a :class:`Progress` as work is done. Default: a bar in notebooks, nothing elsewhere.
     **flat
         Single settings by flat name, such as ``limit`` or ``alpha``, instead of an object or in addition to one;
         see docs/configuration.md for the list.
@@ -172,7 +173,7 @@ def run_analysis(
 ) -> Result:
     """Analyze as :func:`analyze` does, with a complete configuration."""
     with time_limit(config.execution.timeout), orderly_termination():
-        return _run(model, inputs, output, config, progress or (lambda _: None))
+        return _run(model, inputs, output, config, reporting(progress))
 
 
 @dataclass(frozen=True)

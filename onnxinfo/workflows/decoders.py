@@ -35,6 +35,7 @@ from ..metrics.joint import open_provider
 from ..moved import present_names
 from ..outputs import claim_folder
 from ..text import no_such
+from .notebook import reporting
 from .open_model import open_model, runnable
 
 
@@ -69,8 +70,8 @@ def train_decoder(
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     progress
-        Called with a :class:`~onnxinfo.Progress` as work is done; its value is the loss relative to the samples'
-        variance.
+        Called with a :class:`~onnxinfo.Progress` as work is done (default: a bar in notebooks); its value is the loss
+        relative to the samples' variance.
     **flat
         Single settings, instead of an object or in addition to one: ``limit``, ``preset`` and the other fields of
         `input`; ``width``, ``steps``, ``batch``, ``learning_rate`` and ``horizontal_flip`` of `decoder`.
@@ -121,7 +122,7 @@ def train_decoder(
     mask = unit_mask_of(config.input.unit_mask, provider)
     provider.counted = None if mask is None else mask.units
     job = (prepare if layers else prepare_reached)(provider, chosen, config.sid, target)
-    report = progress or (lambda _: None)
+    report = reporting(progress)
     decoders = DecoderCache(Path(folder), job.provider, decoder_settings(config.ru.decoder, seed))
     decoders.of(job, report)
     wanted = [key.stem for key in decoders.keys(job)]

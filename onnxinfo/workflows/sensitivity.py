@@ -30,6 +30,7 @@ from ..graph.perturbed import perturbed_tensors
 from ..metrics.budget import device_of, fit
 from ..metrics.joint import open_provider
 from ..text import no_such, quoted
+from .notebook import reporting
 from .open_model import open_model, runnable
 from .open_samples import open_analyzed
 
@@ -169,7 +170,7 @@ def sensitivity(
     input, sensitivity, execution
         How samples are read, what is measured, and the device and its memory; see :mod:`onnxinfo.config`.
     progress
-        Called with a :class:`~onnxinfo.Progress` as work is done.
+        Called with a :class:`~onnxinfo.Progress` as work is done. Default: a bar in notebooks, nothing elsewhere.
     **flat
         Single settings by flat name, instead of an object or in addition to one: ``limit``, ``preset`` and the other
         fields of ``input``; ``seed``, ``device`` and ``memory_limit``; and
@@ -210,7 +211,7 @@ def sensitivity(
     seed = {name: given.pop(name) for name in ("seed",) if name in given}
     config = configure(configure(base, given, "input", "sensitivity", "execution"), seed, "sid")
     opened = open_sensitivity(model, inputs, config)
-    found = measure_sensitivity(opened.job, opened.target, opened.shown, progress or (lambda _: None))
+    found = measure_sensitivity(opened.job, opened.target, opened.shown, reporting(progress))
     chosen = config.sensitivity
     return Sensitivity(opened.target, str(chosen.change), len(opened.job.provider), measured(chosen), tuple(found))
 

@@ -22,11 +22,16 @@ def test_the_notebook_runs(tmp_path):
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
     shown = {cell.source.strip().splitlines()[-1]: cell.outputs for cell in notebook.cells}
-    (named,) = shown["result"]
+    *_, named = shown["result"]
     assert named.data["text/plain"] == "Result(archive=PosixPath('result.h5'), run='digits-cnn')"
+    assert "<th>status</th><td>complete</td>" in named.data["text/html"]
+    bars = [output.data["text/plain"] for cell in notebook.cells[1:3] for output in cell.outputs if "data" in output]
+    assert any(text.startswith("sid: 8 of 8, ") for text in bars)
+    (sentences,) = shown["run.summary()"]
+    assert "<li>Run digits-cnn: sid of 2 layers on 6 samples.</li>" in sentences.data["text/html"]
     (summary,) = shown["print(run)"]
     assert "accuracy: 1 on 6 labeled samples" in summary.text
-    for last in ("archive.to_dataframe()", 'data.sid.mean("sample")'):
+    for last in ("run.to_dataframe()", 'data.sid.mean("sample")'):
         assert "text/html" in shown[last][0].data
     pictures = [output for outputs in shown.values() for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == 2
