@@ -24,6 +24,8 @@ COMMANDS: dict[str, str] = {
     "analyze": "analyze",
     "oneshot": "oneshot",
     "demo": "analyze",
+    "sensitivity": "sensitivity",
+    "recommend": "recommend",
     "decoder": "decoder",
     "query": "query",
     "summary": "summary",

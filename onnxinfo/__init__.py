@@ -63,6 +63,8 @@ _LAZY = {
     "robustness": "workflows.robustness",
     "sensitivity": "workflows.sensitivity",
     "Sensitivity": "workflows.sensitivity",
+    "recommend_bits": "workflows.recommend",
+    "BitPlan": "workflows.recommend",
     "train_decoder": "workflows.decoders",
     "list_decoders": "metrics.decoder_store",
     "describe_decoder": "metrics.decoder_store",

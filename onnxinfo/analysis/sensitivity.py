@@ -88,8 +88,8 @@ class Measured:
         ``tr(J^T J)`` at each sample, and its standard error over probes, (S,).
     effect
         Effect of noise per squared noise scale at each sample, (S,).
-    mean, square
-        Mean and mean square of the tensor's values at each sample, (S,).
+    mean, square, low, high
+        Mean, mean square, minimum and maximum of the tensor's values at each sample, (S,).
     units
         Squared Jacobian of each unit, averaged over the samples, in the tensor's shape.
     axis
@@ -108,6 +108,8 @@ class Measured:
     effect: Floats
     mean: Floats
     square: Floats
+    low: Floats
+    high: Floats
     units: Floats
     axis: int | None
     predicted: float
@@ -211,7 +213,9 @@ def _position(job: Job, name: str) -> int:
     return next(i for i, layer in enumerate(job.layers) if layer.name == name)
 
 
-def measure_sensitivity(job: Job, target: str, names: Collection[str], report: Report) -> list[Measured]:
+def measure_sensitivity(
+    job: Job, target: str, names: Collection[str], report: Report, *, measure: bool = True
+) -> list[Measured]:
     """Measure the sensitivity of a target to layers of a job.
 
     Parameters
@@ -224,6 +228,8 @@ def measure_sensitivity(job: Job, target: str, names: Collection[str], report: R
         Names of the layers.
     report
         Receives progress.
+    measure
+        Whether noise corrects the tolerances if the settings say so.
 
     Raises
     ------
@@ -255,7 +261,9 @@ def measure_sensitivity(job: Job, target: str, names: Collection[str], report: R
     def sweep(orders: Sequence[Order]) -> list[list[float]]:
         return _sweep(job, network, blocks, change.effect, orders, report)
 
-    found = meet(sweep, predicted, wanted) if measured(settings) else [Tolerance(scale) for scale in predicted]
+    found = (
+        meet(sweep, predicted, wanted) if measure and measured(settings) else [Tolerance(scale) for scale in predicted]
+    )
     shapes = job.network.shapes(*job.inputs([0]))
     return [
         Measured(
@@ -272,7 +280,7 @@ def measure_sensitivity(job: Job, target: str, names: Collection[str], report: R
     ]
 
 
-_BY_LAYER = ("trace", "trace_stderr", "effect", "mean", "square")
+_BY_LAYER = ("trace", "trace_stderr", "effect", "mean", "square", "low", "high")
 
 
 class _Totals:

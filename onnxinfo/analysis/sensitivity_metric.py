@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,7 @@ class SensitivityMetric(Measure):
                 raise UsageError(f"{quoted(name)} does not lead to the target {quoted(target)}; leave it out")
         check_change(job, target)
         self._target = target
+        self.measured: list[Measured] = []
         self._found: list[dict[str, npt.NDArray[np.float64]]] = []
 
     @property
@@ -75,7 +76,12 @@ class SensitivityMetric(Measure):
     def prepare(self, report: Report) -> None:
         """Measure all layers at all samples."""
         names = [layer.name for layer in self.job.layers]
-        self._found = [_columns(each) for each in measure_sensitivity(self.job, self._target, names, report)]
+        self.measured = measure_sensitivity(self.job, self._target, names, report)
+        self._found = [_columns(each) for each in self.measured]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers do not need the numbers of single units.
+        return super().__getstate__() | {"measured": []}
 
     def cells(self, batch: SampleBatch) -> Cells:
         """Look up the numbers of a batch."""

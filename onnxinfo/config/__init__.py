@@ -8,7 +8,7 @@ is used by Python's keywords, the command line (``--flat-name``) and the environ
 from __future__ import annotations
 
 from .combining import configure, read_settings
-from .keywords import FlatOptions, InputOptions, Options, SensitivityOptions, TrainingOptions
+from .keywords import FlatOptions, InputOptions, Options, TrainingOptions
 from .sections import (
     COHERENCY_METRICS,
     PATTERNS,
@@ -48,7 +48,6 @@ __all__ = [
     "RuConfig",
     "SelectionConfig",
     "SensitivityConfig",
-    "SensitivityOptions",
     "Setting",
     "SidConfig",
     "TrainingOptions",

@@ -50,18 +50,6 @@ class TrainingOptions(InputOptions, total=False):
     horizontal_flip: bool
 
 
-class SensitivityOptions(InputOptions, total=False):
-    """Flat keywords of :func:`onnxinfo.sensitivity`."""
-
-    target: str | None
-    change: float | str
-    measure: bool
-    probes: int
-    seed: int
-    device: str
-    memory_limit: int | str | None
-
-
 class FlatOptions(InputOptions, total=False):
     """Flat keywords: every field of the configuration objects except those of :class:`SelectionConfig`."""
 

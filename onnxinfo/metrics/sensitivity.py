@@ -73,8 +73,8 @@ class Jacobians:
         Its standard error over probes, 0 where it is exact, (T, S).
     effect
         Effect of noise per squared noise scale, (T, S): the trace for :class:`Squared`.
-    mean, square
-        Mean and mean square of each layer's values, (T, S).
+    mean, square, low, high
+        Mean, mean square, minimum and maximum of each layer's values, (T, S).
     units
         Column sums of squares ``sum_m J_mi^2`` by layer, each (S, n).
     target
@@ -86,6 +86,8 @@ class Jacobians:
     effect: Tensor
     mean: Tensor
     square: Tensor
+    low: Tensor
+    high: Tensor
     units: list[Tensor]
     target: Tensor
 
@@ -120,7 +122,7 @@ def squared_jacobians(
     )
 
 
-_BY_LAYER = ("trace", "trace_stderr", "effect", "mean", "square")
+_BY_LAYER = ("trace", "trace_stderr", "effect", "mean", "square", "low", "high")
 
 
 def _of_part(
@@ -149,6 +151,8 @@ def _of_part(
         trace if quadratic is None else quadratic.trace()[0],
         torch.stack([value.mean(1) for value in wide]),
         torch.stack([value.square().mean(1) for value in wide]),
+        torch.stack([value.amin(1) for value in wide]),
+        torch.stack([value.amax(1) for value in wide]),
         sums.units(),
         target,
     )

@@ -233,7 +233,11 @@ def ready(model: ModelSource, inputs: Any, output: str | os.PathLike[str], confi
 
 
 def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config, report: Report) -> Result:
-    found = ready(model, inputs, output, config)
+    return complete(ready(model, inputs, output, config), output, report)
+
+
+def complete(found: Ready, output: str | os.PathLike[str], report: Report) -> Result:
+    """Compute what is unfinished of a run, and write it to the archive."""
     job, measures, worker, name = found.job, found.measures, found.worker, found.run
     out, schema = job.config.out, found.request.schema
     if is_complete(Path(output), name, found.request):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
@@ -12,24 +13,30 @@ import numpy.typing as npt
 from ..analysis.finite import check_values
 from ..analysis.job import Job, prepare, prepare_reached
 from ..analysis.sensitivity import Measured, check_change, find_target, measure_sensitivity, measured
+from ..analysis.sensitivity_metric import SensitivityMetric
 from ..analysis.settings import Report
+from ..archive.claim import claim_archive
 from ..arguments import Names, names_of
 from ..config import (
     Config,
     ExecutionConfig,
+    FlatOptions,
     InputConfig,
+    OutputConfig,
     SelectionConfig,
     SensitivityConfig,
-    SensitivityOptions,
     configure,
 )
 from ..errors import UsageError
+from ..graph.interruption import time_limit
 from ..graph.layers import Layer, choose_layers
 from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
 from ..metrics.budget import device_of, fit
 from ..metrics.joint import open_provider
+from ..termination import orderly_termination
 from ..text import no_such, quoted
+from .analyze import complete, ready
 from .notebook import reporting
 from .open_model import open_model, runnable
 from .open_samples import open_analyzed
@@ -145,14 +152,16 @@ def _row(each: Measured) -> dict[str, Any]:
 def sensitivity(
     model: ModelSource,
     inputs: Any,
+    output: str | os.PathLike[str] | None = None,
     *,
     layers: Names = (),
     exclude: Names = (),
     input: InputConfig = InputConfig(),
     sensitivity: SensitivityConfig = SensitivityConfig(),
     execution: ExecutionConfig = ExecutionConfig(),
+    out: OutputConfig = OutputConfig(),
     progress: Report | None = None,
-    **flat: Unpack[SensitivityOptions],
+    **flat: Unpack[FlatOptions],
 ) -> Sensitivity:
     """Measure how much noise each tensor of a network tolerates, in the tensor's own units.
 
@@ -164,11 +173,13 @@ def sensitivity(
     ----------
     model, inputs
         As for :func:`onnxinfo.analyze`.
+    output
+        Archive to which the numbers are added as a run with the metric ``sensitivity``; None: none.
     layers, exclude
         Patterns, see :func:`onnxinfo.select_layers`; default: the default layers of :func:`onnxinfo.list_layers` that
         lead to the target.
-    input, sensitivity, execution
-        How samples are read, what is measured, and the device and its memory; see :mod:`onnxinfo.config`.
+    input, sensitivity, execution, out
+        How samples are read, what is measured, the device and its memory, and the run; see :mod:`onnxinfo.config`.
     progress
         Called with a :class:`~onnxinfo.Progress` as work is done. Default: a bar in notebooks, nothing elsewhere.
     **flat
@@ -206,14 +217,41 @@ def sensitivity(
     'logits'
     """
     base = Config(SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")), input)
-    base = replace(base, sensitivity=sensitivity, execution=execution)
+    base = replace(base, sensitivity=sensitivity, execution=execution, out=out)
     given: dict[str, Any] = {**flat}
     seed = {name: given.pop(name) for name in ("seed",) if name in given}
-    config = configure(configure(base, given, "input", "sensitivity", "execution"), seed, "sid")
-    opened = open_sensitivity(model, inputs, config)
-    found = measure_sensitivity(opened.job, opened.target, opened.shown, reporting(progress))
+    config = configure(configure(base, given, "input", "sensitivity", "execution", "output"), seed, "sid")
+    report = reporting(progress)
+    with time_limit(config.execution.timeout):
+        if output is None:
+            opened = open_sensitivity(model, inputs, config)
+            found = measure_sensitivity(opened.job, opened.target, opened.shown, report)
+        else:
+            opened, found = _archived(model, inputs, output, config, report)
     chosen = config.sensitivity
     return Sensitivity(opened.target, str(chosen.change), len(opened.job.provider), measured(chosen), tuple(found))
+
+
+def _archived(
+    model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config, report: Report
+) -> tuple[Opened, list[Measured]]:
+    """Measure as a metric of a run, which the archive gets."""
+    claim_archive(output, [model, inputs, *config.sources()])
+    loaded = open_model(model, config.input, inputs)
+    chosen, target = _choose(loaded, perturbed_tensors(loaded, config.input.input_tensor), config)
+    names = [layer.name for layer in chosen]
+    selection = SelectionConfig(
+        (*names, *([] if target in chosen else [target.name])), metrics=(SensitivityMetric.metric.name,)
+    )
+    prepared = ready(model, inputs, output, replace(config, selection=selection))
+    with orderly_termination():
+        complete(prepared, output, report)
+    metric = prepared.measures[SensitivityMetric.metric.name]
+    assert isinstance(metric, SensitivityMetric)
+    opened = Opened(prepared.job, target.name, frozenset(names))
+    # A run that was complete has not been measured now.
+    found = metric.measured or measure_sensitivity(prepared.job, target.name, opened.shown, report)
+    return opened, [each for each in found if each.layer.name in opened.shown]
 
 
 @dataclass(frozen=True)

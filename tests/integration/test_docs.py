@@ -26,6 +26,8 @@ COMPUTING = {
     "demo",
     "decoder",
     "check",
+    "sensitivity",
+    "recommend",
     "coherency",
     "prune",
     "rescale",

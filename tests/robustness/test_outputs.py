@@ -66,6 +66,12 @@ RECIPES = {
     "robustness": Recipe(f"model.onnx {SAMPLES} {_LABELS}", ANALYSIS, "new.h5", "runs"),
     "oneshot": Recipe(f"model.onnx {SAMPLES} {_LABELS} --layers relu", ANALYSIS, "new", "folder"),
     "demo": Recipe("", (), "new", "folder"),
+    "sensitivity": Recipe(
+        f"model.onnx {SAMPLES} {_LABELS} --layers relu --change absolute:1", ANALYSIS, "new.h5", "runs"
+    ),
+    "recommend bits": Recipe(
+        f"model.onnx {SAMPLES[:-1]}8 {_LABELS} --mean-bits 4", ANALYSIS, "new.json", kind=kinds.JSON
+    ),
     "decoder train": Recipe(
         f"model.onnx {SAMPLES[:-1]}8 --layers relu --steps 1", (*MODEL, "samples.npz"), "new", "folder"
     ),
@@ -305,7 +311,7 @@ def test_an_interrupted_write_leaves_the_old_file(name, folder, monkeypatch):
 
     monkeypatch.setattr(replacing, "fsync", interrupt)
     with unchanged(folder):
-        line = [name, *shlex.split(RECIPES[name].line), "-o", str(output)]
+        line = [*name.split(), *shlex.split(RECIPES[name].line), "-o", str(output)]
         assert CliRunner().invoke(cli, ["-q", *line]).exit_code == 1
 
 

@@ -1,0 +1,75 @@
+"""``onnxinfo recommend``: what to do, from a network's sensitivities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .former import Group
+from .options import force
+from .options import inputs as samples
+from .progress import progress_bar
+from .settings import config_file, setting, settings
+from .tables import FORMATS, print_rows, write_stdout
+
+if TYPE_CHECKING:
+    from onnxinfo import BitPlan
+
+COLUMNS = ("tensor", "op", "depth", "bits", "low", "high", "trace", "loss")
+
+
+@click.group(cls=Group)
+def recommend() -> None:
+    """Recommend bits for the activations of a network."""
+
+
+@recommend.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@samples
+@click.option("-o", "--output", type=click.Path(), help="JSON file for ONNX Runtime's quantizer. Default: none.")
+@click.option("--mean-bits", type=float, metavar="B", help="Mean number of bits over the tensors, from 2 to 8.")
+@click.option("--accuracy", type=float, metavar="X", help="Instead: smallest accuracy on the samples; needs --labels.")
+@click.option(
+    "--keep-float", type=int, default=0, show_default=True, metavar="N",
+    help="Number of tensors that stay in float: those that rounding to 8 bits harms most.",
+)  # fmt: skip
+@config_file
+@setting("layers")
+@setting("exclude")
+@settings("input", "execution")
+@setting("target")
+@setting("probes")
+@setting("seed", help="Seed of random directions.")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
+@force
+def bits(model: str, inputs: str, output: str | None, format: str, force: bool, **options: Any) -> None:
+    """Divide bits among the activation tensors of MODEL, by how much their rounding errors move its class scores.
+
+    The file has nodes_to_exclude and TensorQuantOverrides for quantize_static of ONNX Runtime; see docs/bits.md.
+
+    \b
+    Examples:
+      onnxinfo recommend bits resnet20.onnx --inputs c.npz:x --preset imagenet --limit 64 --mean-bits 4 -o bits.json
+      onnxinfo recommend bits resnet20.onnx --inputs c.npz:x --labels c.npz:y --preset imagenet --accuracy 0.78
+    """
+    from onnxinfo import recommend_bits
+    from onnxinfo.kinds import JSON
+    from onnxinfo.outputs import claim
+
+    if output is not None:
+        claim(output, JSON, inputs=[model, inputs, options["labels"]], force=force)
+    with progress_bar(output or "no file") as report:
+        plan = recommend_bits(model, inputs, progress=report, **options)
+    if output is not None:
+        plan.save(output, force=force)
+    print_rows([vars(each) for each in plan.tensors], COLUMNS, format)
+    if format == "table":
+        write_stdout(_summary(plan))
+
+
+def _summary(plan: BitPlan) -> str:
+    rounded = [each.bits for each in plan.tensors if each.bits < 32]
+    mean = sum(rounded) / len(rounded)
+    text = f"mean {mean:.2f} bits; expected change of {plan.target}: {plan.expected:.2%} of its variance\n"
+    return text if plan.accuracy is None else f"{text}accuracy with rounded activations: {plan.accuracy:.3f}\n"

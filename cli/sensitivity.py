@@ -1,0 +1,50 @@
+"""``onnxinfo sensitivity``: how much noise each tensor of a network tolerates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import inputs as samples
+from .progress import progress_bar
+from .settings import config_file, setting, settings
+from .tables import FORMATS, print_rows
+
+COLUMNS = ("tensor", "op", "depth", "trace", "stderr", "std", "tolerance", "tolerance_std")
+#: Columns of tolerances that were measured.
+MEASURED = ("predicted", "achieved", "achieved_stderr")
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@samples
+@click.option(
+    "-o", "--output", type=click.Path(), help="Archive (HDF5). If it exists, a run is added. Default: no archive."
+)
+@config_file
+@setting("layers")
+@setting("exclude")
+@settings("input", "sensitivity", "execution", "output")
+@setting("seed", help="Seed of noise and random directions.")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
+def sensitivity(model: str, inputs: str, output: str | None, format: str, **options: Any) -> None:
+    """Print how much noise each tensor of MODEL tolerates, in its own units.
+
+    trace is the mean squared Jacobian of the target, by default the class scores; tolerance is the standard deviation
+    of noise that causes the change; tolerance_std is the same in units of the tensor's standard deviation. See
+    docs/sensitivity.md.
+
+    \b
+    Examples:
+      onnxinfo sensitivity resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --limit 64
+      onnxinfo sensitivity resnet20.onnx --inputs images/ --change kl:0.01 -o result.h5
+    """
+    from onnxinfo import sensitivity as measure
+
+    with progress_bar(output or "no file") as report:
+        found = measure(model, inputs, output, progress=report, **options)
+    table = found.table()
+    rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+    columns = [*COLUMNS, *(MEASURED if found.measured else ()), *(["mark"] if any(table["mark"]) else [])]
+    print_rows(rows, columns, format)

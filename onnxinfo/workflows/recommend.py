@@ -1,0 +1,375 @@
+"""Recommendations from sensitivities: bits for the activations of a network."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..analysis.bits import STORED_BITS, Grid, allocate, uniform_noise
+from ..analysis.job import Job
+from ..analysis.sensitivity import Measured, measure_sensitivity
+from ..analysis.settings import Report
+from ..arguments import Names, names_of
+from ..config import Config, FlatOptions, SelectionConfig, configure
+from ..errors import InputError, UsageError
+from ..graph.dataflow import Dataflow
+from ..graph.model import ModelSource, load
+from ..graph.quantization import quantization
+from ..kinds import JSON
+from ..metrics.taps import TappedNetwork
+from ..outputs import claim
+from .notebook import reporting
+from .sensitivity import open_sensitivity
+
+if TYPE_CHECKING:
+    import pandas
+
+#: Fewest bits that are recommended.
+FEWEST_BITS = 2
+
+
+@dataclass(frozen=True)
+class TensorBits:
+    """Recommendation for one tensor.
+
+    Attributes
+    ----------
+    tensor, op, depth
+        Name, operator and depth of the tensor.
+    bits
+        Number of bits; 32 for a tensor that stays in float.
+    low, high
+        Range of its values at the samples.
+    trace
+        Mean squared Jacobian of the target, ``tr(J^T J)``.
+    loss
+        Expected mean squared change of the target by its rounding errors.
+    """
+
+    tensor: str
+    op: str
+    depth: int
+    bits: int
+    low: float
+    high: float
+    trace: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class BitPlan:
+    """Bits for the activations of a network; the result of :func:`recommend_bits`.
+
+    Attributes
+    ----------
+    target
+        Layer whose change is expected.
+    tensors
+        Recommendation for each tensor.
+    expected
+        Expected mean squared change of the target by all rounding errors, in units of its variance over the samples.
+    accuracy
+        Accuracy on the samples with rounded activations and float weights, if it was asked for.
+    nodes_to_exclude
+        Nodes that must stay in float so that the tensors with 32 bits do.
+
+    Examples
+    --------
+    >>> plan = onnxinfo.recommend_bits("digits-cnn.onnx", "digits.npz:images", mean_bits=4, limit=32)
+    >>> table = plan.to_dataframe()
+    >>> float(table.bits.mean()), plan.to_dict()["TensorQuantOverrides"]["relu"][0]["quant_type"]
+    (4.0, 'QUInt8')
+    """
+
+    target: str
+    tensors: tuple[TensorBits, ...]
+    expected: float
+    accuracy: float | None
+    nodes_to_exclude: tuple[str, ...]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return a table with one row per tensor: the attributes of :class:`TensorBits`."""
+        import pandas
+
+        return pandas.DataFrame([vars(each) for each in self.tensors])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recommendation as JSON values.
+
+        ``nodes_to_exclude`` and ``TensorQuantOverrides`` are for ONNX Runtime's ``quantize_static``, the latter as one
+        of its ``extra_options``, after scale, zero point and type are converted as docs/bits.md shows.
+        """
+        return {
+            "target": self.target,
+            "expected_change": self.expected,
+            "accuracy": self.accuracy,
+            "bits": {each.tensor: each.bits for each in self.tensors},
+            "nodes_to_exclude": [*self.nodes_to_exclude],
+            "TensorQuantOverrides": {
+                each.tensor: [_override(Grid(each.low, each.high, each.bits))]
+                for each in self.tensors
+                if each.bits <= STORED_BITS
+            },
+        }
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write :meth:`to_dict` to a JSON file.
+
+        Parameters
+        ----------
+        path
+            The file. An existing JSON file is replaced, other files are not.
+        force
+            Replace an existing file whatever it contains.
+        """
+        with claim(path, JSON, force=force).writing() as part:
+            part.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def _override(grid: Grid) -> dict[str, Any]:
+    return {"quant_type": "QUInt8", "scale": grid.step, "zero_point": grid.zero_point}
+
+
+def recommend_bits(
+    model: ModelSource,
+    inputs: Any,
+    *,
+    mean_bits: float | None = None,
+    accuracy: float | None = None,
+    keep_float: int = 0,
+    layers: Names = (),
+    exclude: Names = (),
+    progress: Report | None = None,
+    **flat: Unpack[FlatOptions],
+) -> BitPlan:
+    """Divide bits among the activation tensors of a network, by how strongly their rounding errors move the target.
+
+    Rounding to a grid of ``2^b`` values adds errors of variance ``step^2 / 12`` to a tensor, and changes the target by
+    that times ``tr(J^T J)`` in the mean square. Bits, from 2 to 8, go where they reduce the sum most.
+
+    Parameters
+    ----------
+    model, inputs
+        As for :func:`onnxinfo.sensitivity`; the samples also give the tensors' ranges.
+    mean_bits
+        Mean number of bits over the tensors.
+    accuracy
+        Instead: smallest accuracy on the samples, whose labels are needed. The smallest mean number of bits is searched
+        that reaches it, by evaluations with rounded activations.
+    keep_float
+        Number of tensors that stay in float: those with the largest expected change at 8 bits.
+    layers, exclude
+        Patterns, see :func:`onnxinfo.select_layers`; default: the default layers that lead to the target, without the
+        target.
+    progress
+        Called with a :class:`~onnxinfo.Progress` as work is done. Default: a bar in notebooks, nothing elsewhere.
+    **flat
+        Single settings of input, sensitivity and execution by flat name, such as ``limit``, ``labels`` or ``target``.
+
+    Returns
+    -------
+    BitPlan
+        Bits, ranges and expected change, and the options of ONNX Runtime's quantizer.
+
+    Raises
+    ------
+    UsageError
+        Neither or both of mean_bits and accuracy are given, the labels are missing, the model is quantized already, or
+        the accuracy cannot be reached.
+    OnnxinfoError
+        As raised by :func:`onnxinfo.sensitivity`.
+
+    Examples
+    --------
+    >>> plan = onnxinfo.recommend_bits(
+    ...     "digits-cnn.onnx", "digits.npz:images", accuracy=0.9, labels="digits.npz:labels", limit=64
+    ... )
+    >>> plan.accuracy >= 0.9
+    True
+    """
+    _check_request(mean_bits, accuracy, keep_float)
+    base = Config(SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")))
+    config = configure(base, {**flat}, "input", "sid", "sensitivity", "execution")
+    if accuracy is not None and config.input.labels is None and not isinstance(inputs, str | os.PathLike):
+        raise UsageError("accuracy is of labeled samples; give labels=...")
+    loaded = load(model)
+    if found := quantization(loaded.proto):
+        raise UsageError(f"the model is quantized already ({found}); give the float model, or dequantize=True")
+    # The change only determines tolerances, which are not used here.
+    config = replace(config, sensitivity=replace(config.sensitivity, change="absolute:1", measure=False))
+    opened = open_sensitivity(loaded, inputs, config)
+    rounding = _Rounding(opened.job, opened.target)
+    if accuracy is not None:
+        rounding.check(accuracy)
+    names = opened.shown - {opened.target}
+    if not names:
+        raise UsageError(f"no tensor but the target '{opened.target}' is chosen; choose more layers")
+    measured = [
+        each for each in measure_sensitivity(opened.job, opened.target, names, reporting(progress)) if _moves(each)
+    ]
+    if not measured:
+        raise UsageError(f"no chosen tensor moves the target '{opened.target}'; choose other layers")
+    if keep_float >= len(measured):
+        raise UsageError(f"keep_float={keep_float} leaves none of {len(measured)} tensors to be rounded; keep fewer")
+    plans = _Plans(measured, keep_float)
+    bits, reached = (plans.at(mean_bits), None) if mean_bits is not None else rounding.fewest(plans, accuracy or 0.0)
+    return _plan(opened.job, opened.target, plans, bits, reached, loaded.flow)
+
+
+def _check_request(mean_bits: float | None, accuracy: float | None, keep_float: int) -> None:
+    if (mean_bits is None) == (accuracy is None):
+        raise UsageError("bits are divided for a mean or for an accuracy; give one of mean_bits=... and accuracy=...")
+    if mean_bits is not None and not FEWEST_BITS <= mean_bits <= STORED_BITS:
+        raise UsageError(f"mean_bits={mean_bits}: a number from {FEWEST_BITS} to {STORED_BITS} expected")
+    if accuracy is not None and not 0 < accuracy <= 1:
+        raise UsageError(f"accuracy={accuracy}: a number above 0 and at most 1 expected")
+    if keep_float < 0:
+        raise UsageError(f"keep_float={keep_float}: at least 0 expected")
+
+
+def _moves(each: Measured) -> bool:
+    return each.mark == "" and float(each.high.max()) > float(each.low.min())
+
+
+class _Plans:
+    """Tensors with their losses at every number of bits."""
+
+    choices = range(FEWEST_BITS, STORED_BITS + 1)
+
+    def __init__(self, measured: Sequence[Measured], keep_float: int) -> None:
+        self.tensors = measured
+        self.ranges = [(float(each.low.min()), float(each.high.max())) for each in measured]
+        noise = np.array([uniform_noise(low, high, self.choices) for low, high in self.ranges])
+        self.losses = np.array([each.trace.mean() for each in measured])[:, None] * noise
+        order = np.argsort(-self.losses[:, -1], kind="stable")
+        self.rounded = sorted(order[keep_float:].tolist())
+
+    def at(self, mean: float) -> dict[int, int]:
+        """Return the bits of rounded tensors at a mean number of bits."""
+        chosen = allocate(self.losses[self.rounded], self.choices, mean)
+        return dict(zip(self.rounded, chosen, strict=True))
+
+    def grids(self, bits: Mapping[int, int]) -> dict[str, Grid]:
+        """Return the grids of rounded tensors by name."""
+        return {self.tensors[i].layer.name: Grid(*self.ranges[i], number) for i, number in bits.items()}
+
+    def loss(self, tensor: int, bits: int | None) -> float:
+        """Return the expected change by a tensor's rounding; 0 without rounding."""
+        return 0.0 if bits is None else float(self.losses[tensor, bits - FEWEST_BITS])
+
+
+class _Rounding:
+    """A network whose activations are rounded."""
+
+    def __init__(self, job: Job, target: str) -> None:
+        self._job = job
+        self._places = {layer.name: i for i, layer in enumerate(job.layers)}
+        self._network = TappedNetwork(job.network, self._places[target])
+
+    def check(self, wanted: float) -> None:
+        """Refuse an accuracy that the float network has not."""
+        labels = self._labels()
+        classes = self._scores({}, [0]).shape[1]
+        if classes < 2 or ((labels < 0) | (labels >= classes)).any():
+            raise InputError(f"the labels are not classes of the target, 0 to {classes - 1}; give others, or a target")
+        clean = self.accuracy({})
+        if clean < wanted:
+            raise UsageError(f"accuracy={wanted:g} cannot be met: the float network has {clean:.3f} on these samples")
+
+    def accuracy(self, grids: Mapping[str, Grid]) -> float:
+        """Return the accuracy with some tensors rounded."""
+        samples, size = range(len(self._job.provider)), self._job.batch_size
+        blocks = [list(samples[start : start + size]) for start in range(0, len(samples), size)]
+        predicted = torch.cat([self._scores(grids, block).argmax(1) for block in blocks])
+        return float((predicted.cpu().numpy() == self._labels()).mean())
+
+    def fewest(self, plans: _Plans, wanted: float) -> tuple[dict[int, int], float]:
+        """Return the bits with the smallest mean that bisection finds to reach an accuracy, and that accuracy."""
+        count = len(plans.rounded)
+        low, high = FEWEST_BITS * count, STORED_BITS * count
+        bits = plans.at(high / count)
+        reached = self.accuracy(plans.grids(bits))
+        if reached < wanted:
+            raise UsageError(
+                f"accuracy={wanted:g} cannot be met: it is {reached:.3f} with {STORED_BITS} bits everywhere; give a "
+                f"lower one, or keep_float=..."
+            )
+        while low < high:
+            middle = (low + high) // 2
+            tried = plans.at(middle / count)
+            found = self.accuracy(plans.grids(tried))
+            if found >= wanted:
+                high, bits, reached = middle, tried, found
+            else:
+                low = middle + 1
+        return bits, reached
+
+    def _labels(self) -> Any:
+        labels = self._job.provider.main.labels
+        if labels is None:
+            raise UsageError("accuracy is of labeled samples; give labels=...")
+        return labels
+
+    def _scores(self, grids: Mapping[str, Grid], block: list[int]) -> Tensor:
+        network, taps = self._network, self._network.taps
+        for name, grid in grids.items():
+            taps[self._places[name]].noise = _errors(grid)
+        try:
+            with torch.no_grad():
+                parts = [
+                    network.begin(given, at.stop - at.start)[0] for at, given in network.parts(*self._job.inputs(block))
+                ]
+        finally:
+            for tap in taps:
+                tap.noise = None
+        return torch.cat(parts)
+
+
+def _errors(grid: Grid) -> Any:
+    return lambda value: grid.rounded(value) - value
+
+
+def _plan(
+    job: Job, target: str, plans: _Plans, bits: Mapping[int, int], accuracy: float | None, flow: Dataflow
+) -> BitPlan:
+    rows = tuple(
+        TensorBits(
+            each.layer.name,
+            each.layer.op,
+            each.layer.depth,
+            bits.get(i, 32),
+            *plans.ranges[i],
+            float(each.trace.mean()),
+            plans.loss(i, bits.get(i)),
+        )
+        for i, each in enumerate(plans.tensors)
+    )
+    variance = _variance(job, target)
+    total = sum(each.loss for each in rows)
+    excluded = tuple(dict.fromkeys(node for each in rows if each.bits == 32 for node in _nodes(flow, each.tensor)))
+    return BitPlan(target, rows, total / variance if variance > 0 else math.nan, accuracy, excluded)
+
+
+def _variance(job: Job, target: str) -> float:
+    place = next(i for i, layer in enumerate(job.layers) if layer.name == target)
+    samples, size = range(len(job.provider)), job.batch_size
+    with torch.no_grad():
+        values = [
+            job.network.part([place])(*job.inputs(list(samples[start : start + size])))[0].double().cpu()
+            for start in range(0, len(samples), size)
+        ]
+    return float(torch.cat(values).var(0, correction=0).sum())
+
+
+def _nodes(flow: Dataflow, tensor: str) -> list[str]:
+    """Names of the nodes that compute or read a tensor."""
+    nodes = [flow.nodes[flow.producer[tensor]], *(flow.nodes[i] for i in flow.consumers.get(tensor, ()))]
+    return [node.name for node in nodes if node.name]
