@@ -46,6 +46,11 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     help="One row per layer, sample, perturbed input, or input unit such as a column of a table. Default: layer, or "
     "sample with --group-by.",
 )
+@click.option(
+    "--field", "fields", multiple=True, metavar="NAME",
+    help="Further number of the metrics, as a column: normalizer (D of a layer's budget), ratio, gain, tolerance, ...; "
+    "repeatable.",
+)  # fmt: skip
 @click.option("--min", "minimum", type=float, help="Only values of at least X, in the metric's unit.")
 @click.option("--max", "maximum", type=float, help="Only values of at most X, in the metric's unit.")
 @click.option(
@@ -105,7 +110,7 @@ def query(
     target = claim_table(output, format, files, force)
     found = stream(files, per=per, sort=column or None, descending=direction == "desc", **options)
     first = next(found, None)
-    known = table_columns(per or "layer", several=len(files) > 1) if first is None else [*first]
+    known = table_columns(per or "layer", options["fields"], several=len(files) > 1) if first is None else [*first]
     rows: Iterable[dict[str, Any]] = [] if first is None else itertools.chain([first], found)
     # Widths and the choice of columns depend on all rows.
     rows = rows if format in STREAMED else [*rows]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
+
+import numpy as np
+import numpy.typing as npt
 
 from ..archive.table import COLUMNS, check_per, run_table
 from ..arguments import Names, names_of
@@ -20,6 +24,8 @@ Row = dict[str, Any]
 #: A table as columns of equal length.
 Table = dict[str, list[Any]]
 Per = Literal["layer", "sample", "input", "unit"]
+#: Field of a metric that is one number for each layer.
+NORMALIZER = "normalizer"
 #: Key of rows of runs that are not comparable.
 CAUTION = "caution"
 
@@ -37,6 +43,7 @@ class QueryOptions(Selected, total=False):
     group_by: Names
     aggregate: Names
     sql: str | None
+    fields: Names
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,9 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
         with a value, see :meth:`onnxinfo.archive.Archive.to_dataframe`; ``"input"``, that mean for each perturbed
         input; ``"unit"``, of a run whose input has a single axis, that mean for each of its units, such as a table's
         columns. Default: ``"layer"``; with ``group_by`` ``"sample"``.
+        ``fields``: with a row per layer or sample, further numbers of the metrics as columns: ``normalizer``, what a
+        layer's budget is relative to (D, by default), or what an archive stores for each cell, such as ``ratio``,
+        ``gain`` or ``tolerance``; for layers the mean over the samples. NaN for metrics without them.
         ``minimum``, ``maximum``: keep rows whose value lies within these bounds, inclusive.
         ``converged``: keep only rows that converged; for layers and groups, those whose samples all did. Averages
         include all samples in any case, because convergence depends on the values.
@@ -166,9 +176,9 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
     >>> [(row["sample_name"], row["layer"], row["converged"]) for row in rows]
     [('images[0]', 'logits', True), ('images[1]', 'logits', True)]
     """
-    selection, arrangement, per = _understood(options)
+    selection, arrangement, shown = _understood(options)
     caution = _caution(selection(path))
-    table = arrangement.apply(_read_table(selection(path), per))
+    table = arrangement.apply(_read_table(selection(path), shown))
     return [*_rows(table, caution)]
 
 
@@ -181,32 +191,55 @@ def stream(path: Paths, **options: Unpack[QueryOptions]) -> Iterator[Row]:
 
     All numbers are verified before the first row, so that a reader of the rows gets all of them or none.
     """
-    selection, arrangement, per = _understood(options)
+    selection, arrangement, shown = _understood(options)
     # Rows by input or unit are few, and come from the maps.
-    if not arrangement.is_rowwise or per in ("input", "unit"):
+    if not arrangement.is_rowwise or shown.per in ("input", "unit"):
         yield from query(path, **options)
         return
-    empty, caution = _empty_table(selection(path), per), _caution(selection(path))
+    empty, caution = _empty_table(selection(path), shown), _caution(selection(path))
     for view, _ in selection(path).views():
         for part in view.pieces(_CELLS):
             for metric in part.metrics:
                 part.values(metric.name)
     for view, source in selection(path).views():
         for part in view.pieces(_CELLS):
-            columns = _view_table(part, source, per)
+            columns = _view_table(part, source, shown)
             yield from _rows(arrangement.apply({name: columns[name] for name in empty}), caution)
 
 
-def _understood(options: QueryOptions) -> tuple[Callable[[Paths], Selection], Arrangement, Per]:
-    known = [*Selected.__annotations__, *Arrangement.__annotations__]
+@dataclass(frozen=True)
+class Shown:
+    """What a row is about, and the further numbers of metrics that it has."""
+
+    per: Per
+    fields: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.fields and self.per not in ("layer", "sample"):
+            raise UsageError(f"fields are of layers and samples, and per={self.per!r}: leave one of them out")
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of a table from one archive, without the archive."""
+        head, *rest = COLUMNS[self.per]
+        return list(dict.fromkeys([head, "model", *rest, *self.fields]))
+
+
+def _understood(options: QueryOptions) -> tuple[Callable[[Paths], Selection], Arrangement, Shown]:
+    known = [*Selected.__annotations__, *Arrangement.__annotations__, "fields"]
     for name in options:
         if name not in known:
             raise TypeError(no_such("option", name, known, "query()"))
     selected: Any = {name: value for name, value in options.items() if name in Selected.__annotations__}
-    arranged: Any = {name: value for name, value in options.items() if name not in selected}
+    arranged: Any = {name: value for name, value in options.items() if name not in (*selected, "fields")}
     arrangement = Arrangement(**arranged)
     per = arrangement.per or ("sample" if names_of(arrangement.group_by) else "layer")
-    return partial(Selection.of, **selected), arrangement, per
+    check_per(per)
+    return (
+        partial(Selection.of, **selected),
+        arrangement,
+        Shown(per, tuple(names_of(options.get("fields", ()), "fields"))),
+    )
 
 
 def _caution(selection: Selection) -> Row:
@@ -219,34 +252,65 @@ def _rows(table: Table, caution: Row) -> Iterator[Row]:
     return (dict(zip(table, values, strict=True)) | caution for values in zip(*table.values(), strict=True))
 
 
-def _empty_table(selection: Selection, per: Per) -> Table:
-    return {name: [] for name in table_columns(per, several=len(selection.paths) > 1)}
+def _empty_table(selection: Selection, shown: Shown) -> Table:
+    if shown.fields:
+        _check_fields(selection, shown.fields)
+    return {name: [] for name in [*(["archive"] if len(selection.paths) > 1 else []), *shown.columns]}
 
 
-def _read_table(selection: Selection, per: Per) -> Table:
-    table = _empty_table(selection, per)
+def _check_fields(selection: Selection, fields: Sequence[str]) -> None:
+    """Refuse fields that no selected metric has."""
+    metrics = {metric.name: metric for view, _ in selection.views() for metric in view.metrics}
+    known = list(dict.fromkeys([NORMALIZER, *(each.name for metric in metrics.values() for each in metric.fields)]))
+    for name in fields:
+        if name not in known:
+            raise UsageError(no_such("field", name, known, f"the metrics {', '.join(metrics)}"))
+
+
+def _read_table(selection: Selection, shown: Shown) -> Table:
+    table = _empty_table(selection, shown)
     for view, source in selection.views():
-        for name, column in _view_table(view, source, per).items():
+        for name, column in _view_table(view, source, shown).items():
             if name in table:
                 table[name] += column
     return table
 
 
-def table_columns(per: Per, *, several: bool = False) -> list[str]:
+def table_columns(per: Per, fields: Names = (), *, several: bool = False) -> list[str]:
     """Return the keys of the rows of :func:`query`, in order."""
     check_per(per)
-    head, *rest = COLUMNS[per]
-    return [*(["archive"] if several else []), head, "model", *rest]
+    return [*(["archive"] if several else []), *Shown(per, tuple(names_of(fields))).columns]
 
 
-def _view_table(view: RunView, source: Path, per: Per) -> Table:
-    table = run_table(view, per)
+def _view_table(view: RunView, source: Path, shown: Shown) -> Table:
+    table = run_table(view, shown.per)
     count = len(table["run"])
-    if per == "sample":
+    table |= {name: _field(view, table, name) for name in shown.fields if name not in table}
+    if shown.per == "sample":
         # The view has its own numbering of samples.
         table["sample"] = [view.sample_positions[i] for i in table["sample"]]
     model = str({**view.run.recipe, **view.run.provenance}.get("model_name", ""))
     return table | {"model": [model] * count, "archive": [str(source)] * count}
+
+
+def _field(view: RunView, table: Table, name: str) -> list[float]:
+    """Return a field of the metrics for the rows of a table; for layers the mean over finished samples."""
+    columns = {metric.name: _cells(view, metric.name, name) for metric in view.metrics}
+    layers = {(row.index, row.name): position for position, row in enumerate(view.layers)}
+    places = [layers[at] for at in zip(table["layer_index"], table["layer"], strict=True)]
+    samples: Sequence[Any] = table.get("sample", [slice(None)] * len(places))
+    cells = [columns[metric][at, sample] for metric, at, sample in zip(table["metric"], places, samples, strict=True)]
+    return [float(np.mean(each[~np.isnan(each)])) if np.isfinite(each).any() else math.nan for each in cells]
+
+
+def _cells(view: RunView, metric: str, field: str) -> npt.NDArray[np.float64]:
+    values = view.values(metric)
+    if field == NORMALIZER:
+        whole = np.broadcast_to(view.run.normalizer(metric)[view.layer_positions, None], view.shape)
+    else:
+        whole = values.get(field, np.full(view.shape, np.nan))
+    found: npt.NDArray[np.float64] = np.where(values["done"], whole, np.nan)
+    return found
 
 
 def _picked(

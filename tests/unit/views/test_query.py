@@ -144,7 +144,7 @@ def test_what_sql_selects_can_be_grouped(archive):
 
 def test_the_options_are_the_selections_and_the_arrangements():
     fields = [*Selected.__annotations__, *Arrangement.__annotations__]
-    assert [*QueryOptions.__annotations__] == fields
+    assert [*QueryOptions.__annotations__] == [*fields, "fields"]
 
 
 @pytest.mark.parametrize(
@@ -275,3 +275,25 @@ def test_large_archives_answer_fast(tmp_path):
     seconds = time.process_time() - began
     assert [row["top"] for row in rows] == [4999.0] * 16
     assert seconds < 2
+
+
+def test_fields_of_metrics_are_columns(tmp_path):
+    path = fakes.make(tmp_path / "a.h5", "one")
+    with onnxinfo.open(path) as archive:
+        run = archive["one"]
+        values, normalizer = run.values("sid"), run.normalizer("sid")
+    rows = onnxinfo.query(path, metrics="sid", fields=["normalizer", "ratio"])
+    assert [*rows[0]][-2:] == ["normalizer", "ratio"]
+    assert [row["normalizer"] for row in rows] == normalizer.tolist()
+    np.testing.assert_allclose([row["ratio"] for row in rows], values["ratio"].mean(1))
+    one = onnxinfo.query(path, metrics="sid", fields="ratio", per="sample", samples=["1"])
+    assert [row["ratio"] for row in one] == values["ratio"][:, 1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"fields": "rato"}, "did you mean 'ratio'"), ({"fields": "ratio", "per": "unit"}, "leave one of them out")],
+)
+def test_fields_that_do_not_exist_are_refused(options, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        onnxinfo.query(fakes.make(tmp_path / "a.h5", "one"), **options)
