@@ -137,7 +137,8 @@ def _perturbed(model: Model, sources: Sequence[str]) -> str:
     from onnxinfo.graph.channels import declared_axes
     from onnxinfo.text import quoted
 
-    return "\n".join(f"analysis input: {quoted(name)} {declared_axes(model, name)}" for name in sources)
+    axes = zip(sources, declared_axes(model, sources), strict=True)
+    return "\n".join(f"analysis input: {quoted(name)} {each}" for name, each in axes)
 
 
 def _inside(model: Model, sources: Sequence[str]) -> list[str]:

@@ -65,8 +65,41 @@ POINTWISE |= REDUCTIONS | _INTEGRAL
 # Reductions from which a gate is computed that multiplies what was reduced, as in squeeze and excitation.
 _SUMMARIES = {"GlobalAveragePool", "GlobalMaxPool", "ReduceMax", "ReduceMean"}
 
+# Operators that end a softmax or sigmoid in elementary operators.
+_DIVISIONS = {"Div", "Reciprocal"}
+
 # A GELU or a layer normalization in elementary operators has up to 12 nodes, not counting those that round.
 _LARGEST_REGION = 24
+# The same, and a softmax, with those that round.
+_LARGEST_WITH_ROUNDING = 4 * _LARGEST_REGION
+
+
+class _Content:
+    """Parameters of the nodes of a block, which grows: their names and numbers of elements."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, int] = {}
+        self.total = 0
+
+    def add(self, parameters: Mapping[str, int]) -> None:
+        """Add the parameters of a node."""
+        for name, number in parameters.items():
+            if name not in self._found:
+                self._found[name] = number
+                self.total += number
+
+    def absorb(self, other: _Content) -> None:
+        """Add the parameters of a block that is not needed any more."""
+        if len(other._found) > len(self._found):
+            self._found, other._found = other._found, self._found
+            self.total, other.total = other.total, self.total
+        self.add(other._found)
+
+    def copy(self) -> _Content:
+        """Copy the content of a block with several outputs, which grow apart."""
+        copy = _Content()
+        copy.add(self._found)
+        return copy
 
 
 @dataclass
@@ -86,25 +119,32 @@ class Blocks:
     flow: Dataflow
     influenced: Set[str]
     functions: Mapping[Key, onnx.FunctionProto]
-    #: Nodes of the block that ends with a tensor, by tensor name.
-    members: dict[str, set[int]] = field(default_factory=dict)
+    #: Number of parameters of the block that ends with a tensor, by tensor name.
+    totals: dict[str, int] = field(default_factory=dict)
     #: Names of the default layers' tensors.
     ends: set[str] = field(default_factory=set)
     #: Matrix operators inside the block of another one.
     _inside: set[int] = field(default_factory=set, repr=False)
     _found: dict[int, dict[str, int]] = field(default_factory=dict, repr=False)
     _operands_of: dict[int, set[str]] = field(default_factory=dict, repr=False)
+    _sums: dict[int, bool] = field(default_factory=dict, repr=False)
+    #: Values that other values, or layers, are computed from together with what is computed from these.
+    _accompanied: set[str] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
-        absorbed: dict[int, set[int]] = {}
+        absorbed: dict[int, _Content] = {}
         for i, node in enumerate(self.flow.nodes):
             if i not in self._inside and self._is_anchor(i):
-                for name in self._layer_outputs(node):
-                    self._follow(name, {i} | absorbed.get(i, set()), absorbed)
+                content = absorbed.pop(i, _Content())
+                content.add(self._parameters(i))
+                starts = self._layer_outputs(node)
+                contents = [content.copy() for _ in starts[1:]] + [content]
+                for name, own in zip(starts, contents, strict=False):
+                    self._follow(name, own, absorbed)
         outputs = {name for name in self.flow.outputs & self.influenced if self.flow.is_feature(name)}
         self.ends |= (outputs | self._last_features()) - self._probabilities()
         # The same values in another layout are the same layer: the output, which has the better-known name.
-        self.ends -= {before for name in outputs for before in self._before_layout(name)} - outputs
+        self.ends -= self._all_before_layout(outputs) - outputs
 
     def depth(self) -> dict[str, int]:
         """Number of layers with parameters on the longest path from the analysis input to each value."""
@@ -120,12 +160,9 @@ class Blocks:
 
     def parameters(self, name: str) -> int:
         """Number of parameters of the block that ends with a tensor; without one, of the node that computes it."""
-        if name not in self.members:
-            return sum(self._parameters(self.flow.producer[name]).values())
-        found: dict[str, int] = {}
-        for i in self.members[name]:
-            found.update(self._parameters(i))
-        return sum(found.values())
+        if name in self.totals:
+            return self.totals[name]
+        return sum(self._parameters(self.flow.producer[name]).values())
 
     @cached_property
     def _passing(self) -> list[bool]:
@@ -210,30 +247,48 @@ class Blocks:
     def _probabilities(self) -> set[str]:
         """Values that merely saturate a layer: its scores are more informative, and vary even at 0 or 1."""
         found: set[str] = set()
+        # The ends of blocks so far, and the same values in another layout.
+        ended = set(self.ends)
         for i, node in enumerate(self.flow.nodes):
+            if node.op_type in LAYOUT and node.input[0] in ended:
+                ended.update(node.output)
             if node.output[0] not in self.influenced or node.output[0] in found:
                 continue
             scores = node.input[0] if node.op_type in SATURATING else self._divided(i, self.ends)
-            if scores is not None and not self.ends.isdisjoint(self._before_layout(scores)):
+            if scores in ended:
                 found |= self._derived_alone(node.output[0]) or set()
         return found
 
     def _scores_of_last(self, value: str, before: Mapping[str, str]) -> str | None:
         """Which of some values are the scores, if a value is the last softmax or sigmoid in elementary operators."""
         position = self.flow.producer[value]
-        scores = next((name for name in before if self._divided(position, {name}) == name), None)
+        if self.flow.nodes[position].op_type not in _DIVISIONS:
+            return None
+        near = sorted(self._divided_values(position) & before.keys(), key=self.flow.producer.__getitem__)
+        scores = next((name for name in near if self._divided(position, {name}) == name), None)
         return None if scores is None or self._derived_alone(value) is None else scores
+
+    def _divided_values(self, position: int) -> set[str]:
+        """Values from which operators of a softmax or sigmoid compute the operands of a division."""
+        seen: set[str] = set()
+        pending = [position]
+        while pending and len(seen) <= _LARGEST_WITH_ROUNDING:
+            fresh = self._operands(pending.pop()) - seen
+            seen |= fresh
+            before = (self.flow.producer.get(name) for name in fresh)
+            pending += [i for i in before if i is not None and self.flow.nodes[i].op_type in _OF_PROBABILITIES]
+        return seen
 
     def _divided(self, position: int, stops: Set[str]) -> str | None:
         """The scores whose softmax or sigmoid in elementary operators ends with a division; None for other nodes.
 
         `stops` are the values that may be scores.
         """
-        if self.flow.nodes[position].op_type not in ("Div", "Reciprocal"):
+        if self.flow.nodes[position].op_type not in _DIVISIONS:
             return None
         scores, exponentials, seen = set[str](), 0, set[str]()
         pending = [position]
-        while pending:
+        while pending and len(seen) <= _LARGEST_WITH_ROUNDING:
             for name in self._operands(pending.pop()) - seen:
                 seen.add(name)
                 producer = None if name in stops else self.flow.producer.get(name)
@@ -246,6 +301,8 @@ class Blocks:
 
     def _derived_alone(self, value: str) -> set[str] | None:
         """All that is computed from a value; None if a layer, a logarithm or another value takes part in it."""
+        if value in self._accompanied:
+            return None
         found = {value}
         pending = self._consumers(value)
         heapq.heapify(pending)
@@ -256,11 +313,29 @@ class Blocks:
                 continue
             last = i
             if not self._operands(i) <= found or self._is_anchor(i) or self.flow.nodes[i].op_type == "Log":
+                self._note_accompanied(i, found)
                 return None
             for name in filter(None, self.flow.nodes[i].output):
                 found.add(name)
                 for reader in self._consumers(name):
                     heapq.heappush(pending, reader)
+        return found
+
+    def _note_accompanied(self, position: int, values: Set[str]) -> None:
+        """Note those of some values from which a node is computed that takes more than what is computed from them."""
+        pending = [position]
+        while pending:
+            fresh = (self._operands(pending.pop()) & values) - self._accompanied
+            self._accompanied |= fresh
+            pending += [self.flow.producer[name] for name in fresh if name in self.flow.producer]
+
+    def _all_before_layout(self, names: Set[str]) -> set[str]:
+        found: set[str] = set()
+        for name in names:
+            for before in self._before_layout(name):
+                if before in found:
+                    break
+                found.add(before)
         return found
 
     def _before_layout(self, name: str) -> Iterator[str]:
@@ -275,10 +350,10 @@ class Blocks:
 
         Without matrix operators there are no residual sums: an SVM or AdaBoost adds up the votes of its parts.
         """
-        node = self.flow.nodes[position]
-        if node.op_type not in _ADDING or not self._has_matrix:
-            return False
-        return len({self._roots[name] for name in self._operands(position)}) > 1
+        if position not in self._sums:
+            adds = self.flow.nodes[position].op_type in _ADDING and self._has_matrix
+            self._sums[position] = adds and len({self._roots[name] for name in self._operands(position)}) > 1
+        return self._sums[position]
 
     @cached_property
     def _has_matrix(self) -> bool:
@@ -353,10 +428,10 @@ class Blocks:
             copies.setdefault(first, []).append(name)
         return copies
 
-    def _follow(self, start: str, nodes: set[int], absorbed: dict[int, set[int]]) -> None:
+    def _follow(self, start: str, content: _Content, absorbed: dict[int, _Content]) -> None:
         """Find the end of the block that starts with a value; a sum absorbs the blocks that only it uses."""
         end, name = start, start
-        self.members[start] = set(nodes)
+        self.totals[start] = content.total
         # The end of the block if it ends with each of the values passed so far.
         passed = {start: start}
         while (region := self._region(name)) is not None:
@@ -365,8 +440,9 @@ class Blocks:
                 end, name = passed[scores], scores
                 break
             name, inside = region
-            nodes |= inside
-            self.members.setdefault(name, set(nodes))
+            for i in inside:
+                content.add(self._parameters(i))
+            self.totals.setdefault(name, content.total)
             changed = any(self.flow.nodes[i].op_type not in _KEEPING for i in inside)
             as_floats = self.flow.is_float(name) and not self.flow.is_float(end)
             if as_floats or (changed and self.flow.is_feature(name)):
@@ -375,7 +451,7 @@ class Blocks:
         consumers = self._consumers(name)
         absorbs = len(consumers) == 1 and (self._is_sum(consumers[0]) or self._weighs(end, consumers[0]))
         if absorbs and name not in self.flow.outputs:
-            absorbed.setdefault(consumers[0], set()).update(nodes)
+            absorbed.setdefault(consumers[0], _Content()).absorb(content)
         elif self.flow.is_feature(end) and name not in self.flow.outputs:
             self.ends.add(end)
 
@@ -399,7 +475,11 @@ class Blocks:
         values, summaries = {start}, set[str]()
         pending = self._consumers(start)
         heapq.heapify(pending)
-        while pending and sum(self.flow.nodes[i].op_type not in ROUNDING for i in inside) < _LARGEST_REGION:
+        while (
+            pending
+            and len(inside) < _LARGEST_WITH_ROUNDING
+            and sum(self.flow.nodes[i].op_type not in ROUNDING for i in inside) < _LARGEST_REGION
+        ):
             i = heapq.heappop(pending)
             if i in inside:
                 continue

@@ -126,15 +126,15 @@ def _sample_axis(axis: int, batch: int) -> int:
     return axis - (axis > batch) if batch >= 0 else axis
 
 
-def declared_axes(model: Model, tensor: str) -> Axes:
-    """Infer the axes of a tensor from the model alone, with the inputs' layouts of :func:`.axis_names`.
+def declared_axes(model: Model, tensors: Sequence[str]) -> list[Axes]:
+    """Infer the axes of tensors from the model alone, with the inputs' layouts of :func:`.axis_names`.
 
     Parameters
     ----------
     model
         A loaded model.
-    tensor
-        Name of a tensor of known rank; for other tensors the result is empty.
+    tensors
+        Names of tensors of known rank; for other tensors the result is empty.
     """
     flow = model.flow
     layouts = {}
@@ -145,7 +145,11 @@ def declared_axes(model: Model, tensor: str) -> Axes:
             batch = model.batch_axes.get(value.name, 0)
             sample = tuple(size for axis, size in enumerate(shape) if axis != batch)
             layouts[value.name] = axis_names(sample, dtype, input_layout(flow, value.name, batch))
-    shape, batch = flow.shape(tensor), model.batch_axes.get(tensor, 0)
+    return [_declared(model, tensor, layouts) for tensor in tensors]
+
+
+def _declared(model: Model, tensor: str, layouts: Mapping[str, tuple[str, ...]]) -> Axes:
+    shape, batch = model.flow.shape(tensor), model.batch_axes.get(tensor, 0)
     if not shape:
         return Axes((), None, "its rank is not known")
     return tensor_axes(model, tensor, len(shape) - (batch >= 0), layouts, batch)

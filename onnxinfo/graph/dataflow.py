@@ -10,6 +10,7 @@ from functools import cached_property
 import onnx
 from onnx import TensorProto
 
+from ..errors import ModelError
 from . import protos
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -31,6 +32,10 @@ _CONTENT = {
 _WITH_WIDE_INTEGERS = {"DequantizeLinear", "QLinearConv", "QGemm"}
 # Types of constants that count as parameters: floats, and the integers that store quantized weights.
 _PARAMETERS = (*FLOATS, *(TensorProto.DataType.Value(f"{u}INT{bits}") for u in ("", "U") for bits in (2, 4, 8)))
+
+# Maximum number of nodes visited to find the constants that all weights are computed from: chains of nodes that each
+# use all nodes before them take quadratic time.
+_MAX_STEPS = 2_000_000
 
 
 def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
@@ -60,7 +65,8 @@ class Dataflow:
         self._sizes_by_type: dict[bytes, Shape | None] = {}
         self._types = {value.name: value.type for value in (*graph.value_info, *graph.input, *graph.output)}
         self._elements = {name: type.tensor_type.elem_type for name, type in self._types.items()}
-        self._influenced: dict[str, frozenset[str]] = {}
+        self._influenced: dict[tuple[str, ...], frozenset[str]] = {}
+        self._steps = 0
 
     @cached_property
     def operators(self) -> frozenset[str]:
@@ -136,23 +142,33 @@ class Dataflow:
         shape = self.shape(name)
         return None if shape is None else len(shape)
 
-    def influenced(self, source: str) -> frozenset[str]:
-        """Names of the values that depend on a tensor's values, not only on its shape, including the tensor itself."""
-        if source not in self._influenced:
-            reached, pending = {source}, [source]
+    def influenced(self, *sources: str) -> frozenset[str]:
+        """Names of the values that depend on tensors' values, not only on their shapes, including these tensors."""
+        if sources not in self._influenced:
+            reached, pending = set(sources), list(sources)
             while pending:
                 for position in self.consumers.get(pending.pop(), ()):
                     outputs = [name for name in self.nodes[position].output if name and name not in reached]
-                    if outputs and self.sees(position) and source not in self.nodes[position].output:
+                    if outputs and self.sees(position):
                         reached.update(outputs)
                         pending.extend(outputs)
-            self._influenced[source] = frozenset(reached)
-        return self._influenced[source]
+            self._influenced[sources] = frozenset(reached)
+        return self._influenced[sources]
 
     @cached_property
     def driven(self) -> frozenset[str]:
         """Names of the values that depend on the values of a graph input, including the inputs."""
-        return frozenset().union(*(self.influenced(name) for name in self.inputs))
+        return self.influenced(*self.inputs)
+
+    @cached_property
+    def before_features(self) -> frozenset[str]:
+        """Names of the values that a feature depends on, other than the value itself."""
+        found: set[str] = set()
+        for position in reversed(range(len(self.nodes))):
+            outputs = self.nodes[position].output
+            if self.sees(position) and any(name in found or self.is_feature(name) for name in outputs):
+                found.update(self.needs[position])
+        return frozenset(found)
 
     def sees(self, position: int) -> bool:
         """Whether a node depends on its operands' values."""
@@ -189,6 +205,11 @@ class Dataflow:
             return {}
         sources = dict.fromkeys(pending, wide)
         while pending:
+            self._steps += 1
+            if self._steps > _MAX_STEPS:
+                raise ModelError(
+                    f"the model computes its weights from constants in more than {_MAX_STEPS} steps; fold its constants"
+                )
             producer = self.producer.get(pending.pop())
             # A size computed from a value does not turn that value's weights into parameters.
             if producer is not None and self.sees(producer):

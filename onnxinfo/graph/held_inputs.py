@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from .blocks import ATTENTION, LAYOUT, RECURRENT, SOFTMAX
 from .dataflow import Dataflow
@@ -114,13 +116,18 @@ def _initial_states(node: AnyNode) -> list[str]:
 
 def _masks_attention(flow: Dataflow, name: str) -> bool:
     """Whether an input, changed elementwise at most, enters the scores of an attention and nothing but products."""
-    alone, found = {name}, False
-    for position, node in enumerate(flow.nodes):
-        needed = flow.needs[position]
-        if alone.isdisjoint(needed) or not flow.sees(position):
+    alone, found, seen = {name}, False, set[int]()
+    pending = list(flow.consumers.get(name, ()))
+    while pending:
+        position = heapq.heappop(pending)
+        if position in seen or not flow.sees(position):
             continue
+        seen.add(position)
+        node, needed = flow.nodes[position], flow.needs[position]
         if node.op_type in _ON_MASKS and all(other in alone for other in needed if other in flow.driven):
-            alone.update(output for output in node.output if output)
+            alone.update(filter(None, node.output))
+            for consumer in chain.from_iterable(flow.consumers.get(output, ()) for output in node.output):
+                heapq.heappush(pending, consumer)
         elif node.op_type in ATTENTION and alone.isdisjoint(list(node.input)[:3]):
             found = True
         elif node.op_type in _MASKING:

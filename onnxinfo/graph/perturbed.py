@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 
 from ..errors import ModelError, UsageError
 from ..moved import renamed_keywords, warn_former
@@ -76,12 +77,14 @@ def perturbed_tensor(model: ModelSource, input_tensor: str | None = None) -> str
 
 
 def _given(flow: Dataflow, names: list[str]) -> list[str]:
+    known = {*flow.producer, *flow.initializers, *(value.name for value in flow.graph.input)}
     for name in names:
-        _check(flow, name)
-    for position, name in enumerate(names):
-        if name in names[:position]:
+        _check(flow, name, known)
+    for name, times in Counter(names).items():
+        if times > 1:
             raise UsageError(f"tensor {quoted(name)} is given twice; name each tensor to perturb once")
-        ahead = [other for other in names if other != name and name in flow.influenced(other)]
+        others = names if name in flow.producer else ()
+        ahead = [other for other in others if other != name and name in flow.influenced(other)]
         if ahead:
             raise UsageError(
                 f"tensor {quoted(name)} depends on {quoted(ahead[0])}: noise on both would be added twice; name one of "
@@ -90,8 +93,7 @@ def _given(flow: Dataflow, names: list[str]) -> list[str]:
     return names
 
 
-def _check(flow: Dataflow, name: str) -> None:
-    known = {*flow.producer, *flow.initializers, *(value.name for value in flow.graph.input)}
+def _check(flow: Dataflow, name: str, known: Set[str]) -> None:
     if name not in known:
         close = ", ".join(f"{quoted(n)}" for n in difflib.get_close_matches(name, known, n=3)) or "list the layers"
         raise UsageError(f"the graph has no tensor {quoted(name)} to perturb; close to it: {close}")
@@ -102,7 +104,7 @@ def _check(flow: Dataflow, name: str) -> None:
 
 
 def _influences_features(flow: Dataflow, name: str) -> bool:
-    return any(flow.is_feature(other) for other in flow.influenced(name) if other != name)
+    return name in flow.before_features
 
 
 # Operators through which a value stays an id, and those that look at a value without a gradient.
@@ -142,5 +144,5 @@ def _embeddings(flow: Dataflow, source: str) -> list[str]:
 
 
 def _computed_floats(flow: Dataflow, sources: Sequence[str]) -> list[str]:
-    influenced = set().union(*(flow.influenced(name) for name in sources))
+    influenced = flow.influenced(*sources)
     return [n for node in flow.nodes for n in node.output if n in influenced and flow.is_float(n)]

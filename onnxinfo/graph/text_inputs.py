@@ -46,7 +46,7 @@ def tensors_of_text(model: ModelSource, input_tensor: str | Sequence[str], layer
         outputs = [name for name in node.output if name and (name in flow.consumers or name in flow.outputs)]
         texts.update(name for name in outputs if _is_text(flow, name))
         found += [name for name in outputs if not _is_text(flow, name)]
-    noisy = frozenset().union(*(flow.influenced(source) for source in sources))
+    noisy = flow.influenced(*sources)
     return [name for name in found if name not in noisy]
 
 

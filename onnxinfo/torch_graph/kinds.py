@@ -52,7 +52,7 @@ def is_differentiable(model: Model, sources: Sequence[str]) -> bool:
     if OPERATORS.names() or "onnx2torch" in sys.modules or model.proto.functions or graph.sparse_initializer:
         return False
     flow = model.flow
-    influenced = frozenset().union(*(flow.influenced(name) for name in sources))
+    influenced = flow.influenced(*sources)
     return all(
         _passes(flow, node) if not influenced.isdisjoint(node.output) else _is_converted(flow, node)
         for node in flow.nodes

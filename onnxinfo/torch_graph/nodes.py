@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import onnx
 from torch import fx, nn
 
+from ..graph import protos
 from .element_types import attribute_value, tensor_from
 
 #: Metadata key under which the graph of a body keeps, for each output, whether it may be a host value.
@@ -96,7 +98,7 @@ class Graph(ABC):
     nodes
         The nodes.
     own_initializers, initializers
-        Constants by name: those of the graph itself, and all that are visible in it.
+        Constants by name: those of the graph itself, and all that it uses.
     value_info
         Declared types by name of a value.
     host
@@ -118,14 +120,16 @@ class Graph(ABC):
         self.nodes = [Node(node, i) for i, node in enumerate(proto.node)]
         self.own_initializers = {t.name: weights.get(t.name, t) for t in proto.initializer}
         self.initializers = dict(self.own_initializers)
-        self.value_info = {v.name: v for v in (*proto.value_info, *proto.input, *proto.output)}
+        self.value_info: MutableMapping[str, onnx.ValueInfoProto] = {
+            v.name: v for v in (*proto.value_info, *proto.input, *proto.output)
+        }
         self.host: set[str] = set()
         if outer is not None:
-            hidden = {*self.inputs, *(name for node in self.nodes for name in node.outputs)}
-            visible = {name: tensor for name, tensor in outer.initializers.items() if name not in hidden}
-            self.initializers = visible | self.own_initializers
-            self.value_info = {**outer.value_info, **self.value_info}
-            self.host = {*self.inputs, *(outer.host - hidden)}
+            # Copies of all that is visible, for each of many bodies, would take quadratic time and memory.
+            free = protos.free_names(proto)
+            self.initializers |= {name: outer.initializers[name] for name in free if name in outer.initializers}
+            self.value_info = ChainMap(self.value_info, outer.value_info)
+            self.host = {*self.inputs, *outer.host.intersection(free)}
 
     @cached_property
     def producers(self) -> Mapping[str, Node]:

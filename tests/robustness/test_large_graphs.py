@@ -1,4 +1,4 @@
-"""Graphs of 100,000 nodes are listed in linear time; with sets subtracted for each node, that took minutes."""
+"""Large graphs are listed in linear time; with sets copied or subtracted for each node, that took minutes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from fuzzing import Watch
-from graphs import model, node, value
+from graphs import model, node, value, weight
 from onnx import TensorProto, helper
 
+from onnxinfo import ModelError, list_layers
 from onnxinfo.cli import cli
 
-# About twice what is needed on a busy machine; it was more than 190, 24 and 16.
-CPU_SECONDS = {"chain": 10, "wide": 4, "tree": 4}
+# About twice what is needed on a busy machine. The first three took more than 190, 24 and 16 seconds, the others up to
+# 110 and 18 GB of memory.
+CPU_SECONDS = {"chain": 10, "loops": 12}
+OTHERS = 4
 
 
 def chain(length: int = 100_000) -> onnx.ModelProto:
@@ -51,7 +54,66 @@ def tree(depth: int = 12) -> onnx.ModelProto:
     return model([grow(depth, "")], [value("x")], [value("y")], [condition])
 
 
-GRAPHS: dict[str, Callable[..., onnx.ModelProto]] = {"chain": chain, "wide": wide, "tree": tree}
+def relu_chain(length: int = 20_000) -> onnx.ModelProto:
+    """A single block, which contains all nodes."""
+    names = ["h", *(f"v{i}" for i in range(1, length)), "y"]
+    nodes = [node("MatMul", "x w", "h"), *(node("Relu", a, b) for a, b in itertools.pairwise(names))]
+    return model(nodes, [value("x")], [value("y")], [weight("w", 4, 4)])
+
+
+def products(width: int = 20_000) -> onnx.ModelProto:
+    """A sum of products."""
+    names = [f"v{i}" for i in range(width)]
+    nodes = [*(node("MatMul", "x w", name) for name in names), helper.make_node("Sum", names, ["y"])]
+    return model(nodes, [value("x")], [value("y")], [weight("w", 4, 4)])
+
+
+def sums(length: int = 20_000) -> onnx.ModelProto:
+    """Residual sums, each of which absorbs all those before it."""
+    names = ["h", *(f"v{i}" for i in range(1, length)), "y"]
+    nodes = [node("MatMul", "x w", "h"), *(node("Add", f"{a} x", b) for a, b in itertools.pairwise(names))]
+    return model(nodes, [value("x")], [value("y")], [weight("w", 4, 4)])
+
+
+def layouts(length: int = 20_000) -> onnx.ModelProto:
+    """The same values as many outputs."""
+    names = ["h", *(f"v{i}" for i in range(1, length)), "y"]
+    nodes = [node("MatMul", "x w", "h"), *(node("Identity", a, b) for a, b in itertools.pairwise(names))]
+    return model(nodes, [value("x")], [value(name) for name in names[1:]], [weight("w", 4, 4)])
+
+
+def inputs(number: int = 3_000) -> onnx.ModelProto:
+    """Many inputs, each of which a chain of sums adds."""
+    names = ["x0", *(f"v{i}" for i in range(1, number)), "y"]
+    nodes = [node("Add", f"{a} x{i + 1}", b) for i, (a, b) in enumerate(itertools.pairwise(names))]
+    return model(nodes, [value(f"x{i}") for i in range(number + 1)], [value("y")])
+
+
+def loops(number: int = 3_000) -> onnx.ModelProto:
+    """Bodies that could each see everything before them."""
+    count, true = (
+        helper.make_tensor("n", TensorProto.INT64, [], [2]),
+        helper.make_tensor("c", TensorProto.BOOL, [], [1]),
+    )
+    names = ["x", *(f"v{i}" for i in range(1, number)), "y"]
+    step = [value(name, ()) for name in ("i", "before", "after")]
+    step[0].type.tensor_type.elem_type = TensorProto.INT64
+    for each in step[1:]:
+        each.type.tensor_type.elem_type = TensorProto.BOOL
+    nodes = [node("Identity", "before", "after"), node("MatMul", "a w", "b")]
+    body = helper.make_graph(nodes, "body", [*step[:2], value("a")], [step[2], value("b")])
+    return model(
+        [helper.make_node("Loop", ["n", "c", a], [b], body=body) for a, b in itertools.pairwise(names)],
+        [value("x")],
+        [value("y")],
+        [weight("w", 4, 4), count, true],
+    )
+
+
+GRAPHS: dict[str, Callable[..., onnx.ModelProto]] = {
+    "chain": chain, "wide": wide, "tree": tree, "relu chain": relu_chain, "products": products, "sums": sums,
+    "layouts": layouts, "inputs": inputs, "loops": loops,
+}  # fmt: skip
 
 
 def _case(case: str | None, folder: Path) -> str:
@@ -72,7 +134,30 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GRAPHS)
 def test_layers_are_listed(watch: Watch, name: str) -> None:
-    watch.cpu_seconds = CPU_SECONDS[name]
+    watch.cpu_seconds = CPU_SECONDS.get(name, OTHERS)
     outcome = watch.run(name)
     assert not outcome.failure
     assert ",y," in outcome.said
+
+
+def test_weights_are_not_followed_without_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A chain of constants of which each node uses one takes quadratic time, and is refused beyond a limit."""
+    names = ["w", *(f"w{i}" for i in range(30))]
+    nodes = [node("Identity", a, b) for a, b in itertools.pairwise(names)]
+    nodes += [node("MatMul", f"x {name}", f"y{i}") for i, name in enumerate(names[1:])]
+    proto = model(nodes, [value("x")], [value(f"y{i}") for i in range(30)], [weight("w", 4, 4)])
+    assert [layer.parameters for layer in list_layers(proto)] == [16] * 30
+    monkeypatch.setattr("onnxinfo.graph.dataflow._MAX_STEPS", 400)
+    onnx.save(proto, tmp_path / "m.onnx")
+    result = CliRunner().invoke(cli, ["layers", str(tmp_path / "m.onnx")])
+    assert isinstance(result.exception, ModelError)
+    assert "weights from constants in more than 400 steps" in str(result.exception)
+
+
+def test_a_sum_has_the_parameters_of_all_that_it_absorbs() -> None:
+    nodes = [node("MatMul", "x u", "a"), node("Relu", "a", "b"), node("Add", "b x", "c"), node("MatMul", "x v", "d")]
+    nodes += [node("Add", "c d", "e"), node("MatMul", "x u", "f"), node("Relu", "f", "g"), node("Add", "g e", "y")]
+    proto = model(nodes, [value("x")], [value("y")], [weight("u", 4, 4), weight("v", 4, 4)])
+    found = {layer.name: layer.parameters for layer in list_layers(proto)}
+    # Parameters that two blocks share count once.
+    assert found == {"a": 16, "b": 16, "c": 16, "d": 16, "e": 32, "f": 16, "g": 16, "y": 32}

@@ -59,7 +59,7 @@ def test_a_waveform_has_one_unit(kind):
     loaded = WAVEFORMS[kind]
     (name,) = (each.name for each in loaded.proto.graph.input)
     assert input_layout(loaded.flow, name) == "series"
-    axes = declared_axes(loaded, name)
+    (axes,) = declared_axes(loaded, [name])
     assert (axes.names, axes.channel) == (("time",), None)
     samples = open_samples_of(loaded, np.random.default_rng(0).normal(size=(1, 32)).astype(np.float32))
     assert np.ptp(samples.inputs[name].unit_over(None)) == 0
@@ -69,7 +69,7 @@ def test_a_waveform_has_one_unit(kind):
 def test_columns_of_a_table_have_units_of_their_own(kind):
     loaded = TABLES[kind]
     assert input_layout(loaded.flow, "x") == "auto"
-    assert declared_axes(loaded, "x").names == ("feature",)
+    assert declared_axes(loaded, ["x"])[0].names == ("feature",)
 
 
 def test_ids_are_no_series():
