@@ -28,6 +28,20 @@ class _Plot(click.Command):
             formatter.write_text(f"Kinds of installed packages: {', '.join(more)}")
 
 
+class _Size(click.ParamType[tuple[float, float]]):
+    """Width and height of a figure in inches, such as ``7.2x4``."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        """Return both numbers."""
+        width, _, height = str(value).partition("x")
+        try:
+            return float(width), float(height)
+        except ValueError:
+            self.fail(f"'{value}' is not a size; give width and height in inches, such as 7.2x4", param, ctx)
+
+
 @click.command(cls=_Plot, no_args_is_help=True)
 @click.argument(
     "archives", nargs=-1, required=True, type=click.Path(), metavar="FILE... KIND", shell_complete=files_and_kinds
@@ -39,10 +53,15 @@ class _Plot(click.Command):
 @click.option(
     "--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable. Default: all."
 )
-@only_metrics("Metric to draw; repeatable for curve and coherency. Default: sid.", "metric")
+@only_metrics("Metric to draw; repeatable for curve and coherency. Default: sid, else the first.", "metric")
 @click.option("--against", metavar="METRIC", help="scatter: metric on the vertical axis. Default: ru.")
 @click.option("--overlay", is_flag=True, default=None, help="maps: draw the maps over the images.")
 @click.option("--scale", type=click.Choice(["layer", "shared"]), help="maps: color scale. Default: layer.")
+@click.option(
+    "--x",
+    type=click.Choice(["depth", "relative", "index"]),
+    help="curve: place of a layer: its depth, its depth divided by the deepest, or its number. Default: depth.",
+)
 @click.option("--spread", type=click.Choice(["stderr", "iqr"]), help="curve: what the band shows. Default: stderr.")
 @click.option(
     "--by", type=click.Choice(["layer", "depth"]), help="compare: property that layers are matched by. Default: layer."
@@ -52,6 +71,7 @@ class _Plot(click.Command):
     type=click.Path(),
     help="units: text file with one line of tokens per sample, or one line of feature names.",
 )
+@click.option("--title", metavar="TEXT", help="Title above the figure.")
 @click.option(
     "--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True, help="Colors of the figure."
 )
@@ -62,6 +82,8 @@ class _Plot(click.Command):
     show_default=True,
     help="Place that the figure is sized for.",
 )
+@click.option("--size", type=_Size(), help="Width and height in inches, such as 7.2x4; the text is that of --width.")
+@click.option("--dpi", type=click.IntRange(10, 2400), metavar="N", help="Dots per inch. Default: that of --width.")
 @force
 def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
     """Draw a figure of the runs in FILE.
@@ -94,4 +116,5 @@ def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
     if not files:
         raise UsageError("give archives, then the kind of plot: onnxinfo plot result.h5 curve -o curve.png")
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    print_info(draw(files, kind, output, **given))
+    draw(files, kind, output, **given)
+    print_info(output)

@@ -123,7 +123,7 @@ METRICS: Registry[Any] = Registry(
     },
 )
 
-#: Functions ``draw(archives, output, **options)`` that return the figure's path.
+#: Functions ``draw(archives, output=None, **options)`` that return the figure, and write it if there is an output.
 PLOTS: Registry[Callable[..., Any]] = Registry(
     "kind of plot",
     "onnxinfo.plots",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..text import printable, shorten
+from .reading_runs import floor_of
 from .run_values import RunValues
 from .run_view import RunView
-from .style import COLORS, FigureStyle, short_names
+from .style import COLORS, SEQUENTIAL, UNPROVEN, FigureStyle, number_text, short_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 #: Default numbers of rows and columns of maps; if there are more, evenly spaced ones are shown.
 MOST_SAMPLES, MOST_LAYERS = 8, 9
@@ -31,20 +33,62 @@ def run_style(number: int) -> tuple[str, Line, str]:
     return COLORS[number % len(COLORS)], _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)]
 
 
-def set_height(figure: Figure, style: FigureStyle, height: float) -> None:
-    """Set the height, in inches, of a figure that has the style's width."""
-    figure.set_size_inches(style.width, height)
-
-
 def grid_behind(axes: Axes, axis: Literal["both", "x", "y"] = "y") -> None:
     """Draw a grid behind the data."""
     axes.grid(axis=axis)
     axes.set_axisbelow(True)
 
 
-def zero_line(axes: Axes, style: FigureStyle, at: float = 0) -> None:
-    """Draw a dashed reference line across the axes."""
-    axes.axhline(at, color=style.theme.ink, linewidth=0.8, linestyle=(0, (4, 3)))
+def reference(axes: Axes, runs: Sequence[RunValues], style: FigureStyle, axis: Literal["x", "y"] = "y") -> None:
+    """Show what the values of a metric along an axis are measured against: SID's floor, or zero for concentration.
+
+    A floor far below the values would only compress them: an arrow at the edge of the axes points to it.
+    """
+    if runs[0].metric.name == "concentration":
+        (axes.axhline if axis == "y" else axes.axvline)(0, **_dashed(style))
+        return
+    floors = {floor_of(run) for run in runs} - {None}
+    if len(floors) != 1:
+        return
+    (floor,) = floors
+    assert floor is not None
+    limits = axes.get_ylim() if axis == "y" else axes.get_xlim()
+    low, high = min(limits), max(limits)
+    is_near = low - 0.6 * (high - low) < floor < high
+    text = f"floor of a linear layer: {number_text(floor)}"
+    if is_near:
+        (axes.axhline if axis == "y" else axes.axvline)(floor, **_dashed(style))
+        if floor < low + 0.06 * (high - low):
+            (axes.set_ylim if axis == "y" else axes.set_xlim)(floor - 0.06 * (high - floor), high)
+    _name_floor(axes, floor if is_near else None, text, axis, style)
+
+
+def _dashed(style: FigureStyle) -> dict[str, Any]:
+    return {"color": style.theme.muted, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
+
+
+def _name_floor(axes: Axes, at: float | None, text: str, axis: Literal["x", "y"], style: FigureStyle) -> None:
+    """Label the floor's line, or, where it is beyond the axes, their lower edge."""
+    shown = text if at is not None else f"{text} {'↓' if axis == 'y' else '←'}"
+    across = axis == "y"
+    at_end = (1.0, 0.0 if at is None else at) if across else (0.0 if at is None else at, 1.0)
+    system: Any = "axes fraction" if at is None else ("axes fraction", "data") if across else ("data", "axes fraction")
+    from matplotlib.patheffects import withStroke
+
+    axes.annotate(
+        shown,
+        at_end,
+        xycoords=system,
+        xytext=(-2, 2.5) if across else (2.5, -2),
+        textcoords="offset points",
+        ha="right" if across else "left",
+        va="bottom" if across else "top",
+        rotation=0 if across else 90,
+        fontsize=style.font * 0.85,
+        color=style.theme.muted,
+        path_effects=[withStroke(linewidth=style.font * 0.35, foreground=style.theme.paper)],
+        zorder=4,
+    )
 
 
 def blank(axes: Axes) -> None:
@@ -57,6 +101,67 @@ def blank(axes: Axes) -> None:
 def title_column(axes: Axes, title: str, style: FigureStyle) -> None:
     """Label a column of images at an angle, so that long names do not overlap."""
     axes.set_title(title, fontsize=style.font * 0.8, rotation=30, ha="left", x=0.1)
+
+
+def width_of_names(captions: Iterable[Sequence[str]], style: FigureStyle) -> float:
+    """Return the width in inches of the captions beside the rows of a grid."""
+    longest = max((len(line) for lines in captions for line in lines), default=0)
+    return (longest * 0.58 + 2) * style.font * 0.8 / 72
+
+
+def name_beside(axes: Axes, lines: Sequence[str], style: FigureStyle) -> None:
+    """Write a caption at the left of axes that hold an image."""
+    size = style.font * 0.8
+    axes.set_ylabel("\n".join(lines), fontsize=size, rotation=0, ha="right", va="center", linespacing=1.25)
+
+
+def draw_map(
+    axes: Axes, map_: npt.NDArray[np.float32], limits: tuple[float, float], picture: npt.NDArray[np.uint8] | None
+) -> AxesImage:
+    """Draw a map, half-transparent over the gray of a picture if one is given."""
+    if picture is not None:
+        # Both use the map's pixels as coordinates, whatever the picture's size.
+        rows, columns = map_.shape
+        gray = picture.mean(axis=-1)
+        axes.imshow(gray, cmap="gray", vmin=0, vmax=255, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
+    low, high = limits
+    return axes.imshow(
+        map_,
+        alpha=1.0 if picture is None else 0.6,
+        cmap=SEQUENTIAL,
+        vmin=low,
+        vmax=high,
+        interpolation="nearest",
+        aspect=aspect_of(map_),
+    )
+
+
+def mark_unproven(axes: Axes, style: FigureStyle) -> None:
+    """Mark a map whose value is unproven: a question mark in its corner, and a dashed frame."""
+    axes.text(
+        0.04,
+        0.96,
+        "?",
+        transform=axes.transAxes,
+        ha="left",
+        va="top",
+        fontsize=style.font * 0.85,
+        weight="bold",
+        color=style.theme.ink,
+        bbox={"boxstyle": "square,pad=0.15", "facecolor": style.theme.paper, "edgecolor": "none"},
+    )
+    frame = {"visible": True, "color": UNPROVEN, "linewidth": 1.2, "linestyle": (0, (3, 2))}
+    axes.spines[:].set(**frame)
+
+
+def range_texts(limits: tuple[float, float]) -> list[str]:
+    """Return the ends of a range as short numbers that differ."""
+    low, high = limits
+    width = high - low
+    decimals = min(6, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 2
+    if max(abs(low), abs(high)) >= 10_000:
+        return [number_text(each, ".2e") for each in limits]
+    return [number_text(each, f".{decimals}f") for each in limits]
 
 
 def name_row(axes: Axes, name: str, room: float, style: FigureStyle) -> None:

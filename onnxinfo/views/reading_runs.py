@@ -10,7 +10,8 @@ import numpy as np
 from ..archive.format import Metric
 from ..errors import UsageError
 from ..text import printable
-from .comparable import check_comparable
+from .comparable import check_comparable, is_apart
+from .floor import linear_floor, relative_alpha
 from .run_values import RunValues
 from .run_view import RunView
 from .selection import Selection
@@ -32,6 +33,7 @@ def run_values(view: RunView, metric: str) -> RunValues:
         values={name: data[order] for name, data in values.items()},
         recipe=dict(view.run.recipe),
         provenance=dict(view.run.provenance),
+        deepest=max((row.depth for row in view.run.layers), default=0),
     )
 
 
@@ -60,6 +62,14 @@ def read_runs(selection: Selection, metric: str) -> list[RunValues]:
 def nothing_finished(metric: str) -> UsageError:
     """Return the error for a plot without anything to draw."""
     return UsageError(f"no cell of metric '{printable(metric)}' is finished; there is nothing to draw")
+
+
+def floor_of(run: RunValues) -> float | None:
+    """Return the SID of a linear layer that uses all units alike, the reference of a run's values; None without one."""
+    alpha = relative_alpha(run.recipe)
+    if run.metric.name != "sid" or alpha is None or all(is_apart(run, row.name) for row in run.layers):
+        return None
+    return linear_floor(alpha)
 
 
 def metric_label(metric: Metric) -> str:

@@ -28,6 +28,8 @@ class RunValues:
         ``value``, ``stderr``, ``converged``, ``done`` and the metric's fields, each of shape (layer, sample).
     recipe, provenance
         Those of the run.
+    deepest
+        Depth of the deepest layer of the run, whether it was chosen or not.
     """
 
     name: str
@@ -37,6 +39,7 @@ class RunValues:
     values: dict[str, npt.NDArray[Any]]
     recipe: dict[str, Any]
     provenance: dict[str, Any]
+    deepest: int = 0
 
     @property
     def present(self) -> npt.NDArray[np.bool_]:

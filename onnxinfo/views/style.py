@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..text import printable, shorten
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 #: Okabe and Ito's colors, distinguishable with any color vision; black or white is reserved for text.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+#: Color of what is unproven, beside a mark that needs no color.
+UNPROVEN = COLORS[5]
 #: Perceptually uniform, also in gray and for color-blind readers.
 SEQUENTIAL = "cividis"
 #: Diverging, white or dark at zero, without red and green.
@@ -32,41 +40,79 @@ SIZES = {"column": Size(3.5, 7, 400), "page": Size(7.2, 8, 250), "slide": Size(1
 
 @dataclass(frozen=True)
 class Theme:
-    """Colors of paper and ink."""
+    """Colors of paper and ink, of notes, grids, and cells without a value."""
 
     paper: str
     ink: str
+    muted: str
     faint: str
     missing: str
 
 
 THEMES = {
-    "light": Theme("#ffffff", "#1a1a1a", "#c8c8c8", "#e4e4e4"),
-    "dark": Theme("#16181d", "#eceff4", "#4a4f59", "#30343c"),
+    "light": Theme("#ffffff", "#1a1a1a", "#595959", "#d4d4d4", "#e4e4e4"),
+    "dark": Theme("#16181d", "#eceff4", "#aab2bf", "#3a3f48", "#30343c"),
 }
+#: Limits of a figure: inches of a side, and pixels of a side, which matplotlib can draw.
+_SIDES = (1.0, 100.0)
+_MOST_PIXELS = 32_000
 
 
 @dataclass(frozen=True)
 class FigureStyle:
-    """Style of a figure: theme and size."""
+    """Style of a figure: theme and size; the height is given, or follows from what is drawn."""
 
     theme: Theme
     size: Size
+    height: float | None = None
 
     @classmethod
-    def named(cls, theme: str = "light", width: str = "page") -> FigureStyle:
-        """Return the style for a theme and a width.
+    def named(
+        cls,
+        theme: str = "light",
+        width: str = "page",
+        *,
+        size: tuple[float, float] | None = None,
+        dpi: int | None = None,
+    ) -> FigureStyle:
+        """Return the style for a theme and a width, or for a size in inches and a resolution.
 
         Raises
         ------
         UsageError
-            The theme or width is unknown.
+            The theme or width is unknown, or a figure of this size cannot be drawn.
         """
         if theme not in THEMES:
             raise UsageError(f"theme '{theme}' is unknown; choose one of {', '.join(THEMES)}")
         if width not in SIZES:
             raise UsageError(f"width '{width}' is unknown; choose one of {', '.join(SIZES)}")
-        return cls(THEMES[theme], SIZES[width])
+        made = cls(THEMES[theme], SIZES[width])
+        if size is not None:
+            across, height = _checked_size(size)
+            made = cls(made.theme, replace(made.size, width=across), height)
+        if dpi is not None:
+            made = replace(made, size=replace(made.size, dpi=_checked_dpi(dpi)))
+        if made.size.dpi * max(made.width, made.height or 0) > _MOST_PIXELS:
+            raise UsageError(
+                f"a side of {max(made.width, made.height or 0):g} inches at {made.size.dpi} dpi has more than "
+                f"{_MOST_PIXELS} pixels; choose a smaller size or dpi"
+            )
+        return made
+
+    @classmethod
+    def of_axes(cls, axes: Axes) -> FigureStyle:
+        """Return the style of axes of the caller's: the colors, the font size and the width that they have."""
+        import matplotlib
+        from matplotlib.colors import to_hex, to_rgb
+
+        paper = to_hex(axes.get_facecolor())
+        theme = THEMES["light" if sum(to_rgb(paper)) > 1.5 else "dark"]
+        ink = to_hex(matplotlib.rcParams["text.color"])
+        font = float(axes.xaxis.label.get_fontsize())
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        width = axes.get_position().width * figure.get_figwidth()
+        return cls(replace(theme, paper=paper, ink=ink), Size(width, font, round(figure.dpi)))
 
     @property
     def width(self) -> float:
@@ -77,6 +123,21 @@ class FigureStyle:
     def font(self) -> float:
         """Font size in points."""
         return self.size.font
+
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """Draw in this style: matplotlib's defaults plus our settings, not the user's."""
+        import matplotlib
+
+        # The backend is not a property of the figure.
+        own: dict[Any, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+        with warnings.catch_warnings(), matplotlib.rc_context():
+            # A glyph missing from the font is drawn as a box; the user need not be told.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+            # Deprecated settings warn whenever they are set, to any value.
+            warnings.simplefilter("ignore", matplotlib.MatplotlibDeprecationWarning)
+            matplotlib.rcParams.update(own | self.settings())
+            yield
 
     def settings(self) -> dict[str, Any]:
         """Return the matplotlib settings."""
@@ -90,6 +151,9 @@ class FigureStyle:
             "xtick.labelsize": font * 0.9,
             "ytick.labelsize": font * 0.9,
             "legend.fontsize": font * 0.9,
+            "legend.title_fontsize": font * 0.9,
+            "legend.frameon": False,
+            "legend.borderpad": 0,
             "figure.facecolor": paper,
             "savefig.facecolor": paper,
             "axes.facecolor": paper,
@@ -113,8 +177,32 @@ class FigureStyle:
             "text.parse_math": False,
             # Makes identifiers in the file reproducible.
             "svg.hashsalt": "onnxinfo",
+            # Text stays text, which can be searched, copied and read aloud.
+            "svg.fonttype": "none",
             "pdf.fonttype": 42,
         }
+
+
+def _checked_size(size: tuple[float, float]) -> tuple[float, float]:
+    low, high = _SIDES
+    try:
+        width, height = (float(side) for side in size)
+    except (TypeError, ValueError):
+        width = height = math.nan
+    if not (low <= width <= high and low <= height <= high):
+        raise UsageError(f"size {size!r}; give width and height in inches, {low:g} to {high:g}, such as size=(7.2, 4)")
+    return width, height
+
+
+def _checked_dpi(dpi: int) -> int:
+    if isinstance(dpi, bool) or not isinstance(dpi, int) or not 10 <= dpi <= 2400:
+        raise UsageError(f"dpi {dpi!r}; give dots per inch as an integer from 10 to 2400")
+    return dpi
+
+
+def number_text(value: float, spec: str = ".2f") -> str:
+    """Return a number as figures show it: with a minus sign, not a hyphen."""
+    return format(value, spec).replace("-", "\N{MINUS SIGN}")
 
 
 def short_names(names: Sequence[str], size: int) -> list[str]:

@@ -84,5 +84,6 @@ def demo(
             overwrite=True,
             progress=progress,
         )
-    plots = (plot_curve(archive, curve, force=force), plot_maps(archive, maps, force=force))
-    return DemoResult(result, plots)
+    plot_curve(archive, curve, force=force)
+    plot_maps(archive, maps, force=force)
+    return DemoResult(result, (curve, maps))

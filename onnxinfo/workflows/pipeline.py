@@ -112,12 +112,10 @@ def oneshot(
         except UnprovenError as error:
             result, unproven = error.result, error
     metrics = config.selection.metrics
-    plots = (
-        plot_curve(archive, curve, run=result.run, metric=metrics, force=force),
-        plot_maps(archive, maps, run=result.run, metric=metrics[0], force=force),
-    )
+    plot_curve(archive, curve, run=result.run, metric=metrics, force=force)
+    plot_maps(archive, maps, run=result.run, metric=metrics[0], force=force)
     page = report(archive, page, run=result.run, model=model, title=name, force=force)
-    made = OneshotResult(result, plots, page)
+    made = OneshotResult(result, (curve, maps), page)
     if unproven is not None:
         raise UnprovenError(str(unproven), made)
     return made

@@ -64,7 +64,7 @@ def test_views_take_results_archives_and_runs(path, tmp_path):
         assert str(onnxinfo.query(archive)) == everything
         one = str(onnxinfo.query(path, run="other"))
         assert str(onnxinfo.query(archive["other"])) == str(onnxinfo.query(result)) == one
-        assert onnxinfo.plot(archive, "curve", tmp_path / "a.svg").exists()
+        assert len(onnxinfo.plot(archive, "curve").axes) == 1
     assert {row["run"] for row in onnxinfo.query([result, onnxinfo.Result(path, "res 20")])} == {"other", "res 20"}
     assert onnxinfo.query(result, layers=-1, metrics="sid", samples=0) != []
     assert len(onnxinfo.list_runs(result)) == 3

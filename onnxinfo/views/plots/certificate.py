@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import UsageError
-from ..panels import name_layers, set_height, spread_out
+from ..panels import name_layers, spread_out
 from ..plotting import figure_plot
 from ..reading_runs import read_runs
 from ..run_values import RunValues
@@ -17,19 +17,20 @@ from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from ..canvas import Canvas
 
 RATIO_TOLERANCE = 0.05
 _PANELS = {
     "ratio": "ratio: measured\nover target\ndeviation",
-    "gap": "gap: at most so far\nbelow the optimum",
+    "gap": "gap: upper limit of\nthe distance to the\noptimum, nats",
     "residual": "residual\n(0 at the optimum)",
     "probes": "vector-Jacobian\nproducts",
 }
 
 
 @figure_plot("certificate")
-def draw_certificate(figure: Figure, selection: Selection, style: FigureStyle) -> None:
+def draw_certificate(canvas: Canvas, selection: Selection, style: FigureStyle) -> None:
     """Draw the quality of each value, with one point per sample.
 
     The panels show constraint ratio, gap, stationarity residual and probes, as far as the metric has them; archives
@@ -43,8 +44,8 @@ def draw_certificate(figure: Figure, selection: Selection, style: FigureStyle) -
     present = {field: text for field, text in _PANELS.items() if field in found.values}
     if not present:
         raise UsageError(f"metric '{metric}' has no certificate; 'sid' and 'ru' have")
-    set_height(figure, style, style.width * (0.22 * len(present) + 0.12))
-    grid = figure.subplots(len(present), 1, squeeze=False, sharex=True)[:, 0]
+    canvas.set_height(style.width * (0.22 * len(present) + 0.12))
+    grid = canvas.panels(len(present), sharex=True)[:, 0]
     for axes, (field, text) in zip(grid, present.items(), strict=True):
         _points(axes, found, field, style)
         axes.set_ylabel(text)
@@ -53,15 +54,18 @@ def draw_certificate(figure: Figure, selection: Selection, style: FigureStyle) -
             axes.axhspan(1 - RATIO_TOLERANCE, 1 + RATIO_TOLERANCE, color=style.theme.faint, alpha=0.5, zorder=0)
             axes.axhline(1, color=style.theme.ink, linewidth=0.8)
     name_layers(grid[-1], found, style)
-    grid[0].set_title(_title(found), loc="left")
+    canvas.note(_note(found))
+    canvas.alt = (
+        f"Quality of each value of {metric} in run {found.name}, by layer: {', '.join(present)}. {_note(found)}."
+    )
 
 
-def _title(found: RunValues) -> str:
+def _note(found: RunValues) -> str:
     unproven = unproven_text([found.values])
-    title = f"{found.name}: {unproven or 'all cells proven'}" + ("; crosses are not proven" if unproven else "")
+    note = f"{found.name}: {unproven or 'all cells proven'}" + ("; crosses are not proven" if unproven else "")
     if "ratio" in found.values:
-        title += f"; gray: tolerance of {RATIO_TOLERANCE:.0%},\nwhich a ratio may miss by twice its standard error"
-    return title
+        note += f"; gray: tolerance of {RATIO_TOLERANCE:.0%}, which a ratio may miss by twice its standard error"
+    return note
 
 
 def _points(axes: Axes, found: RunValues, field: str, style: FigureStyle) -> None:

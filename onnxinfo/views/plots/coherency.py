@@ -21,7 +21,6 @@ from ..panels import (
     flat_map,
     name_layers,
     run_style,
-    set_height,
     title_column,
 )
 from ..plotting import SEVERAL, figure_plot
@@ -34,7 +33,9 @@ from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import SubFigure
+
+    from ..canvas import Canvas
 
 _MOST_LAYERS = 6
 _Map = npt.NDArray[np.float32] | None
@@ -78,7 +79,7 @@ class _Found:
 
 
 @figure_plot("coherency", metrics=SEVERAL, metric=(), samples=(0,))
-def draw_coherency(figure: Figure, selection: Selection, style: FigureStyle) -> None:
+def draw_coherency(canvas: Canvas, selection: Selection, style: FigureStyle) -> None:
     """Draw one row per metric: for each run the maps of one sample by layer, then the magnitude by layer.
 
     All maps of a metric share a color scale, so that layers and runs can be compared as far as the metric allows,
@@ -95,10 +96,16 @@ def draw_coherency(figure: Figure, selection: Selection, style: FigureStyle) -> 
     for metric in found.metrics:
         check_comparable([*found.of(metric).values()])
     cell = style.width * 0.62 / min(len(found.layers), _MOST_LAYERS)
-    set_height(figure, style, max(2.2, cell * len(found.values) * 1.12 + 0.5))
-    halves: Any = figure.subfigures(1, 2, width_ratios=[2.1, 1])
+    canvas.set_height(max(2.2, cell * len(found.values) * 1.12 + 0.5))
+    halves: Any = canvas.whole().subfigures(1, 2, width_ratios=[2.1, 1])
     _draw_maps(halves[0], found, style)
+    low, high = PERCENTILES
+    canvas.note(f"colors: one scale for each metric, from its pixels' {low} % quantile to that of {high} %")
+    canvas.note(unproven_text(each.values for each in found.values.values()))
     _draw_magnitudes(halves[1], found, style)
+    canvas.alt = (
+        f"Maps of one sample by layer, and means by layer, of {', '.join(found.metrics)} in {', '.join(found.runs)}."
+    )
 
 
 def _draw_maps(figure: SubFigure, found: _Found, style: FigureStyle) -> None:
@@ -112,11 +119,6 @@ def _draw_maps(figure: SubFigure, found: _Found, style: FigureStyle) -> None:
         line[0].set_ylabel(f"{metric}\n{shorten(run, 16)}", fontsize=style.font * 0.8)
     for axes, title in zip(grid[0], short_names([found.layers[i] for i in columns], 18), strict=True):
         title_column(axes, title, style)
-    low, high = PERCENTILES
-    figure.supxlabel(
-        f"colors: one scale for each metric, from its pixels' {low} % quantile to that of {high} %",
-        fontsize=style.font * 0.85,
-    )
 
 
 def _row(line: Iterable[Any], maps: list[_Map], limits: tuple[float, float]) -> None:
@@ -140,10 +142,9 @@ def _draw_magnitudes(figure: SubFigure, found: _Found, style: FigureStyle) -> No
         axes.grid(axis="y")
     last = [*found.of(found.metrics[-1]).values()][-1]
     name_layers(panels[-1], last, style)
-    remark = unproven_text(each.values for each in found.values.values())
-    panels[-1].set_xlabel("layer\nmean ± standard error\nover all samples" + (f"\n{remark}" if remark else ""))
+    panels[-1].set_xlabel("layer\nmean ± standard error\nover all samples")
     if len(found.runs) > 1:
-        panels[0].legend(loc="best", framealpha=0.8)
+        panels[0].legend(loc="best", frameon=True, borderpad=0.3, framealpha=0.8)
 
 
 def _magnitude(axes: Axes, runs: dict[str, RunValues], order: list[str]) -> None:

@@ -12,7 +12,7 @@ from ...archive.means import select_part
 from ...archive.unit_means import UnitMeans, unit_count, unit_means
 from ...errors import UsageError
 from ...text import printable, shorten
-from ..panels import grid_behind, run_style, set_height
+from ..panels import grid_behind, run_style
 from ..plotting import figure_plot
 from ..reading_runs import metric_label, nothing_finished
 from ..run_view import RunView
@@ -22,7 +22,8 @@ from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from ..canvas import Canvas
 
 _MOST_LAYERS = 5
 #: Maximum number of columns drawn; those with the longest bars are kept.
@@ -31,8 +32,8 @@ _MOST_COLUMNS = 40
 _HATCHES = ("", "///", "...", "xxx", "---")
 
 
-@figure_plot("columns")
-def draw_columns(figure: Figure, selection: Selection, style: FigureStyle) -> None:
+@figure_plot("columns", maps=True)
+def draw_columns(canvas: Canvas, selection: Selection, style: FigureStyle) -> None:
     """Draw one bar per column and layer: the metric's mean over samples, with its standard error.
 
     SID's bars start at its largest possible value, at which the layer ignores the column; a longer bar means that the
@@ -57,14 +58,17 @@ def draw_columns(figure: Figure, selection: Selection, style: FigureStyle) -> No
         means = [unit_means(view, metric, values, layer) for layer in layers]
         base = ignored_at(view, metric)
         shown = _longest([each.value for each in means], base, unit_count(view))
-        _draw(figure, view, (layers, means), (base, shown), style)
+        _draw(canvas, view, (layers, means), (base, shown), style)
         remark = unproven_text([select_part(values, layers, range(view.shape[1]))])
         grids = [printable(part.name) for part in whole.parts if part not in view.parts]
         maps = f"not shown: {', '.join(grids)} (draw maps)" if grids else ""
         skipped = "" if len(shown) == unit_count(view) else f"the {len(shown)} longest of {unit_count(view)} columns"
-        text = "; ".join(part for part in (skipped, maps, remark) if part)
-        if text:
-            figure.supxlabel(text, fontsize=style.font * 0.85)
+        for text in (skipped, maps, remark):
+            canvas.note(text)
+        canvas.alt = (
+            f"{metric_label(view.metrics[0])}, of {len(shown)} columns of the input in run {printable(view.name)}: "
+            f"a bar for each of {len(layers)} layers."
+        )
 
 
 def ignored_at(view: RunView, metric: str) -> float:
@@ -82,7 +86,7 @@ def _longest(values: list[npt.NDArray[np.float64]], base: float, count: int) -> 
 
 
 def _draw(
-    figure: Figure,
+    canvas: Canvas,
     view: RunView,
     drawn: tuple[list[int], list[UnitMeans]],
     placed: tuple[float, list[int]],
@@ -90,8 +94,8 @@ def _draw(
 ) -> None:
     (layers, means), (base, shown) = drawn, placed
     line = style.font * 1.25 / 72
-    set_height(figure, style, max(2.2, 1.3 + len(shown) * max(1.0, 0.6 * len(layers)) * line))
-    axes = figure.add_subplot()
+    canvas.set_height(max(2.2, 1.3 + len(shown) * max(1.0, 0.6 * len(layers)) * line))
+    axes = canvas.panel()
     names = view.unit_names or [str(unit) for unit in range(unit_count(view))]
     texts = short_names([view.layers[layer].name for layer in layers], 28)
     thick = 0.8 / len(layers)
@@ -109,7 +113,7 @@ def _draw(
     title = "mean ± standard error over all samples"
     if any(each.proven < each.samples for each in means):
         title += "; hollow: some samples are unproven"
-    figure.legend(title=title, loc="outside upper center", ncols=2)
+    canvas.legend(title=title, columns=2)
 
 
 def _bars(

@@ -9,15 +9,16 @@ import numpy as np
 
 from ...text import printable, shorten
 from ..compare import Match, compare_selected
-from ..panels import grid_behind, run_style, set_height
+from ..panels import grid_behind, run_style
 from ..plotting import figure_plot
 from ..reading_runs import metric_label
 from ..selection import Selection
-from ..style import FigureStyle, short_names
+from ..style import FigureStyle, number_text, short_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from ..canvas import Canvas
 
 _MOST = 30
 #: Layers that the height has room for at least: the label of the axis is that high.
@@ -26,7 +27,7 @@ _FEWEST = 9
 
 @figure_plot("compare")
 def draw_compare(
-    figure: Figure, selection: Selection, style: FigureStyle, *, by: Match = "layer", unpaired: bool = False
+    canvas: Canvas, selection: Selection, style: FigureStyle, *, by: Match = "layer", unpaired: bool = False
 ) -> None:
     """Draw the differences of :func:`onnxinfo.compare`, largest first, with 95 % confidence intervals."""
     rows = [
@@ -35,8 +36,8 @@ def draw_compare(
     ]
     names = list(dict.fromkeys(row["layer"] for row in rows))
     total, names = len(names), names[:_MOST]
-    set_height(figure, style, (max(len(names), _FEWEST) * 1.9 + 8) * style.font / 72)
-    axes = figure.add_subplot()
+    canvas.set_height((max(len(names), _FEWEST) * 1.9 + 8) * style.font / 72)
+    axes = canvas.panel()
     _intervals(axes, rows, names)
     axes.axvline(0, color=style.theme.ink, linewidth=0.8)
     axes.set_yticks(range(len(names)), short_names(names, 26))
@@ -49,7 +50,11 @@ def draw_compare(
     skipped = f"; the {len(names)} largest of {total}" if total > len(names) else ""
     axes.set_ylabel(f"layer, largest difference first{skipped}")
     title = f"right of 0: higher than '{shorten(printable(rows[0]['run']), 40)}'"
-    figure.legend(title=title, loc="outside upper center", ncols=2)
+    canvas.legend(title=title, columns=2)
+    canvas.alt = (
+        f"Differences in {label} between runs with 95 % confidence intervals, for {len(names)} layers; the largest is "
+        f"{number_text(rows[0]['difference'], '+.3g')} at {printable(rows[0]['layer'])}."
+    )
 
 
 def _intervals(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...archive.format import Metric
 from ...archive.means import layer_summary
 from ...errors import UsageError
 from ...text import shorten
 from ..comparable import split_apart
-from ..floor import linear_floor, relative_alpha
-from ..panels import Line, grid_behind, run_style, set_height, zero_line
-from ..plotting import SEVERAL, Spread, figure_plot
+from ..panels import Line, grid_behind, reference, run_style
+from ..plotting import SEVERAL, Place, Spread, figure_plot
 from ..reading_runs import metric_label, read_runs
 from ..run_values import RunValues
 from ..selection import Selection
-from ..style import FigureStyle, short_names, wrapped
+from ..style import FigureStyle, number_text, short_names, wrapped
 from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
+    from ..canvas import Canvas
+
+_PLACES = {"depth": "depth of the layer", "relative": "relative depth of the layer", "index": "index of the layer"}
 _BANDS = {"stderr": "mean ± standard error", "iqr": "median and interquartile range"}
 _CLOSE_INCHES = 0.16
 
@@ -38,94 +37,117 @@ class Curve:
 
     Attributes
     ----------
-    name
-        Name of the run.
-    metric
-        Name of the metric.
-    layers
-        Layer names.
-    depth, middle, low, high
+    run
+        The run's numbers.
+    at, middle, low, high
         Position of each layer, its value, and the limits of its band, each of shape (layer,).
     whole
         Whether all samples are proven, of shape (layer,).
     samples
         Number of samples.
-    alpha
-        The constraint's alpha, if recorded and relative to D.
     """
 
-    name: str
-    metric: Metric
-    layers: tuple[str, ...]
-    depth: npt.NDArray[np.float64]
+    run: RunValues
+    at: npt.NDArray[np.float64]
     middle: npt.NDArray[np.float64]
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
     whole: npt.NDArray[np.bool_]
     samples: int
-    alpha: float | None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers."""
+        return tuple(row.name for row in self.run.layers)
 
 
 @figure_plot("curve", metrics=SEVERAL)
-def draw_curve(figure: Figure, selection: Selection, style: FigureStyle, *, spread: Spread = "stderr") -> None:
+def draw_curve(
+    canvas: Canvas, selection: Selection, style: FigureStyle, *, spread: Spread = "stderr", x: Place = "depth"
+) -> None:
     """Draw one panel per metric, with a legend of the runs above; see :func:`onnxinfo.plot_curve`."""
     if spread not in _BANDS:
         raise UsageError(f"spread '{spread}' is unknown; choose one of {', '.join(_BANDS)}")
+    if x not in _PLACES:
+        raise UsageError(f"x '{x}' is unknown; choose one of {', '.join(_PLACES)}")
     read = [read_runs(selection, name) for name in selection.metrics]
     # Layers whose budget is relative to something else get a line of their own.
-    panels = [[_curve(part, spread) for each in found for part in split_apart(each)] for found in read]
+    panels = [curves_of([part for each in found for part in split_apart(each)], spread, x) for found in read]
     remark = unproven_text(each.values for found in read for each in found)
     # A run has the same color in all panels, even if it lacks some metrics.
-    runs = list(dict.fromkeys(curve.name for curves in panels for curve in curves))
+    runs = list(dict.fromkeys(curve.run.name for curves in panels for curve in curves))
     beside = len(panels) > 1 and style.width > 5
     rows, columns = (1, len(panels)) if beside else (len(panels), 1)
     height = style.width * (0.62 if not beside else 0.45 if len(panels) > 2 else 0.5)
     # In narrow figures, the names of runs are stacked.
     names = style.font / 72 * 1.7 * (len(runs) + 1 if style.width < 5 else 2)
-    set_height(figure, style, height * rows + names)
-    for axes, curves in zip(figure.subplots(rows, columns, squeeze=False).ravel(), panels, strict=True):
-        _panel(axes, curves, runs, style, style.width * 0.85 / columns)
+    canvas.set_height(height * rows + names)
+    room = canvas.height * 0.6 / rows
+    for axes, curves in zip(canvas.panels(rows, columns).ravel(), panels, strict=True):
+        draw_panel(axes, curves, runs, style, x, style.width * 0.85 / columns)
+        axes.set_ylabel(wrapped(metric_label(curves[0].run.metric), room, style))
     title = f"{_BANDS[spread]} over all samples{remark and f'; {remark}'}"
-    _legend(figure, runs, panels, wrapped(title, style.width * 0.9, style), style)
+    _legend(canvas, runs, panels, wrapped(title, style.width * 0.9, style), style)
+    canvas.alt = " ".join(_said(curve) for curves in panels for curve in curves)
 
 
-def _panel(axes: Axes, curves: Sequence[Curve], runs: Sequence[str], style: FigureStyle, room: float) -> None:
+def curves_of(runs: Sequence[RunValues], spread: Spread, x: Place) -> list[Curve]:
+    """Return the curves of some runs of one metric; see :func:`draw_curve`."""
+    return [_curve(run, at, spread) for run, at in zip(runs, _positions(runs, x), strict=True)]
+
+
+def _positions(runs: Sequence[RunValues], x: Place) -> list[npt.NDArray[np.float64]]:
+    """Return the positions of the layers of each run."""
+    if x == "index":
+        rows = sorted({row for run in runs for row in run.layers}, key=lambda row: (row.depth, row.index))
+        index = {name: i for i, name in enumerate(dict.fromkeys(row.name for row in rows))}
+        # Layers of one network are matched by name; runs of other networks count their own.
+        if not all({row.name for row in run.layers} & {row.name for row in runs[0].layers} for run in runs):
+            return [np.arange(len(run.layers), dtype=np.float64) for run in runs]
+        return [np.array([index[row.name] for row in run.layers], dtype=np.float64) for run in runs]
+    depths = [np.array([row.depth for row in run.layers], dtype=np.float64) for run in runs]
+    if x == "depth":
+        return depths
+    return [depth / max(run.deepest, 1) for run, depth in zip(runs, depths, strict=True)]
+
+
+def draw_panel(
+    axes: Axes, curves: Sequence[Curve], runs: Sequence[str], style: FigureStyle, x: Place, room: float
+) -> None:
     """Draw curves of one metric; `runs` determines the colors, `room` is the width in inches."""
     for curve in curves:
-        _line(axes, curve, *run_style(runs.index(curve.name)))
+        _line(axes, curve, *run_style(runs.index(curve.run.name)))
     # Layers without a value keep their position.
-    depths = np.concatenate([curve.depth for curve in curves])
-    margin = 0.04 * float(np.ptp(depths)) or 0.5
-    axes.set_xlim(float(depths.min()) - margin, float(depths.max()) + margin)
-    _reference(axes, curves, style)
-    rows = 1 if (place := axes.get_subplotspec()) is None else place.get_gridspec().nrows
-    figure = axes.get_figure(root=True)
-    height = 0.6 * (style.width if figure is None else figure.get_figheight()) / rows
-    axes.set_ylabel(wrapped(metric_label(curves[0].metric), height, style))
+    at = np.concatenate([curve.at for curve in curves])
+    margin = 0.04 * float(np.ptp(at)) or 0.5
+    axes.set_xlim(float(at.min()) - margin, float(at.max()) + margin)
     grid_behind(axes)
-    _label_depths(axes, curves, style, room)
+    reference(axes, [curve.run for curve in curves], style)
+    _label_layers(axes, curves, style, x, room)
 
 
-def _curve(found: RunValues, spread: Spread) -> Curve:
-    values = found.values
-    summary = layer_summary(values)
+def _curve(found: RunValues, at: npt.NDArray[np.float64], spread: Spread) -> Curve:
+    summary = layer_summary(found.values)
     middle, low, high = (
         (summary["value"], summary["value"] - summary["stderr"], summary["value"] + summary["stderr"])
         if spread == "stderr"
         else _quartiles(found)
     )
-    return Curve(
-        name=found.name,
-        metric=found.metric,
-        layers=tuple(row.name for row in found.layers),
-        depth=np.array([row.depth for row in found.layers], dtype=np.float64),
-        middle=middle,
-        low=low,
-        high=high,
-        whole=summary["converged"],
-        samples=int(summary["n"].max()),
-        alpha=relative_alpha(found.recipe),
-    )
+    whole, samples = summary["converged"], int(summary["n"].max())
+    return Curve(run=found, at=at, middle=middle, low=low, high=high, whole=whole, samples=samples)
+
+
+def _said(curve: Curve) -> str:
+    """Say in words what a curve shows."""
+    run, known = curve.run, np.flatnonzero(np.isfinite(curve.middle))
+    title = f"{metric_label(run.metric)}, by layer in run {run.name}, {curve.samples} samples:"
+    if not known.size:
+        return f"{title} no value."
+    names = short_names(curve.layers, 40)
+    first, last = known[0], known[-1]
+    top, bottom = (known[find(curve.middle[known])] for find in (np.argmax, np.argmin))
+    points = [f"{number_text(curve.middle[i])} at {names[i]}" for i in (first, last, bottom, top)]
+    return f"{title} from {points[0]} to {points[1]}; least {points[2]}, most {points[3]}."
 
 
 def _quartiles(found: RunValues) -> tuple[npt.NDArray[Any], ...]:
@@ -135,72 +157,45 @@ def _quartiles(found: RunValues) -> tuple[npt.NDArray[Any], ...]:
 
 
 def _line(axes: Axes, curve: Curve, color: str, line: Line, marker: str) -> None:
-    axes.fill_between(curve.depth, curve.low, curve.high, color=color, alpha=0.25, linewidth=0)
-    axes.plot(curve.depth, curve.middle, line, color=color)
+    axes.fill_between(curve.at, curve.low, curve.high, color=color, alpha=0.25, linewidth=0)
+    axes.plot(curve.at, curve.middle, line, color=color)
     for filled in (True, False):
         at = curve.whole == filled
         face = color if filled else axes.get_facecolor()
         # The edge width is constant, so that hollow and filled markers have the same size.
         axes.plot(
-            curve.depth[at], curve.middle[at], marker, color=color, markerfacecolor=face, markeredgewidth=1.2, zorder=3
+            curve.at[at], curve.middle[at], marker, color=color, markerfacecolor=face, markeredgewidth=1.2, zorder=3
         )
 
 
-def _reference(axes: Axes, curves: Sequence[Curve], style: FigureStyle) -> None:
-    """Show the minimum SID of a linear layer, if the recipe's alpha is known; zero for concentration."""
-    if curves[0].metric.name == "concentration":
-        zero_line(axes, style)
-    alphas = {curve.alpha for curve in curves}
-    if curves[0].metric.name != "sid" or len(alphas) != 1 or None in alphas:
+def _label_layers(axes: Axes, curves: Sequence[Curve], style: FigureStyle, x: Place, width: float) -> None:
+    """Label positions with layer names; if they differ between the curves, with numbers only."""
+    named = {(at, name) for curve in curves for at, name in zip(curve.at, curve.layers, strict=True)}
+    are_same = len({curve.layers for curve in curves}) == 1
+    are_matched = x == "index" and len(named) == len({at for at, _ in named})
+    if x == "relative" or not (are_same or are_matched):
+        axes.set_xlabel(_PLACES[x])
         return
-    (alpha,) = alphas
-    assert alpha is not None
-    floor = linear_floor(alpha)
-    lowest, highest = (
-        min(float(np.nanmin(curve.low)) if np.isfinite(curve.low).any() else math.inf for curve in curves),
-        max(float(np.nanmax(curve.high)) if np.isfinite(curve.high).any() else -math.inf for curve in curves),
-    )
-    # Far from the data, the line would only compress them.
-    if not floor - 0.5 < lowest < floor + 2 * max(highest - lowest, 0.05):
-        return
-    zero_line(axes, style, floor)
-    axes.annotate(
-        f"floor of a linear layer: {floor:.4f}",
-        (1, floor),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 2),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        fontsize=style.font * 0.85,
-    )
-
-
-def _label_depths(axes: Axes, curves: Sequence[Curve], style: FigureStyle, width: float) -> None:
-    """Label the depths with layer names; if the models differ, show the depths only."""
-    named = {(depth, name) for curve in curves for depth, name in zip(curve.depth, curve.layers, strict=True)}
     names: dict[float, list[str]] = {}
     order = sorted(named)
-    for (depth, _), short in zip(order, short_names([name for _, name in order], 22), strict=True):
-        names.setdefault(depth, []).append(short)
-    if len({curve.layers for curve in curves}) > 1:
-        axes.set_xlabel("depth of the layer")
-        return
-    depths = sorted(names)
-    room = (depths[-1] - depths[0]) * _CLOSE_INCHES * style.font / 8 / width
+    for (at, _), short in zip(order, short_names([name for _, name in order], 22), strict=True):
+        names.setdefault(at, []).append(short)
+    places = sorted(names)
+    room = (places[-1] - places[0]) * _CLOSE_INCHES * style.font / 8 / width
     ticks: list[float] = []
-    for depth in depths:
-        if not ticks or depth - ticks[-1] >= room:
-            ticks.append(depth)
-    texts = [names[depth][0] + (f" +{len(names[depth]) - 1}" if len(names[depth]) > 1 else "") for depth in ticks]
+    for at in places:
+        if not ticks or at - ticks[-1] >= room:
+            ticks.append(at)
+    texts = [names[at][0] + (f" +{len(names[at]) - 1}" if len(names[at]) > 1 else "") for at in ticks]
     axes.set_xticks(ticks, texts, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_xticks([depth for depth in depths if depth not in ticks], minor=True)
-    skipped = f"; {len(ticks)} of {len(depths)} named" if len(ticks) < len(depths) else ""
-    axes.set_xlabel("layer, at its depth" + skipped if width < 4 else f"layer, placed by its depth{skipped}")
+    axes.set_xticks([at for at in places if at not in ticks], minor=True)
+    skipped = f"; {len(ticks)} of {len(places)} named" if len(ticks) < len(places) else ""
+    where = "layer" if x == "index" else "layer, at its depth" if width < 4 else "layer, placed by its depth"
+    axes.set_xlabel(where + skipped)
 
 
 def _legend(
-    figure: Figure, runs: Sequence[str], panels: Sequence[Sequence[Curve]], title: str, style: FigureStyle
+    canvas: Canvas, runs: Sequence[str], panels: Sequence[Sequence[Curve]], title: str, style: FigureStyle
 ) -> None:
     """Draw a legend of the runs above the panels, where it covers nothing, and explain hollow and missing markers."""
     from matplotlib.lines import Line2D
@@ -211,7 +206,7 @@ def _legend(
     for number, run in enumerate(runs):
         color, line, marker = run_style(number)
         handles.append(Line2D([], [], color=color, linestyle=line, marker=marker))
-        samples = max(curve.samples for curve in curves if curve.name == run)
+        samples = max(curve.samples for curve in curves if curve.run.name == run)
         texts.append(f"{shorten(run, 40)} ({samples} sample{'s'[: samples != 1]})")
     if any((~curve.whole & np.isfinite(curve.middle)).any() for curve in curves):
         handles.append(Line2D([], [], color=style.theme.ink, linestyle="", marker="o", markerfacecolor="none"))
@@ -221,5 +216,4 @@ def _legend(
         texts.append("no mark: no sample has a value")
     widest = max(len(line) for text in texts for line in text.split("\n"))
     beside = int(style.width / (widest * 0.6 * style.font / 72 + 0.5))
-    drawn = figure.legend(handles, texts, title=title, loc="outside upper center", ncols=min(3, max(1, beside)))
-    drawn.get_title().set_fontsize(style.font * 0.9)
+    canvas.legend(handles, texts, title=title, columns=min(3, max(1, beside)))

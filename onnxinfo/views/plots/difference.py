@@ -19,7 +19,6 @@ from ..panels import (
     flat_map,
     height_over_width,
     name_row,
-    set_height,
     title_column,
 )
 from ..plotting import figure_plot
@@ -31,7 +30,7 @@ from ..style import DIVERGING, FigureStyle, evenly, short_names, wrapped
 from ..wording import unproven_text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from ..canvas import Canvas
 
 _PERCENTILE = 99.5
 #: Names of a layer and a sample.
@@ -51,8 +50,8 @@ class _Maps:
     values: RunValues
 
 
-@figure_plot("difference")
-def draw_difference(figure: Figure, selection: Selection, style: FigureStyle) -> None:
+@figure_plot("difference", maps=True)
+def draw_difference(canvas: Canvas, selection: Selection, style: FigureStyle) -> None:
     """Draw the second run's maps minus the first run's, unit by unit, for layers and samples in both.
 
     The runs need not be named if there are exactly two; layers and samples are matched by name.
@@ -68,8 +67,9 @@ def draw_difference(figure: Figure, selection: Selection, style: FigureStyle) ->
     cell_size = style.width * min(0.84 / (len(columns) + pictures), 0.25)
     aspect = height_over_width(next(iter(differences.values())))
     height = cell_size * aspect * len(rows) + style.font / 72 * 7
-    set_height(figure, style, max(height, style.width * 0.25))
-    axes = figure.subplots(len(rows), len(columns) + pictures, squeeze=False)
+    canvas.set_height(max(height, style.width * 0.25))
+    figure = canvas.whole()
+    axes = canvas.panels(len(rows), len(columns) + pictures)
     titles = ["input"][:pictures] + short_names(columns, 18)
     for each, title in zip(axes[0], titles, strict=True):
         title_column(each, title, style)
@@ -87,10 +87,11 @@ def draw_difference(figure: Figure, selection: Selection, style: FigureStyle) ->
     bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.015, extend="both")
     bar.set_label(wrapped(f"difference in {first.label}", figure.get_size_inches()[1], style))
     remark = unproven_text([first.values.values, second.values.values])
-    figure.supxlabel(
-        f"orange: '{shorten(second.name, 30)}' is higher; purple: '{shorten(first.name, 30)}' is higher"
-        + (f"\n{remark}" if remark else ""),
-        fontsize=style.font * 0.9,
+    canvas.note(f"orange: '{shorten(second.name, 30)}' is higher; purple: '{shorten(first.name, 30)}' is higher")
+    canvas.note(remark)
+    canvas.alt = (
+        f"Maps of the difference in {first.label}, '{second.name}' minus '{first.name}', for {len(rows)} samples and "
+        f"{len(columns)} layers."
     )
 
 

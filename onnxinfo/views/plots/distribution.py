@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..panels import grid_behind, name_layers, run_style, set_height, spread_out
+from ..panels import grid_behind, name_layers, reference, run_style, spread_out
 from ..plotting import figure_plot
 from ..reading_runs import metric_label, read_runs
 from ..run_values import RunValues
@@ -17,33 +17,34 @@ from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from ..canvas import Canvas
 
 #: Number of samples above which a box is more informative than the points.
 _MANY = 200
 
 
 @figure_plot("distribution")
-def draw_distribution(figure: Figure, selection: Selection, style: FigureStyle) -> None:
+def draw_distribution(canvas: Canvas, selection: Selection, style: FigureStyle) -> None:
     """Draw the samples' values of each layer as points and a box: median, quartiles, 5th and 95th percentile.
 
     The box covers all samples that have a value; unproven points are hollow.
     """
     runs = read_runs(selection, selection.metrics[0])
-    set_height(figure, style, style.width * 0.55 * len(runs) ** 0.7)
-    grid = figure.subplots(len(runs), 1, squeeze=False, sharey=True)[:, 0]
+    canvas.set_height(style.width * 0.55 * len(runs) ** 0.7)
+    grid = canvas.panels(len(runs), sharey=True)[:, 0]
     for number, (axes, found) in enumerate(zip(grid, runs, strict=True)):
         _boxes(axes, found, style)
         _points(axes, found, run_style(number)[0], style)
         grid_behind(axes)
         axes.set_ylabel(metric_label(found.metric))
         remark = unproven_text([found.values])
-        axes.set_title(
-            f"{found.name}: each point is a sample, boxes are quartiles, whiskers 5 % to 95 %"
-            + (f"\n{remark} (hollow)" if remark else ""),
-            loc="left",
-        )
+        axes.set_title(found.name + (f": {remark} (hollow)" if remark else ""), loc="left")
+        reference(axes, [found], style)
         name_layers(axes, found, style)
+    canvas.note("each point is a sample; boxes are quartiles, whiskers 5 % to 95 %")
+    names = ", ".join(each.name for each in runs)
+    canvas.alt = f"Distribution of {metric_label(runs[0].metric)}, over the samples of each layer in {names}."
 
 
 def _boxes(axes: Axes, found: RunValues, style: FigureStyle) -> None:

@@ -8,21 +8,22 @@ import numpy as np
 
 from ...archive.means import layer_summary
 from ...errors import UsageError
-from ..panels import set_height
+from ..panels import reference
 from ..plotting import figure_plot
 from ..reading_runs import metric_label, natural, read_runs
 from ..run_values import RunValues
 from ..selection import Selection
-from ..style import COLORS, FigureStyle, short_names, wrapped
+from ..style import COLORS, FigureStyle, short_names
 from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from ..canvas import Canvas
 
 
 @figure_plot("history")
-def draw_history(figure: Figure, selection: Selection, style: FigureStyle) -> None:
+def draw_history(canvas: Canvas, selection: Selection, style: FigureStyle) -> None:
     """Draw a metric over runs, such as epochs or pruning steps, with one line per layer.
 
     Named runs keep the given order; otherwise they are sorted by name, with numbers in names sorted by value.
@@ -34,20 +35,22 @@ def draw_history(figure: Figure, selection: Selection, style: FigureStyle) -> No
         runs.sort(key=lambda each: natural(each.name))
     rows = sorted((row for each in runs for row in each.layers), key=lambda row: (row.depth, row.index))
     names = list(dict.fromkeys(row.name for row in rows))
-    set_height(figure, style, style.width * 0.62)
-    axes = figure.add_subplot()
+    canvas.set_height(style.width * 0.62)
+    axes = canvas.panel()
     _lines(axes, runs, names)
     axes.set_xticks(range(len(runs)), short_names([each.name for each in runs], 24), rotation=40, ha="right")
     axes.set_xlabel("run")
     axes.set_ylabel(metric_label(runs[0].metric))
     axes.grid(axis="y")
     remark = unproven_text(each.values for each in runs)
-    title = "mean ± standard error over all samples" + (f" ({remark})" if remark else "")
-    figure.supxlabel(wrapped(title, style.width * 0.9, style), fontsize=style.font * 0.85)
+    canvas.note("mean ± standard error over all samples")
+    canvas.note(remark)
+    reference(axes, runs, style)
     if style.width < 5:
-        figure.legend(title="layer, from the input", loc="outside upper center", ncols=3)
+        canvas.legend(title="layer, from the input", columns=3)
     else:
-        figure.legend(title="layer, from the input", loc="outside right upper", ncols=1 + len(names) // 25)
+        canvas.legend(title="layer, from the input", side="right", columns=1 + len(names) // 25)
+    canvas.alt = f"{metric_label(runs[0].metric)}, over {len(runs)} runs, one line for each of {len(names)} layers."
 
 
 def _lines(axes: Axes, runs: list[RunValues], names: list[str]) -> None:

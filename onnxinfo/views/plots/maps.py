@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,186 +12,332 @@ import numpy.typing as npt
 from ...archive.means import select_part
 from ...errors import UsageError
 from ...text import printable, shorten
+from ..captions import sample_captions
+from ..comparable import check_comparable
 from ..panels import (
     MOST_LAYERS,
     MOST_SAMPLES,
-    aspect_of,
     blank,
     color_limits,
+    draw_map,
     flat_map,
     height_over_width,
-    name_row,
-    set_height,
+    mark_unproven,
+    name_beside,
+    range_texts,
     title_column,
+    width_of_names,
 )
 from ..plotting import figure_plot
-from ..reading_runs import metric_label, nothing_finished
+from ..reading_runs import metric_label, nothing_finished, run_values
+from ..run_values import RunValues
 from ..run_view import RunView
 from ..selection import Selection
-from ..style import SEQUENTIAL, FigureStyle, evenly, short_names, wrapped
+from ..style import FigureStyle, evenly, short_names, wrapped
 from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
-    from matplotlib.figure import Figure
+
+    from ..canvas import Canvas
 
 #: Color scales: one for each layer, or one for all.
 SCALES = ("layer", "shared")
+_Map = npt.NDArray[np.float32]
 
 
-@figure_plot("maps")
+@dataclass(frozen=True)
+class Row:
+    """Maps of a sample of a run.
+
+    Attributes
+    ----------
+    caption
+        Lines of text beside it.
+    picture
+        Picture of the sample, or None.
+    maps
+        One per column; None where a cell is not finished.
+    proven
+        Whether each cell is proven.
+    """
+
+    caption: list[str]
+    picture: npt.NDArray[np.uint8] | None
+    maps: list[_Map | None]
+    proven: list[bool]
+
+    @property
+    def aspect(self) -> float:
+        """Height of a map over its width."""
+        return height_over_width(next(map_ for map_ in self.maps if map_ is not None))
+
+
+@dataclass
+class Band:
+    """Rows whose columns are the same layers, with a color scale for each.
+
+    Attributes
+    ----------
+    titles
+        Names of the layers.
+    rows
+        The rows.
+    """
+
+    titles: list[str]
+    rows: list[Row] = field(default_factory=list)
+
+    def column(self, number: int) -> list[_Map]:
+        """Return the finished maps of a layer."""
+        return [map_ for row in self.rows if (map_ := row.maps[number]) is not None]
+
+    def limits(self) -> list[tuple[float, float]]:
+        """Return the limits of each layer's color scale."""
+        return [color_limits(self.column(number)) for number in range(len(self.titles))]
+
+
+@figure_plot("maps", maps=True)
 def draw_maps(
-    figure: Figure, selection: Selection, style: FigureStyle, *, overlay: bool = False, scale: str = "layer"
+    canvas: Canvas, selection: Selection, style: FigureStyle, *, overlay: bool = False, scale: str = "layer"
 ) -> None:
     """Draw a grid of maps and their color bars; see :func:`onnxinfo.plot_maps`."""
     if scale not in SCALES:
         raise UsageError(f"scale '{printable(scale)}'; give one of {', '.join(SCALES)}")
-    with selection.only_view("maps show one run") as view:
-        if overlay and view.thumbnails is None:
-            raise UsageError(f"run '{printable(view.name)}' has no pictures to lay maps over; leave out overlay=True")
-        grids = [_Grid(panel, selection.metrics[0], overlay) for panel in view.panels()]
-    first = grids[0]
-    limits = _limits(grids, scale)
-    columns = len(first.layers) + any(grid.pictures is not None for grid in grids)
-    # Limit the cell size, so that a grid of a few columns still fits a page.
-    cell = style.width * min(0.86 / columns, 0.25)
-    ratios = [grid.aspect for _ in first.samples for grid in grids]
-    lines = 5 if scale == "shared" else 8
-    set_height(figure, style, max(cell * sum(ratios) + style.font / 72 * lines, style.width * 0.2))
-    axes = figure.subplots(len(ratios), columns, squeeze=False, height_ratios=ratios)
-    mappables: dict[int, ScalarMappable] = {}
-    for number, grid in enumerate(grids):
-        mappables |= grid.draw(axes[number :: len(grids)], limits, style, cell * grid.aspect)
-    for each, title in zip(axes[0], first.titles(columns), strict=True):
-        title_column(each, title, style)
-    label, notes = metric_label(view.metrics[0]), first.notes()
-    if scale == "shared":
-        bar = figure.colorbar(next(iter(mappables.values())), ax=axes, fraction=0.03, pad=0.015, extend="both")
-        bar.set_label(wrapped(label, figure.get_size_inches()[1], style))
-    else:
-        for layer, mappable in mappables.items():
-            column = axes[:, columns - len(first.layers) + first.layers.index(layer)]
-            _small_bar(figure, mappable, column, limits[layer], style)
-        notes.append(f"colors: {label}, with a scale for each layer")
-    figure.supxlabel(wrapped("; ".join(notes), style.width, style), fontsize=style.font * 0.85)
+    found = _Found.read(selection)
+    bands = found.bands()
+    if overlay and not all(row.picture is not None for band in bands for row in band.rows):
+        raise UsageError(f"{found.without_pictures()} has no pictures to lay maps over; leave out overlay=True")
+    everything = [each for band in bands for number in range(len(band.titles)) for each in band.column(number)]
+    shared = color_limits(everything) if scale == "shared" else None
+    _Grid(canvas, bands, style, overlay).draw(shared, found.label)
+    if overlay:
+        canvas.note("colors are mixed with the picture's gray: compare values on plain maps")
+    for note in found.notes():
+        canvas.note(note)
+    if shared is None:
+        canvas.note(f"colors: {found.label}, with a scale for each layer")
+    canvas.alt = (
+        f"Maps of {found.label}, of {len(found.samples)} samples and {len(bands[0].titles)} layers of "
+        f"{', '.join(found.titles)}."
+    )
 
 
-def _limits(grids: Sequence[_Grid], scale: str) -> dict[int, tuple[float, float]]:
-    """Limits of the color scale of each layer."""
-    layers = [layer for grid in grids for layer in grid.layers]
-    of = {layer: [each for grid in grids for (at, _), each in grid.maps.items() if at == layer] for layer in layers}
-    if scale == "shared":
-        return dict.fromkeys(layers, color_limits([each for maps in of.values() for each in maps]))
-    return {layer: color_limits(maps) for layer, maps in of.items()}
+class _Found:
+    """What is drawn, read from the archives.
+
+    Attributes
+    ----------
+    titles
+        Names of the runs.
+    label
+        The metric with its unit.
+    samples
+        Names of the samples.
+    """
+
+    def __init__(self, metric: str, limit: int, layers: Sequence[str]) -> None:
+        self.metric, self._limit, self._common = metric, limit, layers
+        self.titles: list[str] = []
+        self.label = ""
+        self.samples: list[str] = []
+        self._bands: dict[str, Band] = {}
+        self._pictured: dict[str, bool] = {}
+        self._whole: dict[str, tuple[int, int]] = {}
+        self._order: dict[int, list[str]] = {}
+        self._skipped = False
+        self._cells: list[dict[str, npt.NDArray[Any]]] = []
+
+    @classmethod
+    def read(cls, selection: Selection) -> _Found:
+        """Read the maps of all selected runs."""
+        metric = selection.metrics[0]
+        titles = selection.titles()
+        names: list[list[str]] = []
+        runs: list[RunValues] = []
+        for view, _ in selection.views():
+            names.append([row.name for row in view.layers])
+            runs.append(run_values(view, metric))
+        if not names:
+            with selection.only_view("maps show runs"):
+                pass
+        check_comparable([run for run in runs if run.layers])
+        common = [name for name in names[0] if all(name in other for other in names)]
+        found = cls(metric, max(1, MOST_SAMPLES // len(names)), common)
+        for view, source in selection.views():
+            found._add(view, titles[source, view.name], len(names) > 1)
+        if not any(row for band in found._bands.values() for row in band.rows):
+            raise nothing_finished(metric)
+        return found
+
+    def bands(self) -> list[Band]:
+        """Return the rows, by sample where the runs have the same layers, else by run."""
+        return [band for band in self._bands.values() if band.rows]
+
+    def without_pictures(self) -> str:
+        """Name a run without pictures."""
+        return f"run '{next(title for title, there in self._pictured.items() if not there)}'"
+
+    def notes(self) -> list[str]:
+        """Return the notes below the figure: what is left out, what is unproven."""
+        notes = []
+        layers, samples = (max(each) for each in zip(*self._whole.values(), strict=True))
+        shown = max(len(band.titles) for band in self.bands())
+        if len(self.samples) < samples or shown < layers:
+            notes.append(f"{len(self.samples)} of {samples} samples, {shown} of {layers} layers")
+        if self._skipped:
+            notes.append(f"{self.metric} is defined in no other layer")
+        if remark := unproven_text(self._cells):
+            notes.append(f"?: not proven ({remark})")
+        return notes
+
+    def _add(self, view: RunView, title: str, are_several: bool) -> None:
+        values = view.values(self.metric)
+        names = [row.name for row in view.layers]
+        layers = [names.index(name) for name in self._common] if self._common else [*range(len(names))]
+        layers = [layers[i] for i in evenly(len(layers), MOST_LAYERS)]
+        samples = evenly(view.shape[1], self._limit)
+        captions = sample_captions(view)
+        panels = view.panels()
+        maps = {
+            (layer, sample, number): flat_map(panel.map(self.metric, layer, sample), panel.axes)
+            for number, panel in enumerate(panels)
+            for layer in layers
+            for sample in samples
+            if values["done"][layer, sample]
+        }
+        if not maps:
+            return
+        # A class activation map, for example, exists for a single layer only: other cells are finished but have no
+        # values.
+        defined = [layer for layer in layers if not _is_undefined(maps, layer)]
+        self._skipped |= len(defined) < len(layers)
+        layers = defined or layers[:1]
+        self.titles.append(title)
+        self.label = metric_label(view.metrics[0])
+        self._whole[title] = view.shape
+        self._pictured[title] = any(panel.thumbnails is not None for panel in panels)
+        self._cells.append(select_part(values, layers, samples))
+        band = self._band(title, [names[layer] for layer in layers])
+        for sample in samples:
+            self.samples += [view.sample_names[sample]] * (view.sample_names[sample] not in self.samples)
+            for number, panel in enumerate(panels):
+                cells = [maps.get((layer, sample, number)) for layer in layers]
+                if all(each is None for each in cells):
+                    continue
+                pictures = panel.thumbnails
+                lines = [*captions[sample], *_input_lines(panel)]
+                row = Row(
+                    caption=[shorten(title, 18), *lines] if are_several else lines,
+                    picture=None if pictures is None else pictures[sample],
+                    maps=cells,
+                    proven=[bool(values["converged"][layer, sample]) for layer in layers],
+                )
+                self._place(band, row, view.sample_names[sample])
+
+    def _band(self, title: str, layers: Sequence[str]) -> Band:
+        """Return the band of a run; runs with the same layers share one."""
+        key = "\n".join(layers) if self._common else title
+        return self._bands.setdefault(key, Band(short_names(layers, 18)))
+
+    def _place(self, band: Band, row: Row, sample: str) -> None:
+        """Insert a row after those of the same sample of other runs."""
+        order = self._order.setdefault(id(band), [])
+        at = len(order) - order[::-1].index(sample) if sample in order else len(order)
+        order.insert(at, sample)
+        band.rows.insert(at, row)
 
 
-def _small_bar(
-    figure: Figure, mappable: ScalarMappable, column: npt.NDArray[Any], limits: tuple[float, float], style: FigureStyle
-) -> None:
-    """Draw the color bar of a layer below its column, with its limits."""
-    bar = figure.colorbar(mappable, ax=list(column), location="bottom", fraction=0.05, pad=0.02, aspect=12)
-    low, high = bar.ax.get_xlim()
-    bar.set_ticks([low, high], labels=[f"{limit:.3g}" for limit in limits])
-    for text, side in zip(bar.ax.get_xticklabels(), ("left", "right"), strict=True):
-        text.set(fontsize=style.font * 0.75, horizontalalignment=side)
+def _is_undefined(maps: dict[tuple[int, int, int], _Map], layer: int) -> bool:
+    found = [map_ for (at, _, _), map_ in maps.items() if at == layer]
+    return bool(found) and not any(np.isfinite(map_).any() for map_ in found)
+
+
+def _input_lines(view: RunView) -> list[str]:
+    """Name of the input, if there are others."""
+    names = [part.name for part in view.parts]
+    return [] if len(names) == len(view.run.parts) else [shorten(printable(", ".join(names)), 22)]
 
 
 class _Grid:
-    """Maps of some layers and samples of one input, or of several rows side by side, read from the archive."""
+    """Axes for the maps of some bands, sized so that names, pictures and maps fit the figure."""
 
-    def __init__(self, view: RunView, metric: str, overlay: bool) -> None:
-        self.view = view
-        self.metric = metric
-        self.overlay = overlay
-        self.layers = evenly(view.shape[0], MOST_LAYERS)
-        self.samples = evenly(view.shape[1], MOST_SAMPLES)
-        values = view.values(metric)
-        self.values = values
-        self.pictures = view.thumbnails
-        self.maps = {
-            (layer, sample): flat_map(view.map(metric, layer, sample), view.axes)
-            for layer in self.layers
-            for sample in self.samples
-            if values["done"][layer, sample]
-        }
-        if not self.maps:
-            raise nothing_finished(metric)
-        # A class activation map, for example, exists for a single layer only: other cells are finished but have no
-        # values.
-        undefined = {cell for cell, map_ in self.maps.items() if not np.isfinite(map_).any()}
-        self.layers = [
-            layer for layer in self.layers if not all((layer, sample) in undefined for sample in self.samples)
-        ] or self.layers[:1]
-        self.aspect = height_over_width(next(iter(self.maps.values())))
+    def __init__(self, canvas: Canvas, bands: Sequence[Band], style: FigureStyle, overlay: bool) -> None:
+        self._canvas, self._bands, self._style, self._overlay = canvas, bands, style, overlay
+        rows = [row for band in bands for row in band.rows]
+        self._first = int(any(row.picture is not None for row in rows))
+        self._columns = self._first + max(len(band.titles) for band in bands)
+        names = width_of_names((row.caption for row in rows), style)
+        # Limit the cell size, so that a grid of a few columns still fits a page.
+        self._cell = min((style.width * 0.96 - names) / self._columns, style.width * 0.25)
+        self._ratios = [row.aspect for row in rows]
 
-    def notes(self) -> list[str]:
-        """Return the notes below the figure: how to read colors, what is left out, what is unproven."""
-        notes = ["colors are mixed with the picture's gray: compare values on plain maps"] if self.overlay else []
-        layers, samples = self.view.shape
-        if len(self.samples) < samples or len(self.layers) < layers:
-            notes.append(f"{len(self.samples)} of {samples} samples, {len(self.layers)} of {layers} layers")
-        if len(self.layers) < len(evenly(layers, MOST_LAYERS)):
-            notes.append(f"{self.metric} is defined in no other layer")
-        if remark := unproven_text([select_part(self.values, self.layers, self.samples)]):
-            notes.append(f"crossed by a line: not proven ({remark})")
-        return notes
+    def draw(self, shared: tuple[float, float] | None, label: str) -> None:
+        """Draw all bands; `shared` limits one color scale for all, if there is one."""
+        canvas, style = self._canvas, self._style
+        lines = 4 + (0 if shared else 4) * len(self._bands)
+        lowest = max(len(row.caption) for band in self._bands for row in band.rows) * style.font * 1.1 / 72
+        heights = [max(self._cell * ratio, lowest) for ratio in self._ratios]
+        canvas.set_height(max(sum(heights) + style.font / 72 * lines, style.width * 0.2))
+        axes = canvas.panels(len(heights), self._columns, height_ratios=heights)
+        at = 0
+        drawn: list[ScalarMappable | None] = []
+        for band in self._bands:
+            found = self._draw_band(axes[at : at + len(band.rows)], band, shared)
+            drawn += found
+            at += len(band.rows)
+        if shared is not None:
+            some = next(each for each in drawn if each is not None)
+            bar = canvas.whole().colorbar(some, ax=axes, fraction=0.03, pad=0.015, extend="both")
+            bar.set_label(wrapped(label, canvas.height, style))
 
-    def titles(self, columns: int) -> list[str]:
-        """Return the titles of the columns, the last of which are the layers."""
-        layers = short_names([self.view.layers[layer].name for layer in self.layers], 18)
-        return ["input"] * (columns - len(layers)) + layers
-
-    def draw(
-        self, axes: npt.NDArray[Any], limits: Mapping[int, tuple[float, float]], style: FigureStyle, room: float
-    ) -> dict[int, ScalarMappable]:
-        """Fill axes of shape (samples, columns), `room` inches high; return a mappable for each layer's color bar."""
-        found: dict[int, ScalarMappable] = {}
-        first = axes.shape[1] - len(self.layers)
-        for row, sample in enumerate(self.samples):
-            for each in axes[row]:
-                blank(each)
-            if self.pictures is not None:
-                axes[row, 0].imshow(self.pictures[sample], interpolation="nearest")
-            name_row(axes[row, 0], self._row_name(sample), room, style)
-            for column, layer in enumerate(self.layers, start=first):
-                drawn = self._cell(axes[row, column], layer, sample, limits[layer], style)
-                if drawn is not None:
-                    found[layer] = drawn
-        return found
-
-    def _row_name(self, sample: int) -> str:
-        view = self.view
-        label = "" if view.labels is None else f"\n{printable(view.labels[sample])}"
-        return shorten(printable(view.sample_names[sample]), 14) + label + self._input()
-
-    def _input(self) -> str:
-        """Name of the input, if there are others."""
-        names = [part.name for part in self.view.parts]
-        if len(names) == len(self.view.run.parts):
-            return ""
-        return "\n" + shorten(printable(", ".join(names)), 22)
-
-    def _cell(self, axes: Axes, layer: int, sample: int, limits: tuple[float, float], style: FigureStyle) -> Any:
-        if (layer, sample) not in self.maps:
-            axes.set_facecolor(style.theme.missing)
-            return None
-        map_ = self.maps[layer, sample]
-        if self.overlay and self.pictures is not None:
-            gray = self.pictures[sample].mean(axis=-1)
-            # Both use the map's pixels as coordinates, whatever the picture's size.
-            rows, columns = map_.shape
-            axes.imshow(gray, cmap="gray", vmin=0, vmax=255, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
-        drawn = axes.imshow(
-            map_,
-            alpha=0.6 if self.overlay else 1.0,
-            cmap=SEQUENTIAL,
-            vmin=limits[0],
-            vmax=limits[1],
-            interpolation="nearest",
-            aspect=aspect_of(map_),
-        )
-        if not self.values["converged"][layer, sample]:
-            for color, thickness in ((style.theme.ink, 2), (style.theme.paper, 1)):
-                axes.plot([0, 1], [0, 1], color=color, linewidth=thickness, transform=axes.transAxes)
+    def _draw_band(
+        self, axes: npt.NDArray[Any], band: Band, shared: tuple[float, float] | None
+    ) -> list[ScalarMappable | None]:
+        titles = ["input"] * self._first + band.titles
+        for each, title in zip(axes[0], titles, strict=False):
+            title_column(each, title, self._style)
+        limits = [shared] * len(band.titles) if shared else band.limits()
+        drawn: list[ScalarMappable | None] = [None] * len(band.titles)
+        for line, row in zip(axes, band.rows, strict=True):
+            for number, mappable in enumerate(self._draw_row(line, row, limits)):
+                drawn[number] = mappable or drawn[number]
+        if shared is None:
+            for number, found in enumerate(drawn):
+                if found is not None:
+                    self._draw_bar(found, axes[:, self._first + number], limits[number])
         return drawn
+
+    def _draw_row(
+        self, line: npt.NDArray[Any], row: Row, limits: Sequence[tuple[float, float]]
+    ) -> list[ScalarMappable | None]:
+        for each in line:
+            blank(each)
+        if self._first and row.picture is not None:
+            line[0].imshow(row.picture, interpolation="nearest")
+        name_beside(line[0], row.caption, self._style)
+        cells = zip(line[self._first :], row.maps, row.proven, limits, strict=False)
+        return [self._draw_cell(axes, map_, is_proven, row, each) for axes, map_, is_proven, each in cells]
+
+    def _draw_cell(
+        self, axes: Axes, map_: _Map | None, is_proven: bool, row: Row, limits: tuple[float, float]
+    ) -> ScalarMappable | None:
+        if map_ is None:
+            axes.set_facecolor(self._style.theme.missing)
+            return None
+        drawn = draw_map(axes, map_, limits, row.picture if self._overlay else None)
+        if not is_proven:
+            mark_unproven(axes, self._style)
+        return drawn
+
+    def _draw_bar(self, mappable: ScalarMappable, column: Iterable[Axes], limits: tuple[float, float]) -> None:
+        """Draw the color bar of a layer below its column, with its limits."""
+        figure = self._canvas.whole()
+        bar = figure.colorbar(mappable, ax=[*column], location="bottom", fraction=0.05, pad=0.02, aspect=12)
+        low, high = bar.ax.get_xlim()
+        bar.set_ticks([low, high], labels=range_texts(limits))
+        bar.outline.set_visible(False)
+        for text, side in zip(bar.ax.get_xticklabels(), ("left", "right"), strict=True):
+            text.set(fontsize=self._style.font * 0.75, horizontalalignment=side)
+        bar.ax.tick_params(length=0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...archive.means import layer_summary
 from ...errors import UsageError
-from ..panels import grid_behind, set_height
+from ..panels import grid_behind, reference
 from ..plotting import figure_plot
 from ..reading_runs import metric_label, read_runs
 from ..run_values import RunValues
@@ -18,13 +18,14 @@ from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from ..canvas import Canvas
 
 _MARKERS = "osD^vP*"
 
 
 @figure_plot("scatter")
-def draw_scatter(figure: Figure, selection: Selection, style: FigureStyle, *, against: str = "ru") -> None:
+def draw_scatter(canvas: Canvas, selection: Selection, style: FigureStyle, *, against: str = "ru") -> None:
     """Draw one metric against another: one point with standard errors per layer, colored by depth."""
     metric = selection.metrics[0]
     across = read_runs(selection, metric)
@@ -33,8 +34,8 @@ def draw_scatter(figure: Figure, selection: Selection, style: FigureStyle, *, ag
     if not pairs:
         raise UsageError(f"no run has both '{metric}' and '{against}'; analyze with both")
     deepest = max(row.depth for each, _ in pairs for row in each.layers)
-    set_height(figure, style, style.width * 0.62)
-    axes = figure.add_subplot()
+    canvas.set_height(style.width * 0.62)
+    axes = canvas.panel()
     missing = False
     for number, (first, second) in enumerate(pairs):
         points = _Points(first, second)
@@ -43,14 +44,20 @@ def draw_scatter(figure: Figure, selection: Selection, style: FigureStyle, *, ag
         # Runs may overlap; the names of one run suffice to tell the ends apart.
         if number == 0:
             points.name_ends(axes, style)
-    figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02).set_label("depth of the layer")
+    canvas.figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02).set_label("depth of the layer")
     axes.set_xlabel(metric_label(pairs[0][0].metric))
     axes.set_ylabel(metric_label(pairs[0][1].metric))
     grid_behind(axes, "both")
     remark = unproven_text(run.values for pair in pairs for run in pair)
     title = "mean ± standard error over all samples" + (f" ({remark})" if remark else "")
     title += "; some layers have none" if missing else ""
-    figure.legend(title=title, loc="outside upper center", ncols=1 if style.width < 5 else 2)
+    reference(axes, across, style, "x")
+    reference(axes, [second for _, second in pairs], style)
+    canvas.legend(title=title, columns=1 if style.width < 5 else 2)
+    canvas.alt = (
+        f"{metric_label(pairs[0][1].metric)}, against {metric_label(pairs[0][0].metric)}: a point for each layer of "
+        f"{', '.join(first.name for first, _ in pairs)}, colored by depth."
+    )
 
 
 class _Points:

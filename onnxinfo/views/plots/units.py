@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...archive.means import mean_and_stderr, select_part
 from ...errors import UsageError
 from ...text import printable, shorten
-from ..panels import color_limits, grid_behind, mean_of_known, run_style, sample_title, set_height
+from ..panels import color_limits, grid_behind, mean_of_known, run_style, sample_title
 from ..plotting import figure_plot
 from ..reading_runs import metric_label, nothing_finished
 from ..run_view import RunView
@@ -23,7 +23,8 @@ from ..wording import unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from ..canvas import Canvas
 
 #: Positions of the layers and samples that a figure shows.
 _Shown = tuple[Sequence[int], Sequence[int]]
@@ -31,9 +32,9 @@ _Shown = tuple[Sequence[int], Sequence[int]]
 _MOST = 6
 
 
-@figure_plot("units", files=("texts",))
+@figure_plot("units", files=("texts",), maps=True)
 def draw_units(
-    figure: Figure, selection: Selection, style: FigureStyle, *, texts: str | os.PathLike[str] | None = None
+    canvas: Canvas, selection: Selection, style: FigureStyle, *, texts: str | os.PathLike[str] | None = None
 ) -> None:
     """Draw a metric unit by unit for inputs that are not images, in a form that suits the axes.
 
@@ -49,9 +50,12 @@ def draw_units(
         if kind is None:
             raise UsageError(f"inputs with the axes {', '.join(view.axes)} are drawn by the plot 'maps'; draw that")
         units = _Units(view, selection.metrics[0], None if texts is None else _lines(texts))
-        shown = kind(figure, units, style)
-        if remark := unproven_text([select_part(units.values, *shown)]):
-            figure.supxlabel(remark, fontsize=style.font * 0.85)
+        shown = kind(canvas, units, style)
+        canvas.note(unproven_text([select_part(units.values, *shown)]))
+        canvas.alt = (
+            f"{units.label()}, unit by unit, of {len(shown[0])} layers and {len(shown[1])} samples of run "
+            f"{printable(view.name)}."
+        )
 
 
 class _Units:
@@ -97,7 +101,7 @@ def _lines(texts: str | os.PathLike[str]) -> list[str]:
         raise UsageError(f"{texts}: cannot read it as UTF-8 text ({error}); one line per sample expected") from None
 
 
-def _tokens(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
+def _tokens(canvas: Canvas, units: _Units, style: FigureStyle) -> _Shown:
     view, lines = units.view, units.lines
     layers, samples = evenly(view.shape[0], _MOST), evenly(view.shape[1], _MOST)
     if lines is not None and len(lines) != view.run.shape[1]:
@@ -108,8 +112,8 @@ def _tokens(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
     words = [_words(lines, view.sample_positions[sample], count) for sample in samples]
     # One line of text per layer, and for each sample its name and its slanted tokens.
     lines_high = 2 + len(samples) * (1.4 * len(layers) + 6)
-    set_height(figure, style, lines_high * 1.2 * style.font / 72)
-    grid = figure.subplots(len(samples), 1, squeeze=False)[:, 0]
+    canvas.set_height(lines_high * 1.2 * style.font / 72)
+    grid = canvas.panels(len(samples))[:, 0]
     for row, (axes, sample) in enumerate(zip(grid, samples, strict=True)):
         shown = max([i + 1 for i, word in enumerate(words[row]) if word], default=count)
         values = [read[layer][row, :shown] if units.present[layer, sample] else [np.nan] * shown for layer in layers]
@@ -120,7 +124,7 @@ def _tokens(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
         axes.set_xticks(range(shown), words[row][:shown], rotation=25, ha="right", rotation_mode="anchor")
         axes.spines[:].set_visible(False)
         axes.set_title(sample_title(view, sample), loc="left")
-    bar = figure.colorbar(drawn, ax=list(grid), fraction=0.03, pad=0.015, extend="both")
+    bar = canvas.figure.colorbar(drawn, ax=list(grid), fraction=0.03, pad=0.015, extend="both")
     bar.set_label(f"{units.label()},\nmean over a token's embedding")
     return layers, samples
 
@@ -135,7 +139,7 @@ def _words(lines: list[str] | None, sample: int, count: int) -> list[str]:
     return given + [""] * (count - len(given))
 
 
-def _features(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
+def _features(canvas: Canvas, units: _Units, style: FigureStyle) -> _Shown:
     view, lines = units.view, units.lines
     layers = evenly(view.shape[0], _MOST)
     count = view.sample_shape[view.axes.index("feature")]
@@ -143,8 +147,8 @@ def _features(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
         raise UsageError(f"the texts have {len(lines)} lines, and there are {count} features")
     lines = lines or view.unit_names
     names = [str(i) for i in range(count)] if lines is None else [shorten(printable(line), 24) for line in lines]
-    set_height(figure, style, max(3.0, style.width * 0.55))
-    axes = figure.add_subplot()
+    canvas.set_height(max(3.0, style.width * 0.55))
+    axes = canvas.panel()
     wide = 0.8 / len(layers)
     for number, (layer, text) in enumerate(zip(layers, units.layer_names(layers, 22), strict=True)):
         at = np.arange(count, dtype=np.float64) + (number - (len(layers) - 1) / 2) * wide
@@ -155,7 +159,7 @@ def _features(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
     axes.set_xlabel("feature")
     axes.set_ylabel(units.label())
     grid_behind(axes)
-    figure.legend(title="mean over all samples (line) and quartiles (bar)", loc="outside upper center", ncols=2)
+    canvas.legend(title="mean over all samples (line) and quartiles (bar)", columns=2)
     return layers, range(view.shape[1])
 
 
@@ -176,13 +180,13 @@ def _quartiles(
     axes.plot(at, middle, "_", color=color, markersize=size, markeredgewidth=2, label=text)
 
 
-def _series(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
+def _series(canvas: Canvas, units: _Units, style: FigureStyle) -> _Shown:
     view = units.view
     if units.lines is not None:
         raise UsageError("a series has no texts; leave out texts=...")
     layers, samples = evenly(view.shape[0], len(COLORS)), evenly(view.shape[1], 4)
-    set_height(figure, style, style.width * (0.16 * len(samples) + 0.14))
-    grid = figure.subplots(len(samples), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+    canvas.set_height(style.width * (0.16 * len(samples) + 0.14))
+    grid = canvas.panels(len(samples), sharex=True, sharey=True)[:, 0]
     for axes, sample in zip(grid, samples, strict=True):
         for number, (layer, text) in enumerate(zip(layers, units.layer_names(layers, 22), strict=True)):
             if units.present[layer, sample]:
@@ -192,9 +196,12 @@ def _series(figure: Figure, units: _Units, style: FigureStyle) -> _Shown:
         axes.grid(axis="y")
         axes.set_title(sample_title(view, sample), loc="left")
     grid[-1].set_xlabel("time step")
-    figure.supylabel(units.label(), fontsize=style.font)
+    if len(samples) > 1:
+        canvas.figure.supylabel(units.label(), fontsize=style.font)
+    else:
+        grid[0].set_ylabel(units.label())
     handles, names = grid[0].get_legend_handles_labels()
-    figure.legend(handles, names, title="layer", loc="outside right upper")
+    canvas.legend(handles, names, title="layer", side="right")
     return layers, samples
 
 

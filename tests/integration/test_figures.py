@@ -1,0 +1,187 @@
+"""Figures in Python: returned, drawn into axes of the caller's, of any size, and of any run and metric."""
+
+from dataclasses import replace
+
+import archive_fakes as fakes
+import matplotlib as mpl
+import pytest
+from click.testing import CliRunner
+from matplotlib.figure import Figure
+from PIL import Image
+
+import onnxinfo
+from onnxinfo.cli import cli
+from onnxinfo.errors import UsageError
+from onnxinfo.views.floor import linear_floor
+from onnxinfo.views.style import number_text
+
+ONE_PANEL = {"curve": {}, "distribution": {}, "history": {"run": ()}, "scatter": {"against": "gradient"}}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("figures") / "a.h5"
+    metrics = (fakes.PROVEN_SID, fakes.GRADIENT, fakes.CONCENTRATION)
+    for name in ("first", "second"):
+        fakes.make(path, name, fakes.schema(metrics=metrics))
+    return path
+
+
+def words(figure):
+    """All text of a figure."""
+    return " ".join(each.get_text() for each in figure.findobj(mpl.text.Text)).replace("\n", " ")
+
+
+def test_a_figure_is_returned_and_nothing_is_written(archive, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    figure = onnxinfo.plot(archive, "curve", title="All layers")
+    assert isinstance(figure, Figure)
+    assert "All layers" in words(figure)
+    assert [*tmp_path.iterdir()] == []
+    figure.savefig("later.svg")
+    onnxinfo.plot(archive, "curve", "now.svg", title="All layers")
+    assert (tmp_path / "later.svg").read_text() == (tmp_path / "now.svg").read_text()
+
+
+def test_a_notebook_shows_it_with_a_text(archive):
+    data, about = onnxinfo.plot(archive, "curve", width="column")._repr_mimebundle_()
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert about["image/png"]["width"] == 336
+    assert about["image/png"]["alt"].startswith("SID, nats per input unit, by layer in run first, 6 samples: from")
+
+
+@pytest.mark.parametrize("kind", ONE_PANEL)
+def test_plots_of_one_panel_go_into_axes(kind, archive):
+    options = {"run": "first", **ONE_PANEL[kind]}
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    assert onnxinfo.plot(archive, kind, ax=right, **options) is figure
+    assert not left.has_data()
+    assert right.has_data()
+    assert right.get_xlabel()
+    assert figure.get_size_inches().tolist() == Figure().get_size_inches().tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("maps", {}, "plot 'maps' has several panels here and does not fit into ax"),
+        ("curve", {"metric": ["sid", "gradient"]}, "has several panels here"),
+        ("curve", {"size": (4, 4)}, "ax and size are given; the figure of ax is yours: leave out size"),
+        ("curve", {"output": "a.png"}, "ax and output are given"),
+    ],
+)
+def test_what_does_not_go_into_axes(kind, options, message, archive):
+    axes = Figure().add_subplot()
+    with pytest.raises(UsageError, match=message):
+        onnxinfo.plot(archive, kind, ax=axes, **options)
+    with pytest.raises(UsageError, match=r"ax is Figure; give axes of a matplotlib figure"):
+        onnxinfo.plot(archive, "curve", ax=Figure())
+
+
+def test_size_and_resolution_are_exact(archive, tmp_path):
+    line = ["plot", str(archive), "curve", "-o", str(tmp_path / "a.png"), "--size", "5x3", "--dpi", "60"]
+    result = CliRunner().invoke(cli, [*line, "--title", "A title that is so long that it takes two lines" * 2])
+    assert result.exit_code == 0, result.output
+    assert Image.open(tmp_path / "a.png").size == (300, 180)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": (0.1, 3)}, "give width and height in inches, 1 to 100"),
+        ({"size": "wide"}, "give width and height in inches"),
+        ({"dpi": 3}, "integer from 10 to 2400"),
+        ({"size": (90, 2), "dpi": 1200}, "more than 32000 pixels; choose a smaller size or dpi"),
+        ({"x": "log"}, "x 'log' is unknown; choose one of depth, relative, index"),
+    ],
+)
+def test_impossible_figures_are_refused(options, message, archive):
+    with pytest.raises(UsageError, match=message):
+        onnxinfo.plot(archive, "curve", **options)
+
+
+def test_layers_are_placed_by_depth_relative_depth_or_index(archive):
+    places = {
+        x: onnxinfo.plot(archive, "curve", run="first", x=x).axes[0].lines[0].get_xdata().tolist()
+        for x in ("depth", "relative", "index")
+    }
+    assert places == {
+        "depth": [1, 5, 9, 13],
+        "relative": pytest.approx([1 / 13, 5 / 13, 9 / 13, 1]),
+        "index": [0, 1, 2, 3],
+    }
+
+
+def test_relative_depth_is_that_of_the_whole_run(archive):
+    axes = onnxinfo.plot(archive, "curve", run="first", x="relative", layers=["*layer1*"]).axes[0]
+    assert axes.lines[0].get_xdata().tolist() == pytest.approx([5 / 13])
+
+
+@pytest.mark.parametrize("kind", ["curve", "distribution", "history", "scatter"])
+def test_the_floor_is_shown_whether_near_or_far(kind, archive, tmp_path):
+    options = {"against": "gradient"} if kind == "scatter" else {}
+    near = onnxinfo.plot(archive, kind, **options)
+    assert f"floor of a linear layer: {number_text(-2.98)}" in words(near)
+    high = fakes.schema(recipe=fakes.schema().recipe | {"alpha": 1e-9})
+    for name in ("a", "b"):
+        fakes.make(tmp_path / "far.h5", name, high)
+    assert f"floor of a linear layer: {number_text(linear_floor(1e-9))}" in words(
+        onnxinfo.plot(tmp_path / "far.h5", kind, **options)
+    )
+    assert "floor" not in words(onnxinfo.plot(archive, "curve", metric="gradient"))
+
+
+def test_maps_of_several_runs_are_side_by_side(archive):
+    figure = onnxinfo.plot(archive, "maps", samples=["0-1"])
+    captions = [axes.get_ylabel().split("\n") for axes in figure.axes if axes.get_ylabel()]
+    assert [each[:2] for each in captions] == [
+        ["first", "sample 0.png"],
+        ["second", "sample 0.png"],
+        ["first", "sample 1.png"],
+        ["second", "sample 1.png"],
+    ]
+    assert captions[0][2:] == ["class 0"]
+    assert sum(len(axes.images) for axes in figure.axes[:20]) == 4 * (1 + fakes.LAYERS)
+
+
+def test_maps_of_networks_with_other_layers_are_below_each_other(tmp_path):
+    rows = [replace(row, name=f"block{row.index}") for row in fakes.schema().layers[:2]]
+    fakes.make(tmp_path / "a.h5", "one")
+    fakes.make(tmp_path / "a.h5", "other", fakes.schema(layers=rows))
+    figure = onnxinfo.plot(tmp_path / "a.h5", "maps", samples=[0])
+    titles = [axes.get_title() for axes in figure.axes[:10]]
+    assert titles == ["input", *(f"layer{i}" for i in range(4)), "input", "block0", "block3", "", ""]
+
+
+def test_a_metric_that_a_run_has_is_drawn_where_none_is_named(tmp_path):
+    fakes.make(tmp_path / "a.h5", "one", fakes.schema(metrics=(fakes.CONCENTRATION, fakes.GRADIENT)))
+    assert onnxinfo.plot(tmp_path / "a.h5", "curve").axes[0].get_ylabel() == "concentration, nats"
+    assert "mean absolute gradient" in words(onnxinfo.plot(tmp_path / "a.h5", "maps"))
+
+
+def test_concentration_alone_is_drawn(tmp_path):
+    fakes.make(tmp_path / "a.h5", "one", fakes.schema(metrics=(fakes.CONCENTRATION,)))
+    figure = onnxinfo.plot(tmp_path / "a.h5", "concentration")
+    assert len(figure.axes) == 1 + 5
+    assert "map" not in words(figure)
+    fakes.make(tmp_path / "b.h5", "one", fakes.schema(metrics=(fakes.CONCENTRATION, fakes.GRADIENT)))
+    assert "mean absolute gradient" in words(onnxinfo.plot(tmp_path / "b.h5", "concentration"))
+
+
+def test_text_stays_text_with_its_font(archive, tmp_path):
+    figure = onnxinfo.plot(archive, "curve", tmp_path / "a.svg", title="Ω <of> both")
+    text = (tmp_path / "a.svg").read_text()
+    assert "<title>Ω &lt;of&gt; both</title>" in text
+    assert f"<desc>{figure.alt}</desc>" in text
+    assert text.count("@font-face") == 2  # regular and bold
+    assert 'role="img"' in text
+    onnxinfo.plot(archive, "curve", tmp_path / "a.png", title="Ω")
+    assert Image.open(tmp_path / "a.png").info["Description"] == figure.alt
+
+
+def test_numbers_have_minus_signs(archive):
+    shown = words(onnxinfo.plot(archive, "maps", run="first"))
+    assert number_text(-2.0, ".0f") == "\N{MINUS SIGN}2"
+    assert "\N{MINUS SIGN}" in shown
+    assert not any(f"-{digit}" in shown for digit in "0123456789")
