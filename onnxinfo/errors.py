@@ -33,7 +33,7 @@ class UsageError(OnnxinfoError, ValueError):
     --------
     >>> onnxinfo.load(3)
     Traceback (most recent call last):
-    onnxinfo.errors.UsageError: a model is a path, bytes or a ModelProto, not int
+    onnxinfo.errors.UsageError: a model is a path, bytes, a ModelProto, ... not int
     """
 
     exit_code = 2

@@ -9,7 +9,7 @@ from .text import printable
 
 #: Lines and shades are mixed from the color of the surrounding text, so that they fit light and dark pages.
 _STYLE = (
-    ".onnxinfo{font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.45;"
+    ".onnxinfo{font-family:system-ui,sans-serif;font-size:13px;line-height:1.45;"
     "color:inherit;max-width:60em;border:1px solid color-mix(in srgb,currentColor 22%,transparent);"
     "border-radius:6px;padding:.5em .8em;margin:.3em 0}"
     ".onnxinfo header{margin-bottom:.3em}.onnxinfo header span{opacity:.7}"

@@ -49,6 +49,7 @@ from .summary import Summary
 if TYPE_CHECKING:
     import pandas
     import xarray
+    from matplotlib.figure import Figure
 
 MAX_NAMES = 100
 # Limit for the numbers of one metric in one run, which are read in one piece.
@@ -452,16 +453,18 @@ class Run:
 
         return pandas.DataFrame(self.table(per))
 
-    def plot(self, kind: str = "curve", *args: Any, **options: Any) -> Any:
-        """Draw a plot of this run; further arguments are those of :func:`onnxinfo.plot` after the kind.
+    def plot(self, kind: str = "curve", output: str | os.PathLike[str] | None = None, **options: Any) -> Figure:
+        """Draw a plot of this run, which notebooks show; see :func:`onnxinfo.plot`.
 
         Examples
         --------
         >>> with onnxinfo.open("result.h5") as archive:
-        ...     archive["digits-cnn"].plot("curve", "curve.svg", width="column").name
-        'curve.svg'
+        ...     figure = archive["digits-cnn"].plot("maps", layers=["logits"])
+        >>> len(figure.axes) > 1
+        True
         """
-        return VIEWS.get("plot")(self, kind, *args, **options)
+        drawn: Figure = VIEWS.get("plot")(self, kind, output, **options)
+        return drawn
 
     def report(self, output: str | os.PathLike[str], **options: Any) -> Path:
         """Write a page about this run; see :func:`onnxinfo.report`.

@@ -29,6 +29,7 @@ from .branches import inline_decided_branches
 from .collection import paused_collection
 from .dataflow import Dataflow
 from .external_data import read_external_data
+from .frameworks import FrameworkModel, export_model, framework_of
 from .functions import check_functions
 from .inference import check
 from .protobuf_scan import why_unreadable
@@ -64,6 +65,8 @@ class Model:
         Axis of the samples by graph input, where it is not the first; -1 where it has none.
     changes
         Settings that make the network another one than the file's, as text; empty if it is the file's.
+    exported
+        What exported it, with versions, if it was given as the model of a framework; else empty.
 
     Examples
     --------
@@ -78,6 +81,7 @@ class Model:
     path: Path | None
     batch_axes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     changes: str = ""
+    exported: str = ""
 
     @cached_property
     def flow(self) -> Dataflow:
@@ -104,6 +108,7 @@ class Model:
             ("opset", self._opset),
             ("SHA-256", self.sha256[:16] + "…"),
             ("changes", self.changes),
+            ("exported by", self.exported),
         ]
         return markup.card("Model", self.name, markup.facts(rows))
 
@@ -126,17 +131,21 @@ class Model:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | Model
+ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto | Model | FrameworkModel
 
 
-def load(source: ModelSource) -> Model:
-    """Read and check an ONNX model, infer its shapes and load its external data.
+def load(source: ModelSource, *, example: Any = None) -> Model:
+    """Read and check an ONNX model, or export a framework's model; infer its shapes and load its external data.
 
     Parameters
     ----------
     source
         Path of a model (in ONNX's textual syntax if its suffix is ``.onnxtxt``), bytes, ``ModelProto`` (not modified)
-        or loaded model (returned unchanged).
+        or loaded model (returned unchanged); or a torch module, a Keras model or a fitted scikit-learn estimator, which
+        is exported and checked to compute the same as before.
+    example
+        Input of a torch module, from which it is exported: a tensor with the samples along the first axis, a tuple of
+        these, or a mapping from names of parameters of ``forward``. Keras models and estimators need none.
 
     Returns
     -------
@@ -148,7 +157,9 @@ def load(source: ModelSource) -> Model:
     ------
     ModelError
         The source is not an ONNX model, is truncated, damaged, rejected by ONNX's checker, of an unsupported version,
-        or its external data are missing or outside the model's folder.
+        or its external data are missing or outside the model's folder; or a framework's model cannot be exported.
+    UsageError
+        The example of a torch module is missing, or the exporter is not installed.
 
     Examples
     --------
@@ -158,11 +169,22 @@ def load(source: ModelSource) -> Model:
     """
     if isinstance(source, Model):
         return source
+    if framework_of(source) is not None:
+        return _from_framework(source, example)
+    if example is not None:
+        raise UsageError("'example' is the input of a torch module or Keras model, and the model is none; leave it out")
     with paused_collection():
         return _load(source)
 
 
-def _load(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Model:
+def _from_framework(source: ModelSource, example: Any) -> Model:
+    exported = export_model(source, example)
+    exported.proto.graph.name = exported.name
+    with paused_collection():
+        return dataclasses.replace(_load(exported.proto), exported=exported.how)
+
+
+def _load(source: ModelSource) -> Model:
     if isinstance(source, onnx.ModelProto):
         return _from_proto(source)
     if isinstance(source, bytes):
@@ -174,7 +196,10 @@ def _load(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Model:
         text = path.suffix.lower() in TEXT_SUFFIXES
         proto = (_parse_text if text else _parse)(data, f"{quoted(path)}")
         return _finish(proto, hashlib.sha256(data), path)
-    raise UsageError(f"a model is a path, bytes or a ModelProto, not {type(source).__name__}")
+    raise UsageError(
+        f"a model is a path, bytes, a ModelProto, a torch module, a Keras model or a scikit-learn estimator, not "
+        f"{type(source).__name__}"
+    )
 
 
 def save(model: ModelSource, path: str | os.PathLike[str], *, force: bool = False) -> None:

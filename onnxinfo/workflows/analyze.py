@@ -68,6 +68,7 @@ from ..termination import orderly_termination
 from ..text import quoted
 from .compute import RETRY_PASSES, Analysis
 from .former import Former
+from .given_model import given_model
 from .notebook import reporting
 from .open_model import open_model, recorded_inputs, runnable
 from .open_samples import open_analyzed, reopening
@@ -83,6 +84,7 @@ def analyze(
     inputs: Any,
     output: str | os.PathLike[str],
     *,
+    example: Any = None,
     layers: Names = (),
     exclude: Names = (),
     metrics: Names = SelectionConfig.metrics,
@@ -103,7 +105,8 @@ def analyze(
     Parameters
     ----------
     model
-        Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
+        Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`; or a torch module, a Keras model or a fitted
+        scikit-learn estimator.
     inputs
         Samples: a folder or glob of images or recordings, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, a table
         (``.csv``, ``.parquet``, ``FILE.csv:NAME,NAME``), texts (``.txt``), an array; for several graph inputs a mapping
@@ -111,6 +114,8 @@ def analyze(
         of mappings from names to arrays, or a folder of ``.npz`` files, each one complete feed.
     output
         The archive, an HDF5 file; it is created, or a run is added to it. Other files are left alone.
+    example
+        Input of a torch module, see :func:`~onnxinfo.load`; by default the first samples, if these are float arrays.
     layers, exclude
         Patterns, see :func:`~onnxinfo.select_layers`; default: the default layers of :func:`~onnxinfo.list_layers`.
     metrics
@@ -161,7 +166,7 @@ def analyze(
         execution,
         out,
     )
-    return run_analysis(model, inputs, output, configure(base, flat), progress)
+    return run_analysis(given_model(model, inputs, example), inputs, output, configure(base, flat), progress)
 
 
 def run_analysis(
@@ -448,6 +453,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else platform.machine(),
         **({} if job.card is None else {ATTRIBUTE: job.card.to_dict()}),
         **_precision(provider.model),
+        **({"exported_by": provider.model.exported} if provider.model.exported else {}),
         "verified_against": job.witness,
         "axes_known_by": axes.evidence if joined is None else joined.evidence,
         **({"tags": dict(job.config.out.tag)} if job.config.out.tag else {}),

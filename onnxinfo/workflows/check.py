@@ -31,6 +31,7 @@ from ..torch_graph.convert import Server, convert
 from ..torch_graph.reach import reasons_unreached
 from ..torch_graph.runtime import Session, Witness
 from ..torch_graph.verify import Verification, verify
+from .given_model import given_model
 from .open_model import open_model, runnable
 
 Feeds = dict[str, npt.NDArray[Any]]
@@ -140,6 +141,7 @@ def check_model(
     model: ModelSource,
     inputs: Any = None,
     *,
+    example: Any = None,
     input: InputConfig = InputConfig(),
     seed: int = SidConfig.seed,
     timeout: float = ExecutionConfig.timeout,
@@ -153,10 +155,12 @@ def check_model(
     Parameters
     ----------
     model
-        Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
+        See :func:`onnxinfo.load`.
     inputs
         Samples as for :func:`onnxinfo.analyze`, of which the first two are compared; default: generated, see
         :func:`.inputs.generated.generate`, in sizes that ONNX Runtime accepts.
+    example
+        Input of a torch module, see :func:`~onnxinfo.load`; by default the first samples, if these are float arrays.
     input
         How samples are read, and which tensor noise would be added to; see :mod:`onnxinfo.config`.
     seed
@@ -188,7 +192,7 @@ def check_model(
     """
     chosen = configure(Config(input=input), flat, "input").input
     with time_limit(ExecutionConfig(timeout=timeout).timeout):
-        return _check(model, inputs, chosen, seed)
+        return _check(given_model(model, inputs, example), inputs, chosen, seed)
 
 
 def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> ModelCheck:

@@ -17,6 +17,7 @@ from ..errors import UnprovenError, UsageError
 from ..graph.model import ModelSource, load
 from ..graph.rescale import rescale, select_pairs
 from .analyze import run_analysis
+from .given_model import given_model
 
 #: Names of the two runs in the archive.
 ORIGINAL, RESCALED = "original", "rescaled"
@@ -83,6 +84,7 @@ def coherency(
     inputs: Any,
     output: str | os.PathLike[str],
     *,
+    example: Any = None,
     factor: float = RESCALE_FACTOR,
     pairs: Sequence[str] = (),
     progress: Report | None = None,
@@ -92,7 +94,7 @@ def coherency(
 
     Parameters
     ----------
-    model, inputs, output
+    model, inputs, output, example
         As for :func:`onnxinfo.analyze`; the runs ``original`` and ``rescaled`` are added to the archive.
     factor
         See :func:`onnxinfo.rescale`.
@@ -123,7 +125,7 @@ def coherency(
     if config.out.run is not None:
         raise UsageError(f"the runs are called {ORIGINAL} and {RESCALED}: leave out the run's name")
     claim_archive(output, [model, inputs, *config.sources()])
-    loaded = load(model)
+    loaded = load(given_model(model, inputs, example))
     changed = rescale(loaded, factor, pairs)
     divided = {name for pair in select_pairs(loaded, pairs) for name in pair.between}
     runs = ((ORIGINAL, loaded), (RESCALED, changed.proto))

@@ -35,7 +35,7 @@ def doctor(
     Parameters
     ----------
     model
-        Path, bytes, ``ModelProto`` or :class:`~onnxinfo.Model`.
+        See :func:`onnxinfo.load`.
     inputs
         Samples as for :func:`onnxinfo.analyze`.
     input

@@ -27,6 +27,7 @@ from ..metrics.sid import MANY_UNITS
 from .analyze import ready
 from .compute import BLOCK
 from .forecast import CELL_PASSES, seconds_of_pass
+from .given_model import given_model
 from .resources import RUN_BYTES, disk_bytes, peak_memory
 
 #: Maximum number of layers whose first cell is computed to learn how long cells take.
@@ -67,13 +68,18 @@ class Estimate:
 
 
 def estimate(
-    model: ModelSource, inputs: Any, output: str | os.PathLike[str], **options: Unpack[FlatOptions]
+    model: ModelSource,
+    inputs: Any,
+    output: str | os.PathLike[str],
+    *,
+    example: Any = None,
+    **options: Unpack[FlatOptions],
 ) -> Estimate:
     """Estimate what an analysis takes, from cells of the first samples at a few layers. Nothing is written.
 
     Parameters
     ----------
-    model, inputs, output
+    model, inputs, output, example
         As for :func:`onnxinfo.analyze`. Cells that the archive has already are not counted.
     **options
         Single settings of :func:`onnxinfo.analyze` by flat name.
@@ -96,7 +102,7 @@ def estimate(
     """
     config = configure(Config(), options)
     with time_limit(config.execution.timeout):
-        found = ready(model, inputs, output, config)
+        found = ready(given_model(model, inputs, example), inputs, output, config)
         kept = kept_cells(found.archive, found.run, found.request)
         return _estimated(found.job, found.measures, found.worker, kept)
 

@@ -16,7 +16,7 @@ from ..text import printable
 #: Seconds between drawings of a stage; its first and last report are always drawn.
 _INTERVAL = 0.2
 _BAR = (
-    '<div style="display:flex;gap:.8em;align-items:center;font-family:var(--jp-ui-font-family,system-ui,sans-serif);'
+    '<div style="display:flex;gap:.8em;align-items:center;font-family:system-ui,sans-serif;'
     'font-size:13px;color:inherit"><span style="min-width:7em">{stage}</span>'
     '<progress value="{done}" max="{total}" style="width:16em" aria-label="{stage}"></progress>'
     '<span style="font-variant-numeric:tabular-nums">{text}</span></div>'

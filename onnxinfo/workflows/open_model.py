@@ -26,6 +26,7 @@ from ..metrics.input_provider import graph_inputs, placed
 from ..torch_graph.dequantize import dequantize
 from ..torch_graph.precision import to_float32
 from ..torch_graph.runtime import Session
+from .given_model import given_model
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def open_model(model: ModelSource, chosen: InputConfig, inputs: Any = None) -> M
 
 
 def _opened(model: ModelSource, chosen: InputConfig, inputs: Any) -> Model:
+    model = given_model(model, inputs)
     loaded = without_optional_inputs(model if chosen.keep_precision else to_float32(model))
     if chosen.dequantize:
         loaded = dequantize(loaded)

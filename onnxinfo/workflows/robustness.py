@@ -17,6 +17,7 @@ from ..graph.layers import list_layers, select_layers
 from ..graph.model import ModelSource, load
 from ..graph.scores import score_tensor
 from .analyze import run_analysis
+from .given_model import given_model
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def robustness(
     inputs: Any,
     output: str | os.PathLike[str],
     *,
+    example: Any = None,
     progress: Report | None = None,
     **options: Unpack[Options],
 ) -> RobustnessResult:
@@ -62,7 +64,7 @@ def robustness(
 
     Parameters
     ----------
-    model, inputs, output, progress
+    model, inputs, output, example, progress
         As for :func:`onnxinfo.analyze`.
     **options
         All settings of :func:`onnxinfo.analyze` except layers and metrics; ``labels``, the true classes, are required.
@@ -86,7 +88,7 @@ def robustness(
     claim_archive(output, [model, inputs, *config.sources()])
     if config.input.labels is None:
         raise UsageError("robustness needs to know the right classes; give labels=...")
-    loaded = load(model)
+    loaded = load(given_model(model, inputs, example))
     scores = score_tensor(loaded)
     select_layers(list_layers(loaded, config.input.input_tensor), [scores])
     config = configure(config, {"layers": [scores], "metrics": [Robustness.metric.name]})

@@ -153,7 +153,8 @@ def test_methods_of_a_run(archive, tmp_path):
     run = archive["first"]
     assert run.to_dataframe().equals(archive.to_dataframe())
     assert len(run.to_dataframe("sample")) == 24
-    assert run.plot("curve", tmp_path / "curve.svg", width="column") == tmp_path / "curve.svg"
+    assert run.plot().axes[0].get_xlabel().startswith("layer, ")
+    run.plot("curve", tmp_path / "curve.svg", width="column")
     assert (tmp_path / "curve.svg").read_text().startswith("<?xml")
     assert run.report(tmp_path / "run.html", title="One run") == tmp_path / "run.html"
     assert "One run" in (tmp_path / "run.html").read_text()

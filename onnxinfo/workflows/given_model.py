@@ -1,0 +1,38 @@
+"""The model that a workflow was given: that of a framework is exported, if need be from the first samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..graph.frameworks import framework_of
+from ..graph.model import ModelSource, load
+
+
+def given_model(model: ModelSource, inputs: Any = None, example: Any = None) -> ModelSource:
+    """Return a model as it was given, or loaded if it is one of a framework.
+
+    Parameters
+    ----------
+    model
+        The model.
+    inputs
+        Samples; a torch module is exported from the first of them if there is no example and they are float arrays or
+        tensors, which are the model's input as they are.
+    example
+        See :func:`onnxinfo.load`.
+    """
+    if framework_of(model) is None and example is None:
+        return model
+    if example is None and framework_of(model) == "torch":
+        example = _first(inputs)
+    return load(model, example=example)
+
+
+def _first(inputs: Any) -> Any:
+    """Return the first samples of float arrays or tensors, or of a mapping to these; None for anything else."""
+    if isinstance(inputs, Mapping):
+        found = {name: _first(each) for name, each in inputs.items()}
+        return found if found and all(each is not None for each in found.values()) else None
+    is_float = "float" in str(getattr(inputs, "dtype", ""))
+    return inputs[:2] if is_float and hasattr(inputs, "shape") and len(inputs) else None
