@@ -60,6 +60,7 @@ class Recipe:
 
 
 _LABELS = "--labels labels.npz:labels"
+#: By command; with its option, if that is not the usual one for outputs.
 RECIPES = {
     "analyze": Recipe(f"model.onnx {SAMPLES} {_LABELS} --layers relu", ANALYSIS, "new.h5", "runs"),
     "coherency": Recipe(f"model.onnx {SAMPLES} {_LABELS} --layers relu --metric gradient", ANALYSIS, "new.h5", "runs"),
@@ -81,6 +82,9 @@ RECIPES = {
     "summary": Recipe("result.h5 --run one", ("result.h5",), "new.txt", kind=kinds.TABLE),
     "plot": Recipe("result.h5 curve", ("result.h5",), "new.png", kind=kinds.PNG),
     "compare": Recipe("result.h5 second.h5", ("result.h5", "second.h5"), "new.txt", kind=kinds.TABLE),
+    "compare --verdict": Recipe(
+        "result.h5 second.h5 --fail-if gradient>+1e9", ("result.h5", "second.h5"), "new.json", kind=kinds.JSON
+    ),
     "report": Recipe(
         "result.h5 second.h5 --model model.onnx", ("result.h5", "second.h5", *MODEL), "new.html", kind=kinds.HTML
     ),
@@ -105,8 +109,26 @@ def commands(command=cli, prefix=()):
         yield " ".join(prefix), command
 
 
+#: Options that name files which are read.
+READING = {"--config", "--model", "--texts"}
+
+
 def output_options(command):
-    return [p for p in command.params if "-o" in p.opts or any("out" in part.split("-") for part in p.opts)]
+    """Options that name outputs: those of files that are not known to be read."""
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    return [p for p in options if "-o" in p.opts or (isinstance(p.type, click.Path) and READING.isdisjoint(p.opts))]
+
+
+def option_of(name):
+    """Return the name of a recipe's command, and the option that names its output."""
+    command, _, option = name.partition(" --")
+    return command, f"--{option}" if option else "-o"
+
+
+def arguments(name, output):
+    """Return the arguments of a recipe's command, with an output."""
+    command, option = option_of(name)
+    return [*command.split(), *shlex.split(RECIPES[name].line), option, str(output)]
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +162,7 @@ def folder(prepared, tmp_path, monkeypatch):
 
 def run(name, output, *more):
     """Run a command; return the error, or None."""
-    line = [*name.split(), *shlex.split(RECIPES[name].line), "-o", str(output), *more]
+    line = [*arguments(name, output), *more]
     result = CliRunner().invoke(cli, ["-q", *line])
     if result.exception is not None and not isinstance(result.exception, OnnxinfoError):
         raise AssertionError(result.output) from result.exception
@@ -149,7 +171,7 @@ def run(name, output, *more):
 
 def force(name):
     """The option, if the command has it."""
-    command = dict(commands())[name]
+    command = dict(commands())[option_of(name)[0]]
     return ["--force"] if any("--force" in param.opts for param in command.params) else []
 
 
@@ -193,7 +215,10 @@ def idle(monkeypatch):
 
 
 def test_every_command_with_an_output_has_a_recipe():
-    assert {name for name, command in commands() if output_options(command)} == {*RECIPES}
+    found = {
+        (name, next(o for o in ("-o", *p.opts) if o in p.opts)) for name, c in commands() for p in output_options(c)
+    }
+    assert found == {option_of(name) for name in RECIPES}
     assert COMMANDS.keys() >= {name.split()[0] for name in RECIPES}
 
 
@@ -311,7 +336,7 @@ def test_an_interrupted_write_leaves_the_old_file(name, folder, monkeypatch):
 
     monkeypatch.setattr(replacing, "fsync", interrupt)
     with unchanged(folder):
-        line = [*name.split(), *shlex.split(RECIPES[name].line), "-o", str(output)]
+        line = arguments(name, output)
         assert CliRunner().invoke(cli, ["-q", *line]).exit_code == 1
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_outputs import RECIPES, commands, contents, prepared
+from test_outputs import RECIPES, arguments, commands, contents, option_of, prepared
 
 from onnxinfo import OnnxinfoError
 from onnxinfo.cli import cli
@@ -34,7 +34,8 @@ OTHERS = {
     "decoder list": ("result.h5", ("result.h5",)),
     "decoder show": ("result.h5 relu", ("result.h5",)),
 }
-LINES = {name: (f"{recipe.line} -o {recipe.output}", recipe.inputs) for name, recipe in RECIPES.items()} | OTHERS
+LINES = {name: (arguments(name, recipe.output), recipe.inputs) for name, recipe in RECIPES.items()}
+LINES |= {name: ([*name.split(), *shlex.split(line)], files) for name, (line, files) in OTHERS.items()}
 READ = [(name, file) for name, (_, files) in LINES.items() for file in files]
 #: Damage that a command is for, or does not notice.
 FINE = {("recover", "result.h5", "cut"), ("decoder list", "result.h5", "folder")}
@@ -57,7 +58,7 @@ DAMAGES: list[Callable[[Path], None]] = [Path.unlink, cut, noise, folder]
 
 
 def test_every_command_is_listed() -> None:
-    assert {name for name, _ in commands()} == {*LINES}
+    assert {name for name, _ in commands()} == {option_of(name)[0] for name in LINES}
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -75,7 +76,7 @@ def test_a_damaged_file_is_one_line_and_changes_nothing(
     monkeypatch.chdir(work)
     damage(work / file)
     before = contents(work)
-    result = CliRunner().invoke(cli, ["-q", *name.split(), *shlex.split(LINES[name][0])])
+    result = CliRunner().invoke(cli, ["-q", *LINES[name][0]])
     error = result.exception
     if (name, file, damage.__name__) in FINE:
         assert error is None
