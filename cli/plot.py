@@ -102,6 +102,7 @@ def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
       units          inputs that are not images: tokens, features or series
       compare        differences between runs with confidence intervals
       columns        columns of a table: a bar for each, by name
+      sensitivity    noise that each tensor tolerates, squared Jacobians, and channels as a heat map
 
     \b
     Examples:

@@ -140,6 +140,7 @@ PLOTS: Registry[Callable[..., Any]] = Registry(
         "units": ".views.plots.units:draw_units",
         "compare": ".views.plots.compare:draw_compare",
         "columns": ".views.plots.columns:draw_columns",
+        "sensitivity": ".views.plots.sensitivity:draw_sensitivity",
     },
 )
 

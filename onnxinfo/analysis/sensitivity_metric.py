@@ -74,7 +74,9 @@ class SensitivityMetric(Measure):
         return recipe(self.job.config.sensitivity) | {"sensitivity_target": self._target}
 
     def prepare(self, report: Report) -> None:
-        """Measure all layers at all samples."""
+        """Measure all layers at all samples, once."""
+        if self.measured:
+            return
         names = [layer.name for layer in self.job.layers]
         self.measured = measure_sensitivity(self.job, self._target, names, report)
         self._found = [_columns(each) for each in self.measured]

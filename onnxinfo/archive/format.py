@@ -48,6 +48,8 @@ SMALL_MAP_BYTES = 4096
 
 # Datasets of a metric with maps, in addition to the numbers of each cell.
 MAP_DATASETS = ("map", "map_checksum", "map_offset")
+#: Provenance with the sensitivity of each layer's channels.
+CHANNELS = "sensitivity_channels"
 #: Provenance of a run whose unproven cells were asked to be tried again.
 RETRY = "retry_unproven"
 

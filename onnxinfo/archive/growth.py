@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..config import as_setting, unrecorded
 from .copying import Placement, schema_of
-from .format import RETRY, Json, LayerRow, RunSchema, encode_attribute, mark_code, plain_text
+from .format import CHANNELS, RETRY, Json, LayerRow, RunSchema, encode_attribute, mark_code, plain_text
 from .reading import Run
 from .sanity import ATTRIBUTE
 
@@ -29,7 +29,7 @@ _OF_ALL = ("sensitivity",)
 #: Metrics that depend neither on a budget nor on the unit of sigma.
 _FREE = ("gradient", "gradcam", "cam")
 #: Provenance that describes all samples, and is that of the newest analysis.
-_OF_SAMPLES = (ATTRIBUTE, "unreadable_samples", "tags")
+_OF_SAMPLES = (ATTRIBUTE, "unreadable_samples", "tags", CHANNELS)
 #: Solvers that begin at scales of their own.
 _BEGINNING_ANEW = ("forward", "reference")
 #: Marks of cells that more passes may prove.

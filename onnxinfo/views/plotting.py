@@ -207,7 +207,7 @@ def plot(
         An archive, or several; or results, opened archives or runs.
     kind
         ``curve``, ``maps``, ``difference``, ``distribution``, ``certificate``, ``scatter``, ``history``,
-        ``concentration``, ``coherency``, ``units``, ``compare`` or ``columns``; or a name in
+        ``concentration``, ``coherency``, ``units``, ``compare``, ``columns`` or ``sensitivity``; or a name in
         :data:`onnxinfo.registry.PLOTS`.
     output
         File to write: its suffix is .png, .svg or .pdf. By default, none is written.

@@ -16,6 +16,7 @@ from ..analysis.sensitivity import Measured, check_change, find_target, measure_
 from ..analysis.sensitivity_metric import SensitivityMetric
 from ..analysis.settings import Report
 from ..archive.claim import claim_archive
+from ..archive.format import CHANNELS, plain_text
 from ..arguments import Names, names_of
 from ..config import (
     Config,
@@ -36,7 +37,7 @@ from ..metrics.budget import device_of, fit
 from ..metrics.joint import open_provider
 from ..termination import orderly_termination
 from ..text import no_such, quoted
-from .analyze import complete, ready
+from .analyze import Ready, complete, ready
 from .notebook import reporting
 from .open_model import open_model, runnable
 from .open_samples import open_analyzed
@@ -244,14 +245,21 @@ def _archived(
         (*names, *([] if target in chosen else [target.name])), metrics=(SensitivityMetric.metric.name,)
     )
     prepared = ready(model, inputs, output, replace(config, selection=selection))
-    with orderly_termination():
-        complete(prepared, output, report)
     metric = prepared.measures[SensitivityMetric.metric.name]
     assert isinstance(metric, SensitivityMetric)
-    opened = Opened(prepared.job, target.name, frozenset(names))
-    # A run that was complete has not been measured now.
-    found = metric.measured or measure_sensitivity(prepared.job, target.name, opened.shown, report)
-    return opened, [each for each in found if each.layer.name in opened.shown]
+    with orderly_termination():
+        metric.prepare(report)
+        complete(_with_channels(prepared, metric.measured), output, report)
+    shown = [each for each in metric.measured if each.layer.name in names]
+    return Opened(prepared.job, target.name, frozenset(names)), shown
+
+
+def _with_channels(prepared: Ready, found: Sequence[Measured]) -> Ready:
+    """Return what is asked of a run, whose provenance gets the sensitivity of each layer's channels."""
+    schema = prepared.request.schema
+    channels = {plain_text(each.layer.name): [float(f"{x:.6g}") for x in each.channels] for each in found}
+    schema = replace(schema, provenance={**schema.provenance, CHANNELS: channels})
+    return replace(prepared, request=replace(prepared.request, schema=schema))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,9 @@ def files(tmp_path_factory):
         limit=2,
         tag={"study": "depth"},
     )
-    return made, analyzed.archive
+    moved = folder / "moved.h5"
+    onnxinfo.sensitivity(bundled("digits-cnn.onnx"), f"{bundled('digits.npz')}:images", moved, layers=["-1"], limit=2)
+    return made, analyzed.archive, moved
 
 
 def runs(files):
@@ -163,6 +165,8 @@ def test_recipe_and_provenance_are_what_the_spec_says(files):
         provenance = set(run.provenance)
     with onnxinfo.open(files[0]) as archive:
         provenance |= set(archive["retried"].provenance)
+    with onnxinfo.open(files[2]) as archive:
+        provenance |= set(archive["digits-cnn"].provenance)
     assert provenance == set(named("provenance"))
 
 

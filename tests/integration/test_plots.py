@@ -17,6 +17,7 @@ from places import DOCS
 from scipy import stats
 
 import onnxinfo
+from onnxinfo.analysis.sensitivity_metric import SensitivityMetric
 from onnxinfo.archive.format import Metric
 from onnxinfo.archive.writer import RunWriter
 from onnxinfo.cli import cli
@@ -55,12 +56,16 @@ def others(tmp_path_factory):
     for name, (axes, shape) in shapes.items():
         options = {"thumbnails": None, "foreground": None, "unit": np.ones(shape), "metrics": (fakes.SID,)}
         fakes.make(folder / f"{name}.h5", name, fakes.schema(axes=axes, sample_shape=shape, **options))
+    channels = {layer.name: [1.0, 4.0, 0.5, 0.0] for layer in fakes.schema().layers}
+    described = fakes.schema(metrics=(SensitivityMetric.metric,), provenance={"sensitivity_channels": channels})
+    fakes.make(folder / "sensitivity.h5", "sensitivity", described)
     return folder
 
 
 @pytest.mark.parametrize("kind", PLOTS.names())
 def test_every_kind_is_drawn_by_one_command(kind, archive, others, tmp_path):
-    file = others / "features.h5" if kind in ("units", "columns") else archive
+    of_others = {"units": "features.h5", "columns": "features.h5", "sensitivity": "sensitivity.h5"}
+    file = others / of_others[kind] if kind in of_others else archive
     one_run = ["--run", "epoch 2"] if kind in ("maps", "certificate", "concentration") else []
     result = CliRunner().invoke(cli, ["plot", str(file), kind, "-o", str(tmp_path / "p.png"), *one_run])
     assert result.exit_code == 0, result.exception

@@ -40,6 +40,22 @@ def test_a_run_that_grows_measures_its_tolerances_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first["tolerance"], second["tolerance"])
 
 
+def test_the_plot_shows_the_channels_of_the_command(tmp_path: Path) -> None:
+    found = onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", layers=["relu", "relu_6"], limit=4)
+    assert [*found.to_dataframe().tensor] == ["relu", "relu_6"]
+    with onnxinfo.open(tmp_path / "a.h5") as archive:
+        stored = archive["digits-cnn"].provenance["sensitivity_channels"]
+    np.testing.assert_allclose(stored["relu"], found.channels("relu"), rtol=1e-5)
+    assert [*stored] == ["relu", "relu_6", "logits"]
+    onnxinfo.plot(tmp_path / "a.h5", "sensitivity", tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert "channels from the most" in text
+    assert "unproven" not in text
+    onnxinfo.analyze(CNN, IMAGES, tmp_path / "b.h5", limit=4, **CHOSEN)
+    onnxinfo.plot(tmp_path / "b.h5", "sensitivity", tmp_path / "b.svg")
+    assert "channels from the most" not in (tmp_path / "b.svg").read_text()
+
+
 @pytest.mark.parametrize(
     ("layers", "target", "message"),
     [(["relu"], None, "add it to layers"), (["relu_6", "relu"], "relu", "'relu_6' does not lead to the target")],

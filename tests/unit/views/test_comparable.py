@@ -29,7 +29,9 @@ def archives(tmp_path):
 
 DIFFERENCE = "runs 'a' and 'b' are not comparable: scale is 1.0 in one and 0.5 in the other"
 #: Plots that refuse several runs, or runs of different settings.
-REFUSED = dict.fromkeys(("units", "columns", "certificate"), "one run") | {"compare": "cannot be compared: scale"}
+REFUSED = dict.fromkeys(("units", "columns", "certificate", "sensitivity"), "one run") | {
+    "compare": "cannot be compared: scale"
+}
 
 
 @pytest.mark.parametrize("kind", [name for name in PLOTS.names() if name not in REFUSED])
