@@ -89,6 +89,7 @@ _LAZY = {
     "plot_maps": "views.plotting",
     "report": "views.report",
     "annotate": "views.annotate",
+    "node_data": "views.annotate",
     "OneshotResult": "workflows.pipeline",
     "oneshot": "workflows.pipeline",
     "DemoResult": "workflows.demo",

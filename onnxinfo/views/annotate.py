@@ -1,15 +1,18 @@
-"""Write metrics into the model file, where viewers of ONNX models show them."""
+"""Write metrics where viewers of ONNX models show them: into the model file, or beside it."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.settings import Result
 from ..archive.reading import Run
 from ..arguments import Names
 from ..errors import ModelError, UsageError
-from ..kinds import ONNX
+from ..kinds import JSON, ONNX
 from ..outputs import claim
 from .query import query
 from .selection import Paths, Selection, run_of
@@ -18,9 +21,11 @@ from .wording import mean_text
 if TYPE_CHECKING:
     import onnx
 
-    from ..graph.model import ModelSource
+    from ..graph.model import Model, ModelSource
 
 PREFIX = "onnxinfo."
+#: Colors of nodes from the lowest value to the highest, which the color-blind tell apart; their text is black.
+_GRADIENT = ((0.0, "#9ecae1"), (0.5, "#f7f7f7"), (1.0, "#fdae6b"))
 
 
 def annotate(
@@ -34,7 +39,11 @@ def annotate(
 ) -> int:
     """Write a copy of a model whose nodes carry their layers' metrics, as metadata properties and in the doc string.
 
-    The computation does not change. Annotations of an earlier call are replaced.
+    The computation does not change. Annotations of an earlier call are replaced. For each metric, such as ``sid``, a
+    node has plain numbers: ``onnxinfo.sid``, the mean over the samples, ``onnxinfo.sid.stderr``, its standard error,
+    ``onnxinfo.sid.gap``, how far it is below the optimum at most, and ``onnxinfo.sid.samples``, ``.unproven`` and
+    ``.missing``, numbers of samples. Numbers of a node's second and later layers also name the tensor:
+    ``onnxinfo.TENSOR.sid``.
 
     Parameters
     ----------
@@ -72,14 +81,11 @@ def annotate(
     """
     from ..graph.model import load, save
 
-    if run is None and isinstance(path, Result | Run):
-        run = run_of(path)
+    run = run if run is not None or not isinstance(path, Result | Run) else run_of(path)
     claim(output, ONNX, inputs=[model, path], force=force, failure=ModelError)
     loaded = load(model)
     name = _run_of(path, run, loaded.sha256)
-    layers: dict[str, list[dict[str, Any]]] = {}
-    for row in query(path, run=name, metrics=metrics):
-        layers.setdefault(row["layer"], []).append(row)
+    layers = _rows(path, name, metrics)
     proto = type(loaded.proto)()
     proto.CopyFrom(loaded.proto)
     count = 0
@@ -89,6 +95,105 @@ def annotate(
         count += bool(rows)
     save(proto, output, force=force)
     return count
+
+
+def node_data(
+    model: ModelSource,
+    path: Paths,
+    output: str | os.PathLike[str],
+    *,
+    run: str | None = None,
+    metric: str | None = None,
+    force: bool = False,
+) -> int:
+    """Write a metric as node data for Google's Model Explorer, which colors the nodes of the model by it.
+
+    Parameters
+    ----------
+    model, path, run
+        As for :func:`annotate`.
+    output
+        The JSON file to write. An existing JSON file is replaced, other files are not.
+    metric
+        Name of the metric; optional if the run has only one.
+    force
+        Replace an existing file whatever it contains, but never the model, its external data or an archive.
+
+    Returns
+    -------
+    int
+        Number of nodes with a value.
+
+    Raises
+    ------
+    UsageError
+        As for :func:`annotate`, or the run has several metrics and none is named.
+    ModelError
+        The model cannot be read.
+    ArchiveError
+        The archive cannot be read.
+
+    Examples
+    --------
+    >>> onnxinfo.node_data("digits-cnn.onnx", "result.h5", "sid.json")
+    2
+    """
+    from ..graph.model import load
+
+    run = run if run is not None or not isinstance(path, Result | Run) else run_of(path)
+    target = claim(output, JSON, inputs=[model, path], force=force)
+    loaded = load(model)
+    name = _run_of(path, run, loaded.sha256)
+    layers = _rows(path, name, () if metric is None else metric)
+    chosen = _only_metric(layers)
+    results = dict(_results(loaded, layers))
+    data = {
+        "name": f"{chosen}, run {name}",
+        "results": results,
+        "gradient": [{"stop": stop, "bgColor": color} for stop, color in _GRADIENT],
+    }
+    text = json.dumps({loaded.proto.graph.name: data}, indent=2, ensure_ascii=False, allow_nan=False)
+    with target.writing() as file:
+        file.write_text(text + "\n", encoding="utf-8")
+    return len(results)
+
+
+def _rows(path: Paths, run: str, metrics: Names) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the table of a run, by layer."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in query(path, run=run, metrics=metrics):
+        found.setdefault(row["layer"], []).append(row)
+    return found
+
+
+def _only_metric(layers: Mapping[str, list[dict[str, Any]]]) -> str:
+    metrics = dict.fromkeys(row["metric"] for rows in layers.values() for row in rows)
+    if len(metrics) != 1:
+        listed = ", ".join(metrics) or "no numbers"
+        raise UsageError(f"the run has {listed}; a file of node data has one metric: name one with metric=...")
+    return str(next(iter(metrics)))
+
+
+def _results(model: Model, layers: Mapping[str, list[dict[str, Any]]]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Values by node."""
+    nodes = model.proto.graph.node
+    for name, node in zip(_unique([node.name for node in nodes]), nodes, strict=True):
+        values = [row["value"] for tensor in node.output for row in layers.get(tensor, ())]
+        known = [float(value) for value in values if math.isfinite(value)]
+        if known:
+            yield name, {"value": known[0]}
+
+
+def _unique(names: Sequence[str]) -> Iterator[str]:
+    """Names as in Model Explorer, whose adapter for ONNX numbers repetitions and nodes without a name."""
+    used = dict[str, int]()
+    for name in (name or "node" for name in names):
+        found = name
+        while found in used:
+            used[name] += 1
+            found = f"{name}_{used[name]}"
+        used[found] = 0
+        yield found
 
 
 def _run_of(path: Paths, run: str | None, digest: str) -> str:
@@ -109,12 +214,22 @@ def _write(node: onnx.NodeProto, run: str, rows: list[dict[str, Any]]) -> None:
     lines = [line for line in node.doc_string.splitlines() if not line.startswith(PREFIX)]
     if not rows and len(kept) == len(node.metadata_props):
         return
-    added = []
+    added = [(f"{PREFIX}run", run)] if rows else []
     for row in rows:
+        tensor = "" if row["layer"] == rows[0]["layer"] else f"{row['layer']}."
+        added += _numbers(f"{PREFIX}{tensor}{row['metric']}", row)
         text = f"{mean_text(row)}; mean over {row['n'] - row['n_missing']} samples"
-        added.append((f"{PREFIX}{row['metric']}", text))
         lines.append(f"{PREFIX}{row['metric']} of {row['layer']} in run {run}: {text}")
     del node.metadata_props[:]
-    for key, value in [*kept, *added, *([(f"{PREFIX}run", run)] if added else [])]:
+    for key, value in [*kept, *added]:
         node.metadata_props.add(key=key, value=value)
     node.doc_string = "\n".join(lines)
+
+
+def _numbers(key: str, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Properties of a mean; a number that is not known has none."""
+    present = row["n"] - row["n_missing"]
+    numbers = {"": row["value"], ".stderr": row["stderr"], ".gap": row["gap"]}
+    counts = {".samples": present, ".unproven": present - row["n_converged"], ".missing": row["n_missing"]}
+    yield from ((key + name, repr(float(number))) for name, number in numbers.items() if math.isfinite(number))
+    yield from ((key + name, str(int(count))) for name, count in counts.items())

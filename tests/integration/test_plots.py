@@ -1,10 +1,12 @@
 """Every kind of plot is drawn, reproducibly and in each style; comparisons and annotated models."""
 
+import json
 import re
 import shlex
 import shutil
 
 import archive_fakes as fakes
+import graphs
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from onnx import helper
 from PIL import Image
 from places import DOCS
 from scipy import stats
@@ -29,7 +32,6 @@ from onnxinfo.views.plotting import figure_plot
 from onnxinfo.views.reading_runs import read_runs
 from onnxinfo.views.selection import Selection
 from onnxinfo.views.style import FigureStyle
-from onnxinfo.views.wording import number_with_error
 
 RU = Metric("ru", "reconstruction uncertainty")
 
@@ -317,26 +319,78 @@ def test_runs_of_one_name_are_told_apart_by_their_archives(tmp_path):
         onnxinfo.compare([paths[0], fakes.make(tmp_path / "c.h5", "same", changed)])
 
 
-def test_annotated_models_compute_the_same(tmp_path):
+@pytest.fixture
+def analyzed(tmp_path):
+    """A bundled model, an archive with numbers of its first four layers, and these."""
     model = bundled("digits-cnn.onnx")
-    loaded = onnxinfo.load(model)
     layers = [layer for layer in onnxinfo.list_layers(model) if layer.default][:4]
-    recipe = fakes.schema().recipe | {"model_sha256": loaded.sha256}
+    recipe = fakes.schema().recipe | {"model_sha256": onnxinfo.load(model).sha256}
     archive = fakes.make(tmp_path / "a.h5", "first", fakes.schema(layers=layers, recipe=recipe))
+    return model, archive, layers
+
+
+def test_annotated_models_compute_the_same(analyzed, tmp_path):
+    model, archive, _ = analyzed
     arguments = ["annotate", str(model), str(archive), "-o", str(tmp_path / "one.onnx")]
     assert CliRunner().invoke(cli, arguments, obj={"quiet": True}).exit_code == 0
-    written = onnx.load(tmp_path / "one.onnx")
-    onnx.checker.check_model(written)
-    found = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in written.graph.node if n.metadata_props}
-    (row,) = [r for r in onnxinfo.query(archive, metrics="sid") if r["layer"] == layers[0].name]
-    assert found[layers[0].name]["onnxinfo.sid"].startswith(number_with_error(row["value"], row["stderr"]))
-    assert len(found) == 4
+    onnx.checker.check_model(onnx.load(tmp_path / "one.onnx"))
     images = np.random.default_rng(0).random((5, 1, 8, 8), np.float32)
     outputs = [
         onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"image": images})[0]
         for file in (str(model), str(tmp_path / "one.onnx"))
     ]
     assert outputs[0].tobytes() == outputs[1].tobytes()
+
+
+def test_annotations_are_plain_numbers(analyzed, tmp_path):
+    model, archive, layers = analyzed
+    onnxinfo.annotate(model, archive, tmp_path / "one.onnx")
+    written = onnx.load(tmp_path / "one.onnx")
+    found = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in written.graph.node if n.metadata_props}
+    assert list(found) == [layer.name for layer in layers]
+    for row in onnxinfo.query(archive, metrics="sid"):
+        properties = found[row["layer"]]
+        assert properties["onnxinfo.run"] == "first"
+        assert float(properties["onnxinfo.sid"]) == row["value"]
+        assert float(properties["onnxinfo.sid.stderr"]) == row["stderr"]
+        present = row["n"] - row["n_missing"]
+        assert int(properties["onnxinfo.sid.samples"]) == present
+        assert int(properties["onnxinfo.sid.unproven"]) == present - row["n_converged"]
+        assert int(properties["onnxinfo.sid.missing"]) == row["n_missing"]
+        assert ("onnxinfo.sid.gap" in properties) == bool(np.isfinite(row["gap"]))
+
+
+def test_the_layers_of_one_node_are_told_apart(tmp_path):
+    split = helper.make_node("Split", ["x"], ["left", "right"], axis=1, num_outputs=2)
+    proto = graphs.model(
+        [split], [graphs.value("x")], [graphs.value("left", ("N", 2)), graphs.value("right", ("N", 2))]
+    )
+    model = onnxinfo.load(proto)
+    recipe = fakes.schema().recipe | {"model_sha256": model.sha256}
+    layers = onnxinfo.select_layers(onnxinfo.list_layers(model), ["left", "right"])
+    archive = fakes.make(tmp_path / "a.h5", "first", fakes.schema(layers=layers, recipe=recipe))
+    assert onnxinfo.annotate(proto, archive, tmp_path / "out.onnx", metrics="sid") == 1
+    (node,) = onnx.load(tmp_path / "out.onnx").graph.node
+    found = {entry.key: entry.value for entry in node.metadata_props}
+    values = {row["layer"]: row["value"] for row in onnxinfo.query(archive, metrics="sid")}
+    assert (float(found["onnxinfo.sid"]), float(found["onnxinfo.right.sid"])) == (values["left"], values["right"])
+
+
+def test_node_data_for_model_explorer(analyzed, tmp_path):
+    model, archive, _ = analyzed
+    file = tmp_path / "sid.json"
+    arguments = ["annotate", str(model), str(archive), "--format", "model-explorer", "-o", str(file)]
+    assert CliRunner().invoke(cli, [*arguments, "--metric", "sid"], obj={"quiet": True}).exit_code == 0
+    ((graph, data),) = json.loads(file.read_text()).items()
+    proto = onnxinfo.load(model).proto
+    assert graph == proto.graph.name
+    assert data["name"] == "sid, run first"
+    nodes = {node.name: node.output[0] for node in proto.graph.node}
+    values = {row["layer"]: row["value"] for row in onnxinfo.query(archive, metrics="sid")}
+    assert {nodes[name]: result["value"] for name, result in data["results"].items()} == values
+    assert [stop["stop"] for stop in data["gradient"]] == [0, 0.5, 1]
+    many = CliRunner().invoke(cli, [*arguments, "--metric", "sid", "--metric", "ru"], obj={"quiet": True})
+    assert (many.exit_code, "a file of node data has one metric" in many.output) == (2, True)
 
 
 def test_only_the_runs_own_model_is_annotated(tmp_path):
