@@ -37,7 +37,8 @@ def summary(file: str, run: str | None, format: str, output: str, force: bool) -
     if format == "json":
         text = json.dumps({"run": found.run, "sentences": sentences}, ensure_ascii=False, indent=2) + "\n"
     else:
-        text = "".join(f"{printable(each)}\n" for each in sentences)
+        title = "Summary"
+        text = "".join(f"{line}\n" for line in (title, "-" * len(title), *map(printable, sentences)))
     if target is None:
         write_stdout(text)
     else:

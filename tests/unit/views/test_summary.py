@@ -289,7 +289,7 @@ def test_the_public_function_and_the_command(path):
     result = CliRunner().invoke(cli, ["summary", str(path)])
     assert result.exit_code == 0
     assert "'onnxinfo analyze --retry-unproven'" in result.stdout
-    assert result.stdout.splitlines()[0] == "Run first: sid of 4 layers on 6 samples."
+    assert result.stdout.splitlines()[:3] == ["Summary", "-------", "Run first: sid of 4 layers on 6 samples."]
     written = CliRunner().invoke(cli, ["summary", str(path), "--format", "json"])
     assert json.loads(written.stdout)["sentences"][0] == found.sentences[0]
     output = path.with_suffix(".txt")
