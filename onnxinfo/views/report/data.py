@@ -17,12 +17,16 @@ import numpy.typing as npt
 from ...archive.means import layer_summary, mark_names
 from ...archive.sanity import ATTRIBUTE
 from ...archive.table import run_table
+from ...config import as_setting
 from ...text import printable
+from ..floor import linear_floor, relative_alpha
 from ..panels import flat_map, mean_of_known
 from ..reading_runs import metric_label
 from ..run_view import RunView
 from ..style import evenly, short_names
+from ..summary import summarize
 from ..wording import mean_text, rounding_text, unproven_text
+from .headline import key_figures
 
 #: Maps are encoded with one byte per pixel; 255 is a pixel without a value.
 LEVELS, MISSING = 254, 255
@@ -105,7 +109,7 @@ def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int
         "model": str(view.run.provenance.get("model_name", "")),
         "created": view.run.created,
         "status": view.run.status,
-        "recipe": _texts(view.run.recipe),
+        "recipe": settings_texts(view.run.recipe),
         "provenance": _texts({key: value for key, value in view.run.provenance.items() if key != ATTRIBUTE}),
         "card": _card(view),
         "predictions": _predictions(view),
@@ -118,6 +122,8 @@ def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int
         "gallery": _gallery(view, budget),
         "inputs": _inputs(view),
         "warnings": warnings(view),
+        "figures": [dataclasses.asdict(each) for each in key_figures(view)],
+        "sentences": [printable(text) for text in summarize(view).sentences],
     }
 
 
@@ -169,16 +175,75 @@ def _texts(mapping: Any) -> list[list[str]]:
     ]
 
 
+#: Titles of entries of the recipe that are not settings.
+_TITLES = {
+    "model_sha256": "SHA-256 of the model",
+    "samples_sha256": "SHA-256 of the samples",
+    "perturbed": "noise added to",
+    "unit_axis": "axis of the input's units",
+}
+
+
+def settings_texts(recipe: Mapping[str, Any]) -> list[list[str]]:
+    """Return the recipe as pairs of words: settings under their names, those with parts in one line each.
+
+    Hashes come last; settings without a value are left out.
+    """
+    rows = []
+    for key in sorted(recipe, key=lambda each: each.endswith("sha256")):
+        name, value = as_setting(key, recipe[key])
+        parts = value.items() if isinstance(value, Mapping) else [("", value)]
+        words = [f"{part} {_words(each)}".strip() for part, each in parts if each is not None]
+        if words:
+            rows.append([printable(_TITLES.get(key, name)), printable("; ".join(words))])
+    return rows
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple) and not any(isinstance(each, list | tuple | Mapping) for each in value):
+        return ", ".join(map(_words, value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+#: Quantiles that the spread over samples lies between.
+SPREAD = (0.1, 0.9)
+
+
+def _spread(values: Mapping[str, npt.NDArray[Any]]) -> tuple[list[float | None], list[float | None]]:
+    """Return the limits of the middle 80 % of each layer's samples."""
+    found = np.where(values["done"], values["value"], np.nan)
+    limits = np.full((2, len(found)), np.nan)
+    for layer, row in enumerate(found):
+        there = row[np.isfinite(row)]
+        if there.size:
+            limits[:, layer] = np.quantile(there, SPREAD)
+    return numbers(limits[0]), numbers(limits[1])
+
+
+def floor_of(view: RunView, metric: str) -> float | None:
+    """Return the value below which a metric does not fall: that of a linear layer for SID, 0 for concentration."""
+    if metric == "concentration":
+        return 0.0
+    alpha = relative_alpha(view.run.recipe)
+    return round(linear_floor(alpha), 6) if metric == "sid" and alpha is not None else None
+
+
 def _metric(view: RunView, name: str) -> dict[str, Any]:
     values = view.values(name)
     summary = layer_summary(values)
     described = view.run.metric(name)
+    low, high = _spread(values)
     return {
         "name": name,
         "label": metric_label(described),
         "long_name": described.long_name,
         "mean": numbers(summary["value"]),
         "stderr": numbers(summary["stderr"]),
+        "low": low,
+        "high": high,
+        "floor": floor_of(view, name),
         "n": summary["n"].tolist(),
         "n_converged": summary["n_converged"].tolist(),
         "n_missing": summary["n_missing"].tolist(),

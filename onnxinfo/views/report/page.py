@@ -1,4 +1,4 @@
-"""The report page: data, template and scripts in one file."""
+"""The report page: data, template, style and scripts in one file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import base64
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...arguments import Names
-from ...errors import OnnxinfoError, UsageError
+from ...errors import UsageError
 from ...kinds import HTML
 from ...outputs import claim
 from ...text import printable
@@ -42,7 +43,7 @@ def report(
     title: str = "",
     force: bool = False,
 ) -> Path:
-    """Write one self-contained HTML file: recipe, warnings, curves, graph, maps and tables.
+    """Write one self-contained HTML file: headline, warnings, curve, graph, maps, tables and settings.
 
     Parameters
     ----------
@@ -72,8 +73,6 @@ def report(
         written (see ``force``).
     ArchiveError
         An archive cannot be read, or the file cannot be written.
-    OnnxinfoError
-        Jinja or Plotly is not installed.
 
     Examples
     --------
@@ -81,7 +80,6 @@ def report(
     'report.html'
     """
     target = claim(output, HTML, inputs=[path, model], force=force)
-    plotly = plotly_script()
     loaded = None if model is None else _load(model)
     fitting = model is None
     selection = Selection.of(path, run=run, layers=layers, metrics=metrics)
@@ -96,7 +94,6 @@ def report(
         fitting |= edges is not None
         data = run_data(view, edges, MAP_BYTES // count)
         data["units"] = units_data(view)
-        data["warnings"] = [*cautions, *data["warnings"]]
         data["archive"] = Path(source).name
         data["key"] = titles[source, view.name]
         data["drawing"] = draw_graph([row.depth for row in view.layers], edges)
@@ -105,11 +102,10 @@ def report(
         raise UsageError("the archive has no runs; there is nothing to report")
     if not fitting:
         raise UsageError(f"model {printable(model)} has not the layers of any run; give the file that was analyzed")
-    named = printable(title) or "onnxinfo: " + ", ".join(printable(each["key"]) for each in runs[:4])
     with target.writing() as part, part.open("w", encoding="utf-8") as file:
-        file.writelines(render(runs, plotly, named))
+        file.writelines(render(runs, cautions, printable(title)))
         size = file.tell()
-    logger.info("wrote %s: %.2f MB, of which %.2f MB Plotly", target.path, size / 1e6, len(plotly) / 1e6)
+    logger.info("wrote %s: %.2f MB", target.path, size / 1e6)
     return Path(output)
 
 
@@ -129,54 +125,50 @@ def _load(model: str | os.PathLike[str]) -> Model:
     return load(model)
 
 
-def render(runs: list[dict[str, Any]], plotly: str, title: str) -> Iterator[str]:
+#: The page's scripts, in the order in which they need each other; each is about one thing.
+_SCRIPTS = ("core", "color", "curve", "maps", "graph", "columns", "table", "main")
+# Where the template takes the data, which are too large to pass through it.
+_DATA = "{{ data }}"
+_NAMED = 4
+
+
+def render(runs: list[dict[str, Any]], cautions: Sequence[str], title: str = "") -> Iterator[str]:
     """Yield the page's HTML; all text from the data is escaped, and only the page's own scripts may run."""
-    jinja2 = _jinja()
+    # Imported here because only this needs it.
+    import jinja2
+    from markupsafe import Markup
+
     folder = files(__package__)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    own = (folder / "report.js").read_text(encoding="utf-8")
+    own = [(folder / "scripts" / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
     before, after = (folder / "report.html").read_text(encoding="utf-8").split(_DATA)
+    keys = ", ".join(printable(each["key"]) for each in runs[:_NAMED]) + (", …" if len(runs) > _NAMED else "")
     values = {
-        "title": title,
+        "title": title or f"onnxinfo: {keys}",
+        "heading": title or keys,
         "runs": runs,
+        "cautions": cautions,
         "box": BOX,
-        "style": jinja2.utils.markupsafe.Markup((folder / "report.css").read_text(encoding="utf-8")),
-        "scripts": [jinja2.utils.markupsafe.Markup(script) for script in (plotly, own)],
-        "hashes": [_hash(script) for script in (plotly, own)],
+        "style": Markup(_style(folder, len(runs))),
+        "scripts": [Markup(script) for script in own],
+        "hashes": [_hash(script) for script in own],
     }
     yield str(environment.from_string(before).render(values))
-    bare = [{key: value for key, value in each.items() if key != "drawing"} for each in runs]
+    bare = [{key: value for key, value in each.items() if key not in _HTML_ONLY} for each in runs]
     # Within a script element, only `<` could end it.
     for text in json_pieces({"runs": bare, "colors": list(COLORS), "scale": _scale()}):
         yield text.replace("<", "\\u003c")
     yield str(environment.from_string(after).render(values))
 
 
-# Where the template takes the data, which are too large to pass through it.
-_DATA = "{{ data }}"
+# Parts of a run's data that the template takes, and the scripts do not.
+_HTML_ONLY = frozenset({"drawing", "figures", "sentences", "card", "recipe", "provenance", "warnings"})
 
 
-def plotly_script() -> str:
-    """Return Plotly's script, which is part of its Python package.
-
-    Raises
-    ------
-    OnnxinfoError
-        Plotly is not installed.
-    """
-    try:
-        found = files("plotly") / "package_data" / "plotly.min.js"
-    except ModuleNotFoundError:
-        raise OnnxinfoError("a report needs Plotly and Jinja; run 'pip install jinja2 plotly'") from None
-    return found.read_text(encoding="utf-8").replace("</script", "<\\/script")
-
-
-def _jinja() -> Any:
-    try:
-        import jinja2
-    except ModuleNotFoundError:
-        raise OnnxinfoError("a report needs Plotly and Jinja; run 'pip install jinja2 plotly'") from None
-    return jinja2
+def _style(folder: Traversable, count: int) -> str:
+    """Return the style sheet, with the color of each run."""
+    rules = (f".run{number} {{ background: {COLORS[number % len(COLORS)]}; }}" for number in range(count))
+    return (folder / "report.css").read_text(encoding="utf-8").replace("{{ run_colors }}", "\n".join(rules))
 
 
 def _hash(script: str) -> str:
