@@ -60,7 +60,7 @@ class _Size(click.ParamType[tuple[float, float]]):
 @click.option(
     "--x",
     type=click.Choice(["depth", "relative", "index"]),
-    help="curve: place of a layer: its depth, its depth divided by the deepest, or its number. Default: depth.",
+    help="curve, overview: place of a layer: its depth, its depth divided by the deepest, or its number.",
 )
 @click.option("--spread", type=click.Choice(["stderr", "iqr"]), help="curve: what the band shows. Default: stderr.")
 @click.option(
@@ -90,6 +90,7 @@ def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
 
     \b
     KIND is one of
+      overview       the curve with floor and spread, and maps of three samples below
       curve          metrics by depth with their spread, one line per run (paper: Figs. 3, 4, 5a)
       maps           pixel maps: samples down, layers across; alone or over the image
       difference     pixel maps of a second run minus the first's
@@ -106,6 +107,7 @@ def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
 
     \b
     Examples:
+      onnxinfo plot result.h5 overview -o overview.png
       onnxinfo plot result.h5 curve -o curve.png
       onnxinfo plot a.h5 b.h5 curve --metric sid --theme dark --width slide -o fig3.svg
       onnxinfo plot result.h5 maps --samples 0-3 --overlay -o maps.pdf

@@ -1,4 +1,7 @@
-"""Draw the pictures of README and docs from the demo's archive: python docs/pictures.py demo/digits.h5."""
+"""Draw the pictures of README and docs: python docs/pictures.py demo/digits.h5 resnet20.h5.
+
+The second archive is that of the README's picture: a ResNet-20 on 30 test images of CIFAR-10, whose labels are words.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ import onnxinfo
 FOLDER = Path(__file__).with_name("pictures")
 
 
-def draw(archive: str) -> None:
+def draw(archive: str, network: str) -> None:
     """Draw all pictures."""
     FOLDER.mkdir(exist_ok=True)
+    onnxinfo.plot(network, "overview", FOLDER / "overview.png")
     onnxinfo.plot(archive, "curve", FOLDER / "curve.png")
     onnxinfo.plot(archive, "maps", FOLDER / "maps.png", samples=["0-3"])
     onnxinfo.plot(archive, "certificate", FOLDER / "certificate.png")
 
 
 if __name__ == "__main__":
-    draw(sys.argv[1])
+    draw(*sys.argv[1:])

@@ -128,6 +128,7 @@ PLOTS: Registry[Callable[..., Any]] = Registry(
     "kind of plot",
     "onnxinfo.plots",
     {
+        "overview": ".views.plots.overview:draw_overview",
         "curve": ".views.plots.curve:draw_curve",
         "maps": ".views.plots.maps:draw_maps",
         "difference": ".views.plots.difference:draw_difference",

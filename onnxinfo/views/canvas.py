@@ -38,11 +38,13 @@ class Canvas:
         The figure that is drawn into.
     alt
         Text that says what it shows.
+    title
+        Title, unless the caller gives another one.
     """
 
     def __init__(self, style: FigureStyle, plot: str = "", axes: Axes | None = None) -> None:
         self._plot, self._axes = plot, axes
-        self.alt = ""
+        self.alt = self.title = ""
         self._notes: list[str] = []
         self._own = None
         if axes is not None:
@@ -135,6 +137,7 @@ class Canvas:
 
     def finish(self, title: str = "", caution: str = "") -> None:
         """Write title, notes and a caution around the panels; the figure grows by them unless its size was chosen."""
+        title = title or self.title
         if self._axes is not None:
             if title:
                 self._axes.set_title(title)
@@ -159,7 +162,7 @@ class Canvas:
 
     def _write_below(self, caution: str) -> None:
         style, figure = self.style, self.whole()
-        room = style.width * 0.96
+        room = style.width * 0.96 / 0.85
         notes = wrapped("; ".join(self._notes), room, style) if self._notes else ""
         warning = wrapped(caution, room, style) if caution else ""
         text = "\n".join(part for part in (notes, warning) if part)

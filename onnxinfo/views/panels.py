@@ -98,8 +98,11 @@ def blank(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-def title_column(axes: Axes, title: str, style: FigureStyle) -> None:
-    """Label a column of images at an angle, so that long names do not overlap."""
+def title_column(axes: Axes, title: str, style: FigureStyle, room: float = 0) -> None:
+    """Label a column of images: at an angle, so that long names do not overlap, unless they fit `room` inches."""
+    if room:
+        axes.set_title(title, fontsize=style.font * 0.8)
+        return
     axes.set_title(title, fontsize=style.font * 0.8, rotation=30, ha="left", x=0.1)
 
 
@@ -181,6 +184,55 @@ def name_layers(axes: Axes, found: RunValues, style: FigureStyle) -> None:
     axes.set_xlabel("layer, from the input to the output")
 
 
+def tick_layers(axes: Axes, names: Sequence[str], at: npt.NDArray[np.float64], style: FigureStyle) -> None:
+    """Label the positions of layers with as many of their names as fit without touching."""
+    texts = short_names(names, 18)
+    close = float(np.ptp(at)) * 0.17 * style.font / 8 / (style.width * 0.85)
+    ticks: list[int] = []
+    # From the end on, so that the last layer is named.
+    for number in reversed(np.argsort(at, kind="stable").tolist()):
+        if not ticks or at[ticks[-1]] - at[number] >= close:
+            ticks.append(number)
+    axes.set_xticks(
+        [float(at[i]) for i in ticks], [texts[i] for i in ticks], rotation=40, ha="right", rotation_mode="anchor"
+    )
+    axes.set_xticks([float(each) for each in at if each not in at[ticks]], minor=True)
+
+
+def layer_groups(axes: Axes, names: Sequence[str], at: npt.NDArray[np.float64], style: FigureStyle) -> None:
+    """Shade the blocks of a network, if the names of its layers tell them: parts between ``/`` or ``.`` in a row."""
+    keys = [_block_of(name) for name in names]
+    blocks: list[tuple[str, float, float]] = []
+    for key, place in zip(keys, at.tolist(), strict=True):
+        if blocks and blocks[-1][0] == key:
+            blocks[-1] = (key, blocks[-1][1], place)
+        else:
+            blocks.append((key, place, place))
+    named = [block for block in blocks if block[0] and block[2] > block[1]]
+    if not 2 <= len(named) <= 8 or len({block[0] for block in named}) < len(named):
+        return
+    half = 0.5 * float(np.min(np.diff(np.unique(at))))
+    for number, (key, low, high) in enumerate(named):
+        if number % 2 == 0:
+            axes.axvspan(low - half, high + half, color=style.theme.missing, alpha=0.45, linewidth=0, zorder=0)
+        axes.text(
+            (low + high) / 2,
+            0.985,
+            shorten(key, 14),
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            va="top",
+            fontsize=style.font * 0.9,
+            color=style.theme.muted,
+        )
+
+
+def _block_of(name: str) -> str:
+    """Return the name of the block that a layer's name starts with; empty without one."""
+    parts = [part for part in printable(name).replace(".", "/").split("/") if part]
+    return parts[0] if len(parts) > 1 else ""
+
+
 def sample_title(view: RunView, sample: int) -> str:
     """Return a sample's name and label as one line."""
     label = "" if view.labels is None else f", label {printable(view.labels[sample])}"
@@ -201,14 +253,16 @@ def flat_map(values: npt.NDArray[np.float32], axes: Sequence[str]) -> npt.NDArra
     return rows
 
 
-def color_limits(maps: Iterable[npt.NDArray[Any]]) -> tuple[float, float]:
-    """Return the limits of a common color scale for maps, see :data:`PERCENTILES`; NaN and infinity are ignored.
+def color_limits(
+    maps: Iterable[npt.NDArray[Any]], percentiles: tuple[float, float] = PERCENTILES
+) -> tuple[float, float]:
+    """Return the limits of a common color scale for maps: percentiles of their values; NaN and infinity are ignored.
 
     The upper limit exceeds the lower one even if all values are equal or there are none.
     """
     finite = [each[np.isfinite(each)] for each in maps]
     numbers = np.concatenate(finite) if finite else np.zeros(0)
-    low, high = np.percentile(numbers, PERCENTILES) if numbers.size else (0.0, 1.0)
+    low, high = np.percentile(numbers, percentiles) if numbers.size else (0.0, 1.0)
     return float(low), float(high if high > low else low + 1e-6)
 
 

@@ -149,8 +149,8 @@ class Plot:
         return found if chosen["metric"] else self._with_present_metric(found)
 
     def _with_present_metric(self, selection: Selection) -> Selection:
-        """Return the selection with a metric that a run has, if the default one is in none."""
-        if not selection.metrics:
+        """Return the selection with a metric that a run has, if SID is the default one and in none."""
+        if selection.metrics != ("sid",):
             return selection
         known = {each.name: each for view, _ in replace(selection, metrics=()).views() for each in view.run.metrics}
         fitting = [name for name, each in known.items() if each.has_map or not self.maps]
@@ -206,7 +206,7 @@ def plot(
     path
         An archive, or several; or results, opened archives or runs.
     kind
-        ``curve``, ``maps``, ``difference``, ``distribution``, ``certificate``, ``scatter``, ``history``,
+        ``overview``, ``curve``, ``maps``, ``difference``, ``distribution``, ``certificate``, ``scatter``, ``history``,
         ``concentration``, ``coherency``, ``units``, ``compare``, ``columns`` or ``sensitivity``; or a name in
         :data:`onnxinfo.registry.PLOTS`.
     output
@@ -222,9 +222,10 @@ def plot(
         inches, such as ``(7.2, 4)``, instead; ``dpi`` is the resolution; ``force`` replaces an existing file whatever
         it contains, but never a file that is read (by default only a figure of the same format is replaced).
         For one kind: ``spread`` and ``x`` of ``curve``, and ``overlay`` and ``scale`` of ``maps``, see
-        :func:`onnxinfo.plot_curve` and :func:`onnxinfo.plot_maps`; ``against`` of ``scatter``, the metric on the
-        vertical axis, by default ``ru``; ``by`` and ``unpaired`` of ``compare``, see :func:`onnxinfo.compare`;
-        ``texts`` of ``units``, a file with one line of tokens per sample, or one name per feature.
+        :func:`onnxinfo.plot_curve` and :func:`onnxinfo.plot_maps`; ``x`` of ``overview``, as for ``curve``; ``against``
+        of ``scatter``, the metric on the vertical axis, by default ``ru``; ``by`` and ``unpaired`` of ``compare``, see
+        :func:`onnxinfo.compare`; ``texts`` of ``units``, a file with one line of tokens per sample, or one name per
+        feature.
 
     Returns
     -------

@@ -12,7 +12,7 @@ from ..archive.claim import claim_archive
 from ..models import path
 from ..outputs import claim_folder, made_folder
 from ..views.figure import claim_figure
-from ..views.plotting import plot_curve, plot_maps
+from ..views.plotting import plot, plot_curve, plot_maps
 from .analyze import analyze
 
 MODEL = "digits-cnn.onnx"
@@ -64,14 +64,14 @@ def demo(
     --------
     >>> shown = onnxinfo.demo("demo")
     >>> shown.result.archive.name, [plot.name for plot in shown.plots]
-    ('digits.h5', ['curve.png', 'maps.png'])
+    ('digits.h5', ['overview.png', 'curve.png', 'maps.png'])
     """
     target = claim_folder(folder)
     model, images = path(MODEL), path("digits.npz")
-    archive, curve, maps = (target / name for name in ("digits.h5", "curve.png", "maps.png"))
+    archive, overview, curve, maps = (target / name for name in ("digits.h5", "overview.png", "curve.png", "maps.png"))
     if target.is_dir():
         claim_archive(archive, [model, images])
-        for figure in (curve, maps):
+        for figure in (overview, curve, maps):
             claim_figure(figure, model, images, force=force)
     with made_folder(target):
         result = analyze(
@@ -84,6 +84,7 @@ def demo(
             overwrite=True,
             progress=progress,
         )
+    plot(archive, "overview", overview, force=force)
     plot_curve(archive, curve, force=force)
     plot_maps(archive, maps, force=force)
-    return DemoResult(result, (curve, maps))
+    return DemoResult(result, (overview, curve, maps))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import archive_fakes as fakes
 import matplotlib as mpl
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from matplotlib.figure import Figure
@@ -185,3 +186,72 @@ def test_numbers_have_minus_signs(archive):
     assert number_text(-2.0, ".0f") == "\N{MINUS SIGN}2"
     assert "\N{MINUS SIGN}" in shown
     assert not any(f"-{digit}" in shown for digit in "0123456789")
+
+
+def overview(folder, samples=fakes.SAMPLES, **changes):
+    """Draw the overview of a run with some of its parts changed."""
+    few = {
+        "sample_names": fakes.schema().sample_names[:samples],
+        "labels": None,
+        "foreground": None,
+        "thumbnails": fakes.schema().thumbnails[:samples],
+    }
+    path = fakes.make(folder / "a.h5", "net", fakes.schema(**{"metrics": (fakes.PROVEN_SID,), **few, **changes}))
+    return onnxinfo.plot(path, "overview")
+
+
+def test_an_overview_has_the_floor_and_maps_of_three_samples(tmp_path):
+    figure = overview(tmp_path)
+    with onnxinfo.open(tmp_path / "a.h5") as archive:
+        order = np.argsort(archive["net"].values("sid")["value"].mean(0))
+    captions = [axes.get_ylabel().split("\n") for axes in figure.axes if axes.images and axes.get_ylabel()]
+    named = [(each[0], each[1]) for each in captions]
+    roles = ("most discarded", "typical", "least discarded")
+    assert named == [(role, f"sample {order[at]}.png") for role, at in zip(roles, (-1, 3, 0), strict=True)]
+    assert "floor of a linear layer" in words(figure)
+    assert "yellow is discarded" in words(figure)
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "said"),
+    [
+        ({"metrics": (fakes.CONCENTRATION,)}, 0, "no maps: concentration has no values"),
+        ({"samples": 1}, 1 + fakes.LAYERS, "the only sample"),
+        ({"samples": 2}, 2 * (1 + fakes.LAYERS), "least discarded"),
+        ({"layers": fakes.schema().layers[:1]}, 3 * 2, "layer0"),
+        ({"thumbnails": None}, 3 * fakes.LAYERS, "typical"),
+    ],
+)
+def test_an_overview_of_little_is_sensible(changes, images, said, tmp_path):
+    figure = overview(tmp_path, **changes)
+    assert sum(len(axes.images) for axes in figure.axes) == images
+    assert said in words(figure)
+
+
+def test_an_overview_marks_what_is_unproven(tmp_path, monkeypatch):
+    cell = fakes.cell
+
+    def unproven(*args):
+        map_, values = cell(*args)
+        return map_, values | {"converged": False, "mark": 2}
+
+    monkeypatch.setattr(fakes, "cell", unproven)
+    figure = overview(tmp_path)
+    assert "hollow, ?: not proven (24 of 24 cells unproven)" in words(figure)
+    assert words(figure).split().count("?") == 3 * fakes.LAYERS
+
+
+@pytest.mark.slow
+def test_an_overview_of_many_layers_with_long_names_is_legible(tmp_path):
+    rows = [
+        replace(fakes.schema().layers[0], name=f"/model/{'long' * 9}/block{i // 50}/layer{i}", index=i, depth=i)
+        for i in range(200)
+    ]
+    cells = {"axes": ("feature",), "sample_shape": (4,), "unit": np.ones(4), "thumbnails": None}
+    figure = overview(tmp_path, samples=2, layers=rows, **cells)
+    figure.canvas.draw()
+    (curve,) = (axes for axes in figure.axes if axes.lines)
+    boxes = [each.get_window_extent() for each in curve.get_xticklabels()]
+    gaps = np.abs(np.diff(sorted(box.x1 for box in boxes)))
+    assert gaps.min() > 0.15 * figure.dpi
+    assert max(len(each.get_text()) for each in curve.get_xticklabels()) <= 18

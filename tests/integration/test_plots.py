@@ -68,7 +68,7 @@ def others(tmp_path_factory):
 def test_every_kind_is_drawn_by_one_command(kind, archive, others, tmp_path):
     of_others = {"units": "features.h5", "columns": "features.h5", "sensitivity": "sensitivity.h5"}
     file = others / of_others[kind] if kind in of_others else archive
-    one_run = ["--run", "epoch 2"] if kind in ("maps", "certificate", "concentration") else []
+    one_run = ["--run", "epoch 2"] if kind in ("overview", "certificate", "concentration") else []
     result = CliRunner().invoke(cli, ["plot", str(file), kind, "-o", str(tmp_path / "p.png"), *one_run])
     assert result.exit_code == 0, result.exception
     picture = Image.open(tmp_path / "p.png").convert("RGB")

@@ -86,7 +86,7 @@ def shows(figure, number):
 
 
 MEANS = {"curve": {}, "scatter": {"against": "gradient"}, "history": {}, "coherency": {"metric": ["sid"]}}
-SINGLE = ("maps", "certificate", "concentration", "columns")
+SINGLE = ("overview", "maps", "certificate", "concentration", "columns")
 # These show runs on rows of a table.
 TABULAR = ("units", "columns")
 

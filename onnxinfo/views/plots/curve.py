@@ -68,8 +68,7 @@ def draw_curve(
     """Draw one panel per metric, with a legend of the runs above; see :func:`onnxinfo.plot_curve`."""
     if spread not in _BANDS:
         raise UsageError(f"spread '{spread}' is unknown; choose one of {', '.join(_BANDS)}")
-    if x not in _PLACES:
-        raise UsageError(f"x '{x}' is unknown; choose one of {', '.join(_PLACES)}")
+    check_place(x)
     read = [read_runs(selection, name) for name in selection.metrics]
     # Layers whose budget is relative to something else get a line of their own.
     panels = [curves_of([part for each in found for part in split_apart(each)], spread, x) for found in read]
@@ -89,6 +88,18 @@ def draw_curve(
     title = f"{_BANDS[spread]} over all samples{remark and f'; {remark}'}"
     _legend(canvas, runs, panels, wrapped(title, style.width * 0.9, style), style)
     canvas.alt = " ".join(_said(curve) for curves in panels for curve in curves)
+
+
+def check_place(x: str) -> None:
+    """Refuse an unknown place of layers.
+
+    Raises
+    ------
+    UsageError
+        It is unknown.
+    """
+    if x not in _PLACES:
+        raise UsageError(f"x '{x}' is unknown; choose one of {', '.join(_PLACES)}")
 
 
 def curves_of(runs: Sequence[RunValues], spread: Spread, x: Place) -> list[Curve]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,88 +13,21 @@ from ...errors import UsageError
 from ...text import printable, shorten
 from ..captions import sample_captions
 from ..comparable import check_comparable
-from ..panels import (
-    MOST_LAYERS,
-    MOST_SAMPLES,
-    blank,
-    color_limits,
-    draw_map,
-    flat_map,
-    height_over_width,
-    mark_unproven,
-    name_beside,
-    range_texts,
-    title_column,
-    width_of_names,
-)
+from ..map_grid import Band, Map, MapGrid, Row
+from ..panels import MOST_LAYERS, MOST_SAMPLES, color_limits, flat_map
 from ..plotting import figure_plot
 from ..reading_runs import metric_label, nothing_finished, run_values
 from ..run_values import RunValues
 from ..run_view import RunView
 from ..selection import Selection
-from ..style import FigureStyle, evenly, short_names, wrapped
+from ..style import FigureStyle, evenly, short_names
 from ..wording import unproven_text
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
-
     from ..canvas import Canvas
 
 #: Color scales: one for each layer, or one for all.
 SCALES = ("layer", "shared")
-_Map = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Row:
-    """Maps of a sample of a run.
-
-    Attributes
-    ----------
-    caption
-        Lines of text beside it.
-    picture
-        Picture of the sample, or None.
-    maps
-        One per column; None where a cell is not finished.
-    proven
-        Whether each cell is proven.
-    """
-
-    caption: list[str]
-    picture: npt.NDArray[np.uint8] | None
-    maps: list[_Map | None]
-    proven: list[bool]
-
-    @property
-    def aspect(self) -> float:
-        """Height of a map over its width."""
-        return height_over_width(next(map_ for map_ in self.maps if map_ is not None))
-
-
-@dataclass
-class Band:
-    """Rows whose columns are the same layers, with a color scale for each.
-
-    Attributes
-    ----------
-    titles
-        Names of the layers.
-    rows
-        The rows.
-    """
-
-    titles: list[str]
-    rows: list[Row] = field(default_factory=list)
-
-    def column(self, number: int) -> list[_Map]:
-        """Return the finished maps of a layer."""
-        return [map_ for row in self.rows if (map_ := row.maps[number]) is not None]
-
-    def limits(self) -> list[tuple[float, float]]:
-        """Return the limits of each layer's color scale."""
-        return [color_limits(self.column(number)) for number in range(len(self.titles))]
 
 
 @figure_plot("maps", maps=True)
@@ -111,7 +43,9 @@ def draw_maps(
         raise UsageError(f"{found.without_pictures()} has no pictures to lay maps over; leave out overlay=True")
     everything = [each for band in bands for number in range(len(band.titles)) for each in band.column(number)]
     shared = color_limits(everything) if scale == "shared" else None
-    _Grid(canvas, bands, style, overlay).draw(shared, found.label)
+    grid = MapGrid(bands, style, overlay)
+    canvas.set_height(max(grid.height(shared is not None), style.width * 0.2))
+    grid.draw(canvas.whole(), shared, found.label)
     if overlay:
         canvas.note("colors are mixed with the picture's gray: compare values on plain maps")
     for note in found.notes():
@@ -249,7 +183,7 @@ class _Found:
         band.rows.insert(at, row)
 
 
-def _is_undefined(maps: dict[tuple[int, int, int], _Map], layer: int) -> bool:
+def _is_undefined(maps: dict[tuple[int, int, int], Map], layer: int) -> bool:
     found = [map_ for (at, _, _), map_ in maps.items() if at == layer]
     return bool(found) and not any(np.isfinite(map_).any() for map_ in found)
 
@@ -258,86 +192,3 @@ def _input_lines(view: RunView) -> list[str]:
     """Name of the input, if there are others."""
     names = [part.name for part in view.parts]
     return [] if len(names) == len(view.run.parts) else [shorten(printable(", ".join(names)), 22)]
-
-
-class _Grid:
-    """Axes for the maps of some bands, sized so that names, pictures and maps fit the figure."""
-
-    def __init__(self, canvas: Canvas, bands: Sequence[Band], style: FigureStyle, overlay: bool) -> None:
-        self._canvas, self._bands, self._style, self._overlay = canvas, bands, style, overlay
-        rows = [row for band in bands for row in band.rows]
-        self._first = int(any(row.picture is not None for row in rows))
-        self._columns = self._first + max(len(band.titles) for band in bands)
-        names = width_of_names((row.caption for row in rows), style)
-        # Limit the cell size, so that a grid of a few columns still fits a page.
-        self._cell = min((style.width * 0.96 - names) / self._columns, style.width * 0.25)
-        self._ratios = [row.aspect for row in rows]
-
-    def draw(self, shared: tuple[float, float] | None, label: str) -> None:
-        """Draw all bands; `shared` limits one color scale for all, if there is one."""
-        canvas, style = self._canvas, self._style
-        lines = 4 + (0 if shared else 4) * len(self._bands)
-        lowest = max(len(row.caption) for band in self._bands for row in band.rows) * style.font * 1.1 / 72
-        heights = [max(self._cell * ratio, lowest) for ratio in self._ratios]
-        canvas.set_height(max(sum(heights) + style.font / 72 * lines, style.width * 0.2))
-        axes = canvas.panels(len(heights), self._columns, height_ratios=heights)
-        at = 0
-        drawn: list[ScalarMappable | None] = []
-        for band in self._bands:
-            found = self._draw_band(axes[at : at + len(band.rows)], band, shared)
-            drawn += found
-            at += len(band.rows)
-        if shared is not None:
-            some = next(each for each in drawn if each is not None)
-            bar = canvas.whole().colorbar(some, ax=axes, fraction=0.03, pad=0.015, extend="both")
-            bar.set_label(wrapped(label, canvas.height, style))
-
-    def _draw_band(
-        self, axes: npt.NDArray[Any], band: Band, shared: tuple[float, float] | None
-    ) -> list[ScalarMappable | None]:
-        titles = ["input"] * self._first + band.titles
-        for each, title in zip(axes[0], titles, strict=False):
-            title_column(each, title, self._style)
-        limits = [shared] * len(band.titles) if shared else band.limits()
-        drawn: list[ScalarMappable | None] = [None] * len(band.titles)
-        for line, row in zip(axes, band.rows, strict=True):
-            for number, mappable in enumerate(self._draw_row(line, row, limits)):
-                drawn[number] = mappable or drawn[number]
-        if shared is None:
-            for number, found in enumerate(drawn):
-                if found is not None:
-                    self._draw_bar(found, axes[:, self._first + number], limits[number])
-        return drawn
-
-    def _draw_row(
-        self, line: npt.NDArray[Any], row: Row, limits: Sequence[tuple[float, float]]
-    ) -> list[ScalarMappable | None]:
-        for each in line:
-            blank(each)
-        if self._first and row.picture is not None:
-            line[0].imshow(row.picture, interpolation="nearest")
-        name_beside(line[0], row.caption, self._style)
-        cells = zip(line[self._first :], row.maps, row.proven, limits, strict=False)
-        return [self._draw_cell(axes, map_, is_proven, row, each) for axes, map_, is_proven, each in cells]
-
-    def _draw_cell(
-        self, axes: Axes, map_: _Map | None, is_proven: bool, row: Row, limits: tuple[float, float]
-    ) -> ScalarMappable | None:
-        if map_ is None:
-            axes.set_facecolor(self._style.theme.missing)
-            return None
-        drawn = draw_map(axes, map_, limits, row.picture if self._overlay else None)
-        if not is_proven:
-            mark_unproven(axes, self._style)
-        return drawn
-
-    def _draw_bar(self, mappable: ScalarMappable, column: Iterable[Axes], limits: tuple[float, float]) -> None:
-        """Draw the color bar of a layer below its column, with its limits."""
-        figure = self._canvas.whole()
-        bar = figure.colorbar(mappable, ax=[*column], location="bottom", fraction=0.05, pad=0.02, aspect=12)
-        low, high = bar.ax.get_xlim()
-        bar.set_ticks([low, high], labels=range_texts(limits))
-        bar.outline.set_visible(False)
-        for text, side in zip(bar.ax.get_xticklabels(), ("left", "right"), strict=True):
-            text.set(fontsize=self._style.font * 0.75, horizontalalignment=side)
-        bar.ax.tick_params(length=0)

@@ -29,7 +29,7 @@ def archives(tmp_path):
 
 DIFFERENCE = "runs 'a' and 'b' are not comparable: scale is 1.0 in one and 0.5 in the other"
 #: Plots that refuse several runs, or runs of different settings.
-REFUSED = dict.fromkeys(("units", "columns", "certificate", "sensitivity"), "one run") | {
+REFUSED = dict.fromkeys(("overview", "units", "columns", "certificate", "sensitivity"), "one run") | {
     "compare": "cannot be compared: scale"
 }
 

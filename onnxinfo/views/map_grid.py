@@ -1,0 +1,173 @@
+"""Grids of maps: rows of samples, columns of layers, with captions, pictures and color bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .panels import (
+    blank,
+    color_limits,
+    draw_map,
+    height_over_width,
+    mark_unproven,
+    name_beside,
+    range_texts,
+    title_column,
+    width_of_names,
+)
+from .style import FigureStyle, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure, SubFigure
+
+#: Percentiles of a layer's values that its color scale spans: a few extreme pixels leave the others their contrast.
+_ROBUST = (2.0, 98.0)
+Map = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Maps of a sample of a run.
+
+    Attributes
+    ----------
+    caption
+        Lines of text beside it.
+    picture
+        Picture of the sample, or None.
+    maps
+        One per column; None where a cell is not finished.
+    proven
+        Whether each cell is proven.
+    """
+
+    caption: list[str]
+    picture: npt.NDArray[np.uint8] | None
+    maps: list[Map | None]
+    proven: list[bool]
+
+    @property
+    def aspect(self) -> float:
+        """Height of a map over its width."""
+        return height_over_width(next(map_ for map_ in self.maps if map_ is not None))
+
+
+@dataclass
+class Band:
+    """Rows whose columns are the same layers, with a color scale for each.
+
+    Attributes
+    ----------
+    titles
+        Names of the layers.
+    rows
+        The rows.
+    """
+
+    titles: list[str]
+    rows: list[Row] = field(default_factory=list)
+
+    def column(self, number: int) -> list[Map]:
+        """Return the finished maps of a layer."""
+        return [map_ for row in self.rows if (map_ := row.maps[number]) is not None]
+
+    def limits(self) -> list[tuple[float, float]]:
+        """Return the limits of each layer's color scale."""
+        return [color_limits(self.column(number), _ROBUST) for number in range(len(self.titles))]
+
+
+class MapGrid:
+    """Axes for the maps of some bands, sized so that names, pictures and maps fit the figure."""
+
+    def __init__(self, bands: Sequence[Band], style: FigureStyle, overlay: bool = False, largest: float = 0.25) -> None:
+        self._bands, self._style, self._overlay = bands, style, overlay
+        rows = [row for band in bands for row in band.rows]
+        self._first = int(any(row.picture is not None for row in rows))
+        self._columns = self._first + max(len(band.titles) for band in bands)
+        names = width_of_names((row.caption for row in rows), style)
+        # Limit the cell size, so that a grid of a few columns still fits a page.
+        self._cell = cell = min((style.width * 0.96 - names) / self._columns, style.width * largest)
+        lowest = max(len(row.caption) for row in rows) * style.font * 1.1 / 72
+        self._heights = [max(cell * row.aspect, lowest) for row in rows]
+
+    def height(self, is_shared: bool) -> float:
+        """Return the height in inches that the grid needs, with one color bar or one for each layer."""
+        lines = 4 + (0 if is_shared else 4) * len(self._bands)
+        return sum(self._heights) + self._style.font / 72 * lines
+
+    def draw(self, figure: Figure | SubFigure, shared: tuple[float, float] | None, label: str) -> None:
+        """Draw all bands; `shared` limits one color scale for all, if there is one."""
+        axes = figure.subplots(len(self._heights), self._columns, squeeze=False, height_ratios=self._heights)
+        at = 0
+        drawn: list[ScalarMappable | None] = []
+        for band in self._bands:
+            found = self._draw_band(figure, axes[at : at + len(band.rows)], band, shared)
+            drawn += found
+            at += len(band.rows)
+        if shared is not None:
+            some = next(each for each in drawn if each is not None)
+            bar = figure.colorbar(some, ax=axes, fraction=0.03, pad=0.015, extend="both")
+            bar.set_label(wrapped(label, max(sum(self._heights), 1.0), self._style))
+
+    def _draw_band(
+        self, figure: Figure | SubFigure, axes: npt.NDArray[Any], band: Band, shared: tuple[float, float] | None
+    ) -> list[ScalarMappable | None]:
+        titles = ["input"] * self._first + band.titles
+        fits = max(map(len, titles)) * 0.58 * self._style.font * 0.8 / 72 < self._cell
+        for each, title in zip(axes[0], titles, strict=False):
+            title_column(each, title, self._style, self._cell if fits else 0)
+        limits = [shared] * len(band.titles) if shared else band.limits()
+        drawn: list[ScalarMappable | None] = [None] * len(band.titles)
+        for line, row in zip(axes, band.rows, strict=True):
+            for number, mappable in enumerate(self._draw_row(line, row, limits)):
+                drawn[number] = mappable or drawn[number]
+        if shared is None:
+            for number, found in enumerate(drawn):
+                if found is not None:
+                    self._draw_bar(figure, found, axes[:, self._first + number], limits[number])
+        return drawn
+
+    def _draw_row(
+        self, line: npt.NDArray[Any], row: Row, limits: Sequence[tuple[float, float]]
+    ) -> list[ScalarMappable | None]:
+        for each in line:
+            blank(each)
+        if self._first and row.picture is not None:
+            line[0].imshow(row.picture, interpolation="nearest")
+        name_beside(line[0], row.caption, self._style)
+        cells = zip(line[self._first :], row.maps, row.proven, limits, strict=False)
+        return [self._draw_cell(axes, map_, is_proven, row, each) for axes, map_, is_proven, each in cells]
+
+    def _draw_cell(
+        self, axes: Axes, map_: Map | None, is_proven: bool, row: Row, limits: tuple[float, float]
+    ) -> ScalarMappable | None:
+        if map_ is None:
+            axes.set_facecolor(self._style.theme.missing)
+            return None
+        drawn = draw_map(axes, map_, limits, row.picture if self._overlay else None)
+        if not is_proven:
+            mark_unproven(axes, self._style)
+        return drawn
+
+    def _draw_bar(
+        self,
+        figure: Figure | SubFigure,
+        mappable: ScalarMappable,
+        column: Iterable[Axes],
+        limits: tuple[float, float],
+    ) -> None:
+        """Draw the color bar of a layer below its column, with its limits."""
+        bar = figure.colorbar(mappable, ax=[*column], location="bottom", fraction=0.05, pad=0.02, aspect=12)
+        low, high = bar.ax.get_xlim()
+        bar.set_ticks([low, high], labels=range_texts(limits))
+        bar.outline.set_visible(False)
+        for text, side in zip(bar.ax.get_xticklabels(), ("left", "right"), strict=True):
+            text.set(fontsize=self._style.font * 0.75, horizontalalignment=side)
+        bar.ax.tick_params(length=0)
