@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from onnxinfo import __version__
+from onnxinfo.text import printable
 
 from .early import add_checks
 from .former import Group, warnings_shown
@@ -135,8 +136,11 @@ def main() -> None:
         # Buffered output may fail to be written.
         sys.stdout.flush()
         sys.exit(result)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        click.echo(f"onnxinfo: error: {_one_line(error)}", err=True)
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
@@ -156,6 +160,14 @@ def main() -> None:
         where = f": {error.filename}" if error.filename else ""
         click.echo(f"onnxinfo: error: {error.strerror or error}{where}", err=True)
         sys.exit(1)
+
+
+def _one_line(error: click.ClickException) -> str:
+    """Message of click about the command line in the form of all others, with the command whose help tells more."""
+    message = re.sub(r"(?<!\.)\.$", "", printable(" ".join(error.format_message().split())))
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    hint = "" if ctx is None else f"; see '{ctx.command_path} --help'"
+    return message[:1].lower() + message[1:] + hint
 
 
 def _drop_output() -> None:

@@ -9,14 +9,22 @@ from typing import Any
 
 import click
 
+from onnxinfo.text import no_such
+
 
 class Group(click.Group):
-    """A group whose commands also accept options under their former names. The context's object knows the command."""
+    """A group whose commands also accept options under their former names. The context's object knows the command.
+
+    An unknown command is answered with similar ones.
+    """
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command on the line, and rename its former options."""
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(no_such("command", args[0], known, ctx.command_path), ctx)
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and rest:
             from .settings import present_options

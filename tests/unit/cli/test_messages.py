@@ -184,7 +184,7 @@ def test_only_options_given_are_repeated_in_the_hint(given, hint, monkeypatch, c
     assert code == 2
     assert "unexpected extra argument" in shown
     assert (hint is None) == ("repeat the option" not in shown)
-    assert hint is None or shown.rstrip().endswith(f"repeat the option: {hint}")
+    assert hint is None or shown.rstrip().endswith(f"repeat the option: {hint}; see 'onnxinfo analyze --help'")
 
 
 def test_invalid_requests_are_value_errors_and_unknown_names_are_key_errors(tmp_path):
@@ -203,3 +203,35 @@ def test_commands_of_messages_exist():
     found = {name for _, text in library() for name in re.findall(r"'onnxinfo ([a-z]+)", text)}
     assert found
     assert found <= {*COMMANDS}
+
+
+WRONG_LINES = {
+    "analyse m.onnx": "no command 'analyse' in onnxinfo; did you mean 'analyze', 'annotate'?; see 'onnxinfo --help'",
+    "decoder trian": "no command 'trian' in onnxinfo decoder; did you mean 'train'?; see 'onnxinfo decoder --help'",
+    "\x1b[2J": r"no command '\x1b[2J' in onnxinfo; there is 'analyze', ",
+    "--nope layers": "no such option '--nope'; see 'onnxinfo --help'",
+    "plot a.h5": "missing option '-o' / '--output'; see 'onnxinfo plot --help'",
+    "query a.h5 --format x": "invalid value for '--format': 'x' is not one of 'table', ",
+    "layers none.onnx": "'none.onnx' does not exist, expected an ONNX file",
+}
+
+
+@pytest.mark.parametrize("line", WRONG_LINES)
+def test_every_error_is_one_line_of_one_form(line, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["onnxinfo", *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == (1 if line.startswith("layers") else 2)
+    said = capsys.readouterr().err
+    assert said.startswith(f"onnxinfo: error: {WRONG_LINES[line]}")
+    assert said.removesuffix("\n").isprintable()
+
+
+@pytest.mark.parametrize("line", ["", "layers", "decoder"])
+def test_a_command_without_arguments_prints_its_help(line, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["onnxinfo", *line.split()])
+    with pytest.raises(SystemExit):
+        main()
+    output = "".join(capsys.readouterr())
+    assert output.startswith("Usage: onnxinfo")
+    assert "error" not in output.splitlines()[0]
