@@ -176,18 +176,102 @@ def test_the_curve_has_floor_spread_and_hollow_marks(browser):
     assert "hollow" in browser.find_element("id", "curve-legend").text
 
 
-def test_the_slider_chooses_the_sample(browser):
+def listed(browser):
+    """Numbers of the samples in the grid, in its order."""
+    return [int(each.get_attribute("data-sample")) for each in find(browser, "#samples [role=option]")]
+
+
+def set_value(browser, name, value):
+    script = (
+        "const e = document.getElementById(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('input'))"
+    )
+    browser.execute_script(script, name, value)
+
+
+def test_the_grid_has_unproven_samples_first(browser):
+    assert listed(browser) == [1, 0, 2, 3, 4, 5]
+    assert "1 layer unproven" in find(browser, "#samples [role=option]")[0].text
+    set_value(browser, "order", "archive")
+    assert listed(browser) == [*range(6)]
+    set_value(browser, "order", "most")
+    most = listed(browser)
+    set_value(browser, "order", "least")
+    assert most == listed(browser)[::-1] != [*range(6)]
+    set_value(browser, "order", "unproven")
+
+
+def test_samples_are_searched_and_filtered(browser):
+    search = browser.find_element("id", "search")
+    search.send_keys("CLASS 8")
+    assert listed(browser) == [1]
+    assert "1 of 6" in browser.find_element("id", "count").text
+    search.clear()
+    search.send_keys("nothing like it")
+    assert "No sample matches" in browser.find_element("id", "samples").text
+    set_value(browser, "search", "")
+    set_value(browser, "class", "=2")
+    assert listed(browser) == [2, 5]
+    set_value(browser, "class", "")
+
+
+def test_a_sample_is_chosen_by_keys(browser):
     pixels = "return document.querySelector('#maps canvas').toDataURL()"
+    find(browser, "#samples [role=option]")[0].click()
     before = browser.execute_script(pixels)
-    slider = browser.find_element("id", "sample")
-    slider.send_keys("\ue014")
-    assert browser.find_element("id", "sample-name").text == "sample 1.png, label 1, prediction: class 8 (0.88)"
+    assert browser.find_element("id", "sample-name").text == "sample 1.png · label 1 · prediction class 8 (0.88)"
+    browser.switch_to.active_element.send_keys("\ue014")
+    assert browser.find_element("id", "sample-name").text.startswith("sample 0.png")
     assert browser.execute_script(pixels) != before
-    assert "sample 1.png" in find(browser, "#maps canvas")[0].get_attribute("aria-label")
+    assert "sample 0.png" in find(browser, "#maps canvas")[0].get_attribute("aria-label")
+    (chosen,) = find(browser, "#samples [aria-selected=true]")
+    assert chosen == browser.switch_to.active_element
+
+
+def value_at(page, layer, sample, row, column):
+    with onnxinfo.open(page.with_name("a.h5")) as archive:
+        return archive["first"].map("sid", layer, sample)[:, row, column].mean()
+
+
+def test_pixels_are_read_by_pointer_and_keys(browser, page):
+    """Both tell the value of the archive, to the digits that a byte has."""
+    from selenium.webdriver import ActionChains
+
+    set_value(browser, "metric", "sid")
+    canvas = find(browser, "#maps figure[data-layer='2'] canvas")[0]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    ActionChains(browser).move_to_element(canvas).perform()
+    place, value = browser.find_element("id", "tip").text.rsplit(": ", 1)
+    column, row = map(int, re.search(r"x (\d+), y (\d+)", place).groups())
+    sample = int(find(browser, "#samples [aria-selected=true]")[0].get_attribute("data-sample"))
+    assert float(value.replace("\N{MINUS SIGN}", "-")) == pytest.approx(
+        value_at(page, 2, sample, row, column), abs=0.06
+    )
+    canvas.click()
+    figure = find(browser, "#maps figure.chosen")[0]
+    assert figure.get_attribute("data-layer") == "2"
+    browser.execute_script("arguments[0].focus()", figure)
+    figure.send_keys("\ue014\ue014")
+    place, value = browser.find_element("id", "reading").text.rsplit(": ", 1)
+    column, row = map(int, re.search(r"x (\d+), y (\d+)", place).groups())
+    assert float(value.replace("\N{MINUS SIGN}", "-")) == pytest.approx(
+        value_at(page, 2, sample, row, column), abs=0.06
+    )
+    figure.send_keys("\ue00f")  # page down
+    assert browser.switch_to.active_element.get_attribute("data-layer") == "3"
+
+
+def test_every_layer_has_a_scale_of_its_own(browser):
+    scale = browser.find_element("id", "map-scale")
+    assert "each layer has its own" in scale.text
+    browser.find_element("id", "shared").click()
+    assert "one scale for all layers" in scale.text
+    browser.find_element("id", "shared").click()
 
 
 def test_a_node_leads_to_its_maps(browser):
-    find(browser, ".graph:not([hidden]) .node")[2].click()
+    node = find(browser, ".graph:not([hidden]) .node")[2]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", node)
+    node.click()
     (chosen,) = find(browser, "#maps figure.chosen")
     assert chosen.get_attribute("data-layer") == "2"
     assert browser.switch_to.active_element == chosen
@@ -272,7 +356,21 @@ def test_the_keyboard_is_enough(browser):
             press(Keys.SPACE)
             assert shown_color(browser) != dark
             press(Keys.SPACE)
-    wanted = ["skip", "theme", "summary", "curve", "metric", "run", "layer", "node", "sample", "map-metric", "csv"]
+    wanted = [
+        "skip",
+        "theme",
+        "summary",
+        "curve",
+        "metric",
+        "run",
+        "layer",
+        "node",
+        "search",
+        "class",
+        "order",
+        "shared",
+        "csv",
+    ]
     assert [name for name in wanted if name not in visited] == []
     outline = "return getComputedStyle(document.activeElement).outlineStyle"
     find(browser, ".graph:not([hidden]) .node")[0].send_keys(Keys.TAB)
@@ -315,7 +413,7 @@ def test_print_is_dark_on_white_and_complete(screen):
     features = [{"name": "prefers-color-scheme", "value": "dark"}]
     screen.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
     assert shown_color(screen) > 192
-    gone, kept = ["nav", "#csv", "#sample", "#toggles"], ["#numbers th button", "#curve", "#maps canvas", ".node"]
+    gone, kept = ["nav", "#csv", "#search", "#toggles"], ["#numbers th button", "#curve", "#maps canvas", ".node"]
     assert [name for name in gone if find(screen, name)[0].is_displayed()] == []
     assert [name for name in kept if not find(screen, name)[0].is_displayed()] == []
     pdf = base64.b64decode(screen.print_page(PrintOptions()))

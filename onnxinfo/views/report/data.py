@@ -20,7 +20,7 @@ from ...archive.table import run_table
 from ...config import as_setting
 from ...text import printable
 from ..floor import linear_floor, relative_alpha
-from ..panels import flat_map, mean_of_known
+from ..panels import color_limits, flat_map, mean_of_known
 from ..reading_runs import metric_label
 from ..run_view import RunView
 from ..style import evenly, short_names
@@ -113,6 +113,7 @@ def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int
         "provenance": _texts({key: value for key, value in view.run.provenance.items() if key != ATTRIBUTE}),
         "card": _card(view),
         "predictions": _predictions(view),
+        "correct": _correct(view),
         "layers": layers,
         "edges": None if edges is None else [list(edge) for edge in edges],
         "samples": [printable(name) for name in view.sample_names],
@@ -138,9 +139,35 @@ def _predictions(view: RunView) -> list[str] | None:
     predicted, probability = view.run.predicted, view.run.probability
     if predicted is None or probability is None:
         return None
-    at = view.sample_positions
+    names, at = class_names(view), view.sample_positions
     pairs = zip(predicted[at].tolist(), probability[at].tolist(), strict=True)
-    return [f"class {number} ({share:.2f})" if number >= 0 else "scores not finite" for number, share in pairs]
+    return [
+        f"{names[number] if number < len(names) else f'class {number}'} ({share:.2f})"
+        if number >= 0
+        else "scores not finite"
+        for number, share in pairs
+    ]
+
+
+def class_names(view: RunView) -> list[str]:
+    """Return the names of the classes, if the samples' labels are words and every class has one; else none.
+
+    Words stand for classes in alphabetical order, as they do for the accuracy.
+    """
+    labels, card = view.run.labels, view.run.sanity
+    if labels is None or card is None or view.run.correct is None:
+        return []
+    names = sorted({str(label) for label in labels})
+    words = not np.issubdtype(np.asarray(labels).dtype, np.integer)
+    return [printable(name) for name in names] if words and len(names) == card.classes else []
+
+
+def _correct(view: RunView) -> list[bool | None] | None:
+    """Return whether each sample is classified as labeled; None where, or if, unknown."""
+    found = view.run.correct
+    if found is None:
+        return None
+    return [bool(value) if math.isfinite(value) else None for value in found[view.sample_positions]]
 
 
 def warnings(view: RunView) -> list[str]:
@@ -294,9 +321,17 @@ def _gallery(view: RunView, budget: int) -> dict[str, Any] | None:
     thumbnails = view.thumbnails
     return {
         "samples": samples,
+        "units": _unit_names(view),
+        "averaged": [axis for axis in ("channel", "embedding") if axis in view.axes],
         "pictures": None if thumbnails is None else [_png(thumbnails[sample]) for sample in samples],
         "maps": {_title(name, panel, panels): _coded(panel, name, samples) for name in mapped for panel in panels},
     }
+
+
+def _unit_names(view: RunView) -> list[str] | None:
+    """Return names of the pixels of a map of one row; None if it has several, or its units have no names."""
+    names = view.unit_names if len(view.axes) < 2 else None
+    return None if names is None else [printable(name) for name in names]
 
 
 def _title(metric: str, panel: RunView, panels: Sequence[RunView]) -> str:
@@ -313,25 +348,38 @@ def _reduction(view: RunView) -> tuple[int, tuple[int, int]]:
 
 
 def _coded(view: RunView, metric: str, samples: list[int]) -> dict[str, Any]:
+    """Encode maps with one byte per pixel, each layer between its own extremes, and choose limits of color scales."""
     step, shape = _reduction(view)
-    found = np.full((view.shape[0], len(samples), *shape), np.nan, dtype=np.float32)
+    codes = np.full((view.shape[0], len(samples), *shape), MISSING, dtype=np.uint8)
+    layers, known = [], []
     for layer in range(view.shape[0]):
-        for place, values in enumerate(view.maps(metric, layer, samples)):
-            flat = flat_map(values, view.axes)[: shape[0] * step, : shape[1] * step]
-            # Average whole blocks, so that small and large maps share a scale.
-            found[layer, place] = mean_of_known(flat.reshape(shape[0], step, shape[1], step), (1, 3))
-    finite = found[np.isfinite(found)]
-    low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
-    scaled = np.clip((found - low) / max(float(high - low), 1e-9), 0, 1) * LEVELS
-    codes = np.where(np.isfinite(found), np.nan_to_num(scaled).round(), MISSING).astype(np.uint8)
+        found = _reduced(view.maps(metric, layer, samples), view.axes, step, shape)
+        finite = found[np.isfinite(found)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        scaled = (found - low) / max(high - low, 1e-9) * LEVELS
+        codes[layer] = np.where(np.isfinite(found), np.nan_to_num(scaled).round(), MISSING).astype(np.uint8)
+        layers.append({"low": low, "high": high, "limits": [*color_limits([finite])]})
+        known.append(finite)
     return {
         "metric": metric,
         "shape": list(shape),
+        "step": step,
         "values": [numbers(row) for row in view.values(metric)["value"]],
-        "low": float(low),
-        "high": float(high),
+        "layers": layers,
+        "limits": [*color_limits(known)],
         "codes": base64.b64encode(codes.tobytes()).decode(),
     }
+
+
+def _reduced(
+    maps: npt.NDArray[np.float32], axes: Sequence[str], step: int, shape: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """Average whole blocks of maps, so that small and large ones share a scale; (sample, *shape)."""
+    found = np.full((len(maps), *shape), np.nan, dtype=np.float32)
+    for place, values in enumerate(maps):
+        flat = flat_map(values, axes)[: shape[0] * step, : shape[1] * step]
+        found[place] = mean_of_known(flat.reshape(shape[0], step, shape[1], step), (1, 3))
+    return found
 
 
 def _png(pixels: npt.NDArray[np.uint8]) -> str:

@@ -22,7 +22,7 @@ from ..reading_runs import run_values
 from ..run_values import RunValues
 from ..selection import Paths, Selection
 from ..style import COLORS, SEQUENTIAL
-from .data import MAP_BYTES, json_pieces, run_data
+from .data import MAP_BYTES, MOST_SAMPLES, json_pieces, run_data
 from .graph import BOX, draw_graph, model_edges
 from .units import units_data
 
@@ -126,7 +126,7 @@ def _load(model: str | os.PathLike[str]) -> Model:
 
 
 #: The page's scripts, in the order in which they need each other; each is about one thing.
-_SCRIPTS = ("core", "color", "curve", "maps", "graph", "columns", "table", "main")
+_SCRIPTS = ("core", "color", "curve", "maps", "samples", "graph", "columns", "table", "main")
 # Where the template takes the data, which are too large to pass through it.
 _DATA = "{{ data }}"
 _NAMED = 4
@@ -156,7 +156,7 @@ def render(runs: list[dict[str, Any]], cautions: Sequence[str], title: str = "")
     yield str(environment.from_string(before).render(values))
     bare = [{key: value for key, value in each.items() if key not in _HTML_ONLY} for each in runs]
     # Within a script element, only `<` could end it.
-    for text in json_pieces({"runs": bare, "colors": list(COLORS), "scale": _scale()}):
+    for text in json_pieces({"runs": bare, "colors": list(COLORS), "scale": _scale(), "most": MOST_SAMPLES}):
         yield text.replace("<", "\\u003c")
     yield str(environment.from_string(after).render(values))
 

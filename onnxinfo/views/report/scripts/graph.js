@@ -22,7 +22,7 @@ const graph = (() => {
   }
   function start() {
     document.querySelectorAll(".node").forEach((node) => {
-      const take = () => { choose({ layer: Number(node.dataset.layer) }); maps.show(); };
+      const take = () => { choose({ layer: Number(node.dataset.layer) }); samples.show(); };
       node.addEventListener("click", take);
       node.addEventListener("keydown", (event) => {
         if (event.key === "Enter" || event.key === " ") { event.preventDefault(); take(); }

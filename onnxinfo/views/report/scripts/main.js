@@ -46,6 +46,6 @@
   const most = means.reduce((best, value, i) => (value !== null && (best < 0 || value > means[best]) ? i : best), -1);
   Object.assign(chosen, { metric: first ? first.name : "", layer: most < 0 ? Math.max(0, runs[0].layers.length - 1) : most });
   sync();
-  [curve, graph, maps, columns, numbers].forEach((view) => view.start());
+  [curve, graph, samples, columns, numbers].forEach((view) => view.start());
   document.documentElement.dataset.ready = "yes";
 })();

@@ -1,5 +1,5 @@
 "use strict";
-// The maps of a sample, layer by layer.
+// Maps as pictures whose values can be read: decoded from bytes, painted, and read by pointer or keys.
 const maps = (() => {
   const decoded = new Map();
   function codes(run, name) {
@@ -7,60 +7,61 @@ const maps = (() => {
     if (!decoded.has(key)) decoded.set(key, Uint8Array.from(atob(runs[run].gallery.maps[name].codes), (c) => c.charCodeAt(0)));
     return decoded.get(key);
   }
-  const figure = (element, caption) => make("figure", {}, element, make("figcaption", {}, caption));
+  /** One map: its size, its codes, and the value of each pixel. */
+  function mapOf(number, name, layer, position) {
+    const { samples, maps: all } = runs[number].gallery, coded = all[name], [rows, columns] = coded.shape, size = rows * columns;
+    const start = (layer * samples.length + position) * size, bytes = codes(number, name).subarray(start, start + size);
+    const { low, high } = coded.layers[layer], step = (high - low) / 254;
+    return { rows, columns, step: coded.step, error: step / 2, at: (i) => (bytes[i] === 255 ? null : low + bytes[i] * step) };
+  }
+  /** The limits of a layer's colors: its own, or those of all layers. */
+  const limitsOf = (number, name, layer) => (at("shared").checked ? runs[number].gallery.maps[name].limits : runs[number].gallery.maps[name].layers[layer].limits);
 
-  function draw() {
-    const run = runs[chosen.run], gallery = run.gallery, place = at("maps");
-    at("gallery-controls").hidden = at("map-scale").hidden = gallery === null;
-    if (gallery === null) { place.replaceChildren("This run has no maps."); return; }
-    const name = at("map-metric").value, coded = gallery.maps[name], [rows, columns] = coded.shape;
-    at("sample").max = gallery.samples.length - 1;
-    const position = Math.min(Number(at("sample").value), gallery.samples.length - 1), sample = gallery.samples[position];
-    const label = (run.labels ? `, label ${run.labels[sample]}` : "") + (run.predictions ? `, prediction: ${run.predictions[sample]}` : "");
-    at("sample-name").textContent = `${run.samples[sample]}${label}`;
-    at("gallery-note").textContent = gallery.samples.length < run.samples.length ? `${gallery.samples.length} of ${run.samples.length} samples, evenly chosen; the archive has all.` : "";
-    legend(at("map-scale"), coded.low, coded.high, `${name === coded.metric ? "" : name + ": "}${metricOf(run, coded.metric).label}, one scale for all layers and samples`, ["≤ ", "≥ "]);
-    const all = codes(chosen.run, name), figures = [];
-    if (gallery.pictures) figures.push(figure(make("img", { src: gallery.pictures[position], alt: `Input ${run.samples[sample]}${label}` }), "input"));
-    run.layers.forEach((layer, number) => {
-      const metric = metricOf(run, coded.metric), value = coded.values[number][sample];
-      const canvas = make("canvas", { width: columns, height: rows, role: "img", "aria-label": `${name} map of ${layer.name} for ${run.samples[sample]}, mean ${shown(value)}` });
-      const context = canvas.getContext("2d"), pixels = context.createImageData(columns, rows), size = rows * columns;
-      const start = (number * gallery.samples.length + position) * size;
-      for (let i = 0; i < size; i++) {
-        const code = all[start + i];
-        if (code === 255) continue;
-        const color = parseInt(scale[code].slice(1), 16);
-        pixels.data.set([color >> 16, (color >> 8) & 255, color & 255, 255], 4 * i);
-      }
-      context.putImageData(pixels, 0, 0);
-      const unproven = value !== null && !metric.converged[number][sample] ? " *not proven" : "";
-      const found = figure(canvas, `${layer.short}: ${shown(value)}${unproven}`);
-      found.dataset.layer = number;
-      figures.push(found);
+  function paint(map, [low, high], label) {
+    const canvas = make("canvas", { width: map.columns, height: map.rows, role: "img", "aria-label": label });
+    const context = canvas.getContext("2d"), pixels = context.createImageData(map.columns, map.rows);
+    for (let i = 0; i < map.rows * map.columns; i++) {
+      const color = colorOf(map.at(i), low, high);
+      if (color === null) continue;
+      const code = parseInt(color.slice(1), 16);
+      pixels.data.set([code >> 16, (code >> 8) & 255, code & 255, 255], 4 * i);
+    }
+    context.putImageData(pixels, 0, 0);
+    return canvas;
+  }
+
+  /** Where a pixel is, in the units of the sample, and its value to the digits that the page has. */
+  function reading(map, row, column, units) {
+    const value = map.at(row * map.columns + column), span = (place) => (map.step > 1 ? `${place * map.step}–${place * map.step + map.step - 1}` : `${place}`);
+    const digits = Math.max(0, Math.min(4, Math.floor(-Math.log10(Math.max(2 * map.error, 1e-4)))));
+    const where = map.rows > 1 ? `x ${span(column)}, y ${span(row)}` : units && map.step === 1 ? units[column] : `position ${span(column)}`;
+    return `${where}: ${value === null ? "no value" : shown(value, digits)}`;
+  }
+
+  /** A map in a frame that shows which pixel is read; `tell` receives what is read there, or null. */
+  function framed(map, canvas, units, tell) {
+    const cross = make("span", { class: "cross", hidden: "" }), frame = make("span", { class: "frame" }, canvas, cross);
+    const place = { row: Math.floor(map.rows / 2), column: Math.floor(map.columns / 2) };
+    function read() {
+      cross.hidden = false;
+      Object.assign(cross.style, { left: `${(100 * place.column) / map.columns}%`, top: `${(100 * place.row) / map.rows}%`, width: `${100 / map.columns}%`, height: `${100 / map.rows}%` });
+      return reading(map, place.row, place.column, units);
+    }
+    frame.addEventListener("pointermove", (event) => {
+      const box = canvas.getBoundingClientRect(), inside = (share, count) => Math.max(0, Math.min(count - 1, Math.floor(share * count)));
+      place.row = inside((event.clientY - box.top) / box.height, map.rows);
+      place.column = inside((event.clientX - box.left) / box.width, map.columns);
+      tell(read(), event);
     });
-    place.replaceChildren(...figures);
-    point();
+    frame.addEventListener("pointerleave", () => { cross.hidden = true; tell(null); });
+    frame.step = (down, right) => {
+      if (!cross.hidden) {
+        place.row = Math.max(0, Math.min(map.rows - 1, place.row + down));
+        place.column = Math.max(0, Math.min(map.columns - 1, place.column + right));
+      }
+      return read();
+    };
+    return frame;
   }
-  function point() {
-    document.querySelectorAll("#maps figure").forEach((each) => each.classList.toggle("chosen", Number(each.dataset.layer) === chosen.layer && each.dataset.layer !== undefined));
-  }
-  /** Lead from a layer elsewhere on the page to its map. */
-  function show() {
-    const found = document.querySelector("#maps figure.chosen");
-    if (found) { found.tabIndex = -1; found.focus({ preventScroll: true }); found.scrollIntoView({ block: "center" }); }
-  }
-  function chooseRun() {
-    const run = runs[chosen.run];
-    if (run.gallery) options(at("map-metric"), Object.keys(run.gallery.maps));
-    draw();
-  }
-  function start() {
-    at("map-metric").addEventListener("change", draw);
-    at("sample").addEventListener("input", draw);
-    listen(["run"], chooseRun);
-    listen(["layer"], point);
-    chooseRun();
-  }
-  return { start, show };
+  return { mapOf, limitsOf, paint, framed };
 })();
