@@ -66,6 +66,16 @@ class ImageFiles:
     classes: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
+    def read(self, position: int) -> bytes:
+        """Return the contents of a file.
+
+        Raises
+        ------
+        InputError
+            It cannot be read; the message is only the reason.
+        """
+        return read_bytes(self.paths[position])
+
     def labels(self) -> npt.NDArray[np.int64] | None:
         """Return the class of every file, (n,), as its position in ``classes``; None without classes."""
         if not self.classes:

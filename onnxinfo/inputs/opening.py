@@ -19,10 +19,12 @@ from .geometry import Resize
 from .images import find_images, list_images
 from .labels import LabelSpec
 from .numpy_files import check_key
+from .objects import as_pictures, is_frame, plain
 from .preprocess import Preprocessing, choose
 from .rows import MemoryRows, Rows, check_file
 from .samples import Samples
 from .selection import BoxSpec, Opened, Selection, open_files, open_rows
+from .table_rows import open_frame
 
 __all__ = ["Samples", "Spec", "open_samples"]
 
@@ -66,7 +68,9 @@ def open_samples(
         A folder of images (with subfolders, sorted by name), a glob pattern, an image, a sequence of image paths,
         ``.npz:key``, ``.npy``, ``.h5:/dataset`` (or ``.hdf5``), or an array with the samples as first axis. Images in
         arrays may have channels first or last, or no channel axis if the model takes one channel. A table: ``.csv`` or
-        ``.parquet`` with a column per feature, ``.csv:NAME,NAME`` for some of them. A folder, a glob pattern or a
+        ``.parquet`` with a column per feature, ``.csv:NAME,NAME`` for some of them, or a DataFrame of pandas or polars.
+        Pictures of PIL, a torch tensor, a torch Dataset or DataLoader, whose items are samples or pairs of sample and
+        label; a DataLoader that only batches its dataset is read in the dataset's order. A folder, a glob pattern or a
         sequence of recordings, ``.wav`` or ``.flac``. Texts: ``.txt`` with one per line, or ``.csv:column``.
     shape
         Shape of one sample as declared by the model, without batch axis; a str or None is a dynamic size.
@@ -129,6 +133,7 @@ def open_samples(
     if not target.is_image and not (size is None and resize is None and boxes is None):
         raise UsageError(f"size, resize and boxes are for images; the model takes {shape_text(target.shape)}")
     purpose = Purpose(name, target.shape, target.dtype, Reading(tokenizer, rate, fit_length, labels))
+    spec = plain(spec)
     rows = _as_rows(spec, purpose, target)
     if rows is not None and rows.axes is not None:
         target = replace(target, names=rows.axes)
@@ -191,7 +196,7 @@ def _open(
     if rows is not None:
         return open_rows(rows, target, selection, labels, boxes)
     assert not isinstance(spec, Rows)
-    files = find_images(spec) if isinstance(spec, str | os.PathLike) else list_images(spec)
+    files = as_pictures(spec) or (find_images(spec) if isinstance(spec, str | os.PathLike) else list_images(spec))
     return open_files(files, target, selection, labels, boxes)
 
 
@@ -199,6 +204,10 @@ def _as_rows(spec: Spec, purpose: Purpose, target: Target) -> Rows | None:
     """Return the array that is specified; None for image files."""
     if isinstance(spec, Rows):
         return spec
+    if is_frame(spec):
+        return open_frame(spec, purpose)
+    if as_pictures(spec) is not None:
+        return None
     if isinstance(spec, str | os.PathLike):
         text = os.fspath(spec)
         if names_array(text):

@@ -19,9 +19,11 @@ from ..text import printable
 from .arrays import format_of, split_key
 from .axes import DeclaredShape, Layout, Target, describe
 from .formats import Reading
+from .objects import is_frame
 from .opening import Spec, open_samples
 from .rows import check_file
 from .samples import Samples
+from .table_rows import open_frame_all
 
 _VALUE_OPTIONS = frozenset({"preset", "scale", "mean", "std"})
 _READING_OPTIONS = ("tokenizer", "rate", "fit_length", "labels")
@@ -174,7 +176,12 @@ def _opened_together(
     options: Mapping[str, Any],
 ) -> Spec | Mapping[str, Spec]:
     """Open a file that has the samples of all graph inputs, such as a table with a column for each of them."""
-    if len(declared) < 2 or not isinstance(specs, str | os.PathLike):
+    if len(declared) < 2:
+        return specs
+    reading = Reading(**{name: options[name] for name in _READING_OPTIONS if name in options})
+    if is_frame(specs):
+        return open_frame_all(specs, declared, reading)
+    if not isinstance(specs, str | os.PathLike):
         return specs
     spec = parse_inputs(os.fspath(specs), list(declared)).get("")
     split = None if spec is None else split_key(spec)
@@ -183,7 +190,6 @@ def _opened_together(
         return specs
     path, _, key = split
     check_file(path)
-    reading = Reading(**{name: options[name] for name in _READING_OPTIONS if name in options})
     return found.open_all(path, key, declared, reading)
 
 

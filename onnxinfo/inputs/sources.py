@@ -6,14 +6,13 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .images import ImageFiles, checksum, decode, read_bytes
+from .images import ImageFiles, checksum, decode
 from .rows import Rows
 
 Array = npt.NDArray[Any]
@@ -72,7 +71,7 @@ class FileSource(Source):
         self.names: list[str] = []
         self._found, self._channels = found, channels
         self._probed: dict[int, tuple[tuple[int, int], bytes]] = {}
-        self._paths: list[Path] = []
+        self._positions: list[int] = []
         self._facts: list[tuple[tuple[int, int], bytes]] = []
 
     def probe(self, position: int) -> None:
@@ -83,14 +82,14 @@ class FileSource(Source):
         InputError
             The file cannot be read; the message is only the reason.
         """
-        data = read_bytes(self._found.paths[position])
+        data = self._found.read(position)
         height, width, _ = decode(data, self._channels).shape
         self._probed[position] = (height, width), checksum(data)
 
     def choose(self, positions: Sequence[int]) -> None:
         """Select these probed files as the samples."""
         self.names = [self._found.names[position] for position in positions]
-        self._paths = [self._found.paths[position] for position in positions]
+        self._positions = list(positions)
         self._facts = [self._probed[position] for position in positions]
 
     row_bytes = 0
@@ -104,7 +103,7 @@ class FileSource(Source):
             The file has changed since it was probed, or is missing.
         """
         try:
-            data = read_bytes(self._paths[index])
+            data = self._found.read(self._positions[index])
         except InputError as error:
             raise InputError(f"{self.names[index]}: {error}; it could be read when the run began") from None
         if checksum(data) != self._facts[index][1]:

@@ -16,7 +16,7 @@ from ..text import printable
 from .axes import shape_text
 from .formats import Declared, Format, Purpose, Reading
 from .rows import Array, MemoryRows, Rows, listing
-from .tables import MOST_SHOWN, CsvTable, ParquetTable, Table, shown
+from .tables import MOST_SHOWN, CsvTable, FrameTable, ParquetTable, Table, shown
 from .texts import tokenized
 
 #: Memory limit for the selected cells of a table, in bytes.
@@ -93,7 +93,7 @@ class TableRows(Rows):
         """Check that the type of a Parquet column fits the model's input; raise InputError otherwise."""
         kind, is_text = self._table.types[position], self._wanted.kind == "O"
         fits = bool(_NUMBERS.match(kind)) or (is_text and kind.startswith(("VARCHAR", "ENUM")))
-        if isinstance(self._table, ParquetTable) and not fits:
+        if self._table.is_typed and not fits:
             expected = "text" if is_text else "numbers"
             raise InputError(f"{self._where(position)} holds {printable(kind)[:MOST_SHOWN]}, expected {expected}")
 
@@ -134,14 +134,22 @@ def chosen_columns(table: Table, key: str | None) -> list[str]:
     return [name.strip() for name in next(csv.reader([key]))]
 
 
-def _open(kind: type[Any], path: Path, key: str | None, purpose: Purpose) -> Rows:
-    table = kind(path)
+def open_frame(frame: Any, purpose: Purpose) -> Rows:
+    """Return all columns of a DataFrame as the samples of a graph input."""
+    return _columns(FrameTable(frame), None, purpose, [])
+
+
+def open_frame_all(frame: Any, declared: Declared, reading: Reading) -> dict[str, Rows]:
+    """Return the columns of a DataFrame as samples of the graph inputs of the same names."""
+    return _by_name(FrameTable(frame), None, declared, reading)
+
+
+def _columns(table: Table, key: str | None, purpose: Purpose, labels: Sequence[str]) -> Rows:
     if purpose.reading.tokenizer is not None and purpose.dtype.kind in "iu":
         declared: Declared = {purpose.name: (purpose.shape, purpose.dtype)}
         return tokenized(_column_of_texts(table, key), declared, purpose.reading)[purpose.name]
     names = chosen_columns(table, key)
     if key is None:
-        labels = _label_columns(path, purpose.reading.labels)
         names = [name for name in names if name not in labels]
     return TableRows(table, names, _row_shape(table, names, purpose), purpose.dtype)
 
@@ -157,14 +165,13 @@ def _row_shape(table: Table, names: Sequence[str], purpose: Purpose) -> tuple[in
     expected = purpose.shape[0]
     if isinstance(expected, int) and expected != len(names):
         raise InputError(
-            f"{table.title} has {len(names)} columns, {listing(names)}; the model takes {expected} values: name them, "
-            f"{table.title}:NAME,NAME,..., in the model's order"
+            f"{table.title} has {len(names)} columns, {listing(names)}; the model takes {expected} values: "
+            f"{table.remedy}"
         )
     return (len(names),)
 
 
-def _open_all(kind: type[Any], path: Path, key: str | None, declared: Declared, reading: Reading) -> dict[str, Rows]:
-    table = kind(path)
+def _by_name(table: Table, key: str | None, declared: Declared, reading: Reading) -> dict[str, Rows]:
     if reading.tokenizer is not None:
         return tokenized(_column_of_texts(table, key), declared, reading)
     if key is not None:
@@ -221,10 +228,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
 
 
-def _format(kind: type[Table]) -> Format:
+def _format(kind: type[CsvTable | ParquetTable]) -> Format:
     return Format(
-        open=lambda path, key, purpose: _open(kind, path, key, purpose),
-        open_all=lambda path, key, declared, reading: _open_all(kind, path, key, declared, reading),
+        open=lambda path, key, purpose: _columns(
+            kind(path), key, purpose, _label_columns(path, purpose.reading.labels)
+        ),
+        open_all=lambda path, key, declared, reading: _by_name(kind(path), key, declared, reading),
     )
 
 

@@ -68,6 +68,16 @@ class Table(ABC):
         """Name of the table in messages."""
         return printable(self.path)
 
+    @property
+    def remedy(self) -> str:
+        """How to choose some columns, for messages."""
+        return f"name them, {self.title}:NAME,NAME,..., in the model's order"
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether columns have types, which must fit the model's input."""
+        return True
+
     @abstractmethod
     def source(self, path: str) -> str:
         """Return an SQL table expression for the file, with columns c0, c1, ...; `path` is an SQL literal."""
@@ -119,7 +129,7 @@ class Table(ABC):
         if not expressions:
             return []
         named = ", ".join(f"{sql} AS e{i}" for i, sql in enumerate(expressions))
-        with self._selecting(named, f"LIMIT {count}", outside=True) as result:
+        with self._selecting(named, f"LIMIT {count}") as result:
             found = result.fetchnumpy()
         arrays = [found[f"e{i}"] for i in range(len(expressions))]
         if len(arrays[0]) < count:
@@ -127,7 +137,7 @@ class Table(ABC):
         return arrays
 
     @contextmanager
-    def _selecting(self, selected: str, limit: str, *, outside: bool = False) -> Iterator[Any]:
+    def _selecting(self, selected: str, limit: str) -> Iterator[Any]:
         """Yield the result of a query; `limit` is a LIMIT clause on the rows of the table, or empty."""
         import duckdb
 
@@ -171,6 +181,11 @@ class CsvTable(Table):
         self._delimiter = max(_DELIMITERS, key=text.count)
         self.columns = _header(text, self._delimiter, self.title)
         self.types = ["VARCHAR"] * len(self.columns)
+
+    @property
+    def is_typed(self) -> bool:
+        """CSV files hold text."""
+        return False
 
     def source(self, path: str) -> str:
         """Return a call of ``read_csv`` with columns c0, c1, ...; `path` is an SQL literal."""
@@ -226,6 +241,58 @@ class ParquetTable(Table):
             except duckdb.Error as error:
                 raise InputError(f"{self.title} cannot be read: {_reason(error)}") from None
             yield found
+
+
+class FrameTable(Table):
+    """A table in memory.
+
+    Parameters
+    ----------
+    frame
+        A DataFrame of pandas or polars.
+
+    Raises
+    ------
+    InputError
+        It has too many columns.
+    """
+
+    def __init__(self, frame: Any) -> None:
+        import pandas
+
+        self.path, self.columns = Path("table"), [str(name) for name in frame.columns]
+        _check_width(self.columns, self.title)
+        # Position by position, as names need not be unique; polars and pandas return columns alike.
+        series = [frame.iloc[:, at] if hasattr(frame, "iloc") else frame[:, at] for at in range(len(self.columns))]
+        self._frame = pandas.DataFrame({f"c{at}": each.to_numpy() for at, each in enumerate(series)})
+        self.types = []
+        with self._selecting("*", "LIMIT 0") as result:
+            self.types = [str(column[1]) for column in result.description]
+
+    @property
+    def title(self) -> str:
+        """Name of the table in messages."""
+        return "the DataFrame"
+
+    @property
+    def remedy(self) -> str:
+        """How to choose some columns, for messages."""
+        return "select them, frame[[NAME, ...]], in the model's order"
+
+    def source(self, path: str) -> str:
+        """Return the name of the registered table."""
+        return "given"
+
+    @contextmanager
+    def _selecting(self, selected: str, limit: str) -> Iterator[Any]:
+        import duckdb
+
+        with duckdb.connect(":memory:") as connection:
+            try:
+                connection.register("given", self._frame)
+                yield connection.execute(f"SELECT {selected} FROM (SELECT * FROM given {limit})")
+            except duckdb.Error as error:
+                raise InputError(f"{self.title} cannot be read: {_reason(error)}") from None
 
 
 def _header(text: str, delimiter: str, title: str) -> list[str]:

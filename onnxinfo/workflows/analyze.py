@@ -109,7 +109,8 @@ def analyze(
         scikit-learn estimator.
     inputs
         Samples: a folder or glob of images or recordings, ``FILE.npz:key``, ``.npy``, ``FILE.h5:/dataset``, a table
-        (``.csv``, ``.parquet``, ``FILE.csv:NAME,NAME``), texts (``.txt``), an array; for several graph inputs a mapping
+        (``.csv``, ``.parquet``, ``FILE.csv:NAME,NAME``), texts (``.txt``), an array, a torch tensor, Dataset or
+        DataLoader, pictures of PIL, a DataFrame; for several graph inputs a mapping
         from their names, ``NAME=SPEC,...``, or a table with a column for each; for a model without a batch axis a list
         of mappings from names to arrays, or a folder of ``.npz`` files, each one complete feed.
     output

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ..graph.frameworks import framework_of
 from ..graph.model import ModelSource, load
+from ..inputs.objects import plain
+from ..inputs.rows import Rows
 
 
 def given_model(model: ModelSource, inputs: Any = None, example: Any = None) -> ModelSource:
@@ -30,9 +34,11 @@ def given_model(model: ModelSource, inputs: Any = None, example: Any = None) -> 
 
 
 def _first(inputs: Any) -> Any:
-    """Return the first samples of float arrays or tensors, or of a mapping to these; None for anything else."""
+    """Return the first samples of floats in arrays, tensors or datasets, or of a mapping to these; else None."""
     if isinstance(inputs, Mapping):
         found = {name: _first(each) for name, each in inputs.items()}
         return found if found and all(each is not None for each in found.values()) else None
-    is_float = "float" in str(getattr(inputs, "dtype", ""))
-    return inputs[:2] if is_float and hasattr(inputs, "shape") and len(inputs) else None
+    found = plain(inputs)
+    if not isinstance(found, Rows | np.ndarray) or found.dtype.kind != "f" or not len(found):
+        return None
+    return found[:2] if isinstance(found, np.ndarray) else found.read(range(min(2, len(found))))
