@@ -56,6 +56,9 @@ class _Size(click.ParamType[tuple[float, float]]):
 @only_metrics("Metric to draw; repeatable for curve and coherency. Default: sid, else the first.", "metric")
 @click.option("--against", metavar="METRIC", help="scatter: metric on the vertical axis. Default: ru.")
 @click.option("--overlay", is_flag=True, default=None, help="maps: draw the maps over the images.")
+@click.option("--change", is_flag=True, default=None, help="maps: draw each map minus that of the layer before.")
+@click.option("--sort", type=click.Choice(["sample", "class"]), help="maps: order of the samples. Default: sample.")
+@click.option("--class-means", is_flag=True, default=None, help="maps: draw the mean map of each class.")
 @click.option("--scale", type=click.Choice(["layer", "shared"]), help="maps: color scale. Default: layer.")
 @click.option(
     "--x",

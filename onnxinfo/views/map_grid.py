@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import UsageError
 from .panels import (
     blank,
     color_limits,
@@ -20,7 +21,7 @@ from .panels import (
     title_column,
     width_of_names,
 )
-from .style import FigureStyle, wrapped
+from .style import DIVERGING, SEQUENTIAL, FigureStyle, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,10 +70,13 @@ class Band:
         Names of the layers.
     rows
         The rows.
+    colors
+        Color map: the sequential one, or, for changes, the diverging one, which is white or dark at zero.
     """
 
     titles: list[str]
     rows: list[Row] = field(default_factory=list)
+    colors: str = SEQUENTIAL
 
     def column(self, number: int) -> list[Map]:
         """Return the finished maps of a layer."""
@@ -80,7 +84,33 @@ class Band:
 
     def limits(self) -> list[tuple[float, float]]:
         """Return the limits of each layer's color scale."""
-        return [color_limits(self.column(number), _ROBUST) for number in range(len(self.titles))]
+        if self.colors == SEQUENTIAL:
+            return [color_limits(self.column(number), _ROBUST) for number in range(len(self.titles))]
+        ends = [
+            color_limits([abs(map_) for map_ in self.column(number)], _ROBUST)[1] for number in range(len(self.titles))
+        ]
+        return [(-end, end) for end in ends]
+
+    def changes(self) -> Band:
+        """Return the changes from each layer to the next, such as what a layer discards that earlier ones kept.
+
+        Raises
+        ------
+        UsageError
+            There is one layer.
+        """
+        if len(self.titles) < 2:
+            raise UsageError("a change is from one layer to the next, and one layer is shown; choose several")
+        made = Band(self.titles[1:], colors=DIVERGING)
+        for row in self.rows:
+            pairs = zip(row.maps, row.maps[1:], strict=False)
+            maps = [None if one is None or other is None else other - one for one, other in pairs]
+            proven = [one and other for one, other in zip(row.proven, row.proven[1:], strict=False)]
+            if any(map_ is not None for map_ in maps):
+                made.rows.append(replace(row, maps=maps, proven=proven))
+        if not made.rows:
+            raise UsageError("a change is from one layer to the next, and no sample has two that are finished")
+        return made
 
 
 class MapGrid:
@@ -126,7 +156,7 @@ class MapGrid:
         limits = [shared] * len(band.titles) if shared else band.limits()
         drawn: list[ScalarMappable | None] = [None] * len(band.titles)
         for line, row in zip(axes, band.rows, strict=True):
-            for number, mappable in enumerate(self._draw_row(line, row, limits)):
+            for number, mappable in enumerate(self._draw_row(line, row, limits, band.colors)):
                 drawn[number] = mappable or drawn[number]
         if shared is None:
             for number, found in enumerate(drawn):
@@ -135,26 +165,24 @@ class MapGrid:
         return drawn
 
     def _draw_row(
-        self, line: npt.NDArray[Any], row: Row, limits: Sequence[tuple[float, float]]
+        self, line: npt.NDArray[Any], row: Row, limits: Sequence[tuple[float, float]], colors: str
     ) -> list[ScalarMappable | None]:
         for each in line:
             blank(each)
         if self._first and row.picture is not None:
             line[0].imshow(row.picture, interpolation="nearest")
         name_beside(line[0], row.caption, self._style)
-        cells = zip(line[self._first :], row.maps, row.proven, limits, strict=False)
-        return [self._draw_cell(axes, map_, is_proven, row, each) for axes, map_, is_proven, each in cells]
-
-    def _draw_cell(
-        self, axes: Axes, map_: Map | None, is_proven: bool, row: Row, limits: tuple[float, float]
-    ) -> ScalarMappable | None:
-        if map_ is None:
-            axes.set_facecolor(self._style.theme.missing)
-            return None
-        drawn = draw_map(axes, map_, limits, row.picture if self._overlay else None)
-        if not is_proven:
-            mark_unproven(axes, self._style)
-        return drawn
+        below = row.picture if self._overlay else None
+        found: list[ScalarMappable | None] = []
+        for axes, map_, is_proven, each in zip(line[self._first :], row.maps, row.proven, limits, strict=False):
+            if map_ is None:
+                axes.set_facecolor(self._style.theme.missing)
+                found.append(None)
+                continue
+            found.append(draw_map(axes, map_, each, below, colors))
+            if not is_proven:
+                mark_unproven(axes, self._style)
+        return found
 
     def _draw_bar(
         self,

@@ -119,7 +119,11 @@ def name_beside(axes: Axes, lines: Sequence[str], style: FigureStyle) -> None:
 
 
 def draw_map(
-    axes: Axes, map_: npt.NDArray[np.float32], limits: tuple[float, float], picture: npt.NDArray[np.uint8] | None
+    axes: Axes,
+    map_: npt.NDArray[np.float32],
+    limits: tuple[float, float],
+    picture: npt.NDArray[np.uint8] | None = None,
+    colors: str = SEQUENTIAL,
 ) -> AxesImage:
     """Draw a map, half-transparent over the gray of a picture if one is given."""
     if picture is not None:
@@ -131,7 +135,7 @@ def draw_map(
     return axes.imshow(
         map_,
         alpha=1.0 if picture is None else 0.6,
-        cmap=SEQUENTIAL,
+        cmap=colors,
         vmin=low,
         vmax=high,
         interpolation="nearest",

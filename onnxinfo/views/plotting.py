@@ -70,6 +70,9 @@ class MapsOptions(PlotOptions, total=False):
 
     overlay: bool
     scale: Literal["layer", "shared"]
+    change: bool
+    sort: Literal["sample", "class"]
+    class_means: bool
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,7 @@ def plot(
         ``page`` (7.2 in) or ``slide`` (12 in) and sets the size of the text, too; ``size`` is width and height in
         inches, such as ``(7.2, 4)``, instead; ``dpi`` is the resolution; ``force`` replaces an existing file whatever
         it contains, but never a file that is read (by default only a figure of the same format is replaced).
-        For one kind: ``spread`` and ``x`` of ``curve``, and ``overlay`` and ``scale`` of ``maps``, see
+        For one kind: ``spread`` and ``x`` of ``curve``, and the options of ``maps``, see
         :func:`onnxinfo.plot_curve` and :func:`onnxinfo.plot_maps`; ``x`` of ``overview``, as for ``curve``; ``against``
         of ``scatter``, the metric on the vertical axis, by default ``ru``; ``by`` and ``unpaired`` of ``compare``, see
         :func:`onnxinfo.compare`; ``texts`` of ``units``, a file with one line of tokens per sample, or one name per
@@ -324,7 +327,9 @@ def plot_maps(
     **options
         See :func:`onnxinfo.plot`; by default as many evenly spaced layers and samples are drawn as are legible. With
         ``overlay``, half-transparent maps are drawn over the gray pictures. Each layer has a color scale of its own;
-        with ``scale="shared"``, all layers have the same one.
+        with ``scale="shared"``, all layers have the same one. ``change`` draws each map minus that of the layer before:
+        what a layer discards that the one before it kept. ``sort="class"`` sorts the samples by label, and
+        ``class_means`` draws the mean map of each class.
 
     Returns
     -------

@@ -209,7 +209,7 @@ def test_an_overview_has_the_floor_and_maps_of_three_samples(tmp_path):
     roles = ("most discarded", "typical", "least discarded")
     assert named == [(role, f"sample {order[at]}.png") for role, at in zip(roles, (-1, 3, 0), strict=True)]
     assert "floor of a linear layer" in words(figure)
-    assert "yellow is discarded" in words(figure)
+    assert "light is discarded" in words(figure)
 
 
 @pytest.mark.parametrize(
@@ -255,3 +255,50 @@ def test_an_overview_of_many_layers_with_long_names_is_legible(tmp_path):
     gaps = np.abs(np.diff(sorted(box.x1 for box in boxes)))
     assert gaps.min() > 0.15 * figure.dpi
     assert max(len(each.get_text()) for each in curve.get_xticklabels()) <= 18
+
+
+def test_changes_are_maps_minus_those_of_the_layer_before(archive):
+    figure = onnxinfo.plot(archive, "maps", run="first", samples=[2], change=True)
+    with onnxinfo.open(archive) as opened:
+        maps = [opened["first"].map("sid", layer, 2).mean(0) for layer in range(fakes.LAYERS)]
+    found = [axes.images[0] for axes in figure.axes if axes.images and axes.images[0].get_array().shape == (24, 24)]
+    assert len(found) == fakes.LAYERS - 1
+    for image, one, other in zip(found, maps, maps[1:], strict=False):
+        np.testing.assert_allclose(image.get_array(), other - one, rtol=1e-5, atol=1e-6)
+        assert image.norm.vmin == -image.norm.vmax
+    assert "the first minus 'layer0'" in words(figure)
+
+
+def test_class_means_are_means_of_the_samples_of_a_class(archive):
+    figure = onnxinfo.plot(archive, "maps", run="first", class_means=True)
+    captions = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert captions == [f"class {label}\nmean of 2" for label in range(3)]
+    found = [axes.images[0] for axes in figure.axes if axes.images and axes.images[0].get_array().shape == (24, 24)]
+    with onnxinfo.open(archive) as opened:
+        mean = np.mean([opened["first"].map("sid", 0, sample).mean(0) for sample in (0, 3)], axis=0)
+    np.testing.assert_allclose(found[0].get_array(), mean, rtol=1e-5, atol=1e-6)
+
+
+def test_samples_are_sorted_by_class(archive):
+    figure = onnxinfo.plot(archive, "maps", run="first", sort="class", layers=["*layer0*"])
+    classes = [axes.get_ylabel().split("\n")[1] for axes in figure.axes if axes.get_ylabel()]
+    assert classes == [f"class {label}" for label in (0, 0, 1, 1, 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"change": True, "layers": ["*layer0*"]}, "one layer is shown; choose several"),
+        ({"change": True, "overlay": True}, "leave out overlay, scale"),
+        ({"sort": "name"}, "sort 'name'; give one of sample, class"),
+    ],
+)
+def test_maps_that_make_no_sense_are_refused(options, message, archive):
+    with pytest.raises(UsageError, match=message):
+        onnxinfo.plot(archive, "maps", run="first", **options)
+
+
+def test_sorting_by_class_needs_labels(tmp_path):
+    fakes.make(tmp_path / "a.h5", "one", fakes.schema(labels=None))
+    with pytest.raises(UsageError, match="run 'one' has no labels to sort by; analyze with labels="):
+        onnxinfo.plot(tmp_path / "a.h5", "maps", class_means=True)

@@ -14,9 +14,9 @@ from ...text import printable, shorten
 from ..captions import sample_captions
 from ..comparable import check_comparable
 from ..map_grid import Band, Map, MapGrid, Row
-from ..panels import MOST_LAYERS, MOST_SAMPLES, color_limits, flat_map
+from ..panels import MOST_LAYERS, MOST_SAMPLES, color_limits, flat_map, mean_of_known
 from ..plotting import figure_plot
-from ..reading_runs import metric_label, nothing_finished, run_values
+from ..reading_runs import metric_label, natural, nothing_finished, run_values
 from ..run_values import RunValues
 from ..run_view import RunView
 from ..selection import Selection
@@ -26,19 +26,34 @@ from ..wording import unproven_text
 if TYPE_CHECKING:
     from ..canvas import Canvas
 
+#: Number of classes whose means are drawn.
+_MOST_CLASSES = 10
 #: Color scales: one for each layer, or one for all.
 SCALES = ("layer", "shared")
+#: Orders of the rows.
+ORDERS = ("sample", "class")
 
 
 @figure_plot("maps", maps=True)
 def draw_maps(
-    canvas: Canvas, selection: Selection, style: FigureStyle, *, overlay: bool = False, scale: str = "layer"
+    canvas: Canvas,
+    selection: Selection,
+    style: FigureStyle,
+    *,
+    overlay: bool = False,
+    scale: str = "layer",
+    change: bool = False,
+    sort: str = "sample",
+    class_means: bool = False,
 ) -> None:
     """Draw a grid of maps and their color bars; see :func:`onnxinfo.plot_maps`."""
-    if scale not in SCALES:
-        raise UsageError(f"scale '{printable(scale)}'; give one of {', '.join(SCALES)}")
-    found = _Found.read(selection)
-    bands = found.bands()
+    for option, value, known in (("scale", scale, SCALES), ("sort", sort, ORDERS)):
+        if value not in known:
+            raise UsageError(f"{option} '{printable(value)}'; give one of {', '.join(known)}")
+    if change and (overlay or scale == "shared"):
+        raise UsageError("change=True has a color scale for each layer and no pictures below; leave out overlay, scale")
+    found = _Found.read(selection, "means" if class_means else sort)
+    bands = [band.changes() for band in found.bands()] if change else found.bands()
     if overlay and not all(row.picture is not None for band in bands for row in band.rows):
         raise UsageError(f"{found.without_pictures()} has no pictures to lay maps over; leave out overlay=True")
     everything = [each for band in bands for number in range(len(band.titles)) for each in band.column(number)]
@@ -50,10 +65,17 @@ def draw_maps(
         canvas.note("colors are mixed with the picture's gray: compare values on plain maps")
     for note in found.notes():
         canvas.note(note)
+    if change:
+        first = found.bands()[0].titles[0]
+        canvas.note(f"each map minus that of the column before, the first minus '{first}'")
+        is_sid = found.metric == "sid"
+        canvas.note(
+            "orange: discarded there; purple: kept more than before" if is_sid else "orange: higher; purple: lower"
+        )
     if shared is None:
         canvas.note(f"colors: {found.label}, with a scale for each layer")
     canvas.alt = (
-        f"Maps of {found.label}, of {len(found.samples)} samples and {len(bands[0].titles)} layers of "
+        f"Maps of {found.label}, of {len(set(found.samples))} samples and {len(bands[0].titles)} layers of "
         f"{', '.join(found.titles)}."
     )
 
@@ -71,8 +93,8 @@ class _Found:
         Names of the samples.
     """
 
-    def __init__(self, metric: str, limit: int, layers: Sequence[str]) -> None:
-        self.metric, self._limit, self._common = metric, limit, layers
+    def __init__(self, metric: str, rows: str, limit: int, layers: Sequence[str]) -> None:
+        self.metric, self._rows, self._limit, self._common = metric, rows, limit, layers
         self.titles: list[str] = []
         self.label = ""
         self.samples: list[str] = []
@@ -84,8 +106,8 @@ class _Found:
         self._cells: list[dict[str, npt.NDArray[Any]]] = []
 
     @classmethod
-    def read(cls, selection: Selection) -> _Found:
-        """Read the maps of all selected runs."""
+    def read(cls, selection: Selection, rows: str) -> _Found:
+        """Read the maps of all selected runs; `rows` are samples, sorted by ``sample`` or ``class``, or ``means``."""
         metric = selection.metrics[0]
         titles = selection.titles()
         names: list[list[str]] = []
@@ -98,7 +120,7 @@ class _Found:
                 pass
         check_comparable([run for run in runs if run.layers])
         common = [name for name in names[0] if all(name in other for other in names)]
-        found = cls(metric, max(1, MOST_SAMPLES // len(names)), common)
+        found = cls(metric, rows, max(1, MOST_SAMPLES // len(names)), common)
         for view, source in selection.views():
             found._add(view, titles[source, view.name], len(names) > 1)
         if not any(row for band in found._bands.values() for row in band.rows):
@@ -118,8 +140,9 @@ class _Found:
         notes = []
         layers, samples = (max(each) for each in zip(*self._whole.values(), strict=True))
         shown = max(len(band.titles) for band in self.bands())
-        if len(self.samples) < samples or shown < layers:
-            notes.append(f"{len(self.samples)} of {samples} samples, {shown} of {layers} layers")
+        count = len(set(self.samples))
+        if count < samples or shown < layers:
+            notes.append(f"{count} of {samples} samples, {shown} of {layers} layers")
         if self._skipped:
             notes.append(f"{self.metric} is defined in no other layer")
         if remark := unproven_text(self._cells):
@@ -131,15 +154,14 @@ class _Found:
         names = [row.name for row in view.layers]
         layers = [names.index(name) for name in self._common] if self._common else [*range(len(names))]
         layers = [layers[i] for i in evenly(len(layers), MOST_LAYERS)]
-        samples = evenly(view.shape[1], self._limit)
-        captions = sample_captions(view)
+        groups = self._groups(view)
         panels = view.panels()
         maps = {
-            (layer, sample, number): flat_map(panel.map(self.metric, layer, sample), panel.axes)
+            (layer, group, number): _mean_map(panel, self.metric, layer, there)
             for number, panel in enumerate(panels)
             for layer in layers
-            for sample in samples
-            if values["done"][layer, sample]
+            for group, (_, samples) in enumerate(groups)
+            if (there := [sample for sample in samples if values["done"][layer, sample]])
         }
         if not maps:
             return
@@ -152,23 +174,44 @@ class _Found:
         self.label = metric_label(view.metrics[0])
         self._whole[title] = view.shape
         self._pictured[title] = any(panel.thumbnails is not None for panel in panels)
-        self._cells.append(select_part(values, layers, samples))
+        self._cells.append(select_part(values, layers, [sample for _, samples in groups for sample in samples]))
         band = self._band(title, [names[layer] for layer in layers])
-        for sample in samples:
-            self.samples += [view.sample_names[sample]] * (view.sample_names[sample] not in self.samples)
+        for group, (caption, samples) in enumerate(groups):
+            name = caption[0] if self._rows == "means" else view.sample_names[samples[0]]
+            self.samples += [view.sample_names[sample] for sample in samples]
             for number, panel in enumerate(panels):
-                cells = [maps.get((layer, sample, number)) for layer in layers]
+                cells = [maps.get((layer, group, number)) for layer in layers]
                 if all(each is None for each in cells):
                     continue
                 pictures = panel.thumbnails
-                lines = [*captions[sample], *_input_lines(panel)]
+                lines = [*caption, *_input_lines(panel)]
                 row = Row(
                     caption=[shorten(title, 18), *lines] if are_several else lines,
-                    picture=None if pictures is None else pictures[sample],
+                    picture=None if pictures is None else pictures[samples].mean(axis=0).astype(np.uint8),
                     maps=cells,
-                    proven=[bool(values["converged"][layer, sample]) for layer in layers],
+                    proven=[bool(values["converged"][layer, samples].all()) for layer in layers],
                 )
-                self._place(band, row, view.sample_names[sample])
+                self._place(band, row, name)
+
+    def _groups(self, view: RunView) -> list[tuple[list[str], list[int]]]:
+        """Return the rows of a run: caption and samples, one, or all of a class."""
+        captions = sample_captions(view)
+        if self._rows == "sample":
+            return [(captions[i], [i]) for i in evenly(view.shape[1], self._limit)]
+        if view.labels is None:
+            raise UsageError(f"run '{printable(view.name)}' has no labels to sort by; analyze with labels=...")
+        labels = [str(label) for label in view.labels]
+        if self._rows == "class":
+            order = sorted(range(len(labels)), key=lambda i: natural(labels[i]))
+            return [(captions[order[i]], [order[i]]) for i in evenly(len(order), self._limit)]
+        classes = sorted(set(labels), key=natural)
+        chosen = [classes[i] for i in evenly(len(classes), max(self._limit, _MOST_CLASSES))]
+        groups = [(name, [i for i, label in enumerate(labels) if label == name]) for name in chosen]
+        title = "class {}" if all(name.lstrip("-").isdigit() for name in classes) else "{}"
+        return [
+            ([shorten(printable(title.format(name)), 16), f"mean of {len(samples)}"], samples)
+            for name, samples in groups
+        ]
 
     def _band(self, title: str, layers: Sequence[str]) -> Band:
         """Return the band of a run; runs with the same layers share one."""
@@ -181,6 +224,12 @@ class _Found:
         at = len(order) - order[::-1].index(sample) if sample in order else len(order)
         order.insert(at, sample)
         band.rows.insert(at, row)
+
+
+def _mean_map(panel: RunView, metric: str, layer: int, samples: Sequence[int]) -> Map:
+    """Return the map of a sample, or the mean over several."""
+    maps = panel.maps(metric, layer, samples)
+    return flat_map(maps[0] if len(samples) == 1 else mean_of_known(maps, (0,)), panel.axes)
 
 
 def _is_undefined(maps: dict[tuple[int, int, int], Map], layer: int) -> bool:

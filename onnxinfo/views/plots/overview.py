@@ -88,7 +88,7 @@ def _notes(canvas: Canvas, found: RunValues, has_maps: bool) -> None:
     count = found.values["value"].shape[1]
     canvas.note(f"mean of {count} sample{'s'[: count != 1]}; bands: quartiles, and 5 % to 95 %")
     if has_maps:
-        canvas.note("maps: yellow is discarded, blue is kept" if name == "sid" else "maps: yellow is high, blue is low")
+        canvas.note("maps: light is discarded, dark is kept" if name == "sid" else "maps: light is high, dark is low")
         canvas.note("▲ marks their layers, each with a scale of its own")
     else:
         canvas.note(f"no maps: {name} has no values of single input units")
