@@ -46,7 +46,9 @@ class _Size(click.ParamType[tuple[float, float]]):
 @click.argument(
     "archives", nargs=-1, required=True, type=click.Path(), metavar="FILE... KIND", shell_complete=files_and_kinds
 )
-@click.option("-o", "--output", required=True, type=click.Path(), help="Figure to write: .png, .svg or .pdf.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(), help="Figure to write: .png, .svg or .pdf; maps also .gif."
+)
 @only_runs
 @only_layers
 @only_inputs

@@ -173,6 +173,7 @@ HDF5 = Kind("an HDF5 file", _is_hdf5)
 #: Indistinguishable from other HDF5 files, hence never considered to be of the same kind.
 NETCDF = Kind("a netCDF file", _is_hdf5)
 PNG = Kind("a PNG image", lambda content: content.head.startswith(b"\x89PNG\r\n\x1a\n"))
+GIF = Kind("a GIF image", lambda content: content.head.startswith((b"GIF87a", b"GIF89a")))
 PDF = Kind("a PDF document", lambda content: content.head.startswith(b"%PDF-"))
 PARQUET = Kind("a Parquet file", _is_parquet)
 SAFETENSORS = Kind("a safetensors file", _is_safetensors)
@@ -185,7 +186,7 @@ TABLE = Kind("a table as text", _is_table)
 CSV = Kind("a CSV table", _is_csv)
 
 #: In matching order; kinds with a signature come first.
-KINDS = (HDF5, PNG, PDF, PARQUET, SAFETENSORS, ONNX, SVG, HTML, JSON, MARKDOWN, TABLE, CSV)
+KINDS = (HDF5, PNG, GIF, PDF, PARQUET, SAFETENSORS, ONNX, SVG, HTML, JSON, MARKDOWN, TABLE, CSV)
 
 
 def kind_of(path: Path) -> Kind | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy.typing as npt
 
 from ..errors import UsageError
+from ..kinds import GIF
 from ..outputs import Output
 from .drawing import Drawing
 from .figure import write_figure
@@ -40,11 +42,14 @@ class Canvas:
         Text that says what it shows.
     title
         Title, unless the caller gives another one.
+    animation
+        Function that writes an animation to a path, of plots that have one.
     """
 
     def __init__(self, style: FigureStyle, plot: str = "", axes: Axes | None = None) -> None:
         self._plot, self._axes = plot, axes
         self.alt = self.title = ""
+        self.animation: Callable[[Path], None] | None = None
         self._notes: list[str] = []
         self._own = None
         if axes is not None:
@@ -137,7 +142,7 @@ class Canvas:
 
     def finish(self, title: str = "", caution: str = "") -> None:
         """Write title, notes and a caution around the panels; the figure grows by them unless its size was chosen."""
-        title = title or self.title
+        self.title = title = title or self.title
         if self._axes is not None:
             if title:
                 self._axes.set_title(title)
@@ -150,8 +155,13 @@ class Canvas:
         figure.title, figure.alt = title or self._plot, self.alt
 
     def write(self, output: Output) -> None:
-        """Write the figure to a file."""
-        write_figure(self.whole(), output)
+        """Write the figure to a file, or, to a GIF file, its animation."""
+        if output.kind is not GIF:
+            write_figure(self.whole(), output)
+            return
+        assert self.animation is not None
+        with output.writing() as part:
+            self.animation(part)
 
     @property
     def root(self) -> Figure:

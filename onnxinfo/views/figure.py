@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..kinds import PDF, PNG, SVG, Kind
+from ..kinds import GIF, PDF, PNG, SVG, Kind
 from ..outputs import Output, claim
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 SUFFIXES: dict[str, Kind] = {".png": PNG, ".svg": SVG, ".pdf": PDF}
 
 
-def claim_figure(output: str | os.PathLike[str], *inputs: object, force: bool = False) -> Output:
+def claim_figure(
+    output: str | os.PathLike[str], *inputs: object, force: bool = False, animated: bool = False
+) -> Output:
     """Check, before drawing, that a figure may be written; see :func:`onnxinfo.outputs.claim`.
 
     Raises
@@ -30,9 +32,10 @@ def claim_figure(output: str | os.PathLike[str], *inputs: object, force: bool = 
         The folder or the file is write-protected.
     """
     suffix = Path(output).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UsageError(f"{output}: cannot draw '{suffix}'; name a file that ends in {', '.join(SUFFIXES)}")
-    return claim(output, SUFFIXES[suffix], inputs=inputs, force=force)
+    known = SUFFIXES | ({".gif": GIF} if animated else {})
+    if suffix not in known:
+        raise UsageError(f"{output}: cannot draw '{suffix}'; name a file that ends in {', '.join(known)}")
+    return claim(output, known[suffix], inputs=inputs, force=force)
 
 
 def write_figure(figure: Figure, output: Output) -> None:

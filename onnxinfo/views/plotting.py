@@ -95,6 +95,8 @@ class Plot:
         Whether it needs a metric with maps.
     also
         Metrics that it shows besides the chosen ones.
+    animated
+        Whether it can be written as a GIF file: the drawing function then sets the canvas's ``animation``.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Plot:
     files: tuple[str, ...]
     maps: bool
     also: tuple[str, ...]
+    animated: bool
 
     @property
     def options(self) -> list[str]:
@@ -123,7 +126,7 @@ class Plot:
             _check_axes(output, options)
         force = options.pop("force", False)
         read = (path, *(options.get(name) for name in self.files))
-        target = None if output is None else claim_figure(output, *read, force=force)
+        target = None if output is None else claim_figure(output, *read, force=force, animated=self.animated)
         title = str(options.pop("title", ""))
         figure = {name: options.pop(name) for name in _OF_FIGURE if name in options}
         selection = self._selection(path, options)
@@ -171,6 +174,7 @@ def figure_plot(
     files: tuple[str, ...] = (),
     maps: bool = False,
     also: tuple[str, ...] = (),
+    animated: bool = False,
 ) -> Callable[[Callable[..., None]], Plot]:
     """Return a decorator that makes a plot from a drawing function; see :class:`Plot`.
 
@@ -184,11 +188,11 @@ def figure_plot(
         Default metric and samples; empty: all. If no run has the metric, the first one that a run has is drawn.
     files
         Own options that name files to read.
-    maps, also
+    maps, also, animated
         See :class:`Plot`.
     """
     default = {"metric": metric if metrics != NONE else (), "samples": samples}
-    return lambda draw: Plot(name, draw, metrics, default, files, maps, also)
+    return lambda draw: Plot(name, draw, metrics, default, files, maps, also, animated)
 
 
 def plot(
@@ -213,7 +217,8 @@ def plot(
         ``concentration``, ``coherency``, ``units``, ``compare``, ``columns`` or ``sensitivity``; or a name in
         :data:`onnxinfo.registry.PLOTS`.
     output
-        File to write: its suffix is .png, .svg or .pdf. By default, none is written.
+        File to write: its suffix is .png, .svg or .pdf; for ``maps`` also .gif, animated through the layers. By
+        default, none is written.
     ax
         Axes of a matplotlib figure to draw into, for plots of one panel; the colors and sizes are those of the axes.
     **options

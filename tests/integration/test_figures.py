@@ -302,3 +302,22 @@ def test_sorting_by_class_needs_labels(tmp_path):
     fakes.make(tmp_path / "a.h5", "one", fakes.schema(labels=None))
     with pytest.raises(UsageError, match="run 'one' has no labels to sort by; analyze with labels="):
         onnxinfo.plot(tmp_path / "a.h5", "maps", class_means=True)
+
+
+def test_maps_are_animated_through_the_layers(archive, tmp_path):
+    line = ["plot", str(archive), "maps", "-o", str(tmp_path / "a.gif"), "--run", "first", "--samples", "0"]
+    result = CliRunner().invoke(cli, [*line, "--width", "column"])
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert animation.n_frames == fakes.LAYERS
+        assert animation.width == 350
+        pictures = []
+        for number in range(animation.n_frames):
+            animation.seek(number)
+            pictures.append(animation.convert("RGB").tobytes())
+    assert len(set(pictures)) == fakes.LAYERS
+
+
+def test_other_plots_are_not_animated(archive, tmp_path):
+    with pytest.raises(UsageError, match=r"cannot draw '.gif'; name a file that ends in .png, .svg, .pdf"):
+        onnxinfo.plot(archive, "curve", tmp_path / "a.gif")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,13 +30,15 @@ if TYPE_CHECKING:
 
 #: Number of classes whose means are drawn.
 _MOST_CLASSES = 10
+#: Number of layers that an animation goes through.
+_MOST_FRAMES = 60
 #: Color scales: one for each layer, or one for all.
 SCALES = ("layer", "shared")
 #: Orders of the rows.
 ORDERS = ("sample", "class")
 
 
-@figure_plot("maps", maps=True)
+@figure_plot("maps", maps=True, animated=True)
 def draw_maps(
     canvas: Canvas,
     selection: Selection,
@@ -58,6 +62,7 @@ def draw_maps(
         raise UsageError(f"{found.without_pictures()} has no pictures to lay maps over; leave out overlay=True")
     everything = [each for band in bands for number in range(len(band.titles)) for each in band.column(number)]
     shared = color_limits(everything) if scale == "shared" else None
+    canvas.animation = functools.partial(_animate, canvas, selection, change, "means" if class_means else sort)
     grid = MapGrid(bands, style, overlay)
     canvas.set_height(max(grid.height(shared is not None), style.width * 0.2))
     grid.draw(canvas.whole(), shared, found.label)
@@ -80,6 +85,15 @@ def draw_maps(
     )
 
 
+def _animate(canvas: Canvas, selection: Selection, change: bool, rows: str, path: Path) -> None:
+    """Write the maps as an animation through all layers."""
+    from .maps_animation import write_animation
+
+    found = _Found.read(selection, rows, _MOST_FRAMES)
+    bands = [band.changes() for band in found.bands()] if change else found.bands()
+    write_animation(path, bands, canvas.style, found.label, canvas.title or ", ".join(found.titles))
+
+
 class _Found:
     """What is drawn, read from the archives.
 
@@ -93,8 +107,9 @@ class _Found:
         Names of the samples.
     """
 
-    def __init__(self, metric: str, rows: str, limit: int, layers: Sequence[str]) -> None:
-        self.metric, self._rows, self._limit, self._common = metric, rows, limit, layers
+    def __init__(self, metric: str, rows: str, most: tuple[int, int], layers: Sequence[str]) -> None:
+        self.metric, self._rows, self._common = metric, rows, layers
+        self._limit, self._most_layers = most
         self.titles: list[str] = []
         self.label = ""
         self.samples: list[str] = []
@@ -106,7 +121,7 @@ class _Found:
         self._cells: list[dict[str, npt.NDArray[Any]]] = []
 
     @classmethod
-    def read(cls, selection: Selection, rows: str) -> _Found:
+    def read(cls, selection: Selection, rows: str, most_layers: int = MOST_LAYERS) -> _Found:
         """Read the maps of all selected runs; `rows` are samples, sorted by ``sample`` or ``class``, or ``means``."""
         metric = selection.metrics[0]
         titles = selection.titles()
@@ -120,7 +135,7 @@ class _Found:
                 pass
         check_comparable([run for run in runs if run.layers])
         common = [name for name in names[0] if all(name in other for other in names)]
-        found = cls(metric, rows, max(1, MOST_SAMPLES // len(names)), common)
+        found = cls(metric, rows, (max(1, MOST_SAMPLES // len(names)), most_layers), common)
         for view, source in selection.views():
             found._add(view, titles[source, view.name], len(names) > 1)
         if not any(row for band in found._bands.values() for row in band.rows):
@@ -153,7 +168,7 @@ class _Found:
         values = view.values(self.metric)
         names = [row.name for row in view.layers]
         layers = [names.index(name) for name in self._common] if self._common else [*range(len(names))]
-        layers = [layers[i] for i in evenly(len(layers), MOST_LAYERS)]
+        layers = [layers[i] for i in evenly(len(layers), self._most_layers)]
         groups = self._groups(view)
         panels = view.panels()
         maps = {
