@@ -19,7 +19,7 @@ def test_every_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [[line.strip("| ").split(" | ") for line in table.splitlines() if line[:1] == "|"][2:] for table in tables]
     speed, whole, one_pass, precision = rows[1:]
     assert len(speed) == 2
-    assert [row[1:3] for row in whole] == [["16", "1"]]
+    assert [row[1:4] for row in whole] == [["16", "1", "auto"]]
     assert [row[-1] for row in one_pass] == ["0"]
     assert [row[2] for row in precision] == ["float64", "float32", "bfloat16"]
     assert float(precision[1][4]) < 0.01
