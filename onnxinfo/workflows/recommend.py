@@ -21,7 +21,7 @@ from ..arguments import Names, names_of
 from ..config import Config, FlatOptions, SelectionConfig, configure
 from ..errors import InputError, UsageError
 from ..graph.dataflow import Dataflow
-from ..graph.model import ModelSource, load
+from ..graph.model import ModelSource
 from ..graph.quantization import quantization
 from ..kinds import JSON
 from ..metrics.taps import TappedNetwork
@@ -200,12 +200,12 @@ def recommend_bits(
     config = configure(base, {**flat}, "input", "sid", "sensitivity", "execution")
     if accuracy is not None and config.input.labels is None and not isinstance(inputs, str | os.PathLike):
         raise UsageError("accuracy is of labeled samples; give labels=...")
-    loaded = load(model)
-    if found := quantization(loaded.proto):
-        raise UsageError(f"the model is quantized already ({found}); give the float model, or dequantize=True")
     # The change only determines tolerances, which are not used here.
     config = replace(config, sensitivity=replace(config.sensitivity, change="absolute:1", measure=False))
-    opened = open_sensitivity(loaded, inputs, config)
+    opened = open_sensitivity(model, inputs, config)
+    opened_model = opened.job.provider.model
+    if found := quantization(opened_model.proto):
+        raise UsageError(f"the model is quantized already ({found}); give the float model, or dequantize=True")
     rounding = _Rounding(opened.job, opened.target)
     if accuracy is not None:
         rounding.check(accuracy)
@@ -221,7 +221,7 @@ def recommend_bits(
         raise UsageError(f"keep_float={keep_float} leaves none of {len(measured)} tensors to be rounded; keep fewer")
     plans = _Plans(measured, keep_float)
     bits, reached = (plans.at(mean_bits), None) if mean_bits is not None else rounding.fewest(plans, accuracy or 0.0)
-    return _plan(opened.job, opened.target, plans, bits, reached, loaded.flow)
+    return _plan(opened.job, opened.target, plans, bits, reached, opened_model.flow)
 
 
 def _check_request(mean_bits: float | None, accuracy: float | None, keep_float: int) -> None:

@@ -128,5 +128,8 @@ def test_wrong_labels_leave_no_accuracy() -> None:
 
 
 def test_quantized_models_are_refused() -> None:
+    rows = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
     with pytest.raises(UsageError, match="quantized already"):
-        onnxinfo.recommend_bits(quantized(0.1), np.zeros((4, 32), np.float32), mean_bits=4)
+        onnxinfo.recommend_bits(quantized(0.1), rows, layers=["h", "y"], mean_bits=4)
+    plan = onnxinfo.recommend_bits(quantized(0.1), rows, layers=["h", "y"], mean_bits=4, dequantize=True)
+    assert [each.bits for each in plan.tensors] == [4]
