@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import archive_fakes as fakes
 import numpy as np
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 import onnxinfo
 from onnxinfo.archive.format import LayerRow
 from onnxinfo.cli import cli
-from onnxinfo.views.report.graph import draw_graph, model_edges
+from onnxinfo.views.report.graph import graph_layout, model_edges
 
 HOSTILE = "<script>document.title = 'taken'</script>"
 
@@ -269,13 +270,13 @@ def test_every_layer_has_a_scale_of_its_own(browser):
 
 
 def test_a_node_leads_to_its_maps(browser):
-    node = find(browser, ".graph:not([hidden]) .node")[2]
+    node = find(browser, "#nodes .node")[2]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", node)
     node.click()
     (chosen,) = find(browser, "#maps figure.chosen")
     assert chosen.get_attribute("data-layer") == "2"
     assert browser.switch_to.active_element == chosen
-    find(browser, ".graph:not([hidden]) .node")[3].send_keys("\ue007")
+    find(browser, "#nodes .node")[3].send_keys("\ue007")
     assert find(browser, "#maps figure.chosen")[0].get_attribute("data-layer") == "3"
 
 
@@ -328,7 +329,7 @@ def test_the_curve_chooses_the_layer_everywhere(browser):
     curve.send_keys("\ue014\ue014")  # right
     assert "layer2" in curve.get_attribute("aria-valuetext")
     assert browser.find_element("id", "layer").get_attribute("value") == "2"
-    pressed = ".graph:not([hidden]) .node[aria-pressed=true]"
+    pressed = "#nodes .node[aria-pressed=true]"
     assert [each.get_attribute("data-layer") for each in find(browser, pressed)] == ["2"]
     assert find(browser, "#maps figure.chosen")[0].get_attribute("data-layer") == "2"
 
@@ -373,7 +374,7 @@ def test_the_keyboard_is_enough(browser):
     ]
     assert [name for name in wanted if name not in visited] == []
     outline = "return getComputedStyle(document.activeElement).outlineStyle"
-    find(browser, ".graph:not([hidden]) .node")[0].send_keys(Keys.TAB)
+    find(browser, "#nodes .node")[0].send_keys(Keys.TAB)
     assert browser.execute_script(outline) == "solid"
     press(Keys.SPACE)
     assert find(browser, "#maps figure.chosen")[0].get_attribute("data-layer") == "1"
@@ -421,6 +422,56 @@ def test_print_is_dark_on_white_and_complete(screen):
     assert all(each.get_attribute("open") for each in find(screen, "main details"))
 
 
+def test_runs_are_laid_side_by_side(browser):
+    """Differences beyond errors are counted, and the chosen map is beside that of the other run."""
+    text = browser.find_element("id", "comparison").text
+    assert "0 of 8 differences are beyond their errors" in text
+    labels = [each.get_attribute("aria-label") for each in find(browser, "#pairs canvas")]
+    assert [label.split(":")[0] for label in labels] == ["first", "second", "difference"]
+    colors = "const c = document.querySelectorAll('#pairs canvas')[2]; return [...new Uint32Array("
+    colors += "c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)]"
+    assert len(set(browser.execute_script(colors))) == 1  # the runs are equal
+
+
+@pytest.fixture
+def odd_page(request, tmp_path):
+    """The report of an unusual run."""
+    changes = {
+        "no maps": {"metrics": (fakes.CONCENTRATION,)},
+        "one sample": {"sample_names": ["only.png"], "labels": None, "foreground": None, "thumbnails": None},
+        "one layer": {"layers": fakes.schema().layers[:1]},
+        "many layers": {
+            "layers": [LayerRow(f"/{'block' * 20}{i}", i, "Relu", f"relu_{i}", i, 1, "16") for i in range(200)],
+            "metrics": (fakes.CONCENTRATION,),
+        },
+    }[request.param]
+    archive = fakes.make(tmp_path / "a.h5", described=fakes.schema(**changes))
+    return onnxinfo.report(archive, tmp_path / "r.html")
+
+
+@pytest.mark.parametrize("odd_page", ["no maps", "one sample", "one layer", "many layers"], indirect=True)
+def test_unusual_runs_have_a_sensible_page(browser, page, odd_page):
+    try:
+        browser.get(odd_page.as_uri())
+        wait_until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
+        assert browser.get_log("browser") == []
+        assert find(browser, ".headline .figures")
+        assert find(browser, "#curve .mark")
+        assert find(browser, "#nodes .node[aria-pressed=true]")
+        assert browser.execute_script("return document.documentElement.scrollWidth - innerWidth") <= 0
+    finally:
+        browser.get(page.as_uri())
+        wait_until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
+
+
+@pytest.mark.parametrize("width", [360, 900, 1600])
+def test_every_width_is_enough(screen, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    screen.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    wait_until(lambda: screen.execute_script("return document.querySelector('#curve svg').clientWidth") <= width)
+    assert screen.execute_script("return document.documentElement.scrollWidth") <= width
+
+
 def test_edges_skip_what_was_not_analyzed():
     from onnxinfo.models import path
 
@@ -439,8 +490,15 @@ def test_a_model_that_is_not_the_runs_is_refused(page, tmp_path):
 
 
 def test_ranks_are_longest_paths():
-    drawing = draw_graph([1, 2, 3, 3], [(0, 1), (0, 2), (1, 2), (1, 3)])
-    rows = [y for _, y in drawing.boxes]
-    assert rows[0] < rows[1] < rows[2] == rows[3]
-    assert drawing.boxes[2][0] != drawing.boxes[3][0]
-    assert len(drawing.lines) == 4
+    assert graph_layout([1, 2, 3, 3], [(0, 1), (0, 2), (1, 2), (1, 3)]).ranks == [0, 1, 2, 2]
+    guessed = graph_layout([1, 7, 7, 9], None)
+    assert (guessed.ranks, guessed.lines, guessed.known) == ([0, 1, 1, 2], [(0, 1), (1, 3)], False)
+
+
+def test_the_graph_uses_the_width(browser):
+    """Layers stand side by side as far as they fit, and none overlaps another."""
+    boxes = [each.rect for each in find(browser, "#nodes .node rect")]
+    assert len({round(box["y"]) for box in boxes}) == 1
+    assert max(box["x"] + box["width"] for box in boxes) > 800
+    ordered = sorted(boxes, key=lambda box: box["x"])
+    assert all(one["x"] + one["width"] < two["x"] for one, two in pairwise(ordered))

@@ -79,15 +79,13 @@ def _listed(value: dict[str, Any] | list[Any] | Rows, brackets: str) -> Iterator
     yield brackets[1]
 
 
-def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int) -> dict[str, Any]:
+def run_data(view: RunView, budget: int) -> dict[str, Any]:
     """Return everything that the report shows of a run.
 
     Parameters
     ----------
     view
         The run, or a part of it.
-    edges
-        Pairs of positions of layers, of which the second is computed from the first; None if unknown.
     budget
         Bytes for maps; if they do not fit, samples are thinned out evenly, and the number left out is reported.
     """
@@ -115,7 +113,6 @@ def run_data(view: RunView, edges: Sequence[tuple[int, int]] | None, budget: int
         "predictions": _predictions(view),
         "correct": _correct(view),
         "layers": layers,
-        "edges": None if edges is None else [list(edge) for edge in edges],
         "samples": [printable(name) for name in view.sample_names],
         "labels": None if view.labels is None else [printable(label) for label in view.labels],
         "axes": list(view.axes),

@@ -1,4 +1,4 @@
-"""Drawing of the model: its analyzed layers from the input down, with lines that show their connections."""
+"""Graph of the model: its analyzed layers from the input on, and their connections."""
 
 from __future__ import annotations
 
@@ -11,30 +11,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ...graph.model import ModelSource
 
-BOX = (190, 40)
-GAP = (24, 34)
-
 
 @dataclass(frozen=True)
-class Drawing:
-    """Positions of boxes and of the lines between them, in pixels.
+class Layout:
+    """Columns of layers in a drawing, and the lines between them.
 
     Attributes
     ----------
-    width, height
-        Size of the drawing.
-    boxes
-        Upper left corner of each layer's box.
+    ranks
+        Column of each layer, from 0 on, without gaps.
     lines
-        Paths in SVG syntax.
+        Pairs of positions of layers.
     known
         Whether the lines are the model's own, or only follow the order of depth.
     """
 
-    width: int
-    height: int
-    boxes: list[tuple[int, int]]
-    lines: list[str]
+    ranks: list[int]
+    lines: list[tuple[int, int]]
     known: bool
 
 
@@ -77,8 +70,8 @@ def model_edges(model: ModelSource, layers: Sequence[str]) -> list[tuple[int, in
     return sorted(edges)
 
 
-def draw_graph(depths: Sequence[int], edges: Sequence[tuple[int, int]] | None) -> Drawing:
-    """Arrange layers in ranks, with the input's at the top.
+def graph_layout(depths: Sequence[int], edges: Sequence[tuple[int, int]] | None) -> Layout:
+    """Order layers from the input on, as columns of a drawing whose width the page decides.
 
     Parameters
     ----------
@@ -88,24 +81,14 @@ def draw_graph(depths: Sequence[int], edges: Sequence[tuple[int, int]] | None) -
         As returned by :func:`model_edges`; None if the model is not available: ranks then follow depth, and each layer
         is connected to the next rank.
     """
-    ranks = _ranks(depths, edges)
-    by_rank: dict[int, list[int]] = {}
-    for layer in sorted(range(len(depths)), key=lambda i: (ranks[i], depths[i], i)):
-        by_rank.setdefault(ranks[layer], []).append(layer)
-    widest = max(map(len, by_rank.values()), default=1)
-    width = widest * (BOX[0] + GAP[0]) + 3 * GAP[0]
-    boxes = [(0, 0)] * len(depths)
-    for row, rank in enumerate(sorted(by_rank)):
-        members = by_rank[rank]
-        start = (width - len(members) * (BOX[0] + GAP[0]) + GAP[0]) // 2
-        for column, layer in enumerate(members):
-            boxes[layer] = (start + column * (BOX[0] + GAP[0]), 10 + row * (BOX[1] + GAP[1]))
-    rows = {rank: row for row, rank in enumerate(sorted(by_rank))}
-    ordered = sorted(by_rank)
-    order = [(by_rank[above][0], by_rank[below][0]) for above, below in pairwise(ordered)]
-    joined = order if edges is None else edges
-    lines = [_line(boxes[a], boxes[b], rows[ranks[b]] - rows[ranks[a]], width) for a, b in joined]
-    return Drawing(width, 20 + len(by_rank) * (BOX[1] + GAP[1]), boxes, lines, edges is not None)
+    found = _ranks(depths, edges)
+    dense = {rank: place for place, rank in enumerate(sorted(set(found)))}
+    ranks = [dense[rank] for rank in found]
+    first: dict[int, int] = {}
+    for layer, rank in enumerate(ranks):
+        first.setdefault(rank, layer)
+    order = [*pairwise(first[rank] for rank in sorted(first))]
+    return Layout(ranks, [*(order if edges is None else edges)], edges is not None)
 
 
 def _ranks(depths: Sequence[int], edges: Sequence[tuple[int, int]] | None) -> list[int]:
@@ -124,16 +107,3 @@ def _ranks(depths: Sequence[int], edges: Sequence[tuple[int, int]] | None) -> li
         if ranks == before:
             break
     return ranks
-
-
-def _line(start: tuple[int, int], end: tuple[int, int], ranks: int, width: int) -> str:
-    x1, y1 = start[0] + BOX[0] // 2, start[1] + BOX[1]
-    x2, y2 = end[0] + BOX[0] // 2, end[1]
-    if ranks > 1 and abs(x1 - x2) < BOX[0]:
-        # Route the line around the boxes in between.
-        side = min(width - 6, max(start[0], end[0]) + BOX[0] + GAP[0])
-        return (
-            f"M{start[0] + BOX[0]} {y1 - BOX[1] // 2} C{side} {y1}, {side} {y2}, {end[0] + BOX[0]} {y2 + BOX[1] // 2}"
-        )
-    middle = (y1 + y2) // 2
-    return f"M{x1} {y1} C{x1} {middle}, {x2} {middle}, {x2} {y2}"

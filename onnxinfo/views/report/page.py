@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import logging
 import os
@@ -21,9 +22,10 @@ from ..comparable import caution_of, check_comparable
 from ..reading_runs import run_values
 from ..run_values import RunValues
 from ..selection import Paths, Selection
-from ..style import COLORS, SEQUENTIAL
+from ..style import COLORS, DIVERGING, SEQUENTIAL
+from .comparison import Comparison, comparison
 from .data import MAP_BYTES, MOST_SAMPLES, json_pieces, run_data
-from .graph import BOX, draw_graph, model_edges
+from .graph import graph_layout, model_edges
 from .units import units_data
 
 if TYPE_CHECKING:
@@ -92,18 +94,19 @@ def report(
     for view, source in selection.views():
         edges = None if loaded is None else model_edges(loaded, [row.name for row in view.layers])
         fitting |= edges is not None
-        data = run_data(view, edges, MAP_BYTES // count)
+        data = run_data(view, MAP_BYTES // count)
         data["units"] = units_data(view)
         data["archive"] = Path(source).name
         data["key"] = titles[source, view.name]
-        data["drawing"] = draw_graph([row.depth for row in view.layers], edges)
+        data["graph"] = dataclasses.asdict(graph_layout([row.depth for row in view.layers], edges))
         runs.append(data)
     if not runs:
         raise UsageError("the archive has no runs; there is nothing to report")
     if not fitting:
         raise UsageError(f"model {printable(model)} has not the layers of any run; give the file that was analyzed")
+    compared = comparison(selection) if len(runs) > 1 else None
     with target.writing() as part, part.open("w", encoding="utf-8") as file:
-        file.writelines(render(runs, cautions, printable(title)))
+        file.writelines(render(runs, cautions, printable(title), compared))
         size = file.tell()
     logger.info("wrote %s: %.2f MB", target.path, size / 1e6)
     return Path(output)
@@ -126,13 +129,15 @@ def _load(model: str | os.PathLike[str]) -> Model:
 
 
 #: The page's scripts, in the order in which they need each other; each is about one thing.
-_SCRIPTS = ("core", "color", "curve", "maps", "samples", "graph", "columns", "table", "main")
+_SCRIPTS = ("core", "color", "curve", "maps", "differences", "samples", "graph", "columns", "table", "main")
 # Where the template takes the data, which are too large to pass through it.
 _DATA = "{{ data }}"
 _NAMED = 4
 
 
-def render(runs: list[dict[str, Any]], cautions: Sequence[str], title: str = "") -> Iterator[str]:
+def render(
+    runs: list[dict[str, Any]], cautions: Sequence[str], title: str = "", compared: Comparison | None = None
+) -> Iterator[str]:
     """Yield the page's HTML; all text from the data is escaped, and only the page's own scripts may run."""
     # Imported here because only this needs it.
     import jinja2
@@ -148,7 +153,7 @@ def render(runs: list[dict[str, Any]], cautions: Sequence[str], title: str = "")
         "heading": title or keys,
         "runs": runs,
         "cautions": cautions,
-        "box": BOX,
+        "compared": compared,
         "style": Markup(_style(folder, len(runs))),
         "scripts": [Markup(script) for script in own],
         "hashes": [_hash(script) for script in own],
@@ -156,13 +161,21 @@ def render(runs: list[dict[str, Any]], cautions: Sequence[str], title: str = "")
     yield str(environment.from_string(before).render(values))
     bare = [{key: value for key, value in each.items() if key not in _HTML_ONLY} for each in runs]
     # Within a script element, only `<` could end it.
-    for text in json_pieces({"runs": bare, "colors": list(COLORS), "scale": _scale(), "most": MOST_SAMPLES}):
+    for text in json_pieces(
+        {
+            "runs": bare,
+            "colors": list(COLORS),
+            "scale": _scale(SEQUENTIAL),
+            "diverging": _scale(DIVERGING),
+            "most": MOST_SAMPLES,
+        }
+    ):
         yield text.replace("<", "\\u003c")
     yield str(environment.from_string(after).render(values))
 
 
 # Parts of a run's data that the template takes, and the scripts do not.
-_HTML_ONLY = frozenset({"drawing", "figures", "sentences", "card", "recipe", "provenance", "warnings"})
+_HTML_ONLY = frozenset({"figures", "sentences", "card", "recipe", "provenance", "warnings"})
 
 
 def _style(folder: Traversable, count: int) -> str:
@@ -175,9 +188,9 @@ def _hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _scale() -> list[str]:
+def _scale(name: str) -> list[str]:
     """Return the colors of the color scale, one per code of a map."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return [to_hex(colormaps[SEQUENTIAL](i / 254)) for i in range(255)]
+    return [to_hex(colormaps[name](i / 254)) for i in range(255)]

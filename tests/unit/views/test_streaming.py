@@ -128,7 +128,7 @@ def test_a_part_of_the_numbers_is_that_part(archive: Path) -> None:
 def test_a_report_is_written_in_pieces(archive: Path) -> None:
     """No piece holds more than a layer's numbers, and together they are what JSON says."""
     with onnxinfo.open(archive) as opened:
-        data = run_data(RunView(opened["run"]), None, MAP_BYTES)
+        data = run_data(RunView(opened["run"]), MAP_BYTES)
     pieces = [*json_pieces(data)]
     text = "".join(pieces)
     numbers = json.loads(text)["metrics"][0]["values"]

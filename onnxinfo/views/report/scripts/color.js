@@ -1,8 +1,8 @@
 "use strict";
 // The scale of colors: codes, inks that can be read on them, and legends.
-function colorOf(value, low, high) {
+function colorOf(value, low, high, shades = scale) {
   if (value === null || value === undefined) return null;
-  return scale[Math.max(0, Math.min(254, Math.round((254 * (value - low)) / Math.max(high - low, 1e-9))))];
+  return shades[Math.max(0, Math.min(254, Math.round((254 * (value - low)) / Math.max(high - low, 1e-9))))];
 }
 function inkOn(color) {
   const [r, g, b] = [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));

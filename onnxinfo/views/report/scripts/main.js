@@ -35,10 +35,9 @@
   const paper = 680;
   addEventListener("beforeprint", () => {
     document.querySelectorAll("main details").forEach((each) => { each.open = true; });
-    curve.draw(paper);
-    columns.draw(paper);
+    [curve, graph, columns].forEach((view) => view.draw(paper));
   });
-  addEventListener("afterprint", () => { curve.draw(); columns.draw(); });
+  addEventListener("afterprint", () => [curve, graph, columns].forEach((view) => view.draw()));
 
   const first = runs[0].metrics.find((metric) => metric.name === "sid") || runs[0].metrics[0];
   const means = first ? first.mean : [];

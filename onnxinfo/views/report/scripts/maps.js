@@ -17,11 +17,11 @@ const maps = (() => {
   /** The limits of a layer's colors: its own, or those of all layers. */
   const limitsOf = (number, name, layer) => (at("shared").checked ? runs[number].gallery.maps[name].limits : runs[number].gallery.maps[name].layers[layer].limits);
 
-  function paint(map, [low, high], label) {
+  function paint(map, [low, high], label, shades = scale) {
     const canvas = make("canvas", { width: map.columns, height: map.rows, role: "img", "aria-label": label });
     const context = canvas.getContext("2d"), pixels = context.createImageData(map.columns, map.rows);
     for (let i = 0; i < map.rows * map.columns; i++) {
-      const color = colorOf(map.at(i), low, high);
+      const color = colorOf(map.at(i), low, high, shades);
       if (color === null) continue;
       const code = parseInt(color.slice(1), 16);
       pixels.data.set([code >> 16, (code >> 8) & 255, code & 255, 255], 4 * i);

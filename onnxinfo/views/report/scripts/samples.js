@@ -106,6 +106,7 @@ const samples = (() => {
     place.classList.toggle("rows", Boolean(rows));
     if (found.pictures && !rows) figures.unshift(make("figure", {}, picture(position, sample), make("figcaption", {}, "input")));
     place.replaceChildren(...figures);
+    differences.draw(mapName(), sample, position, told);
   }
 
   /** Arrow keys read pixels of the map that has the focus, page up and down go to other layers. */

@@ -1,0 +1,65 @@
+"""Differences between the runs of a report, for its comparison."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import UsageError
+from ...text import printable
+from ..compare import compare_selected
+from ..selection import Selection
+
+#: Maximum number of differences listed, largest first.
+MOST_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a report says about differences between its runs.
+
+    Attributes
+    ----------
+    rows
+        The largest differences, as text for a table: metric, layer, run, other, their values, difference and interval,
+        and whether it lies beyond its errors.
+    count, beyond
+        Number of differences, and of those beyond their errors.
+    remark
+        Why the runs are not compared, or how; empty if sample by sample.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    count: int = 0
+    beyond: int = 0
+    remark: str = ""
+
+
+def comparison(selection: Selection) -> Comparison:
+    """Compare the first run with each other one, sample by sample if they have the same samples.
+
+    Parameters
+    ----------
+    selection
+        At least two runs.
+    """
+    remark = ""
+    try:
+        found = compare_selected(selection)
+    except UsageError as error:
+        try:
+            found = compare_selected(selection, unpaired=True)
+            remark = "The runs have different samples: intervals are those of independent draws."
+        except UsageError:
+            return Comparison(remark=f"No comparison: {printable(error)}.")
+    rows = [row | {"beyond": row["low"] > 0 or row["high"] < 0} for row in found if math.isfinite(row["difference"])]
+    shown = [{key: _text(value) for key, value in row.items()} for row in rows[:MOST_ROWS]]
+    return Comparison(shown, len(rows), sum(row["beyond"] for row in rows), remark)
+
+
+def _text(value: Any) -> Any:
+    """Return a value as it is shown: numbers with a true minus sign; a hyphen if unknown."""
+    if isinstance(value, float):
+        return f"{value:.4f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "-"
+    return printable(value) if isinstance(value, str) else value
