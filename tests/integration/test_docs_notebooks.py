@@ -34,7 +34,9 @@ def test_the_notebook_runs(tmp_path):
     for last in ("run.to_dataframe()", 'data.sid.mean("sample")'):
         assert "text/html" in shown[last][0].data
     pictures = [output for outputs in shown.values() for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == 2
+    # The curve, the axes of the notebook's own figure, which are shown twice, and the map.
+    assert len(pictures) == 4
+    assert all(len(output.data["image/png"]) > 5000 for output in pictures)
 
 
 def test_every_cell_is_python():

@@ -18,7 +18,7 @@ from .facts import Difference, Facts, mean_over_samples, pairs
 #: Share of each side that is the edge of an image, and share that is left beside its centre.
 _EDGE, _BESIDE_CENTER = 1 / 8, 1 / 4
 _MOST_SAMPLES, _MOST_LAYERS = 32, 8
-#: Limit of the maps read for a summary, in numbers.
+#: Limit of the maps read by a rule, in numbers.
 _MOST_NUMBERS = 1 << 24
 _MOST_COLUMNS = 10_000
 
@@ -87,7 +87,7 @@ def columns(facts: Facts) -> Iterator[str]:
     if curve is None or len(view.axes) != 1 or not (names or view.axes == ("feature",)):
         return
     count = view.sample_shape[0]
-    if not 2 <= count <= _MOST_COLUMNS:
+    if not 2 <= count <= _MOST_COLUMNS or count * view.shape[1] > _MOST_NUMBERS:
         return
     last = len(curve) - 1
     layer = facts.position(curve.rows[last])
