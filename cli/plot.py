@@ -56,7 +56,9 @@ class _Size(click.ParamType[tuple[float, float]]):
     "--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable. Default: all."
 )
 @only_metrics("Metric to draw; repeatable for curve and coherency. Default: sid, else the first.", "metric")
-@click.option("--against", metavar="METRIC", help="scatter: metric on the vertical axis. Default: ru.")
+@click.option(
+    "--against", metavar="METRIC", help="scatter: metric on the vertical axis. Default: ru, else another one."
+)
 @click.option("--overlay", is_flag=True, default=None, help="maps: draw the maps over the images.")
 @click.option("--change", is_flag=True, default=None, help="maps: draw each map minus that of the layer before.")
 @click.option("--sort", type=click.Choice(["sample", "class"]), help="maps: order of the samples. Default: sample.")

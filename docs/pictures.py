@@ -17,7 +17,7 @@ def draw(archive: str, network: str) -> None:
     """Draw all pictures."""
     FOLDER.mkdir(exist_ok=True)
     onnxinfo.plot(network, "overview", FOLDER / "overview.png")
-    onnxinfo.plot(archive, "curve", FOLDER / "curve.png")
+    onnxinfo.plot(network, "maps", FOLDER / "changes.png", samples=["0-3"], change=True)
     onnxinfo.plot(archive, "maps", FOLDER / "maps.png", samples=["0-3"])
     onnxinfo.plot(archive, "certificate", FOLDER / "certificate.png")
 

@@ -142,7 +142,8 @@ class Plot:
         """Return the metrics that are drawn, also by the option ``against``; none: all."""
         against = inspect.signature(self.draw).parameters.get("against")
         more = self.also if against is None else (options.get("against", against.default),)
-        return (*selection.metrics, *more) if selection.metrics else ()
+        # What is against the metric by default depends on the run, so that a caution is about all.
+        return (*selection.metrics, *more) if selection.metrics and all(more) else ()
 
     def _selection(self, path: Paths, options: dict[str, Any]) -> Selection:
         """Split the selection off the options."""
@@ -231,9 +232,9 @@ def plot(
         it contains, but never a file that is read (by default only a figure of the same format is replaced).
         For one kind: ``spread`` and ``x`` of ``curve``, and the options of ``maps``, see
         :func:`onnxinfo.plot_curve` and :func:`onnxinfo.plot_maps`; ``x`` of ``overview``, as for ``curve``; ``against``
-        of ``scatter``, the metric on the vertical axis, by default ``ru``; ``by`` and ``unpaired`` of ``compare``, see
-        :func:`onnxinfo.compare`; ``texts`` of ``units``, a file with one line of tokens per sample, or one name per
-        feature.
+        of ``scatter``, the metric on the vertical axis, by default ``ru``, else another one; ``by`` and ``unpaired`` of
+        ``compare``, see :func:`onnxinfo.compare`; ``texts`` of ``units``, a file with one line of tokens per sample, or
+        one name per feature.
 
     Returns
     -------

@@ -321,3 +321,8 @@ def test_maps_are_animated_through_the_layers(archive, tmp_path):
 def test_other_plots_are_not_animated(archive, tmp_path):
     with pytest.raises(UsageError, match=r"cannot draw '.gif'; name a file that ends in .png, .svg, .pdf"):
         onnxinfo.plot(archive, "curve", tmp_path / "a.gif")
+
+
+def test_a_scatter_takes_another_metric_that_the_run_has(archive):
+    axes = onnxinfo.plot(archive, "scatter", run="first").axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("SID, nats per input unit", "mean absolute gradient")

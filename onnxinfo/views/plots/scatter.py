@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +26,10 @@ _MARKERS = "osD^vP*"
 
 
 @figure_plot("scatter")
-def draw_scatter(canvas: Canvas, selection: Selection, style: FigureStyle, *, against: str = "ru") -> None:
+def draw_scatter(canvas: Canvas, selection: Selection, style: FigureStyle, *, against: str = "") -> None:
     """Draw one metric against another: one point with standard errors per layer, colored by depth."""
     metric = selection.metrics[0]
+    against = against or _other_metric(selection)
     across = read_runs(selection, metric)
     up = {each.name: each for each in read_runs(selection, against)}
     pairs = [(each, up[each.name]) for each in across if each.name in up]
@@ -58,6 +60,13 @@ def draw_scatter(canvas: Canvas, selection: Selection, style: FigureStyle, *, ag
         f"{metric_label(pairs[0][1].metric)}, against {metric_label(pairs[0][0].metric)}: a point for each layer of "
         f"{', '.join(first.name for first, _ in pairs)}, colored by depth."
     )
+
+
+def _other_metric(selection: Selection) -> str:
+    """Return the metric that is drawn against the chosen one: RU, or the first other one that a run has."""
+    everything = replace(selection, metrics=())
+    known = [each.name for view, _ in everything.views() for each in view.metrics if each.name not in selection.metrics]
+    return "ru" if "ru" in known or not known else known[0]
 
 
 class _Points:
