@@ -59,7 +59,10 @@ def _unproven(found: RunValues, failed: npt.NDArray[np.bool_]) -> str:
     reasons = ", ".join(f"{number} {printable(name)}" for name, number in counts.most_common())
     where = printable(found.layers[worst].name)
     if by_layer[worst] == failed.sum():
-        start = f"{int(failed.sum())} of {int(done[worst].sum())} cells of {where} are unproven or without a value"
+        start = (
+            f"{int(failed.sum())} of {int(done[worst].sum())} cells of {found.metric.name} in {where} are unproven or "
+            "without a value"
+        )
     else:
         start = (
             f"{int(failed.sum())} of {int(done.sum())} cells of {found.metric.name} are unproven or without a value, "

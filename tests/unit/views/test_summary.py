@@ -197,7 +197,7 @@ def test_unproven_cells_come_with_the_remedy(path):
 )  # fmt: skip
 def test_the_remedy_follows_the_mark(path, mark, remedy):
     found = only(sentences(write(path, [-3, -2.9, -2.8, -2.7], marks={1: [mark] * 6})), "unproven")
-    assert found.startswith(f"6 of 6 cells of {NAMES[1]} are unproven or without a value (6 {mark}): ")
+    assert found.startswith(f"6 of 6 cells of sid in {NAMES[1]} are unproven or without a value (6 {mark}): ")
     assert remedy in found
 
 
