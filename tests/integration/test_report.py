@@ -464,6 +464,29 @@ def test_unusual_runs_have_a_sensible_page(browser, page, odd_page):
         wait_until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
 
 
+@pytest.mark.slow
+def test_fifty_samples_of_ten_layers_are_small_and_soon_there(browser, page, tmp_path):
+    """Six megabytes and two seconds, or larger maps thinned, and the page says so."""
+    layers = [LayerRow(f"relu_{i}", i, "Relu", f"relu_{i}", i, 1, "16") for i in range(10)]
+    names = [f"sample {i}.png" for i in range(50)]
+    picture = np.random.default_rng(0).integers(0, 255, (50, 64, 64, 3)).astype(np.uint8)
+    changes = {"layers": layers, "sample_names": names, "thumbnails": picture, "metrics": (fakes.SID,)}
+    try:
+        for side in (32, 96):
+            described = fakes.schema(sample_shape=(3, side, side), labels=None, foreground=None, **changes)
+            archive = fakes.make(tmp_path / f"{side}.h5", described=described)
+            file = onnxinfo.report(archive, tmp_path / f"{side}.html")
+            assert file.stat().st_size < 6_000_000
+            browser.get(file.as_uri())
+            wait_until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
+            thinned = "2 by 2 input pixels" in browser.find_element("id", "gallery-note").text
+            assert thinned == (side > 64)
+            assert browser.execute_script("return performance.getEntriesByType('paint')[0].startTime") < 2000
+    finally:
+        browser.get(page.as_uri())
+        wait_until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
+
+
 @pytest.mark.parametrize("width", [360, 900, 1600])
 def test_every_width_is_enough(screen, width):
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
