@@ -10,6 +10,7 @@ import contextlib
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ ADVICE = "; try onnxinfo.validate(...)"
 class damaged:  # noqa: N801 - reads as a clause: with damaged(what)
     """Turn all errors of the HDF5 library into an :class:`ArchiveError` that names the item being read."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: object) -> None:
         self._what = what
 
     def __enter__(self) -> None:
@@ -66,25 +67,31 @@ def members(group: h5py.Group) -> list[str]:
     ArchiveError
         There are more than ``MAX_MEMBERS``, or they cannot be read.
     """
-    what = f"group {printable(group.name)}"
+    what = _Item(group)
     with damaged(what):
         if group.id.get_num_objs() > MAX_MEMBERS:
             raise ArchiveError(f"{what} has more than {MAX_MEMBERS} members; not an archive of onnxinfo")
         return [str(name) for name in group]
 
 
-def _named(target: h5py.HLObject) -> str:
-    """Return how messages call an object: the root, which every file has, by the name of its file."""
-    return printable(target.file.filename if target.name == "/" else target.name)
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An item of an archive, as messages call it. Its name, which takes time, is found out if there is a message."""
 
+    target: h5py.HLObject
+    member: str = ""
+    attribute: str = ""
 
-def _path(group: h5py.Group, name: str) -> str:
-    return printable(f"{group.name.rstrip('/')}/{name}")
+    def __str__(self) -> str:
+        path = f"{self.target.name.rstrip('/')}/{self.member}" if self.member else self.target.name
+        file = self.target.file.filename
+        item = file if path == "/" else f"{path} of {file}"
+        return printable(f"attribute {self.attribute} of {item}" if self.attribute else item)
 
 
 def is_link(group: h5py.Group, name: str) -> bool:
     """Whether a member is a soft or external link."""
-    with damaged(_path(group, name)):
+    with damaged(_Item(group, name)):
         return "/" in name or group.get(name, getlink=True, default=None).__class__ is not h5py.HardLink
 
 
@@ -101,7 +108,7 @@ def member(group: h5py.Group, name: str, kind: type[h5py.Group] | type[h5py.Data
     # HDF5 would resolve a name with a slash as a path, and follow links in it.
     if not name or "/" in name or name == ".":
         return None
-    with damaged(_path(group, name)):
+    with damaged(_Item(group, name)):
         if group.get(name, getlink=True, default=None).__class__ is not h5py.HardLink:
             return None
         # When asked for an object's kind, HDF5 reads all its metadata, and damage there can make it allocate gigabytes.
@@ -111,7 +118,7 @@ def member(group: h5py.Group, name: str, kind: type[h5py.Group] | type[h5py.Data
 
 def attribute(target: h5py.HLObject, name: str) -> str | int | float | None:
     """Return an attribute that is a number or a fixed-length text; None if it is missing or of another kind."""
-    with damaged(f"attribute {printable(name)} of {_named(target)}"):
+    with damaged(_Item(target, attribute=name)):
         if name not in target.attrs:
             return None
         identifier = target.attrs.get_id(name)
@@ -133,8 +140,8 @@ def attribute(target: h5py.HLObject, name: str) -> str | int | float | None:
 
 def attributes(target: h5py.HLObject) -> dict[str, str | int | float]:
     """Return all attributes that are numbers or fixed-length texts."""
-    what = _named(target)
-    with damaged(f"attributes of {what}"):
+    what = _Item(target)
+    with damaged(what):
         if len(target.attrs) > MAX_MEMBERS:
             raise ArchiveError(f"{what} has more than {MAX_MEMBERS} attributes; not an archive of onnxinfo")
         names = list(target.attrs)
@@ -162,7 +169,7 @@ def dataset(group: h5py.Group, name: str, shape: Sequence[int | None], dtypes: S
         The dataset is missing, does not match the format, or its data lie outside the file.
     """
     found = member(group, name, h5py.Dataset)
-    what = _path(group, name)
+    what = _Item(group, name)
     if found is None:
         raise ArchiveError(f"{what} is missing{ADVICE}")
     with damaged(what):
@@ -180,7 +187,7 @@ def dataset(group: h5py.Group, name: str, shape: Sequence[int | None], dtypes: S
     return found
 
 
-def _check_storage(found: h5py.Dataset, what: str) -> None:
+def _check_storage(found: h5py.Dataset, what: object) -> None:
     plist = found.id.get_create_plist()
     layout = plist.get_layout()
     if layout == h5py.h5d.VIRTUAL or plist.get_external_count():
@@ -201,7 +208,7 @@ def array(found: h5py.Dataset) -> npt.NDArray[Any]:
     ArchiveError
         The dataset cannot be read, or its data have changed since they were written.
     """
-    what = printable(found.name)
+    what = _Item(found)
     data = rows(found, ())
     checksum = attribute(found, "crc32")
     if checksum is not None and checksum != crc32(data):
@@ -217,7 +224,7 @@ def rows(found: h5py.Dataset, chosen: slice | tuple[()]) -> npt.NDArray[Any]:
     ArchiveError
         The dataset cannot be read.
     """
-    what = printable(found.name)
+    what = _Item(found)
     with damaged(what):
         if found.chunks is not None:
             raise ArchiveError(f"{what} is chunked, expected contiguous")
@@ -329,7 +336,7 @@ def _those_of(group: h5py.Group) -> Iterator[h5py.HLObject]:
 
 
 def _look_into(found: h5py.Dataset) -> None:
-    _check_storage(found, printable(found.name))
+    _check_storage(found, _Item(found))
     if found.chunks is None:
         array(found)
     else:

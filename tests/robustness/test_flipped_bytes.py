@@ -1,5 +1,6 @@
 """An archive with one damaged byte gives its numbers, or an error that names what is damaged; the rest is recovered."""
 
+import h5py
 import numpy as np
 import pytest
 from places import DATA
@@ -108,3 +109,11 @@ def test_a_normalizer_that_is_damaged_is_not_recovered(tmp_path):
     found = content(tmp_path / "repaired.h5")["digits-cnn", "sid", "normalizer"]
     assert np.isnan(found[0])
     assert (found[1:] == normalizer[1:]).all()
+
+
+def test_a_damaged_description_is_named_with_its_file(tmp_path):
+    path, expected = tmp_path / "damaged.h5", content(ARCHIVE)
+    with h5py.File(ARCHIVE) as file:
+        position = file["digits-cnn/op"].id.get_offset()
+    flipped(path, position)
+    assert f"/digits-cnn/op of {path} is damaged: its checksum does not match" in examined(path, expected)

@@ -23,6 +23,13 @@ from onnxinfo.torch_graph.reach import reasons_unreached
 X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 
 
+SPARSE = helper.make_sparse_tensor(
+    helper.make_tensor("values", TensorProto.FLOAT, [1], [1.0]),
+    helper.make_tensor("indices", TensorProto.INT64, [1], [0]),
+    [4],
+)
+
+
 def behind(*nodes: onnx.NodeProto) -> onnx.ModelProto:
     """A dense layer ``h``, some nodes that compute ``s`` from it, and a dense layer ``y`` of that."""
     chain = [node("MatMul", "x w", "h"), *nodes, node("MatMul", "s v", "y")]
@@ -162,9 +169,11 @@ def test_operators_of_other_kinds_are_not_judged(operator: str) -> None:
 @pytest.mark.parametrize(
     "nodes",
     [
-        [node("Relu", "h", "s", domain="com.microsoft")],
+        [node("Gelu", "h", "s", domain="com.microsoft")],
+        [node("Dropout", "h", "s mask")],
         [node("Cast", "x", "i", to=TensorProto.INT64), node("Gather", "h i", "s")],
         [node("Constant", "", "c", value_string="a"), node("Relu", "h", "s")],
+        [node("Constant", "", "c", sparse_value=SPARSE), node("Relu", "h", "s")],
     ],
 )
 def test_nodes_that_could_block_a_gradient_are_not_judged(nodes: list[onnx.NodeProto]) -> None:
@@ -180,3 +189,30 @@ def test_a_chain_of_known_operators_needs_no_conversion(monkeypatch: pytest.Monk
     # A program may have registered converters there, which decide.
     monkeypatch.setitem(sys.modules, "onnx2torch", sys)
     assert not kinds.is_differentiable(loaded, ["x"])
+    # So may an installed package.
+    monkeypatch.delitem(sys.modules, "onnx2torch")
+    monkeypatch.setattr(kinds.OPERATORS, "names", lambda: ["theirs"])
+    assert not kinds.is_differentiable(loaded, ["x"])
+
+
+def test_functions_and_sparse_weights_are_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "onnx2torch", raising=False)
+    # A function may have the name of an operator.
+    proto, imports = behind(node("Relu", "h", "s")), [helper.make_opsetid("", 20)]
+    proto.functions.append(helper.make_function("", "Relu", ["a"], ["b"], [node("Sign", "a", "b")], imports))
+    assert not kinds.is_differentiable(onnxinfo.load(proto), ["x"])
+    proto = behind(node("Relu", "h", "s"))
+    dense = proto.graph.initializer.pop(0)
+    values = helper.make_tensor(dense.name, TensorProto.FLOAT, [1], [1.0])
+    indices = helper.make_tensor("", TensorProto.INT64, [1], [0])
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4, 4]))
+    assert not kinds.is_differentiable(onnxinfo.load(proto), ["x"])
+
+
+def test_parts_off_the_way_are_judged_by_their_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "onnx2torch", raising=False)
+    sizes = [node("Shape", "h", "n"), node("Cast", "n", "f", to=TensorProto.FLOAT), node("ReduceMax", "f", "m")]
+    assert kinds.is_differentiable(onnxinfo.load(behind(*sizes, node("Div", "h m", "s"))), ["x"])
+    sizes[1] = node("Cast", "n", "t", to=TensorProto.STRING)
+    strings = [*sizes[:2], node("Cast", "t", "f", to=TensorProto.FLOAT), node("Div", "h zero", "s")]
+    assert not kinds.is_differentiable(onnxinfo.load(behind(*strings)), ["x"])
