@@ -125,11 +125,11 @@ def test_the_screen_says_what_the_marks_mean(archive):
     assert "means are over all that have a value" in told
 
 
-@pytest.mark.parametrize(("run", "panels"), [("plain", ["residual"]), ("proven", ["gap: at most", "residual"])])
+@pytest.mark.parametrize(("run", "panels"), [("plain", ["residual"]), ("proven", ["gap: upper limit of", "residual"])])
 def test_the_certificate_shows_what_there_is(archive, tmp_path, run, panels):
     onnxinfo.plot(archive, "certificate", tmp_path / "p.svg", run=run)
     text = (tmp_path / "p.svg").read_text()
-    assert [panel for panel in ("gap: at most", "residual") if panel in text] == panels
+    assert [panel for panel in ("gap: upper limit of", "residual") if panel in text] == panels
     assert "1 of 24 cells unproven" in text
 
 
