@@ -182,7 +182,7 @@ def name_row(axes: Axes, name: str, room: float, style: FigureStyle) -> None:
 def name_layers(axes: Axes, found: RunValues, style: FigureStyle) -> None:
     """Label as many layers as fit; they are at positions 0, 1, 2, ..."""
     texts = short_names([row.name for row in found.layers], 22)
-    step = max(1, round(len(texts) * 0.17 * style.font / 8 / (style.width * 0.85)))
+    step = max(1, math.ceil(len(texts) * 0.17 * style.font / 8 / (style.width * 0.85)))
     axes.set_xticks(range(0, len(texts), step), texts[::step], rotation=40, ha="right", rotation_mode="anchor")
     axes.set_xticks(range(len(texts)), minor=True)
     axes.set_xlabel("layer, from the input to the output")
