@@ -89,6 +89,9 @@ def run_data(view: RunView, budget: int) -> dict[str, Any]:
     budget
         Bytes for maps; if they do not fit, samples are thinned out evenly, and the number left out is reported.
     """
+    # Before the numbers are kept, so that they are not in memory twice.
+    figures = [dataclasses.asdict(each) for each in key_figures(view)]
+    said = [printable(text) for text in summarize(view).sentences]
     layers = [
         {
             "name": row.name,
@@ -120,8 +123,8 @@ def run_data(view: RunView, budget: int) -> dict[str, Any]:
         "gallery": _gallery(view, budget),
         "inputs": _inputs(view),
         "warnings": warnings(view),
-        "figures": [dataclasses.asdict(each) for each in key_figures(view)],
-        "sentences": [printable(text) for text in summarize(view).sentences],
+        "figures": figures,
+        "sentences": said,
     }
 
 
