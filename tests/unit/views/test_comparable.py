@@ -29,8 +29,9 @@ def archives(tmp_path):
 
 DIFFERENCE = "runs 'a' and 'b' are not comparable: scale is 1.0 in one and 0.5 in the other"
 #: Plots that refuse several runs, or runs of different settings.
-REFUSED = dict.fromkeys(("overview", "units", "columns", "certificate", "sensitivity"), "one run") | {
-    "compare": "cannot be compared: scale"
+REFUSED = dict.fromkeys(("overview", "units", "columns", "certificate"), "one run") | {
+    "sensitivity": "no metric 'sensitivity'",
+    "compare": "cannot be compared: scale",
 }
 
 
