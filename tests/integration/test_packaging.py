@@ -97,7 +97,7 @@ def test_a_wheel_has_one_package_and_its_data(wheel):
         "onnxinfo/models/digits-cnn.onnx",
         "onnxinfo/models/digits.npz",
         "onnxinfo/views/report/report.html",
-        "onnxinfo/views/report/report.js",
+        "onnxinfo/views/report/scripts/main.js",
         "onnxinfo/views/report/report.css",
     } <= names
 
