@@ -311,7 +311,7 @@ def _superblock(path: Path) -> bytes:
 
 
 def _as_closed(path: Path) -> h5py.File:
-    return h5py.File(io.BufferedReader(_Closed(path)), "r")
+    return h5py.File(_Named(_Closed(path)), "r")
 
 
 def _plain(path: Path, *, swmr: bool = False) -> h5py.File:
@@ -364,6 +364,13 @@ def _opened(path: Path, attempt: Callable[[Path], h5py.File]) -> h5py.File:
     except (OSError, RuntimeError, ValueError) as error:
         reason = printable(" ".join(str(error).split()))
         raise ArchiveError(f"{path} is damaged: {reason}; try onnxinfo.recover(...)") from error
+
+
+class _Named(io.BufferedReader):
+    """A buffered file; its representation, which h5py takes for the name of the HDF5 file, is its path."""
+
+    def __repr__(self) -> str:
+        return str(self.name)
 
 
 class _Closed(io.RawIOBase):

@@ -141,7 +141,6 @@ def render(
     """Yield the page's HTML; all text from the data is escaped, and only the page's own scripts may run."""
     # Imported here because only this needs it.
     import jinja2
-    from markupsafe import Markup
 
     folder = files(__package__)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -154,8 +153,8 @@ def render(
         "runs": runs,
         "cautions": cautions,
         "compared": compared,
-        "style": Markup(_style(folder, len(runs))),
-        "scripts": [Markup(script) for script in own],
+        "style": _style(folder, len(runs)),
+        "scripts": own,
         "hashes": [_hash(script) for script in own],
     }
     yield str(environment.from_string(before).render(values))
