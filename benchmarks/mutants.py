@@ -33,7 +33,7 @@ class Mutant(NamedTuple):
 
 
 CERTIFICATE, SID, CELLS = "metrics/certificate.py", "metrics/sid.py", ("certificate", "sabotage")
-PRECISION = ("noise_precision",)
+PRECISION, EXACT = ("noise_precision",), ("unknown_numbers", "known_answers")
 MUTANTS = (
     # The verdict: whether constraint and optimality are known.
     Mutant(CERTIFICATE, "RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1", "RATIO_TOLERANCE, RATIO_LIMIT = 0.5, 0.1", CELLS),
@@ -76,6 +76,11 @@ MUTANTS = (
     Mutant(SID, "now.gap <= before.gap", "now.gap >= before.gap", CELLS),
     Mutant(SID, "| (now.met &", "| (", CELLS),
     Mutant(SID, "before.gap.isnan() |", "", CELLS),
+    # The closed form of linear layers.
+    Mutant(SID, "SCALE_STDERR, CLOSED_STDERR = 0.025, 0.01", "SCALE_STDERR, CLOSED_STDERR = 0.025, 0.025", EXACT),
+    Mutant(SID, "off <= 4 * stderr", "off <= 400 * stderr", EXACT),
+    Mutant(CERTIFICATE, "saturated) & (saturated | (growth <= MOST_GROWTH))", "saturated)", EXACT),
+    Mutant("metrics/mean_jacobian.py", "feature.units <= DIRECTIONS", "False", EXACT),
     # The precision of the passes.
     Mutant(SID, " * factor_to_float32(self.feature, self.sigma(scales), self.effort)", "", PRECISION),
     Mutant("metrics/noise_precision.py", "OF_GRADIENT = 0.03, 0.15", "OF_GRADIENT = 9.0, 0.15", PRECISION),

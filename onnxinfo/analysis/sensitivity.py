@@ -341,7 +341,7 @@ def _sweep(
 ) -> list[list[float]]:
     sums = [torch.zeros(len(order.draws), dtype=torch.float64) for order in orders]
     done, samples = 0, len(job.provider)
-    # Few samples leave room for several noises at once.
+    # Few samples leave room for several noise samples at once.
     copies = max(1, job.batch_size // samples)
 
     def add(block: list[int]) -> None:

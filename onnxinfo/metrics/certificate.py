@@ -233,6 +233,32 @@ def certify(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth:
     )
 
 
+def certify_exact(exponent: Tensor, deviations: Tensor, target: Tensor, free: Tensor, growth: Tensor) -> Certificate:
+    """Make the certificate of the optimum of a linear layer, where only the constraint has to be measured.
+
+    Parameters
+    ----------
+    exponent
+        Measured growth of the deviation, (S,).
+    deviations
+        ``||h(x + sigma*delta) - f||^2`` at the optimum, (draws, S).
+    target, free, growth
+        As for :func:`certify`.
+    """
+    ratio, stderr = mean_and_stderr(deviations / target)
+    saturated, unknown = ~free.any(1), torch.full_like(ratio, torch.nan)
+    return Certificate(
+        ratio=finite(ratio),
+        ratio_stderr=finite(stderr),
+        gap=torch.zeros_like(ratio),
+        gain=unknown,
+        gain_stderr=unknown,
+        exponent=exponent,
+        saturated=saturated,
+        met=constraint_met(ratio, stderr, saturated) & (saturated | (growth <= MOST_GROWTH)),
+    )
+
+
 def gap_bound(estimate: Tensor, error: Tensor, trial: Trial) -> Tensor:
     """Bound on the shortfall in nats, (S,), from its estimate for a linear layer, the error and the trial step.
 

@@ -13,14 +13,15 @@ WHOLE_OUTPUTS, DIRECTIONS = 16, 32
 #: Noise samples to count the directions and to find them; points at which their gradients are averaged.
 FIRST_NOISES, DIRECTION_NOISES, POINTS = 8, 64, 4
 #: Larger features, and those that noise moves in more effective directions, are not worth a model: most of the noise
-#: would remain (0.87 of it at the 4,096 entries of a ResNet-20's last block).
+#: would remain (0.87 of it at the 4,096 entries of a ResNet-20's last block). With no more units than directions, a
+#: model is complete, and a linear layer's deviation is known exactly.
 MOST_OUTPUTS, MOST_EFFECTIVE_DIRECTIONS = 512, 24
-#: Maximum number of entries of a model.
+#: Maximum number of entries of a model, and of the changes that its directions are found in.
 MOST_NUMBERS = 2**26
 
 
 def control_of(feature: LayerProbe, sigma: Tensor) -> Control | None:
-    """Model a layer under noise; return None if noise moves its feature in too many directions.
+    """Model a layer under noise; return None if noise moves its feature in too many directions, or memory is short.
 
     Parameters
     ----------
@@ -29,14 +30,15 @@ def control_of(feature: LayerProbe, sigma: Tensor) -> Control | None:
     sigma
         Noise scales, (S, n), standardized.
     """
-    outputs = feature.center.shape[1]
-    if outputs > MOST_OUTPUTS or min(outputs, DIRECTIONS) * sigma.numel() > MOST_NUMBERS:
+    outputs, complete = feature.center.shape[1], feature.units <= DIRECTIONS
+    numbers = max(min(outputs, DIRECTIONS) * sigma.numel(), DIRECTION_NOISES * feature.center.numel())
+    if (outputs > MOST_OUTPUTS and not complete) or numbers > MOST_NUMBERS:
         return None
     if outputs <= WHOLE_OUTPUTS:
         directions = torch.eye(outputs, device=sigma.device).expand(len(sigma), -1, -1)
     else:
         changes = feature.changes(sigma, FIRST_NOISES)
-        if float(_effective_directions(changes).median()) > MOST_EFFECTIVE_DIRECTIONS:
+        if not complete and float(_effective_directions(changes).median()) > MOST_EFFECTIVE_DIRECTIONS:
             return None
         changes = torch.cat([changes, feature.changes(sigma, DIRECTION_NOISES - FIRST_NOISES)])
         directions = torch.linalg.svd(changes.transpose(0, 1), full_matrices=False).Vh[:, :DIRECTIONS]

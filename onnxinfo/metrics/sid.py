@@ -31,6 +31,7 @@ from .certificate import (
     Certificate,
     Measured,
     certify,
+    certify_exact,
     mean_and_stderr,
     measure,
     merge,
@@ -81,8 +82,9 @@ NEARLY_MET, ADJUSTMENTS = 0.1, 3
 #: Excess, beyond twice its standard error, above which the constraint is corrected before the final measurement, and
 #: above which it is corrected and measured once more afterwards.
 KNOWN_OFF, STILL_OFF = 0.01, 0.03
-#: Relative standard error of the deviation at which the constraint is known well enough.
-SCALE_STDERR = 0.025
+#: Relative standard error of the deviation at which the constraint is known well enough: by a search, which meets it
+#: once more, and by the closed form, which does not.
+SCALE_STDERR, CLOSED_STDERR = 0.025, 0.01
 #: Noise samples for the deviation's growth under doubled noise: initially, if its error is too large, and that limit.
 FEW_NOISES, GROWTH_NOISES, GROWTH_STDERR = 8, 32, 0.1
 #: Sizes of the noise that detects rounding; noise samples per size, and in total if the few exceed the linearization by
@@ -413,23 +415,26 @@ class Problem:
         return exact and bool(self.feature.is_linear(self.sigma(scales), LINEAR_NOISES).all())
 
     def closed(self, scales: Tensor) -> _Found | None:
-        """The closed form with its certificate, or None if fresh noise contradicts it."""
-        # For a linear layer with few outputs, the control variate removes all noise from the ratio.
-        certified, *_ = self.certify(scales, control_of(self.feature, self.sigma(scales)), [])
-        ratio, saturated = certified.certificate.ratio, certified.certificate.saturated
-        moved = torch.where(scales > 0, (certified.scales / scales).log(), 0.0).abs().amax(1)
-        # Scales that move by an unknown exponent are unknown, and so is the ratio there: a known one is that of the
-        # closed form itself.
-        moved = torch.where(moved.isnan(), (ratio - 1).abs(), moved)
-        off = torch.where(saturated, (ratio - 1).clamp(min=0), moved)
+        """The closed form with its certificate, or None if fresh noise contradicts it.
+
+        The constraint is measured at the closed form's own scales: adjusting them to noise would only make them worse.
+        """
+        sigma, free = self.sigma(scales), self.free(scales)
+        # For a linear layer with few outputs or units, the control variate removes all noise from the ratio.
+        control = control_of(self.feature, sigma)
+        found = self.measured(scales, control)
+        deviations = sample_until(
+            self.feature, sigma, found.deviations, self.effort, wanted=CLOSED_STDERR, control=control
+        )
+        certificate = certify_exact(found.exponent(free), deviations, self.target, free, self.growth(scales))
+        ratio, stderr, saturated = certificate.ratio, certificate.ratio_stderr, certificate.saturated
+        off = torch.where(saturated, (ratio - 1).clamp(min=0), (ratio - 1).abs())
         # Samples without a budget have no constraint to meet.
         off = torch.where(self.without_budget, 0.0, off)
-        error = torch.where(saturated, certified.certificate.ratio_stderr, certified.error).nan_to_num(0.0)
-        if not bool((off <= 4 * error + LINEAR_TOLERANCE).all()):
+        if not bool((off <= 4 * stderr.nan_to_num(0.0) + 2 * LINEAR_TOLERANCE).all()):
             return None
-        exact = dataclasses.replace(certified.certificate, gap=torch.zeros_like(ratio))
-        certified = _Certified(scales, exact, torch.zeros_like(ratio), torch.zeros_like(ratio))
-        return _Found.of(certified, 0)
+        none = torch.zeros_like(ratio)
+        return _Found.of(_Certified(scales, certificate, none, none), 0)
 
     def feasible(self, scales: Tensor) -> Tensor:
         """Shrink or grow scales until the constraint is met up to a factor.

@@ -89,6 +89,31 @@ def test_a_wide_affine_layer(tmp_path, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_the_ratio_of_a_linear_layer_is_precise(tmp_path, seed):
+    """It is not adjusted to noise, so that three standard errors must still be near one."""
+    stream = np.random.default_rng(seed)
+    weight = normal(stream, 40, 300)
+    model = model_of([("MatMul", ["x", "W"], "y", {})], 40, 300, {"W": weight})
+    values = sid(tmp_path, model, normal(stream, 6, 40), seed=seed)
+    demand(values, linear(weight.T))
+    assert values["ratio_stderr"].max() <= 0.013
+    assert (np.abs(values["ratio"] - 1) <= 3.5 * values["ratio_stderr"]).all()
+
+
+@pytest.mark.parametrize("outputs", [265, 700])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_ratio_of_a_linear_layer_of_few_units_is_exact(tmp_path, outputs, seed):
+    """Noise moves it in no more directions than it has units, all of which the control variate knows."""
+    stream = np.random.default_rng(65)
+    weight = normal(stream, 24, outputs)
+    model = model_of([("MatMul", ["x", "W"], "y", {})], 24, outputs, {"W": weight})
+    values = sid(tmp_path, model, normal(stream, 6, 24), seed=seed)
+    demand(values, linear(weight.T))
+    assert np.abs(values["ratio"] - 1).max() < 1e-4
+    assert values["ratio_stderr"].max() < 1e-4
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_one_probability(tmp_path, seed):
     stream = np.random.default_rng(seed)
     weight, x = normal(stream, 30 + seed, 1, scale=0.4), normal(stream, 8, 30 + seed)

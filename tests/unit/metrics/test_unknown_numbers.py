@@ -35,30 +35,57 @@ def certificate(ratio=1.0, ratio_stderr=0.0, *, gap=0.01, saturated=False):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "measured", "changes", "accepted"),
+    ("measured", "changes", "accepted"),
     [
-        ((0.5, 0.5), (0.5, 0.5), {}, {}, True),
-        ((0.5, 0.5), (0.6, 0.5), {}, {}, False),
-        ((0.5, 0.5), (0.6, 0.5), {"saturated": True}, {}, True),
-        ((0.5, 0.5), (0.6, 0.5), {}, {"without_budget": True}, True),
-        ((0.5, 0.0), (0.5, 0.0), {"ratio": 1.5}, {}, True),
-        ((0.5, 0.5), (NAN, NAN), {}, {}, True),
-        ((0.5, 0.5), (NAN, NAN), {"ratio": 1.5}, {}, False),
-        ((0.5, 0.5), (NAN, NAN), {"ratio": NAN}, {}, False),
-        ((0.5, 0.5), (0.5, 0.5), {"ratio": NAN, "saturated": True}, {}, False),
-        ((0.5, 0.5), (0.5, 0.5), {"ratio_stderr": NAN, "saturated": True}, {}, True),
+        ({}, {}, True),
+        ({"ratio": 1.2}, {}, False),
+        ({"ratio": 0.8}, {}, False),
+        ({"ratio": 1.2, "ratio_stderr": 0.06}, {}, True),
+        ({"ratio": 1.2, "ratio_stderr": 0.04}, {}, False),
+        ({"ratio": 0.8, "saturated": True}, {}, True),
+        ({"ratio": 1.2, "saturated": True}, {}, False),
+        ({"ratio": 1.5}, {"without_budget": True}, True),
+        ({"ratio": NAN}, {}, False),
+        ({"ratio": NAN, "saturated": True}, {}, False),
+        ({"ratio_stderr": NAN, "saturated": True}, {}, True),
     ],
 )
-def test_the_closed_form_is_accepted_unless_measurements_contradict_it(
-    monkeypatch, before, after, measured, changes, accepted
-):
-    found = sid._Certified(torch.tensor([after]), certificate(**measured), torch.zeros(1), torch.zeros(1))
+def test_the_closed_form_is_accepted_unless_measurements_contradict_it(monkeypatch, measured, changes, accepted):
+    scales, measurements = torch.tensor([[0.5, 0.5]]), SimpleNamespace(deviations=None, exponent=lambda free: None)
     monkeypatch.setattr(sid, "control_of", lambda *given: None)
-    monkeypatch.setattr(sid.Problem, "certify", lambda *given: (found, None, []))
-    closed = problem(**changes).closed(torch.tensor([before]))
+    monkeypatch.setattr(sid, "sample_until", lambda *given, **options: None)
+    monkeypatch.setattr(sid.Problem, "measured", lambda *given: measurements)
+    monkeypatch.setattr(sid.Problem, "growth", lambda *given: None)
+    monkeypatch.setattr(sid, "certify_exact", lambda *given: certificate(**measured))
+    stated = dataclasses.replace(problem(**changes), feature=SimpleNamespace(samples=1))
+    closed = stated.closed(scales)
     assert (closed is not None) == accepted
     if closed is not None:
-        assert closed.scales.tolist() == [list(before)]
+        assert closed.scales is scales
+
+
+@pytest.mark.parametrize(
+    ("deviation", "free", "growth", "met"),
+    [
+        (1.0, True, 4.0, True),
+        (1.04, True, 4.0, True),
+        (1.06, True, 4.0, False),
+        (0.94, True, 4.0, False),
+        (0.5, False, 4.0, True),
+        (1.06, False, 4.0, False),
+        (1.0, True, 17.0, False),
+        (1.0, False, 17.0, True),
+        (INF, True, 4.0, False),
+    ],
+)
+def test_an_exact_optimum_still_has_to_meet_its_constraint(deviation, free, growth, met):
+    found = certificates.certify_exact(
+        numbers(2.0), torch.full((4, 1), deviation), torch.ones(1), torch.tensor([[free]]), numbers(growth)
+    )
+    assert (found.met.tolist(), found.converged.tolist()) == ([met], [met])
+    assert found.gap.tolist() == [0.0]
+    assert found.gain.isnan().all()
+    assert found.ratio.isnan().tolist() == [math.isinf(deviation)]
 
 
 @pytest.mark.parametrize(
