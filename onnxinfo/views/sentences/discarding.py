@@ -38,8 +38,9 @@ def _where_most(curve: Curve) -> str:
     rise = curve.difference(top, lowest)
     if not rise.is_certain:
         return (
-            f"With {rise.n} {'sample' if rise.n == 1 else 'samples'}, it is not certain that {curve.label} differs between "
-            f"the {len(curve)} layers: it is between {curve.text(lowest)} and {curve.text(top)} nats per input unit."
+            f"With {rise.n} {'sample' if rise.n == 1 else 'samples'}, it is not certain that {curve.label} differs "
+            f"between the {len(curve)} layers: it is between {curve.text(lowest)} and {curve.text(top)} nats per "
+            "input unit."
         )
     verb = _HIGHEST.get(curve.found.metric.name, f"{curve.label} is highest in")
     tied = [layer for layer in order if layer == top or not curve.difference(top, layer).is_certain]
