@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from .text import printable
+from .text import minus_signs, printable
 
 #: Lines and shades are mixed from the color of the surrounding text, so that they fit light and dark pages.
 _STYLE = (
@@ -57,7 +57,7 @@ def grid(columns: Sequence[str], rows: Iterable[Sequence[object]], most: int = 6
 
 def bullets(texts: Iterable[str]) -> str:
     """Return a list with a bullet for each text."""
-    return f"<ul>{''.join(f'<li>{_text(text)}</li>' for text in texts)}</ul>"
+    return f"<ul>{''.join(f'<li>{minus_signs(_text(text))}</li>' for text in texts)}</ul>"
 
 
 def _class(number: bool) -> str:
@@ -65,4 +65,4 @@ def _class(number: bool) -> str:
 
 
 def _text(value: object) -> str:
-    return escape(f"{value:.4f}" if isinstance(value, float) else printable(value))
+    return escape(minus_signs(f"{value:.4f}") if isinstance(value, float) else printable(value))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 
 #: Characters, including full-width ones, that spreadsheet programs interpret as the start of a formula.
 _FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+#: Hyphens that stand for a minus: before a number, and not within a word or a path.
+_NEGATIVE = re.compile(r"(?<![\w/.-])-(?=\d)")
 
 
 def printable(text: object) -> str:
@@ -59,6 +62,17 @@ def spreadsheet_text(value: object) -> object:
         return value
     shown = printable(value)
     return f"'{shown}" if shown.lstrip().startswith(_FORMULAS) else shown
+
+
+def minus_signs(text: str) -> str:
+    """Return a text with minus signs instead of hyphens before numbers; hyphens within words and names stay.
+
+    Examples
+    --------
+    >>> minus_signs("SID -2.54 in block-2 (at -1)")
+    'SID −2.54 in block-2 (at −1)'
+    """
+    return _NEGATIVE.sub("\N{MINUS SIGN}", text)
 
 
 def shorten(text: str, size: int) -> str:

@@ -367,8 +367,10 @@ class Run:
             layer, sample = np.argwhere(bad)[0]
             raise self._mismatch(metric, chosen.start + layer, sample)
         values: dict[str, npt.NDArray[Any]] = {"done": done}
-        for column, data in zip(described.columns, columns, strict=True):
-            values[column.name] = np.where(done, data, np.nan if column.dtype == "<f8" else 0).astype(column.dtype)
+        for column in described.columns:
+            # Each column as stored is freed when its values are made, so that the numbers are not in memory twice.
+            masked = np.where(done, columns.pop(0), np.nan if column.dtype == "<f8" else 0)
+            values[column.name] = masked.astype(column.dtype, copy=False)
         values["converged"] = values["converged"] == 1
         return values
 

@@ -30,7 +30,8 @@ def run_values(view: RunView, metric: str) -> RunValues:
         model=str(view.run.provenance.get("model_name", "")),
         layers=tuple(view.layers[i] for i in order),
         metric=view.run.metric(metric),
-        values={name: data[order] for name, data in values.items()},
+        # Indexing copies all numbers, which most runs need not: their layers are in order and none is left out.
+        values=values if order == [*range(len(depths))] else {name: data[order] for name, data in values.items()},
         recipe=dict(view.run.recipe),
         provenance=dict(view.run.provenance),
         deepest=max((row.depth for row in view.run.layers), default=0),

@@ -96,8 +96,11 @@ class RunView:
         """Return the numbers of a metric; see :meth:`onnxinfo.Run.values`."""
         first = min(self.layer_positions, default=0)
         read = range(first, max(self.layer_positions, default=first - 1) + 1)
-        cells = np.ix_([position - first for position in self.layer_positions], self.sample_positions)
-        values = {name: data[cells] for name, data in self.run.values(metric, read).items()}
+        layers, samples = [position - first for position in self.layer_positions], [*self.sample_positions]
+        values = self.run.values(metric, read)
+        # Indexing copies all numbers.
+        if layers != [*range(len(read))] or samples != [*range(self.run.shape[1])]:
+            values = {name: data[np.ix_(layers, samples)] for name, data in values.items()}
         if self._places is not None:
             means = [mean_and_stderr(self._flat(metric, layer, None))[0] for layer in range(self.shape[0])]
             unknown = np.full(self.shape, np.nan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 from ..archive.reading import Run
@@ -80,8 +80,13 @@ def summary(path: Paths, run: Names | None = None) -> Summary:
 def summarize(run: Run | RunView) -> Summary:
     """Return the summary of an open run, or of a part of one."""
     view = RunView(run) if isinstance(run, Run) else run
+    return Summary(view.name, [_opening(view), *tell(view)])
+
+
+def tell(view: RunView, without: Collection[Rule] = ()) -> list[str]:
+    """Return the sentences of all rules, except those of some rules."""
     facts = Facts(view)
-    return Summary(view.name, [_opening(view), *(text for rule in RULES for text in rule(facts))])
+    return [text for rule in RULES if rule not in without for text in rule(facts)]
 
 
 def _opening(view: RunView) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 
 import onnxinfo
 from onnxinfo.archive.format import LayerRow
+from onnxinfo.archive.sanity import SanityCard
 from onnxinfo.cli import cli
 from onnxinfo.views.report.graph import graph_layout, model_edges
 
@@ -169,12 +171,50 @@ def test_runs_are_toggled(browser):
     assert len(find(browser, lines)) == before
 
 
-def test_the_curve_has_floor_spread_and_hollow_marks(browser):
+def test_the_curve_has_floor_errors_and_hollow_marks(browser):
     assert "floor of a linear layer" in find(browser, "#curve")[0].get_attribute("textContent")
-    assert len(find(browser, "#curve .spread")) == len(find(browser, "#curve .error")) == 2
+    assert len(find(browser, "#curve .error")) == 2
     hollow = [each.get_attribute("fill") for each in find(browser, "#curve .mark")].count("var(--card)")
     assert hollow == 2
     assert "hollow" in browser.find_element("id", "curve-legend").text
+
+
+def test_bands_of_the_samples_do_not_cover_each_other(browser):
+    """Several runs have their lines and errors, each named in the legend; one alone has the band of its samples."""
+    legend = browser.find_element("id", "curve-legend")
+    assert find(browser, "#curve .spread") == []
+    assert "80%" not in legend.text
+    lines = [each.get_attribute("stroke") for each in find(browser, "#curve-legend .line")]
+    assert len(set(lines)) == 2
+    assert lines == [each.get_attribute("stroke") for each in find(browser, "#curve .line")]
+    box = find(browser, "#toggles input")[1]
+    box.click()
+    assert len(find(browser, "#curve .spread")) == 1
+    assert "80% of the samples" in legend.text
+    assert find(browser, "#curve-legend .line") == []
+    box.click()
+
+
+def test_differences_name_the_runs(browser):
+    headings = [each.text for each in find(browser, "#comparison thead th")]
+    assert headings[2:4] == ["first", "second"]
+    assert headings[5:7] == ["95% low", "95% high"]
+
+
+def test_sentences_do_not_repeat_the_headline(page, tmp_path):
+    """Numbers have minus signs; the accuracy is a key figure and no sentence."""
+    text = page.read_text()
+    said = re.findall(r"<ul class=\"sentences\">(.*?)</ul>", text, re.DOTALL)
+    assert re.search(r"between \u2212\d\.\d+ ", said[0])
+    assert not re.search(r"[ (]-\d", "".join(said))
+    card = SanityCard("x", 6, {}, classes=3, labeled=6, accuracy=5 / 6)
+    predicted = {"predicted": np.array([0, 1, 2, 0, 1, 0]), "probability": np.ones(6)}
+    described = fakes.schema(provenance={"sanity": card.to_dict()}, **predicted)
+    archive = fakes.make(tmp_path / "a.h5", described=described)
+    assert any("classifies 5 of 6" in sentence for sentence in onnxinfo.summary(archive))
+    judged = onnxinfo.report(archive, tmp_path / "r.html").read_text()
+    assert "5 of 6 labeled samples" in judged
+    assert "classifies" not in judged
 
 
 def listed(browser):
@@ -434,7 +474,7 @@ def test_runs_are_laid_side_by_side(browser):
 
 
 @pytest.fixture
-def odd_page(request, tmp_path):
+def odd_page(request, tmp_path, monkeypatch):
     """The report of an unusual run."""
     changes = {
         "no maps": {"metrics": (fakes.CONCENTRATION,)},
@@ -444,24 +484,61 @@ def odd_page(request, tmp_path):
             "layers": [LayerRow(f"/{'block' * 20}{i}", i, "Relu", f"relu_{i}", i, 1, "16") for i in range(200)],
             "metrics": (fakes.CONCENTRATION,),
         },
+        "nothing proven": {"metrics": (fakes.SID,)},
     }[request.param]
+    if request.param == "nothing proven":
+        map_of = fakes.cell
+        monkeypatch.setattr(fakes, "cell", lambda *at: (map_of(*at)[0], map_of(*at)[1] | {"converged": False}))
     archive = fakes.make(tmp_path / "a.h5", described=fakes.schema(**changes))
     return onnxinfo.report(archive, tmp_path / "r.html")
 
 
-@pytest.mark.parametrize("odd_page", ["no maps", "one sample", "one layer", "many layers"], indirect=True)
-def test_unusual_runs_have_a_sensible_page(browser, page, odd_page):
+@contextmanager
+def visit(browser, file, back):
+    """Show another page, then return to one."""
     try:
-        browser.get(odd_page.as_uri())
-        wait_until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
+        open_page(browser, file)
+        yield
+    finally:
+        open_page(browser, back)
+
+
+def open_page(browser, file):
+    browser.get(file.as_uri())
+    wait_until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
+
+
+@pytest.mark.parametrize(
+    "odd_page", ["no maps", "one sample", "one layer", "many layers", "nothing proven"], indirect=True
+)
+def test_unusual_runs_have_a_sensible_page(browser, page, odd_page, request):
+    with visit(browser, odd_page, page):
         assert browser.get_log("browser") == []
         assert find(browser, ".headline .figures")
         assert find(browser, "#curve .mark")
         assert find(browser, "#nodes .node[aria-pressed=true]")
         assert browser.execute_script("return document.documentElement.scrollWidth - innerWidth") <= 0
-    finally:
-        browser.get(page.as_uri())
-        wait_until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
+        if "nothing proven" not in request.node.name:
+            return
+        figures = find(browser, ".headline .figures")[0].text.split()
+        assert figures[figures.index("proven") + 1] == "0%"
+        assert {each.get_attribute("fill") for each in find(browser, "#curve .mark")} == {"var(--card)"}
+        assert len(find(browser, "#nodes .node.unproven")) == fakes.LAYERS
+        assert len(find(browser, "#numbers tr.unproven")) == fakes.LAYERS
+        assert f"{fakes.LAYERS} warnings" in find(browser, ".headline")[0].text
+
+
+def test_a_caution_comes_first(browser, page, tmp_path):
+    """Runs whose settings differ are shown with a caution above everything else, legible on any theme."""
+    archive = fakes.make(tmp_path / "a.h5")
+    recipe = fakes.schema().recipe
+    fakes.make(archive, "other", fakes.schema(recipe=recipe | {"mean": [0.1, 0.4]}))
+    with visit(browser, onnxinfo.report(archive, tmp_path / "r.html"), page):
+        caution = browser.find_element("css selector", ".caution")
+        assert caution.text.startswith("Caution, ")
+        assert "mean" in caution.text
+        assert caution.rect["y"] < find(browser, ".headline")[0].rect["y"]
+        assert caution.rect["height"] > 20
 
 
 @pytest.mark.slow
@@ -471,20 +548,16 @@ def test_fifty_samples_of_ten_layers_are_small_and_soon_there(browser, page, tmp
     names = [f"sample {i}.png" for i in range(50)]
     picture = np.random.default_rng(0).integers(0, 255, (50, 64, 64, 3)).astype(np.uint8)
     changes = {"layers": layers, "sample_names": names, "thumbnails": picture, "metrics": (fakes.SID,)}
-    try:
+    with visit(browser, page, page):
         for side in (32, 96):
             described = fakes.schema(sample_shape=(3, side, side), labels=None, foreground=None, **changes)
             archive = fakes.make(tmp_path / f"{side}.h5", described=described)
             file = onnxinfo.report(archive, tmp_path / f"{side}.html")
             assert file.stat().st_size < 6_000_000
-            browser.get(file.as_uri())
-            wait_until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
+            open_page(browser, file)
             thinned = "2 by 2 input pixels" in browser.find_element("id", "gallery-note").text
             assert thinned == (side > 64)
             assert browser.execute_script("return performance.getEntriesByType('paint')[0].startTime") < 2000
-    finally:
-        browser.get(page.as_uri())
-        wait_until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
 
 
 @pytest.mark.parametrize("width", [360, 900, 1600])

@@ -10,6 +10,7 @@ from ...errors import UsageError
 from ...text import printable
 from ..compare import compare_selected
 from ..selection import Selection
+from ..style import number_text
 
 #: Maximum number of differences listed, largest first.
 MOST_ROWS = 200
@@ -59,7 +60,7 @@ def comparison(selection: Selection) -> Comparison:
 
 
 def _text(value: Any) -> Any:
-    """Return a value as it is shown: numbers with a true minus sign; a hyphen if unknown."""
+    """Return a value as it is shown: numbers with a minus sign; a dash if unknown."""
     if isinstance(value, float):
-        return f"{value:.4f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "-"
+        return number_text(value, ".4f") if math.isfinite(value) else "\N{EN DASH}"
     return printable(value) if isinstance(value, str) else value

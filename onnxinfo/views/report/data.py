@@ -18,13 +18,14 @@ from ...archive.means import layer_summary, mark_names
 from ...archive.sanity import ATTRIBUTE
 from ...archive.table import run_table
 from ...config import as_setting
-from ...text import printable
+from ...text import minus_signs, printable
 from ..floor import linear_floor, relative_alpha
 from ..panels import color_limits, flat_map, mean_of_known
 from ..reading_runs import metric_label
 from ..run_view import RunView
+from ..sentences.samples import accuracy
 from ..style import evenly, short_names
-from ..summary import summarize
+from ..summary import tell
 from ..wording import mean_text, rounding_text, unproven_text
 from .headline import key_figures
 
@@ -91,7 +92,8 @@ def run_data(view: RunView, budget: int) -> dict[str, Any]:
     """
     # Before the numbers are kept, so that they are not in memory twice.
     figures = [dataclasses.asdict(each) for each in key_figures(view)]
-    said = [printable(text) for text in summarize(view).sentences]
+    # The accuracy and the number of warnings are said elsewhere on the page.
+    said = [minus_signs(printable(text)) for text in tell(view, without=(accuracy,))]
     layers = [
         {
             "name": row.name,
@@ -131,7 +133,7 @@ def run_data(view: RunView, budget: int) -> dict[str, Any]:
 def _card(view: RunView) -> list[str]:
     """Return the sanity card without its warnings, which are listed with the others."""
     card = view.run.sanity
-    return [] if card is None else dataclasses.replace(card, warnings=()).lines()
+    return [] if card is None else [minus_signs(line) for line in dataclasses.replace(card, warnings=()).lines()]
 
 
 def _predictions(view: RunView) -> list[str] | None:
@@ -304,7 +306,7 @@ def _inputs(view: RunView) -> list[dict[str, Any]]:
 def _in_words(summary: Mapping[str, npt.NDArray[Any]]) -> list[str]:
     """Return each layer's mean in words; empty if no cell is finished."""
     rows = [{key: column[i] for key, column in summary.items()} for i in range(len(summary["n"]))]
-    return [mean_text(row) if row["n"] else "" for row in rows]
+    return [minus_signs(mean_text(row)) if row["n"] else "" for row in rows]
 
 
 def _gallery(view: RunView, budget: int) -> dict[str, Any] | None:

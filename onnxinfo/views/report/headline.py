@@ -25,7 +25,10 @@ def key_figures(view: RunView) -> list[Figure]:
     layers, samples = view.shape
     found = []
     correct = view.run.correct
-    if correct is not None:
+    card = view.run.sanity
+    if correct is None and card is not None and math.isfinite(card.accuracy):
+        found.append(Figure("accuracy", f"{card.accuracy:.0%}", f"of {card.labeled} labeled samples"))
+    elif correct is not None:
         known = correct[view.sample_positions]
         known = known[np.isfinite(known)]
         if known.size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -174,13 +174,8 @@ def _curve(whole: RunValues) -> Curve:
     cells: dict[str, npt.NDArray[Any]] = found.values
     mean, stderr, n = mean_and_stderr(np.where(cells["done"], cells["value"], np.nan), cells["stderr"])
     there = n > 0
-    kept = RunValues(
-        found.name,
-        found.model,
-        tuple(row for row, use in zip(found.layers, there, strict=True) if use),
-        found.metric,
-        {name: data[there] for name, data in cells.items()},
-        found.recipe,
-        found.provenance,
-    )
+    kept = found
+    if not there.all():
+        rows = tuple(row for row, use in zip(found.layers, there, strict=True) if use)
+        kept = replace(found, layers=rows, values={name: data[there] for name, data in cells.items()})
     return Curve(kept, kept.layers, mean[there], stderr[there], len(whole.layers) - len(found.layers))

@@ -152,7 +152,7 @@ print(run(sys.argv[1]) - small)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "most"),
-    [(["query", "--format", "csv"], 40), (["query", "--format", "csv", "--per", "sample"], 60), (["report"], 240)],
+    [(["query", "--format", "csv"], 40), (["query", "--format", "csv", "--per", "sample"], 60), (["report"], 150)],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
 def test_the_largest_archives(command: list[str], most: int, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 "use strict";
-// The chosen metric by depth: a line for each run, its standard error, the spread over samples and the floor.
+// The chosen metric by depth: a line for each run, its standard error and the floor; the spread over samples of a run
+// that is shown alone, as those of several would cover each other.
 const curve = (() => {
   const margin = { left: 64, right: 16, top: 14, bottom: 46 };
   const dashes = ["", "7 4", "2 4", "8 4 2 4"];
@@ -10,8 +11,11 @@ const curve = (() => {
   const byDepth = (run, metric) => run.layers.map((_, i) => i).filter((i) => metric.mean[i] !== null)
     .sort((a, b) => run.layers[a].depth - run.layers[b].depth);
 
+  const hasSpread = (lines) => lines.length === 1 && lines[0].run.samples.length > 2;
+  const withError = (metric, sign) => metric.mean.map((value, i) => (value === null ? null : value + sign * (metric.stderr[i] || 0)));
+
   function limits(lines) {
-    const all = lines.flatMap(({ metric }) => known(metric.mean.concat(metric.low, metric.high)));
+    const all = lines.flatMap(({ metric }) => known(hasSpread(lines) ? metric.mean.concat(metric.low, metric.high) : withError(metric, -1).concat(withError(metric, 1))));
     let low = Math.min(...all), high = Math.max(...all);
     const floors = [...new Set(lines.map(({ metric }) => metric.floor))], floor = floors.length === 1 ? floors[0] : null;
     // A line far from the data would only compress them.
@@ -86,8 +90,8 @@ const curve = (() => {
     }
     lines.forEach(({ run, number, metric }) => {
       const order = byDepth(run, metric), color = colors[number % colors.length], place = (i) => x(run.layers[i].depth);
-      const error = (sign) => metric.mean.map((value, i) => (value === null ? null : value + sign * (metric.stderr[i] || 0)));
-      [band(order, place, y, metric.low, metric.high, "spread", color), band(order, place, y, error(-1), error(1), "error", color)].forEach((each) => { if (each) svg.append(each); });
+      const spread = hasSpread(lines) ? band(order, place, y, metric.low, metric.high, "spread", color) : null;
+      [spread, band(order, place, y, withError(metric, -1), withError(metric, 1), "error", color)].forEach((each) => { if (each) svg.append(each); });
       svg.append(vector("path", { class: "line", stroke: color, "stroke-dasharray": dashes[number % 4] || null, d: `M${order.map((i) => `${place(i).toFixed(1)} ${y(metric.mean[i]).toFixed(1)}`).join("L")}` }));
       order.forEach((i) => {
         svg.append(mark(number, place(i), y(metric.mean[i]), color, metric.n_converged[i] < metric.n[i]));
@@ -100,14 +104,15 @@ const curve = (() => {
     point();
   }
 
-  /** Explain every line, band and mark that is drawn, and no other. */
+  /** Explain every line, band and mark that is drawn, and no other; what all runs share is in the color of text. */
   function legendOf(lines) {
-    const swatch = (kind, color) => { const found = make("i", { class: `swatch ${kind}`, "aria-hidden": "true" }); if (color) found.style.color = color; return found; };
-    const first = lines.length ? colors[lines[0].number % colors.length] : "";
-    const entries = [];
-    if (lines.some(({ metric }) => metric.stderr.some((value) => value))) entries.push([swatch("error", first), "mean ± standard error"]);
-    if (lines.some(({ run }) => run.samples.length > 2)) entries.push([swatch("spread", first), "80% of the samples"]);
-    if (lines.some(({ metric }) => metric.n_converged.some((count, i) => count < metric.n[i]))) entries.push([swatch("hollow", first), "hollow: some samples are unproven"]);
+    const swatch = (kind) => { const found = make("i", { class: `swatch ${kind}`, "aria-hidden": "true" }); if (lines.length === 1) found.style.color = colors[lines[0].number % colors.length]; return found; };
+    const line = (number) => vector("svg", { class: "sample-line", viewBox: "0 0 36 12", width: 36, height: 12, "aria-hidden": "true", focusable: "false" },
+      vector("path", { class: "line", stroke: colors[number % colors.length], "stroke-dasharray": dashes[number % 4] || null, d: "M0 6H36" }), mark(number, 18, 6, colors[number % colors.length], false));
+    const entries = lines.length > 1 ? lines.map(({ run, number }) => [line(number), run.key]) : [];
+    if (lines.some(({ metric }) => metric.stderr.some((value) => value))) entries.push([swatch("error"), "mean ± standard error"]);
+    if (hasSpread(lines)) entries.push([swatch("spread"), "80% of the samples"]);
+    if (lines.some(({ metric }) => metric.n_converged.some((count, i) => count < metric.n[i]))) entries.push([swatch("hollow"), "hollow: some samples are unproven"]);
     at("curve-legend").replaceChildren(...entries.map(([sign, text]) => make("li", {}, sign, text)));
   }
 
