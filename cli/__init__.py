@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "demo": "analyze",
     "sensitivity": "sensitivity",
     "recommend": "recommend",
+    "leakage": "leakage",
     "decoder": "decoder",
     "query": "query",
     "summary": "summary",

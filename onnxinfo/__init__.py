@@ -65,6 +65,8 @@ _LAZY = {
     "Sensitivity": "workflows.sensitivity",
     "recommend_bits": "workflows.recommend",
     "BitPlan": "workflows.recommend",
+    "leakage": "workflows.leakage",
+    "Leakage": "workflows.leakage",
     "train_decoder": "workflows.decoders",
     "list_decoders": "metrics.decoder_store",
     "describe_decoder": "metrics.decoder_store",

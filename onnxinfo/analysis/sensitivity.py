@@ -144,7 +144,7 @@ def find_target(model: Model, listed: Sequence[Layer], wanted: SensitivityConfig
         The name matches several layers or none, or the layer has no class probabilities although the change is one of
         these.
     """
-    scores, wanted_change = _scores(model), Change.of(wanted)
+    scores, wanted_change = class_scores(model), Change.of(wanted)
     if wanted.target is not None:
         found = select_layers(listed, [wanted.target])
         if len(found) > 1:
@@ -160,7 +160,7 @@ def find_target(model: Model, listed: Sequence[Layer], wanted: SensitivityConfig
     return target
 
 
-def _scores(model: Model) -> str | None:
+def class_scores(model: Model) -> str | None:
     """Name of the class scores; None without any, or if a sigmoid makes them independent."""
     try:
         name = score_tensor(model)

@@ -362,14 +362,32 @@ def measured_effects(
         Returns the source of noise for a layer and a draw.
     """
     found = [torch.zeros(len(order.draws), len(x), dtype=torch.float64, device=x.device) for order in orders]
+    for i, draw, at, target, moved in moved_targets(network, x, rows, orders, stream):
+        found[i][draw, at] = effect.measure(target, moved)
+    return found
+
+
+def moved_targets(
+    network: TappedNetwork,
+    x: Tensor,
+    rows: Tensor,
+    orders: Sequence[Order],
+    stream: Callable[[int, int], torch.Generator],
+) -> Iterator[tuple[int, int, slice, Tensor, Tensor]]:
+    """Yield the target under noise: positions of order and draw, places of the samples, target without and with noise.
+
+    Parameters
+    ----------
+    network, x, rows, orders, stream
+        As for :func:`measured_effects`.
+    """
     for at, given in network.parts(x, rows):
         count = at.stop - at.start
         target, values = network.begin(given, count)
-        for order, effects in zip(orders, found, strict=True):
-            for i, draw in enumerate(order.draws):
+        for i, order in enumerate(orders):
+            for j, draw in enumerate(order.draws):
                 noise = _noise(stream(order.layer, draw), order.scale, at.start)
-                effects[i, at] = effect.measure(target, network.resume(values, order.layer, noise, count))
-    return found
+                yield i, j, at, target, network.resume(values, order.layer, noise, count)
 
 
 def _noise(generator: torch.Generator, scale: float, skipped: int) -> Callable[[Tensor], Tensor]:

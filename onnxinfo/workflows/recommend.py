@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..analysis.accuracy import check_labels
 from ..analysis.bits import STORED_BITS, Grid, allocate, uniform_noise
 from ..analysis.job import Job
 from ..analysis.sensitivity import Measured, measure_sensitivity
 from ..analysis.settings import Report
 from ..arguments import Names, names_of
 from ..config import Config, FlatOptions, SelectionConfig, configure
-from ..errors import InputError, UsageError
+from ..errors import UsageError
 from ..graph.dataflow import Dataflow
 from ..graph.model import ModelSource
 from ..graph.quantization import quantization
@@ -277,9 +278,7 @@ class _Rounding:
     def check(self, wanted: float) -> None:
         """Refuse an accuracy that the float network has not."""
         labels = self._labels()
-        classes = self._scores({}, [0]).shape[1]
-        if classes < 2 or ((labels < 0) | (labels >= classes)).any():
-            raise InputError(f"the labels are not classes of the target, 0 to {classes - 1}; give others, or a target")
+        check_labels(labels, self._scores({}, [0]).shape[1])
         clean = self.accuracy({})
         if clean < wanted:
             raise UsageError(f"accuracy={wanted:g} cannot be met: the float network has {clean:.3f} on these samples")

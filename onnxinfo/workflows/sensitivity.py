@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from ..analysis.finite import check_values
-from ..analysis.job import Job, prepare, prepare_reached
 from ..analysis.sensitivity import Measured, check_change, find_target, measure_sensitivity, measured
 from ..analysis.sensitivity_metric import SensitivityMetric
 from ..analysis.settings import Report
@@ -33,14 +31,12 @@ from ..graph.interruption import time_limit
 from ..graph.layers import Layer, choose_layers
 from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
-from ..metrics.budget import device_of, fit
-from ..metrics.joint import open_provider
 from ..termination import orderly_termination
-from ..text import no_such, quoted
+from ..text import no_such
 from .analyze import Ready, complete, ready
 from .notebook import reporting
-from .open_model import open_model, runnable
-from .open_samples import open_analyzed
+from .open_job import Opened, leading, open_job
+from .open_model import open_model
 
 if TYPE_CHECKING:
     import pandas
@@ -262,15 +258,6 @@ def _with_channels(prepared: Ready, found: Sequence[Measured]) -> Ready:
     return replace(prepared, request=replace(prepared.request, schema=schema))
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A job that is ready to be measured, the name of its target, and the names of the tensors to show."""
-
-    job: Job
-    target: str
-    shown: frozenset[str]
-
-
 def open_sensitivity(model: ModelSource, inputs: Any, config: Config) -> Opened:
     """Prepare model and samples for :func:`sensitivity`.
 
@@ -281,34 +268,17 @@ def open_sensitivity(model: ModelSource, inputs: Any, config: Config) -> Opened:
     OnnxinfoError
         As raised by :func:`sensitivity`.
     """
-    device = device_of(config.execution.device)
-    loaded = open_model(model, config.input, inputs)
-    perturbed = perturbed_tensors(loaded, config.input.input_tensor)
-    # Raises before samples are read.
-    _choose(loaded, perturbed, config)
-    samples = open_analyzed(loaded, inputs, config.input)
-    loaded = runnable(loaded, samples)
-    provider = open_provider(loaded, samples, perturbed, leave_out=not config.input.input_tensor)
-    chosen, target = _choose(loaded, provider.tensors, config)
-    layers = chosen if target in chosen else [*chosen, target]
-    job = (prepare if config.selection.layers else prepare_reached)(provider, layers, config.sid, device)
-    if target not in job.layers:
-        raise UsageError(f"no gradient reaches the target {quoted(target.name)}; name a layer before it by target=...")
-    job.config, job.source, job.memory = config, inputs, config.execution.memory_bytes
-    job.batch_size = fit(job.network, *job.inputs([0]), memory=job.memory)
-    check_values(job)
-    check_change(job, target.name)
-    return Opened(job, target.name, frozenset(layer.name for layer in chosen))
+
+    def choose(loaded: Model, perturbed: Sequence[str]) -> tuple[list[Layer], Layer]:
+        return _choose(loaded, perturbed, config)
+
+    opened = open_job(model, inputs, config, choose)
+    check_change(opened.job, opened.target)
+    return opened
 
 
 def _choose(model: Model, perturbed: Sequence[str], config: Config) -> tuple[list[Layer], Layer]:
     """Choose the tensors and the target."""
     listed, chosen = choose_layers(model, perturbed, config.selection.layers, config.selection.exclude)
     target = find_target(model, listed, config.sensitivity)
-    leading = [each for each in chosen if each == target or target.name in model.flow.influenced(each.name)]
-    if config.selection.layers and len(leading) < len(chosen):
-        astray = next(each for each in chosen if each not in leading)
-        raise UsageError(f"{quoted(astray.name)} does not lead to the target {quoted(target.name)}; leave it out")
-    if not leading:
-        raise UsageError(f"no chosen layer leads to the target {quoted(target.name)}; choose another target")
-    return leading, target
+    return leading(model, chosen, target, named=bool(config.selection.layers)), target

@@ -28,6 +28,7 @@ COMPUTING = {
     "check",
     "sensitivity",
     "recommend",
+    "leakage",
     "coherency",
     "prune",
     "rescale",

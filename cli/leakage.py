@@ -1,0 +1,80 @@
+"""``onnxinfo leakage``: what the tensors at which a network may be split reveal of its input."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import inputs as samples
+from .progress import progress_bar
+from .settings import config_file, setting, settings
+from .tables import FORMATS, print_rows, write_stdout
+
+if TYPE_CHECKING:
+    from onnxinfo import Leakage
+
+COLUMNS = ("tensor", "op", "depth", "units", "trace", "stderr", "std", "noise", "noise_std", "bound", "lowest")
+ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
+_WIDTH = 100
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@samples
+@click.option(
+    "--mse", type=float, metavar="X",
+    help="Wanted bound: mean squared error per input unit, in units of its channel's variance; from 0 to 1. "
+    "Default: 0.1.",
+)  # fmt: skip
+@click.option(
+    "--psnr", type=float, metavar="DB",
+    help="Instead: wanted bound in decibels, with the range of a channel's values over the samples as the peak.",
+)  # fmt: skip
+@click.option(
+    "--noise", type=float, metavar="X",
+    help="Instead: standard deviation of the noise, in units of each tensor's own.",
+)  # fmt: skip
+@click.option("--accuracy/--no-accuracy", default=True, help="Measure the accuracy under the noise; needs --labels.")
+@config_file
+@setting("layers")
+@setting("exclude")
+@settings("input", "execution")
+@setting("seed", help="Seed of noise and random directions.")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
+def leakage(model: str, inputs: str, format: str, **options: Any) -> None:
+    """Print what each tensor of MODEL at which it can be split reveals of the input, and the noise that hides it.
+
+    noise is the standard deviation of Gaussian noise on the tensor at which the Fisher bound on the error of a
+    reconstruction is the wanted one; accuracy is that of the network with this noise. The bound is a yardstick, no
+    guarantee; see docs/leakage.md.
+
+    \b
+    Examples:
+      onnxinfo leakage resnet20.onnx --inputs cifar10.npz:x --labels cifar10.npz:y --preset imagenet --limit 64
+      onnxinfo leakage resnet20.onnx --inputs images/ --psnr 20 --no-accuracy --layers 'relu_*'
+    """
+    from onnxinfo import leakage as measure
+
+    with progress_bar("no file") as report:
+        found = measure(model, inputs, progress=report, **options)
+    stored = found.to_dict()
+    rows = [{**row, "assumption": found.assumption} for row in stored["tensors"]]
+    measured = ACCURACY if options["accuracy"] else ()
+    psnr = ["psnr"] if options["psnr"] is not None else []
+    columns = [*COLUMNS, *psnr, *measured, "narrow", *(["mark"] if any(row["mark"] for row in rows) else [])]
+    if format in ("table", "markdown"):
+        print_rows(rows, columns, format)
+        write_stdout("\n".join(["", *textwrap.wrap(_summary(found), _WIDTH), ""]))
+    else:
+        print_rows(rows, [*columns, "assumption"], format)
+
+
+def _summary(found: Leakage) -> str:
+    kinds = {"variance": "variance", "range": "squared range"}
+    accuracy = f" Accuracy without noise: {found.accuracy:.3f}." if found.accuracy == found.accuracy else ""
+    return (
+        f"{found.samples} samples, {found.input_units} input units. bound: mean squared error per input unit, in units "
+        f"of its channel's {kinds[found.unit]} over the samples.{accuracy} {found.assumption}"
+    )

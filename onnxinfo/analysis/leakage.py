@@ -1,0 +1,340 @@
+"""What noisy tensors of a network reveal of its input: the Fisher bound on the error of a reconstruction.
+
+With Gaussian noise of standard deviation s on a tensor whose Jacobian by the input is J, the Fisher information of the
+input is ``J^T J / s^2``. By the inequality of Cramer and Rao, an unbiased estimator of the n input units has a mean
+squared error per unit of at least ``n s^2 / tr(J^T J)`` (Guo et al., "Bounding Training Data Reconstruction in Private
+(Deep) Learning", ICML 2022; for features of networks Maeng et al., "Bounding the Invertibility of Privacy-preserving
+Instance Encoding using Fisher Information", NeurIPS 2023, whose dFIL is the inverse of the bound).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..graph.layers import Layer
+from ..metrics.linearization import Division, linearize
+from ..metrics.sensitivity import Order, moved_targets
+from ..metrics.taps import TappedNetwork
+from .accuracy import Accuracy, check_labels
+from .job import Job
+from .memory import for_each
+from .settings import Progress, Report
+
+Floats = npt.NDArray[np.float64]
+#: Units of errors: the variance of an input channel over the samples, and the squared range of its values.
+VARIANCE, RANGE = "variance", "range"
+#: Draws of noise per sample for the accuracy.
+DRAWS = 4
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The noise that is wanted at every tensor.
+
+    Attributes
+    ----------
+    bound
+        The bound that the noise reaches, as a mean squared error per input unit; None: the noise is given.
+    noise
+        The noise in units of each tensor's standard deviation, if it is given.
+    unit
+        Unit of errors: ``variance`` or ``range``.
+    """
+
+    bound: float | None
+    noise: float = math.nan
+    unit: str = VARIANCE
+
+    def scale(self, information: float, std: float) -> float:
+        """Return the standard deviation of the noise, given ``tr(J^T J)`` per input unit and the tensor's deviation."""
+        return self.noise * std if self.bound is None else math.sqrt(self.bound * information)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What was measured at one tensor.
+
+    Attributes
+    ----------
+    layer
+        The tensor.
+    units
+        Number of its entries.
+    trace, trace_stderr
+        ``tr(J^T J)`` of the tensor by the input at each sample, in squared units of the tensor over those of errors,
+        and its standard error over probes, (S,).
+    inputs
+        Number of counted input units of each sample, (S,).
+    std
+        Standard deviation of the tensor's values, over units and samples.
+    noise
+        Standard deviation of the noise, in the tensor's own units; NaN if there is none.
+    accuracy
+        Accuracy under the noise; NaN if it was not measured.
+    mark
+        Empty, or why the numbers say nothing.
+    """
+
+    layer: Layer
+    units: int
+    trace: Floats
+    trace_stderr: Floats
+    inputs: Floats
+    std: float
+    noise: float
+    accuracy: Accuracy
+    mark: str
+
+    @property
+    def information(self) -> Floats:
+        """Fisher information per input unit at noise 1 for each sample, (S,)."""
+        return self.trace / self.inputs
+
+    @property
+    def bounds(self) -> Floats:
+        """Bound at the noise for each sample, (S,); infinite where the tensor does not depend on the input."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.information > 0, self.noise**2 / self.information, np.inf)
+
+    @property
+    def bound(self) -> float:
+        """Bound on the error averaged over the samples: with their mean information, at most their mean bound."""
+        mean = float(self.information.mean())
+        return self.noise**2 / mean if mean > 0 else math.inf
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the tensor has fewer entries than the input has units, so that no unbiased estimator exists."""
+        return self.units < float(self.inputs.max())
+
+
+def measure_leakage(
+    job: Job, scores: str | None, names: Collection[str], wanted: Wanted, report: Report
+) -> tuple[list[Leak], Accuracy]:
+    """Measure what layers of a job reveal of the input.
+
+    Parameters
+    ----------
+    job
+        The job.
+    scores
+        Name of the layer with the class scores, for the accuracy; None: it is not measured.
+    names
+        Names of the layers.
+    wanted
+        The noise.
+    report
+        Receives progress.
+
+    Returns
+    -------
+    list of Leak
+        By layer, in the order of the job.
+    Accuracy
+        Accuracy without noise.
+
+    Raises
+    ------
+    InputError
+        A label is none of the classes.
+    UsageError
+        The bound is an error that needs no tensor.
+    """
+    unit = job.unit if wanted.unit == VARIANCE else ranges(job)
+    if wanted.bound is not None:
+        check_bound(wanted.bound, float((job.unit / unit).double().square().mean()))
+    classifier = None if scores is None else _Classifier(job, scores)
+    found = _Totals(job, unit, report)
+    information = (found.trace / found.inputs).mean(1)
+    chosen = [i for i, layer in enumerate(job.layers) if layer.name in names]
+    marks = {i: _mark(job, i, float(information[i])) for i in chosen}
+    noise = {i: wanted.scale(float(information[i]), found.std[i]) for i in chosen if marks[i] in ("", "dead")}
+    clean, accuracy = Accuracy(), dict[int, Accuracy]()
+    if classifier is not None:
+        clean, accuracy = classifier.accuracy(noise, report)
+    leaks = [
+        Leak(
+            job.layers[i],
+            found.units[i],
+            found.trace[i],
+            found.trace_stderr[i],
+            found.inputs,
+            found.std[i],
+            noise.get(i, math.nan),
+            accuracy.get(i, Accuracy()),
+            marks[i],
+        )
+        for i in chosen
+    ]
+    return leaks, clean
+
+
+def check_bound(bound: float, guess: float) -> None:
+    """Refuse a bound that says nothing.
+
+    Parameters
+    ----------
+    bound
+        Mean squared error per input unit.
+    guess
+        That of guessing each channel's mean.
+
+    Raises
+    ------
+    UsageError
+        Guessing is at least as good.
+    """
+    if bound >= guess:
+        raise UsageError(
+            f"a mean squared error of {bound:.3g} cannot be a bound: guessing each channel's mean has {guess:.3g} "
+            f"without seeing any tensor; give a smaller mse=..., or a larger psnr=..."
+        )
+
+
+def ranges(job: Job) -> Tensor:
+    """Range of the input's values over all samples, of each channel; broadcastable to one sample like the unit."""
+    low = high = None
+    for block in _blocks(job):
+        x, _ = job.inputs(block)
+        counted = job.counted(block)
+        mask = torch.ones_like(x, dtype=torch.bool) if counted is None else counted.reshape(x.shape)
+        least, most = (
+            _over_unit(torch.where(mask, x, torch.full_like(x, fill)), job.unit, largest)
+            for fill, largest in ((math.inf, False), (-math.inf, True))
+        )
+        low = least if low is None else torch.minimum(low, least)
+        high = most if high is None else torch.maximum(high, most)
+    assert low is not None
+    assert high is not None
+    found = high - low
+    # A constant channel, or one that no sample counts, has the mean range of the others.
+    varies = found.isfinite() & (found > 0)
+    return torch.where(varies, found, found[varies].mean())
+
+
+def _over_unit(x: Tensor, unit: Tensor, largest: bool) -> Tensor:
+    """Extreme of samples (S, *shape) over the samples and over the axes along which the unit is the same."""
+    axes = [0, *(i + 1 for i, size in enumerate(unit.shape) if size == 1)]
+    found = x.amax(axes, keepdim=True) if largest else x.amin(axes, keepdim=True)
+    return found[0]
+
+
+def _blocks(job: Job) -> Iterator[list[int]]:
+    samples = range(len(job.provider))
+    for start in range(0, len(samples), job.batch_size):
+        yield list(samples[start : start + job.batch_size])
+
+
+def _mark(job: Job, layer: int, information: float) -> str:
+    if not job.provider.model.flow.is_float(job.layers[layer].name):
+        return "integer"
+    if not math.isfinite(information):
+        return "not_finite"
+    return "" if information > 0 else "dead"
+
+
+class _Totals:
+    """Jacobians and values of all layers over all samples.
+
+    Attributes
+    ----------
+    trace, trace_stderr
+        ``tr(J^T J)`` by layer and sample, and its standard error, (T, S).
+    inputs
+        Number of counted input units, (S,).
+    units, std
+        Number of entries of each layer, and the standard deviation of their values.
+    """
+
+    def __init__(self, job: Job, unit: Tensor, report: Report) -> None:
+        count, done = len(job.provider), 0
+        self.trace, self.trace_stderr = (np.full((len(job.layers), count), np.nan) for _ in range(2))
+        self.inputs = np.full(count, float(math.prod(job.shape)))
+        self.units = [math.prod(shape) for shape in job.network.shapes(*job.inputs([0]))]
+        sums = np.zeros((3, len(job.layers)))
+        report(Progress("leakage", 0, count))
+
+        def add(block: list[int]) -> None:
+            nonlocal done
+            x, rows = job.inputs(block)
+            counted = job.counted(block)
+            stream, division = job.stream("leakage", block[0]), Division(job.batch_size)
+            found = linearize(job.network, x, unit, rows, stream, counted=counted, division=division)
+            self.trace[:, block] = [each.normalizer.double().cpu().numpy() for each in found]
+            self.trace_stderr[:, block] = [each.normalizer_stderr.double().cpu().numpy() for each in found]
+            if counted is not None:
+                self.inputs[block] = counted.sum(1).double().cpu().numpy()
+            with torch.no_grad():
+                features = [feature.double() for feature in job.network(x, rows)]
+            sums[0] += [feature.numel() for feature in features]
+            sums[1] += [float(feature.sum()) for feature in features]
+            sums[2] += [float(feature.square().sum()) for feature in features]
+            done += len(block)
+            report(Progress("leakage", done, count))
+
+        for_each(job, _blocks(job), add)
+        mean, square = sums[1:] / sums[0]
+        self.std = np.sqrt(np.maximum(square - mean**2, 0)).tolist()
+
+
+class _Classifier:
+    """Accuracy of a network with noise on one of its layers.
+
+    Parameters
+    ----------
+    job
+        The job, whose samples have labels.
+    scores
+        Name of the layer with the class scores.
+    """
+
+    def __init__(self, job: Job, scores: str) -> None:
+        self._job = job
+        place = next(i for i, layer in enumerate(job.layers) if layer.name == scores)
+        self._network = TappedNetwork(job.network, place)
+        labels = job.provider.main.labels
+        assert labels is not None
+        check_labels(labels, math.prod(job.network.part([place]).shapes(*job.inputs([0]))[0]))
+        self._labels = torch.from_numpy(labels).to(job.device)
+
+    def accuracy(self, noise: dict[int, float], report: Report) -> tuple[Accuracy, dict[int, Accuracy]]:
+        """Return the accuracy without noise, and that with noise of a standard deviation on each of some layers."""
+        job, count, done = self._job, len(self._job.provider), 0
+        orders = [Order(layer, scale, range(DRAWS)) for layer, scale in noise.items()]
+        clean, noisy = np.zeros(count), np.zeros((len(orders), count))
+        report(Progress("accuracy", 0, count))
+
+        def add(block: list[int]) -> None:
+            nonlocal done
+            correct, moved = self._correct(block, orders)
+            clean[block], noisy[:, block] = correct.cpu().numpy(), moved.cpu().numpy()
+            done += len(block)
+            report(Progress("accuracy", done, count))
+
+        for_each(job, _blocks(job), add)
+        by_layer = {order.layer: Accuracy.of(noisy[i], DRAWS) for i, order in enumerate(orders)}
+        return Accuracy.of(clean), by_layer
+
+    def _correct(self, block: list[int], orders: Sequence[Order]) -> tuple[Tensor, Tensor]:
+        """Whether samples are classified correctly, (S,), and the fraction of draws at which they are, (orders, S)."""
+        job, labels = self._job, self._labels[block]
+        x, rows = job.inputs(block)
+        clean = torch.zeros(len(block), dtype=torch.float64, device=job.device)
+        noisy = torch.zeros(len(orders), len(block), dtype=torch.float64, device=job.device)
+        for at, given in self._network.parts(x, rows):
+            clean[at] = (self._network.begin(given, at.stop - at.start)[0].argmax(1) == labels[at]).double()
+
+        def stream(layer: int, draw: int) -> torch.Generator:
+            return job.stream("accuracy", layer, draw, block[0])
+
+        for i, _, at, _, moved in moved_targets(self._network, x, rows, orders, stream):
+            noisy[i, at] += (moved.argmax(1) == labels[at]).double() / DRAWS
+        return clean, noisy

@@ -1,0 +1,111 @@
+"""A network and its samples, ready to be measured in one pass, without an archive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..analysis.finite import check_values
+from ..analysis.job import Job, prepare, prepare_reached
+from ..analysis.masks import unit_mask_of
+from ..config import Config
+from ..errors import UsageError
+from ..graph.layers import Layer
+from ..graph.model import Model, ModelSource
+from ..graph.perturbed import perturbed_tensors
+from ..metrics.budget import device_of, fit
+from ..metrics.input_provider import InputProvider
+from ..metrics.joint import open_provider
+from ..text import quoted
+from .open_model import open_model, runnable
+from .open_samples import open_analyzed
+
+#: Returns the chosen layers and the target, given a model and the tensors that noise is added to.
+Choose = Callable[[Model, Sequence[str]], tuple[list[Layer], Layer]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A job that is ready to be measured, the name of its target, and the names of the tensors to show."""
+
+    job: Job
+    target: str
+    shown: frozenset[str]
+
+
+def open_job(
+    model: ModelSource,
+    inputs: Any,
+    config: Config,
+    choose: Choose,
+    check: Callable[[InputProvider], None] = lambda _: None,
+) -> Opened:
+    """Prepare model and samples.
+
+    Parameters
+    ----------
+    model, inputs
+        As for :func:`onnxinfo.analyze`.
+    config
+        All settings.
+    choose
+        Chooses layers and target; called before samples are read, and again with the tensors that these have.
+    check
+        Checks the samples before anything is computed.
+
+    Raises
+    ------
+    UsageError
+        No gradient reaches the target.
+    OnnxinfoError
+        As raised by :func:`onnxinfo.sensitivity`.
+    """
+    device = device_of(config.execution.device)
+    loaded = open_model(model, config.input, inputs)
+    perturbed = perturbed_tensors(loaded, config.input.input_tensor)
+    choose(loaded, perturbed)
+    samples = open_analyzed(loaded, inputs, config.input)
+    loaded = runnable(loaded, samples)
+    provider = open_provider(loaded, samples, perturbed, leave_out=not config.input.input_tensor)
+    check(provider)
+    chosen, target = choose(loaded, provider.tensors)
+    mask = unit_mask_of(config.input.unit_mask, provider)
+    if mask is not None:
+        provider.counted = mask.units
+    layers = chosen if target in chosen else [*chosen, target]
+    job = (prepare if config.selection.layers else prepare_reached)(provider, layers, config.sid, device)
+    if target not in job.layers:
+        raise UsageError(f"no gradient reaches the target {quoted(target.name)}; name a layer before it by target=...")
+    if mask is not None:
+        job.units = torch.from_numpy(mask.units.reshape(len(provider), -1))
+    job.config, job.source, job.memory = config, inputs, config.execution.memory_bytes
+    job.batch_size = fit(job.network, *job.inputs([0]), memory=job.memory)
+    check_values(job)
+    return Opened(job, target.name, frozenset(layer.name for layer in chosen))
+
+
+def leading(model: Model, chosen: Sequence[Layer], target: Layer, *, named: bool) -> list[Layer]:
+    """Return the chosen layers that lead to a target.
+
+    Parameters
+    ----------
+    model, chosen, target
+        The model, the chosen layers, and the target.
+    named
+        Whether the user named the layers: then all must lead to the target.
+
+    Raises
+    ------
+    UsageError
+        A named layer does not lead to the target, or none does.
+    """
+    found = [each for each in chosen if each == target or target.name in model.flow.influenced(each.name)]
+    if named and len(found) < len(chosen):
+        astray = next(each for each in chosen if each not in found)
+        raise UsageError(f"{quoted(astray.name)} does not lead to the target {quoted(target.name)}; leave it out")
+    if not found:
+        raise UsageError(f"no chosen layer leads to the target {quoted(target.name)}; choose another target")
+    return found

@@ -1,0 +1,234 @@
+"""The bound on reconstructions against closed forms, and the accuracy under noise against evaluations of the model."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from graphs import constant, model, node, residual_net, value
+
+import onnxinfo
+from onnxinfo import UsageError
+from onnxinfo.analysis.accuracy import Accuracy
+from onnxinfo.cli import cli
+from onnxinfo.graph.model import load
+from onnxinfo.graph.splits import is_split
+from onnxinfo.metrics.input_provider import open_samples_of
+from onnxinfo.models import path
+
+CNN, IMAGES, LABELS = path("digits-cnn.onnx"), f"{path('digits.npz')}:images", f"{path('digits.npz')}:labels"
+UNITS = 6
+
+
+def linear(matrix: np.ndarray) -> onnx.ModelProto:
+    """``y = x W^T``."""
+    return model(
+        [node("MatMul", "x w", "y")],
+        [value("x", ("N", matrix.shape[1]))],
+        [value("y", ("N", matrix.shape[0]))],
+        [constant("w", matrix.T, np.float32)],
+    )
+
+
+def table(scale: float = 1.0, count: int = 64) -> np.ndarray:
+    """Samples whose columns have mean 0 and a standard deviation that grows from column to column."""
+    x = np.random.default_rng(0).normal(size=(count, UNITS))
+    x = (x - x.mean(0)) / x.std(0)
+    return (scale * x * np.arange(1, UNITS + 1)).astype(np.float32)
+
+
+def rotation() -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(1).normal(size=(UNITS, UNITS)))[0]
+
+
+@pytest.mark.parametrize("matrix", [np.eye(UNITS), rotation()], ids=["identity", "orthogonal"])
+def test_the_bound_of_a_layer_that_keeps_lengths_is_the_noise(matrix: np.ndarray) -> None:
+    unit = np.arange(1, UNITS + 1)
+    found = onnxinfo.leakage(linear(matrix / unit), table(), mse=0.25, accuracy=False).to_dataframe().iloc[0]
+    assert (found.trace, found.noise) == (pytest.approx(UNITS, rel=1e-5), pytest.approx(0.5, rel=1e-5))
+    assert found.bound == found.lowest == pytest.approx(0.25, rel=1e-5)
+    assert found.noise_std == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [UNITS, 9])
+def test_the_best_unbiased_estimator_of_a_linear_layer_stays_above_the_bound(rows: int) -> None:
+    matrix = np.random.default_rng(2).normal(size=(rows, UNITS))
+    found = onnxinfo.leakage(linear(matrix), table(), mse=0.1, accuracy=False).to_dataframe().iloc[0]
+    scaled = matrix * np.arange(1, UNITS + 1)
+    assert found.noise == pytest.approx(math.sqrt(0.1 * np.square(scaled).sum() / UNITS), rel=1e-5)
+    noise = np.random.default_rng(3).normal(size=(20_000, rows)) * found.noise
+    errors = noise @ np.linalg.pinv(scaled).T
+    assert np.square(errors).mean() > found.bound
+
+
+def test_a_rotation_attains_the_bound() -> None:
+    matrix = rotation() / np.arange(1, UNITS + 1)
+    found = onnxinfo.leakage(linear(matrix), table(), noise=0.7, accuracy=False).to_dataframe().iloc[0]
+    noise = np.random.default_rng(3).normal(size=(20_000, UNITS)) * found.noise
+    errors = noise @ np.linalg.inv(matrix).T / np.arange(1, UNITS + 1)
+    assert np.square(errors).mean() == pytest.approx(found.bound, rel=0.02)
+
+
+def test_the_bound_does_not_depend_on_the_units_of_the_input() -> None:
+    matrix = np.random.default_rng(2).normal(size=(4, UNITS))
+    one, other = (
+        onnxinfo.leakage(linear(matrix * scale), table(1 / scale), accuracy=False).to_dataframe().iloc[0]
+        for scale in (1.0, 1e3)
+    )
+    assert one.noise == pytest.approx(other.noise, rel=1e-5)
+    assert one.narrow
+    assert one.bound == pytest.approx(0.1)
+
+
+def test_psnr_counts_in_ranges() -> None:
+    x = table()
+    span = np.ptp(x, axis=0)
+    found = onnxinfo.leakage(linear(np.eye(UNITS)), x, psnr=20, accuracy=False)
+    row = found.to_dataframe().iloc[0]
+    assert (found.unit, found.wanted) == ("range", pytest.approx(0.01))
+    assert (row.psnr, row.bound) == (pytest.approx(20), pytest.approx(0.01))
+    assert row.noise == pytest.approx(0.1 * math.sqrt(np.mean(span.astype(float) ** 2)), rel=1e-5)
+
+
+def test_traces_are_those_of_dense_jacobians() -> None:
+    x = torch.from_numpy(open_samples_of(onnxinfo.load(CNN), IMAGES, limit=4).feeds(range(4))["image"]).double()
+    found = onnxinfo.leakage(CNN, IMAGES, layers=["relu_2", "logits"], limit=4, accuracy=False)
+    traces = found.to_dataframe().set_index("tensor").trace
+    graph = onnxinfo.convert(CNN, ["relu_2", "logits"]).double()
+    for i, name in enumerate(["relu_2", "logits"]):
+        dense = [torch.func.jacrev(lambda image, i=i: graph(image[None])[i])(each).square().sum() for each in x]
+        expected = float(torch.stack(dense).mean()) * float(x.var(correction=0))
+        assert traces[name] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_accuracy_is_that_of_the_network_with_the_noise() -> None:
+    count = 50
+    found = onnxinfo.leakage(CNN, IMAGES, labels=LABELS, layers=["relu_4"], noise=6, limit=count)
+    row = found.to_dataframe().iloc[0]
+    samples = open_samples_of(onnxinfo.load(CNN), IMAGES, limit=count, labels=LABELS)
+    labels = torch.from_numpy(samples.inputs["image"].labels)
+    x = torch.from_numpy(samples.feeds(range(count))["image"])
+    feature, clean = onnxinfo.convert(CNN, ["relu_4", "logits"])(x)
+    after = onnxinfo.convert(onnxinfo.extract(CNN, ["relu_4"], ["logits"]))
+    many = feature.repeat(32, *[1] * (feature.dim() - 1))
+    noise = torch.randn(many.shape, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        right = after(many + row.noise * noise)[0].argmax(1) == labels.repeat(32)
+    assert found.accuracy == float((clean.argmax(1) == labels).double().mean())
+    assert row.noise == pytest.approx(6 * row["std"])
+    assert row["std"] == pytest.approx(float(feature.detach().double().std(correction=0)), rel=1e-5)
+    assert row.accuracy < found.accuracy - 0.1
+    assert row.accuracy == pytest.approx(float(right.double().mean()), abs=0.05)
+    assert row.accuracy_low < float(right.double().mean()) < row.accuracy_high
+
+
+def test_noise_that_is_negligible_leaves_the_accuracy() -> None:
+    found = onnxinfo.leakage(CNN, IMAGES, labels=LABELS, mse=1e-9, limit=32)
+    assert [*found.to_dataframe().accuracy] == [found.accuracy] * len(found.to_dataframe())
+
+
+@pytest.mark.parametrize(("chance", "draws"), [(0.7, 1), (0.7, 4), (0.98, 4)])
+def test_intervals_cover_the_accuracy(chance: float, draws: int) -> None:
+    """Samples have chances of their own, and draws of noise share a sample."""
+    stream, covered = np.random.default_rng(0), []
+    for _ in range(1000):
+        chances = stream.beta(2 * chance, 2 * (1 - chance), size=60)
+        found = Accuracy.of(stream.binomial(draws, chances) / draws, draws)
+        covered.append(found.low <= chance <= found.high)
+    assert np.mean(covered) > 0.93
+
+
+def test_splits_are_where_nothing_passes_by() -> None:
+    flow = load(residual_net()).flow
+    names = ["stem.bn", "stem", "a", "b.conv", "sum", "block", "shape", "logits"]
+    assert [name for name in names if is_split(flow, name, ["x"], ["logits"])] == [
+        *("stem.bn", "stem", "sum", "block", "logits")
+    ]
+    x = np.random.default_rng(0).normal(size=(4, 3, 6, 6)).astype(np.float32)
+    listed = onnxinfo.leakage(residual_net(), x, accuracy=False).table()
+    assert (listed["tensor"], {*listed["mark"]}) == (["stem", "block", "logits"], {""})
+    named = onnxinfo.leakage(residual_net(), x, layers=["a"], labels=[0, 1, 2, 3]).table()
+    assert (named["mark"], math.isfinite(named["accuracy"][0])) == (["bypassed"], True)
+
+
+def test_a_dead_tensor_needs_no_noise() -> None:
+    dead = model(
+        [node("Mul", "x zero", "d"), node("Add", "d one", "y")],
+        [value("x")],
+        [value("y")],
+        [constant("zero", np.zeros(4), np.float32), constant("one", np.arange(4), np.float32)],
+    )
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    found = onnxinfo.leakage(dead, x, layers=["y"], labels=[3] * 8)
+    row = found.to_dataframe().iloc[0]
+    assert (row.noise, row.bound, row.mark, row.accuracy) == (0, math.inf, "dead", 1)
+    assert found.to_dict()["tensors"][0]["bound"] is None
+
+
+def test_units_that_are_not_counted_are_not_hidden() -> None:
+    mask = np.ones((64, UNITS), bool)
+    mask[:, 0] = False
+    matrix = np.diag(1 / np.arange(1, UNITS + 1))
+    found = onnxinfo.leakage(linear(matrix), table(), unit_mask=mask, mse=0.25, accuracy=False)
+    assert found.input_units == UNITS - 1
+    assert found.to_dataframe().noise[0] == pytest.approx(0.5, rel=1e-5)
+
+
+def test_integers_carry_no_noise() -> None:
+    nodes = [
+        node("QuantizeLinear", "x step zero", "q"),
+        node("QLinearMatMul", "q step zero w step zero step zero", "h"),
+        node("DequantizeLinear", "h step zero", "y"),
+    ]
+    constants = [
+        constant("step", 0.1, np.float32),
+        constant("zero", 0, np.int8),
+        constant("w", np.eye(4) * 10, np.int8),
+    ]
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    quantized = model(nodes, [value("x")], [value("y")], constants)
+    found = onnxinfo.leakage(quantized, x, layers=["h", "y"], accuracy=False).to_dataframe().set_index("tensor")
+    assert (found.mark["h"], found.mark["y"]) == ("integer", "")
+    assert math.isnan(found.noise["h"])
+    assert found.trace["y"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "accuracy is of labeled samples; give labels=... or accuracy=False"),
+        ({"mse": 0.1, "psnr": 20}, "mse=0.1 and psnr=20: give one of them"),
+        ({"mse": 0}, "above 0 expected"),
+        ({"noise": float("nan")}, "above 0 expected"),
+        ({"psnr": float("inf")}, "a number expected"),
+        ({"mse": 1}, "guessing each channel's mean has 1 "),
+        ({"psnr": 3, "accuracy": False}, "guessing each channel's mean has 0.1"),
+        ({"labels": [10] * 50}, "not classes of the target, 0 to 9"),
+        ({"layers": ["nothing"], "labels": LABELS}, "nothing"),
+    ],
+)
+def test_requests_that_cannot_be_met_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(onnxinfo.OnnxinfoError, match=message) as error:
+        onnxinfo.leakage(CNN, IMAGES, limit=4, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_accuracy_is_of_classifiers() -> None:
+    regression = model([node("ReduceSum", "x", "y", keepdims=0)], [value("x", ("N", UNITS))], [value("y", None)])
+    with pytest.raises(UsageError, match="has no class scores; give accuracy=False"):
+        onnxinfo.leakage(regression, table(), labels=[0] * 64)
+
+
+@pytest.mark.parametrize("format", ["table", "markdown", "json", "csv"])
+def test_the_assumption_is_where_the_number_is(format: str) -> None:
+    line = ["leakage", str(CNN), "--inputs", IMAGES, "--limit", "4", "--no-accuracy", "--format", format]
+    result = CliRunner().invoke(cli, line)
+    assert result.exit_code == 0, result.output
+    assert "Trained decoders are biased and can beat it" in " ".join(result.stdout.split())
+    if format == "json":
+        assert [each["bound"] for each in json.loads(result.stdout)] == [pytest.approx(0.1)] * 5
