@@ -63,7 +63,9 @@ class _Size(click.ParamType[tuple[float, float]]):
 @click.option("--change", is_flag=True, default=None, help="maps: draw each map minus that of the layer before.")
 @click.option("--sort", type=click.Choice(["sample", "class"]), help="maps: order of the samples. Default: sample.")
 @click.option("--class-means", is_flag=True, default=None, help="maps: draw the mean map of each class.")
-@click.option("--scale", type=click.Choice(["layer", "shared"]), help="maps: color scale. Default: layer.")
+@click.option(
+    "--scale", type=click.Choice(["layer", "shared"]), help="maps: color scale. Default: layer; with --change: shared."
+)
 @click.option(
     "--x",
     type=click.Choice(["depth", "relative", "index"]),

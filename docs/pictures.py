@@ -1,6 +1,6 @@
 """Draw the pictures of README and docs: python docs/pictures.py demo/digits.h5 resnet20.h5.
 
-The second archive is that of the README's picture: a ResNet-20 on 30 test images of CIFAR-10, whose labels are words.
+The second archive is that of the README's picture: a ResNet-20 on 50 test images of CIFAR-10, whose labels are words.
 """
 
 from __future__ import annotations

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ..text import printable, shorten
+from .diverging import color_map
 from .reading_runs import floor_of
 from .run_values import RunValues
 from .run_view import RunView
@@ -18,6 +20,7 @@ from .style import COLORS, SEQUENTIAL, UNPROVEN, FigureStyle, number_text, short
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
+    from matplotlib.lines import Line2D
 
 #: Default numbers of rows and columns of maps; if there are more, evenly spaced ones are shown.
 MOST_SAMPLES, MOST_LAYERS = 8, 9
@@ -47,28 +50,57 @@ def reference(axes: Axes, runs: Sequence[RunValues], style: FigureStyle, axis: L
     if runs[0].metric.name == "concentration":
         (axes.axhline if axis == "y" else axes.axvline)(0, **_dashed(style))
         return
+    if (floor := draw_floor(axes, runs, style, axis)) is not None:
+        name_floor(axes, floor, axis, style)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """SID's floor, as it is drawn.
+
+    Attributes
+    ----------
+    text
+        What it is.
+    line
+        Its line; None if it is beyond the axes.
+    at
+        The value.
+    """
+
+    text: str
+    line: Line2D | None
+    at: float
+
+
+def draw_floor(
+    axes: Axes, runs: Sequence[RunValues], style: FigureStyle, axis: Literal["x", "y"] = "y"
+) -> Floor | None:
+    """Draw the line of SID's floor, unless it is far from the values; return None if the runs have none in common."""
     floors = {floor_of(run) for run in runs} - {None}
     if len(floors) != 1:
-        return
+        return None
     (floor,) = floors
     assert floor is not None
     limits = axes.get_ylim() if axis == "y" else axes.get_xlim()
     low, high = min(limits), max(limits)
     is_near = low - 0.6 * (high - low) < floor < high
     text = f"floor of a linear layer: {number_text(floor)}"
-    if is_near:
-        (axes.axhline if axis == "y" else axes.axvline)(floor, **_dashed(style))
-        if floor < low + 0.06 * (high - low):
-            (axes.set_ylim if axis == "y" else axes.set_xlim)(floor - 0.06 * (high - floor), high)
-    _name_floor(axes, floor if is_near else None, text, axis, style)
+    if not is_near:
+        return Floor(text, None, floor)
+    line = (axes.axhline if axis == "y" else axes.axvline)(floor, **_dashed(style))
+    if floor < low + 0.06 * (high - low):
+        (axes.set_ylim if axis == "y" else axes.set_xlim)(floor - 0.06 * (high - floor), high)
+    return Floor(text, line, floor)
 
 
 def _dashed(style: FigureStyle) -> dict[str, Any]:
     return {"color": style.theme.muted, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
 
 
-def _name_floor(axes: Axes, at: float | None, text: str, axis: Literal["x", "y"], style: FigureStyle) -> None:
+def name_floor(axes: Axes, floor: Floor, axis: Literal["x", "y"], style: FigureStyle) -> None:
     """Label the floor's line, or, where it is beyond the axes, their lower edge."""
+    at, text = floor.at if floor.line is not None else None, floor.text
     shown = text if at is not None else f"{text} {'↓' if axis == 'y' else '←'}"
     across = axis == "y"
     at_end = (1.0, 0.0 if at is None else at) if across else (0.0 if at is None else at, 1.0)
@@ -135,7 +167,7 @@ def draw_map(
     return axes.imshow(
         map_,
         alpha=1.0 if picture is None else 0.6,
-        cmap=colors,
+        cmap=color_map(colors),
         vmin=low,
         vmax=high,
         interpolation="nearest",
@@ -161,8 +193,27 @@ def mark_unproven(axes: Axes, style: FigureStyle) -> None:
     axes.spines[:].set(**frame)
 
 
-def range_texts(limits: tuple[float, float]) -> list[str]:
-    """Return the ends of a range as short numbers that differ."""
+def is_cut(limits: tuple[float, float], maps: Iterable[npt.NDArray[Any]]) -> tuple[bool, bool]:
+    """Return whether a color scale leaves out smaller, and larger values of maps, which have the color of its ends."""
+    finite = [known for each in maps if (known := each[np.isfinite(each)]).size]
+    low, high = limits
+    return any(known.min() < low for known in finite), any(known.max() > high for known in finite)
+
+
+def cut_ends(limits: tuple[float, float], maps: Iterable[npt.NDArray[Any]]) -> Literal["neither", "min", "max", "both"]:
+    """Return which ends of a color bar are pointed, as matplotlib names them: those where its scale is cut."""
+    below, above = is_cut(limits, maps)
+    return "both" if below and above else "min" if below else "max" if above else "neither"
+
+
+def range_texts(limits: tuple[float, float], maps: Iterable[npt.NDArray[Any]] = ()) -> tuple[str, str]:
+    """Return the ends of a color scale as short numbers that differ, with ``≤`` and ``≥`` where it cuts maps."""
+    below, above = is_cut(limits, maps)
+    low, high = _short_range(limits)
+    return f"≤\u2009{low}" if below else low, f"≥\u2009{high}" if above else high
+
+
+def _short_range(limits: tuple[float, float]) -> list[str]:
     low, high = limits
     width = high - low
     decimals = min(6, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 2

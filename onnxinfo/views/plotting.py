@@ -334,7 +334,8 @@ def plot_maps(
         See :func:`onnxinfo.plot`; by default as many evenly spaced layers and samples are drawn as are legible. With
         ``overlay``, half-transparent maps are drawn over the gray pictures. Each layer has a color scale of its own;
         with ``scale="shared"``, all layers have the same one. ``change`` draws each map minus that of the layer before:
-        what a layer discards that the one before it kept. ``sort="class"`` sorts the samples by label, and
+        what a layer discards that the one before it kept; here one scale for all layers is the default, in which noise
+        looks like noise, and ``scale="layer"`` is the option. ``sort="class"`` sorts the samples by label, and
         ``class_means`` draws the mean map of each class.
 
     Returns

@@ -22,8 +22,6 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0
 UNPROVEN = COLORS[5]
 #: Perceptually uniform, also in gray and for color-blind readers.
 SEQUENTIAL = "cividis"
-#: Diverging, white or dark at zero, without red and green.
-DIVERGING = "PuOr_r"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Figures in Python: returned, drawn into axes of the caller's, of any size, and of any run and metric."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import archive_fakes as fakes
 import matplotlib as mpl
@@ -14,6 +15,7 @@ import onnxinfo
 from onnxinfo.cli import cli
 from onnxinfo.errors import UsageError
 from onnxinfo.views.floor import linear_floor
+from onnxinfo.views.panels import range_texts
 from onnxinfo.views.style import number_text
 
 ONE_PANEL = {"curve": {}, "distribution": {}, "history": {"run": ()}, "scatter": {"against": "gradient"}}
@@ -210,6 +212,12 @@ def test_an_overview_has_the_floor_and_maps_of_three_samples(tmp_path):
     assert named == [(role, f"sample {order[at]}.png") for role, at in zip(roles, (-1, 3, 0), strict=True)]
     assert "floor of a linear layer" in words(figure)
     assert "light is discarded" in words(figure)
+    (curve,) = (axes for axes in figure.axes if axes.lines)
+    texts = [text.get_text() for text in curve.get_legend().get_texts()]
+    assert texts == ["mean", *roles, f"floor of a linear layer: {number_text(-2.98)}"]
+    assert curve.get_legend().get_title().get_text() == "mean, and thin lines: 3 samples, shown below"
+    # In the panel it would cover a line.
+    assert not any("floor" in text.get_text() for text in curve.texts)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +275,48 @@ def test_changes_are_maps_minus_those_of_the_layer_before(archive):
         np.testing.assert_allclose(image.get_array(), other - one, rtol=1e-5, atol=1e-6)
         assert image.norm.vmin == -image.norm.vmax
     assert "the first minus 'layer0'" in words(figure)
+    assert "purple: kept more, orange: discarded" in words(figure)
+
+
+def test_changes_have_one_scale_unless_each_layer_is_to_have_its_own(archive):
+    def scales(**options):
+        figure = onnxinfo.plot(archive, "maps", run="first", change=True, **options)
+        return {axes.images[0].get_clim() for axes in figure.axes if axes.images and axes.images[0].norm.vmin < 0}
+
+    assert len(scales()) == 1
+    assert len(scales(scale="layer")) == fakes.LAYERS - 1
+
+
+@pytest.mark.parametrize("options", [{}, {"samples": [0]}, {"width": "column"}])
+def test_pictures_are_beside_their_maps(options, archive):
+    figure = onnxinfo.plot(archive, "maps", run="first", **options)
+    figure.canvas.draw()
+    boxes = [axes.get_window_extent() for axes in figure.axes if axes.images]
+    columns = 1 + fakes.LAYERS
+    for row in range(0, len(boxes), columns):
+        assert np.ptp([each.y0 for each in boxes[row : row + columns]]) < 1
+        assert np.ptp([each.y1 for each in boxes[row : row + columns]]) < 1
+
+
+def test_ends_of_color_scales_are_named_and_marked_where_they_cut(archive):
+    figure = onnxinfo.plot(archive, "maps", run="first")
+    bars = [axes for axes in figure.axes if not axes.images and axes.get_xticklabels()]
+    ends = [[label.get_text().strip() for label in axes.get_xticklabels()] for axes in bars]
+    assert len(ends) == fakes.LAYERS
+    assert all(low.startswith("≤") and high.startswith("≥") for low, high in ends)
+    assert "dark: kept light: discarded" in words(figure)
+    assert "dark: low light: high" in words(onnxinfo.plot(archive, "maps", run="first", metric="gradient"))
+    assert range_texts((0, 1), [np.array([0.0, 1.0, np.nan])]) == ("0.0", "1.0")
+    assert range_texts((0, 1), [np.array([0.5]), np.array([0.0, 1.5])]) == ("0.0", "≥\u20091.0")
+
+
+@pytest.mark.parametrize("width", ["column", "page"])
+def test_ends_of_color_scales_do_not_touch(width, archive):
+    figure = onnxinfo.plot(archive, "maps", run="first", width=width)
+    figure.canvas.draw()
+    bars = [axes for axes in figure.axes if not axes.images and axes.get_xticklabels()]
+    boxes = [label.get_window_extent() for axes in bars for label in axes.get_xticklabels() if label.get_text()]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 def test_class_means_are_means_of_the_samples_of_a_class(archive):
@@ -289,7 +339,7 @@ def test_samples_are_sorted_by_class(archive):
     ("options", "message"),
     [
         ({"change": True, "layers": ["*layer0*"]}, "one layer is shown; choose several"),
-        ({"change": True, "overlay": True}, "leave out overlay, scale"),
+        ({"change": True, "overlay": True}, "no pictures below; leave out overlay"),
         ({"sort": "name"}, "sort 'name'; give one of sample, class"),
     ],
 )

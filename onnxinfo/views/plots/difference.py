@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ...errors import UsageError
 from ...text import printable, shorten
 from ..comparable import check_comparable
+from ..diverging import DIVERGING, color_map
 from ..panels import (
     MOST_LAYERS,
     MOST_SAMPLES,
@@ -26,7 +27,7 @@ from ..reading_runs import metric_label, run_values
 from ..run_values import RunValues
 from ..run_view import RunView
 from ..selection import Selection
-from ..style import DIVERGING, FigureStyle, evenly, short_names, wrapped
+from ..style import FigureStyle, evenly, short_names, wrapped
 from ..wording import unproven_text
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _row(line: Any, cells: list[npt.NDArray[np.float32] | None], bound: float, s
         if found is None:
             axes.set_facecolor(style.theme.missing)
         else:
-            drawn = axes.imshow(found, cmap=DIVERGING, vmin=-bound, vmax=bound, aspect=aspect_of(found))
+            drawn = axes.imshow(found, cmap=color_map(DIVERGING), vmin=-bound, vmax=bound, aspect=aspect_of(found))
     return drawn
 
 

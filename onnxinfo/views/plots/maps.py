@@ -15,8 +15,8 @@ from ...errors import UsageError
 from ...text import printable, shorten
 from ..captions import sample_captions
 from ..comparable import check_comparable
-from ..map_grid import Band, Map, MapGrid, Row
-from ..panels import MOST_LAYERS, MOST_SAMPLES, color_limits, flat_map, mean_of_known
+from ..map_grid import Band, Map, MapGrid, Row, scale_limits
+from ..panels import MOST_LAYERS, MOST_SAMPLES, flat_map, mean_of_known
 from ..plotting import figure_plot
 from ..reading_runs import metric_label, natural, nothing_finished, run_values
 from ..run_values import RunValues
@@ -45,24 +45,26 @@ def draw_maps(
     style: FigureStyle,
     *,
     overlay: bool = False,
-    scale: str = "layer",
+    scale: str | None = None,
     change: bool = False,
     sort: str = "sample",
     class_means: bool = False,
 ) -> None:
     """Draw a grid of maps and their color bars; see :func:`onnxinfo.plot_maps`."""
+    # Changes have one scale, so that layers that change little, and their noise, look like little.
+    scale = scale or ("shared" if change else "layer")
     for option, value, known in (("scale", scale, SCALES), ("sort", sort, ORDERS)):
         if value not in known:
             raise UsageError(f"{option} '{printable(value)}'; give one of {', '.join(known)}")
-    if change and (overlay or scale == "shared"):
-        raise UsageError("change=True has a color scale for each layer and no pictures below; leave out overlay, scale")
+    if change and overlay:
+        raise UsageError("change=True has no pictures below; leave out overlay")
     found = _Found.read(selection, "means" if class_means else sort)
     bands = [band.changes() for band in found.bands()] if change else found.bands()
     if overlay and not all(row.picture is not None for band in bands for row in band.rows):
         raise UsageError(f"{found.without_pictures()} has no pictures to lay maps over; leave out overlay=True")
-    everything = [each for band in bands for number in range(len(band.titles)) for each in band.column(number)]
-    shared = color_limits(everything) if scale == "shared" else None
-    canvas.animation = functools.partial(_animate, canvas, selection, change, "means" if class_means else sort)
+    shared = _shared_limits(bands) if scale == "shared" else None
+    rows = "means" if class_means else sort
+    canvas.animation = functools.partial(_animate, canvas, selection, rows, change=change, is_shared=scale == "shared")
     grid = MapGrid(bands, style, overlay)
     canvas.set_height(max(grid.height(shared is not None), style.width * 0.2))
     grid.draw(canvas.whole(), shared, found.label)
@@ -73,25 +75,29 @@ def draw_maps(
     if change:
         first = found.bands()[0].titles[0]
         canvas.note(f"each map minus that of the column before, the first minus '{first}'")
-        is_sid = found.metric == "sid"
-        canvas.note(
-            "orange: discarded there; purple: kept more than before" if is_sid else "orange: higher; purple: lower"
-        )
-    if shared is None:
-        canvas.note(f"colors: {found.label}, with a scale for each layer")
+    canvas.note(f"colors: {found.label}, {'with one scale' if shared else 'with a scale for each layer'}")
+    if not (shared or grid.has_pictures):
+        canvas.note(", ".join(bands[0].ends))
     canvas.alt = (
         f"Maps of {found.label}, of {len(set(found.samples))} samples and {len(bands[0].titles)} layers of "
         f"{', '.join(found.titles)}."
     )
 
 
-def _animate(canvas: Canvas, selection: Selection, change: bool, rows: str, path: Path) -> None:
+def _shared_limits(bands: Sequence[Band]) -> tuple[float, float]:
+    """Return the limits of one color scale for all maps."""
+    everything = [each for band in bands for number in range(len(band.titles)) for each in band.column(number)]
+    return scale_limits(everything, bands[0].colors)
+
+
+def _animate(canvas: Canvas, selection: Selection, rows: str, path: Path, *, change: bool, is_shared: bool) -> None:
     """Write the maps as an animation through all layers."""
     from .maps_animation import write_animation
 
     found = _Found.read(selection, rows, _MOST_FRAMES)
     bands = [band.changes() for band in found.bands()] if change else found.bands()
-    write_animation(path, bands, canvas.style, found.label, canvas.title or ", ".join(found.titles))
+    title = canvas.title or ", ".join(found.titles)
+    write_animation(path, bands, canvas.style, found.label, title, _shared_limits(bands) if is_shared else None)
 
 
 class _Found:
@@ -231,7 +237,7 @@ class _Found:
     def _band(self, title: str, layers: Sequence[str]) -> Band:
         """Return the band of a run; runs with the same layers share one."""
         key = "\n".join(layers) if self._common else title
-        return self._bands.setdefault(key, Band(short_names(layers, 18)))
+        return self._bands.setdefault(key, Band(short_names(layers, 18), metric=self.metric))
 
     def _place(self, band: Band, row: Row, sample: str) -> None:
         """Insert a row after those of the same sample of other runs."""

@@ -12,7 +12,16 @@ from ...archive.means import layer_summary
 from ...text import printable
 from ..captions import sample_captions
 from ..map_grid import Band, Map, MapGrid, Row
-from ..panels import flat_map, grid_behind, layer_groups, mean_of_known, reference, tick_layers
+from ..panels import (
+    draw_floor,
+    flat_map,
+    grid_behind,
+    layer_groups,
+    mean_of_known,
+    name_floor,
+    reference,
+    tick_layers,
+)
 from ..plotting import Place, figure_plot
 from ..reading_runs import metric_label, nothing_finished, run_values
 from ..run_values import RunValues
@@ -70,7 +79,8 @@ def draw_overview(canvas: Canvas, selection: Selection, style: FigureStyle, *, x
         top: Any = canvas.whole()
     else:
         grid = MapGrid([band], style, largest=0.15)
-        heights = [width * 0.4, grid.height(is_shared=False)]
+        # In narrow figures, the names of layers and lines take as much room as the curve.
+        heights = [width * 0.4 + (0 if _is_wide(style) else style.font * 14 / 72), grid.height(is_shared=False)]
         canvas.set_height(sum(heights))
         halves: Any = canvas.whole().subfigures(2, 1, height_ratios=heights)
         top, bottom = halves
@@ -79,6 +89,10 @@ def draw_overview(canvas: Canvas, selection: Selection, style: FigureStyle, *, x
     _draw_curve(axes, found, samples, shown if band is not None else [], style, x)
     axes.set_ylabel(wrapped(metric_label(found.metric), width * 0.3, style))
     _notes(canvas, found, band is not None)
+
+
+def _is_wide(style: FigureStyle) -> bool:
+    return style.width > 5
 
 
 def _notes(canvas: Canvas, found: RunValues, has_maps: bool) -> None:
@@ -127,7 +141,7 @@ def _band(panel: RunView, found: RunValues, samples: list[_Sample], at: tuple[li
     places, layers = at
     names = short_names([row.name for row in found.layers], 22)
     captions, pictures = sample_captions(panel, 20), panel.thumbnails
-    band = Band([names[place] for place in places])
+    band = Band([names[place] for place in places], metric=found.metric.name)
     for sample in samples:
         cells: list[Map | None] = [
             flat_map(panel.map(found.metric.name, layer, sample.position), panel.axes)
@@ -157,10 +171,10 @@ def _draw_curve(
         axes.vlines(at, spread[0], spread[3], color=color, alpha=0.35, linewidth=style.font * 0.6)
     axes.fill_between(at, spread[0], spread[3], color=color, alpha=0.14, linewidth=0)
     axes.fill_between(at, spread[1], spread[2], color=color, alpha=0.22, linewidth=0)
+    axes.plot(at, curve.middle, "-", color=color, linewidth=2, zorder=3, label="mean")
     for sample in samples if len(samples) > 1 else []:
         shade, dashes = _LINES[sample.role]
         axes.plot(at, values[:, sample.position], color=shade, linestyle=dashes, linewidth=1.0, label=sample.role)
-    axes.plot(at, curve.middle, "-", color=color, linewidth=2, zorder=3, label="mean")
     for filled in (True, False):
         chosen = curve.whole == filled
         face = color if filled else axes.get_facecolor()
@@ -170,13 +184,38 @@ def _draw_curve(
     margin = 0.03 * float(np.ptp(at)) or 0.5
     axes.set_xlim(float(at.min()) - margin, float(at.max()) + margin)
     grid_behind(axes)
-    reference(axes, [found], style)
+    _draw_reference(axes, found, style)
     if marked:
         bottom = axes.get_xaxis_transform()
         axes.plot(at[marked], np.full(len(marked), 0.02), "^", color=style.theme.ink, transform=bottom, clip_on=False)
     layer_groups(axes, [row.name for row in found.layers], at, style)
     tick_layers(axes, [row.name for row in found.layers], at, style)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4 if style.width > 5 else 2, handlelength=2.2)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=5 if _is_wide(style) else 2,
+        handlelength=2.2,
+        columnspacing=1.5,
+        title="mean, and thin lines: "
+        + (f"{len(samples)} samples, shown below" if marked else f"{len(samples)} samples")
+        if len(samples) > 1
+        else None,
+        alignment="left",
+    )
+
+
+def _draw_reference(axes: Axes, found: RunValues, style: FigureStyle) -> None:
+    """Draw the floor, which the legend names: in the panel, its name would cover a sample's line."""
+    if found.metric.name == "concentration":
+        reference(axes, [found], style)
+        return
+    floor = draw_floor(axes, [found], style)
+    if floor is None:
+        return
+    if floor.line is None:
+        name_floor(axes, floor, "y", style)
+    else:
+        floor.line.set_label(floor.text)
 
 
 def _percentile(row: npt.NDArray[np.float64], share: float) -> float:

@@ -19,10 +19,11 @@ from ...kinds import HTML
 from ...outputs import claim
 from ...text import printable
 from ..comparable import caution_of, check_comparable
+from ..diverging import DIVERGING, color_map
 from ..reading_runs import run_values
 from ..run_values import RunValues
 from ..selection import Paths, Selection
-from ..style import COLORS, DIVERGING, SEQUENTIAL
+from ..style import COLORS, SEQUENTIAL
 from .comparison import Comparison, comparison
 from .data import MAP_BYTES, MOST_SAMPLES, json_pieces, run_data
 from .graph import graph_layout, model_edges
@@ -189,7 +190,7 @@ def _hash(script: str) -> str:
 
 def _scale(name: str) -> list[str]:
     """Return the colors of the color scale, one per code of a map."""
-    from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return [to_hex(colormaps[name](i / 254)) for i in range(255)]
+    colors = color_map(name)
+    return [to_hex(colors(i / 254)) for i in range(255)]

@@ -4,11 +4,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 
+from onnxinfo.views.diverging import DIVERGING, color_map
 from onnxinfo.views.panels import run_style
-from onnxinfo.views.style import COLORS, DIVERGING, SEQUENTIAL, THEMES, UNPROVEN
+from onnxinfo.views.style import COLORS, SEQUENTIAL, THEMES, UNPROVEN
 
 #: What remains of linear RGB without one kind of cones, and of it in gray.
 SEEN = {
@@ -61,20 +61,33 @@ def test_runs_are_told_apart_without_color():
     assert len(set(looks)) == 20
 
 
+@pytest.mark.parametrize("name", [SEQUENTIAL, DIVERGING])
 @pytest.mark.parametrize("kind", SEEN)
-def test_lightness_of_maps_rises_evenly(kind):
-    lightness = lab(colormaps[SEQUENTIAL](np.linspace(0, 1, 65))[:, :3], kind)[:, 0]
+def test_lightness_of_maps_rises_evenly(kind, name):
+    lightness = lab(color_map(name)(np.linspace(0, 1, 65))[:, :3], kind)[:, 0]
     steps = np.diff(lightness)
     assert steps.min() > 0
     assert steps.max() < 2.5 * steps.mean()
 
 
-@pytest.mark.parametrize("kind", COLORED)
+@pytest.mark.parametrize("kind", SEEN)
 def test_signs_of_differences_are_told_apart(kind):
-    shades = np.linspace(0.05, 0.45, 9)
-    low, high = (lab(colormaps[DIVERGING](each)[:, :3], kind) for each in (shades, 1 - shades))
-    assert np.linalg.norm(low - high, axis=1).min() > CLEAR
-    assert np.all(np.diff(lab(colormaps[DIVERGING](np.linspace(0.1, 0.5, 9))[:, :3], kind)[:, 0]) > 0)
+    """Also in gray: what is lighter than zero is higher, and what is darker is lower."""
+    shades = np.linspace(0.05, 0.4, 9)
+    (zero,) = lab([color_map(DIVERGING)(0.5)[:3]], kind)
+    low, high = (lab(color_map(DIVERGING)(each)[:, :3], kind) for each in (shades, 1 - shades))
+    assert (zero[0] - low[:, 0]).min() > CLEAR / 2
+    assert (high[:, 0] - zero[0]).min() > CLEAR / 2
+    assert (high[:, 0] - low[:, 0]).min() > CLEAR
+
+
+def test_zero_of_a_difference_has_no_color():
+    colors = lab(color_map(DIVERGING)(np.linspace(0, 1, 65))[:, :3], "without green cones")
+    true = color_map(DIVERGING)(0.5)[:3]
+    assert np.ptp(true) < 0.01
+    chroma = np.hypot(colors[:, 1], colors[:, 2])
+    assert chroma.argmin() == 32
+    assert chroma[[8, 56]].min() > 2 * CLEAR
 
 
 @pytest.mark.parametrize("theme", THEMES)
