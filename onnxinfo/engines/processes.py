@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ..analysis.tasks import Task, Worker
 from ..errors import ResourceError, UsageError
+from ..torch_graph.full_precision import full_precision
 from .base import AHEAD, ahead
 from .worker_spec import WorkerSpec
 
@@ -95,7 +96,8 @@ def _begin(path: str, devices: Any) -> None:
 
 def _perform(task: Task[T]) -> T:
     global _worker
-    if _worker is None:
-        spec: WorkerSpec = pickle.loads(Path(_path).read_bytes())
-        _worker = spec.for_device(_device).worker()
-    return task.perform(_worker)
+    with full_precision():
+        if _worker is None:
+            spec: WorkerSpec = pickle.loads(Path(_path).read_bytes())
+            _worker = spec.for_device(_device).worker()
+        return task.perform(_worker)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from ..analysis.tasks import Task, Worker
 from ..config import ExecutionConfig
 from ..errors import OnnxinfoError, ResourceError, UsageError
+from ..torch_graph.full_precision import full_precision
 from .base import AHEAD, Engine, ahead
 from .worker_spec import WorkerSpec, describe_worker
 
@@ -141,6 +142,7 @@ def _perform(spec: list[Any], task: Task[T]) -> T:
     import ray
 
     (reference,) = spec
-    if _made is None or _made[0] != reference.hex():
-        _made = reference.hex(), ray.get(reference).worker()
-    return task.perform(_made[1])
+    with full_precision():
+        if _made is None or _made[0] != reference.hex():
+            _made = reference.hex(), ray.get(reference).worker()
+        return task.perform(_made[1])

@@ -73,9 +73,19 @@ def materialized(value: Any, device: torch.device | None = None) -> Any:
         return value
     device = device or value.device
     if all(isinstance(number, (bool, int, float)) for number in value.values):
-        return torch.tensor(value.values, dtype=value.dtype, device=device).reshape(value.shape)
+        return uploaded(torch.tensor(value.values, dtype=value.dtype), device).reshape(value.shape)
     numbers = [torch.scalar_tensor(number, dtype=value.dtype, device=device) for number in value.values]
     return torch.stack(numbers).reshape(value.shape)
+
+
+def uploaded(tensor: Tensor, device: torch.device | None) -> Tensor:
+    """Return a tensor of the CPU on a device; the host does not wait until the device has it."""
+    return tensor if device is None else tensor.to(device, non_blocking=True)
+
+
+def like(x: Tensor, numbers: Iterable[float]) -> Tensor:
+    """Return numbers as a tensor of the type, and on the device, of another one; the host does not wait for it."""
+    return uploaded(torch.tensor([*numbers], dtype=x.dtype), x.device)
 
 
 def first_device(*values: Any) -> torch.device | None:

@@ -50,7 +50,6 @@ from ..config import (
 )
 from ..engines.base import describe_execution, open_engine
 from ..errors import UnprovenError, UsageError
-from ..graph.interruption import time_limit
 from ..graph.layers import Layer, choose_layers
 from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
@@ -67,6 +66,7 @@ from ..replacing import check_writable
 from ..termination import orderly_termination
 from ..text import quoted
 from .compute import RETRY_PASSES, Analysis
+from .computing import computing
 from .former import Former
 from .given_model import given_model
 from .notebook import reporting
@@ -178,7 +178,7 @@ def run_analysis(
     progress: Report | None = None,
 ) -> Result:
     """Analyze as :func:`analyze` does, with a complete configuration."""
-    with time_limit(config.execution.timeout), orderly_termination():
+    with computing(config.execution.timeout), orderly_termination():
         return _run(model, inputs, output, config, reporting(progress))
 
 

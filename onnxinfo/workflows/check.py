@@ -14,7 +14,6 @@ import numpy.typing as npt
 from ..config import Config, ExecutionConfig, InputConfig, InputOptions, SidConfig, configure
 from ..errors import ConversionError, InputError, ModelError, OnnxinfoError, VerificationError
 from ..graph.dataflow import Shape
-from ..graph.interruption import time_limit
 from ..graph.joint import joint_name
 from ..graph.layers import list_layers
 from ..graph.model import Model, ModelSource, load
@@ -31,6 +30,7 @@ from ..torch_graph.convert import Server, convert
 from ..torch_graph.reach import reasons_unreached
 from ..torch_graph.runtime import Session, Witness
 from ..torch_graph.verify import Verification, verify
+from .computing import computing
 from .given_model import given_model
 from .open_model import open_model, runnable
 
@@ -191,7 +191,7 @@ def check_model(
     (22, True, {})
     """
     chosen = configure(Config(input=input), flat, "input").input
-    with time_limit(ExecutionConfig(timeout=timeout).timeout):
+    with computing(ExecutionConfig(timeout=timeout).timeout):
         return _check(given_model(model, inputs, example), inputs, chosen, seed)
 
 

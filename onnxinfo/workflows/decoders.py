@@ -35,6 +35,7 @@ from ..metrics.joint import open_provider
 from ..moved import present_names
 from ..outputs import claim_folder
 from ..text import no_such
+from .computing import computing
 from .notebook import reporting
 from .open_model import open_model, runnable
 
@@ -111,19 +112,23 @@ def train_decoder(
     )
     config = configure(base, named, "input", "ru.decoder")
     claim_folder(folder)
-    target = device_of(device)
+    with computing(config.execution.timeout):
+        return _trained(model, inputs, Path(folder), config, reporting(progress))
+
+
+def _trained(model: ModelSource, inputs: Any, folder: Path, config: Config, report: Report) -> list[StoredDecoder]:
+    target = device_of(config.execution.device)
     loaded = open_model(model, config.input, inputs)
     perturbed = perturbed_tensors(loaded, config.input.input_tensor)
-    choose_layers(loaded, perturbed, layers, exclude)
+    choose_layers(loaded, perturbed, config.selection.layers, config.selection.exclude)
     samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())
     loaded = runnable(loaded, samples)
     provider = open_provider(loaded, samples, perturbed, leave_out=not config.input.input_tensor)
-    _, chosen = choose_layers(loaded, provider.tensors, layers, exclude)
+    _, chosen = choose_layers(loaded, provider.tensors, config.selection.layers, config.selection.exclude)
     mask = unit_mask_of(config.input.unit_mask, provider)
     provider.counted = None if mask is None else mask.units
-    job = (prepare if layers else prepare_reached)(provider, chosen, config.sid, target)
-    report = reporting(progress)
-    decoders = DecoderCache(Path(folder), job.provider, decoder_settings(config.ru.decoder, seed))
+    job = (prepare if config.selection.layers else prepare_reached)(provider, chosen, config.sid, target)
+    decoders = DecoderCache(folder, job.provider, decoder_settings(config.ru.decoder, config.sid.seed))
     decoders.of(job, report)
     wanted = [key.stem for key in decoders.keys(job)]
     by_stem = {stored.path.stem: stored for stored in list_decoders(folder)}

@@ -9,12 +9,12 @@ from ..analysis.sanity import examine
 from ..archive.sanity import SanityCard
 from ..config import Config, ExecutionConfig, InputConfig, InputOptions, configure
 from ..errors import OnnxinfoError
-from ..graph.interruption import time_limit
 from ..graph.layers import choose_layers
 from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
 from ..inputs.sample_sets import SampleSet
 from ..metrics.joint import open_provider
+from .computing import computing
 from .open_model import open_model
 from .open_samples import open_analyzed, reopening
 
@@ -65,7 +65,7 @@ def doctor(
     accuracy is 0.70, and would be 1.00 with the default preprocessing (on 50 samples): ...
     """
     chosen = configure(Config(input=input), flat, "input").input
-    with time_limit(timeout):
+    with computing(timeout):
         opened = open_model(model, chosen, inputs)
         samples = open_analyzed(opened, inputs, chosen)
         card = examine(opened, samples, chosen, reopening(opened, inputs, chosen), most=TRIED_SAMPLES)

@@ -19,13 +19,13 @@ from ..analysis.tasks import Linearize, Measuring, Worker
 from ..archive.format import chunk_bytes, encode_map
 from ..archive.prepare import kept_cells
 from ..config import Config, FlatOptions, configure
-from ..graph.interruption import time_limit
 from ..graph.model import ModelSource
 from ..inputs.deviation import evenly_spread
 from ..metrics.linearization import NORMALIZER_STDERR, Linearization
 from ..metrics.sid import MANY_UNITS
 from .analyze import ready
 from .compute import BLOCK
+from .computing import computing
 from .forecast import CELL_PASSES, seconds_of_pass
 from .given_model import given_model
 from .resources import RUN_BYTES, disk_bytes, peak_memory
@@ -101,7 +101,7 @@ def estimate(
     (2, 2, True)
     """
     config = configure(Config(), options)
-    with time_limit(config.execution.timeout):
+    with computing(config.execution.timeout):
         found = ready(given_model(model, inputs, example), inputs, output, config)
         kept = kept_cells(found.archive, found.run, found.request)
         return _estimated(found.job, found.measures, found.worker, kept)

@@ -27,6 +27,7 @@ from ..graph.quantization import quantization
 from ..kinds import JSON
 from ..metrics.taps import TappedNetwork
 from ..outputs import claim
+from .computing import computing
 from .notebook import reporting
 from .sensitivity import open_sensitivity
 
@@ -203,6 +204,19 @@ def recommend_bits(
         raise UsageError("accuracy is of labeled samples; give labels=...")
     # The change only determines tolerances, which are not used here.
     config = replace(config, sensitivity=replace(config.sensitivity, change="absolute:1", measure=False))
+    with computing(config.execution.timeout):
+        return _recommended(model, inputs, config, mean_bits, accuracy, keep_float, reporting(progress))
+
+
+def _recommended(
+    model: ModelSource,
+    inputs: Any,
+    config: Config,
+    mean_bits: float | None,
+    accuracy: float | None,
+    keep_float: int,
+    report: Report,
+) -> BitPlan:
     opened = open_sensitivity(model, inputs, config)
     opened_model = opened.job.provider.model
     if found := quantization(opened_model.proto):
@@ -213,9 +227,7 @@ def recommend_bits(
     names = opened.shown - {opened.target}
     if not names:
         raise UsageError(f"no tensor but the target '{opened.target}' is chosen; choose more layers")
-    measured = [
-        each for each in measure_sensitivity(opened.job, opened.target, names, reporting(progress)) if _moves(each)
-    ]
+    measured = [each for each in measure_sensitivity(opened.job, opened.target, names, report) if _moves(each)]
     if not measured:
         raise UsageError(f"no chosen tensor moves the target '{opened.target}'; choose other layers")
     if keep_float >= len(measured):

@@ -27,13 +27,13 @@ from ..config import (
     configure,
 )
 from ..errors import UsageError
-from ..graph.interruption import time_limit
 from ..graph.layers import Layer, choose_layers
 from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
 from ..termination import orderly_termination
 from ..text import no_such
 from .analyze import Ready, complete, ready
+from .computing import computing
 from .notebook import reporting
 from .open_job import Opened, leading, open_job
 from .open_model import open_model
@@ -219,7 +219,7 @@ def sensitivity(
     seed = {name: given.pop(name) for name in ("seed",) if name in given}
     config = configure(configure(base, given, "input", "sensitivity", "execution", "output"), seed, "sid")
     report = reporting(progress)
-    with time_limit(config.execution.timeout):
+    with computing(config.execution.timeout):
         if output is None:
             opened = open_sensitivity(model, inputs, config)
             found = measure_sensitivity(opened.job, opened.target, opened.shown, report)

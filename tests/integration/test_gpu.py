@@ -92,15 +92,26 @@ def test_ru(tmp_path: Path) -> None:
     assert np.isfinite(found["value"]).all()
 
 
-def test_coherency_and_robustness(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"limit": 2, "device": "cuda"}
+def test_coherency(tmp_path: Path) -> None:
     layers = [layer.name for layer in onnxinfo.list_layers(path("digits-cnn.onnx"))][:2]
     changes = onnxinfo.coherency(
-        path("digits-cnn.onnx"), samples(DIGITS), tmp_path / "a.h5", metrics=["sid"], layers=layers, **given
+        path("digits-cnn.onnx"),
+        samples(DIGITS),
+        tmp_path / "a.h5",
+        metrics=["sid"],
+        layers=layers,
+        limit=2,
+        device="cuda",
     ).changes
     assert all(np.isfinite([change.before, change.after]).all() for change in changes)
+
+
+def test_robustness(tmp_path: Path) -> None:
+    pytest.importorskip("art")
     labels = f"{path('digits.npz')}:labels"
-    robust = onnxinfo.robustness(path("digits-cnn.onnx"), samples(DIGITS), tmp_path / "b.h5", labels=labels, **given)
+    robust = onnxinfo.robustness(
+        path("digits-cnn.onnx"), samples(DIGITS), tmp_path / "b.h5", labels=labels, limit=2, device="cuda"
+    )
     assert np.isfinite(robust.value)
 
 

@@ -205,6 +205,38 @@ class _Reading(torch.nn.Module):
         return x * x.sum().item()
 
 
+def _waits_of(bundled: dict[str, str]) -> dict[str, dict[str, int]]:
+    """Count the reads and blocking uploads of a forward and a backward pass of bundled models."""
+    from simulated_accelerator import DEVICE, Accelerator
+
+    found = {}
+    for model, inputs in bundled.items():
+        file, _, key = inputs.partition(":")
+        module, given = onnxinfo.convert(path(model)), torch.from_numpy(np.load(path(file))[key][:2])
+        shape = [dim.dim_value for dim in onnx.load(path(model)).graph.input[0].type.tensor_type.shape.dim]
+        with Accelerator() as accelerator:
+            module.to(DEVICE)
+            x = (given.float() if key != "tokens" else given).reshape(2, *shape[1:]).to(DEVICE)
+            x = x.requires_grad_() if x.is_floating_point() else x
+            accelerator.reads.clear()
+            for out in module(x):
+                if isinstance(out, torch.Tensor) and out.requires_grad:
+                    torch.autograd.grad(out.sum(), x)
+        found[model] = dict(accelerator.reads)
+    return found
+
+
+def test_a_pass_waits_for_nothing() -> None:
+    bundled = {
+        **dict.fromkeys(["digits-cnn.onnx", "jax-digits-cnn.onnx", "keras-digits-gru.onnx"], DIGITS),
+        **dict.fromkeys(["paddle-digits-cnn.onnx", "torch-digits-lstm.onnx", "keras-digits-lstm.onnx"], DIGITS),
+        **dict.fromkeys(["keras-text-transformer.onnx", "torch-text-transformer.onnx"], TOKENS),
+        "sklearn-diabetes-mlp.onnx": "diabetes.npz:features",
+        "sklearn-wine-mlp.onnx": "wine.npz:features",
+    }
+    assert call_apart(_waits_of, bundled) == {model: {} for model in bundled}
+
+
 def _read_within_a_pass() -> dict[str, int]:
     from simulated_accelerator import DEVICE, Accelerator
 

@@ -87,7 +87,7 @@ class Accelerator(TorchDispatchMode):
     ----------
     reads
         Number of times that the host waits for a value: by place ("pass": within a call of a graph module, or within a
-        backward pass; "between").
+        backward pass; "between"). "upload": number of times that it waits within a pass until a value is on the device.
     operators
         Number of calls of each operator.
     """
@@ -152,6 +152,8 @@ class Accelerator(TorchDispatchMode):
             on_device = isinstance(args[0], Simulated)
         if here and not (on_device and func is not _aten._local_scalar_dense.default):
             self._read()
+        if self._depth and on_device and func in _COPIES and _waits(func, args, kwargs):
+            self.reads["upload"] += 1
         out = _FUSED.get(func, func)(*real_args, **real_kwargs)
         written = func._schema.arguments and func._schema.arguments[0].alias_info
         if written and written.is_write:
@@ -212,6 +214,12 @@ _FUSED: dict[Any, Callable[..., Any]] = {
     _aten._thnn_fused_gru_cell.default: _gru_cell,
     _aten._thnn_fused_gru_cell_backward.default: _gru_cell_backward,
 }
+
+
+def _waits(copy: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether the host waits while a copy brings a tensor to the device."""
+    source, *others = args[1:] if copy is _aten.copy_.default else args
+    return not isinstance(source, Simulated) and not kwargs.get("non_blocking", any(others))
 
 
 def _real(value: Any) -> Any:

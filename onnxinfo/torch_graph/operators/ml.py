@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..host import like
 from .ml_classifiers import as_float, post_transformed
 from .table import operator
 
@@ -13,7 +14,7 @@ _ML = "ai.onnx.ml"
 @operator(domain=_ML)
 def Scaler(X, *, offset, scale):
     X = as_float(X)
-    return (X - X.new_tensor(offset)) * X.new_tensor(scale)
+    return (X - like(X, offset)) * like(X, scale)
 
 
 @operator(domain=_ML)
@@ -30,7 +31,7 @@ def Normalizer(X, *, norm="MAX"):
 @operator(domain=_ML)
 def Imputer(X, *, imputed_value_floats=(), imputed_value_int64s=(), replaced_value_float=0.0, replaced_value_int64=0):
     is_float = X.is_floating_point()
-    values = X.new_tensor(imputed_value_floats if is_float else imputed_value_int64s)
+    values = like(X, imputed_value_floats if is_float else imputed_value_int64s)
     replaced = replaced_value_float if is_float else replaced_value_int64
     missing = X.isnan() if replaced != replaced else X == replaced
     return torch.where(missing, values, X)
@@ -50,5 +51,5 @@ def ArrayFeatureExtractor(X, Y):
 @operator(domain=_ML)
 def LinearRegressor(X, *, coefficients=(), intercepts=(), post_transform="NONE", targets=1):
     X = as_float(X)
-    Y = X @ X.new_tensor(coefficients).reshape(targets, -1).T
-    return post_transformed(Y + X.new_tensor(intercepts) if intercepts else Y, post_transform)
+    Y = X @ like(X, coefficients).reshape(targets, -1).T
+    return post_transformed(Y + like(X, intercepts) if intercepts else Y, post_transform)

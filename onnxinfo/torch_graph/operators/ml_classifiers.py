@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..host import like
 from .table import operator
 
 _ML = "ai.onnx.ml"
@@ -60,9 +61,9 @@ def LinearClassifier(
 ):
     X = as_float(X)
     labels = _labels(classlabels_ints, classlabels_strings)
-    weights = X.new_tensor(coefficients).reshape(-1, X.shape[-1])
+    weights = like(X, coefficients).reshape(-1, X.shape[-1])
     scores = X @ weights.T
-    scores = scores + X.new_tensor(intercepts) if intercepts else scores
+    scores = scores + like(X, intercepts) if intercepts else scores
     if scores.shape[-1] > 1 or len(labels) != 2:
         return _chosen(labels, scores.argmax(-1)), post_transformed(scores, post_transform)
     return _chosen(labels, (scores[:, 0] > 0).long()), _of_two_classes(scores, post_transform)
@@ -100,9 +101,9 @@ def SVMRegressor(
     support_vectors=(),
 ):
     X = as_float(X)
-    weights = X.new_tensor(coefficients)
+    weights = like(X, coefficients)
     if n_supports:
-        vectors = X.new_tensor(support_vectors).reshape(n_supports, -1)
+        vectors = like(X, support_vectors).reshape(n_supports, -1)
         Y = _kernel(X, vectors, kernel_type, kernel_params) @ weights[:, None]
     else:
         Y = X @ weights[:, None]
@@ -148,8 +149,8 @@ def SVMClassifier(
     if not vectors_per_class:
         raise NotImplementedError("an SVMClassifier without support vectors is not supported")
     count = sum(vectors_per_class)
-    kernels = _kernel(X, X.new_tensor(support_vectors).reshape(count, -1), kernel_type, kernel_params)
-    weights = X.new_tensor(coefficients).reshape(-1, count)
+    kernels = _kernel(X, like(X, support_vectors).reshape(count, -1), kernel_type, kernel_params)
+    weights = like(X, coefficients).reshape(-1, count)
     scores, votes = _duels(kernels, weights, vectors_per_class, rho)
     label = _chosen(labels, votes.argmax(-1))
     if prob_a:
@@ -176,7 +177,7 @@ def _duels(kernels: Tensor, weights: Tensor, sizes: Sequence[int], rho: Sequence
 
 def _coupled(scores: Tensor, a: Sequence[float], b: Sequence[float], classes: int) -> Tensor:
     """Class probabilities, (samples, classes), from pairwise scores, by the iteration of libsvm."""
-    first = torch.sigmoid(-(scores * scores.new_tensor(a) + scores.new_tensor(b))).clamp(1e-7, 1 - 1e-7)
+    first = torch.sigmoid(-(scores * like(scores, a) + like(scores, b))).clamp(1e-7, 1 - 1e-7)
     rows, columns = torch.triu_indices(classes, classes, 1, device=scores.device)
     R = scores.new_zeros(scores.shape[0], classes, classes)
     R = R.index_put((torch.arange(R.shape[0], device=R.device).unsqueeze(-1), rows, columns), first)

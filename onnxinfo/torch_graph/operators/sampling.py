@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional
 
+from ..host import like
 from .table import Ints, operator
 
 _MODES = {"linear": "bilinear", "bilinear": "bilinear", "cubic": "bicubic", "bicubic": "bicubic", "nearest": "nearest"}
@@ -24,7 +25,7 @@ def _on_pixels(grid: Tensor, shape: Sequence[int]) -> Tensor:
 
     torch rounds afterwards, which differs for reflections about an image's edge (at half a pixel) between two pixels.
     """
-    size = grid.new_tensor(list(shape)[::-1])
+    size = like(grid, shape[::-1])
     pixels = (((grid + 1) * size - 1) / 2).round()
     return (2 * pixels + 1) / size - 1
 

@@ -1,0 +1,16 @@
+"""The conditions under which every command computes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from ..graph.interruption import time_limit
+from ..torch_graph.full_precision import full_precision
+
+
+@contextlib.contextmanager
+def computing(timeout: float) -> Iterator[None]:
+    """Limit the time of one batch in ONNX Runtime, in seconds, and compute in float32 on every device."""
+    with time_limit(timeout), full_precision():
+        yield
