@@ -17,12 +17,12 @@ from ..archive.means import mean_and_stderr
 from ..arguments import Names, names_of
 from ..config import Config, ExecutionConfig, FlatOptions, InputConfig, SelectionConfig, configure
 from ..errors import UsageError
-from ..graph.interruption import time_limit
 from ..graph.layers import Layer, choose_layers
 from ..graph.model import Model, ModelSource
 from ..graph.splits import is_split
 from ..metrics.input_provider import InputProvider
 from ..text import no_such
+from .computing import computing
 from .notebook import reporting
 from .open_job import Opened, leading, open_job
 
@@ -238,7 +238,7 @@ def leakage(
     given: dict[str, Any] = {**flat}
     seed = {name: given.pop(name) for name in ("seed",) if name in given}
     config = configure(configure(base, given, "input", "execution"), seed, "sid")
-    with time_limit(config.execution.timeout):
+    with computing(config.execution.timeout):
         opened, scores = _open(model, inputs, config, accuracy)
         report = reporting(progress)
         found, clean = measure_leakage(opened.job, scores, opened.shown, wanted, report)

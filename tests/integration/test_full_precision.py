@@ -20,6 +20,7 @@ CALLS: dict[str, Callable[[Path], Any]] = {
     "estimate": lambda folder: onnxinfo.estimate(MODEL, DIGITS, folder / "a.h5", layers=["-1"], limit=1),
     "sensitivity": lambda _: onnxinfo.sensitivity(MODEL, DIGITS, limit=2),
     "sensitivity in an archive": lambda folder: onnxinfo.sensitivity(MODEL, DIGITS, output=folder / "a.h5", limit=2),
+    "leakage": lambda _: onnxinfo.leakage(MODEL, DIGITS, accuracy=False, limit=2),
     "recommend_bits": lambda _: onnxinfo.recommend_bits(MODEL, DIGITS, mean_bits=4, limit=2),
     "train_decoder": lambda folder: onnxinfo.train_decoder(
         MODEL, DIGITS, folder, layers=["-1"], limit=4, width=4, steps=1
@@ -59,6 +60,12 @@ def test_commands(
     call(tmp_path)
     assert {setting for each in seen for setting in each} == {"ieee"}
     assert _settings() == loose
+
+
+def test_new_commands_compute_so_too() -> None:
+    """Whoever limits the time of ONNX Runtime, and so computes, does it by the context that also sets the precision."""
+    folder = Path(onnxinfo.__file__).parent / "workflows"
+    assert [file.name for file in folder.glob("*.py") if "time_limit" in file.read_text()] == ["computing.py"]
 
 
 def test_settings_are_restored_after_an_error(loose: list[str], tmp_path: Path) -> None:
