@@ -69,7 +69,8 @@ class _Size(click.ParamType[tuple[float, float]]):
 @click.option(
     "--x",
     type=click.Choice(["depth", "relative", "index"]),
-    help="curve, overview: place of a layer: its depth, its depth divided by the deepest, or its number.",
+    help="Plots by layer: place of a layer: its depth, its depth divided by the deepest, or its number. "
+    "Default: depth in curve, else index.",
 )
 @click.option("--spread", type=click.Choice(["stderr", "iqr"]), help="curve: what the band shows. Default: stderr.")
 @click.option(

@@ -230,11 +230,12 @@ def plot(
         ``page`` (7.2 in) or ``slide`` (12 in) and sets the size of the text, too; ``size`` is width and height in
         inches, such as ``(7.2, 4)``, instead; ``dpi`` is the resolution; ``force`` replaces an existing file whatever
         it contains, but never a file that is read (by default only a figure of the same format is replaced).
-        For one kind: ``spread`` and ``x`` of ``curve``, and the options of ``maps``, see
-        :func:`onnxinfo.plot_curve` and :func:`onnxinfo.plot_maps`; ``x`` of ``overview``, as for ``curve``; ``against``
-        of ``scatter``, the metric on the vertical axis, by default ``ru``, else another one; ``by`` and ``unpaired`` of
-        ``compare``, see :func:`onnxinfo.compare`; ``texts`` of ``units``, a file with one line of tokens per sample, or
-        one name per feature.
+        For some kinds: ``x``, the place of layers, as for :func:`onnxinfo.plot_curve`, of ``curve``, ``overview``,
+        ``distribution``, ``certificate``, ``concentration`` and ``coherency``; ``spread`` of ``curve``, and the options
+        of ``maps``, see :func:`onnxinfo.plot_curve` and :func:`onnxinfo.plot_maps`; ``against`` of ``scatter``, the
+        metric on the vertical axis, by default ``ru``, else another one; ``by`` and ``unpaired`` of ``compare``, see
+        :func:`onnxinfo.compare`; ``texts`` of ``units``, a file with one line of tokens per sample, or one name per
+        feature.
 
     Returns
     -------

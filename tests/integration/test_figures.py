@@ -12,10 +12,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import onnxinfo
+from onnxinfo.analysis.sensitivity_metric import SensitivityMetric
 from onnxinfo.cli import cli
 from onnxinfo.errors import UsageError
+from onnxinfo.metrics import certificate
 from onnxinfo.views.floor import linear_floor
 from onnxinfo.views.panels import range_texts
+from onnxinfo.views.plots.certificate import GAP_TOLERANCE, RATIO_TOLERANCE
 from onnxinfo.views.style import number_text
 
 ONE_PANEL = {"curve": {}, "distribution": {}, "history": {"run": ()}, "scatter": {"against": "gradient"}}
@@ -114,6 +117,73 @@ def test_layers_are_placed_by_depth_relative_depth_or_index(archive):
         "relative": pytest.approx([1 / 13, 5 / 13, 9 / 13, 1]),
         "index": [0, 1, 2, 3],
     }
+
+
+def center(axes):
+    """The places of what is drawn, without the spread of the samples."""
+    lines = [line for line in axes.lines if line.get_linestyle() != "None" and len(line.get_xdata()) > 1]
+    return {round(float(each), 3) for line in lines for each in line.get_xdata()}
+
+
+@pytest.mark.parametrize("kind", ["overview", "concentration", "coherency"])
+def test_every_plot_by_layer_takes_the_place_of_layers(kind, archive):
+    for x, expected in {"depth": {1, 5, 9, 13}, "relative": {0.077, 0.385, 0.692, 1}, "index": {0, 1, 2, 3}}.items():
+        options = {"samples": [0]} if kind == "coherency" else {}
+        figure = onnxinfo.plot(archive, kind, run="first", x=x, **options)
+        assert any(expected <= center(axes) for axes in figure.axes)
+    with pytest.raises(UsageError, match="x 'log' is unknown"):
+        onnxinfo.plot(archive, kind, run="first", x="log")
+
+
+@pytest.mark.parametrize("kind", ["distribution", "certificate"])
+@pytest.mark.parametrize("x", ["depth", "relative", "index"])
+def test_points_of_a_layer_stay_at_its_place(kind, x, archive):
+    places = {"depth": [1, 5, 9, 13], "relative": [1 / 13, 5 / 13, 9 / 13, 1], "index": [0, 1, 2, 3]}[x]
+    axes = onnxinfo.plot(archive, kind, run="first", x=x).axes[0]
+    points = np.concatenate([line.get_xdata() for line in axes.lines if line.get_linestyle() == "None"])
+    nearest = np.abs(points[:, None] - np.array(places)).min(axis=1)
+    assert len(points) == fakes.LAYERS * fakes.SAMPLES
+    assert nearest.max() < 0.3 * (places[1] - places[0])
+    assert ("relative depth" in axes.figure.axes[-1].get_xlabel()) == (x == "relative")
+
+
+def test_a_certificate_shows_why_a_ratio_beyond_the_band_is_proven(tmp_path):
+    fakes.make(tmp_path / "a.h5", "net", fakes.schema(metrics=(fakes.PROVEN_SID,)))
+    figure = onnxinfo.plot(tmp_path / "a.h5", "certificate")
+    with onnxinfo.open(tmp_path / "a.h5") as archive:
+        values = archive["net"].values("sid")
+    ends = np.array([segment[:, 1] for bars in figure.axes[0].collections for segment in bars.get_segments()])
+    ratio, error = values["ratio"].ravel(), values["ratio_stderr"].ravel()
+    expected = np.stack([ratio - 2 * error, ratio + 2 * error], axis=1)
+    np.testing.assert_allclose(np.sort(ends, axis=0), np.sort(expected, axis=0), rtol=1e-5)
+    assert "passes if its bar of two standard errors reaches the gray band" in words(figure)
+    assert (RATIO_TOLERANCE, GAP_TOLERANCE) == (certificate.RATIO_TOLERANCE, certificate.GAP_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("relative:0.01", "changes logits by 1 % of its variance"),
+        ("absolute:0.5", "changes logits by 0.5, squared and summed"),
+        ("kl:0.01", "changes the class probabilities by 0.01 nats"),
+        ("", "changes logits"),
+        ("other:many", "changes logits"),
+    ],
+)
+def test_sensitivity_says_in_words_what_the_noise_does(change, said, tmp_path):
+    recipe = fakes.schema().recipe | {"sensitivity_change": change, "sensitivity_target": "logits"}
+    channels = {layer.name: [1.0, 4.0, 0.5, 0.0] for layer in fakes.schema().layers}
+    described = fakes.schema(
+        metrics=(SensitivityMetric.metric,), recipe=recipe, provenance={"sensitivity_channels": channels}
+    )
+    fakes.make(tmp_path / "a.h5", "net", described)
+    figure = onnxinfo.plot(tmp_path / "a.h5", "sensitivity")
+    assert f"noise that {said}, in standard deviations of the tensor" in words(figure)
+    assert "sensitivity of a channel over that of the mean channel" in words(figure)
+    figure.canvas.draw()
+    ticks = [label.get_text() for axes in figure.axes[:2] for label in axes.get_xticklabels(which="both")]
+    assert not any("$" in text for text in ticks)
+    assert any(ticks)
 
 
 def test_relative_depth_is_that_of_the_whole_run(archive):

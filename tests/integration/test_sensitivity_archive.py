@@ -49,11 +49,11 @@ def test_the_plot_shows_the_channels_of_the_command(tmp_path: Path) -> None:
     assert [*stored] == ["relu", "relu_6", "logits"]
     onnxinfo.plot(tmp_path / "a.h5", "sensitivity", tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
-    assert "channels from the most" in text
+    assert "channels, the most" in text
     assert "unproven" not in text
     onnxinfo.analyze(CNN, IMAGES, tmp_path / "b.h5", limit=4, **CHOSEN)
     onnxinfo.plot(tmp_path / "b.h5", "sensitivity", tmp_path / "b.svg")
-    assert "channels from the most" not in (tmp_path / "b.svg").read_text()
+    assert "channels, the most" not in (tmp_path / "b.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from ..panels import (
     blank,
     color_limits,
     flat_map,
-    name_layers,
     run_style,
     title_column,
 )
-from ..plotting import SEVERAL, figure_plot
+from ..places import check_place, name_places, places_of
+from ..plotting import SEVERAL, Place, figure_plot
 from ..reading_runs import metric_label, nothing_finished, run_values
 from ..run_values import RunValues
 from ..run_view import RunView
@@ -79,12 +79,13 @@ class _Found:
 
 
 @figure_plot("coherency", metrics=SEVERAL, metric=(), samples=(0,))
-def draw_coherency(canvas: Canvas, selection: Selection, style: FigureStyle) -> None:
+def draw_coherency(canvas: Canvas, selection: Selection, style: FigureStyle, *, x: Place = "index") -> None:
     """Draw one row per metric: for each run the maps of one sample by layer, then the magnitude by layer.
 
     All maps of a metric share a color scale, so that layers and runs can be compared as far as the metric allows,
     which is the point of the figure.
     """
+    check_place(x)
     found = _Found()
     titles = selection.titles()
     for view, source in selection.views():
@@ -102,7 +103,7 @@ def draw_coherency(canvas: Canvas, selection: Selection, style: FigureStyle) -> 
     low, high = PERCENTILES
     canvas.note(f"colors: one scale for each metric, from its pixels' {low} % quantile to that of {high} %")
     canvas.note(unproven_text(each.values for each in found.values.values()))
-    _draw_magnitudes(halves[1], found, style)
+    _draw_magnitudes(halves[1], found, style, x)
     canvas.alt = (
         f"Maps of one sample by layer, and means by layer, of {', '.join(found.metrics)} in {', '.join(found.runs)}."
     )
@@ -131,30 +132,32 @@ def _row(line: Iterable[Any], maps: list[_Map], limits: tuple[float, float]) -> 
         axes.imshow(each, cmap=SEQUENTIAL, vmin=low, vmax=high, interpolation="nearest", aspect=aspect_of(each))
 
 
-def _draw_magnitudes(figure: SubFigure, found: _Found, style: FigureStyle) -> None:
+def _draw_magnitudes(figure: SubFigure, found: _Found, style: FigureStyle, x: Place) -> None:
     """Draw one panel per metric: means by layer, one line per run."""
     panels = figure.subplots(len(found.metrics), 1, squeeze=False)[:, 0]
     for axes, metric in zip(panels, found.metrics, strict=True):
         runs = found.of(metric)
-        _magnitude(axes, runs, found.runs)
+        _magnitude(axes, runs, found.runs, x)
         axes.set_title(metric_label(next(iter(runs.values())).metric), loc="left")
         axes.set_xticks([])
         axes.grid(axis="y")
     last = [*found.of(found.metrics[-1]).values()][-1]
-    name_layers(panels[-1], last, style)
-    panels[-1].set_xlabel("layer\nmean ± standard error\nover all samples")
+    (at,) = places_of([last], x)
+    name_places(panels[-1], last, at, x, style)
+    where = "layer" if x == "index" else panels[-1].get_xlabel()
+    panels[-1].set_xlabel(f"{where}\nmean ± standard error\nover all samples")
     if len(found.runs) > 1:
         panels[0].legend(loc="best", frameon=True, borderpad=0.3, framealpha=0.8)
 
 
-def _magnitude(axes: Axes, runs: dict[str, RunValues], order: list[str]) -> None:
-    for run, values in runs.items():
+def _magnitude(axes: Axes, runs: dict[str, RunValues], order: list[str], x: Place) -> None:
+    for (run, values), at in zip(runs.items(), places_of([*runs.values()], x), strict=True):
         means = layer_summary(values.values)
         number = order.index(run)
         # Runs of a coherent metric may coincide, and both must be visible.
         color, line, marker = run_style(number)
         axes.errorbar(
-            range(len(means["value"])),
+            at,
             means["value"],
             np.nan_to_num(means["stderr"]),
             linestyle=line,

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from ...archive.means import layer_summary
 from ...text import shorten
-from ..panels import blank, color_limits, flat_map, name_layers, reference
-from ..plotting import figure_plot
+from ..panels import blank, color_limits, flat_map, reference
+from ..places import check_place, name_places, places_of
+from ..plotting import Place, figure_plot
 from ..reading_runs import metric_label, read_runs, run_values
 from ..run_values import RunValues
 from ..run_view import RunView
@@ -46,18 +47,19 @@ class _Objects:
 
 
 @figure_plot("concentration", maps=True, also=("concentration",))
-def draw_concentration(canvas: Canvas, selection: Selection, style: FigureStyle) -> None:
+def draw_concentration(canvas: Canvas, selection: Selection, style: FigureStyle, *, x: Place = "index") -> None:
     """Draw concentration by layer, and below it samples with their foreground outlined on the deepest layer's map.
 
     The maps are those of SID, or of the chosen metric. With several runs, or without masks, only the curves are drawn.
     """
+    check_place(x)
     (metric,) = selection.metrics
     selection = replace(selection, metrics=("concentration",))
     several = len(read_runs(selection, "concentration")) > 1
     with closing(selection.views()) as views:
         view, _ = next(views)
         if several or view.run.foreground is None or view.thumbnails is None:
-            draw_curve.draw(canvas, selection, style)
+            draw_curve.draw(canvas, selection, style, x=x)
             return
         found = run_values(view, "concentration")
         objects = _objects(view, found, metric)
@@ -67,7 +69,7 @@ def draw_concentration(canvas: Canvas, selection: Selection, style: FigureStyle)
     rows += [[f"{kind}{i}" for i in range(_PICTURES)] for kind in kinds]
     figure = canvas.whole()
     axes: Any = figure.subplot_mosaic(rows, height_ratios=[1.3, 1, 1][: len(rows)])
-    _curve(axes["curve"], found, style)
+    _curve(axes["curve"], found, style, x)
     grid = [[axes[f"{kind}{i}"] for i in range(_PICTURES)] for kind in kinds]
     for each in (each for line in grid for each in line):
         blank(each)
@@ -108,14 +110,15 @@ def _objects(view: RunView, found: RunValues, metric: str) -> _Objects:
     )
 
 
-def _curve(axes: Axes, found: RunValues, style: FigureStyle) -> None:
+def _curve(axes: Axes, found: RunValues, style: FigureStyle, x: Place) -> None:
     means = layer_summary(found.values)
-    axes.errorbar(range(len(found.layers)), means["value"], means["stderr"], fmt="o-", color=COLORS[0], capsize=3)
+    (at,) = places_of([found], x)
+    axes.errorbar(at, means["value"], means["stderr"], fmt="o-", color=COLORS[0], capsize=3)
     reference(axes, [found], style)
     axes.set_ylabel(metric_label(found.metric).replace(" of the ", "\nof the "))
     axes.set_title(found.name, loc="left")
     axes.grid(axis="y")
-    name_layers(axes, found, style)
+    name_places(axes, found, at, x, style)
 
 
 def _object(column: Sequence[Axes], objects: _Objects, i: int, style: FigureStyle) -> Any:

@@ -14,6 +14,7 @@ from ...errors import UsageError
 from ...text import shorten
 from ..comparable import split_apart
 from ..panels import Line, grid_behind, reference, run_style
+from ..places import PLACES, check_place, places_of
 from ..plotting import SEVERAL, Place, Spread, figure_plot
 from ..reading_runs import metric_label, read_runs
 from ..run_values import RunValues
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from ..canvas import Canvas
 
-_PLACES = {"depth": "depth of the layer", "relative": "relative depth of the layer", "index": "index of the layer"}
 _BANDS = {"stderr": "mean ± standard error", "iqr": "median and interquartile range"}
 _CLOSE_INCHES = 0.16
 
@@ -90,36 +90,9 @@ def draw_curve(
     canvas.alt = " ".join(_said(curve) for curves in panels for curve in curves)
 
 
-def check_place(x: str) -> None:
-    """Refuse an unknown place of layers.
-
-    Raises
-    ------
-    UsageError
-        It is unknown.
-    """
-    if x not in _PLACES:
-        raise UsageError(f"x '{x}' is unknown; choose one of {', '.join(_PLACES)}")
-
-
 def curves_of(runs: Sequence[RunValues], spread: Spread, x: Place) -> list[Curve]:
     """Return the curves of some runs of one metric; see :func:`draw_curve`."""
-    return [_curve(run, at, spread) for run, at in zip(runs, _positions(runs, x), strict=True)]
-
-
-def _positions(runs: Sequence[RunValues], x: Place) -> list[npt.NDArray[np.float64]]:
-    """Return the positions of the layers of each run."""
-    if x == "index":
-        rows = sorted({row for run in runs for row in run.layers}, key=lambda row: (row.depth, row.index))
-        index = {name: i for i, name in enumerate(dict.fromkeys(row.name for row in rows))}
-        # Layers of one network are matched by name; runs of other networks count their own.
-        if not all({row.name for row in run.layers} & {row.name for row in runs[0].layers} for run in runs):
-            return [np.arange(len(run.layers), dtype=np.float64) for run in runs]
-        return [np.array([index[row.name] for row in run.layers], dtype=np.float64) for run in runs]
-    depths = [np.array([row.depth for row in run.layers], dtype=np.float64) for run in runs]
-    if x == "depth":
-        return depths
-    return [depth / max(run.deepest, 1) for run, depth in zip(runs, depths, strict=True)]
+    return [_curve(run, at, spread) for run, at in zip(runs, places_of(runs, x), strict=True)]
 
 
 def draw_panel(
@@ -185,7 +158,7 @@ def _label_layers(axes: Axes, curves: Sequence[Curve], style: FigureStyle, x: Pl
     are_same = len({curve.layers for curve in curves}) == 1
     are_matched = x == "index" and len(named) == len({at for at, _ in named})
     if x == "relative" or not (are_same or are_matched):
-        axes.set_xlabel(_PLACES[x])
+        axes.set_xlabel(PLACES[x])
         return
     names: dict[float, list[str]] = {}
     order = sorted(named)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..panels import grid_behind, name_layers, reference, run_style, spread_out
-from ..plotting import figure_plot
+from ..panels import grid_behind, reference, run_style, spread_out
+from ..places import Places, check_place, name_places, places_of, spacing
+from ..plotting import Place, figure_plot
 from ..reading_runs import metric_label, read_runs
 from ..run_values import RunValues
 from ..selection import Selection
@@ -25,35 +26,37 @@ _MANY = 200
 
 
 @figure_plot("distribution")
-def draw_distribution(canvas: Canvas, selection: Selection, style: FigureStyle) -> None:
+def draw_distribution(canvas: Canvas, selection: Selection, style: FigureStyle, *, x: Place = "index") -> None:
     """Draw the samples' values of each layer as points and a box: median, quartiles, 5th and 95th percentile.
 
     The box covers all samples that have a value; unproven points are hollow.
     """
+    check_place(x)
     runs = read_runs(selection, selection.metrics[0])
     canvas.set_height(style.width * 0.55 * len(runs) ** 0.7)
     grid = canvas.panels(len(runs), sharey=True)[:, 0]
     for number, (axes, found) in enumerate(zip(grid, runs, strict=True)):
-        _boxes(axes, found, style)
-        _points(axes, found, run_style(number)[0], style)
+        (at,) = places_of([found], x)
+        _boxes(axes, found, at, style)
+        _points(axes, found, at, run_style(number)[0], style)
         grid_behind(axes)
         axes.set_ylabel(metric_label(found.metric))
         remark = unproven_text([found.values])
         axes.set_title(found.name + (f": {remark} (hollow)" if remark else ""), loc="left")
         reference(axes, [found], style)
-        name_layers(axes, found, style)
+        name_places(axes, found, at, x, style)
     canvas.note("each point is a sample; boxes are quartiles, whiskers 5 % to 95 %")
     names = ", ".join(each.name for each in runs)
     canvas.alt = f"Distribution of {metric_label(runs[0].metric)}, over the samples of each layer in {names}."
 
 
-def _boxes(axes: Axes, found: RunValues, style: FigureStyle) -> None:
+def _boxes(axes: Axes, found: RunValues, at: Places, style: FigureStyle) -> None:
     columns = [row[there] for row, there in zip(found.values["value"], found.present, strict=True)]
     line = {"color": style.theme.ink, "linewidth": 0.9}
     axes.bxp(
         [_five_numbers(column) for column in columns],
-        positions=range(len(columns)),
-        widths=0.6,
+        positions=at,
+        widths=0.6 * spacing(at),
         showfliers=False,
         manage_ticks=False,
         medianprops=line | {"linewidth": 1.6},
@@ -70,13 +73,13 @@ def _five_numbers(values: npt.NDArray[Any]) -> dict[str, float]:
     return dict(zip(("whislo", "q1", "med", "q3", "whishi"), map(float, found), strict=True))
 
 
-def _points(axes: Axes, found: RunValues, color: str, style: FigureStyle) -> None:
+def _points(axes: Axes, found: RunValues, at: Places, color: str, style: FigureStyle) -> None:
     values = found.values["value"]
     size = style.font * (0.35 if values.shape[1] < _MANY else 0.15)
     for filled in (True, False):
         layer, sample = np.nonzero(found.present & (found.unproven != filled))
         axes.plot(
-            layer + spread_out(values.shape[1])[sample],
+            at[layer] + spread_out(values.shape[1])[sample] * spacing(at),
             values[layer, sample],
             "o",
             color=color,

@@ -22,6 +22,7 @@ from ..panels import (
     reference,
     tick_layers,
 )
+from ..places import check_place
 from ..plotting import Place, figure_plot
 from ..reading_runs import metric_label, nothing_finished, run_values
 from ..run_values import RunValues
@@ -29,7 +30,7 @@ from ..run_view import RunView
 from ..selection import Selection
 from ..style import COLORS, FigureStyle, evenly, number_text, short_names, wrapped
 from ..wording import unproven_text
-from .curve import check_place, curves_of
+from .curve import curves_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from ..panels import grid_behind
 from ..plotting import figure_plot
 from ..reading_runs import run_values
 from ..selection import Selection
-from ..style import COLORS, FigureStyle, short_names
+from ..style import COLORS, FigureStyle, short_names, wrapped
 from ..wording import unproven_text
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def draw_sensitivity(canvas: Canvas, selection: Selection, style: FigureStyle) -
     std = np.sqrt(np.maximum(_mean(values["square"]) - _mean(values["mean"]) ** 2, 0))
     with np.errstate(divide="ignore", invalid="ignore"):
         tolerance = np.where(std > 0, _mean(values["tolerance"]) / std, np.nan)
-    _bars(panels[0], tolerance[order], COLORS[0], f"noise for {change},\nin standard deviations")
+    room = style.width * 0.85 / len(panels)
+    noise = f"noise that {_effect(change, target)}, in standard deviations of the tensor"
+    _bars(panels[0], tolerance[order], COLORS[0], wrapped(noise, room, style))
     _bars(panels[1], layer_summary(values)["value"][order], COLORS[1], f"squared Jacobian of\n{target}, tr(JᵀJ)")
     if channels:
         _heat_map(canvas, panels[2], channels, style)
@@ -70,6 +72,20 @@ def draw_sensitivity(canvas: Canvas, selection: Selection, style: FigureStyle) -
     panels[0].set_yticks(range(len(names)), short_names(names, 24))
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     panels[0].set_ylabel("tensor, by depth")
+
+
+def _effect(change: str, target: str) -> str:
+    """Say in words what a change is, such as ``relative:0.01`` of the target."""
+    kind, _, amount = change.partition(":")
+    try:
+        size = float(amount)
+    except ValueError:
+        return f"changes {target}"
+    return {
+        "relative": f"changes {target} by {100 * size:g} % of its variance",
+        "absolute": f"changes {target} by {size:g}, squared and summed",
+        "kl": f"changes the class probabilities by {size:g} nats",
+    }.get(kind, f"changes {target}")
 
 
 def _mean(values: Floats) -> Floats:
@@ -93,10 +109,16 @@ def _channels(stored: Any, names: Sequence[str]) -> list[Floats]:
 
 
 def _bars(axes: Axes, values: Floats, color: str, label: str) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     shown = np.isfinite(values) & (values > 0)
     axes.set_xscale("log")
     axes.plot(values[shown], np.nonzero(shown)[0], "o-", color=color)
+    # A narrow range may contain no power of ten.
+    is_narrow = shown.any() and values[shown].max() < 30 * values[shown].min()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow else (1,)))
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(label)
     grid_behind(axes, "both")
 
@@ -115,8 +137,9 @@ def _heat_map(canvas: Canvas, axes: Axes, channels: Sequence[Floats], style: Fig
                 interpolation="nearest",
             )
     axes.set_xlim(0, 100)
-    axes.set_xlabel("channels from the most\nsensitive one, %")
+    axes.set_xlabel("channels, the most\nsensitive first, %")
     ticks = [1 / _SPAN, 1 / math.sqrt(_SPAN), 1, math.sqrt(_SPAN), _SPAN]
     bar = canvas.figure.colorbar(image, ax=axes, extend="both", ticks=ticks, format="{x:.2g}")
-    bar.set_label("over the mean channel", fontsize=style.font)
+    text = "sensitivity of a channel over that of the mean channel"
+    bar.set_label(wrapped(text, canvas.height * 0.6, style), fontsize=style.font)
     bar.minorticks_off()
