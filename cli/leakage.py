@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("tensor", "op", "depth", "units", "trace", "stderr", "std", "noise", "noise_std", "bound", "lowest")
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
+ATTACK = ("attack", "attack_stderr", "attack_over_bound", "attack_steps")
 _WIDTH = 100
 
 
@@ -37,10 +38,15 @@ _WIDTH = 100
     help="Instead: standard deviation of the noise, in units of each tensor's own.",
 )  # fmt: skip
 @click.option("--accuracy/--no-accuracy", default=True, help="Measure the accuracy under the noise; needs --labels.")
+@click.option(
+    "--attack", is_flag=True,
+    help="Train decoders that reconstruct the input from noisy tensors, on --decoder-inputs, and print their errors on "
+    "the samples. This takes minutes to hours.",
+)  # fmt: skip
 @config_file
 @setting("layers")
 @setting("exclude")
-@settings("input", "execution")
+@settings("input", "ru.decoder", "execution", leave_out=("decoders",))
 @setting("seed", help="Seed of noise and random directions.")
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
 def leakage(model: str, inputs: str, format: str, **options: Any) -> None:
@@ -53,7 +59,7 @@ def leakage(model: str, inputs: str, format: str, **options: Any) -> None:
     \b
     Examples:
       onnxinfo leakage resnet20.onnx --inputs cifar10.npz:x --labels cifar10.npz:y --preset imagenet --limit 64
-      onnxinfo leakage resnet20.onnx --inputs images/ --psnr 20 --no-accuracy --layers 'relu_*'
+      onnxinfo leakage resnet20.onnx --inputs images/ --psnr 20 --no-accuracy --attack --decoder-inputs train/
     """
     from onnxinfo import leakage as measure
 
@@ -62,8 +68,9 @@ def leakage(model: str, inputs: str, format: str, **options: Any) -> None:
     stored = found.to_dict()
     rows = [{**row, "assumption": found.assumption} for row in stored["tensors"]]
     measured = ACCURACY if options["accuracy"] else ()
+    attacked = ATTACK if options["attack"] else ()
     psnr = ["psnr"] if options["psnr"] is not None else []
-    columns = [*COLUMNS, *psnr, *measured, "narrow", *(["mark"] if any(row["mark"] for row in rows) else [])]
+    columns = [*COLUMNS, *psnr, *measured, *attacked, "narrow", *(["mark"] if any(row["mark"] for row in rows) else [])]
     if format in ("table", "markdown"):
         print_rows(rows, columns, format)
         write_stdout("\n".join(["", *textwrap.wrap(_summary(found), _WIDTH), ""]))

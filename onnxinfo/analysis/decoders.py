@@ -54,13 +54,7 @@ class DecoderCache:
     settings: DecoderSettings
 
     def __post_init__(self) -> None:
-        for part in self.provider.parts:
-            if len(part.shape) > 1:
-                raise UsageError(
-                    f"a decoder reconstructs one input, or several without positions, and among the "
-                    f"{len(self.provider.parts)} inputs is {quoted(part.name)} ({', '.join(part.axes)}); name one "
-                    f"input by input_tensor=..."
-                )
+        check_parts(self.provider)
 
     @property
     def recipe(self) -> Mapping[str, object]:
@@ -131,7 +125,7 @@ class DecoderCache:
         self, job: Job, layers: Sequence[int], shapes: Sequence[tuple[int, ...]], report: Report
     ) -> list[Trained]:
         names = ", ".join(job.layers[i].name for i in layers)
-        network = _with_conditioning_inputs(job.network, self.provider, job).part(layers)
+        network = on_training_inputs(job, self.provider).part(layers)
 
         def tell(step: int, steps: int, loss: float) -> None:
             report(Progress("decoder", step, steps, names, loss))
@@ -139,11 +133,28 @@ class DecoderCache:
         return train_decoders(Material(network, self.provider, shapes, job.device), self.settings, tell)
 
 
-def _with_conditioning_inputs(network: Network, provider: InputProvider, job: Job) -> Network:
-    """Network with the conditioning inputs of the training samples."""
-    if not network.conditioning_inputs:
-        return network
-    return network.with_conditioning_inputs(conditioning_tensors(provider, job.conditioning_inputs, job.device))
+def check_parts(provider: InputProvider) -> None:
+    """Check that a decoder can reconstruct the analysis input.
+
+    Raises
+    ------
+    UsageError
+        Several inputs are perturbed, and one of them has positions: the decoder would not see its grid.
+    """
+    for part in provider.parts:
+        if len(part.shape) > 1:
+            raise UsageError(
+                f"a decoder reconstructs one input, or several without positions, and among the "
+                f"{len(provider.parts)} inputs is {quoted(part.name)} ({', '.join(part.axes)}); name one input by "
+                f"input_tensor=..."
+            )
+
+
+def on_training_inputs(job: Job, provider: InputProvider) -> Network:
+    """Network of a job with the conditioning inputs of training samples."""
+    if not job.network.conditioning_inputs:
+        return job.network
+    return job.network.with_conditioning_inputs(conditioning_tensors(provider, job.conditioning_inputs, job.device))
 
 
 def decoder_settings(decoder: DecoderConfig, seed: int) -> DecoderSettings:

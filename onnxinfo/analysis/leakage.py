@@ -20,10 +20,12 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..graph.layers import Layer
+from ..metrics.input_provider import InputProvider
 from ..metrics.linearization import Division, linearize
 from ..metrics.sensitivity import Order, moved_targets
 from ..metrics.taps import TappedNetwork
 from .accuracy import Accuracy, check_labels
+from .decoder_attack import Attack, attack
 from .job import Job
 from .memory import for_each
 from .settings import Progress, Report
@@ -79,6 +81,8 @@ class Leak:
         Standard deviation of the noise, in the tensor's own units; NaN if there is none.
     accuracy
         Accuracy under the noise; NaN if it was not measured.
+    attack
+        Attack by a trained decoder; None if there was none.
     mark
         Empty, or why the numbers say nothing.
     """
@@ -91,6 +95,7 @@ class Leak:
     std: float
     noise: float
     accuracy: Accuracy
+    attack: Attack | None
     mark: str
 
     @property
@@ -117,7 +122,12 @@ class Leak:
 
 
 def measure_leakage(
-    job: Job, scores: str | None, names: Collection[str], wanted: Wanted, report: Report
+    job: Job,
+    scores: str | None,
+    names: Collection[str],
+    wanted: Wanted,
+    report: Report,
+    training: InputProvider | None = None,
 ) -> tuple[list[Leak], Accuracy]:
     """Measure what layers of a job reveal of the input.
 
@@ -133,6 +143,8 @@ def measure_leakage(
         The noise.
     report
         Receives progress.
+    training
+        Training samples of an attack by decoders; None: there is none.
 
     Returns
     -------
@@ -160,6 +172,8 @@ def measure_leakage(
     clean, accuracy = Accuracy(), dict[int, Accuracy]()
     if classifier is not None:
         clean, accuracy = classifier.accuracy(noise, report)
+    attacked = {i: scale for i, scale in noise.items() if scale > 0}
+    attacks = attack(job, training, attacked, unit, report) if training is not None and attacked else {}
     leaks = [
         Leak(
             job.layers[i],
@@ -170,6 +184,7 @@ def measure_leakage(
             found.std[i],
             noise.get(i, math.nan),
             accuracy.get(i, Accuracy()),
+            attacks.get(i),
             marks[i],
         )
         for i in chosen

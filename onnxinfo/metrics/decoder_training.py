@@ -73,12 +73,36 @@ class Trained:
 
 @dataclass(frozen=True)
 class Material:
-    """Training material of decoders: the network's layers and samples, in the order of `layers`."""
+    """Training material of decoders: the network's layers and samples, in the order of `layers`.
+
+    Attributes
+    ----------
+    network, provider, shapes, device
+        Network, samples, shapes of the layers' features, and device.
+    noise
+        Standard deviations of Gaussian noise that the decoders see on each layer's feature; empty: no noise.
+    """
 
     network: Network
     provider: InputProvider
     shapes: Sequence[tuple[int, ...]]
     device: torch.device
+    noise: Sequence[float] = ()
+
+    def features(self, x: Tensor, rows: Tensor, stream: torch.Generator) -> list[Tensor]:
+        """Features as the decoders see them, each (S, m)."""
+        with torch.no_grad():
+            clean = self.network(x, rows)
+        if not self.noise:
+            return clean
+        return [
+            feature + scale * torch.randn(feature.shape, generator=stream, dtype=feature.dtype, device=feature.device)
+            for feature, scale in zip(clean, self.noise, strict=True)
+        ]
+
+    def stream(self, seed: int, use: str) -> torch.Generator:
+        """Source of the noise for a use."""
+        return generator(self.device, seed, "noise on features", use)
 
     def inputs(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Analysis input of some samples, and their rows."""
@@ -164,8 +188,9 @@ def train_decoders(
         torch.manual_seed(settings.seed)
         decoders = [Decoder(_plan(material, shape, axes, settings)) for shape in material.shapes]
     some, rows = material.inputs(training[:STANDARDIZED_SAMPLES])
+    stream = material.stream(settings.seed, "training")
     with torch.no_grad():
-        for decoder, feature in zip(decoders, _features(material.network, some, rows), strict=True):
+        for decoder, feature in zip(decoders, material.features(some, rows, stream), strict=True):
             if not bool(feature.isfinite().all()):
                 raise InputError("a layer's values are not finite on the training samples; a decoder cannot be trained")
             decoder.to(material.device).standardize(feature, some)
@@ -173,12 +198,11 @@ def train_decoders(
                 decoder.to(memory_format=torch.channels_last)
     pupils = [_pupil(decoder, settings) for decoder in decoders]
     for step, (x, indices, counted) in enumerate(_batches(material, training, settings), start=1):
-        with torch.no_grad():
-            features = _features(material.network, x, indices)
+        features = material.features(x, indices, stream)
         losses = [p.learn(f, x, counted) for p, f in zip(pupils, features, strict=True) if not p.done]
         report(step, settings.steps, float(torch.stack(losses).mean()))
         if step % max(1, settings.steps // VALIDATIONS) == 0 or step == settings.steps:
-            errors = _errors(material, [p.decoder for p in pupils], validation, settings.batch)
+            errors = _errors(material, [p.decoder for p in pupils], validation, settings)
             for pupil, error in zip(pupils, errors, strict=True):
                 pupil.judge(error, step)
             if all(pupil.done for pupil in pupils):
@@ -228,10 +252,6 @@ def _finished(pupil: _Pupil) -> Trained:
     return Trained(pupil.decoder.eval().requires_grad_(False), pupil.best, pupil.best_step)
 
 
-def _features(network: Network, x: Tensor, rows: Tensor) -> list[Tensor]:
-    return [feature.detach() for feature in network(x, rows)]
-
-
 def _batches(
     material: Material, training: Sequence[int], settings: DecoderSettings
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
@@ -254,18 +274,22 @@ def _batches(
 
 
 @torch.no_grad()
-def _errors(material: Material, decoders: Sequence[Decoder], validation: Sequence[int], batch: int) -> list[float]:
+def _errors(
+    material: Material, decoders: Sequence[Decoder], validation: Sequence[int], settings: DecoderSettings
+) -> list[float]:
     """Relative squared error of every decoder on the counted units of the validation samples."""
     wrong = torch.zeros(len(decoders), dtype=torch.float64)
     spread = 0.0
     for decoder in decoders:
         decoder.eval()
-    for start in range(0, len(validation), batch):
-        some = validation[start : start + batch]
+    # The same noise at every validation.
+    stream = material.stream(settings.seed, "validation")
+    for start in range(0, len(validation), settings.batch):
+        some = validation[start : start + settings.batch]
         x, rows = material.inputs(some)
         counted = material.counted(some)
         counts = torch.ones_like(x, dtype=torch.bool) if counted is None else counted
         spread += float((x - decoders[0].sample_mean)[counts].double().square().sum())
-        for i, (decoder, feature) in enumerate(zip(decoders, _features(material.network, x, rows), strict=True)):
+        for i, (decoder, feature) in enumerate(zip(decoders, material.features(x, rows, stream), strict=True)):
             wrong[i] += (decoder(feature) - x)[counts].double().square().sum().cpu()
     return [float(w) / max(spread, torch.finfo(torch.float64).tiny) for w in wrong]

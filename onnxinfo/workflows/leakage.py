@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from ..analysis.decoder_attack import Attack, attack_inputs
 from ..analysis.leakage import RANGE, Leak, Wanted, check_bound, measure_leakage
 from ..analysis.sensitivity import class_scores
 from ..analysis.settings import Report
@@ -98,7 +99,10 @@ class Leakage:
             same in units of std; bound, on the mean over samples of an unbiased estimator's mean squared error per
             input unit, and lowest, the smallest bound of a sample; psnr, the bound in decibels below the squared range,
             NaN with other units; accuracy with that noise, accuracy_low and accuracy_high, its 95 % confidence
-            interval over samples, NaN if it was not measured; narrow, whether the tensor has fewer entries than the
+            interval over samples, NaN if it was not measured; attack, the mean squared error per input unit of a
+            decoder trained on noisy tensors, on the samples, attack_stderr, its standard error over samples,
+            attack_over_bound, the ratio of the error to the bound, and attack_steps, the training steps after which the
+            decoder was best, NaN without attack; narrow, whether the tensor has fewer entries than the
             input has units, so that no unbiased estimator exists; mark, empty or a caveat: ``bypassed`` (the network
             cannot be split here, because its output also depends on the input along other ways), ``dead`` (the tensor
             does not depend on the input), and, without numbers, ``integer`` and ``not_finite``.
@@ -159,8 +163,21 @@ def _row(each: Leak, unit: str) -> dict[str, Any]:
         "accuracy": each.accuracy.value,
         "accuracy_low": each.accuracy.low,
         "accuracy_high": each.accuracy.high,
+        **_attack(each.attack, bound),
         "narrow": each.narrow,
         "mark": each.mark,
+    }
+
+
+def _attack(found: Attack | None, bound: float) -> dict[str, float]:
+    if found is None:
+        return dict.fromkeys(("attack", "attack_stderr", "attack_over_bound", "attack_steps"), math.nan)
+    error, stderr, _ = mean_and_stderr(found.errors)
+    return {
+        "attack": float(error),
+        "attack_stderr": float(stderr),
+        "attack_over_bound": float(error) / bound,
+        "attack_steps": found.steps,
     }
 
 
@@ -172,6 +189,7 @@ def leakage(
     psnr: float | None = None,
     noise: float | None = None,
     accuracy: bool = True,
+    attack: bool = False,
     layers: Names = (),
     exclude: Names = (),
     input: InputConfig = InputConfig(),
@@ -201,6 +219,9 @@ def leakage(
     accuracy
         Measure the accuracy under the noise, which needs a classifier and labels; only tensors that lead to the class
         scores are then measured.
+    attack
+        Train a decoder for each tensor that reconstructs the input from the noisy tensor, on the samples
+        ``decoder_inputs``, and measure its error on `inputs`. This takes minutes to hours.
     layers, exclude
         Patterns, see :func:`onnxinfo.select_layers`; default: the default layers of :func:`onnxinfo.list_layers` at
         which the network can be split: its output depends on the input through them alone.
@@ -210,7 +231,8 @@ def leakage(
         Called with a :class:`~onnxinfo.Progress` as work is done. Default: a bar in notebooks, nothing elsewhere.
     **flat
         Single settings by flat name: ``limit``, ``labels``, ``preset`` and the other fields of ``input``; ``seed``,
-        ``device`` and ``memory_limit``.
+        ``device`` and ``memory_limit``; ``decoder_inputs``, ``decoder_limit``, ``decoder_width``, ``decoder_steps`` and
+        the other settings of decoders, for an attack.
 
     Returns
     -------
@@ -220,7 +242,8 @@ def leakage(
     Raises
     ------
     UsageError
-        The request is invalid: more than one bound, a bound that guessing meets, or accuracy without labels.
+        The request is invalid: more than one bound, a bound that guessing meets, accuracy without labels, or an attack
+        without training samples of its own.
     ModelError, InputError, ConversionError, VerificationError
         The model or the samples are unusable, or no gradient reaches a layer.
     ResourceError
@@ -237,11 +260,12 @@ def leakage(
     base = Config(SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")), input, execution=execution)
     given: dict[str, Any] = {**flat}
     seed = {name: given.pop(name) for name in ("seed",) if name in given}
-    config = configure(configure(base, given, "input", "execution"), seed, "sid")
+    config = configure(configure(base, given, "input", "ru.decoder", "execution"), seed, "sid")
     with computing(config.execution.timeout):
         opened, scores = _open(model, inputs, config, accuracy)
+        training = attack_inputs(opened.job) if attack else None
         report = reporting(progress)
-        found, clean = measure_leakage(opened.job, scores, opened.shown, wanted, report)
+        found, clean = measure_leakage(opened.job, scores, opened.shown, wanted, report, training)
     bound = math.nan if wanted.bound is None else wanted.bound
     units = round(float(found[0].inputs.mean()))
     tensors = _with_bypasses(found, opened, scores)

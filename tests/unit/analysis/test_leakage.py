@@ -232,3 +232,29 @@ def test_the_assumption_is_where_the_number_is(format: str) -> None:
     assert "Trained decoders are biased and can beat it" in " ".join(result.stdout.split())
     if format == "json":
         assert [each["bound"] for each in json.loads(result.stdout)] == [pytest.approx(0.1)] * 5
+
+
+def test_a_decoder_attacks_samples_that_it_has_not_seen() -> None:
+    """The layer keeps all units; a linear estimator with prior has ``1 - 1 / (1 + s^2)`` of the variance as error."""
+    stream = np.random.default_rng(0)
+    training, held_out = (stream.normal(size=(count, UNITS)).astype(np.float32) for count in (1024, 256))
+    options = {"decoder_width": 8, "decoder_steps": 150, "decoder_batch": 64, "decoder_learning_rate": 0.01}
+    found = onnxinfo.leakage(
+        linear(rotation()), held_out, mse=0.5, accuracy=False, attack=True, decoder_inputs=training, **options
+    )
+    row = found.to_dataframe().iloc[0]
+    assert row.bound == pytest.approx(0.5)
+    assert row.attack == pytest.approx(0.5 / 1.5, abs=0.06)
+    assert 0 < row.attack_stderr < 0.05
+    assert row.attack_over_bound == pytest.approx(row.attack / 0.5)
+    assert 0 < row.attack_steps <= 150
+
+
+def test_an_attack_needs_samples_of_its_own() -> None:
+    for more, message in [
+        ({}, "give them by decoder_inputs=..."),
+        ({"decoder_inputs": table()}, "are the analyzed samples"),
+        ({"decoder_inputs": table(count=3)}, "3 samples are too few"),
+    ]:
+        with pytest.raises(onnxinfo.OnnxinfoError, match=message):
+            onnxinfo.leakage(linear(rotation()), table(), accuracy=False, attack=True, **more)

@@ -1,0 +1,116 @@
+"""Reconstruction of the input from noisy features by trained decoders, on samples that they were not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..metrics.decoder_training import Material, Trained, demand_enough, train_decoders
+from ..metrics.input_provider import InputProvider
+from .decoders import check_parts, decoder_settings, on_training_inputs, training_inputs
+from .job import Job
+from .settings import Progress, Report
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Result of an attack on one layer.
+
+    Attributes
+    ----------
+    errors
+        Mean squared error per input unit of the reconstruction of each analyzed sample, (S,).
+    steps
+        Training steps after which the decoder was best on validation samples.
+    """
+
+    errors: Floats
+    steps: int
+
+
+def attack_inputs(job: Job) -> InputProvider:
+    """Open the training samples of an attack.
+
+    Raises
+    ------
+    UsageError
+        No training samples are named, they are the analyzed ones, or the input is none that a decoder can reconstruct.
+    InputError
+        There are too few.
+    """
+    if job.config.ru.decoder.inputs is None:
+        raise UsageError(
+            "an attack is trained on other samples than those it is measured on; give them by decoder_inputs=..."
+        )
+    check_parts(job.provider)
+    training = training_inputs(job)
+    if training.samples.digest() == job.provider.samples.digest():
+        raise UsageError(
+            "decoder_inputs=... are the analyzed samples, which the attack must not have seen; give others"
+        )
+    demand_enough(len(training), ", by decoder_inputs=... or a larger decoder_limit=...")
+    return training
+
+
+def attack(
+    job: Job, training: InputProvider, noise: Mapping[int, float], unit: Tensor, report: Report
+) -> dict[int, Attack]:
+    """Train decoders on noisy features, and measure their errors on the analyzed samples.
+
+    Parameters
+    ----------
+    job
+        Network and analyzed samples.
+    training
+        Training samples.
+    noise
+        Standard deviation of the noise by layer.
+    unit
+        Unit of the errors, broadcastable to a sample.
+    report
+        Receives progress.
+
+    Returns
+    -------
+    dict
+        The attack on each layer.
+    """
+    layers = [*noise]
+    settings = decoder_settings(job.config.ru.decoder, job.settings.seed)
+    shapes = job.network.shapes(*job.inputs([0]))
+    network = on_training_inputs(job, training).part(layers)
+    scales = tuple(noise[layer] for layer in layers)
+    material = Material(network, training, [shapes[layer] for layer in layers], job.device, scales)
+    names = ", ".join(job.layers[layer].name for layer in layers)
+
+    def tell(step: int, steps: int, loss: float) -> None:
+        report(Progress("decoder", step, steps, names, loss))
+
+    trained = train_decoders(material, settings, tell)
+    held_out = replace(material, network=job.network.part(layers), provider=job.provider)
+    errors = _errors(job, held_out, trained, unit, settings.batch)
+    return {layer: Attack(errors[i], trained[i].steps) for i, layer in enumerate(layers)}
+
+
+@torch.no_grad()
+def _errors(job: Job, material: Material, trained: Sequence[Trained], unit: Tensor, batch: int) -> Floats:
+    """Mean squared error per counted unit by layer and analyzed sample, (T, S)."""
+    found = np.zeros((len(trained), len(job.provider)))
+    stream = material.stream(job.settings.seed, "analyzed samples")
+    for start in range(0, len(job.provider), batch):
+        some = [*range(start, min(start + batch, len(job.provider)))]
+        x, rows = job.inputs(some)
+        counted = job.counted(some)
+        weight = torch.ones_like(x).flatten(1) if counted is None else counted.to(x)
+        for i, feature in enumerate(material.features(x, rows, stream)):
+            squares = ((trained[i].decoder(feature) - x) / unit).flatten(1).square().double()
+            found[i, some] = ((squares * weight).sum(1) / weight.sum(1)).cpu().numpy()
+    return found
