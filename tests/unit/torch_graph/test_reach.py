@@ -161,15 +161,31 @@ def test_operators_of_known_kinds_are_reached(monkeypatch: pytest.MonkeyPatch) -
     assert judged > 300
 
 
+@pytest.fixture
+def without_onnx2torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the package if an earlier test imported it: with it, no graph is judged."""
+    monkeypatch.delitem(sys.modules, "onnx2torch", raising=False)
+
+
+@pytest.mark.usefixtures("without_onnx2torch")
 @pytest.mark.parametrize("operator", CASES)
 def test_operators_of_other_kinds_are_not_judged(operator: str) -> None:
     assert not kinds.is_differentiable(onnxinfo.load(case(operator)), ["x"])
 
 
+@pytest.mark.usefixtures("without_onnx2torch")
 @pytest.mark.parametrize(
     "nodes",
     [
         [node("Gelu", "h", "s", domain="com.microsoft")],
+        [node("Relu", "h", "s", domain="com.microsoft")],
+        [
+            node("Unsqueeze", "h k", "narrow"),
+            node("MaxPool", "narrow", "pooled places", kernel_shape=[1]),
+            node("Squeeze", "places k", "i"),
+            node("Constant", "", "table", value_floats=[0.0, 1.0, 2.0, 3.0]),
+            node("Gather", "table i", "s"),
+        ],
         [node("Dropout", "h", "s mask")],
         [node("Cast", "x", "i", to=TensorProto.INT64), node("Gather", "h i", "s")],
         [node("Constant", "", "c", value_string="a"), node("Relu", "h", "s")],
@@ -179,6 +195,14 @@ def test_operators_of_other_kinds_are_not_judged(operator: str) -> None:
 def test_nodes_that_could_block_a_gradient_are_not_judged(nodes: list[onnx.NodeProto]) -> None:
     proto = behind(*nodes)
     proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    assert not kinds.is_differentiable(onnxinfo.load(proto), ["x"])
+
+
+@pytest.mark.usefixtures("without_onnx2torch")
+def test_a_node_off_the_way_whose_type_is_stated_is_not_judged_by_its_name() -> None:
+    proto = behind(node("Relu", "w", "other", domain="com.microsoft"), node("MatMul", "h other", "s"))
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    proto.graph.value_info.append(value("other", (4, 4)))
     assert not kinds.is_differentiable(onnxinfo.load(proto), ["x"])
 
 
