@@ -47,7 +47,7 @@ COMMANDS: dict[str, str] = {
     "completion": "completion",
     "rescale": "diagnoses",
     "coherency": "diagnoses",
-    "prune": "diagnoses",
+    "prune": "prune",
     "robustness": "diagnoses",
     "layers": "graph",
     "expose": "graph",

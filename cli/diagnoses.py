@@ -1,4 +1,4 @@
-"""``rescale``, ``coherency``, ``prune`` and ``robustness``: the paper's diagnoses of a model."""
+"""``rescale``, ``coherency`` and ``robustness``: the paper's diagnoses of a model."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ _factor = click.option(
 _archive = click.option(
     "-o", "--output", required=True, type=click.Path(), help="Archive (HDF5). If it exists, runs are added."
 )
-_model_out = click.option("-o", "--output", required=True, metavar="OUT.onnx", help="Model file to write.")
 
 
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
-@_model_out
+@click.option("-o", "--output", required=True, metavar="OUT.onnx", help="Model file to write.")
 @_factor
 @selection("all that can be rescaled")
 @force
@@ -95,35 +94,6 @@ def coherency(model: str, inputs: str, output: str, format: str, **options: Any)
     print_rows(rows, COLUMNS, format)
     if error is not None:
         raise error
-
-
-@click.command(no_args_is_help=True)
-@click.argument("model", type=click.Path())
-@_model_out
-@click.option(
-    "--keep", type=float, required=True, metavar="SHARE", help="Fraction of the weights to keep, such as 0.38."
-)
-@click.option(
-    "--scope", type=click.Choice(["global", "layer"]), default="global", show_default=True,
-    help="One threshold for all weights (global), or the same fraction of each layer (layer).",
-)  # fmt: skip
-@force
-def prune(model: str, output: str, keep: float, scope: str, force: bool) -> None:
-    """Set the smallest weights of MODEL to zero.
-
-    The fraction that is kept is recorded in the metadata of the new model.
-
-    \b
-    Example:
-      onnxinfo prune resnet20.onnx --keep 0.38 -o pruned.onnx
-    """
-    from onnxinfo import prune as prune_weights
-    from onnxinfo import save
-    from onnxinfo.graph.prune import kept_share
-
-    pruned = prune_weights(load_for(model, output, force), keep, scope=scope)
-    save(pruned, output, force=force)
-    print_info(f"{output}: {kept_share(pruned):.2%} of the weights are not zero")
 
 
 @click.command(no_args_is_help=True)

@@ -34,7 +34,7 @@ def opened(model: Model, *, set: Sequence[str] = (), batch_axis: Sequence[str] =
     return open_model(model, chosen)
 
 
-def load_for(model: str, output: str, force: bool) -> Model:
+def load_for(model: str, output: str, force: bool, reads: Sequence[object] = ()) -> Model:
     """Load a model to derive another one from, after checking that the result may be written.
 
     Parameters
@@ -45,13 +45,15 @@ def load_for(model: str, output: str, force: bool) -> Model:
         The model to be written, or ``-`` for standard output.
     force
         See :func:`onnxinfo.save`.
+    reads
+        Other files that the command reads.
     """
     from onnxinfo import ModelError, load
     from onnxinfo.kinds import ONNX
     from onnxinfo.outputs import STANDARD_OUTPUT, claim, spare
 
     if output == "-":
-        spare(STANDARD_OUTPUT, [model])
+        spare(STANDARD_OUTPUT, [model, *reads])
     else:
-        claim(output, ONNX, inputs=[model], force=force, failure=ModelError)
+        claim(output, ONNX, inputs=[model, *reads], force=force, failure=ModelError)
     return load(read_source(model))

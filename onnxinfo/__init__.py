@@ -63,6 +63,7 @@ _LAZY = {
     "robustness": "workflows.robustness",
     "sensitivity": "workflows.sensitivity",
     "Sensitivity": "workflows.sensitivity",
+    "prune_channels": "workflows.prune_channels",
     "recommend_bits": "workflows.recommend",
     "BitPlan": "workflows.recommend",
     "leakage": "workflows.leakage",

@@ -200,12 +200,7 @@ def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> M
     loaded = open_model(original, chosen, inputs)
     if chosen.input_tensor:
         perturbed_tensors(loaded, chosen.input_tensor)
-    if inputs is None:
-        feeds = _generated(loaded, seed)
-    else:
-        samples = open_samples_of(loaded, inputs, limit=chosen.limit, **chosen.reading())
-        loaded = runnable(loaded, samples)
-        feeds = _given(loaded, samples)
+    loaded, feeds = with_feeds(loaded, inputs, chosen, seed)
     conversions = conversion_report(loaded)
     uses = Counter((c.operator, c.version, c.server, c.reason) for c in conversions)
     tensors = _compared(loaded)
@@ -220,7 +215,7 @@ def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> M
         ir_version=proto.ir_version,
         opsets={opset.domain or "ai.onnx": opset.version for opset in proto.opset_import},
         operators=[OperatorUse(o, v, s, count, why) for (o, v, s, why), count in uses.most_common()],
-        parameters=_parameters(original),
+        parameters=parameter_count(original),
         inputs={name: value.shape for name, value in feeds.items()},
         generated=inputs is None,
         perturbed=source,
@@ -233,6 +228,32 @@ def _check(model: ModelSource, inputs: Any, chosen: InputConfig, seed: int) -> M
         rounding={} if verification is None else dict(verification.excused),
         flips=0 if verification is None else verification.flips,
     )
+
+
+def with_feeds(model: Model, inputs: Any, chosen: InputConfig, seed: int) -> tuple[Model, Feeds]:
+    """Return a model that runs, and arrays to run it with: the first samples, or randomly generated ones.
+
+    Parameters
+    ----------
+    model
+        A model from :func:`.open_model.open_model`.
+    inputs
+        Samples as for :func:`onnxinfo.analyze`; None: generated.
+    chosen
+        How samples are read.
+    seed
+        Seed of randomly generated inputs.
+
+    Raises
+    ------
+    InputError
+        The inputs do not fit the model, or none can be generated.
+    """
+    if inputs is None:
+        return model, _generated(model, seed)
+    samples = open_samples_of(model, inputs, limit=chosen.limit, **chosen.reading())
+    model = runnable(model, samples)
+    return model, _given(model, samples)
 
 
 def _given(model: Model, samples: SampleSet) -> Feeds:
@@ -330,7 +351,8 @@ def _reach(model: Model, input_tensor: TensorNames) -> tuple[str | None, list[st
     return joint_name(sources), [name for name in names if name not in unreached], unreached
 
 
-def _parameters(model: Model) -> int:
+def parameter_count(model: Model) -> int:
+    """Return the number of a model's parameters."""
     flow = model.flow
     influenced = flow.driven
     found: dict[str, int] = {}

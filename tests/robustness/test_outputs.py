@@ -94,7 +94,12 @@ RECIPES = {
     "expose": Recipe("model.onnx", MODEL, "new.onnx", kind=kinds.ONNX),
     "extract": Recipe("model.onnx --to logits", MODEL, "new.onnx", kind=kinds.ONNX),
     "rescale": Recipe("model.onnx", MODEL, "new.onnx", kind=kinds.ONNX),
-    "prune": Recipe("model.onnx --keep 0.5", MODEL, "new.onnx", kind=kinds.ONNX),
+    "prune": Recipe(
+        f"model.onnx --channels channels.json {SAMPLES[:-1]}2",
+        (*MODEL, "channels.json", "samples.npz"),
+        "new.onnx",
+        kind=kinds.ONNX,
+    ),
 }
 FILES = [name for name, recipe in RECIPES.items() if recipe.writes == "file"]
 ON_INPUTS = [(name, read) for name, recipe in RECIPES.items() for read in recipe.inputs]
@@ -110,7 +115,7 @@ def commands(command=cli, prefix=()):
 
 
 #: Options that name files which are read.
-READING = {"--config", "--model", "--texts"}
+READING = {"--channels", "--config", "--model", "--texts"}
 
 
 def output_options(command):
@@ -149,6 +154,7 @@ def prepared(tmp_path_factory):
     described = fakes.schema(layers=layers, recipe=fakes.schema().recipe | {"model_sha256": loaded.sha256})
     for name, run in {"result": "one", "second": "two", "other": "three"}.items():
         fakes.make(folder / f"{name}.h5", run, described)
+    (folder / "channels.json").write_text('{"relu_1": {"1": [0]}}')
     (folder / "notes.txt").write_text("Nothing that a command writes.\nCertainly, not this.\n")
     return folder
 
