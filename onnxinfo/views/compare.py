@@ -15,6 +15,7 @@ from ..errors import UsageError
 from .comparable import Measured, check_normalizer, check_precision, incomparable
 from .reading_runs import run_values
 from .run_values import RunValues
+from .run_view import RunView
 from .selection import Paths, Selected, Selection
 
 Match = Literal["layer", "depth"]
@@ -148,21 +149,30 @@ def read_sides(selection: Selection) -> list[Side]:
     for view, source in selection.views():
         title = titles[source, view.name]
         found = {each.name: run_values(view, each.name) for each in view.metrics}
-        sides.append(
-            Side(
-                view.name,
-                title,
-                tuple(view.sample_names),
-                view.run.recipe.get("samples_sha256"),
-                {name: each for name, each in found.items() if each.layers},
-                Measured.of(view, title),
-                None if view.run.correct is None else view.run.correct[view.sample_positions],
-            )
-        )
+        numbers = {name: each for name, each in found.items() if each.layers}
+        sides.append(dataclasses.replace(side_of(view, title), metrics=numbers))
     if len(sides) < 2:
         raise UsageError("a comparison is between runs, and there is one; give more archives or runs")
     wanted = selection.runs
     return sorted(sides, key=lambda each: wanted.index(each.run) if each.run in wanted else len(wanted))
+
+
+def side_of(view: RunView, title: str) -> Side:
+    """Return a side of a comparison, without the numbers of its metrics."""
+    return Side(
+        view.name,
+        title,
+        tuple(view.sample_names),
+        view.run.recipe.get("samples_sha256"),
+        {},
+        Measured.of(view, title),
+        None if view.run.correct is None else view.run.correct[view.sample_positions],
+    )
+
+
+def same_samples(first: Side, other: Side) -> bool:
+    """Return whether two runs have the same samples, which can be paired."""
+    return bool(first.samples_sha256 == other.samples_sha256 and first.samples == other.samples)
 
 
 def check_sides(first: Side, other: Side, unpaired: bool) -> bool:
@@ -173,7 +183,7 @@ def check_sides(first: Side, other: Side, unpaired: bool) -> bool:
         raise UsageError(f"{pair}: {found}; analyze both alike")
     for name in shared:
         check_precision([first.metrics[name], other.metrics[name]])
-    same = first.samples_sha256 == other.samples_sha256 and first.samples == other.samples
+    same = same_samples(first, other)
     if not same and not unpaired:
         raise UsageError(f"{pair} sample by sample: their samples differ; use the same, or unpaired=True")
     return same

@@ -326,6 +326,11 @@ def _accuracy(condition: Condition, first: Side, other: Side, paired: bool, conf
     for side in (first, other):
         if side.correct is None:
             raise UsageError(f"fail_if={condition.text!r}: run '{side.title}' has no accuracy; analyze with labels=...")
+    return accuracy_row(first, other, paired, confidence)
+
+
+def accuracy_row(first: Side, other: Side, paired: bool, confidence: float) -> Row:
+    """Return the difference in accuracy of two runs with labels, and its interval, as a row without a layer."""
     assert first.correct is not None
     assert other.correct is not None
     row = _fraction_row("", first, other, (first.correct, other.correct), paired, confidence)
@@ -362,8 +367,10 @@ def _fraction_row(
     n = min(len(one), len(two))
     difference = float(two.mean() - one.mean()) if n else math.nan
     low, high = (paired_interval if paired else independent_interval)(one, two, confidence) if n else (math.nan,) * 2
-    titles = {"run": first.title, "other": other.title}
-    return {"layer": layer, **titles, "difference": difference, "low": low, "high": high, "n": n}
+    means = [float(each.mean()) if n else math.nan for each in (one, two)]
+    named = {"layer": layer, "run": first.title, "other": other.title}
+    means_of = {"value": means[0], "other_value": means[1]}
+    return named | means_of | {"difference": difference, "low": low, "high": high, "n": n}
 
 
 def paired_interval(

@@ -20,6 +20,7 @@ from onnxinfo.archive.format import LayerRow
 from onnxinfo.archive.sanity import SanityCard
 from onnxinfo.cli import cli
 from onnxinfo.views.report.graph import graph_layout, model_edges
+from onnxinfo.views.style import number_text
 
 HOSTILE = "<script>document.title = 'taken'</script>"
 
@@ -465,7 +466,7 @@ def test_print_is_dark_on_white_and_complete(screen):
 def test_runs_are_laid_side_by_side(browser):
     """Differences beyond errors are counted, and the chosen map is beside that of the other run."""
     text = browser.find_element("id", "comparison").text
-    assert "0 of 8 differences are beyond their errors" in text
+    assert "0 of 8 differences between layers are beyond their errors" in text
     labels = [each.get_attribute("aria-label") for each in find(browser, "#pairs canvas")]
     assert [label.split(":")[0] for label in labels] == ["first", "second", "difference"]
     colors = "const c = document.querySelectorAll('#pairs canvas')[2]; return [...new Uint32Array("
@@ -526,6 +527,67 @@ def test_unusual_runs_have_a_sensible_page(browser, page, odd_page, request):
         assert len(find(browser, "#nodes .node.unproven")) == fakes.LAYERS
         assert len(find(browser, "#numbers tr.unproven")) == fakes.LAYERS
         assert f"{fakes.LAYERS} warnings" in find(browser, ".headline")[0].text
+
+
+def test_the_page_of_a_model_of_text(browser, page, tmp_path, monkeypatch):
+    """Maps are rows of positions; padding has no value, and the page says how that looks."""
+    map_of = fakes.cell
+
+    def padded(metric, layer, sample, shape):
+        map_, values = map_of(metric, layer, sample, shape)
+        map_[5:] = np.nan
+        return map_, values
+
+    monkeypatch.setattr(fakes, "cell", padded)
+    tokens = {"axes": ("position", "embedding"), "sample_shape": (7, 4), "unit": np.ones((7, 4)), "thumbnails": None}
+    recipe = fakes.schema().recipe | {"unit_mask": "attention_mask"}
+    described = fakes.schema(metrics=(fakes.SID,), foreground=None, recipe=recipe, **tokens)
+    archive = fakes.make(tmp_path / "a.h5", described=described)
+    with visit(browser, onnxinfo.report(archive, tmp_path / "r.html"), page):
+        assert browser.get_log("browser") == []
+        assert browser.execute_script("return document.documentElement.scrollWidth - innerWidth") <= 0
+        note = browser.find_element("id", "gallery-note").text
+        assert "A position is the mean over embedding." in note
+        assert "Hatched: no value, such as padding." in note
+        assert len(find(browser, "#maps canvas")) == fakes.LAYERS
+        alpha = "const c = document.querySelector('#maps canvas'); return [c.width, c.height, ...c.getContext('2d')"
+        width, height, *pixels = browser.execute_script(alpha + ".getImageData(0, 0, c.width, c.height).data]")
+        assert (width, height) == (7, 1)
+        assert pixels[3::4] == [255] * 5 + [0] * 2
+
+
+def test_the_accuracy_is_compared_with_its_interval(browser, page, tmp_path):
+    """Eight of ten samples are right in one run, and all in the other: within the error of ten samples."""
+    labels = np.arange(10) % 3
+    names = [f"{i}.png" for i in range(10)]
+    described = fakes.schema(metrics=(fakes.SID,), sample_names=names, labels=labels, foreground=None, thumbnails=None)
+    wrong = np.where(np.arange(10) < 2, (labels + 1) % 3, labels)
+    for name, predicted in (("right", labels), ("worse", wrong)):
+        card = SanityCard("x", 10, {}, classes=3, labeled=10, accuracy=float(np.mean(predicted == labels)))
+        changes = {"predicted": predicted, "probability": np.ones(10), "provenance": {"sanity": card.to_dict()}}
+        fakes.make(tmp_path / "a.h5", name, replace(described, **changes))
+    with visit(browser, onnxinfo.report(tmp_path / "a.h5", tmp_path / "r.html"), page):
+        cells = find(browser, "#comparison tbody tr")[0].text.split()
+        assert cells[:2] == ["whole", "network"]
+        assert cells[2:6] == ["accuracy", "100.0%", "80.0%", "○" + number_text(-0.2, ".1%")]
+        assert browser.get_log("browser") == []
+
+
+def test_means_that_are_alike_have_like_colors(browser, page, tmp_path, monkeypatch):
+    """The graph's colors span at least a standard error, so that rounding is no contrast."""
+    map_of = fakes.cell
+
+    def alike(metric, layer, sample, shape):
+        map_, values = map_of(metric, layer, sample, shape)
+        return map_, values | {"value": -2.5 + 0.1 * sample + 0.0001 * layer}
+
+    monkeypatch.setattr(fakes, "cell", alike)
+    archive = fakes.make(tmp_path / "a.h5", described=fakes.schema(metrics=(fakes.SID,)))
+    with visit(browser, onnxinfo.report(archive, tmp_path / "r.html"), page):
+        colors = [each.value_of_css_property("fill") for each in find(browser, "#nodes rect")]
+        shades = np.array([re.findall(r"\d+", color)[:3] for color in colors], dtype=float)
+        assert len(shades) == fakes.LAYERS
+        assert np.ptp(shades, axis=0).max() <= 3
 
 
 def test_a_caution_comes_first(browser, page, tmp_path):

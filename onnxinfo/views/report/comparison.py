@@ -8,7 +8,8 @@ from typing import Any
 
 from ...errors import UsageError
 from ...text import printable
-from ..compare import compare_selected
+from ..compare import compare_selected, same_samples, side_of
+from ..gate import accuracy_row
 from ..selection import Selection
 from ..style import number_text
 
@@ -23,10 +24,10 @@ class Comparison:
     Attributes
     ----------
     rows
-        The largest differences, as text for a table: metric, layer, run, other, their values, difference and interval,
-        and whether it lies beyond its errors.
+        Differences in accuracy, then the largest ones of layers, as text for a table: metric, layer, run, other, their
+        values, difference and interval, and whether it lies beyond its errors.
     count, beyond
-        Number of differences, and of those beyond their errors.
+        Number of differences between layers, and of those beyond their errors.
     remark
         Why the runs are not compared, or how; empty if sample by sample.
     """
@@ -54,13 +55,27 @@ def comparison(selection: Selection) -> Comparison:
             remark = "The runs have different samples: intervals are those of independent draws."
         except UsageError:
             return Comparison(remark=f"No comparison: {printable(error)}.")
-    rows = [row | {"beyond": row["low"] > 0 or row["high"] < 0} for row in found if math.isfinite(row["difference"])]
-    shown = [{key: _text(value) for key, value in row.items()} for row in rows[:MOST_ROWS]]
+    rows = [_judged(row) for row in found if math.isfinite(row["difference"])]
+    shown = [{key: _text(value, ".1%") for key, value in row.items()} for row in _accuracies(selection)]
+    shown += [{key: _text(value, ".4f") for key, value in row.items()} for row in rows[:MOST_ROWS]]
     return Comparison(shown, len(rows), sum(row["beyond"] for row in rows), remark)
 
 
-def _text(value: Any) -> Any:
+def _judged(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"beyond": row["low"] > 0 or row["high"] < 0}
+
+
+def _accuracies(selection: Selection) -> list[dict[str, Any]]:
+    """Return the differences in accuracy to the first run, of runs whose samples have labels."""
+    titles = selection.titles()
+    first, *others = [side_of(view, titles[source, view.name]) for view, source in selection.views()]
+    labeled = [other for other in others if first.correct is not None and other.correct is not None]
+    found = [accuracy_row(first, other, same_samples(first, other), 0.95) for other in labeled]
+    return [_judged(row) | {"n_unproven": 0} for row in found if row["n"]]
+
+
+def _text(value: Any, spec: str) -> Any:
     """Return a value as it is shown: numbers with a minus sign; a dash if unknown."""
     if isinstance(value, float):
-        return number_text(value, ".4f") if math.isfinite(value) else "\N{EN DASH}"
+        return number_text(value, spec) if math.isfinite(value) else "\N{EN DASH}"
     return printable(value) if isinstance(value, str) else value

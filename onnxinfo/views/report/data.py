@@ -324,6 +324,7 @@ def _gallery(view: RunView, budget: int) -> dict[str, Any] | None:
     return {
         "samples": samples,
         "units": _unit_names(view),
+        "grid": any(_reduction(panel)[1][0] > 1 for panel in panels),
         "averaged": [axis for axis in ("channel", "embedding") if axis in view.axes],
         "pictures": None if thumbnails is None else [_png(thumbnails[sample]) for sample in samples],
         "maps": {_title(name, panel, panels): _coded(panel, name, samples) for name in mapped for panel in panels},
@@ -366,6 +367,7 @@ def _coded(view: RunView, metric: str, samples: list[int]) -> dict[str, Any]:
         "metric": metric,
         "shape": list(shape),
         "step": step,
+        "missing": bool((codes == MISSING).any()),
         "values": [numbers(row) for row in view.values(metric)["value"]],
         "layers": layers,
         "limits": [*color_limits(known)],

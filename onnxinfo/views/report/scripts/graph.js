@@ -36,10 +36,16 @@ const graph = (() => {
     return `M${above} ${from.y + size.h}V${tops[from.row + 1] + 5}H${side / 2}V${gutter}H${below}V${to.y}`;
   }
 
+  /** Limits of the colors: at least a standard error apart, so that means that are alike look alike. */
+  function limits(values, errors) {
+    const low = Math.min(...values), high = Math.max(...values), more = Math.max(0, Math.max(0, ...errors) - (high - low)) / 2;
+    return [low - more, high + more];
+  }
+
   function draw(given) {
     const run = runs[chosen.run], metric = metricOf(run, chosen.metric), box = at("nodes");
     width = given || box.clientWidth;
-    const values = metric ? known(metric.mean) : [], low = Math.min(...values), high = Math.max(...values);
+    const values = metric ? known(metric.mean) : [], [low, high] = values.length ? limits(values, known(metric.stderr)) : [0, 0];
     at("graph-scale").hidden = !values.length;
     if (values.length) legend(at("graph-scale"), low, high, metric.label);
     const lines = run.graph.known ? "Lines lead from a layer to those computed from it." : "Dotted lines: the order of depth only; the model's own connections need its file (--model).";

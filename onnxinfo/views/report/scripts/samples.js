@@ -65,7 +65,8 @@ const samples = (() => {
     if (gallery()) {
       const { step } = gallery().maps[mapName()];
       if (step > 1) notes.push(`Maps are thinned for this page: a pixel is the mean of ${step} by ${step} input pixels; the archive has all.`);
-      if (gallery().averaged.length) notes.push(`A pixel is the mean over ${gallery().averaged.join(" and ")}.`);
+      if (gallery().averaged.length) notes.push(`${gallery().grid ? "A pixel" : "A position"} is the mean over ${gallery().averaged.join(" and ")}.`);
+      if (Object.values(gallery().maps).some((map) => map.missing)) notes.push("Hatched: no value, such as padding.");
     } else notes.push("This run has no maps.");
     at("gallery-note").textContent = notes.join(" ");
     if (listed.length && !listed.includes(chosen.sample)) choose({ sample: listed[0] });
