@@ -55,10 +55,11 @@ def layers(
     from onnxinfo import load, perturbed_tensors
     from onnxinfo.graph.collection import paused_collection
     from onnxinfo.graph.layers import choose_layers
+    from onnxinfo.graph.parts import with_parts
 
     target = claim_table(output, format, [model], force)
     with paused_collection():
-        loaded = opened(load(read_source(model)), **changes)
+        loaded = with_parts(opened(load(read_source(model)), **changes), layers)
         sources = perturbed_tensors(loaded, input_tensor)
         _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
         if not quiet():
@@ -101,9 +102,10 @@ def expose(
     from onnxinfo import perturbed_tensors
     from onnxinfo.graph.collection import paused_collection
     from onnxinfo.graph.layers import choose_layers
+    from onnxinfo.graph.parts import with_parts
 
     with paused_collection():
-        loaded = opened(load_for(model, output, force), **changes)
+        loaded = with_parts(opened(load_for(model, output, force), **changes), layers)
         sources = perturbed_tensors(loaded, input_tensor)
         _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
         exposed = expose_tensors(loaded, [layer.name for layer in chosen])

@@ -50,6 +50,8 @@ SMALL_MAP_BYTES = 4096
 MAP_DATASETS = ("map", "map_checksum", "map_offset")
 #: Provenance with the sensitivity of each layer's channels.
 CHANNELS = "sensitivity_channels"
+#: Provenance with the layer that each part of a layer belongs to.
+PARTS = "parts"
 #: Provenance of a run whose unproven cells were asked to be tried again.
 RETRY = "retry_unproven"
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..config import as_setting, unrecorded
 from .copying import Placement, schema_of
-from .format import CHANNELS, RETRY, Json, LayerRow, RunSchema, encode_attribute, mark_code, plain_text
+from .format import CHANNELS, PARTS, RETRY, Json, LayerRow, RunSchema, encode_attribute, mark_code, plain_text
 from .reading import Run
 from .sanity import ATTRIBUTE
 
@@ -29,7 +29,7 @@ _OF_ALL = ("sensitivity",)
 #: Metrics that depend neither on a budget nor on the unit of sigma.
 _FREE = ("gradient", "gradcam", "cam")
 #: Provenance that describes all samples, and is that of the newest analysis.
-_OF_SAMPLES = (ATTRIBUTE, "unreadable_samples", "tags", CHANNELS)
+_OF_SAMPLES = (ATTRIBUTE, "unreadable_samples", "tags", CHANNELS, PARTS)
 #: Solvers that begin at scales of their own.
 _BEGINNING_ANEW = ("forward", "reference")
 #: Marks of cells that more passes may prove.
@@ -188,9 +188,9 @@ def _recipe_difference(
 
 def _facet_difference(stored: RunSchema, wanted: RunSchema, samples: Sequence[int], there: str, now: str) -> str | None:
     """Describe what else differs: descriptions of shared layers and metrics, labels, axes and storage."""
-    before = [*map(LayerRow.of, stored.layers)]
+    before = _rows(stored)
     names = {row.name for row in before}
-    shared = [row for row in map(LayerRow.of, wanted.layers) if row.name in names]
+    shared = [row for row in _rows(wanted) if row.name in names]
     metrics = {metric.name: metric.datasets() for metric in wanted.metrics}
     forward = [set(_listed(each.recipe.get(_FORWARD))) & names for each in (stored, wanted)]
     axes = [[*zip(each.axes, each.sample_shape, strict=True)] for each in (stored, wanted)]
@@ -206,6 +206,14 @@ def _facet_difference(stored: RunSchema, wanted: RunSchema, samples: Sequence[in
         units = [np.broadcast_to(each.unit, each.sample_shape).tolist() for each in (stored, wanted)]
         facets["input unit"] = units[0], units[1]
     return next((f"other {name}" for name, (before, after) in facets.items() if before != after), None)
+
+
+def _rows(schema: RunSchema) -> list[LayerRow]:
+    """Return the rows of layers, without the indices of parts of layers, which depend on what other parts there are."""
+    parts = schema.provenance.get(PARTS)
+    known = parts if isinstance(parts, Mapping) else {}
+    rows = map(LayerRow.of, schema.layers)
+    return [replace(row, index=0) if row.name in known else row for row in rows]
 
 
 def _content_difference(stored: RunSchema, wanted: RunSchema, samples: Sequence[int]) -> str | None:

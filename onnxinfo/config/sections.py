@@ -26,6 +26,8 @@ RECORDED_FLAGS = ("keep_precision", "dequantize", "thumbnails", "anonymous_names
 
 #: Syntax of the patterns that select layers.
 PATTERNS = "a glob over tensor names, re:REGEX, op:TYPE, INDEX or FIRST-LAST"
+#: The same where parts of layers are added as layers.
+WITH_PARTS = f"{PATTERNS}; NAME[3], NAME[5,2:6]: a part of a layer"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,10 @@ class SelectionConfig(Validated):
     """Selection of metrics and layers. Front ends take these fields as keywords of their own."""
 
     layers: Sequence[str] = setting(
-        (), f"Layers to analyze: {PATTERNS}; repeatable.", kinds.TEXTS, unset="the layers that 'onnxinfo layers' lists"
+        (),
+        f"Layers to analyze: {WITH_PARTS}; repeatable.",
+        kinds.TEXTS,
+        unset="the layers that 'onnxinfo layers' lists",
     )
     exclude: Sequence[str] = setting((), f"Layers to leave out: {PATTERNS}; repeatable.", kinds.TEXTS, unset="none")
     metrics: Sequence[str] = setting(

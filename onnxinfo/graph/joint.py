@@ -76,7 +76,14 @@ def join_tensors(model: Model, tensors: Sequence[JoinedTensor]) -> tuple[Model, 
     if separate:
         axes[joint] = SEPARATE
     return (
-        dataclasses.replace(load(proto), sha256=model.sha256, name=model.name, path=model.path, batch_axes=axes),
+        dataclasses.replace(
+            load(proto),
+            sha256=model.sha256,
+            name=model.name,
+            path=model.path,
+            batch_axes=axes,
+            parts=model.parts,
+        ),
         joint,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..arguments import Names, names_of
 from ..errors import UnknownLayerError, UsageError
@@ -14,7 +14,8 @@ from .dataflow import Shape as Shape
 from .functions import function_key
 from .joint import is_joining
 from .model import Model, ModelSource, load
-from .patterns import matching
+from .parts import whole_layers
+from .patterns import matching, part_name
 from .perturbed import TensorNames, perturbed_tensors
 
 
@@ -111,6 +112,12 @@ def list_layers(model: ModelSource, input_tensor: TensorNames = None) -> list[La
     (22, ['relu_6', 'logits'])
     """
     loaded = load(model)
+    own = _own_layers(whole_layers(loaded), input_tensor)
+    return own + _parts(loaded, own)
+
+
+def _own_layers(loaded: Model, input_tensor: TensorNames) -> list[Layer]:
+    """List the tensors of a model without parts."""
     sources = perturbed_tensors(loaded, input_tensor)
     flow = loaded.flow
     influenced = flow.influenced(*sources)
@@ -133,12 +140,35 @@ def list_layers(model: ModelSource, input_tensor: TensorNames = None) -> list[La
     ]
 
 
+def _parts(model: Model, layers: Sequence[Layer]) -> list[Layer]:
+    """List the parts of layers that were added to a model, in the layers' order."""
+    flow, whole = model.flow, {layer.name: layer for layer in layers}
+    names = [name for name, tensor in model.parts.items() if tensor in whole and name in flow.producer]
+    names.sort(key=lambda name: whole[model.parts[name]].index)
+    return [
+        replace(
+            whole[model.parts[name]],
+            index=len(layers) + i,
+            name=name,
+            op=flow.nodes[flow.producer[name]].op_type,
+            node=flow.nodes[flow.producer[name]].name,
+            shape=flow.shape(name),
+            parameters=0,
+            default=False,
+        )
+        for i, name in enumerate(names)
+    ]
+
+
 def select_layers(layers: Sequence[Layer], patterns: Names = (), exclude: Names = ()) -> list[Layer]:
     """Select layers by patterns.
 
     A pattern is, in this order of precedence:
 
     - the exact name of a tensor;
+    - ``relu[5]``, ``relu[5,2:6,2:6]``, ``logits[3]``: a part of the layer of that name, indexed as in numpy over its
+      axes without the batch. Analyses and lists of a model's layers add the part as a layer; here, it is the name of
+      a layer in `layers`;
     - ``re:EXPRESSION``: a regular expression found anywhere in the name (``^`` and ``$`` anchor it);
     - ``op:OPERATOR``: a case-insensitive glob over operators, as in ``op:Relu`` or ``op:*Norm*``;
     - ``5``: an index; ``-1``: the last layer, ``-2`` the one before it; ``3-7``: a range, inclusive; ``3-``: to
@@ -195,7 +225,7 @@ def choose_layers(
     input_tensors
         The tensors that noise is added to.
     patterns, exclude
-        Patterns.
+        Patterns. Parts of layers that they name must be in the model, see :func:`.parts.with_parts`.
 
     Returns
     -------
@@ -209,8 +239,14 @@ def choose_layers(
         they are not listed.
     """
     listed = list_layers(model, input_tensors)
+    parts = {layer.name: layer for layer in listed if layer.name in model.parts}
+    whole = [layer for layer in listed if layer.name not in parts]
+    wanted = names_of(patterns, "layers")
+    named = {part_name(pattern) for pattern in wanted}.intersection(parts)
+    others = [pattern for pattern in wanted if part_name(pattern) not in named]
     try:
-        return listed, select_layers(listed, patterns, exclude)
+        chosen = select_layers(whole, others, exclude) if others or not named else []
+        return listed, [*chosen, *(layer for name, layer in parts.items() if name in named)]
     except UnknownLayerError:
         reason = why_not_listed(
             model.flow, input_tensors, [*names_of(patterns, "layers"), *names_of(exclude, "exclude")]

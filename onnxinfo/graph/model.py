@@ -67,6 +67,8 @@ class Model:
         Settings that make the network another one than the file's, as text; empty if it is the file's.
     exported
         What exported it, with versions, if it was given as the model of a framework; else empty.
+    parts
+        Layers by the parts of them that were added as tensors of their own.
 
     Examples
     --------
@@ -82,6 +84,7 @@ class Model:
     batch_axes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     changes: str = ""
     exported: str = ""
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def flow(self) -> Dataflow:

@@ -39,6 +39,12 @@ def matching(pattern: str, layers: Sequence[Named]) -> set[int]:
     return chosen
 
 
+def part_name(pattern: str) -> str:
+    """Return a pattern as the name that a part of a layer would have: without spaces after the bracket."""
+    base, bracket, index = pattern.rpartition("[")
+    return base.rstrip() + bracket + "".join(index.split()) if bracket and index.rstrip().endswith("]") else pattern
+
+
 def is_index(pattern: str) -> bool:
     """Whether a pattern is an index or a range of indices."""
     return re.fullmatch(r"-?\d+|\d+-\d*", pattern) is not None
@@ -53,6 +59,8 @@ def matches(pattern: str, layers: Sequence[Named]) -> set[int]:
         The pattern is not a valid regular expression.
     """
     chosen = {layer.index for layer in layers if layer.name == pattern}
+    if not chosen and pattern.endswith("]"):
+        chosen = {layer.index for layer in layers if layer.name == part_name(pattern)}
     if chosen:
         return chosen
     if pattern.startswith("re:"):

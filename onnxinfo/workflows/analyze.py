@@ -23,11 +23,12 @@ from ..analysis.keeping import unfinished_work
 from ..analysis.masks import unit_mask_of
 from ..analysis.measures import check_gradients, check_metrics, make_measures, need_gradients, needed, with_needed
 from ..analysis.sanity import Reopen, examine
+from ..analysis.sensitivity_metric import SensitivityMetric
 from ..analysis.settings import Report, Result
 from ..analysis.tasks import Worker
 from ..archive.begun import begun
 from ..archive.claim import claim_archive
-from ..archive.format import RETRY, RunSchema, plain_text
+from ..archive.format import PARTS, RETRY, RunSchema, plain_text
 from ..archive.growth import unproven
 from ..archive.prepare import Request, is_complete
 from ..archive.reading import open as open_archive
@@ -70,7 +71,7 @@ from .computing import computing
 from .former import Former
 from .given_model import given_model
 from .notebook import reporting
-from .open_model import open_model, recorded_inputs, runnable
+from .open_model import open_model, recorded_inputs, runnable, with_chosen_parts, with_moved_parts
 from .open_samples import open_analyzed, reopening
 
 logger = logging.getLogger(__name__)
@@ -225,6 +226,10 @@ def ready(model: ModelSource, inputs: Any, output: str | os.PathLike[str], confi
     chosen = (*dict.fromkeys((*present.metrics, *chosen)),)
     config = replace(config, selection=replace(config.selection, metrics=chosen))
     _claim(present.metrics, config, output)
+    if SensitivityMetric.metric.name in chosen:
+        loaded = with_moved_parts(loaded, config, present.layers)
+    else:
+        loaded = with_chosen_parts(loaded, config.selection, present.layers)
     job, mask = _open_job(loaded, inputs, config, target, present.layers)
     job.config, job.source, job.output = config, inputs, Path(output)
     measures = make_measures(chosen, job)
@@ -455,6 +460,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         **({} if job.card is None else {ATTRIBUTE: job.card.to_dict()}),
         **_precision(provider.model),
         **({"exported_by": provider.model.exported} if provider.model.exported else {}),
+        **_parts(job),
         "verified_against": job.witness,
         "axes_known_by": axes.evidence if joined is None else joined.evidence,
         **({"tags": dict(job.config.out.tag)} if job.config.out.tag else {}),
@@ -487,6 +493,13 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         unit_names=analyzed.units if analyzed is not None else None,
         inputs=provider.parts,
     )
+
+
+def _parts(job: Job) -> dict[str, dict[str, str]]:
+    """Return the entry of the provenance for parts of layers: the layer of each."""
+    parts = job.provider.model.parts
+    found = {plain_text(each.name): plain_text(parts[each.name]) for each in job.layers if each.name in parts}
+    return {PARTS: found} if found else {}
 
 
 def _precision(model: Model) -> dict[str, str]:

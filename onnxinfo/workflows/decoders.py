@@ -37,7 +37,7 @@ from ..outputs import claim_folder
 from ..text import no_such
 from .computing import computing
 from .notebook import reporting
-from .open_model import open_model, runnable
+from .open_model import open_model, runnable, with_chosen_parts
 
 
 def train_decoder(
@@ -118,7 +118,7 @@ def train_decoder(
 
 def _trained(model: ModelSource, inputs: Any, folder: Path, config: Config, report: Report) -> list[StoredDecoder]:
     target = device_of(config.execution.device)
-    loaded = open_model(model, config.input, inputs)
+    loaded = with_chosen_parts(open_model(model, config.input, inputs), config.selection)
     perturbed = perturbed_tensors(loaded, config.input.input_tensor)
     choose_layers(loaded, perturbed, config.selection.layers, config.selection.exclude)
     samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())

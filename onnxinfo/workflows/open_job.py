@@ -20,7 +20,7 @@ from ..metrics.budget import device_of, fit
 from ..metrics.input_provider import InputProvider
 from ..metrics.joint import open_provider
 from ..text import quoted
-from .open_model import open_model, runnable
+from .open_model import open_model, runnable, with_moved_parts
 from .open_samples import open_analyzed
 
 #: Returns the chosen layers and the target, given a model and the tensors that noise is added to.
@@ -64,7 +64,7 @@ def open_job(
         As raised by :func:`onnxinfo.sensitivity`.
     """
     device = device_of(config.execution.device)
-    loaded = open_model(model, config.input, inputs)
+    loaded = with_moved_parts(open_model(model, config.input, inputs), config)
     perturbed = perturbed_tensors(loaded, config.input.input_tensor)
     choose(loaded, perturbed)
     samples = open_analyzed(loaded, inputs, config.input)

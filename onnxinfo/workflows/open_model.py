@@ -7,17 +7,19 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from ..config import InputConfig
+from ..config import Config, InputConfig, SelectionConfig
 from ..errors import InputError, ModelError, UsageError
 from ..graph.batch_axes import SEPARATE
 from ..graph.fixed_inputs import with_fixed_inputs
 from ..graph.free_batch import with_batch_of_one
 from ..graph.model import Model, ModelSource
 from ..graph.optionals import without_optional_inputs
+from ..graph.parts import existing_parts, through_parts, with_parts
 from ..inputs.arrays import open_array, split_key
 from ..inputs.feeds import is_feeds
 from ..inputs.sample_sets import SampleSet
@@ -71,6 +73,33 @@ def _opened(model: ModelSource, chosen: InputConfig, inputs: Any) -> Model:
         return dataclasses.replace(fixed, batch_axes=dict.fromkeys(fixed.flow.inputs, SEPARATE))
     axes = find_batch_axes(loaded, dict(chosen.batch_axis), values)
     return with_batch_axes(with_fixed_inputs(loaded, values, axes), axes)
+
+
+def with_chosen_parts(model: Model, chosen: SelectionConfig, present: Collection[str] = ()) -> Model:
+    """Return a model with the parts of layers that are chosen, and those that a run has already.
+
+    Parameters
+    ----------
+    model
+        A model from :func:`open_model`.
+    chosen
+        Patterns of layers.
+    present
+        Names of a run's layers.
+
+    Raises
+    ------
+    UsageError
+        A chosen part does not exist.
+    """
+    return with_parts(model, [*chosen.layers, *existing_parts(model, present)])
+
+
+def with_moved_parts(model: Model, config: Config, present: Collection[str] = ()) -> Model:
+    """Return a model as :func:`with_chosen_parts` does, in which noise on parts of layers moves the target."""
+    target = config.sensitivity.target
+    found = through_parts(model, [*config.selection.layers, *existing_parts(model, present)])
+    return found if target is None else with_parts(found, target)
 
 
 def runnable(model: Model, samples: SampleSet) -> Model:

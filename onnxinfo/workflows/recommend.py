@@ -27,6 +27,7 @@ from ..graph.quantization import quantization
 from ..kinds import JSON
 from ..metrics.taps import TappedNetwork
 from ..outputs import claim
+from ..text import quoted
 from .computing import computing
 from .notebook import reporting
 from .sensitivity import open_sensitivity
@@ -219,6 +220,8 @@ def _recommended(
 ) -> BitPlan:
     opened = open_sensitivity(model, inputs, config)
     opened_model = opened.job.provider.model
+    if part := next((name for name in opened.shown if name in opened_model.parts), None):
+        raise UsageError(f"bits are of whole tensors: leave out the part {quoted(part)}")
     if found := quantization(opened_model.proto):
         raise UsageError(f"the model is quantized already ({found}); give the float model, or dequantize=True")
     rounding = _Rounding(opened.job, opened.target)

@@ -36,7 +36,7 @@ from .analyze import Ready, complete, ready
 from .computing import computing
 from .notebook import reporting
 from .open_job import Opened, leading, open_job
-from .open_model import open_model
+from .open_model import open_model, with_moved_parts
 
 if TYPE_CHECKING:
     import pandas
@@ -234,7 +234,7 @@ def _archived(
 ) -> tuple[Opened, list[Measured]]:
     """Measure as a metric of a run, which the archive gets."""
     claim_archive(output, [model, inputs, *config.sources()])
-    loaded = open_model(model, config.input, inputs)
+    loaded = with_moved_parts(open_model(model, config.input, inputs), config)
     chosen, target = _choose(loaded, perturbed_tensors(loaded, config.input.input_tensor), config)
     names = [layer.name for layer in chosen]
     selection = SelectionConfig(

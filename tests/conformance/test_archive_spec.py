@@ -62,7 +62,7 @@ def files(tmp_path_factory):
         replace(onnxinfo.load(bundled("digits-cnn.onnx")), exported="torch 2.11"),
         f"{bundled('digits.npz')}:images",
         folder / "real.h5",
-        layers=["relu_4"],
+        layers=["relu_4", "relu_4[0]"],
         limit=2,
         tag={"study": "depth"},
     )
