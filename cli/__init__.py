@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "summary": "summary",
     "plot": "plot",
     "compare": "compare",
+    "power": "power",
     "report": "report",
     "annotate": "annotate",
     "runs": "archive",

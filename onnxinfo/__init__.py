@@ -84,6 +84,7 @@ _LAZY = {
     "query": "views.query",
     "compare": "views.compare",
     "gate": "views.gate",
+    "power": "views.power",
     "Verdict": "views.gate",
     "summary": "views.summary",
     "Summary": "archive.summary",

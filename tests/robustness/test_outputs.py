@@ -81,6 +81,7 @@ RECIPES = {
     "query": Recipe("result.h5 second.h5", ("result.h5", "second.h5"), "new.txt", kind=kinds.TABLE),
     "summary": Recipe("result.h5 --run one", ("result.h5",), "new.txt", kind=kinds.TABLE),
     "plot": Recipe("result.h5 curve", ("result.h5",), "new.png", kind=kinds.PNG),
+    "power": Recipe("result.h5", ("result.h5",), "new.txt", kind=kinds.TABLE),
     "compare": Recipe("result.h5 second.h5", ("result.h5", "second.h5"), "new.txt", kind=kinds.TABLE),
     "compare --verdict": Recipe(
         "result.h5 second.h5 --fail-if gradient>+1e9", ("result.h5", "second.h5"), "new.json", kind=kinds.JSON

@@ -1,0 +1,206 @@
+"""How many samples a difference needs: from the spread of paired differences, with the uncertainty of that spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Unpack
+
+from ..archive.means import Pairs, pair_up, select_cells
+from ..errors import UsageError
+from .comparable import check_normalizer, incomparable
+from .compare import Row, Side, matched, read_sides, same_samples
+from .reading_runs import run_values
+from .run_values import RunValues
+from .run_view import match_layers
+from .selection import Paths, Selected, Selection
+
+#: Standard errors that a difference must exceed.
+STANDARD_ERRORS = 2.0
+#: Fewest samples whose spread says something.
+FEWEST = 3
+
+
+def power(
+    path: Paths,
+    difference: float | None = None,
+    *,
+    against: str | None = None,
+    chance: float = 0.5,
+    confidence: float = 0.95,
+    **selected: Unpack[Selected],
+) -> list[Row]:
+    """Estimate how many samples a difference needs to exceed two standard errors.
+
+    Differences are paired over the samples: between two layers of a run, or between two runs in the same layer. Their
+    standard deviation s over the samples, Monte Carlo errors included, gives the standard error of a mean over n
+    samples, ``s / sqrt(n)``.
+
+    Parameters
+    ----------
+    path
+        An archive, or several. If one run is selected, layers are compared, else the first run with each other one.
+    difference
+        The difference that is to be shown, in the metric's unit; None: only what the present samples show.
+    against
+        Of one run: name or pattern of the layer that all others are compared with. Default: each layer with the one
+        before it.
+    chance
+        Probability with which a mean over the needed samples exceeds two standard errors if the true difference is the
+        wanted one: half of the time if the wanted difference is two standard errors itself.
+    confidence
+        Confidence level of the range of the number of samples.
+    **selected
+        What is compared, see :func:`onnxinfo.query`.
+
+    Returns
+    -------
+    list of dict
+        metric, layer, and other_layer, or run and other; value, the present mean difference (other minus first), and
+        stderr, its standard error; spread, the standard deviation s; n, the present number of samples; shown, the
+        smallest difference that these show; with a wanted difference also needed, the number of samples, low and high,
+        its range, and enough, whether n reaches it; and n_unproven, the number of pairs with an unproven value. In the
+        layers' order.
+
+    Raises
+    ------
+    UsageError
+        There are fewer than 3 samples, the runs have different samples or are not comparable, or an argument is out of
+        range.
+    ArchiveError
+        An archive cannot be read.
+
+    Examples
+    --------
+    >>> run = onnxinfo.analyze("digits-cnn.onnx", "digits.npz:images", "new.h5", layers=["relu", "logits"], limit=3)
+    >>> rows = onnxinfo.power(run, 0.05, against="logits", metrics=["sid"])
+    >>> [(row["layer"], row["other_layer"], row["needed"] >= 3) for row in rows]
+    [('logits', 'relu', True)]
+    """
+    _check(difference, chance, confidence)
+    selection = Selection.of(path, **selected)
+    pairs = _pairs(selection, against)
+    return [_row(names, found, difference, chance, confidence) for names, found in pairs]
+
+
+def samples_needed(spread: float, difference: float, chance: float = 0.5) -> int:
+    """Return the number of samples whose mean exceeds two standard errors with some probability.
+
+    Parameters
+    ----------
+    spread
+        Standard deviation over samples of the paired difference.
+    difference
+        The true difference.
+    chance
+        The probability.
+    """
+    return max(FEWEST, math.ceil((_errors(chance) * spread / difference) ** 2 * (1 - 1e-12)))
+
+
+def spread_range(spread: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the confidence interval of a standard deviation that was estimated from n normal values."""
+    # Imported here because most code that reads archives does not need it.
+    from scipy.special import chdtri
+
+    tail, freedom = (1 - confidence) / 2, n - 1
+    low, high = (spread * math.sqrt(freedom / float(chdtri(freedom, each))) for each in (tail, 1 - tail))
+    return low, high
+
+
+def _errors(chance: float) -> float:
+    """Return the number of standard errors that the true difference must be."""
+    from scipy.special import ndtri
+
+    return STANDARD_ERRORS + float(ndtri(chance))
+
+
+def _check(difference: float | None, chance: float, confidence: float) -> None:
+    if difference is not None and not (math.isfinite(difference) and difference > 0):
+        raise UsageError(f"difference={difference:g}: a number above 0 expected, in the metric's unit")
+    for name, value, least in (("chance", chance, 0.5), ("confidence", confidence, 0.0)):
+        if not (least <= value < 1 and value > 0):
+            raise UsageError(
+                f"{name}={value:g}: a number from {least:g} to below 1 expected, such as {least or 0.95:g}"
+            )
+
+
+def _pairs(selection: Selection, against: str | None) -> list[tuple[Row, Pairs]]:
+    count = sum(1 for _ in selection.views())
+    if count == 1:
+        with selection.only_view("power compares layers of one run") as view:
+            _check_samples(view.name, view.shape[1])
+            runs = [run_values(view, metric.name) for metric in view.metrics]
+        found = [each for values in runs for each in _between_layers(values, against)]
+    elif against is not None:
+        raise UsageError("against=... compares layers of one run, and there are several; name one with run=...")
+    else:
+        found = [*_between_runs(selection)]
+    usable = [(names, pairs) for names, pairs in found if pairs.n >= FEWEST]
+    if not usable:
+        raise UsageError("there is nothing to compare: two layers or runs are needed that share 3 samples with values")
+    return usable
+
+
+def _check_samples(run: str, samples: int) -> None:
+    if samples < FEWEST:
+        raise UsageError(
+            f"run '{run}' has {samples} {'sample' if samples == 1 else 'samples'}, from which no spread can be "
+            f"estimated; analyze at least {FEWEST}"
+        )
+
+
+def _between_layers(run: RunValues, against: str | None) -> Iterator[tuple[Row, Pairs]]:
+    places = range(len(run.layers))
+    pairs = [(i, i + 1) for i in places[:-1]]
+    if against is not None:
+        fixed = match_layers(run.layers, [against])
+        if len(fixed) > 1:
+            raise UsageError(f"against={against!r} matches {len(fixed)} layers; name one")
+        pairs = [(fixed[0], i) for i in places if i != fixed[0]]
+    for i, j in pairs:
+        one, two = run.layers[i].name, run.layers[j].name
+        check_normalizer(run, one, run, two)
+        found = pair_up(select_cells(run.values, i), select_cells(run.values, j))
+        yield {"metric": run.metric.name, "layer": one, "other_layer": two}, found
+
+
+def _between_runs(selection: Selection) -> Iterator[tuple[Row, Pairs]]:
+    first, *others = read_sides(selection)
+    for other in others:
+        _check_sides(first, other)
+        for name in first.metrics.keys() & other.metrics.keys():
+            one, two = first.metrics[name], other.metrics[name]
+            for i, j in matched(one, two, "layer"):
+                layer = one.layers[i].name
+                check_normalizer(one, layer, two, layer)
+                found = pair_up(select_cells(one.values, i), select_cells(two.values, j))
+                yield {"metric": name, "layer": layer, "run": first.title, "other": other.title}, found
+
+
+def _check_sides(first: Side, other: Side) -> None:
+    pair = f"runs '{first.title}' and '{other.title}'"
+    if not same_samples(first, other):
+        raise UsageError(
+            f"{pair} have different samples, and differences are paired over them; analyze both on the same"
+        )
+    if found := incomparable(first.measured, other.measured, first.metrics.keys() & other.metrics.keys()):
+        raise UsageError(f"{pair} cannot be compared: {found}; analyze both alike")
+    _check_samples(first.title, len(first.samples))
+
+
+def _row(names: Row, pairs: Pairs, wanted: float | None, chance: float, confidence: float) -> Row:
+    spread = pairs.stderr * math.sqrt(pairs.n)
+    row: dict[str, Any] = {
+        **names,
+        "value": pairs.difference,
+        "stderr": pairs.stderr,
+        "spread": spread,
+        "n": pairs.n,
+        "shown": _errors(chance) * pairs.stderr,
+    }
+    if wanted is not None:
+        needed = samples_needed(spread, wanted, chance)
+        low, high = (samples_needed(each, wanted, chance) for each in spread_range(spread, pairs.n, confidence))
+        row |= {"needed": needed, "low": low, "high": high, "enough": pairs.n >= needed}
+    return row | {"n_unproven": pairs.n_unproven}

@@ -1,0 +1,124 @@
+"""Numbers of samples that differences need: closed forms, and what they promise, by simulation."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import archive_fakes as fakes
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import onnxinfo
+from onnxinfo import UsageError
+from onnxinfo.cli import cli
+from onnxinfo.views.power import samples_needed, spread_range
+
+LAYERS = [row.name for row in fakes.schema().layers]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("power") / "a.h5"
+    fakes.make(path, "one", fakes.schema(metrics=(fakes.PROVEN_SID,)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def values(archive):
+    with onnxinfo.open(archive) as opened:
+        return opened["one"].values("sid")
+
+
+def test_the_spread_of_paired_differences(archive, values):
+    rows = onnxinfo.power(archive, 0.01)
+    assert [(row["layer"], row["other_layer"]) for row in rows] == [*itertools.pairwise(LAYERS)]
+    for i, row in enumerate(rows):
+        difference = values["value"][i + 1] - values["value"][i]
+        errors = np.hypot(values["stderr"][i + 1], values["stderr"][i])
+        # The fakes' samples differ less than their Monte Carlo errors, which are then the spread.
+        spread = max(difference.std(ddof=1), math.sqrt((errors**2).mean()))
+        assert row["spread"] == pytest.approx(spread)
+        assert row["value"] == pytest.approx(difference.mean())
+        assert row["shown"] == pytest.approx(2 * spread / math.sqrt(6))
+        assert row["needed"] == math.ceil((2 * spread / 0.01) ** 2)
+        assert row["low"] <= row["needed"] <= row["high"]
+        assert row["enough"] == (row["needed"] <= 6)
+
+
+def test_against_one_layer(archive):
+    rows = onnxinfo.power(archive, against=LAYERS[2])
+    assert [(row["layer"], row["other_layer"]) for row in rows] == [(LAYERS[2], LAYERS[i]) for i in (0, 1, 3)]
+    assert "needed" not in rows[0]
+
+
+def test_the_difference_that_the_samples_show_needs_these_samples(archive):
+    for chance in (0.5, 0.8):
+        for row in onnxinfo.power(archive, chance=chance):
+            assert samples_needed(row["spread"], row["shown"], chance) == row["n"]
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.8, 0.95])
+def test_the_wanted_difference_is_shown_with_the_promised_chance(chance):
+    generator, spread, wanted = np.random.default_rng(0), 0.3, 0.05
+    n = samples_needed(spread, wanted, chance)
+    draws = generator.normal(wanted, spread, (4000, n))
+    shown = draws.mean(1) > 2 * draws.std(1, ddof=1) / math.sqrt(n)
+    assert shown.mean() == pytest.approx(chance, abs=0.03)
+
+
+@pytest.mark.parametrize("n", [3, 10, 50])
+def test_the_range_contains_the_true_number(n):
+    draws = np.random.default_rng(1).normal(0, 0.3, (2000, n))
+    ranges = [spread_range(float(each.std(ddof=1)), n) for each in draws]
+    contained = np.mean([low <= 0.3 <= high for low, high in ranges])
+    assert contained == pytest.approx(0.95, abs=0.015)
+
+
+def test_between_runs(tmp_path):
+    described = fakes.schema(metrics=(fakes.PROVEN_SID,))
+    for name in ("one", "two"):
+        fakes.make(tmp_path / "a.h5", name, described)
+    rows = onnxinfo.power(tmp_path / "a.h5", 1.0)
+    assert [(row["layer"], row["run"], row["other"]) for row in rows] == [(name, "one", "two") for name in LAYERS]
+    # Equal numbers differ by their errors alone.
+    errors = 0.01 * np.sqrt(2) * np.arange(1, 7)
+    assert rows[0]["spread"] == pytest.approx(math.sqrt((errors**2).mean()))
+    assert rows[0]["needed"] == 3
+    with pytest.raises(UsageError, match="compares layers of one run"):
+        onnxinfo.power(tmp_path / "a.h5", 1.0, against=LAYERS[0])
+    names = [f"other {i}" for i in range(fakes.SAMPLES)]
+    fakes.make(tmp_path / "b.h5", "three", fakes.schema(metrics=(fakes.PROVEN_SID,), sample_names=names))
+    with pytest.raises(UsageError, match="have different samples, and differences are paired"):
+        onnxinfo.power([tmp_path / "a.h5", tmp_path / "b.h5"], run=["one", "three"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"difference": 0.0}, "difference=0: a number above 0 expected"),
+        ({"difference": -1.0}, "difference=-1: a number above 0"),
+        ({"difference": math.nan}, "difference=nan"),
+        ({"chance": 0.3}, "chance=0.3: a number from 0.5 to below 1"),
+        ({"confidence": 1.0}, "confidence=1: a number from 0 to below 1"),
+        ({"samples": ["0-1"]}, "run 'one' has 2 samples, from which no spread can be estimated; analyze at least 3"),
+        ({"layers": LAYERS[:1]}, "nothing to compare"),
+        ({"against": "*layer*"}, "matches 4 layers; name one"),
+        ({"against": "nothing"}, "no layer matches 'nothing'"),
+    ],
+)
+def test_bad_requests_are_refused_in_a_line(archive, options, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        onnxinfo.power(archive, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command(archive):
+    command = ["power", str(archive), "--difference", "0.02", "--format", "json"]
+    result = CliRunner().invoke(cli, command, obj={})
+    assert result.exit_code == 0
+    assert [row["needed"] for row in json.loads(result.stdout)] == [
+        row["needed"] for row in onnxinfo.power(archive, 0.02)
+    ]
