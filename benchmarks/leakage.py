@@ -30,32 +30,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[400, 800])
     parser.add_argument("--width", type=int, default=16)
     chosen = parser.parse_args()
-    shared = {
-        "mse": chosen.mse, "layers": chosen.layers, "limit": chosen.limit, "preset": chosen.preset,
-        "labels": f"{chosen.data}:y_test",
-    }  # fmt: skip
-    began = time.perf_counter()
-    first = onnxinfo.leakage(chosen.model, f"{chosen.data}:x_test", **shared)
-    table = first.to_dataframe().set_index("tensor")
-    print(f"{machine()}; {first.samples} images; accuracy without noise {first.accuracy:.3f}", flush=True)
-    print(f"bound, noise and accuracy: {time.perf_counter() - began:.0f} s", flush=True)
-    attacks = {steps: attack(chosen, shared, steps) for steps in chosen.steps}
-    show(table, attacks)
+    print(machine(), flush=True)
+    most = max(chosen.steps)
+    found = {steps: attack(chosen, steps, accuracy=steps == most) for steps in sorted(chosen.steps)}
+    print(f"{found[most].samples} images; accuracy without noise {found[most].accuracy:.3f}", flush=True)
+    show({steps: each.to_dataframe().set_index("tensor") for steps, each in found.items()})
 
 
-def attack(chosen: argparse.Namespace, shared: dict[str, object], steps: int) -> pandas.DataFrame:
-    """Return the table of an attack by decoders that are trained for a number of steps."""
+def attack(chosen: argparse.Namespace, steps: int, *, accuracy: bool) -> onnxinfo.Leakage:
+    """Attack by decoders that are trained for a number of steps."""
     began = time.perf_counter()
     found = onnxinfo.leakage(
-        chosen.model, f"{chosen.data}:x_test", accuracy=False, attack=True, decoder_inputs=f"{chosen.data}:x_train",
-        decoder_steps=steps, decoder_width=chosen.width, decoder_horizontal_flip=True, **shared,
+        chosen.model, f"{chosen.data}:x_test", mse=chosen.mse, layers=chosen.layers, limit=chosen.limit,
+        preset=chosen.preset, labels=f"{chosen.data}:y_test", accuracy=accuracy, attack=True,
+        decoder_inputs=f"{chosen.data}:x_train", decoder_steps=steps, decoder_width=chosen.width,
+        decoder_horizontal_flip=True,
     )  # fmt: skip
     print(f"attack of {steps} steps: {time.perf_counter() - began:.0f} s", flush=True)
-    return found.to_dataframe().set_index("tensor")
+    return found
 
 
-def show(table: pandas.DataFrame, attacks: dict[int, pandas.DataFrame]) -> None:
+def show(attacks: dict[int, pandas.DataFrame]) -> None:
     """Print one row per tensor."""
+    table = attacks[max(attacks)]
     names = ["tensor", "depth", "entries", "noise, std", "bound", "lowest", "accuracy", "95 %"]
     names += [f"decoder, {steps} steps" for steps in attacks] + ["over the bound"]
     print(f"| {' | '.join(names)} |\n|{' --- |' * len(names)}")
@@ -64,7 +61,7 @@ def show(table: pandas.DataFrame, attacks: dict[int, pandas.DataFrame]) -> None:
         cells += [f"{row.lowest:.3f}", f"{row.accuracy:.3f}", f"{row.accuracy_low:.3f} to {row.accuracy_high:.3f}"]
         found = [each.loc[tensor] for each in attacks.values()]
         cells += [f"{each.attack:.3f} ± {each.attack_stderr:.3f}" for each in found]
-        cells.append(f"{found[-1].attack_over_bound:.2f}")
+        cells.append(f"{row.attack_over_bound:.2f}")
         print(f"| {' | '.join(cells)} |")
 
 

@@ -35,6 +35,8 @@ Floats = npt.NDArray[np.float64]
 VARIANCE, RANGE = "variance", "range"
 #: Draws of noise per sample for the accuracy.
 DRAWS = 4
+#: Target for the relative standard error of ``tr(J^T J)`` at each sample.
+TRACE_STDERR = 0.05
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,9 @@ class _Totals:
             x, rows = job.inputs(block)
             counted = job.counted(block)
             stream, division = job.stream("leakage", block[0]), Division(job.batch_size)
-            found = linearize(job.network, x, unit, rows, stream, counted=counted, division=division)
+            found = linearize(
+                job.network, x, unit, rows, stream, stderr=TRACE_STDERR, counted=counted, division=division
+            )
             self.trace[:, block] = [each.normalizer.double().cpu().numpy() for each in found]
             self.trace_stderr[:, block] = [each.normalizer_stderr.double().cpu().numpy() for each in found]
             if counted is not None:
