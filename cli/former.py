@@ -23,7 +23,7 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command on the line, and rename its former options."""
         known = self.list_commands(ctx)
-        if args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
+        if args[0] not in known and not ctx.resilient_parsing:
             raise click.UsageError(no_such("command", args[0], known, ctx.command_path), ctx)
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and rest:

@@ -16,7 +16,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops._op_list import load_op
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..inputs.images import MAX_PIXELS
 from . import protos
@@ -125,7 +125,11 @@ class ImageDecoder(OpRun):
         mode = {"RGB": "RGB", "BGR": "RGB", "Grayscale": "L"}.get(pixel_format)
         if mode is None:
             raise ValueError(f"pixel_format {pixel_format!r} is not one of RGB, BGR and Grayscale")
-        with Image.open(io.BytesIO(encoded.tobytes()), formats=FORMATS) as image:
+        try:
+            opened = Image.open(io.BytesIO(encoded.tobytes()), formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError(f"the image is damaged, or of none of the formats {', '.join(FORMATS)}") from None
+        with opened as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"an image of {image.width}x{image.height} pixels, expected at most {MAX_PIXELS}")
             pixels = np.asarray(image.convert(mode)).reshape(image.height, image.width, -1)

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 from torch import Tensor, nn
 
+from ...errors import ConversionError
 from ...graph.engine import Engine
 from ...graph.reference import Reference
 from ..nodes import Converted, Graph, Node
@@ -28,6 +29,8 @@ class Fallback(nn.Module):
     ----------
     model
         The node as a model of its own; ONNX Runtime is tried before the reference evaluator.
+    label
+        Description of the node for errors.
 
     Raises
     ------
@@ -35,13 +38,20 @@ class Fallback(nn.Module):
         Neither engine has the operator.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, label: str) -> None:
         super().__init__()
         self.model = model
+        self.label = label
         self.engines = _engines(model)
 
     def forward(self, *operands: Any) -> Any:
-        """Run the node on the operands' values; results are on the operands' device."""
+        """Run the node on the operands' values; results are on the operands' device.
+
+        Raises
+        ------
+        ConversionError
+            No engine accepts the operands.
+        """
         device = next((value.device for value in operands if isinstance(value, Tensor)), "cpu")
         inputs = self.model.graph.input
         results = self._run({i.name: to_numpy(value, i.type) for i, value in zip(inputs, operands, strict=True)})
@@ -55,7 +65,12 @@ class Fallback(nn.Module):
             # An engine may have the operator, but not for these element types.
             with contextlib.suppress(Exception):
                 return engine(feeds)
-        return last(feeds)
+        try:
+            return last(feeds)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ConversionError(f"{self.label} cannot run: {' '.join(str(error).split())}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         """Omit the engines, which can be neither copied nor pickled."""
@@ -80,7 +95,7 @@ def fallback(node: Node, graph: Graph) -> Converted:
         opset_imports=[onnx.helper.make_opsetid("" if d == "ai.onnx" else d, v) for d, v in graph.opsets.items()],
         ir_version=_IR_VERSION,
     )
-    return Converted(Fallback(single), inputs)
+    return Converted(Fallback(single, graph.describe(node)), inputs)
 
 
 def _declared(name: str, graph: Graph) -> onnx.ValueInfoProto:
