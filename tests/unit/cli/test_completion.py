@@ -43,3 +43,7 @@ def test_kinds_of_plots_are_choices(monkeypatch, tmp_path):
 def test_metrics_of_the_archive_are_completed(tmp_path):
     fakes.make(tmp_path / "a.h5", "first")
     assert completed("query", str(tmp_path / "a.h5"), "--metric", "g") == ["gradient"]
+
+
+def test_nothing_is_completed_after_an_unknown_command():
+    assert completed("nosuch", "--l") == []
