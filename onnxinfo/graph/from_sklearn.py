@@ -1,7 +1,12 @@
-"""Export a scikit-learn estimator through skl2onnx."""
+"""Export a scikit-learn estimator through skl2onnx.
+
+An estimator of numbers gets one input for all columns. One that was fitted on a DataFrame with columns of text gets an
+input for each column, under its name: noise is added to the numbers, and texts are held.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,14 +22,15 @@ INPUT = "features"
 
 
 def export_sklearn(estimator: Any, example: Any) -> Exported:
-    """Export a fitted estimator or pipeline that takes a table of numbers.
+    """Export a fitted estimator or pipeline that takes a table.
 
     Parameters
     ----------
     estimator
         The estimator.
     example
-        Rows of its input, on which the exported model is checked; default: generated.
+        Rows of its input, on which the exported model is checked; default: generated numbers. Columns of text are only
+        known from a DataFrame.
 
     Raises
     ------
@@ -39,29 +45,74 @@ def export_sklearn(estimator: Any, example: Any) -> Exported:
     if width is None:
         raise UsageError(f"the estimator {name} is not fitted: call fit, then give it again")
     types = needed("skl2onnx.common.data_types", "scikit-learn estimators")
-    given = _rows(example, int(width), name)
     classifies = hasattr(estimator, "predict_proba") or hasattr(estimator, "decision_function")
     options: Any = {id(estimator): {"zipmap": False}} if hasattr(estimator, "predict_proba") else None
-    try:
-        proto = converter.to_onnx(
-            estimator,
-            initial_types=[(INPUT, types.FloatTensorType([None, int(width)]))],
-            target_opset=OPSET,
-            options=options,
-        )
-        expected = _outputs(estimator, given.astype(np.float64), classifies)
-    except Exception as error:
-        raise failure(f"skl2onnx cannot export {name}", error) from None
+    tables = _tables(estimator, example, int(width), types)
+    for table in tables:
+        try:
+            proto = converter.to_onnx(estimator, initial_types=table.types, target_opset=OPSET, options=options)
+            expected = _outputs(estimator, table.rows, classifies)
+            break
+        except Exception as error:
+            if table is tables[-1]:
+                raise failure(f"skl2onnx cannot export {name}", error, _remedy(estimator, table)) from None
     # Of a classifier, only the label and the probabilities are known; other outputs are not compared.
     expected += [None] * (len(proto.graph.output) - len(expected))
     how = f"scikit-learn {_version()}, skl2onnx {converter.__version__}, opset {OPSET}"
-    return Exported(proto, name, how, {INPUT: given}, expected[: len(proto.graph.output)], _SHARE)
+    return Exported(proto, name, how, table.feeds, expected[: len(proto.graph.output)], _SHARE)
+
+
+def _remedy(estimator: Any, table: _Table) -> str:
+    own = "export it yourself and give the ONNX file"
+    is_named = INPUT in table.feeds and hasattr(estimator, "feature_names_in_")
+    return (
+        f"if it takes columns by name or text, give a DataFrame as samples or example; else {own}" if is_named else own
+    )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """An example: what the estimator and the exported model take, and the types of the latter's inputs."""
+
+    rows: Any
+    feeds: dict[str, Array]
+    types: list[tuple[str, Any]]
+
+
+def _tables(estimator: Any, example: Any, width: int, types: Any) -> list[_Table]:
+    """Return the forms in which a table may be taken: numbers in one input, or the columns of a DataFrame."""
+    known = list(getattr(estimator, "feature_names_in_", ()))
+    named = bool(known) and all(name in getattr(example, "columns", ()) for name in known)
+    columns = [_columns(example[known][:_ROWS], types)] if named else []
+    if columns and any(feed.dtype.kind not in "f" for feed in columns[0].feeds.values()):
+        return columns
+    chosen = example[known][:_ROWS] if named else example
+    given = _rows(chosen, width, type(estimator).__name__)
+    # An estimator that knows names warns of arrays.
+    rows = chosen if named else given.astype(np.float64)
+    numbers = _Table(rows, {INPUT: given}, [(INPUT, types.FloatTensorType([None, width]))])
+    return [numbers, *columns]
+
+
+def _columns(rows: Any, types: Any) -> _Table:
+    """Return the columns of a DataFrame, each for an input of its own."""
+    feeds: dict[str, Array] = {}
+    kinds: list[tuple[str, Any]] = []
+    for name in rows.columns:
+        column = np.asarray(rows[name])
+        is_number = column.dtype.kind in "biuf"
+        feeds[name] = column.astype(np.float32 if is_number else str).reshape(-1, 1)
+        kinds.append((name, (types.FloatTensorType if is_number else types.StringTensorType)([None, 1])))
+    return _Table(rows, feeds, kinds)
 
 
 def _rows(example: Any, width: int, name: str) -> Array:
     if example is None:
         return np.random.default_rng(0).standard_normal((_ROWS, width)).astype(np.float32)
-    found = np.asarray(example, dtype=np.float32)
+    try:
+        found = np.asarray(example, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} does not accept the example: give rows of {width} numbers") from None
     if found.ndim != 2 or found.shape[1] != width:
         raise UsageError(f"{name} does not accept an example of shape {found.shape}; give rows of {width} numbers")
     return found

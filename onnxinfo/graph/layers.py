@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..arguments import Names, names_of
 from ..errors import UnknownLayerError, UsageError
@@ -59,7 +60,7 @@ class Layer:
 
 
 @renamed_keywords(perturb="input_tensor")
-def list_layers(model: ModelSource, input_tensor: TensorNames = None) -> list[Layer]:
+def list_layers(model: ModelSource, input_tensor: TensorNames = None, *, example: Any = None) -> list[Layer]:
     """List the tensors that can be analyzed, in the order of the file's nodes.
 
     These are the float tensors of the main graph whose values depend on those of the analysis input (not constants or
@@ -92,6 +93,8 @@ def list_layers(model: ModelSource, input_tensor: TensorNames = None) -> list[La
         See :func:`onnxinfo.load`.
     input_tensor
         Names of the tensors that noise is added to; default: see :func:`perturbed_tensors`.
+    example
+        Input of a torch module, see :func:`onnxinfo.load`.
 
     Returns
     -------
@@ -111,7 +114,7 @@ def list_layers(model: ModelSource, input_tensor: TensorNames = None) -> list[La
     >>> len(layers), [layer.name for layer in layers if layer.default][-2:]
     (22, ['relu_6', 'logits'])
     """
-    loaded = load(model)
+    loaded = load(model, example=example)
     own = _own_layers(whole_layers(loaded), input_tensor)
     return own + _parts(loaded, own)
 

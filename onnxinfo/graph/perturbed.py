@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence, Set
+from typing import Any
 
 from ..errors import ModelError, UsageError
 from ..moved import renamed_keywords, warn_former
@@ -19,7 +20,7 @@ TensorNames = str | Sequence[str] | None
 
 
 @renamed_keywords(perturb="input_tensor")
-def perturbed_tensors(model: ModelSource, input_tensor: TensorNames = None) -> list[str]:
+def perturbed_tensors(model: ModelSource, input_tensor: TensorNames = None, *, example: Any = None) -> list[str]:
     """Return the names of the tensors that noise is added to.
 
     By default these are all float graph inputs that hold data and that some float tensor depends on. Scalars, attention
@@ -34,6 +35,8 @@ def perturbed_tensors(model: ModelSource, input_tensor: TensorNames = None) -> l
         See :func:`onnxinfo.load`.
     input_tensor
         One or several float tensors of the graph to add noise to instead.
+    example
+        Input of a torch module, see :func:`onnxinfo.load`.
 
     Raises
     ------
@@ -48,7 +51,7 @@ def perturbed_tensors(model: ModelSource, input_tensor: TensorNames = None) -> l
     >>> onnxinfo.perturbed_tensors("digits-cnn.onnx")
     ['image']
     """
-    flow = load(model).flow
+    flow = load(model, example=example).flow
     if input_tensor:
         return _given(flow, [input_tensor] if isinstance(input_tensor, str) else list(input_tensor))
     ids = {name for name in flow.inputs if flow.is_float(name) and holds_ids(flow, name) and _embeddings(flow, name)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ METADATA = "onnxinfo_pruned"
 SCOPES = ("global", "layer")
 
 
-def prune(model: ModelSource, keep: float, *, scope: str = "global") -> Model:
+def prune(model: ModelSource, keep: float, *, scope: str = "global", example: Any = None) -> Model:
     """Keep the given fraction of the weights, those of largest magnitude, and set the others to zero.
 
     Weights are the float initializers of at least two dimensions read by convolutions, matrix products, recurrent
@@ -35,6 +36,8 @@ def prune(model: ModelSource, keep: float, *, scope: str = "global") -> Model:
         first ones in the file are kept.
     scope
         ``global``: one threshold for the whole model; ``layer``: the same fraction of every initializer.
+    example
+        Input of a torch module, see :func:`onnxinfo.load`.
 
     Returns
     -------
@@ -61,7 +64,7 @@ def prune(model: ModelSource, keep: float, *, scope: str = "global") -> Model:
         raise UsageError(f"keep {keep} is not usable: give a share above 0 and at most 1, such as 0.38")
     if scope not in SCOPES:
         raise UsageError(f"scope '{scope}' is unknown: use {' or '.join(SCOPES)}")
-    loaded = load(model)
+    loaded = load(model, example=example)
     proto = protos.copy_into(onnx.ModelProto(), loaded.proto)
     tensors = _weights(Dataflow(proto.graph))
     if not tensors:

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -97,7 +98,14 @@ def select_pairs(model: ModelSource, layers: Names = (), exclude: Names = ()) ->
     return pairs
 
 
-def rescale(model: ModelSource, factor: float = RESCALE_FACTOR, layers: Names = (), exclude: Names = ()) -> Model:
+def rescale(
+    model: ModelSource,
+    factor: float = RESCALE_FACTOR,
+    layers: Names = (),
+    exclude: Names = (),
+    *,
+    example: Any = None,
+) -> Model:
     """Divide layers by a factor and multiply the following layers by it, so that the outputs stay the same.
 
     For layers L and L+1: ``W(L) / factor``, ``b(L) / factor``, ``W(L+1) * factor``, the bias of L+1 unchanged.
@@ -111,6 +119,8 @@ def rescale(model: ModelSource, factor: float = RESCALE_FACTOR, layers: Names = 
     layers, exclude
         Patterns, see :func:`onnxinfo.select_layers`: a pair is rescaled if a tensor between its layers is selected.
         Default: all of :func:`neighbors`.
+    example
+        Input of a torch module, see :func:`onnxinfo.load`.
 
     Returns
     -------
@@ -134,7 +144,7 @@ def rescale(model: ModelSource, factor: float = RESCALE_FACTOR, layers: Names = 
     """
     if not (math.isfinite(factor) and factor > 0):
         raise UsageError(f"factor {factor} is not usable: give a positive number, such as 4")
-    loaded = load(model)
+    loaded = load(model, example=example)
     pairs = select_pairs(loaded, layers, exclude)
     proto = protos.copy_into(onnx.ModelProto(), loaded.proto)
     operands = _Operands(proto.graph)

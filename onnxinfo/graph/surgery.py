@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import itertools
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import onnx
 
@@ -18,7 +19,7 @@ from .functions import function_key
 from .model import Model, ModelSource, load
 
 
-def expose(model: ModelSource, tensors: Names) -> Model:
+def expose(model: ModelSource, tensors: Names, *, example: Any = None) -> Model:
     """Make tensors of a model additional outputs, after the original ones.
 
     Parameters
@@ -28,6 +29,8 @@ def expose(model: ModelSource, tensors: Names) -> Model:
     tensors
         Names of tensors of the main graph: computed values, inputs or initializers. Existing outputs and duplicates
         are ignored.
+    example
+        Input of a torch module, see :func:`onnxinfo.load`.
 
     Returns
     -------
@@ -47,7 +50,7 @@ def expose(model: ModelSource, tensors: Names) -> Model:
     >>> [output.name for output in model.proto.graph.output]
     ['logits', 'relu', 'relu_1']
     """
-    loaded = load(model)
+    loaded = load(model, example=example)
     names = [output.name for output in loaded.proto.graph.output]
     values = _Values(loaded.proto.graph)
     added = [values.declared(name) for name in dict.fromkeys(names_of(tensors, "tensors")) if name not in names]
@@ -82,7 +85,7 @@ def expose_only(model: ModelSource, tensors: Sequence[str]) -> Model:
     return _part(loaded, [], tensors, keep_inputs=True)
 
 
-def extract(model: ModelSource, inputs: Names, outputs: Names) -> Model:
+def extract(model: ModelSource, inputs: Names, outputs: Names, *, example: Any = None) -> Model:
     """Extract the part of a graph between tensors.
 
     Parameters
@@ -94,6 +97,8 @@ def extract(model: ModelSource, inputs: Names, outputs: Names) -> Model:
         and initializers may be named too, and then become required inputs.
     outputs
         Names of tensors that become the only graph outputs, in this order.
+    example
+        Input of a torch module, see :func:`onnxinfo.load`.
 
     Returns
     -------
@@ -113,7 +118,8 @@ def extract(model: ModelSource, inputs: Names, outputs: Names) -> Model:
     >>> [value.name for value in model.proto.graph.input], [node.op_type for node in model.proto.graph.node]
     (['relu_6'], ['AveragePool', 'Reshape', 'Gemm'])
     """
-    return _part(load(model), names_of(inputs, "inputs"), names_of(outputs, "outputs"), keep_inputs=False)
+    loaded = load(model, example=example)
+    return _part(loaded, names_of(inputs, "inputs"), names_of(outputs, "outputs"), keep_inputs=False)
 
 
 def _part(model: Model, inputs: Sequence[str], outputs: Sequence[str], *, keep_inputs: bool) -> Model:

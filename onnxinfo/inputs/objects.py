@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 MAX_HELD_BYTES = 1 << 30
 #: Number of items of a dataset that are read for their labels, if it does not list them.
 MOST_READ_FOR_LABELS = 4096
+#: Remark on a loader that shuffles: its order is another one each time, and an analysis must be repeatable.
+_NOT_SHUFFLED = "that of the dataset, which the DataLoader would shuffle"
 _STORED_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
@@ -117,7 +119,8 @@ class DatasetRows(Rows):
             listed = getattr(self._dataset, name, None)
             if listed is not None and hasattr(listed, "__len__") and len(listed) == len(self):
                 return _labels(list(listed))
-        if not isinstance(self._dataset[0], tuple | list):
+        first = self._dataset[0]
+        if not isinstance(first, tuple | list) or len(first) < 2:
             return None, []
         if len(self) > MOST_READ_FOR_LABELS:
             logger.warning("the dataset has %d items and does not list its labels: give labels", len(self))
@@ -135,13 +138,19 @@ class _LabeledRows(MemoryRows):
 
 
 def _of_loader(loader: Any) -> Rows:
-    """Return the dataset's items in its own order if the loader only batches them; else hold what it yields."""
+    """Return the dataset's items in its own order if the loader only batches or shuffles them.
+
+    What any other loader yields is held.
+    """
     collate = getattr(loader.collate_fn, "__name__", "")
     sampler = type(loader.sampler).__name__
     if collate == "default_collate" and sampler in ("SequentialSampler", "RandomSampler"):
         if not len(loader.dataset):
             raise InputError("the DataLoader is empty; expected at least one sample")
-        return DatasetRows(loader.dataset)
+        rows = DatasetRows(loader.dataset)
+        if sampler == "RandomSampler":
+            rows.order = _NOT_SHUFFLED
+        return rows
     return _held(_items(loader), "DataLoader")
 
 

@@ -70,7 +70,8 @@ def open_samples(
         arrays may have channels first or last, or no channel axis if the model takes one channel. A table: ``.csv`` or
         ``.parquet`` with a column per feature, ``.csv:NAME,NAME`` for some of them, or a DataFrame of pandas or polars.
         Pictures of PIL, a torch tensor, a torch Dataset or DataLoader, whose items are samples or pairs of sample and
-        label; a DataLoader that only batches its dataset is read in the dataset's order. A folder, a glob pattern or a
+        label; a DataLoader that only batches or shuffles its dataset
+        is read in the dataset's order. A folder, a glob pattern or a
         sequence of recordings, ``.wav`` or ``.flac``. Texts: ``.txt`` with one per line, or ``.csv:column``.
     shape
         Shape of one sample as declared by the model, without batch axis; a str or None is a dynamic size.
@@ -147,6 +148,7 @@ def open_samples(
         placed = _place(values, opened, output, resize, box_scale)
         samples = Samples(opened, target, placed, tuple(extent[name] for name in target.names))
     samples.check()
+    samples.order = "" if rows is None else rows.order
     return samples
 
 

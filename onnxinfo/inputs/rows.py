@@ -50,6 +50,8 @@ class Rows(ABC):
         Names of a row's axes; None if shape and type determine them.
     units
         Names of the values along a row's only axis, such as a table's columns; None if they have no names.
+    order
+        Remark on their order, if it is not the one that was given; empty otherwise.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Rows(ABC):
     dtype: np.dtype[Any]
     axes: tuple[str, ...] | None = None
     units: tuple[str, ...] | None = None
+    order: str = ""
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -55,6 +55,11 @@ class SampleSet:
         """Name and reason of every sample that was left out."""
         return [each for samples in self.inputs.values() for each in samples.unreadable]
 
+    @property
+    def order(self) -> str:
+        """Remark on the samples' order; empty if it is the one that was given."""
+        return next((samples.order for samples in self.inputs.values() if samples.order), "")
+
     def feeds(self, indices: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
         """Return a batch of every input; see :meth:`~onnxinfo.samples.Samples.batch`."""
         return {name: samples.batch(indices) for name, samples in self.inputs.items()}

@@ -57,6 +57,8 @@ class Samples:
         Name and reason of every sample that was left out.
     available
         Number of samples in the source, including those left out and those beyond the limit.
+    order
+        Remark on their order, if it is not the one that was given, as that of a DataLoader that shuffles.
 
     Examples
     --------
@@ -74,6 +76,7 @@ class Samples:
         self.units = opened.units
         self.preprocessing = preprocessing
         self._source, self._boxes = opened.source, opened.boxes
+        self.order = ""
         self._real_names: list[str] = []
 
     def __len__(self) -> int:

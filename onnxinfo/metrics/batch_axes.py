@@ -139,7 +139,7 @@ def _holds(session: Session, feeds: Mapping[str, Array], name: str, axis: int) -
     before = session.run(feeds)
     for entry in (0, count - 1):
         other = np.moveaxis(np.array(feeds[name]), axis, 0)
-        other[entry] = np.roll(other[entry - 1], 1) if other.dtype.kind in "iub" else -other[entry] + 0.5
+        other[entry] = -other[entry] + 0.5 if other.dtype.kind == "f" else np.roll(other[entry - 1], 1)
         after = session.run({**feeds, name: np.ascontiguousarray(np.moveaxis(other, 0, axis))})
         if not all(_alone(before[output], after[output], entry, count) for output in before):
             return False

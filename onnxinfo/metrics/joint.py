@@ -48,6 +48,7 @@ class JoinedSamples(Samples):
         self._main = next((each for each in own if each.is_image), providers[0].main)
         self.labels, self.classes = self.main.labels, self.main.classes
         self.positions, self.available = self.main.positions, self.main.available
+        self.order = samples.order
         self.unreadable = list(dict.fromkeys(bad for each in own for bad in each.unreadable))
         self.preprocessing = self.main.preprocessing
         firsts = [each.perturbed([0])[0] for each in providers]

@@ -73,13 +73,14 @@ def convert(
     *,
     fallback: bool = True,
     shapes: Shapes = MappingProxyType({}),
+    example: Any = None,
 ) -> fx.GraphModule:
     """Convert an ONNX model to a differentiable :class:`torch.fx.GraphModule`.
 
     Parameters
     ----------
     model
-        A path, bytes, ``ModelProto`` or loaded :class:`~onnxinfo.graph.model.Model`.
+        See :func:`onnxinfo.load`.
     outputs
         Names of the tensors to return, any tensors of the graph; default: the graph outputs. The module contains only
         the nodes that they need.
@@ -89,6 +90,8 @@ def convert(
     shapes
         Shapes of graph inputs, by name, to which the graph is specialized: what depends on shapes alone is computed
         now, and only inputs of these shapes are accepted. None leaves the size of an axis free.
+    example
+        Input of a torch module, see :func:`onnxinfo.load`.
 
     Returns
     -------
@@ -114,7 +117,7 @@ def convert(
     [(2, 16, 8, 8), (2, 10)]
     """
     outputs = None if outputs is None else names_of(outputs, "outputs")
-    scope = Scope.of(*needed_part(model, outputs, shapes), fallback=fallback, shapes=shapes)
+    scope = Scope.of(*needed_part(load(model, example=example), outputs, shapes), fallback=fallback, shapes=shapes)
     module = _GraphBuilder(scope, shapes).build(outputs)
     _align(module)
     module.meta["conversions"] = scope.conversions

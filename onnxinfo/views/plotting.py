@@ -16,7 +16,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from ..arguments import Names, values_of
 from ..errors import UsageError
@@ -196,6 +196,12 @@ def figure_plot(
     return lambda draw: Plot(name, draw, metrics, default, files, maps, also, animated)
 
 
+@overload
+def plot(
+    path: Paths, kind: str, output: str | os.PathLike[str] | None = None, *, ax: None = None, **options: Any
+) -> Figure: ...
+@overload
+def plot(path: Paths, kind: str, output: None = None, *, ax: Axes, **options: Any) -> Axes: ...
 def plot(
     path: Paths,
     kind: str,
@@ -203,7 +209,7 @@ def plot(
     *,
     ax: Axes | None = None,
     **options: Any,
-) -> Figure:
+) -> Figure | Axes:
     """Draw a plot of the given kind.
 
     Notebooks show the figure that is returned. It is a matplotlib figure, which can be changed and saved, and belongs
@@ -239,8 +245,8 @@ def plot(
 
     Returns
     -------
-    Figure
-        The matplotlib figure; with `ax`, the one that it belongs to.
+    Figure or Axes
+        The matplotlib figure; with `ax`, the axes, so that a notebook shows the figure that they belong to only once.
 
     Raises
     ------
@@ -261,7 +267,7 @@ def plot(
         _check_options(kind, [*inspect.signature(draw).parameters][2:], options)
     given = options if ax is None else {"ax": ax, **options}
     drawn: Figure = draw(path, output, **given)
-    return drawn
+    return drawn if ax is None else ax
 
 
 def _check_options(plot: str, known: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -277,13 +283,23 @@ def _check_axes(output: object, options: Mapping[str, Any]) -> None:
         raise UsageError(f"ax and {given[0]} are given; the figure of ax is yours: leave out {given[0]}")
 
 
+@overload
+def plot_curve(
+    path: Paths,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    ax: None = None,
+    **options: Unpack[CurveOptions],
+) -> Figure: ...
+@overload
+def plot_curve(path: Paths, output: None = None, *, ax: Axes, **options: Unpack[CurveOptions]) -> Axes: ...
 def plot_curve(
     path: Paths,
     output: str | os.PathLike[str] | None = None,
     *,
     ax: Axes | None = None,
     **options: Unpack[CurveOptions],
-) -> Figure:
+) -> Figure | Axes:
     """Draw metrics by depth with their spread over samples, one line per run.
 
     All samples that have a value are included; layers with unproven samples have hollow markers.
@@ -300,8 +316,8 @@ def plot_curve(
 
     Returns
     -------
-    Figure
-        The matplotlib figure.
+    Figure or Axes
+        The matplotlib figure; with `ax`, the axes.
 
     Raises
     ------
@@ -314,7 +330,9 @@ def plot_curve(
     >>> figure.axes[0].get_xlabel()
     'relative depth of the layer'
     """
-    return plot(path, "curve", output, ax=ax, **options)
+    given: Any = {**options} if ax is None else {"ax": ax, **options}
+    drawn: Figure | Axes = plot(path, "curve", output, **given)
+    return drawn
 
 
 def plot_maps(

@@ -327,6 +327,8 @@ def _open_job(
     samples = open_analyzed(loaded, inputs, chosen_input, crops)
     loaded = runnable(loaded, samples)
     _report_unreadable(samples, anonymous=config.out.anonymous_names)
+    if samples.order:
+        logger.warning("order of the samples: %s; a random part is drawn with shuffle=True and a limit", samples.order)
     card = _examined(loaded, samples, config, reopening(loaded, inputs, chosen_input, crops))
     provider = open_provider(loaded, samples, perturbed, leave_out=not chosen_input.input_tensor)
     listed, chosen = choose_layers(loaded, provider.tensors, selection.layers, selection.exclude)
@@ -456,6 +458,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
     provenance = {
         "model_name": provider.model.name,
         "unreadable_samples": [f"{name}: {reason}" if name else reason for name, reason in provider.samples.unreadable],
+        **({"samples_order": provider.samples.order} if provider.samples.order else {}),
         "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else platform.machine(),
         **({} if job.card is None else {ATTRIBUTE: job.card.to_dict()}),
         **_precision(provider.model),

@@ -36,6 +36,7 @@ from ..moved import present_names
 from ..outputs import claim_folder
 from ..text import no_such
 from .computing import computing
+from .given_model import given_model
 from .notebook import reporting
 from .open_model import open_model, runnable, with_chosen_parts
 
@@ -45,6 +46,7 @@ def train_decoder(
     inputs: Any,
     folder: str | os.PathLike[str],
     *,
+    example: Any = None,
     layers: Names = (),
     exclude: Names = (),
     input: InputConfig = InputConfig(),
@@ -64,6 +66,8 @@ def train_decoder(
         Training samples, see :func:`onnxinfo.open_samples`; a fraction is held out for validation.
     folder
         Folder of the decoders. Existing ones are not trained again.
+    example
+        Input of a torch module, see :func:`~onnxinfo.load`; by default the first samples, if these are float arrays.
     input, decoder
         How samples are read, and how decoders are trained; see :mod:`onnxinfo.config`.
     seed
@@ -113,7 +117,7 @@ def train_decoder(
     config = configure(base, named, "input", "ru.decoder")
     claim_folder(folder)
     with computing(config.execution.timeout):
-        return _trained(model, inputs, Path(folder), config, reporting(progress))
+        return _trained(given_model(model, inputs, example), inputs, Path(folder), config, reporting(progress))
 
 
 def _trained(model: ModelSource, inputs: Any, folder: Path, config: Config, report: Report) -> list[StoredDecoder]:

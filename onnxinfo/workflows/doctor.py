@@ -15,6 +15,7 @@ from ..graph.perturbed import perturbed_tensors
 from ..inputs.sample_sets import SampleSet
 from ..metrics.joint import open_provider
 from .computing import computing
+from .given_model import given_model
 from .open_model import open_model
 from .open_samples import open_analyzed, reopening
 
@@ -26,6 +27,7 @@ def doctor(
     model: ModelSource,
     inputs: Any,
     *,
+    example: Any = None,
     input: InputConfig = InputConfig(),
     timeout: float = ExecutionConfig.timeout,
     **flat: Unpack[InputOptions],
@@ -38,6 +40,8 @@ def doctor(
         See :func:`onnxinfo.load`.
     inputs
         Samples as for :func:`onnxinfo.analyze`.
+    example
+        Input of a torch module, see :func:`~onnxinfo.load`; by default the first samples, if these are float arrays.
     input
         How samples are read; see :mod:`onnxinfo.config`. Presets, scales and layouts are compared only if ``labels``
         are given.
@@ -66,7 +70,7 @@ def doctor(
     """
     chosen = configure(Config(input=input), flat, "input").input
     with computing(timeout):
-        opened = open_model(model, chosen, inputs)
+        opened = open_model(given_model(model, inputs, example), chosen, inputs)
         samples = open_analyzed(opened, inputs, chosen)
         card = examine(opened, samples, chosen, reopening(opened, inputs, chosen), most=TRIED_SAMPLES)
         return replace(card, obstacle=_obstacle(opened, samples, chosen))

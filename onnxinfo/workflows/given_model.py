@@ -9,7 +9,7 @@ import numpy as np
 
 from ..graph.frameworks import framework_of
 from ..graph.model import ModelSource, load
-from ..inputs.objects import plain
+from ..inputs.objects import is_frame, plain
 from ..inputs.rows import Rows
 
 
@@ -22,7 +22,8 @@ def given_model(model: ModelSource, inputs: Any = None, example: Any = None) -> 
         The model.
     inputs
         Samples; a torch module is exported from the first of them if there is no example and they are float arrays or
-        tensors, which are the model's input as they are.
+        tensors, which are the model's input as they are, and an estimator from a DataFrame, which tells the types of
+        its columns.
     example
         See :func:`onnxinfo.load`.
     """
@@ -30,6 +31,13 @@ def given_model(model: ModelSource, inputs: Any = None, example: Any = None) -> 
         return model
     if example is None and framework_of(model) == "torch":
         example = _first(inputs)
+    if (
+        example is None
+        and framework_of(model) == "sklearn"
+        and is_frame(inputs)
+        and hasattr(model, "feature_names_in_")
+    ):
+        example = inputs
     return load(model, example=example)
 
 

@@ -34,6 +34,7 @@ from ..termination import orderly_termination
 from ..text import no_such
 from .analyze import Ready, complete, ready
 from .computing import computing
+from .given_model import given_model
 from .notebook import reporting
 from .open_job import Opened, leading, open_job
 from .open_model import open_model, with_moved_parts
@@ -151,6 +152,7 @@ def sensitivity(
     inputs: Any,
     output: str | os.PathLike[str] | None = None,
     *,
+    example: Any = None,
     layers: Names = (),
     exclude: Names = (),
     input: InputConfig = InputConfig(),
@@ -172,6 +174,8 @@ def sensitivity(
         As for :func:`onnxinfo.analyze`.
     output
         Archive to which the numbers are added as a run with the metric ``sensitivity``; None: none.
+    example
+        Input of a torch module, see :func:`~onnxinfo.load`; by default the first samples, if these are float arrays.
     layers, exclude
         Patterns, see :func:`onnxinfo.select_layers`; default: the default layers of :func:`onnxinfo.list_layers` that
         lead to the target.
@@ -220,6 +224,7 @@ def sensitivity(
     config = configure(configure(base, given, "input", "sensitivity", "execution", "output"), seed, "sid")
     report = reporting(progress)
     with computing(config.execution.timeout):
+        model = given_model(model, inputs, example)
         if output is None:
             opened = open_sensitivity(model, inputs, config)
             found = measure_sensitivity(opened.job, opened.target, opened.shown, report)

@@ -6,8 +6,10 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+import torch
 from archive_fakes import PROVEN_SID, make, schema, table_schema
 from places import DOCS
+from torch.utils.data import DataLoader, TensorDataset
 
 import onnxinfo
 from onnxinfo.archive.format import COMPRESSION, MARKS, PROOF, STATUS, VERSION
@@ -60,7 +62,7 @@ def files(tmp_path_factory):
     make(made, "joint", table_schema(inputs=parts))
     analyzed = onnxinfo.analyze(
         replace(onnxinfo.load(bundled("digits-cnn.onnx")), exported="torch 2.11"),
-        f"{bundled('digits.npz')}:images",
+        DataLoader(TensorDataset(torch.from_numpy(np.load(bundled("digits.npz"))["images"])), shuffle=True),
         folder / "real.h5",
         layers=["relu_4", "relu_4[0]"],
         limit=2,

@@ -34,8 +34,8 @@ def test_the_notebook_runs(tmp_path):
     for last in ("run.to_dataframe()", 'data.sid.mean("sample")'):
         assert "text/html" in shown[last][0].data
     pictures = [output for outputs in shown.values() for output in outputs if "image/png" in output.get("data", {})]
-    # The curve, the axes of the notebook's own figure, which are shown twice, and the map.
-    assert len(pictures) == 4
+    # The curve, the notebook's own figure, and the map.
+    assert len(pictures) == 3
     assert all(len(output.data["image/png"]) > 5000 for output in pictures)
 
 

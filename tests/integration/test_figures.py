@@ -61,7 +61,7 @@ def test_plots_of_one_panel_go_into_axes(kind, archive):
     options = {"run": "first", **ONE_PANEL[kind]}
     figure = Figure()
     left, right = figure.subplots(1, 2)
-    assert onnxinfo.plot(archive, kind, ax=right, **options) is figure
+    assert onnxinfo.plot(archive, kind, ax=right, **options) is right
     assert not left.has_data()
     assert right.has_data()
     assert right.get_xlabel()

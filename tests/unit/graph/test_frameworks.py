@@ -181,6 +181,41 @@ def test_a_torch_module(torch, tmp_path):
         assert archive["Sequential"].provenance["exported_by"].startswith(f"torch {torch.__version__}, torch.onnx with")
 
 
+CNN, IMAGES = bundled("digits-cnn.onnx"), f"{bundled('digits.npz')}:images"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda **given: onnxinfo.list_layers(CNN, **given),
+        lambda **given: onnxinfo.perturbed_tensors(CNN, **given),
+        lambda **given: onnxinfo.convert(CNN, **given),
+        lambda **given: onnxinfo.expose(CNN, ["relu"], **given),
+        lambda **given: onnxinfo.extract(CNN, ["relu"], ["logits"], **given),
+        lambda **given: onnxinfo.prune(CNN, 0.5, **given),
+        lambda **given: onnxinfo.rescale(CNN, **given),
+        lambda **given: onnxinfo.check_model(CNN, **given),
+        lambda **given: onnxinfo.doctor(CNN, IMAGES, limit=2, **given),
+        lambda **given: onnxinfo.sensitivity(CNN, IMAGES, limit=2, **given),
+        lambda **given: onnxinfo.train_decoder(CNN, IMAGES, "unused", limit=2, **given),
+    ],
+)
+def test_functions_of_a_model_take_the_example_of_a_module(call, tmp_path, monkeypatch):
+    """A file has none, so that it is refused; `load` uses it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(onnxinfo.UsageError, match="'example' is the input of a torch module or Keras model, and the"):
+        call(example=np.zeros((1, 1, 8, 8)))
+
+
+@pytest.mark.slow
+def test_layers_of_a_torch_module_and_its_conversion(torch):
+    net, example = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)), torch.ones(1, 3)
+    layers = onnxinfo.list_layers(net, example=example)
+    assert [layer.op for layer in layers if layer.default] == ["Relu", "Gemm"]
+    (found,) = onnxinfo.convert(net, example=example)(example)
+    torch.testing.assert_close(found, net(example))
+
+
 @pytest.mark.slow
 def test_torch_modules_with_several_inputs_and_fixed_sizes(torch):
     class Sum(torch.nn.Module):
@@ -234,6 +269,45 @@ def test_estimators(tmp_path):
         onnxinfo.load(perceptron, example=[[1, 2]])
     with pytest.raises(onnxinfo.ModelError, match="skl2onnx cannot export DBSCAN"):
         onnxinfo.load(DBSCAN().fit(x))
+
+
+@pytest.mark.slow
+def test_a_pipeline_with_columns_of_text(tmp_path):
+    """Its numbers get noise, and its texts are held; without a table nobody knows that it has texts."""
+    pytest.importorskip("skl2onnx")
+    pandas = pytest.importorskip("pandas")
+    from sklearn.compose import ColumnTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    chance = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {
+            "age": chance.normal(40, 10, 60),
+            "job": chance.choice(["cook", "nurse"], 60),
+            "hours": chance.normal(38, 5, 60),
+        }
+    )
+    numbers = ("numbers", StandardScaler(), ["age", "hours"])
+    labels = ((frame.age > 40) ^ (frame.job == "cook")).astype(int)
+    text = make_pipeline(ColumnTransformer([numbers, ("text", OneHotEncoder(), ["job"])]), LogisticRegression())
+    result = onnxinfo.analyze(text.fit(frame, labels), frame, tmp_path / "a.h5", limit=4)
+    with onnxinfo.open(result) as archive:
+        run = archive[result.run]
+        assert run.recipe["perturbed"] == ["age", "hours"]
+        assert run.values("sid")["converged"].all()
+    with pytest.raises(
+        onnxinfo.ModelError, match="if it takes columns by name or text, give a DataFrame as samples or"
+    ):
+        onnxinfo.load(text)
+    columns = make_pipeline(ColumnTransformer([numbers]), LogisticRegression()).fit(frame[["age", "hours"]], labels)
+    plain = make_pipeline(StandardScaler(), LogisticRegression()).fit(frame[["age", "hours"]], labels)
+    for estimator, inputs in ((columns, ["age", "hours"]), (plain, ["features"])):
+        model = onnxinfo.load(estimator, example=frame)
+        assert [value.name for value in model.proto.graph.input] == inputs
+    with pytest.raises(onnxinfo.UsageError, match="does not accept the example: give rows of 2 numbers"):
+        onnxinfo.load(plain, example=[["a", "b"]])
 
 
 @pytest.mark.slow

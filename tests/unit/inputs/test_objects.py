@@ -79,6 +79,23 @@ def test_datasets_and_loaders_with_labels(given):
     assert samples.digest() == opened(plain(given)).digest()
 
 
+def test_a_loader_that_shuffles_says_that_its_order_is_left(tmp_path, caplog):
+    """Its order would be another one each time."""
+    assert opened(DataLoader(Items(PAIRS), batch_size=4)).order == ""
+    shuffling = DataLoader(Items(PAIRS), batch_size=4, shuffle=True)
+    assert opened(shuffling, limit=2).order == "that of the dataset, which the DataLoader would shuffle"
+    data = np.load(bundled("digits.npz"))
+    images = torch.from_numpy(data["images"][:4, None] / np.float32(255))
+    loader = DataLoader(TensorDataset(images), shuffle=True)
+    result = onnxinfo.analyze(bundled("digits-cnn.onnx"), loader, tmp_path / "a.h5", layers=["relu"], limit=2)
+    assert (
+        caplog.text.count("order of the samples: that of the dataset, which the DataLoader would shuffle; a random")
+        == 1
+    )
+    with onnxinfo.open(result) as archive:
+        assert archive[result.run].provenance["samples_order"].startswith("that of the dataset")
+
+
 def test_a_dataset_is_read_in_pieces():
     given = Items([x for x, _ in PAIRS])
     samples = opened(given, limit=2)
