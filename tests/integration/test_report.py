@@ -196,6 +196,23 @@ def test_bands_of_the_samples_do_not_cover_each_other(browser):
     box.click()
 
 
+def test_a_single_runs_curve_is_as_tall_as_its_headline(browser, page, tmp_path):
+    """Slanted names take their height from no curve, and sentences name layers as the curve does."""
+    rows = [LayerRow(f"/net/block{i}/Relu_output_0", i, "Relu", f"relu_{i}", i, 1, "16") for i in range(12)]
+    archive = fakes.make(tmp_path / "a.h5", described=fakes.schema(layers=rows, metrics=(fakes.SID,)))
+    with visit(browser, onnxinfo.report(archive, tmp_path / "r.html"), page):
+        card, headline = browser.find_element("id", "curves"), find(browser, ".headline")[0]
+        assert abs(card.rect["y"] - headline.rect["y"]) < 2
+        assert abs(card.rect["height"] - headline.rect["height"]) < 2
+        content = find(browser, ".headline > :last-child")[0].rect
+        below = card.rect["y"] + card.rect["height"] - (content["y"] + content["height"])
+        assert 0 < below < 60  # the curve does not make the row taller than what the headline says
+        assert browser.find_element("id", "curve").rect["height"] > 300
+        said = " ".join(each.get_attribute("textContent") for each in find(browser, ".sentences li"))
+        assert "block" in said
+        assert "/net/" not in said
+
+
 def test_differences_name_the_runs(browser):
     headings = [each.text for each in find(browser, "#comparison thead th")]
     assert headings[2:4] == ["first", "second"]

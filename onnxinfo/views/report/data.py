@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,7 @@ def run_data(view: RunView, budget: int) -> dict[str, Any]:
     figures = [dataclasses.asdict(each) for each in key_figures(view)]
     # The accuracy and the number of warnings are said elsewhere on the page.
     said = [minus_signs(printable(text)) for text in tell(view, without=(accuracy,))]
+    shorts = short_names([row.name for row in view.layers], 24)
     layers = [
         {
             "name": row.name,
@@ -105,7 +107,7 @@ def run_data(view: RunView, budget: int) -> dict[str, Any]:
             "parameters": row.parameters,
             "shape": row.shape,
         }
-        for row, short in zip(view.layers, short_names([row.name for row in view.layers], 24), strict=True)
+        for row, short in zip(view.layers, shorts, strict=True)
     ]
     return {
         "name": view.name,
@@ -126,8 +128,19 @@ def run_data(view: RunView, budget: int) -> dict[str, Any]:
         "inputs": _inputs(view),
         "warnings": warnings(view),
         "figures": figures,
-        "sentences": said,
+        "sentences": _with_short_names(said, [printable(row.name) for row in view.layers], shorts),
     }
+
+
+def _with_short_names(sentences: Sequence[str], names: Sequence[str], shorts: Sequence[str]) -> list[str]:
+    """Return sentences that name layers as curve and graph do, where their own names are longer."""
+    longer = {name: short for name, short in zip(names, shorts, strict=True) if len(short) < len(name)}
+    if not longer:
+        return list(sentences)
+    either = "|".join(re.escape(name) for name in sorted(longer, key=len, reverse=True))
+    # A name may be a part of another one.
+    whole = re.compile(rf"(?<![\w/.])(?:{either})(?![\w/])")
+    return [whole.sub(lambda found: longer[found[0]], text) for text in sentences]
 
 
 def _card(view: RunView) -> list[str]:

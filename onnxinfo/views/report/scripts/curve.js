@@ -47,18 +47,27 @@ const curve = (() => {
     const alike = new Set(lines.map(({ run }) => run.layers.map((layer) => `${layer.depth} ${layer.name}`).join("\n"))).size === 1;
     if (alike) lines[0].run.layers.forEach((layer) => { if (!named.has(layer.depth)) named.set(layer.depth, layer.short); });
     else lines.forEach(({ run }) => run.layers.forEach((layer) => named.set(layer.depth, String(layer.depth))));
-    const depths = [...named.keys()].sort((a, b) => a - b), longest = Math.max(...[...named.values()].map((text) => Math.min(text.length, 14)));
+    const depths = [...named.keys()].sort((a, b) => a - b), longest = (most) => Math.max(...[...named.values()].map((text) => Math.min(text.length, most)));
     // Slanted names need the height of a line each, level ones their own length.
-    const level = depths.length * (longest * 6.6 + 10) <= inner;
+    const level = depths.length * (longest(14) * 6.6 + 10) <= inner, most = level ? 14 : 18;
     let last = -Infinity;
     depths.forEach((depth) => {
-      const place = x(depth), text = named.get(depth), short = text.length > 14 ? `…${text.slice(-13)}` : text;
+      const place = x(depth), text = named.get(depth), short = text.length > most ? `…${text.slice(1 - most)}` : text;
       found.push(vector("line", { class: "tick", x1: place, x2: place, y1: bottom, y2: bottom + 4 }));
       if (!level && place - last < 17) return;
       last = place;
       found.push(vector("text", { class: "axis", x: place, y: bottom + 17, "text-anchor": level ? "middle" : "end", transform: level ? null : `rotate(-35 ${place} ${bottom + 14})` }, short));
     });
-    return { found, below: level ? 22 : 12 + Math.round(longest * 4.1), title: alike ? "layer, placed by its depth" : "depth of the layer" };
+    return { found, below: level ? 22 : 12 + Math.round(longest(most) * 4.1), title: alike ? "layer, placed by its depth" : "depth of the layer" };
+  }
+
+  /** Height without that of slanted names: at least as fits the width, and more where the headline beside is taller. */
+  function heightOf(width, given) {
+    const fit = Math.max(260, Math.min(380, Math.round(width * 0.52))), headline = document.querySelector(".first:not(.several) .headline"), section = at("curves");
+    if (given || !headline || Math.abs(headline.getBoundingClientRect().top - section.getBoundingClientRect().top) > 2) return fit;
+    // That of what the headline holds, not its own, which grows with the curve.
+    const beside = headline.lastElementChild.getBoundingClientRect().bottom - headline.getBoundingClientRect().top;
+    return Math.max(fit, Math.min(beside - 160, Math.round(width * 0.95)));
   }
 
   function draw(given) {
@@ -71,11 +80,10 @@ const curve = (() => {
       box.replaceChildren(make("p", { class: "empty" }, runs.some((run) => metricOf(run, chosen.metric)) && !shownRuns().length ? "No run is chosen." : "No value is finished: there is nothing to draw yet."));
       return;
     }
-    const height = Math.max(260, Math.min(380, Math.round(width * 0.52)));
     const all = lines.flatMap(({ run }) => run.layers.map((layer) => layer.depth)), first = Math.min(...all), last = Math.max(...all);
     const inner = width - margin.left - margin.right, pad = first === last ? 0.5 : 0.03 * (last - first);
     const x = (depth) => margin.left + (inner * (depth - first + pad)) / (last - first + 2 * pad);
-    const below = xAxis(lines, x, 0, inner), bottom = height - 20 - below.below, { low, high, floor } = limits(lines);
+    const below = xAxis(lines, x, 0, inner), height = heightOf(width, given) + below.below - 22, bottom = height - 20 - below.below, { low, high, floor } = limits(lines);
     const y = (value) => bottom - ((bottom - margin.top) * (value - low)) / (high - low);
     const svg = vector("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true", focusable: "false" });
     const { step, values } = ticks(low, high, (bottom - margin.top) / 48);
