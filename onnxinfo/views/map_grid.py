@@ -93,7 +93,8 @@ class Band:
         """What both ends of the color scale mean, such as ``dark: kept`` and ``light: discarded``."""
         is_change = self.colors == DIVERGING
         low, high = _ENDS.get(self.metric, ("low", "high")) if not is_change else _CHANGES.get(self.metric, _ANY_CHANGE)
-        return [f"purple: {low}", f"orange: {high}"] if is_change else [f"dark: {low}", f"light: {high}"]
+        dark, light = ("dark (purple)", "light (orange)") if is_change else ("dark", "light")
+        return [f"{dark}: {low}", f"{light}: {high}"]
 
     def column(self, number: int) -> list[Map]:
         """Return the finished maps of a layer."""
@@ -209,6 +210,7 @@ class MapGrid:
                 axes.set_facecolor(self._style.theme.missing)
                 found.append(None)
                 continue
+            axes.set_facecolor(self._style.theme.missing)
             found.append(draw_map(axes, map_, each, below, colors))
             if not is_proven:
                 mark_unproven(axes, self._style)

@@ -345,7 +345,7 @@ def test_changes_are_maps_minus_those_of_the_layer_before(archive):
         np.testing.assert_allclose(image.get_array(), other - one, rtol=1e-5, atol=1e-6)
         assert image.norm.vmin == -image.norm.vmax
     assert "the first minus 'layer0'" in words(figure)
-    assert "purple: kept more, orange: discarded" in words(figure)
+    assert "dark (purple): kept more, light (orange): discarded" in words(figure)
 
 
 def test_changes_have_one_scale_unless_each_layer_is_to_have_its_own(archive):
@@ -387,6 +387,24 @@ def test_ends_of_color_scales_do_not_touch(width, archive):
     bars = [axes for axes in figure.axes if not axes.images and axes.get_xticklabels()]
     boxes = [label.get_window_extent() for axes in bars for label in axes.get_xticklabels() if label.get_text()]
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_maps_say_how_padding_looks(tmp_path, monkeypatch):
+    cell = fakes.cell
+
+    def padded(metric, layer, sample, shape):
+        map_, values = cell(metric, layer, sample, shape)
+        map_[5:] = np.nan
+        return map_, values
+
+    recipe = fakes.schema().recipe | {"unit_mask": "mask"}
+    tokens = {"axes": ("position", "embedding"), "sample_shape": (7, 4), "unit": np.ones((7, 4)), "thumbnails": None}
+    described = fakes.schema(metrics=(fakes.SID,), foreground=None, recipe=recipe, **tokens)
+    assert "no value" not in words(onnxinfo.plot(fakes.make(tmp_path / "a.h5", described=described), "maps"))
+    monkeypatch.setattr(fakes, "cell", padded)
+    figure = onnxinfo.plot(fakes.make(tmp_path / "b.h5", described=described), "maps")
+    assert "plain gray: no value, such as padding" in words(figure)
+    assert "dark: kept, light: discarded" in words(figure)
 
 
 def test_class_means_are_means_of_the_samples_of_a_class(archive):

@@ -88,7 +88,9 @@ def draw_difference(canvas: Canvas, selection: Selection, style: FigureStyle) ->
     bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.015, extend="both")
     bar.set_label(wrapped(f"difference in {first.label}", figure.get_size_inches()[1], style))
     remark = unproven_text([first.values.values, second.values.values])
-    canvas.note(f"orange: '{shorten(second.name, 30)}' is higher; purple: '{shorten(first.name, 30)}' is higher")
+    canvas.note(
+        f"light (orange): '{shorten(second.name, 30)}' is higher; dark (purple): '{shorten(first.name, 30)}' is higher"
+    )
     canvas.note(remark)
     canvas.alt = (
         f"Maps of the difference in {first.label}, '{second.name}' minus '{first.name}', for {len(rows)} samples and "

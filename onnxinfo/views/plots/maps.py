@@ -78,6 +78,8 @@ def draw_maps(
     canvas.note(f"colors: {found.label}, {'with one scale' if shared else 'with a scale for each layer'}")
     if not (shared or grid.has_pictures):
         canvas.note(", ".join(bands[0].ends))
+    if any(not np.isfinite(map_).all() for band in bands for row in band.rows for map_ in row.maps if map_ is not None):
+        canvas.note("plain gray: no value, such as padding")
     canvas.alt = (
         f"Maps of {found.label}, of {len(set(found.samples))} samples and {len(bands[0].titles)} layers of "
         f"{', '.join(found.titles)}."
