@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,7 +11,6 @@ import numpy.typing as npt
 
 from ..text import printable, shorten
 from .diverging import color_map
-from .reading_runs import floor_of
 from .run_values import RunValues
 from .run_view import RunView
 from .style import COLORS, SEQUENTIAL, UNPROVEN, FigureStyle, number_text, short_names
@@ -20,7 +18,6 @@ from .style import COLORS, SEQUENTIAL, UNPROVEN, FigureStyle, number_text, short
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
-    from matplotlib.lines import Line2D
 
 #: Default numbers of rows and columns of maps; if there are more, evenly spaced ones are shown.
 MOST_SAMPLES, MOST_LAYERS = 8, 9
@@ -40,87 +37,6 @@ def grid_behind(axes: Axes, axis: Literal["both", "x", "y"] = "y") -> None:
     """Draw a grid behind the data."""
     axes.grid(axis=axis)
     axes.set_axisbelow(True)
-
-
-def reference(axes: Axes, runs: Sequence[RunValues], style: FigureStyle, axis: Literal["x", "y"] = "y") -> None:
-    """Show what the values of a metric along an axis are measured against: SID's floor, or zero for concentration.
-
-    A floor far below the values would only compress them: an arrow at the edge of the axes points to it.
-    """
-    if runs[0].metric.name == "concentration":
-        (axes.axhline if axis == "y" else axes.axvline)(0, **_dashed(style))
-        return
-    if (floor := draw_floor(axes, runs, style, axis)) is not None:
-        name_floor(axes, floor, axis, style)
-
-
-@dataclass(frozen=True)
-class Floor:
-    """SID's floor, as it is drawn.
-
-    Attributes
-    ----------
-    text
-        What it is.
-    line
-        Its line; None if it is beyond the axes.
-    at
-        The value.
-    """
-
-    text: str
-    line: Line2D | None
-    at: float
-
-
-def draw_floor(
-    axes: Axes, runs: Sequence[RunValues], style: FigureStyle, axis: Literal["x", "y"] = "y"
-) -> Floor | None:
-    """Draw the line of SID's floor, unless it is far from the values; return None if the runs have none in common."""
-    floors = {floor_of(run) for run in runs} - {None}
-    if len(floors) != 1:
-        return None
-    (floor,) = floors
-    assert floor is not None
-    limits = axes.get_ylim() if axis == "y" else axes.get_xlim()
-    low, high = min(limits), max(limits)
-    is_near = low - 0.6 * (high - low) < floor < high
-    text = f"floor of a linear layer: {number_text(floor)}"
-    if not is_near:
-        return Floor(text, None, floor)
-    line = (axes.axhline if axis == "y" else axes.axvline)(floor, **_dashed(style))
-    if floor < low + 0.06 * (high - low):
-        (axes.set_ylim if axis == "y" else axes.set_xlim)(floor - 0.06 * (high - floor), high)
-    return Floor(text, line, floor)
-
-
-def _dashed(style: FigureStyle) -> dict[str, Any]:
-    return {"color": style.theme.muted, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
-
-
-def name_floor(axes: Axes, floor: Floor, axis: Literal["x", "y"], style: FigureStyle) -> None:
-    """Label the floor's line, or, where it is beyond the axes, their lower edge."""
-    at, text = floor.at if floor.line is not None else None, floor.text
-    shown = text if at is not None else f"{text} {'↓' if axis == 'y' else '←'}"
-    across = axis == "y"
-    at_end = (1.0, 0.0 if at is None else at) if across else (0.0 if at is None else at, 1.0)
-    system: Any = "axes fraction" if at is None else ("axes fraction", "data") if across else ("data", "axes fraction")
-    from matplotlib.patheffects import withStroke
-
-    axes.annotate(
-        shown,
-        at_end,
-        xycoords=system,
-        xytext=(-2, 2.5) if across else (2.5, -2),
-        textcoords="offset points",
-        ha="right" if across else "left",
-        va="bottom" if across else "top",
-        rotation=0 if across else 90,
-        fontsize=style.font * 0.85,
-        color=style.theme.muted,
-        path_effects=[withStroke(linewidth=style.font * 0.35, foreground=style.theme.paper)],
-        zorder=4,
-    )
 
 
 def blank(axes: Axes) -> None:

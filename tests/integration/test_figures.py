@@ -17,9 +17,12 @@ from onnxinfo.cli import cli
 from onnxinfo.errors import UsageError
 from onnxinfo.metrics import certificate
 from onnxinfo.views.floor import linear_floor
+from onnxinfo.views.floor_line import reference
 from onnxinfo.views.panels import range_texts
 from onnxinfo.views.plots.certificate import GAP_TOLERANCE, RATIO_TOLERANCE
-from onnxinfo.views.style import number_text
+from onnxinfo.views.reading_runs import read_runs
+from onnxinfo.views.selection import Selection
+from onnxinfo.views.style import FigureStyle, number_text
 
 ONE_PANEL = {"curve": {}, "distribution": {}, "history": {"run": ()}, "scatter": {"against": "gradient"}}
 
@@ -203,6 +206,30 @@ def test_the_floor_is_shown_whether_near_or_far(kind, archive, tmp_path):
         onnxinfo.plot(tmp_path / "far.h5", kind, **options)
     )
     assert "floor" not in words(onnxinfo.plot(archive, "curve", metric="gradient"))
+
+
+@pytest.mark.parametrize(
+    ("values", "side", "where"),
+    [([1, 1, 0.01], "right", "top"), ([0.01, 1, 1], "right", "bottom"), ([1, 1, -0.5], "left", "bottom")],
+)
+def test_the_floors_label_avoids_what_is_drawn(values, side, where, archive):
+    """Below a curve that ends at the floor, above one that begins there, and at the left of one that ends beyond it."""
+    with onnxinfo.open(archive) as opened:
+        (run,) = read_runs(Selection.of(opened, run="first", metrics=("sid",)), "sid")
+    axes = Figure(figsize=(7, 4), dpi=100).add_subplot()
+    axes.plot([0, 1, 1.99, 2], [linear_floor(1.5e-4) + each for each in (values[0], *values[1:], values[2])])
+    reference(axes, [run], FigureStyle.named())
+    (label,) = axes.texts
+    axes.figure.canvas.draw()
+    assert (label.get_horizontalalignment(), label.get_verticalalignment()) == (side, where)
+    drawn = axes.lines[0].get_path().transformed(axes.transData)
+    assert not drawn.intersects_bbox(label.get_window_extent(), filled=False)
+
+
+def test_the_floor_is_below_a_distribution_whose_points_it_would_cover(archive):
+    figure = onnxinfo.plot(archive, "distribution", run="first")
+    assert not figure.axes[0].texts
+    assert f"dashed: floor of a linear layer: {number_text(-2.98)}" in words(figure)
 
 
 def test_maps_of_several_runs_are_side_by_side(archive):

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from ...archive.means import layer_summary
 from ...text import shorten
-from ..panels import blank, color_limits, flat_map, reference
+from ..floor_line import reference
+from ..panels import blank, color_limits, flat_map
 from ..places import check_place, name_places, places_of
 from ..plotting import Place, figure_plot
 from ..reading_runs import metric_label, read_runs, run_values

@@ -13,7 +13,8 @@ from ...archive.means import layer_summary
 from ...errors import UsageError
 from ...text import shorten
 from ..comparable import split_apart
-from ..panels import Line, grid_behind, reference, run_style
+from ..floor_line import reference
+from ..panels import Line, grid_behind, run_style
 from ..places import PLACES, check_place, places_of
 from ..plotting import SEVERAL, Place, Spread, figure_plot
 from ..reading_runs import metric_label, read_runs

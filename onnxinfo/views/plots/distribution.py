@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..panels import grid_behind, reference, run_style, spread_out
+from ..floor_line import Floor, draw_floor, name_floor, reference
+from ..panels import grid_behind, run_style, spread_out
 from ..places import Places, check_place, name_places, places_of, spacing
 from ..plotting import Place, figure_plot
 from ..reading_runs import metric_label, read_runs
@@ -35,6 +36,7 @@ def draw_distribution(canvas: Canvas, selection: Selection, style: FigureStyle, 
     runs = read_runs(selection, selection.metrics[0])
     canvas.set_height(style.width * 0.55 * len(runs) ** 0.7)
     grid = canvas.panels(len(runs), sharey=True)[:, 0]
+    floors: list[Floor | None] = []
     for number, (axes, found) in enumerate(zip(grid, runs, strict=True)):
         (at,) = places_of([found], x)
         _boxes(axes, found, at, style)
@@ -43,11 +45,25 @@ def draw_distribution(canvas: Canvas, selection: Selection, style: FigureStyle, 
         axes.set_ylabel(metric_label(found.metric))
         remark = unproven_text([found.values])
         axes.set_title(found.name + (f": {remark} (hollow)" if remark else ""), loc="left")
-        reference(axes, [found], style)
+        floors.append(_floor(axes, found, style))
         name_places(axes, found, at, x, style)
     canvas.note("each point is a sample; boxes are quartiles, whiskers 5 % to 95 %")
+    # In the panels, a name would cover points.
+    for text in dict.fromkeys(floor.text for floor in floors if floor is not None and floor.line is not None):
+        canvas.note(f"dashed: {text}")
     names = ", ".join(each.name for each in runs)
     canvas.alt = f"Distribution of {metric_label(runs[0].metric)}, over the samples of each layer in {names}."
+
+
+def _floor(axes: Axes, found: RunValues, style: FigureStyle) -> Floor | None:
+    """Draw what the values are measured against; return SID's floor, if there is one."""
+    if found.metric.name == "concentration":
+        reference(axes, [found], style)
+        return None
+    floor = draw_floor(axes, [found], style)
+    if floor is not None and floor.line is None:
+        name_floor(axes, floor, "y", style)
+    return floor
 
 
 def _boxes(axes: Axes, found: RunValues, at: Places, style: FigureStyle) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...archive.means import layer_summary
 from ...errors import UsageError
-from ..panels import reference
+from ..floor_line import reference
 from ..plotting import figure_plot
 from ..reading_runs import metric_label, natural, read_runs
 from ..run_values import RunValues

@@ -11,15 +11,13 @@ import numpy.typing as npt
 from ...archive.means import layer_summary
 from ...text import printable
 from ..captions import sample_captions
+from ..floor_line import draw_floor, name_floor, reference
 from ..map_grid import Band, Map, MapGrid, Row
 from ..panels import (
-    draw_floor,
     flat_map,
     grid_behind,
     layer_groups,
     mean_of_known,
-    name_floor,
-    reference,
     tick_layers,
 )
 from ..places import check_place

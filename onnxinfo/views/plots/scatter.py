@@ -9,7 +9,8 @@ import numpy as np
 
 from ...archive.means import layer_summary
 from ...errors import UsageError
-from ..panels import grid_behind, reference
+from ..floor_line import reference
+from ..panels import grid_behind
 from ..plotting import figure_plot
 from ..reading_runs import metric_label, read_runs
 from ..run_values import RunValues
