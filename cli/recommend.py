@@ -14,14 +14,15 @@ from .settings import config_file, setting, settings
 from .tables import FORMATS, print_rows, write_stdout
 
 if TYPE_CHECKING:
-    from onnxinfo import BitPlan
+    from onnxinfo import BitPlan, ChannelPlan
 
+CHANNEL_COLUMNS = ("tensor", "op", "depth", "axis", "channels", "removed", "effect")
 COLUMNS = ("tensor", "op", "depth", "bits", "low", "high", "trace", "loss")
 
 
 @click.group(cls=Group)
 def recommend() -> None:
-    """Recommend bits for the activations of a network."""
+    """Recommend bits for the activations of a network, or channels to remove."""
 
 
 @recommend.command(no_args_is_help=True)
@@ -66,6 +67,58 @@ def bits(model: str, inputs: str, output: str | None, format: str, force: bool, 
     print_rows([vars(each) for each in plan.tensors], COLUMNS, format)
     if format == "table":
         write_stdout(_summary(plan))
+
+
+@recommend.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@samples
+@click.option("-o", "--output", type=click.Path(), help="JSON file for 'prune --channels'. Default: none.")
+@click.option(
+    "--share",
+    type=float,
+    default=0.25,
+    show_default=True,
+    metavar="X",
+    help="Share of each tensor's channels to remove.",
+)
+@config_file
+@setting("layers")
+@setting("exclude")
+@settings("input", "execution")
+@setting("target")
+@setting("probes")
+@setting("seed", help="Seed of random directions.")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
+@force
+def channels(model: str, inputs: str, output: str | None, format: str, force: bool, **options: Any) -> None:
+    """Choose the channels of each tensor of MODEL without which its class scores change least.
+
+    By default channels of tensors are chosen that can lose some without another tensor: in residual networks, the inner
+    ones of the blocks. effect is the squared change of the class scores by a tensor's removed channels alone, to first
+    order; see docs/channels.md.
+
+    \b
+    Example:
+      onnxinfo recommend channels resnet20.onnx --inputs c.npz:x --preset imagenet --limit 64 --share .25 -o c.json
+    """
+    from onnxinfo import recommend_channels
+    from onnxinfo.kinds import JSON
+    from onnxinfo.outputs import claim
+
+    if output is not None:
+        claim(output, JSON, inputs=[model, inputs, options["labels"]], force=force)
+    with progress_bar(output or "no file") as report:
+        plan = recommend_channels(model, inputs, progress=report, **options)
+    if output is not None:
+        plan.save(output, force=force)
+    print_rows(plan.rows(), CHANNEL_COLUMNS, format)
+    if format == "table":
+        write_stdout(_summary_of_channels(plan))
+
+
+def _summary_of_channels(plan: ChannelPlan) -> str:
+    before, after = plan.parameters
+    return f"{after} of {before} parameters; change of {plan.target}: {plan.change:.2%} of its variance\n"
 
 
 def _summary(plan: BitPlan) -> str:

@@ -269,7 +269,7 @@ def measure_sensitivity(
         Measured(
             layer,
             units=(totals.units[i] / len(samples)).cpu().numpy().reshape(shapes[i]),
-            axis=_channel_axis(job, i, shapes[i]),
+            axis=channel_axis(job, i, shapes[i]),
             predicted=predicted[i],
             tolerance=found[i],
             mark=marks[i] or ("" if math.isfinite(found[i].scale) else "out_of_reach"),
@@ -325,7 +325,8 @@ def _mark(job: Job, totals: _Totals, layer: int) -> str:
     return "" if float(totals.by_layer("effect")[layer].sum()) > 0 else "dead"
 
 
-def _channel_axis(job: Job, layer: int, shape: Sequence[int]) -> int | None:
+def channel_axis(job: Job, layer: int, shape: Sequence[int]) -> int | None:
+    """Return the axis of the channels of one sample of a layer; None if there is none."""
     layouts = {name: samples.layout for name, samples in job.provider.samples.inputs.items()}
     batch = job.network.axes[layer]
     return tensor_axes(job.provider.model, job.layers[layer].name, len(shape), layouts, batch).channel

@@ -135,14 +135,13 @@ def _of_part(
 ) -> Jacobians:
     out = network.forward(given, count)
     values, target = network.seen(), out.detach()
-    exact = out.shape[1] <= MOST_EXACT
-    directions = _basis(target) if exact else _signs(target, probes, generator)
+    directions, exact = directions_of(target, probes, generator)
     sums = _Sums(network, values, count, exact)
     quadratic = None if isinstance(effect, Squared) else _Sums(network, values, count, exact)
     for direction in directions:
-        sums.add(_gradients(out, values, direction))
+        sums.add(gradients_of(out, values, direction))
         if quadratic is not None:
-            quadratic.add(_gradients(out, values, effect.factor(target, direction)))
+            quadratic.add(gradients_of(out, values, effect.factor(target, direction)))
     wide = [network.rows(value.detach(), i, count).double() for i, value in enumerate(values)]
     trace, stderr = sums.trace()
     return Jacobians(
@@ -158,6 +157,12 @@ def _of_part(
     )
 
 
+def directions_of(target: Tensor, probes: int, generator: torch.Generator) -> tuple[Iterator[Tensor], bool]:
+    """Return the directions in which a target, (S, m), is differentiated, and whether they are all of its entries."""
+    exact = target.shape[1] <= MOST_EXACT
+    return _basis(target) if exact else _signs(target, probes, generator), exact
+
+
 def _basis(target: Tensor) -> Iterator[Tensor]:
     for i in range(target.shape[1]):
         direction = torch.zeros_like(target)
@@ -171,7 +176,8 @@ def _signs(target: Tensor, count: int, generator: torch.Generator) -> Iterator[T
         yield signs.to(target) * 2 - 1
 
 
-def _gradients(out: Tensor, values: Sequence[Tensor], direction: Tensor) -> list[Tensor | None]:
+def gradients_of(out: Tensor, values: Sequence[Tensor], direction: Tensor) -> list[Tensor | None]:
+    """Return the gradients of a target, (S, m), in a direction, by each layer's tensor; None is zero."""
     wanted = [i for i, value in enumerate(values) if value.requires_grad]
     found = torch.autograd.grad(
         out, [values[i] for i in wanted], direction.to(out), retain_graph=True, allow_unused=True

@@ -366,13 +366,14 @@ def _plan(
         )
         for i, each in enumerate(plans.tensors)
     )
-    variance = _variance(job, target)
+    variance = target_variance(job, target)
     total = sum(each.loss for each in rows)
     excluded = tuple(dict.fromkeys(node for each in rows if each.bits == 32 for node in _nodes(flow, each.tensor)))
     return BitPlan(target, rows, total / variance if variance > 0 else math.nan, accuracy, excluded)
 
 
-def _variance(job: Job, target: str) -> float:
+def target_variance(job: Job, target: str) -> float:
+    """Return the variance of a target over the samples, summed over its entries."""
     place = next(i for i, layer in enumerate(job.layers) if layer.name == target)
     samples, size = range(len(job.provider)), job.batch_size
     with torch.no_grad():

@@ -73,6 +73,9 @@ RECIPES = {
     "recommend bits": Recipe(
         f"model.onnx {SAMPLES[:-1]}8 {_LABELS} --mean-bits 4", ANALYSIS, "new.json", kind=kinds.JSON
     ),
+    "recommend channels": Recipe(
+        f"model.onnx {SAMPLES[:-1]}8 {_LABELS} --share .25", ANALYSIS, "new.json", kind=kinds.JSON
+    ),
     "decoder train": Recipe(
         f"model.onnx {SAMPLES[:-1]}8 --layers relu --steps 1", (*MODEL, "samples.npz"), "new", "folder"
     ),

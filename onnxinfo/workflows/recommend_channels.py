@@ -1,0 +1,265 @@
+"""Recommendations from Jacobians: channels that a network can lose."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from ..analysis.channels import ChannelChooser, Choice
+from ..analysis.job import Job
+from ..analysis.sensitivity import channel_axis
+from ..analysis.settings import Report
+from ..arguments import Names, names_of
+from ..config import Config, FlatOptions, SelectionConfig, configure
+from ..errors import UsageError
+from ..graph.channel_removal import Removal
+from ..graph.channel_spec import channels_of
+from ..graph.layers import Layer
+from ..graph.model import Model, ModelSource
+from ..kinds import JSON
+from ..outputs import claim
+from ..text import no_such, quoted
+from .check import parameter_count
+from .notebook import reporting
+from .recommend import target_variance
+from .sensitivity import open_sensitivity
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class TensorChannels:
+    """Recommendation for one tensor.
+
+    Attributes
+    ----------
+    tensor, op, depth
+        Name, operator and depth of the tensor.
+    axis
+        Axis of its channels, counted with the batch.
+    effects
+        Mean squared change of the target if a channel alone is zero, to first order, by channel.
+    removed
+        Channels to remove, in ascending order.
+    effect
+        Mean squared change of the target if these alone are zero, to first order.
+    """
+
+    tensor: str
+    op: str
+    depth: int
+    axis: int
+    effects: tuple[float, ...]
+    removed: tuple[int, ...]
+    effect: float
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """Channels to remove from a network; the result of :func:`recommend_channels`.
+
+    Attributes
+    ----------
+    target
+        Layer whose change is expected.
+    tensors
+        Recommendation for each tensor.
+    change
+        Mean squared change of the target without all of these channels, in units of its variance over the samples;
+        measured on them.
+    parameters
+        Number of parameters before and after.
+
+    Examples
+    --------
+    >>> plan = onnxinfo.recommend_channels("digits-cnn.onnx", "digits.npz:images", share=0.25, limit=32)
+    >>> smaller = onnxinfo.prune_channels("digits-cnn.onnx", plan.to_dict())
+    >>> plan.parameters[1] < plan.parameters[0], len(plan.to_dict()["relu_1"][1])
+    (True, 4)
+    """
+
+    target: str
+    tensors: tuple[TensorChannels, ...]
+    change: float
+    parameters: tuple[int, int]
+
+    def to_dict(self) -> dict[str, dict[int, list[int]]]:
+        """Return the channels to remove, ``{tensor: {axis: [indices]}}``, as :func:`prune_channels` takes them."""
+        return {each.tensor: {each.axis: [*each.removed]} for each in self.tensors}
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return a table with one row per tensor: tensor, op, depth, axis, channels, removed and effect.
+
+        ``channels`` and ``removed`` are numbers of channels; ``effect`` is in squared units of the target.
+        """
+        import pandas
+
+        return pandas.DataFrame(self.rows())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of :meth:`to_dataframe`, without importing pandas."""
+        return [
+            {
+                **{name: getattr(each, name) for name in ("tensor", "op", "depth", "axis")},
+                "channels": len(each.effects),
+                "removed": len(each.removed),
+                "effect": each.effect,
+            }
+            for each in self.tensors
+        ]
+
+    def effects(self, tensor: str) -> npt.NDArray[np.float64]:
+        """Return the mean squared change of the target if a channel of a tensor is zero, to first order, by channel.
+
+        Raises
+        ------
+        UsageError
+            The tensor is not in the recommendation.
+        """
+        found = {each.tensor: each.effects for each in self.tensors}
+        if tensor not in found:
+            raise UsageError(no_such("tensor", tensor, [*found], "the recommendation"))
+        return np.array(found[tensor])
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write :meth:`to_dict` to a JSON file.
+
+        Parameters
+        ----------
+        path
+            The file. An existing JSON file is replaced, other files are not.
+        force
+            Replace an existing file whatever it contains.
+        """
+        with claim(path, JSON, force=force).writing() as part:
+            part.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def recommend_channels(
+    model: ModelSource,
+    inputs: Any,
+    *,
+    share: float = 0.25,
+    layers: Names = (),
+    exclude: Names = (),
+    progress: Report | None = None,
+    **flat: Unpack[FlatOptions],
+) -> ChannelPlan:
+    """Choose the channels of each tensor without which the target changes least.
+
+    Setting channel c of a tensor to zero moves the target by ``-J_c a_c`` to first order, where a_c are the channel's
+    values and J_c is the Jacobian of the target by them. Channels are chosen one after the other, over all tensors, so
+    that the mean squared length of the sum of all moves stays small, until each tensor has lost its share. After each
+    quarter, the move is measured and the Jacobians are computed anew, without the chosen channels. Labels are not
+    needed.
+
+    Parameters
+    ----------
+    model, inputs
+        As for :func:`onnxinfo.sensitivity`.
+    share
+        Share of each tensor's channels to remove, rounded down to whole channels.
+    layers, exclude
+        Patterns, see :func:`onnxinfo.select_layers`; default: the default layers that lead to the target and can lose
+        channels without another tensor. In residual networks these are the inner tensors of the blocks.
+    progress
+        Called with a :class:`~onnxinfo.Progress` as work is done. Default: a bar in notebooks, nothing elsewhere.
+    **flat
+        Single settings of input, sensitivity and execution by flat name, such as ``limit``, ``preset`` or ``target``.
+
+    Returns
+    -------
+    ChannelPlan
+        Channels for :func:`prune_channels`, their effects, and the change of the target.
+
+    Raises
+    ------
+    UsageError
+        The share is invalid or too small, a named layer cannot lose channels, or no layer can.
+    OnnxinfoError
+        As raised by :func:`onnxinfo.sensitivity`.
+
+    Examples
+    --------
+    >>> plan = onnxinfo.recommend_channels("digits-cnn.onnx", "digits.npz:images", share=0.5, limit=32)
+    >>> plan.to_dataframe()[["tensor", "channels", "removed"]].head(2).values.tolist()
+    [['relu_1', 16, 8], ['relu_3', 32, 16]]
+    """
+    if not 0 < share < 1:
+        raise UsageError(f"share={share}: a number above 0 and below 1 expected")
+    base = Config(SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")))
+    config = configure(base, {**flat}, "input", "sid", "sensitivity", "execution")
+    # The change only determines tolerances, which are not used here.
+    config = replace(config, sensitivity=replace(config.sensitivity, change="absolute:1", measure=False))
+    opened = open_sensitivity(model, inputs, config)
+    job, loaded = opened.job, opened.job.provider.model
+    chosen = [layer for layer in job.layers if layer.name in opened.shown - {opened.target}]
+    axes = _removable(job, loaded, chosen, strict=bool(config.selection.layers))
+    sizes = {name: _size(loaded, name, axis) for name, axis in axes.items()}
+    # The tolerance keeps 0.29 * 100 at 29.
+    counts = {name: math.floor(share * size + 1e-9) for name, size in sizes.items()}
+    if not any(counts.values()):
+        raise UsageError(f"share={share} of at most {max(sizes.values())} channels is none; give a larger share")
+    choice = ChannelChooser(job, opened.target, axes, reporting(progress)).choose(counts)
+    spec = {name: {axis: sorted(choice.removed[name])} for name, axis in axes.items() if choice.removed[name]}
+    smaller = Removal(loaded, spec).model()
+    variance = target_variance(job, opened.target)
+    return ChannelPlan(
+        opened.target,
+        tuple(_recommended(layer, axes[layer.name], choice, job) for layer in chosen if layer.name in axes),
+        choice.change / variance if variance > 0 else math.nan,
+        (parameter_count(loaded), parameter_count(smaller)),
+    )
+
+
+def _recommended(layer: Layer, axis: int, choice: Choice, job: Job) -> TensorChannels:
+    effects, removed = choice.effects[layer.name].astype(np.float64), sorted(choice.removed[layer.name])
+    samples = len(job.provider)
+    alone = np.square(effects).sum(1) / samples
+    together = float(np.square(effects[removed].sum(0)).sum() / samples)
+    return TensorChannels(layer.name, layer.op, layer.depth, axis, tuple(alone.tolist()), tuple(removed), together)
+
+
+def _size(model: Model, name: str, axis: int) -> int:
+    size = (model.flow.shape(name) or ())[axis]
+    assert isinstance(size, int)
+    return size
+
+
+def _removable(job: Job, model: Model, layers: Sequence[Layer], *, strict: bool) -> dict[str, int]:
+    """Axes of the channels of layers that can lose channels; of layers that lose the same channels, of the last one.
+
+    Raises
+    ------
+    UsageError
+        There is none, or, if `strict`, one cannot lose channels.
+    """
+    shapes = job.network.shapes(*job.inputs([0]))
+    axes: dict[str, int] = {}
+    together: dict[str, set[str]] = {}
+    for layer in layers:
+        place = job.layers.index(layer)
+        channel, batch = channel_axis(job, place, shapes[place]), job.network.axes[place]
+        try:
+            if channel is None:
+                raise UsageError(f"{quoted(layer.name)} has no channels; leave it out")
+            axis = channel + (0 <= batch <= channel)
+            together[layer.name] = {*Removal(model, channels_of({layer.name: {axis: [0]}}, model.flow)).removed}
+        except UsageError:
+            if strict:
+                raise
+            continue
+        axes[layer.name] = axis
+    names = [*axes]
+    last = [name for i, name in enumerate(names) if not together[name].intersection(names[i + 1 :])]
+    if not last:
+        raise UsageError("no layer can lose channels without another one; name channels of several in a specification")
+    return {name: axes[name] for name in last}
