@@ -48,19 +48,20 @@ class _Objects:
 
 
 @figure_plot("concentration", maps=True, also=("concentration",))
-def draw_concentration(canvas: Canvas, selection: Selection, style: FigureStyle, *, x: Place = "index") -> None:
+def draw_concentration(canvas: Canvas, selection: Selection, style: FigureStyle, *, x: Place | None = None) -> None:
     """Draw concentration by layer, and below it samples with their foreground outlined on the deepest layer's map.
 
     The maps are those of SID, or of the chosen metric. With several runs, or without masks, only the curves are drawn.
     """
-    check_place(x)
+    if x is not None:
+        check_place(x)
     (metric,) = selection.metrics
     selection = replace(selection, metrics=("concentration",))
     several = len(read_runs(selection, "concentration")) > 1
     with closing(selection.views()) as views:
         view, _ = next(views)
         if several or view.run.foreground is None or view.thumbnails is None:
-            draw_curve.draw(canvas, selection, style, x=x)
+            draw_curve.draw(canvas, selection, style, x=x or "depth")
             return
         found = run_values(view, "concentration")
         objects = _objects(view, found, metric)
@@ -70,7 +71,7 @@ def draw_concentration(canvas: Canvas, selection: Selection, style: FigureStyle,
     rows += [[f"{kind}{i}" for i in range(_PICTURES)] for kind in kinds]
     figure = canvas.whole()
     axes: Any = figure.subplot_mosaic(rows, height_ratios=[1.3, 1, 1][: len(rows)])
-    _curve(axes["curve"], found, style, x)
+    _curve(axes["curve"], found, style, x or "index")
     grid = [[axes[f"{kind}{i}"] for i in range(_PICTURES)] for kind in kinds]
     for each in (each for line in grid for each in line):
         blank(each)
