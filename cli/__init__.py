@@ -23,6 +23,7 @@ from .verbosity import add_options
 # Commands are imported when they run, so that starting costs nothing for the others.
 COMMANDS: dict[str, str] = {
     "analyze": "analyze",
+    "sweep": "sweep",
     "oneshot": "oneshot",
     "demo": "analyze",
     "sensitivity": "sensitivity",
@@ -34,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "plot": "plot",
     "compare": "compare",
     "power": "power",
+    "ranking": "sweep",
     "report": "report",
     "annotate": "annotate",
     "runs": "archive",

@@ -114,6 +114,7 @@ def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
       compare        differences between runs with confidence intervals
       columns        columns of a table: a bar for each, by name
       sensitivity    noise that each tensor tolerates, squared Jacobians, and channels as a heat map
+      ranking        order of the layers over runs, such as a sweep of alphas
 
     \b
     Examples:

@@ -142,6 +142,7 @@ PLOTS: Registry[Callable[..., Any]] = Registry(
         "compare": ".views.plots.compare:draw_compare",
         "columns": ".views.plots.columns:draw_columns",
         "sensitivity": ".views.plots.sensitivity:draw_sensitivity",
+        "ranking": ".views.plots.ranking:draw_ranking",
     },
 )
 

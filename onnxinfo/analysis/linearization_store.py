@@ -6,7 +6,7 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +85,41 @@ class LinearizationStore:
 
     def _place(self, layer: int, sample: int) -> int:
         return 4 * self._units * (layer * self._samples + sample)
+
+
+class SharedLinearizations:
+    """Linearizations that several runs of the same layers and samples use, because they do not depend on alpha.
+
+    Attributes
+    ----------
+    blocks
+        Blocks of samples that are in the store.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: set[tuple[int, ...]] = set()
+        self._store: LinearizationStore | None = None
+        self._depends: object = None
+
+    def store(self, depends: object, layers: int, samples: int, units: int) -> LinearizationStore:
+        """Return the store; a new one if what linearizations depend on, or its size, has changed."""
+        described = depends, layers, samples, units
+        if self._store is None or self._depends != described:
+            self.close()
+            self._store, self._depends = LinearizationStore(layers, samples, units), described
+        return self._store
+
+    def close(self) -> None:
+        """Free memory and disk."""
+        if self._store is not None:
+            self._store.close()
+        self._store, self.blocks = None, set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ _FREE = ("gradient", "gradcam", "cam")
 #: Provenance that describes all samples, and is that of the newest analysis.
 _OF_SAMPLES = (ATTRIBUTE, "unreadable_samples", "tags", CHANNELS, PARTS)
 #: Solvers that begin at scales of their own.
-_BEGINNING_ANEW = ("forward", "reference")
+BEGINNING_ANEW = ("forward", "reference")
 #: Marks of cells that more passes may prove.
 _RETRYABLE = ("ratio", "gap")
 
@@ -130,7 +130,7 @@ def grown(existing: Run, wanted: RunSchema, compression: str) -> Growth | str:
 
 def can_start_from_maps(recipe: Mapping[str, Json]) -> bool:
     """Whether more samples change the budgets of a run's cells, and its solver can start from their maps."""
-    return recipe.get("solver") not in _BEGINNING_ANEW and recipe.get("normalizer") not in _OF_ITS_OWN
+    return recipe.get("solver") not in BEGINNING_ANEW and recipe.get("normalizer") not in _OF_ITS_OWN
 
 
 def is_part_of(existing: Run, wanted: RunSchema) -> list[int] | None:

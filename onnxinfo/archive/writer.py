@@ -161,6 +161,10 @@ class RunWriter:
         name = self._run + BACKUP
         return Run(self._file[name], self._path) if name in self._file else None
 
+    def other(self, run: str) -> Run | None:
+        """Return another run of the archive; None if there is none of that name."""
+        return Run(self._file[run], self._path) if run in self._file else None
+
     def recorded(self, name: str) -> Json:
         """Return a value recorded in the recipe or provenance when the run was started, or None.
 

@@ -115,7 +115,7 @@ class Measured:
         return cls(title or printable(view.name), dict(view.run.recipe), view.run.unit, names)
 
 
-def caution_of(selection: Selection, metrics: Collection[str] = ()) -> str:
+def caution_of(selection: Selection, metrics: Collection[str] = (), free: Collection[str] = ()) -> str:
     """Return in words why runs that are shown together are not comparable, also as a warning; empty if they are.
 
     Every view of several runs shows this: figures, tables and reports.
@@ -126,20 +126,22 @@ def caution_of(selection: Selection, metrics: Collection[str] = ()) -> str:
         The runs.
     metrics
         The metrics that are shown; none: all that two runs share.
+    free
+        Settings that may differ.
     """
     titles = selection.titles()
     found = [Measured.of(view, titles[source, view.name]) for view, source in selection.views()]
     for one, two in combinations(found, 2):
         shared = one.metrics & two.metrics
         shown = shared & {*metrics} if metrics else shared
-        if shown and (difference := incomparable(one, two, shown)):
+        if shown and (difference := incomparable(one, two, shown, free)):
             text = f"caution, runs '{one.name}' and '{two.name}' are not comparable: {difference}"
             logger.warning("%s; values may differ for this reason alone", text)
             return text
     return ""
 
 
-def incomparable(one: Measured, two: Measured, metrics: Collection[str]) -> str:
+def incomparable(one: Measured, two: Measured, metrics: Collection[str], free: Collection[str] = ()) -> str:
     """Return in words why numbers of two runs are not comparable; empty if they are.
 
     Parameters
@@ -148,12 +150,15 @@ def incomparable(one: Measured, two: Measured, metrics: Collection[str]) -> str:
         The runs.
     metrics
         The metrics that are compared; settings of others may differ.
+    free
+        Settings that may differ, too.
     """
     inputs = [each.recipe.get("perturbed") for each in (one, two)]
     if inputs[0] != inputs[1] and any(isinstance(each, list) for each in inputs):
         names = [", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in inputs]
         return f"noise was added to {printable(names[0])} in one and to {printable(names[1])} in the other"
-    if found := differing_setting(one.recipe, two.recipe, metrics):
+    kept = [{key: value for key, value in each.recipe.items() if key not in free} for each in (one, two)]
+    if found := differing_setting(kept[0], kept[1], metrics):
         return found
     if one.unit.size != two.unit.size or not np.allclose(one.unit.ravel(), two.unit.ravel(), rtol=1e-3):
         return "their inputs have different units (standard deviations)"

@@ -97,6 +97,8 @@ class Plot:
         Metrics that it shows besides the chosen ones.
     animated
         Whether it can be written as a GIF file: the drawing function then sets the canvas's ``animation``.
+    free
+        Settings that may differ between runs without a caution.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Plot:
     maps: bool
     also: tuple[str, ...]
     animated: bool
+    free: tuple[str, ...] = ()
 
     @property
     def options(self) -> list[str]:
@@ -133,7 +136,8 @@ class Plot:
         canvas = Canvas(FigureStyle.named(**figure), self.name, ax)
         with canvas.context():
             self.draw(canvas, selection, canvas.style, **options)
-            canvas.finish(title, caution_of(replace(selection, metrics=()), self._shown(selection, options)))
+            shown = self._shown(selection, options)
+            canvas.finish(title, caution_of(replace(selection, metrics=()), shown, self.free))
         if target is not None:
             canvas.write(target)
         return canvas.root
@@ -166,7 +170,7 @@ class Plot:
         return replace(selection, metrics=(fitting[0],))
 
 
-def figure_plot(
+def figure_plot(  # noqa: PLR0913 - one parameter for each property of a plot
     name: str,
     *,
     metrics: Metrics = ONE,
@@ -176,6 +180,7 @@ def figure_plot(
     maps: bool = False,
     also: tuple[str, ...] = (),
     animated: bool = False,
+    free: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., None]], Plot]:
     """Return a decorator that makes a plot from a drawing function; see :class:`Plot`.
 
@@ -189,11 +194,11 @@ def figure_plot(
         Default metric and samples; empty: all. If no run has the metric, the first one that a run has is drawn.
     files
         Own options that name files to read.
-    maps, also, animated
+    maps, also, animated, free
         See :class:`Plot`.
     """
     default = {"metric": metric if metrics != NONE else (), "samples": samples}
-    return lambda draw: Plot(name, draw, metrics, default, files, maps, also, animated)
+    return lambda draw: Plot(name, draw, metrics, default, files, maps, also, animated, free)
 
 
 @overload
@@ -221,8 +226,8 @@ def plot(
         An archive, or several; or results, opened archives or runs.
     kind
         ``overview``, ``curve``, ``maps``, ``difference``, ``distribution``, ``certificate``, ``scatter``, ``history``,
-        ``concentration``, ``coherency``, ``units``, ``compare``, ``columns`` or ``sensitivity``; or a name in
-        :data:`onnxinfo.registry.PLOTS`.
+        ``concentration``, ``coherency``, ``units``, ``compare``, ``columns``, ``sensitivity`` or ``ranking``; or a name
+        in :data:`onnxinfo.registry.PLOTS`.
     output
         File to write: its suffix is .png, .svg or .pdf; for ``maps`` also .gif, animated through the layers. By
         default, none is written.

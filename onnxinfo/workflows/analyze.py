@@ -20,6 +20,7 @@ from ..analysis.evaluated import prepare_evaluated
 from ..analysis.finite import check_values
 from ..analysis.job import Job, prepare, prepare_reached
 from ..analysis.keeping import unfinished_work
+from ..analysis.linearization_store import SharedLinearizations
 from ..analysis.masks import unit_mask_of
 from ..analysis.measures import check_gradients, check_metrics, make_measures, need_gradients, needed, with_needed
 from ..analysis.sanity import Reopen, examine
@@ -247,8 +248,26 @@ def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config
     return complete(ready(model, inputs, output, config), output, report)
 
 
-def complete(found: Ready, output: str | os.PathLike[str], report: Report) -> Result:
-    """Compute what is unfinished of a run, and write it to the archive."""
+def complete(
+    found: Ready,
+    output: str | os.PathLike[str],
+    report: Report,
+    shared: SharedLinearizations | None = None,
+    near: str = "",
+) -> Result:
+    """Compute what is unfinished of a run, and write it to the archive.
+
+    Parameters
+    ----------
+    found
+        The run.
+    output, report
+        The archive, and what receives progress.
+    shared
+        Linearizations that runs of the same layers and samples share.
+    near
+        Name of a complete run of the archive with another alpha, from whose maps the search for SID begins.
+    """
     job, measures, worker, name = found.job, found.measures, found.worker, found.run
     out, schema = job.config.out, found.request.schema
     if is_complete(Path(output), name, found.request):
@@ -275,8 +294,11 @@ def complete(found: Ready, output: str | os.PathLike[str], report: Report) -> Re
                 measure.prepare(report)
         with open_engine(job.config.execution, worker) as opened:
             workers = job.config.execution.workers or 1
+            neighbor = writer.other(near) if near else None
             former = Former.of(writer.former, schema, job)
-            Analysis(job, measures, worker, opened, writer, report, workers, former).compute()
+            if former is None and neighbor is not None:
+                former = Former.at_other_alpha(neighbor, schema, job)
+            Analysis(job, measures, worker, opened, writer, report, workers, former, shared).compute()
         # Before the run is marked complete, because no later call looks for it then.
         worker.unfinished.remove()
     return _proven(Result(Path(output), name), out.min_converged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -16,7 +17,7 @@ import torch
 from ..analysis.blocks import Measure, SampleBatch
 from ..analysis.job import Job
 from ..analysis.keeping import KeptLinearizations
-from ..analysis.linearization_store import LinearizationStore, linearization_store
+from ..analysis.linearization_store import LinearizationStore, SharedLinearizations, linearization_store
 from ..analysis.normalizers import Normalizers
 from ..analysis.settings import Progress, Report
 from ..analysis.tasks import Column, Linearize, Measuring, Worker
@@ -59,7 +60,9 @@ class Analysis:
     workers
         Number of processes that share the work.
     former
-        The run before it grew, whose cells are computed again from their maps.
+        A run with other budgets, from whose maps the search for the same cells begins.
+    shared
+        Linearizations of runs of the same layers and samples before it.
     """
 
     job: Job
@@ -70,6 +73,7 @@ class Analysis:
     report: Report
     workers: int = 1
     former: Former | None = None
+    shared: SharedLinearizations | None = None
     _finished: dict[str, npt.NDArray[np.bool_]] = field(init=False)
     _retried: dict[str, npt.NDArray[np.bool_]] = field(init=False)
     _forecast: Forecast = field(init=False)
@@ -89,7 +93,7 @@ class Analysis:
         self.report(replace(self._progress(first), memory_bytes=expected_memory(self.job), disk_bytes=self._disk()))
         for name in others:
             self.report(self._progress(name))
-        with linearization_store(len(self.job.layers), len(self.job.provider), math.prod(self.job.shape)) as kept:
+        with self._store() as kept:
             normalizers = self._linearize(kept)
             for task, parts in self.engine.map(self._measurings(kept, normalizers)):
                 assert isinstance(task, Measuring)
@@ -97,6 +101,14 @@ class Analysis:
                     for name, column in part.outcome.items():
                         self._write(name, task, part.samples, column)
                 self._unfinished.discard(task.name)
+
+    def _store(self) -> contextlib.AbstractContextManager[LinearizationStore]:
+        """Return the store of linearizations: this run's own, or one that it shares with others."""
+        size = len(self.job.layers), len(self.job.provider), math.prod(self.job.shape)
+        if self.shared is None:
+            return linearization_store(*size)
+        depends = [layer.name for layer in self.job.layers], self.job.provider.samples.digest(), self._stderr()
+        return contextlib.nullcontext(self.shared.store((depends, self.job.batch_size, self.job.settings.seed), *size))
 
     def _disk(self) -> int:
         """Bytes that the open cells add to the archive."""
@@ -158,7 +170,9 @@ class Analysis:
     def _linearize_blocks(self, kept: LinearizationStore, blocks: Sequence[list[int]]) -> None:
         saved = KeptLinearizations(self._unfinished, kept, len(self.job.layers))
         began, total = time.monotonic(), sum(map(len, blocks))
-        tasks = [Linearize(block, self._stderr()) for block in blocks if not saved.restored(block)]
+        known = set() if self.shared is None else self.shared.blocks
+        missing = [block for block in blocks if tuple(block) not in known]
+        tasks = [Linearize(block, self._stderr()) for block in missing if not saved.restored(block)]
         computed = sum(len(task.samples) for task in tasks)
         done = restored = total - computed
         if computed:
@@ -176,6 +190,7 @@ class Analysis:
                 self.report(Progress("normalizer", done, total, remaining=remaining))
             saved.add(task.samples, task.name)
         saved.close()
+        known.update(map(tuple, blocks))
         self._forecast.linearized(computed, time.monotonic() - began)
         logger.info("normalizers D of %d layers computed in %.2f s", len(self.job.layers), time.monotonic() - began)
 

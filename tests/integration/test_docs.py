@@ -27,6 +27,7 @@ COMPUTING = {
     "decoder",
     "check",
     "sensitivity",
+    "sweep",
     "recommend",
     "leakage",
     "coherency",
