@@ -89,6 +89,12 @@ class Canvas:
             raise UsageError(f"plot '{self._plot}' has several panels here and does not fit into ax; leave ax out")
         return self._own
 
+    def compressed(self) -> Drawing:
+        """Return the figure, for panels of a fixed shape, which it moves together where there is room between them."""
+        figure = self.whole()
+        figure.set_layout_engine("compressed")
+        return figure
+
     def panel(self) -> Axes:
         """Return the axes of a plot of one panel."""
         return self.whole().add_subplot() if self._axes is None else self._axes

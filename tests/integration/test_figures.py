@@ -395,6 +395,18 @@ def test_pictures_are_beside_their_maps(options, archive):
         assert np.ptp([each.y1 for each in boxes[row : row + columns]]) < 1
 
 
+@pytest.mark.parametrize("layers", [["*layer0*"], ["*layer0*", "*layer1*"]])
+def test_color_bars_lie_within_the_width_of_their_maps(layers, archive):
+    figure = onnxinfo.plot(archive, "maps", run="first", layers=layers)
+    figure.canvas.draw()
+    maps = [axes.get_window_extent() for axes in figure.axes if axes.images and axes.images[0].get_array().ndim == 2]
+    bars = [axes.get_window_extent() for axes in figure.axes if not axes.images]
+    assert len(bars) == len(layers)
+    for above, bar in zip(maps, bars, strict=False):
+        assert above.x0 - 2 < bar.x0 < bar.x1 < above.x1 + 2
+        assert bar.width > 0.5 * above.width
+
+
 def test_ends_of_color_scales_are_named_and_marked_where_they_cut(archive):
     figure = onnxinfo.plot(archive, "maps", run="first")
     bars = [axes for axes in figure.axes if not axes.images and axes.get_xticklabels()]

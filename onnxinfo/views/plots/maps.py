@@ -67,7 +67,7 @@ def draw_maps(
     canvas.animation = functools.partial(_animate, canvas, selection, rows, change=change, is_shared=scale == "shared")
     grid = MapGrid(bands, style, overlay)
     canvas.set_height(max(grid.height(shared is not None), style.width * 0.2))
-    grid.draw(canvas.whole(), shared, found.label)
+    grid.draw(canvas.compressed(), shared, found.label)
     if overlay:
         canvas.note("colors are mixed with the picture's gray: compare values on plain maps")
     for note in found.notes():
