@@ -22,8 +22,9 @@ from ..errors import UsageError
 from ..graph.layers import Layer
 from ..metrics.input_provider import InputProvider
 from ..metrics.linearization import Division, linearize
-from ..metrics.sensitivity import Order, moved_targets
+from ..metrics.sensitivity import moved_targets
 from ..metrics.taps import TappedNetwork
+from ..metrics.tolerance import Order
 from .accuracy import Accuracy, check_labels
 from .decoder_attack import Attack, attack
 from .job import Job

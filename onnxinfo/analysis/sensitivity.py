@@ -21,23 +21,23 @@ from ..graph.scores import score_tensor
 from ..graph.surgery import expose_only
 from ..metrics.rows import as_rows
 from ..metrics.sensitivity import (
+    MOST_MULTIPLIED,
     Divergence,
     Effect,
     Jacobians,
-    Order,
     Squared,
-    Tolerance,
-    measured_effects,
-    meet,
+    multiplied_jacobians,
     squared_jacobians,
 )
 from ..metrics.taps import TappedNetwork
+from ..metrics.tolerance import Tolerance
 from ..text import quoted
 from ..torch_graph.dequantize import dequantize
 from ..torch_graph.runtime import Session
 from .job import Job
 from .memory import for_each
 from .settings import Progress, Report
+from .tolerances import Predicted, jacobians_at_once, measure_tolerances
 
 Floats = npt.NDArray[np.float64]
 #: Names of the ways to state a change of the target.
@@ -209,6 +209,11 @@ def _check_rounding(job: Job, target: str, change: Change) -> None:
         )
 
 
+def _entries(job: Job, target: str) -> int:
+    """Number of the target's entries."""
+    return math.prod(job.network.part([_position(job, target)]).shapes(*job.inputs([0]))[0])
+
+
 def _position(job: Job, name: str) -> int:
     return next(i for i, layer in enumerate(job.layers) if layer.name == name)
 
@@ -240,14 +245,20 @@ def measure_sensitivity(
     change = Change.of(settings)
     network = TappedNetwork(job.network, _position(job, target))
     samples = range(len(job.provider))
-    blocks = [list(samples[start : start + job.batch_size]) for start in range(0, len(samples), job.batch_size)]
+    controlled = measure and measured(settings) and _entries(job, target) <= MOST_MULTIPLIED
+    size = jacobians_at_once(job, _entries(job, target)) if controlled else job.batch_size
+    blocks = [list(samples[start : start + size]) for start in range(0, len(samples), size)]
     totals = _Totals()
     report(Progress("sensitivity", 0, len(samples)))
 
     def add(block: list[int]) -> None:
         x, rows = job.inputs(block)
         stream = job.stream("sensitivity", block[0])
-        totals.add(squared_jacobians(network, x, rows, change.effect, settings.probes, stream))
+        totals.add(
+            multiplied_jacobians(network, x, rows, change.effect)
+            if controlled
+            else squared_jacobians(network, x, rows, change.effect, settings.probes, stream)
+        )
         report(Progress("sensitivity", totals.samples, len(samples)))
 
     for_each(job, blocks, add)
@@ -258,12 +269,10 @@ def measure_sensitivity(
         math.nan if mark else math.sqrt(wanted / float(effect)) for mark, effect in zip(marks, effects, strict=True)
     ]
 
-    def sweep(orders: Sequence[Order]) -> list[list[float]]:
-        return _sweep(job, network, blocks, change.effect, orders, report)
-
-    found = (
-        meet(sweep, predicted, wanted) if measure and measured(settings) else [Tolerance(scale) for scale in predicted]
-    )
+    found = [Tolerance(scale) for scale in predicted]
+    if measure and measured(settings):
+        forms = Predicted(totals.target, totals.products, totals.by_layer("effect"), predicted)
+        found = measure_tolerances(job, network, change.effect, forms, wanted, report)
     shapes = job.network.shapes(*job.inputs([0]))
     return [
         Measured(
@@ -303,6 +312,10 @@ class _Totals:
     def target(self) -> Tensor:
         return torch.cat([part.target for part in self._parts])
 
+    @property
+    def products(self) -> Tensor:
+        return torch.cat([part.products for part in self._parts], 1 if self._parts[0].products.dim() > 1 else 0)
+
     def by_layer(self, name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in self._parts], 1)
 
@@ -330,31 +343,3 @@ def channel_axis(job: Job, layer: int, shape: Sequence[int]) -> int | None:
     layouts = {name: samples.layout for name, samples in job.provider.samples.inputs.items()}
     batch = job.network.axes[layer]
     return tensor_axes(job.provider.model, job.layers[layer].name, len(shape), layouts, batch).channel
-
-
-def _sweep(
-    job: Job,
-    network: TappedNetwork,
-    blocks: Sequence[list[int]],
-    effect: Effect,
-    orders: Sequence[Order],
-    report: Report,
-) -> list[list[float]]:
-    sums = [torch.zeros(len(order.draws), dtype=torch.float64) for order in orders]
-    done, samples = 0, len(job.provider)
-    # Few samples leave room for several noise samples at once.
-    copies = max(1, job.batch_size // samples)
-
-    def add(block: list[int]) -> None:
-        nonlocal done
-        x, rows = job.inputs(block * copies)
-        found = measured_effects(
-            network, x, rows, effect, orders, lambda layer, draw: job.stream("tolerance", layer, draw, block[0])
-        )
-        for total, each in zip(sums, found, strict=True):
-            total += each.sum(1).cpu()
-        done += len(block)
-        report(Progress("tolerance", done, samples))
-
-    for_each(job, blocks, add)
-    return [(total / (samples * copies)).tolist() for total in sums]

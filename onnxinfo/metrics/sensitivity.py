@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .taps import TappedNetwork
+from .tolerance import Order
 
 #: Largest target whose Jacobians are computed exactly, by one backward pass per entry.
 MOST_EXACT = 128
-#: Draws of noise per sample: at first, and at most.
-FIRST_DRAWS, MOST_DRAWS = 8, 1024
-#: Relative standard error over draws at which a measurement ends.
-STDERR = 0.018
-#: Distance from the wanted effect, in logarithms, that is accepted: on few draws and on all.
-REACHED, ACCEPTED = 0.01, 0.015
-#: Number of measurements of a noise scale, and largest logarithm of a correction.
-MEASUREMENTS, LARGEST_STEP = 24, 2.0
+#: Largest target whose Jacobians are also multiplied with each other.
+MOST_MULTIPLIED = 32
 
 
 class Effect(Protocol):
@@ -79,6 +74,8 @@ class Jacobians:
         Column sums of squares ``sum_m J_mi^2`` by layer, each (S, n).
     target
         The target, (S, m).
+    products
+        ``J J^T`` by layer, (T, S, m, m); empty if it was not asked for.
     """
 
     trace: Tensor
@@ -90,6 +87,7 @@ class Jacobians:
     high: Tensor
     units: list[Tensor]
     target: Tensor
+    products: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def squared_jacobians(
@@ -113,11 +111,16 @@ def squared_jacobians(
     parts = [
         _of_part(network, given, at.stop - at.start, effect, probes, generator) for at, given in network.parts(x, rows)
     ]
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[Jacobians]) -> Jacobians:
     if len(parts) == 1:
         return parts[0]
     return Jacobians(
         units=[torch.cat(units) for units in zip(*(part.units for part in parts), strict=True)],
         target=torch.cat([part.target for part in parts]),
+        products=torch.cat([part.products for part in parts], 1 if parts[0].products.dim() > 1 else 0),
         **{name: torch.cat([getattr(part, name) for part in parts], 1) for name in _BY_LAYER},
     )
 
@@ -142,18 +145,25 @@ def _of_part(
         sums.add(gradients_of(out, values, direction))
         if quadratic is not None:
             quadratic.add(gradients_of(out, values, effect.factor(target, direction)))
-    wide = [network.rows(value.detach(), i, count).double() for i, value in enumerate(values)]
     trace, stderr = sums.trace()
     return Jacobians(
         trace,
         stderr,
         trace if quadratic is None else quadratic.trace()[0],
+        *_statistics(network, values, count),
+        sums.units(),
+        target,
+    )
+
+
+def _statistics(network: TappedNetwork, values: Sequence[Tensor], count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, mean square, minimum and maximum of the layers' values, (T, S) each."""
+    wide = [network.rows(value.detach(), i, count).double() for i, value in enumerate(values)]
+    return (
         torch.stack([value.mean(1) for value in wide]),
         torch.stack([value.square().mean(1) for value in wide]),
         torch.stack([value.amin(1) for value in wide]),
         torch.stack([value.amax(1) for value in wide]),
-        sums.units(),
-        target,
     )
 
 
@@ -161,6 +171,62 @@ def directions_of(target: Tensor, probes: int, generator: torch.Generator) -> tu
     """Return the directions in which a target, (S, m), is differentiated, and whether they are all of its entries."""
     exact = target.shape[1] <= MOST_EXACT
     return _basis(target) if exact else _signs(target, probes, generator), exact
+
+
+def multiplied_jacobians(network: TappedNetwork, x: Tensor, rows: Tensor, effect: Effect) -> Jacobians:
+    """Compute exact Jacobians like :func:`squared_jacobians`, and their products with each other.
+
+    Parameters
+    ----------
+    network, x, rows, effect
+        As for :func:`squared_jacobians`; the Jacobians of all layers at these samples are in memory at once.
+    """
+    parts = []
+    for at, given in network.parts(x, rows):
+        count = at.stop - at.start
+        target, values, dense = _dense(network, given, count)
+        products = torch.stack([torch.einsum("ksn,lsn->skl", each, each) for each in dense]).double()
+        parts.append(
+            Jacobians(
+                torch.stack([each.square().sum((0, 2), dtype=torch.float64) for each in dense]),
+                torch.zeros(len(dense), count, dtype=torch.float64, device=target.device),
+                quadratic_effect(effect, target, products),
+                *_statistics(network, values, count),
+                [each.square().sum(0) for each in dense],
+                target,
+                products,
+            )
+        )
+    return _joined(parts)
+
+
+def quadratic_effect(effect: Effect, target: Tensor, products: Tensor) -> Tensor:
+    """Effect of noise per squared noise scale, (..., S), given ``J J^T``, (..., S, m, m)."""
+    factors = effect_factors(effect, target).to(products)
+    return torch.einsum("sak,...sab,sbk->...s", factors, products, factors)
+
+
+def effect_factors(effect: Effect, target: Tensor) -> Tensor:
+    """Factors L at each sample, (S, m, m), where the effect of a small deviation f is ``|L^T f|^2``."""
+    return torch.stack([effect.factor(target, direction) for direction in _basis(target)], 2)
+
+
+def dense_jacobians(network: TappedNetwork, x: Tensor, rows: Tensor) -> list[Tensor]:
+    """Jacobians of the target by each layer, (m, S, n) each."""
+    parts = [_dense(network, given, at.stop - at.start)[2] for at, given in network.parts(x, rows)]
+    return parts[0] if len(parts) == 1 else [torch.cat(each, 1) for each in zip(*parts, strict=True)]
+
+
+def _dense(network: TappedNetwork, given: Sequence[Tensor], count: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Target (S, m), layers' values, and the Jacobian by each layer, (m, S, n)."""
+    out = network.forward(given, count)
+    values, target = network.seen(), out.detach()
+    dense: list[list[Tensor]] = [[] for _ in values]
+    for direction in _basis(target):
+        for i, gradient in enumerate(gradients_of(out, values, direction)):
+            shown = torch.zeros_like(values[i], dtype=torch.float32) if gradient is None else gradient.float()
+            dense[i].append(network.rows(shown, i, count))
+    return target, values, [torch.stack(each) for each in dense]
 
 
 def _basis(target: Tensor) -> Iterator[Tensor]:
@@ -223,156 +289,6 @@ class _Sums:
         return [units if self._exact else units / len(self._traces) for units in self._rows()]
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """Noise scale that has a wanted effect.
-
-    Attributes
-    ----------
-    scale
-        The noise scale; NaN if none was found.
-    achieved
-        Measured effect over the wanted one.
-    stderr
-        Standard error of that, over draws of noise.
-    """
-
-    scale: float = math.nan
-    achieved: float = math.nan
-    stderr: float = math.nan
-
-
-@dataclass(frozen=True)
-class Order:
-    """Measurements to make at one layer: its position, a noise scale, and the numbers of draws of noise."""
-
-    layer: int
-    scale: float
-    draws: range
-
-
-#: Measures the mean effect of noise over all samples, by order and draw.
-Sweep = Callable[[Sequence[Order]], Sequence[Sequence[float]]]
-
-
-def meet(sweep: Sweep, predicted: Sequence[float], wanted: float) -> list[Tolerance]:
-    """Correct predicted noise scales until their measured mean effect is the wanted one.
-
-    The scale moves by secant steps in logarithms, on draws of noise that all steps share. Then draws are added until
-    the standard error of the effect is small.
-
-    Parameters
-    ----------
-    sweep
-        Measures effects.
-    predicted
-        Scales predicted by the quadratic form; NaN where there are none.
-    wanted
-        The wanted mean effect.
-
-    Returns
-    -------
-    list of Tolerance
-        By layer.
-    """
-    searches = [_Search(i, scale, wanted) for i, scale in enumerate(predicted) if math.isfinite(scale)]
-    for _ in range(MEASUREMENTS):
-        orders = {search: search.order() for search in searches if search.is_open}
-        if not orders:
-            break
-        for search, effects in zip(orders, sweep([*orders.values()]), strict=True):
-            search.learn(effects)
-    found = [Tolerance() for _ in predicted]
-    for search in searches:
-        found[search.layer] = search.found()
-    return found
-
-
-class _Search:
-    """The noise scale of one layer, on its way to an effect."""
-
-    def __init__(self, layer: int, scale: float, wanted: float) -> None:
-        self.layer, self.is_open = layer, True
-        self._scale, self._wanted, self._slope = scale, wanted, 2.0
-        self._count = FIRST_DRAWS
-        self._effects: list[float] = []
-        self._before: tuple[float, float] | None = None
-
-    def order(self) -> Order:
-        """Return the measurements that are missing."""
-        return Order(self.layer, self._scale, range(len(self._effects), self._count))
-
-    def learn(self, effects: Sequence[float]) -> None:
-        """Learn from measurements."""
-        self._effects += effects
-        missing, stderr = self._missing()
-        if not math.isfinite(missing):
-            # Effects vanish in rounding, or overflow.
-            self.is_open = False
-            return
-        if abs(missing) > (REACHED if self._count == FIRST_DRAWS else ACCEPTED):
-            self._step(missing)
-        elif stderr > STDERR and self._count < MOST_DRAWS:
-            self._count = min(MOST_DRAWS, self._count * max(2, min(8, math.ceil((stderr / STDERR) ** 2))))
-            self._before = None
-        else:
-            self.is_open = False
-
-    def found(self) -> Tolerance:
-        """Return the scale, if the search has ended at one."""
-        missing, stderr = self._missing() if self._effects else (math.nan, math.nan)
-        if self.is_open or not math.isfinite(missing):
-            return Tolerance()
-        return Tolerance(self._scale, math.exp(-missing), stderr)
-
-    def _missing(self) -> tuple[float, float]:
-        """Logarithm of the wanted over the measured effect, and the relative standard error of the latter."""
-        count, mean = len(self._effects), sum(self._effects) / len(self._effects)
-        if not (math.isfinite(mean) and mean > 0):
-            return math.nan, math.nan
-        variance = sum((effect - mean) ** 2 for effect in self._effects) / (count - 1)
-        return math.log(self._wanted / mean), math.sqrt(variance / count) / mean
-
-    def _step(self, missing: float) -> None:
-        at = math.log(self._scale)
-        if self._before is not None:
-            slope = (self._before[1] - missing) / (at - self._before[0])
-            self._slope = min(8.0, max(0.25, slope))
-        self._before = at, missing
-        shift = missing / self._slope
-        self._scale *= math.exp(min(LARGEST_STEP, max(-LARGEST_STEP, shift)))
-        self._effects = []
-
-
-def measured_effects(
-    network: TappedNetwork,
-    x: Tensor,
-    rows: Tensor,
-    effect: Effect,
-    orders: Sequence[Order],
-    stream: Callable[[int, int], torch.Generator],
-) -> list[Tensor]:
-    """Measure effects of noise, by order: (draws, S) each.
-
-    Parameters
-    ----------
-    network
-        The tapped network.
-    x, rows
-        Samples, (S, *shape), and their rows, (S,).
-    effect
-        Measure of the target's moves.
-    orders
-        What to measure.
-    stream
-        Returns the source of noise for a layer and a draw.
-    """
-    found = [torch.zeros(len(order.draws), len(x), dtype=torch.float64, device=x.device) for order in orders]
-    for i, draw, at, target, moved in moved_targets(network, x, rows, orders, stream):
-        found[i][draw, at] = effect.measure(target, moved)
-    return found
-
-
 def moved_targets(
     network: TappedNetwork,
     x: Tensor,
@@ -384,8 +300,14 @@ def moved_targets(
 
     Parameters
     ----------
-    network, x, rows, orders, stream
-        As for :func:`measured_effects`.
+    network
+        The tapped network.
+    x, rows
+        Samples, (S, *shape), and their rows, (S,).
+    orders
+        What to measure.
+    stream
+        Returns the source of noise for a layer and a draw.
     """
     for at, given in network.parts(x, rows):
         count = at.stop - at.start
