@@ -29,11 +29,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="test images; default: all")
     parser.add_argument("--steps", type=int, nargs="+", default=[400, 800])
     parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("-o", "--output", help="picture")
     chosen = parser.parse_args()
     print(machine(), flush=True)
     most = max(chosen.steps)
     found = {steps: attack(chosen, steps, accuracy=steps == most) for steps in sorted(chosen.steps)}
     print(f"{found[most].samples} images; accuracy without noise {found[most].accuracy:.3f}", flush=True)
+    if chosen.output:
+        found[most].plot(chosen.output)
     show({steps: each.to_dataframe().set_index("tensor") for steps, each in found.items()})
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import force
 from .options import inputs as samples
 from .progress import progress_bar
 from .settings import config_file, setting, settings
@@ -24,6 +25,7 @@ _WIDTH = 100
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @samples
+@click.option("-o", "--output", type=click.Path(), help="Picture (PNG, SVG, PDF). Default: none.")
 @click.option(
     "--mse", type=float, metavar="X",
     help="Wanted bound: mean squared error per input unit, in units of its channel's variance; from 0 to 1. "
@@ -49,7 +51,8 @@ _WIDTH = 100
 @settings("input", "ru.decoder", "execution", leave_out=("decoders",))
 @setting("seed", help="Seed of noise and random directions.")
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
-def leakage(model: str, inputs: str, format: str, **options: Any) -> None:
+@force
+def leakage(model: str, inputs: str, output: str | None, format: str, force: bool, **options: Any) -> None:
     """Print what each tensor of MODEL at which it can be split reveals of the input, and the noise that hides it.
 
     noise is the standard deviation of Gaussian noise on the tensor at which the Fisher bound on the error of a
@@ -62,9 +65,14 @@ def leakage(model: str, inputs: str, format: str, **options: Any) -> None:
       onnxinfo leakage resnet20.onnx --inputs images/ --psnr 20 --no-accuracy --attack --decoder-inputs train/
     """
     from onnxinfo import leakage as measure
+    from onnxinfo.views.figure import claim_figure
 
-    with progress_bar("no file") as report:
+    if output is not None:
+        claim_figure(output, model, inputs, options["labels"], options["decoder_inputs"], force=force)
+    with progress_bar(output or "no file") as report:
         found = measure(model, inputs, progress=report, **options)
+    if output is not None:
+        found.plot(output, force=force)
     stored = found.to_dict()
     rows = [{**row, "assumption": found.assumption} for row in stored["tensors"]]
     measured = ACCURACY if options["accuracy"] else ()

@@ -113,15 +113,14 @@ class _Sweep:
         sums = torch.zeros(2, len(orders), len(numbers), dtype=torch.float64)
         samples, done = sorted({*drawn.tolist()}), 0
         self._swept += 1
-        stage = f"tolerance {self._swept}"
-        self._report(Progress(stage, 0, len(samples)))
+        self._report(Progress("tolerance", 0, len(samples)))
 
         def add(block: list[int]) -> None:
             nonlocal done
             chosen = torch.isin(drawn, torch.tensor(block))
             sums.add_(self._of_block(block, drawn[chosen], of_draw[chosen], orders, numbers))
             done += len(block)
-            self._report(Progress(stage, done, len(samples)))
+            self._report(Progress("tolerance", done, len(samples)))
 
         size = jacobians_at_once(self._job, self._entries) if self._entries else self._job.batch_size
         for_each(self._job, [samples[at : at + size] for at in range(0, len(samples), size)], add)

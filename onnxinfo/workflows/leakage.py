@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +24,14 @@ from ..graph.model import Model, ModelSource
 from ..graph.splits import is_split
 from ..metrics.input_provider import InputProvider
 from ..text import no_such
+from ..views.leakage_figure import draw_leakage
 from .computing import computing
 from .notebook import reporting
 from .open_job import Opened, leading, open_job
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 #: Bound if none is given, as a fraction of the input's variance.
 DEFAULT_BOUND = 0.1
@@ -37,6 +40,15 @@ ASSUMPTION = (
     "The bound is on unbiased estimators; none exists where the Jacobian has less rank than the input has units. "
     "Trained decoders are biased and can beat it: it is a yardstick, no guarantee."
 )
+
+
+class StyleOptions(TypedDict, total=False):
+    """Options of :meth:`Leakage.plot`."""
+
+    theme: str
+    width: str
+    size: tuple[float, float]
+    dpi: int
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,7 @@ class Leakage:
     >>> found.input_units, found.wanted, found.unit
     (64, 0.1, 'variance')
     >>> table = found.to_dataframe().set_index("tensor")
+    >>> figure = found.plot("leakage.png")
     >>> float(table.bound["relu"].round(3)), bool(table.narrow["logits"]), found.bounds("relu").shape
     (0.1, True, (16,))
     """
@@ -123,6 +136,29 @@ class Leakage:
         if tensor not in found:
             raise UsageError(no_such("tensor", tensor, [*found], "the leakage"))
         return found[tensor].bounds
+
+    def plot(
+        self, output: str | os.PathLike[str] | None = None, *, force: bool = False, **style: Unpack[StyleOptions]
+    ) -> Figure:
+        """Draw accuracy left, noise, and bound beside a decoder's error by depth.
+
+        Parameters
+        ----------
+        output
+            PNG, SVG or PDF file. An existing picture is replaced, other files are not. None: only return the figure.
+        force
+            Replace an existing file whatever it contains.
+        **style
+            ``theme``, ``width``, ``size`` and ``dpi``, as for :func:`onnxinfo.plot`.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure.
+        """
+        return draw_leakage(
+            self.table(), output, accuracy=self.accuracy, unit=self.unit, notes=(self.assumption,), force=force, **style
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values: the attributes, and the rows of the table; NaN and infinity are None."""

@@ -76,6 +76,7 @@ RECIPES = {
     "recommend channels": Recipe(
         f"model.onnx {SAMPLES[:-1]}8 {_LABELS} --share .25", ANALYSIS, "new.json", kind=kinds.JSON
     ),
+    "leakage": Recipe(f"model.onnx {SAMPLES[:-1]}8 {_LABELS} --layers relu", ANALYSIS, "new.png", kind=kinds.PNG),
     "decoder train": Recipe(
         f"model.onnx {SAMPLES[:-1]}8 --layers relu --steps 1", (*MODEL, "samples.npz"), "new", "folder"
     ),

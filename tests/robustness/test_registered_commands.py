@@ -30,10 +30,6 @@ OTHERS = {
         ("model.onnx", "weights.data", "samples.npz", "labels.npz"),
     ),
     "check": ("model.onnx", ("model.onnx", "weights.data")),
-    "leakage": (
-        "model.onnx --inputs samples.npz:images --labels labels.npz:labels --layers relu",
-        ("model.onnx", "weights.data", "samples.npz", "labels.npz"),
-    ),
     "completion": ("bash", ()),
     "decoder list": ("result.h5", ("result.h5",)),
     "decoder show": ("result.h5 relu", ("result.h5",)),

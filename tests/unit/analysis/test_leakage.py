@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -258,3 +259,16 @@ def test_an_attack_needs_samples_of_its_own() -> None:
     ]:
         with pytest.raises(onnxinfo.OnnxinfoError, match=message):
             onnxinfo.leakage(linear(rotation()), table(), accuracy=False, attack=True, **more)
+
+
+@pytest.mark.parametrize("accuracy", [True, False])
+def test_the_figure_shows_what_was_measured(accuracy: bool, tmp_path: Path) -> None:
+    found = onnxinfo.leakage(CNN, IMAGES, labels=LABELS, accuracy=accuracy, limit=8)
+    figure = found.plot(tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert len(figure.axes) == 2 + accuracy
+    assert "yardstick" in text
+    assert ("accuracy without noise" in text) == accuracy
+    assert all(name in text for name in ("relu_2", "logits", "lowest bound of a sample", "guessing the mean"))
+    with pytest.raises(UsageError, match="cannot draw"):
+        found.plot(tmp_path / "a.txt")

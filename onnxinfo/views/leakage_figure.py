@@ -1,0 +1,117 @@
+"""Figure of what tensors reveal of the input: accuracy left, noise, and the bound beside a decoder's error."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .canvas import Canvas
+from .figure import claim_figure
+from .panels import grid_behind
+from .style import COLORS, FigureStyle, short_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Table = Mapping[str, Sequence[Any]]
+
+
+def draw_leakage(
+    table: Table,
+    output: str | os.PathLike[str] | None,
+    *,
+    accuracy: float,
+    unit: str,
+    notes: Sequence[str],
+    force: bool = False,
+    **style: Any,
+) -> Figure:
+    """Draw the tensors of a leakage by depth.
+
+    Parameters
+    ----------
+    table
+        Columns of :meth:`onnxinfo.Leakage.table`.
+    output
+        PNG, SVG or PDF file; None: none.
+    accuracy
+        Accuracy without noise; NaN: no accuracy is drawn.
+    unit
+        Unit of the errors.
+    notes
+        Sentences below the figure.
+    force
+        Replace an existing file whatever it contains.
+    **style
+        Theme, width, size and dpi; see :meth:`.style.FigureStyle.named`.
+    """
+    target = None if output is None else claim_figure(output, force=force)
+    canvas = Canvas(FigureStyle.named(**style), "leakage")
+    with canvas.context():
+        order = np.argsort(table["depth"], kind="stable")
+        count = len(order)
+        canvas.set_height((count * 1.9 + 11) * canvas.style.font / 72)
+        panels = canvas.panels(1, 2 if math.isnan(accuracy) else 3, sharey=True)[0]
+        _noise(panels[-2], _column(table, "noise_std", order))
+        _errors(panels[-1], table, order, unit)
+        if not math.isnan(accuracy):
+            _accuracy(panels[0], table, order, accuracy)
+        panels[0].set_yticks(range(count), short_names([table["tensor"][i] for i in order], 24))
+        panels[0].set_ylim(count - 0.5, -0.5)
+        panels[0].set_ylabel("tensor, by depth")
+        for note in notes:
+            canvas.note(note)
+        canvas.legend(columns=4)
+        canvas.alt = f"Accuracy under noise, noise, and bound on reconstructions of the input, of {count} tensors."
+        canvas.finish()
+    if target is not None:
+        canvas.write(target)
+    return canvas.root
+
+
+def _column(table: Table, name: str, order: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    return np.array(table[name], dtype=np.float64)[order]
+
+
+def _accuracy(axes: Axes, table: Table, order: npt.NDArray[np.intp], clean: float) -> None:
+    value, low, high = (_column(table, f"accuracy{end}", order) for end in ("", "_low", "_high"))
+    axes.axvline(clean, color=COLORS[0], linestyle=":", label="accuracy without noise")
+    around = np.maximum(0, [value - low, high - value])
+    axes.errorbar(value, np.arange(len(value)), xerr=around, fmt="o", color=COLORS[0], label="with noise, and 95 %")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("accuracy")
+    grid_behind(axes, "both")
+
+
+def _noise(axes: Axes, noise: npt.NDArray[np.float64]) -> None:
+    shown = np.isfinite(noise) & (noise > 0)
+    axes.set_xscale("log")
+    axes.plot(noise[shown], np.nonzero(shown)[0], "o", color=COLORS[1])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("noise, in standard\ndeviations of the tensor")
+    grid_behind(axes, "both")
+
+
+def _errors(axes: Axes, table: Table, order: npt.NDArray[np.intp], unit: str) -> None:
+    axes.set_xscale("log")
+    kinds = (
+        ("bound", "bound", "|", 12, COLORS[2]),
+        ("lowest", "lowest bound of a sample", "4", 8, COLORS[3]),
+        ("attack", "decoder", "D", 5, COLORS[5]),
+    )
+    for name, label, marker, size, color in kinds:
+        values = _column(table, name, order)
+        shown = np.isfinite(values) & (values > 0)
+        if shown.any():
+            axes.plot(values[shown], np.nonzero(shown)[0], marker, color=color, markersize=size, label=label)
+    if unit == "variance":
+        axes.axvline(1, color=COLORS[5], linestyle=":", label="guessing the mean")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel(f"mean squared error per input\nunit, over the {unit if unit == 'variance' else 'squared range'}")
+    grid_behind(axes, "both")
