@@ -155,12 +155,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output (head, less) has exited: stop silently.
-        _drop_output()
         sys.exit(1)
     except OSError as error:
         if settings["debug"]:
             raise
-        _drop_output()
         where = f": {error.filename}" if error.filename else ""
         click.echo(f"onnxinfo: error: {error.strerror or error}{where}", err=True)
         sys.exit(1)
@@ -172,8 +170,3 @@ def _one_line(error: click.ClickException) -> str:
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     hint = "" if ctx is None else f"; see '{ctx.command_path} --help'"
     return message[:1].lower() + message[1:] + hint
-
-
-def _drop_output() -> None:
-    """Discard further writes to standard output, which cannot be written any more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

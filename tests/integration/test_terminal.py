@@ -175,3 +175,16 @@ def test_a_full_standard_output_is_one_line(archive, arguments):
         )
     assert done.returncode == 1
     assert done.stderr == "onnxinfo: error: No space left on device\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["query", "a.h5", "--format", "csv"]])
+def test_a_reader_that_has_exited_is_no_error(archive, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [*ONNXINFO, *arguments], cwd=archive.parent, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
