@@ -120,6 +120,9 @@ METRICS: Registry[Any] = Registry(
         "cam": ".analysis.baselines:Cam",
         "robustness": ".analysis.robustness:Robustness",
         "sensitivity": ".analysis.sensitivity_metric:SensitivityMetric",
+        "cka": ".analysis.cka:Cka",
+        "vinfo": ".analysis.label_information:VInformation",
+        "probe": ".analysis.label_information:Probe",
     },
 )
 

@@ -16,7 +16,7 @@ from .reading import Run
 from .sanity import ATTRIBUTE
 
 #: Recipe fields that belong to a metric, by their beginning.
-_OF_METRIC = {"ru_": "ru", "attack": "robustness", "sensitivity_": "sensitivity"}
+_OF_METRIC = {"ru_": "ru", "attack": "robustness", "sensitivity_": "sensitivity", "cka_": "cka", "vinfo_": "vinfo"}
 #: Recipe fields that come with a metric but describe samples.
 _OF_FOREGROUND = ("foreground_sha256", "without_foreground")
 #: Digests of all samples, which change when samples are added.
@@ -25,7 +25,7 @@ _FORWARD = "forward_layers"
 #: Normalizers that do not depend on the other samples.
 _OF_ITS_OWN = ("image", "absolute")
 #: Metrics whose cells contain numbers of all samples.
-_OF_ALL = ("sensitivity",)
+_OF_ALL = ("sensitivity", "cka", "vinfo", "probe")
 #: Metrics that depend neither on a budget nor on the unit of sigma.
 _FREE = ("gradient", "gradcam", "cam")
 #: Provenance that describes all samples, and is that of the newest analysis.

@@ -197,7 +197,7 @@ def _metric_of(key: str) -> str | None:
     """Return the metric that a recipe entry concerns; None if it concerns all."""
     if "foreground" in key:
         return "concentration"
-    return next((metric for metric in ("ru", "sensitivity") if key.startswith(f"{metric}_")), None)
+    return next((metric for metric in ("ru", "sensitivity", "cka", "vinfo") if key.startswith(f"{metric}_")), None)
 
 
 def check_normalizer(one: RunValues, layer: str, two: RunValues, other: str) -> None:

@@ -122,7 +122,8 @@ def analyze(
     layers, exclude
         Patterns, see :func:`~onnxinfo.select_layers`; default: the default layers of :func:`~onnxinfo.list_layers`.
     metrics
-        Names of metrics: ``sid``, ``ru``, ``concentration``; baselines ``gradient``, ``gradcam``, ``cam``.
+        Names of metrics: ``sid``, ``ru``, ``concentration``; ``sensitivity``; ``cka``, ``vinfo``, ``probe``;
+        baselines ``gradient``, ``gradcam``, ``cam``.
     input, sid, ru, sensitivity, execution, out
         All other settings, by concern; see :mod:`onnxinfo.config`. Several local workers import the calling program's
         main module: guard its code with ``if __name__ == "__main__"``.
