@@ -22,11 +22,35 @@ def full_precision() -> Iterator[None]:
     backends: Any = torch.backends
     cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
     kinds = cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn
-    before = [kind.fp32_precision for kind in kinds]
+    before, older = [kind.fp32_precision for kind in kinds], _allows_tf32()
+    # Where the older setting contradicts the newer ones, torch refuses to read it.
+    cudnn.allow_tf32 = False
     for kind in kinds:
         kind.fp32_precision = "ieee"
     try:
         yield
     finally:
+        if older is not None:
+            cudnn.allow_tf32 = older
         for kind, precision in zip(kinds, before, strict=True):
             kind.fp32_precision = precision
+
+
+@contextlib.contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Disable cuDNN; unlike ``torch.backends.cudnn.flags``, which would also allow TF32, change nothing else."""
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.enabled
+    cudnn.enabled = False
+    try:
+        yield
+    finally:
+        cudnn.enabled = before
+
+
+def _allows_tf32() -> bool | None:
+    """Return torch's older setting for cuDNN; None if it contradicts the newer ones."""
+    try:
+        return bool(torch.backends.cudnn.allow_tf32)
+    except RuntimeError:
+        return None

@@ -13,6 +13,7 @@ import torch
 import onnxinfo
 from onnxinfo.engines import processes
 from onnxinfo.models import path
+from onnxinfo.torch_graph.full_precision import full_precision
 
 MODEL, DIGITS = str(path("digits-cnn.onnx")), f"{path('digits.npz')}:images"
 CALLS: dict[str, Callable[[Path], Any]] = {
@@ -29,11 +30,14 @@ CALLS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+def _parts() -> tuple[Any, ...]:
+    backends: Any = torch.backends
+    matmul, cudnn, mkldnn = backends.cuda.matmul, backends.cudnn, backends.mkldnn
+    return matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn
+
+
 def _settings() -> list[str]:
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn
-    matmul, cudnn, mkldnn = backends
-    parts = matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn
-    return [part.fp32_precision for part in parts]
+    return [part.fp32_precision for part in _parts()]
 
 
 @pytest.fixture
@@ -66,6 +70,49 @@ def test_new_commands_compute_so_too() -> None:
     """Whoever limits the time of ONNX Runtime, and so computes, does it by the context that also sets the precision."""
     folder = Path(onnxinfo.__file__).parent / "workflows"
     assert [file.name for file in folder.glob("*.py") if "time_limit" in file.read_text()] == ["computing.py"]
+
+
+def _tf32_by_the_older_setting() -> object:
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return "contradicts the newer ones"
+
+
+@pytest.mark.parametrize("state", ["as torch starts", "older setting off", "newer setting off", "everything rounded"])
+def test_every_state_is_restored(state: str) -> None:
+    cudnn: Any = torch.backends.cudnn
+    before = _settings()
+    try:
+        if state == "older setting off":
+            cudnn.allow_tf32 = False
+        elif state == "newer setting off":
+            cudnn.conv.fp32_precision = "ieee"
+        elif state == "everything rounded":
+            torch.set_float32_matmul_precision("medium")
+        found = _settings(), _tf32_by_the_older_setting(), torch.get_float32_matmul_precision()
+        with full_precision():
+            assert set(_settings()) == {"ieee"}
+            # Other packages do so, and torch itself.
+            with cudnn.flags(enabled=False):
+                pass
+            assert cudnn.allow_tf32 in (True, False)
+        assert (_settings(), _tf32_by_the_older_setting(), torch.get_float32_matmul_precision()) == found
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        cudnn.allow_tf32 = True
+        for part, precision in zip(_parts(), before, strict=True):
+            part.fp32_precision = precision
+
+
+def test_recurrent_networks(loose: list[str], tmp_path: Path) -> None:
+    """Their kernels run without cuDNN, which must not change how the rest is computed."""
+    seen = []
+    with full_precision():
+        module = onnxinfo.convert(path("torch-digits-lstm.onnx"))
+        module.register_forward_hook(lambda *_: seen.append(_settings()))
+        module(torch.zeros(2, 8, 8))
+    assert seen == [["ieee"] * 6]
 
 
 def test_settings_are_restored_after_an_error(loose: list[str], tmp_path: Path) -> None:

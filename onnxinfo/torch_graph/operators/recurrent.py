@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional
 
+from ..full_precision import without_cudnn
 from .bounds import check_range, check_shape, is_transformed
 from .table import operator
 
@@ -261,7 +262,7 @@ class _Layer:
 
 def _without_cudnn() -> AbstractContextManager[object]:
     """Disable cuDNN, except in a compiled graph, which decomposes the kernels."""
-    return nullcontext() if torch.compiler.is_dynamo_compiling() else torch.backends.cudnn.flags(enabled=False)
+    return nullcontext() if torch.compiler.is_dynamo_compiling() else without_cudnn()
 
 
 def _transformed(*operands: Tensor) -> bool:
