@@ -10,12 +10,12 @@ from ..config import Config, ExecutionConfig, InputConfig, InputOptions, SidConf
 from ..errors import VerificationError
 from ..graph.channel_removal import Removal, masked
 from ..graph.channel_spec import Spec, channels_of
-from ..graph.interruption import time_limit
 from ..graph.model import Model, ModelSource, load
 from ..text import quoted
 from ..torch_graph.compare import Tensors
 from ..torch_graph.runtime import Session
 from .check import parameter_count, with_feeds
+from .computing import computing
 from .given_model import given_model
 from .open_model import open_model
 
@@ -91,7 +91,7 @@ def prune_channels(
     loaded = load(given_model(model, inputs))
     wanted = channels_of(channels, loaded.flow)
     pruned = Removal(loaded, wanted).model()
-    with time_limit(ExecutionConfig(timeout=timeout).timeout):
+    with computing(ExecutionConfig(timeout=timeout).timeout):
         difference = _difference(masked(loaded, wanted), pruned, inputs, chosen, seed)
     record = {"channels": wanted, "parameters": [*map(parameter_count, (loaded, pruned))], "difference": difference}
     for entry in [entry for entry in pruned.proto.metadata_props if entry.key == METADATA]:

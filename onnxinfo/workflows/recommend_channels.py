@@ -27,6 +27,7 @@ from ..kinds import JSON
 from ..outputs import claim
 from ..text import no_such, quoted
 from .check import parameter_count
+from .computing import computing
 from .notebook import reporting
 from .recommend import target_variance
 from .sensitivity import open_sensitivity
@@ -199,6 +200,11 @@ def recommend_channels(
     config = configure(base, {**flat}, "input", "sid", "sensitivity", "execution")
     # The change only determines tolerances, which are not used here.
     config = replace(config, sensitivity=replace(config.sensitivity, change="absolute:1", measure=False))
+    with computing(config.execution.timeout):
+        return _recommended_channels(model, inputs, share, config, reporting(progress))
+
+
+def _recommended_channels(model: ModelSource, inputs: Any, share: float, config: Config, report: Report) -> ChannelPlan:
     opened = open_sensitivity(model, inputs, config)
     job, loaded = opened.job, opened.job.provider.model
     chosen = [layer for layer in job.layers if layer.name in opened.shown - {opened.target}]
@@ -208,7 +214,7 @@ def recommend_channels(
     counts = {name: math.floor(share * size + 1e-9) for name, size in sizes.items()}
     if not any(counts.values()):
         raise UsageError(f"share={share} of at most {max(sizes.values())} channels is none; give a larger share")
-    choice = ChannelChooser(job, opened.target, axes, reporting(progress)).choose(counts)
+    choice = ChannelChooser(job, opened.target, axes, report).choose(counts)
     spec = {name: {axis: sorted(choice.removed[name])} for name, axis in axes.items() if choice.removed[name]}
     smaller = Removal(loaded, spec).model()
     variance = target_variance(job, opened.target)

@@ -23,6 +23,7 @@ CALLS: dict[str, Callable[[Path], Any]] = {
     "sensitivity in an archive": lambda folder: onnxinfo.sensitivity(MODEL, DIGITS, output=folder / "a.h5", limit=2),
     "leakage": lambda _: onnxinfo.leakage(MODEL, DIGITS, accuracy=False, limit=2),
     "recommend_bits": lambda _: onnxinfo.recommend_bits(MODEL, DIGITS, mean_bits=4, limit=2),
+    "recommend_channels": lambda _: onnxinfo.recommend_channels(MODEL, DIGITS, limit=2),
     "train_decoder": lambda folder: onnxinfo.train_decoder(
         MODEL, DIGITS, folder, layers=["-1"], limit=4, width=4, steps=1
     ),
