@@ -53,13 +53,14 @@ def layers(
       onnxinfo layers model.onnx --layers 'op:Conv*' --exclude 0-4 --format json
     """
     from onnxinfo import load, perturbed_tensors
+    from onnxinfo.config import SelectionConfig
     from onnxinfo.graph.collection import paused_collection
     from onnxinfo.graph.layers import choose_layers
-    from onnxinfo.graph.parts import with_parts
+    from onnxinfo.workflows.open_model import with_chosen_parts
 
     target = claim_table(output, format, [model], force)
     with paused_collection():
-        loaded = with_parts(opened(load(read_source(model)), **changes), layers)
+        loaded = with_chosen_parts(opened(load(read_source(model)), **changes), SelectionConfig(layers))
         sources = perturbed_tensors(loaded, input_tensor)
         _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
         if not quiet():
@@ -100,12 +101,13 @@ def expose(
     """
     from onnxinfo import expose as expose_tensors
     from onnxinfo import perturbed_tensors
+    from onnxinfo.config import SelectionConfig
     from onnxinfo.graph.collection import paused_collection
     from onnxinfo.graph.layers import choose_layers
-    from onnxinfo.graph.parts import with_parts
+    from onnxinfo.workflows.open_model import with_chosen_parts
 
     with paused_collection():
-        loaded = with_parts(opened(load_for(model, output, force), **changes), layers)
+        loaded = with_chosen_parts(opened(load_for(model, output, force), **changes), SelectionConfig(layers))
         sources = perturbed_tensors(loaded, input_tensor)
         _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
         exposed = expose_tensors(loaded, [layer.name for layer in chosen])

@@ -82,7 +82,7 @@ def _slice(text: str) -> slice | None:
     return slice(*(int(each) if each else None for each in bounds))
 
 
-def with_parts(model: Model, patterns: Names) -> Model:
+def with_parts(model: Model, patterns: Names, axes: Mapping[str, int] | None = None) -> Model:
     """Return a model with the parts of layers that patterns name as tensors of their own.
 
     Parameters
@@ -92,6 +92,9 @@ def with_parts(model: Model, patterns: Names) -> Model:
     patterns
         Patterns of layers, see :func:`onnxinfo.select_layers`. Those that are neither the name of a tensor nor name a
         tensor with an index are ignored.
+    axes
+        Axis of the samples by tensor, where it is known; see :func:`.metrics.batch_axes.sample_axes`. Otherwise it is
+        inferred from names and sizes.
 
     Returns
     -------
@@ -103,10 +106,10 @@ def with_parts(model: Model, patterns: Names) -> Model:
     UsageError
         A part does not exist: an index is out of range, a slice is empty, or there are more indices than axes.
     """
-    return _with(model, patterns, _ends)
+    return _with(model, patterns, axes or {}, _ends)
 
 
-def through_parts(model: Model, patterns: Names) -> Model:
+def through_parts(model: Model, patterns: Names, axes: Mapping[str, int] | None = None) -> Model:
     """Return a model with parts of layers as :func:`with_parts` does, through which the rest of the graph is computed.
 
     What follows a layer reads the layer put together again from its part and the rest, so that noise on the part moves
@@ -117,12 +120,18 @@ def through_parts(model: Model, patterns: Names) -> Model:
     UsageError
         As for :func:`with_parts`, or a slice has a step.
     """
-    return _with(model, patterns, _joined)
+    return _with(model, patterns, axes or {}, _joined)
 
 
-def existing_parts(model: Model, names: Iterable[str]) -> list[str]:
+def parted_tensors(model: Model, patterns: Names) -> list[str]:
+    """Return the names of the tensors whose parts patterns name."""
+    parts = [parse_part(name) for name in names_of(patterns, "layers") if name not in model.flow.producer]
+    return [*dict.fromkeys(part.tensor for part in parts if part is not None and part.tensor in model.flow.producer)]
+
+
+def existing_parts(model: Model, names: Iterable[str], axes: Mapping[str, int] | None = None) -> list[str]:
     """Return those names that are of parts of layers that a model has."""
-    graph, found = _Graph(model), []
+    graph, found = _Graph(model, axes or {}), []
     for name in names:
         try:
             part = parse_part(name)
@@ -154,12 +163,17 @@ def whole_layers(model: Model) -> Model:
     return dataclasses.replace(model, proto=proto, parts={})
 
 
-def _with(model: Model, patterns: Names, nodes_of: Callable[[_Graph, str, Sequence[Part]], None]) -> Model:
+def _with(
+    model: Model,
+    patterns: Names,
+    axes: Mapping[str, int],
+    nodes_of: Callable[[_Graph, str, Sequence[Part]], None],
+) -> Model:
     """Return a model with the nodes that ``nodes_of`` makes for the parts of each tensor, after the tensor's own."""
     parts = _named(model, names_of(patterns, "layers"))
     if not parts:
         return model
-    added = _Graph(model)
+    added = _Graph(model, axes)
     for tensor, group in parts.items():
         nodes_of(added, tensor, group)
     graph = model.proto.graph
@@ -240,8 +254,8 @@ class _Graph:
         New names of tensors, by the names that others still read.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model, self._flow = model, model.flow
+    def __init__(self, model: Model, axes: Mapping[str, int]) -> None:
+        self._model, self._flow, self._axes = model, model.flow, axes
         self._opset = next((each.version for each in model.proto.opset_import if not each.domain), 0)
         self._taken = {name for node in protos.nested(model.proto.graph.node) for name in (*node.input, *node.output)}
         self._shapes: dict[str, Shape] = {}
@@ -267,7 +281,7 @@ class _Graph:
         if not self._opset:
             raise UsageError(f"{quoted(part.name)}: the model imports none of ONNX's own operators, which take parts")
         shape = self._shape(part.tensor)
-        batch = _batch_axis(self._model, shape)
+        batch = self._axes.get(part.tensor, inferred_axis(self._model, shape)[0])
         axes = [axis for axis in range(len(shape)) if axis != batch]
         if len(part.index) > len(axes):
             sizes = "x".join(str(shape[axis] or "?") for axis in axes)
@@ -394,16 +408,23 @@ def _cut(part: Part, axis: int, size: int | str | None, chosen: slice) -> _Cut:
     return _Cut(axis, inside.start, inside.stop, inside.step, len(inside))
 
 
-def _batch_axis(model: Model, shape: Shape) -> int | None:
-    """Return the axis of a tensor that holds the samples; None if the model has no batch axis.
+def inferred_axis(model: Model, shape: Shape) -> tuple[int | None, bool]:
+    """Infer the axis of a tensor that holds the samples.
 
-    It is the axis that has the name of an input's batch axis, or else the first one.
+    Returns
+    -------
+    tuple
+        The axis, None if the model has no batch axis; and whether that is certain because it has the name of an
+        input's batch axis and no other has.
     """
     flow = model.flow
     axes = {name: model.batch_axes.get(name, 0) for name in flow.inputs}
     if SEPARATE in axes.values():
-        return None
+        return None, True
     shapes = {name: flow.shape(name) or () for name in axes}
     sizes = {shapes[name][axis] for name, axis in axes.items() if axis < len(shapes[name])}
-    names = {size for size in sizes if isinstance(size, str)}
-    return next((axis for axis, size in enumerate(shape) if size in names), 0)
+    found = [axis for axis, size in enumerate(shape) if size is not None and size in sizes]
+    if not found:
+        return 0, False
+    certain = len(found) == 1 and isinstance(shape[found[0]], str)
+    return found[0], certain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..errors import InputError, ModelError, UsageError
 from ..graph.batch_axes import BatchAxis, declared_batch_axes, is_time
 from ..graph.model import Model
+from ..graph.parts import inferred_axis
 from ..graph.surgery import expose_only
 from ..inputs.generated import generate
 from ..text import printable, quoted
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Sizes of open axes in a trial: the batch axis, and all others.
 _SIZES = ((3, 4), (4, 3), (3, 16), (3, 64))
+#: Numbers of samples of the trials of computed tensors.
+_COUNTS = (3, 5)
 #: Changes up to this fraction of a tensor's largest change count as rounding: with dynamic quantization, samples
 #: influence each other.
 _ROUNDING = 0.02
@@ -74,6 +77,48 @@ def with_batch_axes(model: Model, found: Mapping[str, BatchAxis]) -> Model:
     """Return the model with the batch axes of its inputs attached."""
     axes = {name: found[name].axis for name in model.flow.inputs if name in found and found[name].axis}
     return dataclasses.replace(model, batch_axes={name: axis for name, axis in axes.items() if axis}) if axes else model
+
+
+def sample_axes(model: Model, tensors: Sequence[str]) -> dict[str, int]:
+    """Determine by trial which axis of computed tensors holds the samples, where names do not state it.
+
+    A trial runs the model with different numbers of samples: the axis of the samples is the only one that becomes as
+    long.
+
+    Parameters
+    ----------
+    model
+        A loaded model whose inputs' batch axes are known.
+    tensors
+        Names of tensors.
+
+    Returns
+    -------
+    dict
+        Axis by tensor; without those that are stated, and those for which a trial is impossible.
+    """
+    shapes = {name: model.flow.shape(name) for name in tensors}
+    doubtful = [name for name, shape in shapes.items() if shape is not None and not inferred_axis(model, shape)[1]]
+    if not doubtful:
+        return {}
+    try:
+        session = Session(expose_only(model, doubtful))
+    except ModelError:
+        return {}
+    for _, size in _SIZES:
+        try:
+            few, more = (session.run(generate(model, batch=batch, size=size)) for batch in _COUNTS)
+        except (InputError, ModelError):
+            continue
+        found = {name: _changed_axis(few[name].shape, more[name].shape) for name in doubtful}
+        return {name: axis for name, axis in found.items() if axis is not None}
+    return {}
+
+
+def _changed_axis(few: tuple[int, ...], more: tuple[int, ...]) -> int | None:
+    """Return the only axis whose size is that of the samples in both trials."""
+    axes = [axis for axis, sizes in enumerate(zip(few, more, strict=False)) if sizes == _COUNTS]
+    return axes[0] if len(axes) == 1 else None
 
 
 def _text(shape: tuple[int | str | None, ...]) -> str:

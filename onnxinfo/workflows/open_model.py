@@ -19,11 +19,11 @@ from ..graph.fixed_inputs import with_fixed_inputs
 from ..graph.free_batch import with_batch_of_one
 from ..graph.model import Model, ModelSource
 from ..graph.optionals import without_optional_inputs
-from ..graph.parts import existing_parts, through_parts, with_parts
+from ..graph.parts import existing_parts, parted_tensors, through_parts, with_parts
 from ..inputs.arrays import open_array, split_key
 from ..inputs.feeds import is_feeds
 from ..inputs.sample_sets import SampleSet
-from ..metrics.batch_axes import find_batch_axes, with_batch_axes
+from ..metrics.batch_axes import find_batch_axes, sample_axes, with_batch_axes
 from ..metrics.input_provider import graph_inputs, placed
 from ..torch_graph.dequantize import dequantize
 from ..torch_graph.precision import to_float32
@@ -92,14 +92,17 @@ def with_chosen_parts(model: Model, chosen: SelectionConfig, present: Collection
     UsageError
         A chosen part does not exist.
     """
-    return with_parts(model, [*chosen.layers, *existing_parts(model, present)])
+    axes = sample_axes(model, parted_tensors(model, [*chosen.layers, *present]))
+    return with_parts(model, [*chosen.layers, *existing_parts(model, present, axes)], axes)
 
 
 def with_moved_parts(model: Model, config: Config, present: Collection[str] = ()) -> Model:
     """Return a model as :func:`with_chosen_parts` does, in which noise on parts of layers moves the target."""
-    target = config.sensitivity.target
-    found = through_parts(model, [*config.selection.layers, *existing_parts(model, present)])
-    return found if target is None else with_parts(found, target)
+    target, patterns = config.sensitivity.target, config.selection.layers
+    asked = [*patterns, *([] if target is None else [target])]
+    axes = sample_axes(model, parted_tensors(model, [*asked, *present]))
+    found = through_parts(model, [*patterns, *existing_parts(model, present, axes)], axes)
+    return found if target is None else with_parts(found, target, axes)
 
 
 def runnable(model: Model, samples: SampleSet) -> Model:

@@ -148,3 +148,22 @@ def test_the_command_line(tmp_path):
     assert "index 12 is out of range" in refused.output + str(refused.exception)
     assert refused.exit_code != 0
     assert not (tmp_path / "a.h5").exists()
+
+
+def test_a_step_of_a_sequence_that_comes_before_the_samples(tmp_path):
+    """The recurrent layer of a Keras network has its steps along the first axis, and no names of axes."""
+    model = path("keras-digits-gru.onnx")
+    name = "digits_gru_1/gru_1/while_loop:5"
+    last = f"{name}[-1]"
+    found = onnxinfo.analyze(model, IMAGES, tmp_path / "a.h5", layers=[last], limit=2)
+    with onnxinfo.open(found.archive) as archive:
+        maps = archive[found.run].maps("sid", 0)
+        assert archive[found.run].layers[0].shape == "1x?x24"
+    assert np.isfinite(maps).all()
+    first = onnxinfo.analyze(model, IMAGES, tmp_path / "b.h5", layers=[f"{name}[0]"], limit=2)
+    with onnxinfo.open(first.archive) as archive:
+        maps = archive[first.run].maps("sid", 0)
+    # The first step has seen one row of the image only: noise on the others is the largest possible.
+    rows = maps.reshape(2, 8, 8).mean((0, 2))
+    assert rows[0] < rows[1] - 0.05
+    np.testing.assert_allclose(rows[1:], rows[1], rtol=1e-6)

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from onnxinfo import UsageError, list_layers, load
 from onnxinfo.graph.layers import choose_layers
 from onnxinfo.graph.parts import existing_parts, parse_part, through_parts, whole_layers, with_parts
+from onnxinfo.metrics.batch_axes import sample_axes
 from onnxinfo.models import path
 from onnxinfo.torch_graph.runtime import Session
 
@@ -215,3 +216,18 @@ def test_spaces():
     part = parse_part("relu [ 5, 2 : 6 ]")
     assert part is not None
     assert (part.name, part.tensor) == ("relu[5,2:6]", "relu")
+
+
+def test_the_samples_axis_of_a_tensor_without_names_is_found_by_trial():
+    """Time comes first inside, and no axis has a name."""
+    nodes = [graphs.node("Transpose", "x", "y", perm=[1, 0, 2]), graphs.node("Relu", "y", "z")]
+    proto = graphs.model(nodes, [graphs.value("x", (None, None, 3))], [graphs.value("z", (None, None, 3))])
+    model = load(proto)
+    assert sample_axes(model, ["y"]) == {"y": 1}
+    found = computed(with_parts(model, ["y[-1]"], sample_axes(model, ["y"])), ["y", "y[-1]"], X[:, :, 0])
+    np.testing.assert_array_equal(found["y[-1]"], found["y"][-1:])
+
+
+def test_no_trial_where_names_tell_the_axis_or_none_is_possible():
+    assert sample_axes(load(small()), ["y"]) == {}
+    assert sample_axes(load(small(dims=(2, *SIZES))), ["y"]) == {}
