@@ -15,7 +15,7 @@ from ..style import evenly
 from ..wording import number_with_error
 from .facts import Difference, Facts, mean_over_samples, pairs
 
-#: Share of each side that is the edge of an image, and share that is left beside its centre.
+#: Share of each side that is the edge of an image, and share that is left beside its center.
 _EDGE, _BESIDE_CENTER = 1 / 8, 1 / 4
 _MOST_SAMPLES, _MOST_LAYERS = 32, 8
 #: Limit of the maps read by a rule, in numbers.
@@ -24,7 +24,7 @@ _MOST_COLUMNS = 10_000
 
 
 def image_edges(facts: Facts) -> Iterator[str]:
-    """Tell whether the deepest layer discards the edges of images before their centre, and from which layer on."""
+    """Tell whether the deepest layer discards the edges of images before their center, and from which layer on."""
     curve = facts.discarding
     if curve is None:
         return
@@ -51,7 +51,7 @@ def _edge_sentence(found: list[tuple[int, Difference]], name: Callable[[int], st
     where = "The edges of the image are discarded first" if difference.mean > 0 else "The edges of the image are kept"
     size = number_with_error(abs(difference.mean), difference.stderr)
     side = "above" if difference.mean > 0 else "below"
-    yield f"{where}: in {name(last)}, SID of the outer eighth is {size} nats {side} that of the centre{alike}."
+    yield f"{where}: in {name(last)}, SID of the outer eighth is {size} nats {side} that of the center{alike}."
 
 
 def _sides(view: RunView) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def _sides(view: RunView) -> tuple[int, int]:
 
 
 def _edge_difference(view: RunView, layer: int, looks: int) -> Difference:
-    """Return how much more of the edges than of the centre a layer discards."""
+    """Return how much more of the edges than of the center a layer discards."""
     samples = evenly(view.shape[1], _MOST_SAMPLES)
     maps = np.moveaxis(
         view.maps("sid", layer, samples).astype(np.float64), [1 + view.axes.index(axis) for axis in "yx"], [-2, -1]
@@ -71,7 +71,7 @@ def _edge_difference(view: RunView, layer: int, looks: int) -> Difference:
 
 
 def regions(height: int, width: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return masks of the edge and of the centre of an image, (height, width)."""
+    """Return masks of the edge and of the center of an image, (height, width)."""
     edge, center = np.ones((height, width), dtype=bool), np.zeros((height, width), dtype=bool)
     thick = [max(1, round(_EDGE * side)) for side in (height, width)]
     edge[thick[0] : height - thick[0], thick[1] : width - thick[1]] = False

@@ -151,7 +151,7 @@ def test_edges_that_are_kept_or_do_not_matter(path, tmp_path):
     maps[3, ..., regions(24, 24)[0]] -= 0.5
     found = only(sentences(write(tmp_path / "b.h5", [-3, -2.9, -2.8, -2.7], maps=maps)), "edges")
     assert f"are kept: in {NAMES[3]}, SID of the outer eighth is 0.5" in found
-    assert found.endswith("nats below that of the centre.")
+    assert found.endswith("nats below that of the center.")
 
 
 def test_columns_of_a_table(path):
