@@ -24,6 +24,7 @@ from .verbosity import add_options
 COMMANDS: dict[str, str] = {
     "analyze": "analyze",
     "sweep": "sweep",
+    "similarity": "similarity",
     "oneshot": "oneshot",
     "demo": "analyze",
     "sensitivity": "sensitivity",

@@ -61,6 +61,7 @@ _LAZY = {
     "coherency": "workflows.coherency",
     "RobustnessResult": "workflows.robustness",
     "robustness": "workflows.robustness",
+    "similarity": "workflows.similarity",
     "sweep": "workflows.sweep",
     "SweepResult": "workflows.sweep",
     "sensitivity": "workflows.sensitivity",

@@ -28,6 +28,7 @@ COMPUTING = {
     "check",
     "sensitivity",
     "sweep",
+    "similarity",
     "recommend",
     "leakage",
     "coherency",

@@ -99,6 +99,9 @@ RECIPES = {
     ),
     "annotate": Recipe("model.onnx result.h5", (*MODEL, "result.h5"), "new.onnx", kind=kinds.ONNX),
     "export": Recipe("result.h5", ("result.h5",), "new.csv", kind=kinds.CSV),
+    "similarity": Recipe(
+        f"model.onnx model.onnx {SAMPLES[:-1]}8 --layers relu", (*MODEL, "samples.npz"), "new.txt", kind=kinds.TABLE
+    ),
     "layers": Recipe("model.onnx", MODEL, "new.txt", kind=kinds.TABLE),
     "expose": Recipe("model.onnx", MODEL, "new.onnx", kind=kinds.ONNX),
     "extract": Recipe("model.onnx --to logits", MODEL, "new.onnx", kind=kinds.ONNX),
