@@ -53,14 +53,12 @@ def layers(
       onnxinfo layers model.onnx --layers 'op:Conv*' --exclude 0-4 --format json
     """
     from onnxinfo import load, perturbed_tensors
-    from onnxinfo.config import SelectionConfig
     from onnxinfo.graph.collection import paused_collection
     from onnxinfo.graph.layers import choose_layers
-    from onnxinfo.workflows.open_model import with_chosen_parts
 
     target = claim_table(output, format, [model], force)
     with paused_collection():
-        loaded = with_chosen_parts(opened(load(read_source(model)), **changes), SelectionConfig(layers))
+        loaded = _with_parts(opened(load(read_source(model)), **changes), layers)
         sources = perturbed_tensors(loaded, input_tensor)
         _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
         if not quiet():
@@ -101,13 +99,11 @@ def expose(
     """
     from onnxinfo import expose as expose_tensors
     from onnxinfo import perturbed_tensors
-    from onnxinfo.config import SelectionConfig
     from onnxinfo.graph.collection import paused_collection
     from onnxinfo.graph.layers import choose_layers
-    from onnxinfo.workflows.open_model import with_chosen_parts
 
     with paused_collection():
-        loaded = with_chosen_parts(opened(load_for(model, output, force), **changes), SelectionConfig(layers))
+        loaded = _with_parts(opened(load_for(model, output, force), **changes), layers)
         sources = perturbed_tensors(loaded, input_tensor)
         _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
         exposed = expose_tensors(loaded, [layer.name for layer in chosen])
@@ -134,6 +130,18 @@ def extract(model: str, output: str, sources: tuple[str, ...], outputs: tuple[st
     from onnxinfo import extract as extract_part
 
     _write(extract_part(load_for(model, output, force), sources, outputs), output, force)
+
+
+def _with_parts(model: Model, patterns: Sequence[str]) -> Model:
+    """Return a model with the parts of layers that patterns name; torch is imported only if there are some."""
+    from onnxinfo.graph.parts import parted_tensors, with_parts
+
+    if not parted_tensors(model, patterns):
+        return with_parts(model, patterns)
+    from onnxinfo.config import SelectionConfig
+    from onnxinfo.workflows.open_model import with_chosen_parts
+
+    return with_chosen_parts(model, SelectionConfig(patterns))
 
 
 def _perturbed(model: Model, sources: Sequence[str]) -> str:
