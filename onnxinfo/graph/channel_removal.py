@@ -171,7 +171,8 @@ class Removal:
             if node.op_type in _SIZES and not node.domain:
                 continue
             operands = [i for i, each in enumerate(node.input) if each == name]
-            tied = {port.position for tie in self._ties(position, name, axis, output=False) for port in tie.ports}
+            ports = (port for tie in self._ties(position, name, axis, output=False) for port in tie.ports)
+            tied = {port.position for port in ports if not port.output and port.axis == axis}
             if not operands or not tied.issuperset(operands):
                 raise UsageError(self._refusal(name, axis, f"{self._named(position)} needs all of them"))
             yield position
@@ -279,7 +280,8 @@ class Removal:
         for (position, operand), axes in self._cuts.stored.items():
             edited.cut(position, operand, axes)
         for position, added in self._biases.items():
-            edited.add_bias(position, added)
+            mask = self._cuts.values.get((self._flow.nodes[position].output[0], 1))
+            edited.add_bias(position, added if mask is None else added[~mask])
         for (name, axis), mask in self._cuts.values.items():
             self._resize(edited, name, axis, mask)
         edited.forget({name for name, _ in self._cuts.values})

@@ -7,10 +7,11 @@ import json
 from typing import Any, Unpack
 
 from ..config import Config, ExecutionConfig, InputConfig, InputOptions, SidConfig, configure
-from ..errors import VerificationError
+from ..errors import UsageError, VerificationError
 from ..graph.channel_removal import Removal, masked
 from ..graph.channel_spec import Spec, channels_of
 from ..graph.model import Model, ModelSource, load
+from ..graph.surgery import expose_only
 from ..text import quoted
 from ..torch_graph.compare import Tensors
 from ..torch_graph.runtime import Session
@@ -109,12 +110,15 @@ def _difference(reference: Model, pruned: Model, inputs: Any, chosen: InputConfi
         It is larger than rounding explains.
     """
     chosen = dataclasses.replace(chosen, keep_precision=True)
-    opened = open_model(reference, chosen, inputs)
-    runs, feeds = with_feeds(opened, inputs, chosen, seed)
-    expected = Session(runs).run(feeds)
-    found = Session(open_model(pruned, chosen, inputs)).run(feeds)
+    runs, feeds = with_feeds(open_model(reference, chosen, inputs), inputs, chosen, seed)
+    names = runs.flow.results
+    expected = Session(expose_only(runs, names)).run(feeds)
+    found = Session(expose_only(open_model(pruned, chosen, inputs), names)).run(feeds)
     tensors, largest = Tensors(runs.proto), 0.0
-    for name in set(expected).intersection(tensors.comparable):
+    compared = [name for name in names if name in tensors.comparable]
+    if not compared:
+        raise UsageError("no output of the model is a tensor of numbers, so that the result cannot be checked")
+    for name in compared:
         difference = tensors.difference(name, expected[name], found[name])
         if not difference.agrees and not (name in tensors.stepped and difference.relative <= _ROUNDED):
             raise VerificationError(

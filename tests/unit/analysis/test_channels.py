@@ -87,10 +87,10 @@ def joint(effects: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]],
 def test_channels_that_cancel_go_together() -> None:
     effects = {"a": np.array([[3.0, 0], [-3, 0.1], [1, 1], [2, 2]], np.float32)}
     assert choose(effects, {"a": 1}) == {"a": [2]}
-    # After the first, which is the smallest alone, its opposite follows.
-    opposite = {"a": np.array([[3.0, 0], [-1.2, 0], [1, 0.5], [0.9, 0.9]], np.float32)}
+    # After the first, which is the smallest alone, its opposite follows, not the next smallest.
+    opposite = {"a": np.array([[3.0, 0], [-1.3, 0], [1, 0.5], [0.9, 0.9]], np.float32)}
     assert choose(opposite, {"a": 2}) == {"a": [2, 1]}
-    assert joint(opposite, [2, 1]) == pytest.approx(0.04 + 0.25)
+    assert joint(opposite, [2, 1]) == pytest.approx(0.09 + 0.25)
 
 
 def test_the_choice_goes_on_from_where_the_target_is() -> None:

@@ -93,6 +93,13 @@ CHAINS: dict[str, tuple[list[Any], dict[str, dict[int, list[int]]]]] = {
         ],
         {"c": {1: [1, 4]}},
     ),
+    "constants at convolutions that lose outputs, too, with and without a bias": (
+        [
+            *conv("x", "c", (3, 6)), node("Sigmoid", "c", "s"), *conv("s", "d", (6, 5), 1), node("Sigmoid", "d", "t"),
+            node("Conv", "t e.w", "e"), weight("e.w", 4, 5, 1, 1), node("Relu", "e", "last"), *head(4),
+        ],
+        {"c": {1: [1, 4]}, "d": {1: [0, 4]}, "last": {1: [2]}},
+    ),
     "constants at a matrix product": (
         [*conv("x", "c", (3, 6)), node("Exp", "c", "last"), *head(6)],
         {"c": {1: [2]}},
@@ -227,6 +234,14 @@ CHAINS: dict[str, tuple[list[Any], dict[str, dict[int, list[int]]]]] = {
         ],
         {"r": {1: [0, 3]}, "t": {3: [0, 3]}},
     ),
+    "a factor for all channels, and one for each sample": (
+        [
+            *conv("x", "c", (3, 6)), node("Mul", "c half", "h"), constant("half", [[[0.5]]], np.float32),
+            node("ReduceSum", "x rest", "size"), constant("rest", [1, 2, 3]), node("Relu", "h", "r"),
+            node("Mul", "r size", "last"), *head(6),
+        ],
+        {"last": {1: [0, 2]}},
+    ),
     "a divided axis": (
         [
             node("Reshape", "x to", "t"), constant("to", [0, 3, 36]), node("MatMul", "t w", "h"), weight("w", 36, 8),
@@ -269,6 +284,13 @@ def test_computes_the_same_as_with_zeros(name: str) -> None:
     nodes, weights = parts(given)
     axes = {"opset": 17} if name.startswith("a softmax") else {}
     check(net(nodes, *weights, **axes), spec)
+
+
+def test_quantized_weights_stay_integers() -> None:
+    nodes, weights = parts(CHAINS["quantized tensors and weights"][0])
+    pruned = check(net(nodes, *weights), {"r": {1: [1, 5]}, "u": {1: [2]}})
+    integers = [tuple(e.dims) for e in pruned.proto.graph.initializer if e.data_type == TensorProto.INT8]
+    assert sorted(integers) == [(3,), (3, 4, 1, 1)]
 
 
 def test_masks_are_zeros_in_the_named_channels_and_nothing_else() -> None:
@@ -344,6 +366,14 @@ REFUSALS: dict[str, tuple[list[Any], dict[str, dict[int, list[int]]], str]] = {
         CHAINS["a sum of branches"][0],
         {"r": {1: [1, 3]}, "last": {1: [1, 2]}},
         "Conv '/b' reads 'r'; name channels 2 of it",
+    ),
+    "a sum of zeros and of what varies": (
+        [
+            *conv("x", "a", (3, 6)), node("Relu", "a", "r"), *conv("x", "b", (3, 6)), node("Relu", "b", "s"),
+            node("Add", "r s", "last"), *head(6),
+        ],
+        {"r": {1: [1, 3]}, "s": {1: [1]}},
+        "'flat', cannot be removed: Gemm '/y' reads 'flat'; name channels 3 of it, too",
     ),
     "a softmax over channels": (
         [*conv("x", "c", (3, 6)), node("Softmax", "c", "last", axis=1), *head(6)],
