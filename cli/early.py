@@ -96,6 +96,14 @@ def _has_driver() -> bool:
     return True
 
 
+def _check_channels(path: str) -> None:
+    from pathlib import Path
+
+    from onnxinfo.graph.channel_spec import read_spec
+
+    read_spec(Path(path))
+
+
 def _check_output(path: str) -> None:
     # Folders of results are created with all that they are in.
     if path.endswith(".h5"):
@@ -111,6 +119,7 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "metrics": _check_metrics,
     "engine": _check_engine,
     "model": _check_model,
+    "channels": _check_channels,
     "inputs": _check_inputs,
     "labels": _check_array,
     "foreground": _check_array,

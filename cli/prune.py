@@ -64,6 +64,8 @@ def prune(
         raise UsageError("weights are set to zero, or channels removed; give one of keep=... and channels=...")
     if keep is None and scope is not None:
         raise UsageError(f"scope='{scope}' is of weights; leave it out with channels=...")
+    if channels is None and inputs is not None:
+        raise UsageError(f"inputs='{inputs}' are compared on after channels are removed; leave it out with keep=...")
     loaded = load_for(model, output, force, [channels, inputs, options["labels"]])
     if channels is None:
         pruned, told = _without_weights(loaded, keep, scope or "global")

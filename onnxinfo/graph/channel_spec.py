@@ -6,6 +6,7 @@ import json
 import operator
 import os
 import stat
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def channels_of(spec: Spec, flow: Dataflow) -> Channels:
     UsageError
         A tensor, axis or index does not exist or is given twice, or no channel would be removed or left.
     """
-    given = _read(Path(spec)) if isinstance(spec, str | os.PathLike) else spec
+    given = read_spec(Path(spec)) if isinstance(spec, str | os.PathLike) else spec
     if not isinstance(given, Mapping):
         raise UsageError(f"channels are {_shown(given)}, expected a mapping {{tensor: {{axis: [indices]}}}}")
     found = {name: _axes(name, axes, flow) for name, axes in given.items()}
@@ -96,7 +97,7 @@ def _indices(name: str, axis: int, size: int | str | None, given: Any) -> list[i
     if outside is not None:
         raise UsageError(f"{where} has no channel {_shown(outside)}; give indices from 0 to {size - 1}")
     if len(set(indices)) < len(indices):
-        twice = next(each for each in indices if indices.count(each) > 1)
+        twice = Counter(indices).most_common(1)[0][0]
         raise UsageError(f"{where}: channel {twice} is given twice; give it once")
     if len(indices) == size:
         raise UsageError(f"{where}: all {size} channels would be removed; leave some")
@@ -114,7 +115,14 @@ def _shown(given: Any) -> str:
     return shown if len(shown) < 60 else f"{shown[:57]}..."
 
 
-def _read(path: Path) -> Any:
+def read_spec(path: Path) -> Any:
+    """Read a JSON file, whose content is not checked.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, is too large or is not JSON, or names something twice.
+    """
     title = f"channels {quoted(path)}"
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
@@ -135,8 +143,7 @@ def _read(path: Path) -> Any:
 def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"{quoted(twice)} occurs twice")
     return found
 

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 import onnxinfo
 from onnxinfo.cli import cli
+from onnxinfo.cli.early import _CHECKS
+from onnxinfo.cli.rendering import as_options
 from onnxinfo.errors import OnnxinfoError, UsageError
 from onnxinfo.graph.channel_removal import Removal
 from onnxinfo.graph.channels import declared_axes
@@ -71,16 +73,26 @@ def test_the_command_writes_a_smaller_model(tmp_path: Path) -> None:
         ([], "give one of --keep and --channels"),
         (["--keep", "0.5", "--channels", "a.json"], "give one of --keep and --channels"),
         (["--channels", "a.json", "--scope", "layer"], "leave it out with --channels"),
+        (["--keep", "0.5", "--inputs", "digits.npz:images"], "leave it out with --keep"),
     ],
 )
-def test_the_command_refuses_contradictions(options: list[str], reason: str, tmp_path: Path, capsys: object) -> None:
+def test_the_command_refuses_contradictions(
+    options: list[str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path("digits.npz").parent)
+    monkeypatch.setitem(_CHECKS, "channels", lambda spec: None)
     arguments = ["prune", str(path("digits-cnn.onnx")), "-o", str(tmp_path / "new.onnx"), *options]
     done = CliRunner().invoke(cli, arguments, obj={})
     assert isinstance(done.exception, OnnxinfoError)
-    from onnxinfo.cli.rendering import as_options
-
     assert reason in as_options(str(done.exception), cli.get_command(None, "prune"))  # type: ignore[arg-type]
     assert not (tmp_path / "new.onnx").exists()
+
+
+def test_a_missing_specification_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    arguments = ["prune", str(path("digits-cnn.onnx")), "-o", str(tmp_path / "new.onnx"), "--channels", "missing.json"]
+    done = CliRunner().invoke(cli, arguments, obj={})
+    assert isinstance(done.exception, onnxinfo.InputError)
+    assert str(done.exception).startswith("channels 'missing.json' cannot be read: No such file or directory")
 
 
 @pytest.mark.slow

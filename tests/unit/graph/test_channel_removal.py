@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from onnx import TensorProto, helper
 import onnxinfo
 from onnxinfo import UsageError, VerificationError
 from onnxinfo.graph.channel_removal import Removal, masked
-from onnxinfo.graph.channel_spec import channels_of
+from onnxinfo.graph.channel_spec import _without_repetitions, channels_of
 from onnxinfo.graph.model import load
 from onnxinfo.models import path
 from onnxinfo.torch_graph.runtime import Session
@@ -505,6 +507,16 @@ def test_refuses_specifications(name: str) -> None:
         channels_of(spec, load(path("digits-cnn.onnx")).flow)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 300
+
+
+def test_long_lists_are_refused_quickly() -> None:
+    with pytest.raises(UsageError, match="channel 31 is given twice"):
+        channels_of({"relu_3": {1: [*range(32), 31]}}, load(path("digits-cnn.onnx")).flow)
+    many = "{" + ", ".join(f'"{i}": 1' for i in range(200_000)) + ', "7": 1}'
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match="'7' occurs twice"):
+        json.loads(many, object_pairs_hook=_without_repetitions)
+    assert time.perf_counter() - began < 5
 
 
 FILES = {
