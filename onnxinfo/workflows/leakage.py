@@ -26,6 +26,7 @@ from ..metrics.input_provider import InputProvider
 from ..text import no_such
 from ..views.leakage_figure import draw_leakage
 from .computing import computing
+from .given_model import given_model
 from .notebook import reporting
 from .open_job import Opened, leading, open_job
 
@@ -221,6 +222,7 @@ def leakage(
     model: ModelSource,
     inputs: Any,
     *,
+    example: Any = None,
     mse: float | None = None,
     psnr: float | None = None,
     noise: float | None = None,
@@ -244,6 +246,8 @@ def leakage(
     ----------
     model, inputs
         As for :func:`onnxinfo.analyze`.
+    example
+        Input of a torch module, see :func:`~onnxinfo.load`; by default the first samples, if these are float arrays.
     mse
         Wanted bound: mean squared error per input unit, in units of the variance of its channel over the samples.
         Guessing the channel's mean has error 1. Default: 0.1.
@@ -298,7 +302,7 @@ def leakage(
     seed = {name: given.pop(name) for name in ("seed",) if name in given}
     config = configure(configure(base, given, "input", "ru.decoder", "execution"), seed, "sid")
     with computing(config.execution.timeout):
-        opened, scores = _open(model, inputs, config, accuracy)
+        opened, scores = _open(given_model(model, inputs, example), inputs, config, accuracy)
         training = attack_inputs(opened.job) if attack else None
         report = reporting(progress)
         found, clean = measure_leakage(opened.job, scores, opened.shown, wanted, report, training)

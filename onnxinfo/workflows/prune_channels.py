@@ -31,6 +31,7 @@ def prune_channels(
     channels: Spec,
     inputs: Any = None,
     *,
+    example: Any = None,
     input: InputConfig = InputConfig(),
     seed: int = SidConfig.seed,
     timeout: float = ExecutionConfig.timeout,
@@ -56,6 +57,8 @@ def prune_channels(
     inputs
         Samples as for :func:`onnxinfo.analyze`, of which the first two are compared; default: generated, as for
         :func:`onnxinfo.check_model`.
+    example
+        Input of a torch module, see :func:`~onnxinfo.load`; by default the first samples, if these are float arrays.
     input
         How samples are read; see :mod:`onnxinfo.config`.
     seed
@@ -89,7 +92,7 @@ def prune_channels(
     [(13, 16, 3, 3), (13,)]
     """
     chosen = configure(Config(input=input), flat, "input").input
-    loaded = load(given_model(model, inputs))
+    loaded = load(given_model(model, inputs, example))
     wanted = channels_of(channels, loaded.flow)
     pruned = Removal(loaded, wanted).model()
     with computing(ExecutionConfig(timeout=timeout).timeout):

@@ -29,6 +29,7 @@ from ..metrics.taps import TappedNetwork
 from ..outputs import claim
 from ..text import quoted
 from .computing import computing
+from .given_model import given_model
 from .notebook import reporting
 from .sensitivity import open_sensitivity
 
@@ -145,6 +146,7 @@ def recommend_bits(
     model: ModelSource,
     inputs: Any,
     *,
+    example: Any = None,
     mean_bits: float | None = None,
     accuracy: float | None = None,
     keep_float: int = 0,
@@ -162,6 +164,8 @@ def recommend_bits(
     ----------
     model, inputs
         As for :func:`onnxinfo.sensitivity`; the samples also give the tensors' ranges.
+    example
+        Input of a torch module, see :func:`~onnxinfo.load`; by default the first samples, if these are float arrays.
     mean_bits
         Mean number of bits over the tensors.
     accuracy
@@ -206,6 +210,7 @@ def recommend_bits(
     # The change only determines tolerances, which are not used here.
     config = replace(config, sensitivity=replace(config.sensitivity, change="absolute:1", measure=False))
     with computing(config.execution.timeout):
+        model = given_model(model, inputs, example)
         return _recommended(model, inputs, config, mean_bits, accuracy, keep_float, reporting(progress))
 
 

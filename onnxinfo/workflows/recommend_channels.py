@@ -28,6 +28,7 @@ from ..outputs import claim
 from ..text import no_such, quoted
 from .check import parameter_count
 from .computing import computing
+from .given_model import given_model
 from .notebook import reporting
 from .recommend import target_variance
 from .sensitivity import open_sensitivity
@@ -148,6 +149,7 @@ def recommend_channels(
     model: ModelSource,
     inputs: Any,
     *,
+    example: Any = None,
     share: float = 0.25,
     layers: Names = (),
     exclude: Names = (),
@@ -166,6 +168,8 @@ def recommend_channels(
     ----------
     model, inputs
         As for :func:`onnxinfo.sensitivity`.
+    example
+        Input of a torch module, see :func:`~onnxinfo.load`; by default the first samples, if these are float arrays.
     share
         Share of each tensor's channels to remove, rounded down to whole channels.
     layers, exclude
@@ -201,6 +205,7 @@ def recommend_channels(
     # The change only determines tolerances, which are not used here.
     config = replace(config, sensitivity=replace(config.sensitivity, change="absolute:1", measure=False))
     with computing(config.execution.timeout):
+        model = given_model(model, inputs, example)
         return _recommended_channels(model, inputs, share, config, reporting(progress))
 
 

@@ -197,6 +197,10 @@ CNN, IMAGES = bundled("digits-cnn.onnx"), f"{bundled('digits.npz')}:images"
         lambda **given: onnxinfo.check_model(CNN, **given),
         lambda **given: onnxinfo.doctor(CNN, IMAGES, limit=2, **given),
         lambda **given: onnxinfo.sensitivity(CNN, IMAGES, limit=2, **given),
+        lambda **given: onnxinfo.leakage(CNN, IMAGES, accuracy=False, limit=2, **given),
+        lambda **given: onnxinfo.recommend_bits(CNN, IMAGES, mean_bits=4, limit=2, **given),
+        lambda **given: onnxinfo.recommend_channels(CNN, IMAGES, limit=2, **given),
+        lambda **given: onnxinfo.prune_channels(CNN, {"relu_3": {"1": [0]}}, **given),
         lambda **given: onnxinfo.train_decoder(CNN, IMAGES, "unused", limit=2, **given),
     ],
 )
