@@ -11,9 +11,12 @@ images for all scores of a channel with values a, unit by unit:
 
 - ``joint``: squared change of the logits by all removed channels together, ``|sum of J a|^2`` to first order, chosen
   one by one, with new Jacobians after each quarter, as ``onnxinfo recommend channels`` does;
-- ``effect``: the same of each channel alone, ``|J a|^2``;
+- ``joint-once``: the same without new Jacobians;
+- ``taylor-joint``: with labels, channels chosen one by one so that the sum of their ``g a`` is small, in the mean
+  square, with the gradient g of the cross entropy;
+- ``effect``: the squared change by each channel alone, ``|J a|^2``;
 - ``jacobian``: squared Jacobian of the logits, ``tr(J^T J)``;
-- ``taylor``: with labels, ``|g a|`` with the gradient g of the cross entropy (Molchanov et al., 2017);
+- ``taylor``: with labels, ``|g a|`` (Molchanov et al., 2017);
 - ``activation``: mean of a;
 - ``l1``: sum of the absolute weights that compute the channel;
 - ``random``: chance.
@@ -24,7 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ from torch.nn.functional import cross_entropy
 
 import onnxinfo
 from onnxinfo import Model
-from onnxinfo.analysis.channels import ChannelChooser
+from onnxinfo.analysis.channels import ChannelChooser, choose
 from onnxinfo.analysis.sensitivity import measure_sensitivity
 from onnxinfo.config import Config, configure
 from onnxinfo.graph.channel_removal import Removal
@@ -45,8 +48,10 @@ from onnxinfo.workflows.sensitivity import open_sensitivity
 
 COLORS = ("#000000", "#0072b2", "#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#999999")
 METHODS = ("joint", "effect", "jacobian", "taylor", "activation", "l1", "random")
+JOINT = ("joint", "joint-once", "taylor-joint")
 SHARES, CALIBRATION = (0.25, 0.5), 64
 Scores = dict[str, np.ndarray[Any, Any]]
+Chooser = Callable[[dict[str, int]], dict[str, list[int]]]
 
 
 def inner(model: Model) -> list[str]:
@@ -64,8 +69,8 @@ def inner(model: Model) -> list[str]:
 
 def scores(
     model: Model, names: list[str], images: Any, labels: Any, seed: int
-) -> tuple[dict[str, Scores], ChannelChooser]:
-    """Return the scores of all channels by method and tensor, and what chooses channels by their contributions."""
+) -> tuple[dict[str, Scores], dict[str, Chooser]]:
+    """Return the scores of all channels by method and tensor, and what chooses several channels together."""
     config = configure(Config(), {"change": "absolute:1", "scale": 1.0, "mean": 0.0, "std": 1.0})
     opened = open_sensitivity(model, images, config)
     found = measure_sensitivity(opened.job, opened.target, names, lambda _: None, measure=False)
@@ -78,18 +83,20 @@ def scores(
     logits = network.forward(given, len(x))
     values = [network.seen()[places[name]] for name in names]
     gradients = torch.autograd.grad(cross_entropy(logits, torch.from_numpy(labels), reduction="sum"), values)
+    moves = {name: (g * a.detach()).sum((2, 3)).T.numpy() for name, g, a in zip(names, gradients, values, strict=True)}
     random = np.random.default_rng([seed, 1])
     return {
         "effect": {name: np.square(each).sum(1) for name, each in effects.items()},
         "jacobian": {each.layer.name: each.channels for each in found},
-        "taylor": {
-            name: (g * a.detach()).sum((2, 3)).abs().mean(0).numpy()
-            for name, g, a in zip(names, gradients, values, strict=True)
-        },
+        "taylor": {name: np.abs(each).mean(1) for name, each in moves.items()},
         "activation": {name: a.detach().mean((0, 2, 3)).numpy() for name, a in zip(names, values, strict=True)},
         "l1": {name: absolute_weights(model, name) for name in names},
         "random": {name: random.random(len(effects[name])) for name in names},
-    }, chooser
+    }, {
+        "joint": lambda counts: chooser.choose(counts).removed,
+        "joint-once": lambda counts: chooser.choose(counts, 1).removed,
+        "taylor-joint": lambda counts: choose(moves, counts),
+    }
 
 
 def absolute_weights(model: Model, name: str) -> np.ndarray[Any, Any]:
@@ -107,11 +114,11 @@ def pruned(
 ) -> Iterator[tuple[str, float, Model]]:
     """Yield smaller models by method and share."""
     names = inner(model)
-    found, chooser = scores(model, names, images, labels, seed)
+    found, choosers = scores(model, names, images, labels, seed)
     for method, share in wanted:
         counts = {name: round(share * len(each)) for name, each in found["random"].items()}
-        if method == "joint":
-            chosen = chooser.choose(counts).removed
+        if method in choosers:
+            chosen = choosers[method](counts)
         else:
             ranked = {name: np.argsort(each, kind="stable") for name, each in found[method].items()}
             chosen = {name: ranked[name][: counts[name]].tolist() for name in names}
@@ -126,7 +133,7 @@ def run(chosen: argparse.Namespace) -> None:
         test, labels = prepared(data["x_test"]), data["y_test"]
     results = Path(chosen.results)
     done = {key(row) for row in rows_of(results)} if results.exists() else set()
-    asked = [(method, share) for share in SHARES for method in METHODS]
+    asked = [(method, share) for share in SHARES for method in {**dict.fromkeys(METHODS + JOINT)}]
     for seed in range(chosen.first, chosen.first + chosen.seeds):
         for path in map(Path, chosen.models):
             wanted = [each for each in asked if (path.stem, seed, *each) not in done]
@@ -167,18 +174,19 @@ def key(row: dict[str, Any]) -> tuple[str, int, str, float]:
 
 
 def show(chosen: argparse.Namespace) -> None:
-    """Print the mean accuracy over seeds, and the difference of ``joint`` with paired bootstrap errors."""
+    """Print mean accuracies over seeds, and the differences of ``joint`` with paired bootstrap errors."""
     found = {key(row): np.array([*map(int, row["correct"])]) for row in rows_of(Path(chosen.results))}
-    models = [*dict.fromkeys(name for name, *_ in found)]
-    columns = [*METHODS, *(f"joint - {method}" for method in METHODS[1:])]
-    print(f"| network | share | {' | '.join(columns)} |\n| {' | '.join(['---'] * (2 + len(columns)))} |")
-    for model in models:
-        for share in SHARES:
-            seeds = [s for s in range(100) if all((model, s, m, share) in found for m in METHODS)]
-            grids = {m: np.stack([found[model, s, m, share] for s in seeds]) for m in METHODS}
-            cells = [f"{grids[m].mean():.3f}" for m in METHODS]
-            cells += [bootstrap(grids["joint"] - grids[m]) for m in METHODS[1:]]
-            print(f"| {model} ({len(seeds)} seeds) | {share} | {' | '.join(cells)} |")
+    for methods in (METHODS, JOINT):
+        columns = [*methods, *(f"joint - {method}" for method in methods[1:])]
+        print(f"| network | share | {' | '.join(columns)} |\n| {' | '.join(['---'] * (2 + len(columns)))} |")
+        for model in [*dict.fromkeys(name for name, *_ in found)]:
+            for share in SHARES:
+                seeds = [s for s in range(100) if all((model, s, m, share) in found for m in methods)]
+                if seeds:
+                    grids = {m: np.stack([found[model, s, m, share] for s in seeds]) for m in methods}
+                    cells = [f"{grids[m].mean():.3f}" for m in methods]
+                    cells += [bootstrap(grids["joint"] - grids[m]) for m in methods[1:]]
+                    print(f"| {model} ({len(seeds)} seeds) | {share} | {' | '.join(cells)} |")
 
 
 def draw(chosen: argparse.Namespace) -> None:
