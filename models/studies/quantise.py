@@ -22,7 +22,7 @@ _LARGEST_INT4 = 7
 _WEIGHT = {"Conv": 1, "Gemm": 1, "MatMul": 1}
 
 
-class _Images(CalibrationDataReader):  # type: ignore[misc]
+class _Images(CalibrationDataReader):
     """Calibration data reader over preprocessed images."""
 
     def __init__(self, name: str, x: Array) -> None:

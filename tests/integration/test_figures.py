@@ -1,7 +1,7 @@
 """Figures in Python: returned, drawn into axes of the caller's, of any size, and of any run and metric."""
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import archive_fakes as fakes
 import matplotlib as mpl
@@ -360,6 +360,18 @@ def test_an_overview_of_many_layers_with_long_names_is_legible(tmp_path):
     gaps = np.abs(np.diff(sorted(box.x1 for box in boxes)))
     assert gaps.min() > 0.15 * figure.dpi
     assert max(len(each.get_text()) for each in curve.get_xticklabels()) <= 18
+
+
+def test_the_axis_of_a_narrow_panel_is_labeled_within_the_figure(tmp_path):
+    rows = [replace(fakes.schema().layers[0], name=f"layer{i}", index=i, depth=i) for i in range(20)]
+    path = fakes.make(tmp_path / "a.h5", described=fakes.schema(layers=rows))
+    figure = onnxinfo.plot(path, "curve", metric=["sid", "gradient", "concentration"])
+    figure.canvas.draw()
+    labels = [axes.xaxis.label for axes in figure.axes]
+    assert all("of 20 named" in label.get_text() for label in labels)
+    boxes = [label.get_window_extent() for label in labels]
+    assert boxes[-1].x1 <= figure.bbox.x1
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
 
 
 def test_changes_are_maps_minus_those_of_the_layer_before(archive):

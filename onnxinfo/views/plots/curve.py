@@ -176,7 +176,7 @@ def _label_layers(axes: Axes, curves: Sequence[Curve], style: FigureStyle, x: Pl
     axes.set_xticks([at for at in places if at not in ticks], minor=True)
     skipped = f"; {len(ticks)} of {len(places)} named" if len(ticks) < len(places) else ""
     where = "layer" if x == "index" else "layer, at its depth" if width < 4 else "layer, placed by its depth"
-    axes.set_xlabel(where + skipped)
+    axes.set_xlabel(wrapped(where + skipped, width, style))
 
 
 def _legend(
