@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,11 +44,20 @@ def write_figure(figure: Figure, output: Output) -> None:
 
     Raises
     ------
+    UsageError
+        What is drawn does not fit into the figure.
     ArchiveError
         The file cannot be written.
     """
-    kind = next(suffix for suffix, kind in SUFFIXES.items() if kind is output.kind).removeprefix(".")
-    with output.writing() as part:
-        figure.savefig(part, format=kind)
     width, height = figure.get_size_inches()
+    kind = next(suffix for suffix, kind in SUFFIXES.items() if kind is output.kind).removeprefix(".")
+    with output.writing() as part, warnings.catch_warnings():
+        # Matplotlib warns that no room is left for the axes, and draws texts over each other.
+        warnings.filterwarnings("error", message="constrained_layout not applied", category=UserWarning)
+        try:
+            figure.savefig(part, format=kind)
+        except UserWarning as error:
+            raise UsageError(
+                f"texts leave no room in {width:.3g} x {height:.3g} inches; choose a larger size"
+            ) from error
     logger.info("wrote %s: %.2f x %.2f inches", output.path, width, height)

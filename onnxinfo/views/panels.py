@@ -249,6 +249,8 @@ def height_over_width(map_: npt.NDArray[Any]) -> float:
 
 
 def spread_out(count: int) -> npt.NDArray[np.float64]:
-    """Return deterministic horizontal offsets that keep the points of a layer apart."""
+    """Return deterministic horizontal offsets that keep the points of a layer apart; a single one is in the middle."""
+    if count == 1:
+        return np.zeros(1)
     # Multiples of the golden ratio fill an interval evenly, for any count.
     return ((np.arange(count, dtype=np.float64) * 0.6180339887) % 1 - 0.5) * 0.5

@@ -165,8 +165,12 @@ class Plot:
             return selection
         known = {each.name: each for view, _ in replace(selection, metrics=()).views() for each in view.run.metrics}
         fitting = [name for name, each in known.items() if each.has_map or not self.maps]
-        if selection.metrics[0] in known or not fitting:
+        if selection.metrics[0] in known or not known or (self.also and not fitting):
             return selection
+        if not fitting:
+            raise UsageError(
+                f"plot '{self.name}' shows maps, and no metric of the runs has any: {', '.join(map(repr, known))}"
+            )
         return replace(selection, metrics=(fitting[0],))
 
 
@@ -348,7 +352,7 @@ def plot_maps(
     """Draw the maps of a metric in one run: one row per sample, one column per layer.
 
     Images are averaged over their channels; a map with one axis (features, time, tokens averaged over the embedding) is
-    drawn as a strip. Unfinished cells stay empty; unproven ones are crossed out by a line.
+    drawn as a strip. Unfinished cells stay empty; unproven ones have a question mark and a dashed frame.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -60,9 +61,24 @@ def read_runs(selection: Selection, metric: str) -> list[RunValues]:
     return [values for _, values in sorted(found, key=lambda each: each[0])]
 
 
-def nothing_finished(metric: str) -> UsageError:
-    """Return the error for a plot without anything to draw."""
-    return UsageError(f"no cell of metric '{printable(metric)}' is finished; there is nothing to draw")
+def nothing_finished(metric: str = "") -> UsageError:
+    """Return the error for a plot without anything to draw; no name: of all metrics of the runs."""
+    named = f"metric '{printable(metric)}'" if metric else "any metric"
+    return UsageError(f"no cell of {named} is finished; there is nothing to draw")
+
+
+def check_values(runs: Iterable[RunValues]) -> None:
+    """Refuse to draw a metric that no finished cell has a value of: its axes would be empty.
+
+    Raises
+    ------
+    UsageError
+        There is no value.
+    """
+    runs = [*runs]
+    if not any(run.present.any() for run in runs):
+        name = printable(runs[0].metric.name)
+        raise UsageError(f"no finished cell of metric '{name}' has a value; there is nothing to draw")
 
 
 def floor_of(run: RunValues) -> float | None:

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from onnx import helper
 from PIL import Image
@@ -21,7 +22,8 @@ from scipy import stats
 
 import onnxinfo
 from onnxinfo.analysis.sensitivity_metric import SensitivityMetric
-from onnxinfo.archive.format import Metric
+from onnxinfo.archive.format import LayerRow, Metric
+from onnxinfo.archive.means import layer_summary
 from onnxinfo.archive.writer import RunWriter
 from onnxinfo.cli import cli
 from onnxinfo.errors import UsageError
@@ -225,6 +227,65 @@ def test_a_layer_of_one_run_has_its_error_in_a_history(tmp_path, monkeypatch):
     assert [at for at, _ in bars] == [[0]]
 
 
+@pytest.mark.parametrize("kind", ["overview", "curve", "distribution", "coherency"])
+def test_a_run_without_values_has_no_empty_axes(kind, tmp_path, monkeypatch):
+    map_of = fakes.cell
+    monkeypatch.setattr(
+        fakes, "cell", lambda *at: (map_of(*at)[0], map_of(*at)[1] | {"value": np.nan, "converged": False})
+    )
+    path = fakes.make(tmp_path / "a.h5", described=fakes.schema(metrics=(fakes.SID,)))
+    with pytest.raises(UsageError, match="no finished cell of metric 'sid' has a value"):
+        onnxinfo.plot(path, kind, tmp_path / "p.png")
+
+
+@pytest.mark.parametrize(("kind", "size"), [("curve", (1, 1)), ("overview", (2, 2))])
+def test_texts_that_leave_no_room_are_refused(kind, size, archive, tmp_path):
+    with pytest.raises(UsageError, match="choose a larger size"):
+        onnxinfo.plot(archive, kind, tmp_path / "p.png", run="epoch 2", size=size)
+    assert not (tmp_path / "p.png").exists()
+
+
+def test_one_layer_has_its_error(tmp_path):
+    path = fakes.make(tmp_path / "a.h5", described=fakes.schema(layers=fakes.schema().layers[:1]))
+    (axes,) = onnxinfo.plot(path, "curve", metric="sid").axes
+    with onnxinfo.open(path) as opened:
+        summary = layer_summary(opened["first"].values("sid"))
+    middle, error = summary["value"][0], summary["stderr"][0]
+    bars = [line for each in axes.collections if isinstance(each, LineCollection) for line in each.get_segments()]
+    assert [bar[:, 1].tolist() for bar in bars] == [pytest.approx([middle - error, middle + error])]
+
+
+def test_one_sample_is_drawn_at_its_layer_and_has_no_bands(tmp_path):
+    one = {"sample_names": ["only.png"], "labels": None, "foreground": None, "thumbnails": None}
+    path = fakes.make(tmp_path / "a.h5", described=fakes.schema(metrics=(fakes.PROVEN_SID,), **one))
+    drawn = [line.get_xdata().tolist() for line in onnxinfo.plot(path, "certificate").axes[1].lines]
+    assert [0, 1, 2, 3] in drawn
+    assert "bands" not in onnxinfo.plot(path, "overview").get_supxlabel()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_names_below_panels_lie_within_the_figure(several, tmp_path):
+    layers = [LayerRow(f"relu_{i}", i, "Relu", f"node_{i}", i, 1, "16") for i in range(20)]
+    path = fakes.make(tmp_path / "a.h5", described=fakes.schema(layers=layers))
+    figure = onnxinfo.plot(path, "curve", metric=[each.name for each in fakes.METRICS][: 3 if several else 1])
+    with figure.style.context():
+        figure.canvas.draw()
+    for axes in figure.axes:
+        assert axes.xaxis.label.get_window_extent().x1 <= figure.bbox.x1
+        assert "relu_19" in [text.get_text() for text in axes.get_xticklabels()]
+
+
+def test_names_of_many_layers_do_not_touch_in_a_part_of_the_figure(tmp_path):
+    layers = [LayerRow(f"relu_{i}", i, "Relu", f"node_{i}", i, 1, "16") for i in range(200)]
+    path = fakes.make(tmp_path / "a.h5", described=fakes.schema(layers=layers, metrics=(fakes.CONCENTRATION,)))
+    figure = onnxinfo.plot(path, "coherency")
+    with figure.style.context():
+        figure.canvas.draw()
+    ticks = figure.axes[-1].get_xticks()
+    places = figure.axes[-1].transData.transform([(tick, 0) for tick in ticks])[:, 0]
+    assert np.diff(places).min() > figure.style.font / 72 * figure.dpi
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_the_same_data_give_the_same_bytes(suffix, archive, tmp_path):
     files = [tmp_path / f"{i}.{suffix}" for i in "ab"]
@@ -247,6 +308,15 @@ def test_what_cannot_be_drawn(kind, options, hint, archive, tmp_path):
     with pytest.raises(UsageError, match=hint):
         onnxinfo.plot(archive, kind, tmp_path / "p.png", **options)
     assert not (tmp_path / "p.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"), [("scatter", "there is only 'concentration'"), ("maps", "no metric of the runs has any")]
+)
+def test_what_a_run_of_one_metric_lacks(kind, hint, tmp_path):
+    path = fakes.make(tmp_path / "a.h5", described=fakes.schema(metrics=(fakes.CONCENTRATION,)))
+    with pytest.raises(UsageError, match=hint):
+        onnxinfo.plot(path, kind, tmp_path / "p.png")
 
 
 def make_pair(folder, shift=0.5, **changes):

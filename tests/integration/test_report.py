@@ -536,6 +536,11 @@ def test_unusual_runs_have_a_sensible_page(browser, page, odd_page, request):
         assert find(browser, "#curve .mark")
         assert find(browser, "#nodes .node[aria-pressed=true]")
         assert browser.execute_script("return document.documentElement.scrollWidth - innerWidth") <= 0
+        assert find(browser, "#curve .error")
+        edges = "return [...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect()[arguments[1]])"
+        title = browser.execute_script(edges, "#curve text.title", "right")
+        numbers = browser.execute_script(edges, "#curve line.grid + text", "left")
+        assert min(title) < min(numbers)
         if "nothing proven" not in request.node.name:
             return
         figures = find(browser, ".headline .figures")[0].text.split()

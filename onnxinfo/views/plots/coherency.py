@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from ..panels import (
 )
 from ..places import check_place, name_places, places_of
 from ..plotting import SEVERAL, Place, figure_plot
-from ..reading_runs import metric_label, nothing_finished, run_values
+from ..reading_runs import check_values, metric_label, nothing_finished, run_values
 from ..run_values import RunValues
 from ..run_view import RunView
 from ..selection import Selection
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from ..canvas import Canvas
 
 _MOST_LAYERS = 6
+#: Shares of the figure's width.
+_MAPS, _MAGNITUDES = 2.1, 1
 _Map = npt.NDArray[np.float32] | None
 
 
@@ -93,12 +95,15 @@ def draw_coherency(canvas: Canvas, selection: Selection, style: FigureStyle, *, 
             raise UsageError("coherency shows one sample, and several are chosen; name one with samples=...")
         found.add(view, titles[source, view.name])
     if not found.values:
-        raise nothing_finished(", ".join(selection.metrics) or "of any kind")
+        raise nothing_finished(", ".join(selection.metrics))
+    check_values(found.values.values())
+    if not selection.metrics:
+        found.values = {key: each for key, each in found.values.items() if each.present.any()}
     for metric in found.metrics:
         check_comparable([*found.of(metric).values()])
     cell = style.width * 0.62 / min(len(found.layers), _MOST_LAYERS)
     canvas.set_height(max(2.2, cell * len(found.values) * 1.12 + 0.5))
-    halves: Any = canvas.whole().subfigures(1, 2, width_ratios=[2.1, 1])
+    halves: Any = canvas.whole().subfigures(1, 2, width_ratios=[_MAPS, _MAGNITUDES])
     _draw_maps(halves[0], found, style)
     low, high = PERCENTILES
     canvas.note(f"colors: one scale for each metric, from its pixels' {low} % quantile to that of {high} %")
@@ -143,7 +148,9 @@ def _draw_magnitudes(figure: SubFigure, found: _Found, style: FigureStyle, x: Pl
         axes.grid(axis="y")
     last = [*found.of(found.metrics[-1]).values()][-1]
     (at,) = places_of([last], x)
-    name_places(panels[-1], last, at, x, style)
+    # The panels have the right part of the figure only, in which fewer names fit.
+    share = replace(style.size, width=style.width * _MAGNITUDES / sum((_MAPS, _MAGNITUDES)))
+    name_places(panels[-1], last, at, x, replace(style, size=share))
     where = "layer" if x == "index" else panels[-1].get_xlabel()
     panels[-1].set_xlabel(f"{where}\nmean ± standard error\nover all samples")
     if len(found.runs) > 1:

@@ -17,7 +17,7 @@ from ..floor_line import reference
 from ..panels import Line, grid_behind, run_style
 from ..places import PLACES, check_place, places_of
 from ..plotting import SEVERAL, Place, Spread, figure_plot
-from ..reading_runs import metric_label, read_runs
+from ..reading_runs import check_values, metric_label, read_runs
 from ..run_values import RunValues
 from ..selection import Selection
 from ..style import FigureStyle, number_text, short_names, wrapped
@@ -71,6 +71,8 @@ def draw_curve(
         raise UsageError(f"spread '{spread}' is unknown; choose one of {', '.join(_BANDS)}")
     check_place(x)
     read = [read_runs(selection, name) for name in selection.metrics]
+    for each in read:
+        check_values(each)
     # Layers whose budget is relative to something else get a line of their own.
     panels = [curves_of([part for each in found for part in split_apart(each)], spread, x) for found in read]
     remark = unproven_text(each.values for found in read for each in found)
@@ -142,6 +144,8 @@ def _quartiles(found: RunValues) -> tuple[npt.NDArray[Any], ...]:
 
 
 def _line(axes: Axes, curve: Curve, color: str, line: Line, marker: str) -> None:
+    if len(curve.at) == 1:
+        axes.vlines(curve.at, curve.low, curve.high, color=color, alpha=0.35, linewidth=4)
     axes.fill_between(curve.at, curve.low, curve.high, color=color, alpha=0.25, linewidth=0)
     axes.plot(curve.at, curve.middle, line, color=color)
     for filled in (True, False):
@@ -168,8 +172,9 @@ def _label_layers(axes: Axes, curves: Sequence[Curve], style: FigureStyle, x: Pl
     places = sorted(names)
     room = (places[-1] - places[0]) * _CLOSE_INCHES * style.font / 8 / width
     ticks: list[float] = []
-    for at in places:
-        if not ticks or at - ticks[-1] >= room:
+    # From the end on, so that the last layer is named.
+    for at in reversed(places):
+        if not ticks or ticks[-1] - at >= room:
             ticks.append(at)
     texts = [names[at][0] + (f" +{len(names[at]) - 1}" if len(names[at]) > 1 else "") for at in ticks]
     axes.set_xticks(ticks, texts, rotation=40, ha="right", rotation_mode="anchor")

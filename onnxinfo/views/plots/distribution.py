@@ -11,7 +11,7 @@ from ..floor_line import Floor, draw_floor, name_floor, reference
 from ..panels import grid_behind, run_style, spread_out
 from ..places import Places, check_place, name_places, places_of, spacing
 from ..plotting import Place, figure_plot
-from ..reading_runs import metric_label, read_runs
+from ..reading_runs import check_values, metric_label, read_runs
 from ..run_values import RunValues
 from ..selection import Selection
 from ..style import FigureStyle
@@ -34,6 +34,7 @@ def draw_distribution(canvas: Canvas, selection: Selection, style: FigureStyle, 
     """
     check_place(x)
     runs = read_runs(selection, selection.metrics[0])
+    check_values(runs)
     canvas.set_height(style.width * 0.55 * len(runs) ** 0.7)
     grid = canvas.panels(len(runs), sharey=True)[:, 0]
     floors: list[Floor | None] = []

@@ -10,7 +10,7 @@ from ...archive.means import layer_summary
 from ...errors import UsageError
 from ..floor_line import reference
 from ..plotting import figure_plot
-from ..reading_runs import metric_label, natural, read_runs
+from ..reading_runs import check_values, metric_label, natural, read_runs
 from ..run_values import RunValues
 from ..selection import Selection
 from ..style import COLORS, FigureStyle, short_names
@@ -31,6 +31,7 @@ def draw_history(canvas: Canvas, selection: Selection, style: FigureStyle) -> No
     runs = read_runs(selection, selection.metrics[0])
     if len(runs) < 2:
         raise UsageError("a history is over several runs, and there is one; give more archives or runs")
+    check_values(runs)
     if not selection.runs:
         runs.sort(key=lambda each: natural(each.name))
     rows = sorted((row for each in runs for row in each.layers), key=lambda row: (row.depth, row.index))

@@ -22,7 +22,7 @@ from ..panels import (
 )
 from ..places import check_place
 from ..plotting import Place, figure_plot
-from ..reading_runs import metric_label, nothing_finished, run_values
+from ..reading_runs import check_values, metric_label, nothing_finished, run_values
 from ..run_values import RunValues
 from ..run_view import RunView
 from ..selection import Selection
@@ -65,6 +65,7 @@ def draw_overview(canvas: Canvas, selection: Selection, style: FigureStyle, *, x
         found = run_values(view, metric)
         if not found.layers:
             raise nothing_finished(metric)
+        check_values([found])
         samples = _chosen(found)
         order = [view.layers.index(row) for row in found.layers]
         places = [i for i in range(len(order)) if found.present[i, [each.position for each in samples]].any()]
@@ -99,7 +100,11 @@ def _notes(canvas: Canvas, found: RunValues, has_maps: bool) -> None:
     what = "How much of its input each layer discards" if name == "sid" else metric_label(found.metric)
     canvas.title = f"{found.name}: {what[0].lower()}{what[1:]}"
     count = found.values["value"].shape[1]
-    canvas.note(f"mean of {count} sample{'s'[: count != 1]}; bands: quartiles, and 5 % to 95 %")
+    # One sample has no spread, and one layer a bar instead of bands.
+    spread = (
+        "" if count == 1 else "; bar: 5 % to 95 %" if len(found.layers) == 1 else "; bands: quartiles, and 5 % to 95 %"
+    )
+    canvas.note(f"mean of {count} sample{'s'[: count != 1]}{spread}")
     if has_maps:
         canvas.note("maps: light is discarded, dark is kept" if name == "sid" else "maps: light is high, dark is low")
         canvas.note("▲ marks their layers, each with a scale of its own")
@@ -173,7 +178,9 @@ def _draw_curve(
     axes.plot(at, curve.middle, "-", color=color, linewidth=2, zorder=3, label="mean")
     for sample in samples if len(samples) > 1 else []:
         shade, dashes = _LINES[sample.role]
-        axes.plot(at, values[:, sample.position], color=shade, linestyle=dashes, linewidth=1.0, label=sample.role)
+        # A line through one layer is no more than a point, which a dash shows.
+        line: dict[str, Any] = {"linestyle": dashes} if len(at) > 1 else {"linestyle": "none", "marker": "_"}
+        axes.plot(at, values[:, sample.position], color=shade, linewidth=1.0, label=sample.role, **line)
     for filled in (True, False):
         chosen = curve.whole == filled
         face = color if filled else axes.get_facecolor()
@@ -195,7 +202,7 @@ def _draw_curve(
         ncols=5 if _is_wide(style) else 2,
         handlelength=2.2,
         columnspacing=1.5,
-        title="mean, and thin lines: "
+        title=f"mean, and {'thin lines' if len(at) > 1 else 'dashes'}: "
         + (f"{len(samples)} samples, shown below" if marked else f"{len(samples)} samples")
         if len(samples) > 1
         else None,

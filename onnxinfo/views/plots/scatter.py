@@ -67,7 +67,11 @@ def _other_metric(selection: Selection) -> str:
     """Return the metric that is drawn against the chosen one: RU, or the first other one that a run has."""
     everything = replace(selection, metrics=())
     known = [each.name for view, _ in everything.views() for each in view.metrics if each.name not in selection.metrics]
-    return "ru" if "ru" in known or not known else known[0]
+    if not known:
+        raise UsageError(
+            f"a scatter is of two metrics, and there is only '{selection.metrics[0]}'; analyze with another one"
+        )
+    return "ru" if "ru" in known else known[0]
 
 
 class _Points:

@@ -86,7 +86,10 @@ def _proven(found: RunValues) -> str:
     known = np.isfinite(gaps).any(axis=1)
     means = np.nanmean(gaps[known], axis=1) if known.any() else np.zeros(0)
     bound = f"; means of layers are at most {rounded_up(float(means.max()))} nats too low" if len(means) else ""
-    return f"All {count} cells of {found.metric.name} are proven{bound}."
+    all_of_them = (
+        f"All {count} cells of {found.metric.name} are" if count > 1 else f"The only cell of {found.metric.name} is"
+    )
+    return f"{all_of_them} proven{bound}."
 
 
 def one_sample(facts: Facts) -> Iterator[str]:

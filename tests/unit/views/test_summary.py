@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from archive_fakes import PROVEN_SID, schema, table_schema
+from archive_fakes import PROVEN_SID, make, schema, table_schema
 from click.testing import CliRunner
 
 import onnxinfo
@@ -205,6 +205,14 @@ def test_the_remedy_follows_the_mark(path, mark, remedy):
 def test_proven_cells(path):
     found = only(sentences(write(path, [-3, -2.9, -2.8, -2.7])), "proven")
     assert found == "All 24 cells of sid are proven; means of layers are at most 0.013 nats too low."
+
+
+def test_a_single_cell(tmp_path):
+    one = {"sample_names": ["only.png"], "labels": None, "foreground": None, "thumbnails": None}
+    described = schema(metrics=(PROVEN_SID,), layers=schema().layers[:1], **one)
+    file = make(tmp_path / "a.h5", described=described)
+    found = only(sentences(file), "proven")
+    assert found.startswith("The only cell of sid is proven; ")
 
 
 def test_an_unfinished_run(path):

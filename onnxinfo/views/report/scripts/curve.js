@@ -25,10 +25,11 @@ const curve = (() => {
     return { low: low - room, high: high + room, floor: near ? floor : null };
   }
 
-  /** A closed band between two lines; gaps in them divide it. */
+  /** A closed band between two lines; a bar at a single point. */
   function band(order, x, y, low, high, name, color) {
     const points = order.filter((i) => low[i] !== null && high[i] !== null);
-    if (points.length < 2) return null;
+    if (!points.length) return null;
+    if (points.length === 1) return vector("path", { class: name, fill: color, d: `M${x(points[0]) - 4} ${y(high[points[0]])}h8V${y(low[points[0]])}h-8Z` });
     const path = [...points.map((i) => [i, high[i]]), ...points.slice().reverse().map((i) => [i, low[i]])];
     return vector("path", { class: name, fill: color, d: `M${path.map(([i, value]) => `${x(i).toFixed(1)} ${y(value).toFixed(1)}`).join("L")}Z` });
   }
@@ -77,18 +78,21 @@ const curve = (() => {
     legendOf(lines);
     places = [];
     if (!lines.length || !width) {
-      box.replaceChildren(make("p", { class: "empty" }, runs.some((run) => metricOf(run, chosen.metric)) && !shownRuns().length ? "No run is chosen." : "No value is finished: there is nothing to draw yet."));
+      box.replaceChildren(make("p", { class: "empty" }, runs.some((run) => metricOf(run, chosen.metric)) && !shownRuns().length ? "No run is chosen." : "No cell has a value: there is nothing to draw."));
       return;
     }
     const all = lines.flatMap(({ run }) => run.layers.map((layer) => layer.depth)), first = Math.min(...all), last = Math.max(...all);
+    const { low, high, floor } = limits(lines), bottom = heightOf(width, given) - 42;
+    const { step, values } = ticks(low, high, (bottom - margin.top) / 48), texts = values.map((value) => shown(value, decimals(step)));
+    // The numbers must not reach the axis title.
+    margin.left = Math.max(64, Math.round(34 + 7.6 * Math.max(...texts.map((text) => text.length))));
     const inner = width - margin.left - margin.right, pad = first === last ? 0.5 : 0.03 * (last - first);
     const x = (depth) => margin.left + (inner * (depth - first + pad)) / (last - first + 2 * pad);
-    const below = xAxis(lines, x, 0, inner), height = heightOf(width, given) + below.below - 22, bottom = height - 20 - below.below, { low, high, floor } = limits(lines);
+    const below = xAxis(lines, x, 0, inner), height = bottom + 20 + below.below;
     const y = (value) => bottom - ((bottom - margin.top) * (value - low)) / (high - low);
     const svg = vector("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true", focusable: "false" });
-    const { step, values } = ticks(low, high, (bottom - margin.top) / 48);
-    values.forEach((value) => svg.append(vector("line", { class: "grid", x1: margin.left, x2: width - margin.right, y1: y(value), y2: y(value) }),
-      vector("text", { class: "axis", x: margin.left - 8, y: y(value) + 4, "text-anchor": "end" }, shown(value, decimals(step)))));
+    values.forEach((value, i) => svg.append(vector("line", { class: "grid", x1: margin.left, x2: width - margin.right, y1: y(value), y2: y(value) }),
+      vector("text", { class: "axis", x: margin.left - 8, y: y(value) + 4, "text-anchor": "end" }, texts[i])));
     svg.append(...xAxis(lines, x, bottom, inner).found);
     svg.append(vector("text", { class: "axis title", x: margin.left + inner / 2, y: height - 4, "text-anchor": "middle" }, below.title));
     svg.append(vector("text", { class: "axis title", transform: `rotate(-90 13 ${(bottom + margin.top) / 2})`, x: 13, y: (bottom + margin.top) / 2 + 4, "text-anchor": "middle" }, lines[0].metric.label));
