@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..kinds import GIF
 from ..outputs import Output
 from .drawing import Drawing
-from .figure import write_figure
+from .figure import room_for_axes, write_figure
 from .style import FigureStyle, wrapped
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Canvas:
             write_figure(self.whole(), output)
             return
         assert self.animation is not None
-        with output.writing() as part:
+        with output.writing() as part, room_for_axes(self.style.width, self.height):
             self.animation(part)
 
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +41,25 @@ def claim_figure(
     return claim(output, known[suffix], inputs=inputs, force=force)
 
 
+@contextmanager
+def room_for_axes(width: float, height: float) -> Iterator[None]:
+    """Refuse figures in which texts leave no room for the axes; matplotlib only warns, and draws them over each other.
+
+    Raises
+    ------
+    UsageError
+        There is no room.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="constrained_layout not applied", category=UserWarning)
+        try:
+            yield
+        except UserWarning as error:
+            raise UsageError(
+                f"texts leave no room in {width:.3g} x {height:.3g} inches; choose a larger size"
+            ) from error
+
+
 def write_figure(figure: Figure, output: Output) -> None:
     """Write a figure to a file; the same data produce the same bytes.
 
@@ -49,15 +70,8 @@ def write_figure(figure: Figure, output: Output) -> None:
     ArchiveError
         The file cannot be written.
     """
-    width, height = figure.get_size_inches()
     kind = next(suffix for suffix, kind in SUFFIXES.items() if kind is output.kind).removeprefix(".")
-    with output.writing() as part, warnings.catch_warnings():
-        # Matplotlib warns that no room is left for the axes, and draws texts over each other.
-        warnings.filterwarnings("error", message="constrained_layout not applied", category=UserWarning)
-        try:
-            figure.savefig(part, format=kind)
-        except UserWarning as error:
-            raise UsageError(
-                f"texts leave no room in {width:.3g} x {height:.3g} inches; choose a larger size"
-            ) from error
+    width, height = figure.get_size_inches()
+    with output.writing() as part, room_for_axes(width, height):
+        figure.savefig(part, format=kind)
     logger.info("wrote %s: %.2f x %.2f inches", output.path, width, height)

@@ -238,11 +238,13 @@ def test_a_run_without_values_has_no_empty_axes(kind, tmp_path, monkeypatch):
         onnxinfo.plot(path, kind, tmp_path / "p.png")
 
 
-@pytest.mark.parametrize(("kind", "size"), [("curve", (1, 1)), ("overview", (2, 2))])
-def test_texts_that_leave_no_room_are_refused(kind, size, archive, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "size", "file"), [("curve", (1, 1), "p.png"), ("overview", (2, 2), "p.svg"), ("maps", (1, 1), "p.gif")]
+)
+def test_texts_that_leave_no_room_are_refused(kind, size, file, archive, tmp_path):
     with pytest.raises(UsageError, match="choose a larger size"):
-        onnxinfo.plot(archive, kind, tmp_path / "p.png", run="epoch 2", size=size)
-    assert not (tmp_path / "p.png").exists()
+        onnxinfo.plot(archive, kind, tmp_path / file, run="epoch 2", size=size)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_one_layer_has_its_error(tmp_path):
