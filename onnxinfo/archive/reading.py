@@ -468,7 +468,7 @@ class Run:
         drawn: Figure = VIEWS.get("plot")(self, kind, output, **options)
         return drawn
 
-    def report(self, output: str | os.PathLike[str], **options: Any) -> Path:
+    def report(self, output: str | os.PathLike[str] = "report.html", **options: Any) -> Path:
         """Write a page about this run; see :func:`onnxinfo.report`.
 
         Examples

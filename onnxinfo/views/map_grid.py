@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _ROBUST = (2.0, 98.0)
 #: What the lowest and the highest values of a metric mean, and the lowest and the highest changes.
 _ENDS = {"sid": ("kept", "discarded")}
-_CHANGES = {"sid": ("kept more", "discarded")}
+_CHANGES = {"sid": ("kept more", "discarded more")}
 _ANY_CHANGE = ("lower", "higher")
 Map = npt.NDArray[np.float32]
 

@@ -384,7 +384,7 @@ def test_changes_are_maps_minus_those_of_the_layer_before(archive):
         np.testing.assert_allclose(image.get_array(), other - one, rtol=1e-5, atol=1e-6)
         assert image.norm.vmin == -image.norm.vmax
     assert "the first minus 'layer0'" in words(figure)
-    assert "dark (purple): kept more, light (orange): discarded" in words(figure)
+    assert "dark (purple): kept more, light (orange): discarded more" in words(figure)
 
 
 def test_changes_have_one_scale_unless_each_layer_is_to_have_its_own(archive):

@@ -150,7 +150,8 @@ def test_samples():
     assert "labels 6 different" in shown(samples)
 
 
-def test_methods_of_a_run(archive, tmp_path):
+def test_methods_of_a_run(archive, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     run = archive["first"]
     assert run.to_dataframe().equals(archive.to_dataframe())
     assert len(run.to_dataframe("sample")) == 24
@@ -159,6 +160,7 @@ def test_methods_of_a_run(archive, tmp_path):
     assert (tmp_path / "curve.svg").read_text().startswith("<?xml")
     assert run.report(tmp_path / "run.html", title="One run") == tmp_path / "run.html"
     assert "One run" in (tmp_path / "run.html").read_text()
+    assert run.report().read_text() == (tmp_path / "report.html").read_text()
     assert run.summary().sentences == onnxinfo.summary(run).sentences
 
 

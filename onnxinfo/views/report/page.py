@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 def report(
     path: Paths,
-    output: str | os.PathLike[str],
+    output: str | os.PathLike[str] = "report.html",
     *,
     run: Names = (),
     layers: Names = (),
@@ -53,7 +53,7 @@ def report(
     path
         An archive, or several.
     output
-        The HTML file. Another HTML file is replaced, other files are not.
+        The HTML file, by default in the working directory. Another HTML file is replaced, other files are not.
     run, layers, metrics
         Selection to show; see :func:`onnxinfo.query`.
     model
