@@ -3,9 +3,9 @@
     python benchmarks/fixed_multiplier.py resnet20.onnx --inputs cifar10.npz:x_test --preset cifar10 --layers relu_18
 
 Its loss is the feature's deviation, relative to that at sigma = 0.01, minus 5 times the mean of ``log(2 pi e sigma^2)``
-over a grid of 16 x 16 scales that all channels share; 100 steps of gradient descent on sigma, with 8 noises each. The
-multiplier, 5, corresponds to alpha = 5 * 0.01^2. Prints the mean H over the samples after numbers of steps, and SID for
-that alpha and the same sharing.
+over a grid of 16 x 16 scales that all channels share; 100 steps of gradient descent on sigma, with 8 noise samples
+each. The multiplier, 5, corresponds to alpha = 5 * 0.01^2. Prints the mean H over the samples after numbers of steps,
+and SID for that alpha and the same sharing.
 """
 
 from __future__ import annotations

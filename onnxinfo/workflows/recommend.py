@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -24,13 +23,12 @@ from ..errors import UsageError
 from ..graph.dataflow import Dataflow
 from ..graph.model import ModelSource
 from ..graph.quantization import quantization
-from ..kinds import JSON
 from ..metrics.taps import TappedNetwork
-from ..outputs import claim
 from ..text import quoted
 from .computing import computing
 from .given_model import given_model
 from .notebook import reporting
+from .recommendation import Recommendation
 from .sensitivity import open_sensitivity
 
 if TYPE_CHECKING:
@@ -69,7 +67,7 @@ class TensorBits:
 
 
 @dataclass(frozen=True)
-class BitPlan:
+class BitPlan(Recommendation):
     """Bits for the activations of a network; the result of :func:`recommend_bits`.
 
     Attributes
@@ -123,19 +121,6 @@ class BitPlan:
                 if each.bits <= STORED_BITS
             },
         }
-
-    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Write :meth:`to_dict` to a JSON file.
-
-        Parameters
-        ----------
-        path
-            The file. An existing JSON file is replaced, other files are not.
-        force
-            Replace an existing file whatever it contains.
-        """
-        with claim(path, JSON, force=force).writing() as part:
-            part.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def _override(grid: Grid) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
@@ -23,14 +21,13 @@ from ..graph.channel_removal import Removal
 from ..graph.channel_spec import channels_of
 from ..graph.layers import Layer
 from ..graph.model import Model, ModelSource
-from ..kinds import JSON
-from ..outputs import claim
 from ..text import no_such, quoted
 from .check import parameter_count
 from .computing import computing
 from .given_model import given_model
 from .notebook import reporting
 from .recommend import target_variance
+from .recommendation import Recommendation
 from .sensitivity import open_sensitivity
 
 if TYPE_CHECKING:
@@ -65,7 +62,7 @@ class TensorChannels:
 
 
 @dataclass(frozen=True)
-class ChannelPlan:
+class ChannelPlan(Recommendation):
     """Channels to remove from a network; the result of :func:`recommend_channels`.
 
     Attributes
@@ -130,19 +127,6 @@ class ChannelPlan:
         if tensor not in found:
             raise UsageError(no_such("tensor", tensor, [*found], "the recommendation"))
         return np.array(found[tensor])
-
-    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Write :meth:`to_dict` to a JSON file.
-
-        Parameters
-        ----------
-        path
-            The file. An existing JSON file is replaced, other files are not.
-        force
-            Replace an existing file whatever it contains.
-        """
-        with claim(path, JSON, force=force).writing() as part:
-            part.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
 def recommend_channels(
