@@ -114,6 +114,7 @@ def test_recurrent_networks(loose: list[str], tmp_path: Path) -> None:
         module.register_forward_hook(lambda *_: seen.append(_settings()))
         module(torch.zeros(2, 8, 8))
     assert seen == [["ieee"] * 6]
+    assert torch.backends.cudnn.enabled
 
 
 def test_settings_are_restored_after_an_error(loose: list[str], tmp_path: Path) -> None:
