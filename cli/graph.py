@@ -17,6 +17,8 @@ from .verbosity import print_info, quiet
 if TYPE_CHECKING:
     from onnxinfo import Layer, Model
 
+# Control flow nodes that a list of layers describes.
+_MOST_INSIDE = 10
 COLUMNS = ("index", "name", "op", "node", "shape", "parameters", "depth", "default", "solver")
 
 
@@ -154,11 +156,13 @@ def _perturbed(model: Model, sources: Sequence[str]) -> str:
 
 
 def _inside(model: Model, sources: Sequence[str]) -> list[str]:
-    """Describe layers inside control flow, which are not listed."""
+    """Describe layers inside control flow, which are not listed: a line for each of the first nodes with some."""
     from onnxinfo.graph.branches import layers_inside
 
     command = click.get_current_context().command
-    return [as_options(line, command) for line in layers_inside(model.flow, sources)]
+    lines = [as_options(line, command) for line in layers_inside(model.flow, sources)]
+    more = len(lines) - _MOST_INSIDE
+    return lines if more <= 0 else [*lines[:_MOST_INSIDE], f"... and layers inside {more:,} more nodes"]
 
 
 def _unreached(model: Model, sources: Sequence[str], chosen: Sequence[Layer]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from ..errors import ModelError
 from ..text import printable
 from . import protos, schemas
+from .inference_parts import infer_in_parts
 from .tensor_data import is_external
 from .weights import mark_external
 
@@ -72,8 +73,12 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises
     ------
     ModelError
-        Types or shapes are contradictory.
+        Types or shapes are contradictory, or control flow is nested so much that inferring them would take minutes.
     """
+    return infer_in_parts(model, _infer)
+
+
+def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(model)
     except _ERRORS as error:
