@@ -47,7 +47,7 @@ SOFTMAX = {"LogSoftmax", "Softmax"}
 # Operators whose outputs are probabilities, which saturate.
 SATURATING = {"HardSigmoid", "QLinearSigmoid", "QLinearSoftmax", "Sigmoid", "Softmax"}
 # Operators that softmax and sigmoid are composed of, before the division that ends them.
-_OF_PROBABILITIES = {"Add", "Exp", "Neg", "ReduceMax", "ReduceSum", "Sub"} | LAYOUT
+_OF_PROBABILITIES = {"Add", "Exp", "Mul", "Neg", "ReduceMax", "ReduceSum", "Sub"} | LAYOUT
 # Operators whose outputs are integers: inside a block they are part of rounding in elementary operators.
 _INTEGRAL = {"Floor", "Round"}
 # Normalizations, activations, and the operators that they are composed of.
@@ -64,6 +64,9 @@ REDUCTIONS = {"GlobalAveragePool", "Mean", "ReduceL2", "ReduceMean", "ReduceSum"
 POINTWISE |= REDUCTIONS | _INTEGRAL
 # Reductions from which a gate is computed that multiplies what was reduced, as in squeeze and excitation.
 _SUMMARIES = {"GlobalAveragePool", "GlobalMaxPool", "ReduceMax", "ReduceMean"}
+
+# Operators whose first result is the class with the largest score, or a score's sign.
+_CHOOSING = {"ArgMax", "ArgMin", "LinearClassifier", "SVMClassifier", "Sign", "TreeEnsembleClassifier"}
 
 # Operators that end a softmax or sigmoid in elementary operators.
 _DIVISIONS = {"Div", "Reciprocal"}
@@ -230,7 +233,7 @@ class Blocks:
         found: set[str] = set()
         if all(self.flow.is_feature(name) for name in self.flow.outputs & self.influenced):
             return found
-        # Values that are no features and from which none is computed: whether they lead to an output.
+        # Values that are no features, or labels, and from which no other is computed: whether they lead to an output.
         quiet: dict[str, bool] = {}
         for i in reversed(range(len(self.flow.nodes))):
             for name in self._used_outputs(self.flow.nodes[i]):
@@ -238,10 +241,23 @@ class Blocks:
                 if not all(other in quiet for other in computed):
                     continue
                 leads = any(quiet[other] for other in computed)
-                if not self.flow.is_feature(name):
+                if not self.flow.is_feature(name) or (name in self._labels and name not in self.flow.outputs):
                     quiet[name] = leads or name in self.flow.outputs
                 elif leads and name not in self.flow.outputs:
                     found.add(name)
+        return found
+
+    @cached_property
+    def _labels(self) -> set[str]:
+        """Values that are computed from a class alone: the position of the largest score, or the score's sign."""
+        found: set[str] = set()
+        for i, node in enumerate(self.flow.nodes):
+            if not self._passing[i]:
+                continue
+            if node.op_type in _CHOOSING:
+                found.update(node.output[:1])
+            elif (operands := self._operands(i)) and operands <= found:
+                found.update(node.output)
         return found
 
     def _probabilities(self) -> set[str]:
@@ -254,10 +270,33 @@ class Blocks:
                 ended.update(node.output)
             if node.output[0] not in self.influenced or node.output[0] in found:
                 continue
-            scores = node.input[0] if node.op_type in SATURATING else self._divided(i, self.ends)
-            if scores in ended:
-                found |= self._derived_alone(node.output[0]) or set()
+            scores = node.input[0] if node.op_type in SATURATING else self._divided(i, self.ends) or self._normalized(i)
+            if scores is None or not (scores in ended or self._is_last_score(scores)):
+                continue
+            derived = self._derived_alone(node.output[0]) or set()
+            found |= derived
+            if scores not in ended and derived & self.flow.outputs:
+                self.ends.add(scores)
         return found
+
+    def _is_last_score(self, value: str) -> bool:
+        """Whether a value may be the scores of a final softmax although no block ends with it."""
+        return value in self.influenced and value in self.flow.producer and self.flow.is_float(value)
+
+    def _normalized(self, position: int) -> str | None:
+        """The scores whose softmax is written as ``exp(scores - logsumexp(scores))`` and ends here; None otherwise."""
+        below = self._before(position, "Exp")
+        position = -1 if below is None else self.flow.producer[below]
+        if below is None or self.flow.nodes[position].op_type != "Sub" or len(self.flow.nodes[position].input) != 2:
+            return None
+        scores, total = self.flow.nodes[position].input
+        sums = (self.flow.producer.get(name) for name in self._before_layout(total))
+        return scores if any(i is not None and self._before(i, "ReduceLogSumExp") == scores for i in sums) else None
+
+    def _before(self, position: int, operator: str) -> str | None:
+        """The computed operand of a node, if it has a certain operator; None otherwise."""
+        node = self.flow.nodes[position]
+        return node.input[0] if node.op_type == operator and node.input[0] in self.flow.producer else None
 
     def _scores_of_last(self, value: str, before: Mapping[str, str]) -> str | None:
         """Which of some values are the scores, if a value is the last softmax or sigmoid in elementary operators."""
@@ -266,7 +305,19 @@ class Blocks:
             return None
         near = sorted(self._divided_values(position) & before.keys(), key=self.flow.producer.__getitem__)
         scores = next((name for name in near if self._divided(position, {name}) == name), None)
-        return None if scores is None or self._derived_alone(value) is None else scores
+        if scores is None or self._derived_alone(value) is None:
+            return None
+        while (biased := self._biased(scores)) in near:
+            scores = biased
+        return scores
+
+    def _biased(self, value: str) -> str:
+        """The sum of a value and a constant, if the value is used for nothing else; otherwise empty."""
+        readers = self._consumers(value)
+        if len(readers) != 1 or self._operands(readers[0]) != {value}:
+            return ""
+        node = self.flow.nodes[readers[0]]
+        return node.output[0] if node.op_type == "Add" else ""
 
     def _divided_values(self, position: int) -> set[str]:
         """Values from which operators of a softmax or sigmoid compute the operands of a division."""
@@ -348,11 +399,14 @@ class Blocks:
     def _is_sum(self, position: int) -> bool:
         """Whether a node adds two values elementwise that are not both pointwise functions of the same value.
 
-        Without matrix operators there are no residual sums: an SVM or AdaBoost adds up the votes of its parts.
+        Without matrix operators there are no residual sums: an SVM or AdaBoost adds up the votes of its parts. A mask
+        is no part of a residual sum.
         """
         if position not in self._sums:
             adds = self.flow.nodes[position].op_type in _ADDING and self._has_matrix
-            self._sums[position] = adds and len({self._roots[name] for name in self._operands(position)}) > 1
+            roots = {self._roots[name] for name in self._operands(position)}
+            added = [name for name in roots if self.flow.element_type(name) != onnx.TensorProto.BOOL]
+            self._sums[position] = adds and len(added) > 1
         return self._sums[position]
 
     @cached_property

@@ -79,11 +79,15 @@ def check_outputs(exported: Exported) -> None:
 def agree(actual: Array, expected: Array, share: float = 1.0) -> bool:
     """Tell whether two computations of an output agree in at least a share of their rows.
 
+    A vector may be a row or a column.
+
     Examples
     --------
     >>> agree(np.ones((2, 3)), np.ones((2, 3)) + 1e-6), agree(np.ones(2), np.zeros(2)), agree(np.ones(2), np.ones(3))
     (True, False, False)
     """
+    if max(actual.shape, default=1) == actual.size == expected.size == max(expected.shape, default=1):
+        actual = actual.reshape(expected.shape)
     if actual.shape != expected.shape:
         return False
     if expected.dtype.kind not in "biufc":

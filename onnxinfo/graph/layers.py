@@ -80,9 +80,9 @@ def list_layers(model: ModelSource, input_tensor: TensorNames = None, *, example
     - residual sums, ``Add`` or ``Sum`` of two values that depend on the analysis input, after their normalization
       and activation; a block whose output is only used by a sum is part of it;
     - the graph's outputs, and what outputs that are no features (labels, maps from label to probability) are
-      computed from, except for a final softmax or sigmoid, also in elementary operators, and what is computed from
-      it alone: probabilities saturate, and the scores before them carry the same information. If a classifier
-      returns a list of maps from labels to probabilities (``ZipMap``), the tensor of the probabilities is the layer.
+      computed from. What is computed from the position of a largest score, or a score's sign, alone is a label, too;
+    - the scores before a final softmax or sigmoid, also in elementary operators, instead of it and of what is
+      computed from it alone: probabilities saturate, and the scores before them carry the same information.
 
     In quantized networks, blocks include the rescaling of integers, and a block that is rounded ends after
     ``DequantizeLinear``: an activation may be part of the rounding, and the next layer reads the rounded values.

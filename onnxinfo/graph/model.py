@@ -26,6 +26,7 @@ from ..replacing import is_stream, replacing
 from ..text import printable, quoted
 from . import protos
 from .branches import inline_decided_branches
+from .classifiers import separate_scores
 from .collection import paused_collection
 from .dataflow import Dataflow
 from .external_data import read_external_data
@@ -153,8 +154,9 @@ def load(source: ModelSource, *, example: Any = None) -> Model:
     Returns
     -------
     Model
-        The loaded model. The operator domain ``ai.onnx`` is written as ``""``, training information is omitted, and an
-        ``If`` whose condition is constant is replaced by the nodes of its branch.
+        The loaded model. The operator domain ``ai.onnx`` is written as ``""``, training information is omitted, an
+        ``If`` whose condition is constant is replaced by the nodes of its branch, and classifiers of ``ai.onnx.ml``
+        that return probabilities are followed by a ``Softmax`` or ``Sigmoid`` of their scores.
 
     Raises
     ------
@@ -384,12 +386,19 @@ def _finish(proto: onnx.ModelProto, digest: Any, path: Path | None) -> Model:
     proto = complete_shapes(proto)
     attach_data(proto, aside)
     while inline_decided_branches(proto):
-        aside = detach_data(proto)
-        proto = complete_shapes(proto)
-        attach_data(proto, aside)
+        proto = _with_shapes(proto)
+    if separate_scores(proto):
+        proto = _with_shapes(proto)
     opsets = ", ".join(f"{opset.domain or 'ai.onnx'} {opset.version}" for opset in proto.opset_import)
     logger.info("model %s: %d nodes, opset %s", path or proto.graph.name, len(proto.graph.node), opsets)
     return Model(proto, digest.hexdigest(), path.stem if path else proto.graph.name, path)
+
+
+def _with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    aside = detach_data(proto)
+    proto = complete_shapes(proto)
+    attach_data(proto, aside)
+    return proto
 
 
 def _check_text(message: Any) -> None:

@@ -191,6 +191,54 @@ def test_features_that_only_decide_something_inside_are_no_layers():
     assert defaults(nodes, [graphs.constant("one", 1, np.float32)], outputs=("label",)) == ["z", "y"]
 
 
+def label_as_floats(operator):
+    """A label as scikit-learn's exporter writes it: a float that is cast to an integer at the end."""
+    return [
+        helper.make_node(operator, ["z"], ["chosen"]),
+        helper.make_node("Cast", ["chosen"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["number", "column"], ["rows"]),
+        helper.make_node("Cast", ["rows"], ["label"], to=TensorProto.INT64),
+    ]
+
+
+@pytest.mark.parametrize("operator", ["ArgMax", "ArgMin", "Sign"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_label_is_no_layer_even_as_a_float(operator, alone):
+    proto = [PRODUCT, helper.make_node("CumSum", ["z", "one"], ["y"]), *label_as_floats(operator)]
+    constants = [graphs.constant("column", [-1, 1]), graphs.constant("one", 1)]
+    assert defaults(proto, constants, outputs=("label",) if alone else ("label", "y")) == ["z"] + ["y"] * (not alone)
+
+
+def test_log_likelihoods_of_naive_bayes():
+    """The probabilities are their softmax, written as an exponential after subtracting the logarithm of the sum."""
+    nodes = [
+        helper.make_node("Abs", ["x"], ["likelihoods"]),
+        helper.make_node("ReduceLogSumExp", ["likelihoods", "axis"], ["total"], keepdims=0),
+        helper.make_node("Reshape", ["total", "column"], ["totals"]),
+        helper.make_node("Sub", ["likelihoods", "totals"], ["logs"]),
+        helper.make_node("Exp", ["logs"], ["y"]),
+    ]
+    column = [graphs.constant("column", [-1, 1]), graphs.constant("axis", [1])]
+    assert defaults(nodes, column) == ["likelihoods"]
+    another = [helper.make_node("ReduceLogSumExp", ["x", "axis"], ["total"], keepdims=0)]
+    assert defaults([nodes[0], *another, *nodes[2:]], column) == ["y"]
+
+
+def test_sigmoids_that_are_divided_by_their_sum():
+    """One class against the others, as scikit-learn's exporter writes it; a mask avoids a division by zero."""
+    make = helper.make_node
+    nodes = [
+        *(PRODUCT, make("Add", ["z", "one"], ["scores"]), make("Mul", ["scores", "minus"], ["negative"])),
+        *(make("Exp", ["negative"], ["e"]), make("Add", ["e", "one"], ["more"]), make("Reciprocal", ["more"], ["p"])),
+        *(make("ReduceSum", ["p", "axis"], ["sum"]), make("Cast", ["sum"], ["any"], to=TensorProto.BOOL)),
+        *(make("Not", ["any"], ["none"]), make("Cast", ["none"], ["mask"], to=TensorProto.FLOAT)),
+        *(make("Add", ["p", "mask"], ["masked"]), make("Add", ["sum", "mask"], ["sums"])),
+        make("Div", ["masked", "sums"], ["y"]),
+    ]
+    constants = [graphs.constant(name, value, np.float32) for name, value in (("one", 1), ("minus", -1))]
+    assert defaults(nodes, [*constants, graphs.constant("axis", [1])]) == ["scores"]
+
+
 def test_attention_over_steps_at_the_end_is_no_head():
     """Weights that multiply other values are part of the network, and so is their product."""
     nodes = [

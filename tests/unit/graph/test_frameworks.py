@@ -1,5 +1,6 @@
 """Models of frameworks: recognized without importing the framework, exported, and checked to compute the same."""
 
+import importlib
 import subprocess
 import sys
 
@@ -120,6 +121,9 @@ def test_an_export_that_computes_something_else_is_refused():
 def test_agreement_of_labels_and_of_most_rows():
     assert agree(np.array(["a", "b"]), np.array(["a", "b"], dtype=object))
     assert not agree(np.array(["a", "b"]), np.array(["a", "c"], dtype=object))
+    assert agree(np.ones((3, 1)), np.ones(3))
+    assert agree(np.ones((1, 3)), np.ones(3))
+    assert not agree(np.ones((3, 2)), np.ones(6))
     expected = np.zeros(10)
     actual = np.where(np.arange(10) == 3, 1.0, 0.0)
     assert agree(actual, expected, 0.9)
@@ -273,6 +277,33 @@ def test_estimators(tmp_path):
         onnxinfo.load(perceptron, example=[[1, 2]])
     with pytest.raises(onnxinfo.ModelError, match="skl2onnx cannot export DBSCAN"):
         onnxinfo.load(DBSCAN().fit(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "kind", "expected"),
+    [
+        ("ensemble", "IsolationForest", ["scores"]),
+        ("svm", "OneClassSVM", ["scores"]),
+        ("naive_bayes", "GaussianNB", ["sum_result"]),
+        ("naive_bayes", "BernoulliNB", ["sum_result"]),
+        ("linear_model", "LogisticRegression", ["probability_tensor_scores"]),
+        ("linear_model", "SGDClassifier", ["score"]),
+        ("neighbors", "KNeighborsClassifier", ["probabilities"]),
+        ("discriminant_analysis", "QuadraticDiscriminantAnalysis", None),
+        ("mixture", "GaussianMixture", None),
+    ],
+)
+def test_estimators_whose_export_has_odd_shapes_or_labels(module, kind, expected):
+    pytest.importorskip("skl2onnx")
+    data = np.load(bundled("wine.npz"))
+    estimator = getattr(importlib.import_module(f"sklearn.{module}"), kind)()
+    model = onnxinfo.load(estimator.fit(data["features"], data["labels"]), example=data["features"])
+    names = [layer.name for layer in onnxinfo.list_layers(model) if layer.default]
+    assert names == (expected or names)
+    assert not {"label", "reshaped_result", "float_prediction"} & set(names)
+    # A loop over rows takes long.
+    assert "Scan" not in {node.op_type for node in model.proto.graph.node}
 
 
 @pytest.mark.slow
