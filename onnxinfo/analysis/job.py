@@ -25,7 +25,7 @@ from ..graph.quantization import rounds
 from ..graph.saturation import Saturating, saturating
 from ..graph.surgery import extract
 from ..graph.text_inputs import tensors_of_text
-from ..graph.thresholds import tree_thresholds
+from ..graph.thresholds import thresholds_of
 from ..metrics.input_provider import InputProvider, graph_inputs, placed
 from ..metrics.intervals import Intervals
 from ..metrics.journal import Journal
@@ -149,12 +149,12 @@ class Job:
     def integrator(self, layer: int) -> Callable[[LayerProbe, Tie, Tensor], Integrator]:
         """Return a factory of the integrator for a layer that is only evaluated.
 
-        It is called with the layer's probe, the groups of units and the counted units, (n,) bool. Tree ensembles
-        without shared noise scales are integrated exactly.
+        It is called with the layer's probe, the groups of units and the counted units, (n,) bool. Trees and comparisons
+        with constants are integrated exactly, without shared noise scales.
         """
         name = self.layers[layer].name
         if self.tie.groups == self.tie.units:
-            found = tree_thresholds(self.provider.model, self.provider.input_tensor, name)
+            found = thresholds_of(self.provider.model, self.provider.input_tensor, name)
             if found is not None:
                 thresholds = [torch.from_numpy(each).to(self.device) for each in found]
                 return lambda feature, _, counted: Intervals(feature, thresholds, counted)

@@ -6,12 +6,13 @@ would ignore even Ctrl-C.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 from ..errors import ModelError
 
@@ -48,11 +49,11 @@ class _Call:
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
-        self._stopped = False
+        self.stopped = False
 
     def stop(self) -> None:
         """Ask the call to end."""
-        self._stopped = True
+        self.stopped = True
         self._stop()
 
     def nested(self, call: Callable[[], T], stop: Callable[[], None]) -> T:
@@ -64,12 +65,69 @@ class _Call:
             The call was asked to end.
         """
         self._stop = stop
-        if self._stopped:
+        if self.stopped:
             raise ModelError("the computation was interrupted")
         return call()
 
 
 _THREAD = threading.local()
+_Calls = SimpleQueue[tuple[Callable[[], Any], _Call] | None]
+_Results = SimpleQueue[tuple[Any, BaseException | None]]
+
+
+class _Worker:
+    """A thread that makes one call after the other: starting a thread takes longer than many a call."""
+
+    def __init__(self) -> None:
+        self._calls: _Calls = SimpleQueue()
+        self._results: _Results = SimpleQueue()
+        self._process = os.getpid()
+        #: Whether a call was not seen to end.
+        self.busy = False
+        threading.Thread(target=_work, args=(self._calls, self._results), daemon=True).start()
+
+    def __del__(self) -> None:
+        self._calls.put(None)
+
+    @property
+    def free(self) -> bool:
+        """Whether the thread waits for a call; a forked process has no such thread."""
+        return not self.busy and self._process == os.getpid()
+
+    def start(self, call: Callable[[], Any], made: _Call) -> None:
+        """Start a call."""
+        self.busy = True
+        self._calls.put((call, made))
+
+    def wait(self, seconds: float) -> tuple[Any, BaseException | None]:
+        """Wait for the call to end; return its result, and its exception if it raised one.
+
+        Raises
+        ------
+        queue.Empty
+            It did not end in time.
+        """
+        found = self._results.get(timeout=seconds)
+        self.busy = False
+        return found
+
+
+def _work(calls: _Calls, results: _Results) -> None:
+    while (given := calls.get()) is not None:
+        call, made = given
+        _THREAD.call = made
+        found: tuple[Any, BaseException | None]
+        try:
+            found = call(), None
+        except BaseException as error:
+            found = None, error
+        stopped = made.stopped
+        # While it waits, the thread keeps nothing alive.
+        del given, call, made, _THREAD.call
+        results.put(found)
+        del found
+        if stopped:
+            return
 
 
 def interruptible(call: Callable[[], T], stop: Callable[[], None] = lambda: None) -> T:
@@ -99,28 +157,35 @@ def interruptible(call: Callable[[], T], stop: Callable[[], None] = lambda: None
     outer: _Call | None = getattr(_THREAD, "call", None)
     if outer is not None:
         return outer.nested(call, stop)
-    done: Future[T] = Future()
+    worker: _Worker | None = getattr(_THREAD, "worker", None)
+    if worker is None or not worker.free:
+        worker = _THREAD.worker = _Worker()
     made = _Call(stop)
-    thread = threading.Thread(target=_complete, args=(done, call, made), daemon=True)
-    thread.start()
+    worker.start(call, made)
     limit = _LIMIT.get()
     try:
-        return done.result(limit)
-    except TimeoutError:
-        if done.done():
-            raise
+        result, error = worker.wait(limit)
+    except Empty:
         raise ModelError(
             f"the model was not computed within {limit:g} s, perhaps it never ends; give timeout=... for another limit"
         ) from None
     finally:
-        if not done.done():
-            made.stop()
-            thread.join(PATIENCE)
-
-
-def _complete(done: Future[T], call: Callable[[], T], made: _Call) -> None:
-    _THREAD.call = made
+        if worker.busy:
+            _end(worker, made)
     try:
-        done.set_result(call())
-    except BaseException as error:
-        done.set_exception(error)
+        if error is not None:
+            raise error
+        return result  # type: ignore[no-any-return]
+    finally:
+        # An exception's traceback would keep this frame, and the frame the exception.
+        del error
+
+
+def _end(worker: _Worker, made: _Call) -> None:
+    """Ask a call to end, and wait for that; the thread is not used again."""
+    # A signal handler may have made a call, for which there is another thread then.
+    if getattr(_THREAD, "worker", None) is worker:
+        del _THREAD.worker
+    made.stop()
+    with suppress(Empty):
+        worker.wait(PATIENCE)

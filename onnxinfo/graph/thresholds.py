@@ -1,4 +1,4 @@
-"""Thresholds of each input feature at which a layer of decision trees can jump, if only trees read the input."""
+"""Thresholds of each input feature at which a layer can jump, if only trees and comparisons read the input."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ from .surgery import extract
 Floats = npt.NDArray[np.float64]
 _ML = "ai.onnx.ml"
 _TREES = {"TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"}
-#: Operators before the trees that keep every feature in its column; Concat and Split along the columns move them.
-_KEEPING = {("", "Cast"), ("", "Identity"), (_ML, "Scaler")}
+#: Operators that keep every feature in its column.
+_KEEPING = {("", "Cast"), ("", "Identity")}
+#: Operators that shift or scale columns by constants.
+_SCALING = {"Add", "Div", "Mul", "Sub"}
+#: Operators that compare columns with constants.
+_COMPARING = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
 
 
-def tree_thresholds(model: ModelSource, input_tensor: str, layer: str) -> list[Floats] | None:
+def thresholds_of(model: ModelSource, input_tensor: str, layer: str) -> list[Floats] | None:
     """Find the values of each feature at which a layer can jump, if it is constant between them.
 
     Parameters
@@ -39,7 +43,7 @@ def tree_thresholds(model: ModelSource, input_tensor: str, layer: str) -> list[F
     -------
     list of ndarray or None
         Ascending thresholds of each feature, one array per feature; None if the input is not two-dimensional or is
-        read by anything but trees.
+        read by anything but trees and comparisons with constants, after scaling and selecting columns.
 
     Raises
     ------
@@ -56,15 +60,18 @@ def tree_thresholds(model: ModelSource, input_tensor: str, layer: str) -> list[F
     # Tensors that hold features in their columns.
     held = {input_tensor: _Columns.of_input(count)}
     for position, node in enumerate(flow.nodes):
-        if held.keys().isdisjoint(flow.needs[position]):
+        if held.keys().isdisjoint(flow.needs[position]) or not flow.sees(position):
             continue
-        if node.op_type in _TREES and node.domain == _ML:
-            found += held[node.input[0]].in_input(_splits(node))
+        splits = _splits_of(flow, node, held)
+        if splits is not None:
+            found += splits
             continue
         moved = _moved(flow, node, held)
         if moved is None:
             return None
         held |= moved
+    if layer in held:
+        return None
     features = count or 1 + max((feature for feature, _ in found), default=-1)
     return [np.unique([value for at, value in found if at == feature]).astype(float) for feature in range(features)]
 
@@ -90,6 +97,21 @@ class _Columns:
             self.features[place], np.broadcast_to(self.scale, count)[place], np.broadcast_to(self.offset, count)[place]
         )
 
+    def shifted(self, constant: Floats) -> _Columns:
+        """The columns minus a constant, or one for each."""
+        return _Columns(self.features, self.scale, self.offset + constant / self.scale)
+
+    def times(self, constant: Floats) -> _Columns:
+        """The columns times a constant other than 0, or one for each."""
+        return _Columns(self.features, self.scale * constant, self.offset)
+
+    def chosen(self, places: npt.NDArray[np.intp]) -> _Columns | None:
+        """Columns by their positions; None if one does not exist, or if the number of columns is unknown."""
+        if self.features is None or not ((-len(self.features) <= places) & (places < len(self.features))).all():
+            return None
+        whole = _full(self)
+        return _Columns(self.features[places], whole.scale[places], whole.offset[places])
+
     def in_input(self, splits: Iterable[tuple[int, float]]) -> Iterator[tuple[int, float]]:
         """Feature and threshold of inner nodes of trees that read the columns, in units of the analysis input."""
         for column, value in splits:
@@ -97,23 +119,103 @@ class _Columns:
             yield column if self.features is None else int(self.features[column]), float(at)
 
 
+def _splits_of(flow: Dataflow, node: AnyNode, held: Mapping[str, _Columns]) -> Iterable[tuple[int, float]] | None:
+    """Features and thresholds of a node that is constant between them; None for other nodes."""
+    if node.domain == _ML and node.op_type in _TREES:
+        return held[node.input[0]].in_input(_splits(node))
+    if node.domain == _ML and node.op_type == "Binarizer":
+        threshold = _attributes(node).get("threshold", 0.0)
+        return _each(held[node.input[0]], np.asarray(threshold, float))
+    if node.domain or node.op_type not in _COMPARING:
+        return None
+    name, constant = _operands(flow, node, held)
+    return None if name is None or constant is None else _each(held[name], constant)
+
+
+def _each(columns: _Columns, constant: Floats) -> Iterable[tuple[int, float]] | None:
+    """Features and thresholds of columns that are compared with a constant each, or one column with several."""
+    count = 0 if columns.features is None else len(columns.features)
+    sizes = (1, count) if count > 1 else (constant.size,)
+    # All constants lie along the columns; further axes have size 1.
+    if not count or constant.size not in sizes or constant.size != (constant.shape or (1,))[-1]:
+        return None
+    pairs = np.broadcast_arrays(np.arange(count), constant.ravel())
+    return columns.in_input(zip(*(each.tolist() for each in pairs), strict=True))
+
+
+def _operands(flow: Dataflow, node: AnyNode, held: Mapping[str, _Columns]) -> tuple[str | None, Floats | None]:
+    """The operand of a node that holds columns, and the other, if it is constant."""
+    names = [name for name in node.input if name in held]
+    others = [flow.constant(name) for name in node.input if name not in held]
+    if len(names) != 1 or len(others) != 1:
+        return None, None
+    constant = None if others[0] is None else np.asarray(onnx.numpy_helper.to_array(others[0]), float)
+    return names[0], constant
+
+
 def _moved(flow: Dataflow, node: AnyNode, held: Mapping[str, _Columns]) -> dict[str, _Columns] | None:
-    """Columns of a node's outputs, if it only moves or scales columns; None otherwise."""
-    if (node.domain, node.op_type) in _KEEPING and flow.is_float(node.output[0]):
-        own = held[node.input[0]]
-        return {node.output[0]: _scaled(node, own) if node.op_type == "Scaler" else own}
-    if (node.domain, node.op_type) not in (("", "Concat"), ("", "Split")) or _attributes(node).get("axis", 0) != 1:
+    """Columns of a node's outputs, if it only moves, selects, shifts or scales columns; None otherwise."""
+    kind, output = (node.domain, node.op_type), node.output[0]
+    if not flow.is_float(output):
+        return None
+    if kind in _KEEPING:
+        return {output: held[node.input[0]]}
+    if kind == (_ML, "Scaler"):
+        given = _attributes(node)
+        own = held[node.input[0]].shifted(np.asarray(given["offset"], float))
+        return {output: own.times(np.asarray(given["scale"], float))}
+    if kind in ((_ML, "ArrayFeatureExtractor"), ("", "Gather")):
+        return _selected(flow, node, held)
+    if not node.domain and node.op_type in _SCALING:
+        return _scaled(flow, node, held)
+    if kind not in (("", "Concat"), ("", "Split")) or _attributes(node).get("axis", 0) != 1:
         return None
     if node.op_type == "Concat":
         parts = [held.get(name) for name in node.input]
         known = [part for part in parts if part is not None and part.features is not None]
-        return {node.output[0]: _together(known)} if len(known) == len(parts) else None
+        return {output: _together(known)} if len(known) == len(parts) else None
     sizes = [(flow.shape(name) or (None, None))[-1] for name in node.output]
     if not all(isinstance(size, int) for size in sizes):
         return None
     ends = [0, *itertools.accumulate(int(size) for size in sizes if size is not None)]
     pieces = [held[node.input[0]].part(slice(*each)) for each in itertools.pairwise(ends)]
     return {name: piece for name, piece in zip(node.output, pieces, strict=True) if piece is not None}
+
+
+def _selected(flow: Dataflow, node: AnyNode, held: Mapping[str, _Columns]) -> dict[str, _Columns] | None:
+    """Columns that a node selects by constant positions."""
+    places = flow.constant(node.input[1])
+    if places is None or node.input[0] not in held:
+        return None
+    index = onnx.numpy_helper.to_array(places)
+    if node.op_type == "Gather" and (index.ndim != 1 or _attributes(node).get("axis", 0) not in (1, -1)):
+        return None
+    chosen = held[node.input[0]].chosen(index.ravel())
+    return None if chosen is None else {node.output[0]: chosen}
+
+
+def _scaled(flow: Dataflow, node: AnyNode, held: Mapping[str, _Columns]) -> dict[str, _Columns] | None:
+    """Columns after an addition or multiplication of constants; nothing if all are multiplied by 0."""
+    name, constant = _operands(flow, node, held)
+    own = None if name is None else held[name]
+    if own is None or own.features is None or constant is None or constant.ndim > 2:
+        return None
+    values = constant.ravel()
+    if len(values) not in (1, len(own.features)) or (constant.ndim == 2 and len(constant) > 1):
+        return None
+    product, first = node.op_type in ("Mul", "Div"), node.input[0] == name
+    if node.op_type == "Mul" and not values.any():
+        return {}
+    if (product and not values.all()) or (node.op_type in ("Sub", "Div") and not first):
+        return None
+    match node.op_type:
+        case "Add":
+            return {node.output[0]: own.shifted(-values)}
+        case "Sub":
+            return {node.output[0]: own.shifted(values)}
+        case "Mul":
+            return {node.output[0]: own.times(values)}
+    return {node.output[0]: own.times(1 / values)}
 
 
 def _together(parts: Sequence[_Columns]) -> _Columns:
@@ -130,13 +232,6 @@ def _full(columns: _Columns) -> _Columns:
     found = columns.part(slice(None))
     assert found is not None
     return found
-
-
-def _scaled(node: AnyNode, columns: _Columns) -> _Columns:
-    """Columns after a Scaler node."""
-    given = _attributes(node)
-    own, shift = np.asarray(given["scale"], float), np.asarray(given["offset"], float)
-    return _Columns(columns.features, columns.scale * own, columns.offset + shift / columns.scale)
 
 
 def _splits(node: AnyNode) -> Iterator[tuple[int, float]]:

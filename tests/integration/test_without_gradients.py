@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 import onnxinfo
 from onnxinfo.archive.format import mark_code
 from onnxinfo.cli import cli
-from onnxinfo.graph.thresholds import tree_thresholds
+from onnxinfo.graph.thresholds import thresholds_of
 from onnxinfo.views.comparable import split_apart
 from onnxinfo.views.reading_runs import run_values
 from onnxinfo.views.run_view import RunView
@@ -115,13 +115,13 @@ def test_trees_are_integrated_exactly(tmp_path):
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_thresholds_are_those_of_the_input(scaled):
-    found = tree_thresholds(stumps(scaled=scaled), "x", "y")
+    found = thresholds_of(stumps(scaled=scaled), "x", "y")
     expected = [[1.15], [0.7], [], [], []] if scaled else [[0.3], [-0.6], [], [], []]
     assert [each.tolist() for each in found] == [pytest.approx(each) for each in expected]
     # The model itself jumps there.
     session = onnxinfo.expose(stumps(scaled=scaled), ["y"])
     assert session.proto.graph.node[-1].op_type == "TreeEnsembleRegressor"
-    assert tree_thresholds(step(), "x", "y") is None
+    assert thresholds_of(step(), "x", "y") is None
 
 
 def test_thresholds_of_columns_that_are_moved():
@@ -135,12 +135,85 @@ def test_thresholds_of_columns_that_are_moved():
     proto.graph.node.extend([split, scaler, join, tree])
     proto.graph.initializer.append(constant("sizes", [3, 2]))
     # Feature 0 of the trees is column 3, and feature 1 column 4.
-    found = tree_thresholds(proto, "x", "y")
+    found = thresholds_of(proto, "x", "y")
     assert [each.tolist() for each in found] == [[], [], [], [pytest.approx(1.15)], [pytest.approx(-0.15)]]
     proto.graph.node.insert(0, helper.make_node("Identity", ["other"], ["moved"]))
     proto.graph.input.append(value("other", ("N", 1)))
     proto.graph.node[3].input.append("moved")
-    assert tree_thresholds(proto, "x", "y") is None
+    assert thresholds_of(proto, "x", "y") is None
+
+
+def compared(*nodes, **given):
+    """A product after comparisons of columns with constants; the layer is y."""
+    ends = [*nodes, node("Cast", "b", "f", to=TensorProto.FLOAT), node("ReduceSum", "f", "y", keepdims=1)]
+    constants = [constant(name, each, np.int64 if name == "places" else np.float32) for name, each in given.items()]
+    return model(ends, [value("x", ("N", 3))], [value("y", (None, None))], constants, imports=[ML], opset=17)
+
+
+EXTRACT = helper.make_node("ArrayFeatureExtractor", ["x", "places"], ["c"], domain="ai.onnx.ml")
+BINARY = helper.make_node("Binarizer", ["x"], ["f"], domain="ai.onnx.ml", threshold=0.5)
+COMPARED = {
+    "each column": (compared(node("Greater", "x t", "b"), t=[[1, 2, 3]]), [[1], [2], [3]]),
+    "all columns": (compared(node("LessOrEqual", "t x", "b"), t=2), [[2], [2], [2]]),
+    "several bins": (compared(EXTRACT, node("Less", "c t", "b"), places=[1], t=[0, 1, 2]), [[], [0, 1, 2], []]),
+    "gathered": (
+        compared(node("Gather", "x places", "c", axis=1), node("Less", "c t", "b"), places=[2, 0], t=[4, 5]),
+        [[5], [], [4]],
+    ),
+    "scaled": (
+        compared(
+            *(node("Sub", "x m", "a"), node("Div", "a s", "d"), node("Mul", "d k", "e"), node("Add", "k e", "c")),
+            *(node("GreaterOrEqual", "c t", "b"),), m=[1, 1, 2], s=2, k=-3, t=0,
+        ),
+        [[-1], [-1], [0]],
+    ),
+    "beside zeros": (
+        compared(*(node("Mul", "x z", "o"), node("Less", "x t", "l"), node("Less", "o t", "m"), node("Or", "l m", "b")),
+                 z=0, t=1),
+        [[1]] * 3,
+    ),
+    "squares": (compared(node("Mul", "x x", "c"), node("Less", "c t", "b"), t=1), None),
+    "also as it is": (
+        compared(*(node("Less", "x t", "l"), node("Cast", "l", "g", to=TensorProto.FLOAT), node("Mul", "g x", "h")),
+                 *(node("Less", "h t", "b"),), t=1),
+        None,
+    ),
+    "the same number": (compared(node("Equal", "x t", "b"), t=1), None),
+    "rows": (compared(node("Less", "x t", "b"), t=[[1, 1, 1], [2, 2, 2]]), None),
+    "one divided by it": (compared(node("Div", "t x", "c"), node("Less", "c t", "b"), t=1), None),
+    "a shape": (
+        compared(*(node("Shape", "x", "s"), node("Greater", "x t", "b"), node("Expand", "zero s", "n")), t=1, zero=[0]),
+        [[1]] * 3,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COMPARED)
+def test_thresholds_of_comparisons(kind):
+    proto, expected = COMPARED[kind]
+    found = thresholds_of(proto, "x", "y")
+    assert found is None if expected is None else [each.tolist() for each in found] == expected
+    # A layer that only moves columns is not constant.
+    if expected is not None and kind == "scaled":
+        assert thresholds_of(proto, "x", "c") is None
+
+
+def test_binarized_columns():
+    proto = compared(BINARY)
+    del proto.graph.node[1]
+    found = thresholds_of(proto, "x", "y")
+    assert [each.tolist() for each in found] == [[0.5]] * 3
+
+
+def test_comparisons_are_integrated_exactly(tmp_path):
+    """As for stumps; without thresholds the gap would be larger."""
+    nodes = [node("Greater", "x t", "b"), node("Cast", "b", "f", to=TensorProto.FLOAT), node("MatMul", "f w", "y")]
+    given = [constant("t", [[0.3, -0.6, 9]], np.float32), constant("w", [[3], [1], [1]], np.float32)]
+    proto = model(nodes, [value("x", ("N", 3))], [value("y", ("N", 1))], given)
+    values, *_ = run_of(proto, np.zeros((1, 3), np.float32), tmp_path, budget=0.05, layers=["y"])
+    assert values["converged"].all()
+    twice = [run_of(stumps(units=3), np.zeros((1, 3), np.float32), tmp_path, "stumps", budget=0.05)[0]]
+    assert values["value"][0, 0] == pytest.approx(twice[0]["value"][0, 0], abs=0.02)
 
 
 def test_the_budget_is_a_hundredth_of_the_variance(tmp_path, caplog):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +84,54 @@ def test_calls_within_a_call_share_its_thread_and_its_end() -> None:
     assert seen[0] == seen[1] != threading.get_ident()
     # The inner call was asked to end, and none follows it.
     assert seen[2:] == [1]
+
+
+def test_calls_one_after_the_other_share_a_thread_that_keeps_nothing() -> None:
+    class Large:
+        pass
+
+    def make(large: Large) -> threading.Thread:
+        assert large is not None
+        return threading.current_thread()
+
+    given = Large()
+    kept = weakref.ref(given)
+    first = interruptible(functools.partial(make, given))
+    del given
+    assert kept() is None
+    assert interruptible(threading.current_thread) is first
+    with pytest.raises(ModelError):
+        raising(0.1)
+    assert interruptible(threading.current_thread) is not first
+
+
+def raising(seconds: float) -> None:
+    stopped = threading.Event()
+    with time_limit(seconds):
+        interruptible(lambda: stopped.wait(30), stopped.set)
+
+
+def test_a_thread_ends_with_the_one_that_it_works_for() -> None:
+    interruptible(threading.get_ident)
+    before = threading.active_count()
+    other = threading.Thread(target=interruptible, args=(threading.get_ident,))
+    other.start()
+    other.join()
+    end = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_has_a_thread_of_its_own() -> None:
+    interruptible(threading.get_ident)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        os._exit(int(interruptible(lambda: 7)))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_the_limit_ends_with_the_context() -> None:
