@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..archive.format import PROVEN, Metric, mark_code
 from ..errors import UsageError
+from ..graph.quantization import rounds
 from ..metrics.forward import solve_forward
 from ..metrics.noise import ENTROPY, clip_sigma, waterfill
 from ..metrics.probe import LayerProbe
@@ -23,6 +24,9 @@ from ..text import quoted
 from .blocks import Cells, Measure, SampleBatch
 from .job import Job
 from .proof import proof
+
+#: What a float network may have instead of rounding. Inputs in other units than in training saturate gates.
+_STEPS = "steps (saturated gates, thresholds, or the rounding of floats)"
 
 
 class Sid(Measure):
@@ -46,8 +50,10 @@ class Sid(Measure):
         unit, what = (settings.strength, "alpha") if settings.budget is None else (float(target.max()), "budget")
         if len(coarse):
             logger.warning(
-                "%d of %d samples of '%s' are limited by rounding at %s %.2g; %s",
-                *(len(coarse), len(solution.coarse), self.job.layers[batch.layer].name, what, unit),
+                "%d of %d samples of '%s' are limited by %s at %s %.2g; %s",
+                *(len(coarse), len(solution.coarse), self.job.layers[batch.layer].name),
+                "rounding" if rounds(self.job.provider.model.proto) else _STEPS,
+                *(what, unit),
                 _sound_from(what, unit * float(coarse.max())),
             )
         value = batch.mean(entropy)

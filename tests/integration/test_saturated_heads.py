@@ -15,6 +15,7 @@ from onnxinfo import load
 from onnxinfo.analysis.saturation import saturated_samples
 from onnxinfo.cli import cli
 from onnxinfo.graph.saturation import Saturating, saturating
+from onnxinfo.models import path as bundled
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
@@ -36,6 +37,15 @@ def test_saturated_probabilities_are_named(tmp_path, caplog):
     marks = [row["mark"] for row in onnxinfo.query(tmp_path / "a.h5", per="sample")]
     assert marks == ["converged"] * 3 + ["saturated_output"] * 3
     assert "3 saturated_output" in CliRunner().invoke(cli, ["query", str(tmp_path / "a.h5"), "--format", "csv"]).output
+
+
+def test_gates_that_inputs_in_other_units_saturate_are_not_called_rounding(tmp_path, caplog):
+    """The network was trained on numbers in [0, 1] and is given pixels: no float network rounds that much."""
+    pixels = np.load(bundled("digits.npz"))["images"][:4].astype(np.float32)
+    with caplog.at_level(logging.WARNING):
+        onnxinfo.analyze(bundled("keras-digits-gru.onnx"), pixels, tmp_path / "a.h5", layers=[-1])
+    (message,) = [record.getMessage() for record in caplog.records if "limited by" in record.getMessage()]
+    assert "are limited by steps (saturated gates, thresholds, or the rounding of floats) at alpha" in message
 
 
 @pytest.mark.parametrize(
