@@ -10,8 +10,9 @@ from .probe import LayerProbe
 
 #: Features up to this size are modeled entry by entry; larger ones along the directions in which noise moves them most.
 WHOLE_OUTPUTS, DIRECTIONS = 16, 32
-#: Noise samples to count the directions and to find them; points at which their gradients are averaged.
-FIRST_NOISES, DIRECTION_NOISES, POINTS = 8, 64, 4
+#: Noise samples to count the directions and to find them; least number of pairs of points at which their gradients are
+#: averaged, and number of gradients for which there may be more.
+FIRST_NOISES, DIRECTION_NOISES, POINTS, PRODUCTS = 8, 64, 4, 32
 #: Larger features, and those that noise moves in more effective directions, are not worth a model: most of the noise
 #: would remain (0.87 of it at the 4,096 entries of a ResNet-20's last block). With no more units than directions, a
 #: model is complete, and a linear layer's deviation is known exactly.
@@ -42,7 +43,8 @@ def control_of(feature: LayerProbe, sigma: Tensor) -> Control | None:
             return None
         changes = torch.cat([changes, feature.changes(sigma, DIRECTION_NOISES - FIRST_NOISES)])
         directions = torch.linalg.svd(changes.transpose(0, 1), full_matrices=False).Vh[:, :DIRECTIONS]
-    return Control(feature.mean_products(sigma, directions, POINTS))
+    points = max(POINTS, PRODUCTS // directions.shape[1])
+    return Control(feature.mean_products(sigma, directions, points))
 
 
 def _effective_directions(changes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .control import Control
 from .differences import Differences
+from .jacobian_moments import JacobianMoments
 from .journal import Journal, Sums
 from .network import Network
 from .rows import as_rows
@@ -292,6 +293,34 @@ class LayerProbe:
                     total[:, k] += (product * self.unit).reshape(count, self.samples, -1).sum(0)
                 self.n_vjps += count * directions.shape[1]
         return total / (2 * draws)
+
+    def jacobian_moments(self, sigma: Tensor, draws: int) -> JacobianMoments:
+        """Moments of the Jacobian under noise, from all of its rows: for features with few entries.
+
+        Parameters
+        ----------
+        sigma
+            Noise scales, (S, n), standardized.
+        draws
+            Number of noise samples.
+        """
+        rows = torch.zeros(self.samples, self.center.shape[1], self.units, dtype=sigma.dtype, device=sigma.device)
+        energy, total = torch.zeros_like(sigma), torch.zeros_like(sigma[:, 0])
+        growth = torch.zeros_like(total)
+        for count in self.batches(draws, sigma, [rows, energy, total, growth]):
+            delta, x = self.perturb(sigma, count)
+            x.requires_grad_(True)
+            change = self.change(x)
+            moved = change.detach().reshape(count, self.samples, -1).to(sigma)
+            for k, u in enumerate(unit_vectors(change)):
+                (product,) = torch.autograd.grad(change, x, u, retain_graph=True)
+                row = (product * self.unit).reshape(count, self.samples, -1)
+                rows[:, k] += row.sum(0)
+                energy += row.square().sum(0)
+                growth += (moved[..., k] * (row * delta).sum(-1)).sum(0)
+            total += moved.square().sum((0, 2))
+            self.n_vjps += count * change.shape[1]
+        return JacobianMoments(rows / draws, energy / draws, total / draws, growth / draws, draws)
 
     def _opposite(self, x: Tensor) -> Tensor:
         """Inputs (draws * S, *shape) with the opposite sign of noise."""

@@ -54,6 +54,11 @@ logger = logging.getLogger(__name__)
 
 #: Noise samples of the Gauss-Newton round, and probes per noise sample.
 ROUND_NOISES, ROUND_PROBES = 8, 8
+#: A feature with at most this many entries and more than this many noise scales per entry tells little about a single
+#: scale; its Gauss-Newton round uses moments of the whole Jacobian, from this many passes of noise samples.
+FEW_OUTPUTS, MANY_SCALES, MOMENT_PASSES, MOMENT_NOISES = 4, 1000, 10, 64
+#: Steps that the result of that round is worth as evidence, and the curvature assumed then.
+MOMENT_STEPS, MOMENT_CURVATURE = 40, 2.0
 #: Noise samples per pass of the ascent, without and with a control variate (which makes each more informative).
 PASS_NOISES, CONTROLLED_NOISES = 16, 32
 #: Rounds of ascent and certificate: maximum number of steps, and minimum weight of the newest evidence.
@@ -236,9 +241,10 @@ class _Ascent:
     steps: int = 0
 
     @classmethod
-    def begin(cls, scales: Tensor, tie: Tie) -> _Ascent:
+    def begin(cls, scales: Tensor, tie: Tie, steps: int = 0, curvature: float = 1.0) -> _Ascent:
+        """Begin at scales that are worth so many steps as evidence, with a curvature to be assumed."""
         none = torch.zeros_like(tie.expand(scales))
-        return cls(scales, torch.zeros_like(scales), (none, none), scales.new_ones(len(scales)))
+        return cls(scales, torch.zeros_like(scales), (none, none), scales.new_full((len(scales),), curvature), steps)
 
     def at(self, index: Tensor) -> _Ascent:
         first, second = (half[index] for half in self.evidence)
@@ -362,6 +368,12 @@ class Problem:
         """Factor on the number of noise samples, also if there are few units."""
         return self.passes * min(8, max(1, MANY_UNITS // (self.tie.units * self.feature.samples)))
 
+    @property
+    def is_thin(self) -> bool:
+        """Whether few outputs depend on so many noise scales that a pass tells little about any of them."""
+        outputs = self.feature.center.shape[1]
+        return outputs <= FEW_OUTPUTS and self.tie.groups > MANY_SCALES * outputs
+
     def sigma(self, scales: Tensor) -> Tensor:
         """Noise scale of every unit, (S, n); zero at excluded units."""
         return clip_sigma(scales, self.tie, self.cap) * self.counted
@@ -465,10 +477,30 @@ class Problem:
 
         The deviation measured at this sigma, relative to that predicted from the norms, sets the size of the new one.
         """
+        if self.is_thin:
+            return self.moments_round(scales)
         halves, deviations = self.column_norms(scales)
         norms = self._smoothed(halves) * self.counted
         foretold = (self.sigma(scales).square() * norms).sum(1)
         return rescale_to_constraint(waterfill(norms, self.target, self.tie, self.cap), deviations, foretold)
+
+    def moments_round(self, scales: Tensor) -> Tensor:
+        """Repeat the round with the column norms that the Jacobian's moments imply, averaged over all passes.
+
+        Each pass goes half of the way, because the moments change with the scales.
+        """
+        moments = None
+        for step in range(MOMENT_PASSES):
+            sigma = self.sigma(scales)
+            fresh = self.feature.jacobian_moments(sigma, MOMENT_NOISES)
+            moments = fresh if moments is None else moments.blended(fresh, 2 / (step + 2))
+            norms = moments.column_norms(sigma) * self.counted
+            foretold = (sigma.square() * norms).sum(1)
+            found = waterfill(norms, self.target, self.tie, self.cap)
+            found = rescale_to_constraint(found, fresh.deviation[None], foretold)
+            halfway = (scales * found).sqrt()
+            scales = self.feasible(torch.where(halfway.isfinite() & (step > 0), halfway, found))
+        return scales
 
     def column_norms(self, scales: Tensor) -> tuple[Halves, Tensor]:
         """Squared column norms under noise, and the deviations (draws, S)."""
@@ -491,7 +523,7 @@ class Problem:
         coarse
             Samples whose budget is below the layer's rounding, (S,) bool: only their constraint is met.
         """
-        state = _Ascent.begin(scales, self.tie)
+        state = _Ascent.begin(scales, self.tie, *((MOMENT_STEPS, MOMENT_CURVATURE) if self.is_thin else ()))
         found = _Found.nothing(scales)
         limited, live = coarse.nonzero().flatten(), (~coarse).nonzero().flatten()
         if len(limited):

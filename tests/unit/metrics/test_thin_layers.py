@@ -1,0 +1,112 @@
+"""A single output of many units with a rough gradient: the optimum is known, and a pass tells little about a unit."""
+
+import math
+from types import SimpleNamespace
+from unittest.mock import PropertyMock, patch
+
+import pytest
+import torch
+
+from onnxinfo.metrics import sid
+from onnxinfo.metrics.jacobian_moments import LEAST_FACTOR, JacobianMoments
+from onnxinfo.metrics.linearization import linearize
+from onnxinfo.metrics.network import Network
+from onnxinfo.metrics.noise import ENTROPY, make_tie
+from onnxinfo.metrics.probe import LayerProbe
+
+UNITS, SAMPLES, TARGET, ROUGH = 1200, 4, 0.5, 0.2
+
+
+class Rough(torch.nn.Module):
+    """``f = sum_i c_i (x_i + b_i sin(w_i x_i))`` at x = 0, with large ``w_i``, and ``b_i`` is 0 for every other unit.
+
+    ``E f^2 = sum_i c_i^2 (sigma_i^2 + b_i^2 / 2)``: the waves move the feature by a constant, and the Jacobian a lot.
+    """
+
+    def __init__(self):
+        super().__init__()
+        order = torch.randperm(UNITS, generator=torch.Generator().manual_seed(0))
+        slope = torch.linspace(-1, 1, UNITS).exp()[order]
+        self.optimum = math.sqrt((1 - ROUGH) * TARGET / UNITS) / slope
+        wave = 2 * math.sqrt(ROUGH / (1 - ROUGH)) * self.optimum
+        wave[::2] = 0
+        for name, value in {"slope": slope, "wave": wave, "pitch": 5 / self.optimum}.items():
+            setattr(self, name, torch.nn.Parameter(value, requires_grad=False))
+
+    def forward(self, x):
+        return ((self.slope * (x + self.wave * (self.pitch * x).sin())).sum(1, keepdim=True),)
+
+    def entropy(self, sigma):
+        """Mean entropy of scales (S, n) after they are rescaled to meet the constraint, (S,)."""
+        waves = (self.slope * self.wave).square().sum() / 2
+        linear = (self.slope * sigma).square().sum(1)
+        return (sigma.log() + ENTROPY).mean(1) + ((TARGET - waves) / linear).log() / 2
+
+
+def lost(seed):
+    """Distance of solved cells from the optimum in nats, (S,)."""
+    layer = Rough()
+    x, rows = torch.zeros(SAMPLES, UNITS), torch.arange(SAMPLES)
+    network = Network(torch.fx.symbolic_trace(layer))
+    streams = [torch.Generator().manual_seed(3 * seed + i) for i in range(3)]
+    (start,) = linearize(network, x, torch.ones(UNITS), rows, streams[0])
+    feature = LayerProbe(network.part([0]), x, torch.ones(UNITS), rows, *streams[1:], 256)
+    tie = make_tie("unit", (UNITS,), ("feature",))
+    found = sid.solve(sid.Problem.of(feature, start, torch.full((SAMPLES,), TARGET), tie, 10.0, (UNITS,)))
+    return layer.entropy(layer.optimum[None]) - layer.entropy(found.sigma)
+
+
+def test_moments_of_the_jacobian_bring_a_rough_layer_near_its_optimum():
+    assert lost(seed=0).mean() < 0.15
+    with patch.object(sid.Problem, "is_thin", PropertyMock(return_value=False)):
+        assert lost(seed=0).mean() > 0.25
+
+
+def moments(**changed):
+    """Moments of one sample of two units: the first has a mean Jacobian of 2, that of the second only varies."""
+    given = {
+        "rows": torch.tensor([[[2.0, 0.0]]]),
+        "energy": torch.tensor([[4.0, 8.0]]),
+        "deviation": torch.tensor([6.0]),
+        "growth": torch.tensor([6.0]),
+        "draws": 10**9,
+    }
+    return JacobianMoments(**(given | changed))
+
+
+def test_column_norms_account_for_the_growth():
+    """A linear part of 4 leaves 2 of the growth to a variation of 8."""
+    assert moments().column_norms(torch.ones(1, 2)).tolist() == [[4.0, pytest.approx(2.0)]]
+
+
+def test_twice_the_noise_changes_the_shares():
+    sigma = torch.tensor([[1.0, 0.5]])
+    assert moments().column_norms(sigma).mul(sigma.square()).sum() == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize(("growth", "factor"), [(1.0, LEAST_FACTOR), (100.0, 1.0)])
+def test_the_factor_is_bounded(growth, factor):
+    found = moments(growth=torch.tensor([growth])).column_norms(torch.ones(1, 2))
+    assert found.tolist() == [[4.0, pytest.approx(8.0 * factor)]]
+
+
+def test_few_noise_samples_leave_a_mean_of_zero_uncertain():
+    """The square of a mean of n values contains 1/n of their variance."""
+    found = moments(rows=torch.tensor([[[2.0, 1.0]]]), draws=8).column_norms(torch.ones(1, 2))
+    assert found[0].tolist() == [4.0, pytest.approx(2.0)]
+
+
+def test_blended_moments_count_as_many_noise_samples():
+    one, other = moments(draws=64), moments(draws=64, energy=torch.tensor([[8.0, 8.0]]))
+    blended = one.blended(other, 0.5)
+    assert blended.energy.tolist() == [[6.0, 8.0]]
+    assert blended.draws == 128
+
+
+def test_only_many_scales_per_output_are_thin():
+    shape = (UNITS,)
+    feature = SimpleNamespace(center=torch.zeros(1, 1))
+    problem = sid.Problem(feature, None, None, make_tie("unit", shape, ("feature",)), 1.0, shape, None, None, None)
+    assert problem.is_thin
+    feature.center = torch.zeros(1, 2)
+    assert not problem.is_thin
