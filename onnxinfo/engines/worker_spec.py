@@ -28,7 +28,8 @@ from ..graph.weights import attach_weights, detach_weights
 from ..inputs.memmap import PreprocessedSamples, write_memmap
 from ..inputs.parts import InputPart
 from ..inputs.sample_sets import SampleSet
-from ..metrics.budget import fit
+from ..metrics.budget import FEW_INPUTS, fit
+from ..metrics.freed_memory import return_freed_tensors
 from ..metrics.input_provider import InputProvider
 from ..torch_graph.evaluation import with_evaluations
 
@@ -138,6 +139,8 @@ class WorkerSpec:
         else:
             mode, axes, job.batch_size = self.batching
             job.network.set_batching(mode, axes)
+            if job.batch_size < FEW_INPUTS:
+                return_freed_tensors()
             if job.batch_size == 1:
                 # Perhaps because not even one input fits.
                 fit(job.network, *job.inputs([0]), memory=self.memory)

@@ -15,8 +15,12 @@ Evaluate = Callable[[Tensor, Tensor], list[Tensor]]
 
 #: Sample that each trial input is a noisy copy of: one of the two appears several times, at odd and even positions.
 _COPIES = (0, 1, 0, 0, 1)
-#: Batch sizes of the trials. Gradients have a size of their own because they take the most memory.
-_SIZES, _SIZE_OF_GRADIENTS = (5, 2), 3
+#: Batch sizes of the trials without gradients.
+_SIZES = 5, 2
+#: Inputs that are evaluated at once with gradients, which take the most memory, whatever the limit.
+TRIED_INPUTS = 2
+#: Copies whose gradients are tried, so that each of the two samples comes first once.
+_WITH_GRADIENTS = 3
 #: Noise added to the copies, in standardized units.
 _NOISE = 0.3
 #: Rounding tolerances, relative to the norm of a feature, to its spread under the noise, and to the largest gradient.
@@ -67,10 +71,12 @@ class Trial:
             pairs = zip(features, self.features, strict=True)
             if not all(same_features(feature, alone[-size:], of_spread) for feature, alone in pairs):
                 return False
-        size = _SIZE_OF_GRADIENTS
-        gradient = _gradient(evaluate, self.x[:size], self.rows[:size], self.cotangents)
-        if not _same_gradients(gradient, self.gradient, of_gradient):
-            return False
+        for start in range(_WITH_GRADIENTS - TRIED_INPUTS + 1):
+            part = slice(start, start + TRIED_INPUTS)
+            cotangents = [cotangent[part] for cotangent in self.cotangents]
+            gradient = _gradient(evaluate, self.x[part], self.rows[part], cotangents)
+            if not _same_gradients(gradient, self.gradient[part], of_gradient):
+                return False
         return not rounded or self._neighbors_do_not_matter(evaluate)
 
     def _neighbors_do_not_matter(self, evaluate: Evaluate) -> bool:
@@ -102,10 +108,10 @@ def try_alone(alone: Evaluate, x: Tensor, rows: Tensor, unit: Tensor | float) ->
     copies, rows = x[chosen] + noise * unit, rows[chosen]
     with torch.no_grad():
         features = alone(copies, rows)
-    size = _SIZE_OF_GRADIENTS
-    cotangents = [_cotangent(feature, stream)[:size] for feature in features]
-    gradient = _gradient(alone, copies[:size], rows[:size], cotangents)
-    return Trial(copies, rows, features, cotangents, gradient)
+    cotangents = [_cotangent(feature, stream)[:_WITH_GRADIENTS] for feature in features]
+    single = [slice(i, i + 1) for i in range(_WITH_GRADIENTS)]
+    gradients = [_gradient(alone, copies[one], rows[one], [each[one] for each in cotangents]) for one in single]
+    return Trial(copies, rows, features, cotangents, torch.cat(gradients))
 
 
 def same_features(actual: Tensor, expected: Tensor, of_spread: float = _OF_SPREAD) -> bool:

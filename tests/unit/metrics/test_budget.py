@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from torch import Tensor
 
-from onnxinfo.metrics import budget
+from onnxinfo.metrics import budget, freed_memory
 
 
 def test_one_more_input_is_what_the_peak_grows_by(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +32,29 @@ def test_one_more_input_is_what_the_peak_grows_by(monkeypatch: pytest.MonkeyPatc
 def test_a_forecast_of_activations_is_at_most_the_budget(monkeypatch, memory, expected):
     monkeypatch.setattr(budget, "_per_input", lambda *given: 10)
     assert budget.activation_bytes(None, torch.ones(1), None, 4, memory) == expected
+
+
+@pytest.mark.parametrize(
+    ("memory", "at_once", "returned", "warned"), [(100, 10, False, False), (39, 3, True, False), (19, 1, True, True)]
+)
+def test_memory_of_few_inputs_is_returned(monkeypatch, caplog, memory, at_once, returned, warned):
+    calls: list[bool] = []
+    monkeypatch.setattr(budget, "_per_input", lambda *given: 10)
+    monkeypatch.setattr(budget, "return_freed_tensors", lambda: calls.append(True))
+    with caplog.at_level(logging.WARNING):
+        assert budget.fit(None, torch.ones(1), None, memory) == at_once
+    assert bool(calls) == returned
+    assert ("holds fewer than 2 inputs" in caplog.text) == warned
+
+
+def test_memory_is_returned_with_any_c_library(monkeypatch):
+    """glibc takes the setting; without it, nothing happens."""
+    freed_memory.return_freed_tensors()
+
+    def none(name):
+        raise OSError
+
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: object())
+    freed_memory.return_freed_tensors()
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", none)
+    freed_memory.return_freed_tensors()
