@@ -62,7 +62,7 @@ def export_sklearn(estimator: Any, example: Any) -> Exported:
                 target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
                 options=options or None,
             )
-            expected = _outputs(estimator, table.rows, classifies)
+            expected = _expected(estimator, table.rows, classifies)
             break
         except Exception as error:
             if table is tables[-1]:
@@ -134,6 +134,16 @@ def _rows(example: Any, width: int, name: str) -> Array:
     if found.ndim != 2 or found.shape[1] != width:
         raise UsageError(f"{name} does not accept an example of shape {found.shape}; give rows of {width} numbers")
     return found
+
+
+def _expected(estimator: Any, rows: Any, classifies: bool) -> list[Array | None]:
+    """Return what the estimator computes, from float64; some that were fitted to float32 accept nothing else."""
+    try:
+        return _outputs(estimator, rows, classifies)
+    except ValueError:
+        if not isinstance(rows, np.ndarray):
+            raise
+        return _outputs(estimator, rows.astype(np.float32), classifies)
 
 
 def _outputs(estimator: Any, rows: Array, classifies: bool) -> list[Array | None]:

@@ -292,13 +292,15 @@ def test_estimators(tmp_path):
         ("neighbors", "KNeighborsClassifier", ["probabilities"]),
         ("discriminant_analysis", "QuadraticDiscriminantAnalysis", None),
         ("mixture", "GaussianMixture", None),
+        ("cluster", "KMeans", None),
     ],
 )
 def test_estimators_whose_export_has_odd_shapes_or_labels(module, kind, expected):
     pytest.importorskip("skl2onnx")
     data = np.load(bundled("wine.npz"))
     estimator = getattr(importlib.import_module(f"sklearn.{module}"), kind)()
-    model = onnxinfo.load(estimator.fit(data["features"], data["labels"]), example=data["features"])
+    features = data["features"].astype(np.float32)
+    model = onnxinfo.load(estimator.fit(features, data["labels"]), example=features)
     names = [layer.name for layer in onnxinfo.list_layers(model) if layer.default]
     assert names == (expected or names)
     assert not {"label", "reshaped_result", "float_prediction"} & set(names)
