@@ -74,7 +74,14 @@ def _check_gradients(job: Job, block: list[int]) -> None:
             continue
         signs = torch.randint(2, feature.shape, generator=stream).to(feature) * 2 - 1
         (product,) = torch.autograd.grad(feature, leaf, signs, retain_graph=True, materialize_grads=True)
-        if not bool((product * job.unit).square().sum().isfinite()):
+        total = (product * job.unit).square().sum()
+        if bool(total.isnan()):
+            raise ModelError(
+                f"the gradient of layer {quoted(layer.name)} is not a number at sample {_name(job, block[0])}, as "
+                f"where the root of a negative number is computed and replaced; solve it without gradients, "
+                f"solver='forward', or leave out the layer"
+            )
+        if not bool(total.isfinite()):
             raise ModelError(
                 f"the squared gradient of layer {quoted(layer.name)} is not finite at sample "
                 f"{_name(job, block[0])}; leave out the layer, or scale the model's weights down"

@@ -78,8 +78,11 @@ RATIO_NUMBERS, LEAST_RATIO, MOST_RATIO = 2**23, 2048, 2**18
 FEW_RATIO = 2**14
 #: Target relative standard error of the certified ratio.
 CERTIFIED_STDERR = 0.006
-#: Maximum number of rescalings to the constraint.
-ADJUSTMENTS = 4
+#: Relative standard error up to which even more noise samples are drawn, by this factor: a few per thousand cross.
+SURE_STDERR, MORE_RATIO = 0.04, 4
+#: Maximum number of rescalings to the constraint; then that of halvings of the range that it lies in, and their first
+#: step in log sigma.
+ADJUSTMENTS, NARROWINGS, WIDE = 4, 16, 0.5
 #: Range of the exponent with which the deviation grows: 2 for linear layers, more for rare steps.
 LEAST_EXPONENT, MOST_EXPONENT = 0.5, 12.0
 #: Growth of the deviation under doubled noise beyond which unseen, rarer steps may matter.
@@ -433,12 +436,20 @@ class ForwardProblem:
 
     def _measured(self, scales: Tensor, exponent: float) -> tuple[Tensor, Tensor, int]:
         """Measure the ratio well, again if that shows it to be off; return scales, deviations and evaluations."""
-        deviations = self.sampled(self.sigma(scales), CERTIFIED_STDERR, MOST_RATIO)
+        deviations = self._well_sampled(self.sigma(scales))
         if self._off(scales, deviations) <= STILL_OFF:
             return scales, deviations, len(deviations)
         scales = self._rescaled(scales, deviations, exponent)
-        again = self.sampled(self.sigma(scales), CERTIFIED_STDERR, MOST_RATIO)
+        again = self._well_sampled(self.sigma(scales))
         return scales, again, len(deviations) + len(again)
+
+    def _well_sampled(self, sigma: Tensor) -> Tensor:
+        """Sample deviations (draws, 1) for a certificate."""
+        found = self.sampled(sigma, CERTIFIED_STDERR, MOST_RATIO)
+        most = MORE_RATIO * len(found)
+        while len(found) < most and bool(found.any()) and float(relative_stderr(found)) > SURE_STDERR:
+            found = torch.cat([found, self.feature.deviations(sigma, min(len(found), most - len(found)))])
+        return found
 
     def met(self, scales: Tensor, exponent: float) -> tuple[Tensor, int]:
         """Rescale until the constraint is met within its error; return the scales and the number of evaluations."""
@@ -447,9 +458,28 @@ class ForwardProblem:
             deviations = self.sampled(self.sigma(scales), RATIO_STDERR, FEW_RATIO)
             spent += len(deviations)
             if self._off(scales, deviations) <= KNOWN_OFF:
-                break
+                return scales, spent
             scales = self._rescaled(scales, deviations, exponent)
-        return scales, spent
+        return self._narrowed(scales, spent)
+
+    def _narrowed(self, scales: Tensor, spent: int) -> tuple[Tensor, int]:
+        """Halve the range in which a factor meets the constraint; see :meth:`met`.
+
+        A single tree's deviation grows from nothing to many times the budget within a factor of 2, so that the exponent
+        says little.
+        """
+        low, high, at = -math.inf, math.inf, 0.0
+        for _ in range(NARROWINGS):
+            moved = scales * math.exp(at)
+            deviations = self.sampled(self.sigma(moved), RATIO_STDERR, FEW_RATIO)
+            spent += len(deviations)
+            if self._off(moved, deviations) <= KNOWN_OFF:
+                return moved, spent
+            if float(deviations.mean()) > float(self.target):
+                high, at = at, at - WIDE if low == -math.inf else (low + at) / 2
+            else:
+                low, at = at, at + WIDE if high == math.inf else (at + high) / 2
+        return scales * math.exp(at), spent
 
     def _off(self, scales: Tensor, deviations: Tensor) -> float:
         """Excess of the ratio beyond twice its standard error; at the cap the constraint is an inequality."""

@@ -15,6 +15,7 @@ import onnxinfo
 from onnxinfo.archive.format import mark_code
 from onnxinfo.cli import cli
 from onnxinfo.graph.thresholds import thresholds_of
+from onnxinfo.metrics import forward
 from onnxinfo.views.comparable import split_apart
 from onnxinfo.views.reading_runs import run_values
 from onnxinfo.views.run_view import RunView
@@ -99,6 +100,21 @@ def test_a_step_is_solved_without_being_asked_for(tmp_path, solver):
     assert values["value"][0, 0] == pytest.approx(math.log(sigma) / 5 + C, abs=0.003)
     assert values["converged"].all()
     assert (recipe["solver"], recipe["normalizer"], recipe["budget"]) == ("forward", "absolute", 0.02)
+
+
+def test_steps_that_one_noise_sample_in_a_thousand_crosses(tmp_path):
+    """As in a single tree, of which every leaf is pure."""
+    values, *_ = run_of(step(height=1.0), np.zeros((1, 5), np.float32), tmp_path, budget=0.0013, layers=["y"])
+    sigma = -0.3 / NormalDist().inv_cdf(0.0013)
+    assert values["converged"].all()
+    assert values["value"][0, 0] == pytest.approx(math.log(sigma) / 5 + C, abs=0.005)
+
+
+def test_a_range_is_narrowed_until_the_constraint_is_met(tmp_path, monkeypatch):
+    monkeypatch.setattr(forward, "ADJUSTMENTS", 1)
+    values, *_ = run_of(stumps(), np.zeros((1, 5), np.float32), tmp_path, budget=0.05)
+    assert values["converged"].all()
+    assert values["ratio"][0, 0] == pytest.approx(1, abs=0.1)
 
 
 def test_trees_are_integrated_exactly(tmp_path):

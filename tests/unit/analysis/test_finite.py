@@ -117,6 +117,18 @@ def test_a_gradient_that_overflows_is_named(tmp_path: Path) -> None:
     assert "the squared gradient of layer 'y' is not finite at sample input[0]" in message
 
 
+def test_a_gradient_that_is_no_number_is_solved_without(tmp_path: Path) -> None:
+    """As after power transforms of scikit-learn: of the roots of negative numbers, none is used."""
+    nodes = [node("Greater", "x zero", "b"), node("Sqrt", "x", "r"), node("Where", "b r x", "y")]
+    proto = model(nodes, [value("x", ("N", 6))], [value("y", ("N", 6))], [constant("zero", 0, np.float32)])
+    message = refusal(tmp_path, proto)
+    assert "the gradient of layer 'y' is not a number at sample input[0]" in message
+    assert "solver='forward'" in message
+    result = onnxinfo.analyze(proto, X, tmp_path / "a.h5", solver="forward")
+    with onnxinfo.open(result.archive) as archive:
+        assert archive[result.run].values("sid")["converged"].all()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_sample_that_is_no_number_is_named(tmp_path: Path, bad: float) -> None:
     samples = X.copy()
