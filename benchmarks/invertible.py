@@ -1,6 +1,7 @@
 """What does discarding mean where nothing can be lost? SID and RU of invertible classifiers beside a ResNet.
 
     OMP_NUM_THREADS=1 python benchmarks/invertible.py run FOLDER --seeds 0 1 2
+    OMP_NUM_THREADS=1 python benchmarks/invertible.py longer FOLDER
     python benchmarks/invertible.py show benchmarks/results/invertible.csv
     python benchmarks/invertible.py draw benchmarks/results/invertible.csv docs/pictures/invertible.png
 
@@ -16,6 +17,8 @@ them on held-out images; it resumes, and writes ``FOLDER/invertible.csv`` with o
 - ``ru``, ``ru_unproven``, ``decoder_error``: RU with a trained decoder; ``ru_inverse_excess``,
   ``ru_inverse_unproven``: RU with the inverse as decoder, minus SID of the same
   images; not for i-ResNets, whose inverse takes hundreds of steps.
+
+``longer`` trains decoders of the last block for more steps, with the networks of one seed.
 """
 
 from __future__ import annotations
@@ -174,6 +177,21 @@ def run(chosen: argparse.Namespace) -> None:
                 print(f"measured: {kind}, seed {seed}, accuracy {rows[-1]['accuracy']:.3f}", flush=True)
 
 
+def train_longer(chosen: argparse.Namespace) -> None:
+    """Print the held-out error of decoders of the last block that are trained for more steps."""
+    torch.set_num_threads(1)
+    data, layer = digits(), f"block_{BLOCKS}"
+    print("| network | steps | done | decoder's error |\n| --- | ---: | ---: | ---: |")
+    for kind in KINDS:
+        for steps in chosen.steps:
+            folder = chosen.folder / f"decoders-{kind}-{steps}"
+            (found,) = onnxinfo.train_decoder(
+                chosen.folder / f"{kind}-{chosen.seed}.onnx", data.x_train, folder, layers=[layer], steps=steps,
+                width=DECODER["decoder_width"], mean=MEAN, std=STD, seed=chosen.seed, device="cpu",
+            )  # fmt: skip
+            print(f"| {kind} | {steps} | {found.steps} | {found.error:.3f} |", flush=True)
+
+
 def tables(path: Path) -> str:
     """Return the tables of the study: means over training seeds, with their standard errors."""
     found = pandas.read_csv(path)
@@ -273,6 +291,11 @@ def main() -> None:
     running.add_argument("folder", type=Path)
     running.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     running.set_defaults(do=run)
+    longer = commands.add_parser("longer")
+    longer.add_argument("folder", type=Path, help="folder of run")
+    longer.add_argument("--steps", type=int, nargs="+", default=[400, 1600])
+    longer.add_argument("--seed", type=int, default=0)
+    longer.set_defaults(do=train_longer)
     showing = commands.add_parser("show")
     showing.add_argument("results", type=Path)
     showing.set_defaults(do=lambda chosen: print(tables(chosen.results), end=""))
