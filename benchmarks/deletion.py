@@ -65,7 +65,10 @@ def make_maps(chosen: argparse.Namespace) -> None:
         # Arrays of floats are not scaled again.
         some = images(chosen)[(predicted == label).numpy()]
         layer = f"{chosen.layers[0]}[{label}]"
-        onnxinfo.analyze(chosen.model, some, chosen.folder / "scores.h5", layers=[layer], run=str(label), workers=1)
+        # One number says little about single pixels; blocks are what is deleted.
+        tie = f"grid:{some.shape[-1] // BLOCK}"
+        archive = chosen.folder / "scores.h5"
+        onnxinfo.analyze(chosen.model, some, archive, layers=[layer], run=str(label), share_sigma=tie, workers=1)
 
 
 def images(chosen: argparse.Namespace) -> npt.NDArray[np.float32]:

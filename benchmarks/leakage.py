@@ -1,6 +1,6 @@
 """Bound, noise, accuracy left, and a decoder's error at the tensors where a network can be split.
 
-    OMP_NUM_THREADS=1 python benchmarks/leakage.py resnet20.onnx cifar10.npz --preset imagenet --mse 0.1 --steps 400 800
+    OMP_NUM_THREADS=1 python benchmarks/leakage.py resnet20.onnx cifar10.npz --preset imagenet --flip --steps 400 800
 
 The test images give bound, accuracy and the decoders' errors; the training images train the decoders, once for each
 number of steps: an error that still falls when the number is doubled is not that of a converged decoder. Prints a table
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="test images; default: all")
     parser.add_argument("--steps", type=int, nargs="+", default=[400, 800])
     parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--flip", action="store_true", help="flip training images horizontally at random")
     parser.add_argument("-o", "--output", help="picture")
     chosen = parser.parse_args()
     print(machine(), flush=True)
@@ -47,7 +48,7 @@ def attack(chosen: argparse.Namespace, steps: int, *, accuracy: bool) -> onnxinf
         chosen.model, f"{chosen.data}:x_test", mse=chosen.mse, layers=chosen.layers, limit=chosen.limit,
         preset=chosen.preset, labels=f"{chosen.data}:y_test", accuracy=accuracy, attack=True,
         decoder_inputs=f"{chosen.data}:x_train", decoder_steps=steps, decoder_width=chosen.width,
-        decoder_horizontal_flip=True,
+        decoder_horizontal_flip=chosen.flip,
     )  # fmt: skip
     print(f"attack of {steps} steps: {time.perf_counter() - began:.0f} s", flush=True)
     return found

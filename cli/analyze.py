@@ -14,7 +14,18 @@ from .progress import progress_bar
 from .settings import config_file, settings
 
 
-@click.command(no_args_is_help=True)
+class _OneAlpha(click.Command):
+    """A command that takes one alpha: click would use the last one, and not tell."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse several alphas."""
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        if sum(each.name == "alpha" for each in given) > 1:
+            raise click.UsageError("--alpha is given more than once; 'onnxinfo sweep' compares several alphas", ctx)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_OneAlpha, no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @inputs
 @click.option("-o", "--output", required=True, type=click.Path(), help="Archive (HDF5). If it exists, a run is added.")

@@ -114,3 +114,12 @@ def test_the_command(tmp_path):
     result = CliRunner().invoke(cli, command, obj={})
     assert result.exit_code == 0, result.output
     assert [row["tau"] for row in json.loads(result.stdout)] == [1.0]
+
+
+@pytest.mark.parametrize("more", [["--alpha", "1e-2"], ["--alpha=1e-2"]])
+def test_analyze_takes_one_alpha(more, tmp_path):
+    command = ["analyze", str(CNN), "--inputs", IMAGES, "-o", str(tmp_path / "a.h5"), "--alpha", "1e-3", *more]
+    result = CliRunner().invoke(cli, command, obj={})
+    assert result.exit_code == 2
+    assert "--alpha is given more than once; 'onnxinfo sweep' compares several alphas" in result.output
+    assert [*tmp_path.iterdir()] == []
