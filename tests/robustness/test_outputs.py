@@ -501,6 +501,16 @@ def test_names_differ_in_case_only(folder, monkeypatch):
         outputs.spare("RESULT.h5", ["result.h5"])
 
 
+def test_names_differ_in_the_form_of_an_accent_only(folder, monkeypatch):
+    """A letter with its accent in one code point or in two: the same name where a file system ignores that."""
+    monkeypatch.setattr(os.path, "samefile", lambda one, other: Path(one).parent == Path(other) or one == other)
+    monkeypatch.setattr(outputs, "_ignores_case", lambda _: True)
+    for name in ("caf\u00e9.h5", "cafe\u0301.h5"):
+        shutil.copy("result.h5", name)
+    with pytest.raises(UsageError, match="would replace the input"):
+        outputs.spare("caf\u00e9.h5", ["cafe\u0301.h5"])
+
+
 def test_whether_a_file_system_ignores_case(folder, monkeypatch):
     assert not outputs._ignores_case(folder / "notes.txt")
     shutil.copy("notes.txt", "NOTES.TXT")
@@ -650,3 +660,32 @@ def test_a_writer_leaves_what_others_are_writing(folder):
     (folder / ".new.h5.abcdefgh.part").touch()
     fakes.make("new.h5")
     assert [each.name for each in folder.glob(".*.part")] == [".new.h5.csv.abcdefgh.part"]
+
+
+def test_what_was_printed_before_a_stream_stays_before_it(folder):
+    program = (
+        "from onnxinfo.kinds import JSON\n"
+        "from onnxinfo.outputs import claim\n"
+        "print('first')\n"
+        "with claim('/dev/stdout', JSON).writing() as part:\n"
+        "    part.write_text('second')\n"
+    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("both.txt", "w") as both:
+        subprocess.run([sys.executable, "-c", program], stdout=both, check=True, timeout=60, env=buffered)
+    assert Path("both.txt").read_text() == "first\nsecond"
+
+
+def test_a_folder_made_for_nothing_is_removed(folder):
+    with pytest.raises(RuntimeError), outputs.made_folder(Path("new/inner")):
+        raise RuntimeError
+    assert not Path("new").exists()
+
+    def fail_after_a_file():
+        with outputs.made_folder(Path("new/inner")):
+            Path("new/inner/kept").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_after_a_file()
+    assert Path("new/inner/kept").exists()
