@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..torch_graph.evaluation import evaluates
-from .batching import TRIED_INPUTS
 from .freed_memory import return_freed_tensors
 from .network import Network
 from .recompute import counted, storages
@@ -25,6 +24,8 @@ CPU_INPUTS, GPU_INPUTS = 64, 4096
 CPU_CACHED_BYTES = 64 * 2**20
 #: Inputs at once below which memory matters more than time.
 FEW_INPUTS = 4
+#: Inputs that the memory limit must hold for a process to stay within 20 % of its base and the limit.
+PROMISED_INPUTS = 3
 #: Numbers of inputs whose peaks are compared on a GPU.
 PEAK_INPUTS = 1, 3
 #: Memory of an ONNX Runtime evaluation, as a multiple of the input size: the value for a ResNet on small images.
@@ -65,11 +66,11 @@ def fit(network: Network, x: Tensor, rows: Tensor, memory: int | None) -> int:
     per_input = _per_input(network, x, rows, budget)
     if x.device.type == "cpu" and per_input * FEW_INPUTS > budget:
         return_freed_tensors()
-    if per_input * TRIED_INPUTS > budget:
+    if per_input * PROMISED_INPUTS > budget:
         logger.warning(
             "the memory limit of %d MiB holds fewer than %d inputs of %d MiB each; the process may take more than it",
             budget >> 20,
-            TRIED_INPUTS,
+            PROMISED_INPUTS,
             per_input >> 20,
         )
     if per_input > budget:

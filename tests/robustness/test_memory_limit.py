@@ -17,9 +17,9 @@ from processes import context
 import onnxinfo
 
 LIMIT, ALLOWED = 512 << 20, 1.2
-#: A limit that two inputs of the start of a VGG fit into, 118 MiB each, and the seconds of CPU time until the size does
-#: not change any more.
-OF_TWO, LONG_ENOUGH = 256 << 20, 60
+#: A limit that three inputs of the start of a VGG fit into, 118 MiB each, and the seconds of CPU time until the size
+#: does not change any more.
+OF_THREE, LONG_ENOUGH = 360 << 20, 60
 PIXELS, CHANNELS, SAMPLES = 224, 64, 32
 
 
@@ -92,16 +92,16 @@ def _search(pipe: Connection, folder: Path) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     samples = np.random.default_rng(0).random((2, 3, PIXELS, PIXELS), dtype=np.float32)
-    onnxinfo.analyze(start_of_vgg(), samples, folder / "a.h5", layers=["y"], memory_limit=OF_TWO, threads=1)
+    onnxinfo.analyze(start_of_vgg(), samples, folder / "a.h5", layers=["y"], memory_limit=OF_THREE, threads=1)
 
 
 @pytest.mark.slow
-def test_a_search_stays_within_a_limit_of_two_inputs(tmp_path: Path) -> None:
-    """It took 1.4 to 1.5 times base and limit while glibc kept the blocks of freed tensors."""
+def test_a_search_stays_within_a_limit_of_three_inputs(tmp_path: Path) -> None:
+    """If it holds two, this took 1.4 to 1.5 times base and limit while glibc kept freed tensors, and 1.2 since."""
     ours, theirs = context().Pipe()
     process = context().Process(target=_search, args=(theirs, tmp_path))
     process.start()
     theirs.close()
     base, peak = ours.recv()
     process.join()
-    assert peak < ALLOWED * (base + OF_TWO), f"{peak >> 20} MiB, base {base >> 20}"
+    assert peak < ALLOWED * (base + OF_THREE), f"{peak >> 20} MiB, base {base >> 20}"

@@ -44,7 +44,7 @@ def test_memory_of_few_inputs_is_returned(monkeypatch, caplog, memory, at_once, 
     with caplog.at_level(logging.WARNING):
         assert budget.fit(None, torch.ones(1), None, memory) == at_once
     assert bool(calls) == returned
-    assert ("holds fewer than 2 inputs" in caplog.text) == warned
+    assert ("holds fewer than 3 inputs" in caplog.text) == warned
 
 
 def test_memory_is_returned_with_any_c_library(monkeypatch):
