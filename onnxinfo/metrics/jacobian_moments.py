@@ -45,8 +45,15 @@ class JacobianMoments:
     def blended(self, fresh: JacobianMoments, weight: float) -> JacobianMoments:
         """Move towards fresh moments of as many noise samples, by the given weight."""
         draws = 1 / ((1 - weight) ** 2 / self.draws + weight**2 / fresh.draws)
-        pairs = ((getattr(self, name), getattr(fresh, name)) for name in ("rows", "energy", "deviation", "growth"))
-        return JacobianMoments(*(kept + weight * (new - kept) for kept, new in pairs), draws)
+        rows, energy, deviation, growth = (
+            torch.lerp(kept, new, weight) for kept, new in zip(self.estimates, fresh.estimates, strict=True)
+        )
+        return JacobianMoments(rows, energy, deviation, growth, draws)
+
+    @property
+    def estimates(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four means."""
+        return self.rows, self.energy, self.deviation, self.growth
 
     def column_norms(self, sigma: Tensor) -> Tensor:
         """Squared column norms of the linear layer whose gradient at these noise scales, (S, n), is the layer's."""

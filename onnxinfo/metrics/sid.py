@@ -57,8 +57,6 @@ ROUND_NOISES, ROUND_PROBES = 8, 8
 #: A feature with at most this many entries and more than this many noise scales per entry tells little about a single
 #: scale; its Gauss-Newton round uses moments of the whole Jacobian, from this many passes of noise samples.
 FEW_OUTPUTS, MANY_SCALES, MOMENT_PASSES, MOMENT_NOISES = 4, 1000, 10, 64
-#: Steps that the result of that round is worth as evidence, and the curvature assumed then.
-MOMENT_STEPS, MOMENT_CURVATURE = 40, 2.0
 #: Noise samples per pass of the ascent, without and with a control variate (which makes each more informative).
 PASS_NOISES, CONTROLLED_NOISES = 16, 32
 #: Rounds of ascent and certificate: maximum number of steps, and minimum weight of the newest evidence.
@@ -241,10 +239,9 @@ class _Ascent:
     steps: int = 0
 
     @classmethod
-    def begin(cls, scales: Tensor, tie: Tie, steps: int = 0, curvature: float = 1.0) -> _Ascent:
-        """Begin at scales that are worth so many steps as evidence, with a curvature to be assumed."""
+    def begin(cls, scales: Tensor, tie: Tie) -> _Ascent:
         none = torch.zeros_like(tie.expand(scales))
-        return cls(scales, torch.zeros_like(scales), (none, none), scales.new_full((len(scales),), curvature), steps)
+        return cls(scales, torch.zeros_like(scales), (none, none), scales.new_ones(len(scales)))
 
     def at(self, index: Tensor) -> _Ascent:
         first, second = (half[index] for half in self.evidence)
@@ -492,8 +489,8 @@ class Problem:
         moments = None
         for step in range(MOMENT_PASSES):
             sigma = self.sigma(scales)
-            fresh = self.feature.jacobian_moments(sigma, MOMENT_NOISES)
-            moments = fresh if moments is None else moments.blended(fresh, 2 / (step + 2))
+            fresh = self.feature.jacobian_moments(sigma, self.passes * MOMENT_NOISES)
+            moments = fresh if moments is None else moments.blended(fresh, 4 / (step + 4))
             norms = moments.column_norms(sigma) * self.counted
             foretold = (sigma.square() * norms).sum(1)
             found = waterfill(norms, self.target, self.tie, self.cap)
@@ -523,14 +520,16 @@ class Problem:
         coarse
             Samples whose budget is below the layer's rounding, (S,) bool: only their constraint is met.
         """
-        state = _Ascent.begin(scales, self.tie, *((MOMENT_STEPS, MOMENT_CURVATURE) if self.is_thin else ()))
+        state = _Ascent.begin(scales, self.tie)
         found = _Found.nothing(scales)
         limited, live = coarse.nonzero().flatten(), (~coarse).nonzero().flatten()
         if len(limited):
             problem = self.at(limited)
             found.put(limited, problem.certify(scales[limited], None, [], 1)[0], problem.feature.n_vjps, 0)
         control = control_of(self.feature, self.sigma(scales)) if len(live) else None
-        for steps, memory in (*ROUNDS, *ROUNDS[-1:] * (self.passes - 1)):
+        # Where a pass tells little, steps along its gradient would end lower than they began.
+        rounds = ((0, 1.0),) if self.is_thin else (*ROUNDS, *ROUNDS[-1:] * (self.passes - 1))
+        for steps, memory in rounds:
             if not len(live):
                 break
             problem = self.at(live)

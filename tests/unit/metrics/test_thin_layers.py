@@ -57,7 +57,7 @@ def lost(seed):
 
 
 def test_moments_of_the_jacobian_bring_a_rough_layer_near_its_optimum():
-    assert lost(seed=0).mean() < 0.15
+    assert lost(seed=0).mean() < 0.1
     with patch.object(sid.Problem, "is_thin", PropertyMock(return_value=False)):
         assert lost(seed=0).mean() > 0.25
 
@@ -90,10 +90,11 @@ def test_the_factor_is_bounded(growth, factor):
     assert found.tolist() == [[4.0, pytest.approx(8.0 * factor)]]
 
 
-def test_few_noise_samples_leave_a_mean_of_zero_uncertain():
-    """The square of a mean of n values contains 1/n of their variance."""
-    found = moments(rows=torch.tensor([[[2.0, 1.0]]]), draws=8).column_norms(torch.ones(1, 2))
-    assert found[0].tolist() == [4.0, pytest.approx(2.0)]
+def test_of_few_noise_samples_a_mean_of_zero_is_not_zero():
+    """The square of a mean of n values contains 1/n of their variance: here, that is all there is."""
+    rows, energy = torch.tensor([[[2.0, 1.0, 0.0]]]), torch.tensor([[4.0, 8.0, 8.0]])
+    found = moments(rows=rows, energy=energy, draws=8).column_norms(torch.ones(1, 3))
+    assert found[0].tolist() == [4.0, pytest.approx(1.0), pytest.approx(1.0)]
 
 
 def test_blended_moments_count_as_many_noise_samples():
