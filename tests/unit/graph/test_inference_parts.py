@@ -90,6 +90,17 @@ def test_sizes_are_computed_from_constants_of_earlier_parts(monkeypatch):
     assert reshaped.type.tensor_type.shape.dim[0].dim_value == 2
 
 
+def test_unknown_sizes_of_two_parts_have_no_name_in_common(monkeypatch):
+    nodes = [node("NonZero", "x", "z"), node("Relu", "x", "h"), node("NonZero", "h", "y")]
+    proto = model(nodes, [value("x")], [helper.make_tensor_value_info("y", TensorProto.INT64, None)])
+    monkeypatch.setattr(inference_parts, "_starts", lambda graph: [0, 2])
+    graph = infer_shapes(proto).graph
+    found = {each.name: each.type.tensor_type.shape.dim for each in (*graph.value_info, *graph.output)}
+    assert [len(found[name]) for name in "zy"] == [2, 2]
+    names = [found[name][1].dim_param for name in "zy"]
+    assert names == ["", ""], "the number of entries that are not zero is unknown, and not the same"
+
+
 def test_many_bodies_are_inferred_in_parts(monkeypatch):
     """Each part copies a bounded number of types, whatever the number of bodies."""
     lengths = []
