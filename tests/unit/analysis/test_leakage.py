@@ -54,6 +54,7 @@ def test_the_bound_of_a_layer_that_keeps_lengths_is_the_noise(matrix: np.ndarray
     assert (found.trace, found.noise) == (pytest.approx(UNITS, rel=1e-5), pytest.approx(0.5, rel=1e-5))
     assert found.bound == found.lowest == pytest.approx(0.25, rel=1e-5)
     assert found.noise_std == pytest.approx(0.5, rel=1e-5)
+    assert not found.narrow
 
 
 @pytest.mark.parametrize("rows", [UNITS, 9])
@@ -94,6 +95,15 @@ def test_psnr_counts_in_ranges() -> None:
     assert (found.unit, found.wanted) == ("range", pytest.approx(0.01))
     assert (row.psnr, row.bound) == (pytest.approx(20), pytest.approx(0.01))
     assert row.noise == pytest.approx(0.1 * math.sqrt(np.mean(span.astype(float) ** 2)), rel=1e-5)
+
+
+def test_a_constant_column_has_the_mean_range_of_the_others() -> None:
+    x = table()
+    x[:, 2] = 1
+    span = np.ptp(np.delete(x, 2, 1), axis=0).astype(float)
+    found = onnxinfo.leakage(linear(np.eye(UNITS)), x, psnr=20, accuracy=False).to_dataframe().iloc[0]
+    spans = [*span, span.mean()]
+    assert found.noise == pytest.approx(0.1 * math.sqrt(np.mean(np.square(spans))), rel=1e-5)
 
 
 def test_traces_are_those_of_dense_jacobians() -> None:
@@ -178,6 +188,16 @@ def test_units_that_are_not_counted_are_not_hidden() -> None:
     found = onnxinfo.leakage(linear(matrix), table(), unit_mask=mask, mse=0.25, accuracy=False)
     assert found.input_units == UNITS - 1
     assert found.to_dataframe().noise[0] == pytest.approx(0.5, rel=1e-5)
+
+
+def test_ranges_are_those_of_counted_units() -> None:
+    x, mask = table(), np.ones((64, UNITS), bool)
+    mask[:32, 1] = False
+    x[:32, 1] *= 100
+    squares = np.square([np.ptp(x[mask[:, i], i]) for i in range(UNITS)])
+    found = onnxinfo.leakage(linear(np.eye(UNITS)), x, unit_mask=mask, psnr=20, accuracy=False).to_dataframe()
+    information = (mask * squares).sum(1) / mask.sum(1)
+    assert found.noise[0] == pytest.approx(0.1 * math.sqrt(information.mean()), rel=1e-5)
 
 
 def test_integers_carry_no_noise() -> None:

@@ -231,3 +231,11 @@ def test_the_samples_axis_of_a_tensor_without_names_is_found_by_trial():
 def test_no_trial_where_names_tell_the_axis_or_none_is_possible():
     assert sample_axes(load(small()), ["y"]) == {}
     assert sample_axes(load(small(dims=(2, *SIZES))), ["y"]) == {}
+
+
+def test_a_model_without_onnx_s_own_operators_has_no_parts():
+    scaler = helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[0.0], scale=[1.0])
+    graph = helper.make_graph([scaler], "g", [graphs.value("x", ("N", 3))], [graphs.value("y", ("N", 3))])
+    model = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("ai.onnx.ml", 3)], ir_version=10))
+    with pytest.raises(UsageError, match=r"'y\[1\]': the model imports none of ONNX's own operators"):
+        with_parts(model, ["y[1]"])

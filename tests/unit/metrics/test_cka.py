@@ -67,6 +67,7 @@ def test_the_standard_error_is_that_over_draws():
     assert np.sqrt((errors**2).mean()) == pytest.approx(means.std(ddof=1), rel=0.25)
 
 
+@pytest.mark.filterwarnings("error")
 def test_constant_features_have_no_value():
     assert np.isnan(cka_pseudovalues(gram_matrix(np.ones((6, 3))), gram_matrix(features(6, 3)))).all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -93,6 +94,10 @@ def test_between_runs(tmp_path):
     fakes.make(tmp_path / "b.h5", "three", fakes.schema(metrics=(fakes.PROVEN_SID,), sample_names=names))
     with pytest.raises(UsageError, match="have different samples, and differences are paired"):
         onnxinfo.power([tmp_path / "a.h5", tmp_path / "b.h5"], run=["one", "three"])
+    other = dataclasses.replace(described, recipe={**described.recipe, "alpha": 0.01})
+    fakes.make(tmp_path / "a.h5", "four", other)
+    with pytest.raises(UsageError, match=r"runs 'one' and 'four' cannot be compared: .*alpha"):
+        onnxinfo.power(tmp_path / "a.h5", 1.0, run=["one", "four"])
 
 
 @pytest.mark.parametrize(
