@@ -69,7 +69,7 @@ def leakage(model: str, inputs: str, output: str | None, format: str, force: boo
 
     if output is not None:
         claim_figure(output, model, inputs, options["labels"], options["decoder_inputs"], force=force)
-    with progress_bar(output or "no file") as report:
+    with progress_bar() as report:
         found = measure(model, inputs, progress=report, **options)
     if output is not None:
         found.plot(output, force=force)

@@ -24,10 +24,15 @@ INTERVAL = 30.0
 
 
 @contextmanager
-def progress_bar(output: str) -> Iterator[Callable[[Progress], None]]:
+def progress_bar(archive: str | None = None) -> Iterator[Callable[[Progress], None]]:
     """Show progress within the context; if interrupted, print where the results are.
 
     On a terminal, progress is shown as bars, otherwise as a line every 30 seconds.
+
+    Parameters
+    ----------
+    archive
+        Where finished work is kept until the command is repeated. None: it is not kept.
     """
     try:
         if quiet():
@@ -36,8 +41,11 @@ def progress_bar(output: str) -> Iterator[Callable[[Progress], None]]:
             with _bars() if sys.stderr.isatty() else _lines() as report:
                 yield report
     except KeyboardInterrupt:
-        kept = f"finished cells are in {output}" if os.path.exists(output) else "nothing was written yet"
-        click.echo(f"interrupted: {kept}; rerun the same command to resume", err=True)
+        if archive is None:
+            click.echo("interrupted: nothing was written", err=True)
+        else:
+            kept = f"finished cells are in {archive}" if os.path.exists(archive) else "nothing was written yet"
+            click.echo(f"interrupted: {kept}; rerun the same command to resume", err=True)
         raise
 
 

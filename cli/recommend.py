@@ -60,7 +60,7 @@ def bits(model: str, inputs: str, output: str | None, format: str, force: bool, 
 
     if output is not None:
         claim(output, JSON, inputs=[model, inputs, options["labels"]], force=force)
-    with progress_bar(output or "no file") as report:
+    with progress_bar() as report:
         plan = recommend_bits(model, inputs, progress=report, **options)
     if output is not None:
         plan.save(output, force=force)
@@ -107,7 +107,7 @@ def channels(model: str, inputs: str, output: str | None, format: str, force: bo
 
     if output is not None:
         claim(output, JSON, inputs=[model, inputs, options["labels"]], force=force)
-    with progress_bar(output or "no file") as report:
+    with progress_bar() as report:
         plan = recommend_channels(model, inputs, progress=report, **options)
     if output is not None:
         plan.save(output, force=force)

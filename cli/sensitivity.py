@@ -42,7 +42,7 @@ def sensitivity(model: str, inputs: str, output: str | None, format: str, **opti
     """
     from onnxinfo import sensitivity as measure
 
-    with progress_bar(output or "no file") as report:
+    with progress_bar() as report:
         found = measure(model, inputs, output, progress=report, **options)
     table = found.table()
     rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]

@@ -47,6 +47,6 @@ def similarity(
     from onnxinfo import similarity as compare_layers
 
     target = claim_table(output, format, [model, other, inputs], force)
-    with progress_bar("no file") as report:
+    with progress_bar() as report:
         rows = compare_layers(model, other, inputs, other_layers=other_layers or None, progress=report, **options)
     print_rows(rows, [*rows[0]], format, target)

@@ -69,6 +69,16 @@ def test_an_interruption_is_130(tmp_path, monkeypatch, capsys):
     assert "rerun the same command to resume" in capsys.readouterr().err
 
 
+def test_an_interruption_promises_only_what_can_be_resumed(monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnxinfo.sensitivity", interrupt)
+    given = ("sensitivity", str(path("digits-cnn.onnx")), "--inputs", f"{path('digits.npz')}:images")
+    assert code_of(given, monkeypatch) == 130
+    assert capsys.readouterr().err.strip() == "interrupted: nothing was written"
+
+
 def test_the_page_lists_all_codes():
     page = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == {*CODES, 130}
