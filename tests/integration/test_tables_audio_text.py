@@ -214,7 +214,7 @@ def test_the_commands_of_the_page_on_texts(tmp_path, monkeypatch):
     weights = [weight("E", 6, 4), weight("W", 4, 3), integers("last", -1)]
     save("sentiment.onnx", nodes, inputs, [("logits", ["n", 3])], weights)
     lines = commands("text.md")
-    assert len(lines) == 5
+    assert len(lines) == 7
     for line in lines:
         run(line)
     values = [[row["value"] for row in onnxinfo.query(f"{name}.h5")] for name in ("sentiment", "ids")]
