@@ -239,3 +239,11 @@ def test_a_model_without_onnx_s_own_operators_has_no_parts():
     model = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("ai.onnx.ml", 3)], ir_version=10))
     with pytest.raises(UsageError, match=r"'y\[1\]': the model imports none of ONNX's own operators"):
         with_parts(model, ["y[1]"])
+
+
+def test_brackets_without_an_index_are_a_glob_if_that_matches():
+    nodes = [graphs.node("Relu", "x", "y"), graphs.node("Neg", "y", "ya")]
+    model = load(graphs.model(nodes, [graphs.value("x", ("N", 3))], [graphs.value("ya", ("N", 3))]))
+    assert not with_parts(model, ["y[ab]"]).parts
+    with pytest.raises(UsageError, match="the index of a part consists of integers and slices"):
+        with_parts(model, ["y[cd]"])
