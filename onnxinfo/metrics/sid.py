@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 #: Noise samples of the Gauss-Newton round, and probes per noise sample.
 ROUND_NOISES, ROUND_PROBES = 8, 8
 #: A feature with at most this many entries and more than this many noise scales per entry tells little about a single
-#: scale; its Gauss-Newton round uses moments of the whole Jacobian, from this many passes of noise samples.
+#: scale; unproven samples are solved again by moments of the whole Jacobian, from this many passes of noise samples.
 FEW_OUTPUTS, MANY_SCALES, MOMENT_PASSES, MOMENT_NOISES = 4, 1000, 10, 64
 #: Noise samples per pass of the ascent, without and with a control variate (which makes each more informative).
 PASS_NOISES, CONTROLLED_NOISES = 16, 32
@@ -216,7 +216,11 @@ class _Found:
         """Keep results whose certificate is better than before, and add the work."""
         before, now = self.certificate.at(index), certified.certificate
         better = ~before.met | before.gap.isnan() | (now.met & (now.gap <= before.gap))
-        taken = index[better]
+        self.take(index, certified, better, probes, steps)
+
+    def take(self, index: Tensor, certified: _Certified, better: Tensor, probes: int, steps: int) -> None:
+        """Keep those results that are better, a mask over the index, and add the work."""
+        now, taken = certified.certificate, index[better]
         self.scales = self.scales.index_copy(0, taken, certified.scales[better])
         self.error = self.error.index_copy(0, taken, certified.error[better])
         self.certificate = self.certificate.replaced(taken, now.at(better))
@@ -400,7 +404,10 @@ class Problem:
         """Result of Gauss-Newton round and search from feasible scales (S, groups); and the coarseness."""
         scales = self.gauss_newton(scales) if self.begun is None else self.feasible(self.resumed(scales, self.begun))
         coarse = self.coarseness(scales)
-        return self.search(scales, coarse > 1), coarse
+        found = self.search(scales, coarse > 1)
+        if self.is_thin:
+            self.improve(found, coarse > 1)
+        return found, coarse
 
     def resumed(self, scales: Tensor, begun: Tensor) -> Tensor:
         """Return the scales of an earlier solution, (S, groups); those of the closed form where it has none.
@@ -474,15 +481,28 @@ class Problem:
 
         The deviation measured at this sigma, relative to that predicted from the norms, sets the size of the new one.
         """
-        if self.is_thin:
-            return self.moments_round(scales)
         halves, deviations = self.column_norms(scales)
         norms = self._smoothed(halves) * self.counted
         foretold = (self.sigma(scales).square() * norms).sum(1)
         return rescale_to_constraint(waterfill(norms, self.target, self.tie, self.cap), deviations, foretold)
 
+    def improve(self, found: _Found, coarse: Tensor) -> None:
+        """Solve unproven samples again by moments of the Jacobian; keep what is proven, or higher, and met."""
+        live = (~found.certificate.converged & ~coarse & self.free(found.scales).any(1)).nonzero().flatten()
+        if not len(live):
+            return
+        problem, before = self.at(live), found.certificate.at(live)
+        scales = problem.moments_round(problem.feasible(found.scales[live]))
+        control = control_of(problem.feature, problem.sigma(scales))
+        certified, *_ = problem.certify(scales, control, [], MOST_PASSES)
+        now = certified.certificate
+        ratio = problem.sigma(certified.scales) / problem.sigma(found.scales[live])
+        gained = ratio.log().nan_to_num(0.0).sum(1)
+        better = ~before.met | (now.met & (now.converged | (gained > 0)))
+        found.take(live, certified, better, problem.feature.n_vjps, MOMENT_PASSES)
+
     def moments_round(self, scales: Tensor) -> Tensor:
-        """Repeat the round with the column norms that the Jacobian's moments imply, averaged over all passes.
+        """Repeat the Gauss-Newton round with column norms from the Jacobian's moments, averaged over all passes.
 
         Each pass goes half of the way, because the moments change with the scales.
         """
@@ -527,9 +547,7 @@ class Problem:
             problem = self.at(limited)
             found.put(limited, problem.certify(scales[limited], None, [], 1)[0], problem.feature.n_vjps, 0)
         control = control_of(self.feature, self.sigma(scales)) if len(live) else None
-        # Where a pass tells little, steps along its gradient would end lower than they began.
-        rounds = ((0, 1.0),) if self.is_thin else (*ROUNDS, *ROUNDS[-1:] * (self.passes - 1))
-        for steps, memory in rounds:
+        for steps, memory in (*ROUNDS, *ROUNDS[-1:] * (self.passes - 1)):
             if not len(live):
                 break
             problem = self.at(live)

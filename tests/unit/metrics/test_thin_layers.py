@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from onnxinfo.metrics import sid
+from onnxinfo.metrics.certificate import Certificate
 from onnxinfo.metrics.jacobian_moments import LEAST_FACTOR, JacobianMoments
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
@@ -60,6 +61,16 @@ def test_moments_of_the_jacobian_bring_a_rough_layer_near_its_optimum():
     assert lost(seed=0).mean() < 0.1
     with patch.object(sid.Problem, "is_thin", PropertyMock(return_value=False)):
         assert lost(seed=0).mean() > 0.25
+
+
+def test_what_is_proven_is_not_solved_again(monkeypatch):
+    solved = []
+    monkeypatch.setattr(sid.Problem, "moments_round", lambda self, scales: solved.append(len(scales)) or scales)
+    lost(seed=0)
+    assert solved == [SAMPLES]
+    monkeypatch.setattr(Certificate, "converged", property(lambda self: torch.ones_like(self.met)))
+    lost(seed=0)
+    assert solved == [SAMPLES]
 
 
 def moments(**changed):

@@ -107,6 +107,7 @@ def test_an_earlier_solution_replaces_the_gauss_newton_round(monkeypatch, begun,
     monkeypatch.setattr(sid.Problem, "feasible", lambda self, scales: scales)
     monkeypatch.setattr(sid.Problem, "coarseness", lambda self, scales: torch.ones(1))
     monkeypatch.setattr(sid.Problem, "search", lambda self, scales, coarse: scales)
+    monkeypatch.setattr(sid.Problem, "is_thin", False)
     stated = dataclasses.replace(problem(), begun=None if begun is None else torch.full((1, 2), begun))
     scales, _ = stated.searched(torch.full((1, 2), 0.5))
     torch.testing.assert_close(scales, torch.full((1, 2), expected))
