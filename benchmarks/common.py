@@ -6,6 +6,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,25 @@ def analysis_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--layers", nargs="*", default=[], help="patterns; default: the default layers")
     parser.add_argument("--device", default="auto")
     return parser
+
+
+def add_views(commands: Any, tables: Callable[[Path], str], draw: Callable[[argparse.Namespace], None]) -> None:
+    """Add the commands ``show`` and ``draw`` of a study to its subparsers.
+
+    Parameters
+    ----------
+    commands
+        What ``add_subparsers`` returned.
+    tables, draw
+        Makes the tables from a file of results; draws a picture, given ``results`` and ``picture``.
+    """
+    showing = commands.add_parser("show")
+    showing.add_argument("results", type=Path)
+    showing.set_defaults(do=lambda chosen: print(tables(chosen.results), end=""))
+    drawing = commands.add_parser("draw")
+    drawing.add_argument("results", type=Path)
+    drawing.add_argument("picture", type=Path)
+    drawing.set_defaults(do=draw)
 
 
 def machine(device: str = "auto") -> str:

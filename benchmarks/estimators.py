@@ -120,7 +120,9 @@ _PACKAGES = {"LightGBM": "lightgbm", "XGBoost": "xgboost", "CatBoost": "catboost
 def _catboost() -> Any:
     import catboost
 
-    return catboost.CatBoostClassifier(iterations=ESTIMATORS, depth=6, random_state=SEED, verbose=False, thread_count=1)
+    return catboost.CatBoostClassifier(
+        iterations=ESTIMATORS, depth=6, random_state=SEED, verbose=False, thread_count=1, allow_writing_files=False
+    )
 
 
 def standardized(name: str) -> Table:

@@ -35,6 +35,7 @@ import numpy.typing as npt
 import onnx
 import pandas
 import torch
+from common import add_views
 from invertible_networks import BLOCKS, BY_FORMULA, INVERTIBLE, KINDS, Classifier, Inverse, export, train
 from torch import Tensor
 
@@ -296,13 +297,7 @@ def main() -> None:
     longer.add_argument("--steps", type=int, nargs="+", default=[400, 1600])
     longer.add_argument("--seed", type=int, default=0)
     longer.set_defaults(do=train_longer)
-    showing = commands.add_parser("show")
-    showing.add_argument("results", type=Path)
-    showing.set_defaults(do=lambda chosen: print(tables(chosen.results), end=""))
-    drawing = commands.add_parser("draw")
-    drawing.add_argument("results", type=Path)
-    drawing.add_argument("picture", type=Path)
-    drawing.set_defaults(do=draw)
+    add_views(commands, tables, draw)
     chosen = parser.parse_args()
     chosen.do(chosen)
 

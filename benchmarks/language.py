@@ -28,6 +28,7 @@ import onnx
 import onnxruntime
 import pandas
 import torch
+from common import add_views
 from language_networks import (
     KINDS,
     UNKNOWN,
@@ -340,13 +341,7 @@ def main() -> None:
     summarizing.add_argument("folder", type=Path)
     summarizing.add_argument("results", type=Path)
     summarizing.set_defaults(do=summarize)
-    showing = commands.add_parser("show")
-    showing.add_argument("results", type=Path)
-    showing.set_defaults(do=lambda chosen: print(tables(chosen.results), end=""))
-    drawing = commands.add_parser("draw")
-    drawing.add_argument("results", type=Path)
-    drawing.add_argument("picture", type=Path)
-    drawing.set_defaults(do=draw)
+    add_views(commands, tables, draw)
     chosen = parser.parse_args()
     chosen.do(chosen)
 

@@ -43,7 +43,7 @@ class JacobianMoments:
     draws: float
 
     def blended(self, fresh: JacobianMoments, weight: float) -> JacobianMoments:
-        """Move towards fresh moments of as many noise samples, by the given weight."""
+        """Move by a weight between 0 and 1 towards fresh moments of the same samples."""
         draws = 1 / ((1 - weight) ** 2 / self.draws + weight**2 / fresh.draws)
         rows, energy, deviation, growth = (
             torch.lerp(kept, new, weight) for kept, new in zip(self.estimates, fresh.estimates, strict=True)
@@ -52,11 +52,11 @@ class JacobianMoments:
 
     @property
     def estimates(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The four means."""
+        """The four means, (S, m, n), (S, n), (S,) and (S,)."""
         return self.rows, self.energy, self.deviation, self.growth
 
     def column_norms(self, sigma: Tensor) -> Tensor:
-        """Squared column norms of the linear layer whose gradient at these noise scales, (S, n), is the layer's."""
+        """Squared column norms, (S, n), of a linear layer with nearly this gradient at noise scales sigma, (S, n)."""
         square = self.rows.square().sum(1)
         varying = (self.energy - square) / (1 - 1 / self.draws)
         mean = (self.energy - varying).clamp(min=0)

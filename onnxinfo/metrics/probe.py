@@ -303,6 +303,11 @@ class LayerProbe:
             Noise scales, (S, n), standardized.
         draws
             Number of noise samples.
+
+        Returns
+        -------
+        JacobianMoments
+            Standardized, of all S samples; each noise sample takes m vector-Jacobian products.
         """
         rows = torch.zeros(self.samples, self.center.shape[1], self.units, dtype=sigma.dtype, device=sigma.device)
         energy, total = torch.zeros_like(sigma), torch.zeros_like(sigma[:, 0])

@@ -498,7 +498,7 @@ class Problem:
         now = certified.certificate
         ratio = problem.sigma(certified.scales) / problem.sigma(found.scales[live])
         gained = ratio.log().nan_to_num(0.0).sum(1)
-        better = ~before.met | (now.met & (now.converged | (gained > 0)))
+        better = now.met & (~before.met | now.converged | (gained > 0))
         found.take(live, certified, better, problem.feature.n_vjps, MOMENT_PASSES)
 
     def moments_round(self, scales: Tensor) -> Tensor:
@@ -681,7 +681,9 @@ class Problem:
         self, scales: Tensor, deviations: Tensor, exponent: Tensor, control: Control | None
     ) -> tuple[Tensor, Tensor]:
         """Add noise until the deviations are precise; meet the constraint once more if it is still off."""
-        sigma, more = self.sigma(scales), partial(sample_until, self.feature, effort=self.effort, control=control)
+        # The deviation of m outputs varies by a factor of up to sqrt(2 / m).
+        effort = self.effort * max(1, FEW_OUTPUTS // self.feature.center.shape[1])
+        sigma, more = self.sigma(scales), partial(sample_until, self.feature, effort=effort, control=control)
         deviations = more(sigma, deviations, wanted=SCALE_STDERR)
         if not bool((self.known_off(scales, deviations) > STILL_OFF).any()):
             return scales, deviations

@@ -1,5 +1,6 @@
 """A single output of many units with a rough gradient: the optimum is known, and a pass tells little about a unit."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 from unittest.mock import PropertyMock, patch
@@ -71,6 +72,26 @@ def test_what_is_proven_is_not_solved_again(monkeypatch):
     monkeypatch.setattr(Certificate, "converged", property(lambda self: torch.ones_like(self.met)))
     lost(seed=0)
     assert solved == [SAMPLES]
+
+
+def test_scales_that_do_not_meet_the_constraint_replace_none(monkeypatch):
+    certify, before = sid.Problem.certify, []
+
+    def unmet(self, scales, *given):
+        certified, *rest = certify(self, scales, *given)
+        unmet = dataclasses.replace(certified.certificate, met=torch.zeros(len(scales), dtype=torch.bool))
+        return dataclasses.replace(certified, certificate=unmet), *rest
+
+    def solved_again(self, scales):
+        before.append(scales)
+        return 2 * scales
+
+    monkeypatch.setattr(sid.Problem, "certify", unmet)
+    monkeypatch.setattr(sid.Problem, "moments_round", solved_again)
+    monkeypatch.setattr(sid.Problem, "feasible", lambda self, scales: scales)
+    loss = lost(seed=0)
+    (scales,) = before
+    torch.testing.assert_close(loss, Rough().entropy(Rough().optimum[None]) - Rough().entropy(scales))
 
 
 def moments(**changed):
