@@ -147,12 +147,17 @@ class SanityCard:
         assert self.probability is not None
         if self.samples <= _CLASSES_SHOWN:
             pairs = zip(self.predicted.tolist(), self.probability.tolist(), strict=True)
-            return ", ".join(f"class {number} ({share:.2f})" for number, share in pairs)
+            return ", ".join(_class(number) + (f" ({share:.2f})" if number >= 0 else "") for number, share in pairs)
         common = Counter(self.predicted.tolist()).most_common(_CLASSES_SHOWN)
-        counts = ", ".join(f"class {number}: {count}" for number, count in common)
+        counts = ", ".join(f"{_class(number)}: {count}" for number, count in common)
         finite = self.probability[np.isfinite(self.probability)]
         mean = f"; mean probability {finite.mean():.2f}" if len(finite) else ""
         return f"{counts}{', ...' if len(set(self.predicted.tolist())) > len(common) else ''}{mean}"
+
+
+def _class(number: int) -> str:
+    """Name a predicted class; -1 stands for scores that are not finite."""
+    return f"class {number}" if number >= 0 else "no class (scores not finite)"
 
 
 def card_of(

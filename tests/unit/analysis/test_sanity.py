@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxinfo
+from onnxinfo.archive.sanity import SanityCard
 from onnxinfo.graph.own_scaling import own_scaling
 from onnxinfo.models import path
 
@@ -241,3 +242,11 @@ def test_anonymous_runs_do_not_name_samples(tmp_path):
     result = onnxinfo.analyze(model, diabetes, tmp_path / "a.h5", layers=["-1"], limit=2, anonymous_names=True)
     with onnxinfo.open(tmp_path / "a.h5") as archive:
         assert archive[result.run].sanity.notes == ()
+
+
+def test_scores_that_are_not_finite_name_no_class():
+    """A class has a number and a probability, or there is none."""
+    few = SanityCard("x", 2, {}, predicted=np.array([3, -1]), probability=np.array([0.5, np.nan]))
+    assert "predictions: class 3 (0.50), no class (scores not finite)" in few.lines()
+    many = SanityCard("x", 9, {}, predicted=np.full(9, -1), probability=np.full(9, np.nan))
+    assert "predictions: no class (scores not finite): 9" in many.lines()
