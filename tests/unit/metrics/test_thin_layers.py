@@ -74,24 +74,33 @@ def test_what_is_proven_is_not_solved_again(monkeypatch):
     assert solved == [SAMPLES]
 
 
-def test_scales_that_do_not_meet_the_constraint_replace_none(monkeypatch):
+@pytest.mark.parametrize("met", [True, False])
+def test_scales_that_are_lower_or_do_not_meet_the_constraint_replace_none(met, monkeypatch):
     certify, before = sid.Problem.certify, []
 
-    def unmet(self, scales, *given):
-        certified, *rest = certify(self, scales, *given)
-        unmet = dataclasses.replace(certified.certificate, met=torch.zeros(len(scales), dtype=torch.bool))
-        return dataclasses.replace(certified, certificate=unmet), *rest
+    def certified(self, scales, *given):
+        found, *rest = certify(self, scales, *given)
+        certificate = dataclasses.replace(found.certificate, met=torch.full((len(scales),), met))
+        return dataclasses.replace(found, certificate=certificate), *rest
 
-    def solved_again(self, scales):
+    def worse(self, scales):
         before.append(scales)
-        return 2 * scales
+        return scales.flip(1)
 
-    monkeypatch.setattr(sid.Problem, "certify", unmet)
-    monkeypatch.setattr(sid.Problem, "moments_round", solved_again)
+    monkeypatch.setattr(sid.Problem, "certify", certified)
+    monkeypatch.setattr(sid.Problem, "moments_round", worse)
     monkeypatch.setattr(sid.Problem, "feasible", lambda self, scales: scales)
+    layer = Rough()
     loss = lost(seed=0)
     (scales,) = before
-    torch.testing.assert_close(loss, Rough().entropy(Rough().optimum[None]) - Rough().entropy(scales))
+    assert (layer.entropy(scales) > layer.entropy(scales.flip(1)) + 0.1).all()
+    torch.testing.assert_close(loss, layer.entropy(layer.optimum[None]) - layer.entropy(scales), atol=1e-4, rtol=0)
+
+
+def test_what_is_limited_by_rounding_is_not_solved_again(monkeypatch):
+    monkeypatch.setattr(sid.Problem, "coarseness", lambda self, scales: torch.full((len(scales),), 2.0))
+    monkeypatch.setattr(sid.Problem, "moments_round", lambda self, scales: pytest.fail("solved again"))
+    lost(seed=0)
 
 
 def moments(**changed):
