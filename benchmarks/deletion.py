@@ -78,9 +78,9 @@ def images(chosen: argparse.Namespace) -> npt.NDArray[np.float32]:
     return np.asarray(x, np.float32)
 
 
-def with_permuted_weights(path: str) -> onnx.ModelProto:
+def with_permuted_weights(path: str, seed: int = SEED) -> onnx.ModelProto:
     """Return a network whose weight tensors, without biases, have their values in random order."""
-    model, stream = onnx.load(path), np.random.default_rng(SEED)
+    model, stream = onnx.load(path), np.random.default_rng(seed)
     for tensor in model.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
         if values.ndim >= 2 and values.dtype.kind == "f":
