@@ -11,7 +11,8 @@ tensor in random order), and CKA of all layers; it resumes, with a file for each
 the same module, whose scores are compared with those of the converted ONNX graph first. The class is the one that the
 network predicts, also for redrawn weights. A map is important where it is high: SID has its sign turned.
 
-``summarize`` compares maps by Spearman's rank correlation over blocks of 4 x 4 pixels, image by image. A map that is
+``summarize`` compares maps by Spearman's rank correlation over blocks of 4 x 4 pixels, image by image, and by the
+partial correlation if the ranks of the distance from the center are given. A map that is
 constant has no ranks; such images are left out and counted. Costs are processor time per image on one thread, in units
 of a forward and backward pass of the same network for the same images, measured right before.
 """
@@ -73,12 +74,26 @@ def missing(names: tuple[str, ...] = TOOLS) -> str:
     return f"not installed: {', '.join(absent)}; run: pip install {' '.join(absent)}" if absent else ""
 
 
-def rank_correlations(first: Floats, second: Floats) -> Floats:
-    """Return Spearman's rank correlation of the rows of (S, n) and (S, n), NaN where one of them is constant."""
-    one, two = (rankdata(each, axis=1) for each in (first, second))
-    one, two = (each - each.mean(1, keepdims=True) for each in (one, two))
+def rank_correlations(first: Floats, second: Floats, given: Floats | None = None) -> Floats:
+    """Return Spearman's rank correlation of the rows of (S, n) and (S, n), NaN where one of them is constant.
+
+    If a third map is given, it is the partial correlation: of what the third map's ranks do not explain.
+    """
+    one, two = (centered_ranks(each) for each in (first, second))
+    if given is not None:
+        third = centered_ranks(given)
+        one, two = (
+            each - third * ((each * third).sum(1, keepdims=True) / (third**2).sum(1, keepdims=True))
+            for each in (one, two)
+        )
     norm = np.sqrt((one**2).sum(1) * (two**2).sum(1))
     return np.divide((one * two).sum(1), norm, out=np.full(len(one), np.nan), where=norm > 0)
+
+
+def centered_ranks(maps: Floats) -> Floats:
+    """Return the ranks of each row, minus their mean."""
+    ranks = rankdata(maps, axis=1)
+    return ranks - ranks.mean(1, keepdims=True)
 
 
 def of_another_image(maps: Floats) -> Floats:
@@ -353,10 +368,11 @@ def rows_of_maps(folder: Path) -> Iterator[dict[str, Any]]:
     order = [*SAYS, *CONTROLS]
     for place, method in enumerate(order):
         for other in order[:place]:
-            yield {
-                "what": "agreement", "method": method, "other": other,
-                **summary(rank_correlations(maps[method], maps[other])),
-            }  # fmt: skip
+            pair, same = (maps[method], maps[other]), {"method": method, "other": other}
+            yield {"what": "agreement", **same, **summary(rank_correlations(*pair))}
+            if CONTROLS[0] not in (method, other):
+                partial = rank_correlations(*pair, maps[CONTROLS[0]])
+                yield {"what": "agreement beyond the center", **same, **summary(partial)}
 
 
 def summary(values: Floats) -> dict[str, Any]:
@@ -405,37 +421,49 @@ def tables(path: Path) -> str:
     found = (
         pandas.read_csv(path).fillna({"method": "", "other": ""}).set_index(["what", "method", "other"]).sort_index()
     )
+    order = [*SAYS, *CONTROLS]
+    parts = [
+        table_of_methods(found),
+        matrix(found, "agreement", order),
+        matrix(found, "agreement beyond the center", [method for method in order if method != CONTROLS[0]]),
+        cka_table(found),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
-    def cell(what: str, method: str, other: str = "", sign: str = "") -> str:
-        row = found.loc[(what, method, other)]
-        return f"{row.value:{sign}.2f} ± {row.stderr:.2f}" + (
-            f" ({int(row.undefined)} constant)" if row.undefined else ""
-        )
 
-    def agreement(one: str, two: str) -> str:
-        return cell("agreement", *((one, two) if ("agreement", one, two) in found.index else (two, one)))
+def cell(found: pandas.DataFrame, what: str, method: str, other: str = "", sign: str = "") -> str:
+    """Return a mean with its standard error, and how many maps were left out because they are constant."""
+    place = (what, method, other)
+    row = found.loc[place if place in found.index else (what, other, method)]
+    left_out = f" ({int(row.undefined)} constant)" if row.undefined else ""
+    return f"{row.value:{sign}.2f} ± {row.stderr:.2f}{left_out}"
 
+
+def table_of_methods(found: pandas.DataFrame) -> list[str]:
+    """Return the lines of the table of all methods."""
     head = ["map", "tool", "what it says", "passes", *(f"agrees with {each}" for each in OWN)]
     head += ["with redrawn weights", "with the next image", "redrawn - next"]
     lines = [f"| {' | '.join(head)} |", "| --- | --- | --- |" + " ---: |" * (len(head) - 3)]
     for method, (tool, says) in SAYS.items():
         cost = found.loc[("cost", method, "")].value
-        cells = ["" if method == own else agreement(method, own) for own in OWN]
-        cells += [
-            cell("redrawn", method),
-            cell("another image", method),
-            cell("redrawn - another image", method, sign="+"),
-        ]
-        lines.append(f"| {' | '.join([method, tool, says, f'{cost:.1f}' if cost < 10 else f'{cost:.0f}', *cells])} |")
+        cells = [method, tool, says, f"{cost:.1f}" if cost < 10 else f"{cost:.0f}"]
+        cells += ["" if method == own else cell(found, "agreement", method, own) for own in OWN]
+        cells += [cell(found, what, method) for what in ("redrawn", "another image")]
+        lines.append(f"| {' | '.join([*cells, cell(found, 'redrawn - another image', method, sign='+')])} |")
     for method in CONTROLS:
-        cells = [agreement(method, own) for own in OWN]
-        lines.append(f"| {' | '.join([method, '', 'no network', '', *cells, '', cell('another image', method), ''])} |")
-    lines += ["", f"| | {' | '.join([*SAYS][1:])} | {' | '.join(CONTROLS)} |", "| --- |" + " ---: |" * 7]
-    order = [*SAYS, *CONTROLS]
+        cells = [cell(found, "agreement", method, own) for own in OWN]
+        cells = [method, "", "no network", "", *cells, "", cell(found, "another image", method), ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def matrix(found: pandas.DataFrame, what: str, order: list[str]) -> list[str]:
+    """Return the lines of a table of each method with each that follows."""
+    lines = [f"| | {' | '.join(order[1:])} |", "| --- |" + " ---: |" * (len(order) - 1)]
     for place, method in enumerate(order[:-1]):
-        cells = [agreement(method, other) if order.index(other) > place else "" for other in order[1:]]
+        cells = [""] * place + [cell(found, what, method, other) for other in order[place + 1 :]]
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *cka_table(found)]) + "\n"
+    return lines
 
 
 def cka_table(found: pandas.DataFrame) -> list[str]:

@@ -63,6 +63,19 @@ def test_rank_correlation_of_equal_reversed_and_tied_maps():
     np.testing.assert_allclose(other_tools.rank_correlations(one, tied), expected)
 
 
+def test_partial_correlations_are_those_of_the_formula_and_leave_nothing_of_a_shared_map():
+    stream = np.random.default_rng(0)
+    one, two, third = stream.random((3, 5, 30))
+    pairs = ((one, two), (one, third), (two, third))
+    both, first, second = (other_tools.rank_correlations(*pair) for pair in pairs)
+    expected = (both - first * second) / np.sqrt((1 - first**2) * (1 - second**2))
+    np.testing.assert_allclose(other_tools.rank_correlations(one, two, third), expected)
+    shared = 5 * stream.random((50, 64))
+    noisy = [shared + stream.random((50, 64)) for _ in range(2)]
+    assert other_tools.rank_correlations(*noisy).mean() > 0.9
+    assert abs(other_tools.rank_correlations(*noisy, shared).mean()) < 0.1
+
+
 def test_a_constant_map_has_no_ranks_and_is_counted():
     maps = np.stack([np.arange(4.0), np.ones(4), np.arange(4.0)])
     values = other_tools.rank_correlations(maps, maps)
@@ -174,13 +187,13 @@ def test_missing_packages_are_named_with_what_installs_them(monkeypatch):
 def test_the_page_shows_the_committed_results():
     page = (ROOT / "docs" / "other-tools.md").read_text(encoding="utf-8")
     tables = other_tools.tables(RESULTS).split("\n\n")
-    assert len(tables) == 3
+    assert len(tables) == 4
     assert [table for table in tables if f"\n\n{table.strip()}\n\n" not in page] == []
 
 
 def test_committed_results_are_complete_and_possible():
     found = pandas.read_csv(RESULTS).set_index("what")
-    maps = found.loc[["agreement", "redrawn", "another image"]]
+    maps = found.loc[["agreement", "agreement beyond the center", "redrawn", "another image"]]
     assert maps.value.between(-1, 1 + 1e-9).all()
     methods = len(other_tools.SAYS) + len(other_tools.CONTROLS)
     assert len(found.loc["agreement"]) == methods * (methods - 1) // 2
