@@ -19,15 +19,20 @@ _COPIES = (0, 1, 0, 0, 1)
 _SIZES = 5, 2
 #: Inputs that are evaluated at once with gradients, which take the most memory, whatever the limit.
 TRIED_INPUTS = 2
-#: Copies whose gradients are tried, so that each of the two samples comes first once.
+#: Copies whose gradients are tried, in pairs that begin with the first and with the second.
 _WITH_GRADIENTS = 3
+_PAIRS = range(_WITH_GRADIENTS - TRIED_INPUTS + 1)
+#: Copy in both pairs whose cotangents are zero: no gradient reaches it unless the copies influence each other.
+_SILENT = 1
 #: Noise added to the copies, in standardized units.
 _NOISE = 0.3
 #: Rounding tolerances, relative to the norm of a feature, to its spread under the noise, and to the largest gradient.
 _OF_VALUE, _OF_SPREAD, _OF_GRADIENT = 1e-3, 1e-3, 1e-2
 #: The same for quantized networks, where another order of summation may round to the neighboring step.
 _OF_SPREAD_ROUNDED, _OF_GRADIENT_ROUNDED = 0.2, 0.5
-#: Tolerance for other neighbors in a batch of the same size, relative to the norm of a feature.
+#: The gradient's if other neighbors change nothing: rounding may move an activation to the other side of its kink.
+_OF_GRADIENT_KINKS = 0.2
+#: Tolerance for other neighbors in a batch of the same size, relative to the norm of a feature or gradient.
 _OF_NEIGHBORS = 1e-5
 
 
@@ -62,32 +67,57 @@ class Trial:
             The other evaluation.
         rounded
             The network rounds its activations. The same sums may then differ by whole steps, so a batch with other
-            neighbors tests whether the inputs of a batch influence each other.
+            neighbors tests whether the inputs of a batch influence each other. So it does where gradients differ as an
+            activation at its kink makes them.
         """
-        of_spread, of_gradient = (_OF_SPREAD_ROUNDED, _OF_GRADIENT_ROUNDED) if rounded else (_OF_SPREAD, _OF_GRADIENT)
+        of_spread = _OF_SPREAD_ROUNDED if rounded else _OF_SPREAD
         for size in _SIZES:
             with torch.no_grad():
                 features = evaluate(self.x[-size:], self.rows[-size:])
             pairs = zip(features, self.features, strict=True)
             if not all(same_features(feature, alone[-size:], of_spread) for feature, alone in pairs):
                 return False
-        for start in range(_WITH_GRADIENTS - TRIED_INPUTS + 1):
-            part = slice(start, start + TRIED_INPUTS)
-            cotangents = [cotangent[part] for cotangent in self.cotangents]
-            gradient = _gradient(evaluate, self.x[part], self.rows[part], cotangents)
-            if not _same_gradients(gradient, self.gradient[part], of_gradient):
-                return False
-        return not rounded or self._neighbors_do_not_matter(evaluate)
+        gradients = [self._gradient_of(evaluate, self.x, start) for start in _PAIRS]
+        if any(self._leaks(gradient, start) for gradient, start in zip(gradients, _PAIRS, strict=True)):
+            return False
+        if not rounded and self._has_gradients(gradients, _OF_GRADIENT):
+            return True
+        return self._has_gradients(gradients, _OF_GRADIENT_ROUNDED if rounded else _OF_GRADIENT_KINKS) and (
+            self._neighbors_do_not_matter(evaluate, gradients)
+        )
 
-    def _neighbors_do_not_matter(self, evaluate: Evaluate) -> bool:
-        """Check that the first input gives the same result next to other inputs, larger than those of the trial."""
+    def _gradient_of(self, evaluate: Evaluate, x: Tensor, start: int) -> Tensor:
+        """Gradient at two of the copies, of which the second copy, whose cotangents are zero, is one."""
+        part = slice(start, start + TRIED_INPUTS)
+        return _gradient(evaluate, x[part], self.rows[part], [cotangent[part] for cotangent in self.cotangents])
+
+    def _leaks(self, gradient: Tensor, start: int) -> bool:
+        """Whether the first or third copy's result has a gradient with respect to the second copy."""
+        leaked = gradient[_SILENT - start].double()
+        leaked = torch.where(self.gradient[_SILENT].isfinite(), leaked, 0)
+        return not bool(leaked.norm() <= _OF_NEIGHBORS * _largest(self.gradient[start : start + TRIED_INPUTS]))
+
+    def _has_gradients(self, gradients: Sequence[Tensor], tolerance: float) -> bool:
+        return all(
+            _same_gradients(gradient, self.gradient[start : start + TRIED_INPUTS], tolerance)
+            for gradient, start in zip(gradients, _PAIRS, strict=True)
+        )
+
+    def _neighbors_do_not_matter(self, evaluate: Evaluate, gradients: Sequence[Tensor]) -> bool:
+        """Check that inputs give the same results next to other inputs, larger than those of the trial.
+
+        The batches have the same size, so that they round alike unless their inputs influence each other.
+        """
         with torch.no_grad():
             beside = evaluate(self.x, self.rows)
             beside_others = evaluate(torch.cat([self.x[:1], 2 * self.x[1:]]), self.rows)
-        pairs = ((one[0].double(), other[0].double()) for one, other in zip(beside, beside_others, strict=True))
-        return all(
-            torch.equal(one, other) or bool((one - other).norm() <= _OF_NEIGHBORS * one.norm()) for one, other in pairs
-        )
+        pairs = [(one[0], other[0]) for one, other in zip(beside, beside_others, strict=True)]
+        others = self.x.clone()
+        others[_SILENT] *= 2
+        for gradient, start in zip(gradients, _PAIRS, strict=True):
+            # The other copy of the first pair comes first, that of the second pair last.
+            pairs.append((gradient[start], self._gradient_of(evaluate, others, start)[start]))
+        return all(map(_unmoved, pairs))
 
 
 def try_alone(alone: Evaluate, x: Tensor, rows: Tensor, unit: Tensor | float) -> Trial:
@@ -129,7 +159,19 @@ def _same_gradients(actual: Tensor, expected: Tensor, of_gradient: float) -> boo
     if not torch.equal(actual.isfinite(), finite):
         return False
     a, e = (as_rows(torch.where(finite, gradient, 0).double()) for gradient in (actual, expected))
-    return bool(((a - e).norm(dim=1) <= of_gradient * e.norm(dim=1).max()).all())
+    return bool(((a - e).norm(dim=1) <= of_gradient * _largest(e)).all())
+
+
+def _largest(gradients: Tensor) -> float:
+    """Largest norm of the gradients of several inputs, without what is not finite."""
+    return float(as_rows(torch.where(gradients.isfinite(), gradients, 0).double()).norm(dim=1).max())
+
+
+def _unmoved(pair: tuple[Tensor, Tensor]) -> bool:
+    if not torch.equal(*(each.isfinite() for each in pair)):
+        return False
+    one, other = (torch.where(each.isfinite(), each, 0).double() for each in pair)
+    return bool((one - other).norm() <= _OF_NEIGHBORS * one.norm())
 
 
 def _cotangent(feature: Tensor, stream: torch.Generator) -> Tensor:
@@ -137,7 +179,7 @@ def _cotangent(feature: Tensor, stream: torch.Generator) -> Tensor:
     signs = torch.randint(2, feature.shape, generator=stream).to(feature) * 2 - 1
     finite = torch.where(feature.isfinite(), feature, 0)
     spread = float((finite - finite.mean(0)).norm())
-    signs[1] = 0
+    signs[_SILENT] = 0
     return signs / spread if spread > 0 else signs
 
 

@@ -240,6 +240,41 @@ def test_gradients_that_differ_alone_are_noticed(caplog):
     assert "influence each other" in caplog.text
 
 
+class Kinked(nn.Module):
+    """In a batch, an activation is on the other side of its kink: its gradient changes by 5 %, its value hardly."""
+
+    def forward(self, x):
+        moved = torch.tensor([0.05, 0, 0, 0]) * (x - x.detach())
+        return (x + moved * (x.shape[0] > 1),)
+
+
+def test_a_kink_is_no_influence(caplog):
+    """Sums in another order may have another sign, to which an activation has another slope."""
+    assert network(Kinked()).select_batching(X[:2], ROWS[:2], torch.ones(4)) == "batch"
+    assert not caplog.text
+
+
+class SlightDetour(nn.Module):
+    """Equal values, with a gradient of 0.5 % of its own that flows to the neighbors."""
+
+    def forward(self, x):
+        return (x + 0.005 * (x.sum(0) - x.sum(0).detach()),)
+
+
+class SlopeOfNeighbors(nn.Module):
+    """Equal values, with slopes that neighbors change by some percent; no gradient flows to them."""
+
+    def forward(self, x):
+        return (x + 0.1 * (x - x.detach()) * torch.tanh(x.mean(0) - x).detach(),)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("module", [SlightDetour, SlopeOfNeighbors])
+def test_an_influence_on_gradients_is_no_kink(module, rounded, caplog):
+    assert network(module()).select_batching(X[:2], ROWS[:2], torch.ones(4), rounded=rounded) == "vmap"
+    assert "influence each other" in caplog.text
+
+
 def test_random_numbers_in_a_graph_are_refused():
     class Noisy(nn.Module):
         def forward(self, x):
