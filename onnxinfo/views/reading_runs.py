@@ -89,10 +89,19 @@ def floor_of(run: RunValues) -> float | None:
     return linear_floor(alpha)
 
 
+#: Entropies of input units that a run may hold without maps.
+_ENTROPIES = ("sid", "ru")
+
+
+def is_per_unit(metric: Metric) -> bool:
+    """Whether a metric is an entropy of input units, in nats per unit."""
+    return metric.units == "nats" and (metric.has_map or metric.name in _ENTROPIES)
+
+
 def metric_label(metric: Metric) -> str:
     """Return the axis label of a metric, with its unit."""
     short = metric.name.upper() if len(metric.name) <= 3 else metric.name
-    if metric.units == "nats" and metric.has_map:
+    if is_per_unit(metric):
         return f"{short}, nats per input unit"
     units = "" if metric.units in ("", "1") else f", {metric.units}"
     return f"{short}{units}" if len(metric.long_name) > 60 or not metric.long_name else f"{metric.long_name}{units}"

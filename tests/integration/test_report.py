@@ -129,6 +129,19 @@ def test_runs_of_one_name_all_have_their_archive(tmp_path):
     assert "<h1>same (a.h5), same (b.h5)</h1>" in text
 
 
+def test_a_run_of_sid_without_maps(tmp_path):
+    archives = [
+        fakes.make(tmp_path / f"{has_map}.h5", described=fakes.schema(metrics=(replace(fakes.SID, has_map=has_map),)))
+        for has_map in (False, True)
+    ]
+    pages = [onnxinfo.report(each, tmp_path / "r.html").read_text() for each in archives]
+    data = (re.search(r'<script type="application/json" id="data">(.*?)</script>', each)[1] for each in pages)
+    without, with_maps = (json.loads(each)["runs"][0] for each in data)
+    assert without["gallery"] is None
+    assert with_maps["gallery"]["maps"]
+    assert without["metrics"] == with_maps["metrics"]
+
+
 def test_settings_have_their_own_names(page):
     """The recipe is shown under the names that options and arguments have, and without what is not set."""
     details = page.read_text().split('id="details"')[1]
@@ -496,6 +509,7 @@ def odd_page(request, tmp_path, monkeypatch):
     """The report of an unusual run."""
     changes = {
         "no maps": {"metrics": (fakes.CONCENTRATION,)},
+        "SID without maps": {"metrics": (replace(fakes.SID, has_map=False),)},
         "one sample": {"sample_names": ["only.png"], "labels": None, "foreground": None, "thumbnails": None},
         "one layer": {"layers": fakes.schema().layers[:1]},
         "many layers": {
@@ -527,7 +541,9 @@ def open_page(browser, file):
 
 
 @pytest.mark.parametrize(
-    "odd_page", ["no maps", "one sample", "one layer", "many layers", "nothing proven"], indirect=True
+    "odd_page",
+    ["no maps", "SID without maps", "one sample", "one layer", "many layers", "nothing proven"],
+    indirect=True,
 )
 def test_unusual_runs_have_a_sensible_page(browser, page, odd_page, request):
     with visit(browser, odd_page, page):
@@ -537,6 +553,9 @@ def test_unusual_runs_have_a_sensible_page(browser, page, odd_page, request):
         assert find(browser, "#nodes .node[aria-pressed=true]")
         assert browser.execute_script("return document.documentElement.scrollWidth - innerWidth") <= 0
         assert find(browser, "#curve .error")
+        assert ("no maps" in find(browser, "#gallery-note")[0].text) == (
+            "maps" in request.node.name or "many" in request.node.name
+        )
         edges = "return [...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect()[arguments[1]])"
         title = browser.execute_script(edges, "#curve text.title", "right")
         numbers = browser.execute_script(edges, "#curve line.grid + text", "left")

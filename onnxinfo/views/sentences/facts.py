@@ -15,7 +15,7 @@ from ...archive.format import LayerRow
 from ...archive.means import mean_and_stderr
 from ...text import printable
 from ..comparable import split_apart
-from ..reading_runs import run_values
+from ..reading_runs import is_per_unit, run_values
 from ..run_values import RunValues
 from ..run_view import RunView
 from ..wording import number_with_error
@@ -155,14 +155,18 @@ class Facts:
     @property
     def entropies(self) -> list[Curve]:
         """Curves of the metrics that are entropies of input units: SID, RU and the like."""
-        return [
-            each for each in self.curves.values() if each.found.metric.units == "nats" and each.found.metric.has_map
-        ]
+        return [each for each in self.curves.values() if is_per_unit(each.found.metric)]
 
     @property
     def discarding(self) -> Curve | None:
         """The curve of SID; None without a value."""
         return self.curves.get("sid")
+
+    @property
+    def mapped(self) -> Curve | None:
+        """The curve of SID; None without a value, or if the run holds no maps of it."""
+        curve = self.discarding
+        return curve if curve is not None and curve.found.metric.has_map else None
 
     def position(self, layer: LayerRow) -> int:
         """Return the position of a layer in the view, at which its maps are read."""

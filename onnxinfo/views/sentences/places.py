@@ -25,7 +25,7 @@ _MOST_COLUMNS = 10_000
 
 def image_edges(facts: Facts) -> Iterator[str]:
     """Tell whether the deepest layer discards the edges of images before their center, and from which layer on."""
-    curve = facts.discarding
+    curve = facts.mapped
     if curve is None:
         return
     for view in facts.view.panels():
@@ -82,7 +82,7 @@ def regions(height: int, width: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray
 
 def columns(facts: Facts) -> Iterator[str]:
     """Name the columns of a table that the deepest layer keeps in most and in least detail."""
-    curve, view = facts.discarding, facts.view
+    curve, view = facts.mapped, facts.view
     names = view.unit_names
     if curve is None or len(view.axes) != 1 or not (names or view.axes == ("feature",)):
         return

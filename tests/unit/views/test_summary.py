@@ -254,6 +254,15 @@ def test_extremes(path):
     assert "sample 0.png (-2.9000 ± 0.0010 nats) and most of sample 5.png (-2.5000 ± 0.0010 nats)" in found
 
 
+@pytest.mark.parametrize("described", [schema, table_schema])
+def test_a_run_without_maps(path, tmp_path, described):
+    """Everything is said that needs no maps, as of the same run with maps."""
+    values = [FLOOR, -2.97, -2.5, -2.4]
+    found = sentences(write(path, values, described=described(metrics=(replace(PROVEN_SID, has_map=False),))))
+    assert found == sentences(write(tmp_path / "b.h5", values, described=described(metrics=(PROVEN_SID,))))
+    assert only(found, "Most is discarded")
+
+
 def test_several_metrics(path):
     layers = [LayerRow(f"l{i}", i, "Relu", f"n{i}", i, 0, "1") for i in range(6)]
     values = {"sid": -3 + 0.1 * np.arange(6), "ru": -4 + 0.2 * np.arange(6)}
