@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -108,7 +109,7 @@ def validate(path: str | os.PathLike[str]) -> Validation:
     try:
         archive = open_archive(resolved)
     except OnnxinfoError as error:
-        return Validation(str(path), (), 0, (Violation("", "file", _problem(error)),), ())
+        return Validation(str(path), (), 0, (Violation("", "file", _problem(error, resolved)),), ())
     notes = []
     if is_being_written(resolved):
         notes.append("a run is being written")
@@ -121,7 +122,7 @@ def validate(path: str | os.PathLike[str]) -> Validation:
             names = archive.runs
         except OnnxinfoError as error:
             names = ()
-            violations.append(Violation("", "file", _problem(error)))
+            violations.append(Violation("", "file", _problem(error, resolved)))
         for name in names:
             check = _RunCheck(archive, name)
             check.everything()
@@ -136,7 +137,7 @@ def _links(archive: Archive) -> Iterator[Violation]:
             if guard.is_link(archive.file, name):
                 yield Violation("", printable(name), "a link to elsewhere, which an archive must not have")
     except OnnxinfoError as error:
-        yield Violation("", "file", _problem(error))
+        yield Violation("", "file", _problem(error, archive.path))
 
 
 class _RunCheck:
@@ -248,13 +249,19 @@ class _RunCheck:
         try:
             return check()
         except OnnxinfoError as error:
-            self._demand(False, where, _problem(error))
+            self._demand(False, where, _problem(error, self._archive.path, self._name))
             return None
 
 
-def _problem(error: OnnxinfoError) -> str:
-    """Return an error without the advice to validate the archive."""
-    return str(error).removesuffix(guard.ADVICE)
+def _problem(error: OnnxinfoError, path: Path, run: str = "") -> str:
+    """Return an error without the advice to validate the archive and the names that a violation has already."""
+    text = str(error).removesuffix(guard.ADVICE)
+    for name in {str(path), printable(path)}:
+        text = text.replace(f"cannot read {name}: ", "cannot be read: ")
+        for owner in (printable(f"run '{run}' of {name}"), name):
+            text = text.removeprefix(f"{owner} ").removeprefix(f"{owner}: ")
+            text = re.sub(rf" (?:of|in) {re.escape(owner)}(?= |:|;|,|$)", "", text)
+    return text
 
 
 def _dimensions(run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import pytest
 from archive_fakes import content, fill, make, schema, table_schema
 from click.testing import CliRunner
@@ -269,3 +270,49 @@ def test_command_validate(path):
     assert "violation: run second: concentration: concentration of layer '/layer0" in bad.output
     report = json.loads(invoke("validate", path, "--format", "json").output)
     assert (report["valid"], report["violations"][0]["run"]) == (False, "second")
+
+
+def _newer(file):
+    file.attrs["format_version"] = 99
+
+
+def _damaged_map(file):
+    file["first/sid_map"][0] = 0
+
+
+def _without_names(file):
+    del file["first/sample_name"]
+
+
+def _newer_run(file):
+    file["first"].attrs["format_version"] = 99
+
+
+@pytest.mark.parametrize("name", ["a.h5", "of é"])
+@pytest.mark.parametrize(
+    ("change", "violation"),
+    [
+        (_newer, "violation: file: has format version 99, this"),
+        (
+            _damaged_map,
+            "violation: run first: sid_map[0, 0]: sid map of layer '/layer0/é/Relu_output_0', sample 0 is damaged",
+        ),
+        (_without_names, "violation: run first: run: /first/sample_name is missing\n"),
+        (_newer_run, "violation: run first: run: has format version 99, this"),
+        (None, "violation: file: is not an HDF5 file; name"),
+        ("missing", "violation: file: cannot be read: No such file"),
+    ],
+)
+def test_validate_names_the_archive_once(tmp_path, two_runs, name, change, violation):
+    path = tmp_path / name
+    if change is None:
+        path.write_text("text")
+    elif change != "missing":
+        path.write_bytes(two_runs)
+        with h5py.File(path, "r+") as file:
+            change(file)
+    result = CliRunner().invoke(cli, ["validate", str(path)])
+    assert result.exit_code == 1
+    assert violation in result.output
+    assert result.output.count(str(path)) == 1
+    assert f"\n{path}: " in result.output
