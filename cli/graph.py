@@ -57,10 +57,11 @@ def layers(
     from onnxinfo import load, perturbed_tensors
     from onnxinfo.graph.collection import paused_collection
     from onnxinfo.graph.layers import choose_layers
+    from onnxinfo.workflows.surgery import with_named_parts
 
     target = claim_table(output, format, [model], force)
     with paused_collection():
-        loaded = _with_parts(opened(load(read_source(model)), **changes), layers)
+        loaded = with_named_parts(opened(load(read_source(model)), **changes), layers)
         sources = perturbed_tensors(loaded, input_tensor)
         _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
         if not quiet():
@@ -103,9 +104,10 @@ def expose(
     from onnxinfo import perturbed_tensors
     from onnxinfo.graph.collection import paused_collection
     from onnxinfo.graph.layers import choose_layers
+    from onnxinfo.workflows.surgery import with_named_parts
 
     with paused_collection():
-        loaded = _with_parts(opened(load_for(model, output, force), **changes), layers)
+        loaded = with_named_parts(opened(load_for(model, output, force), **changes), layers)
         sources = perturbed_tensors(loaded, input_tensor)
         _, chosen = choose_layers(loaded, sources, layers or (["0-"] if everything else []), exclude)
         exposed = expose_tensors(loaded, [layer.name for layer in chosen])
@@ -117,7 +119,12 @@ def expose(
 @click.option("-o", "--output", required=True, metavar="OUT.onnx", help="Model file to write; - is standard output.")
 @click.option("--from", "sources", multiple=True, metavar="TENSOR", help="Tensor that becomes an input; repeatable.")
 @click.option(
-    "--to", "outputs", multiple=True, required=True, metavar="TENSOR", help="Tensor that becomes an output; repeatable."
+    "--to",
+    "outputs",
+    multiple=True,
+    required=True,
+    metavar="TENSOR",
+    help="Tensor that becomes an output, or NAME[3], NAME[5,2:6]: a part of one; repeatable.",
 )
 @force
 def extract(model: str, output: str, sources: tuple[str, ...], outputs: tuple[str, ...], force: bool) -> None:
@@ -132,18 +139,6 @@ def extract(model: str, output: str, sources: tuple[str, ...], outputs: tuple[st
     from onnxinfo import extract as extract_part
 
     _write(extract_part(load_for(model, output, force), sources, outputs), output, force)
-
-
-def _with_parts(model: Model, patterns: Sequence[str]) -> Model:
-    """Return a model with the parts of layers that patterns name; torch is imported only if there are some."""
-    from onnxinfo.graph.parts import parted_tensors, with_parts
-
-    if not parted_tensors(model, patterns):
-        return with_parts(model, patterns)
-    from onnxinfo.config import SelectionConfig
-    from onnxinfo.workflows.open_model import with_chosen_parts
-
-    return with_chosen_parts(model, SelectionConfig(patterns))
 
 
 def _perturbed(model: Model, sources: Sequence[str]) -> str:

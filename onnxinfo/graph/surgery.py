@@ -6,11 +6,9 @@ import dataclasses
 import difflib
 import itertools
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
 
 import onnx
 
-from ..arguments import Names, names_of
 from ..errors import ModelError, UsageError
 from ..text import quoted
 from . import protos
@@ -19,44 +17,14 @@ from .functions import function_key
 from .model import Model, ModelSource, load
 
 
-def expose(model: ModelSource, tensors: Names, *, example: Any = None) -> Model:
-    """Make tensors of a model additional outputs, after the original ones.
-
-    Parameters
-    ----------
-    model
-        See :func:`onnxinfo.load`.
-    tensors
-        Names of tensors of the main graph: computed values, inputs or initializers. Existing outputs and duplicates
-        are ignored.
-    example
-        Input of a torch module, see :func:`onnxinfo.load`.
-
-    Returns
-    -------
-    Model
-        The model with its graph otherwise unchanged.
-
-    Raises
-    ------
-    ModelError
-        The model cannot be loaded, or the type of a tensor is unknown.
-    UsageError
-        A tensor is not in the graph.
-
-    Examples
-    --------
-    >>> model = onnxinfo.expose("digits-cnn.onnx", ["relu", "relu_1"])
-    >>> [output.name for output in model.proto.graph.output]
-    ['logits', 'relu', 'relu_1']
-    """
-    loaded = load(model, example=example)
-    names = [output.name for output in loaded.proto.graph.output]
-    values = _Values(loaded.proto.graph)
-    added = [values.declared(name) for name in dict.fromkeys(names_of(tensors, "tensors")) if name not in names]
-    proto = protos.copy_into(onnx.ModelProto(), loaded.proto)
+def expose(model: Model, tensors: Iterable[str]) -> Model:
+    """Make tensors additional outputs; see :func:`.workflows.surgery.expose`, which knows parts of tensors, too."""
+    names = [output.name for output in model.proto.graph.output]
+    values = _Values(model.proto.graph)
+    added = [values.declared(name) for name in dict.fromkeys(tensors) if name not in names]
+    proto = protos.copy_into(onnx.ModelProto(), model.proto)
     proto.graph.output.extend(added)
-    return dataclasses.replace(loaded, proto=proto)
+    return dataclasses.replace(model, proto=proto)
 
 
 def expose_only(model: ModelSource, tensors: Sequence[str]) -> Model:
@@ -85,41 +53,9 @@ def expose_only(model: ModelSource, tensors: Sequence[str]) -> Model:
     return _part(loaded, [], tensors, keep_inputs=True)
 
 
-def extract(model: ModelSource, inputs: Names, outputs: Names, *, example: Any = None) -> Model:
-    """Extract the part of a graph between tensors.
-
-    Parameters
-    ----------
-    model
-        See :func:`onnxinfo.load`.
-    inputs
-        Names of tensors that become graph inputs, in this order; the nodes that compute them are removed. Graph inputs
-        and initializers may be named too, and then become required inputs.
-    outputs
-        Names of tensors that become the only graph outputs, in this order.
-    example
-        Input of a torch module, see :func:`onnxinfo.load`.
-
-    Returns
-    -------
-    Model
-        Other graph inputs that ``outputs`` need are kept after ``inputs``.
-
-    Raises
-    ------
-    ModelError
-        The model cannot be loaded, or the type of a tensor is unknown.
-    UsageError
-        A tensor is not in the graph, or no output depends on one of the inputs.
-
-    Examples
-    --------
-    >>> model = onnxinfo.extract("digits-cnn.onnx", ["relu_6"], ["logits"])
-    >>> [value.name for value in model.proto.graph.input], [node.op_type for node in model.proto.graph.node]
-    (['relu_6'], ['AveragePool', 'Reshape', 'Gemm'])
-    """
-    loaded = load(model, example=example)
-    return _part(loaded, names_of(inputs, "inputs"), names_of(outputs, "outputs"), keep_inputs=False)
+def extract(model: ModelSource, inputs: Sequence[str], outputs: Sequence[str]) -> Model:
+    """Extract the part of a graph between tensors; see :func:`.workflows.surgery.extract`."""
+    return _part(load(model), inputs, outputs, keep_inputs=False)
 
 
 def _part(model: Model, inputs: Sequence[str], outputs: Sequence[str], *, keep_inputs: bool) -> Model:

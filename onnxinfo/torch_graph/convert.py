@@ -12,7 +12,6 @@ from typing import Any, Literal, Self
 import onnx
 from torch import Tensor, fx, nn
 
-from ..arguments import Names, names_of
 from ..errors import ConversionError
 from ..graph.model import ModelSource, load
 from ..graph.surgery import expose_only
@@ -69,55 +68,13 @@ class Conversion:
 
 def convert(
     model: ModelSource,
-    outputs: Names | None = None,
+    outputs: Sequence[str] | None = None,
     *,
     fallback: bool = True,
     shapes: Shapes = MappingProxyType({}),
-    example: Any = None,
 ) -> fx.GraphModule:
-    """Convert an ONNX model to a differentiable :class:`torch.fx.GraphModule`.
-
-    Parameters
-    ----------
-    model
-        See :func:`onnxinfo.load`.
-    outputs
-        Names of the tensors to return, any tensors of the graph; default: the graph outputs. The module contains only
-        the nodes that they need.
-    fallback
-        Whether a node without a converter may run in ONNX Runtime or the reference evaluator, as a constant through
-        which no gradient passes.
-    shapes
-        Shapes of graph inputs, by name, to which the graph is specialized: what depends on shapes alone is computed
-        now, and only inputs of these shapes are accepted. None leaves the size of an axis free.
-    example
-        Input of a torch module, see :func:`onnxinfo.load`.
-
-    Returns
-    -------
-    torch.fx.GraphModule
-        Positional inputs in the order of the ONNX graph inputs (without those that are also initializers); returns
-        a tuple with one tensor per requested output. ``meta["conversions"]`` lists the backend of each node, as
-        :func:`.conversions.conversion_report` does.
-
-    Raises
-    ------
-    ModelError
-        The model cannot be loaded.
-    UsageError
-        An output is not a tensor of the graph, or the shapes contradict the model or each other.
-    ConversionError
-        A needed operator has no converter; the message names node, operator and opset version.
-
-    Examples
-    --------
-    >>> import torch
-    >>> module = onnxinfo.convert("digits-cnn.onnx", ["relu_1", "logits"])
-    >>> [tuple(output.shape) for output in module(torch.zeros(2, 1, 8, 8))]
-    [(2, 16, 8, 8), (2, 10)]
-    """
-    outputs = None if outputs is None else names_of(outputs, "outputs")
-    scope = Scope.of(*needed_part(load(model, example=example), outputs, shapes), fallback=fallback, shapes=shapes)
+    """Convert a model; see :func:`.workflows.surgery.convert`, which knows parts of tensors, too."""
+    scope = Scope.of(*needed_part(load(model), outputs, shapes), fallback=fallback, shapes=shapes)
     module = _GraphBuilder(scope, shapes).build(outputs)
     _align(module)
     module.meta["conversions"] = scope.conversions

@@ -141,6 +141,11 @@ def test_the_command_line(tmp_path):
     session = onnxruntime.InferenceSession(str(tmp_path / "exposed.onnx"))
     _, region = session.run(None, {"image": np.zeros((1, 1, 8, 8), np.float32)})
     assert region.shape == (1, 2, 4, 4)
+    run("extract", CNN, "--to", "logits[3]", "-o", tmp_path / "extracted.onnx")
+    (logit,) = onnxruntime.InferenceSession(str(tmp_path / "extracted.onnx")).run(
+        None, {"image": np.zeros((2, 1, 8, 8), np.float32)}
+    )
+    assert logit.shape == (2, 1)
     given = (CNN, "--inputs", IMAGES, "--limit", "2", "--layers", "logits[3]", "-o", tmp_path / "a.h5")
     run("analyze", *given, "--dry-run")
     assert not (tmp_path / "a.h5").exists()

@@ -8,10 +8,12 @@ import graphs
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+import onnxinfo
 from onnxinfo import UsageError, list_layers, load
 from onnxinfo.graph.layers import choose_layers
 from onnxinfo.graph.parts import existing_parts, parse_part, through_parts, whole_layers, with_parts
@@ -226,6 +228,42 @@ def test_the_samples_axis_of_a_tensor_without_names_is_found_by_trial():
     assert sample_axes(model, ["y"]) == {"y": 1}
     found = computed(with_parts(model, ["y[-1]"], sample_axes(model, ["y"])), ["y", "y[-1]"], X[:, :, 0])
     np.testing.assert_array_equal(found["y[-1]"], found["y"][-1:])
+
+
+def test_parts_are_exposed_extracted_and_converted_as_they_are_analyzed():
+    """Time comes first inside, and no axis has a name: only a trial tells that the part is of the time axis."""
+    nodes = [graphs.node("Transpose", "x", "y", perm=[1, 0, 2]), graphs.node("Relu", "y", "z")]
+    proto = graphs.model(nodes, [graphs.value("x", (None, None, 3))], [graphs.value("z", (None, None, 3))])
+    x, wanted = X[:, :, 0], X[:, :, 0].transpose(1, 0, 2)[-1:, :, :2]
+    names = ["z", "y[ -1, :2]", "y[-1,:2]"]
+    exposed, extracted = onnxinfo.expose(proto, names), onnxinfo.extract(proto, "y", names[:2])
+    assert not exposed.parts
+    for model, feeds in ((exposed, {"x": x}), (extracted, {"y": x.transpose(1, 0, 2)})):
+        onnx.checker.check_model(model.proto, full_check=True)
+        found = Session(model).run(feeds)
+        assert [*found] == ["z", "y[-1,:2]"]
+        np.testing.assert_array_equal(found["y[-1,:2]"], wanted)
+    for converted in onnxinfo.convert(proto, names)(torch.from_numpy(x))[1:]:
+        np.testing.assert_array_equal(converted.numpy(), wanted)
+    (alone,) = onnxinfo.convert(exposed, "y[-1,:2]")(torch.from_numpy(x))
+    np.testing.assert_array_equal(alone.numpy(), wanted)
+
+
+@pytest.mark.parametrize(
+    "do", [onnxinfo.expose, onnxinfo.convert, lambda model, name: onnxinfo.extract(model, [], name)]
+)
+def test_parts_that_do_not_exist_are_refused(do):
+    with pytest.raises(UsageError, match=r"index 5 is out of range along axis 1 of 'y', which has 5 entries"):
+        do(small(), "y[5]")
+    with pytest.raises(UsageError, match=r"the index of a part consists of integers and slices"):
+        do(small(), "y[cat]")
+    with pytest.raises(UsageError, match=r"the graph has no tensor 'other\[5\]'"):
+        do(small(), "other[5]")
+
+
+def test_inputs_of_what_is_extracted_are_whole_tensors():
+    with pytest.raises(UsageError, match=r"^'y\[0\]' is a part of 'y'; whole tensors expected as inputs$"):
+        onnxinfo.extract(small(), ["y[0]"], ["z"])
 
 
 def test_no_trial_where_names_tell_the_axis_or_none_is_possible():
