@@ -13,6 +13,7 @@ from . import protos
 from .dataflow import Dataflow
 from .functions import Key, function_key
 from .rounding import ROUNDING, repeated, scales
+from .stacks import stacked_sums
 
 CONVOLUTIONS = {
     "Conv", "ConvInteger", "ConvTranspose", "ConvTransposeWithDynamicPads", "DeformConv", "FusedConv", "NhwcConv",
@@ -216,7 +217,7 @@ class Blocks:
             return self._bodies.depth(key) > 0
         if self._matrices[position]:
             return self._is_layer(position)
-        return self.flow.nodes[position].op_type in _ADDING and self._is_sum(position)
+        return self._is_sum(position)
 
     def _is_layer(self, position: int) -> bool:
         """Whether a matrix operator is other than a transform computed by the graph, such as a cosine's matrix.
@@ -403,11 +404,23 @@ class Blocks:
         is no part of a residual sum.
         """
         if position not in self._sums:
-            adds = self.flow.nodes[position].op_type in _ADDING and self._has_matrix
+            adds = self._adds(position) and self._has_matrix
             roots = {self._roots[name] for name in self._operands(position)}
             added = [name for name in roots if self.flow.element_type(name) != onnx.TensorProto.BOOL]
             self._sums[position] = adds and len(added) > 1
         return self._sums[position]
+
+    def _adds(self, position: int) -> bool:
+        return self.flow.nodes[position].op_type in _ADDING or position in self._stack_of
+
+    @cached_property
+    def _sum_of(self) -> dict[int, int]:
+        """Nodes that sum a stack of values, by those that stack them."""
+        return stacked_sums(self.flow)
+
+    @cached_property
+    def _stack_of(self) -> dict[int, int]:
+        return {position: stack for stack, position in self._sum_of.items()}
 
     @cached_property
     def _has_matrix(self) -> bool:
@@ -450,14 +463,19 @@ class Blocks:
                 yield name
 
     def _consumers(self, name: str) -> list[int]:
-        """Nodes that read a value and pass on its content, also if each reader has a rounding of its own."""
-        readers = [i for each in (name, *self._copies.get(name, ())) for i in self.flow.consumers.get(each, ())]
+        """Nodes that read a value and pass on its content, also if each reader has a rounding of its own.
+
+        Of a value that is stacked to be summed, the reader is the sum.
+        """
+        every = (i for each in (name, *self._copies.get(name, ())) for i in self.flow.consumers.get(each, ()))
+        readers = [self._sum_of.get(i, i) for i in every]
         return [i for i in sorted(set(readers)) if self._passing[i] and not self._only_rescales(i)]
 
     def _operands(self, position: int) -> set[str]:
         """Values that a node computes with and that depend on the analysis input, without scales."""
         if position not in self._operands_of:
-            names = (name for name in self.flow.needs[position] if name in self.influenced and name not in self._scales)
+            needs = self.flow.needs[self._stack_of.get(position, position)]
+            names = (name for name in needs if name in self.influenced and name not in self._scales)
             self._operands_of[position] = {self._repeated.get(name, name) for name in names}
         return self._operands_of[position]
 
@@ -553,7 +571,7 @@ class Blocks:
             closed = not others & self.flow.outputs and all(
                 j in inside for name in others for j in self._consumers(name)
             )
-            if closed and (node.op_type in REDUCTIONS or outputs[0] in summaries):
+            if closed and ((node.op_type in REDUCTIONS and not self._adds(i)) or outputs[0] in summaries):
                 return None
             if closed:
                 self._inside |= {j for j in inside if self._matrices[j]}

@@ -77,8 +77,8 @@ def list_layers(model: ModelSource, input_tensor: TensorNames = None, *, example
       weights of an attention are part of its output, and the final states of a recurrence are part of its output at
       all steps. A product with a matrix that the graph computes from constants alone, such as a Fourier transform
       by cosines, is no block;
-    - residual sums, ``Add`` or ``Sum`` of two values that depend on the analysis input, after their normalization
-      and activation; a block whose output is only used by a sum is part of it;
+    - residual sums, ``Add``, ``Sum`` or the sum of a stack of values that depend on the analysis input, after their
+      normalization and activation; a block whose output is only used by a sum is part of it;
     - the graph's outputs, and what outputs that are no features (labels, maps from label to probability) are
       computed from. What is computed from the position of a largest score, or a score's sign, alone is a label, too;
     - the scores before a final softmax or sigmoid, also in elementary operators, instead of it and of what is

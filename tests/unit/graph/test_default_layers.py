@@ -85,6 +85,67 @@ def test_sums_without_a_matrix_operator_are_no_layers():
     assert defaults([product, *nodes[1:]], [axis]) == ["sum", "y"]
 
 
+def residual(*summed):
+    """A block of two products whose input is added to its result, and a head."""
+    nodes = [
+        PRODUCT,
+        helper.make_node("Relu", ["z"], ["r"]),
+        helper.make_node("MatMul", ["r", "w"], ["b"]),
+        *summed,
+        helper.make_node("Relu", ["sum"], ["s"]),
+        helper.make_node("MatMul", ["s", "w"], ["y"]),
+    ]
+    axes = [graphs.constant(f"axis {axis}", [axis]) for axis in (-1, 0, 1, 2)]
+    return defaults(nodes, [*axes, graphs.constant("sizes", [0, 1, 4])])
+
+
+def stacked(concat, reduce, unsqueeze, *, of=("r", "b"), keep=0):
+    return [
+        *(helper.make_node("Unsqueeze", [name, f"axis {unsqueeze}"], [f"{name}1"]) for name in of),
+        helper.make_node("Concat", [f"{name}1" for name in of], ["stack"], axis=concat),
+        helper.make_node("ReduceSum", ["stack", f"axis {reduce}"], ["sum"], keepdims=keep),
+    ]
+
+
+STACKED = {
+    "last": stacked(-1, 2, 2),
+    "first": stacked(0, 0, 0),
+    "middle": stacked(1, 1, 1),
+    "kept": [*stacked(1, 1, 1, keep=1)[:-1],
+             helper.make_node("ReduceSum", ["stack", "axis 1"], ["kept"]),
+             helper.make_node("Squeeze", ["kept", "axis 1"], ["sum"])],
+    "reshaped": [helper.make_node("Reshape", ["r", "sizes"], ["r1"]),
+                 helper.make_node("Reshape", ["b", "sizes"], ["b1"]),
+                 *stacked(1, 1, 1)[2:]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STACKED)
+def test_a_residual_sum_may_be_written_as_a_stack(kind):
+    expected = ["r", "s", "y"]
+    assert residual(helper.make_node("Add", ["r", "b"], ["sum"])) == expected
+    assert residual(*STACKED[kind]) == expected
+
+
+def test_functions_of_one_value_are_stacked_within_its_block():
+    tanh = helper.make_node("Tanh", ["b"], ["t"])
+    stack = stacked(1, 1, 1, of=("b", "t"))
+    assert residual(tanh, *stack) == residual(tanh, helper.make_node("Add", ["b", "t"], ["sum"])) == ["r", "s", "y"]
+
+
+def test_a_stack_that_something_else_reads_is_no_residual_sum():
+    max_of = helper.make_node("ReduceMax", ["stack", "axis 1"], ["top"], keepdims=0)
+    both = helper.make_node("Mul", ["total", "top"], ["sum"])
+    nodes = stacked(1, 1, 1)[:-1]
+    reduced = helper.make_node("ReduceSum", ["stack", "axis 1"], ["total"], keepdims=0)
+    assert "b" in residual(*nodes, reduced, max_of, both)
+
+
+@pytest.mark.parametrize("reduce", [0, 2])
+def test_a_sum_over_another_axis_than_that_of_a_stack_is_no_residual_sum(reduce):
+    assert "b" in residual(*stacked(1, reduce, 1))
+
+
 TAILS = {
     "squeezed": ([helper.make_node("Softmax", ["z"], ["p"]), helper.make_node("Squeeze", ["p"], ["y"])], "y"),
     "label": ([helper.make_node("Softmax", ["z"], ["p"]), helper.make_node("ArgMax", ["p"], ["label"])], "label"),
