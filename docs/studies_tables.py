@@ -1,7 +1,7 @@
 """Insert the studies' tables and pictures into studies.md: python docs/studies_tables.py FOLDER.
 
 A study writes ``FOLDER/<folder>/<name>.md`` and ``.png``; the page contains ``<!-- table <folder>/<name> -->`` ...
-``<!-- end -->``, and shows ``pictures/studies-<folder>-<name>.png``.
+``<!-- end -->``, and shows ``pictures/studies-<folder>-<name>.png``. What the folder lacks stays as it is.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ def fill(folder: Path) -> None:
     """Replace the tables between the marks, and the pictures on the page."""
 
     def table(found: re.Match[str]) -> str:
-        text = (folder / f"{found[1]}.md").read_text(encoding="utf-8")
-        return f"<!-- table {found[1]} -->\n\n{text}\n<!-- end -->"
+        path = folder / f"{found[1]}.md"
+        if not path.exists():
+            return found[0]
+        return f"<!-- table {found[1]} -->\n\n{path.read_text(encoding='utf-8')}\n<!-- end -->"
 
     text = PAGE.read_text(encoding="utf-8")
     text = re.sub(r"<!-- table (\S+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
     PAGE.write_text(text, encoding="utf-8")
     for shown in re.findall(r"\(pictures/(studies-\S+)\.png\)", text):
         _, group, name = shown.split("-", 2)
-        with Image.open(folder / group / f"{name}.png") as image:
+        path = folder / group / f"{name}.png"
+        if not path.exists():
+            continue
+        with Image.open(path) as image:
             image.convert("RGB").quantize(COLORS).save(PAGE.parent / "pictures" / f"{shown}.png", optimize=True)
 
 

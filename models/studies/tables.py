@@ -111,13 +111,14 @@ def _text(number: str, n: int, unproven: int) -> str:
 
 
 def _write(tables: Sequence[Rows], rows: Rows, path: Path, facts: Mapping[str, Any]) -> None:
-    text = "\n".join(map(_markdown, tables))
+    text = "\n".join(map(markdown, tables))
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps({**facts, "rows": list(rows)}, indent=1), encoding="utf-8")
     print(text, flush=True)
 
 
-def _markdown(rows: Rows) -> str:
+def markdown(rows: Rows) -> str:
+    """Return rows as a Markdown table."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(map(_cell, row.values())) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

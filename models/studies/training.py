@@ -1,18 +1,23 @@
 """Damage, distillation, epochs and autoencoders (the paper's Figs. 4a, 5a, 5b and 3b), small enough for a CPU.
 
-``python -m onnxinfo.models.studies.training damage cifar10.npz -o study``; the file holds ``x_train``, ``y_train``,
-``x_test`` and ``y_test``. ``--full`` trains wider networks on all images, preferably on a GPU.
+``python -m onnxinfo.models.studies.training damage cifar10.npz -o study --seeds 0 1 2``; the file holds ``x_train``,
+``y_train``, ``x_test`` and ``y_test``. ``--full`` trains wider networks on all images, preferably on a GPU.
+
+Networks are trained anew for each seed and measured on held-out images drawn for it. What is in the folder already is
+not done again: more seeds, images and normalizers add to ``damage.csv``, which ``claims.py`` reads.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import pandas
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +25,6 @@ import onnxinfo
 
 from .common import (
     ALEXNET,
-    SEED,
     VGG,
     Array,
     Step,
@@ -32,7 +36,6 @@ from .common import (
     initialized,
     to_onnx,
 )
-from .tables import write_layers
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Temperature that softens the teacher's answers, and their weight relative to the labels.
@@ -49,6 +52,7 @@ class Data:
     labels: Array
     epochs: int
     widening: int
+    seed: int = 0
 
     @property
     def classes(self) -> int:
@@ -66,7 +70,7 @@ class Data:
 
     def network(self, plan: list[Step]) -> nn.Sequential:
         """Return a classifier with new weights, which are the same in every call."""
-        torch.manual_seed(SEED)
+        torch.manual_seed(self.seed)
         return classifier(plan, self.side, self.classes)
 
     def export(self, network: nn.Sequential) -> onnx.ModelProto:
@@ -85,6 +89,7 @@ def open_data(path: Path, *, epochs: int, images: int, full: bool) -> Data:
 
 
 Models = dict[str, onnx.ModelProto]
+Rows = list[dict[str, Any]]
 
 
 def damage(data: Data) -> Models:
@@ -116,14 +121,14 @@ def distillation(data: Data) -> Models:
 
 
 def epochs(data: Data) -> Models:
-    """Return a VGG before training, and after 1, 2, 4, ... epochs."""
+    """Return a VGG before training, after a quarter of the epochs, and after all."""
     network = data.network(data.plan(VGG))
-    found = {"epoch 0": data.export(network)}
-    wanted = {data.epochs} | {2**i for i in range(data.epochs.bit_length())}
+    names = {max(1, data.epochs // 4): "a quarter", data.epochs: "trained"}
+    found = {"untrained": data.export(network)}
 
     def keep(epoch: int) -> None:
-        if epoch in wanted:
-            found[f"epoch {epoch}"] = data.export(network)
+        if epoch in names:
+            found[names[epoch]] = data.export(network)
 
     fit_classes(network, data.x, data.y, data.epochs, keep)
     return found
@@ -133,7 +138,7 @@ def autoencoders(data: Data) -> Models:
     """Return the convolutions of a VGG classifier, and those of an autoencoder."""
     sorter = data.network(data.plan(VGG))
     fit_classes(sorter, data.x, data.y, data.epochs)
-    torch.manual_seed(SEED)
+    torch.manual_seed(data.seed)
     layers, channels, side = convolutions(data.plan(VGG), data.side)
     encoder = initialized(nn.Sequential(*layers))
     decoder: list[nn.Module] = []
@@ -154,34 +159,86 @@ STUDIES: dict[str, Callable[[Data], Models]] = {
 }
 
 
+def train(study: str, data: Data, folder: Path) -> None:
+    """Train the networks of a study, and write them to a folder once all are there."""
+    unfinished = folder.with_suffix(".unfinished")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for place, (name, model) in enumerate(STUDIES[study](data).items()):
+        onnx.save(model, unfinished / f"{place}-{name}.onnx")
+    unfinished.rename(folder)
+
+
+def networks(trained: Path) -> dict[str, Path]:
+    """Return the files of the networks in a folder by name, in the order in which they were trained."""
+    return {path.stem.split("-", 1)[1]: path for path in sorted(trained.glob("*.onnx"))}
+
+
+def measured(model: onnx.ModelProto, data: Data, archive: Path, run: str, limit: int, normalizer: str) -> Rows:
+    """Return SID of each layer and image of a network: held-out images in an order drawn from the seed."""
+    order = np.random.default_rng(data.seed).permutation(len(data.held_out))
+    onnxinfo.analyze(
+        model, data.held_out[order], archive, run=run, mean=MEAN, std=STD, seed=data.seed, limit=limit,
+        normalize_by=normalizer,
+    )  # fmt: skip
+    with onnxinfo.open(archive) as opened:
+        layers, cells = opened[run].layers, opened[run].values("sid")
+    names = ("value", "stderr", "converged")
+    return [
+        {"layer": layer.name, "image": int(order[j]), **{name: cells[name][i, j] for name in names}}
+        for i, layer in enumerate(layers)
+        for j in range(limit)
+    ]
+
+
+def score(model: onnx.ModelProto, data: Data) -> float:
+    """Return the accuracy on the held-out images, or NaN if the model is no classifier."""
+    if not model.graph.output[0].name.startswith("linear"):
+        return float("nan")
+    samples = onnxinfo.open_samples(data.held_out, shape=tuple(data.x.shape[1:]), mean=MEAN, std=STD)
+    return accuracy(model, samples.batch(range(len(samples))), data.labels)
+
+
+def piece(study: str, data: Data, folder: Path, limit: int, normalizer: str) -> pandas.DataFrame:
+    """Train and measure the networks of one seed: one row per network, layer and image."""
+    archive, rows = folder / f"{study}-{data.seed}-{normalizer}.h5", []
+    trained = folder / f"{study}-{data.seed}"
+    if not trained.exists():
+        train(study, data, trained)
+    for name, path in networks(trained).items():
+        model = onnx.load(path)
+        shared = {"seed": data.seed, "normalizer": normalizer, "network": name, "accuracy": score(model, data)}
+        rows += [shared | row for row in measured(model, data, archive, name, limit, normalizer)]
+        print(f"measured: {study}, seed {data.seed}, {name}, accuracy {shared['accuracy']:.3f}", flush=True)
+    return pandas.DataFrame(rows)
+
+
+def run(study: str, data: Data, folder: Path, seeds: Sequence[int], limit: int, normalizer: str) -> None:
+    """Add what is missing to the table of a study, seed by seed."""
+    results = folder / f"{study}.csv"
+    for seed in seeds:
+        found = piece(study, replace(data, seed=seed), folder, limit, normalizer)
+        if results.exists():
+            others = pandas.read_csv(results)
+            found = pandas.concat([others[(others.seed != seed) | (others.normalizer != normalizer)], found])
+        found.to_csv(results, index=False, float_format="%.6g")
+
+
 def main() -> None:
-    """Train, measure, and write the models, the archive, the table and the figure."""
+    """Train, measure, and write the models, the archives and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=[*STUDIES])
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--images", type=int, default=5000, help="Number of training images.")
-    parser.add_argument("--limit", type=int, default=16, help="Number of held-out images for SID.")
+    parser.add_argument("--limit", type=int, default=16, help="Number of held-out images of each seed.")
+    parser.add_argument("--normalize-by", choices=["sample", "dataset"], default="sample")
     parser.add_argument("--full", action="store_true", help="Train networks four times as wide, on all images.")
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    data = open_data(options.data, epochs=options.epochs, images=options.images, full=options.full)
-    archive, scored = options.output / f"{options.study}.h5", {}
-    held_out = onnxinfo.open_samples(data.held_out, shape=tuple(data.x.shape[1:]), mean=MEAN, std=STD)
-    x = held_out.batch(range(len(held_out)))
-    for run, model in STUDIES[options.study](data).items():
-        onnx.save(model, options.output / f"{options.study}-{run.replace(' ', '-')}.onnx")
-        if model.graph.output[0].name.startswith("linear"):
-            scored[run] = accuracy(model, x, data.labels)
-        onnxinfo.analyze(
-            model, data.held_out, archive, run=run, mean=MEAN, std=STD, seed=SEED, limit=options.limit, overwrite=True,
-        )  # fmt: skip
-        print(f"measured: {run}", scored.get(run, ""), flush=True)
-    facts = {"accuracy": scored, "epochs": options.epochs, "images": len(data.x)}
-    write_layers(archive, ["sid"], options.output / options.study, **facts)
-    kind = "history" if options.study == "epochs" else "curve"
-    onnxinfo.plot(archive, kind, options.output / f"{options.study}.png")
+    chosen = parser.parse_args()
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    data = open_data(chosen.data, epochs=chosen.epochs, images=chosen.images, full=chosen.full)
+    run(chosen.study, data, chosen.output, chosen.seeds, chosen.limit, chosen.normalize_by)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas
 import pytest
 
 import onnxinfo
@@ -10,7 +11,7 @@ from onnxinfo.models import path
 
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
-from onnxinfo.models.studies import compression, concentration, quantisation, training
+from onnxinfo.models.studies import claims, compression, concentration, quantisation, training
 
 
 def run(monkeypatch, study, *arguments):
@@ -75,11 +76,11 @@ def test_own_and_others_masks():
     np.testing.assert_allclose(others, [np.delete(row, i).mean() for i, row in enumerate(contrast)])
 
 
-@pytest.mark.parametrize("study", [*training.STUDIES])
-def test_training(study, tmp_path, monkeypatch):
+def small_study(folder, monkeypatch):
+    """Write random images, and let networks be measured in two layers; return the arguments of a study."""
     generator = np.random.default_rng(0)
     pixels = {key: generator.integers(0, 256, (32, 16, 16, 3), dtype=np.uint8) for key in ("x_train", "x_test")}
-    np.savez(tmp_path / "data.npz", **pixels, y_train=np.arange(32) % 3, y_test=np.arange(32) % 3)
+    np.savez(folder / "data.npz", **pixels, y_train=np.arange(32) % 3, y_test=np.arange(32) % 3)
     analyze = onnxinfo.analyze
 
     def analyze_two_layers(model, *arguments, **options):
@@ -87,8 +88,38 @@ def test_training(study, tmp_path, monkeypatch):
         return analyze(model, *arguments, layers=layers, **options)
 
     monkeypatch.setattr(onnxinfo, "analyze", analyze_two_layers)
-    run(monkeypatch, training, study, tmp_path / "data.npz", "--epochs", 1, "--limit", 1, "-o", tmp_path)
-    found = json.loads((tmp_path / f"{study}.json").read_text())
-    assert len({row["model"] for row in found["rows"]}) == len(list(tmp_path.glob(f"{study}-*.onnx")))
-    assert all(np.isfinite(row["mean"]) for row in found["rows"] if row["converged"])
-    assert (tmp_path / f"{study}.png").exists()
+    return folder / "data.npz", "--epochs", 1, "-o", folder
+
+
+@pytest.mark.parametrize("study", [*training.STUDIES])
+def test_training(study, tmp_path, monkeypatch):
+    arguments = small_study(tmp_path, monkeypatch)
+    run(monkeypatch, training, study, *arguments, "--seeds", 0, "--limit", 1)
+    found = pandas.read_csv(tmp_path / f"{study}.csv")
+    assert [*dict.fromkeys(found.network)] == [*training.networks(tmp_path / f"{study}-0")]
+    assert len(found) == 2 * found.network.nunique()
+    assert np.isfinite(found.value[found.converged]).all()
+    assert {*claims.SHOWN[study]} - {"a quarter"} <= {*found.network}
+
+
+def test_a_study_resumes_with_new_seeds_and_images_and_trains_each_network_once(tmp_path, monkeypatch):
+    arguments = small_study(tmp_path, monkeypatch)
+    trained = []
+
+    def train(data):
+        trained.append(data.seed)
+        return {"original": data.export(data.network(data.plan(training.VGG)))}
+
+    monkeypatch.setitem(training.STUDIES, "damage", train)
+    run(monkeypatch, training, "damage", *arguments, "--seeds", 0, 1, "--limit", 1)
+    first = pandas.read_csv(tmp_path / "damage.csv")
+    run(monkeypatch, training, "damage", *arguments, "--seeds", 1, 2, "--limit", 2)
+    run(monkeypatch, training, "damage", *arguments, "--seeds", 2, "--limit", 2, "--normalize-by", "dataset")
+    found = pandas.read_csv(tmp_path / "damage.csv")
+    assert trained == [0, 1, 2]
+    counts = found.groupby(["seed", "normalizer"]).image.nunique().to_dict()
+    assert counts == {(0, "sample"): 1, (1, "sample"): 2, (2, "sample"): 2, (2, "dataset"): 2}
+    again = found.merge(first, on=["seed", "normalizer", "layer", "image"], suffixes=("", "_before"))
+    assert len(again) == len(first)
+    assert (again.value == again.value_before).all()
+    assert found[found.layer == "relu_1"].groupby("seed").value.first().nunique() == 3

@@ -1,0 +1,115 @@
+"""Means over training seeds and images: their errors, and the numbers of each that an effect needs.
+
+Each seed has a network of its own, measured on images of its own. The variance of a mean over S seeds of M images is
+``sd_seed^2 / S + sd_image^2 / (S M)``: more images alone do not lower the first part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxinfo.archive.means import mean_and_stderr
+from onnxinfo.views.power import STANDARD_ERRORS, samples_needed
+
+SEEN, REFUTED, OPPOSITE, UNDECIDED = "seen", "refuted", "refuted: the opposite is seen", "cannot be decided"
+
+
+@dataclass(frozen=True)
+class TwoLevel:
+    """A mean over training seeds, and what it varies by.
+
+    Attributes
+    ----------
+    mean
+        Mean of the seeds' means.
+    over_seeds
+        Standard error from the spread of these means, which contains that of the images; NaN for one seed.
+    over_images
+        Standard error from the spread of the images within each seed alone.
+    sd_seed, sd_image
+        Standard deviation between training seeds, the images' part taken off and at least 0 (NaN for one seed), and
+        between images of one seed, Monte Carlo errors included.
+    seeds, images
+        Number of seeds, and of images with a value of all seeds together.
+    """
+
+    mean: float
+    over_seeds: float
+    over_images: float
+    sd_seed: float
+    sd_image: float
+    seeds: int
+    images: int
+
+    @property
+    def stderr(self) -> float:
+        """The larger of the two standard errors; that of one seed's images says nothing about other seeds."""
+        return math.nan if math.isnan(self.over_seeds) else max(self.over_seeds, self.over_images)
+
+
+def two_level(values: Sequence[npt.ArrayLike], errors: Sequence[npt.ArrayLike]) -> TwoLevel:
+    """Estimate a mean over seeds of means over images.
+
+    Parameters
+    ----------
+    values, errors
+        For each seed the images' values, NaN if there is none, and their Monte Carlo errors. Seeds without a value are
+        left out.
+    """
+    found = [mean_and_stderr(*each) for each in zip(values, errors, strict=True)]
+    means, stderrs, numbers = (np.array(each, float) for each in zip(*found, strict=True))
+    there = numbers > 0
+    means, squares, numbers = means[there], stderrs[there] ** 2, numbers[there]
+    mean, between, seeds = mean_and_stderr(means)
+    within = squares.sum() / seeds**2
+    return TwoLevel(
+        mean=float(mean),
+        over_seeds=float(between),
+        over_images=math.sqrt(within),
+        sd_seed=math.sqrt(max(0.0, seeds * (between**2 - within))) if seeds > 1 else math.nan,
+        sd_image=math.sqrt(float((squares * numbers).mean())),
+        seeds=int(seeds),
+        images=int(numbers.sum()),
+    )
+
+
+def seeds_needed(found: TwoLevel, difference: float, images: int) -> int:
+    """Return the number of seeds, of so many images each, whose mean differs from 0 by two standard errors.
+
+    Parameters
+    ----------
+    found
+        What the mean varies by.
+    difference
+        The true mean.
+    images
+        Number of images of each seed.
+    """
+    return samples_needed(math.hypot(found.sd_seed, found.sd_image / math.sqrt(images)), difference)
+
+
+def images_needed(found: TwoLevel, difference: float, seeds: int) -> float:
+    """Return the number of images of each of so many seeds, infinite if these seeds are too few for any number."""
+    left = (difference / STANDARD_ERRORS) ** 2 - found.sd_seed**2 / seeds
+    return math.ceil(found.sd_image**2 / (seeds * left) * (1 - 1e-12)) if left > 0 else math.inf
+
+
+def judge_direction(mean: float, stderr: float, effect: float) -> str:
+    """Say whether a mean above 0 is seen; it is refuted if half of the effect is two standard errors above the mean."""
+    if mean > STANDARD_ERRORS * stderr:
+        return SEEN
+    if mean < -STANDARD_ERRORS * stderr:
+        return OPPOSITE
+    return REFUTED if mean + STANDARD_ERRORS * stderr < effect / 2 else UNDECIDED
+
+
+def judge_similarity(mean: float, stderr: float, effect: float) -> str:
+    """Say whether a mean is closer to 0 than the effect, by two standard errors."""
+    if abs(mean) + STANDARD_ERRORS * stderr < effect:
+        return SEEN
+    return REFUTED if abs(mean) - STANDARD_ERRORS * stderr > effect else UNDECIDED

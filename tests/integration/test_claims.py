@@ -1,0 +1,230 @@
+"""Claims over training seeds: closed forms, what the numbers promise by simulation, and the committed tables."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+
+pytest.importorskip("torch")
+from onnxinfo.models.studies import claims, training, two_level
+from onnxinfo.models.studies.two_level import (
+    OPPOSITE,
+    REFUTED,
+    SEEN,
+    UNDECIDED,
+    TwoLevel,
+    images_needed,
+    judge_direction,
+    judge_similarity,
+    seeds_needed,
+)
+from onnxinfo.views.power import samples_needed
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+#: SID of a linear layer whose columns have equal norms, at the default alpha.
+FLOOR = 0.5 * math.log(1.5e-4) + 0.5 * math.log(2 * math.pi * math.e)
+UNKNOWN = [[math.nan], [math.nan], [math.nan]]
+
+
+def test_a_mean_over_seeds_by_hand():
+    found = two_level.two_level([[1, 3], [5, 9, math.nan], [math.nan]], UNKNOWN)
+    assert (found.mean, found.seeds, found.images) == (4.5, 2, 4)
+    # The seeds' means 2 and 7; their standard errors over images 1 and 2.
+    assert found.over_seeds == pytest.approx(2.5)
+    assert found.over_images == pytest.approx(math.sqrt(1 + 4) / 2)
+    assert found.sd_image == pytest.approx(math.sqrt((2 + 8) / 2))
+    assert found.sd_seed == pytest.approx(math.sqrt(12.5 - 2.5))
+    assert found.stderr == found.over_seeds
+
+
+def test_seeds_that_differ_less_than_their_images_imply_have_the_error_of_the_images():
+    found = two_level.two_level([[1, 3], [1, 3]], UNKNOWN[:2])
+    assert (found.over_seeds, found.sd_seed) == (0, 0)
+    assert found.stderr == found.over_images == pytest.approx(math.sqrt(2) / 2)
+
+
+def test_monte_carlo_errors_are_the_least_spread_of_images():
+    found = two_level.two_level([[1, 1], [1, 1]], [[0.2, 0.2], [0.2, 0.2]])
+    assert found.over_images == pytest.approx(0.2 / math.sqrt(4))
+
+
+def test_one_seed_says_nothing_about_others():
+    found = two_level.two_level([[1, 3]], UNKNOWN[:1])
+    assert found.over_images == 1
+    assert math.isnan(found.stderr)
+    assert math.isnan(found.sd_seed)
+    assert judge_direction(found.mean, found.stderr, 1) == UNDECIDED
+
+
+def test_both_spreads_are_recovered_and_give_the_variance_of_the_mean():
+    generator = np.random.default_rng(0)
+    draws = generator.normal(0, 0.3, (3000, 4, 1)) + generator.normal(0, 0.5, (3000, 4, 6))
+    found = [two_level.two_level(each, np.full((4, 6), np.nan)) for each in draws]
+    assert np.mean([each.sd_image**2 for each in found]) == pytest.approx(0.25, rel=0.02)
+    variance = 0.3**2 / 4 + 0.5**2 / 24
+    assert np.var([each.mean for each in found]) == pytest.approx(variance, rel=0.1)
+    assert np.mean([each.over_seeds**2 for each in found]) == pytest.approx(variance, rel=0.05)
+
+
+def spreads(sd_seed, sd_image):
+    return TwoLevel(0, 0, 0, sd_seed, sd_image, 3, 30)
+
+
+@pytest.mark.parametrize("seeds", [3, 7, 20])
+@pytest.mark.parametrize("images", [1, 12])
+def test_the_numbers_that_an_effect_needs_invert_its_error(seeds, images):
+    found = spreads(0.3, 0.5)
+    effect = 2 * math.sqrt(0.3**2 / seeds + 0.5**2 / (seeds * images))
+    assert seeds_needed(found, effect, images) == seeds
+    assert images_needed(found, effect, seeds) == images
+    assert images_needed(found, 2 * 0.3 / math.sqrt(seeds), seeds) == math.inf
+
+
+def test_without_a_spread_of_seeds_only_the_product_matters():
+    found = spreads(0.0, 0.5)
+    assert seeds_needed(found, 0.1, 10) == 10
+    assert images_needed(found, 0.1, 10) == 10
+
+
+def test_the_effect_is_shown_with_these_numbers_half_of_the_time():
+    generator, found = np.random.default_rng(0), spreads(0.3, 0.5)
+    seeds = seeds_needed(found, 0.15, 12)
+    draws = generator.normal(0.15, 0.3, (4000, seeds)) + generator.normal(0, 0.5 / math.sqrt(12), (4000, seeds))
+    shown = draws.mean(1) > 2 * draws.std(1, ddof=1) / math.sqrt(seeds)
+    assert shown.mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_verdicts_on_directions():
+    for mean, expected in ((0.25, SEEN), (0.15, UNDECIDED), (-0.15, REFUTED), (-0.25, OPPOSITE)):
+        assert judge_direction(mean, 0.1, 0.2) == expected
+    assert judge_direction(0.0, 0.01, 0.1) == REFUTED
+    assert judge_direction(0.04, 0.01, 0.1) == SEEN
+
+
+def test_verdicts_on_similarity():
+    for mean, expected in ((0.05, SEEN), (-0.05, SEEN), (0.15, UNDECIDED), (-0.55, REFUTED)):
+        assert judge_similarity(mean, 0.1, 0.3) == expected
+
+
+def table(**networks):
+    """Return cells of three seeds with two images and two layers; networks give the values of the second layer."""
+    rows = [
+        {"seed": seed, "network": name, "accuracy": 0.5, "layer": layer, "image": 2 * seed + image, "stderr": 0.01,
+         "value": value if layer == "b" else -3.0, "converged": not (seed == 0 and image == 0)}
+        for name, values in networks.items()
+        for seed in range(3) for layer in ("a", "b") for image, value in enumerate(values[seed])
+    ]  # fmt: skip
+    return pandas.DataFrame(rows)
+
+
+SIMILAR = {
+    "classifier": [[-2.0, -1.0], [-2.5, -1.5], [-1.5, -0.5]],
+    "autoencoder": [[-1.9, -0.9], [-2.3, -1.3], [-1.2, -0.2]],
+}
+
+
+def test_differences_are_paired_over_images_within_seeds():
+    rows = claims.layer_rows(table(**SIMILAR), "autoencoders")
+    assert [row["layer"] for row in rows] == ["a", "b"]
+    assert rows[1]["SID of classifier"] == "-1.500 ± 0.289"
+    # The seeds' differences 0.1, 0.2 and 0.3; images of a seed agree up to their Monte Carlo errors.
+    assert rows[1]["autoencoder, difference"] == "+0.200 ± 0.058"
+    assert rows[1]["autoencoder, error over images"] == f"{math.sqrt(2) * 0.01 / math.sqrt(6):.3f}"
+    assert rows[1]["autoencoder, unproven"] == "1 of 6"
+    assert claims.accuracies(table(**SIMILAR)) == "classifier 0.500 ± 0.000, autoencoder 0.500 ± 0.000"
+
+
+def test_claims_are_measured_against_the_rise_of_the_network():
+    claim = claims.Claim("autoencoders", "", "classifier", "autoencoder", sign=0)
+    change, effect, verdict = claims.judged(table(**SIMILAR), claim)
+    assert effect == pytest.approx(0.15)
+    # Over both layers, of which one is unchanged.
+    assert change.mean == pytest.approx(0.1)
+    assert verdict == UNDECIDED
+    row = claims.judged(table(**SIMILAR), claims.Claim("autoencoders", "", "classifier", "autoencoder", ("b",)))
+    assert row[0].mean == pytest.approx(0.2)
+    assert row[2] == SEEN
+
+
+def test_images_without_a_value_in_a_layer_are_left_out():
+    found = table(**SIMILAR)
+    found.loc[(found.network == "autoencoder") & (found.layer == "b") & (found.image == 3), "value"] = math.nan
+    claim = claims.Claim("autoencoders", "", "classifier", "autoencoder", sign=0)
+    change, _, _ = claims.judged(found, claim)
+    assert change.images == 5
+    assert claims.layer_rows(found, "autoencoders")[1]["autoencoder, unproven"] == "1 of 5"
+
+
+def test_claims_with_one_seed_are_not_judged(tmp_path):
+    found = table(**SIMILAR).assign(normalizer="sample")
+    found[found.seed == 0].to_csv(tmp_path / "autoencoders.csv", index=False)
+    assert not [*claims.power_rows(tmp_path, "sample")]
+    assert not [*claims.power_rows(tmp_path, "dataset")]
+
+
+def test_seeds_whose_network_did_not_learn_are_left_out_and_named(tmp_path):
+    found = table(original=SIMILAR["classifier"], damaged=SIMILAR["autoencoder"]).assign(normalizer="sample")
+    found.loc[(found.seed == 1) & (found.network == "damaged"), "accuracy"] = 0.1
+    path = tmp_path / "damage.csv"
+    found.to_csv(path, index=False)
+    assert {*claims.read(path, "sample").seed} == {0, 2}
+    text = claims.study_text(path)
+    assert "Left out because the last network did not learn: seed 1 (damaged, accuracy 0.100)." in text
+    # The differences of the other seeds are 0.1 and 0.3.
+    assert "+0.200 ± 0.100" in text
+
+
+def test_tables_and_pictures_are_written_for_the_studies_that_are_there(tmp_path, monkeypatch):
+    table(**SIMILAR).assign(normalizer="sample").to_csv(tmp_path / "autoencoders.csv", index=False)
+    monkeypatch.setattr("sys.argv", ["claims", str(tmp_path), "-o", str(tmp_path / "out")])
+    claims.main()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"autoencoders.md", "autoencoders.png", "power.md"}
+    assert "| stays similar | sample | 0.150 | +0.100 ± 0.029 |" in (tmp_path / "out" / "power.md").read_text()
+    assert "1 of 6" in (tmp_path / "out" / "autoencoders.md").read_text()
+
+
+def test_the_page_shows_the_committed_results():
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert claims.power_text(RESULTS) in page
+    for study in claims.SHOWN:
+        assert claims.study_text(RESULTS / f"{study}.csv") in page
+
+
+def test_the_numbers_of_images_on_the_page_follow_from_errors():
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\| ([\d.]+) \| [+-][\d.]+ ± ([\d.]+) \((\d+)\) \| (\d+) \|", page)
+    assert len(rows) == 9
+    for effect, stderr, n, needed in rows:
+        assert int(needed) == samples_needed(float(stderr) * math.sqrt(int(n)), float(effect) / 2)
+
+
+def test_committed_results_have_all_seeds_and_obey_the_floor():
+    for study in claims.SHOWN:
+        found = pandas.read_csv(RESULTS / f"{study}.csv")
+        assert not found.duplicated(["seed", "normalizer", "network", "layer", "image"]).any()
+        counts = found.groupby(["normalizer", "network", "layer"]).size()
+        assert counts.groupby("normalizer").nunique().eq(1).all()
+        assert found[found.normalizer == "sample"].seed.nunique() >= 3
+        # No layer is below that of a linear layer with equal columns, up to the error of a value.
+        proven = found[(found.normalizer == "sample") & found.converged]
+        assert proven.value.min() > FLOOR - 0.02
+
+
+@pytest.mark.slow
+def test_a_rerun_gives_the_committed_results(tmp_path):
+    """The first network of a study, trained and measured anew on two images."""
+    if not os.environ.get("ONNXINFO_CIFAR10"):
+        pytest.skip("ONNXINFO_CIFAR10 does not name the images")
+    data = training.open_data(Path(os.environ["ONNXINFO_CIFAR10"]), epochs=8, images=5000, full=False)
+    again = training.piece("autoencoders", data, tmp_path, 2, "sample").set_index(["network", "layer", "image"])
+    expected = pandas.read_csv(RESULTS / "autoencoders.csv")
+    expected = expected[(expected.seed == 0) & (expected.normalizer == "sample")]
+    expected = expected.set_index(["network", "layer", "image"]).loc[again.index]
+    np.testing.assert_allclose(again.value, expected.value, atol=0.05)
