@@ -68,14 +68,16 @@ def _is_windowed(flow: Dataflow, name: str) -> bool:
 
 
 def _slides(flow: Dataflow, node: AnyNode) -> bool:
-    """Whether a node's window is longer than one entry along exactly one axis."""
+    """Whether a node's window is longer than one entry along exactly one axis, or moves along one axis of frames."""
     if node.op_type not in _SLIDING:
         return False
     sizes: Sequence[object] = next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), ())
     kernel = next((name for name in node.input[1:] if name in flow.initializers), None)
     if not sizes and kernel is not None:
         sizes = flow.initializers[kernel].dims[2:]
-    return sum(size != 1 for size in sizes) == 1
+    # The values were cut into frames, (batch, values of a frame, frames), which share the kernel.
+    frames = (flow.shape(node.input[0]) or ())[2:]
+    return sum(size != 1 for size in sizes) == 1 or (len(sizes) == 1 == len(frames) and frames[0] not in (1, None))
 
 
 def _treats_alike(flow: Dataflow, node: AnyNode) -> bool:

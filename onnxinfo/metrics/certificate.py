@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1
 #: Limit of convergence: how far the mean H may be below the optimum, in nats, error included. The bound is about half
 #: of it for a cell of a last layer; if it were near the limit, the verdict would be left to chance.
 GAP_TOLERANCE = 0.07
+#: Squared norm of a gradient, in units of the median, above which its weight falls.
+OUTLYING = 5.0
 #: Standard error of the gap, in nats and averaged over the cells, at which a certificate is precise enough.
 GAP_STDERR = 0.015
 #: Factor on the measured shortfall, and number of standard errors added for estimate and curvature, with which the
@@ -111,10 +114,20 @@ class Measured:
     parts: Tensor
     deviations: Tensor
 
+    @cached_property
+    def weights(self) -> Tensor:
+        """Weight of each part, (parts, S); see :func:`outlier_weights`."""
+        return outlier_weights(torch.einsum("psn,psn->ps", self.parts, self.parts))
+
+    def mean(self, first: int = 0, stride: int = 1) -> Tensor:
+        """Weighted mean of every ``stride``-th part, (S, n)."""
+        parts, weights = self.parts[first::stride], self.weights[first::stride]
+        return torch.einsum("ps,psn->sn", weights / weights.sum(0), parts)
+
     @property
     def halves(self) -> Halves:
         """The gradient as two independent estimates."""
-        return Halves(self.parts[::2].mean(0), self.parts[1::2].mean(0))
+        return Halves(self.mean(0, 2), self.mean(1, 2))
 
     def growth(self, free: Tensor) -> Tensor:
         """``d log L / d log t``, (S,), if the free units' scales, (S, n) bool, are multiplied by t; by the gradient."""
@@ -127,10 +140,25 @@ class Measured:
 
     def shortfall(self, free: Tensor) -> tuple[Tensor, Tensor]:
         """Distance of the mean H from a linear layer's optimum in nats, ``mean(r^2) / 4``, and its error, (S,)."""
-        level = mean_over(self.parts.mean(0), free)
+        level = mean_over(self.mean(), free)
         relative = torch.where(free, self.parts / level[:, None] - 1, 0.0)
-        power, error = noise_free_power(relative, free)
+        power, error = noise_free_power(relative, free, self.weights)
         return power / 4, error / 4
+
+
+def outlier_weights(power: Tensor) -> Tensor:
+    """Weights of gradients by their squared norms, (count, S): 1, and less for those far above the median.
+
+    Where a logarithm or a root comes close to its pole, gradients of single noise samples are larger by orders of
+    magnitude. They have random signs, so that they contribute little to the mean and nearly all of its noise.
+
+    Parameters
+    ----------
+    power
+        Squared norms, (count, S); NaN where there is no gradient.
+    """
+    most = OUTLYING * power.nanmedian(0).values
+    return torch.where(power > most, most / power, 1.0)
 
 
 def measure(feature: LayerProbe, sigma: Tensor, draws: int, control: Control | None = None) -> Measured:
@@ -179,7 +207,7 @@ def take_trial(
     tuple
         The trial, and the deviations at the current scales, (draws, S).
     """
-    quarters = [found.parts[i::4].mean(0) for i in range(4)]
+    quarters = [found.mean(i, 4) for i in range(4)]
     level = mean_over(torch.stack(quarters).mean(0), free)
     one, two, three, four = (torch.where(free, part / level[:, None] - 1, 0.0) for part in quarters)
     # Each half predicts the gain of the other half's direction.
@@ -380,7 +408,7 @@ def mean_over(values: Tensor, free: Tensor) -> Tensor:
     return torch.where(mean > 0, mean, torch.ones_like(mean))
 
 
-def noise_free_power(parts: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+def noise_free_power(parts: Tensor, free: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean square of a map over the free units and its standard error, (S,), from products of independent estimates.
 
     Parameters
@@ -389,10 +417,17 @@ def noise_free_power(parts: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
         Independent estimates of the map, (parts, S, n); zero at units that are not free.
     free
         Free units, (S, n) bool.
+    weights
+        Weights of the estimates, (parts, S); default: equal ones.
     """
-    count = len(parts)
     products = torch.einsum("psn,qsn->spq", parts, parts) / free.sum(1).clamp(min=1)[:, None, None]
-    apart = products.sum(2) - products.diagonal(dim1=1, dim2=2)
+    weight = products.new_ones(products.shape[:2]) if weights is None else weights.T
+    apart = products - products.diagonal(dim1=1, dim2=2).diag_embed()
+    others = weight.sum(1, keepdim=True) - weight
     # A U-statistic: its error follows from the variation of each part's mean product with the others.
-    each = apart / (count - 1)
-    return each.mean(1), 2 * each.std(1) / math.sqrt(count)
+    each = (apart * weight[:, None]).sum(2) / others
+    shares = weight * others / (weight * others).sum(1, keepdim=True)
+    power = (shares * each).sum(1)
+    count = len(parts)
+    error = ((weight / weight.sum(1, keepdim=True)).square() * (each - power[:, None]).square()).sum(1)
+    return power, 2 * (error * count / (count - 1)).sqrt()

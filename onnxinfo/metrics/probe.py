@@ -20,6 +20,8 @@ from .rows import as_rows
 
 #: Relative difference that rounding may cause between two products with the same Jacobian.
 LINEAR_TOLERANCE = 1e-4
+#: Factor on the variance of deviations from which a control does harm, beyond what few noise samples show by chance.
+MISLED = 2.0
 
 
 @dataclass(frozen=True)
@@ -442,12 +444,17 @@ class LayerProbe:
 
 
 def less_control(deviations: Tensor, energies: Tensor, mean: Tensor) -> Tensor:
-    """Deviations (pairs, S) minus the part explained by a control's energies (pairs, S) of known mean (S,)."""
+    """Deviations (pairs, S) minus the part explained by a control's energies (pairs, S) of known mean (S,).
+
+    The factor of the energies is common to all samples. Samples whose deviations vary far less without the control, as
+    where its Jacobian is far from theirs, do without.
+    """
     scale = mean.clamp(min=torch.finfo(mean.dtype).tiny)
     moved, energy = deviations / scale, energies / scale
     moved, energy = moved - moved.mean(0), energy - energy.mean(0)
     factor = (moved * energy).sum() / energy.square().sum().clamp(min=torch.finfo(mean.dtype).tiny)
-    return deviations - factor * (energies - mean)
+    less = deviations - factor * (energies - mean)
+    return torch.where(less.var(0) < MISLED * deviations.var(0), less, deviations)
 
 
 def squared_products(feature: Tensor, x: Tensor, unit: Tensor, probes: int, generator: torch.Generator) -> Tensor:

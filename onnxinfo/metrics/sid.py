@@ -35,6 +35,7 @@ from .certificate import (
     mean_and_stderr,
     measure,
     merge,
+    outlier_weights,
     relative_gradient,
     relative_stderr,
     rescale_to_constraint,
@@ -233,29 +234,34 @@ class _Found:
 class _Ascent:
     """State of an ascent: scales (S, groups), their change since its start, and evidence (S, n) of the optimum.
 
-    The curvature, (S,), is that of the deviation along a step; 1 for a linear layer.
+    The curvature, (S,), is that of the deviation along a step; 1 for a linear layer. The power of passes, (passes, S),
+    is the squared norm of their gradient in units of its mean; NaN at samples that they did not measure.
     """
 
     scales: Tensor
     correction: Tensor
     evidence: tuple[Tensor, Tensor]
     curvature: Tensor
+    power: Tensor
     steps: int = 0
 
     @classmethod
     def begin(cls, scales: Tensor, tie: Tie) -> _Ascent:
-        none = torch.zeros_like(tie.expand(scales))
-        return cls(scales, torch.zeros_like(scales), (none, none), scales.new_ones(len(scales)))
+        none, one = torch.zeros_like(tie.expand(scales)), scales.new_ones(len(scales))
+        return cls(scales, torch.zeros_like(scales), (none, none), one, scales.new_empty(0, len(scales)))
 
     def at(self, index: Tensor) -> _Ascent:
-        first, second = (half[index] for half in self.evidence)
-        return _Ascent(self.scales[index], self.correction[index], (first, second), self.curvature[index], self.steps)
+        evidence = self.evidence[0][index], self.evidence[1][index]
+        scales, correction, curvature = self.scales[index], self.correction[index], self.curvature[index]
+        return _Ascent(scales, correction, evidence, curvature, self.power[:, index], self.steps)
 
     def put(self, index: Tensor, part: _Ascent) -> None:
         self.scales = self.scales.index_copy(0, index, part.scales)
         self.correction = self.correction.index_copy(0, index, part.correction)
         first, second = (kept.index_copy(0, index, new) for kept, new in zip(self.evidence, part.evidence, strict=True))
         self.curvature = self.curvature.index_copy(0, index, part.curvature)
+        new = self.power.new_full((len(part.power) - len(self.power), len(self.scales)), torch.nan)
+        self.power = torch.cat([self.power, new]).index_copy(1, index, part.power)
         self.evidence, self.steps = (first, second), part.steps
 
     @property
@@ -285,7 +291,9 @@ class _Ascent:
     def _learn(self, relative: Halves, correction: Tensor, memory: float) -> None:
         if self.steps == 1:
             self.curvature = _overshot(relative.mean, correction)
-        weight, damping = max(2 / (self.steps + 2), memory), self.damping[:, None]
+        self.power = torch.cat([self.power, (1 + relative.mean).square().sum(1)[None]])
+        weight = max(2 / (self.steps + 2), memory) * outlier_weights(self.power)[-1:].T
+        damping = self.damping[:, None]
         first, second = (
             kept + weight * (correction - damping * half / 2 - kept)
             for kept, half in zip(self.evidence, (relative.first, relative.second), strict=True)

@@ -198,8 +198,18 @@ COMPARED = {
     "rows": (compared(node("Less", "x t", "b"), t=[[1, 1, 1], [2, 2, 2]]), None),
     "one divided by it": (compared(node("Div", "t x", "c"), node("Less", "c t", "b"), t=1), None),
     "a shape": (
-        compared(*(node("Shape", "x", "s"), node("Greater", "x t", "b"), node("Expand", "zero s", "n")), t=1, zero=[0]),
+        compared(
+            *(node("Greater", "x t", "l"), node("Shape", "x", "s"), node("Expand", "none s", "n")),
+            *(node("Cast", "n", "k", to=TensorProto.BOOL), node("Or", "l k", "b")), t=1, none=[0],
+        ),
         [[1]] * 3,
+    ),
+    "a missing column": (compared(EXTRACT, node("Less", "c t", "b"), places=[3], t=1), None),
+    "a row": (compared(node("Gather", "x places", "c", axis=0), node("Less", "c t", "b"), places=[0], t=1), None),
+    "each row by itself": (compared(node("Mul", "x k", "c"), node("Less", "c t", "b"), k=[[1], [2], [4]], t=1), None),
+    "repeated": (compared(EXTRACT, node("Mul", "c k", "d"), node("Less", "d t", "b"), places=[1], k=[1, 2], t=1), None),
+    "whole numbers": (
+        compared(node("Cast", "x", "i", to=TensorProto.INT64), node("Less", "i places", "b"), places=[1]), None
     ),
 }  # fmt: skip
 

@@ -35,6 +35,11 @@ WAVEFORMS = {
         node("Reshape", "x sizes", "rows"), node("Conv", "rows taps4", "y"),
         constants=[constant("sizes", [-1, 1, 1, 32]), weight("taps4", 3, 1, 1, 4)],
     ),
+    "frames": network(
+        node("Reshape", "x sizes", "frames"), node("Transpose", "frames", "turned", perm=[0, 2, 1]),
+        node("Conv", "turned product", "y"),
+        constants=[constant("sizes", [-1, 4, 8]), weight("product", 3, 8, 1)],
+    ),
     "named axis": network(node("ReduceMax", "x", "y"), size="num_samples"),
     "named input": network(node("MatMul", "waveform w", "y"), name="waveform"),
     "Fourier transform": network(
@@ -45,6 +50,10 @@ WAVEFORMS = {
 TABLES = {
     "matrix product": network(node("MatMul", "x w", "y")),
     "columns with factors of their own": network(node("Mul", "x factors", "m"), *sliding("m")),
+    "matrix product written as a convolution": network(
+        node("Reshape", "x sizes", "row"), node("Conv", "row product", "y"),
+        constants=[constant("sizes", [-1, 32, 1]), weight("product", 3, 32, 1)],
+    ),
     "a free number of columns": network(node("ReduceSum", "x", "y"), size="columns"),
     "both": network(*sliding(), node("MatMul", "x w", "z")),
     "flattened images": network(
