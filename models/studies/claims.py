@@ -169,10 +169,14 @@ def _with_error(found: TwoLevel, form: str) -> str:
     return f"{found.mean:{form}} ± {found.over_seeds:.3f}"
 
 
+def changes(found: pandas.DataFrame, claim: Claim) -> pandas.DataFrame:
+    """Return the change that a claim is about, image by image."""
+    return difference(*(cells(found, name, claim.layers) for name in (claim.first, claim.second)))
+
+
 def judged(found: pandas.DataFrame, claim: Claim) -> tuple[TwoLevel, float, str]:
     """Return the change that a claim is about, the reference effect, and the verdict."""
-    paired = difference(*(cells(found, name, claim.layers) for name in (claim.first, claim.second)))
-    change, effect = over_seeds(paired), FRACTION * rise(found, RISING[claim.study])
+    change, effect = over_seeds(changes(found, claim)), FRACTION * rise(found, RISING[claim.study])
     if claim.sign:
         return change, effect, judge_direction(claim.sign * change.mean, change.stderr, effect)
     return change, effect, judge_similarity(change.mean, change.stderr, effect)
@@ -186,14 +190,17 @@ def power_rows(folder: Path, normalizer: str) -> Iterator[dict[str, str]]:
             continue
         found = read(path, normalizer)
         if found.seed.nunique() > 1:
-            yield _power_row(claim, normalizer, *judged(found, claim))
+            yield _power_row(found, claim, normalizer)
 
 
-def _power_row(claim: Claim, normalizer: str, change: TwoLevel, effect: float, verdict: str) -> dict[str, str]:
+def _power_row(found: pandas.DataFrame, claim: Claim, normalizer: str) -> dict[str, str]:
+    change, effect, verdict = judged(found, claim)
     each = round(change.images / change.seeds)
-    seeds, images = seeds_needed(change, effect / 2, each), images_needed(change, effect / 2, change.seeds)
+    seeds, low, high = seeds_needed(change, effect / 2, each)
+    images = images_needed(change, effect / 2, change.seeds)
     if verdict == UNDECIDED:
-        verdict = f"cannot be decided here, would need {seeds} seeds of {each} images"
+        reason = f", would need {seeds} seeds of {each} images" if seeds > change.seeds else ": too close to the border"
+        verdict = f"cannot be decided here{reason}"
     return {
         "study": claim.study,
         "SID": claim.text,
@@ -204,7 +211,8 @@ def _power_row(claim: Claim, normalizer: str, change: TwoLevel, effect: float, v
         "sd of seeds": f"{change.sd_seed:.3f}",
         "sd of images": f"{change.sd_image:.3f}",
         "here": f"{change.seeds} x {each}",
-        "seeds needed": str(seeds),
+        "unproven": unproven(changes(found, claim)),
+        "seeds needed": f"{seeds} ({low} to {high})",
         "images needed": f"{images:.0f}" if math.isfinite(images) else "∞",
         "verdict": verdict,
     }
@@ -219,12 +227,12 @@ def draw(found: pandas.DataFrame, study: str, path: Path) -> None:
     figure, panel = plt.subplots(figsize=(6, 3), layout="constrained")
     for place, other in enumerate(others):
         tables = [difference(*(cells(found, name, (layer,)) for name in (first, other))) for layer in layers]
-        changes = [over_seeds(table) for table in tables]
+        estimates = [over_seeds(table) for table in tables]
         x = np.arange(len(layers)) + 0.12 * (place - (len(others) - 1) / 2)
         color = COLORS[(0, 5)[place]]
         panel.errorbar(
-            x, [each.mean for each in changes], [2 * each.stderr for each in changes], color=color, marker="os"[place],
-            markersize=4, capsize=2, linewidth=1.2, label=f"{other} - {first}",
+            x, [each.mean for each in estimates], [2 * each.stderr for each in estimates], color=color,
+            marker="os"[place], markersize=4, capsize=2, linewidth=1.2, label=f"{other} - {first}",
         )  # fmt: skip
         seeds = np.array([table.value.groupby("seed").mean() for table in tables])
         panel.plot(np.repeat(x[:, None] + 0.05, seeds.shape[1], 1), seeds, ".", color=color, markersize=3)

@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--keep", type=float, nargs="*", default=LEVELS)
     parser.add_argument("--layers", nargs="*", default=[])
     parser.add_argument("--attacked", type=int, default=8, help="Number of samples to attack; 0 to skip robustness.")
+    parser.add_argument("--normalize-by", choices=["dataset", "sample"], default="dataset")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     model = onnxinfo.load(options.model)
@@ -46,8 +47,9 @@ def main() -> None:
         onnxinfo.save(pruned, options.output / f"kept-{keep:g}.onnx")
         common = {"preset": options.preset, "run": run, "seed": SEED, "overwrite": True}
         onnxinfo.analyze(
-            pruned, options.inputs, archive, layers=options.layers, limit=options.limit, metrics=["sid"], **common
-        )
+            pruned, options.inputs, archive, layers=options.layers, limit=options.limit, metrics=["sid"],
+            normalize_by=options.normalize_by, **common,
+        )  # fmt: skip
         scored[run] = accuracy(pruned.proto, x, labels)
         if options.attacked:
             onnxinfo.robustness(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxinfo.archive.means import mean_and_stderr
-from onnxinfo.views.power import STANDARD_ERRORS, samples_needed
+from onnxinfo.views.power import STANDARD_ERRORS, samples_needed, spread_range
 
 SEEN, REFUTED, OPPOSITE, UNDECIDED = "seen", "refuted", "refuted: the opposite is seen", "cannot be decided"
 
@@ -78,7 +78,7 @@ def two_level(values: Sequence[npt.ArrayLike], errors: Sequence[npt.ArrayLike]) 
     )
 
 
-def seeds_needed(found: TwoLevel, difference: float, images: int) -> int:
+def seeds_needed(found: TwoLevel, difference: float, images: int) -> tuple[int, int, int]:
     """Return the number of seeds, of so many images each, whose mean differs from 0 by two standard errors.
 
     Parameters
@@ -89,8 +89,15 @@ def seeds_needed(found: TwoLevel, difference: float, images: int) -> int:
         The true mean.
     images
         Number of images of each seed.
+
+    Returns
+    -------
+    tuple of int
+        The number, and its 95 % range: the seeds' spread is an estimate from few seeds.
     """
-    return samples_needed(math.hypot(found.sd_seed, found.sd_image / math.sqrt(images)), difference)
+    spread = math.hypot(found.sd_seed, found.sd_image / math.sqrt(images))
+    low, high = (samples_needed(each, difference) for each in spread_range(spread, found.seeds))
+    return samples_needed(spread, difference), low, high
 
 
 def images_needed(found: TwoLevel, difference: float, seeds: int) -> float:

@@ -82,20 +82,33 @@ def spreads(sd_seed, sd_image):
 def test_the_numbers_that_an_effect_needs_invert_its_error(seeds, images):
     found = spreads(0.3, 0.5)
     effect = 2 * math.sqrt(0.3**2 / seeds + 0.5**2 / (seeds * images))
-    assert seeds_needed(found, effect, images) == seeds
+    assert seeds_needed(found, effect, images)[0] == seeds
     assert images_needed(found, effect, seeds) == images
     assert images_needed(found, 2 * 0.3 / math.sqrt(seeds), seeds) == math.inf
 
 
 def test_without_a_spread_of_seeds_only_the_product_matters():
     found = spreads(0.0, 0.5)
-    assert seeds_needed(found, 0.1, 10) == 10
+    assert seeds_needed(found, 0.1, 10)[0] == 10
     assert images_needed(found, 0.1, 10) == 10
+
+
+@pytest.mark.parametrize("seeds", [3, 8])
+def test_the_range_contains_the_number_that_the_true_spread_gives(seeds):
+    generator, contained = np.random.default_rng(1), []
+    expected, _, _ = seeds_needed(spreads(0.3, 0.5), 0.05, 4)
+    for _ in range(500):
+        draws = generator.normal(0, 0.3, (seeds, 1)) + generator.normal(0, 0.5, (seeds, 4))
+        found = two_level.two_level(draws, np.full((seeds, 4), np.nan))
+        _, low, high = seeds_needed(found, 0.05, 4)
+        contained.append(low <= expected <= high)
+    # A spread below that of the images is not possible, which makes it larger on average.
+    assert 0.93 <= np.mean(contained) <= 1
 
 
 def test_the_effect_is_shown_with_these_numbers_half_of_the_time():
     generator, found = np.random.default_rng(0), spreads(0.3, 0.5)
-    seeds = seeds_needed(found, 0.15, 12)
+    seeds, _, _ = seeds_needed(found, 0.15, 12)
     draws = generator.normal(0.15, 0.3, (4000, seeds)) + generator.normal(0, 0.5 / math.sqrt(12), (4000, seeds))
     shown = draws.mean(1) > 2 * draws.std(1, ddof=1) / math.sqrt(seeds)
     assert shown.mean() == pytest.approx(0.5, abs=0.03)
@@ -200,7 +213,7 @@ def test_the_page_shows_the_committed_results():
 def test_the_numbers_of_images_on_the_page_follow_from_errors():
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     rows = re.findall(r"\| ([\d.]+) \| [+-][\d.]+ ± ([\d.]+) \((\d+)\) \| (\d+) \|", page)
-    assert len(rows) == 9
+    assert len(rows) == 10
     for effect, stderr, n, needed in rows:
         assert int(needed) == samples_needed(float(stderr) * math.sqrt(int(n)), float(effect) / 2)
 
