@@ -24,7 +24,7 @@ def test_only_outliers_lose_weight():
     expected = torch.ones(4, 2)
     expected[3, 0] = 5 / 50
     assert torch.allclose(outlier_weights(power), expected)
-    power[0, 1] = torch.nan
+    power[1, 0] = torch.nan
     assert torch.allclose(outlier_weights(power), expected)
 
 
