@@ -7,6 +7,8 @@
 # COMPARE_OPTIONS      further options of the comparison, one per line
 # FOLDER               where archives, the table and the verdict are written
 set -euo pipefail
+# A failed analysis inside $(...) ends the script, too: otherwise an older archive would be judged.
+shopt -s inherit_errexit
 
 lines() { # reads the lines of a variable into an array, without empty ones
     local -n into=$1

@@ -212,15 +212,20 @@ def test_a_verdict_replaces_no_other_output(runs, tmp_path, output):
     assert not (tmp_path / "x.json").exists()
 
 
-def test_the_action_posts_a_summary(runs, tmp_path):
-    """The script runs with ``onnxinfo`` on the path, gets hostile text as variables, and ends with the code."""
-    (tmp_path / "bin").mkdir()
-    program = tmp_path / "bin" / "onnxinfo"
+def program_in(folder):
+    """The folder with a program ``onnxinfo``, to be put on the path."""
+    folder.mkdir()
+    program = folder / "onnxinfo"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m onnxinfo "$@"\n', encoding="utf-8")
     program.chmod(0o755)
+    return folder
+
+
+def test_the_action_posts_a_summary(runs, tmp_path):
+    """The script runs with ``onnxinfo`` on the path, gets hostile text as variables, and ends with the code."""
     summary, outputs = tmp_path / "summary.md", tmp_path / "outputs"
     variables = {
-        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PATH": f"{program_in(tmp_path / 'bin')}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "BASELINE": str(runs),
         "CANDIDATE": str(runs),
@@ -244,3 +249,26 @@ def test_the_action_posts_a_summary(runs, tmp_path):
     assert text.startswith("### onnxinfo: failed")
     assert text.count("| failed |") == 1
     assert "exit-code=3" in outputs.read_text(encoding="utf-8")
+
+
+def test_the_action_does_not_judge_an_older_archive_if_the_analysis_fails(tmp_path):
+    folder, broken, summary = tmp_path / "out", tmp_path / "broken.onnx", tmp_path / "summary.md"
+    folder.mkdir()
+    # What an earlier step left in the folder.
+    write_run(folder / "candidate.h5", "candidate")
+    broken.write_bytes(b"not a model")
+    variables = {
+        "PATH": f"{program_in(tmp_path / 'bin')}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "BASELINE": str(write_run(tmp_path / "baseline.h5", "baseline")),
+        "CANDIDATE": str(broken),
+        "INPUTS": "images.npz",
+        "FAIL_IF": "sid>+0.1",
+        "FOLDER": str(folder),
+        "GITHUB_STEP_SUMMARY": str(summary),
+    }
+    script = ["bash", str(ROOT / "tools" / "gate.sh")]
+    found = subprocess.run(script, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode not in (0, 3)
+    assert "onnxinfo: error" in found.stderr
+    assert not summary.exists()
