@@ -50,6 +50,12 @@ if TYPE_CHECKING:
     help="End with exit code 3 if a difference is beyond a threshold, and its interval too: 'sid:relu_18>+0.05', "
     "'sid:relu_*<-0.1', 'unproven:logits>+0.1', 'accuracy<-0.01'; repeatable.",
 )
+@click.option(
+    "--incomplete",
+    is_flag=True,
+    help="With --fail-if: judge unfinished runs by the samples that both have finished, and leave out layers that only "
+    "one has. By default the exit code is then 5.",
+)
 @click.option("--verdict", type=click.Path(), metavar="FILE.json", help="With --fail-if: file for the outcomes.")
 @click.option("--top", type=click.IntRange(1), help="Only the N largest differences. Default: all.")
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
@@ -58,6 +64,7 @@ if TYPE_CHECKING:
 def compare(
     files: tuple[str, ...],
     fail_if: tuple[str, ...],
+    incomplete: bool,
     verdict: str | None,
     top: int | None,
     format: str,
@@ -71,7 +78,8 @@ def compare(
     difference is significant if its interval excludes 0. Runs with different settings (alpha, units, normalization)
     or samples are refused. 'onnxinfo plot a.h5 b.h5 compare' draws the differences.
 
-    With --fail-if, the exit code is 3 if a condition fails; see docs/gate.md.
+    With --fail-if, the exit code is 3 if a condition fails, and 5 if none does but a run is unfinished or lacks a layer
+    that a condition names; see docs/gate.md.
 
     \b
     Examples:
@@ -84,10 +92,19 @@ def compare(
 
     if verdict is not None and not fail_if:
         raise UsageError("verdict=... is the outcome of conditions; give fail_if=...")
+    if incomplete and not fail_if:
+        raise UsageError("incomplete=True is about conditions; give fail_if=...")
     target = claim_table(output, format, files, force)
     written = None if verdict is None else _claim_verdict(verdict, files, output, force)
-    judged = _judge(files, fail_if, options) if fail_if else None
-    rows = compare_runs(files, **options)[:top]
+    judged = _judge(files, fail_if, incomplete, options) if fail_if else None
+    # Conditions about unfinished layers alone: there may be nothing to compare.
+    if judged is None or any(outcome.n for outcome in judged.outcomes):
+        _print_differences(compare_runs(files, **options)[:top], format, target)
+    if judged is not None:
+        _end(judged, written, format, target is None)
+
+
+def _print_differences(rows: list[dict[str, Any]], format: str, target: Output | None) -> None:
     columns = [*rows[0]]
     if format in ("table", "markdown"):
         same = {name for name in ("metric", "run", "other", "paired") if len({row[name] for row in rows}) == 1}
@@ -95,8 +112,6 @@ def compare(
             write_stdout(f"{rows[0]['other']} minus {rows[0]['run']}:\n")
         columns = [name for name in columns if name not in same or name == "metric"]
     print_rows(rows, columns, format, target)
-    if judged is not None:
-        _end(judged, written, format, target is None)
 
 
 def _claim_verdict(verdict: str, files: Sequence[str], output: str, force: bool) -> Output:
@@ -108,15 +123,15 @@ def _claim_verdict(verdict: str, files: Sequence[str], output: str, force: bool)
     return claim(verdict, kinds.JSON, inputs=files, force=force)
 
 
-def _judge(files: Sequence[str], fail_if: Sequence[str], options: Mapping[str, Any]) -> Verdict:
+def _judge(files: Sequence[str], fail_if: Sequence[str], incomplete: bool, options: Mapping[str, Any]) -> Verdict:
     from onnxinfo import gate
 
-    return gate(files, fail_if, **options)
+    return gate(files, fail_if, incomplete=incomplete, **options)
 
 
 def _end(verdict: Verdict, written: Output | None, format: str, shown: bool) -> None:
     """Write the outcomes of conditions, print them below a table, and fail if one of them does."""
-    from onnxinfo import GateError
+    from onnxinfo import GateError, IncompleteError
 
     described = verdict.to_dict()
     if written is not None:
@@ -124,7 +139,7 @@ def _end(verdict: Verdict, written: Output | None, format: str, shown: bool) -> 
             part.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if shown and format in ("table", "markdown"):
         write_stdout("\n")
-        columns = ["status", "condition", "layer", "other", "difference", "low", "high", "threshold", "n"]
+        columns = ["status", "condition", "layer", "other", "difference", "low", "high", "threshold", "n", "unfinished"]
         print_rows(described["outcomes"], columns, format)
     if not verdict.passed:
-        raise GateError(verdict)
+        raise IncompleteError(verdict) if verdict.incomplete else GateError(verdict)

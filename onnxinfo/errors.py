@@ -147,6 +147,24 @@ class GateError(OnnxinfoError):
         self.verdict = verdict
 
 
+class IncompleteError(GateError):
+    """No condition of a comparison fails, and one is about what a run has not finished or lacks (exit code 5).
+
+    Attributes
+    ----------
+    verdict
+        The :class:`onnxinfo.Verdict`.
+
+    Examples
+    --------
+    >>> verdict = onnxinfo.gate(["result.h5", "pruned.h5"], ["sid>+10"])
+    >>> if verdict.incomplete:
+    ...     raise onnxinfo.IncompleteError(verdict)
+    """
+
+    exit_code = 5
+
+
 class UnprovenError(OnnxinfoError):
     """An analysis is complete, and fewer of its cells are proven than ``min_converged`` asks for (exit code 4).
 

@@ -45,6 +45,7 @@ cat "$FOLDER/messages.txt" >&2
     case $code in
         0) echo "### onnxinfo: passed" ;;
         3) echo "### onnxinfo: failed" ;;
+        5) echo "### onnxinfo: incomplete" ;;
         *) echo "### onnxinfo: no verdict (exit code $code)" ;;
     esac
     echo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from ..arguments import Names
 from ..errors import ModelError, UsageError
 from ..kinds import JSON, ONNX
 from ..outputs import claim
+from ..text import printable
 from .query import query
 from .selection import Paths, Selection, run_of
 from .wording import mean_text
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
     from ..graph.model import Model, ModelSource
 
+logger = logging.getLogger(__name__)
+
+Rows = list[dict[str, Any]]
 PREFIX = "onnxinfo."
 #: Colors of nodes from the lowest value to the highest, which the color-blind tell apart; their text is black.
 _GRADIENT = ((0.0, "#9ecae1"), (0.5, "#f7f7f7"), (1.0, "#fdae6b"))
@@ -43,7 +48,8 @@ def annotate(
     node has plain numbers: ``onnxinfo.sid``, the mean over the samples, ``onnxinfo.sid.stderr``, its standard error,
     ``onnxinfo.sid.gap``, how far it is below the optimum at most, and ``onnxinfo.sid.samples``, ``.unproven`` and
     ``.missing``, numbers of samples. Numbers of a node's second and later layers also name the tensor:
-    ``onnxinfo.TENSOR.sid``.
+    ``onnxinfo.TENSOR.sid``. Those of a part of a layer are at the node that computes the whole tensor and name
+    the part: ``onnxinfo.logits[3].sid``. A warning names layers that no node computes.
 
     Parameters
     ----------
@@ -70,7 +76,7 @@ def annotate(
     UsageError
         No run or several runs are of this model, the run is of another model, or the file may not be written.
     ModelError
-        The model cannot be read or written.
+        The model cannot be read or written, or none of its nodes computes a layer of the run.
     ArchiveError
         The archive cannot be read.
 
@@ -85,16 +91,13 @@ def annotate(
     claim(output, ONNX, inputs=[model, path], force=force, failure=ModelError)
     loaded = load(model)
     name = _run_of(path, run, loaded.sha256)
-    layers = _rows(path, name, metrics)
+    placed = _placed(loaded, name, _rows(path, name, metrics))
     proto = type(loaded.proto)()
     proto.CopyFrom(loaded.proto)
-    count = 0
-    for node in proto.graph.node:
-        rows = [row for tensor in node.output for row in layers.get(tensor, ())]
-        _write(node, name, rows)
-        count += bool(rows)
+    for i, node in enumerate(proto.graph.node):
+        _write(node, name, placed.get(i, []))
     save(proto, output, force=force)
-    return count
+    return len(placed)
 
 
 def node_data(
@@ -107,6 +110,9 @@ def node_data(
     force: bool = False,
 ) -> int:
     """Write a metric as node data for Google's Model Explorer, which colors the nodes of the model by it.
+
+    A node has one value. Of a node whose layer was analyzed as a whole, it is that of the layer, otherwise that of its
+    first part, which the title of the data then names. A warning names the others.
 
     Parameters
     ----------
@@ -129,7 +135,7 @@ def node_data(
     UsageError
         As for :func:`annotate`, or the run has several metrics and none is named.
     ModelError
-        The model cannot be read.
+        The model cannot be read, or none of its nodes computes a layer of the run that has a value.
     ArchiveError
         The archive cannot be read.
 
@@ -146,9 +152,12 @@ def node_data(
     name = _run_of(path, run, loaded.sha256)
     layers = _rows(path, name, () if metric is None else metric)
     chosen = _only_metric(layers)
-    results = dict(_results(loaded, layers))
+    shown = _shown(_placed(loaded, name, layers), name)
+    parts = ", ".join(row["layer"] for row in shown.values() if _is_part(loaded, row["layer"]))
+    ids = [*_unique([node.name for node in loaded.proto.graph.node])]
+    results = {ids[i]: {"value": float(row["value"])} for i, row in shown.items()}
     data = {
-        "name": f"{chosen}, run {name}",
+        "name": f"{chosen}{parts and f' ({parts})'}, run {name}",
         "results": results,
         "gradient": [{"stop": stop, "bgColor": color} for stop, color in _GRADIENT],
     }
@@ -158,30 +167,72 @@ def node_data(
     return len(results)
 
 
-def _rows(path: Paths, run: str, metrics: Names) -> dict[str, list[dict[str, Any]]]:
+def _rows(path: Paths, run: str, metrics: Names) -> dict[str, Rows]:
     """Rows of the table of a run, by layer."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, Rows] = {}
     for row in query(path, run=run, metrics=metrics):
         found.setdefault(row["layer"], []).append(row)
     return found
 
 
-def _only_metric(layers: Mapping[str, list[dict[str, Any]]]) -> str:
+def _placed(model: Model, run: str, layers: Mapping[str, Rows]) -> dict[int, Rows]:
+    """Rows by the position of the node that computes the layer: of whole tensors in the node's order, then of parts.
+
+    Raises
+    ------
+    ModelError
+        No node computes any of the layers.
+    """
+    from ..graph.parts import parse_part
+
+    makers = _makers(model)
+    whole = sorted((name for name in layers if name in makers), key=makers.__getitem__)
+    parts = [name for name in layers if name not in makers]
+    found: dict[int, Rows] = {}
+    lost = []
+    for name in [*whole, *parts]:
+        part = None if name in makers else parse_part(name)
+        place = makers.get(name if part is None else part.tensor)
+        if place is None:
+            lost.append(printable(name))
+        else:
+            found.setdefault(place[0], []).extend(layers[name])
+    if not found:
+        what = f"computes {', '.join(lost[:3])}{', …' if len(lost) > 3 else ''}" if lost else "has numbers"
+        raise ModelError(f"no node of the model {what} of run '{printable(run)}'; there is nothing to annotate")
+    if lost:
+        logger.warning("no node of the model computes %s: nothing is written of these layers", ", ".join(lost))
+    return dict(sorted(found.items()))
+
+
+def _makers(model: Model) -> dict[str, tuple[int, int]]:
+    """Position of the node that computes a tensor, and of the tensor among the node's outputs."""
+    nodes = enumerate(model.proto.graph.node)
+    return {tensor: (i, at) for i, node in nodes for at, tensor in enumerate(node.output) if tensor}
+
+
+def _is_part(model: Model, layer: str) -> bool:
+    return layer not in _makers(model)
+
+
+def _shown(placed: Mapping[int, Rows], run: str) -> dict[int, dict[str, Any]]:
+    """Row of each node that is shown; a warning names the others that have a value."""
+    known = {i: [row for row in rows if math.isfinite(row["value"])] for i, rows in placed.items()}
+    found = {i: rows[0] for i, rows in known.items() if rows}
+    if not found:
+        raise ModelError(f"no layer of run '{printable(run)}' has a value; there is nothing to annotate")
+    others = [printable(row["layer"]) for rows in known.values() for row in rows[1:]]
+    if others:
+        logger.warning("a node has one value in this format; not shown: %s", ", ".join(others))
+    return found
+
+
+def _only_metric(layers: Mapping[str, Rows]) -> str:
     metrics = dict.fromkeys(row["metric"] for rows in layers.values() for row in rows)
     if len(metrics) != 1:
         listed = ", ".join(metrics) or "no numbers"
         raise UsageError(f"the run has {listed}; a file of node data has one metric: name one with metric=...")
     return str(next(iter(metrics)))
-
-
-def _results(model: Model, layers: Mapping[str, list[dict[str, Any]]]) -> Iterator[tuple[str, dict[str, float]]]:
-    """Values by node."""
-    nodes = model.proto.graph.node
-    for name, node in zip(_unique([node.name for node in nodes]), nodes, strict=True):
-        values = [row["value"] for tensor in node.output for row in layers.get(tensor, ())]
-        known = [float(value) for value in values if math.isfinite(value)]
-        if known:
-            yield name, {"value": known[0]}
 
 
 def _unique(names: Sequence[str]) -> Iterator[str]:
@@ -209,14 +260,16 @@ def _run_of(path: Paths, run: str | None, digest: str) -> str:
     return names[0]
 
 
-def _write(node: onnx.NodeProto, run: str, rows: list[dict[str, Any]]) -> None:
+def _write(node: onnx.NodeProto, run: str, rows: Rows) -> None:
     kept = [(entry.key, entry.value) for entry in node.metadata_props if not entry.key.startswith(PREFIX)]
     lines = [line for line in node.doc_string.splitlines() if not line.startswith(PREFIX)]
     if not rows and len(kept) == len(node.metadata_props):
         return
     added = [(f"{PREFIX}run", run)] if rows else []
     for row in rows:
-        tensor = "" if row["layer"] == rows[0]["layer"] else f"{row['layer']}."
+        # The first whole tensor has the plain names.
+        first = row["layer"] == rows[0]["layer"] and row["layer"] in node.output
+        tensor = "" if first else f"{row['layer']}."
         added += _numbers(f"{PREFIX}{tensor}{row['metric']}", row)
         text = f"{mean_text(row)}; mean over {row['n'] - row['n_missing']} samples"
         lines.append(f"{PREFIX}{row['metric']} of {row['layer']} in run {run}: {text}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
+from ..archive.format import LayerRow
 from ..archive.means import Cells, Pairs, layer_summary, pair_up, select_cells, unproven
 from ..errors import UsageError
 from .comparable import Measured, check_normalizer, check_precision, incomparable
@@ -31,7 +33,9 @@ COLUMNS = (
 class Side:
     """One side of a comparison: numbers by metric, and the settings that must be equal; its title is shown.
 
-    ``correct`` tells which samples are classified as labeled, see :attr:`onnxinfo.Run.correct`.
+    ``correct`` tells which samples are classified as labeled, see :attr:`onnxinfo.Run.correct`. ``unfinished`` has the
+    numbers of unfinished samples by metric and layer, for the layers that have some; those without a finished one are
+    in no metric's numbers.
     """
 
     run: str
@@ -41,6 +45,8 @@ class Side:
     metrics: dict[str, RunValues]
     measured: Measured
     correct: npt.NDArray[np.float64] | None = None
+    layers: tuple[LayerRow, ...] = ()
+    unfinished: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def compare(
@@ -150,11 +156,19 @@ def read_sides(selection: Selection) -> list[Side]:
         title = titles[source, view.name]
         found = {each.name: run_values(view, each.name) for each in view.metrics}
         numbers = {name: each for name, each in found.items() if each.layers}
-        sides.append(dataclasses.replace(side_of(view, title), metrics=numbers))
+        left = {each.name: _unfinished(view, each.name) for each in view.metrics}
+        side = dataclasses.replace(side_of(view, title), metrics=numbers, layers=view.layers, unfinished=left)
+        sides.append(side)
     if len(sides) < 2:
         raise UsageError("a comparison is between runs, and there is one; give more archives or runs")
     wanted = selection.runs
     return sorted(sides, key=lambda each: wanted.index(each.run) if each.run in wanted else len(wanted))
+
+
+def _unfinished(view: RunView, metric: str) -> dict[str, int]:
+    """Numbers of unfinished samples by layer."""
+    counts = (~view.values(metric)["done"]).sum(axis=1)
+    return {row.name: int(count) for row, count in zip(view.layers, counts, strict=True) if count}
 
 
 def side_of(view: RunView, title: str) -> Side:

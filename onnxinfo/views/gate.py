@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, Unpack
 
 import numpy as np
@@ -28,7 +28,8 @@ ACCURACY, UNPROVEN = "accuracy", "unproven"
 FAILED: Final = "failed"
 PASSED: Final = "passed"
 UNDECIDED: Final = "undecided"
-Status = Literal["failed", "passed", "undecided"]
+INCOMPLETE: Final = "incomplete"
+Status = Literal["failed", "passed", "undecided", "incomplete"]
 
 _CONDITION = re.compile(
     r"\s*(?P<quantity>[^:<>]+?)\s*(?::(?P<layers>.+?))?\s*(?P<beyond>[<>])\s*"
@@ -111,7 +112,10 @@ class Outcome:
         Number of samples.
     status
         ``failed``: the whole interval lies beyond the threshold; ``passed``: no part of it does; ``undecided``: a part
-        does, or the interval is unknown.
+        does, or the interval is unknown; ``incomplete``: it did not fail, and a run has unfinished samples there, or
+        lacks the layer.
+    unfinished
+        Number of the layer's unfinished samples, in the run that has more of them.
     """
 
     condition: str
@@ -125,6 +129,7 @@ class Outcome:
     threshold: float
     n: int
     status: Status
+    unfinished: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ class Verdict:
     confidence
         Confidence that no condition fails by chance, shared by all outcomes.
     missing
-        Layers of the first run that a condition names and another run does not have.
+        Layers of the first run that a condition is about and another run does not have.
 
     Examples
     --------
@@ -153,8 +158,14 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether no condition failed."""
-        return not any(outcome.status == FAILED for outcome in self.outcomes)
+        """Whether no condition failed or is incomplete."""
+        return not any(outcome.status in (FAILED, INCOMPLETE) for outcome in self.outcomes)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether no condition failed, and one is incomplete."""
+        found = {outcome.status for outcome in self.outcomes}
+        return INCOMPLETE in found and FAILED not in found
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-compatible values; NaN is None."""
@@ -162,7 +173,8 @@ class Verdict:
             {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
             for row in map(asdict, self.outcomes)
         ]
-        counts = {status: sum(row["status"] == status for row in rows) for status in (FAILED, PASSED, UNDECIDED)}
+        known = (FAILED, PASSED, UNDECIDED, INCOMPLETE)
+        counts = {status: sum(row["status"] == status for row in rows) for status in known}
         return {
             "passed": self.passed,
             "counts": counts,
@@ -176,6 +188,8 @@ class Verdict:
         """Say what failed, or that nothing did."""
         failed = [outcome for outcome in self.outcomes if outcome.status == FAILED]
         undecided = sum(outcome.status == UNDECIDED for outcome in self.outcomes)
+        if self.incomplete:
+            return self._what_is_incomplete()
         if not failed:
             return f"no condition failed ({undecided} of {len(self.outcomes)} undecided)"
         worst = max(failed, key=lambda each: abs(each.difference - each.threshold))
@@ -183,6 +197,15 @@ class Verdict:
         interval = f"{worst.difference:+.3g}, interval {worst.low:+.3g} to {worst.high:+.3g}"
         of = f"{len(failed)} of {len(self.outcomes)} comparisons failed"
         return printable(f"{of}; '{worst.condition}'{where}: {interval}")
+
+    def _what_is_incomplete(self) -> str:
+        found = [outcome for outcome in self.outcomes if outcome.status == INCOMPLETE]
+        worst = max(found, key=lambda each: each.unfinished)
+        where = f" at layer '{worst.layer}'" if worst.layer else ""
+        why = f"{worst.unfinished} samples are unfinished" if worst.unfinished else f"run '{worst.other}' has no value"
+        of = f"{len(found)} of {len(self.outcomes)} comparisons are incomplete"
+        advice = "finish the analysis, or judge what both runs have with incomplete=True"
+        return printable(f"{of}; '{worst.condition}'{where}: {why}; {advice}")
 
 
 def gate(
@@ -192,6 +215,7 @@ def gate(
     by: Match = "layer",
     unpaired: bool = False,
     confidence: float = 0.95,
+    incomplete: bool = False,
     **selected: Unpack[Selected],
 ) -> Verdict:
     """Judge whether runs differ from the first one by more than given thresholds, beyond their errors.
@@ -216,11 +240,14 @@ def gate(
         samples classified as labeled.
     by, unpaired, confidence, **selected
         See :func:`onnxinfo.compare`.
+    incomplete
+        Judge unfinished runs by the samples that both have finished, and leave out layers that only one has. By
+        default a condition about them that does not fail is incomplete.
 
     Returns
     -------
     Verdict
-        The outcomes; :attr:`Verdict.passed` if none failed.
+        The outcomes; :attr:`Verdict.passed` if none failed and all are complete.
 
     Raises
     ------
@@ -236,14 +263,8 @@ def gate(
     >>> sorted({outcome.quantity for outcome in verdict.outcomes})
     ['sid', 'unproven (sid)']
     """
-    return gate_selected(Selection.of(path, **selected), names_of(fail_if, "fail_if"), by, unpaired, confidence)
-
-
-def gate_selected(
-    selection: Selection, fail_if: Sequence[str], by: Match = "layer", unpaired: bool = False, confidence: float = 0.95
-) -> Verdict:
-    """Judge the selected runs; see :func:`gate`."""
-    conditions = [Condition.parse(text) for text in fail_if]
+    selection = Selection.of(path, **selected)
+    conditions = [Condition.parse(text) for text in names_of(fail_if, "fail_if")]
     if not conditions:
         raise UsageError(f"fail_if has no condition; {_FORM}")
     if not 0 < confidence < 1:
@@ -256,14 +277,21 @@ def gate_selected(
     outcomes: list[Outcome] = []
     missing: dict[str, None] = {}
     for condition, rows, absent in _measured(conditions, pairs, by, each):
-        outcomes += [_outcome(condition, row) for row in rows]
-        missing |= dict.fromkeys(absent)
+        outcomes += [_outcome(condition, row, incomplete) for row in rows]
+        outcomes += [] if incomplete else [_not_there(condition, row) for row in absent if row["must"]]
+        missing |= dict.fromkeys(row["layer"] for row in absent)
     if missing:
         logger.warning("conditions do not cover layers that only one run has: %s", printable(", ".join(missing)))
     return Verdict(tuple(outcomes), confidence, tuple(missing))
 
 
-def _outcome(condition: Condition, row: Row) -> Outcome:
+def _not_there(condition: Condition, row: Row) -> Outcome:
+    unknown = dict.fromkeys(("difference", "low", "high"), math.nan)
+    return replace(_outcome(condition, {**row, **unknown, "n": 0}, True), status=INCOMPLETE)
+
+
+def _outcome(condition: Condition, row: Row, incomplete: bool) -> Outcome:
+    judged = condition.judge(row["low"], row["high"])
     return Outcome(
         condition=condition.text,
         quantity=row["metric"],
@@ -275,14 +303,18 @@ def _outcome(condition: Condition, row: Row) -> Outcome:
         high=row["high"],
         threshold=condition.threshold,
         n=row["n"],
-        status=condition.judge(row["low"], row["high"]),
+        status=judged if incomplete or judged == FAILED or not row["unfinished"] else INCOMPLETE,
+        unfinished=row["unfinished"],
     )
 
 
 def _measured(
     conditions: Sequence[Condition], pairs: Sequence[tuple[Side, Side, bool]], by: Match, confidence: float
-) -> Iterator[tuple[Condition, list[Row], list[str]]]:
-    """Yield for each condition and pair of runs the rows that it judges, and the layers that the other run lacks."""
+) -> Iterator[tuple[Condition, list[Row], list[Row]]]:
+    """Yield for each condition and pair of runs the rows that it judges, and rows of layers that the other run lacks.
+
+    These ``must`` be there if the condition names layers, or if they are unfinished.
+    """
     for condition in conditions:
         for first, other, paired in pairs:
             if condition.quantity == ACCURACY:
@@ -291,11 +323,13 @@ def _measured(
             wanted = _wanted(condition, first)
             found = _rows(condition, first, other, by, paired, confidence)
             rows = [row for row in found if row["layer"] in wanted]
-            absent = [name for name in wanted if name not in {row["layer"] for row in rows}]
-            if not rows:
+            absent = [
+                _absent(condition, first, other, name) for name in wanted if name not in {row["layer"] for row in rows}
+            ]
+            if not rows and not any(row["unfinished"] for row in absent):
                 raise UsageError(
                     f"fail_if={condition.text!r}: run '{other.title}' has nothing to compare with "
-                    f"{', '.join(repr(name) for name in absent[:3])} of run '{first.title}'"
+                    f"{', '.join(repr(row['layer']) for row in absent[:3])} of run '{first.title}'"
                 )
             yield condition, rows, absent
 
@@ -303,12 +337,14 @@ def _measured(
 def _wanted(condition: Condition, first: Side) -> list[str]:
     """Return the names of the first run's layers that a condition is about."""
     quantity = condition.quantity
-    if quantity != UNPROVEN and quantity not in first.metrics:
+    if quantity != UNPROVEN and quantity not in {*first.metrics, *first.unfinished}:
         known = [*first.metrics, UNPROVEN, ACCURACY]
         why = no_such("metric", quantity, known, f"run '{first.title}'")
         raise UsageError(f"fail_if={condition.text!r}: {why}")
-    metrics = first.metrics.values() if quantity == UNPROVEN else [first.metrics[quantity]]
-    layers = list({row.name: row for values in metrics for row in values.layers}.values())
+    metrics = {*first.metrics, *first.unfinished} if quantity == UNPROVEN else {quantity}
+    finished = {row.name for name in metrics & first.metrics.keys() for row in first.metrics[name].layers}
+    there = finished | {name for metric in metrics for name in first.unfinished.get(metric, ())}
+    layers = [row for row in first.layers if row.name in there]
     patterns = [condition.layers] if condition.layers else []
     return [layers[position].name for position in match_layers(layers, patterns)]
 
@@ -316,10 +352,31 @@ def _wanted(condition: Condition, first: Side) -> list[str]:
 def _rows(condition: Condition, first: Side, other: Side, by: Match, paired: bool, confidence: float) -> list[Row]:
     if condition.quantity == UNPROVEN:
         shared = [name for name in first.metrics if name in other.metrics]
-        return [row for name in shared for row in _unproven(first, other, name, by, paired, confidence)]
-    if condition.quantity not in other.metrics:
+        rows = [(name, row) for name in shared for row in _unproven(first, other, name, by, paired, confidence)]
+    elif condition.quantity not in first.metrics or condition.quantity not in other.metrics:
         return []
-    return differences(first, other, condition.quantity, by, paired, confidence)
+    else:
+        found = differences(first, other, condition.quantity, by, paired, confidence)
+        rows = [(condition.quantity, row) for row in found]
+    left = _left if by == "layer" else _left_of_all
+    return [row | {"unfinished": left(first, other, name, row["layer"])} for name, row in rows]
+
+
+def _left(first: Side, other: Side, metric: str, layer: str) -> int:
+    return max(side.unfinished.get(metric, {}).get(layer, 0) for side in (first, other))
+
+
+def _left_of_all(first: Side, other: Side, metric: str, layer: str) -> int:
+    """Number of unfinished samples of any layer: which layer is matched by depth depends on all of them."""
+    return max((count for side in (first, other) for count in side.unfinished.get(metric, {}).values()), default=0)
+
+
+def _absent(condition: Condition, first: Side, other: Side, layer: str) -> Row:
+    """Return a row about a layer that cannot be compared."""
+    metrics = {*first.unfinished, *other.unfinished} if condition.quantity == UNPROVEN else {condition.quantity}
+    left = max((_left(first, other, metric, layer) for metric in metrics), default=0)
+    named = {"metric": condition.quantity, "layer": layer, "run": first.title, "other": other.title}
+    return named | {"unfinished": left, "must": bool(condition.layers or left)}
 
 
 def _accuracy(condition: Condition, first: Side, other: Side, paired: bool, confidence: float) -> Row:
@@ -334,7 +391,7 @@ def accuracy_row(first: Side, other: Side, paired: bool, confidence: float) -> R
     assert first.correct is not None
     assert other.correct is not None
     row = _fraction_row("", first, other, (first.correct, other.correct), paired, confidence)
-    return row | {"metric": ACCURACY}
+    return row | {"metric": ACCURACY, "unfinished": 0}
 
 
 def _unproven(first: Side, other: Side, metric: str, by: Match, paired: bool, confidence: float) -> Iterator[Row]:

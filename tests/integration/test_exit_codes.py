@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from places import ROOT
 
 import onnxinfo
+from onnxinfo.archive.writer import RunWriter
 from onnxinfo.cli import cli, main, progress
 from onnxinfo.models import path
 
@@ -24,6 +25,7 @@ CODES = {
     2: (*ANALYZE, "--device", "cuda:99"),
     3: ("compare", "fake.h5", "--fail-if", "sid<+0.1"),
     4: (*ANALYZE, "--min-converged", "1"),
+    5: ("compare", "fake.h5", "--fail-if", "sid>+9"),
 }
 
 
@@ -52,8 +54,11 @@ def unproven(monkeypatch):
 @pytest.mark.parametrize("code", CODES)
 def test_commands_end_with_the_documented_codes(code, tmp_path, monkeypatch, unproven, capsys):
     monkeypatch.chdir(tmp_path)
-    for name in "ab" if code == 3 else "":
+    for name in {3: "ab", 5: "a"}.get(code, ""):
         fakes.make(tmp_path / "fake.h5", name)
+    if code == 5:
+        with RunWriter.open(tmp_path / "fake.h5", "c", fakes.schema()):
+            pass
     more = ("-o", "a.h5") if CODES[code][0] == "analyze" else ()
     assert code_of((*CODES[code], *more), monkeypatch) == code
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]

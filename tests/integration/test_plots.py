@@ -1,5 +1,6 @@
 """Every kind of plot is drawn, reproducibly and in each style; comparisons and annotated models."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -463,6 +464,72 @@ def test_node_data_for_model_explorer(analyzed, tmp_path):
     assert [stop["stop"] for stop in data["gradient"]] == [0, 0.5, 1]
     many = CliRunner().invoke(cli, [*arguments, "--metric", "sid", "--metric", "ru"], obj={"quiet": True})
     assert (many.exit_code, "a file of node data has one metric" in many.output) == (2, True)
+
+
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory):
+    """A bundled model, and a function that analyzes layers of it and returns the archive and the values."""
+    model, folder = bundled("digits-cnn.onnx"), tmp_path_factory.mktemp("parts")
+
+    def of(*layers):
+        archive = folder / f"{len(list(folder.iterdir()))}.h5"
+        onnxinfo.analyze(
+            model, f"{bundled('digits.npz')}:images", archive, run="r", layers=layers, limit=2, metrics="sid"
+        )
+        return archive, {row["layer"]: row["value"] for row in onnxinfo.query(archive)}
+
+    return model, of
+
+
+@pytest.mark.parametrize("whole", [["logits"], []])
+def test_parts_are_annotated_at_the_node_of_the_whole(parted, tmp_path, whole):
+    model, of = parted
+    archive, values = of("logits[3]", "logits[4:6]", *whole)
+    assert onnxinfo.annotate(model, archive, tmp_path / "out.onnx") == 1
+    (node,) = [node for node in onnx.load(tmp_path / "out.onnx").graph.node if node.metadata_props]
+    assert "logits" in node.output
+    found = {entry.key: entry.value for entry in node.metadata_props}
+    assert len(found) == len(node.metadata_props)
+    names = {"logits[3]": "logits[3].", "logits[4:6]": "logits[4:6].", "logits": ""}
+    assert {name: float(found[f"onnxinfo.{names[name]}sid"]) for name in values} == values
+    assert ("onnxinfo.sid" in found) == bool(whole)
+    # Another call replaces them.
+    onnxinfo.annotate(onnxinfo.load(model), of("logits[3]")[0], tmp_path / "out.onnx")
+    (node,) = [node for node in onnx.load(tmp_path / "out.onnx").graph.node if node.metadata_props]
+    assert not [entry for entry in node.metadata_props if "[4:6]" in entry.key]
+
+
+@pytest.mark.parametrize("whole", [["logits"], []])
+def test_node_data_of_parts_name_them(parted, tmp_path, whole, caplog):
+    model, of = parted
+    archive, values = of("logits[3]", "logits[4:6]", *whole)
+    assert onnxinfo.node_data(model, archive, tmp_path / "a.json") == 1
+    (data,) = json.loads((tmp_path / "a.json").read_text()).values()
+    (result,) = data["results"].values()
+    shown = "logits" if whole else "logits[3]"
+    assert result["value"] == values[shown]
+    assert data["name"] == ("sid, run r" if whole else "sid (logits[3]), run r")
+    (warning,) = caplog.messages
+    assert all(name in warning for name in values if name != shown)
+
+
+def test_layers_that_no_node_computes_are_named(tmp_path, caplog):
+    """Here one of the run's layers does not exist in the model, as a tensor that the analysis itself had added."""
+    model = bundled("digits-cnn.onnx")
+    layer = next(layer for layer in onnxinfo.list_layers(model) if layer.name == "logits")
+    recipe = fakes.schema().recipe | {"model_sha256": onnxinfo.load(model).sha256}
+    names = ("logits", "added")
+    rows = {name: dataclasses.replace(layer, name=name) for name in names}
+    both = fakes.make(tmp_path / "both.h5", "r", fakes.schema(layers=[rows[name] for name in names], recipe=recipe))
+    assert onnxinfo.annotate(model, both, tmp_path / "out.onnx", metrics="sid") == 1
+    assert "computes added" in caplog.text
+    none = fakes.make(tmp_path / "none.h5", "r", fakes.schema(layers=[rows["added"]], recipe=recipe))
+    for write, name in ((onnxinfo.annotate, "none.onnx"), (onnxinfo.node_data, "none.json")):
+        options = {"metric": "sid"} if write is onnxinfo.node_data else {}
+        with pytest.raises(onnxinfo.ModelError, match=r"no node of the model computes added of run 'r'") as caught:
+            write(model, none, tmp_path / name, **options)
+        assert caught.value.exit_code == 1
+        assert not (tmp_path / name).exists()
 
 
 def test_only_the_runs_own_model_is_annotated(tmp_path):

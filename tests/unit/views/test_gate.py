@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -26,8 +27,8 @@ RECIPE = fakes.schema().recipe | {"samples_sha256": "cd" * 32}
 NAMES = [row.name for row in fakes.schema().layers]
 
 
-def write_run(path, name, shift=(0.0,) * 4, noise=1e-3, unproven=(), correct=None, seed=0, layers=None):
-    """Write a run whose SID is shifted by layer, with noise, of 6 samples."""
+def write_run(path, name, shift=(0.0,) * 4, unproven=(), correct=None, seed=0, layers=None, finished=None):
+    """Write a run whose SID is shifted by layer, with noise, of 6 samples; finished: numbers of samples by layer."""
     changes = {}
     if correct is not None:
         labels = np.zeros(6, np.int64)
@@ -42,12 +43,15 @@ def write_run(path, name, shift=(0.0,) * 4, noise=1e-3, unproven=(), correct=Non
     with RunWriter.open(path, name, described) as writer:
         for layer in range(len(described.layers)):
             writer.set_normalizer("sid", layer, 1.0)
-            values = np.arange(6) * 0.1 + shift[layer] + noise * generator.standard_normal(6)
+            values = np.arange(6) * 0.1 + shift[layer] + 1e-3 * generator.standard_normal(6)
             proven = np.array([(layer, sample) not in unproven for sample in range(6)])
             numbers = {"value": values, "stderr": np.full(6, 1e-6), "converged": proven, "gap": np.full(6, 0.01)}
             numbers |= {field.name: np.zeros(6) for field in fakes.PROVEN_SID.fields if field.name not in numbers}
             maps = np.zeros((6, *fakes.IMAGE), np.float32)
-            writer.write("sid", layer, range(6), values=numbers, map=maps)
+            count = 6 if finished is None else finished[layer]
+            numbers = {key: each[:count] for key, each in numbers.items()}
+            if count:
+                writer.write("sid", layer, range(count), values=numbers, map=maps[:count])
     return path
 
 
@@ -146,6 +150,7 @@ def test_layers_that_a_run_lacks_are_named(tmp_path, caplog):
     path = write_run(tmp_path / "a.h5", "a")
     write_run(path, "b", layers=[0, 1])
     verdict = onnxinfo.gate(path, ["sid>+0.1"])
+    assert verdict.passed
     assert verdict.missing == tuple(NAMES[2:])
     assert NAMES[3] in caplog.text
     with pytest.raises(UsageError, match="nothing to compare"):
@@ -154,12 +159,59 @@ def test_layers_that_a_run_lacks_are_named(tmp_path, caplog):
         onnxinfo.gate(path, ["accuracy<-0.1"])
 
 
+@pytest.mark.parametrize("which", ["a", "b"])
+def test_an_unfinished_run_does_not_pass(tmp_path, which):
+    """Layer 2 has 4 of 6 samples, and layer 3 has none, of the first run or of the other one."""
+    path = tmp_path / "a.h5"
+    for name in "ab":
+        write_run(path, name, (0.2 * (name == "b"), 0, 0, 0), finished=[6, 6, 4, 0] if name == which else None)
+    verdict = onnxinfo.gate(path, ["sid>+0.3"])
+    assert [statuses(verdict)[name] for name in NAMES] == ["passed", "passed", "incomplete", "incomplete"]
+    assert [outcome.unfinished for outcome in verdict.outcomes] == [0, 0, 2, 6]
+    assert (verdict.passed, verdict.incomplete) == (False, True)
+    assert verdict.to_dict()["counts"]["incomplete"] == 2
+    assert "6 samples are unfinished" in str(verdict)
+    # What fails in spite of it fails.
+    failed = onnxinfo.gate(path, ["sid>+0.1"])
+    assert (failed.passed, failed.incomplete) == (False, False)
+    # Conditions and selections about finished cells pass, and so does what the user allows.
+    assert onnxinfo.gate(path, [f"sid:{NAMES[1]}>+0.3"]).passed
+    assert onnxinfo.gate(path, [f"sid:{NAMES[2]}>+0.3"], samples="0-3").passed
+    assert onnxinfo.gate(path, ["sid>+0.3"], incomplete=True).passed
+
+
+@pytest.mark.parametrize("which", ["a", "b"])
+@pytest.mark.parametrize("condition", ["sid:{}>+9", "unproven:{}>+.9"])
+def test_a_layer_without_a_finished_sample_does_not_pass(tmp_path, which, condition):
+    path = tmp_path / "a.h5"
+    for name in "ab":
+        write_run(path, name, finished=[6, 6, 6, 0] if name == which else None)
+    verdict = onnxinfo.gate(path, [condition.format(NAMES[3])])
+    assert (verdict.outcomes[0].status, verdict.outcomes[0].unfinished) == ("incomplete", 6)
+
+
+def test_layers_matched_by_depth_need_finished_runs(tmp_path):
+    path = write_run(tmp_path / "a.h5", "a")
+    write_run(path, "b", finished=[6, 6, 6, 0])
+    assert {*statuses(onnxinfo.gate(path, ["sid>+9"], by="depth")).values()} == {"incomplete"}
+
+
+def test_a_named_layer_that_a_run_lacks_does_not_pass(tmp_path):
+    path = write_run(tmp_path / "a.h5", "a")
+    write_run(path, "b", layers=[0, 1])
+    named = "|".join(map(re.escape, NAMES[1:3]))
+    verdict = onnxinfo.gate(path, [f"sid:re:{named}>+9"])
+    assert statuses(verdict) == {NAMES[1]: "passed", NAMES[2]: "incomplete"}
+    assert "run 'b' has no value" in str(verdict)
+    assert onnxinfo.gate(path, ["sid>+9"]).passed
+
+
 def side_of(name, generator):
     """Side of a comparison: SID of 4 layers and 6 samples, which is noise."""
     whole = np.ones((4, 6), bool)
     cells = {"value": generator.standard_normal((4, 6)), "stderr": np.zeros((4, 6)), "converged": whole, "done": whole}
     values = RunValues(name, "", tuple(fakes.schema().layers), fakes.SID, cells, RECIPE, {})
-    return Side(name, name, ("a",) * 6, "cd", {"sid": values}, SimpleNamespace())
+    return Side(name, name, ("a",) * 6, "cd", {"sid": values}, SimpleNamespace(), layers=values.layers)
 
 
 def test_chance_fails_rarely(monkeypatch):
@@ -199,7 +251,7 @@ def test_the_command_ends_with_3_and_writes_its_verdict(runs, tmp_path):
     assert result.stdout.count("failed") == 1
     found = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
     assert not found["passed"]
-    assert found["counts"] == {"failed": 1, "passed": 3, "undecided": 0}
+    assert found["counts"] == {"failed": 1, "passed": 3, "undecided": 0, "incomplete": 0}
     assert found["outcomes"][3]["layer"] == NAMES[3]
 
 
@@ -249,6 +301,32 @@ def test_the_action_posts_a_summary(runs, tmp_path):
     assert text.startswith("### onnxinfo: failed")
     assert text.count("| failed |") == 1
     assert "exit-code=3" in outputs.read_text(encoding="utf-8")
+
+
+def test_the_command_and_the_action_are_not_green_for_an_unfinished_run(tmp_path):
+    path, verdict, summary = write_run(tmp_path / "a.h5", "a"), tmp_path / "v.json", tmp_path / "summary.md"
+    write_run(path, "b", finished=[6, 6, 4, 0])
+    command = ["compare", str(path), "--fail-if", "sid>+9", "--verdict", str(verdict)]
+    result = CliRunner().invoke(cli, command, obj={})
+    assert isinstance(result.exception, onnxinfo.IncompleteError)
+    assert result.exception.exit_code == 5
+    assert not json.loads(verdict.read_text(encoding="utf-8"))["passed"]
+    assert CliRunner().invoke(cli, [*command, "--incomplete"], obj={}).exit_code == 0
+    variables = {
+        "PATH": f"{program_in(tmp_path / 'bin')}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "BASELINE": str(path),
+        "CANDIDATE": str(path),
+        "FAIL_IF": "sid>+9",
+        "COMPARE_OPTIONS": "--run=a\n--run=b",
+        "FOLDER": str(tmp_path / "out"),
+        "GITHUB_STEP_SUMMARY": str(summary),
+    }
+    script = ["bash", str(ROOT / "tools" / "gate.sh")]
+    found = subprocess.run(script, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 5
+    assert summary.read_text(encoding="utf-8").startswith("### onnxinfo: incomplete")
+    assert "finish the analysis, or judge what both runs have with --incomplete" in found.stderr
 
 
 def test_the_action_does_not_judge_an_older_archive_if_the_analysis_fails(tmp_path):
