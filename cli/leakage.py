@@ -89,7 +89,8 @@ def leakage(model: str, inputs: str, output: str | None, format: str, force: boo
 def _summary(found: Leakage) -> str:
     kinds = {"variance": "variance", "range": "squared range"}
     accuracy = f" Accuracy without noise: {found.accuracy:.3f}." if found.accuracy == found.accuracy else ""
+    seen = f" {found.seen} of the samples were trained on: attack is too small." if found.seen else ""
     return (
         f"{found.samples} samples, {found.input_units} input units. bound: mean squared error per input unit, in units "
-        f"of its channel's {kinds[found.unit]} over the samples.{accuracy} {found.assumption}"
+        f"of its channel's {kinds[found.unit]} over the samples.{accuracy}{seen} {found.assumption}"
     )

@@ -52,6 +52,7 @@ def power(files: tuple[str, ...], format: str, output: str, force: bool, **optio
       onnxinfo power a.h5 b.h5 --difference 0.05 --chance 0.8
     """
     from onnxinfo import power as estimate_power
+    from onnxinfo.views.power import MOST
 
     target = claim_table(output, format, files, force)
     rows = estimate_power(files, **options)
@@ -62,4 +63,10 @@ def power(files: tuple[str, ...], format: str, output: str, force: bool, **optio
             write_stdout(f"{rows[0]['other']} minus {rows[0]['run']}:\n")
         hidden = same - {"metric"} | ({"n_unproven"} if not any(row["n_unproven"] for row in rows) else set())
         columns = [name for name in columns if name not in hidden]
+        rows = [{name: _shown(value, MOST) for name, value in row.items()} for row in rows]
     print_rows(rows, columns, format, target)
+
+
+def _shown(value: Any, most: int) -> Any:
+    """Return the number of samples that stands for all larger ones as text."""
+    return f">=1e{len(str(most)) - 1}" if type(value) is int and value >= most else value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +19,11 @@ from .decoders import check_parts, decoder_settings, on_training_inputs, trainin
 from .job import Job
 from .settings import Progress, Report
 
+logger = logging.getLogger(__name__)
+
 Floats = npt.NDArray[np.float64]
+#: Samples that are read at a time to compare their contents.
+_READ = 64
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,33 @@ def attack_inputs(job: Job) -> InputProvider:
         )
     demand_enough(len(training), ", by decoder_inputs=... or a larger decoder_limit=...")
     return training
+
+
+def count_seen(analyzed: InputProvider, training: InputProvider) -> int:
+    """Count the analyzed samples whose contents are among the training samples, and warn of them.
+
+    Parameters
+    ----------
+    analyzed, training
+        The samples, which are compared as the network gets them, whatever file they come from.
+    """
+    known = set(_contents(training))
+    seen = sum(content in known for content in _contents(analyzed))
+    if seen:
+        logger.warning(
+            "%d of %d samples are among the training samples of the attack, whose error on them is too small; give "
+            "others by decoder_inputs=...",
+            seen,
+            len(analyzed),
+        )
+    return seen
+
+
+def _contents(provider: InputProvider) -> Iterator[bytes]:
+    for start in range(0, len(provider), _READ):
+        for sample in provider.perturbed(range(start, min(start + _READ, len(provider)))):
+            # Adding zero makes negative zeros positive.
+            yield hashlib.sha256(np.ascontiguousarray(sample + 0).tobytes()).digest()
 
 
 def attack(

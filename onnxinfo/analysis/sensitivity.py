@@ -178,7 +178,7 @@ def check_change(job: Job, target: str) -> None:
     ------
     UsageError
         There are no class probabilities, a single sample, of which there is no variance, or the change is below the
-        model's own rounding.
+        model's own rounding or that of the target's floats.
     """
     change = Change.of(job.config.sensitivity)
     shape = job.network.part([_position(job, target)]).shapes(*job.inputs([0]))[0]
@@ -195,18 +195,47 @@ def check_change(job: Job, target: str) -> None:
 def _check_rounding(job: Job, target: str, change: Change) -> None:
     """Refuse a change that is smaller than what the model's own rounding causes."""
     model, samples = job.provider.model, range(len(job.provider))
-    if not rounds(model.proto):
-        return
-    rounded, exact = (
-        as_rows(torch.from_numpy(job.provider.run(Session(expose_only(each, [target])), samples)[target]).double())
-        for each in (model, dequantize(model))
-    )
+    if rounds(model.proto):
+        rounded, exact = (
+            as_rows(torch.from_numpy(job.provider.run(Session(expose_only(each, [target])), samples)[target]).double())
+            for each in (model, dequantize(model))
+        )
+        what, advice = "the model's own rounding", ", or dequantize=True"
+    else:
+        exact, rounded = _rounded_floats(job, target)
+        what, advice = f"the rounding of {quoted(target)} to its floats", ""
     floor, wanted = float(change.effect.measure(exact, rounded).mean()), _wanted(change, exact, target)
     if floor > wanted:
+        least = replace(change, amount=_rounded_up(change.amount * (floor / wanted)))
         raise UsageError(
-            f"change '{change}' is below what the model's own rounding causes, which is {floor / wanted:.2g} times as "
-            f"much; give a larger change, or dequantize=True"
+            f"change '{change}' is below what {what} causes, which is {floor / wanted:.2g} times as much; give at "
+            f"least '{least}'{advice}"
         )
+
+
+def _rounded_floats(job: Job, target: str) -> tuple[Tensor, Tensor]:
+    """Target at all samples, and the same moved by the standard deviation of its rounding, each (S, m).
+
+    Errors of rounding are uniform between half a step below and above: their deviation is the step over the root of 12.
+    """
+    part, samples = job.network.part([_position(job, target)]), range(len(job.provider))
+    found: list[Tensor] = []
+    blocks = [list(samples[start : start + job.batch_size]) for start in range(0, len(samples), job.batch_size)]
+
+    def add(block: list[int]) -> None:
+        with torch.no_grad():
+            found.append(as_rows(part(*job.inputs(block))[0]).cpu())
+
+    for_each(job, blocks, add)
+    exact = torch.cat(found)
+    steps = torch.nextafter(exact.abs(), torch.full_like(exact, math.inf)) - exact.abs()
+    signs = 2 * torch.randint(2, exact.shape, generator=torch.Generator().manual_seed(0)) - 1
+    return exact.double(), exact.double() + signs * steps.double() / math.sqrt(12)
+
+
+def _rounded_up(amount: float) -> float:
+    """Amount that is at least the given one, in two digits."""
+    return float(f"{amount * 1.05:.1e}")
 
 
 def _entries(job: Job, target: str) -> int:

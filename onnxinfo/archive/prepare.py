@@ -45,6 +45,22 @@ class Request:
     overwrite: bool = False
 
 
+def check_recipe(path: Path, run: str, request: Request) -> None:
+    """Check that an archive has no run of that name, one that can go on or grow, or one that is to be replaced.
+
+    Raises
+    ------
+    UsageError
+        The run has another recipe and is not to be replaced.
+    ArchiveError
+        The archive cannot be read, or another process is writing to it.
+    """
+    if path.exists():
+        with open_locked(path) as archive:
+            if run in archive.runs:
+                _growth(archive[run], request)
+
+
 def is_complete(path: Path, run: str, request: Request) -> bool:
     """Return whether a finished run has everything that is requested, so that nothing is to be written.
 

@@ -19,6 +19,8 @@ from .selection import Paths, Selected, Selection
 STANDARD_ERRORS = 2.0
 #: Fewest samples whose spread says something.
 FEWEST = 3
+#: Largest number of samples that is told apart from larger ones.
+MOST = 10**15
 
 
 def power(
@@ -58,9 +60,9 @@ def power(
     list of dict
         metric, layer, and other_layer, or run and other; value, the present mean difference (other minus first), and
         stderr, its standard error; spread, the standard deviation s; n, the present number of samples; shown, the
-        smallest difference that these show; with a wanted difference also needed, the number of samples, low and high,
-        its range, and enough, whether n reaches it; and n_unproven, the number of pairs with an unproven value. In the
-        layers' order.
+        smallest difference that these show; with a wanted difference also needed, the number of samples (10^15 stands
+        for that and more), low and high, its range, and enough, whether n reaches it; and n_unproven, the number of
+        pairs with an unproven value. In the layers' order.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def power(
 
 
 def samples_needed(spread: float, difference: float, chance: float = 0.5) -> int:
-    """Return the number of samples whose mean exceeds two standard errors with some probability.
+    """Return the number of samples whose mean exceeds two standard errors with some probability, ``MOST`` at most.
 
     Parameters
     ----------
@@ -94,18 +96,28 @@ def samples_needed(spread: float, difference: float, chance: float = 0.5) -> int
         The true difference.
     chance
         The probability.
+
+    Raises
+    ------
+    UsageError
+        The difference is not a number above 0.
     """
-    return max(FEWEST, math.ceil((_errors(chance) * spread / difference) ** 2 * (1 - 1e-12)))
+    _check_difference(difference)
+    ratio = _errors(chance) * spread / difference
+    # Products overflow to infinity, and powers fail.
+    count = ratio * ratio * (1 - 1e-12)
+    return max(FEWEST, math.ceil(count)) if count < MOST else MOST
 
 
 def spread_range(spread: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the confidence interval of a standard deviation that was estimated from n normal values."""
     # Imported here because most code that reads archives does not need it.
-    from scipy.special import chdtri
+    from scipy.special import gammainccinv, gammaincinv
 
     tail, freedom = (1 - confidence) / 2, n - 1
-    low, high = (spread * math.sqrt(freedom / float(chdtri(freedom, each))) for each in (tail, 1 - tail))
-    return low, high
+    # Quantiles of chi-square by the size of the tail above or below, which is exact for the smallest.
+    largest, least = (2 * float(quantile(freedom / 2, tail)) for quantile in (gammainccinv, gammaincinv))
+    return spread * math.sqrt(freedom / largest), spread * math.sqrt(freedom / least)
 
 
 def _errors(chance: float) -> float:
@@ -115,9 +127,14 @@ def _errors(chance: float) -> float:
     return STANDARD_ERRORS + float(ndtri(chance))
 
 
-def _check(difference: float | None, chance: float, confidence: float) -> None:
-    if difference is not None and not (math.isfinite(difference) and difference > 0):
+def _check_difference(difference: float) -> None:
+    if not (math.isfinite(difference) and difference > 0):
         raise UsageError(f"difference={difference:g}: a number above 0 expected, in the metric's unit")
+
+
+def _check(difference: float | None, chance: float, confidence: float) -> None:
+    if difference is not None:
+        _check_difference(difference)
     for name, value, least in (("chance", chance, 0.5), ("confidence", confidence, 0.0)):
         if not (least <= value < 1 and value > 0):
             raise UsageError(

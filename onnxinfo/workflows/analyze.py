@@ -31,7 +31,7 @@ from ..archive.begun import begun
 from ..archive.claim import claim_archive
 from ..archive.format import PARTS, RETRY, RunSchema, plain_text
 from ..archive.growth import unproven
-from ..archive.prepare import Request, is_complete
+from ..archive.prepare import Request, check_recipe, is_complete
 from ..archive.reading import open as open_archive
 from ..archive.sanity import ATTRIBUTE, SanityCard
 from ..archive.writer import RunWriter
@@ -241,8 +241,9 @@ def ready(model: ModelSource, inputs: Any, output: str | os.PathLike[str], confi
     if mask is not None:
         more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
     schema = _schema(job, measures, more, describe_execution(config.execution, job.device))
-    request = Request(schema, config.out.compression, config.out.overwrite)
-    return Ready(job, measures, worker, archive, config.out.run or job.provider.model.name, request)
+    request, run = Request(schema, config.out.compression, config.out.overwrite), config.out.run or loaded.name
+    check_recipe(archive, run, request)
+    return Ready(job, measures, worker, archive, run, request)
 
 
 def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config, report: Report) -> Result:

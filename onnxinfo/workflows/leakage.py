@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from ..analysis.decoder_attack import Attack, attack_inputs
+from ..analysis.decoder_attack import Attack, attack_inputs, count_seen
 from ..analysis.leakage import RANGE, Leak, Wanted, check_bound, measure_leakage
 from ..analysis.sensitivity import class_scores
 from ..analysis.settings import Report
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Bound if none is given, as a fraction of the input's variance.
 DEFAULT_BOUND = 0.1
+#: Largest PSNR, in decibels: floats tell no smaller errors from none.
+MOST_DECIBELS = 300
 #: What the bound assumes; stated wherever it is shown.
 ASSUMPTION = (
     "The bound is on unbiased estimators; none exists where the Jacobian has less rank than the input has units. "
@@ -75,6 +77,8 @@ class Leakage:
         Accuracy without noise, NaN if it was not measured.
     assumption
         What the bound assumes, as a sentence.
+    seen
+        Number of samples that are among the training samples of the attack, whose error on them is too small.
 
     Examples
     --------
@@ -94,6 +98,7 @@ class Leakage:
     accuracy: float
     _tensors: tuple[Leak, ...]
     assumption: str = ASSUMPTION
+    seen: int = 0
 
     def table(self) -> dict[str, list[Any]]:
         """Return the columns of :meth:`to_dataframe` as lists, without importing pandas."""
@@ -172,6 +177,7 @@ class Leakage:
             "unit": self.unit,
             "wanted": _finite(self.wanted),
             "accuracy": _finite(self.accuracy),
+            "seen": self.seen,
             "tensors": [{name: _finite(value) for name, value in row.items()} for row in rows],
         }
 
@@ -261,7 +267,8 @@ def leakage(
         scores are then measured.
     attack
         Train a decoder for each tensor that reconstructs the input from the noisy tensor, on the samples
-        ``decoder_inputs``, and measure its error on `inputs`. This takes minutes to hours.
+        ``decoder_inputs``, and measure its error on `inputs`. This takes minutes to hours. A warning and
+        :attr:`Leakage.seen` tell how many of the samples it was trained on.
     layers, exclude
         Patterns, see :func:`onnxinfo.select_layers`; default: the default layers of :func:`onnxinfo.list_layers` at
         which the network can be split: its output depends on the input through them alone.
@@ -304,12 +311,13 @@ def leakage(
     with computing(config.execution.timeout):
         opened, scores = _open(given_model(model, inputs, example), inputs, config, accuracy)
         training = attack_inputs(opened.job) if attack else None
+        seen = 0 if training is None else count_seen(opened.job.provider, training)
         report = reporting(progress)
         found, clean = measure_leakage(opened.job, scores, opened.shown, wanted, report, training)
     bound = math.nan if wanted.bound is None else wanted.bound
     units = round(float(found[0].inputs.mean()))
     tensors = _with_bypasses(found, opened, scores)
-    return Leakage(len(opened.job.provider), units, wanted.unit, bound, clean.value, tensors)
+    return Leakage(len(opened.job.provider), units, wanted.unit, bound, clean.value, tensors, seen=seen)
 
 
 def _wanted(mse: float | None, psnr: float | None, noise: float | None) -> Wanted:
@@ -322,6 +330,8 @@ def _wanted(mse: float | None, psnr: float | None, noise: float | None) -> Wante
     if noise is not None:
         return Wanted(None, noise)
     if psnr is not None:
+        if not abs(psnr) <= MOST_DECIBELS:
+            raise UsageError(f"psnr={psnr:g}: a number from {-MOST_DECIBELS} to {MOST_DECIBELS} expected")
         return Wanted(10 ** (-psnr / 10), unit=RANGE)
     bound = DEFAULT_BOUND if mse is None else mse
     # The variance is the error of guessing; of ranges, only the samples tell.

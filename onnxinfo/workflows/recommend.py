@@ -220,11 +220,12 @@ def _recommended(
     names = opened.shown - {opened.target}
     if not names:
         raise UsageError(f"no tensor but the target '{opened.target}' is chosen; choose more layers")
+    # Those that do not move the target are only known afterwards.
+    _check_kept(keep_float, len(names))
     measured = [each for each in measure_sensitivity(opened.job, opened.target, names, report) if _moves(each)]
     if not measured:
         raise UsageError(f"no chosen tensor moves the target '{opened.target}'; choose other layers")
-    if keep_float >= len(measured):
-        raise UsageError(f"keep_float={keep_float} leaves none of {len(measured)} tensors to be rounded; keep fewer")
+    _check_kept(keep_float, len(measured))
     plans = _Plans(measured, keep_float)
     bits, reached = (plans.at(mean_bits), None) if mean_bits is not None else rounding.fewest(plans, accuracy or 0.0)
     return _plan(opened.job, opened.target, plans, bits, reached, opened_model.flow)
@@ -239,6 +240,11 @@ def _check_request(mean_bits: float | None, accuracy: float | None, keep_float: 
         raise UsageError(f"accuracy={accuracy}: a number above 0 and at most 1 expected")
     if keep_float < 0:
         raise UsageError(f"keep_float={keep_float}: at least 0 expected")
+
+
+def _check_kept(keep_float: int, tensors: int) -> None:
+    if keep_float >= tensors:
+        raise UsageError(f"keep_float={keep_float} leaves none of {tensors} tensors to be rounded; keep fewer")
 
 
 def _moves(each: Measured) -> bool:

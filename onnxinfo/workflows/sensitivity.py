@@ -227,6 +227,7 @@ def sensitivity(
         model = given_model(model, inputs, example)
         if output is None:
             opened = open_sensitivity(model, inputs, config)
+            check_change(opened.job, opened.target)
             found = measure_sensitivity(opened.job, opened.target, opened.shown, report)
         else:
             opened, found = _archived(model, inputs, output, config, report)
@@ -277,9 +278,7 @@ def open_sensitivity(model: ModelSource, inputs: Any, config: Config) -> Opened:
     def choose(loaded: Model, perturbed: Sequence[str]) -> tuple[list[Layer], Layer]:
         return _choose(loaded, perturbed, config)
 
-    opened = open_job(model, inputs, config, choose)
-    check_change(opened.job, opened.target)
-    return opened
+    return open_job(model, inputs, config, choose)
 
 
 def _choose(model: Model, perturbed: Sequence[str], config: Config) -> tuple[list[Layer], Layer]:

@@ -9,6 +9,7 @@ import pytest
 
 import onnxinfo
 from onnxinfo import UsageError
+from onnxinfo.analysis.sensitivity_metric import SensitivityMetric
 from onnxinfo.models import path
 
 CNN, IMAGES = path("digits-cnn.onnx"), f"{path('digits.npz')}:images"
@@ -54,6 +55,25 @@ def test_the_plot_shows_the_channels_of_the_command(tmp_path: Path) -> None:
     onnxinfo.analyze(CNN, IMAGES, tmp_path / "b.h5", limit=4, **CHOSEN)
     onnxinfo.plot(tmp_path / "b.h5", "sensitivity", tmp_path / "b.svg")
     assert "channels, the most" not in (tmp_path / "b.svg").read_text()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_of_another_recipe_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    options = {"layers": ["relu_6"], "limit": 4}
+    if finished:
+        onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", **options)
+    else:
+        with monkeypatch.context() as patched:
+            patched.setattr(SensitivityMetric, "cells", None)
+            with pytest.raises(TypeError):
+                onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", **options)
+    with monkeypatch.context() as patched:
+        patched.setattr("onnxinfo.analysis.sensitivity_metric.measure_sensitivity", None)
+        with pytest.raises(UsageError, match="another recipe"):
+            onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", change="relative:0.1", **options)
+    onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", change="relative:0.1", overwrite=True, **options)
 
 
 @pytest.mark.parametrize(

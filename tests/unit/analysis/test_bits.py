@@ -114,7 +114,10 @@ def test_an_accuracy_is_reached_with_few_bits() -> None:
         ({"mean_bits": 4, "layers": ["logits"]}, "choose more layers"),
     ],
 )
-def test_requests_that_cannot_be_met_are_refused(options: dict[str, object], message: str) -> None:
+def test_requests_that_cannot_be_met_are_refused_before_the_work(
+    options: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxinfo.workflows.recommend.measure_sensitivity", None)
     with pytest.raises(UsageError, match=message) as error:
         onnxinfo.recommend_bits(CNN, IMAGES, limit=4, **options)
     assert "\n" not in str(error.value)

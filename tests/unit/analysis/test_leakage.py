@@ -227,6 +227,8 @@ def test_integers_carry_no_noise() -> None:
         ({"mse": 0}, "above 0 expected"),
         ({"noise": float("nan")}, "above 0 expected"),
         ({"psnr": float("inf")}, "a number expected"),
+        ({"psnr": -1e5}, "a number from -300 to 300 expected"),
+        ({"psnr": 1e5}, "a number from -300 to 300 expected"),
         ({"mse": 1}, "guessing each channel's mean has 1 "),
         ({"psnr": 3, "accuracy": False}, "guessing each channel's mean has 0.1"),
         ({"labels": [10] * 50}, "not classes of the target, 0 to 9"),
@@ -269,6 +271,19 @@ def test_a_decoder_attacks_samples_that_it_has_not_seen() -> None:
     assert 0 < row.attack_stderr < 0.05
     assert row.attack_over_bound == pytest.approx(row.attack / 0.5)
     assert 0 < row.attack_steps <= 150
+
+
+def test_samples_that_the_attack_was_trained_on_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """By content: at other places, and as float64 instead of float32."""
+    training = table(count=64)
+    others = training[:8] + 1
+    options = {"accuracy": False, "attack": True, "decoder_width": 2, "decoder_steps": 1, "decoder_batch": 32}
+    for samples, seen in ((others, 0), (np.concatenate([others, training[[9, 3, 3]]]).astype(np.float64), 3)):
+        found = onnxinfo.leakage(linear(rotation()), samples, decoder_inputs=training, **options)
+        assert (found.seen, found.to_dict()["seen"]) == (seen, seen)
+        warned = [message for message in caplog.messages if "training samples of the attack" in message]
+        assert len(warned) == bool(seen)
+    assert warned[0].startswith("3 of 11 samples")
 
 
 def test_an_attack_needs_samples_of_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -144,10 +145,54 @@ def test_dead_and_skipping_tensors() -> None:
     assert math.isnan(table.tolerance["r"])
 
 
+def assert_least_is_accepted(given: object, x: object, change: str, **options: object) -> float:
+    """A change is refused, and the one that the message names is not; return its amount."""
+    with pytest.raises(UsageError, match=r"below what .* rounding") as error:
+        onnxinfo.sensitivity(given, x, change=change, **options)
+    (least,) = re.findall(r"give at least '(\w+:[^']+)'", str(error.value))
+    onnxinfo.sensitivity(given, x, change=least, **options)
+    return float(least.partition(":")[2])
+
+
+@pytest.mark.parametrize("measure", [False, True])
+def test_the_rounding_of_the_targets_floats_is_a_floor(measure: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four numbers between 1024 and 2048, whose steps are 2^-13 in float32, with a variance of 1 over the samples."""
+    x = np.array([[1100.0] * 4, [1102.0] * 4], np.float32)
+    shifted = model(
+        [node("Identity", "x", "t"), node("Add", "t zero", "y")],
+        [value("x")],
+        [value("y")],
+        [onnx.numpy_helper.from_array(np.zeros(4, np.float32), "zero")],
+    )
+    options = {"layers": ["t"], "target": "y"}
+    floor = 4 * 2.0**-26 / 12
+    monkeypatch.setattr("onnxinfo.workflows.sensitivity.measure_sensitivity", None)
+    for kind, unit in (("absolute", 1), ("relative", 4)):
+        with pytest.raises(UsageError, match="rounding of 'y' to its floats"):
+            onnxinfo.sensitivity(shifted, x, change=f"{kind}:{0.9 * floor / unit}", measure=measure, **options)
+    monkeypatch.undo()
+    for kind, unit in (("absolute", 1), ("relative", 4)):
+        least = assert_least_is_accepted(shifted, x, f"{kind}:1e-30", **options)
+        assert floor / unit <= least <= 1.12 * floor / unit
+
+
+def test_recommendations_do_not_depend_on_a_change() -> None:
+    """Of scores around 1e8, whose rounding is more than 1: no change is asked for."""
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    large = model(
+        [node("MatMul", "x w", "h"), node("Relu", "h", "r"), node("Add", "r far", "y")],
+        [value("x")],
+        [value("y")],
+        [weight("w", 4, 4), onnx.numpy_helper.from_array(np.full(4, 1e8, np.float32), "far")],
+    )
+    assert onnxinfo.recommend_bits(large, x, mean_bits=4, layers=["h"], target="y").tensors
+
+
 def test_rounding_is_a_floor() -> None:
     x = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
     with pytest.raises(UsageError, match="below what the model's own rounding causes"):
         onnxinfo.sensitivity(quantized(0.5), x, layers=["h"], change="relative:1e-7")
+    assert_least_is_accepted(quantized(0.5), x, "relative:1e-7", layers=["h"])
     table = onnxinfo.sensitivity(quantized(0.001), x, layers=["h"], change="relative:0.01").to_dataframe()
     assert [*table.mark] == [""]
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import onnxinfo
 from onnxinfo import UsageError
 from onnxinfo.cli import cli
-from onnxinfo.views.power import samples_needed, spread_range
+from onnxinfo.views.power import MOST, samples_needed, spread_range
 
 LAYERS = [row.name for row in fakes.schema().layers]
 
@@ -118,6 +118,38 @@ def test_bad_requests_are_refused_in_a_line(archive, options, message):
     with pytest.raises(UsageError, match=message) as caught:
         onnxinfo.power(archive, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("difference", [5e-324, 1e-200, 1e-8])
+def test_more_samples_than_anybody_has(archive, difference):
+    for row in onnxinfo.power(archive, difference):
+        assert [type(row[name]) for name in ("needed", "low", "high")] == [int] * 3
+        assert row["low"] <= row["needed"] <= row["high"] <= MOST
+        assert (row["needed"] == MOST) == (2 * row["spread"] >= difference * MOST**0.5)
+        assert not row["enough"]
+
+
+def test_the_number_of_samples_of_extreme_arguments():
+    assert samples_needed(1.0, 1e308) == samples_needed(0.0, 5e-324) == samples_needed(5e-324, 1.0) == 3
+    assert samples_needed(1e308, 1e-308) == samples_needed(math.inf, 1.0) == samples_needed(math.nan, 1.0) == MOST
+    assert samples_needed(1.0, 2 / math.sqrt(0.999 * MOST)) == pytest.approx(0.999 * MOST, rel=1e-9)
+    for difference in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(UsageError, match="a number above 0"):
+            samples_needed(1.0, difference)
+
+
+@pytest.mark.parametrize("n", [3, 50])
+def test_the_range_of_any_confidence(n):
+    low, high = spread_range(1.0, n, math.nextafter(1, 0))
+    assert 0 < low < 1 < high < math.inf
+
+
+def test_the_command_prints_large_numbers_as_such(archive):
+    result = CliRunner().invoke(cli, ["power", str(archive), "--difference", "1e-200"], obj={})
+    assert result.exit_code == 0
+    assert result.stdout.count(">=1e15") == 9
+    found = CliRunner().invoke(cli, ["power", str(archive), "--difference", "1e-200", "--format", "json"], obj={})
+    assert {row["needed"] for row in json.loads(found.stdout)} == {10**15}
 
 
 def test_the_command(archive):
