@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from torch import Tensor
 from .sensitivity import Effect, effect_factors, quadratic_effect
 from .taps import TappedNetwork
 
-#: Number of pairs of deviations over all samples from which the mean effect of a linear target is estimated.
+#: Number of pairs of deviations over all samples in a portion.
 PAIRS = 2**15
+#: Relative standard error of a linear target's mean effect above which the number of portions doubles, and its limit.
+PRECISE, MOST_PORTIONS = 0.009, 8
 
 
 class LinearTarget:
@@ -31,34 +34,59 @@ class LinearTarget:
     """
 
     def __init__(self, effect: Effect, target: Tensor, products: Tensor, generator: torch.Generator) -> None:
-        count, entries = target.shape
         self._effect, self._quadratic = effect, quadratic_effect(effect, target, products)
         values, vectors = torch.linalg.eigh(products.double())
-        root = vectors * values.clamp(min=0).sqrt()[:, None]
-        pairs = max(64, PAIRS // count)
-        draws = torch.randn(pairs, count, entries, generator=generator, dtype=torch.float64, device=target.device)
-        self._moves = torch.einsum("skl,dsl->dsk", root, draws)
-        self._target = target.double().repeat(pairs, 1)
-        factors = effect_factors(effect, target).double()
-        self._small = torch.einsum("sak,dsa->dsk", factors, self._moves).square().sum(2)
+        self._root = vectors * values.clamp(min=0).sqrt()[:, None]
+        self._factors = effect_factors(effect, target).double()
+        self._target, self._generator = target.double(), generator
+        self._portions: list[_Portion] = []
 
     def by_sample(self, scale: float) -> Tensor:
         """Return the mean effect at each sample, (S,)."""
-        return self._effects(scale).mean(0)
+        return self._effects(scale, self._portion(0)).mean(0)
 
     def mean(self, scale: float) -> tuple[float, float]:
         """Return the mean effect over the samples and its standard error; the quadratic form is a control."""
-        effects, small = self._effects(scale).mean(1), scale**2 * self._small.mean(1)
+        effects, small = torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
+        number = 1
+        while True:
+            for portion in [self._portion(i) for i in range(number // 2, number)]:
+                effects = torch.cat([effects, self._effects(scale, portion).mean(1).cpu()])
+                small = torch.cat([small, scale**2 * portion.small.mean(1).cpu()])
+            mean, stderr = self._controlled(effects, small, scale)
+            if number == MOST_PORTIONS or not stderr > PRECISE * abs(mean):
+                return mean, stderr
+            number *= 2
+
+    def _controlled(self, effects: Tensor, small: Tensor, scale: float) -> tuple[float, float]:
         apart = small - small.mean()
         factor = (effects * apart).sum() / apart.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
-        controlled = effects - factor * (small - scale**2 * self._quadratic.mean())
+        controlled = effects - factor * (small - scale**2 * float(self._quadratic.mean()))
         return float(controlled.mean()), float(controlled.std()) / math.sqrt(len(controlled))
 
-    def _effects(self, scale: float) -> Tensor:
+    def _portion(self, place: int) -> _Portion:
+        """Return the deviations of a portion; they are drawn when they are first needed, and kept for other scales."""
+        while len(self._portions) <= place:
+            count, entries = self._target.shape
+            shape = (max(64, PAIRS // count), count, entries)
+            normal = torch.randn(shape, generator=self._generator, dtype=torch.float64, device=self._target.device)
+            moves = torch.einsum("skl,dsl->dsk", self._root, normal)
+            self._portions.append(_Portion(moves, torch.einsum("sak,dsa->dsk", self._factors, moves).square().sum(2)))
+        return self._portions[place]
+
+    def _effects(self, scale: float, portion: _Portion) -> Tensor:
         """Effects averaged over pairs of opposite deviations, (pairs, S)."""
-        target, move = self._target, scale * self._moves.flatten(0, 1)
+        target, move = self._target.repeat(len(portion.moves), 1), scale * portion.moves.flatten(0, 1)
         both = self._effect.measure(target, target + move) + self._effect.measure(target, target - move)
-        return (both / 2).reshape(self._small.shape)
+        return (both / 2).reshape(portion.small.shape)
+
+
+@dataclass(frozen=True)
+class _Portion:
+    """Deviations of a linear target at each sample for a unit scale, (pairs, S, m), and small effects, (pairs, S)."""
+
+    moves: Tensor
+    small: Tensor
 
 
 class Pair:

@@ -26,7 +26,7 @@ ROUGH = 0.1
 #: Logarithm of the ratio of two scales up to which their measurements are pooled.
 NEARBY = 0.1
 #: Number of measurements of a noise scale, and largest logarithm of a correction.
-MEASUREMENTS, LARGEST_STEP = 24, 2.0
+MEASUREMENTS, LARGEST_STEP = 32, 2.0
 #: Distance between the scales at which curves are evaluated, in logarithms.
 GRID = 0.1
 
@@ -193,18 +193,24 @@ class _Measured:
     def mean(self) -> tuple[float, float]:
         """Mean effect and its relative standard error."""
         effects = torch.tensor(self.effects, dtype=torch.float64)
+        count, added = len(effects), 0.0
         if self.is_controlled:
             controls = torch.tensor(self.controls, dtype=torch.float64)
             apart = controls - controls.mean()
-            factor = (effects * apart).sum() / apart.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
+            # The factor with the smallest variance, if the control's mean is known up to an error. More draws trust the
+            # control less, so that this error does not limit what they can reach.
+            uncertain = count * (self.expected * self.expected_stderr) ** 2
+            tiny = torch.finfo(torch.float64).tiny
+            factor = float((effects * apart).sum() / (apart.square().sum() + (count - 2) * uncertain).clamp(min=tiny))
             effects = effects - factor * (controls - self.expected)
-        mean, count = float(effects.mean()), len(effects)
+            added = factor * self.expected * self.expected_stderr
+        mean = float(effects.mean())
         # One degree of freedom is spent on the mean, and one on the control's factor.
         free = count - 1 - self.is_controlled
         spread = float((effects - mean).square().sum()) / free
         if not (math.isfinite(mean) and mean > 0):
             return math.nan, math.nan
-        return mean, math.hypot(math.sqrt(spread / count) / mean, self.expected_stderr)
+        return mean, math.hypot(math.sqrt(spread / count), added) / mean
 
 
 class _Search:
@@ -239,7 +245,7 @@ class _Search:
         if abs(missing) > ROUGH + stderr:
             self._move()
         elif stderr > STDERR and self._count < MOST_DRAWS:
-            self._count = min(MOST_DRAWS, math.ceil(self._count * min(8.0, max(1.25, (stderr / STDERR) ** 2))))
+            self._count = min(MOST_DRAWS, math.ceil(self._count * min(8.0, max(1.5, (stderr / STDERR) ** 2))))
         elif abs(missing) + min(stderr, STDERR) <= ACCEPTED:
             self.is_open = False
         else:
@@ -259,9 +265,9 @@ class _Search:
         total = weights = 0.0
         for each in self._past:
             if abs(math.log(each.scale / at)) <= NEARBY:
-                mean, stderr = each.mean()
-                weight = 1 / max(stderr, 1e-6) ** 2
-                total += weight * math.log(mean / self._predicted(each.scale))
+                # Stated errors of few draws are too uncertain to be weights.
+                weight = len(each.effects)
+                total += weight * math.log(each.mean()[0] / self._predicted(each.scale))
                 weights += weight
         missing = math.log(self._wanted / self._predicted(at)) - total / weights
         shift = missing / self._slope()

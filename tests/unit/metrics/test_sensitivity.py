@@ -15,8 +15,9 @@ from graphs import model, node, quantized, residual_net, value, weight
 import onnxinfo
 from onnxinfo import UsageError
 from onnxinfo.config import Config, configure
+from onnxinfo.metrics import noisy_effects
 from onnxinfo.metrics.input_provider import open_samples_of
-from onnxinfo.metrics.noisy_effects import LinearTarget
+from onnxinfo.metrics.noisy_effects import PRECISE, LinearTarget
 from onnxinfo.metrics.sensitivity import Divergence, Squared, multiplied_jacobians, squared_jacobians
 from onnxinfo.metrics.taps import TappedNetwork
 from onnxinfo.metrics.tolerance import Draws, OnGrid, Order, Quadratic, Sweep, meet
@@ -284,6 +285,37 @@ def test_without_a_control_the_effect_is_met_too() -> None:
     (found,) = meet(noisy(2.0, 0, log), [Quadratic(1.0)], [0.2], 0.01)
     assert 2 * found.scale**2 == pytest.approx(0.01, rel=0.05)
     assert found.stderr <= 0.018
+
+
+def test_a_control_of_uncertain_mean_does_not_keep_the_search_from_its_end() -> None:
+    errors, reported = [], []
+    for seed in range(40):
+        wrong = 1 + 0.03 * np.random.default_rng([1, seed]).normal()
+        curve = OnGrid(lambda scale, wrong=wrong: (wrong * scale**2, 0.03 * scale**2))  # type: ignore[misc]
+        (found,) = meet(noisy(2.0, seed, []), [curve], [0.2], 0.01)
+        errors.append(2 * found.scale**2 / 0.01 - 1)
+        reported.append((found.achieved - 1 - errors[-1]) / found.stderr)
+        assert abs(found.achieved - 1) < 0.05
+        assert found.stderr <= 0.018
+    assert np.abs(errors).mean() < 0.03
+    assert 0.6 < np.square(reported).mean() ** 0.5 < 1.4
+
+
+def test_the_mean_effect_of_a_linear_target_is_known_well_where_rare_deviations_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    half = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = torch.tensor([[8.0, 0.0, 0.0], [0.0, 9.0, 0.0]], dtype=torch.float64)
+
+    def mean() -> tuple[float, float]:
+        return LinearTarget(Divergence(), target, half @ half.mT, torch.Generator().manual_seed(1)).mean(1.0)
+
+    found, stderr = mean()
+    monkeypatch.setattr(noisy_effects, "MOST_PORTIONS", 1)
+    rough, its_stderr = mean()
+    assert stderr <= PRECISE * found
+    assert its_stderr > PRECISE * rough
+    assert found == pytest.approx(rough, abs=4 * its_stderr)
 
 
 def test_effects_of_a_linear_target_are_those_of_normal_deviations() -> None:
