@@ -19,7 +19,7 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy onnxinfo cli
+	$(BIN)/mypy onnxinfo cli models
 	PYTHONPATH=tools $(BIN)/lint-imports --no-cache
 
 # Known vulnerabilities of the packages in the image; skipped with a message where it cannot run.
