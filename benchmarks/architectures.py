@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from one_line import as_script
 
 GROUPS = ("classification", "segmentation", "detection", "video", "quantization")
 EXPORTERS = ("torchscript", "dynamo")
@@ -331,4 +332,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

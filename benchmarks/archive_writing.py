@@ -15,6 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 from common import analysis_parser, timed
+from one_line import as_script
 
 import onnxinfo
 from onnxinfo.archive.writer import RunWriter
@@ -49,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -29,6 +29,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
+from one_line import as_script
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from onnxinfo.analysis.bits import Grid, allocate, uniform_noise
@@ -234,4 +235,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

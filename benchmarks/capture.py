@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from capture_cases import Build, Case, conformance_cases, contrib, repeated, torchvision_networks, zoo
+from one_line import as_script
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -304,4 +305,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import torch
 from common import machine, prepared
+from one_line import as_script
 from torch import Tensor
 
 from onnxinfo.metrics import sid
@@ -140,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -35,6 +35,7 @@ import numpy as np
 import onnx
 import torch
 from bits import bootstrap, predictions, prepared
+from one_line import as_script
 from torch.nn.functional import cross_entropy
 
 import onnxinfo
@@ -239,4 +240,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from one_line import as_script
 from onnx.backend.base import Backend, BackendRep
 from onnx.backend.test.runner import Runner
 from onnx.reference import ReferenceEvaluator
@@ -228,4 +229,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from one_line import as_script
 from torch import nn
 
 NETWORKS = ("resnet50", "vgg16", "vit_b_16")
@@ -95,4 +96,4 @@ def interleaved(modules: Sequence[nn.Module], x: torch.Tensor, repetitions: int)
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

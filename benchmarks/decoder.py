@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import torch
 from common import machine
+from one_line import as_script
 from onnx import TensorProto, helper
 
 import onnxinfo
@@ -162,4 +163,4 @@ def _on_gpu() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

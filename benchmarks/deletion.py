@@ -25,6 +25,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
+from one_line import as_script
 from scipy.ndimage import gaussian_filter
 
 import onnxinfo
@@ -240,4 +241,4 @@ def draw(curves: dict[tuple[str, str], dict[str, Floats]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 from common import analysis_parser, machine, prepared
+from one_line import as_script
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -117,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

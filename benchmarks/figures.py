@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from one_line import as_script
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import archive_fakes as fakes
@@ -123,4 +125,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_script(main)

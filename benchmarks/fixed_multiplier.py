@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from common import analysis_parser, machine, prepared
+from one_line import as_script
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -87,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

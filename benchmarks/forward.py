@@ -26,6 +26,7 @@ import numpy as np
 import onnx
 import torch
 from common import machine
+from one_line import as_script
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxinfo
@@ -303,4 +304,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

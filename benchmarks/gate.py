@@ -12,6 +12,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from one_line import as_script
+
 import onnxinfo
 from onnxinfo.models import path
 
@@ -46,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -29,6 +29,7 @@ import torch
 from common import machine, prepared
 from efficiency import Counted, both, seconds_of
 from gpu_networks import NETWORKS, exported
+from one_line import as_script
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -253,4 +254,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import machine, prepared
+from one_line import as_script
 
 import onnxinfo
 
@@ -140,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

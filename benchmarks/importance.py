@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from common import machine
 from forward import ALPHA, Case, prepared_job, solve_by_evaluations, spread
+from one_line import as_script
 from scipy.stats import spearmanr
 from sklearn.inspection import permutation_importance
 from trained import SEED, Table, export, load_table, train
@@ -112,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

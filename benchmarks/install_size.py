@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from importlib import metadata
 
+from one_line import as_script
 from packaging.requirements import Requirement
 
 
@@ -51,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -37,6 +37,7 @@ import pandas
 import torch
 from common import add_views
 from invertible_networks import BLOCKS, BY_FORMULA, INVERTIBLE, KINDS, Classifier, Inverse, export, train
+from one_line import as_script
 from torch import Tensor
 
 import onnxinfo
@@ -303,4 +304,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

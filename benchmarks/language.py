@@ -41,6 +41,7 @@ from language_networks import (
     train,
     words_of,
 )
+from one_line import as_script
 
 import onnxinfo
 from onnxinfo.archive.means import mean_and_stderr, unproven
@@ -347,4 +348,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -14,6 +14,7 @@ import time
 
 import pandas
 from common import machine
+from one_line import as_script
 
 import onnxinfo
 
@@ -70,4 +71,4 @@ def show(attacks: dict[int, pandas.DataFrame]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

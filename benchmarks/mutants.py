@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from one_line import as_script
+
 ROOT = Path(__file__).resolve().parents[1]
 #: Files that a copy needs to run the tests.
 COPIED = ("onnxinfo", "cli", "models", "tests", "pyproject.toml")
@@ -158,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -14,6 +14,7 @@ import time
 
 import torch
 from common import analysis_parser, machine, prepared
+from one_line import as_script
 
 from onnxinfo.analysis.job import Job
 from onnxinfo.metrics.linearization import linearize
@@ -78,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from common import analysis_parser, machine, prepared
+from one_line import as_script
 from torch import Tensor
 
 from onnxinfo.analysis.job import Job
@@ -135,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

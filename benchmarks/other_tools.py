@@ -35,6 +35,7 @@ import torch
 from common import add_views
 from deletion import BLOCK, SEED, with_permuted_weights
 from deletion import blocks as means_of_blocks
+from one_line import as_script
 from other_tools_network import Addition, ResNet, bits, from_onnx, statistics
 from scipy.stats import rankdata
 from torch import Tensor
@@ -538,4 +539,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -22,6 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 from common import analysis_parser, machine, timed
+from one_line import as_script
 
 import onnxinfo
 from onnxinfo.analysis.tasks import Linearize, Measuring
@@ -90,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

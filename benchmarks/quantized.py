@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import torch
 from common import analysis_parser, machine
+from one_line import as_script
 
 import onnxinfo
 from onnxinfo.graph.engine import Engine
@@ -114,4 +115,4 @@ def layers_of(models: Mapping[str, onnx.ModelProto], name: str, layers: Sequence
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

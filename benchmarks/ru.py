@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 import torch
 from common import machine, prepared
+from one_line import as_script
 from torch import Tensor
 
 from onnxinfo.analysis.decoders import DecoderCache, decoder_settings
@@ -116,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from common import machine
+from one_line import as_script
 from sklearn.datasets import load_digits
 
 import onnxinfo
@@ -60,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common import analysis_parser, machine
+from one_line import as_script
 
 import onnxinfo
 
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -15,6 +15,7 @@ import time
 import numpy as np
 import torch
 from common import analysis_parser, machine
+from one_line import as_script
 from torch import Tensor
 
 import onnxinfo
@@ -77,4 +78,4 @@ def values(job: Job, tensor: str) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

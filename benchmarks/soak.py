@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from common import machine
+from one_line import as_script
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxinfo
@@ -79,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from common import analysis_parser, machine
+from one_line import as_script
 
 import onnxinfo
 from onnxinfo.archive.means import mean_and_stderr, pair_up
@@ -110,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import torch
 from common import analysis_parser, machine, prepared
+from one_line import as_script
 from torch import Tensor
 
 from onnxinfo.analysis.job import Job
@@ -103,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

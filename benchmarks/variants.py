@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from common import analysis_parser, machine, prepared
+from one_line import as_script
 from torch import Tensor
 
 from onnxinfo.metrics.network import Network
@@ -109,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from one_line import as_script
+
 
 def counted(spent: dict[str, float], key: Callable[[Any], str], perform: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a task so that its CPU time is added up under a key."""
@@ -114,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bits import prepared
+from one_line import as_script
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -111,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import wild_inputs as make
+from one_line import as_script
 
 LAYERS, SAMPLES = 3, 2
 #: Settings of the analysis: states, sampling rates and a range of pitch.
@@ -328,4 +329,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

@@ -7,9 +7,10 @@ import re
 import click
 
 #: A keyword with its value: ``labels=...``, ``overwrite=True``, ``scale=1.5``, ``by='depth'`` or ``run=['A', 'B']``.
-#: Text from outside is always quoted in messages.
+#: Numbers are of any form that Python writes. Text from outside is always quoted in messages.
 KEYWORD = re.compile(
-    r"(?<![^\s(])([a-z_]+)=(\.\.\.|True|False|\d+(?:\.\d+)?|'[^']*'|\['[^']*'(?:, '[^']*')*\])(?![^\s,;:.)])"
+    r"(?<![^\s(])([a-z_]+)="
+    r"(\.\.\.|True|False|-?(?:\d+(?:\.\d+)?(?:e[+-]?\d+)?|inf|nan)|'[^']*'|\['[^']*'(?:, '[^']*')*\])(?![^\s,;:.)])"
 )
 #: A call of a public function: ``onnxinfo.compare(by='depth')``.
 CALL = re.compile(r"\bonnxinfo\.([a-z_]+)\(([^()]*)\)")
@@ -41,19 +42,26 @@ def as_options(text: str, command: click.Command | None) -> str:
 
 
 def _with_flags(text: str, command: click.Command | None) -> str:
-    options = {} if command is None else {each.name: each for each in command.params}
+    options = _options(command)
 
     def replace(found: re.Match[str]) -> str:
         option = options.get(found[1])
-        return _flags(option, found[2]) if isinstance(option, click.Option) else found[0]
+        return found[0] if option is None else _flags(option, found[2])
 
     def named(found: re.Match[str]) -> str:
         option = options.get(found[0])
-        return max(option.opts, key=len) if isinstance(option, click.Option) else found[0]
+        return found[0] if option is None else max(option.opts, key=len)
 
     # Text from outside is in quotes.
     parts = re.split(r"('[^']*')", KEYWORD.sub(replace, text))
     return "".join(part if place % 2 else WORD.sub(named, part) for place, part in enumerate(parts))
+
+
+def _options(command: click.Command | None) -> dict[str, click.Option]:
+    """Options by the names that messages have for them: that of the parameter, or the option's own, ``metric``."""
+    given = [] if command is None else [each for each in command.params if isinstance(each, click.Option)]
+    own = {flag.lstrip("-").replace("-", "_"): option for option in given for flag in option.opts}
+    return own | {option.name: option for option in given if option.name is not None}
 
 
 def _flags(option: click.Option, value: str) -> str:
@@ -66,7 +74,8 @@ def _flags(option: click.Option, value: str) -> str:
 
 
 def _command_line(call: re.Match[str]) -> str:
-    name, keywords = call[1], call[2].replace("...", "")
+    # Dots alone stand for arguments; those after a name, for its value.
+    name, keywords = call[1], re.sub(r"(?<!=)\.\.\.", "", call[2])
     if name in PROGRAM_OPTIONS:
         return PROGRAM_OPTIONS[name]
     command = next((found for each in _programs if (found := each.get_command(click.Context(each), name))), None)

@@ -382,7 +382,10 @@ def _absent(condition: Condition, first: Side, other: Side, layer: str) -> Row:
 def _accuracy(condition: Condition, first: Side, other: Side, paired: bool, confidence: float) -> Row:
     for side in (first, other):
         if side.correct is None:
-            raise UsageError(f"fail_if={condition.text!r}: run '{side.title}' has no accuracy; analyze with labels=...")
+            raise UsageError(
+                f"fail_if={condition.text!r}: run '{side.title}' has no accuracy, which needs "
+                f"onnxinfo.analyze(labels=...)"
+            )
     return accuracy_row(first, other, paired, confidence)
 
 

@@ -65,6 +65,21 @@ def test_commands_end_with_the_documented_codes(code, tmp_path, monkeypatch, unp
     assert len(lines) == (code != 0)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("leakage",), ("recommend", "bits", "--accuracy", ".5"), ("robustness", "-o", "a.h5")],
+    ids=lambda words: words[0],
+)
+def test_labels_that_are_no_classes_are_1(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", np.full(50, 10))
+    inner = 2 if command[0] == "recommend" else 1
+    given = ("--inputs", f"{path('digits.npz')}:images", "--labels", "labels.npy", "--limit", "4")
+    assert code_of((*command[:inner], str(path("digits-cnn.onnx")), *given, *command[inner:]), monkeypatch) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(lines) == 1
+
+
 def test_an_interruption_is_130(tmp_path, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt

@@ -222,7 +222,10 @@ class _Found:
         if self._rows == "sample":
             return [(captions[i], [i]) for i in evenly(view.shape[1], self._limit)]
         if view.labels is None:
-            raise UsageError(f"run '{printable(view.name)}' has no labels to sort by; analyze with labels=...")
+            raise UsageError(
+                f"run '{printable(view.name)}' has no labels to sort by, which are given to "
+                f"onnxinfo.analyze(labels=...)"
+            )
         labels = [str(label) for label in view.labels]
         if self._rows == "class":
             order = sorted(range(len(labels)), key=lambda i: natural(labels[i]))

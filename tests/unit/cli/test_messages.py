@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 
+import archive_fakes as fakes
 import click
 import pytest
 from places import ROOT
@@ -131,6 +132,13 @@ def test_the_command_line_names_only_options_that_exist():
         ("give inputs='NAME=SPEC,...' for each", "analyze", "give --inputs NAME=SPEC,... for each"),
         ("name metrics=... of it", "analyze", "name --metric of it"),
         ("with onnxinfo.compare(by='depth')", "plot", "with 'onnxinfo compare --by depth'"),
+        ("mean_bits=nan: a number", "recommend bits", "--mean-bits nan: a number"),
+        ("keep_float=-1: at least 0", "recommend bits", "--keep-float -1: at least 0"),
+        ("share=inf, or share=-0.5", "recommend channels", "--share inf, or --share -0.5"),
+        ("difference=1e-05 and chance=1e+20", "power", "--difference 1e-05 and --chance 1e+20"),
+        ("confidence=nano", "power", "confidence=nano"),
+        ("name one with metric=... or metrics=...", "annotate", "name one with --metric or --metric"),
+        ("which needs onnxinfo.analyze(labels=...)", "compare", "which needs 'onnxinfo analyze --labels'"),
         ("use onnxinfo.robustness(...)", "analyze", "use 'onnxinfo robustness'"),
         ("with onnxinfo.register_ort_library(...)", "check", "with --ort-library"),
         (
@@ -144,7 +152,45 @@ def test_the_command_line_names_only_options_that_exist():
     ],
 )
 def test_keywords_are_shown_as_options(text, command, shown):
-    assert as_options(text, cli.get_command(click.Context(cli), command)) == shown
+    assert as_options(text, command_of(*command.split())) == shown
+
+
+def command_of(name, *inner):
+    command = cli.get_command(click.Context(cli), name)
+    return command.get_command(click.Context(command), *inner) if inner else command
+
+
+#: Numbers that no option takes: each is refused under the option's own name.
+REFUSED = {
+    ("recommend", "bits", "--mean-bits"): ("nan", "inf", "-1", "1e-05"),
+    ("recommend", "bits", "--accuracy"): ("nan", "inf", "-1", "1e+20"),
+    ("recommend", "bits", "--mean-bits", "4", "--keep-float"): ("-1",),
+    ("recommend", "channels", "--share"): ("nan", "inf", "-0.5", "1e+20"),
+    ("leakage", "--mse"): ("nan", "-1"),
+    ("leakage", "--psnr"): ("nan", "inf", "-1e5"),
+    ("leakage", "--noise"): ("nan", "-1", "0"),
+    ("sensitivity", "--change"): ("nan", "-1", "absolute:inf"),
+    ("sensitivity", "--probes"): ("-1",),
+    ("power", "--difference"): ("nan", "inf", "-1", "0"),
+    ("power", "--chance"): ("nan", "-1", "1"),
+    ("power", "--confidence"): ("nan", "inf", "-1"),
+    ("compare", "--confidence"): ("nan", "inf", "-1", "1e-400"),
+    ("ranking", "--confidence"): ("nan", "inf", "-1"),
+}
+
+
+@pytest.mark.parametrize("given", REFUSED, ids=" ".join)
+def test_numbers_are_refused_under_the_name_of_the_option(given, monkeypatch, capsys, tmp_path):
+    fakes.make(tmp_path / "a.h5", "one")
+    fakes.make(tmp_path / "a.h5", "two")
+    words = [word for word in given if not word.startswith("-")]
+    source = [str(tmp_path / "a.h5")] if words[0] in ("power", "compare", "ranking") else [MODEL, "--inputs", IMAGES]
+    inner = 2 if words[0] == "recommend" else 1
+    for number in REFUSED[given]:
+        code, shown = of_main(monkeypatch, capsys, "-q", *given[:inner], *source, *given[inner:], number)
+        assert code == 2
+        assert shown.count("\n") == 1
+        assert not re.search(r"(?<!-)\b[a-z_]+=", shown), shown
 
 
 def of_main(monkeypatch, capsys, *arguments):

@@ -6,11 +6,15 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
 
 import archive_fakes as fakes
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from places import ROOT
 
 import onnxinfo
 from onnxinfo import UsageError
@@ -150,6 +154,21 @@ def test_the_command_prints_large_numbers_as_such(archive):
     assert result.stdout.count(">=1e15") == 9
     found = CliRunner().invoke(cli, ["power", str(archive), "--difference", "1e-200", "--format", "json"], obj={})
     assert {row["needed"] for row in json.loads(found.stdout)} == {10**15}
+
+
+def test_the_benchmark_ends_in_one_line_without_an_archive(tmp_path):
+    script = [sys.executable, str(ROOT / "benchmarks" / "power.py"), str(tmp_path / "missing.h5")]
+    done = subprocess.run(
+        script, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "missing.h5" in done.stderr
+
+
+def test_every_benchmark_ends_in_one_line():
+    scripts = [text for file in (ROOT / "benchmarks").glob("*.py") if "__main__" in (text := file.read_text("utf-8"))]
+    assert len(scripts) > 40
+    assert all(text.endswith('if __name__ == "__main__":\n    as_script(main)\n') for text in scripts)
 
 
 def test_the_command(archive):
