@@ -246,6 +246,13 @@ def ready(model: ModelSource, inputs: Any, output: str | os.PathLike[str], confi
     return Ready(job, measures, worker, archive, run, request)
 
 
+def check_present(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config) -> None:
+    """Refuse what :func:`ready` refuses if the archive has the named run, before other runs are computed."""
+    if begun(output, config.out.run or "", overwrite=config.out.overwrite).layers:
+        with computing(config.execution.timeout):
+            ready(model, inputs, output, config)
+
+
 def _run(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config, report: Report) -> Result:
     return complete(ready(model, inputs, output, config), output, report)
 

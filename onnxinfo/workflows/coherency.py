@@ -16,7 +16,7 @@ from ..config import COHERENCY_METRICS, RESCALE_FACTOR, Config, Options, Selecti
 from ..errors import UnprovenError, UsageError
 from ..graph.model import ModelSource, load
 from ..graph.rescale import rescale, select_pairs
-from .analyze import run_analysis
+from .analyze import check_present, run_analysis
 from .given_model import given_model
 
 #: Names of the two runs in the archive.
@@ -129,6 +129,7 @@ def coherency(
     changed = rescale(loaded, factor, pairs)
     divided = {name for pair in select_pairs(loaded, pairs) for name in pair.between}
     runs = ((ORIGINAL, loaded), (RESCALED, changed.proto))
+    check_present(changed.proto, inputs, output, configure(config, {"run": RESCALED}))
     results = []
     unproven: UnprovenError | None = None
     for name, network in runs:

@@ -18,7 +18,7 @@ from ..graph.model import ModelSource, load
 from ..registry import METRICS
 from ..termination import orderly_termination
 from ..views.ranking import ranking
-from .analyze import complete, ready
+from .analyze import check_present, complete, ready
 from .computing import computing
 from .given_model import given_model
 from .notebook import reporting
@@ -97,10 +97,11 @@ def sweep(
     report, results = reporting(progress), list[Result]()
     unproven: UnprovenError | None = None
     with computing(config.execution.timeout), orderly_termination(), SharedLinearizations() as shared:
-        for alpha in ascending:
-            name = f"{config.out.run} alpha={alpha:g}" if config.out.run else f"alpha={alpha:g}"
+        runs = [_at(config, alpha) for alpha in ascending]
+        for chosen in runs[1:]:
+            check_present(loaded, inputs, output, chosen)
+        for chosen in runs:
             near = results[-1].run if results else ""
-            chosen = replace(config, sid=replace(config.sid, alpha=alpha), out=replace(config.out, run=name))
             try:
                 results.append(complete(ready(loaded, inputs, output, chosen), output, report, shared, near))
             except UnprovenError as error:
@@ -110,6 +111,11 @@ def sweep(
     if unproven is not None:
         raise UnprovenError(str(unproven), made)
     return made
+
+
+def _at(config: Config, alpha: float) -> Config:
+    name = f"{config.out.run} alpha={alpha:g}" if config.out.run else f"alpha={alpha:g}"
+    return replace(config, sid=replace(config.sid, alpha=alpha), out=replace(config.out, run=name))
 
 
 def _checked(alphas: Iterable[float]) -> list[float]:

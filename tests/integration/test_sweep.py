@@ -108,6 +108,18 @@ def test_bad_requests_are_refused_before_any_work(alphas, options, message, tmp_
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_run_of_another_recipe_is_refused_before_any_work(tmp_path):
+    onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", run="alpha=0.01", alpha=0.02, layers=["logits"], limit=1)
+    with pytest.raises(UsageError, match="alpha is 0.02 there"):
+        onnxinfo.sweep(CNN, IMAGES, tmp_path / "a.h5", ALPHAS, layers=["logits"], limit=1)
+    onnxinfo.analyze(CNN, IMAGES, tmp_path / "b.h5", run="rescaled", seed=1, layers=["logits"], limit=1)
+    with pytest.raises(UsageError, match="seed is 1 there|another recipe"):
+        onnxinfo.coherency(CNN, IMAGES, tmp_path / "b.h5", layers=["logits"], limit=1)
+    for archive, run in (("a.h5", "alpha=0.01"), ("b.h5", "rescaled")):
+        with onnxinfo.open(tmp_path / archive) as opened:
+            assert [*opened] == [run]
+
+
 def test_the_command(tmp_path):
     given = ["--limit", "2", "--layers", "relu", "--layers", "logits", "--alpha", "1e-3", "--alpha", "1e-2"]
     command = ["sweep", str(CNN), "--inputs", IMAGES, "-o", str(tmp_path / "a.h5"), "--format", "json", *given]
