@@ -110,10 +110,10 @@ def test_bad_requests_are_refused_before_any_work(alphas, options, message, tmp_
 
 def test_a_run_of_another_recipe_is_refused_before_any_work(tmp_path):
     onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", run="alpha=0.01", alpha=0.02, layers=["logits"], limit=1)
-    with pytest.raises(UsageError, match="alpha is 0.02 there"):
+    with pytest.raises(UsageError, match=r"alpha is 0\.02 there"):
         onnxinfo.sweep(CNN, IMAGES, tmp_path / "a.h5", ALPHAS, layers=["logits"], limit=1)
     onnxinfo.analyze(CNN, IMAGES, tmp_path / "b.h5", run="rescaled", seed=1, layers=["logits"], limit=1)
-    with pytest.raises(UsageError, match="seed is 1 there|another recipe"):
+    with pytest.raises(UsageError, match="another recipe"):
         onnxinfo.coherency(CNN, IMAGES, tmp_path / "b.h5", layers=["logits"], limit=1)
     for archive, run in (("a.h5", "alpha=0.01"), ("b.h5", "rescaled")):
         with onnxinfo.open(tmp_path / archive) as opened:
