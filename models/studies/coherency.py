@@ -1,6 +1,8 @@
 """Coherency (the paper's Fig. 1): effect of rescaling neighboring layers on each metric.
 
 ``python -m onnxinfo.models.studies.coherency resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet -o study``
+
+What is in the folder already is not done again: an interrupted study resumes, and may get more images.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def main() -> None:
     metrics = options.metric or [*COHERENCY_METRICS] + (["ru"] if options.decoder_inputs else [])
     found = onnxinfo.coherency(
         options.model, options.inputs, archive, metrics=metrics, preset=options.preset, layers=options.layers,
-        limit=options.limit, seed=SEED, overwrite=True, **decoder_options(options),
+        limit=options.limit, seed=SEED, **decoder_options(options),
     )  # fmt: skip
     rows = [
         {

@@ -6,12 +6,16 @@ that was trained on the others. There are two controls: the boxes of all other i
 network with random weights.
 
 ``python -m onnxinfo.models.studies.concentration animals.npz --network vgg -o study``
+
+What is in the folder already is not done again: an interrupted study resumes, and may get more folds and images.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +37,37 @@ from .common import (
     accuracy,
     classifier,
     fit_classes,
-    mean_and_stderr,
     to_onnx,
 )
-from .tables import write_table
+from .tables import Rows, markdown, write_table
+from .two_level import UNDECIDED, TwoLevel, judge_direction, seeds_needed, two_level
+from .verdicts import FRACTION
 
 NETWORKS: dict[str, list[Step]] = {"vgg": VGG, "alexnet": ALEXNET}
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-RANDOM = "random weights"
+RANDOM, TRAINED = "random weights", "trained"
 #: Distinguishable for color-blind readers, too.
 COLORS = ("#0072B2", "#E69F00", "#009E73")
 
 
 def contrasts(maps: Array, masks: Array) -> tuple[Array, Array]:
-    """Mean entropy of the background minus that of the foreground, for maps (S, 3, y, x) and masks (S, y, x).
+    """Concentration with each image's own mask, and how far it exceeds that with others' masks.
 
-    Returns, in nats, the contrast with each image's own mask, and its mean over the masks of all others, (S,) each.
+    The excess is the mean contrast of maps with their own masks minus that of maps with all others' masks. Each image
+    is in many of these pairs, with its map and with its mask, so the images' contributions are the jackknife's: n
+    times the excess minus n - 1 times the excess without the image. Their mean is the excess, and their spread gives
+    its error. What depends on the map alone or on the mask alone, such as its size, contributes nothing.
+
+    Parameters
+    ----------
+    maps, masks
+        SID of each pixel (S, 3, y, x), and the foreground (S, y, x), of at least three images.
+
+    Returns
+    -------
+    tuple of ndarray
+        Background minus foreground with each image's own mask, in nats, and the images' contributions to the excess,
+        (S,) each.
     """
     entropy = maps.mean(1).reshape(len(maps), -1)
     inside = masks.reshape(len(masks), -1).astype(bool)
@@ -56,8 +75,10 @@ def contrasts(maps: Array, masks: Array) -> tuple[Array, Array]:
     # All pairs of maps and masks.
     within = entropy @ inside.T / inside.shape[1]
     found = (entropy.mean(1)[:, None] - within) / (1 - share) - within / share
-    own = np.diag(found)
-    return own, (found.sum(1) - own) / (len(found) - 1)
+    own, n = np.diag(found), len(found)
+    elsewhere = found.sum() - own.sum()
+    with_others = found.sum(0) + found.sum(1) - 2 * own
+    return own, own - with_others / (n - 2) + elsewhere / ((n - 1) * (n - 2))
 
 
 def models(network: str, images: Tensor, answers: Tensor, *, epochs: int) -> dict[str, onnx.ModelProto]:
@@ -68,7 +89,7 @@ def models(network: str, images: Tensor, answers: Tensor, *, epochs: int) -> dic
     module = classifier(NETWORKS[network], side, int(answers.max()) + 1, padding="circular")
     before = to_onnx(module, side)
     fit_classes(module, images, answers, epochs)
-    return {RANDOM: before, "trained": to_onnx(module, side)}
+    return {RANDOM: before, TRAINED: to_onnx(module, side)}
 
 
 def main() -> None:
@@ -95,27 +116,39 @@ def main() -> None:
     for fold in range(folds):
         held = np.arange(len(x)) % options.folds == fold
         known = torch.from_numpy(x[~held]), torch.from_numpy(labels[~held]).long()
-        for name, model in models(options.network, *known, epochs=options.epochs).items():
+        for name, path in trained(options.output, options.network, fold, known, options.epochs).items():
+            model = onnx.load(path)
             share = accuracy(model, x[held], labels[held])
             print(f"fold {fold}, {name}: accuracy {share:.3f}", flush=True)
-            onnx.save(model, options.output / f"{options.network}-{name.split()[0]}-{fold}.onnx")
             onnxinfo.analyze(
                 model, pixels[held], archive, run=f"{name} {fold}", layers=options.layers, limit=options.limit,
-                foreground=boxes[held], metrics=["sid", "concentration"], mean=MEAN, std=STD, seed=SEED, overwrite=True,
+                foreground=boxes[held], metrics=["sid", "concentration"], mean=MEAN, std=STD, seed=SEED,
             )  # fmt: skip
         right.append(share)
     facts = {"accuracy": float(np.mean(right)), "side": options.side, "epochs": options.epochs}
-    rows = table(archive, folds)
+    rows = table(archive)
     write(rows, options.output / options.network, **facts, folds=options.folds, measured=folds)
     draw(rows, options.output / f"{options.network}.png")
+    archives = {name: path for name in NETWORKS if (path := options.output / f"{name}.h5").exists()}
+    (options.output / "power.md").write_text(markdown(power_rows(archives)), encoding="utf-8")
+
+
+def trained(folder: Path, network: str, fold: int, known: tuple[Tensor, Tensor], epochs: int) -> dict[str, Path]:
+    """Return the files of a fold's networks, which are trained if they are not there."""
+    paths = {name: folder / f"{network}-{name.split()[0]}-{fold}.onnx" for name in (RANDOM, TRAINED)}
+    if not all(path.exists() for path in paths.values()):
+        for name, model in models(network, *known, epochs=epochs).items():
+            onnx.save(model, paths[name])
+    return paths
 
 
 #: Means in the table, with their standard errors.
 COLUMNS = {
-    "trained": "stderr",
+    TRAINED: "stderr",
     "above others' boxes": "its stderr",
     RANDOM: "their stderr",
     "theirs above others' boxes": "stderr of that",
+    "learned": "stderr of the difference",
 }
 
 
@@ -148,30 +181,111 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def table(archive: Path, folds: int) -> list[dict[str, Any]]:
-    """Return one row per layer: concentration and its standard error over images, and the controls."""
+@dataclass(frozen=True)
+class Measured:
+    """Images of all folds in one layer.
+
+    Attributes
+    ----------
+    images
+        Fold of each image, and its place there.
+    own, excess
+        See :func:`contrasts`.
+    unproven
+        Number of unproven values.
+    """
+
+    images: tuple[tuple[int, int], ...]
+    own: Array
+    excess: Array
+    unproven: int
+
+    def over_folds(self, values: Array) -> TwoLevel:
+        """Return the mean over folds of values of the images: each fold has a network of its own."""
+        folds = np.array([fold for fold, _ in self.images])
+        parts = [values[folds == fold] for fold in dict.fromkeys(folds.tolist())]
+        return two_level(parts, [np.full(len(part), np.nan) for part in parts])
+
+    def above(self, other: Measured) -> TwoLevel:
+        """How far the excess is above another one, image by image."""
+        excess = dict(zip(other.images, other.excess, strict=True))
+        found = [value - excess.get(image, math.nan) for image, value in zip(self.images, self.excess, strict=True)]
+        return self.over_folds(np.array(found))
+
+
+def measured(opened: onnxinfo.Archive, kind: str, layer: int) -> Measured:
+    """Return the concentration of all images in a layer, with trained or random weights."""
+    runs = {int(run.rsplit(" ", 1)[1]): opened[run] for run in opened if run.startswith(kind)}
+    cells = [select_cells(run.values("concentration"), layer) for run in runs.values()]
+    there = [np.isfinite(each["value"]) for each in cells]
+    maps, masks = (
+        np.concatenate([each[use] for each, use in zip(found, there, strict=True)])
+        for found in (
+            [run.maps("sid", layer) for run in runs.values()],
+            [np.asarray(run.foreground) for run in runs.values()],
+        )
+    )
+    images = tuple((fold, int(i)) for fold, use in zip(runs, there, strict=True) for i in np.flatnonzero(use))
+    return Measured(images, *contrasts(maps, masks), sum(int(unproven(each).sum()) for each in cells))
+
+
+def table(archive: Path) -> list[dict[str, Any]]:
+    """Return one row per layer: concentration, the controls, and their standard errors, over images or over folds."""
     rows: list[dict[str, Any]] = []
     with onnxinfo.open(archive) as opened:
-        for layer, described in enumerate(opened["trained 0"].layers):
-            masks = np.concatenate([opened[f"trained {fold}"].foreground for fold in range(folds)])
-            found, failed = {}, {}
-            for kind in ("trained", RANDOM):
-                runs = [opened[f"{kind} {fold}"] for fold in range(folds)]
-                cells = [select_cells(run.values("concentration"), layer) for run in runs]
-                there = np.concatenate([np.isfinite(each["value"]) for each in cells])
-                own, others = contrasts(np.concatenate([run.maps("sid", layer) for run in runs]), masks)
-                found[kind] = own[there], others[there]
-                failed[kind] = sum(int(unproven(each).sum()) for each in cells)
-            own, others = found["trained"]
-            row: dict[str, Any] = {"layer": described.name, "images": len(own), "unproven": failed["trained"]}
-            row["trained"], row["stderr"], _ = mean_and_stderr(own)
-            row["others' boxes"] = float(others.mean())
-            row["above others' boxes"], row["its stderr"], _ = mean_and_stderr(own - others)
-            untrained, elsewhere = found[RANDOM]
-            row[RANDOM], row["their stderr"], _ = mean_and_stderr(untrained)
-            row["theirs above others' boxes"], row["stderr of that"], _ = mean_and_stderr(untrained - elsewhere)
+        for layer, described in enumerate(opened[f"{TRAINED} 0"].layers):
+            learned, random = (measured(opened, kind, layer) for kind in (TRAINED, RANDOM))
+            row: dict[str, Any] = {"layer": described.name, "images": len(learned.own)}
+            row["unproven"] = learned.unproven + random.unproven
+            columns = (learned.own, learned.excess, random.own, random.excess)
+            estimates = [*map(learned.over_folds, columns[:2]), *map(random.over_folds, columns[2:])]
+            for (name, stderr), estimate in zip(COLUMNS.items(), [*estimates, learned.above(random)], strict=True):
+                row[name], row[stderr] = estimate.mean, estimate.stderr
             rows.append(row)
     return rows
+
+
+def power_rows(archives: Mapping[str, Path]) -> Rows:
+    """Return a line for each claim about the concentration above others' boxes: effects are a tenth of the rise."""
+    lines, last = [], {}
+    for network, archive in archives.items():
+        with onnxinfo.open(archive) as opened:
+            depth = len(opened[f"{TRAINED} 0"].layers)
+            first, last[network] = (measured(opened, TRAINED, layer) for layer in (0, depth - 1))
+            untrained = measured(opened, RANDOM, depth - 1)
+        rise = last[network].above(first)
+        claims = (
+            ("rises with depth", rise, 1),
+            ("is above that with random weights in the last layer", last[network].above(untrained), 1),
+            ("is negative in the first layer", first.over_folds(first.excess), -1),
+        )
+        lines += [
+            folds_row(f"concentration of the {network} {text}", FRACTION * abs(rise.mean), found, sign)
+            for text, found, sign in claims
+        ]
+    if len(last) == 2:
+        deep, shallow = last.values()
+        claim = f"concentration of the {' is higher than of the '.join(last)} in the last layer"
+        lines.append(folds_row(claim, FRACTION * abs(deep.excess.mean()), deep.above(shallow)))
+    return lines
+
+
+def folds_row(claim: str, effect: float, found: TwoLevel, sign: int = 1) -> dict[str, Any]:
+    """Return a line that judges whether a difference has the claimed sign, as ``claims.py`` does for training seeds."""
+    each = round(found.images / found.seeds)
+    needed, low, high = seeds_needed(found, effect / 2, each)
+    verdict = judge_direction(sign * found.mean, found.stderr, effect)
+    return {
+        "claim": claim,
+        "effect": f"{effect:.4f}",
+        "measured": f"{found.mean:+.4f} ± {found.stderr:.4f}",
+        "error over images": f"{found.over_images:.4f}",
+        "sd of folds": f"{found.sd_seed:.4f}",
+        "sd of images": f"{found.sd_image:.4f}",
+        "here": f"{found.seeds} x {each}",
+        "folds needed": f"{needed} ({low} to {high})",
+        "verdict": f"{verdict} here" if verdict == UNDECIDED else verdict,
+    }
 
 
 if __name__ == "__main__":

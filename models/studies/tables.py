@@ -99,9 +99,9 @@ def mean_text(cells: Mapping[str, Array], layer: int) -> str:
     return _text(f"{found['value']:.3f} ± {found['stderr']:.3f}", n, n - int(found["n_converged"]))
 
 
-def difference_text(pairs: Pairs) -> str:
+def difference_text(pairs: Pairs, digits: int = 3) -> str:
     """Return the mean difference between two runs, the number of samples, and the number of unproven ones."""
-    return _text(f"{pairs.difference:+.3f} ± {pairs.stderr:.3f}", pairs.n, pairs.n_unproven)
+    return _text(f"{pairs.difference:+.{digits}f} ± {pairs.stderr:.{digits}f}", pairs.n, pairs.n_unproven)
 
 
 def _text(number: str, n: int, unproven: int) -> str:

@@ -11,7 +11,7 @@ from onnxinfo.models import path
 
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
-from onnxinfo.models.studies import claims, compression, concentration, quantisation, training
+from onnxinfo.models.studies import claims, coherency, compression, concentration, depth, quantisation, training
 
 
 def run(monkeypatch, study, *arguments):
@@ -20,19 +20,87 @@ def run(monkeypatch, study, *arguments):
 
 
 def test_compression(tmp_path, monkeypatch):
-    pytest.importorskip("art")
     digits = path("digits.npz")
-    run(
-        monkeypatch, compression, path("digits-cnn.onnx"), "--inputs", f"{digits}:images", "--labels",
-        f"{digits}:labels", "--keep", 1, 0.1, "--layers", "relu_6", "logits", "--limit", 1, "--attacked", 1,
-        "-o", tmp_path,
+    arguments = (
+        path("digits-cnn.onnx"), "--inputs", f"{digits}:images", "--labels", f"{digits}:labels", "--keep", 1, 0.1,
+        "--layers", "relu_6", "logits", "--normalize-by", "sample", "-o", tmp_path,
     )  # fmt: skip
+    run(monkeypatch, compression, *arguments, "--limit", 2, "--attacked", 2)
     first, second = json.loads((tmp_path / "compression.json").read_text())["rows"]
-    assert first["last, change"] == 0
     assert first["accuracy"] > second["accuracy"]
-    assert first["mean L2 norm"] > 0
-    assert 0 < first["reached"] <= 1
+    assert first["change of logits"]["difference"] == 0
+    assert second["change of logits"]["n"] == 2
+    assert second["SID of logits"] - first["SID of logits"] == pytest.approx(second["change of logits"]["difference"])
+    assert 0 < first["to the nearest"] < first["mean L2 norm"]
+    assert first["reached"] == 1
+    power = (tmp_path / "power.md").read_text()
+    assert power.count("SID of logits falls") == power.count("norm of perturbations falls") == 1
     assert (tmp_path / "compression.png").exists()
+    attacks = pandas.read_csv(tmp_path / "attacks.csv")
+    monkeypatch.setattr(compression, "distances", lambda scores, x, known, targets: np.ones(len(targets)))
+    run(monkeypatch, compression, *arguments, "--limit", 3, "--attacked", 3)
+    again = pandas.read_csv(tmp_path / "attacks.csv")
+    assert again.groupby("run").image.nunique().to_dict() == {"1 kept": 3, "0.1 kept": 3}
+    assert (again[again.image < 2].norm.to_numpy() == attacks.norm.to_numpy()).all()
+    assert (again[again.image == 2].norm == 1).all()
+
+
+def depth_arguments(folder):
+    model, pruned = path("digits-cnn.onnx"), folder / "pruned.onnx"
+    onnxinfo.save(onnxinfo.prune(model, 0.3), pruned)
+    return (
+        model, pruned, "--inputs", f"{path('digits.npz')}:images", "--layers", "relu,logits", "relu,logits",
+        "--normalize-by", "sample", "-o", folder,
+    )  # fmt: skip
+
+
+def test_depth(tmp_path, monkeypatch):
+    arguments = depth_arguments(tmp_path)
+    run(monkeypatch, depth, *arguments, "--limit", 3)
+    rows = json.loads((tmp_path / "depth-sid.json").read_text())["rows"]
+    assert [row["model"] for row in rows] == ["digits-cnn", "digits-cnn", "pruned", "pruned"]
+    assert {row["samples"] for row in rows} == {3}
+    with onnxinfo.open(tmp_path / "sid.h5") as archive:
+        effect = np.diff(archive["digits-cnn"].values("sid")["value"].mean(1))[0] / 10
+    assert f"| {effect:.3f} |" in (tmp_path / "power.md").read_text()
+    assert (tmp_path / "depth.png").exists()
+    run(monkeypatch, depth, *arguments, "--limit", 3)
+    assert json.loads((tmp_path / "depth-sid.json").read_text())["rows"] == rows
+
+
+@pytest.mark.slow
+def test_depth_with_decoders(tmp_path, monkeypatch):
+    arguments = (
+        *depth_arguments(tmp_path), "--decoder-inputs", f"{path('digits.npz')}:images", "--decoder-limit", 40,
+        "--decoder-steps", 1, "--limit", 3, "--ru-limit", 2,
+    )  # fmt: skip
+    run(monkeypatch, depth, *arguments)
+    rows = json.loads((tmp_path / "depth-ru.json").read_text())["rows"]
+    assert {row["samples"] for row in rows} == {2}
+    decoders = sorted(tmp_path.rglob("*.safetensors"))
+    assert len(decoders) == 4
+    written = [each.stat().st_mtime_ns for each in decoders]
+    run(monkeypatch, depth, *arguments)
+    assert [each.stat().st_mtime_ns for each in decoders] == written
+
+
+def test_coherency(tmp_path, monkeypatch):
+    arguments = (
+        path("digits-cnn.onnx"),
+        "--inputs",
+        f"{path('digits.npz')}:images",
+        "--layers",
+        "relu_1",
+        "-o",
+        tmp_path,
+    )
+    for limit in (1, 2):
+        run(monkeypatch, coherency, *arguments, "--metric", "sid", "gradient", "--limit", limit)
+        sid, gradient = json.loads((tmp_path / "coherency.json").read_text())["rows"]
+        assert sid["samples"] == limit
+        assert abs(sid["difference"]) < 1e-3
+        assert gradient["ratio"] == pytest.approx(4, rel=1e-3)
+    assert (tmp_path / "coherency.png").exists()
 
 
 def test_quantization(tmp_path, monkeypatch):
@@ -56,24 +124,47 @@ def test_concentration(tmp_path, monkeypatch):
     images = generator.integers(0, 256, (6, 24, 24, 3), dtype=np.uint8)
     boxes = np.array([[2, 3, 12, 14]] * 3 + [[8, 8, 20, 18]] * 3)
     np.savez(tmp_path / "data.npz", images=images, labels=np.arange(6) % 2, boxes=boxes)
-    run(
-        monkeypatch, concentration, tmp_path / "data.npz", "--network", "alexnet", "--layers", "relu_1",
-        "--side", 32, "--epochs", 1, "--folds", 2, "--limit", 2, "-o", tmp_path,
+    arguments = (
+        tmp_path / "data.npz", "--network", "alexnet", "--layers", "relu_1", "relu_9", "--side", 32, "--epochs", 1,
+        "--folds", 2, "-o", tmp_path,
     )  # fmt: skip
-    (row,) = json.loads((tmp_path / "alexnet.json").read_text())["rows"]
+    run(monkeypatch, concentration, *arguments, "--limit", 2)
+    row, _ = json.loads((tmp_path / "alexnet.json").read_text())["rows"]
     with onnxinfo.open(tmp_path / "alexnet.h5") as archive:
         values = np.concatenate([archive[f"trained {fold}"].values("concentration")["value"][0] for fold in (0, 1)])
     assert row["images"] == 4
     assert row["trained"] == pytest.approx(values.mean(), abs=1e-3)
+    assert row["learned"] == pytest.approx(row["above others' boxes"] - row["theirs above others' boxes"])
+    monkeypatch.setattr(concentration, "models", None)
+    run(monkeypatch, concentration, *arguments, "--limit", 2)
+    again, _ = json.loads((tmp_path / "alexnet.json").read_text())["rows"]
+    assert again == row
+    assert (tmp_path / "power.md").read_text().count("concentration of the alexnet") == 3
 
 
 def test_own_and_others_masks():
     generator = np.random.default_rng(0)
     maps, masks = generator.normal(size=(4, 3, 5, 6)), generator.random((4, 5, 6)) < 0.4
-    own, others = concentration.contrasts(maps, masks)
+    own, excess = concentration.contrasts(maps, masks)
     contrast = [[m[:, ~mask].mean() - m[:, mask].mean() for mask in masks] for m in maps]
     np.testing.assert_allclose(own, np.diag(contrast))
-    np.testing.assert_allclose(others, [np.delete(row, i).mean() for i, row in enumerate(contrast)])
+
+    def above(kept):
+        found = np.array(contrast)[np.ix_(kept, kept)]
+        return np.diag(found).mean() - found[~np.eye(len(kept), dtype=bool)].mean()
+
+    jackknife = [4 * above([0, 1, 2, 3]) - 3 * above([j for j in range(4) if j != i]) for i in range(4)]
+    np.testing.assert_allclose(excess, jackknife)
+
+
+def test_what_maps_or_masks_have_in_common_is_no_excess():
+    """Images alike but for a factor, whatever the boxes; and the same box for any images."""
+    generator = np.random.default_rng(1)
+    maps, masks = generator.normal(size=(5, 3, 6, 6)), generator.random((5, 6, 6)) < 0.5
+    for alike in ((maps[:1] + np.arange(5).reshape(5, 1, 1, 1), masks), (maps, masks[:1].repeat(5, 0))):
+        own, excess = concentration.contrasts(*alike)
+        np.testing.assert_allclose(excess, 0, atol=1e-12)
+        assert abs(own.mean()) > 0.01
 
 
 def small_study(folder, monkeypatch):

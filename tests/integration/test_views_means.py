@@ -167,8 +167,9 @@ def test_studies_tables_hold_all_cells(archives, tmp_path):
     accuracies = dict.fromkeys(RUNS, 0.5)
     with onnxinfo.open(images) as archive:
         names = [layer.name for layer in archive[RUNS[0]].layers]
-    row = compression.table(images, None, accuracies)[0]
+    (row, *_), shown = compression.table(images, None, accuracies)
     assert row[f"SID of {names[FAILED]}"] == pytest.approx(mean)
+    assert "(6, 1 unproven)" in shown[0][f"SID of {names[FAILED]}"]
     found = quantisation.table(names, {1.5e-4: images, 0.01: images}, accuracies)
     text = found[FAILED * len(RUNS)]["SID at alpha 0.01"]
     assert text.startswith(f"{mean:.3f}")
