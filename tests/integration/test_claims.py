@@ -212,10 +212,19 @@ def test_the_page_shows_the_committed_results():
 
 def test_the_numbers_of_images_on_the_page_follow_from_errors():
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
-    rows = re.findall(r"\| ([\d.]+) \| [+-][\d.]+ ± ([\d.]+) \((\d+)\) \| (\d+) \|", page)
-    assert len(rows) == 10
-    for effect, stderr, n, needed in rows:
-        assert int(needed) == samples_needed(float(stderr) * math.sqrt(int(n)), float(effect) / 2)
+    rows = re.findall(
+        r"\| ([\d.]+) \| [+-][\d.]+ ± ([\d.]+) \((\d+)(?:, \d+ unproven)?\) \|(?: ([\d.]+) \|)? (\d+) \|", page
+    )
+    assert len(rows) >= 10
+    for effect, stderr, n, spread, needed in rows:
+        from_error = float(stderr) * math.sqrt(int(n))
+        if spread:
+            # All three are rounded.
+            assert float(spread) == pytest.approx(from_error, rel=0.1, abs=0.002)
+            limits = (samples_needed(max(float(spread) + by, 0), float(effect) / 2 - by / 2) for by in (-6e-4, 6e-4))
+            assert next(limits) <= int(needed) <= next(limits)
+        else:
+            assert int(needed) == samples_needed(from_error, float(effect) / 2)
 
 
 def test_committed_results_have_all_seeds_and_obey_the_floor():
