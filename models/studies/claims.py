@@ -1,4 +1,4 @@
-"""What the networks of ``training.py`` say about the paper's claims, over training seeds.
+"""What the networks of ``training.py`` and ``longer.py`` say about the paper's claims, over training seeds.
 
 ``python -m onnxinfo.models.studies.claims FOLDER -o study/training`` reads ``FOLDER/damage.csv`` and the other studies'
 files that are there, and writes for each a table and a picture, and ``power.md``, which judges all claims.
@@ -17,7 +17,9 @@ import pandas
 
 from onnxinfo.views.style import COLORS
 
+from .cells import cells, difference, layers_of, over_seeds, rise, unproven, with_error
 from .common import mean_and_stderr
+from .curve import EXTREMES, HIGHEST, LOWEST, chosen, curve_rows, draw_curve, with_extremes
 from .tables import Rows, markdown
 from .two_level import (
     UNDECIDED,
@@ -26,7 +28,6 @@ from .two_level import (
     judge_direction,
     judge_similarity,
     seeds_needed,
-    two_level,
 )
 
 #: The reference effect as a fraction of the network's own rise of SID from the first layer to the last.
@@ -49,6 +50,8 @@ class Claim:
         The mean over these layers is meant; none: over all.
     sign
         1 if SID rises, -1 if it falls, 0 if it stays similar.
+    effect
+        The effect in nats; none: a fraction of a network's own rise.
     """
 
     study: str
@@ -57,6 +60,7 @@ class Claim:
     second: str
     layers: tuple[str, ...] = ()
     sign: int = 1
+    effect: float | None = None
 
 
 HIGH = ("relu_15", "linear_16")
@@ -64,17 +68,19 @@ CLAIMS = (
     Claim("damage", "rises at the damaged convolution", "original", "damaged", ("relu_8",)),
     Claim("damage", "rises after it", "original", "damaged", ("relu_11", *HIGH)),
     Claim("distillation", "falls", "without", "distilled", sign=-1),
-    Claim("epochs", "falls first in high layers", "untrained", "a quarter", HIGH, -1),
-    Claim("epochs", "then rises in high layers", "a quarter", "trained", HIGH),
+    Claim("epochs", "falls first in high layers", "epoch 0", LOWEST, HIGH, -1),
+    Claim("epochs", "then rises in high layers", LOWEST, "epoch 24", HIGH),
+    Claim("epochs", "the opposite: rises first", "epoch 0", HIGHEST, HIGH),
+    Claim("epochs", "the opposite: then falls", HIGHEST, "epoch 24", HIGH, -1),
     Claim("autoencoders", "stays similar", "classifier", "autoencoder", sign=0),
 )
 #: The network whose rise from the first layer to the last is the measure of the effects.
-RISING = {"damage": "original", "distillation": "without", "epochs": "trained", "autoencoders": "classifier"}
+RISING = {"damage": "original", "distillation": "without", "epochs": "epoch 24", "autoencoders": "classifier"}
 #: Networks side by side in the table of a study; the others have the first one's layers.
 SHOWN = {
     "damage": ("original", "damaged"),
     "distillation": ("without", "distilled"),
-    "epochs": ("untrained", "a quarter", "trained"),
+    "epochs": ("epoch 0", LOWEST, HIGHEST, "epoch 24"),
     "autoencoders": ("classifier", "autoencoder"),
 }
 
@@ -83,7 +89,8 @@ def read(path: Path, normalizer: str) -> pandas.DataFrame:
     """Return a study's cells under one normalizer, without the seeds whose training failed."""
     found = pandas.read_csv(path)
     found = found[found.normalizer == normalizer].drop(columns="normalizer")
-    return found[~found.seed.isin(failed(found, path.stem))]
+    found = found[~found.seed.isin(failed(found, path.stem))]
+    return with_extremes(found, HIGH) if path.stem == "epochs" else found
 
 
 def failed(found: pandas.DataFrame, study: str) -> list[int]:
@@ -92,59 +99,12 @@ def failed(found: pandas.DataFrame, study: str) -> list[int]:
     return sorted(found[low].seed.unique().tolist())
 
 
-def cells(found: pandas.DataFrame, network: str, layers: tuple[str, ...] = ()) -> pandas.DataFrame:
-    """Return the mean over layers for each seed and image: value, stderr, and whether all are proven.
-
-    An image without a value in one of the layers has none.
-    """
-    chosen = found[found.network == network]
-    chosen = chosen[chosen.layer.isin(layers)] if layers else chosen
-    by_image = chosen.assign(square=chosen.stderr**2).groupby(["seed", "image"])
-    table = pandas.DataFrame({"value": by_image.value.mean(), "proven": by_image.converged.all()})
-    table["stderr"] = by_image.square.sum() ** 0.5 / by_image.size()
-    table.loc[by_image.value.count() < by_image.size(), "value"] = math.nan
-    return table
-
-
-def difference(first: pandas.DataFrame, second: pandas.DataFrame) -> pandas.DataFrame:
-    """Return second minus first, image by image; proven if both are."""
-    return pandas.DataFrame(
-        {
-            "value": second.value - first.value,
-            "stderr": np.hypot(first.stderr, second.stderr),
-            "proven": first.proven & second.proven,
-        }
-    )
-
-
-def over_seeds(table: pandas.DataFrame) -> TwoLevel:
-    """Return the mean over the seeds of a table of images."""
-    by_seed = [each for _, each in table.groupby("seed")]
-    return two_level([each.value for each in by_seed], [each.stderr for each in by_seed])
-
-
-def unproven(table: pandas.DataFrame) -> str:
-    """Return how many of the values are unproven."""
-    there = table.value.notna()
-    return f"{int((there & ~table.proven).sum())} of {int(there.sum())}"
-
-
-def layers_of(found: pandas.DataFrame, network: str) -> list[str]:
-    """Return a network's layers, in order."""
-    return [*dict.fromkeys(found[found.network == network].layer)]
-
-
-def rise(found: pandas.DataFrame, network: str) -> float:
-    """Return a network's rise of SID from its first layer to its last."""
-    layers = layers_of(found, network)
-    return over_seeds(difference(*(cells(found, network, (layers[i],)) for i in (0, -1)))).mean
-
-
-def accuracies(found: pandas.DataFrame) -> str:
-    """Return each classifier's accuracy as text."""
+def accuracies(found: pandas.DataFrame, study: str) -> str:
+    """Return the accuracy of each classifier side by side, and of a teacher, as text."""
     rows = found.dropna(subset="accuracy").drop_duplicates(["seed", "network"])
-    means = {name: mean_and_stderr(each.accuracy) for name, each in rows.groupby("network", sort=False)}
-    return ", ".join(f"{name} {mean:.3f} ± {stderr:.3f}" for name, (mean, stderr, _) in means.items())
+    by_name = {name: mean_and_stderr(each.accuracy) for name, each in rows.groupby("network", sort=False)}
+    shown = [name for name in (*SHOWN[study], "teacher") if name in by_name]
+    return ", ".join(f"{name} {by_name[name][0]:.3f} ± {by_name[name][1]:.3f}" for name in shown)
 
 
 def layer_rows(found: pandas.DataFrame, study: str) -> Rows:
@@ -153,20 +113,16 @@ def layer_rows(found: pandas.DataFrame, study: str) -> Rows:
     rows = []
     for layer in layers_of(found, first):
         base = cells(found, first, (layer,))
-        row = {"layer": layer, f"SID of {first}": _with_error(over_seeds(base), ".3f")}
+        row = {"layer": layer, f"SID of {first}": with_error(over_seeds(base), ".3f")}
         row["unproven"] = unproven(base)
         for other in others:
             paired = difference(base, cells(found, other, (layer,)))
             change = over_seeds(paired)
-            row[f"{other}, difference"] = _with_error(change, "+.3f")
+            row[f"{other}, difference"] = with_error(change, "+.3f")
             row[f"{other}, error over images"] = f"{change.over_images:.3f}"
             row[f"{other}, unproven"] = unproven(paired)
         rows.append(row)
     return rows
-
-
-def _with_error(found: TwoLevel, form: str) -> str:
-    return f"{found.mean:{form}} ± {found.over_seeds:.3f}"
 
 
 def changes(found: pandas.DataFrame, claim: Claim) -> pandas.DataFrame:
@@ -176,7 +132,9 @@ def changes(found: pandas.DataFrame, claim: Claim) -> pandas.DataFrame:
 
 def judged(found: pandas.DataFrame, claim: Claim) -> tuple[TwoLevel, float, str]:
     """Return the change that a claim is about, the reference effect, and the verdict."""
-    change, effect = over_seeds(changes(found, claim)), FRACTION * rise(found, RISING[claim.study])
+    change, effect = over_seeds(changes(found, claim)), claim.effect
+    if effect is None:
+        effect = FRACTION * rise(found, RISING[claim.study])
     if claim.sign:
         return change, effect, judge_direction(claim.sign * change.mean, change.stderr, effect)
     return change, effect, judge_similarity(change.mean, change.stderr, effect)
@@ -206,7 +164,7 @@ def _power_row(found: pandas.DataFrame, claim: Claim, normalizer: str) -> dict[s
         "SID": claim.text,
         "normalizer": normalizer,
         "effect": f"{effect:.3f}",
-        "measured": _with_error(change, "+.3f"),
+        "measured": with_error(change, "+.3f"),
         "error over images": f"{change.over_images:.3f}",
         "sd of seeds": f"{change.sd_seed:.3f}",
         "sd of images": f"{change.sd_image:.3f}",
@@ -229,10 +187,10 @@ def draw(found: pandas.DataFrame, study: str, path: Path) -> None:
         tables = [difference(*(cells(found, name, (layer,)) for name in (first, other))) for layer in layers]
         estimates = [over_seeds(table) for table in tables]
         x = np.arange(len(layers)) + 0.12 * (place - (len(others) - 1) / 2)
-        color = COLORS[(0, 5)[place]]
+        color = COLORS[(0, 5, 2, 3)[place]]
         panel.errorbar(
             x, [each.mean for each in estimates], [2 * each.stderr for each in estimates], color=color,
-            marker="os"[place], markersize=4, capsize=2, linewidth=1.2, label=f"{other} - {first}",
+            marker="os^d"[place], markersize=4, capsize=2, linewidth=1.2, label=f"{other} - {first}",
         )  # fmt: skip
         seeds = np.array([table.value.groupby("seed").mean() for table in tables])
         panel.plot(np.repeat(x[:, None] + 0.05, seeds.shape[1], 1), seeds, ".", color=color, markersize=3)
@@ -249,8 +207,10 @@ def draw(found: pandas.DataFrame, study: str, path: Path) -> None:
 def study_text(path: Path) -> str:
     """Return a study's table, accuracies, and the seeds that were left out, from its file of cells."""
     found = read(path, "sample")
-    text, scored, left_out = markdown(layer_rows(found, path.stem)), accuracies(found), failures(path)
+    text, left_out = markdown(layer_rows(found, path.stem)), failures(path)
+    scored = accuracies(found, path.stem)
     text += f"\nAccuracy: {scored}.\n" if scored else ""
+    text += extremes_text(found) if path.stem == "epochs" else ""
     return text + (f"\nLeft out because the last network did not learn: {left_out}.\n" if left_out else "")
 
 
@@ -262,6 +222,20 @@ def failures(path: Path) -> str:
     return ", ".join(f"seed {row.seed} ({row.network}, accuracy {row.accuracy:.3f})" for row in found.itertuples())
 
 
+def extremes_text(found: pandas.DataFrame) -> str:
+    """Return the checkpoints that stand for each seed's lowest and highest as text."""
+    lines = []
+    for extreme, sign in EXTREMES.items():
+        names = [f"{name} for seed {seed}" for seed, name in chosen(found, HIGH, sign).items()]
+        lines.append(f"\n{extreme.capitalize()}: {', '.join(names)}.\n")
+    return "".join(lines)
+
+
+def curve_text(path: Path) -> str:
+    """Return the table of all checkpoints of the epochs, from their file of cells."""
+    return markdown(curve_rows(read(path, "sample")))
+
+
 def power_text(folder: Path) -> str:
     """Return the table that judges all claims."""
     return "\n".join(
@@ -269,20 +243,30 @@ def power_text(folder: Path) -> str:
     )
 
 
+def write(path: Path, output: Path) -> None:
+    """Write the tables and the picture of a study from its file of cells."""
+    study, found = path.stem, read(path, "sample")
+    (output / f"{study}.md").write_text(study_text(path), encoding="utf-8")
+    if study == "epochs":
+        (output / "curve.md").write_text(curve_text(path), encoding="utf-8")
+        draw_curve(found, output / "epochs.png")
+    else:
+        draw(found, study, output / f"{study}.png")
+
+
 def main() -> None:
     """Write the tables and pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    chosen = parser.parse_args()
-    chosen.output.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
     for study in SHOWN:
-        path = chosen.folder / f"{study}.csv"
+        path = options.folder / f"{study}.csv"
         if path.exists():
-            (chosen.output / f"{study}.md").write_text(study_text(path), encoding="utf-8")
-            draw(read(path, "sample"), study, chosen.output / f"{study}.png")
-    text = power_text(chosen.folder)
-    (chosen.output / "power.md").write_text(text, encoding="utf-8")
+            write(path, options.output)
+    text = power_text(options.folder)
+    (options.output / "power.md").write_text(text, encoding="utf-8")
     print(text, end="")
 
 

@@ -79,7 +79,6 @@ def fit(
     x: Tensor,
     epochs: int,
     loss: Callable[[Tensor, Tensor, Tensor], Tensor],
-    each: Callable[[int], None] = lambda epoch: None,
 ) -> None:
     """Train on images x (N, 3, y, x) with Adam, cosine annealing, flips and shifts.
 
@@ -93,13 +92,11 @@ def fit(
         Number of epochs.
     loss
         Loss as a function of the network's outputs, the augmented images, and their positions in x.
-    each
-        Called after each epoch with the number of epochs so far.
     """
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     reach = x.shape[-1] // 16
-    for epoch in range(1, epochs + 1):
+    for _ in range(epochs):
         network.train()
         for rows in torch.split(torch.randperm(len(x)), BATCH):
             shown = torch.where(torch.rand(len(rows), 1, 1, 1) < 0.5, x[rows].flip(3), x[rows])
@@ -109,14 +106,11 @@ def fit(
             optimizer.step()
         schedule.step()
         network.eval()
-        each(epoch)
 
 
-def fit_classes(
-    network: nn.Module, x: Tensor, labels: Tensor, epochs: int, each: Callable[[int], None] = lambda epoch: None
-) -> None:
+def fit_classes(network: nn.Module, x: Tensor, labels: Tensor, epochs: int) -> None:
     """Train a classifier on images x (N, 3, y, x) with classes (N,)."""
-    fit(network, x, epochs, lambda y, _, rows: nn.functional.cross_entropy(y, labels[rows]), each)
+    fit(network, x, epochs, lambda y, _, rows: nn.functional.cross_entropy(y, labels[rows]))
 
 
 def to_onnx(network: nn.Sequential, side: int) -> onnx.ModelProto:

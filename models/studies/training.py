@@ -1,4 +1,4 @@
-"""Damage, distillation, epochs and autoencoders (the paper's Figs. 4a, 5a, 5b and 3b), small enough for a CPU.
+"""Damage and autoencoders (the paper's Figs. 4a and 3b), small enough for a CPU.
 
 ``python -m onnxinfo.models.studies.training damage cifar10.npz -o study --seeds 0 1 2``; the file holds ``x_train``,
 ``y_train``, ``x_test`` and ``y_test``. ``--full`` trains wider networks on all images, preferably on a GPU.
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 import onnxinfo
 
 from .common import (
-    ALEXNET,
     VGG,
     Array,
     Step,
@@ -38,8 +37,6 @@ from .common import (
 )
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: Temperature that softens the teacher's answers, and their weight relative to the labels.
-TEMPERATURE, TEACHING = 4.0, 0.9
 
 
 @dataclass(frozen=True)
@@ -104,36 +101,6 @@ def damage(data: Data) -> Models:
     return found
 
 
-def distillation(data: Data) -> Models:
-    """Return an AlexNet trained on the labels, and one distilled from a VGG."""
-    teacher, alone, taught = (data.network(data.plan(plan)) for plan in (VGG, ALEXNET, ALEXNET))
-    fit_classes(teacher, data.x, data.y, data.epochs)
-    fit_classes(alone, data.x, data.y, data.epochs)
-
-    def loss(scores: Tensor, shown: Tensor, rows: Tensor) -> Tensor:
-        with torch.no_grad():
-            answers = (teacher(shown) / TEMPERATURE).softmax(1)
-        soft = nn.functional.cross_entropy(scores / TEMPERATURE, answers) * TEMPERATURE**2
-        return TEACHING * soft + (1 - TEACHING) * nn.functional.cross_entropy(scores, data.y[rows])
-
-    fit(taught, data.x, data.epochs, loss)
-    return {name: data.export(each) for name, each in (("without", alone), ("distilled", taught), ("teacher", teacher))}
-
-
-def epochs(data: Data) -> Models:
-    """Return a VGG before training, after a quarter of the epochs, and after all."""
-    network = data.network(data.plan(VGG))
-    names = {max(1, data.epochs // 4): "a quarter", data.epochs: "trained"}
-    found = {"untrained": data.export(network)}
-
-    def keep(epoch: int) -> None:
-        if epoch in names:
-            found[names[epoch]] = data.export(network)
-
-    fit_classes(network, data.x, data.y, data.epochs, keep)
-    return found
-
-
 def autoencoders(data: Data) -> Models:
     """Return the convolutions of a VGG classifier, and those of an autoencoder."""
     sorter = data.network(data.plan(VGG))
@@ -153,18 +120,17 @@ def autoencoders(data: Data) -> Models:
 
 STUDIES: dict[str, Callable[[Data], Models]] = {
     "damage": damage,
-    "distillation": distillation,
-    "epochs": epochs,
     "autoencoders": autoencoders,
 }
 
 
-def train(study: str, data: Data, folder: Path) -> None:
-    """Train the networks of a study, and write them to a folder once all are there."""
-    unfinished = folder.with_suffix(".unfinished")
+def keep(models: Models, folder: Path) -> None:
+    """Write networks to a new folder, which is there only once all are."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
-    for place, (name, model) in enumerate(STUDIES[study](data).items()):
-        onnx.save(model, unfinished / f"{place}-{name}.onnx")
+    digits = len(str(len(models) - 1))
+    for place, (name, model) in enumerate(models.items()):
+        onnx.save(model, unfinished / f"{place:0{digits}}-{name}.onnx")
     unfinished.rename(folder)
 
 
@@ -173,19 +139,21 @@ def networks(trained: Path) -> dict[str, Path]:
     return {path.stem.split("-", 1)[1]: path for path in sorted(trained.glob("*.onnx"))}
 
 
-def measured(model: onnx.ModelProto, data: Data, archive: Path, run: str, limit: int, normalizer: str) -> Rows:
-    """Return SID of each layer and image of a network: held-out images in an order drawn from the seed."""
+def measured(
+    model: onnx.ModelProto, data: Data, archive: Path, run: str, limit: int, normalizer: str, layers: Sequence[str] = ()
+) -> Rows:
+    """Return SID of each layer, or of some, and image of a network: held-out images in an order drawn from the seed."""
     order = np.random.default_rng(data.seed).permutation(len(data.held_out))
     onnxinfo.analyze(
         model, data.held_out[order], archive, run=run, mean=MEAN, std=STD, seed=data.seed, limit=limit,
-        normalize_by=normalizer,
+        normalize_by=normalizer, layers=list(layers),
     )  # fmt: skip
     with onnxinfo.open(archive) as opened:
-        layers, cells = opened[run].layers, opened[run].values("sid")
+        found, cells = opened[run].layers, opened[run].values("sid")
     names = ("value", "stderr", "converged")
     return [
         {"layer": layer.name, "image": int(order[j]), **{name: cells[name][i, j] for name in names}}
-        for i, layer in enumerate(layers)
+        for i, layer in enumerate(found)
         for j in range(limit)
     ]
 
@@ -194,8 +162,14 @@ def score(model: onnx.ModelProto, data: Data) -> float:
     """Return the accuracy on the held-out images, or NaN if the model is no classifier."""
     if not model.graph.output[0].name.startswith("linear"):
         return float("nan")
-    samples = onnxinfo.open_samples(data.held_out, shape=tuple(data.x.shape[1:]), mean=MEAN, std=STD)
-    return accuracy(model, samples.batch(range(len(samples))), data.labels)
+    return accuracy(model, standardized(data.held_out), data.labels)
+
+
+def standardized(pixels: Array) -> Array:
+    """Return uint8 images (N, y, x, 3) as a network reads them."""
+    samples = onnxinfo.open_samples(pixels, shape=(3, *pixels.shape[1:3]), mean=MEAN, std=STD)
+    batch: Array = samples.batch(range(len(samples)))
+    return batch
 
 
 def piece(study: str, data: Data, folder: Path, limit: int, normalizer: str) -> pandas.DataFrame:
@@ -203,7 +177,7 @@ def piece(study: str, data: Data, folder: Path, limit: int, normalizer: str) -> 
     archive, rows = folder / f"{study}-{data.seed}-{normalizer}.h5", []
     trained = folder / f"{study}-{data.seed}"
     if not trained.exists():
-        train(study, data, trained)
+        keep(STUDIES[study](data), trained)
     for name, path in networks(trained).items():
         model = onnx.load(path)
         shared = {"seed": data.seed, "normalizer": normalizer, "network": name, "accuracy": score(model, data)}
@@ -214,13 +188,17 @@ def piece(study: str, data: Data, folder: Path, limit: int, normalizer: str) -> 
 
 def run(study: str, data: Data, folder: Path, seeds: Sequence[int], limit: int, normalizer: str) -> None:
     """Add what is missing to the table of a study, seed by seed."""
-    results = folder / f"{study}.csv"
     for seed in seeds:
-        found = piece(study, replace(data, seed=seed), folder, limit, normalizer)
-        if results.exists():
-            others = pandas.read_csv(results)
-            found = pandas.concat([others[(others.seed != seed) | (others.normalizer != normalizer)], found])
-        found.to_csv(results, index=False, float_format="%.6g")
+        add(piece(study, replace(data, seed=seed), folder, limit, normalizer), folder / f"{study}.csv")
+
+
+def add(found: pandas.DataFrame, results: Path) -> None:
+    """Replace the rows of a seed and normalizer in a study's table."""
+    if results.exists():
+        others = pandas.read_csv(results)
+        kept = (others.seed != found.seed.iloc[0]) | (others.normalizer != found.normalizer.iloc[0])
+        found = pandas.concat([others[kept], found])
+    found.to_csv(results, index=False, float_format="%.6g")
 
 
 def main() -> None:

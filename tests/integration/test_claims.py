@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 pytest.importorskip("torch")
-from onnxinfo.models.studies import claims, training, two_level
+from onnxinfo.models.studies import cells, claims, curve, training, two_level
 from onnxinfo.models.studies.two_level import (
     OPPOSITE,
     REFUTED,
@@ -151,7 +151,7 @@ def test_differences_are_paired_over_images_within_seeds():
     assert rows[1]["autoencoder, difference"] == "+0.200 ± 0.058"
     assert rows[1]["autoencoder, error over images"] == f"{math.sqrt(2) * 0.01 / math.sqrt(6):.3f}"
     assert rows[1]["autoencoder, unproven"] == "1 of 6"
-    assert claims.accuracies(table(**SIMILAR)) == "classifier 0.500 ± 0.000, autoencoder 0.500 ± 0.000"
+    assert claims.accuracies(table(**SIMILAR), "autoencoders") == "classifier 0.500 ± 0.000, autoencoder 0.500 ± 0.000"
 
 
 def test_claims_are_measured_against_the_rise_of_the_network():
@@ -203,9 +203,90 @@ def test_tables_and_pictures_are_written_for_the_studies_that_are_there(tmp_path
     assert "1 of 6" in (tmp_path / "out" / "autoencoders.md").read_text()
 
 
+def checkpoints(*levels):
+    """Return three seeds of two images in the high layers; levels give each checkpoint's SID in each seed."""
+    rows = [
+        {"seed": seed, "normalizer": "sample", "network": f"epoch {epoch}", "accuracy": 0.1 + 0.3 * (epoch > 0),
+         "loss": 2.0, "train_loss": 1.0, "layer": layer, "image": image, "stderr": 0.01, "converged": True,
+         "value": level[seed] + 0.1 * image + 0.2 * (layer == "linear_16")}
+        for epoch, level in zip((0, 1, 2, 24), levels, strict=True)
+        for seed in range(3) for layer in claims.HIGH for image in range(2)
+    ]  # fmt: skip
+    return pandas.DataFrame(rows)
+
+
+FALLING_THEN_RISING = ([-2.0, -2.0, -2.0], [-2.6, -2.1, -2.1], [-2.2, -2.3, -2.3], [-2.1, -2.1, -2.1])
+
+
+def test_the_lowest_checkpoint_of_a_seed_is_chosen_by_the_others():
+    found = checkpoints(*FALLING_THEN_RISING)
+    # Seed 0 is lowest after epoch 1, the others after epoch 2; without one of these, epoch 1 is lowest on average.
+    assert curve.chosen(found, claims.HIGH, -1) == {0: "epoch 2", 1: "epoch 1", 2: "epoch 1"}
+
+
+def test_the_untrained_and_the_last_network_are_never_the_lowest_checkpoint():
+    found = checkpoints([-2.9] * 3, [-2.1] * 3, [-2.2] * 3, [-2.8] * 3)
+    assert curve.chosen(found, claims.HIGH, -1) == dict.fromkeys(range(3), "epoch 2")
+
+
+def test_a_fall_and_a_rise_over_the_epochs_are_seen(tmp_path):
+    path = tmp_path / "epochs.csv"
+    checkpoints([-2.0] * 3, [-2.1] * 3, [-2.5] * 3, [-2.2] * 3).to_csv(path, index=False)
+    found = claims.read(path, "sample")
+    first, second, *_ = (claims.judged(found, claim) for claim in claims.CLAIMS if claim.study == "epochs")
+    assert (round(first[0].mean, 6), round(second[0].mean, 6)) == (-0.5, 0.3)
+    assert first[2] == second[2] == SEEN
+    assert "Lowest: epoch 2 for seed 0, epoch 2 for seed 1, epoch 2 for seed 2." in claims.study_text(path)
+    # Between the first and the last, the other checkpoint is the highest.
+    assert "Highest: epoch 1 for seed 0, epoch 1 for seed 1, epoch 1 for seed 2." in claims.study_text(path)
+    rows = curve.curve_rows(found)
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "24"]
+    assert rows[2]["SID of linear_16"] == "-2.250 ± 0.000"
+    assert rows[2]["unproven"] == "0 of 12"
+    assert rows[2]["training loss"] == "1.000 ± 0.000"
+
+
+def test_the_opposite_order_is_seen(tmp_path):
+    path = tmp_path / "epochs.csv"
+    checkpoints([-2.4] * 3, [-2.1] * 3, [-2.2] * 3, [-2.3] * 3).to_csv(path, index=False)
+    found = claims.read(path, "sample")
+    _, _, first, second = (claims.judged(found, claim) for claim in claims.CLAIMS if claim.study == "epochs")
+    assert (round(first[0].mean, 6), round(second[0].mean, 6)) == (0.3, -0.2)
+    assert first[2] == second[2] == SEEN
+
+
+def test_noise_around_a_constant_is_no_fall():
+    """The lowest of many checkpoints is lower than the first by chance; the one that others choose is not."""
+    generator, falls, lowest = np.random.default_rng(0), [], []
+    for _ in range(60):
+        found = checkpoints(*generator.normal(-2, 0.1, (4, 3)))
+        both = curve.with_extremes(found, claims.HIGH)
+        change = cells.difference(*(cells.cells(both, name, claims.HIGH) for name in ("epoch 0", curve.LOWEST)))
+        falls.append(cells.over_seeds(change).mean)
+        means = found.groupby(["seed", "network"]).value.mean().unstack()
+        lowest.append((means.drop(columns="epoch 0").min(axis=1) - means["epoch 0"]).mean())
+    error = np.std(falls) / math.sqrt(60)
+    assert abs(np.mean(falls)) < 2.5 * error
+    assert np.mean(lowest) < -5 * error
+
+
+def test_epochs_have_a_curve(tmp_path, monkeypatch):
+    checkpoints(*FALLING_THEN_RISING).to_csv(tmp_path / "epochs.csv", index=False)
+    monkeypatch.setattr("sys.argv", ["claims", str(tmp_path), "-o", str(tmp_path / "out")])
+    claims.main()
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"epochs.md", "epochs.png", "curve.md", "power.md"}
+
+
+def test_an_effect_that_the_paper_states_is_not_a_fraction_of_the_rise():
+    claim = claims.Claim("autoencoders", "", "classifier", "autoencoder", ("b",), effect=0.5)
+    assert claims.judged(table(**SIMILAR), claim)[1] == 0.5
+
+
 def test_the_page_shows_the_committed_results():
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     assert claims.power_text(RESULTS) in page
+    assert claims.curve_text(RESULTS / "epochs.csv") in page
     for study in claims.SHOWN:
         assert claims.study_text(RESULTS / f"{study}.csv") in page
 

@@ -1,0 +1,125 @@
+"""Classifiers with batch norm, trained on padded and shifted images, and folded into chains of convolutions and ReLU.
+
+Batch norm makes training faster and its result better; after training it is a part of the convolution before it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .common import HIDDEN, Step, convolutions, initialized
+
+#: Images of a step, highest learning rate, momentum, decay of the weights, and epochs until the rate is highest.
+BATCH, RATE, MOMENTUM, DECAY, WARMUP = 64, 0.05, 0.9, 5e-4, 2.0
+#: Pixels by which a training image is shifted at most, each way.
+REACH = 4
+#: Images over which batch norm's means and variances are computed when it is folded.
+CALIBRATED = 1000
+
+
+def normalized_classifier(plan: Sequence[Step], side: int, classes: int) -> nn.Sequential:
+    """Return convolutions with batch norm, followed by two linear layers."""
+    layers, channels, side = convolutions(plan, side)
+    chain: list[nn.Module] = []
+    for layer in layers:
+        chain += [layer, nn.BatchNorm2d(layer.out_channels)] if isinstance(layer, nn.Conv2d) else [layer]
+    chain += [nn.Flatten(), nn.Linear(channels * side * side, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes)]
+    return initialized(nn.Sequential(*chain)).to(memory_format=torch.channels_last)
+
+
+def folded(network: nn.Sequential, x: Tensor) -> nn.Sequential:
+    """Return a copy without batch norm, which computes the same.
+
+    Parameters
+    ----------
+    network
+        A chain in which batch norm follows convolutions only. It is not changed.
+    x
+        Images (N, 3, y, x) that give batch norm its means and variances.
+    """
+    network = calibrated(network, x)
+    chain: list[nn.Module] = []
+    for layer in network:
+        if not isinstance(layer, nn.BatchNorm2d):
+            chain.append(layer)
+            continue
+        convolution = chain[-1]
+        assert isinstance(convolution, nn.Conv2d)
+        chain[-1] = torch.nn.utils.fusion.fuse_conv_bn_eval(convolution, layer)
+    return nn.Sequential(*chain).to(memory_format=torch.contiguous_format).eval()
+
+
+def calibrated(network: nn.Sequential, x: Tensor) -> nn.Sequential:
+    """Return a copy whose batch norm has the mean and variance of images x, and not those of past steps."""
+    network = copy.deepcopy(network).train()
+    for layer in network:
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = 1.0
+    with torch.no_grad():
+        network(x)
+    return network.eval()
+
+
+def shifted(x: Tensor, reach: int = REACH) -> Tensor:
+    """Return images x (N, 3, y, x), half of them mirrored, each shifted by up to so many pixels and padded by zeros."""
+    n, side = len(x), x.shape[-1]
+    padded = nn.functional.pad(x, (reach,) * 4).permute(0, 2, 3, 1)
+    up, left = torch.randint(0, 2 * reach + 1, (2, n, 1))
+    rows, columns = up + torch.arange(side), left + torch.arange(side)
+    columns = torch.where(torch.rand(n, 1) < 0.5, columns.flip(1), columns)
+    return padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def batches(n: int, size: int = BATCH) -> Iterator[Tensor]:
+    """Yield the numbers 0 to n - 1 once, in a random order, in batches."""
+    yield from torch.split(torch.randperm(n), size)
+
+
+def descend(
+    network: nn.Module,
+    epochs: int,
+    steps: int,
+    losses: Callable[[int], Iterator[Tensor]],
+    each: Callable[[int], None] = lambda step: None,
+    rate: float = RATE,
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """Train by SGD; the rate rises for two epochs, at most a fifth of all, and falls to zero along a cosine.
+
+    Parameters
+    ----------
+    network
+        Network to train.
+    epochs, steps
+        Number of epochs, and of steps of each.
+    losses
+        Yields the loss of each batch of an epoch, of which it gets the number, from 0.
+    each
+        Called after each step with the number of steps so far.
+    rate
+        The highest learning rate.
+    after
+        Called after each change of the weights.
+    """
+    optimizer = torch.optim.SGD(network.parameters(), rate, MOMENTUM, nesterov=True, weight_decay=DECAY)
+    rising = min(WARMUP / epochs, 0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, total_steps=epochs * steps, pct_start=rising, cycle_momentum=False
+    )
+    done = 0
+    for epoch in range(epochs):
+        network.train()
+        for loss in losses(epoch):
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            after()
+            schedule.step()
+            done += 1
+            each(done)
+    network.eval()
