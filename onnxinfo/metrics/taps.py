@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..torch_graph.ends import ENDS
+from ..torch_graph.host import materialized
 from .network import Network, rows_of
 
 #: Batching strategies that evaluate a whole batch at once.
@@ -33,10 +34,15 @@ class Tap(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         """Pass a tensor on; if gradients are recorded, they end here unless they also have a way to the input."""
+        if not isinstance(value, Tensor):
+            # A few integers on the host, to which no noise is added.
+            self.seen = materialized(value)
+            return value
         if self.noise is not None:
             value = value + self.noise(value)
-        if torch.is_grad_enabled() and not value.requires_grad and value.is_floating_point():
-            value = value.detach().requires_grad_(True)
+        if torch.is_grad_enabled() and value.is_floating_point():
+            # A tensor of its own: operators such as Identity return the one that they are given.
+            value = value.view_as(value) if value.requires_grad else value.detach().requires_grad_(True)
         self.seen = value
         return value
 
@@ -194,7 +200,7 @@ def _tapped(module: fx.GraphModule) -> tuple[fx.GraphModule, list[Tap], list[fx.
 
 
 def _source(value: fx.Node) -> fx.Node:
-    """Node that computes an output in the model's own type and axes; see :mod:`..torch_graph.ends`."""
-    while value.op == "call_function" and value.target in ENDS:
+    """Node that computes an output in the model's own type and axes, as the other nodes read it."""
+    while value.op == "call_function" and value.target in (*ENDS, materialized):
         (value,) = value.all_input_nodes
     return value
