@@ -23,6 +23,8 @@ STDERR = 0.018
 ACCEPTED = math.log(1.05)
 #: Logarithm of measured over wanted effect beyond which the scale moves before more draws are made.
 ROUGH = 0.1
+#: Standard errors, few of whose draws are known, by which an effect is surely too small or too large.
+SURE = 4.0
 #: Logarithm of the ratio of two scales up to which their measurements are pooled.
 NEARBY = 0.1
 #: Number of measurements of a noise scale, and largest logarithm of a correction.
@@ -271,7 +273,25 @@ class _Search:
                 weights += weight
         missing = math.log(self._wanted / self._predicted(at)) - total / weights
         shift = missing / self._slope()
-        self._begin(at * math.exp(min(LARGEST_STEP, max(-LARGEST_STEP, shift))))
+        scale, count = self._between(at * math.exp(min(LARGEST_STEP, max(-LARGEST_STEP, shift)))), self._count
+        self._begin(scale)
+        if abs(math.log(scale / at)) <= NEARBY:
+            # Fewer draws would only tell what is known.
+            self._count = count
+
+    def _between(self, scale: float) -> float:
+        """Keep a scale between those at which the effect is surely too small and too large."""
+        low, high = 0.0, math.inf
+        for each in self._past:
+            mean, stderr = each.mean()
+            missing = math.log(self._wanted / mean)
+            if abs(missing) > ROUGH + SURE * stderr:
+                low, high = (max(low, each.scale), high) if missing > 0 else (low, min(high, each.scale))
+        if low < scale < high or low >= high:
+            return scale
+        if math.isinf(high):
+            return 2 * low
+        return math.sqrt(low * high) if low else high / 2
 
     def _predicted(self, scale: float) -> float:
         value = self._curve(scale)
