@@ -100,10 +100,10 @@ def failed(found: pandas.DataFrame, study: str) -> list[int]:
 
 
 def accuracies(found: pandas.DataFrame, study: str) -> str:
-    """Return the accuracy of each classifier side by side, and of a teacher, as text."""
+    """Return the accuracy of each classifier side by side as text."""
     rows = found.dropna(subset="accuracy").drop_duplicates(["seed", "network"])
     by_name = {name: mean_and_stderr(each.accuracy) for name, each in rows.groupby("network", sort=False)}
-    shown = [name for name in (*SHOWN[study], "teacher") if name in by_name]
+    shown = [name for name in SHOWN[study] if name in by_name]
     return ", ".join(f"{name} {by_name[name][0]:.3f} ± {by_name[name][1]:.3f}" for name in shown)
 
 
