@@ -5,10 +5,29 @@
 # INPUTS, OPTIONS      of the analyses: samples, and further options, one per line
 # FAIL_IF              conditions, one per line
 # COMPARE_OPTIONS      further options of the comparison, one per line
-# FOLDER               where archives, the table and the verdict are written
+# FOLDER               where archives, the table and the verdict are written; those of an earlier comparison are removed
+#
+# Whatever ends the script, its exit code goes to GITHUB_OUTPUT, and a line to the summary.
 set -euo pipefail
 # A failed analysis inside $(...) ends the script, too: otherwise an older archive would be judged.
 shopt -s inherit_errexit
+
+summary=${GITHUB_STEP_SUMMARY:-/dev/stdout}
+is_reported=false
+
+finish() { # reports the exit code, and the verdict if there is one
+    local code=$?
+    if ! $is_reported; then echo "### onnxinfo: no verdict (exit code $code)" >>"$summary"; fi
+    if [ -n "${GITHUB_OUTPUT:-}" ]; then
+        printf 'exit-code=%s\n' "$code" >>"$GITHUB_OUTPUT"
+        if $is_reported && [ -e "$verdict" ]; then printf 'verdict=%s\n' "$verdict" >>"$GITHUB_OUTPUT"; fi
+    fi
+}
+trap finish EXIT
+
+# What an earlier comparison left is not the outcome of this one, however it ends.
+verdict=${FOLDER:?name a folder}/verdict.json
+rm -f "$verdict" "$FOLDER/comparison.md" "$FOLDER/messages.txt"
 
 lines() { # reads the lines of a variable into an array, without empty ones
     local -n into=$1
@@ -38,7 +57,7 @@ for condition in "${conditions[@]}"; do flags+=(--fail-if "$condition"); done
 
 code=0
 onnxinfo compare "$baseline" "$candidate" "${flags[@]}" "${compare_options[@]}" --format markdown --force \
-    --verdict "$FOLDER/verdict.json" >"$FOLDER/comparison.md" 2>"$FOLDER/messages.txt" || code=$?
+    --verdict "$verdict" >"$FOLDER/comparison.md" 2>"$FOLDER/messages.txt" || code=$?
 cat "$FOLDER/messages.txt" >&2
 
 {
@@ -55,9 +74,6 @@ cat "$FOLDER/messages.txt" >&2
         cat "$FOLDER/messages.txt"
         printf '```\n'
     fi
-} >>"${GITHUB_STEP_SUMMARY:-/dev/stdout}"
-
-if [ -n "${GITHUB_OUTPUT:-}" ]; then
-    printf 'exit-code=%s\nverdict=%s\n' "$code" "$FOLDER/verdict.json" >>"$GITHUB_OUTPUT"
-fi
+} >>"$summary"
+is_reported=true
 exit "$code"

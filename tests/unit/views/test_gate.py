@@ -273,6 +273,13 @@ def program_in(folder):
     return folder
 
 
+def outputs_of(path):
+    """The outputs that the script has written last."""
+    found = dict(line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines())
+    path.unlink()
+    return found
+
+
 def test_the_action_posts_a_summary(runs, tmp_path):
     """The script runs with ``onnxinfo`` on the path, gets hostile text as variables, and ends with the code."""
     summary, outputs = tmp_path / "summary.md", tmp_path / "outputs"
@@ -291,6 +298,7 @@ def test_the_action_posts_a_summary(runs, tmp_path):
     refused = subprocess.run(script, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "no verdict (exit code 2)" in summary.read_text(encoding="utf-8")
+    assert outputs_of(outputs) == {"exit-code": "2"}
     assert not (tmp_path / "pwned").exists()
     summary.unlink()
     failed = subprocess.run(
@@ -300,7 +308,11 @@ def test_the_action_posts_a_summary(runs, tmp_path):
     text = summary.read_text(encoding="utf-8")
     assert text.startswith("### onnxinfo: failed")
     assert text.count("| failed |") == 1
-    assert "exit-code=3" in outputs.read_text(encoding="utf-8")
+    assert outputs_of(outputs) == {"exit-code": "3", "verdict": str(tmp_path / "out" / "verdict.json")}
+    # In the same folder, a comparison without a verdict does not pass on the earlier one.
+    subprocess.run(script, env=variables, cwd=tmp_path, capture_output=True, check=False)
+    assert outputs_of(outputs) == {"exit-code": "2"}
+    assert not (tmp_path / "out" / "verdict.json").exists()
 
 
 def test_the_command_and_the_action_are_not_green_for_an_unfinished_run(tmp_path):
@@ -334,6 +346,7 @@ def test_the_action_does_not_judge_an_older_archive_if_the_analysis_fails(tmp_pa
     folder.mkdir()
     # What an earlier step left in the folder.
     write_run(folder / "candidate.h5", "candidate")
+    (folder / "verdict.json").write_text('{"passed": true}', encoding="utf-8")
     broken.write_bytes(b"not a model")
     variables = {
         "PATH": f"{program_in(tmp_path / 'bin')}:{os.environ['PATH']}",
@@ -344,9 +357,22 @@ def test_the_action_does_not_judge_an_older_archive_if_the_analysis_fails(tmp_pa
         "FAIL_IF": "sid>+0.1",
         "FOLDER": str(folder),
         "GITHUB_STEP_SUMMARY": str(summary),
+        "GITHUB_OUTPUT": str(tmp_path / "outputs"),
     }
     script = ["bash", str(ROOT / "tools" / "gate.sh")]
     found = subprocess.run(script, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode not in (0, 3)
     assert "onnxinfo: error" in found.stderr
-    assert not summary.exists()
+    assert summary.read_text(encoding="utf-8") == "### onnxinfo: no verdict (exit code 1)\n"
+    assert outputs_of(tmp_path / "outputs") == {"exit-code": "1"}
+
+
+def test_the_action_reports_a_request_without_conditions(tmp_path):
+    variables = {"PATH": os.environ["PATH"], "FAIL_IF": "", "FOLDER": "out"}
+    written = {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"), "GITHUB_OUTPUT": str(tmp_path / "outputs")}
+    script = ["bash", str(ROOT / "tools" / "gate.sh")]
+    found = subprocess.run(script, env=variables | written, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "name at least one condition in fail-if" in found.stderr
+    assert found.returncode != 0
+    assert outputs_of(tmp_path / "outputs") == {"exit-code": str(found.returncode)}
+    assert f"no verdict (exit code {found.returncode})" in (tmp_path / "summary.md").read_text(encoding="utf-8")
