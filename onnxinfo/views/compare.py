@@ -152,7 +152,7 @@ def read_sides(selection: Selection) -> list[Side]:
     """
     sides = []
     titles = selection.titles()
-    for view, source in selection.views():
+    for view, source in selection.views(least=2):
         title = titles[source, view.name]
         found = {each.name: run_values(view, each.name) for each in view.metrics}
         numbers = {name: each for name, each in found.items() if each.layers}

@@ -127,7 +127,8 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
         ``tag``: tags that runs must have, ``"KEY=VALUE"`` or ``"KEY"``; values may be globs.
         ``layers``, ``exclude``: patterns of :func:`onnxinfo.select_layers`; by default all layers of the archive.
         ``samples``: positions, ranges of positions such as ``"0-9"``, or globs on the samples' names. With
-        ``per="layer"`` the mean is over these.
+        ``per="layer"`` the mean is over these. A run that lacks one of the positions is left out; if all do, it is
+        an error.
         ``labels``: labels of samples, in the same form.
         ``input``: names of perturbed inputs, of runs with noise on several: values are means over the units of these.
         ``per``: ``"sample"``, one row per run, layer, sample and metric; ``"layer"``, the mean over all samples

@@ -137,7 +137,7 @@ def _runs(selection: Selection, confidence: float) -> list[list[Ordered]]:
     """Return the runs by metric."""
     titles, found = selection.titles(), dict[str, list[Ordered]]()
     count = 0
-    for view, source in selection.views():
+    for view, source in selection.views(least=2):
         count += 1
         for metric in view.metrics:
             values = run_values(view, metric.name)

@@ -222,7 +222,7 @@ def choose_samples(run: Run, patterns: Sequence[str | int] = (), labels: Sequenc
     Raises
     ------
     UsageError
-        No sample matches a pattern or label.
+        No sample matches a pattern or label, or a range ends beyond the last sample.
     """
     chosen = set(range(run.shape[1]))
     if patterns:
@@ -242,13 +242,21 @@ def _samples_named(run: Run, pattern: str) -> list[int]:
     if re.fullmatch(r"-?\d+", pattern) and pattern not in run.sample_names:
         position = int(pattern) + (count if pattern.startswith("-") else 0)
         if not 0 <= position < count:
-            raise UsageError(f"run '{printable(run.name)}' has no sample {pattern}; it has {count}, from 0 on")
+            raise _beyond(run, pattern)
         return [position]
     span = re.fullmatch(r"(\d+)-(\d+)", pattern)
     if span and pattern not in run.sample_names:
-        found = [*range(int(span[1]), min(int(span[2]) + 1, count))]
+        if int(span[2]) >= count:
+            raise _beyond(run, span[2])
+        found = [*range(int(span[1]), int(span[2]) + 1)]
     else:
         found = [i for i, name in enumerate(run.sample_names) if fnmatch.fnmatchcase(name, pattern) or name == pattern]
     if not found:
         raise UsageError(no_such("sample", pattern, run.sample_names, f"run '{run.name}'"))
     return found
+
+
+def _beyond(run: Run, position: str) -> UsageError:
+    return UsageError(
+        f"run '{printable(run.name)}' has no sample {position}; it has {run.shape[1]}, 0 to {run.shape[1] - 1}"
+    )

@@ -59,7 +59,8 @@ class Selection:
     metrics
         Names of metrics.
     samples
-        Positions, ranges of positions such as ``0-9``, or globs over the samples' names.
+        Positions, ranges of positions such as ``0-9``, or globs over the samples' names. A run that lacks one of the
+        positions is left out.
     labels
         Labels of samples.
     inputs
@@ -126,15 +127,20 @@ class Selection:
             titles[source, name] = printable(f"{name} ({archive})" if often[name] > 1 else name)
         return titles
 
-    def views(self) -> Generator[tuple[RunView, Path], None, None]:
+    def views(self, least: int = 1) -> Generator[tuple[RunView, Path], None, None]:
         """Open the runs one by one and yield the selected part of each, with its archive's path.
 
-        A view is readable until the next one is requested. Runs that lack part of the selection show the rest.
+        A view is readable until the next one is requested. Runs that lack part of the selection are left out.
+
+        Parameters
+        ----------
+        least
+            Number of runs that are needed.
 
         Raises
         ------
         UsageError
-            Part of the selection exists in no run.
+            Part of the selection is lacking in so many runs that fewer than needed are left.
         """
         failures: list[UsageError] = []
         found = 0
@@ -148,7 +154,7 @@ class Selection:
             layers, samples = view.shape
             logger.info("read run %s of %s: %d layers, %d samples", view.name, source, layers, samples)
             yield view, source
-        if failures and not found:
+        if failures and found < least:
             raise failures[0]
 
     @contextmanager

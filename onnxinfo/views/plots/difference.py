@@ -124,7 +124,7 @@ def _two_runs(selection: Selection) -> tuple[_Maps, _Maps]:
     found: list[_Maps] = []
     titles = selection.titles()
     names: list[str] = []
-    for view, source in selection.views():
+    for view, source in selection.views(least=2):
         if len(found) == 2:
             raise UsageError("a difference is between two runs, and there are more; name two with run=['A', 'B']")
         panel = view.only_panel("a difference is of one input")

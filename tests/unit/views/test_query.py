@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import time
+from dataclasses import replace
+from functools import partial
 
 import archive_fakes as fakes
 import duckdb
@@ -156,6 +158,10 @@ def test_the_options_are_the_selections_and_the_arrangements():
         ({"ops": "Rel"}, "did you mean 'Relu'"),
         ({"labels": [7]}, "there is '0', '1', '2'"),
         ({"samples": ["sample 9.png"]}, "did you mean 'sample"),
+        ({"samples": [9]}, "run 'first' has no sample 9; it has 6, 0 to 5"),
+        ({"samples": ["0-9"]}, "run 'first' has no sample 9; it has 6, 0 to 5"),
+        ({"samples": ["0-6"]}, "run 'first' has no sample 6; it has 6, 0 to 5"),
+        ({"samples": ["0", "7-9"]}, "run 'first' has no sample 9; it has 6, 0 to 5"),
         ({"sort": "valeu"}, "did you mean 'value'"),
         ({"group_by": "labell"}, "did you mean 'label'"),
         ({"group_by": "label", "aggregate": ["q120"]}, "no aggregate 'q120'"),
@@ -297,3 +303,43 @@ def test_fields_of_metrics_are_columns(tmp_path):
 def test_fields_that_do_not_exist_are_refused(options, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         onnxinfo.query(fakes.make(tmp_path / "a.h5", "one"), **options)
+
+
+@pytest.fixture
+def sizes(tmp_path):
+    """An archive with two runs of the same 6 samples, and one with a run of the first 4."""
+    whole = fakes.table_schema()
+    for name in ("a", "b"):
+        fakes.make(tmp_path / "whole.h5", name, whole)
+    few = replace(whole, sample_names=whole.sample_names[:4], labels=list("abcd"))
+    fakes.make(tmp_path / "few.h5", "few", few)
+    return tmp_path
+
+
+COMMANDS = {
+    "compare": ("compare", "whole.h5"),
+    "gate": ("compare", "whole.h5", "--fail-if", "sid>+9"),
+    "power": ("power", "whole.h5", "--run", "a"),
+    "ranking": ("ranking", "whole.h5"),
+    "plot": ("plot", "whole.h5", "maps", "-o", "figure.svg"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_range_of_samples_that_a_run_lacks_is_refused(sizes, monkeypatch, name):
+    monkeypatch.chdir(sizes)
+    line = list(COMMANDS[name])
+    assert CliRunner().invoke(cli, [*line, "--samples", "0-5"], obj={}).exit_code == 0
+    for given in ("6", "0-6"):
+        result = CliRunner().invoke(cli, [*line, "--samples", given], obj={})
+        assert isinstance(result.exception, UsageError)
+        assert str(result.exception) == "run 'a' has no sample 6; it has 6, 0 to 5"
+
+
+@pytest.mark.parametrize("samples", [[4], ["4"], ["0-4"]])
+def test_a_run_that_lacks_a_sample_is_left_out(sizes, samples):
+    files = [sizes / "whole.h5", sizes / "few.h5"]
+    assert {row["run"] for row in onnxinfo.query(files, samples=samples)} == {"a", "b"}
+    for compared in (onnxinfo.compare, onnxinfo.ranking, partial(onnxinfo.plot, kind="difference")):
+        with pytest.raises(UsageError, match="run 'few' has no sample 4; it has 4, 0 to 3"):
+            compared(files, run=["a", "few"], samples=samples)
