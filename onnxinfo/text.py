@@ -26,6 +26,17 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
+def alpha_name(alpha: float) -> str:
+    """Return how the name of a run says its alpha, so that views of several runs need no caution about it.
+
+    Examples
+    --------
+    >>> alpha_name(0.001)
+    'alpha=0.001'
+    """
+    return f"alpha={alpha:g}"
+
+
 def quoted(text: object, most: int = 160) -> str:
     """Return a name for messages: printable, in quotes, with its middle elided if it is very long."""
     shown = printable(text)

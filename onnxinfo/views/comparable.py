@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..archive.means import limited_by_rounding, sound_alpha
 from ..config import as_setting
 from ..errors import UsageError
-from ..text import printable
+from ..text import alpha_name, printable
 from .run_values import RunValues
 from .run_view import RunView
 from .selection import Selection
@@ -114,11 +114,20 @@ class Measured:
         names = frozenset(metric.name for metric in view.run.metrics)
         return cls(title or printable(view.name), dict(view.run.recipe), view.run.unit, names)
 
+    @property
+    def is_named_by_alpha(self) -> bool:
+        """Whether the name says the run's alpha, like that of a run of a sweep."""
+        alpha = self.recipe.get("alpha")
+        return isinstance(alpha, int | float) and alpha_name(alpha) in self.name.split()
 
-def caution_of(selection: Selection, metrics: Collection[str] = (), free: Collection[str] = ()) -> str:
+
+def caution_of(
+    selection: Selection, metrics: Collection[str] = (), free: Collection[str] = (), *, runs_are_named: bool = True
+) -> str:
     """Return in words why runs that are shown together are not comparable, also as a warning; empty if they are.
 
-    Every view of several runs shows this: figures, tables and reports.
+    Every view of several runs shows this: figures, tables and reports. Runs that differ in alpha alone and whose names
+    say so, such as those of a sweep, need no caution where they are named.
 
     Parameters
     ----------
@@ -128,13 +137,16 @@ def caution_of(selection: Selection, metrics: Collection[str] = (), free: Collec
         The metrics that are shown; none: all that two runs share.
     free
         Settings that may differ.
+    runs_are_named
+        Whether each value is shown with the name of its run.
     """
     titles = selection.titles()
     found = [Measured.of(view, titles[source, view.name]) for view, source in selection.views()]
     for one, two in combinations(found, 2):
         shared = one.metrics & two.metrics
         shown = shared & {*metrics} if metrics else shared
-        if shown and (difference := incomparable(one, two, shown, free)):
+        told = ["alpha"] if runs_are_named and one.is_named_by_alpha and two.is_named_by_alpha else []
+        if shown and (difference := incomparable(one, two, shown, [*free, *told])):
             text = f"caution, runs '{one.name}' and '{two.name}' are not comparable: {difference}"
             logger.warning("%s; values may differ for this reason alone", text)
             return text

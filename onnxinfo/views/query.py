@@ -162,7 +162,8 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
         With ``group_by`` its columns, metric, the aggregates, n (rows), n_converged and n_missing (rows without a
         value), and with ``minimum`` or ``maximum`` n_excluded: the number of rows of the group whose value lies outside
         and which are not averaged. If the runs are not comparable, because a setting such as the preprocessing
-        differs, ``caution`` says why in every row, and there is a warning.
+        differs, ``caution`` says why in every row, and there is a warning. Runs that differ in alpha alone and whose
+        names say it, like those of :func:`onnxinfo.sweep`, get a caution only in rows without the column run.
 
     Raises
     ------
@@ -178,9 +179,8 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
     [('images[0]', 'logits', True), ('images[1]', 'logits', True)]
     """
     selection, arrangement, shown = _understood(options)
-    caution = _caution(selection(path))
     table = arrangement.apply(_read_table(selection(path), shown))
-    return [*_rows(table, caution)]
+    return [*_rows(table, _caution(selection(path), runs_are_named="run" in table))]
 
 
 # Cells read at once if rows are not needed all at once.
@@ -243,9 +243,9 @@ def _understood(options: QueryOptions) -> tuple[Callable[[Paths], Selection], Ar
     )
 
 
-def _caution(selection: Selection) -> Row:
+def _caution(selection: Selection, *, runs_are_named: bool = True) -> Row:
     """Return what is said in every row of runs that are not comparable."""
-    text = caution_of(selection, selection.metrics)
+    text = caution_of(selection, selection.metrics, runs_are_named=runs_are_named)
     return {CAUTION: text} if text else {}
 
 

@@ -17,6 +17,7 @@ from ..errors import UnprovenError, UsageError
 from ..graph.model import ModelSource, load
 from ..registry import METRICS
 from ..termination import orderly_termination
+from ..text import alpha_name
 from ..views.ranking import ranking
 from .analyze import check_present, complete, ready
 from .computing import computing
@@ -114,7 +115,7 @@ def sweep(
 
 
 def _at(config: Config, alpha: float) -> Config:
-    name = f"{config.out.run} alpha={alpha:g}" if config.out.run else f"alpha={alpha:g}"
+    name = " ".join(part for part in (config.out.run, alpha_name(alpha)) if part)
     return replace(config, sid=replace(config.sid, alpha=alpha), out=replace(config.out, run=name))
 
 

@@ -126,6 +126,9 @@ def test_the_command(tmp_path):
     result = CliRunner().invoke(cli, command, obj={})
     assert result.exit_code == 0, result.output
     assert [row["tau"] for row in json.loads(result.stdout)] == [1.0]
+    shown = CliRunner().invoke(cli, ["query", str(tmp_path / "a.h5")], obj={})
+    assert "alpha=0.001" in shown.stdout
+    assert "caution" not in result.stderr + shown.stderr
 
 
 @pytest.mark.parametrize("more", [["--alpha", "1e-2"], ["--alpha=1e-2"]])

@@ -146,3 +146,48 @@ def test_settings_of_a_metric_that_is_not_shown_may_differ(tmp_path):
     both = [fakes.make(tmp_path / f"{name}.h5", name, each) for name, each in zip("cd", made, strict=True)]
     assert "caution" in onnxinfo.query(both)[0]
     assert "caution" not in onnxinfo.query(both, metrics=["sid"])[0]
+
+
+def at_alphas(path, names=("alpha=0.001", "small alpha=0.01"), **changes):
+    """Write runs at alphas 0.001 and 0.01; the second one has other settings, too."""
+    for name, alpha, more in zip(names, (1e-3, 1e-2), ({}, changes), strict=True):
+        fakes.make(path, name, replace(SCALED, recipe=SCALED.recipe | {"alpha": alpha} | more))
+    return path
+
+
+def test_runs_whose_names_say_their_alphas_need_no_caution(tmp_path, caplog):
+    path = at_alphas(tmp_path / "a.h5")
+    assert "caution" not in onnxinfo.query(path)[0]
+    assert "caution" not in onnxinfo.query(path, group_by="run")[0]
+    assert "caution" not in onnxinfo.query([path, at_alphas(tmp_path / "b.h5")])[0]
+    for kind in ("curve", "maps", "difference", "history", "distribution"):
+        onnxinfo.plot(path, kind, tmp_path / f"{kind}.svg")
+        text = (tmp_path / f"{kind}.svg").read_text()
+        assert "caution" not in text
+        assert "alpha=0.001" in text
+        assert "small alpha=0.01" in text
+    onnxinfo.report(path, tmp_path / "report.html")
+    assert "Caution, runs" not in (tmp_path / "report.html").read_text()
+    assert "caution" not in caplog.text
+
+
+@pytest.mark.parametrize("options", [{"group_by": "layer"}, {"sql": "SELECT layer, value FROM results"}])
+def test_alphas_in_rows_that_do_not_name_their_runs_have_a_caution(tmp_path, options):
+    (row, *_) = onnxinfo.query(at_alphas(tmp_path / "a.h5"), **options)
+    assert row["caution"].endswith("alpha is 0.001 in one and 0.01 in the other")
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("alpha=0.001", "b"), ("alpha=0.001", "alpha=0.1"), ("0.001", "0.01")])
+def test_alphas_that_the_names_do_not_say_have_a_caution(tmp_path, names):
+    (row, *_) = onnxinfo.query(at_alphas(tmp_path / "a.h5", names))
+    assert row["caution"].endswith("alpha is 0.001 in one and 0.01 in the other")
+
+
+def test_another_setting_than_alpha_has_a_caution(tmp_path):
+    (row, *_) = onnxinfo.query(at_alphas(tmp_path / "a.h5", scale=0.5))
+    assert row["caution"].endswith("scale is 1.0 in one and 0.5 in the other")
+
+
+def test_a_comparison_of_alphas_is_refused_whatever_the_names(tmp_path):
+    with pytest.raises(UsageError, match="alpha is"):
+        onnxinfo.compare(at_alphas(tmp_path / "a.h5"))
