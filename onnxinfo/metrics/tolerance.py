@@ -25,8 +25,10 @@ ACCEPTED = math.log(1.05)
 ROUGH = 0.1
 #: Standard errors, few of whose draws are known, by which an effect is surely too small or too large.
 SURE = 4.0
-#: Logarithm of the ratio of two scales up to which their measurements are pooled.
-NEARBY = 0.1
+#: Logarithm of the ratio of two scales up to which they count as the same, and up to which effects lie on a line.
+NEARBY, STRAIGHT = 0.1, 0.3
+#: Range of an effect's slope in logarithms, and standard deviation of the difference from the one that is expected.
+SLOPES, SLOPE_SPREAD = (0.25, 12.0), 1.0
 #: Number of measurements of a noise scale, and largest logarithm of a correction.
 MEASUREMENTS, LARGEST_STEP = 32, 2.0
 #: Distance between the scales at which curves are evaluated, in logarithms.
@@ -141,8 +143,8 @@ class OnGrid:
 def meet(sweep: Sweep, curves: Sequence[Curve | None], start: Sequence[float], wanted: float) -> list[Tolerance]:
     """Correct predicted noise scales until their measured mean effect is the wanted one.
 
-    Every scale is measured with noise of its own. Measurements at nearby scales are pooled, by their ratios to the
-    curve, to find the next scale; what a tolerance has achieved is measured at it alone.
+    Every scale is measured with noise of its own. The next scale follows from a line through the measurements nearby;
+    what a tolerance has achieved is measured at it alone.
 
     Parameters
     ----------
@@ -261,23 +263,34 @@ class _Search:
         return Tolerance(self._now.scale, mean / self._wanted, stderr)
 
     def _move(self) -> None:
-        """Go to the scale at which the pooled measurements predict the wanted effect."""
-        at = self._now.scale
+        """Go to the scale at which the measurements predict the wanted effect."""
+        at, count = self._now.scale, self._count
         self._past.append(self._now)
-        total = weights = 0.0
-        for each in self._past:
-            if abs(math.log(each.scale / at)) <= NEARBY:
-                # Stated errors of few draws are too uncertain to be weights.
-                weight = len(each.effects)
-                total += weight * math.log(each.mean()[0] / self._predicted(each.scale))
-                weights += weight
-        missing = math.log(self._wanted / self._predicted(at)) - total / weights
-        shift = missing / self._slope()
-        scale, count = self._between(at * math.exp(min(LARGEST_STEP, max(-LARGEST_STEP, shift)))), self._count
+        shift = min(LARGEST_STEP, max(-LARGEST_STEP, self._missing()))
+        scale = self._between(at * math.exp(shift))
         self._begin(scale)
         if abs(math.log(scale / at)) <= NEARBY:
             # Fewer draws would only tell what is known.
             self._count = count
+
+    def _missing(self) -> float:
+        """Logarithm of the scale with the wanted effect over the present one: a line through what is measured nearby.
+
+        Its slope is that of the line with the least squares, and, where these points say little, :meth:`_slope`.
+        """
+        at = self._now.scale
+        near = [each for each in self._past if abs(math.log(each.scale / at)) <= STRAIGHT]
+        # Stated errors of few draws are too uncertain to be weights.
+        weights = torch.tensor([len(each.effects) for each in near], dtype=torch.float64)
+        means, errors = torch.tensor([each.mean() for each in near], dtype=torch.float64).T
+        x = torch.tensor([math.log(each.scale / at) for each in near], dtype=torch.float64)
+        y = (means / self._wanted).log()
+        share = weights / weights.sum()
+        middle, height = (share * x).sum(), (share * y).sum()
+        of_draw = (share * errors.square() * weights).sum()
+        apart, prior = x - middle, (of_draw / SLOPE_SPREAD**2).clamp(min=1e-12)
+        slope = ((weights * apart * y).sum() + prior * self._slope()) / ((weights * apart.square()).sum() + prior)
+        return float(middle - height / slope.clamp(*SLOPES))
 
     def _between(self, scale: float) -> float:
         """Keep a scale between those at which the effect is surely too small and too large."""
@@ -308,4 +321,4 @@ class _Search:
             step = 0.5 * GRID
             ends = [self._predicted(now.scale * math.exp(sign * step)) for sign in (-1, 1)]
             slope = math.log(ends[1] / ends[0]) / (2 * step)
-        return min(8.0, max(0.25, slope))
+        return min(SLOPES[1], max(SLOPES[0], slope))

@@ -336,6 +336,27 @@ def test_steep_effects_that_saturate_are_met_far_from_the_predicted_scale() -> N
     assert np.array(ends) == pytest.approx(2.2, rel=0.02)
 
 
+def test_a_curve_of_the_wrong_slope_does_not_make_the_search_oscillate() -> None:
+    """The control explains nothing, and its curve is steeper than the effect, as for values of attention."""
+    ends = []
+    for seed in range(60):
+        stream = np.random.default_rng(seed)
+
+        def sweep(orders: Sequence[Order], stream: np.random.Generator = stream) -> list[Draws]:
+            found = []
+            for order in orders:
+                scale, count = order.scale / 5.6, len(order.draws)
+                effects, controls = stream.normal(1, 0.17, count), stream.normal(1, 0.2, count)
+                mean = 0.33 * scale**2.9 / (1 + 0.1 * scale**2.9)
+                found.append(Draws([*(mean * effects)], [*(0.005 * scale**5.5 * controls)]))
+            return found
+
+        curve = OnGrid(lambda scale: (0.005 * (scale / 5.6) ** 5.5, 0.00005))
+        (found,) = meet(sweep, [curve], [86.0], 0.3)
+        ends.append(found.scale)
+    assert np.array(ends) == pytest.approx(5.6, rel=0.04)
+
+
 def test_effects_of_a_linear_target_are_those_of_normal_deviations() -> None:
     stream = torch.Generator().manual_seed(0)
     target = 3 * torch.randn(5, 4, generator=stream, dtype=torch.float64)
