@@ -489,7 +489,7 @@ def test_maps_that_make_no_sense_are_refused(options, message, archive):
 
 def test_sorting_by_class_needs_labels(tmp_path):
     fakes.make(tmp_path / "a.h5", "one", fakes.schema(labels=None))
-    with pytest.raises(UsageError, match=r"run 'one' has no labels to sort by; which are given to onnxinfo\.analyze"):
+    with pytest.raises(UsageError, match=r"run 'one' has no labels to sort by, which are given to onnxinfo\.analyze"):
         onnxinfo.plot(tmp_path / "a.h5", "maps", class_means=True)
 
 
