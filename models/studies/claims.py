@@ -63,7 +63,8 @@ class Claim:
     effect: float | None = None
 
 
-HIGH = ("relu_15", "linear_16")
+SCORES = ("linear_16",)
+HIGH = ("relu_15", *SCORES)
 CLAIMS = (
     Claim("damage", "rises at the damaged convolution", "original", "damaged", ("relu_8",)),
     Claim("damage", "rises after it", "original", "damaged", ("relu_11", *HIGH)),
@@ -73,6 +74,11 @@ CLAIMS = (
     Claim("epochs", "the opposite: rises first", "epoch 0", HIGHEST, HIGH),
     Claim("epochs", "the opposite: then falls", HIGHEST, "epoch 24", HIGH, -1),
     Claim("autoencoders", "stays similar", "classifier", "autoencoder", sign=0),
+    *(
+        Claim("pruning", f"falls in the scores, {name}, from the network {text}", first, name, SCORES, -1, effect)
+        for first, text in (("trained", "before"), ("1 kept", "retrained with all weights"))
+        for name, effect in (("0.38 kept", 0.003), ("0.128 kept", 0.005), ("0.08 kept", 0.033))
+    ),
 )
 #: The network whose rise from the first layer to the last is the measure of the effects.
 RISING = {"damage": "original", "distillation": "without", "epochs": "epoch 24", "autoencoders": "classifier"}
@@ -82,6 +88,7 @@ SHOWN = {
     "distillation": ("without", "distilled"),
     "epochs": ("epoch 0", LOWEST, HIGHEST, "epoch 24"),
     "autoencoders": ("classifier", "autoencoder"),
+    "pruning": ("1 kept", "trained", "0.38 kept", "0.128 kept", "0.08 kept"),
 }
 
 

@@ -265,7 +265,7 @@ def test_longer_studies(tmp_path, monkeypatch, asked):
     # An epoch of 32 images is one step, so the checkpoints within the first epoch are those at its end.
     assert [*found["epochs"].network.unique()] == ["epoch 0", "epoch 1", "epoch 2"]
     assert [*found["distillation"].network.unique()] == ["without", "distilled"]
-    assert [*found["pruning"].network.unique()] == ["trained", "1 kept", "0.38 kept", "0.128 kept", "0.08 kept"]
+    assert {*found["pruning"].network} == {*claims.SHOWN["pruning"]}
     for table in found.values():
         assert (table[["loss", "train_loss"]] > 0).all(axis=None)
     assert np.load(tmp_path / "answers-2-32.npy").shape == (2, 32, 3)
