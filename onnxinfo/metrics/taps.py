@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..torch_graph.ends import ENDS
-from ..torch_graph.host import HostValue, materialized
+from ..torch_graph.host import materialized
 from .network import Network, rows_of
 
 #: Batching strategies that evaluate a whole batch at once.
@@ -32,12 +32,8 @@ class Tap(nn.Module):
         self.noise: Callable[[Tensor], Tensor] | None = None
         self.seen = torch.empty(0)
 
-    def forward(self, value: Tensor | HostValue) -> Tensor | HostValue:
+    def forward(self, value: Tensor) -> Tensor:
         """Pass a tensor on; if gradients are recorded, they end here unless they also have a way to the input."""
-        if isinstance(value, HostValue):
-            # A few integers on the host, to which no noise is added.
-            self.seen = materialized(value)
-            return value
         if self.noise is not None:
             value = value + self.noise(value)
         if torch.is_grad_enabled() and value.is_floating_point():

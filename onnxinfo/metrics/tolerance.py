@@ -30,7 +30,7 @@ NEARBY, STRAIGHT = 0.1, 0.3
 #: Range of an effect's slope in logarithms, and standard deviation of the difference from the one that is expected.
 SLOPES, SLOPE_SPREAD = (0.25, 12.0), 1.0
 #: Number of measurements of a noise scale, and largest logarithm of a correction.
-MEASUREMENTS, LARGEST_STEP = 32, 2.0
+MEASUREMENTS, LARGEST_STEP = 48, 2.0
 #: Distance between the scales at which curves are evaluated, in logarithms.
 GRID = 0.1
 

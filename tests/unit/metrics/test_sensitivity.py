@@ -318,8 +318,9 @@ def test_the_mean_effect_of_a_linear_target_is_known_well_where_rare_deviations_
     assert found == pytest.approx(rough, abs=4 * its_stderr)
 
 
-def test_steep_effects_that_saturate_are_met_far_from_the_predicted_scale() -> None:
-    """As noise on the keys of attention: the divergence grows with the tenth power of the scale, up to a limit."""
+@pytest.mark.parametrize("power", [10, 16])
+def test_steep_effects_that_saturate_are_met_far_from_the_predicted_scale(power: int) -> None:
+    """As noise on the keys of attention: the divergence grows with a high power of the scale, up to a limit."""
     ends = []
     for seed in range(20):
         stream = np.random.default_rng(seed)
@@ -327,7 +328,7 @@ def test_steep_effects_that_saturate_are_met_far_from_the_predicted_scale() -> N
         def sweep(orders: Sequence[Order], stream: np.random.Generator = stream) -> list[Draws]:
             found = []
             for order in orders:
-                effects = 0.01 * (order.scale / 2.2) ** 10 * stream.lognormal(-0.5, 1, len(order.draws))
+                effects = 0.01 * (order.scale / 2.2) ** power * stream.lognormal(-0.5, 1, len(order.draws))
                 found.append(Draws([*(effects / (1 + effects))], [0.0] * len(order.draws)))
             return found
 
