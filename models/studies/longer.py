@@ -1,9 +1,9 @@
-"""Epochs, distillation, and pruning with retraining (the paper's Figs. 5b, 5a and 4b) with networks trained for longer.
+"""Epochs, distillation, pruning and damage (the paper's Figs. 5b, 5a, 4b and 4a) with networks trained for longer.
 
 ``python -m onnxinfo.models.studies.longer epochs cifar10.npz -o study/longer --seeds 0 1 2``; the file holds
 ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Networks have batch norm while they are trained, and are measured
-without it. ``pruning`` starts from the networks of ``epochs`` in the same folder; ``distillation`` needs
-``--teacher``, the ONNX file of a classifier of the same images.
+without it. ``pruning`` and ``damage`` start from the networks of ``epochs`` in the same folder; ``distillation``
+needs ``--teacher``, the ONNX file of a classifier of the same images.
 
 Networks are trained anew for each seed, and measured on held-out images drawn for it. What is in the folder already is
 not done again: more seeds and images add to ``epochs.csv`` and the others, which ``claims.py`` reads.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import onnxinfo
 
-from .common import ALEXNET, VGG, Array, accuracy, scores, to_onnx
+from .common import ALEXNET, VGG, Array, Step, accuracy, scores, to_onnx
 from .normalized import BATCH, CALIBRATED, RATE, batches, descend, folded, normalized_classifier, shifted
 from .training import Data, Models, Rows, add, keep, measured, networks, open_data, standardized
 
@@ -156,8 +156,27 @@ def student(source: Source, given: Tensor, taught: float) -> onnx.ModelProto:
 
 def pruning(source: Source) -> Models:
     """Return the trained VGG, and versions with some of its weights left, retrained."""
-    trained = onnx.load([*networks(source.folder / f"epochs-{source.data.seed}").values()][-1])
+    trained = trained_vgg(source)
     return {"trained": trained} | {f"{share:g} kept": retrained(trained, share, source) for share in LEVELS}
+
+
+def trained_vgg(source: Source) -> onnx.ModelProto:
+    """Return the VGG after the last epoch, from the study of epochs."""
+    return onnx.load([*networks(source.folder / f"epochs-{source.data.seed}").values()][-1])
+
+
+def trained_by(plan: Sequence[Step], source: Source) -> onnx.ModelProto:
+    """Return a network of another plan, trained as the VGG is."""
+    data = source.data
+    torch.manual_seed(data.seed)
+    network = normalized_classifier(data.plan([*plan]), data.side, data.classes)
+    descend(network, data.epochs, -(-len(data.x) // BATCH), lambda epoch: label_losses(network, source))
+    return exported(network, data)
+
+
+def damage(source: Source) -> Models:
+    """Return the trained VGG, and one with a damaged convolution: replaced by four 7 x 7 filters."""
+    return {"original": trained_vgg(source), "damaged": trained_by([*VGG[:4], (4, 7, 1), *VGG[5:]], source)}
 
 
 def retrained(trained: onnx.ModelProto, share: float, source: Source) -> onnx.ModelProto:
@@ -194,7 +213,12 @@ class Study:
     last: tuple[str, ...] = ()
 
 
-STUDIES = {"epochs": Study(epochs, HIGH, FIRST), "distillation": Study(distillation), "pruning": Study(pruning, HIGH)}
+STUDIES = {
+    "epochs": Study(epochs, HIGH, FIRST),
+    "distillation": Study(distillation),
+    "pruning": Study(pruning, HIGH),
+    "damage": Study(damage),
+}
 
 
 def facts(model: onnx.ModelProto, data: Data) -> dict[str, float]:

@@ -1,10 +1,11 @@
-"""Damage and autoencoders (the paper's Figs. 4a and 3b), small enough for a CPU.
+"""Autoencoders (the paper's Fig. 3b), small enough for a CPU.
 
-``python -m onnxinfo.models.studies.training damage cifar10.npz -o study --seeds 0 1 2``; the file holds ``x_train``,
-``y_train``, ``x_test`` and ``y_test``. ``--full`` trains wider networks on all images, preferably on a GPU.
+``python -m onnxinfo.models.studies.training autoencoders cifar10.npz -o study --seeds 0 1 2``; the file holds
+``x_train``, ``y_train``, ``x_test`` and ``y_test``. ``--full`` trains wider networks on all images, preferably on a
+GPU.
 
 Networks are trained anew for each seed and measured on held-out images drawn for it. What is in the folder already is
-not done again: more seeds, images and normalizers add to ``damage.csv``, which ``claims.py`` reads.
+not done again: more seeds, images and normalizers add to ``autoencoders.csv``, which ``claims.py`` reads.
 """
 
 from __future__ import annotations
@@ -89,18 +90,6 @@ Models = dict[str, onnx.ModelProto]
 Rows = list[dict[str, Any]]
 
 
-def damage(data: Data) -> Models:
-    """Return a VGG, and one with a damaged convolution: replaced by four 7 x 7 filters."""
-    original = data.plan(VGG)
-    damaged: list[Step] = [*original[:4], (4, 7, 1), *original[5:]]
-    found = {}
-    for name, plan in (("original", original), ("damaged", damaged)):
-        network = data.network(plan)
-        fit_classes(network, data.x, data.y, data.epochs)
-        found[name] = data.export(network)
-    return found
-
-
 def autoencoders(data: Data) -> Models:
     """Return the convolutions of a VGG classifier, and those of an autoencoder."""
     sorter = data.network(data.plan(VGG))
@@ -118,10 +107,7 @@ def autoencoders(data: Data) -> Models:
     return {"classifier": data.export(sorter[:depth]), "autoencoder": data.export(encoder)}
 
 
-STUDIES: dict[str, Callable[[Data], Models]] = {
-    "damage": damage,
-    "autoencoders": autoencoders,
-}
+STUDIES: dict[str, Callable[[Data], Models]] = {"autoencoders": autoencoders}
 
 
 def keep(models: Models, folder: Path) -> None:

@@ -207,19 +207,27 @@ def test_training(study, tmp_path, monkeypatch):
     assert {*claims.SHOWN[study]} <= {*found.network}
 
 
+def small_teacher(folder):
+    """Write a classifier of the random images."""
+    torch.manual_seed(1)
+    path = folder / "teacher.onnx"
+    onnx.save(common.to_onnx(common.classifier([(4, 3, 2)], 16, 3), 16), path)
+    return path
+
+
 def test_a_study_resumes_with_new_seeds_and_images_and_trains_each_network_once(tmp_path, monkeypatch):
     arguments = small_study(tmp_path, monkeypatch)
     trained = []
 
-    def train(data):
-        trained.append(data.seed)
-        return {"original": data.export(data.network(data.plan(training.VGG)))}
+    def train(source):
+        trained.append(source.data.seed)
+        return {"original": source.data.export(source.data.network(source.data.plan(common.VGG)))}
 
-    monkeypatch.setitem(training.STUDIES, "damage", train)
-    run(monkeypatch, training, "damage", *arguments, "--seeds", 0, 1, "--limit", 1)
+    monkeypatch.setitem(longer.STUDIES, "damage", longer.Study(train))
+    run(monkeypatch, longer, "damage", *arguments, "--seeds", 0, 1, "--limit", 1)
     first = pandas.read_csv(tmp_path / "damage.csv")
-    run(monkeypatch, training, "damage", *arguments, "--seeds", 1, 2, "--limit", 2)
-    run(monkeypatch, training, "damage", *arguments, "--seeds", 2, "--limit", 2, "--normalize-by", "dataset")
+    run(monkeypatch, longer, "damage", *arguments, "--seeds", 1, 2, "--limit", 2)
+    run(monkeypatch, longer, "damage", *arguments, "--seeds", 2, "--limit", 2, "--normalize-by", "dataset")
     found = pandas.read_csv(tmp_path / "damage.csv")
     assert trained == [0, 1, 2]
     counts = found.groupby(["seed", "normalizer"]).image.nunique().to_dict()
@@ -228,14 +236,6 @@ def test_a_study_resumes_with_new_seeds_and_images_and_trains_each_network_once(
     assert len(again) == len(first)
     assert (again.value == again.value_before).all()
     assert found[found.layer == "relu_1"].groupby("seed").value.first().nunique() == 3
-
-
-def small_teacher(folder):
-    """Write a classifier of the random images."""
-    torch.manual_seed(1)
-    path = folder / "teacher.onnx"
-    onnx.save(common.to_onnx(common.classifier([(4, 3, 2)], 16, 3), 16), path)
-    return path
 
 
 @pytest.fixture
@@ -257,15 +257,17 @@ def test_longer_studies(tmp_path, monkeypatch, asked):
     arguments = (*small_study(tmp_path, monkeypatch), "--seeds", 0, "--limit", 1)
     run(monkeypatch, longer, "epochs", *arguments, "--epochs", 2)
     run(monkeypatch, longer, "pruning", *arguments)
+    run(monkeypatch, longer, "damage", *arguments)
     run(monkeypatch, longer, "distillation", *arguments, "--views", 2, "--teacher", small_teacher(tmp_path))
     found = {name: pandas.read_csv(tmp_path / f"{name}.csv") for name in longer.STUDIES}
     assert asked["epoch 1"] == asked["0.08 kept"] == longer.HIGH
     assert asked["epoch 2"] == (*longer.HIGH, *longer.FIRST)
-    assert asked["distilled"] == ()
+    assert asked["distilled"] == asked["damaged"] == ()
     # An epoch of 32 images is one step, so the checkpoints within the first epoch are those at its end.
     assert [*found["epochs"].network.unique()] == ["epoch 0", "epoch 1", "epoch 2"]
     assert [*found["distillation"].network.unique()] == ["without", "distilled"]
-    assert {*found["pruning"].network} == {*claims.SHOWN["pruning"]}
+    for study in ("pruning", "damage"):
+        assert {*found[study].network} == {*claims.SHOWN[study]}
     for table in found.values():
         assert (table[["loss", "train_loss"]] > 0).all(axis=None)
     assert np.load(tmp_path / "answers-2-32.npy").shape == (2, 32, 3)
@@ -275,6 +277,9 @@ def test_longer_studies(tmp_path, monkeypatch, asked):
     # What is left is retrained.
     left = weights[-1][-1] != 0
     assert (weights[-1][-1][left] != weights[0][-1][left]).any()
+    original, damaged = (weights_of(path) for path in longer.networks(tmp_path / "damage-0").values())
+    assert all((one == other).all() for one, other in zip(original, weights[0], strict=True))
+    assert [one.shape for one in damaged[3:5]] == [(4, 32, 7, 7), (64, 4, 3, 3)]
 
 
 def weights_of(path):
