@@ -41,6 +41,7 @@ def sensitivity(model: str, inputs: str, output: str | None, format: str, **opti
       onnxinfo sensitivity resnet20.onnx --inputs images/ --change kl:0.01 -o result.h5
     """
     from onnxinfo import sensitivity as measure
+    from onnxinfo.text import printable
 
     with progress_bar() as report:
         found = measure(model, inputs, output, progress=report, **options)
@@ -48,3 +49,5 @@ def sensitivity(model: str, inputs: str, output: str | None, format: str, **opti
     rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
     columns = [*COLUMNS, *(MEASURED if found.measured else ()), *(["mark"] if any(table["mark"]) else [])]
     print_rows(rows, columns, format)
+    if format == "table":
+        click.echo(f"target: {printable(found.target)}; change: {found.change}; {found.samples} samples", err=True)

@@ -17,7 +17,7 @@ from ..graph.channels import tensor_axes
 from ..graph.layers import Layer, select_layers
 from ..graph.model import Model
 from ..graph.quantization import rounds
-from ..graph.scores import score_tensor
+from ..graph.scores import makes_probabilities, score_tensor
 from ..graph.surgery import expose_only
 from ..metrics.rows import as_rows
 from ..metrics.sensitivity import (
@@ -145,6 +145,9 @@ def find_target(model: Model, listed: Sequence[Layer], wanted: SensitivityConfig
         these.
     """
     scores, wanted_change = class_scores(model), Change.of(wanted)
+    last = [each for each in listed if each.default] or listed
+    # Probabilities in elementary operators are no default layer; what they are computed from is the last one.
+    default = next((each for each in last if each.name == scores), last[-1])
     if wanted.target is not None:
         found = select_layers(listed, [wanted.target])
         if len(found) > 1:
@@ -152,9 +155,11 @@ def find_target(model: Model, listed: Sequence[Layer], wanted: SensitivityConfig
             raise UsageError(f"target {quoted(wanted.target)} matches {len(found)} layers ({names}, ...); name one")
         target = found[0]
     else:
-        last = [each for each in listed if each.default] or listed
-        target = next((each for each in listed if each.name == scores), last[-1])
-    if wanted_change.kind == KL and target.name != scores:
+        target = default
+    has_classes = scores is not None and (
+        target.name in (scores, default.name) or makes_probabilities(model, target.name)
+    )
+    if wanted_change.kind == KL and not has_classes:
         hint = f"give target={scores!r}" if scores else "the model is no classifier: give relative:X or absolute:X"
         raise UsageError(f"change '{wanted_change}' needs class scores, and {quoted(target.name)} has none; {hint}")
     return target
@@ -196,14 +201,21 @@ def _check_rounding(job: Job, target: str, change: Change) -> None:
     """Refuse a change that is smaller than what the model's own rounding causes."""
     model, samples = job.provider.model, range(len(job.provider))
     if rounds(model.proto):
+        float_model = dequantize(model)
         rounded, exact = (
-            as_rows(torch.from_numpy(job.provider.run(Session(expose_only(each, [target])), samples)[target]).double())
-            for each in (model, dequantize(model))
+            as_rows(torch.from_numpy(job.provider.run(Session(expose_only(each, [name])), samples)[name]).double())
+            for each, name in ((model, target), (float_model, _without_rounding(model, float_model, target)))
         )
         what, advice = "the model's own rounding", ", or dequantize=True"
     else:
         exact, rounded = _rounded_floats(job, target)
         what, advice = f"the rounding of {quoted(target)} to its floats", ""
+    if change.kind == KL and _are_probabilities(exact):
+        more = ", or dequantize=True" if rounds(model.proto) else ""
+        raise UsageError(
+            f"change '{change}' needs class scores, and {quoted(target)} has probabilities; give the target that holds "
+            f"the scores{more}"
+        )
     floor, wanted = float(change.effect.measure(exact, rounded).mean()), _wanted(change, exact, target)
     if floor > wanted:
         least = replace(change, amount=_rounded_up(change.amount * (floor / wanted)))
@@ -211,6 +223,19 @@ def _check_rounding(job: Job, target: str, change: Change) -> None:
             f"change '{change}' is below what {what} causes, which is {floor / wanted:.2g} times as much; give at "
             f"least '{least}'{advice}"
         )
+
+
+def _without_rounding(model: Model, float_model: Model, name: str) -> str:
+    """Name of a tensor in the float model, which lacks those that are only rounded."""
+    while name not in float_model.flow.producer and name in model.flow.producer:
+        name = model.flow.nodes[model.flow.producer[name]].input[0]
+    return name
+
+
+def _are_probabilities(target: Tensor) -> bool:
+    """Whether all rows, (S, m), are numbers from 0 to 1 that sum to 1, up to rounding to 8 bits."""
+    sums = target.sum(1)
+    return bool((target >= 0).all() and (target <= 1.01).all() and ((sums - 1).abs() < 0.05).all())
 
 
 def _rounded_floats(job: Job, target: str) -> tuple[Tensor, Tensor]:

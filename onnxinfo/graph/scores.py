@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from ..errors import UsageError
+from .blocks import LAYOUT
+from .dataflow import Dataflow
 from .model import ModelSource, load
 
-_AFTER = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "Identity", "Cast"})
+# What stands between scores and an output besides the softmax or sigmoid itself.
+_KEEPING = LAYOUT | {"Clip"}
+_SHARES = frozenset({"Softmax", "LogSoftmax"})
+_PASSING = frozenset({"Identity", "Cast"})
 # Between pooled features and scores: one linear layer, its bias, and operators that only move values.
 _MOVES = frozenset({"Flatten", "Reshape", "Squeeze", "Identity", "Dropout"})
 _LINEAR = frozenset({"Gemm", "MatMul", "Conv"})
@@ -15,8 +20,9 @@ _POOLS = frozenset({"GlobalAveragePool", "AveragePool", "ReduceMean"})
 def score_tensor(model: ModelSource) -> str:
     """Name of the tensor (batch, classes) with the class scores.
 
-    It is the first float output of the graph with two dimensions and at least two classes, before a final softmax or
-    sigmoid.
+    It is what a final softmax or sigmoid is computed from, also if the probabilities are then laid out anew, clipped or
+    quantized; without these, the output itself. Of several float outputs with two dimensions and at least two classes,
+    the first that is a softmax counts, or else the first.
 
     Raises
     ------
@@ -26,17 +32,50 @@ def score_tensor(model: ModelSource) -> str:
         The model has no such output, hence is not a classifier.
     """
     flow = load(model).flow
-    for name in flow.results:
-        shape = flow.shape(name)
-        if shape is None or len(shape) != 2 or not flow.is_float(name) or shape[1] in (0, 1):
-            continue
-        while name in flow.producer and flow.nodes[flow.producer[name]].op_type in _AFTER:
-            before: str = flow.nodes[flow.producer[name]].input[0]
-            if not flow.is_float(before):
-                break
-            name = before
-        return name
-    raise UsageError("the model has no float output (batch, classes) of class scores: it is not a classifier")
+    outputs = [name for name in flow.results if _is_table(flow, name)]
+    if not outputs:
+        raise UsageError("the model has no float output (batch, classes) of class scores: it is not a classifier")
+    shares = (name for name in outputs if _before(flow, name, _SHARES))
+    name = next(shares, outputs[0])
+    name = _before(flow, name, _SHARES | {"Sigmoid"}) or name
+    while name in flow.producer and flow.nodes[flow.producer[name]].op_type in _PASSING:
+        before: str = flow.nodes[flow.producer[name]].input[0]
+        if not flow.is_float(before):
+            break
+        name = before
+    return name
+
+
+def makes_probabilities(model: ModelSource, name: str) -> bool:
+    """Whether a softmax is computed from a tensor, possibly laid out anew or quantized."""
+    flow = load(model).flow
+    pending, seen = [name], {name}
+    while pending:
+        for position in flow.consumers.get(pending.pop(), ()):
+            node = flow.nodes[position]
+            if node.op_type in _SHARES:
+                return True
+            if node.op_type in LAYOUT and node.output[0] not in seen:
+                seen.add(node.output[0])
+                pending.append(node.output[0])
+    return False
+
+
+def _is_table(flow: Dataflow, name: str) -> bool:
+    shape = flow.shape(name)
+    return shape is not None and len(shape) == 2 and flow.is_float(name) and shape[1] not in (0, 1)
+
+
+def _before(flow: Dataflow, name: str, operators: frozenset[str]) -> str | None:
+    """What one of some operators is computed from, if a value is its output or keeps its values; None otherwise."""
+    while name in flow.producer:
+        node = flow.nodes[flow.producer[name]]
+        if node.op_type in operators:
+            return str(node.input[0]) if flow.is_float(node.input[0]) else None
+        if node.op_type not in _KEEPING:
+            return None
+        name = node.input[0]
+    return None
 
 
 def pooled_feature(model: ModelSource, scores: str) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import model, node, quantized, residual_net, value, weight
+from graphs import constant, model, node, quantized, residual_net, value, weight
 
 import onnxinfo
 from onnxinfo import UsageError
@@ -356,6 +356,67 @@ def test_a_curve_of_the_wrong_slope_does_not_make_the_search_oscillate() -> None
         (found,) = meet(sweep, [curve], [86.0], 0.3)
         ends.append(found.scale)
     assert np.array(ends) == pytest.approx(5.6, rel=0.04)
+
+
+def classifier_with(*tail: onnx.NodeProto, outputs: str = "p") -> onnx.ModelProto:
+    """Four features and scores of three classes, ``logits``, followed by some nodes."""
+    numbers = {"shape": np.array([-1, 3]), "low": np.float32(1e-7), "high": np.float32(1), "axes": np.array([1])}
+    numbers |= {"step": np.float32(1 / 255), "zero": np.uint8(0)}
+    return model(
+        [node("Gemm", "x w", "h"), node("Relu", "h", "r"), node("Gemm", "r v", "logits"), *tail],
+        [value("x")],
+        [value(name, ("N", 4 if name == "embedding" else 3)) for name in outputs.split()],
+        [weight("w", 4, 4), weight("v", 4, 3), *(constant(name, v, v.dtype) for name, v in numbers.items())],
+    )
+
+
+SOFTMAX = node("Softmax", "logits", "s", axis=1)
+TAILS = {
+    "Softmax": classifier_with(node("Softmax", "logits", "p", axis=1)),
+    "Reshape": classifier_with(SOFTMAX, node("Reshape", "s shape", "p")),
+    "Clip": classifier_with(SOFTMAX, node("Clip", "s low high", "p")),
+    "quantized": classifier_with(
+        SOFTMAX, node("QuantizeLinear", "s step zero", "q"), node("DequantizeLinear", "q step zero", "p")
+    ),
+    "elementary": classifier_with(
+        node("Exp", "logits", "e"), node("ReduceSum", "e axes", "total", keepdims=1), node("Div", "e total", "p")
+    ),
+    "another output": classifier_with(
+        node("Softmax", "logits", "p", axis=1), node("Identity", "r", "embedding"), outputs="embedding p"
+    ),
+}
+
+
+@pytest.mark.parametrize("given", TAILS.values(), ids=TAILS)
+def test_divergence_is_of_the_probabilities_whatever_stands_after_their_softmax(given: onnx.ModelProto) -> None:
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    options = {"change": "kl:0.01", "layers": ["r", "logits"]}
+    expected = onnxinfo.sensitivity(TAILS["Softmax"], x, **options).to_dataframe()
+    found = onnxinfo.sensitivity(given, x, **options).to_dataframe()
+    assert found.trace.tolist() == pytest.approx(expected.trace.tolist(), rel=1e-5)
+    assert found.tolerance.tolist() == pytest.approx(expected.tolerance.tolist(), rel=0.1)
+
+
+def test_divergence_of_probabilities_taken_for_scores_is_refused() -> None:
+    """No operator of the graph shows that its output is a softmax."""
+    hidden = classifier_with(
+        *(node("Exp", "logits", "e"), node("MatMul", "e ones", "total")),
+        *(node("Reciprocal", "total", "one_over"), node("Mul", "e one_over", "p")),
+    )
+    hidden.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((3, 3), np.float32), "ones"))
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    with pytest.raises(UsageError, match="needs class scores, and 'p' has probabilities"):
+        onnxinfo.sensitivity(hidden, x, change="kl:0.01", target="p")
+
+
+def test_a_rounded_target_has_the_rounding_of_the_float_network() -> None:
+    rounded = classifier_with(
+        *(node("QuantizeLinear", "logits step zero", "q"), node("DequantizeLinear", "q step zero", "d")),
+        node("Softmax", "d", "p", axis=1),
+    )
+    x = np.abs(np.random.default_rng(1).normal(size=(3, 4))).astype(np.float32)
+    table = onnxinfo.sensitivity(rounded, x, change="relative:0.5").to_dataframe()
+    assert table.tensor.iloc[-1] == "d"
 
 
 def test_effects_of_a_linear_target_are_those_of_normal_deviations() -> None:
