@@ -92,6 +92,10 @@ class _Cuts:
     roots: dict[tuple[str, int], str] = field(default_factory=dict)
 
 
+class ConstantChannelsError(UsageError):
+    """What is left of removed channels, where they are not zero but constant, cannot be absorbed."""
+
+
 class Removal:
     """The channels that a graph can only lose together with given ones, and the graph without them.
 
@@ -105,7 +109,8 @@ class Removal:
     Raises
     ------
     UsageError
-        The graph cannot do without the channels.
+        The graph cannot do without the channels; a :class:`ConstantChannelsError` if that depends on the constants that
+        they leave behind.
     """
 
     def __init__(self, model: Model, channels: Channels) -> None:
@@ -248,11 +253,11 @@ class Removal:
         if varying.any():
             listed = ", ".join(map(str, np.flatnonzero(varying)[:8])) + (", ..." if varying.sum() > 8 else "")
             reason = f"{self._named(position)} reads {quoted(name)}; name channels {listed} of it, too"
-            raise UsageError(self._refusal(name, axis, reason))
+            raise ConstantChannelsError(self._refusal(name, axis, reason))
         if values[mask].any():
             added = absorbed(self._views[position], mask, values)
             if added is None:
-                raise UsageError(
+                raise ConstantChannelsError(
                     self._refusal(
                         name, axis, f"they are constant but not zero where {self._named(position)} reads {quoted(name)}"
                     )

@@ -17,7 +17,7 @@ from ..analysis.settings import Report
 from ..arguments import Names, names_of
 from ..config import Config, FlatOptions, SelectionConfig, configure
 from ..errors import UsageError
-from ..graph.channel_removal import Removal
+from ..graph.channel_removal import ConstantChannelsError, Removal
 from ..graph.channel_spec import channels_of
 from ..graph.layers import Layer
 from ..graph.model import Model, ModelSource
@@ -247,7 +247,8 @@ def _removable(job: Job, model: Model, layers: Sequence[Layer], *, strict: bool)
             if channel is None:
                 raise UsageError(f"{quoted(layer.name)} has no channels; leave it out")
             axis = channel + (0 <= batch <= channel)
-            together[layer.name] = {*Removal(model, channels_of({layer.name: {axis: [0]}}, model.flow)).removed}
+            together[layer.name] = {*_removal(model, layer.name, axis, [0]).removed}
+            _check_constants(model, layer.name, axis, [*range(_size(model, layer.name, axis))])
         except UsageError:
             if strict:
                 raise
@@ -258,3 +259,28 @@ def _removable(job: Job, model: Model, layers: Sequence[Layer], *, strict: bool)
     if not last:
         raise UsageError("no layer can lose channels without another one; name channels of several in a specification")
     return {name: axes[name] for name in last}
+
+
+def _removal(model: Model, name: str, axis: int, channels: Sequence[int]) -> Removal:
+    return Removal(model, channels_of({name: {axis: channels}}, model.flow))
+
+
+def _check_constants(model: Model, name: str, axis: int, channels: Sequence[int]) -> None:
+    """Check for each of the channels that what it leaves behind, such as a shift, can be absorbed.
+
+    Raises
+    ------
+    ConstantChannelsError
+        That of one cannot.
+    """
+    middle = len(channels) // 2
+    for half in (channels[:middle], channels[middle:]):
+        try:
+            if half:
+                _removal(model, name, axis, half)
+        except ConstantChannelsError:
+            raise
+        except UsageError:
+            # Not all of them together, but perhaps each of them.
+            if len(half) > 1:
+                _check_constants(model, name, axis, half)

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from graphs import model, node, value, weight
+from graphs import constant, model, node, value, weight
 
 import onnxinfo
 from onnxinfo import UsageError
@@ -154,6 +154,49 @@ def test_of_tensors_with_the_same_channels_the_last_is_named() -> None:
     plan = onnxinfo.recommend_channels(proto, sampled(4, 2, 6, 6), share=0.4)
     assert {name: len(axes[1]) for name, axes in plan.to_dict().items()} == {"second": 2}
     assert onnxinfo.prune_channels(proto, plan.to_dict()).flow.shape("first") == ("N", 4, 6, 6)
+
+
+def concatenated(middle: str, beta: list[float]) -> onnx.ModelProto:
+    """A dense block: after the concatenation, the channels that become zero are `beta` at a padded convolution."""
+    nodes = [
+        node("Conv", "x a.w", "a", pads=[1, 1, 1, 1]), node("Relu", "a", "r"), node("Conv", "r b.w", "b"),
+        node("Relu", "b", "s"), node("Concat", "s r", "both", axis=1),
+        node("BatchNormalization", "both n.s n.b n.m n.v", "n"), node("Relu", "n", "t"),
+        *([node("Conv", "t d.w", "u", pads=[1, 1, 1, 1], group=8)] if middle else []),
+        node("Conv", f"{'u' if middle else 't'} c.w", "c", pads=[1, 1, 1, 1]), node("Relu", "c", "last"),
+        node("Conv", "last e.w", "e"), node("GlobalAveragePool", "e", "p"), node("Flatten", "p", "y"),
+    ]  # fmt: skip
+    weights = [
+        weight("a.w", 4, 2, 3, 3), weight("b.w", 4, 4, 1, 1), weight("c.w", 6, 8, 3, 3), weight("d.w", 8, 1, 3, 3),
+        weight("e.w", 5, 6, 1, 1), constant("n.s", np.ones(8), np.float32), constant("n.b", beta, np.float32),
+        constant("n.m", np.zeros(8), np.float32), constant("n.v", np.ones(8), np.float32),
+    ]  # fmt: skip
+    used = {name for each in nodes for name in each.input}
+    kept = [each for each in weights if each.name in used]
+    return model(nodes, [value("x", ("N", 2, 6, 6))], [value("y", ("N", 5))], kept)
+
+
+@pytest.mark.parametrize("middle", ["", "depthwise"])
+@pytest.mark.parametrize(
+    ("beta", "removed"),
+    [
+        ([-1.0] * 8, {"r", "s", "last"}),
+        ([-1.0] * 3 + [0.5] + [-1.0] * 4, {"r", "last"}),
+        ([-1.0] * 4 + [0.5] * 4, {"s", "last"}),
+    ],
+)
+def test_what_would_leave_constants_at_padding_is_left_out(middle: str, beta: list[float], removed: set[str]) -> None:
+    proto, images = concatenated(middle, beta), sampled(6, 2, 6, 6)
+    plan = onnxinfo.recommend_channels(proto, images, share=0.25)
+    assert {*plan.to_dict()} == removed
+    onnxinfo.prune_channels(proto, plan.to_dict())
+
+
+def test_a_named_layer_that_would_leave_constants_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxinfo.workflows.recommend_channels.ChannelChooser", None)
+    proto = concatenated("", [-1.0] * 3 + [0.5] + [-1.0] * 4)
+    with pytest.raises(UsageError, match="constant but not zero where Conv"):
+        onnxinfo.recommend_channels(proto, sampled(6, 2, 6, 6), share=0.25, layers=["s"])
 
 
 def test_the_command_writes_what_prune_takes(tmp_path: Path) -> None:
