@@ -139,7 +139,10 @@ def _end(verdict: Verdict, written: Output | None, format: str, shown: bool) -> 
             part.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if shown and format in ("table", "markdown"):
         write_stdout("\n")
-        columns = ["status", "condition", "layer", "other", "difference", "low", "high", "threshold", "n", "unfinished"]
+        columns = [
+            *("status", "condition", "quantity", "layer", "other"),
+            *("difference", "low", "high", "threshold", "n", "unfinished"),
+        ]
         print_rows(described["outcomes"], columns, format)
     if not verdict.passed:
         raise IncompleteError(verdict) if verdict.incomplete else GateError(verdict)

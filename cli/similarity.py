@@ -38,7 +38,8 @@ def similarity(
 ) -> None:
     """Print how similar each layer of MODEL is to each layer of OTHER on the same samples: linear CKA.
 
-    1 means equal up to a rotation and a factor, 0 unrelated. See docs/representations.md.
+    1 means equal up to a rotation and a factor, 0 unrelated. The bias is corrected by the jackknife, so that values
+    slightly above 1 or below 0 occur for few samples. See docs/representations.md.
 
     \b
     Example:

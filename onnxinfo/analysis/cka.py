@@ -22,8 +22,8 @@ from .settings import Progress, Report
 class Cka(Measure):
     """Debiased linear CKA between a layer and the reference: the class scores, or else the last chosen layer.
 
-    The value of a cell is the sample's jackknife pseudovalue, not a similarity of this sample: only means over samples
-    are CKA, with its standard error.
+    The value of a cell is the sample's jackknife pseudovalue, not a similarity of this sample: only means over all
+    samples are CKA, corrected for its bias, with its standard error.
 
     Raises
     ------

@@ -25,6 +25,16 @@ _MARK = next(field for field in PROOF if field.name == "mark")
 _MARKS = ("dead", "integer", "not_finite")
 
 
+#: Recipe entry of the target.
+TARGET = "sensitivity_target"
+
+
+def sensitivity_target(job: Job) -> str:
+    """Return the name of the layer whose change is measured."""
+    model = job.provider.model
+    return find_target(model, list_layers(model, job.provider.tensors), job.config.sensitivity).name
+
+
 class SensitivityMetric(Measure):
     """Squared Jacobian of a target layer by each layer, and the noise that causes a given change of the target.
 
@@ -55,8 +65,7 @@ class SensitivityMetric(Measure):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        model, settings = job.provider.model, job.config.sensitivity
-        target = find_target(model, list_layers(model, job.provider.tensors), settings).name
+        model, target = job.provider.model, sensitivity_target(job)
         names = [layer.name for layer in job.layers]
         if target not in names:
             raise UsageError(f"sensitivity is measured at {quoted(target)}: add it to layers=..., or name a target=...")
@@ -71,7 +80,7 @@ class SensitivityMetric(Measure):
     @property
     def recipe(self) -> Mapping[str, object]:
         """The target, the change, and how it is measured."""
-        return recipe(self.job.config.sensitivity) | {"sensitivity_target": self._target}
+        return recipe(self.job.config.sensitivity) | {TARGET: self._target}
 
     def prepare(self, report: Report) -> None:
         """Measure all layers at all samples, once."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..replacing import resolve
+from .format import Json
 from .reading import open_locked
 
 
@@ -19,15 +21,18 @@ class Begun:
         Names of its layers and metrics; empty if there is no such run.
     is_closed
         Whether it is complete, so that there may be nothing to add.
+    recipe
+        Its settings.
     """
 
     layers: frozenset[str] = frozenset()
     metrics: tuple[str, ...] = ()
     is_closed: bool = False
+    recipe: Mapping[str, Json] = field(default_factory=dict)
 
 
 def begun(path: str | os.PathLike[str], run: str, *, overwrite: bool) -> Begun:
-    """Return the layers and metrics of a run, which stay when it grows; nothing if it is to be replaced.
+    """Return the layers, metrics and settings of a run, which stay when it grows; nothing if it is to be replaced.
 
     Raises
     ------
@@ -42,4 +47,4 @@ def begun(path: str | os.PathLike[str], run: str, *, overwrite: bool) -> Begun:
             return Begun()
         found = archive[run]
         layers, metrics = (row.name for row in found.layers), (metric.name for metric in found.metrics)
-        return Begun(frozenset(layers), tuple(metrics), found.is_closed)
+        return Begun(frozenset(layers), tuple(metrics), found.is_closed, found.recipe)

@@ -133,8 +133,13 @@ def _growth(existing: Run, request: Request) -> Growth | None:
         return found
     if request.overwrite:
         return None
-    raise UsageError(
-        f"run '{existing.name}' exists and has another recipe ({found}); choose another run=..., or replace it with "
+    raise another_recipe(existing.name, str(found))
+
+
+def another_recipe(run: str, difference: str) -> UsageError:
+    """Return the error that a run has another recipe than the requested one, given the difference in words."""
+    return UsageError(
+        f"run '{run}' exists and has another recipe ({difference}); choose another run=..., or replace it with "
         f"overwrite=True"
     )
 

@@ -24,14 +24,14 @@ from ..analysis.linearization_store import SharedLinearizations
 from ..analysis.masks import unit_mask_of
 from ..analysis.measures import check_gradients, check_metrics, make_measures, need_gradients, needed, with_needed
 from ..analysis.sanity import Reopen, examine
-from ..analysis.sensitivity_metric import SensitivityMetric
+from ..analysis.sensitivity_metric import TARGET, SensitivityMetric, sensitivity_target
 from ..analysis.settings import Report, Result
 from ..analysis.tasks import Worker
-from ..archive.begun import begun
+from ..archive.begun import Begun, begun
 from ..archive.claim import claim_archive
 from ..archive.format import PARTS, RETRY, RunSchema, plain_text
 from ..archive.growth import unproven
-from ..archive.prepare import Request, check_recipe, is_complete
+from ..archive.prepare import Request, another_recipe, check_recipe, is_complete
 from ..archive.reading import open as open_archive
 from ..archive.sanity import ATTRIBUTE, SanityCard
 from ..archive.writer import RunWriter
@@ -46,6 +46,7 @@ from ..config import (
     SelectionConfig,
     SensitivityConfig,
     SidConfig,
+    as_setting,
     configure,
     recipe,
     recorded_flags,
@@ -66,7 +67,7 @@ from ..metrics.noise_precision import is_allowed
 from ..registry import ENGINES, METRICS
 from ..replacing import check_writable
 from ..termination import orderly_termination
-from ..text import quoted
+from ..text import printable, quoted
 from .compute import RETRY_PASSES, Analysis
 from .computing import computing
 from .former import Former
@@ -234,6 +235,8 @@ def ready(model: ModelSource, inputs: Any, output: str | os.PathLike[str], confi
         loaded = with_chosen_parts(loaded, config.selection, present.layers)
     job, mask = _open_job(loaded, inputs, config, target, present.layers)
     job.config, job.source, job.output = config, inputs, Path(output)
+    if SensitivityMetric.metric.name in chosen:
+        _check_target(job, present, config.out.run or loaded.name)
     measures = make_measures(chosen, job)
     worker = Worker(job, with_needed(measures, job))
     logger.info("batch size: %d", job.batch_size)
@@ -244,6 +247,27 @@ def ready(model: ModelSource, inputs: Any, output: str | os.PathLike[str], confi
     request, run = Request(schema, config.out.compression, config.out.overwrite), config.out.run or loaded.name
     check_recipe(archive, run, request)
     return Ready(job, measures, worker, archive, run, request)
+
+
+def _check_target(job: Job, present: Begun, run: str) -> None:
+    """Refuse a target of the sensitivity that a run's own target or layers rule out.
+
+    Raises
+    ------
+    UsageError
+        They do.
+    """
+    target = sensitivity_target(job)
+    stored = present.recipe.get(TARGET, target)
+    if stored != target:
+        raise another_recipe(run, f"{as_setting(TARGET, '')[0]} is {printable(str(stored))} there, {target} now")
+    flow = job.provider.model.flow
+    for name in sorted(present.layers - {target}):
+        if target not in flow.influenced(name):
+            raise UsageError(
+                f"run {quoted(run)} has {quoted(name)}, which does not lead to the target {quoted(target)}; choose "
+                f"another run=..., or another target=..."
+            )
 
 
 def check_present(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config) -> None:

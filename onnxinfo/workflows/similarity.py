@@ -51,8 +51,9 @@ def similarity(
     Returns
     -------
     list of dict
-        One per pair of layers, in the order of the layers: layer, other_layer, cka, stderr (the jackknife's standard
-        error over samples) and n, the number of samples. Layers that do not vary have NaN.
+        One per pair of layers, in the order of the layers: layer, other_layer, cka (corrected for its bias by the
+        jackknife: ``n c - (n - 1) mean(c_i)``, with ``c_i`` without sample i), stderr (the jackknife's standard error
+        over samples) and n, the number of samples. Layers that do not vary have NaN.
 
     Raises
     ------

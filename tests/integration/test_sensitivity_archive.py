@@ -76,6 +76,18 @@ def test_a_run_of_another_recipe_is_refused_before_the_work(
     onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", change="relative:0.1", overwrite=True, **options)
 
 
+def test_another_target_is_another_recipe(tmp_path: Path) -> None:
+    onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", layers=["relu_1"], limit=2)
+    with pytest.raises(UsageError, match=r"another recipe \(target is logits there, relu_6 now\)"):
+        onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", layers=["relu_1"], target="relu_6", limit=2)
+    with pytest.raises(UsageError, match="another recipe"):
+        onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", layers=["relu_6"], target="relu_6", limit=2)
+    # A run without sensitivity gets it only at a target to which all of its layers lead.
+    onnxinfo.analyze(CNN, IMAGES, tmp_path / "b.h5", layers=["relu_1", "logits"], metrics=["cka"], limit=5)
+    with pytest.raises(UsageError, match="run 'digits-cnn' has 'logits', which does not lead to the target 'relu_6'"):
+        onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "b.h5", layers=["relu_1"], target="relu_6", limit=5)
+
+
 @pytest.mark.parametrize(
     ("layers", "target", "message"),
     [(["relu"], None, "add it to layers"), (["relu_6", "relu"], "relu", "'relu_6' does not lead to the target")],

@@ -18,12 +18,14 @@ from onnxinfo import UsageError
 from onnxinfo.archive.sanity import SanityCard
 from onnxinfo.archive.writer import RunWriter
 from onnxinfo.cli import cli
+from onnxinfo.models import path as path_of
 from onnxinfo.views import gate as gating
 from onnxinfo.views.compare import Side
 from onnxinfo.views.gate import Condition, independent_interval, paired_interval
 from onnxinfo.views.run_values import RunValues
 
 RECIPE = fakes.schema().recipe | {"samples_sha256": "cd" * 32}
+NET, DIGITS = path_of("digits-cnn.onnx"), path_of("digits.npz")
 NAMES = [row.name for row in fakes.schema().layers]
 
 
@@ -253,6 +255,16 @@ def test_the_command_ends_with_3_and_writes_its_verdict(runs, tmp_path):
     assert not found["passed"]
     assert found["counts"] == {"failed": 1, "passed": 3, "undecided": 0, "incomplete": 0}
     assert found["outcomes"][3]["layer"] == NAMES[3]
+
+
+def test_the_table_names_the_quantity_of_each_outcome(tmp_path):
+    path = tmp_path / "a.h5"
+    for run in "ab":
+        chosen = {"layers": ["relu_6", "logits"], "metrics": ["cka", "sensitivity"], "limit": 5, "run": run}
+        onnxinfo.analyze(NET, f"{DIGITS}:images", path, **chosen)
+    result = CliRunner().invoke(cli, ["compare", str(path), "--fail-if", "unproven>+0.9"], obj={})
+    assert result.exit_code == 0, result.output
+    assert [result.stdout.count(f"unproven ({metric})") for metric in ("cka", "sensitivity")] == [2, 2]
 
 
 @pytest.mark.parametrize("output", ["archive", "table"])
