@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from .tables import FORMATS, claim_table, print_rows, write_stdout
 if TYPE_CHECKING:
     from onnxinfo import Verdict
     from onnxinfo.outputs import Output
+
+logger = logging.getLogger(__name__)
 
 
 @click.command(no_args_is_help=True)
@@ -99,7 +102,15 @@ def compare(
     judged = _judge(files, fail_if, incomplete, options) if fail_if else None
     # Conditions about unfinished layers alone: there may be nothing to compare.
     if judged is None or any(outcome.n for outcome in judged.outcomes):
-        _print_differences(compare_runs(files, **options)[:top], format, target)
+        try:
+            rows = compare_runs(files, **options)[:top]
+        except UsageError as error:
+            # Of metrics that no condition is about; accuracy needs none.
+            if judged is None:
+                raise
+            logger.warning("no table of differences: %s", error)
+        else:
+            _print_differences(rows, format, target)
     if judged is not None:
         _end(judged, written, format, target is None)
 

@@ -29,6 +29,10 @@ FLOAT, QUANTIZED = "float", "quantised"
 _FREE = frozenset(
     {"model_sha256", "samples_sha256", "seed", "solver", "noise_precision", "perturbed", "forward_layers"}
 )
+#: Metrics whose definition has a budget; their values are logarithms of noise in units of the input.
+WITH_BUDGET = frozenset({"sid", "ru", "concentration"})
+#: Metrics whose values do not refer to the input's standard deviation.
+FREE_OF_UNITS = frozenset({"gradient", "gradcam", "cam", "sensitivity", "cka", "vinfo", "probe"})
 _QUANTIZED_OPERATORS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 
 
@@ -165,16 +169,40 @@ def incomparable(one: Measured, two: Measured, metrics: Collection[str], free: C
     free
         Settings that may differ, too.
     """
+    return differing_recipe(one, two, metrics, free) or differing_unit(one, two, metrics)
+
+
+def differing_recipe(one: Measured, two: Measured, metrics: Collection[str], free: Collection[str] = ()) -> str:
+    """Return in words how the settings of two runs differ; empty if they do not. See :func:`incomparable`."""
     inputs = [each.recipe.get("perturbed") for each in (one, two)]
     if inputs[0] != inputs[1] and any(isinstance(each, list) for each in inputs):
         names = [", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in inputs]
         return f"noise was added to {printable(names[0])} in one and to {printable(names[1])} in the other"
     kept = [{key: value for key, value in each.recipe.items() if key not in free} for each in (one, two)]
-    if found := differing_setting(kept[0], kept[1], metrics):
-        return found
-    if one.unit.size != two.unit.size or not np.allclose(one.unit.ravel(), two.unit.ravel(), rtol=1e-3):
-        return "their inputs have different units (standard deviations)"
-    return ""
+    return differing_setting(kept[0], kept[1], metrics)
+
+
+def differing_unit(one: Measured, two: Measured, metrics: Collection[str]) -> str:
+    """Return in words that the inputs of two runs have different units; empty if not, or if no metric has them."""
+    alike = one.unit.size == two.unit.size and np.allclose(one.unit.ravel(), two.unit.ravel(), rtol=1e-3)
+    if alike or FREE_OF_UNITS.issuperset(metrics):
+        return ""
+    return "their inputs have different units (standard deviations)"
+
+
+def unit_shift(one: Measured, two: Measured, metric: str) -> float:
+    """Return by how much the values of a metric differ at most because the runs' inputs have different units.
+
+    In nats, and to first order, for metrics with a budget. If the units change by the factors r_i, log sigma moves by
+    at most the range of log r_i, 0 included: where the budget is relative to the network's own deviation, a common
+    factor cancels; where it is absolute, log sigma moves by -log r_i. Infinite for inputs of other sizes.
+    """
+    if metric not in WITH_BUDGET:
+        return 0.0
+    if one.unit.size != two.unit.size:
+        return math.inf
+    change = np.log(two.unit.ravel() / one.unit.ravel())
+    return float(max(change.max(), 0.0) - min(change.min(), 0.0))
 
 
 def differing_setting(one: Mapping[str, Any], two: Mapping[str, Any], metrics: Collection[str]) -> str:
@@ -249,13 +277,11 @@ _RELATIVE_TO = {
     "feature": "the feature's variance",
     "absolute": "nothing (absolute)",
 }
-#: Metrics whose definition has a budget.
-_WITH_BUDGET = ("sid", "ru", "concentration")
 
 
 def normalizer_of(run: RunValues, layer: str) -> str:
     """Return in words what the budget of a run's layer is relative to; empty for a metric without a budget."""
-    if run.metric.name not in _WITH_BUDGET:
+    if run.metric.name not in WITH_BUDGET:
         return ""
     word = "feature" if is_apart(run, layer) else run.recipe.get("normalizer")
     return _RELATIVE_TO.get(word, printable(str(word))) if isinstance(word, str) else ""
@@ -269,7 +295,7 @@ def is_apart(run: RunValues, layer: str) -> bool:
     """
     apart = run.recipe.get("forward_layers")
     alike = run.recipe.get("normalizer") in ("feature", "absolute")
-    return isinstance(apart, list | tuple) and layer in apart and run.metric.name in _WITH_BUDGET and not alike
+    return isinstance(apart, list | tuple) and layer in apart and run.metric.name in WITH_BUDGET and not alike
 
 
 def split_apart(run: RunValues) -> list[RunValues]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Unpack
 
@@ -14,11 +15,23 @@ import numpy.typing as npt
 from ..archive.format import LayerRow
 from ..archive.means import Cells, Pairs, layer_summary, pair_up, select_cells, unproven
 from ..errors import UsageError
-from .comparable import Measured, check_normalizer, check_precision, incomparable
+from .comparable import (
+    FREE_OF_UNITS,
+    WITH_BUDGET,
+    Measured,
+    check_normalizer,
+    check_precision,
+    differing_recipe,
+    differing_unit,
+    unit_shift,
+)
 from .reading_runs import run_values
 from .run_values import RunValues
 from .run_view import RunView
 from .selection import Paths, Selected, Selection
+from .wording import rounded_up
+
+logger = logging.getLogger(__name__)
 
 Match = Literal["layer", "depth"]
 Row = dict[str, Any]
@@ -67,7 +80,9 @@ def compare(
         Matching of layers: ``layer``, by name; ``depth``, by relative depth: each layer of the first run with the
         other run's layer nearest to it as a fraction of the total depth.
     unpaired
-        Compare runs on different samples, as independent draws. By default this is refused.
+        Compare runs on different samples, as independent draws. By default this is refused. The standard deviations of
+        their inputs then differ, too, and are the units of ``sid``, ``ru`` and ``concentration``: intervals of these
+        are wider by as much as that can account for, at both ends.
     confidence
         Confidence level of the intervals.
     **selected
@@ -131,6 +146,7 @@ def _compared(selection: Selection, by: Match, unpaired: bool, confidence: float
     rows = []
     for other in others:
         paired = check_sides(first, other, unpaired)
+        _tell_shift(first, other, paired)
         for name in first.metrics:
             if name in other.metrics:
                 rows += differences(first, other, name, by, paired, confidence)
@@ -140,6 +156,18 @@ def _compared(selection: Selection, by: Match, unpaired: bool, confidence: float
             + ("; match them by depth (by='depth')" if by == "layer" else "")
         )
     return rows
+
+
+def _tell_shift(first: Side, other: Side, paired: bool) -> None:
+    """Say that units differ, by which intervals are wider."""
+    metrics = sorted(WITH_BUDGET & first.metrics.keys() & other.metrics.keys())
+    if not paired and differing_unit(first.measured, other.measured, metrics):
+        shift = max(unit_shift(first.measured, other.measured, name) for name in metrics)
+        logger.warning(
+            "the inputs of runs '%s' and '%s' have different standard deviations, the units of %s: intervals are wider "
+            "by %s nats at both ends",
+            *(first.title, other.title, ", ".join(metrics), rounded_up(shift)),
+        )
 
 
 def read_sides(selection: Selection) -> list[Side]:
@@ -189,17 +217,42 @@ def same_samples(first: Side, other: Side) -> bool:
     return bool(first.samples_sha256 == other.samples_sha256 and first.samples == other.samples)
 
 
-def check_sides(first: Side, other: Side, unpaired: bool) -> bool:
-    """Check that the runs are comparable, and return whether the samples can be paired."""
+def check_sides(first: Side, other: Side, unpaired: bool, metrics: Collection[str] | None = None) -> bool:
+    """Check that the runs are comparable in some metrics, and return whether the samples can be paired.
+
+    Parameters
+    ----------
+    first, other
+        The runs.
+    unpaired
+        Whether their samples may differ.
+    metrics
+        Names of the metrics that are compared; None: all that both have.
+
+    Raises
+    ------
+    UsageError
+        They are not comparable.
+    """
     pair = f"runs '{first.title}' and '{other.title}' cannot be compared"
-    shared = first.metrics.keys() & other.metrics.keys()
-    if found := incomparable(first.measured, other.measured, shared):
+    both = first.metrics.keys() & other.metrics.keys()
+    shared = both if metrics is None else both & {*metrics}
+    if found := differing_recipe(first.measured, other.measured, shared):
         raise UsageError(f"{pair}: {found}; analyze both alike")
     for name in shared:
         check_precision([first.metrics[name], other.metrics[name]])
     same = same_samples(first, other)
     if not same and not unpaired:
         raise UsageError(f"{pair} sample by sample: their samples differ; use the same, or unpaired=True")
+    # Between other samples, a shift of these is part of the interval.
+    fixed = {each for each in shared if same or not math.isfinite(unit_shift(first.measured, other.measured, each))}
+    fixed |= shared - WITH_BUDGET
+    if found := differing_unit(first.measured, other.measured, fixed):
+        named = ", ".join(sorted(fixed - FREE_OF_UNITS))
+        raise UsageError(
+            f"{pair}: {found}, to which {named} refers; analyze both on the same samples, or with a preset or std of "
+            f"the preprocessing, or compare other metrics"
+        )
     return same
 
 
@@ -221,12 +274,13 @@ def differences(first: Side, other: Side, metric: str, by: Match, paired: bool, 
     # Imported here because most code that reads archives does not need it.
     from scipy.special import stdtrit
 
+    shift = 0.0 if paired else unit_shift(first.measured, other.measured, metric)
     for i, j in matched(one, two, by):
         check_normalizer(one, one.layers[i].name, two, two.layers[j].name)
         pairs, freedom = compare_cells(select_cells(one.values, i), select_cells(two.values, j))
         if not pairs.n:
             continue
-        half = float(stdtrit(freedom, (1 + confidence) / 2)) * pairs.stderr if pairs.n > 1 else math.nan
+        half = float(stdtrit(freedom, (1 + confidence) / 2)) * pairs.stderr + shift if pairs.n > 1 else math.nan
         row = {
             "metric": metric,
             "layer": one.layers[i].name,

@@ -270,7 +270,9 @@ def gate(
     if not 0 < confidence < 1:
         raise UsageError(f"confidence={confidence}: a number between 0 and 1 expected, such as 0.95")
     first, *others = read_sides(selection)
-    pairs = [(first, other, check_sides(first, other, unpaired)) for other in others]
+    quantities = {condition.quantity for condition in conditions}
+    metrics = None if UNPROVEN in quantities else quantities
+    pairs = [(first, other, check_sides(first, other, unpaired, metrics)) for other in others]
     # The number of comparisons sets the confidence of each.
     count = sum(len(rows) for _, rows, _ in _measured(conditions, pairs, by, confidence))
     each = 1 - (1 - confidence) / max(count, 1)

@@ -360,6 +360,24 @@ def test_unpaired_differences(tmp_path):
     assert (row["low"], row["high"]) == (pytest.approx(interval.low), pytest.approx(interval.high))
 
 
+def test_units_of_other_samples_make_unpaired_intervals_wider(tmp_path, caplog):
+    made = fakes.schema()
+    recipe = made.recipe | {"samples_sha256": "cd"}
+    factors = np.array([1.1, 0.95, 1.0]).reshape(3, 1, 1)
+    for name in ("alike", "other"):
+        (tmp_path / name).mkdir()
+    alike, _ = make_pair(tmp_path / "alike", recipe=recipe)
+    other, _ = make_pair(tmp_path / "other", recipe=recipe, unit=made.unit * factors)
+    with pytest.raises(UsageError, match="samples differ"):
+        onnxinfo.compare(other)
+    before, now = (onnxinfo.compare(paths, unpaired=True)[0] for paths in (alike, other))
+    assert caplog.text.count("intervals are wider by 0.15 nats") == 1
+    wider = np.log(1.1 / 0.95)
+    assert (now["low"], now["high"]) == (pytest.approx(before["low"] - wider), pytest.approx(before["high"] + wider))
+    (first, *_) = onnxinfo.gate(other, ["sid>+9"], unpaired=True).outcomes
+    assert first.high - first.low > 2 * wider
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import archive_fakes as fakes
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ import onnxinfo
 from onnxinfo import UsageError
 from onnxinfo.cli import cli
 from onnxinfo.registry import PLOTS
-from onnxinfo.views.comparable import Measured, incomparable
+from onnxinfo.views.comparable import Measured, incomparable, unit_shift
 from onnxinfo.views.plots import history
 from onnxinfo.views.selection import Selection
 
@@ -133,6 +134,28 @@ def test_rounding_of_the_unit_makes_no_difference(tmp_path):
     )
     assert incomparable(one, two, {"sid"}) == ""
     assert "units" in incomparable(one, replace(two, unit=made.unit[:3]), {"sid"})
+
+
+def test_metrics_without_input_units_are_compared_whatever_these_are():
+    made = fakes.table_schema()
+    one, two = (Measured(name, {}, unit, frozenset()) for name, unit in (("a", made.unit), ("b", made.unit * 3)))
+    assert incomparable(one, two, {"sensitivity", "cka", "vinfo", "probe", "gradient"}) == ""
+    assert "units" in incomparable(one, two, {"sensitivity", "robustness"})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_shift_bounds_what_units_change_in_a_linear_layer(seed):
+    """Closed form: log sigma_i = log(budget / n) / 2 - log |J_i u_i|; it is absolute or alpha sum (J_i u_i)^2."""
+    generator = np.random.default_rng(seed)
+    jacobian, unit = generator.standard_normal(30), np.exp(generator.standard_normal(30))
+    other = unit * np.exp(0.2 * generator.standard_normal(30)) * np.exp(generator.normal())
+    shift = unit_shift(*(Measured("", {}, each, frozenset()) for each in (unit, other)), "sid")
+    for budget in (lambda u: 0.01 * np.square(jacobian * u).sum(), lambda u: 1.0):
+        logs = [np.log(budget(u) / 30) / 2 - np.log(np.abs(jacobian * u)) for u in (unit, other)]
+        inside = logs[1] - logs[0]
+        assert abs(inside.mean()) <= shift
+        # Concentration: one mean minus another.
+        assert abs(inside[:10].mean() - inside[10:].mean()) <= shift
 
 
 def test_noise_on_different_inputs_is_not_comparable():

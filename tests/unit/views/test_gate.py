@@ -29,17 +29,16 @@ NET, DIGITS = path_of("digits-cnn.onnx"), path_of("digits.npz")
 NAMES = [row.name for row in fakes.schema().layers]
 
 
-def write_run(path, name, shift=(0.0,) * 4, unproven=(), correct=None, seed=0, layers=None, finished=None):
+def write_run(path, name, shift=(0.0,) * 4, unproven=(), correct=None, seed=0, layers=None, finished=None, **changes):
     """Write a run whose SID is shifted by layer, with noise, of 6 samples; finished: numbers of samples by layer."""
-    changes = {}
     if correct is not None:
         labels = np.zeros(6, np.int64)
-        changes = {"labels": labels, "predicted": np.where(correct, 0, 1), "probability": np.ones(6)}
+        changes |= {"labels": labels, "predicted": np.where(correct, 0, 1), "probability": np.ones(6)}
         card = SanityCard("x", 6, {}, classes=3, labeled=6, accuracy=float(np.mean(correct)))
         changes["provenance"] = fakes.schema().provenance | {"sanity": card.to_dict()}
     described = fakes.schema(recipe=RECIPE, metrics=[fakes.PROVEN_SID], **changes)
     if layers is not None:
-        changes = {"layers": [described.layers[i] for i in layers]}
+        changes |= {"layers": [described.layers[i] for i in layers]}
         described = fakes.schema(recipe=RECIPE, metrics=[fakes.PROVEN_SID], **changes)
     generator = np.random.default_rng(seed)
     with RunWriter.open(path, name, described) as writer:
@@ -219,7 +218,7 @@ def side_of(name, generator):
 def test_chance_fails_rarely(monkeypatch):
     """At 5 % for each of its 8 comparisons rather than for all together, some 40 of 200 calls would fail."""
     generator, failed = np.random.default_rng(0), 0
-    monkeypatch.setattr(gating, "check_sides", lambda first, other, unpaired: True)
+    monkeypatch.setattr(gating, "check_sides", lambda first, other, unpaired, metrics: True)
     for _ in range(200):
         sides = [side_of(name, generator) for name in "ab"]
         monkeypatch.setattr(gating, "read_sides", lambda selection, sides=sides: sides)
@@ -255,6 +254,39 @@ def test_the_command_ends_with_3_and_writes_its_verdict(runs, tmp_path):
     assert not found["passed"]
     assert found["counts"] == {"failed": 1, "passed": 3, "undecided": 0, "incomplete": 0}
     assert found["outcomes"][3]["layer"] == NAMES[3]
+
+
+def test_other_samples_are_judged_by_what_does_not_depend_on_their_units(tmp_path):
+    path = tmp_path / "a.h5"
+    both = np.load(DIGITS)
+    for run, rows in (("a", slice(0, 8)), ("b", slice(8, 16))):
+        chosen = {"layers": ["relu_6", "logits"], "metrics": ["sensitivity", "sid"], "run": run}
+        onnxinfo.analyze(NET, both["images"][rows], path, labels=both["labels"][rows], **chosen)
+    with onnxinfo.open(path) as archive:
+        assert not np.allclose(archive["a"].unit, archive["b"].unit, rtol=1e-3)
+    conditions = ["accuracy<-0.5", "sensitivity:relu_6>+9", "sid:relu_6>+3"]
+    for some in (conditions[:1], conditions[1:2], conditions):
+        verdict = onnxinfo.gate(path, some, unpaired=True)
+        assert {outcome.status for outcome in verdict.outcomes} <= {"passed", "undecided"}
+    given = [each for condition in conditions for each in ("--fail-if", condition)]
+    result = CliRunner().invoke(cli, ["compare", str(path), "--unpaired", *given], obj={})
+    assert result.exit_code == 0, result.output
+    assert "intervals are wider by" in result.stderr
+
+
+def test_accuracy_is_judged_where_metrics_cannot_be_compared(tmp_path):
+    """The input's standard deviation is the unit of SID, and accuracy has none."""
+    path = tmp_path / "a.h5"
+    for run, factor in (("a", 1), ("b", 3)):
+        write_run(path, run, correct=[True] * 6, unit=fakes.schema().unit * factor)
+    refusal = "different units .*, to which sid refers; analyze both on the same samples"
+    with pytest.raises(UsageError, match=refusal):
+        onnxinfo.compare(path)
+    with pytest.raises(UsageError, match=refusal):
+        onnxinfo.gate(path, ["accuracy<-0.9", "sid>+9"])
+    result = CliRunner().invoke(cli, ["compare", str(path), "--fail-if", "accuracy<-0.9"], obj={})
+    assert result.exit_code == 0, result.output
+    assert "passed" in result.stdout
 
 
 def test_the_table_names_the_quantity_of_each_outcome(tmp_path):
