@@ -45,39 +45,23 @@ class Request:
     overwrite: bool = False
 
 
-def check_recipe(path: Path, run: str, request: Request) -> None:
-    """Check that an archive has no run of that name, one that can go on or grow, or one that is to be replaced.
-
-    Raises
-    ------
-    UsageError
-        The run has another recipe and is not to be replaced.
-    ArchiveError
-        The archive cannot be read, or another process is writing to it.
-    """
-    if path.exists():
-        with open_locked(path) as archive:
-            if run in archive.runs:
-                _growth(archive[run], request)
-
-
 def is_complete(path: Path, run: str, request: Request) -> bool:
     """Return whether a finished run has everything that is requested, so that nothing is to be written.
 
     Raises
     ------
     UsageError
-        The run has another recipe and is not to be replaced.
+        The run, finished or not, has another recipe and is not to be replaced.
     ArchiveError
         The archive cannot be read, or another process is writing to it.
     """
-    if request.overwrite or not path.exists():
+    if not path.exists():
         return False
     with open_locked(path) as archive:
-        if run not in archive.runs or not archive[run].is_closed:
+        if run not in archive.runs:
             return False
         growth = _growth(archive[run], request)
-    return growth is not None and growth.changes_nothing
+        return archive[run].is_closed and growth is not None and growth.changes_nothing
 
 
 def kept_cells(path: Path, run: str, request: Request) -> dict[str, npt.NDArray[np.bool_]]:

@@ -31,7 +31,7 @@ from ..archive.begun import Begun, begun
 from ..archive.claim import claim_archive
 from ..archive.format import PARTS, RETRY, RunSchema, plain_text
 from ..archive.growth import unproven
-from ..archive.prepare import Request, another_recipe, check_recipe, is_complete
+from ..archive.prepare import Request, another_recipe, is_complete
 from ..archive.reading import open as open_archive
 from ..archive.sanity import ATTRIBUTE, SanityCard
 from ..archive.writer import RunWriter
@@ -202,6 +202,8 @@ class Ready:
         The archive, with symbolic links resolved, and the run's name.
     request
         What is asked of the run.
+    is_complete
+        Whether the archive has all of it already.
     """
 
     job: Job
@@ -210,6 +212,7 @@ class Ready:
     archive: Path
     run: str
     request: Request
+    is_complete: bool
 
 
 def ready(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config) -> Ready:
@@ -245,8 +248,7 @@ def ready(model: ModelSource, inputs: Any, output: str | os.PathLike[str], confi
         more |= {"unit_mask": mask.source, "unit_mask_sha256": mask.digest()}
     schema = _schema(job, measures, more, describe_execution(config.execution, job.device))
     request, run = Request(schema, config.out.compression, config.out.overwrite), config.out.run or loaded.name
-    check_recipe(archive, run, request)
-    return Ready(job, measures, worker, archive, run, request)
+    return Ready(job, measures, worker, archive, run, request, is_complete(archive, run, request))
 
 
 def _check_target(job: Job, present: Begun, run: str) -> None:
@@ -303,7 +305,7 @@ def complete(
     """
     job, measures, worker, name = found.job, found.measures, found.worker, found.run
     out, schema = job.config.out, found.request.schema
-    if is_complete(Path(output), name, found.request):
+    if found.is_complete:
         logger.info("run %s is complete: it has all cells that were asked for", quoted(name))
         if out.retry_unproven:
             _report_left(Path(output), name)

@@ -220,6 +220,15 @@ def test_a_complete_run_has_nothing_to_compute(tmp_path):
         is_complete(path, "first", Request(schema(recipe={"alpha": 1.0})))
 
 
+def test_an_unfinished_run_of_another_recipe_is_refused_before_anything_is_computed(tmp_path):
+    path = tmp_path / "a.h5"
+    with RunWriter.open(path, "first", schema()):
+        pass
+    assert not is_complete(path, "first", Request(schema()))
+    with pytest.raises(UsageError, match="another recipe"):
+        is_complete(path, "first", Request(schema(recipe={"alpha": 1.0})))
+
+
 def test_the_old_run_is_kept_until_the_new_one_is_complete(tmp_path):
     path, changed = make(tmp_path / "a.h5"), schema(recipe={"alpha": 1.0})
     with pytest.raises(KeyboardInterrupt), RunWriter.open(path, "first", changed, overwrite=True) as writer:

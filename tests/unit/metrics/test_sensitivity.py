@@ -15,6 +15,7 @@ from graphs import constant, model, node, quantized, residual_net, value, weight
 import onnxinfo
 from onnxinfo import UsageError
 from onnxinfo.config import Config, configure
+from onnxinfo.graph.scores import score_tensor
 from onnxinfo.metrics import noisy_effects
 from onnxinfo.metrics.input_provider import open_samples_of
 from onnxinfo.metrics.noisy_effects import PRECISE, LinearTarget
@@ -395,6 +396,26 @@ def test_divergence_is_of_the_probabilities_whatever_stands_after_their_softmax(
     found = onnxinfo.sensitivity(given, x, **options).to_dataframe()
     assert found.trace.tolist() == pytest.approx(expected.trace.tolist(), rel=1e-5)
     assert found.tolerance.tolist() == pytest.approx(expected.tolerance.tolist(), rel=0.1)
+
+
+@pytest.mark.parametrize("given", TAILS.values(), ids=TAILS)
+def test_scores_are_found_before_their_softmax(given: onnx.ModelProto) -> None:
+    assert score_tensor(given) == ("p" if given is TAILS["elementary"] else "logits")
+
+
+def test_the_scores_of_a_second_softmax_may_be_named() -> None:
+    given = classifier_with(
+        *(SOFTMAX, node("Identity", "s", "p"), node("Gemm", "r v", "other"), node("Softmax", "other", "p2", axis=1)),
+        outputs="p p2",
+    )
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    found = [
+        onnxinfo.sensitivity(given, x, change="kl:0.01", layers=["r"], target=name) for name in ("logits", "other")
+    ]
+    first, other = (each.to_dataframe().tolerance.tolist() for each in found)
+    assert other == pytest.approx(first, rel=0.1)
+    with pytest.raises(UsageError, match="needs class scores, and 'r' has none"):
+        onnxinfo.sensitivity(given, x, change="kl:0.01", layers=["h"], target="r")
 
 
 def test_divergence_of_probabilities_taken_for_scores_is_refused() -> None:
