@@ -318,6 +318,7 @@ class _Edited:
         protos.copy_into(self._proto.graph, model.proto.graph, ("value_info", "initializer"))
         self._taken = {*self._flow.producer, *self._flow.initializers, *(v.name for v in model.proto.graph.input)}
         self._own: dict[str, npt.NDArray[Any]] = {}
+        self._origins: dict[str, str] = {}
         self._forgotten: set[str] = set()
 
     def cut(self, position: int, operand: int, axes: Mapping[int, Mask]) -> None:
@@ -372,10 +373,23 @@ class _Edited:
         if inputs[operand] not in self._own:
             before = inputs[operand] or f"{self._flow.nodes[position].output[0]}/bias"
             inputs[operand] = _free(f"{before}/pruned", self._taken)
+            self._origins[inputs[operand]] = before
         self._own[inputs[operand]] = array
+
+    def _share(self) -> None:
+        """Store what nodes shared, and lost the same entries of, once."""
+        first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        same = {
+            name: first.setdefault((self._origins[name], array.shape, array.tobytes()), name)
+            for name, array in self._own.items()
+        }
+        for node in self._proto.graph.node:
+            node.input[:] = [same.get(name, name) for name in node.input]
+        self._own = {name: self._own[name] for name in first.values()}
 
     def model(self) -> Model:
         """Return the changed model, without constants that nothing reads any more."""
+        self._share()
         graph, source = self._proto.graph, self._source.proto.graph
         reads = Counter(name for node in graph.node for name in protos.needed_names(node))
         reads.update(self._flow.outputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from typing import Any, Unpack
 
 from ..config import Config, ExecutionConfig, InputConfig, InputOptions, SidConfig, configure
@@ -19,6 +20,8 @@ from .check import parameter_count, with_feeds
 from .computing import computing
 from .given_model import given_model
 from .open_model import open_model
+
+logger = logging.getLogger(__name__)
 
 #: Key of the record in the metadata of the model.
 METADATA = "onnxinfo_pruned_channels"
@@ -97,7 +100,14 @@ def prune_channels(
     pruned = Removal(loaded, wanted).model()
     with computing(ExecutionConfig(timeout=timeout).timeout):
         difference = _difference(masked(loaded, wanted), pruned, inputs, chosen, seed)
-    record = {"channels": wanted, "parameters": [*map(parameter_count, (loaded, pruned))], "difference": difference}
+    before, after = parameter_count(loaded), parameter_count(pruned)
+    if after > before:
+        logger.warning(
+            "the model has %d parameters, %d before: it shares weights between nodes, which have copies of their own "
+            "where only some of them lose channels; name channels at all of these nodes, or none",
+            *(after, before),
+        )
+    record = {"channels": wanted, "parameters": [before, after], "difference": difference}
     for entry in [entry for entry in pruned.proto.metadata_props if entry.key == METADATA]:
         pruned.proto.metadata_props.remove(entry)
     pruned.proto.metadata_props.add(key=METADATA, value=json.dumps(record))

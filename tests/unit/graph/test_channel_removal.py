@@ -22,6 +22,7 @@ from onnxinfo.graph.channel_spec import _without_repetitions, channels_of
 from onnxinfo.graph.model import load
 from onnxinfo.models import path
 from onnxinfo.torch_graph.runtime import Session
+from onnxinfo.workflows.prune_channels import METADATA
 
 IMAGE = value("x", ("N", 3, 6, 6))
 SAME = {"pads": [1, 1, 1, 1]}
@@ -332,6 +333,33 @@ def test_shared_constants_are_cut_for_one_node_only() -> None:
     ]
     pruned = check(net(nodes, *weights), {"ra": {1: [0]}})
     assert [shapes(pruned)[name][1] for name in ("a", "b")] == [3, 4]
+
+
+def twins() -> onnx.ModelProto:
+    """Two branches of the same weights, which are compared."""
+    nodes = [
+        *(node("Relu", "x", "rx"), node("Conv", "x a.w a.b", "a"), node("Conv", "rx a.w a.b", "b")),
+        *(node("Relu", "a", "ra"), node("Relu", "b", "rb")),
+        *(node("Conv", "ra d.w", "da"), node("Conv", "rb d.w", "db"), node("Sub", "da db", "last")),
+        *HEAD,
+    ]
+    wide = [weight("a.w", 8, 3, 3, 3), weight("a.b", 8), weight("d.w", 4, 8, 1, 1)]
+    return net(nodes, *wide, weight("g.w", 4, 5), weight("g.b", 5))
+
+
+def test_weights_that_nodes_share_stay_shared_where_all_lose_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    pruned = check(twins(), {"ra": {1: [0, 5]}, "rb": {1: [0, 5]}})
+    assert sorted(tuple(each.dims) for each in pruned.proto.graph.initializer) == [
+        *((4, 5), (4, 6, 1, 1), (5,), (6,), (6, 3, 3, 3)),
+    ]
+    assert not caplog.records
+
+
+def test_copies_of_weights_that_make_the_model_larger_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    pruned = check(twins(), {"ra": {1: [0]}})
+    (record,) = (json.loads(each.value) for each in pruned.proto.metadata_props if each.key == METADATA)
+    assert record["parameters"][1] > record["parameters"][0]
+    assert "it shares weights between nodes" in caplog.text
 
 
 def test_constants_may_be_nodes_or_inputs_with_defaults() -> None:
