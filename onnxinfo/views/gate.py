@@ -478,4 +478,4 @@ def _wald(difference: float, variance: float, confidence: float) -> tuple[float,
     from scipy.special import ndtri
 
     half = float(ndtri((1 + confidence) / 2)) * math.sqrt(variance)
-    return difference - half, difference + half
+    return max(difference - half, -1.0), min(difference + half, 1.0)

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 #: Bound if none is given, as a fraction of the input's variance.
 DEFAULT_BOUND = 0.1
 #: Largest PSNR, in decibels: floats tell no smaller errors from none.
-MOST_DECIBELS = 300
+MOST_DECIBELS = 130
+#: Smallest relative noise, and error, that are not lost in the rounding of floats of 32 bits.
+SMALLEST_NOISE, SMALLEST_BOUND = 1e-6, 1e-13
 #: What the bound assumes; stated wherever it is shown.
 ASSUMPTION = (
     "The bound is on unbiased estimators; none exists where the Jacobian has less rank than the input has units. "
@@ -327,6 +329,9 @@ def _wanted(mse: float | None, psnr: float | None, noise: float | None) -> Wante
     for name, value in given.items():
         if not (math.isfinite(value) and (value > 0 or name == "psnr")):
             raise UsageError(f"{name}={value:g}: a number{' above 0' if name != 'psnr' else ''} expected")
+    for name, least in (("mse", SMALLEST_BOUND), ("noise", SMALLEST_NOISE)):
+        if given.get(name, least) < least:
+            raise UsageError(f"{name}={given[name]:g}: at least {least:g} expected; the rounding of floats is larger")
     if noise is not None:
         return Wanted(None, noise)
     if psnr is not None:

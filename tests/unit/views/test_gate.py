@@ -239,6 +239,12 @@ def test_intervals_of_fractions():
     assert (high - low) / 2 == pytest.approx(1.95996 * np.sqrt((2 / 3 / 3 + 3 / 16) / 12), rel=1e-5)
 
 
+@pytest.mark.parametrize("interval", [paired_interval, independent_interval])
+def test_fractions_differ_by_at_most_one(interval):
+    assert interval(np.ones(3), np.zeros(3), 0.95)[0] == -1
+    assert interval(np.zeros(3), np.ones(3), 0.95)[1] == 1
+
+
 def test_two_samples_never_suffice_for_a_fraction():
     assert paired_interval(np.zeros(2), np.ones(2), 0.95)[0] < 0
 
@@ -268,6 +274,10 @@ def test_other_samples_are_judged_by_what_does_not_depend_on_their_units(tmp_pat
     for some in (conditions[:1], conditions[1:2], conditions):
         verdict = onnxinfo.gate(path, some, unpaired=True)
         assert {outcome.status for outcome in verdict.outcomes} <= {"passed", "undecided"}
+    with onnxinfo.open(path) as archive:
+        shift = abs(float(np.log(archive["a"].unit / archive["b"].unit).mean()))
+    (row,) = onnxinfo.compare(path, unpaired=True, metrics=["sid"], layers=["relu_6"])
+    assert row["high"] - row["low"] > 2 * shift
     given = [each for condition in conditions for each in ("--fail-if", condition)]
     result = CliRunner().invoke(cli, ["compare", str(path), "--unpaired", *given], obj={})
     assert result.exit_code == 0, result.output
