@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
 
@@ -20,9 +22,9 @@ from ..analysis.settings import Report
 from ..arguments import Names, names_of
 from ..config import Config, FlatOptions, SelectionConfig, configure
 from ..errors import UsageError
-from ..graph.dataflow import Dataflow
-from ..graph.model import ModelSource
+from ..graph.model import Model, ModelSource, load
 from ..graph.quantization import quantization
+from ..graph.runtime_quantizer import HALF_OPSET, RuntimeQuantizer
 from ..metrics.taps import TappedNetwork
 from ..text import quoted
 from .computing import computing
@@ -34,8 +36,12 @@ from .sensitivity import open_sensitivity
 if TYPE_CHECKING:
     import pandas
 
+logger = logging.getLogger(__name__)
+
 #: Fewest bits that are recommended.
 FEWEST_BITS = 2
+# Maximum number of tensors that a message names.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class TensorBits:
         Mean squared Jacobian of the target, ``tr(J^T J)``.
     loss
         Expected mean squared change of the target by its rounding errors.
+    element_type
+        Type of its values in the model, and of its scale: ``float32`` or ``float16``.
     """
 
     tensor: str
@@ -64,6 +72,7 @@ class TensorBits:
     high: float
     trace: float
     loss: float
+    element_type: str
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class BitPlan(Recommendation):
     accuracy
         Accuracy on the samples with rounded activations and float weights, if it was asked for.
     nodes_to_exclude
-        Nodes that must stay in float so that the tensors with 32 bits do.
+        Nodes that must stay in float so that the tensors of `keep_float` do.
 
     Examples
     --------
@@ -116,15 +125,15 @@ class BitPlan(Recommendation):
             "bits": {each.tensor: each.bits for each in self.tensors},
             "nodes_to_exclude": [*self.nodes_to_exclude],
             "TensorQuantOverrides": {
-                each.tensor: [_override(Grid(each.low, each.high, each.bits))]
+                each.tensor: [_override(Grid(each.low, each.high, each.bits), each.element_type)]
                 for each in self.tensors
                 if each.bits <= STORED_BITS
             },
         }
 
 
-def _override(grid: Grid) -> dict[str, Any]:
-    return {"quant_type": "QUInt8", "scale": grid.step, "zero_point": grid.zero_point}
+def _override(grid: Grid, scale_type: str) -> dict[str, Any]:
+    return {"quant_type": "QUInt8", "scale": grid.step, "scale_type": scale_type, "zero_point": grid.zero_point}
 
 
 def recommend_bits(
@@ -143,7 +152,8 @@ def recommend_bits(
     """Divide bits among the activation tensors of a network, by how strongly their rounding errors move the target.
 
     Rounding to a grid of ``2^b`` values adds errors of variance ``step^2 / 12`` to a tensor, and changes the target by
-    that times ``tr(J^T J)`` in the mean square. Bits, from 2 to 8, go where they reduce the sum most.
+    that times ``tr(J^T J)`` in the mean square. Bits, from 2 to 8, go where they reduce the sum most. ONNX Runtime's
+    quantizer is asked which tensors of the model it rounds; others get no bits.
 
     Parameters
     ----------
@@ -157,10 +167,11 @@ def recommend_bits(
         Instead: smallest accuracy on the samples, whose labels are needed. The smallest mean number of bits is searched
         that reaches it, by evaluations with rounded activations.
     keep_float
-        Number of tensors that stay in float: those with the largest expected change at 8 bits.
+        Number of tensors that stay in float: those with the largest expected change at 8 bits. The nodes that compute
+        or read them are excluded from quantization by name; other tensors that nothing else rounds stay in float, too.
     layers, exclude
         Patterns, see :func:`onnxinfo.select_layers`; default: the default layers that lead to the target, without the
-        target.
+        target, as far as the quantizer rounds them.
     progress
         Called with a :class:`~onnxinfo.Progress` as work is done. Default: a bar in notebooks, nothing elsewhere.
     **flat
@@ -174,8 +185,11 @@ def recommend_bits(
     Raises
     ------
     UsageError
-        Neither or both of mean_bits and accuracy are given, the labels are missing, the model is quantized already, or
-        the accuracy cannot be reached.
+        Neither or both of mean_bits and accuracy are given, the labels are missing, the model is quantized already,
+        the accuracy cannot be reached, the quantizer rounds no chosen tensor or not all named ones, or `keep_float`
+        needs the names of nodes that have none.
+    ModelError
+        ONNX Runtime's quantizer refuses the model.
     OnnxinfoError
         As raised by :func:`onnxinfo.sensitivity`.
 
@@ -208,7 +222,8 @@ def _recommended(
     keep_float: int,
     report: Report,
 ) -> BitPlan:
-    opened = open_sensitivity(model, inputs, config)
+    loaded = load(model)
+    opened = open_sensitivity(loaded, inputs, config)
     opened_model = opened.job.provider.model
     if part := next((name for name in opened.shown if name in opened_model.parts), None):
         raise UsageError(f"bits are of whole tensors: leave out the part {quoted(part)}")
@@ -220,15 +235,61 @@ def _recommended(
     names = opened.shown - {opened.target}
     if not names:
         raise UsageError(f"no tensor but the target '{opened.target}' is chosen; choose more layers")
+    quantizer = RuntimeQuantizer(opened_model.proto if config.input.dequantize else _as_stored(model, loaded))
+    names = _with_grids(quantizer, names, named=bool(config.selection.layers))
+    if keep_float:
+        _check_node_names(quantizer, names)
+    if quantizer.unusable_opset:
+        logger.warning(
+            "ONNX Runtime cannot load what its quantizer makes of float16 models of opset %d; convert to %d or later",
+            *(quantizer.unusable_opset, HALF_OPSET),
+        )
     # Those that do not move the target are only known afterwards.
     _check_kept(keep_float, len(names))
     measured = [each for each in measure_sensitivity(opened.job, opened.target, names, report) if _moves(each)]
     if not measured:
         raise UsageError(f"no chosen tensor moves the target '{opened.target}'; choose other layers")
     _check_kept(keep_float, len(measured))
-    plans = _Plans(measured, keep_float)
+    plans = _Plans(measured, keep_float, quantizer)
     bits, reached = (plans.at(mean_bits), None) if mean_bits is not None else rounding.fewest(plans, accuracy or 0.0)
-    return _plan(opened.job, opened.target, plans, bits, reached, opened_model.flow)
+    return _plan(opened.job, opened.target, plans, bits, reached, quantizer)
+
+
+def _as_stored(source: ModelSource, loaded: Model) -> onnx.ModelProto:
+    """Return the model that would be quantized: a file as it is, without the types that were inferred."""
+    if isinstance(source, str | os.PathLike):
+        return onnx.load(source, load_external_data=False)
+    return source if isinstance(source, onnx.ModelProto) else loaded.proto
+
+
+def _with_grids(quantizer: RuntimeQuantizer, names: frozenset[str], *, named: bool) -> frozenset[str]:
+    """Return the tensors that the quantizer rounds to scales of their own; of named ones, it must be all."""
+    found = names & quantizer.own_grids()
+    left = sorted(names - found)
+    reason = "in float or at the scale of another tensor, whatever bits are recommended"
+    if left and (named or not found):
+        what = "all chosen tensors" if not found else _listed(left)
+        raise UsageError(f"ONNX Runtime's quantizer leaves {what} {reason}; choose others by layers=...")
+    if left:
+        logger.warning("left out, because ONNX Runtime's quantizer leaves them %s: %s", reason, _listed(left))
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first of some names, and the number of others."""
+    shown = ", ".join(quoted(name) for name in names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+def _check_node_names(quantizer: RuntimeQuantizer, tensors: Collection[str]) -> None:
+    nodes = {id(node): node for tensor in sorted(tensors) for node in quantizer.nodes(tensor)}
+    unnamed = [node for node in nodes.values() if not node.name]
+    if unnamed:
+        first = f"{unnamed[0].op_type} {quoted(next(filter(None, unnamed[0].output)))}"
+        raise UsageError(
+            f"keep_float excludes nodes from quantization by name, and {len(unnamed)} of {len(nodes)} nodes have none, "
+            f"such as {first}; name them first, as docs/bits.md shows, or use keep_float=0"
+        )
 
 
 def _check_request(mean_bits: float | None, accuracy: float | None, keep_float: int) -> None:
@@ -244,7 +305,11 @@ def _check_request(mean_bits: float | None, accuracy: float | None, keep_float: 
 
 def _check_kept(keep_float: int, tensors: int) -> None:
     if keep_float >= tensors:
-        raise UsageError(f"keep_float={keep_float} leaves none of {tensors} tensors to be rounded; keep fewer")
+        raise _none_left(keep_float, tensors)
+
+
+def _none_left(keep_float: int, tensors: int) -> UsageError:
+    return UsageError(f"keep_float={keep_float} leaves none of {tensors} tensors to be rounded; keep fewer")
 
 
 def _moves(each: Measured) -> bool:
@@ -256,13 +321,18 @@ class _Plans:
 
     choices = range(FEWEST_BITS, STORED_BITS + 1)
 
-    def __init__(self, measured: Sequence[Measured], keep_float: int) -> None:
+    def __init__(self, measured: Sequence[Measured], keep_float: int, quantizer: RuntimeQuantizer) -> None:
         self.tensors = measured
         self.ranges = [(float(each.low.min()), float(each.high.max())) for each in measured]
         noise = np.array([uniform_noise(low, high, self.choices) for low, high in self.ranges])
         self.losses = np.array([each.trace.mean() for each in measured])[:, None] * noise
-        order = np.argsort(-self.losses[:, -1], kind="stable")
-        self.rounded = sorted(order[keep_float:].tolist())
+        order = np.argsort(-self.losses[:, -1], kind="stable").tolist()
+        nodes = [node for i in sorted(order[:keep_float]) for node in quantizer.nodes(measured[i].layer.name)]
+        self.excluded = tuple(dict.fromkeys(node.name for node in nodes))
+        rounded = quantizer.own_grids(self.excluded)
+        self.rounded = [i for i in sorted(order[keep_float:]) if measured[i].layer.name in rounded]
+        if not self.rounded:
+            raise _none_left(keep_float, len(measured))
 
     def at(self, mean: float) -> dict[int, int]:
         """Return the bits of rounded tensors at a mean number of bits."""
@@ -348,7 +418,12 @@ def _errors(grid: Grid) -> Any:
 
 
 def _plan(
-    job: Job, target: str, plans: _Plans, bits: Mapping[int, int], accuracy: float | None, flow: Dataflow
+    job: Job,
+    target: str,
+    plans: _Plans,
+    bits: Mapping[int, int],
+    accuracy: float | None,
+    quantizer: RuntimeQuantizer,
 ) -> BitPlan:
     rows = tuple(
         TensorBits(
@@ -359,13 +434,13 @@ def _plan(
             *plans.ranges[i],
             float(each.trace.mean()),
             plans.loss(i, bits.get(i)),
+            quantizer.element_type(each.layer.name),
         )
         for i, each in enumerate(plans.tensors)
     )
     variance = target_variance(job, target)
     total = sum(each.loss for each in rows)
-    excluded = tuple(dict.fromkeys(node for each in rows if each.bits == 32 for node in _nodes(flow, each.tensor)))
-    return BitPlan(target, rows, total / variance if variance > 0 else math.nan, accuracy, excluded)
+    return BitPlan(target, rows, total / variance if variance > 0 else math.nan, accuracy, plans.excluded)
 
 
 def target_variance(job: Job, target: str) -> float:
@@ -378,9 +453,3 @@ def target_variance(job: Job, target: str) -> float:
             for start in range(0, len(samples), size)
         ]
     return float(torch.cat(values).var(0, correction=0).sum())
-
-
-def _nodes(flow: Dataflow, tensor: str) -> list[str]:
-    """Names of the nodes that compute or read a tensor."""
-    nodes = [flow.nodes[flow.producer[tensor]], *(flow.nodes[i] for i in flow.consumers.get(tensor, ()))]
-    return [node.name for node in nodes if node.name]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from graphs import quantized
+from graphs import model, node, quantized, value, weight
 
 import onnxinfo
 from onnxinfo import UsageError
@@ -48,49 +49,140 @@ def test_a_grid_has_its_number_of_values_in_the_range(low: float, high: float) -
     assert uniform_noise(low, high, [3])[0] == grid.step**2 / 12
 
 
-def test_the_quantizer_takes_the_recommendation(tmp_path: Path) -> None:
+def documented(block: int) -> str:
+    """A block of Python in docs/bits.md."""
+    text = (Path(__file__).parents[3] / "docs/bits.md").read_text(encoding="utf-8")
+    return text.split("```python\n")[block + 1].split("```")[0]
+
+
+def quantized_by_the_runtime(
+    source: str, plan: onnxinfo.BitPlan, feeds: dict[str, np.ndarray], folder: Path
+) -> onnx.ModelProto:
+    """What ``quantize_static`` makes of a recommendation, as docs/bits.md describes."""
     quantization = pytest.importorskip("onnxruntime.quantization")
-    plan = onnxinfo.recommend_bits(CNN, IMAGES, mean_bits=4, keep_float=1, limit=16)
-    plan.save(tmp_path / "bits.json")
-    stored = json.loads((tmp_path / "bits.json").read_text())
-    assert stored["nodes_to_exclude"] == [*plan.nodes_to_exclude] != []
-    overrides = {
-        name: [
-            {
-                "quant_type": quantization.QuantType.from_string(each["quant_type"]),
-                "scale": np.array(each["scale"], np.float32),
-                "zero_point": np.array(each["zero_point"], np.uint8),
-            }
-            for each in given
-        ]
-        for name, given in stored["TensorQuantOverrides"].items()
-    }
+    plan.save(folder / "bits.json", force=True)
+    names: dict[str, Any] = {}
+    exec(documented(0), names)
 
     class Reader(quantization.CalibrationDataReader):
-        feeds = iter([{"image": np.zeros((1, 1, 8, 8), np.float32)}])
+        given = iter([feeds])
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.feeds, None)
+            return next(self.given, None)
 
     quantization.quantize_static(
-        CNN, tmp_path / "q.onnx", Reader(), nodes_to_exclude=stored["nodes_to_exclude"],
-        activation_type=quantization.QuantType.QUInt8, extra_options={"TensorQuantOverrides": overrides},
-    )  # fmt: skip
-    scales = {
-        each.name.removesuffix("_scale"): float(onnx.numpy_helper.to_array(each))
-        for each in onnx.load(tmp_path / "q.onnx").graph.initializer
-        if each.name.endswith("_scale") and not each.dims
+        source,
+        folder / "q.onnx",
+        Reader(),
+        nodes_to_exclude=json.loads((folder / "bits.json").read_text())["nodes_to_exclude"],
+        activation_type=quantization.QuantType.QUInt8,
+        extra_options={"TensorQuantOverrides": names["overrides"](folder / "bits.json")},
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(folder / "q.onnx", options, providers=["CPUExecutionProvider"])
+    assert np.isfinite(session.run(None, feeds)[0]).all()
+    return onnx.load(folder / "q.onnx")
+
+
+def check_that_it_has_effect(plan: onnxinfo.BitPlan, made: onnx.ModelProto) -> None:
+    """Check that tensors with bits have their grids, and that the others are not rounded."""
+    stored = {each.name: onnx.numpy_helper.to_array(each) for each in made.graph.initializer}
+    steps = {
+        node.input[0].removesuffix("_QuantizeLinear_Input"): stored[node.input[1]]
+        for node in made.graph.node
+        if node.op_type == "QuantizeLinear"
     }
-    table = plan.to_dataframe().set_index("tensor")
-    (kept,) = table.index[table.bits == 32]
-    assert kept not in scales
-    rounded = [name for name in overrides if name in scales]
-    assert len(rounded) >= 4
-    for name in rounded:
-        row = table.loc[name]
-        assert scales[name] == pytest.approx(row.high / (2**row.bits - 1))
-    session = onnxruntime.InferenceSession(tmp_path / "q.onnx", providers=["CPUExecutionProvider"])
-    assert session.run(None, {"image": np.zeros((1, 1, 8, 8), np.float32)})[0].shape == (1, 10)
+    for each in plan.tensors:
+        if each.bits == 32:
+            assert each.tensor not in steps
+        else:
+            grid = Grid(each.low, each.high, each.bits)
+            assert steps[each.tensor].dtype == each.element_type
+            assert steps[each.tensor] == np.array(grid.step, each.element_type)
+
+
+@pytest.mark.parametrize("keep_float", [0, 1])
+@pytest.mark.parametrize("name", ["digits-cnn", "keras-digits-cnn", "jax-digits-cnn", "paddle-digits-cnn"])
+def test_the_quantizer_does_all_that_is_recommended(name: str, keep_float: int, tmp_path: Path) -> None:
+    proto = onnx.load(path(f"{name}.onnx"))
+    for number, each in enumerate(proto.graph.node):
+        each.name = each.name or f"node_{number}"
+    (given,) = proto.graph.input
+    dims = [dim.dim_value for dim in given.type.tensor_type.shape.dim][1:]
+    with np.load(path("digits.npz")) as digits:
+        images = digits["images"][:8].astype(np.float32).reshape(-1, *dims)
+    if name == "jax-digits-cnn" and keep_float:
+        with pytest.raises(UsageError, match="keep_float=1 leaves none of 2 tensors"):
+            onnxinfo.recommend_bits(proto, images, mean_bits=4, keep_float=1)
+        return
+    plan = onnxinfo.recommend_bits(proto, images, mean_bits=4, keep_float=keep_float)
+    bits = [each.bits for each in plan.tensors if each.bits < 32]
+    assert sum(bits) == 4 * len(bits) > 0
+    assert (len(bits) < len(plan.tensors)) == bool(keep_float) == bool(plan.nodes_to_exclude)
+    onnx.save(proto, tmp_path / "given.onnx")
+    made = quantized_by_the_runtime(str(tmp_path / "given.onnx"), plan, {given.name: images[:1]}, tmp_path)
+    check_that_it_has_effect(plan, made)
+
+
+def test_layers_that_the_quantizer_leaves_alone_get_no_bits(caplog: pytest.LogCaptureFixture) -> None:
+    with np.load(path("digits.npz")) as digits:
+        images = digits["images"][:4].astype(np.float32)
+    model, images = path("jax-digits-cnn.onnx"), images.reshape(-1, 8, 8, 1)
+    plan = onnxinfo.recommend_bits(model, images, mean_bits=4)
+    assert "gelu_out_0" not in plan.to_dict()["bits"]
+    (line,) = [each for each in caplog.messages if "left out" in each]
+    assert line.endswith("'gelu_out_0'")
+    with pytest.raises(UsageError, match="leaves 'gelu_out_0' in float"):
+        onnxinfo.recommend_bits(model, images, mean_bits=4, layers=["gelu_out_*"])
+    with pytest.raises(UsageError, match="leaves all chosen tensors in float"):
+        onnxinfo.recommend_bits(path("torch-digits-lstm.onnx"), images.reshape(-1, 8, 8), mean_bits=4)
+
+
+def test_nodes_need_names_to_stay_in_float(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proto = onnx.load(CNN)
+    for each in proto.graph.node:
+        each.name = ""
+    onnx.save(proto, tmp_path / "model.onnx")
+    with monkeypatch.context() as patched:
+        patched.setattr("onnxinfo.workflows.recommend.measure_sensitivity", None)
+        with pytest.raises(UsageError, match=r"have none, such as \w+ '.*'; name them first, as docs/bits.md shows"):
+            onnxinfo.recommend_bits(proto, IMAGES, mean_bits=4, keep_float=1, limit=8)
+    monkeypatch.chdir(tmp_path)
+    exec(documented(1), {})
+    plan = onnxinfo.recommend_bits("named.onnx", IMAGES, mean_bits=4, keep_float=1, limit=8)
+    made = quantized_by_the_runtime("named.onnx", plan, {"image": np.zeros((1, 1, 8, 8), np.float32)}, tmp_path)
+    check_that_it_has_effect(plan, made)
+
+
+def half_precision(opset: int) -> onnx.ModelProto:
+    """A convolutional network in float16."""
+    shapes = {"v": (4, 1, 3, 3), "w": (4, 4, 3, 3), "u": (4, 3)}
+    weights = [weight(name, *shape) for name, shape in shapes.items()]
+    halves = [onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(w).astype(np.float16), w.name) for w in weights]
+    nodes = [
+        *(node("Conv", "x v", "c", pads=[1, 1, 1, 1]), node("Relu", "c", "r"), node("Conv", "r w", "d")),
+        *(node("Relu", "d", "s"), node("GlobalAveragePool", "s", "p"), node("Flatten", "p", "f")),
+        node("Gemm", "f u", "y"),
+    ]
+    element = onnx.TensorProto.FLOAT16
+    ends = [value("x", ("N", 1, 8, 8), element)], [value("y", ("N", 3), element)]
+    return model(nodes, *ends, halves, opset=opset)
+
+
+def test_scales_have_the_type_of_the_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = np.random.default_rng(0).normal(size=(4, 1, 8, 8)).astype(np.float16)
+    plan = onnxinfo.recommend_bits(half_precision(21), images, mean_bits=4)
+    assert {each.element_type for each in plan.tensors} == {"float16"}
+    onnx.save(half_precision(21), tmp_path / "half.onnx")
+    check_that_it_has_effect(
+        plan, quantized_by_the_runtime(str(tmp_path / "half.onnx"), plan, {"x": images[:1]}, tmp_path)
+    )
+    assert not any("float16" in each for each in caplog.messages)
+    onnxinfo.recommend_bits(half_precision(17), images, mean_bits=4)
+    assert any("float16 models of opset 17" in each for each in caplog.messages)
 
 
 def test_an_accuracy_is_reached_with_few_bits() -> None:
@@ -134,5 +226,8 @@ def test_quantized_models_are_refused() -> None:
     rows = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
     with pytest.raises(UsageError, match="quantized already"):
         onnxinfo.recommend_bits(quantized(0.1), rows, layers=["h", "y"], mean_bits=4)
-    plan = onnxinfo.recommend_bits(quantized(0.1), rows, layers=["h", "y"], mean_bits=4, dequantize=True)
+    proto = quantized(0.1)
+    proto.graph.node.append(node("MatMul", "y W", "z"))
+    proto.graph.output[0].name = "z"
+    plan = onnxinfo.recommend_bits(proto, rows, layers=["h", "z"], mean_bits=4, dequantize=True)
     assert [each.bits for each in plan.tensors] == [4]

@@ -187,7 +187,7 @@ def test_recommendations_do_not_depend_on_a_change() -> None:
         [value("y")],
         [weight("w", 4, 4), onnx.numpy_helper.from_array(np.full(4, 1e8, np.float32), "far")],
     )
-    assert onnxinfo.recommend_bits(large, x, mean_bits=4, layers=["h"], target="y").tensors
+    assert onnxinfo.recommend_bits(large, x, mean_bits=4, layers=["r"], target="y").tensors
 
 
 def test_rounding_is_a_floor() -> None:

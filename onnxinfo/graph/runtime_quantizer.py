@@ -1,0 +1,115 @@
+"""What ONNX Runtime's quantizer would round of a model, by asking it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from ..errors import ModelError
+from ..text import printable
+from . import protos
+from .dataflow import Dataflow
+from .protos import Node
+
+# Initializers with more elements lose their values: they are weights, of which only type and shape matter.
+_MAX_ELEMENTS = 1024
+#: First version of ONNX's operators with QuantizeLinear and DequantizeLinear for float16.
+HALF_OPSET = 19
+
+
+class RuntimeQuantizer:
+    """ONNX Runtime's ``quantize_static`` in QDQ format, as far as it marks the tensors to be rounded.
+
+    Parameters
+    ----------
+    proto
+        The model that would be quantized, as it is stored. It is not modified.
+    """
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self._light = onnx.shape_inference.infer_shapes(_without_weights(proto))
+        self._flow = Dataflow(self._light.graph)
+
+    def own_grids(self, excluded: Sequence[str] = ()) -> frozenset[str]:
+        """Return the computed tensors that are rounded to scales of their own.
+
+        Others stay in float, or have the scale of another tensor: those of a ``Reshape`` or ``MaxPool``, for example,
+        have that of its operand.
+
+        Parameters
+        ----------
+        excluded
+            Names of nodes that stay in float, ``nodes_to_exclude``.
+
+        Raises
+        ------
+        ModelError
+            The quantizer refuses the model.
+        """
+        try:
+            return frozenset(_marked(self._light, excluded)).intersection(self._flow.producer)
+        except Exception as error:  # Of any kind: the quantizer is not checked for models that it does not know.
+            reason = printable(" ".join(str(error).split())[:200])
+            raise ModelError(f"ONNX Runtime's quantizer refuses the model: {reason}") from error
+
+    def nodes(self, tensor: str) -> list[Node]:
+        """Return the nodes that compute or read a tensor."""
+        flow = self._flow
+        return [flow.nodes[flow.producer[tensor]], *(flow.nodes[i] for i in flow.consumers.get(tensor, ()))]
+
+    def element_type(self, tensor: str) -> str:
+        """Return the element type of a tensor's values and scale, ``float32`` or ``float16``."""
+        return "float16" if self._flow.element_type(tensor) == TensorProto.FLOAT16 else "float32"
+
+    @property
+    def unusable_opset(self) -> int:
+        """Version of ONNX's operators, if it has none that round float16 values but the model has such; else 0."""
+        version = next((o.version for o in self._light.opset_import if not o.domain), 1)
+        halves = any(self._flow.element_type(name) == TensorProto.FLOAT16 for name in self._flow.producer)
+        return version if halves and version < HALF_OPSET else 0
+
+
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    light = protos.copy_into(onnx.ModelProto(), proto, ("graph",))
+    protos.copy_into(light.graph, proto.graph, ("initializer",))
+    for tensor in proto.graph.initializer:
+        if math.prod(tensor.dims) > _MAX_ELEMENTS:
+            light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        else:
+            light.graph.initializer.add().CopyFrom(tensor)
+    return light
+
+
+def _marked(model: onnx.ModelProto, excluded: Sequence[str]) -> Iterable[str]:
+    """Names of the tensors that get scales of their own, weights included."""
+    # Imported here, because that takes long.
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.calibrate import TensorData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
+    from onnxruntime.quantization.registry import CreateQDQQuantizer, QDQRegistry, QLinearOpsRegistry
+
+    class Marking(QDQQuantizer):  # type: ignore[misc]  # Untyped.
+        def _is_tensor_quantizable(self, tensor_name: str) -> bool:
+            # As in the quantizer, which adds a line to the log of the process if a type is not known.
+            return self._get_tensor_type(tensor_name) in (TensorProto.FLOAT, TensorProto.FLOAT16)
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    # It would infer shapes by way of files otherwise.
+    add_infer_metadata(copy)
+    # Ranges do not matter for marks, but only tensors with ranges can be marked.
+    values = (*copy.graph.value_info, *copy.graph.input, *copy.graph.output)
+    ranges: dict[str, Any] = {v.name: TensorData(lowest=np.float32(0), highest=np.float32(1)) for v in values}
+    types = [*{**QLinearOpsRegistry, **QDQRegistry}]
+    unsigned, signed = QuantType.QUInt8, QuantType.QInt8
+    quantizer = Marking(copy, False, False, signed, unsigned, ranges, [], [*excluded], types, {})
+    for node in quantizer.model.nodes():
+        if quantizer.should_quantize_node(node):
+            CreateQDQQuantizer(quantizer, node).quantize()
+    return [name for name, mark in quantizer.tensors_to_quantize.items() if not mark.is_shared]
