@@ -7,6 +7,7 @@ files that are there, and writes for each a table and a picture, and ``power.md`
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ class Claim:
 
 SCORES = ("linear_16",)
 HIGH = ("relu_15", *SCORES)
+SIZES = ("3 convolutions", "5 convolutions", "8 convolutions")
+STAGES = ("stage 1", "stage 2", "stage 3")
 CLAIMS = (
     Claim("damage", "rises at the damaged convolution", "original", "damaged", ("relu_8",)),
     Claim("damage", "rises after it", "original", "damaged", ("relu_11", *HIGH)),
@@ -73,6 +76,11 @@ CLAIMS = (
     Claim("epochs", "then rises in high layers", LOWEST, "epoch 24", HIGH),
     Claim("epochs", "the opposite: rises first", "epoch 0", HIGHEST, HIGH),
     Claim("epochs", "the opposite: then falls", HIGHEST, "epoch 24", HIGH, -1),
+    *(
+        Claim("depth", f"rises in {stage}, from {first.split()[0]} to {second}", first, second, (stage,))
+        for first, second in itertools.combinations(SIZES, 2)
+        for stage in STAGES
+    ),
     Claim("autoencoders", "stays similar", "classifier", "autoencoder", sign=0),
     *(
         Claim("pruning", f"falls in the scores, {name}, from the network {text}", first, name, SCORES, -1, effect)
@@ -81,12 +89,19 @@ CLAIMS = (
     ),
 )
 #: The network whose rise from the first layer to the last is the measure of the effects.
-RISING = {"damage": "original", "distillation": "without", "epochs": "epoch 24", "autoencoders": "classifier"}
+RISING = {
+    "damage": "original",
+    "distillation": "without",
+    "epochs": "epoch 24",
+    "depth": SIZES[1],
+    "autoencoders": "classifier",
+}
 #: Networks side by side in the table of a study; the others have the first one's layers.
 SHOWN = {
     "damage": ("original", "damaged"),
     "distillation": ("without", "distilled"),
     "epochs": ("epoch 0", LOWEST, HIGHEST, "epoch 24"),
+    "depth": SIZES,
     "autoencoders": ("classifier", "autoencoder"),
     "pruning": ("1 kept", "trained", "0.38 kept", "0.128 kept", "0.08 kept"),
 }

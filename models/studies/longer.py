@@ -1,9 +1,10 @@
-"""Epochs, distillation, pruning and damage (the paper's Figs. 5b, 5a, 4b and 4a) with networks trained for longer.
+"""The paper's claims with networks trained for longer (its Figs. 3a, 4a, 4b, 5a and 5b).
 
 ``python -m onnxinfo.models.studies.longer epochs cifar10.npz -o study/longer --seeds 0 1 2``; the file holds
 ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Networks have batch norm while they are trained, and are measured
-without it. ``pruning`` and ``damage`` start from the networks of ``epochs`` in the same folder; ``distillation``
-needs ``--teacher``, the ONNX file of a classifier of the same images.
+without it. ``pruning``, ``damage`` and ``depth`` take the trained VGG from the study ``epochs`` if it is in the same
+folder; else they train it, once for all. ``distillation`` needs ``--teacher``, the ONNX file of a classifier of the
+same images.
 
 Networks are trained anew for each seed, and measured on held-out images drawn for it. What is in the folder already is
 not done again: more seeds and images add to ``epochs.csv`` and the others, which ``claims.py`` reads.
@@ -29,6 +30,12 @@ from .common import ALEXNET, VGG, Array, Step, accuracy, scores, to_onnx
 from .normalized import BATCH, CALIBRATED, RATE, batches, descend, folded, normalized_classifier, shifted
 from .training import Data, Models, Rows, add, keep, measured, networks, open_data, standardized
 
+#: VGGs by name whose stages, which end with pooling, have fewer or more convolutions.
+SIZES: dict[str, list[Step]] = {
+    "3 convolutions": [(16, 3, 1), None, (32, 3, 1), None, (64, 3, 1), None],
+    "5 convolutions": VGG,
+    "8 convolutions": [*[(16, 3, 1)] * 3, None, *[(32, 3, 1)] * 3, None, *[(64, 3, 1)] * 2, None],
+}
 #: Steps of the first epoch, as fractions of it, after which the VGG is kept besides the ends of all epochs.
 EARLY = (0.1, 0.5)
 #: Layers whose SID is followed over the epochs, and the first, for its rise through the trained network.
@@ -161,8 +168,19 @@ def pruning(source: Source) -> Models:
 
 
 def trained_vgg(source: Source) -> onnx.ModelProto:
-    """Return the VGG after the last epoch, from the study of epochs."""
-    return onnx.load([*networks(source.folder / f"epochs-{source.data.seed}").values()][-1])
+    """Return the VGG after the last epoch: that of the study of epochs if it is there, else trained here."""
+    kept = networks(source.folder / f"epochs-{source.data.seed}")
+    return onnx.load([*kept.values()][-1]) if kept else trained_once("5 convolutions", source)
+
+
+def trained_once(name: str, source: Source) -> onnx.ModelProto:
+    """Return a VGG of one of the sizes, which is trained only if the folder does not have it."""
+    path = source.folder / f"vgg-{source.data.seed}-{name}.onnx"
+    if not path.exists():
+        unfinished = path.with_suffix(".unfinished")
+        onnx.save(trained_by(SIZES[name], source), unfinished)
+        unfinished.rename(path)
+    return onnx.load(path)
 
 
 def trained_by(plan: Sequence[Step], source: Source) -> onnx.ModelProto:
@@ -172,6 +190,17 @@ def trained_by(plan: Sequence[Step], source: Source) -> onnx.ModelProto:
     network = normalized_classifier(data.plan([*plan]), data.side, data.classes)
     descend(network, data.epochs, -(-len(data.x) // BATCH), lambda epoch: label_losses(network, source))
     return exported(network, data)
+
+
+def depth(source: Source) -> Models:
+    """Return VGGs of all sizes."""
+    return {name: trained_vgg(source) if plan is VGG else trained_once(name, source) for name, plan in SIZES.items()}
+
+
+def stage_ends(model: onnx.ModelProto) -> dict[str, str]:
+    """Return names for the tensors that are pooled, in order: ``stage 1`` and so on."""
+    pooled = [node.input[0] for node in model.graph.node if node.op_type == "MaxPool"]
+    return {name: f"stage {number}" for number, name in enumerate(pooled, 1)}
 
 
 def damage(source: Source) -> Models:
@@ -206,11 +235,22 @@ def with_weights(model: onnx.ModelProto, data: Data) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Study:
-    """How a study's networks are trained, the layers that are measured (none: all), and more in the last network."""
+    """How a study's networks are trained and where they are measured.
+
+    Attributes
+    ----------
+    train
+        Returns the networks of one seed.
+    layers, last
+        The layers that are measured (none: all), and more in the last network.
+    stages
+        Whether the ends of stages are measured, and called so.
+    """
 
     train: Callable[[Source], Models]
     layers: tuple[str, ...] = ()
     last: tuple[str, ...] = ()
+    stages: bool = False
 
 
 STUDIES = {
@@ -218,6 +258,7 @@ STUDIES = {
     "distillation": Study(distillation),
     "pruning": Study(pruning, HIGH),
     "damage": Study(damage),
+    "depth": Study(depth, stages=True),
 }
 
 
@@ -246,9 +287,11 @@ def piece(name: str, source: Source, limit: int, normalizer: str) -> pandas.Data
     paths = networks(trained)
     for network, path in paths.items():
         model = onnx.load(path)
-        layers = study.layers + (study.last if network == [*paths][-1] else ())
+        names = stage_ends(model) if study.stages else {}
+        layers = (*names, *study.layers, *(study.last if network == [*paths][-1] else ()))
         shared = {"seed": data.seed, "normalizer": normalizer, "network": network, **facts(model, data)}
-        rows += [shared | row for row in measured(model, data, archive, network, limit, normalizer, layers)]
+        found = measured(model, data, archive, network, limit, normalizer, layers)
+        rows += [shared | row | {"layer": names.get(row["layer"], row["layer"])} for row in found]
         print(f"measured: {name}, seed {data.seed}, {network}, accuracy {shared['accuracy']:.3f}", flush=True)
     return pandas.DataFrame(rows)
 

@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 pytest.importorskip("torch")
-from onnxinfo.models.studies import cells, claims, curve, training, two_level
+from onnxinfo.models.studies import cells, claims, curve, longer, training, two_level
 from onnxinfo.models.studies.two_level import (
     OPPOSITE,
     REFUTED,
@@ -321,13 +321,15 @@ def test_committed_results_have_all_seeds_and_obey_the_floor():
 
 
 @pytest.mark.slow
-def test_a_rerun_gives_the_committed_results(tmp_path):
-    """The first network of a study, trained and measured anew on two images."""
+def test_a_rerun_gives_the_committed_results(tmp_path, monkeypatch):
+    """The smallest network of a study, trained and measured anew on two images."""
     if not os.environ.get("ONNXINFO_CIFAR10"):
         pytest.skip("ONNXINFO_CIFAR10 does not name the images")
-    data = training.open_data(Path(os.environ["ONNXINFO_CIFAR10"]), epochs=8, images=5000, full=False)
-    again = training.piece("autoencoders", data, tmp_path, 2, "sample").set_index(["network", "layer", "image"])
-    expected = pandas.read_csv(RESULTS / "autoencoders.csv")
+    monkeypatch.setattr(longer, "SIZES", {"3 convolutions": longer.SIZES["3 convolutions"]})
+    data = training.open_data(Path(os.environ["ONNXINFO_CIFAR10"]), epochs=16, images=10000, full=False)
+    again = longer.piece("depth", longer.Source(data, tmp_path, None, 1), 2, "sample")
+    again = again.set_index(["network", "layer", "image"])
+    expected = pandas.read_csv(RESULTS / "depth.csv")
     expected = expected[(expected.seed == 0) & (expected.normalizer == "sample")]
     expected = expected.set_index(["network", "layer", "image"]).loc[again.index]
     np.testing.assert_allclose(again.value, expected.value, atol=0.05)

@@ -259,7 +259,7 @@ def test_longer_studies(tmp_path, monkeypatch, asked):
     run(monkeypatch, longer, "pruning", *arguments)
     run(monkeypatch, longer, "damage", *arguments)
     run(monkeypatch, longer, "distillation", *arguments, "--views", 2, "--teacher", small_teacher(tmp_path))
-    found = {name: pandas.read_csv(tmp_path / f"{name}.csv") for name in longer.STUDIES}
+    found = {path.stem: pandas.read_csv(path) for path in tmp_path.glob("*.csv")}
     assert asked["epoch 1"] == asked["0.08 kept"] == longer.HIGH
     assert asked["epoch 2"] == (*longer.HIGH, *longer.FIRST)
     assert asked["distilled"] == asked["damaged"] == ()
@@ -285,6 +285,27 @@ def test_longer_studies(tmp_path, monkeypatch, asked):
 def weights_of(path):
     arrays = [onnx.numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer]
     return [each for each in arrays if each.ndim > 1]
+
+
+def test_sizes_are_compared_at_the_ends_of_stages(tmp_path, monkeypatch, asked):
+    arguments = (*small_study(tmp_path, monkeypatch), "--seeds", 0, "--limit", 1)
+    run(monkeypatch, longer, "depth", *arguments)
+    assert [*asked.values()] == [
+        ("relu_1", "relu_4", "relu_7"), ("relu_3", "relu_8", "relu_11"), ("relu_5", "relu_12", "relu_17")
+    ]  # fmt: skip
+    found = pandas.read_csv(tmp_path / "depth.csv")
+    assert [*found.network.unique()] == [*longer.SIZES] == [*claims.SHOWN["depth"]]
+    assert {tuple(each) for each in found.groupby("network").layer.unique()} == {("stage 1", "stage 2", "stage 3")}
+
+
+def test_the_trained_vgg_is_that_of_the_study_of_epochs(tmp_path, monkeypatch, asked):
+    arguments = (*small_study(tmp_path, monkeypatch), "--seeds", 0, "--limit", 1)
+    run(monkeypatch, longer, "epochs", *arguments)
+    last = [*longer.networks(tmp_path / "epochs-0").values()][-1]
+    run(monkeypatch, longer, "depth", *arguments)
+    middle = longer.networks(tmp_path / "depth-0")["5 convolutions"]
+    assert all((one == other).all() for one, other in zip(weights_of(middle), weights_of(last), strict=True))
+    assert not (tmp_path / "vgg-0-5 convolutions.onnx").exists()
 
 
 def test_only_distillation_needs_a_teacher(tmp_path, monkeypatch, capsys):
