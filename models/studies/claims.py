@@ -1,4 +1,4 @@
-"""What the networks of ``training.py`` and ``longer.py`` say about the paper's claims, over training seeds.
+"""What the networks of ``longer.py`` say about the paper's claims, over training seeds.
 
 ``python -m onnxinfo.models.studies.claims FOLDER -o study/training`` reads ``FOLDER/damage.csv`` and the other studies'
 files that are there, and writes for each a table and a picture, and ``power.md``, which judges all claims.
@@ -121,10 +121,12 @@ def failed(found: pandas.DataFrame, study: str) -> list[int]:
     return sorted(found[low].seed.unique().tolist())
 
 
-def accuracies(found: pandas.DataFrame, study: str) -> str:
-    """Return the accuracy of each classifier side by side as text."""
-    rows = found.dropna(subset="accuracy").drop_duplicates(["seed", "network"])
-    by_name = {name: mean_and_stderr(each.accuracy) for name, each in rows.groupby("network", sort=False)}
+def reached(found: pandas.DataFrame, study: str, column: str) -> str:
+    """Return the accuracy of each network side by side as text, or another of its facts that has a column."""
+    if column not in found:
+        return ""
+    rows = found.dropna(subset=column).drop_duplicates(["seed", "network"])
+    by_name = {name: mean_and_stderr(each[column]) for name, each in rows.groupby("network", sort=False)}
     shown = [name for name in SHOWN[study] if name in by_name]
     return ", ".join(f"{name} {by_name[name][0]:.3f} ± {by_name[name][1]:.3f}" for name in shown)
 
@@ -230,8 +232,9 @@ def study_text(path: Path) -> str:
     """Return a study's table, accuracies, and the seeds that were left out, from its file of cells."""
     found = read(path, "sample")
     text, left_out = markdown(layer_rows(found, path.stem)), failures(path)
-    scored = accuracies(found, path.stem)
-    text += f"\nAccuracy: {scored}.\n" if scored else ""
+    for title, column in (("Accuracy", "accuracy"), ("Squared error relative to the images' variance", "error")):
+        numbers = reached(found, path.stem, column)
+        text += f"\n{title}: {numbers}.\n" if numbers else ""
     text += extremes_text(found) if path.stem == "epochs" else ""
     return text + (f"\nLeft out because the last network did not learn: {left_out}.\n" if left_out else "")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,25 +74,8 @@ def initialized(network: nn.Sequential) -> nn.Sequential:
     return network
 
 
-def fit(
-    network: nn.Module,
-    x: Tensor,
-    epochs: int,
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
-) -> None:
-    """Train on images x (N, 3, y, x) with Adam, cosine annealing, flips and shifts.
-
-    Parameters
-    ----------
-    network
-        Network to train.
-    x
-        Images.
-    epochs
-        Number of epochs.
-    loss
-        Loss as a function of the network's outputs, the augmented images, and their positions in x.
-    """
+def fit_classes(network: nn.Module, x: Tensor, labels: Tensor, epochs: int) -> None:
+    """Train a classifier on images x (N, 3, y, x) with classes (N,): Adam, cosine annealing, flips and shifts."""
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     reach = x.shape[-1] // 16
@@ -102,19 +85,17 @@ def fit(
             shown = torch.where(torch.rand(len(rows), 1, 1, 1) < 0.5, x[rows].flip(3), x[rows])
             shown = shown.roll([int(torch.randint(-reach, reach + 1, ())) for _ in range(2)], (2, 3))
             optimizer.zero_grad()
-            loss(network(shown), shown, rows).backward()  # type: ignore[no-untyped-call]
+            nn.functional.cross_entropy(network(shown), labels[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()
         network.eval()
 
 
-def fit_classes(network: nn.Module, x: Tensor, labels: Tensor, epochs: int) -> None:
-    """Train a classifier on images x (N, 3, y, x) with classes (N,)."""
-    fit(network, x, epochs, lambda y, _, rows: nn.functional.cross_entropy(y, labels[rows]))
-
-
 def to_onnx(network: nn.Sequential, side: int) -> onnx.ModelProto:
-    """Write a chain of convolutions, poolings and linear layers as an ONNX graph; layers are named by position."""
+    """Write a chain of convolutions, transposed ones, poolings and linear layers as an ONNX graph.
+
+    Layers are named by position.
+    """
     nodes, weights, name = [], [], "x"
     for i, layer in enumerate(network):
         output, op, operands = f"{type(layer).__name__.lower()}_{i}", type(layer).__name__, [name]
@@ -126,6 +107,9 @@ def to_onnx(network: nn.Sequential, side: int) -> onnx.ModelProto:
                 nodes.append(helper.make_node("Pad", [name, f"{i}.pads"], [f"pad_{i}"], name=f"pad_{i}", mode="wrap"))
                 operands, pad = [f"pad_{i}"], 0
             op, attributes = "Conv", {"pads": [pad] * 4, "kernel_shape": [kernel] * 2, "strides": [stride] * 2}
+        elif isinstance(layer, nn.ConvTranspose2d):
+            pad, kernel, stride = int(layer.padding[0]), layer.kernel_size[0], layer.stride[0]
+            op, attributes = "ConvTranspose", {"pads": [pad] * 4, "kernel_shape": [kernel] * 2, "strides": [stride] * 2}
         elif isinstance(layer, nn.MaxPool2d):
             op, attributes = "MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2]}
         elif isinstance(layer, nn.Linear):
@@ -138,7 +122,8 @@ def to_onnx(network: nn.Sequential, side: int) -> onnx.ModelProto:
         nodes.append(helper.make_node(op, operands, [output], name=output, **attributes))
         name = output
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, side, side])]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None])]
+    rank = 2 if any(isinstance(layer, nn.Flatten) for layer in network) else 4
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *[None] * (rank - 1)])]
     graph = helper.make_graph(nodes, "study", inputs, outputs, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 

@@ -1,10 +1,10 @@
-"""The paper's claims with networks trained for longer (its Figs. 3a, 4a, 4b, 5a and 5b).
+"""The paper's claims with networks trained for longer (its Figs. 3a, 3b, 4a, 4b, 5a and 5b).
 
 ``python -m onnxinfo.models.studies.longer epochs cifar10.npz -o study/longer --seeds 0 1 2``; the file holds
 ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Networks have batch norm while they are trained, and are measured
-without it. ``pruning``, ``damage`` and ``depth`` take the trained VGG from the study ``epochs`` if it is in the same
-folder; else they train it, once for all. ``distillation`` needs ``--teacher``, the ONNX file of a classifier of the
-same images.
+without it. ``pruning``, ``damage``, ``depth`` and ``autoencoders`` take the trained VGG from the study ``epochs`` if it
+is in the same folder; else they train it, once for all. ``distillation`` needs ``--teacher``, the ONNX file of a
+classifier of the same images.
 
 Networks are trained anew for each seed, and measured on held-out images drawn for it. What is in the folder already is
 not done again: more seeds and images add to ``epochs.csv`` and the others, which ``claims.py`` reads.
@@ -27,7 +27,17 @@ from torch import Tensor, nn
 import onnxinfo
 
 from .common import ALEXNET, VGG, Array, Step, accuracy, scores, to_onnx
-from .normalized import BATCH, CALIBRATED, RATE, batches, descend, folded, normalized_classifier, shifted
+from .normalized import (
+    BATCH,
+    CALIBRATED,
+    RATE,
+    batches,
+    descend,
+    folded,
+    normalized_autoencoder,
+    normalized_classifier,
+    shifted,
+)
 from .training import Data, Models, Rows, add, keep, measured, networks, open_data, standardized
 
 #: VGGs by name whose stages, which end with pooling, have fewer or more convolutions.
@@ -40,8 +50,12 @@ SIZES: dict[str, list[Step]] = {
 EARLY = (0.1, 0.5)
 #: Layers whose SID is followed over the epochs, and the first, for its rise through the trained network.
 HIGH, FIRST = ("relu_11", "relu_15", "linear_16"), ("relu_1",)
+#: The convolutions of the VGG, and what they compute.
+CONVOLUTIONS = ("relu_1", "relu_3", "relu_6", "relu_8", "relu_11", "maxpool2d_12")
 #: Fractions of weights left, the epochs of retraining, and its highest learning rate as a fraction of that of training.
 LEVELS, RETRAINED, SLOWER = (1.0, 0.38, 0.128, 0.08), 5, 0.2
+#: Highest learning rate of autoencoders, whose gradients are smaller, as a multiple of that of classifiers.
+FASTER = 4.0
 #: Temperature that softens the teacher's answers, and their weight relative to the labels.
 TEMPERATURE, TEACHING = 4.0, 0.9
 #: Seed of the views that teacher and students share, and number of images whose training loss is computed.
@@ -75,7 +89,7 @@ def epochs(source: Source) -> Models:
     """Return a VGG before training, twice within its first epoch, and after each, in the second half every second."""
     data = source.data
     torch.manual_seed(data.seed)
-    network = normalized_classifier(data.plan(VGG), data.side, data.classes)
+    network = normalized_classifier(VGG, data.side, data.classes)
     steps = -(-len(data.x) // BATCH)
     names = {max(1, round(steps * share)): f"epoch {share:g}" for share in EARLY}
     late = data.epochs // 2
@@ -144,7 +158,7 @@ def student(source: Source, given: Tensor, taught: float) -> onnx.ModelProto:
     """Return an AlexNet trained on the views in turn: on the labels, and by so much on the answers given for them."""
     data = source.data
     torch.manual_seed(data.seed)
-    network = normalized_classifier(data.plan(ALEXNET), data.side, data.classes)
+    network = normalized_classifier(ALEXNET, data.side, data.classes)
 
     def losses(epoch: int) -> Iterator[Tensor]:
         number = epoch % source.views
@@ -187,7 +201,7 @@ def trained_by(plan: Sequence[Step], source: Source) -> onnx.ModelProto:
     """Return a network of another plan, trained as the VGG is."""
     data = source.data
     torch.manual_seed(data.seed)
-    network = normalized_classifier(data.plan([*plan]), data.side, data.classes)
+    network = normalized_classifier(plan, data.side, data.classes)
     descend(network, data.epochs, -(-len(data.x) // BATCH), lambda epoch: label_losses(network, source))
     return exported(network, data)
 
@@ -195,6 +209,23 @@ def trained_by(plan: Sequence[Step], source: Source) -> onnx.ModelProto:
 def depth(source: Source) -> Models:
     """Return VGGs of all sizes."""
     return {name: trained_vgg(source) if plan is VGG else trained_once(name, source) for name, plan in SIZES.items()}
+
+
+def autoencoders(source: Source) -> Models:
+    """Return the trained VGG, and an autoencoder whose convolutions started with the same weights."""
+    data = source.data
+    torch.manual_seed(data.seed)
+    network = normalized_autoencoder(VGG, data.side, data.classes)
+    steps = -(-len(data.x) // BATCH)
+    descend(network, data.epochs, steps, lambda epoch: image_losses(network, source), rate=RATE * FASTER)
+    return {"classifier": trained_vgg(source), "autoencoder": exported(network, data)}
+
+
+def image_losses(network: nn.Module, source: Source) -> Iterator[Tensor]:
+    """Yield the squared error of an autoencoder for each batch of an epoch."""
+    for rows in batches(len(source.data.x)):
+        shown = shifted(source.data.x[rows])
+        yield nn.functional.mse_loss(computed(network, shown, source), shown)
 
 
 def stage_ends(model: onnx.ModelProto) -> dict[str, str]:
@@ -227,7 +258,7 @@ def retrained(trained: onnx.ModelProto, share: float, source: Source) -> onnx.Mo
 
 def with_weights(model: onnx.ModelProto, data: Data) -> nn.Sequential:
     """Return a VGG with the weights of one that was exported."""
-    network = data.network(data.plan(VGG))
+    network = data.network(VGG)
     weights = {each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in model.graph.initializer}
     network.load_state_dict(weights)
     return network.to(memory_format=torch.channels_last)
@@ -259,17 +290,26 @@ STUDIES = {
     "pruning": Study(pruning, HIGH),
     "damage": Study(damage),
     "depth": Study(depth, stages=True),
+    "autoencoders": Study(autoencoders, CONVOLUTIONS),
 }
 
 
 def facts(model: onnx.ModelProto, data: Data) -> dict[str, float]:
-    """Return accuracy and loss of a network for held-out and for unmodified training images."""
+    """Return what a network reached for held-out and for unmodified training images.
+
+    Accuracy and loss of a classifier; of an autoencoder the squared error relative to the images' variance about the
+    mean training image.
+    """
     found = {}
     for kind, x, y in (
         ("", standardized(data.held_out), data.labels),
         ("train_", data.x[:FITTED].numpy(), data.y[:FITTED].numpy()),
     ):
         given = torch.from_numpy(scores(model, x))
+        if given.dim() > 2:
+            error, variance = (np.mean(np.square(each - x)) for each in (given.numpy(), data.x.mean(0).numpy()))
+            found[f"{kind}error"] = float(error / variance)
+            continue
         target = torch.from_numpy(np.asarray(y)).long()
         found[f"{kind}accuracy"] = float((given.argmax(1) == target).float().mean())
         found[f"{kind}loss"] = float(nn.functional.cross_entropy(given, target))
@@ -292,7 +332,8 @@ def piece(name: str, source: Source, limit: int, normalizer: str) -> pandas.Data
         shared = {"seed": data.seed, "normalizer": normalizer, "network": network, **facts(model, data)}
         found = measured(model, data, archive, network, limit, normalizer, layers)
         rows += [shared | row | {"layer": names.get(row["layer"], row["layer"])} for row in found]
-        print(f"measured: {name}, seed {data.seed}, {network}, accuracy {shared['accuracy']:.3f}", flush=True)
+        kind = "accuracy" if "accuracy" in shared else "error"
+        print(f"measured: {name}, seed {data.seed}, {network}, {kind} {shared[kind]:.3f}", flush=True)
     return pandas.DataFrame(rows)
 
 
@@ -321,7 +362,7 @@ def main() -> None:
     if chosen.study == "distillation" and chosen.teacher is None:
         parser.error("distillation needs a teacher: --teacher resnet44.onnx")
     chosen.output.mkdir(parents=True, exist_ok=True)
-    data = open_data(chosen.data, epochs=chosen.epochs, images=chosen.images, full=False)
+    data = open_data(chosen.data, epochs=chosen.epochs, images=chosen.images)
     source = Source(data, chosen.output, chosen.teacher, chosen.views, chosen.bfloat16)
     run(chosen.study, source, chosen.seeds, chosen.limit, chosen.normalize_by)
 

@@ -1,4 +1,4 @@
-"""Classifiers with batch norm, trained on padded and shifted images, and folded into chains of convolutions and ReLU.
+"""Classifiers and autoencoders with batch norm, trained on padded and shifted images, and their chains without it.
 
 Batch norm makes training faster and its result better; after training it is a part of the convolution before it.
 """
@@ -6,6 +6,7 @@ Batch norm makes training faster and its result better; after training it is a p
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -17,6 +18,8 @@ from .common import HIDDEN, Step, convolutions, initialized
 BATCH, RATE, MOMENTUM, DECAY, WARMUP = 64, 0.05, 0.9, 5e-4, 2.0
 #: Pixels by which a training image is shifted at most, each way.
 REACH = 4
+#: Least number of channels of a transposed convolution.
+NARROWEST = 8
 #: Images over which batch norm's means and variances are computed when it is folded.
 CALIBRATED = 1000
 
@@ -31,13 +34,29 @@ def normalized_classifier(plan: Sequence[Step], side: int, classes: int) -> nn.S
     return initialized(nn.Sequential(*chain)).to(memory_format=torch.channels_last)
 
 
+def normalized_autoencoder(plan: Sequence[Step], side: int, classes: int) -> nn.Sequential:
+    """Return the convolutions of a classifier, followed by transposed ones that compute the image.
+
+    After :func:`torch.manual_seed`, its convolutions have the same weights as those of the classifier.
+    """
+    classifier = normalized_classifier(plan, side, classes)
+    chain = [*itertools.takewhile(lambda layer: not isinstance(layer, nn.Flatten), classifier)]
+    _, channels, reached = convolutions(plan, side)
+    while reached < side:
+        width = max(NARROWEST, channels // 2)
+        chain += [nn.ConvTranspose2d(channels, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
+        channels, reached = width, 2 * reached
+    chain.append(nn.Conv2d(channels, 3, 3, padding=1))
+    return nn.Sequential(*chain).to(memory_format=torch.channels_last)
+
+
 def folded(network: nn.Sequential, x: Tensor) -> nn.Sequential:
     """Return a copy without batch norm, which computes the same.
 
     Parameters
     ----------
     network
-        A chain in which batch norm follows convolutions only. It is not changed.
+        A chain in which batch norm follows convolutions and transposed ones only. It is not changed.
     x
         Images (N, 3, y, x) that give batch norm its means and variances.
     """
@@ -48,8 +67,9 @@ def folded(network: nn.Sequential, x: Tensor) -> nn.Sequential:
             chain.append(layer)
             continue
         convolution = chain[-1]
-        assert isinstance(convolution, nn.Conv2d)
-        chain[-1] = torch.nn.utils.fusion.fuse_conv_bn_eval(convolution, layer)
+        assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
+        transposed = isinstance(convolution, nn.ConvTranspose2d)
+        chain[-1] = torch.nn.utils.fusion.fuse_conv_bn_eval(convolution, layer, transpose=transposed)
     return nn.Sequential(*chain).to(memory_format=torch.contiguous_format).eval()
 
 

@@ -196,17 +196,6 @@ def small_study(folder, monkeypatch):
     return folder / "data.npz", "--epochs", 1, "-o", folder
 
 
-@pytest.mark.parametrize("study", [*training.STUDIES])
-def test_training(study, tmp_path, monkeypatch):
-    arguments = small_study(tmp_path, monkeypatch)
-    run(monkeypatch, training, study, *arguments, "--seeds", 0, "--limit", 1)
-    found = pandas.read_csv(tmp_path / f"{study}.csv")
-    assert [*dict.fromkeys(found.network)] == [*training.networks(tmp_path / f"{study}-0")]
-    assert len(found) == 2 * found.network.nunique()
-    assert np.isfinite(found.value[found.converged]).all()
-    assert {*claims.SHOWN[study]} <= {*found.network}
-
-
 def small_teacher(folder):
     """Write a classifier of the random images."""
     torch.manual_seed(1)
@@ -221,7 +210,7 @@ def test_a_study_resumes_with_new_seeds_and_images_and_trains_each_network_once(
 
     def train(source):
         trained.append(source.data.seed)
-        return {"original": source.data.export(source.data.network(source.data.plan(common.VGG)))}
+        return {"original": common.to_onnx(source.data.network(common.VGG), source.data.side)}
 
     monkeypatch.setitem(longer.STUDIES, "damage", longer.Study(train))
     run(monkeypatch, longer, "damage", *arguments, "--seeds", 0, 1, "--limit", 1)
@@ -287,7 +276,8 @@ def weights_of(path):
     return [each for each in arrays if each.ndim > 1]
 
 
-def test_sizes_are_compared_at_the_ends_of_stages(tmp_path, monkeypatch, asked):
+def test_depth_and_autoencoders(tmp_path, monkeypatch, asked):
+    """Both take the VGG that one of them trained; sizes are compared at the ends of stages."""
     arguments = (*small_study(tmp_path, monkeypatch), "--seeds", 0, "--limit", 1)
     run(monkeypatch, longer, "depth", *arguments)
     assert [*asked.values()] == [
@@ -296,6 +286,18 @@ def test_sizes_are_compared_at_the_ends_of_stages(tmp_path, monkeypatch, asked):
     found = pandas.read_csv(tmp_path / "depth.csv")
     assert [*found.network.unique()] == [*longer.SIZES] == [*claims.SHOWN["depth"]]
     assert {tuple(each) for each in found.groupby("network").layer.unique()} == {("stage 1", "stage 2", "stage 3")}
+    monkeypatch.setattr(longer, "trained_by", None)
+    run(monkeypatch, longer, "autoencoders", *arguments)
+    assert asked["classifier"] == asked["autoencoder"] == longer.CONVOLUTIONS
+    found = pandas.read_csv(tmp_path / "autoencoders.csv").set_index("network")
+    assert [*found.index.unique()] == [*claims.SHOWN["autoencoders"]]
+    assert found.loc["classifier", ["error", "train_error"]].isna().all(axis=None)
+    assert (found.loc["autoencoder", ["error", "train_error"]] > 0).all(axis=None)
+    classifier, other = (weights_of(path) for path in longer.networks(tmp_path / "autoencoders-0").values())
+    middle = weights_of(longer.networks(tmp_path / "depth-0")["5 convolutions"])
+    assert all((one == another).all() for one, another in zip(classifier, middle, strict=True))
+    assert [one.shape for one in other[:5]] == [one.shape for one in classifier[:5]]
+    assert (other[0] != classifier[0]).any()
 
 
 def test_the_trained_vgg_is_that_of_the_study_of_epochs(tmp_path, monkeypatch, asked):
@@ -306,6 +308,25 @@ def test_the_trained_vgg_is_that_of_the_study_of_epochs(tmp_path, monkeypatch, a
     middle = longer.networks(tmp_path / "depth-0")["5 convolutions"]
     assert all((one == other).all() for one, other in zip(weights_of(middle), weights_of(last), strict=True))
     assert not (tmp_path / "vgg-0-5 convolutions.onnx").exists()
+
+
+def chain(scale):
+    """Return an autoencoder that multiplies an image."""
+    layer = torch.nn.Conv2d(3, 3, 1, bias=False)
+    torch.nn.init.dirac_(layer.weight)
+    layer.weight.data *= scale
+    return common.to_onnx(torch.nn.Sequential(layer), 6)
+
+
+def test_errors_of_autoencoders_are_relative_to_the_variance_about_the_mean_image():
+    x = torch.randn(5, 3, 6, 6)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), dtype=np.uint8)
+    data = training.Data(torch.cat([x, -x]), torch.zeros(10).long(), pixels, np.zeros(4, int), 1)
+    assert longer.facts(chain(1.0), data) == {"error": 0, "train_error": 0}
+    # The mean of these training images is 0.
+    assert longer.facts(chain(0.5), data) == pytest.approx({"error": 0.25, "train_error": 0.25})
+    shifted = training.Data(data.x + 1, data.y, pixels, data.labels, 1)
+    assert longer.facts(chain(0.0), shifted)["train_error"] > 1.5
 
 
 def test_only_distillation_needs_a_teacher(tmp_path, monkeypatch, capsys):
@@ -334,6 +355,24 @@ def test_folded_networks_compute_the_same():
     assert all(torch.equal(each, before[key]) for key, each in network.state_dict().items())
 
 
+def test_autoencoders_start_with_the_weights_of_classifiers_and_are_folded_alike():
+    plan, x = [(4, 3, 1), None, (6, 3, 1), None], torch.randn(20, 3, 8, 8)
+    networks = []
+    for each in (normalized.normalized_classifier, normalized.normalized_autoencoder):
+        torch.manual_seed(0)
+        networks.append(each(plan, 8, 3))
+    classifier, autoencoder = networks
+    for place in (0, 4):
+        assert torch.equal(classifier[place].weight, autoencoder[place].weight)
+    plain = normalized.folded(autoencoder, x)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in plain)
+    expected = normalized.calibrated(autoencoder, x)(x)
+    assert expected.shape == x.shape
+    torch.testing.assert_close(plain(x), expected, atol=1e-5, rtol=1e-4)
+    exported = common.scores(common.to_onnx(plain, 8), x.numpy())
+    np.testing.assert_allclose(exported, expected.detach().numpy(), atol=1e-5, rtol=1e-4)
+
+
 def test_shifted_images_are_windows_of_the_padded_or_mirrored_image():
     torch.manual_seed(0)
     x = torch.rand(40, 3, 6, 6) + 1
@@ -355,7 +394,7 @@ def test_shifted_images_are_windows_of_the_padded_or_mirrored_image():
 
 def test_views_are_the_same_for_all_seeds_and_do_not_touch_the_random_numbers(tmp_path):
     x = torch.rand(8, 3, 16, 16)
-    data = training.Data(x, torch.arange(8) % 3, np.zeros((0, 16, 16, 3), np.uint8), np.zeros(0, int), 1, 1)
+    data = training.Data(x, torch.arange(8) % 3, np.zeros((0, 16, 16, 3), np.uint8), np.zeros(0, int), 1)
     torch.manual_seed(3)
     first = longer.view(data, 1)
     drawn = torch.rand(1)
