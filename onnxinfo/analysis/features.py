@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from ..errors import UsageError
+from ..metrics.linear_probe import FEWEST
 from .job import Job
 from .memory import for_each
 
@@ -40,7 +41,7 @@ def labels_of(job: Job, metric: str) -> npt.NDArray[np.int64]:
     Raises
     ------
     UsageError
-        There are none, a single class, or a class of a single sample.
+        There are none, a single class, or a class of fewer than three samples.
     """
     labels = job.provider.main.labels
     if labels is None:
@@ -48,10 +49,11 @@ def labels_of(job: Job, metric: str) -> npt.NDArray[np.int64]:
     known, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(known) < 2:
         raise UsageError(f"{metric} tells classes apart, and all {len(labels)} samples have the same; give others")
-    if counts.min() < 2:
+    if counts.min() < FEWEST:
         label = int(known[counts.argmin()])
         name = job.provider.main.classes[label] if job.provider.main.classes else label
         raise UsageError(
-            f"{metric} is cross-validated, which takes at least 2 samples of each class, and '{name}' has 1; give more"
+            f"{metric} is cross-validated, which takes at least {FEWEST} samples of each class, and '{name}' has "
+            f"{counts.min()}; give more of it, or leave the class out"
         )
     return np.asarray(places.reshape(-1), dtype=np.int64)

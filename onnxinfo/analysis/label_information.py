@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ..archive.format import Field, Metric
-from ..metrics.cka import gram_matrix
 from ..metrics.linear_probe import FOLDS, Predicted, coordinates, predict_held_out, stratified_folds
 from .blocks import Cells, Measure, SampleBatch
 from .features import features_of, labels_of
@@ -27,7 +26,7 @@ class VInformation(Measure):
     Raises
     ------
     UsageError
-        There are no labels, or fewer than two samples of a class.
+        There are no labels, or fewer than three samples of a class.
     """
 
     metric: ClassVar[Metric] = Metric(
@@ -62,8 +61,7 @@ class VInformation(Measure):
         shuffled = np.random.default_rng([seed, 1]).permutation(len(labels))
         for layer in range(len(job.layers)):
             report(Progress("vinfo", layer, len(job.layers)))
-            features = features_of(job, layer)
-            seen = coordinates(features, gram_matrix(features))
+            seen = coordinates(features_of(job, layer))
             own = predict_held_out(seen, labels, folds)
             # Folds go with the labels, so that each still has all classes.
             self._found.append((own, predict_held_out(seen, labels[shuffled], folds[shuffled])))

@@ -7,15 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .cka import centered, gram_matrix, largest_magnitude
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 #: Maximum number of folds of the cross-validation; fewer if a class has fewer samples.
 FOLDS = 5
 #: Strengths of the penalty, from the strongest; a classifier of the bias alone precedes them.
-PENALTIES = tuple(10.0**power for power in range(1, -6, -1))
-#: Of a training fold's samples of each class, one in this many chooses the penalty.
+PENALTIES = tuple(10.0**power for power in range(1, -8, -1))
+#: Fewest samples of each class: one to predict, and of those that train, one to choose the penalty.
+FEWEST = 3
+#: Of a training fold's samples of each class, one in this many chooses the penalty; at least one, so more of few.
 ONE_IN = 4
+#: Other parts choose it in turn, until so many samples have.
+ENOUGH = 50
 #: Part of the largest eigenvalue below which one is rounding.
 _RANK = 1e-10
 
@@ -59,23 +65,21 @@ def stratified_folds(labels: Integers, folds: int, seed: int) -> Integers:
     return found
 
 
-def coordinates(features: npt.NDArray[np.floating], gram: Floats) -> Floats:
-    """Return features in at most as many coordinates as there are samples, without changing any linear classifier.
+def coordinates(features: npt.NDArray[np.floating]) -> Floats:
+    """Return standardized features in at most as many coordinates as there are samples.
 
-    A penalized linear classifier is a combination of its training samples, so that it sees features only through their
-    inner products.
+    Each entry is divided by its standard deviation over all samples, so that its units make no difference; entries that
+    do not vary are 0. No label is used. A penalized linear classifier is a combination of its training samples, so that
+    it sees features only through their inner products, and fewer coordinates with the same ones do not change it.
 
     Parameters
     ----------
     features
         Features, (n, d).
-    gram
-        Gram matrix of the centered features, (n, n).
     """
     if features.shape[1] < len(features):
-        wide = features.astype(np.float64)
-        return np.asarray(wide - wide.mean(0))
-    values, vectors = np.linalg.eigh(gram)
+        return centered(features, largest_magnitude(features), standardized=True)
+    values, vectors = np.linalg.eigh(gram_matrix(features, standardized=True))
     kept = values > _RANK * max(float(values[-1]), 0.0)
     return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
 
@@ -83,24 +87,24 @@ def coordinates(features: npt.NDArray[np.floating], gram: Floats) -> Floats:
 def predict_held_out(features: Floats, labels: Integers, folds: Integers) -> Predicted:
     """Predict the label of each sample by a linear classifier that was trained on the other folds.
 
-    The classifier is a multinomial logistic regression with a quadratic penalty, of a strength that part of the
-    training samples chooses; if none predicts these better than the frequencies of the labels do, it is these.
+    The classifier is a multinomial logistic regression with a quadratic penalty, of a strength that is cross-validated
+    within the training samples; if none predicts these better than the frequencies of the labels do, it is these.
 
     Parameters
     ----------
     features
         Features, (n, d).
     labels
-        Labels from 0 on, (n,); each occurs in at least two folds.
+        Labels from 0 on, (n,); at least two of the samples of each are outside of any fold.
     folds
         Fold of each sample, (n,).
     """
     information, correct = np.zeros(len(labels)), np.zeros(len(labels), dtype=bool)
     for fold in np.unique(folds):
         train, test = folds != fold, folds == fold
-        centered = features - features[train].mean(0)
-        scale = np.sqrt((centered[train] ** 2).sum(1).mean())
-        scaled = centered / (scale if scale > 0 else 1.0)
+        shifted = features - features[train].mean(0)
+        scale = np.sqrt((shifted[train] ** 2).sum(1).mean())
+        scaled = shifted / (scale if scale > 0 else 1.0)
         known, frequencies = labels[train], _log_frequencies(labels[train], labels.max() + 1)
         penalty = _best_penalty(scaled[train], known)
         logs = np.broadcast_to(frequencies, (int(test.sum()), len(frequencies)))
@@ -118,21 +122,28 @@ def _log_frequencies(labels: Integers, classes: int) -> Floats:
 
 def _best_penalty(features: Floats, labels: Integers) -> float | None:
     """Return the penalty that predicts held-out training samples best; None if the frequencies alone do."""
-    held = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        held[np.nonzero(labels == label)[0][ONE_IN - 1 :: ONE_IN]] = True
-    if not held.any():
-        return PENALTIES[0]
-    frequencies = _log_frequencies(labels[~held], labels.max() + 1)
-    best, least = None, -float(frequencies[labels[held]].mean())
+    parts = min(ONE_IN, int(np.bincount(labels).min()))
+    part = stratified_folds(labels, parts, seed=0)
+    # The frequencies alone come first.
+    losses, held = np.zeros(1 + len(PENALTIES)), 0
+    for each in range(parts):
+        if held < ENOUGH:
+            losses += _held_out_losses(features, labels, part == each)
+            held += int((part == each).sum())
+    best = int(losses.argmin())
+    return PENALTIES[best - 1] if best else None
+
+
+def _held_out_losses(features: Floats, labels: Integers, held: npt.NDArray[np.bool_]) -> Floats:
+    """Return the loss of held-out samples, summed, under the others' frequencies and for each penalty."""
+    chosen = np.arange(int(held.sum())), labels[held]
+    frequencies = _log_frequencies(labels[~held], int(labels.max()) + 1)
+    losses = [-float(frequencies[labels[held]].sum())]
     weights: Floats | None = None
     for penalty in PENALTIES:
         weights = _fitted(features[~held], labels[~held], penalty, weights)
-        logs = _log_probabilities(features[held], weights)
-        loss = -float(logs[np.arange(len(logs)), labels[held]].mean())
-        if loss < least:
-            best, least = penalty, loss
-    return best
+        losses.append(-float(_log_probabilities(features[held], weights)[chosen].sum()))
+    return np.array(losses)
 
 
 def _fitted(features: Floats, labels: Integers, penalty: float, start: Floats | None = None) -> Floats:

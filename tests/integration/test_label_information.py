@@ -63,7 +63,7 @@ def test_a_rotated_layer_has_the_same_cka(tmp_path):
 
 
 def test_a_run_that_grows_computes_all_samples_again(tmp_path):
-    chosen = CHOSEN | {"layers": ["relu_6", "logits"]}
+    chosen = CHOSEN | {"layers": ["relu_6", "logits"], "labels": np.arange(50) % 5}
     onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", limit=30, **chosen)
     grown = onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", limit=40, **chosen)
     whole = onnxinfo.analyze(CNN, IMAGES, tmp_path / "b.h5", limit=40, **chosen)
@@ -86,13 +86,32 @@ def test_a_part_of_a_layer(tmp_path):
     assert 0.05 < found["logits[3]"].mean() < found["logits"].mean() - 1
 
 
+def test_a_layer_that_two_samples_activate_has_no_cka(tmp_path):
+    """Without one of them nothing varies, so that the jackknife is 0/0."""
+    x = np.full((20, 2), -1, dtype=np.float32)
+    x[4, 0] = x[9, 1] = 1.0
+    x -= np.random.default_rng(0).random((20, 2), dtype=np.float32) / 2
+    nodes = [graphs.node("Relu", "x", "y"), graphs.node("Add", "x y", "s"), graphs.node("MatMul", "s v", "z")]
+    shapes = [graphs.value("z", ("N", 3))]
+    model = graphs.model(nodes, [graphs.value("x", ("N", 2))], shapes, [graphs.weight("v", 2, 3)])
+    result = onnxinfo.analyze(model, x, tmp_path / "a.h5", metrics=["cka"], layers=["y", "s", "z"])
+    with onnxinfo.open(result.archive) as archive:
+        run = archive[result.run]
+        cells = run.values("cka")
+        assert [layer.name for layer in run.layers] == ["y", "s", "z"]
+    assert np.isnan(cells["value"][0]).all()
+    assert not cells["converged"][0].any()
+    assert np.isfinite(cells["value"][1:]).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"labels": None, "metrics": ["vinfo"]}, "vinfo needs to know the classes; give labels"),
         ({"labels": None, "metrics": ["probe"]}, "needs to know the classes; give labels"),
         ({"labels": np.zeros(50, int)}, "all 50 samples have the same"),
-        ({"labels": np.arange(50)}, "at least 2 samples of each class, and '0' has 1"),
+        ({"labels": np.arange(50)}, "at least 3 samples of each class, and '0' has 1"),
+        ({"labels": np.arange(50) // 2}, "at least 3 samples of each class, and '0' has 2"),
         ({"metrics": ["cka"], "limit": 4}, "at least 5 expected, 4 given"),
     ],
 )

@@ -72,6 +72,36 @@ def test_constant_features_have_no_value():
     assert np.isnan(cka_pseudovalues(gram_matrix(np.ones((6, 3))), gram_matrix(features(6, 3)))).all()
 
 
+@pytest.mark.parametrize("n", [10, 50])
+@pytest.mark.parametrize("active", [1, 2])
+@pytest.mark.parametrize("d", [1, 9])
+def test_no_value_without_distances_that_remain_if_a_sample_is_left_out(n, active, d):
+    """Jackknife pseudovalues are 0/0 if at most two samples differ from the others."""
+    x = np.zeros((n, d), dtype=np.float32)
+    x[[3, 5][:active]] = features(active, d, seed=2) + 1
+    for one, two in ((x, features(n, 4)), (features(n, 4), x)):
+        assert np.isnan(cka_pseudovalues(gram_matrix(one), gram_matrix(two))).all()
+
+
+def test_no_value_for_two_samples_that_are_orthogonal():
+    """HSIC of the layer with itself is 0, and its rounding must not be divided by."""
+    x = np.zeros((40, 16), dtype=np.float32)
+    x[3, :8], x[5, 8:] = np.abs(features(2, 8, seed=3))
+    assert np.isnan(cka_pseudovalues(gram_matrix(x), gram_matrix(features(40, 4)))).all()
+
+
+def test_three_samples_that_differ_have_a_value():
+    x = np.zeros((40, 9), dtype=np.float32)
+    x[[3, 5, 7]] = features(3, 9, seed=4) + 1
+    assert np.isfinite(cka_pseudovalues(gram_matrix(x), gram_matrix(features(40, 4)))).all()
+
+
+def test_entries_that_vary_by_rounding_alone_do_not_count():
+    x = np.full((40, 9), 0.7, dtype=np.float32)
+    x = np.nextafter(x, np.where(features(40, 9) > 0, 1, 0).astype(np.float32))
+    assert not gram_matrix(x).any()
+
+
 def test_the_gram_matrix_is_summed_in_parts():
     x = features(6, 50).astype(np.float32)
     centered = x.astype(np.float64) - x.astype(np.float64).mean(0)

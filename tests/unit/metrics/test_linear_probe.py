@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from onnxinfo.metrics.cka import gram_matrix
 from onnxinfo.metrics.linear_probe import coordinates, predict_held_out, stratified_folds
 
 
 def predicted(features, labels, folds=5, seed=0):
-    seen = coordinates(features, gram_matrix(features))
-    return predict_held_out(seen, labels, stratified_folds(labels, folds, seed))
+    return predict_held_out(coordinates(features), labels, stratified_folds(labels, folds, seed))
 
 
 def labels(n, classes, seed=0):
@@ -53,9 +51,10 @@ def test_two_gaussians_tell_what_the_true_classifier_does():
 
 def test_coordinates_are_a_rotation_of_the_features():
     x = np.random.default_rng(3).standard_normal((20, 500))
-    seen = coordinates(x, gram_matrix(x))
+    seen = coordinates(x)
     assert seen.shape == (20, 19)
-    np.testing.assert_allclose(seen @ seen.T, gram_matrix(x), atol=1e-8)
+    standardized = (x - x.mean(0)) / x.std(0)
+    np.testing.assert_allclose(seen @ seen.T, standardized @ standardized.T, atol=1e-8)
 
 
 def test_the_same_predictions_from_many_and_from_few_coordinates():
@@ -81,3 +80,42 @@ def test_every_class_is_in_every_fold(counts, folds):
     assert sizes.max() - sizes.min() <= 1
     for label in range(len(counts)):
         assert {*found[y == label]} == {*range(folds)}
+
+
+@pytest.mark.parametrize("of_each", [3, 4, 5])
+def test_few_samples_of_each_class_choose_the_penalty(of_each):
+    """Classes that are far apart are told apart by one sample of each."""
+    y = np.tile(np.arange(10), of_each)
+    x = 10 * np.eye(10)[y] + np.random.default_rng(5).standard_normal((len(y), 10))
+    found = predicted(x, y, min(5, of_each))
+    assert found.information.mean() > 0.9 * np.log(10)
+    assert found.correct.all()
+
+
+@pytest.mark.parametrize("d", [5, 200])
+def test_units_make_no_difference(d):
+    y = labels(90, 3)
+    x = np.random.default_rng(6).standard_normal((90, d)) + 2 * y[:, None] * (np.arange(d) % 5 < 2)
+    units = 10.0 ** np.random.default_rng(7).integers(-3, 4, d)
+    own, other = predicted(x, y), predicted(x * units - 3 * units, y)
+    assert own.information.mean() > 0.1
+    np.testing.assert_allclose(other.information, own.information, atol=1e-2)
+
+
+def test_a_small_entry_that_tells_all_beside_large_ones_of_noise():
+    y = labels(100, 2)
+    x = np.random.default_rng(8).standard_normal((100, 5)) * 1e3
+    x[:, 0] = 2 * y - 1 + 0.1 * np.random.default_rng(9).standard_normal(100)
+    found = predicted(x.astype(np.float32), y)
+    assert found.information.mean() == pytest.approx(np.log(2), abs=0.02)
+    assert found.correct.all()
+
+
+@pytest.mark.parametrize("d", [4, 100])
+def test_rounding_tells_nothing(d):
+    """Entries that are constant up to rounding, which here reveals the label, and one that varies."""
+    y = labels(60, 2)
+    x = np.full((60, d), 3.7, dtype=np.float32)
+    x[:, 1:] = np.nextafter(x[:, 1:], np.where(y == 1, np.inf, 0)[:, None].astype(np.float32))
+    x[:, 0] = np.random.default_rng(10).standard_normal(60)
+    assert predicted(x, y).information.mean() < 0.02
