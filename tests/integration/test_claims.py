@@ -292,6 +292,22 @@ def test_the_page_shows_the_committed_results():
         assert claims.study_text(RESULTS / f"{study}.csv") in page
 
 
+def test_the_page_names_the_verdicts_within_the_limit_of_three_seeds():
+    """The 95 % limit of Student's t with two degrees of freedom is 4.3 standard errors."""
+    seen, ratios = {}, {}
+    for claim in claims.CLAIMS:
+        change, _, verdict = claims.judged(claims.read(RESULTS / f"{claim.study}.csv", "sample"), claim)
+        assert change.seeds == 3
+        if verdict in (SEEN, OPPOSITE):
+            seen.setdefault(claim.study, []).append(abs(change.mean) / change.over_seeds)
+        ratios.setdefault(claim.study, []).append(abs(change.mean) / change.stderr)
+    weak = {study for study, each in seen.items() if min(each) < 4.3}
+    assert weak == {"damage", "epochs", "pruning"}
+    assert all(max(seen[study]) < 4.3 for study in weak)
+    assert min(ratios["depth"]) > 5
+    assert min(ratios["autoencoders"]) > 20
+
+
 def test_the_numbers_of_images_on_the_page_follow_from_errors():
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     rows = re.findall(
