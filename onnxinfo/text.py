@@ -43,12 +43,24 @@ def quoted(text: object, most: int = 160) -> str:
     return f"'{shown}'" if len(shown) <= most else f"'{shown[: most // 2]}…{shown[-most // 2 :]}'"
 
 
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return the first of some names, and the number of others.
+
+    Examples
+    --------
+    >>> listed(["a", "b", "c"], most=2)
+    "'a', 'b' and 1 more"
+    """
+    shown = ", ".join(quoted(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
 def no_such(kind: str, name: str, known: Sequence[str], where: str) -> str:
     """Return the message for an unknown name: with similar names, else with some existing ones."""
     near = difflib.get_close_matches(name, known[:10_000], n=3, cutoff=0.5)
-    listed = ", ".join(f"'{each}'" for each in (near or [*known[:8]]))
+    shown = ", ".join(f"'{each}'" for each in (near or [*known[:8]]))
     more = ", ..." if not near and len(known) > 8 else ""
-    hint = f"did you mean {listed}?" if near else f"there is {listed or 'none'}{more}"
+    hint = f"did you mean {shown}?" if near else f"there is {shown or 'none'}{more}"
     return printable(f"no {kind} '{name}' in {where}; {hint}")
 
 

@@ -53,10 +53,21 @@ class ChannelChooser:
         Axis of the channels by layer, counted with the batch.
     report
         Receives progress.
+    joint
+        Groups of layers that lose the same channels; other layers lose their own.
     """
 
-    def __init__(self, job: Job, target: str, axes: Mapping[str, int], report: Report) -> None:
+    def __init__(
+        self,
+        job: Job,
+        target: str,
+        axes: Mapping[str, int],
+        report: Report,
+        joint: Sequence[Sequence[str]] = (),
+    ) -> None:
         self._job, self._axes, self._report = job, axes, report
+        grouped = {name for group in joint for name in group}
+        self._groups = {group[0]: tuple(group) for group in (*joint, *([name] for name in axes if name not in grouped))}
         self._places = {layer.name: i for i, layer in enumerate(job.layers)}
         self._network = TappedNetwork(job.network, self._places[target])
         shapes = job.network.shapes(*job.inputs([0]))
@@ -82,12 +93,27 @@ class ChannelChooser:
         now, moved = effects, np.zeros_like(clean)
         for done in range(1, rounds + 1):
             more = {name: counts[name] * done // rounds - len(removed[name]) for name in removed}
-            for name, channels in choose(now, more, moved, removed).items():
+            for name, channels in self._chosen(now, more, moved, removed).items():
                 removed[name] += channels
             now, target = self.measure(removed, done, rounds)
             moved = target - clean
         change = float(np.square(moved, dtype=np.float64).sum() / len(self._job.provider))
         return Choice(removed, effects, change)
+
+    def _chosen(
+        self,
+        effects: Mapping[str, Floats],
+        counts: Mapping[str, int],
+        moved: Floats,
+        removed: Mapping[str, Sequence[int]],
+    ) -> dict[str, list[int]]:
+        """Choose channels by layer; the same ones in all layers of a group, whose contributions add up."""
+        together = {
+            first: np.sum([effects[name] for name in names], axis=0) if len(names) > 1 else effects[first]
+            for first, names in self._groups.items()
+        }
+        found = choose(together, counts, moved, {first: removed[first] for first in self._groups})
+        return {name: found[first] for first, names in self._groups.items() for name in names}
 
     def measure(
         self, removed: Mapping[str, Sequence[int]], done: int = 0, rounds: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,11 @@ import numpy.typing as npt
 import onnx
 
 from ..errors import ModelError, UsageError
-from ..text import quoted
+from ..text import printable, quoted
 from . import protos
 from .channel_constants import ConstantChannels, absorbed
 from .channel_spec import Channels
-from .channel_ties import Tie, View
+from .channel_ties import RESHAPING, Tie, View
 from .model import Model, load
 from .stored import StoredValues
 
@@ -63,6 +63,12 @@ def _mask(shape: tuple[int | str | None, ...], axis: int, indices: list[int], el
     values = np.ones([size] + [1] * (len(shape) - axis - 1))
     values[indices] = 0
     return onnx.numpy_helper.from_array(values.astype(onnx.helper.tensor_dtype_to_np_dtype(element)))
+
+
+def _shown(shape: tuple[int | str | None, ...] | None) -> str:
+    if shape is None:
+        return "of unknown rank"
+    return f"({', '.join('?' if size is None else printable(size) for size in shape)})"
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -131,6 +137,44 @@ class Removal:
             found.setdefault(name, {})[axis] = int(mask.sum())
         return found
 
+    @property
+    def cut(self) -> set[tuple[Hashable, int]]:
+        """Origins and axes of the stored values that lose entries."""
+        nodes = self._flow.nodes
+        return {
+            (self._stored.origin(nodes[position].input[operand]), axis)
+            for (position, operand), axes in self._cuts.stored.items()
+            for axis in axes
+        }
+
+    @property
+    def copied(self) -> list[str]:
+        """Names of stored weights that nodes share, of which not all lose the same entries: the model needs copies.
+
+        Weights with several entries along one axis only, such as biases, are small, and do not count.
+        """
+        uses: dict[str, set[tuple[Hashable, Hashable]]] = {}
+        for position in range(len(self._flow.nodes)):
+            if not self._stored.computes(position):
+                for name, use in self._uses(position):
+                    for source in filter(self._is_wide, self._stored.sources(name)):
+                        uses.setdefault(source, set()).add(use)
+        return [name for name, found in uses.items() if len(found) > 1 and any(cut for _, cut in found)]
+
+    def _uses(self, position: int) -> Iterator[tuple[str, tuple[Hashable, Hashable]]]:
+        """Stored values that a node reads; their origins and what is cut from them."""
+        node = self._flow.nodes[position]
+        captured = [name for name in self._flow.needs[position] if name not in node.input]
+        for operand, name in enumerate((*node.input, *captured)):
+            if name and self._stored.holds(name):
+                axes = self._cuts.stored.get((position, operand), {})
+                yield name, (self._stored.origin(name), tuple((a, axes[a].tobytes()) for a in sorted(axes)))
+
+    def _is_wide(self, name: str) -> bool:
+        tensor = self._flow.constant(name)
+        shape = self._flow.shape(name) if tensor is None else tensor.dims
+        return len([size for size in shape or () if size != 1]) > 1
+
     def _spread(self) -> None:
         """Follow channels from the named tensors to all that must lose them, too."""
         pending = []
@@ -179,7 +223,7 @@ class Removal:
             ports = (port for tie in self._ties(position, name, axis, output=False) for port in tie.ports)
             tied = {port.position for port in ports if not port.output and port.axis == axis}
             if not operands or not tied.issuperset(operands):
-                raise UsageError(self._refusal(name, axis, f"{self._named(position)} needs all of them"))
+                raise UsageError(self._refusal(name, axis, self._needing(position, name)))
             yield position
 
     def _ties(self, position: int, name: str, axis: int, output: bool | None = None) -> list[Tie]:
@@ -264,6 +308,15 @@ class Removal:
                 )
             yield position, added
 
+    def _needing(self, position: int, name: str) -> str:
+        """Say that a node needs all channels of a value; of a change of shape, also why."""
+        node = self._flow.nodes[position]
+        reason = f"{self._named(position)} needs all of them"
+        if node.op_type not in RESHAPING or node.domain:
+            return reason
+        before, after = (_shown(self._flow.shape(each)) for each in (name, node.output[0]))
+        return f"{reason}, because it turns shape {before} into {after}, where they are not entries of a single axis"
+
     def _named(self, position: int) -> str:
         node = self._flow.nodes[position]
         return f"{node.op_type} {quoted(node.name or node.output[0])}"
@@ -318,7 +371,7 @@ class _Edited:
         protos.copy_into(self._proto.graph, model.proto.graph, ("value_info", "initializer"))
         self._taken = {*self._flow.producer, *self._flow.initializers, *(v.name for v in model.proto.graph.input)}
         self._own: dict[str, npt.NDArray[Any]] = {}
-        self._origins: dict[str, str] = {}
+        self._origins: dict[str, Hashable] = {}
         self._forgotten: set[str] = set()
 
     def cut(self, position: int, operand: int, axes: Mapping[int, Mask]) -> None:
@@ -373,12 +426,12 @@ class _Edited:
         if inputs[operand] not in self._own:
             before = inputs[operand] or f"{self._flow.nodes[position].output[0]}/bias"
             inputs[operand] = _free(f"{before}/pruned", self._taken)
-            self._origins[inputs[operand]] = before
+            self._origins[inputs[operand]] = self._stored.origin(before)
         self._own[inputs[operand]] = array
 
     def _share(self) -> None:
         """Store what nodes shared, and lost the same entries of, once."""
-        first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        first: dict[tuple[Hashable, tuple[int, ...], bytes], str] = {}
         same = {
             name: first.setdefault((self._origins[name], array.shape, array.tobytes()), name)
             for name, array in self._own.items()

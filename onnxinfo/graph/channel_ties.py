@@ -136,6 +136,8 @@ class View:
         return _port(self.result(), axis, Port(True, 0, axis, 0, 0, per, cycle))
 
 
+#: Axes with their sizes.
+Sizes = list[tuple[int, int | str | None]]
 Ports = Iterable[Port]
 Rule = Callable[[View], Iterator[Ports]]
 
@@ -262,7 +264,7 @@ def _concat(view: View) -> Iterator[Ports]:
 
 def _regrouped(view: View) -> Iterator[Ports]:
     """Tie axes that a change of shape keeps, merges, or divides: a merged axis has the channels of each part."""
-    for before, after in _groups(view.shape(0), view.result()):
+    for before, after in _groups(*_told_apart(view)):
         if len(before) == len(after) == 1:
             yield view.operand(0, before[0]) + view.output(after[0])
         elif len(after) == 1:
@@ -273,16 +275,46 @@ def _regrouped(view: View) -> Iterator[Ports]:
                 yield view.operand(0, before[0], per=per, cycle=cycle) + view.output(axis)
 
 
+def _told_apart(view: View) -> tuple[Shape, Shape]:
+    """Shapes of the operand and the output of a change of shape, in which open axes that it keeps have a name."""
+    shapes = [*view.shape(0)], [*view.result()]
+    for i, (before, after) in enumerate(_kept(view)):
+        if before < len(shapes[0]) and after < len(shapes[1]) and shapes[0][before] is None:
+            shapes[0][before] = shapes[1][after] = f"\0{i}"
+    return tuple(shapes[0]), tuple(shapes[1])
+
+
+def _kept(view: View) -> list[tuple[int, int]]:
+    """Axes that a change of shape keeps whatever their sizes are, before and after it."""
+    if view.node.op_type == "Reshape":
+        stated = view.constant(1) if not view.attribute("allowzero", 0) else None
+        return [(axis, axis) for axis, size in enumerate(() if stated is None else stated.tolist()) if size == 0]
+    if view.node.op_type == "Flatten":
+        return [(0, 0)] if view.attribute("axis", 1) == 1 else []
+    wide = [[axis for axis, size in enumerate(shape) if size != 1] for shape in (view.shape(0), view.result())]
+    return [*zip(*wide, strict=True)] if len(wide[0]) == len(wide[1]) else []
+
+
 def _groups(one: Shape, other: Shape) -> Iterator[tuple[list[int], list[int]]]:
     """Smallest groups of neighboring axes with equally many entries on both sides, without axes of size 1.
 
-    A first axis of open size is the batch, on both sides.
+    They are counted from the end, and from the start up to the first axes that do not correspond: entries keep their
+    order, so that both are certain. Axes of open size correspond only if they have the same name.
     """
-    sizes = [[(i, size) for i, size in enumerate(shape) if size != 1] for shape in (one, other)]
+    sides: list[Sizes] = [[(i, size) for i, size in enumerate(shape) if size != 1] for shape in (one, other)]
+    last = [*_leading(*([*reversed(side)] for side in sides))]
+    before = [side[: len(side) - sum(len(group[i]) for group in last)] for i, side in enumerate(sides)]
+    yield from _leading(*before)
+    yield from ((sorted(first), sorted(second)) for first, second in reversed(last))
+
+
+def _leading(one: Sizes, other: Sizes) -> Iterator[tuple[list[int], list[int]]]:
+    """Smallest groups of axes with equally many entries, as far as they correspond."""
+    sizes = [[*one], [*other]]
     while all(sizes):
         (i, first), (j, second) = (side.pop(0) for side in sizes)
         if not isinstance(first, int) or not isinstance(second, int):
-            if isinstance(first, int) or isinstance(second, int) or not (i == j == 0 or first == second):
+            if first is None or first != second:
                 return
             yield [i], [j]
             continue
@@ -370,6 +402,8 @@ UNARY = frozenset({
 })  # fmt: skip
 #: Operators that combine the same entries of their operands.
 COMBINING = frozenset({"Add", "Div", "Max", "Mean", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum", "Where"})
+#: Operators that change the shape alone.
+RESHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 _REDUCING = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
 
 RULES: dict[str, Rule] = {
@@ -377,7 +411,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(COMBINING, _broadcast),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool"), _pool),
     **dict.fromkeys((f"Reduce{name}" for name in _REDUCING), _reduction),
-    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _regrouped),
+    **dict.fromkeys(RESHAPING, _regrouped),
     **dict.fromkeys(("LogSoftmax", "Softmax"), _softmax),
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), _quantization),
     **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), _normalization),

@@ -26,7 +26,7 @@ from ..graph.model import Model, ModelSource, load
 from ..graph.quantization import quantization
 from ..graph.runtime_quantizer import HALF_OPSET, RuntimeQuantizer
 from ..metrics.taps import TappedNetwork
-from ..text import quoted
+from ..text import listed, quoted
 from .computing import computing
 from .given_model import given_model
 from .notebook import reporting
@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 #: Fewest bits that are recommended.
 FEWEST_BITS = 2
-# Maximum number of tensors that a message names.
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -268,17 +266,11 @@ def _with_grids(quantizer: RuntimeQuantizer, names: frozenset[str], *, named: bo
     left = sorted(names - found)
     reason = "in float or at the scale of another tensor, whatever bits are recommended"
     if left and (named or not found):
-        what = "all chosen tensors" if not found else _listed(left)
+        what = "all chosen tensors" if not found else listed(left)
         raise UsageError(f"ONNX Runtime's quantizer leaves {what} {reason}; choose others by layers=...")
     if left:
-        logger.warning("left out, because ONNX Runtime's quantizer leaves them %s: %s", reason, _listed(left))
+        logger.warning("left out, because ONNX Runtime's quantizer leaves them %s: %s", reason, listed(left))
     return found
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return the first of some names, and the number of others."""
-    shown = ", ".join(quoted(name) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def _check_node_names(quantizer: RuntimeQuantizer, tensors: Collection[str]) -> None:

@@ -29,6 +29,7 @@ from .notebook import reporting
 from .recommend import target_variance
 from .recommendation import Recommendation
 from .sensitivity import open_sensitivity
+from .shared_weights import without_copies
 
 if TYPE_CHECKING:
     import pandas
@@ -158,7 +159,9 @@ def recommend_channels(
         Share of each tensor's channels to remove, rounded down to whole channels.
     layers, exclude
         Patterns, see :func:`onnxinfo.select_layers`; default: the default layers that lead to the target and can lose
-        channels without another tensor. In residual networks these are the inner tensors of the blocks.
+        channels without another tensor. In residual networks these are the inner tensors of the blocks. Tensors whose
+        nodes share weights lose the same channels, so that the weights stay shared; they are left out where that is
+        impossible.
     progress
         Called with a :class:`~onnxinfo.Progress` as work is done. Default: a bar in notebooks, nothing elsewhere.
     **flat
@@ -172,7 +175,8 @@ def recommend_channels(
     Raises
     ------
     UsageError
-        The share is invalid or too small, a named layer cannot lose channels, or no layer can.
+        The share is invalid or too small, a named layer cannot lose channels, or only with copies of shared weights, or
+        no layer can.
     OnnxinfoError
         As raised by :func:`onnxinfo.sensitivity`.
 
@@ -197,13 +201,14 @@ def _recommended_channels(model: ModelSource, inputs: Any, share: float, config:
     opened = open_sensitivity(model, inputs, config)
     job, loaded = opened.job, opened.job.provider.model
     chosen = [layer for layer in job.layers if layer.name in opened.shown - {opened.target}]
-    axes = _removable(job, loaded, chosen, strict=bool(config.selection.layers))
+    strict = bool(config.selection.layers)
+    axes, joint = without_copies(loaded, _removable(job, loaded, chosen, strict=strict), strict=strict)
     sizes = {name: _size(loaded, name, axis) for name, axis in axes.items()}
     # The tolerance keeps 0.29 * 100 at 29.
     counts = {name: math.floor(share * size + 1e-9) for name, size in sizes.items()}
     if not any(counts.values()):
         raise UsageError(f"share={share} of at most {max(sizes.values())} channels is none; give a larger share")
-    choice = ChannelChooser(job, opened.target, axes, report).choose(counts)
+    choice = ChannelChooser(job, opened.target, axes, report, joint).choose(counts)
     spec = {name: {axis: sorted(choice.removed[name])} for name, axis in axes.items() if choice.removed[name]}
     smaller = Removal(loaded, spec).model()
     variance = target_variance(job, opened.target)

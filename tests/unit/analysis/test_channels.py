@@ -156,6 +156,57 @@ def test_of_tensors_with_the_same_channels_the_last_is_named() -> None:
     assert onnxinfo.prune_channels(proto, plan.to_dict()).flow.shape("first") == ("N", 4, 6, 6)
 
 
+def siamese(*tail: onnx.NodeProto, depth: int = 2) -> onnx.ModelProto:
+    """Two branches with the same weights, which are compared."""
+    nodes, weights = [node("Exp", "x", "b0"), node("Identity", "x", "a0")], []
+    for i in range(depth):
+        for side in "ab":
+            nodes += [
+                node("Conv", f"{side}{i} w{i} v{i}", f"{side}c{i}"),
+                node("Relu", f"{side}c{i}", f"{side}{i + 1}"),
+            ]
+        weights += [weight(f"w{i}", 6, 6 if i else 2, 1, 1), weight(f"v{i}", 6)]
+    nodes += [
+        node("Conv", f"a{depth} k", "ak"), node("Conv", f"b{depth} k", "bk"), node("Sub", "ak bk", "d"), *tail,
+        node("GlobalAveragePool", "d", "p"), node("Flatten", "p", "y"),
+    ]  # fmt: skip
+    return model(nodes, [value("x", ("N", 2, 4, 4))], [value("y", ("N", 5))], [*weights, weight("k", 5, 6, 1, 1)])
+
+
+def test_weights_that_nodes_share_stay_shared(caplog: pytest.LogCaptureFixture) -> None:
+    proto, images = siamese(), sampled(8, 2, 4, 4)
+    plan = onnxinfo.recommend_channels(proto, images, share=0.5)
+    found = plan.to_dict()
+    assert sorted(found) == ["a1", "a2", "b1", "b2"]
+    assert found["a1"] == found["b1"]
+    assert found["a2"] == found["b2"]
+    assert plan.parameters == (12 + 6 + 36 + 6 + 30, 6 + 3 + 9 + 3 + 15)
+    before, after = outputs(proto, images), outputs(onnxinfo.prune_channels(proto, found), images)
+    change = (after - before).square().sum(1).mean() / before.var(0, correction=0).sum()
+    assert plan.change == pytest.approx(float(change), rel=1e-4)
+    assert not caplog.records
+
+
+def test_what_would_need_copies_of_shared_weights_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    # The weight of the last layer of the branches is read by a node that cannot lose channels.
+    used = [node("ReduceSum", "k", "size", keepdims=0), node("Mul", "d size", "d2"), node("Identity", "d2", "d3")]
+    proto = siamese(*used)
+    proto.graph.node[-2].input[0] = "d3"
+    plan = onnxinfo.recommend_channels(proto, sampled(8, 2, 4, 4), share=0.5)
+    assert sorted(plan.to_dict()) == ["a1", "b1"]
+    assert plan.parameters[1] < plan.parameters[0]
+    assert "left out, because nodes would need copies of the weights that they share: 'a2', 'b2'" in caplog.text
+
+
+def test_a_named_layer_that_would_need_copies_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxinfo.workflows.recommend_channels.ChannelChooser", None)
+    with pytest.raises(UsageError, match="without channels of 'a1', nodes that share weight 'w0' would need copies"):
+        onnxinfo.recommend_channels(siamese(), sampled(8, 2, 4, 4), share=0.5, layers=["a1"])
+    with pytest.raises(UsageError, match="nodes that share weight 'w0' would need") as refused:
+        onnxinfo.recommend_channels(siamese(), sampled(8, 2, 4, 4), share=0.5, exclude=["b*"])
+    assert "\n" not in str(refused.value)
+
+
 def concatenated(middle: str, beta: list[float]) -> onnx.ModelProto:
     """A dense block: after the concatenation, the channels that become zero are `beta` at a padded convolution."""
     nodes = [

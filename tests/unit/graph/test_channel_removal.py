@@ -253,6 +253,23 @@ CHAINS: dict[str, tuple[list[Any], dict[str, dict[int, list[int]]]]] = {
         ],
         {"s": {2: [1, 3]}},
     ),
+    "positions merged into the batch, as many as channels": (
+        [
+            *conv("x", "c", (3, 6)), node("Transpose", "c", "p", perm=[0, 2, 3, 1]),
+            node("Reshape", "p to", "t"), constant("to", [0, 16, 6]), node("MatMul", "t v", "h"), weight("v", 6, 16),
+            node("Relu", "h", "r"), node("Reshape", "r rows", "f"), constant("rows", [-1, 16]),
+            node("MatMul", "f w", "g"), weight("w", 16, 5), node("Relu", "g", "s"), node("Reshape", "s back", "u"),
+            constant("back", [-1, 16, 5]), node("MatMul", "u k", "y"), weight("k", 5, 2),
+        ],
+        {"r": {2: [0, 7]}, "s": {1: [3]}},
+    ),
+    "positions merged into the batch, more than channels": (
+        [
+            *conv("x", "c", (3, 6)), node("Transpose", "c", "p", perm=[0, 2, 3, 1]), node("Relu", "p", "r"),
+            node("Reshape", "r rows", "f"), constant("rows", [-1, 6]), node("Gemm", "f w", "y"), weight("w", 6, 5),
+        ],
+        {"r": {3: [0, 4]}},
+    ),
     "a cast weight": (
         [
             *conv("x", "c", (3, 6)), node("Relu", "c", "r"), node("Cast", "w", "v", to=1), node("Conv", "r v", "last"),
@@ -355,6 +372,15 @@ def test_weights_that_nodes_share_stay_shared_where_all_lose_the_same(caplog: py
     assert not caplog.records
 
 
+def test_weights_that_nodes_share_through_copying_nodes_stay_shared() -> None:
+    proto = twins()
+    (branch,) = (each for each in proto.graph.node if each.output[0] == "b")
+    branch.input[1] = "a.copy"
+    proto.graph.node.insert(0, node("Identity", "a.w", "a.copy"))
+    pruned = check(proto, {"ra": {1: [0, 5]}, "rb": {1: [0, 5]}})
+    assert sum(tuple(each.dims) == (6, 3, 3, 3) for each in pruned.proto.graph.initializer) == 1
+
+
 def test_copies_of_weights_that_make_the_model_larger_are_told(caplog: pytest.LogCaptureFixture) -> None:
     pruned = check(twins(), {"ra": {1: [0]}})
     (record,) = (json.loads(each.value) for each in pruned.proto.metadata_props if each.key == METADATA)
@@ -436,7 +462,12 @@ REFUSALS: dict[str, tuple[list[Any], dict[str, dict[int, list[int]]], str]] = {
             node("ReduceSum", "t", "y"),
         ],
         {"c": {1: [0]}},
-        "Reshape '/t' needs all of them",
+        r"Reshape '/t' needs all of them, because it turns shape \(N, 6, 4, 4\) into \(N, 3, 8, 4\)",
+    ),
+    "channels merged into the batch": (
+        [*conv("x", "c", (3, 6)), node("Reshape", "c to", "t"), constant("to", [-1, 4]), node("ReduceSum", "t", "y")],
+        {"c": {1: [0]}},
+        r"Reshape '/t' needs all of them, because it turns shape \(N, 6, 4, 4\) into \(.*, 4\), where they are not",
     ),
     "an output": ([*conv("x", "y", (3, 6))], {"y": {1: [0]}}, "'y' is an output of the graph"),
     "an input": ([*conv("x", "y", (3, 6))], {"x": {1: [0]}}, "'x' is an input of the graph"),
