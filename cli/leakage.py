@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxinfo.config import PARALLEL
+
 from .options import force
 from .options import inputs as samples
 from .progress import progress_bar
-from .settings import config_file, setting, settings
+from .settings import config_file, setting, settings, without_idle
 from .tables import FORMATS, print_rows, write_stdout
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ _WIDTH = 100
 @config_file
 @setting("layers")
 @setting("exclude")
-@settings("input", "ru.decoder", "execution", leave_out=("decoders",))
+@settings("input", "ru.decoder", "execution", leave_out=("decoders", *PARALLEL))
 @setting("seed", help="Seed of noise and random directions.")
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
 @force
@@ -69,6 +71,8 @@ def leakage(model: str, inputs: str, output: str | None, format: str, force: boo
 
     if output is not None:
         claim_figure(output, model, inputs, options["labels"], options["decoder_inputs"], force=force)
+    if not options["attack"]:
+        options = without_idle(options, "ru.decoder")
     with progress_bar() as report:
         found = measure(model, inputs, progress=report, **options)
     if output is not None:
@@ -92,5 +96,6 @@ def _summary(found: Leakage) -> str:
     seen = f" {found.seen} of the samples were trained on: attack is too small." if found.seen else ""
     return (
         f"{found.samples} samples, {found.input_units} input units. bound: mean squared error per input unit, in units "
-        f"of its channel's {kinds[found.unit]} over the samples.{accuracy}{seen} {found.assumption}"
+        f"of its channel's {kinds[found.unit]} over the samples; guessing its mean has {found.guess:.3g}."
+        f"{accuracy}{seen} {found.assumption}"
     )

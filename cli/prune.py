@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxinfo.config import InputConfig
+
 from .models import load_for
 from .options import force
-from .settings import config_file, setting, settings
+from .settings import config_file, setting, settings, without_idle
 from .verbosity import print_info
 
 if TYPE_CHECKING:
     from onnxinfo import Model
+
+# Settings of the comparison with the model before channels are removed, and those that the samples alone have.
+_COMPARING = ("input", "seed", "timeout")
+_READING = (*InputConfig().reading(), "shuffle_seed", "limit", "labels")
 
 
 @click.command(no_args_is_help=True)
@@ -59,6 +65,7 @@ def prune(
       onnxinfo prune resnet20.onnx --channels channels.json -o smaller.onnx
     """
     from onnxinfo import UsageError, save
+    from onnxinfo.config import refuse_idle
 
     if (keep is None) == (channels is None):
         raise UsageError("weights are set to zero, or channels removed; give one of keep=... and channels=...")
@@ -66,6 +73,10 @@ def prune(
         raise UsageError(f"scope='{scope}' is of weights; leave it out with channels=...")
     if channels is None and inputs is not None:
         raise UsageError(f"inputs='{inputs}' are compared on after channels are removed; leave it out with keep=...")
+    if channels is None:
+        refuse_idle(without_idle(options, *_COMPARING), _COMPARING, "with keep=...", "give channels=...")
+    elif inputs is None:
+        refuse_idle(without_idle(options, *_READING), _READING, "on random inputs", "give inputs=...")
     loaded = load_for(model, output, force, [channels, inputs, options["labels"]])
     if channels is None:
         pruned, told = _without_weights(loaded, keep, scope or "global")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxinfo.config import PARALLEL
+
 from .former import Group
 from .options import force
 from .options import inputs as samples
@@ -38,7 +40,7 @@ def recommend() -> None:
 @config_file
 @setting("layers")
 @setting("exclude")
-@settings("input", "execution")
+@settings("input", "execution", leave_out=PARALLEL)
 @setting("target")
 @setting("probes")
 @setting("seed", help="Seed of random directions.")
@@ -84,7 +86,7 @@ def bits(model: str, inputs: str, output: str | None, format: str, force: bool, 
 @config_file
 @setting("layers")
 @setting("exclude")
-@settings("input", "execution")
+@settings("input", "execution", leave_out=PARALLEL)
 @setting("target")
 @setting("probes")
 @setting("seed", help="Seed of random directions.")

@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from onnxinfo.config import PARALLEL
+
 from .options import inputs as samples
 from .progress import progress_bar
-from .settings import config_file, setting, settings
+from .settings import config_file, setting, settings, without_idle
 from .tables import FORMATS, print_rows
 
 COLUMNS = ("tensor", "op", "depth", "trace", "stderr", "std", "tolerance", "tolerance_std")
@@ -43,6 +45,8 @@ def sensitivity(model: str, inputs: str, output: str | None, format: str, **opti
     from onnxinfo import sensitivity as measure
     from onnxinfo.text import printable
 
+    if output is None:
+        options = without_idle(options, "output", *PARALLEL)
     with progress_bar() as report:
         found = measure(model, inputs, output, progress=report, **options)
     table = found.table()

@@ -155,6 +155,33 @@ def setting(flat: str, name: str = "", help: str = "") -> Callable[[Command], Co
     return _option(entry, name or flat, flag, entry.default)
 
 
+def without_idle(options: dict[str, Any], *idle: str) -> dict[str, Any]:
+    """Leave out settings that have no effect on the running command, unless they were typed.
+
+    Those that the configuration file or the environment sets for other commands do no harm; typed ones are refused by
+    the function that the options are for, see :func:`onnxinfo.config.refuse_idle`.
+
+    Parameters
+    ----------
+    options
+        Values by name of the parameter.
+    *idle
+        Tables of the configuration file, or flat names of settings.
+    """
+    context = click.get_current_context()
+    known = {
+        each.name
+        for each in context.command.params
+        if isinstance(each, SettingOption) and not {each.entry.section, each.entry.setting.flat}.isdisjoint(idle)
+    }
+    return {name: value for name, value in options.items() if name not in known or is_typed(context, name)}
+
+
+def is_typed(context: click.Context, name: str) -> bool:
+    """Whether an option is on the command line, rather than in the environment or the configuration file."""
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
 def config_file(command: Command) -> Command:
     """Add ``--config`` and ``--show-config`` to a command."""
     return click.option(

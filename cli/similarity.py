@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from onnxinfo.config import PARALLEL
+
 from .options import force
 from .options import inputs as samples
 from .progress import progress_bar
@@ -22,7 +24,7 @@ from .tables import FORMATS, claim_table, print_rows
 @click.option(
     "--other-layers", multiple=True, metavar="P", help="Layers of the other network, if not the same; repeatable."
 )
-@settings("input", "execution")
+@settings("input", "execution", leave_out=PARALLEL)
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
 @click.option("-o", "--output", default="-", type=click.Path(), help="File to write; - is standard output.")
 @force

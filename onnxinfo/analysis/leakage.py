@@ -30,6 +30,7 @@ from .decoder_attack import Attack, attack
 from .job import Job
 from .memory import for_each
 from .settings import Progress, Report
+from .spread import Spread
 
 Floats = npt.NDArray[np.float64]
 #: Units of errors: the variance of an input channel over the samples, and the squared range of its values.
@@ -38,6 +39,8 @@ VARIANCE, RANGE = "variance", "range"
 DRAWS = 4
 #: Target for the relative standard error of ``tr(J^T J)`` at each sample.
 TRACE_STDERR = 0.05
+#: Relative rounding of errors.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def measure_leakage(
     wanted: Wanted,
     report: Report,
     training: InputProvider | None = None,
-) -> tuple[list[Leak], Accuracy]:
+) -> tuple[list[Leak], Accuracy, float]:
     """Measure what layers of a job reveal of the input.
 
     Parameters
@@ -155,17 +158,21 @@ def measure_leakage(
         By layer, in the order of the job.
     Accuracy
         Accuracy without noise.
+    float
+        Mean squared error per input unit of guessing each channel's mean.
 
     Raises
     ------
     InputError
-        A label is none of the classes.
+        A label is none of the classes, or the samples are constant.
     UsageError
         The bound is an error that needs no tensor.
     """
-    unit = job.unit if wanted.unit == VARIANCE else ranges(job)
+    spread = Spread.of(job)
+    unit = spread.deviations() if wanted.unit == VARIANCE else spread.ranges()
+    guess = spread.guess(unit)
     if wanted.bound is not None:
-        check_bound(wanted.bound, float((job.unit / unit).double().square().mean()))
+        check_bound(wanted.bound, guess)
     classifier = None if scores is None else _Classifier(job, scores)
     found = _Totals(job, unit, report)
     information = (found.trace / found.inputs).mean(1)
@@ -192,7 +199,7 @@ def measure_leakage(
         )
         for i in chosen
     ]
-    return leaks, clean
+    return leaks, clean, guess
 
 
 def check_bound(bound: float, guess: float) -> None:
@@ -210,39 +217,12 @@ def check_bound(bound: float, guess: float) -> None:
     UsageError
         Guessing is at least as good.
     """
-    if bound >= guess:
+    # Units are rounded, so that an error of the variance itself is not exactly 1.
+    if bound >= guess * (1 - ROUNDING):
         raise UsageError(
             f"a mean squared error of {bound:.3g} cannot be a bound: guessing each channel's mean has {guess:.3g} "
             f"without seeing any tensor; give a smaller mse=..., or a larger psnr=..."
         )
-
-
-def ranges(job: Job) -> Tensor:
-    """Range of the input's values over all samples, of each channel; broadcastable to one sample like the unit."""
-    low = high = None
-    for block in _blocks(job):
-        x, _ = job.inputs(block)
-        counted = job.counted(block)
-        mask = torch.ones_like(x, dtype=torch.bool) if counted is None else counted.reshape(x.shape)
-        least, most = (
-            _over_unit(torch.where(mask, x, torch.full_like(x, fill)), job.unit, largest)
-            for fill, largest in ((math.inf, False), (-math.inf, True))
-        )
-        low = least if low is None else torch.minimum(low, least)
-        high = most if high is None else torch.maximum(high, most)
-    assert low is not None
-    assert high is not None
-    found = high - low
-    # A constant channel, or one that no sample counts, has the mean range of the others.
-    varies = found.isfinite() & (found > 0)
-    return torch.where(varies, found, found[varies].mean())
-
-
-def _over_unit(x: Tensor, unit: Tensor, largest: bool) -> Tensor:
-    """Extreme of samples (S, *shape) over the samples and over the axes along which the unit is the same."""
-    axes = [0, *(i + 1 for i, size in enumerate(unit.shape) if size == 1)]
-    found = x.amax(axes, keepdim=True) if largest else x.amin(axes, keepdim=True)
-    return found[0]
 
 
 def _blocks(job: Job) -> Iterator[list[int]]:

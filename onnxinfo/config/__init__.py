@@ -7,10 +7,11 @@ is used by Python's keywords, the command line (``--flat-name``) and the environ
 
 from __future__ import annotations
 
-from .combining import configure, read_settings
+from .combining import configure, read_settings, refuse_idle
 from .keywords import FlatOptions, InputOptions, Options, TrainingOptions
 from .sections import (
     COHERENCY_METRICS,
+    PARALLEL,
     PATTERNS,
     RESCALE_FACTOR,
     SECTIONS,
@@ -33,6 +34,7 @@ from .settings import Entry, Setting, recipe
 
 __all__ = [
     "COHERENCY_METRICS",
+    "PARALLEL",
     "PATTERNS",
     "RESCALE_FACTOR",
     "SECTIONS",
@@ -58,5 +60,6 @@ __all__ = [
     "read_settings",
     "recipe",
     "recorded_flags",
+    "refuse_idle",
     "unrecorded",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
@@ -50,6 +50,39 @@ def configure(base: Config, options: Mapping[str, Any], *sections: str) -> Confi
         if name not in known:
             raise UsageError(no_such("option", name, [*known, *allowed], "an analysis"))
     return _with_flat(dataclasses.replace(base, **objects), flat, known)
+
+
+def refuse_idle(given: Iterable[str], idle: Iterable[str], when: str, remedy: str = "") -> None:
+    """Refuse settings that would have no effect.
+
+    Parameters
+    ----------
+    given
+        Flat names of the settings that the user gave, or attributes of :class:`Config`.
+    idle
+        Those without effect; a table of the configuration file stands for all of its settings.
+    when
+        Where they have no effect, such as ``"without attack=True"``.
+    remedy
+        What gives them one, such as ``"give attack=True"``.
+
+    Raises
+    ------
+    UsageError
+        One of them was given.
+    """
+    names: set[str] = set()
+    for each in idle:
+        own = [entry.setting for entry in entries(each)] if each in SECTIONS else []
+        names |= {name for setting in own for name in (setting.flat, setting.former) if name}
+        names.add(SECTIONS[each][0][0] if each in SECTIONS else each)
+    if found := [f"{name}=..." for name in given if name in names]:
+        one = len(found) == 1
+        listed = found[0] if one else f"{', '.join(found[:-1])} and {found[-1]}"
+        advice = f"{remedy}, or leave" if remedy else "leave"
+        raise UsageError(
+            f"{listed} {'has' if one else 'have'} no effect {when}; {advice} {'it' if one else 'them'} out"
+        )
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:

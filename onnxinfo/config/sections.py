@@ -14,6 +14,9 @@ from .settings import Entry, Validated, setting, settings_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+#: Settings of workers, which single measurements do without.
+PARALLEL = ("engine", "workers", "threads", "ray_address")
+
 #: Default factor of :func:`onnxinfo.rescale` and :func:`onnxinfo.coherency`, and default metrics of the latter.
 RESCALE_FACTOR = 4.0
 COHERENCY_METRICS = ("sid", "gradient", "gradcam")

@@ -28,6 +28,7 @@ def draw_leakage(
     *,
     accuracy: float,
     unit: str,
+    guess: float,
     notes: Sequence[str],
     force: bool = False,
     **style: Any,
@@ -44,6 +45,8 @@ def draw_leakage(
         Accuracy without noise; NaN: no accuracy is drawn.
     unit
         Unit of the errors.
+    guess
+        Error of guessing the mean of each channel, in this unit.
     notes
         Sentences below the figure.
     force
@@ -59,7 +62,7 @@ def draw_leakage(
         canvas.set_height((count * 1.9 + 11) * canvas.style.font / 72)
         panels = canvas.panels(1, 2 if math.isnan(accuracy) else 3, sharey=True)[0]
         _noise(panels[-2], _column(table, "noise_std", order))
-        _errors(panels[-1], table, order, unit)
+        _errors(panels[-1], table, order, unit, guess)
         if not math.isnan(accuracy):
             _accuracy(panels[0], table, order, accuracy)
         panels[0].set_yticks(range(count), short_names([table["tensor"][i] for i in order], 24))
@@ -98,7 +101,7 @@ def _noise(axes: Axes, noise: npt.NDArray[np.float64]) -> None:
     grid_behind(axes, "both")
 
 
-def _errors(axes: Axes, table: Table, order: npt.NDArray[np.intp], unit: str) -> None:
+def _errors(axes: Axes, table: Table, order: npt.NDArray[np.intp], unit: str, guess: float) -> None:
     axes.set_xscale("log")
     kinds = (
         ("bound", "bound", "|", 12, COLORS[2]),
@@ -110,8 +113,7 @@ def _errors(axes: Axes, table: Table, order: npt.NDArray[np.intp], unit: str) ->
         shown = np.isfinite(values) & (values > 0)
         if shown.any():
             axes.plot(values[shown], np.nonzero(shown)[0], marker, color=color, markersize=size, label=label)
-    if unit == "variance":
-        axes.axvline(1, color=COLORS[5], linestyle=":", label="guessing the mean")
+    axes.axvline(guess, color=COLORS[5], linestyle=":", label="guessing the mean")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(f"mean squared error per input\nunit, over the {unit if unit == 'variance' else 'squared range'}")
     grid_behind(axes, "both")

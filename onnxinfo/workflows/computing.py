@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from ..graph.interruption import time_limit
 from ..torch_graph.full_precision import full_precision
 
+#: Where settings of workers have no effect.
+IN_ONE_PROCESS = "on a measurement in one process"
+
 
 @contextlib.contextmanager
 def computing(timeout: float) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -17,7 +17,16 @@ from ..analysis.sensitivity import class_scores
 from ..analysis.settings import Report
 from ..archive.means import mean_and_stderr
 from ..arguments import Names, names_of
-from ..config import Config, ExecutionConfig, FlatOptions, InputConfig, SelectionConfig, configure
+from ..config import (
+    PARALLEL,
+    Config,
+    ExecutionConfig,
+    FlatOptions,
+    InputConfig,
+    SelectionConfig,
+    configure,
+    refuse_idle,
+)
 from ..errors import UsageError
 from ..graph.layers import Layer, choose_layers
 from ..graph.model import Model, ModelSource
@@ -25,7 +34,7 @@ from ..graph.splits import is_split
 from ..metrics.input_provider import InputProvider
 from ..text import no_such
 from ..views.leakage_figure import draw_leakage
-from .computing import computing
+from .computing import IN_ONE_PROCESS, computing
 from .given_model import given_model
 from .notebook import reporting
 from .open_job import Opened, leading, open_job
@@ -75,6 +84,9 @@ class Leakage:
         samples or the squared range of its values.
     wanted
         The bound that the noise reaches, in this unit; NaN if the noise was given.
+    guess
+        Error of guessing the mean of each channel over the samples, in this unit: 1 in units of the variance, but less
+        if channels are constant. A reconstruction that is no better recovers nothing.
     accuracy
         Accuracy without noise, NaN if it was not measured.
     assumption
@@ -97,6 +109,7 @@ class Leakage:
     input_units: int
     unit: str
     wanted: float
+    guess: float
     accuracy: float
     _tensors: tuple[Leak, ...]
     assumption: str = ASSUMPTION
@@ -165,8 +178,9 @@ class Leakage:
             The figure.
         """
         return draw_leakage(
-            self.table(), output, accuracy=self.accuracy, unit=self.unit, notes=(self.assumption,), force=force, **style
-        )
+            self.table(), output, accuracy=self.accuracy, unit=self.unit, guess=self.guess, notes=(self.assumption,),
+            force=force, **style,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values: the attributes, and the rows of the table; NaN and infinity are None."""
@@ -178,6 +192,7 @@ class Leakage:
             "input_units": self.input_units,
             "unit": self.unit,
             "wanted": _finite(self.wanted),
+            "guess": self.guess,
             "accuracy": _finite(self.accuracy),
             "seen": self.seen,
             "tensors": [{name: _finite(value) for name, value in row.items()} for row in rows],
@@ -305,6 +320,7 @@ def leakage(
     >>> table.tensor[table.noise_std.idxmin()] in [*table.tensor]
     True
     """
+    _check_options(flat, attack)
     wanted = _wanted(mse, psnr, noise)
     base = Config(SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")), input, execution=execution)
     given: dict[str, Any] = {**flat}
@@ -315,11 +331,18 @@ def leakage(
         training = attack_inputs(opened.job) if attack else None
         seen = 0 if training is None else count_seen(opened.job.provider, training)
         report = reporting(progress)
-        found, clean = measure_leakage(opened.job, scores, opened.shown, wanted, report, training)
+        found, clean, guess = measure_leakage(opened.job, scores, opened.shown, wanted, report, training)
     bound = math.nan if wanted.bound is None else wanted.bound
     units = round(float(found[0].inputs.mean()))
     tensors = _with_bypasses(found, opened, scores)
-    return Leakage(len(opened.job.provider), units, wanted.unit, bound, clean.value, tensors, seen=seen)
+    return Leakage(len(opened.job.provider), units, wanted.unit, bound, guess, clean.value, tensors, seen=seen)
+
+
+def _check_options(given: Collection[str], attack: bool) -> None:
+    refuse_idle(given, PARALLEL, IN_ONE_PROCESS)
+    refuse_idle(given, ["decoders"], "on an attack, which trains decoders of its own")
+    if not attack:
+        refuse_idle(given, ["ru.decoder"], "without attack=True", "give that")
 
 
 def _wanted(mse: float | None, psnr: float | None, noise: float | None) -> Wanted:
@@ -339,7 +362,7 @@ def _wanted(mse: float | None, psnr: float | None, noise: float | None) -> Wante
             raise UsageError(f"psnr={psnr:g}: a number from {-MOST_DECIBELS} to {MOST_DECIBELS} expected")
         return Wanted(10 ** (-psnr / 10), unit=RANGE)
     bound = DEFAULT_BOUND if mse is None else mse
-    # The variance is the error of guessing; of ranges, only the samples tell.
+    # Nothing has a larger error than guessing, whose error is at most the variance; the samples may lower this limit.
     check_bound(bound, 1.0)
     return Wanted(bound)
 

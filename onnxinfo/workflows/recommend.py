@@ -30,7 +30,7 @@ from ..text import listed, quoted
 from .computing import computing
 from .given_model import given_model
 from .notebook import reporting
-from .recommendation import Recommendation
+from .recommendation import Recommendation, check_idle
 from .sensitivity import open_sensitivity
 
 if TYPE_CHECKING:
@@ -201,6 +201,7 @@ def recommend_bits(
     """
     _check_request(mean_bits, accuracy, keep_float)
     base = Config(SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")))
+    check_idle(flat)
     config = configure(base, {**flat}, "input", "sid", "sensitivity", "execution")
     if accuracy is not None and config.input.labels is None and not isinstance(inputs, str | os.PathLike):
         raise UsageError("accuracy is of labeled samples; give labels=...")

@@ -27,7 +27,7 @@ from .computing import computing
 from .given_model import given_model
 from .notebook import reporting
 from .recommend import target_variance
-from .recommendation import Recommendation
+from .recommendation import Recommendation, check_idle
 from .sensitivity import open_sensitivity
 from .shared_weights import without_copies
 
@@ -189,6 +189,7 @@ def recommend_channels(
     if not 0 < share < 1:
         raise UsageError(f"share={share}: a number above 0 and below 1 expected")
     base = Config(SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")))
+    check_idle(flat)
     config = configure(base, {**flat}, "input", "sid", "sensitivity", "execution")
     # The change only determines tolerances, which are not used here.
     config = replace(config, sensitivity=replace(config.sensitivity, change="absolute:1", measure=False))

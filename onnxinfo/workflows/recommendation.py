@@ -5,10 +5,20 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any
 
+from ..config import PARALLEL, entries, refuse_idle
 from ..kinds import JSON
 from ..outputs import claim
+from .computing import IN_ONE_PROCESS
+
+
+def check_idle(given: Collection[str]) -> None:
+    """Refuse settings that a recommendation does not depend on, by flat name."""
+    refuse_idle(given, PARALLEL, IN_ONE_PROCESS)
+    solver = [each.setting.flat for each in entries("sid") if each.setting.flat != "seed"]
+    refuse_idle(given, ["change", "measure", *solver], "on a recommendation")
 
 
 class Recommendation(ABC):

@@ -17,6 +17,7 @@ from ..archive.claim import claim_archive
 from ..archive.format import CHANNELS, plain_text
 from ..arguments import Names, names_of
 from ..config import (
+    PARALLEL,
     Config,
     ExecutionConfig,
     FlatOptions,
@@ -25,6 +26,7 @@ from ..config import (
     SelectionConfig,
     SensitivityConfig,
     configure,
+    refuse_idle,
 )
 from ..errors import UsageError
 from ..graph.layers import Layer, choose_layers
@@ -33,7 +35,7 @@ from ..graph.perturbed import perturbed_tensors
 from ..termination import orderly_termination
 from ..text import no_such
 from .analyze import Ready, complete, ready
-from .computing import computing
+from .computing import IN_ONE_PROCESS, computing
 from .given_model import given_model
 from .notebook import reporting
 from .open_job import Opened, leading, open_job
@@ -217,6 +219,9 @@ def sensitivity(
     >>> table.tensor[table.tolerance_std.idxmin()]
     'logits'
     """
+    if output is None:
+        refuse_idle(flat, ["output"], "without output=...", "give that")
+        refuse_idle(flat, PARALLEL, IN_ONE_PROCESS)
     base = Config(SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")), input)
     base = replace(base, sensitivity=sensitivity, execution=execution, out=out)
     given: dict[str, Any] = {**flat}

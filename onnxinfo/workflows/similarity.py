@@ -11,13 +11,13 @@ import numpy.typing as npt
 from ..analysis.features import features_of
 from ..analysis.settings import Progress, Report
 from ..arguments import Names, names_of
-from ..config import Config, FlatOptions, SelectionConfig, configure
+from ..config import PARALLEL, Config, FlatOptions, SelectionConfig, configure, refuse_idle
 from ..errors import UsageError
 from ..graph.layers import Layer, choose_layers
 from ..graph.model import Model, ModelSource
 from ..metrics.cka import FEWEST, cka_pseudovalues, gram_matrix
 from ..metrics.input_provider import InputProvider
-from .computing import computing
+from .computing import IN_ONE_PROCESS, computing
 from .notebook import reporting
 from .open_job import open_job
 
@@ -72,6 +72,7 @@ def similarity(
     """
     patterns = names_of(layers, "layers"), names_of(layers if other_layers is None else other_layers, "other_layers")
     report = reporting(progress)
+    refuse_idle(options, PARALLEL, IN_ONE_PROCESS)
     base = configure(Config(), {**options}, "input", "execution")
     with computing(base.execution.timeout):
         one, two = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -179,6 +180,58 @@ def test_a_dead_tensor_needs_no_noise() -> None:
     row = found.to_dataframe().iloc[0]
     assert (row.noise, row.bound, row.mark, row.accuracy) == (0, math.inf, "dead", 1)
     assert found.to_dict()["tensors"][0]["bound"] is None
+
+
+@pytest.mark.parametrize("given", [{}, {"mean": [0.3], "std": [0.05]}, {"preset": "imagenet"}])
+@pytest.mark.parametrize("count", [20, 300])
+def test_the_unit_is_the_variance_of_the_samples_themselves(given: dict[str, Any], count: int) -> None:
+    """Also where the preprocessing divides by the deviation of other samples, and of more samples than SID's unit."""
+    channels = 3 if "preset" in given else 1
+    images = np.random.default_rng(0).integers(0, 256, (count, 4, 4, channels), np.uint8)
+    images[: count // 7] //= 8
+    keep = model([node("Identity", "x", "y")], [value("x", ("N", channels, 4, 4))], [value("y", None)])
+    x = open_samples_of(load(keep), images, **given).feeds(range(count))["x"].astype(np.float64)
+    errors = [np.square(x - x.mean((0, 2, 3), keepdims=True)) / x.var((0, 2, 3), keepdims=True)]
+    assert np.mean(errors) == pytest.approx(1)
+    for wanted, unit in (({"mse": 0.25}, x.var((0, 2, 3))), ({"psnr": 20}, np.ptp(x, (0, 2, 3)) ** 2)):
+        found = onnxinfo.leakage(keep, images, accuracy=False, **given, **wanted)
+        row = found.to_dataframe().iloc[0]
+        assert found.guess == found.to_dict()["guess"] == pytest.approx(np.mean(x.var((0, 2, 3)) / unit), rel=1e-5)
+        assert row.trace == pytest.approx(16 * unit.sum(), rel=1e-5)
+        assert row.noise**2 == pytest.approx(row.bound * unit.mean(), rel=1e-5)
+    for bound in (0.999, 1.0):
+        if bound < 1:
+            onnxinfo.leakage(keep, images, accuracy=False, mse=bound, **given)
+        else:
+            with pytest.raises(UsageError, match="guessing each channel's mean has 1 without"):
+                onnxinfo.leakage(keep, images, accuracy=False, mse=bound, **given)
+
+
+def test_guessing_has_no_error_where_the_samples_are_constant() -> None:
+    x = table()
+    x[:, 2] = 1
+    found = onnxinfo.leakage(linear(np.eye(UNITS)), x, accuracy=False)
+    assert found.guess == pytest.approx(5 / 6)
+    with pytest.raises(UsageError, match=r"guessing each channel's mean has 0\.833"):
+        onnxinfo.leakage(linear(np.eye(UNITS)), x, accuracy=False, mse=0.9)
+    with pytest.raises(onnxinfo.InputError, match="constant over all 8 samples"):
+        onnxinfo.leakage(linear(np.eye(UNITS)), np.ones((8, UNITS), np.float32), std=[1.0] * UNITS, accuracy=False)
+
+
+def test_inputs_that_are_joined_have_the_variance_of_their_own_channels() -> None:
+    images = model(
+        [node("Flatten", "x", "f"), node("Concat", "f z", "y", axis=1)],
+        [value("x", ("N", 2, 3, 3)), value("z", ("N", 3))],
+        [value("y", None)],
+    )
+    stream = np.random.default_rng(0)
+    x = stream.normal(size=(20, 2, 3, 3)) * np.reshape([1, 5], (2, 1, 1)) + stream.normal(size=(2, 3, 3))
+    z = stream.normal(size=(20, 3)) * [1, 10, 100]
+    given = {"x": x.astype(np.float32), "z": z.astype(np.float32)}
+    for wanted, spread in (({"mse": 0.25}, np.std), ({"psnr": 20}, np.ptp)):
+        units = [*np.repeat(np.square(spread(x, axis=(0, 2, 3))), 9), *np.square(spread(z, axis=0))]
+        found = onnxinfo.leakage(images, given, accuracy=False, layers=["y"], **wanted).to_dataframe()
+        assert found.trace[0] == pytest.approx(sum(units), rel=1e-5)
 
 
 def test_units_that_are_not_counted_are_not_hidden() -> None:

@@ -1,0 +1,131 @@
+"""Mean, variance and range of a job's inputs over the samples, per channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..inputs.axes import channel_axis
+from ..inputs.parts import InputPart
+from ..text import quoted
+from .job import Job
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the inputs of a job spread over all samples and the positions of a channel.
+
+    Unlike the job's unit, it is measured at every sample, whatever the preprocessing divides by.
+
+    Attributes
+    ----------
+    job
+        Its samples, and its counted units.
+    groups
+        Number of each unit's channel, (n,).
+    mean, variance, range
+        By channel, (channels,); NaN where no unit is counted.
+    """
+
+    job: Job
+    groups: npt.NDArray[np.intp]
+    mean: Floats
+    variance: Floats
+    range: Floats
+
+    @classmethod
+    def of(cls, job: Job) -> Spread:
+        """Measure the inputs of a job.
+
+        Raises
+        ------
+        InputError
+            They are constant over all samples.
+        """
+        groups = _channels(job)
+        size = int(groups.max()) + 1
+        count, total = np.zeros(size), np.zeros(size)
+        low, high = np.full(size, np.inf), np.full(size, -np.inf)
+        for x, counted in _values(job):
+            count += np.bincount(groups, counted.sum(0), size)
+            total += np.bincount(groups, np.where(counted, x, 0).sum(0), size)
+            np.minimum.at(low, groups, np.where(counted, x, np.inf).min(0))
+            np.maximum.at(high, groups, np.where(counted, x, -np.inf).max(0))
+        if not (high > low).any():
+            raise InputError(
+                f"{quoted(job.provider.input_tensor)} is constant over all {len(job.provider)} samples; give others"
+            )
+        seen = count > 0
+        mean = np.divide(total, count, out=np.full(size, np.nan), where=seen)
+        squares = np.zeros(size)
+        for x, counted in _values(job):
+            squares += np.bincount(groups, np.square(np.where(counted, x - mean[groups], 0)).sum(0), size)
+        variance = np.divide(squares, count, out=np.full(size, np.nan), where=seen)
+        # The mean of equal values is rounded.
+        return cls(job, groups, mean, np.where(high > low, variance, 0), np.where(seen, high - low, np.nan))
+
+    def deviations(self) -> Tensor:
+        """Standard deviation of each unit's channel, like the job's unit, which constant channels keep."""
+        known = np.sqrt(self.variance)
+        return self._like_unit(np.where(known > 0, known, self._job_units()))
+
+    def ranges(self) -> Tensor:
+        """Range of each unit's channel, like the job's unit; a constant channel has the mean of the others."""
+        known = self.range > 0
+        return self._like_unit(np.where(known, self.range, self.range[known].mean()))
+
+    def guess(self, unit: Tensor) -> float:
+        """Mean over the samples of the mean squared error, per counted unit, of guessing each channel's mean."""
+        scale = np.broadcast_to(unit.double().cpu().numpy(), self.job.shape).reshape(-1)
+        mean, total = self.mean[self.groups], 0.0
+        for x, counted in _values(self.job):
+            squares = np.square(np.where(counted, (x - mean) / scale, 0))
+            total += float((squares.sum(1) / counted.sum(1)).sum())
+        return total / len(self.job.provider)
+
+    def _job_units(self) -> Floats:
+        found = np.zeros(len(self.mean))
+        found[self.groups] = np.broadcast_to(self.job.unit.double().cpu().numpy(), self.job.shape).reshape(-1)
+        return found
+
+    def _like_unit(self, by_channel: Floats) -> Tensor:
+        unit = self.job.unit
+        # All units along an axis of size 1 have the same channel.
+        firsts = tuple(slice(0, size) for size in unit.shape)
+        values = by_channel[self.groups.reshape(self.job.shape)[firsts]]
+        return torch.from_numpy(values).to(unit)
+
+
+def _channels(job: Job) -> npt.NDArray[np.intp]:
+    """Number of each unit's channel, (n,): channels of different tensors have different numbers."""
+    provider, found, size = job.provider, [], 0
+    if not provider.parts:
+        places_of_unit = np.arange(job.unit.numel()).reshape(job.unit.shape)
+        return np.broadcast_to(places_of_unit, job.shape).reshape(-1)
+    for part in provider.parts:
+        own = _channels_of(part)
+        found.append(own + size)
+        size += int(own.max()) + 1
+    return np.concatenate(found)
+
+
+def _channels_of(part: InputPart) -> npt.NDArray[np.intp]:
+    axis = channel_axis(part.axes)
+    shape = [size if position == axis else 1 for position, size in enumerate(part.shape)]
+    return np.broadcast_to(np.arange(np.prod(shape, dtype=int)).reshape(shape), part.shape).reshape(-1)
+
+
+def _values(job: Job) -> Iterator[tuple[Floats, npt.NDArray[np.bool_]]]:
+    """Samples and which of their units are counted, a batch of (S, n) at a time."""
+    for start in range(0, len(job.provider), job.batch_size):
+        block = range(start, min(start + job.batch_size, len(job.provider)))
+        x = job.provider.perturbed(block).reshape(len(block), -1).astype(np.float64)
+        yield x, np.ones(x.shape, bool) if job.units is None else job.units[list(block)].numpy()
