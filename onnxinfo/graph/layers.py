@@ -216,6 +216,12 @@ def select_layers(layers: Sequence[Layer], patterns: Names = (), exclude: Names 
     return selected
 
 
+def spelled_out(layers: Sequence[Layer], patterns: Names) -> frozenset[str]:
+    """Return the names of the layers that patterns spell out, and do not only match."""
+    wanted = names_of(patterns, "layers")
+    return frozenset({*wanted, *map(part_name, wanted)}.intersection(layer.name for layer in layers))
+
+
 def choose_layers(
     model: Model, input_tensors: Sequence[str], patterns: Names = (), exclude: Names = ()
 ) -> tuple[list[Layer], list[Layer]]:

@@ -37,7 +37,7 @@ from ..views.leakage_figure import draw_leakage
 from .computing import IN_ONE_PROCESS, computing
 from .given_model import given_model
 from .notebook import reporting
-from .open_job import Opened, leading, open_job
+from .open_job import Opened, leading, open_job, report_astray
 
 if TYPE_CHECKING:
     import pandas
@@ -370,13 +370,14 @@ def _wanted(mse: float | None, psnr: float | None, noise: float | None) -> Wante
 def _open(model: ModelSource, inputs: Any, config: Config, accuracy: bool) -> tuple[Opened, str | None]:
     """Prepare model and samples; return them with the name of the class scores, None without accuracy."""
     scores: list[str] = []
+    astray: list[Layer] = []
 
     def choose(loaded: Model, sources: Sequence[str]) -> tuple[list[Layer], Layer]:
         listed, chosen = choose_layers(loaded, sources, config.selection.layers, config.selection.exclude)
         target = _scores(loaded, listed) if accuracy else None
         scores[:] = [target.name] if target else []
         if target:
-            chosen = leading(loaded, chosen, target, named=bool(config.selection.layers))
+            chosen, astray[:] = leading(loaded, chosen, target, config.selection.layers)
         if not config.selection.layers:
             chosen = [each for each in chosen if is_split(loaded.flow, each.name, sources, _ends(loaded, scores))]
         if not chosen:
@@ -387,7 +388,9 @@ def _open(model: ModelSource, inputs: Any, config: Config, accuracy: bool) -> tu
         if accuracy and provider.main.labels is None:
             raise UsageError("accuracy is of labeled samples; give labels=... or accuracy=False")
 
-    return open_job(model, inputs, config, choose, check), scores[0] if scores else None
+    opened = open_job(model, inputs, config, choose, check)
+    report_astray(astray, opened.target, config.selection.layers)
+    return opened, scores[0] if scores else None
 
 
 def _scores(model: Model, listed: Sequence[Layer]) -> Layer:

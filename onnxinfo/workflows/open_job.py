@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from ..analysis.job import Job, prepare, prepare_reached
 from ..analysis.masks import unit_mask_of
 from ..config import Config
 from ..errors import UsageError
-from ..graph.layers import Layer
+from ..graph.layers import Layer, spelled_out
 from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
 from ..metrics.budget import device_of, fit
@@ -22,6 +23,8 @@ from ..metrics.joint import open_provider
 from ..text import quoted
 from .open_model import open_model, runnable, with_moved_parts
 from .open_samples import open_analyzed
+
+logger = logging.getLogger(__name__)
 
 #: Returns the chosen layers and the target, given a model and the tensors that noise is added to.
 Choose = Callable[[Model, Sequence[str]], tuple[list[Layer], Layer]]
@@ -76,7 +79,8 @@ def open_job(
     if mask is not None:
         provider.counted = mask.units
     layers = chosen if target in chosen else [*chosen, target]
-    job = (prepare if config.selection.layers else prepare_reached)(provider, layers, config.sid, device)
+    named = spelled_out(chosen, config.selection.layers)
+    job = (prepare if named else prepare_reached)(provider, layers, config.sid, device)
     if target not in job.layers:
         raise UsageError(f"no gradient reaches the target {quoted(target.name)}; name a layer before it by target=...")
     if mask is not None:
@@ -87,25 +91,38 @@ def open_job(
     return Opened(job, target.name, frozenset(layer.name for layer in chosen))
 
 
-def leading(model: Model, chosen: Sequence[Layer], target: Layer, *, named: bool) -> list[Layer]:
-    """Return the chosen layers that lead to a target.
+def leading(
+    model: Model, chosen: Sequence[Layer], target: Layer, patterns: Sequence[str]
+) -> tuple[list[Layer], list[Layer]]:
+    """Return the chosen layers that lead to a target, and the others, which patterns only match.
 
     Parameters
     ----------
     model, chosen, target
         The model, the chosen layers, and the target.
-    named
-        Whether the user named the layers: then all must lead to the target.
+    patterns
+        Patterns that chose the layers; those that they spell out must lead to the target.
 
     Raises
     ------
     UsageError
-        A named layer does not lead to the target, or none does.
+        A layer whose name was given does not lead to the target, or none does.
     """
     found = [each for each in chosen if each == target or target.name in model.flow.influenced(each.name)]
-    if named and len(found) < len(chosen):
-        astray = next(each for each in chosen if each not in found)
-        raise UsageError(f"{quoted(astray.name)} does not lead to the target {quoted(target.name)}; leave it out")
+    astray = [each for each in chosen if each not in found]
+    named = spelled_out(astray, patterns)
+    if named:
+        first = next(each for each in astray if each.name in named)
+        raise UsageError(f"{quoted(first.name)} does not lead to the target {quoted(target.name)}; leave it out")
     if not found:
         raise UsageError(f"no chosen layer leads to the target {quoted(target.name)}; choose another target")
-    return found
+    return found, astray
+
+
+def report_astray(astray: Sequence[Layer], target: str, patterns: Sequence[str]) -> None:
+    """Report the layers that patterns match and that do not lead to the target; of default layers, nothing."""
+    if astray and patterns:
+        logger.warning(
+            "left out, because they do not lead to the target %s: %d of the layers that the patterns match",
+            *(quoted(target), len(astray)),
+        )

@@ -20,6 +20,7 @@ from ..graph.free_batch import with_batch_of_one
 from ..graph.model import Model, ModelSource
 from ..graph.optionals import without_optional_inputs
 from ..graph.parts import existing_parts, parted_tensors, through_parts, with_parts
+from ..graph.patterns import part_name
 from ..inputs.arrays import open_array, split_key
 from ..inputs.feeds import is_feeds
 from ..inputs.sample_sets import SampleSet
@@ -97,12 +98,18 @@ def with_chosen_parts(model: Model, chosen: SelectionConfig, present: Collection
 
 
 def with_moved_parts(model: Model, config: Config, present: Collection[str] = ()) -> Model:
-    """Return a model as :func:`with_chosen_parts` does, in which noise on parts of layers moves the target."""
+    """Return a model as :func:`with_chosen_parts` does, in which noise on parts of layers moves the target.
+
+    Nothing is computed from the target itself, if it is a part: its tensor leads to it.
+    """
     target, patterns = config.sensitivity.target, config.selection.layers
     asked = [*patterns, *([] if target is None else [target])]
     axes = sample_axes(model, parted_tensors(model, [*asked, *present]))
-    found = through_parts(model, [*patterns, *existing_parts(model, present, axes)], axes)
-    return found if target is None else with_parts(found, target, axes)
+    moved = [*patterns, *existing_parts(model, present, axes)]
+    if target is None:
+        return through_parts(model, moved, axes)
+    moved = [each for each in moved if part_name(each) != part_name(target)]
+    return with_parts(through_parts(model, moved, axes), target, axes)
 
 
 def runnable(model: Model, samples: SampleSet) -> Model:

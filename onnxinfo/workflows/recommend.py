@@ -22,6 +22,7 @@ from ..analysis.settings import Report
 from ..arguments import Names, names_of
 from ..config import Config, FlatOptions, SelectionConfig, configure
 from ..errors import UsageError
+from ..graph.layers import spelled_out
 from ..graph.model import Model, ModelSource, load
 from ..graph.quantization import quantization
 from ..graph.runtime_quantizer import HALF_OPSET, RuntimeQuantizer
@@ -235,7 +236,7 @@ def _recommended(
     if not names:
         raise UsageError(f"no tensor but the target '{opened.target}' is chosen; choose more layers")
     quantizer = RuntimeQuantizer(opened_model.proto if config.input.dequantize else _as_stored(model, loaded))
-    names = _with_grids(quantizer, names, named=bool(config.selection.layers))
+    names = _with_grids(quantizer, names, spelled_out(opened.job.layers, config.selection.layers))
     if keep_float:
         _check_node_names(quantizer, names)
     if quantizer.unusable_opset:
@@ -261,13 +262,14 @@ def _as_stored(source: ModelSource, loaded: Model) -> onnx.ModelProto:
     return source if isinstance(source, onnx.ModelProto) else loaded.proto
 
 
-def _with_grids(quantizer: RuntimeQuantizer, names: frozenset[str], *, named: bool) -> frozenset[str]:
-    """Return the tensors that the quantizer rounds to scales of their own; of named ones, it must be all."""
+def _with_grids(quantizer: RuntimeQuantizer, names: frozenset[str], named: frozenset[str]) -> frozenset[str]:
+    """Return the tensors that the quantizer rounds to scales of their own; named ones must be among them."""
     found = names & quantizer.own_grids()
     left = sorted(names - found)
     reason = "in float or at the scale of another tensor, whatever bits are recommended"
-    if left and (named or not found):
-        what = "all chosen tensors" if not found else listed(left)
+    refused = [name for name in left if name in named]
+    if refused or not found:
+        what = listed(refused) if found else "all chosen tensors"
         raise UsageError(f"ONNX Runtime's quantizer leaves {what} {reason}; choose others by layers=...")
     if left:
         logger.warning("left out, because ONNX Runtime's quantizer leaves them %s: %s", reason, listed(left))

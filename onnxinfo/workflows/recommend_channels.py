@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -19,7 +20,7 @@ from ..config import Config, FlatOptions, SelectionConfig, configure
 from ..errors import UsageError
 from ..graph.channel_removal import ConstantChannelsError, Removal
 from ..graph.channel_spec import channels_of
-from ..graph.layers import Layer
+from ..graph.layers import Layer, spelled_out
 from ..graph.model import Model, ModelSource
 from ..text import no_such, quoted
 from .check import parameter_count
@@ -33,6 +34,8 @@ from .shared_weights import without_copies
 
 if TYPE_CHECKING:
     import pandas
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -202,8 +205,15 @@ def _recommended_channels(model: ModelSource, inputs: Any, share: float, config:
     opened = open_sensitivity(model, inputs, config)
     job, loaded = opened.job, opened.job.provider.model
     chosen = [layer for layer in job.layers if layer.name in opened.shown - {opened.target}]
-    strict = bool(config.selection.layers)
-    axes, joint = without_copies(loaded, _removable(job, loaded, chosen, strict=strict), strict=strict)
+    patterns = config.selection.layers
+    named = spelled_out(chosen, patterns)
+    removable = _removable(job, loaded, chosen, named)
+    if patterns and len(removable) < len(chosen):
+        logger.warning(
+            "left out, because they lose no channels of their own: %d of the %d layers that the patterns match",
+            *(len(chosen) - len(removable), len(chosen)),
+        )
+    axes, joint = without_copies(loaded, removable, named)
     sizes = {name: _size(loaded, name, axis) for name, axis in axes.items()}
     # The tolerance keeps 0.29 * 100 at 29.
     counts = {name: math.floor(share * size + 1e-9) for name, size in sizes.items()}
@@ -235,13 +245,13 @@ def _size(model: Model, name: str, axis: int) -> int:
     return size
 
 
-def _removable(job: Job, model: Model, layers: Sequence[Layer], *, strict: bool) -> dict[str, int]:
+def _removable(job: Job, model: Model, layers: Sequence[Layer], named: Collection[str]) -> dict[str, int]:
     """Axes of the channels of layers that can lose channels; of layers that lose the same channels, of the last one.
 
     Raises
     ------
     UsageError
-        There is none, or, if `strict`, one cannot lose channels.
+        There is none, or one that is named cannot lose channels.
     """
     shapes = job.network.shapes(*job.inputs([0]))
     axes: dict[str, int] = {}
@@ -256,7 +266,7 @@ def _removable(job: Job, model: Model, layers: Sequence[Layer], *, strict: bool)
             together[layer.name] = {*_removal(model, layer.name, axis, [0]).removed}
             _check_constants(model, layer.name, axis, [*range(_size(model, layer.name, axis))])
         except UsageError:
-            if strict:
+            if layer.name in named:
                 raise
             continue
         axes[layer.name] = axis

@@ -38,7 +38,7 @@ from .analyze import Ready, complete, ready
 from .computing import IN_ONE_PROCESS, computing
 from .given_model import given_model
 from .notebook import reporting
-from .open_job import Opened, leading, open_job
+from .open_job import Opened, leading, open_job, report_astray
 from .open_model import open_model, with_moved_parts
 
 if TYPE_CHECKING:
@@ -246,7 +246,8 @@ def _archived(
     """Measure as a metric of a run, which the archive gets."""
     claim_archive(output, [model, inputs, *config.sources()])
     loaded = with_moved_parts(open_model(model, config.input, inputs), config)
-    chosen, target = _choose(loaded, perturbed_tensors(loaded, config.input.input_tensor), config)
+    chosen, target, astray = _choose(loaded, perturbed_tensors(loaded, config.input.input_tensor), config)
+    report_astray(astray, target.name, config.selection.layers)
     names = [layer.name for layer in chosen]
     selection = SelectionConfig(
         (*names, *([] if target in chosen else [target.name])), metrics=(SensitivityMetric.metric.name,)
@@ -279,15 +280,21 @@ def open_sensitivity(model: ModelSource, inputs: Any, config: Config) -> Opened:
     OnnxinfoError
         As raised by :func:`sensitivity`.
     """
+    astray: list[Layer] = []
 
     def choose(loaded: Model, perturbed: Sequence[str]) -> tuple[list[Layer], Layer]:
-        return _choose(loaded, perturbed, config)
+        chosen, target, astray[:] = _choose(loaded, perturbed, config)
+        return chosen, target
 
-    return open_job(model, inputs, config, choose)
+    opened = open_job(model, inputs, config, choose)
+    report_astray(astray, opened.target, config.selection.layers)
+    return opened
 
 
-def _choose(model: Model, perturbed: Sequence[str], config: Config) -> tuple[list[Layer], Layer]:
-    """Choose the tensors and the target."""
-    listed, chosen = choose_layers(model, perturbed, config.selection.layers, config.selection.exclude)
+def _choose(model: Model, perturbed: Sequence[str], config: Config) -> tuple[list[Layer], Layer, list[Layer]]:
+    """Choose the tensors and the target; the last are those that patterns match and that do not lead to it."""
+    patterns = config.selection.layers
+    listed, chosen = choose_layers(model, perturbed, patterns, config.selection.exclude)
     target = find_target(model, listed, config.sensitivity)
-    return leading(model, chosen, target, named=bool(config.selection.layers)), target
+    found, astray = leading(model, chosen, target, patterns)
+    return found, target, astray

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..errors import UsageError
 from ..graph.channel_removal import Removal
@@ -13,7 +13,9 @@ from ..text import listed, quoted
 logger = logging.getLogger(__name__)
 
 
-def without_copies(model: Model, axes: Mapping[str, int], *, strict: bool) -> tuple[dict[str, int], list[list[str]]]:
+def without_copies(
+    model: Model, axes: Mapping[str, int], named: Collection[str]
+) -> tuple[dict[str, int], list[list[str]]]:
     """Return the tensors that can lose channels without copies of shared weights, and which of them lose the same.
 
     If nodes share a weight, and one loses channels of it that another keeps, each needs a copy of its own, and the
@@ -25,18 +27,19 @@ def without_copies(model: Model, axes: Mapping[str, int], *, strict: bool) -> tu
         A loaded model.
     axes
         Axis of the channels by tensor; each tensor can lose them.
-    strict
-        Whether all of them must be able to.
+    named
+        Those of them that must be able to.
 
     Raises
     ------
     UsageError
-        None is left, or, if `strict`, one is not.
+        None is left, or one that is named is not.
     """
     groups = [*_groups(model, axes)]
     left = {name: copied for names, copied in groups for name in names if copied}
-    if left and (strict or len(left) == len(axes)):
-        name, copied = next(iter(left.items()))
+    refused = [name for name in left if name in named or len(left) == len(axes)]
+    if refused:
+        name, copied = refused[0], left[refused[0]]
         raise UsageError(
             f"without channels of {quoted(name)}, nodes that share weight {quoted(copied)} would need copies of it; "
             "choose all tensors that these nodes compute or read, or leave it out"

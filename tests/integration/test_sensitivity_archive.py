@@ -76,6 +76,45 @@ def test_a_run_of_another_recipe_is_refused_before_the_work(
     onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", change="relative:0.1", overwrite=True, **options)
 
 
+def test_the_target_may_be_a_part_of_a_tensor_that_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"target": "logits[ 3]", "limit": 4}
+    table = onnxinfo.sensitivity(CNN, IMAGES, **options).to_dataframe()
+    assert table.tensor.iloc[-1] == "logits"
+    assert table.trace.iloc[-1] == pytest.approx(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(SensitivityMetric, "cells", None)
+        with pytest.raises(TypeError):
+            onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", **options)
+    for _ in range(2):
+        found = onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", **options).to_dataframe()
+        assert [*found.tensor] == [*table.tensor]
+        np.testing.assert_allclose(found.trace, table.trace, rtol=1e-6)
+    # Other parts of the tensor are moved, too, and the run grows by them.
+    added = onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", layers=["logits[2:5]"], **options).to_dataframe()
+    assert added.trace[0] == pytest.approx(1)
+    with onnxinfo.open(tmp_path / "a.h5") as archive:
+        names = [layer.name for layer in archive["digits-cnn"].layers]
+    assert sorted(names) == sorted([*table.tensor, "logits[2:5]", "logits[3]"])
+
+
+def test_layers_that_patterns_match_and_that_do_not_lead_to_the_target_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"target": "relu_1", "limit": 2}
+    for output in (None, tmp_path / "a.h5"):
+        caplog.clear()
+        found = onnxinfo.sensitivity(CNN, IMAGES, output, layers=["op:Relu", "logits*"], **options).to_dataframe()
+        assert [*found.tensor] == ["relu", "relu_1"]
+        lines = [each for each in caplog.messages if "left out" in each]
+        assert lines == [
+            "left out, because they do not lead to the target 'relu_1': 6 of the layers that the patterns match"
+        ]
+        with pytest.raises(UsageError, match="'logits' does not lead to the target 'relu_1'; leave it out"):
+            onnxinfo.sensitivity(CNN, IMAGES, output, layers=["op:Relu", "logits"], **options)
+        with pytest.raises(UsageError, match="no chosen layer leads to the target 'relu_1'"):
+            onnxinfo.sensitivity(CNN, IMAGES, output, layers=["relu_[3-6]"], **options)
+
+
 def test_another_target_is_another_recipe(tmp_path: Path) -> None:
     onnxinfo.sensitivity(CNN, IMAGES, tmp_path / "a.h5", layers=["relu_1"], limit=2)
     with pytest.raises(UsageError, match=r"another recipe \(target is logits there, relu_6 now\)"):

@@ -134,7 +134,9 @@ def test_layers_that_the_quantizer_leaves_alone_get_no_bits(caplog: pytest.LogCa
     (line,) = [each for each in caplog.messages if "left out" in each]
     assert line.endswith("'gelu_out_0'")
     with pytest.raises(UsageError, match="leaves 'gelu_out_0' in float"):
-        onnxinfo.recommend_bits(model, images, mean_bits=4, layers=["gelu_out_*"])
+        onnxinfo.recommend_bits(model, images, mean_bits=4, layers=["gelu_out_0", "gelu_out_*"])
+    matched = onnxinfo.recommend_bits(model, images, mean_bits=4, layers=["gelu_out_*"])
+    assert "gelu_out_0" not in matched.to_dict()["bits"] != {}
     with pytest.raises(UsageError, match="leaves all chosen tensors in float"):
         onnxinfo.recommend_bits(path("torch-digits-lstm.onnx"), images.reshape(-1, 8, 8), mean_bits=4)
 

@@ -198,6 +198,14 @@ def test_what_would_need_copies_of_shared_weights_is_left_out(caplog: pytest.Log
     assert "left out, because nodes would need copies of the weights that they share: 'a2', 'b2'" in caplog.text
 
 
+def test_of_what_patterns_match_the_rest_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    plan = onnxinfo.recommend_channels(CNN, IMAGES, layers=["relu*"], limit=4)
+    assert [*plan.to_dict()] == ["relu_1", "relu_3", "relu_4", "relu_5", "relu_6"]
+    assert (
+        "left out, because they lose no channels of their own: 2 of the 7 layers that the patterns match" in caplog.text
+    )
+
+
 def test_a_named_layer_that_would_need_copies_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxinfo.workflows.recommend_channels.ChannelChooser", None)
     with pytest.raises(UsageError, match="without channels of 'a1', nodes that share weight 'w0' would need copies"):
