@@ -56,8 +56,8 @@ logger = logging.getLogger(__name__)
 @click.option(
     "--incomplete",
     is_flag=True,
-    help="With --fail-if: judge unfinished runs by the samples that both have finished, and leave out layers that only "
-    "one has. By default the exit code is then 5.",
+    help="With --fail-if: judge runs by the samples that have a value in both, and leave out layers that only one has. "
+    "By default the exit code is then 5.",
 )
 @click.option("--verdict", type=click.Path(), metavar="FILE.json", help="With --fail-if: file for the outcomes.")
 @click.option("--top", type=click.IntRange(1), help="Only the N largest differences. Default: all.")
@@ -81,8 +81,8 @@ def compare(
     difference is significant if its interval excludes 0. Runs with different settings (alpha, units, normalization)
     or samples are refused. 'onnxinfo plot a.h5 b.h5 compare' draws the differences.
 
-    With --fail-if, the exit code is 3 if a condition fails, and 5 if none does but a run is unfinished or lacks a layer
-    that a condition names; see docs/gate.md.
+    With --fail-if, the exit code is 3 if a condition fails, and 5 if none does but a run is unfinished, lacks a layer
+    that a condition names, or lacks values that the other run has; see docs/gate.md.
 
     \b
     Examples:
@@ -121,6 +121,7 @@ def _print_differences(rows: list[dict[str, Any]], format: str, target: Output |
         same = {name for name in ("metric", "run", "other", "paired") if len({row[name] for row in rows}) == 1}
         if "other" in same and target is None:
             write_stdout(f"{rows[0]['other']} minus {rows[0]['run']}:\n")
+        same |= set() if any(row["n_lost"] for row in rows) else {"n_lost"}
         columns = [name for name in columns if name not in same or name == "metric"]
     print_rows(rows, columns, format, target)
 
@@ -129,6 +130,8 @@ def _claim_verdict(verdict: str, files: Sequence[str], output: str, force: bool)
     from onnxinfo import UsageError, kinds
     from onnxinfo.outputs import claim
 
+    if verdict == "-":
+        raise UsageError("verdict='-': the verdict is a file; name one, such as verdict.json")
     if output != "-" and os.path.realpath(output) == os.path.realpath(verdict):
         raise UsageError(f"verdict={verdict!r} is the output too; name two files")
     return claim(verdict, kinds.JSON, inputs=files, force=force)
@@ -151,9 +154,12 @@ def _end(verdict: Verdict, written: Output | None, format: str, shown: bool) -> 
     if shown and format in ("table", "markdown"):
         write_stdout("\n")
         columns = [
-            *("status", "condition", "quantity", "layer", "other"),
-            *("difference", "low", "high", "threshold", "n", "unfinished"),
+            *("status", "condition", "quantity", "layer", "input", "other"),
+            *("difference", "low", "high", "threshold", "n", "unfinished", "lost"),
         ]
+        rare = {"input", "unfinished", "lost"}
+        used = {name for name in rare if any(outcome[name] for outcome in described["outcomes"])}
+        columns = [name for name in columns if name not in rare - used]
         print_rows(described["outcomes"], columns, format)
     if not verdict.passed:
         raise IncompleteError(verdict) if verdict.incomplete else GateError(verdict)

@@ -17,17 +17,31 @@ is_reported=false
 
 finish() { # reports the exit code, and the verdict if there is one
     local code=$?
-    if ! $is_reported; then echo "### onnxinfo: no verdict (exit code $code)" >>"$summary"; fi
+    if ! $is_reported; then
+        {
+            echo "### onnxinfo: no verdict (exit code $code)"
+            quote_messages
+        } >>"$summary"
+    fi
     if [ -n "${GITHUB_OUTPUT:-}" ]; then
         printf 'exit-code=%s\n' "$code" >>"$GITHUB_OUTPUT"
         if $is_reported && [ -e "$verdict" ]; then printf 'verdict=%s\n' "$verdict" >>"$GITHUB_OUTPUT"; fi
     fi
 }
+quote_messages() { # prints what the last command told
+    if [ -s "${messages:-}" ]; then
+        printf '\n```text\n'
+        tail -n 20 "$messages"
+        printf '```\n'
+    fi
+}
 trap finish EXIT
 
 # What an earlier comparison left is not the outcome of this one, however it ends.
-verdict=${FOLDER:?name a folder}/verdict.json
-rm -f "$verdict" "$FOLDER/comparison.md" "$FOLDER/messages.txt"
+case ${FOLDER:?name a folder} in -*) FOLDER=./$FOLDER ;; esac
+verdict=$FOLDER/verdict.json
+messages=$FOLDER/messages.txt
+rm -f "$verdict" "$FOLDER/comparison.md" "$messages"
 
 lines() { # reads the lines of a variable into an array, without empty ones
     local -n into=$1
@@ -40,11 +54,11 @@ lines compare_options "${COMPARE_OPTIONS:-}"
 mkdir -p "$FOLDER"
 
 archive() { # prints the archive of a side, analyzing its model first if it is one
-    case $2 in
+    case ${2,,} in
         *.h5 | *.hdf5) printf '%s\n' "$2" ;;
         *)
             onnxinfo analyze "$2" --inputs "${INPUTS:?inputs are needed to analyze a model}" "${options[@]}" \
-                --run "$1" -o "$FOLDER/$1.h5" >&2
+                --run "$1" -o "$FOLDER/$1.h5" 2>&1 | tee "$messages" >&2
             printf '%s\n' "$FOLDER/$1.h5"
             ;;
     esac
@@ -57,8 +71,8 @@ for condition in "${conditions[@]}"; do flags+=(--fail-if "$condition"); done
 
 code=0
 onnxinfo compare "$baseline" "$candidate" "${flags[@]}" "${compare_options[@]}" --format markdown --force \
-    --verdict "$verdict" >"$FOLDER/comparison.md" 2>"$FOLDER/messages.txt" || code=$?
-cat "$FOLDER/messages.txt" >&2
+    --verdict "$verdict" >"$FOLDER/comparison.md" 2>"$messages" || code=$?
+cat "$messages" >&2
 
 {
     case $code in
@@ -69,11 +83,7 @@ cat "$FOLDER/messages.txt" >&2
     esac
     echo
     cat "$FOLDER/comparison.md"
-    if [ -s "$FOLDER/messages.txt" ]; then
-        printf '\n```text\n'
-        cat "$FOLDER/messages.txt"
-        printf '```\n'
-    fi
+    quote_messages
 } >>"$summary"
 is_reported=true
 exit "$code"

@@ -203,6 +203,8 @@ class Pairs:
         Number of these samples for which at least one value is unproven.
     n_missing
         Number of samples that are finished in both runs and have no value in at least one.
+    n_lost
+        Number of those that have a value in one run only.
     """
 
     first: float
@@ -212,6 +214,7 @@ class Pairs:
     n: int
     n_unproven: int
     n_missing: int
+    n_lost: int = 0
 
 
 def pair_up(first: Cells, second: Cells) -> Pairs:
@@ -223,7 +226,8 @@ def pair_up(first: Cells, second: Cells) -> Pairs:
         ``value``, ``stderr``, ``converged`` and ``done``, each of shape (sample,).
     """
     done = first["done"] & second["done"]
-    both = done & np.isfinite(first["value"]) & np.isfinite(second["value"])
+    there = [np.isfinite(each["value"]) for each in (first, second)]
+    both = done & there[0] & there[1]
     one, two = (np.where(both, each["value"], np.nan) for each in (first, second))
     difference, stderr, n = mean_and_stderr(two - one, _joint_error(first["stderr"], second["stderr"]))
     return Pairs(
@@ -234,6 +238,7 @@ def pair_up(first: Cells, second: Cells) -> Pairs:
         n=int(n),
         n_unproven=int((both & ~(first["converged"] & second["converged"])).sum()),
         n_missing=int((done & ~both).sum()),
+        n_lost=int((done & (there[0] ^ there[1])).sum()),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Unpack
 
@@ -25,6 +25,7 @@ from .comparable import (
     differing_unit,
     unit_shift,
 )
+from .fractions import fraction_interval
 from .reading_runs import run_values
 from .run_values import RunValues
 from .run_view import RunView
@@ -36,9 +37,11 @@ logger = logging.getLogger(__name__)
 Match = Literal["layer", "depth"]
 Row = dict[str, Any]
 
+#: Metrics whose values are 0 or 1.
+FRACTIONS = frozenset({"probe"})
 COLUMNS = (
     *("metric", "layer", "depth", "run", "other", "value", "other_value"),
-    *("difference", "low", "high", "n", "n_unproven", "n_missing", "paired"),
+    *("difference", "low", "high", "n", "n_unproven", "n_missing", "n_lost", "paired"),
 )
 
 
@@ -97,10 +100,11 @@ def compare(
         metric, layer, depth, run and other (names of the runs, with the archive if several have the same), value and
         other_value (means over all samples that have a value, in both runs if paired), difference (other minus run),
         low and high (its confidence interval over samples by Student's t, paired or Welch's; never narrower than the
-        samples' own Monte Carlo errors), n (samples, the smaller number),
-        n_unproven (pairs with an unproven value; unproven values of both runs if unpaired), n_missing (pairs, or
-        samples of both runs, without a value) and paired. The interval is NaN with fewer than two samples.
-        With ``by="depth"``, also other_layer; with ``input``, also input.
+        samples' own Monte Carlo errors; for fractions, such as ``probe``, exact limits), n (samples, the smaller
+        number), n_unproven (pairs with an unproven value; unproven values of both runs if unpaired), n_missing (pairs,
+        or samples of both runs, without a value), n_lost (samples that have a value in one run only; if unpaired, by
+        how many more samples one run has no value) and paired. The interval is NaN with fewer than two samples, and the
+        difference, too, with none. With ``by="depth"``, also other_layer; with ``input``, also input.
 
     Raises
     ------
@@ -127,18 +131,20 @@ def compare_selected(
     if by not in ("layer", "depth"):
         raise UsageError(f"by={by!r}: 'layer' or 'depth' expected")
     rows: list[Row] = []
-    for name in _inputs(selection):
-        found = _compared(dataclasses.replace(selection, inputs=(name,) if name else ()), by, unpaired, confidence)
+    for name, part in each_input(selection):
+        found = _compared(part, by, unpaired, confidence)
         rows += [row | {"input": name} for row in found] if name else found
     return sorted(rows, key=lambda row: -abs(row["difference"]) if math.isfinite(row["difference"]) else math.inf)
 
 
-def _inputs(selection: Selection) -> list[str]:
-    """Names of the inputs to compare one by one; an empty one for all together."""
-    if "*" not in selection.inputs:
-        return list(selection.inputs) or [""]
-    whole = dataclasses.replace(selection, inputs=())
-    return list(dict.fromkeys(part.name for view, _ in whole.views() for part in view.parts))
+def each_input(selection: Selection) -> Iterator[tuple[str, Selection]]:
+    """Yield the names of the inputs to compare one by one, with what is selected; an empty one for all together."""
+    names = selection.inputs
+    if "*" in names:
+        whole = dataclasses.replace(selection, inputs=())
+        names = tuple(dict.fromkeys(part.name for view, _ in whole.views() for part in view.parts))
+    for name in names or ("",):
+        yield name, dataclasses.replace(selection, inputs=(name,) if name else ())
 
 
 def _compared(selection: Selection, by: Match, unpaired: bool, confidence: float) -> list[Row]:
@@ -271,16 +277,17 @@ def differences(first: Side, other: Side, metric: str, by: Match, paired: bool, 
     one, two = first.metrics[metric], other.metrics[metric]
     compare_cells = _paired if paired else _unpaired
     rows = []
-    # Imported here because most code that reads archives does not need it.
-    from scipy.special import stdtrit
-
     shift = 0.0 if paired else unit_shift(first.measured, other.measured, metric)
     for i, j in matched(one, two, by):
         check_normalizer(one, one.layers[i].name, two, two.layers[j].name)
-        pairs, freedom = compare_cells(select_cells(one.values, i), select_cells(two.values, j))
-        if not pairs.n:
+        before, after = select_cells(one.values, i), select_cells(two.values, j)
+        pairs, freedom = compare_cells(before, after)
+        if not pairs.n + pairs.n_missing:
             continue
-        half = float(stdtrit(freedom, (1 + confidence) / 2)) * pairs.stderr + shift if pairs.n > 1 else math.nan
+        if metric in FRACTIONS:
+            low, high = fraction_interval(_events(before), _events(after), paired, confidence)
+        else:
+            low, high = _interval(pairs, freedom, shift, confidence)
         row = {
             "metric": metric,
             "layer": one.layers[i].name,
@@ -290,15 +297,29 @@ def differences(first: Side, other: Side, metric: str, by: Match, paired: bool, 
             "value": pairs.first,
             "other_value": pairs.second,
             "difference": pairs.difference,
-            "low": pairs.difference - half,
-            "high": pairs.difference + half,
+            "low": low,
+            "high": high,
             "n": pairs.n,
             "n_unproven": pairs.n_unproven,
             "n_missing": pairs.n_missing,
+            "n_lost": pairs.n_lost,
             "paired": paired,
         }
         rows.append(row | ({"other_layer": two.layers[j].name} if by == "depth" else {}))
     return rows
+
+
+def _events(cells: Cells) -> npt.NDArray[np.float64]:
+    return np.where(cells["done"], cells["value"], np.nan)
+
+
+def _interval(pairs: Pairs, freedom: float, shift: float, confidence: float) -> tuple[float, float]:
+    """Return the interval by Student's t, wider by a shift at both ends."""
+    # Imported here because most code that reads archives does not need it.
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(freedom, (1 + confidence) / 2)) * pairs.stderr + shift if pairs.n > 1 else math.nan
+    return pairs.difference - half, pairs.difference + half
 
 
 def _paired(first: Cells, second: Cells) -> tuple[Pairs, float]:
@@ -323,5 +344,6 @@ def _unpaired(first: Cells, second: Cells) -> tuple[Pairs, float]:
         n=min(counts),
         n_unproven=int(sum(unproven(each).sum() for each in (first, second))),
         n_missing=int(sum(each["n_missing"][0] for each in sides)),
+        n_lost=abs(int(sides[0]["n_missing"][0] - sides[1]["n_missing"][0])),
     )
     return pairs, freedom

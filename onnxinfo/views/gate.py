@@ -17,7 +17,8 @@ from ..archive.means import Cells, select_cells, unproven
 from ..arguments import Names, names_of
 from ..errors import UsageError
 from ..text import no_such, printable
-from .compare import Match, Row, Side, check_sides, differences, matched, read_sides
+from .compare import Match, Row, Side, check_sides, differences, each_input, matched, read_sides
+from .fractions import fraction_interval
 from .run_view import match_layers
 from .selection import Paths, Selected, Selection
 
@@ -80,6 +81,8 @@ class Condition:
             raise UsageError(f"fail_if={text!r}: accuracy is of the network, not of a layer; leave out ':LAYERS'")
         beyond: Any = found["beyond"]
         threshold = float(found["threshold"].replace(" ", ""))
+        if not math.isfinite(threshold):
+            raise UsageError(f"fail_if={text!r}: the threshold is too large for a float; {_FORM}")
         return cls(text.strip(), found["quantity"], found["layers"] or "", beyond, threshold)
 
     def judge(self, low: float, high: float) -> Status:
@@ -112,10 +115,14 @@ class Outcome:
         Number of samples.
     status
         ``failed``: the whole interval lies beyond the threshold; ``passed``: no part of it does; ``undecided``: a part
-        does, or the interval is unknown; ``incomplete``: it did not fail, and a run has unfinished samples there, or
-        lacks the layer.
+        does, or the interval is unknown; ``incomplete``: it did not fail, and a run has unfinished samples there, lacks
+        the layer, or has no value for samples of which the other run has one.
     unfinished
         Number of the layer's unfinished samples, in the run that has more of them.
+    lost
+        Number of samples that have a value in one run only; see ``n_lost`` of :func:`onnxinfo.compare`.
+    input
+        Name of the perturbed input that it is about; empty for all together.
     """
 
     condition: str
@@ -130,6 +137,8 @@ class Outcome:
     n: int
     status: Status
     unfinished: int = 0
+    lost: int = 0
+    input: str = ""
 
 
 @dataclass(frozen=True)
@@ -200,11 +209,16 @@ class Verdict:
 
     def _what_is_incomplete(self) -> str:
         found = [outcome for outcome in self.outcomes if outcome.status == INCOMPLETE]
-        worst = max(found, key=lambda each: each.unfinished)
+        worst = max(found, key=lambda each: (each.unfinished, each.lost))
         where = f" at layer '{worst.layer}'" if worst.layer else ""
-        why = f"{worst.unfinished} samples are unfinished" if worst.unfinished else f"run '{worst.other}' has no value"
         of = f"{len(found)} of {len(self.outcomes)} comparisons are incomplete"
-        advice = "finish the analysis, or judge what both runs have with incomplete=True"
+        advice = "judge what both runs have with incomplete=True"
+        if worst.unfinished:
+            why, advice = f"{worst.unfinished} samples are unfinished", f"finish the analysis, or {advice}"
+        elif worst.lost:
+            why = f"{worst.lost} samples have a value in one run only"
+        else:
+            why, advice = f"run '{worst.other}' has no value", f"analyze the layer, or {advice}"
         return printable(f"{of}; '{worst.condition}'{where}: {why}; {advice}")
 
 
@@ -224,9 +238,9 @@ def gate(
     comparisons (Bonferroni), so that runs that do not differ beyond their thresholds fail by chance in at most
     ``1 - confidence`` of the cases, however many layers are compared.
 
-    Intervals of metrics are those of :func:`onnxinfo.compare`. Intervals of fractions are Wald intervals with
-    pseudo-counts, which hold for few samples: Agresti and Min (Statistics in Medicine 24, 2005) for paired samples,
-    Agresti and Caffo (The American Statistician 54, 2000) for independent ones.
+    Intervals of metrics are those of :func:`onnxinfo.compare`. Those of fractions are differences of Clopper and
+    Pearson's exact limits, which hold for few samples and at any confidence: if paired, of the fractions of samples
+    that gain and lose the event, otherwise of the fractions of both runs.
 
     Parameters
     ----------
@@ -241,8 +255,8 @@ def gate(
     by, unpaired, confidence, **selected
         See :func:`onnxinfo.compare`.
     incomplete
-        Judge unfinished runs by the samples that both have finished, and leave out layers that only one has. By
-        default a condition about them that does not fail is incomplete.
+        Judge runs by the samples that have a value in both, and leave out layers that only one has. By default a
+        condition about others that does not fail is incomplete.
 
     Returns
     -------
@@ -252,8 +266,8 @@ def gate(
     Raises
     ------
     UsageError
-        A condition cannot be read, its metric or layer does not exist, accuracy is asked for without labels, or the
-        runs are not comparable.
+        A condition cannot be read, its metric or layer does not exist or has no value in either run, accuracy is asked
+        for without labels, or the runs are not comparable.
     ArchiveError
         An archive cannot be read.
 
@@ -269,10 +283,7 @@ def gate(
         raise UsageError(f"fail_if has no condition; {_FORM}")
     if not 0 < confidence < 1:
         raise UsageError(f"confidence={confidence}: a number between 0 and 1 expected, such as 0.95")
-    first, *others = read_sides(selection)
-    quantities = {condition.quantity for condition in conditions}
-    metrics = None if UNPROVEN in quantities else quantities
-    pairs = [(first, other, check_sides(first, other, unpaired, metrics)) for other in others]
+    pairs = _pairs(selection, conditions, unpaired)
     # The number of comparisons sets the confidence of each.
     count = sum(len(rows) for _, rows, _ in _measured(conditions, pairs, by, confidence))
     each = 1 - (1 - confidence) / max(count, 1)
@@ -287,13 +298,39 @@ def gate(
     return Verdict(tuple(outcomes), confidence, tuple(missing))
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """Two runs to compare, in one input's values or in those of all together."""
+
+    first: Side
+    other: Side
+    paired: bool
+    input: str = ""
+
+    @property
+    def named(self) -> Row:
+        return {"run": self.first.title, "other": self.other.title, "input": self.input}
+
+
+def _pairs(selection: Selection, conditions: Sequence[Condition], unpaired: bool) -> list[_Pair]:
+    """Return the first run with each other one, for each of the inputs that are compared one by one."""
+    quantities = {condition.quantity for condition in conditions}
+    metrics = None if UNPROVEN in quantities else quantities
+    pairs = []
+    for name, part in each_input(selection):
+        first, *others = read_sides(part)
+        pairs += [_Pair(first, other, check_sides(first, other, unpaired, metrics), name) for other in others]
+    return pairs
+
+
 def _not_there(condition: Condition, row: Row) -> Outcome:
     unknown = dict.fromkeys(("difference", "low", "high"), math.nan)
-    return replace(_outcome(condition, {**row, **unknown, "n": 0}, True), status=INCOMPLETE)
+    return replace(_outcome(condition, {**row, **unknown, "n": 0, "n_lost": 0}, True), status=INCOMPLETE)
 
 
 def _outcome(condition: Condition, row: Row, incomplete: bool) -> Outcome:
     judged = condition.judge(row["low"], row["high"])
+    whole = incomplete or judged == FAILED or not (row["unfinished"] or row["n_lost"])
     return Outcome(
         condition=condition.text,
         quantity=row["metric"],
@@ -305,44 +342,56 @@ def _outcome(condition: Condition, row: Row, incomplete: bool) -> Outcome:
         high=row["high"],
         threshold=condition.threshold,
         n=row["n"],
-        status=judged if incomplete or judged == FAILED or not row["unfinished"] else INCOMPLETE,
+        status=judged if whole else INCOMPLETE,
         unfinished=row["unfinished"],
+        lost=row["n_lost"],
+        input=row["input"],
     )
 
 
 def _measured(
-    conditions: Sequence[Condition], pairs: Sequence[tuple[Side, Side, bool]], by: Match, confidence: float
+    conditions: Sequence[Condition], pairs: Sequence[_Pair], by: Match, confidence: float
 ) -> Iterator[tuple[Condition, list[Row], list[Row]]]:
     """Yield for each condition and pair of runs the rows that it judges, and rows of layers that the other run lacks.
 
     These ``must`` be there if the condition names layers, or if they are unfinished.
     """
     for condition in conditions:
-        for first, other, paired in pairs:
+        for pair in pairs:
             if condition.quantity == ACCURACY:
-                yield condition, [_accuracy(condition, first, other, paired, confidence)], []
+                yield condition, [_accuracy(condition, pair, confidence)], []
                 continue
-            wanted = _wanted(condition, first)
-            found = _rows(condition, first, other, by, paired, confidence)
-            rows = [row for row in found if row["layer"] in wanted]
-            absent = [
-                _absent(condition, first, other, name) for name in wanted if name not in {row["layer"] for row in rows}
-            ]
-            if not rows and not any(row["unfinished"] for row in absent):
-                raise UsageError(
-                    f"fail_if={condition.text!r}: run '{other.title}' has nothing to compare with "
-                    f"{', '.join(repr(row['layer']) for row in absent[:3])} of run '{first.title}'"
-                )
+            wanted = _wanted(condition, pair)
+            rows = [row for row in _rows(condition, pair, by, confidence) if row["layer"] in wanted]
+            there = {row["layer"] for row in rows}
+            absent = [_absent(condition, pair, name) for name in wanted if name not in there]
+            _check_rows(condition, pair, rows, absent)
             yield condition, rows, absent
 
 
-def _wanted(condition: Condition, first: Side) -> list[str]:
+def _check_rows(condition: Condition, pair: _Pair, rows: Sequence[Row], absent: Sequence[Row]) -> None:
+    """Refuse a condition that cannot be decided, however the analysis goes on."""
+    if any(row["n"] or row["n_lost"] or row["unfinished"] for row in rows) or any(row["unfinished"] for row in absent):
+        return
+    refused = f"fail_if={condition.text!r}:"
+    if rows:
+        named = ", ".join(repr(row["layer"]) for row in rows[:3])
+        raise UsageError(f"{refused} neither run has a value of {condition.quantity} of {named}; judge other layers")
+    raise UsageError(
+        f"{refused} run '{pair.other.title}' has nothing to compare with "
+        f"{', '.join(repr(row['layer']) for row in absent[:3])} of run '{pair.first.title}'"
+    )
+
+
+def _wanted(condition: Condition, pair: _Pair) -> list[str]:
     """Return the names of the first run's layers that a condition is about."""
-    quantity = condition.quantity
-    if quantity != UNPROVEN and quantity not in {*first.metrics, *first.unfinished}:
-        known = [*first.metrics, UNPROVEN, ACCURACY]
-        why = no_such("metric", quantity, known, f"run '{first.title}'")
-        raise UsageError(f"fail_if={condition.text!r}: {why}")
+    quantity, first = condition.quantity, pair.first
+    for side in (first, pair.other) if quantity != UNPROVEN else ():
+        # Metrics of which nothing is finished have unfinished samples only.
+        known = dict.fromkeys((*side.metrics, *side.unfinished))
+        if quantity not in known:
+            why = no_such("metric", quantity, [*known, UNPROVEN, ACCURACY], f"run '{side.title}'")
+            raise UsageError(f"fail_if={condition.text!r}: {why}")
     metrics = {*first.metrics, *first.unfinished} if quantity == UNPROVEN else {quantity}
     finished = {row.name for name in metrics & first.metrics.keys() for row in first.metrics[name].layers}
     there = finished | {name for metric in metrics for name in first.unfinished.get(metric, ())}
@@ -351,17 +400,18 @@ def _wanted(condition: Condition, first: Side) -> list[str]:
     return [layers[position].name for position in match_layers(layers, patterns)]
 
 
-def _rows(condition: Condition, first: Side, other: Side, by: Match, paired: bool, confidence: float) -> list[Row]:
+def _rows(condition: Condition, pair: _Pair, by: Match, confidence: float) -> list[Row]:
+    first, other = pair.first, pair.other
     if condition.quantity == UNPROVEN:
         shared = [name for name in first.metrics if name in other.metrics]
-        rows = [(name, row) for name in shared for row in _unproven(first, other, name, by, paired, confidence)]
+        rows = [(name, row) for name in shared for row in _unproven(pair, name, by, confidence)]
     elif condition.quantity not in first.metrics or condition.quantity not in other.metrics:
         return []
     else:
-        found = differences(first, other, condition.quantity, by, paired, confidence)
+        found = differences(first, other, condition.quantity, by, pair.paired, confidence)
         rows = [(condition.quantity, row) for row in found]
     left = _left if by == "layer" else _left_of_all
-    return [row | {"unfinished": left(first, other, name, row["layer"])} for name, row in rows]
+    return [row | {"input": pair.input, "unfinished": left(first, other, name, row["layer"])} for name, row in rows]
 
 
 def _left(first: Side, other: Side, metric: str, layer: str) -> int:
@@ -373,38 +423,39 @@ def _left_of_all(first: Side, other: Side, metric: str, layer: str) -> int:
     return max((count for side in (first, other) for count in side.unfinished.get(metric, {}).values()), default=0)
 
 
-def _absent(condition: Condition, first: Side, other: Side, layer: str) -> Row:
+def _absent(condition: Condition, pair: _Pair, layer: str) -> Row:
     """Return a row about a layer that cannot be compared."""
+    first, other = pair.first, pair.other
     metrics = {*first.unfinished, *other.unfinished} if condition.quantity == UNPROVEN else {condition.quantity}
     left = max((_left(first, other, metric, layer) for metric in metrics), default=0)
-    named = {"metric": condition.quantity, "layer": layer, "run": first.title, "other": other.title}
+    named = {"metric": condition.quantity, "layer": layer} | pair.named
     return named | {"unfinished": left, "must": bool(condition.layers or left)}
 
 
-def _accuracy(condition: Condition, first: Side, other: Side, paired: bool, confidence: float) -> Row:
-    for side in (first, other):
+def _accuracy(condition: Condition, pair: _Pair, confidence: float) -> Row:
+    for side in (pair.first, pair.other):
         if side.correct is None:
             raise UsageError(
                 f"fail_if={condition.text!r}: run '{side.title}' has no accuracy, which needs "
                 f"onnxinfo.analyze(labels=...)"
             )
-    return accuracy_row(first, other, paired, confidence)
+    return accuracy_row(pair.first, pair.other, pair.paired, confidence) | pair.named | {"unfinished": 0}
 
 
 def accuracy_row(first: Side, other: Side, paired: bool, confidence: float) -> Row:
     """Return the difference in accuracy of two runs with labels, and its interval, as a row without a layer."""
     assert first.correct is not None
     assert other.correct is not None
-    row = _fraction_row("", first, other, (first.correct, other.correct), paired, confidence)
-    return row | {"metric": ACCURACY, "unfinished": 0}
+    row = _fraction_row("", first.correct, other.correct, paired, confidence)
+    return row | {"metric": ACCURACY, "run": first.title, "other": other.title}
 
 
-def _unproven(first: Side, other: Side, metric: str, by: Match, paired: bool, confidence: float) -> Iterator[Row]:
-    one, two = first.metrics[metric], other.metrics[metric]
+def _unproven(pair: _Pair, metric: str, by: Match, confidence: float) -> Iterator[Row]:
+    one, two = pair.first.metrics[metric], pair.other.metrics[metric]
     for i, j in matched(one, two, by):
         events = _events(select_cells(one.values, i)), _events(select_cells(two.values, j))
-        row = _fraction_row(one.layers[i].name, first, other, events, paired, confidence)
-        yield row | {"metric": f"{UNPROVEN} ({metric})"}
+        row = _fraction_row(one.layers[i].name, *events, pair.paired, confidence)
+        yield row | pair.named | {"metric": f"{UNPROVEN} ({metric})"}
 
 
 def _events(cells: Cells) -> npt.NDArray[np.float64]:
@@ -413,69 +464,14 @@ def _events(cells: Cells) -> npt.NDArray[np.float64]:
 
 
 def _fraction_row(
-    layer: str,
-    first: Side,
-    other: Side,
-    events: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
-    paired: bool,
-    confidence: float,
+    layer: str, one: npt.NDArray[np.float64], two: npt.NDArray[np.float64], paired: bool, confidence: float
 ) -> Row:
-    one, two = events
+    """Return the difference of two fractions, from 1, 0, or NaN where unknown for each sample."""
+    there = np.isfinite(one), np.isfinite(two)
     if paired:
-        both = np.isfinite(one) & np.isfinite(two)
-        one, two = one[both], two[both]
-    else:
-        one, two = one[np.isfinite(one)], two[np.isfinite(two)]
-    n = min(len(one), len(two))
-    difference = float(two.mean() - one.mean()) if n else math.nan
-    low, high = (paired_interval if paired else independent_interval)(one, two, confidence) if n else (math.nan,) * 2
-    means = [float(each.mean()) if n else math.nan for each in (one, two)]
-    named = {"layer": layer, "run": first.title, "other": other.title}
-    means_of = {"value": means[0], "other_value": means[1]}
-    return named | means_of | {"difference": difference, "low": low, "high": high, "n": n}
-
-
-def paired_interval(
-    one: npt.NDArray[np.float64], two: npt.NDArray[np.float64], confidence: float
-) -> tuple[float, float]:
-    """Return an interval for the difference of two fractions of the same samples (Agresti and Min, 2005).
-
-    Parameters
-    ----------
-    one, two
-        1 or 0 for each sample, of shape (sample,).
-    confidence
-        Confidence level.
-    """
-    # Half a sample is added to each of the four cells of the table.
-    n = len(one) + 2.0
-    gained, lost = float(((two == 1) & (one == 0)).sum()) + 0.5, float(((two == 0) & (one == 1)).sum()) + 0.5
-    difference = (gained - lost) / n
-    return _wald(difference, (gained + lost - (gained - lost) ** 2 / n) / n**2, confidence)
-
-
-def independent_interval(
-    one: npt.NDArray[np.float64], two: npt.NDArray[np.float64], confidence: float
-) -> tuple[float, float]:
-    """Return an interval for the difference of two fractions of independent samples (Agresti and Caffo, 2000).
-
-    Parameters
-    ----------
-    one, two
-        1 or 0 for each sample, of shape (sample,).
-    confidence
-        Confidence level.
-    """
-    # One event and one sample without it are added to each side.
-    sizes = [len(each) + 2.0 for each in (one, two)]
-    shares = [(float(each.sum()) + 1) / size for each, size in zip((one, two), sizes, strict=True)]
-    variance = sum(share * (1 - share) / size for share, size in zip(shares, sizes, strict=True))
-    return _wald(shares[1] - shares[0], variance, confidence)
-
-
-def _wald(difference: float, variance: float, confidence: float) -> tuple[float, float]:
-    # Imported here because most code that reads archives does not need it.
-    from scipy.special import ndtri
-
-    half = float(ndtri((1 + confidence) / 2)) * math.sqrt(variance)
-    return max(difference - half, -1.0), min(difference + half, 1.0)
+        there = (there[0] & there[1],) * 2
+    counts = [int(each.sum()) for each in there]
+    means = [float(each[use].mean()) if use.any() else math.nan for each, use in zip((one, two), there, strict=True)]
+    low, high = fraction_interval(one, two, paired, confidence)
+    row = {"layer": layer, "value": means[0], "other_value": means[1], "difference": means[1] - means[0]}
+    return row | {"low": low, "high": high, "n": min(counts), "n_lost": 0}

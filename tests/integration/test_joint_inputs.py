@@ -489,6 +489,21 @@ def test_comparisons_of_every_input(pair: Path, tmp_path: Path) -> None:
         onnxinfo.compare([pair, tmp_path / "b.h5"], run=["one", "row"])
 
 
+def test_gates_judge_every_input(pair: Path) -> None:
+    rows = {(row["layer"], row["input"]): row for row in onnxinfo.compare(pair, input="*")}
+    verdict = onnxinfo.gate(pair, ["sid>+99"], input="*")
+    assert verdict.passed
+    found = {(outcome.layer, outcome.input): outcome.difference for outcome in verdict.outcomes}
+    assert found == {key: row["difference"] for key, row in rows.items()}
+    (whole, one) = (onnxinfo.gate(pair, ["sid:scores>+99"], **chosen).outcomes for chosen in ({}, {"input": "row"}))
+    assert [each.input for each in (*whole, *one)] == ["", "row"]
+    assert one[0].difference == rows["scores", "row"]["difference"]
+    command = ["compare", str(pair), "--input", "*", "--fail-if", "sid>+99"]
+    result = CliRunner().invoke(cli, command, obj={})
+    assert result.exit_code == 0, result.output
+    assert "idle" in result.stdout.rpartition("condition")[2]
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
     [

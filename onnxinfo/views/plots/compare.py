@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import UsageError
 from ...text import printable, shorten
 from ..compare import Match, compare_selected
 from ..panels import grid_behind, run_style
@@ -33,7 +34,10 @@ def draw_compare(
     rows = [
         row | ({"layer": f"{row['layer']}, {row['input']}"} if "input" in row else {})
         for row in compare_selected(selection, by=by, unpaired=unpaired)
+        if row["n"]
     ]
+    if not rows:
+        raise UsageError("no layer has a value in both runs; compare other layers")
     names = list(dict.fromkeys(row["layer"] for row in rows))
     total, names = len(names), names[:_MOST]
     canvas.set_height((max(len(names), _FEWEST) * 1.9 + 8) * style.font / 72)

@@ -21,7 +21,7 @@ from onnxinfo.cli import cli
 from onnxinfo.models import path as path_of
 from onnxinfo.views import gate as gating
 from onnxinfo.views.compare import Side
-from onnxinfo.views.gate import Condition, independent_interval, paired_interval
+from onnxinfo.views.gate import Condition
 from onnxinfo.views.run_values import RunValues
 
 RECIPE = fakes.schema().recipe | {"samples_sha256": "cd" * 32}
@@ -30,7 +30,11 @@ NAMES = [row.name for row in fakes.schema().layers]
 
 
 def write_run(path, name, shift=(0.0,) * 4, unproven=(), correct=None, seed=0, layers=None, finished=None, **changes):
-    """Write a run whose SID is shifted by layer, with noise, of 6 samples; finished: numbers of samples by layer."""
+    """Write a run whose SID is shifted by layer, with noise, of 6 samples; finished: numbers of samples by layer.
+
+    dead: cells without a value.
+    """
+    dead = changes.pop("dead", ())
     if correct is not None:
         labels = np.zeros(6, np.int64)
         changes |= {"labels": labels, "predicted": np.where(correct, 0, 1), "probability": np.ones(6)}
@@ -45,7 +49,8 @@ def write_run(path, name, shift=(0.0,) * 4, unproven=(), correct=None, seed=0, l
         for layer in range(len(described.layers)):
             writer.set_normalizer("sid", layer, 1.0)
             values = np.arange(6) * 0.1 + shift[layer] + 1e-3 * generator.standard_normal(6)
-            proven = np.array([(layer, sample) not in unproven for sample in range(6)])
+            values[[sample for sample in range(6) if (layer, sample) in dead]] = np.nan
+            proven = np.array([(layer, sample) not in {*unproven, *dead} for sample in range(6)])
             numbers = {"value": values, "stderr": np.full(6, 1e-6), "converged": proven, "gap": np.full(6, 0.01)}
             numbers |= {field.name: np.zeros(6) for field in fakes.PROVEN_SID.fields if field.name not in numbers}
             maps = np.zeros((6, *fakes.IMAGE), np.float32)
@@ -78,6 +83,7 @@ def test_conditions_are_read(text, quantity, layers, beyond, threshold):
         ("sid:relu_18", "expected QUANTITY"),
         ("sid:relu_18>+", "expected QUANTITY"),
         ("sid:relu_18>+nan", "expected QUANTITY"),
+        ("sid:relu_18>+1e999", "too large for a float"),
         ("", "expected QUANTITY"),
         ("accuracy:relu>+0.1", "not of a layer"),
     ],
@@ -106,11 +112,11 @@ def test_only_whole_intervals_beyond_the_threshold_fail(beyond, interval, status
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run, and one whose last layer is .2 higher, with 5 unproven cells in layer 1 and 5 wrong predictions."""
+    """A run, and one whose last layer is .2 higher, with wrong predictions, and unproven cells in layer 1."""
     path = tmp_path_factory.mktemp("gate") / "a.h5"
     write_run(path, "a", correct=[True] * 6, seed=1)
-    unproven = [(1, sample) for sample in range(5)]
-    return write_run(path, "b", (0, 0, 0, 0.2), unproven=unproven, correct=[True] + [False] * 5, seed=2)
+    unproven = [(1, sample) for sample in range(6)]
+    return write_run(path, "b", (0, 0, 0, 0.2), unproven=unproven, correct=[False] * 6, seed=2)
 
 
 def statuses(verdict):
@@ -129,10 +135,11 @@ def test_a_layer_fails_by_itself(runs):
 
 
 def test_unproven_cells_and_accuracy_are_judged(runs):
-    found = statuses(onnxinfo.gate(runs, ["unproven>+0"]))
-    assert found == {name: "failed" if name == NAMES[1] else "undecided" for name in NAMES}
+    for name in NAMES:
+        status = "failed" if name == NAMES[1] else "undecided"
+        assert statuses(onnxinfo.gate(runs, [f"unproven:{name}>+0"])) == {name: status}
     (outcome,) = onnxinfo.gate(runs, ["accuracy<-0.01"]).outcomes
-    assert (outcome.status, outcome.n, outcome.difference) == ("failed", 6, pytest.approx(-5 / 6))
+    assert (outcome.status, outcome.n, outcome.difference) == ("failed", 6, -1)
     assert onnxinfo.gate(runs, ["accuracy<-0.01"], run=["b", "a"]).passed
 
 
@@ -154,7 +161,7 @@ def test_layers_that_a_run_lacks_are_named(tmp_path, caplog):
     assert verdict.passed
     assert verdict.missing == tuple(NAMES[2:])
     assert NAMES[3] in caplog.text
-    with pytest.raises(UsageError, match="nothing to compare"):
+    with pytest.raises(UsageError, match=r"run 'b' has nothing to compare with .* of run 'a'"):
         onnxinfo.gate(path, [f"sid:{NAMES[3]}>+0.1"])
     with pytest.raises(UsageError, match="run 'a' has no accuracy"):
         onnxinfo.gate(path, ["accuracy<-0.1"])
@@ -207,6 +214,46 @@ def test_a_named_layer_that_a_run_lacks_does_not_pass(tmp_path):
     assert onnxinfo.gate(path, ["sid>+9"]).passed
 
 
+@pytest.mark.parametrize("which", ["a", "b"])
+@pytest.mark.parametrize("unpaired", [False, True])
+@pytest.mark.parametrize("count", [1, 6])
+def test_samples_without_a_value_in_one_run_do_not_pass(tmp_path, which, unpaired, count):
+    """A layer that died is the change that a gate looks for."""
+    path = tmp_path / "a.h5"
+    for name in "ab":
+        write_run(path, name, dead=[(2, sample) for sample in range(count)] if name == which else ())
+    verdict = onnxinfo.gate(path, ["sid>+9"], unpaired=unpaired)
+    assert [statuses(verdict)[name] for name in NAMES] == ["passed", "passed", "incomplete", "passed"]
+    assert [outcome.lost for outcome in verdict.outcomes] == [0, 0, count, 0]
+    assert f"{count} samples have a value in one run only" in str(verdict)
+    assert "finish the analysis" not in str(verdict)
+    assert onnxinfo.gate(path, ["sid>+9"], unpaired=unpaired, incomplete=True).passed
+    # What fails in spite of it fails, and the table has the layer.
+    assert not onnxinfo.gate(path, ["sid<+9"], unpaired=unpaired).incomplete
+    (row,) = onnxinfo.compare(path, unpaired=unpaired, layers=[NAMES[2]])
+    assert (row["n"], row["n_lost"], np.isnan(row["difference"])) == (6 - count, count, count == 6)
+
+
+def test_samples_without_a_value_in_both_runs_are_no_difference(tmp_path):
+    path, dead = tmp_path / "a.h5", [(2, sample) for sample in range(6)] + [(3, 0)]
+    for name in "ab":
+        write_run(path, name, dead=dead)
+    found = statuses(onnxinfo.gate(path, ["sid>+9"]))
+    assert [found[name] for name in NAMES] == ["passed", "passed", "undecided", "passed"]
+    with pytest.raises(UsageError, match=f"neither run has a value of sid of '{NAMES[2]}'"):
+        onnxinfo.gate(path, [f"sid:{NAMES[2]}>+9"])
+
+
+def test_a_metric_that_the_other_run_lacks_is_refused(tmp_path):
+    path = tmp_path / "a.h5"
+    for run, metrics in (("a", ["cka", "sensitivity"]), ("b", ["sensitivity"])):
+        chosen = {"layers": ["relu_6", "logits"], "metrics": metrics, "limit": 6, "run": run}
+        onnxinfo.analyze(NET, f"{DIGITS}:images", path, **chosen)
+    for conditions in (["cka>+0.1"], ["cka:relu_6>+0.1", "sensitivity>+99"]):
+        with pytest.raises(UsageError, match="no metric 'cka' in run 'b'"):
+            onnxinfo.gate(path, conditions)
+
+
 def side_of(name, generator):
     """Side of a comparison: SID of 4 layers and 6 samples, which is noise."""
     whole = np.ones((4, 6), bool)
@@ -226,29 +273,6 @@ def test_chance_fails_rarely(monkeypatch):
     assert failed <= 10
 
 
-def test_intervals_of_fractions():
-    """Agresti and Min's table: 6 of 100 gained and 16 lost; Agresti and Caffo's: 7 of 10 and 2 of 10."""
-    one = np.array([0] * 6 + [1] * 16 + [1] * 40 + [0] * 38, dtype=np.float64)
-    two = np.array([1] * 6 + [0] * 16 + [1] * 40 + [0] * 38, dtype=np.float64)
-    low, high = paired_interval(one, two, 0.95)
-    assert (low + high) / 2 == pytest.approx(-10 / 102)
-    assert (high - low) / 2 == pytest.approx(1.95996 * np.sqrt(23 - 100 / 102) / 102, rel=1e-5)
-    one, two = np.array([1.0] * 7 + [0] * 3), np.array([1.0] * 2 + [0] * 8)
-    low, high = independent_interval(one, two, 0.95)
-    assert (low + high) / 2 == pytest.approx(3 / 12 - 8 / 12)
-    assert (high - low) / 2 == pytest.approx(1.95996 * np.sqrt((2 / 3 / 3 + 3 / 16) / 12), rel=1e-5)
-
-
-@pytest.mark.parametrize("interval", [paired_interval, independent_interval])
-def test_fractions_differ_by_at_most_one(interval):
-    assert interval(np.ones(3), np.zeros(3), 0.95)[0] == -1
-    assert interval(np.zeros(3), np.ones(3), 0.95)[1] == 1
-
-
-def test_two_samples_never_suffice_for_a_fraction():
-    assert paired_interval(np.zeros(2), np.ones(2), 0.95)[0] < 0
-
-
 def test_the_command_ends_with_3_and_writes_its_verdict(runs, tmp_path):
     command = ["compare", str(runs), "--fail-if", "sid>+0.1", "--verdict", str(tmp_path / "v.json")]
     result = CliRunner().invoke(cli, command, obj={})
@@ -260,6 +284,13 @@ def test_the_command_ends_with_3_and_writes_its_verdict(runs, tmp_path):
     assert not found["passed"]
     assert found["counts"] == {"failed": 1, "passed": 3, "undecided": 0, "incomplete": 0}
     assert found["outcomes"][3]["layer"] == NAMES[3]
+    assert "unfinished" not in result.stdout
+
+
+def test_a_verdict_is_a_file(runs):
+    result = CliRunner().invoke(cli, ["compare", str(runs), "--fail-if", "sid>+9", "--verdict", "-"], obj={})
+    assert isinstance(result.exception, UsageError)
+    assert "the verdict is a file" in str(result.exception)
 
 
 def test_other_samples_are_judged_by_what_does_not_depend_on_their_units(tmp_path):
@@ -417,8 +448,28 @@ def test_the_action_does_not_judge_an_older_archive_if_the_analysis_fails(tmp_pa
     found = subprocess.run(script, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode not in (0, 3)
     assert "onnxinfo: error" in found.stderr
-    assert summary.read_text(encoding="utf-8") == "### onnxinfo: no verdict (exit code 1)\n"
+    title, *reason = summary.read_text(encoding="utf-8").split("\n", 1)
+    assert title == "### onnxinfo: no verdict (exit code 1)"
+    assert "no such file or folder: images.npz" in reason[0]
     assert outputs_of(tmp_path / "outputs") == {"exit-code": "1"}
+
+
+def test_the_action_takes_names_in_capitals_and_folders_that_begin_with_a_dash(tmp_path):
+    path = write_run(tmp_path / "a.h5", "a")
+    write_run(path, "b").rename(tmp_path / "A.H5")
+    variables = {
+        "PATH": f"{program_in(tmp_path / 'bin')}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "BASELINE": "A.H5",
+        "CANDIDATE": "A.H5",
+        "FAIL_IF": "sid>+9",
+        "COMPARE_OPTIONS": "--run=a\n--run=b",
+        "FOLDER": "-out",
+    }
+    script = ["bash", str(ROOT / "tools" / "gate.sh")]
+    found = subprocess.run(script, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "-out" / "verdict.json").exists()
 
 
 def test_the_action_reports_a_request_without_conditions(tmp_path):
