@@ -29,8 +29,8 @@ from .verbosity import print_info
 def annotate(model: str, archive: str, form: str, **options: Any) -> None:
     """Write MODEL with the metrics in FILE.h5 as metadata of its nodes.
 
-    Netron and other viewers show them. The outputs of the model stay bitwise identical. Model Explorer colors the nodes
-    by a file of node data.
+    Netron and other viewers show them. All else stays as it is in the file of MODEL, which may be an annotated copy
+    itself: its annotations are replaced. Model Explorer colors the nodes by a file of node data.
 
     \b
     Examples:

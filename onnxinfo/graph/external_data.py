@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
 
 import onnx
@@ -53,7 +53,7 @@ def read_external_data(model: onnx.ModelProto, folder: Path | None, digest: Call
         )
     aside: DetachedData = {}
     for i, tensor in outside.items():
-        data = _read(tensor, folder)
+        data = read_tensor(tensor, folder)
         digest(data)
         if is_large(tensor):
             mark_external(tensor)
@@ -76,21 +76,28 @@ def external_files(path: Path) -> list[Path]:
     except (OSError, DecodeError, RuntimeError):
         return []
     found: dict[Path, None] = {}
-    for tensor in filter(is_external, protos.tensors(model)):
+    for tensor in external_tensors(model):
         with contextlib.suppress(ModelError):
-            found[_location(tensor, path.parent)] = None
+            found[inside(tensor, path.parent)] = None
     return list(found)
 
 
-def _location(tensor: onnx.TensorProto, folder: Path) -> Path:
+def inside(tensor: onnx.TensorProto, folder: Path) -> Path:
+    """Return the file with the data of a tensor, in the model's folder."""
     location = next((entry.value for entry in reversed(tensor.external_data) if entry.key == "location"), "")
     return _inside(location, folder, printable(tensor.name))
 
 
-def _read(tensor: onnx.TensorProto, folder: Path) -> bytes:
+def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """List the tensors that are stored outside the model file."""
+    yield from filter(is_external, protos.tensors(model))
+
+
+def read_tensor(tensor: onnx.TensorProto, folder: Path) -> bytes:
+    """Read the data of a tensor that is stored in a file in the model's folder."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     name, location, count = printable(tensor.name), printable(entries.get("location", "")), byte_count(tensor)
-    path = _location(tensor, folder)
+    path = inside(tensor, folder)
     try:
         offset, length = (int(entries.get(key) or default) for key, default in (("offset", 0), ("length", count)))
     except ValueError:

@@ -198,13 +198,21 @@ def _load(source: ModelSource) -> Model:
     if isinstance(source, (str, os.PathLike)):
         path = Path(os.fspath(source))
         data = _read(path)
-        text = path.suffix.lower() in TEXT_SUFFIXES
-        proto = (_parse_text if text else _parse)(data, f"{quoted(path)}")
-        return _finish(proto, hashlib.sha256(data), path)
+        return _finish(_parsed(data, path), hashlib.sha256(data), path)
     raise UsageError(
         f"a model is a path, bytes, a ModelProto, a torch module, a Keras model or a scikit-learn estimator, not "
         f"{type(source).__name__}"
     )
+
+
+def parse_file(path: Path) -> onnx.ModelProto:
+    """Read the message in a file as it is there: nothing is checked or inferred, and external data are not read."""
+    return _parsed(_read(path), path)
+
+
+def _parsed(data: bytes, path: Path) -> onnx.ModelProto:
+    text = path.suffix.lower() in TEXT_SUFFIXES
+    return (_parse_text if text else _parse)(data, f"{quoted(path)}")
 
 
 def save(model: ModelSource, path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -237,7 +245,11 @@ def save(model: ModelSource, path: str | os.PathLike[str], *, force: bool = Fals
     ['logits', 'relu']
     """
     output = claim(path, ONNX, inputs=[model], force=force, failure=ModelError)
-    proto = load(model).proto
+    write_model(load(model).proto, output)
+
+
+def write_model(proto: onnx.ModelProto, output: Output) -> None:
+    """Write a message with all its weights to a claimed file, see :func:`save`."""
     try:
         if _data_bytes(proto) < MAX_PROTO_BYTES - _MARGIN:
             with output.writing() as part:
@@ -245,7 +257,7 @@ def save(model: ModelSource, path: str | os.PathLike[str], *, force: bool = Fals
         else:
             _save_with_external_data(proto, output)
     except (EncodeError, ValueError):
-        raise ModelError(f"{quoted(path)} cannot be written: too large for one protobuf message") from None
+        raise ModelError(f"{quoted(output.path)} cannot be written: too large for one protobuf message") from None
 
 
 # Space reserved for everything except weights in a model written as a single file.

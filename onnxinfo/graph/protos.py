@@ -110,9 +110,14 @@ def copy_tensors(target: Any, tensors: Iterable[onnx.TensorProto]) -> None:
 def bodies(node: AnyNode) -> Iterator[onnx.GraphProto]:
     """Graphs among a node's attributes: the bodies of control flow."""
     for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
+        yield from bodies_of(attribute)
+
+
+def bodies_of(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
+    """Graphs in an attribute."""
+    if attribute.HasField("g"):
+        yield attribute.g
+    yield from attribute.graphs
 
 
 def nested(nodes: Iterable[N]) -> Iterator[N | onnx.NodeProto]:

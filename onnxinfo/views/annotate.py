@@ -6,7 +6,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.settings import Result
@@ -18,17 +19,21 @@ from ..outputs import claim
 from ..text import printable
 from .query import query
 from .selection import Paths, Selection, run_of
-from .wording import mean_text
 
 if TYPE_CHECKING:
     import onnx
 
-    from ..graph.model import Model, ModelSource
+    from ..graph.model import ModelSource
+    from ..graph.own import OwnGraph
 
 logger = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
 PREFIX = "onnxinfo."
+#: Properties of an annotated model: digests of the models whose runs are also of it, and that of all but annotations.
+ORIGINS, CONTENT = f"{PREFIX}model_sha256", f"{PREFIX}content_sha256"
+# Maximum number of layers that a message names.
+_NAMED = 3
 #: Colors of nodes from the lowest value to the highest, which the color-blind tell apart; their text is black.
 _GRADIENT = ((0.0, "#9ecae1"), (0.5, "#f7f7f7"), (1.0, "#fdae6b"))
 
@@ -42,14 +47,18 @@ def annotate(
     metrics: Names = (),
     force: bool = False,
 ) -> int:
-    """Write a copy of a model whose nodes carry their layers' metrics, as metadata properties and in the doc string.
+    """Write a copy of a model whose nodes carry their layers' metrics as metadata properties.
 
-    The computation does not change. Annotations of an earlier call are replaced. For each metric, such as ``sid``, a
-    node has plain numbers: ``onnxinfo.sid``, the mean over the samples, ``onnxinfo.sid.stderr``, its standard error,
-    ``onnxinfo.sid.gap``, how far it is below the optimum at most, and ``onnxinfo.sid.samples``, ``.unproven`` and
-    ``.missing``, numbers of samples. Numbers of a node's second and later layers also name the tensor:
-    ``onnxinfo.TENSOR.sid``. Those of a part of a layer are at the node that computes the whole tensor and name
-    the part: ``onnxinfo.logits[3].sid``. A warning names layers that no node computes.
+    All else stays as it is in the file: nodes, names, doc strings, weights, functions, versions. External data are
+    copied if the copy is in another folder. Annotations of an earlier call are replaced; a run of the model is one of
+    its annotated copies, too, as long as nothing else about them is changed.
+
+    For each metric, such as ``sid``, a node has plain numbers: ``onnxinfo.sid``, the mean over the samples,
+    ``onnxinfo.sid.stderr``, its standard error, ``onnxinfo.sid.gap``, how far it is below the optimum at most, and
+    ``onnxinfo.sid.samples``, ``.unproven`` and ``.missing``, numbers of samples. Numbers of a node's second and later
+    layers also name the tensor: ``onnxinfo.TENSOR.sid``. Those of a part of a layer are at the node that computes the
+    whole tensor and name the part: ``onnxinfo.logits[3].sid``. Those of a layer in a branch of an ``If`` are at the
+    branch's node. A warning names layers that no node computes, such as tensors that only the analysis added.
 
     Parameters
     ----------
@@ -85,18 +94,17 @@ def annotate(
     >>> onnxinfo.annotate("digits-cnn.onnx", "result.h5", "annotated.onnx")
     2
     """
-    from ..graph.model import load, save
-
     run = run if run is not None or not isinstance(path, Result | Run) else run_of(path)
-    claim(output, ONNX, inputs=[model, path], force=force, failure=ModelError)
-    loaded = load(model)
-    name = _run_of(path, run, loaded.sha256)
-    placed = _placed(loaded, name, _rows(path, name, metrics))
-    proto = type(loaded.proto)()
-    proto.CopyFrom(loaded.proto)
-    for i, node in enumerate(proto.graph.node):
-        _write(node, name, placed.get(i, []))
-    save(proto, output, force=force)
+    target = claim(output, ONNX, inputs=[model, path], force=force, failure=ModelError)
+    found = _Annotated.of(model)
+    name, digest = _run_of(path, run, found)
+    placed = _placed(found.own, name, _rows(path, name, metrics))
+    # Before the properties are part of the content.
+    _set_properties(found.own.proto, found.properties(digest))
+    for i, node in enumerate(found.own.nodes()):
+        if i in placed:
+            _write(node, name, placed[i])
+    found.own.write(target)
     return len(placed)
 
 
@@ -144,27 +152,69 @@ def node_data(
     >>> onnxinfo.node_data("digits-cnn.onnx", "result.h5", "sid.json")
     2
     """
-    from ..graph.model import load
+    from .explorer import explorer_ids
 
     run = run if run is not None or not isinstance(path, Result | Run) else run_of(path)
     target = claim(output, JSON, inputs=[model, path], force=force)
-    loaded = load(model)
-    name = _run_of(path, run, loaded.sha256)
+    found = _Annotated.of(model)
+    name, _ = _run_of(path, run, found)
     layers = _rows(path, name, () if metric is None else metric)
     chosen = _only_metric(layers)
-    shown = _shown(_placed(loaded, name, layers), name)
-    parts = ", ".join(row["layer"] for row in shown.values() if _is_part(loaded, row["layer"]))
-    ids = [*_unique([node.name for node in loaded.proto.graph.node])]
+    shown = _shown(_placed(found.own, name, layers), name)
+    makers = found.own.makers()
+    parts = ", ".join(row["layer"] for row in shown.values() if row["layer"] not in makers)
+    ids = explorer_ids(found.own.proto.graph)
     results = {ids[i]: {"value": float(row["value"])} for i, row in shown.items()}
     data = {
         "name": f"{chosen}{parts and f' ({parts})'}, run {name}",
         "results": results,
         "gradient": [{"stop": stop, "bgColor": color} for stop, color in _GRADIENT],
     }
-    text = json.dumps({loaded.proto.graph.name: data}, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps({found.own.proto.graph.name: data}, indent=2, ensure_ascii=False, allow_nan=False)
     with target.writing() as file:
         file.write_text(text + "\n", encoding="utf-8")
     return len(results)
+
+
+@dataclass(frozen=True)
+class _Annotated:
+    """A model without annotations of earlier calls, and what these said of its origin.
+
+    Attributes
+    ----------
+    own
+        The model's own graph.
+    digests
+        Digests by which runs know the model: its own, and those of the files that it is an annotated copy of.
+    changed
+        Whether it is an annotated copy that was changed since.
+    """
+
+    own: OwnGraph
+    digests: tuple[str, ...]
+    changed: bool
+
+    @classmethod
+    def of(cls, model: ModelSource) -> _Annotated:
+        """Read a model, and remove its annotations."""
+        from ..graph.model import load
+        from ..graph.own import own_graph
+        from ..graph.protos import nested
+
+        loaded = load(model)
+        own = own_graph(model, loaded)
+        recorded = {entry.key: entry.value for entry in own.proto.metadata_props}
+        _set_properties(own.proto, {})
+        for node in nested(own.proto.graph.node):
+            _set_properties(node, {})
+        origins = recorded.get(ORIGINS, "").split()
+        changed = bool(origins) and recorded.get(CONTENT) != own.digest()
+        return cls(own, (loaded.sha256, *([] if changed else origins)), changed)
+
+    def properties(self, digest: str) -> dict[str, str]:
+        """Properties of an annotated copy by a run of a model with some digest."""
+        origins = dict.fromkeys([*self.digests[1:], digest])
+        return {ORIGINS: " ".join(origins), CONTENT: self.own.digest()}
 
 
 def _rows(path: Paths, run: str, metrics: Names) -> dict[str, Rows]:
@@ -175,7 +225,7 @@ def _rows(path: Paths, run: str, metrics: Names) -> dict[str, Rows]:
     return found
 
 
-def _placed(model: Model, run: str, layers: Mapping[str, Rows]) -> dict[int, Rows]:
+def _placed(own: OwnGraph, run: str, layers: Mapping[str, Rows]) -> dict[int, Rows]:
     """Rows by the position of the node that computes the layer: of whole tensors in the node's order, then of parts.
 
     Raises
@@ -185,7 +235,7 @@ def _placed(model: Model, run: str, layers: Mapping[str, Rows]) -> dict[int, Row
     """
     from ..graph.parts import parse_part
 
-    makers = _makers(model)
+    makers = own.makers()
     whole = sorted((name for name in layers if name in makers), key=makers.__getitem__)
     parts = [name for name in layers if name not in makers]
     found: dict[int, Rows] = {}
@@ -197,22 +247,13 @@ def _placed(model: Model, run: str, layers: Mapping[str, Rows]) -> dict[int, Row
             lost.append(printable(name))
         else:
             found.setdefault(place[0], []).extend(layers[name])
+    shown = f"{', '.join(lost[:_NAMED])}{', …' if len(lost) > _NAMED else ''}"
     if not found:
-        what = f"computes {', '.join(lost[:3])}{', …' if len(lost) > 3 else ''}" if lost else "has numbers"
+        what = f"computes {shown}" if lost else "has numbers"
         raise ModelError(f"no node of the model {what} of run '{printable(run)}'; there is nothing to annotate")
     if lost:
-        logger.warning("no node of the model computes %s: nothing is written of these layers", ", ".join(lost))
+        logger.warning("no node of the model computes %s: %d of %d layers are left out", shown, len(lost), len(layers))
     return dict(sorted(found.items()))
-
-
-def _makers(model: Model) -> dict[str, tuple[int, int]]:
-    """Position of the node that computes a tensor, and of the tensor among the node's outputs."""
-    nodes = enumerate(model.proto.graph.node)
-    return {tensor: (i, at) for i, node in nodes for at, tensor in enumerate(node.output) if tensor}
-
-
-def _is_part(model: Model, layer: str) -> bool:
-    return layer not in _makers(model)
 
 
 def _shown(placed: Mapping[int, Rows], run: str) -> dict[int, dict[str, Any]]:
@@ -235,54 +276,43 @@ def _only_metric(layers: Mapping[str, Rows]) -> str:
     return str(next(iter(metrics)))
 
 
-def _unique(names: Sequence[str]) -> Iterator[str]:
-    """Names as in Model Explorer, whose adapter for ONNX numbers repetitions and nodes without a name."""
-    used = dict[str, int]()
-    for name in (name or "node" for name in names):
-        found = name
-        while found in used:
-            used[name] += 1
-            found = f"{name}_{used[name]}"
-        used[found] = 0
-        yield found
-
-
-def _run_of(path: Paths, run: str | None, digest: str) -> str:
-    """Return the name of the run of this model."""
+def _run_of(path: Paths, run: str | None, model: _Annotated) -> tuple[str, str]:
+    """Return the name of the run of a model, and the digest by which it knows the model."""
     runs = Selection.of(path, run=[run] if run else []).open_runs()
-    found = [(each.name, each.recipe.get("model_sha256")) for each, _ in runs]
-    names = [name for name, recorded in found if recorded == digest]
-    if not names:
+    found = [(each.name, str(each.recipe.get("model_sha256"))) for each, _ in runs]
+    own = [(name, recorded) for name, recorded in found if recorded in model.digests]
+    if not own:
         listed = ", ".join(f"'{name}'" for name, _ in found) or "none"
-        raise UsageError(f"no run is of this model (SHA-256 {digest[:12]}…); the archive has {listed}, of other files")
-    if len(set(names)) > 1 or len(names) > 1:
-        raise UsageError(f"several runs are of this model: {', '.join(names)}; name one with run=...")
-    return names[0]
+        shown = f"{model.digests[0][:12]}…" + (", an annotated copy that was changed since" if model.changed else "")
+        raise UsageError(f"no run is of this model (SHA-256 {shown}); the archive has {listed}, of other files")
+    if len(own) > 1:
+        raise UsageError(f"several runs are of this model: {', '.join(name for name, _ in own)}; name one with run=...")
+    return own[0]
+
+
+def _set_properties(message: Any, properties: Mapping[str, str]) -> None:
+    """Replace the properties of a node or model that are annotations."""
+    old = [entry for entry in message.metadata_props if entry.key.startswith(PREFIX)]
+    for entry in old:
+        message.metadata_props.remove(entry)
+    for key, value in properties.items():
+        message.metadata_props.add(key=key, value=value)
 
 
 def _write(node: onnx.NodeProto, run: str, rows: Rows) -> None:
-    kept = [(entry.key, entry.value) for entry in node.metadata_props if not entry.key.startswith(PREFIX)]
-    lines = [line for line in node.doc_string.splitlines() if not line.startswith(PREFIX)]
-    if not rows and len(kept) == len(node.metadata_props):
-        return
-    added = [(f"{PREFIX}run", run)] if rows else []
+    properties = {f"{PREFIX}run": run}
     for row in rows:
         # The first whole tensor has the plain names.
         first = row["layer"] == rows[0]["layer"] and row["layer"] in node.output
         tensor = "" if first else f"{row['layer']}."
-        added += _numbers(f"{PREFIX}{tensor}{row['metric']}", row)
-        text = f"{mean_text(row)}; mean over {row['n'] - row['n_missing']} samples"
-        lines.append(f"{PREFIX}{row['metric']} of {row['layer']} in run {run}: {text}")
-    del node.metadata_props[:]
-    for key, value in [*kept, *added]:
-        node.metadata_props.add(key=key, value=value)
-    node.doc_string = "\n".join(lines)
+        properties |= _numbers(f"{PREFIX}{tensor}{row['metric']}", row)
+    _set_properties(node, properties)
 
 
-def _numbers(key: str, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _numbers(key: str, row: Mapping[str, Any]) -> dict[str, str]:
     """Properties of a mean; a number that is not known has none."""
     present = row["n"] - row["n_missing"]
     numbers = {"": row["value"], ".stderr": row["stderr"], ".gap": row["gap"]}
     counts = {".samples": present, ".unproven": present - row["n_converged"], ".missing": row["n_missing"]}
-    yield from ((key + name, repr(float(number))) for name, number in numbers.items() if math.isfinite(number))
-    yield from ((key + name, str(int(count))) for name, count in counts.items())
+    found = {key + name: repr(float(number)) for name, number in numbers.items() if math.isfinite(number)}
+    return found | {key + name: str(int(count)) for name, count in counts.items()}

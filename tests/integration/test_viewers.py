@@ -12,9 +12,12 @@ import archive_fakes as fakes
 import onnx
 import pytest
 from chromium import awaited, chromium
+from graphs import rewritten
 
 import onnxinfo
+from onnxinfo.graph.own import own_graph
 from onnxinfo.models import path as bundled
+from onnxinfo.views.explorer import explorer_ids
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +28,9 @@ shown = model_explorer.config().add_model_from_path(sys.argv[1]).add_node_data_f
 adapters = ["model_explorer_onnx"]
 model_explorer.visualize_from_config(shown, host="127.0.0.1", extensions=adapters, no_open_in_browser=True)
 """
+
+#: Nodes that the adapter adds around control flow.
+ADDED = ("(Phi)", "(Capture)")
 
 
 def analyzed(model: Path, archive: Path) -> list[Any]:
@@ -82,6 +88,24 @@ def test_model_explorer_knows_the_nodes(tmp_path: Path) -> None:
             if entry.key == "__tensor_tag"
         }
         assert [tensors[name] for name in data["results"]] == [layer.name for layer in layers]
+
+
+def test_model_explorer_knows_the_nodes_of_branches(tmp_path: Path) -> None:
+    """Also where loading rewrites the graph, and names are repeated or missing, in bodies, too."""
+    main = pytest.importorskip("model_explorer_onnx.main", reason="needs model-explorer-onnx")
+    proto = rewritten()
+    onnx.save(proto, tmp_path / "m.onnx")
+    (graph, *_) = main.ONNXAdapter().convert(str(tmp_path / "m.onnx"), {})["graphs"]
+    drawn = [node.id for node in graph.nodes if not node.id.startswith("[value]") and node.label not in ADDED]
+    assert sorted(drawn) == sorted(explorer_ids(proto.graph))
+    tensors = {
+        node.id: {entry.value for item in node.outputsMetadata for entry in item.attrs if entry.key == "__tensor_tag"}
+        for node in graph.nodes
+    }
+    for id, node in zip(explorer_ids(proto.graph), own_graph(proto, onnxinfo.load(proto)).nodes(), strict=True):
+        # The adapter puts the path of the branch before the name, or an ending after it.
+        (tag,) = tensors[id]
+        assert tag.rpartition("/")[2].removesuffix("_if_").partition("_")[0] == node.output[0]
 
 
 def test_model_explorer_shows_the_values(tmp_path: Path) -> None:

@@ -153,3 +153,51 @@ def quantized(step: float) -> onnx.ModelProto:
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def rewritten() -> onnx.ModelProto:
+    """A model that loading rewrites: a decided ``If`` in a decided ``If``, whose branches share names, and a function.
+
+    Nodes lack names or repeat them, also in a loop's body, and have doc strings of several lines.
+    """
+    make = helper.make_graph
+    inner_then = make([node("Relu", "a", "deep"), node("Neg", "deep", "end")], "i_then", [], [value("end")])
+    inner_else = make([node("Abs", "a", "end")], "i_else", [], [value("end")])
+    then = [
+        node("Mul", "x two", "a", name=""),
+        node("If", "yes", "in", then_branch=inner_then, else_branch=inner_else, name="n"),
+        node("Add", "in x", "shared"),
+    ]
+    body = make(
+        [node("Identity", "go", "gone"), node("Add", "s two", "t"), node("Neg", "t", "u", name="n")],
+        "body",
+        [value("i", (), TensorProto.INT64), value("go", (), TensorProto.BOOL), value("s")],
+        [value("gone", (), TensorProto.BOOL), value("u")],
+    )
+    nodes = [
+        node("If", "yes", "y", name="if", then_branch=make(then, "then", [], [value("shared")]),
+             else_branch=make([node("Neg", "x", "shared")], "else", [], [value("shared")])),
+        node("Loop", "three yes y", "l", body=body),
+        node("Twice", "l", "f", domain="own"),
+        node("Relu", "f", "z", name="n"),
+        node("Neg", "z", "w"),
+        node("Softmax", "w", "out", name="n", domain="ai.onnx", axis=1),
+    ]  # fmt: skip
+    proto = model(
+        nodes,
+        [value("x")],
+        [value("out")],
+        [constant("two", 2, np.float32), constant("yes", True, np.bool_), constant("three", 3, np.int64)],
+    )
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    proto.functions.append(
+        helper.make_function(
+            "own", "Twice", ["p"], ["q"], [node("Add", "p p", "q", name="n")], [helper.make_opsetid("", 17)]
+        )
+    )
+    for each in (*proto.graph.node, *proto.graph.node[0].attribute[0].g.node):
+        each.doc_string = 'File "a.py", line 1\r\n\tonnxinfo.sid of it\n\n'
+        each.metadata_props.add(key="namespace", value="a/b")
+    proto.metadata_props.add(key="author", value="me")
+    proto.training_info.add().algorithm.name = "training"
+    return proto
