@@ -19,7 +19,27 @@ COLUMNS = ("metric", "run", "other", "layers", "tau", "pairs", "same", "swapped"
 _SHOWN = 3
 
 
-@click.command(no_args_is_help=True)
+class _SeveralAlphas(click.Command):
+    """A command that reads ``--alpha 1e-4 1e-3`` like ``--alpha 1e-4 --alpha 1e-3``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse arguments, each number after ``--alpha`` and its values being one more of them."""
+        repeated: list[str] = []
+        for arg in args:
+            follows = repeated[-2:-1] == ["--alpha"] or any(each.startswith("--alpha=") for each in repeated[-1:])
+            repeated += ["--alpha", arg] if follows and _is_number(arg) else [arg]
+        return super().parse_args(ctx, repeated)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@click.command(cls=_SeveralAlphas, no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @samples
 @click.option("-o", "--output", required=True, type=click.Path(), help="Archive (HDF5). If it exists, runs are added.")
@@ -29,8 +49,8 @@ _SHOWN = 3
     type=float,
     multiple=True,
     required=True,
-    metavar="X",
-    help="Budget relative to the normalizer; repeat it for each, at least two.",
+    metavar="X...",
+    help="Budgets relative to the normalizer, at least two: one after another, or --alpha for each.",
 )
 @config_file
 @settings(leave_out=["alpha", "budget"])
@@ -43,7 +63,7 @@ def sweep(model: str, inputs: str, output: str, alphas: Sequence[float], format:
 
     \b
     Example:
-      onnxinfo sweep resnet20.onnx --inputs images/ --limit 8 --alpha 1e-4 --alpha 1e-3 --alpha 1e-2 -o sweep.h5
+      onnxinfo sweep resnet20.onnx --inputs images/ --limit 8 --alpha 1e-4 1e-3 1e-2 -o sweep.h5
     """
     from onnxinfo import sweep as run_sweep
 

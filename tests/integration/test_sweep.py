@@ -120,8 +120,9 @@ def test_a_run_of_another_recipe_is_refused_before_any_work(tmp_path):
             assert [*opened] == [run]
 
 
-def test_the_command(tmp_path):
-    given = ["--limit", "2", "--layers", "relu", "--layers", "logits", "--alpha", "1e-3", "--alpha", "1e-2"]
+@pytest.mark.parametrize("alphas", ["--alpha 1e-3 --alpha 1e-2", "--alpha 1e-3 1e-2", "--alpha=1e-3 1e-2"])
+def test_the_command(alphas, tmp_path):
+    given = ["--limit", "2", "--layers", "relu", *alphas.split(), "--layers", "logits"]
     command = ["sweep", str(CNN), "--inputs", IMAGES, "-o", str(tmp_path / "a.h5"), "--format", "json", *given]
     result = CliRunner().invoke(cli, command, obj={})
     assert result.exit_code == 0, result.output
