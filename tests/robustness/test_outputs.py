@@ -85,9 +85,7 @@ RECIPES = {
     "query": Recipe("result.h5 second.h5", ("result.h5", "second.h5"), "new.txt", kind=kinds.TABLE),
     "summary": Recipe("result.h5 --run one", ("result.h5",), "new.txt", kind=kinds.TABLE),
     "plot": Recipe("result.h5 curve", ("result.h5",), "new.png", kind=kinds.PNG),
-    "sweep": Recipe(
-        f"model.onnx {SAMPLES} {_LABELS} --layers relu --alpha 1e-3 1e-2", ANALYSIS, "new.h5", "runs"
-    ),
+    "sweep": Recipe(f"model.onnx {SAMPLES} {_LABELS} --layers relu --alpha 1e-3 1e-2", ANALYSIS, "new.h5", "runs"),
     "ranking": Recipe("result.h5 second.h5", ("result.h5", "second.h5"), "new.txt", kind=kinds.TABLE),
     "power": Recipe("result.h5", ("result.h5",), "new.txt", kind=kinds.TABLE),
     "compare": Recipe("result.h5 second.h5", ("result.h5", "second.h5"), "new.txt", kind=kinds.TABLE),
