@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .completion import run_names
-from .options import force, only_inputs, only_layers, only_metrics, only_tagged
+from .options import force, only_inputs, only_layers, only_metrics, only_samples, only_tagged
 from .tables import FORMATS, claim_table, print_rows, write_stdout
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 @only_layers
 @only_inputs
 @only_metrics("Only this metric; repeatable.")
-@click.option("--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable.")
+@only_samples
 @click.option(
     "--by",
     type=click.Choice(["layer", "depth"]),

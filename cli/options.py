@@ -49,6 +49,12 @@ def only_inputs(command: Command) -> Command:
     return click.option("--input", multiple=True, metavar="NAME", help=text)(command)
 
 
+def only_samples(command: Command) -> Command:
+    """Add ``--samples``, which selects samples of archives; ``--sample`` is the same."""
+    text = "Only these samples: N, FIRST-LAST or a glob over names; repeatable. Default: all."
+    return click.option("--samples", "--sample", multiple=True, metavar="S", help=text)(command)
+
+
 def only_layers(command: Command) -> Command:
     """Add ``--layers``, which selects analyzed layers."""
     text = "Only layers that match this pattern; repeatable. Default: all."

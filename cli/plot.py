@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .completion import files_and_kinds
-from .options import force, only_inputs, only_layers, only_metrics, only_runs
+from .options import force, only_inputs, only_layers, only_metrics, only_runs, only_samples
 from .verbosity import print_info
 
 #: Kinds in the help of the command.
@@ -52,9 +52,7 @@ class _Size(click.ParamType[tuple[float, float]]):
 @only_runs
 @only_layers
 @only_inputs
-@click.option(
-    "--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable. Default: all."
-)
+@only_samples
 @only_metrics("Metric to draw; repeatable for curve and coherency. Default: sid, else the first.", "metric")
 @click.option(
     "--against", metavar="METRIC", help="scatter: metric on the vertical axis. Default: ru, else another one."

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .completion import layer_names
-from .options import force, only_layers, only_metrics, only_runs, only_tagged
+from .options import force, only_layers, only_metrics, only_runs, only_samples, only_tagged
 from .tables import FORMATS, claim_table, print_rows, write_stdout
 
 
@@ -36,7 +36,7 @@ from .tables import FORMATS, claim_table, print_rows, write_stdout
 @only_tagged
 @only_layers
 @only_metrics("Only this metric; repeatable.")
-@click.option("--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable.")
+@only_samples
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
 @click.option("-o", "--output", default="-", type=click.Path(), help="File to write; - is standard output.")
 @force

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from .options import force, only_inputs, only_metrics, only_runs, only_tagged, selection
+from .options import force, only_inputs, only_metrics, only_runs, only_samples, only_tagged, selection
 from .tables import FORMATS, STREAMED, claim_table, print_rows
 
 # Columns that the terminal omits if they contain only these values.
@@ -31,13 +31,7 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     "--op", "ops", multiple=True, metavar="TYPE", help="Only layers of this ONNX operator; repeatable. Default: all."
 )
 @only_metrics("Only this metric; repeatable. Default: all.")
-@click.option(
-    "--sample",
-    "samples",
-    multiple=True,
-    metavar="S",
-    help="Only these samples: N, FIRST-LAST or a glob over names; repeatable.",
-)
+@only_samples
 @only_inputs
 @click.option("--label", "labels", multiple=True, help="Only samples with this label; repeatable. Default: all.")
 @click.option(

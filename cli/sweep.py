@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import force, only_layers, only_metrics, only_runs, only_tagged
+from .options import force, only_layers, only_metrics, only_runs, only_samples, only_tagged
 from .options import inputs as samples
 from .outcome import completed
 from .progress import progress_bar
@@ -81,7 +81,7 @@ def sweep(model: str, inputs: str, output: str, alphas: Sequence[float], format:
 @only_tagged
 @only_layers
 @only_metrics("Only this metric; repeatable.")
-@click.option("--samples", multiple=True, metavar="S", help="Only these samples, by position or name; repeatable.")
+@only_samples
 @click.option(
     "--confidence",
     type=float,

@@ -9,7 +9,8 @@ from typing import Any, Unpack
 from ..archive.means import Pairs, pair_up, select_cells
 from ..errors import UsageError
 from .comparable import check_normalizer, incomparable
-from .compare import Row, Side, matched, read_sides, same_samples
+from .compare import FRACTIONS, Row, Side, matched, read_sides, same_samples
+from .fractions import limits
 from .reading_runs import run_values
 from .run_values import RunValues
 from .run_view import match_layers
@@ -59,8 +60,9 @@ def power(
     -------
     list of dict
         metric, layer, and other_layer, or run and other; value, the present mean difference (other minus first), and
-        stderr, its standard error; spread, the standard deviation s; n, the present number of samples; shown, the
-        smallest difference that these show; with a wanted difference also needed, the number of samples (10^15 stands
+        stderr, its standard error; spread, the standard deviation s, or if no sample of a fraction such as ``probe``
+        differs, its largest value that this allows; n, the present number of samples; shown, the smallest difference
+        that these show; with a wanted difference also needed, the number of samples (10^15 stands
         for that and more), low and high, its range, and enough, whether n reaches it; and n_unproven, the number of
         pairs with an unproven value. In the layers' order.
 
@@ -107,6 +109,18 @@ def samples_needed(spread: float, difference: float, chance: float = 0.5) -> int
     # Products overflow to infinity, and powers fail.
     count = ratio * ratio * (1 - 1e-12)
     return max(FEWEST, math.ceil(count)) if count < MOST else MOST
+
+
+def fraction_spread_range(pairs: Pairs, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the confidence interval of the standard deviation of differences that are -1, 0 or 1.
+
+    It follows from the limits of the fraction of samples that differ.
+    """
+    # The mean of squares is that fraction, and the variance is less by the square of the mean.
+    square = (pairs.stderr**2 * (pairs.n - 1)) + pairs.difference**2
+    shares = limits(round(square * pairs.n), pairs.n, (1 - confidence) / 2)
+    least, largest = (math.sqrt(max(share - pairs.difference**2, 0.0)) for share in shares)
+    return least, largest
 
 
 def spread_range(spread: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -208,16 +222,20 @@ def _check_sides(first: Side, other: Side) -> None:
 
 def _row(names: Row, pairs: Pairs, wanted: float | None, chance: float, confidence: float) -> Row:
     spread = pairs.stderr * math.sqrt(pairs.n)
+    spreads = spread_range(spread, pairs.n, confidence)
+    if names["metric"] in FRACTIONS:
+        spreads = fraction_spread_range(pairs, confidence)
+        spread = spread or spreads[1]
     row: dict[str, Any] = {
         **names,
         "value": pairs.difference,
         "stderr": pairs.stderr,
         "spread": spread,
         "n": pairs.n,
-        "shown": _errors(chance) * pairs.stderr,
+        "shown": _errors(chance) * spread / math.sqrt(pairs.n),
     }
     if wanted is not None:
         needed = samples_needed(spread, wanted, chance)
-        low, high = (samples_needed(each, wanted, chance) for each in spread_range(spread, pairs.n, confidence))
+        low, high = (samples_needed(each, wanted, chance) for each in spreads)
         row |= {"needed": needed, "low": low, "high": high, "enough": pairs.n >= needed}
     return row | {"n_unproven": pairs.n_unproven}

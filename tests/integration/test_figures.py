@@ -321,6 +321,7 @@ def test_an_overview_has_the_floor_and_maps_of_three_samples(tmp_path):
     ("changes", "images", "said"),
     [
         ({"metrics": (fakes.CONCENTRATION,)}, 0, "no maps: concentration has no values"),
+        ({"metrics": (fakes.CONCENTRATION,)}, 0, "highest"),
         ({"samples": 1}, 1 + fakes.LAYERS, "the only sample"),
         ({"samples": 2}, 2 * (1 + fakes.LAYERS), "least discarded"),
         ({"layers": fakes.schema().layers[:1]}, 3 * 2, "layer0"),

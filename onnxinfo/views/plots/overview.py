@@ -36,20 +36,19 @@ if TYPE_CHECKING:
     from ..canvas import Canvas
 
 _MOST_LAYERS = 4
-#: Colors and line styles of the three samples.
-_LINES = {
-    "most discarded": (COLORS[5], (0, (1, 1))),
-    "typical": (COLORS[2], "-"),
-    "least discarded": (COLORS[3], (0, (4, 2))),
-}
+#: Metrics whose larger values mean that more is discarded.
+_DISCARDING = ("sid", "ru")
+#: Colors and line styles of the three samples, from the highest value to the lowest.
+_LINES = ((COLORS[5], (0, (1, 1))), (COLORS[2], "-"), (COLORS[3], (0, (4, 2))))
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """A sample that is shown: why, and its position in the view."""
+    """A sample that is shown: why, its position in the view, and its place in ``_LINES``."""
 
     role: str
     position: int
+    line: int = 1
 
 
 @figure_plot("overview")
@@ -130,14 +129,11 @@ def _chosen(found: RunValues) -> list[_Sample]:
     # Relative to the layer's mean, so that a sample whose deep layers are not finished is not a low one.
     scores = mean_of_known(values - layer_summary(found.values)["value"][:, None], (0,))
     order = [int(i) for i in np.argsort(scores, kind="stable") if np.isfinite(scores[i])]
-    if len(order) < 3:
-        roles = [[], ["the only sample"], ["most discarded", "least discarded"]][len(order)]
-        return [_Sample(role, at) for role, at in zip(roles, order[::-1], strict=True)]
-    return [
-        _Sample("most discarded", order[-1]),
-        _Sample("typical", order[len(order) // 2]),
-        _Sample("least discarded", order[0]),
-    ]
+    most, least = ("most discarded", "least discarded") if found.metric.name in _DISCARDING else ("highest", "lowest")
+    if len(order) < 2:
+        return [_Sample("the only sample", at) for at in order]
+    typical = [_Sample("typical", order[len(order) // 2])] if len(order) > 2 else []
+    return [_Sample(most, order[-1], 0), *typical, _Sample(least, order[0], 2)]
 
 
 def _band(panel: RunView, found: RunValues, samples: list[_Sample], at: tuple[list[int], list[int]]) -> Band | None:
@@ -177,7 +173,7 @@ def _draw_curve(
     axes.fill_between(at, spread[1], spread[2], color=color, alpha=0.22, linewidth=0)
     axes.plot(at, curve.middle, "-", color=color, linewidth=2, zorder=3, label="mean")
     for sample in samples if len(samples) > 1 else []:
-        shade, dashes = _LINES[sample.role]
+        shade, dashes = _LINES[sample.line]
         # A line through one layer is no more than a point, which a dash shows.
         line: dict[str, Any] = {"linestyle": dashes} if len(at) > 1 else {"linestyle": "none", "marker": "_"}
         axes.plot(at, values[:, sample.position], color=shade, linewidth=1.0, label=sample.role, **line)

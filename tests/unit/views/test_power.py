@@ -18,8 +18,10 @@ from places import ROOT
 
 import onnxinfo
 from onnxinfo import UsageError
+from onnxinfo.archive.means import pair_up
 from onnxinfo.cli import cli
-from onnxinfo.views.power import MOST, samples_needed, spread_range
+from onnxinfo.models import path as path_of
+from onnxinfo.views.power import MOST, fraction_spread_range, samples_needed, spread_range
 
 LAYERS = [row.name for row in fakes.schema().layers]
 
@@ -178,3 +180,39 @@ def test_the_command(archive):
     assert [row["needed"] for row in json.loads(result.stdout)] == [
         row["needed"] for row in onnxinfo.power(archive, 0.02)
     ]
+
+
+def fractions(one, two):
+    cells = [{"value": np.array(each, np.float64), "stderr": np.zeros(len(each))} for each in (one, two)]
+    whole = np.ones(len(one), bool)
+    return pair_up(*(each | {"done": whole, "converged": whole} for each in cells))
+
+
+def test_the_spread_of_fractions_has_exact_limits():
+    """With 3 of 10 samples that differ, the fraction that differs is from .067 to .652 (Clopper and Pearson)."""
+    pairs = fractions([1, 1, 0, *[1] * 7], [0, 0, 1, *[1] * 7])
+    low, high = fraction_spread_range(pairs)
+    assert low == pytest.approx(np.sqrt(0.06673951 - 0.01), rel=1e-5)
+    assert high == pytest.approx(np.sqrt(0.6524529 - 0.01), rel=1e-5)
+
+
+def test_the_spread_of_fractions_is_in_its_range():
+    """As often as the range says, and more, because the limits are exact."""
+    generator, inside = np.random.default_rng(0), 0
+    for _ in range(300):
+        gained = generator.random(40) < 0.1
+        low, high = fraction_spread_range(fractions(np.zeros(40), gained))
+        inside += low <= np.sqrt(0.09) <= high
+    assert inside >= 0.95 * 300
+
+
+def test_fractions_that_do_not_differ_are_not_known_exactly(tmp_path):
+    images, labels = (f"{path_of('digits.npz')}:{key}" for key in ("images", "labels"))
+    chosen = {"labels": labels, "layers": ["relu_6", "logits"], "metrics": ["probe"], "limit": 50}
+    onnxinfo.analyze(path_of("digits-cnn.onnx"), images, tmp_path / "a.h5", **chosen)
+    (row,) = onnxinfo.power(tmp_path / "a.h5", 0.01)
+    assert row["value"] == row["stderr"] == 0
+    most = 1 - 0.025 ** (1 / 50)
+    assert row["spread"] == pytest.approx(np.sqrt(most))
+    assert (row["needed"], row["high"], row["enough"]) == (int(np.ceil(4e4 * most)), row["needed"], False)
+    assert row["shown"] == pytest.approx(2 * np.sqrt(most / 50))
