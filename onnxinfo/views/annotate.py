@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -247,13 +247,17 @@ def _placed(own: OwnGraph, run: str, layers: Mapping[str, Rows]) -> dict[int, Ro
             lost.append(printable(name))
         else:
             found.setdefault(place[0], []).extend(layers[name])
-    shown = f"{', '.join(lost[:_NAMED])}{', …' if len(lost) > _NAMED else ''}"
+    shown = _some(lost)
     if not found:
         what = f"computes {shown}" if lost else "has numbers"
         raise ModelError(f"no node of the model {what} of run '{printable(run)}'; there is nothing to annotate")
     if lost:
         logger.warning("no node of the model computes %s: %d of %d layers are left out", shown, len(lost), len(layers))
     return dict(sorted(found.items()))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
 def _shown(placed: Mapping[int, Rows], run: str) -> dict[int, dict[str, Any]]:
@@ -264,7 +268,7 @@ def _shown(placed: Mapping[int, Rows], run: str) -> dict[int, dict[str, Any]]:
         raise ModelError(f"no layer of run '{printable(run)}' has a value; there is nothing to annotate")
     others = [printable(row["layer"]) for rows in known.values() for row in rows[1:]]
     if others:
-        logger.warning("a node has one value in this format; not shown: %s", ", ".join(others))
+        logger.warning("a node has one value in this format; %d layers are not shown: %s", len(others), _some(others))
     return found
 
 
