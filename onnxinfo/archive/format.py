@@ -160,6 +160,10 @@ PROOF = (
 PROVEN = (*(field for field in CERTIFICATE if field.name != "residual"), *PROOF)
 
 
+#: Metrics of all samples of a run together: the mean over some of their cells is not the metric of these samples.
+TOGETHER = frozenset({"cka"})
+
+
 @dataclass(frozen=True)
 class Metric:
     """A quantity computed for every (layer, sample).

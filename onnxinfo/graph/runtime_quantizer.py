@@ -57,6 +57,15 @@ class RuntimeQuantizer:
             reason = printable(" ".join(str(error).split())[:200])
             raise ModelError(f"ONNX Runtime's quantizer refuses the model: {reason}") from error
 
+    def half_probabilities(self, excluded: Sequence[str] = ()) -> list[str]:
+        """Return the float16 outputs of ``Softmax`` that are rounded to scales of their own, from 0 to 1.
+
+        The quantizer gives them scales in float32, with which ONNX Runtime cannot load the model.
+        """
+        found = self.own_grids(excluded)
+        made = [node.output[0] for node in self._flow.nodes if node.op_type == "Softmax"]
+        return [name for name in made if name in found and self.element_type(name) == "float16"]
+
     def nodes(self, tensor: str) -> list[Node]:
         """Return the nodes that compute or read a tensor."""
         flow = self._flow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..archive.format import TOGETHER
 from ..archive.means import limited_by_rounding, sound_alpha
 from ..config import as_setting
 from ..errors import UsageError
@@ -128,10 +129,11 @@ class Measured:
 def caution_of(
     selection: Selection, metrics: Collection[str] = (), free: Collection[str] = (), *, runs_are_named: bool = True
 ) -> str:
-    """Return in words why runs that are shown together are not comparable, also as a warning; empty if they are.
+    """Return in words what is wrong with the numbers of runs as they are shown, also as a warning; empty if nothing is.
 
-    Every view of several runs shows this: figures, tables and reports. Runs that differ in alpha alone and whose names
-    say so, such as those of a sweep, need no caution where they are named.
+    That is that runs are not comparable, or that a metric of all samples together is shown of some. Every view shows
+    this: figures, tables and reports. Runs that differ in alpha alone and whose names say so, such as those of a sweep,
+    need no caution where they are named.
 
     Parameters
     ----------
@@ -144,6 +146,34 @@ def caution_of(
     runs_are_named
         Whether each value is shown with the name of its run.
     """
+    cautions = [*_of_parts(selection, metrics), *_of_pairs(selection, metrics, free, runs_are_named)]
+    return "; ".join(cautions)
+
+
+def _of_parts(selection: Selection, metrics: Collection[str]) -> Iterator[str]:
+    """Say that a metric of all samples together is shown of some."""
+    titles = selection.titles()
+    for view, source in selection.views():
+        for name in sorted(TOGETHER.intersection(metrics or TOGETHER, (each.name for each in view.metrics))):
+            done = view.run.shape[1] - view.lacking(name)
+            if view.run.shape[1] > (least := int(done[done > 0].min(initial=view.run.shape[1]))):
+                text = together_caution(name, titles[source, view.name], view.run.shape[1], f"{least} of them")
+                logger.warning("%s", text)
+                yield text
+
+
+def together_caution(metric: str, run: str, samples: int, shown: str) -> str:
+    """Say that a metric of all samples of a run together is shown of some."""
+    return (
+        f"caution, {metric} of run '{run}' is of all its {samples} samples together, and shown of {shown}: this is no "
+        f"{metric} of these, nor a reliable estimate of the whole"
+    )
+
+
+def _of_pairs(
+    selection: Selection, metrics: Collection[str], free: Collection[str], runs_are_named: bool
+) -> Iterator[str]:
+    """Say that two runs are not comparable, and why."""
     titles = selection.titles()
     found = [Measured.of(view, titles[source, view.name]) for view, source in selection.views()]
     for one, two in combinations(found, 2):
@@ -153,8 +183,8 @@ def caution_of(
         if shown and (difference := incomparable(one, two, shown, [*free, *told])):
             text = f"caution, runs '{one.name}' and '{two.name}' are not comparable: {difference}"
             logger.warning("%s; values may differ for this reason alone", text)
-            return text
-    return ""
+            yield text
+            return
 
 
 def incomparable(one: Measured, two: Measured, metrics: Collection[str], free: Collection[str] = ()) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,16 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from ..archive.format import TOGETHER
 from ..archive.table import COLUMNS, check_per, run_table
 from ..arguments import Names, names_of
 from ..errors import UsageError
 from ..text import no_such
-from .comparable import caution_of
+from .comparable import caution_of, together_caution
 from .run_view import RunView
 from .selection import Paths, Selected, Selection
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 #: A table as columns of equal length.
@@ -26,6 +30,8 @@ Table = dict[str, list[Any]]
 Per = Literal["layer", "sample", "input", "unit"]
 #: Field of a metric that is one number for each layer.
 NORMALIZER = "normalizer"
+#: Columns in which the samples of a layer differ.
+_OF_SAMPLE = ("sample", "sample_name", "label")
 #: Key of rows of runs that are not comparable.
 CAUTION = "caution"
 
@@ -79,6 +85,12 @@ class Arrangement:
         """Whether the operations act on each row by itself."""
         whole = (self.sort, self.top, self.sql)
         return all(option is None for option in whole) and not names_of(self.group_by)
+
+    @property
+    def takes_some_samples(self) -> bool:
+        """Whether means are over some of the samples."""
+        keys = {*names_of(self.group_by)}
+        return bool(keys) and (self._bounds is not None or not keys.isdisjoint(_OF_SAMPLE))
 
     @property
     def _bounds(self) -> tuple[float | None, float | None] | None:
@@ -162,7 +174,8 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
         With ``group_by`` its columns, metric, the aggregates, n (rows), n_converged and n_missing (rows without a
         value), and with ``minimum`` or ``maximum`` n_excluded: the number of rows of the group whose value lies outside
         and which are not averaged. If the runs are not comparable, because a setting such as the preprocessing
-        differs, ``caution`` says why in every row, and there is a warning. Runs that differ in alpha alone and whose
+        differs, or ``cka``, which is of all samples together, is shown of some, ``caution`` says so in every row, and
+        there is a warning. Runs that differ in alpha alone and whose
         names say it, like those of :func:`onnxinfo.sweep`, get a caution only in rows without the column run.
 
     Raises
@@ -180,7 +193,8 @@ def query(path: Paths, **options: Unpack[QueryOptions]) -> list[Row]:
     """
     selection, arrangement, shown = _understood(options)
     table = arrangement.apply(_read_table(selection(path), shown))
-    return [*_rows(table, _caution(selection(path), runs_are_named="run" in table))]
+    caution = _caution(selection(path), runs_are_named="run" in table, some_samples=arrangement.takes_some_samples)
+    return [*_rows(table, caution)]
 
 
 # Cells read at once if rows are not needed all at once.
@@ -243,10 +257,23 @@ def _understood(options: QueryOptions) -> tuple[Callable[[Paths], Selection], Ar
     )
 
 
-def _caution(selection: Selection, *, runs_are_named: bool = True) -> Row:
-    """Return what is said in every row of runs that are not comparable."""
+def _caution(selection: Selection, *, runs_are_named: bool = True, some_samples: bool = False) -> Row:
+    """Return what is said in every row, of runs that are not comparable, or of metrics of all samples together."""
     text = caution_of(selection, selection.metrics, runs_are_named=runs_are_named)
+    if some_samples and not text:
+        text = _of_groups(selection)
     return {CAUTION: text} if text else {}
+
+
+def _of_groups(selection: Selection) -> str:
+    titles = selection.titles()
+    for view, source in selection.views():
+        for name in sorted(TOGETHER.intersection(metric.name for metric in view.metrics)):
+            if view.shape[1]:
+                text = together_caution(name, titles[source, view.name], view.run.shape[1], "a group of them")
+                logger.warning("%s", text)
+                return text
+    return ""
 
 
 def _rows(table: Table, caution: Row) -> Iterator[Row]:

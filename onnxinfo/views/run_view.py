@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..archive.format import LayerRow, Metric
+from ..archive.format import TOGETHER, LayerRow, Metric
 from ..archive.means import mean_and_stderr
 from ..archive.reading import Run
 from ..errors import UsageError
@@ -93,7 +93,10 @@ class RunView:
         return None if found is None else found[self.sample_positions]
 
     def values(self, metric: str) -> dict[str, npt.NDArray[Any]]:
-        """Return the numbers of a metric; see :meth:`onnxinfo.Run.values`."""
+        """Return the numbers of a metric; see :meth:`onnxinfo.Run.values`.
+
+        Those of a metric of all samples together are proven only if none is lacking.
+        """
         first = min(self.layer_positions, default=0)
         read = range(first, max(self.layer_positions, default=first - 1) + 1)
         layers, samples = [position - first for position in self.layer_positions], [*self.sample_positions]
@@ -101,6 +104,9 @@ class RunView:
         # Indexing copies all numbers.
         if layers != [*range(len(read))] or samples != [*range(self.run.shape[1])]:
             values = {name: data[np.ix_(layers, samples)] for name, data in values.items()}
+        if metric in TOGETHER:
+            whole = self._lacking(values["done"]) == 0
+            values = {**values, "converged": values["converged"] & whole[:, None]}
         if self._places is not None:
             means = [mean_and_stderr(self._flat(metric, layer, None))[0] for layer in range(self.shape[0])]
             unknown = np.full(self.shape, np.nan)
@@ -108,6 +114,16 @@ class RunView:
             # The bound holds for the mean over all inputs.
             values |= {"gap": unknown} if "gap" in values else {}
         return values
+
+    def lacking(self, metric: str) -> npt.NDArray[np.intp]:
+        """Return for each layer how many of the run's samples are not finished, or not chosen.
+
+        It is 0 for metrics that single samples have.
+        """
+        return self._lacking(self.values(metric)["done"]) if metric in TOGETHER else np.zeros(len(self.layers), np.intp)
+
+    def _lacking(self, done: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+        return np.asarray(self.run.shape[1] - done.sum(axis=1))
 
     def pieces(self, cells: int) -> Iterator[RunView]:
         """Yield the view in pieces of some layers each, that have about the given number of cells."""

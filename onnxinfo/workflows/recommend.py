@@ -104,6 +104,7 @@ class BitPlan(Recommendation):
     expected: float
     accuracy: float | None
     nodes_to_exclude: tuple[str, ...]
+    _probabilities: tuple[str, ...] = ()
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return a table with one row per tensor: the attributes of :class:`TensorBits`."""
@@ -115,19 +116,23 @@ class BitPlan(Recommendation):
         """Return the recommendation as JSON values.
 
         ``nodes_to_exclude`` and ``TensorQuantOverrides`` are for ONNX Runtime's ``quantize_static``, the latter as one
-        of its ``extra_options``, after scale, zero point and type are converted as docs/bits.md shows.
+        of its ``extra_options``, after scale, zero point and type are converted as docs/bits.md shows. The latter also
+        has float16 outputs of ``Softmax`` without a recommendation, at 8 bits, because ONNX Runtime cannot load a model
+        with the scales that its quantizer gives them.
         """
+        recommended = {
+            each.tensor: [_override(Grid(each.low, each.high, each.bits), each.element_type)]
+            for each in self.tensors
+            if each.bits <= STORED_BITS
+        }
+        probabilities = {name: [_override(Grid(0.0, 1.0, STORED_BITS), "float16")] for name in self._probabilities}
         return {
             "target": self.target,
             "expected_change": self.expected,
             "accuracy": self.accuracy,
             "bits": {each.tensor: each.bits for each in self.tensors},
             "nodes_to_exclude": [*self.nodes_to_exclude],
-            "TensorQuantOverrides": {
-                each.tensor: [_override(Grid(each.low, each.high, each.bits), each.element_type)]
-                for each in self.tensors
-                if each.bits <= STORED_BITS
-            },
+            "TensorQuantOverrides": probabilities | recommended,
         }
 
 
@@ -435,7 +440,9 @@ def _plan(
     )
     variance = target_variance(job, target)
     total = sum(each.loss for each in rows)
-    return BitPlan(target, rows, total / variance if variance > 0 else math.nan, accuracy, plans.excluded)
+    change = total / variance if variance > 0 else math.nan
+    probabilities = tuple(quantizer.half_probabilities(plans.excluded))
+    return BitPlan(target, rows, change, accuracy, plans.excluded, probabilities)
 
 
 def target_variance(job: Job, target: str) -> float:

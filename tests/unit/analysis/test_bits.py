@@ -187,6 +187,26 @@ def test_scales_have_the_type_of_the_values(tmp_path: Path, caplog: pytest.LogCa
     assert any("float16 models of opset 17" in each for each in caplog.messages)
 
 
+def test_half_precision_probabilities_have_scales_of_their_type(tmp_path: Path) -> None:
+    shapes = {"q": (5, 4), "k": (5, 4), "u": (5, 3)}
+    weights = [onnx.numpy_helper.to_array(weight(name, *shape)).astype(np.float16) for name, shape in shapes.items()]
+    nodes = [
+        *(node("MatMul", "x q", "a"), node("MatMul", "x k", "b"), node("Transpose", "b", "t", perm=[0, 2, 1])),
+        *(node("MatMul", "a t", "scores"), node("Softmax", "scores", "attention"), node("MatMul", "attention x", "c")),
+        *(node("Relu", "c", "r"), node("MatMul", "r u", "y")),
+    ]
+    ends = [value(name, ("N", 6, size), onnx.TensorProto.FLOAT16) for name, size in (("x", 5), ("y", 3))]
+    halves = [onnx.numpy_helper.from_array(each, name) for each, name in zip(weights, shapes, strict=True)]
+    proto = model(nodes, ends[:1], ends[1:], halves, opset=21)
+    rows = np.random.default_rng(0).normal(size=(4, 6, 5)).astype(np.float16)
+    onnx.save(proto, tmp_path / "half.onnx")
+    plan = onnxinfo.recommend_bits(proto, rows, mean_bits=4, layers=["r"])
+    assert [*plan.to_dict()["bits"]] == ["r"]
+    assert {*plan.to_dict()["TensorQuantOverrides"]} == {"r", "attention"}
+    made = quantized_by_the_runtime(str(tmp_path / "half.onnx"), plan, {"x": rows[:1]}, tmp_path)
+    check_that_it_has_effect(plan, made)
+
+
 def test_an_accuracy_is_reached_with_few_bits() -> None:
     plan = onnxinfo.recommend_bits(CNN, IMAGES, accuracy=0.8, labels=LABELS, limit=64)
     assert (plan.accuracy or 0) >= 0.8
