@@ -163,10 +163,13 @@ class Kind:
         Name of the kind, with its article.
     matches
         Whether non-empty content is of this kind.
+    text_suffixes
+        Suffixes of files that hold the same as text, and are read as such.
     """
 
     title: str
     matches: Callable[[Content], bool]
+    text_suffixes: tuple[str, ...] = ()
 
 
 HDF5 = Kind("an HDF5 file", _is_hdf5)
@@ -177,7 +180,7 @@ GIF = Kind("a GIF image", lambda content: content.head.startswith((b"GIF87a", b"
 PDF = Kind("a PDF document", lambda content: content.head.startswith(b"%PDF-"))
 PARQUET = Kind("a Parquet file", _is_parquet)
 SAFETENSORS = Kind("a safetensors file", _is_safetensors)
-ONNX = Kind("an ONNX model", lambda content: is_onnx(content.path))
+ONNX = Kind("an ONNX model", lambda content: is_onnx(content.path), (".onnxtxt", ".onnxtext"))
 SVG = Kind("an SVG image", lambda content: bool(_SVG.match(content.text or "")))
 HTML = Kind("an HTML page", lambda content: bool(_HTML.match(content.text or "")))
 JSON = Kind("JSON", _is_json)

@@ -82,14 +82,18 @@ def claim(
     Raises
     ------
     UsageError
-        The output is one of the inputs, exists and contains HDF5 or another kind of data, is not a regular file, or
-        its folder does not exist.
+        The output is one of the inputs, exists and contains HDF5 or another kind of data, is not a regular file, its
+        name is that of another format, or its folder does not exist.
     OnnxinfoError
         Of the class `failure`: the folder or the file is write-protected.
     """
     spare(output, inputs)
     if is_stream(output):
         return Output(Path(output), kind, failure)
+    if Path(output).suffix.lower() in kind.text_suffixes:
+        raise UsageError(
+            f"{quoted(output)} would be read as text, and {kind.title} is written in binary form; name another file"
+        )
     path = resolve(output)
     check_writable(path, failure)
     if not force:

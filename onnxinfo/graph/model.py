@@ -44,8 +44,6 @@ logger = logging.getLogger(__name__)
 MAX_PROTO_BYTES = 2**31 - 1
 #: Oldest supported version of ONNX's file format (IR version); the newest is that of the installed onnx.
 OLDEST_FORMAT = 3
-#: Suffixes of model files in ONNX's textual syntax.
-TEXT_SUFFIXES = (".onnxtxt", ".onnxtext")
 
 
 @dataclass(frozen=True, repr=False)
@@ -211,7 +209,7 @@ def parse_file(path: Path) -> onnx.ModelProto:
 
 
 def _parsed(data: bytes, path: Path) -> onnx.ModelProto:
-    text = path.suffix.lower() in TEXT_SUFFIXES
+    text = path.suffix.lower() in ONNX.text_suffixes
     return (_parse_text if text else _parse)(data, f"{quoted(path)}")
 
 

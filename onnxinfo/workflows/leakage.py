@@ -85,8 +85,8 @@ class Leakage:
     wanted
         The bound that the noise reaches, in this unit; NaN if the noise was given.
     guess
-        Error of guessing the mean of each channel over the samples, in this unit: 1 in units of the variance, but less
-        if channels are constant. A reconstruction that is no better recovers nothing.
+        Error of guessing the mean of each channel over the samples, in this unit: 1 in units of the variance, unless
+        channels are constant or a unit mask differs between samples. A decoder without a smaller one recovers nothing.
     accuracy
         Accuracy without noise, NaN if it was not measured.
     assumption

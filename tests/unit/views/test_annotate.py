@@ -207,3 +207,24 @@ def test_model_explorer_gets_the_ids_of_the_files_nodes(tmp_path: Path) -> None:
     assert {name: each["value"] for name, each in data["results"].items()} == {
         ids[layer]: values[layer] for layer in ids
     }
+
+
+def test_the_message_about_lost_layers_is_short(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    onnx.save(rewritten(), tmp_path / "m.onnx")
+    archive = archive_of(tmp_path / "m.onnx", tmp_path, ["z", *(f"added{i}" for i in range(40))])
+    onnxinfo.annotate(tmp_path / "m.onnx", archive, tmp_path / "out.onnx", metrics="sid")
+    (warning,) = caplog.messages
+    assert warning == "no node of the model computes added0, added1, added2, …: 40 of 41 layers are left out"
+
+
+@pytest.mark.parametrize("suffix", [".onnxtxt", ".onnxText"])
+def test_no_model_is_written_where_text_is_expected(suffix: str, tmp_path: Path) -> None:
+    onnx.save(rewritten(), tmp_path / "m.onnx")
+    archive = archive_of(tmp_path / "m.onnx", tmp_path, ["z"])
+    for write in (
+        lambda output: onnxinfo.annotate(tmp_path / "m.onnx", archive, output),
+        lambda output: onnxinfo.save(tmp_path / "m.onnx", output),
+    ):
+        with pytest.raises(onnxinfo.UsageError, match="would be read as text"):
+            write(tmp_path / f"out{suffix}")
+        assert not (tmp_path / f"out{suffix}").exists()
