@@ -16,6 +16,9 @@ from ..inputs.parts import InputPart
 from ..text import quoted
 from .job import Job
 
+# Samples that are read at a time, in 64 bits.
+_READ = 16
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -31,15 +34,18 @@ class Spread:
         Its samples, and its counted units.
     groups
         Number of each unit's channel, (n,).
-    mean, variance, range
+    variance, range
         By channel, (channels,); NaN where no unit is counted.
+    errors
+        Mean over the samples of the squared distances of a channel's units from its mean, divided by the number of all
+        counted units of the sample, (channels,).
     """
 
     job: Job
     groups: npt.NDArray[np.intp]
-    mean: Floats
     variance: Floats
     range: Floats
+    errors: Floats
 
     @classmethod
     def of(cls, job: Job) -> Spread:
@@ -65,17 +71,20 @@ class Spread:
             )
         seen = count > 0
         mean = np.divide(total, count, out=np.full(size, np.nan), where=seen)
-        squares = np.zeros(size)
+        squares, errors = np.zeros(size), np.zeros(size)
         for x, counted in _values(job):
-            squares += np.bincount(groups, np.square(np.where(counted, x - mean[groups], 0)).sum(0), size)
+            apart = np.square(np.where(counted, x - mean[groups], 0))
+            squares += np.bincount(groups, apart.sum(0), size)
+            errors += np.bincount(groups, (apart / counted.sum(1, keepdims=True)).sum(0), size)
         variance = np.divide(squares, count, out=np.full(size, np.nan), where=seen)
         # The mean of equal values is rounded.
-        return cls(job, groups, mean, np.where(high > low, variance, 0), np.where(seen, high - low, np.nan))
+        variance = np.where(high > low, variance, 0)
+        return cls(job, groups, variance, np.where(seen, high - low, np.nan), errors / len(job.provider))
 
     def deviations(self) -> Tensor:
         """Standard deviation of each unit's channel, like the job's unit, which constant channels keep."""
         known = np.sqrt(self.variance)
-        return self._like_unit(np.where(known > 0, known, self._job_units()))
+        return self._like_unit(np.where(known > 0, known, self._by_channel(self.job.unit)))
 
     def ranges(self) -> Tensor:
         """Range of each unit's channel, like the job's unit; a constant channel has the mean of the others."""
@@ -84,16 +93,11 @@ class Spread:
 
     def guess(self, unit: Tensor) -> float:
         """Mean over the samples of the mean squared error, per counted unit, of guessing each channel's mean."""
-        scale = np.broadcast_to(unit.double().cpu().numpy(), self.job.shape).reshape(-1)
-        mean, total = self.mean[self.groups], 0.0
-        for x, counted in _values(self.job):
-            squares = np.square(np.where(counted, (x - mean) / scale, 0))
-            total += float((squares.sum(1) / counted.sum(1)).sum())
-        return total / len(self.job.provider)
+        return float((self.errors / np.square(self._by_channel(unit))).sum())
 
-    def _job_units(self) -> Floats:
-        found = np.zeros(len(self.mean))
-        found[self.groups] = np.broadcast_to(self.job.unit.double().cpu().numpy(), self.job.shape).reshape(-1)
+    def _by_channel(self, unit: Tensor) -> Floats:
+        found = np.ones(len(self.variance))
+        found[self.groups] = np.broadcast_to(unit.double().cpu().numpy(), self.job.shape).reshape(-1)
         return found
 
     def _like_unit(self, by_channel: Floats) -> Tensor:
@@ -125,7 +129,7 @@ def _channels_of(part: InputPart) -> npt.NDArray[np.intp]:
 
 def _values(job: Job) -> Iterator[tuple[Floats, npt.NDArray[np.bool_]]]:
     """Samples and which of their units are counted, a batch of (S, n) at a time."""
-    for start in range(0, len(job.provider), job.batch_size):
-        block = range(start, min(start + job.batch_size, len(job.provider)))
+    for start in range(0, len(job.provider), _READ):
+        block = range(start, min(start + _READ, len(job.provider)))
         x = job.provider.perturbed(block).reshape(len(block), -1).astype(np.float64)
         yield x, np.ones(x.shape, bool) if job.units is None else job.units[list(block)].numpy()

@@ -248,7 +248,11 @@ def test_ranges_are_those_of_counted_units() -> None:
     mask[:32, 1] = False
     x[:32, 1] *= 100
     squares = np.square([np.ptp(x[mask[:, i], i]) for i in range(UNITS)])
-    found = onnxinfo.leakage(linear(np.eye(UNITS)), x, unit_mask=mask, psnr=20, accuracy=False).to_dataframe()
+    leaks = onnxinfo.leakage(linear(np.eye(UNITS)), x, unit_mask=mask, psnr=20, accuracy=False)
+    found, mean = leaks.to_dataframe(), np.average(x, 0, mask)
+    assert leaks.guess == pytest.approx(
+        (mask * np.square(x - mean) / squares).sum(1).dot(1 / mask.sum(1)) / 64, rel=1e-5
+    )
     information = (mask * squares).sum(1) / mask.sum(1)
     assert found.noise[0] == pytest.approx(0.1 * math.sqrt(information.mean()), rel=1e-5)
 
