@@ -104,10 +104,10 @@ def standardized(pixels: Array) -> Array:
     return batch
 
 
-def add(found: pandas.DataFrame, results: Path) -> None:
-    """Replace the rows of a seed and normalizer in a study's table."""
+def add(found: pandas.DataFrame, results: Path, piece: Sequence[str] = ("seed", "normalizer")) -> None:
+    """Replace the rows of a seed and normalizer in a study's table, or those that agree in other columns."""
     if results.exists():
         others = pandas.read_csv(results)
-        kept = (others.seed != found.seed.iloc[0]) | (others.normalizer != found.normalizer.iloc[0])
+        kept = (others[[*piece]] != found[[*piece]].iloc[0]).any(axis=1)
         found = pandas.concat([others[kept], found])
     found.to_csv(results, index=False, float_format="%.6g")

@@ -24,6 +24,7 @@ from onnxinfo.models.studies import (
     longer,
     normalized,
     quantisation,
+    rescaled,
     training,
 )
 
@@ -98,23 +99,67 @@ def test_depth_with_decoders(tmp_path, monkeypatch):
     assert [each.stat().st_mtime_ns for each in decoders] == written
 
 
+def random_images(folder):
+    """Write random images of 16 x 16 pixels."""
+    generator = np.random.default_rng(0)
+    pixels = {key: generator.integers(0, 256, (32, 16, 16, 3), dtype=np.uint8) for key in ("x_train", "x_test")}
+    np.savez(folder / "data.npz", **pixels, y_train=np.arange(32) % 3, y_test=np.arange(32) % 3)
+    return folder / "data.npz"
+
+
 def test_coherency(tmp_path, monkeypatch):
+    """Networks of two seeds and a given one; images are added, and nothing is trained again."""
     arguments = (
-        path("digits-cnn.onnx"),
-        "--inputs",
-        f"{path('digits.npz')}:images",
-        "--layers",
-        "relu_1",
-        "-o",
-        tmp_path,
-    )
-    for limit in (1, 2):
-        run(monkeypatch, coherency, *arguments, "--metric", "sid", "gradient", "--limit", limit)
-        sid, gradient = json.loads((tmp_path / "coherency.json").read_text())["rows"]
-        assert sid["samples"] == limit
-        assert abs(sid["difference"]) < 1e-3
-        assert gradient["ratio"] == pytest.approx(4, rel=1e-3)
-    assert (tmp_path / "coherency.png").exists()
+        random_images(tmp_path), "-o", tmp_path, "--epochs", 1, "--ru-limit", 0, "--layers", "relu_1", "relu_15",
+    )  # fmt: skip
+    run(monkeypatch, coherency, *arguments, "--seeds", 0, 1, "--limit", 1)
+    first = pandas.read_csv(tmp_path / "coherency.csv")
+    monkeypatch.setattr(longer, "trained_by", None)
+    run(monkeypatch, coherency, *arguments, "--seeds", 0, "--limit", 2)
+    onnx.save(onnx.load(tmp_path / "vgg-1-5 convolutions.onnx"), tmp_path / "given.onnx")
+    run(monkeypatch, coherency, *arguments, "--limit", 1, "--model", tmp_path / "given.onnx")
+    found = pandas.read_csv(tmp_path / "coherency.csv")
+    counts = found[(found.metric == "sid") & (found.layer == "relu_1")].groupby(["model", "seed"]).image.nunique()
+    assert counts.to_dict() == {("given", 0): 1, ("vgg", 0): 2, ("vgg", 1): 1}
+    cell = ["model", "seed", "network", "metric", "layer", "image"]
+    again = found.merge(first, on=cell, suffixes=("", "_before"))
+    assert len(again) == len(first)
+    assert (again.value == again.value_before).all()
+    assert found.divided.all()
+    assert {*found.metric} == {"sid", "gradient", "gradcam", "concentration"}
+    # The function of the network is unchanged.
+    assert found.groupby(["model", "seed"])[["accuracy", "loss"]].nunique().eq(1).all(axis=None)
+    change = found.pivot_table(index=cell[:2] + cell[3:], columns="network", values="value")
+    change["by"] = change.rescaled - change.original
+    assert change.xs("sid", level="metric").by.abs().max() < 1e-4
+    assert change.xs("concentration", level="metric").by.abs().max() < 1e-4
+    gradients = change.xs("gradient", level="metric")
+    assert (gradients.rescaled / gradients.original).to_numpy() == pytest.approx(4, rel=1e-4)
+    monkeypatch.setattr("sys.argv", ["rescaled", str(tmp_path / "coherency.csv"), "-o", str(tmp_path / "out")])
+    rescaled.main()
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"vgg.md", "vgg.png", "given.md", "given.png", "power.md"}
+
+
+@pytest.mark.slow
+def test_coherency_with_decoders(tmp_path, monkeypatch):
+    arguments = (
+        random_images(tmp_path), "-o", tmp_path, "--epochs", 1, "--limit", 1, "--ru-limit", 2,
+        "--layers", "relu_1", "relu_6", "--ru-layers", "relu_6", "--decoder-limit", 32, "--decoder-steps", 1,
+    )  # fmt: skip
+    run(monkeypatch, coherency, *arguments)
+    found = pandas.read_csv(tmp_path / "coherency.csv")
+    assert found.groupby("metric").image.nunique().to_dict() == {
+        "concentration": 1, "gradcam": 1, "gradient": 1, "ru": 2, "sid": 1
+    }  # fmt: skip
+    assert {*found[found.metric == "ru"].layer} == {"relu_6"}
+    before, after = (found[(found.metric == "ru") & (found.network == name)].value for name in ("original", "rescaled"))
+    assert after.to_numpy() == pytest.approx(before.to_numpy(), abs=1e-3)
+
+
+def test_boxes_around_the_center():
+    boxes = coherency.central_boxes(np.zeros((2, 32, 24, 3), np.uint8))
+    assert boxes.tolist() == [[6, 8, 18, 24]] * 2
 
 
 def test_quantization(tmp_path, monkeypatch):
@@ -183,9 +228,7 @@ def test_what_maps_or_masks_have_in_common_is_no_excess():
 
 def small_study(folder, monkeypatch):
     """Write random images, and let networks be measured in two layers; return the arguments of a study."""
-    generator = np.random.default_rng(0)
-    pixels = {key: generator.integers(0, 256, (32, 16, 16, 3), dtype=np.uint8) for key in ("x_train", "x_test")}
-    np.savez(folder / "data.npz", **pixels, y_train=np.arange(32) % 3, y_test=np.arange(32) % 3)
+    data = random_images(folder)
     analyze = onnxinfo.analyze
 
     def analyze_two_layers(model, *arguments, **options):
@@ -193,7 +236,7 @@ def small_study(folder, monkeypatch):
         return analyze(model, *arguments, **options | {"layers": layers})
 
     monkeypatch.setattr(onnxinfo, "analyze", analyze_two_layers)
-    return folder / "data.npz", "--epochs", 1, "-o", folder
+    return data, "--epochs", 1, "-o", folder
 
 
 def small_teacher(folder):
