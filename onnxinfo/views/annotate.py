@@ -252,7 +252,7 @@ def _placed(own: OwnGraph, run: str, layers: Mapping[str, Rows]) -> dict[int, Ro
         what = f"computes {shown}" if lost else "has numbers"
         raise ModelError(f"no node of the model {what} of run '{printable(run)}'; there is nothing to annotate")
     if lost:
-        logger.warning("no node of the model computes %s: %d of %d layers are left out", shown, len(lost), len(layers))
+        logger.warning("no node of the model computes %s; layers left out: %d of %d", shown, len(lost), len(layers))
     return dict(sorted(found.items()))
 
 
@@ -268,7 +268,7 @@ def _shown(placed: Mapping[int, Rows], run: str) -> dict[int, dict[str, Any]]:
         raise ModelError(f"no layer of run '{printable(run)}' has a value; there is nothing to annotate")
     others = [printable(row["layer"]) for rows in known.values() for row in rows[1:]]
     if others:
-        logger.warning("a node has one value in this format; %d layers are not shown: %s", len(others), _some(others))
+        logger.warning("a node has one value in this format; layers not shown (%d): %s", len(others), _some(others))
     return found
 
 
