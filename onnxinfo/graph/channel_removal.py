@@ -16,6 +16,7 @@ from ..errors import ModelError, UsageError
 from ..text import printable, quoted
 from . import protos
 from .channel_constants import ConstantChannels, absorbed
+from .channel_sizes import READING, computes_with_size
 from .channel_spec import Channels
 from .channel_ties import RESHAPING, Tie, View
 from .model import Model, load
@@ -23,8 +24,6 @@ from .stored import StoredValues
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-# Operators that read sizes, which follow when channels are removed.
-_SIZES = {"Shape", "Size"}
 
 
 def masked(model: Model, channels: Channels) -> Model:
@@ -122,8 +121,8 @@ class Removal:
     def __init__(self, model: Model, channels: Channels) -> None:
         self._model, self._flow, self._channels = model, model.flow, channels
         self._stored = StoredValues(model.flow, model.proto.opset_import)
-        opset = next((o.version for o in model.proto.opset_import if not o.domain), 1)
-        self._views = [View(self._flow, self._stored, i, opset) for i in range(len(self._flow.nodes))]
+        self._opset = next((o.version for o in model.proto.opset_import if not o.domain), 1)
+        self._views = [View(self._flow, self._stored, i, self._opset) for i in range(len(self._flow.nodes))]
         self._cuts = _Cuts()
         self._spread()
         self._values = self._constants()
@@ -217,7 +216,8 @@ class Removal:
         yield producer
         for position in self._flow.consumers.get(name, ()):
             node = self._flow.nodes[position]
-            if node.op_type in _SIZES and not node.domain:
+            if node.op_type in READING and not node.domain:
+                self._check_size(position, name, axis)
                 continue
             operands = [i for i, each in enumerate(node.input) if each == name]
             ports = (port for tie in self._ties(position, name, axis, output=False) for port in tie.ports)
@@ -225,6 +225,12 @@ class Removal:
             if not operands or not tied.issuperset(operands):
                 raise UsageError(self._refusal(name, axis, self._needing(position, name)))
             yield position
+
+    def _check_size(self, position: int, name: str, axis: int) -> None:
+        """Refuse channels whose number the graph computes with."""
+        found = computes_with_size(self._flow, self._stored, position, axis, self._opset)
+        if found is not None:
+            raise UsageError(self._refusal(name, axis, f"{self._named(found)} computes with their number"))
 
     def _ties(self, position: int, name: str, axis: int, output: bool | None = None) -> list[Tie]:
         """Ties of a node that a value's axis is part of, as an output, as an operand, or as either.

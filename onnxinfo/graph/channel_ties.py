@@ -370,7 +370,11 @@ def _pad(view: View) -> Iterator[Ports]:
 def _resize(view: View) -> Iterator[Ports]:
     scales = view.attribute("scales") or next((s for i in (2, 1) if (s := view.constant(i)) is not None), None)
     rank = len(view.shape(0))
-    if scales is not None and len(scales) == rank and not view.has(3) and view.attribute("axes") is None:
+    resized = view.attribute("axes")
+    if resized is not None:
+        kept = {*range(rank)}.difference(axis % rank for axis in resized)
+        yield from _same(view, sorted(kept))
+    elif scales is not None and len(scales) == rank and not view.has(3):
         yield from _same(view, (axis for axis in range(rank) if scales[axis] == 1))
 
 

@@ -412,6 +412,19 @@ def test_a_stage_loses_channels_when_all_its_tensors_are_named() -> None:
     check(residual_net(), {"stem": {1: [2, 3]}, "block": {1: [2, 3]}})
 
 
+def test_sizes_of_other_axes_and_resized_axes_do_not_matter() -> None:
+    nodes, weights = parts(
+        *(conv("x", "c", (3, 6)), node("Relu", "c", "r"), node("Shape", "r", "sizes")),
+        *(node("Slice", "sizes two end", "inner"), constant("two", [2]), constant("end", [4])),
+        *(node("Gather", "sizes three", "width"), constant("three", 3), node("Cast", "width", "real", to=1)),
+        *(node("Cast", "inner", "reals", to=1), node("ReduceProd", "reals", "area", keepdims=0)),
+        *(node("Div", "r real", "s"), node("Div", "s area", "t"), node("Resize", "t", "last", axes=[2, 3])),
+        *(constant("wanted", [8, 8]), head(6)),
+    )
+    next(each for each in nodes if each.op_type == "Resize").input.extend(["", "", "wanted"])
+    check(net(nodes, *weights, opset=18), {"last": {1: [0, 5]}})
+
+
 REFUSALS: dict[str, tuple[list[Any], dict[str, dict[int, list[int]]], str]] = {
     "a sum with a branch that keeps them": (
         CHAINS["a sum of branches"][0],
@@ -463,6 +476,23 @@ REFUSALS: dict[str, tuple[list[Any], dict[str, dict[int, list[int]]], str]] = {
         ],
         {"c": {1: [0]}},
         r"Reshape '/t' needs all of them, because it turns shape \(N, 6, 4, 4\) into \(N, 3, 8, 4\)",
+    ),
+    "a division by the number of channels": (
+        [
+            *conv("x", "c", (3, 6)), node("Relu", "c", "r"), node("Shape", "r", "sizes"),
+            node("Gather", "sizes place", "n"), constant("place", [-3, 0]), node("Cast", "n", "m", to=1),
+            node("ReduceMax", "m", "real", keepdims=0), node("Div", "r real", "last"), *head(6),
+        ],
+        {"r": {1: [0]}},
+        "the channels of 'r' cannot be removed: Cast '/m' computes with their number",
+    ),
+    "a division by the number of entries": (
+        [
+            *conv("x", "c", (3, 6)), node("Size", "c", "size"), node("Cast", "size", "real", to=1),
+            node("Div", "c real", "last"), *head(6),
+        ],
+        {"c": {1: [0]}},
+        "the channels of 'c' cannot be removed: Cast '/real' computes with their number",
     ),
     "channels merged into the batch": (
         [*conv("x", "c", (3, 6)), node("Reshape", "c to", "t"), constant("to", [-1, 4]), node("ReduceSum", "t", "y")],
