@@ -178,8 +178,8 @@ def recommend_channels(
     Raises
     ------
     UsageError
-        The share is invalid or too small, a named layer cannot lose channels, or only with copies of shared weights, or
-        no layer can.
+        The share is invalid, or so small that the model would not get smaller; a named layer cannot lose channels, or
+        only with copies of shared weights; or no layer can.
     OnnxinfoError
         As raised by :func:`onnxinfo.sensitivity`.
 
@@ -221,13 +221,18 @@ def _recommended_channels(model: ModelSource, inputs: Any, share: float, config:
         raise UsageError(f"share={share} of at most {max(sizes.values())} channels is none; give a larger share")
     choice = ChannelChooser(job, opened.target, axes, report, joint).choose(counts)
     spec = {name: {axis: sorted(choice.removed[name])} for name, axis in axes.items() if choice.removed[name]}
-    smaller = Removal(loaded, spec).model()
+    before, after = parameter_count(loaded), parameter_count(Removal(loaded, spec).model())
+    if after >= before:
+        raise UsageError(
+            f"without the channels of share={share:g} the model has {after} parameters, {before} before: nodes share "
+            "small weights, such as biases, that would have to be copied; give a larger share, or other layers=..."
+        )
     variance = target_variance(job, opened.target)
     return ChannelPlan(
         opened.target,
         tuple(_recommended(layer, axes[layer.name], choice, job) for layer in chosen if layer.name in axes),
         choice.change / variance if variance > 0 else math.nan,
-        (parameter_count(loaded), parameter_count(smaller)),
+        (before, after),
     )
 
 

@@ -198,6 +198,22 @@ def test_what_would_need_copies_of_shared_weights_is_left_out(caplog: pytest.Log
     assert "left out, because nodes would need copies of the weights that they share: 'a2', 'b2'" in caplog.text
 
 
+def test_a_model_that_would_not_get_smaller_is_not_recommended() -> None:
+    # The statistics that two normalizations share have to be copied, which takes more than one channel of weights.
+    nodes = [
+        node("Conv", "x a.w", "a"), node("BatchNormalization", "a s b m v", "an"), node("Relu", "an", "ar"),
+        node("Conv", "ar b.w", "c"), node("BatchNormalization", "c s b m v", "cn"), node("Conv", "cn d.w", "d"),
+        node("GlobalAveragePool", "d", "p"), node("Flatten", "p", "y"),
+    ]  # fmt: skip
+    weights = [weight("a.w", 6, 2, 1, 1), weight("b.w", 6, 6, 1, 1), weight("d.w", 2, 6, 1, 1)]
+    statistics = [constant(name, np.ones(6), np.float32) for name in "sbmv"]
+    proto = model(nodes, [value("x", ("N", 2, 4, 4))], [value("y", ("N", 2))], [*weights, *statistics])
+    with pytest.raises(UsageError, match="the model has 96 parameters, 84 before"):
+        onnxinfo.recommend_channels(proto, sampled(6, 2, 4, 4), share=0.2, layers=["ar"])
+    plan = onnxinfo.recommend_channels(proto, sampled(6, 2, 4, 4), share=0.5, layers=["ar"])
+    assert plan.parameters[1] < plan.parameters[0]
+
+
 def test_of_what_patterns_match_the_rest_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     plan = onnxinfo.recommend_channels(CNN, IMAGES, layers=["relu*"], limit=4)
     assert [*plan.to_dict()] == ["relu_1", "relu_3", "relu_4", "relu_5", "relu_6"]
