@@ -146,12 +146,12 @@ def caution_of(
     runs_are_named
         Whether each value is shown with the name of its run.
     """
-    cautions = [*_of_parts(selection, metrics), *_of_pairs(selection, metrics, free, runs_are_named)]
+    cautions = [*cautions_of_parts(selection, metrics), *_of_pairs(selection, metrics, free, runs_are_named)]
     return "; ".join(cautions)
 
 
-def _of_parts(selection: Selection, metrics: Collection[str]) -> Iterator[str]:
-    """Say that a metric of all samples together is shown of some."""
+def cautions_of_parts(selection: Selection, metrics: Collection[str]) -> Iterator[str]:
+    """Say that a metric of all samples together is shown of some, also as a warning; see :func:`caution_of`."""
     titles = selection.titles()
     for view, source in selection.views():
         for name in sorted(TOGETHER.intersection(metrics or TOGETHER, (each.name for each in view.metrics))):

@@ -12,13 +12,14 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from ..archive.format import LayerRow
+from ..archive.format import TOGETHER, LayerRow
 from ..archive.means import Cells, Pairs, layer_summary, pair_up, select_cells, unproven
 from ..errors import UsageError
 from .comparable import (
     FREE_OF_UNITS,
     WITH_BUDGET,
     Measured,
+    cautions_of_parts,
     check_normalizer,
     check_precision,
     differing_recipe,
@@ -119,7 +120,11 @@ def compare(
     >>> sorted(row["layer"] for row in rows), rows[0]["paired"], rows[0]["low"] <= rows[0]["difference"]
     (['logits', 'relu'], True, True)
     """
-    return compare_selected(Selection.of(path, **selected), by, unpaired, confidence)
+    selection = Selection.of(path, **selected)
+    rows = compare_selected(selection, by, unpaired, confidence)
+    for _ in cautions_of_parts(selection, {row["metric"] for row in rows}):
+        pass  # Each is a warning.
+    return rows
 
 
 def compare_selected(
@@ -200,8 +205,8 @@ def read_sides(selection: Selection) -> list[Side]:
 
 
 def _unfinished(view: RunView, metric: str) -> dict[str, int]:
-    """Numbers of unfinished samples by layer."""
-    counts = (~view.values(metric)["done"]).sum(axis=1)
+    """Numbers of unfinished samples by layer; of a metric of all samples together, also of those not chosen."""
+    counts = view.lacking(metric) if metric in TOGETHER else (~view.values(metric)["done"]).sum(axis=1)
     return {row.name: int(count) for row, count in zip(view.layers, counts, strict=True) if count}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import __version__
+from ..archive.format import TOGETHER
 from ..archive.means import Cells, select_cells, unproven
 from ..arguments import Names, names_of
 from ..errors import UsageError
@@ -214,7 +215,8 @@ class Verdict:
         of = f"{len(found)} of {len(self.outcomes)} comparisons are incomplete"
         advice = "judge what both runs have with incomplete=True"
         if worst.unfinished:
-            why, advice = f"{worst.unfinished} samples are unfinished", f"finish the analysis, or {advice}"
+            why = f"{worst.unfinished} samples are unfinished"
+            advice = "finish the analysis" + ("" if worst.quantity in TOGETHER else f", or {advice}")
         elif worst.lost:
             why = f"{worst.lost} samples have a value in one run only"
         else:
@@ -256,7 +258,8 @@ def gate(
         See :func:`onnxinfo.compare`.
     incomplete
         Judge runs by the samples that have a value in both, and leave out layers that only one has. By default a
-        condition about others that does not fail is incomplete.
+        condition about others that does not fail is incomplete. Metrics of all samples together, such as ``cka``, are
+        incomplete in any case.
 
     Returns
     -------
@@ -317,6 +320,13 @@ def _pairs(selection: Selection, conditions: Sequence[Condition], unpaired: bool
     quantities = {condition.quantity for condition in conditions}
     metrics = None if UNPROVEN in quantities else quantities
     pairs = []
+    chosen = [condition for condition in conditions if condition.quantity in TOGETHER]
+    if chosen and (selection.samples or selection.labels):
+        what = chosen[0].quantity
+        raise UsageError(
+            f"fail_if={chosen[0].text!r}: {what} is of all of a run's samples together; leave out samples=... and "
+            f"labels=..."
+        )
     for name, part in each_input(selection):
         first, *others = read_sides(part)
         pairs += [_Pair(first, other, check_sides(first, other, unpaired, metrics), name) for other in others]
@@ -331,6 +341,9 @@ def _not_there(condition: Condition, row: Row) -> Outcome:
 def _outcome(condition: Condition, row: Row, incomplete: bool) -> Outcome:
     judged = condition.judge(row["low"], row["high"])
     whole = incomplete or judged == FAILED or not (row["unfinished"] or row["n_lost"])
+    if row["metric"] in TOGETHER:
+        # Of some samples, it is another quantity.
+        whole = not row["unfinished"]
     return Outcome(
         condition=condition.text,
         quantity=row["metric"],

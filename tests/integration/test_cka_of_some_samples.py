@@ -9,6 +9,7 @@ import h5py
 import pytest
 
 import onnxinfo
+from onnxinfo import UsageError
 from onnxinfo.archive.format import STATUS
 from onnxinfo.models import path
 
@@ -70,3 +71,20 @@ def test_cka_of_some_samples_is_not_proven(partly: Path, tmp_path: Path, caplog:
     assert found["logits", "sensitivity"]["converged"]
     onnxinfo.plot(partly, "curve", tmp_path / "a.svg", run="unfinished", metric="cka")
     assert "is of all its 40 samples together, and shown of 20 of them" in caplog.text
+
+
+def test_cka_of_some_samples_is_not_judged(partly: Path, caplog: pytest.LogCaptureFixture) -> None:
+    onnxinfo.compare(partly, metrics=["sensitivity"])
+    assert not caplog.messages
+    onnxinfo.compare(partly, metrics=["cka"])
+    assert "shown of 20 of them" in caplog.text
+    # The threshold is one that all differences exceed.
+    verdict = onnxinfo.gate(partly, ["cka>-0.5"], incomplete=True)
+    assert {each.layer: each.status for each in verdict.outcomes} == {"relu": "failed", "logits": "incomplete"}
+    verdict = onnxinfo.gate(partly, ["cka>+9", "sensitivity>+9"], incomplete=True)
+    assert [each.status for each in verdict.outcomes] == ["passed", "incomplete", "passed", "passed"]
+    assert str(verdict).endswith("20 samples are unfinished; finish the analysis")
+    for selected in ({"samples": "0-9"}, {"labels": 1}):
+        with pytest.raises(UsageError, match="cka is of all of a run's samples together; leave out samples"):
+            onnxinfo.gate(partly, ["sensitivity>+9", "cka>+9"], **selected)
+        assert onnxinfo.gate(partly, ["sensitivity>+9"], **selected).passed
