@@ -153,10 +153,21 @@ def test_nodes_need_names_to_stay_in_float(
         with pytest.raises(UsageError, match=r"have none, such as \w+ '.*'; name them first, as docs/bits.md shows"):
             onnxinfo.recommend_bits(proto, IMAGES, mean_bits=4, keep_float=1, limit=8)
     monkeypatch.chdir(tmp_path)
-    exec(documented(1), {})
+    exec(documented(2), {})
     plan = onnxinfo.recommend_bits("named.onnx", IMAGES, mean_bits=4, keep_float=1, limit=8)
     made = quantized_by_the_runtime("named.onnx", plan, {"image": np.zeros((1, 1, 8, 8), np.float32)}, tmp_path)
     check_that_it_has_effect(plan, made)
+
+
+def test_the_documented_script_quantizes_the_bundled_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime.quantization")
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits-cnn.onnx", "digits.npz"):
+        (tmp_path / name).write_bytes(Path(path(name)).read_bytes())
+    plan = onnxinfo.recommend_bits("digits-cnn.onnx", "digits.npz:images", mean_bits=4, limit=8)
+    plan.save("bits.json")
+    exec(documented(0) + documented(1), {})
+    check_that_it_has_effect(plan, onnx.load("quantized.onnx"))
 
 
 def half_precision(opset: int) -> onnx.ModelProto:
