@@ -93,9 +93,11 @@ def leakage(model: str, inputs: str, output: str | None, format: str, force: boo
 def _summary(found: Leakage) -> str:
     kinds = {"variance": "variance", "range": "squared range"}
     accuracy = f" Accuracy without noise: {found.accuracy:.3f}." if found.accuracy == found.accuracy else ""
+    numbered = "1 sample" if found.samples == 1 else f"{found.samples} samples"
     seen = f" {found.seen} of the samples were trained on: attack is too small." if found.seen else ""
+    constant = f", without {found.constant} of constant channels" if found.constant else ""
     return (
-        f"{found.samples} samples, {found.input_units} input units. bound: mean squared error per input unit, in units "
+        f"{numbered}, {found.input_units} input units{constant}. bound: mean squared error per input unit, in units "
         f"of its channel's {kinds[found.unit]} over the samples; guessing its mean has {found.guess:.3g}."
         f"{accuracy}{seen} {found.assumption}"
     )

@@ -55,6 +55,28 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+def numbered(count: int, noun: str) -> str:
+    """Return a number of things that are all there are, such as ``"the only sample"`` or ``"all 3 samples"``.
+
+    Examples
+    --------
+    >>> numbered(1, "sample"), numbered(3, "sample")
+    ('the only sample', 'all 3 samples')
+    """
+    return f"the only {noun}" if count == 1 else f"all {count} {noun}s"
+
+
+def none_has(count: int, noun: str, what: str) -> str:
+    """Return that none of all things has something.
+
+    Examples
+    --------
+    >>> none_has(1, "sample", "box"), none_has(3, "sample", "box")
+    ('the only sample has no box', 'none of the 3 samples has a box')
+    """
+    return f"the only {noun} has no {what}" if count == 1 else f"none of the {count} {noun}s has a {what}"
+
+
 def no_such(kind: str, name: str, known: Sequence[str], where: str) -> str:
     """Return the message for an unknown name: with similar names, else with some existing ones."""
     near = difflib.get_close_matches(name, known[:10_000], n=3, cutoff=0.5)

@@ -8,6 +8,7 @@ import torch
 
 from ..errors import UsageError
 from ..metrics.linear_probe import FEWEST
+from ..text import numbered
 from .job import Job
 from .memory import for_each
 
@@ -48,7 +49,8 @@ def labels_of(job: Job, metric: str) -> npt.NDArray[np.int64]:
         raise UsageError(f"{metric} needs to know the classes; give labels=...")
     known, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(known) < 2:
-        raise UsageError(f"{metric} tells classes apart, and all {len(labels)} samples have the same; give others")
+        have = "has one" if len(labels) == 1 else "have the same"
+        raise UsageError(f"{metric} tells classes apart, and {numbered(len(labels), 'sample')} {have}; give others")
     if counts.min() < FEWEST:
         label = int(known[counts.argmin()])
         name = job.provider.main.classes[label] if job.provider.main.classes else label

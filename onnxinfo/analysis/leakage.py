@@ -80,7 +80,7 @@ class Leak:
         ``tr(J^T J)`` of the tensor by the input at each sample, in squared units of the tensor over those of errors,
         and its standard error over probes, (S,).
     inputs
-        Number of counted input units of each sample, (S,).
+        Number of input units of each sample that are counted and vary, (S,).
     std
         Standard deviation of the tensor's values, over units and samples.
     noise
@@ -106,8 +106,8 @@ class Leak:
 
     @property
     def information(self) -> Floats:
-        """Fisher information per input unit at noise 1 for each sample, (S,)."""
-        return self.trace / self.inputs
+        """Fisher information per input unit at noise 1 for each sample, (S,); NaN for samples without units."""
+        return _per_unit(self.trace, self.inputs)
 
     @property
     def bounds(self) -> Floats:
@@ -118,13 +118,35 @@ class Leak:
     @property
     def bound(self) -> float:
         """Bound on the error averaged over the samples: with their mean information, at most their mean bound."""
-        mean = float(self.information.mean())
+        mean = float(_mean_per_unit(self.trace, self.inputs))
         return self.noise**2 / mean if mean > 0 else math.inf
 
     @property
     def narrow(self) -> bool:
         """Whether the tensor has fewer entries than the input has units, so that no unbiased estimator exists."""
         return self.units < float(self.inputs.max())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured at a job's tensors, and at its inputs.
+
+    Attributes
+    ----------
+    leaks
+        By layer, in the order of the job.
+    clean
+        Accuracy without noise.
+    guess
+        Mean squared error per input unit of guessing each channel's mean.
+    constant
+        Number of units of constant channels, which are left out; the mean over the samples.
+    """
+
+    leaks: list[Leak]
+    clean: Accuracy
+    guess: float
+    constant: float
 
 
 def measure_leakage(
@@ -134,7 +156,7 @@ def measure_leakage(
     wanted: Wanted,
     report: Report,
     training: InputProvider | None = None,
-) -> tuple[list[Leak], Accuracy, float]:
+) -> Measured:
     """Measure what layers of a job reveal of the input.
 
     Parameters
@@ -154,12 +176,8 @@ def measure_leakage(
 
     Returns
     -------
-    list of Leak
-        By layer, in the order of the job.
-    Accuracy
-        Accuracy without noise.
-    float
-        Mean squared error per input unit of guessing each channel's mean.
+    Measured
+        The result.
 
     Raises
     ------
@@ -169,13 +187,14 @@ def measure_leakage(
         The bound is an error that needs no tensor.
     """
     spread = Spread.of(job)
+    job = spread.job
     unit = spread.deviations() if wanted.unit == VARIANCE else spread.ranges()
     guess = spread.guess(unit)
     if wanted.bound is not None:
         check_bound(wanted.bound, guess)
     classifier = None if scores is None else _Classifier(job, scores)
     found = _Totals(job, unit, report)
-    information = (found.trace / found.inputs).mean(1)
+    information = _mean_per_unit(found.trace, found.inputs)
     chosen = [i for i, layer in enumerate(job.layers) if layer.name in names]
     marks = {i: _mark(job, i, float(information[i])) for i in chosen}
     noise = {i: wanted.scale(float(information[i]), found.std[i]) for i in chosen if marks[i] in ("", "dead")}
@@ -199,7 +218,19 @@ def measure_leakage(
         )
         for i in chosen
     ]
-    return leaks, clean, guess
+    return Measured(leaks, clean, guess, spread.constant)
+
+
+def _per_unit(trace: Floats, inputs: Floats) -> Floats:
+    """Share of the trace, (..., S), of each input unit; NaN for samples without units."""
+    found: Floats = np.divide(trace, inputs, out=np.full(trace.shape, np.nan), where=inputs > 0)
+    return found
+
+
+def _mean_per_unit(trace: Floats, inputs: Floats) -> Floats:
+    """Mean of that share over the samples that have units, (...)."""
+    found: Floats = _per_unit(trace, inputs).mean(axis=-1, where=inputs > 0)
+    return found
 
 
 def check_bound(bound: float, guess: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..inputs.axes import channel_axis
 from ..inputs.parts import InputPart
-from ..text import quoted
+from ..text import numbered, quoted
 from .job import Job
 
 # Samples that are read at a time, in 64 bits.
@@ -26,22 +26,26 @@ Floats = npt.NDArray[np.float64]
 class Spread:
     """How the inputs of a job spread over all samples and the positions of a channel.
 
-    Unlike the job's unit, it is measured at every sample, whatever the preprocessing divides by.
+    Unlike the job's unit, it is measured at every sample, whatever the preprocessing divides by. Constant channels have
+    nothing to reconstruct: their units are not counted.
 
     Attributes
     ----------
     job
-        Its samples, and its counted units.
+        The samples, and the units that are counted and vary.
+    constant
+        Number of counted units of constant channels, the mean over the samples.
     groups
         Number of each unit's channel, (n,).
     variance, range
-        By channel, (channels,); NaN where no unit is counted.
+        By channel, (channels,): 0 if it is constant; NaN where no unit is counted.
     errors
-        Mean over the samples of the squared distances of a channel's units from its mean, divided by the number of all
-        counted units of the sample, (channels,).
+        Mean over the samples of the squared distances of a channel's units from its mean, divided by the number of the
+        sample's units that are counted and vary, (channels,).
     """
 
     job: Job
+    constant: float
     groups: npt.NDArray[np.intp]
     variance: Floats
     range: Floats
@@ -66,30 +70,29 @@ class Spread:
             np.minimum.at(low, groups, np.where(counted, x, np.inf).min(0))
             np.maximum.at(high, groups, np.where(counted, x, -np.inf).max(0))
         if not (high > low).any():
-            raise InputError(
-                f"{quoted(job.provider.input_tensor)} is constant over all {len(job.provider)} samples; give others"
-            )
+            over = numbered(len(job.provider), "sample")
+            raise InputError(f"{quoted(job.provider.input_tensor)} is constant over {over}; give others")
         seen = count > 0
         mean = np.divide(total, count, out=np.full(size, np.nan), where=seen)
-        squares, errors = np.zeros(size), np.zeros(size)
-        for x, counted in _values(job):
+        varying = _varying(job, (high > low)[groups])
+        squares, errors, samples = np.zeros(size), np.zeros(size), 0
+        for x, counted in _values(varying):
             apart = np.square(np.where(counted, x - mean[groups], 0))
+            units = counted.sum(1, keepdims=True)
             squares += np.bincount(groups, apart.sum(0), size)
-            errors += np.bincount(groups, (apart / counted.sum(1, keepdims=True)).sum(0), size)
+            errors += np.bincount(groups, (apart / np.maximum(units, 1)).sum(0), size)
+            samples += int((units > 0).sum())
         variance = np.divide(squares, count, out=np.full(size, np.nan), where=seen)
-        # The mean of equal values is rounded.
-        variance = np.where(high > low, variance, 0)
-        return cls(job, groups, variance, np.where(seen, high - low, np.nan), errors / len(job.provider))
+        constant = float(count[seen & (high <= low)].sum()) / len(job.provider)
+        return cls(varying, constant, groups, variance, np.where(seen, high - low, np.nan), errors / samples)
 
     def deviations(self) -> Tensor:
-        """Standard deviation of each unit's channel, like the job's unit, which constant channels keep."""
-        known = np.sqrt(self.variance)
-        return self._like_unit(np.where(known > 0, known, self._by_channel(self.job.unit)))
+        """Standard deviation of each unit's channel, like the job's unit; 1 for channels that are not counted."""
+        return self._like_unit(np.where(self.variance > 0, np.sqrt(self.variance), 1.0))
 
     def ranges(self) -> Tensor:
-        """Range of each unit's channel, like the job's unit; a constant channel has the mean of the others."""
-        known = self.range > 0
-        return self._like_unit(np.where(known, self.range, self.range[known].mean()))
+        """Range of each unit's channel, like the job's unit; 1 for channels that are not counted."""
+        return self._like_unit(np.where(self.range > 0, self.range, 1.0))
 
     def guess(self, unit: Tensor) -> float:
         """Mean over the samples of the mean squared error, per counted unit, of guessing each channel's mean."""
@@ -106,6 +109,15 @@ class Spread:
         firsts = tuple(slice(0, size) for size in unit.shape)
         values = by_channel[self.groups.reshape(self.job.shape)[firsts]]
         return torch.from_numpy(values).to(unit)
+
+
+def _varying(job: Job, varies: npt.NDArray[np.bool_]) -> Job:
+    """Return the job without the units that do not vary, (n,)."""
+    if varies.all():
+        return job
+    own = torch.from_numpy(varies)
+    counted = own.expand(len(job.provider), -1) if job.units is None else job.units & own
+    return replace(job, units=counted)
 
 
 def _channels(job: Job) -> npt.NDArray[np.intp]:

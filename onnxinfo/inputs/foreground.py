@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, UsageError
-from ..text import printable
+from ..text import none_has, printable
 from .annotations import read_coco, read_csv, read_voc
 from .arrays import holds_array, open_array
 from .geometry import Geometry
@@ -148,7 +148,7 @@ class Foreground(Mapping[str, Region]):
                 raise InputError(f"{self.title}, sample {samples.names[index]}: {error}") from None
         if not masks.any():
             known = f", it has {', '.join(map(printable, [*self][:3]))}" if len(self) else ""
-            raise InputError(f"{self.title}: none of the {len(samples)} samples has a foreground{known}")
+            raise InputError(f"{self.title}: {none_has(len(samples), 'sample', 'foreground')}{known}")
         return masks
 
     def _matched(self, samples: Samples) -> list[Region | None]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .. import markup
 from ..errors import InputError, UsageError
-from ..text import printable
+from ..text import numbered, printable
 from .axes import Target, channel_axis
 from .deviation import deviation, evenly_spread, without_zeros
 from .geometry import Geometry, fit
@@ -263,7 +263,8 @@ class Samples:
         )
         if not own.any():
             raise InputError(
-                f"the {len(self)} samples are constant (zero standard deviation); give other samples, or std=..."
+                f"{numbered(len(self), 'sample')} {'is' if len(self) == 1 else 'are'} constant "
+                "(zero standard deviation); give other samples, or std=..."
             )
         if constant := int((own == 0).sum()):
             logger.info("%d of %d %ss are constant: they get the others' unit", constant, own.size, self._entry)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..text import none_has
 from .arrays import open_array
 from .axes import Target, fits, shape_text
 from .images import IMAGE_CHANNELS, ImageFiles
@@ -171,7 +172,7 @@ def open_rows(
 
     positions = selection.take(len(rows), usable)
     if not positions:
-        raise InputError(f"none of the {len(rows)} samples of {rows.name} has a box")
+        raise InputError(f"{rows.name}: {none_has(len(rows), 'sample', 'box')}")
     opened = Opened(
         ArraySource(rows, positions, axis, image=target.is_image),
         positions,

@@ -78,7 +78,7 @@ class Leakage:
     samples
         Number of samples.
     input_units
-        Number of input units; with a unit mask, the mean number of counted ones.
+        Number of input units of channels that vary over the samples; with a unit mask, the mean number of counted ones.
     unit
         Unit of the mean squared errors: ``variance`` or ``range``, the variance of the input unit's channel over the
         samples or the squared range of its values.
@@ -86,13 +86,16 @@ class Leakage:
         The bound that the noise reaches, in this unit; NaN if the noise was given.
     guess
         Error of guessing the mean of each channel over the samples, in this unit: 1 in units of the variance, unless
-        channels are constant or a unit mask differs between samples. A decoder without a smaller one recovers nothing.
+        a unit mask differs between samples. A decoder without a smaller one recovers nothing.
     accuracy
         Accuracy without noise, NaN if it was not measured.
     assumption
         What the bound assumes, as a sentence.
     seen
         Number of samples that are among the training samples of the attack, whose error on them is too small.
+    constant
+        Number of input units of channels that are constant over the samples. There is nothing to reconstruct of them,
+        so they are no part of `input_units`, the traces or the errors.
 
     Examples
     --------
@@ -114,6 +117,7 @@ class Leakage:
     _tensors: tuple[Leak, ...]
     assumption: str = ASSUMPTION
     seen: int = 0
+    constant: int = 0
 
     def table(self) -> dict[str, list[Any]]:
         """Return the columns of :meth:`to_dataframe` as lists, without importing pandas."""
@@ -190,6 +194,7 @@ class Leakage:
             "assumption": self.assumption,
             "samples": self.samples,
             "input_units": self.input_units,
+            "constant": self.constant,
             "unit": self.unit,
             "wanted": _finite(self.wanted),
             "guess": self.guess,
@@ -331,11 +336,19 @@ def leakage(
         training = attack_inputs(opened.job) if attack else None
         seen = 0 if training is None else count_seen(opened.job.provider, training)
         report = reporting(progress)
-        found, clean, guess = measure_leakage(opened.job, scores, opened.shown, wanted, report, training)
+        found = measure_leakage(opened.job, scores, opened.shown, wanted, report, training)
     bound = math.nan if wanted.bound is None else wanted.bound
-    units = round(float(found[0].inputs.mean()))
-    tensors = _with_bypasses(found, opened, scores)
-    return Leakage(len(opened.job.provider), units, wanted.unit, bound, guess, clean.value, tensors, seen=seen)
+    return Leakage(
+        samples=len(opened.job.provider),
+        input_units=round(float(found.leaks[0].inputs.mean())),
+        unit=wanted.unit,
+        wanted=bound,
+        guess=found.guess,
+        accuracy=found.clean.value,
+        _tensors=_with_bypasses(found.leaks, opened, scores),
+        seen=seen,
+        constant=round(found.constant),
+    )
 
 
 def _check_options(given: Collection[str], attack: bool) -> None:

@@ -98,13 +98,55 @@ def test_psnr_counts_in_ranges() -> None:
     assert row.noise == pytest.approx(0.1 * math.sqrt(np.mean(span.astype(float) ** 2)), rel=1e-5)
 
 
-def test_a_constant_column_has_the_mean_range_of_the_others() -> None:
+@pytest.mark.parametrize("wanted", [{"mse": 0.1}, {"psnr": 20}, {"noise": 0.5}])
+@pytest.mark.parametrize("given", [{}, {"mean": [0.0], "std": [1.0]}, {"mean": [0.0], "std": [0.01]}])
+def test_constant_columns_are_left_out(wanted: dict[str, float], given: dict[str, Any]) -> None:
+    """Whatever the preprocessing divides by, the result is that of the other columns alone."""
+    matrix = np.random.default_rng(2).normal(size=(9, UNITS))
+    x, scale = table(), given.get("std", [1.0])[0]
+    x[:, [2, 4]] = 0
+    some = [0, 1, 3, 5]
+    given = {name: values * UNITS for name, values in given.items()}
+    found = onnxinfo.leakage(linear(scale * matrix), x, accuracy=False, **wanted, **given)
+    alone = onnxinfo.leakage(linear(matrix[:, some]), x[:, some], accuracy=False, **wanted)
+    assert (found.input_units, found.constant, found.to_dict()["constant"], alone.constant) == (4, 2, 2, 0)
+    assert found.guess == pytest.approx(alone.guess, rel=1e-5)
+    for name in ("trace", "std", "noise", "bound", "lowest"):
+        assert found.table()[name] == pytest.approx(alone.table()[name], rel=1e-4), name
+
+
+def test_constant_columns_are_no_part_of_an_attack() -> None:
+    stream = np.random.default_rng(0)
+    training, held_out = (stream.normal(size=(count, UNITS)).astype(np.float32) for count in (64, 32))
+    held_out[:, 1:] = 5
+    options = {"decoder_width": 2, "decoder_steps": 1, "decoder_batch": 32, "std": [1.0] * UNITS, "mean": [0.0] * UNITS}
+    options |= {"accuracy": False, "attack": True, "decoder_inputs": training}
+    row = onnxinfo.leakage(linear(np.eye(UNITS)), held_out, **options).to_dataframe().iloc[0]
+    # After one step, the decoder is near the mean of the training samples, and far from the constants.
+    assert row.attack < 4
+
+
+def test_samples_whose_counted_units_are_constant_have_no_bound() -> None:
+    x, mask = table(), np.ones((64, UNITS), bool)
+    x[:, 2], mask[0] = 1, False
+    mask[0, 2] = True
+    found = onnxinfo.leakage(linear(np.eye(UNITS)), x, unit_mask=mask, mse=0.25, accuracy=False)
+    units = np.square(np.delete(x[1:], 2, 1).std(0, dtype=float))
+    assert found.bounds("y")[0] == math.inf
+    assert found.guess == pytest.approx(1, rel=1e-5)
+    assert found.table()["noise"] == [pytest.approx(math.sqrt(0.25 * units.mean()), rel=1e-5)]
+
+
+def test_the_command_tells_how_many_units_are_constant(tmp_path: Path) -> None:
     x = table()
     x[:, 2] = 1
-    span = np.ptp(np.delete(x, 2, 1), axis=0).astype(float)
-    found = onnxinfo.leakage(linear(np.eye(UNITS)), x, psnr=20, accuracy=False).to_dataframe().iloc[0]
-    spans = [*span, span.mean()]
-    assert found.noise == pytest.approx(0.1 * math.sqrt(np.mean(np.square(spans))), rel=1e-5)
+    np.save(tmp_path / "x.npy", x)
+    onnx.save(linear(np.eye(UNITS)), tmp_path / "m.onnx")
+    line = ["leakage", str(tmp_path / "m.onnx"), "--inputs", str(tmp_path / "x.npy"), "--no-accuracy"]
+    result = CliRunner().invoke(cli, line)
+    assert "64 samples, 5 input units, without 1 of constant channels." in result.stdout
+    result = CliRunner().invoke(cli, [*line, "--limit", "1", "--std", "1"])
+    assert "is constant over the only sample; give others" in str(result.exception)
 
 
 def test_traces_are_those_of_dense_jacobians() -> None:
@@ -207,13 +249,7 @@ def test_the_unit_is_the_variance_of_the_samples_themselves(given: dict[str, Any
                 onnxinfo.leakage(keep, images, accuracy=False, mse=bound, **given)
 
 
-def test_guessing_has_no_error_where_the_samples_are_constant() -> None:
-    x = table()
-    x[:, 2] = 1
-    found = onnxinfo.leakage(linear(np.eye(UNITS)), x, accuracy=False)
-    assert found.guess == pytest.approx(5 / 6)
-    with pytest.raises(UsageError, match=r"guessing each channel's mean has 0\.833"):
-        onnxinfo.leakage(linear(np.eye(UNITS)), x, accuracy=False, mse=0.9)
+def test_samples_that_are_constant_are_refused() -> None:
     with pytest.raises(onnxinfo.InputError, match="constant over all 8 samples"):
         onnxinfo.leakage(linear(np.eye(UNITS)), np.ones((8, UNITS), np.float32), std=[1.0] * UNITS, accuracy=False)
 

@@ -32,10 +32,10 @@ def test_doctor_prints_the_card_and_a_command_that_is_right():
 def test_doctor_says_why_an_analysis_would_fail(tmp_path):
     np.save(tmp_path / "one.npy", np.zeros((1, 1, 8, 8), dtype=np.float32))
     result = run("doctor", MODEL, "--inputs", tmp_path / "one.npy")
-    assert result.stdout.splitlines()[-1].startswith("an analysis would fail: the 1 samples are constant")
+    assert result.stdout.splitlines()[-1].startswith("an analysis would fail: the only sample is constant")
     assert result.stdout.endswith("give other samples, or --std\n")
     found = json.loads(run("doctor", MODEL, "--inputs", tmp_path / "one.npy", "--format", "json").stdout)
-    assert (found["command"], found["obstacle"][:19]) == ("", "the 1 samples are c")
+    assert (found["command"], found["obstacle"][:19]) == ("", "the only sample is ")
     assert (
         run("doctor", MODEL, "--inputs", tmp_path / "one.npy", "--std", "1")
         .stdout.splitlines()[-1]
