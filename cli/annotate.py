@@ -29,8 +29,9 @@ from .verbosity import print_info
 def annotate(model: str, archive: str, form: str, **options: Any) -> None:
     """Write MODEL with the metrics in FILE.h5 as metadata of its nodes.
 
-    Netron and other viewers show them. All else stays as it is in the file of MODEL, which may be an annotated copy
-    itself: its annotations are replaced. Model Explorer colors the nodes by a file of node data.
+    Netron and other viewers show them: onnxinfo.sid is the mean over the samples, onnxinfo.sid.stderr its standard
+    error. The rest of the model stays as it is. MODEL may be an annotated copy itself: its annotations are replaced.
+    With --format model-explorer, a file of node data is written, by which Model Explorer colors the nodes.
 
     \b
     Examples:

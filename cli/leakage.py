@@ -30,12 +30,12 @@ _WIDTH = 100
 @click.option("-o", "--output", type=click.Path(), help="Picture (PNG, SVG, PDF). Default: none.")
 @click.option(
     "--mse", type=float, metavar="X",
-    help="Wanted bound: mean squared error per input unit, in units of its channel's variance; from 0 to 1. "
+    help="Requested bound: mean squared error per input unit, in units of its channel's variance; from 0 to 1. "
     "Default: 0.1.",
 )  # fmt: skip
 @click.option(
     "--psnr", type=float, metavar="DB",
-    help="Instead: wanted bound in decibels, with the range of a channel's values over the samples as the peak.",
+    help="Instead: requested bound in decibels, with the range of a channel's values over the samples as the peak.",
 )  # fmt: skip
 @click.option(
     "--noise", type=float, metavar="X",
@@ -57,9 +57,10 @@ _WIDTH = 100
 def leakage(model: str, inputs: str, output: str | None, format: str, force: bool, **options: Any) -> None:
     """Print what each tensor of MODEL at which it can be split reveals of the input, and the noise that hides it.
 
-    noise is the standard deviation of Gaussian noise on the tensor at which the Fisher bound on the error of a
-    reconstruction is the wanted one; accuracy is that of the network with this noise. The bound is a yardstick, no
-    guarantee; see docs/leakage.md.
+    noise is the standard deviation of the Gaussian noise on the tensor that brings a bound on the error of
+    reconstructions, from the Fisher information, to the requested value; accuracy is that of the network with this
+    noise. The bound compares tensors and is no guarantee: --attack trains decoders that may beat it. See
+    docs/leakage.md.
 
     \b
     Examples:

@@ -44,7 +44,8 @@ def power(files: tuple[str, ...], format: str, output: str, force: bool, **optio
     """Print how many samples a difference needs to exceed two standard errors, and what the present ones show.
 
     Differences are between neighboring layers of one run, or between runs in the same layer, paired over the samples.
-    The number has a range, because the spread it is computed from is itself an estimate; see docs/power.md.
+    needed is the number of samples; low and high are its range, because the spread that it is computed from is itself
+    an estimate. shown is the smallest difference that the present samples show. See docs/power.md.
 
     \b
     Examples:

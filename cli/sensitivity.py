@@ -33,8 +33,9 @@ MEASURED = ("predicted", "achieved", "achieved_stderr")
 def sensitivity(model: str, inputs: str, output: str | None, format: str, **options: Any) -> None:
     """Print how much noise each tensor of MODEL tolerates, in its own units.
 
-    trace is the mean squared Jacobian of the target, by default the class scores; tolerance is the standard deviation
-    of noise that causes the change; tolerance_std is the same in units of the tensor's standard deviation. See
+    tolerance is the standard deviation of noise on the tensor that causes the change of the target, by default of 1 %
+    of the variance of the class scores. tolerance_std is the same in units of the tensor's standard deviation: compare
+    tensors by it, the smallest need their precision most. trace is the mean squared Jacobian of the target. See
     docs/sensitivity.md.
 
     \b

@@ -27,7 +27,7 @@ _PANELS = {
     "ratio": "ratio: measured\nover target\ndeviation",
     "gap": "gap: upper limit of\nthe distance to the\noptimum, nats",
     "residual": "residual\n(0 at the optimum)",
-    "probes": "vector-Jacobian\nproducts",
+    "probes": "cost: passes\nthrough the model",
 }
 
 
@@ -35,9 +35,9 @@ _PANELS = {
 def draw_certificate(canvas: Canvas, selection: Selection, style: FigureStyle, *, x: Place = "index") -> None:
     """Draw the quality of each value, with one point per sample.
 
-    The panels show constraint ratio, gap, stationarity residual and probes, as far as the metric has them; archives
-    written before the gap was introduced have only the residual. A ratio has a bar of two standard errors, which need
-    only reach the tolerance.
+    The panels show constraint ratio, gap, stationarity residual and cost (backward passes, or evaluations where there
+    are no gradients), as far as the metric has them; archives written before the gap was introduced have only the
+    residual. A ratio has a bar of two standard errors, which need only reach the tolerance.
     """
     check_place(x)
     metric = selection.metrics[0]
