@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..archive.fractions import limits
 from ..errors import InputError
 
 Floats = npt.NDArray[np.float64]
-#: Standard normal quantile of a 95 % interval.
-QUANTILE = 1.959964
+#: Probability of each end of a 95 % interval to be on the wrong side.
+TAIL = 0.025
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,14 @@ class Accuracy:
     high: float = math.nan
 
     @classmethod
-    def of(cls, correct: Floats, draws: int = 1) -> Accuracy:
+    def of(cls, correct: Floats) -> Accuracy:
         """Return the accuracy from the fraction of draws of noise at which each sample is classified correctly, (S,).
 
-        The interval is Wilson's with the effective number of samples: the number of independent trials whose mean has
-        the variance that is observed between samples, at least the samples and at most all draws.
+        The limits are those of a number of samples, however many draws: these share the samples, of which some may
+        always be wrong, so their spread is no measure of the interval.
         """
-        count, p = len(correct), float(correct.mean())
-        between = float(correct.var(ddof=1)) / count if count > 1 else 0.0
-        size = min(max(p * (1 - p) / between, count), count * draws) if between > 0 else count
-        z2 = QUANTILE**2 / size
-        center = (p + z2 / 2) / (1 + z2)
-        half = math.sqrt(z2 * (p * (1 - p) + z2 / 4)) / (1 + z2)
-        return cls(p, max(center - half, 0.0), min(center + half, 1.0))
+        low, high = limits(float(correct.sum()), len(correct), TAIL)
+        return cls(float(correct.mean()), low, high)
 
 
 def check_labels(labels: npt.NDArray[np.int64], classes: int) -> None:

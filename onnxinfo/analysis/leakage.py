@@ -351,7 +351,7 @@ class _Classifier:
             report(Progress("accuracy", done, count))
 
         for_each(job, _blocks(job), add)
-        by_layer = {order.layer: Accuracy.of(noisy[i], DRAWS) for i, order in enumerate(orders)}
+        by_layer = {order.layer: Accuracy.of(noisy[i]) for i, order in enumerate(orders)}
         return Accuracy.of(clean), by_layer
 
     def _correct(self, block: list[int], orders: Sequence[Order]) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,8 @@ def mean_and_stderr(values: npt.ArrayLike, errors: npt.ArrayLike = np.nan) -> tu
 
     The standard error is s / sqrt(n), where s is the standard deviation between samples. This includes the samples'
     Monte Carlo errors e, but with few samples it may come out below the error that these alone imply,
-    sqrt(sum e^2) / n, which is therefore the lower limit. For a single sample, only that limit is known.
+    sqrt(sum e^2) / n, which is therefore the lower limit. For a single sample, only that limit is known; if it is 0,
+    because the sample's value is exact, nothing is known of the error.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ def mean_and_stderr(values: npt.ArrayLike, errors: npt.ArrayLike = np.nan) -> tu
     -------
     tuple of ndarray
         Mean, standard error and number of values, each of shape (...). The mean is NaN without values; the standard
-        error is NaN with fewer than two values and no known Monte Carlo error.
+        error is NaN with fewer than two values and no Monte Carlo error above 0.
     """
     values = np.asarray(values, dtype=np.float64)
     errors = np.broadcast_to(np.asarray(errors, dtype=np.float64), values.shape)
@@ -50,7 +51,7 @@ def mean_and_stderr(values: npt.ArrayLike, errors: npt.ArrayLike = np.nan) -> tu
     between = (off**2).sum(axis=-1) / np.maximum(n - 1, 1) / count
     measured = there & np.isfinite(errors)
     within = (np.where(measured, errors, 0.0) ** 2).sum(axis=-1) / count**2
-    known = (n > 1) | measured.any(axis=-1)
+    known = (n > 1) | (within > 0)
     stderr = np.sqrt(np.maximum(between, within))
     return np.where(n > 0, mean, np.nan), np.where(known, stderr, np.nan), n
 

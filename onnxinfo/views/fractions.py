@@ -7,25 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-Limits = tuple[float, float]
-
-
-def limits(count: int, n: int, tail: float) -> Limits:
-    """Return the limits of a fraction (Clopper and Pearson, Biometrika 26, 1934).
-
-    Parameters
-    ----------
-    count, n
-        Number of samples with the event, and of all.
-    tail
-        Largest probability of each limit to be on the wrong side of the fraction.
-    """
-    # Imported here because most code that reads archives does not need it.
-    from scipy.special import betainccinv, betaincinv
-
-    low = float(betaincinv(count, n - count + 1, tail)) if count else 0.0
-    high = float(betainccinv(count + 1, n - count, tail)) if count < n else 1.0
-    return low, high
+from ..archive.fractions import Limits, limits
 
 
 def fraction_interval(

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 from typing import Any, Unpack
 
+from ..archive.fractions import limits
 from ..archive.means import Pairs, pair_up, select_cells
 from ..errors import UsageError
 from .comparable import check_normalizer, incomparable
 from .compare import FRACTIONS, Row, Side, matched, read_sides, same_samples
-from .fractions import limits
 from .reading_runs import run_values
 from .run_values import RunValues
 from .run_view import match_layers

@@ -132,7 +132,8 @@ class Leakage:
         pandas.DataFrame
             Columns tensor, op, depth; units, the number of its entries; trace, the mean over the samples of
             ``tr(J^T J)``, where J is the Jacobian of the tensor by the input, in units of the channel's standard
-            deviation or range; stderr, its standard error over samples, which includes that over probes; std, the
+            deviation or range; stderr, its standard error over samples, which includes that over probes, NaN for a
+            single sample with an exact trace; std, the
             standard deviation of the tensor's values; noise, the standard deviation of the noise, and noise_std, the
             same in units of std; bound, on the mean over samples of an unbiased estimator's mean squared error per
             input unit, and lowest, the smallest bound of a sample; psnr, the bound in decibels below the squared range,

@@ -15,6 +15,7 @@ from ..analysis.sensitivity_metric import SensitivityMetric
 from ..analysis.settings import Report
 from ..archive.claim import claim_archive
 from ..archive.format import CHANNELS, plain_text
+from ..archive.means import mean_and_stderr
 from ..arguments import Names, names_of
 from ..config import (
     PARALLEL,
@@ -86,13 +87,14 @@ class Sensitivity:
         pandas.DataFrame
             Columns tensor, op, depth; units and channels, their numbers; trace, the mean over the samples of
             ``tr(J^T J)``, where J is the Jacobian of the target by the tensor; stderr, its standard error over samples,
-            which includes that over probes; trace_stderr, the latter alone, 0 if the Jacobians are exact; effect, the
-            change per squared noise scale in the quadratic approximation: the trace, or half the trace of
-            ``J^T F J`` with the Fisher information F of the probabilities; std, the standard deviation of the tensor's
-            values; tolerance, the standard deviation of noise on all units that causes the change; tolerance_std, the
-            same in units of std; predicted, the tolerance in the quadratic approximation; achieved, the measured
-            change over the wanted one at the tolerance, and achieved_stderr, NaN if it was not measured; mark, empty
-            or the reason why there is no tolerance: ``dead``, ``integer``, ``not_finite``, ``out_of_reach``.
+            which includes that over probes, NaN for a single sample with an exact trace; trace_stderr, the latter
+            alone, 0 if the Jacobians are exact; effect, the change per squared noise scale in the quadratic
+            approximation: the trace, or half the trace of ``J^T F J`` with the Fisher information F of the
+            probabilities; std, the standard deviation of the tensor's values; tolerance, the standard deviation of
+            noise on all units that causes the change; tolerance_std, the same in units of std; predicted, the tolerance
+            in the quadratic approximation; achieved, the measured change over the wanted one at the tolerance, and
+            achieved_stderr, NaN if it was not measured; mark, empty or the reason why there is no tolerance: ``dead``,
+            ``integer``, ``not_finite``, ``out_of_reach``.
         """
         import pandas
 
@@ -127,8 +129,8 @@ class Sensitivity:
 
 def _row(each: Measured) -> dict[str, Any]:
     trace, probes = each.trace, float(np.sqrt((each.trace_stderr**2).sum())) / len(each.trace)
-    spread = float(trace.std(ddof=1) / np.sqrt(len(trace))) if len(trace) > 1 else float("nan")
     integer = each.mark == "integer"
+    known = not integer and bool(np.isfinite(trace).all())
     return {
         "tensor": each.layer.name,
         "op": each.layer.op,
@@ -136,7 +138,7 @@ def _row(each: Measured) -> dict[str, Any]:
         "units": each.units.size,
         "channels": each.channels.size,
         "trace": float("nan") if integer else float(trace.mean()),
-        "stderr": float("nan") if integer else max(spread, probes) if len(trace) > 1 else probes,
+        "stderr": float(mean_and_stderr(trace, each.trace_stderr)[1]) if known else float("nan"),
         "trace_stderr": probes,
         "effect": float("nan") if integer else float(each.effect.mean()),
         "std": each.std,

@@ -186,15 +186,32 @@ def test_noise_that_is_negligible_leaves_the_accuracy() -> None:
     assert [*found.to_dataframe().accuracy] == [found.accuracy] * len(found.to_dataframe())
 
 
-@pytest.mark.parametrize(("chance", "draws"), [(0.7, 1), (0.7, 4), (0.98, 4)])
-def test_intervals_cover_the_accuracy(chance: float, draws: int) -> None:
-    """Samples have chances of their own, and draws of noise share a sample."""
+@pytest.mark.parametrize("draws", [1, 4])
+@pytest.mark.parametrize(
+    ("count", "chances", "weights"),
+    [(16, (0.98, 0), (0.9, 0.1)), (32, (0.97, 0), (0.9, 0.1)), (8, (0.95, 0.2), (0.9, 0.1)), (60, (1, 0), (0.7, 0.3))],
+)
+def test_intervals_cover_the_accuracy(
+    count: int, chances: tuple[float, ...], weights: tuple[float, ...], draws: int
+) -> None:
+    """Samples have chances of their own, some always fail, and draws of noise share a sample."""
     stream, covered = np.random.default_rng(0), []
     for _ in range(1000):
-        chances = stream.beta(2 * chance, 2 * (1 - chance), size=60)
-        found = Accuracy.of(stream.binomial(draws, chances) / draws, draws)
-        covered.append(found.low <= chance <= found.high)
-    assert np.mean(covered) > 0.93
+        found = Accuracy.of(stream.binomial(draws, stream.choice(chances, count, p=weights)) / draws)
+        covered.append(found.low <= np.dot(chances, weights) <= found.high)
+    assert np.mean(covered) > 0.94
+
+
+def test_intervals_rise_with_the_accuracy() -> None:
+    correct = np.zeros(3)
+    found = []
+    for sample in (0, 1, 2):
+        for draws in range(1, 5):
+            correct[sample] = draws / 4
+            found.append(Accuracy.of(correct))
+    for ends in ([each.low for each in found], [each.value for each in found], [each.high for each in found[:-1]]):
+        assert np.all(np.diff(ends) > 0)
+    assert found[-1].high == 1
 
 
 def test_splits_are_where_nothing_passes_by() -> None:

@@ -53,6 +53,15 @@ def test_the_error_is_the_larger_of_spread_and_noise():
     assert math.isnan(mean_and_stderr([1])[1])
 
 
+@pytest.mark.parametrize(
+    ("values", "errors", "expected"),
+    [([1], 0, np.nan), ([1, np.nan], 0, np.nan), ([1, np.nan], [0, 1], np.nan), ([2, 2], 0, 0), ([2, 2], np.nan, 0)],
+)
+def test_the_error_of_a_single_exact_value_is_unknown(values, errors, expected):
+    """Exact numbers of one sample say nothing of others; equal ones of several samples do."""
+    np.testing.assert_equal(float(mean_and_stderr(values, errors)[1]), expected)
+
+
 def test_means_hold_unproven_cells_and_count_those_without_a_value():
     found = layer_summary(layer(values=[1, 2, 6, np.nan], converged=[True, True, False, False]))
     assert found["value"][0] == 3

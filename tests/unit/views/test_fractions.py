@@ -5,7 +5,8 @@ import pytest
 from scipy.special import gammaln
 from scipy.stats import binom, binomtest
 
-from onnxinfo.views.fractions import fraction_interval, independent_interval, limits, paired_interval
+from onnxinfo.archive.fractions import limits
+from onnxinfo.views.fractions import fraction_interval, independent_interval, paired_interval
 
 SHARES = np.linspace(0, 1, 21)
 
