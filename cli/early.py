@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .idle import refuse_idle_options
 from .verbosity import show_messages
 
 
@@ -41,6 +42,7 @@ class _Checked:
         for name, check in _CHECKS.items():
             if given.get(name) is not None:
                 check(given[name])
+        refuse_idle_options(given)
         return self._callback(*context, **given)
 
 

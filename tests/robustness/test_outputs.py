@@ -71,10 +71,10 @@ RECIPES = {
         f"model.onnx {SAMPLES} {_LABELS} --layers relu --change absolute:1", ANALYSIS, "new.h5", "runs"
     ),
     "recommend bits": Recipe(
-        f"model.onnx {SAMPLES[:-1]}8 {_LABELS} --mean-bits 4", ANALYSIS, "new.json", kind=kinds.JSON
+        f"model.onnx {SAMPLES[:-1]}8 {_LABELS} --accuracy .01", ANALYSIS, "new.json", kind=kinds.JSON
     ),
     "recommend channels": Recipe(
-        f"model.onnx {SAMPLES[:-1]}8 {_LABELS} --share .25", ANALYSIS, "new.json", kind=kinds.JSON
+        f"model.onnx {SAMPLES[:-1]}8 --share .25", (*MODEL, "samples.npz"), "new.json", kind=kinds.JSON
     ),
     "leakage": Recipe(f"model.onnx {SAMPLES[:-1]}8 {_LABELS} --layers relu", ANALYSIS, "new.png", kind=kinds.PNG),
     "decoder train": Recipe(
@@ -457,11 +457,11 @@ def test_samples_in_hdf5_are_an_input(folder, monkeypatch):
         raise run("analyze", "samples.h5", *options)
 
 
-@pytest.mark.parametrize("option", ["--labels", "--foreground", "--decoder-inputs"])
+@pytest.mark.parametrize("option", ["--labels", "--foreground", "--metric ru --decoder-inputs"])
 @pytest.mark.parametrize("name", ["analyze", "coherency"])
 def test_what_options_name_is_an_input(name, option, folder, monkeypatch):
     with unchanged(folder), idle(monkeypatch), pytest.raises(UsageError, match="would replace the input"):
-        raise run(name, "other.h5", option, "other.h5:/x")
+        raise run(name, "other.h5", *option.split(), "other.h5:/x")
 
 
 def test_the_texts_of_a_plot_are_an_input(folder, monkeypatch):

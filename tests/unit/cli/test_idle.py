@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import archive_fakes as fakes
 import pytest
 from click.testing import CliRunner
 
@@ -15,6 +17,9 @@ from onnxinfo.models import path
 CNN, IMAGES = str(path("digits-cnn.onnx")), f"{path('digits.npz')}:images"
 LEAKAGE = ("leakage", CNN, "--inputs", IMAGES, "--no-accuracy")
 SENSITIVITY = ("sensitivity", CNN, "--inputs", IMAGES)
+BITS = ("recommend", "bits", CNN, "--inputs", IMAGES, "--mean-bits", "4")
+ANALYZE = ("analyze", CNN, "--inputs", IMAGES, "-o", "out.onnx")
+LABELS = f"{path('digits.npz')}:labels"
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,24 @@ SENSITIVITY = ("sensitivity", CNN, "--inputs", IMAGES)
             ["prune", CNN, "--channels", "c.json", "-o", "out.onnx", "--preset", "imagenet"],
             "--preset has no effect on random inputs; give --inputs, or leave it out",
         ),
+        (
+            [*LEAKAGE, "--tokenizer", "nothere.json", "--rate", "16000", "--fit-length", "cut"],
+            "--tokenizer, --rate and --fit-length have no effect on arrays and images; leave them out",
+        ),
+        (["check", CNN, "--inputs", "images", "--rate", "8"], "--rate has no effect on arrays and images; leave it"),
+        (["doctor", CNN, "--inputs", f"image={IMAGES}", "--tokenizer", "a.json"], "--tokenizer has no effect on arr"),
+        ([*ANALYZE, "--shuffle-seed", "4"], "--shuffle-seed has no effect without --shuffle; give that, or leave it"),
+        ([*LEAKAGE, "--foreground", "images"], "--foreground has no effect without --crop-to-box; give that"),
+        ([*SENSITIVITY, "--foreground", "images"], "--foreground has no effect without --crop-to-box"),
+        ([*BITS, "--foreground", "images"], "--foreground has no effect without --crop-to-box"),
+        ([*LEAKAGE, "--labels", LABELS], "--labels has no effect where no accuracy is measured; leave it out"),
+        ([*SENSITIVITY, "--labels", LABELS], "--labels has no effect where no accuracy is measured"),
+        ([*BITS, "--labels", LABELS], "--labels has no effect where no accuracy is measured"),
+        ([*ANALYZE, "--decoder-steps", "5"], "--decoder-steps has no effect without the metric ru; give --metric ru"),
+        (
+            ["oneshot", *ANALYZE[1:4], "-o", "out.onnx", "--metric", "cka", "--error-reference", "input"],
+            "--error-reference has no effect without the metric ru",
+        ),
     ],
 )
 def test_idle_options_are_refused(
@@ -49,6 +72,7 @@ def test_idle_options_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
     Path("c.json").write_text('{"relu_1": {"1": [0]}}')
     monkeypatch.setattr(sys, "argv", ["onnxinfo", *line])
     with pytest.raises(SystemExit) as ended:
@@ -85,9 +109,39 @@ def test_idle_keywords_are_refused(call, message):
 
 def test_settings_of_other_commands_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("onnxinfo.toml").write_text('[ru.decoder]\nsteps = 5\n[execution]\nworkers = 2\n[output]\nrun = "a"\n')
+    Path("onnxinfo.toml").write_text(
+        '[ru.decoder]\nsteps = 5\n[execution]\nworkers = 2\n[output]\nrun = "a"\n[input]\nrate = 8\n'
+    )
     monkeypatch.setenv("ONNXINFO_DECODER_WIDTH", "8")
     monkeypatch.setenv("ONNXINFO_LIMIT", "2")
     for line in (LEAKAGE, SENSITIVITY, ("prune", CNN, "--keep", ".5", "-o", "out.onnx")):
         result = CliRunner().invoke(cli, [*line])
         assert result.exit_code == 0, result.output
+
+
+def test_options_that_may_have_an_effect_are_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels in a table are no input, a folder may hold recordings, and a run with ru in the archive may grow."""
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    for name in ("a.csv", "folder/a.wav"):
+        Path(name).touch()
+    fakes.make(Path("ru.h5"), "digits-cnn", fakes.schema(metrics=(fakes.SID, replace(fakes.SID, name="ru"))))
+    fakes.make(Path("sid.h5"), "digits-cnn", fakes.schema(metrics=(fakes.SID,)))
+    tried = []
+    monkeypatch.setattr(onnxinfo, "sensitivity", lambda *_, **options: tried.append(options) or 1 / 0)
+    monkeypatch.setattr(onnxinfo, "analyze", lambda *_, **options: tried.append(options) or 1 / 0)
+    allowed = [
+        ["sensitivity", CNN, "--inputs", "a.csv", "--labels", "a.csv:b"],
+        ["sensitivity", CNN, "--inputs", "folder", "--rate", "8"],
+        ["sensitivity", CNN, "--inputs", "a.csv", "--tokenizer", "b.json"],
+        [*SENSITIVITY, "--labels", LABELS, "--foreground", "folder", "-o", "new.h5"],
+        [*SENSITIVITY, "--foreground", "folder", "--crop-to-box", "1.5"],
+        [*SENSITIVITY, "--shuffle-seed", "4", "--shuffle"],
+        ["analyze", CNN, "--inputs", IMAGES, "-o", "ru.h5", "--decoder-steps", "5"],
+        ["analyze", CNN, "--inputs", IMAGES, "-o", "sid.h5", "--decoder-steps", "5", "--metric", "ru"],
+    ]
+    for line in allowed:
+        assert isinstance(CliRunner().invoke(cli, line).exception, ZeroDivisionError), line
+    assert len(tried) == len(allowed)
+    refused = CliRunner().invoke(cli, ["analyze", CNN, "--inputs", IMAGES, "-o", "sid.h5", "--decoder-steps", "5"])
+    assert "without the metric ru" in str(refused.exception)
