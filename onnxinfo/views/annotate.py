@@ -17,6 +17,7 @@ from ..errors import ModelError, UsageError
 from ..kinds import JSON, ONNX
 from ..outputs import claim
 from ..text import printable
+from .comparable import tell_unfinished
 from .query import query
 from .selection import Paths, Selection, run_of
 
@@ -219,6 +220,8 @@ class _Annotated:
 
 def _rows(path: Paths, run: str, metrics: Names) -> dict[str, Rows]:
     """Rows of the table of a run, by layer."""
+    selection = Selection.of(path, run=[run], metrics=metrics)
+    tell_unfinished(selection)
     found: dict[str, Rows] = {}
     for row in query(path, run=run, metrics=metrics):
         found.setdefault(row["layer"], []).append(row)

@@ -162,6 +162,25 @@ def cautions_of_parts(selection: Selection, metrics: Collection[str]) -> Iterato
                 yield text
 
 
+def tell_unfinished(selection: Selection, metrics: Collection[str] = ()) -> None:
+    """Warn of samples that are not finished, and are left out of means and comparisons.
+
+    Parameters
+    ----------
+    selection
+        The runs.
+    metrics
+        The metrics that are shown; none: all.
+    """
+    titles = selection.titles()
+    for view, source in selection.views():
+        lacking = {each.name: int((~view.values(each.name)["done"]).sum()) for each in view.metrics}
+        found = [f"{count} of {name}" for name, count in lacking.items() if count and (not metrics or name in metrics)]
+        if found:
+            title = titles[source, view.name]
+            logger.warning("run '%s' is unfinished, and its lacking cells are left out: %s", title, ", ".join(found))
+
+
 def together_caution(metric: str, run: str, samples: int, shown: str) -> str:
     """Say that a metric of all samples of a run together is shown of some."""
     return (

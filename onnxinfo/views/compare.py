@@ -24,6 +24,7 @@ from .comparable import (
     check_precision,
     differing_recipe,
     differing_unit,
+    tell_unfinished,
     unit_shift,
 )
 from .fractions import fraction_interval
@@ -52,7 +53,7 @@ class Side:
 
     ``correct`` tells which samples are classified as labeled, see :attr:`onnxinfo.Run.correct`. ``unfinished`` has the
     numbers of unfinished samples by metric and layer, for the layers that have some; those without a finished one are
-    in no metric's numbers.
+    in no metric's numbers. ``labels`` are those of the samples, empty without.
     """
 
     run: str
@@ -62,6 +63,7 @@ class Side:
     metrics: dict[str, RunValues]
     measured: Measured
     correct: npt.NDArray[np.float64] | None = None
+    labels: tuple[str | int, ...] = ()
     layers: tuple[LayerRow, ...] = ()
     unfinished: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
@@ -122,7 +124,9 @@ def compare(
     """
     selection = Selection.of(path, **selected)
     rows = compare_selected(selection, by, unpaired, confidence)
-    for _ in cautions_of_parts(selection, {row["metric"] for row in rows}):
+    metrics = {row["metric"] for row in rows}
+    tell_unfinished(selection, metrics)
+    for _ in cautions_of_parts(selection, metrics):
         pass  # Each is a warning.
     return rows
 
@@ -220,6 +224,7 @@ def side_of(view: RunView, title: str) -> Side:
         {},
         Measured.of(view, title),
         None if view.run.correct is None else view.run.correct[view.sample_positions],
+        tuple(view.labels or ()),
     )
 
 

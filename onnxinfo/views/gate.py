@@ -374,10 +374,11 @@ def _measured(
             if condition.quantity == ACCURACY:
                 yield condition, [_accuracy(condition, pair, confidence)], []
                 continue
-            wanted = _wanted(condition, pair)
-            rows = [row for row in _rows(condition, pair, by, confidence) if row["layer"] in wanted]
-            there = {row["layer"] for row in rows}
-            absent = [_absent(condition, pair, name) for name in wanted if name not in there]
+            rows, absent = [], []
+            for metric, wanted in _wanted(condition, pair).items():
+                found = {row["layer"]: row for row in _rows(condition, metric, pair, by, confidence)}
+                rows += [found[name] for name in wanted if name in found]
+                absent += [_absent(condition, metric, pair, name) for name in wanted if name not in found]
             _check_rows(condition, pair, rows, absent)
             yield condition, rows, absent
 
@@ -396,35 +397,44 @@ def _check_rows(condition: Condition, pair: _Pair, rows: Sequence[Row], absent: 
     )
 
 
-def _wanted(condition: Condition, pair: _Pair) -> list[str]:
-    """Return the names of the first run's layers that a condition is about."""
-    quantity, first = condition.quantity, pair.first
-    for side in (first, pair.other) if quantity != UNPROVEN else ():
-        # Metrics of which nothing is finished have unfinished samples only.
-        known = dict.fromkeys((*side.metrics, *side.unfinished))
-        if quantity not in known:
-            why = no_such("metric", quantity, [*known, UNPROVEN, ACCURACY], f"run '{side.title}'")
-            raise UsageError(f"fail_if={condition.text!r}: {why}")
-    metrics = {*first.metrics, *first.unfinished} if quantity == UNPROVEN else {quantity}
-    finished = {row.name for name in metrics & first.metrics.keys() for row in first.metrics[name].layers}
-    there = finished | {name for metric in metrics for name in first.unfinished.get(metric, ())}
-    layers = [row for row in first.layers if row.name in there]
+def _wanted(condition: Condition, pair: _Pair) -> dict[str, list[str]]:
+    """Return the metrics that a condition is about, each with the names of the first run's layers."""
+    layers = {metric: _layers_of(metric, pair.first) for metric in _metrics(condition, pair)}
+    known = [row for row in pair.first.layers if any(row.name in names for names in layers.values())]
     patterns = [condition.layers] if condition.layers else []
-    return [layers[position].name for position in match_layers(layers, patterns)]
+    chosen = [known[position].name for position in match_layers(known, patterns)]
+    return {metric: [name for name in chosen if name in names] for metric, names in layers.items()}
 
 
-def _rows(condition: Condition, pair: _Pair, by: Match, confidence: float) -> list[Row]:
-    first, other = pair.first, pair.other
+def _metrics(condition: Condition, pair: _Pair) -> list[str]:
+    """Return the metrics of both runs that a condition is about."""
+    # Metrics of which nothing is finished have unfinished samples only.
+    one, two = (dict.fromkeys((*side.metrics, *side.unfinished)) for side in (pair.first, pair.other))
     if condition.quantity == UNPROVEN:
-        shared = [name for name in first.metrics if name in other.metrics]
-        rows = [(name, row) for name in shared for row in _unproven(pair, name, by, confidence)]
-    elif condition.quantity not in first.metrics or condition.quantity not in other.metrics:
+        return [metric for metric in one if metric in two]
+    for known, side in ((one, pair.first), (two, pair.other)):
+        if condition.quantity not in known:
+            why = no_such("metric", condition.quantity, [*known, UNPROVEN, ACCURACY], f"run '{side.title}'")
+            raise UsageError(f"fail_if={condition.text!r}: {why}")
+    return [condition.quantity]
+
+
+def _layers_of(metric: str, side: Side) -> set[str]:
+    """Return the names of layers for which a run has, or is to have, values of a metric."""
+    finished = side.metrics[metric].layers if metric in side.metrics else ()
+    return {*(row.name for row in finished), *side.unfinished.get(metric, ())}
+
+
+def _rows(condition: Condition, metric: str, pair: _Pair, by: Match, confidence: float) -> list[Row]:
+    first, other = pair.first, pair.other
+    if metric not in first.metrics or metric not in other.metrics:
         return []
+    if condition.quantity == UNPROVEN:
+        rows = [*_unproven(pair, metric, by, confidence)]
     else:
-        found = differences(first, other, condition.quantity, by, pair.paired, confidence)
-        rows = [(condition.quantity, row) for row in found]
+        rows = differences(first, other, metric, by, pair.paired, confidence)
     left = _left if by == "layer" else _left_of_all
-    return [row | {"input": pair.input, "unfinished": left(first, other, name, row["layer"])} for name, row in rows]
+    return [row | {"input": pair.input, "unfinished": left(first, other, metric, row["layer"])} for row in rows]
 
 
 def _left(first: Side, other: Side, metric: str, layer: str) -> int:
@@ -436,13 +446,11 @@ def _left_of_all(first: Side, other: Side, metric: str, layer: str) -> int:
     return max((count for side in (first, other) for count in side.unfinished.get(metric, {}).values()), default=0)
 
 
-def _absent(condition: Condition, pair: _Pair, layer: str) -> Row:
+def _absent(condition: Condition, metric: str, pair: _Pair, layer: str) -> Row:
     """Return a row about a layer that cannot be compared."""
-    first, other = pair.first, pair.other
-    metrics = {*first.unfinished, *other.unfinished} if condition.quantity == UNPROVEN else {condition.quantity}
-    left = max((_left(first, other, metric, layer) for metric in metrics), default=0)
-    named = {"metric": condition.quantity, "layer": layer} | pair.named
-    return named | {"unfinished": left, "must": bool(condition.layers or left)}
+    left = _left(pair.first, pair.other, metric, layer)
+    quantity = f"{UNPROVEN} ({metric})" if condition.quantity == UNPROVEN else metric
+    return {"metric": quantity, "layer": layer, "unfinished": left, "must": bool(condition.layers or left)} | pair.named
 
 
 def _accuracy(condition: Condition, pair: _Pair, confidence: float) -> Row:
@@ -452,6 +460,11 @@ def _accuracy(condition: Condition, pair: _Pair, confidence: float) -> Row:
                 f"fail_if={condition.text!r}: run '{side.title}' has no accuracy, which needs "
                 f"onnxinfo.analyze(labels=...)"
             )
+    if pair.paired and pair.first.labels != pair.other.labels:
+        raise UsageError(
+            f"fail_if={condition.text!r}: the labels of runs '{pair.first.title}' and '{pair.other.title}' differ; "
+            f"analyze both with the same"
+        )
     return accuracy_row(pair.first, pair.other, pair.paired, confidence) | pair.named | {"unfinished": 0}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from typing import Any, Unpack
@@ -9,12 +10,15 @@ from typing import Any, Unpack
 from ..archive.fractions import limits
 from ..archive.means import Pairs, pair_up, select_cells
 from ..errors import UsageError
-from .comparable import check_normalizer, incomparable
+from ..text import printable
+from .comparable import check_normalizer, incomparable, tell_unfinished
 from .compare import FRACTIONS, Row, Side, matched, read_sides, same_samples
 from .reading_runs import run_values
 from .run_values import RunValues
 from .run_view import match_layers
 from .selection import Paths, Selected, Selection
+
+logger = logging.getLogger(__name__)
 
 #: Standard errors that a difference must exceed.
 STANDARD_ERRORS = 2.0
@@ -84,6 +88,7 @@ def power(
     _check(difference, chance, confidence)
     selection = Selection.of(path, **selected)
     pairs = _pairs(selection, against)
+    tell_unfinished(selection)
     return [_row(names, found, difference, chance, confidence) for names, found in pairs]
 
 
@@ -168,6 +173,11 @@ def _pairs(selection: Selection, against: str | None) -> list[tuple[Row, Pairs]]
     else:
         found = [*_between_runs(selection)]
     usable = [(names, pairs) for names, pairs in found if pairs.n >= FEWEST]
+    if left := [f"{names['metric']} of {names['layer']}" for names, pairs in found if pairs.n < FEWEST]:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        logger.warning(
+            "left out, for lack of %d samples with values: %s%s", FEWEST, printable(", ".join(left[:3])), more
+        )
     if not usable:
         raise UsageError("there is nothing to compare: two layers or runs are needed that share 3 samples with values")
     return usable

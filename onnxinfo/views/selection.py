@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from ..analysis.settings import Result
+from ..archive.prepare import BACKUP
 from ..archive.reading import Run
 from ..archive.reading import open as open_archive
 from ..arguments import Names, names_of, values_of
@@ -100,7 +101,7 @@ class Selection:
     def open_runs(self) -> Generator[tuple[Run, Path], None, None]:
         """Open the archives one by one and yield the runs, each with its archive's path.
 
-        A run is readable until the next one is requested.
+        A run is readable until the next one is requested. The copy ``NAME~`` of a run that grows is one if it is named.
 
         Raises
         ------
@@ -113,7 +114,8 @@ class Selection:
         for path in self.paths:
             with open_archive(path) as archive:
                 for name in archive.runs:
-                    if (not self.runs or _matches(name, self.runs)) and _has_tags(archive[name], self.tags):
+                    chosen = _matches(name, self.runs or ["*"], name.removesuffix(BACKUP) in archive.runs)
+                    if chosen and _has_tags(archive[name], self.tags):
                         yield archive[name], path
 
     def titles(self) -> dict[tuple[Path, str], str]:
@@ -235,5 +237,8 @@ def _has_tags(run: Run, tags: Sequence[str]) -> bool:
     return True
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+def _matches(name: str, patterns: Sequence[str], has_original: bool = False) -> bool:
+    """Whether a run has one of some names, or matches a glob, which a copy of a run does if the glob ends like it."""
+    hidden = name.endswith(BACKUP) and has_original
+    globs = [pattern for pattern in patterns if not hidden or pattern.endswith(BACKUP)]
+    return name in patterns or any(fnmatch.fnmatchcase(name, glob) for glob in globs)

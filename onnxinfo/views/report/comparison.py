@@ -70,6 +70,7 @@ def _accuracies(selection: Selection) -> list[dict[str, Any]]:
     titles = selection.titles()
     first, *others = [side_of(view, titles[source, view.name]) for view, source in selection.views()]
     labeled = [other for other in others if first.correct is not None and other.correct is not None]
+    labeled = [other for other in labeled if other.labels == first.labels or not same_samples(first, other)]
     found = [accuracy_row(first, other, same_samples(first, other), 0.95) for other in labeled]
     return [_judged(row) | {"n_unproven": 0} for row in found if row["n"]]
 

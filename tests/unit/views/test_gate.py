@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import archive_fakes as fakes
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -36,8 +37,9 @@ def write_run(path, name, shift=(0.0,) * 4, unproven=(), correct=None, seed=0, l
     """
     dead = changes.pop("dead", ())
     if correct is not None:
-        labels = np.zeros(6, np.int64)
-        changes |= {"labels": labels, "predicted": np.where(correct, 0, 1), "probability": np.ones(6)}
+        labels = np.full(6, changes.pop("others", 0))
+        predicted = np.where(correct, labels, 1 - labels)
+        changes |= {"labels": labels, "predicted": predicted, "probability": np.ones(6)}
         card = SanityCard("x", 6, {}, classes=3, labeled=6, accuracy=float(np.mean(correct)))
         changes["provenance"] = fakes.schema().provenance | {"sanity": card.to_dict()}
     described = fakes.schema(recipe=RECIPE, metrics=[fakes.PROVEN_SID], **changes)
@@ -202,6 +204,69 @@ def test_layers_matched_by_depth_need_finished_runs(tmp_path):
     path = write_run(tmp_path / "a.h5", "a")
     write_run(path, "b", finished=[6, 6, 6, 0])
     assert {*statuses(onnxinfo.gate(path, ["sid>+9"], by="depth")).values()} == {"incomplete"}
+
+
+@pytest.mark.parametrize("which", ["a", "b"])
+@pytest.mark.parametrize("layers", [[0, 0, 0, 0], [6, 6, 0, 6], [6, 6, 2, 6]])
+def test_unproven_cells_of_an_unfinished_metric_do_not_pass(tmp_path, which, layers):
+    """The gradient of one run is wholly or partly unfinished, of all layers or one, and SID is not."""
+    path, gradient = tmp_path / "a.h5", fakes.GRADIENT
+    for name in "ab":
+        described = fakes.schema(recipe=RECIPE, metrics=[fakes.PROVEN_SID, gradient])
+        with RunWriter.open(path, name, described) as writer:
+            for layer in range(4):
+                for metric in described.metrics:
+                    count = layers[layer] if metric is gradient and name == which else 6
+                    numbers = {field: np.zeros(count) for field in ("value", "stderr")}
+                    numbers |= {field.name: np.zeros(count) for field in metric.fields}
+                    numbers |= {"converged": np.ones(count, bool)}
+                    if metric is not gradient:
+                        writer.set_normalizer("sid", layer, 1.0)
+                    if count:
+                        maps = np.zeros((count, *fakes.IMAGE), np.float32)
+                        writer.write(metric.name, layer, range(count), values=numbers, map=maps)
+    verdict = onnxinfo.gate(path, ["unproven>+.9"])
+    left = {name for name, count in zip(NAMES, layers, strict=True) if count < 6}
+    assert {each.layer for each in verdict.outcomes if each.status == "incomplete"} == left
+    assert {each.quantity for each in verdict.outcomes if each.status == "incomplete"} == {"unproven (gradient)"}
+    assert {each.layer for each in verdict.outcomes if each.quantity == "unproven (sid)"} == {*NAMES}
+    named = onnxinfo.gate(path, [f"unproven:{NAMES[2]}>+.9"])
+    assert not named.passed
+    assert onnxinfo.gate(path, ["unproven>+.9"], incomplete=True).passed
+
+
+def test_accuracy_by_other_labels_is_not_judged(tmp_path):
+    path = write_run(tmp_path / "a.h5", "a", correct=[True] * 6)
+    write_run(path, "b", correct=[False] * 6, others=1)
+    with pytest.raises(UsageError, match="the labels of runs 'a' and 'b' differ"):
+        onnxinfo.gate(path, ["accuracy<-0.01"])
+    assert onnxinfo.gate(path, ["sid>+9"]).passed
+
+
+def test_the_copy_of_a_growing_run_is_no_run_to_compare(tmp_path):
+    path = write_run(tmp_path / "a.h5", "w")
+    write_run(tmp_path / "b.h5", "v")
+    with h5py.File(path, "r+") as file:
+        file.copy("w", "w~")
+    assert {row["run"] for row in onnxinfo.query(path)} == {"w"}
+    outcomes = onnxinfo.gate([path, tmp_path / "b.h5"], ["sid>+9"]).outcomes
+    assert {(each.run, each.other) for each in outcomes} == {("w", "v")}
+    assert {row["run"] for row in onnxinfo.query(path, run=["w~"])} == {"w~"}
+    assert {row["run"] for row in onnxinfo.query(path, run=["w", "*~"])} == {"w", "w~"}
+    with h5py.File(path, "r+") as file:
+        file.move("w", "u")
+    # Nothing else is left of it.
+    assert {row["run"] for row in onnxinfo.query(path)} == {"u", "w~"}
+
+
+def test_unfinished_cells_are_told_of(tmp_path, caplog):
+    path = write_run(tmp_path / "a.h5", "a")
+    write_run(path, "b", finished=[6, 6, 4, 0])
+    for view in (onnxinfo.compare, lambda archive: onnxinfo.power(archive, 0.1)):
+        caplog.clear()
+        view(path)
+        told = [text for text in caplog.messages if "unfinished" in text]
+        assert told == ["run 'b' is unfinished, and its lacking cells are left out: 8 of sid"]
 
 
 def test_a_named_layer_that_a_run_lacks_does_not_pass(tmp_path):
