@@ -15,8 +15,8 @@ from typing import Protocol
 
 import torch
 
-#: Pairs of draws at first, and at most.
-FIRST_DRAWS, MOST_DRAWS = 8, 512
+#: Pairs of draws at first, at least before a scale is accepted, and at most. By chance, few draws lie close together.
+FIRST_DRAWS, FEWEST_DRAWS, MOST_DRAWS = 8, 24, 512
 #: Relative standard error over draws at which a measurement ends.
 STDERR = 0.018
 #: Logarithm of measured over wanted effect, plus its standard error, that is accepted.
@@ -248,8 +248,9 @@ class _Search:
         missing = math.log(self._wanted / mean)
         if abs(missing) > ROUGH + stderr:
             self._move()
-        elif stderr > STDERR and self._count < MOST_DRAWS:
-            self._count = min(MOST_DRAWS, math.ceil(self._count * min(8.0, max(1.5, (stderr / STDERR) ** 2))))
+        elif self._count < FEWEST_DRAWS or (stderr > STDERR and self._count < MOST_DRAWS):
+            count = math.ceil(self._count * min(8.0, max(1.5, (stderr / STDERR) ** 2)))
+            self._count = min(MOST_DRAWS, max(FEWEST_DRAWS, count))
         elif abs(missing) + min(stderr, STDERR) <= ACCEPTED:
             self.is_open = False
         else:

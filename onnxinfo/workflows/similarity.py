@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..analysis.features import features_of
+from ..analysis.job import Job
 from ..analysis.settings import Progress, Report
 from ..arguments import Names, names_of
 from ..config import PARALLEL, Config, FlatOptions, SelectionConfig, configure, refuse_idle
@@ -75,23 +76,24 @@ def similarity(
     refuse_idle(options, PARALLEL, IN_ONE_PROCESS)
     base = configure(Config(), {**options}, "input", "execution")
     with computing(base.execution.timeout):
-        one, two = (
-            _grams(each, inputs, base, chosen, report) for each, chosen in zip((model, other), patterns, strict=True)
-        )
+        # Both are known to be usable before the work on one begins.
+        jobs = [_opened(each, inputs, base, chosen) for each, chosen in zip((model, other), patterns, strict=True)]
+        one, two = (_grams(job, report) for job in jobs)
     return [_row(name, gram, second, of_second) for name, gram in one.items() for second, of_second in two.items()]
 
 
-def _grams(
-    model: ModelSource, inputs: Any, base: Config, patterns: Sequence[str], report: Report
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the Gram matrix of each chosen layer's features."""
+def _opened(model: ModelSource, inputs: Any, base: Config, patterns: Sequence[str]) -> Job:
     config = configure(base, {"layers": patterns}, "selection")
-    found = open_job(model, inputs, config, _chooser(config.selection), _check_samples).job
+    return open_job(model, inputs, config, _chooser(config.selection), _check_samples).job
+
+
+def _grams(job: Job, report: Report) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the Gram matrix of each layer's features."""
     grams = {}
-    for i, layer in enumerate(found.layers):
-        report(Progress("cka", i, len(found.layers)))
-        grams[layer.name] = gram_matrix(features_of(found, i))
-    report(Progress("cka", len(found.layers), len(found.layers)))
+    for i, layer in enumerate(job.layers):
+        report(Progress("cka", i, len(job.layers)))
+        grams[layer.name] = gram_matrix(features_of(job, i))
+    report(Progress("cka", len(job.layers), len(job.layers)))
     return grams
 
 

@@ -32,6 +32,13 @@ def test_a_network_is_like_itself():
     assert 0.2 < found["relu", "logits"] < 0.9
 
 
+def test_an_unusable_network_is_refused_before_any_work():
+    told = []
+    with pytest.raises(onnxinfo.OnnxinfoError, match="the model takes 16"):
+        onnxinfo.similarity(CNN, path("torch-text-transformer.onnx"), IMAGES, limit=8, progress=told.append)
+    assert told == []
+
+
 def test_it_is_the_metric_of_an_archive(tmp_path):
     result = onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", layers=["relu", "logits"], metrics=["cka"], limit=20)
     rows = onnxinfo.similarity(CNN, CNN, IMAGES, layers=["relu"], other_layers="logits", limit=20)

@@ -281,6 +281,22 @@ def test_a_control_of_known_mean_saves_most_draws(exponent: float) -> None:
     assert np.median(draws) < 50
 
 
+def test_a_scale_whose_first_draws_lie_close_together_by_chance_is_not_accepted_for_that() -> None:
+    """The first scale is 9 % off, and its first 8 draws agree that it is not."""
+    stream = np.random.default_rng(0)
+
+    def sweep(orders: Sequence[Order]) -> list[Draws]:
+        found = []
+        for order in orders:
+            effects = 1.09 * order.scale**2 * stream.normal(1, 0.05, len(order.draws))
+            lucky = np.array(order.draws) < 8
+            found.append(Draws([*np.where(lucky, order.scale**2, effects)], [0.0] * len(effects)))
+        return found
+
+    (met,) = meet(sweep, [Quadratic(1.0)], [0.1], 0.01)
+    assert 1.09 * met.scale**2 == pytest.approx(0.01, rel=0.05)
+
+
 def test_without_a_control_the_effect_is_met_too() -> None:
     log: list[tuple[float, int]] = []
     (found,) = meet(noisy(2.0, 0, log), [Quadratic(1.0)], [0.2], 0.01)
