@@ -104,7 +104,7 @@ def prune_channels(
     if after > before:
         logger.warning(
             "the model has %d parameters, %d before: it shares weights between nodes, which have copies of their own "
-            "where only some of them lose channels; name channels at all of these nodes, or none",
+            "where these do not all lose the same channels; name the same ones at all of these nodes, or none",
             *(after, before),
         )
     record = {"channels": wanted, "parameters": [before, after], "difference": difference}
