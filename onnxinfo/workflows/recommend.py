@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
@@ -31,6 +32,7 @@ from ..text import listed, quoted
 from .computing import computing
 from .given_model import given_model
 from .notebook import reporting
+from .open_job import Opened
 from .recommendation import Recommendation, check_idle
 from .sensitivity import open_sensitivity
 
@@ -41,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 #: Fewest bits that are recommended.
 FEWEST_BITS = 2
+#: Largest part of the target's variance by which the rounding of a single tensor to 8 bits may change it.
+UNUSABLE = 0.01
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,10 @@ class BitPlan(Recommendation):
     accuracy
         Accuracy on the samples with rounded activations and float weights, if it was asked for.
     nodes_to_exclude
-        Nodes that must stay in float so that the tensors of `keep_float` do.
+        Nodes that must stay in float so that the tensors of `keep_float` and `unusable` do.
+    unusable
+        Tensors that stay in float, chosen or not, because rounding them to the quantizer's 8 bits alone would change
+        the target by more than a hundredth of its variance, such as attention scores with a mask of -1e9.
 
     Examples
     --------
@@ -104,6 +111,7 @@ class BitPlan(Recommendation):
     expected: float
     accuracy: float | None
     nodes_to_exclude: tuple[str, ...]
+    unusable: tuple[str, ...] = ()
     _probabilities: tuple[str, ...] = ()
 
     def to_dataframe(self) -> pandas.DataFrame:
@@ -131,6 +139,7 @@ class BitPlan(Recommendation):
             "expected_change": self.expected,
             "accuracy": self.accuracy,
             "bits": {each.tensor: each.bits for each in self.tensors},
+            "unusable": [*self.unusable],
             "nodes_to_exclude": [*self.nodes_to_exclude],
             "TensorQuantOverrides": probabilities | recommended,
         }
@@ -157,7 +166,8 @@ def recommend_bits(
 
     Rounding to a grid of ``2^b`` values adds errors of variance ``step^2 / 12`` to a tensor, and changes the target by
     that times ``tr(J^T J)`` in the mean square. Bits, from 2 to 8, go where they reduce the sum most. ONNX Runtime's
-    quantizer is asked which tensors of the model it rounds; others get no bits.
+    quantizer is asked which tensors of the model it rounds; others get no bits. It rounds tensors that are not chosen,
+    too, to 8 bits: those for which these are too few stay in float, see :attr:`BitPlan.unusable`.
 
     Parameters
     ----------
@@ -190,8 +200,8 @@ def recommend_bits(
     ------
     UsageError
         Neither or both of mean_bits and accuracy are given, the labels are missing, the model is quantized already,
-        the accuracy cannot be reached, the quantizer rounds no chosen tensor or not all named ones, or `keep_float`
-        needs the names of nodes that have none.
+        the accuracy cannot be reached, the quantizer rounds no chosen tensor or not all named ones, or a tensor must
+        stay in float and its nodes have no names.
     ModelError
         ONNX Runtime's quantizer refuses the model.
     OnnxinfoError
@@ -234,14 +244,25 @@ def _recommended(
         raise UsageError(f"bits are of whole tensors: leave out the part {quoted(part)}")
     if found := quantization(opened_model.proto):
         raise UsageError(f"the model is quantized already ({found}); give the float model, or dequantize=True")
-    rounding = _Rounding(opened.job, opened.target)
     if accuracy is not None:
-        rounding.check(accuracy)
+        _Rounding(opened.job, opened.target).check(accuracy)
     names = opened.shown - {opened.target}
     if not names:
         raise UsageError(f"no tensor but the target '{opened.target}' is chosen; choose more layers")
     quantizer = RuntimeQuantizer(opened_model.proto if config.input.dequantize else _as_stored(model, loaded))
     names = _with_grids(quantizer, names, spelled_out(opened.job.layers, config.selection.layers))
+    rounding = _Rounding.of_all(loaded, inputs, config, opened, quantizer)
+    unusable = rounding.unusable(quantizer.own_grids())
+    if unusable:
+        _check_node_names(quantizer, unusable, "an unusable tensor")
+        logger.warning(
+            "kept in float, because ONNX Runtime's 8 bits for each alone would change '%s' by more than %g %% of its "
+            "variance: %s",
+            *(opened.target, 100 * UNUSABLE, listed(unusable)),
+        )
+    names -= {*unusable}
+    if not names:
+        raise UsageError(f"all chosen tensors must stay in float: {listed(unusable)}; choose others by layers=...")
     if keep_float:
         _check_node_names(quantizer, names)
     if quantizer.unusable_opset:
@@ -255,7 +276,8 @@ def _recommended(
     if not measured:
         raise UsageError(f"no chosen tensor moves the target '{opened.target}'; choose other layers")
     _check_kept(keep_float, len(measured))
-    plans = _Plans(measured, keep_float, quantizer)
+    plans = _Plans(measured, keep_float, quantizer, unusable)
+    rounding.round_others(plans)
     bits, reached = (plans.at(mean_bits), None) if mean_bits is not None else rounding.fewest(plans, accuracy or 0.0)
     return _plan(opened.job, opened.target, plans, bits, reached, quantizer)
 
@@ -281,14 +303,15 @@ def _with_grids(quantizer: RuntimeQuantizer, names: frozenset[str], named: froze
     return found
 
 
-def _check_node_names(quantizer: RuntimeQuantizer, tensors: Collection[str]) -> None:
+def _check_node_names(quantizer: RuntimeQuantizer, tensors: Collection[str], why: str = "keep_float") -> None:
     nodes = {id(node): node for tensor in sorted(tensors) for node in quantizer.nodes(tensor)}
     unnamed = [node for node in nodes.values() if not node.name]
     if unnamed:
         first = f"{unnamed[0].op_type} {quoted(next(filter(None, unnamed[0].output)))}"
         raise UsageError(
-            f"keep_float excludes nodes from quantization by name, and {len(unnamed)} of {len(nodes)} nodes have none, "
-            f"such as {first}; name them first, as docs/bits.md shows, or use keep_float=0"
+            f"{why} excludes nodes from quantization by name, and {len(unnamed)} of {len(nodes)} nodes have none, "
+            f"such as {first}; name them first, as docs/bits.md shows"
+            + (", or use keep_float=0" if why == "keep_float" else "")
         )
 
 
@@ -321,16 +344,24 @@ class _Plans:
 
     choices = range(FEWEST_BITS, STORED_BITS + 1)
 
-    def __init__(self, measured: Sequence[Measured], keep_float: int, quantizer: RuntimeQuantizer) -> None:
+    def __init__(
+        self,
+        measured: Sequence[Measured],
+        keep_float: int,
+        quantizer: RuntimeQuantizer,
+        unusable: Sequence[str],
+    ) -> None:
+        self.unusable = tuple(unusable)
         self.tensors = measured
         self.ranges = [(float(each.low.min()), float(each.high.max())) for each in measured]
         noise = np.array([uniform_noise(low, high, self.choices) for low, high in self.ranges])
         self.losses = np.array([each.trace.mean() for each in measured])[:, None] * noise
         order = np.argsort(-self.losses[:, -1], kind="stable").tolist()
-        nodes = [node for i in sorted(order[:keep_float]) for node in quantizer.nodes(measured[i].layer.name)]
-        self.excluded = tuple(dict.fromkeys(node.name for node in nodes))
-        rounded = quantizer.own_grids(self.excluded)
-        self.rounded = [i for i in sorted(order[keep_float:]) if measured[i].layer.name in rounded]
+        kept = [*unusable, *(measured[i].layer.name for i in sorted(order[:keep_float]))]
+        self.excluded = tuple(dict.fromkeys(node.name for name in kept for node in quantizer.nodes(name)))
+        #: Names of all tensors that are rounded, chosen or not.
+        self.marked = quantizer.own_grids(self.excluded)
+        self.rounded = [i for i in sorted(order[keep_float:]) if measured[i].layer.name in self.marked]
         if not self.rounded:
             raise _none_left(keep_float, len(measured))
 
@@ -349,12 +380,76 @@ class _Plans:
 
 
 class _Rounding:
-    """A network whose activations are rounded."""
+    """A network whose activations are rounded.
+
+    Parameters
+    ----------
+    job
+        Network and samples.
+    target
+        Name of the layer whose values are of interest.
+    """
 
     def __init__(self, job: Job, target: str) -> None:
-        self._job = job
+        self._job, self._target = job, target
         self._places = {layer.name: i for i, layer in enumerate(job.layers)}
         self._network = TappedNetwork(job.network, self._places[target])
+        self._others: dict[str, Grid] = {}
+
+    @classmethod
+    def of_all(
+        cls, model: ModelSource, inputs: Any, config: Config, opened: Opened, quantizer: RuntimeQuantizer
+    ) -> _Rounding:
+        """Return the network with all tensors that the quantizer rounds, chosen or not, as far as they are layers."""
+        others = quantizer.own_grids() - {layer.name for layer in opened.job.layers}
+        if not others:
+            return cls(opened.job, opened.target)
+        names = sorted({*others, *opened.shown} - {opened.target})
+        # As a pattern, names that lead elsewhere are no error.
+        pattern = "re:" + "|".join(map(re.escape, names))
+        chosen = replace(config.sensitivity, target=opened.target)
+        wide = replace(config, selection=SelectionConfig((pattern,)), sensitivity=chosen)
+        return cls(open_sensitivity(model, inputs, wide).job, opened.target)
+
+    def unusable(self, names: Collection[str]) -> list[str]:
+        """Return those of some tensors whose 8 bits alone change the target by too large a part of its variance."""
+        grids = self._grids(names)
+        variance = target_variance(self._job, self._target)
+        if not variance or self._change(grids) <= UNUSABLE * variance:
+            return []
+        return [name for name, grid in grids.items() if self._change({name: grid}) > UNUSABLE * variance]
+
+    def round_others(self, plans: _Plans) -> None:
+        """From now on, round the tensors that the quantizer rounds and that have no bits of the plans."""
+        planned = {plans.tensors[i].layer.name for i in plans.rounded}
+        self._others = self._grids(plans.marked - planned - {self._target})
+
+    def _grids(self, names: Collection[str]) -> dict[str, Grid]:
+        """Return the quantizer's grids of some tensors, which have the range of the values at the samples."""
+        places = [i for name, i in self._places.items() if name in names and name != self._target]
+        if not places:
+            return {}
+        low, high = np.full(len(places), np.inf), np.full(len(places), -np.inf)
+        part = self._job.network.part(places)
+        with torch.no_grad():
+            for block in self._blocks():
+                for i, values in enumerate(part(*self._job.inputs(block))):
+                    low[i], high[i] = min(low[i], float(values.min())), max(high[i], float(values.max()))
+        layers = [self._job.layers[place].name for place in places]
+        found = zip(layers, low.tolist(), high.tolist(), strict=True)
+        return {name: Grid(least, most, STORED_BITS) for name, least, most in found if most > least}
+
+    def _change(self, grids: Mapping[str, Grid]) -> float:
+        """Return the mean squared change of the target by rounding some tensors."""
+        total = 0.0
+        for block in self._blocks():
+            off = (self._scores(grids, block) - self._scores({}, block)).double()
+            total += float(off.square().sum())
+        return total / len(self._job.provider)
+
+    def _blocks(self) -> list[list[int]]:
+        samples, size = range(len(self._job.provider)), self._job.batch_size
+        return [list(samples[start : start + size]) for start in range(0, len(samples), size)]
 
     def check(self, wanted: float) -> None:
         """Refuse an accuracy that the float network has not."""
@@ -366,9 +461,8 @@ class _Rounding:
 
     def accuracy(self, grids: Mapping[str, Grid]) -> float:
         """Return the accuracy with some tensors rounded."""
-        samples, size = range(len(self._job.provider)), self._job.batch_size
-        blocks = [list(samples[start : start + size]) for start in range(0, len(samples), size)]
-        predicted = torch.cat([self._scores(grids, block).argmax(1) for block in blocks])
+        every = {**self._others, **grids}
+        predicted = torch.cat([self._scores(every, block).argmax(1) for block in self._blocks()])
         return float((predicted.cpu().numpy() == self._labels()).mean())
 
     def fewest(self, plans: _Plans, wanted: float) -> tuple[dict[int, int], float]:
@@ -442,7 +536,7 @@ def _plan(
     total = sum(each.loss for each in rows)
     change = total / variance if variance > 0 else math.nan
     probabilities = tuple(quantizer.half_probabilities(plans.excluded))
-    return BitPlan(target, rows, change, accuracy, plans.excluded, probabilities)
+    return BitPlan(target, rows, change, accuracy, plans.excluded, plans.unusable, probabilities)
 
 
 def target_variance(job: Job, target: str) -> float:

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from graphs import model, node, quantized, value, weight
+from graphs import constant, model, node, quantized, value, weight
 
 import onnxinfo
 from onnxinfo import UsageError
@@ -216,6 +216,80 @@ def test_half_precision_probabilities_have_scales_of_their_type(tmp_path: Path) 
     assert {*plan.to_dict()["TensorQuantOverrides"]} == {"r", "attention"}
     made = quantized_by_the_runtime(str(tmp_path / "half.onnx"), plan, {"x": rows[:1]}, tmp_path)
     check_that_it_has_effect(plan, made)
+
+
+def attention(mask: float, where: bool = False) -> onnx.ModelProto:
+    """An attention block with a causal mask, added or chosen by Where, and named nodes."""
+    length, width = 8, 16
+    upper = np.triu(np.ones((length, length), bool), 1)
+    masked = "allowed scores minus" if where else "scores mask"
+    nodes = [
+        *(node("MatMul", f"x w{each}", each) for each in "qkv"),
+        node("Transpose", "k", "kt", perm=[0, 2, 1]),
+        node("MatMul", "q kt", "product"),
+        node("Mul", "product scale", "scores"),
+        node("Where" if where else "Add", masked, "masked"),
+        node("Softmax", "masked", "attention", axis=-1),
+        node("MatMul", "attention v", "mixed"),
+        node("Add", "mixed x", "sum"),
+        node("ReduceMean", "sum", "pooled", axes=[1], keepdims=0),
+        node("MatMul", "pooled wc", "logits"),
+    ]
+    for each in nodes:
+        each.name = f"node_{each.output[0]}"
+    constants = [weight(f"w{each}", width, width, seed=i) for i, each in enumerate("qkv")] + [weight("wc", width, 5)]
+    constants += [constant("scale", width**-0.5, np.float32), constant("minus", mask, np.float32)]
+    constants += [constant("mask", np.where(upper, mask, 0), np.float32), constant("allowed", ~upper, bool)]
+    inputs, outputs = [value("x", ("N", length, width))], [value("logits", ("N", 5))]
+    used = {name for each in nodes for name in each.input}
+    return model(nodes, inputs, outputs, [each for each in constants if each.name in used], opset=17)
+
+
+@pytest.mark.parametrize(("mask", "where"), [(-1e9, False), (-1e4, False), (-1e9, True)])
+def test_tensors_that_eight_bits_destroy_stay_in_float(
+    mask: float, where: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Masked scores are no default layer; the quantizer rounds them by steps of about 4e6, so that all others are 0."""
+    proto = attention(mask, where)
+    onnx.save(proto, tmp_path / "given.onnx")
+    samples = np.random.default_rng(1).standard_normal((32, 8, 16)).astype(np.float32)
+
+    def scores(proto: onnx.ModelProto) -> np.ndarray:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, {"x": samples})[0], np.float64)
+
+    clean = scores(proto)
+    labels = clean.argmax(1)
+    plan = onnxinfo.recommend_bits(proto, samples, mean_bits=8, labels=labels)
+    assert plan.unusable == ("masked",)
+    assert {"node_masked", "node_attention"} <= {*plan.nodes_to_exclude}
+    assert "kept in float, because ONNX Runtime's 8 bits" in caplog.text
+    made = quantized_by_the_runtime(str(tmp_path / "given.onnx"), plan, {"x": samples}, tmp_path)
+    change = ((scores(made) - clean) ** 2).sum(1).mean() / clean.var(0).sum()
+    assert change < 0.01
+    assert plan.expected < 0.01
+    # What is said to have an accuracy has it.
+    plan = onnxinfo.recommend_bits(proto, samples, accuracy=0.9, labels=labels, layers=["q", "k", "v", "mixed"])
+    made = quantized_by_the_runtime(str(tmp_path / "given.onnx"), plan, {"x": samples}, tmp_path)
+    assert plan.accuracy is not None
+    assert (scores(made).argmax(1) == labels).mean() == pytest.approx(plan.accuracy, abs=0.1)
+    # Chosen, they take no bits from others.
+    chosen = onnxinfo.recommend_bits(proto, samples, mean_bits=6, layers=["masked", "v", "mixed"])
+    assert {each.tensor for each in chosen.tensors} == {"v", "mixed"}
+    assert chosen.expected < 0.1
+    with pytest.raises(UsageError, match="all chosen tensors must stay in float: 'masked'"):
+        onnxinfo.recommend_bits(proto, samples, mean_bits=6, layers=["masked"])
+
+
+def test_nodes_of_tensors_that_eight_bits_destroy_need_names() -> None:
+    proto = attention(-1e9)
+    for each in proto.graph.node:
+        each.name = ""
+    samples = np.random.default_rng(1).standard_normal((8, 8, 16)).astype(np.float32)
+    with pytest.raises(UsageError, match=r"an unusable tensor excludes nodes .* name them first"):
+        onnxinfo.recommend_bits(proto, samples, mean_bits=8)
 
 
 def test_an_accuracy_is_reached_with_few_bits() -> None:
