@@ -161,5 +161,11 @@ def _end(verdict: Verdict, written: Output | None, format: str, shown: bool) -> 
         used = {name for name in rare if any(outcome[name] for outcome in described["outcomes"])}
         columns = [name for name in columns if name not in rare - used]
         print_rows(described["outcomes"], columns, format)
+    if verdict.passed and (open_ones := described["counts"]["undecided"]):
+        logger.warning(
+            "no condition fails, but %d of %d comparisons are undecided: their intervals contain the threshold, or are "
+            "unknown; analyze more samples",
+            *(open_ones, len(verdict.outcomes)),
+        )
     if not verdict.passed:
         raise IncompleteError(verdict) if verdict.incomplete else GateError(verdict)

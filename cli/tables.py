@@ -145,7 +145,9 @@ def print_run(run: Run, output: str, seconds: float) -> None:
     for row in rows:
         row["index"] = row["layer_index"]
         row[MEAN] = mean_text(row)
-    click.echo(f"run {printable(run.name)}: mean over input units and all samples, with its standard error")
+    # Metrics without maps have no values of single units.
+    over = "input units and all samples" if all(metric.has_map for metric in run.metrics) else "all samples"
+    click.echo(f"run {printable(run.name)}: mean over {over}, with its standard error")
     print_rows(rows, ["index", "layer", "op", "depth", "metric", MEAN], "table")
     _print_inputs(run, output)
     for metric in run.metrics:

@@ -352,6 +352,16 @@ def test_the_command_ends_with_3_and_writes_its_verdict(runs, tmp_path):
     assert "unfinished" not in result.stdout
 
 
+@pytest.mark.parametrize(("condition", "told"), [("unproven>+0", "4 of 4"), ("sid>+9", "")])
+def test_the_command_tells_of_undecided_comparisons(tmp_path, condition, told):
+    path = write_run(tmp_path / "a.h5", "a")
+    write_run(path, "b", unproven=[(layer, 0) for layer in range(3)])
+    result = CliRunner().invoke(cli, ["compare", str(path), "--fail-if", condition], obj={})
+    assert result.exit_code == 0
+    assert ("are undecided" in result.stderr) == bool(told)
+    assert told in result.stderr
+
+
 def test_a_verdict_is_a_file(runs):
     result = CliRunner().invoke(cli, ["compare", str(runs), "--fail-if", "sid>+9", "--verdict", "-"], obj={})
     assert isinstance(result.exception, UsageError)
