@@ -203,7 +203,7 @@ def tables(path: Path) -> str:
     ]
     lines += ["", "| layer | network | SID | unproven | dimensions kept | full SID | error of the inverse |"]
     lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    for layer, kind, rows in groups(found, ["block_1", *(f"block_{depth}" for depth in DECODED), "logits"]):
+    for layer, kind, rows in groups(found, [*(f"block_{depth}" for depth in range(1, BLOCKS + 1)), "logits"]):
         cells = [layer, kind, text(rows.sid), share(rows.unproven, IMAGES), f"{rows['rank'].mean():.1f}"]
         cells.append("∞" if np.isinf(rows.full).any() else text(rows.full))
         cells.append("" if rows.inverse_error.isna().any() else f"{rows.inverse_error.max():.0e}")

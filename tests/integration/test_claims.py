@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+from places import SHARED
 
 pytest.importorskip("torch")
-from onnxinfo.models.studies import cells, claims, curve, longer, training, two_level
+from onnxinfo.models.studies import cells, claims, compression, curve, longer, training, two_level
 from onnxinfo.models.studies.two_level import (
     OPPOSITE,
     REFUTED,
@@ -340,13 +341,26 @@ def test_committed_results_have_all_seeds_and_obey_the_floor():
 @pytest.mark.slow
 def test_a_rerun_gives_the_committed_results(tmp_path, monkeypatch):
     """The smallest network of a study, trained and measured anew on two images."""
-    if not os.environ.get("ONNXINFO_CIFAR10"):
-        pytest.skip("ONNXINFO_CIFAR10 does not name the images")
+    images = Path(os.environ.get("ONNXINFO_CIFAR10") or SHARED / "data" / "cifar10.npz")
+    if not images.exists():
+        pytest.skip("neither ONNXINFO_CIFAR10 nor ONNXINFO_SHARED leads to the images")
     monkeypatch.setattr(longer, "SIZES", {"3 convolutions": longer.SIZES["3 convolutions"]})
-    data = training.open_data(Path(os.environ["ONNXINFO_CIFAR10"]), epochs=16, images=10000)
+    data = training.open_data(images, epochs=16, images=10000)
     again = longer.piece("depth", longer.Source(data, tmp_path, None, 1), 2, "sample")
     again = again.set_index(["network", "layer", "image"])
     expected = pandas.read_csv(RESULTS / "depth.csv")
     expected = expected[(expected.seed == 0) & (expected.normalizer == "sample")]
     expected = expected.set_index(["network", "layer", "image"]).loc[again.index]
     np.testing.assert_allclose(again.value, expected.value, atol=0.05)
+
+
+def test_the_norms_on_the_page_are_those_of_the_committed_attacks():
+    """Both tables: the norms, and the judgment of their fall, by the paper's effect."""
+    found = pandas.read_csv(RESULTS / "attacks.csv")
+    runs = [f"{keep:g} kept" for keep in compression.LEVELS]
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    for row in compression.norm_rows(found, runs):
+        assert f"| {' | '.join(map(str, row.values()))} |" in page
+    for run in runs:
+        text = compression._norms(found, runs[0], run)[1]
+        assert re.search(rf"^\| {run} .*\| {re.escape(' | '.join(text.values()))} \|$", page, re.MULTILINE)

@@ -6,14 +6,16 @@ import re
 import sys
 
 import numpy as np
+import pandas
 import pytest
 from places import DOCS, SHARED
 
 import onnxinfo
 from onnxinfo.archive.means import layer_summary, pair_up, select_cells
 
-MODELS, IMAGES = SHARED / "models", SHARED / "data" / "cifar10.npz"
+MODELS, IMAGES, ANIMALS = SHARED / "models", SHARED / "data" / "cifar10.npz", SHARED / "data" / "animals.npz"
 RESNET = MODELS / "resnet20-cifar10-opset20.onnx"
+RESULTS = DOCS.parent / "benchmarks" / "results"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not RESNET.exists(), reason="set ONNXINFO_SHARED to the folder of data and models"),
@@ -83,3 +85,40 @@ def test_bits_for_weights(monkeypatch, capsys):
     found = [float(each) for each in re.findall(r": (-?[\d.]+)[,}]", capsys.readouterr().out)]
     expected = [number(f"0{cell}") for cell in row_of("", "ResNet-20", "2", page="decisions.md")]
     np.testing.assert_allclose(found, expected, atol=0.03)
+
+
+def test_attacked_norms(tmp_path):
+    """All classes of one image of the committed attacks."""
+    from onnxinfo.models.studies import compression
+
+    samples = onnxinfo.open_samples(
+        f"{IMAGES}:x_test", shape=(3, 32, 32), labels=f"{IMAGES}:y_test", preset="imagenet"
+    )  # fmt: skip
+    x, labels = samples.batch(range(len(samples))), np.asarray(samples.labels)
+    compression.attack(onnxinfo.load(RESNET), "1 kept", x, labels, 1, tmp_path / "attacks.csv")
+    found, committed = (pandas.read_csv(path) for path in (tmp_path / "attacks.csv", RESULTS / "attacks.csv"))
+    expected = committed[(committed.run == "1 kept") & (committed.image == 0)]
+    assert found.target.tolist() == expected.target.tolist()
+    np.testing.assert_allclose(found.norm, expected.norm, rtol=0.02)
+
+
+def test_concentration(tmp_path):
+    """The AlexNet with random weights, which are the same in all folds, in the first layer."""
+    import torch
+
+    from onnxinfo.models.studies import common, concentration
+
+    torch.manual_seed(common.SEED)
+    network = common.to_onnx(common.classifier(common.ALEXNET, 64, 2, padding="circular"), 64)
+    with np.load(ANIMALS) as data:
+        order = np.random.default_rng(common.SEED).permutation(len(data["images"]))
+        pixels, boxes = data["images"][order], data["boxes"][order]
+    held = np.concatenate([np.flatnonzero(np.arange(len(pixels)) % 5 == fold)[:40] for fold in range(4)])
+    result = onnxinfo.analyze(
+        network, pixels[held], tmp_path / "c.h5", layers=["relu_1"], foreground=boxes[held], seed=common.SEED,
+        metrics=["sid", "concentration"], mean=concentration.MEAN, std=concentration.STD,
+    )  # fmt: skip
+    with onnxinfo.open(tmp_path / "c.h5") as opened:
+        found = mean(opened[result.run].values("concentration"))
+    expected = row_of("concentration/alexnet", "relu_1")
+    assert found == pytest.approx(number(expected[4]), abs=0.0005)
