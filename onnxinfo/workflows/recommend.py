@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
@@ -13,11 +12,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import onnx
 import torch
-from torch import Tensor
 
-from ..analysis.accuracy import check_labels
 from ..analysis.bits import STORED_BITS, Grid, allocate, uniform_noise
 from ..analysis.job import Job
+from ..analysis.rounding import Rounding
 from ..analysis.sensitivity import Measured, measure_sensitivity
 from ..analysis.settings import Report
 from ..arguments import Names, names_of
@@ -27,13 +25,11 @@ from ..graph.layers import spelled_out
 from ..graph.model import Model, ModelSource, load
 from ..graph.quantization import quantization
 from ..graph.runtime_quantizer import HALF_OPSET, RuntimeQuantizer
-from ..metrics.taps import TappedNetwork
 from ..text import listed, quoted
 from .computing import computing
 from .given_model import given_model
 from .notebook import reporting
-from .open_job import Opened
-from .recommendation import Recommendation, check_idle
+from .recommendation import Recommendation, check_idle, refuse_parts
 from .sensitivity import open_sensitivity
 
 if TYPE_CHECKING:
@@ -240,31 +236,25 @@ def _recommended(
     loaded = load(model)
     opened = open_sensitivity(loaded, inputs, config)
     opened_model = opened.job.provider.model
-    if part := next((name for name in opened.shown if name in opened_model.parts), None):
-        raise UsageError(f"bits are of whole tensors: leave out the part {quoted(part)}")
+    refuse_parts(opened, "bits")
     if found := quantization(opened_model.proto):
         raise UsageError(f"the model is quantized already ({found}); give the float model, or dequantize=True")
+    rounding = Rounding(opened.job, opened.target, report)
     if accuracy is not None:
-        _Rounding(opened.job, opened.target).check(accuracy)
+        rounding.check(accuracy)
     names = opened.shown - {opened.target}
     if not names:
         raise UsageError(f"no tensor but the target '{opened.target}' is chosen; choose more layers")
     quantizer = RuntimeQuantizer(opened_model.proto if config.input.dequantize else _as_stored(model, loaded))
     names = _with_grids(quantizer, names, spelled_out(opened.job.layers, config.selection.layers))
-    rounding = _Rounding.of_all(loaded, inputs, config, opened, quantizer)
-    unusable = rounding.unusable(quantizer.own_grids())
-    if unusable:
-        _check_node_names(quantizer, unusable, "an unusable tensor")
-        logger.warning(
-            "kept in float, because ONNX Runtime's 8 bits for each alone would change '%s' by more than %g %% of its "
-            "variance: %s",
-            *(opened.target, 100 * UNUSABLE, listed(unusable)),
-        )
-    names -= {*unusable}
-    if not names:
-        raise UsageError(f"all chosen tensors must stay in float: {listed(unusable)}; choose others by layers=...")
     if keep_float:
         _check_node_names(quantizer, names)
+    _check_kept(keep_float, len(names))
+    variance = target_variance(opened.job, opened.target)
+    kept = _Kept(rounding, quantizer, opened.target, variance)
+    names = names.difference(kept.unusable)
+    if not names:
+        raise UsageError(f"all chosen tensors must stay in float: {listed(kept.unusable)}; choose others by layers=...")
     if quantizer.unusable_opset:
         logger.warning(
             "ONNX Runtime cannot load what its quantizer makes of float16 models of opset %d; convert to %d or later",
@@ -276,10 +266,15 @@ def _recommended(
     if not measured:
         raise UsageError(f"no chosen tensor moves the target '{opened.target}'; choose other layers")
     _check_kept(keep_float, len(measured))
-    plans = _Plans(measured, keep_float, quantizer, unusable)
-    rounding.round_others(plans)
-    bits, reached = (plans.at(mean_bits), None) if mean_bits is not None else rounding.fewest(plans, accuracy or 0.0)
-    return _plan(opened.job, opened.target, plans, bits, reached, quantizer)
+    plans = _Plans(measured, keep_float, quantizer, kept)
+    if kept.unusable:
+        logger.warning(
+            "kept in float, because ONNX Runtime's 8 bits for each alone would change '%s' by more than %g %% of its "
+            "variance: %s",
+            *(opened.target, 100 * UNUSABLE, listed(kept.unusable)),
+        )
+    bits, reached = (plans.at(mean_bits), None) if mean_bits is not None else _fewest(rounding, plans, accuracy or 0.0)
+    return _plan(opened.target, variance, plans, bits, reached, quantizer)
 
 
 def _as_stored(source: ModelSource, loaded: Model) -> onnx.ModelProto:
@@ -301,6 +296,41 @@ def _with_grids(quantizer: RuntimeQuantizer, names: frozenset[str], named: froze
     if left:
         logger.warning("left out, because ONNX Runtime's quantizer leaves them %s: %s", reason, listed(left))
     return found
+
+
+class _Kept:
+    """Tensors that stay in float, because 8 bits destroy them or because that is asked for.
+
+    Their nodes are excluded from quantization. The quantizer may then round other tensors, such as the output of a
+    ``Reshape`` that had the scale of its operand: therefore it is asked again until nothing is left to exclude.
+    """
+
+    def __init__(self, rounding: Rounding, quantizer: RuntimeQuantizer, target: str, variance: float) -> None:
+        self.rounding = rounding
+        self._quantizer, self._target, self._variance = quantizer, target, variance
+        self.unusable: tuple[str, ...] = ()
+        self.excluded: tuple[str, ...] = ()
+        self.add([])
+
+    def add(self, wanted: Collection[str]) -> None:
+        """Exclude the nodes of tensors, and of those that 8 bits then destroy."""
+        self._exclude(wanted)
+        while found := self._destroyed():
+            _check_node_names(self._quantizer, found, "an unusable tensor")
+            self.unusable += (*found,)
+            self._exclude(found)
+
+    def _exclude(self, tensors: Collection[str]) -> None:
+        nodes = [node.name for tensor in tensors for node in self._quantizer.nodes(tensor)]
+        self.excluded = tuple(dict.fromkeys([*self.excluded, *nodes]))
+
+    def _destroyed(self) -> list[str]:
+        """Other tensors that are rounded and whose rounding alone changes the target too much."""
+        if not self._variance > 0:
+            return []
+        names = self._quantizer.own_grids(self.excluded).intersection(self.rounding.layers)
+        changes = self.rounding.changes(names.difference({self._target}, self.unusable))
+        return [name for name in self.rounding.layers if changes.get(name, 0.0) > UNUSABLE * self._variance]
 
 
 def _check_node_names(quantizer: RuntimeQuantizer, tensors: Collection[str], why: str = "keep_float") -> None:
@@ -344,26 +374,21 @@ class _Plans:
 
     choices = range(FEWEST_BITS, STORED_BITS + 1)
 
-    def __init__(
-        self,
-        measured: Sequence[Measured],
-        keep_float: int,
-        quantizer: RuntimeQuantizer,
-        unusable: Sequence[str],
-    ) -> None:
-        self.unusable = tuple(unusable)
+    def __init__(self, measured: Sequence[Measured], keep_float: int, quantizer: RuntimeQuantizer, kept: _Kept) -> None:
         self.tensors = measured
         self.ranges = [(float(each.low.min()), float(each.high.max())) for each in measured]
         noise = np.array([uniform_noise(low, high, self.choices) for low, high in self.ranges])
         self.losses = np.array([each.trace.mean() for each in measured])[:, None] * noise
         order = np.argsort(-self.losses[:, -1], kind="stable").tolist()
-        kept = [*unusable, *(measured[i].layer.name for i in sorted(order[:keep_float]))]
-        self.excluded = tuple(dict.fromkeys(node.name for name in kept for node in quantizer.nodes(name)))
-        #: Names of all tensors that are rounded, chosen or not.
-        self.marked = quantizer.own_grids(self.excluded)
-        self.rounded = [i for i in sorted(order[keep_float:]) if measured[i].layer.name in self.marked]
+        kept.add([measured[i].layer.name for i in sorted(order[:keep_float])])
+        self.excluded, self.unusable = kept.excluded, kept.unusable
+        marked = quantizer.own_grids(self.excluded)
+        self.rounded = [i for i in sorted(order[keep_float:]) if measured[i].layer.name in marked]
         if not self.rounded:
             raise _none_left(keep_float, len(measured))
+        others = marked.difference(measured[i].layer.name for i in self.rounded)
+        #: Grids of the tensors that are rounded without being chosen.
+        self.others = kept.rounding.grids(others.intersection(kept.rounding.layers))
 
     def at(self, mean: float) -> dict[int, int]:
         """Return the bits of rounded tensors at a mean number of bits."""
@@ -371,149 +396,40 @@ class _Plans:
         return dict(zip(self.rounded, chosen, strict=True))
 
     def grids(self, bits: Mapping[int, int]) -> dict[str, Grid]:
-        """Return the grids of rounded tensors by name."""
-        return {self.tensors[i].layer.name: Grid(*self.ranges[i], number) for i, number in bits.items()}
+        """Return the grids of all tensors that are rounded, by name."""
+        chosen = {self.tensors[i].layer.name: Grid(*self.ranges[i], number) for i, number in bits.items()}
+        return self.others | chosen
 
     def loss(self, tensor: int, bits: int | None) -> float:
         """Return the expected change by a tensor's rounding; 0 without rounding."""
         return 0.0 if bits is None else float(self.losses[tensor, bits - FEWEST_BITS])
 
 
-class _Rounding:
-    """A network whose activations are rounded.
-
-    Parameters
-    ----------
-    job
-        Network and samples.
-    target
-        Name of the layer whose values are of interest.
-    """
-
-    def __init__(self, job: Job, target: str) -> None:
-        self._job, self._target = job, target
-        self._places = {layer.name: i for i, layer in enumerate(job.layers)}
-        self._network = TappedNetwork(job.network, self._places[target])
-        self._others: dict[str, Grid] = {}
-
-    @classmethod
-    def of_all(
-        cls, model: ModelSource, inputs: Any, config: Config, opened: Opened, quantizer: RuntimeQuantizer
-    ) -> _Rounding:
-        """Return the network with all tensors that the quantizer rounds, chosen or not, as far as they are layers."""
-        others = quantizer.own_grids() - {layer.name for layer in opened.job.layers}
-        if not others:
-            return cls(opened.job, opened.target)
-        names = sorted({*others, *opened.shown} - {opened.target})
-        # As a pattern, names that lead elsewhere are no error.
-        pattern = "re:" + "|".join(map(re.escape, names))
-        chosen = replace(config.sensitivity, target=opened.target)
-        wide = replace(config, selection=SelectionConfig((pattern,)), sensitivity=chosen)
-        return cls(open_sensitivity(model, inputs, wide).job, opened.target)
-
-    def unusable(self, names: Collection[str]) -> list[str]:
-        """Return those of some tensors whose 8 bits alone change the target by too large a part of its variance."""
-        grids = self._grids(names)
-        variance = target_variance(self._job, self._target)
-        if not variance or self._change(grids) <= UNUSABLE * variance:
-            return []
-        return [name for name, grid in grids.items() if self._change({name: grid}) > UNUSABLE * variance]
-
-    def round_others(self, plans: _Plans) -> None:
-        """From now on, round the tensors that the quantizer rounds and that have no bits of the plans."""
-        planned = {plans.tensors[i].layer.name for i in plans.rounded}
-        self._others = self._grids(plans.marked - planned - {self._target})
-
-    def _grids(self, names: Collection[str]) -> dict[str, Grid]:
-        """Return the quantizer's grids of some tensors, which have the range of the values at the samples."""
-        places = [i for name, i in self._places.items() if name in names and name != self._target]
-        if not places:
-            return {}
-        low, high = np.full(len(places), np.inf), np.full(len(places), -np.inf)
-        part = self._job.network.part(places)
-        with torch.no_grad():
-            for block in self._blocks():
-                for i, values in enumerate(part(*self._job.inputs(block))):
-                    low[i], high[i] = min(low[i], float(values.min())), max(high[i], float(values.max()))
-        layers = [self._job.layers[place].name for place in places]
-        found = zip(layers, low.tolist(), high.tolist(), strict=True)
-        return {name: Grid(least, most, STORED_BITS) for name, least, most in found if most > least}
-
-    def _change(self, grids: Mapping[str, Grid]) -> float:
-        """Return the mean squared change of the target by rounding some tensors."""
-        total = 0.0
-        for block in self._blocks():
-            off = (self._scores(grids, block) - self._scores({}, block)).double()
-            total += float(off.square().sum())
-        return total / len(self._job.provider)
-
-    def _blocks(self) -> list[list[int]]:
-        samples, size = range(len(self._job.provider)), self._job.batch_size
-        return [list(samples[start : start + size]) for start in range(0, len(samples), size)]
-
-    def check(self, wanted: float) -> None:
-        """Refuse an accuracy that the float network has not."""
-        labels = self._labels()
-        check_labels(labels, self._scores({}, [0]).shape[1])
-        clean = self.accuracy({})
-        if clean < wanted:
-            raise UsageError(f"accuracy={wanted:g} cannot be met: the float network has {clean:.3f} on these samples")
-
-    def accuracy(self, grids: Mapping[str, Grid]) -> float:
-        """Return the accuracy with some tensors rounded."""
-        every = {**self._others, **grids}
-        predicted = torch.cat([self._scores(every, block).argmax(1) for block in self._blocks()])
-        return float((predicted.cpu().numpy() == self._labels()).mean())
-
-    def fewest(self, plans: _Plans, wanted: float) -> tuple[dict[int, int], float]:
-        """Return the bits with the smallest mean that bisection finds to reach an accuracy, and that accuracy."""
-        count = len(plans.rounded)
-        low, high = FEWEST_BITS * count, STORED_BITS * count
-        bits = plans.at(high / count)
-        reached = self.accuracy(plans.grids(bits))
-        if reached < wanted:
-            raise UsageError(
-                f"accuracy={wanted:g} cannot be met: it is {reached:.3f} with {STORED_BITS} bits everywhere; give a "
-                f"lower one, or keep_float=..."
-            )
-        while low < high:
-            middle = (low + high) // 2
-            tried = plans.at(middle / count)
-            found = self.accuracy(plans.grids(tried))
-            if found >= wanted:
-                high, bits, reached = middle, tried, found
-            else:
-                low = middle + 1
-        return bits, reached
-
-    def _labels(self) -> Any:
-        labels = self._job.provider.main.labels
-        if labels is None:
-            raise UsageError("accuracy is of labeled samples; give labels=...")
-        return labels
-
-    def _scores(self, grids: Mapping[str, Grid], block: list[int]) -> Tensor:
-        network, taps = self._network, self._network.taps
-        for name, grid in grids.items():
-            taps[self._places[name]].noise = _errors(grid)
-        try:
-            with torch.no_grad():
-                parts = [
-                    network.begin(given, at.stop - at.start)[0] for at, given in network.parts(*self._job.inputs(block))
-                ]
-        finally:
-            for tap in taps:
-                tap.noise = None
-        return torch.cat(parts)
-
-
-def _errors(grid: Grid) -> Any:
-    return lambda value: grid.rounded(value) - value
+def _fewest(rounding: Rounding, plans: _Plans, wanted: float) -> tuple[dict[int, int], float]:
+    """Return the bits with the smallest mean that bisection finds to reach an accuracy, and that accuracy."""
+    count = len(plans.rounded)
+    low, high = FEWEST_BITS * count, STORED_BITS * count
+    bits = plans.at(high / count)
+    reached = rounding.accuracy(plans.grids(bits))
+    if reached < wanted:
+        raise UsageError(
+            f"accuracy={wanted:g} cannot be met: it is {reached:.3f} with {STORED_BITS} bits everywhere; give a "
+            f"lower one, or keep_float=..."
+        )
+    while low < high:
+        middle = (low + high) // 2
+        tried = plans.at(middle / count)
+        found = rounding.accuracy(plans.grids(tried))
+        if found >= wanted:
+            high, bits, reached = middle, tried, found
+        else:
+            low = middle + 1
+    return bits, reached
 
 
 def _plan(
-    job: Job,
     target: str,
+    variance: float,
     plans: _Plans,
     bits: Mapping[int, int],
     accuracy: float | None,
@@ -532,7 +448,6 @@ def _plan(
         )
         for i, each in enumerate(plans.tensors)
     )
-    variance = target_variance(job, target)
     total = sum(each.loss for each in rows)
     change = total / variance if variance > 0 else math.nan
     probabilities = tuple(quantizer.half_probabilities(plans.excluded))

@@ -28,7 +28,7 @@ from .computing import computing
 from .given_model import given_model
 from .notebook import reporting
 from .recommend import target_variance
-from .recommendation import Recommendation, check_idle
+from .recommendation import Recommendation, check_idle, refuse_parts
 from .sensitivity import open_sensitivity
 from .shared_weights import without_copies
 
@@ -203,6 +203,7 @@ def recommend_channels(
 
 def _recommended_channels(model: ModelSource, inputs: Any, share: float, config: Config, report: Report) -> ChannelPlan:
     opened = open_sensitivity(model, inputs, config)
+    refuse_parts(opened, "channels")
     job, loaded = opened.job, opened.job.provider.model
     chosen = [layer for layer in job.layers if layer.name in opened.shown - {opened.target}]
     patterns = config.selection.layers

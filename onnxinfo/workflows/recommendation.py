@@ -9,9 +9,12 @@ from collections.abc import Collection
 from typing import Any
 
 from ..config import PARALLEL, entries, refuse_idle
+from ..errors import UsageError
 from ..kinds import JSON
 from ..outputs import claim
+from ..text import quoted
 from .computing import IN_ONE_PROCESS
+from .open_job import Opened
 
 
 def check_idle(given: Collection[str]) -> None:
@@ -19,6 +22,13 @@ def check_idle(given: Collection[str]) -> None:
     refuse_idle(given, PARALLEL, IN_ONE_PROCESS)
     solver = [each.setting.flat for each in entries("sid") if each.setting.flat != "seed"]
     refuse_idle(given, ["change", "measure", *solver], "on a recommendation")
+
+
+def refuse_parts(opened: Opened, what: str) -> None:
+    """Refuse parts of layers in a recommendation about whole tensors."""
+    parts = opened.job.provider.model.parts
+    if part := next((name for name in sorted(opened.shown) if name in parts), None):
+        raise UsageError(f"{what} are of whole tensors: leave out the part {quoted(part)}")
 
 
 class Recommendation(ABC):

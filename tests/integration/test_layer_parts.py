@@ -129,6 +129,12 @@ def test_bits_are_of_whole_tensors():
         onnxinfo.recommend_bits(CNN, IMAGES, mean_bits=4, layers=["relu", "relu_1[5]"], limit=4)
 
 
+@pytest.mark.parametrize("layers", [["relu_1[5]"], ["relu_1", "relu_1[5]"]])
+def test_channels_are_of_whole_tensors(layers):
+    with pytest.raises(onnxinfo.UsageError, match=r"channels are of whole tensors: leave out the part 'relu_1\[5\]'"):
+        onnxinfo.recommend_channels(CNN, IMAGES, layers=layers, limit=4)
+
+
 def test_the_command_line(tmp_path):
     def run(*arguments):
         result = CliRunner().invoke(cli, [str(each) for each in arguments])

@@ -254,33 +254,78 @@ def test_tensors_that_eight_bits_destroy_stay_in_float(
     onnx.save(proto, tmp_path / "given.onnx")
     samples = np.random.default_rng(1).standard_normal((32, 8, 16)).astype(np.float32)
 
-    def scores(proto: onnx.ModelProto) -> np.ndarray:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return np.asarray(session.run(None, {"x": samples})[0], np.float64)
-
-    clean = scores(proto)
+    clean = scores_of(proto, samples)
     labels = clean.argmax(1)
     plan = onnxinfo.recommend_bits(proto, samples, mean_bits=8, labels=labels)
     assert plan.unusable == ("masked",)
     assert {"node_masked", "node_attention"} <= {*plan.nodes_to_exclude}
     assert "kept in float, because ONNX Runtime's 8 bits" in caplog.text
     made = quantized_by_the_runtime(str(tmp_path / "given.onnx"), plan, {"x": samples}, tmp_path)
-    change = ((scores(made) - clean) ** 2).sum(1).mean() / clean.var(0).sum()
+    change = ((scores_of(made, samples) - clean) ** 2).sum(1).mean() / clean.var(0).sum()
     assert change < 0.01
     assert plan.expected < 0.01
     # What is said to have an accuracy has it.
     plan = onnxinfo.recommend_bits(proto, samples, accuracy=0.9, labels=labels, layers=["q", "k", "v", "mixed"])
     made = quantized_by_the_runtime(str(tmp_path / "given.onnx"), plan, {"x": samples}, tmp_path)
     assert plan.accuracy is not None
-    assert (scores(made).argmax(1) == labels).mean() == pytest.approx(plan.accuracy, abs=0.1)
+    assert (scores_of(made, samples).argmax(1) == labels).mean() == pytest.approx(plan.accuracy, abs=0.1)
     # Chosen, they take no bits from others.
     chosen = onnxinfo.recommend_bits(proto, samples, mean_bits=6, layers=["masked", "v", "mixed"])
     assert {each.tensor for each in chosen.tensors} == {"v", "mixed"}
     assert chosen.expected < 0.1
     with pytest.raises(UsageError, match="all chosen tensors must stay in float: 'masked'"):
         onnxinfo.recommend_bits(proto, samples, mean_bits=6, layers=["masked"])
+
+
+def scores_of(proto: onnx.ModelProto, samples: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": samples})[0], np.float64)
+
+
+def check_that_little_changes(proto: onnx.ModelProto, plan: onnxinfo.BitPlan, samples: np.ndarray, at: Path) -> None:
+    """Check that the model that the quantizer makes of a recommendation has about the same scores."""
+    onnx.save(proto, at / "given.onnx")
+    made = quantized_by_the_runtime(str(at / "given.onnx"), plan, {"x": samples}, at)
+    clean = scores_of(proto, samples)
+    assert ((scores_of(made, samples) - clean) ** 2).sum(1).mean() < 0.01 * clean.var(0).sum()
+
+
+def test_what_the_quantizer_rounds_instead_of_a_tensor_in_float_is_examined_too(tmp_path: Path) -> None:
+    """A Reshape has the scale of its operand, or one of its own if the operand stays in float."""
+    proto = attention(-1e9)
+    (softmax,) = [each for each in proto.graph.node if each.op_type == "Softmax"]
+    softmax.input[0] = "reshaped"
+    proto.graph.initializer.append(constant("shape", [-1, 8, 8]))
+    place = [*proto.graph.node].index(softmax)
+    proto.graph.node.insert(place, node("Reshape", "masked shape", "reshaped"))
+    samples = np.random.default_rng(1).standard_normal((32, 8, 16)).astype(np.float32)
+    plan = onnxinfo.recommend_bits(proto, samples, mean_bits=8)
+    assert plan.unusable == ("masked", "reshaped")
+    check_that_little_changes(proto, plan, samples, tmp_path)
+
+
+# The quantizer's, about the scale of the mask, which it does not use.
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("mask", [-np.inf, float(np.finfo(np.float32).min)])
+def test_infinite_masks_stay_in_float(mask: float, tmp_path: Path) -> None:
+    samples = np.random.default_rng(1).standard_normal((32, 8, 16)).astype(np.float32)
+    plan = onnxinfo.recommend_bits(attention(mask), samples, mean_bits=8)
+    assert plan.unusable == ("masked",)
+    check_that_little_changes(attention(mask), plan, samples, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["torch-text-transformer", "keras-text-transformer"])
+def test_tensors_that_are_only_rounded_cause_no_warnings(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The samples of a batch stay apart, although attention lays out tensors in which they are not the first axis."""
+    onnxinfo.recommend_bits(path(f"{name}.onnx"), f"{path('text.npz')}:tokens", mean_bits=4, limit=4)
+    assert caplog.messages == []
+
+
+def test_accuracy_needs_class_scores() -> None:
+    with pytest.raises(UsageError, match=r"accuracy is of class scores, and 'relu_3' has shape \(\d+, \d+, \d+\)"):
+        onnxinfo.recommend_bits(CNN, IMAGES, accuracy=0.9, labels=LABELS, limit=8, target="relu_3")
 
 
 def test_nodes_of_tensors_that_eight_bits_destroy_need_names() -> None:
