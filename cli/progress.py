@@ -93,7 +93,9 @@ def _lines() -> Iterator[Callable[[Progress], None]]:
                 click.echo(stages[current[-1]].line(), err=True)
 
     def report(progress: Progress) -> None:
-        if begins := progress.stage not in stages:
+        # A sweep has a stage again for each alpha.
+        begins = progress.stage not in stages or progress.done < stages[progress.stage].last.done
+        if begins:
             stages[progress.stage] = _Stage(progress)
         stages[progress.stage].last = progress
         current[:] = [progress.stage]
@@ -135,6 +137,8 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
                 bars.console.print(needed, markup=False, highlight=False)
             if progress.stage not in tasks:
                 tasks[progress.stage] = bars.add_task(progress.stage, note="", until=until)
+            elif progress.done < bars.tasks[tasks[progress.stage]].completed:
+                bars.reset(tasks[progress.stage])
             about = "about " if progress.provisional else ""
             note = f"{printable(progress.layer)}  {about}{progress.value:.4f}" if progress.layer else ""
             done, total = progress.done, progress.total

@@ -132,3 +132,15 @@ def test_without_a_terminal_lines_show_progress(capsys, monkeypatch):
     )
     assert lines[-1].startswith("sid: 10 of 10 (100%), 0:00 so far")
     assert np.all([len(line) < 100 for line in lines])
+
+
+def test_a_stage_that_begins_again_has_no_negative_time_left(capsys, monkeypatch):
+    """As in a resumed sweep, which has a stage for each alpha."""
+    monkeypatch.setattr(progress, "INTERVAL", 0.02)
+    with progress._lines() as report:
+        for done in (6, 8, 0, 2):
+            report(onnxinfo.Progress("sid", done, 8))
+            time.sleep(0.1)
+    lines = capsys.readouterr().err.splitlines()
+    assert "sid: 0 of 8 (0%), 0:00 so far" in lines
+    assert "sid: 2 of 8 (25%), about 0:00 left, 0:00 so far" in lines
