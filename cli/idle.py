@@ -112,9 +112,9 @@ def _is_plain(spec: str) -> bool:
 
 
 def _trains_nothing(command: str, given: Given) -> bool:
-    if "output" not in given or command == "leakage" or given.get("decoders") is not None:
+    if "metrics" not in given or given.get("decoders") is not None:
         return False
-    return {*given.get("metrics", ())} <= _WITHOUT_DECODERS and not _has_others(_archive(command, given))
+    return {*given["metrics"]} <= _WITHOUT_DECODERS and not _has_others(_archive(command, given))
 
 
 def _archive(command: str, given: Given) -> str:

@@ -64,7 +64,8 @@ def two_level(values: Sequence[npt.ArrayLike], errors: Sequence[npt.ArrayLike]) 
     found = [mean_and_stderr(*each) for each in zip(values, errors, strict=True)]
     means, stderrs, numbers = (np.array(each, float) for each in zip(*found, strict=True))
     there = numbers > 0
-    means, squares, numbers = means[there], stderrs[there] ** 2, numbers[there]
+    # The spread over images is unknown of seeds with one image, and shows in the spread over seeds.
+    means, squares, numbers = means[there], np.nan_to_num(stderrs[there]) ** 2, numbers[there]
     mean, between, seeds = mean_and_stderr(means)
     within = squares.sum() / seeds**2
     return TwoLevel(

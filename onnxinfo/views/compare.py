@@ -124,7 +124,7 @@ def compare(
     """
     selection = Selection.of(path, **selected)
     rows = compare_selected(selection, by, unpaired, confidence)
-    metrics = {row["metric"] for row in rows}
+    metrics, selection = {row["metric"] for row in rows}, dataclasses.replace(selection, inputs=())
     tell_unfinished(selection, metrics)
     for _ in cautions_of_parts(selection, metrics):
         pass  # Each is a warning.

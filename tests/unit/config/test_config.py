@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from places import DOCS
 
 import onnxinfo
-from onnxinfo.cli import cli
+from onnxinfo.cli import cli, early
 from onnxinfo.config import (
     SECTIONS,
     Config,
@@ -64,6 +64,12 @@ RENAMED_WORDS = [
     (flat, former, present) for flat, each in ENTRIES.items() for former, present in each.setting.kind.former.items()
 ]
 REACHED = [(front, flat) for front in FRONT_ENDS for flat in ENTRIES if flat not in LEFT_OUT.get(front, ())]
+
+
+@pytest.fixture(autouse=True)
+def _each_option_alone(monkeypatch):
+    """Options are read one by one here, also those without effect by themselves, see test_idle.py."""
+    monkeypatch.setattr(early, "refuse_idle_options", lambda given: None)
 
 
 class Captured(Exception):
