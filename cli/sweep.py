@@ -24,19 +24,13 @@ class _SeveralAlphas(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse arguments, each number after ``--alpha`` and its values being one more of them."""
+        from onnxinfo.text import is_number
+
         repeated: list[str] = []
         for arg in args:
             follows = repeated[-2:-1] == ["--alpha"] or any(each.startswith("--alpha=") for each in repeated[-1:])
-            repeated += ["--alpha", arg] if follows and _is_number(arg) else [arg]
+            repeated += ["--alpha", arg] if follows and is_number(arg) else [arg]
         return super().parse_args(ctx, repeated)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 @click.command(cls=_SeveralAlphas, no_args_is_help=True)

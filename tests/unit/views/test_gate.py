@@ -556,3 +556,13 @@ def test_the_action_reports_a_request_without_conditions(tmp_path):
     assert found.returncode != 0
     assert outputs_of(tmp_path / "outputs") == {"exit-code": str(found.returncode)}
     assert f"no verdict (exit code {found.returncode})" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+
+def test_a_figure_of_differences_has_the_layers_with_values_in_both_runs(tmp_path):
+    path = write_run(tmp_path / "a.h5", "a")
+    write_run(path, "b", dead=[(2, sample) for sample in range(6)])
+    figure = onnxinfo.plot(path, "compare")
+    names = {text.get_text() for axes in figure.axes for text in axes.get_yticklabels()}
+    assert names == {"layer0", "layer1", "layer3"}
+    with pytest.raises(UsageError, match="no layer has a value in both runs"):
+        onnxinfo.plot(path, "compare", layers=[NAMES[2]])

@@ -216,3 +216,7 @@ def test_fractions_that_do_not_differ_are_not_known_exactly(tmp_path):
     assert row["spread"] == pytest.approx(np.sqrt(most))
     assert (row["needed"], row["high"], row["enough"]) == (int(np.ceil(4e4 * most)), row["needed"], False)
     assert row["shown"] == pytest.approx(2 * np.sqrt(most / 50))
+    onnxinfo.analyze(path_of("digits-cnn.onnx"), images, tmp_path / "a.h5", run="again", **chosen)
+    # Student's t would say that they differ by nothing for certain.
+    for found in onnxinfo.compare(tmp_path / "a.h5"):
+        assert (found["difference"], found["low"], found["high"]) == (0, pytest.approx(-most), pytest.approx(most))
