@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ..arguments import Names
 from ..errors import ModelError, UsageError
 from ..kinds import JSON, ONNX
 from ..outputs import claim
-from ..text import printable
+from ..text import listed, printable
 from .comparable import tell_unfinished
 from .query import query
 from .selection import Paths, Selection, run_of
@@ -247,20 +247,16 @@ def _placed(own: OwnGraph, run: str, layers: Mapping[str, Rows]) -> dict[int, Ro
         part = None if name in makers else parse_part(name)
         place = makers.get(name if part is None else part.tensor)
         if place is None:
-            lost.append(printable(name))
+            lost.append(name)
         else:
             found.setdefault(place[0], []).extend(layers[name])
-    shown = _some(lost)
+    shown = listed(lost, _NAMED)
     if not found:
         what = f"computes {shown}" if lost else "has numbers"
         raise ModelError(f"no node of the model {what} of run '{printable(run)}'; there is nothing to annotate")
     if lost:
         logger.warning("no node of the model computes %s; layers left out: %d of %d", shown, len(lost), len(layers))
     return dict(sorted(found.items()))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
 def _shown(placed: Mapping[int, Rows], run: str) -> dict[int, dict[str, Any]]:
@@ -271,7 +267,9 @@ def _shown(placed: Mapping[int, Rows], run: str) -> dict[int, dict[str, Any]]:
         raise ModelError(f"no layer of run '{printable(run)}' has a value; there is nothing to annotate")
     others = [printable(row["layer"]) for rows in known.values() for row in rows[1:]]
     if others:
-        logger.warning("a node has one value in this format; layers not shown (%d): %s", len(others), _some(others))
+        logger.warning(
+            "a node has one value in this format; layers not shown (%d): %s", len(others), listed(others, _NAMED)
+        )
     return found
 
 

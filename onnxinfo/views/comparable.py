@@ -150,16 +150,17 @@ def caution_of(
     return "; ".join(cautions)
 
 
-def cautions_of_parts(selection: Selection, metrics: Collection[str]) -> Iterator[str]:
+def cautions_of_parts(selection: Selection, metrics: Collection[str]) -> list[str]:
     """Say that a metric of all samples together is shown of some, also as a warning; see :func:`caution_of`."""
-    titles = selection.titles()
+    titles, found = selection.titles(), []
     for view, source in selection.views():
         for name in sorted(TOGETHER.intersection(metrics or TOGETHER, (each.name for each in view.metrics))):
             done = view.run.shape[1] - view.lacking(name)
             if view.run.shape[1] > (least := int(done[done > 0].min(initial=view.run.shape[1]))):
                 text = together_caution(name, titles[source, view.name], view.run.shape[1], f"{least} of them")
                 logger.warning("%s", text)
-                yield text
+                found.append(text)
+    return found
 
 
 def tell_unfinished(selection: Selection, metrics: Collection[str] = ()) -> None:

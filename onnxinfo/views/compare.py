@@ -124,10 +124,9 @@ def compare(
     """
     selection = Selection.of(path, **selected)
     rows = compare_selected(selection, by, unpaired, confidence)
-    metrics, selection = {row["metric"] for row in rows}, dataclasses.replace(selection, inputs=())
-    tell_unfinished(selection, metrics)
-    for _ in cautions_of_parts(selection, metrics):
-        pass  # Each is a warning.
+    metrics, whole = {row["metric"] for row in rows}, dataclasses.replace(selection, inputs=())
+    tell_unfinished(whole, metrics)
+    cautions_of_parts(whole, metrics)
     return rows
 
 

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from ..archive.fractions import limits
 from ..archive.means import Pairs, pair_up, select_cells
 from ..errors import UsageError
-from ..text import printable
+from ..text import listed
 from .comparable import check_normalizer, incomparable, tell_unfinished
 from .compare import FRACTIONS, Row, Side, matched, read_sides, same_samples
 from .reading_runs import run_values
@@ -174,10 +174,7 @@ def _pairs(selection: Selection, against: str | None) -> list[tuple[Row, Pairs]]
         found = [*_between_runs(selection)]
     usable = [(names, pairs) for names, pairs in found if pairs.n >= FEWEST]
     if left := [f"{names['metric']} of {names['layer']}" for names, pairs in found if pairs.n < FEWEST]:
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        logger.warning(
-            "left out, for lack of %d samples with values: %s%s", FEWEST, printable(", ".join(left[:3])), more
-        )
+        logger.warning("left out, for lack of %d samples with values: %s", FEWEST, listed(left))
     if not usable:
         raise UsageError("there is nothing to compare: two layers or runs are needed that share 3 samples with values")
     return usable

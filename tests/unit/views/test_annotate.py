@@ -72,7 +72,7 @@ def test_all_but_metadata_is_the_users_own(form: str, tmp_path: Path, caplog: py
     assert without_annotations(written).SerializeToString() == proto.SerializeToString()
     assert [*annotated(written)] == ["y", "a", "in", "deep", "l", "f", "z", "out"]
     (warning,) = caplog.messages
-    assert "no node of the model computes end, added; layers left out: 2 of 10" in warning
+    assert "no node of the model computes 'end', 'added'; layers left out: 2 of 10" in warning
     values = {row["layer"]: repr(row["value"]) for row in onnxinfo.query(archive, metrics="sid")}
     assert {name: props["onnxinfo.sid"] for name, props in annotated(written).items()} == {
         name: values[name] for name in LAYERS[:8]
@@ -214,7 +214,7 @@ def test_the_message_about_lost_layers_is_short(tmp_path: Path, caplog: pytest.L
     archive = archive_of(tmp_path / "m.onnx", tmp_path, ["z", *(f"added{i}" for i in range(40))])
     onnxinfo.annotate(tmp_path / "m.onnx", archive, tmp_path / "out.onnx", metrics="sid")
     (warning,) = caplog.messages
-    assert warning == "no node of the model computes added0, added1, added2, …; layers left out: 40 of 41"
+    assert warning.endswith("computes 'added0', 'added1', 'added2' and 37 more; layers left out: 40 of 41")
 
 
 @pytest.mark.parametrize("suffix", [".onnxtxt", ".onnxText"])

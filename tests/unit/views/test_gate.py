@@ -566,3 +566,10 @@ def test_a_figure_of_differences_has_the_layers_with_values_in_both_runs(tmp_pat
     assert names == {"layer0", "layer1", "layer3"}
     with pytest.raises(UsageError, match="no layer has a value in both runs"):
         onnxinfo.plot(path, "compare", layers=[NAMES[2]])
+
+
+def test_power_tells_of_layers_with_too_few_values(tmp_path, caplog):
+    path = write_run(tmp_path / "a.h5", "a")
+    write_run(path, "b", dead=[(1, sample) for sample in range(4)])
+    assert [row["layer"] for row in onnxinfo.power(path, 0.1)] == [NAMES[0], *NAMES[2:]]
+    assert "left out, for lack of 3 samples with values: 'sid of " in caplog.text
