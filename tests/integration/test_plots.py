@@ -540,11 +540,11 @@ def test_layers_that_no_node_computes_are_named(tmp_path, caplog):
     rows = {name: dataclasses.replace(layer, name=name) for name in names}
     both = fakes.make(tmp_path / "both.h5", "r", fakes.schema(layers=[rows[name] for name in names], recipe=recipe))
     assert onnxinfo.annotate(model, both, tmp_path / "out.onnx", metrics="sid") == 1
-    assert "computes added" in caplog.text
+    assert "computes 'added'" in caplog.text
     none = fakes.make(tmp_path / "none.h5", "r", fakes.schema(layers=[rows["added"]], recipe=recipe))
     for write, name in ((onnxinfo.annotate, "none.onnx"), (onnxinfo.node_data, "none.json")):
         options = {"metric": "sid"} if write is onnxinfo.node_data else {}
-        with pytest.raises(onnxinfo.ModelError, match=r"no node of the model computes added of run 'r'") as caught:
+        with pytest.raises(onnxinfo.ModelError, match=r"no node of the model computes 'added' of run 'r'") as caught:
             write(model, none, tmp_path / name, **options)
         assert caught.value.exit_code == 1
         assert not (tmp_path / name).exists()
