@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .estimate import dry_run, print_estimate
-from .options import force, inputs
+from .options import force, inputs, units
 from .outcome import completed, formats, present
 from .progress import progress_bar
 from .settings import config_file, settings
@@ -30,6 +30,7 @@ class _OneAlpha(click.Command):
 @inputs
 @click.option("-o", "--output", required=True, type=click.Path(), help="Archive (HDF5). If it exists, a run is added.")
 @config_file
+@units
 @settings()
 @formats
 @dry_run

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -84,3 +85,24 @@ def selection(default: str) -> Callable[[Command], Command]:
         return click.option("--layers", help=layers, **shared)(command)
 
     return decorate
+
+
+def units(command: Command) -> Command:
+    """Add ``--unit``, which narrows each layer of ``--layers`` to a part of it."""
+    text = (
+        "Only this part of each layer of --layers: an entry, channel or class such as 3, or a region such as 5,2:6; "
+        "repeatable. NAME and --unit 3 mean the same as NAME[3]. Default: whole layers."
+    )
+
+    @click.option("--unit", multiple=True, metavar="INDEX", help=text)
+    @functools.wraps(command)
+    def narrowed(*args: Any, unit: Sequence[str], layers: Sequence[str], **options: Any) -> Any:
+        return command(*args, layers=_parts(layers, unit), **options)
+
+    return narrowed
+
+
+def _parts(layers: Sequence[str], units: Sequence[str]) -> Sequence[str]:
+    if units and not layers:
+        raise click.UsageError(f"--unit {units[0]!r} without --layers; name the layers that it is a part of")
+    return [f"{layer}[{unit}]" for layer in layers for unit in units] if units else layers

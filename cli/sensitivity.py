@@ -9,6 +9,7 @@ import click
 from onnxinfo.config import PARALLEL
 
 from .options import inputs as samples
+from .options import units
 from .progress import progress_bar
 from .settings import config_file, setting, settings, without_idle
 from .tables import FORMATS, print_rows
@@ -25,6 +26,7 @@ MEASURED = ("predicted", "achieved", "achieved_stderr")
     "-o", "--output", type=click.Path(), help="Archive (HDF5). If it exists, a run is added. Default: no archive."
 )
 @config_file
+@units
 @setting("layers")
 @setting("exclude")
 @settings("input", "sensitivity", "execution", "output")

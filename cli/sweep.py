@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import force, only_layers, only_metrics, only_runs, only_samples, only_tagged
+from .options import force, only_layers, only_metrics, only_runs, only_samples, only_tagged, units
 from .options import inputs as samples
 from .outcome import completed
 from .progress import progress_bar
@@ -47,6 +47,7 @@ class _SeveralAlphas(click.Command):
     help="Budgets relative to the normalizer, at least two: one after another, or --alpha for each.",
 )
 @config_file
+@units
 @settings(leave_out=["alpha", "budget"])
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
 def sweep(model: str, inputs: str, output: str, alphas: Sequence[float], format: str, **options: Any) -> None:

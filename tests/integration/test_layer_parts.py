@@ -178,3 +178,28 @@ def test_a_step_of_a_sequence_that_comes_before_the_samples(tmp_path):
     rows = maps.reshape(2, 8, 8).mean((0, 2))
     assert rows[0] < rows[1] - 0.05
     np.testing.assert_allclose(rows[1:], rows[1], rtol=1e-6)
+
+
+def test_units_on_the_command_line_are_parts_of_every_named_layer():
+    chosen = ["sensitivity", str(CNN), "--inputs", IMAGES, "--limit", "4", "--format", "json"]
+    short = CliRunner().invoke(
+        cli, [*chosen, "--layers", "relu_1", "--layers", "relu_2", "--unit", "3", "--unit", "0:2,2:6"]
+    )
+    names = [f"{layer}[{unit}]" for layer in ("relu_1", "relu_2") for unit in ("3", "0:2,2:6")]
+    long = CliRunner().invoke(cli, [*chosen, *(each for name in names for each in ("--layers", name))])
+    assert {row["tensor"] for row in json.loads(short.stdout)} == set(names)
+    assert json.loads(short.stdout) == json.loads(long.stdout)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--unit", "3"], "--unit '3' without --layers"),
+        (["--layers", "relu_1", "--unit", "green"], "the index of a part consists of integers and slices"),
+        (["--layers", "relu_1", "--unit", "3", "--unit", "99"], "index 99 is out of range"),
+    ],
+)
+def test_units_that_are_none(options, message):
+    found = CliRunner().invoke(cli, ["sensitivity", str(CNN), "--inputs", IMAGES, *options])
+    assert found.exit_code
+    assert message in found.stderr + str(found.exception)
