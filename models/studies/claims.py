@@ -25,10 +25,13 @@ from .tables import Rows, markdown
 from .two_level import (
     UNDECIDED,
     TwoLevel,
+    direction_margin,
     images_needed,
     judge_direction,
     judge_similarity,
     seeds_needed,
+    similarity_margin,
+    wanting,
 )
 
 #: The reference effect as a fraction of the network's own rise of SID from the first layer to the last.
@@ -181,8 +184,9 @@ def _power_row(found: pandas.DataFrame, claim: Claim, normalizer: str) -> dict[s
     seeds, low, high = seeds_needed(change, effect / 2, each)
     images = images_needed(change, effect / 2, change.seeds)
     if verdict == UNDECIDED:
-        reason = f", would need {seeds} seeds of {each} images" if seeds > change.seeds else ": too close to the border"
-        verdict = f"cannot be decided here{reason}"
+        sign = claim.sign or 1
+        margin = (direction_margin if claim.sign else similarity_margin)(sign * change.mean, effect)
+        verdict += wanting(seeds, change.seeds, change.stderr, margin, f" seeds of {each} images")
     return {
         "study": claim.study,
         "SID": claim.text,

@@ -40,7 +40,7 @@ from .common import (
     to_onnx,
 )
 from .tables import Rows, markdown, write_table
-from .two_level import UNDECIDED, TwoLevel, judge_direction, seeds_needed, two_level
+from .two_level import UNDECIDED, TwoLevel, direction_margin, judge_direction, seeds_needed, two_level, wanting
 from .verdicts import FRACTION
 
 NETWORKS: dict[str, list[Step]] = {"vgg": VGG, "alexnet": ALEXNET}
@@ -275,6 +275,9 @@ def folds_row(claim: str, effect: float, found: TwoLevel, sign: int = 1) -> dict
     each = round(found.images / found.seeds)
     needed, low, high = seeds_needed(found, effect / 2, each)
     verdict = judge_direction(sign * found.mean, found.stderr, effect)
+    if verdict == UNDECIDED:
+        margin = direction_margin(sign * found.mean, effect)
+        verdict += wanting(needed, found.seeds, found.stderr, margin, f" folds of {each} images")
     return {
         "claim": claim,
         "effect": f"{effect:.4f}",
@@ -284,7 +287,7 @@ def folds_row(claim: str, effect: float, found: TwoLevel, sign: int = 1) -> dict
         "sd of images": f"{found.sd_image:.4f}",
         "here": f"{found.seeds} x {each}",
         "folds needed": f"{needed} ({low} to {high})",
-        "verdict": f"{verdict} here" if verdict == UNDECIDED else verdict,
+        "verdict": verdict,
     }
 
 

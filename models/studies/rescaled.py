@@ -22,7 +22,17 @@ from .cells import cells, difference, layers_of, over_seeds, rise, unproven
 from .claims import FRACTION
 from .coherency import archive_of
 from .tables import Rows, markdown
-from .two_level import REFUTED, SEEN, UNDECIDED, TwoLevel, images_needed, judge_similarity, seeds_needed
+from .two_level import (
+    REFUTED,
+    SEEN,
+    UNDECIDED,
+    TwoLevel,
+    images_needed,
+    judge_similarity,
+    seeds_needed,
+    similarity_margin,
+    wanting,
+)
 
 #: Metrics in nats, which are claimed to stay the same, with the one whose rise through the network is their measure.
 NATS = {"sid": "sid", "ru": "ru", "concentration": "sid"}
@@ -77,7 +87,7 @@ def _power_row(found: pandas.DataFrame, metric: str, model: str, divided: tuple[
     if metric in MAGNITUDES:
         claim, verdict = f"{metric} changes", NEGATED[verdict]
     if verdict == UNDECIDED:
-        verdict = f"{verdict} here{_wanting(change, effect / 2, each)}"
+        verdict += _wanting(change, effect, each)
     return {
         "network": model,
         "claim": claim,
@@ -109,13 +119,13 @@ def _images_alone(change: TwoLevel, difference: float) -> int:
     return samples_needed(change.sd_image, difference)
 
 
-def _wanting(change: TwoLevel, difference: float, images: int) -> str:
+def _wanting(change: TwoLevel, effect: float, images: int) -> str:
     """Return what an undecided claim lacks, as text."""
+    stderr, margin = error_of(change), similarity_margin(change.mean, effect)
     if change.seeds == 1:
-        needed = _images_alone(change, difference)
-        return f", would need {needed} images" if needed > change.images else ": too close to the border"
-    seeds, _, _ = seeds_needed(change, difference, images)
-    return f", would need {seeds} seeds of {images} images" if seeds > change.seeds else ": too close to the border"
+        return wanting(_images_alone(change, effect / 2), change.images, stderr, margin, " images")
+    seeds, _, _ = seeds_needed(change, effect / 2, images)
+    return wanting(seeds, change.seeds, stderr, margin, f" seeds of {images} images")
 
 
 def with_error(found: TwoLevel) -> str:

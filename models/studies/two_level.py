@@ -7,6 +7,7 @@ Each seed has a network of its own, measured on images of its own. The variance 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -121,3 +122,36 @@ def judge_similarity(mean: float, stderr: float, effect: float) -> str:
     if abs(mean) + STANDARD_ERRORS * stderr < effect:
         return SEEN
     return REFUTED if abs(mean) - STANDARD_ERRORS * stderr > effect else UNDECIDED
+
+
+def direction_margin(mean: float, effect: float) -> float:
+    """Return the largest two standard errors with which :func:`judge_direction` is not undecided."""
+    return max(mean, effect / 2 - mean)
+
+
+def similarity_margin(mean: float, effect: float) -> float:
+    """Return the largest two standard errors with which :func:`judge_similarity` is not undecided."""
+    return abs(effect - abs(mean))
+
+
+def wanting(needed: int, here: int, stderr: float, margin: float, what: str = "") -> str:
+    """Return what an undecided claim lacks, as text.
+
+    Parameters
+    ----------
+    needed
+        Number of seeds or images that would show half of the effect. If there are so many already, the mean lies close
+        to a border of the verdicts, and the number that decides is given, if the mean stays what it is.
+    here
+        The number of seeds or images that there are.
+    stderr
+        Standard error of the mean over these.
+    margin
+        See :func:`direction_margin` and :func:`similarity_margin`.
+    what
+        What is counted.
+    """
+    if needed > here:
+        return f" here, would need {needed}{what}"
+    more = samples_needed(stderr * math.sqrt(here), max(margin, sys.float_info.min))
+    return f" here, close to the border: would need {more}{what}"

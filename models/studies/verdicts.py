@@ -13,7 +13,7 @@ from onnxinfo.views.power import samples_needed
 
 from .common import Array, mean_and_stderr
 from .tables import difference_text
-from .two_level import UNDECIDED, judge_direction
+from .two_level import UNDECIDED, direction_margin, judge_direction, wanting
 
 #: The reference effect as a fraction of a network's rise from its first layer to its last.
 FRACTION = 0.1
@@ -47,7 +47,7 @@ def verdict_row(claim: str, effect: float, found: Pairs, sign: int = 1, digits: 
     needed = samples_needed(spread, effect / 2)
     verdict = judge_direction(sign * found.difference, found.stderr, effect)
     if verdict == UNDECIDED:
-        verdict += " here, " + (f"would need {needed}" if needed > found.n else "too close to the border")
+        verdict += wanting(needed, found.n, found.stderr, direction_margin(sign * found.difference, effect))
     return {
         "claim": claim,
         "effect": f"{effect:.{digits}f}",

@@ -59,6 +59,9 @@ def test_a_verdict_names_the_images_that_half_of_the_effect_needs():
         "images needed": 11,
         "verdict": "cannot be decided here, would need 11",
     }
+    # Half of an effect of 0.6 needs 2 images, but 0.150 ± 0.082 lies in the middle: 4 (2 * 0.082 / 0.15)^2 = 4.7.
+    near = verdicts.verdict_row("it rises", 0.6, verdicts.differences(np.array([0.2, 0.0, 0.4, 0.2]) - 0.05, 0))
+    assert near["verdict"] == "cannot be decided here, close to the border: would need 5"
     assert verdicts.verdict_row("it falls", 0.2, verdicts.differences(values - 1, 0), -1)["verdict"] == "seen"
     assert verdicts.verdict_row("it rises", 0.2, verdicts.differences(values - 1, 0))["verdict"].startswith("refuted")
     with pytest.raises(ValueError, match="at least two images"):
