@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -191,13 +191,26 @@ def prepare(provider: InputProvider, layers: Sequence[Layer], settings: SidConfi
     return settled(provider, layers, settings, converted, device)
 
 
-def prepare_reached(provider: InputProvider, layers: Sequence[Layer], settings: SidConfig, device: torch.device) -> Job:
+def prepare_reached(
+    provider: InputProvider,
+    layers: Sequence[Layer],
+    settings: SidConfig,
+    device: torch.device,
+    named: Collection[str] = (),
+) -> Job:
     """Prepare a job like :func:`prepare`, leaving out layers that no gradient reaches.
+
+    Parameters
+    ----------
+    provider, layers, settings, device
+        As for :func:`prepare`.
+    named
+        Names of layers that must not be left out.
 
     Raises
     ------
     ConversionError, VerificationError, ModelError
-        As in :func:`prepare`, or no gradient reaches any layer.
+        As in :func:`prepare`, or no gradient reaches a named layer, or any layer.
     """
     names = [layer.name for layer in layers]
     try:
@@ -210,12 +223,15 @@ def prepare_reached(provider: InputProvider, layers: Sequence[Layer], settings: 
     if not ends:
         return settled(provider, layers, settings, converted, device)
     rest = [layer for layer in layers if layer.name not in ends]
+    for name in ends.keys() & named:
+        reached = listed_layers([layer.name for layer in rest])
+        raise ConversionError(f"{describe_obstacle(name, ends[name], provider.input_tensor)}; {reached}")
     remarks = [describe_obstacle(name, node, provider.input_tensor) for name, node in ends.items()]
     if not rest:
-        raise ConversionError(f"{remarks[0]}, nor does one reach any other default layer; name layers=... before it")
+        raise ConversionError(f"{remarks[0]}, nor does one reach any other chosen layer; name layers=... before it")
     for remark in remarks:
         logger.warning("left out: %s", remark)
-    return prepare_reached(provider, rest, settings, device)
+    return prepare_reached(provider, rest, settings, device, named)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ def score_tensor(model: ModelSource) -> str:
     """Name of the tensor (batch, classes) with the class scores.
 
     It is what a final softmax or sigmoid is computed from, also if the probabilities are then laid out anew, clipped or
-    quantized; without these, the output itself. Of several float outputs with two dimensions and at least two classes,
-    the first that is a softmax counts, or else the first.
+    quantized; without these, the output itself. Of several float outputs, the first that is a softmax of scores counts,
+    or else the first with two dimensions and at least two classes.
 
     Raises
     ------
@@ -32,11 +32,11 @@ def score_tensor(model: ModelSource) -> str:
         The model has no such output, hence is not a classifier.
     """
     flow = load(model).flow
-    outputs = [name for name in flow.results if _is_table(flow, name)]
-    if not outputs:
+    tables = [name for name in flow.results if _is_table(flow, name)]
+    shares = [name for name in flow.results if _is_table(flow, _before(flow, name, _SHARES))]
+    if not tables and not shares:
         raise UsageError("the model has no float output (batch, classes) of class scores: it is not a classifier")
-    shares = (name for name in outputs if _before(flow, name, _SHARES))
-    name = next(shares, outputs[0])
+    name = next(iter(shares or tables))
     name = _before(flow, name, _SHARES | {"Sigmoid"}) or name
     while name in flow.producer and flow.nodes[flow.producer[name]].op_type in _PASSING:
         before: str = flow.nodes[flow.producer[name]].input[0]
@@ -61,9 +61,9 @@ def makes_probabilities(model: ModelSource, name: str) -> bool:
     return False
 
 
-def _is_table(flow: Dataflow, name: str) -> bool:
-    shape = flow.shape(name)
-    return shape is not None and len(shape) == 2 and flow.is_float(name) and shape[1] not in (0, 1)
+def _is_table(flow: Dataflow, name: str | None) -> bool:
+    shape = None if name is None else flow.shape(name)
+    return name is not None and shape is not None and len(shape) == 2 and flow.is_float(name) and shape[1] not in (0, 1)
 
 
 def _before(flow: Dataflow, name: str, operators: frozenset[str]) -> str | None:

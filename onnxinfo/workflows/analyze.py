@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import platform
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -18,12 +18,13 @@ import torch
 from ..analysis.blocks import Measure
 from ..analysis.evaluated import prepare_evaluated
 from ..analysis.finite import check_values
-from ..analysis.job import Job, prepare, prepare_reached
+from ..analysis.job import Job, prepare_reached
 from ..analysis.keeping import unfinished_work
 from ..analysis.linearization_store import SharedLinearizations
 from ..analysis.masks import unit_mask_of
 from ..analysis.measures import check_gradients, check_metrics, make_measures, need_gradients, needed, with_needed
 from ..analysis.sanity import Reopen, examine
+from ..analysis.sensitivity import find_target
 from ..analysis.sensitivity_metric import TARGET, SensitivityMetric, sensitivity_target
 from ..analysis.settings import Report, Result
 from ..analysis.tasks import Worker
@@ -53,7 +54,7 @@ from ..config import (
 )
 from ..engines.base import describe_execution, open_engine
 from ..errors import UnprovenError, UsageError
-from ..graph.layers import Layer, choose_layers
+from ..graph.layers import Layer, choose_layers, spelled_out
 from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
 from ..graph.quantization import quantization
@@ -73,6 +74,7 @@ from .computing import computing
 from .former import Former
 from .given_model import given_model
 from .notebook import reporting
+from .open_job import leading, report_astray
 from .open_model import open_model, recorded_inputs, runnable, with_chosen_parts, with_moved_parts
 from .open_samples import open_analyzed, reopening
 
@@ -215,8 +217,22 @@ class Ready:
     is_complete: bool
 
 
-def ready(model: ModelSource, inputs: Any, output: str | os.PathLike[str], config: Config) -> Ready:
-    """Check a request and prepare model and samples; nothing is written."""
+def ready(
+    model: ModelSource,
+    inputs: Any,
+    output: str | os.PathLike[str],
+    config: Config,
+    named: Collection[str] | None = None,
+) -> Ready:
+    """Check a request and prepare model and samples; nothing is written.
+
+    Parameters
+    ----------
+    model, inputs, output, config
+        As for :func:`run_analysis`.
+    named
+        Names of layers that must not be left out where no gradient reaches them; None: those that are spelled out.
+    """
     archive = claim_archive(output, [model, inputs, *config.sources()])
     chosen = config.selection.metrics
     check_metrics(chosen)
@@ -236,7 +252,7 @@ def ready(model: ModelSource, inputs: Any, output: str | os.PathLike[str], confi
         loaded = with_moved_parts(loaded, config, present.layers)
     else:
         loaded = with_chosen_parts(loaded, config.selection, present.layers)
-    job, mask = _open_job(loaded, inputs, config, target, present.layers)
+    job, mask = _open_job(loaded, inputs, config, target, present.layers, named)
     job.config, job.source, job.output = config, inputs, Path(output)
     if SensitivityMetric.metric.name in chosen:
         _check_target(job, present, config.out.run or loaded.name)
@@ -372,7 +388,12 @@ def _proven(result: Result, least: float | None) -> Result:
 
 
 def _open_job(
-    loaded: Model, inputs: Any, config: Config, target: torch.device, present: Set[str]
+    loaded: Model,
+    inputs: Any,
+    config: Config,
+    target: torch.device,
+    present: Set[str],
+    named: Collection[str] | None,
 ) -> tuple[Job, UnitMask | None]:
     """Prepare model and samples on the device; layers that are present in the run are chosen, too."""
     selection, chosen_input = config.selection, config.input
@@ -389,6 +410,10 @@ def _open_job(
     card = _examined(loaded, samples, config, reopening(loaded, inputs, chosen_input, crops))
     provider = open_provider(loaded, samples, perturbed, leave_out=not chosen_input.input_tensor)
     listed, chosen = choose_layers(loaded, provider.tensors, selection.layers, selection.exclude)
+    if {*selection.metrics} == {SensitivityMetric.metric.name}:
+        target_layer = find_target(loaded, listed, config.sensitivity)
+        chosen, astray = leading(loaded, chosen, target_layer, selection.layers)
+        report_astray(astray, target_layer.name, selection.layers)
     selected = {layer.name for layer in chosen}
     chosen = [layer for layer in listed if layer.name in selected or plain_text(layer.name) in present]
     _log_inputs(provider)
@@ -404,7 +429,9 @@ def _open_job(
     if mask is not None:
         logger.info("unit mask: %s", mask)
         provider.counted = mask.units
-    job = _prepared(provider, chosen, config, target, named=bool(selection.layers or present))
+    kept = {*(spelled_out(chosen, selection.layers) if named is None else named)}
+    kept |= {layer.name for layer in chosen if plain_text(layer.name) in present}
+    job = _prepared(provider, chosen, config, target, kept, named=bool(selection.layers or present))
     job.foreground, job.card = masks, card
     if mask is not None:
         job.units = torch.from_numpy(mask.units.reshape(len(provider), -1))
@@ -454,12 +481,18 @@ def _log_inputs(provider: InputProvider) -> None:
 
 
 def _prepared(
-    provider: InputProvider, chosen: Sequence[Layer], config: Config, device: torch.device, *, named: bool
+    provider: InputProvider,
+    chosen: Sequence[Layer],
+    config: Config,
+    device: torch.device,
+    kept: Collection[str],
+    *,
+    named: bool,
 ) -> Job:
-    """Make layers ready: by evaluations only where none of the metrics needs more."""
+    """Make layers ready: by evaluations only where none of the metrics needs more, and then all if some are named."""
     settings = config.sid
     if settings.solver == "reference" or need_gradients(config.selection.metrics):
-        return (prepare if named else prepare_reached)(provider, chosen, settings, device)
+        return prepare_reached(provider, chosen, settings, device, kept)
     return prepare_evaluated(provider, chosen, settings, device, named=named)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..analysis.finite import check_values
-from ..analysis.job import Job, prepare, prepare_reached
+from ..analysis.job import Job, prepare_reached
 from ..analysis.masks import unit_mask_of
 from ..config import Config
 from ..errors import UsageError
@@ -80,7 +80,7 @@ def open_job(
         provider.counted = mask.units
     layers = chosen if target in chosen else [*chosen, target]
     named = spelled_out(chosen, config.selection.layers)
-    job = (prepare if named else prepare_reached)(provider, layers, config.sid, device)
+    job = prepare_reached(provider, layers, config.sid, device, named)
     if target not in job.layers:
         raise UsageError(f"no gradient reaches the target {quoted(target.name)}; name a layer before it by target=...")
     if mask is not None:
@@ -88,7 +88,21 @@ def open_job(
     job.config, job.source, job.memory = config, inputs, config.execution.memory_bytes
     job.batch_size = fit(job.network, *job.inputs([0]), memory=job.memory)
     check_values(job)
-    return Opened(job, target.name, frozenset(layer.name for layer in chosen))
+    return Opened(job, target.name, reached_names(job, chosen))
+
+
+def reached_names(job: Job, chosen: Sequence[Layer]) -> frozenset[str]:
+    """Return the names of the chosen layers that the job has, because a gradient reaches them.
+
+    Raises
+    ------
+    UsageError
+        There are none.
+    """
+    found = frozenset(layer.name for layer in chosen if layer in job.layers)
+    if not found:
+        raise UsageError("no gradient reaches a chosen layer; choose others by layers=...")
+    return found
 
 
 def leading(

@@ -30,7 +30,7 @@ from ..config import (
     refuse_idle,
 )
 from ..errors import UsageError
-from ..graph.layers import Layer, choose_layers
+from ..graph.layers import Layer, choose_layers, spelled_out
 from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
 from ..termination import orderly_termination
@@ -39,7 +39,7 @@ from .analyze import Ready, complete, ready
 from .computing import IN_ONE_PROCESS, computing
 from .given_model import given_model
 from .notebook import reporting
-from .open_job import Opened, leading, open_job, report_astray
+from .open_job import Opened, leading, open_job, reached_names, report_astray
 from .open_model import open_model, with_moved_parts
 
 if TYPE_CHECKING:
@@ -254,14 +254,16 @@ def _archived(
     selection = SelectionConfig(
         (*names, *([] if target in chosen else [target.name])), metrics=(SensitivityMetric.metric.name,)
     )
-    prepared = ready(model, inputs, output, replace(config, selection=selection))
+    named = spelled_out(chosen, config.selection.layers) | {target.name}
+    prepared = ready(model, inputs, output, replace(config, selection=selection), named)
+    shown = reached_names(prepared.job, chosen)
     metric = prepared.measures[SensitivityMetric.metric.name]
     assert isinstance(metric, SensitivityMetric)
     with orderly_termination():
         metric.prepare(report)
         complete(_with_channels(prepared, metric.measured), output, report)
-    shown = [each for each in metric.measured if each.layer.name in names]
-    return Opened(prepared.job, target.name, frozenset(names)), shown
+    found = [each for each in metric.measured if each.layer.name in shown]
+    return Opened(prepared.job, target.name, shown), found
 
 
 def _with_channels(prepared: Ready, found: Sequence[Measured]) -> Ready:

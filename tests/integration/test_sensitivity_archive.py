@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from support.graphs import constant, model, node, value, weight
+from support.nodes import floats
 
 import onnxinfo
-from onnxinfo import UsageError
+from onnxinfo import ConversionError, UsageError
 from onnxinfo.analysis.sensitivity_metric import SensitivityMetric
 from onnxinfo.models import path
 
@@ -113,6 +116,44 @@ def test_layers_that_patterns_match_and_that_do_not_lead_to_the_target_are_left_
             onnxinfo.sensitivity(CNN, IMAGES, output, layers=["op:Relu", "logits"], **options)
         with pytest.raises(UsageError, match="no chosen layer leads to the target 'relu_1'"):
             onnxinfo.sensitivity(CNN, IMAGES, output, layers=["relu_[3-6]"], **options)
+
+
+def _with_a_binarized_branch() -> onnx.ModelProto:
+    """A gate whose second factor is computed from thresholded features."""
+    return model(
+        [
+            *(node("Gemm", "x w", "h"), node("Relu", "h", "r"), node("Greater", "r half", "g")),
+            *(node("Cast", "g", "c", to=onnx.TensorProto.FLOAT), node("Gemm", "c v", "k"), node("Sigmoid", "k", "s")),
+            *(node("Mul", "s r", "m"), node("Gemm", "m u", "y")),
+        ],
+        [value("x")],
+        [value("y", ("N", 3))],
+        [weight("w", 4, 4), weight("v", 4, 4), weight("u", 4, 3), constant("half", np.float32(0.3), np.float32)],
+    )
+
+
+@pytest.mark.parametrize(("layers", "kept"), [((), ["r", "y"]), (("*",), ["h", "r", "m", "y"])])
+def test_layers_that_no_gradient_reaches_are_left_out_unless_they_are_named(
+    layers: tuple[str, ...], kept: list[str], tmp_path: Path
+) -> None:
+    proto, x = _with_a_binarized_branch(), floats(6, 4)
+    for output, limit in ((None, 6), (tmp_path / "a.h5", 4), (tmp_path / "a.h5", 6)):
+        found = onnxinfo.sensitivity(proto, x, output, layers=layers, limit=limit).to_dataframe()
+        assert [*found.tensor] == kept
+        with pytest.raises(ConversionError, match="no gradient reaches layer 's'"):
+            onnxinfo.sensitivity(proto, x, output, layers=["s", "y"], limit=limit)
+        with pytest.raises(UsageError, match=r"no gradient reaches a chosen layer; choose others by layers="):
+            onnxinfo.sensitivity(proto, x, output, layers=["op:Sigmoid"], limit=limit)
+
+
+def test_an_analysis_of_sensitivities_alone_leaves_out_what_patterns_match(tmp_path: Path) -> None:
+    options = {"layers": ["*"], "target": "relu_1", "limit": 2}
+    result = onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", metrics=["sensitivity"], **options)
+    with onnxinfo.open(result.archive) as archive:
+        names = [layer.name for layer in archive[result.run].layers]
+    assert names[-1] == "relu_1"
+    with pytest.raises(UsageError, match="does not lead to the target 'relu_1'"):
+        onnxinfo.analyze(CNN, IMAGES, tmp_path / "b.h5", metrics=["sensitivity", "cka"], **options | {"limit": 5})
 
 
 def test_another_target_is_another_recipe(tmp_path: Path) -> None:

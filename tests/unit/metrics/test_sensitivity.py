@@ -401,7 +401,11 @@ TAILS = {
     "another output": classifier_with(
         node("Softmax", "logits", "p", axis=1), node("Identity", "r", "embedding"), outputs="embedding p"
     ),
+    "another output, and probabilities of another shape": classifier_with(
+        *(SOFTMAX, node("Unsqueeze", "s axes", "p"), node("Identity", "r", "embedding")), outputs="embedding p"
+    ),
 }
+TAILS["another output, and probabilities of another shape"].graph.output[1].CopyFrom(value("p", ("N", 1, 3)))
 
 
 @pytest.mark.parametrize("given", TAILS.values(), ids=TAILS)

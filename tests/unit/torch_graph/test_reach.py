@@ -103,7 +103,7 @@ def test_no_default_layer_is_reached(tmp_path: Path) -> None:
     nodes = [node("Sign", "x", "s"), node("MatMul", "s w", "y")]
     proto = model(nodes, [value("x")], [value("y", ("N", 3))], [weight("w", 4, 3)])
     with pytest.raises(
-        ConversionError, match=r"no gradient reaches layer 'y': node '/s'.*, nor does one reach any other default layer"
+        ConversionError, match=r"no gradient reaches layer 'y': node '/s'.*, nor does one reach any other chosen layer"
     ):
         analyzed(proto, tmp_path)
 
