@@ -5,7 +5,8 @@
 # INPUTS, OPTIONS      of the analyses: samples, and further options, one per line
 # FAIL_IF              conditions, one per line
 # COMPARE_OPTIONS      further options of the comparison, one per line
-# FOLDER               where archives, the table and the verdict are written; those of an earlier comparison are removed
+# FOLDER               where archives, the table and the verdict are written; those of an earlier comparison are removed,
+#                      except archives of the same analysis, which is not repeated
 #
 # Whatever ends the script, its exit code goes to GITHUB_OUTPUT, and a line to the summary.
 set -euo pipefail
@@ -57,11 +58,27 @@ archive() { # prints the archive of a side, analyzing its model first if it is o
     case ${2,,} in
         *.h5 | *.hdf5) printf '%s\n' "$2" ;;
         *)
-            onnxinfo analyze "$2" --inputs "${INPUTS:?inputs are needed to analyze a model}" "${options[@]}" \
-                --run "$1" -o "$FOLDER/$1.h5" 2>&1 | tee "$messages" >&2
-            printf '%s\n' "$FOLDER/$1.h5"
+            local made=$FOLDER/$1.h5 other
+            for other in "${BASELINE:?}" "${CANDIDATE:?}"; do
+                if [ "$other" -ef "$made" ]; then
+                    echo "onnxinfo: error: $other would be replaced by the analysis of $2; choose another folder" |
+                        tee "$messages" >&2
+                    exit 2
+                fi
+            done
+            # An archive that an earlier comparison left here of another analysis is replaced.
+            analyze "$1" "$2" || {
+                local code=$?
+                grep -q "run '$1' exists and has another recipe" "$messages" || exit "$code"
+                analyze "$1" "$2" --overwrite
+            }
+            printf '%s\n' "$made"
             ;;
     esac
+}
+analyze() { # analyzes the model of a side, with further options
+    onnxinfo analyze "$2" --inputs "${INPUTS:?inputs are needed to analyze a model}" "${options[@]}" \
+        --run "$1" -o "$FOLDER/$1.h5" "${@:3}" 2>&1 | tee "$messages" >&2
 }
 
 baseline=$(archive baseline "${BASELINE:?}")

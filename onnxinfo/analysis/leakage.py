@@ -364,7 +364,8 @@ class _Classifier:
             clean[at] = (self._network.begin(given, at.stop - at.start)[0].argmax(1) == labels[at]).double()
 
         def stream(layer: int, draw: int) -> torch.Generator:
-            return job.stream("accuracy", layer, draw, block[0])
+            # By the layer's name: its position depends on which others are measured.
+            return job.stream("accuracy", job.layers[layer].name, draw, block[0])
 
         for i, _, at, _, moved in moved_targets(self._network, x, rows, orders, stream):
             noisy[i, at] += (moved.argmax(1) == labels[at]).double() / DRAWS

@@ -34,6 +34,13 @@ _FREE = frozenset(
 WITH_BUDGET = frozenset({"sid", "ru", "concentration"})
 #: Metrics whose values do not refer to the input's standard deviation.
 FREE_OF_UNITS = frozenset({"gradient", "gradcam", "cam", "sensitivity", "cka", "vinfo", "probe"})
+#: Settings of the noise, and metrics that are known not to depend on it.
+_OF_NOISE = frozenset({"alpha", "normalizer", "budget", "tie", "cap"})
+_FREE_OF_NOISE = FREE_OF_UNITS | {"robustness"}
+#: Metrics of values in the network, whichever input would get noise.
+_FREE_OF_INPUT = frozenset({"sensitivity", "cka", "vinfo", "probe"})
+#: Metrics about the samples' labels.
+_OF_LABELS = frozenset({"vinfo", "probe"})
 _QUANTIZED_OPERATORS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 
 
@@ -106,18 +113,23 @@ class Measured:
         Standard deviation of the input, the unit of sigma.
     metrics
         Names of its metrics.
+    samples, labels
+        Names of its samples, and their labels, empty without.
     """
 
     name: str
     recipe: Mapping[str, Any]
     unit: npt.NDArray[np.float64]
     metrics: frozenset[str]
+    samples: tuple[str, ...] = ()
+    labels: tuple[str | int, ...] = ()
 
     @classmethod
     def of(cls, view: RunView, title: str = "") -> Measured:
         """Read it from the view of a run; the title is shown instead of its name."""
         names = frozenset(metric.name for metric in view.run.metrics)
-        return cls(title or printable(view.name), dict(view.run.recipe), view.run.unit, names)
+        samples, labels = tuple(view.sample_names), tuple(view.labels or ())
+        return cls(title or printable(view.name), dict(view.run.recipe), view.run.unit, names, samples, labels)
 
     @property
     def is_named_by_alpha(self) -> bool:
@@ -219,13 +231,36 @@ def incomparable(one: Measured, two: Measured, metrics: Collection[str], free: C
     free
         Settings that may differ, too.
     """
-    return differing_recipe(one, two, metrics, free) or differing_unit(one, two, metrics)
+    return (
+        differing_recipe(one, two, metrics, free)
+        or differing_labels(one, two, metrics)
+        or differing_unit(one, two, metrics)
+    )
+
+
+def same_samples(one: Measured, two: Measured) -> bool:
+    """Return whether two runs have the same samples, which can be paired."""
+    digests = [each.recipe.get("samples_sha256") for each in (one, two)]
+    return bool(digests[0] == digests[1] and one.samples == two.samples)
+
+
+def differing_labels(one: Measured, two: Measured, metrics: Collection[str]) -> str:
+    """Return in words that two runs give the same samples other labels; empty if not, or if no metric has them."""
+    concerned = sorted(_OF_LABELS.intersection(metrics))
+    if not concerned or one.labels == two.labels or not same_samples(one, two):
+        return ""
+    return f"the same samples have other labels, which {' and '.join(concerned)} {_are(concerned)} about"
+
+
+def _are(names: Collection[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def differing_recipe(one: Measured, two: Measured, metrics: Collection[str], free: Collection[str] = ()) -> str:
     """Return in words how the settings of two runs differ; empty if they do not. See :func:`incomparable`."""
     inputs = [each.recipe.get("perturbed") for each in (one, two)]
-    if inputs[0] != inputs[1] and any(isinstance(each, list) for each in inputs):
+    concerns = not _FREE_OF_INPUT.issuperset(metrics)
+    if concerns and inputs[0] != inputs[1] and any(isinstance(each, list) for each in inputs):
         names = [", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in inputs]
         return f"noise was added to {printable(names[0])} in one and to {printable(names[1])} in the other"
     kept = [{key: value for key, value in each.recipe.items() if key not in free} for each in (one, two)]
@@ -266,6 +301,7 @@ def differing_setting(one: Mapping[str, Any], two: Mapping[str, Any], metrics: C
         Metrics that are compared; settings of others may differ.
     """
     keys = {key for key in one.keys() & two.keys() if _metric_of(key) in (None, *metrics)} - _FREE
+    keys -= _OF_NOISE if _FREE_OF_NOISE.issuperset(metrics) else frozenset()
     # Where normalizers differ, alphas differ because of that.
     for key in sorted(keys, key=lambda each: (each != "normalizer", each)):
         if one[key] != two[key]:

@@ -22,8 +22,10 @@ from .comparable import (
     cautions_of_parts,
     check_normalizer,
     check_precision,
+    differing_labels,
     differing_recipe,
     differing_unit,
+    same_samples,
     tell_unfinished,
     unit_shift,
 )
@@ -58,12 +60,9 @@ class Side:
 
     run: str
     title: str
-    samples: tuple[str, ...]
-    samples_sha256: Any
     metrics: dict[str, RunValues]
     measured: Measured
     correct: npt.NDArray[np.float64] | None = None
-    labels: tuple[str | int, ...] = ()
     layers: tuple[LayerRow, ...] = ()
     unfinished: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
@@ -218,18 +217,10 @@ def side_of(view: RunView, title: str) -> Side:
     return Side(
         view.name,
         title,
-        tuple(view.sample_names),
-        view.run.recipe.get("samples_sha256"),
         {},
         Measured.of(view, title),
         None if view.run.correct is None else view.run.correct[view.sample_positions],
-        tuple(view.labels or ()),
     )
-
-
-def same_samples(first: Side, other: Side) -> bool:
-    """Return whether two runs have the same samples, which can be paired."""
-    return bool(first.samples_sha256 == other.samples_sha256 and first.samples == other.samples)
 
 
 def check_sides(first: Side, other: Side, unpaired: bool, metrics: Collection[str] | None = None) -> bool:
@@ -252,17 +243,18 @@ def check_sides(first: Side, other: Side, unpaired: bool, metrics: Collection[st
     pair = f"runs '{first.title}' and '{other.title}' cannot be compared"
     both = first.metrics.keys() & other.metrics.keys()
     shared = both if metrics is None else both & {*metrics}
-    if found := differing_recipe(first.measured, other.measured, shared):
+    one, two = first.measured, other.measured
+    if found := differing_recipe(one, two, shared) or differing_labels(one, two, shared):
         raise UsageError(f"{pair}: {found}; analyze both alike")
     for name in shared:
         check_precision([first.metrics[name], other.metrics[name]])
-    same = same_samples(first, other)
+    same = same_samples(one, two)
     if not same and not unpaired:
         raise UsageError(f"{pair} sample by sample: their samples differ; use the same, or unpaired=True")
     # Between other samples, a shift of these is part of the interval.
-    fixed = {each for each in shared if same or not math.isfinite(unit_shift(first.measured, other.measured, each))}
+    fixed = {each for each in shared if same or not math.isfinite(unit_shift(one, two, each))}
     fixed |= shared - WITH_BUDGET
-    if found := differing_unit(first.measured, other.measured, fixed):
+    if found := differing_unit(one, two, fixed):
         named = ", ".join(sorted(fixed - FREE_OF_UNITS))
         raise UsageError(
             f"{pair}: {found}, to which {named} refers; analyze both on the same samples, or with a preset or std of "

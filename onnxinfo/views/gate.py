@@ -460,7 +460,7 @@ def _accuracy(condition: Condition, pair: _Pair, confidence: float) -> Row:
                 f"fail_if={condition.text!r}: run '{side.title}' has no accuracy, which needs "
                 f"onnxinfo.analyze(labels=...)"
             )
-    if pair.paired and pair.first.labels != pair.other.labels:
+    if pair.paired and pair.first.measured.labels != pair.other.measured.labels:
         raise UsageError(
             f"fail_if={condition.text!r}: the labels of runs '{pair.first.title}' and '{pair.other.title}' differ; "
             f"analyze both with the same"

@@ -11,8 +11,8 @@ from ..archive.fractions import limits
 from ..archive.means import Pairs, pair_up, select_cells
 from ..errors import UsageError
 from ..text import listed
-from .comparable import check_normalizer, incomparable, tell_unfinished
-from .compare import FRACTIONS, Row, Side, matched, read_sides, same_samples
+from .comparable import cautions_of_parts, check_normalizer, incomparable, same_samples, tell_unfinished
+from .compare import FRACTIONS, Row, Side, matched, read_sides
 from .reading_runs import run_values
 from .run_values import RunValues
 from .run_view import match_layers
@@ -89,6 +89,7 @@ def power(
     selection = Selection.of(path, **selected)
     pairs = _pairs(selection, against)
     tell_unfinished(selection)
+    cautions_of_parts(selection, {names["metric"] for names, _ in pairs})
     return [_row(names, found, difference, chance, confidence) for names, found in pairs]
 
 
@@ -207,7 +208,7 @@ def _between_runs(selection: Selection) -> Iterator[tuple[Row, Pairs]]:
     first, *others = read_sides(selection)
     for other in others:
         _check_sides(first, other)
-        for name in first.metrics.keys() & other.metrics.keys():
+        for name in [each for each in first.metrics if each in other.metrics]:
             one, two = first.metrics[name], other.metrics[name]
             for i, j in matched(one, two, "layer"):
                 layer = one.layers[i].name
@@ -218,13 +219,13 @@ def _between_runs(selection: Selection) -> Iterator[tuple[Row, Pairs]]:
 
 def _check_sides(first: Side, other: Side) -> None:
     pair = f"runs '{first.title}' and '{other.title}'"
-    if not same_samples(first, other):
+    if not same_samples(first.measured, other.measured):
         raise UsageError(
             f"{pair} have different samples, and differences are paired over them; analyze both on the same"
         )
     if found := incomparable(first.measured, other.measured, first.metrics.keys() & other.metrics.keys()):
         raise UsageError(f"{pair} cannot be compared: {found}; analyze both alike")
-    _check_samples(first.title, len(first.samples))
+    _check_samples(first.title, len(first.measured.samples))
 
 
 def _row(names: Row, pairs: Pairs, wanted: float | None, chance: float, confidence: float) -> Row:

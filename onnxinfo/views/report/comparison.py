@@ -8,7 +8,8 @@ from typing import Any
 
 from ...errors import UsageError
 from ...text import printable
-from ..compare import compare_selected, same_samples, side_of
+from ..comparable import same_samples
+from ..compare import compare_selected, side_of
 from ..gate import accuracy_row
 from ..selection import Selection
 from ..style import number_text
@@ -70,8 +71,11 @@ def _accuracies(selection: Selection) -> list[dict[str, Any]]:
     titles = selection.titles()
     first, *others = [side_of(view, titles[source, view.name]) for view, source in selection.views()]
     labeled = [other for other in others if first.correct is not None and other.correct is not None]
-    labeled = [other for other in labeled if other.labels == first.labels or not same_samples(first, other)]
-    found = [accuracy_row(first, other, same_samples(first, other), 0.95) for other in labeled]
+    found = []
+    for other in labeled:
+        same = same_samples(first.measured, other.measured)
+        if not same or other.measured.labels == first.measured.labels:
+            found.append(accuracy_row(first, other, same, 0.95))
     return [_judged(row) | {"n_unproven": 0} for row in found if row["n"]]
 
 

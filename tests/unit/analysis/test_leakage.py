@@ -181,6 +181,15 @@ def test_the_accuracy_is_that_of_the_network_with_the_noise() -> None:
     assert row.accuracy_low < float(right.double().mean()) < row.accuracy_high
 
 
+def test_the_accuracy_does_not_depend_on_the_other_tensors() -> None:
+    """At one seed, the noise on a tensor is the same whatever else is measured."""
+    options: dict[str, Any] = {"labels": LABELS, "noise": 6.0, "limit": 20}
+    alone = onnxinfo.leakage(CNN, IMAGES, layers="relu_6", **options).to_dataframe().set_index("tensor")
+    among = onnxinfo.leakage(CNN, IMAGES, layers=["relu_1", "relu_6"], **options).to_dataframe().set_index("tensor")
+    assert 0 < alone.accuracy["relu_6"] < 1
+    assert among.accuracy["relu_6"] == alone.accuracy["relu_6"]
+
+
 def test_noise_that_is_negligible_leaves_the_accuracy() -> None:
     found = onnxinfo.leakage(CNN, IMAGES, labels=LABELS, mse=1e-9, limit=32)
     assert [*found.to_dataframe().accuracy] == [found.accuracy] * len(found.to_dataframe())

@@ -143,6 +143,14 @@ def test_metrics_without_input_units_are_compared_whatever_these_are():
     assert "units" in incomparable(one, two, {"sensitivity", "robustness"})
 
 
+def test_metrics_without_noise_are_compared_whatever_its_amount():
+    made = fakes.table_schema()
+    one, two = (Measured("", {"alpha": each, "normalizer": each}, made.unit, frozenset()) for each in (1, 2))
+    assert incomparable(one, two, {"sensitivity", "cka", "vinfo", "probe", "gradient", "robustness"}) == ""
+    assert "normalize_by" in incomparable(one, two, {"cka", "sid"})
+    assert "normalize_by" in incomparable(one, two, {"metric of another package"})
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_shift_bounds_what_units_change_in_a_linear_layer(seed):
     """Closed form: log sigma_i = log(budget / n) / 2 - log |J_i u_i|; it is absolute or alpha sum (J_i u_i)^2."""

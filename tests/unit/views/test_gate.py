@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import archive_fakes as fakes
@@ -42,10 +43,11 @@ def write_run(path, name, shift=(0.0,) * 4, unproven=(), correct=None, seed=0, l
         changes |= {"labels": labels, "predicted": predicted, "probability": np.ones(6)}
         card = SanityCard("x", 6, {}, classes=3, labeled=6, accuracy=float(np.mean(correct)))
         changes["provenance"] = fakes.schema().provenance | {"sanity": card.to_dict()}
-    described = fakes.schema(recipe=RECIPE, metrics=[fakes.PROVEN_SID], **changes)
+    changes.setdefault("recipe", RECIPE)
+    described = fakes.schema(metrics=[fakes.PROVEN_SID], **changes)
     if layers is not None:
         changes |= {"layers": [described.layers[i] for i in layers]}
-        described = fakes.schema(recipe=RECIPE, metrics=[fakes.PROVEN_SID], **changes)
+        described = fakes.schema(metrics=[fakes.PROVEN_SID], **changes)
     generator = np.random.default_rng(seed)
     with RunWriter.open(path, name, described) as writer:
         for layer in range(len(described.layers)):
@@ -235,6 +237,36 @@ def test_unproven_cells_of_an_unfinished_metric_do_not_pass(tmp_path, which, lay
     assert onnxinfo.gate(path, ["unproven>+.9"], incomplete=True).passed
 
 
+def test_metrics_of_labels_are_not_judged_by_other_labels(tmp_path):
+    """The same samples, sorted into two and into three classes: probes of these answer different questions."""
+    metrics = [replace(fakes.CONCENTRATION, name=name) for name in ("probe", "vinfo")]
+    for classes in (2, 3):
+        made = fakes.schema(recipe=RECIPE, metrics=metrics, labels=np.arange(6) % classes)
+        fakes.make(tmp_path / f"{classes}.h5", f"of {classes}", made)
+    both = [tmp_path / "2.h5", tmp_path / "3.h5"]
+    why = "cannot be compared: the same samples have other labels, which {} about; analyze both alike"
+    with pytest.raises(UsageError, match=why.format("probe is")):
+        onnxinfo.gate(both, "probe<-0.01")
+    with pytest.raises(UsageError, match=why.format("vinfo is")):
+        onnxinfo.gate(both, "vinfo<-0.01")
+    for view in (onnxinfo.compare, onnxinfo.power):
+        with pytest.raises(UsageError, match=why.format("probe and vinfo are")):
+            view(both)
+    assert "other labels" in onnxinfo.query(both)[0]["caution"]
+
+
+def test_accuracy_is_judged_whatever_the_noise(tmp_path):
+    """It depends neither on the budget nor on the input that gets noise."""
+    paths = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    settings = {"alpha": 1e-4, "perturbed": ["a"]}, {"alpha": 1e-3, "perturbed": ["a", "b"]}
+    for path, changed in zip(paths, settings, strict=True):
+        write_run(path, path.stem, correct=[True] * 6, recipe=RECIPE | changed)
+    (outcome,) = onnxinfo.gate(paths, "accuracy<-0.9").outcomes
+    assert outcome.status == "passed"
+    with pytest.raises(UsageError, match="noise was added to a in one"):
+        onnxinfo.gate(paths, "sid<-0.9")
+
+
 def test_accuracy_by_other_labels_is_not_judged(tmp_path):
     path = write_run(tmp_path / "a.h5", "a", correct=[True] * 6)
     write_run(path, "b", correct=[False] * 6, others=1)
@@ -324,7 +356,7 @@ def side_of(name, generator):
     whole = np.ones((4, 6), bool)
     cells = {"value": generator.standard_normal((4, 6)), "stderr": np.zeros((4, 6)), "converged": whole, "done": whole}
     values = RunValues(name, "", tuple(fakes.schema().layers), fakes.SID, cells, RECIPE, {})
-    return Side(name, name, ("a",) * 6, "cd", {"sid": values}, SimpleNamespace(), layers=values.layers)
+    return Side(name, name, {"sid": values}, SimpleNamespace(), layers=values.layers)
 
 
 def test_chance_fails_rarely(monkeypatch):
@@ -527,6 +559,36 @@ def test_the_action_does_not_judge_an_older_archive_if_the_analysis_fails(tmp_pa
     assert title == "### onnxinfo: no verdict (exit code 1)"
     assert "no such file or folder: images.npz" in reason[0]
     assert outputs_of(tmp_path / "outputs") == {"exit-code": "1"}
+
+
+def test_the_action_judges_several_candidates_in_one_folder(tmp_path):
+    """What an earlier step left of another model is replaced, unless it is the baseline."""
+    with np.load(DIGITS) as digits:
+        np.savez(tmp_path / "few.npz", images=digits["images"][:5])
+    (tmp_path / "pruned.onnx").write_bytes(onnxinfo.prune(NET, 0.9).proto.SerializeToString())
+    variables = {
+        "PATH": f"{program_in(tmp_path / 'bin')}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "BASELINE": str(NET),
+        "INPUTS": "few.npz:images",
+        "OPTIONS": "--metric=cka\n--layers=relu_6\n--layers=logits",
+        "FAIL_IF": "cka<-0.9",
+        "FOLDER": "out",
+    }
+    script = ["bash", str(ROOT / "tools" / "gate.sh")]
+
+    def judged(**others):
+        given = variables | others
+        return subprocess.run(script, env=given, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    for candidate in (str(NET), "pruned.onnx"):
+        found = judged(CANDIDATE=candidate)
+        assert found.returncode == 0, found.stderr
+        (run,) = onnxinfo.open(tmp_path / "out" / "candidate.h5").values()
+        assert run.recipe["model_sha256"] == onnxinfo.load(tmp_path / candidate).sha256
+    found = judged(BASELINE="out/candidate.h5", CANDIDATE=str(NET))
+    assert found.returncode == 2
+    assert "out/candidate.h5 would be replaced by the analysis of" in found.stderr
 
 
 def test_the_action_takes_names_in_capitals_and_folders_that_begin_with_a_dash(tmp_path):
