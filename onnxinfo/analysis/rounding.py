@@ -39,10 +39,12 @@ class Rounding:
         model = job.provider.model
         self.layers = {
             layer.name: layer
-            for layer in list_layers(model, job.provider.tensors)
+            for layer in (*_given(job), *list_layers(model, job.provider.tensors))
             if layer.name not in model.parts and target in {layer.name, *model.flow.influenced(layer.name)}
         }
-        self._changes: dict[str, float] = {}
+        #: Tensors that are rounded to the grids of others, with these.
+        self.sources: Mapping[str, str] = {}
+        self._changes: dict[tuple[str, str], float] = {}
         self._ranges: dict[str, tuple[float, float]] = {}
         self._wide = job
         self._network: TappedNetwork | None = None
@@ -78,7 +80,7 @@ class Rounding:
         names
             Tensors among :attr:`layers`.
         """
-        new = sorted(set(names).difference(self._changes))
+        new = sorted(name for name in set(names) if self._key(name) not in self._changes)
         if new:
             grids = self.grids(new)
             totals = dict.fromkeys(grids, 0.0)
@@ -93,23 +95,35 @@ class Rounding:
                 self._report(Progress("rounding", done, samples))
 
             self._for_each(add)
-            endless = {name for name in new if not np.isfinite(self._ranges[name]).all()}
+            endless = {name for name in new if not np.isfinite(self._ranges[self._source(name)]).all()}
             for name in new:
                 total = np.inf if name in endless else totals.get(name, 0.0)
-                self._changes[name] = total if np.isfinite(total) else np.inf
-        return {name: self._changes[name] for name in names}
+                self._changes[self._key(name)] = total if np.isfinite(total) else np.inf
+        return {name: self._changes[self._key(name)] for name in names}
+
+    def _source(self, name: str) -> str:
+        """Tensor whose grid a tensor has."""
+        return self.sources.get(name, name)
+
+    def _key(self, name: str) -> tuple[str, str]:
+        return name, self._source(name)
 
     def grids(self, names: Collection[str]) -> dict[str, Grid]:
         """Return the quantizer's own grids of tensors: 8 bits over the range at the samples.
 
-        Tensors of zeros, and those with infinite values, have none.
+        Tensors of zeros, and those with infinite values, have none. Those in :attr:`sources` have the grid of another
+        tensor.
         """
-        new = sorted(set(names).difference(self._ranges))
+        sources = {name: self._source(name) for name in names}
+        new = sorted(set(sources.values()).difference(self._ranges))
+        self._open({*sources, *sources.values()})
         if new:
-            self._open(names)
             self._ranges |= dict.fromkeys(new, (0.0, 0.0))
             self._for_each(lambda block: self._widen(new, block))
-        ranges = {name: (0.0, 1.0) if self.layers[name].op == "Softmax" else self._ranges[name] for name in names}
+        ranges = {
+            name: (0.0, 1.0) if self.layers[source].op == "Softmax" else self._ranges[source]
+            for name, source in sources.items()
+        }
         return {name: Grid(low, high, STORED_BITS) for name, (low, high) in ranges.items() if 0 < high - low < np.inf}
 
     def _open(self, names: Collection[str]) -> None:
@@ -171,6 +185,22 @@ class Rounding:
         finally:
             for tap in network.taps:
                 tap.noise = None
+
+
+def _given(job: Job) -> list[Layer]:
+    """Return the analyzed tensors, and the other float inputs of the graph, as layers."""
+    provider, flow = job.provider, job.provider.model.flow
+    # Several analyzed tensors are parts of one input, which the original model has not; and what the analyzed tensors
+    # are computed from has no influence here.
+    others = [
+        name
+        for name in provider.samples.inputs
+        if name != provider.input_tensor
+        and flow.is_float(name)
+        and not flow.influenced(name).intersection(provider.tensors)
+    ]
+    names = [*provider.tensors, *others]
+    return [Layer(-1, name, "", "", flow.shape(name), 0, 0, default=False) for name in names]
 
 
 def _errors(grid: Grid) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class RuntimeQuantizer:
         self._flow = Dataflow(self._light.graph)
 
     def own_grids(self, excluded: Sequence[str] = ()) -> frozenset[str]:
-        """Return the computed tensors that are rounded to scales of their own.
+        """Return the graph inputs and computed tensors that are rounded to scales of their own.
 
         Others stay in float, or have the scale of another tensor: those of a ``Reshape`` or ``MaxPool``, for example,
         have that of its operand.
@@ -51,8 +51,33 @@ class RuntimeQuantizer:
         ModelError
             The quantizer refuses the model.
         """
+        own = frozenset(name for name, scale in self._scales(excluded).items() if scale is None)
+        return own.difference(self._flow.initializers)
+
+    def averages(self, excluded: Sequence[str] = ()) -> dict[str, str]:
+        """Return the tensors whose values lie between those of their operand, but are rounded to its scale.
+
+        These are outputs of ``AveragePool`` and of a ``Resize`` that interpolates. Other tensors at the scale of an
+        operand, such as those of a ``Reshape`` or ``MaxPool``, have its values, which are rounded already.
+
+        Returns
+        -------
+        dict of str to str
+            By name, the tensor to whose own scale each is rounded.
+        """
+        scales = self._scales(excluded)
+        found = {}
+        for name, source in scales.items():
+            if source is not None and _interpolates(self._flow.nodes[self._flow.producer[name]]):
+                while (further := scales.get(source)) is not None:
+                    source = further
+                found[name] = source
+        return found
+
+    def _scales(self, excluded: Sequence[str]) -> Mapping[str, str | None]:
+        """Tensors that are rounded, with those whose scales they have; None: one of their own."""
         try:
-            return frozenset(_marked(self._light, excluded)).intersection(self._flow.producer)
+            return _marked(self._light, excluded)
         except Exception as error:  # Of any kind: the quantizer is not checked for models that it does not know.
             reason = printable(" ".join(str(error).split())[:200])
             raise ModelError(f"ONNX Runtime's quantizer refuses the model: {reason}") from error
@@ -69,7 +94,8 @@ class RuntimeQuantizer:
     def nodes(self, tensor: str) -> list[Node]:
         """Return the nodes that compute or read a tensor."""
         flow = self._flow
-        return [flow.nodes[flow.producer[tensor]], *(flow.nodes[i] for i in flow.consumers.get(tensor, ()))]
+        made = [flow.nodes[flow.producer[tensor]]] if tensor in flow.producer else []
+        return [*made, *(flow.nodes[i] for i in flow.consumers.get(tensor, ()))]
 
     def element_type(self, tensor: str) -> str:
         """Return the element type of a tensor's values and scale, ``float32`` or ``float16``."""
@@ -94,8 +120,16 @@ def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _marked(model: onnx.ModelProto, excluded: Sequence[str]) -> Iterable[str]:
-    """Names of the tensors that get scales of their own, weights included."""
+def _interpolates(node: Node) -> bool:
+    """Whether a node that is rounded to the scale of its operand computes values between the operand's."""
+    if node.op_type == "AveragePool":
+        return True
+    modes = [each.s for each in node.attribute if each.name == "mode"]
+    return node.op_type == "Resize" and modes not in ([], [b"nearest"])
+
+
+def _marked(model: onnx.ModelProto, excluded: Sequence[str]) -> Mapping[str, str | None]:
+    """Names of the tensors that are rounded, weights included, with the tensor whose scale each has; None: its own."""
     # Imported here, because that takes long.
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import TensorData
@@ -121,4 +155,5 @@ def _marked(model: onnx.ModelProto, excluded: Sequence[str]) -> Iterable[str]:
     for node in quantizer.model.nodes():
         if quantizer.should_quantize_node(node):
             CreateQDQQuantizer(quantizer, node).quantize()
-    return [name for name, mark in quantizer.tensors_to_quantize.items() if not mark.is_shared]
+    marks = quantizer.tensors_to_quantize
+    return {name: mark.quant_para_provider.input_name if mark.is_shared else None for name, mark in marks.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import torch
 
-from ..analysis.bits import STORED_BITS, Grid, allocate, uniform_noise
+from ..analysis.bits import STORED_BITS, Floats, Grid, allocate, uniform_noise
 from ..analysis.job import Job
 from ..analysis.rounding import Rounding
 from ..analysis.sensitivity import Measured, measure_sensitivity
@@ -85,7 +85,9 @@ class BitPlan(Recommendation):
     tensors
         Recommendation for each tensor.
     expected
-        Expected mean squared change of the target by all rounding errors, in units of its variance over the samples.
+        Expected mean squared change of the target by all rounding errors of activations, in units of its variance over
+        the samples: the sum of the tensors' losses, and of the measured changes by all others that the quantizer rounds
+        to 8 bits, such as the graph's inputs.
     accuracy
         Accuracy on the samples with rounded activations and float weights, if it was asked for.
     nodes_to_exclude
@@ -320,15 +322,21 @@ class _Kept:
             self.unusable += (*found,)
             self._exclude(found)
 
+    def _find_averages(self) -> None:
+        """Find the tensors that are rounded to the grids of others, given what is excluded."""
+        found, layers = self._quantizer.averages(self.excluded), self.rounding.layers
+        self.rounding.sources = {name: source for name, source in found.items() if name in layers and source in layers}
+
     def _exclude(self, tensors: Collection[str]) -> None:
         nodes = [node.name for tensor in tensors for node in self._quantizer.nodes(tensor)]
         self.excluded = tuple(dict.fromkeys([*self.excluded, *nodes]))
 
     def _destroyed(self) -> list[str]:
         """Other tensors that are rounded and whose rounding alone changes the target too much."""
+        self._find_averages()
         if not self._variance > 0:
             return []
-        names = self._quantizer.own_grids(self.excluded).intersection(self.rounding.layers)
+        names = self._quantizer.own_grids(self.excluded).union(self.rounding.sources).intersection(self.rounding.layers)
         changes = self.rounding.changes(names.difference({self._target}, self.unusable))
         return [name for name in self.rounding.layers if changes.get(name, 0.0) > UNUSABLE * self._variance]
 
@@ -378,9 +386,11 @@ class _Plans:
         self.tensors = measured
         self.ranges = [(float(each.low.min()), float(each.high.max())) for each in measured]
         noise = np.array([uniform_noise(low, high, self.choices) for low, high in self.ranges])
-        self.losses = np.array([each.trace.mean() for each in measured])[:, None] * noise
+        self._rounding, self._noise = kept.rounding, noise
+        self.losses = self._losses()
         order = np.argsort(-self.losses[:, -1], kind="stable").tolist()
         kept.add([measured[i].layer.name for i in sorted(order[:keep_float])])
+        self.losses = self._losses()
         self.excluded, self.unusable = kept.excluded, kept.unusable
         marked = quantizer.own_grids(self.excluded)
         self.rounded = [i for i in sorted(order[keep_float:]) if measured[i].layer.name in marked]
@@ -388,7 +398,20 @@ class _Plans:
             raise _none_left(keep_float, len(measured))
         others = marked.difference(measured[i].layer.name for i in self.rounded)
         #: Grids of the tensors that are rounded without being chosen.
-        self.others = kept.rounding.grids(others.intersection(kept.rounding.layers))
+        averages = {name for name, source in self._rounding.sources.items() if source in others}
+        self.others = self._rounding.grids((others | averages).intersection(self._rounding.layers))
+
+    def _losses(self) -> Floats:
+        """Expected changes by tensor and number of bits, with those by averages of its values at the same scale."""
+        found: Floats = np.array([each.trace.mean() for each in self.tensors])[:, None] * self._noise
+        averages = self._rounding.changes(self._rounding.sources)
+        for i, each in enumerate(self.tensors):
+            for name in self._averages(each.layer.name):
+                found[i] += averages[name] * self._noise[i] / self._noise[i, -1]
+        return found
+
+    def _averages(self, source: str) -> list[str]:
+        return [name for name, other in self._rounding.sources.items() if other == source]
 
     def at(self, mean: float) -> dict[int, int]:
         """Return the bits of rounded tensors at a mean number of bits."""
@@ -398,11 +421,17 @@ class _Plans:
     def grids(self, bits: Mapping[int, int]) -> dict[str, Grid]:
         """Return the grids of all tensors that are rounded, by name."""
         chosen = {self.tensors[i].layer.name: Grid(*self.ranges[i], number) for i, number in bits.items()}
-        return self.others | chosen
+        sources = self._rounding.sources
+        averages = {name: chosen[source] for name, source in sources.items() if source in chosen}
+        return self.others | chosen | averages
 
     def loss(self, tensor: int, bits: int | None) -> float:
         """Return the expected change by a tensor's rounding; 0 without rounding."""
         return 0.0 if bits is None else float(self.losses[tensor, bits - FEWEST_BITS])
+
+    def loss_of_others(self) -> float:
+        """Return the sum of the measured changes by the tensors that are rounded to 8 bits without being chosen."""
+        return sum(self._rounding.changes(self.others).values())
 
 
 def _fewest(rounding: Rounding, plans: _Plans, wanted: float) -> tuple[dict[int, int], float]:
@@ -448,7 +477,7 @@ def _plan(
         )
         for i, each in enumerate(plans.tensors)
     )
-    total = sum(each.loss for each in rows)
+    total = sum(each.loss for each in rows) + plans.loss_of_others()
     change = total / variance if variance > 0 else math.nan
     probabilities = tuple(quantizer.half_probabilities(plans.excluded))
     return BitPlan(target, rows, change, accuracy, plans.excluded, plans.unusable, probabilities)
