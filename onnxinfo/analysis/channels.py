@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +56,9 @@ class ChannelChooser:
         Receives progress.
     joint
         Groups of layers that lose the same channels; other layers lose their own.
+    bundles
+        Numbers of neighboring channels that can only go together, by layer; 1 if a layer is not named. Layers that lose
+        the same channels have the same.
     """
 
     def __init__(
@@ -64,7 +68,9 @@ class ChannelChooser:
         axes: Mapping[str, int],
         report: Report,
         joint: Sequence[Sequence[str]] = (),
+        bundles: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
+        self._bundles = {name: bundles.get(name, 1) for name in axes}
         self._job, self._axes, self._report = job, axes, report
         grouped = {name for group in joint for name in group}
         self._groups = {group[0]: tuple(group) for group in (*joint, *([name] for name in axes if name not in grouped))}
@@ -84,7 +90,7 @@ class ChannelChooser:
         Parameters
         ----------
         counts
-            Number of channels to choose by layer.
+            Number of channels to choose by layer; of bundles, where channels only go together.
         rounds
             Number of rounds.
         """
@@ -92,7 +98,10 @@ class ChannelChooser:
         effects, clean = self.measure(removed, 0, rounds)
         now, moved = effects, np.zeros_like(clean)
         for done in range(1, rounds + 1):
-            more = {name: counts[name] * done // rounds - len(removed[name]) for name in removed}
+            more = {
+                name: counts[name] * done // rounds - len(channels) // self._bundles[name]
+                for name, channels in removed.items()
+            }
             for name, channels in self._chosen(now, more, moved, removed).items():
                 removed[name] += channels
             now, target = self.measure(removed, done, rounds)
@@ -108,12 +117,14 @@ class ChannelChooser:
         removed: Mapping[str, Sequence[int]],
     ) -> dict[str, list[int]]:
         """Choose channels by layer; the same ones in all layers of a group, whose contributions add up."""
-        together = {
-            first: np.sum([effects[name] for name in names], axis=0) if len(names) > 1 else effects[first]
-            for first, names in self._groups.items()
-        }
-        found = choose(together, counts, moved, {first: removed[first] for first in self._groups})
-        return {name: found[first] for first, names in self._groups.items() for name in names}
+        together, before = {}, {}
+        for first, names in self._groups.items():
+            size = self._bundles[first]
+            summed = np.sum([effects[name] for name in names], axis=0) if len(names) > 1 else effects[first]
+            together[first] = summed if size == 1 else summed.reshape(-1, size, summed.shape[1]).sum(1)
+            before[first] = sorted({channel // size for channel in removed[first]})
+        found = choose(together, counts, moved, before)
+        return {name: _unbundled(found[first], self._bundles[first]) for first in found for name in self._groups[first]}
 
     def measure(
         self, removed: Mapping[str, Sequence[int]], done: int = 0, rounds: int = 0
@@ -141,6 +152,10 @@ class ChannelChooser:
         with without_channels(self._network, at):
             for_each(self._job, [[*samples[start : start + size]] for start in range(0, len(samples), size)], add)
         return {name: np.concatenate(each, 1) for name, each in parts.items()}, np.concatenate(targets)
+
+
+def _unbundled(bundles: Sequence[int], size: int) -> list[int]:
+    return [bundle * size + i for bundle in bundles for i in range(size)]
 
 
 def choose(

@@ -22,6 +22,7 @@ from ..graph.channel_removal import ConstantChannelsError, Removal
 from ..graph.channel_spec import channels_of
 from ..graph.layers import Layer, spelled_out
 from ..graph.model import Model, ModelSource
+from ..graph.protos import Node
 from ..text import no_such, quoted
 from .check import parameter_count
 from .computing import computing
@@ -214,13 +215,15 @@ def _recommended_channels(model: ModelSource, inputs: Any, share: float, config:
             "left out, because they lose no channels of their own: %d of the %d layers that the patterns match",
             *(len(chosen) - len(removable), len(chosen)),
         )
-    axes, joint = without_copies(loaded, removable, named)
-    sizes = {name: _size(loaded, name, axis) for name, axis in axes.items()}
+    bundles = {name: removal.bundle for name, removal in removable.items()}
+    axes, joint = without_copies(loaded, {name: removal.axis for name, removal in removable.items()}, named, bundles)
+    sizes = {name: _size(loaded, name, axis) // bundles[name] for name, axis in axes.items()}
     # The tolerance keeps 0.29 * 100 at 29.
     counts = {name: math.floor(share * size + 1e-9) for name, size in sizes.items()}
     if not any(counts.values()):
-        raise UsageError(f"share={share} of at most {max(sizes.values())} channels is none; give a larger share")
-    choice = ChannelChooser(job, opened.target, axes, report, joint).choose(counts)
+        what = "channels" if all(bundles[name] == 1 for name in axes) else "channels, or groups of them,"
+        raise UsageError(f"share={share} of at most {max(sizes.values())} {what} is none; give a larger share")
+    choice = ChannelChooser(job, opened.target, axes, report, joint, bundles).choose(counts)
     spec = {name: {axis: sorted(choice.removed[name])} for name, axis in axes.items() if choice.removed[name]}
     before, after = parameter_count(loaded), parameter_count(Removal(loaded, spec).model())
     if after >= before:
@@ -251,8 +254,16 @@ def _size(model: Model, name: str, axis: int) -> int:
     return size
 
 
-def _removable(job: Job, model: Model, layers: Sequence[Layer], named: Collection[str]) -> dict[str, int]:
-    """Axes of the channels of layers that can lose channels; of layers that lose the same channels, of the last one.
+@dataclass(frozen=True)
+class _Removable:
+    """Axis of channels that can be removed, and how many neighboring ones can only go together."""
+
+    axis: int
+    bundle: int
+
+
+def _removable(job: Job, model: Model, layers: Sequence[Layer], named: Collection[str]) -> dict[str, _Removable]:
+    """Layers that can lose channels; of layers that lose the same channels, the last one.
 
     Raises
     ------
@@ -260,7 +271,7 @@ def _removable(job: Job, model: Model, layers: Sequence[Layer], named: Collectio
         There is none, or one that is named cannot lose channels.
     """
     shapes = job.network.shapes(*job.inputs([0]))
-    axes: dict[str, int] = {}
+    found: dict[str, _Removable] = {}
     together: dict[str, set[str]] = {}
     for layer in layers:
         place = job.layers.index(layer)
@@ -269,37 +280,66 @@ def _removable(job: Job, model: Model, layers: Sequence[Layer], named: Collectio
             if channel is None:
                 raise UsageError(f"{quoted(layer.name)} has no channels; leave it out")
             axis = channel + (0 <= batch <= channel)
-            together[layer.name] = {*_removal(model, layer.name, axis, [0]).removed}
-            _check_constants(model, layer.name, axis, [*range(_size(model, layer.name, axis))])
+            size = _size(model, layer.name, axis)
+            bundle, removal = _smallest_removal(model, layer.name, axis, size)
+            together[layer.name] = {*removal.removed}
+            starts = range(0, size, bundle)
+            _check_constants(model, layer.name, axis, [[*range(at, at + bundle)] for at in starts])
         except UsageError:
             if layer.name in named:
                 raise
             continue
-        axes[layer.name] = axis
-    names = [*axes]
+        found[layer.name] = _Removable(axis, bundle)
+    names = [*found]
     last = [name for i, name in enumerate(names) if not together[name].intersection(names[i + 1 :])]
     if not last:
         raise UsageError("no layer can lose channels without another one; name channels of several in a specification")
-    return {name: axes[name] for name in last}
+    return {name: found[name] for name in last}
+
+
+def _smallest_removal(model: Model, name: str, axis: int, size: int) -> tuple[int, Removal]:
+    """Return the smallest number of neighboring channels that can go together, and what goes with the first ones.
+
+    Convolutions of several groups lose whole groups.
+
+    Raises
+    ------
+    UsageError
+        No number of them can go.
+    """
+    try:
+        return 1, _removal(model, name, axis, [0])
+    except UsageError as error:
+        groups = {_groups_of(node) for node in model.flow.nodes if node.op_type in ("Conv", "ConvTranspose")}
+        for bundle in sorted({size // number for number in groups if size % number == 0} - {1, size}):
+            try:
+                return bundle, _removal(model, name, axis, range(bundle))
+            except UsageError:
+                continue
+        raise error
+
+
+def _groups_of(node: Node) -> int:
+    return next((each.i for each in node.attribute if each.name == "group"), 1)
 
 
 def _removal(model: Model, name: str, axis: int, channels: Sequence[int]) -> Removal:
     return Removal(model, channels_of({name: {axis: channels}}, model.flow))
 
 
-def _check_constants(model: Model, name: str, axis: int, channels: Sequence[int]) -> None:
-    """Check for each of the channels that what it leaves behind, such as a shift, can be absorbed.
+def _check_constants(model: Model, name: str, axis: int, bundles: Sequence[Sequence[int]]) -> None:
+    """Check for each of the bundles of channels that what it leaves behind, such as a shift, can be absorbed.
 
     Raises
     ------
     ConstantChannelsError
         That of one cannot.
     """
-    middle = len(channels) // 2
-    for half in (channels[:middle], channels[middle:]):
+    middle = len(bundles) // 2
+    for half in (bundles[:middle], bundles[middle:]):
         try:
             if half:
-                _removal(model, name, axis, half)
+                _removal(model, name, axis, [channel for bundle in half for channel in bundle])
         except ConstantChannelsError:
             raise
         except UsageError:

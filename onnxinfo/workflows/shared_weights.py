@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 
 from ..errors import UsageError
 from ..graph.channel_removal import Removal
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def without_copies(
-    model: Model, axes: Mapping[str, int], named: Collection[str]
+    model: Model, axes: Mapping[str, int], named: Collection[str], bundles: Mapping[str, int]
 ) -> tuple[dict[str, int], list[list[str]]]:
     """Return the tensors that can lose channels without copies of shared weights, and which of them lose the same.
 
@@ -29,13 +29,15 @@ def without_copies(
         Axis of the channels by tensor; each tensor can lose them.
     named
         Those of them that must be able to.
+    bundles
+        Numbers of neighboring channels that can only go together, by tensor.
 
     Raises
     ------
     UsageError
         None is left, or one that is named is not.
     """
-    groups = [*_groups(model, axes)]
+    groups = [*_groups(model, axes, bundles)]
     left = {name: copied for names, copied in groups for name in names if copied}
     refused = [name for name in left if name in named or len(left) == len(axes)]
     if refused:
@@ -52,13 +54,13 @@ def without_copies(
     )
 
 
-def _groups(model: Model, axes: Mapping[str, int]) -> Iterator[tuple[list[str], str]]:
+def _groups(model: Model, axes: Mapping[str, int], bundles: Mapping[str, int]) -> Iterator[tuple[list[str], str]]:
     """Groups of tensors that lose the same channels, and a weight that would be copied nevertheless; empty: none."""
-    alone = {name: _removal(model, {name: axis}, [0]) for name, axis in axes.items()}
+    alone = {name: _removal(model, {name: axis}, range(bundles[name])) for name, axis in axes.items()}
     sharing = {name: alone[name].cut for name in axes if alone[name].copied}
     yield from (([name], "") for name in axes if name not in sharing)
     for names in _connected(sharing):
-        yield names, _copied(model, {name: axes[name] for name in names})
+        yield names, _copied(model, {name: axes[name] for name in names}, {bundles[name] for name in names})
 
 
 def _connected(sharing: Mapping[str, set[tuple[object, int]]]) -> list[list[str]]:
@@ -71,14 +73,15 @@ def _connected(sharing: Mapping[str, set[tuple[object, int]]]) -> list[list[str]
     return [names for names, _ in groups]
 
 
-def _copied(model: Model, axes: Mapping[str, int]) -> str:
+def _copied(model: Model, axes: Mapping[str, int], bundles: Set[int]) -> str:
     """Return the name of a weight that would be copied although tensors lose the same channels; empty: none."""
     sizes = {(model.flow.shape(name) or ())[axis] for name, axis in axes.items()}
-    size = sizes.pop()
-    if not sizes and isinstance(size, int):
-        # Each channel has its own pattern of being in these sets: if all agree, the channels correspond one by one.
-        for bit in range(max(1, (size - 1).bit_length())):
-            channels = [channel for channel in range(size) if channel >> bit & 1]
+    size, bundle = sizes.pop(), max(bundles)
+    if not sizes and len(bundles) == 1 and isinstance(size, int):
+        # Each channel, or bundle of channels, has its own pattern of being in these sets: if all agree, they correspond
+        # one by one.
+        for bit in range(max(1, (size // bundle - 1).bit_length())):
+            channels = [channel for channel in range(size) if channel // bundle >> bit & 1]
             try:
                 copied = _removal(model, axes, channels).copied
             except UsageError:
@@ -88,7 +91,7 @@ def _copied(model: Model, axes: Mapping[str, int]) -> str:
         else:
             return ""
     name, axis = next(iter(axes.items()))
-    return _removal(model, {name: axis}, [0]).copied[0]
+    return _removal(model, {name: axis}, range(bundle)).copied[0]
 
 
 def _removal(model: Model, axes: Mapping[str, int], channels: Sequence[int]) -> Removal:

@@ -156,6 +156,55 @@ def test_of_tensors_with_the_same_channels_the_last_is_named() -> None:
     assert onnxinfo.prune_channels(proto, plan.to_dict()).flow.shape("first") == ("N", 4, 6, 6)
 
 
+def grouped(branches: int = 1) -> onnx.ModelProto:
+    """Convolutions of four groups of three channels between two of one group; branches share all weights."""
+    nodes, ends = [], []
+    for i in range(branches):
+        each, source = f"{i}", "x" if i == 0 else "negative"
+        ends.append(f"b{each}")
+        nodes += [
+            *(node("Conv", f"{source} a.w a.b", f"a{each}"), node("Relu", f"a{each}", f"r{each}")),
+            *(
+                node("Conv", f"r{each} g.w", f"g{each}", group=4, pads=[1, 1, 1, 1]),
+                node("Relu", f"g{each}", f"h{each}"),
+            ),
+            node("Conv", f"h{each} b.w", f"b{each}"),
+        ]
+    nodes = [node("Neg", "x", "negative"), *nodes] if branches > 1 else nodes
+    nodes += [node("Sum", " ".join(ends), "s"), node("GlobalAveragePool", "s", "p"), node("Flatten", "p", "y")]
+    weights = [weight("a.w", 12, 2, 1, 1), weight("a.b", 12), weight("g.w", 12, 3, 3, 3), weight("b.w", 5, 12, 1, 1)]
+    return model(nodes, [value("x", ("N", 2, 6, 6))], [value("y", ("N", 5))], weights)
+
+
+def test_convolutions_of_several_groups_lose_the_groups_that_matter_least() -> None:
+    images, proto = sampled(12, 2, 6, 6), grouped()
+    plan = onnxinfo.recommend_channels(proto, images, share=0.3)
+    (found,) = plan.tensors
+    assert found.tensor == "h0"
+    before, variance = outputs(proto, images), outputs(proto, images).var(0, correction=0).sum()
+    changes = []
+    for group in range(4):
+        smaller = onnxinfo.prune_channels(proto, {"h0": {1: [*range(3 * group, 3 * group + 3)]}})
+        changes.append(float((outputs(smaller, images) - before).square().sum(1).mean() / variance))
+    best = int(np.argmin(changes))
+    assert found.removed == (3 * best, 3 * best + 1, 3 * best + 2)
+    assert plan.change == pytest.approx(changes[best], rel=1e-4)
+    assert onnxinfo.recommend_channels(proto, images, share=0.5).parameters[1] < plan.parameters[1]
+    with pytest.raises(UsageError, match="of at most 4 channels, or groups of them, is none"):
+        onnxinfo.recommend_channels(proto, images, share=0.2)
+
+
+def test_shared_convolutions_of_several_groups_lose_the_same_groups() -> None:
+    images, proto = sampled(12, 2, 6, 6), grouped(branches=2)
+    plan = onnxinfo.recommend_channels(proto, images, share=0.5)
+    first, second = plan.tensors
+    assert (first.tensor, second.tensor) == ("h0", "h1")
+    assert first.removed == second.removed
+    assert len(first.removed) == 6
+    assert plan.parameters[1] < plan.parameters[0] / 1.5
+    onnxinfo.prune_channels(proto, plan.to_dict())
+
+
 def siamese(*tail: onnx.NodeProto, depth: int = 2) -> onnx.ModelProto:
     """Two branches with the same weights, which are compared."""
     nodes, weights = [node("Exp", "x", "b0"), node("Identity", "x", "a0")], []
