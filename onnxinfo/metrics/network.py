@@ -283,7 +283,8 @@ def _first(found: Iterable[bool]) -> int:
 
 def _samples_first(output: Tensor, count: int, axis: int) -> Tensor:
     """Split the batch axis from axes merged with it, and move it to the front."""
-    shape = output.shape
+    # A scalar is of the only sample.
+    shape = output.shape or (1,)
     return output.reshape(*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :]).movedim(axis, 0)
 
 

@@ -487,3 +487,22 @@ def test_products_of_jacobians_predict_the_same_as_backward_passes() -> None:
         torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-4, atol=1e-6)
     for a, b in zip(one.units, other.units, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_layer_that_is_a_scalar_has_one_unit() -> None:
+    """A model of batch size 1 that averages over all axes."""
+    given = model(
+        [
+            *(node("MatMul", "x w", "h"), node("Relu", "h", "r"), node("ReduceMean", "r", "m", keepdims=0)),
+            *(node("Add", "r m", "s"), node("MatMul", "s v", "y")),
+        ],
+        [value("x", (1, 4))],
+        [value("y", (1, 3))],
+        [weight("w", 4, 4), v := weight("v", 4, 3)],
+    )
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    found = onnxinfo.sensitivity(given, x, layers=["*"])
+    expected = np.square(onnx.numpy_helper.to_array(v).sum(0)).sum()
+    assert found.units("m") == pytest.approx(expected, rel=1e-5)
+    assert found.units("m").shape == ()
+    assert found.channels("m").shape == (1,)
