@@ -391,8 +391,10 @@ def _quantization(view: View) -> Iterator[Ports]:
     if view.attribute("block_size", 0):
         return
     axis = view.attribute("axis", 1) % max(1, len(view.shape(0)))
+    # A list of one scale is of the whole tensor, like a scalar: ONNX Runtime's quantizer writes such ones for biases.
+    by_channel = len(view.shape(1)) == 1 and view.shape(1) != (1,)
     for ports in _keeping(view):
-        if len(view.shape(1)) == 1 and all(port.axis == axis for port in ports):
+        if by_channel and all(port.axis == axis for port in ports):
             ports = [*ports, *view.operand(1, 0), *view.operand(2, 0)]
         yield ports
 

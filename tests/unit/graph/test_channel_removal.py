@@ -223,6 +223,16 @@ CHAINS: dict[str, tuple[list[Any], dict[str, dict[int, list[int]]]]] = {
         ],
         {"r": {1: [1, 5]}, "u": {1: [2]}},
     ),
+    "a quantized bias with a list of one scale": (
+        [
+            *conv("x", "c", (3, 4)), node("Relu", "c", "r"), node("DequantizeLinear", "b bs bz", "db"),
+            constant("b", [3, -5, 7, 9], np.int32), constant("bs", [0.1], np.float32), constant("bz", [0], np.int32),
+            weight("w", 4, 4, 1, 1), node("Conv", "r w db", "last"), node("Relu", "last", "u"),
+            node("GlobalAveragePool", "u", "p"), node("Flatten", "p", "f"), node("Gemm", "f g.w", "y"),
+            weight("g.w", 4, 2),
+        ],
+        {"r": {1: [0]}, "u": {1: [0, 2]}},
+    ),
     "weights in constants that a node passes on": (
         [
             *conv("x", "c", (3, 6)), node("Relu", "c", "r"), node("Identity", "w", "i"), weight("w", 4, 6, 1, 1),
