@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .idle import refuse_idle_options
+from .idle import settle_idle_options
 from .verbosity import show_messages
 
 
@@ -42,7 +42,7 @@ class _Checked:
         for name, check in _CHECKS.items():
             if given.get(name) is not None:
                 check(given[name])
-        refuse_idle_options(given)
+        settle_idle_options(given)
         return self._callback(*context, **given)
 
 

@@ -48,6 +48,10 @@ onnxinfo.analyze(model, images, "result.h5", preset="imagenet", limit=32, alpha=
 onnxinfo.analyze(model, images, "result.h5", **read_settings("analysis.toml"))
 ```
 
+Options on the command line and single settings in Python that certainly would do nothing, such as `--shuffle` without
+`--limit`, are refused in one line. In a file, the environment or a configuration object, they do no harm, because these
+may serve several commands.
+
 Python reads neither a configuration file nor the environment by itself. `coherency` names its runs itself and has no
 `run`; `robustness` chooses layers and metrics itself and has no `[selection]`.
 """

@@ -7,7 +7,7 @@ is used by Python's keywords, the command line (``--flat-name``) and the environ
 
 from __future__ import annotations
 
-from .combining import configure, read_settings, refuse_idle
+from .combining import configure, read_settings, refuse_idle, value_of
 from .keywords import FlatOptions, InputOptions, Options, TrainingOptions
 from .sections import (
     COHERENCY_METRICS,
@@ -62,4 +62,5 @@ __all__ = [
     "recorded_flags",
     "refuse_idle",
     "unrecorded",
+    "value_of",
 ]

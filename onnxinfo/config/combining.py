@@ -52,6 +52,14 @@ def configure(base: Config, options: Mapping[str, Any], *sections: str) -> Confi
     return _with_flat(dataclasses.replace(base, **objects), flat, known)
 
 
+def value_of(config: Config, entry: Entry) -> Any:
+    """Return the value of a setting."""
+    target: Any = config
+    for part in SECTIONS[entry.section][0]:
+        target = getattr(target, part)
+    return getattr(target, entry.name)
+
+
 def refuse_idle(given: Iterable[str], idle: Iterable[str], when: str, remedy: str = "") -> None:
     """Refuse settings that would have no effect.
 

@@ -73,6 +73,7 @@ from .compute import RETRY_PASSES, Analysis
 from .computing import computing
 from .former import Former
 from .given_model import given_model
+from .idle import refuse_idle_keywords
 from .notebook import reporting
 from .open_job import leading, report_astray
 from .open_model import open_model, recorded_inputs, runnable, with_chosen_parts, with_moved_parts
@@ -173,7 +174,9 @@ def analyze(
         execution,
         out,
     )
-    return run_analysis(given_model(model, inputs, example), inputs, output, configure(base, flat), progress)
+    config = configure(base, flat)
+    refuse_idle_keywords("analyze", flat, config, inputs=inputs, output=output)
+    return run_analysis(given_model(model, inputs, example), inputs, output, config, progress)
 
 
 def run_analysis(

@@ -32,6 +32,7 @@ from ..torch_graph.runtime import Session, Witness
 from ..torch_graph.verify import Verification, verify
 from .computing import computing
 from .given_model import given_model
+from .idle import refuse_idle_keywords
 from .open_model import open_model, runnable
 
 Feeds = dict[str, npt.NDArray[Any]]
@@ -190,7 +191,9 @@ def check_model(
     >>> check.compared, check.error is None, check.unreached
     (22, True, {})
     """
-    chosen = configure(Config(input=input), flat, "input").input
+    config = configure(Config(input=input), flat, "input")
+    refuse_idle_keywords("check", flat, config, inputs=inputs)
+    chosen = config.input
     with computing(ExecutionConfig(timeout=timeout).timeout):
         return _check(given_model(model, inputs, example), inputs, chosen, seed)
 

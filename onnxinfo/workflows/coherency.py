@@ -18,6 +18,7 @@ from ..graph.model import ModelSource, load
 from ..graph.rescale import rescale, select_pairs
 from .analyze import check_present, run_analysis
 from .given_model import given_model
+from .idle import refuse_idle_keywords
 
 #: Names of the two runs in the archive.
 ORIGINAL, RESCALED = "original", "rescaled"
@@ -122,6 +123,7 @@ def coherency(
     [0.0]
     """
     config = configure(Config(selection=SelectionConfig(metrics=COHERENCY_METRICS)), options)
+    refuse_idle_keywords("coherency", options, config, inputs=inputs, output=output)
     if config.out.run is not None:
         raise UsageError(f"the runs are called {ORIGINAL} and {RESCALED}: leave out the run's name")
     claim_archive(output, [model, inputs, *config.sources()])

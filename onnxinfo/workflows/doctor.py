@@ -16,6 +16,7 @@ from ..inputs.sample_sets import SampleSet
 from ..metrics.joint import open_provider
 from .computing import computing
 from .given_model import given_model
+from .idle import refuse_idle_keywords
 from .open_model import open_model
 from .open_samples import open_analyzed, reopening
 
@@ -68,7 +69,9 @@ def doctor(
     >>> print(card.warnings[0])
     accuracy is 0.70, and would be 1.00 with the default preprocessing (on 50 samples): ...
     """
-    chosen = configure(Config(input=input), flat, "input").input
+    config = configure(Config(input=input), flat, "input")
+    refuse_idle_keywords("doctor", flat, config, inputs=inputs)
+    chosen = config.input
     with computing(timeout):
         opened = open_model(given_model(model, inputs, example), chosen, inputs)
         samples = open_analyzed(opened, inputs, chosen)

@@ -28,6 +28,7 @@ from .compute import BLOCK
 from .computing import computing
 from .forecast import CELL_PASSES, seconds_of_pass
 from .given_model import given_model
+from .idle import refuse_idle_keywords
 from .resources import RUN_BYTES, disk_bytes, peak_memory
 
 #: Maximum number of layers whose first cell is computed to learn how long cells take.
@@ -101,6 +102,7 @@ def estimate(
     (2, 2, True)
     """
     config = configure(Config(), options)
+    refuse_idle_keywords("estimate", options, config, inputs=inputs, output=output)
     with computing(config.execution.timeout):
         found = ready(given_model(model, inputs, example), inputs, output, config)
         kept = kept_cells(found.archive, found.run, found.request)

@@ -36,6 +36,7 @@ from ..text import no_such
 from ..views.leakage_figure import draw_leakage
 from .computing import IN_ONE_PROCESS, computing
 from .given_model import given_model
+from .idle import refuse_idle_keywords
 from .notebook import reporting
 from .open_job import Opened, leading, open_job, report_astray
 
@@ -332,6 +333,7 @@ def leakage(
     given: dict[str, Any] = {**flat}
     seed = {name: given.pop(name) for name in ("seed",) if name in given}
     config = configure(configure(base, given, "input", "ru.decoder", "execution"), seed, "sid")
+    refuse_idle_keywords("leakage", flat, config, inputs=inputs, accuracy=accuracy, attack=attack)
     with computing(config.execution.timeout):
         opened, scores = _open(given_model(model, inputs, example), inputs, config, accuracy)
         training = attack_inputs(opened.job) if attack else None

@@ -18,6 +18,7 @@ from ..views.figure import claim_figure
 from ..views.plotting import plot_curve, plot_maps
 from ..views.report import report
 from .analyze import run_analysis
+from .idle import refuse_idle_keywords
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def oneshot(
     name = Path(model).stem
     archive, curve, maps, page = (target / f"{name}{end}" for end in (".h5", "-curve.png", "-maps.png", ".html"))
     config = configure(Config(), options)
+    refuse_idle_keywords("oneshot", options, config, inputs=inputs, output=folder, model=model)
     read = [model, inputs, *config.sources()]
     if target.is_dir():
         claim_archive(archive, read)

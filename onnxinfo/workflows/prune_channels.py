@@ -19,6 +19,7 @@ from ..torch_graph.runtime import Session
 from .check import parameter_count, with_feeds
 from .computing import computing
 from .given_model import given_model
+from .idle import refuse_idle_keywords
 from .open_model import open_model
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,9 @@ def prune_channels(
     >>> [tuple(each.dims) for each in smaller.proto.graph.initializer if each.name.startswith("3.body.0.weight")]
     [(13, 16, 3, 3), (13,)]
     """
-    chosen = configure(Config(input=input), flat, "input").input
+    config = configure(Config(input=input), flat, "input")
+    refuse_idle_keywords("prune", flat, config, inputs=inputs)
+    chosen = config.input
     loaded = load(given_model(model, inputs, example))
     wanted = channels_of(channels, loaded.flow)
     pruned = Removal(loaded, wanted).model()

@@ -28,6 +28,7 @@ from ..graph.runtime_quantizer import HALF_OPSET, RuntimeQuantizer
 from ..text import listed, quoted
 from .computing import computing
 from .given_model import given_model
+from .idle import refuse_idle_keywords
 from .notebook import reporting
 from .recommendation import Recommendation, check_idle, refuse_parts
 from .sensitivity import open_sensitivity
@@ -217,6 +218,7 @@ def recommend_bits(
     base = Config(SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")))
     check_idle(flat)
     config = configure(base, {**flat}, "input", "sid", "sensitivity", "execution")
+    refuse_idle_keywords("bits", flat, config, inputs=inputs, accuracy=accuracy)
     if accuracy is not None and config.input.labels is None and not isinstance(inputs, str | os.PathLike):
         raise UsageError("accuracy is of labeled samples; give labels=...")
     # The change only determines tolerances, which are not used here.

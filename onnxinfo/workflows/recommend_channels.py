@@ -27,6 +27,7 @@ from ..text import no_such, quoted
 from .check import parameter_count
 from .computing import computing
 from .given_model import given_model
+from .idle import refuse_idle_keywords
 from .notebook import reporting
 from .recommend import target_variance
 from .recommendation import Recommendation, check_idle, refuse_parts
@@ -195,6 +196,7 @@ def recommend_channels(
     base = Config(SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")))
     check_idle(flat)
     config = configure(base, {**flat}, "input", "sid", "sensitivity", "execution")
+    refuse_idle_keywords("channels", flat, config, inputs=inputs)
     # The change only determines tolerances, which are not used here.
     config = replace(config, sensitivity=replace(config.sensitivity, change="absolute:1", measure=False))
     with computing(config.execution.timeout):

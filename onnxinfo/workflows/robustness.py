@@ -18,6 +18,7 @@ from ..graph.model import ModelSource, load
 from ..graph.scores import score_tensor
 from .analyze import run_analysis
 from .given_model import given_model
+from .idle import refuse_idle_keywords
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,22 @@ def robustness(
     if given := [each.name for each in entries("selection") if each.name in options]:
         raise UsageError(f"robustness is measured at the model's scores: leave out {' and '.join(given)}")
     config = configure(Config(), options)
+    own = Robustness.metric.name
+    refuse_idle_keywords("robustness", options, config, inputs=inputs, output=output, metrics=[own])
     claim_archive(output, [model, inputs, *config.sources()])
     if config.input.labels is None:
         raise UsageError("robustness needs to know the right classes; give labels=...")
     loaded = load(given_model(model, inputs, example))
     scores = score_tensor(loaded)
     select_layers(list_layers(loaded, config.input.input_tensor), [scores])
-    config = configure(config, {"layers": [scores], "metrics": [Robustness.metric.name]})
+    config = configure(config, {"layers": [scores], "metrics": [own]})
     unproven: UnprovenError | None = None
     try:
         result = run_analysis(loaded, inputs, output, config, progress)
     except UnprovenError as error:
         result, unproven = error.result, error
     with open_archive(result.archive) as archive:
-        found = archive[result.run].values(Robustness.metric.name)
+        found = archive[result.run].values(own)
     summary = layer_summary(found)
     made = RobustnessResult(
         result,

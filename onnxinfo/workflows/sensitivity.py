@@ -38,6 +38,7 @@ from ..text import no_such
 from .analyze import Ready, complete, ready
 from .computing import IN_ONE_PROCESS, computing
 from .given_model import given_model
+from .idle import refuse_idle_keywords
 from .notebook import reporting
 from .open_job import Opened, leading, open_job, reached_names, report_astray
 from .open_model import open_model, with_moved_parts
@@ -229,6 +230,7 @@ def sensitivity(
     given: dict[str, Any] = {**flat}
     seed = {name: given.pop(name) for name in ("seed",) if name in given}
     config = configure(configure(base, given, "input", "sensitivity", "execution", "output"), seed, "sid")
+    refuse_idle_keywords("sensitivity", flat, config, inputs=inputs, output=output)
     report = reporting(progress)
     with computing(config.execution.timeout):
         model = given_model(model, inputs, example)

@@ -19,6 +19,7 @@ from ..graph.model import Model, ModelSource
 from ..metrics.cka import FEWEST, cka_pseudovalues, gram_matrix
 from ..metrics.input_provider import InputProvider
 from .computing import IN_ONE_PROCESS, computing
+from .idle import refuse_idle_keywords
 from .notebook import reporting
 from .open_job import open_job
 
@@ -75,6 +76,7 @@ def similarity(
     report = reporting(progress)
     refuse_idle(options, PARALLEL, IN_ONE_PROCESS)
     base = configure(Config(), {**options}, "input", "execution")
+    refuse_idle_keywords("similarity", options, base, inputs=inputs)
     with computing(base.execution.timeout):
         # Both are known to be usable before the work on one begins.
         jobs = [_opened(each, inputs, base, chosen) for each, chosen in zip((model, other), patterns, strict=True)]

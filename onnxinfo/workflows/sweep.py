@@ -22,6 +22,7 @@ from ..views.ranking import ranking
 from .analyze import check_present, complete, ready
 from .computing import computing
 from .given_model import given_model
+from .idle import refuse_idle_keywords
 from .notebook import reporting
 
 
@@ -92,6 +93,7 @@ def sweep(
     """
     ascending = _checked(alphas)
     config = configure(Config(), options)
+    refuse_idle_keywords("sweep", options, config, inputs=inputs, output=output)
     _check_settings(config)
     claim_archive(output, [model, inputs, *config.sources()])
     loaded = load(given_model(model, inputs, example))

@@ -100,6 +100,7 @@ def test_the_unit_of_a_double_tensor_inside_is_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", ["ru", "gradient"])
 def test_other_metrics_take_double_precision_too(tmp_path: Path, metric: str) -> None:
-    options: dict[str, Any] = {"decoder_inputs": np.random.default_rng(3).standard_normal((20, 6)), "decoder_steps": 2}
-    _, found = analyzed(dense(*TYPES["float64"]), tmp_path, metrics=[metric], decoder_width=2, **options)
+    training = np.random.default_rng(3).standard_normal((20, 6))
+    options = {"decoder_inputs": training, "decoder_steps": 2, "decoder_width": 2} if metric == "ru" else {}
+    _, found = analyzed(dense(*TYPES["float64"]), tmp_path, metrics=[metric], **options)
     assert np.isfinite(found).all()

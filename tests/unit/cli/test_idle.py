@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import archive_fakes as fakes
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import onnxinfo
 from onnxinfo.cli import cli, main
+from onnxinfo.config import Config, SelectionConfig, configure
 from onnxinfo.models import path
+from onnxinfo.workflows.idle import refuse_idle_keywords
 
 CNN, IMAGES = str(path("digits-cnn.onnx")), f"{path('digits.npz')}:images"
 LEAKAGE = ("leakage", CNN, "--inputs", IMAGES, "--no-accuracy")
@@ -57,6 +60,12 @@ LABELS = f"{path('digits.npz')}:labels"
         ([*LEAKAGE, "--labels", LABELS], "--labels has no effect where no accuracy is measured; leave it out"),
         ([*SENSITIVITY, "--labels", LABELS], "--labels has no effect where no accuracy is measured"),
         ([*BITS, "--labels", LABELS], "--labels has no effect where no accuracy is measured"),
+        ([*ANALYZE, "--shuffle"], "--shuffle has no effect without --limit; give that, or leave it out"),
+        ([*LEAKAGE, "--shuffle"], "--shuffle has no effect without --limit"),
+        (
+            [*ANALYZE, "--target", "logits", "--change", ".1"],
+            "--target and --change have no effect without the metric sensitivity; give --metric sensitivity, or leave",
+        ),
         ([*ANALYZE, "--decoder-steps", "5"], "--decoder-steps has no effect without the metric ru; give --metric ru"),
         (
             ["oneshot", *ANALYZE[1:4], "-o", "out.onnx", "--metric", "cka", "--error-reference", "input"],
@@ -100,6 +109,28 @@ def test_idle_options_are_refused(
             lambda: onnxinfo.sensitivity(CNN, IMAGES, compression="none"),
             r"compression=\.\.\. has no effect without out",
         ),
+        (lambda: onnxinfo.leakage(CNN, IMAGES, accuracy=False, shuffle_seed=4), "shuffle_seed=... has no effect witho"),
+        (lambda: onnxinfo.leakage(CNN, IMAGES, accuracy=False, labels=LABELS), "labels=... has no effect where no ac"),
+        (lambda: onnxinfo.leakage(CNN, np.zeros((2, 1, 8, 8)), rate=8), "rate=... has no effect on arrays and images"),
+        (lambda: onnxinfo.similarity(CNN, CNN, IMAGES, foreground="images"), "foreground=... has no effect without"),
+        (lambda: onnxinfo.sensitivity(CNN, {"image": IMAGES}, tokenizer="a.json"), "tokenizer=... has no effect on a"),
+        (lambda: onnxinfo.recommend_bits(CNN, IMAGES, mean_bits=4, labels=LABELS), "labels=... has no effect where n"),
+        (lambda: onnxinfo.recommend_channels(CNN, IMAGES, shuffle=True), "shuffle=... has no effect without limit"),
+        (
+            lambda: onnxinfo.analyze(CNN, IMAGES, "new.h5", change=0.1),
+            "change=... has no effect without the metric",
+        ),
+        (
+            lambda: onnxinfo.analyze(CNN, IMAGES, "new.h5", decoder_steps=5),
+            "decoder_steps=... has no effect without the",
+        ),
+        (
+            lambda: onnxinfo.sweep(CNN, IMAGES, "new.h5", [0.1, 1], probes=8),
+            "probes=... has no effect without the metric",
+        ),
+        (lambda: onnxinfo.oneshot(CNN, IMAGES, "new", rate=8), "rate=... has no effect on arrays and images"),
+        (lambda: onnxinfo.robustness(CNN, IMAGES, "new.h5", labels=LABELS, target="a"), "target=... has no effect wit"),
+        (lambda: onnxinfo.check_model(CNN, IMAGES, fit_length="cut"), "fit_length=... has no effect on arrays and im"),
     ],
 )
 def test_idle_keywords_are_refused(call, message):
@@ -107,10 +138,27 @@ def test_idle_keywords_are_refused(call, message):
         call()
 
 
+def test_keywords_that_may_have_an_effect_are_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults, objects, and settings of metrics that are measured or that another package may add."""
+    monkeypatch.chdir(tmp_path)
+    defaults = {"shuffle_seed": 0, "shuffle": False, "rate": None, "labels": None}
+    base = configure(Config(input=onnxinfo.InputConfig(shuffle_seed=4)), defaults)
+    refuse_idle_keywords("leakage", defaults, base, inputs=IMAGES)
+    for metrics, flat in (("ru", "decoder_steps"), ("sensitivity", "probes"), ("other", "probes")):
+        given = configure(Config(SelectionConfig(metrics=(metrics,))), {flat: 7})
+        refuse_idle_keywords("analyze", {flat: 7}, given, inputs=IMAGES, output="new.h5")
+    given = configure(Config(), {"shuffle": True, "limit": 3})
+    refuse_idle_keywords("analyze", {"shuffle": True, "limit": 3}, given, inputs=IMAGES, output="new.h5")
+    # Training samples are chosen by it, too.
+    drawn = {"shuffle": True, "decoder_limit": 3}
+    refuse_idle_keywords("leakage", drawn, configure(Config(), drawn), inputs=IMAGES, attack=True)
+
+
 def test_settings_of_other_commands_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("onnxinfo.toml").write_text(
-        '[ru.decoder]\nsteps = 5\n[execution]\nworkers = 2\n[output]\nrun = "a"\n[input]\nrate = 8\n'
+        '[ru.decoder]\nsteps = 5\n[execution]\nworkers = 2\n[output]\nrun = "a"\n[input]\nrate = 8\nshuffle_seed = 3\n'
+        "[sensitivity]\nprobes = 9\n"
     )
     monkeypatch.setenv("ONNXINFO_DECODER_WIDTH", "8")
     monkeypatch.setenv("ONNXINFO_LIMIT", "2")
@@ -136,7 +184,7 @@ def test_options_that_may_have_an_effect_are_not_refused(tmp_path: Path, monkeyp
         ["sensitivity", CNN, "--inputs", "a.csv", "--tokenizer", "b.json"],
         [*SENSITIVITY, "--labels", LABELS, "--foreground", "folder", "-o", "new.h5"],
         [*SENSITIVITY, "--foreground", "folder", "--crop-to-box", "1.5"],
-        [*SENSITIVITY, "--shuffle-seed", "4", "--shuffle"],
+        [*SENSITIVITY, "--shuffle-seed", "4", "--shuffle", "--limit", "3"],
         ["analyze", CNN, "--inputs", IMAGES, "-o", "ru.h5", "--decoder-steps", "5"],
         ["analyze", CNN, "--inputs", IMAGES, "-o", "sid.h5", "--decoder-steps", "5", "--metric", "ru"],
     ]

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from places import DOCS
 
 import onnxinfo
-from onnxinfo.cli import cli, early
+from onnxinfo.cli import cli
 from onnxinfo.config import (
     SECTIONS,
     Config,
@@ -31,6 +31,7 @@ from onnxinfo.config import (
 )
 from onnxinfo.models import path
 from onnxinfo.moved import FormerNameWarning
+from onnxinfo.workflows import idle
 
 MODEL = str(path("digits-cnn.onnx"))
 IMAGES, LABELS = f"{path('digits.npz')}:images", f"{path('digits.npz')}:labels"
@@ -69,7 +70,7 @@ REACHED = [(front, flat) for front in FRONT_ENDS for flat in ENTRIES if flat not
 @pytest.fixture(autouse=True)
 def _each_option_alone(monkeypatch):
     """Options are read one by one here, also those without effect by themselves, see test_idle.py."""
-    monkeypatch.setattr(early, "refuse_idle_options", lambda given: None)
+    monkeypatch.setattr(idle, "_RULES", ())
 
 
 class Captured(Exception):
