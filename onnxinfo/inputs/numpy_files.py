@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import InputError
-from ..text import printable
+from ..text import printable, quoted
 from .rows import LIBRARY_ERRORS, MAX_RATIO, Array, MemoryRows, Rows, check_declared, listing, reading
 
 #: Maximum size in bytes of rows that must be kept in memory (compressed, or in Fortran order).
@@ -182,7 +182,7 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str | None) -> zipfile.Zi
     if key is None and len(members) == 1:
         return next(iter(members.values()))
     if key is None or key not in members:
-        wanted = f"has no array {printable(key)}" if key else f"holds {len(members)} arrays"
+        wanted = f"has no array {quoted(key)}" if key else f"holds {len(members)} arrays"
         raise InputError(f"{printable(path)} {wanted}; give {printable(path)}:KEY with KEY one of {listing(members)}")
     return members[key]
 

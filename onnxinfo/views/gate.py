@@ -415,6 +415,8 @@ def _metrics(condition: Condition, pair: _Pair) -> list[str]:
     for known, side in ((one, pair.first), (two, pair.other)):
         if condition.quantity not in known:
             why = no_such("metric", condition.quantity, [*known, UNPROVEN, ACCURACY], f"run '{side.title}'")
+            if condition.quantity in side.measured.metrics:
+                why = f"{condition.quantity} has no values of single inputs; leave out input=..."
             raise UsageError(f"fail_if={condition.text!r}: {why}")
     return [condition.quantity]
 

@@ -504,6 +504,16 @@ def test_gates_judge_every_input(pair: Path) -> None:
     assert "idle" in result.stdout.rpartition("condition")[2]
 
 
+def test_conditions_on_metrics_without_values_of_inputs_say_so(tmp_path: Path) -> None:
+    given = {name: np.concatenate([each, 2 * each]) for name, each in MIXED.items()}
+    for run in ("one", "two"):
+        onnxinfo.analyze(mixed(), given, tmp_path / "a.h5", run=run, metrics=["gradient", "cka"], threads=1)
+    with pytest.raises(UsageError, match=r"cka has no values of single inputs; leave out input=\.\.\."):
+        onnxinfo.gate(tmp_path / "a.h5", "cka<-0.1", input="*")
+    with pytest.raises(UsageError, match="no metric 'sid' in run 'one'"):
+        onnxinfo.gate(tmp_path / "a.h5", "sid<-0.1", input="*")
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
     [

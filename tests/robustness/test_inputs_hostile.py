@@ -88,7 +88,7 @@ def test_zip_bomb_in_the_header(tmp_path: Path) -> None:
 def test_members_without_a_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=PIXELS)
     (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes().replace(b"x.npy", b"\0.npy"))
-    refused(f"{tmp_path}/x.npz:x", "has no array x")
+    refused(f"{tmp_path}/x.npz:x", "has no array 'x'; give")
 
 
 def test_zip_that_lies_about_sizes(tmp_path: Path) -> None:
