@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=8, help="Number of samples for SID.")
     parser.add_argument("--ru-limit", type=int, help="Number of samples for RU; default: as for SID.")
     parser.add_argument("--normalize-by", choices=["dataset", "sample"], default="dataset")
+    parser.add_argument("--effect", type=float, help="Reference effect in nats; default: a tenth of the first rise.")
     add_decoder_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
@@ -56,19 +57,30 @@ def main() -> None:
             )  # fmt: skip
             print(f"measured: {metric} of {model.stem}", flush=True)
         write_layers(archive, [metric], options.output / f"depth-{metric}")
-    rows = [row for metric, archive in archives.items() for row in power_rows(archive, metric)]
+    rows = [row for metric, archive in archives.items() for row in power_rows(archive, metric, options.effect)]
     (options.output / "power.md").write_text(markdown(rows) if rows else "", encoding="utf-8")
     draw(archives, options.output / "depth.png")
 
 
-def power_rows(archive: Path, metric: str) -> Iterator[dict[str, Any]]:
-    """Yield a line for each layer and each deeper network: whether its value is higher than that of the first."""
+def power_rows(archive: Path, metric: str, effect: float | None = None) -> Iterator[dict[str, Any]]:
+    """Yield a line for each layer and each deeper network: whether its value is higher than that of the first.
+
+    Parameters
+    ----------
+    archive
+        Archive with a run of each network.
+    metric
+        The metric.
+    effect
+        Smallest difference that would matter, in nats. By default a tenth of the first network's rise from its first
+        layer to its last, and no lines if there is none, as with one layer.
+    """
     with onnxinfo.open(archive) as opened:
         first, *others = opened
         cells = {run: opened[run].values(metric) for run in opened}
         names = {run: [layer.name for layer in opened[run].layers] for run in opened}
     ends = [select_cells(cells[first], i) for i in (0, -1)]
-    effect = FRACTION * pair_up(*ends).difference
+    effect = FRACTION * pair_up(*ends).difference if effect is None else effect
     for run in others:
         if len(names[run]) != len(names[first]) or effect <= 0:
             continue
