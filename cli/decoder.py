@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .former import Group
+from .options import units
 from .progress import progress_bar
 from .settings import config_file, setting, settings
 from .tables import FORMATS, print_rows, write_stdout
@@ -26,6 +27,7 @@ def decoder() -> None:
 )
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder in which decoders are stored.")
 @config_file
+@units
 @setting("layers")
 @setting("exclude")
 @settings("input", leave_out=["labels", "unit_mask", "foreground", "crop_to_box"])

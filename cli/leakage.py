@@ -9,7 +9,7 @@ import click
 
 from onnxinfo.config import PARALLEL
 
-from .options import force
+from .options import force, units
 from .options import inputs as samples
 from .progress import progress_bar
 from .settings import config_file, setting, settings, without_idle
@@ -48,6 +48,7 @@ _WIDTH = 100
     "the samples. This takes minutes to hours.",
 )  # fmt: skip
 @config_file
+@units
 @setting("layers")
 @setting("exclude")
 @settings("input", "ru.decoder", "execution", leave_out=("decoders", *PARALLEL))

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from .estimate import dry_run, print_estimate
-from .options import force, inputs
+from .options import force, inputs, units
 from .outcome import completed, formats, present
 from .progress import progress_bar
 from .settings import config_file, settings
@@ -22,6 +22,7 @@ from .settings import config_file, settings
 @inputs
 @click.option("-o", "--output", required=True, type=click.Path(), metavar="OUTDIR", help="Folder for the results.")
 @config_file
+@units
 @settings()
 @force
 @formats

@@ -68,8 +68,8 @@ def test_every_command_with_a_configuration_file_shows_it(shown, name):
 #: Options that only one of two commands has, and why.
 ONLY = {
     "oneshot": {"--force"},  # replaces plots and reports, too
-    "coherency": {"--run", "--factor", "--pairs", "--dry-run"},  # its runs have fixed names
-    "robustness": {"--layers", "--exclude", "--metric", "--dry-run"},  # is measured at the scores
+    "coherency": {"--run", "--factor", "--pairs", "--dry-run", "--unit"},  # its runs have fixed names
+    "robustness": {"--layers", "--unit", "--exclude", "--metric", "--dry-run"},  # is measured at the scores
 }
 
 
