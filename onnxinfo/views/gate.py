@@ -475,7 +475,14 @@ def accuracy_row(first: Side, other: Side, paired: bool, confidence: float) -> R
     assert first.correct is not None
     assert other.correct is not None
     row = _fraction_row("", first.correct, other.correct, paired, confidence)
-    return row | {"metric": ACCURACY, "run": first.title, "other": other.title}
+    lost = _lost(first.correct, other.correct, paired)
+    return row | {"metric": ACCURACY, "run": first.title, "other": other.title, "n_lost": lost}
+
+
+def _lost(one: npt.NDArray[np.float64], two: npt.NDArray[np.float64], paired: bool) -> int:
+    """Number of samples whose labels are classes of one run's model only; if unpaired, how many more are of neither."""
+    missing = np.isnan(one), np.isnan(two)
+    return int((missing[0] ^ missing[1]).sum() if paired else abs(missing[0].sum() - missing[1].sum()))
 
 
 def _unproven(pair: _Pair, metric: str, by: Match, confidence: float) -> Iterator[Row]:

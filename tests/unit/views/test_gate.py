@@ -38,10 +38,12 @@ def write_run(path, name, shift=(0.0,) * 4, unproven=(), correct=None, seed=0, l
     """
     dead = changes.pop("dead", ())
     if correct is not None:
-        labels = np.full(6, changes.pop("others", 0))
+        labels, classes = np.resize(changes.pop("others", 0), 6), changes.pop("classes", 3)
         predicted = np.where(correct, labels, 1 - labels)
         changes |= {"labels": labels, "predicted": predicted, "probability": np.ones(6)}
-        card = SanityCard("x", 6, {}, classes=3, labeled=6, accuracy=float(np.mean(correct)))
+        usable = labels < classes
+        accuracy = float(np.mean(np.array(correct)[usable]))
+        card = SanityCard("x", 6, {}, classes=classes, labeled=int(usable.sum()), accuracy=accuracy)
         changes["provenance"] = fakes.schema().provenance | {"sanity": card.to_dict()}
     changes.setdefault("recipe", RECIPE)
     described = fakes.schema(metrics=[fakes.PROVEN_SID], **changes)
@@ -273,6 +275,18 @@ def test_accuracy_by_other_labels_is_not_judged(tmp_path):
     with pytest.raises(UsageError, match="the labels of runs 'a' and 'b' differ"):
         onnxinfo.gate(path, ["accuracy<-0.01"])
     assert onnxinfo.gate(path, ["sid>+9"]).passed
+
+
+@pytest.mark.parametrize("samples", ["same", "other"])
+def test_accuracy_does_not_pass_on_labels_that_one_model_lacks(tmp_path, samples):
+    """A candidate without a class misclassifies its samples; to leave them out would hide that."""
+    path = tmp_path / "a.h5"
+    for run, classes, digest in (("a", 3, "cd"), ("b", 2, "cd" if samples == "same" else "ef")):
+        given = {"others": [0, 0, 2], "classes": classes, "recipe": RECIPE | {"samples_sha256": digest * 32}}
+        write_run(path, run, correct=[True] * 6, **given)
+    verdict = onnxinfo.gate(path, ["accuracy<-0.99"], unpaired=True)
+    assert (verdict.outcomes[0].status, verdict.outcomes[0].lost, verdict.passed) == ("incomplete", 2, False)
+    assert onnxinfo.gate(path, ["accuracy<-0.99"], unpaired=True, incomplete=True).passed
 
 
 def test_the_copy_of_a_growing_run_is_no_run_to_compare(tmp_path):
