@@ -60,6 +60,7 @@ logger = logging.getLogger(__name__)
     "By default the exit code is then 5.",
 )
 @click.option("--verdict", type=click.Path(), metavar="FILE.json", help="With --fail-if: file for the outcomes.")
+@click.option("--plot", type=click.Path(), metavar="FILE", help="With --fail-if: PNG, SVG or PDF file of the outcomes.")
 @click.option("--top", type=click.IntRange(1), help="Only the N largest differences. Default: all.")
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
 @click.option("-o", "--output", default="-", type=click.Path(), help="File to write; - is standard output.")
@@ -92,13 +93,19 @@ def compare(
     """
     from onnxinfo import UsageError
     from onnxinfo import compare as compare_runs
+    from onnxinfo.views.figure import claim_figure
 
     if verdict is not None and not fail_if:
         raise UsageError("verdict=... is the outcome of conditions; give fail_if=...")
+    plot = options.pop("plot")
+    if plot is not None and not fail_if:
+        raise UsageError("plot=... shows the outcomes of conditions; give fail_if=..., or see 'onnxinfo plot'")
     if incomplete and not fail_if:
         raise UsageError("incomplete=True is about conditions; give fail_if=...")
     target = claim_table(output, format, files, force)
     written = None if verdict is None else _claim_verdict(verdict, files, output, force)
+    if plot is not None:
+        claim_figure(plot, *files, force=force)
     judged = _judge(files, fail_if, incomplete, options) if fail_if else None
     # Conditions about unfinished layers alone: there may be nothing to compare.
     if judged is None or any(outcome.n for outcome in judged.outcomes):
@@ -111,6 +118,8 @@ def compare(
             logger.warning("no table of differences: %s", error)
         else:
             _print_differences(rows, format, target)
+    if judged is not None and plot is not None:
+        judged.plot(plot, force=force)
     if judged is not None:
         _end(judged, written, format, target is None)
 

@@ -31,6 +31,7 @@ def recommend() -> None:
 @click.argument("model", type=click.Path())
 @samples
 @click.option("-o", "--output", type=click.Path(), help="JSON file for ONNX Runtime's quantizer. Default: none.")
+@click.option("--plot", type=click.Path(), metavar="FILE", help="PNG, SVG or PDF file: bits and changes by depth.")
 @click.option("--mean-bits", type=float, metavar="B", help="Mean number of bits over the tensors, from 2 to 8.")
 @click.option("--accuracy", type=float, metavar="X", help="Instead: smallest accuracy on the samples; needs --labels.")
 @click.option(
@@ -46,7 +47,9 @@ def recommend() -> None:
 @setting("seed", help="Seed of random directions.")
 @click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
 @force
-def bits(model: str, inputs: str, output: str | None, format: str, force: bool, **options: Any) -> None:
+def bits(
+    model: str, inputs: str, output: str | None, plot: str | None, format: str, force: bool, **options: Any
+) -> None:
     """Divide bits among the activation tensors of MODEL, by how much their rounding errors move its class scores.
 
     loss is the expected mean squared change of the class scores by the rounding of one tensor; bits go where they
@@ -61,13 +64,18 @@ def bits(model: str, inputs: str, output: str | None, format: str, force: bool, 
     from onnxinfo import recommend_bits
     from onnxinfo.kinds import JSON
     from onnxinfo.outputs import claim
+    from onnxinfo.views.figure import claim_figure
 
     if output is not None:
         claim(output, JSON, inputs=[model, inputs, options["labels"]], force=force)
+    if plot is not None:
+        claim_figure(plot, model, inputs, options["labels"], force=force)
     with progress_bar() as report:
         plan = recommend_bits(model, inputs, progress=report, **options)
     if output is not None:
         plan.save(output, force=force)
+    if plot is not None:
+        plan.plot(plot, force=force)
     print_rows([vars(each) for each in plan.tensors], COLUMNS, format)
     if format == "table":
         write_stdout(_summary(plan))
@@ -127,7 +135,5 @@ def _summary_of_channels(plan: ChannelPlan) -> str:
 
 
 def _summary(plan: BitPlan) -> str:
-    rounded = [each.bits for each in plan.tensors if each.bits < 32]
-    mean = sum(rounded) / len(rounded)
-    text = f"mean {mean:.2f} bits; expected change of {plan.target}: {plan.expected:.2%} of its variance\n"
+    text = f"mean {plan.mean_bits:.2f} bits; expected change of {plan.target}: {plan.expected:.2%} of its variance\n"
     return text if plan.accuracy is None else f"{text}accuracy with rounded activations: {plan.accuracy:.3f}\n"

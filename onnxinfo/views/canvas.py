@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
+    from matplotlib.legend import Legend
 
 
 class Canvas:
@@ -51,6 +52,7 @@ class Canvas:
         self.alt = self.title = ""
         self.animation: Callable[[Path], None] | None = None
         self._notes: list[str] = []
+        self._legends: dict[Literal["upper", "right"], Legend] = {}
         self._own = None
         if axes is not None:
             self.figure: Figure | SubFigure = _figure_of(axes)
@@ -139,7 +141,7 @@ class Canvas:
             self._axes.legend(handles, texts, **options)
             return
         where: Any = "outside upper left" if side == "upper" else "outside right upper"
-        self.figure.legend(handles, texts, loc=where, ncols=columns, **options)
+        self._legends[side] = self.figure.legend(handles, texts, loc=where, ncols=columns, **options)
 
     def note(self, text: str) -> None:
         """Add a note below the figure; empty ones are ignored."""
@@ -198,11 +200,23 @@ class Canvas:
         self._grow(room)
         top = 1 - room / figure.get_figheight()
         figure.text(0.01, 1 - 0.45 * (1 - top) / (text.count("\n") + 2), text, fontsize=size, weight="bold", va="top")
-        # A legend outside the panels and the title are both placed at the top edge, where they would overlap.
-        engine: Any = figure.get_layout_engine()
-        engine.set(rect=(0, 0, 1, top))
-        for legend in figure.legends:
+        self._move_legends(top)
+
+    def _move_legends(self, top: float) -> None:
+        """Place legends and panels below the title; the layout would place legends at the top edge, too."""
+        figure, inches = self.whole(), self.style.font * 0.5 / 72
+        right, below = 1.0, top
+        for side, legend in self._legends.items():
+            # With another place than the layout's, it keeps no room for them.
+            legend.set_loc("upper left" if side == "upper" else "upper right")
             legend.set_bbox_to_anchor((0, 0, 1, top), figure.transFigure)
+            found = legend.get_window_extent().transformed(figure.transFigure.inverted())
+            if side == "upper":
+                below = min(below, found.y0 - inches / figure.get_figheight())
+            else:
+                right = min(right, found.x0 - inches / figure.get_figwidth())
+        engine: Any = figure.get_layout_engine()
+        engine.set(rect=(0, 0, right, below))
 
     def _grow(self, inches: float) -> None:
         self.set_height(self.height + inches)

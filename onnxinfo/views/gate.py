@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal, Unpack
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,14 @@ from ..errors import UsageError
 from ..text import no_such, printable
 from .compare import Match, Row, Side, check_sides, differences, each_input, matched, read_sides
 from .fractions import fraction_interval
+from .gate_figure import draw_verdict
+from .reading_runs import metric_label
 from .run_view import match_layers
 from .selection import Paths, Selected, Selection
+from .style import StyleOptions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +172,7 @@ class Verdict:
     outcomes: tuple[Outcome, ...]
     confidence: float
     missing: tuple[str, ...] = ()
+    _labels: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -193,6 +201,30 @@ class Verdict:
             "outcomes": rows,
             "onnxinfo": __version__,
         }
+
+    def plot(
+        self, output: str | os.PathLike[str] | None = None, *, force: bool = False, **style: Unpack[StyleOptions]
+    ) -> Figure:
+        """Draw the differences with their intervals beside the thresholds, a panel for each quantity.
+
+        Parameters
+        ----------
+        output
+            PNG, SVG or PDF file. An existing picture is replaced, other files are not. None: only return the figure.
+        force
+            Replace an existing file whatever it contains.
+        **style
+            ``theme``, ``width``, ``size`` and ``dpi``, as for :func:`onnxinfo.plot`.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure.
+        """
+        title = str(self)
+        notes = [f"bars: intervals at a confidence of {self.confidence:g}, shared by all comparisons"]
+        rows = [asdict(each) | {"beyond": Condition.parse(each.condition).beyond} for each in self.outcomes]
+        return draw_verdict(rows, output, labels=self._labels, title=title, notes=notes, force=force, **style)
 
     def __str__(self) -> str:
         """Say what failed, or that nothing did."""
@@ -298,7 +330,9 @@ def gate(
         missing |= dict.fromkeys(row["layer"] for row in absent)
     if missing:
         logger.warning("conditions do not cover layers that only one run has: %s", printable(", ".join(missing)))
-    return Verdict(tuple(outcomes), confidence, tuple(missing))
+    sides = [side for pair in pairs for side in (pair.first, pair.other)]
+    labels = {name: metric_label(found.metric) for side in sides for name, found in side.metrics.items()}
+    return Verdict(tuple(outcomes), confidence, tuple(missing), labels)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .canvas import Canvas
 from .figure import claim_figure
-from .panels import grid_behind
+from .panels import grid_behind, log_x
 from .style import COLORS, FigureStyle, short_names
 
 if TYPE_CHECKING:
@@ -94,26 +94,26 @@ def _accuracy(axes: Axes, table: Table, order: npt.NDArray[np.intp], clean: floa
 
 def _noise(axes: Axes, noise: npt.NDArray[np.float64]) -> None:
     shown = np.isfinite(noise) & (noise > 0)
-    axes.set_xscale("log")
+    log_x(axes, noise[shown])
     axes.plot(noise[shown], np.nonzero(shown)[0], "o", color=COLORS[1])
-    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("noise, in standard\ndeviations of the tensor")
     grid_behind(axes, "both")
 
 
 def _errors(axes: Axes, table: Table, order: npt.NDArray[np.intp], unit: str, guess: float) -> None:
-    axes.set_xscale("log")
     kinds = (
         ("bound", "bound", "|", 12, COLORS[2]),
         ("lowest", "lowest bound of a sample", "4", 8, COLORS[3]),
         ("attack", "decoder", "D", 5, COLORS[5]),
     )
+    drawn = [guess]
     for name, label, marker, size, color in kinds:
         values = _column(table, name, order)
         shown = np.isfinite(values) & (values > 0)
+        drawn.extend(values[shown])
         if shown.any():
             axes.plot(values[shown], np.nonzero(shown)[0], marker, color=color, markersize=size, label=label)
     axes.axvline(guess, color=COLORS[5], linestyle=":", label="guessing the mean")
-    axes.xaxis.set_major_formatter("{x:g}")
+    log_x(axes, drawn)
     axes.set_xlabel(f"mean squared error per input\nunit, over the {unit if unit == 'variance' else 'squared range'}")
     grid_behind(axes, "both")

@@ -39,6 +39,19 @@ def grid_behind(axes: Axes, axis: Literal["both", "x", "y"] = "y") -> None:
     axes.set_axisbelow(True)
 
 
+def log_x(axes: Axes, shown: npt.ArrayLike) -> None:
+    """Make the x axis logarithmic, with plain numbers; `shown` are the drawn values, all above 0."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    values = np.asarray(shown, dtype=np.float64)
+    # A narrow range may contain no power of ten.
+    is_narrow = values.size and values.max() < 30 * values.min()
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow else (1,)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def blank(axes: Axes) -> None:
     """Remove ticks and frame from axes that hold an image."""
     axes.set_xticks([])

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import UsageError
 from ..text import printable, shorten
@@ -22,6 +22,15 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0
 UNPROVEN = COLORS[5]
 #: Perceptually uniform, also in gray and for color-blind readers.
 SEQUENTIAL = "cividis"
+
+
+class StyleOptions(TypedDict, total=False):
+    """Options of figures; see :meth:`FigureStyle.named`."""
+
+    theme: str
+    width: str
+    size: tuple[float, float]
+    dpi: int
 
 
 @dataclass(frozen=True)

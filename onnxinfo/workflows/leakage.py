@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ from ..graph.splits import is_split
 from ..metrics.input_provider import InputProvider
 from ..text import no_such
 from ..views.leakage_figure import draw_leakage
+from ..views.style import StyleOptions
 from .computing import IN_ONE_PROCESS, computing
 from .given_model import given_model
 from .idle import refuse_idle_keywords
@@ -55,15 +56,6 @@ ASSUMPTION = (
     "The bound is on unbiased estimators; none exists where the Jacobian has less rank than the input has units. "
     "Trained decoders are biased and can beat it: it is a yardstick, no guarantee."
 )
-
-
-class StyleOptions(TypedDict, total=False):
-    """Options of :meth:`Leakage.plot`."""
-
-    theme: str
-    width: str
-    size: tuple[float, float]
-    dpi: int
 
 
 @dataclass(frozen=True)

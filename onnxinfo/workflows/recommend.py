@@ -26,6 +26,8 @@ from ..graph.model import Model, ModelSource, load
 from ..graph.quantization import quantization
 from ..graph.runtime_quantizer import HALF_OPSET, RuntimeQuantizer
 from ..text import listed, quoted
+from ..views.bits_figure import draw_bits
+from ..views.style import StyleOptions
 from .computing import computing
 from .given_model import given_model
 from .idle import refuse_idle_keywords
@@ -35,6 +37,7 @@ from .sensitivity import open_sensitivity
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -112,12 +115,45 @@ class BitPlan(Recommendation):
     nodes_to_exclude: tuple[str, ...]
     unusable: tuple[str, ...] = ()
     _probabilities: tuple[str, ...] = ()
+    _variance: float = math.nan
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return a table with one row per tensor: the attributes of :class:`TensorBits`."""
         import pandas
 
         return pandas.DataFrame([vars(each) for each in self.tensors])
+
+    def plot(
+        self, output: str | os.PathLike[str] | None = None, *, force: bool = False, **style: Unpack[StyleOptions]
+    ) -> Figure:
+        """Draw bits, expected changes and the tensors that stay in float, by depth.
+
+        Parameters
+        ----------
+        output
+            PNG, SVG or PDF file. An existing picture is replaced, other files are not. None: only return the figure.
+        force
+            Replace an existing file whatever it contains.
+        **style
+            ``theme``, ``width``, ``size`` and ``dpi``, as for :func:`onnxinfo.plot`.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure.
+        """
+        table = {name: [getattr(each, name) for each in self.tensors] for name in ("tensor", "depth", "bits", "loss")}
+        title = f"mean {self.mean_bits:.2f} bits; expected change of {self.target}: {self.expected:.2%} of its variance"
+        return draw_bits(
+            table, output, most=STORED_BITS, variance=self._variance, target=self.target, title=title, force=force,
+            **style,
+        )  # fmt: skip
+
+    @property
+    def mean_bits(self) -> float:
+        """Mean number of bits over the rounded tensors; NaN if all stay in float."""
+        rounded = [each.bits for each in self.tensors if each.bits <= STORED_BITS]
+        return sum(rounded) / len(rounded) if rounded else math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recommendation as JSON values.
@@ -482,7 +518,7 @@ def _plan(
     total = sum(each.loss for each in rows) + plans.loss_of_others()
     change = total / variance if variance > 0 else math.nan
     probabilities = tuple(quantizer.half_probabilities(plans.excluded))
-    return BitPlan(target, rows, change, accuracy, plans.excluded, plans.unusable, probabilities)
+    return BitPlan(target, rows, change, accuracy, plans.excluded, plans.unusable, probabilities, variance)
 
 
 def target_variance(job: Job, target: str) -> float:

@@ -516,3 +516,15 @@ def test_other_plots_are_not_animated(archive, tmp_path):
 def test_a_scatter_takes_another_metric_that_the_run_has(archive):
     axes = onnxinfo.plot(archive, "scatter", run="first").axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("SID, nats per input unit", "mean absolute gradient")
+
+
+@pytest.mark.parametrize("kind", ["compare", "ranking", "curve"])
+def test_a_legend_covers_neither_the_title_nor_the_panels(kind, archive):
+    """matplotlib 3.11 keeps no room for a legend that is moved below a title."""
+    figure = onnxinfo.plot(archive, kind, title="A title", metric="sid")
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    boxes = [panel.get_window_extent() for panel in figure.axes]
+    boxes += [text.get_window_extent() for text in figure.texts]
+    assert any(text.get_text() == "A title" for text in figure.texts)
+    assert not any(legend.get_window_extent().overlaps(box) for box in boxes)

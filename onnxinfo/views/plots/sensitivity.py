@@ -13,7 +13,7 @@ from ...archive.format import CHANNELS
 from ...archive.means import layer_summary
 from ...errors import UsageError
 from ...text import printable
-from ..panels import grid_behind
+from ..panels import grid_behind, log_x
 from ..plotting import figure_plot
 from ..reading_runs import run_values
 from ..selection import Selection
@@ -109,16 +109,9 @@ def _channels(stored: Any, names: Sequence[str]) -> list[Floats]:
 
 
 def _bars(axes: Axes, values: Floats, color: str, label: str) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     shown = np.isfinite(values) & (values > 0)
-    axes.set_xscale("log")
+    log_x(axes, values[shown])
     axes.plot(values[shown], np.nonzero(shown)[0], "o-", color=color)
-    # A narrow range may contain no power of ten.
-    is_narrow = shown.any() and values[shown].max() < 30 * values[shown].min()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow else (1,)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(label)
     grid_behind(axes, "both")
 

@@ -408,6 +408,21 @@ def test_nodes_of_tensors_that_eight_bits_destroy_need_names() -> None:
         onnxinfo.recommend_bits(proto, samples, mean_bits=8)
 
 
+def test_a_plan_is_drawn_by_depth(tmp_path: Path) -> None:
+    drawn = tmp_path / "bits.png"
+    plan = onnxinfo.recommend_bits(CNN, IMAGES, mean_bits=3, keep_float=1, limit=16)
+    bits, changes = plan.plot(drawn).axes
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
+    table = plan.to_dataframe().sort_values("depth", kind="stable")
+    assert [each.get_text() for each in bits.get_yticklabels()] == table.tensor.tolist()
+    assert [each.get_width() for each in bits.patches] == table.bits[table.bits <= 8].tolist()
+    assert bits.lines[0].get_ydata().tolist() == np.flatnonzero(table.bits > 8).tolist()
+    scores = np.load(IMAGES.rsplit(":", 1)[0])["images"][:16, None].astype(np.float32) / 255
+    (logits,) = onnxruntime.InferenceSession(CNN).run(["logits"], {"image": scores})
+    expected = table.loss[table.loss > 0] / logits.astype(float).var(0).sum()
+    assert changes.lines[0].get_xdata() == pytest.approx(expected.to_numpy(), rel=1e-4)
+
+
 def test_an_accuracy_is_reached_with_few_bits() -> None:
     plan = onnxinfo.recommend_bits(CNN, IMAGES, accuracy=0.8, labels=LABELS, limit=64)
     assert (plan.accuracy or 0) >= 0.8

@@ -12,7 +12,7 @@ from onnxinfo.cli.early import _has_driver
 
 MODEL = str(ROOT / "models" / "digits-cnn.onnx")
 DIGITS = str(ROOT / "models" / "digits.npz")
-NO_ARRAY = f"{DIGITS} has no array nope; give {DIGITS}:KEY with KEY one of images, labels"
+NO_ARRAY = f"{DIGITS} has no array 'nope'; give {DIGITS}:KEY with KEY one of images, labels"
 HEAVY = """
 import sys
 from onnxinfo.cli import main

@@ -25,6 +25,7 @@ from onnxinfo.views import gate as gating
 from onnxinfo.views.compare import Side
 from onnxinfo.views.gate import Condition
 from onnxinfo.views.run_values import RunValues
+from onnxinfo.views.style import short_names
 
 RECIPE = fakes.schema().recipe | {"samples_sha256": "cd" * 32}
 NET, DIGITS = path_of("digits-cnn.onnx"), path_of("digits.npz")
@@ -649,3 +650,38 @@ def test_power_tells_of_layers_with_too_few_values(tmp_path, caplog):
     write_run(path, "b", dead=[(1, sample) for sample in range(4)])
     assert [row["layer"] for row in onnxinfo.power(path, 0.1)] == [NAMES[0], *NAMES[2:]]
     assert "left out, for lack of 3 samples with values: 'sid of " in caplog.text
+
+
+def test_a_verdict_is_drawn_with_intervals_and_thresholds(runs, tmp_path):
+    verdict = onnxinfo.gate(runs, ["sid>+0.1", f"sid:{NAMES[3]}<-0.5", "accuracy<-0.01"])
+    figure = verdict.plot(tmp_path / "verdict.png")
+    assert (tmp_path / "verdict.png").read_bytes()[:4] == b"\x89PNG"
+    nats, accuracy = figure.axes
+    assert nats.get_xlabel() == "difference in SID, nats per input unit"
+    assert accuracy.get_xlabel() == "difference in accuracy"
+    assert [each.get_text() for each in nats.get_yticklabels()] == short_names(NAMES, 32)
+    markers = {line.get_marker(): line for line in nats.lines}
+    assert markers["X"].get_xdata() == pytest.approx(verdict.outcomes[3].difference)  # failed
+    assert {float(line.get_xdata()[0]) for line in nats.lines if line.get_marker() in "<>"} == {0.1, -0.5}
+    ends = [path.vertices[:, 0] for each in nats.collections for path in each.get_paths()]
+    assert np.ravel(ends) == pytest.approx([end for each in verdict.outcomes[:5] for end in (each.low, each.high)])
+
+
+def test_unknown_intervals_are_not_drawn(tmp_path):
+    path = write_run(tmp_path / "a.h5", "a", dead=[(0, sample) for sample in range(1, 6)])
+    write_run(path, "b", (0.1, 0, 0, 0), dead=[(0, sample) for sample in range(1, 6)], seed=2)
+    verdict = onnxinfo.gate(path, [f"sid:{NAMES[0]}>+9"])
+    assert np.isnan(verdict.outcomes[0].low)
+    verdict.plot().savefig(tmp_path / "a.png")
+
+
+def test_the_command_draws_the_verdict_and_still_ends_with_3(runs, tmp_path):
+    drawn = tmp_path / "v.svg"
+    command = ["compare", str(runs), "--fail-if", "sid>+0.1", "--plot", str(drawn)]
+    assert isinstance(CliRunner().invoke(cli, command, obj={}).exception, onnxinfo.GateError)
+    assert "1 of 4 comparisons failed" in drawn.read_text(encoding="utf-8")
+    refused = CliRunner().invoke(cli, ["compare", str(runs), "--plot", str(tmp_path / "w.png")], obj={})
+    assert "plot=... shows the outcomes of conditions" in str(refused.exception)
+    # Before the archives are read.
+    missing = ["compare", "no.h5", "--fail-if", "sid>+0.1", "--plot", str(tmp_path / "v.txt")]
+    assert "cannot draw" in str(CliRunner().invoke(cli, missing, obj={}).exception)
