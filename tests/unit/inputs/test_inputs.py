@@ -499,7 +499,7 @@ def test_one_line_errors_for_what_is_not_there(tmp_path: Path, folder: Path) -> 
         "nothing.npz:a": "no such file or folder",
         "*.bmp": "no images in",
         "notes.txt": "neither an image nor an array file",
-        "x.npz:c": "has no array c; .* one of a, b",
+        "x.npz:c": "has no array 'c'; .* one of a, b",
         "x.npz": "holds 2 arrays; .* one of a, b",
         "x.h5:/c": r"no dataset /c; it has /g/a, /g/b",
         "x.h5:/g/a/b": r"no dataset /g/a/b",
