@@ -1,5 +1,6 @@
 """Settings that must precede all imports, and fixtures that save processes."""
 
+import gc
 import os
 import signal
 from types import SimpleNamespace
@@ -14,6 +15,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs with Ctrl-C ignored, which tests that press it would wait for in vain.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    """Let no garbage collection look again at what all tests have imported, some million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,15 +17,15 @@ from onnxinfo.models import path
 MODEL = str(path("digits-cnn.onnx"))
 IMAGES = f"{path('digits.npz')}:images"
 #: With more threads, the last digits may differ.
-SETTINGS = {"limit": 12, "layers": ["relu", "relu_4", "logits"], "threads": 1, "compression": "lossless"}
-CELLS = 36
+SETTINGS = {"limit": 4, "layers": ["relu", "relu_4", "logits"], "threads": 1, "compression": "lossless"}
+CELLS = 12
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_blocks():
     """Two tasks for each layer."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("onnxinfo.workflows.compute.BLOCK", 6)
+        patched.setattr("onnxinfo.workflows.compute.BLOCK", 2)
         yield
 
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path, options, error):
 
 def test_two_processes_of_the_command_line_give_the_bits_that_one_of_python_does(tmp_path, alone, monkeypatch):
     """The processes are started as users start them."""
-    command = ["analyze", MODEL, "--inputs", IMAGES, "-o", str(tmp_path / "out.h5"), "--limit", "12", "--workers", "2"]
+    command = ["analyze", MODEL, "--inputs", IMAGES, "-o", str(tmp_path / "out.h5"), "--limit", "4", "--workers", "2"]
     command += ["--threads", "1", "--compression", "lossless"]
     monkeypatch.setattr(sys, "argv", ["onnxinfo", *command, *(f"--layers={name}" for name in SETTINGS["layers"])])
     with pytest.raises(SystemExit) as ended:

@@ -63,10 +63,16 @@ def test_a_rotated_layer_has_the_same_cka(tmp_path):
 
 
 def test_a_run_that_grows_computes_all_samples_again(tmp_path):
-    chosen = CHOSEN | {"layers": ["relu_6", "logits"], "labels": np.arange(50) % 5}
-    onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", limit=30, **chosen)
-    grown = onnxinfo.analyze(CNN, IMAGES, tmp_path / "a.h5", limit=40, **chosen)
-    whole = onnxinfo.analyze(CNN, IMAGES, tmp_path / "b.h5", limit=40, **chosen)
+    labels = np.arange(20) % 3
+    x = np.random.default_rng(0).standard_normal((20, 4), dtype=np.float32) + 3 * np.eye(4, dtype=np.float32)[labels]
+    nodes = [graphs.node("MatMul", "x w", "h"), graphs.node("Relu", "h", "y"), graphs.node("MatMul", "y v", "z")]
+    weights = [graphs.weight("w", 4, 6), graphs.weight("v", 6, 3)]
+    model = graphs.model(nodes, [graphs.value("x")], [graphs.value("z", ("N", 3))], weights)
+    chosen = CHOSEN | {"layers": ["y", "z"], "labels": labels}
+    onnxinfo.analyze(model, x, tmp_path / "a.h5", limit=15, **chosen)
+    grown = onnxinfo.analyze(model, x, tmp_path / "a.h5", limit=20, **chosen)
+    whole = onnxinfo.analyze(model, x, tmp_path / "b.h5", limit=20, **chosen)
+    assert numbers(grown, "probe")["y"].shape == (20,)
     for metric in chosen["metrics"]:
         first, second = numbers(grown, metric), numbers(whole, metric)
         for layer in first:

@@ -117,7 +117,7 @@ def quick_validation(monkeypatch):
     monkeypatch.setattr("onnxinfo.archive.validate.dimension_names", lambda path, run: {})
 
 
-@pytest.mark.parametrize("point", points(200, fast=2))
+@pytest.mark.parametrize("point", points(200, fast=1))
 def test_killed_at_any_moment(tmp_path, point, quick_validation):
     expected, seconds = undisturbed()
     path = tmp_path / "a.h5"
@@ -207,7 +207,9 @@ def test_power_lost_at_any_moment(tmp_path, point, quick_validation):
     check_and_resume(copy, expected)
 
 
-@pytest.mark.parametrize("options", [[], ["--quiet"]], ids=["", "quiet"])
+@pytest.mark.parametrize(
+    "options", [pytest.param([], marks=pytest.mark.slow, id=""), pytest.param(["--quiet"], id="quiet")]
+)
 def test_ctrl_c_keeps_what_is_finished_and_says_where(tmp_path, tmp_path_factory, options):
     expected, _ = undisturbed()
     path, printed = tmp_path / "out.h5", tmp_path_factory.mktemp("printed")

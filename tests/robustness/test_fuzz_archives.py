@@ -25,9 +25,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures memory
 
 FOUND = DATA / "fuzz" / "archives"
 CASES = 2_000
-FAST = 10
+FAST = 5
 #: Number of cases per test.
-SHARE = 10
+SHARE = 5
 
 
 def _seeds(folder):

@@ -18,7 +18,7 @@ from onnxinfo.archive.format import mark_name
 from onnxinfo.metrics import forward
 
 CASES = 5000
-DEFAULT = 20
+DEFAULT = 10
 PIECE = 240
 # Three layers whose samples must be evaluated one by one are slow, but do not hang.
 CPU_SECONDS = 90

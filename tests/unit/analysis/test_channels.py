@@ -73,7 +73,7 @@ def test_effects_are_those_of_dense_jacobians() -> None:
 
 
 def test_probes_estimate_the_effects(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, proto = sampled(4, 2, 6, 6), linear()
+    images, proto = sampled(2, 2, 6, 6), linear()
     exact = onnxinfo.recommend_channels(proto, images, layers=["hidden"])
     monkeypatch.setattr("onnxinfo.metrics.sensitivity.MOST_EXACT", 1)
     probed = onnxinfo.recommend_channels(proto, images, layers=["hidden"], probes=2000)

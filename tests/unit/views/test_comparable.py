@@ -17,7 +17,12 @@ from onnxinfo.views.comparable import Measured, incomparable, unit_shift
 from onnxinfo.views.plots import history
 from onnxinfo.views.selection import Selection
 
-SCALED = fakes.schema(recipe=fakes.schema().recipe | {"scale": 1.0})
+WHOLE = fakes.schema()
+#: Few layers and samples: what is drawn of each takes most of the time.
+SCALED = fakes.schema(
+    recipe=WHOLE.recipe | {"scale": 1.0}, layers=WHOLE.layers[:2], sample_names=WHOLE.sample_names[:3],
+    labels=WHOLE.labels[:3], foreground=WHOLE.foreground[:3], thumbnails=WHOLE.thumbnails[:3],
+)  # fmt: skip
 
 
 @pytest.fixture

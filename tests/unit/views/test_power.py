@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import archive_fakes as fakes
+import graphs
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -20,7 +21,6 @@ import onnxinfo
 from onnxinfo import UsageError
 from onnxinfo.archive.means import pair_up
 from onnxinfo.cli import cli
-from onnxinfo.models import path as path_of
 from onnxinfo.views.power import MOST, fraction_spread_range, samples_needed, spread_range
 
 LAYERS = [row.name for row in fakes.schema().layers]
@@ -207,16 +207,20 @@ def test_the_spread_of_fractions_is_in_its_range():
 
 
 def test_fractions_that_do_not_differ_are_not_known_exactly(tmp_path):
-    images, labels = (f"{path_of('digits.npz')}:{key}" for key in ("images", "labels"))
-    chosen = {"labels": labels, "layers": ["relu_6", "logits"], "metrics": ["probe"], "limit": 50}
-    onnxinfo.analyze(path_of("digits-cnn.onnx"), images, tmp_path / "a.h5", **chosen)
+    labels = np.arange(24) % 2
+    x = np.random.default_rng(0).standard_normal((24, 2), dtype=np.float32) + 9 * np.eye(2, dtype=np.float32)[labels]
+    nodes = [graphs.node("MatMul", "x w", "y"), graphs.node("MatMul", "y w", "z")]
+    weights = [graphs.constant("w", 2 * np.eye(2), np.float32)]
+    model = graphs.model(nodes, [graphs.value("x", ("N", 2))], [graphs.value("z", ("N", 2))], weights)
+    chosen = {"labels": labels, "layers": ["y", "z"], "metrics": ["probe"]}
+    onnxinfo.analyze(model, x, tmp_path / "a.h5", **chosen)
     (row,) = onnxinfo.power(tmp_path / "a.h5", 0.01)
     assert row["value"] == row["stderr"] == 0
-    most = 1 - 0.025 ** (1 / 50)
+    most = 1 - 0.025 ** (1 / 24)
     assert row["spread"] == pytest.approx(np.sqrt(most))
     assert (row["needed"], row["high"], row["enough"]) == (int(np.ceil(4e4 * most)), row["needed"], False)
-    assert row["shown"] == pytest.approx(2 * np.sqrt(most / 50))
-    onnxinfo.analyze(path_of("digits-cnn.onnx"), images, tmp_path / "a.h5", run="again", **chosen)
+    assert row["shown"] == pytest.approx(2 * np.sqrt(most / 24))
+    onnxinfo.analyze(model, x, tmp_path / "a.h5", run="again", **chosen)
     # Student's t would say that they differ by nothing for certain.
     for found in onnxinfo.compare(tmp_path / "a.h5"):
         assert (found["difference"], found["low"], found["high"]) == (0, pytest.approx(-most), pytest.approx(most))

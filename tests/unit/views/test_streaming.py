@@ -83,7 +83,7 @@ def test_the_rows_are_those_of_a_query(options: dict[str, Any], archive: Path, m
     assert repr(found) == repr(expected)
 
 
-@pytest.mark.parametrize("per", ["layer", "sample"])
+@pytest.mark.parametrize("per", ["layer", pytest.param("sample", marks=pytest.mark.slow)])
 def test_memory_is_that_of_some_layers(per: str, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = peak(lambda: query(archive, per=per))
     monkeypatch.setattr("onnxinfo.views.query._CELLS", 200)
