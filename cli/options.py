@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -11,6 +11,7 @@ import click
 from onnxinfo.config import PATTERNS
 
 from .completion import layer_names, metric_names, run_names
+from .models import opened
 from .settings import setting
 
 Command = Callable[..., Any]
@@ -96,13 +97,25 @@ def units(command: Command) -> Command:
 
     @click.option("--unit", multiple=True, metavar="INDEX", help=text)
     @functools.wraps(command)
-    def narrowed(*args: Any, unit: Sequence[str], layers: Sequence[str], **options: Any) -> Any:
-        return command(*args, layers=_parts(layers, unit), **options)
+    def narrowed(*args: Any, unit: Sequence[str], model: str, layers: Sequence[str], **options: Any) -> Any:
+        if unit:
+            layers = _parts(model, layers, unit, options)
+        return command(*args, model=model, layers=layers, **options)
 
     return narrowed
 
 
-def _parts(layers: Sequence[str], units: Sequence[str]) -> Sequence[str]:
-    if units and not layers:
+def _parts(model: str, layers: Sequence[str], units: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """Return the names of parts of the layers that patterns select, of which a pattern with an index says nothing."""
+    from onnxinfo import load, perturbed_tensors
+    from onnxinfo.graph.layers import choose_layers
+    from onnxinfo.graph.parts import parted_tensors
+
+    if not layers:
         raise click.UsageError(f"--unit {units[0]!r} without --layers; name the layers that it is a part of")
-    return [f"{layer}[{unit}]" for layer in layers for unit in units] if units else layers
+    loaded = opened(load(model), **{name: options[name] for name in ("set", "batch_axis", "dequantize")})
+    if found := [pattern for pattern in layers if parted_tensors(loaded, [pattern])]:
+        raise click.UsageError(f"--unit {units[0]!r} with --layers {found[0]!r}, a part already; give one of both")
+    sources = perturbed_tensors(loaded, options["input_tensor"])
+    _, chosen = choose_layers(loaded, sources, layers, options["exclude"])
+    return [f"{layer.name}[{unit}]" for layer in chosen for unit in units]

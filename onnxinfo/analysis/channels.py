@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -106,8 +106,32 @@ class ChannelChooser:
                 removed[name] += channels
             now, target = self.measure(removed, done, rounds)
             moved = target - clean
-        change = float(np.square(moved, dtype=np.float64).sum() / len(self._job.provider))
-        return Choice(removed, effects, change)
+        return Choice(removed, effects, self._change(removed))
+
+    def _change(self, removed: Mapping[str, Sequence[int]]) -> float:
+        """Return the mean squared change of all entries of the target without some channels."""
+        at, total = self._without(removed), 0.0
+
+        def add(block: list[int]) -> None:
+            nonlocal total
+            moves = 0.0
+            for part, given in self._network.parts(*self._job.inputs(block)):
+                clean, _ = self._network.begin(given, part.stop - part.start)
+                with without_channels(self._network, at):
+                    moved, _ = self._network.begin(given, part.stop - part.start)
+                moves += float((moved - clean).double().square().sum())
+            # At the end only: the work on a block is repeated if memory runs out.
+            total += moves
+
+        self._for_each(add)
+        return total / len(self._job.provider)
+
+    def _without(self, removed: Mapping[str, Sequence[int]]) -> dict[int, tuple[int, Sequence[int]]]:
+        return {self._places[name]: (self._axes[name], channels) for name, channels in removed.items() if channels}
+
+    def _for_each(self, work: Callable[[list[int]], None]) -> None:
+        samples, size = range(len(self._job.provider)), self._job.batch_size
+        for_each(self._job, [[*samples[start : start + size]] for start in range(0, len(samples), size)], work)
 
     def _chosen(
         self,
@@ -131,10 +155,9 @@ class ChannelChooser:
     ) -> tuple[dict[str, Floats], Floats]:
         """Return each channel's contributions by layer, (C, S m), and the target, (S m,), without some channels."""
         samples = range(len(self._job.provider))
-        size, total = self._job.batch_size, (rounds + 1) * len(samples)
+        total = (rounds + 1) * len(samples)
         parts: dict[str, list[Floats]] = {name: [] for name in self._axes}
         targets: list[Floats] = []
-        at = {self._places[name]: (self._axes[name], channels) for name, channels in removed.items() if channels}
 
         def add(block: list[int]) -> None:
             # The same directions in every round.
@@ -149,8 +172,8 @@ class ChannelChooser:
             self._report(Progress("channels", done * len(samples) + block[-1] + 1, total))
 
         self._report(Progress("channels", done * len(samples), total))
-        with without_channels(self._network, at):
-            for_each(self._job, [[*samples[start : start + size]] for start in range(0, len(samples), size)], add)
+        with without_channels(self._network, self._without(removed)):
+            self._for_each(add)
         return {name: np.concatenate(each, 1) for name, each in parts.items()}, np.concatenate(targets)
 
 

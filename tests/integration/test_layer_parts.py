@@ -192,8 +192,25 @@ def test_units_on_the_command_line_are_parts_of_every_named_layer():
 
 
 @pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--layers", "relu_[12]", "--layers", "relu", "--unit", "3"], {"relu[3]", "relu_1[3]", "relu_2[3]"}),
+        (["--layers", "re:^relu_1$", "--unit", "3"], {"relu_1[3]"}),
+        (["--layers", "op:Relu", "--exclude", "relu_[2-6]", "--unit", "3"], {"relu[3]", "relu_1[3]"}),
+        (["--layers", "1", "--unit", "3"], {"relu[3]"}),
+    ],
+)
+def test_units_are_parts_of_all_layers_that_patterns_match(options, names):
+    chosen = ["sensitivity", str(CNN), "--inputs", IMAGES, "--limit", "2", "--format", "json", *options]
+    found = CliRunner().invoke(cli, chosen)
+    assert {row["tensor"] for row in json.loads(found.stdout)} == names
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--layers", "relu_", "--unit", "3"], "no layer matches 'relu_'"),
+        (["--layers", "relu_1[3]", "--unit", "2"], "--layers 'relu_1[3]', a part already"),
         (["--unit", "3"], "--unit '3' without --layers"),
         (["--layers", "relu_1", "--unit", "green"], "the index of a part consists of integers and slices"),
         (["--layers", "relu_1", "--unit", "3", "--unit", "99"], "index 99 is out of range"),

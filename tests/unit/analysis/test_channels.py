@@ -108,6 +108,22 @@ def test_the_change_is_that_of_the_smaller_network() -> None:
     assert plan.change == pytest.approx(float(change), rel=1e-4)
 
 
+def test_the_change_of_a_map_is_measured_whatever_the_probes() -> None:
+    nodes = [
+        node("Conv", "x a.w a.b", "a", pads=[1, 1, 1, 1]), node("Relu", "a", "hidden"), node("Conv", "hidden b.w", "y"),
+    ]  # fmt: skip
+    weights = [weight("a.w", 6, 2, 3, 3), weight("a.b", 6), weight("b.w", 5, 6, 3, 3)]
+    proto, images = (
+        model(nodes, [value("x", ("N", 2, 10, 10))], [value("y", ("N", 5, 8, 8))], weights),
+        sampled(8, 2, 10, 10),
+    )
+    plan = onnxinfo.recommend_channels(proto, images, share=0.5, layers=["hidden"], probes=2)
+    before = outputs(proto, images)
+    moved = outputs(onnxinfo.prune_channels(proto, plan.to_dict()), images) - before
+    measured = moved.square().sum((1, 2, 3)).mean() / before.var(0, correction=0).sum()
+    assert plan.change == pytest.approx(float(measured), rel=1e-4)
+
+
 def test_every_tensor_loses_its_own_number() -> None:
     random = np.random.default_rng(0)
     effects = {name: random.standard_normal((6, 40)).astype(np.float32) for name in "abc"}
