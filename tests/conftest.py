@@ -23,6 +23,11 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    """Extension modules that look for leaks at the end find none."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def unsynced():
     """Do not wait for the disk: the writer does so after every few cells, dozens of times for a small archive."""

@@ -115,8 +115,8 @@ class Selection:
             with open_archive(path) as archive:
                 for name in archive.runs:
                     chosen = _matches(name, self.runs or ["*"], name.removesuffix(BACKUP) in archive.runs)
-                    if chosen and _has_tags(archive[name], self.tags):
-                        yield archive[name], path
+                    if chosen and _has_tags(run := archive[name], self.tags):
+                        yield run, path
 
     def titles(self) -> dict[tuple[Path, str], str]:
         """Return a distinct title for each run, by archive and name: its name, with the archive if several have it."""

@@ -245,7 +245,7 @@ def test_padding_has_no_value_in_maps(tmp_path: Path) -> None:
     """Excluded units are NaN in maps and do not enter means; readers of maps handle that."""
     ids, mask = np.random.default_rng(3).integers(1, 20, (4, 6)), MASK
     given = {"ids": ids * mask, "attention_mask": mask}
-    options = {"layers": ["y"], "input_tensor": "embedded", "decoder_width": 4, "decoder_steps": 40}
+    options = {"layers": ["y"], "input_tensor": "embedded", "decoder_width": 4, "decoder_steps": 4}
     result = onnxinfo.analyze(attention_model(), given, tmp_path / "run.h5", metrics=["ru", "sid"], **options)
     with onnxinfo.open(result.archive) as archive:
         run = archive[result.run]

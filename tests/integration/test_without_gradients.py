@@ -299,6 +299,14 @@ def test_with_feature_everywhere_nothing_is_drawn_apart(tmp_path):
     assert "without gradients" not in (tmp_path / "curve.svg").read_text()
 
 
+@pytest.fixture
+def rough(monkeypatch):
+    """Let the solver search once, for tests of what is done with its numbers."""
+    monkeypatch.setattr(forward, "STAGES", forward.STAGES[:1])
+    monkeypatch.setattr(forward, "MOST_SEARCHES", 1)
+    monkeypatch.setattr(forward, "CERTIFIED_STDERR", 0.1)
+
+
 @pytest.fixture(scope="module")
 def mixed_run(tmp_path_factory):
     """A run of two samples with the name auto."""
@@ -315,6 +323,7 @@ def test_a_mixed_run_is_the_same_with_several_workers(tmp_path, mixed_run):
         assert np.array_equal(two[name], numbers, equal_nan=numbers.dtype.kind == "f"), name
 
 
+@pytest.mark.usefixtures("rough")
 def test_results_of_another_normalizer_are_not_compared(tmp_path, mixed_run):
     shutil.copy(mixed_run[0], tmp_path)
     run_of(mixed(), X, tmp_path, name="absolute", limit=2, budget=0.1)
@@ -343,6 +352,7 @@ def test_metrics_that_need_gradients_are_refused_in_one_line(tmp_path, metric):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.usefixtures("rough")
 def test_too_many_scales_are_refused_or_left_out(tmp_path, caplog):
     nodes = [
         node("Relu", "x", "h"),
