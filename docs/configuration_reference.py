@@ -49,8 +49,8 @@ onnxinfo.analyze(model, images, "result.h5", **read_settings("analysis.toml"))
 ```
 
 Options on the command line and single settings in Python that certainly would do nothing, such as `--shuffle` without
-`--limit`, are refused in one line. In a file, the environment or a configuration object, they do no harm, because these
-may serve several commands.
+`--limit`, are refused in one line. In a file, also one that `read_settings` reads, in the environment or in a
+configuration object, they do no harm, because these may serve several commands.
 
 Python reads neither a configuration file nor the environment by itself. `coherency` names its runs itself and has no
 `run`; `robustness` chooses layers and metrics itself and has no `[selection]`.

@@ -7,7 +7,7 @@ is used by Python's keywords, the command line (``--flat-name``) and the environ
 
 from __future__ import annotations
 
-from .combining import configure, read_settings, refuse_idle, value_of
+from .combining import FromFile, configure, read_settings, refuse_idle, value_of
 from .keywords import FlatOptions, InputOptions, Options, TrainingOptions
 from .sections import (
     COHERENCY_METRICS,
@@ -43,6 +43,7 @@ __all__ = [
     "Entry",
     "ExecutionConfig",
     "FlatOptions",
+    "FromFile",
     "InputConfig",
     "InputOptions",
     "Options",

@@ -15,6 +15,12 @@ from .sections import SECTIONS, Config, entries, former_names
 from .settings import Entry
 
 
+class FromFile(str):
+    """Flat name of a setting that a file gave, which may serve other commands: it is not refused as idle."""
+
+    __slots__ = ()
+
+
 def configure(base: Config, options: Mapping[str, Any], *sections: str) -> Config:
     """Return a configuration with some settings replaced.
 
@@ -66,7 +72,7 @@ def refuse_idle(given: Iterable[str], idle: Iterable[str], when: str, remedy: st
     Parameters
     ----------
     given
-        Flat names of the settings that the user gave, or attributes of :class:`Config`.
+        Flat names of the settings that the user gave, or attributes of :class:`Config`; those of a file are left out.
     idle
         Those without effect; a table of the configuration file stands for all of its settings.
     when
@@ -84,7 +90,7 @@ def refuse_idle(given: Iterable[str], idle: Iterable[str], when: str, remedy: st
         own = [entry.setting for entry in entries(each)] if each in SECTIONS else []
         names |= {name for setting in own for name in (setting.flat, setting.former) if name}
         names.add(SECTIONS[each][0][0] if each in SECTIONS else each)
-    if found := [f"{name}=..." for name in given if name in names]:
+    if found := [f"{name}=..." for name in given if name in names and not isinstance(name, FromFile)]:
         one = len(found) == 1
         listed = found[0] if one else f"{', '.join(found[:-1])} and {found[-1]}"
         advice = f"{remedy}, or leave" if remedy else "leave"
@@ -95,6 +101,9 @@ def refuse_idle(given: Iterable[str], idle: Iterable[str], when: str, remedy: st
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the settings in a configuration file, by flat name.
+
+    Settings that have no effect where they are given by these names are not refused, since the file may serve several
+    commands.
 
     Parameters
     ----------
@@ -119,7 +128,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
                 raise UsageError(no_such("setting", name, [*known], f"table [{section}] of {quoted(path)}"))
             setting = known[name].setting
             try:
-                found[setting.flat] = setting.kind.check(value)
+                found[FromFile(setting.flat)] = setting.kind.check(value)
             except ValueError as error:
                 raise UsageError(f"{section}.{name} in {quoted(path)} is not usable: give {error}") from None
     return found

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import Config, Entry, entries, refuse_idle, value_of
+from ..config import Config, Entry, FromFile, entries, refuse_idle, value_of
 from ..errors import OnnxinfoError
 
 Given = Mapping[str, Any]
@@ -69,7 +69,7 @@ def refuse_idle_keywords(command: str, flat: Given, config: Config, **more: Any)
     """
     known = {each.setting.flat: each for each in entries()}
     names = {each.setting.former: name for name, each in known.items() if each.setting.former}
-    typed = [names.get(name, name) for name in flat]
+    typed = [names.get(name, name) for name in flat if not isinstance(name, FromFile)]
     typed = [name for name in typed if name in known and not is_default(known[name], value_of(config, known[name]))]
     if typed:
         given = {name: value_of(config, each) for name, each in known.items()} | more

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import onnxinfo
 from onnxinfo.cli import cli, main
-from onnxinfo.config import Config, SelectionConfig, configure
+from onnxinfo.config import Config, SelectionConfig, configure, read_settings
 from onnxinfo.models import path
 from onnxinfo.workflows.idle import refuse_idle_keywords
 
@@ -165,6 +165,17 @@ def test_settings_of_other_commands_do_no_harm(tmp_path: Path, monkeypatch: pyte
     for line in (LEAKAGE, SENSITIVITY, ("prune", CNN, "--keep", ".5", "-o", "out.onnx")):
         result = CliRunner().invoke(cli, [*line])
         assert result.exit_code == 0, result.output
+
+
+def test_settings_of_a_file_do_no_harm_in_python(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("[ru.decoder]\nsteps = 5\n[input]\nlimit = 2\nrate = 8\nshuffle_seed = 3\n")
+    given = read_settings(file) | {"layers": ["logits"], "metrics": ["gradient"]}
+    onnxinfo.analyze(CNN, IMAGES, tmp_path / "new.h5", **given)
+    with pytest.raises(onnxinfo.UsageError, match="has no effect"):
+        onnxinfo.analyze(CNN, IMAGES, tmp_path / "new.h5", **{str(name): value for name, value in given.items()})
+    file.write_text("[ru.decoder]\nsteps = 5\n[input]\nlimit = 2\nshuffle_seed = 3\n")
+    assert onnxinfo.leakage(CNN, IMAGES, accuracy=False, layers="logits", **read_settings(file)).samples == 2
 
 
 def test_options_that_may_have_an_effect_are_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
