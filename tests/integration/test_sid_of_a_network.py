@@ -37,7 +37,7 @@ def plain(digits, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("count", "layers"), [(3, ["relu_4"]), pytest.param(12, ["relu_4", "logits"], marks=pytest.mark.slow)]
+    ("count", "layers"), [(2, ["relu_4"]), pytest.param(12, ["relu_4", "logits"], marks=pytest.mark.slow)]
 )
 def test_the_solver_is_not_below_the_paper_s_optimizer(count, layers, tmp_path, digits):
     fast = digits_sid(digits, tmp_path, "fast", count=count, layers=layers)
