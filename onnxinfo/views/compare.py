@@ -83,7 +83,8 @@ def compare(
         An archive, or several.
     by
         Matching of layers: ``layer``, by name; ``depth``, by relative depth: each layer of the first run with the
-        other run's layer nearest to it as a fraction of the total depth.
+        other run's layer nearest to it as a fraction of the depth of the run's deepest compared layer. Analyze both
+        runs up to the same part of the network, such as its output: an archive does not have the network's depth.
     unpaired
         Compare runs on different samples, as independent draws. By default this is refused. The standard deviations of
         their inputs then differ, too, and are the units of ``sid``, ``ru`` and ``concentration``: intervals of these
