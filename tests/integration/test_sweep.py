@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import graphs
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -59,16 +60,19 @@ def test_linearizations_are_computed_once(archive, tmp_path, monkeypatch):
 
 
 def test_a_sweep_grows_by_alphas_layers_and_samples(tmp_path):
-    found = tmp_path / "a.h5"
-    chosen = {"layers": ["logits"], "limit": 1, "normalize_by": "sample"}
-    onnxinfo.sweep(CNN, IMAGES, found, ALPHAS[:2], **chosen)
+    found, samples = tmp_path / "a.h5", np.random.default_rng(0).standard_normal((3, 4), dtype=np.float32)
+    nodes = [graphs.node("MatMul", "x w", "h"), graphs.node("Tanh", "h", "t"), graphs.node("MatMul", "t v", "y")]
+    weights = [graphs.weight("w", 4, 6), graphs.weight("v", 6, 3)]
+    network = graphs.model(nodes, [graphs.value("x")], [graphs.value("y", ("N", 3))], weights)
+    chosen = {"layers": ["y"], "limit": 2, "normalize_by": "sample", "std": 1.0}
+    onnxinfo.sweep(network, samples, found, ALPHAS[:2], **chosen)
     before = values(found, "alpha=0.001")["value"]
-    grown = onnxinfo.sweep(CNN, IMAGES, found, ALPHAS, **chosen)
+    grown = onnxinfo.sweep(network, samples, found, ALPHAS, **chosen)
     assert [each.unchanged for each in grown.results] == [True, True, False]
     np.testing.assert_array_equal(values(found, "alpha=0.001")["value"], before)
-    onnxinfo.sweep(CNN, IMAGES, found, ALPHAS[:2], **(chosen | {"layers": ["relu"], "limit": 2}))
-    assert values(found, "alpha=0.001")["value"].shape == (2, 2)
-    assert values(found, "alpha=0.01")["value"].shape == (1, 1)
+    onnxinfo.sweep(network, samples, found, ALPHAS[:2], **(chosen | {"layers": ["t"], "limit": 3}))
+    assert values(found, "alpha=0.001")["value"].shape == (2, 3)
+    assert values(found, "alpha=0.01")["value"].shape == (1, 2)
     assert onnxinfo.validate(found).violations == ()
 
 
