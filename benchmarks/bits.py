@@ -11,7 +11,9 @@ weights per channel and 8-bit activations; ``TensorQuantOverrides`` give the blo
 - ``sqnr``: power of the rounding errors over that of the values, measured;
 - ``kl``: divergence of the class probabilities if only this tensor is rounded, one run per tensor and number of bits;
 - ``hessian``: half the trace of J^T F J, with the Fisher information F of the probabilities, times step^2/12;
-- ``jacobian``: trace of J^T J of the logits times step^2/12, as ``onnxinfo recommend bits`` does.
+- ``jacobian``: trace of J^T J of the logits times step^2/12;
+- ``recommended``: what ``onnxinfo recommend bits`` gives: the same, and averages are rounded to the scale of their
+  operand, as the quantizer does.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import torch
 from one_line import as_script
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+import onnxinfo
 from onnxinfo.analysis.bits import Grid, allocate, uniform_noise
 from onnxinfo.analysis.sensitivity import Measured, measure_sensitivity
 from onnxinfo.config import Config, configure
@@ -39,7 +42,7 @@ from onnxinfo.metrics.sensitivity import Divergence
 from onnxinfo.metrics.taps import TappedNetwork
 from onnxinfo.workflows.sensitivity import Opened, open_sensitivity
 
-CHOICES, MEANS, METHODS = range(2, 9), (3, 4), ("uniform", "sqnr", "kl", "hessian", "jacobian")
+CHOICES, MEANS, METHODS = range(2, 9), (3, 4), ("uniform", "sqnr", "kl", "hessian", "jacobian", "recommended")
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 Array = npt.NDArray[Any]
 
@@ -156,10 +159,24 @@ def measured(
     grids = [grids_of(each) for each in found]
     losses = scores(opened, found, fisher, grids)
     for method, mean in wanted:
-        bits = [mean] * len(found) if method == "uniform" else allocate(losses[method], CHOICES, mean)
+        bits = divided(method, mean, losses, model, images, [each.layer.name for each in found])
         chosen = {each.layer.name: grid[CHOICES.index(b)] for each, grid, b in zip(found, grids, bits, strict=True)}
         made = quantized(model, images, {name: override(grid) for name, grid in chosen.items()})
         yield method, mean, bits, predictions(made, test)
+
+
+def divided(
+    method: str, mean: int, losses: dict[str, Array], model: Path, images: Array, tensors: list[str]
+) -> list[int]:
+    """Return the bits of tensors."""
+    if method == "uniform":
+        return [mean] * len(tensors)
+    if method != "recommended":
+        return allocate(losses[method], CHOICES, mean)
+    options: dict[str, Any] = {"scale": 1.0, "mean": 0.0, "std": 1.0, "layers": tensors}
+    plan = onnxinfo.recommend_bits(model, images, mean_bits=mean, **options)
+    found = {each.tensor: each.bits for each in plan.tensors}
+    return [found[name] for name in tensors]
 
 
 def grids_of(each: Measured) -> list[Grid]:
@@ -186,14 +203,14 @@ def key(row: dict[str, Any]) -> tuple[str, int, str, int]:
 
 
 def show(chosen: argparse.Namespace) -> None:
-    """Print the mean accuracy over seeds, and the difference of ``jacobian`` with paired bootstrap errors."""
+    """Print the mean accuracy over seeds, and the difference of ``recommended`` with paired bootstrap errors."""
     found = {key(row): np.array([*map(int, row["correct"])]) for row in rows_of(Path(chosen.results))}
     models = [*dict.fromkeys(name for name, *_ in found)]
     print(
         "| network | mean bits | "
         + " | ".join(METHODS)
         + " | "
-        + " | ".join(f"jacobian - {m}" for m in METHODS[:-1])
+        + " | ".join(f"recommended - {m}" for m in METHODS[:-1])
         + " |"
     )
     print("| --- " * (2 + 2 * len(METHODS) - 1) + "|")
@@ -202,7 +219,7 @@ def show(chosen: argparse.Namespace) -> None:
             seeds = [s for s in range(100) if all((model, s, m, mean) in found for m in METHODS)]
             grids = {m: np.stack([found[model, s, m, mean] for s in seeds]) for m in METHODS}
             accuracies = [f"{grids[m].mean():.3f}" for m in METHODS]
-            differences = [bootstrap(grids["jacobian"] - grids[m]) for m in METHODS[:-1]]
+            differences = [bootstrap(grids["recommended"] - grids[m]) for m in METHODS[:-1]]
             print(f"| {model} ({len(seeds)} seeds) | {mean} | " + " | ".join([*accuracies, *differences]) + " |")
 
 
