@@ -47,6 +47,11 @@ _WIDTH = 100
     help="Train decoders that reconstruct the input from noisy tensors, on --decoder-inputs, and print their errors on "
     "the samples. This takes minutes to hours.",
 )  # fmt: skip
+@click.option(
+    "--doublings", type=click.IntRange(0), default=0, show_default=True, metavar="N",
+    help="With --attack: train N times more at most, with twice the steps, until no error falls by more than its "
+    "standard error.",
+)  # fmt: skip
 @config_file
 @units
 @setting("layers")
@@ -82,7 +87,7 @@ def leakage(model: str, inputs: str, output: str | None, format: str, force: boo
     stored = found.to_dict()
     rows = [{**row, "assumption": found.assumption} for row in stored["tensors"]]
     measured = ACCURACY if options["accuracy"] else ()
-    attacked = ATTACK if options["attack"] else ()
+    attacked = [*(ATTACK if options["attack"] else ()), *(["attack_converged"] if options["doublings"] else ())]
     psnr = ["psnr"] if options["psnr"] is not None else []
     columns = [*COLUMNS, *psnr, *measured, *attacked, "narrow", *(["mark"] if any(row["mark"] for row in rows) else [])]
     if format in ("table", "markdown"):

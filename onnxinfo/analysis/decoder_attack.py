@@ -12,9 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..archive.means import mean_and_stderr
 from ..errors import UsageError
 from ..metrics.decoder_training import Material, Trained, demand_enough, train_decoders
 from ..metrics.input_provider import InputProvider
+from ..text import listed
 from .decoders import check_parts, decoder_settings, on_training_inputs, training_inputs
 from .job import Job
 from .settings import Progress, Report
@@ -36,10 +38,13 @@ class Attack:
         Mean squared error per input unit of the reconstruction of each analyzed sample, (S,).
     steps
         Training steps after which the decoder was best on validation samples.
+    converged
+        Whether the error fell by at most its standard error when the steps were last doubled; None: they were not.
     """
 
     errors: Floats
     steps: int
+    converged: bool | None = None
 
 
 def attack_inputs(job: Job) -> InputProvider:
@@ -94,7 +99,41 @@ def _contents(provider: InputProvider) -> Iterator[bytes]:
 
 
 def attack(
-    job: Job, training: InputProvider, noise: Mapping[int, float], unit: Tensor, report: Report
+    job: Job, training: InputProvider, noise: Mapping[int, float], unit: Tensor, report: Report, doublings: int = 0
+) -> dict[int, Attack]:
+    """Attack layers, with more and more training steps as long as the errors fall.
+
+    Parameters
+    ----------
+    job, training, noise, unit, report
+        As for :func:`attack_once`.
+    doublings
+        Largest number of times that the steps are doubled. An error falls if it does by more than its standard error.
+
+    Returns
+    -------
+    dict
+        The better of the last two attacks on each layer.
+    """
+    steps, falling = job.config.ru.decoder.steps, dict(noise)
+    found = attack_once(job, training, falling, unit, report, steps)
+    for _ in range(doublings):
+        steps *= 2
+        for layer, longer in attack_once(job, training, falling, unit, report, steps).items():
+            (before, _, _), (after, stderr, _) = (mean_and_stderr(each.errors) for each in (found[layer], longer))
+            better = longer if after < before else found[layer]
+            found[layer] = replace(better, converged=bool(before - after <= stderr))
+        falling = {layer: scale for layer, scale in falling.items() if not found[layer].converged}
+        if not falling:
+            break
+    if doublings and falling:
+        names = listed([job.layers[layer].name for layer in falling])
+        logger.warning("errors of decoders still fall at %d steps, at %s; double the steps more often", steps, names)
+    return found
+
+
+def attack_once(
+    job: Job, training: InputProvider, noise: Mapping[int, float], unit: Tensor, report: Report, steps: int
 ) -> dict[int, Attack]:
     """Train decoders on noisy features, and measure their errors on the analyzed samples.
 
@@ -110,6 +149,8 @@ def attack(
         Unit of the errors, broadcastable to a sample.
     report
         Receives progress.
+    steps
+        Training steps.
 
     Returns
     -------
@@ -117,7 +158,7 @@ def attack(
         The attack on each layer.
     """
     layers = [*noise]
-    settings = decoder_settings(job.config.ru.decoder, job.settings.seed)
+    settings = replace(decoder_settings(job.config.ru.decoder, job.settings.seed), steps=steps)
     shapes = job.network.shapes(*job.inputs([0]))
     network = on_training_inputs(job, training).part(layers)
     scales = tuple(noise[layer] for layer in layers)

@@ -156,6 +156,7 @@ def measure_leakage(
     wanted: Wanted,
     report: Report,
     training: InputProvider | None = None,
+    doublings: int = 0,
 ) -> Measured:
     """Measure what layers of a job reveal of the input.
 
@@ -173,6 +174,8 @@ def measure_leakage(
         Receives progress.
     training
         Training samples of an attack by decoders; None: there is none.
+    doublings
+        Largest number of times that its training steps are doubled, see :func:`.decoder_attack.attack`.
 
     Returns
     -------
@@ -202,7 +205,7 @@ def measure_leakage(
     if classifier is not None:
         clean, accuracy = classifier.accuracy(noise, report)
     attacked = {i: scale for i, scale in noise.items() if scale > 0}
-    attacks = attack(job, training, attacked, unit, report) if training is not None and attacked else {}
+    attacks = attack(job, training, attacked, unit, report, doublings) if training is not None and attacked else {}
     leaks = [
         Leak(
             job.layers[i],

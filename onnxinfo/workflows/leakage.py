@@ -134,9 +134,10 @@ class Leakage:
             interval over samples, NaN if it was not measured; attack, the mean squared error per input unit of a
             decoder trained on noisy tensors, on the samples, attack_stderr, its standard error over samples,
             attack_over_bound, the ratio of the error to the bound, and attack_steps, the training steps after which the
-            decoder was best, NaN without attack; narrow, whether the tensor has fewer entries than the
-            input has units, so that no unbiased estimator exists; mark, empty or a caveat: ``bypassed`` (the network
-            cannot be split here, because its output also depends on the input along other ways), ``dead`` (the tensor
+            decoder was best, NaN without attack; attack_converged, whether its error fell by at most its standard error
+            when the steps were last doubled, None if they were not; narrow, whether the tensor has fewer entries than
+            the input has units, so that no unbiased estimator exists; mark, empty or a caveat: ``bypassed`` (the
+            network cannot be split here, because its output also depends on the input along other ways), ``dead`` (the tensor
             does not depend on the input), and, without numbers, ``integer`` and ``not_finite``.
         """
         import pandas
@@ -228,15 +229,17 @@ def _row(each: Leak, unit: str) -> dict[str, Any]:
     }
 
 
-def _attack(found: Attack | None, bound: float) -> dict[str, float]:
+def _attack(found: Attack | None, bound: float) -> dict[str, float | None]:
     if found is None:
-        return dict.fromkeys(("attack", "attack_stderr", "attack_over_bound", "attack_steps"), math.nan)
+        unknown = dict.fromkeys(("attack", "attack_stderr", "attack_over_bound", "attack_steps"), math.nan)
+        return {**unknown, "attack_converged": None}
     error, stderr, _ = mean_and_stderr(found.errors)
     return {
         "attack": float(error),
         "attack_stderr": float(stderr),
         "attack_over_bound": float(error) / bound,
         "attack_steps": found.steps,
+        "attack_converged": found.converged,
     }
 
 
@@ -250,6 +253,7 @@ def leakage(
     noise: float | None = None,
     accuracy: bool = True,
     attack: bool = False,
+    doublings: int = 0,
     layers: Names = (),
     exclude: Names = (),
     input: InputConfig = InputConfig(),
@@ -285,6 +289,10 @@ def leakage(
         Train a decoder for each tensor that reconstructs the input from the noisy tensor, on the samples
         ``decoder_inputs``, and measure its error on `inputs`. This takes minutes to hours. A warning and
         :attr:`Leakage.seen` tell how many of the samples it was trained on.
+    doublings
+        Largest number of times that the decoders' training steps are doubled, as long as an error falls by more than
+        its standard error: a decoder that is trained too briefly makes a tensor look private. A warning names the
+        tensors whose errors still fall.
     layers, exclude
         Patterns, see :func:`onnxinfo.select_layers`; default: the default layers of :func:`onnxinfo.list_layers` at
         which the network can be split: its output depends on the input through them alone.
@@ -319,7 +327,7 @@ def leakage(
     >>> table.tensor[table.noise_std.idxmin()] in [*table.tensor]
     True
     """
-    _check_options(flat, attack)
+    _check_options(flat, attack, doublings)
     wanted = _wanted(mse, psnr, noise)
     base = Config(SelectionConfig(names_of(layers, "layers"), names_of(exclude, "exclude")), input, execution=execution)
     given: dict[str, Any] = {**flat}
@@ -331,7 +339,7 @@ def leakage(
         training = attack_inputs(opened.job) if attack else None
         seen = 0 if training is None else count_seen(opened.job.provider, training)
         report = reporting(progress)
-        found = measure_leakage(opened.job, scores, opened.shown, wanted, report, training)
+        found = measure_leakage(opened.job, scores, opened.shown, wanted, report, training, doublings)
     bound = math.nan if wanted.bound is None else wanted.bound
     return Leakage(
         samples=len(opened.job.provider),
@@ -346,7 +354,11 @@ def leakage(
     )
 
 
-def _check_options(given: Collection[str], attack: bool) -> None:
+def _check_options(given: Collection[str], attack: bool, doublings: int) -> None:
+    if doublings < 0 or not float(doublings).is_integer():
+        raise UsageError(f"doublings={doublings}: an integer of at least 0 expected")
+    if doublings and not attack:
+        raise UsageError(f"doublings={doublings} has no effect without attack=True; give that")
     refuse_idle(given, PARALLEL, IN_ONE_PROCESS)
     refuse_idle(given, ["decoders"], "on an attack, which trains decoders of its own")
     if not attack:

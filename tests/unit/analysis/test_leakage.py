@@ -394,6 +394,34 @@ def test_a_decoder_attacks_samples_that_it_has_not_seen() -> None:
     assert 0 < row.attack_steps <= 150
 
 
+def test_decoders_are_trained_longer_until_their_errors_stop_falling(caplog: pytest.LogCaptureFixture) -> None:
+    stream = np.random.default_rng(0)
+    training, held_out = (stream.normal(size=(count, UNITS)).astype(np.float32) for count in (1024, 256))
+    options = {"decoder_width": 8, "decoder_steps": 10, "decoder_batch": 64, "decoder_learning_rate": 0.01}
+    options |= {"mse": 0.5, "accuracy": False, "attack": True, "decoder_inputs": training}
+
+    def attacked(doublings: int) -> Any:
+        return onnxinfo.leakage(linear(rotation()), held_out, doublings=doublings, **options).to_dataframe().iloc[0]
+
+    once, twice, often = attacked(0), attacked(1), attacked(7)
+    assert (once.attack_converged, twice.attack_converged, often.attack_converged) == (None, False, True)
+    warned = [message for message in caplog.messages if "still fall" in message]
+    assert warned == ["errors of decoders still fall at 20 steps, at 'y'; double the steps more often"]
+    assert twice.attack < once.attack - once.attack_stderr
+    assert often.attack == pytest.approx(0.5 / 1.5, abs=0.06)
+    # Of 10 steps doubled, those with which the better decoder was trained.
+    assert 20 < often.attack_steps <= 10 * 2**7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"doublings": 2}, "without attack=True"), ({"attack": True, "doublings": -1}, "an integer of at least 0")],
+)
+def test_doublings_need_an_attack(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        onnxinfo.leakage(linear(rotation()), table(), accuracy=False, **options)
+
+
 def test_samples_that_the_attack_was_trained_on_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     """By content: at other places, and as float64 instead of float32."""
     training = table(count=64)
