@@ -137,8 +137,8 @@ class Leakage:
             decoder was best, NaN without attack; attack_converged, whether its error fell by at most its standard error
             when the steps were last doubled, None if they were not; narrow, whether the tensor has fewer entries than
             the input has units, so that no unbiased estimator exists; mark, empty or a caveat: ``bypassed`` (the
-            network cannot be split here, because its output also depends on the input along other ways), ``dead`` (the tensor
-            does not depend on the input), and, without numbers, ``integer`` and ``not_finite``.
+            network cannot be split here, because its output also depends on the input along other ways), ``dead`` (the
+            tensor does not depend on the input), and, without numbers, ``integer`` and ``not_finite``.
         """
         import pandas
 
