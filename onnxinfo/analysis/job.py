@@ -218,7 +218,8 @@ def prepare_reached(
         ends = {names[position]: node for position, node in converted.ends.items()}
     except ConversionError:
         ends = obstacles(provider.model, provider.tensors, names)
-        if not ends:
+        # The error of the conversion names the layers that could be chosen instead.
+        if not ends or not ends.keys().isdisjoint(named):
             raise
     if not ends:
         return settled(provider, layers, settings, converted, device)

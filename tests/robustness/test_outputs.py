@@ -73,6 +73,9 @@ RECIPES = {
     "recommend bits": Recipe(
         f"model.onnx {SAMPLES[:-1]}8 {_LABELS} --accuracy .01", ANALYSIS, "new.json", kind=kinds.JSON
     ),
+    "recommend bits --plot": Recipe(
+        f"model.onnx {SAMPLES[:-1]}8 --mean-bits 4", (*MODEL, "samples.npz"), "new.png", kind=kinds.PNG
+    ),
     "recommend channels": Recipe(
         f"model.onnx {SAMPLES[:-1]}8 --share .25", (*MODEL, "samples.npz"), "new.json", kind=kinds.JSON
     ),
@@ -91,6 +94,9 @@ RECIPES = {
     "compare": Recipe("result.h5 second.h5", ("result.h5", "second.h5"), "new.txt", kind=kinds.TABLE),
     "compare --verdict": Recipe(
         "result.h5 second.h5 --fail-if gradient>+1e9", ("result.h5", "second.h5"), "new.json", kind=kinds.JSON
+    ),
+    "compare --plot": Recipe(
+        "result.h5 second.h5 --fail-if gradient>+1e9", ("result.h5", "second.h5"), "new.png", kind=kinds.PNG
     ),
     "report": Recipe(
         "result.h5 second.h5 --model model.onnx", ("result.h5", "second.h5", *MODEL), "new.html", kind=kinds.HTML
