@@ -137,7 +137,7 @@ def run(chosen: argparse.Namespace) -> None:
             for method, mean, bits, predicted in measured(model, images, test, wanted):
                 row = {
                     "model": model.stem, "seed": seed, "method": method, "mean": mean, "bits": bits,
-                    "correct": "".join("01"[int(a == b)] for a, b in zip(predicted, labels, strict=True)),
+                    "images": len(labels), "correct": np.packbits(predicted == labels).tobytes().hex(),
                 }  # fmt: skip
                 with results.open("a") as file:
                     file.write(json.dumps(row) + "\n")
@@ -197,6 +197,11 @@ def rows_of(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in results.read_text().splitlines()]
 
 
+def correct(row: dict[str, Any]) -> Array:
+    """Return 1 for each test image that is classified as labeled, else 0."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(row["correct"]), np.uint8))[: row["images"]].astype(int)
+
+
 def key(row: dict[str, Any]) -> tuple[str, int, str, int]:
     """Return what a row is about."""
     return row["model"], row["seed"], row["method"], row["mean"]
@@ -204,7 +209,7 @@ def key(row: dict[str, Any]) -> tuple[str, int, str, int]:
 
 def show(chosen: argparse.Namespace) -> None:
     """Print the mean accuracy over seeds, and the difference of ``recommended`` with paired bootstrap errors."""
-    found = {key(row): np.array([*map(int, row["correct"])]) for row in rows_of(Path(chosen.results))}
+    found = {key(row): correct(row) for row in rows_of(Path(chosen.results))}
     models = [*dict.fromkeys(name for name, *_ in found)]
     print(
         "| network | mean bits | "
