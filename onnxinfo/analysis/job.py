@@ -181,14 +181,7 @@ def prepare(provider: InputProvider, layers: Sequence[Layer], settings: SidConfi
     ModelError
         A weight is not finite.
     """
-    names = [layer.name for layer in layers]
-    converted = convert_layers(provider, names)
-    for position, node in converted.ends.items():
-        reached = [name for i, name in enumerate(names) if i not in converted.ends]
-        raise ConversionError(
-            f"{describe_obstacle(names[position], node, provider.input_tensor)}; {listed_layers(reached)}"
-        )
-    return settled(provider, layers, settings, converted, device)
+    return prepare_reached(provider, layers, settings, device, named=[layer.name for layer in layers])
 
 
 def prepare_reached(
@@ -224,9 +217,9 @@ def prepare_reached(
     if not ends:
         return settled(provider, layers, settings, converted, device)
     rest = [layer for layer in layers if layer.name not in ends]
-    for name in ends.keys() & named:
+    if kept := [name for name in ends if name in named]:
         reached = listed_layers([layer.name for layer in rest])
-        raise ConversionError(f"{describe_obstacle(name, ends[name], provider.input_tensor)}; {reached}")
+        raise ConversionError(f"{describe_obstacle(kept[0], ends[kept[0]], provider.input_tensor)}; {reached}")
     remarks = [describe_obstacle(name, node, provider.input_tensor) for name, node in ends.items()]
     if not rest:
         raise ConversionError(f"{remarks[0]}, nor does one reach any other chosen layer; name layers=... before it")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
+from typing import Any, Final, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +18,14 @@ from ..archive.means import Cells, select_cells, unproven
 from ..arguments import Names, names_of
 from ..errors import UsageError
 from ..text import no_such, printable
+from .canvas import Canvas
 from .compare import Match, Row, Side, check_sides, differences, each_input, matched, read_sides
+from .drawn import Drawn
 from .fractions import fraction_interval
 from .gate_figure import draw_verdict
 from .reading_runs import metric_label
 from .run_view import match_layers
 from .selection import Paths, Selected, Selection
-from .style import StyleOptions
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -150,8 +147,10 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Drawn):
     """Result of :func:`onnxinfo.gate`.
+
+    :meth:`plot` draws the differences with their intervals beside the thresholds, a panel for each quantity.
 
     Attributes
     ----------
@@ -202,29 +201,10 @@ class Verdict:
             "onnxinfo": __version__,
         }
 
-    def plot(
-        self, output: str | os.PathLike[str] | None = None, *, force: bool = False, **style: Unpack[StyleOptions]
-    ) -> Figure:
-        """Draw the differences with their intervals beside the thresholds, a panel for each quantity.
-
-        Parameters
-        ----------
-        output
-            PNG, SVG or PDF file. An existing picture is replaced, other files are not. None: only return the figure.
-        force
-            Replace an existing file whatever it contains.
-        **style
-            ``theme``, ``width``, ``size`` and ``dpi``, as for :func:`onnxinfo.plot`.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-            The figure.
-        """
-        title = str(self)
-        notes = [f"bars: intervals at a confidence of {self.confidence:g}, shared by all comparisons"]
+    def _draw(self, canvas: Canvas) -> None:
         rows = [asdict(each) | {"beyond": Condition.parse(each.condition).beyond} for each in self.outcomes]
-        return draw_verdict(rows, output, labels=self._labels, title=title, notes=notes, force=force, **style)
+        note = f"bars: intervals at a confidence of {self.confidence:g}, shared by all comparisons"
+        draw_verdict(canvas, rows, labels=self._labels, title=str(self), note=note)
 
     def __str__(self) -> str:
         """Say what failed, or that nothing did."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .canvas import Canvas
-from .figure import claim_figure
 from .panels import grid_behind
-from .style import COLORS, FigureStyle, short_names
+from .style import COLORS, short_names
 
 Outcome = Mapping[str, Any]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 #: Color and marker by status, which also tells them apart in gray.
 _LOOKS = {
@@ -30,54 +27,37 @@ _THRESHOLD = "threshold; beyond it, the condition fails"
 
 
 def draw_verdict(
-    outcomes: Sequence[Outcome],
-    output: str | os.PathLike[str] | None,
-    *,
-    labels: Mapping[str, str],
-    title: str,
-    notes: Sequence[str] = (),
-    force: bool = False,
-    **style: Any,
-) -> Figure:
+    canvas: Canvas, outcomes: Sequence[Outcome], *, labels: Mapping[str, str], title: str, note: str
+) -> None:
     """Draw the outcomes of a gate, a panel for each quantity.
 
     Parameters
     ----------
+    canvas
+        What is drawn into.
     outcomes
         Attributes of each :class:`.gate.Outcome`, with ``beyond`` of its condition, in the order of drawing.
-    output
-        PNG, SVG or PDF file; None: none.
     labels
         Names of quantities with their units, by quantity; others are drawn by their name.
     title
         Title.
-    notes
-        Sentences below the figure.
-    force
-        Replace an existing file whatever it contains.
-    **style
-        Theme, width, size and dpi; see :meth:`.style.FigureStyle.named`.
+    note
+        Sentence below the figure.
     """
-    target = None if output is None else claim_figure(output, force=force)
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault(outcome["quantity"], []).append(outcome)
-    canvas = Canvas(FigureStyle.named(**style), "verdict")
-    with canvas.context():
-        sizes = [len(group) + 1.5 for group in groups.values()]
-        canvas.set_height((sum(sizes) * 1.6 + 4 * len(groups) + 3) * canvas.style.font / 72)
-        panels = canvas.panels(len(groups), height_ratios=sizes)[:, 0]
-        for axes, (quantity, group) in zip(panels, groups.items(), strict=True):
-            _panel(axes, group, several=len({each["other"] for each in outcomes}) > 1)
-            axes.set_xlabel(f"difference in {labels.get(quantity, quantity)}")
-        for note in notes:
-            canvas.note(note)
-        canvas.legend(columns=5)
-        canvas.alt = f"Differences with intervals and thresholds of {len(outcomes)} comparisons. {title}"
-        canvas.finish(title)
-    if target is not None:
-        canvas.write(target)
-    return canvas.root
+    several = len({each["other"] for each in outcomes}) > 1
+    rows = [len({*map(_row, group)}) + 1.5 for group in groups.values()]
+    canvas.set_height((sum(rows) * 1.6 + 4 * len(groups) + 3) * canvas.style.font / 72)
+    panels = canvas.panels(len(groups), height_ratios=rows)[:, 0]
+    for axes, (quantity, group) in zip(panels, groups.items(), strict=True):
+        _panel(axes, group, several=several)
+        axes.set_xlabel(f"difference in {labels.get(quantity, quantity)}")
+    canvas.note(note)
+    canvas.legend(columns=5)
+    canvas.alt = f"Differences with intervals and thresholds of {len(outcomes)} comparisons. {title}"
+    canvas.finish(title)
 
 
 def _panel(axes: Axes, group: Sequence[Outcome], *, several: bool) -> None:

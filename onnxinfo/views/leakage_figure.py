@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,36 +10,26 @@ import numpy as np
 import numpy.typing as npt
 
 from .canvas import Canvas
-from .figure import claim_figure
-from .panels import grid_behind, log_x
-from .style import COLORS, FigureStyle, short_names
+from .panels import grid_behind, log_x, tensors_by_depth
+from .style import COLORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Table = Mapping[str, Sequence[Any]]
 
 
 def draw_leakage(
-    table: Table,
-    output: str | os.PathLike[str] | None,
-    *,
-    accuracy: float,
-    unit: str,
-    guess: float,
-    notes: Sequence[str],
-    force: bool = False,
-    **style: Any,
-) -> Figure:
+    canvas: Canvas, table: Table, *, accuracy: float, unit: str, guess: float, notes: Sequence[str]
+) -> None:
     """Draw the tensors of a leakage by depth.
 
     Parameters
     ----------
+    canvas
+        What is drawn into.
     table
         Columns of :meth:`onnxinfo.Leakage.table`.
-    output
-        PNG, SVG or PDF file; None: none.
     accuracy
         Accuracy without noise; NaN: no accuracy is drawn.
     unit
@@ -49,33 +38,21 @@ def draw_leakage(
         Error of guessing the mean of each channel, in this unit.
     notes
         Sentences below the figure.
-    force
-        Replace an existing file whatever it contains.
-    **style
-        Theme, width, size and dpi; see :meth:`.style.FigureStyle.named`.
     """
-    target = None if output is None else claim_figure(output, force=force)
-    canvas = Canvas(FigureStyle.named(**style), "leakage")
-    with canvas.context():
-        order = np.argsort(table["depth"], kind="stable")
-        count = len(order)
-        canvas.set_height((count * 1.9 + 11) * canvas.style.font / 72)
-        panels = canvas.panels(1, 2 if math.isnan(accuracy) else 3, sharey=True)[0]
-        _noise(panels[-2], _column(table, "noise_std", order))
-        _errors(panels[-1], table, order, unit, guess)
-        if not math.isnan(accuracy):
-            _accuracy(panels[0], table, order, accuracy)
-        panels[0].set_yticks(range(count), short_names([table["tensor"][i] for i in order], 24))
-        panels[0].set_ylim(count - 0.5, -0.5)
-        panels[0].set_ylabel("tensor, by depth")
-        for note in notes:
-            canvas.note(note)
-        canvas.legend(columns=4)
-        canvas.alt = f"Accuracy under noise, noise, and bound on reconstructions of the input, of {count} tensors."
-        canvas.finish()
-    if target is not None:
-        canvas.write(target)
-    return canvas.root
+    order = np.argsort(table["depth"], kind="stable")
+    count = len(order)
+    canvas.set_height((count * 1.9 + 11) * canvas.style.font / 72)
+    panels = canvas.panels(1, 2 if math.isnan(accuracy) else 3, sharey=True)[0]
+    _noise(panels[-2], _column(table, "noise_std", order))
+    _errors(panels[-1], table, order, unit, guess)
+    if not math.isnan(accuracy):
+        _accuracy(panels[0], table, order, accuracy)
+    tensors_by_depth(panels[0], [table["tensor"][i] for i in order])
+    for note in notes:
+        canvas.note(note)
+    canvas.legend(columns=4)
+    canvas.alt = f"Accuracy under noise, noise, and bound on reconstructions of the input, of {count} tensors."
+    canvas.finish()
 
 
 def _column(table: Table, name: str, order: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:

@@ -39,6 +39,13 @@ def grid_behind(axes: Axes, axis: Literal["both", "x", "y"] = "y") -> None:
     axes.set_axisbelow(True)
 
 
+def tensors_by_depth(axes: Axes, names: Sequence[str]) -> None:
+    """Label the rows of a panel, from the top, by the names of tensors."""
+    axes.set_yticks(range(len(names)), short_names(names, 32))
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylabel("tensor, by depth")
+
+
 def log_x(axes: Axes, shown: npt.ArrayLike) -> None:
     """Make the x axis logarithmic, with plain numbers; `shown` are the drawn values, all above 0."""
     from matplotlib.ticker import LogLocator, NullFormatter

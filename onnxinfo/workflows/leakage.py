@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
@@ -33,8 +32,9 @@ from ..graph.model import Model, ModelSource
 from ..graph.splits import is_split
 from ..metrics.input_provider import InputProvider
 from ..text import no_such
+from ..views.canvas import Canvas
+from ..views.drawn import Drawn
 from ..views.leakage_figure import draw_leakage
-from ..views.style import StyleOptions
 from .computing import IN_ONE_PROCESS, computing
 from .given_model import given_model
 from .idle import refuse_idle_keywords
@@ -43,7 +43,6 @@ from .open_job import Opened, leading, open_job, report_astray
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
 
 #: Bound if none is given, as a fraction of the input's variance.
 DEFAULT_BOUND = 0.1
@@ -59,12 +58,13 @@ ASSUMPTION = (
 
 
 @dataclass(frozen=True)
-class Leakage:
+class Leakage(Drawn):
     """What a network's tensors reveal of its input; the result of :func:`leakage`.
 
     The bound is the Cramer-Rao bound on unbiased estimators of the input from the noisy tensor. None exists where the
     Jacobian has less rank than the input has units, as in every tensor with fewer entries (``narrow``), and trained
-    decoders are biased and can beat it. It is a yardstick to compare tensors with, no guarantee.
+    decoders are biased and can beat it. It is a yardstick to compare tensors with, no guarantee. :meth:`plot` draws
+    accuracy left, noise, and bound beside a decoder's error by depth.
 
     Attributes
     ----------
@@ -157,29 +157,10 @@ class Leakage:
             raise UsageError(no_such("tensor", tensor, [*found], "the leakage"))
         return found[tensor].bounds
 
-    def plot(
-        self, output: str | os.PathLike[str] | None = None, *, force: bool = False, **style: Unpack[StyleOptions]
-    ) -> Figure:
-        """Draw accuracy left, noise, and bound beside a decoder's error by depth.
-
-        Parameters
-        ----------
-        output
-            PNG, SVG or PDF file. An existing picture is replaced, other files are not. None: only return the figure.
-        force
-            Replace an existing file whatever it contains.
-        **style
-            ``theme``, ``width``, ``size`` and ``dpi``, as for :func:`onnxinfo.plot`.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-            The figure.
-        """
-        return draw_leakage(
-            self.table(), output, accuracy=self.accuracy, unit=self.unit, guess=self.guess, notes=(self.assumption,),
-            force=force, **style,
-        )  # fmt: skip
+    def _draw(self, canvas: Canvas) -> None:
+        draw_leakage(
+            canvas, self.table(), accuracy=self.accuracy, unit=self.unit, guess=self.guess, notes=(self.assumption,)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values: the attributes, and the rows of the table; NaN and infinity are None."""

@@ -27,7 +27,8 @@ from ..graph.quantization import quantization
 from ..graph.runtime_quantizer import HALF_OPSET, RuntimeQuantizer
 from ..text import listed, quoted
 from ..views.bits_figure import draw_bits
-from ..views.style import StyleOptions
+from ..views.canvas import Canvas
+from ..views.drawn import Drawn
 from .computing import computing
 from .given_model import given_model
 from .idle import refuse_idle_keywords
@@ -37,7 +38,6 @@ from .sensitivity import open_sensitivity
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +79,10 @@ class TensorBits:
 
 
 @dataclass(frozen=True)
-class BitPlan(Recommendation):
+class BitPlan(Recommendation, Drawn):
     """Bits for the activations of a network; the result of :func:`recommend_bits`.
+
+    :meth:`plot` draws bits, expected changes and the tensors that stay in float, by depth.
 
     Attributes
     ----------
@@ -123,31 +125,10 @@ class BitPlan(Recommendation):
 
         return pandas.DataFrame([vars(each) for each in self.tensors])
 
-    def plot(
-        self, output: str | os.PathLike[str] | None = None, *, force: bool = False, **style: Unpack[StyleOptions]
-    ) -> Figure:
-        """Draw bits, expected changes and the tensors that stay in float, by depth.
-
-        Parameters
-        ----------
-        output
-            PNG, SVG or PDF file. An existing picture is replaced, other files are not. None: only return the figure.
-        force
-            Replace an existing file whatever it contains.
-        **style
-            ``theme``, ``width``, ``size`` and ``dpi``, as for :func:`onnxinfo.plot`.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-            The figure.
-        """
+    def _draw(self, canvas: Canvas) -> None:
         table = {name: [getattr(each, name) for each in self.tensors] for name in ("tensor", "depth", "bits", "loss")}
         title = f"mean {self.mean_bits:.2f} bits; expected change of {self.target}: {self.expected:.2%} of its variance"
-        return draw_bits(
-            table, output, most=STORED_BITS, variance=self._variance, target=self.target, title=title, force=force,
-            **style,
-        )  # fmt: skip
+        draw_bits(canvas, table, most=STORED_BITS, variance=self._variance, target=self.target, title=title)
 
     @property
     def mean_bits(self) -> float:
