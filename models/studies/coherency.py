@@ -25,7 +25,8 @@ from onnxinfo.config import COHERENCY_METRICS
 from onnxinfo.workflows.coherency import ORIGINAL, RESCALED
 
 from .common import SEED, Array
-from .longer import Source, facts, trained_vgg
+from .families import VGGS
+from .longer import Source, facts, trained
 from .training import MEAN, STD, Data, add, open_data
 
 #: What identifies the part of the table that is measured at once.
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--decoder-limit", type=int, default=1000, help="Number of training images of the decoders.")
     parser.add_argument("--decoder-steps", type=int, default=20)
     chosen = parser.parse_args()
-    chosen.output.mkdir(parents=True, exist_ok=True)
+    (chosen.output / VGGS.name).mkdir(parents=True, exist_ok=True)
     decoders = {
         "decoder_inputs": f"{chosen.data}:x_train",
         "decoder_limit": chosen.decoder_limit,
@@ -136,8 +137,8 @@ def main() -> None:
     wanted = Measured(name, tuple(chosen.layers), chosen.limit, ru_layers, chosen.ru_limit, decoders)
     data = open_data(chosen.data, epochs=chosen.epochs, images=chosen.images)
     for seed in chosen.seeds:
-        source = Source(replace(data, seed=seed), chosen.output, None, 1)
-        model = onnx.load(chosen.model) if chosen.model else trained_vgg(source)
+        source = Source(VGGS, replace(data, seed=seed), chosen.output / VGGS.name, None, 1)
+        model = onnx.load(chosen.model) if chosen.model else trained(source)
         add(piece(model, source.data, wanted, chosen.output), chosen.output / "coherency.csv", PIECE)
         print(f"measured: {name}, seed {seed}", flush=True)
 

@@ -74,6 +74,27 @@ def initialized(network: nn.Sequential) -> nn.Sequential:
     return network
 
 
+class Residual(nn.Module):
+    """The sum of what two chains compute from the same feature.
+
+    Parameters
+    ----------
+    body
+        Two convolutions with batch norm.
+    shortcut
+        No layers, or a 1 x 1 convolution with batch norm where the shape changes.
+    """
+
+    def __init__(self, body: nn.Sequential, shortcut: nn.Sequential) -> None:
+        super().__init__()
+        self.body, self.shortcut = body, shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum."""
+        found: Tensor = self.body(x) + self.shortcut(x)
+        return found
+
+
 def fit_classes(network: nn.Module, x: Tensor, labels: Tensor, epochs: int) -> None:
     """Train a classifier on images x (N, 3, y, x) with classes (N,): Adam, cosine annealing, flips and shifts."""
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-4)
@@ -92,40 +113,66 @@ def fit_classes(network: nn.Module, x: Tensor, labels: Tensor, epochs: int) -> N
 
 
 def to_onnx(network: nn.Sequential, side: int) -> onnx.ModelProto:
-    """Write a chain of convolutions, transposed ones, poolings and linear layers as an ONNX graph.
+    """Write a chain of convolutions, transposed ones, poolings, linear layers and sums of two chains as an ONNX graph.
 
     Layers are named by position.
     """
-    nodes, weights, name = [], [], "x"
-    for i, layer in enumerate(network):
-        output, op, operands = f"{type(layer).__name__.lower()}_{i}", type(layer).__name__, [name]
+    graph = _Graph()
+    name = graph.add_chain(network, "x")
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, side, side])]
+    rank = 2 if any(isinstance(layer, nn.Flatten) for layer in network) else 4
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *[None] * (rank - 1)])]
+    made = helper.make_graph(graph.nodes, "study", inputs, outputs, graph.weights)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+class _Graph:
+    """Nodes and weights of a network that is written."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[TensorProto] = []
+
+    def add_chain(self, chain: nn.Sequential, name: str, path: str = "") -> str:
+        """Add the layers of a chain at a path within the network, and return the name of what they compute."""
+        for i, layer in enumerate(chain):
+            name = self.add(layer, name, f"{path}{i}")
+        return name
+
+    def add(self, layer: nn.Module, name: str, place: str) -> str:
+        """Add a layer that reads a tensor of a name, and return the name of its output."""
+        output, op, operands = f"{type(layer).__name__.lower()}_{place}", type(layer).__name__, [name]
         attributes: dict[str, Any] = {}
-        if isinstance(layer, nn.Conv2d):
-            pad, kernel, stride = int(layer.padding[0]), layer.kernel_size[0], layer.stride[0]
-            if layer.padding_mode == "circular":
-                weights.append(numpy_helper.from_array(np.array([0, 0, pad, pad] * 2), f"{i}.pads"))
-                nodes.append(helper.make_node("Pad", [name, f"{i}.pads"], [f"pad_{i}"], name=f"pad_{i}", mode="wrap"))
-                operands, pad = [f"pad_{i}"], 0
-            op, attributes = "Conv", {"pads": [pad] * 4, "kernel_shape": [kernel] * 2, "strides": [stride] * 2}
-        elif isinstance(layer, nn.ConvTranspose2d):
-            pad, kernel, stride = int(layer.padding[0]), layer.kernel_size[0], layer.stride[0]
-            op, attributes = "ConvTranspose", {"pads": [pad] * 4, "kernel_shape": [kernel] * 2, "strides": [stride] * 2}
+        if isinstance(layer, Residual):
+            operands = [self.add_chain(getattr(layer, part), name, f"{place}.{part}.") for part in ("body", "shortcut")]
+            self.nodes.append(helper.make_node("Add", operands, [output], name=output))
+            return output
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            op = op.removesuffix("2d")
+            operands, attributes = self._padded(layer, name, place)
         elif isinstance(layer, nn.MaxPool2d):
             op, attributes = "MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2]}
+        elif isinstance(layer, nn.AdaptiveAvgPool2d):
+            op = "GlobalAveragePool"
         elif isinstance(layer, nn.Linear):
             op, attributes = "Gemm", {"transB": 1}
         elif isinstance(layer, nn.ReLU):
             op = "Relu"
         for key, parameter in layer.named_parameters():
-            operands.append(f"{i}.{key}")
-            weights.append(numpy_helper.from_array(parameter.detach().numpy(), operands[-1]))
-        nodes.append(helper.make_node(op, operands, [output], name=output, **attributes))
-        name = output
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, side, side])]
-    rank = 2 if any(isinstance(layer, nn.Flatten) for layer in network) else 4
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *[None] * (rank - 1)])]
-    graph = helper.make_graph(nodes, "study", inputs, outputs, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+            operands.append(f"{place}.{key}")
+            self.weights.append(numpy_helper.from_array(parameter.detach().numpy(), operands[-1]))
+        self.nodes.append(helper.make_node(op, operands, [output], name=output, **attributes))
+        return output
+
+    def _padded(self, layer: nn.Conv2d | nn.ConvTranspose2d, name: str, place: str) -> tuple[list[str], dict[str, Any]]:
+        """Return the operand and attributes of a convolution, whose circular padding is a node of its own."""
+        pad, kernel, stride = int(layer.padding[0]), layer.kernel_size[0], layer.stride[0]
+        if layer.padding_mode == "circular":
+            self.weights.append(numpy_helper.from_array(np.array([0, 0, pad, pad] * 2), f"{place}.pads"))
+            padded = f"pad_{place}"
+            self.nodes.append(helper.make_node("Pad", [name, f"{place}.pads"], [padded], name=padded, mode="wrap"))
+            name, pad = padded, 0
+        return [name], {"pads": [pad] * 4, "kernel_shape": [kernel] * 2, "strides": [stride] * 2}
 
 
 def sample_shape(model: onnx.ModelProto) -> tuple[int, ...]:

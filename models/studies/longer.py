@@ -1,10 +1,10 @@
 """The paper's claims with networks trained for longer (its Figs. 3a, 3b, 4a, 4b, 5a and 5b).
 
-``python -m onnxinfo.models.studies.longer epochs cifar10.npz -o study/longer --seeds 0 1 2``; the file holds
-``x_train``, ``y_train``, ``x_test`` and ``y_test``. Networks have batch norm while they are trained, and are measured
-without it. ``pruning``, ``damage``, ``depth`` and ``autoencoders`` take the trained VGG from the study ``epochs`` if it
-is in the same folder; else they train it, once for all. ``distillation`` needs ``--teacher``, the ONNX file of a
-classifier of the same images.
+``python -m onnxinfo.models.studies.longer epochs cifar10.npz --family vgg -o study/longer --seeds 0 1 2``; the file
+holds ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Networks have batch norm while they are trained, and are
+measured without it. ``pruning``, ``damage``, ``depth`` and ``autoencoders`` take the trained network from the study
+``epochs`` if it is in the same folder; else they train it, once for all. ``distillation`` needs ``--teacher``, the ONNX
+file of a classifier of the same images. Each family has a folder of its own.
 
 Networks are trained anew for each seed, and measured on held-out images drawn for it. What is in the folder already is
 not done again: more seeds and images add to ``epochs.csv`` and the others, which ``claims.py`` reads.
@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 import onnxinfo
 
-from .common import ALEXNET, VGG, Array, Step, accuracy, scores, to_onnx
+from .common import Array, accuracy, scores, to_onnx
+from .families import FAMILIES, Build, Family
 from .normalized import (
     BATCH,
     CALIBRATED,
@@ -35,29 +36,20 @@ from .normalized import (
     descend,
     folded,
     normalized_autoencoder,
-    normalized_classifier,
     shifted,
 )
 from .training import Data, Models, Rows, add, keep, measured, networks, open_data, standardized
 
-#: VGGs by name whose stages, which end with pooling, have fewer or more convolutions.
-SIZES: dict[str, list[Step]] = {
-    "3 convolutions": [(16, 3, 1), None, (32, 3, 1), None, (64, 3, 1), None],
-    "5 convolutions": VGG,
-    "8 convolutions": [*[(16, 3, 1)] * 3, None, *[(32, 3, 1)] * 3, None, *[(64, 3, 1)] * 2, None],
-}
-#: Steps of the first epoch, as fractions of it, after which the VGG is kept besides the ends of all epochs.
+#: Steps of the first epoch, as fractions of it, after which the network is kept besides the ends of all epochs.
 EARLY = (0.1, 0.5)
-#: Layers whose SID is followed over the epochs, and the first, for its rise through the trained network.
-HIGH, FIRST = ("relu_11", "relu_15", "linear_16"), ("relu_1",)
-#: The convolutions of the VGG, and what they compute.
-CONVOLUTIONS = ("relu_1", "relu_3", "relu_6", "relu_8", "relu_11", "maxpool2d_12")
 #: Fractions of weights left, the epochs of retraining, and its highest learning rate as a fraction of that of training.
 LEVELS, RETRAINED, SLOWER = (1.0, 0.38, 0.128, 0.08), 5, 0.2
 #: Highest learning rate of autoencoders, whose gradients are smaller, as a multiple of that of classifiers.
 FASTER = 4.0
 #: Temperature that softens the teacher's answers, and their weight relative to the labels.
 TEMPERATURE, TEACHING = 4.0, 0.9
+#: Operators before which a stage ends, besides the 1 x 1 convolutions of blocks.
+POOLINGS = ("MaxPool", "GlobalAveragePool")
 #: Seed of the views that teacher and students share, and number of images whose training loss is computed.
 VIEW_SEED, FITTED = 1000, 2000
 
@@ -68,28 +60,34 @@ class Source:
 
     Attributes
     ----------
+    family
+        The networks that are trained.
     data
         Images, number of epochs, and seed.
     folder
-        The folder of all studies.
+        The folder of all studies of the family; what all families share is in the one above.
     teacher, views
         Path of the teacher, and number of views of each image that it answers.
     bfloat16
         Whether networks compute in bfloat16 while they are trained; their weights are float32 in any case.
     """
 
+    family: Family
     data: Data
     folder: Path
     teacher: Path | None
     views: int
     bfloat16: bool = False
 
+    def untrained(self, build: Build) -> nn.Sequential:
+        """Return a network with the weights of the seed."""
+        torch.manual_seed(self.data.seed)
+        return build(self.data.side, self.data.classes).to(memory_format=torch.channels_last)
+
 
 def epochs(source: Source) -> Models:
-    """Return a VGG before training, twice within its first epoch, and after each, in the second half every second."""
-    data = source.data
-    torch.manual_seed(data.seed)
-    network = normalized_classifier(VGG, data.side, data.classes)
+    """Return a network before training, twice in its first epoch, after each, in the second half after every second."""
+    data, network = source.data, source.untrained(source.family.build)
     steps = -(-len(data.x) // BATCH)
     names = {max(1, round(steps * share)): f"epoch {share:g}" for share in EARLY}
     late = data.epochs // 2
@@ -132,8 +130,8 @@ def view(data: Data, number: int) -> Tensor:
 
 
 def answers(source: Source) -> Array:
-    """Return the teacher's scores (V, N, classes) for each view of the training images; they are kept in the folder."""
-    path = source.folder / f"answers-{source.views}-{len(source.data.x)}.npy"
+    """Return the teacher's scores (V, N, classes) for each view of the training images; they are kept in the folder above."""
+    path = source.folder.parent / f"answers-{source.views}-{len(source.data.x)}.npy"
     if not path.exists():
         assert source.teacher is not None
         teacher = onnx.load(source.teacher)
@@ -149,16 +147,14 @@ def answers(source: Source) -> Array:
 
 
 def distillation(source: Source) -> Models:
-    """Return an AlexNet trained on the labels, and one on the teacher's answers, with the same weights at the start."""
+    """Return a network trained on the labels, and one on the teacher's answers, with the same weights at the start."""
     given = torch.from_numpy(answers(source))
     return {name: student(source, given, taught) for name, taught in (("without", 0.0), ("distilled", TEACHING))}
 
 
 def student(source: Source, given: Tensor, taught: float) -> onnx.ModelProto:
-    """Return an AlexNet trained on the views in turn: on the labels, and by so much on the answers given for them."""
-    data = source.data
-    torch.manual_seed(data.seed)
-    network = normalized_classifier(ALEXNET, data.side, data.classes)
+    """Return a network trained on the views in turn: on the labels, and by so much on the answers given for them."""
+    data, network = source.data, source.untrained(source.family.build)
 
     def losses(epoch: int) -> Iterator[Tensor]:
         number = epoch % source.views
@@ -176,49 +172,47 @@ def student(source: Source, given: Tensor, taught: float) -> onnx.ModelProto:
 
 
 def pruning(source: Source) -> Models:
-    """Return the trained VGG, and versions with some of its weights left, retrained."""
-    trained = trained_vgg(source)
-    return {"trained": trained} | {f"{share:g} kept": retrained(trained, share, source) for share in LEVELS}
+    """Return the trained network, and versions with some of its weights left, retrained."""
+    found = trained(source)
+    return {"trained": found} | {f"{share:g} kept": retrained(found, share, source) for share in LEVELS}
 
 
-def trained_vgg(source: Source) -> onnx.ModelProto:
-    """Return the VGG after the last epoch: that of the study of epochs if it is there, else trained here."""
+def trained(source: Source) -> onnx.ModelProto:
+    """Return the network after the last epoch: that of the study of epochs if it is there, else trained here."""
     kept = networks(source.folder / f"epochs-{source.data.seed}")
-    return onnx.load([*kept.values()][-1]) if kept else trained_once("5 convolutions", source)
+    return onnx.load([*kept.values()][-1]) if kept else trained_once(source.family.size, source)
 
 
 def trained_once(name: str, source: Source) -> onnx.ModelProto:
-    """Return a VGG of one of the sizes, which is trained only if the folder does not have it."""
-    path = source.folder / f"vgg-{source.data.seed}-{name}.onnx"
+    """Return a network of one of the sizes, which is trained only if the folder does not have it."""
+    path = source.folder / f"{source.family.name}-{source.data.seed}-{name}.onnx"
     if not path.exists():
         unfinished = path.with_suffix(".unfinished")
-        onnx.save(trained_by(SIZES[name], source), unfinished)
+        onnx.save(trained_by(source.family.sizes[name], source), unfinished)
         unfinished.rename(path)
     return onnx.load(path)
 
 
-def trained_by(plan: Sequence[Step], source: Source) -> onnx.ModelProto:
-    """Return a network of another plan, trained as the VGG is."""
-    data = source.data
-    torch.manual_seed(data.seed)
-    network = normalized_classifier(plan, data.side, data.classes)
+def trained_by(build: Build, source: Source) -> onnx.ModelProto:
+    """Return a network trained on the labels."""
+    data, network = source.data, source.untrained(build)
     descend(network, data.epochs, -(-len(data.x) // BATCH), lambda epoch: label_losses(network, source))
     return exported(network, data)
 
 
 def depth(source: Source) -> Models:
-    """Return VGGs of all sizes."""
-    return {name: trained_vgg(source) if plan is VGG else trained_once(name, source) for name, plan in SIZES.items()}
+    """Return networks of all sizes."""
+    family = source.family
+    return {name: trained(source) if name == family.size else trained_once(name, source) for name in family.sizes}
 
 
 def autoencoders(source: Source) -> Models:
-    """Return the trained VGG, and an autoencoder whose convolutions started with the same weights."""
+    """Return the trained network, and an autoencoder whose convolutions started with the same weights."""
     data = source.data
-    torch.manual_seed(data.seed)
-    network = normalized_autoencoder(VGG, data.side, data.classes)
+    network = normalized_autoencoder(source.untrained(source.family.build), data.side)
     steps = -(-len(data.x) // BATCH)
     descend(network, data.epochs, steps, lambda epoch: image_losses(network, source), rate=RATE * FASTER)
-    return {"classifier": trained_vgg(source), "autoencoder": exported(network, data)}
+    return {"classifier": trained(source), "autoencoder": exported(network, data)}
 
 
 def image_losses(network: nn.Module, source: Source) -> Iterator[Tensor]:
@@ -229,21 +223,26 @@ def image_losses(network: nn.Module, source: Source) -> Iterator[Tensor]:
 
 
 def stage_ends(model: onnx.ModelProto) -> dict[str, str]:
-    """Return names for the tensors that are pooled, in order: ``stage 1`` and so on."""
-    pooled = [node.input[0] for node in model.graph.node if node.op_type == "MaxPool"]
-    return {name: f"stage {number}" for number, name in enumerate(pooled, 1)}
+    """Return names for the tensors that are pooled, or that a 1 x 1 convolution reads: ``stage 1`` and so on."""
+    ends = [node.input[0] for node in model.graph.node if node.op_type in POOLINGS or is_shortcut(node)]
+    return {name: f"stage {number}" for number, name in enumerate(ends, 1)}
+
+
+def is_shortcut(node: onnx.NodeProto) -> bool:
+    """Return whether a node is the 1 x 1 convolution beside a block."""
+    return any(each.name == "kernel_shape" and [*each.ints] == [1, 1] for each in node.attribute)
 
 
 def damage(source: Source) -> Models:
-    """Return the trained VGG, and one with a damaged convolution: replaced by four 7 x 7 filters."""
-    return {"original": trained_vgg(source), "damaged": trained_by([*VGG[:4], (4, 7, 1), *VGG[5:]], source)}
+    """Return the trained network, and one with a damaged convolution: replaced by four 7 x 7 filters."""
+    return {"original": trained(source), "damaged": trained_by(source.family.damaged, source)}
 
 
-def retrained(trained: onnx.ModelProto, share: float, source: Source) -> onnx.ModelProto:
+def retrained(model: onnx.ModelProto, share: float, source: Source) -> onnx.ModelProto:
     """Return a network trained further with the smallest weights at zero; with a share of 1, all are trained."""
     data = source.data
     torch.manual_seed(data.seed)
-    network = with_weights(onnxinfo.prune(trained, share).proto, data)
+    network = with_weights(onnxinfo.prune(model, share).proto, source)
     masks = [(weight, (weight != 0).float()) for weight in network.parameters() if weight.dim() > 1]
 
     def mask() -> None:
@@ -256,9 +255,9 @@ def retrained(trained: onnx.ModelProto, share: float, source: Source) -> onnx.Mo
     return to_onnx(network.to(memory_format=torch.contiguous_format), data.side)
 
 
-def with_weights(model: onnx.ModelProto, data: Data) -> nn.Sequential:
-    """Return a VGG with the weights of one that was exported."""
-    network = data.network(VGG)
+def with_weights(model: onnx.ModelProto, source: Source) -> nn.Sequential:
+    """Return a network without batch norm, with the weights of one that was exported."""
+    network = folded(source.untrained(source.family.build), source.data.x[:2])
     weights = {each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in model.graph.initializer}
     network.load_state_dict(weights)
     return network.to(memory_format=torch.channels_last)
@@ -273,24 +272,24 @@ class Study:
     train
         Returns the networks of one seed.
     layers, last
-        The layers that are measured (none: all), and more in the last network.
+        Give the layers of a family that are measured, and more in the last network.
     stages
-        Whether the ends of stages are measured, and called so.
+        Whether the ends of stages are measured, too, and called so.
     """
 
     train: Callable[[Source], Models]
-    layers: tuple[str, ...] = ()
-    last: tuple[str, ...] = ()
+    layers: Callable[[Family], tuple[str, ...]] = lambda family: family.layers
+    last: Callable[[Family], tuple[str, ...]] = lambda family: ()
     stages: bool = False
 
 
 STUDIES = {
-    "epochs": Study(epochs, HIGH, FIRST),
+    "epochs": Study(epochs, lambda family: family.high, lambda family: family.layers[:1]),
     "distillation": Study(distillation),
-    "pruning": Study(pruning, HIGH),
+    "pruning": Study(pruning, lambda family: family.high),
     "damage": Study(damage),
-    "depth": Study(depth, stages=True),
-    "autoencoders": Study(autoencoders, CONVOLUTIONS),
+    "depth": Study(depth, lambda family: (), stages=True),
+    "autoencoders": Study(autoencoders, lambda family: family.convolutions),
 }
 
 
@@ -318,22 +317,22 @@ def facts(model: onnx.ModelProto, data: Data) -> dict[str, float]:
 
 def piece(name: str, source: Source, limit: int, normalizer: str) -> pandas.DataFrame:
     """Train and measure the networks of one seed: one row per network, layer and image."""
-    data, study = source.data, STUDIES[name]
-    trained = source.folder / f"{name}-{data.seed}"
-    if not trained.exists():
-        keep(study.train(source), trained)
+    data, study, family = source.data, STUDIES[name], source.family
+    folder = source.folder / f"{name}-{data.seed}"
+    if not folder.exists():
+        keep(study.train(source), folder)
     archive = source.folder / f"{name}-{data.seed}-{normalizer}.h5"
     rows: Rows = []
-    paths = networks(trained)
+    paths = networks(folder)
     for network, path in paths.items():
         model = onnx.load(path)
         names = stage_ends(model) if study.stages else {}
-        layers = (*names, *study.layers, *(study.last if network == [*paths][-1] else ()))
+        layers = (*names, *study.layers(family), *(study.last(family) if network == [*paths][-1] else ()))
         shared = {"seed": data.seed, "normalizer": normalizer, "network": network, **facts(model, data)}
         found = measured(model, data, archive, network, limit, normalizer, layers)
         rows += [shared | row | {"layer": names.get(row["layer"], row["layer"])} for row in found]
         kind = "accuracy" if "accuracy" in shared else "error"
-        print(f"measured: {name}, seed {data.seed}, {network}, {kind} {shared[kind]:.3f}", flush=True)
+        print(f"measured: {family.name}, {name}, seed {data.seed}, {network}, {kind} {shared[kind]:.3f}", flush=True)
     return pandas.DataFrame(rows)
 
 
@@ -350,6 +349,7 @@ def main() -> None:
     parser.add_argument("study", choices=[*STUDIES])
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--family", choices=[*FAMILIES], default="vgg")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--images", type=int, default=10000, help="Number of training images.")
@@ -361,9 +361,10 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.study == "distillation" and chosen.teacher is None:
         parser.error("distillation needs a teacher: --teacher resnet44.onnx")
-    chosen.output.mkdir(parents=True, exist_ok=True)
+    folder = chosen.output / chosen.family
+    folder.mkdir(parents=True, exist_ok=True)
     data = open_data(chosen.data, epochs=chosen.epochs, images=chosen.images)
-    source = Source(data, chosen.output, chosen.teacher, chosen.views, chosen.bfloat16)
+    source = Source(FAMILIES[chosen.family], data, folder, chosen.teacher, chosen.views, chosen.bfloat16)
     run(chosen.study, source, chosen.seeds, chosen.limit, chosen.normalize_by)
 
 

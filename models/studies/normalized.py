@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from .common import HIDDEN, Step, convolutions, initialized
+from .common import HIDDEN, Residual, Step, convolutions, initialized
 
 #: Images of a step, highest learning rate, momentum, decay of the weights, and epochs until the rate is highest.
 BATCH, RATE, MOMENTUM, DECAY, WARMUP = 64, 0.05, 0.9, 5e-4, 2.0
@@ -22,6 +22,8 @@ REACH = 4
 NARROWEST = 8
 #: Images over which batch norm's means and variances are computed when it is folded.
 CALIBRATED = 1000
+#: With what the part of a classifier begins that an autoencoder does not have.
+HEAD = (nn.Flatten, nn.AdaptiveAvgPool2d)
 
 
 def normalized_classifier(plan: Sequence[Step], side: int, classes: int) -> nn.Sequential:
@@ -34,14 +36,14 @@ def normalized_classifier(plan: Sequence[Step], side: int, classes: int) -> nn.S
     return initialized(nn.Sequential(*chain)).to(memory_format=torch.channels_last)
 
 
-def normalized_autoencoder(plan: Sequence[Step], side: int, classes: int) -> nn.Sequential:
-    """Return the convolutions of a classifier, followed by transposed ones that compute the image.
+def normalized_autoencoder(classifier: nn.Sequential, side: int) -> nn.Sequential:
+    """Return the convolutions or blocks of a classifier, followed by transposed ones that compute the image.
 
-    After :func:`torch.manual_seed`, its convolutions have the same weights as those of the classifier.
+    Those of the classifier are not copied.
     """
-    classifier = normalized_classifier(plan, side, classes)
-    chain = [*itertools.takewhile(lambda layer: not isinstance(layer, nn.Flatten), classifier)]
-    _, channels, reached = convolutions(plan, side)
+    chain = [*itertools.takewhile(lambda layer: not isinstance(layer, HEAD), classifier)]
+    with torch.no_grad():
+        _, channels, reached, _ = nn.Sequential(*copy.deepcopy(chain)).eval()(torch.zeros(1, 3, side, side)).shape
     while reached < side:
         width = max(NARROWEST, channels // 2)
         chain += [nn.ConvTranspose2d(channels, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
@@ -56,13 +58,20 @@ def folded(network: nn.Sequential, x: Tensor) -> nn.Sequential:
     Parameters
     ----------
     network
-        A chain in which batch norm follows convolutions and transposed ones only. It is not changed.
+        A chain, or one that contains sums of two chains, in which batch norm follows convolutions and transposed ones
+        only. It is not changed.
     x
         Images (N, 3, y, x) that give batch norm its means and variances.
     """
-    network = calibrated(network, x)
+    return _folded(calibrated(network, x)).to(memory_format=torch.contiguous_format).eval()
+
+
+def _folded(network: nn.Sequential) -> nn.Sequential:
     chain: list[nn.Module] = []
     for layer in network:
+        if isinstance(layer, Residual):
+            chain.append(Residual(_folded(layer.body), _folded(layer.shortcut)))
+            continue
         if not isinstance(layer, nn.BatchNorm2d):
             chain.append(layer)
             continue
@@ -70,13 +79,13 @@ def folded(network: nn.Sequential, x: Tensor) -> nn.Sequential:
         assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
         transposed = isinstance(convolution, nn.ConvTranspose2d)
         chain[-1] = torch.nn.utils.fusion.fuse_conv_bn_eval(convolution, layer, transpose=transposed)
-    return nn.Sequential(*chain).to(memory_format=torch.contiguous_format).eval()
+    return nn.Sequential(*chain)
 
 
 def calibrated(network: nn.Sequential, x: Tensor) -> nn.Sequential:
     """Return a copy whose batch norm has the mean and variance of images x, and not those of past steps."""
     network = copy.deepcopy(network).train()
-    for layer in network:
+    for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.reset_running_stats()
             layer.momentum = 1.0

@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 import pandas
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import onnxinfo
 
-from .common import Array, Step, classifier
+from .common import Array
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -43,11 +43,6 @@ class Data:
     def side(self) -> int:
         """Side length of an image in pixels."""
         return self.x.shape[-1]
-
-    def network(self, plan: list[Step]) -> nn.Sequential:
-        """Return a classifier with new weights, which are the same in every call."""
-        torch.manual_seed(self.seed)
-        return classifier(plan, self.side, self.classes)
 
 
 def open_data(path: Path, *, epochs: int, images: int) -> Data:
