@@ -1,7 +1,8 @@
 """What the networks of ``longer.py`` say about the paper's claims, over training seeds.
 
-``python -m onnxinfo.models.studies.claims FOLDER -o study/training`` reads ``FOLDER/damage.csv`` and the other studies'
-files that are there, and writes for each a table and a picture, and ``power.md``, which judges all claims.
+``python -m onnxinfo.models.studies.claims FOLDER -o study/training`` reads ``FOLDER/vgg/damage.csv`` and the files of
+the other families and studies that are there. It writes a table and a picture for each; ``power-vgg.md``, which judges
+all claims about VGGs; and ``families.md``, the verdicts on all families side by side.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from onnxinfo.views.style import COLORS
 from .cells import cells, difference, layers_of, over_seeds, rise, unproven, with_error
 from .common import mean_and_stderr
 from .curve import EXTREMES, HIGHEST, LOWEST, chosen, curve_rows, draw_curve, with_extremes
+from .families import FAMILIES, Family
 from .tables import Rows, markdown
 from .two_level import (
     UNDECIDED,
@@ -67,76 +69,117 @@ class Claim:
     effect: float | None = None
 
 
-SCORES = ("linear_16",)
-HIGH = ("relu_15", *SCORES)
-SIZES = ("3 convolutions", "5 convolutions", "8 convolutions")
-STAGES = ("stage 1", "stage 2", "stage 3")
-CLAIMS = (
-    Claim("damage", "rises at the damaged convolution", "original", "damaged", ("relu_8",)),
-    Claim("damage", "rises after it", "original", "damaged", ("relu_11", *HIGH)),
-    Claim("distillation", "falls", "without", "distilled", sign=-1),
-    Claim("epochs", "falls first in high layers", "epoch 0", LOWEST, HIGH, -1),
-    Claim("epochs", "then rises in high layers", LOWEST, "epoch 24", HIGH),
-    Claim("epochs", "the opposite: rises first", "epoch 0", HIGHEST, HIGH),
-    Claim("epochs", "the opposite: then falls", HIGHEST, "epoch 24", HIGH, -1),
-    *(
-        Claim("depth", f"rises in {stage}, from {first.split()[0]} to {second}", first, second, (stage,))
-        for first, second in itertools.combinations(SIZES, 2)
-        for stage in STAGES
-    ),
-    Claim("autoencoders", "stays similar", "classifier", "autoencoder", sign=0),
-    *(
-        Claim("pruning", f"falls in the scores, {name}, from the network {text}", first, name, SCORES, -1, effect)
-        for first, text in (("trained", "before"), ("1 kept", "retrained with all weights"))
-        for name, effect in (("0.38 kept", 0.003), ("0.128 kept", 0.005), ("0.08 kept", 0.033))
-    ),
-)
-#: The network whose rise from the first layer to the last is the measure of the effects.
-RISING = {
-    "damage": "original",
-    "distillation": "without",
-    "epochs": "epoch 24",
-    "depth": SIZES[1],
-    "autoencoders": "classifier",
-}
-#: Networks side by side in the table of a study; the others have the first one's layers.
+def claims_of(family: Family) -> tuple[Claim, ...]:
+    """Return the paper's claims, and some that were stated after a study, with a family's layers and networks."""
+    last, scores = family.last, family.last[-1:]
+    return (
+        Claim("damage", "rises at the damaged convolution", "original", "damaged", (family.at,)),
+        Claim("damage", "rises after it", "original", "damaged", family.after),
+        Claim("distillation", "falls", "without", "distilled", sign=-1),
+        Claim("epochs", "falls first in high layers", "epoch 0", LOWEST, last, -1),
+        Claim("epochs", "then rises in high layers", LOWEST, LAST, last),
+        Claim("epochs", "the opposite: rises first", "epoch 0", HIGHEST, last),
+        Claim("epochs", "the opposite: then falls", HIGHEST, LAST, last, -1),
+        *(
+            Claim("depth", f"rises in {stage}, from {first.split()[0]} to {second}", first, second, (stage,))
+            for first, second in itertools.combinations(family.sizes, 2)
+            for stage in family.stages
+        ),
+        Claim("autoencoders", "stays similar", "classifier", "autoencoder", sign=0),
+        *(
+            Claim("pruning", f"falls in the scores, {name}, from the network {text}", first, name, scores, -1, effect)
+            for first, text in (("trained", "before"), ("1 kept", "retrained with all weights"))
+            for name, effect in (("0.38 kept", 0.003), ("0.128 kept", 0.005), ("0.08 kept", 0.033))
+        ),
+        *(
+            Claim("robustness", f"the norm falls, {name}, from the network {text}", first, name, NORM, -1, effect)
+            for first, text in (("trained", "before"), ("1 kept", "retrained with all weights"))
+            for name, effect in (("0.128 kept", -math.log(1 - 0.08)), ("0.08 kept", -math.log(1 - 0.61)))
+        ),
+    )
+
+
+#: The logarithm of the norm of the perturbations to all other classes.
+NORM = ("mean norm",)
+#: The last checkpoint.
+LAST = "epoch 24"
+RISING = {"damage": "original", "distillation": "without", "epochs": LAST, "autoencoders": "classifier"}
 SHOWN = {
     "damage": ("original", "damaged"),
     "distillation": ("without", "distilled"),
-    "epochs": ("epoch 0", LOWEST, HIGHEST, "epoch 24"),
-    "depth": SIZES,
+    "epochs": ("epoch 0", LOWEST, HIGHEST, LAST),
     "autoencoders": ("classifier", "autoencoder"),
     "pruning": ("1 kept", "trained", "0.38 kept", "0.128 kept", "0.08 kept"),
+    "robustness": ("1 kept", "trained", "0.38 kept", "0.128 kept", "0.08 kept"),
 }
+#: The studies, in the order of the page.
+STUDIES = ("damage", "distillation", "epochs", "depth", "autoencoders", "pruning", "robustness")
 
 
-def read(path: Path, normalizer: str) -> pandas.DataFrame:
-    """Return a study's cells under one normalizer, without the seeds whose training failed."""
-    found = pandas.read_csv(path)
-    found = found[found.normalizer == normalizer].drop(columns="normalizer")
-    found = found[~found.seed.isin(failed(found, path.stem))]
-    return with_extremes(found, HIGH) if path.stem == "epochs" else found
+@dataclass(frozen=True)
+class Results:
+    """The file of a study's cells, in a folder named after the family."""
+
+    path: Path
+
+    @property
+    def study(self) -> str:
+        """Name of the study."""
+        return self.path.stem
+
+    @property
+    def family(self) -> Family:
+        """The networks that were trained."""
+        return FAMILIES[self.path.parent.name]
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks side by side in the table of the study; the others have the first one's layers."""
+        return tuple(self.family.sizes) if self.study == "depth" else SHOWN[self.study]
+
+    @property
+    def rising(self) -> str:
+        """The network whose rise from the first layer to the last is the measure of the effects."""
+        return self.family.size if self.study == "depth" else RISING.get(self.study, "")
+
+    @property
+    def claims(self) -> list[Claim]:
+        """What is claimed about this study."""
+        return [claim for claim in claims_of(self.family) if claim.study == self.study]
+
+    def read(self, normalizer: str) -> pandas.DataFrame:
+        """Return the cells under one normalizer, without the seeds whose training failed."""
+        found = pandas.read_csv(self.path)
+        found = found[found.normalizer == normalizer].drop(columns="normalizer")
+        found = found[~found.seed.isin(failed(found, self.networks[-1]))]
+        return with_extremes(found, self.family.last) if self.study == "epochs" else found
 
 
-def failed(found: pandas.DataFrame, study: str) -> list[int]:
-    """Return the seeds whose last network did not learn its classes; it would be compared with networks that did."""
-    low = (found.network == SHOWN[study][-1]) & (found.accuracy < LEARNED)
+def results(folder: Path) -> list[Results]:
+    """Return the files of cells that are in the families' folders."""
+    paths = [folder / family / f"{study}.csv" for family in FAMILIES for study in STUDIES]
+    return [Results(path) for path in paths if path.exists()]
+
+
+def failed(found: pandas.DataFrame, network: str) -> list[int]:
+    """Return the seeds whose network did not learn its classes; it would be compared with networks that did."""
+    low = (found.network == network) & (found.accuracy < LEARNED)
     return sorted(found[low].seed.unique().tolist())
 
 
-def reached(found: pandas.DataFrame, study: str, column: str) -> str:
+def reached(found: pandas.DataFrame, networks: Sequence[str], column: str) -> str:
     """Return the accuracy of each network side by side as text, or another of its facts that has a column."""
     if column not in found:
         return ""
     rows = found.dropna(subset=column).drop_duplicates(["seed", "network"])
     by_name = {name: mean_and_stderr(each[column]) for name, each in rows.groupby("network", sort=False)}
-    shown = [name for name in SHOWN[study] if name in by_name]
+    shown = [name for name in networks if name in by_name]
     return ", ".join(f"{name} {by_name[name][0]:.3f} ± {by_name[name][1]:.3f}" for name in shown)
 
 
-def layer_rows(found: pandas.DataFrame, study: str) -> Rows:
+def layer_rows(found: pandas.DataFrame, networks: Sequence[str]) -> Rows:
     """Return the table of a study: SID of the first network by layer, and the differences of the others from it."""
-    first, *others = SHOWN[study]
+    first, *others = networks
     rows = []
     for layer in layers_of(found, first):
         base = cells(found, first, (layer,))
@@ -157,29 +200,27 @@ def changes(found: pandas.DataFrame, claim: Claim) -> pandas.DataFrame:
     return difference(*(cells(found, name, claim.layers) for name in (claim.first, claim.second)))
 
 
-def judged(found: pandas.DataFrame, claim: Claim) -> tuple[TwoLevel, float, str]:
-    """Return the change that a claim is about, the reference effect, and the verdict."""
+def judged(found: pandas.DataFrame, claim: Claim, rising: str) -> tuple[TwoLevel, float, str]:
+    """Return the change that a claim is about, the reference effect (of the rising network), and the verdict."""
     change, effect = over_seeds(changes(found, claim)), claim.effect
     if effect is None:
-        effect = FRACTION * rise(found, RISING[claim.study])
+        effect = FRACTION * rise(found, rising)
     if claim.sign:
         return change, effect, judge_direction(claim.sign * change.mean, change.stderr, effect)
     return change, effect, judge_similarity(change.mean, change.stderr, effect)
 
 
-def power_rows(folder: Path, normalizer: str) -> Iterator[dict[str, str]]:
-    """Yield a line for each claim of the studies in a folder whose networks were trained with several seeds."""
-    for claim in CLAIMS:
-        path = folder / f"{claim.study}.csv"
-        if not path.exists():
-            continue
-        found = read(path, normalizer)
+def power_rows(files: Sequence[Results], normalizer: str) -> Iterator[dict[str, str]]:
+    """Yield a line for each claim of the studies whose networks were trained with several seeds."""
+    for each in files:
+        found = each.read(normalizer)
         if found.seed.nunique() > 1:
-            yield _power_row(found, claim, normalizer)
+            for claim in each.claims:
+                yield _power_row(found, claim, each.rising, normalizer)
 
 
-def _power_row(found: pandas.DataFrame, claim: Claim, normalizer: str) -> dict[str, str]:
-    change, effect, verdict = judged(found, claim)
+def _power_row(found: pandas.DataFrame, claim: Claim, rising: str, normalizer: str) -> dict[str, str]:
+    change, effect, verdict = judged(found, claim, rising)
     each = round(change.images / change.seeds)
     seeds, low, high = seeds_needed(change, effect / 2, each)
     images = images_needed(change, effect / 2, change.seeds)
@@ -204,11 +245,28 @@ def _power_row(found: pandas.DataFrame, claim: Claim, normalizer: str) -> dict[s
     }
 
 
-def draw(found: pandas.DataFrame, study: str, path: Path) -> None:
+def family_rows(files: Sequence[Results]) -> Rows:
+    """Return the change and the verdict on each claim, with a column for each family."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for each in files:
+        if (found := each.read("sample")).seed.nunique() < 2:
+            continue
+        for claim in each.claims:
+            change, _, verdict = judged(found, claim, each.rising)
+            row = rows.setdefault((claim.study, claim.text), {})
+            row[each.family.title] = f"{change.mean:+.3f} ± {change.stderr:.3f}: {verdict}"
+    titles = [family.title for family in FAMILIES.values()]
+    return [
+        {"study": study, "SID": text} | {title: row.get(title, "") for title in titles}
+        for (study, text), row in sorted(rows.items(), key=lambda item: STUDIES.index(item[0][0]))
+    ]
+
+
+def draw(found: pandas.DataFrame, networks: Sequence[str], path: Path) -> None:
     """Draw the differences between networks by layer, with two standard errors over seeds, and each seed's mean."""
     import matplotlib.pyplot as plt
 
-    first, *others = SHOWN[study]
+    first, *others = networks
     layers = layers_of(found, first)
     figure, panel = plt.subplots(figsize=(6, 3), layout="constrained")
     for place, other in enumerate(others):
@@ -232,55 +290,55 @@ def draw(found: pandas.DataFrame, study: str, path: Path) -> None:
     plt.close(figure)
 
 
-def study_text(path: Path) -> str:
+def study_text(file: Results) -> str:
     """Return a study's table, accuracies, and the seeds that were left out, from its file of cells."""
-    found = read(path, "sample")
-    text, left_out = markdown(layer_rows(found, path.stem)), failures(path)
+    found = file.read("sample")
+    text, left_out = markdown(layer_rows(found, file.networks)), failures(file)
     for title, column in (("Accuracy", "accuracy"), ("Squared error relative to the images' variance", "error")):
-        numbers = reached(found, path.stem, column)
+        numbers = reached(found, file.networks, column)
         text += f"\n{title}: {numbers}.\n" if numbers else ""
-    text += extremes_text(found) if path.stem == "epochs" else ""
+    text += extremes_text(found, file.family.last) if file.study == "epochs" else ""
     return text + (f"\nLeft out because the last network did not learn: {left_out}.\n" if left_out else "")
 
 
-def failures(path: Path) -> str:
+def failures(file: Results) -> str:
     """Return the seeds whose training failed, with the accuracies, as text."""
-    every = pandas.read_csv(path)
-    rows = every[(every.network == SHOWN[path.stem][-1]) & every.seed.isin(failed(every, path.stem))]
+    every, last = pandas.read_csv(file.path), file.networks[-1]
+    rows = every[(every.network == last) & every.seed.isin(failed(every, last))]
     found = rows.drop_duplicates("seed").sort_values("seed")
     return ", ".join(f"seed {row.seed} ({row.network}, accuracy {row.accuracy:.3f})" for row in found.itertuples())
 
 
-def extremes_text(found: pandas.DataFrame) -> str:
+def extremes_text(found: pandas.DataFrame, layers: Sequence[str]) -> str:
     """Return the checkpoints that stand for each seed's lowest and highest as text."""
     lines = []
     for extreme, sign in EXTREMES.items():
-        names = [f"{name} for seed {seed}" for seed, name in chosen(found, HIGH, sign).items()]
+        names = [f"{name} for seed {seed}" for seed, name in chosen(found, layers, sign).items()]
         lines.append(f"\n{extreme.capitalize()}: {', '.join(names)}.\n")
     return "".join(lines)
 
 
-def curve_text(path: Path) -> str:
+def curve_text(file: Results) -> str:
     """Return the table of all checkpoints of the epochs, from their file of cells."""
-    return markdown(curve_rows(read(path, "sample")))
+    return markdown(curve_rows(file.read("sample")))
 
 
-def power_text(folder: Path) -> str:
-    """Return the table that judges all claims."""
+def power_text(files: Sequence[Results]) -> str:
+    """Return the table that judges all claims about one family."""
     return "\n".join(
-        markdown(rows) for normalizer in ("sample", "dataset") if (rows := [*power_rows(folder, normalizer)])
+        markdown(rows) for normalizer in ("sample", "dataset") if (rows := [*power_rows(files, normalizer)])
     )
 
 
-def write(path: Path, output: Path) -> None:
+def write(file: Results, output: Path) -> None:
     """Write the tables and the picture of a study from its file of cells."""
-    study, found = path.stem, read(path, "sample")
-    (output / f"{study}.md").write_text(study_text(path), encoding="utf-8")
-    if study == "epochs":
-        (output / "curve.md").write_text(curve_text(path), encoding="utf-8")
-        draw_curve(found, output / "epochs.png")
+    found, name = file.read("sample"), f"{file.study}-{file.family.name}"
+    (output / f"{name}.md").write_text(study_text(file), encoding="utf-8")
+    if file.study == "epochs":
+        (output / f"curve-{file.family.name}.md").write_text(curve_text(file), encoding="utf-8")
+        draw_curve(found, output / f"{name}.png")
     else:
-        draw(found, study, output / f"{study}.png")
+        draw(found, file.networks, output / f"{name}.png")
 
 
 def main() -> None:
@@ -290,12 +348,14 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    for study in SHOWN:
-        path = options.folder / f"{study}.csv"
-        if path.exists():
-            write(path, options.output)
-    text = power_text(options.folder)
-    (options.output / "power.md").write_text(text, encoding="utf-8")
+    files = results(options.folder)
+    for file in files:
+        write(file, options.output)
+    for family in FAMILIES.values():
+        if text := power_text([each for each in files if each.family is family]):
+            (options.output / f"power-{family.name}.md").write_text(text, encoding="utf-8")
+    text = markdown(family_rows(files))
+    (options.output / "families.md").write_text(text, encoding="utf-8")
     print(text, end="")
 
 

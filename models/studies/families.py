@@ -32,7 +32,7 @@ class Family:
     damaged
         That network with four 7 x 7 filters instead of one of its convolutions.
     layers
-        All layers that are measured, in order: the ends of convolutions or blocks, hidden linear layers, and the scores.
+        All layers that are measured, in order: ends of convolutions or blocks, hidden linear layers, and the scores.
     high
         The last three of them, which are followed through training and pruning.
     convolutions

@@ -38,7 +38,19 @@ from .normalized import (
     normalized_autoencoder,
     shifted,
 )
-from .training import Data, Models, Rows, add, keep, measured, networks, open_data, standardized
+from .training import (
+    Data,
+    Models,
+    Rows,
+    Wanted,
+    add,
+    attacked,
+    keep,
+    measured,
+    networks,
+    open_data,
+    standardized,
+)
 
 #: Steps of the first epoch, as fractions of it, after which the network is kept besides the ends of all epochs.
 EARLY = (0.1, 0.5)
@@ -130,7 +142,7 @@ def view(data: Data, number: int) -> Tensor:
 
 
 def answers(source: Source) -> Array:
-    """Return the teacher's scores (V, N, classes) for each view of the training images; they are kept in the folder above."""
+    """Return the teacher's scores (V, N, classes) for each view of the training images, kept in the folder above."""
     path = source.folder.parent / f"answers-{source.views}-{len(source.data.x)}.npy"
     if not path.exists():
         assert source.teacher is not None
@@ -275,12 +287,18 @@ class Study:
         Give the layers of a family that are measured, and more in the last network.
     stages
         Whether the ends of stages are measured, too, and called so.
+    measure
+        Returns a row for each layer and image.
+    shared
+        The study whose networks these are, if it has the same ones.
     """
 
     train: Callable[[Source], Models]
     layers: Callable[[Family], tuple[str, ...]] = lambda family: family.layers
     last: Callable[[Family], tuple[str, ...]] = lambda family: ()
     stages: bool = False
+    measure: Callable[[onnx.ModelProto, Data, Wanted], Rows] = measured
+    shared: str = ""
 
 
 STUDIES = {
@@ -290,6 +308,7 @@ STUDIES = {
     "damage": Study(damage),
     "depth": Study(depth, lambda family: (), stages=True),
     "autoencoders": Study(autoencoders, lambda family: family.convolutions),
+    "robustness": Study(pruning, lambda family: (), measure=attacked, shared="pruning"),
 }
 
 
@@ -318,7 +337,7 @@ def facts(model: onnx.ModelProto, data: Data) -> dict[str, float]:
 def piece(name: str, source: Source, limit: int, normalizer: str) -> pandas.DataFrame:
     """Train and measure the networks of one seed: one row per network, layer and image."""
     data, study, family = source.data, STUDIES[name], source.family
-    folder = source.folder / f"{name}-{data.seed}"
+    folder = source.folder / f"{study.shared or name}-{data.seed}"
     if not folder.exists():
         keep(study.train(source), folder)
     archive = source.folder / f"{name}-{data.seed}-{normalizer}.h5"
@@ -329,7 +348,7 @@ def piece(name: str, source: Source, limit: int, normalizer: str) -> pandas.Data
         names = stage_ends(model) if study.stages else {}
         layers = (*names, *study.layers(family), *(study.last(family) if network == [*paths][-1] else ()))
         shared = {"seed": data.seed, "normalizer": normalizer, "network": network, **facts(model, data)}
-        found = measured(model, data, archive, network, limit, normalizer, layers)
+        found = study.measure(model, data, Wanted(archive, network, limit, normalizer, layers))
         rows += [shared | row | {"layer": names.get(row["layer"], row["layer"])} for row in found]
         kind = "accuracy" if "accuracy" in shared else "error"
         print(f"measured: {family.name}, {name}, seed {data.seed}, {network}, {kind} {shared[kind]:.3f}", flush=True)

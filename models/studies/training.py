@@ -18,7 +18,8 @@ from torch import Tensor
 
 import onnxinfo
 
-from .common import Array
+from .attack import Known, distances
+from .common import Array, scores
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -43,6 +44,11 @@ class Data:
     def side(self) -> int:
         """Side length of an image in pixels."""
         return self.x.shape[-1]
+
+    @property
+    def order(self) -> Array:
+        """Numbers of the held-out images in an order drawn from the seed."""
+        return np.random.default_rng(self.seed).permutation(len(self.held_out))
 
 
 def open_data(path: Path, *, epochs: int, images: int) -> Data:
@@ -73,23 +79,63 @@ def networks(trained: Path) -> dict[str, Path]:
     return {path.stem.split("-", 1)[1]: path for path in sorted(trained.glob("*.onnx"))}
 
 
-def measured(
-    model: onnx.ModelProto, data: Data, archive: Path, run: str, limit: int, normalizer: str, layers: Sequence[str] = ()
-) -> Rows:
+@dataclass(frozen=True)
+class Wanted:
+    """What is measured of a network.
+
+    Attributes
+    ----------
+    archive, run
+        Where cells of SID are kept, and the name of the network's run.
+    limit
+        Number of images.
+    normalizer
+        To what the budget of SID is related.
+    layers
+        The layers that are measured (none: all).
+    """
+
+    archive: Path
+    run: str
+    limit: int
+    normalizer: str
+    layers: tuple[str, ...]
+
+
+def measured(model: onnx.ModelProto, data: Data, wanted: Wanted) -> Rows:
     """Return SID of each layer, or of some, and image of a network: held-out images in an order drawn from the seed."""
-    order = np.random.default_rng(data.seed).permutation(len(data.held_out))
+    order = data.order
     onnxinfo.analyze(
-        model, data.held_out[order], archive, run=run, mean=MEAN, std=STD, seed=data.seed, limit=limit,
-        normalize_by=normalizer, layers=list(layers),
+        model, data.held_out[order], wanted.archive, run=wanted.run, mean=MEAN, std=STD, seed=data.seed,
+        limit=wanted.limit, normalize_by=wanted.normalizer, layers=list(wanted.layers),
     )  # fmt: skip
-    with onnxinfo.open(archive) as opened:
-        found, cells = opened[run].layers, opened[run].values("sid")
+    with onnxinfo.open(wanted.archive) as opened:
+        found, cells = opened[wanted.run].layers, opened[wanted.run].values("sid")
     names = ("value", "stderr", "converged")
     return [
         {"layer": layer.name, "image": int(order[j]), **{name: cells[name][i, j] for name in names}}
         for i, layer in enumerate(found)
-        for j in range(limit)
+        for j in range(wanted.limit)
     ]
+
+
+def attacked(model: onnx.ModelProto, data: Data, wanted: Wanted) -> Rows:
+    """Return the logarithms of the norms of the smallest perturbations of the same images to the other classes.
+
+    One row for the mean over these classes, in standard deviations of the input, and one for the nearest of them,
+    unless the image is in one already.
+    """
+    x = standardized(data.held_out)
+    known = Known(x, scores(model, x).argmax(1))
+    network = onnxinfo.convert(model, [model.graph.output[0].name])
+    rows = []
+    for image in data.order[: wanted.limit]:
+        targets = [each for each in range(data.classes) if each != data.labels[image]]
+        norms = distances(lambda y: network(y)[0], x[image], known, targets)
+        for layer, norm in (("mean norm", norms.mean()), ("nearest norm", norms.min())):
+            value = float(np.log(norm)) if 0 < norm < np.inf else np.nan
+            rows.append({"layer": layer, "image": int(image), "value": value, "stderr": 0.0, "converged": True})
+    return rows
 
 
 def standardized(pixels: Array) -> Array:

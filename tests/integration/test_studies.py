@@ -23,6 +23,7 @@ from onnxinfo.models.studies import (
     compression,
     concentration,
     depth,
+    families,
     longer,
     normalized,
     quantisation,
@@ -118,7 +119,7 @@ def test_coherency(tmp_path, monkeypatch):
     first = pandas.read_csv(tmp_path / "coherency.csv")
     monkeypatch.setattr(longer, "trained_by", None)
     run(monkeypatch, coherency, *arguments, "--seeds", 0, "--limit", 2)
-    onnx.save(onnx.load(tmp_path / "vgg-1-5 convolutions.onnx"), tmp_path / "given.onnx")
+    onnx.save(onnx.load(tmp_path / "vgg" / "vgg-1-5 convolutions.onnx"), tmp_path / "given.onnx")
     run(monkeypatch, coherency, *arguments, "--limit", 1, "--model", tmp_path / "given.onnx")
     found = pandas.read_csv(tmp_path / "coherency.csv")
     counts = found[(found.metric == "sid") & (found.layer == "relu_1")].groupby(["model", "seed"]).image.nunique()
@@ -267,14 +268,15 @@ def test_a_study_resumes_with_new_seeds_and_images_and_trains_each_network_once(
 
     def train(source):
         trained.append(source.data.seed)
-        return {"original": common.to_onnx(source.data.network(common.VGG), source.data.side)}
+        network = normalized.folded(source.untrained(source.family.build), source.data.x)
+        return {"original": common.to_onnx(network, source.data.side)}
 
     monkeypatch.setitem(longer.STUDIES, "damage", longer.Study(train))
     run(monkeypatch, longer, "damage", *arguments, "--seeds", 0, 1, "--limit", 1)
-    first = pandas.read_csv(tmp_path / "damage.csv")
+    first = pandas.read_csv(tmp_path / "vgg" / "damage.csv")
     run(monkeypatch, longer, "damage", *arguments, "--seeds", 1, 2, "--limit", 2)
     run(monkeypatch, longer, "damage", *arguments, "--seeds", 2, "--limit", 2, "--normalize-by", "dataset")
-    found = pandas.read_csv(tmp_path / "damage.csv")
+    found = pandas.read_csv(tmp_path / "vgg" / "damage.csv")
     assert trained == [0, 1, 2]
     counts = found.groupby(["seed", "normalizer"]).image.nunique().to_dict()
     assert counts == {(0, "sample"): 1, (1, "sample"): 2, (2, "sample"): 2, (2, "dataset"): 2}
@@ -289,43 +291,53 @@ def asked(monkeypatch):
     """Give every cell of the longer studies a value of zero, and collect the layers of each network."""
     found = {}
 
-    def measured(model, data, archive, name, limit, normalizer, layers):
-        found[name] = layers
+    def measured(model, data, wanted):
+        found[wanted.run] = wanted.layers
         cell = {"image": 0, "value": 0.0, "stderr": 0.0, "converged": True}
-        return [{"layer": layer, **cell} for layer in layers or ["all"]]
+        return [{"layer": layer, **cell} for layer in wanted.layers]
 
-    monkeypatch.setattr(longer, "measured", measured)
+    for name, study in longer.STUDIES.items():
+        if study.measure is training.measured:
+            monkeypatch.setitem(longer.STUDIES, name, replace(study, measure=measured))
     return found
 
 
-def test_longer_studies(tmp_path, monkeypatch, asked):
+@pytest.mark.parametrize("family", [pytest.param("vgg", marks=pytest.mark.slow), "alexnet", "resnet"])
+def test_longer_studies(tmp_path, monkeypatch, asked, family):
     monkeypatch.setattr(longer, "RETRAINED", 1)
-    arguments = (*small_study(tmp_path, monkeypatch), "--seeds", 0, "--limit", 1)
+    given, folder = families.FAMILIES[family], tmp_path / family
+    arguments = (*small_study(tmp_path, monkeypatch), "--family", family, "--seeds", 0, "--limit", 1)
     run(monkeypatch, longer, "epochs", *arguments, "--epochs", 2)
     run(monkeypatch, longer, "pruning", *arguments)
     run(monkeypatch, longer, "damage", *arguments)
     run(monkeypatch, longer, "distillation", *arguments, "--views", 2, "--teacher", small_teacher(tmp_path))
-    found = {path.stem: pandas.read_csv(path) for path in tmp_path.glob("*.csv")}
-    assert asked["epoch 1"] == asked["0.08 kept"] == longer.HIGH
-    assert asked["epoch 2"] == (*longer.HIGH, *longer.FIRST)
-    assert asked["distilled"] == asked["damaged"] == ()
+    monkeypatch.setattr(longer, "trained_by", None)
+    run(monkeypatch, longer, "robustness", *arguments)
+    files = {file.study: file for file in claims.results(tmp_path)}
+    found = {study: pandas.read_csv(file.path) for study, file in files.items()}
+    assert asked["epoch 1"] == asked["0.08 kept"] == given.high
+    assert asked["epoch 2"] == (*given.high, given.layers[0])
+    assert asked["distilled"] == asked["damaged"] == given.layers
     # An epoch of 32 images is one step, so the checkpoints within the first epoch are those at its end.
     assert [*found["epochs"].network.unique()] == ["epoch 0", "epoch 1", "epoch 2"]
     assert [*found["distillation"].network.unique()] == ["without", "distilled"]
-    for study in ("pruning", "damage"):
-        assert {*found[study].network} == {*claims.SHOWN[study]}
+    for study in ("pruning", "damage", "robustness"):
+        assert {*found[study].network} == {*files[study].networks}
     for table in found.values():
         assert (table[["loss", "train_loss"]] > 0).all(axis=None)
     assert np.load(tmp_path / "answers-2-32.npy").shape == (2, 32, 3)
-    weights = [weights_of(path) for path in longer.networks(tmp_path / "pruning-0").values()]
+    weights = [weights_of(path) for path in longer.networks(folder / "pruning-0").values()]
     shares = [np.mean(np.concatenate([(w != 0).ravel() for w in each])) for each in weights]
     assert shares == pytest.approx([1, 1, 0.38, 0.128, 0.08], abs=1e-3)
     # What is left is retrained.
     left = weights[-1][-1] != 0
     assert (weights[-1][-1][left] != weights[0][-1][left]).any()
-    original, damaged = (weights_of(path) for path in longer.networks(tmp_path / "damage-0").values())
+    original, damaged = (weights_of(path) for path in longer.networks(folder / "damage-0").values())
     assert all((one == other).all() for one, other in zip(original, weights[0], strict=True))
-    assert [one.shape for one in damaged[3:5]] == [(4, 32, 7, 7), (64, 4, 3, 3)]
+    changed = [other.shape for one, other in zip(original, damaged, strict=True) if one.shape != other.shape]
+    assert len(changed) == 2
+    assert changed[0][0] == changed[1][1] == 4
+    assert changed[0][2:] == (7, 7)
 
 
 def weights_of(path):
@@ -340,18 +352,18 @@ def test_depth_and_autoencoders(tmp_path, monkeypatch, asked):
     assert [*asked.values()] == [
         ("relu_1", "relu_4", "relu_7"), ("relu_3", "relu_8", "relu_11"), ("relu_5", "relu_12", "relu_17")
     ]  # fmt: skip
-    found = pandas.read_csv(tmp_path / "depth.csv")
-    assert [*found.network.unique()] == [*longer.SIZES] == [*claims.SHOWN["depth"]]
+    found = pandas.read_csv(tmp_path / "vgg" / "depth.csv")
+    assert [*found.network.unique()] == [*families.VGGS.sizes]
     assert {tuple(each) for each in found.groupby("network").layer.unique()} == {("stage 1", "stage 2", "stage 3")}
     monkeypatch.setattr(longer, "trained_by", None)
     run(monkeypatch, longer, "autoencoders", *arguments)
-    assert asked["classifier"] == asked["autoencoder"] == longer.CONVOLUTIONS
-    found = pandas.read_csv(tmp_path / "autoencoders.csv").set_index("network")
+    assert asked["classifier"] == asked["autoencoder"] == families.VGGS.convolutions
+    found = pandas.read_csv(tmp_path / "vgg" / "autoencoders.csv").set_index("network")
     assert [*found.index.unique()] == [*claims.SHOWN["autoencoders"]]
     assert found.loc["classifier", ["error", "train_error"]].isna().all(axis=None)
     assert (found.loc["autoencoder", ["error", "train_error"]] > 0).all(axis=None)
-    classifier, other = (weights_of(path) for path in longer.networks(tmp_path / "autoencoders-0").values())
-    middle = weights_of(longer.networks(tmp_path / "depth-0")["5 convolutions"])
+    classifier, other = (weights_of(path) for path in longer.networks(tmp_path / "vgg" / "autoencoders-0").values())
+    middle = weights_of(longer.networks(tmp_path / "vgg" / "depth-0")["5 convolutions"])
     assert all((one == another).all() for one, another in zip(classifier, middle, strict=True))
     assert [one.shape for one in other[:5]] == [one.shape for one in classifier[:5]]
     assert (other[0] != classifier[0]).any()
@@ -360,11 +372,11 @@ def test_depth_and_autoencoders(tmp_path, monkeypatch, asked):
 def test_the_trained_vgg_is_that_of_the_study_of_epochs(tmp_path, monkeypatch, asked):
     arguments = (*small_study(tmp_path, monkeypatch), "--seeds", 0, "--limit", 1)
     run(monkeypatch, longer, "epochs", *arguments)
-    last = [*longer.networks(tmp_path / "epochs-0").values()][-1]
+    last = [*longer.networks(tmp_path / "vgg" / "epochs-0").values()][-1]
     run(monkeypatch, longer, "depth", *arguments)
-    middle = longer.networks(tmp_path / "depth-0")["5 convolutions"]
+    middle = longer.networks(tmp_path / "vgg" / "depth-0")["5 convolutions"]
     assert all((one == other).all() for one, other in zip(weights_of(middle), weights_of(last), strict=True))
-    assert not (tmp_path / "vgg-0-5 convolutions.onnx").exists()
+    assert not (tmp_path / "vgg" / "vgg-0-5 convolutions.onnx").exists()
 
 
 def chain(scale):
@@ -392,42 +404,65 @@ def test_only_distillation_needs_a_teacher(tmp_path, monkeypatch, capsys):
     assert "distillation needs a teacher: --teacher" in capsys.readouterr().err
 
 
-def small_network(seed=0):
-    torch.manual_seed(seed)
-    return normalized.normalized_classifier([(4, 3, 1), None, (6, 3, 1)], 8, 3)
-
-
-def test_folded_networks_compute_the_same():
-    network, x = small_network(), torch.randn(20, 3, 8, 8)
-    for layer in network:
+@pytest.mark.parametrize("autoencoder", [False, True])
+@pytest.mark.parametrize("family", [*families.FAMILIES])
+def test_networks_without_batch_norm_compute_the_same_in_onnx(family, autoencoder):
+    torch.manual_seed(0)
+    network, x = families.FAMILIES[family].build(32, 3), torch.randn(20, 3, 32, 32)
+    first = network[0].weight
+    if autoencoder:
+        network = normalized.normalized_autoencoder(network, 32)
+        assert network[0].weight is first
+    for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(layer.weight, 0.5, 2)
             torch.nn.init.normal_(layer.bias)
     before = {key: each.clone() for key, each in network.state_dict().items()}
-    plain = normalized.folded(network, x)
-    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in plain)
-    torch.testing.assert_close(plain(x), normalized.calibrated(network, x)(x), atol=1e-5, rtol=1e-4)
+    plain, expected = normalized.folded(network, x), normalized.calibrated(network, x)(x)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in plain.modules())
+    torch.testing.assert_close(plain(x), expected, atol=1e-5, rtol=1e-4)
+    assert expected.shape == (x.shape if autoencoder else (20, 3))
     # Of these images, batch norm's own means and variances are those of training.
     torch.testing.assert_close(plain[0](x).mean((0, 2, 3)), network[1].bias, atol=1e-5, rtol=1e-4)
     assert all(torch.equal(each, before[key]) for key, each in network.state_dict().items())
+    exported = common.scores(common.to_onnx(plain, 32), x.numpy())
+    np.testing.assert_allclose(exported, expected.detach().numpy(), atol=3e-5, rtol=1e-4)
 
 
-def test_autoencoders_start_with_the_weights_of_classifiers_and_are_folded_alike():
-    plan, x = [(4, 3, 1), None, (6, 3, 1), None], torch.randn(20, 3, 8, 8)
-    networks = []
-    for each in (normalized.normalized_classifier, normalized.normalized_autoencoder):
-        torch.manual_seed(0)
-        networks.append(each(plan, 8, 3))
-    classifier, autoencoder = networks
-    for place in (0, 4):
-        assert torch.equal(classifier[place].weight, autoencoder[place].weight)
-    plain = normalized.folded(autoencoder, x)
-    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in plain)
-    expected = normalized.calibrated(autoencoder, x)(x)
-    assert expected.shape == x.shape
-    torch.testing.assert_close(plain(x), expected, atol=1e-5, rtol=1e-4)
-    exported = common.scores(common.to_onnx(plain, 8), x.numpy())
-    np.testing.assert_allclose(exported, expected.detach().numpy(), atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize("family", families.FAMILIES.values(), ids=[*families.FAMILIES])
+def test_the_layers_of_families_are_there_in_all_networks_that_are_compared(family):
+    x = torch.randn(8, 3, 32, 32)
+
+    def tensors(network):
+        nodes = common.to_onnx(normalized.folded(network, x), 32).graph.node
+        return [name for node in nodes for name in node.output]
+
+    names = tensors(family.build(32, 10))
+    for layers in (family.layers, family.convolutions, family.high, family.after, (family.at,)):
+        assert sorted(layers, key=names.index) == [*layers]
+    assert {*family.layers} <= {*tensors(family.damaged(32, 10))}
+    assert {*family.convolutions} <= {*tensors(normalized.normalized_autoencoder(family.build(32, 10), 32))}
+    for build in family.sizes.values():
+        ends = longer.stage_ends(common.to_onnx(normalized.folded(build(32, 10), x), 32))
+        assert {*family.stages} <= {*ends.values()} == {"stage 1", "stage 2", "stage 3"}
+
+
+def test_attacks_are_measured_on_the_images_of_the_seed(tmp_path):
+    """A linear classifier of two classes, whose smallest perturbation is known."""
+    weight = torch.nn.functional.pad(torch.ones(1, 3 * 16 * 16) / 16, (0, 0, 0, 1))
+    linear = torch.nn.Linear(3 * 16 * 16, 2)
+    linear.weight.data, linear.bias.data = weight, torch.zeros(2)
+    model = common.to_onnx(torch.nn.Sequential(torch.nn.Flatten(), linear), 16)
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+    pixels[::2] //= 3
+    x = training.standardized(pixels)
+    scored = x.reshape(12, -1).sum(1) / 16
+    data = training.Data(torch.from_numpy(x), torch.arange(12) % 2, pixels, (scored < 0).astype(int), 1, seed=3)
+    rows = training.attacked(model, data, training.Wanted(tmp_path, "", 4, "sample", ()))
+    assert [row["image"] for row in rows[::2]] == data.order[:4].tolist()
+    expected = np.log(np.abs(scored[data.order[:4]]) / np.sqrt(3))
+    for kind in (0, 1):
+        np.testing.assert_allclose([row["value"] for row in rows[kind::2]], expected, atol=0.02)
 
 
 def test_shifted_images_are_windows_of_the_padded_or_mirrored_image():
