@@ -1,9 +1,9 @@
 """Concentration by layer (the paper's Fig. 3c): whether a trained network discards the background.
 
-A small VGG or AlexNet is trained to classify the animals of an ``.npz`` file with ``images`` (N, H, W, 3) of uint8,
-``labels`` and ``boxes`` (N, 4). The images are split into folds; the images of a fold are analyzed with the network
-that was trained on the others. There are two controls: the boxes of all other images instead of an image's own, and a
-network with random weights.
+A small VGG, AlexNet or ResNet is trained to classify the animals of an ``.npz`` file with ``images`` (N, H, W, 3) of
+uint8, ``labels`` and ``boxes`` (N, 4). The images are split into folds; the images of a fold are analyzed with the
+network that was trained on the others. There are two controls: the boxes of all other images instead of an image's own,
+and a network with random weights.
 
 ``python -m onnxinfo.models.studies.concentration animals.npz --network vgg -o study``
 
@@ -16,6 +16,7 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,26 @@ from .common import (
     SEED,
     VGG,
     Array,
-    Step,
+    Padding,
     accuracy,
     classifier,
     fit_classes,
     to_onnx,
 )
+from .families import Build
+from .normalized import folded
+from .residual import residual_classifier
 from .tables import Rows, markdown, write_table
 from .two_level import UNDECIDED, TwoLevel, direction_margin, judge_direction, seeds_needed, two_level, wanting
 from .verdicts import FRACTION
 
-NETWORKS: dict[str, list[Step]] = {"vgg": VGG, "alexnet": ALEXNET}
+#: With zero padding, less of the network sees the border of an image, and boxes tend to be in the middle.
+PADDING: Padding = "circular"
+NETWORKS: dict[str, Build] = {
+    "vgg": partial(classifier, VGG, padding=PADDING),
+    "alexnet": partial(classifier, ALEXNET, padding=PADDING),
+    "resnet": partial(residual_classifier, 1, padding=PADDING),
+}
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 RANDOM, TRAINED = "random weights", "trained"
 #: Distinguishable for color-blind readers, too.
@@ -85,11 +95,10 @@ def models(network: str, images: Tensor, answers: Tensor, *, epochs: int) -> dic
     """Return a network before and after training on images (N, 3, y, x) of classes (N,), from the same weights."""
     torch.manual_seed(SEED)
     side = images.shape[-1]
-    # With zero padding, less of the network sees the border of an image, and boxes tend to be in the middle.
-    module = classifier(NETWORKS[network], side, int(answers.max()) + 1, padding="circular")
-    before = to_onnx(module, side)
+    module = NETWORKS[network](side, int(answers.max()) + 1)
+    before = to_onnx(folded(module, images), side)
     fit_classes(module, images, answers, epochs)
-    return {RANDOM: before, TRAINED: to_onnx(module, side)}
+    return {RANDOM: before, TRAINED: to_onnx(folded(module, images), side)}
 
 
 def main() -> None:
@@ -263,9 +272,9 @@ def power_rows(archives: Mapping[str, Path]) -> Rows:
             folds_row(f"concentration of the {network} {text}", FRACTION * abs(rise.mean), found, sign)
             for text, found, sign in claims
         ]
-    if len(last) == 2:
-        deep, shallow = last.values()
-        claim = f"concentration of the {' is higher than of the '.join(last)} in the last layer"
+    if {"vgg", "alexnet"} <= last.keys():
+        deep, shallow = last["vgg"], last["alexnet"]
+        claim = "concentration of the vgg is higher than of the alexnet in the last layer"
         lines.append(folds_row(claim, FRACTION * abs(deep.excess.mean()), deep.above(shallow)))
     return lines
 

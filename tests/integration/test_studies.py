@@ -193,6 +193,18 @@ def test_quantization(tmp_path, monkeypatch, measured):
         assert formats == ["", "", "QDQ", "QOperator", "dynamic", "weights"]
 
 
+def test_the_residual_network_of_concentration_sees_all_pixels_equally():
+    """With circular padding and global pooling, an image shifted by a multiple of its strides has the same scores."""
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 3, 16, 16), torch.arange(6) % 2
+    for model in concentration.models("resnet", x, y, epochs=1).values():
+        expected = common.scores(model, x.numpy())
+        for shift in ((4, 0), (-4, 8)):
+            shifted = common.scores(model, x.roll(shift, (2, 3)).numpy())
+            np.testing.assert_allclose(shifted, expected, atol=1e-4)
+        assert np.ptp(expected, axis=0).min() > 1e-3
+
+
 def test_concentration(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (6, 24, 24, 3), dtype=np.uint8)
