@@ -245,11 +245,18 @@ def same_samples(one: Measured, two: Measured) -> bool:
 
 
 def differing_labels(one: Measured, two: Measured, metrics: Collection[str]) -> str:
-    """Return in words that two runs give the same samples other labels; empty if not, or if no metric has them."""
+    """Return in words that labels of two runs answer other questions; empty if not, or if no metric has them.
+
+    The same samples must have the same labels; different samples may have different ones, but not of other classes
+    altogether.
+    """
     concerned = sorted(_OF_LABELS.intersection(metrics))
-    if not concerned or one.labels == two.labels or not same_samples(one, two):
+    if not concerned or one.labels == two.labels:
         return ""
-    return f"the same samples have other labels, which {' and '.join(concerned)} {_are(concerned)} about"
+    about = f", which {' and '.join(concerned)} {_are(concerned)} about"
+    if same_samples(one, two):
+        return f"the same samples have other labels{about}"
+    return f"their labels have no class in common{about}" if {*one.labels}.isdisjoint(two.labels) else ""
 
 
 def _are(names: Collection[str]) -> str:

@@ -265,6 +265,18 @@ def test_metrics_of_labels_are_not_judged_by_other_labels(tmp_path):
     assert "other labels" in onnxinfo.query(both)[0]["caution"]
 
 
+def test_probes_of_other_samples_are_judged_if_these_have_classes_in_common(tmp_path):
+    probe, paths = replace(fakes.CONCENTRATION, name="probe"), {}
+    for name, labels in (("a", [0, 1, 2] * 2), ("b", [1, 2, 3] * 2), ("c", [3, 4, 5] * 2)):
+        recipe = RECIPE | {"samples_sha256": 32 * f"{ord(name):x}"}
+        paths[name] = tmp_path / f"{name}.h5"
+        fakes.make(paths[name], name, fakes.schema(recipe=recipe, metrics=[probe], labels=np.array(labels)))
+    onnxinfo.gate([paths["a"], paths["b"]], "probe<-0.9", unpaired=True)
+    with pytest.raises(UsageError, match="their labels have no class in common, which probe is about"):
+        onnxinfo.gate([paths["a"], paths["c"]], "probe<-0.9", unpaired=True)
+    assert "no class in common" in onnxinfo.query([paths["a"], paths["c"]])[0]["caution"]
+
+
 def test_accuracy_is_judged_whatever_the_noise(tmp_path):
     """It depends neither on the budget nor on the input that gets noise."""
     paths = [tmp_path / "a.h5", tmp_path / "b.h5"]
