@@ -1,4 +1,4 @@
-"""Insert the studies' tables and pictures into studies.md: python docs/studies_tables.py FOLDER.
+"""Insert the studies' tables and pictures into studies.md and families.md: python docs/studies_tables.py FOLDER.
 
 A study writes ``FOLDER/<folder>/<name>.md`` and ``.png``; the page contains ``<!-- table <folder>/<name> -->`` ...
 ``<!-- end -->``, and shows ``pictures/studies-<folder>-<name>.png``. What the folder lacks stays as it is.
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from PIL import Image
 
-PAGE = Path(__file__).with_name("studies.md")
+PAGES = tuple(Path(__file__).with_name(f"{name}.md") for name in ("studies", "families"))
 #: A few colors suffice for lines and text, and keep pictures small.
 COLORS = 96
 
 
-def fill(folder: Path) -> None:
-    """Replace the tables between the marks, and the pictures on the page."""
+def fill(page: Path, folder: Path) -> None:
+    """Replace the tables between the marks on a page, and the pictures that it shows."""
 
     def table(found: re.Match[str]) -> str:
         path = folder / f"{found[1]}.md"
@@ -26,17 +26,18 @@ def fill(folder: Path) -> None:
             return found[0]
         return f"<!-- table {found[1]} -->\n\n{path.read_text(encoding='utf-8')}\n<!-- end -->"
 
-    text = PAGE.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     text = re.sub(r"<!-- table (\S+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
-    PAGE.write_text(text, encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
     for shown in re.findall(r"\(pictures/(studies-\S+)\.png\)", text):
         _, group, name = shown.split("-", 2)
         path = folder / group / f"{name}.png"
         if not path.exists():
             continue
         with Image.open(path) as image:
-            image.convert("RGB").quantize(COLORS).save(PAGE.parent / "pictures" / f"{shown}.png", optimize=True)
+            image.convert("RGB").quantize(COLORS).save(page.parent / "pictures" / f"{shown}.png", optimize=True)
 
 
 if __name__ == "__main__":
-    fill(Path(sys.argv[1]))
+    for each in PAGES:
+        fill(each, Path(sys.argv[1]))
