@@ -62,7 +62,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """Results for some samples of a case: H, whether it is proven, and CPU seconds."""
+    """Results for some samples of a case: H (NaN where no noise is small enough), whether proven, and CPU seconds."""
 
     values: list[float]
     proven: list[bool]
@@ -104,7 +104,8 @@ def _solved(job: Job, samples: Sequence[int], solver: Solve, budget: float) -> F
         began = time.process_time()
         solution = solver(job, sample, budget)
         found.seconds.append(time.process_time() - began)
-        found.values.append(float(solution.entropy.mean()) - _excess(job, sample, solution, budget))
+        value = float(solution.entropy.mean())
+        found.values.append(value if math.isnan(value) else value - _excess(job, sample, solution, budget))
         found.proven.append(bool(solution.certificate.converged))
     return found
 
@@ -127,8 +128,13 @@ def spread(count: int, samples: int) -> list[int]:
 
 
 def _apart(one: Found, other: Found) -> str:
-    differences = [abs(a - b) for a, b in zip(one.values, other.values, strict=True)]
-    return f"{mean(differences):.3f} | {max(differences):.3f}"
+    differences = [abs(a - b) for a, b in zip(one.values, other.values, strict=True) if not math.isnan(a + b)]
+    return f"{mean(differences):.3f} | {max(differences):.3f}" if differences else " | "
+
+
+def _mean(found: Found) -> str:
+    values = [each for each in found.values if not math.isnan(each)]
+    return f"{mean(values):.3f}" if values else "on thresholds"
 
 
 def tables(arguments: argparse.Namespace) -> None:
@@ -141,9 +147,7 @@ def tables(arguments: argparse.Namespace) -> None:
         samples = spread(len(jobs[0].provider), arguments.samples)
         one, other = (_solved(job, samples, solve_by_evaluations, ALPHA * variance) for job in jobs)
         proven, seconds = mean([*one.proven, *other.proven]), mean([*one.seconds, *other.seconds])
-        row = (
-            f"| {model} | {name} | {jobs[0].shape[0]} | {mean(one.values):.3f} | {100 * proven:.0f} % | {seconds:.1f} |"
-        )
+        row = f"| {model} | {name} | {jobs[0].shape[0]} | {_mean(one)} | {100 * proven:.0f} % | {seconds:.1f} |"
         print(f"{row} {_apart(one, other)} |", flush=True)
 
 

@@ -39,14 +39,15 @@ def proof(
     dict
         ``converged``, ``mark`` and the certificate's numbers, each (S,).
     """
+    limited = torch.zeros_like(dead) if coarse is None else coarse & ~certificate.saturated
     mark = torch.full(value.shape, mark_code("converged"), dtype=torch.uint8, device=value.device)
     # The last condition that holds determines the mark.
     for name, holds in (
         ("saturated", certificate.saturated),
         ("gap", ~certificate.optimal),
         ("ratio", ~certificate.met),
-        ("resolution", torch.zeros_like(dead) if coarse is None else coarse & ~certificate.saturated),
-        ("not_finite", ~value.isfinite()),
+        ("resolution", limited),
+        ("not_finite", ~value.isfinite() & ~limited),
         ("dead", dead & ~(certificate.saturated & value.isfinite())),
     ):
         mark = torch.where(holds, mark_code(name), mark)

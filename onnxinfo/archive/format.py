@@ -107,7 +107,7 @@ MARKS: dict[int, Mark] = {
     3: Mark("dead", "the layer does not react to small noise at this sample (D is 0)"),
     4: Mark(
         "resolution",
-        "the budget is below the layer's own rounding: the value measures the sensitivity of the rounding",
+        "the budget is below the layer's own rounding or steps: a value measures their sensitivity",
     ),
     5: Mark("saturated", "all input units are at the cap of sigma: the value is exact", proven=True),
     6: Mark("constant", "the feature does not depend on the analysis input"),

@@ -71,6 +71,11 @@ CAP_NOISES, START_NOISES, TRIAL_NOISES = 1024, 256, 512
 NEAR_CAP = 0.98
 #: The initial scale is found by bisection between this share of the cap and the cap.
 LEAST_SCALE, HALVINGS = 1e-7, 14
+#: Noise so small that a deviation beyond the budget shows the sample to lie on a threshold: share of the cap, and
+#: multiples of the spacing of floats at the input's values.
+TINY, SPACINGS = 1e-5, 8.0
+#: Factor from the deviation under such noise to a sound budget, of which it is at most half.
+SOUND = 2.0
 #: Maximum number of input values drawn to measure the ratio, and minimum and maximum number of noise samples. Crossing
 #: a threshold is a rare event, so many noise samples are needed.
 RATIO_NUMBERS, LEAST_RATIO, MOST_RATIO = 2**23, 2048, 2**18
@@ -224,7 +229,32 @@ class ForwardProblem:
         mean, error = mean_and_stderr(deviations)
         if float(mean + 2 * error) <= float(self.target):
             return self._solution(at_cap, self._exact(deviations), CAP_NOISES, 0)
+        least, least_error = mean_and_stderr(self._least_deviations() / self.target)
+        if float(least + 2 * least_error) > 1:
+            return self._out_of_reach(least, least_error)
         return self._searched(float(mean / self.target))
+
+    def _least_deviations(self) -> Tensor:
+        """Deviations (draws, 1) under tiny noise; the search draws the same noise as without them."""
+        state = self.feature.noise.get_state()
+        found = self.feature.deviations(self._tiny(), CAP_NOISES)
+        self.feature.noise.set_state(state)
+        return found
+
+    def _tiny(self) -> Tensor:
+        """Noise scale of every unit, (1, n), that crosses no threshold unless the sample lies on it."""
+        x = self.feature.x.reshape(1, -1)
+        unit = self.feature.unit.expand(self.feature.x.shape).reshape(1, -1)
+        spacing = torch.finfo(x.dtype).eps * (x / unit).abs()
+        return (SPACINGS * spacing).clamp(TINY * self.cap, self.cap) * self.counted
+
+    def _out_of_reach(self, ratio: Tensor, stderr: Tensor) -> Solution:
+        """Solution without scales: the smallest noise takes the whole budget. ``coarse`` says what budget is sound."""
+        unknown = torch.full_like(ratio, torch.nan)
+        no = torch.zeros_like(ratio, dtype=torch.bool)
+        certificate = Certificate(ratio, stderr, unknown, unknown, unknown, unknown, saturated=no, met=no)
+        found = self._solution(torch.full_like(self._tiny(), torch.nan), certificate, 2 * CAP_NOISES, 0)
+        return dataclasses.replace(found, stderr=unknown, coarse=SOUND * ratio)
 
     def sigma(self, scales: Tensor) -> Tensor:
         """Noise scale of every unit, (1, n), zero for units that are not counted."""

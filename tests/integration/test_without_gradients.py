@@ -129,6 +129,23 @@ def test_trees_are_integrated_exactly(tmp_path):
     assert values["value"][0, 0] == pytest.approx(max(found) / 5 + C, abs=0.004)
 
 
+def test_samples_on_a_threshold_are_marked_with_the_budget_that_suffices(tmp_path, caplog):
+    """LightGBM tells zeros from the rest at 1e-35, which noise of any size crosses half of the time."""
+    proto = stumps(thresholds=(1e-35, -0.6), heights=(3.0, 1.0))
+    x = np.zeros((2, 5), np.float32)
+    x[1, 0] = 2
+    values, *_ = run_of(proto, x, tmp_path, budget=0.5)
+    assert values["mark"][0].tolist() == [mark_code("resolution"), mark_code("saturated")]
+    assert values["converged"][0].tolist() == [0, 1]
+    assert np.isnan(values["value"][0, 0])
+    # The jump of 3 deviates by 4.5, which is to be at most half of the budget.
+    assert values["resolution_alpha"][0, 0] == pytest.approx(9, rel=0.1)
+    assert "1 of 1 samples of 'y' are limited by steps" in caplog.text
+    assert not onnxinfo.validate(tmp_path / "out.h5").violations
+    values, *_ = run_of(proto, x, tmp_path, "enough", budget=9.5)
+    assert values["converged"].all()
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 def test_thresholds_are_those_of_the_input(scaled):
     found = thresholds_of(stumps(scaled=scaled), "x", "y")

@@ -93,6 +93,38 @@ def test_two_stumps_share_the_budget(make, seed):
     assert make is Radial or float(solution.certificate.gap) >= SEVERAL_OPTIMA
 
 
+@pytest.mark.parametrize("thresholds", [None, 0.0, 1e-35])
+@pytest.mark.parametrize("place", [0.0, 7.0, 3e4])
+def test_a_sample_on_a_threshold_is_out_of_reach_unless_the_budget_allows_the_jump(thresholds, place):
+    """Noise of any size crosses it half of the time: a deviation of 2, whatever sigma."""
+    offset = thresholds or 0.0
+
+    def make(feature, tie, counted):
+        known = [torch.tensor([place + offset], dtype=torch.float64), torch.tensor([place + 0.5])]
+        return Intervals(feature, known, counted) if thresholds is not None else Radial(feature, tie, counted)
+
+    def steps(x):
+        return torch.stack([2 * (x[:, 0].double() > place + offset).float(), (x[:, 1] > place + 0.5).float()], 1)
+
+    x = torch.full((1, 2), place)
+    solution = solve(steps, x, 0.5, make=make)
+    assert not solution.certificate.met.any()
+    assert solution.sigma.isnan().all()
+    # Sound from a budget of 4 on, of which 2 is half.
+    assert float(solution.coarse) == pytest.approx(4 / 0.5, rel=0.1)
+    solution = solve(steps, x, 4.0, make=make)
+    assert solution.certificate.met.all()
+    assert solution.sigma.isfinite().all()
+
+
+@pytest.mark.parametrize("budget", [1.94, 1.99])
+def test_a_jump_that_takes_nearly_the_whole_budget_leaves_nothing_to_prove(budget):
+    """Its deviation is 2. The constraint's tolerance would let a scale near zero pass as converged."""
+    solution = solve(lambda x: 2 * (x[:, :1] > 0).float(), torch.zeros(1, 1), budget)
+    assert not solution.certificate.converged.any()
+    assert float(solution.coarse) == pytest.approx(4 / budget, rel=0.1)
+
+
 def test_searches_that_end_apart_widen_the_gap(monkeypatch):
     """The smooth layer has one optimum; a search that is made to end lower is taken for another one."""
     weight = torch.linspace(0.5, 2, 5).diag()
