@@ -51,6 +51,11 @@ def unproven(table: pandas.DataFrame) -> str:
     return f"{int((there & ~table.proven).sum())} of {int(there.sum())}"
 
 
+def unproven_fraction(table: pandas.DataFrame) -> float:
+    """Return which fraction of the values is unproven."""
+    return float((~table.proven[table.value.notna()]).mean())
+
+
 def layers_of(found: pandas.DataFrame, network: str) -> list[str]:
     """Return a network's layers, in order."""
     return [*dict.fromkeys(found[found.network == network].layer)]

@@ -19,7 +19,7 @@ import pandas
 
 from onnxinfo.views.style import COLORS
 
-from .cells import cells, difference, layers_of, over_seeds, rise, unproven, with_error
+from .cells import cells, difference, layers_of, over_seeds, rise, unproven, unproven_fraction, with_error
 from .common import mean_and_stderr
 from .curve import EXTREMES, HIGHEST, LOWEST, chosen, curve_rows, draw_curve, with_extremes
 from .families import FAMILIES, Family
@@ -38,6 +38,8 @@ from .two_level import (
 
 #: The reference effect as a fraction of the network's own rise of SID from the first layer to the last.
 FRACTION = 0.1
+#: Fraction of unproven values beyond which a claim is not judged.
+DOUBTFUL = 0.5
 #: Least accuracy of a network that has learned: twice the chance level of ten classes.
 LEARNED = 0.2
 
@@ -202,9 +204,12 @@ def changes(found: pandas.DataFrame, claim: Claim) -> pandas.DataFrame:
 
 def judged(found: pandas.DataFrame, claim: Claim, rising: str) -> tuple[TwoLevel, float, str]:
     """Return the change that a claim is about, the reference effect (of the rising network), and the verdict."""
-    change, effect = over_seeds(changes(found, claim)), claim.effect
+    paired, effect = changes(found, claim), claim.effect
+    change = over_seeds(paired)
     if effect is None:
         effect = FRACTION * rise(found, rising)
+    if unproven_fraction(paired) > DOUBTFUL:
+        return change, effect, f"not judged: {unproven(paired)} are unproven"
     if claim.sign:
         return change, effect, judge_direction(claim.sign * change.mean, change.stderr, effect)
     return change, effect, judge_similarity(change.mean, change.stderr, effect)

@@ -173,6 +173,15 @@ def test_claims_are_measured_against_the_rise_of_the_network():
     assert row[2] == SEEN
 
 
+def test_claims_are_not_judged_by_unproven_values():
+    found = table(**SIMILAR)
+    claim = claims.Claim("autoencoders", "", "classifier", "autoencoder", sign=0)
+    # Of six images the first is unproven; with the next but one and its neighbors, half of them are, or nearly all.
+    for image, verdict in ((3, UNDECIDED), (5, "not judged: 5 of 6 are unproven")):
+        found.loc[found.image.between(1, image, "right") & (found.network == "classifier"), "converged"] = False
+        assert claims.judged(found, claim, "classifier")[2] == verdict
+
+
 def test_images_without_a_value_in_a_layer_are_left_out():
     found = table(**SIMILAR)
     found.loc[(found.network == "autoencoder") & (found.layer == "b") & (found.image == 3), "value"] = math.nan
