@@ -176,7 +176,7 @@ def test_claims_are_measured_against_the_rise_of_the_network():
 def test_claims_are_not_judged_by_unproven_values():
     found = table(**SIMILAR)
     claim = claims.Claim("autoencoders", "", "classifier", "autoencoder", sign=0)
-    # Of six images the first is unproven; with the next but one and its neighbors, half of them are, or nearly all.
+    # One of six images is unproven at first; then three, at the limit; then five.
     for image, verdict in ((3, UNDECIDED), (5, "not judged: 5 of 6 are unproven")):
         found.loc[found.image.between(1, image, "right") & (found.network == "classifier"), "converged"] = False
         assert claims.judged(found, claim, "classifier")[2] == verdict
