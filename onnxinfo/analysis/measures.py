@@ -26,7 +26,7 @@ from .job import Job
 from .proof import proof
 
 #: What a float network may have instead of rounding. Inputs in other units than in training saturate gates.
-_STEPS = "steps (saturated gates, thresholds, or the rounding of floats)"
+_STEPS = "steps (thresholds, or the rounding of floats)"
 
 
 class Sid(Measure):

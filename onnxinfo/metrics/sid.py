@@ -94,6 +94,9 @@ FEW_NOISES, GROWTH_NOISES, GROWTH_STDERR = 8, 32, 0.1
 #: Sizes of the noise that detects rounding; noise samples per size, and in total if the few exceed the linearization by
 #: more than a smooth layer would.
 SMALL, FEW_SMALL_NOISES, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 4, 24, 2.0
+#: Sizes of the noise, noise samples and tolerance that tell bends from jumps: a smooth layer is linear at both sizes.
+#: Jumps, whose share of the deviation changes with the size, are unlikely to look linear at both.
+FINE, FINE_NOISES, FINE_TOLERANCE = (0.001, 0.01), 256, 0.25
 #: Budgets tried if rounding causes more than half of the deviation, in units of the given one.
 GROWN_BUDGETS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 #: Blocks with fewer units than this, over all samples, get up to eight times as many noise samples: they are cheap
@@ -412,10 +415,21 @@ class Problem:
         """Result of Gauss-Newton round and search from feasible scales (S, groups); and the coarseness."""
         scales = self.gauss_newton(scales) if self.begun is None else self.feasible(self.resumed(scales, self.begun))
         coarse = self.coarseness(scales)
+        bent = self.bent(scales, coarse > 1)
+        if bool(bent.any()):
+            # From equal scales, each unit's grows until the passes see what it wakes up.
+            scales = torch.where(bent[:, None], self.feasible(self.uniform()), scales)
+            coarse = torch.where(bent, 1.0, coarse)
         found = self.search(scales, coarse > 1)
         if self.is_thin:
             self.improve(found, coarse > 1)
         return found, coarse
+
+    def uniform(self) -> Tensor:
+        """One scale for all groups of a sample, with which a linear layer meets the constraint, (S, groups)."""
+        norms = (self.start.column_norms * self.counted).sum(1)
+        scale = (self.target / norms).sqrt().clamp(max=self.cap)
+        return scale[:, None].expand(-1, self.tie.groups)
 
     def resumed(self, scales: Tensor, begun: Tensor) -> Tensor:
         """Return the scales of an earlier solution, (S, groups); those of the closed form where it has none.
@@ -735,6 +749,26 @@ class Problem:
             # A layer that saturates moves less than its linearization predicts; none of that is rounding.
             found = torch.maximum(found, torch.where(small > MOST_SMOOTH * size**2 * smooth, share, 0.0))
         return found
+
+    def bent(self, scales: Tensor, coarse: Tensor) -> Tensor:
+        """Samples that seem limited by rounding, (S,) bool, but whose feature moves as predicted under fine noise.
+
+        Units that only larger noise switches on, or gates that it tips over, exceed the linearization like jumps do.
+        But under fine noise their part of the deviation vanishes beside the linear one, and that of jumps exceeds it.
+        """
+        index = coarse.nonzero().flatten()
+        for size in FINE:
+            if not len(index):
+                break
+            here = self.at(index)
+            index = index[here.is_linear_at(size, here.sigma(scales[index]))]
+        return torch.zeros_like(coarse).index_fill(0, index, True)
+
+    def is_linear_at(self, size: float, sigma: Tensor) -> Tensor:
+        """Whether noise of a size relative to sigma (S, n) moves the feature as linearized, (S,) bool."""
+        linear = size**2 * (sigma.square() * self.start.column_norms).sum(1)
+        ratio, stderr = mean_and_stderr(self.feature.in_float32().deviations(size * sigma, FINE_NOISES) / linear)
+        return (ratio - 1).abs() <= FINE_TOLERANCE + 2 * stderr
 
     def small(self, sigma: Tensor, size: float, smooth: Tensor) -> Tensor:
         """Deviation under small noise, (S,), from more noise samples if the first few do not look smooth."""

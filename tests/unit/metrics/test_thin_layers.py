@@ -99,6 +99,7 @@ def test_scales_that_are_lower_or_do_not_meet_the_constraint_replace_none(met, m
 
 def test_what_is_limited_by_rounding_is_not_solved_again(monkeypatch):
     monkeypatch.setattr(sid.Problem, "coarseness", lambda self, scales: torch.full((len(scales),), 2.0))
+    monkeypatch.setattr(sid.Problem, "bent", lambda self, scales, coarse: torch.zeros_like(coarse))
     monkeypatch.setattr(sid.Problem, "moments_round", lambda self, scales: pytest.fail("solved again"))
     lost(seed=0)
 
