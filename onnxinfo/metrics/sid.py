@@ -94,9 +94,9 @@ FEW_NOISES, GROWTH_NOISES, GROWTH_STDERR = 8, 32, 0.1
 #: Sizes of the noise that detects rounding; noise samples per size, and in total if the few exceed the linearization by
 #: more than a smooth layer would.
 SMALL, FEW_SMALL_NOISES, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 4, 24, 2.0
-#: Sizes of the noise, noise samples and tolerance that tell bends from jumps: a smooth layer is linear at both sizes.
-#: Jumps, whose share of the deviation changes with the size, are unlikely to look linear at both.
-FINE, FINE_NOISES, FINE_TOLERANCE = (0.001, 0.01), 256, 0.25
+#: Sizes of the noise that tells bends from jumps, noise samples per size, initially and in total, and the tolerance. A
+#: smooth layer is linear at both sizes; jumps, whose share of the deviation changes with the size, hardly look so.
+FINE, FEW_FINE_NOISES, FINE_NOISES, FINE_TOLERANCE = (0.001, 0.01), 32, 256, 0.25
 #: Budgets tried if rounding causes more than half of the deviation, in units of the given one.
 GROWN_BUDGETS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 #: Blocks with fewer units than this, over all samples, get up to eight times as many noise samples: they are cheap
@@ -767,8 +767,11 @@ class Problem:
     def is_linear_at(self, size: float, sigma: Tensor) -> Tensor:
         """Whether noise of a size relative to sigma (S, n) moves the feature as linearized, (S,) bool."""
         linear = size**2 * (sigma.square() * self.start.column_norms).sum(1)
-        ratio, stderr = mean_and_stderr(self.feature.in_float32().deviations(size * sigma, FINE_NOISES) / linear)
-        return (ratio - 1).abs() <= FINE_TOLERANCE + 2 * stderr
+        evaluated = self.feature.in_float32()
+        ratios = evaluated.deviations(size * sigma, FEW_FINE_NOISES) / linear
+        if bool(_is_one(ratios, 4.0).any()):
+            ratios = torch.cat([ratios, evaluated.deviations(size * sigma, FINE_NOISES - FEW_FINE_NOISES) / linear])
+        return _is_one(ratios, 2.0)
 
     def small(self, sigma: Tensor, size: float, smooth: Tensor) -> Tensor:
         """Deviation under small noise, (S,), from more noise samples if the first few do not look smooth."""
@@ -812,6 +815,12 @@ def _overshot(relative: Tensor, step: Tensor) -> Tensor:
     left, size = (relative * step).sum(1), step.square().sum(1)
     own, all_ = left / size.clamp(min=1e-12), left.sum() / size.sum().clamp(min=1e-12)
     return (1 + torch.maximum(own, all_) / 2).clamp(1.0, MOST_CURVATURE)
+
+
+def _is_one(ratios: Tensor, errors: float) -> Tensor:
+    """Whether the mean of ratios (draws, S) is one within the tolerance and so many standard errors, (S,) bool."""
+    mean, stderr = mean_and_stderr(ratios)
+    return (mean - 1).abs() <= FINE_TOLERANCE + errors * stderr
 
 
 def _logarithms(norms: Tensor) -> Tensor:
