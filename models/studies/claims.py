@@ -70,6 +70,11 @@ class Claim:
     sign: int = 1
     effect: float | None = None
 
+    @property
+    def sentence(self) -> str:
+        """The whole statement."""
+        return self.text if self.study == "robustness" else f"SID {self.text}"
+
 
 def claims_of(family: Family) -> tuple[Claim, ...]:
     """Return the paper's claims, and some that were stated after a study, with a family's layers and networks."""
@@ -80,8 +85,8 @@ def claims_of(family: Family) -> tuple[Claim, ...]:
         Claim("distillation", "falls", "without", "distilled", sign=-1),
         Claim("epochs", "falls first in high layers", "epoch 0", LOWEST, last, -1),
         Claim("epochs", "then rises in high layers", LOWEST, LAST, last),
-        Claim("epochs", "the opposite: rises first", "epoch 0", HIGHEST, last),
-        Claim("epochs", "the opposite: then falls", HIGHEST, LAST, last, -1),
+        Claim("epochs", "rises first in high layers (the opposite)", "epoch 0", HIGHEST, last),
+        Claim("epochs", "then falls in high layers (the opposite)", HIGHEST, LAST, last, -1),
         *(
             Claim("depth", f"rises in {stage}, from {first.split()[0]} to {second}", first, second, (stage,))
             for first, second in itertools.combinations(family.sizes, 2)
@@ -145,6 +150,11 @@ class Results:
         return self.family.size if self.study == "depth" else RISING.get(self.study, "")
 
     @property
+    def quantity(self) -> str:
+        """What the values are."""
+        return "log of the norm" if self.study == "robustness" else "SID"
+
+    @property
     def claims(self) -> list[Claim]:
         """What is claimed about this study."""
         return [claim for claim in claims_of(self.family) if claim.study == self.study]
@@ -179,13 +189,13 @@ def reached(found: pandas.DataFrame, networks: Sequence[str], column: str) -> st
     return ", ".join(f"{name} {by_name[name][0]:.3f} ± {by_name[name][1]:.3f}" for name in shown)
 
 
-def layer_rows(found: pandas.DataFrame, networks: Sequence[str]) -> Rows:
-    """Return the table of a study: SID of the first network by layer, and the differences of the others from it."""
+def layer_rows(found: pandas.DataFrame, networks: Sequence[str], quantity: str = "SID") -> Rows:
+    """Return the table of a study: values of the first network by layer, and the differences of the others from it."""
     first, *others = networks
     rows = []
     for layer in layers_of(found, first):
         base = cells(found, first, (layer,))
-        row = {"layer": layer, f"SID of {first}": with_error(over_seeds(base), ".3f")}
+        row = {"layer": layer, f"{quantity} of {first}": with_error(over_seeds(base), ".3f")}
         row["unproven"] = unproven(base)
         for other in others:
             paired = difference(base, cells(found, other, (layer,)))
@@ -235,7 +245,7 @@ def _power_row(found: pandas.DataFrame, claim: Claim, rising: str, normalizer: s
         verdict += wanting(seeds, change.seeds, change.stderr, margin, f" seeds of {each} images")
     return {
         "study": claim.study,
-        "SID": claim.text,
+        "claim": claim.sentence,
         "normalizer": normalizer,
         "effect": f"{effect:.3f}",
         "measured": with_error(change, "+.3f"),
@@ -258,16 +268,16 @@ def family_rows(files: Sequence[Results]) -> Rows:
             continue
         for claim in each.claims:
             change, _, verdict = judged(found, claim, each.rising)
-            row = rows.setdefault((claim.study, claim.text), {})
+            row = rows.setdefault((claim.study, claim.sentence), {})
             row[each.family.title] = f"{change.mean:+.3f} ± {change.stderr:.3f}: {verdict}"
     titles = [family.title for family in FAMILIES.values()]
     return [
-        {"study": study, "SID": text} | {title: row.get(title, "") for title in titles}
+        {"study": study, "claim": text} | {title: row.get(title, "") for title in titles}
         for (study, text), row in sorted(rows.items(), key=lambda item: STUDIES.index(item[0][0]))
     ]
 
 
-def draw(found: pandas.DataFrame, networks: Sequence[str], path: Path) -> None:
+def draw(found: pandas.DataFrame, networks: Sequence[str], quantity: str, path: Path) -> None:
     """Draw the differences between networks by layer, with two standard errors over seeds, and each seed's mean."""
     import matplotlib.pyplot as plt
 
@@ -286,7 +296,7 @@ def draw(found: pandas.DataFrame, networks: Sequence[str], path: Path) -> None:
         seeds = np.array([table.value.groupby("seed").mean() for table in tables])
         panel.plot(np.repeat(x[:, None] + 0.05, seeds.shape[1], 1), seeds, ".", color=color, markersize=3)
     panel.axhline(0, color="0.5", linewidth=0.8)
-    panel.set_ylabel("difference of SID, nats", fontsize=8)
+    panel.set_ylabel(f"difference of {quantity}" + ", nats" * (quantity == "SID"), fontsize=8)
     panel.set_xticks(range(len(layers)), layers, fontsize=8)
     panel.tick_params(labelsize=7)
     panel.spines[["top", "right"]].set_visible(False)
@@ -298,7 +308,7 @@ def draw(found: pandas.DataFrame, networks: Sequence[str], path: Path) -> None:
 def study_text(file: Results) -> str:
     """Return a study's table, accuracies, and the seeds that were left out, from its file of cells."""
     found = file.read("sample")
-    text, left_out = markdown(layer_rows(found, file.networks)), failures(file)
+    text, left_out = markdown(layer_rows(found, file.networks, file.quantity)), failures(file)
     for title, column in (("Accuracy", "accuracy"), ("Squared error relative to the images' variance", "error")):
         numbers = reached(found, file.networks, column)
         text += f"\n{title}: {numbers}.\n" if numbers else ""
@@ -343,7 +353,7 @@ def write(file: Results, output: Path) -> None:
         (output / f"curve-{file.family.name}.md").write_text(curve_text(file), encoding="utf-8")
         draw_curve(found, output / f"{name}.png")
     else:
-        draw(found, file.networks, output / f"{name}.png")
+        draw(found, file.networks, file.quantity, output / f"{name}.png")
 
 
 def main() -> None:

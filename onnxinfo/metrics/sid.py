@@ -160,7 +160,7 @@ def solve_by(problem: Problem, ascend: Callable[[], Tensor], steps: int) -> Solu
         Number of updates of sigma that it takes.
     """
     certified, *_ = problem.certify(problem.feasible(ascend()), None, [])
-    return _solution(problem, _Found.of(certified, steps), problem.coarseness(certified.scales))
+    return _solution(problem, _Found.of(certified, steps), problem.limits(certified.scales)[0])
 
 
 def _solution(problem: Problem, found: _Found, coarse: Tensor) -> Solution:
@@ -414,12 +414,10 @@ class Problem:
     def searched(self, scales: Tensor) -> tuple[_Found, Tensor]:
         """Result of Gauss-Newton round and search from feasible scales (S, groups); and the coarseness."""
         scales = self.gauss_newton(scales) if self.begun is None else self.feasible(self.resumed(scales, self.begun))
-        coarse = self.coarseness(scales)
-        bent = self.bent(scales, coarse > 1)
+        coarse, bent = self.limits(scales)
         if bool(bent.any()):
             # From equal scales, each unit's grows until the passes see what it wakes up.
             scales = torch.where(bent[:, None], self.feasible(self.uniform()), scales)
-            coarse = torch.where(bent, 1.0, coarse)
         found = self.search(scales, coarse > 1)
         if self.is_thin:
             self.improve(found, coarse > 1)
@@ -749,6 +747,12 @@ class Problem:
             # A layer that saturates moves less than its linearization predicts; none of that is rounding.
             found = torch.maximum(found, torch.where(small > MOST_SMOOTH * size**2 * smooth, share, 0.0))
         return found
+
+    def limits(self, scales: Tensor) -> tuple[Tensor, Tensor]:
+        """Coarseness (S,), at most 1 where the layer only bends, and where it does, (S,) bool."""
+        coarse = self.coarseness(scales)
+        bent = self.bent(scales, coarse > 1)
+        return torch.where(bent, 1.0, coarse), bent
 
     def bent(self, scales: Tensor, coarse: Tensor) -> Tensor:
         """Samples that seem limited by rounding, (S,) bool, but whose feature moves as predicted under fine noise.

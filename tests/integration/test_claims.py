@@ -231,11 +231,13 @@ def test_tables_and_pictures_are_written_for_the_studies_that_are_there(tmp_path
         "autoencoders-vgg.md", "autoencoders-vgg.png", "power-vgg.md",
         "autoencoders-resnet.md", "autoencoders-resnet.png", "power-resnet.md", "families.md",
     }  # fmt: skip
-    assert "| stays similar | sample | 0.150 | +0.100 ± 0.029 |" in (tmp_path / "out" / "power-vgg.md").read_text()
-    assert "| stays similar | sample | 0.150 | +1.100 ± 0.029 |" in (tmp_path / "out" / "power-resnet.md").read_text()
+    assert "| SID stays similar | sample | 0.150 | +0.100 ± 0.029 |" in (tmp_path / "out" / "power-vgg.md").read_text()
+    assert (
+        "| SID stays similar | sample | 0.150 | +1.100 ± 0.029 |" in (tmp_path / "out" / "power-resnet.md").read_text()
+    )
     assert "1 of 6" in (tmp_path / "out" / "autoencoders-vgg.md").read_text()
     verdicts = (tmp_path / "out" / "families.md").read_text()
-    expected = f"| autoencoders | stays similar | +0.100 ± 0.029: {UNDECIDED} |  | +1.100 ± 0.029: {REFUTED} |"
+    expected = f"| autoencoders | SID stays similar | +0.100 ± 0.029: {UNDECIDED} |  | +1.100 ± 0.029: {REFUTED} |"
     assert expected in verdicts
 
 

@@ -10,7 +10,7 @@ from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import make_tie
 from onnxinfo.metrics.probe import LayerProbe
-from onnxinfo.metrics.sid import Problem, solve
+from onnxinfo.metrics.sid import Problem, solve, solve_by
 
 HALF, DISTANCE = 32, 0.5
 ALPHA = 1.5e-4
@@ -57,6 +57,12 @@ def test_units_that_wake_up_are_not_taken_for_steps(slope, proven, tolerance):
     assert (solution.coarse <= 1).all()
     assert bool(solution.certificate.converged.all()) == proven
     np.testing.assert_allclose(solution.sigma.log().mean(1), best(slope), atol=tolerance)
+
+
+def test_the_papers_optimizer_does_not_take_them_for_steps_either():
+    given, scales = problem(1.0), torch.cat([torch.full((3, HALF), 0.001), torch.full((3, HALF), 0.99)], 1)
+    assert (given.coarseness(scales) > 1).all()
+    assert (solve_by(given, lambda: scales, 1).coarse <= 1).all()
 
 
 class Stepped(torch.nn.Module):

@@ -70,12 +70,13 @@ class Stepped(torch.nn.Module):
 
 
 def test_rounding_and_jumps_are_found_out():
-    x = torch.rand(4, UNITS, generator=torch.Generator().manual_seed(0))
+    units = 4096
+    x, tie = torch.rand(4, units, generator=torch.Generator().manual_seed(0)), make_tie("unit", (units,), ("time",))
     network, rows = Network(torch.fx.symbolic_trace(Stepped())), torch.arange(4)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
-    start = linearize(network, x, torch.ones(UNITS), rows, streams[0])[0]
-    feature = LayerProbe(network.part([0]), x, torch.ones(UNITS), rows, streams[1], streams[2], 4096)
-    found = solve_by_gradient(Problem.of(feature, start, 1.5e-4 * start.normalizer, TIE, CAP, (UNITS,)), steps=50)
+    start = linearize(network, x, torch.ones(units), rows, streams[0])[0]
+    feature = LayerProbe(network.part([0]), x, torch.ones(units), rows, streams[1], streams[2], 4096)
+    found = solve_by_gradient(Problem.of(feature, start, 1.5e-4 * start.normalizer, tie, CAP, (units,)), steps=50)
     assert (found.coarse > 1).all()
     assert found.certificate.gap.isnan().all()
     assert not found.certificate.converged.any()
