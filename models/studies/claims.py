@@ -300,7 +300,7 @@ def draw(found: pandas.DataFrame, networks: Sequence[str], quantity: str, path: 
     panel.set_xticks(range(len(layers)), layers, fontsize=8)
     panel.tick_params(labelsize=7)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(others), fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
