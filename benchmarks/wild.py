@@ -34,9 +34,9 @@ from typing import Any
 import wild_inputs as make
 from one_line import as_script
 
+from onnxinfo.config.sections import DEFAULT_ALPHA as ALPHA
+
 LAYERS, SAMPLES = 3, 2
-#: The default alpha.
-ALPHA = 1.5e-4
 #: What the name of a run at a larger alpha ends with.
 LARGER = " at a larger alpha"
 #: Settings of the analysis: states, sampling rates and a range of pitch.
@@ -316,9 +316,9 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
         "",
         f"A layer that is limited by rounding (int8, float16) or by other steps at the default alpha of {ALPHA:g}",
         "is analyzed again at the smallest alpha that the archive recommends. Its values then refer to more noise, and",
-        f"are marked with that alpha: {len(larger)} cells. Cells marked `resolution` have no such alpha. Most of the",
-        "other unproven cells belong to models of sound, which take logarithms of spectra: near silence their",
-        "gradients grow without bound.",
+        f"are marked with that alpha: {len(larger)} cells. Cells marked `resolution` have no such alpha, or are",
+        "limited at it, too. Most of the other unproven cells belong to models of sound, which take logarithms of",
+        "spectra: near silence their gradients grow without bound.",
         "",
         "| package | model | kind | MB | nodes | operators | layers | check | SID | proven | gap | time | remark |",
         "| --- | --- | --- | ---: | ---: | --- | ---: | --- | --- | ---: | ---: | ---: | --- |",

@@ -108,6 +108,8 @@ def claims_of(family: Family) -> tuple[Claim, ...]:
 
 #: The logarithm of the norm of the perturbations to all other classes.
 NORM = ("mean norm",)
+#: The networks that are compared with the one retrained with all its weights, and that one first.
+PRUNED = ("1 kept", "trained", "0.38 kept", "0.128 kept", "0.08 kept")
 #: The last checkpoint.
 LAST = "epoch 24"
 RISING = {"damage": "original", "distillation": "without", "epochs": LAST, "autoencoders": "classifier"}
@@ -116,8 +118,8 @@ SHOWN = {
     "distillation": ("without", "distilled"),
     "epochs": ("epoch 0", LOWEST, HIGHEST, LAST),
     "autoencoders": ("classifier", "autoencoder"),
-    "pruning": ("1 kept", "trained", "0.38 kept", "0.128 kept", "0.08 kept"),
-    "robustness": ("1 kept", "trained", "0.38 kept", "0.128 kept", "0.08 kept"),
+    "pruning": PRUNED,
+    "robustness": PRUNED,
 }
 #: The studies, in the order of the page.
 STUDIES = ("damage", "distillation", "epochs", "depth", "autoencoders", "pruning", "robustness")

@@ -33,12 +33,10 @@ class Family:
         That network with four 7 x 7 filters instead of one of its convolutions.
     layers
         All layers that are measured, in order: ends of convolutions or blocks, hidden linear layers, and the scores.
-    high
-        The last three of them, which are followed through training and pruning.
     convolutions
         The layers that an autoencoder has, too.
-    at, after
-        The layer that the damaged convolution computes, and those behind it.
+    at
+        The layer that the damaged convolution computes.
     stages
         The stages whose number of convolutions differs between the sizes.
     """
@@ -49,10 +47,8 @@ class Family:
     size: str
     damaged: Build
     layers: tuple[str, ...]
-    high: tuple[str, str, str]
     convolutions: tuple[str, ...]
     at: str
-    after: tuple[str, ...]
     stages: tuple[str, ...] = ("stage 1", "stage 2", "stage 3")
 
     @property
@@ -61,9 +57,19 @@ class Family:
         return self.sizes[self.size]
 
     @property
-    def last(self) -> tuple[str, str]:
+    def high(self) -> tuple[str, ...]:
+        """The last three layers, which are followed through training and pruning."""
+        return self.layers[-3:]
+
+    @property
+    def last(self) -> tuple[str, ...]:
         """The last two layers, of which the paper's claims on high layers are tested."""
-        return self.high[1:]
+        return self.layers[-2:]
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The layers behind the damaged convolution."""
+        return self.layers[self.layers.index(self.at) + 1 :]
 
 
 def chain(*plan: Step) -> Build:
@@ -82,10 +88,8 @@ VGGS = Family(
     size="5 convolutions",
     damaged=chain(*VGG[:4], (4, 7, 1), *VGG[5:]),
     layers=("relu_1", "relu_3", "relu_6", "relu_8", "relu_11", "relu_15", "linear_16"),
-    high=("relu_11", "relu_15", "linear_16"),
     convolutions=("relu_1", "relu_3", "relu_6", "relu_8", "relu_11", "maxpool2d_12"),
     at="relu_8",
-    after=("relu_11", "relu_15", "linear_16"),
 )
 ALEXNETS = Family(
     name="alexnet",
@@ -98,10 +102,8 @@ ALEXNETS = Family(
     size="4 convolutions",
     damaged=chain(*ALEXNET[:4], (4, 7, 1), *ALEXNET[5:]),
     layers=("relu_1", "relu_4", "relu_7", "relu_9", "relu_13", "linear_14"),
-    high=("relu_9", "relu_13", "linear_14"),
     convolutions=("relu_1", "relu_4", "relu_7", "relu_9", "maxpool2d_10"),
     at="relu_7",
-    after=("relu_9", "relu_13", "linear_14"),
     stages=("stage 2", "stage 3"),
 )
 RESNETS = Family(
@@ -115,9 +117,7 @@ RESNETS = Family(
     size="ResNet-8",
     damaged=partial(residual_classifier, 1, damaged=True),
     layers=("relu_1", "relu_3", "relu_4.body.1", "relu_5", "relu_7", "linear_10"),
-    high=("relu_5", "relu_7", "linear_10"),
     convolutions=("relu_1", "relu_3", "relu_5", "relu_7"),
     at="relu_4.body.1",
-    after=("relu_5", "relu_7", "linear_10"),
 )
 FAMILIES = {family.name: family for family in (VGGS, ALEXNETS, RESNETS)}

@@ -417,7 +417,9 @@ class Problem:
         coarse, bent = self.limits(scales)
         if bool(bent.any()):
             # From equal scales, each unit's grows until the passes see what it wakes up.
-            scales = torch.where(bent[:, None], self.feasible(self.uniform()), scales)
+            index = bent.nonzero().flatten()
+            anew = self.at(index)
+            scales = scales.index_copy(0, index, anew.feasible(anew.uniform()))
         found = self.search(scales, coarse > 1)
         if self.is_thin:
             self.improve(found, coarse > 1)

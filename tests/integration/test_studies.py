@@ -470,11 +470,15 @@ def test_attacks_are_measured_on_the_images_of_the_seed(tmp_path):
     x = training.standardized(pixels)
     scored = x.reshape(12, -1).sum(1) / 16
     data = training.Data(torch.from_numpy(x), torch.arange(12) % 2, pixels, (scored < 0).astype(int), 1, seed=3)
-    rows = training.attacked(model, data, training.Wanted(tmp_path, "", 4, "sample", ()))
+    wanted = training.Wanted(tmp_path, "", 4, "sample", ())
+    rows = training.attacked(model, data, wanted)
     assert [row["image"] for row in rows[::2]] == data.order[:4].tolist()
     expected = np.log(np.abs(scored[data.order[:4]]) / np.sqrt(3))
     for kind in (0, 1):
         np.testing.assert_allclose([row["value"] for row in rows[kind::2]], expected, atol=0.02)
+    # An image in the other class already needs no perturbation, which has no logarithm.
+    wrong = replace(data, labels=1 - data.labels)
+    assert np.isnan([row["value"] for row in training.attacked(model, wrong, wanted)]).all()
 
 
 def test_shifted_images_are_windows_of_the_padded_or_mirrored_image():

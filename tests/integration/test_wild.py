@@ -3,6 +3,7 @@
 ``benchmarks/wild.py --folder packages`` downloads the packages; docs/wild.md has the results for all of them.
 """
 
+import math
 import os
 import re
 import subprocess
@@ -33,6 +34,13 @@ def test_cells_at_a_larger_alpha_replace_those_that_rounding_limits(tmp_path):
     with onnxinfo.open(archive) as opened:
         each = len(opened["0"].layers) * len(opened["0"].sample_names)
     assert [cell["alpha"] for cell in found] == [wild.ALPHA] * each + [0.02] * each
+
+
+@pytest.mark.parametrize(("found", "expected"), [(0.00331, 0.0034), (math.inf, math.nan), (math.nan, math.nan)])
+def test_layers_are_retried_at_the_recommended_alpha_only(tmp_path, monkeypatch, found, expected):
+    make_run(tmp_path / "a.h5", "0")
+    monkeypatch.setattr("onnxinfo.archive.means.sound_alpha", lambda cells: found)
+    assert wild._sound_alpha(tmp_path / "a.h5", "0") == pytest.approx(expected, nan_ok=True)
 
 
 def record(model, cells, **facts):

@@ -117,6 +117,12 @@ def test_a_sample_on_a_threshold_is_out_of_reach_unless_the_budget_allows_the_ju
     assert solution.sigma.isfinite().all()
 
 
+def test_the_look_for_a_threshold_leaves_the_noise_of_the_search_alone(monkeypatch):
+    found = solve(stumps, torch.zeros(1, 5), 0.05)
+    monkeypatch.setattr(ForwardProblem, "_least_deviations", lambda self: torch.zeros(8, 1))
+    assert torch.equal(found.sigma, solve(stumps, torch.zeros(1, 5), 0.05).sigma)
+
+
 @pytest.mark.parametrize("budget", [1.94, 1.99])
 def test_a_jump_that_takes_nearly_the_whole_budget_leaves_nothing_to_prove(budget):
     """Its deviation is 2. The constraint's tolerance would let a scale near zero pass as converged."""
