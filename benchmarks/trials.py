@@ -21,9 +21,9 @@ from torch import Tensor
 
 from onnxinfo.analysis.job import Job
 from onnxinfo.metrics import sid
-from onnxinfo.metrics.certificate import merge, relative_gradient
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.mean_jacobian import control_of
+from onnxinfo.metrics.measured import merge, relative_gradient
 from onnxinfo.metrics.noise import ENTROPY, generator
 from onnxinfo.metrics.trial import try_step
 

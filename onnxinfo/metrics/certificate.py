@@ -12,12 +12,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .control import Control
+from .measured import Measured, mean_over
+from .misplaced import shortfall_at_cap
 from .probe import Halves, LayerProbe
 from .trial import Trial, pyramid, try_step
 
@@ -27,8 +28,6 @@ RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1
 #: Limit of convergence: how far the mean H may be below the optimum, in nats, error included. The bound is about half
 #: of it for a cell of a last layer; if it were near the limit, the verdict would be left to chance.
 GAP_TOLERANCE = 0.07
-#: Squared norm of a gradient, in units of the median, above which its weight falls.
-OUTLYING = 5.0
 #: Standard error of the gap, in nats and averaged over the cells, at which a certificate is precise enough.
 GAP_STDERR = 0.015
 #: Factor on the measured shortfall, and number of standard errors added for estimate and curvature, with which the
@@ -100,86 +99,54 @@ class Certificate:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Measurements at noise scales, with noise that is independent of them.
+class Missing:
+    """How far the mean H may lie below the optimum, in nats; every tensor is (S,).
 
     Attributes
     ----------
-    parts
-        Independent estimates of ``sigma_i dL/dsigma_i``, each from the same number of noise samples, (parts, S, n).
-    deviations
-        ``||h(x + sigma*delta) - f||^2``, (draws, S).
+    estimate, error
+        Estimate to second order for a linear layer, and its standard error, wider if it rests on few parts.
+    least, most
+        What units that are asleep lack at least, and what the mean H gains if every counted unit is at the cap: no more
+        can be missing.
     """
 
-    parts: Tensor
-    deviations: Tensor
-
-    @cached_property
-    def weights(self) -> Tensor:
-        """Weight of each part, (parts, S); see :func:`outlier_weights`."""
-        return outlier_weights(torch.einsum("psn,psn->ps", self.parts, self.parts))
-
-    def mean(self, first: int = 0, stride: int = 1) -> Tensor:
-        """Weighted mean of every ``stride``-th part, (S, n)."""
-        parts, weights = self.parts[first::stride], self.weights[first::stride]
-        return torch.einsum("ps,psn->sn", weights / weights.sum(0), parts)
-
-    @property
-    def halves(self) -> Halves:
-        """The gradient as two independent estimates."""
-        return Halves(self.mean(0, 2), self.mean(1, 2))
-
-    def growth(self, free: Tensor) -> Tensor:
-        """``d log L / d log t``, (S,), if the free units' scales, (S, n) bool, are multiplied by t; by the gradient."""
-        growth = (self.parts.mean(0) * free).sum(1)
-        return growth / self.deviations.mean(0).clamp(min=torch.finfo(growth.dtype).tiny)
-
-    def exponent(self, free: Tensor) -> Tensor:
-        """Growth, limited to the range that rescaling can rely on; 2 for a linear layer, (S,)."""
-        return self.growth(free).clamp(0.5, 3.0)
-
-    def shortfall(self, free: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance of the mean H from a linear layer's optimum in nats, ``mean(r^2) / 4``, and its error, (S,)."""
-        level = mean_over(self.mean(), free)
-        relative = torch.where(free, self.parts / level[:, None] - 1, 0.0)
-        power, error = noise_free_power(relative, free, self.weights)
-        return power / 4, error / 4
+    estimate: Tensor
+    error: Tensor
+    least: Tensor
+    most: Tensor
 
 
-def outlier_weights(power: Tensor) -> Tensor:
-    """Weights of gradients by their squared norms, (count, S): 1, and less for those far above the median.
-
-    Where a logarithm or a root comes close to its pole, gradients of single noise samples are larger by orders of
-    magnitude. They have random signs, so that they contribute little to the mean and nearly all of its noise.
+def missing_entropy(
+    found: Measured, free: Tensor, counted: Tensor, shape: Sequence[int], asleep: Tensor, room: Tensor
+) -> Missing:
+    """How far the mean H lies below the optimum, from measurements at noise scales.
 
     Parameters
     ----------
-    power
-        Squared norms, (count, S); NaN where there is no gradient.
+    found
+        The measurements.
+    free, counted
+        Counted units below the cap, and all counted units, (S, n) bool.
+    shape
+        Shape of one sample.
+    asleep
+        What units that are asleep lack at least, in nats, (S,).
+    room
+        ``log(cap / sigma)`` of each unit, (S, n).
     """
-    most = OUTLYING * power.nanmedian(0).values
-    return torch.where(power > most, most / power, 1.0)
-
-
-def measure(feature: LayerProbe, sigma: Tensor, draws: int, control: Control | None = None) -> Measured:
-    """Measure gradient and deviations of noise scales (S, n) with fresh noise samples, a multiple of eight."""
-    parts, deviations = [], []
-    for _ in range(2):
-        halves, found = feature.gradients(sigma, draws // 2, control)
-        parts += [halves.first, halves.second]
-        deviations.append(found)
-    return Measured(torch.stack(parts), torch.cat(deviations))
-
-
-def merge(passes: Sequence[Measured]) -> Measured:
-    """Merge measurements of the same noise scales, each with the same number of noise samples."""
-    return Measured(torch.cat([each.parts for each in passes]), torch.cat([each.deviations for each in passes]))
+    estimate, error = found.shortfall(free, counted)
+    at_cap, error_at_cap = shortfall_at_cap(found, free, counted, shape)
+    most = torch.where(free, room, 0.0).sum(1) / counted.sum(1).clamp(min=1)
+    error = (error.square() + error_at_cap.square()).sqrt() * wider(len(found.parts))
+    return Missing(estimate + at_cap.clamp(min=0), error, asleep, most)
 
 
 def take_trial(
     feature: LayerProbe,
     found: Measured,
     free: Tensor,
+    counted: Tensor,
     shape: Sequence[int],
     sigma: Callable[[Tensor], Tensor],
     draws: int,
@@ -189,10 +156,12 @@ def take_trial(
 
     Parameters
     ----------
-    feature, free
-        The layer, and its units below the cap, (S, n) bool.
+    feature
+        The layer.
     found
         Measurements at the current scales.
+    free, counted
+        Counted units below the cap, and all counted units, (S, n) bool.
     shape
         Shape of one sample.
     sigma
@@ -214,16 +183,18 @@ def take_trial(
     first, second = pyramid(Halves(one, two), shape), pyramid(Halves(three, four), shape)
     worth = ((three + four) * first + (one + two) * second) / 4
     direction = torch.where(free, (first + second) / 2, 0.0)
-    count = free.sum(1).clamp(min=1)
     # The step has the size of relevant errors, because curvature differs between small and large steps.
-    root = (direction.square().sum(1) / count).sqrt()
+    root = (direction.square().sum(1) / free.sum(1).clamp(min=1)).sqrt()
     length = TRIAL_STEP / root.clamp(min=torch.finfo(root.dtype).tiny)
     step = -(direction * length[:, None]).clamp(-MOST_TRIAL, MOST_TRIAL)
+    count = counted.sum(1).clamp(min=1)
     slope, size = length * (worth * free).sum(1) / count, step.square().sum(1) / count
     return try_step(feature, sigma, step, slope, size, draws, found.exponent(free), control)
 
 
-def certify(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth: Tensor | None = None) -> Certificate:
+def certify(
+    found: Measured, target: Tensor, free: Tensor, missing: Missing, trial: Trial, growth: Tensor | None = None
+) -> Certificate:
     """Make the certificate of noise scales from measurements.
 
     Parameters
@@ -232,6 +203,8 @@ def certify(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth:
         Gradient and deviations at the scales, or at scales that differ by a common factor close to one.
     target, free
         ``alpha D``, (S,), and units below the cap, (S, n) bool.
+    missing
+        How far the mean H lies below the optimum.
     trial
         A trial step from these scales.
     growth
@@ -240,8 +213,7 @@ def certify(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth:
         the optimum.
     """
     ratio, stderr = mean_and_stderr(found.deviations / target)
-    estimate, error = found.shortfall(free)
-    gap = gap_bound(estimate, error * wider(len(found.parts)), trial)
+    gap = gap_bound(missing.estimate, missing.error, trial)
     saturated = ~free.any(1)
     met = constraint_met(ratio, stderr, saturated)
     if growth is not None:
@@ -249,6 +221,9 @@ def certify(found: Measured, target: Tensor, free: Tensor, trial: Trial, growth:
         foretold = found.growth(free)
         allowed = (LEAST_UNEXPLAINED + foretold / 2).clamp(max=MOST_UNEXPLAINED)
         gap = torch.where(((growth / ratio).log2() - foretold).abs() <= allowed, gap, torch.nan)
+    gap = torch.minimum(torch.maximum(gap, missing.least), missing.most)
+    # Near the cap, the bound is known whatever the gradient says.
+    gap = torch.where(gap.isnan() & (missing.most <= GAP_TOLERANCE), missing.most, gap)
     return Certificate(
         ratio=finite(ratio),
         ratio_stderr=finite(stderr),
@@ -394,40 +369,3 @@ def rescale_to_constraint(scales: Tensor, deviations: Tensor, target: Tensor, ex
     """
     ratio = deviations.mean(0) / target.clamp(min=torch.finfo(target.dtype).tiny)
     return scales * (-(ratio.clamp(min=1e-6).log() / exponent).clamp(-1.0, 1.0)).exp()[:, None]
-
-
-def relative_gradient(halves: Halves, free: Tensor) -> Halves:
-    """``sigma_i dL/dsigma_i`` divided by its mean over the free units, minus one; zero at capped units."""
-    mean = mean_over(halves.mean, free)[:, None]
-    return Halves(*(torch.where(free, half / mean - 1, 0.0) for half in (halves.first, halves.second)))
-
-
-def mean_over(values: Tensor, free: Tensor) -> Tensor:
-    """Mean of values (S, n) over the free units, (S,); one if it is not positive."""
-    mean = torch.where(free, values, 0.0).sum(1) / free.sum(1).clamp(min=1)
-    return torch.where(mean > 0, mean, torch.ones_like(mean))
-
-
-def noise_free_power(parts: Tensor, free: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean square of a map over the free units and its standard error, (S,), from products of independent estimates.
-
-    Parameters
-    ----------
-    parts
-        Independent estimates of the map, (parts, S, n); zero at units that are not free.
-    free
-        Free units, (S, n) bool.
-    weights
-        Weights of the estimates, (parts, S); default: equal ones.
-    """
-    products = torch.einsum("psn,qsn->spq", parts, parts) / free.sum(1).clamp(min=1)[:, None, None]
-    weight = products.new_ones(products.shape[:2]) if weights is None else weights.T
-    apart = products - products.diagonal(dim1=1, dim2=2).diag_embed()
-    others = weight.sum(1, keepdim=True) - weight
-    # A U-statistic: its error follows from the variation of each part's mean product with the others.
-    each = (apart * weight[:, None]).sum(2) / others
-    shares = weight * others / (weight * others).sum(1, keepdim=True)
-    power = (shares * each).sum(1)
-    count = len(parts)
-    error = ((weight / weight.sum(1, keepdim=True)).square() * (each - power[:, None]).square()).sum(1)
-    return power, 2 * (error * count / (count - 1)).sqrt()

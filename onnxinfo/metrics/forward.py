@@ -24,9 +24,9 @@ from .certificate import (
     MOST_CURVATURE,
     RATIO_STDERR,
     Certificate,
-    Measured,
     certify,
     mean_and_stderr,
+    missing_entropy,
     relative_stderr,
     rescale_to_constraint,
     take_trial,
@@ -34,6 +34,8 @@ from .certificate import (
 )
 from .intervals import Intervals
 from .line_search import LineSearch
+from .measured import Measured
+from .misplaced import wake
 from .noise import Tie, clip_sigma, waterfill
 from .probe import LayerProbe
 from .radial import Integrator
@@ -446,11 +448,18 @@ class ForwardProblem:
             spent += found.evaluations
             parts.append(self.tie.expand(found.gradient.mean(0)[None] / self.tie.size) * self.counted)
             measured = Integrated(torch.stack(parts), deviations)
-            if len(parts) >= LEAST_PARTS and float(measured.shortfall(free)[1]) * wider(len(parts)) <= GAP_STDERR / 4:
+            if len(parts) < LEAST_PARTS:
+                continue
+            if float(measured.shortfall(free, self.counted)[1]) * wider(len(parts)) <= GAP_STDERR / 4:
                 break
         draws = min(TRIAL_NOISES, len(deviations))
-        trial, _ = take_trial(self.feature, measured, free, self.shape, partial(self._moved, scales), draws)
-        certificate = certify(measured, self.target, free, trial)
+        moved = partial(self._moved, scales)
+        trial, _ = take_trial(self.feature, measured, free, self.counted, self.shape, moved, draws)
+        exponent = measured.exponent(free)
+        final = rescale_to_constraint(scales, deviations, self.target, exponent) if bool(free.any()) else scales
+        waking, room = wake(self.feature, measured, free, moved, draws), (self.cap / self.sigma(final)).log()
+        lacking = missing_entropy(measured, free, self.counted, self.shape, waking.missing, room)
+        certificate = certify(measured, self.target, free, lacking, trial)
         growth = self.feature.deviations(torch.where(free, 2.0, 1.0) * self.sigma(scales), GROWTH_NOISES)
         rare = (growth.mean(0) > MOST_GROWTH * self.target) & ~certificate.saturated
         certificate = dataclasses.replace(certificate, met=certificate.met & ~rare)
@@ -458,11 +467,8 @@ class ForwardProblem:
         spent += 2 * draws + GROWTH_NOISES
         # The parts also inform the next stage.
         gradient = self.tie.sum(measured.parts.mean(0))[0]
-        exponent = float(certificate.exponent)
-        evidence.learn(gradient / (2 * scales[0].clamp(max=self.cap).square()), exponent, 0.3)
-        if bool(free.any()):
-            scales = rescale_to_constraint(scales, deviations, self.target, certificate.exponent)
-        return scales, certificate, float(measured.shortfall(free)[0]) / curvature, spent
+        evidence.learn(gradient / (2 * scales[0].clamp(max=self.cap).square()), float(exponent), 0.3)
+        return final, certificate, float(lacking.estimate) / curvature, spent
 
     def _measured(self, scales: Tensor, exponent: float) -> tuple[Tensor, Tensor, int]:
         """Measure the ratio well, again if that shows it to be off; return scales, deviations and evaluations."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .certificate import noise_free_power
+from .measured import noise_free_power
 from .noise import Tie
 
 #: Lower limit of a unit's share of the budget, relative to the mean share.

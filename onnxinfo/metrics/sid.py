@@ -29,14 +29,10 @@ from .certificate import (
     LEAST_RATIO_NOISES,
     MOST_CURVATURE,
     Certificate,
-    Measured,
     certify,
     certify_exact,
     mean_and_stderr,
-    measure,
-    merge,
-    outlier_weights,
-    relative_gradient,
+    missing_entropy,
     relative_stderr,
     rescale_to_constraint,
     sample_until,
@@ -46,6 +42,8 @@ from .certificate import (
 from .control import Control
 from .linearization import Linearization
 from .mean_jacobian import control_of
+from .measured import Measured, measure, merge, outlier_weights, relative_gradient
+from .misplaced import Waking, descent_from_cap, wake
 from .noise import ENTROPY, Tie, clip_sigma, waterfill
 from .noise_precision import DisagreementError, carried, factor_to_float32
 from .probe import LINEAR_TOLERANCE, Halves, LayerProbe
@@ -185,12 +183,16 @@ def _solution(problem: Problem, found: _Found, coarse: Tensor) -> Solution:
 
 @dataclass(frozen=True)
 class _Certified:
-    """Scales (S, groups) at the met constraint, the error of their logarithm (S,), and the shortfall (S,)."""
+    """Scales (S, groups) at the met constraint, the error of their logarithm (S,), and the shortfall (S,).
+
+    The scales of another round are those after the change of their logarithm, (S, groups).
+    """
 
     scales: Tensor
     certificate: Certificate
     error: Tensor
     shortfall: Tensor
+    change: Tensor
 
 
 @dataclass
@@ -472,7 +474,7 @@ class Problem:
         if not bool((off <= 4 * stderr.nan_to_num(0.0) + 2 * LINEAR_TOLERANCE).all()):
             return None
         none = torch.zeros_like(ratio)
-        return _Found.of(_Certified(scales, certificate, none, none), 0)
+        return _Found.of(_Certified(scales, certificate, none, none, torch.zeros_like(scales)), 0)
 
     def feasible(self, scales: Tensor) -> Tensor:
         """Shrink or grow scales until the constraint is met up to a factor.
@@ -587,6 +589,7 @@ class Problem:
             # The passes of the certificate are the first evidence of another round.
             part.scales = certified.scales
             part.step(problem, passes, memory)
+            part.scales = part.scales * certified.change.exp()
             state.put(live, part)
             left = ~certified.certificate.converged | (certified.shortfall > WORTH)
             live = live[left & self.free(state.scales)[live].any(1)]
@@ -613,7 +616,7 @@ class Problem:
             if bool(self.far(state.scales, fresh.deviations)[0].any()):
                 state.scales = self.feasible(state.scales)
                 continue
-            gains.append(torch.stack(fresh.shortfall(free)))
+            gains.append(torch.stack(fresh.shortfall(free, self.counted)))
             if _promised(gains[-RECENT:]) < PASS_GAIN:
                 # This noise is independent of the scales.
                 return step, [fresh]
@@ -665,24 +668,34 @@ class Problem:
         # All scales of a sample change by a few percent, which leaves the relative gradient unchanged.
         near, deviations = self.met(scales, found, free)
         draws = self.effort * TRIAL_NOISES if control is None else 2 * self.effort * CONTROLLED_NOISES
-        trial, fresh = take_trial(self.feature, found, free, self.shape, partial(self.moved, near), draws, control)
+        moved = partial(self.moved, near)
+        trial, fresh = take_trial(self.feature, found, free, self.counted, self.shape, moved, draws, control)
         # With a control variate, one pass determines the deviation better than the trial's noise.
         if control is None or not len(deviations):
             deviations = torch.cat([deviations, fresh])
         scales, deviations = self.still_met(near, deviations, found.exponent(free), control)
         deviations = deviations * factor_to_float32(self.feature, self.sigma(scales), self.effort)
-        certificate = certify(Measured(found.parts, deviations), self.target, free, trial, self.growth(scales))
-        exponent = certificate.exponent
-        bound = free.any(1)
+        exponent, bound = found.exponent(free), free.any(1)
         final = torch.where(bound[:, None], rescale_to_constraint(scales, deviations, self.target, exponent), scales)
+        waking = wake(self.feature, found, free, partial(self.moved, scales), draws, control)
+        room = (self.cap / self.sigma(final)).log()
+        lacking = missing_entropy(found, free, self.counted, self.shape, waking.missing, room)
+        measured, growth = Measured(found.parts, deviations), self.growth(scales)
+        certificate = certify(measured, self.target, free, lacking, trial, growth)
         error = torch.where(bound, certificate.ratio_stderr / exponent, 0.0)
         curvature = trial.curvature.clamp(min=LEAST_CURVATURE)
-        shortfall = found.shortfall(free)[0] / curvature.clamp(max=MOST_CURVATURE)
-        return _Certified(final, certificate, error, shortfall), curvature, passes
+        shortfall = torch.maximum(lacking.estimate / curvature.clamp(max=MOST_CURVATURE), lacking.least)
+        return _Certified(final, certificate, error, shortfall, self.changed(final, found, waking)), curvature, passes
+
+    def changed(self, scales: Tensor, found: Measured, waking: Waking) -> Tensor:
+        """Change of the log scales (S, groups) that moves units at the cap, or asleep, to where they belong."""
+        down = descent_from_cap(found, self.free(scales), self.counted, self.shape)
+        change = self.tie.sum(down + waking.useful) / self.tie.size
+        return torch.where(change < 0, change + (self.cap / scales).log(), change)
 
     def known(self, found: Measured, free: Tensor) -> bool:
         """Whether the gap is precise enough, on average over the samples."""
-        return float(found.shortfall(free)[1].mean()) * wider(len(found.parts)) <= GAP_STDERR
+        return float(found.shortfall(free, self.counted)[1].mean()) * wider(len(found.parts)) <= GAP_STDERR
 
     def moved(self, scales: Tensor, change: Tensor) -> Tensor:
         """Noise scales (S, n) after changing the logarithm of all units below the cap by (S, n)."""

@@ -14,14 +14,14 @@ from onnxinfo.archive.format import MARKS, mark_code
 from onnxinfo.metrics import sid
 from onnxinfo.metrics.certificate import (
     Certificate,
-    Measured,
     certify,
     constraint_met,
-    measure,
+    missing_entropy,
     sample_until,
     take_trial,
 )
 from onnxinfo.metrics.linearization import linearize
+from onnxinfo.metrics.measured import Measured, measure
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.probe import Halves, LayerProbe
 from onnxinfo.metrics.trial import pyramid
@@ -55,9 +55,10 @@ def certified(linear, change):
     feature, closed, target = linear
     sigma = closed * change
     free, found = torch.ones_like(sigma, dtype=torch.bool), measure(feature, sigma, 32)
-    trial, deviations = take_trial(feature, found, free, (UNITS,), lambda step: sigma * step.exp(), 64)
+    trial, deviations = take_trial(feature, found, free, free, (UNITS,), lambda step: sigma * step.exp(), 64)
     deviations = sample_until(feature, sigma, torch.cat([found.deviations, deviations]))
-    return certify(Measured(found.parts, deviations), target, free, trial)
+    missing = missing_entropy(found, free, free, (UNITS,), torch.zeros(4), torch.full_like(sigma, torch.inf))
+    return certify(Measured(found.parts, deviations), target, free, missing, trial)
 
 
 def at_the_constraint(errors):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onnxinfo.metrics import sid
-from onnxinfo.metrics.certificate import Measured, noise_free_power, outlier_weights
+from onnxinfo.metrics.measured import Measured, noise_free_power, outlier_weights
 from onnxinfo.metrics.noise import make_tie
 from onnxinfo.metrics.probe import less_control
 
@@ -34,7 +34,7 @@ def test_an_outlier_hardly_changes_the_measurement():
     wild[3, 0] += 100 * torch.randn(UNITS, generator=torch.Generator().manual_seed(1))
     found, without = Measured(wild, torch.ones(4, SAMPLES)), Measured(ordinary[[0, 1, 2, 4, 5, 6, 7]], torch.ones(4, 2))
     assert (found.mean() - without.mean()).abs().max() < 0.1
-    shortfall, error = found.shortfall(FREE)
+    shortfall, error = found.shortfall(FREE, FREE)
     assert shortfall.abs().max() < 0.01
     assert error.max() < 0.02
     # With equal weights, the outlier is most of the error.

@@ -123,7 +123,9 @@ def test_units_that_do_not_count_have_no_say_in_where_a_search_starts():
 def test_there_is_no_gap_without_a_value(monkeypatch, dead):
     monkeypatch.setattr(sid.Problem, "dead", lambda self: torch.tensor([dead]))
     stated = dataclasses.replace(problem(), feature=SimpleNamespace(n_vjps=0), start=SimpleNamespace(probes=0))
-    found = sid._Found.of(sid._Certified(torch.ones(1, 2), certificate(), torch.zeros(1), torch.zeros(1)), 0)
+    found = sid._Found.of(
+        sid._Certified(torch.ones(1, 2), certificate(), torch.zeros(1), torch.zeros(1), torch.zeros(1, 2)), 0
+    )
     solution = sid._solution(stated, found, torch.ones(1))
     assert solution.sigma.isnan().all() == solution.certificate.gap.isnan().all() == dead
 
@@ -138,13 +140,12 @@ def test_units_of_unknown_scale_are_not_at_the_cap():
 
 def test_ratios_and_gains_that_overflow_are_unknown(monkeypatch):
     monkeypatch.setattr(certificates, "mean_and_stderr", lambda values: (numbers(INF), numbers(INF)))
-    found = SimpleNamespace(
-        deviations=torch.ones(2, 1), shortfall=lambda free: torch.zeros(2, 1), parts=[0, 1], exponent=len
-    )
+    found = SimpleNamespace(deviations=torch.ones(2, 1), exponent=len)
+    missing = certificates.Missing(torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.full((1,), INF))
     trial = SimpleNamespace(
         curvature=torch.ones(1), curvature_stderr=torch.zeros(1), gain=numbers(INF), gain_stderr=numbers(INF)
     )
-    result = certificates.certify(found, torch.ones(1), torch.ones(1, 1, dtype=torch.bool), trial)
+    result = certificates.certify(found, torch.ones(1), torch.ones(1, 1, dtype=torch.bool), missing, trial)
     for name in ("ratio", "ratio_stderr", "gain", "gain_stderr"):
         assert getattr(result, name).isnan().all(), name
     assert not result.met

@@ -1,0 +1,148 @@
+"""Units at the cap that do not belong there, units with far too small scales, and cells with most units at the cap."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq
+from test_bends import problem_of
+
+from onnxinfo.metrics.certificate import GAP_TOLERANCE
+from onnxinfo.metrics.sid import solve_by
+
+UNITS, BEST = 256, 0.2
+
+
+class Bent(torch.nn.Module):
+    """The same slightly bent function of every unit: at the optimum, all scales are equal."""
+
+    def forward(self, x):
+        return (x + 0.2 * torch.sin(2 * x),)
+
+
+def used(sigma):
+    """Deviation of one unit."""
+    z, weight = np.polynomial.hermite_e.hermegauss(60)
+    return float(weight / weight.sum() @ (sigma * z + 0.2 * np.sin(2 * sigma * z)) ** 2)
+
+
+def scale_of(deviation):
+    """Scale at which one unit has a deviation."""
+    return brentq(lambda sigma: used(sigma) - deviation, 1e-6, 1.0)
+
+
+def cell(best=BEST):
+    """Three samples of zeros with a budget that equal scales use up."""
+    given = problem_of(Bent(), torch.zeros(3, UNITS))
+    given.target.fill_(UNITS * used(best))
+    return given
+
+
+def wrongly_capped(count, best=BEST):
+    """Scales that meet the constraint with some units at the cap and the others equal, and what is missing in nats."""
+    scales = torch.full((3, UNITS), scale_of((UNITS * used(best) - count * used(1.0)) / (UNITS - count)))
+    scales[:, torch.randperm(UNITS, generator=torch.Generator().manual_seed(count))[:count]] = 1.0
+    return scales, math.log(best) - float(scales.log().mean())
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 7])
+def test_units_that_do_not_belong_at_the_cap_are_found(count):
+    """The other units have equal scales, which looks like an optimum."""
+    scales, lost = wrongly_capped(count)
+    certificate = solve_by(cell(), lambda: scales, 1).certificate
+    assert certificate.met.all()
+    assert (certificate.gap >= lost).all()
+    assert lost < GAP_TOLERANCE or not certificate.converged.any()
+
+
+def test_a_search_takes_them_from_the_cap():
+    scales, lost = wrongly_capped(4)
+    assert lost > 0.1
+    given = cell()
+    found = given.search(scales, torch.zeros(3, dtype=torch.bool))
+    assert found.certificate.converged.all()
+    np.testing.assert_allclose(given.sigma(found.scales).log().mean(1), math.log(BEST), atol=0.02)
+
+
+class Dull(torch.nn.Module):
+    """A bent function of the first units; the others have hardly any effect."""
+
+    def forward(self, x):
+        count = UNITS // 8
+        return (torch.cat([x[:, :count] + 0.2 * torch.sin(2 * x[:, :count]), 1e-4 * x[:, count:]], 1),)
+
+
+def asleep(share, factor):
+    """Scales that meet the constraint, some of which are too small by a factor, and what is missing in nats."""
+    count = int(share * UNITS)
+    left = UNITS * used(BEST) - count * used(factor * BEST)
+    scales = torch.full((3, UNITS), scale_of(left / (UNITS - count)))
+    scales[:, torch.randperm(UNITS, generator=torch.Generator().manual_seed(count))[:count]] = factor * BEST
+    return scales, math.log(BEST) - float(scales.log().mean())
+
+
+SLEEPERS = [(0.03, 0.01), (0.05, 0.01), (0.05, 0.1), (0.1, 0.1), (0.02, 0.001), (0.2, 0.3)]
+
+
+@pytest.mark.parametrize(("share", "factor"), SLEEPERS)
+def test_scales_that_are_far_too_small_are_found(share, factor):
+    """To second order, a unit lacks a quarter nat at most, however small its scale."""
+    scales, lost = asleep(share, factor)
+    certificate = solve_by(cell(), lambda: scales, 1).certificate
+    assert (certificate.gap >= 0.9 * lost).all()
+    assert not certificate.converged.any()
+
+
+@pytest.mark.parametrize(("share", "factor"), SLEEPERS)
+def test_a_search_wakes_them(share, factor):
+    given = cell()
+    found = given.search(asleep(share, factor)[0], torch.zeros(3, dtype=torch.bool))
+    assert found.certificate.converged.all()
+    np.testing.assert_allclose(given.sigma(found.scales).log().mean(1), math.log(BEST), atol=0.025)
+
+
+class Threshold(torch.nn.Module):
+    """A bent function of the first units; the others do nothing until they exceed 0.1, and then much."""
+
+    def forward(self, x):
+        count = UNITS - UNITS // 16
+        rest = 100 * torch.relu(x[:, count:].abs() - 0.1)
+        return (torch.cat([x[:, :count] + 0.2 * torch.sin(2 * x[:, :count]), rest], 1),)
+
+
+def test_units_that_must_not_wake_stay_asleep():
+    """Their gradient is 0, and a larger scale costs more than it gains."""
+    given = problem_of(Threshold(), torch.zeros(3, UNITS))
+    scales = torch.full((3, UNITS), BEST)
+    scales[:, UNITS - UNITS // 16 :] = 0.02
+    given.target.fill_((UNITS - UNITS // 16) * used(BEST))
+    found, *_ = given.certify(scales, None, [])
+    assert not found.change.any()
+    assert (found.certificate.gap < 0.03).all()
+
+
+def dull(high, low):
+    """A cell of which seven of eight units belong at the cap, and scales: the others have two scales in turn."""
+    given, free = problem_of(Dull(), torch.zeros(3, UNITS)), UNITS // 8
+    scales = torch.full((3, UNITS), 1.0)
+    scales[:, :free:2], scales[:, 1:free:2] = high, low
+    given.target.fill_(free * (used(high) + used(low)) / 2)
+    return given, scales
+
+
+def test_the_gap_is_that_of_the_mean_over_all_units():
+    given, scales = dull(0.13, 0.08)
+    best = scale_of((used(0.13) + used(0.08)) / 2)
+    lost = math.log(best / math.sqrt(0.13 * 0.08)) / 8
+    gap = solve_by(given, lambda: scales, 1).certificate.gap
+    assert (gap >= lost).all()
+    assert (gap <= 8 * lost).all()
+
+
+def test_no_more_can_be_missing_than_the_cap_allows():
+    """The two scales are so different that their gradient says little, but most units are at the cap."""
+    given, scales = dull(0.9, 0.5)
+    certificate = solve_by(given, lambda: scales, 1).certificate
+    assert certificate.converged.all()
+    assert (certificate.gap <= -scales.log().mean(1) + 0.01).all()
