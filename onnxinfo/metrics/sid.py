@@ -60,6 +60,8 @@ FEW_OUTPUTS, MANY_SCALES, MOMENT_PASSES, MOMENT_NOISES = 4, 1000, 10, 64
 PASS_NOISES, CONTROLLED_NOISES = 16, 32
 #: Rounds of ascent and certificate: maximum number of steps, and minimum weight of the newest evidence.
 ROUNDS = ((24, 0.05), (12, 0.05), (16, 0.05))
+#: Maximum number of further rounds, for samples in which the last one found units that were misplaced.
+EXTRA_ROUNDS = 3
 #: Gain in nats, averaged over this many recent passes and the samples, plus its standard error, below which the ascent
 #: stops.
 PASS_GAIN, RECENT = 0.005, 4
@@ -571,9 +573,11 @@ class Problem:
             problem = self.at(limited)
             found.put(limited, problem.certify(scales[limited], None, [], 1)[0], problem.feature.n_vjps, 0)
         control = control_of(self.feature, self.sigma(scales)) if len(live) else None
-        for steps, memory in (*ROUNDS, *ROUNDS[-1:] * (self.passes - 1)):
+        usual = len(ROUNDS) + self.passes - 1
+        for number in range(usual + EXTRA_ROUNDS):
             if not len(live):
                 break
+            steps, memory = ROUNDS[min(number, len(ROUNDS) - 1)]
             problem = self.at(live)
             part = state.at(live)
             model = None if control is None else control.at(live)
@@ -592,6 +596,8 @@ class Problem:
             part.scales = part.scales * certified.change.exp()
             state.put(live, part)
             left = ~certified.certificate.converged | (certified.shortfall > WORTH)
+            if number + 1 >= usual:
+                left &= certified.change.any(1)
             live = live[left & self.free(state.scales)[live].any(1)]
         return found
 
