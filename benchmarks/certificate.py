@@ -67,6 +67,18 @@ def _backwards(first: Tensor, second: Tensor, *_: object) -> Tensor:
     return ((first + second) / 2).flip(1)
 
 
+def _asleep(share: int, factor: float) -> object:
+    """Every so-maniest scale is too small by a factor when it is certified."""
+    certify = sid.Problem.certify
+
+    def certified(self: sid.Problem, scales: Tensor, control: object, passes: object, *rest: int) -> object:
+        scales = scales.clone()
+        scales[:, ::share] /= factor
+        return certify(self, scales, control, [], *rest)  # type: ignore[arg-type]
+
+    return patch.object(sid.Problem, "certify", certified)
+
+
 @contextmanager
 def _as_it_is() -> Iterator[None]:
     yield
@@ -81,6 +93,7 @@ SABOTAGE: dict[str, Callable[[], object]] = {
     "steps tenfold": lambda: patch.object(sid._Ascent, "damping", 3.0),
     "steps reversed": lambda: patch.object(sid._Ascent, "damping", -0.3),
     "Gauss-Newton off": lambda: patch.object(sid.Problem, "gauss_newton", lambda self, scales: self.feasible(scales)),
+    "5 % of the scales a thirtieth": lambda: _asleep(20, 30.0),
     "uniform, no ascent": lambda: patch.multiple(
         sid,
         ROUNDS=((0, 0.2),),

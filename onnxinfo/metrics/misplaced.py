@@ -1,11 +1,13 @@
-"""Units that are far from where they belong: at the cap without need, or at a small fraction of their best scale.
+"""Units that are far from where they belong: at the cap without need, far below their best scale, or below the cap.
 
-The relative gradient of the units below the cap shows neither. Those at the cap are not among them. That of a unit
+The relative gradient of the units below the cap shows none of this. Those at the cap are not among them. That of a unit
 whose scale is far too small is -1, however small the scale: to second order it lacks a quarter nat, in truth several.
+And a feature that saturates has two optima, because beyond some scale more noise costs nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,15 +16,23 @@ from torch import Tensor
 
 from .control import Control
 from .measured import Measured, weighted
+from .noise import Tie, clip_sigma
 from .probe import Halves, LayerProbe
 from .trial import pyramid, try_step
 
-#: A unit may be asleep if the mean square of its gradient is below this share of the median.
-ASLEEP = 0.05
+#: A unit may be asleep if the mean square of its gradient is below this share of the median. With few parts the share
+#: is smaller, so that chance takes one of a thousand units for asleep, this many standard deviations from the mean.
+ASLEEP, CHANCE = 0.3, 3.1
 #: Largest change of log sigma that wakes a unit, and factor from its gain to what is missing: the mean square falls
 #: with the square of the scale where it is due to noise, and with its fourth power else, so that a change by its fourth
 #: root goes at least half of the way.
 MOST_WAKING, HALFWAY = 3.0, 2.0
+#: Share of the units that a first look raises to the cap, and its noise samples; shares whose gain is predicted from
+#: it; least predicted gain, in nats, that is worth a step; and the scale, relative to the cap, if all units are raised.
+LOOK, LOOK_NOISES = 1 / 8, 2
+SHARES, WORTH_A_STEP, NEAR_CAP = (1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32), 0.01, 0.98
+#: Noise samples of a step to the cap.
+LEAP_NOISES = 32
 
 
 def shortfall_at_cap(found: Measured, free: Tensor, counted: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -67,7 +77,7 @@ def descent_from_cap(found: Measured, free: Tensor, counted: Tensor, shape: Sequ
 
 @dataclass(frozen=True)
 class Waking:
-    """A step that only wakes units.
+    """A step that raises units.
 
     Attributes
     ----------
@@ -85,6 +95,15 @@ class Waking:
     def missing(self) -> Tensor:
         """What such units lack at least, in nats, (S,)."""
         return HALFWAY * (self.gain - self.gain_stderr).clamp(min=0)
+
+    def or_else(self, other: Waking) -> Waking:
+        """At each sample, the step that gains more."""
+        better = self.missing >= other.missing
+        return Waking(
+            torch.where(better[:, None], self.change, other.change),
+            torch.where(better, self.gain, other.gain),
+            torch.where(better, self.gain_stderr, other.gain_stderr),
+        )
 
     @property
     def useful(self) -> Tensor:
@@ -126,5 +145,64 @@ def _change(found: Measured, free: Tensor) -> Tensor:
     power = weighted(found.parts.square(), found.weights)
     usual = torch.where(free, power, torch.nan).nanmedian(1, keepdim=True).values
     share = power / usual
+    asleep = min(ASLEEP, _least_mean_square(len(found.parts)))
     change = -share.clamp(min=torch.finfo(share.dtype).tiny).log() / 4
-    return torch.where(free & (share < ASLEEP), change.clamp(max=MOST_WAKING), 0.0)
+    return torch.where(free & (share < asleep), change.clamp(max=MOST_WAKING), 0.0)
+
+
+def _least_mean_square(count: int) -> float:
+    """Mean square of so many normal numbers that is hardly ever undercut (Wilson and Hilferty 1931)."""
+    spread = 2 / (9 * count)
+    return max(0.0, 1 - spread - CHANCE * math.sqrt(spread)) ** 3
+
+
+def leap(
+    feature: LayerProbe, scales: Tensor, tie: Tie, cap: float, counted: Tensor, target: Tensor, exponent: Tensor
+) -> Waking:
+    """Raise some groups to the cap, at random, and rescale the others to what these leave of the budget.
+
+    A first look measures what groups at the cap cost: for nearly all layers, many times the budget.
+
+    Parameters
+    ----------
+    feature
+        The layer.
+    scales, tie, cap
+        Scales (S, groups), their groups, and the cap.
+    counted, target, exponent
+        Counted units, (S, n) bool, ``alpha D``, (S,), and growth of the deviation with the scales, (S,).
+    """
+    state = feature.noise.get_state()
+
+    def sigma(logs: Tensor) -> Tensor:
+        return clip_sigma(logs.exp(), tie, cap) * counted
+
+    logs = scales.clamp(max=cap).log()
+    order = torch.rand(logs.shape, generator=feature.noise, device=logs.device)
+    looked = torch.where(order < LOOK, math.log(cap), logs)
+    cost = (feature.deviations(sigma(looked), LOOK_NOISES).mean(0) / target - (1 - LOOK)) / LOOK
+    # Where this is no use, as nearly everywhere, it leaves the noise of the other measurements alone.
+    feature.noise.set_state(state)
+    room = (math.log(cap) - logs).mean(1)
+    gains = torch.stack([_foretold(share, cost, room) for share in SHARES])
+    gain, best = gains.max(0)
+    none = torch.zeros_like(gain)
+    worthwhile = gain > WORTH_A_STEP
+    if not bool(worthwhile.any()):
+        return Waking(torch.zeros_like(tie.expand(logs)), none, none)
+    share = torch.tensor(SHARES, device=logs.device)[best]
+    left = ((1 - share * cost) / (1 - share)).nan_to_num(1.0, 1.0, 1.0).clamp(min=0.01, max=100).log() / 2
+    order = torch.rand(logs.shape, generator=feature.noise, device=logs.device)
+    top = math.log(cap) + torch.where(share == 1, math.log(NEAR_CAP), 0.0)
+    raised = torch.where(order < share[:, None], top[:, None], logs + left[:, None])
+    change = torch.where(worthwhile[:, None], raised - logs, 0.0)
+    step, _ = try_step(feature, lambda by: sigma(logs + by), change, none, none + 1, LEAP_NOISES, exponent)
+    return Waking(tie.expand(change), step.gain, step.gain_stderr)
+
+
+def _foretold(share: float, cost: Tensor, room: Tensor) -> Tensor:
+    """Gain in nats, (S,), if a share of the groups, which cost so many budgets in all, takes the cap."""
+    if share == 1:
+        return torch.where(cost <= 1, room, -math.inf)
+    left = (1 - share * cost) / (1 - share)
+    return torch.where(left > 0, share * room + (1 - share) / 2 * left.clamp(min=1e-6).log(), -math.inf)

@@ -43,7 +43,7 @@ from .control import Control
 from .linearization import Linearization
 from .mean_jacobian import control_of
 from .measured import Measured, measure, merge, outlier_weights, relative_gradient
-from .misplaced import Waking, descent_from_cap, wake
+from .misplaced import Waking, descent_from_cap, leap, wake
 from .noise import ENTROPY, Tie, clip_sigma, waterfill
 from .noise_precision import DisagreementError, carried, factor_to_float32
 from .probe import LINEAR_TOLERANCE, Halves, LayerProbe
@@ -187,7 +187,8 @@ def _solution(problem: Problem, found: _Found, coarse: Tensor) -> Solution:
 class _Certified:
     """Scales (S, groups) at the met constraint, the error of their logarithm (S,), and the shortfall (S,).
 
-    The scales of another round are those after the change of their logarithm, (S, groups).
+    The scales of another round are those after the change of their logarithm, (S, groups). The entropy, (S,), is the
+    sum of ``log sigma`` over the units.
     """
 
     scales: Tensor
@@ -195,6 +196,7 @@ class _Certified:
     error: Tensor
     shortfall: Tensor
     change: Tensor
+    entropy: Tensor
 
 
 @dataclass
@@ -204,6 +206,7 @@ class _Found:
     scales: Tensor
     certificate: Certificate
     error: Tensor
+    entropy: Tensor
     probes: Tensor
     iterations: Tensor
 
@@ -212,18 +215,20 @@ class _Found:
         unknown, none = scales.new_full(scales.shape[:1], torch.nan), torch.zeros(len(scales), dtype=torch.long)
         no = torch.zeros_like(unknown, dtype=torch.bool)
         certificate = Certificate(unknown, unknown, unknown, unknown, unknown, unknown, saturated=no, met=no)
-        return cls(scales, certificate, unknown, none, none)
+        return cls(scales, certificate, unknown, unknown, none, none)
 
     @classmethod
     def of(cls, certified: _Certified, steps: int) -> _Found:
         """Certified results of all samples at once; the probes are read from the feature."""
         none = torch.zeros(len(certified.scales), dtype=torch.long)
-        return cls(certified.scales, certified.certificate, certified.error, none, none + steps)
+        return cls(certified.scales, certified.certificate, certified.error, certified.entropy, none, none + steps)
 
     def put(self, index: Tensor, certified: _Certified, probes: int, steps: int) -> None:
-        """Keep results whose certificate is better than before, and add the work."""
+        """Keep results whose certificate is better than before, or which are higher if both hold; add the work."""
         before, now = self.certificate.at(index), certified.certificate
         better = ~before.met | before.gap.isnan() | (now.met & (now.gap <= before.gap))
+        higher = certified.entropy >= self.entropy[index]
+        better = torch.where(before.converged & now.converged, higher, better)
         self.take(index, certified, better, probes, steps)
 
     def take(self, index: Tensor, certified: _Certified, better: Tensor, probes: int, steps: int) -> None:
@@ -231,6 +236,7 @@ class _Found:
         now, taken = certified.certificate, index[better]
         self.scales = self.scales.index_copy(0, taken, certified.scales[better])
         self.error = self.error.index_copy(0, taken, certified.error[better])
+        self.entropy = self.entropy.index_copy(0, taken, certified.entropy[better])
         self.certificate = self.certificate.replaced(taken, now.at(better))
         self.probes, self.iterations = self.probes.clone(), self.iterations.clone()
         self.probes[index.cpu()] += probes
@@ -476,7 +482,7 @@ class Problem:
         if not bool((off <= 4 * stderr.nan_to_num(0.0) + 2 * LINEAR_TOLERANCE).all()):
             return None
         none = torch.zeros_like(ratio)
-        return _Found.of(_Certified(scales, certificate, none, none, torch.zeros_like(scales)), 0)
+        return _Found.of(_Certified(scales, certificate, none, none, torch.zeros_like(scales), none), 0)
 
     def feasible(self, scales: Tensor) -> Tensor:
         """Shrink or grow scales until the constraint is met up to a factor.
@@ -684,6 +690,7 @@ class Problem:
         exponent, bound = found.exponent(free), free.any(1)
         final = torch.where(bound[:, None], rescale_to_constraint(scales, deviations, self.target, exponent), scales)
         waking = wake(self.feature, found, free, partial(self.moved, scales), draws, control)
+        waking = waking.or_else(leap(self.feature, scales, self.tie, self.cap, self.counted, self.target, exponent))
         room = (self.cap / self.sigma(final)).log()
         lacking = missing_entropy(found, free, self.counted, self.shape, waking.missing, room)
         measured, growth = Measured(found.parts, deviations), self.growth(scales)
@@ -691,13 +698,15 @@ class Problem:
         error = torch.where(bound, certificate.ratio_stderr / exponent, 0.0)
         curvature = trial.curvature.clamp(min=LEAST_CURVATURE)
         shortfall = torch.maximum(lacking.estimate / curvature.clamp(max=MOST_CURVATURE), lacking.least)
-        return _Certified(final, certificate, error, shortfall, self.changed(final, found, waking)), curvature, passes
+        entropy = torch.where(self.counted, self.sigma(final).log(), 0.0).sum(1)
+        change = self.changed(final, found, waking)
+        return _Certified(final, certificate, error, shortfall, change, entropy), curvature, passes
 
     def changed(self, scales: Tensor, found: Measured, waking: Waking) -> Tensor:
         """Change of the log scales (S, groups) that moves units at the cap, or asleep, to where they belong."""
-        down = descent_from_cap(found, self.free(scales), self.counted, self.shape)
-        change = self.tie.sum(down + waking.useful) / self.tie.size
-        return torch.where(change < 0, change + (self.cap / scales).log(), change)
+        found_down = descent_from_cap(found, self.free(scales), self.counted, self.shape)
+        down, up = (self.tie.sum(change) / self.tie.size for change in (found_down, waking.useful))
+        return torch.where(down < 0, down + (self.cap / scales).log(), up)
 
     def known(self, found: Measured, free: Tensor) -> bool:
         """Whether the gap is precise enough, on average over the samples."""

@@ -1,15 +1,18 @@
-"""Units at the cap that do not belong there, units with far too small scales, and cells with most units at the cap."""
+"""Units wrongly at the cap, far too small scales, layers that saturate, and cells mostly at the cap."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from scipy.optimize import brentq
+from scipy.stats import norm
 from test_bends import problem_of
 
 from onnxinfo.metrics.certificate import GAP_TOLERANCE
-from onnxinfo.metrics.sid import solve_by
+from onnxinfo.metrics.misplaced import leap
+from onnxinfo.metrics.sid import solve, solve_by
 
 UNITS, BEST = 256, 0.2
 
@@ -120,6 +123,55 @@ def test_units_that_must_not_wake_stay_asleep():
     found, *_ = given.certify(scales, None, [])
     assert not found.change.any()
     assert (found.certificate.gap < 0.03).all()
+
+
+class Saturating(torch.nn.Module):
+    def __init__(self, width, bump=False):
+        super().__init__()
+        self.width, self.bump = width, bump
+
+    def forward(self, x):
+        z = x / self.width
+        return (z * torch.exp(-z.square() / 2) if self.bump else torch.tanh(z),)
+
+
+def best_of_tanh(width, target):
+    """Mean log sigma at the optimum: some units at the cap, the others equal."""
+
+    def deviation(sigma):
+        return quad(lambda z: math.tanh(sigma * z / width) ** 2 * norm.pdf(z), -12, 12, limit=200)[0]
+
+    top, found = deviation(1.0), []
+    for sigma in np.geomspace(width / 50, width, 80):
+        share = (target / UNITS - deviation(sigma)) / (top - deviation(sigma))
+        if 0 <= share < 1:
+            found.append((1 - share) * math.log(sigma))
+    return max(found)
+
+
+@pytest.mark.parametrize("width", [0.015, 0.02, 0.025, 0.05])
+def test_a_layer_that_saturates_has_another_optimum(width):
+    """Where all scales are equal, the gradient shows nothing of it."""
+    given = problem_of(Saturating(width), torch.zeros(3, UNITS))
+    solution = solve(given)
+    lost = best_of_tanh(width, float(given.target[0])) - solution.sigma.log().mean(1)
+    proven = solution.certificate.converged
+    assert (lost[proven] < 0.03).all()
+    assert proven.all() or width < 0.025
+
+
+def test_noise_that_a_layer_does_not_see_is_as_large_as_the_cap():
+    """Small noise moves the feature, and large noise hardly does."""
+    solution = solve(problem_of(Saturating(0.05, bump=True), torch.zeros(3, UNITS)))
+    assert solution.certificate.saturated.all()
+
+
+def test_a_look_that_shows_nothing_leaves_the_noise_alone():
+    given = cell()
+    before, scales = given.feature.noise.get_state(), torch.full((3, UNITS), BEST)
+    found = leap(given.feature, scales, given.tie, 1.0, given.counted, given.target, torch.full((3,), 2.0))
+    assert not found.change.any()
+    assert torch.equal(given.feature.noise.get_state(), before)
 
 
 def dull(high, low):

@@ -167,7 +167,7 @@ BAD_START = patch.object(sid, "waterfill", uniform)
 SABOTAGE = {
     "filter mirrored": [patch.multiple(sid, wiener=backwards, wiener_with=backwards)],
     "filter returns nothing": [BAD_START, patch.object(sid, "wiener", nothing)],
-    "bad start, no rounds": [BAD_START, patch.object(sid, "ROUNDS", ((0, 0.2),))],
+    "bad start, no rounds": [BAD_START, patch.multiple(sid, ROUNDS=((0, 0.2),), EXTRA_ROUNDS=0)],
     "no steps": [BAD_START, stepping(still)],
     "steps reversed": [BAD_START, damping(-1)],
     "steps too short": [BAD_START, damping(0.1)],
@@ -342,13 +342,19 @@ def certificate_of(gap, met=True):
 @pytest.mark.parametrize(
     ("first", "second", "taken"),
     [((0.1, True), (0.05, True), 2), ((0.05, True), (0.1, True), 1), ((0.05, True), (0.01, False), 1),
-     ((0.01, False), (0.2, True), 2), ((float("nan"), True), (0.2, True), 2), ((0.2, True), (float("nan"), True), 1)],
+     ((0.01, False), (0.2, True), 2), ((float("nan"), True), (0.2, True), 2), ((0.2, True), (float("nan"), True), 1),
+     ((0.05, True), (0.01, True), 1)],
 )  # fmt: skip
 def test_of_two_rounds_the_better_certificate_counts(first, second, taken):
+    """Of two that are proven, the higher one: the first."""
     found = sid._Found.nothing(torch.zeros(2, UNITS))
     for scale, (gap, met) in ((1.0, first), (2.0, second)):
         certified = sid._Certified(
-            torch.full((1, UNITS), scale), certificate_of(gap, met), *torch.ones(2, 1), torch.zeros(1, UNITS)
+            torch.full((1, UNITS), scale),
+            certificate_of(gap, met),
+            *torch.ones(2, 1),
+            torch.zeros(1, UNITS),
+            torch.tensor([-scale]),
         )
         found.put(torch.tensor([1]), certified, 5, 3)
     assert found.scales[:, 0].tolist() == [0, taken]

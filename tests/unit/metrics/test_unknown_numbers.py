@@ -124,7 +124,7 @@ def test_there_is_no_gap_without_a_value(monkeypatch, dead):
     monkeypatch.setattr(sid.Problem, "dead", lambda self: torch.tensor([dead]))
     stated = dataclasses.replace(problem(), feature=SimpleNamespace(n_vjps=0), start=SimpleNamespace(probes=0))
     found = sid._Found.of(
-        sid._Certified(torch.ones(1, 2), certificate(), torch.zeros(1), torch.zeros(1), torch.zeros(1, 2)), 0
+        sid._Certified(torch.ones(1, 2), certificate(), *torch.zeros(2, 1), torch.zeros(1, 2), torch.zeros(1)), 0
     )
     solution = sid._solution(stated, found, torch.ones(1))
     assert solution.sigma.isnan().all() == solution.certificate.gap.isnan().all() == dead
@@ -141,7 +141,7 @@ def test_units_of_unknown_scale_are_not_at_the_cap():
 def test_ratios_and_gains_that_overflow_are_unknown(monkeypatch):
     monkeypatch.setattr(certificates, "mean_and_stderr", lambda values: (numbers(INF), numbers(INF)))
     found = SimpleNamespace(deviations=torch.ones(2, 1), exponent=len)
-    missing = certificates.Missing(torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.full((1,), INF))
+    missing = certificates.Missing(*torch.zeros(3, 1), torch.full((1,), INF))
     trial = SimpleNamespace(
         curvature=torch.ones(1), curvature_stderr=torch.zeros(1), gain=numbers(INF), gain_stderr=numbers(INF)
     )
