@@ -189,7 +189,8 @@ def take_trial(
     step = -(direction * length[:, None]).clamp(-MOST_TRIAL, MOST_TRIAL)
     count = counted.sum(1).clamp(min=1)
     slope, size = length * (worth * free).sum(1) / count, step.square().sum(1) / count
-    return try_step(feature, sigma, step, slope, size, draws, found.exponent(free), control)
+    exponent = found.exponent(free) * count / free.sum(1).clamp(min=1)
+    return try_step(feature, sigma, step, slope, size, draws, exponent, control)
 
 
 def certify(

@@ -266,6 +266,10 @@ class ForwardProblem:
         """Counted units not at the cap, (1, n) bool; units of unknown scale are among them."""
         return ~(self.tie.expand(scales) >= self.cap) & self.counted
 
+    def _share(self, scales: Tensor) -> Tensor:
+        """Share of the counted units that are below the cap, (1,): the constraint determines their scales only."""
+        return self.free(scales).sum(1) / self.counted.sum(1).clamp(min=1)
+
     def start(self) -> Tensor:
         """Find one scale for all groups that approximately meets the constraint."""
         low, high = math.log(LEAST_SCALE * self.cap), math.log(self.cap)
@@ -457,7 +461,10 @@ class ForwardProblem:
         trial, _ = take_trial(self.feature, measured, free, self.counted, self.shape, moved, draws)
         exponent = measured.exponent(free)
         final = rescale_to_constraint(scales, deviations, self.target, exponent) if bool(free.any()) else scales
-        waking, room = wake(self.feature, measured, free, moved, draws), (self.cap / self.sigma(final)).log()
+        waking, room = (
+            wake(self.feature, measured, free, self.counted, moved, draws),
+            (self.cap / self.sigma(final)).log(),
+        )
         lacking = missing_entropy(measured, free, self.counted, self.shape, waking.missing, room)
         certificate = certify(measured, self.target, free, lacking, trial)
         growth = self.feature.deviations(torch.where(free, 2.0, 1.0) * self.sigma(scales), GROWTH_NOISES)
@@ -554,7 +561,7 @@ class ForwardProblem:
         return Solution(
             sigma=torch.where(counted, sigma, torch.nan),
             certificate=certificate,
-            stderr=torch.where(exact, 0.0, certificate.ratio_stderr / certificate.exponent),
+            stderr=torch.where(exact, 0.0, self._share(scales) * certificate.ratio_stderr / certificate.exponent),
             capped=((sigma >= self.cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
             dead=torch.zeros_like(exact),
             coarse=torch.full_like(certificate.ratio, torch.nan),

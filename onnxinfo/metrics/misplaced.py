@@ -115,6 +115,7 @@ def wake(
     feature: LayerProbe,
     found: Measured,
     free: Tensor,
+    counted: Tensor,
     sigma: Callable[[Tensor], Tensor],
     draws: int,
     control: Control | None = None,
@@ -126,8 +127,10 @@ def wake(
 
     Parameters
     ----------
-    feature, found, free
-        The layer, measurements at the scales, and counted units below the cap, (S, n) bool.
+    feature, found
+        The layer, and measurements at the scales.
+    free, counted
+        Counted units below the cap, and all counted units, (S, n) bool.
     sigma
         Maps a change of ``log sigma``, (S, n), to noise scales (S, n).
     draws, control
@@ -137,7 +140,8 @@ def wake(
     none = change.new_zeros(len(change))
     if not bool(change.any()):
         return Waking(change, none, none)
-    step, _ = try_step(feature, sigma, change, none, none + 1, draws, found.exponent(free), control)
+    exponent = found.exponent(free) * counted.sum(1) / free.sum(1).clamp(min=1)
+    step, _ = try_step(feature, sigma, change, none, none + 1, draws, exponent, control)
     return Waking(change, step.gain, step.gain_stderr)
 
 
@@ -196,6 +200,8 @@ def leap(
     top = math.log(cap) + torch.where(share == 1, math.log(NEAR_CAP), 0.0)
     raised = torch.where(order < share[:, None], top[:, None], logs + left[:, None])
     change = torch.where(worthwhile[:, None], raised - logs, 0.0)
+    below = ((sigma(raised) < cap) & counted).sum(1).clamp(min=1)
+    exponent = exponent * counted.sum(1) / below
     step, _ = try_step(feature, lambda by: sigma(logs + by), change, none, none + 1, LEAP_NOISES, exponent)
     return Waking(tie.expand(change), step.gain, step.gain_stderr)
 

@@ -167,8 +167,9 @@ def _solution(problem: Problem, found: _Found, coarse: Tensor) -> Solution:
     start, counted, dead = problem.start, problem.counted, problem.dead()
     error = problem.target_stderr / 2
     sigma = problem.sigma(found.scales)
-    bound = problem.free(found.scales).any(1)
-    stderr = torch.where(bound, (error.square() + found.error.square()).sqrt(), 0.0)
+    # The constraint determines the scales of the units below the cap only.
+    share = problem.free(found.scales).sum(1) / counted.sum(1).clamp(min=1)
+    stderr = share * torch.where(share > 0, (error.square() + found.error.square()).sqrt(), 0.0)
     # Without a value, there is nothing that a gap could bound.
     gap = torch.where(dead, torch.nan, found.certificate.gap)
     return Solution(
@@ -689,7 +690,7 @@ class Problem:
         deviations = deviations * factor_to_float32(self.feature, self.sigma(scales), self.effort)
         exponent, bound = found.exponent(free), free.any(1)
         final = torch.where(bound[:, None], rescale_to_constraint(scales, deviations, self.target, exponent), scales)
-        waking = wake(self.feature, found, free, partial(self.moved, scales), draws, control)
+        waking = wake(self.feature, found, free, self.counted, partial(self.moved, scales), draws, control)
         waking = waking.or_else(leap(self.feature, scales, self.tie, self.cap, self.counted, self.target, exponent))
         room = (self.cap / self.sigma(final)).log()
         lacking = missing_entropy(found, free, self.counted, self.shape, waking.missing, room)

@@ -128,7 +128,8 @@ def try_step(
     draws
         Number of noise samples.
     exponent
-        Exponent of the deviation's growth with the scales, (S,).
+        Growth of the deviation's logarithm with the mean ``log sigma`` if the scales of all units below the cap grow by
+        the same factor, (S,): it says what meeting the constraint again costs.
     control
         Linear model of the layer, whose contribution to both deviations is known.
 

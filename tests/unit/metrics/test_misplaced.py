@@ -7,11 +7,12 @@ import pytest
 import torch
 from scipy.integrate import quad
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 from test_bends import problem_of
 
-from onnxinfo.metrics.certificate import GAP_TOLERANCE
-from onnxinfo.metrics.misplaced import leap
+from onnxinfo.metrics.certificate import GAP_TOLERANCE, take_trial
+from onnxinfo.metrics.measured import measure
+from onnxinfo.metrics.misplaced import _least_mean_square, leap
 from onnxinfo.metrics.sid import solve, solve_by
 
 UNITS, BEST = 256, 0.2
@@ -125,6 +126,11 @@ def test_units_that_must_not_wake_stay_asleep():
     assert (found.certificate.gap < 0.03).all()
 
 
+@pytest.mark.parametrize("count", [4, 8, 16, 32])
+def test_chance_takes_one_of_a_thousand_units_for_asleep(count):
+    assert 1e-4 < chi2.cdf(count * _least_mean_square(count), count) < 2e-3
+
+
 class Saturating(torch.nn.Module):
     def __init__(self, width, bump=False):
         super().__init__()
@@ -190,6 +196,15 @@ def test_the_gap_is_that_of_the_mean_over_all_units():
     gap = solve_by(given, lambda: scales, 1).certificate.gap
     assert (gap >= lost).all()
     assert (gap <= 8 * lost).all()
+
+
+def test_a_trial_among_few_free_units_measures_their_curvature():
+    given, scales = dull(0.1, 0.1)
+    found, free = measure(given.feature, given.sigma(scales), 64), given.free(scales)
+    trial, _ = take_trial(
+        given.feature, found, free, given.counted, (UNITS,), lambda change: given.moved(scales, change), 1024
+    )
+    np.testing.assert_allclose(trial.curvature, 1, atol=0.3)
 
 
 def test_no_more_can_be_missing_than_the_cap_allows():
