@@ -27,6 +27,8 @@ ASLEEP, CHANCE = 0.3, 3.1
 #: with the square of the scale where it is due to noise, and with its fourth power else, so that a change by its fourth
 #: root goes at least half of the way.
 MOST_WAKING, HALFWAY = 3.0, 2.0
+#: Standard errors beyond which a gain is no chance.
+SURELY = 2.0
 #: Share of the units that a first look raises to the cap, and its noise samples; shares whose gain is predicted from
 #: it; least predicted gain, in nats, that is worth a step; and the scale, relative to the cap, if all units are raised.
 LOOK, LOOK_NOISES = 1 / 8, 2
@@ -94,11 +96,11 @@ class Waking:
     @property
     def missing(self) -> Tensor:
         """What such units lack at least, in nats, (S,)."""
-        return HALFWAY * (self.gain - self.gain_stderr).clamp(min=0)
+        return HALFWAY * (self.gain - SURELY * self.gain_stderr).clamp(min=0)
 
     def or_else(self, other: Waking) -> Waking:
         """At each sample, the step that gains more."""
-        better = self.missing >= other.missing
+        better = self.gain - SURELY * self.gain_stderr >= other.gain - SURELY * other.gain_stderr
         return Waking(
             torch.where(better[:, None], self.change, other.change),
             torch.where(better, self.gain, other.gain),
@@ -107,8 +109,8 @@ class Waking:
 
     @property
     def useful(self) -> Tensor:
-        """The change where it gains more than two standard errors; zero elsewhere."""
-        return torch.where((self.gain > 2 * self.gain_stderr)[:, None], self.change, 0.0)
+        """The change where it surely gains; zero elsewhere."""
+        return torch.where((self.gain > SURELY * self.gain_stderr)[:, None], self.change, 0.0)
 
 
 def wake(
