@@ -61,8 +61,10 @@ def test_units_that_do_not_belong_at_the_cap_are_found(count):
 
 
 def test_a_search_takes_them_from_the_cap():
+    """However far beyond it their scales are."""
     scales, lost = wrongly_capped(4)
     assert lost > 0.1
+    scales[scales == 1] = 10.0
     given = cell()
     found = given.search(scales, torch.zeros(3, dtype=torch.bool))
     assert found.certificate.converged.all()
