@@ -11,8 +11,8 @@ from scipy.stats import chi2, norm
 from test_bends import problem_of
 
 from onnxinfo.metrics.certificate import GAP_TOLERANCE, take_trial
-from onnxinfo.metrics.measured import measure
-from onnxinfo.metrics.misplaced import _least_mean_square, leap
+from onnxinfo.metrics.measured import Measured, measure
+from onnxinfo.metrics.misplaced import Waking, _change, _foretold, _least_mean_square, leap
 from onnxinfo.metrics.sid import solve, solve_by
 
 UNITS, BEST = 256, 0.2
@@ -131,6 +131,29 @@ def test_units_that_must_not_wake_stay_asleep():
 @pytest.mark.parametrize("count", [4, 8, 16, 32])
 def test_chance_takes_one_of_a_thousand_units_for_asleep(count):
     assert 1e-4 < chi2.cdf(count * _least_mean_square(count), count) < 2e-3
+
+
+def test_units_with_a_small_share_of_the_budget_are_raised():
+    """Where the gradient is mostly noise, its mean square tells the share; eight parts tell it badly."""
+    shares = torch.cat([torch.full((20,), 0.1), torch.ones(180)])
+    parts = torch.randn(32, 1, 200, generator=torch.Generator().manual_seed(0)) * shares.sqrt()
+    free = torch.ones(1, 200, dtype=torch.bool)
+    found = _change(Measured(parts, torch.ones(8, 1)), free)[0]
+    np.testing.assert_allclose(found[:20].mean(), math.log(10) / 4, atol=0.1)
+    assert (found[:20] > 0).all()
+    assert not found[20:].any()
+    assert (_change(Measured(parts[:8], torch.ones(8, 1)), free)[0, :20] == 0).any()
+
+
+def test_a_gain_within_its_error_changes_nothing():
+    step = Waking(torch.ones(2, 4), torch.tensor([0.03, 0.1]), torch.tensor([0.02, 0.02]))
+    assert step.useful.any(1).tolist() == [False, True]
+    np.testing.assert_allclose(step.missing, [0, 0.12], atol=1e-6)
+
+
+def test_all_units_take_the_cap_if_that_is_within_the_budget():
+    found = _foretold(1.0, torch.tensor([0.9, 1.1]), torch.tensor([2.0, 2.0]))
+    assert found.tolist() == [2.0, -math.inf]
 
 
 class Saturating(torch.nn.Module):
