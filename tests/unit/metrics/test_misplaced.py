@@ -10,10 +10,11 @@ from scipy.optimize import brentq
 from scipy.stats import chi2, norm
 from test_bends import problem_of
 
-from onnxinfo.metrics.certificate import GAP_TOLERANCE, take_trial
+from onnxinfo.metrics.certificate import GAP_TOLERANCE, certify, missing_entropy, take_trial
 from onnxinfo.metrics.measured import Measured, measure
 from onnxinfo.metrics.misplaced import Waking, _change, _foretold, _least_mean_square, leap
 from onnxinfo.metrics.sid import solve, solve_by
+from onnxinfo.metrics.trial import Trial
 
 UNITS, BEST = 256, 0.2
 
@@ -232,9 +233,15 @@ def test_a_trial_among_few_free_units_measures_their_curvature():
     np.testing.assert_allclose(trial.curvature, 1, atol=0.3)
 
 
-def test_no_more_can_be_missing_than_the_cap_allows():
-    """The two scales are so different that their gradient says little, but most units are at the cap."""
-    given, scales = dull(0.9, 0.5)
-    certificate = solve_by(given, lambda: scales, 1).certificate
-    assert certificate.converged.all()
-    assert (certificate.gap <= -scales.log().mean(1) + 0.01).all()
+@pytest.mark.parametrize("growth", [4.0, 40.0])
+def test_no_more_can_be_missing_than_the_cap_allows(growth):
+    """However little the gradient says, also where it does not foretell the deviation's growth."""
+    parts = (1 + 3 * torch.randn(4, 1, UNITS, generator=torch.Generator().manual_seed(0))) * 2 / UNITS
+    found, free, one = Measured(parts, torch.ones(16, 1)), torch.ones(1, UNITS, dtype=torch.bool), torch.ones(1)
+    trial = Trial(-one, 0 * one, 0 * one, one)
+    gaps = []
+    for room in (1e6, 0.01):
+        missing = missing_entropy(found, free, free, (UNITS,), 0 * one, torch.full((1, UNITS), room))
+        gaps.append(float(certify(found, one, free, missing, trial, growth * one).gap))
+    assert not gaps[0] < 0.1
+    assert gaps[1] == pytest.approx(0.01)
