@@ -209,7 +209,7 @@ def test_a_look_that_shows_nothing_leaves_the_noise_alone():
 def dull(high, low):
     """A cell of which seven of eight units belong at the cap, and scales: the others have two scales in turn."""
     given, free = problem_of(Dull(), torch.zeros(3, UNITS)), UNITS // 8
-    scales = torch.full((3, UNITS), 1.0)
+    scales = torch.full((3, UNITS), 3.0)
     scales[:, :free:2], scales[:, 1:free:2] = high, low
     given.target.fill_(free * (used(high) + used(low)) / 2)
     return given, scales
@@ -219,9 +219,11 @@ def test_the_gap_is_that_of_the_mean_over_all_units():
     given, scales = dull(0.13, 0.08)
     best = scale_of((used(0.13) + used(0.08)) / 2)
     lost = math.log(best / math.sqrt(0.13 * 0.08)) / 8
-    gap = solve_by(given, lambda: scales, 1).certificate.gap
+    solution = solve_by(given, lambda: scales, 1)
+    gap, error = solution.certificate.gap, solution.certificate.ratio_stderr / solution.certificate.exponent
     assert (gap >= lost).all()
     assert (gap <= 8 * lost).all()
+    np.testing.assert_allclose(solution.stderr, error / 8, rtol=0.2)
 
 
 def test_a_trial_among_few_free_units_measures_their_curvature():
@@ -231,6 +233,8 @@ def test_a_trial_among_few_free_units_measures_their_curvature():
         given.feature, found, free, given.counted, (UNITS,), lambda change: given.moved(scales, change), 1024
     )
     np.testing.assert_allclose(trial.curvature, 1, atol=0.3)
+    # The gain is that of the mean over all units.
+    np.testing.assert_allclose(trial.gain, -(0.3**2) / 8, atol=0.004)
 
 
 @pytest.mark.parametrize("growth", [4.0, 40.0])
