@@ -67,13 +67,13 @@ def _backwards(first: Tensor, second: Tensor, *_: object) -> Tensor:
     return ((first + second) / 2).flip(1)
 
 
-def _asleep(share: int, factor: float) -> object:
-    """Every so-maniest scale is too small by a factor when it is certified."""
+def _asleep(one_of: int, factor: float) -> object:
+    """Divide one of so many scales by a factor before they are certified."""
     certify = sid.Problem.certify
 
     def certified(self: sid.Problem, scales: Tensor, control: object, passes: object, *rest: int) -> object:
         scales = scales.clone()
-        scales[:, ::share] /= factor
+        scales[:, ::one_of] /= factor
         return certify(self, scales, control, [], *rest)  # type: ignore[arg-type]
 
     return patch.object(sid.Problem, "certify", certified)

@@ -25,7 +25,7 @@ from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.measured import merge, relative_gradient
 from onnxinfo.metrics.noise import ENTROPY, generator
-from onnxinfo.metrics.trial import try_step
+from onnxinfo.metrics.trial import price_of, try_step
 
 ALPHA, CAP = 1.5e-4, 1.0
 SIZES, PASSES, NOISES = (0.1, 0.35, 1.0), 16, 1024
@@ -55,7 +55,7 @@ def gains(problem: sid.Problem, found: sid.Solution) -> tuple[Tensor, Tensor]:
         nothing = torch.zeros(len(scales))
         trial, _ = try_step(
             problem.feature, partial(problem.moved, scales), step, nothing, nothing + 1, NOISES,
-            measured.exponent(free), control,
+            price_of(measured.exponent(free), free, problem.counted), control,
         )  # fmt: skip
         trials.append((trial.gain, trial.gain_stderr))
     gain, error = zip(*trials, strict=True)

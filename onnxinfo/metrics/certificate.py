@@ -20,7 +20,7 @@ from .control import Control
 from .measured import Measured, mean_over
 from .misplaced import shortfall_at_cap
 from .probe import Halves, LayerProbe
-from .trial import Trial, pyramid, try_step
+from .trial import Trial, price_of, pyramid, try_step
 
 #: Limits of convergence: excess of the ratio beyond twice its standard error, also the limit of that standard error;
 #: and excess in any case.
@@ -107,8 +107,8 @@ class Missing:
     estimate, error
         Estimate to second order for a linear layer, and its standard error, wider if it rests on few parts.
     least, most
-        What units that are asleep lack at least, and what the mean H gains if every counted unit is at the cap: no more
-        can be missing.
+        What a step that raises units has shown to be missing, and what the mean H gains if every counted unit is at the
+        cap: no more can be missing.
     """
 
     estimate: Tensor
@@ -118,7 +118,7 @@ class Missing:
 
 
 def missing_entropy(
-    found: Measured, free: Tensor, counted: Tensor, shape: Sequence[int], asleep: Tensor, room: Tensor
+    found: Measured, free: Tensor, counted: Tensor, shape: Sequence[int], least: Tensor, room: Tensor
 ) -> Missing:
     """How far the mean H lies below the optimum, from measurements at noise scales.
 
@@ -130,8 +130,8 @@ def missing_entropy(
         Counted units below the cap, and all counted units, (S, n) bool.
     shape
         Shape of one sample.
-    asleep
-        What units that are asleep lack at least, in nats, (S,).
+    least
+        What a step that raises units has shown to be missing, in nats, (S,).
     room
         ``log(cap / sigma)`` of each unit, (S, n).
     """
@@ -139,7 +139,7 @@ def missing_entropy(
     at_cap, error_at_cap = shortfall_at_cap(found, free, counted, shape)
     most = torch.where(free, room, 0.0).sum(1) / counted.sum(1).clamp(min=1)
     error = (error.square() + error_at_cap.square()).sqrt() * wider(len(found.parts))
-    return Missing(estimate + at_cap.clamp(min=0), error, asleep, most)
+    return Missing(estimate + at_cap.clamp(min=0), error, least, most)
 
 
 def take_trial(
@@ -189,8 +189,8 @@ def take_trial(
     step = -(direction * length[:, None]).clamp(-MOST_TRIAL, MOST_TRIAL)
     count = counted.sum(1).clamp(min=1)
     slope, size = length * (worth * free).sum(1) / count, step.square().sum(1) / count
-    exponent = found.exponent(free) * count / free.sum(1).clamp(min=1)
-    return try_step(feature, sigma, step, slope, size, draws, exponent, control)
+    price = price_of(found.exponent(free), free, counted)
+    return try_step(feature, sigma, step, slope, size, draws, price, control)
 
 
 def certify(

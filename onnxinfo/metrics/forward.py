@@ -461,17 +461,15 @@ class ForwardProblem:
         trial, _ = take_trial(self.feature, measured, free, self.counted, self.shape, moved, draws)
         exponent = measured.exponent(free)
         final = rescale_to_constraint(scales, deviations, self.target, exponent) if bool(free.any()) else scales
-        waking, room = (
-            wake(self.feature, measured, free, self.counted, moved, draws),
-            (self.cap / self.sigma(final)).log(),
-        )
-        lacking = missing_entropy(measured, free, self.counted, self.shape, waking.missing, room)
+        step = wake(self.feature, measured, free, self.counted, moved, draws)
+        room = (self.cap / self.sigma(final)).log()
+        lacking = missing_entropy(measured, free, self.counted, self.shape, step.missing, room)
         certificate = certify(measured, self.target, free, lacking, trial)
         growth = self.feature.deviations(torch.where(free, 2.0, 1.0) * self.sigma(scales), GROWTH_NOISES)
         rare = (growth.mean(0) > MOST_GROWTH * self.target) & ~certificate.saturated
         certificate = dataclasses.replace(certificate, met=certificate.met & ~rare)
         curvature = float(trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE))
-        spent += 2 * draws + GROWTH_NOISES
+        spent += 2 * draws * (1 + bool(step.change.any())) + GROWTH_NOISES
         # The parts also inform the next stage.
         gradient = self.tie.sum(measured.parts.mean(0))[0]
         evidence.learn(gradient / (2 * scales[0].clamp(max=self.cap).square()), float(exponent), 0.3)

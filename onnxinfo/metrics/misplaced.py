@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .control import Control
 from .measured import Measured, weighted
-from .noise import Tie, clip_sigma
+from .noise import Tie
 from .probe import Halves, LayerProbe
-from .trial import pyramid, try_step
+from .trial import price_of, pyramid, try_step
 
 #: A unit may be asleep if the mean square of its gradient is below this share of the median. With few parts the share
 #: is smaller, so that chance takes one of a thousand units for asleep, this many standard deviations from the mean.
@@ -33,6 +33,8 @@ SURELY = 2.0
 #: it; least predicted gain, in nats, that is worth a step; and the scale, relative to the cap, if all units are raised.
 LOOK, LOOK_NOISES = 1 / 8, 2
 SHARES, WORTH_A_STEP, NEAR_CAP = (1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32), 0.01, 0.98
+#: Range of the budget that is left for the other units, relative to what they have.
+LEAST_AND_MOST_LEFT = (0.01, 100.0)
 #: Noise samples of a step to the cap.
 LEAP_NOISES = 32
 
@@ -78,7 +80,7 @@ def descent_from_cap(found: Measured, free: Tensor, counted: Tensor, shape: Sequ
 
 
 @dataclass(frozen=True)
-class Waking:
+class Step:
     """A step that raises units.
 
     Attributes
@@ -93,24 +95,35 @@ class Waking:
     gain: Tensor
     gain_stderr: Tensor
 
+    @classmethod
+    def none(cls, change: Tensor) -> Step:
+        """No step at all, for a change of this shape."""
+        zero = change.new_zeros(len(change))
+        return cls(torch.zeros_like(change), zero, zero)
+
+    @property
+    def sure_gain(self) -> Tensor:
+        """The gain less what may be chance, in nats, (S,)."""
+        return self.gain - SURELY * self.gain_stderr
+
     @property
     def missing(self) -> Tensor:
-        """What such units lack at least, in nats, (S,)."""
-        return HALFWAY * (self.gain - SURELY * self.gain_stderr).clamp(min=0)
+        """What the raised units lack at least, in nats, (S,)."""
+        return HALFWAY * self.sure_gain.clamp(min=0)
 
-    def or_else(self, other: Waking) -> Waking:
-        """At each sample, the step that gains more."""
-        better = self.gain - SURELY * self.gain_stderr >= other.gain - SURELY * other.gain_stderr
-        return Waking(
+    @property
+    def useful(self) -> Tensor:
+        """The change where it surely gains, (S, n); zero elsewhere."""
+        return torch.where((self.sure_gain > 0)[:, None], self.change, 0.0)
+
+    def or_else(self, other: Step) -> Step:
+        """At each sample, the step that surely gains more."""
+        better = self.sure_gain >= other.sure_gain
+        return Step(
             torch.where(better[:, None], self.change, other.change),
             torch.where(better, self.gain, other.gain),
             torch.where(better, self.gain_stderr, other.gain_stderr),
         )
-
-    @property
-    def useful(self) -> Tensor:
-        """The change where it surely gains; zero elsewhere."""
-        return torch.where((self.gain > SURELY * self.gain_stderr)[:, None], self.change, 0.0)
 
 
 def wake(
@@ -121,7 +134,7 @@ def wake(
     sigma: Callable[[Tensor], Tensor],
     draws: int,
     control: Control | None = None,
-) -> Waking:
+) -> Step:
     """Step up all units that may be asleep, and measure the gain on fresh noise.
 
     The mean square of a unit's gradient is, up to a common factor, its share of the budget: units in need of waking
@@ -139,12 +152,22 @@ def wake(
         Number of noise samples of the step, and linear model of the layer.
     """
     change = _change(found, free)
-    none = change.new_zeros(len(change))
     if not bool(change.any()):
-        return Waking(change, none, none)
-    exponent = found.exponent(free) * counted.sum(1) / free.sum(1).clamp(min=1)
-    step, _ = try_step(feature, sigma, change, none, none + 1, draws, exponent, control)
-    return Waking(change, step.gain, step.gain_stderr)
+        return Step.none(change)
+    return _tried(feature, sigma, change, draws, price_of(found.exponent(free), free, counted), control)
+
+
+def _tried(
+    feature: LayerProbe,
+    sigma: Callable[[Tensor], Tensor],
+    change: Tensor,
+    draws: int,
+    price: Tensor,
+    control: Control | None = None,
+) -> Step:
+    none = change.new_zeros(len(change))
+    trial, _ = try_step(feature, sigma, change, none, none + 1, draws, price, control)
+    return Step(change, trial.gain, trial.gain_stderr)
 
 
 def _change(found: Measured, free: Tensor) -> Tensor:
@@ -164,7 +187,7 @@ def _least_mean_square(count: int) -> float:
 
 def leap(
     feature: LayerProbe, scales: Tensor, tie: Tie, cap: float, counted: Tensor, target: Tensor, exponent: Tensor
-) -> Waking:
+) -> Step:
     """Raise some groups to the cap, at random, and rescale the others to what these leave of the budget.
 
     A first look measures what groups at the cap cost: for nearly all layers, many times the budget.
@@ -178,39 +201,50 @@ def leap(
     counted, target, exponent
         Counted units, (S, n) bool, ``alpha D``, (S,), and growth of the deviation with the scales, (S,).
     """
+
+    def sigma(change: Tensor) -> Tensor:
+        return (base + change).exp().clamp(max=cap) * counted
+
+    logs, top = scales.clamp(max=cap).log(), math.log(cap)
+    base = tie.expand(logs)
+    # Where this look is of no use, as nearly everywhere, the noise of the other measurements stays what it is.
     state = feature.noise.get_state()
-
-    def sigma(logs: Tensor) -> Tensor:
-        return clip_sigma(logs.exp(), tie, cap) * counted
-
-    logs = scales.clamp(max=cap).log()
-    order = torch.rand(logs.shape, generator=feature.noise, device=logs.device)
-    looked = torch.where(order < LOOK, math.log(cap), logs)
-    cost = (feature.deviations(sigma(looked), LOOK_NOISES).mean(0) / target - (1 - LOOK)) / LOOK
-    # Where this is no use, as nearly everywhere, it leaves the noise of the other measurements alone.
+    looked = torch.where(_chosen(logs, LOOK, feature.noise), top - logs, 0.0)
+    cost = (feature.deviations(sigma(tie.expand(looked)), LOOK_NOISES).mean(0) / target - (1 - LOOK)) / LOOK
     feature.noise.set_state(state)
-    room = (math.log(cap) - logs).mean(1)
-    gains = torch.stack([_foretold(share, cost, room) for share in SHARES])
-    gain, best = gains.max(0)
-    none = torch.zeros_like(gain)
+    weight = tie.sum(counted.to(logs))
+    room = ((top - logs) * weight).sum(1) / weight.sum(1).clamp(min=1)
+    shares = logs.new_tensor(SHARES)
+    gain, best = _foretold(shares[:, None], cost, room).max(0)
     worthwhile = gain > WORTH_A_STEP
     if not bool(worthwhile.any()):
-        return Waking(torch.zeros_like(tie.expand(logs)), none, none)
-    share = torch.tensor(SHARES, device=logs.device)[best]
-    left = ((1 - share * cost) / (1 - share)).nan_to_num(1.0, 1.0, 1.0).clamp(min=0.01, max=100).log() / 2
-    order = torch.rand(logs.shape, generator=feature.noise, device=logs.device)
-    top = math.log(cap) + torch.where(share == 1, math.log(NEAR_CAP), 0.0)
-    raised = torch.where(order < share[:, None], top[:, None], logs + left[:, None])
-    change = torch.where(worthwhile[:, None], raised - logs, 0.0)
-    below = ((sigma(raised) < cap) & counted).sum(1).clamp(min=1)
-    exponent = exponent * counted.sum(1) / below
-    step, _ = try_step(feature, lambda by: sigma(logs + by), change, none, none + 1, LEAP_NOISES, exponent)
-    return Waking(tie.expand(change), step.gain, step.gain_stderr)
+        return Step.none(base)
+    share = shares[best]
+    left = _left(share, cost).clamp(*LEAST_AND_MOST_LEFT)[:, None]
+    highest = torch.where(share < 1, top, top + math.log(NEAR_CAP))[:, None]
+    others = torch.where(logs < top, left.log() / 2, 0.0)
+    change = torch.where(_chosen(logs, share[:, None], feature.noise), highest - logs, others)
+    change = tie.expand(torch.where(worthwhile[:, None], change, 0.0))
+    below = (sigma(change) < cap) & counted
+    return _tried(feature, sigma, change, LEAP_NOISES, price_of(exponent, below, counted))
 
 
-def _foretold(share: float, cost: Tensor, room: Tensor) -> Tensor:
-    """Gain in nats, (S,), if a share of the groups, which cost so many budgets in all, takes the cap."""
-    if share == 1:
-        return torch.where(cost <= 1, room, -math.inf)
-    left = (1 - share * cost) / (1 - share)
-    return torch.where(left > 0, share * room + (1 - share) / 2 * left.clamp(min=1e-6).log(), -math.inf)
+def _chosen(like: Tensor, share: float | Tensor, stream: torch.Generator) -> Tensor:
+    """A random share of the groups, (S, groups) bool."""
+    return torch.rand(like.shape, generator=stream, device=like.device) < share
+
+
+def _left(share: Tensor, cost: Tensor) -> Tensor:
+    """Budget that is left if a share of the groups, which cost so many budgets in all, takes the cap.
+
+    Relative to what the others have so far; not positive if it does not suffice, and 1 if it does for all groups.
+    """
+    everything = torch.where(cost <= 1, 1.0, -1.0)
+    return torch.where(share < 1, (1 - share * cost) / (1 - share), everything)
+
+
+def _foretold(share: Tensor, cost: Tensor, room: Tensor) -> Tensor:
+    """Gain in nats if a share of the groups takes the cap, where the others are linear; see :func:`_left`."""
+    left = _left(share, cost)
+    tiny = torch.finfo(left.dtype).tiny
+    return torch.where(left > 0, share * room + (1 - share) / 2 * left.clamp(min=tiny).log(), -math.inf)

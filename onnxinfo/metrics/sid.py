@@ -43,7 +43,7 @@ from .control import Control
 from .linearization import Linearization
 from .mean_jacobian import control_of
 from .measured import Measured, measure, merge, outlier_weights, relative_gradient
-from .misplaced import Waking, descent_from_cap, leap, wake
+from .misplaced import Step, descent_from_cap, leap, wake
 from .noise import ENTROPY, Tie, clip_sigma, waterfill
 from .noise_precision import DisagreementError, carried, factor_to_float32
 from .probe import LINEAR_TOLERANCE, Halves, LayerProbe
@@ -169,7 +169,7 @@ def _solution(problem: Problem, found: _Found, coarse: Tensor) -> Solution:
     sigma = problem.sigma(found.scales)
     # The constraint determines the scales of the units below the cap only.
     share = problem.free(found.scales).sum(1) / counted.sum(1).clamp(min=1)
-    stderr = share * torch.where(share > 0, (error.square() + found.error.square()).sqrt(), 0.0)
+    stderr = torch.where(share > 0, share * (error.square() + found.error.square()).sqrt(), 0.0)
     # Without a value, there is nothing that a gap could bound.
     gap = torch.where(dead, torch.nan, found.certificate.gap)
     return Solution(
@@ -690,23 +690,23 @@ class Problem:
         deviations = deviations * factor_to_float32(self.feature, self.sigma(scales), self.effort)
         exponent, bound = found.exponent(free), free.any(1)
         final = torch.where(bound[:, None], rescale_to_constraint(scales, deviations, self.target, exponent), scales)
-        waking = wake(self.feature, found, free, self.counted, partial(self.moved, scales), draws, control)
-        waking = waking.or_else(leap(self.feature, scales, self.tie, self.cap, self.counted, self.target, exponent))
+        step = wake(self.feature, found, free, self.counted, partial(self.moved, scales), draws, control)
+        step = step.or_else(leap(self.feature, scales, self.tie, self.cap, self.counted, self.target, exponent))
         room = (self.cap / self.sigma(final)).log()
-        lacking = missing_entropy(found, free, self.counted, self.shape, waking.missing, room)
+        lacking = missing_entropy(found, free, self.counted, self.shape, step.missing, room)
         measured, growth = Measured(found.parts, deviations), self.growth(scales)
         certificate = certify(measured, self.target, free, lacking, trial, growth)
         error = torch.where(bound, certificate.ratio_stderr / exponent, 0.0)
         curvature = trial.curvature.clamp(min=LEAST_CURVATURE)
         shortfall = torch.maximum(lacking.estimate / curvature.clamp(max=MOST_CURVATURE), lacking.least)
         entropy = torch.where(self.counted, self.sigma(final).log(), 0.0).sum(1)
-        change = self.changed(final, found, waking)
+        change = self.changed(final, found, step)
         return _Certified(final, certificate, error, shortfall, change, entropy), curvature, passes
 
-    def changed(self, scales: Tensor, found: Measured, waking: Waking) -> Tensor:
-        """Change of the log scales (S, groups) that moves units at the cap, or asleep, to where they belong."""
+    def changed(self, scales: Tensor, found: Measured, step: Step) -> Tensor:
+        """Change of the log scales (S, groups) that moves misplaced units to where they belong."""
         found_down = descent_from_cap(found, self.free(scales), self.counted, self.shape)
-        down, up = (self.tie.sum(change) / self.tie.size for change in (found_down, waking.useful))
+        down, up = (self.tie.sum(change) / self.tie.size for change in (found_down, step.useful))
         return torch.where(down < 0, down + (self.cap / scales).log(), up)
 
     def known(self, found: Measured, free: Tensor) -> bool:

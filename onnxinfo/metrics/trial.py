@@ -103,6 +103,21 @@ def _block_means(maps: Tensor, size: int) -> Tensor:
     return means
 
 
+def price_of(exponent: Tensor, free: Tensor, counted: Tensor) -> Tensor:
+    """Mean entropy, in nats, that it costs to reduce the logarithm of the deviation by one, (S,).
+
+    Only units below the cap pay: a common factor on these changes the mean by their share of its logarithm.
+
+    Parameters
+    ----------
+    exponent
+        Exponent of the deviation's growth with the scales of the free units, (S,).
+    free, counted
+        Counted units below the cap, and all counted units, (S, n) bool.
+    """
+    return free.sum(1) / counted.sum(1).clamp(min=1) / exponent
+
+
 def try_step(
     feature: LayerProbe,
     sigma: Callable[[Tensor], Tensor],
@@ -110,7 +125,7 @@ def try_step(
     slope: Tensor,
     size: Tensor,
     draws: int,
-    exponent: Tensor,
+    price: Tensor,
     control: Control | None = None,
 ) -> tuple[Trial, Tensor]:
     """Take a step and compare it with the current scales on shared fresh noise.
@@ -127,9 +142,8 @@ def try_step(
         See :class:`Trial`.
     draws
         Number of noise samples.
-    exponent
-        Growth of the deviation's logarithm with the mean ``log sigma`` if the scales of all units below the cap grow by
-        the same factor, (S,): it says what meeting the constraint again costs.
+    price
+        What meeting the constraint again costs; see :func:`price_of`, (S,).
     control
         Linear model of the layer, whose contribution to both deviations is known.
 
@@ -160,5 +174,5 @@ def try_step(
     ratio = torch.where(ratio > 0, ratio, old.amax(0) / old.sum(0).clamp(min=tiny))
     # Error of a ratio of means of paired samples.
     errors = (new - ratio * old) / old.mean(0).clamp(min=tiny)
-    stderr = errors.std(0) / math.sqrt(len(old)) / ratio.clamp(min=tiny) / exponent
-    return Trial(entropy - ratio.clamp(min=tiny).log() / exponent, stderr, slope, size), old
+    stderr = price * errors.std(0) / math.sqrt(len(old)) / ratio.clamp(min=tiny)
+    return Trial(entropy - price * ratio.clamp(min=tiny).log(), stderr, slope, size), old

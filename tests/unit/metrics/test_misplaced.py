@@ -12,7 +12,7 @@ from test_bends import problem_of
 
 from onnxinfo.metrics.certificate import GAP_TOLERANCE, certify, missing_entropy, take_trial
 from onnxinfo.metrics.measured import Measured, measure
-from onnxinfo.metrics.misplaced import Waking, _change, _foretold, _least_mean_square, leap
+from onnxinfo.metrics.misplaced import Step, _change, _foretold, _least_mean_square, leap
 from onnxinfo.metrics.sid import solve, solve_by
 from onnxinfo.metrics.trial import Trial
 
@@ -147,13 +147,13 @@ def test_units_with_a_small_share_of_the_budget_are_raised():
 
 
 def test_a_gain_within_its_error_changes_nothing():
-    step = Waking(torch.ones(2, 4), torch.tensor([0.03, 0.1]), torch.tensor([0.02, 0.02]))
+    step = Step(torch.ones(2, 4), torch.tensor([0.03, 0.1]), torch.tensor([0.02, 0.02]))
     assert step.useful.any(1).tolist() == [False, True]
     np.testing.assert_allclose(step.missing, [0, 0.12], atol=1e-6)
 
 
 def test_all_units_take_the_cap_if_that_is_within_the_budget():
-    found = _foretold(1.0, torch.tensor([0.9, 1.1]), torch.tensor([2.0, 2.0]))
+    found = _foretold(torch.ones(2), torch.tensor([0.9, 1.1]), torch.tensor([2.0, 2.0]))
     assert found.tolist() == [2.0, -math.inf]
 
 

@@ -362,6 +362,23 @@ def test_of_two_rounds_the_better_certificate_counts(first, second, taken):
     assert found.iterations.tolist() == [0, 6]
 
 
+@pytest.mark.parametrize(("misplaced", "rounds"), [(False, len(sid.ROUNDS)), (True, len(sid.ROUNDS) + 3)])
+def test_misplaced_units_are_worth_more_rounds(misplaced, rounds):
+    """Of a cell that stays unproven."""
+    feature, start = layer_around_zero(Cubic(), 1)
+    problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
+    calls, one = [], torch.ones(1)
+
+    def certified(self, scales, control, *_):
+        calls.append(scales)
+        change = torch.full_like(scales, 1e-3) if misplaced else torch.zeros_like(scales)
+        return sid._Certified(scales, certificate_of(0.5), one, one, change, one), one, [self.measured(scales, control)]
+
+    with patch.object(sid.Problem, "certify", certified):
+        problem.search(torch.full((1, UNITS), 1e-3), torch.zeros(1, dtype=torch.bool))
+    assert len(calls) == rounds
+
+
 def trial_of(count=1, curvature=1.0, gain=-1.0, gain_stderr=0.0):
     one = torch.ones(count)
     return Trial(gain * one, gain_stderr * one, (gain + curvature) * one, one)

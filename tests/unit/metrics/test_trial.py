@@ -41,8 +41,8 @@ def test_the_gain_is_that_of_a_linear_layer(counted):
     base[:, counted:] = 0
     step = torch.stack([torch.linspace(-0.3, 0.4, UNITS), torch.linspace(0.2, -0.5, UNITS)])
     step[:, counted:] = 0
-    none, two = torch.zeros(SAMPLES), torch.full((SAMPLES,), 2.0)
-    trial, deviations = try_step(feature(), lambda change: base * change.exp(), step, none, none, 20_000, two)
+    none, half = torch.zeros(SAMPLES), torch.full((SAMPLES,), 0.5)
+    trial, deviations = try_step(feature(), lambda change: base * change.exp(), step, none, none, 20_000, half)
     exact = step.sum(1) / counted - (power(base * step.exp()) / power(base)).log() / 2
     assert ((trial.gain - exact).abs() < 4 * trial.gain_stderr).all()
     assert (trial.gain_stderr < 0.01).all()
@@ -56,7 +56,7 @@ def test_noise_that_crosses_no_step_promises_little():
     probe = LayerProbe(step, torch.zeros(1, 1), torch.ones(1), torch.arange(1), *streams, 4096)
     base, none = torch.ones(1, 1), torch.zeros(1)
     trial, deviations = try_step(
-        probe, lambda change: base * change.exp(), -torch.ones(1, 1), none, none, 400, 2 + none
+        probe, lambda change: base * change.exp(), -torch.ones(1, 1), none, none, 400, 0.5 + none
     )
     crossings = float(deviations.sum())
     assert crossings > 3
