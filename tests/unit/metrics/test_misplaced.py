@@ -200,7 +200,7 @@ def test_noise_that_a_layer_does_not_see_is_as_large_as_the_cap():
 
 def test_units_that_have_taken_the_cap_stay_there():
     given = problem_of(Saturating(0.02), torch.zeros(3, UNITS))
-    scales = torch.full((3, UNITS), 1e-3)
+    scales = torch.full((3, UNITS), 0.0135)
     scales[:, : UNITS // 8] = 5.0
     found = leap(given.feature, scales, given.tie, 1.0, given.counted, given.target, torch.full((3,), 2.0))
     assert found.change[:, UNITS // 8 :].any(1).all()
