@@ -28,6 +28,8 @@ RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1
 #: Limit of convergence: how far the mean H may be below the optimum, in nats, error included. The bound is about half
 #: of it for a cell of a last layer; if it were near the limit, the verdict would be left to chance.
 GAP_TOLERANCE = 0.07
+#: Bound, in nats, below which a cell is nearly proven.
+NEARLY_PROVEN = 0.5
 #: Standard error of the gap, in nats and averaged over the cells, at which a certificate is precise enough.
 GAP_STDERR = 0.015
 #: Factor on the measured shortfall, and number of standard errors added for estimate and curvature, with which the
@@ -96,6 +98,32 @@ class Certificate:
     def converged(self) -> Tensor:
         """Whether constraint and optimality are both certified, (S,) bool."""
         return self.met & self.optimal
+
+    @property
+    def nearly(self) -> Tensor:
+        """Whether the bound alone keeps a cell from being proven, and not by much, (S,) bool."""
+        return self.met & ~self.converged & (self.gap < NEARLY_PROVEN)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Growth of the deviation if the noise of all units below the cap is doubled; every tensor is (S,).
+
+    Attributes
+    ----------
+    factor
+        Deviation under doubled noise, in units of the target.
+    foretold
+        Power of the growth, ``d log L / d log t``, as predicted by the gradient.
+    """
+
+    factor: Tensor
+    foretold: Tensor
+
+    def is_explained(self, ratio: Tensor) -> Tensor:
+        """Whether the deviation, now in the given ratio to the target, (S,), grows as predicted, (S,) bool."""
+        allowed = (LEAST_UNEXPLAINED + self.foretold / 2).clamp(max=MOST_UNEXPLAINED)
+        return ((self.factor / ratio).log2() - self.foretold).abs() <= allowed
 
 
 @dataclass(frozen=True)
@@ -194,7 +222,7 @@ def take_trial(
 
 
 def certify(
-    found: Measured, target: Tensor, free: Tensor, missing: Missing, trial: Trial, growth: Tensor | None = None
+    found: Measured, target: Tensor, free: Tensor, missing: Missing, trial: Trial, growth: Growth | None = None
 ) -> Certificate:
     """Make the certificate of noise scales from measurements.
 
@@ -209,19 +237,16 @@ def certify(
     trial
         A trial step from these scales.
     growth
-        Deviation under doubled noise, in units of the target, (S,). If it is large, rare jumps make the constraint
-        unknown; if the gradient does not predict it, the feature jumps, and its gradient carries no information about
-        the optimum.
+        Growth of the deviation under doubled noise. If it is large, rare jumps make the constraint unknown; if the
+        gradient does not predict it, the feature jumps, and its gradient carries no information about the optimum.
     """
     ratio, stderr = mean_and_stderr(found.deviations / target)
     gap = gap_bound(missing.estimate, missing.error, trial)
     saturated = ~free.any(1)
     met = constraint_met(ratio, stderr, saturated)
     if growth is not None:
-        met &= saturated | (growth <= MOST_GROWTH)
-        foretold = found.growth(free)
-        allowed = (LEAST_UNEXPLAINED + foretold / 2).clamp(max=MOST_UNEXPLAINED)
-        gap = torch.where(((growth / ratio).log2() - foretold).abs() <= allowed, gap, torch.nan)
+        met &= saturated | (growth.factor <= MOST_GROWTH)
+        gap = torch.where(growth.is_explained(ratio), gap, torch.nan)
     gap = torch.minimum(torch.maximum(gap, missing.least), missing.most)
     # Near the cap, the bound is known whatever the gradient says.
     gap = torch.where(gap.isnan() & (missing.most <= GAP_TOLERANCE), missing.most, gap)

@@ -29,6 +29,7 @@ from .certificate import (
     LEAST_RATIO_NOISES,
     MOST_CURVATURE,
     Certificate,
+    Growth,
     certify,
     certify_exact,
     mean_and_stderr,
@@ -60,7 +61,8 @@ FEW_OUTPUTS, MANY_SCALES, MOMENT_PASSES, MOMENT_NOISES = 4, 1000, 10, 64
 PASS_NOISES, CONTROLLED_NOISES = 16, 32
 #: Rounds of ascent and certificate: maximum number of steps, and minimum weight of the newest evidence.
 ROUNDS = ((24, 0.05), (12, 0.05), (16, 0.05))
-#: Maximum number of further rounds, for samples in which the last one found units that were misplaced.
+#: Maximum number of further rounds, for samples in which the last one found units that were misplaced, and for those
+#: that are nearly proven.
 EXTRA_ROUNDS = 3
 #: Gain in nats, averaged over this many recent passes and the samples, plus its standard error, below which the ascent
 #: stops.
@@ -70,7 +72,7 @@ LEAST_STEPS, STEP_GAIN = 2, 0.0015
 #: Shortfall in nats above which a sample enters another round.
 WORTH = 0.02
 #: Minimum fraction of the Newton step.
-LEAST_DAMPING = 0.15
+LEAST_DAMPING = 0.03
 #: Largest change of log sigma in one step.
 MOST_STEP = 0.4
 #: Noise samples of a trial step, shared by both ends; more with a control variate.
@@ -91,6 +93,8 @@ KNOWN_OFF, STILL_OFF = 0.01, 0.03
 SCALE_STDERR, CLOSED_STDERR = 0.025, 0.01
 #: Noise samples for the deviation's growth under doubled noise: initially, if its error is too large, and that limit.
 FEW_NOISES, GROWTH_NOISES, GROWTH_STDERR = 8, 32, 0.1
+#: Noise samples for the power of its growth at larger noise.
+POWER_NOISES = 64
 #: Sizes of the noise that detects rounding; noise samples per size, and in total if the few exceed the linearization by
 #: more than a smooth layer would.
 SMALL, FEW_SMALL_NOISES, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 4, 24, 2.0
@@ -282,6 +286,11 @@ class _Ascent:
     def damping(self) -> Tensor:
         """Fraction of the Newton step, (S,): a full step overshoots if the layer curves more than a linear one."""
         return (1 / self.curvature).clamp(LEAST_DAMPING, 1.0)
+
+    @property
+    def is_stiff(self) -> bool:
+        """Whether steps are short because the layer curves much, and not because little is left to gain."""
+        return bool((self.curvature > MOST_CURVATURE).any())
 
     def step(self, problem: Problem, passes: Sequence[Measured], memory: float) -> float:
         """Add passes at the current scales to the evidence of the optimum, relative to the start, and step there.
@@ -604,7 +613,7 @@ class Problem:
             state.put(live, part)
             left = ~certified.certificate.converged | (certified.shortfall > WORTH)
             if number + 1 >= usual:
-                left &= certified.change.any(1)
+                left &= certified.change.any(1) | found.certificate.at(live).nearly
             live = live[left & self.free(state.scales)[live].any(1)]
         return found
 
@@ -634,7 +643,7 @@ class Problem:
                 # This noise is independent of the scales.
                 return step, [fresh]
             moved = state.step(self, [fresh], memory)
-            if state.steps >= LEAST_STEPS and moved < STEP_GAIN:
+            if state.steps >= LEAST_STEPS and moved < STEP_GAIN and not state.is_stiff:
                 return step + 1, []
         return steps, []
 
@@ -694,7 +703,8 @@ class Problem:
         step = step.or_else(leap(self.feature, scales, self.tie, self.cap, self.counted, self.target, exponent))
         room = (self.cap / self.sigma(final)).log()
         lacking = missing_entropy(found, free, self.counted, self.shape, step.missing, room)
-        measured, growth = Measured(found.parts, deviations), self.growth(scales)
+        measured = Measured(found.parts, deviations)
+        growth = self.explained(Growth(self.growth(scales), measured.growth(free)), scales, deviations.mean(0))
         certificate = certify(measured, self.target, free, lacking, trial, growth)
         error = torch.where(bound, certificate.ratio_stderr / exponent, 0.0)
         curvature = trial.curvature.clamp(min=LEAST_CURVATURE)
@@ -818,10 +828,43 @@ class Problem:
             deviations = torch.cat([deviations, evaluated.deviations(size * sigma, more)])
         return deviations.mean(0)
 
+    def explained(self, growth: Growth, scales: Tensor, deviation: Tensor) -> Growth:
+        """Growth whose prediction follows the gradient on the way to doubled noise, where one at its start is off.
+
+        Where noise shifts a feature more than it scatters it, the power of the growth increases from two to four.
+
+        Parameters
+        ----------
+        growth
+            Growth, and its power at the scales.
+        scales
+            Noise scales, (S, groups).
+        deviation
+            The deviation at these, (S,).
+        """
+        index = (~growth.is_explained(deviation / self.target)).nonzero().flatten()
+        if not len(index):
+            return growth
+        part = self.at(index)
+        middle, end = (part.power(scales[index], factor) for factor in (2**0.5, 2.0))
+        # Simpson's rule over the logarithm of the noise.
+        foretold = (growth.foretold[index] + 4 * middle + end) / 6
+        return Growth(growth.factor, growth.foretold.index_copy(0, index, foretold))
+
+    def power(self, scales: Tensor, factor: float) -> Tensor:
+        """Power of the deviation's growth at a multiple of the noise of all units below the cap, by the gradient."""
+        free = self.free(scales)
+        found = measure(self.feature, self.widened(scales, factor), self.effort * POWER_NOISES)
+        return found.growth(free)
+
+    def widened(self, scales: Tensor, factor: float) -> Tensor:
+        """Noise scales (S, n), those of all units below the cap multiplied by a factor, even beyond the cap."""
+        sigma = self.sigma(scales)
+        return torch.where(self.free(scales), factor * sigma, sigma)
+
     def growth(self, scales: Tensor) -> Tensor:
         """Deviation with the noise of all units below the cap doubled, in units of ``alpha D``, (S,)."""
-        sigma = self.sigma(scales)
-        wide = torch.where(self.free(scales), 2 * sigma, sigma)
+        wide = self.widened(scales, 2.0)
         deviations = self.feature.deviations(wide, self.effort * FEW_NOISES)
         if bool((relative_stderr(deviations) > GROWTH_STDERR).any()):
             more = self.effort * (GROWTH_NOISES - FEW_NOISES)

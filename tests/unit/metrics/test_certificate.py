@@ -214,7 +214,7 @@ def values_of(digits, folder, name):
 )
 def test_a_sabotaged_solver_is_found_out(tmp_path, digits, broken):
     sound = values_of(digits, tmp_path, "sound")
-    with patch.multiple(sid, **broken), patch.object(sid, "ROUNDS", ((0, 0.2),)):
+    with patch.multiple(sid, **broken, ROUNDS=((0, 0.2),), EXTRA_ROUNDS=0):
         lost = values_of(digits, tmp_path, "broken")
     missing = sound["value"] - lost["value"]
     slack = 2 * np.hypot(sound["stderr"], lost["stderr"])

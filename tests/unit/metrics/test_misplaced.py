@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import chi2, norm
 from test_bends import problem_of
 
-from onnxinfo.metrics.certificate import GAP_TOLERANCE, certify, missing_entropy, take_trial
+from onnxinfo.metrics.certificate import GAP_TOLERANCE, Growth, certify, missing_entropy, take_trial
 from onnxinfo.metrics.measured import Measured, measure
 from onnxinfo.metrics.misplaced import Step, _change, _foretold, _least_mean_square, leap
 from onnxinfo.metrics.sid import solve, solve_by
@@ -255,6 +255,7 @@ def test_no_more_can_be_missing_than_the_cap_allows(growth):
     gaps = []
     for room in (1e6, 0.01):
         missing = missing_entropy(found, free, free, (UNITS,), 0 * one, torch.full((1, UNITS), room))
-        gaps.append(float(certify(found, one, free, missing, trial, growth * one).gap))
+        grown = Growth(growth * one, found.growth(free))
+        gaps.append(float(certify(found, one, free, missing, trial, grown).gap))
     assert not gaps[0] < 0.1
     assert gaps[1] == pytest.approx(0.01)

@@ -11,6 +11,7 @@ import torch
 from onnxinfo.metrics import sid
 from onnxinfo.metrics.certificate import (
     Certificate,
+    Growth,
     certify,
     gap_bound,
     missing_entropy,
@@ -402,7 +403,8 @@ def test_growth_that_the_gradient_does_not_foretell(exponent, growth, known, met
     """The exponent of the growth must be within one of the gradient's; beyond a factor of 16 there may be jumps."""
     target, free = torch.ones(1), torch.ones(1, UNITS, dtype=torch.bool)
     measured = Measured(torch.full((4, 1, UNITS), exponent / UNITS), torch.ones(8, 1))
-    found = certify(measured, target, free, missing_of(measured, free), trial_of(), torch.tensor([growth]))
+    grown = Growth(torch.tensor([growth]), measured.growth(free))
+    found = certify(measured, target, free, missing_of(measured, free), trial_of(), grown)
     assert bool(found.met) is met
     assert bool(found.gap.isfinite()) is known
     assert bool(found.converged) is (known and met)
@@ -411,7 +413,8 @@ def test_growth_that_the_gradient_does_not_foretell(exponent, growth, known, met
 def test_without_free_units_growth_says_nothing():
     measured = Measured(torch.zeros(4, 1, UNITS), torch.full((8, 1), 0.5))
     free = torch.zeros(1, UNITS, dtype=torch.bool)
-    found = certify(measured, torch.ones(1), free, missing_of(measured, free), trial_of(), torch.tensor([100.0]))
+    grown = Growth(torch.tensor([100.0]), measured.growth(free))
+    found = certify(measured, torch.ones(1), free, missing_of(measured, free), trial_of(), grown)
     assert found.converged
     assert found.gap == 0
 
