@@ -52,7 +52,7 @@ class Measured:
 
     def exponent(self, free: Tensor) -> Tensor:
         """Growth, limited to the range that rescaling can rely on; 2 for a linear layer, (S,)."""
-        return self.growth(free).clamp(0.5, 3.0)
+        return self.growth(free).clamp(0.5, 4.0)
 
     def relative(self, free: Tensor, units: Tensor) -> Tensor:
         """``r = g / mean(g) - 1`` of some units, (S, n) bool, the mean over the free ones; zero at others."""

@@ -64,6 +64,9 @@ ROUNDS = ((24, 0.05), (12, 0.05), (16, 0.05))
 #: Maximum number of further rounds, for samples in which the last one found units that were misplaced, and for those
 #: that are nearly proven.
 EXTRA_ROUNDS = 3
+#: Of two unproven results: how much a lower bound is worth, in nats of the value per nat of the bound; and the bound
+#: that an unknown one counts as.
+GAP_WORTH, UNKNOWN_GAP = 0.1, 5.0
 #: Gain in nats, averaged over this many recent passes and the samples, plus its standard error, below which the ascent
 #: stops.
 PASS_GAIN, RECENT = 0.005, 4
@@ -193,7 +196,7 @@ class _Certified:
     """Scales (S, groups) at the met constraint, the error of their logarithm (S,), and the shortfall (S,).
 
     The scales of another round are those after the change of their logarithm, (S, groups). The entropy, (S,), is the
-    sum of ``log sigma`` over the units.
+    mean of ``log sigma`` over the counted units.
     """
 
     scales: Tensor
@@ -229,11 +232,13 @@ class _Found:
         return cls(certified.scales, certified.certificate, certified.error, certified.entropy, none, none + steps)
 
     def put(self, index: Tensor, certified: _Certified, probes: int, steps: int) -> None:
-        """Keep results whose certificate is better than before, or which are higher if both hold; add the work."""
+        """Keep proven results, and of these the higher one, else what is higher or better known; add the work."""
         before, now = self.certificate.at(index), certified.certificate
-        better = ~before.met | before.gap.isnan() | (now.met & (now.gap <= before.gap))
-        higher = certified.entropy >= self.entropy[index]
-        better = torch.where(before.converged & now.converged, higher, better)
+        gained = certified.entropy - self.entropy[index]
+        known = (before.gap.nan_to_num(UNKNOWN_GAP) - now.gap.nan_to_num(UNKNOWN_GAP)) * GAP_WORTH
+        better = torch.where(before.converged & now.converged, gained >= 0, gained + known >= 0)
+        better = torch.where(before.converged ^ now.converged, now.converged, better)
+        better = torch.where(before.met & now.met, better, ~before.met)
         self.take(index, certified, better, probes, steps)
 
     def take(self, index: Tensor, certified: _Certified, better: Tensor, probes: int, steps: int) -> None:
@@ -613,7 +618,8 @@ class Problem:
             state.put(live, part)
             left = ~certified.certificate.converged | (certified.shortfall > WORTH)
             if number + 1 >= usual:
-                left &= certified.change.any(1) | found.certificate.at(live).nearly
+                nearly = certified.certificate.nearly | found.certificate.at(live).nearly
+                left &= certified.certificate.met & (certified.change.any(1) | nearly)
             live = live[left & self.free(state.scales)[live].any(1)]
         return found
 
@@ -709,7 +715,7 @@ class Problem:
         error = torch.where(bound, certificate.ratio_stderr / exponent, 0.0)
         curvature = trial.curvature.clamp(min=LEAST_CURVATURE)
         shortfall = torch.maximum(lacking.estimate / curvature.clamp(max=MOST_CURVATURE), lacking.least)
-        entropy = torch.where(self.counted, self.sigma(final).log(), 0.0).sum(1)
+        entropy = torch.where(self.counted, self.sigma(final).log(), 0.0).sum(1) / self.counted.sum(1).clamp(min=1)
         change = self.changed(final, found, step)
         return _Certified(final, certificate, error, shortfall, change, entropy), curvature, passes
 

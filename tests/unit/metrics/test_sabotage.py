@@ -341,13 +341,14 @@ def certificate_of(gap, met=True):
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "taken"),
-    [((0.1, True), (0.05, True), 2), ((0.05, True), (0.1, True), 1), ((0.05, True), (0.01, False), 1),
-     ((0.01, False), (0.2, True), 2), ((float("nan"), True), (0.2, True), 2), ((0.2, True), (float("nan"), True), 1),
-     ((0.05, True), (0.01, True), 1)],
+    ("first", "second", "gained", "taken"),
+    [((0.1, True), (0.05, True), -0.02, 2), ((0.05, True), (0.1, True), 0.02, 1), ((0.05, True), (0.01, False), 1, 1),
+     ((0.01, False), (0.2, True), -1, 2), ((math.nan, True), (0.2, True), -0.02, 2),
+     ((0.2, True), (math.nan, True), 0.02, 1), ((0.05, True), (0.01, True), -0.02, 1),
+     ((0.8, True), (2.0, True), 0.5, 2), ((0.1, True), (1.4, True), 0.003, 1), ((0.8, True), (math.nan, True), 0.5, 2)],
 )  # fmt: skip
-def test_of_two_rounds_the_better_certificate_counts(first, second, taken):
-    """Of two that are proven, the higher one: the first."""
+def test_of_two_rounds_the_better_certificate_counts(first, second, gained, taken):
+    """Of two that are proven, the higher one; of two that are not, a much higher one, or the one with the lower gap."""
     found = sid._Found.nothing(torch.zeros(2, UNITS))
     for scale, (gap, met) in ((1.0, first), (2.0, second)):
         certified = sid._Certified(
@@ -355,7 +356,7 @@ def test_of_two_rounds_the_better_certificate_counts(first, second, taken):
             certificate_of(gap, met),
             *torch.ones(2, 1),
             torch.zeros(1, UNITS),
-            torch.tensor([-scale]),
+            torch.tensor([scale * gained]),
         )
         found.put(torch.tensor([1]), certified, 5, 3)
     assert found.scales[:, 0].tolist() == [0, taken]

@@ -61,7 +61,7 @@ def lost(seed):
 def test_moments_of_the_jacobian_bring_a_rough_layer_near_its_optimum():
     assert lost(seed=0).mean() < 0.1
     with patch.object(sid.Problem, "is_thin", PropertyMock(return_value=False)):
-        assert lost(seed=0).mean() > 0.25
+        assert lost(seed=0).mean() > 0.15
 
 
 def test_what_is_proven_is_not_solved_again(monkeypatch):
