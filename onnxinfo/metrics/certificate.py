@@ -35,13 +35,17 @@ GAP_STDERR = 0.015
 #: Factor on the measured shortfall, and number of standard errors added for estimate and curvature, with which the
 #: bound covers the true shortfall in 95 % of cells.
 CALIBRATION, ERRORS = 1.5, 1.645
-#: Limit of the deviation's growth under doubled noise; beyond, rare jumps make the constraint unknown.
-MOST_GROWTH = 16.0
+#: Limit of the deviation's growth under doubled noise; beyond, rare jumps make the constraint unknown. The gradient does
+#: not predict jumps, so the limit is higher where it predicts the growth.
+MOST_GROWTH, MOST_EXPLAINED_GROWTH = 16.0, 32.0
 #: Tolerance between the measured power of the deviation's growth and that predicted by the gradient, which is known to
 #: some tenths; smaller if the prediction is small.
 LEAST_UNEXPLAINED, MOST_UNEXPLAINED = 0.25, 1.0
 #: Range of curvatures that a bound uses: lower ones would only reduce it on thin evidence.
 LEAST_CURVATURE, MOST_CURVATURE = 0.5, 3.0
+#: Curvature beyond which it is that of few stiff directions, and says less and less about the others, along which most
+#: is missing.
+STIFF = 5.0
 #: Distance from the optimum, in nats, beyond which the locally measured curvature loses its meaning.
 NEARBY = 0.2
 #: Root mean square of a trial step in ``log sigma``, and its largest change of a single unit.
@@ -245,8 +249,9 @@ def certify(
     saturated = ~free.any(1)
     met = constraint_met(ratio, stderr, saturated)
     if growth is not None:
-        met &= saturated | (growth.factor <= MOST_GROWTH)
-        gap = torch.where(growth.is_explained(ratio), gap, torch.nan)
+        explained = growth.is_explained(ratio)
+        met &= saturated | (growth.factor <= torch.where(explained, MOST_EXPLAINED_GROWTH, MOST_GROWTH))
+        gap = torch.where(explained, gap, torch.nan)
     gap = torch.minimum(torch.maximum(gap, missing.least), missing.most)
     # Near the cap, the bound is known whatever the gradient says.
     gap = torch.where(gap.isnan() & (missing.most <= GAP_TOLERANCE), missing.most, gap)
@@ -295,7 +300,9 @@ def gap_bound(estimate: Tensor, error: Tensor, trial: Trial) -> Tensor:
     curvature, and the remainder beyond second order, are independent.
     """
     trusted = 1 / (1 + (estimate / NEARBY).square())
-    curvature = 1 + trusted * (trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE) - 1)
+    common = trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE)
+    rest = (MOST_CURVATURE * STIFF / trial.curvature.clamp(min=STIFF)).clamp(min=1)
+    curvature = 1 + trusted * (torch.minimum(common, rest) - 1)
     missing = estimate.clamp(min=0) / curvature
     of_estimate, of_curvature = ERRORS * error / curvature, ERRORS * missing * trial.curvature_stderr / curvature
     allowed = (of_estimate.square() + of_curvature.square() + ((CALIBRATION - 1) * missing).square()).sqrt()

@@ -75,7 +75,7 @@ LEAST_STEPS, STEP_GAIN = 2, 0.0015
 #: Shortfall in nats above which a sample enters another round.
 WORTH = 0.02
 #: Minimum fraction of the Newton step.
-LEAST_DAMPING = 0.03
+LEAST_DAMPING = 0.06
 #: Largest change of log sigma in one step.
 MOST_STEP = 0.4
 #: Noise samples of a trial step, shared by both ends; more with a control variate.

@@ -398,10 +398,11 @@ def missing_of(measured, free):
     ("exponent", "growth", "known", "met"),
     [(2.0, 4.0, True, True), (2.0, 2.1, True, True), (2.0, 1.9, False, True), (2.0, 7.9, True, True),
      (2.0, 8.1, False, True), (0.2, 1.5, False, True), (0.2, 1.4, True, True), (3.5, 15.0, True, True),
-     (3.5, 17.0, True, False), (0.0, 2.0, False, True)],
+     (3.5, 17.0, True, True), (3.0, 15.9, True, True), (3.0, 17.0, False, False), (4.5, 31.0, True, True),
+     (4.5, 33.0, True, False), (0.0, 2.0, False, True)],
 )  # fmt: skip
 def test_growth_that_the_gradient_does_not_foretell(exponent, growth, known, met):
-    """The exponent of the growth must be within one of the gradient's; beyond a factor of 16 there may be jumps."""
+    """The power of the growth must be within one of the gradient's; beyond a factor of 16, or 32, there may be jumps."""
     target, free = torch.ones(1), torch.ones(1, UNITS, dtype=torch.bool)
     measured = Measured(torch.full((4, 1, UNITS), exponent / UNITS), torch.ones(8, 1))
     grown = Growth(torch.tensor([growth]), measured.growth(free))
