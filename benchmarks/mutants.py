@@ -34,8 +34,9 @@ class Mutant(NamedTuple):
     tests: tuple[str, ...]
 
 
-CERTIFICATE, SID, CELLS = "metrics/certificate.py", "metrics/sid.py", ("certificate", "sabotage")
-PRECISION, EXACT = ("noise_precision",), ("unknown_numbers", "known_answers")
+CERTIFICATE, MEASURED, SID = "metrics/certificate.py", "metrics/measured.py", "metrics/sid.py"
+CELLS, STIFF, PRECISION = ("certificate", "sabotage"), ("stiff",), ("noise_precision",)
+EXACT = ("unknown_numbers", "known_answers")
 MUTANTS = (
     # The verdict: whether constraint and optimality are known.
     Mutant(CERTIFICATE, "RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1", "RATIO_TOLERANCE, RATIO_LIMIT = 0.5, 0.1", CELLS),
@@ -49,35 +50,44 @@ MUTANTS = (
     Mutant(CERTIFICATE, "saturated, (ratio - 1).clamp(min=0)", "saturated, (ratio - 1).abs()", CELLS),
     Mutant(CERTIFICATE, "MOST_EXPLAINED_GROWTH = 16.0, 32.0", "MOST_EXPLAINED_GROWTH = 1e9, 1e9", CELLS),
     Mutant(CERTIFICATE, "MOST_UNEXPLAINED = 0.25, 1.0", "MOST_UNEXPLAINED = 9.0, 9.0", CELLS),
-    Mutant(CERTIFICATE, "(growth / ratio).log2() - foretold).abs()", "(growth / ratio).log2() - foretold)", CELLS),
+    Mutant(CERTIFICATE, "ratio).log2() - self.foretold).abs()", "ratio).log2() - self.foretold)", CELLS),
+    Mutant(CERTIFICATE, "torch.where(explained, gap, torch.nan)", "gap", CELLS),
+    Mutant(CERTIFICATE, "NEARLY_PROVEN = 0.5", "NEARLY_PROVEN = 0.2", CELLS),
+    Mutant(CERTIFICATE, "STIFF = 5.0", "STIFF = 1e9", STIFF),
     # The bound.
     Mutant(CERTIFICATE, "CALIBRATION, ERRORS = 1.5, 1.645", "CALIBRATION, ERRORS = 1.0, 1.645", CELLS),
     Mutant(CERTIFICATE, "CALIBRATION, ERRORS = 1.5, 1.645", "CALIBRATION, ERRORS = 1.5, 0.0", CELLS),
     Mutant(CERTIFICATE, "maximum(missing + allowed, seen)", "maximum(missing + allowed, 0 * seen)", CELLS),
     Mutant(CERTIFICATE, "missing = estimate.clamp(min=0) / curvature", "missing = estimate.clamp(min=0)", CELLS),
     Mutant(CERTIFICATE, "of_estimate.square() + of_curvature.square()", "of_estimate.square()", CELLS),
-    Mutant(CERTIFICATE, "error * wider(len(found.parts))", "error", CELLS),
+    Mutant(CERTIFICATE, ".sqrt() * wider(len(found.parts))", ".sqrt()", CELLS),
     Mutant(CERTIFICATE, "return 1 + first / freedom", "return 1 - first / freedom", CELLS),
     Mutant(CERTIFICATE, "NEARBY = 0.2", "NEARBY = 1e9", CELLS),
-    Mutant(CERTIFICATE, "return power / 4, error / 4", "return power / 8, error / 8", CELLS),
-    Mutant(CERTIFICATE, "products.sum(2) - products.diagonal(dim1=1, dim2=2)", "products.sum(2)", CELLS),
-    Mutant(CERTIFICATE, "each.mean(1), 2 * each.std(1)", "each.mean(1), each.std(1)", CELLS),
+    Mutant(MEASURED, "clamp(min=1) / 4", "clamp(min=1) / 8", CELLS),
+    Mutant(MEASURED, "products - products.diagonal(dim1=1, dim2=2).diag_embed()", "products", CELLS),
+    Mutant(MEASURED, "return power, 2 * (error", "return power, (error", CELLS),
     # Filter, step, polish and rescaling of the solver.
     Mutant(CERTIFICATE, "return scales * (-(ratio", "return 1.1 * scales * (-(ratio", CELLS),
     Mutant(CERTIFICATE, "log() / exponent).clamp(-1.0, 1.0)", "log() / 2).clamp(-1.0, 1.0)", CELLS),
     Mutant(CERTIFICATE, "log() / exponent).clamp(-1.0, 1.0)", "log() / exponent)", CELLS),
     Mutant(SID, "rescale_to_constraint(scales, deviations, self.target, exponent), scales)", "scales, scales)", CELLS),
     Mutant(SID, "weight * (correction - damping * half", "weight * (correction + damping * half", CELLS),
-    Mutant(SID, "weight, damping = max(2 / (self.steps + 2), memory)", "weight, damping = 2 / (self.steps + 2)", CELLS),
-    Mutant(SID, "weight, damping = max(2 / (self.steps + 2), memory)", "weight, damping = memory", CELLS),
+    Mutant(SID, "weight = max(2 / (self.steps + 2), memory)", "weight = 2 / (self.steps + 2)", CELLS),
+    Mutant(SID, "weight = max(2 / (self.steps + 2), memory)", "weight = memory", CELLS),
+    Mutant(SID, "LEAST_DAMPING = 0.06", "LEAST_DAMPING = 0.15", STIFF),
+    Mutant(SID, "and not state.is_stiff", "", STIFF),
+    Mutant(SID, "4 * middle + end) / 6", "4 * middle + middle) / 6", STIFF),
     Mutant(SID, "self.scales * change.exp()", "self.scales", CELLS),
     Mutant(SID, "1 + torch.maximum(own, all_) / 2", "1 + all_ / 2", CELLS),
     Mutant(SID, "(~coarse).nonzero()", "torch.ones_like(coarse).nonzero()", CELLS),
     Mutant(SID, "GROWTH_STDERR = 8, 32, 0.1", "GROWTH_STDERR = 8, 32, 1e9", CELLS),
     Mutant(SID, "deviations.mean(0) > MOST_SMOOTH * size**2 * smooth).any()", "deviations.mean(0) > 1e9).any()", CELLS),
-    Mutant(SID, "now.gap <= before.gap", "now.gap >= before.gap", CELLS),
-    Mutant(SID, "| (now.met &", "| (", CELLS),
-    Mutant(SID, "before.gap.isnan() |", "", CELLS),
+    Mutant(SID, "gained + known >= 0)", "known >= 0)", CELLS),
+    Mutant(SID, "gained + known >= 0)", "gained >= 0)", CELLS),
+    Mutant(SID, "before.converged ^ now.converged", "before.converged & now.converged", CELLS),
+    Mutant(SID, "better, ~before.met)", "better, True)", CELLS),
+    Mutant(SID, "change.any(1) | nearly)", "change.any(1))", CELLS),
+    Mutant(SID, "left &= certified.certificate.met & (", "left &= (", CELLS),
     # The closed form of linear layers.
     Mutant(SID, "SCALE_STDERR, CLOSED_STDERR = 0.025, 0.01", "SCALE_STDERR, CLOSED_STDERR = 0.025, 0.025", EXACT),
     Mutant(SID, "off <= 4 * stderr", "off <= 400 * stderr", EXACT),

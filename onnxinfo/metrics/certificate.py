@@ -35,8 +35,8 @@ GAP_STDERR = 0.015
 #: Factor on the measured shortfall, and number of standard errors added for estimate and curvature, with which the
 #: bound covers the true shortfall in 95 % of cells.
 CALIBRATION, ERRORS = 1.5, 1.645
-#: Limit of the deviation's growth under doubled noise; beyond, rare jumps make the constraint unknown. The gradient does
-#: not predict jumps, so the limit is higher where it predicts the growth.
+#: Limit of the deviation's growth under doubled noise; beyond, rare jumps make the constraint unknown. The gradient
+#: does not predict jumps, so the limit is higher where it predicts the growth.
 MOST_GROWTH, MOST_EXPLAINED_GROWTH = 16.0, 32.0
 #: Tolerance between the measured power of the deviation's growth and that predicted by the gradient, which is known to
 #: some tenths; smaller if the prediction is small.

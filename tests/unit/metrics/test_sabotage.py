@@ -364,9 +364,12 @@ def test_of_two_rounds_the_better_certificate_counts(first, second, gained, take
     assert found.iterations.tolist() == [0, 6]
 
 
-@pytest.mark.parametrize(("misplaced", "rounds"), [(False, len(sid.ROUNDS)), (True, len(sid.ROUNDS) + 3)])
-def test_misplaced_units_are_worth_more_rounds(misplaced, rounds):
-    """Of a cell that stays unproven."""
+@pytest.mark.parametrize(
+    ("misplaced", "gap", "met", "extra"),
+    [(False, 0.8, True, 0), (True, 0.8, True, 3), (False, 0.3, True, 3), (False, 0.3, False, 0), (True, 0.8, False, 0)],
+)
+def test_misplaced_units_and_nearly_proven_cells_are_worth_more_rounds(misplaced, gap, met, extra):
+    """Of cells that stay unproven, but meet their constraint."""
     feature, start = layer_around_zero(Cubic(), 1)
     problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
     calls, one = [], torch.ones(1)
@@ -374,11 +377,12 @@ def test_misplaced_units_are_worth_more_rounds(misplaced, rounds):
     def certified(self, scales, control, *_):
         calls.append(scales)
         change = torch.full_like(scales, 1e-3) if misplaced else torch.zeros_like(scales)
-        return sid._Certified(scales, certificate_of(0.5), one, one, change, one), one, [self.measured(scales, control)]
+        found = sid._Certified(scales, certificate_of(gap, met), one, one, change, one)
+        return found, one, [self.measured(scales, control)]
 
     with patch.object(sid.Problem, "certify", certified):
         problem.search(torch.full((1, UNITS), 1e-3), torch.zeros(1, dtype=torch.bool))
-    assert len(calls) == rounds
+    assert len(calls) == len(sid.ROUNDS) + extra
 
 
 def trial_of(count=1, curvature=1.0, gain=-1.0, gain_stderr=0.0):
@@ -402,7 +406,7 @@ def missing_of(measured, free):
      (4.5, 33.0, True, False), (0.0, 2.0, False, True)],
 )  # fmt: skip
 def test_growth_that_the_gradient_does_not_foretell(exponent, growth, known, met):
-    """The power of the growth must be within one of the gradient's; beyond a factor of 16, or 32, there may be jumps."""
+    """The power of the growth must be within one of the gradient's; beyond 16, or 32, there may be jumps."""
     target, free = torch.ones(1), torch.ones(1, UNITS, dtype=torch.bool)
     measured = Measured(torch.full((4, 1, UNITS), exponent / UNITS), torch.ones(8, 1))
     grown = Growth(torch.tensor([growth]), measured.growth(free))
