@@ -104,7 +104,7 @@ class Certificate:
         return self.met & self.optimal
 
     @property
-    def nearly(self) -> Tensor:
+    def nearly_proven(self) -> Tensor:
         """Whether the bound alone keeps a cell from being proven, and not by much, (S,) bool."""
         return self.met & ~self.converged & (self.gap < NEARLY_PROVEN)
 

@@ -618,7 +618,7 @@ class Problem:
             state.put(live, part)
             left = ~certified.certificate.converged | (certified.shortfall > WORTH)
             if number + 1 >= usual:
-                nearly = certified.certificate.nearly | found.certificate.at(live).nearly
+                nearly = certified.certificate.nearly_proven | found.certificate.at(live).nearly_proven
                 left &= certified.certificate.met & (certified.change.any(1) | nearly)
             live = live[left & self.free(state.scales)[live].any(1)]
         return found
