@@ -55,7 +55,7 @@ def test_a_subset_of_the_layers_has_the_same_bits(tmp_path: Path, all_of_it: Val
 def test_less_memory_agrees_within_the_stated_error(tmp_path: Path, all_of_it: Values) -> None:
     """Smaller batches draw other noise."""
     found = analyzed(tmp_path, memory_limit="10K")
-    assert (found["probes"] != all_of_it["probes"]).any()
+    assert (found["value"] != all_of_it["value"])[all_of_it["converged"]].any()
     assert_agrees(found, all_of_it)
 
 
