@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from graphs import quantized
+from probed import probed
 
 import onnxinfo
 from onnxinfo.analysis.proof import proof
@@ -20,10 +21,8 @@ from onnxinfo.metrics.certificate import (
     sample_until,
     take_trial,
 )
-from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.measured import Measured, measure
-from onnxinfo.metrics.network import Network
-from onnxinfo.metrics.probe import Halves, LayerProbe
+from onnxinfo.metrics.probe import Halves
 from onnxinfo.metrics.trial import pyramid
 from onnxinfo.models import path
 
@@ -43,10 +42,7 @@ class Linear(torch.nn.Module):
 @pytest.fixture(scope="module")
 def linear():
     """A linear layer at four samples: feature, closed form (4, n) and target (4,)."""
-    network, x = Network(torch.fx.symbolic_trace(Linear())), torch.zeros(4, UNITS)
-    streams = [torch.Generator().manual_seed(i) for i in range(3)]
-    start = linearize(network, x, torch.ones(UNITS), torch.arange(4), streams[0])[0]
-    feature = LayerProbe(network.part([0]), x, torch.ones(UNITS), torch.arange(4), streams[1], streams[2], 4096)
+    feature, start = probed(Linear(), torch.zeros(4, UNITS))
     target = ALPHA * start.normalizer
     return feature, (target[:, None] / (UNITS * start.column_norms)).sqrt(), target
 

@@ -4,12 +4,10 @@ from functools import partial
 
 import pytest
 import torch
+from probed import probed
 from test_sabotage import ALPHA, CAP, CELLS, TIE, UNITS, Cubic, Truth, layer_around_zero
 
-from onnxinfo.metrics.linearization import linearize
-from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import make_tie
-from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.metrics.reference import solve_by_gradient
 from onnxinfo.metrics.sid import Problem, solve
 
@@ -72,10 +70,7 @@ class Stepped(torch.nn.Module):
 def test_rounding_and_jumps_are_found_out():
     units = 4096
     x, tie = torch.rand(4, units, generator=torch.Generator().manual_seed(0)), make_tie("unit", (units,), ("time",))
-    network, rows = Network(torch.fx.symbolic_trace(Stepped())), torch.arange(4)
-    streams = [torch.Generator().manual_seed(i) for i in range(3)]
-    start = linearize(network, x, torch.ones(units), rows, streams[0])[0]
-    feature = LayerProbe(network.part([0]), x, torch.ones(units), rows, streams[1], streams[2], 4096)
+    feature, start = probed(Stepped(), x)
     found = solve_by_gradient(Problem.of(feature, start, 1.5e-4 * start.normalizer, tie, CAP, (units,)), steps=50)
     assert (found.coarse > 1).all()
     assert found.certificate.gap.isnan().all()

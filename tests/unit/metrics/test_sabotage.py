@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from probed import probed
 
 from onnxinfo.metrics import sid
 from onnxinfo.metrics.certificate import (
@@ -18,12 +19,9 @@ from onnxinfo.metrics.certificate import (
     rescale_to_constraint,
     wider,
 )
-from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.measured import Measured, noise_free_power
-from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY, make_tie
-from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.metrics.trial import Trial
 
 UNITS, CELLS, ALPHA, CAP = 128, 24, 0.01, 1.0
@@ -86,10 +84,7 @@ def root(function, value, low, high):
 
 def layer_around_zero(module, cells, seed=0):
     """Feature and linearization of a layer for a number of cells that differ only in their noise."""
-    network, x, rows = Network(torch.fx.symbolic_trace(module)), torch.zeros(cells, UNITS), torch.arange(cells)
-    streams = [torch.Generator().manual_seed(10 * seed + i) for i in range(3)]
-    start = linearize(network, x, torch.ones(UNITS), rows, streams[0])[0]
-    return LayerProbe(network.part([0]), x, torch.ones(UNITS), rows, streams[1], streams[2], 4096), start
+    return probed(module, torch.zeros(cells, UNITS), 10 * seed)
 
 
 def solved(seed=0):

@@ -6,15 +6,13 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from probed import probed
 from scipy.optimize import brentq
 
 from onnxinfo.metrics import sid
 from onnxinfo.metrics.certificate import MOST_CURVATURE, Growth, gap_bound
-from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.measured import Measured
-from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import make_tie
-from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.metrics.trial import Trial
 
 UNITS, TARGET = 1024, 0.5
@@ -55,14 +53,10 @@ class Shifted(torch.nn.Module):
         return np.log(consistent(factor)).mean() / 2
 
 
-def problem_of(layer, samples=2, seed=0, cap=10.0):
-    x, rows = torch.zeros(samples, UNITS), torch.arange(samples)
-    network = Network(torch.fx.symbolic_trace(layer))
-    streams = [torch.Generator().manual_seed(3 * seed + i) for i in range(3)]
-    (start,) = linearize(network, x, torch.ones(UNITS), rows, streams[0])
-    feature = LayerProbe(network.part([0]), x, torch.ones(UNITS), rows, *streams[1:], 256)
+def problem_of(layer, samples=2, seed=0):
+    feature, start = probed(layer, torch.zeros(samples, UNITS), 3 * seed, batch_size=256)
     tie = make_tie("unit", (UNITS,), ("feature",))
-    return sid.Problem.of(feature, start, torch.full((samples,), TARGET), tie, cap, (UNITS,))
+    return sid.Problem.of(feature, start, torch.full((samples,), TARGET), tie, 10.0, (UNITS,))
 
 
 @pytest.mark.parametrize(

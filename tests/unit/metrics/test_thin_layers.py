@@ -7,14 +7,12 @@ from unittest.mock import PropertyMock, patch
 
 import pytest
 import torch
+from probed import probed
 
 from onnxinfo.metrics import sid
 from onnxinfo.metrics.certificate import Certificate
 from onnxinfo.metrics.jacobian_moments import LEAST_FACTOR, JacobianMoments
-from onnxinfo.metrics.linearization import linearize
-from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.noise import ENTROPY, make_tie
-from onnxinfo.metrics.probe import LayerProbe
 
 UNITS, SAMPLES, TARGET, ROUGH = 1200, 4, 0.5, 0.2
 
@@ -48,11 +46,7 @@ class Rough(torch.nn.Module):
 def lost(seed):
     """Distance of solved cells from the optimum in nats, (S,)."""
     layer = Rough()
-    x, rows = torch.zeros(SAMPLES, UNITS), torch.arange(SAMPLES)
-    network = Network(torch.fx.symbolic_trace(layer))
-    streams = [torch.Generator().manual_seed(3 * seed + i) for i in range(3)]
-    (start,) = linearize(network, x, torch.ones(UNITS), rows, streams[0])
-    feature = LayerProbe(network.part([0]), x, torch.ones(UNITS), rows, *streams[1:], 256)
+    feature, start = probed(layer, torch.zeros(SAMPLES, UNITS), 3 * seed, batch_size=256)
     tie = make_tie("unit", (UNITS,), ("feature",))
     found = sid.solve(sid.Problem.of(feature, start, torch.full((SAMPLES,), TARGET), tie, 10.0, (UNITS,)))
     return layer.entropy(layer.optimum[None]) - layer.entropy(found.sigma)
