@@ -7,7 +7,8 @@ of its own with a time limit; models in the results file are not run again::
     python benchmarks/wild.py --folder packages --results wild.jsonl --table docs/wild.md
 
 ``--only REGEX`` restricts the sweep to some packages and models. A layer that is limited by rounding at the default
-alpha is analyzed again at the smallest alpha that the archive recommends.
+alpha is analyzed again at the smallest alpha that the archive recommends. At the end, what is unproven is retried with
+four times the noise samples, as far as the time limit allows.
 """
 
 from __future__ import annotations
@@ -183,15 +184,20 @@ def _stages(wild: Wild, folder: Path, archive: Path, passed: Any) -> None:
     check = onnxinfo.check_model(file, inputs, **wild.options)
     passed("check", compared=check.compared, refused=check.error or "")
     chosen = [names[round(i * (len(names) - 1) / (LAYERS - 1))] for i in range(LAYERS)]
+    runs = []
     for i, layer in enumerate(dict.fromkeys(chosen)):
-        onnxinfo.analyze(file, inputs, archive, layers=[layer], limit=SAMPLES, run=str(i), **wild.options)
+        settings: dict[str, Any] = {"layers": [layer], "limit": SAMPLES, "run": str(i), **wild.options}
+        onnxinfo.analyze(file, inputs, archive, **settings)
         passed("sid")
         if math.isfinite(alpha := _sound_alpha(archive, str(i))):
-            onnxinfo.analyze(
-                file, inputs, archive, layers=[layer], limit=SAMPLES, run=f"{i}{LARGER}", alpha=alpha, **wild.options
-            )
+            settings |= {"run": f"{i}{LARGER}", "alpha": alpha}
+            onnxinfo.analyze(file, inputs, archive, **settings)
             passed("sid")
+        runs.append(settings)
     passed("done")
+    for settings in runs:
+        onnxinfo.analyze(file, inputs, archive, retry_unproven=True, **settings)
+        passed("done")
 
 
 def _sound_alpha(archive: Path, run: str) -> float:
@@ -246,7 +252,8 @@ def isolated(wild: Wild, folder: Path, seconds: int) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(noted.read_text()) if noted.exists() else {"stage": ""}
         found |= {"package": wild.package, "model": wild.name, "kind": wild.kind, "cells": cells(archive)}
         found |= {"limit": seconds, "commit": _commit()}
-        if process.exitcode:
+        # If only a retry is interrupted, the first results count.
+        if process.exitcode and found["stage"] != "done":
             late = process.exitcode in (-signal.SIGXCPU, -signal.SIGKILL)
             found["reason"] = f"not done in {seconds} s" if late else f"ended by exit code {process.exitcode}"
         return found
@@ -316,8 +323,9 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
         "",
         f"A layer that is limited by rounding (int8, float16) or by other steps at the default alpha of {ALPHA:g}",
         "is analyzed again at the smallest alpha that the archive recommends. Its values then refer to more noise, and",
-        f"are marked with that alpha: {len(larger)} cells. Cells marked `resolution` have no such alpha, or are",
-        "limited at it, too. The other unproven cells belong to layers that noise shifts more than it scatters",
+        f"are marked with that alpha: {len(larger)} cells. At the end, unproven cells are retried with four times the",
+        "noise samples (`--retry-unproven`), as far as the time allows. Cells marked `resolution` have no such alpha,",
+        "or are limited at it, too. The other unproven cells belong to layers that noise shifts more than it scatters",
         "([method.md](method.md#solver)), and to models of sound, which take logarithms of spectra: near silence their",
         "gradients grow without bound.",
         "",
