@@ -5,6 +5,7 @@
     python benchmarks/other_tools.py summarize FOLDER benchmarks/results/other_tools.csv
     python benchmarks/other_tools.py show benchmarks/results/other_tools.csv
     python benchmarks/other_tools.py draw FOLDER docs/pictures/other-tools.png
+    python benchmarks/other_tools.py draw-cka benchmarks/results/other_tools.csv docs/pictures/other-tools-cka.png
 
 ``run`` computes the maps of each method for the network and for copies with redrawn weights (the values of each weight
 tensor in random order), and CKA of all layers; it resumes, with a file for each method and network. All torch tools get
@@ -43,6 +44,7 @@ from torch import Tensor
 import onnxinfo
 from onnxinfo.archive.means import mean_and_stderr, unproven
 from onnxinfo.metrics.input_provider import open_samples_of
+from onnxinfo.views.style import COLORS
 
 Floats = npt.NDArray[np.float64]
 MapsOfTorch = Callable[[ResNet, Tensor, Tensor], Tensor]
@@ -516,6 +518,31 @@ def draw(chosen: argparse.Namespace) -> None:
         picture.convert("RGB").quantize(256).save(chosen.picture, optimize=True)
 
 
+def draw_cka(chosen: argparse.Namespace) -> None:
+    """Draw CKA of each layer by both tools, with the standard error of one."""
+    import matplotlib.pyplot as plt
+
+    found = pandas.read_csv(chosen.results)
+    found = found[found.what == "CKA"]
+    figure, panel = plt.subplots(figsize=(7.2, 2.6), layout="constrained")
+    for (method, each), color, marker in zip(found.groupby("method", sort=False), COLORS, ("", "x", "+"), strict=False):
+        errors = 2 * each.stderr if each.stderr.notna().any() else None
+        panel.errorbar(
+            each.other,
+            each.value,
+            errors,
+            label=str(method),
+            color=color,
+            marker=marker,
+            linestyle="" if marker else "-",
+        )
+    panel.set(ylabel="CKA with the class scores", ylim=(0, 1.05))
+    panel.tick_params(axis="x", rotation=60)
+    panel.legend(frameon=False)
+    figure.savefig(chosen.picture, dpi=110)
+    plt.close(figure)
+
+
 def main() -> None:
     """Run, summarize, show or draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -534,6 +561,10 @@ def main() -> None:
     summarizing.add_argument("results", type=Path)
     summarizing.set_defaults(do=summarize)
     add_views(commands, tables, draw)
+    drawing = commands.add_parser("draw-cka")
+    drawing.add_argument("results", type=Path)
+    drawing.add_argument("picture", type=Path)
+    drawing.set_defaults(do=draw_cka)
     chosen = parser.parse_args()
     chosen.do(chosen)
 

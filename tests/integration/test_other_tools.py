@@ -1,5 +1,6 @@
 """The comparison with other tools: exact answers of its parts, and the committed table against a rerun."""
 
+import argparse
 import math
 import tempfile
 import warnings
@@ -286,3 +287,17 @@ def test_captum_works_on_the_converted_graph_and_zennit_silently_returns_the_gra
     (gradient,) = torch.autograd.grad(resnet(leaf).gather(1, classes[:, None]).sum(), leaf)
     torch.testing.assert_close(other_tools.lrp(converted, x, classes), gradient.sum(1))
     assert not torch.allclose(other_tools.lrp(resnet, x, classes), gradient.sum(1))
+
+
+def test_the_picture_of_cka_shows_each_layer_by_each_tool(tmp_path, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    other_tools.draw_cka(argparse.Namespace(results=RESULTS, picture=tmp_path / "cka.png"))
+    (panel,) = plt.gcf().axes
+    shown = {container.get_label(): container.lines[0].get_ydata() for container in panel.containers}
+    table = pandas.read_csv(RESULTS).query("what == 'CKA'")
+    assert shown.keys() == {*table.method}
+    assert len(shown) == 3
+    for method, values in shown.items():
+        np.testing.assert_array_equal(values, table[table.method == method].value)
+    assert (tmp_path / "cka.png").stat().st_size > 10_000
