@@ -31,6 +31,10 @@ class Measured:
     parts: Tensor
     deviations: Tensor
 
+    def at(self, index: Tensor) -> Measured:
+        """Measurements of a subset of the samples."""
+        return Measured(self.parts[:, index], self.deviations[:, index])
+
     @cached_property
     def weights(self) -> Tensor:
         """Weight of each part, (parts, S); see :func:`outlier_weights`."""

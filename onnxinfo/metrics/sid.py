@@ -86,6 +86,8 @@ CERTIFICATE_PASSES, MOST_PASSES = 8, 16
 LINEAR_NOISES = 8
 #: Factor beyond which the constraint is far off, noise samples to detect that, and maximum number of corrections.
 FAR, FAR_NOISES, ATTEMPTS = 2.0, 4, 16
+#: Range of the exponents of the deviation's growth that these corrections find.
+EXPONENTS = (1.0, 8.0)
 #: Excess of the constraint that is corrected analytically at the end (above it, its noise is drawn again); attempts.
 NEARLY_MET, ADJUSTMENTS = 0.1, 3
 #: Excess, beyond twice its standard error, above which the constraint is corrected before the final measurement, and
@@ -258,7 +260,8 @@ class _Ascent:
     """State of an ascent: scales (S, groups), their change since its start, and evidence (S, n) of the optimum.
 
     The curvature, (S,), is that of the deviation along a step; 1 for a linear layer. The power of passes, (passes, S),
-    is the squared norm of their gradient in units of its mean; NaN at samples that they did not measure.
+    is the squared norm of their gradient in units of its mean; NaN at samples that they did not measure. Samples have
+    taken different numbers of steps, (S,), since one whose constraint is far off takes none.
     """
 
     scales: Tensor
@@ -266,17 +269,18 @@ class _Ascent:
     evidence: tuple[Tensor, Tensor]
     curvature: Tensor
     power: Tensor
-    steps: int = 0
+    steps: Tensor
 
     @classmethod
     def begin(cls, scales: Tensor, tie: Tie) -> _Ascent:
         none, one = torch.zeros_like(tie.expand(scales)), scales.new_ones(len(scales))
-        return cls(scales, torch.zeros_like(scales), (none, none), one, scales.new_empty(0, len(scales)))
+        power, steps = scales.new_empty(0, len(scales)), torch.zeros_like(one, dtype=torch.long)
+        return cls(scales, torch.zeros_like(scales), (none, none), one, power, steps)
 
     def at(self, index: Tensor) -> _Ascent:
         evidence = self.evidence[0][index], self.evidence[1][index]
         scales, correction, curvature = self.scales[index], self.correction[index], self.curvature[index]
-        return _Ascent(scales, correction, evidence, curvature, self.power[:, index], self.steps)
+        return _Ascent(scales, correction, evidence, curvature, self.power[:, index], self.steps[index])
 
     def put(self, index: Tensor, part: _Ascent) -> None:
         self.scales = self.scales.index_copy(0, index, part.scales)
@@ -285,7 +289,7 @@ class _Ascent:
         self.curvature = self.curvature.index_copy(0, index, part.curvature)
         new = self.power.new_full((len(part.power) - len(self.power), len(self.scales)), torch.nan)
         self.power = torch.cat([self.power, new]).index_copy(1, index, part.power)
-        self.evidence, self.steps = (first, second), part.steps
+        self.evidence, self.steps = (first, second), self.steps.index_copy(0, index, part.steps)
 
     @property
     def damping(self) -> Tensor:
@@ -317,10 +321,10 @@ class _Ascent:
         return float(change.square().mean())
 
     def _learn(self, relative: Halves, correction: Tensor, memory: float) -> None:
-        if self.steps == 1:
-            self.curvature = _overshot(relative.mean, correction)
+        if bool((self.steps == 1).any()):
+            self.curvature = torch.where(self.steps == 1, _overshot(relative.mean, correction), self.curvature)
         self.power = torch.cat([self.power, (1 + relative.mean).square().sum(1)[None]])
-        weight = max(2 / (self.steps + 2), memory) * outlier_weights(self.power)[-1:].T
+        weight = (2 / (self.steps + 2)).clamp(min=memory)[:, None] * outlier_weights(self.power)[-1:].T
         damping = self.damping[:, None]
         first, second = (
             kept + weight * (correction - damping * half / 2 - kept)
@@ -504,17 +508,24 @@ class Problem:
 
         The closed form knows the layer only at the sample itself; it may miss units that noise activates.
         """
-        live = torch.arange(len(scales), device=scales.device)
-        for _ in range(ATTEMPTS):
+        live, exponent = torch.arange(len(scales), device=scales.device), torch.full_like(self.target, 2.0)
+        before, moved = torch.zeros_like(exponent), torch.zeros_like(exponent)
+        for attempt in range(ATTEMPTS):
             problem, here = self.at(live), scales[live]
             deviations = problem.feature.deviations(problem.sigma(here), problem.effort * FAR_NOISES)
             far, over = problem.far(here, deviations)
             if not bool(far.any()):
                 break
+            now = deviations.mean(0).clamp(min=torch.finfo(here.dtype).tiny).log()
+            if attempt:
+                # Where noise shifts a feature, the deviation grows with the fourth power of the noise.
+                exponent = ((now - before) / moved).nan_to_num(2.0).clamp(*EXPONENTS)
             # Units at the cap are included in the shrinking.
             bounded = torch.where(over[:, None], here.clamp(max=self.cap), here)
-            scales = scales.index_copy(0, live[far], rescale_to_constraint(bounded, deviations, problem.target)[far])
-            live = live[far]
+            nearer = rescale_to_constraint(bounded, deviations, problem.target, exponent)
+            scales = scales.index_copy(0, live[far], nearer[far])
+            live, exponent, before = live[far], exponent[far], now[far]
+            moved = (nearer / bounded)[far].log().mean(1)
         return scales
 
     def far(self, scales: Tensor, deviations: Tensor) -> tuple[Tensor, Tensor]:
@@ -641,17 +652,28 @@ class Problem:
         gains: list[Tensor] = []
         for step in range(steps):
             fresh, free = self.measured(state.scales, control), self.free(state.scales)
-            if bool(self.far(state.scales, fresh.deviations)[0].any()):
-                state.scales = self.feasible(state.scales)
+            far = self.far(state.scales, fresh.deviations)[0]
+            gain = torch.stack(fresh.shortfall(free, self.counted))
+            gains.append(torch.where(far, torch.nan, gain))
+            if not bool(far.any()):
+                if _promised(gains[-RECENT:]) < PASS_GAIN:
+                    # This noise is independent of the scales.
+                    return step, [fresh]
+                moved = state.step(self, [fresh], memory)
+                if int(state.steps.min()) >= LEAST_STEPS and moved < STEP_GAIN and not state.is_stiff:
+                    return step + 1, []
                 continue
-            gains.append(torch.stack(fresh.shortfall(free, self.counted)))
-            if _promised(gains[-RECENT:]) < PASS_GAIN:
-                # This noise is independent of the scales.
-                return step, [fresh]
-            moved = state.step(self, [fresh], memory)
-            if state.steps >= LEAST_STEPS and moved < STEP_GAIN and not state.is_stiff:
-                return step + 1, []
+            self.step_near(state, fresh, far, memory)
         return steps, []
+
+    def step_near(self, state: _Ascent, fresh: Measured, far: Tensor, memory: float) -> None:
+        """Step at the samples that nearly meet their constraint; only meet it at the others."""
+        near, off = (~far).nonzero().flatten(), far.nonzero().flatten()
+        if len(near):
+            part = state.at(near)
+            part.step(self.at(near), [fresh.at(near)], memory)
+            state.put(near, part)
+        state.scales = state.scales.index_copy(0, off, self.at(off).feasible(state.scales[off]))
 
     def measured(self, scales: Tensor, control: Control | None) -> Measured:
         """Measure one pass of fresh noise; units that share a scale share their gradient."""
@@ -885,10 +907,12 @@ class Problem:
 def _promised(recent: Sequence[Tensor]) -> float:
     """Gain in nats that recent passes promise, on average over the samples, plus its standard error.
 
-    Each pass has the gains and their errors, (2, S).
+    Each pass has the gains and their errors, (2, S); NaN where a sample's constraint was far off.
     """
     gains, errors = torch.stack(list(recent)).unbind(1)
-    return float(gains.mean() + errors.square().sum().sqrt() / errors.numel())
+    known = gains.isfinite()
+    count = known.sum().clamp(min=1)
+    return float((gains.nansum() + errors.nan_to_num(0.0).square().sum().sqrt()) / count)
 
 
 def _overshot(relative: Tensor, step: Tensor) -> Tensor:

@@ -1,0 +1,64 @@
+"""Samples whose constraint is far off: they are brought near it, and do not hold up the others of their block."""
+
+import math
+
+import pytest
+import torch
+from probed import probed
+
+from onnxinfo.metrics import sid
+from onnxinfo.metrics.noise import make_tie
+
+UNITS, TARGET = 256, 0.5
+
+
+class Bowl(torch.nn.Module):
+    """``f = (x, c sum_i x_i^2)`` at x = 0: noise shifts the last entry, so the deviation is about a fourth power."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x):
+        return (torch.cat([x, self.size * x.square().sum(1, keepdim=True)], 1),)
+
+    def ratio(self, sigma):
+        squares = sigma.square()
+        shift = (self.size * squares).sum(1)
+        return (squares.sum(1) + shift.square() + 2 * (self.size * squares).square().sum(1)) / TARGET
+
+
+class Cliff(torch.nn.Module):
+    """``f = x``, and above a threshold of a few units a slope of 1,000: rare noise samples exceed everything else."""
+
+    def forward(self, x):
+        return (torch.cat([x, 1000 * torch.relu(x[:, :8] - 1)], 1),)
+
+
+def problem_of(layer, x):
+    feature, start = probed(layer, x)
+    tie = make_tie("unit", (UNITS,), ("feature",))
+    return sid.Problem.of(feature, start, torch.full((len(x),), TARGET), tie, 10.0, (UNITS,))
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.3, 3.0, 10.0])
+@pytest.mark.parametrize("size", [1.0, 10.0, 1000.0])
+def test_a_fourth_power_is_brought_near_its_constraint(size, factor):
+    """With the exponent of a linear layer, the ratio to the budget turns into its inverse again and again."""
+    layer = Bowl(size)
+    problem = problem_of(layer, torch.zeros(2, UNITS))
+    scales = problem.feasible(problem.feasible(problem.uniform()) * factor)
+    assert (layer.ratio(scales).log().abs() < math.log(1.3 * sid.FAR)).all()
+
+
+def test_a_sample_with_rare_jumps_does_not_hold_up_the_others():
+    calm, rough = torch.full((UNITS,), -100.0), torch.full((UNITS,), 0.88)
+    layer = Cliff()
+    problem = problem_of(layer, torch.stack([calm, calm, rough]))
+    start = problem.feasible(problem.uniform())
+    worse = start * torch.randn(start.shape, generator=torch.Generator().manual_seed(0)).mul(0.4).exp()
+    state = sid._Ascent.begin(worse, problem.tie)
+    problem.ascend(state, None, 24, 0.05)
+    apart = state.scales.log() - state.scales.log().mean(1, keepdim=True)
+    assert (apart[:2].square().mean(1) < 0.02).all()
+    assert (state.steps[:2] > 1).all()
