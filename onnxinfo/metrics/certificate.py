@@ -43,9 +43,9 @@ MOST_GROWTH, MOST_EXPLAINED_GROWTH = 16.0, 32.0
 LEAST_UNEXPLAINED, MOST_UNEXPLAINED = 0.25, 1.0
 #: Range of curvatures that a bound uses: lower ones would only reduce it on thin evidence.
 LEAST_CURVATURE, MOST_CURVATURE = 0.5, 3.0
-#: Curvature beyond which it is that of few stiff directions, and says less and less about the others, along which most
-#: is missing.
-STIFF = 5.0
+#: Curvature from which on it is that of few stiff directions, and says nothing about the others, along which most is
+#: missing. Between the two it says less and less: the bound is divided by their ratio.
+STIFF = 6.0
 #: Distance from the optimum, in nats, beyond which the locally measured curvature loses its meaning.
 NEARBY = 0.2
 #: Root mean square of a trial step in ``log sigma``, and its largest change of a single unit.
@@ -301,8 +301,8 @@ def gap_bound(estimate: Tensor, error: Tensor, trial: Trial) -> Tensor:
     """
     trusted = 1 / (1 + (estimate / NEARBY).square())
     common = trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE)
-    rest = (MOST_CURVATURE * STIFF / trial.curvature.clamp(min=STIFF)).clamp(min=1)
-    curvature = 1 + trusted * (torch.minimum(common, rest) - 1)
+    others = (STIFF / trial.curvature.clamp(min=LEAST_CURVATURE)).clamp(min=1)
+    curvature = 1 + trusted * (torch.minimum(common, others) - 1)
     missing = estimate.clamp(min=0) / curvature
     of_estimate, of_curvature = ERRORS * error / curvature, ERRORS * missing * trial.curvature_stderr / curvature
     allowed = (of_estimate.square() + of_curvature.square() + ((CALIBRATION - 1) * missing).square()).sqrt()
