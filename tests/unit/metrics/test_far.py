@@ -1,6 +1,7 @@
 """Samples whose constraint is far off: they are brought near it, and do not hold up the others of their block."""
 
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -62,3 +63,20 @@ def test_a_sample_with_rare_jumps_does_not_hold_up_the_others():
     apart = state.scales.log() - state.scales.log().mean(1, keepdim=True)
     assert (apart[:2].square().mean(1) < 0.02).all()
     assert (state.steps[:2] > 1).all()
+
+
+def test_a_pass_far_from_the_constraint_promises_nothing():
+    """Its gradient is that of another problem, and must not end the ascent."""
+    problem = problem_of(Bowl(1.0), torch.zeros(2, UNITS))
+    state, no = sid._Ascent.begin(problem.feasible(problem.uniform()), problem.tie), torch.zeros(2, dtype=torch.bool)
+    far = [torch.tensor([False, True])] + [no] * 4
+    gains = [torch.tensor([0.1, -9.0])] + [torch.full((2,), 0.1)] * 4
+    with (
+        patch.object(sid.Problem, "far", side_effect=[(each, no) for each in far]),
+        patch.object(sid.Problem, "feasible", lambda self, scales: scales),
+        patch.object(sid.Measured, "shortfall", side_effect=[(each, torch.zeros(2)) for each in gains]),
+        patch.object(sid, "STEP_GAIN", 0.0),
+    ):
+        taken, _ = problem.ascend(state, None, 5, 0.05)
+    assert taken == 5
+    assert state.steps.tolist() == [5, 4]
