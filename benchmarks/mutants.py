@@ -78,7 +78,7 @@ MUTANTS = (
     Mutant(SID, "part.step(self.at(near), [fresh.at(near)], memory)", "pass", ("far",)),
     Mutant(SID, "torch.where(far, torch.nan, gain)", "gain", ("far",)),
     Mutant(SID, "LEAST_DAMPING = 0.06", "LEAST_DAMPING = 0.15", STIFF),
-    Mutant(SID, "and not state.is_stiff", "", STIFF),
+    Mutant(SID, "not state.is_stiff and", "", STIFF),
     Mutant(SID, "4 * middle + end) / 6", "4 * middle + middle) / 6", STIFF),
     Mutant(SID, "self.scales * change.exp()", "self.scales", CELLS),
     Mutant(SID, "1 + torch.maximum(own, all_) / 2", "1 + all_ / 2", CELLS),

@@ -41,10 +41,10 @@ MOST_GROWTH, MOST_EXPLAINED_GROWTH = 16.0, 32.0
 #: Tolerance between the measured power of the deviation's growth and that predicted by the gradient, which is known to
 #: some tenths; smaller if the prediction is small.
 LEAST_UNEXPLAINED, MOST_UNEXPLAINED = 0.25, 1.0
-#: Range of curvatures that a bound uses: lower ones would only reduce it on thin evidence.
+#: Range of curvatures that a step and the shortfall are divided by. A bound has a limit of its own:
 LEAST_CURVATURE, MOST_CURVATURE = 0.5, 3.0
 #: Curvature from which on it is that of few stiff directions, and says nothing about the others, along which most is
-#: missing. Between the two it says less and less: the bound is divided by their ratio.
+#: missing. A lower one is partly so: the bound is divided at most by this over the curvature.
 STIFF = 6.0
 #: Distance from the optimum, in nats, beyond which the locally measured curvature loses its meaning.
 NEARBY = 0.2
@@ -300,9 +300,8 @@ def gap_bound(estimate: Tensor, error: Tensor, trial: Trial) -> Tensor:
     curvature, and the remainder beyond second order, are independent.
     """
     trusted = 1 / (1 + (estimate / NEARBY).square())
-    common = trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE)
-    others = (STIFF / trial.curvature.clamp(min=LEAST_CURVATURE)).clamp(min=1)
-    curvature = 1 + trusted * (torch.minimum(common, others) - 1)
+    common = trial.curvature.clamp(min=LEAST_CURVATURE)
+    curvature = 1 + trusted * (torch.minimum(common, (STIFF / common).clamp(min=1)) - 1)
     missing = estimate.clamp(min=0) / curvature
     of_estimate, of_curvature = ERRORS * error / curvature, ERRORS * missing * trial.curvature_stderr / curvature
     allowed = (of_estimate.square() + of_curvature.square() + ((CALIBRATION - 1) * missing).square()).sqrt()

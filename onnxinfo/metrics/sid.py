@@ -321,8 +321,7 @@ class _Ascent:
         return float(change.square().mean())
 
     def _learn(self, relative: Halves, correction: Tensor, memory: float) -> None:
-        if bool((self.steps == 1).any()):
-            self.curvature = torch.where(self.steps == 1, _overshot(relative.mean, correction), self.curvature)
+        self.curvature = torch.where(self.steps == 1, _overshot(relative.mean, correction), self.curvature)
         self.power = torch.cat([self.power, (1 + relative.mean).square().sum(1)[None]])
         weight = (2 / (self.steps + 2)).clamp(min=memory)[:, None] * outlier_weights(self.power)[-1:].T
         damping = self.damping[:, None]
@@ -660,7 +659,7 @@ class Problem:
                     # This noise is independent of the scales.
                     return step, [fresh]
                 moved = state.step(self, [fresh], memory)
-                if int(state.steps.min()) >= LEAST_STEPS and moved < STEP_GAIN and not state.is_stiff:
+                if moved < STEP_GAIN and not state.is_stiff and int(state.steps.min()) >= LEAST_STEPS:
                     return step + 1, []
                 continue
             self.step_near(state, fresh, far, memory)

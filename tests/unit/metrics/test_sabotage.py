@@ -467,8 +467,8 @@ def test_few_parts_tell_their_error_badly(parts, quantile):
 
 
 def test_a_curvature_nearby_says_little_of_what_is_far():
-    near, far = (float(gap_bound(torch.tensor([e]), torch.zeros(1), trial_of(curvature=3.0))) / e for e in (1e-3, 2.0))
-    assert far > 2.5 * near
+    near, far = (float(gap_bound(torch.tensor([e]), torch.zeros(1), trial_of(curvature=2.4))) / e for e in (1e-3, 2.0))
+    assert far > 2.2 * near
 
 
 def test_the_bound_is_at_least_what_the_trial_gains():
