@@ -74,7 +74,7 @@ MUTANTS = (
     Mutant(SID, "weight * (correction - damping * half", "weight * (correction + damping * half", CELLS),
     Mutant(SID, "(2 / (self.steps + 2)).clamp(min=memory)", "(2 / (self.steps + 2))", CELLS),
     Mutant(SID, "(2 / (self.steps + 2)).clamp(min=memory)", "(0 * self.steps + memory)", CELLS),
-    Mutant(SID, "exponent = ((now - before) / moved)", "exponent = (exponent)", ("far",)),
+    Mutant(SID, "slope = (now - before) / moved", "slope = 0 * now", ("far",)),
     Mutant(SID, "part.step(self.at(near), [fresh.at(near)], memory)", "pass", ("far",)),
     Mutant(SID, "torch.where(far, torch.nan, gain)", "gain", ("far",)),
     Mutant(SID, "LEAST_DAMPING = 0.06", "LEAST_DAMPING = 0.15", STIFF),

@@ -41,7 +41,7 @@ MOST_GROWTH, MOST_EXPLAINED_GROWTH = 16.0, 32.0
 #: Tolerance between the measured power of the deviation's growth and that predicted by the gradient, which is known to
 #: some tenths; smaller if the prediction is small.
 LEAST_UNEXPLAINED, MOST_UNEXPLAINED = 0.25, 1.0
-#: Range of curvatures that a step and the shortfall are divided by. A bound has a limit of its own:
+#: Range of curvatures that are believed when something is divided by them; a bound has another upper limit.
 LEAST_CURVATURE, MOST_CURVATURE = 0.5, 3.0
 #: Curvature from which on it is that of few stiff directions, and says nothing about the others, along which most is
 #: missing. A lower one is partly so: the bound is divided at most by this over the curvature.

@@ -86,8 +86,8 @@ CERTIFICATE_PASSES, MOST_PASSES = 8, 16
 LINEAR_NOISES = 8
 #: Factor beyond which the constraint is far off, noise samples to detect that, and maximum number of corrections.
 FAR, FAR_NOISES, ATTEMPTS = 2.0, 4, 16
-#: Range of the exponents of the deviation's growth that these corrections find.
-EXPONENTS = (1.0, 8.0)
+#: Range of the exponents of the deviation's growth that these corrections believe.
+LEAST_EXPONENT, MOST_EXPONENT = 1.0, 8.0
 #: Excess of the constraint that is corrected analytically at the end (above it, its noise is drawn again); attempts.
 NEARLY_MET, ADJUSTMENTS = 0.1, 3
 #: Excess, beyond twice its standard error, above which the constraint is corrected before the final measurement, and
@@ -261,7 +261,7 @@ class _Ascent:
 
     The curvature, (S,), is that of the deviation along a step; 1 for a linear layer. The power of passes, (passes, S),
     is the squared norm of their gradient in units of its mean; NaN at samples that they did not measure. Samples have
-    taken different numbers of steps, (S,), since one whose constraint is far off takes none.
+    taken different numbers of steps, (S,), since they take none in passes in which their constraint is far off.
     """
 
     scales: Tensor
@@ -321,7 +321,8 @@ class _Ascent:
         return float(change.square().mean())
 
     def _learn(self, relative: Halves, correction: Tensor, memory: float) -> None:
-        self.curvature = torch.where(self.steps == 1, _overshot(relative.mean, correction), self.curvature)
+        first = torch.where((self.steps == 1)[:, None], correction, 0.0)
+        self.curvature = torch.maximum(self.curvature, _overshot(relative.mean, first))
         self.power = torch.cat([self.power, (1 + relative.mean).square().sum(1)[None]])
         weight = (2 / (self.steps + 2)).clamp(min=memory)[:, None] * outlier_weights(self.power)[-1:].T
         damping = self.damping[:, None]
@@ -518,13 +519,14 @@ class Problem:
             now = deviations.mean(0).clamp(min=torch.finfo(here.dtype).tiny).log()
             if attempt:
                 # Where noise shifts a feature, the deviation grows with the fourth power of the noise.
-                exponent = ((now - before) / moved).nan_to_num(2.0).clamp(*EXPONENTS)
+                slope = (now - before) / moved
+                exponent = torch.where(slope > LEAST_EXPONENT, slope.clamp(max=MOST_EXPONENT), exponent)
             # Units at the cap are included in the shrinking.
             bounded = torch.where(over[:, None], here.clamp(max=self.cap), here)
             nearer = rescale_to_constraint(bounded, deviations, problem.target, exponent)
             scales = scales.index_copy(0, live[far], nearer[far])
             live, exponent, before = live[far], exponent[far], now[far]
-            moved = (nearer / bounded)[far].log().mean(1)
+            moved = (nearer / bounded)[far].log().nanmean(1)
         return scales
 
     def far(self, scales: Tensor, deviations: Tensor) -> tuple[Tensor, Tensor]:
@@ -646,7 +648,7 @@ class Problem:
         Returns
         -------
         tuple
-            Number of steps taken, and the measurements at the final scales, if any.
+            Number of passes that were followed by a step, and the measurements at the final scales, if any.
         """
         gains: list[Tensor] = []
         for step in range(steps):
@@ -906,22 +908,25 @@ class Problem:
 def _promised(recent: Sequence[Tensor]) -> float:
     """Gain in nats that recent passes promise, on average over the samples, plus its standard error.
 
-    Each pass has the gains and their errors, (2, S); NaN where a sample's constraint was far off.
+    Each pass has the gains and their errors, (2, S); NaN where a sample's constraint was far off. Every sample has the
+    same weight, also one that was near its constraint in few passes.
     """
     gains, errors = torch.stack(list(recent)).unbind(1)
-    known = gains.isfinite()
-    count = known.sum().clamp(min=1)
-    return float((gains.nansum() + errors.nan_to_num(0.0).square().sum().sqrt()) / count)
+    passes = gains.isfinite().sum(0)
+    seen, count = (passes > 0).sum(), passes.clamp(min=1)
+    error = (errors.nan_to_num(0.0) / count).square().sum().sqrt()
+    return float((gains.nan_to_num(0.0).sum(0) / count).sum() / seen + error / seen)
 
 
 def _overshot(relative: Tensor, step: Tensor) -> Tensor:
     """Curvature from the part of the relative gradient that remains along a first full Newton step (S, n), (S,).
 
-    Estimates of single samples are noisy: they count only above the common one.
+    Estimates of single samples are noisy: they count only above the common one. It is 1 at samples that took no step.
     """
     left, size = (relative * step).sum(1), step.square().sum(1)
     own, all_ = left / size.clamp(min=1e-12), left.sum() / size.sum().clamp(min=1e-12)
-    return (1 + torch.maximum(own, all_) / 2).clamp(1.0, MOST_CURVATURE)
+    found = (1 + torch.maximum(own, all_) / 2).clamp(1.0, MOST_CURVATURE)
+    return torch.where(size > 0, found, 1.0)
 
 
 def _is_one(ratios: Tensor, errors: float) -> Tensor:

@@ -80,3 +80,19 @@ def test_a_pass_far_from_the_constraint_promises_nothing():
         taken, _ = problem.ascend(state, None, 5, 0.05)
     assert taken == 5
     assert state.steps.tolist() == [5, 4]
+
+
+def test_a_sample_promises_the_mean_of_its_own_passes():
+    """One that was far in most passes, and has much left to gain, must not be outvoted by the others' passes."""
+    gains = torch.full((4, 8), 0.001)
+    gains[:3, 0], gains[3, 0] = torch.nan, 0.1
+    passes = [torch.stack([each, torch.zeros(8)]) for each in gains]
+    assert sid._promised(passes) == pytest.approx((0.1 + 7 * 0.001) / 8)
+    errors = [torch.stack([torch.zeros(8), torch.full((8,), 0.4)]) for _ in range(4)]
+    assert sid._promised(errors) == pytest.approx(0.4 / 32**0.5)
+
+
+def test_only_the_first_step_of_a_sample_tells_its_curvature():
+    relative, step = torch.full((3, UNITS), 0.5), torch.full((3, UNITS), 0.5)
+    step[2] = 0.0
+    assert sid._overshot(relative, step).tolist() == [1.5, 1.5, 1.0]
