@@ -194,7 +194,7 @@ def _stages(wild: Wild, folder: Path, archive: Path, passed: Any) -> None:
             onnxinfo.analyze(file, inputs, archive, **settings)
             passed("sid")
         runs.append(settings)
-    passed("done")
+    passed("done", retried=True)
     for settings in runs:
         onnxinfo.analyze(file, inputs, archive, retry_unproven=True, **settings)
         passed("done")
@@ -303,6 +303,7 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
     limits = sorted({record["limit"] for record in rows})
     commits = dict.fromkeys(record["commit"] for record in rows)
     larger = [cell for cell in found if cell["alpha"] != ALPHA]
+    retried = sum("retried" in record for record in rows)
     lines = [
         "# Models from public packages",
         "",
@@ -324,8 +325,9 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
         f"A layer that is limited by rounding (int8, float16) or by other steps at the default alpha of {ALPHA:g}",
         "is analyzed again at the smallest alpha that the archive recommends. Its values then refer to more noise, and",
         f"are marked with that alpha: {len(larger)} cells. At the end, unproven cells are retried with four times the",
-        "noise samples (`--retry-unproven`), as far as the time allows. Cells marked `resolution` have no such alpha,",
-        "or are limited at it, too. The other unproven cells belong to layers that noise shifts more than it scatters",
+        f"noise samples (`--retry-unproven`), as far as the time allows; {retried} of the {len(rows)} rows are from",
+        "runs that did so. Cells marked `resolution` have no such alpha, or are limited at it, too. The other unproven",
+        "cells belong to layers that noise shifts more than it scatters",
         "([method.md](method.md#solver)), and to models of sound, which take logarithms of spectra: near silence their",
         "gradients grow without bound.",
         "",
