@@ -519,13 +519,15 @@ def draw(chosen: argparse.Namespace) -> None:
 
 
 def draw_cka(chosen: argparse.Namespace) -> None:
-    """Draw CKA of each layer by both tools, with the standard error of one."""
+    """Draw CKA of each layer by both tools, with bars of two standard errors where a tool gives one."""
     import matplotlib.pyplot as plt
 
     found = pandas.read_csv(chosen.results)
     found = found[found.what == "CKA"]
     figure, panel = plt.subplots(figsize=(7.2, 2.6), layout="constrained")
-    for (method, each), color, marker in zip(found.groupby("method", sort=False), COLORS, ("", "x", "+"), strict=False):
+    for (method, each), color, marker in zip(
+        found.groupby("method", sort=False), COLORS[:3], ("", "x", "+"), strict=True
+    ):
         errors = 2 * each.stderr if each.stderr.notna().any() else None
         panel.errorbar(
             each.other,

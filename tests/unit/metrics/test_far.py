@@ -9,6 +9,7 @@ from probed import probed
 
 from onnxinfo.metrics import sid
 from onnxinfo.metrics.noise import make_tie
+from onnxinfo.metrics.probe import Halves
 
 UNITS, TARGET = 256, 0.5
 
@@ -96,3 +97,41 @@ def test_only_the_first_step_of_a_sample_tells_its_curvature():
     relative, step = torch.full((3, UNITS), 0.5), torch.full((3, UNITS), 0.5)
     step[2] = 0.0
     assert sid._overshot(relative, step).tolist() == [1.5, 1.5, 1.0]
+
+
+def total_change(ratios, scales=None):
+    """Change of log sigma by a search for the constraint that finds these ratios to the budget in turn, then 1."""
+    problem = problem_of(Bowl(1.0), torch.zeros(1, UNITS))
+    start = torch.full((1, UNITS), 0.1) if scales is None else scales
+    found = [torch.full((4, 1), each * TARGET) for each in (*ratios, 1.0)]
+    with patch.object(type(problem.feature), "deviations", side_effect=found):
+        return float((problem.feasible(start) / start)[0, -1].log())
+
+
+def test_the_power_of_the_growth_is_found_by_a_secant():
+    assert total_change([math.e**3]) == pytest.approx(-1)
+    assert total_change([math.e**3, math.e**-1]) == pytest.approx(-1 + 1 / 4)
+
+
+def test_a_deviation_that_grows_while_noise_shrinks_is_no_power():
+    """It was measured by few noise samples, and must not turn the search around."""
+    assert total_change([8.0, 9.0]) == pytest.approx(-2)
+
+
+def test_a_jump_is_no_power_either():
+    assert total_change([8.0, 0.001]) == pytest.approx(-1 + math.log(1000) / sid.MOST_EXPONENT)
+
+
+def test_units_without_a_scale_do_not_hide_how_far_the_others_moved():
+    scales = torch.full((1, UNITS), 0.1)
+    scales[:, 0] = torch.inf
+    assert total_change([0.01, 0.3], scales) == pytest.approx(1 - math.log(0.3) / math.log(30))
+
+
+def test_the_curvature_is_that_of_a_first_step_and_never_falls():
+    tie = make_tie("unit", (UNITS,), ("feature",))
+    state = sid._Ascent.begin(torch.ones(3, UNITS), tie)
+    state.steps, state.curvature = torch.tensor([1, 3, 1]), torch.tensor([1.0, 1.0, 5.0])
+    relative, step = torch.full((3, UNITS), 0.5), torch.full((3, UNITS), 0.5)
+    state._learn(Halves(relative, relative), step, 0.0)
+    assert state.curvature.tolist() == [1.5, 1.0, 5.0]
