@@ -123,9 +123,10 @@ def plot(archives: tuple[str, ...], output: str, **options: Any) -> None:
     """
     from onnxinfo import UsageError
     from onnxinfo import plot as draw
+    from onnxinfo.registry import PLOTS
 
     *files, kind = archives
-    if not files:
+    if not files or (files[0] in PLOTS.names() and kind not in PLOTS.names()):
         raise UsageError("give archives, then the kind of plot: onnxinfo plot result.h5 curve -o curve.png")
     given = {name: value for name, value in options.items() if value not in (None, ())}
     draw(files, kind, output, **given)

@@ -554,3 +554,9 @@ def test_only_the_runs_own_model_is_annotated(tmp_path):
     archive = fakes.make(tmp_path / "a.h5", "first")
     with pytest.raises(UsageError, match=r"no run is of this model.*'first'"):
         onnxinfo.annotate(bundled("digits-cnn.onnx"), archive, tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize("given", [["curve"], ["curve", "a.h5"], ["maps", "a.h5", "b.h5"]])
+def test_the_kind_of_plot_comes_last(given):
+    result = CliRunner().invoke(cli, ["plot", *given, "-o", "p.png"], standalone_mode=False)
+    assert "give archives, then the kind of plot: onnxinfo plot result.h5 curve" in str(result.exception)
