@@ -59,20 +59,34 @@ def problem_of(layer, samples=2, seed=0):
     return sid.Problem.of(feature, start, torch.full((samples,), TARGET), tie, 10.0, (UNITS,))
 
 
-@pytest.mark.parametrize(
-    ("spread", "size", "most"), [(1.0, 3.0, 0.02), (3.0, 1.0, 0.025), (3.0, 3.0, 0.03), (10.0, 1.0, 0.05)]
-)
-def test_a_layer_that_noise_shifts_is_solved(spread, size, most):
-    """Equal scales are 0.2 to 0.6 nats below the optimum, since they let nothing compensate."""
+LAYERS = {(1.0, 3.0): 0.02, (3.0, 1.0): 0.025, (3.0, 3.0): 0.03, (10.0, 1.0): 0.05}
+
+
+def missing_and_gaps(spread, size, seeds):
+    """How far mean H lies below the optimum, in nats, and the stated gap with two errors, both (seeds, samples)."""
     layer, missing, gaps = Shifted(spread, size), [], []
-    for seed in range(3):
+    for seed in range(seeds):
         solution = sid.solve(problem_of(layer, seed=seed))
         assert solution.certificate.converged.all()
         met = layer.deviation(solution.sigma.square().double().numpy()) / TARGET
         missing.append(layer.optimum() - solution.sigma.log().mean(1).numpy() + np.log(met) / 4)
         gaps.append((solution.certificate.gap + 2 * solution.stderr).numpy())
-    assert np.max(missing) < most
-    assert np.mean(np.array(missing) <= gaps) >= 0.8
+    return np.array(missing), np.array(gaps)
+
+
+@pytest.mark.parametrize(("spread", "size"), LAYERS)
+def test_a_layer_that_noise_shifts_is_solved(spread, size):
+    """Equal scales are 0.2 to 0.6 nats below the optimum, since they let nothing compensate."""
+    missing, gaps = missing_and_gaps(spread, size, 3)
+    assert missing.max() < LAYERS[spread, size]
+    assert np.mean(missing <= gaps) >= 0.8
+
+
+@pytest.mark.slow
+def test_the_gap_covers_what_is_missing():
+    """In 95 % of cells, within what chance does in 64 of them."""
+    missing, gaps = np.concatenate([missing_and_gaps(*each, 8) for each in LAYERS], axis=1)
+    assert np.mean(missing <= gaps) >= 0.92
 
 
 def curvature_used(curvature):
