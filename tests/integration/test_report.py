@@ -369,7 +369,7 @@ def test_all_values_are_downloaded(browser, page, tmp_path):
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     browser.find_element("id", "csv").click()
     file = tmp_path / "onnxinfo.csv"
-    wait_until(file.exists)
+    wait_until(lambda: file.exists() and file.stat().st_size)  # an empty file holds the name until all is there
     with file.open(newline="") as lines:
         rows = [*csv.DictReader(lines)]
     expected = onnxinfo.query(page.with_name("a.h5"), per="sample")
