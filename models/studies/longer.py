@@ -37,6 +37,7 @@ from .normalized import (
     folded,
     normalized_autoencoder,
     shifted,
+    unfolded,
 )
 from .training import (
     Data,
@@ -55,7 +56,7 @@ from .training import (
 #: Steps of the first epoch, as fractions of it, after which the network is kept besides the ends of all epochs.
 EARLY = (0.1, 0.5)
 #: Fractions of weights left, the epochs of retraining, and its highest learning rate as a fraction of that of training.
-LEVELS, RETRAINED, SLOWER = (1.0, 0.38, 0.128, 0.08), 5, 0.2
+LEVELS, RETRAINED, SLOWER = (1.0, 0.38, 0.128, 0.08), 5, 0.5
 #: Highest learning rate of autoencoders, whose gradients are smaller, as a multiple of that of classifiers.
 FASTER = 4.0
 #: Temperature that softens the teacher's answers, and their weight relative to the labels.
@@ -251,10 +252,13 @@ def damage(source: Source) -> Models:
 
 
 def retrained(model: onnx.ModelProto, share: float, source: Source) -> onnx.ModelProto:
-    """Return a network trained further with the smallest weights at zero; with a share of 1, all are trained."""
+    """Return a network trained further with the smallest weights at zero; with a share of 1, all are trained.
+
+    It has batch norm again while it is trained.
+    """
     data = source.data
     torch.manual_seed(data.seed)
-    network = with_weights(onnxinfo.prune(model, share).proto, source)
+    network = unfolded(with_weights(onnxinfo.prune(model, share).proto, source), data.x[:CALIBRATED])
     masks = [(weight, (weight != 0).float()) for weight in network.parameters() if weight.dim() > 1]
 
     def mask() -> None:
@@ -264,7 +268,7 @@ def retrained(model: onnx.ModelProto, share: float, source: Source) -> onnx.Mode
 
     steps = -(-len(data.x) // BATCH)
     descend(network, RETRAINED, steps, lambda epoch: label_losses(network, source), rate=RATE * SLOWER, after=mask)
-    return to_onnx(network.to(memory_format=torch.contiguous_format), data.side)
+    return exported(network, data)
 
 
 def with_weights(model: onnx.ModelProto, source: Source) -> nn.Sequential:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,46 @@ def _folded(network: nn.Sequential) -> nn.Sequential:
         transposed = isinstance(convolution, nn.ConvTranspose2d)
         chain[-1] = torch.nn.utils.fusion.fuse_conv_bn_eval(convolution, layer, transpose=transposed)
     return nn.Sequential(*chain)
+
+
+def unfolded(network: nn.Sequential, x: Tensor) -> nn.Sequential:
+    """Return a copy with batch norm after each convolution, which computes the same for images x (N, 3, y, x)."""
+    network = copy.deepcopy(network).eval()
+    outputs: dict[nn.Module, Tensor] = {}
+
+    def note(layer: nn.Module, _: object, found: Tensor) -> None:
+        outputs[layer] = found
+
+    hooks = [each.register_forward_hook(note) for each in network.modules() if isinstance(each, nn.Conv2d)]
+    with torch.no_grad():
+        network(x)
+    for hook in hooks:
+        hook.remove()
+    return _unfolded(network, outputs).to(memory_format=torch.channels_last)
+
+
+def _unfolded(network: nn.Sequential, outputs: Mapping[nn.Module, Tensor]) -> nn.Sequential:
+    chain: list[nn.Module] = []
+    for layer in network:
+        if isinstance(layer, Residual):
+            chain.append(Residual(_unfolded(layer.body, outputs), _unfolded(layer.shortcut, outputs)))
+            continue
+        chain.append(layer)
+        if isinstance(layer, nn.Conv2d):
+            chain.append(_restoring(outputs[layer]))
+    return nn.Sequential(*chain)
+
+
+def _restoring(output: Tensor) -> nn.BatchNorm2d:
+    """Return batch norm that leaves an output (N, channels, y, x) as it is."""
+    norm = nn.BatchNorm2d(output.shape[1])
+    variance, mean = torch.var_mean(output, (0, 2, 3), correction=0)
+    with torch.no_grad():
+        norm.weight.copy_((variance + norm.eps).sqrt())
+        norm.bias.copy_(mean)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+    return norm
 
 
 def calibrated(network: nn.Sequential, x: Tensor) -> nn.Sequential:

@@ -441,6 +441,24 @@ def test_networks_without_batch_norm_compute_the_same_in_onnx(family, autoencode
     np.testing.assert_allclose(exported, expected.detach().numpy(), atol=3e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", [*families.FAMILIES])
+def test_batch_norm_is_put_back_without_changing_what_a_network_computes(family):
+    torch.manual_seed(0)
+    network, x = families.FAMILIES[family].build(32, 3), torch.randn(20, 3, 32, 32)
+    plain = normalized.folded(network, x)
+    with torch.no_grad():
+        plain[0].weight[0] = 0  # As of a filter all of whose weights were pruned.
+        plain[0].bias[0] = 0.5
+    before = {key: each.clone() for key, each in plain.state_dict().items()}
+    back, expected = normalized.unfolded(plain, x), plain(x)
+    assert [type(each) for each in back.modules()] == [type(each) for each in network.modules()]
+    torch.testing.assert_close(back.eval()(x), expected, atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(each, before[key]) for key, each in plain.state_dict().items())
+    # Batch norm divides by another variance in training (of all values) than what it keeps (an unbiased estimate).
+    torch.testing.assert_close(normalized.folded(back, x)(x), expected, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(back.train()(x), expected, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("family", families.FAMILIES.values(), ids=[*families.FAMILIES])
 def test_the_layers_of_families_are_there_in_all_networks_that_are_compared(family):
     x = torch.randn(8, 3, 32, 32)
