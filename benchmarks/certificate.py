@@ -67,6 +67,11 @@ def _backwards(first: Tensor, second: Tensor, *_: object) -> Tensor:
     return ((first + second) / 2).flip(1)
 
 
+def _damped(factor: float) -> object:
+    """Take the same fraction of the Newton step in all samples."""
+    return patch.object(sid._Ascent, "damping", property(lambda self: torch.full_like(self.curvature, factor)))
+
+
 def _asleep(one_of: int, factor: float) -> object:
     """Divide one of so many scales by a factor before they are certified."""
     certify = sid.Problem.certify
@@ -90,8 +95,8 @@ SABOTAGE: dict[str, Callable[[], object]] = {
     "filter off": lambda: patch.multiple(sid, wiener=_mean, wiener_with=_mean),
     "ascent off": lambda: patch.object(sid, "ROUNDS", ((0, 0.2),)),
     "ascent filter returns nothing": lambda: patch.object(sid, "wiener", _nothing),
-    "steps tenfold": lambda: patch.object(sid._Ascent, "damping", 3.0),
-    "steps reversed": lambda: patch.object(sid._Ascent, "damping", -0.3),
+    "steps tenfold": lambda: _damped(3.0),
+    "steps reversed": lambda: _damped(-0.3),
     "Gauss-Newton off": lambda: patch.object(sid.Problem, "gauss_newton", lambda self, scales: self.feasible(scales)),
     "5 % of the scales a thirtieth": lambda: _asleep(20, 30.0),
     "uniform, no ascent": lambda: patch.multiple(

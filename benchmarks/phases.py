@@ -31,8 +31,8 @@ from onnxinfo.metrics.network import Network
 
 #: Phases, with the functions called in each, and whether they grow with the number of images.
 PHASES: dict[str, tuple[list[tuple[Any, str]], bool]] = {
-    "model": ([("onnxinfo.workflows.analyze", "to_float32"), ("onnxinfo.workflows.analyze", "list_layers")], False),
-    "samples": ([("onnxinfo.workflows.analyze", "open_inputs")], False),
+    "model": ([("onnxinfo.workflows.analyze", "open_model")], False),
+    "samples": ([("onnxinfo.workflows.analyze", "open_analyzed")], False),
     "conversion": ([("onnxinfo.analysis.job", "convert_reached")], False),
     "verification": ([("onnxinfo.analysis.job", "verify")], False),
     "batching": ([(Network, "select_batching"), ("onnxinfo.workflows.analyze", "fit")], False),

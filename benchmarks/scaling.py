@@ -61,6 +61,8 @@ def throughput(workers: int, given: argparse.Namespace, options: dict[str, Any])
         )  # fmt: skip
     whole = time.perf_counter() - began
     (first, before), (last, after) = finished[workers - 1], finished[-1]
+    if first == last:
+        raise SystemExit("each worker finished one task only; analyze more layers or samples")
     return (after - before) / (last - first), whole
 
 
