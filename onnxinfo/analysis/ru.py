@@ -117,8 +117,8 @@ class Ru(Measure):
             "stderr": solution.stderr,
             **proven,
             "resolution_alpha": torch.full_like(value, torch.nan),
-            "probes": torch.full((count,), solution.probes),
-            "iterations": torch.full((count,), solution.iterations),
+            "probes": solution.probes,
+            "iterations": solution.iterations,
             "capped": solution.capped,
             "decoder_error": torch.full((count,), trained.error, dtype=torch.float64),
         }
