@@ -117,8 +117,7 @@ def _restoring(output: Tensor) -> nn.BatchNorm2d:
     with torch.no_grad():
         norm.weight.copy_((variance + norm.eps).sqrt())
         norm.bias.copy_(mean)
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
+        norm.running_mean, norm.running_var = mean, variance
     return norm
 
 
