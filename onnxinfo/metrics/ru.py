@@ -35,7 +35,7 @@ from .linearization import Linearization
 from .noise import ENTROPY, Tie, clip_sigma, waterfill
 from .reconstruction import LEAST_POWER, Moments, Reconstruction
 from .ru_certificate import Slopes, slopes_of
-from .sid import MANY_UNITS
+from .sid import FEW_OUTPUTS, MANY_UNITS
 
 
 class Ascent(NamedTuple):
@@ -50,7 +50,7 @@ class Ascent(NamedTuple):
     decays
         Adam's decays.
     again
-        Maximum number of further ascents of samples that are nearly proven.
+        Maximum number of further ascents of samples that are nearly proven, each twice as long as the one before.
     """
 
     steps: int
@@ -63,7 +63,7 @@ class Ascent(NamedTuple):
 #: Ascents by error reference. If the decoder's own error is part of every unit's error, the gain depends less on the
 #: choice of the few units that take most of the budget, and a shorter ascent reaches the same values. Without it, the
 #: certificate is not to be asked repeatedly: of two cells that lacked about .1 nats, one was proven by the fourth.
-ASCENTS = {"input": Ascent(60, 4, 0.3, (0.8, 0.99), 3), "reconstruction": Ascent(100, 4, 0.2, (0.9, 0.999))}
+ASCENTS = {"input": Ascent(60, 4, 0.3, (0.8, 0.99), 2), "reconstruction": Ascent(100, 4, 0.2, (0.9, 0.999))}
 #: Adam's decay of the mean gradient and of its square, unless an ascent sets others.
 DECAYS = (0.9, 0.999)
 #: Fraction of the constraint's excess, and of the multiplier's error, that the first step corrects.
@@ -85,6 +85,9 @@ WAKING_NOISES, LEAST_NORM = 8, 1e-6
 LEAST_PASSES, MOST_PASSES = 3, 9
 #: Excess of the constraint, beyond twice its standard error, that triggers a correction; maximum number of corrections.
 KNOWN_OFF, ADJUSTMENTS = 0.01, 2
+#: Factor on the maximum number of noise samples for samples whose constraint is not certified to be met: scales are
+#: larger and less even than those of SID, so that deviations vary more.
+RATIO_EFFORT = 4
 
 
 @dataclass(frozen=True)
@@ -149,24 +152,27 @@ def solve_ru(problem: Problem) -> RuSolution:
 
     Samples that are nearly proven get further ascents, from where a gain was seen, and keep the better result.
     """
-    found, reached = _ascended(problem, problem.allocated(problem.start.column_norms))
-    for _ in range(ASCENTS[problem.reconstruction.error_reference].again):
+    found, reached = _ascended(problem, problem.allocated(problem.start.column_norms), 1)
+    for number in range(1, 1 + ASCENTS[problem.reconstruction.error_reference].again):
         again = found.certificate.nearly_proven.nonzero().flatten()
         if not len(again):
             break
         rest = problem.at(again)
         # The products of the linearization are counted once.
         rest = replace(rest, start=replace(rest.start, probes=0))
-        part, more = _ascended(rest, reached[again])
+        part, more = _ascended(rest, reached[again], 2**number)
         found, reached = found.improved(again, part), reached.index_copy(0, again, more)
     return found
 
 
-def _ascended(problem: Problem, scales: Tensor) -> tuple[RuSolution, Tensor]:
-    """One ascent from scales (S, groups): its certified result, and scales from which another one may gain more."""
+def _ascended(problem: Problem, scales: Tensor, length: int) -> tuple[RuSolution, Tensor]:
+    """One ascent from scales (S, groups): its certified result, and scales from which another one may gain more.
+
+    `length` is a factor on the number of steps.
+    """
     ascent = ASCENTS[problem.reconstruction.error_reference]
     draws = min(ascent.draws, problem.reconstruction.feature.batch_size)
-    steps = ascent.steps * ascent.draws // draws
+    steps = length * ascent.steps * ascent.draws // draws
     scales = problem.ascend(scales, steps=steps, draws=problem.effort * draws, rate=ascent.rate, decays=ascent.decays)
     return problem.certified(problem.enforce_constraint(scales), steps)
 
@@ -307,10 +313,10 @@ class Problem:
         slopes, shortfall, error = self.slopes(self.sigma(scales), free, moments.power)
         exponent = slopes.exponent(free)
         found = torch.cat([moments.deviations, slopes.deviations])
-        near, deviations = self.adjusted(scales, found, exponent)
-        ratio, ratio_stderr = mean_and_stderr(deviations / self.target)
+        near, ratio, ratio_stderr = self.adjusted(scales, found, exponent)
         saturated, unknown = ~free.any(1), torch.full_like(ratio, torch.nan)
-        final = torch.where(saturated[:, None], scales, rescale_to_constraint(near, deviations, self.target, exponent))
+        met = rescale_to_constraint(near, (ratio * self.target)[None], self.target, exponent)
+        final = torch.where(saturated[:, None], scales, met)
         growth = torch.where(saturated, 0.0, slopes.growth(free, self.units))
         waking = _gain(moments, woken, growth / exponent, self.counted)
         gap = torch.maximum(_bound(shortfall, error), WAKING * waking + LEAST_GAP)
@@ -418,15 +424,33 @@ class Problem:
         """Shortfall of the mean entropy in nats, (S,), and its standard error."""
         return slopes.shortfall(free, self.tie.sum(sigma.square() * self.start.column_norms), self.units)
 
-    def adjusted(self, scales: Tensor, deviations: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
-        """Scales that meet the constraint within its known error, and their deviations (draws, S).
+    def adjusted(self, scales: Tensor, deviations: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scales that meet the constraint within its known error, its ratio to the target, (S,), and its error, (S,).
+
+        Samples whose constraint is not certified to be met get more noise.
+        """
+        scales, deviations = self.nearer(scales, deviations, exponent, 1)
+        ratio, stderr = mean_and_stderr(deviations / self.target)
+        live = (~constraint_met(ratio, stderr, ~self.free(scales).any(1))).nonzero().flatten()
+        if not len(live):
+            return scales, ratio, stderr
+        part = self.at(live)
+        near, more = part.nearer(scales[live], deviations[:, live], exponent[live], RATIO_EFFORT)
+        better = mean_and_stderr(more / part.target)
+        ratio, stderr = (old.index_copy(0, live, new) for old, new in zip((ratio, stderr), better, strict=True))
+        return scales.index_copy(0, live, near), ratio, stderr
+
+    def nearer(self, scales: Tensor, deviations: Tensor, exponent: Tensor, effort: int) -> tuple[Tensor, Tensor]:
+        """Scales that are corrected until the constraint's error hides what it is off, and deviations (draws, S).
 
         Noise samples of the feature alone are cheap here. All free scales of a sample change by a few percent, which
         leaves the relative gradients unchanged.
         """
         feature, free = self.reconstruction.feature, self.free(scales).any(1)
+        # The deviation of m outputs varies by a factor of up to sqrt(2 / m).
+        effort *= self.effort * max(1, FEW_OUTPUTS // feature.center.shape[1])
         for attempt in range(ADJUSTMENTS + 1):
-            deviations = sample_until(feature, self.sigma(scales), deviations, self.effort)
+            deviations = sample_until(feature, self.sigma(scales), deviations, effort)
             ratio, stderr = mean_and_stderr(deviations / self.target)
             if attempt == ADJUSTMENTS or not bool((((ratio - 1).abs() - 2 * stderr > KNOWN_OFF) & free).any()):
                 break
