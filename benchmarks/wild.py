@@ -310,7 +310,7 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
         f"{len(rows)} trained models from {packages} Python packages, downloaded by name and analyzed on photographs,",
         "scanned text, recorded speech and written text (EEG is simulated): `layers`, `check`, and the SID of the",
         f"first, the middle and the last default layer at {SAMPLES} samples, with one thread and at most",
-        f"{' or '.join(map(str, limits))} s of CPU time.",
+        f"{' or '.join([', '.join(map(str, limits[:-1])), str(limits[-1])][len(limits) == 1 :])} s of CPU time.",
         f"{ran} of {len(rows)} models reach the end; {proven} of {len(found)} cells "
         f"({proven / max(1, len(found)):.0%}) are proven. {len(limited)} models exceed the time limit, "
         f"with {unfinished} cells unfinished.",
