@@ -300,7 +300,7 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
     limited = [record for record in rows if record.get("reason", "").startswith("not done")]
     unfinished = sum(LAYERS * SAMPLES - len(record["cells"]) for record in limited)
     missing = len(MODELS) - len(rows)
-    limits = sorted({record["limit"] for record in rows})
+    *shorter, longest = map(str, sorted({record["limit"] for record in rows}))
     commits = dict.fromkeys(record["commit"] for record in rows)
     larger = [cell for cell in found if cell["alpha"] != ALPHA]
     retried = sum("retried" in record for record in rows)
@@ -310,7 +310,7 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
         f"{len(rows)} trained models from {packages} Python packages, downloaded by name and analyzed on photographs,",
         "scanned text, recorded speech and written text (EEG is simulated): `layers`, `check`, and the SID of the",
         f"first, the middle and the last default layer at {SAMPLES} samples, with one thread and at most",
-        f"{' or '.join([', '.join(map(str, limits[:-1])), str(limits[-1])][len(limits) == 1 :])} s of CPU time.",
+        f"{', '.join(shorter)}{' or ' if shorter else ''}{longest} s of CPU time.",
         f"{ran} of {len(rows)} models reach the end; {proven} of {len(found)} cells "
         f"({proven / max(1, len(found)):.0%}) are proven. {len(limited)} models exceed the time limit, "
         f"with {unfinished} cells unfinished.",
