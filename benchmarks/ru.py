@@ -1,6 +1,6 @@
 """Check that the stated gap of RU covers the shortfall: the solver and broken versions against a long ascent.
 
-    python benchmarks/ru.py --samples 4 --layers relu pool logits
+    python benchmarks/ru.py --samples 4 --layers relu avg_pool2d logits
 
 Decoders of the bundled digits network are trained and kept in a temporary folder. An ascent of many more and smaller
 steps continues from the solution; a cell is covered if its mean H at the met constraint is at most its gap below the
