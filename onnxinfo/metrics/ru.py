@@ -35,7 +35,7 @@ from .linearization import Linearization
 from .noise import ENTROPY, Tie, clip_sigma, waterfill
 from .reconstruction import LEAST_POWER, Moments, Reconstruction
 from .ru_certificate import Slopes, slopes_of
-from .sid import FEW_OUTPUTS, MANY_UNITS
+from .sid import MANY_UNITS
 
 
 class Ascent(NamedTuple):
@@ -46,9 +46,9 @@ class Ascent(NamedTuple):
     steps, draws
         Number of steps, and of noise samples per step (more if there are few units).
     rate
-        Initial change of log sigma.
+        Initial change of log sigma per step.
     decays
-        Adam's decays.
+        Adam's decay rates of the mean gradient and of its square.
     again
         Maximum number of further ascents of samples that are nearly proven, each twice as long as the one before.
     """
@@ -62,7 +62,7 @@ class Ascent(NamedTuple):
 
 #: Ascents by error reference. If the decoder's own error is part of every unit's error, the gain depends less on the
 #: choice of the few units that take most of the budget, and a shorter ascent reaches the same values. Without it, the
-#: certificate is not to be asked repeatedly: of two cells that lacked about .1 nats, one was proven by the fourth.
+#: certificate must not be asked repeatedly: a cell that lacks 0.09 nats was proven by the fourth (docs/method.md).
 ASCENTS = {"input": Ascent(60, 4, 0.3, (0.8, 0.99), 2), "reconstruction": Ascent(100, 4, 0.2, (0.9, 0.999))}
 #: Adam's decay of the mean gradient and of its square, unless an ascent sets others.
 DECAYS = (0.9, 0.999)
@@ -119,7 +119,7 @@ class RuSolution:
     iterations: Tensor
 
     def improved(self, index: Tensor, part: RuSolution) -> RuSolution:
-        """Solution with another one of some samples where that is better: proven, or of higher value if both are.
+        """Solution with another one of some samples where that is better: proven, or higher if both or none are proven.
 
         Parameters
         ----------
@@ -304,9 +304,9 @@ class Problem:
         return self.certified(scales, iterations)[0]
 
     def certified(self, scales: Tensor, iterations: int) -> tuple[RuSolution, Tensor]:
-        """The same as :meth:`measured`, and scales (S, groups) from which another ascent may gain more.
+        """Return the result of :meth:`measured`, and scales (S, groups) from which another ascent may gain more.
 
-        Those are the same scales, but with units switched on again where that was seen to gain.
+        Those are the final scales, or, where that was seen to gain, scales with units switched on again.
         """
         free = self.free(scales)
         awake, moments, woken = self.moments(scales)
@@ -425,7 +425,7 @@ class Problem:
         return slopes.shortfall(free, self.tie.sum(sigma.square() * self.start.column_norms), self.units)
 
     def adjusted(self, scales: Tensor, deviations: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scales that meet the constraint within its known error, its ratio to the target, (S,), and its error, (S,).
+        """Scales that meet the constraint within its known error, the ratio to the target, and its error, both (S,).
 
         Samples whose constraint is not certified to be met get more noise.
         """
@@ -441,16 +441,16 @@ class Problem:
         return scales.index_copy(0, live, near), ratio, stderr
 
     def nearer(self, scales: Tensor, deviations: Tensor, exponent: Tensor, effort: int) -> tuple[Tensor, Tensor]:
-        """Scales that are corrected until the constraint's error hides what it is off, and deviations (draws, S).
+        """Scales corrected until no excess of the constraint is seen, and their deviations (draws, S).
+
+        `effort` is a factor on the maximum number of noise samples.
 
         Noise samples of the feature alone are cheap here. All free scales of a sample change by a few percent, which
         leaves the relative gradients unchanged.
         """
         feature, free = self.reconstruction.feature, self.free(scales).any(1)
-        # The deviation of m outputs varies by a factor of up to sqrt(2 / m).
-        effort *= self.effort * max(1, FEW_OUTPUTS // feature.center.shape[1])
         for attempt in range(ADJUSTMENTS + 1):
-            deviations = sample_until(feature, self.sigma(scales), deviations, effort)
+            deviations = sample_until(feature, self.sigma(scales), deviations, effort * self.effort)
             ratio, stderr = mean_and_stderr(deviations / self.target)
             if attempt == ADJUSTMENTS or not bool((((ratio - 1).abs() - 2 * stderr > KNOWN_OFF) & free).any()):
                 break
