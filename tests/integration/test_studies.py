@@ -459,6 +459,29 @@ def test_batch_norm_is_put_back_without_changing_what_a_network_computes(family)
     torch.testing.assert_close(back.train()(x), expected, atol=1e-4, rtol=1e-3)
 
 
+def test_pruned_weights_stay_zero_while_batch_norm_is_trained_along(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    x, y = torch.randn(64, 3, 16, 16), torch.arange(64) % 3
+    data = training.Data(x, y, np.zeros((1, 16, 16, 3), np.uint8), np.zeros(1), epochs=1)
+    source = longer.Source(families.FAMILIES["resnet"], data, tmp_path, None, 1)
+    monkeypatch.setattr(longer, "RETRAINED", 2)
+    trained, descend = [], longer.descend
+    monkeypatch.setattr(
+        longer, "descend", lambda network, *rest, **named: (trained.append(network), descend(network, *rest, **named))
+    )
+    model = longer.exported(source.untrained(source.family.build), data)
+    found = longer.retrained(model, 0.3, source)
+    assert any(isinstance(each, torch.nn.BatchNorm2d) for each in trained[0].modules())
+    before, after = (
+        {each.name: onnx.numpy_helper.to_array(each) for each in proto.graph.initializer}
+        for proto in (onnxinfo.prune(model, 0.3).proto, found)
+    )
+    assert [*before] == [*after]
+    weights = [name for name, each in before.items() if each.ndim > 1]
+    assert all((after[name][before[name] == 0] == 0).all() for name in weights)
+    assert all((after[name] != before[name]).any() for name in weights)
+
+
 @pytest.mark.parametrize("family", families.FAMILIES.values(), ids=[*families.FAMILIES])
 def test_the_layers_of_families_are_there_in_all_networks_that_are_compared(family):
     x = torch.randn(8, 3, 32, 32)

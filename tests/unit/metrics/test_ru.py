@@ -1,6 +1,7 @@
 """Reconstruction uncertainty: closed forms, a general-purpose optimizer, and decoders for every kind of input."""
 
 import contextlib
+import itertools
 from functools import partial
 
 import numpy as np
@@ -256,6 +257,24 @@ def test_nearly_proven_samples_ascend_again_and_others_stay_as_they_are(monkeypa
     before, after = np.concatenate(missing, axis=1)
     assert after.mean() < 0.8 * before.mean()
     assert (after <= np.concatenate(gaps)).mean() >= 0.95
+
+
+def test_each_further_ascent_starts_where_the_one_before_ended(monkeypatch):
+    ascended, calls = ru._ascended, []
+
+    def noted(problem, scales, length):
+        solution, reached = ascended(problem, scales, length)
+        calls.append((scales, reached))
+        # None is proven, so that all ascend again.
+        gap = torch.full_like(solution.certificate.gap, 2 * GAP_TOLERANCE)
+        return ru.replace(solution, certificate=ru.replace(solution.certificate, gap=gap)), reached
+
+    monkeypatch.setattr(ru, "_ascended", noted)
+    monkeypatch.setitem(ru.ASCENTS, "input", ru.Ascent(6, 4, 0.1, ru.DECAYS, 2))
+    solved(*linear_case(), samples=4, center="input")
+    assert len(calls) == 3
+    for (_, reached), (scales, _) in itertools.pairwise(calls):
+        assert torch.equal(reached, scales)
 
 
 def test_of_two_solutions_a_proven_one_counts_and_of_two_alike_the_higher_one():
