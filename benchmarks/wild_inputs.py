@@ -25,6 +25,8 @@ SAMPLE_PACKAGES = ("scikit-image", "pyannote.audio")
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png")
 THAI = "วันนี้อากาศดีมากเราไปเที่ยวทะเลกัน"
 KHMER = "ខ្ញុំចូលចិត្តអានសៀវភៅនៅផ្ទះរបស់ខ្ញុំ"
+ARABIC = ("عبدالرحمن", "نورالدين")
+FRENCH = ("parlerons", "chevaux")
 RUSSIAN = ("переподготовка", "безработица", "самолётостроение")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -132,6 +134,22 @@ def page(size: tuple[int, int], names: Sequence[str] = ("page.png", "text.png"))
     return lambda packages: normalized(packages.pictures(size, names), _IMAGENET)
 
 
+def photos_last(size: int) -> Any:
+    """Make inputs of networks that take photographs as Caffe's do: blue first, minus a mean color, channels last."""
+    mean = np.array((104, 117, 123), np.float32)
+    return lambda packages: np.ascontiguousarray(packages.pictures((size, size))[..., ::-1]) - mean
+
+
+def faces(size: int) -> Any:
+    """Make inputs of networks that look for a face: an astronaut's, and none, channels last."""
+
+    def make(packages: Packages) -> Feed:
+        face = packages.picture("astronaut.png", (size, size), box=(164, 60, 284, 180))
+        return (np.stack([face, packages.picture("coffee.png", (size, size))]).astype(np.float32) - 127.5) / 128
+
+    return make
+
+
 def text_lines(size: tuple[int, int]) -> Any:
     """Make inputs of networks that read a line of text in color."""
     return lambda packages: normalized(packages.lines(size), _HALF)
@@ -173,6 +191,13 @@ def log_spectra(packages: Packages) -> Feed:
     """Make inputs of the speech quality model that takes logarithmic power spectra."""
     power = _spectra(packages.speech(16000, 160 * 901 + 320), 320, 160)[:, :901]
     return np.log10(power.clip(min=1e-12)).astype(np.float32)
+
+
+def stacked_mel(packages: Packages) -> Feed:
+    """Make inputs of the voice detector that takes five scaled mel spectra at a time, (2, frames, 400)."""
+    mel = np.log(_mel(_spectra(packages.speech(16000, 16000), 400, 160), 16000, 80).clip(min=1e-10))
+    mel = (mel - mel.mean(1, keepdims=True)) / mel.std(1, keepdims=True)
+    return np.concatenate([mel[:, i : i + 60] for i in range(5)], axis=2).astype(np.float32)
 
 
 def echo_spectra(packages: Packages) -> Feed:
@@ -294,6 +319,28 @@ def russian_ids(packages: Packages) -> Feed:
     alphabet = "абвгдеёжзийклмнопрстуфхцчшщъыьэюя"
     ids = [[2 + alphabet.index(letter) for letter in word] for word in RUSSIAN]
     return np.array([each + [0] * (16 - len(each)) for each in ids], np.int32)
+
+
+def arabic_names(packages: Packages) -> Feed:
+    """Make inputs of the encoder of Arabic names: country and role unknown, letters; the mask marks padding."""
+    tokens = json.loads(packages.file("arabic-name-romanizer", "resources/vocab.json").read_text("utf-8"))["tokens"]
+    rows = [["<UNK_COUNTRY>", "<ROLE_UNKNOWN>", *name] for name in ARABIC]
+    ids = _padded([[tokens.index(token) if token in tokens else 3 for token in row] for row in rows])
+    return {"src": ids, "src_mask": ids == 0}
+
+
+def french_words(packages: Packages) -> Feed:
+    """Make inputs of the French lemmatizer: a word, and the begin of its answer."""
+    tokens = json.loads(packages.file("pyfrspell", "lemma_type_vocab.json").read_text("utf-8"))["itos"]
+    rows = [[*word, "<eos>"] for word in FRENCH]
+    ids = _padded([[tokens.index(token) for token in row] for row in rows])
+    return {"src": ids, "tgt_in": np.full((len(ids), 1), tokens.index("<bos>"))}
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Array:
+    """Fill rows with zeros to a common length."""
+    length = max(map(len, rows))
+    return np.array([[*row, *[0] * (length - len(row))] for row in rows])
 
 
 def reaction(packages: Packages) -> Feed:
