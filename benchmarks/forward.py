@@ -2,7 +2,7 @@
 
     python benchmarks/forward.py                                   # all but the ResNet
     python benchmarks/forward.py tables --models "random forest" --tables wine --samples 5
-    python benchmarks/forward.py resnet --resnet resnet20.onnx --images cifar10.npz:x_test
+    python benchmarks/forward.py resnet --resnet resnet20.onnx --images cifar10.npz:x_test --preset imagenet
 
 Parts: ``tables`` trains the models of ``trained.py`` on public tables; ``forms`` compares steps and stumps with closed
 forms; ``gradients`` compares with the solver that uses gradients, on models of tables and on the bundled digits
@@ -265,9 +265,9 @@ def resnet(arguments: argparse.Namespace) -> None:
     from onnxinfo.models.studies.quantise import quantized
 
     model = onnx.load(arguments.resnet)
-    some = open_samples_of(onnxinfo.load(model), arguments.images, preset="imagenet", limit=IMAGES)
-    version = quantized(model, next(iter(some.inputs.values())).batch(range(IMAGES)))["int8 QDQ"]
-    shared: dict[str, Any] = {"share": arguments.share, "preset": "imagenet", "limit": IMAGES}
+    some = open_samples_of(onnxinfo.load(model), arguments.images, preset=arguments.preset, limit=IMAGES)
+    version = quantized(model, next(iter(some.inputs.values())).batch(range(len(some))))["int8 QDQ"]
+    shared: dict[str, Any] = {"share": arguments.share, "preset": arguments.preset, "limit": IMAGES}
     single = Case(f"float, {arguments.layer}", model, arguments.images, layer=arguments.layer, **shared)
     (rounded,) = counterparts(model, [arguments.layer], version)
     integer = Case("int8", version, arguments.images, layer=rounded, **shared)
@@ -320,6 +320,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=3)
     parser.add_argument("--resnet", help="an ONNX ResNet for CIFAR-10")
     parser.add_argument("--images", help="its images, FILE.npz:key")
+    parser.add_argument("--preset", help="of the images")
     parser.add_argument("--layer", default="relu_18", help="of the ResNet")
     parser.add_argument("--share", default="grid:8", help="shared scales of the ResNet: unit, pixel or grid:N")
     parser.add_argument("--budget", type=float, default=ALPHA, help="budget of the ResNet, as a share of the variance")

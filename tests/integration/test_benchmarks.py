@@ -21,6 +21,8 @@ SMALL = {
     "sweep": (*NETWORK, "--layers", "relu_2", "--limit", "1"),
     "trials": ONE,
 }
+FORWARD = ("resnet", "--resnet", "{model}", "--images", "{images}", "--layer", "relu", "--share", "grid:2",
+           "--samples", "1", "--budget", "0.5")  # fmt: skip
 SLOW = {
     "ru": ("--samples", "1", "--layers", "relu_2", "--steps", "4"),
     "sensitivity": NETWORK,
@@ -53,3 +55,12 @@ def test_every_sabotage_of_the_solver_is_tried(monkeypatch, capsys):
     for name in ("filter flipped", "uniform, no ascent"):
         assert found[name][0] > found["as it is"][0]
         assert found[name][1] > found["as it is"][1]
+
+
+def test_the_solver_without_gradients_agrees_on_the_rounded_network(monkeypatch, capsys):
+    _, table = printed("forward", FORWARD, monkeypatch, capsys).split("---: |\n")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    found = {row[0]: float(row[-1]) for row in rows}
+    assert max(found["float, relu"], found["int8"]) < 0.01
+    # Rounding clips the input to the range of the calibration; the tensor before its ReLU would differ by 1 nat.
+    assert found["int8, against float"] < 0.5
