@@ -60,7 +60,8 @@ def test_every_sabotage_of_the_solver_is_tried(monkeypatch, capsys):
 def test_the_solver_without_gradients_agrees_on_the_rounded_network(monkeypatch, capsys):
     _, table = printed("forward", FORWARD, monkeypatch, capsys).split("---: |\n")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    found = {row[0]: float(row[-1]) for row in rows}
-    assert max(found["float, relu"], found["int8"]) < 0.01
-    # Rounding clips the input to the range of the calibration; the tensor before its ReLU would differ by 1 nat.
-    assert found["int8, against float"] < 0.5
+    float32, both, int8 = ([float(row[i]) for i in (1, 4, -1)] for row in rows)
+    assert max(float32[-1], int8[-1]) < 0.01
+    # Rounding clips the input to the range of the calibration, which only allows more noise. The tensor before the ReLU
+    # is another layer, and has less.
+    assert both[1] > both[0]
