@@ -75,6 +75,8 @@ def libraries() -> tuple[str, ...]:
 class Engine:
     """A model in ONNX Runtime on the CPU. Nodes run exactly as written: no optimization changes any bit.
 
+    On x86 processors without VNNI instructions, ONNX Runtime's products of uint8 and int8 numbers saturate at 16 bits.
+
     Parameters
     ----------
     proto
@@ -83,6 +85,8 @@ class Engine:
         Data of its initializers that are marked as external.
     threads
         Number of threads; 0: one per core.
+    is_wide
+        Whether products with constant int8 weights are computed without saturation, which needs optimizations.
 
     Attributes
     ----------
@@ -96,12 +100,20 @@ class Engine:
     """
 
     def __init__(
-        self, proto: onnx.ModelProto, weights: Mapping[str, Array] = MappingProxyType({}), *, threads: int = 0
+        self,
+        proto: onnx.ModelProto,
+        weights: Mapping[str, Array] = MappingProxyType({}),
+        *,
+        threads: int = 0,
+        is_wide: bool = False,
     ) -> None:
         _check_empty(proto)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if is_wide else levels.ORT_DISABLE_ALL
+        if is_wide:
+            options.add_session_config_entry("session.x64quantprecision", "1")
         options.use_deterministic_compute = True
         options.intra_op_num_threads = threads
         # Threads that spin while they wait would take the cores from torch.

@@ -113,14 +113,14 @@ class Tensors:
         """Compare a tensor with ONNX Runtime's; the tolerance grows with ``depth``, by default the tensor's."""
         node = self.flow.nodes[self.flow.producer[name]] if name in self.flow.producer else onnx.NodeProto()
         actual = to_numpy(value, self.types[name])
-        absolute, relative = _distance(expected, actual)
+        absolute, relative = distance(expected, actual)
         depth = self.depth.get(name, 0) if depth is None else depth
         tolerance = _TOLERANCE.get(expected.dtype, _COARSE_TOLERANCE) * math.sqrt(1 + depth)
         flips = _flips(expected, actual) if absolute == 1 else 0
         return Difference(name, node.op_type, node.name, absolute, relative, tolerance, flips)
 
 
-def _distance(expected: Array, actual: Array) -> tuple[float, float]:
+def distance(expected: Array, actual: Array) -> tuple[float, float]:
     """Largest difference, absolute and relative to the largest finite magnitude."""
     if expected.shape != np.shape(actual):
         return math.inf, math.inf

@@ -10,10 +10,11 @@ import onnx
 import pytest
 import torch
 from graphs import MICROSOFT, constant, model, node, value
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnxinfo import VerificationError, check_model, convert
 from onnxinfo.graph.model import load
+from onnxinfo.torch_graph.exact import Evidence, explanation
 from onnxinfo.torch_graph.verify import verify
 
 Array = np.ndarray[Any, Any]
@@ -112,7 +113,7 @@ def test_a_fault_is_found_beside_it(name: str, monkeypatch: pytest.MonkeyPatch) 
         verify(load(proto), converted(proto), [{"x": x}], ["y"])
 
 
-def quantised_lstm(chance: np.random.Generator, inputs: int = 8, hidden: int = 16) -> onnx.ModelProto:
+def quantised_lstm(chance: np.random.Generator, inputs: int = 8, hidden: int = 16, most: int = 63) -> onnx.ModelProto:
     nodes = [
         node("Identity", "x", "steps"),
         helper.make_node(
@@ -123,7 +124,7 @@ def quantised_lstm(chance: np.random.Generator, inputs: int = 8, hidden: int = 1
             hidden_size=hidden,
         ),
     ]
-    weights = {name: chance.integers(-63, 63, (1, n, 4 * hidden)) for name, n in (("W", inputs), ("R", hidden))}
+    weights = {name: chance.integers(-most, most + 1, (1, n, 4 * hidden)) for name, n in (("W", inputs), ("R", hidden))}
     constants = [constant(name, array, np.int8) for name, array in weights.items()]
     constants += [constant("scale", [0.02], np.float32), constant("zero", [0], np.int8)]
     given = [value("x", ("T", "N", inputs))]
@@ -136,6 +137,57 @@ def test_roundings_within_a_quantised_lstm_are_no_fault(seed: int) -> None:
     chance = np.random.default_rng(seed)
     proto = load(quantised_lstm(chance))
     x = chance.standard_normal((60, 2, 8)).astype(np.float32)
+    verify(proto, convert(proto), [{"x": x}], ["y"])
+
+
+def integer_product(op: str, operands: str, domain: str = "") -> onnx.ModelProto:
+    """A product of dynamically quantized activations and of weights that use all eight bits."""
+    nodes = [
+        node("DynamicQuantizeLinear", "x", "q qscale qzero"),
+        helper.make_node(op, operands.split(), ["p"], domain=domain),
+        node("Cast", "p", "y", to=onnx.TensorProto.FLOAT),
+    ]
+    constants = [
+        constant("w", np.random.default_rng(1).integers(-128, 128, (64, 16)), np.int8),
+        constant("wzero", 0, np.int8),
+        constant("wscale", 0.02, np.float32),
+        constant("pscale", 0.5, np.float32),
+        constant("pzero", 128, np.uint8),
+    ]
+    return model(nodes, [value("x", ("N", 64))], [value("y", ("N", 16))], constants, imports=[MICROSOFT])
+
+
+PRODUCTS = {
+    "MatMulInteger": integer_product("MatMulInteger", "q w qzero wzero"),
+    "QLinearMatMul": integer_product("QLinearMatMul", "q qscale qzero w wscale wzero pscale pzero"),
+    "MatMulIntegerToFloat": integer_product(
+        "MatMulIntegerToFloat", "q w qscale wscale qzero wzero", domain="com.microsoft"
+    ),
+    "DynamicQuantizeMatMul": integer_product("DynamicQuantizeMatMul", "x w wscale wzero", domain="com.microsoft"),
+}
+
+
+@pytest.mark.parametrize("op", PRODUCTS)
+def test_products_that_saturate_in_onnx_runtime_are_no_fault(op: str) -> None:
+    x = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
+    assert check_model(PRODUCTS[op], x).error is None
+
+
+@pytest.mark.parametrize(("fault", "is_explained"), [(0, True), (1, False)])
+def test_products_are_exact(fault: int, is_explained: bool) -> None:
+    proto = load(PRODUCTS["MatMulInteger"]).proto
+    weights = next(numpy_helper.to_array(t) for t in proto.graph.initializer if t.name == "w").astype(np.int32)
+    q = np.random.default_rng(0).integers(0, 256, (20, 64)).astype(np.uint8)
+    exact = (q.astype(np.int32) - 128) @ weights
+    values = {"q": q, "qzero": np.array(128, np.uint8)}
+    found = explanation(Evidence(proto, "p", values, exact.clip(-30000, 30000), exact + fault, 0.04))
+    assert (found is not None) == is_explained
+
+
+def test_an_lstm_whose_products_saturate_in_onnx_runtime_is_no_fault() -> None:
+    chance = np.random.default_rng(0)
+    proto = load(quantised_lstm(chance, inputs=8, most=127))
+    x = chance.standard_normal((5, 2, 8)).astype(np.float32)
     verify(proto, convert(proto), [{"x": x}], ["y"])
 
 
