@@ -103,7 +103,9 @@ logger = logging.getLogger(__name__)
 
 
 def _sound_from(what: str, size: float) -> str:
-    return f"it is sound from {what} {size:.2g} on" if math.isfinite(size) else f"no {what} that was tried is sound"
+    if math.isfinite(size):
+        return f"it is sound from {what} {size:.2g} on"
+    return f"no {what} that was tried is sound; solver=forward measures steps, for few or shared scales"
 
 
 def make_measures(names: Sequence[str], job: Job) -> dict[str, Measure]:

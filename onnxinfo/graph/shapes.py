@@ -22,6 +22,9 @@ _SAME_SHAPE_DOMAIN = "ai.onnx.ml"
 # Trial values for symbolic sizes, of the first axis (the batch) and of others: sizes that are the same in both trials
 # do not depend on them. Images and sequences of these sizes pass through most networks.
 _TRIALS = ((2, 256), (3, 320))
+# Sizes at which a size that is the same in both trials has to be the same again: windows of sound are longer than the
+# trials, and a convolution leaves one window of either.
+_REFUTING = (5, 65_536)
 # Byte budget for values computed from sizes.
 _BUDGET = 1 << 26
 # Prefix of ONNX's names for unknown sizes.
@@ -71,7 +74,7 @@ def complete_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     if _add_types(model):
         model = infer_shapes(model)
     if any(map(_is_open, _distinct_types(model))):
-        _settle(model, [_trial(model, *sizes) for sizes in _TRIALS])
+        _settle(model, [_trial(model, *sizes) for sizes in (*_TRIALS, _REFUTING)])
     return model
 
 
@@ -224,7 +227,7 @@ class _Walk:
 
 def _settle(model: onnx.ModelProto, trials: list[dict[str, tuple[int, ...]]]) -> None:
     """Fill in open sizes from the trials; those that follow one symbolic size get its name."""
-    one, two = trials
+    one, two, other = trials
     symbols: dict[tuple[int, int], str] = {}
     for key in one:
         if key.startswith("dim:") and not key.startswith("dim:axis:"):
@@ -237,8 +240,11 @@ def _settle(model: onnx.ModelProto, trials: list[dict[str, tuple[int, ...]]]) ->
             if not type.HasField("shape"):
                 type.shape.SetInParent()
                 type.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in a)
-            for dim, sizes in zip(type.shape.dim, zip(a, b, strict=True), strict=False):
-                _fill(dim, sizes, symbols)
+            # Some networks do not take the last trial's sizes.
+            refuting = c if (c := other.get(value.name)) is not None and len(c) == len(a) else a
+            for dim, *sizes, far in zip(type.shape.dim, a, b, refuting, strict=False):
+                if sizes[0] != sizes[1] or sizes[0] == far:
+                    _fill(dim, (sizes[0], sizes[1]), symbols)
         for dim in type.shape.dim if type.HasField("shape") else ():
             if dim.dim_param.startswith(_INVENTED):
                 dim.ClearField("dim_param")

@@ -103,6 +103,9 @@ POWER_NOISES = 64
 #: Sizes of the noise that detects rounding; noise samples per size, and in total if the few exceed the linearization by
 #: more than a smooth layer would.
 SMALL, FEW_SMALL_NOISES, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 4, 24, 2.0
+#: Share of the deviation that the gradient predicts below which a feature does not follow it, and what such a feature
+#: has for the share of rounding in its deviation.
+LEAST_SMOOTH, FLAT = 0.25, 2.0
 #: Sizes of the noise that tells bends from jumps, noise samples per size, initially and in total, and the tolerance. A
 #: smooth layer is linear at both sizes; jumps, whose share of the deviation changes with the size, hardly look so.
 FINE, FEW_FINE_NOISES, FINE_NOISES, FINE_TOLERANCE = (0.001, 0.01), 32, 256, 0.25
@@ -806,7 +809,8 @@ class Problem:
 
         A smooth feature's deviation is ``A t^2`` for small noise of size t. Jumps, mostly from rounding, add ``B t``,
         since noise crosses a nearby threshold in proportion to its size. B is measured with smaller noise, A is taken
-        from the linearized layer; both terms are equal at ``t = B / A``, where the deviation is ``2 B^2 / A``.
+        from the linearized layer; both terms are equal at ``t = B / A``, where the deviation is ``2 B^2 / A``. Steps so
+        wide that smaller noise crosses none count as ``FLAT``.
         """
         smooth = (sigma.square() * self.start.column_norms).sum(1)
         found = torch.zeros_like(smooth)
@@ -816,7 +820,19 @@ class Problem:
             share = 2 * jumps.square() / (smooth * self.target * factor).clamp(min=torch.finfo(smooth.dtype).tiny)
             # A layer that saturates moves less than its linearization predicts; none of that is rounding.
             found = torch.maximum(found, torch.where(small > MOST_SMOOTH * size**2 * smooth, share, 0.0))
-        return found
+        still = small < LEAST_SMOOTH * size**2 * smooth
+        return torch.where(self.is_flat(still, sigma, smooth), FLAT, found)
+
+    def is_flat(self, still: Tensor, sigma: Tensor, smooth: Tensor) -> Tensor:
+        """Samples, of those that ``still`` (S,) singles out, whose feature does not follow its gradient, (S,) bool.
+
+        A saturating feature moves less than its gradient predicts, too, but not under fine noise. The gradient of
+        rounding is that of the identity, though the feature is flat between two steps.
+        """
+        if not bool(still.any()):
+            return still
+        fine = self.feature.in_float32().deviations(FINE[0] * sigma, FEW_FINE_NOISES).mean(0)
+        return still & (fine < LEAST_SMOOTH * FINE[0] ** 2 * smooth)
 
     def limits(self, scales: Tensor) -> tuple[Tensor, Tensor]:
         """Coarseness (S,), at most 1 where the layer only bends, and where it does, (S,) bool."""

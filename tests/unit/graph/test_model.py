@@ -11,7 +11,7 @@ import graphs
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import onnxinfo
 import onnxinfo.graph.model
@@ -483,3 +483,18 @@ def test_a_tensor_that_is_empty_stays_so():
     proto.graph.node.insert(0, graphs.node("Identity", "none", "kept"))
     proto.graph.value_info.append(graphs.value("kept", (1, 0)))
     assert shape_of(load(proto), "kept") == [1, 0]
+
+
+@pytest.mark.parametrize("kernel", [300, 400, 16_000])
+def test_windows_longer_than_the_trials_do_not_fix_the_number_of_windows(kernel):
+    """Of 256 and 320 samples alike, a convolution with long windows leaves the same."""
+    weights = numpy_helper.from_array(np.zeros((4, 1, kernel), np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], strides=[kernel // 2]),
+        helper.make_node("Flatten", ["c"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info("x", 1, ["N", 1, "T"]), helper.make_tensor_value_info("y", 1, None)]
+    graph = helper.make_graph(nodes, "windows", ends[:1], ends[1:], [weights])
+    found = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    sizes = {value.name: value.type.tensor_type.shape.dim for value in found.proto.graph.value_info}
+    assert not sizes["c"][2].HasField("dim_value")

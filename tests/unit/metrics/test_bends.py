@@ -83,3 +83,34 @@ def test_steps_are_steps_under_fine_noise_too(size, units):
     solution = solve(problem_of(Stepped(size), x))
     assert (solution.coarse > 1).all() or units < 4096
     assert not solution.certificate.converged.any()
+
+
+class Rounded(torch.nn.Module):
+    """Rounding with the gradient of the identity, as the converted graph has it, to multiples of a step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def forward(self, x):
+        return (x + (self.step * torch.round(x / self.step) - x).detach(),)
+
+
+@pytest.mark.parametrize("step", [10.0, 1.0, 0.1])
+def test_steps_too_wide_to_be_crossed_are_steps(step):
+    """Between two steps the layer is flat; its gradient says otherwise."""
+    x = torch.linspace(0.3, 0.7, 192).reshape(3, 64) * step * torch.tensor([[0.5], [0.6], [0.7]])
+    solution = solve(problem_of(Rounded(step), x))
+    assert (solution.coarse > 1).all()
+
+
+@pytest.mark.parametrize("slope", [20.0, 60.0])
+def test_saturation_is_no_step(slope):
+    """A layer that saturates within the noise moves far less than its gradient predicts."""
+
+    class Saturating(torch.nn.Module):
+        def forward(self, x):
+            return (torch.tanh(slope * x) / slope,)
+
+    given = problem_of(Saturating(), torch.zeros(3, 64))
+    assert (given.coarseness(torch.full((3, 64), 0.5)) <= 1).all()
