@@ -285,8 +285,14 @@ class Blocks:
         return value in self.influenced and value in self.flow.producer and self.flow.is_float(value)
 
     def _normalized(self, position: int) -> str | None:
-        """The scores whose softmax is written as ``exp(scores - logsumexp(scores))`` and ends here; None otherwise."""
+        """The scores whose softmax is written as ``exp(scores - logsumexp(scores))`` and ends here; None otherwise.
+
+        The difference may be a LogSoftmax.
+        """
         below = self._before(position, "Exp")
+        for name in () if below is None else self._before_layout(below):
+            if name in self.flow.producer and self.flow.nodes[self.flow.producer[name]].op_type == "LogSoftmax":
+                return str(self.flow.nodes[self.flow.producer[name]].input[0])
         position = -1 if below is None else self.flow.producer[below]
         if below is None or self.flow.nodes[position].op_type != "Sub" or len(self.flow.nodes[position].input) != 2:
             return None

@@ -81,6 +81,28 @@ def test_saturating_operators_and_their_scores(operator):
     assert of(nodes, "z") is None
 
 
+@pytest.mark.parametrize(
+    "after",
+    [
+        [node("Softmax", "z", "p"), node("Clip", "p low high", "y")],
+        [node("LogSoftmax", "z", "l"), node("Exp", "l", "y")],
+        [node("LogSoftmax", "z", "l"), node("Identity", "l", "k"), node("Exp", "k", "y")],
+    ],
+)
+def test_probabilities_in_two_steps(after):
+    constants = [weight("w", 4, 4), constant("low", 1e-7, np.float32), constant("high", 1, np.float32)]
+    proto = model([node("MatMul", "x w", "z"), *after], [value("x")], [value("y", None)], constants)
+    assert saturating(load(proto).flow, "y") == Saturating("shares", "z")
+    assert [layer.name for layer in onnxinfo.list_layers(proto) if layer.default] == ["z"]
+
+
+@pytest.mark.parametrize("after", [[node("Exp", "z", "y")], [node("Clip", "z low high", "y")]])
+def test_other_exponentials_and_limits_do_not_saturate(after):
+    constants = [weight("w", 4, 4), constant("low", 0, np.float32), constant("high", 6, np.float32)]
+    proto = model([node("MatMul", "x w", "z"), *after], [value("x")], [value("y", None)], constants)
+    assert saturating(load(proto).flow, "y") is None
+
+
 @pytest.mark.parametrize(("transform", "saturates"), [("SOFTMAX", True), ("LOGISTIC", True), ("NONE", False)])
 def test_classifiers_with_a_transformation_at_the_end(transform, saturates):
     classifier = helper.make_node(
