@@ -170,7 +170,8 @@ def open_inputs(
         if samples.available != others.available or not np.array_equal(samples.positions, others.positions):
             raise InputError(
                 f"inputs {printable(one)} and {printable(other)} have {samples.available} and {others.available} "
-                f"samples, {len(samples)} and {len(others)} of them used; expected the same of each"
+                f"samples, {len(samples)} and {len(others)} of them used; expected the same of each, or, if the model "
+                f"takes one sample at a time, a folder of NPZ files or a list of dicts, each with all inputs"
             )
     return SampleSet(opened)
 
@@ -210,7 +211,8 @@ def _by_input(specs: Spec | Mapping[str, Spec], names: list[str]) -> dict[str, S
         raise UsageError(f"the model has no input {printable(unknown[0])}; expected {_listing(names)}")
     if missing := [name for name in names if name not in by_name]:
         raise UsageError(
-            f"no samples for input {printable(missing[0])}; give inputs='NAME=SPEC,...' for each of {_listing(names)}"
+            f"no samples for input {printable(missing[0])}; give inputs='NAME=SPEC,...' for each of {_listing(names)}, "
+            f"or the value of a state or setting by set='{printable(missing[0])}=0'"
         )
     return by_name
 

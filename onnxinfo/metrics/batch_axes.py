@@ -54,10 +54,12 @@ def find_batch_axes(model: Model, given: Mapping[str, int], fixed: Mapping[str, 
     Raises
     ------
     UsageError
-        `given` does not fit the model, or the first axis is a time axis by its name and no other axis passes the
-        trial.
+        `given` does not fit the model, or contradicts a name and a trial, or the first axis is a time axis by its name
+        and no other axis passes the trial.
     """
     found = declared_batch_axes(model, given)
+    for name in given.keys() - fixed.keys():
+        _check_given(model, name, given)
     for name, each in found.items():
         if name in fixed or each.certain or each.axis is None or not _is_doubtful(model, name, each.axis):
             continue
@@ -71,6 +73,18 @@ def find_batch_axes(model: Model, given: Mapping[str, int], fixed: Mapping[str, 
                 f"batch_axis='{printable(name)}=AXIS', the first being 0"
             )
     return found
+
+
+def _check_given(model: Model, name: str, given: Mapping[str, int]) -> None:
+    """Raise if another axis of an input is the batch axis by its name, and by a trial, which the given axis fails."""
+    shape = model.flow.shape(name) or ()
+    named = declared_batch_axes(model, {other: axis for other, axis in given.items() if other != name})[name]
+    if not named.certain or named.axis == given[name] or _tried(model, name, given[name], given) != named.axis:
+        return
+    raise UsageError(
+        f"batch_axis: axis {given[name]} of {quoted(name)}, {_text(shape)}, does not hold the samples, but axis "
+        f"{named.axis} does, by its name and by a trial; give {named.axis}, or leave it out"
+    )
 
 
 def with_batch_axes(model: Model, found: Mapping[str, BatchAxis]) -> Model:

@@ -387,6 +387,29 @@ def test_feeds_that_do_not_fit_are_refused(feeds, expected, tmp_path):
     assert expected in refusal(tmp_path, graph_network(), feeds)
 
 
+def test_graphs_given_as_arrays_are_told_from_samples(tmp_path):
+    ends = [tensor("a", ["nodes", 3]), tensor("b", ["edges", 3]), tensor("y", None)]
+    nodes = [helper.make_node("Concat", ["a", "b"], ["c"], axis=0), helper.make_node("Relu", ["c"], ["y"])]
+    graph = helper.make_graph(nodes, "g", ends[:2], ends[2:])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    message = refusal(tmp_path, proto, {"a": values(10, 3), "b": values(18, 3)})
+    assert "expected the same of each, or, if the model takes one sample at a time, a folder of NPZ files" in message
+
+
+def test_a_forgotten_state_may_be_a_constant(tmp_path):
+    proto = recurrent(["batch", STEPS, FEATURES], states=[(1, "batch", HIDDEN)] * 2)
+    assert "or the value of a state or setting by set='h=0'" in refusal(tmp_path, proto, {"x": X})
+
+
+def test_a_batch_axis_that_contradicts_a_name_and_a_trial_is_refused(tmp_path):
+    proto = recurrent(["time", "batch", FEATURES], steps_first=True)
+    message = refusal(tmp_path, proto, X, batch_axis={"x": 0})
+    assert "axis 0 of 'x', [time, batch, 3], does not hold the samples, but axis 1 does" in message
+    # A name alone decides nothing: here, the samples do lie along the axis that is called time.
+    other = recurrent(["time", "batch", FEATURES], steps_first=False)
+    assert np.isfinite(sid(tmp_path, other, X, batch_axis={"x": 0})[0]).all()
+
+
 def test_the_batch_axes_of_an_unnamed_sequence_and_its_states_are_tried_together(tmp_path, batch_first):
     proto = recurrent([None, None, FEATURES], states=[(1, None, HIDDEN)] * 2)
     zeros = np.zeros((3, 1, HIDDEN), np.float32)

@@ -33,6 +33,8 @@ def with_inputs(second: str, output: str = "out", dims: Any = ("N", 4)) -> onnx.
         ("state", "stateN", "state"),
         ("hidden_in", "hidden_out", "state"),
         ("past_key_values.0.key", "present.0.key", "state"),
+        ("past_key_values.0.value", "out", "state"),
+        ("past", "out", ""),
         ("conv_cache", "new_conv_cache", "state"),
         ("x_mask", "out", "mask"),
         ("attentionMask", "out", "mask"),
