@@ -242,9 +242,9 @@ def _settle(model: onnx.ModelProto, trials: list[dict[str, tuple[int, ...]]]) ->
                 type.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in a)
             # Some networks do not take the last trial's sizes.
             refuting = c if (c := other.get(value.name)) is not None and len(c) == len(a) else a
-            for dim, *sizes, far in zip(type.shape.dim, a, b, refuting, strict=False):
-                if sizes[0] != sizes[1] or sizes[0] == far:
-                    _fill(dim, (sizes[0], sizes[1]), symbols)
+            for dim, first, second, far in zip(type.shape.dim, a, b, refuting, strict=False):
+                if first != second or first == far:
+                    _fill(dim, (first, second), symbols)
         for dim in type.shape.dim if type.HasField("shape") else ():
             if dim.dim_param.startswith(_INVENTED):
                 dim.ClearField("dim_param")
