@@ -3,7 +3,7 @@
     python benchmarks/versions.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --limit 4 \\
         --other ../first-round --repeats 2
 
-``--other`` is a folder with the other version's sources, such as a git worktree. Each version analyzes all default
+``--other`` is a folder with the other version's sources, such as a git worktree. Each version analyzes the same
 layers in a process of its own with one thread. ``other layers`` are all but the last one; ``rest`` is start-up,
 conversion, verification, the choice of a batching strategy, and writing.
 """
@@ -37,7 +37,7 @@ def counted(spent: dict[str, float], key: Callable[[Any], str], perform: Callabl
     return wrapped
 
 
-def analyzed(model: str, inputs: str, preset: str | None, limit: int) -> dict[str, Any]:
+def analyzed(model: str, inputs: str, preset: str | None, limit: int, layers: list[str]) -> dict[str, Any]:
     """CPU seconds of the phases of one analysis by whichever version is imported, its values and verdicts."""
     import onnxinfo
     from onnxinfo.analysis import tasks
@@ -48,12 +48,12 @@ def analyzed(model: str, inputs: str, preset: str | None, limit: int) -> dict[st
     linearize.perform = counted(spent, lambda _: "normalizers", linearize.perform)
     tasks.Measuring.perform = counted(spent, lambda task: str(task.layer), tasks.Measuring.perform)  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
-        result = onnxinfo.analyze(model, inputs, Path(folder) / "out.h5", preset=preset, limit=limit)
+        result = onnxinfo.analyze(model, inputs, Path(folder) / "out.h5", preset=preset, limit=limit, layers=layers)
         with onnxinfo.open(result.archive) as archive:
             run = archive[result.run]
-            values, layers = run.values("sid"), [layer.name for layer in run.layers]
+            values, names = run.values("sid"), [layer.name for layer in run.layers]
     found = {name: values[name].tolist() for name in ("value", "probes", "converged")}
-    return {"spent": spent, "layers": layers, "total": time.process_time(), **found}
+    return {"spent": spent, "layers": names, "total": time.process_time(), **found}
 
 
 def by_phase(found: dict[str, Any]) -> dict[str, float]:
@@ -87,12 +87,13 @@ def main() -> None:
     parser.add_argument("--inputs", required=True)
     parser.add_argument("--preset")
     parser.add_argument("--limit", type=int, default=4)
+    parser.add_argument("--layers", nargs="*", default=[], help="names or patterns; default: the default layers")
     parser.add_argument("--other", type=Path, help="folder with the other version's sources")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--report", action="store_true", help="analyze once, and print the result as JSON")
     given = parser.parse_args()
     if given.report:
-        print(json.dumps(analyzed(given.model, given.inputs, given.preset, given.limit)))
+        print(json.dumps(analyzed(given.model, given.inputs, given.preset, given.limit, given.layers)))
         return
     versions = {"this": Path(__file__).parents[1], "other": given.other}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in versions}
