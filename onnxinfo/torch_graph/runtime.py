@@ -11,8 +11,9 @@ import onnx
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, NotImplemented
 
 from ..errors import InputError, ModelError, OnnxinfoError
+from ..graph.batch_axes import declared_batch_axes
 from ..graph.engine import Engine, reason
-from ..graph.model import ModelSource, load
+from ..graph.model import Model, ModelSource, load
 from ..graph.reference_engine import ReferenceEngine
 from ..graph.tensor_data import MEMORY
 from ..graph.versions import is_too_new, lower
@@ -53,7 +54,9 @@ class Session:
     witness: Witness = "ONNX Runtime"
 
     def __init__(self, model: ModelSource, *, threads: int | None = None) -> None:
-        loaded = load(model).proto
+        opened = load(model)
+        loaded = opened.proto
+        self._doubt = _doubt(opened)
         _check_memory(loaded)
         light, weights = detach_weights(loaded)
         lower(light)
@@ -94,12 +97,25 @@ class Session:
         try:
             values = self._engine.run(feeds)
         except InvalidArgument as error:
-            raise InputError(f"ONNX Runtime refuses the inputs: {reason(error)}") from None
+            raise InputError(f"ONNX Runtime refuses the inputs: {reason(error)}{self._doubt}") from None
         except OnnxinfoError:
             raise
         except Exception as error:
-            raise ModelError(f"{self.witness} cannot run the model: {reason(error)}") from None
+            raise ModelError(f"{self.witness} cannot run the model: {reason(error)}{self._doubt}") from None
         return dict(zip(self.outputs, values, strict=True))
+
+
+def _doubt(model: Model) -> str:
+    """How to name the axis of the samples, if it is only assumed to be the first of several open ones."""
+    for name, found in declared_batch_axes(model, {}).items():
+        shape = model.flow.shape(name) or ()
+        is_open = sum(not isinstance(size, int) for size in shape) > 1
+        if found.axis is not None and not found.certain and is_open and name not in model.batch_axes:
+            return (
+                f"; if another axis of {quoted(name)} than axis {found.axis} holds the samples, name it by "
+                f"batch_axis='{printable(name)}=AXIS'"
+            )
+    return ""
 
 
 def _in_reference(model: onnx.ModelProto, refusal: str) -> ReferenceEngine:

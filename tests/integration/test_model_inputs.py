@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxinfo
 from onnxinfo.cli import cli, main
-from onnxinfo.errors import InputError, UsageError
+from onnxinfo.errors import InputError, ModelError, UsageError
 from onnxinfo.graph.engine import Engine
 from onnxinfo.torch_graph.precision import widened
 
@@ -408,6 +408,22 @@ def test_a_batch_axis_that_contradicts_a_name_and_a_trial_is_refused(tmp_path):
     # A name alone decides nothing: here, the samples do lie along the axis that is called time.
     other = recurrent(["time", "batch", FEATURES], steps_first=False)
     assert np.isfinite(sid(tmp_path, other, X, batch_axis={"x": 0})[0]).all()
+
+
+def of_seven_steps(axes):
+    ends = [tensor("x", axes), tensor("y", None)]
+    nodes = [helper.make_node("Split", ["x", "sizes"], ["before", "after"]), helper.make_node("Relu", ["after"], ["y"])]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(np.array([3, 4]), "sizes")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_a_failure_names_the_way_out_where_the_axis_of_the_samples_is_in_doubt(tmp_path):
+    with pytest.raises((ModelError, InputError), match=r"another axis of 'x' than axis 0 .* batch_axis='x=AXIS'"):
+        onnxinfo.analyze(of_seven_steps([None, None, 3]), X, tmp_path / "a.h5")
+    onnxinfo.analyze(of_seven_steps([None, None, 3]), X, tmp_path / "a.h5", batch_axis={"x": 1})
+    with pytest.raises((ModelError, InputError)) as raised:
+        onnxinfo.analyze(of_seven_steps(["batch", None, 3]), X, tmp_path / "b.h5")
+    assert "batch_axis" not in str(raised.value)
 
 
 def test_the_batch_axes_of_an_unnamed_sequence_and_its_states_are_tried_together(tmp_path, batch_first):
