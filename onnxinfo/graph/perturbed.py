@@ -114,6 +114,8 @@ def _influences_features(flow: Dataflow, name: str) -> bool:
 _KEEPING_IDS = LAYOUT - {"Cast", "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"} | {
     "Ceil", "Clip", "Concat", "Expand", "Floor", "Gather", "GatherND", "Round", "Slice", "Split", "Tile",
 }  # fmt: skip
+_LOOKUPS = {"EmbedLayerNormalization", "Gather"}
+_PRODUCTS = {"Gemm", "MatMul"}
 _WITHOUT_GRADIENT = {"Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "LessOrEqual", "Shape", "Size"}
 
 
@@ -136,14 +138,24 @@ def holds_ids(flow: Dataflow, name: str) -> bool:
 
 
 def _embeddings(flow: Dataflow, source: str) -> list[str]:
-    """Outputs of lookups of float parameters by indices that depend on an input."""
+    """Outputs of lookups of float parameters by indices that depend on an input; one-hot vectors look up, too."""
     influenced = flow.influenced(source)
     found = []
     for i, node in enumerate(flow.nodes):
-        lookup = node.op_type in ("Gather", "EmbedLayerNormalization") and any(n in influenced for n in flow.needs[i])
+        looks_up = node.op_type in _LOOKUPS or (node.op_type in _PRODUCTS and _is_one_hot(flow, node.input[0]))
+        lookup = looks_up and any(n in influenced for n in flow.needs[i])
         if lookup and flow.is_float(node.output[0]) and flow.parameters_of(i, influenced):
             found.append(node.output[0])
     return found
+
+
+def _is_one_hot(flow: Dataflow, name: str) -> bool:
+    while name in flow.producer:
+        node = flow.nodes[flow.producer[name]]
+        if node.op_type not in LAYOUT:
+            return node.op_type == "OneHot" and not node.domain
+        name = node.input[0]
+    return False
 
 
 def _computed_floats(flow: Dataflow, sources: Sequence[str]) -> list[str]:

@@ -61,6 +61,25 @@ def test_noise_is_added_to_the_embedding(how, tmp_path):
         assert run.values("sid")["converged"].all()
 
 
+@pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.INT64])
+def test_one_hot_vectors_look_up_too(element, tmp_path):
+    """The product of one-hot vectors and a table is what Gather gives."""
+    proto = text_model("cast", element=element)
+    (lookup,) = [i for i, n in enumerate(proto.graph.node) if n.op_type == "Gather"]
+    proto.graph.node[lookup].CopyFrom(helper.make_node("MatMul", ["vectors", "table"], ["embedded"]))
+    proto.graph.node.insert(lookup, helper.make_node("OneHot", ["ids", "depth", "pair"], ["vectors"]))
+    for name, array in (("depth", np.array(WORDS, np.int32)), ("pair", np.float32([0, 1]))):
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    ids = IDS if element == TensorProto.INT64 else IDS.astype(np.float32)
+    found = []
+    for number, each in enumerate((proto, text_model("cast", element=element))):
+        result = onnxinfo.analyze(each, ids, tmp_path / "a.h5", layers=["scores"], run=str(number))
+        with onnxinfo.open(result.archive) as archive:
+            assert archive[result.run].recipe["perturbed"] == "embedded"
+            found.append(archive[result.run].values("sid")["value"])
+    np.testing.assert_allclose(*found, atol=1e-3)
+
+
 @pytest.mark.parametrize("how", CASTS)
 def test_generated_ids_are_rows_of_the_table(how):
     found = onnxinfo.check_model(text_model(how))
