@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import ChainMap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -74,7 +74,10 @@ def complete_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     if _add_types(model):
         model = infer_shapes(model)
     if any(map(_is_open, _distinct_types(model))):
-        _settle(model, [_trial(model, *sizes) for sizes in (*_TRIALS, _REFUTING)])
+        one, two = (_trial(model, *sizes) for sizes in _TRIALS)
+        # A third traversal takes time, and most graphs do without.
+        other = _trial(model, *_REFUTING) if any(_is_constant(value, one, two) for value in _values(model)) else {}
+        _settle(model, [one, two, other])
     return model
 
 
@@ -248,6 +251,18 @@ def _settle(model: onnx.ModelProto, trials: list[dict[str, tuple[int, ...]]]) ->
         for dim in type.shape.dim if type.HasField("shape") else ():
             if dim.dim_param.startswith(_INVENTED):
                 dim.ClearField("dim_param")
+
+
+def _is_constant(
+    value: onnx.ValueInfoProto, one: Mapping[str, tuple[int, ...]], two: Mapping[str, tuple[int, ...]]
+) -> bool:
+    """Whether an open size of a value is the same in both trials."""
+    a, b = one.get(value.name, ()), two.get(value.name, ())
+    if not _is_open(value.type) or len(a) != len(b):
+        return False
+    dims = value.type.tensor_type.shape.dim
+    stated = [dim.HasField("dim_value") or bool(_name(dim)) for dim in dims] or [False] * len(a)
+    return any(first == second for first, second, is_stated in zip(a, b, stated, strict=False) if not is_stated)
 
 
 def _fill(dim: onnx.TensorShapeProto.Dimension, sizes: tuple[int, int], symbols: dict[tuple[int, int], str]) -> None:
