@@ -105,7 +105,7 @@ logger = logging.getLogger(__name__)
 def _sound_from(what: str, size: float) -> str:
     if math.isfinite(size):
         return f"it is sound from {what} {size:.2g} on"
-    return f"no {what} that was tried is sound; solver=forward measures steps, for few or shared scales"
+    return f"no {what} that was tried is sound; solver=forward can handle steps if scales are few or shared"
 
 
 def make_measures(names: Sequence[str], job: Job) -> dict[str, Measure]:

@@ -86,7 +86,8 @@ class Engine:
     threads
         Number of threads; 0: one per core.
     is_wide
-        Whether products with constant int8 weights are computed without saturation, which needs optimizations.
+        Whether products with constant int8 weights are computed without saturation, which needs optimizations: nodes
+        do not run exactly as written.
 
     Attributes
     ----------

@@ -22,8 +22,8 @@ _SAME_SHAPE_DOMAIN = "ai.onnx.ml"
 # Trial values for symbolic sizes, of the first axis (the batch) and of others: sizes that are the same in both trials
 # do not depend on them. Images and sequences of these sizes pass through most networks.
 _TRIALS = ((2, 256), (3, 320))
-# Sizes at which a size that is the same in both trials has to be the same again: windows of sound are longer than the
-# trials, and a convolution leaves one window of either.
+# Sizes of a third trial: a size counts as constant only if it is the same here, too. Windows of sound can be longer
+# than the sizes of the first two trials, so that a convolution gives the same number of windows for both.
 _REFUTING = (5, 65_536)
 # Byte budget for values computed from sizes.
 _BUDGET = 1 << 26

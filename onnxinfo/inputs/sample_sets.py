@@ -212,7 +212,7 @@ def _by_input(specs: Spec | Mapping[str, Spec], names: list[str]) -> dict[str, S
     if missing := [name for name in names if name not in by_name]:
         raise UsageError(
             f"no samples for input {printable(missing[0])}; give inputs='NAME=SPEC,...' for each of {_listing(names)}, "
-            f"or the value of a state or setting by set='{printable(missing[0])}=0'"
+            f"or, for a state or a setting, a constant value: set='{printable(missing[0])}=0'"
         )
     return by_name
 

@@ -103,8 +103,8 @@ POWER_NOISES = 64
 #: Sizes of the noise that detects rounding; noise samples per size, and in total if the few exceed the linearization by
 #: more than a smooth layer would.
 SMALL, FEW_SMALL_NOISES, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 4, 24, 2.0
-#: Share of the deviation that the gradient predicts below which a feature does not follow it, and what such a feature
-#: has for the share of rounding in its deviation.
+#: Smallest share of the deviation predicted by the gradient at which a feature still follows it, and the result of
+#: ``Problem.rounding`` for a feature that does not.
 LEAST_SMOOTH, FLAT = 0.25, 2.0
 #: Sizes of the noise that tells bends from jumps, noise samples per size, initially and in total, and the tolerance. A
 #: smooth layer is linear at both sizes; jumps, whose share of the deviation changes with the size, hardly look so.
@@ -826,8 +826,8 @@ class Problem:
     def is_flat(self, still: Tensor, sigma: Tensor, smooth: Tensor) -> Tensor:
         """Samples, of those that ``still`` (S,) singles out, whose feature does not follow its gradient, (S,) bool.
 
-        A saturating feature moves less than its gradient predicts, too, but not under fine noise. The gradient of
-        rounding is that of the identity, though the feature is flat between two steps.
+        A smoothly saturating feature also moves less than its gradient predicts, but not under fine noise. The gradient
+        of rounding is that of the identity, though the feature is flat between two steps.
         """
         if not bool(still.any()):
             return still

@@ -112,7 +112,7 @@ def _doubt(model: Model) -> str:
         is_open = sum(not isinstance(size, int) for size in shape) > 1
         if found.axis is not None and not found.certain and is_open and name not in model.batch_axes:
             return (
-                f"; if another axis of {quoted(name)} than axis {found.axis} holds the samples, name it by "
+                f"; if an axis of {quoted(name)} other than axis {found.axis} holds the samples, give it with "
                 f"batch_axis='{printable(name)}=AXIS'"
             )
     return ""

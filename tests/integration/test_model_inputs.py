@@ -398,7 +398,7 @@ def test_graphs_given_as_arrays_are_told_from_samples(tmp_path):
 
 def test_a_forgotten_state_may_be_a_constant(tmp_path):
     proto = recurrent(["batch", STEPS, FEATURES], states=[(1, "batch", HIDDEN)] * 2)
-    assert "or the value of a state or setting by set='h=0'" in refusal(tmp_path, proto, {"x": X})
+    assert "or, for a state or a setting, a constant value: set='h=0'" in refusal(tmp_path, proto, {"x": X})
 
 
 def test_a_batch_axis_that_contradicts_a_name_and_a_trial_is_refused(tmp_path):
@@ -418,7 +418,7 @@ def of_seven_steps(axes):
 
 
 def test_a_failure_names_the_way_out_where_the_axis_of_the_samples_is_in_doubt(tmp_path):
-    with pytest.raises((ModelError, InputError), match=r"another axis of 'x' than axis 0 .* batch_axis='x=AXIS'"):
+    with pytest.raises((ModelError, InputError), match=r"an axis of 'x' other than axis 0 .* batch_axis='x=AXIS'"):
         onnxinfo.analyze(of_seven_steps([None, None, 3]), X, tmp_path / "a.h5")
     onnxinfo.analyze(of_seven_steps([None, None, 3]), X, tmp_path / "a.h5", batch_axis={"x": 1})
     with pytest.raises((ModelError, InputError)) as raised:
