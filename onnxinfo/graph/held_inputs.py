@@ -36,8 +36,8 @@ _STATES = {
     "c", "cache", "caches", "cell", "cells", "cx", "gru", "h", "hidden", "hx", "lstm", "mem", "memory", "mems", "rnn",
     "state", "states",
 }  # fmt: skip
-# What a cache of attention holds, whether or not the model returns it with the new tokens.
-_CACHED = {"key", "keys", "kv", "value", "values"}
+# What a cache of attention holds, beside the values, whether or not the model returns it with the new tokens.
+_KEYS = {"key", "keys", "kv"}
 
 
 def held_inputs(flow: Dataflow, inputs: Iterable[str]) -> dict[str, str]:
@@ -80,9 +80,10 @@ def _words(name: str) -> list[str]:
 
 def _is_returned(flow: Dataflow, name: str) -> bool:
     """Whether the model returns a state for the next step: an output whose name differs only in words like ``next``."""
-    words = set(_words(name))
+    words = _words(name)
     if "past" in words:
-        return bool(words & _CACHED) or any("present" in _words(output) for output in flow.outputs)
+        is_cache = not _KEYS.isdisjoint(words[words.index("past") :])
+        return is_cache or any("present" in _words(output) for output in flow.outputs)
     core = _core(name)
     return not _STATES.isdisjoint(core) and any(_core(output) == core for output in flow.outputs if output != name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from ..errors import ModelError, UsageError
@@ -14,6 +14,7 @@ from .blocks import LAYOUT
 from .dataflow import Dataflow
 from .held_inputs import held_inputs
 from .model import ModelSource, load
+from .protos import Node
 
 #: Names of tensors given by the user: one, several, or none for the default.
 TensorNames = str | Sequence[str] | None
@@ -54,14 +55,15 @@ def perturbed_tensors(model: ModelSource, input_tensor: TensorNames = None, *, e
     flow = load(model, example=example).flow
     if input_tensor:
         return _given(flow, [input_tensor] if isinstance(input_tensor, str) else list(input_tensor))
-    ids = {name for name in flow.inputs if flow.is_float(name) and holds_ids(flow, name) and _embeddings(flow, name)}
+    ids = {name for name in flow.inputs if flow.is_float(name) and holds_ids(flow, name) and _looks_up(flow, name)}
     inputs = [name for name in flow.inputs if flow.is_float(name) and name not in ids]
     floats = [name for name in inputs if _influences_features(flow, name)]
     held = held_inputs(flow, floats)
     if data := [name for name in floats if name not in held]:
         return data
     others = [name for name in flow.inputs if name not in inputs]
-    candidates = [e for name in others for e in _embeddings(flow, name)] + _computed_floats(flow, others)
+    candidates = [e for name in others for e in _embeddings(flow, name)]
+    candidates += [e for name in others for e in _embeddings_of_vectors(flow, name)] + _computed_floats(flow, others)
     candidates += sorted(floats, key=lambda name: ("state", "scalar", "mask").index(held[name]))
     for name in candidates:
         if _influences_features(flow, name):
@@ -137,13 +139,30 @@ def holds_ids(flow: Dataflow, name: str) -> bool:
     return is_cast and not seen & flow.outputs
 
 
+def _looks_up(flow: Dataflow, source: str) -> bool:
+    return bool(_embeddings(flow, source) or _embeddings_of_vectors(flow, source))
+
+
 def _embeddings(flow: Dataflow, source: str) -> list[str]:
-    """Outputs of lookups of float parameters by indices that depend on an input; one-hot vectors look up, too."""
+    """Outputs of lookups of float parameters by indices that depend on an input."""
+    return _lookups(flow, source, lambda node: node.op_type in _LOOKUPS)
+
+
+def _embeddings_of_vectors(flow: Dataflow, source: str) -> list[str]:
+    """Outputs of products of float parameters and one-hot vectors that depend on an input.
+
+    They come after the others: types of tokens are often looked up like this, tokens seldom.
+    """
+    return _lookups(
+        flow, source, lambda node: node.op_type in _PRODUCTS and any(_is_one_hot(flow, n) for n in node.input[:2])
+    )
+
+
+def _lookups(flow: Dataflow, source: str, looks_up: Callable[[Node], bool]) -> list[str]:
     influenced = flow.influenced(source)
     found = []
     for i, node in enumerate(flow.nodes):
-        looks_up = node.op_type in _LOOKUPS or (node.op_type in _PRODUCTS and _is_one_hot(flow, node.input[0]))
-        lookup = looks_up and any(n in influenced for n in flow.needs[i])
+        lookup = looks_up(node) and any(n in influenced for n in flow.needs[i])
         if lookup and flow.is_float(node.output[0]) and flow.parameters_of(i, influenced):
             found.append(node.output[0])
     return found

@@ -11,8 +11,6 @@ from .protos import AnyNode
 _SHARES, _EACH, _SIGNS = "shares", "each", "signs"
 # Operators by the way in which their outputs saturate: rows of shares that sum to 1, numbers in [0, 1], or in [-1, 1].
 _KINDS = {"Softmax": _SHARES, "Sigmoid": _EACH, "HardSigmoid": _EACH, "Tanh": _SIGNS}
-# Operators beside those of layout that leave numbers in [0, 1] what they are.
-_KEEPING = {"Clip", "Normalizer"}
 # Transformations at the end of classifiers of ai.onnx.ml; that of two classes returns both shares.
 _POST_TRANSFORMS = {b"SOFTMAX", b"SOFTMAX_ZERO", b"LOGISTIC"}
 
@@ -46,7 +44,7 @@ def saturating(flow: Dataflow, name: str) -> Saturating | None:
         return None
     while name in flow.producer:
         node = flow.nodes[flow.producer[name]]
-        if node.op_type in LAYOUT or node.op_type in _KEEPING:
+        if node.op_type in LAYOUT or node.op_type == "Normalizer":
             name = node.input[0]
         elif node.op_type == "Exp" and (scores := _normalized(flow, node.input[0])) is not None:
             return Saturating(_SHARES, scores)

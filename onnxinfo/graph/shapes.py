@@ -24,7 +24,7 @@ _SAME_SHAPE_DOMAIN = "ai.onnx.ml"
 _TRIALS = ((2, 256), (3, 320))
 # Sizes of a third trial: a size counts as constant only if it is the same here, too. Windows of sound can be longer
 # than the sizes of the first two trials, so that a convolution gives the same number of windows for both.
-_REFUTING = (5, 65_536)
+_REFUTING = (5, 65_537)
 # Byte budget for values computed from sizes.
 _BUDGET = 1 << 26
 # Prefix of ONNX's names for unknown sizes.
@@ -224,6 +224,8 @@ class _Walk:
             return None
         cut = {attribute.name: attribute.i for attribute in node.attribute}
         part = shape[cut.get("start", 0) : cut.get("end", len(shape))]
+        if math.prod(shape) > np.iinfo(np.int64).max:
+            return None
         value = np.asarray(part if node.op_type == "Shape" else math.prod(shape), dtype=np.int64)
         return [Constant.known(onnx.numpy_helper.from_array(value, node.output[0]))]
 

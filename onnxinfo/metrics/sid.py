@@ -106,6 +106,8 @@ SMALL, FEW_SMALL_NOISES, SMALL_NOISES, MOST_SMOOTH = (0.1, 0.3), 4, 24, 2.0
 #: Smallest share of the deviation predicted by the gradient at which a feature still follows it, and the result of
 #: ``Problem.rounding`` for a feature that does not.
 LEAST_SMOOTH, FLAT = 0.25, 2.0
+#: Share of the fine noise samples that must not move a feature at all for it to be flat.
+MOSTLY = 0.75
 #: Sizes of the noise that tells bends from jumps, noise samples per size, initially and in total, and the tolerance. A
 #: smooth layer is linear at both sizes; jumps, whose share of the deviation changes with the size, hardly look so.
 FINE, FEW_FINE_NOISES, FINE_NOISES, FINE_TOLERANCE = (0.001, 0.01), 32, 256, 0.25
@@ -826,13 +828,13 @@ class Problem:
     def is_flat(self, still: Tensor, sigma: Tensor, smooth: Tensor) -> Tensor:
         """Samples, of those that ``still`` (S,) singles out, whose feature does not follow its gradient, (S,) bool.
 
-        A smoothly saturating feature also moves less than its gradient predicts, but not under fine noise. The gradient
-        of rounding is that of the identity, though the feature is flat between two steps.
+        Between two steps, fine noise does not move the feature at all, though the gradient of rounding is that of the
+        identity. Features that saturate, or bend sharply at the sample, also move less than predicted, but they move.
         """
         if not bool(still.any()):
             return still
-        fine = self.feature.in_float32().deviations(FINE[0] * sigma, FEW_FINE_NOISES).mean(0)
-        return still & (fine < LEAST_SMOOTH * FINE[0] ** 2 * smooth)
+        fine = self.feature.in_float32().deviations(FINE[0] * sigma, FEW_FINE_NOISES)
+        return still & ((fine == 0).float().mean(0) >= MOSTLY)
 
     def limits(self, scales: Tensor) -> tuple[Tensor, Tensor]:
         """Coarseness (S,), at most 1 where the layer only bends, and where it does, (S,) bool."""

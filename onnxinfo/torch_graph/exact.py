@@ -128,10 +128,10 @@ def _in_double_precision(evidence: Evidence, node: onnx.NodeProto, operands: Map
 
 
 def _in_integers(evidence: Evidence, node: onnx.NodeProto, operands: Mapping[str, Array]) -> str | None:
-    single = _single(evidence, node, operands)
-    position = [output.name for output in single.graph.output].index(evidence.output)
     with contextlib.suppress(Exception):
         # The evaluator raises various errors on operators or types that it does not support.
+        single = _single(evidence, node, operands)
+        position = [output.name for output in single.graph.output].index(evidence.output)
         if _is_same(evidence, np.asarray(Reference(single).run(dict(operands))[position])):
             return "it is what the reference evaluator gives"
     return _in_onnx_runtime(evidence, node, operands)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -97,19 +98,24 @@ class Session:
         try:
             values = self._engine.run(feeds)
         except InvalidArgument as error:
-            raise InputError(f"ONNX Runtime refuses the inputs: {reason(error)}{self._doubt}") from None
+            raise InputError(f"ONNX Runtime refuses the inputs: {self._with_advice(error)}") from None
         except OnnxinfoError:
             raise
         except Exception as error:
-            raise ModelError(f"{self.witness} cannot run the model: {reason(error)}{self._doubt}") from None
+            raise ModelError(f"{self.witness} cannot run the model: {self._with_advice(error)}") from None
         return dict(zip(self.outputs, values, strict=True))
+
+    def _with_advice(self, error: Exception) -> str:
+        """The reason of an error, and what to try if it is about shapes."""
+        why = reason(error)
+        return why + self._doubt if re.search("shape|dimension|axis", why, re.I) else why
 
 
 def _doubt(model: Model) -> str:
     """How to name the axis of the samples, if it is only assumed to be the first of several open ones."""
     for name, found in declared_batch_axes(model, {}).items():
         shape = model.flow.shape(name) or ()
-        is_open = sum(not isinstance(size, int) for size in shape) > 1
+        is_open = len(shape) in (2, 3) and sum(not isinstance(size, int) for size in shape) > 1
         if found.axis is not None and not found.certain and is_open and name not in model.batch_axes:
             return (
                 f"; if an axis of {quoted(name)} other than axis {found.axis} holds the samples, give it with "

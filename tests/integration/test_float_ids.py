@@ -105,3 +105,27 @@ def test_a_named_tensor_is_taken(tmp_path):
     assert onnxinfo.perturbed_tensors(text_model("cast"), "state") == ["state"]
     with pytest.raises(UsageError):
         onnxinfo.perturbed_tensors(text_model("cast"), "ids")
+
+
+def test_tokens_come_before_their_types_that_one_hot_vectors_look_up():
+    """As in BERT of TensorFlow, whose types of tokens are an earlier input."""
+    make = helper.make_node
+    nodes = [
+        make("OneHot", ["types", "depth", "pair"], ["vectors"]),
+        make("MatMul", ["vectors", "table of types"], ["of types"]),
+        make("Gather", ["table", "tokens"], ["of tokens"]),
+        make("Add", ["of types", "of tokens"], ["sum"]),
+        make("Tanh", ["sum"], ["y"]),
+    ]
+    constants = {
+        "depth": np.array(2), "pair": np.float32([0, 1]), "table of types": values(2, WIDTH),
+        "table": values(WORDS, WIDTH),
+    }  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", 5]) for name in ("types", "tokens")],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(a, n) for n, a in constants.items()],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    assert onnxinfo.perturbed_tensors(proto) == ["of tokens"]

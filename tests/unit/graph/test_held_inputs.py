@@ -35,6 +35,8 @@ def with_inputs(second: str, output: str = "out", dims: Any = ("N", 4)) -> onnx.
         ("past_key_values.0.key", "present.0.key", "state"),
         ("past_key_values.0.value", "out", "state"),
         ("past", "out", ""),
+        ("past_values", "out", ""),
+        ("key_past_features", "out", ""),
         ("conv_cache", "new_conv_cache", "state"),
         ("x_mask", "out", "mask"),
         ("attentionMask", "out", "mask"),

@@ -114,3 +114,23 @@ def test_saturation_is_no_step(slope):
 
     given = problem_of(Saturating(), torch.zeros(3, 64))
     assert (given.coarseness(torch.full((3, 64), 0.5)) <= 1).all()
+
+
+STEEP = {
+    "tanh": lambda v: torch.tanh(1e4 * v),
+    "normalized": lambda v: torch.nn.functional.normalize(v, eps=1e-12),
+    "sine": lambda v: torch.sin(1e4 * v),
+    "hard": lambda v: (1e4 * v).clamp(-1, 1),
+}
+
+
+@pytest.mark.parametrize("name", STEEP)
+def test_a_gradient_too_steep_for_fine_noise_is_no_step(name):
+    """Such as the normalization of an empty border: noise moves the feature, though less than the gradient predicts."""
+
+    class Steep(torch.nn.Module):
+        def forward(self, x):
+            return (STEEP[name](x),)
+
+    given = problem_of(Steep(), torch.full((3, 64), 1e-7))
+    assert (given.coarseness(torch.full((3, 64), 0.01)) <= 1).all()
