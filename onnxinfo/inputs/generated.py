@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ _LOOKUPS = {
     ("EmbedLayerNormalization", 0): 2,
     ("EmbedLayerNormalization", 1): 4,
 }
+# Operators elementwise in both operands, the shape of one of which may state that of the other.
+_ELEMENTWISE = {"Add", "Div", "Mul", "Sub"}
 # Maximum number of elements of an input.
 _MOST_ELEMENTS = 1 << 28
 
@@ -44,7 +46,7 @@ def generate(model: Model, *, batch: int = 2, size: int = 64, seed: int = 0) -> 
     batch
         Size of the batch axis if it is dynamic; the batch axis is the first unless the model states another.
     size
-        Size of the other dynamic axes.
+        Size of the other dynamic axes, but for those whose size follows from parameters that the input meets first.
     seed
         Random seed.
 
@@ -76,8 +78,8 @@ class _OpenSizes:
         self._batch, self._size = batch, size
         self._named: dict[str, int] = {}
 
-    def of(self, declared: str | None, *, is_batch: bool) -> int:
-        size = self._batch if is_batch else self._size
+    def of(self, declared: str | None, *, is_batch: bool, stated: int | None) -> int:
+        size = self._batch if is_batch else stated or self._size
         return self._named.setdefault(declared, size) if declared else size
 
 
@@ -87,8 +89,10 @@ def _value(
     declared = flow.shape(value.name)
     if not value.type.HasField("tensor_type") or declared is None:
         raise InputError(f"graph input {quoted(value.name)} is not a tensor of known rank; give inputs=... for it")
+    stated = dict(_stated(flow, value.name, len(declared)))
     shape = tuple(
-        n if isinstance(n, int) else open_sizes.of(n, is_batch=axis == batch_axis) for axis, n in enumerate(declared)
+        n if isinstance(n, int) else open_sizes.of(n, is_batch=axis == batch_axis, stated=stated.get(axis))
+        for axis, n in enumerate(declared)
     )
     if np.prod(shape, dtype=float) > _MOST_ELEMENTS:
         raise InputError(f"graph input {quoted(value.name)} of shape {shape} is too large to generate; give inputs=...")
@@ -109,17 +113,64 @@ def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any], bound: int | None, rng:
     return rng.standard_normal(shape).astype(dtype)
 
 
+def _uses(flow: Dataflow, name: str, passes: Callable[[AnyNode, str], bool]) -> Iterator[tuple[AnyNode, str]]:
+    """Nodes that use a value, also behind nodes that pass it on, and the value's name there."""
+    pending, seen = [name], {name}
+    while pending:
+        value = pending.pop()
+        for position in flow.consumers.get(value, ()):
+            node = flow.nodes[position]
+            yield node, value
+            if node.output and node.output[0] not in seen and passes(node, value):
+                seen.add(node.output[0])
+                pending.append(node.output[0])
+
+
+def _stated(flow: Dataflow, name: str, rank: int) -> Iterator[tuple[int, int]]:
+    """Axes of a value, and the sizes that parameters of the nodes that use it state."""
+
+    def passes(node: AnyNode, value: str) -> bool:
+        return node.op_type in {"Cast", "Identity"} or (
+            node.op_type in _ELEMENTWISE and any(other in flow.initializers for other in node.input)
+        )
+
+    for node, value in _uses(flow, name, passes):
+        others = [flow.initializers.get(other) for other in node.input if other != value]
+        sizes = next((tuple(tensor.dims) for tensor in others if tensor is not None and tensor.dims), None)
+        if sizes is None or node.domain:
+            continue
+        if node.op_type in _ELEMENTWISE:
+            yield from ((rank - 1 - i, size) for i, size in enumerate(reversed(sizes)) if size > 1 and i < rank)
+        elif node.input[0] == value and (found := _of_parameter(node, sizes, rank)) is not None:
+            yield found
+
+
+def _of_parameter(node: AnyNode, sizes: tuple[int, ...], rank: int) -> tuple[int, int] | None:
+    """The axis and size of an operand that the sizes of the first parameter of its node state."""
+    options = {attribute.name: attribute.i for attribute in node.attribute}
+    if node.op_type == "MatMul":
+        return rank - 1, sizes[max(len(sizes) - 2, 0)]
+    if node.op_type == "Gemm" and len(sizes) == 2 and not options.get("transA"):
+        return rank - 1, sizes[1 if options.get("transB") else 0]
+    if node.op_type == "Conv" and len(sizes) == rank:
+        return 1, sizes[1] * options.get("group", 1)
+    if node.op_type == "BatchNormalization":
+        return 1, sizes[0]
+    if node.op_type in {"GRU", "LSTM", "RNN"} and len(sizes) == 3:
+        return 2, sizes[2]
+    return None
+
+
 def _bounds(flow: Dataflow, name: str) -> Iterator[int]:
     """Lengths of the tables that a value's elements index."""
-    for position in flow.consumers.get(name, ()):
-        node = flow.nodes[position]
+
+    def passes(node: AnyNode, value: str) -> bool:
+        return node.op_type in _MOVES and node.input[0] == value
+
+    for node, value in _uses(flow, name, passes):
         for operand, used in enumerate(node.input):
-            table = _LOOKUPS.get((node.op_type, operand))
-            if used != name or (table is None and not (operand == 0 and node.op_type in _MOVES)):
-                continue
-            if table is None:
-                yield from _bounds(flow, node.output[0])
-            elif (length := _length(flow, node, table)) is not None:
+            table = _LOOKUPS.get((node.op_type, operand)) if used == value else None
+            if table is not None and (length := _length(flow, node, table)) is not None:
                 yield length
 
 

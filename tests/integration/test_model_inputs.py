@@ -559,3 +559,21 @@ def test_a_cache_without_entries_is_set(tmp_path):
     )
     with pytest.raises(InputError, match="give an empty state, such as a cache without entries, as a value of set"):
         sid(tmp_path, attention(True), {"x": X, "cache": values(3, 0, FEATURES)})
+
+
+OPEN = {
+    "MatMul": (helper.make_node("MatMul", ["x", "p"], ["y"]), (37, 5), [None, None], (1, 37)),
+    "Gemm": (helper.make_node("Gemm", ["x", "p"], ["y"], transB=1), (5, 37), [None, None], (1, 37)),
+    "Conv": (helper.make_node("Conv", ["x", "p"], ["y"], group=2), (4, 3, 3, 3), [None] * 4, (1, 6)),
+    "bias": (helper.make_node("Add", ["x", "p"], ["y"]), (1, 37), [None, "T"], (1, 37)),
+    "LSTM": (helper.make_node("LSTM", ["x", "p", "r"], ["y"], hidden_size=2), (1, 8, 7), [9, None, None], (2, 7)),
+}
+
+
+@pytest.mark.parametrize("kind", OPEN)
+def test_open_sizes_that_parameters_state_are_read(kind):
+    used, sizes, axes, (axis, expected) = OPEN[kind]
+    given = [numpy_helper.from_array(values(*sizes), "p"), numpy_helper.from_array(values(1, 8, 2), "r")]
+    graph = helper.make_graph([used], "g", [tensor("x", axes)], [tensor("y", None)], given[: len(used.input) - 1])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    assert onnxinfo.check_model(proto).inputs["x"][axis] == expected
