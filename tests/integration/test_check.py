@@ -173,8 +173,9 @@ def test_open_sizes_are_tried() -> None:
 
 
 def test_sizes_that_cannot_be_found() -> None:
-    nodes = [node("MatMul", "x w", "y")]
-    proto = model(nodes, [value("x", ("N", "F"))], [value("y", ("N", 2))], [weight("w", 77, 2)])
+    nodes = [node("Reshape", "x rows", "r"), node("MatMul", "r w", "y")]
+    constants = [weight("w", 77, 2), constant("rows", [-1, 77])]
+    proto = model(nodes, [value("x", ("N", "F"))], [value("y", None)], constants)
     with pytest.raises(InputError, match=r"inputs were generated with shapes .* give inputs="):
         check_model(proto)
 
