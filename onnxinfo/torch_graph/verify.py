@@ -22,6 +22,7 @@ from ..text import printable, quoted
 from .compare import Difference, Tensors
 from .convert import convert
 from .exact import Evidence, explanation
+from .host import is_host, materialized
 from .operators.values import to_numpy, to_torch
 from .precision import FLOATS, widened
 from .runtime import Session, Witness
@@ -227,6 +228,10 @@ class _Comparison(fx.Interpreter):
         self.names: dict[fx.Node, list[str]] = {}
         for node, name in zip(output.args[0], names, strict=True):
             self.names.setdefault(node, []).append(name)
+            if node.op == "call_function" and node.target is materialized:
+                # Other nodes use the value before it is made a tensor.
+                self.names.setdefault(node.args[0], []).append(name)
+        self._compared: set[str] = set()
         self.described = graph
         self.expected = expected
         self.device = _device(module)
@@ -249,6 +254,9 @@ class _Comparison(fx.Interpreter):
         """Run a node, compare its result, and pass on the expected one."""
         result = super().run_node(n)
         for name in self.names.get(n, ()):
+            if name in self._compared or is_host(result):
+                continue
+            self._compared.add(name)
             self._compare(name, result)
             result = to_torch(self.expected[name], self.device)
         return result

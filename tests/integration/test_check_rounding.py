@@ -173,6 +173,33 @@ def test_products_that_saturate_in_onnx_runtime_are_no_fault(op: str) -> None:
     assert check_model(PRODUCTS[op], x).error is None
 
 
+def product_in_a_branch() -> onnx.ModelProto:
+    branches = [
+        helper.make_graph([node("MatMulInteger", f"q {weights} qzero", weights + "p")], weights, [],
+                          [value(weights + "p", None, onnx.TensorProto.INT32)])
+        for weights in ("v", "w")
+    ]  # fmt: skip
+    nodes = [
+        node("DynamicQuantizeLinear", "x", "q qscale qzero"),
+        node("ReduceSum", "x", "sum", keepdims=0),
+        node("Less", "sum zero", "below"),
+        node("If", "below", "p", then_branch=branches[0], else_branch=branches[1]),
+        node("Cast", "p", "c", to=onnx.TensorProto.FLOAT),
+        node("Tanh", "c", "y"),
+    ]
+    constants = [
+        constant(name, np.random.default_rng(i).integers(-128, 128, (64, 16)), np.int8) for i, name in enumerate("vw")
+    ]
+    given = [*constants, constant("zero", 0, np.float32)]
+    return model(nodes, [value("x", ("N", 64))], [value("y", ("N", 16))], given, imports=[MICROSOFT])
+
+
+def test_what_saturates_in_a_branch_is_passed_on() -> None:
+    """The nodes behind an If are given what ONNX Runtime computes, too."""
+    x = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
+    assert check_model(product_in_a_branch(), x).error is None
+
+
 @pytest.mark.parametrize(("fault", "is_explained"), [(0, True), (1, False)])
 def test_products_are_exact(fault: int, is_explained: bool) -> None:
     proto = load(PRODUCTS["MatMulInteger"]).proto
