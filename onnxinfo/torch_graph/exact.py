@@ -154,9 +154,16 @@ def _in_onnx_runtime(evidence: Evidence, node: onnx.NodeProto, operands: Mapping
 def _runtime(
     evidence: Evidence, node: onnx.NodeProto, operands: Mapping[str, Array], is_wide: bool
 ) -> tuple[Run, dict[str, Array]]:
-    """A node in ONNX Runtime, and its operands; stored weights stay constants, which some operators demand."""
+    """A node in ONNX Runtime, and its operands but for constants.
+
+    Stored weights stay constants, which some operators demand. If products must not saturate, computed int8 weights
+    become constants, too.
+    """
     stored = [t for t in evidence.model.graph.initializer if t.name in operands and t.name not in evidence.values]
     given = {name: value for name, value in operands.items() if name in evidence.values}
+    if is_wide:
+        weights = [name for name, value in given.items() if value.dtype == np.int8 and name != node.input[0]]
+        stored += [onnx.numpy_helper.from_array(np.ascontiguousarray(given.pop(name)), name) for name in weights]
     single = _single(evidence, node, given)
     protos.copy_tensors(single.graph.initializer, stored)
     _separate(single.graph)

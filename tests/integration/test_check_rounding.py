@@ -167,6 +167,18 @@ PRODUCTS = {
 }
 
 
+def computed_weights() -> onnx.ModelProto:
+    """Weights that are rounded while the model runs."""
+    proto = integer_product("MatMulIntegerToFloat", "q r qscale wscale qzero wzero", domain="com.microsoft")
+    weights = constant("f", 2.5 * np.random.default_rng(1).uniform(-1, 1, (64, 16)), np.float32)
+    proto.graph.initializer.append(weights)
+    proto.graph.node.insert(0, node("QuantizeLinear", "f wscale wzero", "r"))
+    return proto
+
+
+PRODUCTS["weights that are computed"] = computed_weights()
+
+
 @pytest.mark.parametrize("op", PRODUCTS)
 def test_products_that_saturate_in_onnx_runtime_are_no_fault(op: str) -> None:
     x = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
