@@ -113,15 +113,21 @@ class Session:
 
 def _doubt(model: Model) -> str:
     """How to name the axis of the samples, if it is only assumed to be the first of several open ones."""
-    for name, found in declared_batch_axes(model, {}).items():
-        shape = model.flow.shape(name) or ()
-        is_open = len(shape) in (2, 3) and sum(not isinstance(size, int) for size in shape) > 1
-        if found.axis is not None and not found.certain and is_open and name not in model.batch_axes:
+    several = [value.name for value in model.proto.graph.input if _has_several_open_axes(value)]
+    # The flow of a large graph takes time.
+    axes = declared_batch_axes(model, {}) if several else {}
+    for name in several:
+        if name in axes and axes[name].axis is not None and not axes[name].certain and name not in model.batch_axes:
             return (
-                f"; if an axis of {quoted(name)} other than axis {found.axis} holds the samples, give it with "
+                f"; if an axis of {quoted(name)} other than axis {axes[name].axis} holds the samples, give it with "
                 f"batch_axis='{printable(name)}=AXIS'"
             )
     return ""
+
+
+def _has_several_open_axes(value: onnx.ValueInfoProto) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return len(dims) in (2, 3) and sum(not dim.HasField("dim_value") for dim in dims) > 1
 
 
 def _in_reference(model: onnx.ModelProto, refusal: str) -> ReferenceEngine:
