@@ -155,7 +155,7 @@ class Watch:
     _pipe: object = field(default=None, init=False)
 
     def run(self, case: object) -> Outcome:
-        """Run one case; if it takes too long, again in a new process: a greedy case takes as long, a busy machine not."""
+        """Run one case; if it takes too much, again in a new process: the cause may be a busy machine."""
         outcome = self._run(case)
         if outcome.failure.startswith(("hangs", "took")):
             self.close()
