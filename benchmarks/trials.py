@@ -25,7 +25,7 @@ from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.measured import merge, relative_gradient
 from onnxinfo.metrics.noise import ENTROPY, generator
-from onnxinfo.metrics.trial import price_of, try_step
+from onnxinfo.metrics.trial import Sampling, price_of, try_step
 
 ALPHA, CAP = 1.5e-4, 1.0
 SIZES, PASSES, NOISES = (0.1, 0.35, 1.0), 16, 1024
@@ -54,7 +54,7 @@ def gains(problem: sid.Problem, found: sid.Solution) -> tuple[Tensor, Tensor]:
         step = torch.where(free, (size * newton).clamp(-sid.MOST_STEP, sid.MOST_STEP), 0.0)
         nothing = torch.zeros(len(scales))
         trial, _ = try_step(
-            problem.feature, partial(problem.moved, scales), step, nothing, nothing + 1, NOISES,
+            problem.feature, partial(problem.moved, scales), step, nothing, nothing + 1, Sampling(NOISES),
             price_of(measured.exponent(free), free, problem.counted), control,
         )  # fmt: skip
         trials.append((trial.gain, trial.gain_stderr))

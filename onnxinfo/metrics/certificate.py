@@ -20,7 +20,7 @@ from .control import Control
 from .measured import Measured, mean_over
 from .misplaced import shortfall_at_cap
 from .probe import Halves, LayerProbe
-from .trial import Trial, price_of, pyramid, try_step
+from .trial import Sampling, Trial, price_of, pyramid, try_step
 
 #: Limits of convergence: excess of the ratio beyond twice its standard error, also the limit of that standard error;
 #: and excess in any case.
@@ -181,7 +181,7 @@ def take_trial(
     counted: Tensor,
     shape: Sequence[int],
     sigma: Callable[[Tensor], Tensor],
-    draws: int,
+    draws: Sampling,
     control: Control | None = None,
 ) -> tuple[Trial, Tensor]:
     """Step along the remaining gradient, and measure the gain on fresh noise.
@@ -198,10 +198,8 @@ def take_trial(
         Shape of one sample.
     sigma
         Maps a change of ``log sigma``, (S, n), to noise scales (S, n).
-    draws
-        Number of noise samples.
-    control
-        Linear model of the layer, whose contribution to both deviations is known.
+    draws, control
+        See :func:`onnxinfo.metrics.trial.try_step`.
 
     Returns
     -------

@@ -40,6 +40,7 @@ from .noise import Tie, clip_sigma, waterfill
 from .probe import LayerProbe
 from .radial import Integrator
 from .sid import KNOWN_OFF, MOST_STEP, STILL_OFF, WORTH, Solution
+from .trial import Sampling
 
 #: First search: rounds, backgrounds per round, and minimum weight of the newest estimate.
 FIRST = (20, 8, 0.3)
@@ -458,7 +459,7 @@ class ForwardProblem:
                 break
         draws = min(TRIAL_NOISES, len(deviations))
         moved = partial(self._moved, scales)
-        trial, _ = take_trial(self.feature, measured, free, self.counted, self.shape, moved, draws)
+        trial, _ = take_trial(self.feature, measured, free, self.counted, self.shape, moved, Sampling(draws))
         exponent = measured.exponent(free)
         final = rescale_to_constraint(scales, deviations, self.target, exponent) if bool(free.any()) else scales
         step = wake(self.feature, measured, free, self.counted, moved, draws)

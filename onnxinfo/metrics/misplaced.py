@@ -18,17 +18,19 @@ from .control import Control
 from .measured import Measured, weighted
 from .noise import Tie
 from .probe import Halves, LayerProbe
-from .trial import price_of, pyramid, try_step
+from .trial import Sampling, Trial, price_of, pyramid, try_step
 
 #: A unit may be asleep if the mean square of its gradient is below this share of the median. With few parts the share
 #: is smaller, so that chance takes one of a thousand units for asleep, this many standard deviations from the mean.
 ASLEEP, CHANCE = 0.3, 3.1
+#: Mean change of log sigma over the counted units, in nats, up to which no step is tried.
+NEGLIGIBLE = 0.002
 #: Largest change of log sigma that wakes a unit, and factor from its gain to what is missing: the mean square falls
 #: with the square of the scale where it is due to noise, and with its fourth power else, so that a change by its fourth
 #: root goes at least half of the way.
 MOST_WAKING, HALFWAY = 3.0, 2.0
-#: Standard errors beyond which a gain is no chance.
-SURELY = 2.0
+#: Standard errors beyond which a gain is no chance, and beyond which few noise samples show that there is none.
+SURELY, BEYOND_DOUBT = 2.0, 4.0
 #: Share of the units that a first look raises to the cap, and its noise samples; shares whose gain is predicted from
 #: it; least predicted gain, in nats, that is worth a step; and the scale, relative to the cap, if all units are raised.
 LOOK, LOOK_NOISES = 1 / 8, 2
@@ -152,16 +154,23 @@ def wake(
         Number of noise samples of the step, and linear model of the layer.
     """
     change = _change(found, free)
-    if not bool(change.any()):
+    # No step gains more than the mean change, and by chance a few units always seem to be asleep.
+    if float((change.sum(1) / counted.sum(1).clamp(min=1)).amax()) <= NEGLIGIBLE:
         return Step.none(change)
-    return _tried(feature, sigma, change, draws, price_of(found.exponent(free), free, counted), control)
+    sampling = Sampling(draws, _is_lost)
+    return _tried(feature, sigma, change, sampling, price_of(found.exponent(free), free, counted), control)
+
+
+def _is_lost(trial: Trial) -> bool:
+    """Whether a step gains nothing at any sample, beyond doubt."""
+    return bool((trial.gain + BEYOND_DOUBT * trial.gain_stderr < 0).all())
 
 
 def _tried(
     feature: LayerProbe,
     sigma: Callable[[Tensor], Tensor],
     change: Tensor,
-    draws: int,
+    draws: Sampling,
     price: Tensor,
     control: Control | None = None,
 ) -> Step:
@@ -226,7 +235,7 @@ def leap(
     change = torch.where(_chosen(logs, share[:, None], feature.noise), highest - logs, others)
     change = tie.expand(torch.where(worthwhile[:, None], change, 0.0))
     below = (sigma(change) < cap) & counted
-    return _tried(feature, sigma, change, LEAP_NOISES, price_of(exponent, below, counted))
+    return _tried(feature, sigma, change, Sampling(LEAP_NOISES), price_of(exponent, below, counted))
 
 
 def _chosen(like: Tensor, share: float | Tensor, stream: torch.Generator) -> Tensor:

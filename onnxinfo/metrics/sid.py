@@ -49,6 +49,7 @@ from .noise import ENTROPY, Tie, clip_sigma, waterfill
 from .noise_precision import DisagreementError, carried, factor_to_float32
 from .probe import LINEAR_TOLERANCE, Halves, LayerProbe
 from .shrinkage import wiener, wiener_with
+from .trial import Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +79,9 @@ WORTH = 0.02
 LEAST_DAMPING = 0.06
 #: Largest change of log sigma in one step.
 MOST_STEP = 0.4
-#: Noise samples of a trial step, shared by both ends; more with a control variate.
-TRIAL_NOISES = 12
+#: Maximum number of noise samples of a trial step, shared by both ends (more with a control variate), and standard
+#: error of the curvature at which fewer suffice.
+TRIAL_NOISES, CURVATURE_STDERR = 12, 0.1
 #: Maximum number of passes of a certificate: for all samples of a block, and for the few that need more.
 CERTIFICATE_PASSES, MOST_PASSES = 8, 16
 #: Noise samples of the linearity test.
@@ -116,6 +118,9 @@ GROWN_BUDGETS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 #: Blocks with fewer units than this, over all samples, get up to eight times as many noise samples: they are cheap
 #: there, and errors average out less over few units.
 MANY_UNITS = 8192
+#: Samples with so many units get by with half of the noise, and with a quarter at twice as many: their maps are smooth
+#: over more units, so that the filter removes more of it.
+PLENTY_OF_UNITS = 2**16
 
 
 @dataclass(frozen=True)
@@ -203,7 +208,8 @@ class _Certified:
     """Scales (S, groups) at the met constraint, the error of their logarithm (S,), and the shortfall (S,).
 
     The scales of another round are those after the change of their logarithm, (S, groups). The entropy, (S,), is the
-    mean of ``log sigma`` over the counted units.
+    mean of ``log sigma`` over the counted units. Samples are torn, (S,) bool, if random units gain at the cap: every
+    choice of these has an optimum of its own.
     """
 
     scales: Tensor
@@ -212,6 +218,13 @@ class _Certified:
     shortfall: Tensor
     change: Tensor
     entropy: Tensor
+    torn: Tensor
+
+    def without_bound(self, torn: Tensor) -> _Certified:
+        """Copy in which the gap of some samples, (S,) bool, is unknown unless all of their units are at the cap."""
+        certificate = self.certificate
+        gap = torch.where(torn & ~certificate.saturated, torch.nan, certificate.gap)
+        return dataclasses.replace(self, certificate=dataclasses.replace(certificate, gap=gap))
 
 
 @dataclass
@@ -414,6 +427,10 @@ class Problem:
         """Factor on the number of noise samples, also if there are few units."""
         return self.passes * min(8, max(1, MANY_UNITS // (self.tie.units * self.feature.samples)))
 
+    def thrift(self, control: Control | None = None) -> int:
+        """Divisor of the number of noise samples if there are many units: 1, 2 or 4; 1 with a control variate."""
+        return 1 if control is not None else (1, 2, 4)[min(2, self.tie.units // PLENTY_OF_UNITS)]
+
     @property
     def is_thin(self) -> bool:
         """Whether few outputs depend on so many noise scales that a pass tells little about any of them."""
@@ -506,7 +523,8 @@ class Problem:
         if not bool((off <= 4 * stderr.nan_to_num(0.0) + 2 * LINEAR_TOLERANCE).all()):
             return None
         none = torch.zeros_like(ratio)
-        return _Found.of(_Certified(scales, certificate, none, none, torch.zeros_like(scales), none), 0)
+        change, torn = torch.zeros_like(scales), torch.zeros_like(saturated)
+        return _Found.of(_Certified(scales, certificate, none, none, change, none, torn), 0)
 
     def feasible(self, scales: Tensor) -> Tensor:
         """Shrink or grow scales until the constraint is met up to a factor.
@@ -585,7 +603,8 @@ class Problem:
 
     def column_norms(self, scales: Tensor) -> tuple[Halves, Tensor]:
         """Squared column norms under noise, and the deviations (draws, S)."""
-        return self.feature.column_norms(self.sigma(scales), self.effort * ROUND_NOISES, ROUND_PROBES)
+        probes = ROUND_PROBES // self.thrift()
+        return self.feature.column_norms(self.sigma(scales), self.effort * ROUND_NOISES, probes)
 
     def _smoothed(self, norms: Halves) -> Tensor:
         """Squared column norms, denoised in the log domain with the help of those at x."""
@@ -611,7 +630,7 @@ class Problem:
             problem = self.at(limited)
             found.put(limited, problem.certify(scales[limited], None, [], 1)[0], problem.feature.n_vjps, 0)
         control = control_of(self.feature, self.sigma(scales)) if len(live) else None
-        usual = len(ROUNDS) + self.passes - 1
+        usual, torn = len(ROUNDS) + self.passes - 1, torch.zeros_like(coarse)
         for number in range(usual + EXTRA_ROUNDS):
             if not len(live):
                 break
@@ -619,7 +638,7 @@ class Problem:
             problem = self.at(live)
             part = state.at(live)
             model = None if control is None else control.at(live)
-            most = min(MOST_PASSES, CERTIFICATE_PASSES * len(scales) // len(live))
+            most = min(MOST_PASSES, CERTIFICATE_PASSES * len(scales) // len(live)) * self.thrift(control)
             taken, passes = problem.ascend(part, model, steps, memory)
             certified, curvature, passes = problem.certify(part.scales, model, passes, most)
             logger.debug(
@@ -627,6 +646,8 @@ class Problem:
                 *(taken, len(live), control is not None, float(curvature.mean()), float(certified.shortfall.mean())),
             )
             part.curvature = torch.maximum(part.curvature, curvature)
+            torn = torn.index_copy(0, live, torn[live] | certified.torn)
+            certified = certified.without_bound(torn[live])
             found.put(live, certified, problem.feature.n_vjps, taken)
             # The passes of the certificate are the first evidence of another round.
             part.scales = certified.scales
@@ -683,7 +704,7 @@ class Problem:
 
     def measured(self, scales: Tensor, control: Control | None) -> Measured:
         """Measure one pass of fresh noise; units that share a scale share their gradient."""
-        draws = self.effort * (PASS_NOISES if control is None else CONTROLLED_NOISES)
+        draws = self.effort * (PASS_NOISES // self.thrift() if control is None else CONTROLLED_NOISES)
         found = measure(self.feature, self.sigma(scales), draws, control)
         if self.tie.groups == self.tie.units:
             return found
@@ -725,7 +746,8 @@ class Problem:
         near, deviations = self.met(scales, found, free)
         draws = self.effort * TRIAL_NOISES if control is None else 2 * self.effort * CONTROLLED_NOISES
         moved = partial(self.moved, near)
-        trial, fresh = take_trial(self.feature, found, free, self.counted, self.shape, moved, draws, control)
+        sampling = Sampling(draws, lambda trial: float(trial.curvature_stderr.mean()) <= CURVATURE_STDERR)
+        trial, fresh = take_trial(self.feature, found, free, self.counted, self.shape, moved, sampling, control)
         # With a control variate, one pass determines the deviation better than the trial's noise.
         if control is None or not len(deviations):
             deviations = torch.cat([deviations, fresh])
@@ -734,7 +756,8 @@ class Problem:
         exponent, bound = found.exponent(free), free.any(1)
         final = torch.where(bound[:, None], rescale_to_constraint(scales, deviations, self.target, exponent), scales)
         step = wake(self.feature, found, free, self.counted, partial(self.moved, scales), draws, control)
-        step = step.or_else(leap(self.feature, scales, self.tie, self.cap, self.counted, self.target, exponent))
+        to_cap = leap(self.feature, scales, self.tie, self.cap, self.counted, self.target, exponent)
+        step = step.or_else(to_cap)
         room = (self.cap / self.sigma(final)).log()
         lacking = missing_entropy(found, free, self.counted, self.shape, step.missing, room)
         measured = Measured(found.parts, deviations)
@@ -745,7 +768,8 @@ class Problem:
         shortfall = torch.maximum(lacking.estimate / curvature.clamp(max=MOST_CURVATURE), lacking.least)
         entropy = torch.where(self.counted, self.sigma(final).log(), 0.0).sum(1) / self.counted.sum(1).clamp(min=1)
         change = self.changed(final, found, step)
-        return _Certified(final, certificate, error, shortfall, change, entropy), curvature, passes
+        torn = to_cap.sure_gain > 0
+        return _Certified(final, certificate, error, shortfall, change, entropy, torn), curvature, passes
 
     def changed(self, scales: Tensor, found: Measured, step: Step) -> Tensor:
         """Change of the log scales (S, groups) that moves misplaced units to where they belong."""

@@ -7,7 +7,7 @@ is detected. Base and trial share their noise, which makes their difference far 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,30 @@ class Trial:
     def curvature_stderr(self) -> Tensor:
         """Standard error of the curvature due to the gain."""
         return self.gain_stderr / self.size.clamp(min=torch.finfo(self.size.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many noise samples a trial step takes.
+
+    Attributes
+    ----------
+    most
+        Maximum number; a third of them at first, then as many again as there are.
+    is_enough
+        Whether no more are needed.
+    """
+
+    most: int
+    is_enough: Callable[[Trial], bool] = lambda trial: False
+
+    def portions(self) -> Iterator[int]:
+        """Numbers of noise samples to draw one after the other."""
+        done = 0
+        while done < self.most:
+            count = min(done or math.ceil(self.most / 3), self.most - done)
+            yield count
+            done += count
 
 
 def pyramid(relative: Halves, shape: Sequence[int]) -> Tensor:
@@ -124,7 +148,7 @@ def try_step(
     step: Tensor,
     slope: Tensor,
     size: Tensor,
-    draws: int,
+    draws: Sampling,
     price: Tensor,
     control: Control | None = None,
 ) -> tuple[Trial, Tensor]:
@@ -154,20 +178,43 @@ def try_step(
     """
     before, after = sigma(torch.zeros_like(step)), sigma(step)
     entropy = (after.log() - before.log()).nan_to_num(0.0).sum(1) / (before > 0).sum(1).clamp(min=1)
+    old, new = step.new_empty(0, feature.samples), step.new_empty(0, feature.samples)
+    modeled = old, new
+    for count in draws.portions():
+        fresh, energies = _compared(feature, before, after, count, control)
+        old, new = torch.cat([old, fresh[0]]), torch.cat([new, fresh[1]])
+        modeled = torch.cat([modeled[0], energies[0]]), torch.cat([modeled[1], energies[1]])
+        less = old, new
+        if control is not None:
+            less = (
+                less_control(old, modeled[0], (before.square() * control.norms).sum(1)),
+                less_control(new, modeled[1], (after.square() * control.norms).sum(1)),
+            )
+        trial = _priced(*less, entropy, slope, size, price)
+        if draws.is_enough(trial):
+            break
+    return trial, less[0]
+
+
+def _compared(
+    feature: LayerProbe, before: Tensor, after: Tensor, draws: int, control: Control | None
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Deviations at two noise scales under the same noise, and a control's energies, each (draws, S)."""
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     modeled: tuple[list[Tensor], list[Tensor]] = ([], [])
     with torch.no_grad():
         for count in feature.batches(draws, torch.stack([before, after]), parts=[*found, *modeled]):
-            delta = torch.randn((count, feature.samples, feature.units), generator=feature.noise, device=step.device)
+            delta = torch.randn((count, feature.samples, feature.units), generator=feature.noise, device=before.device)
             for scales, parts, energies in zip((before, after), found, modeled, strict=True):
                 x = (feature.x + (delta * scales).reshape(count, *feature.x.shape) * feature.unit).flatten(0, 1)
                 parts.append(feature.deviation(feature.change(x)))
-                if control is not None:
-                    energies.append(control.apply(delta * scales)[0])
-    old, new = torch.cat(found[0]), torch.cat(found[1])
-    if control is not None:
-        old = less_control(old, torch.cat(modeled[0]), (before.square() * control.norms).sum(1))
-        new = less_control(new, torch.cat(modeled[1]), (after.square() * control.norms).sum(1))
+                energies.append(parts[-1][:0] if control is None else control.apply(delta * scales)[0])
+    old, new, first, second = (torch.cat(parts) for parts in (*found, *modeled))
+    return (old, new), (first, second)
+
+
+def _priced(old: Tensor, new: Tensor, entropy: Tensor, slope: Tensor, size: Tensor, price: Tensor) -> Trial:
+    """The trial step whose deviations are given, (draws, S)."""
     tiny = torch.finfo(old.dtype).tiny
     ratio = new.mean(0) / old.mean(0).clamp(min=tiny)
     # If no noise sample crosses any of a layer's rare steps, the ratio is bounded by that of a single crossing.
@@ -175,4 +222,4 @@ def try_step(
     # Error of a ratio of means of paired samples.
     errors = (new - ratio * old) / old.mean(0).clamp(min=tiny)
     stderr = price * errors.std(0) / math.sqrt(len(old)) / ratio.clamp(min=tiny)
-    return Trial(entropy - price * ratio.clamp(min=tiny).log(), stderr, slope, size), old
+    return Trial(entropy - price * ratio.clamp(min=tiny).log(), stderr, slope, size)

@@ -23,7 +23,7 @@ from onnxinfo.metrics.certificate import (
 )
 from onnxinfo.metrics.measured import Measured, measure
 from onnxinfo.metrics.probe import Halves
-from onnxinfo.metrics.trial import pyramid
+from onnxinfo.metrics.trial import Sampling, pyramid
 from onnxinfo.models import path
 
 ALPHA, UNITS = 1.5e-4, 64
@@ -51,7 +51,7 @@ def certified(linear, change):
     feature, closed, target = linear
     sigma = closed * change
     free, found = torch.ones_like(sigma, dtype=torch.bool), measure(feature, sigma, 32)
-    trial, deviations = take_trial(feature, found, free, free, (UNITS,), lambda step: sigma * step.exp(), 64)
+    trial, deviations = take_trial(feature, found, free, free, (UNITS,), lambda step: sigma * step.exp(), Sampling(64))
     deviations = sample_until(feature, sigma, torch.cat([found.deviations, deviations]))
     missing = missing_entropy(found, free, free, (UNITS,), torch.zeros(4), torch.full_like(sigma, torch.inf))
     return certify(Measured(found.parts, deviations), target, free, missing, trial)

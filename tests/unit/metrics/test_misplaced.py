@@ -1,20 +1,20 @@
 """Units wrongly at the cap, far too small scales, layers that saturate, and cells mostly at the cap."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.stats import chi2, norm
 from test_bends import problem_of
 
 from onnxinfo.metrics.certificate import GAP_TOLERANCE, Growth, certify, missing_entropy, take_trial
 from onnxinfo.metrics.measured import Measured, measure
-from onnxinfo.metrics.misplaced import Step, _change, _foretold, _least_mean_square, leap
+from onnxinfo.metrics.misplaced import Step, _change, _foretold, _least_mean_square, leap, wake
 from onnxinfo.metrics.sid import solve, solve_by
-from onnxinfo.metrics.trial import Trial
+from onnxinfo.metrics.trial import Sampling, Trial
 
 UNITS, BEST = 256, 0.2
 
@@ -118,6 +118,23 @@ class Threshold(torch.nn.Module):
         return (torch.cat([x[:, :count] + 0.2 * torch.sin(2 * x[:, :count]), rest], 1),)
 
 
+def test_few_units_that_seem_to_be_asleep_are_not_worth_a_step():
+    """By chance there always are some; the noise of a step is drawn only if it might gain."""
+    given = cell()
+    free, parts = torch.ones(3, UNITS, dtype=torch.bool), torch.ones(8, 3, UNITS)
+    for units, tried in ((0, False), (1, True)):
+        parts[:, 0, :units] = 1e-9
+        found, before = Measured(parts, torch.ones(16, 3)), given.feature.noise.get_state()
+        wake(given.feature, found, free, free, partial(given.moved, torch.full((3, UNITS), BEST)), 12)
+        assert torch.equal(before, given.feature.noise.get_state()) is not tried
+    wide = torch.ones(3, 2000 * UNITS, dtype=torch.bool)
+    found = Measured(torch.ones(8, 3, 2000 * UNITS), torch.ones(16, 3))
+    found.parts[:, :, :300] = 1e-9
+    assert _change(found, wide).any()
+    step = wake(given.feature, found, wide, wide, partial(given.moved, torch.full((3, UNITS), BEST)), 12)
+    assert not step.change.any()
+
+
 def test_units_that_must_not_wake_stay_asleep():
     """Their gradient is 0, and a larger scale costs more than it gains."""
     given = problem_of(Threshold(), torch.zeros(3, UNITS))
@@ -170,8 +187,10 @@ class Saturating(torch.nn.Module):
 def best_of_tanh(width, target):
     """Mean log sigma at the optimum: some units at the cap, the others equal."""
 
+    z = np.linspace(-12, 12, 48_001)
+
     def deviation(sigma):
-        return quad(lambda z: math.tanh(sigma * z / width) ** 2 * norm.pdf(z), -12, 12, limit=200)[0]
+        return np.trapezoid(np.tanh(sigma * z / width) ** 2 * norm.pdf(z), z)
 
     top, found = deviation(1.0), []
     for sigma in np.geomspace(width / 50, width, 80):
@@ -181,15 +200,16 @@ def best_of_tanh(width, target):
     return max(found)
 
 
-@pytest.mark.parametrize("width", [0.015, 0.02, 0.025, 0.05])
-def test_a_layer_that_saturates_has_another_optimum(width):
-    """Where all scales are equal, the gradient shows nothing of it."""
+@pytest.mark.parametrize(("width", "seed"), [(0.015, 0), (0.02, 0), (0.025, 0), (0.025, 1), (0.025, 2), (0.05, 0)])
+def test_a_layer_that_saturates_has_another_optimum(width, seed):
+    """Where all scales are equal, the gradient shows nothing; where random units gain at the cap, others do, too."""
     given = problem_of(Saturating(width), torch.zeros(3, UNITS))
+    given.feature.noise.manual_seed(1000 + seed)
     solution = solve(given)
     lost = best_of_tanh(width, float(given.target[0])) - solution.sigma.log().mean(1)
     proven = solution.certificate.converged
     assert (lost[proven] < 0.03).all()
-    assert proven.all() or width < 0.025
+    assert proven.all() or width < 0.05
 
 
 def test_noise_that_a_layer_does_not_see_is_as_large_as_the_cap():
@@ -239,7 +259,7 @@ def test_a_trial_among_few_free_units_measures_their_curvature():
     given, scales = dull(0.1, 0.1)
     found, free = measure(given.feature, given.sigma(scales), 64), given.free(scales)
     trial, _ = take_trial(
-        given.feature, found, free, given.counted, (UNITS,), lambda change: given.moved(scales, change), 1024
+        given.feature, found, free, given.counted, (UNITS,), lambda change: given.moved(scales, change), Sampling(1024)
     )
     np.testing.assert_allclose(trial.curvature, 1, atol=0.3)
     # The gain is that of the mean over all units.

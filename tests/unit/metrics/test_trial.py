@@ -8,7 +8,7 @@ from torch import Tensor
 
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.probe import Halves, LayerProbe
-from onnxinfo.metrics.trial import Trial, pyramid, try_step
+from onnxinfo.metrics.trial import Sampling, Trial, pyramid, try_step
 
 UNITS, SAMPLES = 48, 2
 
@@ -42,11 +42,24 @@ def test_the_gain_is_that_of_a_linear_layer(counted):
     step = torch.stack([torch.linspace(-0.3, 0.4, UNITS), torch.linspace(0.2, -0.5, UNITS)])
     step[:, counted:] = 0
     none, half = torch.zeros(SAMPLES), torch.full((SAMPLES,), 0.5)
-    trial, deviations = try_step(feature(), lambda change: base * change.exp(), step, none, none, 20_000, half)
+    trial, deviations = try_step(
+        feature(), lambda change: base * change.exp(), step, none, none, Sampling(20_000), half
+    )
     exact = step.sum(1) / counted - (power(base * step.exp()) / power(base)).log() / 2
     assert ((trial.gain - exact).abs() < 4 * trial.gain_stderr).all()
     assert (trial.gain_stderr < 0.01).all()
     assert ((deviations.mean(0) / power(base) - 1).abs() < 0.03).all()
+
+
+@pytest.mark.parametrize(("most", "portions"), [(12, [4, 4, 4]), (64, [22, 22, 20]), (1, [1])])
+def test_noise_is_drawn_until_it_is_enough(most, portions):
+    assert [*Sampling(most).portions()] == portions
+    base, none = torch.full((SAMPLES, UNITS), 0.2), torch.zeros(SAMPLES)
+    for count in range(1, len(portions) + 1):
+        left = iter(range(count - 1, -1, -1))
+        sampling = Sampling(most, lambda trial, left=left: next(left) == 0)
+        _, deviations = try_step(feature(), lambda change: base + change, 0 * base, none, none, sampling, none)
+        assert deviations.shape == (sum(portions[:count]), SAMPLES)
 
 
 def test_noise_that_crosses_no_step_promises_little():
@@ -56,7 +69,7 @@ def test_noise_that_crosses_no_step_promises_little():
     probe = LayerProbe(step, torch.zeros(1, 1), torch.ones(1), torch.arange(1), *streams, 4096)
     base, none = torch.ones(1, 1), torch.zeros(1)
     trial, deviations = try_step(
-        probe, lambda change: base * change.exp(), -torch.ones(1, 1), none, none, 400, 0.5 + none
+        probe, lambda change: base * change.exp(), -torch.ones(1, 1), none, none, Sampling(400), 0.5 + none
     )
     crossings = float(deviations.sum())
     assert crossings > 3
