@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import trapezoid
 from scipy.optimize import brentq
 from scipy.stats import chi2, norm
 from test_bends import problem_of
@@ -190,7 +191,7 @@ def best_of_tanh(width, target):
     z = np.linspace(-12, 12, 48_001)
 
     def deviation(sigma):
-        return np.trapezoid(np.tanh(sigma * z / width) ** 2 * norm.pdf(z), z)
+        return trapezoid(np.tanh(sigma * z / width) ** 2 * norm.pdf(z), z)
 
     top, found = deviation(1.0), []
     for sigma in np.geomspace(width / 50, width, 80):
