@@ -118,8 +118,8 @@ GROWN_BUDGETS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 #: Blocks with fewer units than this, over all samples, get up to eight times as many noise samples: they are cheap
 #: there, and errors average out less over few units.
 MANY_UNITS = 8192
-#: Samples with so many units get by with half of the noise, and with a quarter at twice as many: their maps are smooth
-#: over more units, so that the filter removes more of it.
+#: Samples with so many units get by with half of the noise: their maps are smooth over more units, so that the filter
+#: removes more of it.
 PLENTY_OF_UNITS = 2**16
 
 
@@ -428,8 +428,8 @@ class Problem:
         return self.passes * min(8, max(1, MANY_UNITS // (self.tie.units * self.feature.samples)))
 
     def thrift(self, control: Control | None = None) -> int:
-        """Divisor of the number of noise samples if there are many units: 1, 2 or 4; 1 with a control variate."""
-        return 1 if control is not None else (1, 2, 4)[min(2, self.tie.units // PLENTY_OF_UNITS)]
+        """Divisor of the number of noise samples: 2 if there are many units, unless there is a control variate."""
+        return 2 if self.tie.units >= PLENTY_OF_UNITS and control is None else 1
 
     @property
     def is_thin(self) -> bool:
