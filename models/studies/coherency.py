@@ -1,7 +1,8 @@
 """Coherency (the paper's Fig. 1): effect of rescaling neighboring layers on each metric.
 
 ``python -m onnxinfo.models.studies.coherency cifar10.npz -o study/longer --seeds 0 1 2`` takes for each seed the VGG
-that ``longer.py`` trained in the same folder, or trains it; ``--model resnet20.onnx`` takes a given network instead.
+that ``longer.py`` trained in the same folder, or trains it; ``--family alexnet`` takes AlexNets, and
+``--model resnet20.onnx`` a given network instead.
 Images, noise and decoders are drawn for each seed, too. RU has decoders of its own in both networks.
 
 What is in the folder already is not done again: more seeds, images and networks add to ``coherency.csv``, which
@@ -25,14 +26,14 @@ from onnxinfo.config import COHERENCY_METRICS
 from onnxinfo.workflows.coherency import ORIGINAL, RESCALED
 
 from .common import SEED, Array
-from .families import VGGS
+from .families import FAMILIES
 from .longer import Source, facts, trained
 from .training import MEAN, STD, Data, add, open_data
 
 #: What identifies the part of the table that is measured at once.
 PIECE = ("model", "seed")
-#: Every second convolution of the VGG, and its hidden linear layer.
-VGG_LAYERS = ("relu_1", "relu_6", "relu_11", "relu_15")
+#: The layers of each family that are measured: most convolutions, and the hidden linear layer.
+LAYERS = {"vgg": ("relu_1", "relu_6", "relu_11", "relu_15"), "alexnet": ("relu_1", "relu_4", "relu_7", "relu_13")}
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--model", type=Path, help="Network to measure instead of the VGGs.")
-    parser.add_argument("--layers", nargs="+", default=VGG_LAYERS)
+    parser.add_argument("--family", choices=[*LAYERS], default="vgg")
+    parser.add_argument("--model", type=Path, help="Network to measure instead of those of a family.")
+    parser.add_argument("--layers", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[SEED])
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--images", type=int, default=10000, help="Number of training images.")
@@ -126,18 +128,19 @@ def main() -> None:
     parser.add_argument("--decoder-limit", type=int, default=1000, help="Number of training images of the decoders.")
     parser.add_argument("--decoder-steps", type=int, default=20)
     chosen = parser.parse_args()
-    (chosen.output / VGGS.name).mkdir(parents=True, exist_ok=True)
+    family, layers = FAMILIES[chosen.family], tuple(chosen.layers or LAYERS[chosen.family])
+    (chosen.output / family.name).mkdir(parents=True, exist_ok=True)
     decoders = {
         "decoder_inputs": f"{chosen.data}:x_train",
         "decoder_limit": chosen.decoder_limit,
         "decoder_steps": chosen.decoder_steps,
     }
-    name = chosen.model.stem if chosen.model else "vgg"
-    ru_layers = tuple(chosen.ru_layers or (chosen.layers[0], chosen.layers[-1]))
-    wanted = Measured(name, tuple(chosen.layers), chosen.limit, ru_layers, chosen.ru_limit, decoders)
+    name = chosen.model.stem if chosen.model else family.name
+    ru_layers = tuple(chosen.ru_layers or (layers[0], layers[-1]))
+    wanted = Measured(name, layers, chosen.limit, ru_layers, chosen.ru_limit, decoders)
     data = open_data(chosen.data, epochs=chosen.epochs, images=chosen.images)
     for seed in chosen.seeds:
-        source = Source(VGGS, replace(data, seed=seed), chosen.output / VGGS.name, None, 1)
+        source = Source(family, replace(data, seed=seed), chosen.output / family.name, None, 1)
         model = onnx.load(chosen.model) if chosen.model else trained(source)
         add(piece(model, source.data, wanted, chosen.output), chosen.output / "coherency.csv", PIECE)
         print(f"measured: {name}, seed {seed}", flush=True)
