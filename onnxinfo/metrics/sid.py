@@ -646,6 +646,7 @@ class Problem:
                 *(taken, len(live), control is not None, float(curvature.mean()), float(certified.shortfall.mean())),
             )
             part.curvature = torch.maximum(part.curvature, curvature)
+            # A later round may no longer see it.
             torn = torn.index_copy(0, live, torn[live] | certified.torn)
             certified = certified.without_bound(torn[live])
             found.put(live, certified, problem.feature.n_vjps, taken)
@@ -769,7 +770,8 @@ class Problem:
         entropy = torch.where(self.counted, self.sigma(final).log(), 0.0).sum(1) / self.counted.sum(1).clamp(min=1)
         change = self.changed(final, found, step)
         torn = to_cap.sure_gain > 0
-        return _Certified(final, certificate, error, shortfall, change, entropy, torn), curvature, passes
+        certified = _Certified(final, certificate, error, shortfall, change, entropy, torn)
+        return certified.without_bound(torn), curvature, passes
 
     def changed(self, scales: Tensor, found: Measured, step: Step) -> Tensor:
         """Change of the log scales (S, groups) that moves misplaced units to where they belong."""

@@ -352,6 +352,7 @@ def test_of_two_rounds_the_better_certificate_counts(first, second, gained, take
             *torch.ones(2, 1),
             torch.zeros(1, UNITS),
             torch.tensor([scale * gained]),
+            torch.zeros(1, dtype=torch.bool),
         )
         found.put(torch.tensor([1]), certified, 5, 3)
     assert found.scales[:, 0].tolist() == [0, taken]
@@ -372,7 +373,7 @@ def test_misplaced_units_and_nearly_proven_cells_are_worth_more_rounds(misplaced
     def certified(self, scales, control, *_):
         calls.append(scales)
         change = torch.full_like(scales, 1e-3) if misplaced else torch.zeros_like(scales)
-        found = sid._Certified(scales, certificate_of(gap, met), one, one, change, one)
+        found = sid._Certified(scales, certificate_of(gap, met), one, one, change, one, one > 1)
         return found, one, [self.measured(scales, control)]
 
     with patch.object(sid.Problem, "certify", certified):

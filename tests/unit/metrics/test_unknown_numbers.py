@@ -123,9 +123,8 @@ def test_units_that_do_not_count_have_no_say_in_where_a_search_starts():
 def test_there_is_no_gap_without_a_value(monkeypatch, dead):
     monkeypatch.setattr(sid.Problem, "dead", lambda self: torch.tensor([dead]))
     stated = dataclasses.replace(problem(), feature=SimpleNamespace(n_vjps=0), start=SimpleNamespace(probes=0))
-    found = sid._Found.of(
-        sid._Certified(torch.ones(1, 2), certificate(), *torch.zeros(2, 1), torch.zeros(1, 2), torch.zeros(1)), 0
-    )
+    none, no = torch.zeros(1), torch.zeros(1, dtype=torch.bool)
+    found = sid._Found.of(sid._Certified(torch.ones(1, 2), certificate(), none, none, torch.zeros(1, 2), none, no), 0)
     solution = sid._solution(stated, found, torch.ones(1))
     assert solution.sigma.isnan().all() == solution.certificate.gap.isnan().all() == dead
 
