@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy.optimize import brentq
 from scipy.stats import chi2, norm
 from test_bends import problem_of
 
+from onnxinfo.metrics import misplaced, sid
 from onnxinfo.metrics.certificate import GAP_TOLERANCE, Growth, certify, missing_entropy, take_trial
 from onnxinfo.metrics.measured import Measured, measure
 from onnxinfo.metrics.misplaced import Step, _change, _foretold, _least_mean_square, leap, wake
@@ -134,6 +136,36 @@ def test_few_units_that_seem_to_be_asleep_are_not_worth_a_step():
     assert _change(found, wide).any()
     step = wake(given.feature, found, wide, wide, partial(given.moved, torch.full((3, UNITS), BEST)), 12)
     assert not step.change.any()
+
+
+@pytest.mark.parametrize(("gain", "stderr", "is_over"), [(-0.5, 0.1, True), (-0.3, 0.1, False), (0.5, 0.1, False)])
+def test_a_step_is_given_up_once_it_has_surely_lost(gain, stderr, is_over):
+    given, found = cell(), []
+    free, parts = torch.ones(3, UNITS, dtype=torch.bool), torch.ones(8, 3, UNITS)
+    parts[:, :, 0] = 1e-9
+    with patch.object(misplaced, "try_step", lambda *arguments: found.append(arguments[5]) or (trial, None)):
+        trial = Trial(*torch.tensor([[gain] * 3, [stderr] * 3, [0.0] * 3, [1.0] * 3]))
+        wake(given.feature, Measured(parts, torch.ones(16, 3)), free, free, lambda change: change, 12)
+    assert found[0].most == 12
+    assert found[0].is_enough(trial) is is_over
+    # All samples have to have lost.
+    trial.gain[0] = 0.1
+    assert not found[0].is_enough(trial)
+
+
+@pytest.mark.parametrize(("stderr", "is_enough"), [(0.009, True), (0.0091, False)])
+def test_a_trial_ends_once_it_knows_the_curvature(stderr, is_enough):
+    given, found = cell(), []
+
+    def tried(*arguments):
+        found.append(arguments[6])
+        return take_trial(*arguments)
+
+    with patch.object(sid, "take_trial", tried):
+        given.certify(torch.full((3, UNITS), BEST), None, [])
+    trial = Trial(*torch.tensor([[0.0], [stderr], [0.0], [0.09]], dtype=torch.float64))
+    assert found[0].most == given.effort * sid.TRIAL_NOISES
+    assert found[0].is_enough(trial) is is_enough
 
 
 def test_units_that_must_not_wake_stay_asleep():
