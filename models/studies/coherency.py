@@ -116,8 +116,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--family", choices=[*LAYERS], default="vgg")
-    parser.add_argument("--model", type=Path, help="Network to measure instead of those of a family.")
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument("--family", choices=[*LAYERS], default="vgg")
+    given.add_argument("--model", type=Path, help="Network to measure instead of those of a family; needs --layers.")
     parser.add_argument("--layers", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[SEED])
     parser.add_argument("--epochs", type=int, default=16)
@@ -128,6 +129,8 @@ def main() -> None:
     parser.add_argument("--decoder-limit", type=int, default=1000, help="Number of training images of the decoders.")
     parser.add_argument("--decoder-steps", type=int, default=20)
     chosen = parser.parse_args()
+    if chosen.model and not chosen.layers:
+        parser.error("a given network needs the layers to measure: --layers relu_1 relu_9")
     family, layers = FAMILIES[chosen.family], tuple(chosen.layers or LAYERS[chosen.family])
     (chosen.output / family.name).mkdir(parents=True, exist_ok=True)
     decoders = {

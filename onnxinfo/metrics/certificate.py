@@ -224,7 +224,13 @@ def take_trial(
 
 
 def certify(
-    found: Measured, target: Tensor, free: Tensor, missing: Missing, trial: Trial, growth: Growth | None = None
+    found: Measured,
+    target: Tensor,
+    free: Tensor,
+    missing: Missing,
+    trial: Trial,
+    growth: Growth | None = None,
+    torn: Tensor | None = None,
 ) -> Certificate:
     """Make the certificate of noise scales from measurements.
 
@@ -241,6 +247,8 @@ def certify(
     growth
         Growth of the deviation under doubled noise. If it is large, rare jumps make the constraint unknown; if the
         gradient does not predict it, the feature jumps, and its gradient carries no information about the optimum.
+    torn
+        Samples known to have several optima, (S,) bool, of which the gradient sees only the nearest.
     """
     ratio, stderr = mean_and_stderr(found.deviations / target)
     gap = gap_bound(missing.estimate, missing.error, trial)
@@ -250,6 +258,8 @@ def certify(
         explained = growth.is_explained(ratio)
         met &= saturated | (growth.factor <= torch.where(explained, MOST_EXPLAINED_GROWTH, MOST_GROWTH))
         gap = torch.where(explained, gap, torch.nan)
+    if torn is not None:
+        gap = torch.where(torn, torch.nan, gap)
     gap = torch.minimum(torch.maximum(gap, missing.least), missing.most)
     # Near the cap, the bound is known whatever the gradient says.
     gap = torch.where(gap.isnan() & (missing.most <= GAP_TOLERANCE), missing.most, gap)

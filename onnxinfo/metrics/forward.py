@@ -470,7 +470,7 @@ class ForwardProblem:
         rare = (growth.mean(0) > MOST_GROWTH * self.target) & ~certificate.saturated
         certificate = dataclasses.replace(certificate, met=certificate.met & ~rare)
         curvature = float(trial.curvature.clamp(LEAST_CURVATURE, MOST_CURVATURE))
-        spent += 2 * draws * (1 + bool(step.change.any())) + GROWTH_NOISES
+        spent += 2 * (draws + step.draws) + GROWTH_NOISES
         # The parts also inform the next stage.
         gradient = self.tie.sum(measured.parts.mean(0))[0]
         evidence.learn(gradient / (2 * scales[0].clamp(max=self.cap).square()), float(exponent), 0.3)

@@ -29,8 +29,9 @@ NEGLIGIBLE = 0.002
 #: with the square of the scale where it is due to noise, and with its fourth power else, so that a change by its fourth
 #: root goes at least half of the way.
 MOST_WAKING, HALFWAY = 3.0, 2.0
-#: Standard errors beyond which a gain is no chance, and beyond which few noise samples show that there is none.
-SURELY, BEYOND_DOUBT = 2.0, 4.0
+#: Standard errors beyond which a gain is no chance, and beyond which as few as four noise samples show that there is
+#: none (Student's distribution: 0.5 %).
+SURELY, SURELY_NONE = 2.0, 6.0
 #: Share of the units that a first look raises to the cap, and its noise samples; shares whose gain is predicted from
 #: it; least predicted gain, in nats, that is worth a step; and the scale, relative to the cap, if all units are raised.
 LOOK, LOOK_NOISES = 1 / 8, 2
@@ -91,11 +92,14 @@ class Step:
         Of log sigma, (S, n).
     gain, gain_stderr
         Its gain in nats on fresh noise, and its standard error, (S,).
+    draws
+        Number of noise samples that were drawn.
     """
 
     change: Tensor
     gain: Tensor
     gain_stderr: Tensor
+    draws: int = 0
 
     @classmethod
     def none(cls, change: Tensor) -> Step:
@@ -151,19 +155,19 @@ def wake(
     sigma
         Maps a change of ``log sigma``, (S, n), to noise scales (S, n).
     draws, control
-        Number of noise samples of the step, and linear model of the layer.
+        Maximum number of noise samples of the step, and linear model of the layer.
     """
     change = _change(found, free)
-    # No step gains more than the mean change, and by chance a few units always seem to be asleep.
+    # By chance, a few units always seem to be asleep. A step gains at most the mean change, unless the deviation falls.
     if float((change.sum(1) / counted.sum(1).clamp(min=1)).amax()) <= NEGLIGIBLE:
         return Step.none(change)
-    sampling = Sampling(draws, _is_lost)
+    stepping = change.any(1)
+
+    def is_lost(trial: Trial) -> bool:
+        return bool((trial.gain + SURELY_NONE * trial.gain_stderr < 0)[stepping].all())
+
+    sampling = Sampling(draws, is_lost)
     return _tried(feature, sigma, change, sampling, price_of(found.exponent(free), free, counted), control)
-
-
-def _is_lost(trial: Trial) -> bool:
-    """Whether a step gains nothing at any sample, beyond doubt."""
-    return bool((trial.gain + BEYOND_DOUBT * trial.gain_stderr < 0).all())
 
 
 def _tried(
@@ -176,7 +180,7 @@ def _tried(
 ) -> Step:
     none = change.new_zeros(len(change))
     trial, _ = try_step(feature, sigma, change, none, none + 1, draws, price, control)
-    return Step(change, trial.gain, trial.gain_stderr)
+    return Step(change, trial.gain, trial.gain_stderr, trial.draws)
 
 
 def _change(found: Measured, free: Tensor) -> Tensor:
@@ -196,7 +200,7 @@ def _least_mean_square(count: int) -> float:
 
 def leap(
     feature: LayerProbe, scales: Tensor, tie: Tie, cap: float, counted: Tensor, target: Tensor, exponent: Tensor
-) -> Step:
+) -> tuple[Step, Tensor]:
     """Raise some groups to the cap, at random, and rescale the others to what these leave of the budget.
 
     A first look measures what groups at the cap cost: for nearly all layers, many times the budget.
@@ -209,6 +213,12 @@ def leap(
         Scales (S, groups), their groups, and the cap.
     counted, target, exponent
         Counted units, (S, n) bool, ``alpha D``, (S,), and growth of the deviation with the scales, (S,).
+
+    Returns
+    -------
+    tuple
+        The step, and whether it surely gains at a sample by a choice of groups, (S,) bool. Other choices gain as much,
+        and lead to other optima.
     """
 
     def sigma(change: Tensor) -> Tensor:
@@ -227,7 +237,7 @@ def leap(
     gain, best = _foretold(shares[:, None], cost, room).max(0)
     worthwhile = gain > WORTH_A_STEP
     if not bool(worthwhile.any()):
-        return Step.none(base)
+        return Step.none(base), torch.zeros_like(worthwhile)
     share = shares[best]
     left = _left(share, cost).clamp(*LEAST_AND_MOST_LEFT)[:, None]
     highest = torch.where(share < 1, top, top + math.log(NEAR_CAP))[:, None]
@@ -235,7 +245,8 @@ def leap(
     change = torch.where(_chosen(logs, share[:, None], feature.noise), highest - logs, others)
     change = tie.expand(torch.where(worthwhile[:, None], change, 0.0))
     below = (sigma(change) < cap) & counted
-    return _tried(feature, sigma, change, Sampling(LEAP_NOISES), price_of(exponent, below, counted))
+    step = _tried(feature, sigma, change, Sampling(LEAP_NOISES), price_of(exponent, below, counted))
+    return step, (step.sure_gain > 0) & (share < 1) & worthwhile
 
 
 def _chosen(like: Tensor, share: float | Tensor, stream: torch.Generator) -> Tensor:

@@ -81,8 +81,9 @@ LEAST_DAMPING = 0.06
 MOST_STEP = 0.4
 #: Maximum number of noise samples of a trial step, shared by both ends (more with a control variate), and standard
 #: error of the curvature at which fewer suffice.
-TRIAL_NOISES, CURVATURE_STDERR = 12, 0.1
-#: Maximum number of passes of a certificate: for all samples of a block, and for the few that need more.
+TRIAL_NOISES, CURVATURE_STDERR = 12, 0.07
+#: Maximum number of passes of a certificate: for all samples of a block, and for the few that need more; twice as many
+#: where passes take half of the noise.
 CERTIFICATE_PASSES, MOST_PASSES = 8, 16
 #: Noise samples of the linearity test.
 LINEAR_NOISES = 8
@@ -118,8 +119,8 @@ GROWN_BUDGETS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 #: Blocks with fewer units than this, over all samples, get up to eight times as many noise samples: they are cheap
 #: there, and errors average out less over few units.
 MANY_UNITS = 8192
-#: Samples with so many units get by with half of the noise: their maps are smooth over more units, so that the filter
-#: removes more of it.
+#: Samples with so many units get by with half of the noise per pass, and of the probes: their maps are smooth over more
+#: units, so that the filter removes more of the noise.
 PLENTY_OF_UNITS = 2**16
 
 
@@ -208,8 +209,7 @@ class _Certified:
     """Scales (S, groups) at the met constraint, the error of their logarithm (S,), and the shortfall (S,).
 
     The scales of another round are those after the change of their logarithm, (S, groups). The entropy, (S,), is the
-    mean of ``log sigma`` over the counted units. Samples are torn, (S,) bool, if random units gain at the cap: every
-    choice of these has an optimum of its own.
+    mean of ``log sigma`` over the counted units. Samples are torn, (S,) bool, if they are known to have several optima.
     """
 
     scales: Tensor
@@ -219,12 +219,6 @@ class _Certified:
     change: Tensor
     entropy: Tensor
     torn: Tensor
-
-    def without_bound(self, torn: Tensor) -> _Certified:
-        """Copy in which the gap of some samples, (S,) bool, is unknown unless all of their units are at the cap."""
-        certificate = self.certificate
-        gap = torch.where(torn & ~certificate.saturated, torch.nan, certificate.gap)
-        return dataclasses.replace(self, certificate=dataclasses.replace(certificate, gap=gap))
 
 
 @dataclass
@@ -237,22 +231,32 @@ class _Found:
     entropy: Tensor
     probes: Tensor
     iterations: Tensor
+    torn: Tensor
 
     @classmethod
     def nothing(cls, scales: Tensor) -> _Found:
         unknown, none = scales.new_full(scales.shape[:1], torch.nan), torch.zeros(len(scales), dtype=torch.long)
         no = torch.zeros_like(unknown, dtype=torch.bool)
         certificate = Certificate(unknown, unknown, unknown, unknown, unknown, unknown, saturated=no, met=no)
-        return cls(scales, certificate, unknown, unknown, none, none)
+        return cls(scales, certificate, unknown, unknown, none, none, no)
 
     @classmethod
     def of(cls, certified: _Certified, steps: int) -> _Found:
         """Certified results of all samples at once; the probes are read from the feature."""
         none = torch.zeros(len(certified.scales), dtype=torch.long)
-        return cls(certified.scales, certified.certificate, certified.error, certified.entropy, none, none + steps)
+        known = certified.scales, certified.certificate, certified.error, certified.entropy
+        return cls(*known, none, none + steps, certified.torn)
+
+    def tear(self, index: Tensor, torn: Tensor) -> None:
+        """Note which samples of the index are known to have several optima, (count,) bool: their gaps are unknown."""
+        self.torn = self.torn.index_copy(0, index, self.torn[index] | torn)
+        open_ = self.torn & ~self.certificate.saturated
+        gap = torch.where(open_, torch.nan, self.certificate.gap)
+        self.certificate = dataclasses.replace(self.certificate, gap=gap)
 
     def put(self, index: Tensor, certified: _Certified, probes: int, steps: int) -> None:
         """Keep proven results, and of these the higher one, else what is higher or better known; add the work."""
+        self.tear(index, certified.torn)
         before, now = self.certificate.at(index), certified.certificate
         gained = certified.entropy - self.entropy[index]
         known = (before.gap.nan_to_num(UNKNOWN_GAP) - now.gap.nan_to_num(UNKNOWN_GAP)) * GAP_WORTH
@@ -428,7 +432,10 @@ class Problem:
         return self.passes * min(8, max(1, MANY_UNITS // (self.tie.units * self.feature.samples)))
 
     def thrift(self, control: Control | None = None) -> int:
-        """Divisor of the number of noise samples: 2 if there are many units, unless there is a control variate."""
+        """Divisor of the noise of a pass, and of the probes of the Gauss-Newton round: 2 if there are many units.
+
+        1 with a control variate.
+        """
         return 2 if self.tie.units >= PLENTY_OF_UNITS and control is None else 1
 
     @property
@@ -573,11 +580,12 @@ class Problem:
         live = (~found.certificate.converged & ~coarse & self.free(found.scales).any(1)).nonzero().flatten()
         if not len(live):
             return
-        problem, before = self.at(live), found.certificate.at(live)
+        problem = self.at(live)
         scales = problem.moments_round(problem.feasible(found.scales[live]))
         control = control_of(problem.feature, problem.sigma(scales))
-        certified, *_ = problem.certify(scales, control, [], MOST_PASSES)
-        now = certified.certificate
+        certified, *_ = problem.certify(scales, control, [], MOST_PASSES, found.torn[live])
+        found.tear(live, certified.torn)
+        before, now = found.certificate.at(live), certified.certificate
         ratio = problem.sigma(certified.scales) / problem.sigma(found.scales[live])
         gained = ratio.log().nan_to_num(0.0).sum(1)
         better = now.met & (~before.met | now.converged | (gained > 0))
@@ -630,7 +638,7 @@ class Problem:
             problem = self.at(limited)
             found.put(limited, problem.certify(scales[limited], None, [], 1)[0], problem.feature.n_vjps, 0)
         control = control_of(self.feature, self.sigma(scales)) if len(live) else None
-        usual, torn = len(ROUNDS) + self.passes - 1, torch.zeros_like(coarse)
+        usual = len(ROUNDS) + self.passes - 1
         for number in range(usual + EXTRA_ROUNDS):
             if not len(live):
                 break
@@ -638,17 +646,14 @@ class Problem:
             problem = self.at(live)
             part = state.at(live)
             model = None if control is None else control.at(live)
-            most = min(MOST_PASSES, CERTIFICATE_PASSES * len(scales) // len(live)) * self.thrift(control)
+            most = min(MOST_PASSES, CERTIFICATE_PASSES * len(scales) // len(live))
             taken, passes = problem.ascend(part, model, steps, memory)
-            certified, curvature, passes = problem.certify(part.scales, model, passes, most)
+            certified, curvature, passes = problem.certify(part.scales, model, passes, most, found.torn[live])
             logger.debug(
                 "%d ascent steps for %d samples; control variate: %s, curvature %.2f, shortfall %.4f nats",
                 *(taken, len(live), control is not None, float(curvature.mean()), float(certified.shortfall.mean())),
             )
             part.curvature = torch.maximum(part.curvature, curvature)
-            # A later round may no longer see it.
-            torn = torn.index_copy(0, live, torn[live] | certified.torn)
-            certified = certified.without_bound(torn[live])
             found.put(live, certified, problem.feature.n_vjps, taken)
             # The passes of the certificate are the first evidence of another round.
             part.scales = certified.scales
@@ -713,7 +718,12 @@ class Problem:
         return Measured(parts, found.deviations)
 
     def certify(
-        self, scales: Tensor, control: Control | None, passes: list[Measured], most: int = CERTIFICATE_PASSES
+        self,
+        scales: Tensor,
+        control: Control | None,
+        passes: list[Measured],
+        most: int = CERTIFICATE_PASSES,
+        torn: Tensor | None = None,
     ) -> tuple[_Certified, Tensor, list[Measured]]:
         """Measure scales with fresh noise until the certificate is precise enough, and meet the constraint exactly.
 
@@ -726,7 +736,9 @@ class Problem:
         passes
             Earlier measurements of these scales.
         most
-            Maximum number of passes.
+            Maximum number of passes, if they have all of their noise.
+        torn
+            Samples that are known to have several optima, (S,) bool.
 
         Returns
         -------
@@ -739,7 +751,7 @@ class Problem:
             if bool((self.known_off(scales, found.deviations) > NEARLY_MET).any()) and adjusted < ADJUSTMENTS:
                 scales = rescale_to_constraint(scales, found.deviations, self.target, found.exponent(free))
                 passes, adjusted = [], adjusted + 1
-            elif len(passes) >= most or self.known(found, free):
+            elif len(passes) >= most * self.thrift(control) or self.known(found, free):
                 break
             passes.append(self.measured(scales, control))
         found, free = merge(passes), self.free(scales)
@@ -747,7 +759,8 @@ class Problem:
         near, deviations = self.met(scales, found, free)
         draws = self.effort * TRIAL_NOISES if control is None else 2 * self.effort * CONTROLLED_NOISES
         moved = partial(self.moved, near)
-        sampling = Sampling(draws, lambda trial: float(trial.curvature_stderr.mean()) <= CURVATURE_STDERR)
+        bound = free.any(1)
+        sampling = Sampling(draws, lambda trial: float(trial.curvature_stderr[bound].nanmean()) <= CURVATURE_STDERR)
         trial, fresh = take_trial(self.feature, found, free, self.counted, self.shape, moved, sampling, control)
         # With a control variate, one pass determines the deviation better than the trial's noise.
         if control is None or not len(deviations):
@@ -757,21 +770,19 @@ class Problem:
         exponent, bound = found.exponent(free), free.any(1)
         final = torch.where(bound[:, None], rescale_to_constraint(scales, deviations, self.target, exponent), scales)
         step = wake(self.feature, found, free, self.counted, partial(self.moved, scales), draws, control)
-        to_cap = leap(self.feature, scales, self.tie, self.cap, self.counted, self.target, exponent)
-        step = step.or_else(to_cap)
+        to_cap, chosen = leap(self.feature, scales, self.tie, self.cap, self.counted, self.target, exponent)
+        step, torn = step.or_else(to_cap), chosen if torn is None else torn | chosen
         room = (self.cap / self.sigma(final)).log()
         lacking = missing_entropy(found, free, self.counted, self.shape, step.missing, room)
         measured = Measured(found.parts, deviations)
         growth = self.explained(Growth(self.growth(scales), measured.growth(free)), scales, deviations.mean(0))
-        certificate = certify(measured, self.target, free, lacking, trial, growth)
+        certificate = certify(measured, self.target, free, lacking, trial, growth, torn)
         error = torch.where(bound, certificate.ratio_stderr / exponent, 0.0)
         curvature = trial.curvature.clamp(min=LEAST_CURVATURE)
         shortfall = torch.maximum(lacking.estimate / curvature.clamp(max=MOST_CURVATURE), lacking.least)
         entropy = torch.where(self.counted, self.sigma(final).log(), 0.0).sum(1) / self.counted.sum(1).clamp(min=1)
         change = self.changed(final, found, step)
-        torn = to_cap.sure_gain > 0
-        certified = _Certified(final, certificate, error, shortfall, change, entropy, torn)
-        return certified.without_bound(torn), curvature, passes
+        return _Certified(final, certificate, error, shortfall, change, entropy, torn), curvature, passes
 
     def changed(self, scales: Tensor, found: Measured, step: Step) -> Tensor:
         """Change of the log scales (S, groups) that moves misplaced units to where they belong."""

@@ -20,6 +20,8 @@ from .rows import as_rows
 
 #: Axes up to this size (mostly channels) are not split into scales.
 SHORT_AXIS = 4
+#: Minimum number of noise samples whose spread is believed.
+FEWEST = 4
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,15 @@ class Trial:
         First-order prediction of the gain from the gradient, in nats.
     size
         Second-order loss of a linear layer, in nats: the mean square of the change of ``log sigma``.
+    draws
+        Number of noise samples.
     """
 
     gain: Tensor
     gain_stderr: Tensor
     slope: Tensor
     size: Tensor
+    draws: int = 0
 
     @property
     def curvature(self) -> Tensor:
@@ -54,24 +59,25 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How many noise samples a trial step takes.
+    """How many noise samples a step takes.
 
     Attributes
     ----------
     most
-        Maximum number; a third of them at first, then as many again as there are.
+        Maximum number.
     is_enough
-        Whether no more are needed.
+        Whether no more are needed: asked after a third of them, and each time that their number has doubled. None: all
+        are drawn at once.
     """
 
     most: int
-    is_enough: Callable[[Trial], bool] = lambda trial: False
+    is_enough: Callable[[Trial], bool] | None = None
 
     def portions(self) -> Iterator[int]:
         """Numbers of noise samples to draw one after the other."""
-        done = 0
+        first, done = self.most if self.is_enough is None else max(FEWEST, math.ceil(self.most / 3)), 0
         while done < self.most:
-            count = min(done or math.ceil(self.most / 3), self.most - done)
+            count = min(done or first, self.most - done)
             yield count
             done += count
 
@@ -165,7 +171,7 @@ def try_step(
     slope, size
         See :class:`Trial`.
     draws
-        Number of noise samples.
+        How many noise samples to take.
     price
         What meeting the constraint again costs; see :func:`price_of`, (S,).
     control
@@ -191,7 +197,7 @@ def try_step(
                 less_control(new, modeled[1], (after.square() * control.norms).sum(1)),
             )
         trial = _priced(*less, entropy, slope, size, price)
-        if draws.is_enough(trial):
+        if draws.is_enough is not None and draws.is_enough(trial):
             break
     return trial, less[0]
 
@@ -208,8 +214,12 @@ def _compared(
             for scales, parts, energies in zip((before, after), found, modeled, strict=True):
                 x = (feature.x + (delta * scales).reshape(count, *feature.x.shape) * feature.unit).flatten(0, 1)
                 parts.append(feature.deviation(feature.change(x)))
-                energies.append(parts[-1][:0] if control is None else control.apply(delta * scales)[0])
-    old, new, first, second = (torch.cat(parts) for parts in (*found, *modeled))
+                if control is not None:
+                    energies.append(control.apply(delta * scales)[0])
+    old, new = (torch.cat(parts) for parts in found)
+    if control is None:
+        return (old, new), (old[:0], new[:0])
+    first, second = (torch.cat(parts) for parts in modeled)
     return (old, new), (first, second)
 
 
@@ -222,4 +232,4 @@ def _priced(old: Tensor, new: Tensor, entropy: Tensor, slope: Tensor, size: Tens
     # Error of a ratio of means of paired samples.
     errors = (new - ratio * old) / old.mean(0).clamp(min=tiny)
     stderr = price * errors.std(0) / math.sqrt(len(old)) / ratio.clamp(min=tiny)
-    return Trial(entropy - price * ratio.clamp(min=tiny).log(), stderr, slope, size)
+    return Trial(entropy - price * ratio.clamp(min=tiny).log(), stderr, slope, size, len(old))

@@ -348,6 +348,7 @@ def test_the_page_names_the_verdicts_within_the_limit_of_three_seeds():
     assert weak == {
         *(f"{family} {study}" for family in ("vgg", "alexnet") for study in ("damage", "epochs", "pruning")),
         *(f"resnet {study}" for study in ("epochs", "pruning", "robustness")),
+        "vgg distillation",
         "vgg robustness",
     }
     assert min(ratios["vgg depth"]) > 5

@@ -51,15 +51,17 @@ def test_the_gain_is_that_of_a_linear_layer(counted):
     assert ((deviations.mean(0) / power(base) - 1).abs() < 0.03).all()
 
 
-@pytest.mark.parametrize(("most", "portions"), [(12, [4, 4, 4]), (64, [22, 22, 20]), (1, [1])])
+@pytest.mark.parametrize(("most", "portions"), [(12, [4, 4, 4]), (64, [22, 22, 20]), (6, [4, 2]), (1, [1])])
 def test_noise_is_drawn_until_it_is_enough(most, portions):
-    assert [*Sampling(most).portions()] == portions
+    assert [*Sampling(most).portions()] == [most]
+    assert [*Sampling(most, bool).portions()] == portions
     base, none = torch.full((SAMPLES, UNITS), 0.2), torch.zeros(SAMPLES)
     for count in range(1, len(portions) + 1):
         left = iter(range(count - 1, -1, -1))
         sampling = Sampling(most, lambda trial, left=left: next(left) == 0)
-        _, deviations = try_step(feature(), lambda change: base + change, 0 * base, none, none, sampling, none)
+        trial, deviations = try_step(feature(), lambda change: base + change, 0 * base, none, none, sampling, none)
         assert deviations.shape == (sum(portions[:count]), SAMPLES)
+        assert trial.draws == len(deviations)
 
 
 def test_noise_that_crosses_no_step_promises_little():
