@@ -1,6 +1,7 @@
 """Samples of many units, which get by with less noise."""
 
 import dataclasses
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -52,3 +53,12 @@ def test_they_are_solved_as_well():
     assert lost[1] <= lost[0] + 0.002
     assert lost[1] <= gaps[1] <= 0.05
     assert products[1] < 0.7 * products[0]
+
+
+@pytest.mark.parametrize(("units", "passes"), [(2**15, 3), (2**16, 6)])
+def test_a_certificate_gets_as_much_noise_in_all(units, passes):
+    given = problem(units)
+    with patch.object(sid.Problem, "known", lambda *_: False):
+        *_, taken = given.certify(given.feasible(given.uniform()), None, [], 3)
+    assert len(taken) == passes
+    assert sum(len(each.deviations) for each in taken) == 3 * sid.PASS_NOISES

@@ -283,6 +283,19 @@ def test_noise_that_a_layer_does_not_see_is_as_large_as_the_cap():
     assert solution.certificate.saturated.all()
 
 
+CHOICES = [(0.025, False, True), (0.05, True, False), (0.5, False, False)]
+
+
+@pytest.mark.parametrize(("width", "bump", "is_chosen"), CHOICES)
+def test_only_a_choice_of_units_makes_several_optima(width, bump, is_chosen):
+    """Not where all of them belong at the cap."""
+    given = problem_of(Saturating(width, bump), torch.zeros(3, UNITS))
+    scales = given.feasible(given.uniform())
+    step, chosen = leap(given.feature, scales, given.tie, 1.0, given.counted, given.target, torch.full((3,), 2.0))
+    assert bool(chosen.all()) is bool(chosen.any()) is is_chosen
+    assert bool((step.sure_gain > 0).all()) is (is_chosen or bump)
+
+
 def test_units_that_have_taken_the_cap_stay_there():
     given = problem_of(Saturating(0.02), torch.zeros(3, UNITS))
     scales = torch.full((3, UNITS), 0.0135)
