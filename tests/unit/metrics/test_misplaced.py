@@ -263,7 +263,9 @@ def test_a_sample_that_has_several_optima_is_not_proven_by_an_earlier_round():
     # The value of a sample whose units are all at the cap is exact.
     known = Certificate(one, 0 * one, 0 * one, one, one, 2 * one, saturated=yes, met=yes)
     found.put(at, sid._Certified(scales, known, one, one, 0 * scales, 0 * one, yes), 0, 0)
+    found.tear(at, yes)
     assert found.certificate.converged.all()
+    assert float(found.certificate.gap) == 0
 
 
 def test_near_the_cap_the_gap_of_several_optima_is_known():
