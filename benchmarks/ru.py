@@ -59,6 +59,7 @@ def _ascent(**changed: float) -> Callable[[], object]:
 SABOTAGE: dict[str, Callable[[], object]] = {
     "as it is": _as_it_is,
     "5 steps": _ascent(steps=5),
+    "rate fivefold": _ascent(rate=1.5),
     "rate tenfold": _ascent(rate=3.0),
     "no ascent": lambda: patch.object(ru.Problem, "ascend", lambda self, scales, **_: scales),
 }

@@ -78,6 +78,9 @@ CALIBRATION = 10.0
 #: Factor on the gain from reactivating units that the ascent switched off; and lower limit of the bound, in nats, since
 #: units that are nearly switched off contribute some thousandths that no gradient shows.
 WAKING, LEAST_GAP = 3.0, 0.0075
+#: Power of the units' gains with which they are reactivated. With the first power, those that are worth most get too
+#: little, and scales that wild steps left below the optimum seemed to gain nothing (docs/method.md).
+WORTH_POWER = 4
 #: Noise samples for the gains of units that may be off; lower limit of a unit's squared column norm there, relative to
 #: the mean.
 WAKING_NOISES, LEAST_NORM = 8, 1e-6
@@ -358,8 +361,8 @@ class Problem:
     def woken(self, scales: Tensor, power: Tensor) -> Tensor:
         """Scales whose power is half these scales' and half an allocation in which no unit with an effect is off.
 
-        The allocation is SID's closed form, in which all units spend equally, weighted by what each unit would gain for
-        its share of the budget: a unit that was wrongly switched off gains much more than the others.
+        The allocation is SID's closed form, in which all units spend equally, weighted by a power of what each unit
+        would gain for its share of the budget: a unit that was wrongly switched off gains much more than the others.
 
         Parameters
         ----------
@@ -373,13 +376,13 @@ class Problem:
             self.sigma(scales), self.effort * WAKING_NOISES, (self.counted / power).sqrt()
         )
         worth = self.tie.sum(gains * self.counted) / torch.maximum(norms, LEAST_NORM * norms.mean(1, keepdim=True))
-        even = self.allocated(self.start.column_norms).clamp(max=self.cap)
-        spent = even.square() * norms
         tiny = torch.finfo(worth.dtype).tiny
+        weights = (worth / worth.amax(1, keepdim=True).clamp(min=tiny)) ** WORTH_POWER
+        squares = weights * self.allocated(self.start.column_norms).clamp(max=self.cap).square()
         # Both halves spend equally, also if the constraint is not met yet.
         budget = (self.tie.sum(self.sigma(scales).square() * self.start.column_norms)).sum(1, keepdim=True)
-        factor = budget / (spent * worth).sum(1, keepdim=True).clamp(min=tiny)
-        return ((scales.square() + even.square() * worth * factor) / 2).sqrt()
+        factor = budget / (squares * norms).sum(1, keepdim=True).clamp(min=tiny)
+        return ((scales.square() + squares * factor) / 2).sqrt()
 
     def slopes(self, sigma: Tensor, free: Tensor, power: Tensor) -> tuple[Slopes, Tensor, Tensor]:
         """Measure gradients with fresh noise, and the shortfall, until its error leaves no verdict open.

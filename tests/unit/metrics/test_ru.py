@@ -189,6 +189,8 @@ def test_a_shortfall_that_its_error_leaves_open_is_measured_further_and_is_not_p
 
     monkeypatch.setattr(Problem, "slopes_once", counted)
     monkeypatch.setattr(Problem, "shortfall", stated)
+    # A single step leaves units off that would gain.
+    monkeypatch.setattr(ru, "_gain", lambda before, *_: torch.zeros(len(before.power)))
     for error, passes in ((0.01, 6), (0.0, 1)):
         measured.clear()
         known["error"] = error
@@ -229,6 +231,28 @@ def test_a_unit_that_is_wrongly_off_leaves_its_cell_unproven():
     missing, converged = np.concatenate(missing), np.concatenate(converged)
     assert (missing > 0.1).sum() > 10
     assert not converged[missing > 0.1].any()
+
+
+def with_few(kept, problem):
+    """Certified solution of an ascent in which the other units are off at the end."""
+    scales = problem.allocated(problem.start.column_norms)
+    scales = problem.ascend(scales, steps=60, draws=8, rate=0.2, decays=(0.8, 0.99))
+    few = problem.enforce_constraint(torch.where(kept, scales, 1e-4 * scales))
+    return problem.measured(problem.enforce_constraint(few), 60)
+
+
+def test_the_gap_covers_what_units_that_are_off_would_gain():
+    """Wild steps leave scales of which a fifth is on. Gains to the first power cover three quarters of the cells."""
+    missing, gaps = [], []
+    for seed in range(2):
+        encoder, decoder = linear_case(48, 24, seed)
+        kept = torch.rand((12, 48), generator=torch.Generator().manual_seed(seed)) < 0.2
+        solution, start = solved(encoder, decoder, samples=12, solver=partial(with_few, kept))
+        missing.append(shortfall(solution.sigma, encoder, decoder, start))
+        gaps.append(solution.certificate.gap.numpy())
+    missing, gaps = np.concatenate(missing), np.concatenate(gaps)
+    assert (missing > 0.05).all()
+    assert (missing <= gaps).mean() > 0.85
 
 
 def test_nearly_proven_samples_ascend_again_and_others_stay_as_they_are(monkeypatch):
