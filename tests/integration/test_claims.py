@@ -347,7 +347,7 @@ def test_the_page_names_the_verdicts_within_the_limit_of_three_seeds():
     weak = {name for name, each in seen.items() if min(each) < 4.3}
     assert weak == {
         *(f"{family} {study}" for family in ("vgg", "alexnet") for study in ("damage", "epochs", "pruning")),
-        *(f"resnet {study}" for study in ("epochs", "pruning", "robustness")),
+        *(f"resnet {study}" for study in ("depth", "epochs", "pruning", "robustness")),
         "vgg distillation",
         "vgg robustness",
     }
