@@ -25,10 +25,13 @@ from .curve import EXTREMES, HIGHEST, LOWEST, chosen, curve_rows, draw_curve, wi
 from .families import FAMILIES, Family
 from .tables import Rows, markdown
 from .two_level import (
+    OPPOSITE,
+    SEEN,
     UNDECIDED,
     TwoLevel,
     direction_margin,
     images_needed,
+    is_weak,
     judge_direction,
     judge_similarity,
     seeds_needed,
@@ -83,10 +86,10 @@ def claims_of(family: Family) -> tuple[Claim, ...]:
         Claim("damage", "rises at the damaged convolution", "original", "damaged", (family.at,)),
         Claim("damage", "rises after it", "original", "damaged", family.after),
         Claim("distillation", "falls", "without", "distilled", sign=-1),
-        Claim("epochs", "falls first in high layers", "epoch 0", LOWEST, last, -1),
-        Claim("epochs", "then rises in high layers", LOWEST, LAST, last),
-        Claim("epochs", "rises first in high layers (the opposite)", "epoch 0", HIGHEST, last),
-        Claim("epochs", "then falls in high layers (the opposite)", HIGHEST, LAST, last, -1),
+        Claim("epochs", "falls initially in high layers", "epoch 0", LOWEST, last, -1),
+        Claim("epochs", "later rises in high layers", LOWEST, LAST, last),
+        Claim("epochs", "rises initially in high layers (the opposite)", "epoch 0", HIGHEST, last),
+        Claim("epochs", "later falls in high layers (the opposite)", HIGHEST, LAST, last, -1),
         *(
             Claim("depth", f"rises in {stage}, from {first.split()[0]} to {second}", first, second, (stage,))
             for first, second in itertools.combinations(family.sizes, 2)
@@ -94,20 +97,23 @@ def claims_of(family: Family) -> tuple[Claim, ...]:
         ),
         Claim("autoencoders", "stays similar", "classifier", "autoencoder", sign=0),
         *(
-            Claim("pruning", f"falls in the scores, {name}, from the network {text}", first, name, scores, -1, effect)
-            for first, text in (("trained", "before"), ("1 kept", "retrained with all weights"))
+            Claim("pruning", f"falls in the scores, {name}, {text}", first, name, scores, -1, effect)
+            for first, text in REFERENCES.items()
             for name, effect in (("0.38 kept", 0.003), ("0.128 kept", 0.005), ("0.08 kept", 0.033))
         ),
         *(
-            Claim("robustness", f"the norm falls, {name}, from the network {text}", first, name, NORM, -1, effect)
-            for first, text in (("trained", "before"), ("1 kept", "retrained with all weights"))
-            for name, effect in (("0.128 kept", -math.log(1 - 0.08)), ("0.08 kept", -math.log(1 - 0.61)))
+            Claim("robustness", f"the norm {verb}, {name}, {text}", first, name, NORM, sign, abs(math.log(ratio)))
+            for first, text in REFERENCES.items()
+            for name, verb, sign, ratio in NORM_CHANGES
         ),
     )
 
 
-#: The logarithm of the norm of the perturbations to all other classes.
+#: The networks that pruned ones are compared with.
+REFERENCES = {"trained": "relative to the unpruned network", "1 kept": "relative to one retrained with all weights"}
+#: The logarithm of the norm of the perturbations to all other classes, and by which factors the paper's norms change.
 NORM = ("mean norm",)
+NORM_CHANGES = (("0.38 kept", "rises", 1, 1.02), ("0.128 kept", "falls", -1, 0.92), ("0.08 kept", "falls", -1, 0.39))
 #: The networks that are compared with the one retrained with all its weights, and that one first.
 PRUNED = ("1 kept", "trained", "0.38 kept", "0.128 kept", "0.08 kept")
 #: The last checkpoint.
@@ -237,14 +243,10 @@ def power_rows(files: Sequence[Results], normalizer: str) -> Iterator[dict[str, 
 
 
 def _power_row(found: pandas.DataFrame, claim: Claim, rising: str, normalizer: str) -> dict[str, str]:
-    change, effect, verdict = judged(found, claim, rising)
+    change, effect, _ = judged(found, claim, rising)
     each = round(change.images / change.seeds)
     seeds, low, high = seeds_needed(change, effect / 2, each)
     images = images_needed(change, effect / 2, change.seeds)
-    if verdict == UNDECIDED:
-        sign = claim.sign or 1
-        margin = (direction_margin if claim.sign else similarity_margin)(sign * change.mean, effect)
-        verdict += wanting(seeds, change.seeds, change.stderr, margin, f" seeds of {each} images")
     return {
         "study": claim.study,
         "claim": claim.sentence,
@@ -258,8 +260,19 @@ def _power_row(found: pandas.DataFrame, claim: Claim, rising: str, normalizer: s
         "unproven": unproven(changes(found, claim)),
         "seeds needed": f"{seeds} ({low} to {high})",
         "images needed": f"{images:.0f}" if math.isfinite(images) else "∞",
-        "verdict": verdict,
+        "verdict": verdict_text(found, claim, rising),
     }
+
+
+def verdict_text(found: pandas.DataFrame, claim: Claim, rising: str) -> str:
+    """Return the verdict, with what it lacks if undecided, and whether a direction that is seen is seen weakly."""
+    change, effect, verdict = judged(found, claim, rising)
+    if verdict == UNDECIDED:
+        each = round(change.images / change.seeds)
+        needed, _, _ = seeds_needed(change, effect / 2, each)
+        margin = (direction_margin if claim.sign else similarity_margin)((claim.sign or 1) * change.mean, effect)
+        return verdict + wanting(needed, change.seeds, change.stderr, margin, f" seeds of {each} images")
+    return f"{verdict}, weakly" if claim.sign and verdict in (SEEN, OPPOSITE) and is_weak(change) else verdict
 
 
 def family_rows(files: Sequence[Results]) -> Rows:
@@ -269,9 +282,11 @@ def family_rows(files: Sequence[Results]) -> Rows:
         if (found := each.read("sample")).seed.nunique() < 2:
             continue
         for claim in each.claims:
-            change, _, verdict = judged(found, claim, each.rising)
+            paired = changes(found, claim)
+            change, doubt = over_seeds(paired), f" ({unproven(paired)} unproven)" if unproven_fraction(paired) else ""
             row = rows.setdefault((claim.study, claim.sentence), {})
-            row[each.family.title] = f"{change.mean:+.3f} ± {change.stderr:.3f}: {verdict}"
+            verdict = verdict_text(found, claim, each.rising)
+            row[each.family.title] = f"{change.mean:+.3f} ± {change.stderr:.3f}{doubt}: {verdict}"
     titles = [family.title for family in FAMILIES.values()]
     return [
         {"study": study, "claim": text} | {title: row.get(title, "") for title in titles}

@@ -7,27 +7,26 @@ and a network with random weights.
 
 ``python -m onnxinfo.models.studies.concentration animals.npz --network vgg -o study``
 
-What is in the folder already is not done again: an interrupted study resumes, and may get more folds and images.
+What is in the folder already is not done again: an interrupted study resumes, and may get more folds and images. All
+networks add to ``concentration.csv``, which ``boxes.py`` reads.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import onnx
+import pandas
 import torch
 from torch import Tensor
 
 import onnxinfo
-from onnxinfo.archive.means import select_cells, unproven
+from onnxinfo.archive.means import select_cells
 
 from .common import (
     ALEXNET,
@@ -43,9 +42,7 @@ from .common import (
 from .families import Build
 from .normalized import folded
 from .residual import residual_classifier
-from .tables import Rows, markdown, write_table
-from .two_level import UNDECIDED, TwoLevel, direction_margin, judge_direction, seeds_needed, two_level, wanting
-from .verdicts import FRACTION
+from .training import add
 
 #: With zero padding, less of the network sees the border of an image, and boxes tend to be in the middle.
 PADDING: Padding = "circular"
@@ -56,8 +53,6 @@ NETWORKS: dict[str, Build] = {
 }
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 RANDOM, TRAINED = "random weights", "trained"
-#: Distinguishable for color-blind readers, too.
-COLORS = ("#0072B2", "#E69F00", "#009E73")
 
 
 def contrasts(maps: Array, masks: Array) -> tuple[Array, Array]:
@@ -102,7 +97,7 @@ def models(network: str, images: Tensor, answers: Tensor, *, epochs: int) -> dic
 
 
 def main() -> None:
-    """Train, measure, and write the models, the archive, the table and the figure."""
+    """Train, measure, and write the models, the archive, and the file of cells."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -120,26 +115,20 @@ def main() -> None:
         pixels, labels, boxes = (data[key][order] for key in ("images", "labels", "boxes"))
     samples = onnxinfo.open_samples(pixels, shape=(3, options.side, options.side), mean=MEAN, std=STD)
     x = samples.batch(range(len(samples)))
-    archive, right = options.output / f"{options.network}.h5", []
-    folds = options.measured or options.folds
-    for fold in range(folds):
+    archive, accuracies = options.output / f"{options.network}.h5", {}
+    for fold in range(options.measured or options.folds):
         held = np.arange(len(x)) % options.folds == fold
         known = torch.from_numpy(x[~held]), torch.from_numpy(labels[~held]).long()
         for name, path in trained(options.output, options.network, fold, known, options.epochs).items():
             model = onnx.load(path)
-            share = accuracy(model, x[held], labels[held])
-            print(f"fold {fold}, {name}: accuracy {share:.3f}", flush=True)
+            run = f"{name} {fold}"
+            accuracies[run] = accuracy(model, x[held], labels[held])
+            print(f"fold {fold}, {name}: accuracy {accuracies[run]:.3f}", flush=True)
             onnxinfo.analyze(
-                model, pixels[held], archive, run=f"{name} {fold}", layers=options.layers, limit=options.limit,
+                model, pixels[held], archive, run=run, layers=options.layers, limit=options.limit,
                 foreground=boxes[held], metrics=["sid", "concentration"], mean=MEAN, std=STD, seed=SEED,
             )  # fmt: skip
-        right.append(share)
-    facts = {"accuracy": float(np.mean(right)), "side": options.side, "epochs": options.epochs}
-    rows = table(archive)
-    write(rows, options.output / options.network, **facts, folds=options.folds, measured=folds)
-    draw(rows, options.output / f"{options.network}.png")
-    archives = {name: path for name in NETWORKS if (path := options.output / f"{name}.h5").exists()}
-    (options.output / "power.md").write_text(markdown(power_rows(archives)), encoding="utf-8")
+    add(measured(archive, options.network, accuracies), options.output / "concentration.csv", ("model",))
 
 
 def trained(folder: Path, network: str, fold: int, known: tuple[Tensor, Tensor], epochs: int) -> dict[str, Path]:
@@ -151,152 +140,42 @@ def trained(folder: Path, network: str, fold: int, known: tuple[Tensor, Tensor],
     return paths
 
 
-#: Means in the table, with their standard errors.
-COLUMNS = {
-    TRAINED: "stderr",
-    "above others' boxes": "its stderr",
-    RANDOM: "their stderr",
-    "theirs above others' boxes": "stderr of that",
-    "learned": "stderr of the difference",
-}
+def measured(archive: Path, network: str, accuracies: Mapping[str, float]) -> pandas.DataFrame:
+    """Return the cells of an archive: a row for each kind of weights, fold, layer and image.
 
-
-def write(rows: Sequence[Mapping[str, Any]], path: Path, **facts: Any) -> None:
-    """Write the table, with the standard error of each mean."""
-    shown = [
-        {
-            "layer": row["layer"],
-            "images": row["images"],
-            "unproven": row["unproven"],
-            **{mean: f"{row[mean]:.4f} ± {row[stderr]:.4f}" for mean, stderr in COLUMNS.items()},
-        }
-        for row in rows
-    ]
-    write_table(rows, path, shown=shown, **facts)
-
-
-def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Plot concentration of the trained network and its controls, with two standard errors, layer by layer."""
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    for shift, (name, stderr) in enumerate(list(COLUMNS.items())[:3], -1):
-        position = np.arange(len(rows)) + 0.06 * shift
-        bars = [2 * row[stderr] for row in rows]
-        marker, color = "os^"[shift + 1], COLORS[shift + 1]
-        axes.errorbar(position, [row[name] for row in rows], bars, marker=marker, color=color, capsize=3, label=name)
-    axes.axhline(0, color="gray", linewidth=0.8)
-    axes.set_xticks(range(len(rows)), [row["layer"] for row in rows])
-    axes.set_ylabel("concentration (nats)")
-    axes.legend()
-    figure.savefig(path, dpi=100)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Images of all folds in one layer.
-
-    Attributes
-    ----------
-    images
-        Fold of each image, and its place there.
-    own, excess
-        See :func:`contrasts`.
-    unproven
-        Number of unproven values.
+    Besides SID and concentration with the image's own box, they have the contributions to how far that exceeds
+    concentration with others' boxes (see :func:`contrasts`), over all folds of a kind of weights.
     """
-
-    images: tuple[tuple[int, int], ...]
-    own: Array
-    excess: Array
-    unproven: int
-
-    def over_folds(self, values: Array) -> TwoLevel:
-        """Return the mean over folds of values of the images: each fold has a network of its own."""
-        folds = np.array([fold for fold, _ in self.images])
-        parts = [values[folds == fold] for fold in dict.fromkeys(folds.tolist())]
-        return two_level(parts, [np.full(len(part), np.nan) for part in parts])
-
-    def above(self, other: Measured) -> TwoLevel:
-        """How far the excess is above another one, image by image."""
-        excess = dict(zip(other.images, other.excess, strict=True))
-        found = [value - excess.get(image, math.nan) for image, value in zip(self.images, self.excess, strict=True)]
-        return self.over_folds(np.array(found))
-
-
-def measured(opened: onnxinfo.Archive, kind: str, layer: int) -> Measured:
-    """Return the concentration of all images in a layer, with trained or random weights."""
-    runs = {int(run.rsplit(" ", 1)[1]): opened[run] for run in opened if run.startswith(kind)}
-    cells = [select_cells(run.values("concentration"), layer) for run in runs.values()]
-    there = [np.isfinite(each["value"]) for each in cells]
-    maps, masks = (
-        np.concatenate([each[use] for each, use in zip(found, there, strict=True)])
-        for found in (
-            [run.maps("sid", layer) for run in runs.values()],
-            [np.asarray(run.foreground) for run in runs.values()],
-        )
-    )
-    images = tuple((fold, int(i)) for fold, use in zip(runs, there, strict=True) for i in np.flatnonzero(use))
-    return Measured(images, *contrasts(maps, masks), sum(int(unproven(each).sum()) for each in cells))
-
-
-def table(archive: Path) -> list[dict[str, Any]]:
-    """Return one row per layer: concentration, the controls, and their standard errors, over images or over folds."""
-    rows: list[dict[str, Any]] = []
+    tables = []
     with onnxinfo.open(archive) as opened:
-        for layer, described in enumerate(opened[f"{TRAINED} 0"].layers):
-            learned, random = (measured(opened, kind, layer) for kind in (TRAINED, RANDOM))
-            row: dict[str, Any] = {"layer": described.name, "images": len(learned.own)}
-            row["unproven"] = learned.unproven + random.unproven
-            columns = (learned.own, learned.excess, random.own, random.excess)
-            estimates = [*map(learned.over_folds, columns[:2]), *map(random.over_folds, columns[2:])]
-            for (name, stderr), estimate in zip(COLUMNS.items(), [*estimates, learned.above(random)], strict=True):
-                row[name], row[stderr] = estimate.mean, estimate.stderr
-            rows.append(row)
-    return rows
+        for kind in (TRAINED, RANDOM):
+            runs = {run: int(run.rsplit(" ", 1)[1]) for run in opened if run.startswith(kind)}
+            for layer in range(len(opened[next(iter(runs))].layers)):
+                parts = [_cells(opened[run], layer) for run in runs]
+                maps, masks = (np.concatenate([part.pop(name) for part in parts]) for name in ("maps", "masks"))
+                found = pandas.concat(
+                    [
+                        pandas.DataFrame({"accuracy": accuracies[run], "fold": fold, **part})
+                        for (run, fold), part in zip(runs.items(), parts, strict=True)
+                    ]
+                )
+                own, excess = contrasts(maps, masks)
+                tables.append(found.assign(model=network, weights=kind, own=own, excess=excess))
+    columns = ["model", "weights", "accuracy", "fold", "layer", "image", "sid", "own", "excess", "converged"]
+    return pandas.concat(tables)[columns]
 
 
-def power_rows(archives: Mapping[str, Path]) -> Rows:
-    """Return a line for each claim about the concentration above others' boxes: effects are a tenth of the rise."""
-    lines, last = [], {}
-    for network, archive in archives.items():
-        with onnxinfo.open(archive) as opened:
-            depth = len(opened[f"{TRAINED} 0"].layers)
-            first, last[network] = (measured(opened, TRAINED, layer) for layer in (0, depth - 1))
-            untrained = measured(opened, RANDOM, depth - 1)
-        rise = last[network].above(first)
-        claims = (
-            ("rises with depth", rise, 1),
-            ("is above that with random weights in the last layer", last[network].above(untrained), 1),
-            ("is negative in the first layer", first.over_folds(first.excess), -1),
-        )
-        lines += [
-            folds_row(f"concentration of the {network} {text}", FRACTION * abs(rise.mean), found, sign)
-            for text, found, sign in claims
-        ]
-    if {"vgg", "alexnet"} <= last.keys():
-        deep, shallow = last["vgg"], last["alexnet"]
-        claim = "concentration of the vgg is higher than of the alexnet in the last layer"
-        lines.append(folds_row(claim, FRACTION * abs(deep.excess.mean()), deep.above(shallow)))
-    return lines
-
-
-def folds_row(claim: str, effect: float, found: TwoLevel, sign: int = 1) -> dict[str, Any]:
-    """Return a line that judges whether a difference has the claimed sign, as ``claims.py`` does for training seeds."""
-    each = round(found.images / found.seeds)
-    needed, low, high = seeds_needed(found, effect / 2, each)
-    verdict = judge_direction(sign * found.mean, found.stderr, effect)
-    if verdict == UNDECIDED:
-        margin = direction_margin(sign * found.mean, effect)
-        verdict += wanting(needed, found.seeds, found.stderr, margin, f" folds of {each} images")
+def _cells(run: onnxinfo.Run, layer: int) -> dict[str, Any]:
+    """Return the cells of one layer that have a value, and their maps and masks."""
+    found, sid = (select_cells(run.values(metric), layer) for metric in ("concentration", "sid"))
+    there = np.isfinite(found["value"])
     return {
-        "claim": claim,
-        "effect": f"{effect:.4f}",
-        "measured": f"{found.mean:+.4f} ± {found.stderr:.4f}",
-        "error over images": f"{found.over_images:.4f}",
-        "sd of folds": f"{found.sd_seed:.4f}",
-        "sd of images": f"{found.sd_image:.4f}",
-        "here": f"{found.seeds} x {each}",
-        "folds needed": f"{needed} ({low} to {high})",
-        "verdict": verdict,
+        "layer": run.layers[layer].name,
+        "image": np.flatnonzero(there),
+        "sid": sid["value"][there],
+        "converged": found["converged"][there],
+        "maps": run.maps("sid", layer)[there],
+        "masks": np.asarray(run.foreground)[there],
     }
 
 

@@ -18,8 +18,8 @@ import onnxinfo
 from onnxinfo.views.power import samples_needed
 from onnxinfo.workflows.coherency import ORIGINAL, RESCALED
 
-from .cells import cells, difference, layers_of, over_seeds, rise, unproven
-from .claims import FRACTION
+from .cells import cells, difference, layers_of, over_seeds, rise, unproven, unproven_fraction
+from .claims import DOUBTFUL, FRACTION
 from .coherency import archive_of
 from .tables import Rows, markdown
 from .two_level import (
@@ -72,25 +72,21 @@ def effect_of(found: pandas.DataFrame, metric: str) -> float:
 def power_rows(found: pandas.DataFrame) -> Iterator[dict[str, str]]:
     """Yield a line for each network and metric."""
     for model, its in found.groupby("model", sort=False):
-        divided = tuple(layers_of(its[its.divided], ORIGINAL))
         for metric in (*NATS, *MAGNITUDES):
-            if (its.metric == metric).any():
+            if divided := tuple(layers_of(its[its.divided & (its.metric == metric)], ORIGINAL)):
                 yield _power_row(its, metric, str(model), divided)
 
 
 def _power_row(found: pandas.DataFrame, metric: str, model: str, divided: tuple[str, ...]) -> dict[str, str]:
-    cells_changed = changes(found, metric, divided)
+    doubtful = doubtful_layers(found, metric, divided)
+    sound = tuple(layer for layer in divided if layer not in doubtful)
+    cells_changed = changes(found, metric, sound or divided)
     change, effect = over_seeds(cells_changed), effect_of(found, metric)
-    verdict = judge_similarity(change.mean, error_of(change), effect)
     each = round(change.images / change.seeds)
-    claim = f"{metric} stays the same"
-    if metric in MAGNITUDES:
-        claim, verdict = f"{metric} changes", NEGATED[verdict]
-    if verdict == UNDECIDED:
-        verdict += _wanting(change, effect, each)
+    where = f" in {', '.join(sound)} (elsewhere most are unproven)" if sound and doubtful else ""
     return {
         "network": model,
-        "claim": claim,
+        "claim": f"{metric} {'changes' if metric in MAGNITUDES else 'stays the same'}{where}",
         "effect": f"{effect:.4f}",
         "measured": with_error(change),
         "error over images": f"{change.over_images:.4f}",
@@ -99,8 +95,20 @@ def _power_row(found: pandas.DataFrame, metric: str, model: str, divided: tuple[
         "here": f"{change.seeds} x {each}",
         "unproven": unproven(cells_changed),
         **_needed(change, effect / 2, each),
-        "verdict": verdict,
+        "verdict": _verdict(change, effect, metric) if sound else f"not judged: {unproven(cells_changed)} are unproven",
     }
+
+
+def doubtful_layers(found: pandas.DataFrame, metric: str, layers: tuple[str, ...]) -> list[str]:
+    """Return the layers in which so many values of a metric are unproven that it is not judged there."""
+    return [layer for layer in layers if unproven_fraction(changes(found, metric, (layer,))) > DOUBTFUL]
+
+
+def _verdict(change: TwoLevel, effect: float, metric: str) -> str:
+    """Return whether a metric in nats stays the same, or a magnitude changes, and what that lacks if undecided."""
+    verdict = judge_similarity(change.mean, error_of(change), effect)
+    verdict = NEGATED[verdict] if metric in MAGNITUDES else verdict
+    return verdict + _wanting(change, effect, round(change.images / change.seeds)) if verdict == UNDECIDED else verdict
 
 
 def _needed(change: TwoLevel, difference: float, images: int) -> dict[str, str]:

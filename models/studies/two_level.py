@@ -17,7 +17,10 @@ import numpy.typing as npt
 from onnxinfo.archive.means import mean_and_stderr
 from onnxinfo.views.power import STANDARD_ERRORS, samples_needed, spread_range
 
-SEEN, REFUTED, OPPOSITE, UNDECIDED = "seen", "refuted", "refuted: the opposite is seen", "cannot be decided"
+SEEN, UNDECIDED = "seen", "cannot be decided"
+REFUTED, OPPOSITE = "refuted at this size", "refuted at this size: the opposite is seen"
+#: Two-sided level of the interval of Student's t within which a direction that is seen is called weak.
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,14 @@ def judge_similarity(mean: float, stderr: float, effect: float) -> str:
     if abs(mean) + STANDARD_ERRORS * stderr < effect:
         return SEEN
     return REFUTED if abs(mean) - STANDARD_ERRORS * stderr > effect else UNDECIDED
+
+
+def is_weak(found: TwoLevel) -> bool:
+    """Whether the 95 % interval of Student's t over the seeds contains 0, though two standard errors do not."""
+    from scipy.special import stdtrit
+
+    limit = float(stdtrit(found.seeds - 1, (1 + LEVEL) / 2))
+    return abs(found.mean) <= limit * found.over_seeds
 
 
 def direction_margin(mean: float, effect: float) -> float:

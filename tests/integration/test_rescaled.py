@@ -79,6 +79,16 @@ def test_large_monte_carlo_errors_leave_it_undecided():
     assert row["verdict"] == "cannot be decided here, would need 100 images"
 
 
+def test_unproven_layers_are_not_judged():
+    found = table()
+    deep = (found.metric == "ru") & (found.layer == "b")
+    rows = judged(found.assign(converged=found.converged & ~deep))
+    row = rows["ru stays the same in a (elsewhere most are unproven)"]
+    assert (row["unproven"], row["verdict"]) == ("1 of 6", SEEN)
+    row = judged(found.assign(converged=found.metric != "ru"))["ru stays the same"]
+    assert row["verdict"] == "not judged: 6 of 6 are unproven"
+
+
 def test_magnitudes_that_stay_are_refuted_to_change():
     rows = judged(table(gradient=1.05, gradcam=0.5))
     assert (rows["gradient changes"]["verdict"], rows["gradcam changes"]["verdict"]) == (REFUTED, SEEN)

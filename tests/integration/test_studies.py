@@ -17,6 +17,7 @@ pytest.importorskip("matplotlib")
 import torch
 
 from onnxinfo.models.studies import (
+    boxes,
     claims,
     coherency,
     common,
@@ -208,24 +209,25 @@ def test_the_residual_network_of_concentration_sees_all_pixels_equally():
 def test_concentration(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (6, 24, 24, 3), dtype=np.uint8)
-    boxes = np.array([[2, 3, 12, 14]] * 3 + [[8, 8, 20, 18]] * 3)
-    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(6) % 2, boxes=boxes)
+    around = np.array([[2, 3, 12, 14]] * 3 + [[8, 8, 20, 18]] * 3)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(6) % 2, boxes=around)
     arguments = (
         tmp_path / "data.npz", "--network", "alexnet", "--layers", "relu_1", "relu_9", "--side", 32, "--epochs", 1,
         "--folds", 2, "-o", tmp_path,
     )  # fmt: skip
     run(monkeypatch, concentration, *arguments, "--limit", 2)
-    row, _ = json.loads((tmp_path / "alexnet.json").read_text())["rows"]
+    found = pandas.read_csv(tmp_path / "concentration.csv")
     with onnxinfo.open(tmp_path / "alexnet.h5") as archive:
-        values = np.concatenate([archive[f"trained {fold}"].values("concentration")["value"][0] for fold in (0, 1)])
-    assert row["images"] == 4
-    assert row["trained"] == pytest.approx(values.mean(), abs=1e-3)
-    assert row["learned"] == pytest.approx(row["above others' boxes"] - row["theirs above others' boxes"])
+        values = [archive[f"trained {fold}"].values("concentration")["value"] for fold in (0, 1)]
+    own = found[found.weights == "trained"].set_index(["layer", "fold", "image"]).own
+    for layer, expected in (("relu_1", [each[0] for each in values]), ("relu_9", [each[1] for each in values])):
+        np.testing.assert_allclose(own[layer], np.concatenate(expected), atol=1e-3)
     monkeypatch.setattr(concentration, "models", None)
     run(monkeypatch, concentration, *arguments, "--limit", 2)
-    again, _ = json.loads((tmp_path / "alexnet.json").read_text())["rows"]
-    assert again == row
-    assert (tmp_path / "power.md").read_text().count("concentration of the alexnet") == 3
+    pandas.testing.assert_frame_equal(pandas.read_csv(tmp_path / "concentration.csv"), found)
+    monkeypatch.setattr("sys.argv", ["boxes", str(tmp_path / "concentration.csv"), "-o", str(tmp_path / "out")])
+    boxes.main()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"alexnet.md", "alexnet.png", "power.md"}
 
 
 def test_own_and_others_masks():
