@@ -264,8 +264,8 @@ def read(results: Path) -> list[dict[str, Any]]:
     return list({(r["builder"], r["exporter"]): r for r in records}.values())
 
 
-def page(records: list[dict[str, Any]]) -> str:
-    """Return the documentation page of a sweep's results."""
+def page(records: list[dict[str, Any]], commit: str) -> str:
+    """Return the documentation page of a sweep's results, which were measured at a commit."""
     ran = [r for r in records if STAGES.index(r["stage"]) > STAGES.index("onnxruntime")]
     done = [r for r in ran if r["stage"] == "done"]
     missing = len(builders()) * len(EXPORTERS) - len(records)
@@ -287,7 +287,8 @@ def page(records: list[dict[str, Any]]) -> str:
         "as not converged include most quantized layers, whose steps are wider than the noise of SID. Failures at",
         "export are failures of PyTorch's exporter.",
         "",
-        "This page is written by `python benchmarks/architectures.py --table docs/architectures.md`.",
+        f"SID is of one input of random pixels, seed 0; library at commit {commit}. This page is written by",
+        "`python benchmarks/architectures.py --table docs/architectures.md --commit COMMIT`.",
         "",
         "| builder | exporter | opset | nodes | parameters | difference / tolerance | SID of two layers | remark |",
         "| --- | --- | ---: | ---: | ---: | --- | --- | --- |",
@@ -320,12 +321,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("architectures.jsonl"))
     parser.add_argument("--only", default="", metavar="REGEX", help="only builders whose name matches")
     parser.add_argument("--seconds", type=int, default=600, help="CPU time limit per builder and exporter")
+    parser.add_argument("--commit", default="unknown", help="with --table: what the results were measured at")
     parser.add_argument("--memory", type=int, default=24, metavar="GIB", help="address space limit")
     parser.add_argument("--exporter", choices=EXPORTERS, action="append", help="only this exporter (repeatable)")
     parser.add_argument("--table", type=Path, help="write the page of results to this file instead of running")
     arguments = parser.parse_args()
     if arguments.table:
-        arguments.table.write_text(page(read(arguments.results)), encoding="utf-8")
+        arguments.table.write_text(page(read(arguments.results), arguments.commit), encoding="utf-8")
         return
     exporters = arguments.exporter or EXPORTERS
     sweep(arguments.results, arguments.only, exporters, arguments.seconds, arguments.memory)

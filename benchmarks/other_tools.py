@@ -7,10 +7,10 @@
     python benchmarks/other_tools.py draw FOLDER docs/pictures/other-tools.png
     python benchmarks/other_tools.py draw-cka benchmarks/results/other_tools.csv docs/pictures/other-tools-cka.png
 
-``run`` computes the maps of each method for the network and for copies with redrawn weights (the values of each weight
+``run`` computes the maps of each method for the network and for copies with permuted weights (the values of each weight
 tensor in random order), and CKA of all layers; it resumes, with a file for each method and network. All torch tools get
 the same module, whose scores are compared with those of the converted ONNX graph first. The class is the one that the
-network predicts, also for redrawn weights. A map is important where it is high: SID has its sign turned.
+network predicts, also for permuted weights. A map is important where it is high: SID has its sign turned.
 
 ``summarize`` compares maps by Spearman's rank correlation over blocks of 4 x 4 pixels, image by image, and by the
 partial correlation if the ranks of the distance from the center are given. A map that is
@@ -49,7 +49,7 @@ from onnxinfo.views.style import COLORS
 Floats = npt.NDArray[np.float64]
 MapsOfTorch = Callable[[ResNet, Tensor, Tensor], Tensor]
 TOOLS = ("captum", "zennit", "torch_cka")
-TRAINED, REDRAWN = "trained", "redrawn"
+TRAINED, PERMUTED = "trained", "permuted"
 #: Images from which IBA's statistics are estimated, and images at once.
 SEEN, TOGETHER = 1000, 100
 REPEATS = 5
@@ -162,7 +162,7 @@ class Study:
         self.folder, self.preset, self.data = folder, preset, data
         self.paths = {TRAINED: Path(model)}
         for draw in range(draws):
-            self.paths[f"{REDRAWN}-{draw}"] = path = folder / f"{REDRAWN}-{draw}.onnx"
+            self.paths[f"{PERMUTED}-{draw}"] = path = folder / f"{PERMUTED}-{draw}.onnx"
             onnx.save(with_permuted_weights(model, SEED + draw), path)
         self.networks = {name: from_onnx(onnx.load(path)) for name, path in self.paths.items()}
         self.x = self.samples("x_test", limit)
@@ -341,7 +341,7 @@ def rows_of_maps(folder: Path) -> Iterator[dict[str, Any]]:
         maps = {name: means_of_blocks(each[:, None]) for name, each in controls(found["images"]).items()}
         yield {"what": "difference", "value": float(found["difference"])}
         yield {"what": "right", "value": int(found["right"]), "images": count}
-    redrawn: dict[str, list[Floats]] = {}
+    permuted: dict[str, list[Floats]] = {}
     for method in SAYS:
         with np.load(file_of(folder, method, TRAINED)) as found:
             maps[method] = means_of_blocks(found["maps"][:, None])
@@ -350,22 +350,21 @@ def rows_of_maps(folder: Path) -> Iterator[dict[str, Any]]:
                 yield {"what": "milliseconds per pass", "value": 1000 * float(found["unit"])}
             if method in OWN:
                 yield {"what": "unproven", "method": method, "value": int(found["unproven"]), "images": count}
-        redrawn[method], failed = [], 0
-        for path in sorted(folder.glob(file_of(folder, method, f"{REDRAWN}-*").name)):
+        permuted[method], failed = [], 0
+        for path in sorted(folder.glob(file_of(folder, method, f"{PERMUTED}-*").name)):
             with np.load(path) as found:
-                redrawn[method].append(means_of_blocks(found["maps"][:, None]))
+                permuted[method].append(means_of_blocks(found["maps"][:, None]))
                 failed += int(found["unproven"])
         if method in OWN:
-            yield {
-                "what": "unproven, redrawn", "method": method, "value": failed, "images": count * len(redrawn[method]),
-            }  # fmt: skip
-    for method, others in redrawn.items():
+            images = count * len(permuted[method])
+            yield {"what": "unproven, permuted", "method": method, "value": failed, "images": images}
+    for method, others in permuted.items():
         values = np.stack([rank_correlations(maps[method], each) for each in others])
-        yield {"what": "redrawn", "method": method, **summary_of_draws(values)}
+        yield {"what": "permuted", "method": method, **summary_of_draws(values)}
         less = values - of_another_image(maps[method])
-        yield {"what": "redrawn - another image", "method": method, **summary_of_draws(less)}
+        yield {"what": "permuted - another image", "method": method, **summary_of_draws(less)}
         for draw, each in enumerate(values):
-            yield {"what": f"redrawn, draw {draw}", "method": method, **summary(each)}
+            yield {"what": f"permuted, draw {draw}", "method": method, **summary(each)}
     for method in maps:
         yield {"what": "another image", "method": method, **summary(of_another_image(maps[method]))}
     order = [*SAYS, *CONTROLS]
@@ -445,14 +444,14 @@ def cell(found: pandas.DataFrame, what: str, method: str, other: str = "", sign:
 def table_of_methods(found: pandas.DataFrame) -> list[str]:
     """Return the lines of the table of all methods."""
     head = ["map", "tool", "what it says", "passes", *(f"agrees with {each}" for each in OWN)]
-    head += ["with redrawn weights", "with the next image", "redrawn - next"]
+    head += ["with permuted weights", "with the next image", "permuted - next"]
     lines = [f"| {' | '.join(head)} |", "| --- | --- | --- |" + " ---: |" * (len(head) - 3)]
     for method, (tool, says) in SAYS.items():
         cost = found.loc[("cost", method, "")].value
         cells = [method, tool, says, f"{cost:.1f}" if cost < 10 else f"{cost:.0f}"]
         cells += ["" if method == own else cell(found, "agreement", method, own) for own in OWN]
-        cells += [cell(found, what, method) for what in ("redrawn", "another image")]
-        lines.append(f"| {' | '.join([*cells, cell(found, 'redrawn - another image', method, sign='+')])} |")
+        cells += [cell(found, what, method) for what in ("permuted", "another image")]
+        lines.append(f"| {' | '.join([*cells, cell(found, 'permuted - another image', method, sign='+')])} |")
     for method in CONTROLS:
         cells = [cell(found, "agreement", method, own) for own in OWN]
         cells = [method, "", "no network", "", *cells, "", cell(found, "another image", method), ""]
@@ -491,18 +490,18 @@ def cka_table(found: pandas.DataFrame) -> list[str]:
 
 
 def draw(chosen: argparse.Namespace) -> None:
-    """Draw the maps of four images, and those of the first two with redrawn weights."""
+    """Draw the maps of four images, and those of the first two with permuted weights."""
     import matplotlib.pyplot as plt
     from PIL import Image
 
     folder = chosen.results
     with np.load(folder / "images.npz") as found:
         images = found["images"]
-    rows = [(image, TRAINED) for image in range(4)] + [(image, f"{REDRAWN}-0") for image in range(2)]
+    rows = [(image, TRAINED) for image in range(4)] + [(image, f"{PERMUTED}-0") for image in range(2)]
     figure, panels = plt.subplots(len(rows), len(SAYS) + 1, figsize=(7.2, 6.4), layout="constrained")
     for line, (image, name) in zip(panels, rows, strict=True):
         line[0].imshow(images[image])
-        line[0].set_ylabel("trained" if name == TRAINED else "redrawn weights", fontsize=7)
+        line[0].set_ylabel("trained" if name == TRAINED else "permuted weights", fontsize=7)
         for panel, method in zip(line[1:], SAYS, strict=True):
             with np.load(file_of(folder, method, name)) as found:
                 each = found["maps"][image]
@@ -555,7 +554,7 @@ def main() -> None:
     running.add_argument("data", help="npz file with x_test, y_test and x_train")
     running.add_argument("--preset")
     running.add_argument("--limit", type=int, default=32, help="images for maps")
-    running.add_argument("--draws", type=int, default=3, help="networks with redrawn weights")
+    running.add_argument("--draws", type=int, default=3, help="networks with permuted weights")
     running.add_argument("--cka-limit", type=int, default=300, help="images for CKA")
     running.set_defaults(do=run)
     summarizing = commands.add_parser("summarize")

@@ -19,6 +19,7 @@ from onnxinfo.views.style import COLORS
 from .cells import cells, difference, layers_of, over_seeds, rise, unproven, unproven_fraction
 from .claims import DOUBTFUL, FRACTION
 from .concentration import RANDOM, TRAINED
+from .script import as_study
 from .tables import Rows, markdown
 from .two_level import UNDECIDED, TwoLevel, direction_margin, judge_direction, seeds_needed, wanting
 
@@ -165,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_study(main)

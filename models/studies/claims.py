@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import pandas
 
+from onnxinfo.errors import UsageError
 from onnxinfo.views.style import COLORS
 
 from .cells import cells, difference, layers_of, over_seeds, rise, unproven, unproven_fraction, with_error
 from .common import mean_and_stderr
 from .curve import EXTREMES, HIGHEST, LOWEST, chosen, curve_rows, draw_curve, with_extremes
 from .families import FAMILIES, Family
+from .script import as_study
 from .tables import Rows, markdown
 from .two_level import (
     OPPOSITE,
@@ -366,6 +368,8 @@ def write(file: Results, output: Path) -> None:
     """Write the tables and the picture of a study from its file of cells."""
     found, name = file.read("sample"), f"{file.study}-{file.family.name}"
     (output / f"{name}.md").write_text(study_text(file), encoding="utf-8")
+    if found.empty:
+        return
     if file.study == "epochs":
         (output / f"curve-{file.family.name}.md").write_text(curve_text(file), encoding="utf-8")
         draw_curve(found, output / f"{name}.png")
@@ -381,6 +385,8 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     files = results(options.folder)
+    if not files:
+        raise UsageError(f"{options.folder}: no results of studies there, such as vgg/damage.csv of longer.py")
     for file in files:
         write(file, options.output)
     for family in FAMILIES.values():
@@ -392,4 +398,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_study(main)

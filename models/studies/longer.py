@@ -39,6 +39,7 @@ from .normalized import (
     shifted,
     unfolded,
 )
+from .script import as_study
 from .training import (
     Data,
     Models,
@@ -392,4 +393,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_study(main)

@@ -18,6 +18,7 @@ from onnxinfo.archive.means import pair_up, select_cells
 
 from .common import SEED, accuracy, sample_shape, versions_parser
 from .quantise import quantized
+from .script import as_study
 from .tables import difference_text, mean_text, write_table
 
 FLOAT = "float"
@@ -78,9 +79,9 @@ def counterparts(model: onnx.ModelProto, layers: Sequence[str], version: onnx.Mo
 def table(
     layers: Sequence[str], archives: Mapping[float, Path], accuracies: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Return one row per layer and version: accuracy, rounding floor, SID at each alpha, and difference from float.
+    """Return one row per layer and version: accuracy, SID at each alpha, the smallest sound one, difference from float.
 
-    The floor is the largest value, over the images, of the smallest alpha at which rounding causes less than half of
+    That alpha is the largest value, over the images, of the smallest alpha at which rounding causes less than half of
     the deviation, as measured at the first alpha. The difference is at the last alpha.
     """
     rows: list[dict[str, Any]] = []
@@ -91,8 +92,9 @@ def table(
     usual, sound = archives
     for i, layer in enumerate(layers):
         for run, share in accuracies.items():
-            floor = float(values[usual][run]["resolution_alpha"][i].max())
-            row: dict[str, Any] = {"layer": layer, "version": run, "accuracy": f"{share:.3f}", "floor": f"{floor:.1g}"}
+            least = float(values[usual][run]["resolution_alpha"][i].max())
+            row: dict[str, Any] = {"layer": layer, "version": run, "accuracy": f"{share:.3f}"}
+            row["smallest sound alpha"] = f"{least:.1g}"
             row |= {f"SID at alpha {alpha:g}": mean_text(values[alpha][run], i) for alpha in archives}
             pairs = pair_up(select_cells(values[sound][FLOAT], i), select_cells(values[sound][run], i))
             row[f"difference at {sound:g}"] = "" if run == FLOAT else difference_text(pairs)
@@ -101,4 +103,4 @@ def table(
 
 
 if __name__ == "__main__":
-    main()
+    as_study(main)

@@ -21,10 +21,13 @@ from onnxinfo.workflows.coherency import ORIGINAL, RESCALED
 from .cells import cells, difference, layers_of, over_seeds, rise, unproven, unproven_fraction
 from .claims import DOUBTFUL, FRACTION
 from .coherency import archive_of
+from .script import as_study
 from .tables import Rows, markdown
 from .two_level import (
+    LEAST_IMAGES,
     REFUTED,
     SEEN,
+    TOO_FEW,
     UNDECIDED,
     TwoLevel,
     images_needed,
@@ -106,6 +109,8 @@ def doubtful_layers(found: pandas.DataFrame, metric: str, layers: tuple[str, ...
 
 def _verdict(change: TwoLevel, effect: float, metric: str) -> str:
     """Return whether a metric in nats stays the same, or a magnitude changes, and what that lacks if undecided."""
+    if change.seeds == 1 and change.images < LEAST_IMAGES:
+        return TOO_FEW
     verdict = judge_similarity(change.mean, error_of(change), effect)
     verdict = NEGATED[verdict] if metric in MAGNITUDES else verdict
     return verdict + _wanting(change, effect, round(change.images / change.seeds)) if verdict == UNDECIDED else verdict
@@ -210,4 +215,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_study(main)

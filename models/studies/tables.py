@@ -118,7 +118,9 @@ def _write(tables: Sequence[Rows], rows: Rows, path: Path, facts: Mapping[str, A
 
 
 def markdown(rows: Rows) -> str:
-    """Return rows as a Markdown table."""
+    """Return rows as a Markdown table; empty if there is none."""
+    if not rows:
+        return ""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(map(_cell, row.values())) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -19,6 +19,9 @@ from onnxinfo.views.power import STANDARD_ERRORS, samples_needed, spread_range
 
 SEEN, UNDECIDED = "seen", "cannot be decided"
 REFUTED, OPPOSITE = "refuted at this size", "refuted at this size: the opposite is seen"
+#: Images of a single network below which nothing is said about others: their spread is not known.
+LEAST_IMAGES = 3
+TOO_FEW = f"not judged: fewer than {LEAST_IMAGES} images"
 #: Two-sided level of the interval of Student's t within which a direction that is seen is called weak.
 LEVEL = 0.95
 

@@ -13,7 +13,7 @@ from onnxinfo.views.power import samples_needed
 
 from .common import Array, mean_and_stderr
 from .tables import difference_text
-from .two_level import UNDECIDED, direction_margin, judge_direction, wanting
+from .two_level import LEAST_IMAGES, TOO_FEW, UNDECIDED, direction_margin, judge_direction, wanting
 
 #: The reference effect as a fraction of a network's rise from its first layer to its last.
 FRACTION = 0.1
@@ -41,18 +41,12 @@ def verdict_row(claim: str, effect: float, found: Pairs, sign: int = 1, digits: 
     digits
         Digits after the decimal point.
     """
+    row = {"claim": claim, "effect": f"{effect:.{digits}f}", "measured": difference_text(found, digits)}
+    if found.n < LEAST_IMAGES:
+        return row | {"sd of images": "", "images needed": "", "verdict": TOO_FEW}
     spread = found.stderr * math.sqrt(found.n)
-    if math.isnan(spread):
-        raise ValueError("the spread of the differences is unknown: measure at least two images")
     needed = samples_needed(spread, effect / 2)
     verdict = judge_direction(sign * found.difference, found.stderr, effect)
     if verdict == UNDECIDED:
         verdict += wanting(needed, found.n, found.stderr, direction_margin(sign * found.difference, effect))
-    return {
-        "claim": claim,
-        "effect": f"{effect:.{digits}f}",
-        "measured": difference_text(found, digits),
-        "sd of images": f"{spread:.{digits}f}",
-        "images needed": needed,
-        "verdict": verdict,
-    }
+    return row | {"sd of images": f"{spread:.{digits}f}", "images needed": needed, "verdict": verdict}

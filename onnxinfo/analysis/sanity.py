@@ -26,8 +26,8 @@ from .suspicions import Received, suspicions
 #: Maximum number of samples that an analysis tries alternatives on.
 TRIED_SAMPLES = 64
 _BLOCK = 32
-# A class of chance must be told from a perfect one by this many standard errors.
-_TELLING = 3.0
+# An accuracy is near chance within this many standard errors, if it is told from halfway to 1 by as many.
+_TELLING = 2.0
 
 Array = npt.NDArray[Any]
 #: Opens the samples with a layout and a limit.
@@ -182,10 +182,11 @@ def _judged(found: _Predictions, warnings: list[str]) -> dict[str, Any]:
         return {}
     correct = (found.predicted == found.labels)[found.usable]
     accuracy = float(correct.mean())
-    error = math.sqrt((classes - 1) / classes**2 / count)
-    if accuracy <= 1 / classes + 2 * error and 1 - 1 / classes > _TELLING * error:
+    chance, halfway = 1 / classes, (1 + 1 / classes) / 2
+    low, high = (_TELLING * math.sqrt(share * (1 - share) / count) for share in (chance, halfway))
+    if accuracy <= chance + low and accuracy < halfway - high:
         warnings.append(
-            f"accuracy {accuracy:.3g} is near chance ({1 / classes:.3g} for {classes} classes): check preprocessing, "
+            f"accuracy {accuracy:.3g} is near chance ({chance:.3g} for {classes} classes): check preprocessing, "
             f"layout and labels"
         )
     return {"labeled": count, "accuracy": accuracy}

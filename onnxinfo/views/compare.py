@@ -161,6 +161,8 @@ def _compared(selection: Selection, by: Match, unpaired: bool, confidence: float
     for other in others:
         paired = check_sides(first, other, unpaired)
         _tell_shift(first, other, paired)
+        if by == "layer":
+            _tell_operators(first, other)
         for name in first.metrics:
             if name in other.metrics:
                 rows += differences(first, other, name, by, paired, confidence)
@@ -181,6 +183,23 @@ def _tell_shift(first: Side, other: Side, paired: bool) -> None:
             "the inputs of runs '%s' and '%s' have different standard deviations, the units of %s: intervals are wider "
             "by %s nats at both ends",
             *(first.title, other.title, ", ".join(metrics), rounded_up(shift)),
+        )
+
+
+def _tell_operators(first: Side, other: Side) -> None:
+    """Warn of layers that have the same name, but are computed by other operators."""
+    operators = {row.name: row.op for row in other.layers}
+    found = [
+        f"'{row.name}' ({row.op}, {operators[row.name]})"
+        for row in first.layers
+        if operators.get(row.name, row.op) != row.op
+    ]
+    if found:
+        shown, more = ", ".join(found[:3]), f" and {len(found) - 3} more" if len(found) > 3 else ""
+        logger.warning(
+            "caution, layers of the same name are computed by different operators in runs '%s' and '%s': %s%s; they "
+            "may not correspond, as a tensor before and after rounding: choose by `onnxinfo layers` of both models",
+            *(first.title, other.title, shown, more),
         )
 
 

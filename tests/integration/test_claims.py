@@ -14,7 +14,8 @@ import pytest
 from places import SHARED
 
 pytest.importorskip("torch")
-from onnxinfo.models.studies import cells, claims, compression, curve, families, longer, training, two_level
+import onnxinfo
+from onnxinfo.models.studies import cells, claims, compression, curve, families, longer, script, training, two_level
 from onnxinfo.models.studies.tables import markdown
 from onnxinfo.models.studies.two_level import (
     OPPOSITE,
@@ -241,6 +242,41 @@ def test_tables_and_pictures_are_written_for_the_studies_that_are_there(tmp_path
     vgg, resnet = (f"{mean} ± 0.029 (1 of 6 unproven)" for mean in ("+0.100", "+1.100"))
     expected = f"| autoencoders | SID stays similar | {vgg}: {undecided} |  | {resnet}: {REFUTED} |"
     assert expected in verdicts
+
+
+def test_networks_that_never_learned_leave_no_table(tmp_path, monkeypatch):
+    found = table(original=SIMILAR["classifier"], damaged=SIMILAR["autoencoder"]).assign(normalizer="sample")
+    stored(found.assign(accuracy=0.1), tmp_path, "damage")
+    monkeypatch.setattr("sys.argv", ["claims", str(tmp_path), "-o", str(tmp_path / "out")])
+    claims.main()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"damage-vgg.md", "families.md"}
+    assert "seed 2 (damaged, accuracy 0.100)" in (tmp_path / "out" / "damage-vgg.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (onnxinfo.UsageError("no such layer"), 2, "error: no such layer\n"),
+        (FileNotFoundError(2, "No such file", "none.npz"), 1, "error: No such file: none.npz\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
+    ],
+)
+def test_a_study_ends_in_one_line(capsys, raised, code, line):
+    def main():
+        raise raised
+
+    with pytest.raises(SystemExit) as ended:
+        script.as_study(main)
+    assert (ended.value.code, capsys.readouterr().err) == (code, line)
+
+
+def test_folders_and_files_without_what_a_study_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["claims", str(tmp_path), "-o", str(tmp_path / "out")])
+    with pytest.raises(onnxinfo.UsageError, match="no results of studies there"):
+        claims.main()
+    np.savez(tmp_path / "animals.npz", images=np.zeros(1), y_test=np.zeros(1))
+    with pytest.raises(onnxinfo.UsageError, match="has images, y_test, and no x_train, y_train, x_test"):
+        training.open_data(tmp_path / "animals.npz", epochs=1, images=1)
 
 
 def checkpoints(*levels):

@@ -131,7 +131,7 @@ def test_named_layers_are_where_the_stages_end(resnet):
     assert shapes == [(8, 8, 8), (16, 4, 4)]
 
 
-def test_redrawn_weights_are_the_same_values_in_another_order(resnet, tmp_path):
+def test_permuted_weights_are_the_same_values_in_another_order(resnet, tmp_path):
     onnx.save(export(resnet), tmp_path / "network.onnx")
     first, second = (from_onnx(with_permuted_weights(tmp_path / "network.onnx", seed)) for seed in (0, 1))
     for name, values in resnet.named_parameters():
@@ -194,7 +194,7 @@ def test_the_page_shows_the_committed_results():
 
 def test_committed_results_are_complete_and_possible():
     found = pandas.read_csv(RESULTS).set_index("what")
-    maps = found.loc[["agreement", "agreement beyond the center", "redrawn", "another image"]]
+    maps = found.loc[["agreement", "agreement beyond the center", "permuted", "another image"]]
     assert maps.value.between(-1, 1 + 1e-9).all()
     methods = len(other_tools.SAYS) + len(other_tools.CONTROLS)
     assert len(found.loc["agreement"]) == methods * (methods - 1) // 2

@@ -399,6 +399,18 @@ def test_comparison_by_depth_and_on_screen(tmp_path):
     assert len(result.output.splitlines()) == 5
 
 
+def test_layers_of_one_name_and_different_operators_are_told(tmp_path, caplog):
+    """A quantized network has a ReLU's name at the sum before it."""
+    one = fakes.make(tmp_path / "a.h5", "float")
+    layers = fakes.schema().layers
+    other = fakes.schema(layers=[dataclasses.replace(layers[0], op="Add"), *layers[1:]])
+    onnxinfo.compare([one, fakes.make(tmp_path / "b.h5", "int8", other)])
+    assert f"'{layers[0].name}' ({layers[0].op}, Add); they may not correspond" in caplog.text
+    caplog.clear()
+    onnxinfo.compare([one, fakes.make(tmp_path / "c.h5", "again")])
+    assert "correspond" not in caplog.text
+
+
 def test_runs_of_one_name_are_told_apart_by_their_archives(tmp_path):
     paths = [fakes.make(tmp_path / f"{name}.h5", "same") for name in "ab"]
     rows = onnxinfo.compare(paths)

@@ -13,19 +13,19 @@ pytest.importorskip("torch")
 from places import ROOT, SHARED
 
 from onnxinfo.models.studies import coherency, rescaled, training
-from onnxinfo.models.studies.two_level import REFUTED, SEEN
+from onnxinfo.models.studies.two_level import REFUTED, SEEN, TOO_FEW
 
 PATH = ROOT / "benchmarks" / "results" / "coherency.csv"
 RESNET, IMAGES = SHARED / "models" / "resnet20-cifar10-opset20.onnx", SHARED / "data" / "cifar10.npz"
 
 
-def table(seeds=3, gradient=4.0, gradcam=1.0, sid=0.0, stderr=0.001):
-    """Return cells of two images in three layers, of which the last is not divided; SID rises by 0.2, as RU does."""
+def table(seeds=3, images=2, gradient=4.0, gradcam=1.0, sid=0.0, stderr=0.001):
+    """Return cells of some images in three layers, of which the last is not divided; SID rises by 0.2, as RU does."""
     rows = [
         {"model": "vgg", "seed": seed, "normalizer": "sample", "network": network, "accuracy": 0.7, "metric": metric,
-         "layer": layer, "image": 2 * seed + image, "value": value, "stderr": error,
+         "layer": layer, "image": images * seed + image, "value": value, "stderr": error,
          "converged": (seed, image) != (0, 1), "divided": layer != "c"}
-        for seed in range(seeds) for image in range(2)
+        for seed in range(seeds) for image in range(images)
         for place, layer in enumerate("abc")
         for after, network in enumerate(("original", "rescaled"))
         for change in (after * (layer != "c"),)
@@ -75,7 +75,7 @@ def test_large_monte_carlo_errors_leave_it_undecided():
     # Two standard errors of a half of the effect: (2 * 0.05 / 0.01)^2 = 100 images, of one network or of 50 seeds.
     assert row["sd of images"] == "0.0500"
     assert row["verdict"] == "cannot be decided here, would need 50 seeds of 2 images"
-    row = judged(table(seeds=1, stderr=0.05))["sid stays the same"]
+    row = judged(table(seeds=1, images=3, stderr=0.05))["sid stays the same"]
     assert row["verdict"] == "cannot be decided here, would need 100 images"
 
 
@@ -95,9 +95,10 @@ def test_magnitudes_that_stay_are_refuted_to_change():
 
 
 def test_one_network_is_judged_by_its_images():
-    row = judged(table(seeds=1))["sid stays the same"]
+    row = judged(table(seeds=1, images=3))["sid stays the same"]
     assert (row["sd of seeds"], row["seeds needed"], row["verdict"]) == ("", "", SEEN)
     assert row["images needed"] == "3"
+    assert judged(table(seeds=1))["sid stays the same"]["verdict"] == TOO_FEW
 
 
 def test_layers_with_their_extremes():

@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 import torch
 
 from onnxinfo.models.studies import attack, verdicts
+from onnxinfo.models.studies.two_level import TOO_FEW
 
 CORNERS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32).reshape(4, 2, 1, 1)
 
@@ -64,5 +65,6 @@ def test_a_verdict_names_the_images_that_half_of_the_effect_needs():
     assert near["verdict"] == "cannot be decided here, close to the border: would need 5"
     assert verdicts.verdict_row("it falls", 0.2, verdicts.differences(values - 1, 0), -1)["verdict"] == "seen"
     assert verdicts.verdict_row("it rises", 0.2, verdicts.differences(values - 1, 0))["verdict"].startswith("refuted")
-    with pytest.raises(ValueError, match="at least two images"):
-        verdicts.verdict_row("it rises", 0.2, verdicts.differences(values[:1], 0))
+    for few in (1, 2):
+        row = verdicts.verdict_row("it rises", 0.2, verdicts.differences(values[:few], 0))
+        assert (row["sd of images"], row["images needed"], row["verdict"]) == ("", "", TOO_FEW)

@@ -111,7 +111,7 @@ def floor(facts: Facts) -> Iterator[str]:
     above = mean_over_samples(values - least, errors, looks=len(curve))
     what = f"{least:.4f} nats, that of a linear layer that uses all input units alike (alpha {alpha:g})"
     if not above.is_certain:
-        yield f"{curve.name(lowest)} is at the floor of {what}, within its error: {curve.text(lowest)} nats."
+        yield f"{curve.name(lowest)} is not certainly above the floor of {what}: {curve.text(lowest)} nats."
     elif above.mean > 0:
         yield f"{curve.name(lowest)} is closest to the floor of {what}: {above} above it."
 

@@ -168,6 +168,15 @@ def test_accuracy_near_chance_and_labels_counted_from_1(classifier):
     assert any("near chance" in warning for warning in shifted.warnings)
 
 
+def test_few_samples_do_not_tell_chance_from_a_good_network(classifier):
+    """Of four classes, at an accuracy halfway to 1, two of two are wrong in 14 % of cases, and six of six in 0.3 %."""
+    model, images, labels = classifier
+    for count, warned in ((2, False), (6, True)):
+        card = onnxinfo.doctor(model, images[:count], labels=(labels[:count] + 1) % CLASSES, mean=0.5, std=0.25)
+        assert card.accuracy == 0
+        assert any("near chance" in warning for warning in card.warnings) == warned
+
+
 def test_labels_of_unknown_classes_are_a_note(classifier):
     model, images, labels = classifier
     card = onnxinfo.doctor(model, images, labels=["ab"[i % 2] for i in labels])
