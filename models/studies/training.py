@@ -56,7 +56,9 @@ def open_data(path: Path, *, epochs: int, images: int) -> Data:
     keys = ("x_train", "y_train", "x_test", "y_test")
     with np.load(path) as file:
         if missing := [key for key in keys if key not in file]:
-            raise onnxinfo.UsageError(f"{path} has {', '.join(file)}, and no {', '.join(missing)}, which studies train on")
+            raise onnxinfo.UsageError(
+                f"{path} has {', '.join(file)}, and no {', '.join(missing)}, which studies train on"
+            )
         pixels, y, held_out, labels = (file[key] for key in keys)
     samples = onnxinfo.open_samples(pixels, shape=(3, *pixels.shape[1:3]), mean=MEAN, std=STD, limit=images)
     x = torch.from_numpy(samples.batch(range(len(samples))))
