@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 _MOST_LAYERS = 6
 #: Shares of the figure's width.
 _MAPS, _MAGNITUDES = 2.1, 1
+#: Least height in inches of a panel of magnitudes, and characters per line of its title.
+_PANEL, _TITLE = 1.3, 30
 _Map = npt.NDArray[np.float32] | None
 
 
@@ -58,6 +61,12 @@ class _Found:
     @property
     def runs(self) -> list[str]:
         return list(dict.fromkeys(run for _, run in self.values))
+
+    @property
+    def mapped(self) -> list[str]:
+        """Metrics that have a map in some run and layer."""
+        drawn = {name for (name, _), maps in self.maps.items() if any(each is not None for each in maps)}
+        return [name for name in self.metrics if name in drawn]
 
     def of(self, metric: str) -> dict[str, RunValues]:
         """Return the numbers of a metric by run."""
@@ -102,13 +111,15 @@ def draw_coherency(canvas: Canvas, selection: Selection, style: FigureStyle, *, 
     for metric in found.metrics:
         check_comparable([*found.of(metric).values()])
     cell = style.width * 0.62 / min(len(found.layers), _MOST_LAYERS)
-    canvas.set_height(max(2.2, cell * len(found.values) * 1.12 + 0.5))
-    halves: Any = canvas.whole().subfigures(1, 2, width_ratios=[_MAPS, _MAGNITUDES])
-    _draw_maps(halves[0], found, style)
-    low, high = PERCENTILES
-    canvas.note(f"colors: one scale for each metric, from its pixels' {low} % quantile to that of {high} %")
+    rows = sum(len(found.of(metric)) for metric in found.mapped)
+    canvas.set_height(max(2.2, cell * rows * 1.12 + 0.5, _PANEL * len(found.metrics)))
+    if rows:
+        halves: Any = canvas.whole().subfigures(1, 2, width_ratios=[_MAPS, _MAGNITUDES])
+        _draw_maps(halves[0], found, style)
+        low, high = PERCENTILES
+        canvas.note(f"colors: one scale for each metric, from its pixels' {low} % quantile to that of {high} %")
     canvas.note(unproven_text(each.values for each in found.values.values()))
-    _draw_magnitudes(halves[1], found, style, x)
+    _draw_magnitudes(halves[1] if rows else canvas.whole().subfigures(1, 1), found, style, x)
     canvas.alt = (
         f"Maps of one sample by layer, and means by layer, of {', '.join(found.metrics)} in {', '.join(found.runs)}."
     )
@@ -116,7 +127,7 @@ def draw_coherency(canvas: Canvas, selection: Selection, style: FigureStyle, *, 
 
 def _draw_maps(figure: SubFigure, found: _Found, style: FigureStyle) -> None:
     """Draw one row of maps per metric and run."""
-    rows = [(metric, run) for metric in found.metrics for run in found.of(metric)]
+    rows = [(metric, run) for metric in found.mapped for run in found.of(metric)]
     columns = evenly(len(found.layers), _MOST_LAYERS)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (metric, run) in zip(grid, rows, strict=True):
@@ -143,7 +154,7 @@ def _draw_magnitudes(figure: SubFigure, found: _Found, style: FigureStyle, x: Pl
     for axes, metric in zip(panels, found.metrics, strict=True):
         runs = found.of(metric)
         _magnitude(axes, runs, found.runs, x)
-        axes.set_title(metric_label(next(iter(runs.values())).metric), loc="left")
+        axes.set_title(fill(metric_label(next(iter(runs.values())).metric), _TITLE), loc="left")
         axes.set_xticks([])
         axes.grid(axis="y")
     last = [*found.of(found.metrics[-1]).values()][-1]
