@@ -21,7 +21,7 @@ from .claims import DOUBTFUL, FRACTION
 from .concentration import RANDOM, TRAINED
 from .script import as_study
 from .tables import Rows, markdown
-from .two_level import UNDECIDED, TwoLevel, direction_margin, judge_direction, seeds_needed, wanting
+from .two_level import UNDECIDED, TwoLevel, direction_margin, judge_direction, seeds_needed, wanting, with_strength
 
 #: The columns of the table that are drawn, with their places among the colors.
 DRAWN = {"trained": 5, "own minus other boxes": 0, "random weights": 2}
@@ -74,10 +74,12 @@ def power_rows(networks: dict[str, pandas.DataFrame]) -> Iterator[dict[str, str]
     """Yield a line for each claim on concentration above that with others' boxes.
 
     The effect is a tenth of the rise of the network's SID from its first layer to its last: an effect taken from
-    concentration itself would be as uncertain as the claim.
+    concentration itself would be as uncertain as the claim. A single fold says nothing about other networks.
     """
     last, effects = {}, {}
     for network, found in networks.items():
+        if found.seed.nunique() < 2:
+            continue
         layers, excess = layers_of(found, TRAINED), of(found, "excess")
         shallow, last[network] = (cells(excess, TRAINED, (layers[i],)) for i in (0, -1))
         untrained = cells(excess, RANDOM, (layers[-1],))
@@ -114,7 +116,7 @@ def _power_row(claim: str, effect: float, table: pandas.DataFrame, sign: int) ->
         "here": f"{found.seeds} x {each}",
         "unproven": unproven(table),
         "folds needed": f"{needed} ({low} to {high})",
-        "verdict": verdict,
+        "verdict": with_strength(verdict, found),
     }
 
 

@@ -27,18 +27,16 @@ from .families import FAMILIES, Family
 from .script import as_study
 from .tables import Rows, markdown
 from .two_level import (
-    OPPOSITE,
-    SEEN,
     UNDECIDED,
     TwoLevel,
     direction_margin,
     images_needed,
-    is_weak,
     judge_direction,
     judge_similarity,
     seeds_needed,
     similarity_margin,
     wanting,
+    with_strength,
 )
 
 #: The reference effect as a fraction of the network's own rise of SID from the first layer to the last.
@@ -274,7 +272,7 @@ def verdict_text(found: pandas.DataFrame, claim: Claim, rising: str) -> str:
         needed, _, _ = seeds_needed(change, effect / 2, each)
         margin = (direction_margin if claim.sign else similarity_margin)((claim.sign or 1) * change.mean, effect)
         return verdict + wanting(needed, change.seeds, change.stderr, margin, f" seeds of {each} images")
-    return f"{verdict}, weakly" if claim.sign and verdict in (SEEN, OPPOSITE) and is_weak(change) else verdict
+    return with_strength(verdict, change) if claim.sign else verdict
 
 
 def family_rows(files: Sequence[Results]) -> Rows:

@@ -138,6 +138,11 @@ def is_weak(found: TwoLevel) -> bool:
     return abs(found.mean) <= limit * found.over_seeds
 
 
+def with_strength(verdict: str, found: TwoLevel) -> str:
+    """Return a verdict on a direction, called weak where it is."""
+    return f"{verdict}, weakly" if verdict in (SEEN, OPPOSITE) and is_weak(found) else verdict
+
+
 def direction_margin(mean: float, effect: float) -> float:
     """Return the largest two standard errors with which :func:`judge_direction` is not undecided."""
     return max(mean, effect / 2 - mean)

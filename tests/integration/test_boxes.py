@@ -46,6 +46,11 @@ def test_effects_are_a_tenth_of_the_rise_of_sid(tmp_path):
     assert first["measured"] == "+0.0010 ± 0.0005"
 
 
+def test_one_fold_is_not_judged(tmp_path):
+    found = table(trained_b=0.1)
+    assert not judged(tmp_path, vgg=found[found.fold == 0])
+
+
 def test_claims_are_not_judged_by_unproven_values(tmp_path):
     rows = judged(tmp_path, resnet=table(trained_b=0.1).assign(converged=False))
     assert {row["verdict"] for row in rows.values()} == {"not judged: 4 of 4 are unproven"}
