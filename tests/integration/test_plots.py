@@ -289,6 +289,15 @@ def test_names_of_many_layers_do_not_touch_in_a_part_of_the_figure(tmp_path):
     assert np.diff(places).min() > figure.style.font / 72 * figure.dpi
 
 
+def test_coherency_has_maps_of_metrics_that_have_them(tmp_path):
+    path = fakes.make(tmp_path / "a.h5", described=fakes.schema(metrics=(fakes.SID, fakes.CONCENTRATION)))
+    figure = onnxinfo.plot(path, "coherency")
+    mapped = [axes.get_ylabel().split("\n")[0] for axes in figure.axes if axes.images]
+    assert {*mapped} == {"sid", ""}
+    assert not [text for axes in figure.axes for text in axes.texts]
+    assert len([axes for axes in figure.axes if not axes.images]) == 2
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_the_same_data_give_the_same_bytes(suffix, archive, tmp_path):
     files = [tmp_path / f"{i}.{suffix}" for i in "ab"]

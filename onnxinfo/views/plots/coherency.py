@@ -113,16 +113,16 @@ def draw_coherency(canvas: Canvas, selection: Selection, style: FigureStyle, *, 
     cell = style.width * 0.62 / min(len(found.layers), _MOST_LAYERS)
     rows = sum(len(found.of(metric)) for metric in found.mapped)
     canvas.set_height(max(2.2, cell * rows * 1.12 + 0.5, _PANEL * len(found.metrics)))
+    shares = [_MAPS, _MAGNITUDES] if rows else [_MAGNITUDES]
+    halves: Any = canvas.whole().subfigures(1, len(shares), width_ratios=shares, squeeze=False)[0]
     if rows:
-        halves: Any = canvas.whole().subfigures(1, 2, width_ratios=[_MAPS, _MAGNITUDES])
         _draw_maps(halves[0], found, style)
         low, high = PERCENTILES
         canvas.note(f"colors: one scale for each metric, from its pixels' {low} % quantile to that of {high} %")
     canvas.note(unproven_text(each.values for each in found.values.values()))
-    _draw_magnitudes(halves[1] if rows else canvas.whole().subfigures(1, 1), found, style, x)
-    canvas.alt = (
-        f"Maps of one sample by layer, and means by layer, of {', '.join(found.metrics)} in {', '.join(found.runs)}."
-    )
+    _draw_magnitudes(halves[-1], found, style, x)
+    drawn = "Maps of one sample by layer, and means by layer," if rows else "Means by layer"
+    canvas.alt = f"{drawn} of {', '.join(found.metrics)} in {', '.join(found.runs)}."
 
 
 def _draw_maps(figure: SubFigure, found: _Found, style: FigureStyle) -> None:
