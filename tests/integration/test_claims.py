@@ -413,7 +413,7 @@ def test_the_numbers_of_images_on_the_page_follow_from_errors():
         from_error = float(stderr) * math.sqrt(int(n))
         if spread:
             # All three are rounded.
-            assert float(spread) == pytest.approx(from_error, rel=0.1, abs=0.002)
+            assert float(spread) == pytest.approx(from_error, abs=6e-4 * math.sqrt(int(n)) + 6e-4)
             limits = (samples_needed(max(float(spread) + by, 0), float(effect) / 2 - by / 2) for by in (-6e-4, 6e-4))
             assert next(limits) <= int(needed) <= next(limits)
         else:
