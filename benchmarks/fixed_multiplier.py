@@ -77,8 +77,8 @@ def descend(job: Job, layer: int, marks: set[int], seed: int) -> Descent:
     return found
 
 
-def solved(given: argparse.Namespace, layer: str, alpha: float) -> tuple[float, str]:
-    """Return mean SID of a layer with the same sharing of scales, and how many of its cells are unproven."""
+def solved(given: argparse.Namespace, layer: str, alpha: float) -> tuple[float, int, int]:
+    """Return mean SID of a layer with the same sharing of scales, and how many of how many cells are unproven."""
     with tempfile.TemporaryDirectory() as folder:
         result = onnxinfo.analyze(
             given.model, given.inputs, Path(folder) / "out.h5", layers=[layer], preset=given.preset,
@@ -87,7 +87,7 @@ def solved(given: argparse.Namespace, layer: str, alpha: float) -> tuple[float, 
         )  # fmt: skip
         with onnxinfo.open(result.archive) as archive:
             values = archive[result.run].values("sid")
-    return float(values["value"].mean()), f"{int((~values['converged']).sum())} of {values['value'].size}"
+    return float(values["value"].mean()), int((~values["converged"]).sum()), values["value"].size
 
 
 def main() -> None:
@@ -102,18 +102,17 @@ def main() -> None:
     )
     steps = [f"H, {each} steps" for each in given.steps]
     alphas = [relative * FIRST**2 for relative in (WANTED, MULTIPLIER)]
-    columns = ["layer", "H, reported", "its step", *steps, "deviation / multiplier"]
-    columns += [f"{name}, alpha {alpha:g}" for alpha in alphas for name in ("SID", "unproven")]
+    sid = [f"SID, alpha {alpha:g}" for alpha in alphas]
+    columns = ["layer", "H, reported", "after updates", sid[0], *steps, "deviation / multiplier", sid[1], "unproven"]
     print(f"{machine(given.device)}; {given.samples} samples, seed {given.seed}\n")
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     for i, layer in enumerate(job.layers):
         found = descend(job, i, {STEPS, *given.steps}, given.seed)
+        (close, *one), (far, *other) = (solved(given, layer.name, alpha) for alpha in alphas)
         cells = [layer.name, f"{found.reported.mean():.3f}", f"{found.step.min():.0f} to {found.step.max():.0f}"]
-        cells += [f"{found.after[each][0]:.3f}" for each in given.steps]
-        cells.append(f"{found.after[max(given.steps)][1]:.2f}")
-        for alpha in alphas:
-            value, unproven = solved(given, layer.name, alpha)
-            cells += [f"{value:.3f}", unproven]
+        cells += [f"{close:.3f}", *(f"{found.after[each][0]:.3f}" for each in given.steps)]
+        cells += [f"{found.after[max(given.steps)][1]:.2f}", f"{far:.3f}"]
+        cells.append(" of ".join(str(first + second) for first, second in zip(one, other, strict=True)))
         print(f"| {' | '.join(cells)} |", flush=True)
 
 

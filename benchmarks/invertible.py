@@ -58,8 +58,8 @@ ALPHA, SIGMA_MAX = 1.5e-4, SidConfig.sigma_max
 FLOOR = 0.5 * math.log(ALPHA) + ENTROPY
 #: Images for SID, for RU, and for RU with the inverse.
 IMAGES, RU_IMAGES, INVERSE_IMAGES = 32, 8, 4
-#: Blocks with a decoder, all of them, and its training.
-DECODED = (1, 2, 3, 4, 5, 6)
+#: Blocks with a decoder, and its training.
+DECODED = (2, 4, 6)
 DECODER = {"decoder_steps": 400, "decoder_width": 16}
 SINGULAR, TOGETHER = 1e-5, 4096
 Array = npt.NDArray[Any]

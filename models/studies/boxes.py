@@ -73,7 +73,7 @@ def layer_rows(found: pandas.DataFrame) -> Rows:
 def power_rows(networks: dict[str, pandas.DataFrame]) -> Iterator[dict[str, str]]:
     """Yield a line for each claim on concentration above that with others' boxes.
 
-    The effect is a tenth of the rise of the network's SID from its first layer to its last: an effect taken from
+    The effect is a tenth of the change of the network's SID from its first layer to its last: an effect taken from
     concentration itself would be as uncertain as the claim. A single fold says nothing about other networks.
     """
     last, effects = {}, {}
@@ -83,7 +83,7 @@ def power_rows(networks: dict[str, pandas.DataFrame]) -> Iterator[dict[str, str]
         layers, excess = layers_of(found, TRAINED), of(found, "excess")
         shallow, last[network] = (cells(excess, TRAINED, (layers[i],)) for i in (0, -1))
         untrained = cells(excess, RANDOM, (layers[-1],))
-        effects[network] = FRACTION * rise(of(found, "sid"), TRAINED)
+        effects[network] = FRACTION * abs(rise(of(found, "sid"), TRAINED))
         for text, change, sign in (
             ("rises with depth", difference(shallow, last[network]), 1),
             ("is above that with random weights in the last layer", difference(untrained, last[network]), 1),

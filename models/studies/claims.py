@@ -283,7 +283,10 @@ def family_rows(files: Sequence[Results]) -> Rows:
             continue
         for claim in each.claims:
             paired = changes(found, claim)
-            change, doubt = over_seeds(paired), f" ({unproven(paired)} unproven)" if unproven_fraction(paired) else ""
+            change, doubt = (
+                over_seeds(paired),
+                f" ({unproven(paired)} unproven)" if unproven_fraction(paired) > 0 else "",
+            )
             row = rows.setdefault((claim.study, claim.sentence), {})
             verdict = verdict_text(found, claim, each.rising)
             row[each.family.title] = f"{change.mean:+.3f} ± {change.stderr:.3f}{doubt}: {verdict}"

@@ -150,7 +150,7 @@ def measured(archive: Path, network: str, accuracies: Mapping[str, float]) -> pa
     tables = []
     with onnxinfo.open(archive) as opened:
         for kind in (TRAINED, RANDOM):
-            runs = {run: int(run.rsplit(" ", 1)[1]) for run in opened if run.startswith(kind)}
+            runs = {run: int(run.rsplit(" ", 1)[1]) for run in accuracies if run.startswith(kind)}
             for layer in range(len(opened[next(iter(runs))].layers)):
                 parts = [_cells(opened[run], layer) for run in runs]
                 maps, masks = (np.concatenate([part.pop(name) for part in parts]) for name in ("maps", "masks"))

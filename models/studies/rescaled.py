@@ -104,7 +104,8 @@ def _power_row(found: pandas.DataFrame, metric: str, model: str, divided: tuple[
 
 def doubtful_layers(found: pandas.DataFrame, metric: str, layers: tuple[str, ...]) -> list[str]:
     """Return the layers in which so many values of a metric are unproven that it is not judged there."""
-    return [layer for layer in layers if unproven_fraction(changes(found, metric, (layer,))) > DOUBTFUL]
+    fractions = {layer: unproven_fraction(changes(found, metric, (layer,))) for layer in layers}
+    return [layer for layer, fraction in fractions.items() if not fraction <= DOUBTFUL]
 
 
 def _verdict(change: TwoLevel, effect: float, metric: str) -> str:

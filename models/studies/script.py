@@ -1,4 +1,4 @@
-"""Ends a study with one line if what it was given cannot be used, or if it is interrupted."""
+"""Ends a study with one line if it cannot use what it was given, finds no file, or is interrupted."""
 
 from __future__ import annotations
 
