@@ -70,7 +70,7 @@ def check_precision(runs: Sequence[RunValues]) -> None:
         raise UsageError(
             f"runs '{one.name}' ({classes[0]}) and '{two.name}' ({classes[1]}) cannot be laid side by side: "
             f"{cells} cells of '{worst.name}' lie below the network's own rounding{_alpha(worst)}; "
-            f"analyze both with {_advice((one, two))}"
+            f"analyze both with {_advice((one, two))}, or the quantized one without its rounding (dequantize)"
         )
 
 
