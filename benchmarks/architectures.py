@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from one_line import as_script
+
+from onnxinfo.models.studies.script import as_script
 
 GROUPS = ("classification", "segmentation", "detection", "video", "quantization")
 EXPORTERS = ("torchscript", "dynamo")

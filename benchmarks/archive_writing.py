@@ -15,10 +15,10 @@ from typing import Any
 from unittest.mock import patch
 
 from common import analysis_parser, timed
-from one_line import as_script
 
 import onnxinfo
 from onnxinfo.archive.writer import RunWriter
+from onnxinfo.models.studies.script import as_script
 
 METHODS = ("open", "set_normalizer", "write", "close")
 MOST = 0.05

@@ -31,7 +31,6 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from one_line import as_script
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 import onnxinfo
@@ -40,6 +39,7 @@ from onnxinfo.analysis.sensitivity import Measured, measure_sensitivity
 from onnxinfo.config import Config, configure
 from onnxinfo.metrics.sensitivity import Divergence
 from onnxinfo.metrics.taps import TappedNetwork
+from onnxinfo.models.studies.script import as_script
 from onnxinfo.workflows.sensitivity import Opened, open_sensitivity
 
 CHOICES, MEANS, METHODS = range(2, 9), (3, 4), ("uniform", "sqnr", "kl", "hessian", "jacobian", "recommended")

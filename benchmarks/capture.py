@@ -23,9 +23,10 @@ from typing import Any
 
 import torch
 from capture_cases import Build, Case, conformance_cases, contrib, repeated, torchvision_networks, zoo
-from one_line import as_script
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from onnxinfo.models.studies.script import as_script
 
 #: Largest difference between a compiled model and ONNX Runtime, relative to the largest value.
 TOLERANCE = 1e-4

@@ -18,7 +18,6 @@ from unittest.mock import patch
 
 import torch
 from common import machine, prepared
-from one_line import as_script
 from torch import Tensor
 
 from onnxinfo.metrics import sid
@@ -26,6 +25,7 @@ from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import ENTROPY, generator
 from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.models import path
+from onnxinfo.models.studies.script import as_script
 
 ALPHA, CAP = 1.5e-4, 1.0
 

@@ -35,7 +35,6 @@ import numpy as np
 import onnx
 import torch
 from bits import bootstrap, predictions, prepared
-from one_line import as_script
 from torch.nn.functional import cross_entropy
 
 import onnxinfo
@@ -45,6 +44,7 @@ from onnxinfo.analysis.sensitivity import measure_sensitivity
 from onnxinfo.config import Config, configure
 from onnxinfo.graph.channel_removal import Removal
 from onnxinfo.metrics.taps import TappedNetwork
+from onnxinfo.models.studies.script import as_script
 from onnxinfo.workflows.sensitivity import open_sensitivity
 
 COLORS = ("#000000", "#0072b2", "#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#999999")

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from one_line import as_script
 from onnx.backend.base import Backend, BackendRep
 from onnx.backend.test.runner import Runner
 from onnx.reference import ReferenceEvaluator
 
+from onnxinfo.models.studies.script import as_script
 from onnxinfo.torch_graph.precision import to_float32
 
 Run = Callable[[list[Any]], Any]

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from one_line import as_script
 from torch import nn
+
+from onnxinfo.models.studies.script import as_script
 
 NETWORKS = ("resnet50", "vgg16", "vit_b_16")
 

@@ -20,11 +20,11 @@ import numpy as np
 import onnx
 import torch
 from common import machine
-from one_line import as_script
 from onnx import TensorProto, helper
 
 import onnxinfo
 from onnxinfo.archive.means import layer_summary
+from onnxinfo.models.studies.script import as_script
 
 #: Width, feed-forward width, heads, key-value heads, blocks, vocabulary size.
 SIZES = {"20m": (256, 1024, 8, 2, 8, 16000), "1b": (2048, 8192, 32, 8, 16, 32000)}

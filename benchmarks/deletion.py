@@ -25,11 +25,11 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from one_line import as_script
 from scipy.ndimage import gaussian_filter
 
 import onnxinfo
 from onnxinfo.metrics.input_provider import open_samples_of
+from onnxinfo.models.studies.script import as_script
 from onnxinfo.views.style import COLORS
 
 BLOCK, STRIDE, SEED = 4, 2, 0

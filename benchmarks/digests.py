@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from one_line import as_script
 
 import onnxinfo
 from onnxinfo.models import path
+from onnxinfo.models.studies.script import as_script
 
 DIGITS = f"{path('digits.npz')}:images"
 #: Maps the name of an analysis to model, inputs and options.

@@ -14,13 +14,13 @@ from collections.abc import Callable
 
 import torch
 from common import analysis_parser, machine, prepared
-from one_line import as_script
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.sid import Problem, solve
+from onnxinfo.models.studies.script import as_script
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, least: float) -> float:

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from one_line import as_script
 from sklearn import (
     calibration,
     cluster,
@@ -48,6 +47,8 @@ from sklearn import (
 )
 from sklearn.pipeline import make_pipeline
 from trained import DEPTH, ESTIMATORS, MODELS, Table, load_table
+
+from onnxinfo.models.studies.script import as_script
 
 ROWS, SEED = 6, 0
 _RANDOM: dict[str, Any] = {"random_state": SEED}

@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from one_line import as_script
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import archive_fakes as fakes
@@ -26,6 +24,7 @@ import numpy as np
 
 import onnxinfo
 from onnxinfo.archive.format import Metric
+from onnxinfo.models.studies.script import as_script
 
 Case = tuple[str, str, dict[str, Any]]
 

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 from common import analysis_parser, machine, prepared
-from one_line import as_script
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 import onnxinfo
 from onnxinfo.analysis.job import Job
+from onnxinfo.models.studies.script import as_script
 
 FIRST, MULTIPLIER, RATE, NOISES, GRID = 0.01, 5.0, 1e-4, 8, 16
 STEPS, WANTED = 100, 1.5

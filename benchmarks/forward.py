@@ -27,7 +27,6 @@ import numpy as np
 import onnx
 import torch
 from common import machine
-from one_line import as_script
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxinfo
@@ -41,6 +40,7 @@ from onnxinfo.metrics.input_provider import InputProvider, open_samples_of
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import ENTROPY, generator
 from onnxinfo.metrics.sid import Problem, Solution, solve
+from onnxinfo.models.studies.script import as_script
 
 ALPHA, CAP = 0.01, 1.0
 IMAGES, NOISES = 200, 8192

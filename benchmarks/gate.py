@@ -12,10 +12,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from one_line import as_script
-
 import onnxinfo
 from onnxinfo.models import path
+from onnxinfo.models.studies.script import as_script
 
 CONDITIONS = ("sid>+0", "sid<-0")
 

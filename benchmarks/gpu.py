@@ -29,7 +29,6 @@ import torch
 from common import machine, prepared
 from efficiency import Counted, both, seconds_of
 from gpu_networks import NETWORKS, exported
-from one_line import as_script
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -41,6 +40,7 @@ from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.metrics.sid import Problem, Solution, solve
+from onnxinfo.models.studies.script import as_script
 
 #: Number of layers of the whole analysis, and batch sizes of the plain loop.
 LAYERS, BATCHES = 16, (1, 8, 64)

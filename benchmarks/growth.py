@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 from common import machine, prepared
-from one_line import as_script
 
 import onnxinfo
+from onnxinfo.models.studies.script import as_script
 
 CHANNELS, DEPTH = 16, 8
 

@@ -21,13 +21,13 @@ import numpy.typing as npt
 import torch
 from common import machine
 from forward import ALPHA, Case, prepared_job, solve_by_evaluations, spread
-from one_line import as_script
 from scipy.stats import spearmanr
 from sklearn.inspection import permutation_importance
 from trained import SEED, Table, export, load_table, train
 
 from onnxinfo.analysis.variance import feature_variances
 from onnxinfo.metrics.noise import ENTROPY
+from onnxinfo.models.studies.script import as_script
 
 MODEL, REPEATS = "random forest", 20
 #: Standard deviation of the noise in the copied column, relative to the column's.

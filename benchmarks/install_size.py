@@ -9,8 +9,9 @@ import re
 from collections import Counter
 from importlib import metadata
 
-from one_line import as_script
 from packaging.requirements import Requirement
+
+from onnxinfo.models.studies.script import as_script
 
 
 def closure(name: str) -> set[str]:

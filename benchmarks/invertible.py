@@ -37,7 +37,6 @@ import pandas
 import torch
 from common import add_views
 from invertible_networks import BLOCKS, BY_FORMULA, INVERTIBLE, KINDS, Classifier, Inverse, export, train
-from one_line import as_script
 from torch import Tensor
 
 import onnxinfo
@@ -50,6 +49,7 @@ from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.metrics.reconstruction import Reconstruction
 from onnxinfo.metrics.ru import Problem, RuSolution, solve_ru
 from onnxinfo.models.datasets import Split, digits
+from onnxinfo.models.studies.script import as_script
 from onnxinfo.views.style import COLORS
 
 #: Mean and standard deviation of the training images' pixels, as fractions of the largest value.

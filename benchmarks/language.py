@@ -41,10 +41,10 @@ from language_networks import (
     train,
     words_of,
 )
-from one_line import as_script
 
 import onnxinfo
 from onnxinfo.archive.means import mean_and_stderr, unproven
+from onnxinfo.models.studies.script import as_script
 from onnxinfo.views.style import COLORS
 
 STOP = words_of("""

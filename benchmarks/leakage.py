@@ -14,9 +14,9 @@ import time
 
 import pandas
 from common import machine
-from one_line import as_script
 
 import onnxinfo
+from onnxinfo.models.studies.script import as_script
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from one_line import as_script
+from onnxinfo.models.studies.script import as_script
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Files that a copy needs to run the tests.

@@ -14,12 +14,12 @@ import time
 
 import torch
 from common import analysis_parser, machine, prepared
-from one_line import as_script
 
 from onnxinfo.analysis.job import Job
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import generator
 from onnxinfo.metrics.sid import Problem, solve
+from onnxinfo.models.studies.script import as_script
 
 ALPHA, CAP = 1.5e-4, 1.0
 PRECISIONS = "float32", "bfloat16"

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import torch
 from common import analysis_parser, machine, prepared
-from one_line import as_script
 from torch import Tensor
 
 from onnxinfo.analysis.job import Job
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import ENTROPY, generator
 from onnxinfo.metrics.sid import Problem, Solution, solve
+from onnxinfo.models.studies.script import as_script
 
 ALPHA, CAP = 1.5e-4, 1.0
 NOISES = 4096

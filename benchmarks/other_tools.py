@@ -36,7 +36,6 @@ import torch
 from common import add_views
 from deletion import BLOCK, SEED, with_permuted_weights
 from deletion import blocks as means_of_blocks
-from one_line import as_script
 from other_tools_network import Addition, ResNet, bits, from_onnx, statistics
 from scipy.stats import rankdata
 from torch import Tensor
@@ -44,6 +43,7 @@ from torch import Tensor
 import onnxinfo
 from onnxinfo.archive.means import mean_and_stderr, unproven
 from onnxinfo.metrics.input_provider import open_samples_of
+from onnxinfo.models.studies.script import as_script
 from onnxinfo.views.style import COLORS
 
 Floats = npt.NDArray[np.float64]

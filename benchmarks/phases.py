@@ -22,12 +22,12 @@ from typing import Any
 from unittest.mock import patch
 
 from common import analysis_parser, machine, timed
-from one_line import as_script
 
 import onnxinfo
 from onnxinfo.analysis.tasks import Linearize, Measuring
 from onnxinfo.archive.writer import RunWriter
 from onnxinfo.metrics.network import Network
+from onnxinfo.models.studies.script import as_script
 
 #: Phases, with the functions called in each, and whether they grow with the number of images.
 PHASES: dict[str, tuple[list[tuple[Any, str]], bool]] = {

@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from one_line import as_script
 
 import onnxinfo
+from onnxinfo.models.studies.script import as_script
 
 DIFFERENCE = 0.05
 

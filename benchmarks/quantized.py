@@ -18,13 +18,13 @@ import numpy as np
 import onnx
 import torch
 from common import analysis_parser, machine
-from one_line import as_script
 
 import onnxinfo
 from onnxinfo.graph.engine import Engine
 from onnxinfo.models.studies.common import sample_shape
 from onnxinfo.models.studies.quantisation import FLOAT, counterparts
 from onnxinfo.models.studies.quantise import quantized
+from onnxinfo.models.studies.script import as_script
 from onnxinfo.torch_graph.dequantize import dequantize
 
 VERSIONS = ("int8 QDQ", "int8 QOperator", "int8 dynamic")

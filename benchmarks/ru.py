@@ -20,7 +20,6 @@ from unittest.mock import patch
 
 import torch
 from common import machine, prepared
-from one_line import as_script
 from torch import Tensor
 
 from onnxinfo.analysis.decoders import DecoderCache, decoder_settings
@@ -30,6 +29,7 @@ from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import generator
 from onnxinfo.metrics.reconstruction import Reconstruction
 from onnxinfo.models import path
+from onnxinfo.models.studies.script import as_script
 
 ALPHA, CAP = 1.5e-4, 1.0
 

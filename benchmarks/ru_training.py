@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from common import machine
-from one_line import as_script
 from sklearn.datasets import load_digits
 
 import onnxinfo
 from onnxinfo.models import path
+from onnxinfo.models.studies.script import as_script
 
 
 def main() -> None:

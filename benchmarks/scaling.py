@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from common import analysis_parser, machine
-from one_line import as_script
 
 import onnxinfo
+from onnxinfo.models.studies.script import as_script
 
 
 @contextlib.contextmanager

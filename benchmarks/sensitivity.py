@@ -15,13 +15,13 @@ import time
 import numpy as np
 import torch
 from common import analysis_parser, machine
-from one_line import as_script
 from torch import Tensor
 
 import onnxinfo
 from onnxinfo.analysis.job import Job
 from onnxinfo.analysis.sensitivity import measure_sensitivity
 from onnxinfo.config import Config, configure
+from onnxinfo.models.studies.script import as_script
 from onnxinfo.workflows.sensitivity import Opened, open_sensitivity
 
 

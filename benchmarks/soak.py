@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from common import machine
-from one_line import as_script
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxinfo
+from onnxinfo.models.studies.script import as_script
 
 WIDTH = 16
 GROWTH, EXCESS = 1.02, 1.2

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 from common import analysis_parser, machine
-from one_line import as_script
 
 import onnxinfo
 from onnxinfo.archive.means import mean_and_stderr, pair_up
+from onnxinfo.models.studies.script import as_script
 
 
 @dataclass

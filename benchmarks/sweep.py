@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from one_line import as_script
 
 import onnxinfo
+from onnxinfo.models.studies.script import as_script
 
 ALPHAS = (1e-4, 1e-3, 1e-2)
 

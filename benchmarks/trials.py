@@ -16,7 +16,6 @@ from unittest.mock import patch
 
 import torch
 from common import analysis_parser, machine, prepared
-from one_line import as_script
 from torch import Tensor
 
 from onnxinfo.analysis.job import Job
@@ -26,6 +25,7 @@ from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.measured import merge, relative_gradient
 from onnxinfo.metrics.noise import ENTROPY, generator
 from onnxinfo.metrics.trial import Sampling, price_of, try_step
+from onnxinfo.models.studies.script import as_script
 
 ALPHA, CAP = 1.5e-4, 1.0
 SIZES, PASSES, NOISES = (0.1, 0.35, 1.0), 16, 1024

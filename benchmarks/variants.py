@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from common import analysis_parser, machine, prepared
-from one_line import as_script
 from torch import Tensor
 
 from onnxinfo.metrics.network import Network
+from onnxinfo.models.studies.script import as_script
 
 Evaluate = Callable[[Tensor], Tensor]
 

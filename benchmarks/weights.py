@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from bits import prepared
-from one_line import as_script
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import onnxinfo
+from onnxinfo.models.studies.script import as_script
 
 BITS, DRAWS, SAMPLES = (2, 3, 4), 4, 64
 

@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import Any
 
 import wild_inputs as make
-from one_line import as_script
 
 from onnxinfo.config.sections import DEFAULT_ALPHA as ALPHA
+from onnxinfo.models.studies.script import as_script
 
 LAYERS, SAMPLES = 3, 2
 #: What the name of a run at a larger alpha ends with.

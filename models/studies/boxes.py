@@ -6,7 +6,6 @@ for each network, and ``power.md``, which judges all claims.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from onnxinfo.views.style import COLORS
 from .cells import cells, difference, layers_of, over_seeds, rise, unproven, unproven_fraction
 from .claims import DOUBTFUL, FRACTION
 from .concentration import RANDOM, TRAINED
-from .script import as_study
-from .tables import Rows, markdown
+from .script import as_script
+from .tables import Rows, markdown, results_options, show
 from .two_level import UNDECIDED, TwoLevel, direction_margin, judge_direction, seeds_needed, wanting, with_strength
 
 #: The columns of the table that are drawn, with their places among the colors.
@@ -154,18 +153,12 @@ def draw(found: pandas.DataFrame, path: Path) -> None:
 
 def main() -> None:
     """Write the tables and the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    for model, found in read(options.path).items():
-        (options.output / f"{model}.md").write_text(study_text(options.path, model), encoding="utf-8")
-        draw(found, options.output / f"{model}.png")
-    text = power_text(options.path)
-    (options.output / "power.md").write_text(text, encoding="utf-8")
-    print(text, end="")
+    path, output = results_options(__doc__)
+    for model, found in read(path).items():
+        (output / f"{model}.md").write_text(study_text(path, model), encoding="utf-8")
+        draw(found, output / f"{model}.png")
+    show(power_text(path), output / "power.md")
 
 
 if __name__ == "__main__":
-    as_study(main)
+    as_script(main)

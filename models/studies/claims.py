@@ -7,7 +7,6 @@ all claims about VGGs; and ``families.md``, the verdicts on all families side by
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -24,8 +23,8 @@ from .cells import cells, difference, layers_of, over_seeds, rise, unproven, unp
 from .common import mean_and_stderr
 from .curve import EXTREMES, HIGHEST, LOWEST, chosen, curve_rows, draw_curve, with_extremes
 from .families import FAMILIES, Family
-from .script import as_study
-from .tables import Rows, markdown
+from .script import as_script
+from .tables import Rows, markdown, results_options, show
 from .two_level import (
     UNDECIDED,
     TwoLevel,
@@ -380,23 +379,17 @@ def write(file: Results, output: Path) -> None:
 
 def main() -> None:
     """Write the tables and pictures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    files = results(options.folder)
+    folder, output = results_options(__doc__)
+    files = results(folder)
     if not files:
-        raise UsageError(f"{options.folder}: no results of studies there, such as vgg/damage.csv of longer.py")
+        raise UsageError(f"{folder}: no results of studies there, such as vgg/damage.csv of longer.py")
     for file in files:
-        write(file, options.output)
+        write(file, output)
     for family in FAMILIES.values():
         if text := power_text([each for each in files if each.family is family]):
-            (options.output / f"power-{family.name}.md").write_text(text, encoding="utf-8")
-    text = markdown(family_rows(files))
-    (options.output / "families.md").write_text(text, encoding="utf-8")
-    print(text, end="")
+            (output / f"power-{family.name}.md").write_text(text, encoding="utf-8")
+    show(markdown(family_rows(files)), output / "families.md")
 
 
 if __name__ == "__main__":
-    as_study(main)
+    as_script(main)

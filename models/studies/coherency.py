@@ -28,7 +28,7 @@ from onnxinfo.workflows.coherency import ORIGINAL, RESCALED
 from .common import SEED, Array
 from .families import FAMILIES
 from .longer import Source, facts, trained
-from .script import as_study
+from .script import RESUMES, as_script
 from .training import MEAN, STD, Data, add, open_data
 
 #: What identifies the part of the table that is measured at once.
@@ -151,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    as_study(main)
+    as_script(main, RESUMES)

@@ -20,7 +20,7 @@ from onnxinfo.archive.means import layer_summary, pair_up, select_cells
 
 from .attack import Known, distances
 from .common import SEED, Array, accuracy, sample_shape, scores, versions_parser
-from .script import as_study
+from .script import RESUMES, as_script
 from .tables import Rows, difference_text, markdown, mean_text, write_table
 from .verdicts import differences, verdict_row
 
@@ -165,4 +165,4 @@ def norm_rows(attacks: pandas.DataFrame, runs: Sequence[str]) -> list[dict[str, 
 
 
 if __name__ == "__main__":
-    as_study(main)
+    as_script(main, RESUMES)

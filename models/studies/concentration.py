@@ -42,7 +42,7 @@ from .common import (
 from .families import Build
 from .normalized import folded
 from .residual import residual_classifier
-from .script import as_study
+from .script import RESUMES, as_script
 from .training import add
 
 #: With zero padding, less of the network sees the border of an image, and boxes tend to be in the middle.
@@ -181,4 +181,4 @@ def _cells(run: onnxinfo.Run, layer: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    as_study(main)
+    as_script(main, RESUMES)

@@ -22,7 +22,7 @@ from onnxinfo.archive.means import layer_summary, pair_up, select_cells
 from onnxinfo.views.style import COLORS
 
 from .common import SEED, Array, add_decoder_options, decoder_options
-from .script import as_study
+from .script import RESUMES, as_script
 from .tables import markdown, write_layers
 from .verdicts import FRACTION, verdict_row
 
@@ -118,4 +118,4 @@ def _line(panel: Axes, means: Mapping[str, Array], place: int, label: str) -> No
 
 
 if __name__ == "__main__":
-    as_study(main)
+    as_script(main, RESUMES)

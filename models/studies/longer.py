@@ -39,7 +39,7 @@ from .normalized import (
     shifted,
     unfolded,
 )
-from .script import as_study
+from .script import RESUMES, as_script
 from .training import (
     Data,
     Models,
@@ -393,4 +393,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    as_study(main)
+    as_script(main, RESUMES)

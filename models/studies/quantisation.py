@@ -18,7 +18,7 @@ from onnxinfo.archive.means import pair_up, select_cells
 
 from .common import SEED, accuracy, sample_shape, versions_parser
 from .quantise import quantized
-from .script import as_study
+from .script import RESUMES, as_script
 from .tables import difference_text, mean_text, write_table
 
 FLOAT = "float"
@@ -103,4 +103,4 @@ def table(
 
 
 if __name__ == "__main__":
-    as_study(main)
+    as_script(main, RESUMES)

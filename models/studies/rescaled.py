@@ -6,7 +6,6 @@ each network, and ``power.md``, which judges all claims.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,8 @@ from onnxinfo.workflows.coherency import ORIGINAL, RESCALED
 from .cells import cells, difference, layers_of, over_seeds, rise, unproven, unproven_fraction
 from .claims import DOUBTFUL, FRACTION
 from .coherency import archive_of
-from .script import as_study
-from .tables import Rows, markdown
+from .script import as_script
+from .tables import Rows, markdown, results_options, show
 from .two_level import (
     LEAST_IMAGES,
     REFUTED,
@@ -199,21 +198,15 @@ def power_text(path: Path) -> str:
 
 def main() -> None:
     """Write the tables, and a figure of each network whose archive is beside the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    found = pandas.read_csv(options.path).drop_duplicates("model")
+    path, output = results_options(__doc__)
+    found = pandas.read_csv(path).drop_duplicates("model")
     for model, seed in zip(found.model, found.seed, strict=True):
-        (options.output / f"{model}.md").write_text(study_text(options.path, model), encoding="utf-8")
-        archive = archive_of(options.path.parent, model, seed)
+        (output / f"{model}.md").write_text(study_text(path, model), encoding="utf-8")
+        archive = archive_of(path.parent, model, seed)
         if archive.exists():
-            onnxinfo.plot(archive, "coherency", options.output / f"{model}.png", samples=[0])
-    text = power_text(options.path)
-    (options.output / "power.md").write_text(text, encoding="utf-8")
-    print(text, end="")
+            onnxinfo.plot(archive, "coherency", output / f"{model}.png", samples=[0])
+    show(power_text(path), output / "power.md")
 
 
 if __name__ == "__main__":
-    as_study(main)
+    as_script(main)

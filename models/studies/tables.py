@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,11 +111,32 @@ def _text(number: str, n: int, unproven: int) -> str:
     return f"{number} ({n}, {unproven} unproven)" if unproven else f"{number} ({n})"
 
 
+def results_options(description: str | None) -> tuple[Path, Path]:
+    """Return where results are, and the folder of what is made from them, from the command line; make the folder.
+
+    Parameters
+    ----------
+    description
+        What the script does.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", type=Path, help="file or folder of results")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of tables and figures")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    return options.path, options.output
+
+
+def show(text: str, path: Path) -> None:
+    """Write a text to a file, and print it."""
+    path.write_text(text, encoding="utf-8")
+    print(text, end="", flush=True)
+
+
 def _write(tables: Sequence[Rows], rows: Rows, path: Path, facts: Mapping[str, Any]) -> None:
     text = "\n".join(map(markdown, tables))
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps({**facts, "rows": list(rows)}, indent=1), encoding="utf-8")
-    print(text, flush=True)
+    show(text, path.with_suffix(".md"))
 
 
 def markdown(rows: Rows) -> str:

@@ -261,12 +261,12 @@ def test_networks_that_never_learned_leave_no_table(tmp_path, monkeypatch):
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
     ],
 )
-def test_a_study_ends_in_one_line(capsys, raised, code, line):
+def test_a_script_ends_in_one_line(capsys, raised, code, line):
     def main():
         raise raised
 
     with pytest.raises(SystemExit) as ended:
-        script.as_study(main)
+        script.as_script(main, script.RESUMES)
     assert (ended.value.code, capsys.readouterr().err) == (code, line)
 
 
