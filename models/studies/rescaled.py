@@ -85,7 +85,7 @@ def _power_row(found: pandas.DataFrame, metric: str, model: str, divided: tuple[
     cells_changed = changes(found, metric, sound or divided)
     change, effect = over_seeds(cells_changed), effect_of(found, metric)
     each = round(change.images / change.seeds)
-    where = f" in {', '.join(sound)} (elsewhere most are unproven)" if sound and doubtful else ""
+    where = f" in {', '.join(sound)} (elsewhere most are not proven)" if sound and doubtful else ""
     return {
         "network": model,
         "claim": f"{metric} {'changes' if metric in MAGNITUDES else 'stays the same'}{where}",
@@ -102,7 +102,7 @@ def _power_row(found: pandas.DataFrame, metric: str, model: str, divided: tuple[
 
 
 def doubtful_layers(found: pandas.DataFrame, metric: str, layers: tuple[str, ...]) -> list[str]:
-    """Return the layers in which so many values of a metric are unproven that it is not judged there."""
+    """Return the layers in which a metric has no value, or so many unproven ones that it is not judged there."""
     fractions = {layer: unproven_fraction(changes(found, metric, (layer,))) for layer in layers}
     return [layer for layer, fraction in fractions.items() if not fraction <= DOUBTFUL]
 

@@ -46,6 +46,13 @@ def test_effects_are_a_tenth_of_the_rise_of_sid(tmp_path):
     assert first["measured"] == "+0.0010 ± 0.0005"
 
 
+def test_effects_are_positive_where_sid_falls(tmp_path):
+    found = table(trained_b=0.1)
+    rows = judged(tmp_path, vgg=found.assign(sid=-3 - found.sid))
+    assert {row["effect"] for row in rows.values()} == {"0.0200"}
+    assert rows["concentration of the vgg rises with depth"]["verdict"] == SEEN
+
+
 def test_one_fold_is_not_judged(tmp_path):
     found = table(trained_b=0.1)
     assert not judged(tmp_path, vgg=found[found.fold == 0])

@@ -384,6 +384,9 @@ def test_directions_within_the_limit_of_three_seeds_are_called_weak():
     assert claims.verdict_text(found, replace(claim, sign=-1), "original") == f"{OPPOSITE}, weakly"
     found = table(original=before, damaged=[[-1.9, -0.9]] * 3)
     assert claims.verdict_text(found, claim, "original") == SEEN
+    # That networks are similar is not weaker for their difference of zero.
+    found = table(original=before, damaged=before)
+    assert claims.verdict_text(found, replace(claim, sign=0), "original") == SEEN
 
 
 def test_the_page_says_which_verdicts_are_weak():

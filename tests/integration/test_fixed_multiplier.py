@@ -11,7 +11,7 @@ from graphs import model, node, value
 
 
 def test_a_linear_layer_is_reported_at_one_and_a_half_and_ends_at_the_multiplier(tmp_path):
-    """With the identity, the relative deviation is the mean of ``sigma^2 / 0.01^2``; all scales have the same optimum."""
+    """The optimum is every image's: the relative deviation of the identity is the mean of ``sigma^2 / .01^2``."""
     network = model([node("Identity", "x", "y")], [value("x", ["N", 3, 16, 16])], [value("y", ["N", 3, 16, 16])])
     onnx.save(network, tmp_path / "identity.onnx")
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8))

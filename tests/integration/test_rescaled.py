@@ -83,10 +83,18 @@ def test_unproven_layers_are_not_judged():
     found = table()
     deep = (found.metric == "ru") & (found.layer == "b")
     rows = judged(found.assign(converged=found.converged & ~deep))
-    row = rows["ru stays the same in a (elsewhere most are unproven)"]
+    row = rows["ru stays the same in a (elsewhere most are not proven)"]
     assert (row["unproven"], row["verdict"]) == ("1 of 6", SEEN)
     row = judged(found.assign(converged=found.metric != "ru"))["ru stays the same"]
     assert row["verdict"] == "not judged: 6 of 6 are unproven"
+
+
+def test_layers_without_values_are_not_judged():
+    """Maps of Grad-CAM that are zero in a layer have no ratio there."""
+    found = table()
+    found.loc[(found.metric == "gradcam") & (found.layer == "b"), "value"] = 0.0
+    row = judged(found)["gradcam changes in a (elsewhere most are not proven)"]
+    assert (row["here"], row["verdict"]) == ("3 x 1", REFUTED)
 
 
 def test_magnitudes_that_stay_are_refuted_to_change():

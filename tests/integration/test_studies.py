@@ -228,6 +228,9 @@ def test_concentration(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["boxes", str(tmp_path / "concentration.csv"), "-o", str(tmp_path / "out")])
     boxes.main()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"alexnet.md", "alexnet.png", "power.md"}
+    # The archive has more folds than this command measures.
+    run(monkeypatch, concentration, *arguments, "--limit", 2, "--measured", 1)
+    assert {*pandas.read_csv(tmp_path / "concentration.csv").fold} == {0}
 
 
 def test_own_and_others_masks():

@@ -177,6 +177,16 @@ def test_few_samples_do_not_tell_chance_from_a_good_network(classifier):
         assert any("near chance" in warning for warning in card.warnings) == warned
 
 
+def test_a_poor_network_is_not_called_one_of_chance(classifier):
+    """42 of 96 are more than two standard errors above a quarter, 33 %, and below halfway to 1, 53 %."""
+    model, images, labels = classifier
+    images, labels = np.tile(images, (4, 1, 1, 1)), np.tile(labels, 4)
+    labels[42:] = (labels[42:] + 1) % CLASSES
+    card = onnxinfo.doctor(model, images, labels=labels, mean=0.5, std=0.25)
+    assert card.accuracy == 42 / 96
+    assert not any("near chance" in warning for warning in card.warnings)
+
+
 def test_labels_of_unknown_classes_are_a_note(classifier):
     model, images, labels = classifier
     card = onnxinfo.doctor(model, images, labels=["ab"[i % 2] for i in labels])
